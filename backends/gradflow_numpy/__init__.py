@@ -1,0 +1,5 @@
+"""The NumPy backend: gradflow on the CPU."""
+
+from gradflow_numpy.backend import NumpyBackend
+
+__all__ = ["NumpyBackend"]

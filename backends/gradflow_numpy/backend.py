@@ -1,0 +1,346 @@
+"""NumPy as an array backend: array functions as they are, and kernels that save passes over memory.
+
+A kernel here computes in place on arrays that it made itself. NumPy's cost is a fixed price per call (about a
+microsecond) plus the memory traffic, so a kernel saves calls on small arrays and temporaries on large ones.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gradflow.backend import ACTIVATIONS, Array, Backend, Diagnosis, MemoryStats, dropout_threshold
+
+_CHUNK = 1 << 16  # elements of an optimizer pass: the arrays of one chunk stay in the second-level cache
+
+
+class NumpyBackend(Backend):
+    """Arrays of NumPy in the memory of the host. Its one device is `cpu`."""
+
+    name = "cpu"
+
+    def __init__(self, index: int = 0) -> None:
+        super().__init__(np, index)
+        self._ones: dict[tuple[int, Any], Array] = {}
+
+    # ------------------------------------------------------------------ array functions
+
+    # numpy.astype and numpy.clip pass through Python wrappers that cost more than the work on small arrays
+    @staticmethod
+    def astype(x: Array, dtype: Any, /, *, copy: bool = True) -> Array:
+        return x.astype(dtype, copy=copy)
+
+    @staticmethod
+    def clip(x: Array, /, min: Any = None, max: Any = None) -> Array:  # noqa: A002
+        if min is not None:
+            x = np.maximum(x, min)
+        return x if max is None else np.minimum(x, max)
+
+    @staticmethod
+    def argsort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
+        if descending:  # of the reversed array, so that equal values keep their order
+            n = x.shape[axis]
+            order = np.argsort(np.flip(x, axis=axis), axis=axis, kind="stable")
+            return np.flip(n - 1 - order, axis=axis)
+        return np.argsort(x, axis=axis, kind="stable" if stable else None)
+
+    # ------------------------------------------------------------------ device services
+
+    @classmethod
+    def device_count(cls) -> int:
+        return 1
+
+    @classmethod
+    def diagnose(cls) -> Diagnosis:
+        return Diagnosis(True, f"NumPy {np.__version__}")
+
+    def describe(self) -> str:
+        return f"{os.cpu_count()} cores ({platform.machine()}), NumPy {np.__version__}"
+
+    def to_host(self, array: Array) -> Any:
+        return np.array(array)
+
+    def from_host(self, values: Any) -> Array:
+        return np.array(values, order="C")
+
+    def synchronize(self) -> None:
+        pass
+
+    def memory_stats(self) -> MemoryStats:
+        pages = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+        try:
+            with open("/proc/self/statm") as statm:
+                current = int(statm.read().split()[1]) * pages
+        except OSError:
+            current = 0
+        try:
+            import resource
+
+            unit = 1 if platform.system() == "Darwin" else 1024
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        except ImportError:
+            peak = None
+        return MemoryStats(current, peak, current)
+
+    # ------------------------------------------------------------------ kernels
+
+    def activate(self, x: Array, name: str, parameter: float) -> Array:
+        if name == "relu":
+            return np.maximum(x, 0)
+        if name == "tanh":
+            return np.tanh(x)
+        if name == "sigmoid":
+            return _sigmoid(x)
+        if name == "silu":
+            out = _sigmoid(x)
+            return np.multiply(out, x, out=out)
+        return ACTIVATIONS[name].forward(self, x, parameter)
+
+    def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
+        if name == "relu":
+            out = np.empty(saved.shape, saved.dtype)
+            return np.multiply(g, np.greater(saved, 0), out=out)
+        if name == "sigmoid":
+            slope = np.asarray(np.subtract(1, saved))
+            slope *= saved
+            slope *= g
+            return slope
+        if name == "tanh":
+            slope = np.asarray(np.square(saved))
+            np.subtract(1, slope, out=slope)
+            slope *= g
+            return slope
+        return ACTIVATIONS[name].backward(self, g, saved, parameter)
+
+    def softmax(self, x: Array, axis: int) -> Array:
+        e = np.asarray(np.subtract(x, x.max(axis=axis, keepdims=True)))
+        np.exp(e, out=e)
+        e /= e.sum(axis=axis, keepdims=True)
+        return e
+
+    def gemm(self, a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
+        if accumulate:
+            out += np.matmul(a, b)
+            return out
+        return np.matmul(a, b, out=out)
+
+    def linear(
+        self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
+    ) -> tuple[Array, Any]:
+        z = np.asarray(np.matmul(x, weight.T))
+        if bias is not None:
+            z += bias
+        if activation is None:
+            return z, None
+        if activation == "relu":
+            return np.maximum(z, 0, out=z), None
+        if activation == "tanh":
+            return np.tanh(z, out=z), None
+        return self.activate(z, activation, parameter), z if ACTIVATIONS[activation].saves == "x" else None
+
+    def linear_backward(
+        self,
+        g: Array,
+        out: Array,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        activation: str | None,
+        parameter: float,
+        residual: Any,
+        needs: Sequence[bool],
+        into: Sequence[Array | None],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        if activation is not None:
+            g = self.activate_backward(g, out if residual is None else residual, activation, parameter)
+        rows = g if g.ndim == 2 else g.reshape(-1, weight.shape[0])
+        need_x, need_weight, need_bias = needs
+        gx = np.matmul(g, weight) if need_x else None
+        gw = gb = None
+        if need_weight:
+            gw = np.matmul(rows.T, x if x.ndim == 2 else x.reshape(-1, weight.shape[1]), out=into[1])
+        if need_bias:
+            gb = np.matmul(self._row_of_ones(rows), rows, out=into[2])  # half the time of a sum over axis 0
+        return gx, gw, gb
+
+    def _row_of_ones(self, rows: Array) -> Array:
+        key = (rows.shape[0], rows.dtype)
+        ones = self._ones.get(key)
+        if ones is None:
+            if len(self._ones) >= 64:
+                self._ones.clear()
+            ones = self._ones[key] = np.ones(rows.shape[0], rows.dtype)
+        return ones
+
+    def one_hot(self, labels: Array, classes: int, dtype: Any) -> Array:
+        _check_labels(labels, classes)
+        hot = np.zeros((*labels.shape, classes), dtype)
+        flat = hot.reshape(-1, classes)
+        flat[np.arange(flat.shape[0]), labels.reshape(-1)] = 1
+        return hot
+
+    def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+        n = logits.shape[0]
+        shifted = np.subtract(logits, logits.max(axis=1, keepdims=True))
+        p = np.exp(shifted)
+        total = p.sum(axis=1, keepdims=True)
+        p /= total
+        log_total = np.log(total)
+        if target.ndim == 2:
+            losses = (target * (log_total - shifted)).sum(axis=1)
+        else:
+            _check_labels(target, logits.shape[1])
+            losses = log_total.reshape(n) - shifted[np.arange(n), target]
+        if reduction == "none":
+            return losses, p
+        loss = losses.sum()
+        return np.asarray(loss / n if reduction == "mean" else loss, logits.dtype), p
+
+    def softmax_cross_entropy_backward(
+        self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
+    ) -> tuple[Array | None, Array | None]:
+        if not needs[0] or needs[1] or target.ndim == 2:
+            return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs)
+        n = logits.shape[0]
+        if reduction == "mean":
+            g = g / n
+        gl = np.asarray(residual * g.reshape(-1, 1))
+        gl[np.arange(n), target] -= g
+        return gl.astype(logits.dtype, copy=False), None
+
+    def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+        difference = np.asarray(np.subtract(x, target))
+        if reduction == "none":
+            return np.square(difference), difference
+        flat = difference.reshape(-1)
+        total = np.dot(flat, flat)
+        return np.asarray(total / flat.size if reduction == "mean" else total, difference.dtype), difference
+
+    def random_bits(self, key: int, counter: int, n: int) -> Array:
+        return np.random.Philox(key=key, counter=counter).random_raw(n)
+
+    def dropout(self, x: Array, p: float, key: int, counter: int) -> tuple[Array, Any]:
+        n = x.size
+        halves = self.random_bits(key, counter, (n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n]
+        mask = (halves >= dropout_threshold(p)).reshape(x.shape)
+        return self.dropout_backward(x, mask, p), mask
+
+    def dropout_backward(self, g: Array, mask: Array, p: float) -> Array:
+        out = np.asarray(np.multiply(g, np.asarray(1.0 / (1.0 - p), g.dtype)))
+        out *= mask
+        return out
+
+    def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...]) -> Array:
+        out = np.zeros(shape, values.dtype)
+        arrays = [k for k in (key if isinstance(key, tuple) else (key,)) if isinstance(k, np.ndarray)]
+        if arrays and not (len(arrays) == 1 and arrays[0].dtype == np.bool_):
+            np.add.at(out, key, values)
+        else:
+            out[key] = values
+        return out
+
+    def sgd_step(
+        self,
+        parameter: Array,
+        gradient: Array,
+        velocity: Array | None,
+        lr: float,
+        momentum: float,
+        dampening: float,
+        nesterov: bool,
+        weight_decay: float,
+        first: bool,
+    ) -> None:
+        scratch = np.empty(min(_CHUNK, parameter.size), parameter.dtype)
+        for chunk in _chunks(parameter.size):
+            p, g, t = parameter[chunk], gradient[chunk], scratch[: chunk.stop - chunk.start]
+            if weight_decay:
+                np.multiply(p, weight_decay, out=t)
+                g = np.add(g, t)
+            if velocity is not None:
+                v = velocity[chunk]
+                if first:
+                    v[...] = g
+                else:
+                    np.multiply(v, momentum, out=v)
+                    np.add(v, np.multiply(g, 1 - dampening, out=t) if dampening else g, out=v)
+                if nesterov:
+                    g = np.add(g, np.multiply(v, momentum, out=t), out=t)
+                else:
+                    g = v
+            np.multiply(g, lr, out=t)
+            np.subtract(p, t, out=p)
+
+    def adam_step(
+        self,
+        parameter: Array,
+        gradient: Array,
+        mean: Array,
+        square: Array,
+        step: int,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
+        decoupled: bool,
+    ) -> None:
+        size = min(_CHUNK, parameter.size)
+        first, second = np.empty(size, parameter.dtype), np.empty(size, parameter.dtype)
+        rate = lr / (1 - beta1**step)
+        correction = 1 / math.sqrt(1 - beta2**step)
+        for chunk in _chunks(parameter.size):
+            n = chunk.stop - chunk.start
+            p, g, m, v, t, u = parameter[chunk], gradient[chunk], mean[chunk], square[chunk], first[:n], second[:n]
+            if weight_decay and decoupled:
+                np.multiply(p, 1 - lr * weight_decay, out=p)
+            elif weight_decay:
+                np.multiply(p, weight_decay, out=u)
+                g = np.add(g, u, out=u)
+            np.multiply(m, beta1, out=m)
+            np.multiply(g, 1 - beta1, out=t)
+            np.add(m, t, out=m)
+            np.multiply(v, beta2, out=v)
+            np.multiply(g, g, out=t)
+            np.multiply(t, 1 - beta2, out=t)
+            np.add(v, t, out=v)
+            np.sqrt(v, out=t)
+            np.multiply(t, correction, out=t)
+            np.add(t, epsilon, out=t)
+            np.multiply(m, rate, out=u)
+            np.divide(u, t, out=t)
+            np.subtract(p, t, out=p)
+
+    def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
+        norm = math.sqrt(sum(float(np.dot(g, g)) for g in (g.reshape(-1) for g in gradients)))
+        factor = min(max_norm / (norm + 1e-6), 1.0)
+        if not factor >= 1.0:  # a NaN scales too, as it does in the composed default
+            for g in gradients:
+                g *= factor
+        return np.asarray(norm, gradients[0].dtype)
+
+
+def _sigmoid(x: Array) -> Array:
+    decay = np.asarray(np.abs(x))
+    np.negative(decay, out=decay)
+    np.exp(decay, out=decay)
+    top = np.where(np.greater_equal(x, 0), np.asarray(1, decay.dtype), decay)
+    decay += 1
+    return np.divide(top, decay, out=decay)
+
+
+def _chunks(size: int) -> list[slice]:
+    return [slice(i, min(i + _CHUNK, size)) for i in range(0, size, _CHUNK)]
+
+
+def _check_labels(labels: Array, classes: int) -> None:
+    if labels.size and not (0 <= labels.min() and labels.max() < classes):
+        raise ValueError(
+            f"labels must be integers in [0, {classes}) for {classes} classes; "
+            f"these are in [{labels.min()}, {labels.max()}]"
+        )

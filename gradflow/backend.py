@@ -1,0 +1,713 @@
+"""The abstract array backend: all that the core asks of an array library, in three tiers.
+
+1. *Array functions*, required: functions with Array-API names and semantics (`ARRAY_FUNCTIONS`). `Backend.__init__`
+   copies them from a namespace, so a call costs what the library's own call costs.
+2. *Device services*, required: what is there, moving values between host and device, waiting, memory.
+3. *Kernels*, optional: fused functions, each with a composed default below that states the contract. A backend
+   overrides those that it has a faster way for; `kernels()` tells which, and `GRADFLOW_FUSED=0` turns them off.
+
+A composed default is written in array functions on `self` alone. Where a gradient rule calls one, the same function
+also runs with the differentiable operations in place of `self`, so one formula serves every order of derivative.
+
+Arrays need `shape`, `dtype`, `ndim`, arithmetic, indexing and assignment to an index; basic slices are views, and
+the results of `reshape` on contiguous arrays are too. One `Backend` object serves one device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from gradflow.dtypes import DTYPES, as_dtype
+
+Array = Any
+"""An array of a backend's own library."""
+
+ARRAY_FUNCTIONS: tuple[str, ...] = (
+    # creation and type
+    "asarray", "empty", "zeros", "ones", "full", "arange", "zeros_like", "ones_like", "astype",
+    # element by element; a Python number may stand for one of two operands
+    "abs", "add", "subtract", "multiply", "divide", "negative", "pow", "exp", "log", "log1p", "expm1", "sqrt",
+    "square", "sign", "sin", "cos", "tanh", "maximum", "minimum", "clip", "where", "isfinite", "isnan",
+    "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or",
+    "logical_not", "bitwise_and", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift",
+    # reductions and scans
+    "sum", "prod", "mean", "var", "std", "max", "min", "any", "all", "argmax", "argmin", "cumulative_sum", "argsort",
+    # shape
+    "reshape", "broadcast_to", "permute_dims", "matrix_transpose", "squeeze", "expand_dims", "concat", "stack",
+    "flip",
+    # selection and products
+    "take_along_axis", "matmul",
+)  # fmt: skip
+"""The Array-API functions (2024.12 semantics) that a backend must have."""
+
+
+class Device(NamedTuple):
+    """A place for tensors: the `type` is the prefix of a backend ("cpu", "cuda"), `index` counts its devices.
+
+    >>> str(Device("cuda", 1)), str(Device("cpu"))
+    ('cuda:1', 'cpu')
+    """
+
+    type: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return self.type if self.type == "cpu" else f"{self.type}:{self.index}"
+
+    def __repr__(self) -> str:
+        return f"Device('{self}')"
+
+
+class Diagnosis(NamedTuple):
+    """Whether a device can be used (`usable`), the state it is in, in one sentence, and the `fix` to type if not."""
+
+    usable: bool
+    state: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return self.state if not self.fix else f"{self.state}; {self.fix}"
+
+
+class MemoryStats(NamedTuple):
+    """Bytes in use now, the most since the start (None where not counted), and held from the system by the pool."""
+
+    current: int
+    peak: int | None
+    reserved: int
+
+
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
+KERNELS: list[str] = []
+"""The names of the kernels, in the order of their definition."""
+
+
+def kernel(function: _Kernel) -> _Kernel:
+    """Mark a method of `Backend` as a kernel: optional, with this composed default."""
+    KERNELS.append(function.__name__)
+    return function
+
+
+class Activation(NamedTuple):
+    """An elementwise activation in array functions: its value, and its VJP from what it `saves` ("x" or "out")."""
+
+    forward: Callable[[Any, Array, float], Array]
+    backward: Callable[[Any, Array, Array, float], Array]
+    saves: str
+    parameter: float = 0.0
+
+
+def _sigmoid(F: Any, x: Array, _p: float) -> Array:
+    decay = F.exp(F.negative(F.abs(x)))  # never above 1, so that nothing overflows
+    return F.divide(F.where(F.greater_equal(x, 0), 1.0, decay), F.add(decay, 1.0))
+
+
+def _softplus(F: Any, x: Array, _p: float) -> Array:
+    return F.add(F.maximum(x, 0.0), F.log1p(F.exp(F.negative(F.abs(x)))))
+
+
+_GELU_A, _GELU_B = math.sqrt(2 / math.pi), 0.044715
+
+
+def _gelu_tanh(F: Any, x: Array) -> Array:
+    return F.tanh(F.multiply(F.add(F.multiply(F.multiply(F.square(x), x), _GELU_B), x), _GELU_A))
+
+
+def _gelu_backward(F: Any, g: Array, x: Array, _p: float) -> Array:
+    t = _gelu_tanh(F, x)
+    inner = F.multiply(F.add(F.multiply(F.square(x), 3 * _GELU_B), 1.0), _GELU_A)
+    sech2 = F.subtract(1.0, F.square(t))
+    slope = F.multiply(F.add(F.add(t, 1.0), F.multiply(F.multiply(x, sech2), inner)), 0.5)
+    return F.multiply(g, slope)
+
+
+def _silu_backward(F: Any, g: Array, x: Array, p: float) -> Array:
+    s = F.sigmoid(x)
+    return F.multiply(g, F.multiply(s, F.add(F.multiply(x, F.subtract(1.0, s)), 1.0)))
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": Activation(
+        lambda F, x, p: F.maximum(x, 0.0), lambda F, g, out, p: F.where(F.greater(out, 0), g, 0.0), "out"
+    ),
+    "leaky_relu": Activation(
+        lambda F, x, p: F.where(F.greater(x, 0), x, F.multiply(x, p)),
+        lambda F, g, x, p: F.where(F.greater(x, 0), g, F.multiply(g, p)),
+        "x",
+        0.01,
+    ),
+    "elu": Activation(  # Clevert et al. 2015, "Fast and Accurate Deep Network Learning by ELUs", eq. 15
+        lambda F, x, p: F.where(F.greater(x, 0), x, F.multiply(F.expm1(F.minimum(x, 0.0)), p)),
+        lambda F, g, x, p: F.where(F.greater(x, 0), g, F.multiply(g, F.multiply(F.exp(F.minimum(x, 0.0)), p))),
+        "x",
+        1.0,
+    ),
+    "gelu": Activation(  # Hendrycks & Gimpel 2016, "Gaussian Error Linear Units", section 2: the tanh form
+        lambda F, x, p: F.multiply(F.multiply(x, 0.5), F.add(_gelu_tanh(F, x), 1.0)), _gelu_backward, "x"
+    ),
+    "silu": Activation(lambda F, x, p: F.multiply(x, F.sigmoid(x)), _silu_backward, "x"),
+    "sigmoid": Activation(
+        _sigmoid, lambda F, g, out, p: F.multiply(F.multiply(g, out), F.subtract(1.0, out)), "out"
+    ),
+    "softplus": Activation(_softplus, lambda F, g, x, p: F.multiply(g, F.sigmoid(x)), "x"),
+    "tanh": Activation(
+        lambda F, x, p: F.tanh(x), lambda F, g, out, p: F.multiply(g, F.subtract(1.0, F.square(out))), "out"
+    ),
+}  # fmt: skip
+"""The activations that `activate` and `linear` know, by name."""
+
+_PHILOX_M = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+_PHILOX_W = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+_U64 = (1 << 64) - 1
+
+
+class Backend(ABC):
+    """One device of one array library. See the module's docstring for the three tiers.
+
+    `namespace` offers the array functions and the dtypes; a method or class attribute of the same name wins over it.
+    Raises NotImplementedError, naming them, where array functions are missing.
+    """
+
+    name: str
+    """The device prefix, as in "cpu" or "cuda"."""
+
+    def __init__(self, namespace: Any, index: int = 0) -> None:
+        self.device = Device(self.name, index)
+        missing = []
+        for function in ARRAY_FUNCTIONS:
+            if not hasattr(self, function):
+                if hasattr(namespace, function):
+                    setattr(self, function, getattr(namespace, function))
+                else:
+                    missing.append(function)
+        if missing:
+            raise NotImplementedError(f"backend {self.name!r} lacks required array functions: {', '.join(missing)}")
+        self.dtypes: dict[str, Any] = self._find_dtypes(namespace)
+        self.half_dtypes = tuple(self.dtypes[n] for n in ("float16", "bfloat16") if n in self.dtypes)
+        self._dtype_names = {native: name for name, native in self.dtypes.items()}
+        if os.environ.get("GRADFLOW_FUSED", "1") == "0":
+            for kernel_name in KERNELS:
+                setattr(self, kernel_name, getattr(Backend, kernel_name).__get__(self))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"backend {self.name!r} has no function {name!r}")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.device}>"
+
+    def _find_dtypes(self, namespace: Any) -> dict[str, Any]:
+        return {n: self.empty((0,), dtype=getattr(namespace, n)).dtype for n in DTYPES if hasattr(namespace, n)}
+
+    # ------------------------------------------------------------------ device services
+
+    @classmethod
+    @abstractmethod
+    def device_count(cls) -> int:
+        """The number of devices that can be used; 0 where `diagnose` says why there is none. Never raises."""
+
+    @classmethod
+    @abstractmethod
+    def diagnose(cls) -> Diagnosis:
+        """Whether devices of this kind can be used here, and if not, why and what to type. Never raises."""
+
+    @abstractmethod
+    def to_host(self, array: Array) -> Any:
+        """The values as a new NumPy array; waits until they are there."""
+
+    @abstractmethod
+    def from_host(self, values: Any) -> Array:
+        """A new array on this device with the values and the dtype of a NumPy array, which is copied."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until all work of this device is done."""
+
+    @abstractmethod
+    def memory_stats(self) -> MemoryStats:
+        """The memory of this device in bytes, as far as the library tells."""
+
+    def describe(self) -> str:
+        """The device in a few words: its name, its memory."""
+        return type(self).__name__
+
+    def supports(self, dtype: str) -> bool:
+        """Whether arrays of the dtype of this name work here."""
+        return dtype in self.dtypes
+
+    def dtype_name(self, native: Any) -> str:
+        """The gradflow name of a dtype object of this library; TypeError where it has none (complex numbers)."""
+        name = self._dtype_names.get(native)
+        return as_dtype(native).name if name is None else name
+
+    def stream(self) -> contextlib.AbstractContextManager[Any]:
+        """A stream of work of its own for the time of a `with`; on a device without streams, nothing."""
+        return contextlib.nullcontext()
+
+    def event(self) -> Event:
+        """A new event, to mark a point in the stream of work and to measure the time between two such points."""
+        return Event(self)
+
+    def kernels(self) -> dict[str, str]:
+        """For each kernel, "native" or "composed"."""
+        return {
+            name: "composed" if getattr(self, name).__func__ is getattr(Backend, name) else "native"
+            for name in KERNELS
+        }
+
+    # ------------------------------------------------------------------ indexing
+
+    def getitem(self, x: Array, key: Any) -> Array:
+        """x[key], for integers, slices, None, Ellipsis, integer arrays, or one boolean array."""
+        return x[key]
+
+    # ------------------------------------------------------------------ kernels: activations
+
+    @kernel
+    def activate(self, x: Array, name: str, parameter: float) -> Array:
+        """A new array: the activation `name` of every element. `parameter` is its slope or alpha, else ignored."""
+        return ACTIVATIONS[name].forward(self, x, parameter)
+
+    @kernel
+    def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
+        """A new array: the VJP of `activate`; `saved` is its input or its output, as `ACTIVATIONS[name].saves` says."""
+        return ACTIVATIONS[name].backward(self, g, saved, parameter)
+
+    def sigmoid(self, x: Array) -> Array:
+        """1 / (1 + exp(-x)) without overflow."""
+        return self.activate(x, "sigmoid", 0.0)
+
+    @kernel
+    def softmax(self, x: Array, axis: int) -> Array:
+        """exp(x) / sum(exp(x)) along `axis`, of x less its maximum, so that nothing overflows."""
+        e = self.exp(self.subtract(x, self.max(x, axis=axis, keepdims=True)))
+        return self.divide(e, self.sum(e, axis=axis, keepdims=True))
+
+    @kernel
+    def log_softmax(self, x: Array, axis: int) -> Array:
+        """log(softmax(x)) along `axis`, finite for every finite x."""
+        shifted = self.subtract(x, self.max(x, axis=axis, keepdims=True))
+        return self.subtract(shifted, self.log(self.sum(self.exp(shifted), axis=axis, keepdims=True)))
+
+    @kernel
+    def logsumexp(self, x: Array, axis: int | tuple[int, ...] | None, keepdims: bool) -> Array:
+        """log(sum(exp(x))) over `axis`, of x less its maximum; -inf where all of x is, +inf where any is."""
+        top = self.max(x, axis=axis, keepdims=True)
+        top = self.where(self.isfinite(top), top, 0.0)
+        total = self.sum(self.exp(self.subtract(x, top)), axis=axis, keepdims=True)
+        tiny = self.equal(total, 0)  # the logarithm of 0 would warn
+        out = self.add(self.where(tiny, -math.inf, self.log(self.where(tiny, 1.0, total))), top)
+        if keepdims:
+            return out
+        return self.squeeze(out, axis=tuple(range(x.ndim)) if axis is None else axis)
+
+    # ------------------------------------------------------------------ kernels: linear layers
+
+    @kernel
+    def gemm(self, a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
+        """`out` = a @ b for 2-D arrays, or `out` += a @ b with `accumulate`; returns `out`, which neither overlaps."""
+        product = self.matmul(a, b)
+        out[...] = self.add(out, product) if accumulate else product
+        return out
+
+    @kernel
+    def linear(
+        self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
+    ) -> tuple[Array, Any]:
+        """activation(x @ weight.T + bias) and a residual for `linear_backward`.
+
+        x: (..., in), weight: (out, in), bias: (out,) or None; all of one dtype. The result: (..., out), new.
+        """
+        z = _affine(self, x, weight, bias)
+        if activation is None:
+            return z, None
+        return self.activate(z, activation, parameter), z if ACTIVATIONS[activation].saves == "x" else None
+
+    @kernel
+    def linear_backward(
+        self,
+        g: Array,
+        out: Array,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        activation: str | None,
+        parameter: float,
+        residual: Any,
+        needs: Sequence[bool],
+        into: Sequence[Array | None],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """The VJP of `linear` for x, weight and bias, each None where `needs` is false.
+
+        A gradient with a buffer in `into` is written there and the buffer returned. `residual` None: recompute.
+        g is not overwritten.
+        """
+        if activation is not None:
+            if ACTIVATIONS[activation].saves == "out":
+                saved = out
+            else:
+                saved = residual if residual is not None else _affine(self, x, weight, bias)
+            g = self.activate_backward(g, saved, activation, parameter)
+        rows = self.reshape(g, (-1, weight.shape[0])) if g.ndim != 2 else g
+        need_x, need_weight, need_bias = needs
+        gx = self.matmul(g, weight) if need_x else None
+        gw = gb = None
+        if need_weight:
+            columns = self.reshape(x, (-1, weight.shape[1])) if x.ndim != 2 else x
+            if into[1] is not None:
+                gw = self.gemm(self.matrix_transpose(rows), columns, into[1])
+            else:
+                gw = self.matmul(self.matrix_transpose(rows), columns)
+        if need_bias:
+            gb = self.sum(rows, axis=0)
+            if into[2] is not None:
+                into[2][...] = gb
+                gb = into[2]
+        return gx, gw, gb
+
+    @kernel
+    def layer_norm(
+        self, x: Array, weight: Array | None, bias: Array | None, axes: tuple[int, ...], epsilon: float
+    ) -> tuple[Array, Any]:
+        """(x - mean) / sqrt(var + epsilon) over the trailing `axes`, times weight plus bias; and a residual.
+
+        weight and bias have the shape of those axes, or are None. Ba et al. 2016, "Layer Normalization", eq. 4.
+        """
+        normal, scale = _normalise(self, x, axes, epsilon)
+        out = normal if weight is None else self.multiply(normal, weight)
+        return (out if bias is None else self.add(out, bias)), (normal, scale)
+
+    @kernel
+    def layer_norm_backward(
+        self,
+        g: Array,
+        x: Array,
+        weight: Array | None,
+        axes: tuple[int, ...],
+        epsilon: float,
+        residual: Any,
+        needs: Sequence[bool],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """The VJP of `layer_norm` for x, weight and bias, each None where `needs` is false."""
+        normal, scale = residual if residual is not None else _normalise(self, x, axes, epsilon)
+        need_x, need_weight, need_bias = needs
+        leading = tuple(range(x.ndim - len(axes)))
+        gx = gw = gb = None
+        if need_x:
+            gn = g if weight is None else self.multiply(g, weight)
+            mean_g = self.mean(gn, axis=axes, keepdims=True)
+            mean_gn = self.mean(self.multiply(gn, normal), axis=axes, keepdims=True)
+            gx = self.multiply(self.subtract(self.subtract(gn, mean_g), self.multiply(normal, mean_gn)), scale)
+        if need_weight:
+            gw = self.multiply(g, normal)
+            gw = self.sum(gw, axis=leading) if leading else gw
+        if need_bias:
+            gb = self.sum(g, axis=leading) if leading else g
+        return gx, gw, gb
+
+    # ------------------------------------------------------------------ kernels: losses
+
+    @kernel
+    def one_hot(self, labels: Array, classes: int, dtype: Any) -> Array:
+        """1 at each label and 0 elsewhere, (..., classes), in `dtype`; labels are integers in [0, classes)."""
+        hot = self.equal(self.expand_dims(labels, axis=-1), self.arange(classes, dtype=labels.dtype))
+        return self.astype(hot, dtype)
+
+    @kernel
+    def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+        """-sum(target * log_softmax(logits)) along the last axis, reduced over rows; and a residual.
+
+        logits: (N, C). target: N integers in [0, C), or weights (N, C) in the dtype of the logits.
+        The result: () for the reductions "mean" (over N) and "sum", (N,) for "none".
+        """
+        logp = self.log_softmax(logits, axis=-1)
+        dense = target if target.ndim == 2 else self.one_hot(target, logits.shape[1], logits.dtype)
+        losses = self.negative(self.sum(self.multiply(dense, logp), axis=-1))
+        return _reduce(self, losses, reduction), None
+
+    @kernel
+    def softmax_cross_entropy_backward(
+        self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
+    ) -> tuple[Array | None, Array | None]:
+        """The VJP of `softmax_cross_entropy` for logits and target, each None where `needs` is false."""
+        if reduction == "mean":
+            g = self.divide(g, float(logits.shape[0]))
+        g = self.reshape(g, (-1, 1))
+        need_logits, need_target = needs
+        gl = gt = None
+        if need_logits:
+            p = self.softmax(logits, axis=-1)
+            if target.ndim == 2:
+                p = self.subtract(self.multiply(p, self.sum(target, axis=-1, keepdims=True)), target)
+            else:
+                p = self.subtract(p, self.one_hot(target, logits.shape[1], logits.dtype))
+            gl = self.multiply(p, g)
+        if need_target:
+            gt = self.multiply(self.negative(self.log_softmax(logits, axis=-1)), g)
+        return gl, gt
+
+    @kernel
+    def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+        """(x - target)^2, reduced over all elements ("mean", "sum") or not ("none"); and a residual. Equal shapes."""
+        difference = self.subtract(x, target)
+        return _reduce(self, self.square(difference), reduction), difference
+
+    @kernel
+    def squared_error_backward(
+        self, g: Array, x: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
+    ) -> tuple[Array | None, Array | None]:
+        """The VJP of `squared_error` for x and target, each None where `needs` is false."""
+        difference = residual if residual is not None else self.subtract(x, target)
+        factor = 2.0 / max(math.prod(x.shape), 1) if reduction == "mean" else 2.0
+        gx = self.multiply(difference, self.multiply(g, factor))
+        return gx if needs[0] else None, self.negative(gx) if needs[1] else None
+
+    # ------------------------------------------------------------------ kernels: randomness
+
+    @kernel
+    def random_bits(self, key: int, counter: int, n: int) -> Array:
+        """n uint64 values: the stream of `numpy.random.Philox(key=key, counter=counter)`, bit for bit.
+
+        Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3": Philox4x64-10. Value i is lane i % 4 of
+        the block of counter + 1 + i // 4; key has 128 bits and counter 256.
+        """
+        blocks = (n + 3) // 4
+        u64 = self.dtypes["uint64"]
+
+        def constant(value: int) -> Array:
+            return self.full((), value & _U64, dtype=u64)
+
+        low_mask, half = constant(0xFFFFFFFF), constant(32)
+
+        def multiply_high_low(a: Array, m: int) -> tuple[Array, Array]:
+            a0, a1 = self.bitwise_and(a, low_mask), self.bitwise_right_shift(a, half)
+            m0, m1 = constant(m & 0xFFFFFFFF), constant(m >> 32)
+            middle = self.add(self.multiply(a1, m0), self.bitwise_right_shift(self.multiply(a0, m0), half))
+            other = self.add(self.multiply(a0, m1), self.bitwise_and(middle, low_mask))
+            high = self.add(self.multiply(a1, m1), self.bitwise_right_shift(middle, half))
+            return self.add(high, self.bitwise_right_shift(other, half)), self.multiply(a, constant(m))
+
+        start = counter + 1
+        words = [constant(start >> (64 * i)) for i in range(4)]
+        steps = self.arange(blocks, dtype=u64)
+        c = [self.add(words[0], steps)]
+        carry = self.astype(self.less(c[0], words[0]), u64)
+        for word in words[1:]:
+            c.append(self.add(word, carry))
+            carry = self.astype(self.less(c[-1], word), u64)
+        for r in range(10):
+            k0, k1 = constant(key + r * _PHILOX_W[0]), constant((key >> 64) + r * _PHILOX_W[1])
+            high0, low0 = multiply_high_low(c[0], _PHILOX_M[0])
+            high1, low1 = multiply_high_low(c[2], _PHILOX_M[1])
+            c = [
+                self.bitwise_xor(self.bitwise_xor(high1, c[1]), k0), low1,
+                self.bitwise_xor(self.bitwise_xor(high0, c[3]), k1), low0,
+            ]  # fmt: skip
+        return self.reshape(self.stack(c, axis=-1), (-1,))[:n]
+
+    @kernel
+    def dropout(self, x: Array, p: float, key: int, counter: int) -> tuple[Array, Any]:
+        """x / (1 - p) where kept and 0 where dropped, with probability p in [0, 1); and a residual, the mask.
+
+        Element i (in C order) is kept where the 32-bit half i % 2 (the low one first) of word i // 2 of
+        `random_bits` is at least p * 2^32. Srivastava et al. 2014, "Dropout", scaled while training.
+        """
+        n = math.prod(x.shape)
+        words = self.random_bits(key, counter, (n + 1) // 2)
+        u64 = self.dtypes["uint64"]
+        low = self.bitwise_and(words, self.full((), 0xFFFFFFFF, dtype=u64))
+        high = self.bitwise_right_shift(words, self.full((), 32, dtype=u64))
+        halves = self.reshape(self.stack([low, high], axis=-1), (-1,))[:n]
+        keep = self.greater_equal(halves, self.full((), dropout_threshold(p), dtype=u64))
+        mask = self.reshape(keep, x.shape)
+        return self.dropout_backward(x, mask, p), mask
+
+    @kernel
+    def dropout_backward(self, g: Array, mask: Array, p: float) -> Array:
+        """g / (1 - p) where the mask is true, else 0, as a new array."""
+        return self.where(mask, self.multiply(g, 1.0 / (1.0 - p)), 0.0)
+
+    # ------------------------------------------------------------------ kernels: scatter
+
+    @kernel
+    def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...]) -> Array:
+        """Zeros of `shape` with `values` added at `[key]`, each as often as the key names it: the VJP of indexing.
+
+        key: what `x[key]` takes: integers, slices, None, Ellipsis, integer arrays, or one boolean array.
+        """
+        if not any(hasattr(k, "shape") for k in (key if isinstance(key, tuple) else (key,))):
+            out = self.zeros(shape, dtype=values.dtype)
+            out[key] = values
+            return out
+        size = math.prod(shape)
+        positions = self.reshape(self.arange(size, dtype=self.dtypes["int64"]), shape)[key]
+        values = self.broadcast_to(values, positions.shape)
+        hits = self.one_hot(self.reshape(positions, (-1,)), size, values.dtype)
+        return self.reshape(self.matmul(self.reshape(values, (-1,)), hits), shape)
+
+    @kernel
+    def scatter_add_along_axis(self, values: Array, indices: Array, shape: tuple[int, ...], axis: int) -> Array:
+        """Zeros of `shape` with `values` added at `indices` along `axis`: the VJP of `take_along_axis`."""
+        key: list[Array] = []
+        for i, n in enumerate(values.shape):
+            steps = self.arange(n, dtype=indices.dtype)
+            key.append(self.reshape(steps, tuple(n if j == i else 1 for j in range(values.ndim))))
+        key[axis] = indices
+        return self.scatter_add(values, tuple(key), shape)
+
+    # ------------------------------------------------------------------ kernels: optimizers, all in place
+
+    @kernel
+    def sgd_step(
+        self,
+        parameter: Array,
+        gradient: Array,
+        velocity: Array | None,
+        lr: float,
+        momentum: float,
+        dampening: float,
+        nesterov: bool,
+        weight_decay: float,
+        first: bool,
+    ) -> None:
+        """A step of SGD on flat arrays: `parameter` and `velocity` change, `gradient` does not.
+
+        PyTorch's SGD: d = g + weight_decay * p; v = d at the `first` step, else momentum * v + (1 - dampening) * d;
+        p -= lr * (d + momentum * v if nesterov else v). `velocity` is None where momentum is 0.
+        """
+        d = gradient
+        if weight_decay:
+            d = self.add(d, self.multiply(parameter, weight_decay))
+        if velocity is not None:
+            if first:
+                velocity[...] = d
+            else:
+                velocity[...] = self.add(self.multiply(velocity, momentum), self.multiply(d, 1.0 - dampening))
+            d = self.add(d, self.multiply(velocity, momentum)) if nesterov else velocity
+        parameter[...] = self.subtract(parameter, self.multiply(d, lr))
+
+    @kernel
+    def adam_step(
+        self,
+        parameter: Array,
+        gradient: Array,
+        mean: Array,
+        square: Array,
+        step: int,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
+        decoupled: bool,
+    ) -> None:
+        """A step of Adam, or of AdamW with `decoupled`, on flat arrays: all but `gradient` change. step: 1, 2, ...
+
+        Kingma & Ba 2015, "Adam", algorithm 1, with epsilon as in PyTorch, outside the corrected root; Loshchilov &
+        Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
+        """
+        if weight_decay and decoupled:
+            parameter[...] = self.multiply(parameter, 1.0 - lr * weight_decay)
+        elif weight_decay:
+            gradient = self.add(gradient, self.multiply(parameter, weight_decay))
+        mean[...] = self.add(self.multiply(mean, beta1), self.multiply(gradient, 1.0 - beta1))
+        square[...] = self.add(self.multiply(square, beta2), self.multiply(self.square(gradient), 1.0 - beta2))
+        root = self.multiply(self.sqrt(square), 1.0 / math.sqrt(1.0 - beta2**step))
+        update = self.divide(self.multiply(mean, lr / (1.0 - beta1**step)), self.add(root, epsilon))
+        parameter[...] = self.subtract(parameter, update)
+
+    @kernel
+    def rmsprop_step(
+        self,
+        parameter: Array,
+        gradient: Array,
+        square: Array,
+        mean: Array | None,
+        velocity: Array | None,
+        lr: float,
+        alpha: float,
+        epsilon: float,
+        weight_decay: float,
+        momentum: float,
+    ) -> None:
+        """A step of RMSprop on flat arrays: all but `gradient` change.
+
+        Tieleman & Hinton 2012, lecture 6.5; centred where `mean` is given (Graves 2013, "Generating Sequences",
+        eq. 38-41), with a momentum where `velocity` is; epsilon outside the root, as in PyTorch.
+        """
+        if weight_decay:
+            gradient = self.add(gradient, self.multiply(parameter, weight_decay))
+        square[...] = self.add(self.multiply(square, alpha), self.multiply(self.square(gradient), 1.0 - alpha))
+        average = square
+        if mean is not None:
+            mean[...] = self.add(self.multiply(mean, alpha), self.multiply(gradient, 1.0 - alpha))
+            average = self.subtract(square, self.square(mean))
+        update = self.divide(gradient, self.add(self.sqrt(average), epsilon))
+        if velocity is not None:
+            velocity[...] = self.add(self.multiply(velocity, momentum), update)
+            update = velocity
+        parameter[...] = self.subtract(parameter, self.multiply(update, lr))
+
+    @kernel
+    def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
+        """Scale the arrays in place by min(1, max_norm / (norm + 1e-6)); returns their 2-norm before that, 0-d.
+
+        The norm stays on the device: nothing waits for it. Pascanu et al. 2013, "On the difficulty of training
+        recurrent neural networks", algorithm 1.
+        """
+        total = self.sum(self.square(gradients[0]))
+        for gradient in gradients[1:]:
+            total = self.add(total, self.sum(self.square(gradient)))
+        norm = self.sqrt(total)
+        factor = self.minimum(self.divide(max_norm, self.add(norm, 1e-6)), 1.0)
+        for gradient in gradients:
+            gradient[...] = self.multiply(gradient, factor)
+        return norm
+
+
+class Event:
+    """A point in the stream of work of a device that runs in step with the host: the time at `record`."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.time: float | None = None
+
+    def record(self) -> None:
+        """Mark this point."""
+        import time
+
+        self.backend.synchronize()
+        self.time = time.perf_counter()
+
+    def seconds_since(self, earlier: Event) -> float:
+        """Seconds between `earlier` and this event; RuntimeError where one was not recorded."""
+        if self.time is None or earlier.time is None:
+            raise RuntimeError("both events must be recorded before the time between them is asked for")
+        return self.time - earlier.time
+
+
+def _affine(F: Any, x: Array, weight: Array, bias: Array | None) -> Array:
+    z = F.matmul(x, F.matrix_transpose(weight))
+    return z if bias is None else F.add(z, bias)
+
+
+def _normalise(F: Any, x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array]:
+    centred = F.subtract(x, F.mean(x, axis=axes, keepdims=True))
+    variance = F.mean(F.square(centred), axis=axes, keepdims=True)
+    scale = F.divide(1.0, F.sqrt(F.add(variance, epsilon)))
+    return F.multiply(centred, scale), scale
+
+
+def _reduce(F: Any, losses: Array, reduction: str) -> Array:
+    if reduction == "none":
+        return losses
+    return F.mean(losses) if reduction == "mean" else F.sum(losses)
+
+
+def dropout_threshold(p: float) -> int:
+    """The least 32-bit value that is kept in a dropout of probability p in [0, 1)."""
+    return min(round(p * 2**32), 2**32 - 1)

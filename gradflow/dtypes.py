@@ -1,0 +1,118 @@
+"""Data types by name, the same on every backend.
+
+An array library has dtype objects of its own; gradflow's are names that each backend maps to them, so that
+`t.dtype == gradflow.float32` reads the same whatever library holds the values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class DType:
+    """A data type: its `name`, its `kind` ("bool", "int", "uint" or "float") and its `itemsize` in bytes.
+
+    Equal to its own name and to another library's dtype of that name: `gradflow.float32 == "float32"`.
+    """
+
+    __slots__ = ("itemsize", "kind", "name")
+
+    def __init__(self, name: str, kind: str, itemsize: int) -> None:
+        self.name = name
+        self.kind = kind
+        self.itemsize = itemsize
+
+    @property
+    def is_floating(self) -> bool:
+        """Whether values of this type can carry a gradient."""
+        return self.kind == "float"
+
+    def __repr__(self) -> str:
+        return f"gradflow.{self.name}"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, DType):
+            return self is other
+        try:
+            return as_dtype(other) is self
+        except TypeError:
+            return False
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return as_dtype, (self.name,)
+
+
+bool_ = DType("bool", "bool", 1)
+int8 = DType("int8", "int", 1)
+int16 = DType("int16", "int", 2)
+int32 = DType("int32", "int", 4)
+int64 = DType("int64", "int", 8)
+uint8 = DType("uint8", "uint", 1)
+uint16 = DType("uint16", "uint", 2)
+uint32 = DType("uint32", "uint", 4)
+uint64 = DType("uint64", "uint", 8)
+float16 = DType("float16", "float", 2)
+bfloat16 = DType("bfloat16", "float", 2)
+float32 = DType("float32", "float", 4)
+float64 = DType("float64", "float", 8)
+
+DTYPES: dict[str, DType] = {
+    d.name: d
+    for d in (
+        bool_, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, bfloat16, float32, float64,
+    )
+}  # fmt: skip
+
+DEFAULT = float32
+"""The dtype of Python numbers, and of what integers become in a floating-point operation."""
+
+_PYTHON_TYPES: dict[object, DType] = {float: float32, int: int64, bool: bool_}
+
+
+def as_dtype(dtype: Any) -> DType:
+    """The gradflow dtype that `dtype` (one of gradflow's, a name, or another library's) stands for.
+
+    Raises TypeError for what names none of them, complex types included.
+
+    >>> as_dtype("float64")
+    gradflow.float64
+    """
+    if isinstance(dtype, DType):
+        return dtype
+    if isinstance(dtype, type) and dtype in _PYTHON_TYPES:
+        return _PYTHON_TYPES[dtype]
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", None)
+    if not isinstance(name, str):
+        name = str(dtype)
+    found = DTYPES.get(name.rpartition(".")[2])
+    if found is None:
+        raise TypeError(f"no gradflow dtype is called {name!r}; there are {', '.join(DTYPES)}")
+    return found
+
+
+def promote(a: DType, b: DType) -> DType:
+    """The dtype of an operation on tensors of dtypes `a` and `b`: floating beats integer, wider beats narrower.
+
+    As in PyTorch, an integer tensor never widens a floating one: int64 with float32 is float32.
+    float16 with bfloat16 is float32; a signed with an unsigned integer is the next wider signed one.
+
+    >>> promote(int64, float32), promote(float32, float64)
+    (gradflow.float32, gradflow.float64)
+    """
+    if a is b:
+        return a
+    order = ("bool", "uint", "int", "float")
+    low, high = sorted((a, b), key=lambda d: (order.index(d.kind), d.itemsize))
+    if low.kind == high.kind:
+        return float32 if low.itemsize == high.itemsize else high
+    if high.kind == "int" and low.kind == "uint" and low.itemsize >= high.itemsize:
+        if low.itemsize == 8:
+            raise TypeError("uint64 and a signed integer have no common dtype; convert one with astype")
+        return DTYPES[f"int{low.itemsize * 16}"]
+    return high

@@ -1,0 +1,339 @@
+"""The backward pass: nodes that remember operations, and the walk that applies their rules in reverse.
+
+A node holds an operation, the nodes that its inputs came from, and the tensors that its rules read. A walk visits
+nodes from the newest to the oldest and hands each gradient on. It runs in one of two ways:
+
+- on arrays, where a rule's `F` is the backend: nothing is recorded;
+- on tensors (`create_graph=True`), where `F` is `gradflow.ops`: the same rule, recorded, so that the gradient can be
+  differentiated in turn.
+
+What would otherwise stand in every rule is done here, once: undoing broadcasts, casting gradients to the dtype of
+their input, skipping what needs no gradient, buffers, and freeing.
+
+Nodes and in-place changes draw their numbers from one clock, so that a node is newer than what it was made from, and
+a tensor with a change newer than a node is not what that node saw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from gradflow.backend import Array, Backend
+
+if TYPE_CHECKING:
+    from gradflow.tensor import Tensor
+
+tick: Callable[[], int] = itertools.count(1).__next__
+"""The clock of nodes and of in-place changes."""
+
+grad_enabled: ContextVar[bool] = ContextVar("gradflow_grad_enabled", default=True)
+
+
+@contextlib.contextmanager
+def no_grad() -> Iterator[None]:
+    """Record no operation inside a `with` (or a decorated function): results need no gradient."""
+    token = grad_enabled.set(False)
+    try:
+        yield
+    finally:
+        grad_enabled.reset(token)
+
+
+@contextlib.contextmanager
+def enable_grad() -> Iterator[None]:
+    """Record operations inside a `with`, also within `no_grad`."""
+    token = grad_enabled.set(True)
+    try:
+        yield
+    finally:
+        grad_enabled.reset(token)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded at this point."""
+    return grad_enabled.get()
+
+
+class Operation:
+    """A differentiable operation: its name, its value, and one VJP rule per argument.
+
+    `forward(F, *arrays, **parameters)` gives the value, with a residual beside it where `residual` is true.
+    Each of `rules` is `rule(F, g, out, *inputs, **parameters)`, or None for an argument without a gradient. A rule
+    whose argument is called `_name` does not read its values: it gets a stand-in with `shape` and `dtype`, and the
+    array is not kept. `joint` instead of `rules` gives the gradients of all arguments at once; it also takes
+    `needs`, `into` and, if there is one, `residual` (None when it runs on tensors). It reads all inputs, and the
+    result where `joint_reads_out(parameters)`.
+    """
+
+    __slots__ = ("forward", "joint", "joint_reads_out", "name", "reads", "residual", "rules", "saves", "view")
+
+    def __init__(
+        self,
+        name: str,
+        forward: Callable[..., Any],
+        rules: Sequence[Callable[..., Any] | None] = (),
+        joint: Callable[..., Any] | None = None,
+        joint_reads_out: Callable[[dict[str, Any]], bool] | None = None,
+        residual: bool = False,
+        view: bool = False,
+    ) -> None:
+        self.name = name
+        self.forward = forward
+        self.rules = tuple(rules)
+        self.joint = joint
+        self.joint_reads_out = joint_reads_out
+        self.residual = residual
+        self.view = view
+        # for each rule, whether it reads `out`, and which inputs
+        self.reads = tuple(None if rule is None else _reads(rule, len(self.rules)) for rule in self.rules)
+        # for each set of arguments that need a gradient (a bit mask): whether `out` and which inputs to save
+        self.saves = [self._saves(mask) for mask in range(1 << len(self.rules))] if joint is None else []
+
+    def _saves(self, mask: int) -> tuple[bool, tuple[bool, ...] | None]:
+        reads = [r for i, r in enumerate(self.reads) if r is not None and mask >> i & 1]
+        inputs = tuple(any(r[1][i] for r in reads) for i in range(len(self.rules)))
+        return any(r[0] for r in reads), inputs if any(inputs) else None
+
+    def __repr__(self) -> str:
+        return f"<operation {self.name}>"
+
+
+def _reads(rule: Callable[..., Any], arity: int) -> tuple[bool, tuple[bool, ...]]:
+    names = rule.__code__.co_varnames[: rule.__code__.co_argcount]
+    return not names[2].startswith("_"), tuple(not n.startswith("_") for n in names[3 : 3 + arity])
+
+
+class Node:
+    """A recorded operation. `shape`, `dtype` and `backend` are those of its result."""
+
+    __slots__ = (
+        "__weakref__", "backend", "dtype", "id", "inputs", "op", "out", "out_changed", "parameters", "parents",
+        "residual", "shape",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        op: Operation,
+        backend: Backend,
+        parents: tuple[Any, ...],
+        inputs: tuple[Any, ...] | None,
+        out: Array,
+        array: Array,
+        parameters: dict[str, Any] | None,
+        residual: Any,
+    ) -> None:
+        self.op = op
+        self.backend = backend
+        self.parents = parents
+        self.inputs = inputs
+        self.out = out
+        self.out_changed = 0
+        self.shape = array.shape
+        self.dtype = array.dtype
+        self.parameters = parameters
+        self.residual = residual
+        self.id = tick()
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+class Leaf:
+    """The end of a walk: holds the gradient of a tensor that was not computed, and the buffer to write it to."""
+
+    __slots__ = ("__weakref__", "backend", "buffer", "dtype", "grad", "id", "parents", "shape")
+
+    op = None
+
+    def __init__(self, backend: Backend, shape: tuple[int, ...], dtype: Any) -> None:
+        self.backend = backend
+        self.shape = shape
+        self.dtype = dtype
+        self.parents: tuple[Any, ...] = ()
+        self.grad: Tensor | None = None
+        self.buffer: Array | None = None
+        self.id = tick()
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+FREED: tuple[Any, ...] = ("freed",)
+"""What stands for the inputs of a node whose saved arrays are gone."""
+
+_id: Callable[[Any], int] = lambda node: node.id  # noqa: E731
+
+
+def _nodes_from(roots: Sequence[Node | Leaf]) -> list[Any]:
+    """All nodes that the roots depend on, the newest first."""
+    seen = set(roots)
+    stack = list(seen)
+    pop, push, add = stack.pop, stack.append, seen.add
+    while stack:
+        for parent in pop().parents:
+            if parent is not None and parent not in seen:
+                add(parent)
+                push(parent)
+    return sorted(seen, key=_id, reverse=True)
+
+
+def _sum_to_shape(F: Any, g: Any, shape: tuple[int, ...], native: Any, backend: Backend) -> Any:
+    """The VJP of broadcasting from `shape`: g summed over what was repeated; sums of half floats are made in float32."""
+    extra = g.ndim - len(shape)
+    axes = tuple(i for i, n in enumerate(g.shape) if i < extra or (shape[i - extra] == 1 and n != 1))
+    if axes:
+        if native in backend.half_dtypes:
+            g = F.astype(g, backend.dtypes["float32"])
+        g = F.sum(g, axis=axes, keepdims=True)
+    return F.reshape(g, shape)
+
+
+tensor_functions: Any = None
+"""`gradflow.ops`, which sets this when it is imported: the `F` of a walk on tensors."""
+
+
+def backward(
+    roots: Sequence[Node | Leaf],
+    gradients: Sequence[Any],
+    retain_graph: bool,
+    create_graph: bool,
+    wanted: Sequence[Node | Leaf] | None = None,
+) -> dict[Any, Any]:
+    """Walk back from `roots` with their `gradients` (arrays, or tensors with `create_graph`).
+
+    Adds to the gradients of the leaves; or, with `wanted`, leaves them alone and returns the gradients of those nodes.
+    Raises RuntimeError where saved arrays have been freed or changed.
+    """
+    order = _nodes_from(roots)
+    on_path: set[Any] | None = None
+    if wanted is not None:
+        on_path = set(wanted)
+        for node in reversed(order):
+            if node not in on_path and any(p in on_path for p in node.parents):
+                on_path.add(node)
+    pending: dict[Any, Any] = {}
+    for root, g in zip(roots, gradients, strict=True):
+        pending[root] = g if root not in pending else _add(create_graph, root, pending[root], g)
+    found: dict[Any, Any] = {}
+    for node in order:
+        g = pending.pop(node, None)
+        if g is None:
+            continue
+        if on_path is not None:
+            if node not in on_path:
+                continue
+            if node in wanted:  # type: ignore[operator]
+                found[node] = g
+        op = node.op
+        if op is None:
+            if wanted is None:
+                _accumulate(node, g, create_graph)
+            continue
+        parents = node.parents
+        inputs = node.inputs
+        if inputs is FREED:
+            raise RuntimeError(
+                f"the arrays that {op.name} saved for the backward pass were freed by an earlier one; "
+                "call the first backward with retain_graph=True to go through the same graph twice"
+            )
+        F = tensor_functions if create_graph else node.backend
+        if inputs is None:
+            values: Sequence[Any] = parents
+        else:
+            values = []
+            for tensor, parent in zip(inputs, parents, strict=True):
+                if tensor is None:
+                    values.append(parent)  # a stand-in
+                    continue
+                kind = tensor.__class__
+                if kind is float or kind is int:
+                    values.append(tensor)
+                    continue
+                changed = (tensor if tensor._base is None else tensor._base)._changed
+                if changed > node.id:
+                    raise _changed_error(op, "an input", tensor.shape, node.id, changed)
+                values.append(tensor if create_graph else tensor.array)
+        out = node.out
+        if out is not None:
+            if node.out_changed > node.id:
+                raise _changed_error(op, "the result", node.shape, node.id, node.out_changed)
+            if create_graph:
+                out = _wrap(out, node.backend, node)
+        parameters = node.parameters
+        if op.joint is not None:
+            needs = [p is not None and (on_path is None or p in on_path) for p in parents]
+            into = [None] * len(parents)
+            if not create_graph and wanted is None:
+                for i, parent in enumerate(parents):
+                    if parent is not None and parent.op is None and parent.grad is None:
+                        if parent not in pending and parents.count(parent) == 1:
+                            into[i] = parent.buffer
+            if op.residual:
+                parameters = {**parameters, "residual": None if create_graph else node.residual}
+            results = op.joint(F, g, out, *values, needs=needs, into=into, **parameters)
+        else:
+            results = op.rules
+        for i, parent in enumerate(parents):
+            if parent is None or (on_path is not None and parent not in on_path):
+                continue
+            result = results[i]
+            if op.joint is None:
+                if result is None:
+                    continue
+                result = result(F, g, out, *values, **parameters) if parameters else result(F, g, out, *values)
+            elif result is None:
+                continue
+            native = result.array.dtype if create_graph else result.dtype
+            if result.shape != parent.shape:
+                result = _sum_to_shape(F, result, parent.shape, native, node.backend)
+                native = result.array.dtype if create_graph else result.dtype
+            if native is not parent.dtype and native != parent.dtype:
+                result = F.astype(result, parent.dtype)
+            earlier = pending.get(parent)
+            pending[parent] = result if earlier is None else F.add(earlier, result)
+        if not retain_graph and (inputs is not None or out is not None or node.residual is not None):
+            node.inputs = FREED
+            node.out = node.residual = None
+    return found
+
+
+def _add(create_graph: bool, node: Any, a: Any, b: Any) -> Any:
+    return (tensor_functions if create_graph else node.backend).add(a, b)
+
+
+def _wrap(array: Array, backend: Backend, node: Any) -> Tensor:
+    tensor: Tensor = tensor_functions.Tensor(array, backend, node)
+    return tensor
+
+
+def _changed_error(op: Operation, which: str, shape: Any, saved: int, changed: int) -> RuntimeError:
+    return RuntimeError(
+        f"{which} of {op.name}, of shape {tuple(shape)}, was changed in place after {op.name} saved it for the backward "
+        f"pass (saved at version {saved}, changed at version {changed}); change a copy of it, or change it after "
+        "backward()"
+    )
+
+
+def _accumulate(leaf: Leaf, g: Any, create_graph: bool) -> None:
+    """Add g to the gradient of a leaf, in its own buffer, which no other leaf shares."""
+    grad = leaf.grad
+    if create_graph:
+        leaf.grad = g if grad is None else tensor_functions.add(grad, g)
+    elif grad is None:
+        buffer = leaf.buffer
+        if buffer is None:
+            buffer = leaf.backend.asarray(g, copy=True)
+        elif g is not buffer:
+            buffer[...] = g
+        leaf.grad = _wrap(buffer, leaf.backend, None)
+    elif grad._node is not None:
+        leaf.grad = tensor_functions.add(grad, _wrap(g, leaf.backend, None))
+    else:
+        grad.array[...] = leaf.backend.add(grad.array, g)
+        grad._bump()

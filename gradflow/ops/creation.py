@@ -1,0 +1,146 @@
+"""Making tensors, and moving them between devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gradflow.backend import Backend
+from gradflow.device import DeviceLike, get_backend
+from gradflow.dtypes import DEFAULT, DType, as_dtype
+from gradflow.ops.table import Tensor, apply, cast, check_tensors, defop
+
+
+def native_dtype(backend: Backend, dtype: Any) -> Any:
+    """The backend's own dtype object. TypeError where it has none of that name."""
+    name = as_dtype(dtype).name
+    if not backend.supports(name):
+        raise TypeError(f"device {backend.device} does not support {name}")
+    return backend.dtypes[name]
+
+
+def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, copy: bool | None = None) -> Tensor:
+    """`data` as a tensor: a number, nested sequences, a NumPy array, an array of the backend's library, or a tensor.
+
+    dtype and device as for `gradflow.tensor`. `copy`: True always copies, None only where it must.
+    Raises TypeError or ValueError for data that is no array of numbers.
+    """
+    if isinstance(data, Tensor):
+        if device is not None:
+            data = to_device(data.detach(), device)
+        out = data.detach() if dtype is None else cast(data.detach(), dtype)
+        return Tensor(out.backend.asarray(out.array, copy=True), out.backend) if copy else out
+    backend = get_backend(device)
+    if isinstance(data, (bool, int, float, list, tuple)):
+        _refuse_tensors(data)
+        array = backend.asarray(data)
+        found = as_dtype(array.dtype)
+        if dtype is None and found.kind != "bool":
+            dtype = DEFAULT
+    elif isinstance(data, type(backend.empty((0,)))):
+        array = backend.asarray(data, copy=True) if copy else data
+    elif hasattr(data, "__array__"):
+        array = backend.from_host(data)
+    else:
+        raise TypeError(f"a tensor is made of numbers, nested lists, arrays or tensors; got {type(data).__name__}")
+    as_dtype(array.dtype)
+    if dtype is not None:
+        array = backend.astype(array, native_dtype(backend, dtype), copy=False)
+    return Tensor(array, backend)
+
+
+def _refuse_tensors(data: Any) -> None:
+    if isinstance(data, (list, tuple)):
+        for item in data:
+            if isinstance(item, Tensor):
+                raise TypeError("a list of tensors is made one tensor by gradflow.stack or gradflow.concat")
+            _refuse_tensors(item)
+
+
+def _moved(F: Backend, x: Any, target: Backend) -> Any:
+    return target.from_host(F.to_host(x))
+
+
+_TO_DEVICE = defop("to_device", lambda F, g, _out, _x, target: to_device_of(F, g, _x.backend), forward=_moved)
+
+
+def to_device_of(F: Any, g: Any, backend: Backend) -> Any:
+    """A gradient (an array, or a tensor) brought back to the device of `backend`."""
+    if isinstance(g, Tensor):
+        return to_device(g, backend.device)
+    return backend.from_host(F.to_host(g))
+
+
+def to_device(x: Tensor, /, device: DeviceLike) -> Tensor:
+    """x on another device; x itself where it is there already. Differentiable: the gradient comes back.
+
+    Raises ValueError or DeviceUnavailableError for a device that does not exist here.
+    """
+    check_tensors("to", x)
+    target = get_backend(device)
+    if target is x.backend:
+        return x
+    native_dtype(target, x.dtype)
+    out = apply(_TO_DEVICE, (x,), {"target": target})
+    out.backend = target
+    if out._node is not None:
+        out._node.backend = x.backend  # where its rule starts from is the target's gradient
+    return out
+
+
+def _filled(name: str, shape: int | Sequence[int], dtype: Any, device: DeviceLike | None, requires_grad: bool, *fill: Any) -> Tensor:
+    backend = get_backend(device)
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(not isinstance(n, int) or n < 0 for n in shape):
+        raise ValueError(f"a shape is made of integers >= 0; got {shape}")
+    array = getattr(backend, name)(shape, *fill, dtype=native_dtype(backend, DEFAULT if dtype is None else dtype))
+    return Tensor(array, backend).requires_grad_(requires_grad)
+
+
+def zeros(
+    shape: int | Sequence[int], dtype: Any = None, device: DeviceLike | None = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor of zeros, float32 by default."""
+    return _filled("zeros", shape, dtype, device, requires_grad)
+
+
+def ones(
+    shape: int | Sequence[int], dtype: Any = None, device: DeviceLike | None = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor of ones, float32 by default."""
+    return _filled("ones", shape, dtype, device, requires_grad)
+
+
+def full(
+    shape: int | Sequence[int],
+    fill_value: float,
+    dtype: Any = None,
+    device: DeviceLike | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A tensor of one value, float32 by default."""
+    return _filled("full", shape, dtype, device, requires_grad, fill_value)
+
+
+def zeros_like(x: Tensor, /, dtype: Any = None) -> Tensor:
+    """Zeros of the shape and on the device of x, in its dtype unless another is given."""
+    return zeros(x.shape, x.dtype if dtype is None else dtype, x.device)
+
+
+def ones_like(x: Tensor, /, dtype: Any = None) -> Tensor:
+    """Ones of the shape and on the device of x, in its dtype unless another is given."""
+    return ones(x.shape, x.dtype if dtype is None else dtype, x.device)
+
+
+def arange(
+    start: float, /, stop: float | None = None, step: float = 1, dtype: Any = None, device: DeviceLike | None = None
+) -> Tensor:
+    """start, start + step, ... before stop; from 0 to start with one argument. int64 for integers, else float32."""
+    backend = get_backend(device)
+    if stop is None:
+        start, stop = 0, start
+    if not step:
+        raise ValueError("arange needs a step other than 0")
+    whole = all(isinstance(v, int) for v in (start, stop, step))
+    chosen: DType = as_dtype(dtype) if dtype is not None else as_dtype("int64" if whole else DEFAULT)
+    return Tensor(backend.arange(start, stop, step, dtype=native_dtype(backend, chosen)), backend)

@@ -1,0 +1,189 @@
+"""Operations that work element by element, with NumPy's broadcasting.
+
+One line a rule; read `lambda F, g, out, x` as: given the gradient `g` of the result, the gradient of `x`. An argument
+with an underscore is not read (see `gradflow.engine.Operation`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradflow.ops.table import (
+    Tensor,
+    apply,
+    binary,
+    cast,
+    check_tensors,
+    defop,
+    floating,
+    mismatch,
+    plain_binary,
+    plain_unary,
+    promoted,
+    unary,
+)
+
+add = binary("add", lambda F, g, _out, _a, _b: g, lambda F, g, _out, _a, _b: g, "x1 + x2.")
+subtract = binary(
+    "subtract", lambda F, g, _out, _a, _b: g, lambda F, g, _out, _a, _b: F.negative(g), "x1 - x2."
+)  # fmt: skip
+multiply = binary(
+    "multiply",
+    lambda F, g, _out, _a, b: F.multiply(g, b),
+    lambda F, g, _out, a, _b: F.multiply(g, a),
+    "x1 * x2.",
+)
+divide = binary(
+    "divide",
+    lambda F, g, _out, _a, b: F.divide(g, b),
+    lambda F, g, out, _a, b: F.negative(F.divide(F.multiply(g, out), b)),
+    "x1 / x2; of integers, in float32.",
+    needs_float=True,
+)
+
+
+def _half_at_ties(F: Any, g: Any, taken: Any, a: Any, b: Any) -> Any:
+    return F.where(F.equal(a, b), F.multiply(g, 0.5), F.where(taken, g, 0.0))
+
+
+maximum = binary(
+    "maximum",
+    lambda F, g, _out, a, b: _half_at_ties(F, g, F.greater(a, b), a, b),
+    lambda F, g, _out, a, b: _half_at_ties(F, g, F.less(a, b), a, b),
+    "The larger of x1 and x2; NaN where either is. At ties the gradient is shared equally.",
+)
+minimum = binary(
+    "minimum",
+    lambda F, g, _out, a, b: _half_at_ties(F, g, F.less(a, b), a, b),
+    lambda F, g, _out, a, b: _half_at_ties(F, g, F.greater(a, b), a, b),
+    "The smaller of x1 and x2; NaN where either is. At ties the gradient is shared equally.",
+)
+
+
+def _power_base(F: Any, g: Any, _out: Any, a: Any, b: Any) -> Any:
+    if isinstance(b, float):
+        return F.multiply(F.multiply(g, b), F.pow(a, b - 1.0 if b else 1.0))
+    exponent = F.subtract(F.where(F.equal(b, 0), 1.0, b), 1.0)  # 0 * x^0 and not 0 * x^-1, which is NaN at x = 0
+    return F.multiply(F.multiply(g, b), F.pow(a, exponent))
+
+
+def _power_exponent(F: Any, g: Any, out: Any, a: Any, _b: Any) -> Any:
+    if isinstance(a, float):
+        return F.multiply(F.multiply(g, out), F.log(F.where(F.equal(out, out), a if a else 1.0, 1.0)))
+    return F.multiply(F.multiply(g, out), F.log(F.where(F.equal(a, 0), 1.0, a)))
+
+
+power = binary(
+    "power", _power_base, _power_exponent, "x1 to the power x2. The gradient of 0^0 in x1 is 0.", array_name="pow"
+)
+
+negative = unary("negative", lambda F, g, _out, _x: F.negative(g), "-x.", needs_float=False)
+exp = unary("exp", lambda F, g, out, _x: F.multiply(g, out), "e to the power x.")
+log = unary("log", lambda F, g, _out, x: F.divide(g, x), "The natural logarithm of x.")
+log1p = unary("log1p", lambda F, g, _out, x: F.divide(g, F.add(x, 1.0)), "log(1 + x), exact for small x.")
+expm1 = unary("expm1", lambda F, g, out, _x: F.multiply(g, F.add(out, 1.0)), "exp(x) - 1, exact for small x.")
+sqrt = unary("sqrt", lambda F, g, out, _x: F.divide(g, F.multiply(out, 2.0)), "The square root of x.")
+square = unary("square", lambda F, g, _out, x: F.multiply(g, F.multiply(x, 2.0)), "x * x.", needs_float=False)
+abs = unary(
+    "abs", lambda F, g, _out, x: F.multiply(g, F.sign(x)), "The absolute value of x. Its gradient at 0 is 0.",
+    needs_float=False,
+)  # fmt: skip
+sign = unary(
+    "sign", lambda F, g, _out, _x: F.zeros_like(g), "-1, 0 or 1 after the sign of x. Its gradient is 0.",
+    needs_float=False,
+)  # fmt: skip
+sin = unary("sin", lambda F, g, _out, x: F.multiply(g, F.cos(x)), "The sine of x in radians.")
+cos = unary("cos", lambda F, g, _out, x: F.negative(F.multiply(g, F.sin(x))), "The cosine of x in radians.")
+tanh = unary(
+    "tanh", lambda F, g, out, _x: F.activate_backward(g, out, "tanh", 0.0), "The hyperbolic tangent of x."
+)  # fmt: skip
+
+_CLIP = defop(
+    "clip",
+    lambda F, g, _out, x, min, max: F.where(_outside(F, x, min, max), 0.0, g),
+    forward=lambda F, x, min, max: F.clip(x, min, max),
+)
+
+
+def _outside(F: Any, x: Any, low: float | None, high: float | None) -> Any:
+    if low is None:
+        return F.greater(x, high)
+    below = F.less(x, low)
+    return below if high is None else F.logical_or(below, F.greater(x, high))
+
+
+def clip(x: Tensor, /, min: float | None = None, max: float | None = None) -> Tensor:
+    """x, but `min` where it is below and `max` where it is above; None for no limit. At an edge the gradient passes.
+
+    Raises TypeError for limits that are no Python numbers, ValueError where min > max.
+    """
+    check_tensors("clip", x)
+    for limit in (min, max):
+        if limit is not None and not isinstance(limit, (int, float)):
+            raise TypeError(f"clip takes Python numbers as limits; got {type(limit).__name__}")
+    if min is not None and max is not None and min > max:
+        raise ValueError(f"clip needs min <= max; got min={min}, max={max}")
+    if x.dtype.is_floating:
+        min, max = None if min is None else float(min), None if max is None else float(max)
+    elif isinstance(min, float) or isinstance(max, float):
+        x = floating(x)
+    if min is None and max is None:
+        return copy(x)
+    return apply(_CLIP, (x,), {"min": min, "max": max})
+
+
+_WHERE = defop(
+    "where",
+    None,
+    lambda F, g, _out, condition, _a, _b: F.where(condition, g, 0.0),
+    lambda F, g, _out, condition, _a, _b: F.where(condition, 0.0, g),
+)
+
+
+def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
+    """x1 where the bool tensor `condition` is true, else x2; all three broadcast.
+
+    Raises TypeError for a condition that is not bool.
+    """
+    check_tensors("where", condition)
+    if condition.dtype.kind != "bool":
+        raise TypeError(f"where takes a bool condition; got {condition.dtype}: compare it with something first")
+    if isinstance(x1, Tensor) or isinstance(x2, Tensor):
+        x1, x2 = promoted("where", x1, x2)
+    else:
+        x1 = Tensor(condition.backend.full((), float(x1), dtype=condition.backend.dtypes["float32"]), condition.backend)
+        x2 = float(x2)
+    if isinstance(x1, Tensor) and x1.backend is not condition.backend:
+        raise mismatch("where", (condition, x1, x2))
+    return apply(_WHERE, (condition, x1, x2))
+
+
+_COPY = defop("copy", lambda F, g, _out, _x: g, forward=lambda F, x: F.asarray(x, copy=True))
+
+
+def copy(x: Tensor, /) -> Tensor:
+    """The same values in memory of their own. Differentiable."""
+    check_tensors("copy", x)
+    return apply(_COPY, (x,))
+
+
+def astype(x: Tensor, dtype: Any, /) -> Tensor:
+    """x in another dtype; x itself where it has it already. The gradient comes back in the dtype of x.
+
+    Raises TypeError for an unknown dtype or one that the device does not support.
+    """
+    check_tensors("astype", x)
+    return cast(x, dtype)
+
+
+equal = plain_binary("equal", "Where x1 == x2: bool.")
+not_equal = plain_binary("not_equal", "Where x1 != x2: bool.")
+less = plain_binary("less", "Where x1 < x2: bool.")
+less_equal = plain_binary("less_equal", "Where x1 <= x2: bool.")
+greater = plain_binary("greater", "Where x1 > x2: bool.")
+greater_equal = plain_binary("greater_equal", "Where x1 >= x2: bool.")
+logical_and = plain_binary("logical_and", "Where both of two bool tensors are true.")
+logical_or = plain_binary("logical_or", "Where either of two bool tensors is true.")
+logical_not = plain_unary("logical_not", "Where a bool tensor is false.")
+isfinite = plain_unary("isfinite", "Where x is neither infinite nor NaN: bool.")
+isnan = plain_unary("isnan", "Where x is NaN: bool.")

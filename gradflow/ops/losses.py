@@ -1,0 +1,234 @@
+"""Losses, with PyTorch's names and semantics: they average over the batch unless told otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradflow import ops
+from gradflow.backend import Backend
+from gradflow.ops.elementwise import abs as abs_
+from gradflow.ops.elementwise import add, divide, maximum, multiply, negative, square, subtract, where
+from gradflow.ops.indexing import take, take_along_axis
+from gradflow.ops.network import log_softmax, one_hot, softplus
+from gradflow.ops.reductions import mean
+from gradflow.ops.reductions import sum as sum_
+from gradflow.ops.shape import expand_dims, permute_dims, reshape, squeeze
+from gradflow.ops.table import Tensor, apply, check_tensors, defop
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def _check(name: str, input: Tensor, target: Tensor, reduction: str) -> None:
+    check_reduction(name, reduction)
+    check_tensors(name, input, target)
+    if input.shape != target.shape:
+        raise ValueError(
+            f"{name} needs an input and a target of one shape; got {input.shape} and {target.shape}: "
+            "reshape or broadcast one first"
+        )
+
+
+def check_reduction(name: str, reduction: str) -> None:
+    """Raise ValueError for what is no reduction."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{name} knows the reductions {', '.join(REDUCTIONS)}; got {reduction!r}")
+
+
+def _reduced(losses: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return losses
+    return mean(losses) if reduction == "mean" else sum_(losses)
+
+
+def _squared_error_backward(F: Any, g: Any, out: Any, x: Any, target: Any, into: Any, **options: Any) -> Any:
+    return F.squared_error_backward(g, x, target, **options)
+
+
+_SQUARED_ERROR = defop(
+    "mse_loss",
+    forward=lambda F, x, target, reduction: F.squared_error(x, target, reduction),
+    joint=_squared_error_backward,
+    residual=True,
+)
+
+
+def squared_error_backward(*arguments: Any, **options: Any) -> Any:
+    """The composed default of the kernel, on tensors."""
+    return Backend.squared_error_backward(ops, *arguments, **options)  # type: ignore[arg-type]
+
+
+def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """(input - target)^2, averaged over all elements, summed, or "none". ValueError for differing shapes."""
+    _check("mse_loss", input, target, reduction)
+    input, target = ops.promoted("mse_loss", input, target, True)
+    if reduction == "mean" and not input.size:
+        raise ValueError("the mean of no losses does not exist: the input is empty")
+    return apply(_SQUARED_ERROR, (input, target), {"reduction": reduction})
+
+
+def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """|input - target|, averaged over all elements, summed, or "none". ValueError for differing shapes."""
+    _check("l1_loss", input, target, reduction)
+    return _reduced(abs_(subtract(input, target)), reduction)
+
+
+def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+    """Half the squared error where it is below `delta`, else delta * (|error| - delta / 2); reduced as `mse_loss`.
+
+    Huber 1964, "Robust Estimation of a Location Parameter". Raises ValueError for delta <= 0 or differing shapes.
+    """
+    if delta <= 0:
+        raise ValueError(f"huber_loss needs delta > 0; got {delta}")
+    _check("huber_loss", input, target, reduction)
+    size = abs_(subtract(input, target))
+    near = multiply(square(size), 0.5)
+    far = multiply(subtract(size, 0.5 * delta), delta)
+    return _reduced(where(ops.less(size, delta), near, far), reduction)
+
+
+def _cross_entropy_backward(F: Any, g: Any, out: Any, logits: Any, target: Any, into: Any, **options: Any) -> Any:
+    return F.softmax_cross_entropy_backward(g, logits, target, **options)
+
+
+_CROSS_ENTROPY = defop(
+    "cross_entropy",
+    forward=lambda F, logits, target, reduction: F.softmax_cross_entropy(logits, target, reduction),
+    joint=_cross_entropy_backward,
+    residual=True,
+)
+
+
+def softmax_cross_entropy_backward(*arguments: Any, **options: Any) -> Any:
+    """The composed default of the kernel, on tensors."""
+    return Backend.softmax_cross_entropy_backward(ops, *arguments, **options)  # type: ignore[arg-type]
+
+
+def _classes_last(name: str, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """The input as rows of classes (N, C), and the shape of the losses. PyTorch's axis of classes is 1, or 0 if alone."""
+    if not input.ndim:
+        raise ValueError(f"{name} needs an input of shape (C,), (N, C) or (N, C, ...); got {input.shape}")
+    if not input.dtype.is_floating:
+        raise TypeError(f"{name} needs a floating-point input; got {input.dtype}")
+    if input.ndim == 1:
+        return reshape(input, (1, -1)), ()
+    if input.ndim == 2:
+        return input, input.shape[:1]
+    axes = (0, *range(2, input.ndim), 1)
+    rows = permute_dims(input, axes)
+    return reshape(rows, (rows.size // input.shape[1] if input.shape[1] else 0, input.shape[1])), rows.shape[:-1]
+
+
+def _check_labels(name: str, target: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if target.dtype.kind not in ("int", "uint"):
+        raise TypeError(
+            f"{name} takes integer labels; got {target.dtype}: make them with gradflow.tensor(labels, dtype='int64')"
+        )
+    if target.shape != shape:
+        raise ValueError(f"{name} needs labels of shape {shape} for this input; got {target.shape}")
+    return reshape(target, (-1,)) if target.size else target
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The cross-entropy of softmax(input) from `target`, finite for every finite logit.
+
+    input: logits, (C,), (N, C) or (N, C, ...). target: integer labels in [0, C), of the shape of the input without
+    its axis of classes, or class probabilities of its shape. weight: (C,), a factor for each class; the mean over
+    labels divides by the sum of their weights. label_smoothing: in [0, 1], the share spread over all classes (Szegedy
+    et al. 2016, "Rethinking the Inception Architecture", section 7). Raises ValueError or TypeError for what does not fit.
+    """
+    check_reduction("cross_entropy", reduction)
+    check_tensors("cross_entropy", *[t for t in (input, target, weight) if t is not None])
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing is a share in [0, 1]; got {label_smoothing}")
+    rows, shape = _classes_last("cross_entropy", input)
+    n, classes = rows.shape
+    if reduction == "mean" and not n:
+        raise ValueError("the mean of no losses does not exist: the input is empty")
+    if weight is not None and weight.shape != (classes,):
+        raise ValueError(f"cross_entropy of {classes} classes needs a weight of shape ({classes},); got {weight.shape}")
+    labelled = not target.dtype.is_floating
+    if labelled:
+        target = _check_labels("cross_entropy", target, shape)
+    elif target.shape != input.shape:
+        raise ValueError(f"class probabilities must have the input's shape {input.shape}; got {target.shape}")
+    else:
+        target = ops.astype(_classes_last("cross_entropy", target)[0], input.dtype)
+    divisor: Any = None
+    if weight is not None or label_smoothing:
+        if labelled:
+            labels = target
+            target = one_hot(labels, classes, input.dtype)
+            if weight is not None and reduction == "mean":
+                divisor, reduction = sum_(take(weight, labels)), "sum"
+        if label_smoothing:
+            target = add(multiply(target, 1.0 - label_smoothing), label_smoothing / classes)
+        if weight is not None:
+            target = multiply(target, weight)
+    loss = apply(_CROSS_ENTROPY, (rows, target), {"reduction": reduction})
+    if divisor is not None:
+        loss = divide(loss, divisor)
+    return reshape(loss, shape) if reduction == "none" else loss
+
+
+def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    """-input at each label: the negative log-likelihood of log-probabilities, as of `log_softmax`.
+
+    input, target (labels), weight and the mean as for `cross_entropy`. Raises ValueError or TypeError likewise.
+    """
+    check_reduction("nll_loss", reduction)
+    check_tensors("nll_loss", *[t for t in (input, target, weight) if t is not None])
+    rows, shape = _classes_last("nll_loss", input)
+    if reduction == "mean" and not rows.shape[0]:
+        raise ValueError("the mean of no losses does not exist: the input is empty")
+    if weight is not None and weight.shape != (rows.shape[1],):
+        raise ValueError(f"nll_loss of {rows.shape[1]} classes needs a weight of that many; got shape {weight.shape}")
+    labels = _check_labels("nll_loss", target, shape)
+    losses = negative(squeeze(take_along_axis(rows, expand_dims(labels, 1), axis=1), 1))
+    if weight is not None:
+        factors = take(weight, labels)
+        losses = multiply(losses, factors)
+        if reduction == "mean":
+            return divide(sum_(losses), sum_(factors))
+    return reshape(losses, shape) if reduction == "none" else _reduced(losses, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """-(target * log(sigmoid(input)) + (1 - target) * log(1 - sigmoid(input))), finite for every finite logit.
+
+    target: probabilities of the input's shape. weight: a factor for each element; pos_weight: one for the positive
+    part (both broadcast). Reduced as `mse_loss`. Raises ValueError for differing shapes.
+    """
+    _check("binary_cross_entropy_with_logits", input, target, reduction)
+    tail = softplus(negative(abs_(input)))  # log(1 + exp(-|x|))
+    if pos_weight is None:
+        losses = add(subtract(maximum(input, 0.0), multiply(input, target)), tail)
+    else:
+        positive = add(multiply(subtract(pos_weight, 1.0), target), 1.0)
+        log_positive = add(tail, maximum(negative(input), 0.0))  # -log(sigmoid(x))
+        losses = add(multiply(subtract(1.0, target), input), multiply(positive, log_positive))
+    if weight is not None:
+        losses = multiply(losses, weight)
+    return _reduced(losses, reduction)
+
+
+__all__ = [
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "huber_loss",
+    "l1_loss",
+    "log_softmax",
+    "mse_loss",
+    "nll_loss",
+]

@@ -1,0 +1,284 @@
+"""Operations that networks are made of: products, linear layers, activations, normalisation, dropout.
+
+Their values and gradients are kernels of the backend, each one call where the backend has it fused. On tensors, the
+composed default of the same kernel runs (`gradflow.backend`), so that higher derivatives follow from one formula.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gradflow.backend import ACTIVATIONS, Backend
+from gradflow.ops.reductions import normalize_axes
+from gradflow.ops.shape import expand_dims, squeeze
+from gradflow.ops.table import (
+    Tensor,
+    TensorFunction,
+    _named,
+    apply,
+    check_tensors,
+    defop,
+    floating,
+    promoted,
+)
+
+_MATMUL = defop(
+    "matmul",
+    lambda F, g, _out, _a, b: F.matmul(g, F.matrix_transpose(b)),
+    lambda F, g, _out, a, _b: F.matmul(F.matrix_transpose(a), g),
+)
+
+
+def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
+    """The matrix product: (..., n, k) @ (..., k, m), leading axes broadcast; a vector stands for a row or a column.
+
+    Raises ValueError for a tensor without axes or inner lengths that differ.
+    """
+    check_tensors("matmul", x1, x2)
+    if not x1.ndim or not x2.ndim:
+        raise ValueError(f"matmul needs at least one axis on each side; got shapes {x1.shape} and {x2.shape}")
+    if x1.shape[-1] != x2.shape[-2 if x2.ndim > 1 else 0]:
+        raise ValueError(f"matmul of shapes {x1.shape} and {x2.shape}: the inner lengths differ")
+    x1, x2 = promoted("matmul", x1, x2)
+    vectors = (-2,) * (x1.ndim == 1) + (-1,) * (x2.ndim == 1)
+    if x1.ndim == 1:
+        x1 = expand_dims(x1, 0)
+    if x2.ndim == 1:
+        x2 = expand_dims(x2, 1)
+    out = apply(_MATMUL, (x1, x2))
+    return squeeze(out, vectors) if vectors else out
+
+
+def _linear_backward(F: Any, g: Any, out: Any, x: Any, weight: Any, bias: Any, **options: Any) -> Any:
+    return F.linear_backward(g, out, x, weight, bias, **options)
+
+
+def _reads_out(parameters: dict[str, Any]) -> bool:
+    activation = parameters["activation"]
+    return activation is not None and ACTIVATIONS[activation].saves == "out"
+
+
+_LINEAR = defop("linear", joint=_linear_backward, joint_reads_out=_reads_out, residual=True)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None) -> Tensor:
+    """activation(x @ weight.T + bias), fused. x: (..., in), weight: (out, in), bias: (out,); the result (..., out).
+
+    `activation` is a name of `gradflow.backend.ACTIVATIONS`, with its default parameter. Raises ValueError for shapes
+    that do not fit or an unknown activation, TypeError for differing dtypes.
+    """
+    if bias is None:
+        check_tensors("linear", x, weight)
+    else:
+        check_tensors("linear", x, weight, bias)
+        if bias.array.shape != weight.array.shape[:1]:
+            raise ValueError(f"linear: a weight of shape {weight.shape} needs a bias of shape {weight.shape[:1]}; got {bias.shape}")
+    if len(weight.array.shape) != 2 or not x.array.shape or x.array.shape[-1] != weight.array.shape[1]:
+        raise ValueError(
+            f"linear: the last axis of x, of shape {x.shape}, must be the last of the weight, of shape {weight.shape}"
+        )
+    if x.array.dtype != weight.array.dtype or (bias is not None and bias.array.dtype != weight.array.dtype):
+        given = ", ".join(str(t.dtype) for t in (x, weight, bias) if t is not None)
+        raise TypeError(f"linear needs one dtype for all; got {given}: convert with astype")
+    parameter = 0.0
+    if activation is not None:
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {activation!r}; there are {', '.join(ACTIVATIONS)}")
+        parameter = ACTIVATIONS[activation].parameter
+    return apply(_LINEAR, (x, weight, bias), {"activation": activation, "parameter": parameter})
+
+
+def _activation(name: str, doc: str) -> TensorFunction:
+    if ACTIVATIONS[name].saves == "out":
+
+        def rule(F: Any, g: Any, out: Any, _x: Any, parameter: float) -> Any:
+            return F.activate_backward(g, out, name, parameter)
+    else:
+
+        def rule(F: Any, g: Any, _out: Any, x: Any, parameter: float) -> Any:
+            return F.activate_backward(g, x, name, parameter)
+
+    op = defop(name, rule, forward=lambda F, x, parameter: F.activate(x, name, parameter))
+    default = {"parameter": ACTIVATIONS[name].parameter}
+
+    def function(x: Tensor, /) -> Tensor:
+        check_tensors(name, x)
+        return apply(op, (floating(x),), default)
+
+    return _named(function, name, doc)
+
+
+relu = _activation("relu", "max(x, 0). Its gradient at 0 is 0.")
+sigmoid = _activation("sigmoid", "1 / (1 + exp(-x)), without overflow.")
+gelu = _activation("gelu", "x times the normal distribution function of x, in the tanh form (Hendrycks & Gimpel 2016).")
+silu = _activation("silu", "x * sigmoid(x).")
+softplus = _activation("softplus", "log(1 + exp(x)), without overflow.")
+_leaky_relu = _activation("leaky_relu", "")
+_elu = _activation("elu", "")
+
+
+def leaky_relu(x: Tensor, /, negative_slope: float = 0.01) -> Tensor:
+    """x where it is positive, else negative_slope * x."""
+    return _with_parameter("leaky_relu", x, negative_slope)
+
+
+def elu(x: Tensor, /, alpha: float = 1.0) -> Tensor:
+    """x where it is positive, else alpha * (exp(x) - 1) (Clevert et al. 2015)."""
+    return _with_parameter("elu", x, alpha)
+
+
+def _with_parameter(name: str, x: Tensor, parameter: float) -> Tensor:
+    from gradflow.ops.table import OPERATIONS
+
+    check_tensors(name, x)
+    return apply(OPERATIONS[name], (floating(x),), {"parameter": float(parameter)})
+
+
+def activate_backward(g: Tensor, saved: Tensor, name: str, parameter: float) -> Tensor:
+    """The VJP of the activation `name` on tensors, from its input or its output."""
+    from gradflow import ops
+
+    return ACTIVATIONS[name].backward(ops, g, saved, parameter)
+
+
+def _dot_along(F: Any, a: Any, b: Any, axis: int) -> Any:
+    return F.sum(F.multiply(a, b), axis=axis, keepdims=True)
+
+
+_SOFTMAX = defop(
+    "softmax",
+    lambda F, g, out, _x, axis: F.multiply(out, F.subtract(g, _dot_along(F, g, out, axis))),
+    forward=lambda F, x, axis: F.softmax(x, axis),
+)
+_LOG_SOFTMAX = defop(
+    "log_softmax",
+    lambda F, g, out, _x, axis: F.subtract(g, F.multiply(F.exp(out), F.sum(g, axis=axis, keepdims=True))),
+    forward=lambda F, x, axis: F.log_softmax(x, axis),
+)
+
+
+def _logsumexp_rule(F: Any, g: Any, out: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+    kept = tuple(1 if i in axis else n for i, n in enumerate(x.shape))
+    total = F.reshape(out, kept)
+    total = F.where(F.isfinite(total), total, 0.0)
+    return F.multiply(F.reshape(g, kept), F.exp(F.subtract(x, total)))
+
+
+_LOGSUMEXP = defop(
+    "logsumexp",
+    _logsumexp_rule,
+    forward=lambda F, x, axis, keepdims: F.logsumexp(x, axis, keepdims),
+)
+
+
+def softmax(x: Tensor, /, axis: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along `axis`, without overflow."""
+    return _along(_SOFTMAX, x, axis)
+
+
+def log_softmax(x: Tensor, /, axis: int = -1) -> Tensor:
+    """log(softmax(x)) along `axis`, finite for every finite x."""
+    return _along(_LOG_SOFTMAX, x, axis)
+
+
+def _along(op: Any, x: Tensor, axis: int) -> Tensor:
+    check_tensors(op.name, x)
+    if not isinstance(axis, int):
+        raise TypeError(f"{op.name} works along one axis, a number; got {axis!r}")
+    axis = normalize_axes(axis, x.ndim)[0]
+    if x.shape[axis] == 0:
+        raise ValueError(f"{op.name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")
+    return apply(op, (floating(x),), {"axis": axis})
+
+
+def logsumexp(x: Tensor, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+    """log(sum(exp(x))) over `axis`, without overflow. ValueError where there is nothing to sum."""
+    check_tensors("logsumexp", x)
+    axes = normalize_axes(axis, x.ndim)
+    if not math.prod(x.shape[a] for a in axes):
+        raise ValueError(f"logsumexp of no elements does not exist: the shape is {x.shape}, the axis {axis}")
+    return apply(_LOGSUMEXP, (floating(x),), {"axis": axes, "keepdims": keepdims})
+
+
+def _layer_norm_backward(F: Any, g: Any, out: Any, x: Any, weight: Any, bias: Any, into: Any, **options: Any) -> Any:
+    return F.layer_norm_backward(g, x, weight, **options)
+
+
+_LAYER_NORM = defop("layer_norm", joint=_layer_norm_backward, residual=True)
+
+
+def layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """x less its mean, over its standard deviation, both over the trailing axes `normalized_shape`; scaled, shifted.
+
+    Ba et al. 2016, "Layer Normalization", eq. 4. Raises ValueError for shapes that do not fit.
+    """
+    check_tensors("layer_norm", *[t for t in (x, weight, bias) if t is not None])
+    shape = tuple(normalized_shape)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ValueError(f"layer_norm over {shape} needs those as the last axes; the shape is {x.shape}")
+    for t in (weight, bias):
+        if t is not None and (t.shape != shape or t.dtype != x.dtype):
+            raise ValueError(f"layer_norm over {shape} in {x.dtype} needs weights like that; got {t.shape} in {t.dtype}")
+    axes = tuple(range(x.ndim - len(shape), x.ndim))
+    return apply(_LAYER_NORM, (floating(x), weight, bias), {"axes": axes, "epsilon": float(eps)})
+
+
+def _dropout_backward(F: Any, g: Any, out: Any, x: Any, needs: Any, into: Any, residual: Any, **how: Any) -> Any:
+    if residual is None:  # on tensors: dropout is linear, so its VJP is itself with the same mask
+        return [apply(_DROPOUT, (g,), how)]
+    return [F.dropout_backward(g, residual, how["p"])]
+
+
+_DROPOUT = defop("dropout", joint=_dropout_backward, residual=True)
+
+
+def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Any = None) -> Tensor:
+    """x with each element 0 with probability p and else scaled by 1 / (1 - p); x itself when not training.
+
+    The mask comes from `generator`, by default the global one: the same on every device. Srivastava et al. 2014.
+    Raises ValueError for p outside [0, 1).
+    """
+    from gradflow.random import default_generator
+
+    check_tensors("dropout", x)
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"dropout needs a probability 0 <= p < 1; got {p}")
+    if not training or p == 0.0:
+        return x
+    generator = default_generator if generator is None else generator
+    x = floating(x)
+    key, counter = generator.draw((x.size + 1) // 2)
+    return apply(_DROPOUT, (x,), {"p": float(p), "key": key, "counter": counter})
+
+
+def one_hot(labels: Tensor, classes: int, dtype: Any = "float32") -> Tensor:
+    """1 at each label and 0 elsewhere: (..., classes). labels: integers in [0, classes). TypeError for others."""
+    check_tensors("one_hot", labels)
+    if labels.dtype.kind not in ("int", "uint"):
+        raise TypeError(f"one_hot takes integer labels; got {labels.dtype}")
+    from gradflow.dtypes import as_dtype
+
+    native = labels.backend.dtypes[as_dtype(dtype).name]
+    return Tensor(labels.backend.one_hot(labels.array, classes, native), labels.backend)
+
+
+def linear_backward(*arguments: Any, **options: Any) -> Any:
+    """The composed default of the kernel, on tensors."""
+    from gradflow import ops
+
+    return Backend.linear_backward(ops, *arguments, **options)  # type: ignore[arg-type]
+
+
+def layer_norm_backward(*arguments: Any, **options: Any) -> Any:
+    """The composed default of the kernel, on tensors."""
+    from gradflow import ops
+
+    return Backend.layer_norm_backward(ops, *arguments, **options)  # type: ignore[arg-type]

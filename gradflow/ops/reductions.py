@@ -1,0 +1,196 @@
+"""Operations that take many elements to fewer: sums, extremes, and running sums."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gradflow.ops.table import Tensor, TensorFunction, _named, apply, check_tensors, defop, floating
+
+Axis = int | tuple[int, ...] | None
+
+
+def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """The axes that `axis` (a number, a tuple, or None for all) stands for, each in [0, ndim).
+
+    Raises ValueError for an axis out of range or named twice, TypeError for what is no axis.
+    """
+    if axis is None:
+        return tuple(range(ndim))
+    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
+    for a in axes:
+        if not isinstance(a, int):
+            raise TypeError(f"an axis is an int or a tuple of int; got {axis!r}")
+        if not -ndim <= a < ndim:
+            raise ValueError(f"axis {a} is out of range for a tensor of {ndim} axes")
+    normal = tuple(a % ndim for a in axes)
+    if len(set(normal)) != len(normal):
+        raise ValueError(f"an axis is named twice in {axis!r}")
+    return normal
+
+
+def _keep(F: Any, g: Any, x: Any, axis: Axis) -> Any:
+    """g, reduced from the shape of x over axis, with the reduced axes back as 1."""
+    axes = normalize_axes(axis, x.ndim)
+    return F.reshape(g, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
+
+
+def _spread(F: Any, g: Any, x: Any, axis: Axis) -> Any:
+    return F.broadcast_to(_keep(F, g, x, axis), x.shape)
+
+
+def _count(x: Any, axis: Axis) -> int:
+    return math.prod(x.shape[a] for a in normalize_axes(axis, x.ndim))
+
+
+def _at_extremes(F: Any, g: Any, out: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
+    hit = F.astype(F.equal(x, _keep(F, out, x, axis)), x.dtype)
+    share = F.divide(_keep(F, g, x, axis), F.sum(hit, axis=axis, keepdims=True))
+    return F.multiply(hit, share)
+
+
+def _spread_deviations(F: Any, g: Any, x: Any, axis: Axis, n: float) -> Any:
+    centred = F.subtract(x, F.mean(x, axis=axis, keepdims=True))
+    return F.multiply(F.multiply(centred, 1.0 / n if n else math.nan), _keep(F, g, x, axis))
+
+
+def _product_of_others(F: Any, x: Any) -> Any:
+    """Along the last axis, at each element the product of all others: a tree of pairs, so zeros are no trouble."""
+    n = x.shape[-1]
+    if n <= 1:
+        return F.ones_like(x)
+    half = n // 2
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    others = _product_of_others(F, F.concat([F.multiply(a, b), rest], axis=-1))
+    pairs = others[..., :half]
+    return F.concat([F.multiply(pairs, b), F.multiply(pairs, a), others[..., half:]], axis=-1)
+
+
+def _prod_rule(F: Any, g: Any, _out: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
+    axes = normalize_axes(axis, x.ndim)
+    kept = tuple(i for i in range(x.ndim) if i not in axes)
+    order = kept + axes
+    moved = F.permute_dims(x, order)
+    others = _product_of_others(F, F.reshape(moved, (*(x.shape[i] for i in kept), _count(x, axis))))
+    back = tuple(sorted(range(x.ndim), key=order.__getitem__))
+    others = F.permute_dims(F.reshape(others, moved.shape), back)
+    return F.multiply(others, _keep(F, g, x, axis))
+
+
+def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrinks: bool = True) -> TensorFunction:
+    op = defop(name, rule)
+
+    def function(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        check_tensors(name, x)
+        if needs_float:
+            x = floating(x)
+        axes = normalize_axes(axis, x.ndim)
+        if shrinks and not _count(x, axes):
+            raise ValueError(f"{name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")
+        return apply(op, (x,), {"axis": axes, "keepdims": keepdims})
+
+    return _named(function, name, doc)
+
+
+sum = _reduction(
+    "sum",
+    lambda F, g, _out, _x, axis, keepdims: _spread(F, g, _x, axis),
+    "The sum over `axis` (a number, a tuple, or None for all). Integers are summed in int64.",
+    shrinks=False,
+)
+mean = _reduction(
+    "mean",
+    lambda F, g, _out, _x, axis, keepdims: _spread(F, F.divide(g, float(_count(_x, axis))), _x, axis),
+    "The arithmetic mean over `axis`. ValueError where there is nothing to average.",
+    needs_float=True,
+)
+max = _reduction(
+    "max",
+    _at_extremes,
+    "The largest element over `axis`; the gradient is shared equally among equals. ValueError if there is none.",
+)
+min = _reduction(
+    "min",
+    _at_extremes,
+    "The smallest element over `axis`; the gradient is shared equally among equals. ValueError if there is none.",
+)
+prod = _reduction(
+    "prod", _prod_rule, "The product over `axis`; its gradient is right also where elements are 0.", shrinks=False
+)
+
+_VAR = defop(
+    "var",
+    lambda F, g, _out, x, axis, correction, keepdims: _spread_deviations(
+        F, F.multiply(g, 2.0), x, axis, _count(x, axis) - correction
+    ),
+)
+_STD = defop(
+    "std",
+    lambda F, g, out, x, axis, correction, keepdims: _spread_deviations(
+        F, F.divide(g, out), x, axis, _count(x, axis) - correction
+    ),
+)
+
+
+def _spread_of(op: Any, x: Tensor, axis: Axis, correction: float, keepdims: bool) -> Tensor:
+    check_tensors(op.name, x)
+    axes = normalize_axes(axis, x.ndim)
+    if _count(x, axes) - correction <= 0:
+        raise ValueError(
+            f"{op.name} needs more elements than its correction, {correction}: the shape is {x.shape}, the axis {axis}"
+        )
+    return apply(op, (floating(x),), {"axis": axes, "correction": correction, "keepdims": keepdims})
+
+
+def var(x: Tensor, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+    """The variance over `axis`: squared deviations from the mean, summed and divided by n - correction.
+
+    As in the Array API and NumPy, `correction` is 0 by default (PyTorch's is 1). ValueError for n <= correction.
+    """
+    return _spread_of(_VAR, x, axis, correction, keepdims)
+
+
+def std(x: Tensor, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+    """The standard deviation over `axis`: the square root of `var`. ValueError for n <= correction."""
+    return _spread_of(_STD, x, axis, correction, keepdims)
+
+
+def _cumulative_sum_rule(F: Any, g: Any, _out: Any, _x: Any, axis: int) -> Any:
+    return F.flip(F.cumulative_sum(F.flip(g, axis=axis), axis=axis), axis=axis)
+
+
+_CUMULATIVE_SUM = defop("cumulative_sum", _cumulative_sum_rule)
+
+
+def cumulative_sum(x: Tensor, /, axis: int | None = None) -> Tensor:
+    """The running sum along `axis`, which may be left out for a tensor of one axis. ValueError otherwise."""
+    check_tensors("cumulative_sum", x)
+    if axis is None:
+        if x.ndim != 1:
+            raise ValueError(f"cumulative_sum needs an axis for a tensor of {x.ndim} axes")
+        axis = 0
+    return apply(_CUMULATIVE_SUM, (x,), {"axis": normalize_axes(axis, x.ndim)[0]})
+
+
+def _plain(name: str, doc: str) -> TensorFunction:
+    def function(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        check_tensors(name, x)
+        if axis is not None:
+            axes = normalize_axes(axis, x.ndim)
+            axis = axes[0] if isinstance(axis, int) else axes
+        return Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
+
+    return _named(function, name, doc)
+
+
+any = _plain("any", "Whether any element over `axis` is true (not 0).")
+all = _plain("all", "Whether all elements over `axis` are true (not 0).")
+argmax = _plain("argmax", "The index of the first largest element along the number `axis`, or of the flat tensor.")
+argmin = _plain("argmin", "The index of the first smallest element along the number `axis`, or of the flat tensor.")
+
+
+def argsort(x: Tensor, /, axis: int = -1, descending: bool = False) -> Tensor:
+    """The indices that sort x along `axis`, equal elements in their order."""
+    check_tensors("argsort", x)
+    axis = normalize_axes(axis, x.ndim)[0]
+    return Tensor(x.backend.argsort(x.array, axis=axis, descending=descending, stable=True), x.backend)

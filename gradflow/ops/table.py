@@ -1,0 +1,240 @@
+"""The table of differentiable operations, and how an operation is applied to tensors.
+
+`defop(name, rule, ...)` makes an entry: one VJP rule per argument, written in array functions against a namespace
+`F` (see `gradflow.engine`). `apply` computes and records; `unary` and `binary` make functions of tensors with a
+shorter way through for the commonest operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any
+
+from gradflow.device import DeviceMismatchError
+from gradflow.dtypes import DEFAULT, as_dtype, promote
+from gradflow.engine import Node, Operation, grad_enabled
+from gradflow.tensor import Tensor
+
+OPERATIONS: dict[str, Operation] = {}
+"""Every differentiable operation by name."""
+
+Rule = Callable[..., Any] | None
+TensorFunction = Callable[..., Tensor]
+
+
+def defop(name: str, *rules: Rule, forward: Callable[..., Any] | None = None, **options: Any) -> Operation:
+    """Make the table's entry `name`, whose value is the array function of that name unless `forward` is given."""
+    if forward is None:
+        get = attrgetter(name)
+
+        def forward(F: Any, *arrays: Any, **parameters: Any) -> Any:
+            return get(F)(*arrays, **parameters)
+
+    op = OPERATIONS[name] = Operation(name, forward, rules, **options)
+    return op
+
+
+def mismatch(name: str, inputs: Sequence[Any]) -> DeviceMismatchError:
+    """The error of an operation whose tensors are on different devices."""
+    tensors = [x for x in inputs if isinstance(x, Tensor)]
+    each = ", ".join(f"{x.shape} {x.dtype} on {x.device}" for x in tensors)
+    return DeviceMismatchError(
+        f"{name} got tensors on different devices: {each}; move one with .to('{tensors[0].device}')"
+    )
+
+
+def check_tensors(name: str, *inputs: Any) -> None:
+    """Raise TypeError for an input of an operation that is not a tensor, DeviceMismatchError for mixed devices."""
+    for x in inputs:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{name} takes tensors; got {type(x).__name__}: make a tensor of it with gradflow.tensor(..., device=...)"
+            )
+        if x.backend is not inputs[0].backend:
+            raise mismatch(name, inputs)
+
+
+def cast(x: Tensor, dtype: Any) -> Tensor:
+    """x in another dtype, recorded."""
+    target = as_dtype(dtype)
+    if x.dtype is target:
+        return x
+    if not x.backend.supports(target.name):
+        raise TypeError(f"device {x.device} does not support {target}")
+    native = x.backend.dtypes[target.name]
+    if not target.is_floating:  # no gradient flows through integers
+        return Tensor(x.backend.astype(x.array, native), x.backend)
+    return apply(ASTYPE, (x,), {"dtype": native})
+
+
+def floating(x: Tensor) -> Tensor:
+    """x itself, or x in the default dtype if it holds integers or bools."""
+    return x if x.dtype.is_floating else cast(x, DEFAULT)
+
+
+def apply(op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | None = None) -> Tensor:
+    """The operation's value for `inputs` (tensors, Python numbers or None), recorded if any needs a gradient."""
+    parameters = parameters or {}
+    backend: Any = None
+    arrays, parents = [], []
+    recorded = False
+    for x in inputs:
+        if isinstance(x, Tensor):
+            if backend is None:
+                backend = x.backend
+            elif x.backend is not backend:
+                raise mismatch(op.name, inputs)
+            node = x._node
+            if node is not None:
+                recorded = True
+            parents.append(node)
+            arrays.append(x.array)
+        else:
+            parents.append(None)
+            arrays.append(x)
+    result = op.forward(backend, *arrays, **parameters)
+    residual = None
+    if op.residual:
+        result, residual = result
+    if not recorded or not grad_enabled.get():
+        out = Tensor(result, backend)
+    else:
+        saved: tuple[Any, ...] | None
+        if op.joint is not None:
+            saved = tuple(inputs)
+            reads_out = op.joint_reads_out is not None and op.joint_reads_out(parameters)
+        else:
+            mask = 0
+            for i, node in enumerate(parents):
+                if node is not None:
+                    mask |= 1 << i
+            reads_out, which = op.saves[mask]
+            saved = None if which is None else tuple([x if w else None for x, w in zip(inputs, which, strict=True)])
+        node = Node(op, backend, tuple(parents), saved, result if reads_out else None, result, parameters, residual)
+        out = Tensor(result, backend, node)
+    if op.view:
+        source = inputs[0]
+        out._base = source if source._base is None else source._base
+    return out
+
+
+def unary(name: str, rule: Rule, doc: str, needs_float: bool = True) -> TensorFunction:
+    """The entry `name` for a function of one array, and the function of a tensor that applies it."""
+    op = defop(name, rule)
+    get = attrgetter(name)
+    reads_out, which = op.saves[1]
+    reads_x = which is not None
+
+    def function(x: Tensor, /) -> Tensor:
+        if not isinstance(x, Tensor):
+            check_tensors(name, x)
+        parent = x._node
+        backend = x.backend
+        if parent is not None and grad_enabled.get():
+            array = get(backend)(x.array)
+            return Tensor(
+                array,
+                backend,
+                Node(op, backend, (parent,), (x,) if reads_x else None, array if reads_out else None, array, None, None),
+            )
+        if needs_float and parent is None:
+            x = floating(x)
+        return Tensor(get(backend)(x.array), backend)
+
+    return _named(function, name, doc)
+
+
+def binary(
+    name: str,
+    first: Rule,
+    second: Rule,
+    doc: str,
+    array_name: str | None = None,
+    needs_float: bool = False,
+) -> TensorFunction:
+    """The entry `name` for a function of two arrays with broadcasting, and the function of tensors and numbers."""
+    get = attrgetter(array_name or name)
+    op = defop(name, first, second, forward=lambda F, a, b: get(F)(a, b))
+    saves = op.saves
+
+    def function(x1: Any, x2: Any, /) -> Tensor:
+        if isinstance(x1, Tensor) and isinstance(x2, Tensor):
+            p, q, backend, a, b = x1._node, x2._node, x1.backend, x1.array, x2.array
+            if backend is x2.backend and a.dtype is b.dtype and (p or q) and grad_enabled.get():
+                array = get(backend)(a, b)
+                reads_out, which = saves[(p is not None) + 2 * (q is not None)]
+                saved = None if which is None else (x1 if which[0] else None, x2 if which[1] else None)
+                return Tensor(
+                    array, backend, Node(op, backend, (p, q), saved, array if reads_out else None, array, None, None)
+                )
+        x1, x2 = promoted(name, x1, x2, needs_float)
+        return apply(op, (x1, x2))
+
+    return _named(function, name, doc)
+
+
+def plain_binary(name: str, doc: str) -> TensorFunction:
+    """A function of two tensors or numbers whose result carries no gradient."""
+    get = attrgetter(name)
+
+    def function(x1: Any, x2: Any, /) -> Tensor:
+        x1, x2 = promoted(name, x1, x2)
+        tensor = x1 if isinstance(x1, Tensor) else x2
+        array = get(tensor.backend)(
+            x1.array if isinstance(x1, Tensor) else x1, x2.array if isinstance(x2, Tensor) else x2
+        )
+        return Tensor(array, tensor.backend)
+
+    return _named(function, name, doc)
+
+
+def plain_unary(name: str, doc: str) -> TensorFunction:
+    """A function of one tensor whose result carries no gradient."""
+    get = attrgetter(name)
+
+    def function(x: Tensor, /) -> Tensor:
+        check_tensors(name, x)
+        return Tensor(get(x.backend)(x.array), x.backend)
+
+    return _named(function, name, doc)
+
+
+def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[Any, Any]:
+    """Two operands made ready: of one dtype, of one device, Python numbers left as they are (they are weak).
+
+    Raises TypeError for an operand that is neither a tensor nor a number, DeviceMismatchError for mixed devices.
+    """
+    one, two = isinstance(x1, Tensor), isinstance(x2, Tensor)
+    if one and two:
+        if x1.backend is not x2.backend:
+            raise mismatch(name, (x1, x2))
+        dtype = promote(x1.dtype, x2.dtype)
+        if needs_float and not dtype.is_floating:
+            dtype = DEFAULT
+        return cast(x1, dtype), cast(x2, dtype)
+    tensor, other = (x1, x2) if one else (x2, x1)
+    if not isinstance(tensor, Tensor) or not isinstance(other, (bool, int, float)):
+        wrong = other if isinstance(tensor, Tensor) else tensor
+        raise TypeError(
+            f"{name} takes tensors and Python numbers; got {type(wrong).__name__}: "
+            "make a tensor of it with gradflow.tensor(..., device=...)"
+        )
+    dtype = tensor.dtype
+    if not dtype.is_floating and (needs_float or isinstance(other, float)):
+        tensor = cast(tensor, DEFAULT)
+    elif dtype.kind == "bool" and not isinstance(other, bool):
+        tensor = cast(tensor, "int64")
+    if tensor.dtype.is_floating:
+        other = float(other)
+    return (tensor, other) if one else (other, tensor)
+
+
+def _named(function: TensorFunction, name: str, doc: str) -> TensorFunction:
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    function.__module__ = "gradflow"
+    return function
+
+
+ASTYPE = defop("astype", lambda F, g, _out, _x, dtype: g, forward=lambda F, x, dtype: F.astype(x, dtype))

@@ -1,0 +1,483 @@
+"""The tensor: an array of a backend, and the node that it came from.
+
+Operators and most methods are the functions of `gradflow.ops`, which attaches them to the class when it is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from gradflow.backend import Array, Backend, Device
+from gradflow.device import DeviceLike, get_backend
+from gradflow.dtypes import DTYPES, DType
+from gradflow.engine import Leaf, Node, backward, grad_enabled, tick
+
+_ARRAY_TEXT = re.compile(r"^array\((.*?)(?:,\s*shape=\([\d, ]*\))?(?:,\s*dtype=\w+)?\)$", re.DOTALL)
+
+
+class Tensor:
+    """An array of numbers on a device that knows what it was computed from. Make one with `gradflow.tensor`.
+
+    `array` is the array of the backend itself, shared and not to be changed; `backend` is the object that serves its
+    device.
+    """
+
+    __slots__ = ("__weakref__", "_base", "_changed", "_node", "array", "backend")
+
+    __array_ufunc__ = None  # so that `numpy_array * tensor` reaches __rmul__, which explains
+    __hash__ = object.__hash__
+
+    def __init__(self, array: Array, backend: Backend, node: Node | Leaf | None = None) -> None:
+        self.array = array
+        self.backend = backend
+        self._node = node
+        self._base: Tensor | None = None  # for a view, the tensor that owns the memory
+        self._changed = 0  # when the values were last changed in place, by the engine's clock
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
+        return tuple(self.array.shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.array.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        n = 1
+        for length in self.array.shape:
+            n *= length
+        return n
+
+    @property
+    def dtype(self) -> DType:
+        """The data type of the elements, one of `gradflow.float32` and so on."""
+        return DTYPES[self.backend.dtype_name(self.array.dtype)]
+
+    @property
+    def device(self) -> Device:
+        """Where the elements are."""
+        return self.backend.device
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on this tensor are recorded. Assign to a leaf to change it."""
+        return self._node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    def requires_grad_(self, value: bool = True) -> Tensor:
+        """Set whether this leaf needs a gradient; returns the tensor itself.
+
+        Raises TypeError for an integer or bool tensor, RuntimeError for a tensor that was computed.
+        """
+        if value == self.requires_grad:
+            return self
+        if not value:
+            if not self.is_leaf:
+                raise RuntimeError("a computed tensor cannot be told to need no gradient; use detach()")
+            self._node = None
+        else:
+            self._node = _leaf(self)
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether this tensor was made by a user and not computed from tensors that need a gradient."""
+        return self._node is None or self._node.op is None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that backward passes have added up for this leaf, or None."""
+        node = self._node
+        return node.grad if isinstance(node, Leaf) else None
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        node = self._node
+        if not isinstance(node, Leaf):
+            raise RuntimeError("only a leaf that requires a gradient has one; set requires_grad=True first")
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"a gradient is a Tensor or None; got {type(value).__name__}")
+        if value is not None and (value.shape, value.dtype, value.device) != (self.shape, self.dtype, self.device):
+            raise ValueError(
+                f"the gradient of a {_describe(self)} must have its shape, dtype and device; got a {_describe(value)}"
+            )
+        node.grad = value
+
+    def zero_grad(self) -> None:
+        """Forget the gradient: `.grad` becomes None, and the next backward pass starts it anew."""
+        if isinstance(self._node, Leaf):
+            self._node.grad = None
+
+    # ------------------------------------------------------------------ differentiating
+
+    def backward(
+        self, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False
+    ) -> None:
+        """Add the gradient of this tensor to `.grad` of every leaf that it depends on.
+
+        `gradient` is the cotangent, of this tensor's shape, dtype and device; 1 for a scalar. `retain_graph` keeps the
+        saved arrays for a second pass (default: the value of `create_graph`); `create_graph` records the pass, so that
+        gradients can be differentiated. Raises RuntimeError for a tensor that needs no gradient, a missing
+        `gradient`, or a graph already freed; ValueError for a `gradient` that does not fit.
+        """
+        node = self._node
+        if node is None:
+            raise RuntimeError(
+                f"a {_describe(self)} that needs no gradient has nothing to go back to: "
+                "set requires_grad=True on what it should be differentiated by"
+            )
+        if gradient is None:
+            if self.size != 1:
+                raise RuntimeError(
+                    f"backward() without a gradient is for a tensor with one element; this one has shape {self.shape}: "
+                    "reduce it first (mean, sum) or pass gradient="
+                )
+            seed = self.backend.ones_like(self.array)
+        else:
+            if not isinstance(gradient, Tensor):
+                raise TypeError(f"gradient must be a Tensor; got {type(gradient).__name__}")
+            if (gradient.shape, gradient.dtype, gradient.device) != (self.shape, self.dtype, self.device):
+                raise ValueError(f"gradient must be like the {_describe(self)}; got a {_describe(gradient)}")
+            seed = gradient.array
+        start: Any = seed
+        if create_graph:
+            start = gradient if gradient is not None else Tensor(seed, self.backend)
+        backward([node], [start], create_graph if retain_graph is None else retain_graph, create_graph)
+
+    def detach(self) -> Tensor:
+        """The same values (shared, not copied) without the graph."""
+        out = Tensor(self.array, self.backend)
+        out._base = self if self._base is None else self._base
+        return out
+
+    # ------------------------------------------------------------------ leaving the device
+
+    def numpy(self) -> Any:
+        """The values as a new NumPy array. Waits for the device. RuntimeError for a tensor that needs a gradient."""
+        if self._node is not None:
+            raise RuntimeError("a tensor that requires a gradient has none in NumPy: use .detach().numpy()")
+        return self.backend.to_host(self.array)
+
+    def item(self) -> Any:
+        """The one element as a Python number. Waits for the device. ValueError where there is not exactly one."""
+        if self.size != 1:
+            raise ValueError(f"item() is for a tensor with one element; this one has shape {self.shape}")
+        return self.backend.to_host(self.array).item()
+
+    def tolist(self) -> Any:
+        """The values as nested lists of Python numbers, a bare number for no axes. Waits for the device."""
+        return self.backend.to_host(self.array).tolist()
+
+    def to(self, target: DeviceLike | DType | Any) -> Tensor:
+        """This tensor on another device, or in another dtype; itself where it is there already. Differentiable.
+
+        Raises ValueError, TypeError or DeviceUnavailableError for a target that does not exist here.
+        """
+        from gradflow import ops
+
+        if isinstance(target, Device) or (isinstance(target, str) and target not in DTYPES):
+            return ops.to_device(self, target)
+        return ops.astype(self, target)
+
+    def cpu(self) -> Tensor:
+        """This tensor on the CPU."""
+        return self.to("cpu")
+
+    # ------------------------------------------------------------------ changing in place
+
+    def _bump(self) -> None:
+        """Note that the values have changed in place."""
+        owner = self if self._base is None else self._base
+        now = owner._changed = tick()
+        if isinstance(owner._node, Node):
+            owner._node.out_changed = now
+
+    def _assign(self, values: Array, key: Any = ...) -> None:
+        if not hasattr(self.array, "__setitem__"):  # a NumPy scalar
+            self.array = self.backend.asarray(self.array, copy=True)
+        self.array[key] = values
+        self._bump()
+
+    def copy_(self, source: Tensor) -> Tensor:
+        """Overwrite the values with those of `source`, from any device, of this tensor's shape; returns itself.
+
+        Raises ValueError for another shape, RuntimeError where a recorded tensor would change outside `no_grad`.
+        """
+        if source.shape != self.shape:
+            raise ValueError(f"copy_ needs a source of shape {self.shape}; got {source.shape}")
+        self._refuse_recorded("copy_")
+        array = source.array
+        if source.backend is not self.backend:
+            array = self.backend.from_host(source.backend.to_host(array))
+        self._assign(self.backend.astype(array, self.array.dtype, copy=False))
+        return self
+
+    def zero_(self) -> Tensor:
+        """Overwrite the values with zeros; returns itself. RuntimeError as for `copy_`."""
+        self._refuse_recorded("zero_")
+        self._assign(0)
+        return self
+
+    def _refuse_recorded(self, what: str) -> None:
+        if self._node is not None and grad_enabled.get():
+            kind = "a leaf that requires a gradient" if self.is_leaf else "a tensor that is part of a graph"
+            raise RuntimeError(f"{what} would change {kind} in place; do it inside `with gradflow.no_grad():`")
+
+    def _in_place(self, function: Callable[[Any, Any], Tensor], symbol: str, other: Any) -> Tensor:
+        """`self symbol= other`. Of recorded tensors, a new tensor that takes the name; else a change in place."""
+        if grad_enabled.get() and (
+            self._node is not None or (isinstance(other, Tensor) and other._node is not None)
+        ):
+            if self._node is not None and self.is_leaf:
+                self._refuse_recorded(symbol)
+            return function(self, other)
+        out = function(self, other)
+        if out is NotImplemented:
+            return out
+        if out.shape != self.shape or out.dtype != self.dtype:
+            raise ValueError(
+                f"{symbol} would turn a {_describe(self)} into a {_describe(out)}; write x = x {symbol[:-1]} ... instead"
+            )
+        self._assign(out.array)
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        from gradflow.ops.indexing import raw_key
+
+        self._refuse_recorded("item assignment")
+        if isinstance(value, Tensor):
+            if value._node is not None and grad_enabled.get():
+                raise RuntimeError(
+                    "item assignment is not recorded, and the value requires a gradient: use gradflow.where, or detach()"
+                )
+            if value.backend is not self.backend:
+                from gradflow.ops.table import mismatch
+
+                raise mismatch("item assignment", (self, value))
+            value = value.array
+        elif not isinstance(value, (bool, int, float)):
+            value = self.backend.asarray(tensor(value, device=self.device).array, dtype=self.array.dtype)
+        self._assign(value, raw_key(self, key))
+
+    # ------------------------------------------------------------------ as Python sees it
+
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("a tensor without axes has no length")
+        return int(self.array.shape[0])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.ndim == 0:
+            raise TypeError("a tensor without axes cannot be iterated over")
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous: use any() or all()")
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in ("int", "uint") or self.ndim != 0:
+            raise TypeError(f"only an integer tensor without axes is an index; this is a {_describe(self)}")
+        return int(self.item())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        if self.device.type != "cpu":
+            raise TypeError(f"a tensor on {self.device} does not turn into a NumPy array by itself: use .cpu().numpy()")
+        values = self.numpy()
+        return values if dtype is None else values.astype(dtype)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if not self.is_leaf:
+            raise RuntimeError("only a leaf can be deep-copied; use .detach() to copy the values")
+        out = type(self)(self.backend.asarray(self.array, copy=True), self.backend)
+        if self._node is not None:
+            out.requires_grad_()
+            if self.grad is not None:
+                out.grad = Tensor(self.backend.asarray(self.grad.array, copy=True), self.backend)
+        memo[id(self)] = out
+        return out
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self.is_leaf:
+            raise RuntimeError("only a leaf can be pickled; use .detach() first")
+        return _unpickle, (type(self), self.backend.to_host(self.array), str(self.device), self.requires_grad)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.ndim == 0 else format(str(self), spec)
+
+    def __repr__(self) -> str:
+        text = repr(self.backend.to_host(self.array))
+        found = _ARRAY_TEXT.match(text)
+        values = (found.group(1) if found else text).replace("\n", "\n ")
+        parts = [values, f"dtype={self.dtype}", f"device={self.device}"]
+        if 0 in self.shape:
+            parts.insert(1, f"shape={self.shape}")
+        if self._node is not None:
+            parts.append("requires_grad=True" if self._node.op is None else f"op={self._node.op.name}")
+        return f"tensor({', '.join(parts)})"
+
+    # ------------------------------------------------------------------ shapes
+
+    @property
+    def T(self) -> Tensor:  # noqa: N802
+        """All axes in reverse order."""
+        return self.permute_dims(tuple(range(self.ndim))[::-1])
+
+    @property
+    def mT(self) -> Tensor:  # noqa: N802
+        """The last two axes exchanged."""
+        return self.matrix_transpose()
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """The same elements in another shape, given as a tuple or as numbers; one -1 is computed."""
+        from gradflow import ops
+
+        return ops.reshape(self, _sequence(shape))
+
+    def permute_dims(self, *axes: Any) -> Tensor:
+        """The axes in another order, given as a tuple or as numbers."""
+        from gradflow import ops
+
+        return ops.permute_dims(self, _sequence(axes))
+
+    def flatten(self) -> Tensor:
+        """All elements on one axis."""
+        return self.reshape(-1)
+
+    def clone(self) -> Tensor:
+        """A copy with memory of its own. Differentiable."""
+        from gradflow import ops
+
+        return ops.copy(self)
+
+    if TYPE_CHECKING:  # attached by gradflow.ops
+        # fmt: off
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __iadd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __isub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __imul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __itruediv__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __rpow__(self, other: Any) -> Tensor: ...
+        def __ipow__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __rmatmul__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __pos__(self) -> Tensor: ...
+        def __abs__(self) -> Tensor: ...
+        def __invert__(self) -> Tensor: ...
+        def __and__(self, other: Any) -> Tensor: ...
+        def __or__(self, other: Any) -> Tensor: ...
+        def __eq__(self, other: Any) -> Tensor: ...  # type: ignore[override]
+        def __ne__(self, other: Any) -> Tensor: ...  # type: ignore[override]
+        def __lt__(self, other: Any) -> Tensor: ...
+        def __le__(self, other: Any) -> Tensor: ...
+        def __gt__(self, other: Any) -> Tensor: ...
+        def __ge__(self, other: Any) -> Tensor: ...
+        def __getitem__(self, key: Any) -> Tensor: ...
+        def abs(self) -> Tensor: ...
+        def all(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def any(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor: ...
+        def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor: ...
+        def astype(self, dtype: Any) -> Tensor: ...
+        def broadcast_to(self, shape: tuple[int, ...]) -> Tensor: ...
+        def clip(self, min: Any = None, max: Any = None) -> Tensor: ...
+        def cos(self) -> Tensor: ...
+        def cumulative_sum(self, axis: int | None = None) -> Tensor: ...
+        def exp(self) -> Tensor: ...
+        def expand_dims(self, axis: int) -> Tensor: ...
+        def expm1(self) -> Tensor: ...
+        def flip(self, axis: Any = None) -> Tensor: ...
+        def isfinite(self) -> Tensor: ...
+        def isnan(self) -> Tensor: ...
+        def log(self) -> Tensor: ...
+        def log1p(self) -> Tensor: ...
+        def log_softmax(self, axis: int = -1) -> Tensor: ...
+        def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def matmul(self, other: Any) -> Tensor: ...
+        def matrix_transpose(self) -> Tensor: ...
+        def max(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def min(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def relu(self) -> Tensor: ...
+        def sigmoid(self) -> Tensor: ...
+        def sign(self) -> Tensor: ...
+        def sin(self) -> Tensor: ...
+        def softmax(self, axis: int = -1) -> Tensor: ...
+        def split(self, indices_or_sections: Any, axis: int = 0) -> list[Tensor]: ...
+        def sqrt(self) -> Tensor: ...
+        def square(self) -> Tensor: ...
+        def squeeze(self, axis: Any = None) -> Tensor: ...
+        def std(self, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Tensor: ...
+        def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def take(self, indices: Any, axis: int | None = None) -> Tensor: ...
+        def take_along_axis(self, indices: Tensor, axis: int = -1) -> Tensor: ...
+        def tanh(self) -> Tensor: ...
+        def var(self, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Tensor: ...
+        # fmt: on
+
+
+def _leaf(t: Tensor) -> Leaf:
+    if not t.dtype.is_floating:
+        raise TypeError(
+            f"only floating-point tensors carry a gradient; this one is {t.dtype}: convert it with astype(gradflow.float32)"
+        )
+    return Leaf(t.backend, t.shape, t.array.dtype)
+
+
+def _describe(t: Tensor) -> str:
+    return f"tensor of shape {t.shape}, {t.dtype} on {t.device}"
+
+
+def _sequence(values: tuple[Any, ...]) -> tuple[int, ...]:
+    return tuple(values[0]) if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
+
+
+def _unpickle(cls: type[Tensor], values: Any, device: str, requires_grad: bool) -> Tensor:
+    backend = get_backend(device)
+    out = cls(backend.from_host(values), backend)
+    return out.requires_grad_(requires_grad)
+
+
+def tensor(data: Any, dtype: Any = None, device: DeviceLike | None = None, requires_grad: bool = False) -> Tensor:
+    """A new tensor with a copy of `data`: a number, nested sequences, a NumPy array, or a tensor.
+
+    Without a `dtype`, Python numbers become float32 (integers and bools too only where floats are among them: a list
+    of int is int64, of bool bool), and arrays and tensors keep theirs. The device is that of a tensor given, else the current one.
+    Raises TypeError or ValueError for data that is no array of numbers.
+
+    >>> import gradflow
+    >>> gradflow.tensor([1, 2.5], requires_grad=True)
+    tensor([1. , 2.5], dtype=float32, device=cpu, requires_grad=True)
+    """
+    from gradflow import ops
+
+    out = ops.asarray(data, dtype=dtype, device=device, copy=True)
+    return out.requires_grad_(requires_grad)
