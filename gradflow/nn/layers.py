@@ -1,0 +1,276 @@
+"""Layers: linear maps, activations, dropout, normalisation, and modules in a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from gradflow import ops
+from gradflow.backend import ACTIVATIONS
+from gradflow.device import DeviceLike
+from gradflow.nn import init
+from gradflow.nn.module import Module, Parameter
+from gradflow.random import Generator
+from gradflow.tensor import Tensor
+
+
+def _positive(what: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{what} is an integer of at least 1; got {value!r}")
+    return value
+
+
+class Linear(Module):
+    """activation(x @ weight.T + bias), fused. weight: (out_features, in_features), bias: (out_features,).
+
+    Both start as U(-b, b) with b = 1 / sqrt(in_features), as in PyTorch. `activation` is a name such as "relu", or
+    None. Raises ValueError for a width below 1 or an unknown activation.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        activation: str | None = None,
+        device: DeviceLike | None = None,
+        dtype: Any = None,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = _positive("in_features", in_features)
+        self.out_features = _positive("out_features", out_features)
+        if activation is not None and activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {activation!r}; there are {', '.join(ACTIVATIONS)}")
+        self.activation = activation
+        self.weight = Parameter(ops.zeros((out_features, in_features), dtype, device))
+        self.register_parameter("bias", Parameter(ops.zeros((out_features,), dtype, device)) if bias else None)
+        bound = 1.0 / math.sqrt(in_features)
+        init.uniform_(self.weight, -bound, bound, generator)
+        if bias:
+            init.uniform_(self.bias, -bound, bound, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in_features); the result (..., out_features)."""
+        return ops.linear(x, self.weight, self.bias, self.activation)
+
+    def extra_repr(self) -> str:
+        text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return text if self.activation is None else f"{text}, activation={self.activation!r}"
+
+
+class _Activation(Module):
+    """An activation without parameters, as a module."""
+
+    function: Any
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activation of every element."""
+        result: Tensor = type(self).function(x)
+        return result
+
+
+class ReLU(_Activation):
+    """max(x, 0)."""
+
+    function = staticmethod(ops.relu)
+
+
+class Sigmoid(_Activation):
+    """1 / (1 + exp(-x))."""
+
+    function = staticmethod(ops.sigmoid)
+
+
+class Tanh(_Activation):
+    """The hyperbolic tangent."""
+
+    function = staticmethod(ops.tanh)
+
+
+class GELU(_Activation):
+    """The Gaussian error linear unit, in the tanh form."""
+
+    function = staticmethod(ops.gelu)
+
+
+class SiLU(_Activation):
+    """x * sigmoid(x)."""
+
+    function = staticmethod(ops.silu)
+
+
+class Softplus(_Activation):
+    """log(1 + exp(x))."""
+
+    function = staticmethod(ops.softplus)
+
+
+class LeakyReLU(Module):
+    """x where it is positive, else negative_slope * x."""
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        super().__init__()
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activation of every element."""
+        return ops.leaky_relu(x, self.negative_slope)
+
+    def extra_repr(self) -> str:
+        return f"negative_slope={self.negative_slope}"
+
+
+class ELU(Module):
+    """x where it is positive, else alpha * (exp(x) - 1)."""
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activation of every element."""
+        return ops.elu(x, self.alpha)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}"
+
+
+class _AlongAxis(Module):
+    def __init__(self, axis: int = -1) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def extra_repr(self) -> str:
+        return f"axis={self.axis}"
+
+
+class Softmax(_AlongAxis):
+    """exp(x) / sum(exp(x)) along `axis`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The softmax of x."""
+        return ops.softmax(x, self.axis)
+
+
+class LogSoftmax(_AlongAxis):
+    """log(softmax(x)) along `axis`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logarithm of the softmax of x."""
+        return ops.log_softmax(x, self.axis)
+
+
+class Dropout(Module):
+    """In training mode, each element 0 with probability p and else scaled by 1 / (1 - p); else nothing.
+
+    The masks come from `generator`, by default the global one. Raises ValueError for p outside [0, 1).
+    """
+
+    def __init__(self, p: float = 0.5, generator: Generator | None = None) -> None:
+        super().__init__()
+        if not 0.0 <= p < 1.0:
+            raise ValueError(f"dropout needs a probability 0 <= p < 1; got {p}")
+        self.p = p
+        self.generator = generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x with elements dropped, or x itself in evaluation mode."""
+        return ops.dropout(x, self.p, self.training, self.generator)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class LayerNorm(Module):
+    """x less its mean, over its standard deviation, over the trailing axes `normalized_shape`; scaled and shifted.
+
+    weight starts at 1 and bias at 0; neither exists without `elementwise_affine`. ValueError for a length below 1.
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        device: DeviceLike | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.normalized_shape = tuple(_positive("a length of normalized_shape", n) for n in shape)
+        self.eps = eps
+        affine = elementwise_affine
+        self.register_parameter("weight", Parameter(ops.ones(shape, dtype, device)) if affine else None)
+        self.register_parameter("bias", Parameter(ops.zeros(shape, dtype, device)) if affine else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., *normalized_shape); the result has its shape."""
+        return ops.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.weight is not None}"
+
+
+class Sequential(Module):
+    """Modules one after another: each takes the result of the one before."""
+
+    def __init__(self, *modules: Module) -> None:
+        super().__init__()
+        for i, module in enumerate(modules):
+            if not isinstance(module, Module):
+                raise TypeError(f"Sequential is made of modules; got {type(module).__name__} at place {i}")
+            setattr(self, str(i), module)
+
+    def forward(self, x: Any) -> Any:
+        """The result of the last module."""
+        for module in self._modules.values():
+            x = module(x)
+        return x
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._modules.values())
+
+    def __getitem__(self, index: int) -> Module:
+        return list(self._modules.values())[index]
+
+
+class MLP(Sequential):
+    """A multilayer perceptron: linear layers of the widths `sizes`, an activation (and dropout) after all but the last.
+
+    sizes: (inputs, hidden, ..., outputs). The activation is fused into its layer. ValueError for fewer than two
+    sizes, a width below 1, an unknown activation or a dropout outside [0, 1).
+
+    >>> from gradflow import nn
+    >>> nn.MLP([64, 32, 10])
+    MLP(
+      (0): Linear(in_features=64, out_features=32, bias=True, activation='relu')
+      (1): Linear(in_features=32, out_features=10, bias=True)
+    )
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: str = "relu",
+        dropout: float = 0.0,
+        device: DeviceLike | None = None,
+        dtype: Any = None,
+        generator: Generator | None = None,
+    ) -> None:
+        sizes = tuple(sizes)
+        if len(sizes) < 2:
+            raise ValueError(f"an MLP needs at least two sizes, inputs and outputs; got {sizes}")
+        layers: list[Module] = []
+        for i, (n, m) in enumerate(pairwise(sizes)):
+            last = i == len(sizes) - 2
+            layers.append(Linear(n, m, True, None if last else activation, device, dtype, generator))
+            if dropout and not last:
+                layers.append(Dropout(dropout, generator))
+        super().__init__(*layers)
+        self.sizes = sizes
