@@ -146,7 +146,7 @@ class Node:
 class Leaf:
     """The end of a walk: holds the gradient of a tensor that was not computed, and the buffer to write it to."""
 
-    __slots__ = ("__weakref__", "backend", "buffer", "dtype", "grad", "id", "parents", "shape")
+    __slots__ = ("__weakref__", "backend", "block", "buffer", "dtype", "grad", "id", "parents", "shape")
 
     op = None
 
@@ -157,6 +157,7 @@ class Leaf:
         self.parents: tuple[Any, ...] = ()
         self.grad: Tensor | None = None
         self.buffer: Array | None = None
+        self.block: Any = None  # the optimizer's block of flat arrays that the buffer is a part of
         self.id = tick()
 
     @property

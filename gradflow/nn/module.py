@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from gradflow.backend import Device
 from gradflow.device import DeviceLike, get_backend
@@ -46,47 +46,42 @@ class Module:
     """
 
     training: bool
+    _parameters: dict[str, Parameter | None]
+    _modules: dict[str, Module]
 
     def __init__(self) -> None:
         object.__setattr__(self, "_parameters", {})
         object.__setattr__(self, "_modules", {})
         object.__setattr__(self, "training", True)
 
-    _parameters: dict[str, Parameter | None]
-    _modules: dict[str, Module]
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "_parameters" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning attributes")
-        registered: dict[str, Any] | None = None
-        if isinstance(value, Parameter) or (value is None and name in self._parameters):
-            registered = self._parameters
-        elif isinstance(value, Module):
-            registered = self._modules
-        elif name in self._parameters or name in self._modules:
+        is_parameter = isinstance(value, Parameter) or (value is None and name in self._parameters)
+        is_module = isinstance(value, Module)
+        if not is_parameter and not is_module and (name in self._parameters or name in self._modules):
             raise TypeError(f"{name!r} holds a parameter or a module and cannot become a {type(value).__name__}")
-        if registered is None:
-            object.__setattr__(self, name, value)
-            return
-        for other in (self._parameters, self._modules):
-            if other is not registered:
-                other.pop(name, None)  # type: ignore[attr-defined]
-        self.__dict__.pop(name, None)
-        registered[name] = value
-
-    def __getattr__(self, name: str) -> Any:
-        for registered in (self.__dict__.get("_parameters", {}), self.__dict__.get("_modules", {})):
-            if name in registered:
-                return registered[name]
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        if is_parameter:
+            self._modules.pop(name, None)
+            self._parameters[name] = value
+        elif is_module:
+            self._parameters.pop(name, None)
+            self._modules[name] = value
+        object.__setattr__(self, name, value)  # beside the registry, so that reading it costs nothing more
 
     def __delattr__(self, name: str) -> None:
-        if self._parameters.pop(name, None) is None and self._modules.pop(name, None) is None:
-            object.__delattr__(self, name)
+        self._parameters.pop(name, None)
+        self._modules.pop(name, None)
+        object.__delattr__(self, name)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
         """Assign a parameter, or None where a module of this kind may have one."""
         self._parameters[name] = parameter
+        object.__setattr__(self, name, parameter)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the module computes; subclasses define it."""

@@ -1,0 +1,170 @@
+"""The optimizers: SGD, Adam, AdamW, RMSprop, with PyTorch's names, defaults and formulas.
+
+The formulas are the kernels `sgd_step`, `adam_step` and `rmsprop_step` of `gradflow.backend`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gradflow.backend import Array
+from gradflow.optim.flat import Block
+from gradflow.optim.optimizer import Optimizer, Parameters, check_rate, number
+from gradflow.optim.schedules import Schedule
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum (Sutskever et al. 2013), Nesterov's included, and weight decay.
+
+    Raises ValueError for a hyperparameter out of range, or Nesterov's without momentum or with dampening.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        lr: float | Schedule = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay, "nesterov": nesterov
+        }  # fmt: skip
+        super().__init__(parameters, defaults)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        check_rate(group)
+        for name in ("momentum", "weight_decay"):
+            number(name, group[name])
+        number("dampening", group["dampening"], -float("inf"))
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise ValueError("Nesterov's momentum needs momentum > 0 and dampening = 0")
+
+    def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if group["momentum"] else ()
+
+    def _update(self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]) -> None:
+        block.backend.sgd_step(
+            block.values[part],
+            block.gradients[part],
+            state.get("momentum_buffer"),
+            lr,
+            group["momentum"],
+            group["dampening"],
+            group["nesterov"],
+            group["weight_decay"],
+            step == 1,
+        )
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015), its weight decay added to the gradient.
+
+    betas: the decays of the mean and of the mean square of gradients. ValueError for a hyperparameter out of range.
+    """
+
+    _decoupled = False
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    def _check(self, group: dict[str, Any]) -> None:
+        check_rate(group)
+        if len(group["betas"]) != 2:
+            raise ValueError(f"betas are two numbers; got {group['betas']!r}")
+        for beta in group["betas"]:
+            number("each of betas", beta, 0.0, 1.0)
+        group["betas"] = tuple(group["betas"])
+        for name in ("eps", "weight_decay"):
+            number(name, group[name])
+
+    def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def _update(self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        block.backend.adam_step(
+            block.values[part],
+            block.gradients[part],
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            step,
+            lr,
+            beta1,
+            beta2,
+            group["eps"],
+            group["weight_decay"],
+            self._decoupled,
+        )
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019). ValueError for a hyperparameter out of range."""
+
+    _decoupled = True
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(parameters, lr, betas, eps, weight_decay)
+
+
+class RMSprop(Optimizer):
+    """RMSprop (Tieleman & Hinton 2012), with momentum, and centred (Graves 2013) if asked for.
+
+    alpha: the decay of the mean square. Raises ValueError for a hyperparameter out of range.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        lr: float | Schedule = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum,
+            "centered": centered,
+        }  # fmt: skip
+        super().__init__(parameters, defaults)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        check_rate(group)
+        number("alpha", group["alpha"], 0.0, 1.0)
+        for name in ("eps", "weight_decay", "momentum"):
+            number(name, group[name])
+
+    def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        names = ("square_avg", "grad_avg") if group["centered"] else ("square_avg",)
+        return (*names, "momentum_buffer") if group["momentum"] else names
+
+    def _update(self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]) -> None:
+        block.backend.rmsprop_step(
+            block.values[part],
+            block.gradients[part],
+            state["square_avg"],
+            state.get("grad_avg"),
+            state.get("momentum_buffer"),
+            lr,
+            group["alpha"],
+            group["eps"],
+            group["weight_decay"],
+            group["momentum"],
+        )

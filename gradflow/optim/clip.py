@@ -1,0 +1,52 @@
+"""Clipping of gradients by their global norm, without a wait for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gradflow.backend import Array
+from gradflow.ops.table import mismatch
+from gradflow.optim.optimizer import number
+from gradflow.tensor import Tensor
+
+
+def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale all gradients in place so that their common 2-norm is at most `max_norm`; returns the norm before that.
+
+    The norm is a tensor without axes, on the device of the gradients: reading it waits, clipping does not. 0 where
+    there are no gradients. Raises ValueError for a `max_norm` that is no number >= 0, DeviceMismatchError for several
+    devices. Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", algorithm 1.
+    """
+    number("max_norm", max_norm)
+    tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    with_gradient = [t for t in tensors if t.grad is not None]
+    if not with_gradient:
+        from gradflow.ops import zeros
+
+        return zeros((), device=tensors[0].device if tensors else None)
+    backend = with_gradient[0].backend
+    if any(t.backend is not backend for t in with_gradient):
+        raise mismatch("clip_grad_norm_", with_gradient)
+    norm = backend.clip_global_norm(_whole_arrays(with_gradient), float(max_norm))
+    for tensor in with_gradient:
+        tensor.grad._bump()  # type: ignore[union-attr]
+    return Tensor(norm, backend)
+
+
+def _whole_arrays(tensors: list[Tensor]) -> list[Array]:
+    """The gradients as few arrays: of an optimizer's block, all of whose members are here, the one flat array."""
+    inside: dict[Any, list[Tensor]] = {}
+    arrays = []
+    for tensor in tensors:
+        leaf: Any = tensor._node
+        if leaf.block is not None and leaf.grad.array is leaf.buffer:
+            inside.setdefault(leaf.block, []).append(tensor)
+        else:
+            arrays.append(leaf.grad.array)
+    for block, members in inside.items():
+        if len(members) == len(block.members):
+            arrays.append(block.gradients)
+        else:
+            arrays += [t.grad.array for t in members if t.grad is not None]
+    return arrays

@@ -1,0 +1,127 @@
+"""Flat buffers: all parameters of an optimizer in one array per device and dtype, and their gradients in another.
+
+The tensors of the model become views of the buffer, and backward passes write gradients straight into the other, so
+that an optimizer step is one pass over whole arrays. Each parameter starts at a multiple of 256 bytes; the gaps hold
+zeros, which no step changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gradflow.backend import Array, Backend
+from gradflow.dtypes import DTYPES
+from gradflow.engine import Leaf, tick
+from gradflow.tensor import Tensor
+
+_ALIGNMENT = 256  # bytes
+
+
+class Member:
+    """A parameter's place in a block: its tensor, its group, [start, stop), the two views, and its count of steps."""
+
+    __slots__ = ("gradient", "group", "index", "start", "step", "stop", "tensor", "values")
+
+    def __init__(self, tensor: Tensor, index: int, group: int, start: int) -> None:
+        self.tensor = tensor
+        self.index = index
+        self.group = group
+        self.start = start
+        self.stop = start + tensor.size
+        self.step = 0
+        self.values: Array = None
+        self.gradient: Array = None
+
+
+class Block:
+    """The parameters of one device and dtype: `values` and `gradients` are flat arrays, and so is each of `state`."""
+
+    def __init__(self, backend: Backend, native: Any, members: Sequence[tuple[int, int, Tensor]]) -> None:
+        self.backend = backend
+        self.native = native
+        step = _ALIGNMENT // DTYPES[backend.dtype_name(native)].itemsize
+        self.members: list[Member] = []
+        end = 0
+        for index, group, tensor in members:
+            member = Member(tensor, index, group, math.ceil(end / step) * step)
+            self.members.append(member)
+            end = member.stop
+        self.size = end
+        self.values = backend.zeros((end,), dtype=native)
+        self.gradients = backend.zeros((end,), dtype=native)
+        self.state: dict[str, Array] = {}
+        for member in self.members:
+            member.values = self.view(self.values, member)
+            member.gradient = self.view(self.gradients, member)
+            self._adopt(member)
+
+    def view(self, flat: Array, member: Member) -> Array:
+        """The part of a flat array that belongs to a member, in its shape."""
+        return self.backend.reshape(flat[member.start : member.stop], member.tensor.shape)
+
+    def _adopt(self, member: Member) -> None:
+        """Make the member's tensor a view of this block, its values unchanged."""
+        tensor = member.tensor
+        if tensor.backend is not self.backend or tensor.array.dtype != self.native:
+            raise RuntimeError(
+                f"parameter {member.index} was moved to {tensor.dtype} on {tensor.device} after the optimizer was made; "
+                "make the optimizer after model.to(...)"
+            )
+        member.values[...] = tensor.array
+        tensor.array = member.values
+
+    def refresh(self) -> None:
+        """Bring in what was changed outside: values and gradients that are not in the buffers."""
+        for member in self.members:
+            tensor = member.tensor
+            if tensor.array is not member.values:
+                self._adopt(member)
+            leaf = tensor._node
+            if leaf is None:
+                continue
+            assert isinstance(leaf, Leaf)
+            if leaf.buffer is not member.gradient:
+                leaf.buffer = member.gradient
+                leaf.block = self
+            if leaf.grad is not None and leaf.grad.array is not member.gradient:
+                member.gradient[...] = leaf.grad.array
+                leaf.grad = Tensor(member.gradient, self.backend)
+
+    def runs(self) -> Iterator[tuple[int, slice, list[Member]]]:
+        """The members that have a gradient, in runs of one group and one count of steps: (group, range, members)."""
+        run: list[Member] = []
+        for member in self.members:
+            leaf = member.tensor._node
+            ready = leaf is not None and leaf.grad is not None  # type: ignore[union-attr]
+            if run and not (ready and member.group == run[0].group and member.step == run[0].step):
+                yield run[0].group, slice(run[0].start, run[-1].stop), run
+                run = []
+            if ready:
+                run.append(member)
+        if run:
+            yield run[0].group, slice(run[0].start, run[-1].stop), run
+
+    def changed(self, members: Sequence[Member]) -> None:
+        """Note a change in place of the members' values, and count a step of each."""
+        now = tick()
+        for member in members:
+            member.tensor._changed = now
+            member.step += 1
+
+
+def make_blocks(groups: Sequence[Sequence[Tensor]]) -> list[Block]:
+    """Blocks for groups of parameters, of which each is in one block; parameters of a group stand together."""
+    sorted_out: dict[tuple[int, str], tuple[Backend, Any, list[tuple[int, int, Tensor]]]] = {}
+    index = 0
+    for g, tensors in enumerate(groups):
+        for tensor in tensors:
+            key = (id(tensor.backend), tensor.dtype.name)
+            entry = sorted_out.setdefault(key, (tensor.backend, tensor.array.dtype, []))
+            entry[2].append((index, g, tensor))
+            index += 1
+    blocks = [Block(*entry) for entry in sorted_out.values()]
+    for block in blocks:
+        block.refresh()
+    return blocks

@@ -1,0 +1,206 @@
+"""The optimizer that all others share: parameter groups, flat buffers, state, and the loop of a step.
+
+A subclass names its hyperparameters and state, checks them, and calls one kernel on a range of the flat arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from gradflow.backend import Array
+from gradflow.engine import no_grad
+from gradflow.optim.flat import Block, make_blocks
+from gradflow.optim.schedules import Schedule
+from gradflow.tensor import Tensor
+
+Parameters = Iterable[Tensor] | Iterable[Mapping[str, Any]]
+
+
+def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
+    """A finite number in [low, high), else ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} is a finite number; got {value!r}")
+    if not low <= value < high:
+        raise ValueError(f"{name} is a number in [{low:g}, {high:g}); got {value!r}")
+    return float(value)
+
+
+class Optimizer:
+    """Changes parameters after their gradients. `param_groups` holds the hyperparameters of each group, to be changed.
+
+    parameters: leaves that are floating-point tensors, or groups: mappings with "params" and hyperparameters of
+    their own. The learning rate `lr` is a number, or a schedule: a function of the count of steps, from 0.
+    The parameters become views of a flat buffer: make the optimizer after the model is where it shall be.
+    Raises ValueError for no parameters, one given twice, or a hyperparameter out of range; TypeError for what is no leaf.
+    """
+
+    def __init__(self, parameters: Parameters, defaults: Mapping[str, Any]) -> None:
+        given: list[Any] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        if isinstance(parameters, Tensor):
+            raise TypeError("an optimizer takes a list of parameters; got one tensor: put it into a list")
+        if not given:
+            raise ValueError("an optimizer needs at least one parameter; got none")
+        groups = given if isinstance(given[0], Mapping) else [{"params": given}]
+        self.param_groups: list[dict[str, Any]] = []
+        self.steps = 0
+        for group in groups:
+            if not isinstance(group, Mapping) or "params" not in group:
+                raise TypeError("a parameter group is a mapping with 'params'; groups and tensors do not mix")
+            unknown = set(group) - set(defaults) - {"params"}
+            if unknown:
+                raise ValueError(
+                    f"{type(self).__name__} has no hyperparameter {', '.join(sorted(unknown))}; "
+                    f"there are {', '.join(defaults)}"
+                )
+            members = group["params"]
+            tensors = [members] if isinstance(members, Tensor) else list(members)
+            self.param_groups.append({"params": tensors, **defaults, **{k: v for k, v in group.items() if k != "params"}})
+            self._check(self.param_groups[-1])
+        seen: set[int] = set()
+        for tensor in (t for group in self.param_groups for t in group["params"]):
+            if not isinstance(tensor, Tensor) or not tensor.is_leaf or not tensor.dtype.is_floating:
+                what = f"a {tensor.dtype} tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise TypeError(f"an optimizer takes leaves that are floating-point tensors; got {what}")
+            if id(tensor) in seen:
+                raise ValueError("a parameter is given to the optimizer twice")
+            seen.add(id(tensor))
+        self._blocks = make_blocks([group["params"] for group in self.param_groups])
+        for block in self._blocks:
+            names = {name for group in self.param_groups for name in self._state_names(group)}
+            for name in sorted(names):
+                block.state[name] = block.backend.zeros((block.size,), dtype=block.native)
+
+    # ------------------------------------------------------------------ what a subclass says
+
+    def _check(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for a hyperparameter out of range."""
+        raise NotImplementedError
+
+    def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the state arrays that a group needs, as PyTorch calls them."""
+        raise NotImplementedError
+
+    def _update(self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]) -> None:
+        """Call the kernel on `part` of the block's values and gradients; step counts from 1."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ use
+
+    def zero_grad(self) -> None:
+        """Forget all gradients: the next backward pass starts them anew, in the same memory."""
+        for group in self.param_groups:
+            for tensor in group["params"]:
+                tensor.zero_grad()
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Change the parameters that have a gradient; those without stay, as does their state.
+
+        `closure`, if given, computes the loss and its gradients first; its result is returned.
+        """
+        loss = None if closure is None else closure()
+        rates = [self._rate(group) for group in self.param_groups]
+        with no_grad():
+            for block in self._blocks:
+                block.refresh()
+                for g, part, members in list(block.runs()):
+                    group = self.param_groups[g]
+                    state = {name: block.state[name][part] for name in self._state_names(group)}
+                    self._update(block, part, state, rates[g], members[0].step + 1, group)
+                    block.changed(members)
+        self.steps += 1
+        return loss
+
+    def _rate(self, group: Mapping[str, Any]) -> float:
+        lr = group["lr"]
+        return number("lr", lr(self.steps)) if callable(lr) else lr
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """The learning rate of the next step, for each group."""
+        return [self._rate(group) for group in self.param_groups]
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later optimizer of the same parameters needs to go on: state by parameter index, groups, steps.
+
+        State arrays are copies. A learning rate that is a schedule is not in it: give it again.
+        """
+        state: dict[int, dict[str, Any]] = {}
+        for block in self._blocks:
+            for m in block.members:
+                if m.step:
+                    entry: dict[str, Any] = {"step": m.step}
+                    for name in self._state_names(self.param_groups[m.group]):
+                        array = block.backend.asarray(block.view(block.state[name], m), copy=True)
+                        entry[name] = Tensor(array, block.backend)
+                    state[m.index] = entry
+        groups, index = [], 0
+        for group in self.param_groups:
+            n = len(group["params"])
+            kept = {k: v for k, v in group.items() if k != "params" and not (k == "lr" and callable(v))}
+            groups.append({**kept, "params": list(range(index, index + n))})
+            index += n
+        return {"state": state, "param_groups": groups, "steps": self.steps}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` gave, here or on another device. All is checked before anything changes.
+
+        Raises KeyError or ValueError for a state of other parameters or of another optimizer.
+        """
+        groups = state_dict["param_groups"]
+        sizes = [len(group["params"]) for group in self.param_groups]
+        if [len(group["params"]) for group in groups] != sizes:
+            raise ValueError(
+                f"the state is of groups of {[len(g['params']) for g in groups]} parameters; this optimizer has {sizes}"
+            )
+        new_groups = []
+        for own, group in zip(self.param_groups, groups, strict=True):
+            unknown = set(group) - set(own)
+            if unknown:
+                raise ValueError(f"the state has hyperparameters that {type(self).__name__} lacks: {sorted(unknown)}")
+            new = {**own, **{k: v for k, v in group.items() if k != "params"}}
+            self._check(new)
+            new_groups.append(new)
+        members = {m.index: (block, m) for block in self._blocks for m in block.members}
+        state = {int(index): entry for index, entry in state_dict["state"].items()}
+        for index, entry in state.items():
+            if index not in members:
+                raise ValueError(f"the state has a parameter {index}; this optimizer has {len(members)}")
+            _, m = members[index]
+            for name in self._state_names(new_groups[m.group]):
+                if name not in entry:
+                    raise KeyError(f"the state of parameter {index} lacks {name}")
+                if tuple(entry[name].shape) != m.tensor.shape:
+                    raise ValueError(
+                        f"{name} of parameter {index} has shape {m.tensor.shape}; the state's is {tuple(entry[name].shape)}"
+                    )
+        self.param_groups = new_groups
+        self.steps = int(state_dict["steps"])
+        for index, (block, m) in members.items():
+            entry = state.get(index, {"step": 0})
+            m.step = int(entry["step"])
+            for name in self._state_names(new_groups[m.group]):
+                if name not in block.state:
+                    block.state[name] = block.backend.zeros((block.size,), dtype=block.native)
+                target = Tensor(block.view(block.state[name], m), block.backend)
+                if name in entry:
+                    target.copy_(entry[name])
+                else:
+                    target.zero_()
+
+    def __repr__(self) -> str:
+        groups = []
+        for group in self.param_groups:
+            shown = {k: v for k, v in group.items() if k != "params"}
+            groups.append(f"{len(group['params'])} parameters, " + ", ".join(f"{k}={v}" for k, v in shown.items()))
+        return f"{type(self).__name__}({'; '.join(groups)})"
+
+
+def check_rate(group: Mapping[str, Any]) -> None:
+    """Raise ValueError for a learning rate that is neither a schedule nor a number >= 0."""
+    lr: float | Schedule = group["lr"]
+    if not callable(lr):
+        number("lr", lr)
