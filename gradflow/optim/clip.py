@@ -40,8 +40,9 @@ def _whole_arrays(tensors: list[Tensor]) -> list[Array]:
     arrays = []
     for tensor in tensors:
         leaf: Any = tensor._node
-        if leaf.block is not None and leaf.grad.array is leaf.buffer:
-            inside.setdefault(leaf.block, []).append(tensor)
+        block = None if leaf.block is None else leaf.block()
+        if block is not None and leaf.grad.array is leaf.buffer:
+            inside.setdefault(block, []).append(tensor)
         else:
             arrays.append(leaf.grad.array)
     for block, members in inside.items():

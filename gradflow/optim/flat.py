@@ -8,6 +8,7 @@ zeros, which no step changes.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -84,7 +85,7 @@ class Block:
             assert isinstance(leaf, Leaf)
             if leaf.buffer is not member.gradient:
                 leaf.buffer = member.gradient
-                leaf.block = self
+                leaf.block = weakref.ref(self)  # a strong one would close a cycle through the tensor
             if leaf.grad is not None and leaf.grad.array is not member.gradient:
                 member.gradient[...] = leaf.grad.array
                 leaf.grad = Tensor(member.gradient, self.backend)
