@@ -20,6 +20,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from gradflow.dtypes import DTYPES, as_dtype
@@ -46,7 +47,8 @@ ARRAY_FUNCTIONS: tuple[str, ...] = (
 """The Array-API functions (2024.12 semantics) that a backend must have."""
 
 
-class Device(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Device:
     """A place for tensors: the `type` is the prefix of a backend ("cpu", "cuda"), `index` counts its devices.
 
     >>> str(Device("cuda", 1)), str(Device("cpu"))
@@ -255,8 +257,7 @@ class Backend(ABC):
     def kernels(self) -> dict[str, str]:
         """For each kernel, "native" or "composed"."""
         return {
-            name: "composed" if getattr(self, name).__func__ is getattr(Backend, name) else "native"
-            for name in KERNELS
+            name: "composed" if getattr(self, name).__func__ is getattr(Backend, name) else "native" for name in KERNELS
         }
 
     # ------------------------------------------------------------------ indexing

@@ -38,7 +38,7 @@ DeviceLike = str | Device
 
 _registered: dict[str, Callable[[], type[Backend]]] = {}
 _backends: dict[Device, Backend] = {}
-_current: ContextVar[Device] = ContextVar("gradflow_device", default=Device("cpu"))
+_current: ContextVar[Device] = ContextVar("gradflow_device", default=Device("cpu"))  # noqa: B039 (it is frozen)
 
 
 def register_backend(prefix: str, backend: type[Backend]) -> None:
@@ -69,7 +69,8 @@ def _load(target: str) -> type[Backend]:
         if error.name != module_name or not (folder / "__init__.py").exists():
             raise
         spec = importlib.util.spec_from_file_location(module_name, folder / "__init__.py")  # an uninstalled checkout
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         spec.loader.exec_module(module)

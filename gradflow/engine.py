@@ -185,7 +185,7 @@ def _nodes_from(roots: Sequence[Node | Leaf]) -> list[Any]:
 
 
 def _sum_to_shape(F: Any, g: Any, shape: tuple[int, ...], native: Any, backend: Backend) -> Any:
-    """The VJP of broadcasting from `shape`: g summed over what was repeated; sums of half floats are made in float32."""
+    """The VJP of broadcasting from `shape`: g summed over what was repeated, half floats in float32."""
     extra = g.ndim - len(shape)
     axes = tuple(i for i, n in enumerate(g.shape) if i < extra or (shape[i - extra] == 1 and n != 1))
     if axes:
@@ -272,9 +272,8 @@ def backward(
             into = [None] * len(parents)
             if not create_graph and wanted is None:
                 for i, parent in enumerate(parents):
-                    if parent is not None and parent.op is None and parent.grad is None:
-                        if parent not in pending and parents.count(parent) == 1:
-                            into[i] = parent.buffer
+                    if parent is not None and parent.op is None and _is_fresh(parent, pending, parents):
+                        into[i] = parent.buffer
             if op.residual:
                 parameters = {**parameters, "residual": None if create_graph else node.residual}
             results = op.joint(F, g, out, *values, needs=needs, into=into, **parameters)
@@ -304,6 +303,11 @@ def backward(
     return found
 
 
+def _is_fresh(leaf: Leaf, pending: dict[Any, Any], parents: tuple[Any, ...]) -> bool:
+    """Whether a gradient may be written straight into the leaf's buffer: nothing is there or on the way to it yet."""
+    return leaf.grad is None and leaf not in pending and parents.count(leaf) == 1
+
+
 def _add(create_graph: bool, node: Any, a: Any, b: Any) -> Any:
     return (tensor_functions if create_graph else node.backend).add(a, b)
 
@@ -315,9 +319,9 @@ def _wrap(array: Array, backend: Backend, node: Any) -> Tensor:
 
 def _changed_error(op: Operation, which: str, shape: Any, saved: int, changed: int) -> RuntimeError:
     return RuntimeError(
-        f"{which} of {op.name}, of shape {tuple(shape)}, was changed in place after {op.name} saved it for the backward "
-        f"pass (saved at version {saved}, changed at version {changed}); change a copy of it, or change it after "
-        "backward()"
+        f"{which} of {op.name}, of shape {tuple(shape)}, was changed in place after {op.name} saved it for the "
+        f"backward pass (saved at version {saved}, changed at version {changed}); change a copy of it, "
+        "or change it after backward()"
     )
 
 

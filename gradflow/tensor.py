@@ -236,18 +236,15 @@ class Tensor:
 
     def _in_place(self, function: Callable[[Any, Any], Tensor], symbol: str, other: Any) -> Tensor:
         """`self symbol= other`. Of recorded tensors, a new tensor that takes the name; else a change in place."""
-        if grad_enabled.get() and (
-            self._node is not None or (isinstance(other, Tensor) and other._node is not None)
-        ):
+        if grad_enabled.get() and (self._node is not None or (isinstance(other, Tensor) and other._node is not None)):
             if self._node is not None and self.is_leaf:
                 self._refuse_recorded(symbol)
             return function(self, other)
         out = function(self, other)
-        if out is NotImplemented:
-            return out
         if out.shape != self.shape or out.dtype != self.dtype:
             raise ValueError(
-                f"{symbol} would turn a {_describe(self)} into a {_describe(out)}; write x = x {symbol[:-1]} ... instead"
+                f"{symbol} would turn a {_describe(self)} into a {_describe(out)}; "
+                f"write x = x {symbol[:-1]} ... instead"
             )
         self._assign(out.array)
         return self
@@ -259,7 +256,8 @@ class Tensor:
         if isinstance(value, Tensor):
             if value._node is not None and grad_enabled.get():
                 raise RuntimeError(
-                    "item assignment is not recorded, and the value requires a gradient: use gradflow.where, or detach()"
+                    "item assignment is not recorded, and the value requires a gradient: "
+                    "use gradflow.where, or detach()"
                 )
             if value.backend is not self.backend:
                 from gradflow.ops.table import mismatch
@@ -447,7 +445,8 @@ class Tensor:
 def _leaf(t: Tensor) -> Leaf:
     if not t.dtype.is_floating:
         raise TypeError(
-            f"only floating-point tensors carry a gradient; this one is {t.dtype}: convert it with astype(gradflow.float32)"
+            f"only floating-point tensors carry a gradient; this one is {t.dtype}: "
+            "convert it with astype(gradflow.float32)"
         )
     return Leaf(t.backend, t.shape, t.array.dtype)
 
@@ -469,8 +468,8 @@ def _unpickle(cls: type[Tensor], values: Any, device: str, requires_grad: bool) 
 def tensor(data: Any, dtype: Any = None, device: DeviceLike | None = None, requires_grad: bool = False) -> Tensor:
     """A new tensor with a copy of `data`: a number, nested sequences, a NumPy array, or a tensor.
 
-    Without a `dtype`, Python numbers become float32 (integers and bools too only where floats are among them: a list
-    of int is int64, of bool bool), and arrays and tensors keep theirs. The device is that of a tensor given, else the current one.
+    Without a `dtype`, Python numbers become float32, integers too (bools stay bool); arrays and tensors keep theirs.
+    The device is that of a tensor given, else the current one.
     Raises TypeError or ValueError for data that is no array of numbers.
 
     >>> import gradflow

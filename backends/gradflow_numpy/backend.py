@@ -36,7 +36,7 @@ class NumpyBackend(Backend):
         return x.astype(dtype, copy=copy)
 
     @staticmethod
-    def clip(x: Array, /, min: Any = None, max: Any = None) -> Array:  # noqa: A002
+    def clip(x: Array, /, min: Any = None, max: Any = None) -> Array:
         if min is not None:
             x = np.maximum(x, min)
         return x if max is None else np.minimum(x, max)
@@ -339,7 +339,7 @@ def _chunks(size: int) -> list[slice]:
 
 
 def _check_labels(labels: Array, classes: int) -> None:
-    if labels.size and not (0 <= labels.min() and labels.max() < classes):
+    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(
             f"labels must be integers in [0, {classes}) for {classes} classes; "
             f"these are in [{labels.min()}, {labels.max()}]"

@@ -29,7 +29,9 @@ def calculate_gain(nonlinearity: str, a: float = 0.01) -> float:
 
 def _fans(tensor: Tensor) -> tuple[int, int]:
     if tensor.ndim < 2:
-        raise ValueError(f"fan-in and fan-out need a weight of at least two axes (out, in); the shape is {tensor.shape}")
+        raise ValueError(
+            f"fan-in and fan-out need a weight of at least two axes (out, in); the shape is {tensor.shape}"
+        )
     rest = math.prod(tensor.shape[2:])
     return tensor.shape[1] * rest, tensor.shape[0] * rest
 

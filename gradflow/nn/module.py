@@ -14,7 +14,9 @@ from gradflow.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A tensor that a module trains: a leaf that requires a gradient. Made from a floating-point tensor, whose values it shares.
+    """A tensor that a module trains: a leaf that requires a gradient.
+
+    Made from a floating-point tensor, whose values it shares.
 
     Raises TypeError for values that are no tensor or carry no gradient.
     """
@@ -152,8 +154,7 @@ class Module:
 
         Gradients are dropped. Make optimizers afterwards. Raises TypeError for a dtype that carries no gradient.
         """
-        is_device = isinstance(target, Device) or (isinstance(target, str) and target not in DTYPES)
-        if is_device:
+        if isinstance(target, Device) or (isinstance(target, str) and target not in DTYPES):
             get_backend(target)
         elif not as_dtype(target).is_floating:
             raise TypeError(f"parameters are floating-point; got {target}")
@@ -182,7 +183,9 @@ class Module:
         own = dict(self.named_parameters())
         missing, unexpected = [n for n in own if n not in state], [n for n in state if n not in own]
         if strict and (missing or unexpected):
-            problems = [f"{what}: {', '.join(n)}" for what, n in (("missing", missing), ("unexpected", unexpected)) if n]
+            problems = [
+                f"{what}: {', '.join(n)}" for what, n in (("missing", missing), ("unexpected", unexpected)) if n
+            ]
             raise KeyError(f"load_state_dict of {type(self).__name__}: {'; '.join(problems)}")
         values: dict[str, Tensor] = {}
         for name, parameter in own.items():

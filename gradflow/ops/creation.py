@@ -8,7 +8,8 @@ from typing import Any
 from gradflow.backend import Backend
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DEFAULT, DType, as_dtype
-from gradflow.ops.table import Tensor, apply, cast, check_tensors, defop
+from gradflow.ops.table import apply, cast, check_tensors, defop
+from gradflow.tensor import Tensor
 
 
 def native_dtype(backend: Backend, dtype: Any) -> Any:
@@ -88,7 +89,9 @@ def to_device(x: Tensor, /, device: DeviceLike) -> Tensor:
     return out
 
 
-def _filled(name: str, shape: int | Sequence[int], dtype: Any, device: DeviceLike | None, requires_grad: bool, *fill: Any) -> Tensor:
+def _filled(
+    name: str, shape: int | Sequence[int], dtype: Any, device: DeviceLike | None, requires_grad: bool, *fill: Any
+) -> Tensor:
     backend = get_backend(device)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     if any(not isinstance(n, int) or n < 0 for n in shape):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.ops.table import (
-    Tensor,
     apply,
     binary,
     cast,
@@ -22,6 +21,7 @@ from gradflow.ops.table import (
     promoted,
     unary,
 )
+from gradflow.tensor import Tensor
 
 add = binary("add", lambda F, g, _out, _a, _b: g, lambda F, g, _out, _a, _b: g, "x1 + x2.")
 subtract = binary(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.ops.reductions import normalize_axes
-from gradflow.ops.table import Tensor, apply, check_tensors, defop, mismatch
+from gradflow.ops.table import apply, check_tensors, defop, mismatch
+from gradflow.tensor import Tensor
 
 _GETITEM = defop(
     "getitem",
@@ -123,7 +124,7 @@ def scatter_add_along_axis(values: Tensor, indices: Tensor, /, shape: tuple[int,
     return apply(_SCATTER_ALONG, (values, indices), {"shape": tuple(shape), "axis": axis})
 
 
-def take(x: Tensor, indices: Tensor | list[int], /, axis: int | None = None) -> Tensor:
+def take(x: Tensor, indices: Any, /, axis: int | None = None) -> Tensor:
     """The elements at `indices` (integers, of any shape) along `axis`, which may be left out for one axis.
 
     Raises IndexError for indices that are no integers, ValueError for a missing axis.

@@ -13,7 +13,8 @@ from gradflow.ops.network import log_softmax, one_hot, softplus
 from gradflow.ops.reductions import mean
 from gradflow.ops.reductions import sum as sum_
 from gradflow.ops.shape import expand_dims, permute_dims, reshape, squeeze
-from gradflow.ops.table import Tensor, apply, check_tensors, defop
+from gradflow.ops.table import apply, check_tensors, defop
+from gradflow.tensor import Tensor
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -104,7 +105,7 @@ def softmax_cross_entropy_backward(*arguments: Any, **options: Any) -> Any:
 
 
 def _classes_last(name: str, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """The input as rows of classes (N, C), and the shape of the losses. PyTorch's axis of classes is 1, or 0 if alone."""
+    """The input as rows of classes (N, C), and the shape of the losses. The axis of classes is 1, or 0 if alone."""
     if not input.ndim:
         raise ValueError(f"{name} needs an input of shape (C,), (N, C) or (N, C, ...); got {input.shape}")
     if not input.dtype.is_floating:
@@ -140,7 +141,8 @@ def cross_entropy(
     input: logits, (C,), (N, C) or (N, C, ...). target: integer labels in [0, C), of the shape of the input without
     its axis of classes, or class probabilities of its shape. weight: (C,), a factor for each class; the mean over
     labels divides by the sum of their weights. label_smoothing: in [0, 1], the share spread over all classes (Szegedy
-    et al. 2016, "Rethinking the Inception Architecture", section 7). Raises ValueError or TypeError for what does not fit.
+    et al. 2016, "Rethinking the Inception Architecture", section 7). Raises ValueError or TypeError for what does
+    not fit.
     """
     check_reduction("cross_entropy", reduction)
     check_tensors("cross_entropy", *[t for t in (input, target, weight) if t is not None])

@@ -7,11 +7,49 @@ from typing import Any
 from gradflow import ops
 from gradflow.tensor import Tensor
 
-_METHODS = (
-    "abs all any argmax argmin astype broadcast_to clip cos cumulative_sum exp expand_dims expm1 flip isfinite isnan "
-    "log log1p log_softmax logsumexp matmul matrix_transpose max mean min prod relu sigmoid sign sin softmax split sqrt "
-    "square squeeze std sum take take_along_axis tanh var"
-).split()
+_METHODS = [
+    "abs",
+    "all",
+    "any",
+    "argmax",
+    "argmin",
+    "astype",
+    "broadcast_to",
+    "clip",
+    "cos",
+    "cumulative_sum",
+    "exp",
+    "expand_dims",
+    "expm1",
+    "flip",
+    "isfinite",
+    "isnan",
+    "log",
+    "log1p",
+    "log_softmax",
+    "logsumexp",
+    "matmul",
+    "matrix_transpose",
+    "max",
+    "mean",
+    "min",
+    "prod",
+    "relu",
+    "sigmoid",
+    "sign",
+    "sin",
+    "softmax",
+    "split",
+    "sqrt",
+    "square",
+    "squeeze",
+    "std",
+    "sum",
+    "take",
+    "take_along_axis",
+    "tanh",
+    "var",
+]
 _OPERATORS = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power"}
 _SYMBOLS = {"add": "+=", "sub": "-=", "mul": "*=", "truediv": "/=", "pow": "**="}
 _COMPARISONS = {

@@ -14,7 +14,6 @@ from gradflow.backend import ACTIVATIONS, Backend
 from gradflow.ops.reductions import normalize_axes
 from gradflow.ops.shape import expand_dims, squeeze
 from gradflow.ops.table import (
-    Tensor,
     TensorFunction,
     _named,
     apply,
@@ -23,6 +22,7 @@ from gradflow.ops.table import (
     floating,
     promoted,
 )
+from gradflow.tensor import Tensor
 
 _MATMUL = defop(
     "matmul",
@@ -74,7 +74,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     else:
         check_tensors("linear", x, weight, bias)
         if bias.array.shape != weight.array.shape[:1]:
-            raise ValueError(f"linear: a weight of shape {weight.shape} needs a bias of shape {weight.shape[:1]}; got {bias.shape}")
+            raise ValueError(
+                f"linear: a weight of shape {weight.shape} needs a bias of shape {weight.shape[:1]}; got {bias.shape}"
+            )
     if len(weight.array.shape) != 2 or not x.array.shape or x.array.shape[-1] != weight.array.shape[1]:
         raise ValueError(
             f"linear: the last axis of x, of shape {x.shape}, must be the last of the weight, of shape {weight.shape}"
@@ -91,15 +93,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
 
 
 def _activation(name: str, doc: str) -> TensorFunction:
-    if ACTIVATIONS[name].saves == "out":
+    def from_out(F: Any, g: Any, out: Any, _x: Any, parameter: float) -> Any:
+        return F.activate_backward(g, out, name, parameter)
 
-        def rule(F: Any, g: Any, out: Any, _x: Any, parameter: float) -> Any:
-            return F.activate_backward(g, out, name, parameter)
-    else:
+    def from_x(F: Any, g: Any, _out: Any, x: Any, parameter: float) -> Any:
+        return F.activate_backward(g, x, name, parameter)
 
-        def rule(F: Any, g: Any, _out: Any, x: Any, parameter: float) -> Any:
-            return F.activate_backward(g, x, name, parameter)
-
+    rule = from_out if ACTIVATIONS[name].saves == "out" else from_x
     op = defop(name, rule, forward=lambda F, x, parameter: F.activate(x, name, parameter))
     default = {"parameter": ACTIVATIONS[name].parameter}
 
@@ -140,7 +140,8 @@ def activate_backward(g: Tensor, saved: Tensor, name: str, parameter: float) -> 
     """The VJP of the activation `name` on tensors, from its input or its output."""
     from gradflow import ops
 
-    return ACTIVATIONS[name].backward(ops, g, saved, parameter)
+    result: Tensor = ACTIVATIONS[name].backward(ops, g, saved, parameter)
+    return result
 
 
 def _dot_along(F: Any, a: Any, b: Any, axis: int) -> Any:
@@ -226,7 +227,9 @@ def layer_norm(
         raise ValueError(f"layer_norm over {shape} needs those as the last axes; the shape is {x.shape}")
     for t in (weight, bias):
         if t is not None and (t.shape != shape or t.dtype != x.dtype):
-            raise ValueError(f"layer_norm over {shape} in {x.dtype} needs weights like that; got {t.shape} in {t.dtype}")
+            raise ValueError(
+                f"layer_norm over {shape} in {x.dtype} needs weights like that; got {t.shape} in {t.dtype}"
+            )
     axes = tuple(range(x.ndim - len(shape), x.ndim))
     return apply(_LAYER_NORM, (floating(x), weight, bias), {"axes": axes, "epsilon": float(eps)})
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gradflow.ops.table import Tensor, TensorFunction, _named, apply, check_tensors, defop, floating
+from gradflow.ops.table import TensorFunction, _named, apply, check_tensors, defop, floating
+from gradflow.tensor import Tensor
 
 Axis = int | tuple[int, ...] | None
 

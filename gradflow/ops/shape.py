@@ -8,7 +8,8 @@ from typing import Any
 
 from gradflow.dtypes import promote
 from gradflow.ops.reductions import normalize_axes
-from gradflow.ops.table import Tensor, apply, cast, check_tensors, defop
+from gradflow.ops.table import apply, cast, check_tensors, defop
+from gradflow.tensor import Tensor
 
 _RESHAPE = defop("reshape", lambda F, g, _out, _x, shape: F.reshape(g, _x.shape), view=True)
 _BROADCAST = defop("broadcast_to", lambda F, g, _out, _x, shape: g, view=True)  # the engine sums it back

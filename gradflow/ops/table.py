@@ -49,7 +49,8 @@ def check_tensors(name: str, *inputs: Any) -> None:
     for x in inputs:
         if not isinstance(x, Tensor):
             raise TypeError(
-                f"{name} takes tensors; got {type(x).__name__}: make a tensor of it with gradflow.tensor(..., device=...)"
+                f"{name} takes tensors; got {type(x).__name__}: "
+                "make a tensor of it with gradflow.tensor(..., device=...)"
             )
         if x.backend is not inputs[0].backend:
             raise mismatch(name, inputs)
@@ -136,7 +137,9 @@ def unary(name: str, rule: Rule, doc: str, needs_float: bool = True) -> TensorFu
             return Tensor(
                 array,
                 backend,
-                Node(op, backend, (parent,), (x,) if reads_x else None, array if reads_out else None, array, None, None),
+                Node(
+                    op, backend, (parent,), (x,) if reads_x else None, array if reads_out else None, array, None, None
+                ),
             )
         if needs_float and parent is None:
             x = floating(x)

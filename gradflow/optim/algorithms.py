@@ -45,7 +45,9 @@ class SGD(Optimizer):
     def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
 
-    def _update(self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]) -> None:
+    def _update(
+        self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]
+    ) -> None:
         block.backend.sgd_step(
             block.values[part],
             block.gradients[part],
@@ -90,7 +92,9 @@ class Adam(Optimizer):
     def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def _update(self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]) -> None:
+    def _update(
+        self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]
+    ) -> None:
         beta1, beta2 = group["betas"]
         block.backend.adam_step(
             block.values[part],
@@ -155,7 +159,9 @@ class RMSprop(Optimizer):
         names = ("square_avg", "grad_avg") if group["centered"] else ("square_avg",)
         return (*names, "momentum_buffer") if group["momentum"] else names
 
-    def _update(self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]) -> None:
+    def _update(
+        self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]
+    ) -> None:
         block.backend.rmsprop_step(
             block.values[part],
             block.gradients[part],

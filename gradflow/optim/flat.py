@@ -67,8 +67,8 @@ class Block:
         tensor = member.tensor
         if tensor.backend is not self.backend or tensor.array.dtype != self.native:
             raise RuntimeError(
-                f"parameter {member.index} was moved to {tensor.dtype} on {tensor.device} after the optimizer was made; "
-                "make the optimizer after model.to(...)"
+                f"parameter {member.index} was moved to {tensor.dtype} on {tensor.device} after the optimizer was "
+                "made; make the optimizer after model.to(...)"
             )
         member.values[...] = tensor.array
         tensor.array = member.values

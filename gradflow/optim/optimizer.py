@@ -33,7 +33,8 @@ class Optimizer:
     parameters: leaves that are floating-point tensors, or groups: mappings with "params" and hyperparameters of
     their own. The learning rate `lr` is a number, or a schedule: a function of the count of steps, from 0.
     The parameters become views of a flat buffer: make the optimizer after the model is where it shall be.
-    Raises ValueError for no parameters, one given twice, or a hyperparameter out of range; TypeError for what is no leaf.
+    Raises ValueError for no parameters, one given twice, or a hyperparameter out of range; TypeError for what is no
+    leaf.
     """
 
     def __init__(self, parameters: Parameters, defaults: Mapping[str, Any]) -> None:
@@ -56,7 +57,9 @@ class Optimizer:
                 )
             members = group["params"]
             tensors = [members] if isinstance(members, Tensor) else list(members)
-            self.param_groups.append({"params": tensors, **defaults, **{k: v for k, v in group.items() if k != "params"}})
+            self.param_groups.append(
+                {"params": tensors, **defaults, **{k: v for k, v in group.items() if k != "params"}}
+            )
             self._check(self.param_groups[-1])
         seen: set[int] = set()
         for tensor in (t for group in self.param_groups for t in group["params"]):
@@ -82,7 +85,9 @@ class Optimizer:
         """The names of the state arrays that a group needs, as PyTorch calls them."""
         raise NotImplementedError
 
-    def _update(self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]) -> None:
+    def _update(
+        self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]
+    ) -> None:
         """Call the kernel on `part` of the block's values and gradients; step counts from 1."""
         raise NotImplementedError
 
@@ -173,10 +178,9 @@ class Optimizer:
             for name in self._state_names(new_groups[m.group]):
                 if name not in entry:
                     raise KeyError(f"the state of parameter {index} lacks {name}")
-                if tuple(entry[name].shape) != m.tensor.shape:
-                    raise ValueError(
-                        f"{name} of parameter {index} has shape {m.tensor.shape}; the state's is {tuple(entry[name].shape)}"
-                    )
+                shape = tuple(entry[name].shape)
+                if shape != m.tensor.shape:
+                    raise ValueError(f"{name} of parameter {index} has shape {m.tensor.shape}; the state's is {shape}")
         self.param_groups = new_groups
         self.steps = int(state_dict["steps"])
         for index, (block, m) in members.items():
