@@ -62,14 +62,12 @@ def _moved(F: Backend, x: Any, target: Backend) -> Any:
     return target.from_host(F.to_host(x))
 
 
-_TO_DEVICE = defop("to_device", lambda F, g, _out, _x, target: to_device_of(F, g, _x.backend), forward=_moved)
+def _moved_back(F: Any, g: Any, _out: Any, _x: Any, target: Backend) -> Any:
+    source = _x.backend
+    return to_device(g, source.device) if isinstance(g, Tensor) else _moved(target, g, source)
 
 
-def to_device_of(F: Any, g: Any, backend: Backend) -> Any:
-    """A gradient (an array, or a tensor) brought back to the device of `backend`."""
-    if isinstance(g, Tensor):
-        return to_device(g, backend.device)
-    return backend.from_host(F.to_host(g))
+_TO_DEVICE = defop("to_device", _moved_back, forward=_moved)
 
 
 def to_device(x: Tensor, /, device: DeviceLike) -> Tensor:
@@ -84,8 +82,6 @@ def to_device(x: Tensor, /, device: DeviceLike) -> Tensor:
     native_dtype(target, x.dtype)
     out = apply(_TO_DEVICE, (x,), {"target": target})
     out.backend = target
-    if out._node is not None:
-        out._node.backend = x.backend  # where its rule starts from is the target's gradient
     return out
 
 

@@ -73,9 +73,15 @@ def _power_exponent(F: Any, g: Any, out: Any, a: Any, _b: Any) -> Any:
     return F.multiply(F.multiply(g, out), F.log(F.where(F.equal(a, 0), 1.0, a)))
 
 
-power = binary(
-    "power", _power_base, _power_exponent, "x1 to the power x2. The gradient of 0^0 in x1 is 0.", array_name="pow"
-)
+_power = binary("power", _power_base, _power_exponent, "", array_name="pow")
+
+
+def power(x1: Any, x2: Any, /) -> Tensor:
+    """x1 to the power x2. The gradient of x1^0 in x1 is 0, also at 0."""
+    if isinstance(x1, Tensor) and isinstance(x2, (int, float)) and x2 == 2:
+        return square(x1)  # many times faster than the general power
+    return _power(x1, x2)
+
 
 negative = unary("negative", lambda F, g, _out, _x: F.negative(g), "-x.", needs_float=False)
 exp = unary("exp", lambda F, g, out, _x: F.multiply(g, out), "e to the power x.")
@@ -182,8 +188,8 @@ less = plain_binary("less", "Where x1 < x2: bool.")
 less_equal = plain_binary("less_equal", "Where x1 <= x2: bool.")
 greater = plain_binary("greater", "Where x1 > x2: bool.")
 greater_equal = plain_binary("greater_equal", "Where x1 >= x2: bool.")
-logical_and = plain_binary("logical_and", "Where both of two bool tensors are true.")
-logical_or = plain_binary("logical_or", "Where either of two bool tensors is true.")
-logical_not = plain_unary("logical_not", "Where a bool tensor is false.")
+logical_and = plain_binary("logical_and", "Where both of two bool tensors are true.", of_bools=True)
+logical_or = plain_binary("logical_or", "Where either of two bool tensors is true.", of_bools=True)
+logical_not = plain_unary("logical_not", "Where a bool tensor is false.", of_bools=True)
 isfinite = plain_unary("isfinite", "Where x is neither infinite nor NaN: bool.")
 isnan = plain_unary("isnan", "Where x is NaN: bool.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gradflow.ops.table import TensorFunction, _named, apply, check_tensors, defop, floating
+from gradflow.ops.table import TensorFunction, _named, apply, cast, check_tensors, defop, floating
 from gradflow.tensor import Tensor
 
 Axis = int | tuple[int, ...] | None
@@ -85,6 +85,8 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrink
         check_tensors(name, x)
         if needs_float:
             x = floating(x)
+        elif not shrinks and x.dtype.kind == "bool":
+            x = cast(x, "int64")
         axes = normalize_axes(axis, x.ndim)
         if shrinks and not _count(x, axes):
             raise ValueError(f"{name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")

@@ -8,6 +8,7 @@ shorter way through for the commonest operations.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from operator import attrgetter
 from typing import Any
 
@@ -162,9 +163,16 @@ def binary(
     saves = op.saves
 
     def function(x1: Any, x2: Any, /) -> Tensor:
-        if isinstance(x1, Tensor) and isinstance(x2, Tensor):
-            p, q, backend, a, b = x1._node, x2._node, x1.backend, x1.array, x2.array
-            if backend is x2.backend and a.dtype is b.dtype and (p or q) and grad_enabled.get():
+        if isinstance(x1, Tensor):  # the commonest cases, recorded and in need of no cast, go straight through
+            p, q, backend, a = x1._node, None, x1.backend, x1.array
+            if isinstance(x2, Tensor):
+                q, b = x2._node, x2.array
+                ready = backend is x2.backend and a.dtype is b.dtype and (p or q)
+            else:
+                ready = p and (x2.__class__ is float or x2.__class__ is int)
+                if ready:
+                    b = x2 = float(x2)
+            if ready and grad_enabled.get():
                 array = get(backend)(a, b)
                 reads_out, which = saves[(p is not None) + 2 * (q is not None)]
                 saved = None if which is None else (x1 if which[0] else None, x2 if which[1] else None)
@@ -177,11 +185,13 @@ def binary(
     return _named(function, name, doc)
 
 
-def plain_binary(name: str, doc: str) -> TensorFunction:
+def plain_binary(name: str, doc: str, of_bools: bool = False) -> TensorFunction:
     """A function of two tensors or numbers whose result carries no gradient."""
     get = attrgetter(name)
 
     def function(x1: Any, x2: Any, /) -> Tensor:
+        if of_bools:
+            _check_bools(name, x1, x2)
         x1, x2 = promoted(name, x1, x2)
         tensor = x1 if isinstance(x1, Tensor) else x2
         array = get(tensor.backend)(
@@ -192,15 +202,26 @@ def plain_binary(name: str, doc: str) -> TensorFunction:
     return _named(function, name, doc)
 
 
-def plain_unary(name: str, doc: str) -> TensorFunction:
+def plain_unary(name: str, doc: str, of_bools: bool = False) -> TensorFunction:
     """A function of one tensor whose result carries no gradient."""
     get = attrgetter(name)
 
     def function(x: Tensor, /) -> Tensor:
         check_tensors(name, x)
+        if of_bools:
+            _check_bools(name, x)
         return Tensor(get(x.backend)(x.array), x.backend)
 
     return _named(function, name, doc)
+
+
+def _check_bools(name: str, *inputs: Any) -> None:
+    for x in inputs:
+        if not isinstance(x, bool) and not (isinstance(x, Tensor) and x.dtype.kind == "bool"):
+            raise TypeError(
+                f"{name} takes bool tensors; got {x.dtype if isinstance(x, Tensor) else type(x).__name__}: "
+                "compare with something first"
+            )
 
 
 def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[Any, Any]:
@@ -217,19 +238,19 @@ def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[An
             dtype = DEFAULT
         return cast(x1, dtype), cast(x2, dtype)
     tensor, other = (x1, x2) if one else (x2, x1)
-    if not isinstance(tensor, Tensor) or not isinstance(other, (bool, int, float)):
+    if not isinstance(tensor, Tensor) or not isinstance(other, Real):
         wrong = other if isinstance(tensor, Tensor) else tensor
         raise TypeError(
             f"{name} takes tensors and Python numbers; got {type(wrong).__name__}: "
             "make a tensor of it with gradflow.tensor(..., device=...)"
         )
     dtype = tensor.dtype
-    if not dtype.is_floating and (needs_float or isinstance(other, float)):
+    if not dtype.is_floating and (needs_float or not isinstance(other, Integral | bool)):
         tensor = cast(tensor, DEFAULT)
     elif dtype.kind == "bool" and not isinstance(other, bool):
         tensor = cast(tensor, "int64")
-    if tensor.dtype.is_floating:
-        other = float(other)
+        dtype = tensor.dtype
+    other = float(other) if tensor.dtype.is_floating else bool(other) if dtype.kind == "bool" else int(other)
     return (tensor, other) if one else (other, tensor)
 
 
