@@ -166,7 +166,7 @@ class Tensor:
     def numpy(self) -> Any:
         """The values as a new NumPy array. Waits for the device. RuntimeError for a tensor that needs a gradient."""
         if self._node is not None:
-            raise RuntimeError("a tensor that requires a gradient has none in NumPy: use .detach().numpy()")
+            raise RuntimeError("NumPy cannot carry the gradient that this tensor requires: use .detach().numpy()")
         return self.backend.to_host(self.array)
 
     def item(self) -> Any:

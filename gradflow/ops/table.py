@@ -250,8 +250,9 @@ def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[An
     elif dtype.kind == "bool" and not isinstance(other, bool):
         tensor = cast(tensor, "int64")
         dtype = tensor.dtype
-    other = float(other) if tensor.dtype.is_floating else bool(other) if dtype.kind == "bool" else int(other)
-    return (tensor, other) if one else (other, tensor)
+    weak: Any = other
+    weak = float(weak) if tensor.dtype.is_floating else bool(weak) if dtype.kind == "bool" else int(weak)
+    return (tensor, weak) if one else (weak, tensor)
 
 
 def _named(function: TensorFunction, name: str, doc: str) -> TensorFunction:
