@@ -1,0 +1,130 @@
+"""The real datasets that come with scikit-learn, ready to train on; nothing is downloaded.
+
+The one idea: everything learned from data, the scale of the features included, is learned from the training split
+alone, so that the score on the test split is what unseen data would give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Targets = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+
+DATASETS: dict[str, str] = {
+    "digits": "1797 handwritten digits of 8x8 pixels, 10 classes",
+    "breast-cancer": "569 tumours by 30 measurements, 2 classes",
+    "wine": "178 wines by 13 measurements, 3 classes",
+    "iris": "150 flowers by 4 measurements, 3 classes",
+    "diabetes": "442 patients by 10 measurements, regression of the progress of the disease",
+}
+"""The names that `load` knows, each with a few words on what it holds."""
+
+TEST_SHARE = 0.2
+"""The share of the samples that `Dataset.split` holds out."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """What to train on and what was held out, standardised by the training part: host arrays.
+
+    Inputs are float32 (samples, features). Targets are int64 labels (samples,), or float32 (samples, 1) in units of
+    the standard deviation of the training targets.
+    """
+
+    train_inputs: Floats
+    train_targets: Targets
+    test_inputs: Floats
+    test_targets: Targets
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples on the host: `inputs` float32 (samples, features), `targets` int64 (samples,) or float32 (samples, 1).
+
+    Integer targets are labels in [0, len(classes)); float targets are for regression, and `classes` is empty.
+    Raises ValueError or TypeError for arrays that are not that, or numbers that are not finite.
+    """
+
+    name: str
+    inputs: Floats
+    targets: Targets
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        inputs, targets = self.inputs, self.targets
+        if inputs.dtype != np.float32 or inputs.ndim != 2:
+            raise TypeError(f"inputs are float32 (samples, features); got {inputs.dtype} of shape {inputs.shape}")
+        if len(inputs) != len(targets):
+            raise ValueError(f"there are {len(inputs)} inputs and {len(targets)} targets")
+        if not np.isfinite(inputs).all() or not np.isfinite(targets).all():
+            raise ValueError(f"the dataset {self.name} has a number that is not finite")
+        if self.is_classification:
+            check_labels(targets, len(self.classes))
+        elif targets.dtype != np.float32 or targets.ndim != 2:
+            raise TypeError(f"targets are int64 (samples,) or float32 (samples, 1); got {targets.dtype} {targets.shape}")
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether the targets are labels of classes."""
+        return bool(np.issubdtype(self.targets.dtype, np.integer))
+
+    @property
+    def outputs(self) -> int:
+        """The width of the output layer of a model of this dataset: the number of classes, or of target columns."""
+        return len(self.classes) if self.is_classification else int(self.targets.shape[1])
+
+    def split(self, seed: int, test_share: float = TEST_SHARE) -> Split:
+        """Hold out `test_share` of the samples, as many of each class as its share of all; the same for a seed.
+
+        Raises ValueError for a seed outside [0, 2^32) or a share that leaves a part, or a class of it, empty.
+        """
+        from sklearn.model_selection import train_test_split
+
+        train_x, test_x, train_y, test_y = train_test_split(
+            self.inputs,
+            self.targets,
+            test_size=test_share,
+            stratify=self.targets if self.is_classification else None,
+            random_state=seed,
+        )
+        if not self.is_classification:
+            train_y, test_y = _standardised(train_y, train_y), _standardised(test_y, train_y)
+        return Split(_standardised(train_x, train_x), train_y, _standardised(test_x, train_x), test_y)
+
+
+def check_labels(labels: npt.NDArray[Any], classes: int) -> None:
+    """Raise TypeError for labels that are not int64 (samples,), ValueError for one outside [0, classes).
+
+    On the host and before training, because a GPU does not check: it reads past the end of a row.
+    """
+    if labels.dtype != np.int64 or labels.ndim != 1:
+        raise TypeError(f"labels are int64 (samples,); got {labels.dtype} of shape {labels.shape}")
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"labels of {classes} classes lie in [0, {classes}); got {labels.min()} to {labels.max()}")
+
+
+def load(name: str) -> Dataset:
+    """The dataset of that name. Raises ValueError for an unknown one, ModuleNotFoundError without scikit-learn."""
+    if name not in DATASETS:
+        raise ValueError(f"unknown dataset {name!r}; there are {', '.join(DATASETS)}")
+    from sklearn import datasets
+
+    if name == "diabetes":  # unscaled: scikit-learn's default scale has seen the samples that will be held out
+        bunch = datasets.load_diabetes(scaled=False)
+        return Dataset(name, bunch.data.astype(np.float32), bunch.target.astype(np.float32)[:, None])
+    bunch = getattr(datasets, f"load_{name.replace('-', '_')}")()
+    classes = tuple(str(c) for c in bunch.target_names)
+    return Dataset(name, bunch.data.astype(np.float32), bunch.target.astype(np.int64), classes)
+
+
+def _standardised(values: Floats, reference: Floats) -> Floats:
+    """`values` less the mean of `reference`, over its standard deviation; a constant column is only shifted."""
+    mean = reference.mean(axis=0, dtype=np.float64)
+    deviation = reference.std(axis=0, dtype=np.float64)
+    deviation[deviation == 0] = 1.0
+    return ((values - mean) / deviation).astype(np.float32)

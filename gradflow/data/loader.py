@@ -1,0 +1,71 @@
+"""Batches that never pass through the host: the whole dataset moves to the device once, and batches are taken there.
+
+The order of an epoch is a permutation drawn on the device by a counter-based generator, so every device sees the
+same batches, and making one waits for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradflow as gf
+from gradflow.device import DeviceLike
+
+
+class Batches:
+    """An epoch of batches each time it is iterated over: pairs of inputs and targets, as tensors on `device`.
+
+    inputs, targets: arrays or tensors with one entry a sample on their first axis. `shuffle` draws a new order each
+    epoch from `generator` (default: gradflow's global one). The last batch is smaller where the samples do not
+    divide, or left out with `drop_last`. A `batch_size` above the number of samples makes one batch of them all.
+    Raises ValueError for no samples, unequal numbers of them, no batches, or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        targets: Any,
+        batch_size: int,
+        generator: gf.Generator | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        device: DeviceLike | None = None,
+    ) -> None:
+        if len(inputs) != len(targets):
+            raise ValueError(f"there are {len(inputs)} inputs and {len(targets)} targets")
+        if not len(inputs):
+            raise ValueError("there are no samples to make batches of")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"a batch size is an integer of at least 1; got {batch_size!r}")
+        if drop_last and batch_size > len(inputs):
+            raise ValueError(f"{len(inputs)} samples make no whole batch of {batch_size}")
+        where = gf.get_backend(device).device
+        self.inputs = gf.tensor(inputs, device=where)
+        self.targets = gf.tensor(targets, device=where)
+        self.batch_size = batch_size
+        self.generator = generator
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+
+    @property
+    def samples(self) -> int:
+        """The number of samples in an epoch."""
+        n = len(self.inputs)
+        return n - n % self.batch_size if self.drop_last else n
+
+    def __len__(self) -> int:
+        """The number of batches in an epoch."""
+        return -(-self.samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[gf.Tensor, gf.Tensor]]:
+        starts = range(0, self.samples, self.batch_size)
+        if not self.shuffle:
+            for start in starts:
+                part = slice(start, start + self.batch_size)
+                yield self.inputs[part], self.targets[part]
+            return
+        order = gf.random.permutation(len(self.inputs), self.inputs.device, self.generator)
+        for start in starts:
+            chosen = order[start : start + self.batch_size]
+            yield self.inputs.take(chosen, axis=0), self.targets.take(chosen, axis=0)

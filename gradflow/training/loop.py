@@ -1,0 +1,124 @@
+"""The training loop.
+
+The one idea: within an epoch nothing is read from the device. Losses and counts add up there, and one transfer at the
+end of the epoch brings them all; so a GPU is never waited for between two steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import gradflow as gf
+from gradflow.data import Batches
+
+Criterion = Callable[[gf.Tensor, gf.Tensor], gf.Tensor]
+"""A loss of outputs and targets, averaged over the batch: `gradflow.cross_entropy`, `gradflow.nn.MSELoss()`, ..."""
+
+
+class Epoch(NamedTuple):
+    """What an epoch came to. A score is the share of correct labels, or R² where the targets are no labels.
+
+    `epoch` counts from 1; `step` is the number of optimizer steps so far, `learning_rate` that of the last of them.
+    The training figures are means over the epoch's batches, as they were when each was trained on (with dropout, if
+    any); the test figures are those after the epoch (without).
+    """
+
+    epoch: int
+    step: int
+    learning_rate: float
+    train_loss: float
+    train_score: float
+    test_loss: float
+    test_score: float
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became infinite or no number at all: training has diverged."""
+
+
+def fit(
+    model: gf.nn.Module,
+    criterion: Criterion,
+    optimizer: gf.optim.Optimizer,
+    train_batches: Batches,
+    test_batches: Batches,
+    epochs: int,
+) -> Iterator[Epoch]:
+    """Train the model in place, and give each epoch's figures when it is over: `for epoch in fit(...): ...`.
+
+    Leaving the loop early is fine. Raises NonFiniteLossError after an epoch whose loss is not finite.
+    """
+    train_tally, test_tally = _Tally(train_batches.targets), _Tally(test_batches.targets)
+    for epoch in range(1, epochs + 1):
+        model.train()
+        for inputs, targets in train_batches:
+            learning_rate = optimizer.learning_rates[0]
+            optimizer.zero_grad()
+            outputs = model(inputs)
+            loss = criterion(outputs, targets)
+            loss.backward()
+            optimizer.step()
+            train_tally.add(loss, outputs, targets)
+        _run_test(model, criterion, test_batches, test_tally)
+
+        train_loss, train_score, test_loss, test_score = _read(train_tally, test_tally)
+        if not (math.isfinite(train_loss) and math.isfinite(test_loss)):
+            wrong = train_loss if not math.isfinite(train_loss) else test_loss
+            raise NonFiniteLossError(f"the loss became {wrong} in epoch {epoch}; try a lower learning rate")
+        yield Epoch(epoch, optimizer.steps, learning_rate, train_loss, train_score, test_loss, test_score)
+
+
+def evaluate(model: gf.nn.Module, criterion: Criterion, batches: Batches) -> tuple[float, float]:
+    """The mean loss of the model on all samples, and its score (see `Epoch`), in evaluation mode."""
+    tally = _Tally(batches.targets)
+    _run_test(model, criterion, batches, tally)
+    loss, score = _read(tally)
+    return loss, score
+
+
+def _run_test(model: gf.nn.Module, criterion: Criterion, batches: Batches, tally: _Tally) -> None:
+    model.eval()
+    with gf.no_grad():
+        for inputs, targets in batches:
+            outputs = model(inputs)
+            tally.add(criterion(outputs, targets), outputs, targets)
+
+
+class _Tally:
+    """Running sums on the device: losses, and correct labels or squared errors."""
+
+    def __init__(self, all_targets: gf.Tensor) -> None:
+        self.counts_labels = not all_targets.dtype.is_floating
+        self.variance = 1.0 if self.counts_labels else float(all_targets.var().item())
+        self.sums: list[Any] = [0.0, 0.0]
+        self.samples = self.elements = 0
+
+    def add(self, loss: gf.Tensor, outputs: gf.Tensor, targets: gf.Tensor) -> None:
+        with gf.no_grad():
+            if self.counts_labels:
+                hits = gf.sum(gf.equal(gf.argmax(outputs.detach(), axis=-1), targets))
+            else:
+                hits = gf.sum(gf.square(outputs.detach() - targets))
+            samples = len(targets)
+            self.sums = [self.sums[0] + loss.detach() * samples, self.sums[1] + hits]
+            self.samples += samples
+            self.elements += targets.size
+
+    def read(self, loss_sum: float, hits: float) -> tuple[float, float]:
+        """The mean loss and the score, and start again from zero."""
+        loss, share = loss_sum / self.samples, hits / self.elements
+        self.sums, self.samples, self.elements = [0.0, 0.0], 0, 0
+        if self.counts_labels:
+            return loss, share
+        return loss, 1.0 - share / self.variance if self.variance else math.nan
+
+
+def _read(*tallies: _Tally) -> list[float]:
+    """The figures of all tallies, in one transfer."""
+    sums = gf.stack([gf.astype(s, "float32") for tally in tallies for s in tally.sums]).tolist()
+    figures: list[float] = []
+    for i, tally in enumerate(tallies):
+        figures += tally.read(sums[2 * i], sums[2 * i + 1])
+    return figures
