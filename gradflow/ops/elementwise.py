@@ -6,6 +6,7 @@ with an underscore is not read (see `gradflow.engine.Operation`).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from gradflow.ops.table import (
@@ -63,13 +64,14 @@ minimum = binary(
 def _power_base(F: Any, g: Any, _out: Any, a: Any, b: Any) -> Any:
     if isinstance(b, float):
         return F.multiply(F.multiply(g, b), F.pow(a, b - 1.0 if b else 1.0))
-    exponent = F.subtract(F.where(F.equal(b, 0), 1.0, b), 1.0)  # 0 * x^0 and not 0 * x^-1, which is NaN at x = 0
+    neither = F.logical_and(F.equal(a, 0), F.equal(b, 0))  # there 0 * x^0, since 0 * x^-1 is NaN
+    exponent = F.subtract(F.where(neither, 1.0, b), 1.0)
     return F.multiply(F.multiply(g, b), F.pow(a, exponent))
 
 
 def _power_exponent(F: Any, g: Any, out: Any, a: Any, _b: Any) -> Any:
     if isinstance(a, float):
-        return F.multiply(F.multiply(g, out), F.log(F.where(F.equal(out, out), a if a else 1.0, 1.0)))
+        return F.multiply(F.multiply(g, out), math.log(a) if a > 0 else 0.0 if a == 0 else math.nan)
     return F.multiply(F.multiply(g, out), F.log(F.where(F.equal(a, 0), 1.0, a)))
 
 

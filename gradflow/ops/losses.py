@@ -81,8 +81,9 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
     if delta <= 0:
         raise ValueError(f"huber_loss needs delta > 0; got {delta}")
     _check("huber_loss", input, target, reduction)
-    size = abs_(subtract(input, target))
-    near = multiply(square(size), 0.5)
+    difference = subtract(input, target)
+    size = abs_(difference)
+    near = multiply(square(difference), 0.5)  # not of the size, whose second derivative at 0 is 0
     far = multiply(subtract(size, 0.5 * delta), delta)
     return _reduced(where(ops.less(size, delta), near, far), reduction)
 
@@ -213,13 +214,10 @@ def binary_cross_entropy_with_logits(
     part (both broadcast). Reduced as `mse_loss`. Raises ValueError for differing shapes.
     """
     _check("binary_cross_entropy_with_logits", input, target, reduction)
-    tail = softplus(negative(abs_(input)))  # log(1 + exp(-|x|))
-    if pos_weight is None:
-        losses = add(subtract(maximum(input, 0.0), multiply(input, target)), tail)
-    else:
-        positive = add(multiply(subtract(pos_weight, 1.0), target), 1.0)
-        log_positive = add(tail, maximum(negative(input), 0.0))  # -log(sigmoid(x))
-        losses = add(multiply(subtract(1.0, target), input), multiply(positive, log_positive))
+    positive = multiply(target, softplus(negative(input)))  # softplus(-x) = -log(sigmoid(x))
+    if pos_weight is not None:
+        positive = multiply(positive, pos_weight)
+    losses = add(positive, multiply(subtract(1.0, target), softplus(input)))
     if weight is not None:
         losses = multiply(losses, weight)
     return _reduced(losses, reduction)

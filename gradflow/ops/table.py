@@ -165,6 +165,7 @@ def binary(
     def function(x1: Any, x2: Any, /) -> Tensor:
         if isinstance(x1, Tensor):  # the commonest cases, recorded and in need of no cast, go straight through
             p, q, backend, a = x1._node, None, x1.backend, x1.array
+            ready: object
             if isinstance(x2, Tensor):
                 q, b = x2._node, x2.array
                 ready = backend is x2.backend and a.dtype is b.dtype and (p or q)
