@@ -51,12 +51,22 @@ ARRAY_FUNCTIONS: tuple[str, ...] = (
 class Device:
     """A place for tensors: the `type` is the prefix of a backend ("cpu", "cuda"), `index` counts its devices.
 
-    >>> str(Device("cuda", 1)), str(Device("cpu"))
-    ('cuda:1', 'cpu')
+    The type may carry the index, as in "cuda:1". Raises ValueError for an index that is no number >= 0.
+
+    >>> Device("cuda:1") == Device("cuda", 1), str(Device("cuda")), str(Device("cpu"))
+    (True, 'cuda:0', 'cpu')
     """
 
     type: str
     index: int = 0
+
+    def __post_init__(self) -> None:
+        prefix, colon, number = self.type.partition(":")
+        if not prefix or (colon and (self.index or not number.isdecimal())) or self.index < 0:
+            raise ValueError(f"a device is a name like 'cpu', 'cuda' or 'cuda:0'; got {self.type!r}, {self.index}")
+        if colon:
+            object.__setattr__(self, "type", prefix)
+            object.__setattr__(self, "index", int(number))
 
     def __str__(self) -> str:
         return self.type if self.type == "cpu" else f"{self.type}:{self.index}"

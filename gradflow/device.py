@@ -121,12 +121,7 @@ def parse_device(device: DeviceLike) -> Device:
         return device
     if not isinstance(device, str):
         raise TypeError(f"a device is a name like 'cpu' or 'cuda:0', or a gradflow.Device; got {device!r}")
-    if device == "auto":
-        return choose_device()[0]
-    prefix, colon, index = device.partition(":")
-    if colon and not index.isdecimal():
-        raise ValueError(f"a device is 'auto' or a name like 'cpu', 'cuda' or 'cuda:0'; got {device!r}")
-    return Device(prefix, int(index or 0))
+    return choose_device()[0] if device == "auto" else Device(device)
 
 
 def choose_device() -> tuple[Device, str]:
