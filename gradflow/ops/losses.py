@@ -7,7 +7,7 @@ from typing import Any
 from gradflow import ops
 from gradflow.backend import Backend
 from gradflow.ops.elementwise import abs as abs_
-from gradflow.ops.elementwise import add, divide, maximum, multiply, negative, square, subtract, where
+from gradflow.ops.elementwise import add, divide, multiply, negative, square, subtract, where
 from gradflow.ops.indexing import take, take_along_axis
 from gradflow.ops.network import log_softmax, one_hot, softplus
 from gradflow.ops.reductions import mean

@@ -1,0 +1,604 @@
+"""The operations under test, as data: each with gradflow's expression, PyTorch's, and inputs.
+
+A case is used by several tests: the value and both derivatives against PyTorch and against central differences, the
+dtype of everything, memory layouts, devices. `covers` names the functions of `FUNCTIONS` that the case is about.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import gradflow as gf
+
+FUNCTIONS: tuple[str, ...] = (
+    "add", "subtract", "multiply", "divide", "negative", "power", "exp", "log", "log1p", "expm1", "sqrt", "square",
+    "abs", "sign", "maximum", "minimum", "clip", "where", "sin", "cos", "tanh", "sigmoid", "relu", "leaky_relu",
+    "elu", "gelu", "silu", "softplus", "softmax", "log_softmax", "logsumexp", "sum", "mean", "var", "std", "max",
+    "min", "prod", "cumulative_sum", "matmul", "matrix_transpose", "permute_dims", "reshape", "broadcast_to",
+    "squeeze", "expand_dims", "concat", "stack", "split", "flip", "pad", "take", "take_along_axis", "getitem",
+    "astype", "linear", "dropout", "layer_norm", "mse_loss", "l1_loss", "huber_loss", "cross_entropy",
+    "binary_cross_entropy_with_logits", "nll_loss",
+)  # fmt: skip
+"""Every differentiable function that gradflow promises; "getitem" is basic and integer-array indexing."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """`call(*tensors)` and `torch(T, *tensors)`, each a tensor or a list of tensors, of `inputs`.
+
+    Floating inputs need a gradient unless their index is in `constant`. `smooth` False: the inputs lie on a kink or an
+    edge, where central differences mean nothing. `half` False: not for float16. `dtype`: that of the result where it
+    is not the inputs'. `torch` None: PyTorch has no such function (`reference` says what is compared instead).
+    """
+
+    name: str
+    call: Callable[..., Any]
+    torch: Callable[..., Any] | None
+    inputs: tuple[np.ndarray, ...]
+    covers: tuple[str, ...]
+    constant: tuple[int, ...] = ()
+    smooth: bool = True
+    half: bool = True
+    dtype: str | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def differentiable(self) -> list[int]:
+        """The indices of the inputs that need a gradient."""
+        return [i for i, x in enumerate(self.inputs) if x.dtype.kind == "f" and i not in self.constant]
+
+
+CASES: list[Case] = []
+
+
+def case(name: str, call: Any, torch: Any, *inputs: np.ndarray, covers: str = "", **options: Any) -> None:
+    """Add a case; it covers the function that its name begins with, unless `covers` says otherwise."""
+    names = tuple((covers or name.split()[0]).split())
+    CASES.append(Case(name, call, torch, inputs, names, **options))
+
+
+_serial = itertools.count()
+
+
+def normal(*shape: int, away: float = 0.0) -> np.ndarray:
+    """Normal numbers, each case's its own; with `away`, at least that far from 0."""
+    rng = np.random.default_rng(zlib.crc32(f"{next(_serial)} {shape}".encode()))
+    x = rng.normal(size=shape)
+    return np.asarray(x + np.copysign(away, x))
+
+
+def positive(*shape: int) -> np.ndarray:
+    """Numbers in about [0.3, 2.5]."""
+    return np.asarray(0.3 + 2.2 / (1 + np.exp(-normal(*shape))))
+
+
+def distinct(*shape: int) -> np.ndarray:
+    """Numbers of which no two are near each other, in no order."""
+    rng = np.random.default_rng(next(_serial))
+    return np.asarray(rng.permutation(math.prod(shape)).reshape(shape) * 0.37 - 1.9)
+
+
+def labels(classes: int, *shape: int) -> np.ndarray:
+    """Integers in [0, classes)."""
+    return np.random.default_rng(next(_serial)).integers(0, classes, shape)
+
+
+def probabilities(*shape: int) -> np.ndarray:
+    """Positive rows that sum to 1 along axis 1 (axis 0 where there is no other)."""
+    x = positive(*shape)
+    return x / x.sum(axis=min(1, x.ndim - 1), keepdims=True)
+
+
+# ---------------------------------------------------------------------- element by element, two operands
+
+SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "same shape": ((2, 3), (2, 3)),
+    "row": ((2, 3), (3,)),
+    "column": ((2, 1), (2, 3)),
+    "both ways": ((4, 1, 3), (2, 1)),
+    "0-d with 2-d": ((), (2, 3)),
+    "0-d": ((), ()),
+    "no elements": ((0, 3), (1, 3)),
+    "one with none": ((1,), (0,)),
+}
+
+_BINARY: dict[str, tuple[Any, Any, str]] = {
+    "add": (gf.add, lambda T: T.add, "any"),
+    "subtract": (gf.subtract, lambda T: T.subtract, "any"),
+    "multiply": (gf.multiply, lambda T: T.multiply, "any"),
+    "divide": (gf.divide, lambda T: T.divide, "positive"),
+    "power": (gf.power, lambda T: T.pow, "positive"),
+    "maximum": (gf.maximum, lambda T: T.maximum, "apart"),
+    "minimum": (gf.minimum, lambda T: T.minimum, "apart"),
+}
+
+
+def _operand(kind: str, shape: tuple[int, ...], second: bool) -> np.ndarray:
+    if kind == "positive":
+        return positive(*shape)
+    if kind == "apart":  # no element of one within 0.1 of one of the other
+        return np.asarray(distinct(*shape) + (0.15 if second else 0.0))
+    return normal(*shape)
+
+
+def _binary(name: str, function: Any, in_torch: Any, kind: str) -> None:
+    def torch_call(T: Any, a: Any, b: Any) -> Any:
+        return in_torch(T)(a, b)
+
+    for what, (a, b) in SHAPES.items():
+        case(f"{name} {what}", function, torch_call, _operand(kind, a, False), _operand(kind, b, True))
+
+
+for _name, _entry in _BINARY.items():
+    _binary(_name, *_entry)
+
+case("add a tensor to itself", lambda x: x + x, lambda T, x: x + x, normal(2, 3))
+case("subtract a tensor from itself", lambda x: x - x, lambda T, x: x - x, normal(2, 3))
+case("multiply a tensor by itself", lambda x: x * x, lambda T, x: x * x, normal(2, 3))
+case("multiply a tensor by its row", lambda x: x * x[0], lambda T, x: x * x[0], normal(2, 3))
+case("divide a tensor by itself", lambda x: x / x, lambda T, x: x / x, positive(2, 3))
+case("power of a tensor to itself", lambda x: x**x, lambda T, x: x**x, positive(2, 3))
+case("maximum of a tensor and itself", lambda x: gf.maximum(x, x), lambda T, x: T.maximum(x, x), normal(2, 3))
+case("minimum of a tensor and itself", lambda x: gf.minimum(x, x), lambda T, x: T.minimum(x, x), normal(2, 3))
+for _name in ("maximum", "minimum"):
+    case(
+        f"{_name} with ties, shared equally", getattr(gf, _name), lambda T, a, b, n=_name: getattr(T, n)(a, b),
+        np.array([1.0, 2.0, 3.0, 3.0]), np.array([1.0, 3.0, 2.0, 3.0]), smooth=False,
+    )  # fmt: skip
+    case(
+        f"{_name} with a number", lambda x, n=_name: getattr(gf, n)(x, 0.25),
+        lambda T, x, n=_name: getattr(T, n)(x, T.full_like(x, 0.25)), np.array([0.5, -0.5, 0.75]),
+    )  # fmt: skip
+case("add a number", lambda x: 2 + (x + 1.5), lambda T, x: 2 + (x + 1.5), normal(3))
+case("subtract from a number", lambda x: 2.5 - (x - 1), lambda T, x: 2.5 - (x - 1), normal(3))
+case("multiply by a number", lambda x: 2 * (x * -1.5), lambda T, x: 2 * (x * -1.5), normal(3))
+case("divide a number", lambda x: 1.7 / (x / 3), lambda T, x: 1.7 / (x / 3), positive(3))
+case("power of a number", lambda x: 2.1**x, lambda T, x: 2.1**x, normal(2, 3))
+case("power of 1", lambda x: 1**x, lambda T, x: 1**x, normal(3))
+for _exponent in (0, 1, 2, 3, -1, 0.5, -1.5, 2.5):
+    case(f"power {_exponent}", lambda x, e=_exponent: x**e, lambda T, x, e=_exponent: x**e, positive(2, 3))
+for _exponent in (1, 2, 3):
+    case(
+        f"power {_exponent} of zero and negative numbers", lambda x, e=_exponent: x**e,
+        lambda T, x, e=_exponent: x**e, np.array([0.0, -1.5, 2.0]),
+    )  # fmt: skip
+case("power 0 of zero", lambda x: x**0, lambda T, x: x**0, np.array([0.0, -1.5, 2.0]))
+case("power to the zero", gf.power, lambda T, a, b: T.exp(b * T.log(a)), positive(3), np.zeros(3))
+case("power by a constant tensor", gf.power, lambda T, a, b: T.pow(a, b), np.array([-2.0, 2.0, 1.5]),
+     np.array([2.0, 3.0, -1.0]), constant=(1,))  # fmt: skip
+
+# ---------------------------------------------------------------------- element by element, one operand
+
+_UNARY: dict[str, tuple[Any, Callable[..., np.ndarray]]] = {
+    "negative": (lambda T: T.negative, normal),
+    "exp": (lambda T: T.exp, normal),
+    "log": (lambda T: T.log, positive),
+    "log1p": (lambda T: T.log1p, positive),
+    "expm1": (lambda T: T.expm1, normal),
+    "sqrt": (lambda T: T.sqrt, positive),
+    "square": (lambda T: T.square, normal),
+    "abs": (lambda T: T.abs, lambda *s: normal(*s, away=0.1)),
+    "sign": (lambda T: T.sign, lambda *s: normal(*s, away=0.1)),
+    "sin": (lambda T: T.sin, normal),
+    "cos": (lambda T: T.cos, normal),
+    "tanh": (lambda T: T.tanh, normal),
+    "sigmoid": (lambda T: T.sigmoid, normal),
+    "relu": (lambda T: T.relu, lambda *s: normal(*s, away=0.1)),
+    "leaky_relu": (lambda T: T.nn.functional.leaky_relu, lambda *s: normal(*s, away=0.1)),
+    "elu": (lambda T: T.nn.functional.elu, lambda *s: normal(*s, away=0.1)),
+    "gelu": (lambda T: lambda x: T.nn.functional.gelu(x, approximate="tanh"), normal),
+    "silu": (lambda T: T.nn.functional.silu, normal),
+    "softplus": (lambda T: T.nn.functional.softplus, normal),
+}
+
+
+def _unary(name: str, in_torch: Any, make: Any) -> None:
+    for what, shape in {"2-d": (2, 5), "0-d": (), "no elements": (0, 2)}.items():
+        case(f"{name} {what}", getattr(gf, name), lambda T, x: in_torch(T)(x), make(*shape))
+
+
+for _name, _pair in _UNARY.items():
+    _unary(_name, *_pair)
+
+for _name in ("abs", "sign", "relu"):
+    case(f"{_name} at zero", getattr(gf, _name), lambda T, x, n=_name: getattr(T, n)(x), np.zeros(3), smooth=False)
+case("leaky_relu with a slope", lambda x: gf.leaky_relu(x, 0.2), lambda T, x: T.nn.functional.leaky_relu(x, 0.2),
+     normal(4, away=0.1))  # fmt: skip
+case("elu with alpha", lambda x: gf.elu(x, 0.7), lambda T, x: T.nn.functional.elu(x, 0.7), normal(4, away=0.1))
+case("softplus far out", gf.softplus, lambda T, x: T.logaddexp(x, T.zeros_like(x)), np.array([-30.0, -5.0, 12.0, 30.0]))
+case("clip", lambda x: gf.clip(x, -0.5, 0.75), lambda T, x: T.clamp(x, -0.5, 0.75), distinct(3, 4))
+case("clip below", lambda x: gf.clip(x, min=0), lambda T, x: T.clamp(x, min=0), distinct(5))
+case("clip above", lambda x: gf.clip(x, max=0.3), lambda T, x: T.clamp(x, max=0.3), distinct(5))
+case("clip without limits", lambda x: gf.clip(x), lambda T, x: x * 1, normal(5))
+case("clip at its edges", lambda x: gf.clip(x, -1.0, 1.0), lambda T, x: T.clamp(x, -1.0, 1.0),
+     np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), smooth=False)  # fmt: skip
+
+_mask = np.array([[True, False, True], [False, False, True]])
+case("where", gf.where, lambda T, c, a, b: T.where(c, a, b), _mask, normal(2, 3), normal(2, 3))
+case("where broadcast", gf.where, lambda T, c, a, b: T.where(c, a, b), _mask, normal(3), normal(2, 1))
+case("where the condition broadcasts", gf.where, lambda T, c, a, b: T.where(c, a, b), _mask[0], normal(2, 3), normal())
+case("where or a number", lambda c, a: gf.where(c, a, 0.5), lambda T, c, a: T.where(c, a, 0.5), _mask, normal(2, 3))
+case("where a number or", lambda c, a: gf.where(c, 2, a), lambda T, c, a: T.where(c, 2.0, a), _mask, normal(3))
+case("where a tensor or itself", lambda c, a: gf.where(c, a, a), lambda T, c, a: T.where(c, a, a), _mask, normal(2, 3))
+case("where without elements", gf.where, lambda T, c, a, b: T.where(c, a, b), _mask[:0], normal(0, 3), normal(3))
+
+# ---------------------------------------------------------------------- reductions
+
+_AXES: dict[str, tuple[tuple[int, ...], Any]] = {
+    "over all": ((2, 3), None),
+    "over axis 0": ((2, 3), 0),
+    "over axis -1": ((2, 3, 2), -1),
+    "over two axes": ((2, 3, 2), (0, 2)),
+    "of 0-d": ((), None),
+    "over length 1": ((3, 1), 1),
+}
+
+
+def _torch_axes(x: Any, axis: Any) -> tuple[int, ...]:
+    return tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+
+
+def _torch_prod(T: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    for a in sorted((a % x.ndim for a in _torch_axes(x, axis)), reverse=True):
+        x = T.prod(x, a, keepdim=keepdims)
+    return x
+
+
+_REDUCTIONS: dict[str, tuple[Any, Callable[..., np.ndarray]]] = {
+    "sum": (lambda T, x, axis, keepdims: T.sum(x, _torch_axes(x, axis), keepdim=keepdims), normal),
+    "mean": (lambda T, x, axis, keepdims: T.mean(x, _torch_axes(x, axis), keepdim=keepdims), normal),
+    "max": (lambda T, x, axis, keepdims: T.amax(x, _torch_axes(x, axis), keepdim=keepdims), distinct),
+    "min": (lambda T, x, axis, keepdims: T.amin(x, _torch_axes(x, axis), keepdim=keepdims), distinct),
+    "prod": (_torch_prod, positive),
+    "logsumexp": (lambda T, x, axis, keepdims: T.logsumexp(x, _torch_axes(x, axis), keepdim=keepdims), normal),
+    "var": (lambda T, x, axis, keepdims: T.var(x, _torch_axes(x, axis), correction=0, keepdim=keepdims), normal),
+    "std": (lambda T, x, axis, keepdims: T.std(x, _torch_axes(x, axis), correction=0, keepdim=keepdims), normal),
+}
+
+
+def _reduction(name: str, in_torch: Any, make: Any) -> None:
+    function = getattr(gf, name)
+    for what, (shape, axis) in _AXES.items():
+        if name == "std" and what in ("of 0-d", "over length 1"):
+            continue  # a standard deviation of 0 has no derivative: see test_stability
+        for keepdims in (False, True):
+            case(
+                f"{name} {what}{', axes kept' if keepdims else ''}",
+                lambda x, axis=axis, k=keepdims: function(x, axis=axis, keepdims=k),
+                lambda T, x, axis=axis, k=keepdims: in_torch(T, x, axis, k),
+                make(*shape),
+            )
+
+
+for _name, _pair in _REDUCTIONS.items():
+    _reduction(_name, *_pair)
+
+case("sum of no elements", lambda x: gf.sum(x, axis=0), lambda T, x: T.sum(x, 0), normal(0, 3))
+case("sum over no axis", lambda x: gf.sum(x, axis=()), lambda T, x: x * 1, normal(2, 3))
+case("prod of no elements", lambda x: gf.prod(x, axis=0), lambda T, x: T.prod(x, 0), normal(0, 3))
+case("prod with one zero", lambda x: gf.prod(x, axis=1), lambda T, x: T.prod(x, 1),
+     np.array([[2.0, 0.0, 3.0, -1.0], [1.0, 2.0, 3.0, 4.0]]))  # fmt: skip
+case(
+    "prod with two zeros", lambda x: gf.prod(x), lambda T, x: x[0] * x[1] * x[2] * x[3], np.array([0.0, 2.0, 0.0, 3.0])
+)
+case("prod of seven", lambda x: gf.prod(x, axis=0), lambda T, x: T.prod(x, 0), positive(7, 2))
+case("mean of no rows", lambda x: gf.mean(x, axis=1), lambda T, x: T.mean(x, 1), normal(0, 3))
+for _name in ("max", "min"):
+    case(
+        f"{_name} with ties, shared equally", lambda x, n=_name: getattr(gf, n)(x, axis=1),
+        lambda T, x, n=_name: getattr(T, "a" + n)(x, 1),
+        np.array([[1.0, 3.0, 3.0, 1.0], [2.0, 2.0, 2.0, 2.0]]), smooth=False,
+    )  # fmt: skip
+case("var with a correction", lambda x: gf.var(x, axis=0, correction=1), lambda T, x: T.var(x, 0, correction=1),
+     normal(4, 2))  # fmt: skip
+case("std with a correction", lambda x: gf.std(x, correction=1.5), lambda T, x: T.std(x, (0, 1), correction=1.5),
+     normal(4, 2))  # fmt: skip
+for _axis in (0, 1, -1):
+    case(f"cumulative_sum along axis {_axis}", lambda x, a=_axis: gf.cumulative_sum(x, axis=a),
+         lambda T, x, a=_axis: T.cumsum(x, a), normal(2, 3))  # fmt: skip
+case("cumulative_sum of a vector", gf.cumulative_sum, lambda T, x: T.cumsum(x, 0), normal(4))
+case("cumulative_sum of no elements", gf.cumulative_sum, lambda T, x: T.cumsum(x, 0), normal(0))
+for _name in ("softmax", "log_softmax"):
+    for _axis in (0, 1, -1):
+        case(f"{_name} along axis {_axis}", lambda x, n=_name, a=_axis: getattr(gf, n)(x, axis=a),
+             lambda T, x, n=_name, a=_axis: getattr(T, n)(x, a), normal(2, 3, 2))  # fmt: skip
+    case(f"{_name} of a vector", getattr(gf, _name), lambda T, x, n=_name: getattr(T, n)(x, 0), normal(4))
+    case(f"{_name} of no rows", getattr(gf, _name), lambda T, x, n=_name: getattr(T, n)(x, 1), normal(0, 4))
+    case(f"{_name} of one class", getattr(gf, _name), lambda T, x, n=_name: getattr(T, n)(x, 1), normal(3, 1))
+
+# ---------------------------------------------------------------------- shape
+
+case("reshape", lambda x: gf.reshape(x, (3, 2)), lambda T, x: x.reshape(3, 2), normal(2, 3))
+case("reshape with -1", lambda x: x.reshape(2, -1), lambda T, x: x.reshape(2, -1), normal(3, 2, 2))
+case("reshape to 0-d", lambda x: gf.reshape(x, ()), lambda T, x: x.reshape(()), normal(1, 1))
+case("reshape of a transpose", lambda x: x.T.reshape(-1), lambda T, x: x.T.reshape(-1), normal(2, 3))
+case("reshape of no elements", lambda x: x.reshape(3, 0), lambda T, x: x.reshape(3, 0), normal(0, 2))
+case("broadcast_to", lambda x: gf.broadcast_to(x, (4, 2, 3)), lambda T, x: T.broadcast_to(x, (4, 2, 3)), normal(2, 1))
+case("broadcast_to from 0-d", lambda x: gf.broadcast_to(x, (2, 2)), lambda T, x: T.broadcast_to(x, (2, 2)), normal())
+case(
+    "broadcast_to no elements", lambda x: gf.broadcast_to(x, (0, 3)), lambda T, x: T.broadcast_to(x, (0, 3)), normal(3)
+)
+case("squeeze", gf.squeeze, lambda T, x: T.squeeze(x), normal(1, 3, 1))
+case("squeeze one axis", lambda x: gf.squeeze(x, axis=-1), lambda T, x: T.squeeze(x, -1), normal(1, 3, 1))
+case("expand_dims", lambda x: gf.expand_dims(x, 1), lambda T, x: T.unsqueeze(x, 1), normal(2, 3))
+case("expand_dims twice", lambda x: gf.expand_dims(x, (0, -1)), lambda T, x: x[None, :, None], normal(2))
+case("permute_dims", lambda x: gf.permute_dims(x, (2, 0, 1)), lambda T, x: T.permute(x, (2, 0, 1)), normal(2, 3, 4))
+case("permute_dims counted from the end", lambda x: x.permute_dims(-1, 0, 1), lambda T, x: T.permute(x, (-1, 0, 1)),
+     normal(2, 1, 3))  # fmt: skip
+case("matrix_transpose", gf.matrix_transpose, lambda T, x: x.mT, normal(2, 2, 3))
+case("flip", lambda x: gf.flip(x, axis=1), lambda T, x: T.flip(x, (1,)), normal(2, 3))
+case("flip all", gf.flip, lambda T, x: T.flip(x, (0, 1)), normal(2, 3))
+case("concat", lambda x, y: gf.concat([x, y], axis=1), lambda T, x, y: T.cat([x, y], 1), normal(2, 3), normal(2, 1))
+case("concat along -2", lambda x, y: gf.concat([x, y], axis=-2), lambda T, x, y: T.cat([x, y], -2), normal(2, 3),
+     normal(1, 3))  # fmt: skip
+case("concat of a tensor with itself", lambda x: gf.concat([x, x * 2, x]), lambda T, x: T.cat([x, x * 2, x]), normal(2))
+case("concat with a constant and nothing", lambda x, c, e: gf.concat([x, c, e]), lambda T, x, c, e: T.cat([x, c, e]),
+     normal(2, 2), normal(1, 2), normal(0, 2), constant=(1,))  # fmt: skip
+case("stack", lambda x, y: gf.stack([x, y], axis=1), lambda T, x, y: T.stack([x, y], 1), normal(2, 3), normal(2, 3))
+case("stack of 0-d", lambda x, y: gf.stack([x, y]), lambda T, x, y: T.stack([x, y]), normal(), normal())
+case("stack of a tensor with itself", lambda x: gf.stack([x, x], -1), lambda T, x: T.stack([x, x], -1), normal(2, 2))
+case("split in equal parts", lambda x: gf.split(x, 3, axis=1), lambda T, x: list(T.tensor_split(x, 3, 1)), normal(2, 6))
+case("split at indices", lambda x: gf.split(x, [1, 3]), lambda T, x: list(T.tensor_split(x, [1, 3])), normal(5, 2))
+case(
+    "split, one part used", lambda x: gf.split(x, 2)[1], lambda T, x: T.tensor_split(x, 2)[1], normal(4), covers="split"
+)
+case("pad", lambda x: gf.pad(x, ((1, 0), (2, 1)), 0.5), lambda T, x: T.nn.functional.pad(x, (2, 1, 1, 0), value=0.5),
+     normal(2, 3))  # fmt: skip
+case("pad all around", lambda x: gf.pad(x, 1), lambda T, x: T.nn.functional.pad(x, (1, 1, 1, 1)), normal(2, 2))
+case("pad by nothing", lambda x: gf.pad(x, (0, 0)), lambda T, x: x * 1, normal(2))
+
+# ---------------------------------------------------------------------- selection
+
+case("take", lambda x, i: gf.take(x, i, axis=1), lambda T, x, i: x[:, i], normal(2, 4), np.array([3, 0, 0, -1]))
+case("take a table of rows", lambda x, i: gf.take(x, i, axis=0), lambda T, x, i: x[i], normal(3, 2),
+     np.array([[0, 2], [2, 2]]))  # fmt: skip
+case("take from a vector", lambda x: gf.take(x, [1, 1, 2]), lambda T, x: x[[1, 1, 2]], normal(3))
+case("take nothing", lambda x, i: gf.take(x, i, axis=0), lambda T, x, i: x[i], normal(3, 2), np.zeros(0, np.int64))
+case("take_along_axis", lambda x, i: gf.take_along_axis(x, i, axis=1), lambda T, x, i: T.take_along_dim(x, i, 1),
+     normal(2, 3), np.array([[0, 0], [2, 1]]))  # fmt: skip
+case("take_along_axis 0", lambda x, i: gf.take_along_axis(x, i, axis=0), lambda T, x, i: T.take_along_dim(x, i, 0),
+     normal(3, 2), np.array([[2, 0], [2, 2], [1, 1], [2, 0]]))  # fmt: skip
+_KEYS: dict[str, Any] = {
+    "an integer": 1,
+    "a negative integer": -1,
+    "integers for all axes": (1, -2),
+    "a slice": slice(1, 3),
+    "a stepped slice": (slice(None), slice(None, None, 2)),
+    "a reversed slice": (slice(None, None, -1), 1),
+    "an empty slice": slice(2, 2),
+    "a new axis": (None, 1, None),
+    "an ellipsis": (..., 0),
+    "nothing": (),
+}
+for _what, _key in _KEYS.items():
+    case(f"getitem by {_what}", lambda x, k=_key: x[k],
+         lambda T, x, k=_key: T.flip(x, (0,))[:, 1] if _what_is_reversed(k) else x[k], normal(3, 4))  # fmt: skip
+
+
+def _what_is_reversed(key: Any) -> bool:
+    """PyTorch has no negative steps: the one such key of the table is written with `flip`."""
+    return isinstance(key, tuple) and bool(key) and isinstance(key[0], slice) and key[0].step == -1
+
+
+case("getitem by an integer array with repeats", lambda x, i: x[i], lambda T, x, i: x[i], normal(3, 2),
+     np.array([0, 2, 0, 0]))  # fmt: skip
+case("getitem by two integer arrays", lambda x, i, j: x[i, j], lambda T, x, i, j: x[i, j], normal(3, 4),
+     np.array([[0], [2]]), np.array([1, 1, 3]))  # fmt: skip
+case("getitem by an array and a slice", lambda x, i: x[:, i, 1:], lambda T, x, i: x[:, i, 1:], normal(2, 3, 3),
+     np.array([2, 0]))  # fmt: skip
+case("getitem by arrays apart", lambda x, i, j: x[i, :, j], lambda T, x, i, j: x[i, :, j], normal(2, 3, 4),
+     np.array([1, 1]), np.array([0, 0]))  # fmt: skip
+case("getitem by an array and a new axis", lambda x, i: x[i, None], lambda T, x, i: x[i, None], normal(3, 2),
+     np.array([1, 1]))  # fmt: skip
+case("getitem by a list", lambda x: x[[2, 0]], lambda T, x: x[[2, 0]], normal(3, 2))
+case("getitem by a mask", lambda x, m: x[m], lambda T, x, m: x[m], normal(2, 3), _mask)
+case("getitem by a mask of rows", lambda x, m: x[m], lambda T, x, m: x[m], normal(3, 2), np.array([True, False, True]))
+case("getitem by an empty array", lambda x, i: x[i], lambda T, x, i: x[i], normal(3, 2), np.zeros((0,), np.int64))
+case("getitem of a getitem", lambda x: x[1:][0][1:], lambda T, x: x[1:][0][1:], normal(3, 4))
+case("getitem by a 0-d tensor", lambda x, i: x[i], lambda T, x, i: x[i], normal(3, 2), np.array(1))
+
+# ---------------------------------------------------------------------- products
+
+_PRODUCTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "of vectors": ((3,), (3,)),
+    "vector @ matrix": ((3,), (3, 2)),
+    "matrix @ vector": ((2, 3), (3,)),
+    "of matrices": ((2, 3), (3, 4)),
+    "in batches": ((2, 2, 3), (2, 3, 2)),
+    "batch @ matrix": ((2, 2, 3), (3, 2)),
+    "matrix @ batch": ((2, 3), (2, 3, 2)),
+    "of broadcast batches": ((2, 1, 2, 3), (3, 3, 2)),
+    "vector @ batch": ((3,), (2, 3, 2)),
+    "batch @ vector": ((2, 2, 3), (3,)),
+    "over nothing": ((2, 0), (0, 3)),
+    "of no rows": ((0, 3), (3, 2)),
+}
+for _what, (_a, _b) in _PRODUCTS.items():
+    case(f"matmul {_what}", gf.matmul, lambda T, a, b: T.matmul(a, b), normal(*_a), normal(*_b))
+case("matmul of a matrix with itself", lambda x: x @ x, lambda T, x: x @ x, normal(3, 3))
+case("matmul of a matrix with its transpose", lambda x: x @ x.T, lambda T, x: x @ x.T, normal(2, 3))
+case("matmul of a vector with itself", lambda x: x @ x, lambda T, x: x @ x, normal(3))
+
+
+def _torch_activation(T: Any, name: str | None, z: Any) -> Any:
+    if name is None:
+        return z
+    return T.nn.functional.gelu(z, approximate="tanh") if name == "gelu" else getattr(T.nn.functional, name)(z)
+
+
+for _activation in (None, "relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "softplus", "tanh"):
+    for _x in ((3,), (4, 3), (2, 2, 3)):
+        for _bias in (True, False):
+            case(
+                f"linear {_activation}, x of {len(_x)} axes, {'with' if _bias else 'no'} bias",
+                lambda x, w, b=None, a=_activation: gf.linear(x, w, b, activation=a),
+                lambda T, x, w, b=None, a=_activation: _torch_activation(T, a, T.nn.functional.linear(x, w, b)),
+                *(normal(*s) for s in [_x, (2, 3), (2,)][: 3 if _bias else 2]),
+            )  # fmt: skip
+case("linear of no rows", gf.linear, lambda T, x, w, b: T.nn.functional.linear(x, w, b), normal(0, 3), normal(2, 3),
+     normal(2))  # fmt: skip
+case("linear of a tensor with itself", lambda x: gf.linear(x, x, activation="tanh"),
+     lambda T, x: T.tanh(T.nn.functional.linear(x, x)), normal(3, 3))  # fmt: skip
+case("linear with frozen weights", gf.linear, lambda T, x, w, b: T.nn.functional.linear(x, w, b), normal(2, 3),
+     normal(2, 3), normal(2), constant=(1, 2))  # fmt: skip
+case("linear with a frozen input", lambda x, w, b: gf.linear(x, w, b, activation="gelu"),
+     lambda T, x, w, b: _torch_activation(T, "gelu", T.nn.functional.linear(x, w, b)), normal(2, 3), normal(2, 3),
+     normal(2), constant=(0,))  # fmt: skip
+
+# ---------------------------------------------------------------------- normalisation, dropout, types
+
+case("layer_norm", lambda x, w, b: gf.layer_norm(x, (4,), w, b),
+     lambda T, x, w, b: T.nn.functional.layer_norm(x, (4,), w, b), normal(3, 4), normal(4), normal(4))  # fmt: skip
+case("layer_norm over two axes", lambda x, w, b: gf.layer_norm(x, (2, 3), w, b, eps=0.1),
+     lambda T, x, w, b: T.nn.functional.layer_norm(x, (2, 3), w, b, 0.1), normal(2, 2, 3), normal(2, 3),
+     normal(2, 3))  # fmt: skip
+case("layer_norm without weights", lambda x: gf.layer_norm(x, (4,)), lambda T, x: T.nn.functional.layer_norm(x, (4,)),
+     normal(3, 4))  # fmt: skip
+case("layer_norm without a bias", lambda x, w: gf.layer_norm(x, (4,), w),
+     lambda T, x, w: T.nn.functional.layer_norm(x, (4,), w), normal(3, 4), normal(4))  # fmt: skip
+case("layer_norm of a vector", lambda x, w, b: gf.layer_norm(x, (4,), w, b),
+     lambda T, x, w, b: T.nn.functional.layer_norm(x, (4,), w, b), normal(4), normal(4), normal(4))  # fmt: skip
+
+
+def dropout_mask(shape: tuple[int, ...], p: float, key: int, counter: int = 0) -> np.ndarray:
+    """The mask by contract: element i is kept where the 32-bit half i % 2 of word i // 2 is at least p * 2^32."""
+    n = math.prod(shape)
+    words = [int(w) for w in np.random.Philox(key=key, counter=counter).random_raw((n + 1) // 2)]
+    halves = [word >> (32 * half) & 0xFFFFFFFF for word in words for half in (0, 1)][:n]
+    return np.array([h >= p * 2**32 for h in halves], bool).reshape(shape)
+
+
+for _p in (0.3, 0.75):
+    case(f"dropout {_p}", lambda x, p=_p: gf.dropout(x, p, generator=gf.Generator(5)),
+         lambda T, x, p=_p: x * T.tensor(dropout_mask(tuple(x.shape), p, 5) / (1 - p)), normal(3, 5))  # fmt: skip
+case("dropout of no elements", lambda x: gf.dropout(x, 0.5), lambda T, x: x * 1, normal(0, 2))
+case("dropout while not training", lambda x: gf.dropout(x, 0.5, training=False) * 1, lambda T, x: x * 1, normal(3))
+case("astype to its own dtype", lambda x: gf.astype(x, x.dtype) * 2, lambda T, x: x * 2, normal(3))
+case("astype to float64", lambda x: gf.astype(x, "float64") ** 2, lambda T, x: x**2, normal(3), dtype="float64")
+case("copy", lambda x: x.clone(), lambda T, x: x.clone(), normal(2, 2), covers="copy")
+
+# ---------------------------------------------------------------------- losses
+
+for _name in ("mse_loss", "l1_loss", "huber_loss"):
+    for _reduction_name in ("mean", "sum", "none"):
+        case(f"{_name} {_reduction_name}", lambda x, y, n=_name, r=_reduction_name: getattr(gf, n)(x, y, reduction=r),
+             lambda T, x, y, n=_name, r=_reduction_name: getattr(T.nn.functional, n)(x, y, reduction=r),
+             distinct(3, 4), distinct(3, 4) + 0.15)  # fmt: skip
+    case(f"{_name} of 0-d", getattr(gf, _name), lambda T, x, y, n=_name: getattr(T.nn.functional, n)(x, y),
+         np.array(0.75), np.array(0.5))  # fmt: skip
+    case(f"{_name} against a constant", getattr(gf, _name), lambda T, x, y, n=_name: getattr(T.nn.functional, n)(x, y),
+         distinct(5), distinct(5) + 0.15, constant=(1,))  # fmt: skip
+    case(f"{_name} of no elements", lambda x, y, n=_name: getattr(gf, n)(x, y, reduction="sum"),
+         lambda T, x, y, n=_name: getattr(T.nn.functional, n)(x, y, reduction="sum"), normal(0, 2),
+         normal(0, 2))  # fmt: skip
+case("mse_loss of a tensor with itself", lambda x: gf.mse_loss(x, x), lambda T, x: T.nn.functional.mse_loss(x, x),
+     normal(3))  # fmt: skip
+case("huber_loss with delta", lambda x, y: gf.huber_loss(x, y, delta=0.5),
+     lambda T, x, y: T.nn.functional.huber_loss(x, y, delta=0.5), distinct(3, 4), distinct(3, 4) + 0.15)  # fmt: skip
+case("huber_loss at zero error", lambda x, y: gf.huber_loss(x, y, reduction="sum"),
+     lambda T, x, y: T.sum((x - y) ** 2 / 2), np.array([0.5, -2.0]), np.array([0.5, -2.0]))  # fmt: skip
+
+_SHAPES_OF_LOGITS = {"of a vector": (4,), "": (3, 4), "of 3 axes": (2, 4, 3), "of 4 axes": (2, 3, 2, 2)}
+for _what, _shape in _SHAPES_OF_LOGITS.items():
+    _classes = _shape[0] if len(_shape) == 1 else _shape[1]
+    _label_shape = () if len(_shape) == 1 else (_shape[0], *_shape[2:])
+    for _reduction_name in ("mean", "sum", "none"):
+        for _smoothing in (0.0, 0.2):
+            _how = f"{_what} {_reduction_name}{', smoothed' if _smoothing else ''}".strip()
+
+            def _ours(x: Any, t: Any, w: Any = None, r: str = _reduction_name, s: float = _smoothing) -> Any:
+                return gf.cross_entropy(x, t, weight=w, reduction=r, label_smoothing=s)
+
+            def _theirs(T: Any, x: Any, t: Any, w: Any = None, r: str = _reduction_name, s: float = _smoothing) -> Any:
+                # PyTorch has no gradient for the weights: the mean over labels, spelled out, has
+                if w is None:
+                    return T.nn.functional.cross_entropy(x, t, reduction=r, label_smoothing=s)
+                return _torch_weighted(T, x, t, w, r, s)
+
+            case(f"cross_entropy, labels, {_how}", _ours, _theirs, normal(*_shape), labels(_classes, *_label_shape),
+                 covers="cross_entropy")  # fmt: skip
+            case(f"cross_entropy, probabilities, {_how}", _ours, _theirs, normal(*_shape), probabilities(*_shape),
+                 covers="cross_entropy")  # fmt: skip
+            if len(_shape) < 4:
+                case(f"cross_entropy, labels and weights, {_how}", _ours, _theirs, normal(*_shape),
+                     labels(_classes, *_label_shape), positive(_classes), covers="cross_entropy")  # fmt: skip
+                case(f"cross_entropy, probabilities and weights, {_how}", _ours, _theirs, normal(*_shape),
+                     probabilities(*_shape), positive(_classes), covers="cross_entropy")  # fmt: skip
+
+
+def _torch_weighted(T: Any, x: Any, t: Any, w: Any, reduction: str, smoothing: float) -> Any:
+    """Cross-entropy with weights in elementary functions; `test_weighted_reference` holds it against PyTorch's own."""
+    axis = 0 if x.ndim == 1 else 1
+    classes = x.shape[axis]
+    dense = t
+    if not t.is_floating_point():
+        dense = T.movedim(T.nn.functional.one_hot(t, classes).to(x.dtype), -1, axis)
+    dense = dense * (1 - smoothing) + smoothing / classes
+    along = w.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    losses = -(dense * along * T.log_softmax(x, axis)).sum(axis)
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return losses.sum()
+    return losses.sum() / (w[t].sum() if not t.is_floating_point() else max(losses.numel(), 1))
+
+
+def _torch_nll(T: Any, x: Any, t: Any, w: Any, reduction: str) -> Any:
+    axis = 0 if x.ndim == 1 else 1
+    losses = -T.gather(x, axis, T.unsqueeze(t, axis)).squeeze(axis)
+    factors = T.ones_like(losses) if w is None else w[t]
+    losses = losses * factors
+    if reduction == "none":
+        return losses
+    return losses.sum() if reduction == "sum" else losses.sum() / factors.sum()
+
+
+for _what, _shape in _SHAPES_OF_LOGITS.items():
+    _classes = _shape[0] if len(_shape) == 1 else _shape[1]
+    _label_shape = () if len(_shape) == 1 else (_shape[0], *_shape[2:])
+    for _reduction_name in ("mean", "sum", "none"):
+        for _weighted in (False, True):
+            case(f"nll_loss {_what} {_reduction_name}{', weighted' if _weighted else ''}",
+                 lambda x, t, w=None, r=_reduction_name: gf.nll_loss(x, t, w, reduction=r),
+                 lambda T, x, t, w=None, r=_reduction_name: _torch_nll(T, x, t, w, r), normal(*_shape),
+                 labels(_classes, *_label_shape), *([positive(_classes)] if _weighted else []))  # fmt: skip
+
+
+def _torch_bce(T: Any, x: Any, t: Any, w: Any, p: Any, reduction: str) -> Any:
+    log_p, log_not = T.nn.functional.logsigmoid(x), T.nn.functional.logsigmoid(-x)
+    losses = -((t if p is None else t * p) * log_p + (1 - t) * log_not)
+    if w is not None:
+        losses = losses * w
+    return losses if reduction == "none" else losses.sum() if reduction == "sum" else losses.mean()
+
+
+_BCE = "binary_cross_entropy_with_logits"
+for _reduction_name in ("mean", "sum", "none"):
+    case(f"{_BCE} {_reduction_name}", lambda x, t, r=_reduction_name: getattr(gf, _BCE)(x, t, reduction=r),
+         lambda T, x, t, r=_reduction_name: _torch_bce(T, x, t, None, None, r), normal(3, 4, away=0.1),
+         probabilities(3, 4))  # fmt: skip
+    case(f"{_BCE} {_reduction_name}, weights",
+         lambda x, t, w, r=_reduction_name: getattr(gf, _BCE)(x, t, weight=w, reduction=r),
+         lambda T, x, t, w, r=_reduction_name: _torch_bce(T, x, t, w, None, r), normal(3, 4, away=0.1),
+         probabilities(3, 4), positive(4))  # fmt: skip
+    case(f"{_BCE} {_reduction_name}, weights of positives",
+         lambda x, t, p, r=_reduction_name: getattr(gf, _BCE)(x, t, pos_weight=p, reduction=r),
+         lambda T, x, t, p, r=_reduction_name: _torch_bce(T, x, t, None, p, r), normal(3, 4, away=0.1),
+         probabilities(3, 4), positive(4))  # fmt: skip
+    case(f"{_BCE} {_reduction_name}, both weights",
+         lambda x, t, w, p, r=_reduction_name: getattr(gf, _BCE)(x, t, weight=w, pos_weight=p, reduction=r),
+         lambda T, x, t, w, p, r=_reduction_name: _torch_bce(T, x, t, w, p, r), normal(3, 4, away=0.1),
+         probabilities(3, 4), positive(3, 1), positive(4))  # fmt: skip
+case(f"{_BCE} at logits of zero", getattr(gf, _BCE), lambda T, x, t: _torch_bce(T, x, t, None, None, "mean"),
+     np.zeros((2, 2)), np.array([[0.0, 1.0], [0.25, 0.5]]))  # fmt: skip
+case(f"{_BCE} at logits of zero, weights of positives", lambda x, t, p: getattr(gf, _BCE)(x, t, pos_weight=p),
+     lambda T, x, t, p: _torch_bce(T, x, t, None, p, "mean"), np.zeros((2, 2)), np.array([[0.0, 1.0], [0.25, 0.5]]),
+     positive(2))  # fmt: skip
