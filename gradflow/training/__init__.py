@@ -1,0 +1,18 @@
+"""Training: the loop, and whole runs that leave a folder from which they can be repeated."""
+
+from gradflow.training.loop import Epoch, NonFiniteLossError, evaluate, fit
+from gradflow.training.settings import Settings, SettingsError, read_config
+from gradflow.training.train import Result, Setup, train
+
+__all__ = [
+    "Epoch",
+    "NonFiniteLossError",
+    "Result",
+    "Settings",
+    "SettingsError",
+    "Setup",
+    "evaluate",
+    "fit",
+    "read_config",
+    "train",
+]

@@ -28,13 +28,17 @@ SCHEDULES = ("cosine", "constant")
 """The courses of the learning rate: down to 0 in half a cosine over the whole run, or none."""
 
 
+class SettingsError(ValueError):
+    """Settings that cannot be carried out; the message says, in one line, which and why."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings of a run. `lr`, `momentum` and `weight_decay` left None become the optimizer's own defaults.
 
     hidden: the widths of the hidden layers, () for none. device: a name, or "auto". seed: in [0, 2^32); it decides
-    the split, the initial weights, the shuffles and the dropout masks. Raises ValueError, in one line that names the
-    setting, for a value that cannot be.
+    the split, the initial weights, the shuffles and the dropout masks. Raises SettingsError, which names the setting, for
+    a value that cannot be.
     """
 
     dataset: str
@@ -57,9 +61,9 @@ class Settings:
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
         if not isinstance(self.device, str):
-            raise ValueError(f"device must be a name like cpu or cuda:0; got {self.device!r}")
+            raise SettingsError(f"device must be a name like cpu or cuda:0; got {self.device!r}")
         if not isinstance(self.hidden, (tuple, list)):
-            raise ValueError(f"hidden must be a list of widths; got {self.hidden!r}")
+            raise SettingsError(f"hidden must be a list of widths; got {self.hidden!r}")
         for width in self.hidden:
             _integer("each width in hidden", width, 1, 1 << 20)
         object.__setattr__(self, "hidden", tuple(self.hidden))
@@ -68,15 +72,15 @@ class Settings:
                 object.__setattr__(self, name, value)
         if self.momentum is not None and "momentum" not in OPTIMIZERS[self.optimizer]:
             takers = " and ".join(name for name, own in OPTIMIZERS.items() if "momentum" in own)
-            raise ValueError(f"momentum does not apply to {self.optimizer}; it does to {takers}")
+            raise SettingsError(f"momentum does not apply to {self.optimizer}; it does to {takers}")
         if not _number("lr", self.lr) > 0:
-            raise ValueError(f"lr must be above 0; got {self.lr}")
+            raise SettingsError(f"lr must be above 0; got {self.lr}")
         if _number("weight_decay", self.weight_decay) < 0:
-            raise ValueError(f"weight_decay must be 0 or more; got {self.weight_decay}")
+            raise SettingsError(f"weight_decay must be 0 or more; got {self.weight_decay}")
         for name in ("dropout", "momentum"):
             value = getattr(self, name)
             if value is not None and not 0 <= _number(name, value) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1; got {value}")
+                raise SettingsError(f"{name} must be at least 0 and below 1; got {value}")
         _integer("batch_size", self.batch_size, 1)
         _integer("epochs", self.epochs, 1)
         _integer("seed", self.seed, 0, (1 << 32) - 1)
@@ -94,23 +98,25 @@ SETTING_NAMES = tuple(f.name for f in fields(Settings))
 def read_config(path: str | Path) -> dict[str, Any]:
     """The content of a run's config.toml: "settings" to make `Settings` of, and what else a run wrote there.
 
-    Raises OSError for a file that cannot be read, ValueError for one that is no config of a run.
+    Raises SettingsError for a file that cannot be read or is no config of a run.
     """
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file") from None
+        raise SettingsError(f"{path} is not a text file") from None
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from None
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
     unknown = set(content) - {"settings", "environment", "result"}
     if unknown:
-        raise ValueError(f"{path} has an unknown key {sorted(unknown)[0]!r}; settings stand under [settings]")
+        raise SettingsError(f"{path} has an unknown key {sorted(unknown)[0]!r}; settings stand under [settings]")
     settings = content.get("settings")
     if not isinstance(settings, Mapping):
-        raise ValueError(f"{path} has no table [settings]")
+        raise SettingsError(f"{path} has no table [settings]")
     for name in settings:
         if name not in SETTING_NAMES:
-            raise ValueError(f"{path} has an unknown setting {name!r}{_hint(name, SETTING_NAMES)}")
+            raise SettingsError(f"{path} has an unknown setting {name!r}{_hint(name, SETTING_NAMES)}")
     return content
 
 
@@ -122,16 +128,16 @@ def _hint(name: str, known: Iterable[str]) -> str:
 
 def _one_of(name: str, value: Any, known: Iterable[str]) -> None:
     if value not in list(known):
-        raise ValueError(f"unknown {name} {value!r}; there are {', '.join(known)}")
+        raise SettingsError(f"unknown {name} {value!r}; there are {', '.join(known)}")
 
 
 def _integer(name: str, value: Any, low: int, high: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} must be an integer {bounds}; got {value!r}")
+        raise SettingsError(f"{name} must be an integer {bounds}; got {value!r}")
 
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number; got {value!r}")
+        raise SettingsError(f"{name} must be a finite number; got {value!r}")
     return float(value)

@@ -1,0 +1,44 @@
+"""The picture of a run: loss and score by epoch, for the training and the test split."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from gradflow.training.loop import Epoch
+
+_TRAIN, _TEST = "#8a8f98", "#c0392b"
+
+
+def curves_png(epochs: Sequence[Epoch], title: str, classification: bool) -> bytes:
+    """Two plots side by side, as a PNG image. Uses no window and no global state of matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    loss, score = figure.subplots(1, 2)
+    xs = [epoch.epoch for epoch in epochs]
+    for axes, train, test in (
+        (loss, [e.train_loss for e in epochs], [e.test_loss for e in epochs]),
+        (score, [e.train_score for e in epochs], [e.test_score for e in epochs]),
+    ):
+        marker = "o" if len(xs) == 1 else None
+        axes.plot(xs, train, color=_TRAIN, marker=marker, label="training")
+        axes.plot(xs, test, color=_TEST, marker=marker, label="test")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    loss.set_title("loss")
+    if min(e.train_loss for e in epochs) > 0:
+        loss.set_yscale("log")
+    score.set_title("accuracy" if classification else "R²")
+    if classification:
+        score.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    figure.suptitle(title)
+    buffer = io.BytesIO()
+    canvas.print_png(buffer)
+    return buffer.getvalue()

@@ -1,0 +1,200 @@
+"""A whole run from its settings: device, data, model, loop, and the folder it leaves.
+
+The one idea: a run is a function of its `Settings`. The seed decides everything random, each part from its own
+stream, so the same settings on the same device give the same numbers to the last bit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradflow as gf
+from gradflow.data import Batches, Dataset, load
+from gradflow.training.curves import curves_png
+from gradflow.training.loop import Epoch, NonFiniteLossError, fit
+from gradflow.training.run import (
+    RunFolder,
+    column_names,
+    config_toml,
+    environment,
+    metrics_csv,
+    weights_safetensors,
+    without_interrupts,
+)
+from gradflow.training.settings import Settings, SettingsError
+
+TEST_BATCH = 4096
+"""Samples of the test split that go through the model at once."""
+
+EXTRA_MODULES = {
+    "matplotlib": "matplotlib",
+    "safetensors": "safetensors",
+    "sklearn": "scikit-learn",
+    "tomli_w": "tomli-w",
+    "tqdm": "tqdm",
+}
+"""What the extra `train` installs: import names and the names of the packages."""
+
+_SHUFFLE_STREAM = 1 << 64  # keys from here on are the shuffles', keys below the weights' and masks'
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run about to start: its settings (with the device that was chosen), why that device, and what was made."""
+
+    settings: Settings
+    reason: str
+    dataset: Dataset
+    train_batches: Batches
+    test_batches: Batches
+    model: gf.nn.MLP
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run reached: its epochs, the model as it was after the last of them, and where it is saved.
+
+    `interrupted` tells of Ctrl-C. `failure` says why training stopped by itself before its end, else it is empty.
+    """
+
+    settings: Settings
+    epochs: list[Epoch]
+    model: gf.nn.MLP
+    folder: Path
+    seconds: float
+    interrupted: bool
+    failure: str
+
+
+def train(
+    settings: Settings,
+    out: str | Path | None = None,
+    on_start: Callable[[Setup], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Result:
+    """Train an MLP as `settings` say and leave weights, metrics.csv, curves.png and config.toml in a folder.
+
+    `out` is a new or empty folder, by default runs/<dataset>-seed<seed>, with a number added where that exists. Seeds
+    gradflow's global generator. Ctrl-C, or a loss that is no longer finite, ends training: what the epochs before
+    reached is saved and returned.
+    Raises SettingsError for what cannot be carried out here, ModuleNotFoundError without the extra `train`, and what
+    ended training in its first epoch (KeyboardInterrupt, NonFiniteLossError); then nothing is left behind.
+    """
+    require_extra()
+    settings, reason = resolve_device(settings)
+    with RunFolder(out, Path("runs") / f"{settings.dataset}-seed{settings.seed}") as folder:
+        setup, optimizer = _prepare(settings, reason, folder.path)
+        if on_start is not None:
+            on_start(setup)
+        criterion = gf.cross_entropy if setup.dataset.is_classification else gf.mse_loss
+        epochs: list[Epoch] = []
+        reached: tuple[int, dict[str, gf.Tensor]] = (0, {})
+        failure, interrupted = "", False
+        began = time.perf_counter()
+        try:
+            for epoch in fit(
+                setup.model, criterion, optimizer, setup.train_batches, setup.test_batches, settings.epochs
+            ):
+                epochs.append(epoch)
+                reached = len(epochs), setup.model.state_dict()
+                if on_epoch is not None:
+                    on_epoch(epoch)
+        except KeyboardInterrupt:
+            if not reached[0]:
+                raise
+            interrupted = True
+        except NonFiniteLossError as error:
+            if not reached[0]:
+                raise
+            failure = str(error)
+        with without_interrupts():
+            seconds = time.perf_counter() - began
+            done, weights = reached
+            setup.model.load_state_dict(weights)
+            result = Result(settings, epochs[:done], setup.model, folder.path, seconds, interrupted, failure)
+            _save(folder, result, setup.dataset, weights)
+    return result
+
+
+def require_extra() -> None:
+    """Raise ModuleNotFoundError, which says what to type, where a package of the extra `train` is missing."""
+    missing = [package for module, package in EXTRA_MODULES.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"training needs {', '.join(missing)}, which the extra \"train\" of gradflow-autograd brings: "
+            'in a checkout, pip install -e ".[train]"'
+        )
+
+
+def resolve_device(settings: Settings) -> tuple[Settings, str]:
+    """The settings with a device that exists here in place of "auto" or a short name, and one line that says why.
+
+    Raises SettingsError, with the diagnosis, for a device that cannot be used.
+    """
+    try:
+        if settings.device == "auto":
+            device, reason = gf.choose_device()
+        else:
+            device, reason = gf.get_backend(settings.device).device, "as asked"
+        gf.get_backend(device)
+    except (ValueError, gf.DeviceUnavailableError) as error:
+        raise SettingsError(str(error)) from None
+    return replace(settings, device=str(device)), reason
+
+
+def _prepare(settings: Settings, reason: str, folder: Path) -> tuple[Setup, gf.optim.Optimizer]:
+    dataset = load(settings.dataset)
+    split = dataset.split(settings.seed)
+    gf.manual_seed(settings.seed)
+    shuffles = gf.Generator(settings.seed + _SHUFFLE_STREAM)
+    device = settings.device
+    train = Batches(split.train_inputs, split.train_targets, settings.batch_size, shuffles, device=device)
+    test = Batches(split.test_inputs, split.test_targets, TEST_BATCH, shuffle=False, device=device)
+    sizes = [dataset.inputs.shape[1], *settings.hidden, dataset.outputs]
+    try:
+        model = gf.nn.MLP(sizes, settings.activation, settings.dropout, device=device)
+        optimizer = _make_optimizer(settings, model, steps=settings.epochs * len(train))
+    except MemoryError:
+        widths = ", ".join(map(str, settings.hidden))
+        raise SettingsError(f"there is not enough memory on {device} for hidden layers of {widths}") from None
+    return Setup(settings, reason, dataset, train, test, model, folder), optimizer
+
+
+def _make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.optim.Optimizer:
+    kinds = {"adamw": gf.optim.AdamW, "adam": gf.optim.Adam, "sgd": gf.optim.SGD, "rmsprop": gf.optim.RMSprop}
+    lr: Any = settings.lr
+    if settings.schedule == "cosine":
+        lr = gf.optim.schedules.cosine(settings.lr, steps)
+    options: dict[str, Any] = {"lr": lr, "weight_decay": settings.weight_decay}
+    if settings.momentum is not None:
+        options["momentum"] = settings.momentum
+    return kinds[settings.optimizer](model.parameters(), **options)
+
+
+def _save(folder: RunFolder, result: Result, dataset: Dataset, weights: dict[str, gf.Tensor]) -> None:
+    settings, last = result.settings, result.epochs[-1]
+    named = dict(zip(column_names(dataset.is_classification), last, strict=True))
+    if result.interrupted or result.failure:
+        named["stopped"] = result.failure or "interrupted"
+    title = f"{settings.dataset}, seed {settings.seed}: {test_score(last, dataset.is_classification)}"
+    folder.write("weights.safetensors", weights_safetensors(weights))
+    folder.write("metrics.csv", metrics_csv(result.epochs, dataset.is_classification))
+    folder.write("config.toml", config_toml(settings, environment(gf.get_backend(settings.device).device), named))
+    folder.write("curves.png", curves_png(result.epochs, title, dataset.is_classification))
+
+
+def test_score(epoch: Epoch, classification: bool) -> str:
+    """The score on the test split in words."""
+    if classification:
+        return f"test accuracy {100 * epoch.test_score:.2f} %"
+    return f"test R² {epoch.test_score:.4f}" if math.isfinite(epoch.test_score) else "no test R²"
+
+
+__all__ = ["Result", "Setup", "train"]
