@@ -1,0 +1,109 @@
+// Activations, the end of a linear layer, and its backward pass. The formulas are those of gradflow.backend.ACTIVATIONS;
+// the codes those of gradflow_cupy.network.
+
+enum Activation { IDENTITY, RELU, LEAKY_RELU, ELU, GELU, SILU, SIGMOID, SOFTPLUS, TANH };
+
+template <typename T>
+__device__ T sigmoid(T x) {
+    T decay = exp(-fabs(x));  // never above 1
+    return (x >= T(0) ? T(1) : decay) / (decay + T(1));
+}
+
+constexpr double GELU_A = 0.7978845608028654, GELU_B = 0.044715;
+
+template <typename T>
+__device__ T gelu_tanh(T x) {
+    return tanh((x * x * x * T(GELU_B) + x) * T(GELU_A));
+}
+
+template <typename T>
+__device__ T activation(T x, int code, T parameter) {
+    switch (code) {
+        case RELU: return x > T(0) ? x : (x == x ? T(0) : x);  // NaN stays NaN
+        case LEAKY_RELU: return x > T(0) ? x : x * parameter;
+        case ELU: return x > T(0) ? x : expm1(x) * parameter;
+        case GELU: return x * T(0.5) * (gelu_tanh(x) + T(1));
+        case SILU: return x * sigmoid(x);
+        case SIGMOID: return sigmoid(x);
+        case SOFTPLUS: return (x > T(0) ? x : T(0)) + log1p(exp(-fabs(x)));
+        case TANH: return tanh(x);
+        default: return x;
+    }
+}
+
+template <typename T>
+__device__ T activation_vjp(T g, T saved, int code, T parameter) {
+    switch (code) {
+        case RELU: return saved > T(0) ? g : T(0);
+        case LEAKY_RELU: return saved > T(0) ? g : g * parameter;
+        case ELU: return saved > T(0) ? g : g * (exp(saved) * parameter);
+        case GELU: {
+            T t = gelu_tanh(saved);
+            T inner = (saved * saved * T(3 * GELU_B) + T(1)) * T(GELU_A);
+            return g * ((t + T(1) + saved * (T(1) - t * t) * inner) * T(0.5));
+        }
+        case SILU: {
+            T s = sigmoid(saved);
+            return g * (s * (saved * (T(1) - s) + T(1)));
+        }
+        case SIGMOID: return g * saved * (T(1) - saved);
+        case SOFTPLUS: return g * sigmoid(saved);
+        case TANH: return g * (T(1) - saved * saved);
+        default: return g;
+    }
+}
+
+template <typename T>
+__global__ void activate(const T* x, T* out, index_t n, int code, double parameter) {
+    FOR_EACH_ELEMENT(i, n) out[i] = activation(x[i], code, (T)parameter);
+}
+
+template <typename T>
+__global__ void activate_backward(const T* g, const T* saved, T* out, index_t n, int code, double parameter) {
+    FOR_EACH_ELEMENT(i, n) out[i] = activation_vjp(g[i], saved[i], code, (T)parameter);
+}
+
+// z becomes z + bias; then out becomes its activation. out may be z, and bias may be missing.
+template <typename T>
+__global__ void bias_activation(
+    T* z, const T* bias, T* out, index_t rows, index_t columns, int code, double parameter) {
+    index_t column = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (column >= columns) return;
+    T shift = bias ? bias[column] : T(0);
+    for (index_t row = blockIdx.y; row < rows; row += gridDim.y) {
+        index_t i = row * columns + column;
+        T value = bias ? z[i] + shift : z[i];
+        if (bias && out != z) z[i] = value;
+        out[i] = activation(value, code, (T)parameter);
+    }
+}
+
+// dz becomes the VJP of the activation, and sums, (gridDim.y, columns), the sums of its columns over each chunk of rows.
+// With IDENTITY, dz and saved are not touched.
+template <typename T>
+__global__ void bias_backward(
+    const T* g, const T* saved, T* dz, T* sums, index_t rows, index_t columns, index_t chunk, int code,
+    double parameter) {
+    __shared__ T shared[MAX_THREADS];
+    int lane = threadIdx.x % TILE_COLUMNS, group = threadIdx.x / TILE_COLUMNS, groups = blockDim.x / TILE_COLUMNS;
+    index_t column = (index_t)blockIdx.x * TILE_COLUMNS + lane;
+    index_t start = (index_t)blockIdx.y * chunk, stop = start + chunk < rows ? start + chunk : rows;
+    T total = T(0);
+    if (column < columns) {
+        for (index_t row = start + group; row < stop; row += groups) {
+            index_t i = row * columns + column;
+            T value = g[i];
+            if (code != IDENTITY) {
+                value = activation_vjp(value, saved[i], code, (T)parameter);
+                dz[i] = value;
+            }
+            total += value;
+        }
+    }
+    shared[threadIdx.x] = total;
+    __syncthreads();
+    if (group == 0 && column < columns) {
+        for (int k = 1; k < groups; k++) total += shared[k * TILE_COLUMNS + lane];
+        sums[blockIdx.y * columns + column] = total;
+    }
+}

@@ -1,0 +1,118 @@
+"""The CUDA sources of this package: which kernels they hold, and launching one.
+
+Kernels are templates over the element type. A source is compiled with all its kernels when the first of them is
+launched (CuPy keeps the binary on disk for later processes), and a kernel that was found is kept: a launch then costs
+one dictionary look-up beside CuPy's own price.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+THREADS = 256
+"""Threads of a block; MAX_THREADS in common.cuh."""
+TILE_COLUMNS = 32
+"""Columns of a block that sums over rows; also in common.cuh."""
+MAX_BLOCKS = 1 << 16
+"""Blocks of a grid at most; kernels loop over what is beyond."""
+PARTIAL_BLOCKS = 1024
+"""Blocks at most of a sum over all elements; a last block adds up one number of each."""
+CHUNK_ROWS = 256
+"""Rows that one block adds up in a sum over rows."""
+
+REAL_TYPES = {"f": "float", "d": "double"}
+"""The C++ types of the element types, by dtype character, that kernels are compiled for."""
+
+SOURCES: dict[str, tuple[str, ...]] = {
+    "activations.cu": ("activate", "activate_backward", "bias_activation", "bias_backward"),
+    "layer_norm.cu": ("layer_norm", "layer_norm_backward", "layer_norm_columns"),
+    "losses.cu": ("squared_error", "squared_error_backward", "sum_all", "one_hot"),
+    "optimizers.cu": ("sgd_step", "adam_step", "rmsprop_step", "square_sums", "clip_factor", "scale_by"),
+    "philox.cu": ("random_bits", "dropout", "dropout_backward"),
+    "softmax.cu": ("softmax", "log_softmax", "cross_entropy", "cross_entropy_backward"),
+}
+"""The kernels of each source."""
+UNTYPED = ("random_bits",)
+"""The kernels that are no templates."""
+OPTIONS = ("-std=c++17",)
+"""Options of the compiler. Never -use_fast_math: results are compared with the CPU's to a few ulp."""
+
+_SOURCE_OF = {name: source for source, names in SOURCES.items() for name in names}
+
+Grid = tuple[int, ...]
+
+
+def source_text(source: str) -> str:
+    """The text of a source, what all share before it."""
+    folder = Path(__file__).resolve().parent
+    return (folder / "common.cuh").read_text("utf-8") + (folder / source).read_text("utf-8")
+
+
+def expressions(source: str) -> tuple[str, ...]:
+    """The C++ names of the kernels of a source, one for each type that it is compiled for."""
+    names: list[str] = []
+    for name in SOURCES[source]:
+        names += [name] if name in UNTYPED else [f"{name}<{real}>" for real in REAL_TYPES.values()]
+    return tuple(names)
+
+
+@cache
+def _module(source: str) -> Any:
+    import cupy
+
+    return cupy.RawModule(code=source_text(source), options=OPTIONS, name_expressions=expressions(source))
+
+
+_kernels: dict[tuple[str, str], Any] = {}
+
+
+def launch(name: str, dtype: str, grid: Grid, block: Grid, *arguments: Any) -> None:
+    """Launch a kernel for elements of the dtype with the character `dtype` on the current device and stream.
+
+    Arguments: arrays, None for an array left out, int for integers of 64 bits, float for double, others as CuPy has
+    them. Nothing is launched for an empty grid.
+    """
+    if 0 in grid:
+        return
+    kernel = _kernels.get((name, dtype))
+    if kernel is None:
+        expression = name if name in UNTYPED else f"{name}<{REAL_TYPES[dtype]}>"
+        kernel = _kernels[name, dtype] = _module(_SOURCE_OF[name]).get_function(expression)
+    kernel(grid, block, arguments)
+
+
+def forget() -> None:
+    """Forget all compiled kernels of this process, for tests that put another module in the place of CuPy."""
+    _module.cache_clear()
+    _kernels.clear()
+
+
+def per_element(n: int, at_most: int = MAX_BLOCKS) -> tuple[Grid, Grid]:
+    """Grid and block for a kernel that works element by element."""
+    return (min((n + THREADS - 1) // THREADS, at_most),), (THREADS,)
+
+
+def _fitting(columns: int) -> int:
+    threads = 32
+    while threads < columns and threads < THREADS:
+        threads *= 2
+    return threads
+
+
+def per_row(rows: int, columns: int) -> tuple[Grid, Grid]:
+    """Grid and block for a kernel that gives a block to each row."""
+    return (min(rows, MAX_BLOCKS),), (_fitting(columns),)
+
+
+def per_cell(rows: int, columns: int) -> tuple[Grid, Grid]:
+    """Grid and block for a kernel whose threads each have a column and go down the rows."""
+    threads = _fitting(columns)
+    return ((columns + threads - 1) // threads, min(rows, MAX_BLOCKS - 1)), (threads,)
+
+
+def per_tile(rows: int, columns: int) -> tuple[Grid, Grid, int]:
+    """Grid and block for a kernel that sums over rows, and the rows of a chunk."""
+    chunk = max(CHUNK_ROWS, (rows + MAX_BLOCKS - 2) // (MAX_BLOCKS - 1))
+    return ((columns + TILE_COLUMNS - 1) // TILE_COLUMNS, (rows + chunk - 1) // chunk), (THREADS,), chunk

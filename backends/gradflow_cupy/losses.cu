@@ -1,0 +1,42 @@
+// Squared error, sums of all elements, and one-hot rows.
+
+// Where `difference` is given, it gets x - target. Each block adds up its squares in `partial`.
+template <typename T>
+__global__ void squared_error(const T* x, const T* target, T* difference, T* partial, index_t n) {
+    T total = T(0);
+    FOR_EACH_ELEMENT(i, n) {
+        T d = x[i] - target[i];
+        difference[i] = d;
+        total += d * d;
+    }
+    total = block_sum(total);
+    if (threadIdx.x == 0) partial[blockIdx.x] = total;
+}
+
+// g has one element (g_stride 0) or n (g_stride 1). gx or gt may be missing.
+template <typename T>
+__global__ void squared_error_backward(
+    const T* g, int g_stride, double factor, const T* difference, T* gx, T* gt, index_t n) {
+    FOR_EACH_ELEMENT(i, n) {
+        T value = difference[i] * (g[i * g_stride] * (T)factor);
+        if (gx) gx[i] = value;
+        if (gt) gt[i] = -value;
+    }
+}
+
+// One block: out[0] = sum(x) / divisor.
+template <typename T>
+__global__ void sum_all(const T* x, T* out, index_t n, double divisor) {
+    T total = T(0);
+    FOR_EACH_COLUMN(i, n) total += x[i];
+    total = block_sum(total);
+    if (threadIdx.x == 0) out[0] = total / (T)divisor;
+}
+
+template <typename T>
+__global__ void one_hot(const index_t* labels, T* out, index_t rows, index_t classes) {
+    index_t column = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (column >= classes) return;
+    for (index_t row = blockIdx.y; row < rows; row += gridDim.y)
+        out[row * classes + column] = labels[row] == column ? T(1) : T(0);
+}

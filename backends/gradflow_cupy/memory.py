@@ -1,0 +1,32 @@
+"""The peak of the memory in use, which CuPy's pool does not count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PeakCounter:
+    """Counts the bytes that CuPy's pool hands out on one device in the thread that made the counter.
+
+    Starts from `current` bytes. CuPy calls a hook at each allocation and release, at about a microsecond each.
+    """
+
+    def __init__(self, cupy: Any, index: int, current: int) -> None:
+        self.current = self.peak = current
+        self.index = index
+        counter = self
+
+        class Hook(cupy.cuda.MemoryHook):  # type: ignore[misc]
+            name = f"gradflow peak counter of cuda:{index}"
+
+            def malloc_postprocess(self, **event: Any) -> None:
+                if event["device_id"] == counter.index and event["mem_ptr"]:
+                    counter.current += event["mem_size"]
+                    counter.peak = max(counter.peak, counter.current)
+
+            def free_postprocess(self, **event: Any) -> None:
+                if event["device_id"] == counter.index:
+                    counter.current = max(counter.current - event["mem_size"], 0)
+
+        self._hook = Hook()
+        self._hook.__enter__()

@@ -1,0 +1,63 @@
+// Random bits and dropout: Philox4x64-10 (Salmon et al. 2011), the stream of numpy.random.Philox bit for bit.
+
+typedef unsigned long long word_t;
+
+struct Block {
+    word_t word[4];
+};
+
+// The four words of the block at start + step, where start (c0 the lowest word) has 256 bits.
+__device__ inline Block philox(word_t c0, word_t c1, word_t c2, word_t c3, word_t k0, word_t k1, word_t step) {
+    c0 += step;
+    if (c0 < step && ++c1 == 0 && ++c2 == 0) ++c3;  // carry
+    for (int round = 0; round < 10; round++) {
+        word_t high0 = __umul64hi(c0, 0xD2E7470EE14C6C93ULL), low0 = c0 * 0xD2E7470EE14C6C93ULL;
+        word_t high1 = __umul64hi(c2, 0xCA5A826395121157ULL), low1 = c2 * 0xCA5A826395121157ULL;
+        c0 = high1 ^ c1 ^ k0;
+        c1 = low1;
+        c2 = high0 ^ c3 ^ k1;
+        c3 = low0;
+        k0 += 0x9E3779B97F4A7C15ULL;
+        k1 += 0xBB67AE8584CAA73BULL;
+    }
+    return Block{{c0, c1, c2, c3}};
+}
+
+__global__ void random_bits(
+    word_t* out, index_t n, word_t c0, word_t c1, word_t c2, word_t c3, word_t k0, word_t k1) {
+    FOR_EACH_ELEMENT(step, (n + 3) / 4) {
+        Block bits = philox(c0, c1, c2, c3, k0, k1, step);
+        for (int lane = 0; lane < 4 && 4 * step + lane < n; lane++) out[4 * step + lane] = bits.word[lane];
+    }
+}
+
+// A thread makes the bits of 8 neighbouring elements; the block then writes its tile with neighbouring threads at
+// neighbouring elements.
+template <typename T>
+__global__ void dropout(
+    const T* x, T* out, bool* mask, index_t n, unsigned int threshold, double scale, word_t c0, word_t c1, word_t c2,
+    word_t c3, word_t k0, word_t k1) {
+    __shared__ unsigned char keep[MAX_THREADS];
+    index_t tile = 8 * (index_t)blockDim.x;
+    for (index_t start = blockIdx.x * tile; start < n; start += gridDim.x * tile) {
+        Block bits = philox(c0, c1, c2, c3, k0, k1, start / 8 + threadIdx.x);
+        unsigned int kept = 0;
+        for (int lane = 0; lane < 4; lane++) {
+            kept |= (unsigned int)((unsigned int)bits.word[lane] >= threshold) << (2 * lane);
+            kept |= (unsigned int)((unsigned int)(bits.word[lane] >> 32) >= threshold) << (2 * lane + 1);
+        }
+        __syncthreads();  // the tile before is written
+        keep[threadIdx.x] = (unsigned char)kept;
+        __syncthreads();
+        for (index_t k = threadIdx.x; k < tile && start + k < n; k += blockDim.x) {
+            bool on = keep[k / 8] >> (k % 8) & 1;
+            mask[start + k] = on;
+            out[start + k] = on ? x[start + k] * (T)scale : T(0);
+        }
+    }
+}
+
+template <typename T>
+__global__ void dropout_backward(const T* g, const bool* mask, T* out, index_t n, double scale) {
+    FOR_EACH_ELEMENT(i, n) out[i] = mask[i] ? g[i] * (T)scale : T(0);
+}

@@ -1,0 +1,71 @@
+"""The CUDA sources compile with NVRTC for the architectures in use, and hold each kernel that Python launches.
+
+This needs no driver and no GPU. It proves that the sources are valid CUDA; what they compute is tested on the host by
+`test_host_kernels.py`, and on a GPU by the tests marked `gpu`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from gradflow_cupy.kernels import OPTIONS, SOURCES, UNTYPED, expressions, source_text
+
+ARCHITECTURES = ("sm_70", "sm_80", "sm_90", "sm_100")
+
+
+@pytest.fixture(scope="module")
+def nvrtc() -> Any:
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except Exception as error:
+        pytest.skip(f"no NVRTC: {error}")
+    return cupy.cuda.nvrtc
+
+
+def compile_source(nvrtc: Any, source: str, architecture: str) -> tuple[Any, dict[str, str]]:
+    program = nvrtc.createProgram(source_text(source), source, (), ())
+    names = expressions(source)
+    for name in names:
+        nvrtc.addNameExpression(program, name)
+    try:
+        nvrtc.compileProgram(program, (f"-arch={architecture}", *OPTIONS, "-ftz=true"))
+    except nvrtc.NVRTCError:
+        pytest.fail(f"{source} for {architecture}:\n{nvrtc.getProgramLog(program)}", pytrace=False)
+    return program, {name: nvrtc.getLoweredName(program, name) for name in names}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("source", SOURCES)
+def test_compiles(nvrtc: Any, source: str, architecture: str) -> None:
+    program, lowered = compile_source(nvrtc, source, architecture)
+    binary = nvrtc.getCUBIN(program)
+    assert len(binary) > 1000
+    for name, mangled in lowered.items():
+        assert mangled.encode() in binary, name
+    assert "warning #" not in nvrtc.getProgramLog(program)  # sm_70 alone is remarked on, as deprecated
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_kernels_of_float_compute_in_float(nvrtc: Any, source: str) -> None:
+    """No function of double is called in a float kernel: an overload that is missed costs speed, silently."""
+    program, lowered = compile_source(nvrtc, source, "compute_90")
+    ptx = nvrtc.getPTX(program)
+    ptx = ptx.decode() if isinstance(ptx, bytes) else ptx
+    for name, mangled in lowered.items():
+        if "float" in name:
+            start = ptx.index(f"entry {mangled}(")
+            following = ptx.find(".entry", start)
+            body = ptx[start:] if following < 0 else ptx[start:following]
+            found = re.findall(r"\b(?:add|sub|mul|fma|div|sqrt)\.\w*\.?f64|\bex2\S*f64", body)
+            assert not found, (name, found)
+
+
+def test_every_kernel_in_a_source_is_listed() -> None:
+    for source, names in SOURCES.items():
+        text = source_text(source)
+        defined = re.findall(r"(template <typename T>\s*)?__global__ void (\w+)\(", text)
+        assert sorted(name for _, name in defined) == sorted(names), source
+        assert {name for template, name in defined if not template} == set(names) & set(UNTYPED), source
