@@ -33,7 +33,7 @@ _SCATTER_ALONG = defop(
 
 
 def raw_key(x: Tensor, key: Any) -> Any:
-    """An index as a backend takes it: tensors become their arrays, lists of numbers arrays of integers or bools.
+    """An index as a backend takes it: a mask, or a tuple that names all axes, with arrays for tensors and lists.
 
     Raises IndexError for what is no index or is out of range, DeviceMismatchError for a tensor of another device.
     """
@@ -54,7 +54,10 @@ def raw_key(x: Tensor, key: Any) -> Any:
             if isinstance(p, int) and not -x.shape[axis] <= p < x.shape[axis]:
                 raise IndexError(f"index {p} is out of range for axis {axis} of a tensor of shape {x.shape}")
             axis += 1
-    return raw if isinstance(key, tuple) else raw[0]
+    if len(raw) == 1 and _is_mask(x, raw[0]):
+        return raw[0]
+    whole = used == x.ndim or any(p is Ellipsis for p in raw)
+    return raw if whole else (*raw, Ellipsis)
 
 
 def _is_mask(x: Tensor, part: Any) -> bool:

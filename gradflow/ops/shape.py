@@ -93,7 +93,7 @@ def _concat_rule(
 ) -> list[Any]:
     gradients, start = [], 0
     for need, length in zip(needs, lengths, strict=True):
-        key = (slice(None),) * axis + (slice(start, start + length),)
+        key = (slice(None),) * axis + (slice(start, start + length), ...)
         gradients.append(F.getitem(g, key) if need else None)
         start += length
     return gradients
