@@ -1,0 +1,137 @@
+"""Fixtures of the benchmarks: the devices, the libraries, and `timed`, which measures a call and describes the row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import gradflow as gf
+from benchmarks.machine import public_commit_info, public_machine_info, threads, versions
+from benchmarks.timing import measure
+from benchmarks.workloads import TRAININGS, Training, Workload, check_equal_work, why_not
+
+Timed = Callable[..., Any]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Show the median and its spread, unless other columns are asked for."""
+    if hasattr(config.option, "benchmark_columns") and not config.option.benchmark_columns:
+        config.option.benchmark_columns = ["median", "iqr", "rounds"]
+        config.option.benchmark_sort = "median"
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Keep only what may be published."""
+    kept = public_machine_info(machine_info)
+    machine_info.clear()
+    machine_info.update(kept)
+
+
+def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict[str, Any]) -> None:
+    """Keep only what may be published."""
+    kept = public_commit_info(commit_info)
+    commit_info.clear()
+    commit_info.update(kept)
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
+    """Leave out every single time: the statistics say enough, in a hundredth of the space."""
+    for row in output_json["benchmarks"]:
+        row["stats"].pop("data", None)
+        row.pop("params", None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Devices and libraries vary fastest: the rows of a group run one after another, on a machine in one mood."""
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
+    if "library" in metafunc.fixturenames:
+        metafunc.parametrize("library", list(TRAININGS), indirect=True)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a device, current during the measurement; skipped, with the diagnosis, where it cannot be used."""
+    name: str = request.param
+    diagnosis = gf.diagnose(name)
+    if not diagnosis.usable:
+        if os.environ.get("GRADFLOW_REQUIRE_GPU") == "1":
+            pytest.fail(f"GRADFLOW_REQUIRE_GPU=1, but no CUDA device: {diagnosis}", pytrace=False)
+        pytest.skip(f"no CUDA device: {diagnosis}")
+    with gf.use_device(name):
+        yield name
+
+
+@pytest.fixture
+def library(request: pytest.FixtureRequest, device: str) -> str:
+    """gradflow, or a peer; skipped, with the reason, where the peer cannot be used."""
+    name: str = request.param
+    reason = why_not(name, device)
+    if reason:
+        pytest.skip(reason)
+    return name
+
+
+@pytest.fixture
+def training(workload: Workload, library: str, device: str) -> Training:
+    """A model in training, at its initial weights. A peer's work is compared with gradflow's before."""
+    if library != "gradflow":
+        check_equal_work(workload, library, device)
+    return TRAININGS[library](workload, device)
+
+
+@pytest.fixture
+def timed(benchmark: Any, request: pytest.FixtureRequest) -> Timed:
+    """A function that measures a call and describes it: its group, and in `extra_info` all that the report needs."""
+
+    def run(
+        function: Callable[..., Any],
+        *,
+        synchronize: Callable[[], Any],
+        workload: str,
+        size: str,
+        batch: int,
+        library: str,
+        device: str,
+        steps: int = 1,
+        setup: Callable[[], tuple[Any, ...]] | None = None,
+    ) -> Any:
+        """`steps`: how many times one call goes through a batch; times are reported for one of them."""
+        benchmark.group = f"{workload}, {size}, batch {batch}" + (f", {steps} steps" if steps > 1 else "")
+        option = request.config.option
+        limits = float(option.benchmark_max_time), int(option.benchmark_min_rounds)
+        result = measure(benchmark, function, synchronize, setup, *limits)
+        benchmark.extra_info.update(
+            workload=workload, size=size, batch=batch, steps=steps, library=library, device=device,
+            dtype="float32", threads=threads(), versions=versions(),
+        )  # fmt: skip
+        if benchmark.enabled:
+            benchmark.extra_info["samples_per_s"] = steps * batch / benchmark.stats.stats.median
+        return result
+
+    return run
+
+
+@pytest.fixture
+def timed_training(timed: Timed, training: Training) -> Timed:
+    """`timed`, told of the training what that knows."""
+
+    def run(function: Callable[..., Any], *, workload: str, **options: Any) -> Any:
+        described = training.workload
+        return timed(
+            function,
+            synchronize=training.synchronize,
+            workload=workload,
+            size=described.size,
+            batch=described.batch,
+            library=training.library,
+            device=training.device,
+            **options,
+        )
+
+    return run

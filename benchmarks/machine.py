@@ -1,0 +1,52 @@
+"""What a measurement says about the machine it ran on: enough to read the numbers, nothing that names the machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import gradflow as gf
+
+_PACKAGES = {"cupy": ("cupy-cuda12x", "cupy-cuda13x"), "numpy": ("numpy",), "torch": ("torch",)}
+
+
+def threads() -> int:
+    """The threads that NumPy's BLAS uses, as threadpoolctl tells; the number of cores where that is not installed."""
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return os.cpu_count() or 1
+    from threadpoolctl import threadpool_info
+
+    pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return max(pools, default=os.cpu_count() or 1)
+
+
+def versions() -> dict[str, str]:
+    """The versions of gradflow, of Python and of the array libraries that are installed."""
+    found = {"gradflow": gf.__version__, "python": platform.python_version()}
+    for name, distributions in _PACKAGES.items():
+        for distribution in distributions:
+            try:
+                found[name] = version(distribution)
+            except PackageNotFoundError:
+                continue
+    return found
+
+
+def public_machine_info(machine_info: dict[str, Any]) -> dict[str, Any]:
+    """Of pytest-benchmark's `machine_info`: processor, cores, system, Python. No host name, no build paths."""
+    cpu = machine_info.get("cpu") or {}
+    kept: dict[str, Any] = {
+        "cpu": {"brand_raw": cpu.get("brand_raw") or platform.processor() or "unknown", "count": os.cpu_count()},
+        **{key: machine_info.get(key) for key in ("machine", "system", "python_implementation", "python_version")},
+    }
+    if gf.diagnose("cuda").usable:
+        kept["gpu"] = gf.get_backend("cuda").describe()
+    return kept
+
+
+def public_commit_info(commit_info: dict[str, Any]) -> dict[str, Any]:
+    """Of pytest-benchmark's `commit_info`: the commit and whether files differed from it."""
+    return {key: commit_info.get(key) for key in ("id", "time", "dirty")}

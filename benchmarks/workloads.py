@@ -1,0 +1,232 @@
+"""What is measured: perceptrons of a few sizes, trained by gradflow and by PyTorch in the same few lines.
+
+`Training` holds those lines. A subclass only says how its library makes the model, the data and the optimizer, so the
+rows of a group cannot differ in anything else; `check_equal_work` compares their gradients and losses all the same.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+import gradflow as gf
+from benchmarks.machine import threads
+
+STEPS = 10
+"""The training steps of one timed call: each call starts from the same weights."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A perceptron with layers of these widths, its loss, its optimizer, and the data it is trained on."""
+
+    name: str
+    layers: tuple[int, ...]
+    batch: int
+    loss: str = "cross_entropy"
+    optimizer: str = "SGD"
+    batches: int = 32
+
+    @property
+    def size(self) -> str:
+        """The widths of the layers, a run of equal ones shortened."""
+        widths = [str(n) for n in self.layers]
+        if len(widths) > 6:
+            return f"{widths[0]}-{len(widths) - 2}x{widths[1]}-{widths[-1]}"
+        return "-".join(widths)
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.batch}"
+
+    def data(self) -> tuple[Any, Any]:
+        """Inputs and targets on the host, of `batches` batches: the targets are a function of the inputs."""
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((self.batch * self.batches, self.layers[0]), dtype=np.float32)
+        scores = x @ rng.standard_normal((self.layers[0], self.layers[-1]), dtype=np.float32)
+        return x, scores.argmax(axis=1) if self.loss == "cross_entropy" else np.tanh(scores)
+
+
+TINY = Workload("tiny", (2, 16, 16, 1), 32, loss="mse_loss")
+SMALL = Workload("small", (784, 128, 10), 64)
+DEEP = Workload("deep", (64,) * 20 + (10,), 128)
+MEDIUM = Workload("medium", (784, 512, 512, 10), 128, optimizer="Adam", batches=16)
+
+WORKLOADS = [TINY, SMALL, DEEP, MEDIUM]
+SWEEP = [replace(SMALL, batch=batch, batches=1) for batch in (1, 8, 512, 4096)]
+"""One model at other batch sizes than its own: where a device begins to pay."""
+
+
+class Training:
+    """A model in training. Subclasses set the attributes below, and say what the two libraries spell differently."""
+
+    library: str
+    model: Any
+    optimizer: Any
+    inputs: Any
+    targets: Any
+    x: Any
+    y: Any
+    loss_function: Any
+
+    def __init__(self, workload: Workload, device: str) -> None:
+        self.workload = workload
+        self.device = device
+
+    def forward(self) -> Any:
+        """The loss of the first batch, recorded."""
+        return self.loss_function(self.model(self.x), self.y)
+
+    def step(self, x: Any, y: Any) -> Any:
+        """One training step; the loss before it."""
+        self.optimizer.zero_grad()
+        loss = self.loss_function(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+    def steps(self, count: int = STEPS) -> Any:
+        """Steps on the first batch; the last loss."""
+        loss = None
+        for _ in range(count):
+            loss = self.step(self.x, self.y)
+        return loss
+
+    def epoch(self) -> float:
+        """One pass over shuffled data; the mean loss, read once, at the end."""
+        batch, batches = self.workload.batch, self.workload.batches
+        order = self.permutation(batch * batches)
+        total = 0.0
+        for start in range(0, batch * batches, batch):
+            part = order[start : start + batch]
+            total = self.step(self.inputs[part], self.targets[part]).detach() + total
+        return float(total) / batches
+
+    def permutation(self, n: int) -> Any:
+        """The numbers 0 to n - 1 in random order, on the device."""
+        raise NotImplementedError
+
+    def restore(self) -> None:
+        """Go back to the initial weights and the optimizer's initial state, in the same memory."""
+        raise NotImplementedError
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        raise NotImplementedError
+
+    def gradients(self) -> list[Any]:
+        """The gradients of all parameters, on the host."""
+        raise NotImplementedError
+
+
+class GradflowTraining(Training):
+    """gradflow's row."""
+
+    library = "gradflow"
+
+    def __init__(self, workload: Workload, device: str) -> None:
+        super().__init__(workload, device)
+        gf.manual_seed(0)
+        self.model = gf.nn.MLP(workload.layers, device=device)
+        self.optimizer = make_optimizer(gf.optim, workload, list(self.model.parameters()))
+        self._start = self.model.state_dict(), self.optimizer.state_dict()
+        self.inputs, self.targets = (gf.tensor(values, device=device) for values in workload.data())
+        self.x, self.y = self.inputs[: workload.batch], self.targets[: workload.batch]
+        self.loss_function = getattr(gf, workload.loss)
+
+    def permutation(self, n: int) -> Any:
+        return gf.random.permutation(n, device=self.device)
+
+    def restore(self) -> None:
+        self.model.load_state_dict(self._start[0])
+        self.optimizer.load_state_dict(self._start[1])
+
+    def synchronize(self) -> None:
+        gf.synchronize(self.device)
+
+    def gradients(self) -> list[Any]:
+        return [p.grad.cpu().numpy() for p in self.model.parameters()]
+
+
+class TorchTraining(Training):
+    """PyTorch's row, in its eager mode with default settings, on as many threads as NumPy, from gradflow's weights."""
+
+    library = "PyTorch"
+
+    def __init__(self, workload: Workload, device: str) -> None:
+        import torch
+
+        super().__init__(workload, device)
+        torch.set_num_threads(threads())
+        gf.manual_seed(0)
+        weights = [torch.from_numpy(p.detach().numpy()) for p in gf.nn.MLP(workload.layers, device="cpu").parameters()]
+        modules: list[Any] = []
+        for n, m in pairwise(workload.layers):
+            modules += [torch.nn.Linear(n, m), torch.nn.ReLU()]
+        self.model = torch.nn.Sequential(*modules[:-1]).to(device)
+        self._torch, self._weights = torch, [w.to(device) for w in weights]
+        self.optimizer = make_optimizer(torch.optim, workload, list(self.model.parameters()))
+        self.restore()
+        self.inputs, self.targets = (torch.from_numpy(values).to(device) for values in workload.data())
+        self.x, self.y = self.inputs[: workload.batch], self.targets[: workload.batch]
+        self.loss_function = getattr(torch.nn.functional, workload.loss)
+
+    def permutation(self, n: int) -> Any:
+        return self._torch.randperm(n, device=self.device)
+
+    def restore(self) -> None:
+        with self._torch.no_grad():
+            for parameter, start in zip(self.model.parameters(), self._weights, strict=True):
+                parameter.copy_(start)
+            for state in self.optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
+
+    def synchronize(self) -> None:
+        if self.device != "cpu":
+            self._torch.cuda.synchronize()
+
+    def gradients(self) -> list[Any]:
+        return [p.grad.cpu().numpy() for p in self.model.parameters()]
+
+
+TRAININGS: dict[str, type[Training]] = {t.library: t for t in (GradflowTraining, TorchTraining)}
+
+
+def why_not(library: str, device: str) -> str | None:
+    """Why a peer library cannot be measured on a device; None where it can."""
+    if library == "gradflow":
+        return None
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed; it is in the extra 'peers'"
+    if device != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            return f"PyTorch {torch.__version__} finds no CUDA device"
+    return None
+
+
+def make_optimizer(module: Any, workload: Workload, parameters: list[Any]) -> Any:
+    """The workload's optimizer, of gradflow's or PyTorch's module of optimizers."""
+    options = {"SGD": {"lr": 0.05, "momentum": 0.9}, "Adam": {"lr": 1e-3}}[workload.optimizer]
+    return getattr(module, workload.optimizer)(parameters, **options)
+
+
+@cache
+def check_equal_work(workload: Workload, library: str, device: str) -> None:
+    """Raise AssertionError unless `library` gets gradflow's first gradients and its losses over 5 steps."""
+    trainings = [TRAININGS[name](workload, device) for name in ("gradflow", library)]
+    losses = [[float(t.steps(1).detach())] for t in trainings]
+    for i, (ours, theirs) in enumerate(zip(*(t.gradients() for t in trainings), strict=True)):
+        bound = 1e-4 * np.linalg.norm(ours)
+        assert np.linalg.norm(ours - theirs) <= bound > 0, f"{library} has another gradient of parameter {i}"
+    for training, history in zip(trainings, losses, strict=True):
+        history += [float(training.steps(1).detach()) for _ in range(4)]
+    ours, theirs = losses
+    assert ours[0] != ours[-1], "the losses do not change, so that comparing them proves nothing"
+    assert np.allclose(ours, theirs, rtol=1e-4), f"gradflow's losses are {ours}, those of {library} {theirs}"
