@@ -58,9 +58,11 @@ def one_cycle(
     """Half a cosine up to `peak` over the share `rise` of `steps`, then one down: PyTorch's OneCycleLR.
 
     From peak / start_divisor to that over final_divisor. Smith & Topin 2018, "Super-Convergence". ValueError for
-    steps < 2 or a share outside (0, 1).
+    steps < 2, a share outside (0, 1) or a divisor that is not positive.
     """
     _check(steps, peak=peak, start_divisor=start_divisor, final_divisor=final_divisor)
+    if start_divisor == 0 or final_divisor == 0:
+        raise ValueError(f"one_cycle needs divisors > 0; got {start_divisor} and {final_divisor}")
     if steps < 2 or not 0.0 < rise < 1.0:
         raise ValueError(f"one_cycle needs steps >= 2 and 0 < rise < 1; got steps={steps}, rise={rise}")
     start = peak / start_divisor
@@ -68,7 +70,7 @@ def one_cycle(
 
     def schedule(step: int) -> float:
         if step <= top:
-            return _half_cosine(start, peak, step / top)
+            return _half_cosine(start, peak, step / top if top else 1.0)
         return _half_cosine(peak, start / final_divisor, (step - top) / (steps - 1.0 - top))
 
     return schedule
