@@ -14,6 +14,11 @@ from gradflow.optim.optimizer import Optimizer, Parameters, check_rate, number
 from gradflow.optim.schedules import Schedule
 
 
+def _check_eps(group: Mapping[str, Any]) -> None:
+    if number("eps", group["eps"]) == 0:
+        raise ValueError("eps is a number above 0: where a gradient is 0, a step divides by it")
+
+
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum (Sutskever et al. 2013), Nesterov's included, and weight decay.
 
@@ -86,8 +91,8 @@ class Adam(Optimizer):
         for beta in group["betas"]:
             number("each of betas", beta, 0.0, 1.0)
         group["betas"] = tuple(group["betas"])
-        for name in ("eps", "weight_decay"):
-            number(name, group[name])
+        number("weight_decay", group["weight_decay"])
+        _check_eps(group)
 
     def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
@@ -152,8 +157,9 @@ class RMSprop(Optimizer):
     def _check(self, group: dict[str, Any]) -> None:
         check_rate(group)
         number("alpha", group["alpha"], 0.0, 1.0)
-        for name in ("eps", "weight_decay", "momentum"):
+        for name in ("weight_decay", "momentum"):
             number(name, group[name])
+        _check_eps(group)
 
     def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         names = ("square_avg", "grad_avg") if group["centered"] else ("square_avg",)

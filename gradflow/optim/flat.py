@@ -62,6 +62,12 @@ class Block:
         """The part of a flat array that belongs to a member, in its shape."""
         return self.backend.reshape(flat[member.start : member.stop], member.tensor.shape)
 
+    def state_array(self, name: str) -> Array:
+        """The flat array `name` of the state; zeros at first, as where a hyperparameter that needs it is set later."""
+        if name not in self.state:
+            self.state[name] = self.backend.zeros((self.size,), dtype=self.native)
+        return self.state[name]
+
     def _adopt(self, member: Member) -> None:
         """Make the member's tensor a view of this block, its values unchanged."""
         tensor = member.tensor

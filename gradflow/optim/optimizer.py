@@ -11,6 +11,7 @@ from typing import Any
 
 from gradflow.backend import Array
 from gradflow.engine import no_grad
+from gradflow.ops import asarray
 from gradflow.optim.flat import Block, make_blocks
 from gradflow.optim.schedules import Schedule
 from gradflow.tensor import Tensor
@@ -69,11 +70,15 @@ class Optimizer:
             if id(tensor) in seen:
                 raise ValueError("a parameter is given to the optimizer twice")
             seen.add(id(tensor))
-        self._blocks = make_blocks([group["params"] for group in self.param_groups])
-        for block in self._blocks:
-            names = {name for group in self.param_groups for name in self._state_names(group)}
+        self._blocks = self._make_blocks()
+
+    def _make_blocks(self) -> list[Block]:
+        blocks = make_blocks([group["params"] for group in self.param_groups])
+        names = {name for group in self.param_groups for name in self._state_names(group)}
+        for block in blocks:
             for name in sorted(names):
-                block.state[name] = block.backend.zeros((block.size,), dtype=block.native)
+                block.state_array(name)
+        return blocks
 
     # ------------------------------------------------------------------ what a subclass says
 
@@ -109,9 +114,10 @@ class Optimizer:
         with no_grad():
             for block in self._blocks:
                 block.refresh()
+            for block in self._blocks:
                 for g, part, members in list(block.runs()):
                     group = self.param_groups[g]
-                    state = {name: block.state[name][part] for name in self._state_names(group)}
+                    state = {name: block.state_array(name)[part] for name in self._state_names(group)}
                     self._update(block, part, state, rates[g], members[0].step + 1, group)
                     block.changed(members)
         self.steps += 1
@@ -139,7 +145,7 @@ class Optimizer:
                 if m.step:
                     entry: dict[str, Any] = {"step": m.step}
                     for name in self._state_names(self.param_groups[m.group]):
-                        array = block.backend.asarray(block.view(block.state[name], m), copy=True)
+                        array = block.backend.asarray(block.view(block.state_array(name), m), copy=True)
                         entry[name] = Tensor(array, block.backend)
                     state[m.index] = entry
         groups, index = [], 0
@@ -170,30 +176,41 @@ class Optimizer:
             self._check(new)
             new_groups.append(new)
         members = {m.index: (block, m) for block in self._blocks for m in block.members}
-        state = {int(index): entry for index, entry in state_dict["state"].items()}
-        for index, entry in state.items():
+        steps = int(state_dict["steps"])
+        loaded: dict[int, tuple[int, dict[str, Tensor]]] = {}
+        for key, entry in state_dict["state"].items():
+            index = int(key)
             if index not in members:
                 raise ValueError(f"the state has a parameter {index}; this optimizer has {len(members)}")
-            _, m = members[index]
+            block, m = members[index]
+            arrays = {}
             for name in self._state_names(new_groups[m.group]):
                 if name not in entry:
                     raise KeyError(f"the state of parameter {index} lacks {name}")
-                shape = tuple(entry[name].shape)
+                value = entry[name]
+                arrays[name] = value if isinstance(value, Tensor) else asarray(value, device=block.backend.device)
+                shape = arrays[name].shape
                 if shape != m.tensor.shape:
                     raise ValueError(f"{name} of parameter {index} has shape {m.tensor.shape}; the state's is {shape}")
+            loaded[index] = int(entry["step"]), arrays
         self.param_groups = new_groups
-        self.steps = int(state_dict["steps"])
+        self.steps = steps
         for index, (block, m) in members.items():
-            entry = state.get(index, {"step": 0})
-            m.step = int(entry["step"])
+            m.step, arrays = loaded.get(index, (0, {}))
             for name in self._state_names(new_groups[m.group]):
-                if name not in block.state:
-                    block.state[name] = block.backend.zeros((block.size,), dtype=block.native)
-                target = Tensor(block.view(block.state[name], m), block.backend)
-                if name in entry:
-                    target.copy_(entry[name])
+                target = Tensor(block.view(block.state_array(name), m), block.backend)
+                if name in arrays:
+                    target.copy_(arrays[name])
                 else:
                     target.zero_()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_blocks": self.state_dict()}  # a copy, with its model's, gets buffers of its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._blocks = self._make_blocks()
+        self.load_state_dict(state["_blocks"])
 
     def __repr__(self) -> str:
         groups = []
