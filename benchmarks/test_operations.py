@@ -29,14 +29,17 @@ OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {  # of two matrices, spelt a
 def test_operation(operation: str, n: int, library: str, device: str, timed: Timed) -> None:
     function = OPERATIONS[operation]
     host = np.random.default_rng(0).standard_normal((2, n, n), dtype=np.float32)
+    a: Any
+    b: Any
+    synchronize: Callable[[], None] = gf.synchronize
     if library == "gradflow":
         a, b = (gf.tensor(values).requires_grad_() for values in host)
-        synchronize = gf.synchronize
     else:
         import torch
 
         a, b = (torch.from_numpy(values).to(device).requires_grad_() for values in host)
-        synchronize = torch.cuda.synchronize if device != "cpu" else lambda: None
+        if device != "cpu":
+            synchronize = torch.cuda.synchronize
     timed(
         lambda: function(a, b),
         synchronize=synchronize,

@@ -1,0 +1,141 @@
+"""The benchmarks' report and the one idea of their timing: the wait for the device is inside the timed call."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import report
+from benchmarks.machine import public_commit_info, public_machine_info
+from benchmarks.timing import measure
+
+
+def benchmark_of(library: str, device: str, batch: int, median: float, steps: int = 10) -> dict[str, Any]:
+    info = {"workload": "train step", "size": "784-128-10", "batch": batch, "steps": steps, "library": library}
+    info |= {"device": device, "dtype": "float32", "threads": 2, "versions": {"numpy": "2.4.6"}}
+    return {"extra_info": info, "stats": {"median": median * steps, "iqr": 1e-6 * steps}}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    rows = [benchmark_of("PyTorch", "cpu", batch, 2e-3) for batch in (8, 64)]
+    rows += [benchmark_of("gradflow", "cpu", batch, 1e-3) for batch in (8, 64)]
+    machine = {"cpu": {"brand_raw": "A processor", "count": 2}}
+    content = {"benchmarks": rows, "machine_info": machine, "commit_info": {"id": "c0ffee", "dirty": False}}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({**content, "datetime": "2026-11-20T20:00:00+00:00"}))
+    return path
+
+
+def test_table_states_the_speed_up_over_gradflow_on_the_cpu(results: Path) -> None:
+    lines = report.table(report.rows_of(report.load(results))).splitlines()
+    assert lines[2:4] == [
+        "| train step | 784-128-10 | 8 | gradflow cpu | 1 ms | 1 µs | 8,000 | 1.00 |",
+        "| train step | 784-128-10 | 8 | PyTorch cpu | 2 ms | 1 µs | 4,000 | 0.50 |",
+    ]
+    assert len(lines) == 6
+
+
+def test_command_prints_head_and_table_and_draws(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    assert report.main([str(results), "--out", str(tmp_path / "plots")]) == 0
+    printed = capsys.readouterr().out
+    for fact in ("A processor, 2 cores", "2026-11-20", "numpy 2.4.6", "float32", "threads: 2", "c0ffee"):
+        assert fact in printed
+    assert (tmp_path / "plots" / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "content", [None, "{", "[]", "{}", '{"benchmarks": []}', '{"benchmarks": [{"stats": {}}]}', '{"benchmarks": [1]}']
+)
+def test_bad_input_is_one_line_and_status_2(
+    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    assert report.main([str(path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+
+
+def test_without_matplotlib_the_extra_is_named(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert report.main([str(results)]) == 2
+    captured = capsys.readouterr()
+    assert "| train step |" in captured.out
+    assert "'train'" in captured.err
+
+
+def test_one_batch_size_makes_no_plot(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads(results.read_text())
+    results.write_text(json.dumps({**content, "benchmarks": content["benchmarks"][:1]}))
+    assert report.main([str(results)]) == 0
+    assert "no plot" in capsys.readouterr().err
+
+
+class Clock:
+    """As much of pytest-benchmark's fixture as `measure` uses: it notes how long calls take."""
+
+    enabled = True
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, function: Any, *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*arguments)
+        self.times.append(time.perf_counter() - start)
+        return result
+
+    def pedantic(self, function: Any, setup: Any, rounds: int = 1) -> Any:
+        return [self(function, *setup()[0]) for _ in range(rounds)][-1]
+
+
+@pytest.mark.parametrize("setup", [None, tuple])
+def test_the_wait_for_the_device_is_timed(setup: Any) -> None:
+    """A stand-in for a GPU: the call only starts the work, of 5 ms."""
+    running: list[threading.Timer] = []
+
+    def launch() -> None:
+        running.append(threading.Timer(5e-3, lambda: None))
+        running[-1].start()
+
+    def wait() -> None:
+        while running:
+            running.pop().join()
+
+    clock = Clock()
+    measure(clock, launch, wait, setup, max_time=0.01, min_rounds=2)
+    assert len(clock.times) >= (2 if setup else 1)
+    assert min(clock.times) >= 5e-3
+
+
+def test_setup_is_not_timed_and_makes_the_arguments() -> None:
+    clock = Clock()
+    result = measure(clock, lambda x: x + 1, lambda: None, lambda: (time.sleep(5e-3) or 1,), max_time=0.0, min_rounds=3)
+    assert result == 2
+    assert len(clock.times) == 3
+    assert max(clock.times) < 5e-3
+
+
+def test_nothing_that_names_the_machine_is_kept() -> None:
+    info = {"node": "a-host", "release": "kernel", "python_build": "x", "cpu": {"brand_raw": "A processor"}}
+    assert "a-host" not in json.dumps(public_machine_info(info))
+    assert set(public_commit_info({"id": "c0ffee", "project": "a-folder", "branch": "b"})) == {"id", "time", "dirty"}
+
+
+def test_pytest_alone_does_not_run_benchmarks(pytestconfig: pytest.Config) -> None:
+    assert "benchmarks" not in pytestconfig.getini("testpaths")
