@@ -1,4 +1,4 @@
-"""Datasets on the host, and batches of them on a device. Only this room and those above it know NumPy and scikit-learn."""
+"""Datasets on the host, and batches of them on a device."""
 
 from gradflow.data.datasets import DATASETS, Dataset, Split, load
 from gradflow.data.loader import Batches

@@ -27,12 +27,15 @@ DATASETS: dict[str, str] = {
 TEST_SHARE = 0.2
 """The share of the samples that `Dataset.split` holds out."""
 
+_FARTHEST = 3.0  # standard deviations
+
 
 @dataclass(frozen=True)
 class Split:
     """What to train on and what was held out, standardised by the training part: host arrays.
 
-    Inputs are float32 (samples, features). Targets are int64 labels (samples,), or float32 (samples, 1) in units of
+    Inputs are float32 (samples, features), no farther than 3 standard deviations from the mean: a pixel that hardly
+    changes in training would otherwise be huge wherever it does. Targets are int64 labels (samples,), or float32 (samples, 1) in units of
     the standard deviation of the training targets.
     """
 
@@ -66,7 +69,9 @@ class Dataset:
         if self.is_classification:
             check_labels(targets, len(self.classes))
         elif targets.dtype != np.float32 or targets.ndim != 2:
-            raise TypeError(f"targets are int64 (samples,) or float32 (samples, 1); got {targets.dtype} {targets.shape}")
+            raise TypeError(
+                f"targets are int64 (samples,) or float32 (samples, 1); got {targets.dtype} {targets.shape}"
+            )
 
     @property
     def is_classification(self) -> bool:
@@ -94,7 +99,8 @@ class Dataset:
         )
         if not self.is_classification:
             train_y, test_y = _standardised(train_y, train_y), _standardised(test_y, train_y)
-        return Split(_standardised(train_x, train_x), train_y, _standardised(test_x, train_x), test_y)
+        near_train, near_test = (np.clip(_standardised(x, train_x), -_FARTHEST, _FARTHEST) for x in (train_x, test_x))
+        return Split(near_train, train_y, near_test, test_y)
 
 
 def check_labels(labels: npt.NDArray[Any], classes: int) -> None:
@@ -127,4 +133,5 @@ def _standardised(values: Floats, reference: Floats) -> Floats:
     mean = reference.mean(axis=0, dtype=np.float64)
     deviation = reference.std(axis=0, dtype=np.float64)
     deviation[deviation == 0] = 1.0
-    return ((values - mean) / deviation).astype(np.float32)
+    standardised: Floats = ((values - mean) / deviation).astype(np.float32)
+    return standardised

@@ -40,5 +40,5 @@ def curves_png(epochs: Sequence[Epoch], title: str, classification: bool) -> byt
         score.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     figure.suptitle(title)
     buffer = io.BytesIO()
-    canvas.print_png(buffer)
+    canvas.print_figure(buffer, format="png", dpi=120)
     return buffer.getvalue()

@@ -52,7 +52,9 @@ class RunFolder:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if not self._written:
             self._remove()
 
@@ -122,10 +124,10 @@ def environment(device: gf.Device) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "device": gf.get_backend(device).describe(),
     }
-    if "cupy" in sys.modules:
+    if device.type == "cuda":
         found["cupy"] = sys.modules["cupy"].__version__
     with contextlib.suppress(ImportError):  # comes with scikit-learn
-        from threadpoolctl import threadpool_info
+        from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
         found["threads"] = max((int(pool["num_threads"]) for pool in threadpool_info()), default=1)
     return found

@@ -9,7 +9,7 @@ import difflib
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ class Settings:
     """The settings of a run. `lr`, `momentum` and `weight_decay` left None become the optimizer's own defaults.
 
     hidden: the widths of the hidden layers, () for none. device: a name, or "auto". seed: in [0, 2^32); it decides
-    the split, the initial weights, the shuffles and the dropout masks. Raises SettingsError, which names the setting, for
-    a value that cannot be.
+    the split, the initial weights, the shuffles and the dropout masks. Raises SettingsError, which names the setting,
+    for a value that cannot be.
     """
 
     dataset: str
@@ -47,9 +47,9 @@ class Settings:
     activation: str = "relu"
     dropout: float = 0.2
     optimizer: str = "adamw"
-    lr: float = field(default=None)  # type: ignore[assignment]
+    lr: float | None = None
     momentum: float | None = None
-    weight_decay: float = field(default=None)  # type: ignore[assignment]
+    weight_decay: float | None = None
     schedule: str = "cosine"
     batch_size: int = 64
     epochs: int = 40

@@ -6,8 +6,9 @@ stream, so the same settings on the same device give the same numbers to the las
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import math
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ EXTRA_MODULES = {
 }
 """What the extra `train` installs: import names and the names of the packages."""
 
+_SMALL_PRODUCT = 1 << 25  # multiplications, about a millisecond of one core
 _SHUFFLE_STREAM = 1 << 64  # keys from here on are the shuffles', keys below the weights' and masks'
 
 
@@ -68,6 +70,7 @@ class Result:
     epochs: list[Epoch]
     model: gf.nn.MLP
     folder: Path
+    classification: bool
     seconds: float
     interrupted: bool
     failure: str
@@ -91,36 +94,44 @@ def train(
     settings, reason = resolve_device(settings)
     with RunFolder(out, Path("runs") / f"{settings.dataset}-seed{settings.seed}") as folder:
         setup, optimizer = _prepare(settings, reason, folder.path)
-        if on_start is not None:
-            on_start(setup)
-        criterion = gf.cross_entropy if setup.dataset.is_classification else gf.mse_loss
-        epochs: list[Epoch] = []
-        reached: tuple[int, dict[str, gf.Tensor]] = (0, {})
-        failure, interrupted = "", False
-        began = time.perf_counter()
-        try:
-            for epoch in fit(
-                setup.model, criterion, optimizer, setup.train_batches, setup.test_batches, settings.epochs
-            ):
-                epochs.append(epoch)
-                reached = len(epochs), setup.model.state_dict()
-                if on_epoch is not None:
-                    on_epoch(epoch)
-        except KeyboardInterrupt:
-            if not reached[0]:
-                raise
-            interrupted = True
-        except NonFiniteLossError as error:
-            if not reached[0]:
-                raise
-            failure = str(error)
-        with without_interrupts():
-            seconds = time.perf_counter() - began
-            done, weights = reached
-            setup.model.load_state_dict(weights)
-            result = Result(settings, epochs[:done], setup.model, folder.path, seconds, interrupted, failure)
-            _save(folder, result, setup.dataset, weights)
+        with _thread_limit(setup):
+            if on_start is not None:
+                on_start(setup)
+            result, weights = _run(setup, optimizer, on_epoch)
+            with without_interrupts():
+                setup.model.load_state_dict(weights)
+                _save(folder, result, weights)
     return result
+
+
+def _run(
+    setup: Setup, optimizer: gf.optim.Optimizer, on_epoch: Callable[[Epoch], None] | None
+) -> tuple[Result, dict[str, gf.Tensor]]:
+    """Train to the end or as far as it goes; what was reached, and the weights after the last whole epoch."""
+    classification = setup.dataset.is_classification
+    criterion = gf.cross_entropy if classification else gf.mse_loss
+    epochs: list[Epoch] = []
+    reached: tuple[int, dict[str, gf.Tensor]] = (0, {})  # one assignment, so that Ctrl-C cannot part the two
+    interrupted, failure = False, ""
+    began = time.perf_counter()
+    try:
+        for epoch in fit(
+            setup.model, criterion, optimizer, setup.train_batches, setup.test_batches, setup.settings.epochs
+        ):
+            epochs.append(epoch)
+            reached = len(epochs), setup.model.state_dict()
+            if on_epoch is not None:
+                on_epoch(epoch)
+    except (KeyboardInterrupt, NonFiniteLossError) as error:
+        if not reached[0]:
+            raise
+        interrupted, failure = isinstance(error, KeyboardInterrupt), str(error)
+    seconds = time.perf_counter() - began
+    done, weights = reached
+    result = Result(
+        setup.settings, epochs[:done], setup.model, setup.folder, classification, seconds, interrupted, failure
+    )
+    return result, weights
 
 
 def require_extra() -> None:
@@ -128,7 +139,7 @@ def require_extra() -> None:
     missing = [package for module, package in EXTRA_MODULES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ModuleNotFoundError(
-            f"training needs {', '.join(missing)}, which the extra \"train\" of gradflow-autograd brings: "
+            f'training needs {", ".join(missing)}, which the extra "train" of gradflow-autograd brings: '
             'in a checkout, pip install -e ".[train]"'
         )
 
@@ -167,34 +178,44 @@ def _prepare(settings: Settings, reason: str, folder: Path) -> tuple[Setup, gf.o
     return Setup(settings, reason, dataset, train, test, model, folder), optimizer
 
 
+def _thread_limit(setup: Setup) -> contextlib.AbstractContextManager[Any]:
+    """One thread on the CPU for small products.
+
+    There a second thread brings nothing, and on a machine with other work the wait for it made a run ten times as long.
+    """
+    largest = max(n * m for n, m in itertools.pairwise(setup.model.sizes)) * setup.settings.batch_size
+    if not setup.settings.device.startswith("cpu") or largest > _SMALL_PRODUCT:
+        return contextlib.nullcontext()
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
+
+    limit: contextlib.AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
+    return limit
+
+
 def _make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.optim.Optimizer:
-    kinds = {"adamw": gf.optim.AdamW, "adam": gf.optim.Adam, "sgd": gf.optim.SGD, "rmsprop": gf.optim.RMSprop}
-    lr: Any = settings.lr
-    if settings.schedule == "cosine":
-        lr = gf.optim.schedules.cosine(settings.lr, steps)
-    options: dict[str, Any] = {"lr": lr, "weight_decay": settings.weight_decay}
+    kinds: dict[str, Callable[..., gf.optim.Optimizer]] = {
+        "adamw": gf.optim.AdamW,
+        "adam": gf.optim.Adam,
+        "sgd": gf.optim.SGD,
+        "rmsprop": gf.optim.RMSprop,
+    }
+    course = {
+        "constant": gf.optim.schedules.constant,
+        "cosine": lambda lr: gf.optim.schedules.cosine(lr, steps),
+    }[settings.schedule]
+    options: dict[str, Any] = {"lr": course(settings.lr), "weight_decay": settings.weight_decay}
     if settings.momentum is not None:
         options["momentum"] = settings.momentum
     return kinds[settings.optimizer](model.parameters(), **options)
 
 
-def _save(folder: RunFolder, result: Result, dataset: Dataset, weights: dict[str, gf.Tensor]) -> None:
-    settings, last = result.settings, result.epochs[-1]
-    named = dict(zip(column_names(dataset.is_classification), last, strict=True))
+def _save(folder: RunFolder, result: Result, weights: dict[str, gf.Tensor]) -> None:
+    settings, classification = result.settings, result.classification
+    reached = dict(zip(column_names(classification), result.epochs[-1], strict=True))
     if result.interrupted or result.failure:
-        named["stopped"] = result.failure or "interrupted"
-    title = f"{settings.dataset}, seed {settings.seed}: {test_score(last, dataset.is_classification)}"
+        reached["stopped"] = result.failure or "interrupted"
+    device = gf.get_backend(settings.device).device
     folder.write("weights.safetensors", weights_safetensors(weights))
-    folder.write("metrics.csv", metrics_csv(result.epochs, dataset.is_classification))
-    folder.write("config.toml", config_toml(settings, environment(gf.get_backend(settings.device).device), named))
-    folder.write("curves.png", curves_png(result.epochs, title, dataset.is_classification))
-
-
-def test_score(epoch: Epoch, classification: bool) -> str:
-    """The score on the test split in words."""
-    if classification:
-        return f"test accuracy {100 * epoch.test_score:.2f} %"
-    return f"test R² {epoch.test_score:.4f}" if math.isfinite(epoch.test_score) else "no test R²"
-
-
-__all__ = ["Result", "Setup", "train"]
+    folder.write("metrics.csv", metrics_csv(result.epochs, classification))
+    folder.write("config.toml", config_toml(settings, environment(device), reached))
+    folder.write("curves.png", curves_png(result.epochs, f"{settings.dataset}, seed {settings.seed}", classification))

@@ -1,0 +1,329 @@
+"""The command `gradflow`: train a multilayer perceptron on a real dataset, and say which devices can be used.
+
+The one idea: whatever the user gets wrong is one line on stderr and exit status 2, before anything is written; so all
+checks sit where the settings are made, and this file only turns words into settings and results into words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import gradflow as gf
+from gradflow.backend import ACTIVATIONS
+from gradflow.data import DATASETS
+from gradflow.device import backend_class, backend_prefixes
+from gradflow.training import Epoch, NonFiniteLossError, Result, Settings, SettingsError, Setup, read_config, train
+from gradflow.training.run import environment
+from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES
+
+FAILED, MISUSED, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
+"""Exit statuses: training or writing failed; bad input; Ctrl-C; nobody reads the output any more."""
+
+_GENERAL_HELP = """\
+Train multilayer perceptrons on CPU and GPU with the same code.
+
+  gradflow train digits                    learn to read handwritten digits, in seconds
+  gradflow train iris --hidden 16,16       a smaller dataset and a smaller model
+  gradflow devices                         what can be used here, and what not, and why
+
+Each command has its own --help.
+"""
+
+_TRAIN_HELP = """\
+Train a multilayer perceptron on a dataset that comes with scikit-learn; nothing is downloaded.
+
+{datasets}
+
+A fifth of the samples is held out to test on, as many of each class as its share. The run leaves a folder with
+weights.safetensors, metrics.csv (a row for each epoch), curves.png and config.toml. The same settings on the same
+device give the same metrics, bit for bit. Ctrl-C ends the run and keeps what the finished epochs reached.
+"""
+
+_TRAIN_EXAMPLES = """\
+examples:
+  gradflow train digits
+  gradflow train digits --device cuda --batch-size 256 --seed 3
+  gradflow train wine --hidden 64 --activation tanh --optimizer sgd --lr 0.1
+  gradflow train diabetes --dropout 0.5 --epochs 100 --out runs/regression
+  gradflow train --config runs/digits-seed0/config.toml        repeat a run
+  gradflow train --config runs/digits-seed0/config.toml --seed 1    the same but for its seed
+
+exit status: 0 done; 1 training or writing failed; 2 bad input; 130 Ctrl-C
+"""
+
+
+class UsageError(Exception):
+    """What the user asked for cannot be; the message says why."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+# ---------------------------------------------------------------------- words into settings
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    if text == "none":
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"widths are integers with commas between them, like 256,128; got {text!r}"
+        ) from None
+
+
+def _parser() -> _Parser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="gradflow", description=_GENERAL_HELP, formatter_class=formatter, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"gradflow {gf.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", title="commands", parser_class=_Parser)
+    _add_train(commands, formatter)
+    commands.add_parser(
+        "devices",
+        help="list the devices, and for each that cannot be used, why",
+        description="List the devices, and for each that cannot be used, why, and what to type.",
+        allow_abbrev=False,
+    )
+    return parser
+
+
+def _add_train(commands: Any, formatter: Any) -> None:
+    datasets = "\n".join(f"  {name:15}{what}" for name, what in DATASETS.items())
+    parser = commands.add_parser(
+        "train",
+        help="train a multilayer perceptron",
+        usage="gradflow train DATASET [options]\n       gradflow train --config FILE [options]",
+        description=_TRAIN_HELP.format(datasets=datasets),
+        epilog=_TRAIN_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    default = Settings("digits")
+    widths = ",".join(map(str, default.hidden))
+    rates = _own_defaults("lr")
+
+    add = parser.add_argument
+    add("dataset", nargs="?", metavar="DATASET", help="one of the names above")
+    add("--config", metavar="FILE", help="repeat the run of a config.toml; what is given besides wins over it")
+    add("--out", metavar="FOLDER", help="a new or empty folder for the results (runs/<dataset>-seed<seed>)")
+    add("--quiet", action="store_true", help="print only the last line, and errors")
+
+    model = parser.add_argument_group("the model").add_argument
+    model("--hidden", type=_widths, metavar="N,N", help=f"widths of the hidden layers, or none ({widths})")
+    model("--activation", metavar="NAME", help=f"{_names(ACTIVATIONS)} ({default.activation})")
+    model("--dropout", type=float, metavar="P", help=f"share of hidden values dropped in training ({default.dropout})")
+
+    course = parser.add_argument_group("its training").add_argument
+    course("--optimizer", metavar="NAME", help=f"{_names(OPTIMIZERS)} ({default.optimizer})")
+    course("--lr", type=float, metavar="RATE", help=f"learning rate at the start ({rates})")
+    course("--schedule", metavar="NAME", help=f"{_names(SCHEDULES)}: to 0, or not ({default.schedule})")
+    course("--momentum", type=float, metavar="M", help=f"in [0, 1) ({_own_defaults('momentum')})")
+    course("--weight-decay", type=float, metavar="W", help=f"0 or more ({_own_defaults('weight_decay')})")
+    course("--batch-size", type=int, metavar="N", help=f"samples a step, at most all there are ({default.batch_size})")
+    course("--epochs", type=int, metavar="N", help=f"times through the training split ({default.epochs})")
+    course("--seed", type=int, metavar="N", help=f"of the split, weights, shuffles and dropout ({default.seed})")
+    course("--device", metavar="NAME", help="cpu, cuda, cuda:N or auto: cuda where it works, else cpu (auto)")
+
+
+def _names(known: Iterable[str]) -> str:
+    *most, last = known
+    return f"{', '.join(most)} or {last}"
+
+
+def _own_defaults(setting: str) -> str:
+    """The default of a setting that depends on the optimizer, for each that takes it."""
+    return ", ".join(f"{name} {own[setting]:g}" for name, own in OPTIMIZERS.items() if setting in own)
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, Any]]:
+    """The settings that the words stand for, and the environment that a config given was written in."""
+    given = {n: v for n in SETTING_NAMES if (v := getattr(arguments, n)) is not None}
+    settings: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
+    if arguments.config is not None:
+        content = read_config(arguments.config)
+        settings, recorded = dict(content["settings"]), content.get("environment", {})
+        if given.get("optimizer", settings.get("optimizer")) != settings.get("optimizer"):
+            for name in ("lr", "momentum", "weight_decay"):  # they were chosen for the other optimizer
+                settings.pop(name, None)
+    settings.update(given)
+    if "dataset" not in settings:
+        raise UsageError("train needs a dataset, like: gradflow train digits (see gradflow train --help)")
+    return Settings(**settings), recorded
+
+
+# ---------------------------------------------------------------------- results into words
+
+
+class _Progress:
+    """What a run prints while it goes: lines about it at the start, then a bar that moves once an epoch."""
+
+    def __init__(self, recorded: dict[str, Any]) -> None:
+        self.recorded = recorded
+        self.bar: Any = None
+
+    def start(self, setup: Setup) -> None:
+        """Print what the run is made of, and begin the bar."""
+        from tqdm import tqdm
+
+        for line in _setup_lines(setup):
+            print(line, flush=True)
+        different = _differences(self.recorded, environment(gf.get_backend(setup.settings.device).device))
+        if different:
+            print(f"note: the last bits may differ from the recorded run's: {different}", flush=True)
+        self.samples, self.epochs = setup.train_batches.samples, setup.settings.epochs
+        self.classification = setup.dataset.is_classification
+        self.bar = tqdm(
+            total=self.samples * self.epochs,
+            unit=" samples",
+            unit_scale=True,
+            desc=f"epoch 0/{self.epochs}",
+            mininterval=0.1 if sys.stderr.isatty() else 2.0,  # a log need not hold every step of the bar
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {rate_fmt}{postfix} [{elapsed}<{remaining}]",
+        )
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Move the bar by an epoch."""
+        self.bar.set_description_str(f"epoch {epoch.epoch}/{self.epochs}", refresh=False)
+        score = _score(epoch.test_score, self.classification)
+        self.bar.postfix = f"loss {epoch.train_loss:.4f}, test {score}"
+        self.bar.update(self.samples)
+
+    def close(self) -> None:
+        """End the bar, as it stands."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _score(score: float, classification: bool) -> str:
+    return f"accuracy {100 * score:.2f} %" if classification else f"R² {score:.4f}"
+
+
+def _setup_lines(setup: Setup) -> Iterator[str]:
+    backend = gf.get_backend(setup.settings.device)
+    yield f"device: {backend.device}, {backend.describe()} ({setup.reason})"
+    data, train_on, test_on = setup.dataset, setup.train_batches.samples, setup.test_batches.samples
+    kind = f"{len(data.classes)} classes" if data.is_classification else "regression"
+    samples, features = data.inputs.shape
+    shares = f"{train_on} to train on, {test_on} to test on"
+    yield f"data: {data.name}, {samples} samples of {features} features, {kind}; {shares}"
+    sizes = "-".join(map(str, setup.model.sizes))
+    parameters = sum(p.size for p in setup.model.parameters())
+    yield f"model: {sizes}, {setup.settings.activation}, {parameters} parameters"
+
+
+def _outcome(result: Result) -> str:
+    """What a run reached, in one line."""
+    done, wanted = len(result.epochs), result.settings.epochs
+    score = _score(result.epochs[-1].test_score, result.classification)
+    where = f"saved in {result.folder}"
+    if result.interrupted:
+        return f"interrupted after {done} of {wanted} epochs: test {score}; {where}"
+    if result.failure:
+        return f"{result.failure}; the state after epoch {done} is {where}"
+    return f"test {score} after {done} epochs in {result.seconds:.1f} s; {where}"
+
+
+def _differences(recorded: dict[str, Any], here: dict[str, Any]) -> str:
+    """Where this machine is not as the one that a config was written on; empty if it is."""
+    found = [f"{k} {recorded[k]} then, {here[k]} now" for k in here if k in recorded and recorded[k] != here[k]]
+    return "; ".join(found)
+
+
+# ---------------------------------------------------------------------- the commands
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    settings, recorded = _settings(arguments)
+    progress = None if arguments.quiet else _Progress(recorded)
+    try:
+        result = train(
+            settings,
+            arguments.out,
+            on_start=progress.start if progress else None,
+            on_epoch=progress.epoch if progress else None,
+        )
+    finally:
+        if progress is not None:
+            progress.close()
+    if result.failure:
+        _complain(_outcome(result))
+        return FAILED
+    print(_outcome(result), flush=True)
+    return INTERRUPTED if result.interrupted else 0
+
+
+def _devices() -> int:
+    rows = []
+    for prefix in backend_prefixes():
+        diagnosis = gf.diagnose(prefix)
+        if diagnosis.usable:
+            for i in range(backend_class(prefix).device_count()):
+                backend = gf.get_backend(f"{prefix}:{i}" if i else prefix)
+                rows.append((str(backend.device), "yes", backend.describe()))
+        else:
+            rows.append((prefix, "no", diagnosis.state))
+            if diagnosis.fix:
+                rows.append(("", "", diagnosis.fix))
+    width = max(len(name) for name, _, _ in rows) + 2
+    print(f"{'device':{width}}  usable  what it is, or why not")
+    for name, usable, words in rows:
+        print(f"{name:{width}}  {usable:6}  {' '.join(words.split())}")
+    chosen, reason = gf.choose_device()
+    print(f"auto is {chosen} ({' '.join(reason.split())})")
+    return 0
+
+
+def _complain(message: str) -> None:
+    print(f"gradflow: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _run(words: Sequence[str] | None) -> int:
+    """Carry out a command; the exit status."""
+    try:
+        arguments = _parser().parse_args(words)
+        if arguments.command == "train":
+            return _train(arguments)
+        if arguments.command == "devices":
+            return _devices()
+        raise UsageError("there is no command; try gradflow train digits, or gradflow --help")
+    except (UsageError, SettingsError, ModuleNotFoundError) as error:
+        _complain(str(error))
+        return MISUSED
+    except KeyboardInterrupt:
+        _complain("interrupted before the first epoch was over; nothing is saved")
+        return INTERRUPTED
+    except NonFiniteLossError as error:
+        _complain(f"{error}; nothing is saved")
+        return FAILED
+    except MemoryError:
+        _complain("out of memory; a narrower model or a smaller batch needs less")
+        return FAILED
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _complain(str(error))
+        return FAILED
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command with these words (default: those of the command line); the exit status. Prints, never raises."""
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads: say nothing, and let the interpreter's last flush go nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
