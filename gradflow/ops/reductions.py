@@ -127,12 +127,14 @@ _VAR = defop(
         F, F.multiply(g, 2.0), x, axis, _count(x, axis) - correction
     ),
 )
-_STD = defop(
-    "std",
-    lambda F, g, out, x, axis, correction, keepdims: _spread_deviations(
-        F, F.divide(g, out), x, axis, _count(x, axis) - correction
-    ),
-)
+
+
+def _std_rule(F: Any, g: Any, out: Any, x: Any, axis: Axis, correction: float, keepdims: bool) -> Any:
+    share = F.divide(g, F.where(F.equal(out, 0), 1.0, out))  # of a constant: 0
+    return _spread_deviations(F, share, x, axis, _count(x, axis) - correction)
+
+
+_STD = defop("std", _std_rule)
 
 
 def _spread_of(op: Any, x: Tensor, axis: Axis, correction: float, keepdims: bool) -> Tensor:
