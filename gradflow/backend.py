@@ -386,10 +386,11 @@ class Backend(ABC):
     ) -> tuple[Array, Any]:
         """(x - mean) / sqrt(var + epsilon) over the trailing `axes`, times weight plus bias; and a residual.
 
-        weight and bias have the shape of those axes, or are None. Ba et al. 2016, "Layer Normalization", eq. 4.
+        weight and bias have the shape of those axes, or are None. The residual shares no memory with the result.
+        Ba et al. 2016, "Layer Normalization", eq. 4.
         """
         normal, scale = _normalise(self, x, axes, epsilon)
-        out = normal if weight is None else self.multiply(normal, weight)
+        out = self.asarray(normal, copy=True) if weight is None else self.multiply(normal, weight)
         return (out if bias is None else self.add(out, bias)), (normal, scale)
 
     @kernel
