@@ -65,11 +65,14 @@ class Operation:
     Each of `rules` is `rule(F, g, out, *inputs, **parameters)`, or None for an argument without a gradient. A rule
     whose argument is called `_name` does not read its values: it gets a stand-in with `shape` and `dtype`, and the
     array is not kept. `joint` instead of `rules` gives the gradients of all arguments at once; it also takes
-    `needs`, `into` and, if there is one, `residual` (None when it runs on tensors). It reads all inputs, and the
-    result where `joint_reads_out(parameters)`.
+    `needs`, `into` and, if there is one, `residual` (None when it runs on tensors). It reads all inputs unless
+    `joint_reads_inputs` is false, and the result where `joint_reads_out(parameters)`.
     """
 
-    __slots__ = ("forward", "joint", "joint_reads_out", "name", "reads", "residual", "rules", "saves", "view")
+    __slots__ = (
+        "forward", "joint", "joint_reads_inputs", "joint_reads_out", "name", "reads", "residual", "rules", "saves",
+        "view",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class Operation:
         forward: Callable[..., Any],
         rules: Sequence[Callable[..., Any] | None] = (),
         joint: Callable[..., Any] | None = None,
+        joint_reads_inputs: bool = True,
         joint_reads_out: Callable[[dict[str, Any]], bool] | None = None,
         residual: bool = False,
         view: bool = False,
@@ -85,6 +89,7 @@ class Operation:
         self.forward = forward
         self.rules = tuple(rules)
         self.joint = joint
+        self.joint_reads_inputs = joint_reads_inputs
         self.joint_reads_out = joint_reads_out
         self.residual = residual
         self.view = view
@@ -328,8 +333,8 @@ def _changed_error(op: Operation, which: str, shape: Any, saved: int, changed: i
 def _accumulate(leaf: Leaf, g: Any, create_graph: bool) -> None:
     """Add g to the gradient of a leaf, in its own buffer, which no other leaf shares."""
     grad = leaf.grad
-    if create_graph:
-        leaf.grad = g if grad is None else tensor_functions.add(grad, g)
+    if grad is None and create_graph:
+        leaf.grad = tensor_functions.copy(g)
     elif grad is None:
         buffer = leaf.buffer
         if buffer is None:
@@ -337,8 +342,12 @@ def _accumulate(leaf: Leaf, g: Any, create_graph: bool) -> None:
         elif g is not buffer:
             buffer[...] = g
         leaf.grad = _wrap(buffer, leaf.backend, None)
+    elif create_graph:
+        leaf.grad = tensor_functions.add(grad, g)
     elif grad._node is not None:
         leaf.grad = tensor_functions.add(grad, _wrap(g, leaf.backend, None))
-    else:
+    elif grad.array is leaf.buffer:
         grad.array[...] = leaf.backend.add(grad.array, g)
         grad._bump()
+    else:  # an array that may be someone else's
+        leaf.grad = _wrap(leaf.backend.asarray(leaf.backend.add(grad.array, g)), leaf.backend, None)

@@ -240,7 +240,7 @@ def _dropout_backward(F: Any, g: Any, out: Any, x: Any, needs: Any, into: Any, r
     return [F.dropout_backward(g, residual, how["p"])]
 
 
-_DROPOUT = defop("dropout", joint=_dropout_backward, residual=True)
+_DROPOUT = defop("dropout", joint=_dropout_backward, joint_reads_inputs=False, residual=True)
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Any = None) -> Tensor:

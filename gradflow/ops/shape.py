@@ -99,7 +99,12 @@ def _concat_rule(
     return gradients
 
 
-_CONCAT = defop("concat", forward=lambda F, *xs, axis, lengths: F.concat(list(xs), axis=axis), joint=_concat_rule)
+_CONCAT = defop(
+    "concat",
+    forward=lambda F, *xs, axis, lengths: F.concat(list(xs), axis=axis),
+    joint=_concat_rule,
+    joint_reads_inputs=False,
+)
 
 
 def concat(arrays: Sequence[Tensor], /, axis: int = 0) -> Tensor:

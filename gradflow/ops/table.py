@@ -104,7 +104,7 @@ def apply(op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | Non
     else:
         saved: tuple[Any, ...] | None
         if op.joint is not None:
-            saved = tuple(inputs)
+            saved = tuple(inputs) if op.joint_reads_inputs else None
             reads_out = op.joint_reads_out is not None and op.joint_reads_out(parameters)
         else:
             mask = 0
