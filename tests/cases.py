@@ -521,7 +521,7 @@ for _what, _shape in _SHAPES_OF_LOGITS.items():
                 # PyTorch has no gradient for the weights: the mean over labels, spelled out, has
                 if w is None:
                     return T.nn.functional.cross_entropy(x, t, reduction=r, label_smoothing=s)
-                return _torch_weighted(T, x, t, w, r, s)
+                return torch_weighted(T, x, t, w, r, s)
 
             case(f"cross_entropy, labels, {_how}", _ours, _theirs, normal(*_shape), labels(_classes, *_label_shape),
                  covers="cross_entropy")  # fmt: skip
@@ -534,8 +534,8 @@ for _what, _shape in _SHAPES_OF_LOGITS.items():
                      probabilities(*_shape), positive(_classes), covers="cross_entropy")  # fmt: skip
 
 
-def _torch_weighted(T: Any, x: Any, t: Any, w: Any, reduction: str, smoothing: float) -> Any:
-    """Cross-entropy with weights in elementary functions; `test_weighted_reference` holds it against PyTorch's own."""
+def torch_weighted(T: Any, x: Any, t: Any, w: Any, reduction: str, smoothing: float) -> Any:
+    """Cross-entropy with weights in elementary functions; a test holds it against PyTorch's own."""
     axis = 0 if x.ndim == 1 else 1
     classes = x.shape[axis]
     dense = t
@@ -551,7 +551,7 @@ def _torch_weighted(T: Any, x: Any, t: Any, w: Any, reduction: str, smoothing: f
     return losses.sum() / (w[t].sum() if not t.is_floating_point() else max(losses.numel(), 1))
 
 
-def _torch_nll(T: Any, x: Any, t: Any, w: Any, reduction: str) -> Any:
+def torch_nll(T: Any, x: Any, t: Any, w: Any, reduction: str) -> Any:
     axis = 0 if x.ndim == 1 else 1
     losses = -T.gather(x, axis, T.unsqueeze(t, axis)).squeeze(axis)
     factors = T.ones_like(losses) if w is None else w[t]
@@ -568,11 +568,11 @@ for _what, _shape in _SHAPES_OF_LOGITS.items():
         for _weighted in (False, True):
             case(f"nll_loss {_what} {_reduction_name}{', weighted' if _weighted else ''}",
                  lambda x, t, w=None, r=_reduction_name: gf.nll_loss(x, t, w, reduction=r),
-                 lambda T, x, t, w=None, r=_reduction_name: _torch_nll(T, x, t, w, r), normal(*_shape),
+                 lambda T, x, t, w=None, r=_reduction_name: torch_nll(T, x, t, w, r), normal(*_shape),
                  labels(_classes, *_label_shape), *([positive(_classes)] if _weighted else []))  # fmt: skip
 
 
-def _torch_bce(T: Any, x: Any, t: Any, w: Any, p: Any, reduction: str) -> Any:
+def torch_bce(T: Any, x: Any, t: Any, w: Any, p: Any, reduction: str) -> Any:
     log_p, log_not = T.nn.functional.logsigmoid(x), T.nn.functional.logsigmoid(-x)
     losses = -((t if p is None else t * p) * log_p + (1 - t) * log_not)
     if w is not None:
@@ -583,22 +583,22 @@ def _torch_bce(T: Any, x: Any, t: Any, w: Any, p: Any, reduction: str) -> Any:
 _BCE = "binary_cross_entropy_with_logits"
 for _reduction_name in ("mean", "sum", "none"):
     case(f"{_BCE} {_reduction_name}", lambda x, t, r=_reduction_name: getattr(gf, _BCE)(x, t, reduction=r),
-         lambda T, x, t, r=_reduction_name: _torch_bce(T, x, t, None, None, r), normal(3, 4, away=0.1),
+         lambda T, x, t, r=_reduction_name: torch_bce(T, x, t, None, None, r), normal(3, 4, away=0.1),
          probabilities(3, 4))  # fmt: skip
     case(f"{_BCE} {_reduction_name}, weights",
          lambda x, t, w, r=_reduction_name: getattr(gf, _BCE)(x, t, weight=w, reduction=r),
-         lambda T, x, t, w, r=_reduction_name: _torch_bce(T, x, t, w, None, r), normal(3, 4, away=0.1),
+         lambda T, x, t, w, r=_reduction_name: torch_bce(T, x, t, w, None, r), normal(3, 4, away=0.1),
          probabilities(3, 4), positive(4))  # fmt: skip
     case(f"{_BCE} {_reduction_name}, weights of positives",
          lambda x, t, p, r=_reduction_name: getattr(gf, _BCE)(x, t, pos_weight=p, reduction=r),
-         lambda T, x, t, p, r=_reduction_name: _torch_bce(T, x, t, None, p, r), normal(3, 4, away=0.1),
+         lambda T, x, t, p, r=_reduction_name: torch_bce(T, x, t, None, p, r), normal(3, 4, away=0.1),
          probabilities(3, 4), positive(4))  # fmt: skip
     case(f"{_BCE} {_reduction_name}, both weights",
          lambda x, t, w, p, r=_reduction_name: getattr(gf, _BCE)(x, t, weight=w, pos_weight=p, reduction=r),
-         lambda T, x, t, w, p, r=_reduction_name: _torch_bce(T, x, t, w, p, r), normal(3, 4, away=0.1),
+         lambda T, x, t, w, p, r=_reduction_name: torch_bce(T, x, t, w, p, r), normal(3, 4, away=0.1),
          probabilities(3, 4), positive(3, 1), positive(4))  # fmt: skip
-case(f"{_BCE} at logits of zero", getattr(gf, _BCE), lambda T, x, t: _torch_bce(T, x, t, None, None, "mean"),
+case(f"{_BCE} at logits of zero", getattr(gf, _BCE), lambda T, x, t: torch_bce(T, x, t, None, None, "mean"),
      np.zeros((2, 2)), np.array([[0.0, 1.0], [0.25, 0.5]]))  # fmt: skip
 case(f"{_BCE} at logits of zero, weights of positives", lambda x, t, p: getattr(gf, _BCE)(x, t, pos_weight=p),
-     lambda T, x, t, p: _torch_bce(T, x, t, None, p, "mean"), np.zeros((2, 2)), np.array([[0.0, 1.0], [0.25, 0.5]]),
+     lambda T, x, t, p: torch_bce(T, x, t, None, p, "mean"), np.zeros((2, 2)), np.array([[0.0, 1.0], [0.25, 0.5]]),
      positive(2))  # fmt: skip

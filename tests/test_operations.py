@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, FUNCTIONS, Case
+from cases import CASES, FUNCTIONS, Case, torch_bce, torch_nll, torch_weighted
 
 import gradflow as gf
 from gradflow.ops import OPERATIONS
@@ -175,6 +175,28 @@ def test_value_and_derivatives_equal_those_of_torch(case: Case) -> None:
     assert_close("second derivative", ours.second, theirs.second, rtol=1e-10, atol=1e-12)
 
 
+@needs_torch
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 4, 3)], ids=str)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_weighted_references_equal_torchs_own_losses(shape: tuple[int, ...], reduction: str, smoothing: float) -> None:
+    """`cases` spells some losses out, since PyTorch has no gradient for their weights: they are the same losses."""
+    rng = np.random.default_rng(0)
+    x, w = torch.tensor(rng.normal(size=shape)), torch.tensor(rng.uniform(0.5, 2.0, 4))
+    t = torch.tensor(rng.integers(0, 4, (shape[0], *shape[2:]) if len(shape) > 1 else ()))
+    dense = torch.softmax(torch.tensor(rng.normal(size=shape)), min(1, len(shape) - 1))
+    functional = torch.nn.functional
+    for target in (t, dense):
+        expected = functional.cross_entropy(x, target, w, reduction=reduction, label_smoothing=smoothing)
+        torch.testing.assert_close(torch_weighted(torch, x, target, w, reduction, smoothing), expected)
+    torch.testing.assert_close(torch_nll(torch, x, t, w, reduction), functional.nll_loss(x, t, w, reduction=reduction))
+    p = torch.tensor(rng.uniform(0.5, 2.0, shape[-1]))
+    torch.testing.assert_close(
+        torch_bce(torch, x, dense, w.sum(), p, reduction),
+        functional.binary_cross_entropy_with_logits(x, dense, w.sum(), reduction=reduction, pos_weight=p),
+    )
+
+
 # ---------------------------------------------------------------------- against central differences
 
 STEP = 1e-5  # truncation is about STEP^2 f''' / 6, rounding about 2e-16 / STEP: both near 2e-11
@@ -246,9 +268,8 @@ def test_memory_layout_does_not_matter(case: Case, layout: Any) -> None:
 @every_case
 def test_float32_on_a_device_agrees_with_float64_on_the_cpu(case: Case, device: str) -> None:
     """Within 64 ulp of the largest number: sums here have at most 24 terms, and functions are right to 4 ulp."""
-    rounded = Case(
-        **{**vars(case), "inputs": tuple(x.astype("f4").astype("f8") if x.dtype == "f8" else x for x in case.inputs)}
-    )
+    inputs = tuple(x.astype("f4").astype("f8") if x.dtype == "f8" else x for x in case.inputs)
+    rounded = dataclasses.replace(case, inputs=inputs)
     reference, ours = differentiate(rounded), differentiate(rounded, device, "float32")
     eps = float(np.finfo("float32").eps)
     assert_close("value", ours.values, reference.values, rtol=0, atol=64 * eps)

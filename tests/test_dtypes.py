@@ -1,0 +1,164 @@
+"""The dtype of every result and gradient, and the rules of promotion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CASES, Case
+from test_operations import as_list, leaves, weighted
+
+import gradflow as gf
+from gradflow.dtypes import DTYPES, as_dtype, promote
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@every_case
+def test_results_and_gradients_keep_the_dtype_of_the_inputs(case: Case, dtype: str, device: str) -> None:
+    if dtype == "float16" and not case.half:
+        pytest.skip("not for float16")
+    inputs = leaves(case, device, dtype)
+    outs = as_list(case.call(*inputs))
+    expected = case.dtype or dtype
+    assert [str(o.dtype) for o in outs] == [expected] * len(outs)
+    weighted(outs, [gf.ones_like(o) for o in outs]).backward()
+    for i, x in enumerate(inputs):
+        if i in case.differentiable():
+            assert x.grad is None or str(x.grad.dtype) == dtype, f"the gradient of input {i} is {x.grad.dtype}"
+            x.zero_grad()
+    outs = as_list(case.call(*inputs))
+    weighted(outs, [gf.ones_like(o) for o in outs]).backward(create_graph=True)
+    gradients = [x.grad for x in inputs if x.grad is not None]
+    assert [str(g.dtype) for g in gradients] == [dtype] * len(gradients), "gradients of a recorded backward"
+    for x in inputs:
+        x.zero_grad()
+    known = [g for g in gradients if g.requires_grad]
+    if known:
+        weighted(known, [gf.ones_like(g) for g in known]).backward()
+        second = [str(x.grad.dtype) for x in inputs if x.grad is not None]
+        assert second == [dtype] * len(second), "second derivatives"
+
+
+@pytest.mark.parametrize("name", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("operator", ["+", "-", "*", "/", "**"])
+@pytest.mark.parametrize("shape", [(), (3,)], ids=str)
+def test_python_numbers_are_weak(name: str, operator: str, shape: tuple[int, ...]) -> None:
+    x = gf.ones(shape, dtype=name)
+    for number in (2, 2.5, True, np.float64(2.5), np.float32(2.5), np.int64(2)):
+        for expression in (f"x {operator} n", f"n {operator} x"):
+            out = eval(expression, {"x": x, "n": number})
+            assert out.dtype == name, f"{type(number).__name__}: {expression} is {out.dtype}"
+
+
+def test_promotion_of_two_tensors() -> None:
+    def of(a: str, b: str) -> str:
+        return str((gf.ones(2, dtype=a) + gf.ones(2, dtype=b)).dtype)
+
+    assert of("float32", "float64") == "float64"
+    assert of("float16", "float32") == "float32"
+    assert of("int64", "float32") == "float32"
+    assert of("int64", "float16") == "float16"
+    assert of("bool", "int32") == "int32"
+    assert of("uint8", "int8") == "int16"
+    assert of("uint8", "int64") == "int64"
+    with pytest.raises(TypeError, match="uint64"):
+        of("uint64", "int64")
+
+
+def test_promotion_is_symmetric_and_associates_within_a_kind() -> None:
+    for a in DTYPES.values():
+        assert promote(a, a) is a
+        for b in DTYPES.values():
+            if {a.name, b.name} & {"uint64"} and "int" in {a.kind, b.kind}:
+                continue
+            assert promote(a, b) is promote(b, a), f"{a} with {b}"
+
+
+def test_mixed_dtypes_give_each_input_a_gradient_of_its_own_dtype() -> None:
+    a = gf.tensor(np.ones((2, 3), "float16"), requires_grad=True)
+    b = gf.tensor(np.ones(3, "float32"), requires_grad=True)
+    c = gf.tensor(np.ones((2, 1), "float64"), requires_grad=True)
+    out = a * b + c
+    assert out.dtype == gf.float64
+    out.sum().backward()
+    assert [str(t.grad.dtype) for t in (a, b, c)] == ["float16", "float32", "float64"]
+
+
+def test_gradient_of_a_cast_comes_back_in_the_dtype_of_the_input() -> None:
+    x = gf.tensor([1.5, 2.5], requires_grad=True)
+    y = x.astype("float64")
+    assert y.dtype == gf.float64
+    (y * y).sum().backward()
+    assert x.grad.dtype == gf.float32
+    assert x.grad.tolist() == [3.0, 5.0]
+
+
+def test_broadcasting_a_half_float_sums_its_gradient_in_float32() -> None:
+    """4096 ones: a running sum in float16 stops at 2048, where 1 is half a unit in the last place."""
+    x = gf.tensor(np.ones((1, 1), "float16"), requires_grad=True)
+    (x * gf.ones((4096, 1), dtype="float16")).backward(gf.ones((4096, 1), dtype="float16"))
+    assert x.grad.dtype == gf.float16
+    assert x.grad.item() == 4096.0
+
+
+def test_integers_become_float32_in_floating_operations() -> None:
+    i = gf.arange(4) + 1
+    assert i.dtype == gf.int64
+    for out in (i / 2, i / i, gf.exp(i), gf.mean(i), gf.sqrt(i), gf.sigmoid(i), i * 0.5, gf.softmax(i), gf.var(i)):
+        assert out.dtype == gf.float32
+    for out in (i + 1, i * i, -i, abs(i), i**2, gf.sum(i), gf.maximum(i, 2), gf.clip(i, 1, 2), gf.square(i)):
+        assert out.dtype == gf.int64
+    assert gf.sum(gf.tensor(np.ones(3, "int8"))).dtype == gf.int64
+    assert gf.sum(gf.tensor([True, True])).item() == 2
+
+
+@pytest.mark.parametrize("name", [n for n, d in DTYPES.items() if not d.is_floating])
+def test_integers_and_bools_refuse_a_gradient(name: str) -> None:
+    with pytest.raises(TypeError, match=f"only floating-point tensors carry a gradient; this one is {name}"):
+        gf.zeros(2, dtype=name, requires_grad=True)
+    t = gf.zeros(2, dtype=name)
+    with pytest.raises(TypeError, match="carry a gradient"):
+        t.requires_grad = True
+    assert not t.requires_grad
+
+
+def test_casting_to_integers_ends_the_graph() -> None:
+    x = gf.tensor([1.5, 2.5], requires_grad=True)
+    assert not x.astype("int64").requires_grad
+    assert x.astype("int64").tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("given", ["float32", gf.float32, np.float32, np.dtype("float32"), float])
+def test_a_dtype_has_many_names(given: Any) -> None:
+    assert as_dtype(given) is gf.float32
+    assert gf.zeros(1, dtype=given).dtype == gf.float32
+
+
+@pytest.mark.parametrize("given", ["complex64", np.complex128, "float8", object, None, 3])
+def test_what_is_no_dtype_is_refused_with_the_list(given: Any) -> None:
+    with pytest.raises(TypeError, match="float32"):
+        as_dtype(given)
+    assert gf.float32 != given
+
+
+def test_dtypes_compare_hash_and_survive_pickling() -> None:
+    import copy
+    import pickle
+
+    assert gf.float32 == "float32" == gf.float32
+    assert gf.float32 != gf.float64
+    assert gf.float32 == np.dtype("float32")
+    assert hash(gf.float32) == hash(as_dtype("float32"))
+    assert pickle.loads(pickle.dumps(gf.float32)) is gf.float32
+    assert copy.deepcopy(gf.int8) is gf.int8
+    assert {gf.float32: 1}[as_dtype(np.float32)] == 1
+
+
+def test_a_dtype_that_the_device_lacks_is_named() -> None:
+    with pytest.raises(TypeError, match="device cpu does not support bfloat16"):
+        gf.zeros(2, dtype="bfloat16")
+    with pytest.raises(TypeError, match="device cpu does not support bfloat16"):
+        gf.ones(2).astype(gf.bfloat16)

@@ -1,0 +1,571 @@
+"""The backward pass: what it adds up and where, what it keeps and frees, and what it refuses."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gradflow as gf
+from gradflow.engine import Leaf, Node
+from gradflow.tensor import Tensor
+
+
+def leaf(*values: float, dtype: str = "float64") -> gf.Tensor:
+    return gf.tensor(np.array(values, dtype), requires_grad=True)
+
+
+# ---------------------------------------------------------------------- adding up
+
+
+def test_gradients_of_several_paths_add_up() -> None:
+    x = leaf(2.0, 3.0)
+    y = x * x
+    (y * x + y).sum().backward()
+    assert x.grad.tolist() == [3 * 4 + 2 * 2, 3 * 9 + 2 * 3]
+
+
+def test_gradients_of_several_backward_passes_add_up() -> None:
+    x = leaf(1.0, 2.0)
+    for k in range(1, 4):
+        (x * 3.0).sum().backward()
+        assert x.grad.tolist() == [3.0 * k] * 2
+    x.zero_grad()
+    assert x.grad is None
+    (x * 3.0).sum().backward()
+    assert x.grad.tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("value", [(), (2,)], ids=["0-d", "1-d"])
+def test_recorded_and_plain_backward_passes_add_up_in_any_order(value: tuple[int, ...]) -> None:
+    x = gf.ones(value, dtype="float64", requires_grad=True)
+    expected = 0.0
+    for create_graph in (True, False, True, False, False, True):
+        (x * 3.0).sum().backward(create_graph=create_graph)
+        x.sum().backward(create_graph=create_graph)
+        expected += 4.0
+        assert np.array_equal(x.grad.detach().numpy(), np.full(value, expected)), f"create_graph={create_graph}"
+
+
+def test_ten_thousand_uses_of_one_tensor_add_up() -> None:
+    x = leaf(1.5)
+    total = x * 0.0
+    for _ in range(10_000):
+        total = total + x
+    total.backward()
+    assert x.grad.item() == 10_000.0
+
+
+def test_ten_thousand_uses_of_one_computed_tensor_in_one_concat_add_up() -> None:
+    x = leaf(1.5)
+    gf.concat([x * 2.0] * 10_000).sum().backward()
+    assert x.grad.item() == 20_000.0
+
+
+def test_a_diamond_is_visited_once() -> None:
+    """40 doublings: a walk that follows paths instead of nodes would take 2^40 steps."""
+    x = leaf(1.0)
+    y = x
+    for _ in range(40):
+        y = y + y
+    y.backward()
+    assert x.grad.item() == 2.0**40
+
+
+def test_backward_of_a_leaf_adds_the_cotangent() -> None:
+    x = leaf(1.0)
+    x.backward()
+    x.backward(gf.tensor(np.array([3.0])))
+    assert x.grad.item() == 4.0
+
+
+# ---------------------------------------------------------------------- whose memory
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_leaves_with_equal_gradients_do_not_share_them(create_graph: bool) -> None:
+    a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    cotangent = gf.tensor(np.array([1.0, 1.0]))
+    (a + b).backward(cotangent, create_graph=create_graph)
+    assert a.grad is not b.grad
+    assert not np.shares_memory(a.grad.array, b.grad.array)
+    assert not np.shares_memory(a.grad.array, cotangent.array)
+    with gf.no_grad():
+        a.grad.zero_()
+    assert b.grad.tolist() == [1.0, 1.0]
+    assert cotangent.tolist() == [1.0, 1.0]
+    (a * 2.0).sum().backward()
+    assert a.grad.tolist() == [2.0, 2.0]
+    assert b.grad.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize(
+    "function", [lambda x: x.sum(), lambda x: x.reshape(4).sum(), lambda x: (x.T * 1.0).sum(), lambda x: x[0].sum()]
+)
+def test_gradients_can_be_written_to(function: Any, create_graph: bool) -> None:
+    """Rules hand on views and broadcast arrays, which NumPy refuses to write to."""
+    x = gf.ones((2, 2), requires_grad=True)
+    function(x).backward(create_graph=create_graph)
+    with gf.no_grad():
+        x.grad *= 2.0
+        x.grad[0] = 5.0
+    assert x.grad[0].tolist() == [5.0, 5.0]
+
+
+def test_gradient_does_not_alias_the_values() -> None:
+    x = leaf(1.0, 2.0)
+    y = leaf(3.0, 4.0)
+    (x * y).sum().backward()
+    with gf.no_grad():
+        y *= 100.0
+    assert x.grad.tolist() == [3.0, 4.0]
+
+
+def test_an_assigned_gradient_is_added_to_and_not_changed() -> None:
+    x = gf.tensor(1.0, requires_grad=True)
+    given = gf.tensor(2.0) * 2.0  # a NumPy scalar inside, which cannot be assigned into
+    x.grad = given
+    (x * 3.0).backward()
+    assert x.grad.item() == 7.0
+    y = leaf(1.0, 1.0)
+    y.grad = gf.broadcast_to(gf.tensor(np.array([1.0])), (2,))  # read-only
+    (y * 3.0).sum().backward()
+    assert y.grad.tolist() == [4.0, 4.0]
+
+
+def test_an_assigned_gradient_must_fit() -> None:
+    x = leaf(1.0, 2.0)
+    with pytest.raises(ValueError, match=r"shape \(3,\), float64 on cpu"):
+        x.grad = gf.zeros(3, dtype="float64")
+    with pytest.raises(ValueError, match="float32"):
+        x.grad = gf.zeros(2)
+    with pytest.raises(TypeError, match="ndarray"):
+        x.grad = np.zeros(2)
+    with pytest.raises(RuntimeError, match="only a leaf"):
+        (x * 2.0).grad = gf.zeros(2, dtype="float64")
+    x.grad = None
+    assert x.grad is None
+
+
+# ---------------------------------------------------------------------- what is recorded
+
+
+def test_only_what_depends_on_a_leaf_is_recorded() -> None:
+    x, c = leaf(1.0), gf.tensor(np.array([2.0]))
+    assert not (c * c).requires_grad
+    y = x * c
+    assert y.requires_grad
+    assert not y.is_leaf
+    assert x.is_leaf
+    assert c.is_leaf
+    y.backward()
+    assert c.grad is None
+
+
+def test_constants_are_not_kept() -> None:
+    """x * c needs c for the gradient of x, and x for nothing where c needs no gradient."""
+    x = leaf(1.0)
+    a = gf.exp(x)
+    watch = weakref.ref(a)
+    y = a * gf.tensor(np.array([2.0]))
+    del a
+    assert watch() is None, "a * c kept a"
+    y.backward()
+    assert x.grad.item() == pytest.approx(2 * np.e)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a: a + 1.0, lambda a: -a, lambda a: gf.exp(a), lambda a: gf.tanh(a), lambda a: gf.relu(a),
+        lambda a: gf.sum(a), lambda a: gf.mean(a), lambda a: gf.reshape(a, (2, 1)) * 1.0, lambda a: a[[0, 1]],
+        lambda a: gf.cumulative_sum(a), lambda a: gf.concat([a, a]), lambda a: gf.dropout(a, 0.5),
+        lambda a: gf.softmax(a), lambda a: gf.sqrt(a), lambda a: gf.pad(a, 1),
+    ],
+)  # fmt: skip
+def test_inputs_that_no_rule_reads_are_not_kept(function: Any) -> None:
+    x = leaf(1.0, 2.0)
+    a = x * 2.0
+    watch = weakref.ref(a)
+    y = function(a)
+    del a
+    assert watch() is None, f"{y._node.op.name} keeps its input"
+    y.sum().backward()
+    assert x.grad is not None
+
+
+def test_a_change_to_what_no_rule_reads_is_allowed() -> None:
+    x = leaf(1.0, 2.0)
+    a = x * 2.0
+    y = gf.concat([a, a + 1.0])
+    z = gf.dropout(a, 0.5)
+    with gf.no_grad():
+        a *= 5.0
+    (y.sum() + z.sum()).backward()
+    assert x.grad is not None
+
+
+def test_no_grad_and_enable_grad_nest() -> None:
+    x = leaf(1.0)
+    assert gf.is_grad_enabled()
+    with gf.no_grad():
+        assert not gf.is_grad_enabled()
+        assert not (x * 2.0).requires_grad
+        with gf.enable_grad():
+            assert gf.is_grad_enabled()
+            assert (x * 2.0).requires_grad
+            with gf.no_grad():
+                assert not gf.exp(x).requires_grad
+            assert gf.is_grad_enabled()
+        assert not gf.is_grad_enabled()
+    assert gf.is_grad_enabled()
+
+
+def test_no_grad_ends_with_an_exception() -> None:
+    with pytest.raises(KeyError), gf.no_grad():
+        raise KeyError
+    assert gf.is_grad_enabled()
+    with gf.no_grad():
+        with pytest.raises(KeyError), gf.enable_grad():
+            raise KeyError
+        assert not gf.is_grad_enabled()
+
+
+def test_no_grad_decorates_functions() -> None:
+    @gf.no_grad()
+    def double(x: gf.Tensor) -> gf.Tensor:
+        return x * 2.0
+
+    assert not double(leaf(1.0)).requires_grad
+    assert not double(leaf(1.0)).requires_grad
+    assert gf.is_grad_enabled()
+
+
+def test_no_grad_is_of_one_thread() -> None:
+    import threading
+
+    seen: list[bool] = []
+    with gf.no_grad():
+        thread = threading.Thread(target=lambda: seen.append(gf.is_grad_enabled()))
+        thread.start()
+        thread.join()
+    assert seen == [True]
+
+
+def test_a_plain_backward_records_nothing_and_a_recorded_one_can_be_differentiated() -> None:
+    x = leaf(2.0)
+    (x**3).backward()
+    assert not x.grad.requires_grad
+    x.zero_grad()
+    (x**3).backward(create_graph=True)
+    first = x.grad
+    assert first.item() == 12.0
+    x.zero_grad()
+    first.backward(create_graph=True)
+    second = x.grad
+    assert second.item() == 12.0
+    x.zero_grad()
+    second.backward()
+    assert x.grad.item() == 6.0
+
+
+def test_backward_works_within_no_grad() -> None:
+    x = leaf(2.0)
+    y = x * x
+    with gf.no_grad():
+        y.backward()
+    assert x.grad.item() == 4.0
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+def test_a_second_backward_is_refused_with_the_way_out() -> None:
+    x = leaf(1.0, 2.0)
+    y = gf.exp(x).sum()
+    y.backward()
+    with pytest.raises(RuntimeError, match=r"exp saved .* freed .* retain_graph=True"):
+        y.backward()
+    assert x.grad.tolist() == np.exp([1.0, 2.0]).tolist(), "the refused pass changed the gradient"
+
+
+@pytest.mark.parametrize("options", [{"retain_graph": True}, {"create_graph": True}], ids=str)
+def test_a_retained_graph_goes_again(options: dict[str, bool]) -> None:
+    x = leaf(1.0, 2.0)
+    y = gf.exp(x).sum()
+    y.backward(**options)
+    y.backward()
+    np.testing.assert_array_equal(x.grad.detach().numpy(), 2 * np.exp([1.0, 2.0]))
+    with pytest.raises(RuntimeError, match="freed"):
+        y.backward()
+
+
+@pytest.mark.parametrize("name", ["dropout", "mse_loss", "linear", "layer_norm", "cross_entropy"])
+def test_operations_with_a_residual_are_freed_too(name: str) -> None:
+    x = gf.ones((2, 3), requires_grad=True)
+    y = {
+        "dropout": lambda: gf.dropout(x, 0.5),
+        "mse_loss": lambda: gf.mse_loss(x, gf.zeros((2, 3))),
+        "linear": lambda: gf.linear(x, gf.ones((2, 3)), activation="gelu"),
+        "layer_norm": lambda: gf.layer_norm(x, (3,)),
+        "cross_entropy": lambda: gf.cross_entropy(x, gf.tensor(np.array([0, 1]))),
+    }[name]().sum()
+    y.backward()
+    with pytest.raises(RuntimeError, match=f"{name} saved"):
+        y.backward()
+
+
+def test_backward_refuses_what_has_no_gradient() -> None:
+    with pytest.raises(RuntimeError, match=r"shape \(2,\), float32 on cpu that needs no gradient"):
+        gf.ones(2).backward()
+
+
+def test_backward_needs_a_cotangent_for_more_than_one_element() -> None:
+    y = leaf(1.0, 2.0) * 2.0
+    with pytest.raises(RuntimeError, match=r"this one has shape \(2,\): reduce it first"):
+        y.backward()
+    leaf(1.0).reshape(1, 1).backward()
+
+
+@pytest.mark.parametrize(
+    ("gradient", "message"),
+    [
+        (gf.ones(2, dtype="float64"), r"got a tensor of shape \(2,\)"),
+        (gf.ones((3, 1), dtype="float64"), r"got a tensor of shape \(3, 1\)"),
+        (gf.ones(3), "float32"),
+    ],
+    ids=["shape", "axes", "dtype"],
+)
+def test_backward_refuses_a_cotangent_that_does_not_fit(gradient: gf.Tensor, message: str) -> None:
+    y = leaf(1.0, 2.0, 3.0) * 2.0
+    with pytest.raises(ValueError, match=message):
+        y.backward(gradient)
+    with pytest.raises(TypeError, match="ndarray"):
+        y.backward(np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (lambda x, a: a * a, "an input of multiply"),
+        (lambda x, a: gf.log(a), "an input of log"),
+        (lambda x, a: gf.linear(a, a), "an input of linear"),
+        (lambda x, a: gf.mse_loss(a, x), "an input of mse_loss"),
+        (lambda x, a: gf.max(a), "an input of max"),
+    ],
+)
+@pytest.mark.parametrize("through", ["itself", "a view", "a detached tensor"])
+def test_a_saved_input_that_changed_is_noticed(function: Any, named: str, through: str) -> None:
+    x = gf.tensor(np.array([[1.0, 2.0], [3.0, 4.0]]), requires_grad=True)
+    a = x + 1.0
+    y = function(x, a).sum()
+    with gf.no_grad():
+        target = {"itself": a, "a view": a[0], "a detached tensor": a.detach()}[through]
+        target += 1.0
+    with pytest.raises(RuntimeError, match=rf"{named}, .* version \d+, changed at version \d+"):
+        y.backward()
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("name", ["exp", "sqrt", "tanh", "sigmoid", "relu", "softmax"])
+def test_a_saved_result_that_changed_is_noticed(name: str, create_graph: bool) -> None:
+    x = leaf(1.0, 2.0)
+    y = getattr(gf, name)(x)
+    z = y.sum()
+    with gf.no_grad():
+        y[0] = 3.0
+    with pytest.raises(RuntimeError, match=rf"the result of {name}, of shape \(2,\), was changed in place"):
+        z.backward(create_graph=create_graph)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: gf.layer_norm(x, (2,)),
+        lambda x: gf.dropout(x, 0.5),
+        lambda x: gf.linear(x, gf.ones((2, 2), dtype="float64"), activation="gelu"),
+        lambda x: gf.linear(x, gf.ones((2, 2), dtype="float64")),
+        lambda x: gf.mse_loss(x, gf.zeros((2, 2), dtype="float64"), reduction="none"),
+    ],
+    ids=["layer_norm", "dropout", "linear gelu", "linear", "mse_loss"],
+)
+def test_a_changed_result_that_no_rule_reads_does_not_matter(function: Any) -> None:
+    """What a kernel keeps for its backward must not be the result itself, which the user may change."""
+    values = np.array([[1.0, 2.0], [3.0, 7.0]])
+    expected = gf.tensor(values, requires_grad=True)
+    weights = gf.tensor(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    gf.manual_seed(1)
+    function(expected).backward(weights)
+    x = gf.tensor(values, requires_grad=True)
+    gf.manual_seed(1)
+    y = function(x)
+    with gf.no_grad():
+        y *= 100.0
+    y.backward(weights)
+    np.testing.assert_array_equal(x.grad.numpy(), expected.grad.numpy())
+
+
+def test_a_change_before_the_operation_or_after_the_backward_is_fine() -> None:
+    x = leaf(1.0, 2.0)
+    with gf.no_grad():
+        x *= 2.0
+    y = (x * x).sum()
+    y.backward()
+    with gf.no_grad():
+        x *= 2.0
+    assert x.grad.tolist() == [4.0, 8.0]
+    (x * x).sum().backward()
+    assert x.grad.tolist() == [4.0 + 8.0, 8.0 + 16.0]
+
+
+def test_a_changed_leaf_is_noticed_after_an_optimizer_step() -> None:
+    w = leaf(1.0)
+    y = w * w
+    with gf.no_grad():
+        w -= 0.1
+    with pytest.raises(RuntimeError, match="multiply"):
+        y.backward()
+
+
+def test_the_key_of_an_index_is_its_own() -> None:
+    x, i = leaf(1.0, 2.0, 3.0), gf.tensor(np.array([0, 1]))
+    y = x[i]
+    with gf.no_grad():
+        i += 1
+    y.sum().backward()
+    assert x.grad.tolist() == [1.0, 1.0, 0.0]
+
+
+# ---------------------------------------------------------------------- long chains, memory
+
+
+@pytest.fixture
+def _no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def alive() -> dict[str, int]:
+    found = {"Tensor": 0, "Node": 0, "Leaf": 0}
+    for thing in gc.get_objects():
+        kind = type(thing)
+        if kind is Tensor or kind is Node or kind is Leaf:
+            found[kind.__name__] += 1
+    return found
+
+
+@pytest.mark.usefixtures("_no_collector")
+@pytest.mark.parametrize("step", [lambda y: y + 1.0, lambda y: y * 1.0, gf.sin, lambda y: gf.reshape(y, (1,))],
+                         ids=["add", "multiply", "sin", "reshape"])  # fmt: skip
+def test_a_chain_of_100_000_operations_goes_forward_back_and_out_of_memory(step: Any) -> None:
+    before = alive()
+    x = leaf(0.5)
+    y = x
+    for _ in range(100_000):
+        y = step(y)
+    y.backward()
+    assert np.isfinite(x.grad.item())
+    del y
+    after = alive()
+    assert after["Node"] == before["Node"], f"{after['Node'] - before['Node']} nodes are left"
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_a_chain_that_never_went_back_leaves_memory_without_recursion() -> None:
+    before = alive()
+    y = leaf(0.5)
+    for _ in range(100_000):
+        y = y * 1.0
+    del y
+    assert alive() == before
+
+
+def test_a_recorded_backward_of_100_000_operations() -> None:
+    x = leaf(1.0)
+    y = x * x
+    for _ in range(100_000):
+        y = y * 1.0
+    y.backward(create_graph=True)
+    gradient = x.grad
+    x.zero_grad()
+    gradient.backward()
+    assert x.grad.item() == 2.0
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_training_steps_leave_nothing_behind_without_the_garbage_collector() -> None:
+    w1, b1 = gf.random.normal((8, 4)).requires_grad_(), gf.zeros(8, requires_grad=True)
+    w2 = gf.random.normal((3, 8)).requires_grad_()
+    parameters = [w1, b1, w2]
+    x, t = gf.random.normal((5, 4)), gf.tensor(np.array([0, 1, 2, 0, 1]))
+
+    def step() -> None:
+        h = gf.linear(x, w1, b1, activation="relu")
+        h = gf.layer_norm(gf.dropout(h, 0.1), (8,))
+        loss = gf.cross_entropy(gf.linear(h, w2), t) + (w1[0] ** 2).sum() * 1e-3
+        for p in parameters:
+            p.zero_grad()
+        loss.backward()
+        with gf.no_grad():
+            for p in parameters:
+                p -= p.grad * 0.1
+
+    step()
+    before, bytes_before = alive(), gf.memory_stats()["current"]
+    for _ in range(200):
+        step()
+    assert alive() == before
+    grown = gf.memory_stats()["current"] - bytes_before
+    assert grown < 4 << 20, f"memory grew by {grown} bytes"
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_second_derivatives_leave_nothing_behind_once_the_gradient_is_gone() -> None:
+    x = leaf(1.0, 2.0)
+    before = alive()
+    y = (x**3).sum()
+    y.backward(create_graph=True)
+    first = x.grad
+    x.zero_grad()
+    (first * first).sum().backward()
+    x.zero_grad()
+    del y, first
+    assert alive() == before
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_saved_arrays_are_freed_as_the_walk_passes() -> None:
+    x = gf.ones(1000, requires_grad=True)
+    a = x * 2.0
+    y = (a * a).sum()
+    watch = weakref.ref(a)
+    del a
+    assert watch() is not None
+    y.backward()
+    assert watch() is None, "backward did not free the saved input of multiply"
+
+
+# ---------------------------------------------------------------------- the worked forms of rules
+
+
+def test_a_walk_reaches_only_what_needs_a_gradient() -> None:
+    """The rule of a constant argument never runs: this one would divide by zero, which is an error here."""
+    x = leaf(1.0)
+    c = gf.zeros(1, dtype="float64")
+    (x * 0.0 + c * x).sum().backward()
+    (c / x).sum()
+    assert x.grad.item() == 0.0
+
+
+def test_operations_name_themselves() -> None:
+    x = leaf(1.0)
+    assert repr(gf.exp(x)._node.op) == "<operation exp>"
