@@ -38,9 +38,9 @@ class CupyBackend(LossKernels, OptimizerKernels):
             importlib.import_module("ml_dtypes")
         import cupy
         import cupyx
+        from cupy import cublas
 
-        self.cupy = cupy
-        self.cupyx = cupyx
+        self.cupy, self.cupyx, self.cublas = cupy, cupyx, cublas
         super().__init__(cupy, index)
         self._place = cupy.cuda.Device(index)
         self._peak: PeakCounter | None = None

@@ -22,7 +22,7 @@ __device__ T block_sum(T value) {
     __syncthreads();  // every thread has read the result of the call before
     shared[threadIdx.x] = value;
     __syncthreads();
-    for (int half = blockDim.x / 2; half > 0; half /= 2) {
+    for (unsigned int half = blockDim.x / 2; half > 0; half /= 2) {
         if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
         __syncthreads();
     }
@@ -35,7 +35,7 @@ __device__ T block_max(T value) {
     __syncthreads();
     shared[threadIdx.x] = value;
     __syncthreads();
-    for (int half = blockDim.x / 2; half > 0; half /= 2) {
+    for (unsigned int half = blockDim.x / 2; half > 0; half /= 2) {
         if (threadIdx.x < half && shared[threadIdx.x + half] > shared[threadIdx.x])
             shared[threadIdx.x] = shared[threadIdx.x + half];
         __syncthreads();

@@ -83,12 +83,6 @@ def launch(name: str, dtype: str, grid: Grid, block: Grid, *arguments: Any) -> N
     kernel(grid, block, arguments)
 
 
-def forget() -> None:
-    """Forget all compiled kernels of this process, for tests that put another module in the place of CuPy."""
-    _module.cache_clear()
-    _kernels.clear()
-
-
 def per_element(n: int, at_most: int = MAX_BLOCKS) -> tuple[Grid, Grid]:
     """Grid and block for a kernel that works element by element."""
     return (min((n + THREADS - 1) // THREADS, at_most),), (THREADS,)

@@ -42,6 +42,7 @@ class NetworkKernels(Backend):
 
     cupy: Any
     cupyx: Any
+    cublas: Any
 
     def _flat(self, x: Array) -> Array:
         return x if x.flags.c_contiguous else self.cupy.ascontiguousarray(x)
@@ -100,7 +101,7 @@ class NetworkKernels(Backend):
             return out
         if not real_type(out, a, b) or not out.flags.c_contiguous:
             return Backend.gemm(self, a, b, out, accumulate)
-        return self.cupy.cublas.gemm("N", "N", a, b, out=out, alpha=1.0, beta=1.0)
+        return self.cublas.gemm("N", "N", a, b, out=out, alpha=1.0, beta=1.0)
 
     def linear(
         self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float

@@ -1,0 +1,80 @@
+"""Compiles the CUDA sources with g++ and `cuda_on_host.h`, and calls the kernels through ctypes: CUDA on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gradflow_cupy.kernels import SOURCES, expressions, source_text
+
+HERE = Path(__file__).resolve().parent
+COMPILER = shutil.which("g++")
+NO_COMPILER = "there is no g++ to compile the CUDA sources for the CPU with"
+
+# no contraction of a * b + c, so that a result that is exact by its formula is exact here
+_OPTIONS = ("-O2", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wno-unused-variable", "-Werror")
+_KERNEL = re.compile(r"(?:template <typename T>\s*)?__global__ void (\w+)\(([^)]*)\)")
+
+
+def _symbol(expression: str) -> str:
+    return "host_" + re.sub(r"\W+", "_", expression).strip("_")
+
+
+def _wrappers(source: str) -> str:
+    """A C function for each kernel that takes its arguments as cuLaunchKernel does, by their addresses."""
+    parameters = dict(_KERNEL.findall(source_text(source)))
+    lines = []
+    for expression in expressions(source):
+        name, _, real = expression.rstrip(">").partition("<")
+        types = [re.sub(r"\w+$", "", p.strip()).strip() for p in parameters[name].split(",")]
+        types = [re.sub(r"\bT\b", real, t) for t in types]
+        values = ", ".join(f"*({t}*)a[{i}]" for i, t in enumerate(types))
+        lines.append(
+            f'extern "C" int {_symbol(expression)}(const unsigned int* grid, const unsigned int* block, void** a) '
+            f"{{ return host::launch(grid, block, [&] {{ {expression}({values}); }}); }}\n"
+            f'extern "C" int {_symbol(expression)}_arity() {{ return {len(types)}; }}'
+        )
+    return "\n".join(lines)
+
+
+@cache
+def _library(source: str) -> ctypes.CDLL:
+    assert COMPILER is not None
+    with tempfile.TemporaryDirectory() as folder:
+        text, library = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+        text.write_text(f'#include "cuda_on_host.h"\n{source_text(source)}\n{_wrappers(source)}\n')
+        command = [COMPILER, *_OPTIONS, f"-I{HERE}", str(text), "-o", str(library)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return ctypes.CDLL(str(library))
+
+
+def host_kernel(expression: str) -> Any:
+    """The kernel of a C++ name, as `kernel(grid, block, arguments)`; an array argument is its address."""
+    name = expression.partition("<")[0]
+    library = _library(next(source for source, names in SOURCES.items() if name in names))
+    function = getattr(library, _symbol(expression))
+    arity = getattr(library, _symbol(expression) + "_arity")()
+
+    def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        if len(arguments) != arity:
+            raise TypeError(f"{expression} takes {arity} arguments; got {len(arguments)}")
+        assert len(block) == 1
+        assert 0 < block[0] <= 1024
+        assert all(0 < n < 2**31 for n in grid)
+        slots = [
+            ctypes.c_double(a) if isinstance(a, float) else ctypes.c_uint64(0 if a is None else int(a) % 2**64)
+            for a in arguments
+        ]
+        addresses = (ctypes.c_void_p * arity)(*(ctypes.addressof(s) for s in slots))
+        sizes = ctypes.c_uint * 3
+        diverged = function(sizes(*(*grid, 1, 1)[:3]), sizes(*(*block, 1, 1)[:3]), addresses)
+        assert not diverged, f"the threads of a block of {expression} do not meet at the same barriers"
+
+    return launch

@@ -1,0 +1,283 @@
+"""The kernels, compiled for the CPU, against the composed defaults on NumPy.
+
+Each kernel is called by its own arguments, below the Python that launches it: a wrong index, a missing barrier or a
+wrong formula shows here without a GPU. What the GPU's compiler and its functions (exp, tanh) do differently does not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from gradflow_cupy.kernels import REAL_TYPES, per_cell, per_element, per_row, per_tile
+from gradflow_cupy.network import CODES
+from gradflow_numpy import NumpyBackend
+from host_kernels import COMPILER, NO_COMPILER, host_kernel
+
+from gradflow.backend import ACTIVATIONS, Backend, dropout_threshold
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
+
+REALS = [pytest.param(np.float32, id="float32"), pytest.param(np.float64, id="float64")]
+SHAPES = [(1, 1), (3, 10), (5, 32), (4, 33), (2, 700), (300, 3)]
+
+
+@pytest.fixture(scope="module")
+def composed() -> NumpyBackend:
+    """NumPy with the composed defaults alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADFLOW_FUSED", "0")
+        return NumpyBackend()
+
+
+def launch(name: str, real: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
+    expression = name if real is None else f"{name}<{REAL_TYPES[np.dtype(real).char]}>"
+    host_kernel(expression)(grid, block, tuple(a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments))
+
+
+def numbers(shape: tuple[int, ...], real: Any, seed: int = 0, scale: float = 3.0) -> Any:
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape) * scale, real)
+
+
+def assert_ulp(actual: Any, expected: Any, ulp: float = 8, scale: Any = 0.0) -> None:
+    """Equal to `ulp` units in the last place of the expected value, or of `scale` where that is larger."""
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    size = np.maximum(np.abs(expected.astype(np.float64)), scale)
+    error = np.abs(actual.astype(np.float64) - expected) / np.spacing(size.astype(expected.dtype)).astype(np.float64)
+    assert np.array_equal(np.isnan(actual), np.isnan(expected))
+    assert np.nanmax(error, initial=0.0) <= ulp, f"{np.nanmax(error)} ulp"
+
+
+# ------------------------------------------------------------------ randomness: exact
+
+
+@pytest.mark.parametrize("counter", [0, 7, 2**64 - 2, 2**128 - 3, 2**192 - 1, 2**256 - 1, 2**256 - 40])
+@pytest.mark.parametrize("n", [1, 4, 5, 1027])
+def test_random_bits(counter: int, n: int) -> None:
+    key = (2**127 + 12345) ^ (2**63)
+    out = np.zeros(n + 1, np.uint64)
+    first, mask = counter + 1, 2**64 - 1
+    words = [first >> s & mask for s in (0, 64, 128, 192)] + [key & mask, key >> 64]
+    launch("random_bits", None, *per_element((n + 3) // 4), out, n, *words)
+    assert np.array_equal(out[:n], np.random.Philox(key=key, counter=counter).random_raw(n).reshape(-1))
+    assert out[n] == 0  # nothing is written beyond the end
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("n", [1, 7, 8, 2048, 2049, 5003])
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.999])
+def test_dropout(composed: Any, real: Any, n: int, p: float) -> None:
+    x, key, counter = numbers((n,), real), 2**100 + 3, 2**64 - 3
+    out, mask = np.zeros_like(x), np.zeros(n, np.bool_)
+    first = counter + 1
+    words = [first >> s & (2**64 - 1) for s in (0, 64, 128, 192)] + [key & (2**64 - 1), key >> 64]
+    # few blocks, so that a block goes through several tiles
+    launch("dropout", real, (2,), (256,), x, out, mask, n, dropout_threshold(p), 1 / (1 - p), *words)
+    expected, expected_mask = composed.dropout(x, p, key, counter)
+    assert np.array_equal(mask, expected_mask)
+    assert np.array_equal(out, expected)
+    back = np.zeros_like(x)
+    launch("dropout_backward", real, *per_element(n), x, mask, back, n, 1 / (1 - p))
+    assert np.array_equal(back, composed.dropout_backward(x, expected_mask, p))
+
+
+# ------------------------------------------------------------------ activations and linear layers
+
+
+def test_all_activations_have_a_code() -> None:
+    assert set(CODES) == set(ACTIVATIONS)
+    assert sorted(CODES.values()) == list(range(1, len(CODES) + 1))
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation(composed: Any, real: Any, name: str) -> None:
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 80.0, -80.0, 1e-6, -1e-6], real)
+    x, g = np.concatenate([special, numbers((999,), real)]), numbers((1008,), real, 1)
+    parameter = ACTIVATIONS[name].parameter
+    out, back = np.zeros_like(x), np.zeros_like(x)
+    with np.errstate(all="ignore"):
+        expected = composed.activate(x, name, parameter)
+        saved = x if ACTIVATIONS[name].saves == "x" else expected
+        expected_back = composed.activate_backward(g, saved, name, parameter)
+    launch("activate", real, *per_element(x.size), x, out, x.size, CODES[name], parameter)
+    launch("activate_backward", real, *per_element(x.size), g, saved, back, x.size, CODES[name], parameter)
+    # 1 - t and 1 + t lose digits where they nearly cancel: the scale is that of the terms
+    finite = np.isfinite(expected)
+    assert np.array_equal(finite, np.isfinite(out))
+    assert_ulp(out[finite], expected[finite], 8, np.abs(x[finite]) if name == "gelu" else 0.0)
+    finite = np.isfinite(expected_back)
+    assert np.array_equal(finite, np.isfinite(back))
+    terms = np.abs(g) * (1 + np.abs(x) ** 3 / 8) if name == "gelu" else np.abs(g)
+    assert_ulp(back[finite], expected_back[finite], 16, terms[finite])
+    if name in ("relu", "leaky_relu"):
+        assert np.array_equal(out, expected, equal_nan=True)
+        assert np.array_equal(back, expected_back, equal_nan=True)
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", [None, "relu", "gelu", "tanh"])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_end_of_a_linear_layer(composed: Any, real: Any, shape: Any, name: str | None, with_bias: bool) -> None:
+    rows, columns = shape
+    product, bias = numbers(shape, real), numbers((columns,), real, 1) if with_bias else None
+    z = product.copy()
+    keeps = name is not None and ACTIVATIONS[name].saves == "x"
+    out = np.zeros_like(z) if keeps else z
+    code = 0 if name is None else CODES[name]
+    launch("bias_activation", real, *per_cell(rows, columns), z, bias, out, rows, columns, code, 0.0)
+    expected = product if bias is None else product + bias
+    if keeps:
+        assert np.array_equal(z, expected)
+    values = expected if name is None else composed.activate(expected, name, 0.0)
+    assert_ulp(out, values, 8, np.abs(expected) if name == "gelu" else 0.0)
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("shape", [*SHAPES, (1000, 40)])
+@pytest.mark.parametrize("name", [None, "silu"])
+def test_bias_backward(composed: Any, real: Any, shape: Any, name: str | None) -> None:
+    rows, columns = shape
+    g, saved = numbers(shape, real), numbers(shape, real, 1)
+    grid, block, chunk = per_tile(rows, columns)
+    dz, sums = np.zeros_like(g), np.zeros((grid[1], columns), real)
+    code = 0 if name is None else CODES[name]
+    launch("bias_backward", real, grid, block, g, saved, dz, sums, rows, columns, chunk, code, 0.0)
+    expected = g if name is None else composed.activate_backward(g, saved, name, 0.0)
+    if name is not None:
+        assert_ulp(dz, expected, 16, 1.0)
+    total = np.abs(expected.astype(np.float64)).sum(axis=0).max()
+    assert_ulp(sums.sum(axis=0), expected.sum(axis=0), 8, total)
+
+
+# ------------------------------------------------------------------ rows: softmax, cross-entropy, layer norm
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_softmax(composed: Any, real: Any, shape: Any, name: str) -> None:
+    x, out = numbers(shape, real, scale=20.0), np.zeros(shape, real)
+    launch(name, real, *per_row(*shape), x, out, *shape)
+    assert_ulp(out, getattr(composed, name)(x, -1), 16, 0.0 if name == "softmax" else 1.0)
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_cross_entropy(composed: Any, real: Any, shape: Any, dense: bool, reduction: str) -> None:
+    rows, columns = shape
+    x = numbers(shape, real, scale=10.0)
+    labels = np.random.default_rng(1).integers(0, columns, rows)
+    target = np.abs(numbers(shape, real, 2)) if dense else labels
+    int_target, weights = (None, target) if dense else (target, None)
+    losses, stats, out = np.zeros(rows, real), np.zeros((rows, 2), real), np.zeros(shape, real)
+    launch("cross_entropy", real, *per_row(rows, columns), x, int_target, weights, losses, stats, rows, columns)
+    size = float(np.abs(x).max() * (target.sum(axis=1).max() if dense else 1.0))
+    assert_ulp(losses, composed.softmax_cross_entropy(x, target, "none")[0], 16, size)
+    g = numbers((rows,) if reduction == "none" else (), real, 3)
+    divisor = float(rows) if reduction == "mean" else 1.0
+    launch(
+        "cross_entropy_backward", real, *per_row(rows, columns), g, int(reduction == "none"), divisor, x, int_target,
+        weights, stats, out, rows, columns,
+    )  # fmt: skip
+    expected = composed.softmax_cross_entropy_backward(g, x, target, reduction, None, [True, False])[0]
+    assert_ulp(out, expected, 16, float(np.abs(g).max()) / divisor * (size if dense else 1.0))
+
+
+def test_a_label_that_is_no_class_makes_a_loss_of_nan() -> None:
+    x, labels = numbers((3, 4), np.float32), np.array([4, -1, 3])
+    losses, stats = np.zeros(3, np.float32), np.zeros((3, 2), np.float32)
+    launch("cross_entropy", np.float32, *per_row(3, 4), x, labels, None, losses, stats, 3, 4)
+    assert np.isnan(losses).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("shape", [(3, 10), (5, 32), (2, 700), (300, 3), (600, 40)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_layer_norm(composed: Any, real: Any, shape: Any, affine: bool) -> None:
+    rows, columns = shape
+    x, g = numbers(shape, real), numbers(shape, real, 1)
+    weight, bias = (numbers((columns,), real, 2), numbers((columns,), real, 3)) if affine else (None, None)
+    out, stats, gx = np.zeros(shape, real), np.zeros((rows, 2), real), np.zeros(shape, real)
+    launch("layer_norm", real, *per_row(*shape), x, weight, bias, out, stats, rows, columns, 1e-5)
+    expected, residual = composed.layer_norm(x, weight, bias, (1,), 1e-5)
+    assert_ulp(out, expected, 16, float(np.abs(expected).max()))
+    launch("layer_norm_backward", real, *per_row(*shape), g, x, weight, stats, gx, rows, columns)
+    grid, block, chunk = per_tile(rows, columns)
+    sums = np.zeros((2, grid[1], columns), real)
+    launch("layer_norm_columns", real, grid, block, g, x, stats, sums, rows, columns, chunk)
+    needs = [True, True, True]
+    for actual, value in zip(
+        (gx, sums[0].sum(axis=0), sums[1].sum(axis=0)),
+        composed.layer_norm_backward(g, x, weight, (1,), 1e-5, residual, needs),
+        strict=True,
+    ):
+        assert_ulp(actual, value, 64, float(np.abs(value).max()) + np.sqrt(rows))
+
+
+# ------------------------------------------------------------------ other losses
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("n", [1, 255, 1000, 70_000])
+def test_squared_error(composed: Any, real: Any, n: int) -> None:
+    x, target, difference = numbers((n,), real), numbers((n,), real, 1), np.zeros(n, real)
+    grid, block = per_element(n, 16)
+    partial, out = np.zeros(grid, real), np.zeros((), real)
+    launch("squared_error", real, grid, block, x, target, difference, partial, n)
+    launch("sum_all", real, (1,), (256,), partial, out, grid[0], float(n))
+    assert np.array_equal(difference, x - target)
+    expected, residual = composed.squared_error(x, target, "mean")
+    assert_ulp(out, np.asarray(expected), 32)
+    g, gx, gt = numbers((), real), np.zeros(n, real), np.zeros(n, real)
+    launch("squared_error_backward", real, *per_element(n), g, 0, 2.0 / n, residual, gx, gt, n)
+    for actual, value in zip(
+        (gx, gt), composed.squared_error_backward(g, x, target, "mean", residual, [True, True]), strict=True
+    ):
+        assert_ulp(actual, value, 2)
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("classes", [1, 10, 300])
+def test_one_hot(composed: Any, real: Any, classes: int) -> None:
+    labels = np.random.default_rng(0).integers(0, classes, 77)
+    out = np.full((77, classes), np.nan, real)
+    launch("one_hot", real, *per_cell(77, classes), labels, out, 77, classes)
+    assert np.array_equal(out, Backend.one_hot(composed, labels, classes, real))
+
+
+# ------------------------------------------------------------------ optimizers
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_clip(composed: Any, real: Any) -> None:
+    x, result = numbers((3000,), real), np.zeros(2, real)
+    for max_norm in (1.0, 1e9):
+        actual, expected = x.copy(), x.copy()
+        grid, block = per_element(x.size, 8)
+        partial = np.zeros(grid, real)
+        launch("square_sums", real, grid, block, actual, partial, x.size)
+        launch("clip_factor", real, (1,), (256,), partial, result, grid[0], max_norm)
+        launch("scale_by", real, *per_element(x.size), actual, result[1:], x.size)
+        norm = composed.clip_global_norm([expected], max_norm)
+        assert_ulp(result[0], np.asarray(norm), 16)
+        assert_ulp(actual, expected, 16)
+
+
+def test_threads_that_miss_a_barrier_are_found(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import host_kernels
+    from gradflow_cupy import kernels
+
+    text = kernels.source_text("losses.cu") + (
+        "template <typename T> __global__ void broken(T* x) { if (threadIdx.x < 5) __syncthreads(); x[0] = 1; }"
+    )
+    for module in (kernels, host_kernels):
+        monkeypatch.setattr(module, "source_text", lambda source: text)
+    monkeypatch.setitem(kernels.SOURCES, "broken.cu", ("broken",))
+    with pytest.raises(AssertionError, match="barriers"):
+        host_kernels.host_kernel("broken<float>")((1,), (32,), (np.zeros(1, np.float32).ctypes.data,))
