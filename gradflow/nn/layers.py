@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from operator import index
 from typing import Any
 
 from gradflow import ops
@@ -17,9 +18,20 @@ from gradflow.tensor import Tensor
 
 
 def _positive(what: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    """A count, as a Python integer: what `labels.max() + 1` of a NumPy array gives is one too."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < 1:
         raise ValueError(f"{what} is an integer of at least 1; got {value!r}")
-    return value
+    return index(value)
+
+
+def _check_activation(name: str | None) -> None:
+    if name is not None and name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}; there are {', '.join(ACTIVATIONS)}")
+
+
+def _check_dropout(p: float) -> None:
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"dropout needs a probability 0 <= p < 1; got {p}")
 
 
 class Linear(Module):
@@ -42,12 +54,11 @@ class Linear(Module):
         super().__init__()
         self.in_features = _positive("in_features", in_features)
         self.out_features = _positive("out_features", out_features)
-        if activation is not None and activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {activation!r}; there are {', '.join(ACTIVATIONS)}")
+        _check_activation(activation)
         self.activation = activation
-        self.weight = Parameter(ops.zeros((out_features, in_features), dtype, device))
-        self.register_parameter("bias", Parameter(ops.zeros((out_features,), dtype, device)) if bias else None)
-        bound = 1.0 / math.sqrt(in_features)
+        self.weight = Parameter(ops.zeros((self.out_features, self.in_features), dtype, device))
+        self.register_parameter("bias", Parameter(ops.zeros((self.out_features,), dtype, device)) if bias else None)
+        bound = 1.0 / math.sqrt(self.in_features)
         init.uniform_(self.weight, -bound, bound, generator)
         if bias:
             init.uniform_(self.bias, -bound, bound, generator)
@@ -171,8 +182,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, generator: Generator | None = None) -> None:
         super().__init__()
-        if not 0.0 <= p < 1.0:
-            raise ValueError(f"dropout needs a probability 0 <= p < 1; got {p}")
+        _check_dropout(p)
         self.p = p
         self.generator = generator
 
@@ -199,8 +209,10 @@ class LayerNorm(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        self.normalized_shape = tuple(_positive("a length of normalized_shape", n) for n in shape)
+        lengths = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
+        shape = self.normalized_shape = tuple(_positive("a length of normalized_shape", n) for n in lengths)
+        if not shape:
+            raise ValueError("normalized_shape has at least one length; got none")
         self.eps = eps
         affine = elementwise_affine
         self.register_parameter("weight", Parameter(ops.ones(shape, dtype, device)) if affine else None)
@@ -263,9 +275,11 @@ class MLP(Sequential):
         dtype: Any = None,
         generator: Generator | None = None,
     ) -> None:
-        sizes = tuple(sizes)
+        sizes = tuple(_positive("a size", n) for n in sizes)
         if len(sizes) < 2:
             raise ValueError(f"an MLP needs at least two sizes, inputs and outputs; got {sizes}")
+        _check_activation(activation)
+        _check_dropout(dropout)
         layers: list[Module] = []
         for i, (n, m) in enumerate(pairwise(sizes)):
             last = i == len(sizes) - 2
