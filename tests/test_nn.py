@@ -1,0 +1,716 @@
+"""Modules, layers, losses and initialisers."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from agreement import assert_equal, host, twin_device
+
+import gradflow as gf
+from gradflow import nn
+from gradflow.backend import ACTIVATIONS
+from gradflow.nn import init
+
+
+class Two(nn.Module):
+    """A module with modules, parameters and plain attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 4, activation="tanh")
+        self.scale = nn.Parameter(gf.ones((4,)))
+        self.rate = 0.5
+        self.last = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Dropout(0.5))
+
+    def forward(self, x: gf.Tensor) -> gf.Tensor:
+        return self.last(self.first(x) * self.scale)
+
+
+def names(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_parameters()]
+
+
+def values(module: nn.Module) -> dict[str, np.ndarray]:
+    return {name: host(p) for name, p in module.named_parameters()}
+
+
+@pytest.fixture
+def other_device() -> Iterator[str]:
+    with twin_device() as name:
+        yield name
+
+
+# ---------------------------------------------------------------------- registration
+
+
+def test_parameters_are_found_by_dotted_names_in_the_order_of_assignment(device: str) -> None:
+    model = Two()
+    assert names(model) == ["scale", "first.weight", "first.bias", "last.0.weight"]
+    assert [name for name, _ in model.named_modules()] == ["", "first", "last", "last.0", "last.1"]
+    assert [type(m).__name__ for m in model.modules()] == ["Two", "Linear", "Sequential", "Linear", "Dropout"]
+    assert [p.shape for p in model.parameters()] == [(4,), (4, 3), (4,), (2, 4)]
+
+
+def test_replacing_a_parameter_or_module_replaces_it_everywhere() -> None:
+    model = Two()
+    old = model.scale
+    model.scale = nn.Parameter(gf.zeros((4,)))
+    model.first = nn.Linear(3, 4, bias=False)
+    assert model.scale is not old
+    assert names(model) == ["scale", "first.weight", "last.0.weight"]
+    model.scale = nn.Linear(1, 1)  # a parameter's name may become a module's, and back
+    assert names(model) == ["first.weight", "last.0.weight", "scale.weight", "scale.bias"]
+    model.scale = old
+    assert names(model)[0] == "scale"
+    assert "scale" not in dict(model.named_modules())
+
+
+def test_deleting_unregisters() -> None:
+    model = Two()
+    del model.scale, model.first
+    assert names(model) == ["last.0.weight"]
+    assert not hasattr(model, "first")
+    with pytest.raises(AttributeError):
+        del model.first
+
+
+def test_a_parameter_may_be_none() -> None:
+    layer = nn.Linear(3, 2)
+    layer.bias = None
+    assert names(layer) == ["weight"]
+    layer(gf.ones((1, 3)))
+    layer.bias = nn.Parameter(gf.ones((2,)))
+    assert names(layer) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize("name", ["scale", "first"])
+@pytest.mark.parametrize("value", [1.0, "text", gf.ones((4,))], ids=["number", "text", "tensor"])
+def test_a_parameter_cannot_become_something_else_by_mistake(name: str, value: Any) -> None:
+    model = Two()
+    with pytest.raises(TypeError, match=name):
+        setattr(model, name, value)
+    assert names(model) == ["scale", "first.weight", "first.bias", "last.0.weight"]
+
+
+def test_assigning_before_init_is_refused() -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            self.layer = nn.Linear(1, 1)
+
+    with pytest.raises(AttributeError, match=r"super\(\).__init__"):
+        Late()
+
+
+def test_a_plain_tensor_is_not_a_parameter() -> None:
+    model = Two()
+    model.offset = gf.ones((2,), requires_grad=True)
+    assert "offset" not in names(model)
+
+
+def test_shared_parameters_and_modules_count_once() -> None:
+    model = nn.Module()
+    model.a = nn.Linear(3, 3)
+    model.b = model.a
+    model.c = nn.Linear(3, 3, bias=False)
+    model.c.weight = model.a.weight
+    assert names(model) == ["a.weight", "a.bias"]
+    assert len(list(model.modules())) == 3
+    x = gf.ones((1, 3))
+    (model.a(x) + model.c(x)).sum().backward()
+    np.testing.assert_array_equal(host(model.a.weight.grad), np.full((3, 3), 2.0))
+    model.to("float64")
+    assert model.c.weight is model.a.weight
+    assert model.c.weight.dtype is gf.float64
+
+
+def test_parameter_shares_the_values_of_its_tensor() -> None:
+    t = gf.ones((3,))
+    p = nn.Parameter(t)
+    assert p.array is t.array
+    assert p.requires_grad
+    assert p.is_leaf
+    assert not t.requires_grad
+    assert nn.Parameter(p * 2).is_leaf
+
+
+@pytest.mark.parametrize("bad", [[1.0, 2.0], np.ones(3), 1.0, None])
+def test_a_parameter_is_made_of_a_tensor(bad: Any) -> None:
+    with pytest.raises(TypeError, match="tensor"):
+        nn.Parameter(bad)
+
+
+def test_a_parameter_carries_a_gradient() -> None:
+    with pytest.raises(TypeError, match="floating"):
+        nn.Parameter(gf.arange(3))
+
+
+def test_forward_must_be_defined() -> None:
+    with pytest.raises(NotImplementedError, match="forward"):
+        nn.Module()(1)
+
+
+# ---------------------------------------------------------------------- modes, gradients
+
+
+def test_train_and_eval_reach_every_module() -> None:
+    model = Two()
+    assert model.eval() is model
+    assert [m.training for m in model.modules()] == [False] * 5
+    assert model.train() is model
+    assert [m.training for m in model.modules()] == [True] * 5
+    x = gf.ones((50, 3))
+    assert (host(model(x)) == 0).any()
+    model.eval()
+    assert_equal("evaluation is deterministic", model(x), host(model(x)))
+    assert (host(model(x)) != 0).all()
+
+
+def test_zero_grad_and_requires_grad() -> None:
+    model = Two().eval()
+    model(gf.ones((2, 3))).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+    assert model.requires_grad_(False) is model
+    assert not model(gf.ones((2, 3))).requires_grad
+    model.zero_grad()
+    model.first.requires_grad_()
+    model(gf.ones((2, 3))).sum().backward()
+    assert [p.grad is not None for p in model.parameters()] == [False, True, True, False]
+
+
+# ---------------------------------------------------------------------- moving
+
+
+def test_to_dtype(device: str) -> None:
+    model = Two().eval()
+    before = values(model)
+    ids = [id(p) for p in model.parameters()]
+    model.scale.requires_grad_(False)
+    model(gf.ones((2, 3))).sum().backward()
+    assert model.to("float64") is model
+    assert [id(p) for p in model.parameters()] == ids
+    assert {p.dtype for p in model.parameters()} == {gf.float64}
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
+    assert all(p.grad is None for p in model.parameters())
+    for name, p in model.named_parameters():
+        np.testing.assert_array_equal(host(p), before[name].astype(np.float64))
+    out = model(gf.ones((2, 3), dtype="float64"))
+    assert out.dtype is gf.float64
+    out.sum().backward()
+    assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {gf.float64}
+    model.to(gf.float32)
+    for name, p in model.named_parameters():
+        assert_equal(name, p, before[name])
+
+
+def test_to_where_it_is_already_keeps_everything(device: str) -> None:
+    model = Two().eval()
+    model(gf.ones((2, 3))).sum().backward()
+    arrays = [p.array for p in model.parameters()]
+    model.to(device).to("float32")
+    assert all(p.array is a for p, a in zip(model.parameters(), arrays, strict=True))
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_to_another_device(other_device: str) -> None:
+    model = Two().eval()
+    before = values(model)
+    model.to(other_device)
+    assert {str(p.device) for p in model.parameters()} == {f"{other_device}:0"}
+    with pytest.raises(gf.DeviceMismatchError):
+        model(gf.ones((2, 3)))
+    out = model(gf.ones((2, 3), device=other_device))
+    out.sum().backward()
+    assert {str(p.grad.device) for p in model.parameters()} == {f"{other_device}:0"}
+    model.to("cpu")
+    for name, p in model.named_parameters():
+        assert_equal(name, p, before[name])
+
+
+@pytest.mark.parametrize("target", ["int64", gf.bool, gf.int32])
+def test_parameters_stay_floating(target: Any) -> None:
+    model = Two()
+    with pytest.raises(TypeError, match="floating"):
+        model.to(target)
+    assert {p.dtype for p in model.parameters()} == {gf.float32}
+
+
+@pytest.mark.parametrize("target", ["nowhere", "cpu:7", "floot32"])
+def test_a_target_that_does_not_exist_leaves_the_model(target: str) -> None:
+    model = Two()
+    with pytest.raises((ValueError, gf.DeviceUnavailableError)):
+        model.to(target)
+    assert {str(p.device) for p in model.parameters()} == {"cpu"}
+
+
+# ---------------------------------------------------------------------- state
+
+
+def test_state_dict_is_a_copy(device: str) -> None:
+    model = Two()
+    state = model.state_dict()
+    assert list(state) == names(model)
+    before = values(model)
+    with gf.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    for name, value in state.items():
+        assert not value.requires_grad
+        assert_equal(name, value, before[name])
+
+
+def test_load_state_dict_overwrites_in_place(device: str) -> None:
+    model, source = Two(), Two()
+    arrays = [p.array for p in model.parameters()]
+    ids = [id(p) for p in model.parameters()]
+    model.load_state_dict(source.state_dict())
+    assert all(p.array is a for p, a in zip(model.parameters(), arrays, strict=True))
+    assert [id(p) for p in model.parameters()] == ids
+    for name, p in model.named_parameters():
+        assert_equal(name, p, values(source)[name])
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_load_state_dict_takes_numpy_values_of_any_float_width(device: str, dtype: str) -> None:
+    model, source = Two(), Two()
+    model.load_state_dict({name: v.astype(dtype) for name, v in values(source).items()})
+    for name, p in model.named_parameters():
+        assert_equal(name, p, values(source)[name])
+
+
+def test_load_state_dict_takes_values_from_another_device(other_device: str) -> None:
+    model, source = Two(), Two().to(other_device)
+    model.load_state_dict(source.state_dict())
+    for name, p in model.named_parameters():
+        assert str(p.device) == "cpu"
+        assert_equal(name, p, values(source)[name])
+
+
+def test_numpy_values_are_copied() -> None:
+    layer = nn.Linear(2, 2, bias=False)
+    given = np.ones((2, 2), dtype=np.float32)
+    layer.load_state_dict({"weight": given})
+    given[...] = 7
+    assert host(layer.weight).max() == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (lambda s: s.pop("scale"), KeyError, "missing: scale"),
+        (lambda s: s.update(extra=gf.ones((1,))), KeyError, "unexpected: extra"),
+        (lambda s: s.update({"last.0.weight": gf.ones((4, 2))}), ValueError, "last.0.weight"),
+        (lambda s: s.update({"last.0.weight": gf.ones((1, 4))}), ValueError, "last.0.weight"),
+        (lambda s: s.update({"last.0.weight": gf.zeros((2, 4), dtype="int64")}), TypeError, "last.0.weight"),
+        (lambda s: s.update({"last.0.weight": np.zeros((2, 4), dtype=bool)}), TypeError, "last.0.weight"),
+        (lambda s: s.update({"last.0.weight": "text"}), TypeError, "tensor is made of"),
+        (lambda s: s.update({"last.0.weight": None}), TypeError, "tensor is made of"),
+    ],
+)
+def test_a_state_that_does_not_fit_leaves_the_model_untouched(
+    change: Callable[[dict[str, Any]], Any], error: type[Exception], says: str
+) -> None:
+    model = Two()
+    before = values(model)
+    state: dict[str, Any] = dict(Two().state_dict())
+    change(state)
+    with pytest.raises(error, match=says):
+        model.load_state_dict(state)
+    for name, p in model.named_parameters():
+        assert_equal(name, p, before[name])
+
+
+def test_loading_what_is_there_without_strict() -> None:
+    model, source = Two(), Two()
+    before = values(model)
+    state = {"scale": gf.full((4,), 3.0), "last.0.weight": source.state_dict()["last.0.weight"], "extra": gf.ones((1,))}
+    model.load_state_dict(state, strict=False)
+    assert host(model.scale).tolist() == [3.0] * 4
+    assert_equal("last", model.last[0].weight, values(source)["last.0.weight"])
+    assert_equal("first", model.first.weight, before["first.weight"])
+    with pytest.raises(ValueError, match="scale"):
+        model.load_state_dict({"scale": gf.ones((5,))}, strict=False)
+
+
+def test_a_backward_pass_through_weights_since_overwritten_is_refused() -> None:
+    model = nn.MLP([2, 3, 1])
+    loss = model(gf.ones((1, 2))).sum()
+    model.load_state_dict(nn.MLP([2, 3, 1]).state_dict())
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+
+
+# ---------------------------------------------------------------------- copies and text
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("trained", [False, True], ids=["new", "in an optimizer"])
+def test_a_copy_of_a_model_is_the_same_and_apart(device: str, copied: Callable[[Any], Any], trained: bool) -> None:
+    model = Two().eval()
+    model.first.bias.requires_grad_(False)
+    model.tied = model.scale
+    if trained:
+        optimizer = gf.optim.Adam(model.parameters())
+        model(gf.ones((1, 3))).sum().backward()
+        optimizer.step()
+    twin = copied(model)
+    assert names(twin) == names(model)
+    assert twin.tied is twin.scale
+    assert twin.first.weight is dict(twin.named_parameters())["first.weight"]
+    assert [p.requires_grad for p in twin.parameters()] == [p.requires_grad for p in model.parameters()]
+    assert [m.training for m in twin.modules()] == [False] * 5
+    assert all(type(p) is nn.Parameter for p in twin.parameters())
+    before = values(model)
+    x = gf.ones((2, 3))
+    assert_equal("output", twin(x), host(model(x)))
+    with gf.no_grad():
+        for p in twin.parameters():
+            p.zero_()
+    for name, p in model.named_parameters():
+        assert_equal(name, p, before[name])
+
+
+def test_repr() -> None:
+    class Bare(nn.Module):
+        pass
+
+    assert repr(Bare()) == "Bare()"
+    assert repr(Two()) == (
+        "Two(\n"
+        "  (first): Linear(in_features=3, out_features=4, bias=True, activation='tanh')\n"
+        "  (last): Sequential(\n"
+        "    (0): Linear(in_features=4, out_features=2, bias=False)\n"
+        "    (1): Dropout(p=0.5)\n"
+        "  )\n"
+        ")"
+    )
+    assert repr(nn.LayerNorm((2, 3))) == "LayerNorm((2, 3), eps=1e-05, elementwise_affine=True)"
+    assert repr(nn.LeakyReLU(0.2)) == "LeakyReLU(negative_slope=0.2)"
+    assert repr(nn.ELU()) == "ELU(alpha=1.0)"
+    assert repr(nn.Softmax(axis=0)) == "Softmax(axis=0)"
+    assert repr(nn.MSELoss()) == "MSELoss()"
+    assert repr(nn.MSELoss("sum")) == "MSELoss(reduction='sum')"
+
+
+# ---------------------------------------------------------------------- layers
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+def test_linear_is_the_affine_map_and_its_activation(device: str, activation: str | None) -> None:
+    layer = nn.Linear(5, 3, activation=activation, dtype="float64")
+    x = gf.random.normal((2, 4, 5), dtype="float64")
+    z = host(x) @ host(layer.weight).T + host(layer.bias)
+    expected = z if activation is None else host(getattr(gf, activation)(gf.tensor(z)))
+    np.testing.assert_allclose(host(layer(x)), expected, rtol=1e-13, atol=1e-15)
+    assert layer(x[0, 0]).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [
+        (nn.ReLU(), gf.relu),
+        (nn.Sigmoid(), gf.sigmoid),
+        (nn.Tanh(), gf.tanh),
+        (nn.GELU(), gf.gelu),
+        (nn.SiLU(), gf.silu),
+        (nn.Softplus(), gf.softplus),
+        (nn.LeakyReLU(0.3), lambda x: gf.leaky_relu(x, 0.3)),
+        (nn.ELU(0.7), lambda x: gf.elu(x, 0.7)),
+        (nn.Softmax(), lambda x: gf.softmax(x, -1)),
+        (nn.Softmax(0), lambda x: gf.softmax(x, 0)),
+        (nn.LogSoftmax(1), lambda x: gf.log_softmax(x, 1)),
+        (nn.LayerNorm(6), lambda x: gf.layer_norm(x, (6,), gf.ones((6,)), gf.zeros((6,)))),
+        (nn.LayerNorm((4, 6), eps=0.1, elementwise_affine=False), lambda x: gf.layer_norm(x, (4, 6), eps=0.1)),
+    ],
+    ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else "",
+)
+def test_a_module_is_its_function(device: str, module: nn.Module, function: Callable[[gf.Tensor], gf.Tensor]) -> None:
+    x, y = (gf.random.normal((3, 4, 6), generator=gf.Generator(1)).requires_grad_() for _ in range(2))
+    module.to(device)
+    out, expected = module(x), function(y)
+    assert_equal("value", out, host(expected))
+    g = gf.random.normal((3, 4, 6))
+    out.backward(g)
+    expected.backward(g)
+    assert_equal("gradient", x.grad, host(y.grad))
+
+
+LABELS = [1, 0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "kind"),
+    [
+        (nn.MSELoss, gf.mse_loss, "values"),
+        (nn.L1Loss, gf.l1_loss, "values"),
+        (lambda r: nn.HuberLoss(r, delta=0.4), lambda x, t, reduction: gf.huber_loss(x, t, reduction, 0.4), "values"),
+        (lambda r: nn.BCEWithLogitsLoss(reduction=r),
+         lambda x, t, reduction: gf.binary_cross_entropy_with_logits(x, t, reduction=reduction), "shares"),
+        (lambda r: nn.CrossEntropyLoss(reduction=r, label_smoothing=0.1),
+         lambda x, t, reduction: gf.cross_entropy(x, t, reduction=reduction, label_smoothing=0.1), "labels"),
+        (lambda r: nn.NLLLoss(reduction=r), lambda x, t, reduction: gf.nll_loss(x, t, reduction=reduction), "labels"),
+    ],
+    ids=["mse", "l1", "huber", "bce", "cross-entropy", "nll"],
+)  # fmt: skip
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_loss_is_its_function(device: str, module: Any, function: Any, kind: str, reduction: str) -> None:
+    rng = np.random.default_rng(0)
+    x = gf.tensor(rng.normal(size=(4, 3)).astype(np.float32))
+    target = {
+        "values": gf.tensor(rng.normal(size=(4, 3)).astype(np.float32)),
+        "shares": gf.tensor(rng.uniform(size=(4, 3)).astype(np.float32)),
+        "labels": gf.tensor(LABELS, dtype="int64"),
+    }[kind]
+    assert_equal(reduction, module(reduction)(x, target), host(function(x, target, reduction=reduction)))
+
+
+def test_dropout_keeps_the_mean_and_draws_from_its_generator(device: str) -> None:
+    drop = nn.Dropout(0.3, generator=gf.Generator(5))
+    x = gf.ones((200, 500))
+    out = host(drop(x))
+    kept = out != 0
+    sigma = math.sqrt(0.3 * 0.7 / out.size)
+    assert abs(kept.mean() - 0.7) < 5 * sigma, f"{kept.mean():.5f} of the elements kept"
+    np.testing.assert_allclose(out[kept], 1 / 0.7, rtol=1e-6)
+    assert_equal("the same seed", nn.Dropout(0.3, generator=gf.Generator(5))(x), out)
+    assert (host(drop(x)) != out).any(), "the next mask is another one"
+    state = gf.random.default_generator.state_dict()
+    drop(x)
+    assert gf.random.default_generator.state_dict() == state
+    assert drop.eval()(x) is x
+    assert nn.Dropout(0.0)(x) is x
+
+
+def test_sequential_is_a_row_of_modules() -> None:
+    a, b = nn.Linear(2, 3), nn.ReLU()
+    row = nn.Sequential(a, b)
+    assert (len(row), row[0], row[-1], list(row)) == (2, a, b, [a, b])
+    x = gf.ones((1, 2))
+    assert_equal("result", row(x), host(b(a(x))))
+    assert nn.Sequential()(x) is x
+    with pytest.raises(IndexError):
+        row[2]
+
+
+def test_mlp_is_linear_layers_with_activations_between() -> None:
+    model = nn.MLP([4, 8, 6, 2], activation="tanh", dropout=0.2)
+    assert [type(m).__name__ for m in model] == ["Linear", "Dropout", "Linear", "Dropout", "Linear"]
+    assert [m.activation for m in model if isinstance(m, nn.Linear)] == ["tanh", "tanh", None]
+    assert model.sizes == (4, 8, 6, 2)
+    assert model(gf.ones((3, 4))).shape == (3, 2)
+    assert len(nn.MLP([4, 2])) == 1
+
+
+def test_widths_may_be_numpy_integers() -> None:
+    labels = np.array([0, 2, 1])
+    model = nn.MLP([np.int64(4), np.prod((2, 3)), labels.max() + 1])
+    assert model.sizes == (4, 6, 3)
+    assert all(type(n) is int for n in model.sizes)
+    assert nn.LayerNorm(np.int32(3)).normalized_shape == (3,)
+
+
+def test_the_same_seed_gives_the_same_model(device: str) -> None:
+    a, b = (nn.MLP([5, 4, 3], generator=gf.Generator(3)) for _ in range(2))
+    for name, p in a.named_parameters():
+        assert_equal(name, p, values(b)[name])
+    different = nn.MLP([5, 4, 3], generator=gf.Generator(4))
+    assert all((host(p) != values(different)[name]).all() for name, p in a.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Linear(0, 3),
+        lambda: nn.Linear(3, 0),
+        lambda: nn.Linear(-1, 3),
+        lambda: nn.Linear(3.0, 3),  # type: ignore[arg-type]
+        lambda: nn.Linear(True, 3),
+        lambda: nn.Linear("3", 3),  # type: ignore[arg-type]
+        lambda: nn.Linear(3, 3, activation="nonsense"),
+        lambda: nn.Dropout(1.0),
+        lambda: nn.Dropout(-0.1),
+        lambda: nn.Dropout(math.nan),
+        lambda: nn.LayerNorm(0),
+        lambda: nn.LayerNorm((3, 0)),
+        lambda: nn.LayerNorm(()),
+        lambda: nn.MLP([3]),
+        lambda: nn.MLP([]),
+        lambda: nn.MLP([3, 0, 2]),
+        lambda: nn.MLP([3, 2], activation="nonsense"),
+        lambda: nn.MLP([3, 2], dropout=1.0),
+        lambda: nn.MLP([3, 4, 2], dropout=-0.5),
+        lambda: nn.MSELoss("average"),
+        lambda: nn.CrossEntropyLoss(reduction="average"),
+        lambda: nn.CrossEntropyLoss(label_smoothing=1.5),
+        lambda: nn.HuberLoss(delta=0.0),
+        lambda: nn.HuberLoss(delta=-1.0),
+    ],
+)
+def test_what_is_out_of_range_is_refused_when_a_module_is_made(make: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: nn.Sequential(nn.ReLU(), gf.relu), TypeError),
+        (lambda: nn.Linear(2, 2, dtype="int64"), TypeError),
+        (lambda: nn.Linear(2, 2, device="nowhere"), ValueError),
+        (lambda: nn.Linear(2, 2)(gf.ones((3, 4))), ValueError),
+        (lambda: nn.Linear(2, 2)(gf.ones(())), ValueError),
+        (lambda: nn.Linear(2, 2)(gf.ones((3, 2), dtype="float64")), TypeError),
+        (lambda: nn.Linear(2, 2)(np.ones((3, 2), dtype=np.float32)), TypeError),
+        (lambda: nn.LayerNorm(3)(gf.ones((2, 4))), ValueError),
+        (lambda: nn.LayerNorm(3)(gf.ones((2, 3), dtype="float64")), ValueError),
+        (lambda: nn.Softmax(2)(gf.ones((2, 3))), (ValueError, IndexError)),
+        (lambda: nn.MSELoss()(gf.ones((2, 1)), gf.ones((2,))), ValueError),
+        (lambda: nn.CrossEntropyLoss()(gf.ones((2, 3)), gf.ones((2,))), ValueError),
+        (lambda: nn.CrossEntropyLoss()(gf.ones((2, 3)), gf.tensor([0, 3], dtype="int64")), ValueError),
+        (lambda: nn.CrossEntropyLoss()(gf.ones((2, 3)), gf.tensor([0, -1], dtype="int64")), ValueError),
+        (lambda: nn.CrossEntropyLoss(weight=gf.ones((2,)))(gf.ones((1, 3)), gf.tensor([0], dtype="int64")), ValueError),
+        (lambda: nn.NLLLoss()(gf.ones((2, 3)), gf.ones((2,))), TypeError),
+    ],
+)
+def test_what_does_not_fit_is_refused(make: Callable[[], Any], error: Any) -> None:
+    with pytest.raises(error):
+        make()
+
+
+# ---------------------------------------------------------------------- initialisers
+
+
+def uniforms(seed: int, n: int) -> np.ndarray:
+    """The generator's numbers in (0, 1) by NumPy's own Philox: the upper 52 bits and a half."""
+    words = np.random.Philox(key=seed).random_raw(n)
+    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+SHAPE = (30, 50)  # fan-out 30, fan-in 50
+
+UNIFORM = {
+    "uniform_": (lambda t, g: init.uniform_(t, -0.3, 0.7, g), -0.3, 0.7),
+    "xavier_uniform_": (lambda t, g: init.xavier_uniform_(t, generator=g), *[s * math.sqrt(6 / 80) for s in (-1, 1)]),
+    "xavier_uniform_ gain": (
+        lambda t, g: init.xavier_uniform_(t, 5 / 3, g), *[s * 5 / 3 * math.sqrt(6 / 80) for s in (-1, 1)]
+    ),
+    "kaiming_uniform_": (
+        lambda t, g: init.kaiming_uniform_(t, generator=g), *[s * math.sqrt(6 / 50) for s in (-1, 1)]
+    ),
+    "kaiming_uniform_ fan_out relu": (
+        lambda t, g: init.kaiming_uniform_(t, mode="fan_out", nonlinearity="relu", generator=g),
+        *[s * math.sqrt(6 / 30) for s in (-1, 1)],
+    ),
+    "kaiming_uniform_ a": (
+        lambda t, g: init.kaiming_uniform_(t, a=math.sqrt(5), generator=g), *[s / math.sqrt(50) for s in (-1, 1)]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNIFORM)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_uniform_initialisers_are_their_formula_of_the_generators_numbers(device: str, name: str, dtype: str) -> None:
+    fill, low, high = UNIFORM[name]
+    t = gf.zeros(SHAPE, dtype=dtype)
+    assert fill(t, gf.Generator(7)) is t
+    expected = (uniforms(7, t.size).reshape(SHAPE) * (high - low) + low).astype(dtype)
+    width = high - low
+    if name == "uniform_":
+        assert_equal("the numbers", t, expected)
+    else:  # the bounds themselves, computed in another order, may differ by an ulp or two
+        np.testing.assert_allclose(host(t), expected, rtol=np.finfo(dtype).eps, atol=2 * width * 2.0**-52)
+    slack = 2 * width * np.finfo(dtype).eps
+    assert low - slack <= host(t).min()
+    assert host(t).max() <= high + slack
+    sigma = width / math.sqrt(12 * t.size)
+    assert abs(host(t).mean() - (low + high) / 2) < 5 * sigma, "the mean"
+    assert host(t).std() == pytest.approx(width / math.sqrt(12), rel=0.1)
+
+
+NORMAL = {
+    "normal_": (lambda t, g: init.normal_(t, 0.5, 2.0, g), 0.5, 2.0),
+    "xavier_normal_": (lambda t, g: init.xavier_normal_(t, 2.0, g), 0.0, 2 * math.sqrt(2 / 80)),
+    "kaiming_normal_": (lambda t, g: init.kaiming_normal_(t, generator=g), 0.0, math.sqrt(2 / 50)),
+    "kaiming_normal_ tanh fan_out": (
+        lambda t, g: init.kaiming_normal_(t, mode="fan_out", nonlinearity="tanh", generator=g),
+        0.0,
+        5 / 3 / math.sqrt(30),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NORMAL)
+def test_normal_initialisers_are_quantiles_of_the_generators_numbers(device: str, name: str) -> None:
+    from statistics import NormalDist
+
+    fill, mean, std = NORMAL[name]
+    t = gf.zeros(SHAPE, dtype="float64")
+    assert fill(t, gf.Generator(7)) is t
+    expected = [NormalDist().inv_cdf(u) * std + mean for u in uniforms(7, t.size)]
+    np.testing.assert_allclose(host(t).reshape(-1), expected, rtol=1e-13, atol=1e-13)
+    assert abs(host(t).mean() - mean) < 5 * std / math.sqrt(t.size), "the mean"
+    assert host(t).std() == pytest.approx(std, rel=0.1)
+
+
+def test_constants(device: str) -> None:
+    p = nn.Parameter(gf.random.normal((3, 2)))
+    assert init.constant_(p, 2.5) is p
+    assert set(host(p).reshape(-1).tolist()) == {2.5}
+    assert set(host(init.ones_(p)).reshape(-1).tolist()) == {1.0}
+    assert set(host(init.zeros_(p)).reshape(-1).tolist()) == {0.0}
+    assert p.requires_grad
+
+
+def test_convolution_shaped_weights_count_their_window() -> None:
+    t = gf.zeros((8, 4, 3, 3), dtype="float64")
+    init.kaiming_uniform_(t)
+    bound = math.sqrt(6 / (4 * 9))
+    assert 0.95 * bound < host(t).max() <= bound
+    init.kaiming_uniform_(t, mode="fan_out")
+    bound = math.sqrt(6 / (8 * 9))
+    assert 0.95 * bound < host(t).max() <= bound
+
+
+def test_linear_starts_as_in_pytorch(device: str) -> None:
+    layer = nn.Linear(20, 30, generator=gf.Generator(7), dtype="float64")
+    bound = 1 / math.sqrt(20)
+    u = uniforms(7, 600)
+    np.testing.assert_allclose(host(layer.weight).reshape(-1), u * 2 * bound - bound, rtol=1e-14, atol=1e-17)
+    assert np.abs(host(layer.bias)).max() <= bound
+    assert np.abs(host(layer.bias)).max() > bound / 2
+
+
+def test_gains() -> None:
+    found = [init.calculate_gain(n) for n in ("linear", "sigmoid", "tanh", "relu", "selu", "leaky_relu")]
+    assert found == pytest.approx([1, 1, 5 / 3, math.sqrt(2), 0.75, math.sqrt(2 / 1.0001)], rel=1e-15)
+    assert init.calculate_gain("leaky_relu", 0.2) == pytest.approx(math.sqrt(2 / 1.04), rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda: init.calculate_gain("nonsense"),
+        lambda: init.xavier_uniform_(gf.zeros((3,))),
+        lambda: init.xavier_normal_(gf.zeros(())),
+        lambda: init.kaiming_uniform_(gf.zeros((3,))),
+        lambda: init.kaiming_normal_(gf.zeros((3, 3)), mode="fan"),
+        lambda: init.kaiming_uniform_(gf.zeros((3, 3)), nonlinearity="gelu"),
+        lambda: init.normal_(gf.zeros((3,)), std=-1.0),
+    ],
+)
+def test_an_initialiser_refuses_what_it_cannot_do(fill: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError):
+        fill()
+
+
+def test_initialisers_refuse_integers() -> None:
+    with pytest.raises(TypeError, match="floating"):
+        init.uniform_(gf.arange(3))
