@@ -19,18 +19,18 @@ from gradflow.device import backend_class, backend_prefixes
 from gradflow.training import Epoch, NonFiniteLossError, Result, Settings, SettingsError, Setup, read_config, train
 from gradflow.training.run import environment
 from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES
+from gradflow.training.train import describe_score
 
 FAILED, MISUSED, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 """Exit statuses: training or writing failed; bad input; Ctrl-C; nobody reads the output any more."""
 
 _GENERAL_HELP = """\
-Train multilayer perceptrons on CPU and GPU with the same code.
+Train multilayer perceptrons, on CPU and GPU with the same code.
 
-  gradflow train digits                    learn to read handwritten digits, in seconds
-  gradflow train iris --hidden 16,16       a smaller dataset and a smaller model
-  gradflow devices                         what can be used here, and what not, and why
-
-Each command has its own --help.
+  gradflow train digits                learn to read handwritten digits
+  gradflow train iris --hidden 16,16   a smaller dataset, a smaller model
+  gradflow train --help                all datasets and settings
+  gradflow devices                     what can be used here, and why not the rest
 """
 
 _TRAIN_HELP = """\
@@ -38,9 +38,10 @@ Train a multilayer perceptron on a dataset that comes with scikit-learn; nothing
 
 {datasets}
 
-A fifth of the samples is held out to test on, as many of each class as its share. The run leaves a folder with
-weights.safetensors, metrics.csv (a row for each epoch), curves.png and config.toml. The same settings on the same
-device give the same metrics, bit for bit. Ctrl-C ends the run and keeps what the finished epochs reached.
+A fifth of the samples is held out to test on, each class in proportion. The run
+leaves a folder with weights.safetensors, metrics.csv (a row for each epoch),
+curves.png and config.toml. The same settings on the same device give the same
+metrics, bit for bit. Ctrl-C ends the run and keeps what the whole epochs reached.
 """
 
 _TRAIN_EXAMPLES = """\
@@ -48,9 +49,9 @@ examples:
   gradflow train digits
   gradflow train digits --device cuda --batch-size 256 --seed 3
   gradflow train wine --hidden 64 --activation tanh --optimizer sgd --lr 0.1
-  gradflow train diabetes --dropout 0.5 --epochs 100 --out runs/regression
-  gradflow train --config runs/digits-seed0/config.toml        repeat a run
-  gradflow train --config runs/digits-seed0/config.toml --seed 1    the same but for its seed
+  gradflow train diabetes --hidden 32 --epochs 20 --out runs/regression
+  gradflow train --config runs/digits-seed0/config.toml            (repeats it)
+  gradflow train --config runs/digits-seed0/config.toml --seed 1   (but its seed)
 
 exit status: 0 done; 1 training or writing failed; 2 bad input; 130 Ctrl-C
 """
@@ -81,9 +82,15 @@ def _widths(text: str) -> tuple[int, ...]:
 
 def _parser() -> _Parser:
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog="gradflow", description=_GENERAL_HELP, formatter_class=formatter, allow_abbrev=False)
+    parser = _Parser(
+        prog="gradflow",
+        usage="gradflow COMMAND [options]",
+        description=_GENERAL_HELP,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"gradflow {gf.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="command", title="commands", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
     _add_train(commands, formatter)
     commands.add_parser(
         "devices",
@@ -123,7 +130,7 @@ def _add_train(commands: Any, formatter: Any) -> None:
     course = parser.add_argument_group("its training").add_argument
     course("--optimizer", metavar="NAME", help=f"{_names(OPTIMIZERS)} ({default.optimizer})")
     course("--lr", type=float, metavar="RATE", help=f"learning rate at the start ({rates})")
-    course("--schedule", metavar="NAME", help=f"{_names(SCHEDULES)}: to 0, or not ({default.schedule})")
+    course("--schedule", metavar="NAME", help=f"{_names(SCHEDULES)}: whether the rate falls to 0 ({default.schedule})")
     course("--momentum", type=float, metavar="M", help=f"in [0, 1) ({_own_defaults('momentum')})")
     course("--weight-decay", type=float, metavar="W", help=f"0 or more ({_own_defaults('weight_decay')})")
     course("--batch-size", type=int, metavar="N", help=f"samples a step, at most all there are ({default.batch_size})")
@@ -193,7 +200,7 @@ class _Progress:
     def epoch(self, epoch: Epoch) -> None:
         """Move the bar by an epoch."""
         self.bar.set_description_str(f"epoch {epoch.epoch}/{self.epochs}", refresh=False)
-        score = _score(epoch.test_score, self.classification)
+        score = describe_score(epoch.test_score, self.classification)
         self.bar.postfix = f"loss {epoch.train_loss:.4f}, test {score}"
         self.bar.update(self.samples)
 
@@ -201,10 +208,6 @@ class _Progress:
         """End the bar, as it stands."""
         if self.bar is not None:
             self.bar.close()
-
-
-def _score(score: float, classification: bool) -> str:
-    return f"accuracy {100 * score:.2f} %" if classification else f"R² {score:.4f}"
 
 
 def _setup_lines(setup: Setup) -> Iterator[str]:
@@ -223,13 +226,12 @@ def _setup_lines(setup: Setup) -> Iterator[str]:
 def _outcome(result: Result) -> str:
     """What a run reached, in one line."""
     done, wanted = len(result.epochs), result.settings.epochs
-    score = _score(result.epochs[-1].test_score, result.classification)
     where = f"saved in {result.folder}"
     if result.interrupted:
-        return f"interrupted after {done} of {wanted} epochs: test {score}; {where}"
+        return f"interrupted after {done} of {wanted} epochs: test {result.score}; {where}"
     if result.failure:
         return f"{result.failure}; the state after epoch {done} is {where}"
-    return f"test {score} after {done} epochs in {result.seconds:.1f} s; {where}"
+    return f"test {result.score} after {done} epochs in {result.seconds:.1f} s; {where}"
 
 
 def _differences(recorded: dict[str, Any], here: dict[str, Any]) -> str:

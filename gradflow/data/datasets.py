@@ -20,7 +20,7 @@ DATASETS: dict[str, str] = {
     "breast-cancer": "569 tumours by 30 measurements, 2 classes",
     "wine": "178 wines by 13 measurements, 3 classes",
     "iris": "150 flowers by 4 measurements, 3 classes",
-    "diabetes": "442 patients by 10 measurements, regression of the progress of the disease",
+    "diabetes": "442 patients by 10 measurements, regression",
 }
 """The names that `load` knows, each with a few words on what it holds."""
 
@@ -35,8 +35,8 @@ class Split:
     """What to train on and what was held out, standardised by the training part: host arrays.
 
     Inputs are float32 (samples, features), no farther than 3 standard deviations from the mean: a pixel that hardly
-    changes in training would otherwise be huge wherever it does. Targets are int64 labels (samples,), or float32 (samples, 1) in units of
-    the standard deviation of the training targets.
+    changes in training would otherwise be huge wherever it does. Targets are int64 labels (samples,), or float32
+    (samples, 1) in units of the standard deviation of the training targets.
     """
 
     train_inputs: Floats

@@ -12,8 +12,11 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import gradflow as gf
 from gradflow.data import Batches, Dataset, load
@@ -75,6 +78,11 @@ class Result:
     interrupted: bool
     failure: str
 
+    @property
+    def score(self) -> str:
+        """The last score on the test split, in words."""
+        return describe_score(self.epochs[-1].test_score, self.classification)
+
 
 def train(
     settings: Settings,
@@ -114,14 +122,14 @@ def _run(
     reached: tuple[int, dict[str, gf.Tensor]] = (0, {})  # one assignment, so that Ctrl-C cannot part the two
     interrupted, failure = False, ""
     began = time.perf_counter()
+    course = fit(setup.model, criterion, optimizer, setup.train_batches, setup.test_batches, setup.settings.epochs)
     try:
-        for epoch in fit(
-            setup.model, criterion, optimizer, setup.train_batches, setup.test_batches, setup.settings.epochs
-        ):
-            epochs.append(epoch)
-            reached = len(epochs), setup.model.state_dict()
-            if on_epoch is not None:
-                on_epoch(epoch)
+        with np.errstate(all="ignore"):  # divergence is told by the loss, once
+            for epoch in course:
+                epochs.append(epoch)
+                reached = len(epochs), setup.model.state_dict()
+                if on_epoch is not None:
+                    on_epoch(epoch)
     except (KeyboardInterrupt, NonFiniteLossError) as error:
         if not reached[0]:
             raise
@@ -132,6 +140,11 @@ def _run(
         setup.settings, epochs[:done], setup.model, setup.folder, classification, seconds, interrupted, failure
     )
     return result, weights
+
+
+def describe_score(score: float, classification: bool) -> str:
+    """A score in words."""
+    return f"accuracy {100 * score:.2f} %" if classification else f"R² {score:.4f}"
 
 
 def require_extra() -> None:
@@ -199,11 +212,11 @@ def _make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.o
         "sgd": gf.optim.SGD,
         "rmsprop": gf.optim.RMSprop,
     }
-    course = {
+    courses: dict[str, Callable[..., Any]] = {
         "constant": gf.optim.schedules.constant,
-        "cosine": lambda lr: gf.optim.schedules.cosine(lr, steps),
-    }[settings.schedule]
-    options: dict[str, Any] = {"lr": course(settings.lr), "weight_decay": settings.weight_decay}
+        "cosine": partial(gf.optim.schedules.cosine, steps=steps),
+    }
+    options: dict[str, Any] = {"lr": courses[settings.schedule](settings.lr), "weight_decay": settings.weight_decay}
     if settings.momentum is not None:
         options["momentum"] = settings.momentum
     return kinds[settings.optimizer](model.parameters(), **options)
@@ -211,11 +224,12 @@ def _make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.o
 
 def _save(folder: RunFolder, result: Result, weights: dict[str, gf.Tensor]) -> None:
     settings, classification = result.settings, result.classification
-    reached = dict(zip(column_names(classification), result.epochs[-1], strict=True))
+    reached: dict[str, Any] = dict(zip(column_names(classification), result.epochs[-1], strict=True))
     if result.interrupted or result.failure:
         reached["stopped"] = result.failure or "interrupted"
     device = gf.get_backend(settings.device).device
     folder.write("weights.safetensors", weights_safetensors(weights))
     folder.write("metrics.csv", metrics_csv(result.epochs, classification))
     folder.write("config.toml", config_toml(settings, environment(device), reached))
-    folder.write("curves.png", curves_png(result.epochs, f"{settings.dataset}, seed {settings.seed}", classification))
+    title = f"{settings.dataset}, seed {settings.seed}: test {result.score}"
+    folder.write("curves.png", curves_png(result.epochs, title, classification))
