@@ -1,0 +1,58 @@
+"""The README is true: its snippets run and print what their comments say, and its commands exist."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gradflow.cli import _parser as build_parser
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+SNIPPETS = [text for language, text in BLOCKS if language == "python"]
+COMMANDS = [
+    line[2:].partition("  #")[0].strip()
+    for language, text in BLOCKS
+    if language == "console"
+    for line in text.splitlines()
+    if line.startswith("$ ")
+]
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_a_snippet_prints_what_its_comments_say(snippet: str) -> None:
+    expected = re.findall(r"^print\(.*?\)\s+# (.*)$", snippet, re.MULTILINE)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(snippet, "README.md", "exec"), {})
+    assert expected
+    assert printed.getvalue().splitlines() == expected
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("gradflow ")])
+def test_a_gradflow_command_is_accepted_by_the_command_line(command: str) -> None:
+    arguments = shlex.split(command)[1:]
+    if "--help" in arguments:
+        with contextlib.redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as stopped:
+            build_parser().parse_args(arguments)
+        assert stopped.value.code == 0
+    else:
+        assert build_parser().parse_args(arguments).command == arguments[0]
+
+
+def test_the_two_commands_that_set_everything_up_are_on_the_page() -> None:
+    assert 'python3 -m venv .venv && .venv/bin/pip install -e ".[train]" && .venv/bin/gradflow train digits' in COMMANDS
+    assert 'python3 -m venv .venv && .venv/bin/pip install -e ".[test]"  && .venv/bin/pytest' in COMMANDS
+
+
+def test_every_extra_that_the_readme_names_exists() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {extra for group in re.findall(r'-e "\.\[([\w,-]+)\]"', README) for extra in group.split(",")}
+    assert named <= set(project["optional-dependencies"])
