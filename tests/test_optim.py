@@ -1,0 +1,757 @@
+"""Optimizers: flat buffers, whose parameters move and when, state, clipping, memory."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import math
+import pickle
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from agreement import assert_equal, eps, host, twin_device
+
+import gradflow as gf
+from gradflow import nn, optim
+from gradflow.optim import SGD, Adam, AdamW, Optimizer, RMSprop, clip_grad_norm_, schedules
+
+MAKERS: dict[str, Callable[[Any], Optimizer]] = {
+    "SGD": lambda p: SGD(p, lr=0.1),
+    "SGD momentum": lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+    "SGD dampening": lambda p: SGD(p, lr=0.1, momentum=0.9, dampening=0.5),
+    "SGD nesterov": lambda p: SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "Adam": lambda p: Adam(p, lr=0.01, weight_decay=0.01),
+    "AdamW": lambda p: AdamW(p, lr=0.01),
+    "RMSprop": lambda p: RMSprop(p, lr=0.01),
+    "RMSprop all": lambda p: RMSprop(p, lr=0.01, momentum=0.5, centered=True, weight_decay=0.01),
+}
+every_optimizer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+def parameter(values: Any, dtype: str = "float32") -> gf.Tensor:
+    return gf.tensor(values, dtype=dtype, requires_grad=True)
+
+
+def network(dtype: str = "float32") -> nn.Module:
+    return nn.MLP([3, 5, 2], activation="tanh", dtype=dtype, generator=gf.Generator(1))
+
+
+def data(step: int, dtype: str = "float32") -> tuple[gf.Tensor, gf.Tensor]:
+    rng = np.random.default_rng(step)
+    return gf.tensor(rng.normal(size=(8, 3)).astype(dtype)), gf.tensor(rng.normal(size=(8, 2)).astype(dtype))
+
+
+def backward(model: nn.Module, step: int = 0) -> gf.Tensor:
+    x, y = data(step, str(next(model.parameters()).dtype))
+    loss = gf.mse_loss(model(x), y)
+    loss.backward()
+    return loss
+
+
+def train(model: nn.Module, optimizer: Optimizer, steps: range) -> None:
+    for step in steps:
+        optimizer.zero_grad()
+        backward(model, step)
+        optimizer.step()
+
+
+def values(model: nn.Module) -> dict[str, np.ndarray]:
+    return {name: host(p).copy() for name, p in model.named_parameters()}
+
+
+def assert_same(model: nn.Module, expected: dict[str, np.ndarray]) -> None:
+    for name, p in model.named_parameters():
+        assert_equal(name, p, expected[name])
+
+
+def shares(a: Any, b: Any) -> bool:
+    """Whether a change of the one array shows in the other. (a and b are arrays of any library.)"""
+    before = host(gf.Tensor(b, gf.get_backend())).copy()
+    a[...] = a + 1
+    changed = bool((host(gf.Tensor(b, gf.get_backend())) != before).any())
+    a[...] = a - 1
+    return changed
+
+
+# ---------------------------------------------------------------------- flat buffers
+
+
+@pytest.mark.parametrize(("dtype", "elements"), [("float32", 64), ("float64", 32)])
+def test_parameters_are_views_of_one_array_at_multiples_of_256_bytes(device: str, dtype: str, elements: int) -> None:
+    model = network(dtype)
+    before = values(model)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    (block,) = optimizer._blocks
+    assert_same(model, before)
+    assert [m.start % elements for m in block.members] == [0] * 4
+    assert [m.start for m in block.members] == [0, elements, 2 * elements, 3 * elements]
+    for m, p in zip(block.members, model.parameters(), strict=True):
+        assert m.tensor is p
+        assert shares(block.values, p.array)
+        flat = host(gf.Tensor(block.values, p.backend))
+        np.testing.assert_array_equal(flat[m.start : m.stop].reshape(p.shape), host(p))
+
+
+def test_gradients_are_written_straight_into_the_buffer(device: str) -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    (block,) = optimizer._blocks
+    for step in range(2):
+        optimizer.zero_grad()
+        assert all(p.grad is None for p in model.parameters())
+        backward(model, step)
+        for m, p in zip(block.members, model.parameters(), strict=True):
+            assert p.grad.array is m.gradient
+            assert shares(block.gradients, p.grad.array)
+        optimizer.step()
+
+
+@every_optimizer
+def test_the_padding_stays_zero(device: str, make: Callable[[Any], Optimizer]) -> None:
+    model = network()
+    optimizer = make(model.parameters())
+    (block,) = optimizer._blocks
+    train(model, optimizer, range(3))
+    for _ in range(2):
+        clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+    inside = np.zeros(block.size, dtype=bool)
+    for m in block.members:
+        inside[m.start : m.stop] = True
+    assert not inside.all()
+    for name, flat in {"values": block.values, "gradients": block.gradients, **block.state}.items():
+        outside = host(gf.Tensor(flat, block.backend))[~inside]
+        assert (outside == 0).all(), f"{name}: {outside[outside != 0][:5]} outside the parameters"
+
+
+def test_zero_dim_and_empty_and_one_element_parameters(device: str) -> None:
+    a, b, c = parameter(2.0), parameter(np.zeros((0, 3))), parameter([[5.0]])
+    scalar = nn.Parameter(gf.ones((3,)).sum())  # NumPy gives a scalar here, not an array
+    optimizer = SGD([a, b, c, scalar], lr=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (a * a + b.sum() + c.sum() * 3 + scalar * a.detach()).backward()
+        optimizer.step()
+    assert (a.shape, b.shape, c.shape, scalar.shape) == ((), (0, 3), (1, 1), ())
+    assert (a.item(), c.item()) == (0, 2)
+    assert scalar.item() == 3 - 0.5 * 2
+
+
+def test_mixed_dtypes_are_in_blocks_of_their_own(device: str) -> None:
+    a, b, c = parameter([1.0]), parameter([1.0], "float64"), parameter([1.0])
+    optimizer = Adam([a, b, c], lr=0.1)
+    assert [[m.index for m in block.members] for block in optimizer._blocks] == [[0, 2], [1]]
+    for _ in range(3):
+        optimizer.zero_grad()
+        (a.sum() + b.astype("float32").sum() + c.sum()).backward()
+        optimizer.step()
+    assert (str(a.dtype), str(b.dtype)) == ("float32", "float64")
+    assert b.item() == pytest.approx(0.7, rel=1e-6)
+    assert a.item() == pytest.approx(0.7, rel=1e-6) == c.item()
+    norm = [2.0, 3.0, 6.0]
+    for p, g in zip((a, b, c), norm, strict=True):
+        p.grad = gf.full((1,), g, dtype=p.dtype)
+    assert clip_grad_norm_([a, b, c], 3.5).item() == pytest.approx(7.0, rel=1e-6)
+    assert [p.grad.item() for p in (a, b, c)] == pytest.approx([1, 1.5, 3], rel=1e-6)
+
+
+# ---------------------------------------------------------------------- who moves
+
+
+@every_optimizer
+def test_parameters_without_a_gradient_stay_and_so_does_their_state(device: str, make: Any) -> None:
+    """p, r get gradients always, q at the steps 0, 3 and 4: q must move as if the other steps were not."""
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=(3, 4)), rng.normal(size=(5, 3, 4))
+    p, q, r = (parameter(v, "float64") for v in start)
+    alone = parameter(start[1], "float64")
+    both, single = make([p, q, r]), make([alone])
+    for step in range(5):
+        both.zero_grad()
+        for i, t in enumerate((p, q, r)):
+            if i != 1 or step in (0, 3, 4):
+                t.grad = gf.tensor(gradients[step, i])
+        before = host(q).copy()
+        both.step()
+        if step in (0, 3, 4):
+            alone.grad = gf.tensor(gradients[step, 1])
+            single.step()
+        else:
+            assert_equal(f"q at step {step}", q, before)
+        assert_equal(f"q after step {step}", q, host(alone))
+    assert both.state_dict()["state"][1]["step"] == 3
+    assert both.state_dict()["state"][0]["step"] == 5
+
+
+@every_optimizer
+def test_a_zero_gradient_is_not_a_missing_one(device: str, make: Any) -> None:
+    p = parameter([1.0, 2.0])
+    optimizer = make([p])
+    p.grad = gf.zeros((2,))
+    optimizer.step()
+    assert optimizer.state_dict()["state"][0]["step"] == 1
+    assert np.isfinite(host(p)).all()
+
+
+@every_optimizer
+def test_frozen_parameters_stay(device: str, make: Any) -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    optimizer = make(model.parameters())
+    before = values(model)
+    train(model, optimizer, range(3))
+    assert_equal("frozen weight", model[0].weight, before["0.weight"])
+    assert (host(model[1].weight) != before["1.weight"]).all()
+    model[0].requires_grad_()  # thawed: joins at the next step
+    train(model, optimizer, range(3, 4))
+    assert (host(model[0].weight) != before["0.weight"]).all()
+    model.requires_grad_(False)
+    before = values(model)
+    optimizer.step()
+    assert_same(model, before)
+
+
+def test_a_gradient_given_by_the_user_is_used_and_not_changed(device: str) -> None:
+    p, q = parameter([1.0, 2.0]), parameter([3.0, 4.0])
+    optimizer = SGD([p, q], lr=0.5, momentum=0.9)
+    g = gf.tensor([2.0, 4.0])
+    p.grad = q.grad = g
+    optimizer.step()
+    assert (p.tolist(), q.tolist(), g.tolist()) == ([0, 0], [2, 2], [2, 4])
+    p.zero_grad()
+    (p * 3).sum().backward()
+    assert (g.tolist(), q.grad.tolist()) == ([2, 4], [2, 4])
+
+
+def test_a_recorded_gradient_is_used(device: str) -> None:
+    """backward(create_graph=True) gives gradients that can be differentiated in turn; a step takes their values."""
+    p = parameter([3.0], "float64")
+    optimizer = SGD([p], lr=0.01)
+    (p * p * p).sum().backward(create_graph=True)
+    assert p.grad.requires_grad
+    g = p.grad
+    p.grad = None
+    (g * g).sum().backward()  # d (3 p^2)^2 / dp = 36 p^3
+    assert p.grad.item() == pytest.approx(36 * 27)
+    optimizer.step()
+    assert p.item() == pytest.approx(3 - 0.01 * 36 * 27)
+    optimizer.zero_grad()
+    (p * p).sum().backward(create_graph=True)
+    expected = p.item() - 0.01 * 2 * p.item()
+    optimizer.step()
+    assert p.item() == pytest.approx(expected)
+
+
+def test_backward_passes_add_up_until_zero_grad(device: str) -> None:
+    model, once = network("float64"), network("float64")
+    optimizer, single = SGD(model.parameters(), lr=0.1), SGD(once.parameters(), lr=0.1)
+    backward(model, 0)
+    backward(model, 1)
+    x, y = data(0, "float64")
+    x2, y2 = data(1, "float64")
+    (gf.mse_loss(once(x), y) + gf.mse_loss(once(x2), y2)).backward()
+    optimizer.step()
+    single.step()
+    for (name, p), q in zip(model.named_parameters(), once.parameters(), strict=True):
+        np.testing.assert_allclose(host(p), host(q), rtol=1e-13, err_msg=name)
+
+
+def test_a_parameter_used_twice_sums_its_gradients_in_the_buffer(device: str) -> None:
+    """Written straight into the buffer, the second use must not overwrite the first."""
+    w = parameter(np.array([[0.5, -1.0], [2.0, 0.25]]), "float64")
+    free = parameter(host(w), "float64")
+    optimizer = SGD([w], lr=1.0)
+    x = gf.tensor([[1.0, 2.0], [3.0, -1.0]], dtype="float64")
+    for t in (w, free):
+        gf.linear(gf.linear(x, t, None, "tanh"), t).sum().backward()
+    np.testing.assert_allclose(host(w.grad), host(free.grad), rtol=1e-15)
+    before = host(w).copy()
+    optimizer.step()
+    np.testing.assert_allclose(host(w), before - host(free.grad), rtol=1e-15)
+
+
+@pytest.mark.parametrize("makes", [("SGD momentum", "SGD momentum"), ("Adam", "RMSprop")])
+def test_two_optimizers_may_share_a_parameter(device: str, makes: tuple[str, str]) -> None:
+    """Each step of either sees the other's: as with plain arrays."""
+    start = np.random.default_rng(0).normal(size=(3, 4))
+    p, q, r = (parameter(v, "float64") for v in start)
+    first, second = MAKERS[makes[0]]([p, q]), MAKERS[makes[1]]([q, r])
+    mirror = [parameter(v, "float64") for v in start]
+    mirrors = MAKERS[makes[0]](mirror[:1]), MAKERS[makes[0]](mirror[1:2]), MAKERS[makes[1]](mirror[2:])
+    for step in range(4):
+        for tensors in ((p, q, r), mirror):
+            for t in tensors:
+                t.zero_grad()
+            sum((t * t).sum() for t in tensors).backward()
+        if step % 2 == 0:
+            first.step()
+            mirrors[0].step()
+            mirrors[1].step()
+            assert_equal(f"step {step}", q, host(mirror[1]))
+        else:
+            before = host(q).copy()
+            second.step()
+            mirrors[2].step()
+            assert (host(q) != before).all()
+            with gf.no_grad():
+                mirror[1].copy_(q)
+    assert_equal("p", p, host(mirror[0]))
+    assert_equal("r", r, host(mirror[2]))
+
+
+@pytest.mark.parametrize("where", ["float64", "twin"])
+def test_a_model_moved_after_its_optimizer_was_made_is_an_error_that_says_so(where: str) -> None:
+    with twin_device():
+        model = network()
+        free = parameter([1.0])
+        optimizer = SGD([free, *model.parameters()], lr=0.1)
+        model.to(where)
+        x, y = data(0)
+        gf.mse_loss(model(x.to(where)), y.to(where)).backward()
+        before = values(model)
+        free.grad = gf.ones((1,))
+        with pytest.raises(RuntimeError, match="make the optimizer after"):
+            optimizer.step()
+        assert_same(model, before)
+        assert free.item() == 1.0, "nothing has changed"
+        train_again = SGD(model.parameters(), lr=0.1)
+        train_again.step()
+        assert (host(model[0].weight) != before["0.weight"]).any()
+
+
+def test_a_model_moved_away_and_back_goes_on() -> None:
+    with twin_device():
+        model, stay = network(), network()
+        optimizer, other = (SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (model, stay))
+        train(model, optimizer, range(2))
+        train(stay, other, range(2))
+        model.to("twin").to("cpu")
+        train(model, optimizer, range(2, 4))
+        train(stay, other, range(2, 4))
+        assert_same(model, values(stay))
+
+
+def test_values_loaded_after_the_optimizer_was_made_are_trained(device: str) -> None:
+    model, other = network(), nn.MLP([3, 5, 2], activation="tanh")
+    optimizer = SGD(model.parameters(), lr=0.1)
+    model.load_state_dict(other.state_dict())
+    train(model, optimizer, range(3))
+    train(other, SGD(other.parameters(), lr=0.1), range(3))
+    assert_same(model, values(other))
+
+
+def test_a_step_between_forward_and_backward_is_an_error() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    backward(model)
+    loss = gf.mse_loss(model(data(1)[0]), data(1)[1])
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+
+
+def test_a_closure_computes_the_loss_first(device: str) -> None:
+    model, other = network(), network()
+    optimizer = SGD(model.parameters(), lr=0.1)
+
+    def closure() -> gf.Tensor:
+        optimizer.zero_grad()
+        return backward(model)
+
+    expected = backward(other).item()
+    assert optimizer.step(closure).item() == expected
+    assert optimizer.step() is None
+    assert optimizer.steps == 2
+
+
+# ---------------------------------------------------------------------- hyperparameters
+
+
+def test_hyperparameters_may_change_between_steps(device: str) -> None:
+    """v = 0.9 v + d from when momentum is on; then plain steps; then v goes on from where it was."""
+    p = parameter([0.0], "float64")
+    sgd = SGD([p], lr=1.0)
+    (group,) = sgd.param_groups
+
+    def step() -> float:
+        p.grad = gf.tensor([1.0], dtype="float64")
+        before = p.item()
+        sgd.step()
+        return before - p.item()
+
+    moves = [step()]
+    group["momentum"] = 0.5
+    sgd.state_dict()
+    moves += [step(), step()]
+    group["momentum"] = 0.0
+    moves += [step()]
+    group["momentum"], group["lr"] = 0.5, 0.1
+    moves += [step()]
+    assert moves == pytest.approx([1, 1, 1.5, 1, 0.175])
+
+
+def test_centred_rmsprop_may_be_turned_on_later(device: str) -> None:
+    p = parameter([1.0])
+    rms = RMSprop([p], lr=0.01)
+    for _ in range(2):
+        p.grad = gf.tensor([1.0])
+        rms.step()
+        rms.param_groups[0].update(centered=True, momentum=0.9)
+    assert set(rms.state_dict()["state"][0]) == {"step", "square_avg", "grad_avg", "momentum_buffer"}
+    assert math.isfinite(p.item())
+
+
+def test_groups_have_their_own_hyperparameters(device: str) -> None:
+    a, b, c = parameter([1.0]), parameter([1.0]), parameter([1.0])
+    sgd = SGD([{"params": a, "lr": 0.5}, {"params": [b], "momentum": 0.5}, {"params": (t for t in [c])}], lr=0.25)
+    assert [len(g["params"]) for g in sgd.param_groups] == [1, 1, 1]
+    for _ in range(2):
+        for t in (a, b, c):
+            t.grad = gf.tensor([1.0])
+        sgd.step()
+    assert (a.item(), b.item(), c.item()) == (0.0, 1 - 0.25 - 0.375, 0.5)
+    assert sgd.learning_rates == [0.5, 0.25, 0.25]
+
+
+ONE = [gf.tensor([1.0], requires_grad=True)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SGD(ONE, lr=-0.1),
+        lambda: SGD(ONE, lr=math.nan),
+        lambda: SGD(ONE, lr=math.inf),
+        lambda: SGD(ONE, lr="0.1"),  # type: ignore[arg-type]
+        lambda: SGD(ONE, lr=None),  # type: ignore[arg-type]
+        lambda: SGD(ONE, lr=True),
+        lambda: SGD(ONE, momentum=-0.1),
+        lambda: SGD(ONE, weight_decay=-0.1),
+        lambda: SGD(ONE, dampening=math.inf),
+        lambda: SGD(ONE, nesterov=True),
+        lambda: SGD(ONE, nesterov=True, momentum=0.9, dampening=0.1),
+        lambda: Adam(ONE, betas=(1.0, 0.9)),
+        lambda: Adam(ONE, betas=(0.9, -0.1)),
+        lambda: Adam(ONE, betas=(0.9,)),  # type: ignore[arg-type]
+        lambda: Adam(ONE, eps=-1e-8),
+        lambda: Adam(ONE, eps=0.0),
+        lambda: AdamW(ONE, weight_decay=-1.0),
+        lambda: RMSprop(ONE, alpha=1.0),
+        lambda: RMSprop(ONE, eps=0.0),
+        lambda: RMSprop(ONE, momentum=-1.0),
+        lambda: SGD([]),
+        lambda: SGD([*ONE, *ONE]),
+        lambda: SGD([{"params": ONE}, {"params": ONE}]),
+        lambda: SGD([{"params": ONE, "learning_rate": 0.1}]),
+        lambda: SGD([{"params": ONE, "betas": (0.9, 0.9)}]),
+    ],
+)
+def test_what_is_out_of_range_is_refused(make: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError):
+        make()
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        lambda: ONE[0],
+        lambda: [1.0],
+        lambda: [np.ones(3)],
+        lambda: [ONE[0] * 2],
+        lambda: [gf.arange(3)],
+        lambda: [{"lr": 0.1}],
+        lambda: [{"params": ONE}, gf.ones((1,))],
+        lambda: [gf.ones((1,)), {"params": ONE}],
+        lambda: "ab",
+    ],
+)
+def test_what_is_no_parameter_is_refused(parameters: Callable[[], Any]) -> None:
+    with pytest.raises(TypeError):
+        SGD(parameters())
+
+
+def test_an_optimizer_that_was_refused_leaves_its_parameters_alone() -> None:
+    p = parameter([1.0])
+    array = p.array
+    with pytest.raises(TypeError):
+        SGD([p, gf.arange(3)])
+    assert p.array is array
+
+
+def test_repr() -> None:
+    assert repr(SGD([parameter([1.0])], lr=0.1)) == (
+        "SGD(1 parameters, lr=0.1, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False)"
+    )
+
+
+# ---------------------------------------------------------------------- state
+
+
+@every_optimizer
+@pytest.mark.parametrize("through", ["dict", "pickle", "numpy"])
+def test_a_state_dict_goes_on_to_the_bit(device: str, make: Any, through: str) -> None:
+    model, resumed = network(), network()
+    optimizer = make(model.parameters())
+    train(model, optimizer, range(5))
+    weights, state = model.state_dict(), optimizer.state_dict()
+    train(model, optimizer, range(5, 10))  # must not change what was saved
+    if through == "pickle":
+        weights, state = pickle.loads(pickle.dumps((weights, state)))
+    elif through == "numpy":
+        for entry in state["state"].values():
+            entry.update({k: host(v) for k, v in entry.items() if isinstance(v, gf.Tensor)})
+    resumed.load_state_dict(weights)
+    other = make(resumed.parameters())
+    other.param_groups[0]["lr"] = 123.0  # comes from the state
+    other.load_state_dict(state)
+    assert other.steps == 5
+    train(resumed, other, range(5, 10))
+    assert_same(resumed, values(model))
+
+
+def test_a_state_dict_covers_groups_frozen_parameters_and_schedules(device: str) -> None:
+    def make(model: nn.Module) -> Optimizer:
+        rate = schedules.warmup(schedules.cosine(0.05, 10), 3)
+        return AdamW([{"params": model[0].parameters(), "lr": rate}, {"params": model[1].parameters()}], lr=0.02)
+
+    model, resumed = network(), network()
+    model[1].bias.requires_grad_(False)
+    optimizer = make(model)
+    train(model, optimizer, range(4))
+    state = optimizer.state_dict()
+    assert sorted(state["state"]) == [0, 1, 2]
+    assert "lr" not in state["param_groups"][0]
+    assert state["param_groups"][1]["lr"] == 0.02
+    resumed.load_state_dict(model.state_dict())
+    other = make(resumed)
+    train(resumed, other, range(2))  # a state of its own, to be replaced
+    resumed.load_state_dict(model.state_dict())
+    other.load_state_dict(state)
+    assert other.learning_rates == optimizer.learning_rates
+    model[1].bias.requires_grad_()
+    train(model, optimizer, range(4, 8))
+    train(resumed, other, range(4, 8))
+    assert_same(resumed, values(model))
+
+
+def test_a_state_moves_to_another_device() -> None:
+    with twin_device() as twin:
+        model = network()
+        optimizer = Adam(model.parameters(), lr=0.01)
+        train(model, optimizer, range(3))
+        moved = network().to(twin)
+        moved.load_state_dict(model.state_dict())
+        other = Adam(moved.parameters(), lr=0.01)
+        other.load_state_dict(optimizer.state_dict())
+        for entry in other.state_dict()["state"].values():
+            assert str(entry["exp_avg"].device) == f"{twin}:0"
+        train(model, optimizer, range(3, 6))
+        for step in range(3, 6):
+            other.zero_grad()
+            x, y = (t.to(twin) for t in data(step))
+            gf.mse_loss(moved(x), y).backward()
+            other.step()
+        assert_same(moved, values(model))
+
+
+def _drop(state: dict[str, Any], *path: Any) -> None:
+    for key in path[:-1]:
+        state = state[key]
+    del state[path[-1]]
+
+
+def _put(state: dict[str, Any], value: Any, *path: Any) -> None:
+    for key in path[:-1]:
+        state = state[key]
+    state[path[-1]] = value
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda s: _drop(s, "steps"), KeyError),
+        (lambda s: _drop(s, "state"), KeyError),
+        (lambda s: _drop(s, "param_groups"), KeyError),
+        (lambda s: _drop(s, "state", 3, "exp_avg"), KeyError),
+        (lambda s: _drop(s, "state", 3, "step"), KeyError),
+        (lambda s: _put(s, gf.zeros((7,)), "state", 3, "exp_avg"), ValueError),
+        (lambda s: _put(s, "text", "state", 3, "exp_avg"), TypeError),
+        (lambda s: _put(s, {"step": 1}, "state", 4), ValueError),
+        (lambda s: _put(s, -1.0, "param_groups", 0, "lr"), ValueError),
+        (lambda s: _put(s, 0.5, "param_groups", 0, "momentum"), ValueError),
+        (lambda s: s["param_groups"].append(s["param_groups"][0]), ValueError),
+        (lambda s: s["param_groups"][0]["params"].append(4), ValueError),
+    ],
+)
+def test_a_state_that_does_not_fit_leaves_the_optimizer_untouched(change: Any, error: type[Exception]) -> None:
+    model, control = network(), network()
+    optimizer, reference = Adam(model.parameters(), lr=0.01), Adam(control.parameters(), lr=0.01)
+    train(model, optimizer, range(3))
+    train(control, reference, range(3))
+    other = network()
+    source = Adam(other.parameters(), lr=0.3)
+    train(other, source, range(5, 7))
+    state = copy.deepcopy(source.state_dict())
+    change(state)
+    with pytest.raises(error):
+        optimizer.load_state_dict(state)
+    assert optimizer.steps == 3
+    assert optimizer.param_groups[0]["lr"] == 0.01
+    train(model, optimizer, range(3, 6))
+    train(control, reference, range(3, 6))
+    assert_same(model, values(control))
+
+
+@pytest.mark.parametrize(("a", "b"), [("SGD", "Adam"), ("Adam", "RMSprop"), ("RMSprop", "SGD")])
+def test_a_state_of_another_optimizer_is_refused(a: str, b: str) -> None:
+    state = MAKERS[a]([parameter([1.0])]).state_dict()
+    with pytest.raises(ValueError, match="hyperparameters"):
+        MAKERS[b]([parameter([1.0])]).load_state_dict(state)
+
+
+@every_optimizer
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+def test_a_model_and_its_optimizer_are_copied_together(device: str, make: Any, copied: Any) -> None:
+    model = network()
+    optimizer = make(model.parameters())
+    train(model, optimizer, range(3))
+    twin, other = copied((model, optimizer))
+    before = values(model)
+    train(twin, other, range(3, 6))
+    assert_same(model, before)
+    train(model, optimizer, range(3, 6))
+    assert_same(twin, values(model))
+
+
+# ---------------------------------------------------------------------- clipping
+
+
+def gradients(parameters: list[gf.Tensor], arrays: list[np.ndarray]) -> None:
+    for p, a in zip(parameters, arrays, strict=True):
+        p.grad = gf.tensor(a.astype(str(p.dtype)))
+
+
+@pytest.mark.parametrize("where", ["no optimizer", "all of a block", "part of a block", "one of two blocks"])
+@pytest.mark.parametrize("max_norm", [0.5, 1e3, 0.0])
+def test_clipping_scales_to_the_norm(device: str, where: str, max_norm: float) -> None:
+    rng = np.random.default_rng(0)
+    shapes = [(4, 3), (5,), ()]
+    parameters = [parameter(rng.normal(size=s)) for s in shapes]
+    extra = parameter([1.0, 2.0])
+    arrays = [np.asarray(rng.normal(size=s)) for s in shapes]
+    optimizers = {
+        "no optimizer": list,
+        "all of a block": lambda: [SGD(parameters)],
+        "part of a block": lambda: [SGD([extra, *parameters])],
+        "one of two blocks": lambda: [SGD(parameters[:2]), SGD([parameters[2], extra])],
+    }[where]()
+    gradients([*parameters, extra], [*arrays, np.array([7.0, 8.0])])
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        optimizer.step()  # brings the gradients into the buffers
+    norm = math.sqrt(sum(float((a**2).sum()) for a in arrays))
+    found = clip_grad_norm_(parameters, max_norm)
+    assert isinstance(found, gf.Tensor)
+    assert found.shape == ()
+    assert found.item() == pytest.approx(norm, rel=20 * eps())
+    factor = min(1.0, max_norm / (norm + 1e-6))
+    for p, a in zip(parameters, arrays, strict=True):
+        np.testing.assert_allclose(host(p.grad), a * factor, rtol=20 * eps(), atol=0)
+    assert extra.grad.tolist() == [7, 8]
+
+
+def test_clipping_of_gradients_in_the_buffer_makes_no_other_array(device: str) -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), lr=1.0)
+    backward(model)
+    arrays = [p.grad.array for p in model.parameters()]
+    before = values(model)
+    clip_grad_norm_(model.parameters(), 1e-3)
+    assert all(p.grad.array is a for p, a in zip(model.parameters(), arrays, strict=True))
+    optimizer.step()
+    moves = [host(p).astype(np.float64) - before[name] for name, p in model.named_parameters()]
+    moved = math.sqrt(sum(float((m**2).sum()) for m in moves))
+    assert moved == pytest.approx(1e-3, rel=0.01)
+
+
+def test_clipping_ignores_parameters_without_gradients_and_stale_buffers(device: str) -> None:
+    a, b = parameter([1.0]), parameter([1.0])
+    sgd = SGD([a, b], lr=0.0)
+    (a * 100 + b * 3).sum().backward()
+    sgd.zero_grad()
+    (b * 3).sum().backward()  # a's part of the buffer still holds 100
+    assert clip_grad_norm_([a, b], 1.0).item() == pytest.approx(3)
+    assert a.grad is None
+    assert b.grad.item() == pytest.approx(1, rel=1e-5)
+
+
+def test_clipping_without_gradients(device: str) -> None:
+    p = parameter([1.0])
+    assert clip_grad_norm_([p], 1.0).item() == 0
+    assert clip_grad_norm_([], 1.0).item() == 0
+    assert clip_grad_norm_([gf.ones((2,))], 1.0).item() == 0
+    p.grad = gf.zeros((1,))
+    assert clip_grad_norm_(p, 1.0).item() == 0
+    assert p.grad.item() == 0
+
+
+def test_clipping_of_what_is_not_finite(device: str) -> None:
+    p = parameter([1.0, 1.0])
+    p.grad = gf.tensor([math.nan, 1.0])
+    assert math.isnan(clip_grad_norm_([p], 1.0).item())
+    assert np.isnan(host(p.grad)).all()
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan, None, "1"])
+def test_clipping_refuses_what_is_no_norm(bad: Any) -> None:
+    with pytest.raises(ValueError, match="max_norm"):
+        clip_grad_norm_([parameter([1.0])], bad)
+
+
+def test_clipping_refuses_mixed_devices() -> None:
+    with twin_device() as twin:
+        a, b = parameter([1.0]), gf.tensor([1.0], device=twin, requires_grad=True)
+        a.grad, b.grad = gf.ones((1,)), gf.ones((1,), device=twin)
+        with pytest.raises(gf.DeviceMismatchError, match="clip_grad_norm_"):
+            clip_grad_norm_([a, b], 1.0)
+
+
+# ---------------------------------------------------------------------- memory
+
+
+@every_optimizer
+def test_a_model_and_its_optimizer_are_freed_without_the_garbage_collector(device: str, make: Any) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        model = nn.Sequential(nn.MLP([3, 5, 2], dropout=0.2), nn.LayerNorm(2))
+        optimizer = make(model.parameters())
+        optimizer.param_groups[0]["lr"] = schedules.cosine(0.1, 10)
+        train(model, optimizer, range(3))
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.load_state_dict(optimizer.state_dict())
+        watched = [weakref.ref(o) for o in (model, optimizer, *optimizer._blocks, *model.parameters())]
+        watched += [weakref.ref(p._node) for p in model.parameters()]
+        del model, optimizer
+        alive = [r() for r in watched if r() is not None]
+        assert not alive, f"still alive: {[type(o).__name__ for o in alive]}"
+    finally:
+        gc.enable()
+
+
+def test_a_model_outlives_its_optimizer(device: str) -> None:
+    model, other = network(), network()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    train(model, optimizer, range(2))
+    del optimizer
+    train(other, SGD(other.parameters(), lr=0.1), range(2))
+    model.zero_grad()
+    backward(model, 2)
+    clip_grad_norm_(model.parameters(), 10.0)
+    train(model, optim.Adam(model.parameters()), range(2, 4))
+    train(other, optim.Adam(other.parameters()), range(2, 4))
+    assert_same(model, values(other))
