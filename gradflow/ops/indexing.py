@@ -139,7 +139,10 @@ def take(x: Tensor, indices: Any, /, axis: int | None = None) -> Tensor:
         axis = 0
     if isinstance(indices, slice) or indices is None or indices is Ellipsis:
         raise IndexError(f"take needs integers; got {indices!r}")
-    return index(x, (slice(None),) * normalize_axes(axis, x.ndim)[0] + (indices,))
+    key = raw_key(x, (slice(None),) * normalize_axes(axis, x.ndim)[0] + (indices,))
+    if _is_mask(x, key[-1]):
+        raise IndexError("take needs integers; got bools: select with x[mask] instead")
+    return getitem(x, key)
 
 
 def take_along_axis(x: Tensor, indices: Tensor, /, axis: int = -1) -> Tensor:
