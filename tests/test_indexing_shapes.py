@@ -1,0 +1,468 @@
+"""Shapes that nobody thought of: broadcasting, reductions and indexing against NumPy, over generated examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gradflow as gf
+
+modest = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)
+
+
+def numbers(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.asarray(np.random.default_rng([seed, *shape]).uniform(0.5, 2.0, shape))
+
+
+def summed_to(g: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The gradient of what was broadcast, by NumPy: extra axes summed away, then axes of length 1."""
+    g = g.sum(axis=tuple(range(g.ndim - len(shape))))
+    for axis, n in enumerate(shape):
+        if n == 1:
+            g = g.sum(axis=axis, keepdims=True)
+    return g.reshape(shape)
+
+
+def close(actual: Any, expected: np.ndarray) -> None:
+    values = actual.detach().numpy()
+    assert values.shape == expected.shape, f"shape {values.shape}, not {expected.shape}"
+    np.testing.assert_allclose(values, expected, rtol=1e-13, atol=1e-13)
+
+
+# ---------------------------------------------------------------------- broadcasting
+
+RULES: dict[str, Any] = {
+    "add": (np.add, lambda g, a, b: (g, g)),
+    "subtract": (np.subtract, lambda g, a, b: (g, -g)),
+    "multiply": (np.multiply, lambda g, a, b: (g * b, g * a)),
+    "divide": (np.divide, lambda g, a, b: (g / b, -g * a / b**2)),
+    "power": (np.power, lambda g, a, b: (g * b * a ** (b - 1), g * a**b * np.log(a))),
+    "maximum": (np.maximum, lambda g, a, b: (g * (a > b), g * (a < b))),
+    "minimum": (np.minimum, lambda g, a, b: (g * (a < b), g * (a > b))),
+}
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("name", RULES)
+@modest
+@given(broadcast=hnp.mutually_broadcastable_shapes(num_shapes=2, min_side=0, max_dims=4, max_side=3))
+def test_binary_operations_broadcast_as_numpy(name: str, create_graph: bool, broadcast: Any) -> None:
+    (shape_a, shape_b), shape = broadcast.input_shapes, broadcast.result_shape
+    value, rule = RULES[name]
+    x, y, g = numbers(shape_a, 1), numbers(shape_b, 2), numbers(shape, 3)
+    a, b = gf.tensor(x, requires_grad=True), gf.tensor(y, requires_grad=True)
+    out = getattr(gf, name)(a, b)
+    close(out, value(x, y))
+    out.backward(gf.tensor(g), create_graph=create_graph)
+    for t, gradient in zip((a, b), rule(g, x, y), strict=True):
+        close(t.grad, summed_to(np.broadcast_to(gradient, shape), t.shape))
+
+
+@modest
+@given(broadcast=hnp.mutually_broadcastable_shapes(num_shapes=3, min_side=0, max_dims=3, max_side=3))
+def test_where_broadcasts_as_numpy(broadcast: Any) -> None:
+    s0, s1, s2 = broadcast.input_shapes
+    c, x, y = numbers(s0, 1) > 1.2, numbers(s1, 2), numbers(s2, 3)
+    a, b = gf.tensor(x, requires_grad=True), gf.tensor(y, requires_grad=True)
+    out = gf.where(gf.tensor(c), a, b)
+    close(out, np.where(c, x, y))
+    g = numbers(broadcast.result_shape, 4)
+    out.backward(gf.tensor(g))
+    close(a.grad, summed_to(np.where(c, g, 0.0), s1))
+    close(b.grad, summed_to(np.where(c, 0.0, g), s2))
+
+
+@modest
+@given(data=st.data(), signature=hnp.mutually_broadcastable_shapes(signature=np.matmul.signature, max_dims=2))
+def test_matmul_broadcasts_as_numpy(data: Any, signature: Any) -> None:
+    s1, s2 = signature.input_shapes
+    x, y = numbers(s1, 1), numbers(s2, 2)
+    a, b = gf.tensor(x, requires_grad=True), gf.tensor(y, requires_grad=True)
+    out = a @ b
+    close(out, np.matmul(x, y))
+    g = numbers(out.shape, 3)
+    out.backward(gf.tensor(g))
+    rows = x[None, :] if x.ndim == 1 else x
+    columns = y[:, None] if y.ndim == 1 else y
+    full = g.reshape((*np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2]), rows.shape[-2], columns.shape[-1]))
+    close(a.grad, summed_to(full @ columns.swapaxes(-1, -2), rows.shape).reshape(x.shape))
+    close(b.grad, summed_to(rows.swapaxes(-1, -2) @ full, columns.shape).reshape(y.shape))
+
+
+@pytest.mark.parametrize("name", ["add", "where", "matmul"])
+def test_shapes_that_do_not_broadcast_are_refused(name: str) -> None:
+    a, b = gf.ones((2, 3)), gf.ones((4, 5))
+    with pytest.raises(ValueError):
+        gf.where(a > 0, a, b) if name == "where" else getattr(gf, name)(a, b)
+
+
+# ---------------------------------------------------------------------- reductions
+
+
+@st.composite
+def reductions(draw: Any, min_side: int = 0) -> tuple[tuple[int, ...], Any, bool]:
+    shape = draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=min_side, max_side=3))
+    axes = draw(st.one_of(st.none(), hnp.valid_tuple_axes(len(shape))))
+    if axes and len(axes) == 1 and draw(st.booleans()):
+        axes = axes[0]
+    return shape, axes, draw(st.booleans())
+
+
+def _kept(g: np.ndarray, x: np.ndarray, axis: Any) -> np.ndarray:
+    axes = range(x.ndim) if axis is None else [a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))]
+    return g.reshape([1 if i in set(axes) else n for i, n in enumerate(x.shape)])
+
+
+@pytest.mark.parametrize("name", ["sum", "prod", "mean", "max", "min", "var", "std"])
+@modest
+@given(data=st.data())
+def test_reductions_over_axes_as_numpy(name: str, data: Any) -> None:
+    shape, axis, keepdims = data.draw(reductions(min_side=0 if name in ("sum", "prod") else 1))
+    x = numbers(shape)
+    a = gf.tensor(x, requires_grad=True)
+    out = getattr(gf, name)(a, axis=axis, keepdims=keepdims)
+    expected = np.asarray(getattr(np, name)(x, axis=axis, keepdims=keepdims))
+    close(out, expected)
+    g = numbers(expected.shape, 1)
+    out.backward(gf.tensor(g))
+    kept = _kept(g, x, axis)
+    n = x.size / max(g.size, 1)
+    centred = x - np.mean(x, axis=axis, keepdims=True) if x.size else x
+    extreme = {"max": np.max, "min": np.min}.get(name)
+    if name == "sum":
+        gradient = np.broadcast_to(kept, shape)
+    elif name == "mean":
+        gradient = np.broadcast_to(kept / n, shape)
+    elif name == "prod":
+        gradient = kept * np.prod(x, axis=axis, keepdims=True) / x
+    elif extreme is not None:
+        gradient = kept * (x == extreme(x, axis=axis, keepdims=True))
+    elif name == "var":
+        gradient = kept * 2 * centred / n
+    else:
+        deviation = np.std(x, axis=axis, keepdims=True)
+        gradient = kept * centred / n / np.where(deviation == 0, 1.0, deviation)
+    close(a.grad, gradient)
+
+
+@pytest.mark.parametrize("name", ["any", "all"])
+@modest
+@given(data=st.data())
+def test_any_and_all_as_numpy(name: str, data: Any) -> None:
+    shape, axis, keepdims = data.draw(reductions())
+    x = numbers(shape) > 1.2
+    out = getattr(gf, name)(gf.tensor(x), axis=axis, keepdims=keepdims)
+    np.testing.assert_array_equal(out.numpy(), getattr(np, name)(x, axis=axis, keepdims=keepdims))
+
+
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+@modest
+@given(shape=hnp.array_shapes(min_dims=1, max_dims=3, max_side=4), data=st.data())
+def test_argmax_and_argmin_as_numpy(name: str, shape: tuple[int, ...], data: Any) -> None:
+    axis = data.draw(st.one_of(st.none(), st.integers(-len(shape), len(shape) - 1)))
+    keepdims = data.draw(st.booleans())
+    x = np.round(numbers(shape) * 3)  # with ties: the first is taken
+    out = getattr(gf, name)(gf.tensor(x), axis=axis, keepdims=keepdims)
+    np.testing.assert_array_equal(out.numpy(), getattr(np, name)(x, axis=axis, keepdims=keepdims))
+
+
+@modest
+@given(shape=hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=5), data=st.data())
+def test_argsort_is_stable_in_both_directions(shape: tuple[int, ...], data: Any) -> None:
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    x = np.round(numbers(shape) * 2)
+    order = np.argsort(x, axis=axis, kind="stable")
+    np.testing.assert_array_equal(gf.argsort(gf.tensor(x), axis=axis).numpy(), order)
+    order = np.argsort(-x, axis=axis, kind="stable")
+    np.testing.assert_array_equal(gf.argsort(gf.tensor(x), axis=axis, descending=True).numpy(), order)
+
+
+@modest
+@given(shape=hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4), data=st.data())
+def test_cumulative_sum_as_numpy(shape: tuple[int, ...], data: Any) -> None:
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    x, g = numbers(shape, 1), numbers(shape, 2)
+    a = gf.tensor(x, requires_grad=True)
+    out = gf.cumulative_sum(a, axis=axis)
+    close(out, np.cumsum(x, axis=axis))
+    out.backward(gf.tensor(g))
+    close(a.grad, np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis))
+
+
+@pytest.mark.parametrize("name", ["sum", "mean", "max", "softmax", "flip", "cumulative_sum", "logsumexp"])
+def test_an_axis_out_of_range_is_refused(name: str) -> None:
+    for axis in (2, -3):
+        with pytest.raises(ValueError, match=f"axis {axis} is out of range for a tensor of 2 axes"):
+            getattr(gf, name)(gf.ones((2, 3)), axis=axis)
+
+
+def test_axes_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="named twice"):
+        gf.sum(gf.ones((2, 3)), axis=(0, -2))
+    with pytest.raises(TypeError, match="int or a tuple"):
+        gf.sum(gf.ones((2, 3)), axis=1.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="one axis"):
+        gf.softmax(gf.ones((2, 3)), axis=(0, 1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["mean", "max", "min", "var", "std", "logsumexp", "softmax", "log_softmax"])
+def test_a_reduction_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"\(2, 0\)"):
+        getattr(gf, name)(gf.ones((2, 0)), axis=1)
+
+
+# ---------------------------------------------------------------------- indexing
+
+
+def check_index(x: np.ndarray, key: Any, ours: Any = None, create_graph: bool = False) -> None:
+    """x[key]: the value by NumPy, the gradient by numpy.add.at."""
+    a = gf.tensor(x, requires_grad=True)
+    out = a[key if ours is None else ours]
+    expected = np.asarray(x[key])
+    close(out, expected)
+    g = numbers(expected.shape, 5)
+    out.backward(gf.tensor(g), create_graph=create_graph)
+    gradient = np.zeros(x.shape)
+    np.add.at(gradient, key, g)
+    close(a.grad, gradient)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@modest
+@given(shape=shapes, data=st.data())
+def test_basic_indexing_as_numpy(create_graph: bool, shape: tuple[int, ...], data: Any) -> None:
+    key = data.draw(hnp.basic_indices(shape, allow_newaxis=True, allow_ellipsis=True))
+    check_index(numbers(shape), key, create_graph=create_graph)
+
+
+@modest
+@given(shape=hnp.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=4), data=st.data())
+def test_integer_array_indexing_as_numpy(shape: tuple[int, ...], data: Any) -> None:
+    key = data.draw(hnp.integer_array_indices(shape, result_shape=hnp.array_shapes(min_dims=0, max_dims=3, max_side=3)))
+    tensors = tuple(gf.tensor(np.asarray(k)) for k in key)
+    check_index(numbers(shape), key, tensors)
+    check_index(numbers(shape), key)
+
+
+@modest
+@given(shape=hnp.array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=4), data=st.data())
+def test_mixed_indexing_as_numpy(shape: tuple[int, ...], data: Any) -> None:
+    """Arrays next to and apart from integers, slices and new axes."""
+    result = data.draw(hnp.array_shapes(min_dims=0, max_dims=2, max_side=3))
+    key: list[Any] = []
+    for n in shape[: data.draw(st.integers(0, len(shape)))]:
+        part = data.draw(
+            st.one_of(
+                st.integers(-n, n - 1),
+                st.slices(n),
+                hnp.arrays(np.int64, result, elements=st.integers(-n, n - 1)),
+            )
+        )
+        if data.draw(st.booleans()) and data.draw(st.booleans()):
+            key.append(None)
+        key.append(part)
+    ours = tuple(gf.tensor(k) if isinstance(k, np.ndarray) else k for k in key)
+    check_index(numbers(shape), tuple(key), ours)
+
+
+@modest
+@given(shape=hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4), data=st.data())
+def test_mask_indexing_as_numpy(shape: tuple[int, ...], data: Any) -> None:
+    mask = data.draw(hnp.arrays(np.bool_, shape[: data.draw(st.integers(1, len(shape)))]))
+    check_index(numbers(shape), mask, gf.tensor(mask))
+
+
+@modest
+@given(shape=hnp.array_shapes(min_dims=1, max_dims=4, max_side=4), data=st.data())
+def test_take_and_take_along_axis_as_numpy(shape: tuple[int, ...], data: Any) -> None:
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    n = shape[axis]
+    x = numbers(shape)
+    indices = data.draw(hnp.arrays(np.int64, hnp.array_shapes(min_dims=0, max_dims=2), elements=st.integers(-n, n - 1)))
+    a = gf.tensor(x, requires_grad=True)
+    out = gf.take(a, gf.tensor(indices), axis=axis)
+    close(out, np.take(x, indices, axis=axis))
+    g = numbers(out.shape, 1)
+    out.backward(gf.tensor(g))
+    gradient = np.zeros(shape)
+    np.add.at(gradient, (slice(None),) * (axis % len(shape)) + (indices,), g)
+    close(a.grad, gradient)
+
+    along = list(shape)
+    along[axis] = data.draw(st.integers(0, 4))
+    where = data.draw(hnp.arrays(np.int64, tuple(along), elements=st.integers(0, n - 1)))
+    a.zero_grad()
+    out = gf.take_along_axis(a, gf.tensor(where), axis=axis)
+    close(out, np.take_along_axis(x, where, axis=axis))
+    g = numbers(out.shape, 2)
+    out.backward(gf.tensor(g))
+    gradient, key = np.zeros(shape), list(np.indices(where.shape))
+    key[axis] = where
+    np.add.at(gradient, tuple(key), g)
+    close(a.grad, gradient)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [3, -4, (0, 2), (0, 0, 0), (..., ...), "a", 1.0, True, (0, True), {"a": 1}, [0.5], [[0], [0.5]]],
+    ids=repr,
+)
+def test_an_index_that_does_not_fit_is_refused(key: Any) -> None:
+    with pytest.raises((IndexError, TypeError)):
+        gf.ones((3, 2))[key]
+
+
+@pytest.mark.parametrize("where", [[3], [-4], [0, 99]])
+def test_an_index_array_out_of_range_is_refused(where: list[int]) -> None:
+    x = gf.ones((3, 2))
+    with pytest.raises(IndexError):
+        x[gf.tensor(np.array(where))]
+    with pytest.raises(IndexError):
+        gf.take(x, where, axis=0)
+
+
+def test_masks_that_do_not_fit_are_refused() -> None:
+    x = gf.ones((3, 2))
+    with pytest.raises(IndexError, match=r"\(2,\) does not fit a tensor of shape \(3, 2\)"):
+        x[gf.tensor([True, False])]
+    with pytest.raises(IndexError, match="must be the only index"):
+        x[gf.tensor([True, False, True]), 0]
+
+
+def test_take_refuses_what_is_no_integer() -> None:
+    x = gf.ones((3, 2))
+    for wrong in (gf.tensor([True, False, True]), [True, False, True], gf.tensor([0.0]), slice(1), None):
+        with pytest.raises(IndexError):
+            gf.take(x, wrong, axis=0)
+    with pytest.raises(ValueError, match="needs an axis"):
+        gf.take(x, [0])
+    with pytest.raises(IndexError, match="integer indices"):
+        gf.take_along_axis(x, gf.ones((3, 2)), axis=0)
+    with pytest.raises(ValueError, match="do not fit"):
+        gf.take_along_axis(x, gf.tensor(np.zeros((2, 2), int)), axis=1)
+
+
+# ---------------------------------------------------------------------- shape
+
+
+@modest
+@given(shape=hnp.array_shapes(min_dims=0, max_dims=4, min_side=1, max_side=3), data=st.data())
+def test_permutations_and_flips_as_numpy(shape: tuple[int, ...], data: Any) -> None:
+    axes = tuple(data.draw(st.permutations(range(len(shape)))))
+    x, g = numbers(shape, 1), numbers(tuple(shape[a] for a in axes), 2)
+    a = gf.tensor(x, requires_grad=True)
+    out = gf.permute_dims(a, axes)
+    close(out, np.transpose(x, axes))
+    out.backward(gf.tensor(g))
+    close(a.grad, np.transpose(g, np.argsort(axes)))
+    turned = data.draw(hnp.valid_tuple_axes(len(shape)))
+    close(gf.flip(a, axis=turned), np.flip(x, axis=turned))
+
+
+@modest
+@given(data=st.data())
+def test_concat_split_and_stack_as_numpy(data: Any) -> None:
+    shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=3))
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    lengths = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=4))
+    parts = []
+    for i, n in enumerate(lengths):
+        part = list(shape)
+        part[axis] = n
+        parts.append(numbers(tuple(part), i))
+    tensors = [gf.tensor(p, requires_grad=True) for p in parts]
+    whole = gf.concat(tensors, axis=axis)
+    expected = np.concatenate(parts, axis=axis)
+    close(whole, expected)
+    cuts = list(np.cumsum(lengths)[:-1].tolist())
+    pieces = gf.split(whole, cuts, axis=axis)
+    for piece, part in zip(pieces, parts, strict=True):
+        close(piece, part)
+    g = numbers(expected.shape, 9)
+    whole.backward(gf.tensor(g))
+    for t, gradient in zip(tensors, np.split(g, cuts, axis=axis), strict=True):
+        close(t.grad, gradient)
+    new_axis = data.draw(st.integers(-len(shape) - 1, len(shape)))
+    close(gf.stack([tensors[0]] * 3, axis=new_axis), np.stack([parts[0]] * 3, axis=new_axis))
+
+
+@modest
+@given(shape=shapes, data=st.data())
+def test_padding_as_numpy(shape: tuple[int, ...], data: Any) -> None:
+    widths = tuple((data.draw(st.integers(0, 2)), data.draw(st.integers(0, 2))) for _ in shape)
+    x = numbers(shape)
+    a = gf.tensor(x, requires_grad=True)
+    out = gf.pad(a, widths, 7.0)
+    expected = np.pad(x, widths, constant_values=7.0) if shape else x
+    close(out, expected)
+    out.backward(gf.tensor(numbers(out.shape, 1)))
+    inner = tuple(slice(before, before + n) for (before, _), n in zip(widths, shape, strict=True))
+    close(a.grad, numbers(out.shape, 1)[inner])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: x.reshape(4), "cannot be reshaped"),
+        (lambda x: x.reshape(-1, -1), "cannot be reshaped"),
+        (lambda x: x.reshape(-2, 3), "cannot be reshaped"),
+        (lambda x: gf.broadcast_to(x, (3, 3)), "does not broadcast"),
+        (lambda x: gf.broadcast_to(x, (3,)), "does not broadcast"),
+        (lambda x: gf.squeeze(x, 0), "axes of length 1"),
+        (lambda x: gf.permute_dims(x, (0,)), "needs all 2 axes"),
+        (lambda x: gf.permute_dims(x, (0, 0)), "named twice"),
+        (lambda x: gf.matrix_transpose(x[0]), "at least two axes"),
+        (lambda x: gf.expand_dims(x, 4), "out of range"),
+        (lambda x: gf.concat([x, gf.ones((2, 2))], axis=0), "equal shapes but for that axis"),
+        (lambda x: gf.concat([]), "at least one"),
+        (lambda x: gf.stack([x, gf.ones((2, 2))]), "equal shapes"),
+        (lambda x: gf.split(x, 2, axis=1), "3 does not split into 2"),
+        (lambda x: gf.split(x, 0), "does not split"),
+        (lambda x: gf.pad(x, -1), "pad_width"),
+        (lambda x: gf.pad(x, ((1, 1),)), "each of 2 axes"),
+        (lambda x: gf.matmul(x, x), "inner lengths differ"),
+        (lambda x: gf.matmul(x, gf.tensor(1.0)), "at least one axis"),
+        (lambda x: gf.cumulative_sum(x), "needs an axis"),
+        (lambda x: gf.clip(x, 2, 1), "min <= max"),
+        (lambda x: gf.var(x, correction=6), "more elements than its correction"),
+        (lambda x: gf.linear(x, gf.ones((2, 2))), r"\(2, 3\), must be the last of the weight, of shape \(2, 2\)"),
+        (lambda x: gf.linear(x, gf.ones((4, 3)), gf.ones(3)), r"needs a bias of shape \(4,\); got \(3,\)"),
+        (lambda x: gf.linear(x, gf.ones((4, 3)), activation="swish"), "unknown activation 'swish'"),
+        (lambda x: gf.layer_norm(x, (2,)), "last axes"),
+        (lambda x: gf.layer_norm(x, (3,), gf.ones(2)), "weights like that"),
+        (lambda x: gf.dropout(x, 1.0), "0 <= p < 1"),
+        (lambda x: gf.dropout(x, -0.1), "0 <= p < 1"),
+        (lambda x: gf.mse_loss(x, gf.ones(3)), "one shape"),
+        (lambda x: gf.mse_loss(x, x, reduction="avg"), "mean, sum, none"),
+        (lambda x: gf.huber_loss(x, x, delta=0), "delta > 0"),
+        (lambda x: gf.cross_entropy(x, gf.tensor(np.array([0]))), r"labels of shape \(2,\)"),
+        (lambda x: gf.cross_entropy(x, gf.tensor(np.array([0, 3]))), r"\[0, 3\)"),
+        (lambda x: gf.cross_entropy(x, gf.tensor(np.array([0, -1]))), r"\[0, 3\)"),
+        (lambda x: gf.cross_entropy(x, gf.ones(2)), "class probabilities"),
+        (lambda x: gf.cross_entropy(x, x, label_smoothing=2.0), r"share in \[0, 1\]"),
+        (lambda x: gf.cross_entropy(x, x, weight=gf.ones(2)), r"weight of shape \(3,\); got \(2,\)"),
+        (lambda x: gf.nll_loss(x, gf.tensor(np.array([0, 1])), weight=gf.ones(2)), "weight"),
+        (lambda x: gf.nll_loss(x[:0], gf.tensor(np.zeros(0, int))), "empty"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_with_the_numbers(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(gf.ones((2, 3)))
+
+
+def test_arguments_of_the_wrong_type_are_refused() -> None:
+    x = gf.ones((2, 3))
+    for call in (
+        lambda: gf.exp(1.0), lambda: gf.add(1, 2), lambda: gf.add(x, np.ones(3)), lambda: gf.add(x, [1.0]),
+        lambda: gf.matmul(x, 2.0), lambda: gf.where(x, x, x), lambda: gf.where(True, x, x), lambda: gf.concat([x, 1.0]),
+        lambda: gf.linear(x, gf.ones((2, 3), dtype="float64")), lambda: gf.clip(x, gf.tensor(0.0)),
+        lambda: gf.nll_loss(x, x[:, 0]), lambda: gf.one_hot(x, 3), lambda: gf.mse_loss(x, 0.0),
+    ):  # fmt: skip
+        with pytest.raises(TypeError):
+            call()
