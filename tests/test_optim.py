@@ -226,6 +226,15 @@ def test_a_gradient_given_by_the_user_is_used_and_not_changed(device: str) -> No
     assert (g.tolist(), q.grad.tolist()) == ([2, 4], [2, 4])
 
 
+def test_gradients_may_be_exchanged_between_parameters(device: str) -> None:
+    a, b = parameter([0.0]), parameter([0.0])
+    sgd = SGD([a, b], lr=1.0)
+    (a * 2 + b * 3).sum().backward()
+    a.grad, b.grad = b.grad, a.grad
+    sgd.step()
+    assert (a.item(), b.item()) == (-3, -2)
+
+
 def test_a_recorded_gradient_is_used(device: str) -> None:
     """backward(create_graph=True) gives gradients that can be differentiated in turn; a step takes their values."""
     p = parameter([3.0], "float64")

@@ -81,6 +81,7 @@ class Block:
 
     def refresh(self) -> None:
         """Bring in what was changed outside: values and gradients that are not in the buffers."""
+        outside: list[tuple[Member, Leaf, Array]] = []
         for member in self.members:
             tensor = member.tensor
             if tensor.array is not member.values:
@@ -93,8 +94,10 @@ class Block:
                 leaf.buffer = member.gradient
                 leaf.block = weakref.ref(self)  # a strong one would close a cycle through the tensor
             if leaf.grad is not None and leaf.grad.array is not member.gradient:
-                member.gradient[...] = leaf.grad.array
-                leaf.grad = Tensor(member.gradient, self.backend)
+                outside.append((member, leaf, self.backend.asarray(leaf.grad.array, copy=True)))
+        for member, leaf, gradient in outside:  # only now: one may have been in the place of another
+            member.gradient[...] = gradient
+            leaf.grad = Tensor(member.gradient, self.backend)
 
     def runs(self) -> Iterator[tuple[int, slice, list[Member]]]:
         """The members that have a gradient, in runs of one group and one count of steps: (group, range, members)."""
