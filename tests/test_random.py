@@ -1,0 +1,240 @@
+"""Random numbers: the stream of numpy.random.Philox bit for bit, and distributions made of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import dropout_mask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gradflow as gf
+from gradflow.backend import Backend
+from gradflow.random import _fractions, _normal_quantile
+
+CPU = gf.get_backend("cpu")
+M64, M128, M256 = (1 << 64) - 1, (1 << 128) - 1, (1 << 256) - 1
+KEYS = [0, 1, 2**63 + 12345, M64, 1 << 64, M128]
+COUNTERS = [0, 1, 5, M64 - 1, M64, 1 << 64, M128 - 1, M128, (1 << 192) - 2, M256 - 1, M256]
+
+
+def philox(key: int, counter: int, n: int) -> np.ndarray:
+    return np.random.Philox(key=key, counter=counter).random_raw(n)
+
+
+# ---------------------------------------------------------------------- bits
+
+
+@pytest.mark.parametrize("counter", COUNTERS, ids=hex)
+@pytest.mark.parametrize("key", KEYS, ids=hex)
+def test_bits_are_those_of_numpy_native_and_composed(key: int, counter: int, device: str) -> None:
+    """The counters lie next to where 64-bit words carry into the next, up to the wrap of all 256 bits."""
+    backend = gf.get_backend(device)
+    for n in (0, 1, 3, 4, 5, 23):
+        expected = philox(key, counter, n)
+        for bits in (backend.random_bits(key, counter, n), Backend.random_bits(backend, key, counter, n)):
+            found = backend.to_host(bits)
+            assert found.dtype == np.uint64
+            assert found.shape == (n,)
+            assert np.array_equal(found, expected), f"key {key:#x}, counter {counter:#x}, n {n}"
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(key=st.integers(0, M128), counter=st.integers(0, M256), n=st.integers(0, 40))
+def test_bits_of_any_key_and_counter(key: int, counter: int, n: int) -> None:
+    assert np.array_equal(Backend.random_bits(CPU, key, counter, n), philox(key, counter, n))
+    assert np.array_equal(CPU.random_bits(key, counter, n), philox(key, counter, n))
+
+
+def test_a_known_answer() -> None:
+    """Of Random123's kat_vectors: philox4x64-10 with key and counter 0; numpy starts at counter + 1, hence the wrap."""
+    expected = [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B]
+    assert [int(w) for w in CPU.random_bits(0, M256, 4)] == expected
+    assert [int(w) for w in Backend.random_bits(CPU, 0, M256, 4)] == expected
+
+
+# ---------------------------------------------------------------------- the generator
+
+
+def test_a_stream_continues_where_it_stopped() -> None:
+    g = gf.Generator(7)
+    parts = [gf.random.uniform((n,), dtype="float64", generator=g).tolist() for n in (4, 8, 4)]
+    whole = gf.random.uniform((16,), dtype="float64", generator=gf.Generator(7)).tolist()
+    assert [*parts[0], *parts[1], *parts[2]] == whole
+    assert repr(g) == "Generator(key=7, counter=4)"
+
+
+def test_what_is_reserved_is_never_drawn_twice() -> None:
+    g = gf.Generator(0)
+    seen: list[int] = []
+    for n in (1, 2, 3, 4, 5, 9):
+        key, counter = g.draw(n)
+        seen += [int(w) for w in CPU.random_bits(key, counter, n)]
+    assert len(set(seen)) == len(seen) == 24
+
+
+def test_state_survives_and_seeds_start_anew() -> None:
+    import json
+
+    g = gf.Generator(M128)
+    g.counter = M256 - 1
+    state = json.loads(json.dumps(g.state_dict()))
+    expected = gf.random.normal((9,), generator=g).tolist()
+    other = gf.Generator(1)
+    other.load_state_dict(state)
+    assert gf.random.normal((9,), generator=other).tolist() == expected
+    assert 0 <= g.counter < 1 << 256, "the counter wraps"
+    gf.manual_seed(3)
+    first = gf.random.uniform(5).tolist()
+    assert gf.random.uniform(5).tolist() != first
+    gf.manual_seed(3)
+    assert gf.random.uniform(5).tolist() == first
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 128, 1.0, "1", None, True], ids=repr)
+def test_a_seed_that_is_none_is_refused(seed: Any) -> None:
+    with pytest.raises(ValueError, match=r"integer in \[0, 2\^128\)"):
+        gf.manual_seed(seed)
+    assert gf.Generator(M128).key == M128
+
+
+# ---------------------------------------------------------------------- distributions
+
+
+def fractions(*words: int) -> np.ndarray:
+    return np.asarray(_fractions(np.array(words, np.uint64), CPU))
+
+
+def test_fractions_are_the_upper_52_bits_and_a_half() -> None:
+    p = fractions(0, 0xFFF, 1 << 12, M64, 1 << 63)
+    assert p.tolist() == [2.0**-53, 2.0**-53, 1.5 * 2.0**-52, 1 - 2.0**-53, 0.5 + 2.0**-53]
+    assert ((p > 0) & (p < 1)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_uniform_numbers_stay_within_their_bounds(dtype: str, device: str) -> None:
+    x = gf.random.uniform((100, 100), -1.0, 3.0, dtype=dtype)
+    values = x.numpy().astype("float64")
+    assert x.dtype == dtype
+    assert values.min() >= -1.0
+    assert values.max() <= 3.0
+    # 10^4 numbers: five standard errors of the mean (4 / sqrt(12) / 100) and of the spread
+    assert abs(values.mean() - 1.0) < 5 * 4 / math.sqrt(12) / 100
+    assert abs(values.std() - 4 / math.sqrt(12)) < 0.05
+
+
+def test_uniform_numbers_are_those_of_the_words() -> None:
+    gf.manual_seed(5)
+    x = gf.random.uniform((2, 3), 2.0, 5.0, dtype="float64").numpy()
+    whole = (philox(5, 0, 6) >> np.uint64(12)).astype("float64")
+    assert np.array_equal(x, ((whole + 0.5) * 2.0**-52 * 3.0 + 2.0).reshape(2, 3))
+
+
+def test_normal_quantiles_are_exact_to_a_few_ulp() -> None:
+    """Against the inverse of math.erfc by Newton's method, in the tails, at the seams, and between.
+
+    Wichura gives about 1e-16 for his approximation; some thirty roundings in float64 make it less than 3e-15.
+    """
+    k = [0, 1, 2, 10, 1000, 10**6, 10**9, 10**12, 10**14, 2**49, 2**50, 2**51 - 1, 2**51, 2**51 + 3, 2**52 - 1]
+    k += [int(0.075 * 2**52), int(0.075 * 2**52) + 1, int(0.925 * 2**52), int(0.4 * 2**52), int(1.3887e-11 * 2**52)]
+    k += [int(u * 2**52) for u in np.linspace(0.001, 0.999, 200)]
+    p = (np.array(k, "float64") + 0.5) * 2.0**-52
+    z = np.asarray(_normal_quantile(p, CPU))
+    for pi, zi in zip(p.tolist(), z.tolist(), strict=True):
+        tail = min(pi, 1 - pi)  # exact: p is a multiple of 2^-53
+        x = -abs(zi)
+        for _ in range(3):
+            density = math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+            x -= (math.erfc(-x / math.sqrt(2)) / 2 - tail) / density
+        assert abs(abs(zi) + x) <= 3e-15 * max(1.0, abs(x)), f"p = {pi!r}: {abs(zi)!r}, not {-x!r}"
+        assert (zi < 0) == (pi < 0.5)
+
+
+def test_normal_numbers_are_symmetric() -> None:
+    p = (np.array([0, 5, 10**9, 2**50, 2**51 - 1], "float64") + 0.5) * 2.0**-52
+    assert np.array_equal(_normal_quantile(p, CPU), -np.asarray(_normal_quantile(1 - p, CPU)))
+
+
+def test_normal_numbers_have_the_moments_of_the_normal_distribution(device: str) -> None:
+    z = gf.random.normal((200, 500), dtype="float64").numpy()
+    n = z.size  # five standard errors of each moment: sqrt(1/n), sqrt(2/n), sqrt(15/n), sqrt(96/n)
+    for power, expected, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        moment = float((z**power).mean())
+        assert abs(moment - expected) < 5 * math.sqrt(spread / n), f"moment {power} is {moment}"
+    gf.manual_seed(0)
+    w = gf.random.normal((200, 500), mean=2.0, std=0.5, dtype="float64").numpy()
+    assert np.array_equal(w, z * 0.5 + 2.0)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 1000])
+def test_permutations_hold_each_number_once(n: int, device: str) -> None:
+    order = gf.random.permutation(n)
+    assert order.dtype == gf.int64
+    assert sorted(order.tolist()) == list(range(n))
+    gf.manual_seed(0)
+    assert order.tolist() == np.argsort(philox(0, 0, n), kind="stable").tolist()
+
+
+def test_permutations_differ_and_are_even() -> None:
+    """6 orders of 3, 600 draws: each 100 times give or take five standard deviations (sqrt(600 * 5 / 36) = 9.1)."""
+    counts: dict[tuple[int, ...], int] = {}
+    for _ in range(600):
+        order = tuple(gf.random.permutation(3).tolist())
+        counts[order] = counts.get(order, 0) + 1
+    assert len(counts) == 6
+    assert all(abs(c - 100) < 46 for c in counts.values()), counts
+
+
+def test_random_numbers_are_floating() -> None:
+    for function in (gf.random.uniform, gf.random.normal):
+        with pytest.raises(TypeError, match="int64"):
+            function((2,), dtype="int64")
+        assert function(()).shape == ()
+        assert function((0, 3)).shape == (0, 3)
+        assert function(4).shape == (4,)
+        assert function((2,)).dtype == gf.float32
+
+
+# ---------------------------------------------------------------------- dropout
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 0), (4, 3, 3)], ids=str)
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 1e-12])
+def test_dropout_masks_follow_the_contract(shape: tuple[int, ...], p: float, device: str) -> None:
+    backend = gf.get_backend(device)
+    x = gf.ones(shape, dtype="float64")
+    mask = dropout_mask(shape, p, 11, M64)
+    for function in (backend.dropout, lambda *a: Backend.dropout(backend, *a)):
+        out, residual = function(x.array, p, 11, M64)
+        assert np.array_equal(backend.to_host(residual), mask)
+        np.testing.assert_allclose(backend.to_host(out), mask / (1 - p), rtol=1e-15)
+
+
+def test_dropout_of_a_transpose_goes_by_position_not_by_memory() -> None:
+    x = gf.ones((5, 3)).T
+    y = gf.dropout(x, 0.5, generator=gf.Generator(2))
+    assert np.array_equal(y.numpy() > 0, dropout_mask((3, 5), 0.5, 2))
+
+
+def test_dropout_draws_from_the_stream_and_keeps_the_mean() -> None:
+    gf.manual_seed(0)
+    a, b = gf.dropout(gf.ones(10_000), 0.25), gf.dropout(gf.ones(10_000), 0.25)
+    assert a.tolist() != b.tolist()
+    assert gf.random.default_generator.counter == 2 * 10_000 // 8
+    # five standard errors: sqrt(0.25 / 0.75 / 10^4)
+    assert abs(a.mean().item() - 1.0) < 5 * math.sqrt(0.25 / 0.75 / 1e4)
+
+
+def test_dropout_without_training_or_probability_is_the_identity_and_draws_nothing() -> None:
+    x = gf.ones(4)
+    assert gf.dropout(x, 0.5, training=False) is x
+    assert gf.dropout(x, 0.0) is x
+    assert gf.random.default_generator.counter == 0
+
+
+def test_dropout_of_p_near_1_still_drops() -> None:
+    y = gf.dropout(gf.ones(1000), 1 - 1e-12)
+    assert int((y != 0).sum()) == 0
