@@ -50,6 +50,11 @@ class Row:
         return self.workload, self.size, self.batch
 
     @property
+    def disturbed(self) -> bool:
+        """Whether the times lie so far apart that something else must have used the machine."""
+        return self.iqr > 0.5 * self.median
+
+    @property
     def backend(self) -> tuple[str, str]:
         """Who did the work, and where."""
         return self.library, self.device
@@ -123,8 +128,13 @@ def table(rows: list[Row]) -> str:
         base = next((row.median for row in found if row.backend == BASE), None)
         for row in found:
             speed_up = f"{base / row.median:.2f}" if base else ""
-            cells = [*group, " ".join(row.backend), _seconds(row.median), _seconds(row.iqr)]
+            cells = [*group, " ".join(row.backend), _seconds(row.median), _seconds(row.iqr) + "*" * row.disturbed]
             lines.append("| " + " | ".join(map(str, [*cells, _count(row.samples_per_s), speed_up])) + " |")
+    if any(row.disturbed for row in rows):
+        lines += [
+            "",
+            "\\* The middle half of the times spreads over more than half the median: measure on an idle machine.",
+        ]
     return "\n".join(lines)
 
 
@@ -156,6 +166,7 @@ def plot(rows: list[Row], path: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(ticks, [str(batch) for batch in ticks])
+    axes.minorticks_off()
     axes.set_xlabel("batch size")
     axes.set_ylabel("training samples per second")
     axes.set_title(f"Training step of a {rows[0].size} perceptron", loc="left")

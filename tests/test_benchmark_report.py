@@ -42,6 +42,15 @@ def test_table_states_the_speed_up_over_gradflow_on_the_cpu(results: Path) -> No
     assert len(lines) == 6
 
 
+def test_rows_of_a_busy_machine_are_marked(results: Path) -> None:
+    content = json.loads(results.read_text())
+    assert "*" not in report.table(report.rows_of(content))
+    content["benchmarks"][0]["stats"]["iqr"] = content["benchmarks"][0]["stats"]["median"]
+    table = report.table(report.rows_of(content))
+    assert "| 2 ms | 2 ms* |" in table
+    assert "idle machine" in table.splitlines()[-1]
+
+
 def test_command_prints_head_and_table_and_draws(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
