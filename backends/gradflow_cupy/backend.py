@@ -82,6 +82,10 @@ class CupyBackend(LossKernels, OptimizerKernels):
     def std(self, x: Array, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
         return self.cupy.std(x, axis=axis, ddof=correction, keepdims=keepdims)
 
+    @staticmethod
+    def reshape(x: Array, /, shape: tuple[int, ...]) -> Array:
+        return x.reshape(shape)
+
     def argsort(self, x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
         # CuPy's sort is always stable
         if descending:  # of the reversed array, so that equal values keep their order

@@ -167,9 +167,7 @@ def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
 
 def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     out = np.empty(shape, dtype, order)
-    out.view(np.uint8 if out.ndim == 0 else out.dtype).fill(0)
-    if out.dtype.kind == "f":
-        out.fill(np.nan)  # that nobody takes for zeros what was never written
+    out.fill(np.nan if out.dtype.kind == "f" else 1)  # that nobody takes for zeros what was never written
     return _counted(ndarray(out))
 
 
