@@ -1,0 +1,57 @@
+"""The device `emulated`: the CuPy backend on the emulated CuPy, and comparing its results. EMULATED: no GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import emulated_cupy
+import numpy as np
+import pytest
+from gradflow_cupy import CupyBackend
+from host_kernels import COMPILER, NO_COMPILER
+
+from gradflow.backend import Backend, Diagnosis
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
+
+REALS = [pytest.param(np.float32, id="float32"), pytest.param(np.float64, id="float64")]
+
+
+class EmulatedBackend(CupyBackend):
+    """The CuPy backend under a name of its own, so that nothing takes it for a GPU."""
+
+    name = "emulated"
+
+    @classmethod
+    def diagnose(cls) -> Diagnosis:
+        return Diagnosis(True, "EMULATED on the CPU: no GPU")
+
+    @classmethod
+    def device_count(cls) -> int:
+        return emulated_cupy.State.devices
+
+
+def numbers(shape: tuple[int, ...], real: Any = np.float32, seed: int = 0) -> Any:
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape), real)
+
+
+def agree(backend: Backend, actual: Any, expected: Any, ulp: float = 32) -> None:
+    """Equal in structure, shape and dtype, and to `ulp` units in the last place of the largest value."""
+    if isinstance(expected, (tuple, list)):
+        assert len(actual) == len(expected)
+        for a, e in zip(actual, expected, strict=True):
+            agree(backend, a, e, ulp)
+        return
+    if expected is None:
+        assert actual is None
+        return
+    found = backend.to_host(actual)
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    if found.dtype.kind == "f":
+        finite = np.isfinite(expected)
+        assert np.array_equal(found[~finite], expected[~finite], equal_nan=True)
+        size = np.abs(expected[finite]).max(initial=0)
+        assert np.abs(found[finite] - expected[finite]).max(initial=0) <= ulp * np.finfo(found.dtype).eps * size
+    else:
+        assert np.array_equal(found, expected)

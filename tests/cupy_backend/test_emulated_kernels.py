@@ -1,0 +1,253 @@
+"""Each kernel of the CuPy backend on the emulated CuPy against its composed default on NumPy: never a GPU run.
+
+Layouts, dtypes, empty arrays, buffers and fallbacks go through the Python that launches the kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import emulated_cupy
+import numpy as np
+import pytest
+from emulated_device import REALS, agree, needs_compiler, numbers
+
+import gradflow as gf
+from gradflow.backend import ACTIVATIONS, Backend
+
+pytestmark = needs_compiler
+
+
+def both(backend: Any, reference: Any, name: str, *arguments: Any, ulp: float = 64, **options: Any) -> tuple[Any, Any]:
+    """The results of a kernel on the emulated device and, composed, on NumPy; they must agree."""
+
+    def move(a: Any) -> Any:
+        if isinstance(a, (tuple, list)):
+            return type(a)(move(b) for b in a)
+        return backend.from_host(a) if isinstance(a, np.ndarray) else a
+
+    moved, copies = [move(a) for a in arguments], [np.array(a) if isinstance(a, np.ndarray) else a for a in arguments]
+    actual = getattr(backend, name)(*moved, **options)
+    with np.errstate(all="ignore"):
+        expected = getattr(Backend, name)(reference, *copies, **options)
+    compared = (actual, expected)
+    if name in ("softmax_cross_entropy", "squared_error", "layer_norm", "linear"):
+        compared = (actual[0], np.asarray(expected[0]))  # residuals are each backend's own
+    if name in ("dropout", "random_bits", "one_hot", "dropout_backward"):
+        ulp = 0
+    agree(backend, *compared, ulp)
+    for array, copy in zip(moved, copies, strict=True):  # what is changed in place too
+        if isinstance(copy, np.ndarray):
+            agree(backend, array, copy, ulp)
+    return actual, expected
+
+
+LAYOUTS = {
+    "2-d": lambda s: numbers((5, 7), s), "3-d": lambda s: numbers((2, 3, 7), s), "1-d": lambda s: numbers((7,), s),
+    "no rows": lambda s: numbers((0, 7), s), "transposed": lambda s: numbers((7, 5), s).T,
+    "many rows": lambda s: numbers((600, 7), s),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("real", [*REALS, pytest.param(np.float16, id="float16")])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(backend: Any, reference: Any, name: str, real: Any) -> None:
+    for x in (numbers((5, 7), real), numbers((0, 7), real), numbers((), real), numbers((7, 5), real).T):
+        both(backend, reference, "activate", x, name, 0.3)
+        both(backend, reference, "activate_backward", np.ones_like(x), x, name, 0.3)
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("buffers", [True, False])
+def test_linear(
+    backend: Any, reference: Any, layout: str, real: Any, activation: str | None, with_bias: bool, buffers: bool
+) -> None:
+    x, weight, bias = LAYOUTS[layout](real), numbers((3, 7), real, 1), numbers((3,), real, 2) if with_bias else None
+    move = backend.from_host
+    out, residual = both(backend, reference, "linear", x, weight, bias, activation, 0.0)[0]
+    g = numbers((*x.shape[:-1], 3), real, 3)
+    flat = backend.zeros((24,), dtype=weight.dtype)
+    into = [None, backend.reshape(flat[:21], (3, 7)), flat[21:]] if buffers else [None] * 3
+    needs = [True, True, with_bias]
+    moved = [move(g), out, move(x), move(weight), None if bias is None else move(bias)]
+    actual = backend.linear_backward(*moved, activation, 0.0, residual, needs, into)
+    value, kept = Backend.linear(reference, x, weight, bias, activation, 0.0)
+    expected = Backend.linear_backward(reference, g, value, x, weight, bias, activation, 0.0, kept, needs, [None] * 3)
+    agree(backend, list(actual), [None if e is None else np.asarray(e) for e in expected], 128)
+    agree(backend, moved[0], g, 0)
+    if buffers:
+        assert actual[1] is into[1]
+        assert actual[2] is (into[2] if with_bias else None)
+    again = backend.linear_backward(*moved, activation, 0.0, None, needs, [None] * 3)
+    agree(backend, list(again), [None if e is None else np.asarray(e) for e in expected], 128)
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_gemm(backend: Any, reference: Any, real: Any) -> None:
+    for a, b in ((numbers((3, 5), real), numbers((5, 4), real)), (numbers((5, 3), real).T, numbers((4, 5), real).T),
+                 (numbers((3, 0), real), numbers((0, 4), real))):  # fmt: skip
+        for accumulate in (False, True):
+            both(backend, reference, "gemm", a, b, numbers((3, 4), real, 9), accumulate)
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_softmax(backend: Any, reference: Any, real: Any, name: str) -> None:
+    for x in (numbers((5, 7), real), numbers((2, 3, 7), real), numbers((7,), real), numbers((7, 5), real).T,
+              numbers((0, 7), real)):  # fmt: skip
+        for axis in range(-1, x.ndim):
+            if x.shape[axis]:
+                both(backend, reference, name, x, axis)
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("kind", ["labels", "labels int8", "dense"])
+def test_cross_entropy(backend: Any, reference: Any, real: Any, reduction: str, kind: str) -> None:
+    logits = numbers((6, 9), real)
+    target = np.abs(numbers((6, 9), real, 1)) if kind == "dense" else np.arange(6, dtype="int8" if "8" in kind else "q")
+    actual, _ = both(backend, reference, "softmax_cross_entropy", logits, target, reduction)
+    g = np.broadcast_to(numbers((), real, 2), (6,)) if reduction == "none" else numbers((), real, 2)
+    move = backend.from_host
+    for needs in ([True, False], [True, True], [False, True]):
+        if needs[1] and kind != "dense":
+            continue
+        expected = Backend.softmax_cross_entropy_backward(reference, g, logits, target, reduction, None, needs)
+        for residual in (actual[1], None):
+            found = backend.softmax_cross_entropy_backward(
+                move(g), move(logits), move(target), reduction, residual, needs
+            )
+            agree(backend, found, expected, 64)
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_squared_error(backend: Any, reference: Any, real: Any, reduction: str) -> None:
+    for x, y in (
+        (numbers((6, 9), real), numbers((6, 9), real, 1)),
+        (numbers((9, 6), real).T, numbers((6, 9), real, 1)),
+    ):
+        actual, (_, kept) = both(backend, reference, "squared_error", x, y, reduction)
+        g = numbers((6, 9) if reduction == "none" else (), real, 2)
+        for needs in ([True, True], [True, False]):
+            expected = Backend.squared_error_backward(reference, g, x, y, reduction, kept, needs)
+            arguments = backend.from_host(g), backend.from_host(x), backend.from_host(y), reduction
+            for residual in (actual[1], None):
+                agree(backend, backend.squared_error_backward(*arguments, residual, needs), expected)
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("affine", [True, False])
+def test_layer_norm(backend: Any, reference: Any, real: Any, affine: bool) -> None:
+    for x, axes in ((numbers((5, 7), real), (1,)), (numbers((4, 2, 6), real), (1, 2)), (numbers((600, 3), real), (1,)),
+                    (numbers((7, 5), real).T, (1,)), (numbers((6,), real), (0,))):  # fmt: skip
+        shape = tuple(x.shape[a] for a in axes)
+        weight, bias = (numbers(shape, real, 1), numbers(shape, real, 2)) if affine else (None, None)
+        actual, (_, kept) = both(backend, reference, "layer_norm", x, weight, bias, axes, 1e-5)
+        g, needs = numbers(x.shape, real, 3), [True, affine, affine]
+        expected = Backend.layer_norm_backward(reference, g, x, weight, axes, 1e-5, kept, needs)
+        scale = None if weight is None else backend.from_host(weight)
+        for residual in (actual[1], None):
+            found = backend.layer_norm_backward(
+                backend.from_host(g), backend.from_host(x), scale, axes, 1e-5, residual, needs
+            )
+            agree(backend, found, expected, 256)
+
+
+@pytest.mark.parametrize("real", [*REALS, pytest.param(np.float16, id="float16")])
+def test_dropout(backend: Any, reference: Any, real: Any) -> None:
+    for x in (numbers((41, 101), real), numbers((101, 41), real).T, numbers((0, 3), real), numbers((), real)):
+        actual, _ = both(backend, reference, "dropout", x, 0.3, 2**90 + 7, 2**128 - 2)
+        mask = backend.to_host(actual[1])
+        both(backend, reference, "dropout_backward", x, mask, 0.3)
+
+
+def test_random_numbers_are_those_of_the_cpu(backend: Any) -> None:
+    for make in (gf.random.uniform, gf.random.normal):
+        gf.manual_seed(7)
+        expected = make((1000,)).numpy()
+        gf.manual_seed(7)
+        assert np.array_equal(make((1000,), device="emulated").numpy(), expected)
+    gf.manual_seed(7)
+    expected = gf.random.permutation(1000).numpy()
+    gf.manual_seed(7)
+    assert np.array_equal(gf.random.permutation(1000, device="emulated").numpy(), expected)
+
+
+def test_one_hot(backend: Any, reference: Any) -> None:
+    for labels in (
+        np.array([[0, 2], [1, 1]]),
+        np.array([1, 0], np.int32),
+        np.zeros((0,), np.int64),
+        np.array(2, np.uint8),
+    ):
+        for dtype in (np.float32, np.float64, np.float16, np.int64):
+            both(backend, reference, "one_hot", labels, 3, np.dtype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int8", "int64"])
+def test_scatter_add(backend: Any, reference: Any, dtype: str) -> None:
+    rows, columns = np.array([2, 0, 2]), np.array([1, 1, 1])
+    mask = np.array([[True, False], [False, True], [True, True], [False, False]])
+    for key in (rows, (slice(None), columns), (rows, columns), mask, 1, (slice(1, 3), 0), np.array([[0, 1], [1, 1]])):
+        shape = np.zeros((4, 2))[key].shape
+        values = np.arange(1, 1 + math.prod(shape)).reshape(shape).astype(dtype)
+        both(backend, reference, "scatter_add", values, key, (4, 2))
+
+
+@pytest.mark.parametrize("real", [*REALS, pytest.param(np.float16, id="float16")])
+def test_optimizer_steps(backend: Any, reference: Any, real: Any) -> None:
+    def state(*signs: int) -> list[Any]:
+        return [
+            np.abs(numbers((1001,), real, i)) * 0.1 if s else numbers((1001,), real, i) for i, s in enumerate(signs)
+        ]
+
+    ulp = 8.0 if real is np.float16 else 64.0
+    for momentum, dampening, nesterov, decay, first in (
+        (0.0, 0.0, False, 0.0, True),
+        (0.9, 0.1, False, 0.01, False),
+        (0.9, 0.0, True, 0.01, False),
+        (0.9, 0.1, False, 0.0, True),
+    ):
+        p, g, v = state(0, 0, 0)
+        both(backend, reference, "sgd_step", p, g, v if momentum else None, 0.1, momentum, dampening, nesterov, decay,
+             first, ulp=ulp)  # fmt: skip
+    for decay, decoupled in ((0.0, False), (0.1, False), (0.1, True)):
+        for step in (1, 100):
+            both(
+                backend,
+                reference,
+                "adam_step",
+                *state(0, 0, 0, 1),
+                step,
+                0.1,
+                0.9,
+                0.999,
+                1e-3,
+                decay,
+                decoupled,
+                ulp=ulp,
+            )
+    for centred in (False, True):
+        for momentum in (0.0, 0.9):
+            p, g, s, m, v = state(0, 0, 1, 1, 0)
+            m *= 0.1
+            s += 1
+            both(backend, reference, "rmsprop_step", p, g, s, m if centred else None, v if momentum else None, 0.1, 0.9,
+                 1e-3, 0.01, momentum, ulp=ulp)  # fmt: skip
+
+
+@pytest.mark.parametrize("real", [*REALS, pytest.param(np.float16, id="float16")])
+def test_clip_global_norm(backend: Any, reference: Any, real: Any) -> None:
+    for max_norm in (0.5, 1e4):
+        host = [numbers((100,), real), numbers((3, 5), real, 1), numbers((0,), real)]
+        arrays = [backend.from_host(x) for x in host]
+        before = emulated_cupy.State.transfers, emulated_cupy.State.synchronizations
+        norm = backend.clip_global_norm(arrays, max_norm)
+        assert (emulated_cupy.State.transfers, emulated_cupy.State.synchronizations) == before
+        agree(backend, norm, np.asarray(Backend.clip_global_norm(reference, host, max_norm)), 64)
+        agree(backend, arrays, host, 64)

@@ -1,0 +1,123 @@
+"""Every name of CuPy that the backend uses exists in the installed CuPy, and takes the keywords that it is given.
+
+Read from the source of the backend, so that no list goes stale. Needs no GPU: CuPy imports without one.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import emulated_cupy
+import gradflow_cupy
+import pytest
+from gradflow_cupy import CupyBackend
+
+from gradflow.backend import ARRAY_FUNCTIONS
+from gradflow.dtypes import DTYPES
+
+ROOTS = {"cupy": "cupy", "self.cupy": "cupy", "cupyx": "cupyx", "self.cupyx": "cupyx", "self.cublas": "cupy.cublas"}
+
+CORE_CALLS: dict[str, set[str]] = {
+    "empty": {"dtype"}, "zeros": {"dtype"}, "ones": {"dtype"}, "full": {"dtype"}, "arange": {"dtype"},
+    "zeros_like": set(), "ones_like": set(), "where": set(), "matmul": {"out"}, "broadcast_to": {"shape"},
+    "sum": {"axis", "keepdims"}, "prod": {"axis", "keepdims"}, "mean": {"axis", "keepdims"},
+    "max": {"axis", "keepdims"}, "min": {"axis", "keepdims"}, "any": {"axis", "keepdims"},
+    "all": {"axis", "keepdims"}, "argmax": {"axis", "keepdims"}, "argmin": {"axis", "keepdims"},
+    "cumulative_sum": {"axis"}, "permute_dims": {"axes"}, "matrix_transpose": set(), "squeeze": {"axis"},
+    "expand_dims": {"axis"}, "concat": {"axis"}, "stack": {"axis"}, "flip": {"axis"}, "take_along_axis": {"axis"},
+}  # fmt: skip
+"""How the core calls the array functions that the backend does not adapt and that are no ufuncs: the keywords."""
+
+
+@pytest.fixture(scope="module")
+def cupy() -> ModuleType:
+    module: ModuleType = pytest.importorskip("cupy", reason="CuPy is not installed")
+    return module
+
+
+def dotted(node: ast.AST) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else "?"
+
+
+def uses() -> dict[tuple[str, str], set[str]]:
+    """For each (module, dotted name in it): the keywords of all its calls."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for path in Path(gradflow_cupy.__path__[0]).glob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        inner = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        for node in ast.walk(tree):
+            call = node if isinstance(node, ast.Call) else None
+            name = dotted(call.func if call else node)
+            if not call and (not isinstance(node, ast.Attribute) or id(node) in inner):
+                continue
+            for root, module in ROOTS.items():
+                if name.startswith(root + ".") and name not in ROOTS:
+                    keywords = found.setdefault((module, name.removeprefix(root + ".")), set())
+                    keywords |= {k.arg for k in call.keywords if k.arg} if call else set()
+    return found
+
+
+def parameters(cupy: ModuleType, module: str, name: str) -> list[str] | None:
+    """The parameters of a function, None where Python cannot tell them; AttributeError where there is no such name."""
+    if module == "cupy.cublas":  # its import needs the library
+        assert cupy.__file__ is not None
+        tree = ast.parse((Path(cupy.__file__).parent / "cublas.py").read_text("utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name == name:
+                return [a.arg for a in node.args.args]
+        raise AttributeError(name)
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    try:
+        return list(inspect.signature(found).parameters)
+    except (TypeError, ValueError):
+        return None
+
+
+@pytest.mark.parametrize(("module", "name"), sorted(uses()), ids=lambda part: part)
+def test_a_name_and_its_keywords(cupy: ModuleType, module: str, name: str) -> None:
+    keywords = uses()[module, name]
+    accepted = parameters(cupy, module, name)
+    if accepted is not None:
+        assert keywords <= set(accepted)
+    elif name != "RawModule":
+        assert not keywords, f"{name} is called with {keywords}, and its parameters are unknown"
+
+
+def test_names_are_found_in_the_source() -> None:
+    names = {name for _, name in uses()}
+    assert {"RawModule", "matmul", "scatter_add", "gemm", "cuda.Stream", "asnumpy"} <= names
+
+
+@pytest.mark.parametrize("name", ARRAY_FUNCTIONS)
+def test_array_functions(cupy: ModuleType, name: str) -> None:
+    """What is copied from CuPy is a ufunc (positional operands) or takes the keywords that the core gives."""
+    if name in vars(CupyBackend):
+        return
+    function = getattr(cupy, name)
+    if name in CORE_CALLS:
+        assert CORE_CALLS[name] <= set(inspect.signature(function).parameters)
+    else:
+        assert isinstance(function, cupy.ufunc)
+
+
+def test_dtypes(cupy: ModuleType) -> None:
+    for name in DTYPES:
+        if name != "bfloat16":
+            assert cupy.dtype(getattr(cupy, name)).name == name
+
+
+@pytest.mark.parametrize("name", [*ARRAY_FUNCTIONS, "array", "asnumpy", "ascontiguousarray"])
+def test_the_emulation_has_the_same_parameters(cupy: ModuleType, name: str) -> None:
+    ours = getattr(emulated_cupy.modules()["cupy"], name)
+    if ours is None or isinstance(getattr(cupy, name), cupy.ufunc):
+        return
+    assert list(inspect.signature(ours).parameters) == list(inspect.signature(getattr(cupy, name)).parameters)
