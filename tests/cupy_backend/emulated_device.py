@@ -35,6 +35,17 @@ def numbers(shape: tuple[int, ...], real: Any = np.float32, seed: int = 0) -> An
     return np.asarray(np.random.default_rng(seed).standard_normal(shape), real)
 
 
+def on_device(backend: Backend, x: Any) -> Any:
+    """An array, or those of a tuple or a list, moved with its layout; anything else as it is."""
+    if isinstance(x, (tuple, list)):
+        return type(x)(on_device(backend, part) for part in x)
+    if not isinstance(x, np.ndarray):
+        return x
+    if x.ndim == 2 and not x.flags.c_contiguous:
+        return backend.matrix_transpose(backend.from_host(x.T))
+    return backend.from_host(x)
+
+
 def agree(backend: Backend, actual: Any, expected: Any, ulp: float = 32) -> None:
     """Equal in structure, shape and dtype, and to `ulp` units in the last place of the largest value."""
     if isinstance(expected, (tuple, list)):

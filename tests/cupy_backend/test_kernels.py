@@ -1,33 +1,40 @@
-"""Each kernel of the CuPy backend on the emulated CuPy against its composed default on NumPy: never a GPU run.
+"""Each kernel of the CuPy backend against its composed default on NumPy, through the Python that launches it.
 
-Layouts, dtypes, empty arrays, buffers and fallbacks go through the Python that launches the kernels.
+Layouts, dtypes, empty arrays, buffers and fallbacks: on the emulated CuPy, which is never a GPU run, and, marked `gpu`,
+on a real one where there is one.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import emulated_cupy
 import numpy as np
 import pytest
-from emulated_device import REALS, agree, needs_compiler, numbers
+from emulated_device import REALS, agree, needs_compiler, numbers, on_device
 
 import gradflow as gf
 from gradflow.backend import ACTIVATIONS, Backend
 
-pytestmark = needs_compiler
+
+@pytest.fixture(params=[pytest.param("emulated", marks=needs_compiler), pytest.param("cuda", marks=pytest.mark.gpu)])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """The backend of the device `emulated`, and of a GPU."""
+    if request.param == "emulated":
+        request.getfixturevalue("cupy")
+    elif not (diagnosis := gf.diagnose("cuda")).usable:
+        if os.environ.get("GRADFLOW_REQUIRE_GPU") == "1":
+            pytest.fail(f"GRADFLOW_REQUIRE_GPU=1, but no CUDA device: {diagnosis}", pytrace=False)
+        pytest.skip(f"no CUDA device: {diagnosis}")
+    return gf.get_backend(request.param)
 
 
 def both(backend: Any, reference: Any, name: str, *arguments: Any, ulp: float = 64, **options: Any) -> tuple[Any, Any]:
-    """The results of a kernel on the emulated device and, composed, on NumPy; they must agree."""
-
-    def move(a: Any) -> Any:
-        if isinstance(a, (tuple, list)):
-            return type(a)(move(b) for b in a)
-        return backend.from_host(a) if isinstance(a, np.ndarray) else a
-
-    moved, copies = [move(a) for a in arguments], [np.array(a) if isinstance(a, np.ndarray) else a for a in arguments]
+    """The results of a kernel on the device and, composed, on NumPy; they must agree."""
+    moved = [on_device(backend, a) for a in arguments]
+    copies = [np.array(a) if isinstance(a, np.ndarray) else a for a in arguments]
     actual = getattr(backend, name)(*moved, **options)
     with np.errstate(all="ignore"):
         expected = getattr(Backend, name)(reference, *copies, **options)
@@ -67,13 +74,16 @@ def test_linear(
     backend: Any, reference: Any, layout: str, real: Any, activation: str | None, with_bias: bool, buffers: bool
 ) -> None:
     x, weight, bias = LAYOUTS[layout](real), numbers((3, 7), real, 1), numbers((3,), real, 2) if with_bias else None
-    move = backend.from_host
+
+    def move(a: Any) -> Any:
+        return on_device(backend, a)
+
     out, residual = both(backend, reference, "linear", x, weight, bias, activation, 0.0)[0]
     g = numbers((*x.shape[:-1], 3), real, 3)
     flat = backend.zeros((24,), dtype=weight.dtype)
     into = [None, backend.reshape(flat[:21], (3, 7)), flat[21:]] if buffers else [None] * 3
     needs = [True, True, with_bias]
-    moved = [move(g), out, move(x), move(weight), None if bias is None else move(bias)]
+    moved = [move(g), out, move(x), move(weight), move(bias)]
     actual = backend.linear_backward(*moved, activation, 0.0, residual, needs, into)
     value, kept = Backend.linear(reference, x, weight, bias, activation, 0.0)
     expected = Backend.linear_backward(reference, g, value, x, weight, bias, activation, 0.0, kept, needs, [None] * 3)
@@ -111,15 +121,17 @@ def test_cross_entropy(backend: Any, reference: Any, real: Any, reduction: str, 
     logits = numbers((6, 9), real)
     target = np.abs(numbers((6, 9), real, 1)) if kind == "dense" else np.arange(6, dtype="int8" if "8" in kind else "q")
     actual, _ = both(backend, reference, "softmax_cross_entropy", logits, target, reduction)
-    g = np.broadcast_to(numbers((), real, 2), (6,)) if reduction == "none" else numbers((), real, 2)
-    move = backend.from_host
+    g = numbers((), real, 2)
+    moved_g, moved_logits, moved_target = (on_device(backend, a) for a in (g, logits, target))
+    if reduction == "none":  # a gradient that was spread is a view without memory of its own
+        g, moved_g = np.broadcast_to(g, (6,)), backend.broadcast_to(moved_g, (6,))
     for needs in ([True, False], [True, True], [False, True]):
         if needs[1] and kind != "dense":
             continue
         expected = Backend.softmax_cross_entropy_backward(reference, g, logits, target, reduction, None, needs)
         for residual in (actual[1], None):
             found = backend.softmax_cross_entropy_backward(
-                move(g), move(logits), move(target), reduction, residual, needs
+                moved_g, moved_logits, moved_target, reduction, residual, needs
             )
             agree(backend, found, expected, 64)
 
@@ -135,7 +147,7 @@ def test_squared_error(backend: Any, reference: Any, real: Any, reduction: str) 
         g = numbers((6, 9) if reduction == "none" else (), real, 2)
         for needs in ([True, True], [True, False]):
             expected = Backend.squared_error_backward(reference, g, x, y, reduction, kept, needs)
-            arguments = backend.from_host(g), backend.from_host(x), backend.from_host(y), reduction
+            arguments = *(on_device(backend, a) for a in (g, x, y)), reduction
             for residual in (actual[1], None):
                 agree(backend, backend.squared_error_backward(*arguments, residual, needs), expected)
 
@@ -150,11 +162,9 @@ def test_layer_norm(backend: Any, reference: Any, real: Any, affine: bool) -> No
         actual, (_, kept) = both(backend, reference, "layer_norm", x, weight, bias, axes, 1e-5)
         g, needs = numbers(x.shape, real, 3), [True, affine, affine]
         expected = Backend.layer_norm_backward(reference, g, x, weight, axes, 1e-5, kept, needs)
-        scale = None if weight is None else backend.from_host(weight)
+        moved = [on_device(backend, a) for a in (g, x, weight)]
         for residual in (actual[1], None):
-            found = backend.layer_norm_backward(
-                backend.from_host(g), backend.from_host(x), scale, axes, 1e-5, residual, needs
-            )
+            found = backend.layer_norm_backward(*moved, axes, 1e-5, residual, needs)
             agree(backend, found, expected, 256)
 
 
@@ -171,11 +181,11 @@ def test_random_numbers_are_those_of_the_cpu(backend: Any) -> None:
         gf.manual_seed(7)
         expected = make((1000,)).numpy()
         gf.manual_seed(7)
-        assert np.array_equal(make((1000,), device="emulated").numpy(), expected)
+        assert np.array_equal(make((1000,), device=backend.device).numpy(), expected)
     gf.manual_seed(7)
     expected = gf.random.permutation(1000).numpy()
     gf.manual_seed(7)
-    assert np.array_equal(gf.random.permutation(1000, device="emulated").numpy(), expected)
+    assert np.array_equal(gf.random.permutation(1000, device=backend.device).numpy(), expected)
 
 
 def test_one_hot(backend: Any, reference: Any) -> None:
@@ -245,7 +255,7 @@ def test_optimizer_steps(backend: Any, reference: Any, real: Any) -> None:
 def test_clip_global_norm(backend: Any, reference: Any, real: Any) -> None:
     for max_norm in (0.5, 1e4):
         host = [numbers((100,), real), numbers((3, 5), real, 1), numbers((0,), real)]
-        arrays = [backend.from_host(x) for x in host]
+        arrays = on_device(backend, host)
         before = emulated_cupy.State.transfers, emulated_cupy.State.synchronizations
         norm = backend.clip_global_norm(arrays, max_norm)
         assert (emulated_cupy.State.transfers, emulated_cupy.State.synchronizations) == before
