@@ -44,7 +44,7 @@ ARRAY_FUNCTIONS: tuple[str, ...] = (
     # selection and products
     "take_along_axis", "matmul",
 )  # fmt: skip
-"""The Array-API functions (2024.12 semantics) that a backend must have."""
+"""The Array-API functions that a backend must have: semantics and names of arguments are the standard's (2024.12)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class MemoryStats(NamedTuple):
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 KERNELS: list[str] = []
-"""The names of the kernels, in the order of their definition."""
+"""The names of the kernels, in the order of their definition. A residual goes to the same backend's own backward."""
 
 
 def kernel(function: _Kernel) -> _Kernel:
@@ -275,6 +275,10 @@ class Backend(ABC):
     def getitem(self, x: Array, key: Any) -> Array:
         """x[key], for integers, slices, None, Ellipsis, integer arrays, or one boolean array."""
         return x[key]
+
+    def setitem(self, x: Array, key: Any, values: Any) -> None:
+        """x[key] = values, for a key as of `getitem`; values of the dtype of x, or a Python number, broadcast."""
+        x[key] = values
 
     # ------------------------------------------------------------------ kernels: activations
 
@@ -549,7 +553,8 @@ class Backend(ABC):
     def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...]) -> Array:
         """Zeros of `shape` with `values` added at `[key]`, each as often as the key names it: the VJP of indexing.
 
-        key: what `x[key]` takes: integers, slices, None, Ellipsis, integer arrays, or one boolean array.
+        key: what `x[key]` takes: integers, slices, None, Ellipsis, integer arrays, or one boolean array. The default
+        makes a matrix of the hits by the size for integer arrays: fit for small arrays only.
         """
         if not any(hasattr(k, "shape") for k in (key if isinstance(key, tuple) else (key,))):
             out = self.zeros(shape, dtype=values.dtype)

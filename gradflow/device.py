@@ -135,7 +135,7 @@ def choose_device() -> tuple[Device, str]:
     else:
         diagnosis = diagnose("cuda")
         device = Device("cuda" if diagnosis.usable else "cpu")
-        reason = diagnosis.state if diagnosis.usable else f"no CUDA device: {diagnosis}"
+        reason = diagnosis.state if diagnosis.usable else f"no CUDA device: {diagnosis.state}"
     logger.info("device %s (%s)", device, reason)
     return device, reason
 

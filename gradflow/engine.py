@@ -340,14 +340,14 @@ def _accumulate(leaf: Leaf, g: Any, create_graph: bool) -> None:
         if buffer is None:
             buffer = leaf.backend.asarray(g, copy=True)
         elif g is not buffer:
-            buffer[...] = g
+            leaf.backend.setitem(buffer, ..., g)
         leaf.grad = _wrap(buffer, leaf.backend, None)
     elif create_graph:
         leaf.grad = tensor_functions.add(grad, g)
     elif grad._node is not None:
         leaf.grad = tensor_functions.add(grad, _wrap(g, leaf.backend, None))
     elif grad.array is leaf.buffer:
-        grad.array[...] = leaf.backend.add(grad.array, g)
+        leaf.backend.setitem(grad.array, ..., leaf.backend.add(grad.array, g))
         grad._bump()
     else:  # an array that may be someone else's
         leaf.grad = _wrap(leaf.backend.asarray(leaf.backend.add(grad.array, g)), leaf.backend, None)

@@ -206,7 +206,7 @@ class Tensor:
     def _assign(self, values: Array, key: Any = ...) -> None:
         if not hasattr(self.array, "__setitem__"):  # a NumPy scalar
             self.array = self.backend.asarray(self.array, copy=True)
-        self.array[key] = values
+        self.backend.setitem(self.array, key, values)
         self._bump()
 
     def copy_(self, source: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from gradflow_cupy.losses import LossKernels
 from gradflow_cupy.memory import PeakCounter
 from gradflow_cupy.optimizers import OptimizerKernels
 
-_SERVICES = ("to_host", "from_host", "getitem", "event")
+_SERVICES = ("to_host", "from_host", "getitem", "setitem", "event")
 
 
 class CupyBackend(LossKernels, OptimizerKernels):

@@ -17,8 +17,7 @@ from gradflow.backend import Diagnosis
 CUPY_DISTRIBUTIONS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 
 INSTALL = (
-    'type: pip install -e ".[cuda12]" in the checkout of gradflow, or ".[cuda13]", by what `nvidia-smi` says after '
-    '"CUDA Version" (12 or 13); for the installed package: pip install "gradflow-autograd[cuda12]"'
+    'type, in the clone of gradflow: pip install -e ".[cuda12]", or ".[cuda13]" if nvidia-smi says "CUDA Version: 13"'
 )
 _LIBRARIES = ("nvrtc", "cublas", "curand", "cusolver", "cusparse", "cufft", "cudart", "nvjitlink")
 _MISMATCHED = {

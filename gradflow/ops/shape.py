@@ -163,7 +163,7 @@ def _interior(pad_width: Sequence[tuple[int, int]], shape: Sequence[int]) -> tup
 
 def _pad_forward(F: Any, x: Any, pad_width: tuple[tuple[int, int], ...], value: float) -> Any:
     out = F.full(tuple(n + a + b for n, (a, b) in zip(x.shape, pad_width, strict=True)), value, dtype=x.dtype)
-    out[_interior(pad_width, x.shape)] = x
+    F.setitem(out, _interior(pad_width, x.shape), x)
     return out
 
 

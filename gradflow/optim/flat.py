@@ -76,7 +76,7 @@ class Block:
                 f"parameter {member.index} was moved to {tensor.dtype} on {tensor.device} after the optimizer was "
                 "made; make the optimizer after model.to(...)"
             )
-        member.values[...] = tensor.array
+        self.backend.setitem(member.values, ..., tensor.array)
         tensor.array = member.values
 
     def refresh(self) -> None:
@@ -96,7 +96,7 @@ class Block:
             if leaf.grad is not None and leaf.grad.array is not member.gradient:
                 outside.append((member, leaf, self.backend.asarray(leaf.grad.array, copy=True)))
         for member, leaf, gradient in outside:  # only now: one may have been in the place of another
-            member.gradient[...] = gradient
+            self.backend.setitem(member.gradient, ..., gradient)
             leaf.grad = Tensor(member.gradient, self.backend)
 
     def runs(self) -> Iterator[tuple[int, slice, list[Member]]]:
