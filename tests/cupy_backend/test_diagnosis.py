@@ -120,7 +120,6 @@ def test_not_installed(state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.state == "CuPy is not installed"
     assert '".[cuda12]"' in found.fix
     assert '".[cuda13]"' in found.fix
-    assert "gradflow-autograd" in found.fix
 
 
 def test_two_packages(state: Any) -> None:
