@@ -80,7 +80,8 @@ def _widths(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _parser() -> _Parser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; it raises UsageError for words that make no sense."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="gradflow",
@@ -90,7 +91,9 @@ def _parser() -> _Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"gradflow {gf.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", prog="gradflow", parser_class=_Parser
+    )
     _add_train(commands, formatter)
     commands.add_parser(
         "devices",
@@ -279,7 +282,11 @@ def _devices() -> int:
     print(f"{'device':{width}}  usable  what it is, or why not")
     for name, usable, words in rows:
         print(f"{name:{width}}  {usable:6}  {' '.join(words.split())}")
-    chosen, reason = gf.choose_device()
+    try:
+        chosen, reason = gf.choose_device()
+        gf.get_backend(chosen)
+    except (ValueError, gf.DeviceUnavailableError) as error:
+        raise UsageError(f"auto stands for GRADFLOW_DEVICE: {error}") from None
     print(f"auto is {chosen} ({' '.join(reason.split())})")
     return 0
 
@@ -291,7 +298,7 @@ def _complain(message: str) -> None:
 def _run(words: Sequence[str] | None) -> int:
     """Carry out a command; the exit status."""
     try:
-        arguments = _parser().parse_args(words)
+        arguments = build_parser().parse_args(words)
         if arguments.command == "train":
             return _train(arguments)
         if arguments.command == "devices":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gradflow.cli import _parser as build_parser
+from gradflow.cli import build_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

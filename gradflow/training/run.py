@@ -129,7 +129,8 @@ def environment(device: gf.Device) -> dict[str, Any]:
     with contextlib.suppress(ImportError):  # comes with scikit-learn
         from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
-        found["threads"] = max((int(pool["num_threads"]) for pool in threadpool_info()), default=1)
+        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        found["threads"] = max(pools, default=1)
     return found
 
 
