@@ -7,6 +7,8 @@ checks sit where the settings are made, and this file only turns words into sett
 from __future__ import annotations
 
 import argparse
+import difflib
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,9 +19,9 @@ from gradflow.backend import ACTIVATIONS
 from gradflow.data import DATASETS
 from gradflow.device import backend_class, backend_prefixes
 from gradflow.training import Epoch, NonFiniteLossError, Result, Settings, SettingsError, Setup, read_config, train
-from gradflow.training.run import environment
+from gradflow.training.run import environment, without_interrupts
 from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES
-from gradflow.training.train import describe_score
+from gradflow.training.train import auto_device, describe_score
 
 FAILED, MISUSED, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 """Exit statuses: training or writing failed; bad input; Ctrl-C; nobody reads the output any more."""
@@ -59,6 +61,10 @@ exit status: 0 done; 1 training or writing failed; 2 bad input; 130 Ctrl-C
 
 class UsageError(Exception):
     """What the user asked for cannot be; the message says why."""
+
+
+class _InterruptedEarly(KeyboardInterrupt):
+    """Ctrl-C came when there was nothing to save yet."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -136,7 +142,7 @@ def _add_train(commands: Any, formatter: Any) -> None:
     course("--schedule", metavar="NAME", help=f"{_names(SCHEDULES)}: whether the rate falls to 0 ({default.schedule})")
     course("--momentum", type=float, metavar="M", help=f"in [0, 1) ({_own_defaults('momentum')})")
     course("--weight-decay", type=float, metavar="W", help=f"0 or more ({_own_defaults('weight_decay')})")
-    course("--batch-size", type=int, metavar="N", help=f"samples a step, at most all there are ({default.batch_size})")
+    course("--batch-size", type=int, metavar="N", help=f"samples a step; more than all is all ({default.batch_size})")
     course("--epochs", type=int, metavar="N", help=f"times through the training split ({default.epochs})")
     course("--seed", type=int, metavar="N", help=f"of the split, weights, shuffles and dropout ({default.seed})")
     course("--device", metavar="NAME", help="cpu, cuda, cuda:N or auto: cuda where it works, else cpu (auto)")
@@ -150,6 +156,21 @@ def _names(known: Iterable[str]) -> str:
 def _own_defaults(setting: str) -> str:
     """The default of a setting that depends on the optimizer, for each that takes it."""
     return ", ".join(f"{name} {own[setting]:g}" for name, own in OPTIMIZERS.items() if setting in own)
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The words of a command line, taken apart. Raises UsageError for words that make no sense."""
+    arguments, rest = build_parser().parse_known_args(words)
+    if rest:
+        unknown = next((word for word in rest if word.startswith("-")), rest[0])
+        options = ["--config", "--out", "--quiet", *(f"--{name.replace('_', '-')}" for name in SETTING_NAMES[1:])]
+        close = difflib.get_close_matches(unknown, options, 1) if arguments.command == "train" else []
+        hint = f"; did you mean {close[0]}?" if close else ""
+        if close == [unknown]:
+            raise UsageError(f"{unknown} belongs behind the command: gradflow train DATASET {unknown} ...")
+        prog = f"gradflow {arguments.command}" if arguments.command else "gradflow"
+        raise UsageError(f"{prog} does not know {unknown!r}{hint} (see {prog} --help)")
+    return arguments
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, Any]]:
@@ -234,7 +255,7 @@ def _outcome(result: Result) -> str:
         return f"interrupted after {done} of {wanted} epochs: test {result.score}; {where}"
     if result.failure:
         return f"{result.failure}; the state after epoch {done} is {where}"
-    return f"test {result.score} after {done} epochs in {result.seconds:.1f} s; {where}"
+    return f"test {result.score} after {done} epoch{'s' * (done > 1)} in {result.seconds:.1f} s; {where}"
 
 
 def _differences(recorded: dict[str, Any], here: dict[str, Any]) -> str:
@@ -248,6 +269,8 @@ def _differences(recorded: dict[str, Any], here: dict[str, Any]) -> str:
 
 def _train(arguments: argparse.Namespace) -> int:
     settings, recorded = _settings(arguments)
+    if arguments.out == "":
+        raise UsageError("--out is empty; it takes the name of a folder")
     progress = None if arguments.quiet else _Progress(recorded)
     try:
         result = train(
@@ -256,14 +279,18 @@ def _train(arguments: argparse.Namespace) -> int:
             on_start=progress.start if progress else None,
             on_epoch=progress.epoch if progress else None,
         )
+    except KeyboardInterrupt:
+        raise _InterruptedEarly from None
     finally:
-        if progress is not None:
-            progress.close()
-    if result.failure:
-        _complain(_outcome(result))
-        return FAILED
-    print(_outcome(result), flush=True)
-    return INTERRUPTED if result.interrupted else 0
+        with without_interrupts():
+            if progress is not None:
+                progress.close()
+    with without_interrupts():  # a key held down must not part what is saved from the line that says so
+        if result.failure:
+            _complain(_outcome(result))
+            return FAILED
+        print(_outcome(result), flush=True)
+        return INTERRUPTED if result.interrupted else 0
 
 
 def _devices() -> int:
@@ -282,11 +309,7 @@ def _devices() -> int:
     print(f"{'device':{width}}  usable  what it is, or why not")
     for name, usable, words in rows:
         print(f"{name:{width}}  {usable:6}  {' '.join(words.split())}")
-    try:
-        chosen, reason = gf.choose_device()
-        gf.get_backend(chosen)
-    except (ValueError, gf.DeviceUnavailableError) as error:
-        raise UsageError(f"auto stands for GRADFLOW_DEVICE: {error}") from None
+    chosen, reason = auto_device()
     print(f"auto is {chosen} ({' '.join(reason.split())})")
     return 0
 
@@ -295,20 +318,35 @@ def _complain(message: str) -> None:
     print(f"gradflow: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
+def _ready_streams() -> None:
+    """Make stdout and stderr take every text: also where they are closed, or of an encoding that lacks a letter."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="replace"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _run(words: Sequence[str] | None) -> int:
     """Carry out a command; the exit status."""
     try:
-        arguments = build_parser().parse_args(words)
+        arguments = parse(words)
         if arguments.command == "train":
             return _train(arguments)
         if arguments.command == "devices":
             return _devices()
         raise UsageError("there is no command; try gradflow train digits, or gradflow --help")
-    except (UsageError, SettingsError, ModuleNotFoundError) as error:
+    except SystemExit as stop:  # of --help and --version
+        return int(stop.code or 0)
+    except (UsageError, SettingsError, ImportError) as error:
         _complain(str(error))
         return MISUSED
-    except KeyboardInterrupt:
+    except _InterruptedEarly:
         _complain("interrupted before the first epoch was over; nothing is saved")
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        _complain("interrupted")
         return INTERRUPTED
     except NonFiniteLossError as error:
         _complain(f"{error}; nothing is saved")
@@ -325,6 +363,7 @@ def _run(words: Sequence[str] | None) -> int:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command with these words (default: those of the command line); the exit status. Prints, never raises."""
+    _ready_streams()
     try:
         status = _run(words)
         sys.stdout.flush()

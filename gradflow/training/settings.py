@@ -6,7 +6,7 @@ Every way in (the command line, a config.toml, Python) ends in `Settings(...)`, 
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -106,7 +106,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise SettingsError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{path} is not a text file") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of the parser's own, and numbers or nesting beyond its limits
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
     unknown = set(content) - {"settings", "environment", "result"}
     if unknown:
@@ -114,6 +114,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     settings = content.get("settings")
     if not isinstance(settings, Mapping):
         raise SettingsError(f"{path} has no table [settings]")
+    if not isinstance(content.get("environment", {}), Mapping):
+        raise SettingsError(f"{path} has an environment that is no table")
     for name in settings:
         if name not in SETTING_NAMES:
             raise SettingsError(f"{path} has an unknown setting {name!r}{_hint(name, SETTING_NAMES)}")
@@ -138,6 +140,6 @@ def _integer(name: str, value: Any, low: int, high: int | None = None) -> None:
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
         raise SettingsError(f"{name} must be a finite number; got {value!r}")
     return float(value)

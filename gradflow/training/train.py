@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import itertools
+import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -162,15 +164,23 @@ def resolve_device(settings: Settings) -> tuple[Settings, str]:
 
     Raises SettingsError, with the diagnosis, for a device that cannot be used.
     """
+    if settings.device == "auto":
+        device, reason = auto_device()
+        return replace(settings, device=str(device)), reason
     try:
-        if settings.device == "auto":
-            device, reason = gf.choose_device()
-        else:
-            device, reason = gf.get_backend(settings.device).device, "as asked"
-        gf.get_backend(device)
+        return replace(settings, device=str(gf.get_backend(settings.device).device)), "as asked"
     except (ValueError, gf.DeviceUnavailableError) as error:
         raise SettingsError(str(error)) from None
-    return replace(settings, device=str(device)), reason
+
+
+def auto_device() -> tuple[gf.Device, str]:
+    """What `gradflow.choose_device` chooses and why; SettingsError where GRADFLOW_DEVICE names what cannot be used."""
+    try:
+        device, reason = gf.choose_device()
+        gf.get_backend(device)
+    except (ValueError, gf.DeviceUnavailableError) as error:
+        raise SettingsError(f"auto stands for GRADFLOW_DEVICE: {error}") from None
+    return device, reason
 
 
 def _prepare(settings: Settings, reason: str, folder: Path) -> tuple[Setup, gf.optim.Optimizer]:
@@ -183,12 +193,30 @@ def _prepare(settings: Settings, reason: str, folder: Path) -> tuple[Setup, gf.o
     test = Batches(split.test_inputs, split.test_targets, TEST_BATCH, shuffle=False, device=device)
     sizes = [dataset.inputs.shape[1], *settings.hidden, dataset.outputs]
     try:
+        if device == "cpu" and _least_memory(sizes, min(settings.batch_size, train.samples)) > _physical_memory():
+            raise MemoryError
         model = gf.nn.MLP(sizes, settings.activation, settings.dropout, device=device)
         optimizer = _make_optimizer(settings, model, steps=settings.epochs * len(train))
     except MemoryError:
         widths = ", ".join(map(str, settings.hidden))
         raise SettingsError(f"there is not enough memory on {device} for hidden layers of {widths}") from None
     return Setup(settings, reason, dataset, train, test, model, folder), optimizer
+
+
+def _least_memory(sizes: Sequence[int], batch: int) -> int:
+    """A lower bound, in bytes, on what training takes: weights, gradients and moments, and a batch's hidden values."""
+    return 4 * (3 * sum(n * m for n, m in itertools.pairwise(sizes)) + batch * sum(sizes))
+
+
+def _physical_memory() -> float:
+    """The bytes of memory of this machine, infinite where unknown.
+
+    Asked beforehand, because systems grant more than there is and end the process when it is used.
+    """
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # on Windows, which grants no more than there is
+        return math.inf
 
 
 def _thread_limit(setup: Setup) -> contextlib.AbstractContextManager[Any]:
