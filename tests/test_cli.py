@@ -1,0 +1,618 @@
+"""The command `gradflow`: what it prints and leaves behind, and that a mistake is one line and exit status 2."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.util
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import pytest
+
+import gradflow as gf
+from gradflow.cli import main
+from gradflow.data import DATASETS
+from gradflow.training import NonFiniteLossError, Settings, train
+from gradflow.training.run import RunFolder
+from gradflow.training.settings import SETTING_NAMES
+from tests.conftest import require_gpu
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = {"config.toml", "curves.png", "metrics.csv", "weights.safetensors"}
+QUICK = ("--epochs", "1", "--hidden", "4", "--device", "cpu")
+DEADLINE = 240.0  # seconds after which a command counts as hanging
+
+needs_extra = pytest.mark.usefixtures("_extra")
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and pipes of POSIX")
+
+
+class Ended(NamedTuple):
+    """How a command ended and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def _extra() -> None:
+    for package in ("sklearn", "matplotlib", "safetensors", "tomli_w", "tqdm"):
+        pytest.importorskip(package)
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GRADFLOW_DEVICE", raising=False)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command in this process: `command("train", "iris").status`."""
+
+    def run(*words: str) -> Ended:
+        return Ended(main(words), *capsys.readouterr())
+
+    return run
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), **more}
+
+
+def settings_of(folder: str) -> dict[str, Any]:
+    """The settings recorded in a run's folder."""
+    settings: dict[str, Any] = tomllib.loads(Path(folder, "config.toml").read_text(encoding="utf-8"))["settings"]
+    return settings
+
+
+def content(folder: str, *names: str) -> list[bytes]:
+    return [Path(folder, name).read_bytes() for name in names or ("metrics.csv", "weights.safetensors")]
+
+
+def tree() -> set[str]:
+    """All that lies in the current folder."""
+    return {str(p) for p in Path().rglob("*")}
+
+
+def assert_one_line(ended: Ended, words: str, status: int = 2) -> None:
+    """The command printed one line, an error that matches `words`, and nothing else."""
+    assert re.fullmatch(r"gradflow: error: .+\n", ended.err), ended
+    assert re.search(words, ended.err)
+    assert (ended.status, ended.out) == (status, "")
+
+
+# ---------------------------------------------------------------------- a run
+
+
+@needs_extra
+def test_a_run_says_what_it_does_and_leaves_its_files(command: Any) -> None:
+    status, out, err = command("train", "iris", "--epochs", "3", "--hidden", "8")
+    device, data, model, last = out.splitlines()
+    chosen, reason = gf.choose_device()
+    assert status == 0
+    assert device == f"device: {chosen}, {gf.get_backend(chosen).describe()} ({reason})"
+    assert data == "data: iris, 150 samples of 4 features, 3 classes; 120 to train on, 30 to test on"
+    assert model == "model: 4-8-3, relu, 67 parameters"
+    assert re.fullmatch(r"test accuracy \d+\.\d\d % after 3 epochs in \d+\.\d s; saved in runs/iris-seed0", last)
+    bar = re.split(r"[\r\n]+", err.strip())[-1]
+    assert re.match(r"epoch 3/3 100%\|.+\| \S+ samples/s, loss \d\.\d{4}, test accuracy \d+\.\d\d % \[", bar)
+    assert {p.name for p in Path("runs/iris-seed0").iterdir()} == FILES
+
+    assert command("train", "iris", "--epochs", "1", "--hidden", "8").out.endswith("saved in runs/iris-seed0-2\n")
+    assert {p.name for p in Path("runs/iris-seed0-2").iterdir()} == FILES
+
+
+@needs_extra
+def test_a_device_that_was_asked_for_is_named_as_such(command: Any) -> None:
+    assert re.match(r"device: cpu, .+ \(as asked\)\n", command("train", "iris", *QUICK).out)
+
+
+@needs_extra
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_dataset_can_be_trained_on(dataset: str, command: Any) -> None:
+    status, out, _ = command("train", dataset, *QUICK)
+    assert status == 0
+    assert f"data: {dataset}, {DATASETS[dataset].split()[0]} samples" in out
+    assert ("regression" in out, "test R²" in out) == ((True, True) if dataset == "diabetes" else (False, False))
+    assert settings_of(f"runs/{dataset}-seed0")["dataset"] == dataset
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    ("words", "setting", "value"),
+    [
+        ("--device cpu", "device", "cpu"),
+        pytest.param("--device cuda", "device", "cuda:0", marks=pytest.mark.gpu),
+        pytest.param("--device cuda:0", "device", "cuda:0", marks=pytest.mark.gpu),
+        ("--hidden 25,12", "hidden", [25, 12]),
+        ("--hidden none", "hidden", []),
+        ("--activation tanh", "activation", "tanh"),
+        ("--optimizer rmsprop", "optimizer", "rmsprop"),
+        ("--lr 0.0125", "lr", 0.0125),
+        ("--optimizer sgd --momentum 0.75", "momentum", 0.75),
+        ("--weight-decay 0.125", "weight_decay", 0.125),
+        ("--dropout 0.375", "dropout", 0.375),
+        ("--schedule constant", "schedule", "constant"),
+        ("--batch-size 7", "batch_size", 7),
+        ("--batch-size 100000", "batch_size", 100000),
+        ("--epochs 2", "epochs", 2),
+        ("--seed 4294967295", "seed", 4294967295),
+    ],
+)
+def test_every_option_reaches_the_config(words: str, setting: str, value: Any, command: Any) -> None:
+    if "cuda" in words:
+        require_gpu()
+    assert command("train", "iris", *QUICK, "--out", "run", "--quiet", *words.split()).status == 0
+    assert settings_of("run")[setting] == value
+
+
+@needs_extra
+def test_auto_reaches_the_config_as_the_device_it_chose(command: Any) -> None:
+    assert command("train", "iris", "--epochs", "1", "--device", "auto", "--out", "run").status == 0
+    assert settings_of("run")["device"] == str(gf.choose_device()[0])
+
+
+@needs_extra
+def test_options_left_out_are_the_documented_defaults(command: Any) -> None:
+    assert command("train", "iris", *QUICK, "--out", "run").status == 0
+    assert settings_of("run") == Settings("iris", epochs=1, hidden=(4,), device="cpu").to_dict()
+
+
+@needs_extra
+def test_a_batch_size_above_the_samples_is_one_batch_of_them_all(command: Any) -> None:
+    for size in ("120", "100000"):
+        assert command("train", "iris", *QUICK, "--batch-size", size, "--out", size).status == 0
+    assert content("120") == content("100000")
+
+
+@needs_extra
+@pytest.mark.parametrize("folder", ["empty", "new/and/deep"])
+def test_out_names_the_folder(folder: str, command: Any) -> None:
+    Path("empty").mkdir()
+    assert command("train", "iris", *QUICK, "--out", folder).out.endswith(f"saved in {folder}\n")
+    assert {p.name for p in Path(folder).iterdir()} == FILES
+    assert not Path("runs").exists()
+
+
+@needs_extra
+def test_quiet_prints_only_the_last_line(command: Any) -> None:
+    status, out, err = command("train", "iris", *QUICK, "--quiet")
+    assert (status, err) == (0, "")
+    assert re.fullmatch(r"test accuracy .+ after 1 epoch in .+; saved in runs/iris-seed0\n", out)
+
+
+# ---------------------------------------------------------------------- repeating a run
+
+
+@needs_extra
+def test_the_same_seed_gives_the_same_bytes(command: Any) -> None:
+    for out, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        assert command("train", "iris", *QUICK, "--seed", seed, "--out", out).status == 0
+    assert content("a") == content("b")
+    assert content("a") != content("c")
+
+
+@needs_extra
+def test_a_config_repeats_its_run_to_the_byte(command: Any) -> None:
+    words = ["wine", "--epochs", "2", "--hidden", "9,5", "--optimizer", "sgd", "--lr", "0.03", "--seed", "5"]
+    command("train", *words, "--device", "cpu", "--out", "first")
+    again = command("train", "--config", "first/config.toml")
+    assert again.status == 0
+    assert "note:" not in again.out
+    assert content("runs/wine-seed5", *FILES) == content("first", *FILES)
+
+
+@needs_extra
+def test_options_beside_a_config_win_over_it(command: Any) -> None:
+    command("train", "iris", *QUICK, "--lr", "0.5", "--out", "first")
+    assert command("train", "--config", "first/config.toml", "--seed", "1").status == 0
+    assert settings_of("runs/iris-seed1") == {**settings_of("first"), "seed": 1}
+    assert content("runs/iris-seed1") != content("first")
+
+
+@needs_extra
+def test_another_optimizer_beside_a_config_has_its_own_defaults(command: Any) -> None:
+    command("train", "iris", *QUICK, "--optimizer", "sgd", "--lr", "0.5", "--out", "first")
+    assert command("train", "--config", "first/config.toml", "--optimizer", "adam", "--out", "second").status == 0
+    defaults = Settings("iris", epochs=1, hidden=(4,), device="cpu", optimizer="adam")
+    assert settings_of("second") == defaults.to_dict()
+
+
+@needs_extra
+def test_a_config_of_another_machine_is_noted(command: Any) -> None:
+    Path("c.toml").write_text('[settings]\ndataset = "iris"\nepochs = 1\n[environment]\nnumpy = "1.0"\n')
+    status, out, _ = command("train", "--config", "c.toml")
+    assert status == 0
+    assert re.search(r"^note: the last bits may differ from the recorded run's: numpy 1\.0 then, .+ now$", out, re.M)
+
+
+# ---------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "there is no command; try gradflow train digits"),
+        ("trian iris", "trian.+train"),
+        ("--nonsense", "does not know '--nonsense'"),
+        ("--quiet train iris", "--quiet belongs behind the command: gradflow train DATASET --quiet"),
+        ("devices cpu", "gradflow devices does not know 'cpu'"),
+        ("train", "train needs a dataset"),
+        ("train mnist", "unknown dataset 'mnist'; there are digits, breast-cancer, wine, iris, diabetes"),
+        ("train iris wine", "does not know 'wine'"),
+        ("train iris --epoch 3", r"did you mean --epochs\? \(see gradflow train --help\)"),
+        ("train iris --epochs", "--epochs"),
+        ("train iris --epochs many", "--epochs.+many"),
+        ("train iris --epochs 0", "epochs must be an integer of at least 1; got 0"),
+        ("train iris --activation step", "unknown activation 'step'; there are relu, "),
+        ("train iris --optimizer lion", "unknown optimizer 'lion'; there are adamw, "),
+        ("train iris --schedule linear", "unknown schedule 'linear'; there are cosine, constant"),
+        ("train iris --hidden 0", "each width in hidden must be an integer from 1"),
+        ("train iris --hidden 8,-8", "each width in hidden .+ got -8"),
+        ("train iris --hidden a,b", "widths are integers with commas between them, like 256,128; got 'a,b'"),
+        ("train iris --hidden 8,", "widths are integers"),
+        ("train iris --hidden=", "widths are integers"),
+        ("train iris --hidden 1048577", "each width in hidden must be an integer from 1 to 1048576"),
+        ("train iris --lr -1", "lr must be above 0; got -1.0"),
+        ("train iris --lr 0", "lr must be above 0"),
+        ("train iris --lr nan", "lr must be a finite number; got nan"),
+        ("train iris --lr inf", "lr must be a finite number"),
+        ("train iris --lr fast", "--lr.+fast"),
+        ("train iris --momentum 0.9", "momentum does not apply to adamw; it does to sgd and rmsprop"),
+        ("train iris --optimizer sgd --momentum 1", "momentum must be at least 0 and below 1"),
+        ("train iris --weight-decay -1", "weight_decay must be 0 or more"),
+        ("train iris --dropout 1", "dropout must be at least 0 and below 1"),
+        ("train iris --batch-size 0", "batch_size must be an integer of at least 1"),
+        ("train iris --batch-size 1.5", "--batch-size.+1.5"),
+        ("train iris --seed 4294967296", "seed must be an integer from 0 to 4294967295; got 4294967296"),
+        ("train iris --seed -1", "seed must be an integer from 0"),
+        ("train --config missing.toml", "cannot read missing.toml: No such file"),
+        ("train --config used", "cannot read used: "),
+        ("train --config used/notes", "used/notes is not valid TOML"),
+        ("train --config binary", "binary is not a text file"),
+        ("train iris --config no-table.toml", r"no-table.toml has no table \[settings\]"),
+        ("train --config typo.toml", "unknown setting 'epoch'; did you mean epochs"),
+        ("train --config environment.toml", "environment that is no table"),
+        ("train --config huge.toml", "lr must be a finite number"),
+        ("train --config long.toml", "not valid TOML"),
+        ("train --config deep.toml", "not valid TOML"),
+    ],
+)
+def test_a_mistake_is_one_line(words: str, message: str, command: Any) -> None:
+    Path("used").mkdir()
+    Path("used/notes").write_text("not = = toml\n")
+    Path("binary").write_bytes(b"\xff\xfe\x00")
+    Path("no-table.toml").write_text('dataset = "iris"\n'.replace("dataset", "settings"))
+    Path("typo.toml").write_text('[settings]\ndataset = "iris"\nepoch = 3\n')
+    Path("environment.toml").write_text('environment = 3\n[settings]\ndataset = "iris"\n')
+    Path("huge.toml").write_text(f'[settings]\ndataset = "iris"\nlr = 1{"0" * 400}\n')
+    Path("long.toml").write_text(f'[settings]\ndataset = "iris"\nlr = 1{"0" * 5000}\n')
+    Path("deep.toml").write_text("settings = " + "[" * 3000)
+    before = tree()
+    assert_one_line(command(*words.split()), message)
+    assert tree() == before
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--out used", "used is already used: it is a folder that is not empty"),
+        ("--out used/notes", "used/notes is already used: it is a file"),
+        ("--out used/notes/run", "cannot write to used/notes/run: "),
+        ("--out=", "--out is empty"),
+        (f"--out new/{'x' * 300}", "cannot write to new/x+: "),
+        ("--device tpu", "unknown device 'tpu'; there are cpu, cuda"),
+        ("--device cpu:1", "does not exist"),
+        ("--device cuda:77", "device 'cuda:77' (cannot be used|does not exist)"),
+        ("--device=", "a device is a name like"),
+        ("--hidden 1000000,1000000 --device cpu", "not enough memory on cpu for hidden layers of 1000000, 1000000"),
+    ],
+)
+def test_what_cannot_be_done_here_is_one_line_and_leaves_nothing(words: str, message: str, command: Any) -> None:
+    Path("used").mkdir()
+    Path("used/notes").write_text("mine\n")
+    assert_one_line(command("train", "iris", *words.split()), message)
+    assert tree() == {"used", "used/notes"}
+    assert Path("used/notes").read_text() == "mine\n"
+
+
+@needs_extra
+def test_cuda_without_a_gpu_is_an_error_that_says_why(command: Any) -> None:
+    diagnosis = gf.diagnose("cuda")
+    if diagnosis.usable:
+        pytest.skip("there is a CUDA device")
+    ended = command("train", "iris", "--device", "cuda")
+    assert_one_line(ended, "device 'cuda:0' cannot be used")
+    assert " ".join(str(diagnosis).split()) in ended.err
+    assert tree() == set()
+
+
+@needs_extra
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize("words", [("--out", "locked"), ("--out", "locked/a/b"), ()])
+def test_a_folder_without_permission_is_one_line(words: tuple[str, ...], command: Any) -> None:
+    for name in ("locked", "runs"):
+        Path(name).mkdir(mode=0o500)
+    assert_one_line(command("train", "iris", *QUICK, *words), "cannot write to .+: Permission denied")
+    assert tree() == {"locked", "runs"}
+
+
+@needs_extra
+def test_memory_that_the_system_would_grant_but_does_not_have_is_not_used(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(train.__globals__, "_physical_memory", lambda: 12e6)
+    assert command("train", "iris", *QUICK, "--quiet").status == 0
+    assert_one_line(command("train", "iris", *QUICK, "--hidden", "1000,1000"), "not enough memory on cpu")
+    assert_one_line(command("train", "digits", *QUICK, "--hidden", "3000", "--batch-size", "9999"), "not enough memory")
+
+
+@needs_extra
+def test_a_file_where_the_folder_of_all_runs_would_be_is_one_line(command: Any) -> None:
+    Path("runs").write_text("mine\n")
+    assert_one_line(command("train", "iris", *QUICK), "cannot write to runs/iris-seed0: ")
+
+
+def test_a_missing_extra_is_named(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("tqdm", "sklearn") else real(name))
+    assert_one_line(command("train", "iris"), r'scikit-learn, tqdm.+extra "train".+pip install -e "\.\[train\]"')
+    assert tree() == set()
+
+
+ONLY_NUMPY = """
+import importlib.machinery, sys
+
+ALLOWED = {"numpy", "gradflow", "gradflow_numpy", "gradflow_cupy", *sys.stdlib_module_names}
+
+class Finder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return super().find_spec(name, path, target) if name.partition(".")[0] in ALLOWED else None
+
+sys.meta_path[:] = [Finder if f is importlib.machinery.PathFinder else f for f in sys.meta_path]
+from gradflow.cli import main
+
+for words in (["--help"], ["--version"], ["train", "--help"], ["devices"], ["train", "iris"]):
+    print(f"{words} ended with {main(words)}", flush=True)
+print(sorted({name.partition(".")[0] for name in sys.modules} & {"sklearn", "matplotlib", "tqdm", "safetensors"}))
+"""
+
+
+def test_help_and_devices_need_only_numpy() -> None:
+    environment = child_environment()
+    environment.pop("GRADFLOW_DEVICE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", ONLY_NUMPY], env=environment, capture_output=True, encoding="utf-8", timeout=DEADLINE
+    )
+    for words in (["--help"], ["--version"], ["train", "--help"], ["devices"]):
+        assert f"{words} ended with 0\n" in done.stdout
+    assert re.search(r"^cuda +no +\S", done.stdout, re.M)
+    assert done.stdout.endswith("['train', 'iris'] ended with 2\n[]\n")
+    assert re.fullmatch(r'gradflow: error: .+extra "train".+\n', done.stderr)
+
+
+# ---------------------------------------------------------------------- training that ends early
+
+
+@needs_extra
+def test_divergence_in_the_first_epoch_is_one_line_and_leaves_nothing(command: Any) -> None:
+    ended = command("train", "iris", *QUICK, "--quiet", "--optimizer", "sgd", "--lr", "1e30")
+    assert_one_line(ended, "the loss became .+ in epoch 1; try a lower learning rate; nothing is saved", status=1)
+    assert tree() == set()
+
+
+@needs_extra
+def test_divergence_later_keeps_what_was_reached(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = train.__globals__["fit"]
+
+    def diverging(*arguments: Any) -> Iterator[Any]:
+        yield next(fit(*arguments))
+        raise NonFiniteLossError("the loss became inf in epoch 2")
+
+    monkeypatch.setitem(train.__globals__, "fit", diverging)
+    ended = command("train", "iris", *QUICK, "--epochs", "3", "--quiet")
+    assert_one_line(ended, "became inf in epoch 2; the state after epoch 1 is saved in runs/iris-seed0", status=1)
+    assert {p.name for p in Path("runs/iris-seed0").iterdir()} == FILES
+
+
+@needs_extra
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
+def test_a_failure_of_the_machine_is_one_line(error: Exception, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(RunFolder, "write", fail)
+    assert_one_line(command("train", "iris", *QUICK, "--quiet"), "No space left|out of memory", status=1)
+    assert tree() == set()
+
+
+@contextlib.contextmanager
+def started(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The command in a process of its own, which takes Ctrl-C even where this one ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gradflow", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=child_environment(PYTHONIOENCODING="utf-8"),
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    watchdog = threading.Timer(DEADLINE, process.kill)
+    watchdog.start()
+    try:
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
+    finally:
+        watchdog.cancel()
+
+
+def wait_for(pattern: bytes, stream: IO[bytes] | None) -> bytes:
+    """Read the stream up to something that matches."""
+    assert stream is not None
+    seen = b""
+    while not re.search(pattern, seen):
+        part = os.read(stream.fileno(), 4096)
+        assert part, f"the command ended after {seen!r}"
+        seen += part
+    return seen
+
+
+@posix
+@needs_extra
+def test_ctrl_c_keeps_the_whole_epochs() -> None:
+    from safetensors.numpy import load_file
+
+    with started("train", "iris", "--hidden", "8", "--epochs", "10000000", "--device", "cpu", "--out", "r") as process:
+        wait_for(rb"epoch [1-9]\d*/", process.stderr)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    last = out.decode().splitlines()[-1]
+    found = re.fullmatch(r"interrupted after (\d+) of 10000000 epochs: test accuracy (\S+) %; saved in r", last)
+    assert found, last
+
+    assert {p.name for p in Path("r").iterdir()} == FILES
+    with Path("r/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, int(found[1]) + 1))
+    assert f"{100 * float(rows[-1]['test_accuracy']):.2f}" == found[2]
+    assert tomllib.loads(Path("r/config.toml").read_text())["result"]["stopped"] == "interrupted"
+    assert Path("r/curves.png").read_bytes().endswith(b"IEND\xaeB`\x82")
+    model = gf.nn.MLP([4, 8, 3], dropout=0.2)
+    model.load_state_dict(load_file("r/weights.safetensors"))
+    split = gf.data.load("iris").split(0)
+    with gf.no_grad():
+        loss = gf.cross_entropy(model.eval()(gf.tensor(split.test_inputs)), gf.tensor(split.test_targets))
+    assert loss.item() == pytest.approx(float(rows[-1]["test_loss"]), rel=1e-5)
+
+
+@posix
+@needs_extra
+def test_ctrl_c_before_the_first_epoch_leaves_nothing() -> None:
+    with started("train", "digits", "--hidden", "1024,1024", "--batch-size", "1", "--device", "cpu") as process:
+        wait_for(b"model: ", process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    last = err.decode().splitlines()[-1]
+    assert last == "gradflow: error: interrupted before the first epoch was over; nothing is saved"
+    assert b"Traceback" not in err
+    assert tree() == set()
+
+
+def test_ctrl_c_while_there_is_no_run_says_only_that(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gf, "diagnose", interrupt)
+    assert_one_line(command("devices"), "error: interrupted$", status=130)
+
+
+# ---------------------------------------------------------------------- devices, help, streams
+
+
+def test_devices_says_what_can_be_used_and_why_not_the_rest(command: Any) -> None:
+    status, out, err = command("devices")
+    lines = out.splitlines()
+    assert (status, err) == (0, "")
+    assert re.match(r"device +usable +", lines[0])
+    assert re.fullmatch(rf"cpu +yes +{re.escape(gf.get_backend('cpu').describe())}", lines[1])
+    diagnosis = gf.diagnose("cuda")
+    if diagnosis.usable:
+        assert re.match(r"cuda:0 +yes +\S", lines[2])
+    else:
+        assert re.fullmatch(rf"cuda +no +{re.escape(' '.join(diagnosis.state.split()))}", lines[2])
+        assert " ".join(diagnosis.fix.split()) in out
+    chosen, reason = gf.choose_device()
+    assert lines[-1] == f"auto is {chosen} ({' '.join(reason.split())})"
+
+
+def test_gradflow_device_decides_what_auto_is(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADFLOW_DEVICE", "cpu")
+    assert command("devices").out.endswith("auto is cpu (GRADFLOW_DEVICE is set)\n")
+
+
+@needs_extra
+def test_a_gradflow_device_that_is_none_is_one_line(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADFLOW_DEVICE", "nonsense")
+    ended = command("devices")
+    assert re.search(r"^cpu +yes", ended.out, re.M)
+    for one_line in (ended._replace(out=""), command("train", "iris"), command("train", "iris", "--device", "auto")):
+        assert_one_line(one_line, "GRADFLOW_DEVICE: unknown device 'nonsense'; there are cpu, cuda")
+    assert tree() == set()
+    assert command("train", "iris", *QUICK).status == 0  # which names its device
+
+
+def test_help_names_the_commands(command: Any) -> None:
+    status, out, err = command("--help")
+    assert (status, err) == (0, "")
+    assert {"gradflow train digits", "gradflow devices", "--version"} <= set(re.split(r"  +|\n", out))
+
+
+def test_help_of_train_names_every_dataset_and_option(command: Any) -> None:
+    status, out, err = command("train", "--help")
+    assert (status, err) == (0, "")
+    options = [f"--{name.replace('_', '-')}" for name in SETTING_NAMES if name != "dataset"]
+    for words in (*DATASETS, *options, "--config", "--out", "--quiet", "130"):
+        assert re.search(rf"(?<![\w-]){words}(?![\w-])", out), words
+
+
+def test_version(command: Any) -> None:
+    assert command("--version") == (0, f"gradflow {gf.__version__}\n", "")
+
+
+@posix
+@needs_extra
+@pytest.mark.parametrize("words", [("devices",), ("train", "iris", *QUICK)])
+def test_nobody_reading_the_output_is_no_traceback(words: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "gradflow", *words],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            env=child_environment(),
+            timeout=DEADLINE,
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+    assert tree() == set()
+
+
+@needs_extra
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_stream_that_is_closed_is_no_failure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, name, None)
+    assert main(["train", "iris", *QUICK]) == 0
+    getattr(sys, name).close()
+    assert {p.name for p in Path("runs/iris-seed0").iterdir()} == FILES
+
+
+@needs_extra
+def test_output_that_knows_only_ascii_gets_the_last_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert main(["train", "diabetes", *QUICK, "--quiet"]) == 0
+    assert written.getvalue().startswith(b"test R\\xb2 ")
