@@ -266,9 +266,11 @@ class Backend(ABC):
 
     def kernels(self) -> dict[str, str]:
         """For each kernel, "native" or "composed"."""
-        return {
-            name: "composed" if getattr(self, name).__func__ is getattr(Backend, name) else "native" for name in KERNELS
-        }
+        found = {}
+        for name in KERNELS:
+            function = getattr(getattr(self, name), "__func__", None)  # a static method has none
+            found[name] = "composed" if function is getattr(Backend, name) else "native"
+        return found
 
     # ------------------------------------------------------------------ indexing
 
@@ -369,8 +371,12 @@ class Backend(ABC):
             g = self.activate_backward(g, saved, activation, parameter)
         rows = self.reshape(g, (-1, weight.shape[0])) if g.ndim != 2 else g
         need_x, need_weight, need_bias = needs
-        gx = self.matmul(g, weight) if need_x else None
-        gw = gb = None
+        gx = gw = gb = None
+        if need_x:
+            gx = self.matmul(g, weight)
+            if into[0] is not None:
+                into[0][...] = gx
+                gx = into[0]
         if need_weight:
             columns = self.reshape(x, (-1, weight.shape[1])) if x.ndim != 2 else x
             if into[1] is not None:
@@ -430,7 +436,9 @@ class Backend(ABC):
     @kernel
     def one_hot(self, labels: Array, classes: int, dtype: Any) -> Array:
         """1 at each label and 0 elsewhere, (..., classes), in `dtype`; labels are integers in [0, classes)."""
-        hot = self.equal(self.expand_dims(labels, axis=-1), self.arange(classes, dtype=labels.dtype))
+        i64 = self.dtypes["int64"]  # a narrow dtype may not hold all classes
+        labels = self.astype(labels, i64, copy=False)
+        hot = self.equal(self.expand_dims(labels, axis=-1), self.arange(classes, dtype=i64))
         return self.astype(hot, dtype)
 
     @kernel
@@ -441,8 +449,11 @@ class Backend(ABC):
         The result: () for the reductions "mean" (over N) and "sum", (N,) for "none".
         """
         logp = self.log_softmax(logits, axis=-1)
-        dense = target if target.ndim == 2 else self.one_hot(target, logits.shape[1], logits.dtype)
-        losses = self.negative(self.sum(self.multiply(dense, logp), axis=-1))
+        if target.ndim == 2:
+            terms = self.multiply(target, logp)
+        else:  # a selection, not a product: another class may have the log-probability -inf
+            terms = self.where(self.one_hot(target, logits.shape[1], self.dtypes["bool"]), logp, 0.0)
+        losses = self.negative(self.sum(terms, axis=-1))
         return _reduce(self, losses, reduction), None
 
     @kernel
@@ -547,6 +558,10 @@ class Backend(ABC):
         """g / (1 - p) where the mask is true, else 0, as a new array."""
         return self.where(mask, self.multiply(g, 1.0 / (1.0 - p)), 0.0)
 
+    def dropout_factors(self, like: Any, p: float, key: int, counter: int) -> Array:
+        """What `dropout` multiplies an array of the shape and dtype of `like` by: 0 or 1 / (1 - p)."""
+        return self.dropout(self.ones(like.shape, dtype=like.dtype), p, key, counter)[0]
+
     # ------------------------------------------------------------------ kernels: scatter
 
     @kernel
@@ -571,7 +586,7 @@ class Backend(ABC):
         """Zeros of `shape` with `values` added at `indices` along `axis`: the VJP of `take_along_axis`."""
         key: list[Array] = []
         for i, n in enumerate(values.shape):
-            steps = self.arange(n, dtype=indices.dtype)
+            steps = self.arange(n, dtype=self.dtypes["int64"])  # the indices' own may not hold all steps
             key.append(self.reshape(steps, tuple(n if j == i else 1 for j in range(values.ndim))))
         key[axis] = indices
         return self.scatter_add(values, tuple(key), shape)
