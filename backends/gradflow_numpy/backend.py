@@ -17,6 +17,7 @@ import numpy as np
 from gradflow.backend import ACTIVATIONS, Array, Backend, Diagnosis, MemoryStats, dropout_threshold
 
 _CHUNK = 1 << 16  # elements of an optimizer pass: the arrays of one chunk stay in the second-level cache
+_BITS = {2: np.int16, 4: np.int32, 8: np.int64}  # the integers as wide as a floating-point number, by bytes
 
 
 class NumpyBackend(Backend):
@@ -103,8 +104,7 @@ class NumpyBackend(Backend):
 
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
         if name == "relu":
-            out = np.empty(saved.shape, saved.dtype)
-            return np.multiply(g, np.greater(saved, 0), out=out)
+            return _masked(g, np.greater(saved, 0))
         if name == "sigmoid":
             slope = np.asarray(np.subtract(1, saved))
             slope *= saved
@@ -157,10 +157,13 @@ class NumpyBackend(Backend):
         into: Sequence[Array | None],
     ) -> tuple[Array | None, Array | None, Array | None]:
         if activation is not None:
-            g = self.activate_backward(g, out if residual is None else residual, activation, parameter)
+            saved = out if ACTIVATIONS[activation].saves == "out" else residual
+            if saved is None:  # the pre-activation was not kept
+                saved = self.linear(x, weight, bias, None, 0.0)[0]
+            g = self.activate_backward(g, saved, activation, parameter)
         rows = g if g.ndim == 2 else g.reshape(-1, weight.shape[0])
         need_x, need_weight, need_bias = needs
-        gx = np.matmul(g, weight) if need_x else None
+        gx = np.matmul(g, weight, out=into[0]) if need_x else None
         gw = gb = None
         if need_weight:
             gw = np.matmul(rows.T, x if x.ndim == 2 else x.reshape(-1, weight.shape[1]), out=into[1])
@@ -204,7 +207,7 @@ class NumpyBackend(Backend):
     def softmax_cross_entropy_backward(
         self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        if not needs[0] or needs[1] or target.ndim == 2:
+        if residual is None or not needs[0] or needs[1] or target.ndim == 2:
             return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs)
         n = logits.shape[0]
         if reduction == "mean":
@@ -231,9 +234,7 @@ class NumpyBackend(Backend):
         return self.dropout_backward(x, mask, p), mask
 
     def dropout_backward(self, g: Array, mask: Array, p: float) -> Array:
-        out = np.asarray(np.multiply(g, np.asarray(1.0 / (1.0 - p), g.dtype)))
-        out *= mask
-        return out
+        return _masked(np.multiply(g, np.asarray(1.0 / (1.0 - p), g.dtype)), mask)
 
     def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...]) -> Array:
         out = np.zeros(shape, values.dtype)
@@ -332,6 +333,11 @@ def _sigmoid(x: Array) -> Array:
     top = np.where(np.greater_equal(x, 0), np.asarray(1, decay.dtype), decay)
     decay += 1
     return np.divide(top, decay, out=decay)
+
+
+def _masked(x: Array, mask: Array) -> Array:
+    """A new array: x where the mask is true, else 0, also where x is infinite or NaN. Faster than `where`."""
+    return np.multiply(x.view(_BITS[x.dtype.itemsize]), mask).view(x.dtype)
 
 
 def _chunks(size: int) -> list[slice]:
