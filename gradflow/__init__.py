@@ -123,6 +123,7 @@ from gradflow.ops import (
 )
 from gradflow.random import Generator, manual_seed
 from gradflow.tensor import Tensor, tensor
+from gradflow.transforms import grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 
 __version__ = "0.1.0"
 
@@ -172,9 +173,12 @@ __all__ = [
     "full",
     "gelu",
     "get_backend",
+    "grad",
     "greater",
     "greater_equal",
+    "hessian",
     "huber_loss",
+    "hvp",
     "int8",
     "int16",
     "int32",
@@ -182,6 +186,8 @@ __all__ = [
     "is_grad_enabled",
     "isfinite",
     "isnan",
+    "jacobian",
+    "jvp",
     "l1_loss",
     "layer_norm",
     "leaky_relu",
@@ -247,7 +253,9 @@ __all__ = [
     "uint32",
     "uint64",
     "use_device",
+    "value_and_grad",
     "var",
+    "vjp",
     "where",
     "zeros",
     "zeros_like",

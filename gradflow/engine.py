@@ -7,6 +7,8 @@ nodes from the newest to the oldest and hands each gradient on. It runs in one o
 - on tensors (`create_graph=True`), where `F` is `gradflow.ops`: the same rule, recorded, so that the gradient can be
   differentiated in turn.
 
+Either way it can go for many gradients at once (`gradflow.batching`): the same rules again, on batches of them.
+
 What would otherwise stand in every rule is done here, once: undoing broadcasts, casting gradients to the dtype of
 their input, skipping what needs no gradient, buffers, and freeing.
 
@@ -18,9 +20,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from gradflow.backend import Array, Backend
 
@@ -30,7 +33,38 @@ if TYPE_CHECKING:
 tick: Callable[[], int] = itertools.count(1).__next__
 """The clock of nodes and of in-place changes."""
 
-grad_enabled: ContextVar[bool] = ContextVar("gradflow_grad_enabled", default=True)
+grad_enabled: ContextVar[int] = ContextVar("gradflow_grad_enabled", default=True)
+"""True or False; or 1, true but not `True`, while there is an observer: then no operation takes a shortcut past it."""
+
+
+class Observer:
+    """Sees every operation and every rule of a context: what `detect_anomaly` and `gradcheck` are made of."""
+
+    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
+        """An operation gave `out` for `inputs` (tensors, numbers or None)."""
+
+    def before_rules(self, node: Node, g: Any, out: Any, values: Sequence[Any]) -> None:
+        """The rules of a node are about to run; `values` are its inputs, as far as they were saved."""
+
+    def after_rule(self, node: Node, argument: int, g: Any, out: Any, values: Sequence[Any], result: Any) -> None:
+        """A rule gave the gradient of an argument, before broadcasts are undone and dtypes are cast."""
+
+    def after_backward(self) -> None:
+        """A backward pass is over."""
+
+
+observer: ContextVar[Observer | None] = ContextVar("gradflow_observer", default=None)
+
+
+@contextlib.contextmanager
+def observed_by(seer: Observer) -> Iterator[None]:
+    """Have `seer` see what is computed inside a `with`."""
+    first, second = observer.set(seer), grad_enabled.set(1 if grad_enabled.get() else False)
+    try:
+        yield
+    finally:
+        grad_enabled.reset(second)
+        observer.reset(first)
 
 
 @contextlib.contextmanager
@@ -46,7 +80,7 @@ def no_grad() -> Iterator[None]:
 @contextlib.contextmanager
 def enable_grad() -> Iterator[None]:
     """Record operations inside a `with`, also within `no_grad`."""
-    token = grad_enabled.set(True)
+    token = grad_enabled.set(True if observer.get() is None else 1)
     try:
         yield
     finally:
@@ -55,7 +89,7 @@ def enable_grad() -> Iterator[None]:
 
 def is_grad_enabled() -> bool:
     """Whether operations are recorded at this point."""
-    return grad_enabled.get()
+    return bool(grad_enabled.get())
 
 
 class Operation:
@@ -176,16 +210,18 @@ FREED: tuple[Any, ...] = ("freed",)
 _id: Callable[[Any], int] = lambda node: node.id  # noqa: E731
 
 
-def _nodes_from(roots: Sequence[Node | Leaf]) -> list[Any]:
-    """All nodes that the roots depend on, the newest first."""
+def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = ()) -> list[Any]:
+    """All nodes that the roots depend on, the newest first; with `ends`, only as far as can lead to one of them."""
     seen = set(roots)
-    stack = list(seen)
+    stack = [node for node in seen if node not in ends]
+    oldest = min(map(_id, ends), default=0)
     pop, push, add = stack.pop, stack.append, seen.add
     while stack:
         for parent in pop().parents:
-            if parent is not None and parent not in seen:
+            if parent is not None and parent not in seen and parent.id >= oldest:
                 add(parent)
-                push(parent)
+                if parent not in ends:
+                    push(parent)
     return sorted(seen, key=_id, reverse=True)
 
 
@@ -209,33 +245,45 @@ def backward(
     gradients: Sequence[Any],
     retain_graph: bool,
     create_graph: bool,
-    wanted: Sequence[Node | Leaf] | None = None,
+    wanted: set[Node | Leaf] | None = None,
+    batched: Callable[[Any], Any] | None = None,
 ) -> dict[Any, Any]:
     """Walk back from `roots` with their `gradients` (arrays, or tensors with `create_graph`).
 
-    Adds to the gradients of the leaves; or, with `wanted`, leaves them alone and returns the gradients of those nodes.
+    Adds to the gradients of the leaves; or, with `wanted`, leaves them alone, ends at those nodes, and returns their
+    gradients. `batched` turns an `F` into one for batches, which the gradients then are.
     Raises RuntimeError where saved arrays have been freed or changed.
     """
-    order = _nodes_from(roots)
     on_path: set[Any] | None = None
-    if wanted is not None:
+    if wanted is None:
+        order = nodes_from(roots)
+    else:
+        order = nodes_from(roots, wanted)
         on_path = set(wanted)
         for node in reversed(order):
             if node not in on_path and any(p in on_path for p in node.parents):
                 on_path.add(node)
+    on_tensors = create_graph and batched is None
+    hooked = hooks if hooks else None
+    seer = observer.get()
     pending: dict[Any, Any] = {}
     for root, g in zip(roots, gradients, strict=True):
-        pending[root] = g if root not in pending else _add(create_graph, root, pending[root], g)
+        if root in pending:
+            F = tensor_functions if create_graph else root.backend
+            g = (F if batched is None else batched(F)).add(pending[root], g)
+        pending[root] = g
     found: dict[Any, Any] = {}
     for node in order:
         g = pending.pop(node, None)
         if g is None:
             continue
-        if on_path is not None:
-            if node not in on_path:
-                continue
-            if node in wanted:  # type: ignore[operator]
-                found[node] = g
+        if on_path is not None and node not in on_path:
+            continue
+        if hooked is not None and node in hooked:
+            g = _run_hooks(node, g, create_graph, batched)
+        if wanted is not None and node in wanted:
+            found[node] = g
+            continue
         op = node.op
         if op is None:
             if wanted is None:
@@ -249,6 +297,8 @@ def backward(
                 "call the first backward with retain_graph=True to go through the same graph twice"
             )
         F = tensor_functions if create_graph else node.backend
+        if batched is not None:
+            F = batched(F)
         if inputs is None:
             values: Sequence[Any] = parents
         else:
@@ -271,16 +321,19 @@ def backward(
                 raise _changed_error(op, "the result", node.shape, node.id, node.out_changed)
             if create_graph:
                 out = _wrap(out, node.backend, node)
+        if seer is not None:
+            seer.before_rules(node, g, out, values)
         parameters = node.parameters
         if op.joint is not None:
             needs = [p is not None and (on_path is None or p in on_path) for p in parents]
             into = [None] * len(parents)
-            if not create_graph and wanted is None:
+            if not create_graph and wanted is None and hooked is None:
                 for i, parent in enumerate(parents):
                     if parent is not None and parent.op is None and _is_fresh(parent, pending, parents):
                         into[i] = parent.buffer
             if op.residual:
-                parameters = {**parameters, "residual": None if create_graph else node.residual}
+                plain = not create_graph and batched is None
+                parameters = {**parameters, "residual": node.residual if plain else None}
             results = op.joint(F, g, out, *values, needs=needs, into=into, **parameters)
         else:
             results = op.rules
@@ -294,10 +347,13 @@ def backward(
                 result = result(F, g, out, *values, **parameters) if parameters else result(F, g, out, *values)
             elif result is None:
                 continue
-            native = result.array.dtype if create_graph else result.dtype
+            if seer is not None:
+                seer.after_rule(node, i, g, out, values, result)
+            native = result.array.dtype if on_tensors else result.dtype
             if result.shape != parent.shape:
+                _check_broadcast(op, i, result.shape, parent.shape)
                 result = _sum_to_shape(F, result, parent.shape, native, node.backend)
-                native = result.array.dtype if create_graph else result.dtype
+                native = result.array.dtype if on_tensors else result.dtype
             if native is not parent.dtype and native != parent.dtype:
                 result = F.astype(result, parent.dtype)
             earlier = pending.get(parent)
@@ -305,16 +361,66 @@ def backward(
         if not retain_graph and (inputs is not None or out is not None or node.residual is not None):
             node.inputs = FREED
             node.out = node.residual = None
+    if seer is not None:
+        seer.after_backward()
     return found
+
+
+def _check_broadcast(op: Operation, argument: int, shape: Any, expected: Any) -> None:
+    """Raise ValueError for a gradient that is no broadcast of its argument: a rule is wrong."""
+    tail = tuple(shape)[len(shape) - len(expected) :]
+    if len(shape) < len(expected) or any(n not in (1, m) for n, m in zip(expected, tail, strict=True)):
+        raise ValueError(
+            f"the rule of {op.name} for argument {argument} gave a gradient of shape {tuple(shape)}; "
+            f"the argument has shape {tuple(expected)}"
+        )
+
+
+hooks: WeakKeyDictionary[Any, dict[Handle, Callable[[Any], Any]]] = WeakKeyDictionary()
+"""By node, what to do with the gradient of its tensor."""
+
+
+class Handle:
+    """What registering a hook returns: `remove()` takes the hook back, once; so does leaving a `with` on it."""
+
+    def __init__(self, hooks: dict[Any, Any]) -> None:
+        self._hooks = hooks
+
+    def remove(self) -> None:
+        """Take the hook back; nothing happens if that has been done."""
+        self._hooks.pop(self, None)
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
+    if batched is not None:
+        each = [_run_hooks(node, g.values[i], create_graph, None) for i in range(g.values.shape[0])]
+        F = tensor_functions if create_graph else node.backend
+        return type(g)(F.stack(each, axis=0))
+    for hook in list(hooks[node].values()):
+        given = g if create_graph else _wrap(g, node.backend, None)
+        changed = given._changed
+        result = hook(given)
+        if given._changed != changed:
+            raise RuntimeError("a hook changed the gradient in place, which others may share; return a new one instead")
+        if result is None:
+            continue
+        if not isinstance(result, type(given)) or (result.shape, result.array.dtype) != (node.shape, node.dtype):
+            raise TypeError(
+                f"a hook returns None or a gradient of shape {tuple(node.shape)}, {node.dtype}; got {result!r}"
+            )
+        g = result if create_graph else result.array
+    return g
 
 
 def _is_fresh(leaf: Leaf, pending: dict[Any, Any], parents: tuple[Any, ...]) -> bool:
     """Whether a gradient may be written straight into the leaf's buffer: nothing is there or on the way to it yet."""
     return leaf.grad is None and leaf not in pending and parents.count(leaf) == 1
-
-
-def _add(create_graph: bool, node: Any, a: Any, b: Any) -> Any:
-    return (tensor_functions if create_graph else node.backend).add(a, b)
 
 
 def _wrap(array: Array, backend: Backend, node: Any) -> Tensor:

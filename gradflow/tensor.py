@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.backend import Array, Backend, Device
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DTYPES, DType
-from gradflow.engine import Leaf, Node, backward, grad_enabled, tick
+from gradflow.engine import Handle, Leaf, Node, backward, grad_enabled, hooks, tick
 
 _ARRAY_TEXT = re.compile(r"^array\((.*?)(?:,\s*shape=\([\d, ]*\))?(?:,\s*dtype=\w+)?\)$", re.DOTALL)
 
@@ -154,6 +154,26 @@ class Tensor:
         if create_graph:
             start = gradient if gradient is not None else Tensor(seed, self.backend)
         backward([node], [start], create_graph if retain_graph is None else retain_graph, create_graph)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Handle:
+        """Call `hook` with the whole gradient of this tensor in each backward pass; what it returns takes its place.
+
+        The gradient must not be changed in place. The handle takes the hook back with `remove()`, or at the end of a
+        `with` on it. Raises RuntimeError for a tensor that needs no gradient.
+
+        >>> import gradflow as gf
+        >>> x = gf.tensor([1.0, 2.0], requires_grad=True)
+        >>> with x.register_hook(lambda g: g * 10):
+        ...     (x * x).sum().backward()
+        >>> x.grad.tolist()
+        [20.0, 40.0]
+        """
+        if self._node is None:
+            raise RuntimeError(f"a {_describe(self)} that needs no gradient has none to hook")
+        of_node = hooks.setdefault(self._node, {})
+        handle = Handle(of_node)
+        of_node[handle] = hook
+        return handle
 
     def detach(self) -> Tensor:
         """The same values (shared, not copied) without the graph."""

@@ -19,7 +19,7 @@ from gradflow.nn.layers import (
     Tanh,
 )
 from gradflow.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss
-from gradflow.nn.module import Module, Parameter
+from gradflow.nn.module import Module, Parameter, functional_call
 
 __all__ = [
     "ELU",
@@ -45,5 +45,6 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "functional_call",
     "init",
 ]

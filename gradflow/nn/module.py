@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from gradflow.backend import Device
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DTYPES, DType, as_dtype
-from gradflow.engine import no_grad
+from gradflow.engine import Handle, no_grad
 from gradflow.ops import asarray
 from gradflow.tensor import Tensor
 
@@ -50,6 +50,7 @@ class Module:
     training: bool
     _parameters: dict[str, Parameter | None]
     _modules: dict[str, Module]
+    _forward_hooks: dict[Handle, Callable[..., Any]] | None = None
 
     def __init__(self) -> None:
         object.__setattr__(self, "_parameters", {})
@@ -90,8 +91,32 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        """Compute `forward` of the inputs."""
-        return self.forward(*inputs, **options)
+        """Compute `forward` of the inputs, and let the forward hooks see it."""
+        output = self.forward(*inputs, **options)
+        if self._forward_hooks:
+            for hook in list(self._forward_hooks.values()):
+                result = hook(self, inputs, output)
+                if result is not None:
+                    output = result
+        return output
+
+    def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> Handle:
+        """Call `hook(module, inputs, output)` after each forward; what it returns, if not None, becomes the output.
+
+        The handle takes the hook back with `remove()`, or at the end of a `with` on it.
+
+        >>> import gradflow as gf
+        >>> layer, sizes = gf.nn.Linear(2, 3), []
+        >>> with layer.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape)):
+        ...     _ = layer(gf.ones((4, 2)))
+        >>> sizes
+        [(4, 3)]
+        """
+        hooks = {} if self._forward_hooks is None else self._forward_hooks
+        object.__setattr__(self, "_forward_hooks", hooks)
+        handle = Handle(hooks)
+        hooks[handle] = hook
+        return handle
 
     # ------------------------------------------------------------------ finding
 
@@ -213,3 +238,37 @@ class Module:
         if not lines:
             return f"{type(self).__name__}({self.extra_repr()})"
         return f"{type(self).__name__}(\n  " + "\n  ".join(lines) + "\n)"
+
+
+def functional_call(module: Module, parameters: Mapping[str, Tensor], *inputs: Any, **options: Any) -> Any:
+    """`module(*inputs)` with tensors in place of the parameters of those names; the module is left as it was.
+
+    Makes a function of the parameters of a module, for `gradflow.grad` and its like. A name stands for every place that
+    shares its parameter. Raises KeyError for an unknown name, ValueError for another shape.
+
+    >>> import gradflow as gf
+    >>> layer = gf.nn.Linear(2, 1)
+    >>> loss = lambda p, x: gf.nn.functional_call(layer, p, x).square().sum()
+    >>> sorted(gf.grad(loss)(dict(layer.named_parameters()), gf.ones((3, 2))))
+    ['bias', 'weight']
+    """
+    own = dict(module.named_parameters())
+    for name, value in parameters.items():
+        if name not in own:
+            raise KeyError(f"{type(module).__name__} has no parameter {name!r}; it has {', '.join(own) or 'none'}")
+        if value.shape != own[name].shape:
+            raise ValueError(f"functional_call: {name} has shape {own[name].shape}; got {value.shape}")
+    replaced = {id(own[name]): value for name, value in parameters.items()}
+    places = [
+        (owner, attribute, parameter)
+        for owner in module.modules()
+        for attribute, parameter in owner._parameters.items()
+        if id(parameter) in replaced
+    ]
+    try:
+        for owner, attribute, parameter in places:
+            object.__setattr__(owner, attribute, replaced[id(parameter)])
+        return module(*inputs, **options)
+    finally:
+        for owner, attribute, parameter in places:
+            object.__setattr__(owner, attribute, parameter)

@@ -50,6 +50,7 @@ from gradflow.ops.indexing import getitem, index, scatter_add, scatter_add_along
 from gradflow.ops.network import (
     activate_backward,
     dropout,
+    dropout_factors,
     elu,
     gelu,
     layer_norm,
@@ -141,6 +142,7 @@ __all__ = [
     "defop",
     "divide",
     "dropout",
+    "dropout_factors",
     "elu",
     "equal",
     "exp",

@@ -235,8 +235,8 @@ def layer_norm(
 
 
 def _dropout_backward(F: Any, g: Any, out: Any, x: Any, needs: Any, into: Any, residual: Any, **how: Any) -> Any:
-    if residual is None:  # on tensors: dropout is linear, so its VJP is itself with the same mask
-        return [apply(_DROPOUT, (g,), how)]
+    if residual is None:  # not on arrays, so the mask is drawn again
+        return [F.multiply(g, F.dropout_factors(x, **how))]
     return [F.dropout_backward(g, residual, how["p"])]
 
 
@@ -260,6 +260,12 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Any = N
     x = floating(x)
     key, counter = generator.draw((x.size + 1) // 2)
     return apply(_DROPOUT, (x,), {"p": float(p), "key": key, "counter": counter})
+
+
+def dropout_factors(like: Any, p: float, key: int, counter: int) -> Tensor:
+    """What `dropout` multiplies a tensor of the shape and dtype of `like` by: 0 or 1 / (1 - p)."""
+    backend = like.backend
+    return Tensor(backend.dropout(backend.ones(like.shape, dtype=like.dtype), p, key, counter)[0], backend)
 
 
 def one_hot(labels: Tensor, classes: int, dtype: Any = "float32") -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gradflow.device import DeviceMismatchError
 from gradflow.dtypes import DEFAULT, as_dtype, promote
-from gradflow.engine import Node, Operation, grad_enabled
+from gradflow.engine import Node, Operation, grad_enabled, observer
 from gradflow.tensor import Tensor
 
 OPERATIONS: dict[str, Operation] = {}
@@ -118,6 +118,9 @@ def apply(op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | Non
     if op.view:
         source = inputs[0]
         out._base = source if source._base is None else source._base
+    seer = observer.get()
+    if seer is not None:
+        seer.forward(op, inputs, out)
     return out
 
 
@@ -133,7 +136,7 @@ def unary(name: str, rule: Rule, doc: str, needs_float: bool = True) -> TensorFu
             check_tensors(name, x)
         parent = x._node
         backend = x.backend
-        if parent is not None and grad_enabled.get():
+        if parent is not None and grad_enabled.get() is True:
             array = get(backend)(x.array)
             return Tensor(
                 array,
@@ -142,9 +145,7 @@ def unary(name: str, rule: Rule, doc: str, needs_float: bool = True) -> TensorFu
                     op, backend, (parent,), (x,) if reads_x else None, array if reads_out else None, array, None, None
                 ),
             )
-        if needs_float and parent is None:
-            x = floating(x)
-        return Tensor(get(backend)(x.array), backend)
+        return apply(op, (floating(x) if needs_float else x,))
 
     return _named(function, name, doc)
 
@@ -173,7 +174,7 @@ def binary(
                 ready = p and (x2.__class__ is float or x2.__class__ is int)
                 if ready:
                     b = x2 = float(x2)
-            if ready and grad_enabled.get():
+            if ready and grad_enabled.get() is True:
                 array = get(backend)(a, b)
                 reads_out, which = saves[(p is not None) + 2 * (q is not None)]
                 saved = None if which is None else (x1 if which[0] else None, x2 if which[1] else None)

@@ -1,0 +1,211 @@
+"""Gradient rules on a batch of gradients at once: the same rules, run with another `F`.
+
+A `Batch` is an array, or a tensor, with one more axis in front that a rule does not see. `Batching` has the functions
+of a namespace `F` (a backend, or `gradflow.ops`) for batches: each moves the axes it is told by one and calls the
+function of `F`. What is no batch (saved inputs, numbers) goes through as it is and is shared by all of the batch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gradflow.backend import KERNELS, Backend
+
+_ELEMENTWISE = frozenset({
+    "abs", "add", "subtract", "multiply", "divide", "negative", "pow", "exp", "log", "log1p", "expm1", "sqrt",
+    "square", "sign", "sin", "cos", "tanh", "maximum", "minimum", "clip", "where", "isfinite", "isnan", "equal",
+    "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_not",
+})  # fmt: skip
+_ALONG_AXES = frozenset({"sum", "prod", "mean", "var", "std", "max", "min", "any", "all", "cumulative_sum", "flip"})
+
+
+class Batch:
+    """An array or tensor whose first axis counts a batch; `shape` and `ndim` are those of one element of it."""
+
+    __slots__ = ("dtype", "ndim", "shape", "values")
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+        self.shape = tuple(values.shape[1:])
+        self.ndim = len(self.shape)
+        self.dtype = getattr(values, "array", values).dtype
+
+
+@functools.lru_cache(maxsize=64)
+def batched(F: Any) -> Batching:
+    """The functions of `F` for batches."""
+    return Batching(F)
+
+
+class Batching:
+    """The functions of the namespace `F`, each for arguments of which some are batches."""
+
+    def __init__(self, F: Any) -> None:
+        self.F = F
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Found once for each name: an elementwise function, a reduction, a kernel's composed default, or a loop."""
+        if name in _ELEMENTWISE:
+            function = functools.partial(self._elementwise, getattr(self.F, name))
+        elif name in _ALONG_AXES:
+            function = functools.partial(self._along_axes, getattr(self.F, name))
+        elif name in KERNELS:
+            function = functools.partial(self._kernel, getattr(self.F, name, None), getattr(Backend, name))
+        else:
+            function = functools.partial(self._one_by_one, getattr(self.F, name))
+        setattr(self, name, function)
+        return function
+
+    def _elementwise(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        batches = [x for x in inputs if isinstance(x, Batch)]
+        if not batches:
+            return function(*inputs)
+        ndim = max(x.ndim for x in inputs if hasattr(x, "ndim"))
+        return Batch(function(*[self._with_axes(x, ndim) if isinstance(x, Batch) else x for x in inputs]))
+
+    def _with_axes(self, x: Batch, ndim: int) -> Any:
+        """The values with axes of length 1 behind the batch's, so that they broadcast to elements of `ndim` axes."""
+        if x.ndim >= ndim:
+            return x.values
+        return self.F.reshape(x.values, (x.values.shape[0], *(1,) * (ndim - x.ndim), *x.shape))
+
+    def _along_axes(self, function: Callable[..., Any], x: Any, axis: Any = None, **options: Any) -> Any:
+        if not isinstance(x, Batch):
+            return function(x, axis=axis, **options)
+        if axis is None:
+            axis = tuple(range(x.ndim))
+        if axis == () and not x.ndim:  # of one number: itself
+            return Batch(function(self.F.reshape(x.values, (-1, 1)), axis=1, **options | {"keepdims": False}))
+        shifted = tuple(_shift(a) for a in axis) if isinstance(axis, tuple) else _shift(axis)
+        return Batch(function(x.values, axis=shifted, **options))
+
+    def _kernel(self, function: Any, default: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+        if any(isinstance(x, Batch) for x in inputs):
+            return default(self, *inputs, **options)
+        return function(*inputs, **options)
+
+    def _one_by_one(self, function: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+        """For a function with no better way: element after element of the batch."""
+        lengths = [x.values.shape[0] for x in inputs if isinstance(x, Batch)]
+        if not lengths:
+            return function(*inputs, **options)
+        each = [
+            function(*[x.values[i] if isinstance(x, Batch) else x for x in inputs], **options)
+            for i in range(lengths[0])
+        ]
+        return Batch(self.F.stack(each, axis=0))
+
+    # ------------------------------------------------------------------ shapes
+
+    def reshape(self, x: Any, shape: Sequence[int]) -> Any:
+        if not isinstance(x, Batch):
+            return self.F.reshape(x, shape)
+        if x.shape == tuple(shape):
+            return x
+        return Batch(self.F.reshape(x.values, (x.values.shape[0], *shape)))
+
+    def broadcast_to(self, x: Any, shape: Sequence[int]) -> Any:
+        if not isinstance(x, Batch):
+            return self.F.broadcast_to(x, shape)
+        return Batch(self.F.broadcast_to(self._with_axes(x, len(shape)), (x.values.shape[0], *shape)))
+
+    def permute_dims(self, x: Any, axes: Sequence[int]) -> Any:
+        if not isinstance(x, Batch):
+            return self.F.permute_dims(x, axes)
+        return Batch(self.F.permute_dims(x.values, (0, *(a % x.ndim + 1 for a in axes))))
+
+    def expand_dims(self, x: Any, axis: int) -> Any:
+        if not isinstance(x, Batch):
+            return self.F.expand_dims(x, axis=axis)
+        return Batch(self.F.expand_dims(x.values, axis=_shift(axis)))
+
+    def squeeze(self, x: Any, axis: Any) -> Any:
+        if not isinstance(x, Batch):
+            return self.F.squeeze(x, axis=axis)
+        return Batch(
+            self.F.squeeze(x.values, axis=tuple(map(_shift, axis)) if isinstance(axis, tuple) else _shift(axis))
+        )
+
+    def concat(self, arrays: Sequence[Any], axis: int = 0) -> Any:
+        lengths = [x.values.shape[0] for x in arrays if isinstance(x, Batch)]
+        if not lengths:
+            return self.F.concat(arrays, axis=axis)
+        values = [x.values if isinstance(x, Batch) else self.F.broadcast_to(x, (lengths[0], *x.shape)) for x in arrays]
+        return Batch(self.F.concat(values, axis=_shift(axis)))
+
+    # ------------------------------------------------------------------ values
+
+    def astype(self, x: Any, dtype: Any) -> Any:
+        return Batch(self.F.astype(x.values, dtype)) if isinstance(x, Batch) else self.F.astype(x, dtype)
+
+    def zeros_like(self, x: Any) -> Any:
+        return Batch(self.F.zeros_like(x.values)) if isinstance(x, Batch) else self.F.zeros_like(x)
+
+    def ones_like(self, x: Any) -> Any:
+        return Batch(self.F.ones_like(x.values)) if isinstance(x, Batch) else self.F.ones_like(x)
+
+    # ------------------------------------------------------------------ products and selection
+
+    def matrix_transpose(self, x: Any) -> Any:
+        return Batch(self.F.matrix_transpose(x.values)) if isinstance(x, Batch) else self.F.matrix_transpose(x)
+
+    def matmul(self, a: Any, b: Any) -> Any:
+        if isinstance(a, Batch) and a.ndim == b.ndim == 2 and not isinstance(b, Batch):
+            count, rows, inner = a.values.shape  # one large product rather than many
+            product = self.F.matmul(self.F.reshape(a.values, (count * rows, inner)), b)
+            return Batch(self.F.reshape(product, (count, rows, b.shape[1])))
+        if not isinstance(a, Batch) and not isinstance(b, Batch):
+            return self.F.matmul(a, b)
+        ndim = max(a.ndim, b.ndim)
+        left, right = (self._with_axes(x, ndim) if isinstance(x, Batch) else x for x in (a, b))
+        return Batch(self.F.matmul(left, right))
+
+    def getitem(self, x: Any, key: Any) -> Any:
+        if not isinstance(x, Batch):
+            return self.F.getitem(x, key)
+        if not _keeps_place(key):
+            return self._one_by_one(self.F.getitem, x, key)
+        return Batch(self.F.getitem(x.values, (slice(None), *key)))
+
+    def scatter_add(self, values: Any, key: Any, shape: tuple[int, ...]) -> Any:
+        if not isinstance(values, Batch):
+            return self.F.scatter_add(values, key, shape)
+        if not _keeps_place(key):
+            return self._one_by_one(self.F.scatter_add, values, key, shape)
+        count = values.values.shape[0]
+        return Batch(self.F.scatter_add(values.values, (slice(None), *key), (count, *shape)))
+
+    def take_along_axis(self, x: Any, indices: Any, axis: int) -> Any:
+        if not isinstance(x, Batch):
+            return self.F.take_along_axis(x, indices, axis=axis)
+        count = x.values.shape[0]
+        return Batch(self.F.take_along_axis(x.values, self._repeated(indices, count), axis=_shift(axis)))
+
+    def scatter_add_along_axis(self, values: Any, indices: Any, shape: tuple[int, ...], axis: int) -> Any:
+        if not isinstance(values, Batch):
+            return self.F.scatter_add_along_axis(values, indices, shape, axis)
+        count = values.values.shape[0]
+        indices = self._repeated(indices, count)
+        return Batch(self.F.scatter_add_along_axis(values.values, indices, (count, *shape), _shift(axis)))
+
+    def _repeated(self, indices: Any, count: int) -> Any:
+        return self.F.broadcast_to(indices, (count, *indices.shape))
+
+
+def _shift(axis: int) -> int:
+    return axis + 1 if axis >= 0 else axis
+
+
+def _keeps_place(key: Any) -> bool:
+    """Whether a key, with a slice before it, selects in each element of a batch what it selects in one alone.
+
+    Not so for a mask, nor for arrays and integers with a slice between them: their axes would come before the batch's.
+    """
+    if not isinstance(key, tuple):
+        return False
+    if not any(hasattr(k, "shape") for k in key):
+        return True
+    advanced = [i for i, k in enumerate(key) if hasattr(k, "shape") or isinstance(k, int)]
+    return advanced == list(range(advanced[0], advanced[-1] + 1))

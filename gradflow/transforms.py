@@ -1,0 +1,423 @@
+"""Transforms: functions made of functions, which compute derivatives and leave every `.grad` alone.
+
+`grad`, `value_and_grad`, `vjp`, `jvp`, `jacobian`, `hessian` and `hvp` take a function of tensors, or of nested tuples,
+lists and dicts of them. They nest to any order: what one computes is recorded where another, or a tensor that requires
+a gradient, needs it to be. Inside `no_grad` only what the transforms themselves need is recorded.
+
+A function is run once, on stand-ins for its arguments that share their values; then the backward pass of
+`gradflow.engine` is run for just those. There is no second set of rules: `jvp` is the VJP of a VJP, which is linear in
+its cotangent (Christianson 1992), and `jacobian` sends all its rows, or columns, back at once (`gradflow.batching`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
+
+from gradflow import ops
+from gradflow.batching import Batch, batched
+from gradflow.engine import Leaf, Node, Operation, backward, enable_grad, is_grad_enabled, nodes_from
+from gradflow.ops.table import apply
+from gradflow.tensor import Tensor, _describe, tensor
+from gradflow.tree import flatten, map_tree, rebuild
+
+_IDENTITY = Operation("identity", lambda F, x: x, [lambda F, g, _out, _x: g], view=True)
+
+_LARGEST_BATCH = 1 << 24
+"""The most elements that a batch of gradients of one node may have in `jacobian`."""
+
+
+class _Trace:
+    """A run of a function on stand-ins for some of its arguments, and what it gave.
+
+    `inputs` are the stand-ins, `output` the result; `outer` tells whether a derivative of this run's derivatives is
+    needed, so that they must be recorded.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        f: Callable[..., Any],
+        arguments: Sequence[Any],
+        argnums: Sequence[int],
+        options: dict[str, Any],
+    ) -> None:
+        self.what = what
+        recording = is_grad_enabled()
+        given = list(arguments)
+        self.inputs: list[Tensor] = []
+        self.trees = []
+        with enable_grad():
+            for i in argnums:
+                leaves = [_stand_in(what, f"argument {i}{path}", x, recording) for path, x in flatten(given[i])]
+                self.inputs += leaves
+                self.trees.append(given[i])
+                given[i] = rebuild(given[i], leaves)
+            if not self.inputs:
+                raise ValueError(f"{what} has nothing to differentiate by: the arguments hold no tensors")
+            self.nodes = [_node(x) for x in self.inputs]
+            self.output = f(*given, **options)
+        self._recording = recording
+
+    def check_outputs(self, output: Any) -> list[tuple[str, Tensor]]:
+        """The tensors of an output; TypeError for what is none, or carries no gradient."""
+        found = flatten(output)
+        for path, y in found:
+            if not isinstance(y, Tensor):
+                raise TypeError(f"{self.what} needs a function that returns tensors; result{path} is {_kind(y)}")
+            if not y.dtype.is_floating:
+                raise TypeError(f"{self.what} cannot differentiate result{path}, a {_describe(y)}: it is not floating")
+        return found
+
+    def is_outer(self, *outputs: Any) -> bool:
+        """Whether the outputs depend on something recorded before this run, or on a leaf of someone else."""
+        if not self._recording:
+            return False
+        if any(node.parents for node in self.nodes):
+            return True
+        own, start = set(self.nodes), self.nodes[0].id
+        roots = [y._node for y in outputs if y._node is not None and y._node not in own]
+        seen = set(roots)
+        while roots:
+            node = roots.pop()
+            if node.op is None or node.id < start:
+                return True
+            for parent in node.parents:
+                if parent is not None and parent not in own and parent not in seen:
+                    seen.add(parent)
+                    roots.append(parent)
+        return False
+
+
+def _pull(
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    outer: bool,
+    retain: bool = False,
+    batch: bool = False,
+) -> list[Tensor]:
+    """The gradients of the inputs, recorded where `outer`; zeros where no output depends on one.
+
+    With `batch` the first axis of the cotangents, and of the results, counts a batch.
+    """
+    pairs = [(y._node, g) for y, g in zip(outputs, cotangents, strict=True) if y._node is not None]
+    found: dict[Any, Any] = {}
+    if pairs:
+        found = backward(
+            [node for node, _ in pairs],
+            [_value(g, outer, batch) for _, g in pairs],
+            retain_graph=retain or outer,
+            create_graph=outer,
+            wanted={_node(x) for x in inputs},
+            batched=batched if batch else None,
+        )
+    leading = cotangents[0].shape[:1] if batch else ()
+    return [_result(found.get(_node(x)), x, leading, outer, batch) for x in inputs]
+
+
+def _node(x: Tensor) -> Node | Leaf:
+    assert x._node is not None
+    return x._node
+
+
+def _result(g: Any, x: Tensor, leading: tuple[int, ...], outer: bool, batch: bool) -> Tensor:
+    if g is None:
+        return Tensor(x.backend.zeros((*leading, *x.shape), dtype=x.array.dtype), x.backend)
+    values = g.values if batch else g
+    if outer:
+        return ops.copy(values)
+    return Tensor(x.backend.asarray(values, copy=True), x.backend)  # no two results share memory
+
+
+def _value(g: Tensor, outer: bool, batch: bool) -> Any:
+    value = g if outer else g.array
+    return Batch(value) if batch else value
+
+
+def _stand_in(what: str, where: str, x: Any, recording: bool) -> Tensor:
+    if isinstance(x, Real) and not isinstance(x, bool):
+        x = tensor(float(x))
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{what} differentiates by tensors; {where} is {_kind(x)}")
+    if not x.dtype.is_floating:
+        raise TypeError(
+            f"{what} cannot differentiate by {where}, a {_describe(x)}: convert it with astype(gradflow.float32)"
+        )
+    if recording and x._node is not None:
+        return apply(_IDENTITY, (x,))
+    out = Tensor(x.array, x.backend, Leaf(x.backend, x.shape, x.array.dtype))
+    out._base = x if x._base is None else x._base
+    return out
+
+
+def _kind(x: Any) -> str:
+    return "None" if x is None else f"{type(x).__name__}"
+
+
+def _numbers(argnums: int | Sequence[int], count: int, what: str) -> tuple[int, ...]:
+    wanted = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    for i in wanted:
+        if not isinstance(i, int) or isinstance(i, bool):
+            raise TypeError(f"argnums of {what} are numbers of positional arguments; got {argnums!r}")
+        if not -count <= i < count:
+            raise ValueError(f"{what} was told to differentiate by argument {i}, but the function got {count}")
+    normal = tuple(i % count for i in wanted)
+    if len(set(normal)) != len(normal):
+        raise ValueError(f"argnums of {what} name an argument twice: {argnums!r}")
+    return normal
+
+
+def _like_arguments(trace: _Trace, gradients: Sequence[Any], single: bool) -> Any:
+    """Gradients in the structure of the arguments: a tree, or with several argnums a tuple of trees."""
+    remaining = iter(gradients)
+    trees = tuple(map_tree(lambda _: next(remaining), tree) for tree in trace.trees)
+    return trees[0] if single else trees
+
+
+def _plain(tree: Any) -> Any:
+    return map_tree(lambda y: y.detach() if isinstance(y, Tensor) else y, tree)
+
+
+def _scalar(trace: _Trace, output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(f"{trace.what} needs a function that returns a scalar tensor; it returned {_kind(output)}")
+    trace.check_outputs(output)
+    if output.ndim:
+        raise ValueError(
+            f"{trace.what} needs a function that returns a scalar; it returned a {_describe(output)}: "
+            "reduce it (mean, sum), or use jacobian or vjp"
+        )
+    return output
+
+
+def value_and_grad(
+    f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """A function that returns `f` of its arguments and the gradient of that by the arguments `argnums`.
+
+    f returns a scalar tensor; with `has_aux`, a pair of that and anything else, which is handed on: ((value, aux),
+    gradient). The gradient has the structure of the argument, or is a tuple of such for a tuple of argnums; where f
+    does not depend on a tensor it is zeros. Raises TypeError for an argument or a result that is no floating-point
+    tensor, ValueError for a result that is no scalar.
+
+    >>> import gradflow as gf
+    >>> value, gradient = gf.value_and_grad(lambda w: (w * w).sum())(gf.tensor([1.0, 2.0]))
+    >>> value.item(), gradient.tolist()
+    (5.0, [2.0, 4.0])
+    """
+
+    def of_arguments(*arguments: Any, **options: Any) -> Any:
+        name = "value_and_grad"
+        trace = _Trace(name, f, arguments, _numbers(argnums, len(arguments), name), options)
+        output, aux = trace.output if has_aux else (trace.output, None)
+        output = _scalar(trace, output)
+        outer = trace.is_outer(output)
+        seed = Tensor(output.backend.ones_like(output.array), output.backend)
+        gradients = _pull(trace.inputs, [output], [seed], outer)
+        if not outer:
+            output, aux = _plain(output), _plain(aux)
+        result = _like_arguments(trace, gradients, isinstance(argnums, int))
+        return ((output, aux) if has_aux else output), result
+
+    return of_arguments
+
+
+def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
+    """A function that returns the gradient of `f` by the arguments `argnums`: `value_and_grad` without the value.
+
+    With `has_aux` it returns (gradient, aux). `grad(grad(f))` is the second derivative, and so on.
+
+    >>> import gradflow as gf
+    >>> cube = lambda x: x * x * x
+    >>> gf.grad(cube)(2.0).item(), gf.grad(gf.grad(cube))(2.0).item()
+    (12.0, 12.0)
+    """
+    both = value_and_grad(f, argnums, has_aux)
+
+    def of_arguments(*arguments: Any, **options: Any) -> Any:
+        value, gradient = both(*arguments, **options)
+        return (gradient, value[1]) if has_aux else gradient
+
+    return of_arguments
+
+
+def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    """`f` of the primals, and the function that sends a cotangent of that back: v to v^T J, a tuple, one per primal.
+
+    A cotangent has the structure, shapes, dtypes and devices of the result. The function may be called many times.
+    Raises TypeError or ValueError for what does not fit.
+
+    >>> import gradflow as gf
+    >>> y, back = gf.vjp(lambda a, b: a * b, gf.tensor([1.0, 2.0]), gf.tensor([3.0, 4.0]))
+    >>> [g.tolist() for g in back(gf.tensor([1.0, 10.0]))]
+    [[3.0, 40.0], [1.0, 20.0]]
+    """
+    trace = _Trace("vjp", f, primals, range(len(primals)), {})
+    outputs = [y for _, y in trace.check_outputs(trace.output)]
+    outer = trace.is_outer(*outputs)
+
+    def pullback(cotangents: Any) -> tuple[Any, ...]:
+        given = _matching("vjp", "cotangent", cotangents, trace.output)
+        recorded = outer or (is_grad_enabled() and any(g.requires_grad for g in given))
+        gradients = _pull(trace.inputs, outputs, given, recorded, retain=True)
+        return tuple(_like_arguments(trace, gradients, single=False))
+
+    return (trace.output if outer else _plain(trace.output)), pullback
+
+
+def _matching(what: str, kind: str, tangents: Any, like: Any) -> list[Tensor]:
+    """The tensors of a tree of tangents that must be as `like` is; numbers stand for scalars."""
+    given, expected = flatten(tangents), flatten(like)
+    if [path for path, _ in given] != [path for path, _ in expected]:
+        raise ValueError(
+            f"{what} needs a {kind} with the structure of what it belongs to: {_paths(expected)}; got {_paths(given)}"
+        )
+    found = []
+    for (path, t), (_, x) in zip(given, expected, strict=True):
+        if isinstance(t, Real) and isinstance(x, Tensor) and not x.ndim:
+            t = tensor(float(t), dtype=x.dtype, device=x.device)
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{what}: {kind}{path} must be a tensor; got {_kind(t)}")
+        if isinstance(x, Tensor) and (t.shape, t.dtype, t.device) != (x.shape, x.dtype, x.device):
+            raise ValueError(f"{what}: {kind}{path} must be like the {_describe(x)}; got a {_describe(t)}")
+        found.append(t)
+    return found
+
+
+def _paths(leaves: Sequence[tuple[str, Any]]) -> str:
+    if [path for path, _ in leaves] == [""]:
+        return "one tensor"
+    return ", ".join(path for path, _ in leaves) or "nothing"
+
+
+def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    """`f` of the primals, and its derivative in the direction of the tangents, J t, in the structure of the result.
+
+    `primals` and `tangents` are sequences, one for each argument; a tangent is like its primal. Raises TypeError or
+    ValueError for what does not fit.
+
+    >>> import gradflow as gf
+    >>> y, direction = gf.jvp(gf.sin, (gf.tensor(0.0),), (gf.tensor(2.0),))
+    >>> direction.item()
+    2.0
+    """
+    _check_sequences("jvp", primals, tangents)
+    trace = _Trace("jvp", f, primals, range(len(primals)), {})
+    outputs = [y for _, y in trace.check_outputs(trace.output)]
+    given = _matching("jvp", "tangent", list(tangents), rebuild(trace.trees, trace.inputs))
+    outer = trace.is_outer(*outputs) or (is_grad_enabled() and any(t.requires_grad for t in given))
+    cotangents, pulled = _pulled(trace, outputs)
+    found = _pull(cotangents, pulled, given, outer)
+    return (trace.output if outer else _plain(trace.output)), rebuild(trace.output, found)
+
+
+def _check_sequences(what: str, primals: Any, tangents: Any) -> None:
+    for name, value in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(value, (tuple, list)):
+            raise TypeError(f"{what} takes {name} as a tuple, one for each argument; got {_kind(value)}")
+    if len(primals) != len(tangents):
+        raise ValueError(
+            f"{what} needs a tangent for each primal; got {len(primals)} primals, {len(tangents)} tangents"
+        )
+
+
+def _pulled(trace: _Trace, outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The VJP of a trace, recorded as a function of cotangents of its own: the VJP of that is the trace's JVP."""
+    cotangents = [
+        Tensor(y.backend.zeros(y.shape, dtype=y.array.dtype), y.backend, Leaf(y.backend, y.shape, y.array.dtype))
+        for y in outputs
+    ]
+    with enable_grad():
+        return cotangents, _pull(trace.inputs, outputs, cotangents, outer=True)
+
+
+def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """A function that returns the Jacobian of `f` by the arguments `argnums`: shape of the result + shape of the input.
+
+    For nested results and arguments it is a tree like the result, of trees like the argument (of tuples of them for a
+    tuple of argnums). Computed by rows, or by columns where the result has many more elements than the arguments; a
+    batch of them at a time. Raises TypeError or ValueError for what cannot be differentiated.
+
+    >>> import gradflow as gf
+    >>> gf.jacobian(lambda x: x * x)(gf.tensor([1.0, 2.0, 3.0])).tolist()
+    [[2.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 6.0]]
+    """
+
+    def of_arguments(*arguments: Any, **options: Any) -> Any:
+        trace = _Trace("jacobian", f, arguments, _numbers(argnums, len(arguments), "jacobian"), options)
+        outputs = [y for _, y in trace.check_outputs(trace.output)]
+        outer = trace.is_outer(*outputs)
+        tall = sum(y.size for y in outputs) > 2 * sum(x.size for x in trace.inputs)
+        blocks = _columns(trace, outputs, outer) if tall else _rows(trace.inputs, outputs, outer)
+        single = isinstance(argnums, int)
+        return rebuild(trace.output, [_like_arguments(trace, row, single) for row in blocks])
+
+    return of_arguments
+
+
+def _rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], outer: bool) -> list[list[Tensor]]:
+    """For each output the derivatives by each input, of shape output + input."""
+    return [
+        [
+            ops.reshape(block, y.shape + x.shape)
+            for x, block in zip(inputs, _send_back_all(inputs, y, outer), strict=True)
+        ]
+        for y in outputs
+    ]
+
+
+def _columns(trace: _Trace, outputs: Sequence[Tensor], outer: bool) -> list[list[Tensor]]:
+    """As `_rows`, from the transposed Jacobian: the rows of the function that sends cotangents back."""
+    cotangents, pulled = _pulled(trace, outputs)
+    by_input = [_send_back_all(cotangents, u, outer) for u in pulled]
+    return [
+        [
+            ops.reshape(ops.permute_dims(blocks[j], (*range(1, y.ndim + 1), 0)), y.shape + x.shape)
+            for x, blocks in zip(trace.inputs, by_input, strict=True)
+        ]
+        for j, y in enumerate(outputs)
+    ]
+
+
+def _send_back_all(inputs: Sequence[Tensor], y: Tensor, outer: bool) -> list[Tensor]:
+    """The derivatives of all elements of y by each input, (y.size, ...): in batches that are not too large."""
+    if y._node is None or not y.size:
+        return [Tensor(x.backend.zeros((y.size, *x.shape), dtype=x.array.dtype), x.backend) for x in inputs]
+    largest = max(math.prod(node.shape) for node in nodes_from([y._node], {_node(x) for x in inputs}))
+    step = max(1, _LARGEST_BATCH // max(largest, 1))
+    parts = []
+    for start in range(0, y.size, step):
+        places = ops.arange(start, min(start + step, y.size), dtype="int64", device=y.device)
+        basis = ops.reshape(ops.one_hot(places, y.size, y.dtype), (places.size, *y.shape))
+        parts.append(_pull(inputs, [y], [basis], outer, retain=True, batch=True))
+    return parts[0] if len(parts) == 1 else [ops.concat(blocks) for blocks in zip(*parts, strict=True)]
+
+
+def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """A function that returns the second derivatives of `f`, which returns a scalar: the Jacobian of its gradient.
+
+    Of shape input + input; for nested arguments a tree of trees, as of `jacobian`. Errors as of `grad`.
+
+    >>> import gradflow as gf
+    >>> gf.hessian(lambda x: (x * x * x).sum())(gf.tensor([1.0, 2.0])).tolist()
+    [[6.0, 0.0], [0.0, 12.0]]
+    """
+    return jacobian(grad(f, argnums), argnums)
+
+
+def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, ...]:
+    """The Hessian of `f`, which returns a scalar, at the primals times the tangents; without forming the Hessian.
+
+    As for `jvp`, both are sequences, one for each argument; so is the result. Pearlmutter 1994, "Fast Exact
+    Multiplication by the Hessian"; here as the VJP of the gradient, since the Hessian is symmetric.
+
+    >>> import gradflow as gf
+    >>> [h.tolist() for h in gf.hvp(lambda x: (x * x * x).sum(), (gf.tensor([1.0, 2.0]),), (gf.tensor([1.0, 1.0]),))]
+    [[6.0, 12.0]]
+    """
+    _check_sequences("hvp", primals, tangents)
+    _, back = vjp(grad(f, tuple(range(len(primals)))), *primals)
+    return back(tuple(tangents))

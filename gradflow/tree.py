@@ -1,0 +1,39 @@
+"""Nested tuples, lists and dicts of tensors, taken apart and put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+
+def flatten(tree: Any, path: str = "") -> list[tuple[str, Any]]:
+    """What a tree holds, from left to right, each with its path, as in "[0]['weight']"."""
+    return list(_walk(tree, path))
+
+
+def _walk(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, (tuple, list)):
+        for i, part in enumerate(tree):
+            yield from _walk(part, f"{path}[{i}]")
+    elif isinstance(tree, dict):
+        for key, part in tree.items():
+            yield from _walk(part, f"{path}[{key!r}]")
+    else:
+        yield path, tree
+
+
+def rebuild(tree: Any, leaves: Sequence[Any]) -> Any:
+    """A tree like this one that holds `leaves`, in the order of `flatten`."""
+    remaining = iter(leaves)
+    return map_tree(lambda _: next(remaining), tree)
+
+
+def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
+    """A tree like this one that holds `function` of what this one does."""
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*[map_tree(function, part) for part in tree])
+    if isinstance(tree, (tuple, list)):
+        return type(tree)([map_tree(function, part) for part in tree])
+    if isinstance(tree, dict):
+        return type(tree)({key: map_tree(function, part) for key, part in tree.items()})
+    return function(tree)
