@@ -1,7 +1,9 @@
 """gradflow: automatic differentiation and training of multilayer perceptrons, the same code on CPU and GPU."""
 
 from gradflow import nn, optim, random
+from gradflow.anomaly import NonFiniteError, detect_anomaly
 from gradflow.backend import Device, Diagnosis
+from gradflow.checkpoint import checkpoint
 from gradflow.device import (
     DeviceMismatchError,
     DeviceUnavailableError,
@@ -134,6 +136,7 @@ __all__ = [
     "DeviceUnavailableError",
     "Diagnosis",
     "Generator",
+    "NonFiniteError",
     "Tensor",
     "abs",
     "add",
@@ -149,6 +152,7 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "bool",
     "broadcast_to",
+    "checkpoint",
     "choose_device",
     "clip",
     "concat",
@@ -156,6 +160,7 @@ __all__ = [
     "cross_entropy",
     "cumulative_sum",
     "current_device",
+    "detect_anomaly",
     "devices",
     "diagnose",
     "divide",

@@ -7,8 +7,10 @@ operations that IEEE 754 rounds exactly (+, -, *, /, sqrt, comparisons) in float
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from gradflow.backend import Array, Backend
@@ -39,6 +41,9 @@ class Generator:
     def draw(self, words: int) -> tuple[int, int]:
         """Reserve that many 64-bit words; returns the key and the counter that `Backend.random_bits` makes them of."""
         key, counter = self.key, self.counter
+        used = _used.get()
+        if used is not None:
+            used.setdefault(self, (key, counter))
         self.counter = (counter + (words + 3) // 4) % (1 << _COUNTER_BITS)
         return key, counter
 
@@ -56,6 +61,40 @@ class Generator:
 
 default_generator = Generator(0)
 """The generator of everything that is not given another one."""
+
+States = dict[Generator, tuple[int, int]]
+_used: ContextVar[States | None] = ContextVar("gradflow_used_generators", default=None)
+
+
+@contextlib.contextmanager
+def states_before() -> Iterator[States]:
+    """The states that the generators used inside a `with` had before it: filled in as they are used."""
+    outer = _used.get()
+    states: States = {}
+    token = _used.set(states)
+    try:
+        yield states
+    finally:
+        _used.reset(token)
+        for generator, state in states.items():
+            if outer is not None:
+                outer.setdefault(generator, state)
+
+
+@contextlib.contextmanager
+def restored(states: States) -> Iterator[None]:
+    """Generators in the given states inside a `with`, and after it in those they have now."""
+    now = {generator: (generator.key, generator.counter) for generator in states}
+    try:
+        _set_states(states)
+        yield
+    finally:
+        _set_states(now)
+
+
+def _set_states(states: States) -> None:
+    for generator, state in states.items():
+        generator.key, generator.counter = state
 
 
 def manual_seed(seed: int) -> Generator:

@@ -51,7 +51,7 @@ class _Trace:
         self.trees = []
         with enable_grad():
             for i in argnums:
-                leaves = [_stand_in(what, f"argument {i}{path}", x, recording) for path, x in flatten(given[i])]
+                leaves = [_checked(what, f"argument {i}{path}", x, recording) for path, x in flatten(given[i])]
                 self.inputs += leaves
                 self.trees.append(given[i])
                 given[i] = rebuild(given[i], leaves)
@@ -137,7 +137,7 @@ def _value(g: Tensor, outer: bool, batch: bool) -> Any:
     return Batch(value) if batch else value
 
 
-def _stand_in(what: str, where: str, x: Any, recording: bool) -> Tensor:
+def _checked(what: str, where: str, x: Any, recording: bool) -> Tensor:
     if isinstance(x, Real) and not isinstance(x, bool):
         x = tensor(float(x))
     if not isinstance(x, Tensor):
@@ -146,7 +146,12 @@ def _stand_in(what: str, where: str, x: Any, recording: bool) -> Tensor:
         raise TypeError(
             f"{what} cannot differentiate by {where}, a {_describe(x)}: convert it with astype(gradflow.float32)"
         )
-    if recording and x._node is not None:
+    return stand_in(x, recording)
+
+
+def stand_in(x: Tensor, recorded: bool) -> Tensor:
+    """The values of x as a new leaf; or, where x needs a gradient and this is to be `recorded`, as computed from x."""
+    if recorded and x._node is not None:
         return apply(_IDENTITY, (x,))
     out = Tensor(x.array, x.backend, Leaf(x.backend, x.shape, x.array.dtype))
     out._base = x if x._base is None else x._base

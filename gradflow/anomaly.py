@@ -1,0 +1,166 @@
+"""Finding the operation that made the first value that is not finite."""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from gradflow.backend import Backend
+from gradflow.batching import Batch
+from gradflow.engine import Leaf, Node, Observer, Operation, observed_by
+from gradflow.tensor import Tensor, _describe
+
+_PACKAGE = str(Path(__file__).parent)
+_LONGEST = 10_000
+"""Results that wait to be looked at; more are looked at without waiting for the end of the backward pass."""
+
+
+class NonFiniteError(FloatingPointError):
+    """A value is infinite or not a number; the message says where it was made, of what, and by which line."""
+
+
+@contextlib.contextmanager
+def detect_anomaly() -> Iterator[None]:
+    """Raise NonFiniteError for the first value inside a `with` that is not finite, be it of an operation or a gradient.
+
+    The error names the operation, the line that called it, shapes, dtypes and device, the first bad index and what went
+    in. Values are looked at on their device, and the host waits once, at the end of a backward pass or of the `with`;
+    until then all of them are kept in memory.
+
+    >>> import gradflow as gf
+    >>> with gf.detect_anomaly():  # doctest: +ELLIPSIS
+    ...     y = gf.tensor([1.0, float("inf")]) * 2.0
+    Traceback (most recent call last):
+    gradflow.anomaly.NonFiniteError: multiply gave inf at index (1,)
+      in the forward pass, at <doctest ...>:2: y = gf.tensor([1.0, float("inf")]) * 2.0
+      result: tensor of shape (2,), float32 on cpu
+      input 0: tensor of shape (2,), float32 on cpu, inf there, from 1.0 to 1.0, 1 of 2 elements not finite themselves
+      input 1: the number 2.0
+    """
+    detector = _Detector()
+    with observed_by(detector):
+        yield
+        detector.check()
+
+
+class _Record(NamedTuple):
+    """What an operation, or one of its rules, gave, and of what."""
+
+    op: Operation
+    argument: int | None
+    result: Tensor
+    inputs: tuple[tuple[str, Any], ...]
+    line: str
+
+
+class _Detector(Observer):
+    def __init__(self) -> None:
+        self.records: list[_Record] = []
+        self.finite: dict[Backend, Any] = {}  # on each device, whether all results there were
+        self.lines: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
+        line = _line_of_user()
+        if out._node is not None:
+            self.lines[out._node] = line
+        named = tuple((f"input {i}", x) for i, x in enumerate(inputs) if isinstance(x, (Tensor, float, int)))
+        self._note(_Record(op, None, out.detach(), named, line))
+
+    def after_rule(self, node: Node, argument: int, g: Any, out: Any, values: Sequence[Any], result: Any) -> None:
+        inputs = [(f"input {i}", x) for i, x in enumerate(values) if not isinstance(x, (Node, Leaf))]
+        named = [("gradient of the result", g), *inputs]
+        line = self.lines.get(node, "before detect_anomaly")
+        tensors = tuple((name, _as_tensor(x, node.backend)) for name, x in named if x is not None)
+        self._note(_Record(node.op, argument, _as_tensor(result, node.backend).detach(), tensors, line))
+
+    def after_backward(self) -> None:
+        self.check()
+
+    def _note(self, record: _Record) -> None:
+        if not record.result.dtype.is_floating:
+            return
+        F, array = record.result.backend, record.result.array
+        finite = F.all(F.isfinite(array))
+        self.finite[F] = finite if F not in self.finite else F.logical_and(self.finite[F], finite)
+        self.records.append(record)
+        if len(self.records) > _LONGEST:
+            self.check()
+
+    def check(self) -> None:
+        """Wait for the flags; raise NonFiniteError for the first record that is to blame. Forget all of them."""
+        records, self.records = self.records, []
+        finite, self.finite = self.finite, {}
+        if all(bool(F.to_host(flag)) for F, flag in finite.items()):
+            return
+        for record in records:
+            flat = record.result.reshape(-1).tolist()
+            bad = [i for i, value in enumerate(flat) if not math.isfinite(value)]
+            if bad:
+                raise NonFiniteError(_describe_record(record, flat[bad[0]], bad))
+
+
+def _as_tensor(x: Any, backend: Backend) -> Any:
+    x = x.values if isinstance(x, Batch) else x
+    return x if isinstance(x, (Tensor, float, int)) else Tensor(x, backend)
+
+
+def _line_of_user() -> str:
+    """File, number and text of the innermost line outside this package that is being run."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and (
+        frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename == contextlib.__file__
+    ):
+        frame = frame.f_back
+    name, number = frame.f_code.co_filename, frame.f_lineno
+    return f"{name}:{number}: {linecache.getline(name, number, frame.f_globals).strip()}"
+
+
+def _describe_record(record: _Record, value: float, bad: list[int]) -> str:
+    result = record.result
+    index = _unravel(bad[0], result.shape)
+    others = "" if len(bad) == 1 else f", the first of {len(bad)} elements of {result.size} that are not finite"
+    if record.argument is None:
+        head = f"{record.op.name} gave {value} at index {index}{others}"
+        lines = [f"in the forward pass, at {record.line}"]
+    else:
+        head = f"the gradient of input {record.argument} of {record.op.name} is {value} at index {index}{others}"
+        lines = [f"in the backward pass of {record.line}"]
+    lines.append(f"result: {_describe(result)}")
+    lines += [f"{name}: {_describe_input(x, index, result.shape)}" for name, x in record.inputs]
+    return "\n  ".join([head, *lines])
+
+
+def _describe_input(x: Any, index: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    if not isinstance(x, Tensor):
+        return f"the number {x}"
+    text = _describe(x)
+    if not x.size:
+        return text
+    flat = x.detach().reshape(-1).tolist()
+    tail = shape[len(shape) - x.ndim :]
+    if x.ndim <= len(shape) and all(n in (1, m) for n, m in zip(x.shape, tail, strict=True)):
+        there = [i if n > 1 else 0 for i, n in zip(index[len(shape) - x.ndim :], x.shape, strict=True)]
+        place = 0
+        for i, n in zip(there, x.shape, strict=True):
+            place = place * n + i
+        text += f", {flat[place]} there"
+    good = [value for value in flat if math.isfinite(value)]
+    if good:
+        text += f", from {min(good)} to {max(good)}"
+    if len(good) < len(flat):
+        text += f", {len(flat) - len(good)} of {len(flat)} elements not finite themselves"
+    return text
+
+
+def _unravel(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    index = []
+    for n in reversed(shape):
+        place, i = divmod(place, n)
+        index.append(i)
+    return tuple(reversed(index))

@@ -1,0 +1,158 @@
+"""Trading time for memory: a part of a computation that keeps its inputs alone, and is computed again to go back.
+
+Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost". The part becomes one node. Its parents are the
+arguments and whatever else the part read that needs a gradient, weights for example; its rule runs the part again, with
+the random generators as they were, and sends the gradient back through that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from gradflow import ops
+from gradflow.batching import Batch, batched
+from gradflow.engine import Node, Operation, backward, enable_grad, is_grad_enabled, tick
+from gradflow.random import States, restored, states_before
+from gradflow.tensor import Tensor
+from gradflow.transforms import stand_in
+from gradflow.tree import flatten, map_tree, rebuild
+
+
+def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """`function(*arguments)`, whose intermediate values are not kept but computed again in the backward pass.
+
+    The gradients are the same to the bit, those of closed-over tensors and dropout's masks included; only where one
+    tensor is used both inside and outside may its contributions be added in another order. The function must do the
+    same each time. Its results are tensors of one dtype, or nested tuples, lists and dicts of them.
+    Raises TypeError for results of several dtypes or devices; in the backward pass RuntimeError where the second run
+    does not do what the first did, or would read a tensor that has changed in place since.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([0.0, 1.0], requires_grad=True)
+    >>> gf.checkpoint(lambda x: gf.square(gf.exp(x)).sum(), x).backward()
+    >>> [round(g, 3) for g in x.grad.tolist()]
+    [2.0, 14.778]
+    """
+    if not is_grad_enabled():
+        return function(*arguments, **options)
+    segment = _Segment(function, (arguments, options))
+    with states_before() as states:
+        run = _Run(segment, recorded=False)
+    if run.flat is None:
+        return run.output
+    externals, segment.read = run.beginnings()
+    segment.states, segment.externals = states, externals
+    backend, array = run.flat.backend, run.flat.array
+    parents = tuple([node for node in segment.argument_nodes if node is not None] + externals)
+    node = Node(_CHECKPOINT, backend, parents, None, None, array, {"segment": segment}, None)
+    segment.version = node.id
+    return run.split(Tensor(array, backend, node))
+
+
+class _Segment:
+    """What it takes to run a function again as it ran first."""
+
+    states: States
+    externals: list[Any]
+    read: list[Tensor]
+    version: int
+
+    def __init__(self, function: Callable[..., Any], tree: Any) -> None:
+        self.function = function
+        self.tree = tree
+        self.leaves = [x for _, x in flatten(tree)]
+        self.argument_nodes = [x._node if isinstance(x, Tensor) else None for x in self.leaves]
+
+    def check_unchanged(self) -> None:
+        """Raise RuntimeError where a tensor that the function reads has been changed in place since it ran."""
+        for x in [*(x for x in self.leaves if isinstance(x, Tensor)), *self.read]:
+            changed = (x if x._base is None else x._base)._changed
+            if changed > self.version:
+                raise RuntimeError(
+                    f"a tensor of shape {x.shape} that a checkpoint reads was changed in place after it ran (it ran at "
+                    f"version {self.version}, changed at version {changed}); change a copy of it, or change it after "
+                    "backward()"
+                )
+
+
+class _Run:
+    """A run of a segment on stand-ins for its arguments: its output, and the recorded tensors in that as a flat one."""
+
+    def __init__(self, segment: _Segment, recorded: bool) -> None:
+        self.start = tick()
+        with enable_grad():
+            leaves = [
+                x if node is None else stand_in(x, recorded)
+                for x, node in zip(segment.leaves, segment.argument_nodes, strict=True)
+            ]
+            self.stand_ins: list[Any] = [
+                x._node for x, node in zip(leaves, segment.argument_nodes, strict=True) if node is not None
+            ]
+            arguments, options = rebuild(segment.tree, leaves)
+            self.output = segment.function(*arguments, **options)
+            self.parts = [y for _, y in flatten(self.output) if isinstance(y, Tensor) and y._node is not None]
+            if len({(y.dtype, y.device) for y in self.parts}) > 1:
+                kinds = ", ".join(f"{y.dtype} on {y.device}" for y in self.parts)
+                raise TypeError(f"the results of a checkpoint must be of one dtype and on one device; got {kinds}")
+            self.flat: Tensor | None = None
+            if self.parts:
+                several = len(self.parts) > 1
+                self.flat = ops.concat([ops.reshape(y, (y.size,)) for y in self.parts]) if several else self.parts[0]
+
+    def beginnings(self) -> tuple[list[Any], list[Tensor]]:
+        """The older nodes that the output depends on, the stand-ins aside, and the tensors that it read of others."""
+        assert self.flat is not None
+        seen, stack = set(self.stand_ins), [self.flat._node]
+        externals, read = [], []
+        while stack:
+            node: Any = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if node.id < self.start:
+                externals.append(node)
+                continue
+            stack += [parent for parent in node.parents if parent is not None]
+            for x in node.inputs or ():
+                if isinstance(x, Tensor) and (x._node is None or x._node.id < self.start):
+                    read.append(x)
+        return sorted(externals, key=lambda node: node.id), read
+
+    def split(self, flat: Tensor) -> Any:
+        """The output with pieces of `flat` in place of its recorded tensors."""
+        pieces, start = [], 0
+        for y in self.parts:
+            stop = start + math.prod(y.shape)
+            pieces.append(flat if len(self.parts) == 1 else ops.reshape(flat[start:stop], y.shape))
+            start = stop
+        remaining = iter(pieces)
+        return map_tree(lambda y: next(remaining) if isinstance(y, Tensor) and y._node is not None else y, self.output)
+
+
+def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, into: Any, segment: _Segment) -> list[Any]:
+    segment.check_unchanged()
+    batch = isinstance(g, Batch)
+    recorded = isinstance(g.values if batch else g, Tensor)
+    with restored(segment.states):
+        run = _Run(segment, recorded)
+    externals = [] if run.flat is None else run.beginnings()[0]
+    if run.flat is None or run.flat.shape != g.shape or externals != segment.externals:
+        raise RuntimeError(
+            "the function of a checkpoint did something else when it was run again: it must not depend on anything "
+            "but its arguments, tensors that stay as they are, and gradflow's random generators"
+        )
+    ends = run.stand_ins + externals
+    found = backward(
+        [run.flat._node],  # type: ignore[list-item]
+        [g],
+        retain_graph=recorded,
+        create_graph=recorded,
+        wanted=set(ends),
+        batched=batched if batch else None,
+    )
+    return [found.get(node) for node in ends]
+
+
+_CHECKPOINT = Operation("checkpoint", lambda F: None, joint=_run_again, joint_reads_inputs=False)
