@@ -68,7 +68,7 @@ class _Segment:
     def check_unchanged(self) -> None:
         """Raise RuntimeError where a tensor that the function reads has been changed in place since it ran."""
         for x in [*(x for x in self.leaves if isinstance(x, Tensor)), *self.read]:
-            changed = (x if x._base is None else x._base)._changed
+            changed = (x if x._memory is None else x._memory)._changed
             if changed > self.version:
                 raise RuntimeError(
                     f"a tensor of shape {x.shape} that a checkpoint reads was changed in place after it ran (it ran at "

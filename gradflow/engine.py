@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -182,10 +183,32 @@ class Node:
         return len(self.shape)
 
 
+class Memory:
+    """What tensors that share memory have in common: when it last changed in place, and the node that saved it."""
+
+    __slots__ = ("_changed", "node")
+
+    def __init__(self, changed: int = 0, node: Node | None = None) -> None:
+        self._changed = changed
+        self.node = None if node is None else weakref.ref(node)
+
+
 class Leaf:
     """The end of a walk: holds the gradient of a tensor that was not computed, and the buffer to write it to."""
 
-    __slots__ = ("__weakref__", "backend", "block", "buffer", "dtype", "grad", "id", "parents", "shape")
+    __slots__ = (
+        "__weakref__",
+        "backend",
+        "block",
+        "buffer",
+        "dtype",
+        "given",
+        "grad",
+        "id",
+        "memory",
+        "parents",
+        "shape",
+    )
 
     op = None
 
@@ -197,11 +220,31 @@ class Leaf:
         self.grad: Tensor | None = None
         self.buffer: Array | None = None
         self.block: Any = None  # the optimizer's block of flat arrays that the buffer is a part of
+        self.given: weakref.ref[Tensor] | None = None  # the tensor that the buffer was last handed out in
+        self.memory = Memory()  # of the buffer
         self.id = tick()
 
     @property
     def ndim(self) -> int:
         return len(self.shape)
+
+    def hand_out(self) -> None:
+        """Make what the buffer holds the gradient."""
+        assert self.buffer is not None
+        self.grad = _wrap(self.buffer, self.backend, None)
+        self.grad._memory = self.memory
+        self.given = weakref.ref(self.grad)
+
+    def take_back(self) -> None:
+        """Before the buffer is written anew: who still holds the gradient that it held gets a copy of that.
+
+        Views of it do not: a rule that needs the values of one will find them changed.
+        """
+        self.memory._changed = tick()
+        held = None if self.given is None else self.given()
+        if held is not None and held.array is self.buffer:
+            held.array = self.backend.asarray(held.array, copy=True)
+            held._memory = None
 
 
 FREED: tuple[Any, ...] = ("freed",)
@@ -311,7 +354,7 @@ def backward(
                 if kind is float or kind is int:
                     values.append(tensor)
                     continue
-                changed = (tensor if tensor._base is None else tensor._base)._changed
+                changed = (tensor if tensor._memory is None else tensor._memory)._changed
                 if changed > node.id:
                     raise _changed_error(op, "an input", tensor.shape, node.id, changed)
                 values.append(tensor if create_graph else tensor.array)
@@ -331,6 +374,7 @@ def backward(
                 for i, parent in enumerate(parents):
                     if parent is not None and parent.op is None and _is_fresh(parent, pending, parents):
                         into[i] = parent.buffer
+                        parent.take_back()
             if op.residual:
                 plain = not create_graph and batched is None
                 parameters = {**parameters, "residual": node.residual if plain else None}
@@ -404,9 +448,9 @@ def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
         return type(g)(F.stack(each, axis=0))
     for hook in list(hooks[node].values()):
         given = g if create_graph else _wrap(g, node.backend, None)
-        changed = given._changed
+        given._memory = Memory()
         result = hook(given)
-        if given._changed != changed:
+        if given._memory._changed:
             raise RuntimeError("a hook changed the gradient in place, which others may share; return a new one instead")
         if result is None:
             continue
@@ -420,7 +464,7 @@ def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
 
 def _is_fresh(leaf: Leaf, pending: dict[Any, Any], parents: tuple[Any, ...]) -> bool:
     """Whether a gradient may be written straight into the leaf's buffer: nothing is there or on the way to it yet."""
-    return leaf.grad is None and leaf not in pending and parents.count(leaf) == 1
+    return leaf.buffer is not None and leaf.grad is None and leaf not in pending and parents.count(leaf) == 1
 
 
 def _wrap(array: Array, backend: Backend, node: Any) -> Tensor:
@@ -441,13 +485,13 @@ def _accumulate(leaf: Leaf, g: Any, create_graph: bool) -> None:
     grad = leaf.grad
     if grad is None and create_graph:
         leaf.grad = tensor_functions.copy(g)
+    elif grad is None and leaf.buffer is None:
+        leaf.grad = _wrap(leaf.backend.asarray(g, copy=True), leaf.backend, None)
     elif grad is None:
-        buffer = leaf.buffer
-        if buffer is None:
-            buffer = leaf.backend.asarray(g, copy=True)
-        elif g is not buffer:
-            leaf.backend.setitem(buffer, ..., g)
-        leaf.grad = _wrap(buffer, leaf.backend, None)
+        if g is not leaf.buffer:
+            leaf.take_back()
+            leaf.backend.setitem(leaf.buffer, ..., g)
+        leaf.hand_out()
     elif create_graph:
         leaf.grad = tensor_functions.add(grad, g)
     elif grad._node is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.backend import Array, Backend, Device
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DTYPES, DType
-from gradflow.engine import Handle, Leaf, Node, backward, grad_enabled, hooks, tick
+from gradflow.engine import Handle, Leaf, Memory, Node, backward, grad_enabled, hooks, tick
 
 _ARRAY_TEXT = re.compile(r"^array\((.*?)(?:,\s*shape=\([\d, ]*\))?(?:,\s*dtype=\w+)?\)$", re.DOTALL)
 
@@ -24,7 +24,7 @@ class Tensor:
     device.
     """
 
-    __slots__ = ("__weakref__", "_base", "_changed", "_node", "array", "backend")
+    __slots__ = ("__weakref__", "_changed", "_memory", "_node", "array", "backend")
 
     __array_ufunc__ = None  # so that `numpy_array * tensor` reaches __rmul__, which explains
     __hash__ = object.__hash__
@@ -33,7 +33,7 @@ class Tensor:
         self.array = array
         self.backend = backend
         self._node = node
-        self._base: Tensor | None = None  # for a view, the tensor that owns the memory
+        self._memory: Memory | None = None  # what views of one memory share
         self._changed = 0  # when the values were last changed in place, by the engine's clock
 
     # ------------------------------------------------------------------ what it is
@@ -177,8 +177,9 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same values (shared, not copied) without the graph."""
+        memory = self._shared_memory()
         out = Tensor(self.array, self.backend)
-        out._base = self if self._base is None else self._base
+        out._memory = memory
         return out
 
     # ------------------------------------------------------------------ leaving the device
@@ -216,12 +217,25 @@ class Tensor:
 
     # ------------------------------------------------------------------ changing in place
 
+    def _shared_memory(self) -> Memory:
+        """What this tensor and its views share, from now on."""
+        if not hasattr(self.array, "__setitem__"):  # a NumPy scalar
+            self.array = self.backend.asarray(self.array)
+        if self._memory is None:
+            self._memory = Memory(self._changed, self._node if isinstance(self._node, Node) else None)
+        return self._memory
+
     def _bump(self) -> None:
         """Note that the values have changed in place."""
-        owner = self if self._base is None else self._base
-        now = owner._changed = tick()
-        if isinstance(owner._node, Node):
-            owner._node.out_changed = now
+        memory = self._memory
+        if memory is None:
+            now, node = tick(), self._node
+            self._changed = now
+        else:
+            now, node = tick(), None if memory.node is None else memory.node()
+            memory._changed = now
+        if isinstance(node, Node):
+            node.out_changed = now
 
     def _assign(self, values: Array, key: Any = ...) -> None:
         if not hasattr(self.array, "__setitem__"):  # a NumPy scalar

@@ -153,8 +153,8 @@ def stand_in(x: Tensor, recorded: bool) -> Tensor:
     """The values of x as a new leaf; or, where x needs a gradient and this is to be `recorded`, as computed from x."""
     if recorded and x._node is not None:
         return apply(_IDENTITY, (x,))
-    out = Tensor(x.array, x.backend, Leaf(x.backend, x.shape, x.array.dtype))
-    out._base = x if x._base is None else x._base
+    out = x.detach()
+    out._node = Leaf(x.backend, x.shape, x.array.dtype)
     return out
 
 

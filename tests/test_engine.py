@@ -569,3 +569,97 @@ def test_a_walk_reaches_only_what_needs_a_gradient() -> None:
 def test_operations_name_themselves() -> None:
     x = leaf(1.0)
     assert repr(gf.exp(x)._node.op) == "<operation exp>"
+
+
+# ---------------------------------------------------------------------- memory that is shared
+
+
+def test_a_gradient_that_is_held_keeps_its_values_when_the_buffer_is_written_anew() -> None:
+    """An optimizer's gradients lie in a buffer that the next backward pass overwrites."""
+    p = gf.tensor([1.0, 2.0], requires_grad=True)
+    q = gf.tensor([1.0, 1.0], requires_grad=True)
+    optimizer = gf.optim.SGD([p], lr=0.0)
+    history = []
+    for factor in (2.0, 3.0, 5.0):
+        optimizer.zero_grad()
+        (p * factor).sum().backward()
+        history.append(p.grad)
+    assert [g.tolist() for g in history] == [[2.0, 2.0], [3.0, 3.0], [5.0, 5.0]]
+    y = (p.grad * q).sum()
+    optimizer.zero_grad()
+    gf.linear(p.reshape(1, 2), gf.ones((3, 2))).sum().backward()
+    y.backward()
+    assert q.grad.tolist() == [5.0, 5.0]
+    q.grad = p.grad
+    optimizer.zero_grad()
+    (p * 7).sum().backward()
+    assert (q.grad.tolist(), p.grad.tolist()) == ([3.0, 3.0], [7.0, 7.0])
+
+
+def test_a_gradient_written_straight_into_its_buffer_is_held_too() -> None:
+    layer = gf.nn.Linear(2, 3)
+    optimizer = gf.optim.SGD(layer.parameters(), lr=0.0)
+    for value in (1.0, 4.0):
+        optimizer.zero_grad()
+        layer(gf.full((1, 2), value)).sum().backward()
+        if value == 1.0:
+            held = layer.weight.grad
+    assert held.tolist() == [[1.0, 1.0]] * 3
+    assert layer.weight.grad.tolist() == [[4.0, 4.0]] * 3
+
+
+def test_a_view_of_a_gradient_that_was_overwritten_is_noticed() -> None:
+    p = gf.tensor([1.0, 2.0], requires_grad=True)
+    q = gf.tensor([1.0, 1.0], requires_grad=True)
+    optimizer = gf.optim.SGD([p], lr=0.0)
+    (p * 2).sum().backward()
+    y = (p.grad.detach() * q).sum()
+    optimizer.zero_grad()
+    (p * 3).sum().backward()
+    with pytest.raises(RuntimeError, match="multiply.*changed in place"):
+        y.backward()
+
+
+@pytest.mark.parametrize("make", [lambda t: t.detach().requires_grad_(), lambda t: gf.nn.Parameter(t)])
+def test_an_optimizer_step_on_a_tensor_with_an_alias_is_noticed(make: Any) -> None:
+    p = make(gf.tensor([1.0, 2.0]))
+    optimizer = gf.optim.SGD([p], lr=1.0)
+    y = (p * p).sum()
+    (p * 3).sum().backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="multiply.*changed in place"):
+        y.backward()
+
+
+def test_a_change_through_what_a_parameter_was_made_of_is_noticed() -> None:
+    t = gf.tensor([1.0, 2.0])
+    p = gf.nn.Parameter(t)
+    y = (p * p).sum()
+    t += 5
+    with pytest.raises(RuntimeError, match="multiply.*changed in place"):
+        y.backward()
+
+
+def test_an_optimizer_made_between_forward_and_backward_changes_nothing() -> None:
+    p = gf.tensor([1.0, 2.0], requires_grad=True)
+    y = (p * p).sum()
+    gf.optim.SGD([p], lr=1.0)
+    y.backward()
+    assert p.grad.tolist() == [2.0, 4.0]
+
+
+def test_a_detached_tensor_does_not_keep_the_graph() -> None:
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    y = gf.exp(gf.exp(x))
+    node = weakref.ref(y._node)
+    d = y.detach()
+    del y
+    assert node() is None
+    assert d.tolist() == gf.exp(gf.exp(x)).tolist()
+
+
+def test_a_detached_scalar_shares_its_memory() -> None:
+    y = gf.tensor([1.0, 2.0]).sum()
+    d = y.detach()
+    d += 5
+    assert (y.item(), d.item()) == (8.0, 8.0)

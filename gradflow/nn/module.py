@@ -30,6 +30,7 @@ class Parameter(Tensor):
         if not isinstance(values, Tensor):
             raise TypeError(f"a Parameter is made of a tensor; got {type(values).__name__}")
         super().__init__(values.array, values.backend)
+        self._memory = values._shared_memory()
         self.requires_grad_()
 
 
@@ -190,7 +191,7 @@ class Module:
                 continue
             required = parameter.requires_grad
             parameter._node = None
-            parameter.array, parameter.backend = values.array, values.backend
+            parameter.array, parameter.backend, parameter._memory = values.array, values.backend, None
             parameter.requires_grad_(required)
         return self
 

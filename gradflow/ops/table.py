@@ -116,8 +116,7 @@ def apply(op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | Non
         node = Node(op, backend, tuple(parents), saved, result if reads_out else None, result, parameters, residual)
         out = Tensor(result, backend, node)
     if op.view:
-        source = inputs[0]
-        out._base = source if source._base is None else source._base
+        out._memory = inputs[0]._shared_memory()
     seer = observer.get()
     if seer is not None:
         seer.forward(op, inputs, out)

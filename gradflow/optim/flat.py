@@ -14,7 +14,7 @@ from typing import Any
 
 from gradflow.backend import Array, Backend
 from gradflow.dtypes import DTYPES
-from gradflow.engine import Leaf, tick
+from gradflow.engine import Leaf, Memory, tick
 from gradflow.tensor import Tensor
 
 _ALIGNMENT = 256  # bytes
@@ -78,6 +78,8 @@ class Block:
             )
         self.backend.setitem(member.values, ..., tensor.array)
         tensor.array = member.values
+        changed = tensor._changed if tensor._memory is None else tensor._memory._changed
+        tensor._memory = Memory(changed)  # of its own: views made before stay with the old one
 
     def refresh(self) -> None:
         """Bring in what was changed outside: values and gradients that are not in the buffers."""
@@ -96,8 +98,9 @@ class Block:
             if leaf.grad is not None and leaf.grad.array is not member.gradient:
                 outside.append((member, leaf, self.backend.asarray(leaf.grad.array, copy=True)))
         for member, leaf, gradient in outside:  # only now: one may have been in the place of another
+            leaf.take_back()
             self.backend.setitem(member.gradient, ..., gradient)
-            leaf.grad = Tensor(member.gradient, self.backend)
+            leaf.hand_out()
 
     def runs(self) -> Iterator[tuple[int, slice, list[Member]]]:
         """The members that have a gradient, in runs of one group and one count of steps: (group, range, members)."""
@@ -117,7 +120,7 @@ class Block:
         """Note a change in place of the members' values, and count a step of each."""
         now = tick()
         for member in members:
-            member.tensor._changed = now
+            member.tensor._memory._changed = now  # type: ignore[union-attr]  # `_adopt` made it
             member.step += 1
 
 
