@@ -34,6 +34,7 @@ from gradflow.dtypes import (
 )
 from gradflow.dtypes import bool_ as bool
 from gradflow.engine import enable_grad, is_grad_enabled, no_grad
+from gradflow.gradcheck import GradcheckError, gradcheck, gradgradcheck
 from gradflow.ops import (
     abs,
     add,
@@ -123,6 +124,7 @@ from gradflow.ops import (
     zeros,
     zeros_like,
 )
+from gradflow.ops.custom import operation
 from gradflow.random import Generator, manual_seed
 from gradflow.tensor import Tensor, tensor
 from gradflow.transforms import grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
@@ -136,6 +138,7 @@ __all__ = [
     "DeviceUnavailableError",
     "Diagnosis",
     "Generator",
+    "GradcheckError",
     "NonFiniteError",
     "Tensor",
     "abs",
@@ -179,6 +182,8 @@ __all__ = [
     "gelu",
     "get_backend",
     "grad",
+    "gradcheck",
+    "gradgradcheck",
     "greater",
     "greater_equal",
     "hessian",
@@ -225,6 +230,7 @@ __all__ = [
     "one_hot",
     "ones",
     "ones_like",
+    "operation",
     "optim",
     "pad",
     "permute_dims",

@@ -143,7 +143,8 @@ class Operation:
 
 
 def _reads(rule: Callable[..., Any], arity: int) -> tuple[bool, tuple[bool, ...]]:
-    names = rule.__code__.co_varnames[: rule.__code__.co_argcount]
+    code = getattr(rule, "__wrapped__", rule).__code__
+    names = code.co_varnames[: code.co_argcount]
     return not names[2].startswith("_"), tuple(not n.startswith("_") for n in names[3 : 3 + arity])
 
 

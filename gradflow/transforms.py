@@ -29,7 +29,7 @@ _LARGEST_BATCH = 1 << 24
 """The most elements that a batch of gradients of one node may have in `jacobian`."""
 
 
-class _Trace:
+class Trace:
     """A run of a function on stand-ins for some of its arguments, and what it gave.
 
     `inputs` are the stand-ins, `output` the result; `outer` tells whether a derivative of this run's derivatives is
@@ -91,7 +91,7 @@ class _Trace:
         return False
 
 
-def _pull(
+def pull(
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     cotangents: Sequence[Tensor],
@@ -175,7 +175,7 @@ def _numbers(argnums: int | Sequence[int], count: int, what: str) -> tuple[int, 
     return normal
 
 
-def _like_arguments(trace: _Trace, gradients: Sequence[Any], single: bool) -> Any:
+def _like_arguments(trace: Trace, gradients: Sequence[Any], single: bool) -> Any:
     """Gradients in the structure of the arguments: a tree, or with several argnums a tuple of trees."""
     remaining = iter(gradients)
     trees = tuple(map_tree(lambda _: next(remaining), tree) for tree in trace.trees)
@@ -186,7 +186,7 @@ def _plain(tree: Any) -> Any:
     return map_tree(lambda y: y.detach() if isinstance(y, Tensor) else y, tree)
 
 
-def _scalar(trace: _Trace, output: Any) -> Tensor:
+def _scalar(trace: Trace, output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         raise TypeError(f"{trace.what} needs a function that returns a scalar tensor; it returned {_kind(output)}")
     trace.check_outputs(output)
@@ -216,12 +216,12 @@ def value_and_grad(
 
     def of_arguments(*arguments: Any, **options: Any) -> Any:
         name = "value_and_grad"
-        trace = _Trace(name, f, arguments, _numbers(argnums, len(arguments), name), options)
+        trace = Trace(name, f, arguments, _numbers(argnums, len(arguments), name), options)
         output, aux = trace.output if has_aux else (trace.output, None)
         output = _scalar(trace, output)
         outer = trace.is_outer(output)
         seed = Tensor(output.backend.ones_like(output.array), output.backend)
-        gradients = _pull(trace.inputs, [output], [seed], outer)
+        gradients = pull(trace.inputs, [output], [seed], outer)
         if not outer:
             output, aux = _plain(output), _plain(aux)
         result = _like_arguments(trace, gradients, isinstance(argnums, int))
@@ -260,14 +260,14 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tupl
     >>> [g.tolist() for g in back(gf.tensor([1.0, 10.0]))]
     [[3.0, 40.0], [1.0, 20.0]]
     """
-    trace = _Trace("vjp", f, primals, range(len(primals)), {})
+    trace = Trace("vjp", f, primals, range(len(primals)), {})
     outputs = [y for _, y in trace.check_outputs(trace.output)]
     outer = trace.is_outer(*outputs)
 
     def pullback(cotangents: Any) -> tuple[Any, ...]:
         given = _matching("vjp", "cotangent", cotangents, trace.output)
         recorded = outer or (is_grad_enabled() and any(g.requires_grad for g in given))
-        gradients = _pull(trace.inputs, outputs, given, recorded, retain=True)
+        gradients = pull(trace.inputs, outputs, given, recorded, retain=True)
         return tuple(_like_arguments(trace, gradients, single=False))
 
     return (trace.output if outer else _plain(trace.output)), pullback
@@ -310,12 +310,12 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     2.0
     """
     _check_sequences("jvp", primals, tangents)
-    trace = _Trace("jvp", f, primals, range(len(primals)), {})
+    trace = Trace("jvp", f, primals, range(len(primals)), {})
     outputs = [y for _, y in trace.check_outputs(trace.output)]
     given = _matching("jvp", "tangent", list(tangents), rebuild(trace.trees, trace.inputs))
     outer = trace.is_outer(*outputs) or (is_grad_enabled() and any(t.requires_grad for t in given))
     cotangents, pulled = _pulled(trace, outputs)
-    found = _pull(cotangents, pulled, given, outer)
+    found = pull(cotangents, pulled, given, outer)
     return (trace.output if outer else _plain(trace.output)), rebuild(trace.output, found)
 
 
@@ -329,14 +329,14 @@ def _check_sequences(what: str, primals: Any, tangents: Any) -> None:
         )
 
 
-def _pulled(trace: _Trace, outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def _pulled(trace: Trace, outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """The VJP of a trace, recorded as a function of cotangents of its own: the VJP of that is the trace's JVP."""
     cotangents = [
         Tensor(y.backend.zeros(y.shape, dtype=y.array.dtype), y.backend, Leaf(y.backend, y.shape, y.array.dtype))
         for y in outputs
     ]
     with enable_grad():
-        return cotangents, _pull(trace.inputs, outputs, cotangents, outer=True)
+        return cotangents, pull(trace.inputs, outputs, cotangents, outer=True)
 
 
 def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -352,7 +352,7 @@ def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callabl
     """
 
     def of_arguments(*arguments: Any, **options: Any) -> Any:
-        trace = _Trace("jacobian", f, arguments, _numbers(argnums, len(arguments), "jacobian"), options)
+        trace = Trace("jacobian", f, arguments, _numbers(argnums, len(arguments), "jacobian"), options)
         outputs = [y for _, y in trace.check_outputs(trace.output)]
         outer = trace.is_outer(*outputs)
         tall = sum(y.size for y in outputs) > 2 * sum(x.size for x in trace.inputs)
@@ -374,7 +374,7 @@ def _rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], outer: bool) -> l
     ]
 
 
-def _columns(trace: _Trace, outputs: Sequence[Tensor], outer: bool) -> list[list[Tensor]]:
+def _columns(trace: Trace, outputs: Sequence[Tensor], outer: bool) -> list[list[Tensor]]:
     """As `_rows`, from the transposed Jacobian: the rows of the function that sends cotangents back."""
     cotangents, pulled = _pulled(trace, outputs)
     by_input = [_send_back_all(cotangents, u, outer) for u in pulled]
@@ -397,7 +397,7 @@ def _send_back_all(inputs: Sequence[Tensor], y: Tensor, outer: bool) -> list[Ten
     for start in range(0, y.size, step):
         places = ops.arange(start, min(start + step, y.size), dtype="int64", device=y.device)
         basis = ops.reshape(ops.one_hot(places, y.size, y.dtype), (places.size, *y.shape))
-        parts.append(_pull(inputs, [y], [basis], outer, retain=True, batch=True))
+        parts.append(pull(inputs, [y], [basis], outer, retain=True, batch=True))
     return parts[0] if len(parts) == 1 else [ops.concat(blocks) for blocks in zip(*parts, strict=True)]
 
 

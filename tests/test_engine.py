@@ -616,7 +616,7 @@ def test_a_view_of_a_gradient_that_was_overwritten_is_noticed() -> None:
     y = (p.grad.detach() * q).sum()
     optimizer.zero_grad()
     (p * 3).sum().backward()
-    with pytest.raises(RuntimeError, match="multiply.*changed in place"):
+    with pytest.raises(RuntimeError, match=r"multiply.*changed in place"):
         y.backward()
 
 
@@ -627,7 +627,7 @@ def test_an_optimizer_step_on_a_tensor_with_an_alias_is_noticed(make: Any) -> No
     y = (p * p).sum()
     (p * 3).sum().backward()
     optimizer.step()
-    with pytest.raises(RuntimeError, match="multiply.*changed in place"):
+    with pytest.raises(RuntimeError, match=r"multiply.*changed in place"):
         y.backward()
 
 
@@ -636,7 +636,7 @@ def test_a_change_through_what_a_parameter_was_made_of_is_noticed() -> None:
     p = gf.nn.Parameter(t)
     y = (p * p).sum()
     t += 5
-    with pytest.raises(RuntimeError, match="multiply.*changed in place"):
+    with pytest.raises(RuntimeError, match=r"multiply.*changed in place"):
         y.backward()
 
 

@@ -32,7 +32,8 @@ ROOMS: tuple[set[str], ...] = (
     {"device", "engine", "batching", "tree"},
     {"tensor"},
     {"ops", "random"},
-    {"transforms", "checkpoint", "gradcheck"},
+    {"transforms", "anomaly"},
+    {"checkpoint", "gradcheck"},
     {"capture"},
     {"nn", "optim"},  # the core up to here
     {"data"},

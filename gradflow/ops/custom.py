@@ -1,0 +1,121 @@
+"""Differentiable operations that users declare, in the form of the table's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from gradflow.engine import Operation
+from gradflow.ops.table import Rule, TensorFunction, apply, mismatch
+from gradflow.tensor import Tensor
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> TensorFunction:
+    """A differentiable function of tensors, made of `forward` and one VJP rule per argument.
+
+    `forward(F, *arrays, **parameters)` gives the value in functions of `F`: those of a backend, with Array-API names.
+    Each rule is `rule(F, g, out, *arrays, **parameters)`, the gradient of its argument from the gradient `g` of the
+    result, or None for an argument without one. An argument of a rule that it does not read is called `_like_this`, and
+    is not kept. Written in functions of `F` alone a rule serves every device and every order of derivative. Parameters
+    are keyword arguments; they are handed on as they are. `gradflow.gradcheck` checks the rules.
+    Raises ValueError for a number of rules or of a rule's arguments that does not fit, TypeError for what is no
+    function; and in the backward pass, for a gradient of the wrong shape, ValueError that names the rule.
+
+    >>> import gradflow as gf
+    >>> softsign = gf.operation(
+    ...     "softsign",
+    ...     lambda F, x: F.divide(x, F.add(F.abs(x), 1.0)),
+    ...     lambda F, g, _out, x: F.divide(g, F.square(F.add(F.abs(x), 1.0))),
+    ... )
+    >>> x = gf.tensor([-1.0, 3.0], requires_grad=True)
+    >>> y = softsign(x)
+    >>> y.sum().backward()
+    >>> print(y.tolist(), x.grad.tolist())
+    [-0.5, 0.75] [0.25, 0.0625]
+    """
+    inputs, keywords = _arguments(name, "forward", forward, 1)
+    if not inputs:
+        raise ValueError(f"operation {name}: forward takes F and at least one array; it is {_signature(forward)}")
+    if len(rules) != len(inputs):
+        raise ValueError(
+            f"operation {name}: forward takes {len(inputs)} arrays ({', '.join(inputs)}), so there must be as many "
+            f"rules; got {len(rules)} (None stands for an argument without a gradient)"
+        )
+    for i, rule in enumerate(rules):
+        if rule is None:
+            continue
+        which = f"the rule for argument {i} ({inputs[i]})"
+        found, rule_keywords = _arguments(name, which, rule, 3)
+        if len(found) != len(inputs):
+            raise ValueError(
+                f"operation {name}: {which} must take F, g, out and the {len(inputs)} arrays "
+                f"({', '.join(inputs)}); it is {_signature(rule)}"
+            )
+        if rule_keywords is not None and keywords is not None and keywords - rule_keywords:
+            lacking = ", ".join(sorted(keywords - rule_keywords))
+            raise ValueError(f"operation {name}: {which} must take the parameters of forward too; it lacks {lacking}")
+    op = Operation(name, _value(name, forward), [_checked(name, i, rule) for i, rule in enumerate(rules)])
+
+    def function(*arguments: Any, **parameters: Any) -> Tensor:
+        if len(arguments) != len(inputs):
+            raise TypeError(f"{name} takes {len(inputs)} tensors ({', '.join(inputs)}); got {len(arguments)}")
+        tensors = [x for x in arguments if isinstance(x, Tensor)]
+        for i, x in enumerate(arguments):
+            if not isinstance(x, (Tensor, float, int)):
+                raise TypeError(f"{name} takes tensors and numbers; argument {i} ({inputs[i]}) is {type(x).__name__}")
+        if not tensors:
+            raise TypeError(f"{name} needs at least one tensor; got numbers alone")
+        if any(x.backend is not tensors[0].backend for x in tensors):
+            raise mismatch(name, arguments)
+        return apply(op, arguments, parameters)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = inspect.getdoc(forward) or f"The operation {name} of {', '.join(inputs)}."
+    return function
+
+
+def _arguments(name: str, what: str, function: Any, leading: int) -> tuple[list[str], set[str] | None]:
+    """The names of a function's arguments: arrays after the `leading` ones, and keywords (None: it takes any)."""
+    if not inspect.isfunction(function):
+        raise TypeError(f"operation {name}: {what} must be a function written in Python; got {function!r}")
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [p.name for p in parameters if p.kind in _POSITIONAL and p.default is p.empty]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters) or len(positional) < leading:
+        raise ValueError(f"operation {name}: {what} must name each of its arguments; it is {_signature(function)}")
+    keywords = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.default is not p.empty}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return positional[leading:], None if takes_any else keywords
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    return f"{getattr(function, '__name__', 'function')}{inspect.signature(function)}"
+
+
+def _value(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward`, whose value is an array of its own."""
+
+    def value(F: Any, *arrays: Any, **parameters: Any) -> Any:
+        out = forward(F, *arrays, **parameters)
+        if not hasattr(out, "shape") or not hasattr(out, "dtype"):
+            raise TypeError(f"the forward of {name} gave {type(out).__name__}, not an array")
+        return F.asarray(out, copy=True) if any(out is array for array in arrays) else out
+
+    return value
+
+
+def _checked(name: str, argument: int, rule: Rule) -> Rule:
+    """The rule, with a clear error for a result that is no array. It keeps its name for what it reads."""
+    if rule is None:
+        return None
+
+    def checked(F: Any, g: Any, out: Any, *arrays: Any, **parameters: Any) -> Any:
+        gradient = rule(F, g, out, *arrays, **parameters)
+        if not hasattr(gradient, "shape") or not hasattr(gradient, "dtype"):
+            raise TypeError(f"the rule of {name} for argument {argument} gave {type(gradient).__name__}, not an array")
+        return gradient
+
+    checked.__wrapped__ = rule  # type: ignore[attr-defined]
+    return checked
