@@ -928,6 +928,75 @@ def test_a_composed_default_uses_no_native_kernel(monkeypatch: pytest.MonkeyPatc
             case.run(backend, cast(case.arguments, "float32"))
 
 
+def layer_norm_value(x: Any, weight: Any, bias: Any, axes: Any, epsilon: float) -> Any:
+    value = norm_parts(0.0, x, axes, epsilon)[0]
+    return (value if weight is None else value * weight) + (0.0 if bias is None else bias)
+
+
+def layer_norm_slopes(g: Any, x: Any, weight: Any, axes: Any, epsilon: float, needs: Any, keep: bool) -> Sequence[Any]:
+    leading = tuple(range(x.ndim - len(axes)))
+    gx, h = np.zeros(x.shape), 1e-5
+    for i in np.ndindex(*(x.shape if x.size < 100 else (0,))):  # central differences
+        step = np.zeros(x.shape)
+        step[i] = h
+        up, down = (layer_norm_value(x + sign * step, weight, None, axes, epsilon) for sign in (1, -1))
+        gx[i] = (g * (up - down)).sum() / (2 * h)
+    found = (gx if x.size < 100 else None, (g * norm_parts(0.0, x, axes, epsilon)[0]).sum(axis=leading),
+             g.sum(axis=leading))  # fmt: skip
+    return [part if need else None for part, need in zip(found, needs, strict=True)]
+
+
+def scattered(values: Any, key: Any, shape: tuple[int, ...]) -> Sequence[Any]:
+    out = np.zeros(shape)
+    np.add.at(out, key, values)
+    return [out]
+
+
+def rmsprop_values(
+    p: Any, g: Any, square: Any, mean: Any, velocity: Any, lr: float, alpha: float, epsilon: float, decay: float,
+    momentum: float,
+) -> Sequence[Any]:  # fmt: skip
+    g = g + decay * p
+    square = alpha * square + (1 - alpha) * g**2
+    mean = None if mean is None else alpha * mean + (1 - alpha) * g
+    update = g / (np.sqrt(square if mean is None else square - mean**2) + epsilon)
+    velocity = None if velocity is None else momentum * velocity + update
+    return [p - lr * (update if velocity is None else velocity), square, mean, velocity]
+
+
+FORMULAS: dict[str, Callable[..., Sequence[Any]]] = {
+    "log_softmax": lambda x, axis: [softmax_parts(x, axis)[0] - softmax_parts(x, axis)[1]],
+    "logsumexp": lambda x, axis, keepdims: [np.log(np.exp(x).sum(axis=axis, keepdims=keepdims))],
+    "layer_norm": lambda *arguments: [layer_norm_value(*arguments)],
+    "layer_norm_backward": layer_norm_slopes,
+    "squared_error_backward": lambda g, x, target, reduction, needs, keep: [
+        sign * 2 * g * (x - target) / (x.size if reduction == "mean" else 1) if need else None
+        for sign, need in zip((1, -1), needs, strict=True)
+    ],
+    "one_hot": lambda labels, classes, dtype: [np.eye(classes, dtype=dtype)[labels]],
+    "scatter_add": scattered,
+    "scatter_add_along_axis": lambda values, i, shape, axis: scattered(values, along(i, axis), shape),
+    "rmsprop_step": rmsprop_values,
+}  # fmt: skip
+"""In plain NumPy, kernels that NumPy's backend leaves composed, and those whose indices a narrow dtype may spoil."""
+
+
+def test_what_numpy_leaves_composed_has_a_formula() -> None:
+    assert set(FORMULAS) >= set(KERNELS) - NUMPY_NATIVE
+
+
+@pytest.mark.parametrize("kernel", FORMULAS)
+def test_a_composed_default_is_the_formula(kernel: str) -> None:
+    for case in [case for case in CASES if case.kernel == kernel and not case.special]:
+        with np.errstate(all="ignore"):
+            expected = FORMULAS[kernel](*cast(case.arguments, "float64"))
+        found = case.run(composed("cpu"), cast(case.arguments, "float64"))
+        for i, (x, y) in enumerate(zip(found, expected, strict=True)):
+            if y is not None:
+                np.testing.assert_allclose(x, y, rtol=1e-9, atol=2e-7 if "norm_backward" in kernel else 1e-12,
+                                           err_msg=f"{case}, result {i}")  # fmt: skip
+
+
 # ---------------------------------------------------------------------- native or composed
 
 
