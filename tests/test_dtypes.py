@@ -162,3 +162,25 @@ def test_a_dtype_that_the_device_lacks_is_named() -> None:
         gf.zeros(2, dtype="bfloat16")
     with pytest.raises(TypeError, match="device cpu does not support bfloat16"):
         gf.ones(2).astype(gf.bfloat16)
+
+
+# ---------------------------------------------------------------------- half precision
+
+
+def half(values: Any) -> gf.Tensor:
+    return gf.tensor(np.array(values, np.float16))
+
+
+def test_half_precision_is_summed_and_squared_in_single(device: str) -> None:
+    """Each of these leaves float16 on the way to a result that float16 can hold."""
+    assert gf.ones((4096, 2), dtype="float16").sum(axis=0).tolist() == [4096.0, 4096.0]
+    assert gf.mse_loss(half([30.0] * 100), half([0.0] * 100)).item() == 900.0
+    assert gf.std(half([300.0, -300.0, 600.0, 0.0])).item() == pytest.approx(335.5, rel=1e-3)
+    expected = [0.4472, -1.3416, 1.3416, -0.4472]
+    assert gf.layer_norm(half([[300.0, -300.0, 600.0, 0.0]]), (4,))[0].tolist() == pytest.approx(expected, rel=1e-3)
+    x = half([300.0, -300.0]).requires_grad_()
+    gf.gelu(x).sum().backward()
+    assert x.grad.tolist() == [1.0, 0.0]
+    x.grad = half([300.0, 400.0])
+    assert gf.optim.clip_grad_norm_([x], 1000.0).item() == 500.0
+    assert x.grad.tolist() == [300.0, 400.0]

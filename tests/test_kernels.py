@@ -31,6 +31,7 @@ REALS = ("float16", "float32", "float64")
 WIDE = ("float32", "float64")
 LAYOUTS = ("contiguous", "strided", "transposed")
 NUMPY_NATIVE = {
+    "layer_norm", "layer_norm_backward",
     "activate", "activate_backward", "softmax", "gemm", "linear", "linear_backward", "one_hot",
     "softmax_cross_entropy", "softmax_cross_entropy_backward", "squared_error", "random_bits", "dropout",
     "dropout_backward", "scatter_add", "sgd_step", "adam_step", "clip_global_norm",

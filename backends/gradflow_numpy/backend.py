@@ -6,18 +6,41 @@ microsecond) plus the memory traffic, so a kernel saves calls on small arrays an
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gradflow.backend import ACTIVATIONS, Array, Backend, Diagnosis, MemoryStats, dropout_threshold
 
+_reduce: Any = np.add.reduce  # less of Python around it than numpy.sum has
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 _CHUNK = 1 << 16  # elements of an optimizer pass: the arrays of one chunk stay in the second-level cache
 _BITS = {2: np.int16, 4: np.int32, 8: np.int64}  # the integers as wide as a floating-point number, by bytes
+
+
+def _in_float32(kernel: _Kernel) -> _Kernel:
+    """The kernel with float16 arrays computed in float32 and rounded at the end: squares soon leave float16."""
+
+    @functools.wraps(kernel)
+    def wide(self: Any, first: Any, *others: Any, **options: Any) -> Any:
+        if (first[0] if isinstance(first, (list, tuple)) else first).dtype != np.float16:
+            return kernel(self, first, *others, **options)
+        results = kernel(self, *_convert((first, *others), np.float16, np.float32), **options)
+        with np.errstate(over="ignore"):  # beyond the largest float16, inf is right
+            return _convert(results, np.float32, np.float16)
+
+    return wide  # type: ignore[return-value]
+
+
+def _convert(x: Any, source: Any, target: Any) -> Any:
+    if isinstance(x, (tuple, list)):
+        return type(x)([_convert(part, source, target) for part in x])
+    return x.astype(target) if hasattr(x, "dtype") and x.dtype == source else x
 
 
 class NumpyBackend(Backend):
@@ -41,6 +64,20 @@ class NumpyBackend(Backend):
         if min is not None:
             x = np.maximum(x, min)
         return x if max is None else np.minimum(x, max)
+
+    @staticmethod
+    def sum(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
+        if x.dtype == np.float16:
+            return _reduce(x, axis=axis, dtype=np.float32, keepdims=keepdims).astype(np.float16)
+        return _reduce(x, axis=axis, keepdims=keepdims)
+
+    @_in_float32
+    def var(self, x: Array, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
+        return np.var(x, axis=axis, correction=correction, keepdims=keepdims)
+
+    @_in_float32
+    def std(self, x: Array, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
+        return np.std(x, axis=axis, correction=correction, keepdims=keepdims)
 
     @staticmethod
     def argsort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
@@ -90,6 +127,7 @@ class NumpyBackend(Backend):
 
     # ------------------------------------------------------------------ kernels
 
+    @_in_float32
     def activate(self, x: Array, name: str, parameter: float) -> Array:
         if name == "relu":
             return np.maximum(x, 0)
@@ -102,6 +140,7 @@ class NumpyBackend(Backend):
             return np.multiply(out, x, out=out)
         return ACTIVATIONS[name].forward(self, x, parameter)
 
+    @_in_float32
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
         if name == "relu":
             return _masked(g, np.greater(saved, 0))
@@ -216,6 +255,10 @@ class NumpyBackend(Backend):
         gl[np.arange(n), target] -= g
         return gl.astype(logits.dtype, copy=False), None
 
+    layer_norm = _in_float32(Backend.layer_norm)
+    layer_norm_backward = _in_float32(Backend.layer_norm_backward)
+
+    @_in_float32
     def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
         difference = np.asarray(np.subtract(x, target))
         if reduction == "none":
@@ -318,12 +361,19 @@ class NumpyBackend(Backend):
             np.subtract(p, t, out=p)
 
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
-        norm = math.sqrt(sum(float(np.dot(g, g)) for g in (g.reshape(-1) for g in gradients)))
+        norm = math.sqrt(sum(_square_sum(g.reshape(-1)) for g in gradients))
         factor = min(max_norm / (norm + 1e-6), 1.0)
         if not factor >= 1.0:  # a NaN scales too, as it does in the composed default
             for g in gradients:
                 g *= factor
-        return np.asarray(norm, gradients[0].dtype)
+        with np.errstate(over="ignore"):  # beyond float16, the norm is inf there
+            return np.asarray(norm).astype(gradients[0].dtype)
+
+
+def _square_sum(x: Array) -> float:
+    if x.dtype == np.float16:
+        x = x.astype(np.float32)
+    return float(np.dot(x, x))
 
 
 def _sigmoid(x: Array) -> Array:
