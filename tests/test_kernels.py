@@ -669,6 +669,13 @@ def random_cases() -> list[Case]:
         )  # fmt: skip
         mask = np.asarray(np.random.default_rng(24).random(shape) >= p)
         cases.append(Case("dropout_backward", f"{name_of(shape)}-{p}", (x, mask, p)))
+    half = int(np.random.Philox(key=KEY, counter=3).random_raw(2)[1]) & 0xFFFFFFFF  # of element 2: at the threshold
+    cases.append(
+        Case(
+            "dropout", "edge", (normal((5,), 23), half / 2**32, KEY, 3),
+            call=lambda B, *arguments: B.dropout(*arguments),
+        )
+    )  # fmt: skip
     infinite = np.repeat([np.inf, -np.inf, np.nan, 1.0], 2)
     cases.append(
         Case(
