@@ -13,6 +13,7 @@ import pytest
 from agreement import assert_equal, host, twin_device
 
 import gradflow as gf
+from gradflow import device as registry
 from gradflow import nn
 from gradflow.backend import ACTIVATIONS
 from gradflow.nn import init
@@ -470,6 +471,92 @@ def test_a_loss_is_its_function(device: str, module: Any, function: Any, kind: s
         "labels": gf.tensor(LABELS, dtype="int64"),
     }[kind]
     assert_equal(reduction, module(reduction)(x, target), host(function(x, target, reduction=reduction)))
+
+
+MASKED = np.array([[0.0, -np.inf, 1.0], [2.0, 0.5, -np.inf], [0.5, -0.3, 0.1]])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.filterwarnings("error")
+def test_weighted_cross_entropy_of_masked_logits_is_pytorchs(device: str, reduction: str) -> None:
+    torch = pytest.importorskip("torch")
+    labels, weight = [0, 1, 2], [1.0, 2.0, 3.0]
+    x = gf.tensor(MASKED, requires_grad=True)
+    y = torch.tensor(MASKED, requires_grad=True)
+    loss = gf.cross_entropy(x, gf.tensor(labels, dtype="int64"), gf.tensor(weight, dtype="float64"), reduction)
+    expected = torch.nn.functional.cross_entropy(
+        y, torch.tensor(labels), torch.tensor(weight, dtype=y.dtype), reduction=reduction
+    )
+    np.testing.assert_allclose(host(loss), expected.detach().numpy(), rtol=1e-14)
+    loss.sum().backward()
+    expected.sum().backward()
+    np.testing.assert_allclose(host(x.grad), y.grad.numpy(), rtol=1e-14, atol=1e-16)
+
+
+@pytest.mark.parametrize("loss", [gf.cross_entropy, gf.nll_loss])
+@pytest.mark.parametrize("fused", ["1", "0"])
+@pytest.mark.parametrize(
+    ("shape", "labels", "says"),
+    [
+        ((3,), 5, r"\[0, 3\); got 5$"),
+        ((1, 3), [-1], r"\[0, 3\); got -1 at index 0$"),
+        ((3, 3), [0, 7, 9], r"\[0, 3\); got 7 at index 1$"),
+        ((2, 3, 2), [[0, 1], [2, 3]], r"\[0, 3\); got 3 at index \(1, 1\)$"),
+    ],
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_label_out_of_range_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    loss: Any,
+    fused: str,
+    shape: tuple[int, ...],
+    labels: Any,
+    says: str,
+    weighted: bool,
+) -> None:
+    monkeypatch.setenv("GRADFLOW_FUSED", fused)
+    monkeypatch.setattr(registry, "_backends", {})  # a backend looks at the variable when it is made
+    weight = gf.ones((3,)) if weighted else None
+    with pytest.raises(ValueError, match=says):
+        loss(gf.zeros(shape), gf.tensor(labels, dtype="int64"), weight)
+
+
+def test_labels_of_every_integer_dtype(device: str) -> None:
+    x = gf.random.normal((3, 4))
+    for dtype in ("uint8", "int8", "int32", "uint64"):
+        for loss in (gf.cross_entropy, gf.nll_loss):
+            found, expected = (loss(x, gf.tensor([3, 0, 2], dtype=d)) for d in (dtype, "int64"))
+            assert_equal(dtype, found, host(expected))
+
+
+@pytest.mark.parametrize("loss", [gf.mse_loss, gf.l1_loss, gf.huber_loss])
+def test_losses_of_small_integers_do_not_wrap(device: str, loss: Any) -> None:
+    x, y = [1, 200, 0], [3, 0, 255]
+    found = loss(gf.tensor(x, dtype="uint8"), gf.tensor(y, dtype="uint8"))
+    assert_equal("loss", found, host(loss(gf.tensor(x), gf.tensor(y))))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda: gf.cross_entropy(gf.zeros((3, 3)), gf.tensor([0, 1, 2])), ValueError, "dtype='int64'"),
+        (lambda: gf.cross_entropy(gf.zeros((3,)), gf.tensor(1)), ValueError, "dtype='int64'"),
+        (lambda: gf.nll_loss(gf.zeros((3, 3)), gf.tensor([0, 1, 2])), TypeError, "dtype='int64'"),
+        (lambda: gf.cross_entropy(gf.zeros((3, 0)), gf.zeros((3,), "int64")), ValueError, "at least one class"),
+        (lambda: gf.cross_entropy(gf.zeros((3, 0)), gf.zeros((3, 0))), ValueError, "at least one class"),
+        (lambda: gf.nll_loss(gf.zeros((0,)), gf.tensor(0, dtype="int64")), ValueError, "at least one class"),
+    ],
+)
+def test_what_labels_must_be_is_said(call: Callable[[], Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        call()
+
+
+@pytest.mark.parametrize("loss", [gf.cross_entropy, gf.nll_loss])
+def test_no_labels_of_several_axes(device: str, loss: Any) -> None:
+    x, labels = gf.zeros((0, 3, 2)), gf.zeros((0, 2), dtype="int64")
+    assert loss(x, labels, reduction="none").shape == (0, 2)
+    assert loss(x, labels, reduction="sum").item() == 0
 
 
 def test_dropout_keeps_the_mean_and_draws_from_its_generator(device: str) -> None:

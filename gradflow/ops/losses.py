@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from gradflow import ops
@@ -70,6 +71,7 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """|input - target|, averaged over all elements, summed, or "none". ValueError for differing shapes."""
     _check("l1_loss", input, target, reduction)
+    input, target = ops.promoted("l1_loss", input, target, True)
     return _reduced(abs_(subtract(input, target)), reduction)
 
 
@@ -81,6 +83,7 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
     if delta <= 0:
         raise ValueError(f"huber_loss needs delta > 0; got {delta}")
     _check("huber_loss", input, target, reduction)
+    input, target = ops.promoted("huber_loss", input, target, True)
     difference = subtract(input, target)
     size = abs_(difference)
     near = multiply(square(difference), 0.5)  # not of the size, whose second derivative at 0 is 0
@@ -111,23 +114,33 @@ def _classes_last(name: str, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         raise ValueError(f"{name} needs an input of shape (C,), (N, C) or (N, C, ...); got {input.shape}")
     if not input.dtype.is_floating:
         raise TypeError(f"{name} needs a floating-point input; got {input.dtype}")
+    if not input.shape[min(1, input.ndim - 1)]:
+        raise ValueError(f"{name} needs at least one class; the input has shape {input.shape}")
     if input.ndim == 1:
         return reshape(input, (1, -1)), ()
     if input.ndim == 2:
         return input, input.shape[:1]
     axes = (0, *range(2, input.ndim), 1)
     rows = permute_dims(input, axes)
-    return reshape(rows, (rows.size // input.shape[1] if input.shape[1] else 0, input.shape[1])), rows.shape[:-1]
+    return reshape(rows, (rows.size // input.shape[1], input.shape[1])), rows.shape[:-1]
 
 
-def _check_labels(name: str, target: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _check_labels(name: str, target: Tensor, shape: tuple[int, ...], classes: int) -> Tensor:
+    """The labels as a row. Their values are looked at where that is no wait: on the CPU."""
     if target.dtype.kind not in ("int", "uint"):
         raise TypeError(
             f"{name} takes integer labels; got {target.dtype}: make them with gradflow.tensor(labels, dtype='int64')"
         )
     if target.shape != shape:
         raise ValueError(f"{name} needs labels of shape {shape} for this input; got {target.shape}")
-    return reshape(target, (-1,)) if target.size else target
+    if target.size and target.backend.device.type == "cpu":
+        values = target.backend.to_host(target.array)
+        if values.astype("uint64").max() >= classes:  # a negative label is a huge one
+            places = zip(product(*map(range, shape)), values.reshape(-1).tolist(), strict=True)
+            place, label = next((p, v) for p, v in places if not 0 <= v < classes)
+            at = f" at index {place[0] if len(place) == 1 else place}" if place else ""
+            raise ValueError(f"{name} of {classes} classes needs labels in [0, {classes}); got {label}{at}")
+    return target if target.ndim == 1 else reshape(target, (target.size,))
 
 
 def cross_entropy(
@@ -155,28 +168,39 @@ def cross_entropy(
         raise ValueError("the mean of no losses does not exist: the input is empty")
     if weight is not None and weight.shape != (classes,):
         raise ValueError(f"cross_entropy of {classes} classes needs a weight of shape ({classes},); got {weight.shape}")
-    labelled = not target.dtype.is_floating
-    if labelled:
-        target = _check_labels("cross_entropy", target, shape)
-    elif target.shape != input.shape:
-        raise ValueError(f"class probabilities must have the input's shape {input.shape}; got {target.shape}")
-    else:
-        target = ops.astype(_classes_last("cross_entropy", target)[0], input.dtype)
     divisor: Any = None
-    if weight is not None or label_smoothing:
-        if labelled:
-            labels = target
+    if not target.dtype.is_floating:
+        target = labels = _check_labels("cross_entropy", target, shape, classes)
+        if weight is not None and not label_smoothing:  # a factor of the loss: in a target it would multiply infinities
+            losses = apply(_CROSS_ENTROPY, (rows, labels), {"reduction": "none"})
+            return _weighted(losses, take(weight, labels), reduction, shape)
+        if label_smoothing:
             target = one_hot(labels, classes, input.dtype)
             if weight is not None and reduction == "mean":
                 divisor, reduction = sum_(take(weight, labels)), "sum"
-        if label_smoothing:
-            target = add(multiply(target, 1.0 - label_smoothing), label_smoothing / classes)
-        if weight is not None:
-            target = multiply(target, weight)
+    elif target.shape == input.shape:
+        target = ops.astype(_classes_last("cross_entropy", target)[0], input.dtype)
+    else:
+        raise ValueError(
+            f"cross_entropy takes class probabilities of the input's shape {input.shape}, or integer labels, made with "
+            f"gradflow.tensor(labels, dtype='int64'), of shape {shape}; got {target.dtype} of shape {target.shape}"
+        )
+    if label_smoothing:
+        target = add(multiply(target, 1.0 - label_smoothing), label_smoothing / classes)
+    if weight is not None:
+        target = multiply(target, weight)
     loss = apply(_CROSS_ENTROPY, (rows, target), {"reduction": reduction})
     if divisor is not None:
         loss = divide(loss, divisor)
     return reshape(loss, shape) if reduction == "none" else loss
+
+
+def _weighted(losses: Tensor, factors: Tensor, reduction: str, shape: tuple[int, ...]) -> Tensor:
+    """Losses times the weights of their labels; the mean divides by the sum of those."""
+    losses = multiply(losses, factors)
+    if reduction == "none":
+        return reshape(losses, shape)
+    return divide(sum_(losses), sum_(factors)) if reduction == "mean" else sum_(losses)
 
 
 def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
@@ -191,13 +215,10 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, reduct
         raise ValueError("the mean of no losses does not exist: the input is empty")
     if weight is not None and weight.shape != (rows.shape[1],):
         raise ValueError(f"nll_loss of {rows.shape[1]} classes needs a weight of that many; got shape {weight.shape}")
-    labels = _check_labels("nll_loss", target, shape)
+    labels = _check_labels("nll_loss", target, shape, rows.shape[1])
     losses = negative(squeeze(take_along_axis(rows, expand_dims(labels, 1), axis=1), 1))
     if weight is not None:
-        factors = take(weight, labels)
-        losses = multiply(losses, factors)
-        if reduction == "mean":
-            return divide(sum_(losses), sum_(factors))
+        return _weighted(losses, take(weight, labels), reduction, shape)
     return reshape(losses, shape) if reduction == "none" else _reduced(losses, reduction)
 
 
