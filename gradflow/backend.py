@@ -63,7 +63,8 @@ class Device:
     def __post_init__(self) -> None:
         prefix, colon, number = self.type.partition(":")
         if not prefix or (colon and (self.index or not number.isdecimal())) or self.index < 0:
-            raise ValueError(f"a device is a name like 'cpu', 'cuda' or 'cuda:0'; got {self.type!r}, {self.index}")
+            given = f"{self.type!r} with the index {self.index}" if self.index else repr(self.type)
+            raise ValueError(f"a device is a name like 'cpu', 'cuda' or 'cuda:0'; got {given}")
         if colon:
             object.__setattr__(self, "type", prefix)
             object.__setattr__(self, "index", int(number))

@@ -154,7 +154,8 @@ def get_backend(device: DeviceLike | None = None) -> Backend:
             raise DeviceUnavailableError(f"device '{device}' cannot be used: {diagnosis}")
         count = cls.device_count()
         if device.index >= count:
-            raise DeviceUnavailableError(f"device '{device}' does not exist: there are {count} of type {device.type!r}")
+            there = f"there is one; use '{device.type}'" if count == 1 else f"there are {count} of type {device.type!r}"
+            raise DeviceUnavailableError(f"device '{device.type}:{device.index}' does not exist: {there}")
         backend = _backends[device] = cls(device.index)
     return backend
 
