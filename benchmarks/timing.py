@@ -6,6 +6,7 @@ stands inside the timed call, on every device (where there is nothing to wait fo
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,3 +49,21 @@ def measure(
         return benchmark(timed)
     rounds = max(min_rounds, min(MAX_ROUNDS, round(max_time / elapsed)))
     return benchmark.pedantic(timed, setup=prepared, rounds=rounds)
+
+
+def interleaved(
+    rows: dict[str, Callable[[], Any]], rounds: int, prepare: dict[str, Callable[[], Any]] | None = None
+) -> dict[str, float]:
+    """The median seconds of each function, called in turn, so that all of them meet the machine in the same moods.
+
+    `prepare` has what to call, untimed, before each call of a function of that name.
+    """
+    times: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in range(rounds + 2):
+        for name, function in rows.items():
+            if prepare and name in prepare:
+                prepare[name]()
+            start = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(each[2:]) for name, each in times.items()}  # the first two warm up

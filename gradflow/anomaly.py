@@ -49,6 +49,17 @@ def detect_anomaly() -> Iterator[None]:
         detector.check()
 
 
+class _Line(NamedTuple):
+    """A line of a program."""
+
+    file: str
+    number: int
+    names: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number}: {linecache.getline(self.file, self.number, self.names).strip()}"
+
+
 class _Record(NamedTuple):
     """What an operation, or one of its rules, gave, and of what."""
 
@@ -56,14 +67,14 @@ class _Record(NamedTuple):
     argument: int | None
     result: Tensor
     inputs: tuple[tuple[str, Any], ...]
-    line: str
+    line: _Line | str
 
 
 class _Detector(Observer):
     def __init__(self) -> None:
         self.records: list[_Record] = []
         self.finite: dict[Backend, Any] = {}  # on each device, whether all results there were
-        self.lines: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+        self.lines: WeakKeyDictionary[Any, _Line] = WeakKeyDictionary()
 
     def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
         line = _line_of_user()
@@ -110,15 +121,14 @@ def _as_tensor(x: Any, backend: Backend) -> Any:
     return x if isinstance(x, (Tensor, float, int)) else Tensor(x, backend)
 
 
-def _line_of_user() -> str:
-    """File, number and text of the innermost line outside this package that is being run."""
+def _line_of_user() -> _Line:
+    """The innermost line outside this package that is being run."""
     frame = sys._getframe(1)
     while frame.f_back is not None and (
         frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename == contextlib.__file__
     ):
         frame = frame.f_back
-    name, number = frame.f_code.co_filename, frame.f_lineno
-    return f"{name}:{number}: {linecache.getline(name, number, frame.f_globals).strip()}"
+    return _Line(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
 
 
 def _describe_record(record: _Record, value: float, bad: list[int]) -> str:

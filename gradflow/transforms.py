@@ -101,40 +101,48 @@ def pull(
 ) -> list[Tensor]:
     """The gradients of the inputs, recorded where `outer`; zeros where no output depends on one.
 
-    With `batch` the first axis of the cotangents, and of the results, counts a batch.
+    With `batch` the first axis of the cotangents, and of the results, counts a batch. No two results share memory.
     """
-    pairs = [(y._node, g) for y, g in zip(outputs, cotangents, strict=True) if y._node is not None]
+    found = _walk(inputs, outputs, cotangents, outer, retain, batch)
+    return [ops.copy(g) if outer else Tensor(g.backend.asarray(g.array, copy=True), g.backend) for g in found]
+
+
+def _walk(
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    outer: bool,
+    retain: bool = False,
+    batch: bool = False,
+) -> list[Tensor]:
+    """As `pull`, for results that are not handed to a user: they may share memory."""
+    pairs = [(y._node, g if outer else g.array) for y, g in zip(outputs, cotangents, strict=True)]
+    roots = [(node, Batch(g) if batch else g) for node, g in pairs if node is not None]
     found: dict[Any, Any] = {}
-    if pairs:
+    if roots:
         found = backward(
-            [node for node, _ in pairs],
-            [_value(g, outer, batch) for _, g in pairs],
+            [node for node, _ in roots],
+            [g for _, g in roots],
             retain_graph=retain or outer,
             create_graph=outer,
             wanted={_node(x) for x in inputs},
             batched=batched if batch else None,
         )
     leading = cotangents[0].shape[:1] if batch else ()
-    return [_result(found.get(_node(x)), x, leading, outer, batch) for x in inputs]
+    results = []
+    for x in inputs:
+        g = found.get(_node(x))
+        if g is None:
+            g = x.backend.zeros((*leading, *x.shape), dtype=x.array.dtype)
+        elif batch:
+            g = g.values
+        results.append(g if isinstance(g, Tensor) else Tensor(g, x.backend))
+    return results
 
 
 def _node(x: Tensor) -> Node | Leaf:
     assert x._node is not None
     return x._node
-
-
-def _result(g: Any, x: Tensor, leading: tuple[int, ...], outer: bool, batch: bool) -> Tensor:
-    if g is None:
-        return Tensor(x.backend.zeros((*leading, *x.shape), dtype=x.array.dtype), x.backend)
-    values = g.values if batch else g
-    if outer:
-        return ops.copy(values)
-    return Tensor(x.backend.asarray(values, copy=True), x.backend)  # no two results share memory
-
-
-def _value(g: Tensor, outer: bool, batch: bool) -> Any:
-    value = g if outer else g.array
-    return Batch(value) if batch else value
 
 
 def _checked(what: str, where: str, x: Any, recording: bool) -> Tensor:
@@ -336,7 +344,7 @@ def _pulled(trace: Trace, outputs: Sequence[Tensor]) -> tuple[list[Tensor], list
         for y in outputs
     ]
     with enable_grad():
-        return cotangents, pull(trace.inputs, outputs, cotangents, outer=True)
+        return cotangents, _walk(trace.inputs, outputs, cotangents, outer=True)
 
 
 def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -365,40 +373,56 @@ def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callabl
 
 def _rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], outer: bool) -> list[list[Tensor]]:
     """For each output the derivatives by each input, of shape output + input."""
-    return [
-        [
-            ops.reshape(block, y.shape + x.shape)
-            for x, block in zip(inputs, _send_back_all(inputs, y, outer), strict=True)
-        ]
-        for y in outputs
-    ]
+    rows, start = [], 0
+    everything = _send_back_all(inputs, outputs, outer)
+    for y in outputs:
+        stop = start + y.size
+        rows.append([ops.reshape(g[start:stop], y.shape + x.shape) for x, g in zip(inputs, everything, strict=True)])
+        start = stop
+    return rows
 
 
 def _columns(trace: Trace, outputs: Sequence[Tensor], outer: bool) -> list[list[Tensor]]:
     """As `_rows`, from the transposed Jacobian: the rows of the function that sends cotangents back."""
     cotangents, pulled = _pulled(trace, outputs)
-    by_input = [_send_back_all(cotangents, u, outer) for u in pulled]
-    return [
-        [
-            ops.reshape(ops.permute_dims(blocks[j], (*range(1, y.ndim + 1), 0)), y.shape + x.shape)
-            for x, blocks in zip(trace.inputs, by_input, strict=True)
-        ]
-        for j, y in enumerate(outputs)
-    ]
+    by_input = _rows(cotangents, pulled, outer)
+    columns = []
+    for j, y in enumerate(outputs):
+        blocks = []
+        for x, row in zip(trace.inputs, by_input, strict=True):
+            order = (*range(x.ndim, x.ndim + y.ndim), *range(x.ndim))
+            blocks.append(ops.copy(ops.permute_dims(row[j], order)))
+        columns.append(blocks)
+    return columns
 
 
-def _send_back_all(inputs: Sequence[Tensor], y: Tensor, outer: bool) -> list[Tensor]:
-    """The derivatives of all elements of y by each input, (y.size, ...): in batches that are not too large."""
-    if y._node is None or not y.size:
-        return [Tensor(x.backend.zeros((y.size, *x.shape), dtype=x.array.dtype), x.backend) for x in inputs]
-    largest = max(math.prod(node.shape) for node in nodes_from([y._node], {_node(x) for x in inputs}))
+def _send_back_all(inputs: Sequence[Tensor], outputs: Sequence[Tensor], outer: bool) -> list[Tensor]:
+    """The derivatives of all elements of the outputs by each input, (elements, ...), in batches of limited size."""
+    total = sum(y.size for y in outputs)
+    if not total:
+        return [Tensor(x.backend.zeros((0, *x.shape), dtype=x.array.dtype), x.backend) for x in inputs]
+    nodes = nodes_from([_node(y) for y in outputs if y._node is not None], {_node(x) for x in inputs})
+    largest = max([math.prod(node.shape) for node in nodes], default=1)
     step = max(1, _LARGEST_BATCH // max(largest, 1))
     parts = []
-    for start in range(0, y.size, step):
-        places = ops.arange(start, min(start + step, y.size), dtype="int64", device=y.device)
-        basis = ops.reshape(ops.one_hot(places, y.size, y.dtype), (places.size, *y.shape))
-        parts.append(pull(inputs, [y], [basis], outer, retain=True, batch=True))
+    for start in range(0, total, step):
+        stop, first = min(start + step, total), 0
+        reached, bases = [], []
+        for y in outputs:
+            low, high = max(start, first), min(stop, first + y.size)
+            if low < high:
+                reached.append(y)
+                bases.append(_basis(y, low - first, high - first, low - start, stop - high))
+            first += y.size
+        parts.append(pull(inputs, reached, bases, outer, retain=True, batch=True))
     return parts[0] if len(parts) == 1 else [ops.concat(blocks) for blocks in zip(*parts, strict=True)]
+
+
+def _basis(y: Tensor, start: int, stop: int, before: int, after: int) -> Tensor:
+    """The unit vectors `start` to `stop` in the space of y, as a batch, with so many zero vectors before and after."""
+    places = ops.arange(start, stop, dtype="int64", device=y.device)
+    units = ops.pad(ops.one_hot(places, y.size, y.dtype), ((before, after), (0, 0)))
+    return ops.reshape(units, (units.shape[0], *y.shape))
 
 
 def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -410,7 +434,24 @@ def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable
     >>> gf.hessian(lambda x: (x * x * x).sum())(gf.tensor([1.0, 2.0])).tolist()
     [[6.0, 0.0], [0.0, 12.0]]
     """
-    return jacobian(grad(f, argnums), argnums)
+
+    def of_arguments(*arguments: Any, **options: Any) -> Any:
+        trace = Trace("hessian", f, arguments, _numbers(argnums, len(arguments), "hessian"), options)
+        gradients, outer = _recorded_gradient(trace)
+        single = isinstance(argnums, int)
+        rows = [_like_arguments(trace, row, single) for row in _rows(trace.inputs, gradients, outer)]
+        return _like_arguments(trace, rows, single)
+
+    return of_arguments
+
+
+def _recorded_gradient(trace: Trace) -> tuple[list[Tensor], bool]:
+    """The gradient of the scalar that was traced, recorded, and whether its own derivatives must be, too."""
+    output = _scalar(trace, trace.output)
+    outer = trace.is_outer(output)
+    seed = Tensor(output.backend.ones_like(output.array), output.backend)
+    with enable_grad():
+        return _walk(trace.inputs, [output], [seed], outer=True), outer
 
 
 def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, ...]:
@@ -424,5 +465,8 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     [[6.0, 12.0]]
     """
     _check_sequences("hvp", primals, tangents)
-    _, back = vjp(grad(f, tuple(range(len(primals)))), *primals)
-    return back(tuple(tangents))
+    trace = Trace("hvp", f, primals, range(len(primals)), {})
+    given = _matching("hvp", "tangent", list(tangents), rebuild(trace.trees, trace.inputs))
+    gradients, outer = _recorded_gradient(trace)
+    outer = outer or (is_grad_enabled() and any(t.requires_grad for t in given))
+    return tuple(_like_arguments(trace, pull(trace.inputs, gradients, given, outer), single=False))

@@ -222,7 +222,7 @@ class NumpyBackend(Backend):
     def one_hot(self, labels: Array, classes: int, dtype: Any) -> Array:
         _check_labels(labels, classes)
         hot = np.zeros((*labels.shape, classes), dtype)
-        flat = hot.reshape(-1, classes)
+        flat = hot.reshape(labels.size, classes)
         flat[np.arange(flat.shape[0]), labels.reshape(-1)] = 1
         return hot
 
