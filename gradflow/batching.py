@@ -78,8 +78,7 @@ class Batching:
             axis = tuple(range(x.ndim))
         if axis == () and not x.ndim:  # of one number: itself
             return Batch(function(self.F.reshape(x.values, (-1, 1)), axis=1, **options | {"keepdims": False}))
-        shifted = tuple(_shift(a) for a in axis) if isinstance(axis, tuple) else _shift(axis)
-        return Batch(function(x.values, axis=shifted, **options))
+        return Batch(function(x.values, axis=_shift(axis), **options))
 
     def _kernel(self, function: Any, default: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
         if any(isinstance(x, Batch) for x in inputs):
@@ -116,7 +115,7 @@ class Batching:
             return self.F.permute_dims(x, axes)
         return Batch(self.F.permute_dims(x.values, (0, *(a % x.ndim + 1 for a in axes))))
 
-    def expand_dims(self, x: Any, axis: int) -> Any:
+    def expand_dims(self, x: Any, axis: Any) -> Any:
         if not isinstance(x, Batch):
             return self.F.expand_dims(x, axis=axis)
         return Batch(self.F.expand_dims(x.values, axis=_shift(axis)))
@@ -124,9 +123,7 @@ class Batching:
     def squeeze(self, x: Any, axis: Any) -> Any:
         if not isinstance(x, Batch):
             return self.F.squeeze(x, axis=axis)
-        return Batch(
-            self.F.squeeze(x.values, axis=tuple(map(_shift, axis)) if isinstance(axis, tuple) else _shift(axis))
-        )
+        return Batch(self.F.squeeze(x.values, axis=_shift(axis)))
 
     def concat(self, arrays: Sequence[Any], axis: int = 0) -> Any:
         lengths = [x.values.shape[0] for x in arrays if isinstance(x, Batch)]
@@ -134,6 +131,9 @@ class Batching:
             return self.F.concat(arrays, axis=axis)
         values = [x.values if isinstance(x, Batch) else self.F.broadcast_to(x, (lengths[0], *x.shape)) for x in arrays]
         return Batch(self.F.concat(values, axis=_shift(axis)))
+
+    def stack(self, arrays: Sequence[Any], axis: int = 0) -> Any:
+        return self.concat([self.expand_dims(x, axis) for x in arrays], axis)
 
     # ------------------------------------------------------------------ values
 
@@ -194,7 +194,10 @@ class Batching:
         return self.F.broadcast_to(indices, (count, *indices.shape))
 
 
-def _shift(axis: int) -> int:
+def _shift(axis: Any) -> Any:
+    """An axis of an element of a batch, or a tuple of them, as axes of the whole; counted from the end it stays."""
+    if isinstance(axis, tuple):
+        return tuple(map(_shift, axis))
     return axis + 1 if axis >= 0 else axis
 
 

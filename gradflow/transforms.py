@@ -171,7 +171,7 @@ def _kind(x: Any) -> str:
 
 
 def _numbers(argnums: int | Sequence[int], count: int, what: str) -> tuple[int, ...]:
-    wanted = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    wanted = tuple(argnums) if isinstance(argnums, (tuple, list, range)) else (argnums,)
     for i in wanted:
         if not isinstance(i, int) or isinstance(i, bool):
             raise TypeError(f"argnums of {what} are numbers of positional arguments; got {argnums!r}")
@@ -227,7 +227,7 @@ def value_and_grad(
         trace = Trace(name, f, arguments, _numbers(argnums, len(arguments), name), options)
         output, aux = trace.output if has_aux else (trace.output, None)
         output = _scalar(trace, output)
-        outer = trace.is_outer(output)
+        outer = trace.is_outer(output, *[x for _, x in flatten(aux) if isinstance(x, Tensor)])
         seed = Tensor(output.backend.ones_like(output.array), output.backend)
         gradients = pull(trace.inputs, [output], [seed], outer)
         if not outer:
@@ -391,7 +391,7 @@ def _columns(trace: Trace, outputs: Sequence[Tensor], outer: bool) -> list[list[
         blocks = []
         for x, row in zip(trace.inputs, by_input, strict=True):
             order = (*range(x.ndim, x.ndim + y.ndim), *range(x.ndim))
-            blocks.append(ops.copy(ops.permute_dims(row[j], order)))
+            blocks.append(ops.astype(ops.copy(ops.permute_dims(row[j], order)), x.dtype))
         columns.append(blocks)
     return columns
 
