@@ -154,7 +154,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
         found = {}
         for name in KERNELS:
-            function = getattr(self, name).__func__
+            function = getattr(getattr(self, name), "__func__", None)  # a static method has none
             function = self._wrapped.get(function, function)
             found[name] = "composed" if function is getattr(Backend, name) else "native"
         return found

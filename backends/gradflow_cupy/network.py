@@ -164,6 +164,9 @@ class NetworkKernels(Backend):
             buffer = into[0] if x.ndim == 2 else None
             gx = self.cupy.matmul(rows, weight, out=buffer)
             gx = gx if x.ndim == 2 else gx.reshape(x.shape)
+            if into[0] is not None and buffer is None:
+                into[0][...] = gx
+                gx = into[0]
         if need_weight:
             gw = self.cupy.matmul(rows.T, _rows(x), out=into[1])
         return gx, gw, gb
