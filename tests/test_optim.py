@@ -402,6 +402,113 @@ def test_hyperparameters_may_change_between_steps(device: str) -> None:
     assert moves == pytest.approx([1, 1, 1.5, 1, 0.175])
 
 
+@pytest.mark.parametrize("saved", [None, 2, 3, 5], ids=lambda at: f"saved at {at}")
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_that_is_turned_on_and_off_is_pytorchs(device: str, saved: int | None, nesterov: bool) -> None:
+    """With dampening, the first step of a buffer differs from later ones; one parameter joins late."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=(2, 3)), rng.normal(size=(8, 2, 3))
+    ours = [parameter(v, "float64") for v in start]
+    theirs = [torch.tensor(v, requires_grad=True) for v in start]
+    sgd, reference = SGD(ours, lr=0.1), torch.optim.SGD(theirs, lr=0.1)
+    for step, of_step in enumerate(gradients):
+        if step == saved:
+            state = pickle.loads(pickle.dumps(sgd.state_dict()))
+            sgd = SGD(ours, lr=0.1)
+            sgd.load_state_dict(state)
+        for optimizer in (sgd, reference):
+            optimizer.param_groups[0].update(
+                momentum=0.0 if step in (0, 1, 4) else 0.9,
+                dampening=0.0 if nesterov else 0.5,
+                nesterov=nesterov and step not in (0, 1, 4),
+            )
+            optimizer.zero_grad()
+        for i, g in enumerate(of_step):
+            if i == 0 or step > 5:
+                ours[i].grad, theirs[i].grad = gf.tensor(g), torch.tensor(g)
+        sgd.step()
+        reference.step()
+        for p, q in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(host(p), q.detach().numpy(), rtol=1e-14, err_msg=f"step {step}")
+
+
+def test_state_that_no_step_has_filled_is_none() -> None:
+    p = parameter([1.0])
+    sgd = SGD([p], lr=0.1)
+    p.grad = gf.ones((1,))
+    sgd.step()
+    assert sgd.state_dict()["state"] == {0: {"step": 1}}
+    sgd.param_groups[0]["momentum"] = 0.9
+    assert sgd.state_dict()["state"] == {0: {"step": 1, "momentum_buffer": None}}
+
+
+def test_a_group_may_be_added(device: str) -> None:
+    def make() -> tuple[nn.Module, Optimizer]:
+        model = network()
+        return model, SGD(model[0].parameters(), lr=schedules.cosine(0.1, 10), momentum=0.9)
+
+    model, optimizer = make()
+    train(model, optimizer, range(2))
+    optimizer.add_param_group({"params": model[1].parameters(), "momentum": 0.5})
+    assert [len(g["params"]) for g in optimizer.param_groups] == [2, 2]
+    assert optimizer.learning_rates == [schedules.cosine(0.1, 10)(2)] * 2
+    control, first = make()
+    train(control, first, range(2))
+    second = SGD(control[1].parameters(), lr=lambda step: first.param_groups[0]["lr"](step + 2), momentum=0.5)
+    saved = model.state_dict(), optimizer.state_dict()
+    for _ in range(2):
+        train(model, optimizer, range(2, 5))
+        resumed, other = make()
+        other.add_param_group({"params": resumed[1].parameters(), "momentum": 0.5})
+        resumed.load_state_dict(saved[0])
+        other.load_state_dict(saved[1])
+        train(resumed, other, range(2, 5))
+        assert_same(resumed, values(model))
+        model, optimizer = copy.deepcopy((resumed, other))
+        model.load_state_dict(saved[0])
+        optimizer.load_state_dict(saved[1])
+    for step in range(2, 5):
+        control.zero_grad()
+        backward(control, step)
+        first.step()
+        second.step()
+    assert_same(control, values(resumed))
+    for wrong, error in (
+        ({"params": model[1].parameters()}, ValueError),
+        ({"params": [parameter([1.0])], "betas": 1}, ValueError),
+        ({"params": [parameter([1.0])], "momentum": -1}, ValueError),
+        ([parameter([1.0])], TypeError),
+        ({"params": [gf.arange(3)]}, TypeError),
+    ):
+        with pytest.raises(error):
+            optimizer.add_param_group(wrong)  # type: ignore[arg-type]
+        assert len(optimizer.param_groups) == len({id(b) for b in optimizer._blocks}) + 1 == 2
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, None])
+def test_a_rate_set_out_of_range_is_refused_before_anything_changes(bad: Any) -> None:
+    p = parameter([1.0])
+    sgd = SGD([p], lr=0.1)
+    p.grad = gf.ones((1,))
+    sgd.param_groups[0]["lr"] = bad
+    with pytest.raises(ValueError, match="lr"):
+        sgd.step()
+    assert (p.item(), sgd.steps) == (1.0, 0)
+
+
+def test_hyperparameters_may_be_numpy_numbers(device: str) -> None:
+    p, q = parameter([1.0]), parameter([1.0])
+    rate, decay = np.float32(0.1), np.float64(0.01)
+    sgd, reference = SGD([p], rate, weight_decay=decay), SGD([q], float(rate), weight_decay=float(decay))
+    p.grad = q.grad = gf.ones((1,))
+    sgd.step()
+    reference.step()
+    assert_equal("p", p, host(q))
+    assert repr(sgd) == repr(reference)
+    assert Adam([p], betas=(np.float32(0.5), np.float64(0.75))).param_groups[0]["betas"] == (0.5, 0.75)
+
+
 def test_centred_rmsprop_may_be_turned_on_later(device: str) -> None:
     p = parameter([1.0])
     rms = RMSprop([p], lr=0.01)
@@ -482,6 +589,19 @@ def test_what_is_no_parameter_is_refused(parameters: Callable[[], Any]) -> None:
         SGD(parameters())
 
 
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: SGD(network()), r"got a MLP: pass model\.parameters\(\)"),  # type: ignore[arg-type]
+        (lambda: SGD(ONE[0]), "put it into a list"),  # type: ignore[arg-type]
+        (lambda: Adam(ONE, betas=0.9), "betas are two numbers"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_type_error_says_what_to_pass(make: Callable[[], Any], says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        make()
+
+
 def test_an_optimizer_that_was_refused_leaves_its_parameters_alone() -> None:
     p = parameter([1.0])
     array = p.array
@@ -544,6 +664,28 @@ def test_a_state_dict_covers_groups_frozen_parameters_and_schedules(device: str)
     train(model, optimizer, range(4, 8))
     train(resumed, other, range(4, 8))
     assert_same(resumed, values(model))
+
+
+def test_a_schedule_stays_when_a_state_is_loaded(device: str) -> None:
+    """It is code: what the state had for a rate is not put in its place."""
+    state = SGD([parameter([1.0])], lr=0.5, momentum=0.9).state_dict()
+    state["steps"] = 5
+    rate = schedules.cosine(0.1, 10)
+    sgd = SGD([parameter([1.0])], lr=rate)
+    sgd.load_state_dict(state)
+    assert sgd.param_groups[0]["lr"] is rate
+    assert sgd.param_groups[0]["momentum"] == 0.9
+    assert sgd.learning_rates == [rate(5)]
+
+
+def test_an_optimizer_with_a_schedule_is_pickled(device: str) -> None:
+    model = network()
+    optimizer = Adam(model.parameters(), lr=schedules.warmup(schedules.step(0.1, 2), 2))
+    train(model, optimizer, range(3))
+    twin, other = pickle.loads(pickle.dumps((model, optimizer)))
+    train(model, optimizer, range(3, 6))
+    train(twin, other, range(3, 6))
+    assert_same(twin, values(model))
 
 
 def test_a_state_moves_to_another_device() -> None:
@@ -715,7 +857,27 @@ def test_clipping_of_what_is_not_finite(device: str) -> None:
     assert np.isnan(host(p.grad)).all()
 
 
-@pytest.mark.parametrize("bad", [-1.0, math.nan, None, "1"])
+@pytest.mark.parametrize("where", ["no optimizer", "a block"])
+def test_clipping_counts_a_parameter_that_is_given_twice_once(device: str, where: str) -> None:
+    a, b = parameter([1.0]), parameter([1.0])
+    a.grad, b.grad = gf.tensor([3.0]), gf.tensor([4.0])
+    if where == "a block":
+        SGD([a, b], lr=0.0).step()
+    assert clip_grad_norm_([a, a], 1.0).item() == pytest.approx(3)
+    assert (a.grad.item(), b.grad.item()) == (pytest.approx(1, rel=1e-5), 4)
+
+
+@pytest.mark.parametrize("biggest", [3.0, math.inf])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_an_infinite_norm_only_measures(device: str, biggest: float) -> None:
+    p = parameter([1.0, 1.0])
+    g = p.grad = gf.tensor([biggest, 4.0])
+    assert clip_grad_norm_([p], math.inf).item() == (5 if biggest == 3 else math.inf)
+    assert p.grad is g
+    assert g.tolist() == [biggest, 4]
+
+
+@pytest.mark.parametrize("bad", [-1.0, -math.inf, math.nan, None, "1"])
 def test_clipping_refuses_what_is_no_norm(bad: Any) -> None:
     with pytest.raises(ValueError, match="max_norm"):
         clip_grad_norm_([parameter([1.0])], bad)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gradflow as gf
@@ -134,6 +136,29 @@ def test_warmup_then_cosine_is_sequentiallr() -> None:
 def test_warmup_rises_straight_to_the_start_of_its_schedule() -> None:
     rate = schedules.warmup(schedules.step(1.0, 2), 4)
     assert [rate(s) for s in range(8)] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        schedules.constant(0.1),
+        schedules.step(0.1, 5),
+        schedules.cosine(0.1, steps=100),
+        schedules.warmup(schedules.cosine(0.1, 20), 5),
+        schedules.one_cycle(0.5, 30),
+    ],
+    ids=str,
+)
+def test_schedules_are_printed_compared_and_pickled(rate: schedules.Schedule) -> None:
+    twin = pickle.loads(pickle.dumps(rate))
+    assert twin == rate != schedules.constant(0.2)
+    assert [twin(s) for s in range(40)] == [rate(s) for s in range(40)]
+    assert eval(repr(rate), vars(schedules)) == rate
+    assert repr(schedules.cosine(0.1, steps=100)) == "cosine(lr=0.1, steps=100, final=0.0)"
+
+
+def test_schedules_take_numpy_numbers() -> None:
+    assert schedules.cosine(np.float32(0.5), np.int64(10))(0) == 0.5
 
 
 def test_schedules_are_pure() -> None:

@@ -5,17 +5,19 @@ The formulas are the kernels `sgd_step`, `adam_step` and `rmsprop_step` of `grad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from gradflow.backend import Array
 from gradflow.optim.flat import Block
-from gradflow.optim.optimizer import Optimizer, Parameters, check_rate, number
+from gradflow.optim.optimizer import Optimizer, Parameters, check_numbers, check_rate, number
 from gradflow.optim.schedules import Schedule
 
 
-def _check_eps(group: Mapping[str, Any]) -> None:
-    if number("eps", group["eps"]) == 0:
+def _check_eps(group: dict[str, Any]) -> None:
+    check_numbers(group, "eps")
+    if group["eps"] == 0:
         raise ValueError("eps is a number above 0: where a gradient is 0, a step divides by it")
 
 
@@ -41,9 +43,8 @@ class SGD(Optimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         check_rate(group)
-        for name in ("momentum", "weight_decay"):
-            number(name, group[name])
-        number("dampening", group["dampening"], -float("inf"))
+        check_numbers(group, "momentum", "weight_decay")
+        check_numbers(group, "dampening", low=-math.inf)
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov's momentum needs momentum > 0 and dampening = 0")
 
@@ -51,7 +52,14 @@ class SGD(Optimizer):
         return ("momentum_buffer",) if group["momentum"] else ()
 
     def _update(
-        self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]
+        self,
+        block: Block,
+        part: slice,
+        state: dict[str, Array],
+        lr: float,
+        step: int,
+        fresh: bool,
+        group: Mapping[str, Any],
     ) -> None:
         block.backend.sgd_step(
             block.values[part],
@@ -62,7 +70,7 @@ class SGD(Optimizer):
             group["dampening"],
             group["nesterov"],
             group["weight_decay"],
-            step == 1,
+            fresh,
         )
 
 
@@ -86,19 +94,28 @@ class Adam(Optimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         check_rate(group)
-        if len(group["betas"]) != 2:
-            raise ValueError(f"betas are two numbers; got {group['betas']!r}")
-        for beta in group["betas"]:
-            number("each of betas", beta, 0.0, 1.0)
-        group["betas"] = tuple(group["betas"])
-        number("weight_decay", group["weight_decay"])
+        try:
+            betas = tuple(group["betas"])
+        except TypeError:
+            raise TypeError(f"betas are two numbers, such as (0.9, 0.999); got {group['betas']!r}") from None
+        if len(betas) != 2:
+            raise ValueError(f"betas are two numbers, such as (0.9, 0.999); got {betas}")
+        group["betas"] = tuple(number("each of betas", beta, 0.0, 1.0) for beta in betas)
+        check_numbers(group, "weight_decay")
         _check_eps(group)
 
     def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
     def _update(
-        self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]
+        self,
+        block: Block,
+        part: slice,
+        state: dict[str, Array],
+        lr: float,
+        step: int,
+        fresh: bool,
+        group: Mapping[str, Any],
     ) -> None:
         beta1, beta2 = group["betas"]
         block.backend.adam_step(
@@ -156,9 +173,8 @@ class RMSprop(Optimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         check_rate(group)
-        number("alpha", group["alpha"], 0.0, 1.0)
-        for name in ("weight_decay", "momentum"):
-            number(name, group[name])
+        check_numbers(group, "alpha", high=1.0)
+        check_numbers(group, "weight_decay", "momentum")
         _check_eps(group)
 
     def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
@@ -166,7 +182,14 @@ class RMSprop(Optimizer):
         return (*names, "momentum_buffer") if group["momentum"] else names
 
     def _update(
-        self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]
+        self,
+        block: Block,
+        part: slice,
+        state: dict[str, Array],
+        lr: float,
+        step: int,
+        fresh: bool,
+        group: Mapping[str, Any],
     ) -> None:
         block.backend.rmsprop_step(
             block.values[part],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,11 +16,14 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
     """Scale all gradients in place so that their common 2-norm is at most `max_norm`; returns the norm before that.
 
     The norm is a tensor without axes, on the device of the gradients: reading it waits, clipping does not. 0 where
-    there are no gradients. Raises ValueError for a `max_norm` that is no number >= 0, DeviceMismatchError for several
-    devices. Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", algorithm 1.
+    there are no gradients. An infinite `max_norm` only measures. A parameter given twice counts once. Raises ValueError
+    for a `max_norm` that is no number >= 0, DeviceMismatchError for several devices. Pascanu et al. 2013, "On the
+    difficulty of training recurrent neural networks", algorithm 1.
     """
-    number("max_norm", max_norm)
-    tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    if max_norm != math.inf:
+        number("max_norm", max_norm)
+    given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    tensors = list({id(t): t for t in given}.values())
     with_gradient = [t for t in tensors if t.grad is not None]
     if not with_gradient:
         from gradflow.ops import zeros
@@ -28,7 +32,10 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
     backend = with_gradient[0].backend
     if any(t.backend is not backend for t in with_gradient):
         raise mismatch("clip_grad_norm_", with_gradient)
-    norm = backend.clip_global_norm(_whole_arrays(with_gradient), float(max_norm))
+    arrays = _whole_arrays(with_gradient)
+    if max_norm == math.inf:  # copies are scaled, since the factor is no number where the norm is infinite too
+        return Tensor(backend.clip_global_norm([backend.asarray(a, copy=True) for a in arrays], math.inf), backend)
+    norm = backend.clip_global_norm(arrays, float(max_norm))
     for tensor in with_gradient:
         tensor.grad._bump()  # type: ignore[union-attr]
     return Tensor(norm, backend)

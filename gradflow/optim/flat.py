@@ -21,9 +21,12 @@ _ALIGNMENT = 256  # bytes
 
 
 class Member:
-    """A parameter's place in a block: its tensor, its group, [start, stop), the two views, and its count of steps."""
+    """A parameter's place in a block: its tensor, its group, [start, stop), the two views, its count of steps.
 
-    __slots__ = ("gradient", "group", "index", "start", "step", "stop", "tensor", "values")
+    `filled` names the arrays of the block's state in which a step has left something of this parameter.
+    """
+
+    __slots__ = ("filled", "gradient", "group", "index", "start", "step", "stop", "tensor", "values")
 
     def __init__(self, tensor: Tensor, index: int, group: int, start: int) -> None:
         self.tensor = tensor
@@ -32,8 +35,13 @@ class Member:
         self.start = start
         self.stop = start + tensor.size
         self.step = 0
+        self.filled: frozenset[str] = frozenset()
         self.values: Array = None
         self.gradient: Array = None
+
+    def follows(self, other: Member) -> bool:
+        """Whether a step treats this member and the other alike: one group, one count of steps, one kind of state."""
+        return self.group == other.group and self.step == other.step and self.filled == other.filled
 
 
 class Block:
@@ -103,12 +111,12 @@ class Block:
             leaf.hand_out()
 
     def runs(self) -> Iterator[tuple[int, slice, list[Member]]]:
-        """The members that have a gradient, in runs of one group and one count of steps: (group, range, members)."""
+        """The members that have a gradient, in runs of one group and one past: (group, range, members)."""
         run: list[Member] = []
         for member in self.members:
             leaf = member.tensor._node
             ready = leaf is not None and leaf.grad is not None  # type: ignore[union-attr]
-            if run and not (ready and member.group == run[0].group and member.step == run[0].step):
+            if run and not (ready and member.follows(run[0])):
                 yield run[0].group, slice(run[0].start, run[-1].stop), run
                 run = []
             if ready:
@@ -116,20 +124,24 @@ class Block:
         if run:
             yield run[0].group, slice(run[0].start, run[-1].stop), run
 
-    def changed(self, members: Sequence[Member]) -> None:
-        """Note a change in place of the members' values, and count a step of each."""
+    def changed(self, members: Sequence[Member], filled: frozenset[str]) -> None:
+        """Note a change in place of the members' values, count a step of each, and what is now `filled` of them."""
         now = tick()
         for member in members:
             member.tensor._memory._changed = now  # type: ignore[union-attr]  # `_adopt` made it
             member.step += 1
+            member.filled = filled
 
 
-def make_blocks(groups: Sequence[Sequence[Tensor]]) -> list[Block]:
-    """Blocks for groups of parameters, of which each is in one block; parameters of a group stand together."""
+def make_blocks(groups: Sequence[Sequence[Tensor]], first: int = 0) -> list[Block]:
+    """Blocks for the groups from the `first` on, each parameter in one block; those of a group stand together."""
     sorted_out: dict[tuple[int, str], tuple[Backend, Any, list[tuple[int, int, Tensor]]]] = {}
     index = 0
     for g, tensors in enumerate(groups):
         for tensor in tensors:
+            if g < first:
+                index += 1
+                continue
             key = (id(tensor.backend), tensor.dtype.name)
             entry = sorted_out.setdefault(key, (tensor.backend, tensor.array.dtype, []))
             entry[2].append((index, g, tensor))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 from gradflow.backend import Array
 from gradflow.engine import no_grad
 from gradflow.ops import asarray
 from gradflow.optim.flat import Block, make_blocks
-from gradflow.optim.schedules import Schedule
 from gradflow.tensor import Tensor
 
 Parameters = Iterable[Tensor] | Iterable[Mapping[str, Any]]
@@ -21,11 +21,12 @@ Parameters = Iterable[Tensor] | Iterable[Mapping[str, Any]]
 
 def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
     """A finite number in [low, high), else ValueError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (float, int, Real)) or not math.isfinite(value):
         raise ValueError(f"{name} is a finite number; got {value!r}")
-    if not low <= value < high:
+    number = float(value)
+    if not low <= number < high:
         raise ValueError(f"{name} is a number in [{low:g}, {high:g}); got {value!r}")
-    return float(value)
+    return number
 
 
 class Optimizer:
@@ -38,42 +39,59 @@ class Optimizer:
     leaf.
     """
 
+    param_groups: list[dict[str, Any]]
+
     def __init__(self, parameters: Parameters, defaults: Mapping[str, Any]) -> None:
-        given: list[Any] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         if isinstance(parameters, Tensor):
             raise TypeError("an optimizer takes a list of parameters; got one tensor: put it into a list")
+        if hasattr(parameters, "parameters"):
+            raise TypeError(
+                f"an optimizer takes parameters; got a {type(parameters).__name__}: pass model.parameters()"
+            )
+        given: list[Any] = list(parameters)
         if not given:
             raise ValueError("an optimizer needs at least one parameter; got none")
-        groups = given if isinstance(given[0], Mapping) else [{"params": given}]
-        self.param_groups: list[dict[str, Any]] = []
+        self.defaults = dict(defaults)
+        self.param_groups = []
         self.steps = 0
-        for group in groups:
-            if not isinstance(group, Mapping) or "params" not in group:
-                raise TypeError("a parameter group is a mapping with 'params'; groups and tensors do not mix")
-            unknown = set(group) - set(defaults) - {"params"}
-            if unknown:
-                raise ValueError(
-                    f"{type(self).__name__} has no hyperparameter {', '.join(sorted(unknown))}; "
-                    f"there are {', '.join(defaults)}"
-                )
-            members = group["params"]
-            tensors = [members] if isinstance(members, Tensor) else list(members)
-            self.param_groups.append(
-                {"params": tensors, **defaults, **{k: v for k, v in group.items() if k != "params"}}
+        for group in given if isinstance(given[0], Mapping) else [{"params": given}]:
+            self._append(group)
+        self._blocks = self._make_blocks()
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Train more parameters: a mapping with "params" and hyperparameters of their own. Raises as the making does.
+
+        A schedule goes on with the optimizer's count of steps.
+        """
+        self._append(group)
+        self._blocks += self._make_blocks(len(self.param_groups) - 1)
+
+    def _append(self, group: Mapping[str, Any]) -> None:
+        """Check a group and add it to `param_groups`."""
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError("a parameter group is a mapping with 'params'; groups and tensors do not mix")
+        unknown = set(group) - set(self.defaults) - {"params"}
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} has no hyperparameter {', '.join(sorted(unknown))}; "
+                f"there are {', '.join(self.defaults)}"
             )
-            self._check(self.param_groups[-1])
-        seen: set[int] = set()
-        for tensor in (t for group in self.param_groups for t in group["params"]):
+        members = group["params"]
+        tensors = [members] if isinstance(members, Tensor) else list(members)
+        whole = {"params": tensors, **self.defaults, **{k: v for k, v in group.items() if k != "params"}}
+        self._check(whole)
+        seen = {id(t) for g in self.param_groups for t in g["params"]}
+        for tensor in tensors:
             if not isinstance(tensor, Tensor) or not tensor.is_leaf or not tensor.dtype.is_floating:
                 what = f"a {tensor.dtype} tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise TypeError(f"an optimizer takes leaves that are floating-point tensors; got {what}")
             if id(tensor) in seen:
                 raise ValueError("a parameter is given to the optimizer twice")
             seen.add(id(tensor))
-        self._blocks = self._make_blocks()
+        self.param_groups.append(whole)
 
-    def _make_blocks(self) -> list[Block]:
-        blocks = make_blocks([group["params"] for group in self.param_groups])
+    def _make_blocks(self, first: int = 0) -> list[Block]:
+        blocks = make_blocks([group["params"] for group in self.param_groups], first)
         names = {name for group in self.param_groups for name in self._state_names(group)}
         for block in blocks:
             for name in sorted(names):
@@ -91,9 +109,19 @@ class Optimizer:
         raise NotImplementedError
 
     def _update(
-        self, block: Block, part: slice, state: dict[str, Array], lr: float, step: int, group: Mapping[str, Any]
+        self,
+        block: Block,
+        part: slice,
+        state: dict[str, Array],
+        lr: float,
+        step: int,
+        fresh: bool,
+        group: Mapping[str, Any],
     ) -> None:
-        """Call the kernel on `part` of the block's values and gradients; step counts from 1."""
+        """Call the kernel on `part` of the block's values and gradients; step counts from 1.
+
+        `state` holds zeros where a parameter has had no step with it; `fresh` tells of that for any of its arrays.
+        """
         raise NotImplementedError
 
     # ------------------------------------------------------------------ use
@@ -118,14 +146,16 @@ class Optimizer:
                 for g, part, members in list(block.runs()):
                     group = self.param_groups[g]
                     state = {name: block.state_array(name)[part] for name in self._state_names(group)}
-                    self._update(block, part, state, rates[g], members[0].step + 1, group)
-                    block.changed(members)
+                    filled = members[0].filled
+                    fresh = not filled.issuperset(state)
+                    self._update(block, part, state, rates[g], members[0].step + 1, fresh, group)
+                    block.changed(members, filled.union(state) if fresh else filled)
         self.steps += 1
         return loss
 
     def _rate(self, group: Mapping[str, Any]) -> float:
         lr = group["lr"]
-        return number("lr", lr(self.steps)) if callable(lr) else lr
+        return number("lr", lr(self.steps) if callable(lr) else lr)
 
     @property
     def learning_rates(self) -> list[float]:
@@ -137,7 +167,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """All that a later optimizer of the same parameters needs to go on: state by parameter index, groups, steps.
 
-        State arrays are copies. A learning rate that is a schedule is not in it: give it again.
+        State arrays are copies, None where a parameter has had no step with them. A learning rate that is a schedule
+        is code and not in it: it stays with the optimizer that loads.
         """
         state: dict[int, dict[str, Any]] = {}
         for block in self._blocks:
@@ -145,6 +176,8 @@ class Optimizer:
                 if m.step:
                     entry: dict[str, Any] = {"step": m.step}
                     for name in self._state_names(self.param_groups[m.group]):
+                        entry[name] = None
+                    for name in sorted(m.filled):
                         array = block.backend.asarray(block.view(block.state_array(name), m), copy=True)
                         entry[name] = Tensor(array, block.backend)
                     state[m.index] = entry
@@ -159,7 +192,9 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state that `state_dict` gave, here or on another device. All is checked before anything changes.
 
-        Raises KeyError or ValueError for a state of other parameters or of another optimizer.
+        Hyperparameters come from the state, but a learning rate that is a schedule stays, as the rest of the code does;
+        it goes on from the step that the state had reached. Raises KeyError or ValueError for a state of other
+        parameters or of another optimizer.
         """
         groups = state_dict["param_groups"]
         sizes = [len(group["params"]) for group in self.param_groups]
@@ -172,7 +207,8 @@ class Optimizer:
             unknown = set(group) - set(own)
             if unknown:
                 raise ValueError(f"the state has hyperparameters that {type(self).__name__} lacks: {sorted(unknown)}")
-            new = {**own, **{k: v for k, v in group.items() if k != "params"}}
+            kept = {"params", "lr"} if callable(own["lr"]) else {"params"}
+            new = {**own, **{k: v for k, v in group.items() if k not in kept}}
             self._check(new)
             new_groups.append(new)
         members = {m.index: (block, m) for block in self._blocks for m in block.members}
@@ -187,7 +223,9 @@ class Optimizer:
             for name in self._state_names(new_groups[m.group]):
                 if name not in entry:
                     raise KeyError(f"the state of parameter {index} lacks {name}")
-                value = entry[name]
+            for name, value in entry.items():
+                if name == "step" or value is None:
+                    continue
                 arrays[name] = value if isinstance(value, Tensor) else asarray(value, device=block.backend.device)
                 shape = arrays[name].shape
                 if shape != m.tensor.shape:
@@ -197,7 +235,8 @@ class Optimizer:
         self.steps = steps
         for index, (block, m) in members.items():
             m.step, arrays = loaded.get(index, (0, {}))
-            for name in self._state_names(new_groups[m.group]):
+            m.filled = frozenset(arrays)
+            for name in {*arrays, *block.state}:
                 target = Tensor(block.view(block.state_array(name), m), block.backend)
                 if name in arrays:
                     target.copy_(arrays[name])
@@ -220,8 +259,13 @@ class Optimizer:
         return f"{type(self).__name__}({'; '.join(groups)})"
 
 
-def check_rate(group: Mapping[str, Any]) -> None:
+def check_rate(group: dict[str, Any]) -> None:
     """Raise ValueError for a learning rate that is neither a schedule nor a number >= 0."""
-    lr: float | Schedule = group["lr"]
-    if not callable(lr):
-        number("lr", lr)
+    if not callable(group["lr"]):
+        check_numbers(group, "lr")
+
+
+def check_numbers(group: dict[str, Any], *names: str, low: float = 0.0, high: float = math.inf) -> None:
+    """Make the hyperparameters of those names Python's floats; ValueError for what is no number in [low, high)."""
+    for name in names:
+        group[name] = number(name, group[name], low, high)
