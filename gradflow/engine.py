@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from gradflow.backend import Array, Backend
 
@@ -152,9 +152,11 @@ class Node:
     """A recorded operation. `shape`, `dtype` and `backend` are those of its result."""
 
     __slots__ = (
-        "__weakref__", "backend", "dtype", "id", "inputs", "op", "out", "out_changed", "parameters", "parents",
+        "__weakref__", "backend", "dtype", "hooks", "id", "inputs", "op", "out", "out_changed", "parameters", "parents",
         "residual", "shape",
     )  # fmt: skip
+
+    hooks: dict[Handle, Callable[[Any], Any]]  # only of `hooked_nodes`
 
     def __init__(
         self,
@@ -205,6 +207,7 @@ class Leaf:
         "dtype",
         "given",
         "grad",
+        "hooks",
         "id",
         "memory",
         "parents",
@@ -212,6 +215,7 @@ class Leaf:
     )
 
     op = None
+    hooks: dict[Handle, Callable[[Any], Any]]  # only of `hooked_nodes`
 
     def __init__(self, backend: Backend, shape: tuple[int, ...], dtype: Any) -> None:
         self.backend = backend
@@ -308,7 +312,7 @@ def backward(
             if node not in on_path and any(p in on_path for p in node.parents):
                 on_path.add(node)
     on_tensors = create_graph and batched is None
-    hooked = hooks if hooks else None
+    hooked = hooked_nodes if hooked_nodes else None
     seer = observer.get()
     pending: dict[Any, Any] = {}
     for root, g in zip(roots, gradients, strict=True):
@@ -421,8 +425,18 @@ def _check_broadcast(op: Operation, argument: int, shape: Any, expected: Any) ->
         )
 
 
-hooks: WeakKeyDictionary[Any, dict[Handle, Callable[[Any], Any]]] = WeakKeyDictionary()
-"""By node, what to do with the gradient of its tensor."""
+hooked_nodes: WeakSet[Any] = WeakSet()
+"""The nodes that have `hooks`: what to do with the gradient of their tensors."""
+
+
+def add_hook(node: Node | Leaf, hook: Callable[[Any], Any]) -> Handle:
+    """Have `hook` see, and perhaps replace, the gradient of the tensor of a node."""
+    if node not in hooked_nodes:
+        node.hooks = {}  # here, not beside the set: a hook may well hold the tensor and with it the node
+        hooked_nodes.add(node)
+    handle = Handle(node.hooks)
+    node.hooks[handle] = hook
+    return handle
 
 
 class Handle:
@@ -447,17 +461,20 @@ def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
         each = [_run_hooks(node, g.values[i], create_graph, None) for i in range(g.values.shape[0])]
         F = tensor_functions if create_graph else node.backend
         return type(g)(F.stack(each, axis=0))
-    for hook in list(hooks[node].values()):
+    for hook in list(node.hooks.values()):
         given = g if create_graph else _wrap(g, node.backend, None)
-        given._memory = Memory()
+        memory = given._shared_memory()
+        before = memory._changed
         result = hook(given)
-        if given._memory._changed:
+        if memory._changed != before:
             raise RuntimeError("a hook changed the gradient in place, which others may share; return a new one instead")
         if result is None:
             continue
-        if not isinstance(result, type(given)) or (result.shape, result.array.dtype) != (node.shape, node.dtype):
+        fits = isinstance(result, type(given)) and result.backend is node.backend
+        if not fits or (result.shape, result.array.dtype) != (tuple(node.shape), node.dtype):
             raise TypeError(
-                f"a hook returns None or a gradient of shape {tuple(node.shape)}, {node.dtype}; got {result!r}"
+                f"a hook returns None or a gradient of shape {tuple(node.shape)}, {node.dtype} on "
+                f"{node.backend.device}; got {result!r}"
             )
         g = result if create_graph else result.array
     return g

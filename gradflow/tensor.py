@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.backend import Array, Backend, Device
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DTYPES, DType
-from gradflow.engine import Handle, Leaf, Memory, Node, backward, grad_enabled, hooks, tick
+from gradflow.engine import Handle, Leaf, Memory, Node, add_hook, backward, grad_enabled, tick
 
 _ARRAY_TEXT = re.compile(r"^array\((.*?)(?:,\s*shape=\([\d, ]*\))?(?:,\s*dtype=\w+)?\)$", re.DOTALL)
 
@@ -170,10 +170,7 @@ class Tensor:
         """
         if self._node is None:
             raise RuntimeError(f"a {_describe(self)} that needs no gradient has none to hook")
-        of_node = hooks.setdefault(self._node, {})
-        handle = Handle(of_node)
-        of_node[handle] = hook
-        return handle
+        return add_hook(self._node, hook)
 
     def detach(self) -> Tensor:
         """The same values (shared, not copied) without the graph."""
