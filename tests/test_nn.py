@@ -151,6 +151,54 @@ def test_a_parameter_carries_a_gradient() -> None:
         nn.Parameter(gf.arange(3))
 
 
+def test_a_parameter_may_start_frozen() -> None:
+    p = nn.Parameter(gf.ones((2,)), requires_grad=False)
+    assert not p.requires_grad
+    assert p.requires_grad_().requires_grad
+    with pytest.raises(TypeError, match="floating"):
+        nn.Parameter(gf.arange(3), requires_grad=False)
+
+
+def test_a_module_may_become_none_and_come_back() -> None:
+    model = Two()
+    old, model.first = model.first, None
+    assert names(model) == ["scale", "last.0.weight"]
+    assert [name for name, _ in model.named_modules()] == ["", "last", "last.0", "last.1"]
+    assert "(first): None" in repr(model)
+    model.eval().to("float64")
+    with pytest.raises(TypeError, match="a module"):
+        model.first = 3
+    model.first = old
+    assert names(model) == ["scale", "first.weight", "first.bias", "last.0.weight"]
+
+
+def test_registering_says_what_is_wrong() -> None:
+    class Late(nn.Module):
+        def __init__(self, register: Callable[[nn.Module], Any]) -> None:
+            register(self)
+
+    for register in (
+        lambda m: m.register_parameter("p", nn.Parameter(gf.ones((1,)))),
+        lambda m: m.register_buffer("b", gf.ones((1,))),
+    ):
+        with pytest.raises(AttributeError, match=r"super\(\).__init__"):
+            Late(register)
+    with pytest.raises(TypeError, match="Parameter"):
+        nn.Module().register_parameter("p", gf.ones((1,)))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="tensor"):
+        nn.Module().register_buffer("b", 1.0)  # type: ignore[arg-type]
+
+
+def test_children_and_apply() -> None:
+    model = Two()
+    model.again = model.first
+    assert [name for name, _ in model.named_children()] == ["first", "last"]
+    assert list(model.children()) == [model.first, model.last]
+    seen: list[str] = []
+    assert model.apply(lambda m: seen.append(type(m).__name__)) is model
+    assert seen == ["Linear", "Linear", "Dropout", "Sequential", "Two"]
+
+
 def test_forward_must_be_defined() -> None:
     with pytest.raises(NotImplementedError, match="forward"):
         nn.Module()(1)
@@ -333,7 +381,9 @@ def test_loading_what_is_there_without_strict() -> None:
     model, source = Two(), Two()
     before = values(model)
     state = {"scale": gf.full((4,), 3.0), "last.0.weight": source.state_dict()["last.0.weight"], "extra": gf.ones((1,))}
-    model.load_state_dict(state, strict=False)
+    found = model.load_state_dict(state, strict=False)
+    assert found == (["first.weight", "first.bias"], ["extra"])
+    assert found.missing_keys == found[0]
     assert host(model.scale).tolist() == [3.0] * 4
     assert_equal("last", model.last[0].weight, values(source)["last.0.weight"])
     assert_equal("first", model.first.weight, before["first.weight"])
@@ -347,6 +397,130 @@ def test_a_backward_pass_through_weights_since_overwritten_is_refused() -> None:
     model.load_state_dict(nn.MLP([2, 3, 1]).state_dict())
     with pytest.raises(RuntimeError, match="changed in place"):
         loss.backward()
+
+
+class Counting(nn.Module):
+    """A module with buffers of either kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(gf.ones((2,)))
+        self.register_buffer("mean", gf.full((2,), 0.5))
+        self.register_buffer("count", gf.tensor(3, dtype="int64"))
+        self.register_buffer("scratch", gf.zeros((1,)), persistent=False)
+        self.register_buffer("nothing", None)
+
+
+def test_buffers_are_found_moved_and_saved(device: str) -> None:
+    model = nn.Sequential(Counting())
+    assert [name for name, _ in model.named_buffers()] == ["0.mean", "0.count", "0.scratch"]
+    assert [b.shape for b in model.buffers()] == [(2,), (), (1,)]
+    assert names(model) == ["0.weight"]
+    assert list(model.state_dict()) == ["0.weight", "0.mean", "0.count"]
+    model.to("float64")
+    assert [b.dtype for b in model.buffers()] == [gf.float64, gf.int64, gf.float64]
+    assert model[0].mean is dict(model.named_buffers())["0.mean"]
+    model[0].mean = gf.zeros((2,))
+    assert dict(model.named_buffers())["0.mean"].dtype is gf.float32
+    with pytest.raises(TypeError, match="a buffer"):
+        model[0].mean = 1.0
+    model[0].mean = None
+    assert list(model.state_dict()) == ["0.weight", "0.count"]
+    del model[0].count
+    assert [name for name, _ in model.named_buffers()] == ["0.scratch"]
+
+
+def test_buffers_move_to_another_device(other_device: str) -> None:
+    model = Counting().to(other_device)
+    assert {str(b.device) for b in model.buffers()} == {f"{other_device}:0"}
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+def test_buffers_are_loaded_and_copied(device: str, copied: Callable[[Any], Any]) -> None:
+    model, other = Counting(), Counting()
+    model.mean, model.count = gf.tensor([1.0, 2.0]), gf.tensor(7, dtype="int64")
+    assert other.load_state_dict(model.state_dict()) == ([], [])
+    twin = copied(other)
+    assert (twin.mean.tolist(), twin.count.item()) == ([1, 2], 7)
+    assert twin.mean is dict(twin.named_buffers())["mean"]
+    assert list(twin.state_dict()) == list(model.state_dict())
+    with pytest.raises(TypeError, match="count"):
+        other.load_state_dict({**model.state_dict(), "count": gf.tensor(7.0)})
+
+
+@pytest.mark.parametrize(
+    ("make", "saved"),
+    [
+        (lambda w: nn.CrossEntropyLoss(weight=w), ["weight"]),
+        (lambda w: nn.NLLLoss(weight=w), ["weight"]),
+        (lambda w: nn.BCEWithLogitsLoss(weight=w, pos_weight=w), ["weight", "pos_weight"]),
+        (lambda w: nn.BCEWithLogitsLoss(pos_weight=w), ["pos_weight"]),
+        (lambda w: nn.CrossEntropyLoss(), []),
+    ],
+)
+def test_weights_of_losses_are_buffers_as_in_pytorch(device: str, make: Callable[[Any], Any], saved: list[str]) -> None:
+    weight = gf.tensor([1.0, 2.0, 3.0])
+    loss = make(weight)
+    assert list(loss.state_dict()) == saved
+    loss.to("float64")
+    assert all(getattr(loss, name).dtype is gf.float64 for name in saved)
+    assert weight.dtype is gf.float32
+    assert not list(loss.parameters())
+
+
+def tied() -> nn.Module:
+    model = nn.Module()
+    model.a, model.b = nn.Linear(2, 2), nn.Linear(2, 2, bias=False)
+    model.b.weight = model.a.weight
+    model.c = model.a
+    return model
+
+
+def test_the_state_has_every_name_of_what_is_shared(device: str) -> None:
+    model, other = tied(), tied()
+    state = model.state_dict()
+    assert list(state) == ["a.weight", "a.bias", "b.weight", "c.weight", "c.bias"]
+    assert names(model) == ["a.weight", "a.bias"]
+    assert [name for name, _ in model.named_parameters(remove_duplicate=False)] == list(state)
+    other.load_state_dict({name: host(value) for name, value in state.items()})
+    assert_equal("weight", other.b.weight, host(model.a.weight))
+    with pytest.raises(nn.StateError, match=r"missing: b\.weight, c\.bias$"):
+        other.load_state_dict({n: v for n, v in state.items() if n not in ("b.weight", "c.bias")})
+
+
+def test_differing_values_of_one_parameter_are_refused(device: str) -> None:
+    model = tied()
+    state = model.state_dict()
+    with pytest.raises(ValueError, match=r"a\.weight and b\.weight share"):
+        model.load_state_dict({**state, "b.weight": state["a.weight"] + 1})
+    assert_equal("weight", model.a.weight, host(state["a.weight"]))
+    state["a.weight"][0, 0] = math.nan
+    model.load_state_dict({**state, "b.weight": host(state["a.weight"]).copy()})
+    assert math.isnan(host(model.b.weight)[0, 0])
+
+
+def test_the_state_is_what_functional_call_takes(device: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tied, self.counting = tied(), Counting()
+
+        def forward(self, x: gf.Tensor) -> gf.Tensor:
+            return self.tied.b(self.tied.c(x)) * self.counting.mean
+
+    model, x = Net(), gf.ones((1, 2))
+    state = {name: value * 2 for name, value in model.state_dict().items()}
+    expected = Net()
+    expected.load_state_dict(state)
+    before = model(x)
+    assert_equal("call", nn.functional_call(model, state, x), host(expected(x)))
+    assert_equal("after", model(x), host(before))
+
+
+def test_a_state_error_is_a_key_error_that_reads_well() -> None:
+    with pytest.raises(KeyError) as caught:
+        nn.Linear(1, 1).load_state_dict({"weight": gf.ones((1, 1)), "wait": gf.ones((1,))})
+    assert str(caught.value) == "load_state_dict of Linear: missing: bias; unexpected: wait"
 
 
 # ---------------------------------------------------------------------- copies and text
@@ -587,6 +761,52 @@ def test_sequential_is_a_row_of_modules() -> None:
         row[2]
 
 
+def test_a_slice_of_a_row_is_a_row_of_the_same_modules() -> None:
+    model = nn.MLP([2, 3, 4, 1])
+    head = model[:-1]
+    assert type(head) is nn.Sequential
+    assert list(head) == [model[0], model[1]]
+    assert names(head) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert head(gf.ones((5, 2))).shape == (5, 4)
+    assert head.append(nn.ReLU()) is head
+    assert (len(head), len(model)) == (3, 3)
+
+
+def test_a_module_list_registers_its_modules() -> None:
+    layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+    assert layers.append(nn.ReLU()).extend([nn.Identity()]) is layers
+    assert (len(layers), type(layers[1:])) == (5, nn.ModuleList)
+    assert names(layers[1:2]) == ["0.weight", "0.bias"]
+    assert list(layers)[-1] is layers[-1]
+    with pytest.raises(TypeError, match="ModuleList is made of modules; got float at place 5"):
+        layers.append(1.0)  # type: ignore[arg-type]
+    with pytest.raises(NotImplementedError):
+        layers(gf.ones((1, 2)))
+
+
+def test_identity_and_flatten(device: str) -> None:
+    x = gf.random.normal((2, 3, 4, 5))
+    assert nn.Identity()(x) is x
+    for layer, shape in (
+        (nn.Flatten(), (2, 60)),
+        (nn.Flatten(0), (120,)),
+        (nn.Flatten(1, 2), (2, 12, 5)),
+        (nn.Flatten(-2, -1), (2, 3, 20)),
+        (nn.Flatten(2, 2), (2, 3, 4, 5)),
+    ):
+        assert_equal(repr(layer), layer(x), host(x).reshape(shape))
+    assert nn.Flatten()(gf.zeros((0, 3, 2))).shape == (0, 6)
+    assert repr(nn.Flatten()) == "Flatten(start_axis=1, end_axis=-1)"
+    for wrong, given in ((nn.Flatten(2, 1), x), (nn.Flatten(), x[0, 0, 0])):
+        with pytest.raises(ValueError):
+            wrong(given)
+
+
+def test_layer_norm_takes_a_length(device: str) -> None:
+    x = gf.random.normal((2, 3))
+    assert_equal("layer_norm", gf.layer_norm(x, 3), host(gf.layer_norm(x, (3,))))
+
+
 def test_mlp_is_linear_layers_with_activations_between() -> None:
     model = nn.MLP([4, 8, 6, 2], activation="tanh", dropout=0.2)
     assert [type(m).__name__ for m in model] == ["Linear", "Dropout", "Linear", "Dropout", "Linear"]
@@ -796,6 +1016,14 @@ def test_gains() -> None:
 def test_an_initialiser_refuses_what_it_cannot_do(fill: Callable[[], Any]) -> None:
     with pytest.raises(ValueError):
         fill()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0), (2, 3, 0)])
+@pytest.mark.parametrize(
+    "fill", [init.xavier_uniform_, init.xavier_normal_, init.kaiming_uniform_, init.kaiming_normal_]
+)
+def test_initialisers_of_no_elements(device: str, fill: Callable[[gf.Tensor], gf.Tensor], shape: Any) -> None:
+    assert fill(gf.zeros(shape)).shape == shape
 
 
 def test_initialisers_refuse_integers() -> None:

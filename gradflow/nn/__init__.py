@@ -6,10 +6,13 @@ from gradflow.nn.layers import (
     GELU,
     MLP,
     Dropout,
+    Flatten,
+    Identity,
     LayerNorm,
     LeakyReLU,
     Linear,
     LogSoftmax,
+    ModuleList,
     ReLU,
     Sequential,
     Sigmoid,
@@ -19,7 +22,7 @@ from gradflow.nn.layers import (
     Tanh,
 )
 from gradflow.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss
-from gradflow.nn.module import Module, Parameter, functional_call
+from gradflow.nn.module import Module, Parameter, StateError, functional_call
 
 __all__ = [
     "ELU",
@@ -28,7 +31,9 @@ __all__ = [
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
     "Dropout",
+    "Flatten",
     "HuberLoss",
+    "Identity",
     "L1Loss",
     "LayerNorm",
     "LeakyReLU",
@@ -36,6 +41,7 @@ __all__ = [
     "LogSoftmax",
     "MSELoss",
     "Module",
+    "ModuleList",
     "NLLLoss",
     "Parameter",
     "ReLU",
@@ -44,6 +50,7 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "Softplus",
+    "StateError",
     "Tanh",
     "functional_call",
     "init",

@@ -33,7 +33,7 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
             f"fan-in and fan-out need a weight of at least two axes (out, in); the shape is {tensor.shape}"
         )
     rest = math.prod(tensor.shape[2:])
-    return tensor.shape[1] * rest, tensor.shape[0] * rest
+    return max(tensor.shape[1] * rest, 1), max(tensor.shape[0] * rest, 1)  # 0 where there is nothing to fill
 
 
 def _overwrite(tensor: Tensor, values: Tensor) -> Tensor:

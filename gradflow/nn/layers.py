@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from operator import index
-from typing import Any
+from typing import Any, Self
 
 from gradflow import ops
-from gradflow.backend import ACTIVATIONS
 from gradflow.device import DeviceLike
 from gradflow.nn import init
 from gradflow.nn.module import Module, Parameter
+from gradflow.ops.network import check_activation, check_dropout
+from gradflow.ops.reductions import normalize_axes
 from gradflow.random import Generator
 from gradflow.tensor import Tensor
 
@@ -22,16 +23,6 @@ def _positive(what: str, value: Any) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < 1:
         raise ValueError(f"{what} is an integer of at least 1; got {value!r}")
     return index(value)
-
-
-def _check_activation(name: str | None) -> None:
-    if name is not None and name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name!r}; there are {', '.join(ACTIVATIONS)}")
-
-
-def _check_dropout(p: float) -> None:
-    if not 0.0 <= p < 1.0:
-        raise ValueError(f"dropout needs a probability 0 <= p < 1; got {p}")
 
 
 class Linear(Module):
@@ -54,7 +45,8 @@ class Linear(Module):
         super().__init__()
         self.in_features = _positive("in_features", in_features)
         self.out_features = _positive("out_features", out_features)
-        _check_activation(activation)
+        if activation is not None:
+            check_activation(activation)
         self.activation = activation
         self.weight = Parameter(ops.zeros((self.out_features, self.in_features), dtype, device))
         self.register_parameter("bias", Parameter(ops.zeros((self.out_features,), dtype, device)) if bias else None)
@@ -182,7 +174,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, generator: Generator | None = None) -> None:
         super().__init__()
-        _check_dropout(p)
+        check_dropout(p)
         self.p = p
         self.generator = generator
 
@@ -226,30 +218,90 @@ class LayerNorm(Module):
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.weight is not None}"
 
 
-class Sequential(Module):
-    """Modules one after another: each takes the result of the one before."""
-
-    def __init__(self, *modules: Module) -> None:
-        super().__init__()
-        for i, module in enumerate(modules):
-            if not isinstance(module, Module):
-                raise TypeError(f"Sequential is made of modules; got {type(module).__name__} at place {i}")
-            setattr(self, str(i), module)
+class Identity(Module):
+    """x itself."""
 
     def forward(self, x: Any) -> Any:
-        """The result of the last module."""
-        for module in self._modules.values():
-            x = module(x)
+        """The input."""
         return x
+
+
+class Flatten(Module):
+    """The axes from `start_axis` to `end_axis`, both included, as one: all but the first unless told otherwise."""
+
+    def __init__(self, start_axis: int = 1, end_axis: int = -1) -> None:
+        super().__init__()
+        self.start_axis = start_axis
+        self.end_axis = end_axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x in another shape. Raises ValueError or IndexError where it has no such axes."""
+        first, last = (normalize_axes(axis, x.ndim)[0] for axis in (self.start_axis, self.end_axis))
+        if first > last:
+            raise ValueError(f"Flatten of the axes {first} to {last}: there are none; the shape is {x.shape}")
+        return ops.reshape(x, (*x.shape[:first], math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :]))
+
+    def extra_repr(self) -> str:
+        return f"start_axis={self.start_axis}, end_axis={self.end_axis}"
+
+
+class _Row(Module):
+    """Modules that are registered by their places."""
+
+    def append(self, module: Module) -> Self:
+        """Add a module at the end; returns the row. TypeError for what is none."""
+        if not isinstance(module, Module):
+            name = type(self).__name__
+            raise TypeError(f"a {name} is made of modules; got {type(module).__name__} at place {len(self)}")
+        setattr(self, str(len(self)), module)
+        return self
+
+    def extend(self, modules: Iterable[Module]) -> Self:
+        """Add modules at the end; returns the row. TypeError for what is none."""
+        for module in modules:
+            self.append(module)
+        return self
 
     def __len__(self) -> int:
         return len(self._modules)
 
-    def __iter__(self) -> Iterator[Module]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._modules.values())
 
-    def __getitem__(self, index: int) -> Module:
-        return list(self._modules.values())[index]
+    def __getitem__(self, index: int | slice) -> Any:
+        modules = list(self._modules.values())
+        return self._of(modules[index]) if isinstance(index, slice) else modules[index]
+
+    def _of(self, modules: Sequence[Any]) -> Any:
+        raise NotImplementedError
+
+
+class ModuleList(_Row):
+    """A list of modules, which computes nothing: its owner says what is done with them. A slice is another list."""
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        super().__init__()
+        self.extend(modules)
+
+    def _of(self, modules: Sequence[Any]) -> Any:
+        return ModuleList(modules)
+
+
+class Sequential(_Row):
+    """Modules one after another: each takes the result of the one before. A slice is a Sequential of the same ones."""
+
+    def __init__(self, *modules: Module) -> None:
+        super().__init__()
+        self.extend(modules)
+
+    def forward(self, x: Any) -> Any:
+        """The result of the last module."""
+        for module in self._modules.values():
+            x = module(x)  # type: ignore[misc]  # a place may be None, as in PyTorch; then this is the error
+        return x
+
+    def _of(self, modules: Sequence[Any]) -> Any:
+        return Sequential(*modules)
 
 
 class MLP(Sequential):
@@ -278,8 +330,8 @@ class MLP(Sequential):
         sizes = tuple(_positive("a size", n) for n in sizes)
         if len(sizes) < 2:
             raise ValueError(f"an MLP needs at least two sizes, inputs and outputs; got {sizes}")
-        _check_activation(activation)
-        _check_dropout(dropout)
+        check_activation(activation)
+        check_dropout(dropout)
         layers: list[Module] = []
         for i, (n, m) in enumerate(pairwise(sizes)):
             last = i == len(sizes) - 2

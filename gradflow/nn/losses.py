@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradflow import ops
 from gradflow.nn.module import Module
 from gradflow.ops.losses import check_reduction
@@ -60,7 +58,7 @@ class CrossEntropyLoss(_Loss):
         super().__init__(reduction)
         if not 0.0 <= label_smoothing <= 1.0:
             raise ValueError(f"label_smoothing is a share in [0, 1]; got {label_smoothing}")
-        self.weight: Any = weight
+        self.register_buffer("weight", weight)
         self.label_smoothing = label_smoothing
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -73,7 +71,7 @@ class NLLLoss(_Loss):
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        self.weight: Any = weight
+        self.register_buffer("weight", weight)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of log-probabilities (N, C) and integer labels (N,)."""
@@ -85,8 +83,8 @@ class BCEWithLogitsLoss(_Loss):
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean", pos_weight: Tensor | None = None) -> None:
         super().__init__(reduction)
-        self.weight: Any = weight
-        self.pos_weight: Any = pos_weight
+        self.register_buffer("weight", weight)
+        self.register_buffer("pos_weight", pos_weight)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits and probabilities of one shape."""

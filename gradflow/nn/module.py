@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from gradflow.backend import Device
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DTYPES, DType, as_dtype
 from gradflow.engine import Handle, no_grad
-from gradflow.ops import asarray
+from gradflow.ops import all as all_
+from gradflow.ops import asarray, equal, isnan, where
 from gradflow.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A tensor that a module trains: a leaf that requires a gradient.
+    """A tensor that a module trains: a leaf that requires a gradient, unless it is told not to.
 
     Made from a floating-point tensor, whose values it shares.
 
@@ -23,7 +24,7 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
-    def __init__(self, values: Any, backend: Any = None, node: Any = None) -> None:
+    def __init__(self, values: Any, backend: Any = None, node: Any = None, *, requires_grad: bool = True) -> None:
         if backend is not None:  # as Tensor's own functions make copies
             super().__init__(values, backend, node)
             return
@@ -31,7 +32,21 @@ class Parameter(Tensor):
             raise TypeError(f"a Parameter is made of a tensor; got {type(values).__name__}")
         super().__init__(values.array, values.backend)
         self._memory = values._shared_memory()
-        self.requires_grad_()
+        self.requires_grad_().requires_grad_(requires_grad)  # first the one that refuses integers
+
+
+class StateError(KeyError):
+    """A state has not the names that it should have; the message says which."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError shows the repr of what was looked up
+
+
+class Incompatible(NamedTuple):
+    """The names that a state lacks, and those that it has in excess."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 class Module:
@@ -50,12 +65,16 @@ class Module:
 
     training: bool
     _parameters: dict[str, Parameter | None]
-    _modules: dict[str, Module]
+    _buffers: dict[str, Tensor | None]
+    _modules: dict[str, Module | None]
+    _transient: set[str]  # the buffers that are not in the state
     _forward_hooks: dict[Handle, Callable[..., Any]] | None = None
 
     def __init__(self) -> None:
         object.__setattr__(self, "_parameters", {})
+        object.__setattr__(self, "_buffers", {})
         object.__setattr__(self, "_modules", {})
+        object.__setattr__(self, "_transient", set())
         object.__setattr__(self, "training", True)
 
     if TYPE_CHECKING:
@@ -63,29 +82,50 @@ class Module:
         def __getattr__(self, name: str) -> Any: ...
 
     def __setattr__(self, name: str, value: Any) -> None:
+        kind = "_parameters" if isinstance(value, Parameter) else "_modules" if isinstance(value, Module) else None
+        if kind is None:
+            kind = next((k for k in _REGISTRIES if name in self.__dict__.get(k, ())), None)
+            if kind is not None and value is not None and not (kind == "_buffers" and isinstance(value, Tensor)):
+                raise TypeError(f"{name!r} holds {_REGISTRIES[kind]} and cannot become a {type(value).__name__}")
+        self._register(kind, name, value)
+
+    def _register(self, kind: str | None, name: str, value: Any) -> None:
+        """Assign an attribute, and enter it in the registry `kind` and no other."""
         if "_parameters" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning attributes")
-        is_parameter = isinstance(value, Parameter) or (value is None and name in self._parameters)
-        is_module = isinstance(value, Module)
-        if not is_parameter and not is_module and (name in self._parameters or name in self._modules):
-            raise TypeError(f"{name!r} holds a parameter or a module and cannot become a {type(value).__name__}")
-        if is_parameter:
-            self._modules.pop(name, None)
-            self._parameters[name] = value
-        elif is_module:
-            self._parameters.pop(name, None)
-            self._modules[name] = value
+        if kind is not None:
+            for other in _REGISTRIES:
+                if other != kind:
+                    self.__dict__[other].pop(name, None)
+            self.__dict__[kind][name] = value
         object.__setattr__(self, name, value)  # beside the registry, so that reading it costs nothing more
 
     def __delattr__(self, name: str) -> None:
-        self._parameters.pop(name, None)
-        self._modules.pop(name, None)
+        for kind in _REGISTRIES:
+            self.__dict__[kind].pop(name, None)
         object.__delattr__(self, name)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """Assign a parameter, or None where a module of this kind may have one."""
-        self._parameters[name] = parameter
-        object.__setattr__(self, name, parameter)
+        """Assign a parameter, or None where a module of this kind may have one. TypeError for anything else."""
+        if parameter is not None and not isinstance(parameter, Parameter):
+            raise TypeError(f"{name!r} must be a Parameter or None; got {type(parameter).__name__}")
+        self._register("_parameters", name, parameter)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Assign a tensor that `to` moves and no optimizer changes, or None; part of the state if `persistent`.
+
+        Raises TypeError for anything else.
+
+        >>> import gradflow as gf
+        >>> module = gf.nn.Module()
+        >>> module.register_buffer("mean", gf.zeros(3))
+        >>> module.to("float64").mean.dtype, list(module.state_dict())
+        (gradflow.float64, ['mean'])
+        """
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"the buffer {name!r} must be a tensor or None; got {type(tensor).__name__}")
+        self._register("_buffers", name, tensor)
+        (self._transient.discard if persistent else self._transient.add)(name)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the module computes; subclasses define it."""
@@ -121,36 +161,70 @@ class Module:
 
     # ------------------------------------------------------------------ finding
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """This module and all inside it, with dotted names, each once."""
-        yield from self._walk(prefix, set())
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules right inside this one, by name, each once."""
+        seen = set()
+        for name, module in self._modules.items():
+            if module is not None and id(module) not in seen:
+                seen.add(id(module))
+                yield name, module
 
-    def _walk(self, prefix: str, seen: set[int]) -> Iterator[tuple[str, Module]]:
-        if id(self) in seen:
-            return
-        seen.add(id(self))
+    def children(self) -> Iterator[Module]:
+        """The modules right inside this one, each once."""
+        for _, module in self.named_children():
+            yield module
+
+    def named_modules(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
+        """This module and all inside it, with dotted names: each once, or in every place that it has."""
+        yield from self._walk(prefix, set() if remove_duplicate else None)
+
+    def _walk(self, prefix: str, seen: set[int] | None) -> Iterator[tuple[str, Module]]:
+        if seen is not None:
+            if id(self) in seen:
+                return
+            seen.add(id(self))
         yield prefix, self
         for name, module in self._modules.items():
-            yield from module._walk(f"{prefix}.{name}" if prefix else name, seen)
+            if module is not None:
+                yield from module._walk(f"{prefix}.{name}" if prefix else name, seen)
 
     def modules(self) -> Iterator[Module]:
         """This module and all inside it, each once."""
         for _, module in self.named_modules():
             yield module
 
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """All parameters with dotted names, each once."""
+    def _named(self, kind: str, remove_duplicate: bool) -> Iterator[tuple[str, Any]]:
         seen = set()
-        for prefix, module in self.named_modules():
-            for name, parameter in module._parameters.items():
-                if parameter is not None and id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield (f"{prefix}.{name}" if prefix else name), parameter
+        for prefix, module in self.named_modules(remove_duplicate=remove_duplicate):
+            for name, tensor in module.__dict__[kind].items():
+                if tensor is not None and not (remove_duplicate and id(tensor) in seen):
+                    seen.add(id(tensor))
+                    yield (f"{prefix}.{name}" if prefix else name), tensor
+
+    def named_parameters(self, remove_duplicate: bool = True) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with dotted names: each once, or in every place that it has."""
+        return self._named("_parameters", remove_duplicate)
 
     def parameters(self) -> Iterator[Parameter]:
         """All parameters, each once."""
         for _, parameter in self.named_parameters():
             yield parameter
+
+    def named_buffers(self, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """All buffers with dotted names: each once, or in every place that it has."""
+        return self._named("_buffers", remove_duplicate)
+
+    def buffers(self) -> Iterator[Tensor]:
+        """All buffers, each once."""
+        for _, buffer in self.named_buffers():
+            yield buffer
+
+    def apply(self, function: Callable[[Module], Any]) -> Self:
+        """Call `function` with every module inside this one, then with this; returns the module."""
+        for module in self.children():
+            module.apply(function)
+        function(self)
+        return self
 
     # ------------------------------------------------------------------ state
 
@@ -178,12 +252,16 @@ class Module:
     def to(self, target: DeviceLike | DType | Any) -> Self:
         """Move all parameters to a device, or convert them to a floating-point dtype, in place; returns the module.
 
-        Gradients are dropped. Make optimizers afterwards. Raises TypeError for a dtype that carries no gradient.
+        Buffers are replaced by moved ones; a dtype is for those that are floating-point. Gradients are dropped. Make
+        optimizers afterwards. Raises TypeError for a dtype that carries no gradient.
         """
+        dtype = None
         if isinstance(target, Device) or (isinstance(target, str) and target not in DTYPES):
             get_backend(target)
-        elif not as_dtype(target).is_floating:
-            raise TypeError(f"parameters are floating-point; got {target}")
+        else:
+            dtype = as_dtype(target)
+            if not dtype.is_floating:
+                raise TypeError(f"parameters are floating-point; got {target}")
         with no_grad():
             moved = [(p, p.detach().to(target)) for p in self.parameters()]
         for parameter, values in moved:
@@ -193,40 +271,64 @@ class Module:
             parameter._node = None
             parameter.array, parameter.backend, parameter._memory = values.array, values.backend, None
             parameter.requires_grad_(required)
+        for module in self.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None and (dtype is None or buffer.dtype.is_floating):
+                    setattr(module, name, buffer.to(target))
         return self
 
+    def _state(self) -> dict[str, Tensor]:
+        """What is in the state, by every name that it has."""
+        found: dict[str, Tensor] = {}
+        for prefix, module in self.named_modules(remove_duplicate=False):
+            kept = {name: buffer for name, buffer in module._buffers.items() if name not in module._transient}
+            for name, tensor in (module._parameters | kept).items():
+                if tensor is not None:
+                    found[f"{prefix}.{name}" if prefix else name] = tensor
+        return found
+
     def state_dict(self) -> dict[str, Tensor]:
-        """The values of all parameters by name, copied: what `load_state_dict` takes."""
-        with no_grad():
-            return {name: parameter.detach().clone() for name, parameter in self.named_parameters()}
+        """The values of all parameters and persistent buffers by name, copied: what `load_state_dict` takes.
 
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Overwrite the parameters with values by name: tensors of any device, or NumPy arrays.
-
-        All is checked before anything is changed. Raises KeyError for missing or unexpected names (unless `strict` is
-        false), ValueError for another shape, TypeError for values that are no floating-point numbers.
+        What is in several places is there by each of its names, with one copy for all.
         """
-        own = dict(self.named_parameters())
-        missing, unexpected = [n for n in own if n not in state], [n for n in state if n not in own]
-        if strict and (missing or unexpected):
+        state = self._state()
+        with no_grad():
+            copies = {id(tensor): tensor.detach().clone() for tensor in state.values()}
+        return {name: copies[id(tensor)] for name, tensor in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Incompatible:
+        """Overwrite parameters and buffers with values by name: tensors of any device, or NumPy arrays.
+
+        All is checked before anything is changed. Raises StateError, a KeyError, for missing or unexpected names, or,
+        unless `strict`, returns them; ValueError for another shape, or for differing values of one parameter that has
+        several names (which PyTorch takes the last of); TypeError for integers in place of floating-point numbers, and
+        the reverse.
+        """
+        own = self._state()
+        names = Incompatible([n for n in own if n not in state], [n for n in state if n not in own])
+        if strict and (names.missing_keys or names.unexpected_keys):
             problems = [
-                f"{what}: {', '.join(n)}" for what, n in (("missing", missing), ("unexpected", unexpected)) if n
+                f"{what}: {', '.join(n)}" for what, n in zip(("missing", "unexpected"), names, strict=True) if n
             ]
-            raise KeyError(f"load_state_dict of {type(self).__name__}: {'; '.join(problems)}")
-        values: dict[str, Tensor] = {}
-        for name, parameter in own.items():
+            raise StateError(f"load_state_dict of {type(self).__name__}: {'; '.join(problems)}")
+        values: dict[int, tuple[str, Tensor, Tensor]] = {}
+        for name, tensor in own.items():
             if name not in state:
                 continue
             given = state[name]
-            value = given if isinstance(given, Tensor) else asarray(given, device=parameter.device)
-            if value.shape != parameter.shape:
-                raise ValueError(f"load_state_dict: {name} has shape {parameter.shape}; got {value.shape}")
-            if not value.dtype.is_floating:
-                raise TypeError(f"load_state_dict: {name} is {parameter.dtype}; got {value.dtype}")
-            values[name] = value
+            value = given if isinstance(given, Tensor) else asarray(given, device=tensor.device)
+            if value.shape != tensor.shape:
+                raise ValueError(f"load_state_dict: {name} has shape {tensor.shape}; got {value.shape}")
+            if value.dtype.is_floating != tensor.dtype.is_floating:
+                raise TypeError(f"load_state_dict: {name} is {tensor.dtype}; got {value.dtype}")
+            first, _, before = values.setdefault(id(tensor), (name, tensor, value))
+            if value is not before and not _same(value, before):
+                raise ValueError(f"load_state_dict: {first} and {name} share one tensor; got two with other values")
         with no_grad():
-            for name, value in values.items():
-                own[name].copy_(value)
+            for _, tensor, value in values.values():
+                tensor.copy_(value)
+        return names
 
     # ------------------------------------------------------------------ as text
 
@@ -241,8 +343,17 @@ class Module:
         return f"{type(self).__name__}(\n  " + "\n  ".join(lines) + "\n)"
 
 
+_REGISTRIES = {"_parameters": "a parameter", "_buffers": "a buffer", "_modules": "a module"}
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape, on any devices, hold the same numbers. Waits for the devices."""
+    a, b = a.detach(), b.detach().to(a.device)
+    return bool(all_(where(isnan(a), isnan(b), equal(a, b))))
+
+
 def functional_call(module: Module, parameters: Mapping[str, Tensor], *inputs: Any, **options: Any) -> Any:
-    """`module(*inputs)` with tensors in place of the parameters of those names; the module is left as it was.
+    """`module(*inputs)` with tensors in place of the parameters and buffers of those names; the module stays as it was.
 
     Makes a function of the parameters of a module, for `gradflow.grad` and its like. A name stands for every place that
     shares its parameter. Raises KeyError for an unknown name, ValueError for another shape.
@@ -253,7 +364,7 @@ def functional_call(module: Module, parameters: Mapping[str, Tensor], *inputs: A
     >>> sorted(gf.grad(loss)(dict(layer.named_parameters()), gf.ones((3, 2))))
     ['bias', 'weight']
     """
-    own = dict(module.named_parameters())
+    own: dict[str, Tensor] = {**dict(module.named_parameters(False)), **dict(module.named_buffers(False))}
     for name, value in parameters.items():
         if name not in own:
             raise KeyError(f"{type(module).__name__} has no parameter {name!r}; it has {', '.join(own) or 'none'}")
@@ -261,15 +372,15 @@ def functional_call(module: Module, parameters: Mapping[str, Tensor], *inputs: A
             raise ValueError(f"functional_call: {name} has shape {own[name].shape}; got {value.shape}")
     replaced = {id(own[name]): value for name, value in parameters.items()}
     places = [
-        (owner, attribute, parameter)
+        (owner, attribute, tensor)
         for owner in module.modules()
-        for attribute, parameter in owner._parameters.items()
-        if id(parameter) in replaced
+        for attribute, tensor in (owner._parameters | owner._buffers).items()
+        if id(tensor) in replaced
     ]
     try:
-        for owner, attribute, parameter in places:
-            object.__setattr__(owner, attribute, replaced[id(parameter)])
+        for owner, attribute, tensor in places:
+            object.__setattr__(owner, attribute, replaced[id(tensor)])
         return module(*inputs, **options)
     finally:
-        for owner, attribute, parameter in places:
-            object.__setattr__(owner, attribute, parameter)
+        for owner, attribute, tensor in places:
+            object.__setattr__(owner, attribute, tensor)

@@ -63,6 +63,12 @@ def _reads_out(parameters: dict[str, Any]) -> bool:
 _LINEAR = defop("linear", joint=_linear_backward, joint_reads_out=_reads_out, residual=True)
 
 
+def check_activation(name: str) -> None:
+    """Raise ValueError for what is no activation."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}; there are {', '.join(ACTIVATIONS)}")
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None) -> Tensor:
     """activation(x @ weight.T + bias), fused. x: (..., in), weight: (out, in), bias: (out,); the result (..., out).
 
@@ -86,8 +92,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
         raise TypeError(f"linear needs one dtype for all; got {given}: convert with astype")
     parameter = 0.0
     if activation is not None:
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {activation!r}; there are {', '.join(ACTIVATIONS)}")
+        check_activation(activation)
         parameter = ACTIVATIONS[activation].parameter
     return apply(_LINEAR, (x, weight, bias), {"activation": activation, "parameter": parameter})
 
@@ -212,7 +217,7 @@ _LAYER_NORM = defop("layer_norm", joint=_layer_norm_backward, residual=True)
 
 def layer_norm(
     x: Tensor,
-    normalized_shape: Sequence[int],
+    normalized_shape: int | Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
@@ -222,7 +227,7 @@ def layer_norm(
     Ba et al. 2016, "Layer Normalization", eq. 4. Raises ValueError for shapes that do not fit.
     """
     check_tensors("layer_norm", *[t for t in (x, weight, bias) if t is not None])
-    shape = tuple(normalized_shape)
+    shape = tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else (normalized_shape,)
     if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"layer_norm over {shape} needs those as the last axes; the shape is {x.shape}")
     for t in (weight, bias):
@@ -243,6 +248,12 @@ def _dropout_backward(F: Any, g: Any, out: Any, x: Any, needs: Any, into: Any, r
 _DROPOUT = defop("dropout", joint=_dropout_backward, joint_reads_inputs=False, residual=True)
 
 
+def check_dropout(p: float) -> None:
+    """Raise ValueError for what is no probability of dropping."""
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"dropout needs a probability 0 <= p < 1; got {p}")
+
+
 def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Any = None) -> Tensor:
     """x with each element 0 with probability p and else scaled by 1 / (1 - p); x itself when not training.
 
@@ -252,8 +263,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Any = N
     from gradflow.random import default_generator
 
     check_tensors("dropout", x)
-    if not 0.0 <= p < 1.0:
-        raise ValueError(f"dropout needs a probability 0 <= p < 1; got {p}")
+    check_dropout(p)
     if not training or p == 0.0:
         return x
     generator = default_generator if generator is None else generator
