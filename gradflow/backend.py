@@ -33,7 +33,8 @@ ARRAY_FUNCTIONS: tuple[str, ...] = (
     "asarray", "empty", "zeros", "ones", "full", "arange", "zeros_like", "ones_like", "astype",
     # element by element; a Python number may stand for one of two operands
     "abs", "add", "subtract", "multiply", "divide", "negative", "pow", "exp", "log", "log1p", "expm1", "sqrt",
-    "square", "sign", "sin", "cos", "tanh", "maximum", "minimum", "clip", "where", "isfinite", "isnan",
+    "square", "sign", "sin", "cos", "tanh", "floor", "ceil", "round", "maximum", "minimum", "clip", "where", "isfinite",
+    "isinf", "isnan",
     "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or",
     "logical_not", "bitwise_and", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift",
     # reductions and scans

@@ -11,12 +11,13 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from operator import index
 from typing import Any
 
 from gradflow.backend import Array, Backend
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DEFAULT, as_dtype
-from gradflow.tensor import Tensor
+from gradflow.tensor import Tensor, shape_from
 
 _KEY_BITS, _COUNTER_BITS = 128, 256
 
@@ -32,9 +33,13 @@ class Generator:
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream of `seed` anew; returns the generator. ValueError as above."""
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << _KEY_BITS:
+        try:
+            key = -1 if isinstance(seed, bool) else index(seed)
+        except TypeError:
+            key = -1
+        if not 0 <= key < 1 << _KEY_BITS:
             raise ValueError(f"a seed is an integer in [0, 2^128); got {seed!r}")
-        self.key = seed
+        self.key = key
         self.counter = 0
         return self
 
@@ -127,7 +132,7 @@ def _prepare(shape: int | Sequence[int], dtype: Any, device: DeviceLike | None) 
         raise TypeError(f"random numbers are floating-point; got {found}")
     if not backend.supports(found.name):
         raise TypeError(f"device {backend.device} does not support {found}")
-    return (shape,) if isinstance(shape, int) else tuple(shape), backend.dtypes[found.name], backend
+    return shape_from(shape), backend.dtypes[found.name], backend
 
 
 def uniform(
@@ -163,6 +168,7 @@ def normal(
 def permutation(n: int, device: DeviceLike | None = None, generator: Generator | None = None) -> Tensor:
     """The numbers 0 to n - 1 in random order, int64: what sorts n random words. The same on every device."""
     F = get_backend(device)
+    (n,) = shape_from((n,))
     order = F.argsort(_words(generator, n, F), axis=-1, stable=True)
     return Tensor(F.astype(order, F.dtypes["int64"], copy=False), F)
 

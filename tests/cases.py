@@ -19,12 +19,12 @@ import gradflow as gf
 
 FUNCTIONS: tuple[str, ...] = (
     "add", "subtract", "multiply", "divide", "negative", "power", "exp", "log", "log1p", "expm1", "sqrt", "square",
-    "abs", "sign", "maximum", "minimum", "clip", "where", "sin", "cos", "tanh", "sigmoid", "relu", "leaky_relu",
-    "elu", "gelu", "silu", "softplus", "softmax", "log_softmax", "logsumexp", "sum", "mean", "var", "std", "max",
-    "min", "prod", "cumulative_sum", "matmul", "matrix_transpose", "permute_dims", "reshape", "broadcast_to",
-    "squeeze", "expand_dims", "concat", "stack", "split", "flip", "pad", "take", "take_along_axis", "getitem",
-    "astype", "linear", "dropout", "layer_norm", "mse_loss", "l1_loss", "huber_loss", "cross_entropy",
-    "binary_cross_entropy_with_logits", "nll_loss",
+    "abs", "sign", "floor", "ceil", "round", "maximum", "minimum", "clip", "where", "sin", "cos", "tanh", "sigmoid",
+    "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "softmax", "log_softmax", "logsumexp", "sum", "mean",
+    "var", "std", "max", "min", "prod", "cumulative_sum", "matmul", "matrix_transpose", "permute_dims", "reshape",
+    "broadcast_to", "squeeze", "expand_dims", "moveaxis", "swapaxes", "repeat", "tile", "outer", "concat", "stack",
+    "split", "flip", "pad", "take", "take_along_axis", "getitem", "astype", "linear", "dropout", "layer_norm",
+    "mse_loss", "l1_loss", "huber_loss", "cross_entropy", "binary_cross_entropy_with_logits", "nll_loss",
 )  # fmt: skip
 """Every differentiable function that gradflow promises; "getitem" is basic and integer-array indexing."""
 
@@ -187,6 +187,9 @@ _UNARY: dict[str, tuple[Any, Callable[..., np.ndarray]]] = {
     "square": (lambda T: T.square, normal),
     "abs": (lambda T: T.abs, lambda *s: normal(*s, away=0.1)),
     "sign": (lambda T: T.sign, lambda *s: normal(*s, away=0.1)),
+    "floor": (lambda T: T.floor, distinct),
+    "ceil": (lambda T: T.ceil, distinct),
+    "round": (lambda T: T.round, distinct),
     "sin": (lambda T: T.sin, normal),
     "cos": (lambda T: T.cos, normal),
     "tanh": (lambda T: T.tanh, normal),
@@ -260,7 +263,7 @@ _REDUCTIONS: dict[str, tuple[Any, Callable[..., np.ndarray]]] = {
     "prod": (_torch_prod, positive),
     "logsumexp": (lambda T, x, axis, keepdims: T.logsumexp(x, _torch_axes(x, axis), keepdim=keepdims), normal),
     "var": (lambda T, x, axis, keepdims: T.var(x, _torch_axes(x, axis), correction=0, keepdim=keepdims), normal),
-    "std": (lambda T, x, axis, keepdims: T.std(x, _torch_axes(x, axis), correction=0, keepdim=keepdims), normal),
+    "std": (lambda T, x, axis, keepdims: T.std(x, _torch_axes(x, axis), correction=0, keepdim=keepdims), distinct),
 }
 
 
@@ -333,6 +336,15 @@ case("expand_dims twice", lambda x: gf.expand_dims(x, (0, -1)), lambda T, x: x[N
 case("permute_dims", lambda x: gf.permute_dims(x, (2, 0, 1)), lambda T, x: T.permute(x, (2, 0, 1)), normal(2, 3, 4))
 case("permute_dims counted from the end", lambda x: x.permute_dims(-1, 0, 1), lambda T, x: T.permute(x, (-1, 0, 1)),
      normal(2, 1, 3))  # fmt: skip
+case("moveaxis", lambda x: gf.moveaxis(x, 0, -1), lambda T, x: T.moveaxis(x, 0, -1), normal(2, 3, 4))
+case("moveaxis of two", lambda x: x.moveaxis((2, 0), (0, 1)), lambda T, x: T.moveaxis(x, (2, 0), (0, 1)),
+     normal(2, 3, 4))  # fmt: skip
+case("swapaxes", lambda x: x.swapaxes(0, -1), lambda T, x: T.swapaxes(x, 0, -1), normal(2, 3, 4))
+case("repeat", lambda x: gf.repeat(x, 2, axis=0), lambda T, x: T.repeat_interleave(x, 2, 0), normal(3, 2))
+case("repeat of the flat tensor", lambda x: gf.repeat(x, 3), lambda T, x: T.repeat_interleave(x, 3), normal(2, 2))
+case("tile", lambda x: gf.tile(x, (2, 1, 3)), lambda T, x: T.tile(x, (2, 1, 3)), normal(2, 2))
+case("tile along the last axis", lambda x: gf.tile(x, 2), lambda T, x: T.tile(x, (2,)), normal(2, 2))
+case("outer", gf.outer, lambda T, x, y: T.outer(x, y), normal(3), normal(2))
 case("matrix_transpose", gf.matrix_transpose, lambda T, x: x.mT, normal(2, 2, 3))
 case("flip", lambda x: gf.flip(x, axis=1), lambda T, x: T.flip(x, (1,)), normal(2, 3))
 case("flip all", gf.flip, lambda T, x: T.flip(x, (0, 1)), normal(2, 3))

@@ -207,8 +207,9 @@ def test_axes_that_make_no_sense_are_refused() -> None:
         gf.sum(gf.ones((2, 3)), axis=(0, -2))
     with pytest.raises(TypeError, match="int or a tuple"):
         gf.sum(gf.ones((2, 3)), axis=1.0)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="one axis"):
-        gf.softmax(gf.ones((2, 3)), axis=(0, 1))  # type: ignore[arg-type]
+    for function in (gf.softmax, gf.argmax, gf.argmin, gf.argsort, gf.cumulative_sum):
+        with pytest.raises(TypeError, match=f"{function.__name__} works along one axis"):
+            function(gf.ones((2, 3)), axis=(0, 1))
 
 
 @pytest.mark.parametrize("name", ["mean", "max", "min", "var", "std", "logsumexp", "softmax", "log_softmax"])
@@ -335,6 +336,11 @@ def test_masks_that_do_not_fit_are_refused() -> None:
         x[gf.tensor([True, False, True]), 0]
 
 
+def test_an_index_of_python_integers_tells_how_to_make_it() -> None:
+    with pytest.raises(IndexError, match=r"this one is float32: make it with dtype='int64'.*astype\('int64'\)"):
+        gf.ones(3)[gf.tensor([0, 1])]
+
+
 def test_take_refuses_what_is_no_integer() -> None:
     x = gf.ones((3, 2))
     for wrong in (gf.tensor([True, False, True]), [True, False, True], gf.tensor([0.0]), slice(1), None):
@@ -430,6 +436,12 @@ def test_padding_as_numpy(shape: tuple[int, ...], data: Any) -> None:
         (lambda x: gf.matmul(x, gf.tensor(1.0)), "at least one axis"),
         (lambda x: gf.cumulative_sum(x), "needs an axis"),
         (lambda x: gf.clip(x, 2, 1), "min <= max"),
+        (lambda x: gf.outer(x, x), "two tensors of one axis"),
+        (lambda x: gf.moveaxis(x, (0, 1), 0), "a destination for each source"),
+        (lambda x: gf.repeat(x, -1), "integers >= 0"),
+        (lambda x: gf.tile(x, (1, -1)), "integers >= 0"),
+        (lambda x: gf.argmax(x[:0]), r"argmax of no elements .* \(0, 3\)"),
+        (lambda x: gf.argmin(x[:0], axis=0), "argmin of no elements .* the axis 0"),
         (lambda x: gf.var(x, correction=6), "more elements than its correction"),
         (lambda x: gf.linear(x, gf.ones((2, 2))), r"\(2, 3\), must be the last of the weight, of shape \(2, 2\)"),
         (lambda x: gf.linear(x, gf.ones((4, 3)), gf.ones(3)), r"needs a bias of shape \(4,\); got \(3,\)"),
@@ -454,6 +466,64 @@ def test_padding_as_numpy(shape: tuple[int, ...], data: Any) -> None:
 def test_arguments_that_do_not_fit_are_refused_with_the_numbers(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(gf.ones((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["add", "multiply", "divide", "power", "maximum", "less", "equal"])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_shapes_that_do_not_broadcast_are_told(name: str, requires_grad: bool) -> None:
+    x = gf.ones((2, 3), requires_grad=requires_grad)
+    with pytest.raises(ValueError, match=rf"^{name}: the shapes \(2, 3\) and \(2, 4\) do not broadcast") as found:
+        getattr(gf, name)(x, gf.ones((2, 4)))
+    assert found.value.__suppress_context__, "the library's own error is left out"
+
+
+def test_shapes_of_where_and_of_bools_that_do_not_broadcast_are_told() -> None:
+    x = gf.ones((2, 3))
+    with pytest.raises(ValueError, match=r"where: the shapes \(2, 3\) and \(2, 4\) do not"):
+        gf.where(x > 0, gf.ones((2, 4)), 0.0)
+    with pytest.raises(ValueError, match=r"logical_xor: the shapes \(2, 3\) and \(2,\) do not"):
+        (x > 0) ^ (x[:, 0] > 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"), [("negative", lambda p: -p), ("subtract", lambda p: p - p), ("subtract", lambda p: True - p),
+                       ("sign", gf.sign)]
+)  # fmt: skip
+def test_arithmetic_that_bools_have_not_is_refused_by_name(name: str, call: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^{name} is not for bools: use ~, .*astype\('int64'\)"):
+        call(gf.tensor([True, False]))
+
+
+@pytest.mark.parametrize("name", ["floor", "ceil", "round"])
+def test_rounding_leaves_integers_as_they_are(name: str) -> None:
+    x = gf.tensor(np.array([2**62 + 1, -3]))
+    out = getattr(gf, name)(x)
+    assert (out.dtype, out.tolist()) == (gf.int64, x.tolist())
+    ties = np.array([-1.5, -0.5, 0.5, 1.5, 2.5, np.inf])
+    np.testing.assert_array_equal(getattr(gf, name)(gf.tensor(ties)).numpy(), getattr(np, name)(ties))
+
+
+def test_isinf_is_neither_isfinite_nor_isnan() -> None:
+    x = gf.tensor([1.0, float("inf"), -float("inf"), float("nan")])
+    assert gf.isinf(x).tolist() == [False, True, True, False]
+
+
+@modest
+@given(shape=hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=3), data=st.data())
+def test_repeat_tile_and_moved_axes_as_numpy(shape: tuple[int, ...], data: Any) -> None:
+    x = numbers(shape)
+    t, axes = gf.tensor(x), st.integers(-len(shape), len(shape) - 1)
+    n, axis = data.draw(st.integers(0, 3)), data.draw(st.one_of(st.none(), axes))
+    close(gf.repeat(t, n, axis=axis), np.repeat(x, n, axis=axis))
+    times = data.draw(st.lists(st.integers(0, 3), max_size=4))
+    close(gf.tile(t, times), np.tile(x, times))
+    close(gf.tile(t, n), np.tile(x, n))
+    a, b = data.draw(axes), data.draw(axes)
+    close(gf.swapaxes(t, a, b), np.swapaxes(x, a, b))
+    close(gf.moveaxis(t, a, b), np.moveaxis(x, a, b))
+    some = tuple(data.draw(hnp.valid_tuple_axes(len(shape))))
+    places = tuple(data.draw(st.permutations(range(len(shape))))[: len(some)])
+    close(gf.moveaxis(t, some, places), np.moveaxis(x, some, places))
 
 
 def test_arguments_of_the_wrong_type_are_refused() -> None:

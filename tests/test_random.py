@@ -101,6 +101,17 @@ def test_a_seed_that_is_none_is_refused(seed: Any) -> None:
     assert gf.Generator(M128).key == M128
 
 
+def test_numpy_integers_are_seeds_and_shapes() -> None:
+    first = gf.manual_seed(np.uint64(2)).state_dict()
+    assert first == gf.Generator(2).state_dict()
+    assert gf.random.normal(np.int64(3)).shape == gf.random.normal((np.int64(3),)).shape == (3,)
+    assert gf.random.permutation(np.int64(3)).shape == (3,)
+    for call in (gf.random.uniform, gf.random.normal, gf.random.permutation):
+        for wrong in (-1, 1.5, "3"):
+            with pytest.raises(ValueError, match="a shape is made of integers >= 0"):
+                call(wrong)
+
+
 # ---------------------------------------------------------------------- distributions
 
 

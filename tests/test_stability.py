@@ -157,6 +157,32 @@ def test_powers_of_zero() -> None:
     assert c.grad.tolist() == [0.0, 0.0]
 
 
+def test_negative_powers_of_zero_go_down_without_end() -> None:
+    """0^b is infinite for b < 0 and 0 above: as in PyTorch, its derivative is minus infinity, not NaN."""
+    for zero in (0.0, gf.tensor([0.0, 0.0, 0.0]), gf.tensor([0.0, 0.0, 0.0], requires_grad=True)):
+        b = gf.tensor([-1.0, 0.0, 2.0], requires_grad=True)
+        with np.errstate(all="ignore"):
+            (zero**b).sum().backward()
+        assert b.grad.tolist() == [-math.inf, 0.0, 0.0]
+
+
+def test_clip_passes_no_gradient_to_nan() -> None:
+    for limits in ((0.0, 1.0), (0.0, None), (None, 1.0)):
+        x = gf.tensor([math.nan, 0.5], requires_grad=True)
+        gf.clip(x, *limits).sum().backward()
+        assert x.grad.tolist() == [0.0, 1.0]
+
+
+def test_logsumexp_of_infinity_gives_the_finite_no_gradient() -> None:
+    x = gf.tensor([math.inf, 0.0], requires_grad=True)
+    out = gf.logsumexp(x)
+    assert out.item() == math.inf
+    with np.errstate(invalid="ignore"):
+        out.backward()
+    assert math.isnan(x.grad[0].item()), "infinity less infinity, as in PyTorch"
+    assert x.grad[1].item() == 0.0
+
+
 def test_gradients_at_kinks_are_what_the_conventions_say() -> None:
     def gradient(function: Any, at: float) -> float:
         x = gf.tensor(at, requires_grad=True)

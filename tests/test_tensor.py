@@ -37,6 +37,15 @@ def test_numpy_arrays_and_tensors_keep_their_dtype(dtype: str) -> None:
     assert gf.asarray(array).dtype == dtype
 
 
+@pytest.mark.parametrize("kind", [np.bool_, np.int8, np.int64, np.float16, np.float32, np.float64])
+def test_numpy_numbers_keep_their_dtype(kind: Any) -> None:
+    for make in (gf.tensor, gf.asarray):
+        t = make(kind(1))
+        assert t.dtype == np.dtype(kind)
+        assert t.shape == ()
+        assert t.item() == 1
+
+
 def test_tensor_copies() -> None:
     array = np.zeros(3)
     t = gf.tensor(array)
@@ -71,6 +80,27 @@ def test_what_is_no_array_of_numbers_is_refused(data: Any, error: type[Exception
         gf.tensor(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ([None], TypeError, "made of numbers; got None"),
+        ([[1.0], ["a"]], TypeError, "made of numbers; got 'a'"),
+        ([1j], TypeError, "made of numbers; got 1j"),
+        (2**70, ValueError, "at most 64 bits; for 1180591620717411303424, write a float"),
+        ([0, -(2**63) - 1], ValueError, "at most 64 bits"),
+        ([[1, 2], [3]], ValueError, "unequal lengths"),
+    ],
+)
+def test_data_that_is_refused_is_named(data: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        gf.tensor(data)
+
+
+def test_integers_of_64_bits_are_taken() -> None:
+    assert gf.tensor(2**64 - 1, dtype="uint64").item() == 2**64 - 1
+    assert gf.tensor(-(2**63), dtype="int64").item() == -(2**63)
+
+
 def test_creation_functions() -> None:
     assert gf.zeros((2, 1)).tolist() == [[0.0], [0.0]]
     assert gf.ones(2, dtype="int32").tolist() == [1, 1]
@@ -90,6 +120,58 @@ def test_creation_functions() -> None:
             gf.zeros(wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="step"):
         gf.arange(0, 1, 0)
+    for function in (gf.zeros, gf.ones):
+        with pytest.raises(TypeError, match=r"one tuple, like .* got the number 3 as the dtype"):
+            function(2, 3)
+
+
+def test_full_like_eye_and_linspace(device: str) -> None:
+    x = gf.ones((2, 1), dtype="float64")
+    assert gf.full_like(x, 3).tolist() == [[3.0], [3.0]]
+    assert (gf.full_like(x, 3).dtype, gf.full_like(x, 3, dtype="int8").dtype) == (gf.float64, gf.int8)
+    assert gf.eye(2).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert gf.eye(2, 3, dtype="int8").tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert (gf.eye(0).shape, gf.eye(1).dtype, gf.eye(2, 0).shape) == ((0, 0), gf.float32, (2, 0))
+    for start, stop, n in ((0, 1, 5), (2.5, -1, 7), (3, 3, 2), (4, 9, 1), (0, 1, 0)):
+        t = gf.linspace(start, stop, n, dtype="float64")
+        np.testing.assert_allclose(t.numpy(), np.linspace(start, stop, n), rtol=1e-15, atol=1e-15)
+    ends = gf.linspace(0.1, 0.7, 4, dtype="float64").tolist()
+    assert (ends[0], ends[-1], gf.linspace(0, 1, 2).dtype) == (0.1, 0.7, gf.float32)
+    with pytest.raises(ValueError, match="integers >= 0"):
+        gf.linspace(0, 1, -1)
+
+
+def test_numpy_integers_are_integers() -> None:
+    n, x = np.int64, gf.ones((2, 3))
+    for shape in (n(3), (n(3),), np.array([3])):
+        assert gf.zeros(shape).shape == gf.full(shape, 2).shape == gf.random.uniform(shape).shape == (3,)
+    assert gf.arange(n(3)).dtype == gf.arange(n(0), n(3), n(1)).dtype == gf.int64
+    assert gf.eye(n(2)).shape == (2, 2)
+    assert gf.reshape(x, n(6)).shape == x.reshape(n(6)).shape == (6,)
+    assert x.reshape(n(3), -1).shape == (3, 2)
+    assert gf.broadcast_to(x[0], (n(2), n(3))).shape == (2, 3)
+    assert gf.broadcast_to(x[0, 0], n(4)).shape == (4,)
+    assert gf.expand_dims(x, n(0)).shape == (1, 2, 3)
+    assert [p.shape for p in gf.split(x, n(3), axis=n(1))] == [(2, 1)] * 3
+    assert [p.shape for p in gf.split(x, np.array([1]))] == [(1, 3), (1, 3)]
+    assert gf.pad(x, n(1)).shape == gf.pad(x, (n(1), n(1))).shape == gf.pad(x, ((1, n(1)), (n(1), 1))).shape == (4, 5)
+    assert gf.repeat(x, n(2)).shape == (12,)
+    assert gf.concat([x, x], axis=n(0)).shape == (4, 3)
+    assert gf.stack([x, x], axis=n(0)).shape == (2, 2, 3)
+    assert gf.take(x, [0], axis=n(1)).shape == (2, 1)
+    for function in (gf.sum, gf.mean, gf.max, gf.argmax, gf.any, gf.logsumexp):
+        assert function(x, axis=n(0)).shape == (3,)
+    for function in (gf.softmax, gf.cumulative_sum, gf.argsort, gf.flip):
+        assert function(x, axis=n(-1)).shape == (2, 3)
+    assert gf.sum(x, axis=(n(0), 1)).shape == ()
+
+
+def test_numpy_numbers_are_limits_of_clip() -> None:
+    x = gf.tensor([-1.0, 0.5, 2.0])
+    assert x.clip(np.float32(0), np.int64(1)).tolist() == [0.0, 0.5, 1.0]
+    i = gf.arange(4).clip(np.int64(1), np.uint8(2))
+    assert (i.dtype, i.tolist()) == (gf.int64, [1, 1, 2, 2])
+    assert gf.arange(2).clip(np.float64(0.5)).tolist() == [0.5, 1.0]
 
 
 # ---------------------------------------------------------------------- operators
@@ -124,6 +206,82 @@ def test_equality_with_none_and_text_is_false() -> None:
     assert (x == None) is False  # noqa: E711
     assert (x != None) is True  # noqa: E711
     assert (x == "a") is False
+    assert (x == object()) is False
+    assert (x != object()) is True
+    assert (x == [1.0, 1.0]) is False
+
+
+class Foreign:
+    """Knows tensors, which do not know it."""
+
+    def __radd__(self, other: Any) -> str:
+        return "foreign"
+
+    __rsub__ = __rmul__ = __rtruediv__ = __rpow__ = __rmatmul__ = __rand__ = __ror__ = __rxor__ = __radd__
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __radd__  # type: ignore[assignment]
+    __hash__ = object.__hash__
+
+
+_ALL_OPERATORS = [operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.matmul,
+                  operator.and_, operator.or_, operator.xor, operator.eq, operator.ne, operator.lt, operator.le,
+                  operator.gt, operator.ge, operator.iadd, operator.isub, operator.imul, operator.itruediv,
+                  operator.ipow]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", _ALL_OPERATORS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_an_operand_of_another_class_is_asked(function: Any, requires_grad: bool) -> None:
+    x = gf.ones(2, requires_grad=requires_grad)
+    assert function(x, Foreign()) == "foreign"
+    if function not in (operator.eq, operator.ne):
+        with pytest.raises(TypeError, match=r"unsupported operand|not supported between"):
+            function(x, object())
+
+
+@pytest.mark.parametrize("function", [gf.add, gf.power, gf.matmul, gf.less, gf.equal], ids=lambda f: f.__name__)
+def test_functions_refuse_what_operators_leave_to_python(function: Any) -> None:
+    with pytest.raises(TypeError, match="Foreign: make a tensor of it"):
+        function(gf.ones(2), Foreign())
+
+
+@pytest.mark.parametrize("symbol", ["+", "*", "@", "<"])
+def test_a_list_beside_a_tensor_is_refused_with_the_way_out(symbol: str) -> None:
+    for expression in (f"[1, 2] {symbol} tensor", f"tensor {symbol} [1, 2]"):
+        for t in (gf.ones(2), gf.tensor(2, dtype="int64")):  # a list can be multiplied by what is an index
+            with pytest.raises(TypeError, match="list: make a tensor of it"):
+                eval(expression, {"tensor": t})
+
+
+@pytest.mark.parametrize("name", ["lt", "le", "gt", "ge", "eq", "ne"])
+def test_comparisons_with_numpy_numbers_on_both_sides(name: str) -> None:
+    function, x = getattr(operator, name), np.array([1.0, 2.0, 3.0])
+    for number in (np.float64(2.0), np.float32(2.0), np.int64(2)):
+        assert function(gf.tensor(x), number).tolist() == function(x, number).tolist()
+        assert function(number, gf.tensor(x)).tolist() == function(number, x).tolist()
+
+
+def test_numpy_bools_are_bools() -> None:
+    x, p = gf.tensor([1.0, 2.0]), gf.tensor([True, False])
+    assert (x * np.True_).tolist() == (np.True_ * x).tolist() == [1.0, 2.0]
+    assert (x + np.False_).dtype == gf.float32
+    assert (p & np.True_).tolist() == gf.logical_and(np.True_, p).tolist() == [True, False]
+    assert (p == np.True_).tolist() == [True, False]
+
+
+def test_numpy_functions_are_refused_with_the_way_out() -> None:
+    x = gf.ones(2)
+    for call in (
+        lambda: np.exp(x), lambda: np.add(x, x), lambda: np.add.reduce(x), lambda: np.sum(x), lambda: np.mean(x),
+        lambda: np.add(np.ones(2), 1.0, out=x), lambda: np.multiply(1.0, x, where=[True, False]),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=r"numpy\.\w+ does not take tensors: use .* gradflow.*\.numpy\(\)"):
+            call()
+    array = np.ones(2)
+    with pytest.raises(TypeError, match=r"numpy\.add"):
+        array += x
+    assert np.stack([x, x]).tolist() == [[1.0, 1.0]] * 2, "functions that convert by __array__ may"
+    with pytest.raises(TypeError, match="make a tensor of it"):
+        np.array(2.0) @ x
 
 
 def test_unary_operators_and_logic() -> None:
@@ -135,6 +293,10 @@ def test_unary_operators_and_logic() -> None:
     assert (p & q).tolist() == [True, False]
     assert (p | q).tolist() == [True, True]
     assert (~p).tolist() == [False, True]
+    assert (p ^ q).tolist() == gf.logical_xor(p, q).tolist() == [False, True]
+    assert (True & p).tolist() == (False | p).tolist() == (False ^ p).tolist() == [True, False]
+    with pytest.raises(TypeError, match="logical_xor takes bool tensors; got float32"):
+        p ^ x
     assert (gf.ones((2, 3)) @ gf.ones((3, 1))).shape == (2, 1)
 
 
@@ -156,6 +318,13 @@ def test_methods_are_the_functions() -> None:
     assert x.clip(2, 3).tolist() == [[2.0, 2.0], [3.0, 3.0]]
     assert x.argmax(axis=1).tolist() == [1, 1]
     assert (x.ndim, x.size, x.shape, len(x)) == (2, 4, (2, 2), 2)
+    assert x.swapaxes(0, 1).tolist() == x.moveaxis(0, 1).tolist() == x.T.tolist()
+    assert x.maximum(2.5).tolist() == [[2.5, 2.5], [3.0, 4.0]]
+    assert x.minimum(2.5).tolist() == [[1.0, 2.0], [2.5, 2.5]]
+    assert x.argsort(descending=True).tolist() == [[1, 0], [1, 0]]
+    for name in ("gelu", "silu", "softplus", "elu", "leaky_relu", "floor", "ceil", "round", "isinf"):
+        assert getattr(x, name)().tolist() == getattr(gf, name)(x).tolist()
+    assert x.elu(0.5).tolist() == gf.elu(x, 0.5).tolist()
     x.exp().log().sum().backward()
     np.testing.assert_allclose(x.grad.numpy(), 1.0, rtol=1e-6)
 
@@ -193,6 +362,30 @@ def test_item_numpy_and_tolist() -> None:
         x.numpy()
     assert np.asarray(gf.ones(2)).tolist() == [1.0, 1.0]
     assert np.asarray(gf.ones(2), dtype="int8").dtype == np.int8
+    assert np.array(gf.ones(2), copy=True).tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match="copy=False"):
+        np.asarray(gf.ones(2), copy=False)
+
+
+def test_to_takes_a_device_a_dtype_or_both() -> None:
+    x = gf.ones(2)
+    assert x.to("cpu") is x.to(device="cpu") is x.to(dtype="float32") is x.to(gf.Device("cpu"), gf.float32) is x
+    for y in (x.to("float64"), x.to(gf.float64), x.to(dtype=np.float64), x.to(np.float64),
+              x.to("cpu", "float64"), x.to("cpu", dtype="float64"), x.to(device="cpu", dtype="float64")):  # fmt: skip
+        assert y.dtype == gf.float64
+    for name in ("flaot32", "gpu", "gpu:0"):
+        with pytest.raises(ValueError, match=f"unknown device or dtype '{name}'; .*cpu, cuda.*float32, float64"):
+            x.to(name)
+    with pytest.raises(TypeError, match="needs a device, a dtype, or both"):
+        x.to()
+    with pytest.raises(TypeError, match="two devices"):
+        x.to("cpu", device="cpu")
+    with pytest.raises(TypeError, match="two dtypes"):
+        x.to(gf.float32, "float64")
+    model = gf.nn.Linear(2, 1)
+    assert model.to(device="cpu", dtype="float64").weight.dtype == gf.float64
+    with pytest.raises(ValueError, match="unknown device or dtype 'flaot32'"):
+        model.to("flaot32")
 
 
 def test_truth_numbers_and_length() -> None:
@@ -245,6 +438,32 @@ def test_in_place_operators_change_the_memory_that_views_share() -> None:
     np.testing.assert_allclose(x.numpy(), expected)
     np.testing.assert_allclose(row.numpy(), expected[1])
     np.testing.assert_allclose(flat.numpy(), expected.ravel())
+
+
+def test_an_element_is_a_view_as_a_slice_is() -> None:
+    x = gf.tensor([[1.0, 2.0], [3.0, 4.0]])
+    vector = x[0]
+    element, other, last = vector[0], x[1, 1], x.reshape(4)[2]
+    element += 5.0
+    other.zero_()
+    last[...] = 9.0
+    assert x.tolist() == [[6.0, 2.0], [9.0, 0.0]]
+    x *= 2.0
+    assert (element.item(), other.item(), last.item()) == (12.0, 0.0, 18.0)
+    for t in vector:
+        t -= 1.0
+    assert x[0].tolist() == [11.0, 3.0]
+
+
+@pytest.mark.parametrize("key", [0, slice(0, 1), (0, None), (0, ...)], ids=str)
+def test_a_change_of_an_element_is_noticed_as_one_of_a_slice_is(key: Any) -> None:
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    y = x * 2.0
+    out = (y * y).sum()
+    with gf.no_grad():
+        y[key].zero_()
+    with pytest.raises(RuntimeError, match="changed in place"):
+        out.backward()
 
 
 def test_in_place_operators_keep_shape_and_dtype() -> None:

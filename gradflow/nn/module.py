@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from gradflow.backend import Device
 from gradflow.device import DeviceLike, get_backend
-from gradflow.dtypes import DTYPES, DType, as_dtype
+from gradflow.dtypes import DType
 from gradflow.engine import Handle, no_grad
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, equal, isnan, where
-from gradflow.tensor import Tensor
+from gradflow.tensor import Tensor, device_and_dtype
 
 
 class Parameter(Tensor):
@@ -249,21 +248,21 @@ class Module:
             parameter.requires_grad_(value)
         return self
 
-    def to(self, target: DeviceLike | DType | Any) -> Self:
+    def to(
+        self, target: DeviceLike | DType | Any = None, dtype: Any = None, *, device: DeviceLike | None = None
+    ) -> Self:
         """Move all parameters to a device, or convert them to a floating-point dtype, in place; returns the module.
 
         Buffers are replaced by moved ones; a dtype is for those that are floating-point. Gradients are dropped. Make
         optimizers afterwards. Raises TypeError for a dtype that carries no gradient.
         """
-        dtype = None
-        if isinstance(target, Device) or (isinstance(target, str) and target not in DTYPES):
-            get_backend(target)
-        else:
-            dtype = as_dtype(target)
-            if not dtype.is_floating:
-                raise TypeError(f"parameters are floating-point; got {target}")
+        device, dtype = device_and_dtype(target, dtype, device)
+        if device is not None:
+            get_backend(device)
+        if dtype is not None and not dtype.is_floating:
+            raise TypeError(f"parameters are floating-point; got {dtype}")
         with no_grad():
-            moved = [(p, p.detach().to(target)) for p in self.parameters()]
+            moved = [(p, p.detach().to(device=device, dtype=dtype)) for p in self.parameters()]
         for parameter, values in moved:
             if values.backend is parameter.backend and values.dtype == parameter.dtype:
                 continue
@@ -273,8 +272,10 @@ class Module:
             parameter.requires_grad_(required)
         for module in self.modules():
             for name, buffer in module._buffers.items():
-                if buffer is not None and (dtype is None or buffer.dtype.is_floating):
-                    setattr(module, name, buffer.to(target))
+                if buffer is not None and buffer.dtype.is_floating:
+                    setattr(module, name, buffer.to(device=device, dtype=dtype))
+                elif buffer is not None and device is not None:
+                    setattr(module, name, buffer.to(device=device))
         return self
 
     def _state(self) -> dict[str, Tensor]:

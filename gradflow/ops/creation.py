@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from gradflow.backend import Backend
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DEFAULT, DType, as_dtype
 from gradflow.ops.table import apply, cast, check_tensors, defop
-from gradflow.tensor import Tensor
+from gradflow.tensor import Tensor, shape_from
 
 
 def native_dtype(backend: Backend, dtype: Any) -> Any:
@@ -32,9 +33,12 @@ def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, c
         out = data.detach() if dtype is None else cast(data.detach(), dtype)
         return Tensor(out.backend.asarray(out.array, copy=True), out.backend) if copy else out
     backend = get_backend(device)
-    if isinstance(data, (bool, int, float, list, tuple)):
-        _refuse_tensors(data)
-        array = backend.asarray(data)
+    if isinstance(data, (bool, int, float, list, tuple)) and not hasattr(data, "__array__"):  # numpy.float64 is a float
+        _check_numbers(data)
+        try:
+            array = backend.asarray(data)
+        except ValueError:
+            raise ValueError("lists of unequal lengths do not make a tensor") from None
         found = as_dtype(array.dtype)
         if dtype is None and found.kind != "bool":
             dtype = DEFAULT
@@ -50,12 +54,18 @@ def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, c
     return Tensor(array, backend)
 
 
-def _refuse_tensors(data: Any) -> None:
-    if isinstance(data, (list, tuple)):
-        for item in data:
-            if isinstance(item, Tensor):
-                raise TypeError("a list of tensors is made one tensor by gradflow.stack or gradflow.concat")
-            _refuse_tensors(item)
+def _check_numbers(*data: Any) -> None:
+    """Raise TypeError for what is no number among nested lists, ValueError for an integer that has too many bits."""
+    for item in data:
+        if isinstance(item, int):
+            if not -(1 << 63) <= item < 1 << 64:
+                raise ValueError(f"an integer in a tensor has at most 64 bits; for {item}, write a float")
+        elif isinstance(item, (list, tuple)):
+            _check_numbers(*item)
+        elif isinstance(item, Tensor):
+            raise TypeError("a list of tensors is made one tensor by gradflow.stack or gradflow.concat")
+        elif not isinstance(item, Real) and not hasattr(item, "__array__"):
+            raise TypeError(f"a tensor is made of numbers; got {item!r} among them")
 
 
 def _moved(F: Backend, x: Any, target: Backend) -> Any:
@@ -88,10 +98,10 @@ def to_device(x: Tensor, /, device: DeviceLike) -> Tensor:
 def _filled(
     name: str, shape: int | Sequence[int], dtype: Any, device: DeviceLike | None, requires_grad: bool, *fill: Any
 ) -> Tensor:
+    if isinstance(dtype, Real):
+        raise TypeError(f"{name} takes its shape as one tuple, like (2, 3); got the number {dtype} as the dtype")
     backend = get_backend(device)
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    if any(not isinstance(n, int) or n < 0 for n in shape):
-        raise ValueError(f"a shape is made of integers >= 0; got {shape}")
+    shape = shape_from(shape)
     array = getattr(backend, name)(shape, *fill, dtype=native_dtype(backend, DEFAULT if dtype is None else dtype))
     return Tensor(array, backend).requires_grad_(requires_grad)
 
@@ -131,6 +141,35 @@ def ones_like(x: Tensor, /, dtype: Any = None) -> Tensor:
     return ones(x.shape, x.dtype if dtype is None else dtype, x.device)
 
 
+def full_like(x: Tensor, /, fill_value: float, dtype: Any = None) -> Tensor:
+    """One value in the shape and on the device of x, in its dtype unless another is given."""
+    return full(x.shape, fill_value, x.dtype if dtype is None else dtype, x.device)
+
+
+def eye(n_rows: int, n_cols: int | None = None, /, dtype: Any = None, device: DeviceLike | None = None) -> Tensor:
+    """The matrix with 1 on its diagonal and 0 elsewhere, square unless `n_cols` is given; float32 by default."""
+    backend = get_backend(device)
+    rows, columns = shape_from((n_rows, n_rows if n_cols is None else n_cols))
+    i64 = backend.dtypes["int64"]
+    hit = backend.equal(backend.reshape(backend.arange(rows, dtype=i64), (-1, 1)), backend.arange(columns, dtype=i64))
+    return Tensor(backend.astype(hit, native_dtype(backend, DEFAULT if dtype is None else dtype)), backend)
+
+
+def linspace(start: float, stop: float, /, num: int, dtype: Any = None, device: DeviceLike | None = None) -> Tensor:
+    """`num` numbers at equal distances from start to stop, both included: computed in float64, float32 by default."""
+    backend = get_backend(device)
+    (n,) = shape_from((num,))
+    steps = backend.arange(n, dtype=backend.dtypes["float64"])
+    fraction = backend.divide(steps, float(max(n - 1, 1)))
+    # weights of both ends, so that both are met exactly
+    first, last = (
+        backend.multiply(backend.subtract(1.0, fraction), float(start)),
+        backend.multiply(fraction, float(stop)),
+    )
+    native = native_dtype(backend, DEFAULT if dtype is None else dtype)
+    return Tensor(backend.astype(backend.add(first, last), native), backend)
+
+
 def arange(
     start: float, /, stop: float | None = None, step: float = 1, dtype: Any = None, device: DeviceLike | None = None
 ) -> Tensor:
@@ -140,6 +179,6 @@ def arange(
         start, stop = 0, start
     if not step:
         raise ValueError("arange needs a step other than 0")
-    whole = all(isinstance(v, int) for v in (start, stop, step))
+    whole = all(isinstance(v, Integral) for v in (start, stop, step))
     chosen: DType = as_dtype(dtype) if dtype is not None else as_dtype("int64" if whole else DEFAULT)
     return Tensor(backend.arange(start, stop, step, dtype=native_dtype(backend, chosen)), backend)

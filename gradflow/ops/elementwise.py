@@ -7,14 +7,20 @@ with an underscore is not read (see `gradflow.engine.Operation`).
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 from gradflow.ops.table import (
+    BINARY_OPERATORS,
+    TensorFunction,
+    _named,
     apply,
+    as_operator,
     binary,
     cast,
     check_tensors,
     defop,
+    elementwise,
     floating,
     mismatch,
     plain_binary,
@@ -69,10 +75,14 @@ def _power_base(F: Any, g: Any, _out: Any, a: Any, b: Any) -> Any:
     return F.multiply(F.multiply(g, b), F.pow(a, exponent))
 
 
-def _power_exponent(F: Any, g: Any, out: Any, a: Any, _b: Any) -> Any:
+def _power_exponent(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
+    """g * a^b * log(a); where a is 0, 0 for b >= 0 and minus infinity below, as the limit is."""
     if isinstance(a, float):
-        return F.multiply(F.multiply(g, out), math.log(a) if a > 0 else 0.0 if a == 0 else math.nan)
-    return F.multiply(F.multiply(g, out), F.log(F.where(F.equal(a, 0), 1.0, a)))
+        log = math.log(a) if a > 0 else math.nan if a else F.where(F.less(b, 0), -math.inf, F.zeros_like(b))
+    else:
+        zero = F.equal(a, 0)
+        log = F.where(F.logical_and(zero, F.less(b, 0)), -math.inf, F.log(F.where(zero, 1.0, a)))
+    return F.multiply(F.multiply(g, out), log)
 
 
 _power = binary("power", _power_base, _power_exponent, "", array_name="pow")
@@ -83,6 +93,9 @@ def power(x1: Any, x2: Any, /) -> Tensor:
     if isinstance(x1, Tensor) and isinstance(x2, (int, float)) and x2 == 2:
         return square(x1)  # many times faster than the general power
     return _power(x1, x2)
+
+
+BINARY_OPERATORS["power"] = as_operator(power)
 
 
 negative = unary("negative", lambda F, g, _out, _x: F.negative(g), "-x.", needs_float=False)
@@ -100,6 +113,20 @@ sign = unary(
     "sign", lambda F, g, _out, _x: F.zeros_like(g), "-1, 0 or 1 after the sign of x. Its gradient is 0.",
     needs_float=False,
 )  # fmt: skip
+
+
+def _rounding(name: str, doc: str) -> TensorFunction:
+    of_floats = unary(name, lambda F, g, _out, _x: F.zeros_like(g), doc)
+
+    def function(x: Tensor, /) -> Tensor:
+        return copy(x) if isinstance(x, Tensor) and not x.dtype.is_floating else of_floats(x)
+
+    return _named(function, name, doc)
+
+
+floor = _rounding("floor", "The largest whole number that is not above x. Its gradient is 0.")
+ceil = _rounding("ceil", "The smallest whole number that is not below x. Its gradient is 0.")
+round = _rounding("round", "The whole number nearest to x; of two, the even one. Its gradient is 0.")
 sin = unary("sin", lambda F, g, _out, x: F.multiply(g, F.cos(x)), "The sine of x in radians.")
 cos = unary("cos", lambda F, g, _out, x: F.negative(F.multiply(g, F.sin(x))), "The cosine of x in radians.")
 tanh = unary(
@@ -108,33 +135,33 @@ tanh = unary(
 
 _CLIP = defop(
     "clip",
-    lambda F, g, _out, x, min, max: F.where(_outside(F, x, min, max), 0.0, g),
+    lambda F, g, _out, x, min, max: F.where(_inside(F, x, min, max), g, 0.0),
     forward=lambda F, x, min, max: F.clip(x, min, max),
 )
 
 
-def _outside(F: Any, x: Any, low: float | None, high: float | None) -> Any:
+def _inside(F: Any, x: Any, low: float | None, high: float | None) -> Any:
     if low is None:
-        return F.greater(x, high)
-    below = F.less(x, low)
-    return below if high is None else F.logical_or(below, F.greater(x, high))
+        return F.less_equal(x, high)
+    above = F.greater_equal(x, low)
+    return above if high is None else F.logical_and(above, F.less_equal(x, high))
 
 
 def clip(x: Tensor, /, min: float | None = None, max: float | None = None) -> Tensor:
     """x, but `min` where it is below and `max` where it is above; None for no limit. At an edge the gradient passes.
 
-    Raises TypeError for limits that are no Python numbers, ValueError where min > max.
+    Raises TypeError for limits that are no numbers, ValueError where min > max.
     """
     check_tensors("clip", x)
     for limit in (min, max):
-        if limit is not None and not isinstance(limit, (int, float)):
-            raise TypeError(f"clip takes Python numbers as limits; got {type(limit).__name__}")
+        if limit is not None and not isinstance(limit, Real):
+            raise TypeError(f"clip takes numbers as limits; got {type(limit).__name__}")
     if min is not None and max is not None and min > max:
         raise ValueError(f"clip needs min <= max; got min={min}, max={max}")
-    if x.dtype.is_floating:
-        min, max = None if min is None else float(min), None if max is None else float(max)
-    elif isinstance(min, float) or isinstance(max, float):
+    if not all(limit is None or isinstance(limit, Integral) for limit in (min, max)):
         x = floating(x)
+    kind = float if x.dtype.is_floating else int
+    min, max = None if min is None else kind(min), None if max is None else kind(max)
     if min is None and max is None:
         return copy(x)
     return apply(_CLIP, (x,), {"min": min, "max": max})
@@ -145,6 +172,7 @@ _WHERE = defop(
     None,
     lambda F, g, _out, condition, _a, _b: F.where(condition, g, 0.0),
     lambda F, g, _out, condition, _a, _b: F.where(condition, 0.0, g),
+    forward=elementwise("where"),
 )
 
 
@@ -192,6 +220,18 @@ greater = plain_binary("greater", "Where x1 > x2: bool.")
 greater_equal = plain_binary("greater_equal", "Where x1 >= x2: bool.")
 logical_and = plain_binary("logical_and", "Where both of two bool tensors are true.", of_bools=True)
 logical_or = plain_binary("logical_or", "Where either of two bool tensors is true.", of_bools=True)
+logical_xor = plain_binary(
+    "logical_xor", "Where one of two bool tensors is true, and not both.", of_bools=True, array_name="not_equal"
+)
 logical_not = plain_unary("logical_not", "Where a bool tensor is false.", of_bools=True)
 isfinite = plain_unary("isfinite", "Where x is neither infinite nor NaN: bool.")
+isinf = plain_unary("isinf", "Where x is infinite: bool.")
 isnan = plain_unary("isnan", "Where x is NaN: bool.")
+
+
+def outer(x1: Tensor, x2: Tensor, /) -> Tensor:
+    """Each element of a vector times each of another: (n,) and (m,) give (n, m). ValueError for other shapes."""
+    check_tensors("outer", x1, x2)
+    if x1.ndim != 1 or x2.ndim != 1:
+        raise ValueError(f"outer takes two tensors of one axis; got shapes {x1.shape} and {x2.shape}")
+    return multiply(x1[:, None], x2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradflow.ops.reductions import normalize_axes
+from gradflow.ops.reductions import one_axis
 from gradflow.ops.table import apply, check_tensors, defop, mismatch
 from gradflow.tensor import Tensor
 
@@ -33,18 +33,23 @@ _SCATTER_ALONG = defop(
 
 
 def raw_key(x: Tensor, key: Any) -> Any:
-    """An index as a backend takes it: a mask, or a tuple that names all axes, with arrays for tensors and lists.
+    """An index as a backend takes it: a mask, or a tuple with an Ellipsis, with arrays for tensors and lists.
+
+    The Ellipsis makes NumPy give a view, as other libraries do, also where only one element is left.
 
     Raises IndexError for what is no index or is out of range, DeviceMismatchError for a tensor of another device.
     """
     parts = key if isinstance(key, tuple) else (key,)
-    raw = tuple(_raw_part(x, part) for part in parts)
-    if len(raw) > 1 and any(hasattr(p, "dtype") and x.backend.dtype_name(p.dtype) == "bool" for p in raw):
-        raise IndexError("a boolean tensor must be the only index; combine conditions with & before indexing")
-    used = sum(1 for p in raw if p is not None and p is not Ellipsis and not _is_mask(x, p))
+    raw = tuple([_raw_part(x, part) for part in parts])
+    if any(_is_mask(x, p) for p in raw):
+        if len(raw) > 1:
+            raise IndexError("a boolean tensor must be the only index; combine conditions with & before indexing")
+        return raw[0]
+    used = sum(1 for p in raw if p is not None and p is not Ellipsis)
     if used > x.ndim:
         raise IndexError(f"too many indices for a tensor of {x.ndim} axes: {used}")
-    if sum(1 for p in raw if p is Ellipsis) > 1:
+    ellipses = sum(1 for p in raw if p is Ellipsis)
+    if ellipses > 1:
         raise IndexError("an index can have only one ellipsis")
     axis = 0
     for i, p in enumerate(raw):
@@ -54,10 +59,7 @@ def raw_key(x: Tensor, key: Any) -> Any:
             if isinstance(p, int) and not -x.shape[axis] <= p < x.shape[axis]:
                 raise IndexError(f"index {p} is out of range for axis {axis} of a tensor of shape {x.shape}")
             axis += 1
-    if len(raw) == 1 and _is_mask(x, raw[0]):
-        return raw[0]
-    whole = used == x.ndim or any(p is Ellipsis for p in raw)
-    return raw if whole else (*raw, Ellipsis)
+    return raw if ellipses else (*raw, Ellipsis)
 
 
 def _is_mask(x: Tensor, part: Any) -> bool:
@@ -75,11 +77,12 @@ def _raw_part(x: Tensor, part: Any) -> Any:
         if part.backend is not x.backend:
             raise mismatch("indexing", (x, part))
         if part.dtype.is_floating:
-            raise IndexError(f"an index tensor holds integers or bools; this one is {part.dtype}")
-        if part.dtype.kind == "bool":
-            if part.shape != x.shape[: part.ndim]:
-                raise IndexError(f"a boolean index of shape {part.shape} does not fit a tensor of shape {x.shape}")
-            return x.backend.asarray(part.array, copy=True)
+            raise IndexError(
+                f"an index tensor holds integers or bools; this one is {part.dtype}: make it with dtype='int64' "
+                "(Python integers become float32), or convert it with astype('int64')"
+            )
+        if part.dtype.kind == "bool" and part.shape != x.shape[: part.ndim]:
+            raise IndexError(f"a boolean index of shape {part.shape} does not fit a tensor of shape {x.shape}")
         return x.backend.asarray(part.array, copy=True)  # a copy: the backward pass reads it again
     if isinstance(part, list):
         array = x.backend.asarray(part)
@@ -137,10 +140,10 @@ def take(x: Tensor, indices: Any, /, axis: int | None = None) -> Tensor:
         if x.ndim != 1:
             raise ValueError(f"take needs an axis for a tensor of {x.ndim} axes")
         axis = 0
-    if isinstance(indices, slice) or indices is None or indices is Ellipsis:
+    if isinstance(indices, (slice, tuple)) or indices is None or indices is Ellipsis:
         raise IndexError(f"take needs integers; got {indices!r}")
-    key = raw_key(x, (slice(None),) * normalize_axes(axis, x.ndim)[0] + (indices,))
-    if _is_mask(x, key[-1]):
+    key = raw_key(x, (slice(None),) * one_axis("take", axis, x.ndim) + (indices,))
+    if not isinstance(key, tuple):
         raise IndexError("take needs integers; got bools: select with x[mask] instead")
     return getitem(x, key)
 
@@ -151,7 +154,7 @@ def take_along_axis(x: Tensor, indices: Tensor, /, axis: int = -1) -> Tensor:
     Raises IndexError for indices that are no integers, ValueError for a shape that does not fit.
     """
     check_tensors("take_along_axis", x, indices)
-    axis = normalize_axes(axis, x.ndim)[0]
+    axis = one_axis("take_along_axis", axis, x.ndim)
     if indices.dtype.kind not in ("int", "uint"):
         raise IndexError(f"take_along_axis needs integer indices; got {indices.dtype}")
     if indices.ndim != x.ndim or any(

@@ -10,7 +10,7 @@ from gradflow.backend import Backend
 from gradflow.ops.elementwise import abs as abs_
 from gradflow.ops.elementwise import add, divide, multiply, negative, square, subtract, where
 from gradflow.ops.indexing import take, take_along_axis
-from gradflow.ops.network import log_softmax, one_hot, softplus
+from gradflow.ops.network import one_hot, softplus
 from gradflow.ops.reductions import mean
 from gradflow.ops.reductions import sum as sum_
 from gradflow.ops.shape import expand_dims, permute_dims, reshape, squeeze
@@ -249,7 +249,6 @@ __all__ = [
     "cross_entropy",
     "huber_loss",
     "l1_loss",
-    "log_softmax",
     "mse_loss",
     "nll_loss",
 ]

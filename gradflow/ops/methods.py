@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow import ops
+from gradflow.ops.table import BINARY_OPERATORS, as_operator, is_foreign
 from gradflow.tensor import Tensor
 
 _METHODS = [
@@ -13,17 +14,24 @@ _METHODS = [
     "any",
     "argmax",
     "argmin",
+    "argsort",
     "astype",
     "broadcast_to",
+    "ceil",
     "clip",
     "cos",
     "cumulative_sum",
+    "elu",
     "exp",
     "expand_dims",
     "expm1",
     "flip",
+    "floor",
+    "gelu",
     "isfinite",
+    "isinf",
     "isnan",
+    "leaky_relu",
     "log",
     "log1p",
     "log_softmax",
@@ -31,68 +39,108 @@ _METHODS = [
     "matmul",
     "matrix_transpose",
     "max",
+    "maximum",
     "mean",
     "min",
+    "minimum",
+    "moveaxis",
     "prod",
     "relu",
+    "round",
     "sigmoid",
     "sign",
+    "silu",
     "sin",
     "softmax",
+    "softplus",
     "split",
     "sqrt",
     "square",
     "squeeze",
     "std",
     "sum",
+    "swapaxes",
     "take",
     "take_along_axis",
     "tanh",
     "var",
 ]
-_OPERATORS = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power"}
+BINARY_OPERATORS["matmul"] = as_operator(ops.matmul)
+_OPERATORS = {
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power", "matmul": "matmul",
+    "and": "logical_and", "or": "logical_or", "xor": "logical_xor",
+}  # fmt: skip
 _SYMBOLS = {"add": "+=", "sub": "-=", "mul": "*=", "truediv": "/=", "pow": "**="}
 _COMPARISONS = {
     "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal"
 }  # fmt: skip
+_MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
+_REFLECTED = {operation: f"__r{name}__" for name, operation in _OPERATORS.items()} | {
+    operation: f"__{_MIRRORED.get(name, name)}__" for name, operation in _COMPARISONS.items()
+}
+"""The method that stands for an array function with a tensor as its second operand."""
 
 
 def _set(name: str, function: Any) -> None:
     setattr(Tensor, name, function)
 
 
-def _reflected(function: Any) -> Any:
-    return lambda self, other: function(other, self)
+def _reflected(operator: Any) -> Any:
+    return lambda self, other: operator(other, self)
 
 
 def _in_place(function: Any, symbol: str) -> Any:
-    return lambda self, other: self._in_place(function, symbol, other)
+    def operator(self: Tensor, other: Any) -> Any:
+        return NotImplemented if is_foreign(other) else self._in_place(function, symbol, other)
+
+    return operator
 
 
-def _equality(function: Any, otherwise: bool) -> Any:
+def _equality(operator: Any) -> Any:
+    """Lists are as foreign as anything else here: Python then finds them unequal."""
+
     def compare(self: Tensor, other: Any) -> Any:
-        return otherwise if other is None or isinstance(other, str) else function(self, other)
+        return NotImplemented if isinstance(other, (list, tuple)) else operator(self, other)
 
     return compare
+
+
+def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+    """NumPy's functions are refused; but `numpy_number * tensor` also comes here, and goes on to the operator."""
+    name, other = _REFLECTED.get(ufunc.__name__), inputs[0]
+    if name is None or method != "__call__" or isinstance(other, Tensor) or options:
+        raise _not_for_numpy(ufunc.__name__)
+    return getattr(self, name)(other.item() if getattr(other, "shape", None) == () else other)  # a number made an array
+
+
+def _array_function(self: Tensor, function: Any, types: Any, inputs: Any, options: Any) -> Any:
+    try:
+        return function._implementation(*inputs, **options)  # as for other classes: through __array__
+    except TypeError as error:
+        raise _not_for_numpy(function.__name__) from error
+
+
+def _not_for_numpy(name: str) -> TypeError:
+    return TypeError(
+        f"numpy.{name} does not take tensors: use a function of gradflow, or the values as a NumPy array, .numpy()"
+    )
 
 
 for _name in _METHODS:
     _set(_name, getattr(ops, _name))
 for _name, _operation in _OPERATORS.items():
-    _function = getattr(ops, _operation)
-    _set(f"__{_name}__", _function)
-    _set(f"__r{_name}__", _reflected(_function))
-    _set(f"__i{_name}__", _in_place(_function, _SYMBOLS[_name]))
+    _set(f"__{_name}__", BINARY_OPERATORS[_operation])
+    _set(f"__r{_name}__", _reflected(BINARY_OPERATORS[_operation]))
+for _name, _symbol in _SYMBOLS.items():
+    _set(f"__i{_name}__", _in_place(getattr(ops, _OPERATORS[_name]), _symbol))
 for _name, _operation in _COMPARISONS.items():
-    _set(f"__{_name}__", getattr(ops, _operation))
-_set("__eq__", _equality(ops.equal, False))
-_set("__ne__", _equality(ops.not_equal, True))
-_set("__matmul__", ops.matmul)
-_set("__rmatmul__", _reflected(ops.matmul))
+    _set(f"__{_name}__", BINARY_OPERATORS[_operation])
+_set("__eq__", _equality(BINARY_OPERATORS["equal"]))
+_set("__ne__", _equality(BINARY_OPERATORS["not_equal"]))
 _set("__neg__", ops.negative)
 _set("__pos__", lambda self: self)
 _set("__abs__", ops.abs)
 _set("__invert__", ops.logical_not)
-_set("__and__", ops.logical_and)
-_set("__or__", ops.logical_or)
 _set("__getitem__", ops.index)
+_set("__array_ufunc__", _array_ufunc)
+_set("__array_function__", _array_function)

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradflow.backend import ACTIVATIONS, Backend
-from gradflow.ops.reductions import normalize_axes
+from gradflow.ops.reductions import normalize_axes, one_axis
 from gradflow.ops.shape import expand_dims, squeeze
 from gradflow.ops.table import (
+    OPERATIONS,
     TensorFunction,
     _named,
     apply,
@@ -120,8 +121,8 @@ sigmoid = _activation("sigmoid", "1 / (1 + exp(-x)), without overflow.")
 gelu = _activation("gelu", "x times the normal distribution function of x, in the tanh form (Hendrycks & Gimpel 2016).")
 silu = _activation("silu", "x * sigmoid(x).")
 softplus = _activation("softplus", "log(1 + exp(x)), without overflow.")
-_leaky_relu = _activation("leaky_relu", "")
-_elu = _activation("elu", "")
+for _name in ("leaky_relu", "elu"):
+    _activation(_name, "")
 
 
 def leaky_relu(x: Tensor, /, negative_slope: float = 0.01) -> Tensor:
@@ -135,8 +136,6 @@ def elu(x: Tensor, /, alpha: float = 1.0) -> Tensor:
 
 
 def _with_parameter(name: str, x: Tensor, parameter: float) -> Tensor:
-    from gradflow.ops.table import OPERATIONS
-
     check_tensors(name, x)
     return apply(OPERATIONS[name], (floating(x),), {"parameter": float(parameter)})
 
@@ -168,7 +167,7 @@ _LOG_SOFTMAX = defop(
 def _logsumexp_rule(F: Any, g: Any, out: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     kept = tuple(1 if i in axis else n for i, n in enumerate(x.shape))
     total = F.reshape(out, kept)
-    total = F.where(F.isfinite(total), total, 0.0)
+    total = F.where(F.equal(total, -math.inf), 0.0, total)
     return F.multiply(F.reshape(g, kept), F.exp(F.subtract(x, total)))
 
 
@@ -191,9 +190,7 @@ def log_softmax(x: Tensor, /, axis: int = -1) -> Tensor:
 
 def _along(op: Any, x: Tensor, axis: int) -> Tensor:
     check_tensors(op.name, x)
-    if not isinstance(axis, int):
-        raise TypeError(f"{op.name} works along one axis, a number; got {axis!r}")
-    axis = normalize_axes(axis, x.ndim)[0]
+    axis = one_axis(op.name, axis, x.ndim)
     if x.shape[axis] == 0:
         raise ValueError(f"{op.name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")
     return apply(op, (floating(x),), {"axis": axis})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import index
 from typing import Any
 
 from gradflow.ops.table import TensorFunction, _named, apply, cast, check_tensors, defop, floating
@@ -18,16 +19,25 @@ def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """
     if axis is None:
         return tuple(range(ndim))
-    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
+    try:
+        axes = tuple(map(index, axis)) if isinstance(axis, (tuple, list)) else (index(axis),)
+    except TypeError:
+        raise TypeError(f"an axis is an int or a tuple of int; got {axis!r}") from None
     for a in axes:
-        if not isinstance(a, int):
-            raise TypeError(f"an axis is an int or a tuple of int; got {axis!r}")
         if not -ndim <= a < ndim:
             raise ValueError(f"axis {a} is out of range for a tensor of {ndim} axes")
     normal = tuple(a % ndim for a in axes)
     if len(set(normal)) != len(normal):
         raise ValueError(f"an axis is named twice in {axis!r}")
     return normal
+
+
+def one_axis(name: str, axis: Any, ndim: int) -> int:
+    """The one axis, in [0, ndim), that `name` works along. ValueError out of range, TypeError for what is no number."""
+    try:
+        return normalize_axes(index(axis), ndim)[0]
+    except TypeError:
+        raise TypeError(f"{name} works along one axis, a number; got {axis!r}") from None
 
 
 def _keep(F: Any, g: Any, x: Any, axis: Axis) -> Any:
@@ -174,15 +184,26 @@ def cumulative_sum(x: Tensor, /, axis: int | None = None) -> Tensor:
         if x.ndim != 1:
             raise ValueError(f"cumulative_sum needs an axis for a tensor of {x.ndim} axes")
         axis = 0
-    return apply(_CUMULATIVE_SUM, (x,), {"axis": normalize_axes(axis, x.ndim)[0]})
+    return apply(_CUMULATIVE_SUM, (x,), {"axis": one_axis("cumulative_sum", axis, x.ndim)})
 
 
 def _plain(name: str, doc: str) -> TensorFunction:
     def function(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
         check_tensors(name, x)
         if axis is not None:
-            axes = normalize_axes(axis, x.ndim)
-            axis = axes[0] if isinstance(axis, int) else axes
+            axis = normalize_axes(axis, x.ndim)
+        return Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
+
+    return _named(function, name, doc)
+
+
+def _place(name: str, doc: str) -> TensorFunction:
+    def function(x: Tensor, /, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        check_tensors(name, x)
+        if axis is not None:
+            axis = one_axis(name, axis, x.ndim)
+        if not (x.size if axis is None else x.shape[axis]):
+            raise ValueError(f"{name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")
         return Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
 
     return _named(function, name, doc)
@@ -190,12 +211,18 @@ def _plain(name: str, doc: str) -> TensorFunction:
 
 any = _plain("any", "Whether any element over `axis` is true (not 0).")
 all = _plain("all", "Whether all elements over `axis` are true (not 0).")
-argmax = _plain("argmax", "The index of the first largest element along the number `axis`, or of the flat tensor.")
-argmin = _plain("argmin", "The index of the first smallest element along the number `axis`, or of the flat tensor.")
+argmax = _place(
+    "argmax",
+    "The index of the first largest element along the number `axis`, or of the flat tensor. ValueError if none.",
+)
+argmin = _place(
+    "argmin",
+    "The index of the first smallest element along the number `axis`, or of the flat tensor. ValueError if none.",
+)
 
 
 def argsort(x: Tensor, /, axis: int = -1, descending: bool = False) -> Tensor:
     """The indices that sort x along `axis`, equal elements in their order."""
     check_tensors("argsort", x)
-    axis = normalize_axes(axis, x.ndim)[0]
+    axis = one_axis("argsort", axis, x.ndim)
     return Tensor(x.backend.argsort(x.array, axis=axis, descending=descending, stable=True), x.backend)

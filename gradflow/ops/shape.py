@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gradflow.dtypes import promote
-from gradflow.ops.reductions import normalize_axes
+from gradflow.ops.reductions import normalize_axes, one_axis
 from gradflow.ops.table import apply, cast, check_tensors, defop
-from gradflow.tensor import Tensor
+from gradflow.tensor import Tensor, integers, shape_from
 
 _RESHAPE = defop("reshape", lambda F, g, _out, _x, shape: F.reshape(g, _x.shape), view=True)
 _BROADCAST = defop("broadcast_to", lambda F, g, _out, _x, shape: g, view=True)  # the engine sums it back
@@ -25,19 +25,19 @@ _FLIP = defop("flip", lambda F, g, _out, _x, axis: F.flip(g, axis=axis), view=Tr
 def reshape(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
     """The same elements in another shape; one length may be -1. ValueError where the numbers of elements differ."""
     check_tensors("reshape", x)
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    known = math.prod(n for n in shape if n != -1)
-    unknown = shape.count(-1)
+    lengths = integers("reshape", shape)
+    known = math.prod(n for n in lengths if n != -1)
+    unknown = lengths.count(-1)
     fits = x.size == known if not unknown else known and x.size % known == 0
-    if unknown > 1 or any(n < -1 for n in shape) or not fits:
-        raise ValueError(f"a tensor of shape {x.shape} cannot be reshaped to {shape}")
-    return apply(_RESHAPE, (x,), {"shape": tuple(x.size // known if n == -1 else n for n in shape)})
+    if unknown > 1 or any(n < -1 for n in lengths) or not fits:
+        raise ValueError(f"a tensor of shape {x.shape} cannot be reshaped to {lengths}")
+    return apply(_RESHAPE, (x,), {"shape": tuple(x.size // known if n == -1 else n for n in lengths)})
 
 
-def broadcast_to(x: Tensor, /, shape: Sequence[int]) -> Tensor:
+def broadcast_to(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
     """x repeated along new axes and axes of length 1 to `shape`. ValueError where that cannot be."""
     check_tensors("broadcast_to", x)
-    shape = tuple(shape)
+    shape = shape_from(shape)
     tail = shape[len(shape) - x.ndim :]
     if len(shape) < x.ndim or any(n not in (1, m) for n, m in zip(x.shape, tail, strict=True)):
         raise ValueError(f"a tensor of shape {x.shape} does not broadcast to {shape}")
@@ -76,10 +76,57 @@ def squeeze(x: Tensor, /, axis: int | tuple[int, ...] | None = None) -> Tensor:
 def expand_dims(x: Tensor, /, axis: int | tuple[int, ...]) -> Tensor:
     """With new axes of length 1 where `axis` says, counted in the result. ValueError for one out of range."""
     check_tensors("expand_dims", x)
-    ndim = x.ndim + (1 if isinstance(axis, int) else len(axis))
+    ndim = x.ndim + (len(axis) if isinstance(axis, (tuple, list)) else 1)
     axes = normalize_axes(axis, ndim)
     lengths = iter(x.shape)
     return reshape(x, tuple(1 if i in axes else next(lengths) for i in range(ndim)))
+
+
+def moveaxis(x: Tensor, source: int | tuple[int, ...], destination: int | tuple[int, ...], /) -> Tensor:
+    """The axes `source` at the places `destination`, the others in their order. ValueError where they do not match."""
+    check_tensors("moveaxis", x)
+    sources, places = normalize_axes(source, x.ndim), normalize_axes(destination, x.ndim)
+    if len(sources) != len(places):
+        raise ValueError(f"moveaxis needs a destination for each source; got {source} and {destination}")
+    order = [a for a in range(x.ndim) if a not in sources]
+    for place, a in sorted(zip(places, sources, strict=True)):
+        order.insert(place, a)
+    return apply(_PERMUTE, (x,), {"axes": tuple(order)})
+
+
+def swapaxes(x: Tensor, axis1: int, axis2: int, /) -> Tensor:
+    """Two axes exchanged."""
+    check_tensors("swapaxes", x)
+    a, b = one_axis("swapaxes", axis1, x.ndim), one_axis("swapaxes", axis2, x.ndim)
+    order = list(range(x.ndim))
+    order[a], order[b] = b, a
+    return apply(_PERMUTE, (x,), {"axes": tuple(order)})
+
+
+def repeat(x: Tensor, repeats: int, /, axis: int | None = None) -> Tensor:
+    """Each element `repeats` times in a row along `axis`, or of the flat tensor (PyTorch: `repeat_interleave`)."""
+    check_tensors("repeat", x)
+    if axis is None:
+        x, axis = reshape(x, -1), 0
+    axis = one_axis("repeat", axis, x.ndim)
+    (n,) = shape_from((repeats,))
+    before, after = x.shape[: axis + 1], x.shape[axis + 1 :]
+    out = broadcast_to(reshape(x, (*before, 1, *after)), (*before, n, *after))
+    return reshape(out, (*before[:-1], before[-1] * n, *after))
+
+
+def tile(x: Tensor, repetitions: int | Sequence[int], /) -> Tensor:
+    """x side by side with itself: `repetitions` times along each axis, the last where there are fewer numbers."""
+    check_tensors("tile", x)
+    times = shape_from(repetitions)
+    ndim = max(x.ndim, len(times))
+    times, shape = (1,) * (ndim - len(times)) + times, (1,) * (ndim - x.ndim) + x.shape
+    single, whole = [], []
+    for t, n in zip(times, shape, strict=True):
+        single += [1, n]
+        whole += [t, n]
+    out = broadcast_to(reshape(x, single), whole)
+    return reshape(out, tuple(t * n for t, n in zip(times, shape, strict=True)))
 
 
 def flip(x: Tensor, /, axis: int | tuple[int, ...] | None = None) -> Tensor:
@@ -110,7 +157,7 @@ _CONCAT = defop(
 def concat(arrays: Sequence[Tensor], /, axis: int = 0) -> Tensor:
     """The tensors one after another along `axis`; all other lengths are equal. ValueError where they are not."""
     arrays = _same_dtype("concat", arrays)
-    axis = normalize_axes(axis, arrays[0].ndim)[0]
+    axis = one_axis("concat", axis, arrays[0].ndim)
     others = {x.shape[:axis] + x.shape[axis + 1 :] for x in arrays}
     if len(others) > 1 or len({x.ndim for x in arrays}) > 1:
         shapes = ", ".join(str(x.shape) for x in arrays)
@@ -123,7 +170,7 @@ def stack(arrays: Sequence[Tensor], /, axis: int = 0) -> Tensor:
     arrays = _same_dtype("stack", arrays)
     if len({x.shape for x in arrays}) > 1:
         raise ValueError(f"stack needs equal shapes; got {', '.join(str(x.shape) for x in arrays)}")
-    axis = normalize_axes(axis, arrays[0].ndim + 1)[0]
+    axis = one_axis("stack", axis, arrays[0].ndim + 1)
     return concat([expand_dims(x, axis) for x in arrays], axis=axis)
 
 
@@ -144,15 +191,14 @@ def split(x: Tensor, /, indices_or_sections: int | Sequence[int], axis: int = 0)
     As `numpy.split`. ValueError where a number does not divide the length.
     """
     check_tensors("split", x)
-    axis = normalize_axes(axis, x.ndim)[0]
+    axis = one_axis("split", axis, x.ndim)
     n = x.shape[axis]
-    if isinstance(indices_or_sections, int):
-        if indices_or_sections < 1 or n % indices_or_sections:
-            raise ValueError(f"an axis of length {n} does not split into {indices_or_sections} equal pieces")
-        step = n // indices_or_sections
-        cuts = [i * step for i in range(1, indices_or_sections)]
-    else:
-        cuts = list(indices_or_sections)
+    cuts = integers("split", indices_or_sections)
+    if not isinstance(indices_or_sections, Iterable):
+        (pieces,) = cuts
+        if pieces < 1 or n % pieces:
+            raise ValueError(f"an axis of length {n} does not split into {pieces} equal pieces")
+        cuts = tuple(range(n // pieces, n, n // pieces)) if n else (0,) * (pieces - 1)
     bounds = zip([0, *cuts], [*cuts, n], strict=True)
     return [x[(slice(None),) * axis + (slice(start, stop),)] for start, stop in bounds]
 
@@ -180,12 +226,11 @@ def pad(x: Tensor, /, pad_width: int | Sequence[Any], constant_values: float = 0
     Raises ValueError for a negative width or a number of pairs that is not that of the axes.
     """
     check_tensors("pad", x)
-    if isinstance(pad_width, int):
-        pairs: list[Any] = [(pad_width, pad_width)] * x.ndim
-    elif len(pad_width) == 2 and all(isinstance(n, int) for n in pad_width):
-        pairs = [tuple(pad_width)] * x.ndim
-    else:
-        pairs = [tuple(p) for p in pad_width]
+    if not isinstance(pad_width, Iterable):
+        pad_width = (pad_width, pad_width)
+    if len(pad_width) == 2 and not any(isinstance(n, Iterable) for n in pad_width):
+        pad_width = (pad_width,) * x.ndim
+    pairs = [integers("pad", p) for p in pad_width]
     if len(pairs) != x.ndim or any(len(p) != 2 or min(p) < 0 for p in pairs):
         raise ValueError(f"pad_width must give (before, after) >= 0 for each of {x.ndim} axes; got {pad_width!r}")
     value = float(constant_values) if x.dtype.is_floating else int(constant_values)

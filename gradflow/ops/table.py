@@ -23,6 +23,9 @@ OPERATIONS: dict[str, Operation] = {}
 Rule = Callable[..., Any] | None
 TensorFunction = Callable[..., Tensor]
 
+BINARY_OPERATORS: dict[str, TensorFunction] = {}
+"""Each function of `binary` and `plain_binary` once more, as an operator: see `is_foreign`."""
+
 
 def defop(name: str, *rules: Rule, forward: Callable[..., Any] | None = None, **options: Any) -> Operation:
     """Make the table's entry `name`, whose value is the array function of that name unless `forward` is given."""
@@ -34,6 +37,36 @@ def defop(name: str, *rules: Rule, forward: Callable[..., Any] | None = None, **
 
     op = OPERATIONS[name] = Operation(name, forward, rules, **options)
     return op
+
+
+def elementwise(name: str, array_name: str | None = None) -> Callable[..., Any]:
+    """An array function as the value of the operation `name`, with errors that name the operation and the shapes."""
+    get = attrgetter(array_name or name)
+
+    def forward(F: Any, *arrays: Any) -> Any:
+        try:
+            return get(F)(*arrays)
+        except (TypeError, ValueError):
+            explain(name, F, arrays)
+            raise
+
+    return forward
+
+
+def explain(name: str, F: Any, arrays: Sequence[Any]) -> None:
+    """Raise what is wrong with the arrays that an elementwise function refused, if it is their shapes, or bools."""
+    arrays = [a for a in arrays if hasattr(a, "shape")]
+    lengths: dict[int, int] = {}
+    for array in arrays:
+        for axis, n in enumerate(reversed(array.shape)):
+            if n != 1 and lengths.setdefault(axis, n) != n:
+                shapes = " and ".join(str(tuple(a.shape)) for a in arrays)
+                raise ValueError(
+                    f"{name}: the shapes {shapes} do not broadcast; counted from the last, the lengths of an axis "
+                    "must be equal, or 1: reshape one"
+                ) from None
+    if arrays and all(F.dtype_name(a.dtype) == "bool" for a in arrays):
+        raise TypeError(f"{name} is not for bools: use ~, &, | or ^, or convert with astype('int64') first") from None
 
 
 def mismatch(name: str, inputs: Sequence[Any]) -> DeviceMismatchError:
@@ -125,7 +158,7 @@ def apply(op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | Non
 
 def unary(name: str, rule: Rule, doc: str, needs_float: bool = True) -> TensorFunction:
     """The entry `name` for a function of one array, and the function of a tensor that applies it."""
-    op = defop(name, rule)
+    op = defop(name, rule, forward=elementwise(name))
     get = attrgetter(name)
     reads_out, which = op.saves[1]
     reads_x = which is not None
@@ -159,48 +192,83 @@ def binary(
 ) -> TensorFunction:
     """The entry `name` for a function of two arrays with broadcasting, and the function of tensors and numbers."""
     get = attrgetter(array_name or name)
-    op = defop(name, first, second, forward=lambda F, a, b: get(F)(a, b))
+    op = defop(name, first, second, forward=elementwise(name, array_name))
     saves = op.saves
 
-    def function(x1: Any, x2: Any, /) -> Tensor:
-        if isinstance(x1, Tensor):  # the commonest cases, recorded and in need of no cast, go straight through
-            p, q, backend, a = x1._node, None, x1.backend, x1.array
-            ready: object
-            if isinstance(x2, Tensor):
-                q, b = x2._node, x2.array
-                ready = backend is x2.backend and a.dtype is b.dtype and (p or q)
-            else:
-                ready = p and (x2.__class__ is float or x2.__class__ is int)
-                if ready:
-                    b = x2 = float(x2)
-            if ready and grad_enabled.get() is True:
-                array = get(backend)(a, b)
-                reads_out, which = saves[(p is not None) + 2 * (q is not None)]
-                saved = None if which is None else (x1 if which[0] else None, x2 if which[1] else None)
-                return Tensor(
-                    array, backend, Node(op, backend, (p, q), saved, array if reads_out else None, array, None, None)
-                )
-        x1, x2 = promoted(name, x1, x2, needs_float)
-        return apply(op, (x1, x2))
+    def make(is_operator: bool) -> TensorFunction:
+        def function(x1: Any, x2: Any, /) -> Any:
+            if isinstance(x1, Tensor):  # the commonest cases, recorded and in need of no cast, go straight through
+                p, q, backend, a = x1._node, None, x1.backend, x1.array
+                ready: object
+                if isinstance(x2, Tensor):
+                    q, b = x2._node, x2.array
+                    ready = backend is x2.backend and a.dtype is b.dtype and (p or q)
+                else:
+                    ready = p and (x2.__class__ is float or x2.__class__ is int)
+                    if ready:
+                        b = x2 = float(x2)
+                if ready and grad_enabled.get() is True:
+                    try:
+                        array = get(backend)(a, b)
+                    except (TypeError, ValueError):
+                        explain(name, backend, (a, b))
+                        raise
+                    reads_out, which = saves[(p is not None) + 2 * (q is not None)]
+                    saved = None if which is None else (x1 if which[0] else None, x2 if which[1] else None)
+                    out = array if reads_out else None
+                    return Tensor(array, backend, Node(op, backend, (p, q), saved, out, array, None, None))
+            try:
+                return apply(op, promoted(name, x1, x2, needs_float))
+            except TypeError:
+                if is_operator and (is_foreign(x1) or is_foreign(x2)):
+                    return NotImplemented
+                raise
 
-    return _named(function, name, doc)
+        return _named(function, name, doc)
+
+    BINARY_OPERATORS[name] = make(True)
+    return make(False)
 
 
-def plain_binary(name: str, doc: str, of_bools: bool = False) -> TensorFunction:
+def plain_binary(name: str, doc: str, of_bools: bool = False, array_name: str | None = None) -> TensorFunction:
     """A function of two tensors or numbers whose result carries no gradient."""
-    get = attrgetter(name)
+    compute = elementwise(name, array_name)
 
     def function(x1: Any, x2: Any, /) -> Tensor:
         if of_bools:
             _check_bools(name, x1, x2)
         x1, x2 = promoted(name, x1, x2)
         tensor = x1 if isinstance(x1, Tensor) else x2
-        array = get(tensor.backend)(
-            x1.array if isinstance(x1, Tensor) else x1, x2.array if isinstance(x2, Tensor) else x2
-        )
+        array = compute(
+            tensor.backend,
+            x1.array if isinstance(x1, Tensor) else x1, x2.array if isinstance(x2, Tensor) else x2,
+        )  # fmt: skip
         return Tensor(array, tensor.backend)
 
+    BINARY_OPERATORS[name] = as_operator(function)
     return _named(function, name, doc)
+
+
+def is_foreign(x: Any) -> bool:
+    """Whether an operand is of a class that gradflow does not know: Python shall ask that class, then complain itself.
+
+    Not so arrays and lists: for them the error tells how to make a tensor.
+    """
+    return not (isinstance(x, (Tensor, Real, list, tuple)) or hasattr(x, "__array__"))
+
+
+def as_operator(function: TensorFunction) -> TensorFunction:
+    """`function` of two operands, but with NotImplemented for what is foreign."""
+
+    def operator(x1: Any, x2: Any, /) -> Any:
+        try:
+            return function(x1, x2)
+        except TypeError:
+            if is_foreign(x1) or is_foreign(x2):
+                return NotImplemented
+            raise
+
+    return operator
 
 
 def plain_unary(name: str, doc: str, of_bools: bool = False) -> TensorFunction:
@@ -216,9 +284,14 @@ def plain_unary(name: str, doc: str, of_bools: bool = False) -> TensorFunction:
     return _named(function, name, doc)
 
 
+def _is_bool(x: Any) -> bool:
+    """Whether x is a bool of Python's or of NumPy's, which is no number to Python."""
+    return type(x).__name__ == "bool"
+
+
 def _check_bools(name: str, *inputs: Any) -> None:
     for x in inputs:
-        if not isinstance(x, bool) and not (isinstance(x, Tensor) and x.dtype.kind == "bool"):
+        if not _is_bool(x) and not (isinstance(x, Tensor) and x.dtype.kind == "bool"):
             raise TypeError(
                 f"{name} takes bool tensors; got {x.dtype if isinstance(x, Tensor) else type(x).__name__}: "
                 "compare with something first"
@@ -239,6 +312,8 @@ def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[An
             dtype = DEFAULT
         return cast(x1, dtype), cast(x2, dtype)
     tensor, other = (x1, x2) if one else (x2, x1)
+    if not isinstance(other, Real) and _is_bool(other):
+        other = bool(other)
     if not isinstance(tensor, Tensor) or not isinstance(other, Real):
         wrong = other if isinstance(tensor, Tensor) else tensor
         raise TypeError(

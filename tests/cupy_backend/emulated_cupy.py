@@ -191,6 +191,10 @@ def ones_like(a: Any, dtype: Any = None, order: str = "K", subok: Any = None, sh
     return ndarray(np.ones_like(_unwrap(a), dtype=dtype))
 
 
+def round(a: Any, decimals: int = 0, out: Any = None) -> ndarray:
+    return ndarray(np.round(_unwrap(a), decimals))
+
+
 def where(condition: Any, x: Any = None, y: Any = None) -> ndarray:
     assert x is not None, "where with a condition alone waits for the GPU"
     assert y is not None, "where with a condition alone waits for the GPU"

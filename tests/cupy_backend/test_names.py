@@ -25,7 +25,7 @@ ROOTS = {"cupy": "cupy", "self.cupy": "cupy", "cupyx": "cupyx", "self.cupyx": "c
 CORE_CALLS: dict[str, set[str]] = {
     "empty": {"dtype"}, "zeros": {"dtype"}, "ones": {"dtype"}, "full": {"dtype"}, "arange": {"dtype"},
     "zeros_like": set(), "ones_like": set(), "where": set(), "matmul": {"out"}, "broadcast_to": {"shape"},
-    "sum": {"axis", "keepdims"}, "prod": {"axis", "keepdims"}, "mean": {"axis", "keepdims"},
+    "round": set(), "sum": {"axis", "keepdims"}, "prod": {"axis", "keepdims"}, "mean": {"axis", "keepdims"},
     "max": {"axis", "keepdims"}, "min": {"axis", "keepdims"}, "any": {"axis", "keepdims"},
     "all": {"axis", "keepdims"}, "argmax": {"axis", "keepdims"}, "argmin": {"axis", "keepdims"},
     "cumulative_sum": {"axis"}, "permute_dims": {"axes"}, "matrix_transpose": set(), "squeeze": {"axis"},
