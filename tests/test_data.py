@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from agreement import twin_device
 
 import gradflow as gf
 from gradflow.data import DATASETS, Batches, Dataset, load
+from gradflow.training import evaluate, fit
 
 pytest.importorskip("sklearn")
 
@@ -139,6 +141,25 @@ def test_batches_are_copies_of_the_data_given() -> None:
     batches = Batches(inputs, np.zeros(3, np.int64), 3, shuffle=False)
     inputs[:] = 1
     assert next(iter(batches))[0].tolist() == [[0.0], [0.0], [0.0]]
+
+
+@pytest.mark.parametrize("labels", [[0, 3, 1], [0, -1, 1]])
+@pytest.mark.parametrize("part", ["training", "test"])
+def test_labels_without_an_output_are_refused_before_the_loss_sees_them(labels: list[int], part: str) -> None:
+    """Also on a device that does not look."""
+
+    def never(outputs: gf.Tensor, targets: gf.Tensor) -> gf.Tensor:
+        raise AssertionError("the loss was computed")
+
+    with twin_device() as twin:
+        model = gf.nn.Linear(2, 3, device=twin)
+        bad = Batches(np.zeros((3, 2), np.float32), np.array(labels), 2, device=twin)
+        run = {
+            "training": lambda: next(fit(model, never, gf.optim.SGD(model.parameters()), bad, bad, 1)),
+            "test": lambda: evaluate(model, never, bad),
+        }[part]
+        with pytest.raises(ValueError, match=r"labels of 3 outputs lie in \[0, 3\)"):
+            run()
 
 
 @pytest.mark.parametrize(

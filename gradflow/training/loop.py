@@ -48,7 +48,8 @@ def fit(
 ) -> Iterator[Epoch]:
     """Train the model in place, and give each epoch's figures when it is over: `for epoch in fit(...): ...`.
 
-    Leaving the loop early is fine. Raises NonFiniteLossError after an epoch whose loss is not finite.
+    Leaving the loop early is fine. Raises NonFiniteLossError after an epoch whose loss is not finite, and ValueError
+    for labels that the model has no output for, before the loss sees them: on a GPU, it would not look.
     """
     train_tally, test_tally = _Tally(train_batches.targets), _Tally(test_batches.targets)
     for epoch in range(1, epochs + 1):
@@ -57,6 +58,7 @@ def fit(
             learning_rate = optimizer.learning_rates[0]
             optimizer.zero_grad()
             outputs = model(inputs)
+            train_tally.check(outputs, targets)
             loss = criterion(outputs, targets)
             loss.backward()
             optimizer.step()
@@ -83,6 +85,7 @@ def _run_test(model: gf.nn.Module, criterion: Criterion, batches: Batches, tally
     with gf.no_grad():
         for inputs, targets in batches:
             outputs = model(inputs)
+            tally.check(outputs, targets)
             tally.add(criterion(outputs, targets), outputs, targets)
 
 
@@ -91,9 +94,19 @@ class _Tally:
 
     def __init__(self, all_targets: gf.Tensor) -> None:
         self.counts_labels = not all_targets.dtype.is_floating
+        self.range = (0, 0)
+        if all_targets.dtype.kind in ("int", "uint"):
+            lowest, highest = gf.stack([gf.min(all_targets), gf.max(all_targets)]).tolist()
+            self.range = lowest, highest
         self.variance = 1.0 if self.counts_labels else float(all_targets.var().item())
         self.sums: list[Any] = [0.0, 0.0]
         self.samples = self.elements = 0
+
+    def check(self, outputs: gf.Tensor, targets: gf.Tensor) -> None:
+        lowest, highest = self.range
+        if outputs.shape[:-1] == targets.shape and not 0 <= lowest <= highest < outputs.shape[-1]:
+            classes = outputs.shape[-1]
+            raise ValueError(f"labels of {classes} outputs lie in [0, {classes}); got {lowest} to {highest}")
 
     def add(self, loss: gf.Tensor, outputs: gf.Tensor, targets: gf.Tensor) -> None:
         with gf.no_grad():
