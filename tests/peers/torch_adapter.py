@@ -41,7 +41,6 @@ NOT_SHARED: dict[str, str] = {
     "softmax:with_dtype": "each sample has dtype=, which gradflow leaves to astype",
     "log_softmax:with_dtype": "each sample has dtype=, which gradflow leaves to astype",
     "addmm": "each sample has alpha and beta, which gradflow has no argument for",
-    "linspace": "gradflow has arange only",
     "nn.functional.softmin": "softmax of -x, which gradflow has no name for",
     "nn.functional.celu": "gradflow has no such activation",
 }
@@ -100,6 +99,9 @@ shared("square", gf.square)
 shared("reciprocal", lambda x: 1 / x)
 shared("abs", gf.abs)
 shared("sign sgn", gf.sign)
+shared("floor", gf.floor)
+shared("ceil", gf.ceil)
+shared("round", gf.round)
 shared("sin", gf.sin)
 shared("cos", gf.cos)
 shared("tanh", gf.tanh)
@@ -126,8 +128,10 @@ shared("gt", gf.greater)
 shared("ge", gf.greater_equal)
 shared("isfinite", gf.isfinite)
 shared("isnan", gf.isnan)
+shared("isinf", gf.isinf)
 shared("logical_and", gf.logical_and, dtype="bool")
 shared("logical_or", gf.logical_or, dtype="bool")
+shared("logical_xor", gf.logical_xor, dtype="bool")
 shared("logical_not", gf.logical_not, dtype="bool")
 shared("clone", lambda x: x.clone())
 shared("float", lambda x: gf.astype(x, "float32"), MEMORY_FORMAT)
@@ -222,6 +226,7 @@ def _mean_like(x: Any, dim: Any, keepdim: bool = False, **_: Any) -> Any:
 
 shared("matmul mm bmm mv dot", gf.matmul)
 shared("__rmatmul__", gf.Tensor.__rmatmul__)
+shared("outer", gf.outer)
 shared("nn.functional.linear", gf.linear)
 shared("nn.functional.layer_norm", gf.layer_norm)
 shared("native_layer_norm", gf.layer_norm, take=lambda out: out[0], order=1)  # its second needs a weight
@@ -234,12 +239,6 @@ shared(
 )
 
 # ---------------------------------------------------------------------- shapes
-
-
-def _swapped(x: Any, dim0: int, dim1: int) -> Any:
-    axes = list(range(x.ndim))
-    axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
-    return gf.permute_dims(x, axes)
 
 
 def _parts(x: Any, sizes: Sequence[int], dim: int) -> list[Any]:
@@ -274,7 +273,8 @@ NOT_OF_LENGTH_1 = Exclusion(
 shared("mT", gf.matrix_transpose)
 shared("T", lambda x: x.T)
 shared("t", lambda x: x.T)
-shared("transpose", _swapped, AXIS_OF_0D)
+shared("transpose", gf.swapaxes, AXIS_OF_0D)
+shared("movedim", gf.moveaxis)
 shared("permute", gf.permute_dims)
 shared("reshape view", gf.reshape)
 shared("flatten", lambda x: x.flatten(), option("start_dim end_dim", "gradflow flattens all axes; use reshape"))
@@ -300,6 +300,14 @@ shared("unbind", lambda x, dim=0: [_select(x, dim, i) for i in range(x.shape[dim
 shared("flip", lambda x, dims: gf.flip(x, axis=tuple(dims)))
 shared("fliplr", lambda x: gf.flip(x, axis=1))
 shared("flipud", lambda x: gf.flip(x, axis=0))
+shared("tile repeat", gf.tile)
+shared(
+    "repeat_interleave",
+    lambda x, repeats, dim=None: gf.repeat(x, repeats, axis=dim),
+    Exclusion(
+        "gradflow repeats each element as often as the next", lambda x, repeats, **_: not isinstance(repeats, int)
+    ),
+)
 shared("nn.functional.pad:constant constant_pad_nd", _pad, NEGATIVE_PADDING)
 
 # ---------------------------------------------------------------------- indices
@@ -345,6 +353,9 @@ shared("nn.functional.binary_cross_entropy_with_logits", gf.binary_cross_entropy
 
 shared("zeros_like", lambda x, dtype=None, device=None: gf.zeros_like(x, dtype=dtype))
 shared("ones_like", lambda x, dtype=None, device=None: gf.ones_like(x, dtype=dtype))
+shared("full_like", lambda x, value, dtype=None, device=None: gf.full_like(x, value, dtype=dtype))
+shared("linspace", gf.linspace)
+shared("eye", lambda rows, columns=None, requires_grad=False, **kwargs: gf.eye(rows, columns, **kwargs))
 shared("arange", lambda start, end=None, step=1, **kwargs: gf.arange(start, end, step, **kwargs))
 shared("zeros", gf.zeros)
 shared("ones", gf.ones)
