@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import linecache
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,10 +14,10 @@ from weakref import WeakKeyDictionary
 
 from gradflow.backend import Backend
 from gradflow.batching import Batch
-from gradflow.engine import Leaf, Node, Observer, Operation, observed_by
+from gradflow.engine import Leaf, Node, Observer, Operation, backward, observed_by
 from gradflow.tensor import Tensor, _describe
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent) + os.sep
 _LONGEST = 10_000
 """Results that wait to be looked at; more are looked at without waiting for the end of the backward pass."""
 
@@ -68,27 +69,37 @@ class _Record(NamedTuple):
     result: Tensor
     inputs: tuple[tuple[str, Any], ...]
     line: _Line | str
+    inside: str = "in the forward pass, at"
 
 
 class _Detector(Observer):
     def __init__(self) -> None:
         self.records: list[_Record] = []
         self.finite: dict[Backend, Any] = {}  # on each device, whether all results there were
-        self.lines: WeakKeyDictionary[Any, _Line] = WeakKeyDictionary()
+        self.lines: WeakKeyDictionary[Any, _Line | str] = WeakKeyDictionary()
 
     def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
-        line = _line_of_user()
+        line: _Line | str
+        line, node = _line_of_user()
+        inside = "in the forward pass, at"
+        if isinstance(node, Node):
+            line, inside = self._line_of(node), f"in the rule of {node.op.name}, in the backward pass of"
+        elif node is not None:
+            inside = "adding up gradients in the backward pass, at"
         if out._node is not None:
             self.lines[out._node] = line
         named = tuple((f"input {i}", x) for i, x in enumerate(inputs) if isinstance(x, (Tensor, float, int)))
-        self._note(_Record(op, None, out.detach(), named, line))
+        self._note(_Record(op, None, out.detach(), named, line, inside))
 
     def after_rule(self, node: Node, argument: int, g: Any, out: Any, values: Sequence[Any], result: Any) -> None:
         inputs = [(f"input {i}", x) for i, x in enumerate(values) if not isinstance(x, (Node, Leaf))]
         named = [("gradient of the result", g), *inputs]
-        line = self.lines.get(node, "before detect_anomaly")
+        line, inside = self._line_of(node), "in the backward pass of"
         tensors = tuple((name, _as_tensor(x, node.backend)) for name, x in named if x is not None)
-        self._note(_Record(node.op, argument, _as_tensor(result, node.backend).detach(), tensors, line))
+        self._note(_Record(node.op, argument, _as_tensor(result, node.backend).detach(), tensors, line, inside))
+
+    def _line_of(self, node: Node) -> _Line | str:
+        return self.lines.get(node, "an operation before detect_anomaly")
 
     def after_backward(self) -> None:
         self.check()
@@ -121,14 +132,16 @@ def _as_tensor(x: Any, backend: Backend) -> Any:
     return x if isinstance(x, (Tensor, float, int)) else Tensor(x, backend)
 
 
-def _line_of_user() -> _Line:
-    """The innermost line outside this package that is being run."""
-    frame = sys._getframe(1)
+def _line_of_user() -> tuple[_Line, Node | Leaf | None]:
+    """The innermost line outside this package that is being run, and the node that a backward pass within it is at."""
+    frame, node = sys._getframe(1), None
     while frame.f_back is not None and (
         frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename == contextlib.__file__
     ):
+        if node is None and frame.f_code is backward.__code__:
+            node = frame.f_locals.get("node")
         frame = frame.f_back
-    return _Line(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
+    return _Line(frame.f_code.co_filename, frame.f_lineno, frame.f_globals), node
 
 
 def _describe_record(record: _Record, value: float, bad: list[int]) -> str:
@@ -137,11 +150,9 @@ def _describe_record(record: _Record, value: float, bad: list[int]) -> str:
     others = "" if len(bad) == 1 else f", the first of {len(bad)} elements of {result.size} that are not finite"
     if record.argument is None:
         head = f"{record.op.name} gave {value} at index {index}{others}"
-        lines = [f"in the forward pass, at {record.line}"]
     else:
         head = f"the gradient of input {record.argument} of {record.op.name} is {value} at index {index}{others}"
-        lines = [f"in the backward pass of {record.line}"]
-    lines.append(f"result: {_describe(result)}")
+    lines = [f"{record.inside} {record.line}", f"result: {_describe(result)}"]
     lines += [f"{name}: {_describe_input(x, index, result.shape)}" for name, x in record.inputs]
     return "\n  ".join([head, *lines])
 

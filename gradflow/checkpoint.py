@@ -8,12 +8,22 @@ the random generators as they were, and sends the gradient back through that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gradflow import ops
 from gradflow.batching import Batch, batched
-from gradflow.engine import Node, Operation, backward, enable_grad, is_grad_enabled, tick
+from gradflow.engine import (
+    Node,
+    Observer,
+    Operation,
+    backward,
+    enable_grad,
+    is_grad_enabled,
+    observed_by,
+    observer,
+    tick,
+)
 from gradflow.random import States, restored, states_before
 from gradflow.tensor import Tensor
 from gradflow.transforms import stand_in
@@ -42,7 +52,7 @@ def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) ->
         run = _Run(segment, recorded=False)
     if run.flat is None:
         return run.output
-    externals, segment.read = run.beginnings()
+    externals = run.beginnings()
     segment.states, segment.externals = states, externals
     backend, array = run.flat.backend, run.flat.array
     parents = tuple([node for node in segment.argument_nodes if node is not None] + externals)
@@ -56,7 +66,6 @@ class _Segment:
 
     states: States
     externals: list[Any]
-    read: list[Tensor]
     version: int
 
     def __init__(self, function: Callable[..., Any], tree: Any) -> None:
@@ -65,16 +74,35 @@ class _Segment:
         self.leaves = [x for _, x in flatten(tree)]
         self.argument_nodes = [x._node if isinstance(x, Tensor) else None for x in self.leaves]
 
-    def check_unchanged(self) -> None:
-        """Raise RuntimeError where a tensor that the function reads has been changed in place since it ran."""
-        for x in [*(x for x in self.leaves if isinstance(x, Tensor)), *self.read]:
+    def check_unchanged(self, tensors: Iterable[Any], until: int) -> None:
+        """Raise RuntimeError for a tensor that was changed in place since the function ran, up to `until`."""
+        for x in tensors:
+            if not isinstance(x, Tensor):
+                continue
             changed = (x if x._memory is None else x._memory)._changed
-            if changed > self.version:
+            if self.version < changed < until:
                 raise RuntimeError(
                     f"a tensor of shape {x.shape} that a checkpoint reads was changed in place after it ran (it ran at "
                     f"version {self.version}, changed at version {changed}); change a copy of it, or change it after "
                     "backward()"
                 )
+
+
+class _Watcher(Observer):
+    """Sees what the second run of a segment reads and refuses what is not as it was; another observer sees it all."""
+
+    def __init__(self, segment: _Segment) -> None:
+        self.segment = segment
+        self.start = tick()
+        other = observer.get()
+        self.other = Observer() if other is None else other
+        self.before_rules = self.other.before_rules  # type: ignore[method-assign]
+        self.after_rule = self.other.after_rule  # type: ignore[method-assign]
+        self.after_backward = self.other.after_backward  # type: ignore[method-assign]
+
+    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
+        self.segment.check_unchanged(inputs, self.start)
+        self.other.forward(op, inputs, out)
 
 
 class _Run:
@@ -101,11 +129,11 @@ class _Run:
                 several = len(self.parts) > 1
                 self.flat = ops.concat([ops.reshape(y, (y.size,)) for y in self.parts]) if several else self.parts[0]
 
-    def beginnings(self) -> tuple[list[Any], list[Tensor]]:
-        """The older nodes that the output depends on, the stand-ins aside, and the tensors that it read of others."""
+    def beginnings(self) -> list[Any]:
+        """The older nodes that the output depends on, the stand-ins aside."""
         assert self.flat is not None
         seen, stack = set(self.stand_ins), [self.flat._node]
-        externals, read = [], []
+        externals = []
         while stack:
             node: Any = stack.pop()
             if node in seen:
@@ -115,10 +143,7 @@ class _Run:
                 externals.append(node)
                 continue
             stack += [parent for parent in node.parents if parent is not None]
-            for x in node.inputs or ():
-                if isinstance(x, Tensor) and (x._node is None or x._node.id < self.start):
-                    read.append(x)
-        return sorted(externals, key=lambda node: node.id), read
+        return sorted(externals, key=lambda node: node.id)
 
     def split(self, flat: Tensor) -> Any:
         """The output with pieces of `flat` in place of its recorded tensors."""
@@ -132,12 +157,13 @@ class _Run:
 
 
 def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, into: Any, segment: _Segment) -> list[Any]:
-    segment.check_unchanged()
+    watcher = _Watcher(segment)
+    segment.check_unchanged(segment.leaves, watcher.start)
     batch = isinstance(g, Batch)
     recorded = isinstance(g.values if batch else g, Tensor)
-    with restored(segment.states):
+    with restored(segment.states), observed_by(watcher):
         run = _Run(segment, recorded)
-    externals = [] if run.flat is None else run.beginnings()[0]
+    externals = [] if run.flat is None else run.beginnings()
     if run.flat is None or run.flat.shape != g.shape or externals != segment.externals:
         raise RuntimeError(
             "the function of a checkpoint did something else when it was run again: it must not depend on anything "
