@@ -714,6 +714,18 @@ def test_closed_over_tensors_that_were_computed_too() -> None:
     np.testing.assert_allclose(host(w.grad), 2 * np.exp(host(w)) * host(x) ** 2, rtol=1e-14)
 
 
+def test_tensors_made_inside_a_function_can_be_differentiated_by_afterwards() -> None:
+    made: list[gf.Tensor] = []
+
+    def function(x: gf.Tensor) -> gf.Tensor:
+        made.append(normal(3, seed=1).requires_grad_())
+        return (made[-1] * x * x).sum()
+
+    x = normal(3)
+    gf.grad(function)(x).sum().backward()
+    np.testing.assert_array_equal(host(made[0].grad), 2 * host(x))
+
+
 def test_nothing_is_recorded_where_nothing_outside_needs_it() -> None:
     x = normal(3)
     value, gradient = gf.value_and_grad(lambda x: (x * x).sum())(x)
