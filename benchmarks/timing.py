@@ -6,6 +6,7 @@ stands inside the timed call, on every device (where there is nothing to wait fo
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -56,14 +57,22 @@ def interleaved(
 ) -> dict[str, float]:
     """The median seconds of each function, called in turn, so that all of them meet the machine in the same moods.
 
-    `prepare` has what to call, untimed, before each call of a function of that name.
+    `prepare` has what to call, untimed, before each call of a function of that name. As in `timeit`, the garbage
+    collector waits meanwhile: what one library leaves behind is not to be paid for in the time of another.
     """
     times: dict[str, list[float]] = {name: [] for name in rows}
-    for _ in range(rounds + 2):
-        for name, function in rows.items():
-            if prepare and name in prepare:
-                prepare[name]()
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(rounds + 2):
+            for name, function in rows.items():
+                if prepare and name in prepare:
+                    prepare[name]()
+                start = time.perf_counter()
+                function()
+                times[name].append(time.perf_counter() - start)
+            gc.collect(1)
+    finally:
+        if collecting:
+            gc.enable()
     return {name: statistics.median(each[2:]) for name, each in times.items()}  # the first two warm up

@@ -56,7 +56,7 @@ def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     segment.states, segment.externals = states, externals
     backend, array = run.flat.backend, run.flat.array
     parents = tuple([node for node in segment.argument_nodes if node is not None] + externals)
-    node = Node(_CHECKPOINT, backend, parents, None, None, array, {"segment": segment}, None)
+    node = Node(_CHECKPOINT, backend, parents, None, None, array, {"segment": segment})
     segment.version = node.id
     return run.split(Tensor(array, backend, node))
 
@@ -79,7 +79,7 @@ class _Segment:
         for x in tensors:
             if not isinstance(x, Tensor):
                 continue
-            changed = (x if x._memory is None else x._memory)._changed
+            changed = 0 if x._memory is None else x._memory.changed
             if self.version < changed < until:
                 raise RuntimeError(
                     f"a tensor of shape {x.shape} that a checkpoint reads was changed in place after it ran (it ran at "

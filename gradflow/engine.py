@@ -23,6 +23,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -152,8 +153,7 @@ class Node:
     """A recorded operation. `shape`, `dtype` and `backend` are those of its result."""
 
     __slots__ = (
-        "__weakref__", "backend", "dtype", "hooks", "id", "inputs", "op", "out", "out_changed", "parameters", "parents",
-        "residual", "shape",
+        "__weakref__", "backend", "dtype", "hooks", "id", "inputs", "op", "out", "parameters", "parents", "shape",
     )  # fmt: skip
 
     hooks: dict[Handle, Callable[[Any], Any]]  # only of `hooked_nodes`
@@ -167,18 +167,15 @@ class Node:
         out: Array,
         array: Array,
         parameters: dict[str, Any] | None,
-        residual: Any,
     ) -> None:
         self.op = op
         self.backend = backend
         self.parents = parents
         self.inputs = inputs
         self.out = out
-        self.out_changed = 0
         self.shape = array.shape
         self.dtype = array.dtype
         self.parameters = parameters
-        self.residual = residual
         self.id = tick()
 
     @property
@@ -187,13 +184,32 @@ class Node:
 
 
 class Memory:
-    """What tensors that share memory have in common: when it last changed in place, and the node that saved it."""
+    """What tensors that share memory have in common: when it last changed in place, and the node whose result it is.
 
-    __slots__ = ("_changed", "node")
+    A tensor gets one when it is first changed or shared.
+    """
+
+    __slots__ = ("changed", "node")
 
     def __init__(self, changed: int = 0, node: Node | None = None) -> None:
-        self._changed = changed
+        self.changed = changed
         self.node = None if node is None else weakref.ref(node)
+
+    def change(self) -> None:
+        """Note a change in place."""
+        self.changed = tick()
+        node = None if self.node is None else self.node()
+        if node is not None and node.out is not None:
+            node.out = Changed(self.changed)
+
+
+class Changed:
+    """What stands for a saved result that has been changed in place: the version that it has now."""
+
+    __slots__ = ("version",)
+
+    def __init__(self, version: int) -> None:
+        self.version = version
 
 
 class Leaf:
@@ -245,7 +261,7 @@ class Leaf:
 
         Views of it do not: a rule that needs the values of one will find them changed.
         """
-        self.memory._changed = tick()
+        self.memory.changed = tick()
         held = None if self.given is None else self.given()
         if held is not None and held.array is self.buffer:
             held.array = self.backend.asarray(held.array, copy=True)
@@ -255,22 +271,23 @@ class Leaf:
 FREED: tuple[Any, ...] = ("freed",)
 """What stands for the inputs of a node whose saved arrays are gone."""
 
-_id: Callable[[Any], int] = lambda node: node.id  # noqa: E731
+_id: Callable[[Any], int] = attrgetter("id")
 
 
 def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = ()) -> list[Any]:
     """All nodes that the roots depend on, the newest first; with `ends`, only as far as can lead to one of them."""
     seen = set(roots)
-    stack = [node for node in seen if node not in ends]
-    oldest = min(map(_id, ends), default=0)
-    pop, push, add = stack.pop, stack.append, seen.add
-    while stack:
-        for parent in pop().parents:
-            if parent is not None and parent not in seen and parent.id >= oldest:
-                add(parent)
-                if parent not in ends:
-                    push(parent)
-    return sorted(seen, key=_id, reverse=True)
+    add, oldest = seen.add, min(map(_id, ends), default=0)
+    order = list(seen)
+    append = order.append
+    for node in order:  # which grows meanwhile
+        if not oldest or node not in ends:
+            for parent in node.parents:
+                if parent is not None and parent not in seen and (not oldest or parent.id >= oldest):
+                    add(parent)
+                    append(parent)
+    order.sort(key=_id, reverse=True)  # nearly so already, which makes it quick
+    return order
 
 
 def _sum_to_shape(F: Any, g: Any, shape: tuple[int, ...], native: Any, backend: Backend) -> Any:
@@ -325,13 +342,13 @@ def backward(
         g = pending.pop(node, None)
         if g is None:
             continue
-        if on_path is not None and node not in on_path:
-            continue
-        if hooked is not None and node in hooked:
+        if hooked is not None and node in hooked and (on_path is None or node in on_path):
             g = _run_hooks(node, g, create_graph, batched)
-        if wanted is not None and node in wanted:
-            found[node] = g
-            continue
+        if on_path is not None:
+            if node in wanted:  # type: ignore[operator]
+                found[node] = g
+            if node not in on_path or node in found:
+                continue
         op = node.op
         if op is None:
             if wanted is None:
@@ -359,14 +376,14 @@ def backward(
                 if kind is float or kind is int:
                     values.append(tensor)
                     continue
-                changed = (tensor if tensor._memory is None else tensor._memory)._changed
-                if changed > node.id:
-                    raise _changed_error(op, "an input", tensor.shape, node.id, changed)
+                memory = tensor._memory
+                if memory is not None and memory.changed > node.id:
+                    raise _changed_error(op, "an input", tensor.shape, node.id, memory.changed)
                 values.append(tensor if create_graph else tensor.array)
         out = node.out
         if out is not None:
-            if node.out_changed > node.id:
-                raise _changed_error(op, "the result", node.shape, node.id, node.out_changed)
+            if out.__class__ is Changed:
+                raise _changed_error(op, "the result", node.shape, node.id, out.version)
             if create_graph:
                 out = _wrap(out, node.backend, node)
         if seer is not None:
@@ -380,9 +397,8 @@ def backward(
                     if parent is not None and parent.op is None and _is_fresh(parent, pending, parents):
                         into[i] = parent.buffer
                         parent.take_back()
-            if op.residual:
-                plain = not create_graph and batched is None
-                parameters = {**parameters, "residual": node.residual if plain else None}
+            if op.residual and (create_graph or batched is not None):
+                parameters = {**parameters, "residual": None}
             results = op.joint(F, g, out, *values, needs=needs, into=into, **parameters)
         else:
             results = op.rules
@@ -407,9 +423,9 @@ def backward(
                 result = F.astype(result, parent.dtype)
             earlier = pending.get(parent)
             pending[parent] = result if earlier is None else F.add(earlier, result)
-        if not retain_graph and (inputs is not None or out is not None or node.residual is not None):
+        if not retain_graph and (inputs is not None or out is not None or op.residual):
             node.inputs = FREED
-            node.out = node.residual = None
+            node.out = node.parameters = None
     if seer is not None:
         seer.after_backward()
     return found
@@ -464,9 +480,9 @@ def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
     for hook in list(node.hooks.values()):
         given = g if create_graph else _wrap(g, node.backend, None)
         memory = given._shared_memory()
-        before = memory._changed
+        before = memory.changed
         result = hook(given)
-        if memory._changed != before:
+        if memory.changed != before:
             raise RuntimeError("a hook changed the gradient in place, which others may share; return a new one instead")
         if result is None:
             continue

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.backend import Array, Backend, Device
 from gradflow.device import DeviceLike, backend_prefixes, get_backend
 from gradflow.dtypes import DTYPES, DType, as_dtype
-from gradflow.engine import Handle, Leaf, Memory, Node, add_hook, backward, grad_enabled, tick
+from gradflow.engine import Handle, Leaf, Memory, Node, add_hook, backward, grad_enabled
 
 _ARRAY_TEXT = re.compile(r"^array\((.*?)(?:,\s*shape=\([\d, ]*\))?(?:,\s*dtype=\w+)?\)$", re.DOTALL)
 
@@ -25,7 +25,7 @@ class Tensor:
     device.
     """
 
-    __slots__ = ("__weakref__", "_changed", "_memory", "_node", "array", "backend")
+    __slots__ = ("__weakref__", "_memory", "_node", "array", "backend")
 
     __hash__ = object.__hash__
 
@@ -33,8 +33,7 @@ class Tensor:
         self.array = array
         self.backend = backend
         self._node = node
-        self._memory: Memory | None = None  # what views of one memory share
-        self._changed = 0  # when the values were last changed in place, by the engine's clock
+        self._memory: Memory | None = None
 
     # ------------------------------------------------------------------ what it is
 
@@ -222,20 +221,12 @@ class Tensor:
         if not hasattr(self.array, "__setitem__"):  # a NumPy scalar
             self.array = self.backend.asarray(self.array)
         if self._memory is None:
-            self._memory = Memory(self._changed, self._node if isinstance(self._node, Node) else None)
+            self._memory = Memory(0, self._node if isinstance(self._node, Node) else None)
         return self._memory
 
     def _bump(self) -> None:
         """Note that the values have changed in place."""
-        memory = self._memory
-        if memory is None:
-            now, node = tick(), self._node
-            self._changed = now
-        else:
-            now, node = tick(), None if memory.node is None else memory.node()
-            memory._changed = now
-        if isinstance(node, Node):
-            node.out_changed = now
+        self._shared_memory().change()
 
     def _assign(self, values: Array, key: Any = ...) -> None:
         if not hasattr(self.array, "__setitem__"):  # a NumPy scalar

@@ -129,9 +129,8 @@ def apply(op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | Non
             parents.append(None)
             arrays.append(x)
     result = op.forward(backend, *arrays, **parameters)
-    residual = None
     if op.residual:
-        result, residual = result
+        result, parameters = result[0], {**parameters, "residual": result[1]}
     if not recorded or not grad_enabled.get():
         out = Tensor(result, backend)
     else:
@@ -146,7 +145,7 @@ def apply(op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | Non
                     mask |= 1 << i
             reads_out, which = op.saves[mask]
             saved = None if which is None else tuple([x if w else None for x, w in zip(inputs, which, strict=True)])
-        node = Node(op, backend, tuple(parents), saved, result if reads_out else None, result, parameters, residual)
+        node = Node(op, backend, tuple(parents), saved, result if reads_out else None, result, parameters)
         out = Tensor(result, backend, node)
     if op.view:
         out._memory = inputs[0]._shared_memory()
@@ -173,9 +172,7 @@ def unary(name: str, rule: Rule, doc: str, needs_float: bool = True) -> TensorFu
             return Tensor(
                 array,
                 backend,
-                Node(
-                    op, backend, (parent,), (x,) if reads_x else None, array if reads_out else None, array, None, None
-                ),
+                Node(op, backend, (parent,), (x,) if reads_x else None, array if reads_out else None, array, None),
             )
         return apply(op, (floating(x) if needs_float else x,))
 
@@ -216,7 +213,7 @@ def binary(
                     reads_out, which = saves[(p is not None) + 2 * (q is not None)]
                     saved = None if which is None else (x1 if which[0] else None, x2 if which[1] else None)
                     out = array if reads_out else None
-                    return Tensor(array, backend, Node(op, backend, (p, q), saved, out, array, None, None))
+                    return Tensor(array, backend, Node(op, backend, (p, q), saved, out, array, None))
             try:
                 return apply(op, promoted(name, x1, x2, needs_float))
             except TypeError:

@@ -86,7 +86,7 @@ class Block:
             )
         self.backend.setitem(member.values, ..., tensor.array)
         tensor.array = member.values
-        changed = tensor._changed if tensor._memory is None else tensor._memory._changed
+        changed = 0 if tensor._memory is None else tensor._memory.changed
         tensor._memory = Memory(changed)  # of its own: views made before stay with the old one
 
     def refresh(self) -> None:
@@ -128,7 +128,7 @@ class Block:
         """Note a change in place of the members' values, count a step of each, and what is now `filled` of them."""
         now = tick()
         for member in members:
-            member.tensor._memory._changed = now  # type: ignore[union-attr]  # `_adopt` made it
+            member.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` made it
             member.step += 1
             member.filled = filled
 
