@@ -10,7 +10,9 @@ from typing import Any
 
 import gradflow as gf
 
-_PACKAGES = {"cupy": ("cupy-cuda12x", "cupy-cuda13x"), "numpy": ("numpy",), "torch": ("torch",)}
+_PACKAGES = {
+    "cupy": ("cupy-cuda12x", "cupy-cuda13x"), "numpy": ("numpy",), "torch": ("torch",), "autograd": ("autograd",),
+}  # fmt: skip
 
 
 def threads() -> int:
