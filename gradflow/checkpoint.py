@@ -156,7 +156,7 @@ class _Run:
         return map_tree(lambda y: next(remaining) if isinstance(y, Tensor) and y._node is not None else y, self.output)
 
 
-def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, into: Any, segment: _Segment) -> list[Any]:
+def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, segment: _Segment) -> list[Any]:
     watcher = _Watcher(segment)
     segment.check_unchanged(segment.leaves, watcher.start)
     batch = isinstance(g, Batch)

@@ -101,13 +101,14 @@ class Operation:
     Each of `rules` is `rule(F, g, out, *inputs, **parameters)`, or None for an argument without a gradient. A rule
     whose argument is called `_name` does not read its values: it gets a stand-in with `shape` and `dtype`, and the
     array is not kept. `joint` instead of `rules` gives the gradients of all arguments at once; it also takes
-    `needs`, `into` and, if there is one, `residual` (None when it runs on tensors). It reads all inputs unless
+    `needs`; `residual`, if there is one (None when it runs on tensors or batches); and, where `writes_into` is true,
+    `into`: for each argument a buffer to write its gradient to and return, or None. It reads all inputs unless
     `joint_reads_inputs` is false, and the result where `joint_reads_out(parameters)`.
     """
 
     __slots__ = (
         "forward", "joint", "joint_reads_inputs", "joint_reads_out", "name", "reads", "residual", "rules", "saves",
-        "view",
+        "view", "writes_into",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +120,7 @@ class Operation:
         joint_reads_inputs: bool = True,
         joint_reads_out: Callable[[dict[str, Any]], bool] | None = None,
         residual: bool = False,
+        writes_into: bool = False,
         view: bool = False,
     ) -> None:
         self.name = name
@@ -128,6 +130,7 @@ class Operation:
         self.joint_reads_inputs = joint_reads_inputs
         self.joint_reads_out = joint_reads_out
         self.residual = residual
+        self.writes_into = writes_into
         self.view = view
         # for each rule, whether it reads `out`, and which inputs
         self.reads = tuple(None if rule is None else _reads(rule, len(self.rules)) for rule in self.rules)
@@ -378,12 +381,15 @@ def backward(
                     continue
                 memory = tensor._memory
                 if memory is not None and memory.changed > node.id:
-                    raise _changed_error(op, "an input", tensor.shape, node.id, memory.changed)
+                    which = next(i for i, x in enumerate(inputs) if x is tensor)
+                    kind = f"input {which} of {op.name}, a tensor of shape {tensor.shape}, {tensor.dtype}"
+                    raise _changed_error(kind, node, memory.changed)
                 values.append(tensor if create_graph else tensor.array)
         out = node.out
         if out is not None:
             if out.__class__ is Changed:
-                raise _changed_error(op, "the result", node.shape, node.id, out.version)
+                kind = f"the result of {op.name}, a tensor of shape {tuple(node.shape)}, {node.dtype}"
+                raise _changed_error(kind, node, out.version)
             if create_graph:
                 out = _wrap(out, node.backend, node)
         if seer is not None:
@@ -391,15 +397,17 @@ def backward(
         parameters = node.parameters
         if op.joint is not None:
             needs = [p is not None and (on_path is None or p in on_path) for p in parents]
-            into = [None] * len(parents)
-            if not create_graph and wanted is None and hooked is None:
-                for i, parent in enumerate(parents):
-                    if parent is not None and parent.op is None and _is_fresh(parent, pending, parents):
-                        into[i] = parent.buffer
-                        parent.take_back()
+            if op.writes_into:
+                into = [None] * len(parents)
+                if not create_graph and wanted is None and hooked is None:
+                    for i, parent in enumerate(parents):
+                        if parent is not None and parent.op is None and _is_fresh(parent, pending, parents):
+                            into[i] = parent.buffer
+                            parent.take_back()
+                parameters = {**parameters, "into": into}
             if op.residual and (create_graph or batched is not None):
                 parameters = {**parameters, "residual": None}
-            results = op.joint(F, g, out, *values, needs=needs, into=into, **parameters)
+            results = op.joint(F, g, out, *values, needs=needs, **parameters)
         else:
             results = op.rules
         for i, parent in enumerate(parents):
@@ -506,11 +514,10 @@ def _wrap(array: Array, backend: Backend, node: Any) -> Tensor:
     return tensor
 
 
-def _changed_error(op: Operation, which: str, shape: Any, saved: int, changed: int) -> RuntimeError:
+def _changed_error(tensor: str, node: Node, changed: int) -> RuntimeError:
     return RuntimeError(
-        f"{which} of {op.name}, of shape {tuple(shape)}, was changed in place after {op.name} saved it for the "
-        f"backward pass (saved at version {saved}, changed at version {changed}); change a copy of it, "
-        "or change it after backward()"
+        f"{tensor} on {node.backend.device}, was changed in place after it was saved for the backward pass (saved at "
+        f"version {node.id}, changed at version {changed}): change a copy of it, or change it after backward()"
     )
 
 

@@ -42,7 +42,7 @@ def _reduced(losses: Tensor, reduction: str) -> Tensor:
     return mean(losses) if reduction == "mean" else sum_(losses)
 
 
-def _squared_error_backward(F: Any, g: Any, out: Any, x: Any, target: Any, into: Any, **options: Any) -> Any:
+def _squared_error_backward(F: Any, g: Any, out: Any, x: Any, target: Any, **options: Any) -> Any:
     return F.squared_error_backward(g, x, target, **options)
 
 
@@ -91,7 +91,7 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
     return _reduced(where(ops.less(size, delta), near, far), reduction)
 
 
-def _cross_entropy_backward(F: Any, g: Any, out: Any, logits: Any, target: Any, into: Any, **options: Any) -> Any:
+def _cross_entropy_backward(F: Any, g: Any, out: Any, logits: Any, target: Any, **options: Any) -> Any:
     return F.softmax_cross_entropy_backward(g, logits, target, **options)
 
 

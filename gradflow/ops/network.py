@@ -61,7 +61,7 @@ def _reads_out(parameters: dict[str, Any]) -> bool:
     return activation is not None and ACTIVATIONS[activation].saves == "out"
 
 
-_LINEAR = defop("linear", joint=_linear_backward, joint_reads_out=_reads_out, residual=True)
+_LINEAR = defop("linear", joint=_linear_backward, joint_reads_out=_reads_out, residual=True, writes_into=True)
 
 
 def check_activation(name: str) -> None:
@@ -205,7 +205,7 @@ def logsumexp(x: Tensor, /, axis: int | tuple[int, ...] | None = None, keepdims:
     return apply(_LOGSUMEXP, (floating(x),), {"axis": axes, "keepdims": keepdims})
 
 
-def _layer_norm_backward(F: Any, g: Any, out: Any, x: Any, weight: Any, bias: Any, into: Any, **options: Any) -> Any:
+def _layer_norm_backward(F: Any, g: Any, out: Any, x: Any, weight: Any, bias: Any, **options: Any) -> Any:
     return F.layer_norm_backward(g, x, weight, **options)
 
 
@@ -236,7 +236,7 @@ def layer_norm(
     return apply(_LAYER_NORM, (floating(x), weight, bias), {"axes": axes, "epsilon": float(eps)})
 
 
-def _dropout_backward(F: Any, g: Any, out: Any, x: Any, needs: Any, into: Any, residual: Any, **how: Any) -> Any:
+def _dropout_backward(F: Any, g: Any, out: Any, x: Any, needs: Any, residual: Any, **how: Any) -> Any:
     if residual is None:  # not on arrays, so the mask is drawn again
         return [F.multiply(g, F.dropout_factors(x, **how))]
     return [F.dropout_backward(g, residual, how["p"])]

@@ -136,7 +136,7 @@ def flip(x: Tensor, /, axis: int | tuple[int, ...] | None = None) -> Tensor:
 
 
 def _concat_rule(
-    F: Any, g: Any, out: Any, *xs: Any, needs: Sequence[bool], into: Any, axis: int, lengths: tuple[int, ...]
+    F: Any, g: Any, out: Any, *xs: Any, needs: Sequence[bool], axis: int, lengths: tuple[int, ...]
 ) -> list[Any]:
     gradients, start = [], 0
     for need, length in zip(needs, lengths, strict=True):
