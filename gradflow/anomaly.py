@@ -46,7 +46,13 @@ def detect_anomaly() -> Iterator[None]:
     """
     detector = _Detector()
     with observed_by(detector):
-        yield
+        try:
+            yield
+        except NonFiniteError:
+            raise
+        except Exception as error:
+            detector.check(error)  # what is not finite may well be its cause
+            raise
         detector.check()
 
 
@@ -62,11 +68,11 @@ class _Line(NamedTuple):
 
 
 class _Record(NamedTuple):
-    """What an operation, or one of its rules, gave, and of what."""
+    """A result, of what (`head` says "... gave"), and on its device whether all of it is finite."""
 
-    op: Operation
-    argument: int | None
+    head: str
     result: Tensor
+    finite: Any
     inputs: tuple[tuple[str, Any], ...]
     line: _Line | str
     inside: str = "in the forward pass, at"
@@ -75,6 +81,7 @@ class _Record(NamedTuple):
 class _Detector(Observer):
     def __init__(self) -> None:
         self.records: list[_Record] = []
+        self.depth = 0
         self.finite: dict[Backend, Any] = {}  # on each device, whether all results there were
         self.lines: WeakKeyDictionary[Any, _Line | str] = WeakKeyDictionary()
 
@@ -89,42 +96,52 @@ class _Detector(Observer):
         if out._node is not None:
             self.lines[out._node] = line
         named = tuple((f"input {i}", x) for i, x in enumerate(inputs) if isinstance(x, (Tensor, float, int)))
-        self._note(_Record(op, None, out.detach(), named, line, inside))
+        self._note(f"{op.name} gave", out, named, line, inside)
 
     def after_rule(self, node: Node, argument: int, g: Any, out: Any, values: Sequence[Any], result: Any) -> None:
         inputs = [(f"input {i}", x) for i, x in enumerate(values) if not isinstance(x, (Node, Leaf))]
         named = [("gradient of the result", g), *inputs]
         line, inside = self._line_of(node), "in the backward pass of"
         tensors = tuple((name, _as_tensor(x, node.backend)) for name, x in named if x is not None)
-        self._note(_Record(node.op, argument, _as_tensor(result, node.backend).detach(), tensors, line, inside))
+        head = f"the gradient of input {argument} of {node.op.name} is"
+        self._note(head, _as_tensor(result, node.backend), tensors, line, inside)
+
+    def after_adding(self, node: Node | Leaf, gradient: Any) -> None:
+        if isinstance(node, Node):
+            head, line = f"the gradient of the result of {node.op.name}, added up, is", self._line_of(node)
+        else:
+            head, line = "the gradient of a leaf, added up, is", _line_of_user()[0]
+        self._note(head, _as_tensor(gradient, node.backend), (), line, "in the backward pass of")
 
     def _line_of(self, node: Node) -> _Line | str:
         return self.lines.get(node, "an operation before detect_anomaly")
 
-    def after_backward(self) -> None:
-        self.check()
+    def before_backward(self) -> None:
+        self.depth += 1
 
-    def _note(self, record: _Record) -> None:
-        if not record.result.dtype.is_floating:
+    def after_backward(self) -> None:
+        self.depth -= 1
+        if not self.depth:  # a pass within another, of a checkpoint, leaves it to that
+            self.check()
+
+    def _note(self, head: str, result: Tensor, inputs: tuple[Any, ...], line: Any, inside: str) -> None:
+        if not result.dtype.is_floating:
             return
-        F, array = record.result.backend, record.result.array
-        finite = F.all(F.isfinite(array))
+        F = result.backend
+        finite = F.all(F.isfinite(result.array))
         self.finite[F] = finite if F not in self.finite else F.logical_and(self.finite[F], finite)
-        self.records.append(record)
+        self.records.append(_Record(head, result.detach(), finite, inputs, line, inside))
         if len(self.records) > _LONGEST:
             self.check()
 
-    def check(self) -> None:
+    def check(self, cause: Exception | None = None) -> None:
         """Wait for the flags; raise NonFiniteError for the first record that is to blame. Forget all of them."""
         records, self.records = self.records, []
         finite, self.finite = self.finite, {}
         if all(bool(F.to_host(flag)) for F, flag in finite.items()):
             return
-        for record in records:
-            flat = record.result.reshape(-1).tolist()
-            bad = [i for i, value in enumerate(flat) if not math.isfinite(value)]
-            if bad:
-                raise NonFiniteError(_describe_record(record, flat[bad[0]], bad))
+        blamed = next(record for record in records if not bool(record.result.backend.to_host(record.finite)))
+        raise NonFiniteError(_describe_record(blamed)) from cause
 
 
 def _as_tensor(x: Any, backend: Backend) -> Any:
@@ -144,14 +161,16 @@ def _line_of_user() -> tuple[_Line, Node | Leaf | None]:
     return _Line(frame.f_code.co_filename, frame.f_lineno, frame.f_globals), node
 
 
-def _describe_record(record: _Record, value: float, bad: list[int]) -> str:
+def _describe_record(record: _Record) -> str:
     result = record.result
-    index = _unravel(bad[0], result.shape)
-    others = "" if len(bad) == 1 else f", the first of {len(bad)} elements of {result.size} that are not finite"
-    if record.argument is None:
-        head = f"{record.op.name} gave {value} at index {index}{others}"
+    flat = result.reshape(-1).tolist()
+    bad = [i for i, value in enumerate(flat) if not math.isfinite(value)]
+    index = _unravel(bad[0], result.shape) if bad else ()
+    if bad:
+        others = f", the first of {len(bad)} elements of {result.size} that are not finite" if len(bad) > 1 else ""
+        head = f"{record.head} {flat[bad[0]]} at index {index}{others}"
     else:
-        head = f"the gradient of input {record.argument} of {record.op.name} is {value} at index {index}{others}"
+        head = f"{record.head} not finite somewhere, and has been changed in place since"
     lines = [f"{record.inside} {record.line}", f"result: {_describe(result)}"]
     lines += [f"{name}: {_describe_input(x, index, result.shape)}" for name, x in record.inputs]
     return "\n  ".join([head, *lines])
@@ -165,7 +184,11 @@ def _describe_input(x: Any, index: tuple[int, ...], shape: tuple[int, ...]) -> s
         return text
     flat = x.detach().reshape(-1).tolist()
     tail = shape[len(shape) - x.ndim :]
-    if x.ndim <= len(shape) and all(n in (1, m) for n, m in zip(x.shape, tail, strict=True)):
+    if (
+        len(index) == len(shape)
+        and x.ndim <= len(shape)
+        and all(n in (1, m) for n, m in zip(x.shape, tail, strict=True))
+    ):
         there = [i if n > 1 else 0 for i, n in zip(index[len(shape) - x.ndim :], x.shape, strict=True)]
         place = 0
         for i, n in zip(there, x.shape, strict=True):

@@ -32,6 +32,13 @@ class Batch:
         self.ndim = len(self.shape)
         self.dtype = getattr(values, "array", values).dtype
 
+    def _refuse(self, *_: Any) -> Any:
+        raise TypeError("a gradient rule is written in functions of F alone: F.multiply(g, x) rather than g * x")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __neg__ = __abs__ = __getitem__ = _refuse
+    __array_ufunc__ = None
+
 
 @functools.lru_cache(maxsize=64)
 def batched(F: Any) -> Batching:
@@ -158,6 +165,12 @@ class Batching:
             return Batch(self.F.reshape(product, (count, rows, b.shape[1])))
         if not isinstance(a, Batch) and not isinstance(b, Batch):
             return self.F.matmul(a, b)
+        if a.ndim == 1:
+            out = self.matmul(self.reshape(a, (1, *a.shape)), b)
+            return self.reshape(out, (*out.shape[:-2], *out.shape[-1:]))
+        if b.ndim == 1:
+            out = self.matmul(a, self.reshape(b, (*b.shape, 1)))
+            return self.reshape(out, out.shape[:-1])
         ndim = max(a.ndim, b.ndim)
         left, right = (self._with_axes(x, ndim) if isinstance(x, Batch) else x for x in (a, b))
         return Batch(self.F.matmul(left, right))

@@ -58,7 +58,10 @@ def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     parents = tuple([node for node in segment.argument_nodes if node is not None] + externals)
     node = Node(_CHECKPOINT, backend, parents, None, None, array, {"segment": segment})
     segment.version = node.id
-    return run.split(Tensor(array, backend, node))
+    memory = run.flat._shared_memory()  # the function may have returned a view of what it was given
+    out = Tensor(array, backend, node)
+    memory.add(out)
+    return run.split(out)
 
 
 class _Segment:
@@ -167,7 +170,8 @@ def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, segment: _Se
     if run.flat is None or run.flat.shape != g.shape or externals != segment.externals:
         raise RuntimeError(
             "the function of a checkpoint did something else when it was run again: it must not depend on anything "
-            "but its arguments, tensors that stay as they are, and gradflow's random generators"
+            "but its arguments, tensors that stay as they are, and gradflow's random generators (a module inside "
+            "functional_call has its own parameters back by then: put the checkpoint around the functional_call)"
         )
     ends = run.stand_ins + externals
     found = backward(
@@ -181,4 +185,4 @@ def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, segment: _Se
     return [found.get(node) for node in ends]
 
 
-_CHECKPOINT = Operation("checkpoint", lambda F: None, joint=_run_again, joint_reads_inputs=False)
+_CHECKPOINT = Operation("checkpoint", lambda F: None, joint=_run_again, joint_reads_inputs=False, saves_parameters=True)

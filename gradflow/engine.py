@@ -45,14 +45,20 @@ class Observer:
     def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
         """An operation gave `out` for `inputs` (tensors, numbers or None)."""
 
+    def before_backward(self) -> None:
+        """A backward pass begins; it may do so within another."""
+
     def before_rules(self, node: Node, g: Any, out: Any, values: Sequence[Any]) -> None:
         """The rules of a node are about to run; `values` are its inputs, as far as they were saved."""
 
     def after_rule(self, node: Node, argument: int, g: Any, out: Any, values: Sequence[Any], result: Any) -> None:
         """A rule gave the gradient of an argument, before broadcasts are undone and dtypes are cast."""
 
+    def after_adding(self, node: Node | Leaf, gradient: Any) -> None:
+        """The gradient of what a node stands for after it was summed over a broadcast, cast, or added to another."""
+
     def after_backward(self) -> None:
-        """A backward pass is over."""
+        """A backward pass is over, unless it failed."""
 
 
 observer: ContextVar[Observer | None] = ContextVar("gradflow_observer", default=None)
@@ -99,16 +105,17 @@ class Operation:
 
     `forward(F, *arrays, **parameters)` gives the value, with a residual beside it where `residual` is true.
     Each of `rules` is `rule(F, g, out, *inputs, **parameters)`, or None for an argument without a gradient. A rule
-    whose argument is called `_name` does not read its values: it gets a stand-in with `shape` and `dtype`, and the
-    array is not kept. `joint` instead of `rules` gives the gradients of all arguments at once; it also takes
-    `needs`; `residual`, if there is one (None when it runs on tensors or batches); and, where `writes_into` is true,
-    `into`: for each argument a buffer to write its gradient to and return, or None. It reads all inputs unless
-    `joint_reads_inputs` is false, and the result where `joint_reads_out(parameters)`.
+    whose argument is called `_name` does not read its values: the array is not kept, and it gets a stand-in with
+    `shape` and `dtype` where the argument needs a gradient, else None. `joint` instead of `rules` gives the gradients
+    of all arguments at once; it also takes `needs`; `residual`, if there is one (None when it runs on tensors or
+    batches); and, where `writes_into` is true, `into`: for each argument a buffer to write its gradient to and return,
+    or None. It reads all inputs unless `joint_reads_inputs` is false, and the result where
+    `joint_reads_out(parameters)`. `saves_parameters`: they hold what is to be freed with the saved arrays.
     """
 
     __slots__ = (
         "forward", "joint", "joint_reads_inputs", "joint_reads_out", "name", "reads", "residual", "rules", "saves",
-        "view", "writes_into",
+        "saves_parameters", "view", "writes_into",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +128,7 @@ class Operation:
         joint_reads_out: Callable[[dict[str, Any]], bool] | None = None,
         residual: bool = False,
         writes_into: bool = False,
+        saves_parameters: bool = False,
         view: bool = False,
     ) -> None:
         self.name = name
@@ -131,6 +139,7 @@ class Operation:
         self.joint_reads_out = joint_reads_out
         self.residual = residual
         self.writes_into = writes_into
+        self.saves_parameters = saves_parameters or residual
         self.view = view
         # for each rule, whether it reads `out`, and which inputs
         self.reads = tuple(None if rule is None else _reads(rule, len(self.rules)) for rule in self.rules)
@@ -159,7 +168,7 @@ class Node:
         "__weakref__", "backend", "dtype", "hooks", "id", "inputs", "op", "out", "parameters", "parents", "shape",
     )  # fmt: skip
 
-    hooks: dict[Handle, Callable[[Any], Any]]  # only of `hooked_nodes`
+    hooks: dict[int, Callable[[Any], Any]]  # only of `hooked_nodes`
 
     def __init__(
         self,
@@ -189,14 +198,21 @@ class Node:
 class Memory:
     """What tensors that share memory have in common: when it last changed in place, and the node whose result it is.
 
-    A tensor gets one when it is first changed or shared.
+    A tensor gets one when it is first changed or shared. That of an optimizer's buffer also knows its `tensors`.
     """
 
-    __slots__ = ("changed", "node")
+    __slots__ = ("changed", "node", "tensors")
 
     def __init__(self, changed: int = 0, node: Node | None = None) -> None:
         self.changed = changed
         self.node = None if node is None else weakref.ref(node)
+        self.tensors: list[weakref.ref[Tensor]] | None = None
+
+    def add(self, tensor: Tensor) -> None:
+        """Note that a tensor is in this memory."""
+        tensor._memory = self
+        if self.tensors is not None:
+            self.tensors.append(weakref.ref(tensor))
 
     def change(self) -> None:
         """Note a change in place."""
@@ -224,7 +240,6 @@ class Leaf:
         "block",
         "buffer",
         "dtype",
-        "given",
         "grad",
         "hooks",
         "id",
@@ -234,7 +249,7 @@ class Leaf:
     )
 
     op = None
-    hooks: dict[Handle, Callable[[Any], Any]]  # only of `hooked_nodes`
+    hooks: dict[int, Callable[[Any], Any]]  # only of `hooked_nodes`
 
     def __init__(self, backend: Backend, shape: tuple[int, ...], dtype: Any) -> None:
         self.backend = backend
@@ -244,8 +259,8 @@ class Leaf:
         self.grad: Tensor | None = None
         self.buffer: Array | None = None
         self.block: Any = None  # the optimizer's block of flat arrays that the buffer is a part of
-        self.given: weakref.ref[Tensor] | None = None  # the tensor that the buffer was last handed out in
         self.memory = Memory()  # of the buffer
+        self.memory.tensors = []
         self.id = tick()
 
     @property
@@ -256,19 +271,18 @@ class Leaf:
         """Make what the buffer holds the gradient."""
         assert self.buffer is not None
         self.grad = _wrap(self.buffer, self.backend, None)
-        self.grad._memory = self.memory
-        self.given = weakref.ref(self.grad)
+        self.memory.add(self.grad)
 
     def take_back(self) -> None:
-        """Before the buffer is written anew: who still holds the gradient that it held gets a copy of that.
-
-        Views of it do not: a rule that needs the values of one will find them changed.
-        """
-        self.memory.changed = tick()
-        held = None if self.given is None else self.given()
-        if held is not None and held.array is self.buffer:
-            held.array = self.backend.asarray(held.array, copy=True)
-            held._memory = None
+        """Before the buffer is written anew: who still holds the gradient that it held, or a view, gets a copy."""
+        tensors = self.memory.tensors
+        assert tensors is not None
+        for reference in tensors:
+            held = reference()
+            if held is not None:
+                held.array = self.backend.asarray(held.array, copy=True)
+                held._memory = None
+        tensors.clear()
 
 
 FREED: tuple[Any, ...] = ("freed",)
@@ -334,6 +348,8 @@ def backward(
     on_tensors = create_graph and batched is None
     hooked = hooked_nodes if hooked_nodes else None
     seer = observer.get()
+    if seer is not None:
+        seer.before_backward()
     pending: dict[Any, Any] = {}
     for root, g in zip(roots, gradients, strict=True):
         if root in pending:
@@ -356,6 +372,8 @@ def backward(
         if op is None:
             if wanted is None:
                 _accumulate(node, g, create_graph)
+                if seer is not None:
+                    seer.after_adding(node, node.grad)
             continue
         parents = node.parents
         inputs = node.inputs
@@ -420,18 +438,21 @@ def backward(
                 result = result(F, g, out, *values, **parameters) if parameters else result(F, g, out, *values)
             elif result is None:
                 continue
+            given = result
             if seer is not None:
                 seer.after_rule(node, i, g, out, values, result)
             native = result.array.dtype if on_tensors else result.dtype
             if result.shape != parent.shape:
-                _check_broadcast(op, i, result.shape, parent.shape)
+                _check_broadcast(node, i, result.shape, parent.shape)
                 result = _sum_to_shape(F, result, parent.shape, native, node.backend)
                 native = result.array.dtype if on_tensors else result.dtype
             if native is not parent.dtype and native != parent.dtype:
                 result = F.astype(result, parent.dtype)
             earlier = pending.get(parent)
-            pending[parent] = result if earlier is None else F.add(earlier, result)
-        if not retain_graph and (inputs is not None or out is not None or op.residual):
+            total = pending[parent] = result if earlier is None else F.add(earlier, result)
+            if seer is not None and total is not given:
+                seer.after_adding(parent, total)
+        if not retain_graph and (inputs is not None or out is not None or op.saves_parameters):
             node.inputs = FREED
             node.out = node.parameters = None
     if seer is not None:
@@ -439,12 +460,13 @@ def backward(
     return found
 
 
-def _check_broadcast(op: Operation, argument: int, shape: Any, expected: Any) -> None:
+def _check_broadcast(node: Node, argument: int, shape: Any, expected: Any) -> None:
     """Raise ValueError for a gradient that is no broadcast of its argument: a rule is wrong."""
     tail = tuple(shape)[len(shape) - len(expected) :]
-    if len(shape) < len(expected) or any(n not in (1, m) for n, m in zip(expected, tail, strict=True)):
+    axes = max(len(expected), len(node.shape))
+    if not len(expected) <= len(shape) <= axes or any(n not in (1, m) for n, m in zip(expected, tail, strict=True)):
         raise ValueError(
-            f"the rule of {op.name} for argument {argument} gave a gradient of shape {tuple(shape)}; "
+            f"the rule of {node.op.name} for argument {argument} gave a gradient of shape {tuple(shape)}; "
             f"the argument has shape {tuple(expected)}"
         )
 
@@ -458,20 +480,20 @@ def add_hook(node: Node | Leaf, hook: Callable[[Any], Any]) -> Handle:
     if node not in hooked_nodes:
         node.hooks = {}  # here, not beside the set: a hook may well hold the tensor and with it the node
         hooked_nodes.add(node)
-    handle = Handle(node.hooks)
-    node.hooks[handle] = hook
-    return handle
+    return Handle(node.hooks, hook)
 
 
 class Handle:
     """What registering a hook returns: `remove()` takes the hook back, once; so does leaving a `with` on it."""
 
-    def __init__(self, hooks: dict[Any, Any]) -> None:
+    def __init__(self, hooks: dict[int, Any], hook: Callable[..., Any]) -> None:
         self._hooks = hooks
+        self._key = tick()  # not the handle itself, which would close a cycle
+        hooks[self._key] = hook
 
     def remove(self) -> None:
         """Take the hook back; nothing happens if that has been done."""
-        self._hooks.pop(self, None)
+        self._hooks.pop(self._key, None)
 
     def __enter__(self) -> Handle:
         return self

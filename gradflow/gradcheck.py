@@ -8,7 +8,7 @@ from typing import Any
 from gradflow import ops, random
 from gradflow.engine import Node, Observer, Operation, no_grad, observed_by
 from gradflow.tensor import Tensor, _describe, tensor
-from gradflow.transforms import Trace, pull, vjp
+from gradflow.transforms import Trace, pull, send_back_all, vjp
 from gradflow.tree import flatten, map_tree, rebuild
 
 
@@ -111,6 +111,11 @@ def _check(what: str, f: Callable[..., Any], inputs: Sequence[Any], step: float,
         results = [y for _, y in run.check_outputs(run.output)]
         on_arrays = list(_rows(run.inputs, results, False))
         on_tensors = list(_rows(run.inputs, results, True))
+        batched = [
+            g.reshape((len(on_arrays), x.size)).tolist()
+            for g, x in zip(send_back_all(run.inputs, results, False), xs, strict=True)
+        ]
+        weights, combined = _combination(run.inputs, results)
     outputs, again = value(xs), value(xs)
     for name, x, text in zip(names, xs, before, strict=True):
         if repr(x.tolist()) != text:
@@ -122,7 +127,7 @@ def _check(what: str, f: Callable[..., Any], inputs: Sequence[Any], step: float,
     for out_name, y in outputs:
         for i in range(y.size):
             column = 0
-            for name, x, first, second in zip(names, xs, on_arrays[row], on_tensors[row], strict=True):
+            for k, (name, x, first, second) in enumerate(zip(names, xs, on_arrays[row], on_tensors[row], strict=True)):
                 for j in range(x.size):
                     where = f"{what}: the derivative of {out_name}{_index(i, y)} by {name}{_index(j, x)}"
                     expected = differences[column][row]
@@ -133,8 +138,19 @@ def _check(what: str, f: Callable[..., Any], inputs: Sequence[Any], step: float,
                     if not abs(first[j] - second[j]) <= bound:
                         pair = ("by the rules on arrays", first[j]), ("by the same rules on tensors", second[j])
                         raise GradcheckError(_report(where, *pair, bound) + ": write rules in functions of F alone")
+                    if not abs(first[j] - batched[k][row][j]) <= bound:
+                        pair = ("by the rules one by one", first[j]), ("by the same on a batch", batched[k][row][j])
+                        raise GradcheckError(_report(where, *pair, bound) + ": write rules in functions of F alone")
                     column += 1
             row += 1
+    for k, (name, x) in enumerate(zip(names, xs, strict=True)):
+        for j in range(x.size):
+            terms = [weight * each[k][j] for weight, each in zip(weights, on_arrays, strict=True)]
+            bound = atol + rtol * sum(map(abs, terms))
+            if not abs(combined[k][j] - sum(terms)) <= bound:
+                where = f"{what}: the rules are not linear in the gradient: that of {name}{_index(j, x)}"
+                pair = ("of a combination", combined[k][j]), ("the combination of each", sum(terms))
+                raise GradcheckError(_report(where, *pair, bound))
 
 
 def _report(where: str, one: tuple[str, float], other: tuple[str, float], bound: float) -> str:
@@ -149,6 +165,18 @@ def _rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], recorded: bool) -
             place = ops.arange(i, i + 1, dtype="int64", device=y.device)
             cotangent = ops.reshape(ops.one_hot(place, y.size, y.dtype), y.shape)
             yield [g.reshape(-1).tolist() for g in pull(inputs, [y], [cotangent], recorded, retain=True)]
+
+
+def _combination(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[list[float], list[list[float]]]:
+    """Weights of either sign for all elements of the outputs, and the gradients of the inputs for that cotangent."""
+    count = sum(y.size for y in outputs)
+    weights = [(-1) ** i * (0.25 + i * 7 % 5) for i in range(count)]
+    remaining, cotangents = iter(weights), []
+    for y in outputs:
+        values = [next(remaining) for _ in range(y.size)]
+        cotangents.append(tensor(values, dtype=y.dtype, device=y.device).reshape(y.shape))
+    gradients = pull(inputs, outputs, cotangents, outer=False, retain=True)
+    return weights, [g.reshape(-1).tolist() for g in gradients]
 
 
 def _differences(value: Callable[..., Any], xs: Sequence[Tensor], step: float) -> Iterator[list[float]]:

@@ -25,7 +25,7 @@ class Tensor:
     device.
     """
 
-    __slots__ = ("__weakref__", "_memory", "_node", "array", "backend")
+    __slots__ = ("__weakref__", "_frozen", "_memory", "_node", "array", "backend")
 
     __hash__ = object.__hash__
 
@@ -82,12 +82,20 @@ class Tensor:
         if value == self.requires_grad:
             return self
         if not value:
-            if not self.is_leaf:
+            if not isinstance(self._node, Leaf):
                 raise RuntimeError("a computed tensor cannot be told to need no gradient; use detach()")
-            self._node = None
-        else:
-            self._node = _leaf(self)
+            self._frozen, self._node = self._node, None
+            return self
+        frozen = self._frozen_leaf()
+        self._node = _leaf(self) if frozen is None else frozen
         return self
+
+    def _frozen_leaf(self) -> Leaf | None:
+        """The leaf that this tensor was before it was told to need no gradient, unless it has been moved since."""
+        leaf: Leaf | None = getattr(self, "_frozen", None)
+        if leaf is None or (leaf.backend, leaf.shape, leaf.dtype) != (self.backend, self.array.shape, self.array.dtype):
+            return None
+        return leaf
 
     @property
     def is_leaf(self) -> bool:
@@ -97,7 +105,7 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """The gradient that backward passes have added up for this leaf, or None."""
-        node = self._node
+        node = self._frozen_leaf() if self._node is None else self._node
         return node.grad if isinstance(node, Leaf) else None
 
     @grad.setter
@@ -115,8 +123,9 @@ class Tensor:
 
     def zero_grad(self) -> None:
         """Forget the gradient: `.grad` becomes None, and the next backward pass starts it anew."""
-        if isinstance(self._node, Leaf):
-            self._node.grad = None
+        leaf = self._frozen_leaf() if self._node is None else self._node
+        if isinstance(leaf, Leaf):
+            leaf.grad = None
 
     # ------------------------------------------------------------------ differentiating
 
@@ -175,7 +184,7 @@ class Tensor:
         """The same values (shared, not copied) without the graph."""
         memory = self._shared_memory()
         out = Tensor(self.array, self.backend)
-        out._memory = memory
+        memory.add(out)
         return out
 
     # ------------------------------------------------------------------ leaving the device

@@ -12,7 +12,7 @@ its cotangent (Christianson 1992), and `jacobian` sends all its rows, or columns
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -59,11 +59,15 @@ class Trace:
                 raise ValueError(f"{what} has nothing to differentiate by: the arguments hold no tensors")
             self.nodes = [_node(x) for x in self.inputs]
             self.output = f(*given, **options)
+        for x, node in zip(self.inputs, self.nodes, strict=True):
+            x._node = node  # whatever the function did to it
         self._recording = recording
 
     def check_outputs(self, output: Any) -> list[tuple[str, Tensor]]:
         """The tensors of an output; TypeError for what is none, or carries no gradient."""
         found = flatten(output)
+        if not found:
+            raise TypeError(f"{self.what} needs a function that returns tensors; it returned {output!r}")
         for path, y in found:
             if not isinstance(y, Tensor):
                 raise TypeError(f"{self.what} needs a function that returns tensors; result{path} is {_kind(y)}")
@@ -147,7 +151,7 @@ def _node(x: Tensor) -> Node | Leaf:
 
 def _checked(what: str, where: str, x: Any, recording: bool) -> Tensor:
     if isinstance(x, Real) and not isinstance(x, bool):
-        x = tensor(float(x))
+        x = tensor(x)
     if not isinstance(x, Tensor):
         raise TypeError(f"{what} differentiates by tensors; {where} is {_kind(x)}")
     if not x.dtype.is_floating:
@@ -222,10 +226,21 @@ def value_and_grad(
     (5.0, [2.0, 4.0])
     """
 
+    return _value_and_grad("value_and_grad", f, argnums, has_aux)
+
+
+def _value_and_grad(
+    name: str, f: Callable[..., Any], argnums: int | Sequence[int], has_aux: bool
+) -> Callable[..., Any]:
     def of_arguments(*arguments: Any, **options: Any) -> Any:
-        name = "value_and_grad"
         trace = Trace(name, f, arguments, _numbers(argnums, len(arguments), name), options)
-        output, aux = trace.output if has_aux else (trace.output, None)
+        output, aux = trace.output, None
+        if has_aux:
+            if not isinstance(output, (tuple, list)) or len(output) != 2:
+                raise TypeError(
+                    f"{name} with has_aux needs a function that returns a pair; it returned {_kind(output)}"
+                )
+            output, aux = output
         output = _scalar(trace, output)
         outer = trace.is_outer(output, *[x for _, x in flatten(aux) if isinstance(x, Tensor)])
         seed = Tensor(output.backend.ones_like(output.array), output.backend)
@@ -248,7 +263,7 @@ def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool 
     >>> gf.grad(cube)(2.0).item(), gf.grad(gf.grad(cube))(2.0).item()
     (12.0, 12.0)
     """
-    both = value_and_grad(f, argnums, has_aux)
+    both = _value_and_grad("grad", f, argnums, has_aux)
 
     def of_arguments(*arguments: Any, **options: Any) -> Any:
         value, gradient = both(*arguments, **options)
@@ -283,13 +298,15 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tupl
 
 def _matching(what: str, kind: str, tangents: Any, like: Any) -> list[Tensor]:
     """The tensors of a tree of tangents that must be as `like` is; numbers stand for scalars."""
-    given, expected = flatten(tangents), flatten(like)
-    if [path for path, _ in given] != [path for path, _ in expected]:
+    given, expected = dict(flatten(tangents)), flatten(like)
+    if given.keys() != {path for path, _ in expected}:
         raise ValueError(
-            f"{what} needs a {kind} with the structure of what it belongs to: {_paths(expected)}; got {_paths(given)}"
+            f"{what} needs a {kind} with the structure of what it belongs to: {_paths(dict(expected))}; "
+            f"got {_paths(given)}"
         )
     found = []
-    for (path, t), (_, x) in zip(given, expected, strict=True):
+    for path, x in expected:
+        t = given[path]
         if isinstance(t, Real) and isinstance(x, Tensor) and not x.ndim:
             t = tensor(float(t), dtype=x.dtype, device=x.device)
         if not isinstance(t, Tensor):
@@ -300,10 +317,8 @@ def _matching(what: str, kind: str, tangents: Any, like: Any) -> list[Tensor]:
     return found
 
 
-def _paths(leaves: Sequence[tuple[str, Any]]) -> str:
-    if [path for path, _ in leaves] == [""]:
-        return "one tensor"
-    return ", ".join(path for path, _ in leaves) or "nothing"
+def _paths(paths: Iterable[str]) -> str:
+    return "one tensor" if list(paths) == [""] else ", ".join(paths) or "nothing"
 
 
 def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
@@ -374,7 +389,7 @@ def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callabl
 def _rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], outer: bool) -> list[list[Tensor]]:
     """For each output the derivatives by each input, of shape output + input."""
     rows, start = [], 0
-    everything = _send_back_all(inputs, outputs, outer)
+    everything = send_back_all(inputs, outputs, outer)
     for y in outputs:
         stop = start + y.size
         rows.append([ops.reshape(g[start:stop], y.shape + x.shape) for x, g in zip(inputs, everything, strict=True)])
@@ -396,7 +411,7 @@ def _columns(trace: Trace, outputs: Sequence[Tensor], outer: bool) -> list[list[
     return columns
 
 
-def _send_back_all(inputs: Sequence[Tensor], outputs: Sequence[Tensor], outer: bool) -> list[Tensor]:
+def send_back_all(inputs: Sequence[Tensor], outputs: Sequence[Tensor], outer: bool) -> list[Tensor]:
     """The derivatives of all elements of the outputs by each input, (elements, ...), in batches of limited size."""
     total = sum(y.size for y in outputs)
     if not total:

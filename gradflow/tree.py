@@ -1,7 +1,8 @@
-"""Nested tuples, lists and dicts of tensors, taken apart and put together again."""
+"""Nested tuples, lists and dicts of tensors, taken apart and put together again. None holds nothing."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ def _walk(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(tree, dict):
         for key, part in tree.items():
             yield from _walk(part, f"{path}[{key!r}]")
-    else:
+    elif tree is not None:
         yield path, tree
 
 
@@ -35,5 +36,8 @@ def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
     if isinstance(tree, (tuple, list)):
         return type(tree)([map_tree(function, part) for part in tree])
     if isinstance(tree, dict):
-        return type(tree)({key: map_tree(function, part) for key, part in tree.items()})
-    return function(tree)
+        out = copy.copy(tree)  # which keeps what a subclass has besides
+        for key, part in tree.items():
+            out[key] = map_tree(function, part)
+        return out
+    return None if tree is None else function(tree)

@@ -445,10 +445,62 @@ def test_state_is_restored_after_exceptions(where: str) -> None:
         gf.exp(x)
 
 
-def test_an_exception_of_the_users_is_not_covered_up() -> None:
-    with pytest.raises(KeyError, match=r"mine"), gf.detect_anomaly():
+def test_an_exception_of_the_users_is_the_cause_of_what_was_found_and_else_goes_on() -> None:
+    with pytest.raises(NonFiniteError, match=r"^log gave -inf") as caught, gf.detect_anomaly():
         gf.log(gf.tensor([0.0]))
         raise KeyError("mine")
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(KeyError, match=r"mine"), gf.detect_anomaly():
+        gf.log(gf.tensor([1.0]))
+        raise KeyError("mine")
+
+
+FULL = gf.full((4,), 3e38)
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "says"),
+    [
+        (lambda x: (x * 3e38).sum() + (x * 3e38).sum(), gf.ones(4), "of a leaf, added up, is inf"),
+        (lambda x: (gf.exp(x) * 3e38).sum() + (x * 3e38).sum(), gf.ones(4), "of a leaf, added up, is inf"),
+        (lambda x: (x * FULL).sum(), gf.ones(1), "of a leaf, added up, is inf"),
+        (lambda x: (gf.exp(x) * FULL).sum(), gf.zeros(1), "of the result of exp, added up, is inf"),
+        (lambda x: (x.astype("float32") * 1e6).sum(), gf.ones(4, dtype="float16"), "of a leaf, added up, is inf"),
+    ],
+    ids=["twice", "on two ways", "a broadcast", "a broadcast of a result", "a cast"],
+)
+def test_what_overflows_as_gradients_are_added_up_is_found(function: Any, x: gf.Tensor, says: str) -> None:
+    with np.errstate(over="ignore"), pytest.raises(NonFiniteError, match=says), gf.detect_anomaly():
+        function(gf.tensor(x, requires_grad=True)).backward()
+
+
+def test_what_overflows_in_grad_is_found() -> None:
+    x = gf.ones(1, requires_grad=True)
+    with np.errstate(over="ignore"), pytest.raises(NonFiniteError, match="of a leaf, added up"), gf.detect_anomaly():
+        for _ in range(2):
+            (x * 3e38).sum().backward()
+
+
+def test_what_was_overwritten_since_is_still_told() -> None:
+    says = "log gave not finite somewhere, and has"
+    with np.errstate(invalid="ignore"), pytest.raises(NonFiniteError, match=says), gf.detect_anomaly():
+        y = gf.log(gf.tensor([-1.0]))
+        z = gf.exp(y)
+        y.zero_()
+        z.zero_()
+
+
+def test_checkpoints_do_not_wait_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, waits = gf.get_backend("cpu"), []
+    real = backend.to_host
+    monkeypatch.setattr(backend, "to_host", lambda array: waits.append(1) or real(array))
+    x = gf.ones(3, requires_grad=True)
+    with gf.detect_anomaly():
+        y = x
+        for _ in range(5):
+            y = gf.checkpoint(gf.sin, y)
+        y.sum().backward()
+        assert len(waits) == 1
 
 
 def test_it_decorates_functions() -> None:

@@ -572,3 +572,27 @@ def test_the_peak_of_a_deep_network_is_lower() -> None:
     assert ratio < 0.65, (
         f"{with_checkpoints / 2**20:.1f} MB with checkpoints, {with_all / 2**20:.1f} MB without: {ratio:.2f}"
     )
+
+
+def test_a_result_that_is_a_view_of_what_went_in_is_noticed_when_it_changes() -> None:
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    b = x * 1.0
+    z = (b * b).sum()
+    out = gf.checkpoint(lambda t: t.reshape(-1), b)
+    with gf.no_grad():
+        out.zero_()
+    with pytest.raises(RuntimeError, match=r"input 0 of multiply, .* changed in place"):
+        z.backward()
+
+
+def test_a_second_backward_is_refused_and_the_arguments_are_freed() -> None:
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    y = gf.exp(x)
+    watch = weakref.ref(y)
+    z = gf.checkpoint(gf.sin, y)
+    del y
+    total = z.sum()
+    total.backward()
+    assert watch() is None
+    with pytest.raises(RuntimeError, match="freed by an earlier one"):
+        total.backward()

@@ -135,8 +135,35 @@ def test_no_rule_no_gradient() -> None:
     assert m.grad is None
     assert gf.grad(lambda m: masked(x.detach(), m).sum())(m.detach()).tolist() == [0.0, 0.0]
     constant = gf.operation("constant", lambda F, x: F.multiply(x, 0.0), None)
-    constant(x).sum().backward()
-    assert x.grad.tolist() == [1.0, 0.0]
+    assert not constant(x).requires_grad
+    whole = gf.operation("whole", lambda F, x: F.astype(x, F.dtypes["int64"]), lambda F, g, _out, _x: g)
+    assert not whole(x).requires_grad
+
+
+def test_defaults_of_the_parameters_are_those_of_forward() -> None:
+    scale = gf.operation(
+        "scale", lambda F, x, *, s=2.0: F.multiply(x, s), lambda F, g, _out, _x, *, s=3.0: F.multiply(g, s)
+    )
+    x = gf.ones(2, requires_grad=True)
+    scale(x).sum().backward()
+    assert x.grad.tolist() == [2.0, 2.0]
+
+
+def test_a_forward_that_returns_a_view_gives_a_copy() -> None:
+    flat = gf.operation("flat", lambda F, x: F.reshape(x, (-1,)), lambda F, g, _out, _x: F.reshape(g, _x.shape))
+    x = gf.tensor([[1.0, 2.0]], requires_grad=True)
+    y = flat(x)
+    z = (y * y).sum()
+    with gf.no_grad():
+        x.zero_()
+    z.backward()
+    assert x.grad.tolist() == [[2.0, 4.0]]
+
+
+def test_a_gradient_with_more_axes_than_argument_and_result_is_refused() -> None:
+    wide = gf.operation("wide", lambda F, x: F.multiply(x, 1.0), lambda F, g, _out, _x: F.broadcast_to(g, (3, 2)))
+    with pytest.raises(ValueError, match=r"rule of wide for argument 0 gave a gradient of shape \(3, 2\)"):
+        wide(gf.ones(2, requires_grad=True)).sum().backward()
 
 
 def test_a_forward_that_returns_its_input_gives_a_copy() -> None:

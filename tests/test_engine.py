@@ -641,15 +641,66 @@ def test_a_gradient_written_straight_into_its_buffer_is_held_too() -> None:
     assert layer.weight.grad.tolist() == [[4.0, 4.0]] * 3
 
 
-def test_a_view_of_a_gradient_that_was_overwritten_is_noticed() -> None:
+@pytest.mark.parametrize("view", [lambda g: g.detach(), lambda g: g.reshape(-1), lambda g: g[:2]])
+def test_a_view_of_a_gradient_keeps_its_values_when_the_buffer_is_written_anew(view: Any) -> None:
     p = gf.tensor([1.0, 2.0], requires_grad=True)
     q = gf.tensor([1.0, 1.0], requires_grad=True)
     optimizer = gf.optim.SGD([p], lr=0.0)
-    (p * 2).sum().backward()
-    y = (p.grad.detach() * q).sum()
+    history = []
+    for factor in (1.0, 10.0):
+        optimizer.zero_grad()
+        (p * factor).sum().backward()
+        history.append(view(p.grad))
+    y = (view(p.grad) * q).sum()
     optimizer.zero_grad()
     (p * 3).sum().backward()
-    with pytest.raises(RuntimeError, match=r"multiply.*changed in place"):
+    y.backward()
+    assert [g.tolist() for g in history] == [[1.0, 1.0], [10.0, 10.0]]
+    assert q.grad.tolist() == [10.0, 10.0]
+
+
+def test_a_gradient_held_while_another_optimizer_takes_over_keeps_its_values() -> None:
+    p = gf.tensor([1.0], requires_grad=True)
+    optimizers = [gf.optim.SGD([p], lr=0.0), gf.optim.SGD([p], lr=0.0)]
+    history = []
+    for i, factor in enumerate((1.0, 10.0, 100.0, 1000.0)):
+        p.zero_grad()
+        (p * factor).sum().backward()
+        optimizers[i % 2].step()
+        history.append(p.grad)
+    assert [g.item() for g in history] == [1.0, 10.0, 100.0, 1000.0]
+
+
+def test_a_frozen_leaf_keeps_its_gradient_and_its_place_in_graphs() -> None:
+    w = gf.tensor([1.0, 2.0], requires_grad=True)
+    optimizer = gf.optim.SGD([w], lr=1.0)
+    y = (w * w).sum()
+    (w * 3).sum().backward()
+    w.requires_grad_(False)
+    assert w.grad.tolist() == [3.0, 3.0]
+    assert not (w * 2).requires_grad
+    w.requires_grad_(True)
+    y.backward()
+    assert w.grad.tolist() == [5.0, 7.0]
+    optimizer.step()
+    assert w.tolist() == [-4.0, -5.0]
+    w.requires_grad_(False)
+    w.zero_grad()
+    assert w.grad is None
+
+
+def test_a_view_of_a_computed_scalar_is_one() -> None:
+    t = gf.tensor([1.0, 2.0]).sum()
+    v = t.reshape((1,))
+    v[0] = 5
+    assert t.item() == 5.0
+
+
+def test_a_graph_from_before_a_module_was_converted_is_refused() -> None:
+    layer = gf.nn.Linear(2, 2)
+    y = layer(gf.ones((1, 2), requires_grad=True)).sum()
+    layer.to("float64")
+    with pytest.raises(RuntimeError, match=r"of linear, .* changed in place"):
         y.backward()
 
 

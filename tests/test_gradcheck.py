@@ -342,11 +342,10 @@ def test_nothing_to_differentiate_by_is_refused(check: Any, inputs: Any) -> None
     ("value", "kind"),
     [
         (lambda x: 1.0, "float"),
-        (lambda x: None, "NoneType|None"),
         (lambda x: x.argmax(), "int64"),
         (lambda x: x > 0, "bool"),
     ],
-    ids=["float", "None", "int tensor", "bool tensor"],
+    ids=["float", "int tensor", "bool tensor"],
 )
 def test_results_that_carry_no_gradient_are_refused_by_name(check: Any, value: Any, kind: str) -> None:
     with pytest.raises(TypeError, match=rf"{check.__name__} .*result\['y'\]\[1\].*({kind})"):
@@ -390,3 +389,18 @@ def test_state_is_as_before_after_a_failure() -> None:
         gradcheck(WRONG_FACTOR, normal(2))
     assert engine.observer.get() is None
     assert engine.grad_enabled.get() is True
+
+
+@pytest.mark.parametrize(
+    "rule", [lambda F, g, x: F.multiply(F.square(g), F.cos(x)), lambda F, g, x: F.multiply(F.abs(g), F.cos(x))]
+)
+def test_a_rule_that_is_not_linear_in_the_gradient_is_found(rule: Any) -> None:
+    sine = gf.operation("sine", lambda F, x: F.sin(x), lambda F, g, _out, x: rule(F, g, x))
+    with pytest.raises(gf.GradcheckError, match="not linear in the gradient"):
+        gf.gradcheck(sine, gf.tensor([0.3, 0.4, 0.5], dtype="float64"))
+
+
+def test_a_rule_that_does_not_go_for_batches_is_found() -> None:
+    square = gf.operation("square", lambda F, x: F.multiply(x, x), lambda F, g, _out, x: g * x * 2)
+    with pytest.raises(TypeError, match="functions of F alone"):
+        gf.gradcheck(square, gf.tensor([0.3, 0.4], dtype="float64"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -1082,7 +1083,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a bool tensor": (lambda: gf.jacobian(lambda x: x > 0)(X), TypeError, "result, a tensor .*bool"),
     "an int within": (lambda: gf.jacobian(lambda x: {"y": [x, x.argmax()]})(X), TypeError, r"result\['y'\]\[1\]"),
     "a float among results": (lambda: gf.vjp(lambda x: (x, 1.0), X), TypeError, r"result\[1\] is float"),
-    "None of a jvp": (lambda: gf.jvp(lambda x: None, (X,), (X,)), TypeError, "result is None"),
+    "None of a jvp": (lambda: gf.jvp(lambda x: None, (X,), (X,)), TypeError, "returned None"),
     "a hessian of a vector": (lambda: gf.hessian(lambda x: x)(X), ValueError, "scalar"),
     "an hvp of a vector": (lambda: gf.hvp(lambda x: x, (X,), (X,)), ValueError, "scalar"),
     "an int argument": (lambda: gf.grad(lambda x: x.sum())(INTEGERS), TypeError, "argument 0, .*int64.*: convert it"),
@@ -1090,7 +1091,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a bool argument": (lambda: gf.grad(lambda x: 1.0)(True), TypeError, "argument 0 is bool"),
     "a string argument": (lambda: gf.jacobian(lambda x, s: x, 1)(X, "a"), TypeError, "argument 1 is str"),
     "an array as argument": (lambda: gf.grad(lambda x: x)(np.ones(2)), TypeError, "argument 0 is ndarray"),
-    "None as argument": (lambda: gf.vjp(lambda x: x, None), TypeError, "argument 0 is None"),
+    "None as argument": (lambda: gf.vjp(lambda x: x, None), ValueError, "nothing to differentiate by"),
     "no tensors": (lambda: gf.jacobian(lambda x: X)([]), ValueError, "jacobian has nothing to differentiate by"),
     "no argnums": (lambda: gf.grad(lambda x: x.sum(), ())(X), ValueError, "nothing to differentiate by"),
     "no primals": (lambda: gf.vjp(lambda: X), ValueError, "nothing to differentiate by"),
@@ -1114,7 +1115,9 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "primals no tuple": (lambda: gf.jvp(lambda x: x, X, (X,)), TypeError, "primals as a tuple, .*; got Tensor"),
     "tangents no tuple": (lambda: gf.hvp(lambda x: x.sum(), (X,), X), TypeError, "takes tangents as a tuple"),
     "a tangent of an hvp": (lambda: gf.hvp(lambda x: x.sum(), (X,), (X[:1],)), ValueError, "must be like the tensor"),
-    "None as tangent": (lambda: gf.jvp(lambda x: x, (X,), (None,)), TypeError, "None"),
+    "None as tangent": (lambda: gf.jvp(lambda x: x, (X,), (None,)), ValueError, "got nothing"),
+    "a tensor as a pair": (lambda: gf.grad(lambda x: x * x, has_aux=True)(X), TypeError, r"grad with has_aux .* a pair"),
+    "nothing at all": (lambda: gf.jacobian(lambda x: {})(X), TypeError, "returns tensors; it returned {}"),
 }  # fmt: skip
 
 
@@ -1202,3 +1205,37 @@ def _nothing_left_behind() -> Iterator[None]:
     before = state()
     yield
     assert state() == before
+
+
+# ---------------------------------------------------------------------- trees
+
+
+def test_none_holds_nothing_and_keys_have_no_order() -> None:
+    parameters = {"weight": X, "bias": None}
+    gradient = gf.grad(lambda p: (p["weight"] * p["weight"]).sum())(parameters)
+    assert gradient["bias"] is None
+    assert gradient["weight"].tolist() == (X * 2).tolist()
+    one, other = {"a": X, "b": X * 2}, {"b": X * 3, "a": X}
+    (found,) = gf.hvp(lambda p: (p["a"] * p["b"] * p["b"]).sum(), (one,), (other,))
+    direct = gf.hvp(lambda a, b: (a * b * b).sum(), (one["a"], one["b"]), (other["a"], other["b"]))
+    assert [found["a"].tolist(), found["b"].tolist()] == [h.tolist() for h in direct]
+
+
+def test_subclasses_of_dict_stay_what_they_are() -> None:
+    given = collections.defaultdict(list, a=X)
+    gradient = gf.grad(lambda p: p["a"].sum())(given)
+    assert isinstance(gradient, collections.defaultdict)
+    assert gradient.default_factory is list
+
+
+def test_an_argument_that_the_function_freezes_still_has_its_gradient() -> None:
+    def f(x: gf.Tensor) -> gf.Tensor:
+        y = (x * x).sum()
+        x.requires_grad_(False)
+        return y
+
+    assert gf.grad(f)(X).tolist() == (X * 2).tolist()
+
+
+def test_numpy_numbers_keep_their_dtype() -> None:
+    assert gf.grad(lambda x: x * x)(np.float64(0.1)).dtype is gf.float64

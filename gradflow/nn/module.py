@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DType
-from gradflow.engine import Handle, no_grad
+from gradflow.engine import Handle, Memory, no_grad, tick
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, equal, isnan, where
 from gradflow.tensor import Tensor, device_and_dtype
@@ -30,7 +30,7 @@ class Parameter(Tensor):
         if not isinstance(values, Tensor):
             raise TypeError(f"a Parameter is made of a tensor; got {type(values).__name__}")
         super().__init__(values.array, values.backend)
-        self._memory = values._shared_memory()
+        values._shared_memory().add(self)
         self.requires_grad_().requires_grad_(requires_grad)  # first the one that refuses integers
 
 
@@ -67,7 +67,7 @@ class Module:
     _buffers: dict[str, Tensor | None]
     _modules: dict[str, Module | None]
     _transient: set[str]  # the buffers that are not in the state
-    _forward_hooks: dict[Handle, Callable[..., Any]] | None = None
+    _forward_hooks: dict[int, Callable[..., Any]] | None = None
 
     def __init__(self) -> None:
         object.__setattr__(self, "_parameters", {})
@@ -154,9 +154,7 @@ class Module:
         """
         hooks = {} if self._forward_hooks is None else self._forward_hooks
         object.__setattr__(self, "_forward_hooks", hooks)
-        handle = Handle(hooks)
-        hooks[handle] = hook
-        return handle
+        return Handle(hooks, hook)
 
     # ------------------------------------------------------------------ finding
 
@@ -268,7 +266,8 @@ class Module:
                 continue
             required = parameter.requires_grad
             parameter._node = None
-            parameter.array, parameter.backend, parameter._memory = values.array, values.backend, None
+            parameter.array, parameter.backend = values.array, values.backend
+            parameter._memory = Memory(tick())  # what was recorded before is not of these values
             parameter.requires_grad_(required)
         for module in self.modules():
             for name, buffer in module._buffers.items():

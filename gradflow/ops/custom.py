@@ -57,6 +57,7 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> TensorFun
         if rule_keywords is not None and keywords is not None and keywords - rule_keywords:
             lacking = ", ".join(sorted(keywords - rule_keywords))
             raise ValueError(f"operation {name}: {which} must take the parameters of forward too; it lacks {lacking}")
+    defaults = {p.name: p.default for p in inspect.signature(forward).parameters.values() if p.default is not p.empty}
     op = Operation(name, _value(name, forward), [_checked(name, i, rule) for i, rule in enumerate(rules)])
 
     def function(*arguments: Any, **parameters: Any) -> Tensor:
@@ -70,7 +71,14 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> TensorFun
             raise TypeError(f"{name} needs at least one tensor; got numbers alone")
         if any(x.backend is not tensors[0].backend for x in tensors):
             raise mismatch(name, arguments)
-        return apply(op, arguments, parameters)
+        recorded = any(
+            rule is not None and isinstance(x, Tensor) and x.requires_grad
+            for rule, x in zip(rules, arguments, strict=True)
+        )
+        if not recorded:
+            arguments = tuple(x.detach() if isinstance(x, Tensor) else x for x in arguments)
+        out = apply(op, arguments, {**defaults, **parameters})
+        return out if out.dtype.is_floating else out.detach()
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = inspect.getdoc(forward) or f"The operation {name} of {', '.join(inputs)}."
@@ -101,7 +109,8 @@ def _value(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         out = forward(F, *arrays, **parameters)
         if not hasattr(out, "shape") or not hasattr(out, "dtype"):
             raise TypeError(f"the forward of {name} gave {type(out).__name__}, not an array")
-        return F.asarray(out, copy=True) if any(out is array for array in arrays) else out
+        shared = getattr(out, "base", None) is not None or any(out is array for array in arrays)
+        return F.asarray(out, copy=True) if shared else out
 
     return value
 

@@ -111,6 +111,7 @@ def floating(x: Tensor) -> Tensor:
 def apply(op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | None = None) -> Tensor:
     """The operation's value for `inputs` (tensors, Python numbers or None), recorded if any needs a gradient."""
     parameters = parameters or {}
+    memory = inputs[0]._shared_memory() if op.view else None  # before its array is taken
     backend: Any = None
     arrays, parents = [], []
     recorded = False
@@ -147,8 +148,8 @@ def apply(op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | Non
             saved = None if which is None else tuple([x if w else None for x, w in zip(inputs, which, strict=True)])
         node = Node(op, backend, tuple(parents), saved, result if reads_out else None, result, parameters)
         out = Tensor(result, backend, node)
-    if op.view:
-        out._memory = inputs[0]._shared_memory()
+    if memory is not None:
+        memory.add(out)
     seer = observer.get()
     if seer is not None:
         seer.forward(op, inputs, out)

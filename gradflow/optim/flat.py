@@ -101,6 +101,7 @@ class Block:
                 continue
             assert isinstance(leaf, Leaf)
             if leaf.buffer is not member.gradient:
+                leaf.take_back()  # what lies in another optimizer's buffer
                 leaf.buffer = member.gradient
                 leaf.block = weakref.ref(self)  # a strong one would close a cycle through the tensor
             if leaf.grad is not None and leaf.grad.array is not member.gradient:
