@@ -1116,7 +1116,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "tangents no tuple": (lambda: gf.hvp(lambda x: x.sum(), (X,), X), TypeError, "takes tangents as a tuple"),
     "a tangent of an hvp": (lambda: gf.hvp(lambda x: x.sum(), (X,), (X[:1],)), ValueError, "must be like the tensor"),
     "None as tangent": (lambda: gf.jvp(lambda x: x, (X,), (None,)), ValueError, "got nothing"),
-    "a tensor as a pair": (lambda: gf.grad(lambda x: x * x, has_aux=True)(X), TypeError, r"grad with has_aux .* a pair"),
+    "a tensor as a pair": (lambda: gf.grad(lambda x: x * x, 0, True)(X), TypeError, r"grad with has_aux .* a pair"),
     "nothing at all": (lambda: gf.jacobian(lambda x: {})(X), TypeError, "returns tensors; it returned {}"),
 }  # fmt: skip
 
