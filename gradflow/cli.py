@@ -1,4 +1,4 @@
-"""The command `gradflow`: train a multilayer perceptron on a real dataset, and say which devices can be used.
+"""The command `gradflow`: train a multilayer perceptron, say which devices can be used, compare their results.
 
 The one idea: whatever the user gets wrong is one line on stderr and exit status 2, before anything is written; so all
 checks sit where the settings are made, and this file only turns words into settings and results into words.
@@ -24,7 +24,7 @@ from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES
 from gradflow.training.train import auto_device, describe_score
 
 FAILED, MISUSED, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
-"""Exit statuses: training or writing failed; bad input; Ctrl-C; nobody reads the output any more."""
+"""Exit statuses: training, writing or agreement failed; bad input; Ctrl-C; nobody reads the output any more."""
 
 _GENERAL_HELP = """\
 Train multilayer perceptrons, on CPU and GPU with the same code.
@@ -33,6 +33,7 @@ Train multilayer perceptrons, on CPU and GPU with the same code.
   gradflow train iris --hidden 16,16   a smaller dataset, a smaller model
   gradflow train --help                all datasets and settings
   gradflow devices                     what can be used here, and why not the rest
+  gradflow agree                       whether two devices compute the same
 """
 
 _TRAIN_HELP = """\
@@ -56,6 +57,26 @@ examples:
   gradflow train --config runs/digits-seed0/config.toml --seed 1   (but its seed)
 
 exit status: 0 done; 1 training or writing failed; 2 bad input; 130 Ctrl-C
+"""
+
+_AGREE_HELP = """\
+Run operations, a model's forward and backward and short training runs on two
+devices, and print for each result how far it is off and how much of its bound
+that takes. What rounds is judged against float64 on the CPU, in ulp or by the
+bound of its error analysis; what does not (moves, masks, comparisons, random
+bits) has to be equal to the bit.
+
+One DEVICE is compared with the CPU. Without any, the CPU is compared with CUDA
+where that can be used, else with gradflow's own fake device.
+"""
+
+_AGREE_EXAMPLES = """\
+examples:
+  gradflow agree
+  gradflow agree cpu cuda
+  gradflow agree cuda:0 cuda:1 --json
+
+exit status: 0 all agree; 1 something does not; 2 bad input; 130 Ctrl-C
 """
 
 
@@ -107,7 +128,22 @@ def build_parser() -> argparse.ArgumentParser:
         description="List the devices, and for each that cannot be used, why, and what to type.",
         allow_abbrev=False,
     )
+    _add_agree(commands, formatter)
     return parser
+
+
+def _add_agree(commands: Any, formatter: Any) -> None:
+    parser = commands.add_parser(
+        "agree",
+        help="compare the results of two devices",
+        usage="gradflow agree [DEVICE [DEVICE]] [--json]",
+        description=_AGREE_HELP,
+        epilog=_AGREE_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("devices", nargs="*", metavar="DEVICE", help="cpu, cuda, cuda:N, fake or another backend's")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
 
 
 def _add_train(commands: Any, formatter: Any) -> None:
@@ -314,6 +350,23 @@ def _devices() -> int:
     return 0
 
 
+def _agree(arguments: argparse.Namespace) -> int:
+    from gradflow.testing import agree
+
+    try:
+        pair = agree.choose(arguments.devices)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(str(error)) from None
+    if arguments.json:
+        rows = agree.compare(pair.first, pair.second)
+        print(agree.as_json(pair, rows))
+    else:
+        print(agree.heading(pair), flush=True)
+        rows = agree.compare(pair.first, pair.second, each=agree.Table(lambda line: print(line, flush=True)).add)
+        print(f"\n{agree.verdict(rows)}")
+    return 0 if all(row.passed for row in rows) else FAILED
+
+
 def _complain(message: str) -> None:
     print(f"gradflow: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
@@ -336,6 +389,8 @@ def _run(words: Sequence[str] | None) -> int:
             return _train(arguments)
         if arguments.command == "devices":
             return _devices()
+        if arguments.command == "agree":
+            return _agree(arguments)
         raise UsageError("there is no command; try gradflow train digits, or gradflow --help")
     except SystemExit as stop:  # of --help and --version
         return int(stop.code or 0)
