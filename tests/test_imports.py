@@ -36,7 +36,7 @@ ROOMS: tuple[set[str], ...] = (
     {"checkpoint", "gradcheck"},
     {"capture"},
     {"nn", "optim"},  # the core up to here
-    {"data"},
+    {"data", "testing"},
     {"training"},
     {"draw"},
     {"interop"},
