@@ -160,7 +160,7 @@ def _spacing(values: Any, dtype: Any) -> Any:
         rounded = np.abs(values).astype(dtype)
         if dtype.kind == "f":
             rounded = np.minimum(rounded, np.finfo(dtype).max / 2)  # the last one's own spacing would be inf
-            return np.spacing(rounded).astype(np.float64)
+        return np.spacing(rounded).astype(np.float64)
 
 
 def _exactly(found: Any, expected: Any, errors_in_ulp: Any) -> Agreement:
