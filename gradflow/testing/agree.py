@@ -11,7 +11,8 @@ import json
 import math
 import platform
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,25 +81,12 @@ def _pair(named: list[gf.Device]) -> Pair:
     diagnosis = gf.diagnose("cuda")
     if diagnosis.usable:
         return Pair(cpu, gf.Device("cuda"))
-    return Pair(
-        cpu, _device("fake"), f"no CUDA device: {diagnosis}. The fake device is NumPy too, behind its own type."
-    )
+    fake = gf.Device("fake")  # which gradflow.testing makes known
+    return Pair(cpu, fake, f"no CUDA device: {diagnosis}. The fake device is NumPy too, behind arrays of its own.")
 
 
 def _device(name: str) -> gf.Device:
-    device = gf.choose_device()[0] if name == "auto" else gf.Device(name)
-    if device.type == "fake":
-        _register_fake()
-    return device
-
-
-def _register_fake() -> None:
-    from gradflow.testing.fake import FakeBackend
-
-    try:
-        gf.get_backend("fake")
-    except ValueError:
-        gf.register_backend("fake", FakeBackend)
+    return gf.choose_device()[0] if name == "auto" else gf.Device(name)
 
 
 # ---------------------------------------------------------------------- judging
@@ -122,15 +110,13 @@ def compare(first: gf.Device | str, second: gf.Device | str, each: Callable[[Row
     return rows
 
 
-def _judge(workload: Workload, names: Sequence[str]) -> Iterable[Row]:
-    reference = _run(workload, Place("cpu", "float32" if workload.exact else "float64"))
-    results = {name: _try(workload, Place(name)) for name in names}
+def _judge(workload: Workload, names: Sequence[str]) -> Iterator[Row]:
+    reference = _run(workload, Place("cpu", "float32" if workload.exact else "float64"), _value)
+    results = {name: _try(partial(_run, workload, Place(name), partial(_try, _value))) for name in names}
     for i, expected in enumerate(reference):
         ulp, share, problems = 0.0, 0.0, []
         for name, checks in results.items():
-            found = _against(checks[i].value, expected) if isinstance(checks, list) else None
-            if found is None:
-                found = agreement.Agreement(math.inf, math.inf, str(checks))
+            found = _against(checks if isinstance(checks, _Raised) else checks[i].value, expected)
             ulp, share = max(ulp, found.ulp), max(share, found.share)
             if not found.agrees:
                 problems.append(f"{name}: {found.problem}")
@@ -138,20 +124,30 @@ def _judge(workload: Workload, names: Sequence[str]) -> Iterable[Row]:
         yield Row(workload.group, expected.what, kind, expected.label, ulp, share, "; ".join(problems))
 
 
-def _run(workload: Workload, place: Place) -> list[Check]:
-    with gf.use_device(place.device), np.errstate(all="ignore"):
-        return [check._replace(value=host(check.value)) for check in workload.run(place)]
+class _Raised(str):
+    """What was raised, in words, in place of a result."""
 
 
-def _try(workload: Workload, place: Place) -> list[Check] | str:
-    """The checks of a workload with their values on the host, or what it raised, in words."""
+def _try(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
-        return _run(workload, place)
+        return function(*arguments)
     except Exception as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return _Raised(f"{type(error).__name__}: {textwrap.shorten(str(error), 200, placeholder=' ...')}")
+
+
+def _value(value: Any) -> Any:
+    return host(value() if callable(value) else value)
+
+
+def _run(workload: Workload, place: Place, evaluate: Callable[[Any], Any]) -> list[Check]:
+    """The checks of a workload with their values on the host."""
+    with gf.use_device(place.device), np.errstate(all="ignore"):
+        return [check._replace(value=evaluate(check.value)) for check in workload.run(place)]
 
 
 def _against(value: Any, expected: Check) -> agreement.Agreement:
+    if isinstance(value, _Raised):
+        return agreement.Agreement(math.inf, math.inf, value)
     if expected.bound is None:
         return agreement.compare(value, expected.value)
     if value.dtype != np.float32:
