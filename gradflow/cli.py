@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import io
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 import gradflow as gf
 from gradflow.backend import ACTIVATIONS
 from gradflow.data import DATASETS
-from gradflow.device import backend_class, backend_prefixes
+from gradflow.device import backend_prefixes, backend_source, discovery_notes, one_line
 from gradflow.training import Epoch, NonFiniteLossError, Result, Settings, SettingsError, Setup, read_config, train
 from gradflow.training.run import environment, without_interrupts
 from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES
@@ -45,6 +46,22 @@ A fifth of the samples is held out to test on, each class in proportion. The run
 leaves a folder with weights.safetensors, metrics.csv (a row for each epoch),
 curves.png and config.toml. The same settings on the same device give the same
 metrics, bit for bit. Ctrl-C ends the run and keeps what the whole epochs reached.
+"""
+
+_DEVICES_HELP = """\
+List the devices, and for each that cannot be used, why, and what to type.
+
+With --json, one object:
+  gradflow   the version
+  backends   a list of: prefix, source (the package), usable (true or false), code
+             (the state in one word, like "driver-too-old"), state, fix (what to
+             type), devices (a list of: device, description, memory in bytes)
+  auto       device (null if GRADFLOW_DEVICE names what cannot be used), reason
+  notes      sentences about plug-ins that are left out
+
+environment:
+  GRADFLOW_DEVICE          what auto stands for
+  GRADFLOW_BACKEND_BLOCK   backends not to load, with commas between them
 """
 
 _TRAIN_EXAMPLES = """\
@@ -122,12 +139,14 @@ def build_parser() -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", title="commands", prog="gradflow", parser_class=_Parser
     )
     _add_train(commands, formatter)
-    commands.add_parser(
+    devices = commands.add_parser(
         "devices",
         help="list the devices, and for each that cannot be used, why",
-        description="List the devices, and for each that cannot be used, why, and what to type.",
+        description=_DEVICES_HELP,
+        formatter_class=formatter,
         allow_abbrev=False,
     )
+    devices.add_argument("--json", action="store_true", help="the same as one JSON object")
     _add_agree(commands, formatter)
     return parser
 
@@ -329,25 +348,68 @@ def _train(arguments: argparse.Namespace) -> int:
         return INTERRUPTED if result.interrupted else 0
 
 
-def _devices() -> int:
-    rows = []
+def _device_report() -> dict[str, Any]:
+    """What `gradflow devices --json` prints; its help says what is in it."""
+    backends = []
     for prefix in backend_prefixes():
-        diagnosis = gf.diagnose(prefix)
+        diagnosis, found = gf.diagnose(prefix), []
         if diagnosis.usable:
-            for i in range(backend_class(prefix).device_count()):
-                backend = gf.get_backend(f"{prefix}:{i}" if i else prefix)
-                rows.append((str(backend.device), "yes", backend.describe()))
-        else:
-            rows.append((prefix, "no", diagnosis.state))
-            if diagnosis.fix:
-                rows.append(("", "", diagnosis.fix))
+            try:
+                for device in [d for d in gf.devices() if d.type == prefix]:
+                    backend = gf.get_backend(device)
+                    memory = backend.memory_stats()._asdict()
+                    found.append({"device": str(device), "description": backend.describe(), "memory": memory})
+            except Exception as error:  # of a plug-in: whatever it does, the others are listed
+                diagnosis = gf.Diagnosis(False, f"its device cannot be described: {one_line(error)}")
+        backends.append(
+            {
+                "prefix": prefix,
+                "source": backend_source(prefix),
+                "usable": diagnosis.usable,
+                "code": diagnosis.code or ("fine" if diagnosis.usable else "unusable"),
+                "state": " ".join(diagnosis.state.split()),
+                "fix": " ".join(diagnosis.fix.split()),
+                "devices": found if diagnosis.usable else [],
+            }
+        )
+    auto: dict[str, str | None]
+    try:
+        chosen, reason = auto_device()
+        auto = {"device": str(chosen), "reason": " ".join(reason.split())}
+    except SettingsError as error:
+        auto = {"device": None, "reason": " ".join(str(error).split())}
+    return {"gradflow": gf.__version__, "backends": backends, "auto": auto, "notes": discovery_notes()}
+
+
+def _devices(as_json: bool) -> int:
+    report = _device_report()
+    auto = report["auto"]
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print_devices(report)
+    if auto["device"] is None:
+        _complain(auto["reason"])
+        return MISUSED
+    if not as_json:
+        print(f"auto is {auto['device']} ({auto['reason']})")
+    return 0
+
+
+def _print_devices(report: dict[str, Any]) -> None:
+    rows = []
+    for backend in report["backends"]:
+        rows += [(d["device"], "yes", " ".join(d["description"].split())) for d in backend["devices"]]
+        if not backend["usable"]:
+            rows.append((backend["prefix"], "no", backend["state"]))
+            if backend["fix"]:
+                rows.append(("", "", backend["fix"]))
     width = max(len(name) for name, _, _ in rows) + 2
     print(f"{'device':{width}}  usable  what it is, or why not")
     for name, usable, words in rows:
-        print(f"{name:{width}}  {usable:6}  {' '.join(words.split())}")
-    chosen, reason = auto_device()
-    print(f"auto is {chosen} ({' '.join(reason.split())})")
-    return 0
+        print(f"{name:{width}}  {usable:6}  {words}")
+    for note in report["notes"]:
+        print(f"note: {note}")
 
 
 def _agree(arguments: argparse.Namespace) -> int:
@@ -388,7 +450,7 @@ def _run(words: Sequence[str] | None) -> int:
         if arguments.command == "train":
             return _train(arguments)
         if arguments.command == "devices":
-            return _devices()
+            return _devices(arguments.json)
         if arguments.command == "agree":
             return _agree(arguments)
         raise UsageError("there is no command; try gradflow train digits, or gradflow --help")

@@ -6,6 +6,7 @@ microsecond) plus the memory traffic, so a kernel saves calls on small arrays an
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 import os
@@ -106,6 +107,9 @@ class NumpyBackend(Backend):
     def from_host(self, values: Any) -> Array:
         return np.array(values, order="C")
 
+    def host_values(self, array: Array) -> Any:
+        return array
+
     def synchronize(self) -> None:
         pass
 
@@ -124,6 +128,16 @@ class NumpyBackend(Backend):
         except ImportError:
             peak = None
         return MemoryStats(current, peak, current)
+
+    def free_memory(self) -> int:
+        """As in the contract. NumPy has no pool; the C library keeps what was freed, and glibc can be asked for it."""
+        self._ones.clear()
+        before = self.memory_stats().current
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except (AttributeError, OSError, TypeError):  # another C library
+            return 0
+        return max(before - self.memory_stats().current, 0)
 
     # ------------------------------------------------------------------ kernels
 
