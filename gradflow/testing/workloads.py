@@ -16,6 +16,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow import nn, optim
+from gradflow.backend import ACTIVATIONS
 from gradflow.testing.agreement import eps, host, product_bound, sum_bound
 
 EPS = eps("float32")
@@ -78,6 +79,8 @@ def workloads() -> Iterator[Workload]:
     for shapes in (((1, 1), (1, 1)), ((7, 784), (784, 100)), ((64, 3072), (3072, 10)), ((5, 33, 65), (5, 65, 17))):
         yield Workload("products", partial(_matmul, *shapes))
     yield Workload("products", _linear)
+    for name in ACTIVATIONS:
+        yield Workload("products", partial(_fused, name))
     yield Workload("random numbers", _random, exact=True)
     yield Workload("random numbers", _dropout_values)
     yield Workload("normalisation and losses", _softmax)
@@ -290,6 +293,18 @@ def _linear(at: Place) -> list[Check]:
     ]  # fmt: skip
 
 
+def _fused(name: str, at: Place) -> list[Check]:
+    """The error of the product, which no activation expands by more than 1.2, and that of the activation."""
+    x, weight, bias = at.normal((20, 33), 1), at.normal((17, 33), 2, scale=0.2), at.normal((17,), 3)
+    out = gf.linear(x, weight, bias, name)
+
+    def bound() -> Any:
+        a, w = np.c_[_f64(x), np.ones(20)], np.c_[_f64(weight), _f64(bias)].T
+        return 1.2 * product_bound(a, w) + _times_size(16, a @ w, 3 if name == "gelu" else 1)
+
+    return [Check(f"linear with {name}", out, "K eps (|A| @ |B|), K = 34", bound)]
+
+
 # ---------------------------------------------------------------------- random numbers
 
 
@@ -405,7 +420,7 @@ def _squared_error(at: Place) -> list[Check]:
     loss = gf.mse_loss(x, y)
     loss.backward()
     return [
-        Check("mse_loss", loss, "(K + 4) eps mean (x - y)^2, K = 1000",
+        Check("mse_loss", loss, "K eps mean (x - y)^2, K = 1004",
               lambda: 1004 * EPS * ((_f64(x) - _f64(y)) ** 2).mean()),
         Check("mse_loss: gradient", x.grad, "4 ulp", 4.0),
     ]  # fmt: skip
@@ -414,7 +429,7 @@ def _squared_error(at: Place) -> list[Check]:
 def _absolute_errors(at: Place) -> list[Check]:
     x, y = at.normal((20, 50), 1, grad=True), at.normal((20, 50), 2)
     huber, absolute = gf.huber_loss(x, y), gf.l1_loss(x, y)
-    label = "(K + 4) eps mean|x - y|, K = 1000"
+    label = "K eps mean|x - y|, K = 1004"
 
     def bound() -> Any:
         return 1004 * EPS * np.abs(_f64(x) - _f64(y)).mean()
