@@ -1,5 +1,9 @@
-"""For tests of programs and of backends."""
+"""For tests of programs and of backends: agreement, counting transfers, and a device that needs no hardware.
 
+Importing this package makes the device `fake` known.
+"""
+
+from gradflow.device import register_backend
 from gradflow.testing.agreement import (
     Agreement,
     assert_agree,
@@ -9,6 +13,26 @@ from gradflow.testing.agreement import (
     product_bound,
     sum_bound,
     ulp_bound,
-)  # fmt: skip
+)
+from gradflow.testing.counting import SyncError, Transfers, count_transfers, forbid_sync
+from gradflow.testing.fake import Counts, FakeArray, FakeBackend
 
-__all__ = ["Agreement", "assert_agree", "compare", "eps", "host", "product_bound", "sum_bound", "ulp_bound"]
+__all__ = [
+    "Agreement",
+    "Counts",
+    "FakeArray",
+    "FakeBackend",
+    "SyncError",
+    "Transfers",
+    "assert_agree",
+    "compare",
+    "count_transfers",
+    "eps",
+    "forbid_sync",
+    "host",
+    "product_bound",
+    "sum_bound",
+    "ulp_bound",
+]
+
+register_backend("fake", FakeBackend)
