@@ -195,7 +195,8 @@ def _load(prefix: str, target: str) -> type[Backend] | Diagnosis:
     try:
         found = _import(target)
         if not (inspect.isclass(found) and issubclass(found, Backend)):
-            raise TypeError(f"it must be a class derived from gradflow.backend.Backend; it is {found!r}")
+            kind = f"the class {found.__name__}" if inspect.isclass(found) else f"of type {type(found).__name__}"
+            raise TypeError(f"it must be a class derived from gradflow.backend.Backend; it is {kind}")
         if missing := sorted(getattr(found, "__abstractmethods__", ())):
             raise TypeError(f"it lacks required services: {', '.join(missing)}")
         if getattr(found, "name", None) != prefix:
