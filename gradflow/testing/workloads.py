@@ -126,6 +126,7 @@ def _exact_elementwise(at: Place) -> list[Check]:
         found[name] = partial(getattr(gf, name), special)
     for name in ("logical_and", "logical_or", "logical_xor"):
         found[name] = partial(getattr(gf, name), x > 0, y > 0)
+    found["logical_not"] = lambda: gf.logical_not(x > 0)
     found["clip"] = lambda: gf.clip(x, -0.5, 1.0)
     found["where"] = lambda: gf.where(y > 0, x, 0.0)
     found["astype int32"] = lambda: gf.astype(x * 100, "int32")
