@@ -21,7 +21,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from gradflow.dtypes import DTYPES, as_dtype
 
@@ -193,6 +193,13 @@ class Backend(ABC):
 
     name: str
     """The device prefix, as in "cpu" or "cuda"."""
+
+    unsupported: ClassVar[dict[str, str]] = {}
+    """What fails here and may, with the reason: what `gradflow.testing.conformance` does not count as a failure.
+
+    Keys: a dtype ("float16"), a function, service or kernel ("argsort"), one of those for a dtype ("softmax[float16]"),
+    or a check by its name ("test_a_view_is_one"). One that does not fail is an error there, so that none outlives it.
+    """
 
     def __init__(self, namespace: Any, index: int = 0) -> None:
         self.device = Device(self.name, index)

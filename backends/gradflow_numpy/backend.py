@@ -127,7 +127,7 @@ class NumpyBackend(Backend):
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         except ImportError:
             peak = None
-        return MemoryStats(current, peak, current)
+        return MemoryStats(current, None if peak is None else max(peak, current), current)  # the system's peak lags
 
     def free_memory(self) -> int:
         """As in the contract. NumPy has no pool; the C library keeps what was freed, and glibc can be asked for it."""
