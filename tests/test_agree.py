@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,23 @@ def test_a_backend_of_the_same_library_agrees_too() -> None:
         assert [row._replace(ulp=0, share=0) for row in agree.compare(twin, "cpu")] == [
             row._replace(ulp=0, share=0) for row in rows_of_the_fake_device()
         ]
+
+
+def test_the_cupy_backend_agrees_on_an_emulated_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EMULATED: NumPy behind CuPy's names, and the kernels through g++. It says nothing about a GPU."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "cupy_backend"))
+    import emulated_cupy
+    from emulated_device import COMPILER, NO_COMPILER, EmulatedBackend
+
+    if COMPILER is None:
+        pytest.skip(NO_COMPILER)
+    emulated_cupy.install(monkeypatch)
+    monkeypatch.setitem(registry._registered, "emulated", lambda: EmulatedBackend)
+    try:
+        rows = agree.compare("cpu", "emulated")
+    finally:
+        registry._backends.pop(gf.Device("emulated"), None)
+    assert [(row.what, row.problem) for row in rows if not row.passed] == []
 
 
 @pytest.mark.gpu
