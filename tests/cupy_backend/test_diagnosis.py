@@ -174,7 +174,8 @@ def test_a_driver_without_its_library(state: Any, kernel_driver: Path) -> None:
 
 
 @pytest.mark.parametrize(("driver", "version"), [(11040, "11.4"), (12080, "12.8")])
-def test_driver_too_old(state: Any, driver: int, version: str) -> None:
+def test_driver_too_old(state: Any, kernel_driver: Path, driver: int, version: str) -> None:
+    kernel_driver.touch()
     module = fake_cupy(CUDARuntimeError(35), driver=driver)
     module.__dict__["cuda"].runtime.runtimeGetVersion = lambda: 13000
     found = state(module, ("cupy-cuda13x",))
