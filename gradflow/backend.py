@@ -21,7 +21,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from gradflow.dtypes import DTYPES, as_dtype
 
@@ -78,11 +78,15 @@ class Device:
 
 
 class Diagnosis(NamedTuple):
-    """Whether a device can be used (`usable`), the state it is in, in one sentence, and the `fix` to type if not."""
+    """Whether a device can be used (`usable`), the state it is in, in one sentence, and the `fix` to type if not.
+
+    `code` names the state for programs, as in "driver-too-old"; it stays the same where the words change.
+    """
 
     usable: bool
     state: str
     fix: str = ""
+    code: str = ""
 
     def __str__(self) -> str:
         return self.state if not self.fix else f"{self.state}; {self.fix}"
@@ -190,6 +194,13 @@ class Backend(ABC):
     name: str
     """The device prefix, as in "cpu" or "cuda"."""
 
+    unsupported: ClassVar[dict[str, str]] = {}
+    """What fails here and may, with the reason: what `gradflow.testing.conformance` does not count as a failure.
+
+    Keys: a dtype ("float16"), a function, service or kernel ("argsort"), one of those for a dtype ("softmax[float16]"),
+    or a check by its name ("test_a_view_is_one"). One that does not fail is an error there, so that none outlives it.
+    """
+
     def __init__(self, namespace: Any, index: int = 0) -> None:
         self.device = Device(self.name, index)
         missing = []
@@ -237,6 +248,25 @@ class Backend(ABC):
     def from_host(self, values: Any) -> Array:
         """A new array on this device with the values and the dtype of a NumPy array, which is copied."""
 
+    def host_values(self, array: Array) -> Any:
+        """As `to_host`, but where an array is in host memory anyway, that memory itself: for reading at once."""
+        return self.to_host(array)
+
+    def pin(self, values: Any) -> Any:
+        """A NumPy array with these values in memory from which this device copies fastest (page-locked).
+
+        The default, for a device that has no such memory, is the array given.
+        """
+        return values
+
+    def from_host_later(self, values: Any) -> Array:
+        """As `from_host`, and the values may still be read after the return, until `synchronize`.
+
+        So the caller leaves them unchanged; in exchange, values in memory from `pin` are copied while both host and
+        device go on. The default copies at once.
+        """
+        return self.from_host(values)
+
     @abstractmethod
     def synchronize(self) -> None:
         """Wait until all work of this device is done."""
@@ -244,6 +274,10 @@ class Backend(ABC):
     @abstractmethod
     def memory_stats(self) -> MemoryStats:
         """The memory of this device in bytes, as far as the library tells."""
+
+    def free_memory(self) -> int:
+        """Give back to the system what a pool keeps and no array uses; the bytes given back, 0 without a pool."""
+        return 0
 
     def describe(self) -> str:
         """The device in a few words: its name, its memory."""
@@ -575,10 +609,10 @@ class Backend(ABC):
         """
         if not any(hasattr(k, "shape") for k in (key if isinstance(key, tuple) else (key,))):
             out = self.zeros(shape, dtype=values.dtype)
-            out[key] = values
+            self.setitem(out, key, values)
             return out
         size = math.prod(shape)
-        positions = self.reshape(self.arange(size, dtype=self.dtypes["int64"]), shape)[key]
+        positions = self.getitem(self.reshape(self.arange(size, dtype=self.dtypes["int64"]), shape), key)
         values = self.broadcast_to(values, positions.shape)
         hits = self.one_hot(self.reshape(positions, (-1,)), size, values.dtype)
         return self.reshape(self.matmul(self.reshape(values, (-1,)), hits), shape)

@@ -1,4 +1,4 @@
-"""The command `gradflow`: train a multilayer perceptron on a real dataset, and say which devices can be used.
+"""The command `gradflow`: train a multilayer perceptron, say which devices can be used, compare their results.
 
 The one idea: whatever the user gets wrong is one line on stderr and exit status 2, before anything is written; so all
 checks sit where the settings are made, and this file only turns words into settings and results into words.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import io
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,14 +18,14 @@ from typing import Any, NoReturn
 import gradflow as gf
 from gradflow.backend import ACTIVATIONS
 from gradflow.data import DATASETS
-from gradflow.device import backend_class, backend_prefixes
+from gradflow.device import backend_prefixes, backend_source, discovery_notes, one_line
 from gradflow.training import Epoch, NonFiniteLossError, Result, Settings, SettingsError, Setup, read_config, train
 from gradflow.training.run import environment, without_interrupts
 from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES
 from gradflow.training.train import auto_device, describe_score
 
 FAILED, MISUSED, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
-"""Exit statuses: training or writing failed; bad input; Ctrl-C; nobody reads the output any more."""
+"""Exit statuses: training, writing or agreement failed; bad input; Ctrl-C; nobody reads the output any more."""
 
 _GENERAL_HELP = """\
 Train multilayer perceptrons, on CPU and GPU with the same code.
@@ -33,6 +34,7 @@ Train multilayer perceptrons, on CPU and GPU with the same code.
   gradflow train iris --hidden 16,16   a smaller dataset, a smaller model
   gradflow train --help                all datasets and settings
   gradflow devices                     what can be used here, and why not the rest
+  gradflow agree                       whether two devices compute the same
 """
 
 _TRAIN_HELP = """\
@@ -46,6 +48,22 @@ curves.png and config.toml. The same settings on the same device give the same
 metrics, bit for bit. Ctrl-C ends the run and keeps what the whole epochs reached.
 """
 
+_DEVICES_HELP = """\
+List the devices, and for each that cannot be used, why, and what to type.
+
+With --json, one object:
+  gradflow   the version
+  backends   a list of: prefix, source (the package), usable (true or false), code
+             (the state in one word, like "driver-too-old"), state, fix (what to
+             type), devices (a list of: device, description, memory in bytes)
+  auto       device (null if GRADFLOW_DEVICE names what cannot be used), reason
+  notes      sentences about plug-ins that are left out
+
+environment:
+  GRADFLOW_DEVICE          what auto stands for
+  GRADFLOW_BACKEND_BLOCK   backends not to load, with commas between them
+"""
+
 _TRAIN_EXAMPLES = """\
 examples:
   gradflow train digits
@@ -56,6 +74,26 @@ examples:
   gradflow train --config runs/digits-seed0/config.toml --seed 1   (but its seed)
 
 exit status: 0 done; 1 training or writing failed; 2 bad input; 130 Ctrl-C
+"""
+
+_AGREE_HELP = """\
+Run operations, a model's forward and backward and short training runs on two
+devices, and print for each result how far it is off and how much of its bound
+that takes. What rounds is judged against float64 on the CPU, in ulp or by the
+bound of its error analysis; what does not (moves, masks, comparisons, random
+bits) has to be equal to the bit.
+
+One DEVICE is compared with the CPU. Without any, the CPU is compared with CUDA
+where that can be used, else with gradflow's own fake device.
+"""
+
+_AGREE_EXAMPLES = """\
+examples:
+  gradflow agree
+  gradflow agree cpu cuda
+  gradflow agree cuda:0 cuda:1 --json
+
+exit status: 0 all agree; 1 something does not; 2 bad input; 130 Ctrl-C
 """
 
 
@@ -101,13 +139,30 @@ def build_parser() -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", title="commands", prog="gradflow", parser_class=_Parser
     )
     _add_train(commands, formatter)
-    commands.add_parser(
+    devices = commands.add_parser(
         "devices",
         help="list the devices, and for each that cannot be used, why",
-        description="List the devices, and for each that cannot be used, why, and what to type.",
+        description=_DEVICES_HELP,
+        formatter_class=formatter,
         allow_abbrev=False,
     )
+    devices.add_argument("--json", action="store_true", help="the same as one JSON object")
+    _add_agree(commands, formatter)
     return parser
+
+
+def _add_agree(commands: Any, formatter: Any) -> None:
+    parser = commands.add_parser(
+        "agree",
+        help="compare the results of two devices",
+        usage="gradflow agree [DEVICE [DEVICE]] [--json]",
+        description=_AGREE_HELP,
+        epilog=_AGREE_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("devices", nargs="*", metavar="DEVICE", help="cpu, cuda, cuda:N, fake or another backend's")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
 
 
 def _add_train(commands: Any, formatter: Any) -> None:
@@ -293,25 +348,85 @@ def _train(arguments: argparse.Namespace) -> int:
         return INTERRUPTED if result.interrupted else 0
 
 
-def _devices() -> int:
-    rows = []
+def _device_report() -> dict[str, Any]:
+    """What `gradflow devices --json` prints; its help says what is in it."""
+    backends = []
     for prefix in backend_prefixes():
-        diagnosis = gf.diagnose(prefix)
+        diagnosis, found = gf.diagnose(prefix), []
         if diagnosis.usable:
-            for i in range(backend_class(prefix).device_count()):
-                backend = gf.get_backend(f"{prefix}:{i}" if i else prefix)
-                rows.append((str(backend.device), "yes", backend.describe()))
-        else:
-            rows.append((prefix, "no", diagnosis.state))
-            if diagnosis.fix:
-                rows.append(("", "", diagnosis.fix))
+            try:
+                for device in [d for d in gf.devices() if d.type == prefix]:
+                    backend = gf.get_backend(device)
+                    memory = backend.memory_stats()._asdict()
+                    found.append({"device": str(device), "description": backend.describe(), "memory": memory})
+            except Exception as error:  # of a plug-in: whatever it does, the others are listed
+                diagnosis = gf.Diagnosis(False, f"its device cannot be described: {one_line(error)}")
+        backends.append(
+            {
+                "prefix": prefix,
+                "source": backend_source(prefix),
+                "usable": diagnosis.usable,
+                "code": diagnosis.code or ("fine" if diagnosis.usable else "unusable"),
+                "state": " ".join(diagnosis.state.split()),
+                "fix": " ".join(diagnosis.fix.split()),
+                "devices": found if diagnosis.usable else [],
+            }
+        )
+    auto: dict[str, str | None]
+    try:
+        chosen, reason = auto_device()
+        auto = {"device": str(chosen), "reason": " ".join(reason.split())}
+    except SettingsError as error:
+        auto = {"device": None, "reason": " ".join(str(error).split())}
+    return {"gradflow": gf.__version__, "backends": backends, "auto": auto, "notes": discovery_notes()}
+
+
+def _devices(as_json: bool) -> int:
+    report = _device_report()
+    auto = report["auto"]
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print_devices(report)
+    if auto["device"] is None:
+        _complain(auto["reason"])
+        return MISUSED
+    if not as_json:
+        print(f"auto is {auto['device']} ({auto['reason']})")
+    return 0
+
+
+def _print_devices(report: dict[str, Any]) -> None:
+    rows = []
+    for backend in report["backends"]:
+        rows += [(d["device"], "yes", " ".join(d["description"].split())) for d in backend["devices"]]
+        if not backend["usable"]:
+            rows.append((backend["prefix"], "no", backend["state"]))
+            if backend["fix"]:
+                rows.append(("", "", backend["fix"]))
     width = max(len(name) for name, _, _ in rows) + 2
     print(f"{'device':{width}}  usable  what it is, or why not")
     for name, usable, words in rows:
-        print(f"{name:{width}}  {usable:6}  {' '.join(words.split())}")
-    chosen, reason = auto_device()
-    print(f"auto is {chosen} ({' '.join(reason.split())})")
-    return 0
+        print(f"{name:{width}}  {usable:6}  {words}")
+    for note in report["notes"]:
+        print(f"note: {note}")
+
+
+def _agree(arguments: argparse.Namespace) -> int:
+    from gradflow.testing import agree
+
+    try:
+        pair = agree.choose(arguments.devices)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(str(error)) from None
+    if arguments.json:
+        rows = agree.compare(pair.first, pair.second)
+        print(agree.as_json(pair, rows))
+    else:
+        print(agree.heading(pair), flush=True)
+        rows = agree.compare(pair.first, pair.second, each=agree.Table(lambda line: print(line, flush=True)).add)
+        print(f"\n{agree.verdict(rows)}")
+    return 0 if all(row.passed for row in rows) else FAILED
 
 
 def _complain(message: str) -> None:
@@ -335,7 +450,9 @@ def _run(words: Sequence[str] | None) -> int:
         if arguments.command == "train":
             return _train(arguments)
         if arguments.command == "devices":
-            return _devices()
+            return _devices(arguments.json)
+        if arguments.command == "agree":
+            return _agree(arguments)
         raise UsageError("there is no command; try gradflow train digits, or gradflow --help")
     except SystemExit as stop:  # of --help and --version
         return int(stop.code or 0)

@@ -1,8 +1,12 @@
 """Devices by name, and the registry that finds the backend of each.
 
-A device is a prefix and an index, `cpu` or `cuda:1`. A prefix belongs to a backend class: `cpu` and `cuda` to
-gradflow's own, another to whoever registers it, through `register_backend` or the entry-point group
-`gradflow.backends` (name = prefix, value = `module:Class`). Nothing is scanned or loaded before it is asked for.
+A device is a prefix and an index, `cpu` or `cuda:1`. A prefix belongs to a backend class. Who has a prefix, in this
+order: `cpu` and `cuda` are gradflow's own, always; then what `register_backend` was given; then the one installed
+package that claims it in the entry-point group `gradflow.backends` (name = prefix, value = `module:Class`). Two
+packages that claim one prefix get it neither of them, and `GRADFLOW_BACKEND_BLOCK` (prefixes, with commas) keeps any
+backend from being loaded.
+
+Nothing is scanned or loaded before it is asked for, and then once. What fails is a `Diagnosis`, never a crash.
 """
 
 from __future__ import annotations
@@ -10,20 +14,27 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from gradflow.backend import Backend, Device, Diagnosis
 
 logger = logging.getLogger("gradflow")
 
 ENTRY_POINT_GROUP = "gradflow.backends"
+BLOCK_VARIABLE = "GRADFLOW_BACKEND_BLOCK"
 _FIRST_PARTY = {"cpu": "gradflow_numpy:NumpyBackend", "cuda": "gradflow_cupy:CupyBackend"}
+_OWN_FIX = {
+    "cpu": "type: pip install --force-reinstall numpy",
+    "cuda": "type, in the clone of gradflow: pip install -e .",
+}
 
 
 class DeviceUnavailableError(RuntimeError):
@@ -36,7 +47,21 @@ class DeviceMismatchError(RuntimeError):
 
 DeviceLike = str | Device
 
+
+class Claim(NamedTuple):
+    """An entry point of the group `gradflow.backends`: the prefix it claims, its value, and whose it is."""
+
+    prefix: str
+    value: str
+    package: str
+    version: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.version} ({self.value})".replace("  ", " ")
+
+
 _registered: dict[str, Callable[[], type[Backend]]] = {}
+_loaded: dict[str, type[Backend] | Diagnosis] = {}
 _backends: dict[Device, Backend] = {}
 _current: ContextVar[Device] = ContextVar("gradflow_device", default=Device("cpu"))  # noqa: B039 (it is frozen)
 
@@ -46,41 +71,180 @@ def register_backend(prefix: str, backend: type[Backend]) -> None:
 
     Raises ValueError for a prefix that is not a plain name or is gradflow's own.
     """
-    if not prefix.isidentifier() or prefix == "auto" or prefix in _FIRST_PARTY:
+    if not _may_be_claimed(prefix):
         raise ValueError(f"a backend's prefix is a plain name other than auto, cpu and cuda; got {prefix!r}")
     _registered[prefix] = lambda: backend
     for device in [d for d in _backends if d.type == prefix]:
         del _backends[device]
 
 
+def _may_be_claimed(prefix: str) -> bool:
+    return prefix.isidentifier() and prefix != "auto" and prefix not in _FIRST_PARTY
+
+
+# ---------------------------------------------------------------------- what is installed
+
+
 @cache
-def _entry_points() -> dict[str, str]:
-    from importlib.metadata import entry_points
+def _scan() -> tuple[list[Claim], list[str]]:
+    """All claims of installed packages but gradflow's own, and a sentence for each package that cannot be read.
 
-    return {e.name: e.value for e in entry_points(group=ENTRY_POINT_GROUP) if e.name not in _FIRST_PARTY}
+    Package by package, since one with malformed entry points would else hide all the others.
+    """
+    from importlib.metadata import distributions
+
+    claims, unreadable, seen = [], [], set()
+    try:
+        for distribution in distributions():
+            name = "?"
+            try:
+                name = getattr(distribution, "_normalized_name", "") or distribution.name  # the latter reads a file
+                if name in seen:  # a second copy, further down the path
+                    continue
+                seen.add(name)
+                for entry in distribution.entry_points.select(group=ENTRY_POINT_GROUP):
+                    if _FIRST_PARTY.get(entry.name) != entry.value:
+                        claims.append(Claim(entry.name, entry.value, distribution.name, distribution.version))
+            except Exception as error:
+                unreadable.append(f"the entry points of the package {name} cannot be read: {one_line(error)}")
+    except Exception as error:
+        unreadable.append(f"the installed packages cannot be searched for backends: {one_line(error)}")
+    return sorted(claims), unreadable
 
 
-def _load(target: str) -> type[Backend]:
+def _claims(prefix: str) -> list[Claim]:
+    return [claim for claim in _scan()[0] if claim.prefix == prefix]
+
+
+def _blocked() -> list[str]:
+    return [word.strip() for word in os.environ.get(BLOCK_VARIABLE, "").split(",") if word.strip()]
+
+
+def backend_prefixes() -> list[str]:
+    """The prefixes of all backends that are known, loaded or not, and usable or not."""
+    claimed = [claim.prefix for claim in _scan()[0] if _may_be_claimed(claim.prefix)]
+    return list(dict.fromkeys([*_FIRST_PARTY, *_registered, *claimed]))
+
+
+def backend_source(prefix: str) -> str:
+    """Where the backend of `prefix` comes from: the packages that claim it, `gradflow-autograd`, or this program."""
+    if prefix in _FIRST_PARTY:
+        return "gradflow-autograd"
+    return "this program" if prefix in _registered else " and ".join(map(str, _claims(prefix)))
+
+
+def discovery_notes() -> list[str]:
+    """A sentence for all that was found and is not used as it asks to be: what `gradflow devices` prints below."""
+    claims, unreadable = _scan()
+    notes = list(unreadable)
+    for claim in claims:
+        if not _may_be_claimed(claim.prefix):
+            why = "which is gradflow's own" if claim.prefix in _FIRST_PARTY else "which is no plain name"
+            notes.append(
+                f"the package {claim} claims the device {claim.prefix!r}, {why}: ignored; "
+                f"type: pip uninstall {claim.package}"
+            )
+    known = backend_prefixes()
+    notes += [
+        f"{BLOCK_VARIABLE} names {word!r}, and there is no such backend; there are {', '.join(known)}"
+        for word in _blocked() if word not in known
+    ]  # fmt: skip
+    return notes
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line: its kind, and the beginning of what it says."""
+    words = " ".join(str(error).split())
+    words = words if len(words) <= 400 else f"{words[:400]} ..."
+    return f"{type(error).__name__}: {words}".rstrip(": ")
+
+
+# ---------------------------------------------------------------------- classes
+
+
+def _find(prefix: str) -> type[Backend] | Diagnosis:
+    """The class for `prefix`, or why there is none. ValueError where nobody offers one."""
+    known = prefix in _FIRST_PARTY or prefix in _registered
+    claims = [] if known else _claims(prefix) if _may_be_claimed(prefix) else []
+    if not known and not claims:
+        raise ValueError(f"unknown device {prefix!r}; there are {', '.join(backend_prefixes())} (and auto)")
+    blocked = _blocked()
+    if prefix in blocked:
+        return Diagnosis(
+            False,
+            f"the backend of {prefix!r} is not loaded, since {BLOCK_VARIABLE} names it",
+            f"take {prefix} out of {BLOCK_VARIABLE}, or type: unset {BLOCK_VARIABLE}",
+            "blocked",
+        )
+    if prefix in _registered:
+        return _registered[prefix]()
+    if len(claims) > 1:
+        fixes = ", or: ".join(f"pip uninstall {claim.package}" for claim in claims)
+        return Diagnosis(
+            False,
+            f"{len(claims)} packages claim the device {prefix!r}, so none gets it: {backend_source(prefix)}",
+            f"keep one; type: {fixes}",
+            "claimed-twice",
+        )
+    if prefix not in _loaded:
+        _loaded[prefix] = _load(prefix, claims[0].value if claims else _FIRST_PARTY[prefix])
+    return _loaded[prefix]
+
+
+def _load(prefix: str, target: str) -> type[Backend] | Diagnosis:
+    try:
+        found = _import(target)
+        if not (inspect.isclass(found) and issubclass(found, Backend)):
+            kind = f"the class {found.__name__}" if inspect.isclass(found) else f"of type {type(found).__name__}"
+            raise TypeError(f"it must be a class derived from gradflow.backend.Backend; it is {kind}")
+        if missing := sorted(getattr(found, "__abstractmethods__", ())):
+            raise TypeError(f"it lacks required services: {', '.join(missing)}")
+        if getattr(found, "name", None) != prefix:
+            raise TypeError(f"its attribute `name` must be {prefix!r}; it is {getattr(found, 'name', None)!r}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a package may do anything, sys.exit() too: it shall not end the program
+        return _failed(prefix, "loaded", error)
+    return found
+
+
+def _import(target: str) -> Any:
     module_name, _, attribute = target.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         folder = Path(__file__).resolve().parent.parent / "backends" / module_name
-        if error.name != module_name or not (folder / "__init__.py").exists():
+        own = target in _FIRST_PARTY.values()
+        if not own or error.name != module_name or not (folder / "__init__.py").exists():
             raise
         spec = importlib.util.spec_from_file_location(module_name, folder / "__init__.py")  # an uninstalled checkout
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
-        spec.loader.exec_module(module)
-    loaded: type[Backend] = getattr(module, attribute)
-    return loaded
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    return reduce(getattr, attribute.split("."), module)
 
 
-def backend_prefixes() -> list[str]:
-    """The prefixes of all backends that are known, loaded or not."""
-    return list(dict.fromkeys([*_FIRST_PARTY, *_registered, *_entry_points()]))
+def _failed(prefix: str, what: str, error: BaseException) -> Diagnosis:
+    """That the backend of `prefix` cannot be loaded, asked or started, and why."""
+    fix = _OWN_FIX.get(prefix, "")
+    if not fix and prefix not in _registered:
+        package = _claims(prefix)[0].package
+        fix = (
+            f"type: pip install --upgrade {package}, or: pip uninstall {package}, or leave it out: "
+            f"export {BLOCK_VARIABLE}={','.join([*_blocked(), prefix])}"
+        )
+    source = (
+        "" if prefix in _registered else f" ({_FIRST_PARTY.get(prefix) or 'of the package ' + backend_source(prefix)})"
+    )
+    return Diagnosis(
+        False, f"the backend of {prefix!r}{source} cannot be {what}: {one_line(error)}", fix, f"cannot-be-{what}"
+    )
 
 
 def backend_class(prefix: str) -> type[Backend]:
@@ -88,27 +252,64 @@ def backend_class(prefix: str) -> type[Backend]:
 
     Raises ValueError where none is known, DeviceUnavailableError where it is known but cannot be loaded.
     """
-    if prefix in _registered:
-        return _registered[prefix]()
-    target = _FIRST_PARTY.get(prefix) or _entry_points().get(prefix)
-    if target is None:
-        raise ValueError(f"unknown device {prefix!r}; there are {', '.join(backend_prefixes())} (and auto)")
+    found = _find(prefix)
+    if isinstance(found, Diagnosis):
+        raise DeviceUnavailableError(str(found))
+    return found
+
+
+def _ask(prefix: str, cls: type[Backend]) -> tuple[Diagnosis, int]:
+    """What the backend says of its devices, and their number. Never raises."""
     try:
-        return _load(target)
-    except Exception as error:
-        raise DeviceUnavailableError(f"the backend of {prefix!r} ({target}) cannot be loaded: {error}") from error
+        diagnosis = cls.diagnose()
+        if not isinstance(diagnosis, Diagnosis):
+            raise TypeError(f"diagnose() must give a gradflow.Diagnosis; it gives {diagnosis!r}")
+        count = int(cls.device_count()) if diagnosis.usable else 0
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return _failed(prefix, "asked", error), 0
+    if diagnosis.usable and count < 1:
+        return diagnosis._replace(usable=False, state=f"{diagnosis.state}; and there is no device", code="no-device"), 0
+    return diagnosis, count
+
+
+def _start(device: Device, cls: type[Backend]) -> Backend:
+    """The backend object of a device, made once; DeviceUnavailableError where that fails."""
+    if device not in _backends:
+        try:
+            _backends[device] = cls(device.index)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise DeviceUnavailableError(str(_failed(device.type, "started", error))) from error
+    return _backends[device]
 
 
 def diagnose(prefix: str) -> Diagnosis:
     """Whether devices called `prefix` can be used here, and if not, why and what to type. Never raises.
 
+    "Can be used" means more than what the backend says of itself: the object for its first device was made.
+
     >>> diagnose("cpu").usable
     True
     """
     try:
-        return backend_class(prefix).diagnose()
-    except (ValueError, DeviceUnavailableError) as error:
-        return Diagnosis(False, str(error))
+        cls = _find(prefix)
+    except ValueError as error:
+        return Diagnosis(False, str(error), code="unknown")
+    if isinstance(cls, Diagnosis):
+        return cls
+    diagnosis, _ = _ask(prefix, cls)
+    if diagnosis.usable:
+        try:
+            _start(Device(prefix), cls)
+        except DeviceUnavailableError as error:
+            return _failed(prefix, "started", error.__cause__ or error)
+    return diagnosis
+
+
+# ---------------------------------------------------------------------- devices
 
 
 def parse_device(device: DeviceLike) -> Device:
@@ -149,14 +350,13 @@ def get_backend(device: DeviceLike | None = None) -> Backend:
     backend = _backends.get(device)
     if backend is None:
         cls = backend_class(device.type)
-        diagnosis = cls.diagnose()
+        diagnosis, count = _ask(device.type, cls)
         if not diagnosis.usable:
             raise DeviceUnavailableError(f"device '{device}' cannot be used: {diagnosis}")
-        count = cls.device_count()
         if device.index >= count:
             there = f"there is one; use '{device.type}'" if count == 1 else f"there are {count} of type {device.type!r}"
             raise DeviceUnavailableError(f"device '{device.type}:{device.index}' does not exist: {there}")
-        backend = _backends[device] = cls(device.index)
+        backend = _start(device, cls)
     return backend
 
 
@@ -165,7 +365,7 @@ def devices() -> list[Device]:
     found = []
     for prefix in backend_prefixes():
         if diagnose(prefix).usable:
-            found += [Device(prefix, i) for i in range(backend_class(prefix).device_count())]
+            found += [Device(prefix, i) for i in range(_ask(prefix, backend_class(prefix))[1])]
     return found
 
 
@@ -199,3 +399,11 @@ def synchronize(device: DeviceLike | None = None) -> None:
 def memory_stats(device: DeviceLike | None = None) -> dict[str, int | None]:
     """Bytes of memory of a device: `current`, `peak` and `reserved`; None where the library does not count them."""
     return get_backend(device).memory_stats()._asdict()
+
+
+def free_memory(device: DeviceLike | None = None) -> int:
+    """Give memory that a device's pool keeps for later, and no array uses, back to the system; the bytes given back.
+
+    For a process that shares the device with others, or after a far larger model. The next arrays cost more.
+    """
+    return get_backend(device).free_memory()

@@ -206,18 +206,42 @@ class Tensor:
         return self.backend.to_host(self.array).tolist()
 
     def to(
-        self, target: DeviceLike | DType | Any = None, dtype: Any = None, *, device: DeviceLike | None = None
+        self,
+        target: DeviceLike | DType | Any = None,
+        dtype: Any = None,
+        *,
+        device: DeviceLike | None = None,
+        non_blocking: bool = False,
     ) -> Tensor:
         """This tensor on another device, or in another dtype; itself where it is there already. Differentiable.
 
-        `target` is either of the two; `device` and `dtype` are for both at once. Raises ValueError, TypeError or
-        DeviceUnavailableError for what does not exist here.
+        `target` is either of the two; `device` and `dtype` are for both at once. With `non_blocking`, a tensor from
+        `pin_memory` goes to its device while the host and the device go on; it must not change until then (see
+        `gradflow.synchronize`). Other tensors move as without it: to a GPU through a copy that CuPy makes first, from
+        a GPU when their values are there. Raises ValueError, TypeError or DeviceUnavailableError for what does not
+        exist here.
         """
         from gradflow import ops
 
         device, dtype = device_and_dtype(target, dtype, device)
-        out = self if device is None else ops.to_device(self, device)
+        out = self if device is None else ops.to_device(self, device, non_blocking)
         return out if dtype is None else ops.astype(out, dtype)
+
+    def pin_memory(self, device: DeviceLike = "cuda") -> Tensor:
+        """A copy of this tensor, still on the CPU, in memory from which `device` copies fastest (page-locked).
+
+        For `.to(device, non_blocking=True)`. A device without such memory, the CPU for one, gives the tensor itself.
+        Raises RuntimeError for a tensor of another device, or one that needs a gradient; DeviceUnavailableError for
+        a `device` that cannot be used.
+        """
+        if self.device.type != "cpu":
+            raise RuntimeError(
+                f"only a tensor on the cpu can be pinned; this one is on {self.device}: use .cpu() first"
+            )
+        if self._node is not None:
+            raise RuntimeError("pinned memory cannot carry the gradient that this tensor requires: use .detach() first")
+        pinned = get_backend(device).pin(self.array)
+        return self if pinned is self.array else type(self)(pinned, self.backend)
 
     def cpu(self) -> Tensor:
         """This tensor on the CPU."""

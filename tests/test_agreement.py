@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreement import assert_equal, assert_within, eps, host, product_bound, sum_bound, twin_device, ulp_bound
+from twin import twin_device
 
 import gradflow as gf
 from gradflow import nn, optim
 from gradflow.backend import dropout_threshold
+from gradflow.testing import assert_agree, eps, host, product_bound, sum_bound, ulp_bound
 
 SIZES = [1, 2, 31, 32, 33, 257, 1000]
 
@@ -39,14 +40,14 @@ def test_initial_weights_are_the_same_bits(device: str, seed: int) -> None:
     for (name, p), fan_in in zip(model.named_parameters(), (7, 7, 33, 33), strict=True):
         u = ((words(seed, counter, p.size) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
         bound = 1.0 / np.sqrt(fan_in)
-        assert_equal(name, p, (u * (bound - -bound) + -bound).astype(np.float32).reshape(p.shape))
+        assert_agree(name, p, (u * (bound - -bound) + -bound).astype(np.float32).reshape(p.shape))
         counter += (p.size + 3) // 4
 
 
 def test_normal_numbers_are_the_same_bits(device: str) -> None:
     for dtype in ("float32", "float64"):
         here = gf.random.normal((10000,), dtype=dtype, generator=gf.Generator(3))
-        assert_equal(
+        assert_agree(
             dtype, here, host(gf.random.normal((10000,), dtype=dtype, device="cpu", generator=gf.Generator(3)))
         )
 
@@ -56,7 +57,7 @@ def test_shuffles_are_the_same(device: str, n: int) -> None:
     generator = gf.Generator(3)
     for counter in (0, (n + 3) // 4):
         expected = np.argsort(words(3, counter, n), kind="stable")
-        assert_equal("permutation", gf.random.permutation(n, generator=generator), expected.astype(np.int64))
+        assert_agree("permutation", gf.random.permutation(n, generator=generator), expected.astype(np.int64))
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.999])
@@ -66,27 +67,27 @@ def test_dropout_masks_are_the_same(device: str, n: int, p: float) -> None:
     out = gf.dropout(x, p, generator=gf.Generator(9))
     halves = words(9, 0, (n + 1) // 2).astype("<u8").view("<u4")[:n]
     kept = halves >= dropout_threshold(p)
-    assert_equal("mask", host(out) != 0, kept)
+    assert_agree("mask", host(out) != 0, kept)
     # two roundings: of 1 / (1 - p), and of its product with x
-    assert_within("values", out, np.where(kept, f64(x) / (1 - p), 0), ulp_bound(f64(x) / (1 - p), ulps=2))
+    assert_agree("values", out, np.where(kept, f64(x) / (1 - p), 0), ulp_bound(f64(x) / (1 - p), ulps=2))
     out.sum().backward()
-    assert_equal("mask of the gradient", host(x.grad) != 0, kept)
+    assert_agree("mask of the gradient", host(x.grad) != 0, kept)
 
 
 def test_moves_masks_and_comparisons_are_exact(device: str) -> None:
     x, y = normal((40, 50), 1), normal((40, 50), 2)
     a, b = host(x), host(y)
-    assert_equal("there and back", x.to("cpu").to(device), a)
-    assert_equal("less", gf.less(x, y), a < b)
-    assert_equal("maximum", gf.maximum(x, y), np.maximum(a, b))
-    assert_equal("relu", gf.relu(x), np.maximum(a, np.float32(0)))
-    assert_equal("where", gf.where(x > y, x, y * 0), np.where(a > b, a, np.float32(0) * b))
-    assert_equal("transposed", x.T, a.T)
-    assert_equal("taken", gf.take(x, gf.tensor([3, 1, 3], dtype="int64"), axis=0), a[[3, 1, 3]])
-    assert_equal("argmax", x.argmax(axis=1), a.argmax(axis=1))
+    assert_agree("there and back", x.to("cpu").to(device), a)
+    assert_agree("less", gf.less(x, y), a < b)
+    assert_agree("maximum", gf.maximum(x, y), np.maximum(a, b))
+    assert_agree("relu", gf.relu(x), np.maximum(a, np.float32(0)))
+    assert_agree("where", gf.where(x > y, x, y * 0), np.where(a > b, a, np.float32(0) * b))
+    assert_agree("transposed", x.T, a.T)
+    assert_agree("taken", gf.take(x, gf.tensor([3, 1, 3], dtype="int64"), axis=0), a[[3, 1, 3]])
+    assert_agree("argmax", x.argmax(axis=1), a.argmax(axis=1))
     x.requires_grad_()
     gf.relu(x).backward(y)
-    assert_equal("gradient of relu", x.grad, np.where(a > 0, b, np.float32(0)))
+    assert_agree("gradient of relu", x.grad, np.where(a > 0, b, np.float32(0)))
 
 
 # ---------------------------------------------------------------------- in ulp
@@ -99,7 +100,7 @@ def test_transcendental_functions_are_within_four_ulp(device: str, name: str) ->
         x = abs(x)
     v = f64(x)
     reference = 1 / (1 + np.exp(-v)) if name == "sigmoid" else getattr(np, name)(v)
-    assert_within(name, getattr(gf, name)(x), reference, ulp_bound(reference))
+    assert_agree(name, getattr(gf, name)(x), reference, ulp_bound(reference))
 
 
 # ---------------------------------------------------------------------- by bounds
@@ -114,10 +115,10 @@ def test_linear_layers(device: str, n: int, k: int, m: int) -> None:
     out.backward(g)
     a, w, b, v = f64(x), f64(layer.weight), f64(layer.bias), f64(g)
     with_bias = np.abs(np.c_[a, np.ones(n)]), np.abs(np.c_[w, b]).T
-    assert_within("output", out, a @ w.T + b, product_bound(*with_bias))
-    assert_within("gradient of x", x.grad, v @ w, product_bound(v, w))
-    assert_within("gradient of the weight", layer.weight.grad, v.T @ a, product_bound(v.T, a))
-    assert_within("gradient of the bias", layer.bias.grad, v.sum(axis=0), sum_bound(v, axis=0))
+    assert_agree("output", out, a @ w.T + b, product_bound(*with_bias))
+    assert_agree("gradient of x", x.grad, v @ w, product_bound(v, w))
+    assert_agree("gradient of the weight", layer.weight.grad, v.T @ a, product_bound(v.T, a))
+    assert_agree("gradient of the bias", layer.bias.grad, v.sum(axis=0), sum_bound(v, axis=0))
 
 
 def slopes(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,8 +146,8 @@ def test_activations_and_their_gradients(device: str, name: str) -> None:
     out.backward(g)
     value, slope = slopes(name, f64(x))
     size = 1 + np.abs(f64(x)) ** (3 if name == "gelu" else 1)
-    assert_within(name, out, value, 16 * eps() * size)
-    assert_within(f"gradient of {name}", x.grad, f64(g) * slope, 16 * eps() * size * np.abs(f64(g)))
+    assert_agree(name, out, value, 16 * eps() * size)
+    assert_agree(f"gradient of {name}", x.grad, f64(g) * slope, 16 * eps() * size * np.abs(f64(g)))
 
 
 def test_layer_norm(device: str) -> None:
@@ -160,13 +161,13 @@ def test_layer_norm(device: str) -> None:
     scale = 1 / np.sqrt((centred**2).mean(axis=1, keepdims=True) + layer.eps)
     n = centred * scale
     size = np.abs(a).max(axis=1, keepdims=True) * scale
-    assert_within("output", out, n, 257 * eps() * (size + np.abs(n)))
+    assert_agree("output", out, n, 257 * eps() * (size + np.abs(n)))
     gradient = scale * (v - v.mean(axis=1, keepdims=True) - n * (v * n).mean(axis=1, keepdims=True))
     largest = np.abs(v).max(axis=1, keepdims=True) * scale * (1 + np.abs(n)) * (1 + size)
-    assert_within("gradient of x", x.grad, gradient, 257 * eps() * largest)
+    assert_agree("gradient of x", x.grad, gradient, 257 * eps() * largest)
     weight_bound = sum_bound(v * n, axis=0) + 257 * eps() * (np.abs(v) * (size + np.abs(n))).sum(axis=0)
-    assert_within("gradient of the weight", layer.weight.grad, (v * n).sum(axis=0), weight_bound)
-    assert_within("gradient of the bias", layer.bias.grad, v.sum(axis=0), sum_bound(v, axis=0))
+    assert_agree("gradient of the weight", layer.weight.grad, (v * n).sum(axis=0), weight_bound)
+    assert_agree("gradient of the bias", layer.bias.grad, v.sum(axis=0), sum_bound(v, axis=0))
 
 
 def test_cross_entropy(device: str) -> None:
@@ -179,12 +180,12 @@ def test_cross_entropy(device: str) -> None:
     bound = 10 * eps() * (1 + np.ptp(a, axis=1))
     t = gf.tensor(labels)
     each = gf.cross_entropy(x, t, reduction="none")
-    assert_within("losses", each, -logp[np.arange(200), labels], bound)
+    assert_agree("losses", each, -logp[np.arange(200), labels], bound)
     loss = gf.cross_entropy(x, t)
-    assert_within("mean", loss, -logp[np.arange(200), labels].mean(), bound.mean() + 200 * eps() * np.abs(logp).max())
+    assert_agree("mean", loss, -logp[np.arange(200), labels].mean(), bound.mean() + 200 * eps() * np.abs(logp).max())
     loss.backward()
     gradient = (np.exp(logp) - np.eye(10)[labels]) / 200
-    assert_within("gradient", x.grad, gradient, bound[:, None] / 200)
+    assert_agree("gradient", x.grad, gradient, bound[:, None] / 200)
 
 
 OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
@@ -210,7 +211,7 @@ def test_optimizer_steps(device: str, name: str) -> None:
         here.step()
         there.step()
     size = 2 * np.maximum(1, np.abs(host(reference)))
-    assert_within(name, p, reference, 10 * 10 * eps() * size)
+    assert_agree(name, p, reference, 10 * 10 * eps() * size)
 
 
 # ---------------------------------------------------------------------- whole training runs
@@ -271,7 +272,7 @@ def run_bound(dtype: str) -> float:
 
 
 def assert_losses(what: str, losses: list[float], reference: list[float], dtype: str) -> None:
-    assert_within(what, np.array(losses), np.array(reference), run_bound(dtype) * np.abs(reference))
+    assert_agree(what, np.array(losses), np.array(reference), run_bound(dtype) * np.abs(reference))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -279,7 +280,7 @@ def assert_losses(what: str, losses: list[float], reference: list[float], dtype:
 def test_a_training_run_gives_the_losses_of_the_reference(device: str, dtype: str, optimizer: str) -> None:
     here, reference = Run(device, dtype, optimizer), Run("cpu", "float64", optimizer)
     for (name, p), q in zip(here.model.named_parameters(), reference.model.parameters(), strict=True):
-        assert_equal(f"initial {name}", f64(p), host(q))
+        assert_agree(f"initial {name}", f64(p), host(q))
     losses, expected = here.epochs(EPOCHS), reference.epochs(EPOCHS)
     assert here.generator.state_dict() == reference.generator.state_dict()
     assert np.mean(expected[-5:]) < 0.7 * np.mean(expected[:5]), f"nothing was learnt: {expected[::5]}"

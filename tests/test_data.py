@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from agreement import twin_device
+from twin import twin_device
 
 import gradflow as gf
 from gradflow.data import DATASETS, Batches, Dataset, load

@@ -7,6 +7,7 @@ array that slips from one device to the other, in a rule, a sum or a gradient, r
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import gradflow as gf
 from gradflow import device as registry
 from gradflow.backend import ARRAY_FUNCTIONS, Backend, Diagnosis, MemoryStats
 from gradflow.dtypes import DTYPES
+from tests.conftest import require_gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -330,6 +332,111 @@ def test_nothing_turns_into_numpy_by_itself(second_device: str) -> None:
     assert y.tolist() == [1.0, 1.0]
 
 
+def test_pinning_for_a_device_without_pinned_memory_is_nothing(second_device: str) -> None:
+    x = gf.tensor([1.0, 2.0])
+    for device in ("cpu", "lab"):
+        assert x.pin_memory(device) is x
+        moved = x.to(device, non_blocking=True)
+        assert moved.device == gf.Device(device)
+        assert moved.tolist() == [1.0, 2.0]
+    assert x.to("lab").to("cpu", non_blocking=True).tolist() == [1.0, 2.0]
+    assert gf.free_memory("lab") == 0
+
+
+def test_what_cannot_be_pinned(second_device: str) -> None:
+    with pytest.raises(RuntimeError, match=r"on lab:0: use \.cpu\(\) first"):
+        gf.ones(2, device="lab").pin_memory("cpu")
+    with pytest.raises(RuntimeError, match=r"\.detach\(\) first"):
+        gf.ones(2, requires_grad=True).pin_memory("cpu")
+    if not gf.diagnose("cuda").usable:
+        with pytest.raises(gf.DeviceUnavailableError, match="'cuda:0' cannot be used"):
+            gf.ones(2).pin_memory()
+
+
+@pytest.mark.gpu
+def test_pinned_memory_on_a_gpu() -> None:
+    require_gpu()
+    buffer = gf.zeros((64, 3)).pin_memory()
+    for value in (1.0, 2.0, 3.0):
+        buffer.copy_(gf.full((64, 3), value))
+        moved = buffer.to("cuda", non_blocking=True)
+        gf.synchronize("cuda")
+        assert moved.sum().item() == 192 * value
+    backend = gf.get_backend("cuda")
+    assert backend._is_pinned(buffer.array)
+    assert not backend._is_pinned(gf.zeros((64, 3)).array)
+    del moved
+    assert gf.free_memory("cuda") >= 0
+
+
+@pytest.mark.parametrize("non_blocking", [False, True])
+def test_a_copy_on_another_device_shares_nothing(second_device: str, non_blocking: bool) -> None:
+    x = gf.tensor([1.0, 2.0])
+    moved = x.to("lab", non_blocking=non_blocking)
+    with gf.no_grad():
+        x += 1
+    assert moved.tolist() == [1.0, 2.0]
+
+
+FREE = """
+import numpy as np, gradflow as gf
+keep = [np.ones(2000) for _ in range(4000)]  # 64 MB in small pieces
+last = np.ones(2000)
+del keep
+before = gf.memory_stats("cpu")["current"]
+freed = gf.free_memory("cpu")
+print(before, freed, gf.memory_stats("cpu")["current"], last.sum())
+"""
+
+
+def test_memory_that_was_freed_goes_back() -> None:
+    """glibc keeps small pieces below one in use; it is asked for them. Elsewhere the answer is 0."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "backends")))}
+    out = subprocess.run([sys.executable, "-c", FREE], env=environment, capture_output=True, text=True, check=True)
+    before, freed, after, total = (float(word) for word in out.stdout.split())
+    assert total == 2000
+    if platform.libc_ver()[0] == "glibc" and before:
+        assert 32e6 < freed < 80e6
+        assert after <= before - 32e6
+    else:
+        assert freed >= 0
+
+
+def test_events_and_streams_of_a_device_without_them() -> None:
+    backend = gf.get_backend("cpu")
+    with backend.stream():
+        first, last = backend.event(), backend.event()
+        first.record()
+        with pytest.raises(RuntimeError, match="both events must be recorded"):
+            last.seconds_since(first)
+        with pytest.raises(RuntimeError, match="both events must be recorded"):
+            first.seconds_since(last)
+        last.record()
+        assert last.seconds_since(first) >= 0
+        assert first.seconds_since(last) <= 0
+
+
+@pytest.mark.gpu
+def test_events_and_streams_on_a_gpu() -> None:
+    require_gpu()
+    backend = gf.get_backend("cuda")
+    x = gf.ones((1024, 1024), device="cuda")
+    first, last = backend.event(), backend.event()
+    with backend.stream():
+        first.record()
+        y = x @ x
+        last.record()
+    assert last.seconds_since(first) > 0
+    assert y.sum().item() == 1024.0**3
+
+
+def test_the_import_is_not_slower_than_numpys() -> None:
+    from benchmarks.import_time import LIMIT, once
+
+    numpys, ours = (min(once(f"import {name}") for _ in range(5)) for name in ("numpy", "gradflow"))
+    assert ours <= LIMIT * numpys
+
+
 def test_pickled_tensors_come_back_to_their_device(second_device: str) -> None:
     import copy
     import pickle
@@ -447,14 +554,6 @@ def test_a_function_that_no_backend_has_is_named() -> None:
 def test_a_prefix_that_is_taken_or_no_name_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match="plain name"):
         gf.register_backend(prefix, LabBackend)
-
-
-def test_a_backend_that_cannot_be_loaded_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_entry_points", lambda: {"broken": "no_such_module_at_all:Backend"})
-    with pytest.raises(gf.DeviceUnavailableError, match=r"'broken' .*no_such_module_at_all"):
-        gf.zeros(1, device="broken")
-    assert "no_such_module_at_all" in gf.diagnose("broken").state
-    assert gf.Device("cpu") in gf.devices()
 
 
 def test_every_array_function_is_numpys_own() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreement import host
 
 import gradflow as gf
 from gradflow import nn, optim
+from gradflow.testing import host
 
 
 def leaf(value: Any, dtype: str = "float64") -> gf.Tensor:

@@ -36,7 +36,7 @@ ROOMS: tuple[set[str], ...] = (
     {"checkpoint", "gradcheck"},
     {"capture"},
     {"nn", "optim"},  # the core up to here
-    {"data"},
+    {"data", "testing"},
     {"training"},
     {"draw"},
     {"interop"},
@@ -51,6 +51,8 @@ WITHIN_FUNCTIONS: dict[str, set[str]] = {"tensor": {"ops"}, "ops": {"random"}}
 CORE = set().union(*ROOMS[: 1 + next(i for i, room in enumerate(ROOMS) if "nn" in room)]) | {"gradflow"}
 HOST = {"numpy"}
 """What the rooms above the core, which work on the host, import like the standard library."""
+PYTEST_ONLY = ("gradflow.testing.conformance", "gradflow.testing.plugin")
+"""What only pytest imports."""
 ALLOWED_OF_BACKENDS = {"gradflow.backend", "gradflow.dtypes"}
 LIBRARIES_OF_BACKENDS = {"gradflow_numpy": {"numpy"}, "gradflow_cupy": set()}
 
@@ -246,6 +248,8 @@ def test_gradflow_does_not_import_a_backend(name: str) -> None:
 def test_optional_packages_are_imported_in_functions(name: str) -> None:
     package = name.partition(".")[0]
     allowed = LIBRARIES_OF_BACKENDS.get(package, HOST if unit(name) not in CORE else set())
+    if name.startswith(PYTEST_ONLY):
+        allowed = allowed | {"pytest"}
     found = {
         i.package for i in imports(TREES[name])
         if not i.in_function and not i.typing and i.package not in sys.stdlib_module_names

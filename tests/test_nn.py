@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreement import assert_equal, host, twin_device
+from twin import twin_device
 
 import gradflow as gf
 from gradflow import device as registry
 from gradflow import nn
 from gradflow.backend import ACTIVATIONS
 from gradflow.nn import init
+from gradflow.testing import assert_agree, host
 
 
 class Two(nn.Module):
@@ -216,7 +217,7 @@ def test_train_and_eval_reach_every_module() -> None:
     x = gf.ones((50, 3))
     assert (host(model(x)) == 0).any()
     model.eval()
-    assert_equal("evaluation is deterministic", model(x), host(model(x)))
+    assert_agree("evaluation is deterministic", model(x), host(model(x)))
     assert (host(model(x)) != 0).all()
 
 
@@ -256,7 +257,7 @@ def test_to_dtype(device: str) -> None:
     assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {gf.float64}
     model.to(gf.float32)
     for name, p in model.named_parameters():
-        assert_equal(name, p, before[name])
+        assert_agree(name, p, before[name])
 
 
 def test_to_where_it_is_already_keeps_everything(device: str) -> None:
@@ -280,7 +281,7 @@ def test_to_another_device(other_device: str) -> None:
     assert {str(p.grad.device) for p in model.parameters()} == {f"{other_device}:0"}
     model.to("cpu")
     for name, p in model.named_parameters():
-        assert_equal(name, p, before[name])
+        assert_agree(name, p, before[name])
 
 
 @pytest.mark.parametrize("target", ["int64", gf.bool, gf.int32])
@@ -312,7 +313,7 @@ def test_state_dict_is_a_copy(device: str) -> None:
             p.zero_()
     for name, value in state.items():
         assert not value.requires_grad
-        assert_equal(name, value, before[name])
+        assert_agree(name, value, before[name])
 
 
 def test_load_state_dict_overwrites_in_place(device: str) -> None:
@@ -323,7 +324,7 @@ def test_load_state_dict_overwrites_in_place(device: str) -> None:
     assert all(p.array is a for p, a in zip(model.parameters(), arrays, strict=True))
     assert [id(p) for p in model.parameters()] == ids
     for name, p in model.named_parameters():
-        assert_equal(name, p, values(source)[name])
+        assert_agree(name, p, values(source)[name])
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -332,7 +333,7 @@ def test_load_state_dict_takes_numpy_values_of_any_float_width(device: str, dtyp
     model, source = Two(), Two()
     model.load_state_dict({name: v.astype(dtype) for name, v in values(source).items()})
     for name, p in model.named_parameters():
-        assert_equal(name, p, values(source)[name])
+        assert_agree(name, p, values(source)[name])
 
 
 def test_load_state_dict_takes_values_from_another_device(other_device: str) -> None:
@@ -340,7 +341,7 @@ def test_load_state_dict_takes_values_from_another_device(other_device: str) -> 
     model.load_state_dict(source.state_dict())
     for name, p in model.named_parameters():
         assert str(p.device) == "cpu"
-        assert_equal(name, p, values(source)[name])
+        assert_agree(name, p, values(source)[name])
 
 
 def test_numpy_values_are_copied() -> None:
@@ -374,7 +375,7 @@ def test_a_state_that_does_not_fit_leaves_the_model_untouched(
     with pytest.raises(error, match=says):
         model.load_state_dict(state)
     for name, p in model.named_parameters():
-        assert_equal(name, p, before[name])
+        assert_agree(name, p, before[name])
 
 
 def test_loading_what_is_there_without_strict() -> None:
@@ -385,8 +386,8 @@ def test_loading_what_is_there_without_strict() -> None:
     assert found == (["first.weight", "first.bias"], ["extra"])
     assert found.missing_keys == found[0]
     assert host(model.scale).tolist() == [3.0] * 4
-    assert_equal("last", model.last[0].weight, values(source)["last.0.weight"])
-    assert_equal("first", model.first.weight, before["first.weight"])
+    assert_agree("last", model.last[0].weight, values(source)["last.0.weight"])
+    assert_agree("first", model.first.weight, before["first.weight"])
     with pytest.raises(ValueError, match="scale"):
         model.load_state_dict({"scale": gf.ones((5,))}, strict=False)
 
@@ -483,7 +484,7 @@ def test_the_state_has_every_name_of_what_is_shared(device: str) -> None:
     assert names(model) == ["a.weight", "a.bias"]
     assert [name for name, _ in model.named_parameters(remove_duplicate=False)] == list(state)
     other.load_state_dict({name: host(value) for name, value in state.items()})
-    assert_equal("weight", other.b.weight, host(model.a.weight))
+    assert_agree("weight", other.b.weight, host(model.a.weight))
     with pytest.raises(nn.StateError, match=r"missing: b\.weight, c\.bias$"):
         other.load_state_dict({n: v for n, v in state.items() if n not in ("b.weight", "c.bias")})
 
@@ -493,7 +494,7 @@ def test_differing_values_of_one_parameter_are_refused(device: str) -> None:
     state = model.state_dict()
     with pytest.raises(ValueError, match=r"a\.weight and b\.weight share"):
         model.load_state_dict({**state, "b.weight": state["a.weight"] + 1})
-    assert_equal("weight", model.a.weight, host(state["a.weight"]))
+    assert_agree("weight", model.a.weight, host(state["a.weight"]))
     state["a.weight"][0, 0] = math.nan
     model.load_state_dict({**state, "b.weight": host(state["a.weight"]).copy()})
     assert math.isnan(host(model.b.weight)[0, 0])
@@ -513,8 +514,8 @@ def test_the_state_is_what_functional_call_takes(device: str) -> None:
     expected = Net()
     expected.load_state_dict(state)
     before = model(x)
-    assert_equal("call", nn.functional_call(model, state, x), host(expected(x)))
-    assert_equal("after", model(x), host(before))
+    assert_agree("call", nn.functional_call(model, state, x), host(expected(x)))
+    assert_agree("after", model(x), host(before))
 
 
 def test_a_state_error_is_a_key_error_that_reads_well() -> None:
@@ -545,12 +546,12 @@ def test_a_copy_of_a_model_is_the_same_and_apart(device: str, copied: Callable[[
     assert all(type(p) is nn.Parameter for p in twin.parameters())
     before = values(model)
     x = gf.ones((2, 3))
-    assert_equal("output", twin(x), host(model(x)))
+    assert_agree("output", twin(x), host(model(x)))
     with gf.no_grad():
         for p in twin.parameters():
             p.zero_()
     for name, p in model.named_parameters():
-        assert_equal(name, p, before[name])
+        assert_agree(name, p, before[name])
 
 
 def test_repr() -> None:
@@ -611,11 +612,11 @@ def test_a_module_is_its_function(device: str, module: nn.Module, function: Call
     x, y = (gf.random.normal((3, 4, 6), generator=gf.Generator(1)).requires_grad_() for _ in range(2))
     module.to(device)
     out, expected = module(x), function(y)
-    assert_equal("value", out, host(expected))
+    assert_agree("value", out, host(expected))
     g = gf.random.normal((3, 4, 6))
     out.backward(g)
     expected.backward(g)
-    assert_equal("gradient", x.grad, host(y.grad))
+    assert_agree("gradient", x.grad, host(y.grad))
 
 
 LABELS = [1, 0, 2, 1]
@@ -644,7 +645,7 @@ def test_a_loss_is_its_function(device: str, module: Any, function: Any, kind: s
         "shares": gf.tensor(rng.uniform(size=(4, 3)).astype(np.float32)),
         "labels": gf.tensor(LABELS, dtype="int64"),
     }[kind]
-    assert_equal(reduction, module(reduction)(x, target), host(function(x, target, reduction=reduction)))
+    assert_agree(reduction, module(reduction)(x, target), host(function(x, target, reduction=reduction)))
 
 
 MASKED = np.array([[0.0, -np.inf, 1.0], [2.0, 0.5, -np.inf], [0.5, -0.3, 0.1]])
@@ -700,14 +701,14 @@ def test_labels_of_every_integer_dtype(device: str) -> None:
     for dtype in ("uint8", "int8", "int32", "uint64"):
         for loss in (gf.cross_entropy, gf.nll_loss):
             found, expected = (loss(x, gf.tensor([3, 0, 2], dtype=d)) for d in (dtype, "int64"))
-            assert_equal(dtype, found, host(expected))
+            assert_agree(dtype, found, host(expected))
 
 
 @pytest.mark.parametrize("loss", [gf.mse_loss, gf.l1_loss, gf.huber_loss])
 def test_losses_of_small_integers_do_not_wrap(device: str, loss: Any) -> None:
     x, y = [1, 200, 0], [3, 0, 255]
     found = loss(gf.tensor(x, dtype="uint8"), gf.tensor(y, dtype="uint8"))
-    assert_equal("loss", found, host(loss(gf.tensor(x), gf.tensor(y))))
+    assert_agree("loss", found, host(loss(gf.tensor(x), gf.tensor(y))))
 
 
 @pytest.mark.parametrize(
@@ -741,7 +742,7 @@ def test_dropout_keeps_the_mean_and_draws_from_its_generator(device: str) -> Non
     sigma = math.sqrt(0.3 * 0.7 / out.size)
     assert abs(kept.mean() - 0.7) < 5 * sigma, f"{kept.mean():.5f} of the elements kept"
     np.testing.assert_allclose(out[kept], 1 / 0.7, rtol=1e-6)
-    assert_equal("the same seed", nn.Dropout(0.3, generator=gf.Generator(5))(x), out)
+    assert_agree("the same seed", nn.Dropout(0.3, generator=gf.Generator(5))(x), out)
     assert (host(drop(x)) != out).any(), "the next mask is another one"
     state = gf.random.default_generator.state_dict()
     drop(x)
@@ -755,7 +756,7 @@ def test_sequential_is_a_row_of_modules() -> None:
     row = nn.Sequential(a, b)
     assert (len(row), row[0], row[-1], list(row)) == (2, a, b, [a, b])
     x = gf.ones((1, 2))
-    assert_equal("result", row(x), host(b(a(x))))
+    assert_agree("result", row(x), host(b(a(x))))
     assert nn.Sequential()(x) is x
     with pytest.raises(IndexError):
         row[2]
@@ -794,7 +795,7 @@ def test_identity_and_flatten(device: str) -> None:
         (nn.Flatten(-2, -1), (2, 3, 20)),
         (nn.Flatten(2, 2), (2, 3, 4, 5)),
     ):
-        assert_equal(repr(layer), layer(x), host(x).reshape(shape))
+        assert_agree(repr(layer), layer(x), host(x).reshape(shape))
     assert nn.Flatten()(gf.zeros((0, 3, 2))).shape == (0, 6)
     assert repr(nn.Flatten()) == "Flatten(start_axis=1, end_axis=-1)"
     for wrong, given in ((nn.Flatten(2, 1), x), (nn.Flatten(), x[0, 0, 0])):
@@ -804,7 +805,7 @@ def test_identity_and_flatten(device: str) -> None:
 
 def test_layer_norm_takes_a_length(device: str) -> None:
     x = gf.random.normal((2, 3))
-    assert_equal("layer_norm", gf.layer_norm(x, 3), host(gf.layer_norm(x, (3,))))
+    assert_agree("layer_norm", gf.layer_norm(x, 3), host(gf.layer_norm(x, (3,))))
 
 
 def test_mlp_is_linear_layers_with_activations_between() -> None:
@@ -827,7 +828,7 @@ def test_widths_may_be_numpy_integers() -> None:
 def test_the_same_seed_gives_the_same_model(device: str) -> None:
     a, b = (nn.MLP([5, 4, 3], generator=gf.Generator(3)) for _ in range(2))
     for name, p in a.named_parameters():
-        assert_equal(name, p, values(b)[name])
+        assert_agree(name, p, values(b)[name])
     different = nn.MLP([5, 4, 3], generator=gf.Generator(4))
     assert all((host(p) != values(different)[name]).all() for name, p in a.named_parameters())
 
@@ -931,7 +932,7 @@ def test_uniform_initialisers_are_their_formula_of_the_generators_numbers(device
     expected = (uniforms(7, t.size).reshape(SHAPE) * (high - low) + low).astype(dtype)
     width = high - low
     if name == "uniform_":
-        assert_equal("the numbers", t, expected)
+        assert_agree("the numbers", t, expected)
     else:  # the bounds themselves, computed in another order, may differ by an ulp or two
         np.testing.assert_allclose(host(t), expected, rtol=np.finfo(dtype).eps, atol=2 * width * 2.0**-52)
     slack = 2 * width * np.finfo(dtype).eps

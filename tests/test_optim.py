@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreement import assert_equal, eps, host, twin_device
+from twin import twin_device
 
 import gradflow as gf
 from gradflow import nn, optim
 from gradflow.optim import SGD, Adam, AdamW, Optimizer, RMSprop, clip_grad_norm_, schedules
+from gradflow.testing import assert_agree, eps, host
 
 MAKERS: dict[str, Callable[[Any], Optimizer]] = {
     "SGD": lambda p: SGD(p, lr=0.1),
@@ -64,7 +65,7 @@ def values(model: nn.Module) -> dict[str, np.ndarray]:
 
 def assert_same(model: nn.Module, expected: dict[str, np.ndarray]) -> None:
     for name, p in model.named_parameters():
-        assert_equal(name, p, expected[name])
+        assert_agree(name, p, expected[name])
 
 
 def shares(a: Any, b: Any) -> bool:
@@ -180,8 +181,8 @@ def test_parameters_without_a_gradient_stay_and_so_does_their_state(device: str,
             alone.grad = gf.tensor(gradients[step, 1])
             single.step()
         else:
-            assert_equal(f"q at step {step}", q, before)
-        assert_equal(f"q after step {step}", q, host(alone))
+            assert_agree(f"q at step {step}", q, before)
+        assert_agree(f"q after step {step}", q, host(alone))
     assert both.state_dict()["state"][1]["step"] == 3
     assert both.state_dict()["state"][0]["step"] == 5
 
@@ -203,7 +204,7 @@ def test_frozen_parameters_stay(device: str, make: Any) -> None:
     optimizer = make(model.parameters())
     before = values(model)
     train(model, optimizer, range(3))
-    assert_equal("frozen weight", model[0].weight, before["0.weight"])
+    assert_agree("frozen weight", model[0].weight, before["0.weight"])
     assert (host(model[1].weight) != before["1.weight"]).all()
     model[0].requires_grad_()  # thawed: joins at the next step
     train(model, optimizer, range(3, 4))
@@ -299,7 +300,7 @@ def test_two_optimizers_may_share_a_parameter(device: str, makes: tuple[str, str
             first.step()
             mirrors[0].step()
             mirrors[1].step()
-            assert_equal(f"step {step}", q, host(mirror[1]))
+            assert_agree(f"step {step}", q, host(mirror[1]))
         else:
             before = host(q).copy()
             second.step()
@@ -307,8 +308,8 @@ def test_two_optimizers_may_share_a_parameter(device: str, makes: tuple[str, str
             assert (host(q) != before).all()
             with gf.no_grad():
                 mirror[1].copy_(q)
-    assert_equal("p", p, host(mirror[0]))
-    assert_equal("r", r, host(mirror[2]))
+    assert_agree("p", p, host(mirror[0]))
+    assert_agree("r", r, host(mirror[2]))
 
 
 @pytest.mark.parametrize("where", ["float64", "twin"])
@@ -504,7 +505,7 @@ def test_hyperparameters_may_be_numpy_numbers(device: str) -> None:
     p.grad = q.grad = gf.ones((1,))
     sgd.step()
     reference.step()
-    assert_equal("p", p, host(q))
+    assert_agree("p", p, host(q))
     assert repr(sgd) == repr(reference)
     assert Adam([p], betas=(np.float32(0.5), np.float64(0.75))).param_groups[0]["betas"] == (0.5, 0.75)
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreement import eps, host
 
 import gradflow as gf
 from gradflow import nn, optim
 from gradflow.optim import schedules
+from gradflow.testing import eps, host
 
 torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
@@ -21,7 +22,7 @@ from gradflow_cupy.losses import LossKernels
 from gradflow_cupy.memory import PeakCounter
 from gradflow_cupy.optimizers import OptimizerKernels
 
-_SERVICES = ("to_host", "from_host", "getitem", "setitem", "event")
+_SERVICES = ("to_host", "from_host", "from_host_later", "pin", "free_memory", "getitem", "setitem", "event")
 
 
 class CupyBackend(LossKernels, OptimizerKernels):
@@ -44,6 +45,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
         super().__init__(cupy, index)
         self._place = cupy.cuda.Device(index)
         self._peak: PeakCounter | None = None
+        self._in_flight: deque[tuple[Any, Any]] = deque()
         if cupy.cuda.runtime.getDeviceCount() > 1:
             for function in ARRAY_FUNCTIONS:
                 setattr(self, function, _on(self._place, getattr(self, function)))
@@ -120,8 +122,33 @@ class CupyBackend(LossKernels, OptimizerKernels):
         # CuPy copies to pinned memory first and goes on from there by itself: nothing waits
         return self.cupy.array(values, order="C")
 
+    def pin(self, values: Any) -> Any:
+        out = self.cupyx.empty_pinned(values.shape, dtype=values.dtype)
+        out[...] = values
+        return out
+
+    def from_host_later(self, values: Any) -> Array:
+        """As in the contract. Page-locked values are copied by the GPU itself; others as by `from_host`."""
+        if not values.size or not self._is_pinned(values):
+            return self.from_host(values)
+        out = self.cupy.empty(values.shape, dtype=values.dtype)
+        stream = self.cupy.cuda.get_current_stream()
+        out.set(values, stream=stream)
+        while self._in_flight and self._in_flight[0][0].done:
+            self._in_flight.popleft()
+        # CuPy would give freed page-locked memory to the next who asks, while the GPU still reads it
+        self._in_flight.append((stream.record(), values))
+        return out
+
+    def _is_pinned(self, values: Any) -> bool:
+        if not (hasattr(values, "ctypes") and values.flags.c_contiguous):  # a NumPy scalar has no address
+            return False
+        runtime = self.cupy.cuda.runtime
+        return bool(runtime.pointerGetAttributes(values.ctypes.data).type == runtime.memoryTypeHost)
+
     def synchronize(self) -> None:
         self._place.synchronize()
+        self._in_flight.clear()
 
     def memory_stats(self) -> MemoryStats:
         """As in the contract. CuPy does not count the peak: the first call starts that, and gives None for it."""
@@ -132,6 +159,14 @@ class CupyBackend(LossKernels, OptimizerKernels):
             self._peak = PeakCounter(self.cupy, self.device.index, current)
             return MemoryStats(current, None, reserved)
         return MemoryStats(current, max(self._peak.peak, current), reserved)
+
+    def free_memory(self) -> int:
+        """As in the contract, with CuPy's page-locked host memory, which the count leaves out."""
+        pool = self.cupy.get_default_memory_pool()
+        before = pool.total_bytes()
+        pool.free_all_blocks()
+        self.cupy.get_default_pinned_memory_pool().free_all_blocks()
+        return int(before - pool.total_bytes())
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[Any]:

@@ -6,6 +6,7 @@ microsecond) plus the memory traffic, so a kernel saves calls on small arrays an
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 import os
@@ -106,6 +107,9 @@ class NumpyBackend(Backend):
     def from_host(self, values: Any) -> Array:
         return np.array(values, order="C")
 
+    def host_values(self, array: Array) -> Any:
+        return array
+
     def synchronize(self) -> None:
         pass
 
@@ -123,7 +127,17 @@ class NumpyBackend(Backend):
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         except ImportError:
             peak = None
-        return MemoryStats(current, peak, current)
+        return MemoryStats(current, None if peak is None else max(peak, current), current)  # the system's peak lags
+
+    def free_memory(self) -> int:
+        """As in the contract. NumPy has no pool; the C library keeps what was freed, and glibc can be asked for it."""
+        self._ones.clear()
+        before = self.memory_stats().current
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except (AttributeError, OSError, TypeError):  # another C library
+            return 0
+        return max(before - self.memory_stats().current, 0)
 
     # ------------------------------------------------------------------ kernels
 

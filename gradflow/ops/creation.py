@@ -68,11 +68,12 @@ def _check_numbers(*data: Any) -> None:
             raise TypeError(f"a tensor is made of numbers; got {item!r} among them")
 
 
-def _moved(F: Backend, x: Any, target: Backend) -> Any:
-    return target.from_host(F.to_host(x))
+def _moved(F: Backend, x: Any, target: Backend, non_blocking: bool = False) -> Any:
+    values = F.host_values(x)
+    return target.from_host_later(values) if non_blocking else target.from_host(values)
 
 
-def _moved_back(F: Any, g: Any, _out: Any, _x: Any, target: Backend) -> Any:
+def _moved_back(F: Any, g: Any, _out: Any, _x: Any, target: Backend, non_blocking: bool) -> Any:
     source = _x.backend
     return to_device(g, source.device) if isinstance(g, Tensor) else _moved(target, g, source)
 
@@ -80,9 +81,10 @@ def _moved_back(F: Any, g: Any, _out: Any, _x: Any, target: Backend) -> Any:
 _TO_DEVICE = defop("to_device", _moved_back, forward=_moved)
 
 
-def to_device(x: Tensor, /, device: DeviceLike) -> Tensor:
+def to_device(x: Tensor, /, device: DeviceLike, non_blocking: bool = False) -> Tensor:
     """x on another device; x itself where it is there already. Differentiable: the gradient comes back.
 
+    With `non_blocking`, x must not change before the copy is over; see `Tensor.to`.
     Raises ValueError or DeviceUnavailableError for a device that does not exist here.
     """
     check_tensors("to", x)
@@ -90,7 +92,7 @@ def to_device(x: Tensor, /, device: DeviceLike) -> Tensor:
     if target is x.backend:
         return x
     native_dtype(target, x.dtype)
-    out = apply(_TO_DEVICE, (x,), {"target": target})
+    out = apply(_TO_DEVICE, (x,), {"target": target, "non_blocking": non_blocking})
     out.backend = target
     return out
 

@@ -14,6 +14,8 @@ class State:
     transfers = 0
     synchronizations = 0
     hooks: list[Any] = []  # noqa: RUF012
+    events_done = True
+    pinned: list[Any] = []  # noqa: RUF012
 
 
 class Device:
@@ -36,6 +38,10 @@ class Device:
 class Event:
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.time = 0.0
+
+    @property
+    def done(self) -> bool:
+        return State.events_done
 
     def record(self, stream: Any = None) -> None:
         self.time = time.perf_counter()
@@ -80,6 +86,29 @@ class MemoryHook:
 
     def malloc_postprocess(self, **_: Any) -> None: ...
     def free_postprocess(self, **_: Any) -> None: ...
+
+
+class Pool:
+    """A memory pool with 1000 bytes in use and 3096 to spare."""
+
+    def __init__(self) -> None:
+        self.spare = 3096
+
+    def used_bytes(self) -> int:
+        return 1000
+
+    def total_bytes(self) -> int:
+        return 1000 + self.spare
+
+    def free_all_blocks(self, stream: Any = None) -> None:
+        self.spare = 0
+
+
+class PinnedPool:
+    """The pool of page-locked memory, which does not tell how many bytes it has."""
+
+    def free_all_blocks(self) -> None:
+        State.pinned.append("freed")
 
 
 class CUDARuntimeError(RuntimeError):

@@ -16,7 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulated_cuda import CUDARuntimeError, Device, Event, MemoryHook, State, Stream, get_current_stream
+from emulated_cuda import (
+    CUDARuntimeError,
+    Device,
+    Event,
+    MemoryHook,
+    PinnedPool,
+    Pool,
+    State,
+    Stream,
+    get_current_stream,
+)
 from host_kernels import host_kernel
 
 from gradflow.backend import ARRAY_FUNCTIONS
@@ -76,6 +86,13 @@ class ndarray:  # noqa: N801
 
     def reshape(self, *shape: Any) -> ndarray:
         return ndarray(_unwrap(self).reshape(*shape))
+
+    def set(self, arr: Any, stream: Any = None) -> None:
+        assert stream is not None, "CuPy's own choice of stream is not the contract"
+        assert isinstance(arr, np.ndarray)
+        assert (arr.dtype, arr.shape) == (self.dtype, self.shape)
+        State.transfers += 1
+        _unwrap(self)[...] = arr
 
 
 def _unwrap(x: Any) -> Any:
@@ -310,6 +327,16 @@ def scatter_add(a: Any, slices: Any, value: Any) -> None:
 # ------------------------------------------------------------------ kernels, and the modules
 
 
+def empty_pinned(shape: Any, dtype: Any = float, order: str = "C") -> Any:
+    out = np.empty(shape, dtype, order)
+    State.pinned.append(out.ctypes.data)
+    return out
+
+
+def pointer_attributes(ptr: int) -> Any:
+    return types.SimpleNamespace(type=1 if ptr in State.pinned else 0)
+
+
 class RawModule:
     """Runs the sources of gradflow_cupy compiled for the host."""
 
@@ -351,15 +378,18 @@ def modules() -> dict[str, types.ModuleType]:
     for name in ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16",
                  "float32", "float64", "dtype"):  # fmt: skip
         setattr(cupy, name, getattr(np, name))
-    pool = types.SimpleNamespace(used_bytes=lambda: 1000, total_bytes=lambda: 4096)
+    pool, pinned_pool = Pool(), PinnedPool()
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: State.devices,
         getDeviceProperties=lambda i: {"name": b"EMULATED on the CPU", "totalGlobalMem": 2**34},
         driverGetVersion=lambda: 12090,
         runtimeGetVersion=lambda: 12090,
         CUDARuntimeError=CUDARuntimeError,
+        memoryTypeHost=1,
+        pointerGetAttributes=pointer_attributes,
     )
     cupy.__dict__["get_default_memory_pool"] = lambda: pool
+    cupy.__dict__["get_default_pinned_memory_pool"] = lambda: pinned_pool
     cupy.__dict__["cublas"] = types.SimpleNamespace(gemm=_gemm)
     cupy.__dict__["cuda"] = types.SimpleNamespace(
         Device=Device, Event=Event, Stream=Stream, MemoryHook=MemoryHook, runtime=runtime,
@@ -367,6 +397,7 @@ def modules() -> dict[str, types.ModuleType]:
         get_elapsed_time=lambda start, end: (end.time - start.time) * 1000,
     )  # fmt: skip
     cupyx.__dict__["scatter_add"] = scatter_add
+    cupyx.__dict__["empty_pinned"] = empty_pinned
     return {"cupy": cupy, "cupyx": cupyx}
 
 
@@ -376,6 +407,7 @@ def install(monkeypatch: pytest.MonkeyPatch, devices: int = 1) -> None:
 
     monkeypatch.setattr(State, "devices", devices)
     monkeypatch.setattr(State, "hooks", [])
+    monkeypatch.setattr(State, "pinned", [])
     for name, module in modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(kernels, "_kernels", {})

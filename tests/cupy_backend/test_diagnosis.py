@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import builtins
 import importlib.metadata
+import os
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -91,6 +94,7 @@ def state(monkeypatch: pytest.MonkeyPatch) -> Any:
         assert not found.state.endswith(".")
         assert "\n" not in str(found)
         assert found.usable or found.fix
+        assert found.code in diagnosis.CODES
         return found
 
     yield ask
@@ -110,20 +114,21 @@ def broken_import(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None
 
 def test_fine(state: Any) -> None:
     found = state(fake_cupy(2))
-    assert found == Diagnosis(True, "NVIDIA Test, CuPy 14.2.0, CUDA 12.9")
+    assert found == Diagnosis(True, "NVIDIA Test, CuPy 14.2.0, CUDA 12.9", code="fine")
     assert CupyBackend.device_count() == 2
 
 
 def test_not_installed(state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     broken_import(monkeypatch, ModuleNotFoundError("No module named 'cupy'", name="cupy"))
     found = state(None, ())
-    assert found.state == "CuPy is not installed"
+    assert (found.code, found.state) == ("not-installed", "CuPy is not installed")
     assert '".[cuda12]"' in found.fix
     assert '".[cuda13]"' in found.fix
 
 
 def test_two_packages(state: Any) -> None:
     found = state(fake_cupy(), ("cupy-cuda12x", "cupy-cuda13x"))
+    assert found.code == "two-packages"
     assert "2 packages" in found.state
     assert "cupy-cuda12x, cupy-cuda13x" in found.state
     assert "pip uninstall -y cupy-cuda12x cupy-cuda13x" in found.fix
@@ -141,20 +146,44 @@ def test_two_packages(state: Any) -> None:
 def test_broken_import(state: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str) -> None:
     broken_import(monkeypatch, error)
     found = state(None)
+    assert found.code == "import-broken"
     assert "import fails" in found.state
     assert text in found.state
     assert "cupy-cuda12x" in found.fix
 
 
-def test_no_driver(state: Any) -> None:
-    assert state(fake_cupy(CUDARuntimeError(35), driver=0)).state == "there is no NVIDIA driver"
+@pytest.fixture
+def kernel_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the diagnosis looks for the driver that the system has loaded: nothing is there yet."""
+    path = tmp_path / "version"
+    monkeypatch.setattr(diagnosis, "KERNEL_DRIVER", str(path))
+    return path
 
 
-def test_driver_too_old(state: Any) -> None:
-    found = state(fake_cupy(CUDARuntimeError(35), driver=11040))
+def test_no_driver(state: Any, kernel_driver: Path) -> None:
+    found = state(fake_cupy(CUDARuntimeError(35), driver=0))
+    assert (found.code, found.state) == ("no-driver", "there is no NVIDIA driver")
+
+
+def test_a_driver_without_its_library(state: Any, kernel_driver: Path) -> None:
+    kernel_driver.touch()
+    found = state(fake_cupy(CUDARuntimeError(35), driver=0))
+    assert found.code == "no-driver-library"
+    assert "libcuda.so.1 is not found" in found.state
+    assert "NVIDIA_DRIVER_CAPABILITIES" in found.fix
+
+
+@pytest.mark.parametrize(("driver", "version"), [(11040, "11.4"), (12080, "12.8")])
+def test_driver_too_old(state: Any, kernel_driver: Path, driver: int, version: str) -> None:
+    kernel_driver.touch()
+    module = fake_cupy(CUDARuntimeError(35), driver=driver)
+    module.__dict__["cuda"].runtime.runtimeGetVersion = lambda: 13000
+    found = state(module, ("cupy-cuda13x",))
+    assert found.code == "driver-too-old"
     assert "too old" in found.state
-    assert "CUDA 11.4" in found.state
-    assert "CUDA 12.9" in found.state
+    assert f"CUDA {version}," in found.state
+    assert "needs CUDA 13 " in found.state
+    assert ("pip uninstall -y cupy-cuda13x" in found.fix) == (version == "12.8"), "CuPy 14 has no wheel for CUDA 11"
 
 
 @pytest.mark.parametrize("count", [CUDARuntimeError(100), 0], ids=["status 100", "count 0"])
@@ -163,25 +192,38 @@ def test_no_device(state: Any, monkeypatch: pytest.MonkeyPatch, count: Any, visi
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     found = state(fake_cupy(count))
+    assert found.code == ("no-device" if visible is None else "device-hidden")
     assert "no GPU" in found.state
     assert ("CUDA_VISIBLE_DEVICES" in found.state) == (visible is not None)
 
 
-@pytest.mark.parametrize("status", [803, 804, 34, 999])
-def test_mismatch(state: Any, status: int) -> None:
-    assert f"CUDA error {status}" in state(fake_cupy(CUDARuntimeError(status))).state
+ANSWERS = {
+    803: ("driver-mismatch", "sudo reboot"),
+    804: ("compat-unsupported", "cuda-compat"),
+    34: ("stub-library", "stubs"),
+    999: ("driver-unknown-error", "nvidia_uvm"),
+    802: ("system-not-ready", "fabricmanager"),
+    46: ("device-busy", "nvidia-smi -c DEFAULT"),
+    3: ("driver-not-initialized", "spawn"),
+    1: ("driver-error", "nvidia-smi"),
+}
+"""For what the driver answers: the code of the state, and a word of what to type."""
 
 
-def test_mismatches_are_told_apart(state: Any) -> None:
-    found = set()
-    for status in (803, 804, 34, 999):
-        diagnosis.diagnose.cache_clear()
-        found.add(state(fake_cupy(CUDARuntimeError(status))).state)
-    assert len(found) == 4
+@pytest.mark.parametrize("status", ANSWERS)
+def test_what_the_driver_answers(state: Any, status: int) -> None:
+    found = state(fake_cupy(CUDARuntimeError(status)))
+    code, word = ANSWERS[status]
+    assert found.code == code
+    assert f"CUDA error {status}" in found.state
+    assert word in found.fix
 
 
-def test_another_status(state: Any) -> None:
-    assert "CUDA error 46" in state(fake_cupy(CUDARuntimeError(46))).state
+def test_no_two_states_have_the_same_words() -> None:
+    entries = list(diagnosis._ANSWERS.values())
+    for part in zip(*entries, strict=True):
+        assert len(set(part)) == len(entries)
+    assert len(set(diagnosis.CODES)) == len(diagnosis.CODES)
 
 
 @pytest.mark.parametrize(
@@ -190,43 +232,114 @@ def test_another_status(state: Any) -> None:
         ("kernel", DynamicLibNotFoundError('Failure finding "libnvrtc.so.12"'), "nvrtc"),
         ("kernel", RuntimeError("CuPy failed to load libnvrtc.so.12: cannot open shared object file"), "nvrtc"),
         ("matmul", ImportError("libcublas.so.12: cannot open shared object file: No such file or directory"), "cublas"),
+        ("matmul", ImportError("libcusolver.so.11: cannot open shared object file"), "cusolver"),
     ],
 )
 def test_missing_libraries(state: Any, which: str, error: Exception, library: str) -> None:
     found = state(fake_cupy(**{which: error}))
+    assert found.code == {"nvrtc": "no-nvrtc", "cublas": "no-cublas"}.get(library, "no-library")
     assert "libraries of the CUDA toolkit" in found.state
     assert library in found.state
     assert "cupy-cuda12x[ctk]" in found.fix
+
+
+def real_cupy() -> Any:
+    module = pytest.importorskip("cupy", reason="CuPy is not installed")
+    if "EMULATED" in module.__version__:
+        pytest.fail("the emulated CuPy was left behind")
+    return module
+
+
+def test_the_error_of_cupy_without_cublas(state: Any) -> None:
+    """The words are CuPy's own, of an import that fails here for want of the library."""
+    real_cupy()
+    try:
+        importlib.import_module("cupy.cublas")
+    except ImportError as error:
+        found = state(fake_cupy(matmul=error))
+        assert found.code == "no-cublas", found
+    else:
+        pytest.skip("cuBLAS is installed")
+
+
+def test_the_error_of_cupy_without_nvrtc(state: Any) -> None:
+    """The words are CuPy's own, in a Python that finds neither NVIDIA's wheels nor a toolkit."""
+    real_cupy()
+    code = """
+import sys
+import cupy
+from cuda import pathfinder
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "nvidia":
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Hidden())
+sys.path[:] = [p for p in sys.path if "site-packages" not in p]
+import site
+site.getsitepackages = lambda: []
+try:
+    cupy.cuda.nvrtc.getVersion()
+except Exception as error:
+    print(type(error).__name__)
+    print(" ".join(str(error).split()))
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in ("LD_LIBRARY_PATH", "CUDA_PATH", "CUDA_HOME")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    if not done.stdout:
+        pytest.skip("this system has NVRTC outside of the wheels")
+    kind, words = done.stdout.splitlines()
+    error = type(kind, (RuntimeError,), {})(words)
+    assert state(fake_cupy(kernel=error)).code == "no-nvrtc", words
 
 
 @pytest.mark.parametrize(
     "error", [OutOfMemoryError("Out of memory allocating 512 bytes"), CUDARuntimeError(2, "cudaErrorMemoryAllocation")]
 )
 def test_out_of_memory(state: Any, error: BaseException) -> None:
-    assert "memory of the GPU is full" in state(fake_cupy(kernel=error)).state
+    found = state(fake_cupy(kernel=error))
+    assert found.code == "out-of-memory"
+    assert "memory of the GPU is full" in found.state
     diagnosis.diagnose.cache_clear()
-    assert "memory of the GPU is full" in state(fake_cupy(matmul=error)).state
+    assert state(fake_cupy(matmul=error)).code == "out-of-memory"
+
+
+def test_the_errors_of_cupy_without_memory(state: Any) -> None:
+    cupy = real_cupy()
+    for error in (cupy.cuda.memory.OutOfMemoryError(512, 1024), cupy.cuda.runtime.CUDARuntimeError(2)):
+        diagnosis.diagnose.cache_clear()
+        assert state(fake_cupy(kernel=error)).code == "out-of-memory", error
 
 
 def test_out_of_memory_before_the_first_array(state: Any) -> None:
-    assert "memory of the GPU is full" in state(fake_cupy(CUDARuntimeError(2))).state
+    assert state(fake_cupy(CUDARuntimeError(2))).code == "out-of-memory"
+
+
+def test_a_gpu_that_this_cupy_has_no_code_for(state: Any) -> None:
+    found = state(fake_cupy(kernel=CUDARuntimeError(209, "cudaErrorNoKernelImageForDevice: no kernel image")))
+    assert found.code == "no-kernel-image"
+    assert "pip install --upgrade cupy-cuda12x" in found.fix
 
 
 def test_a_kernel_that_fails(state: Any) -> None:
-    found = state(fake_cupy(kernel=CUDARuntimeError(209, "no kernel image is available")))
-    assert "no kernel image" in found.state
+    found = state(fake_cupy(kernel=CUDARuntimeError(719, "unspecified launch failure")))
+    assert found.code == "kernel-failed"
+    assert "unspecified launch failure" in found.state
 
 
 def test_a_gpu_that_computes_wrongly(state: Any) -> None:
     module = fake_cupy()
     module.__dict__["matmul"] = lambda a, b: a * 3
-    assert "computes wrongly" in state(module).state
+    found = state(module)
+    assert found.code == "wrong-result"
+    assert "computes wrongly" in found.state
 
 
 def test_it_never_raises(state: Any) -> None:
     module = fake_cupy()
     del module.__dict__["cuda"]
-    assert "failed with" in state(module).state
+    found = state(module)
+    assert found.code == "check-failed"
+    assert "failed with" in found.state
 
 
 def test_this_machine() -> None:

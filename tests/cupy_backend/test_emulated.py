@@ -6,6 +6,7 @@ run. It proves the Python of the backend: names, shapes, arguments, fallbacks, d
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -147,6 +148,119 @@ def test_services(backend: Any) -> None:
     source[:] = 0
     assert backend.to_host(array).any()
     backend.synchronize()
+
+
+def test_the_pool_gives_back_what_it_keeps(backend: Any) -> None:
+    assert backend.memory_stats().reserved == 4096
+    assert gf.free_memory("emulated") == 3096
+    assert backend.memory_stats().reserved == 1000
+    assert emulated_cupy.State.pinned == ["freed"], "the pool of page-locked memory, too"
+    assert gf.free_memory("emulated") == 0
+
+
+def test_streams_wait_for_each_other(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inner one for the work before it, the outer one for the inner one's, also after an error."""
+    stream = emulated_cupy.get_current_stream()
+    recorded: list[Any] = []
+    original = type(stream).record
+    monkeypatch.setattr(type(stream), "record", lambda self: (recorded.append(self), original(self))[1])
+    before = len(stream.waited_for)
+    with contextlib.suppress(KeyError), backend.stream() as inner:
+        assert emulated_cupy.get_current_stream() is inner
+        assert inner is not stream
+        assert recorded == [stream]
+        assert len(inner.waited_for) == 1
+        raise KeyError
+    assert emulated_cupy.get_current_stream() is stream
+    assert recorded == [stream, inner]
+    assert len(stream.waited_for) == before + 1
+
+
+# ------------------------------------------------------------------ moving without waiting
+
+
+@pytest.fixture
+def sets(backend: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The source and the stream of each copy that goes to the device without a copy before it."""
+    found: list[Any] = []
+    original = emulated_cupy.ndarray.set
+
+    def listed(self: Any, arr: Any, stream: Any = None) -> None:
+        found.append((arr, stream))
+        original(self, arr, stream)
+
+    monkeypatch.setattr(emulated_cupy.ndarray, "set", listed)
+    return found
+
+
+def test_a_pinned_tensor_moves_without_waiting(backend: Any, sets: list[Any]) -> None:
+    x = gf.tensor(numbers((3, 4)).T)
+    pinned = x.pin_memory("emulated")
+    assert pinned.device == gf.Device("cpu")
+    assert pinned.array is not x.array
+    assert pinned.array.flags.c_contiguous
+    assert np.array_equal(pinned.numpy(), x.numpy())
+    waits = emulated_cupy.State.synchronizations
+    with backend.stream() as stream:
+        moved = pinned.to("emulated", non_blocking=True)
+    ((source, used),) = sets
+    assert source is pinned.array, "no copy before the copy"
+    assert used is stream, "in the order of the work at hand"
+    assert emulated_cupy.State.synchronizations == waits
+    assert moved.device == gf.Device("emulated")
+    assert np.array_equal(moved.numpy(), x.numpy())
+
+
+@pytest.mark.parametrize("values", [np.ones(3), np.ones(()), np.ones((0, 3)), np.ones((2, 3)).T])
+def test_other_tensors_move_as_ever(backend: Any, sets: list[Any], values: Any) -> None:
+    """What is not pinned, and what is and is not contiguous, goes through the copy that CuPy makes first."""
+    x = gf.tensor(values)
+    for source in (x, x.sum(), x.pin_memory("emulated").T if values.size > 1 else x):
+        before = len(sets)
+        moved = source.to("emulated", non_blocking=True)
+        contiguous_pin = source.array.ctypes.data in emulated_cupy.State.pinned if source.ndim else False
+        assert len(sets) - before == int(contiguous_pin and source.array.flags.c_contiguous)
+        assert np.array_equal(moved.numpy(), source.numpy())
+    y = gf.tensor(values).pin_memory("emulated")
+    before = len(sets)
+    y.to("emulated")
+    assert len(sets) == before, "only when it is asked for"
+
+
+def test_pinned_memory_lives_until_the_copy_is_over(
+    backend: Any, sets: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CuPy would give the memory of a dead array to the next, while the GPU still reads it."""
+    import gc
+    import weakref
+
+    monkeypatch.setattr(emulated_cupy.State, "events_done", False)
+
+    def move() -> Any:
+        pinned = gf.ones(5).pin_memory("emulated")
+        pinned.to("emulated", non_blocking=True)
+        sets.clear()
+        return weakref.ref(pinned.array)
+
+    first, second = move(), move()
+    gc.collect()
+    assert first() is not None
+    assert second() is not None
+    monkeypatch.setattr(emulated_cupy.State, "events_done", True)
+    third = move()
+    gc.collect()
+    assert (first(), second()) == (None, None)
+    assert third() is not None
+    gf.synchronize("emulated")
+    gc.collect()
+    assert third() is None
+
+
+def test_a_gradient_comes_back_from_a_tensor_that_moved_without_waiting(backend: Any) -> None:
+    x = gf.ones(3, requires_grad=True)
+    (x.to("emulated", non_blocking=True) * 2).sum().backward()
+    assert x.grad.tolist() == [2.0, 2.0, 2.0]
+    assert x.grad.device == gf.Device("cpu")
 
 
 @pytest.mark.parametrize("name", [*ARRAY_FUNCTIONS, *KERNELS])

@@ -1,0 +1,60 @@
+"""The time of `import gradflow` against that of `import numpy`: `python -m benchmarks.import_time [rounds]`.
+
+Each import is timed in a process of its own, with the files already in the system's cache; the processes of a round
+follow each other in changing order, so that a disturbance of the machine meets all alike. The medians are compared.
+gradflow imports NumPy and asks for devices when they are first used, so the first tensor is timed, too.
+Exit status 1 where the import takes more than `LIMIT` times NumPy's.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import subprocess
+import sys
+
+LIMIT = 1.3
+STATEMENTS = {
+    "numpy": "import numpy",
+    "gradflow": "import gradflow",
+    "numpy, then gradflow": "import numpy, gradflow",
+    "gradflow and a first tensor": "import gradflow; gradflow.zeros(1)",
+}
+
+
+def once(statement: str) -> float:
+    """Seconds that a statement takes in a new process, from after the start of Python."""
+    code = f"import time\nstart = time.perf_counter()\n{statement}\nprint(time.perf_counter() - start)"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def measure(rounds: int) -> dict[str, list[float]]:
+    """The seconds of each of `STATEMENTS`, in each round; a first round, which fills the caches, is left out."""
+    found: dict[str, list[float]] = {name: [] for name in STATEMENTS}
+    order = list(STATEMENTS)
+    shuffles = random.Random(0)
+    for i in range(rounds + 1):
+        shuffles.shuffle(order)
+        for name in order:
+            seconds = once(STATEMENTS[name])
+            if i:
+                found[name].append(seconds)
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and print; the exit status."""
+    rounds = int(arguments[0]) if arguments else 40
+    found = measure(rounds)
+    base = statistics.median(found["numpy"])
+    print(f"{'median of ' + str(rounds) + ' rounds':30} {'ms':>7}  {'quartiles':>15}  of numpy's")
+    for name, seconds in found.items():
+        low, middle, high = (1000 * q for q in statistics.quantiles(seconds, n=4, method="inclusive"))
+        print(f"{name:30} {middle:7.1f}  {low:6.1f} to {high:5.1f}  {middle / base / 1000:9.2f}x")
+    ratio = statistics.median(found["gradflow"]) / base
+    print(f"\nimport gradflow takes {ratio:.2f} times import numpy; at most {LIMIT} is allowed")
+    return 0 if ratio <= LIMIT else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

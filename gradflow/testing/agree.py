@@ -1,0 +1,233 @@
+"""Whether two devices compute the same: the workloads on both, judged against the CPU, as a table.
+
+Rounding is judged against float64 on the CPU: each device's float32 results have to be within a few ulp, or within the
+bound of the error analysis (`gradflow.testing.agreement`). What must not round (moves, masks, comparisons, random bits)
+has to equal the CPU's to the bit. Two devices within one bound of the reference differ by at most twice that.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import gradflow as gf
+from gradflow.testing import agreement
+from gradflow.testing.agreement import host
+from gradflow.testing.workloads import Check, Place, Workload, workloads
+
+WIDTH = 100
+
+
+class Row(NamedTuple):
+    """A line of the table: one result on both devices. The largest error and share are those of the worse device."""
+
+    group: str
+    what: str
+    kind: str
+    """How it is judged: "exact", "ulp" or "bound"."""
+    bound: str
+    """The bound in words."""
+    ulp: float
+    """The largest error, in units in the last place of the reference; large where terms of a sum cancel."""
+    share: float
+    """The largest share of the bound that an error takes: at most 1 where the devices agree."""
+    problem: str
+    """What is wrong, in words, with the name of the device; "" where nothing is."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether both devices are within the bound."""
+        return not self.problem
+
+
+class Pair(NamedTuple):
+    """Two devices to compare, and why these where the user did not name both; "" where they did."""
+
+    first: gf.Device
+    second: gf.Device
+    reason: str = ""
+
+
+def choose(names: Sequence[str] = ()) -> Pair:
+    """The devices that the words of the command line stand for.
+
+    Two names are taken as they are, and one is compared with the CPU. Without any, or for `cpu` alone, it is the CPU
+    and CUDA where that can be used, else the CPU and gradflow's own `fake` device. Raises ValueError for a name that
+    is none and for one device named twice, DeviceUnavailableError, with the diagnosis, for one that cannot be used.
+    """
+    if len(names) > 2:
+        raise ValueError(f"two devices are compared; there are {len(names)}: {', '.join(names)}")
+    pair = _pair([_device(name) for name in names])
+    if pair.first == pair.second:
+        raise ValueError(f"two devices are compared; both are {pair.first}")
+    for device in (pair.first, pair.second):
+        gf.get_backend(device)
+    return pair
+
+
+def _pair(named: list[gf.Device]) -> Pair:
+    cpu = gf.Device("cpu")
+    if len(named) == 2:
+        return Pair(named[0], named[1])
+    if named and named[0] != cpu:
+        return Pair(cpu, named[0])
+    diagnosis = gf.diagnose("cuda")
+    if diagnosis.usable:
+        return Pair(cpu, gf.Device("cuda"))
+    fake = gf.Device("fake")  # which gradflow.testing makes known
+    return Pair(cpu, fake, f"no CUDA device: {diagnosis}. The fake device is NumPy too, behind arrays of its own.")
+
+
+def _device(name: str) -> gf.Device:
+    return gf.choose_device()[0] if name == "auto" else gf.Device(name)
+
+
+# ---------------------------------------------------------------------- judging
+
+
+def compare(first: gf.Device | str, second: gf.Device | str, each: Callable[[Row], None] | None = None) -> list[Row]:
+    """Run all workloads on both devices and on the CPU, and judge the results; `each` is called with a row once it is
+    known.
+
+    A workload that raises on a device fails there, with what it raised. Raises DeviceUnavailableError.
+
+    The rows of the CPU beside itself say how much of each bound NumPy takes.
+    """
+    names = list(dict.fromkeys((str(gf.get_backend(first).device), str(gf.get_backend(second).device))))
+    rows = []
+    for workload in workloads():
+        for row in _judge(workload, names):
+            rows.append(row)
+            if each is not None:
+                each(row)
+    return rows
+
+
+def _judge(workload: Workload, names: Sequence[str]) -> Iterator[Row]:
+    reference = _run(workload, Place("cpu", "float32" if workload.exact else "float64"), _value)
+    results = {name: _try(partial(_run, workload, Place(name), partial(_try, _value))) for name in names}
+    for i, expected in enumerate(reference):
+        ulp, share, problems = 0.0, 0.0, []
+        for name, checks in results.items():
+            found = _against(checks if isinstance(checks, _Raised) else checks[i].value, expected)
+            ulp, share = max(ulp, found.ulp), max(share, found.share)
+            if not found.agrees:
+                problems.append(f"{name}: {found.problem}")
+        kind = "exact" if expected.bound is None else "bound" if callable(expected.bound) else "ulp"
+        yield Row(workload.group, expected.what, kind, expected.label, ulp, share, "; ".join(problems))
+
+
+class _Raised(str):
+    """What was raised, in words, in place of a result."""
+
+
+def _try(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return _Raised(f"{type(error).__name__}: {textwrap.shorten(str(error), 200, placeholder=' ...')}")
+
+
+def _value(value: Any) -> Any:
+    return host(value() if callable(value) else value)
+
+
+def _run(workload: Workload, place: Place, evaluate: Callable[[Any], Any]) -> list[Check]:
+    """The checks of a workload with their values on the host."""
+    with gf.use_device(place.device), np.errstate(all="ignore"):
+        return [check._replace(value=evaluate(check.value)) for check in workload.run(place)]
+
+
+def _against(value: Any, expected: Check) -> agreement.Agreement:
+    if isinstance(value, _Raised):
+        return agreement.Agreement(math.inf, math.inf, value)
+    if expected.bound is None:
+        return agreement.compare(value, expected.value)
+    if value.dtype != np.float32:
+        return agreement.Agreement(math.inf, math.inf, f"{value.dtype}, not float32")
+    if callable(expected.bound):
+        return agreement.compare(value, expected.value, bound=expected.bound())
+    return agreement.compare(value, expected.value, ulp=expected.bound)
+
+
+# ---------------------------------------------------------------------- words
+
+
+def heading(pair: Pair) -> str:
+    """What is compared, with which versions, in lines before the table."""
+    lines = [f"gradflow {gf.__version__}, Python {platform.python_version()}, NumPy {np.__version__}"]
+    for device in (pair.first, pair.second):
+        lines += _wrapped(f"{device}: {gf.get_backend(device).describe()}", "  ")
+    if pair.reason:
+        lines += _wrapped(f"({pair.reason})", "  ")
+    return "\n".join(lines)
+
+
+class Table:
+    """Prints rows as they come: a heading for each group, a line for each row, and below a failure what is wrong."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._group = ""
+
+    def add(self, row: Row) -> None:
+        """Print a row."""
+        if row.group != self._group:
+            self._write(f"\n{row.group:41}{'bound':35}{'ulp':>9}{'of bound':>10}")
+            self._group = row.group
+        what = row.what if len(row.what) <= 37 else f"{row.what[:36]}."
+        self._write(
+            f"  {what:39}{row.bound:35}{_number(row.ulp):>9}{_share(row):>10} {'pass' if row.passed else 'FAIL'}"
+        )  # fmt: skip
+        if row.problem:
+            for line in _wrapped(row.problem, " " * 6):
+                self._write(line)
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """The line below the table: how many agree, and the row that comes nearest to its bound, or those that fail."""
+    failed = [row.what for row in rows if not row.passed]
+    if failed:
+        return "\n".join(_wrapped(f"{len(failed)} of {len(rows)} FAIL: {', '.join(failed)}", ""))
+    nearest = max(rows, key=lambda row: row.share)
+    return f"all {len(rows)} agree; the nearest to its bound is {nearest.what}, at {nearest.share:.2g} of it"
+
+
+def as_json(pair: Pair, rows: Sequence[Row]) -> str:
+    """The comparison as one JSON document; an error without a number (another shape, an exception) is null."""
+    document = {
+        "passed": all(row.passed for row in rows),
+        "devices": [{"name": str(d), "description": gf.get_backend(d).describe()} for d in (pair.first, pair.second)],
+        "reason": pair.reason,
+        "versions": {"gradflow": gf.__version__, "python": platform.python_version(), "numpy": np.__version__},
+        "rows": [
+            {n: _finite(v) for n, v in row._asdict().items()} | {"passed": row.passed} for row in rows
+        ],
+    }  # fmt: skip
+    return json.dumps(document, indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    text = " ".join(text.split())
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "-"
+
+
+def _share(row: Row) -> str:
+    if row.kind == "exact":
+        return ""
+    return "<0.001" if 0 < row.share < 0.001 else f"{row.share:.3f}" if row.share < 10 else _number(row.share)

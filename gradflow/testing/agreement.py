@@ -1,0 +1,177 @@
+"""Agreement of a result with a reference, judged three ways and never by a guessed tolerance.
+
+- *Exactly*: moves, masks, comparisons, random bits. `assert_agree(name, actual, reference)`.
+- *In units in the last place*: one transcendental function. `assert_agree(..., ulp=4)`.
+- *By a bound of the error analysis*, `c * K * eps * (|A| @ |B|)`: products and sums of K terms, in any order of
+  summation. `assert_agree(..., bound=product_bound(a, b))`.
+
+For the last two the reference is computed in float64 on the CPU, and every device, the CPU too, has to be near it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradflow.tensor import Tensor
+
+
+def host(x: Any) -> Any:
+    """The values of a tensor, of an array of NumPy or of numbers, as a NumPy array.
+
+    >>> import gradflow as gf
+    >>> host(gf.ones(2, requires_grad=True))
+    array([1., 1.], dtype=float32)
+    """
+    return x.backend.to_host(x.array) if isinstance(x, Tensor) else np.asarray(x)
+
+
+def eps(dtype: Any = "float32") -> float:
+    """The distance from 1 to the next number of a dtype.
+
+    >>> eps("float64") == 2.0**-52
+    True
+    """
+    return float(np.finfo(str(dtype)).eps)
+
+
+def product_bound(a: Any, b: Any, dtype: Any = "float32", c: float = 1.0) -> Any:
+    """c * K * eps * (|a| @ |b|): what K products and additions in any order can be off by, with c = 1.
+
+    Higham 2002, "Accuracy and Stability of Numerical Algorithms", eq. 3.5.
+
+    >>> product_bound([[3.0, -4.0]], [[1.0], [1.0]]) == 2 * eps() * 7
+    array([[ True]])
+    """
+    a, b = (np.abs(host(x)).astype(np.float64) for x in (a, b))
+    return c * a.shape[-1] * eps(dtype) * (a @ b)
+
+
+def sum_bound(x: Any, axis: Any = None, dtype: Any = "float32", c: float = 1.0) -> Any:
+    """c * K * eps * sum(|x|) for a sum of K terms along `axis`.
+
+    >>> float(sum_bound([1.0, -2.0, 3.0])) == 3 * eps() * 6
+    True
+    """
+    x = np.abs(host(x)).astype(np.float64)
+    total = x.sum(axis=axis)
+    return c * (x.size / max(total.size, 1)) * eps(dtype) * total
+
+
+def ulp_bound(reference: Any, dtype: Any = "float32", ulps: float = 4.0) -> Any:
+    """So many units in the last place of each element, in `dtype`.
+
+    >>> float(ulp_bound(1.0)) == 4 * eps()
+    True
+    """
+    return ulps * _spacing(host(reference).astype(np.float64), np.dtype(str(dtype)))
+
+
+class Agreement(NamedTuple):
+    """How far a result is from its reference: see `compare`."""
+
+    ulp: float
+    """The largest error in units in the last place of the reference, in the dtype of the result."""
+    share: float
+    """The largest share of its bound that an error takes; more than 1 is a failure, inf is without a bound."""
+    problem: str
+    """What is wrong, in words; "" where nothing is."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problem
+
+
+def compare(actual: Any, reference: Any, bound: Any = None, ulp: float | None = None) -> Agreement:
+    """How far `actual` is from `reference` (tensors or arrays), judged in one of three ways.
+
+    With `bound`, an absolute error for each element (or one for all); with `ulp`, so many units in the last place of
+    the reference in the dtype of `actual`; with neither, equality to the bit of values, dtype and shape. Where the
+    reference is infinite or NaN, so must `actual` be.
+
+    >>> compare(np.float32([1.0, 2.0]), [1.0, 2.0], ulp=4)
+    Agreement(ulp=0.0, share=0.0, problem='')
+    >>> compare(np.float32([1.0, 2.0]), [1.0, 2.0 + 2.0**-21], ulp=4).share
+    0.5
+    """
+    if bound is not None and ulp is not None:
+        raise TypeError("agreement is judged by a bound or in ulp, not by both")
+    found, expected = host(actual), host(reference)
+    if found.shape != expected.shape:
+        return Agreement(np.inf, np.inf, f"shape {found.shape}, not {expected.shape}")
+    exact = bound is None and ulp is None
+    if exact and found.dtype != expected.dtype:
+        return Agreement(np.inf, np.inf, f"{found.dtype}, not {expected.dtype}")
+    if exact and found.dtype.kind not in "fV":  # also integers that float64 cannot hold
+        return _exactly(found, expected, (found != expected) * 1.0)
+    wide, target = found.astype(np.float64), expected.astype(np.float64)
+    spacing = _spacing(target, found.dtype)
+    with np.errstate(all="ignore"):
+        error = np.where((wide == target) | (np.isnan(wide) & np.isnan(target)), 0.0, np.abs(wide - target))
+        error = np.where(np.isnan(error) | ~np.isfinite(target) & (error > 0), np.inf, error)
+        errors_in_ulp = np.where(error == 0, 0.0, error / spacing)
+        if exact:
+            return _exactly(found, expected, errors_in_ulp)
+        limit = np.broadcast_to(np.asarray(host(bound) if ulp is None else ulp * spacing, np.float64), error.shape)
+        share = np.where(error == 0, 0.0, error / limit)
+        share = np.where(np.isnan(share), np.inf, share)
+    if not share.size:
+        return Agreement(0.0, 0.0, "")
+    largest = Agreement(float(errors_in_ulp.max()), float(share.max()), "")
+    if largest.share <= 1.0:
+        return largest
+    i = np.unravel_index(int(share.argmax()), share.shape)
+    return largest._replace(
+        problem=f"{found[i]!r} at {tuple(map(int, i))}, not {expected[i]!r}: an error of {error[i]:.3g} "
+        f"({errors_in_ulp[i]:.3g} ulp), {share[i]:.3g} times its bound of {limit[i]:.3g}; "
+        f"{int((share > 1).sum())} of {share.size} elements are beyond theirs, and the largest error is "
+        f"{largest.ulp:.3g} ulp"
+    )
+
+
+def assert_agree(name: str, actual: Any, reference: Any, bound: Any = None, ulp: float | None = None) -> float:
+    """The share of the bound that the largest error takes, at most 1; `bound` and `ulp` as for `compare`.
+
+    Raises AssertionError, with the largest error in ulp and in shares of its bound, where `actual` is beyond it.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([0.5, 1.0, 2.0])
+    >>> assert_agree("exp", gf.exp(x), np.exp(host(x).astype("float64")), ulp=4) <= 1
+    True
+    >>> assert_agree("negative", -x, [-0.5, -1.0, -2.0 - 2.0**-22], ulp=0.5)
+    Traceback (most recent call last):
+    ...
+    AssertionError: negative: np.float32(-2.0) at (2,), not np.float64(-2.000000238418579): an error of 2.38e-07 \
+(1 ulp), 2 times its bound of 1.19e-07; 1 of 3 elements are beyond theirs, and the largest error is 1 ulp
+    """
+    found = compare(actual, reference, bound, ulp)
+    if found.problem:
+        raise AssertionError(f"{name}: {found.problem}")
+    return found.share
+
+
+def _spacing(values: Any, dtype: Any) -> Any:
+    """The unit in the last place of each value in `dtype`, as float64; 1 in a dtype of integers."""
+    if dtype.kind not in "fV":
+        return np.ones(values.shape)
+    with np.errstate(all="ignore"):
+        rounded = np.abs(values).astype(dtype)
+        if dtype.kind == "f":
+            rounded = np.minimum(rounded, np.finfo(dtype).max / 2)  # the last one's own spacing would be inf
+        return np.spacing(rounded).astype(np.float64)
+
+
+def _exactly(found: Any, expected: Any, errors_in_ulp: Any) -> Agreement:
+    different = errors_in_ulp != 0
+    if not different.any():
+        return Agreement(0.0, 0.0, "")
+    i = np.unravel_index(int(different.argmax()), different.shape) if different.ndim else ()
+    worst = float(errors_in_ulp.max())
+    how = f"; the largest error is {worst:.3g} ulp" if found.dtype.kind in "fV" else ""
+    return Agreement(
+        worst, np.inf,
+        f"{int(different.sum())} of {different.size} elements differ; the first at {tuple(map(int, i))}: "
+        f"{found[i]!r}, not {expected[i]!r}{how}",
+    )  # fmt: skip

@@ -1,0 +1,105 @@
+"""The backend and the device of the checks, and what becomes of those that `Backend.unsupported` declares."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gradflow as gf
+from gradflow.backend import Backend
+from gradflow.dtypes import DTYPES
+from gradflow.testing.plugin import chosen_backend, chosen_device
+
+
+@pytest.fixture(scope="session")
+def backend(pytestconfig: pytest.Config) -> Backend:
+    """The backend to check."""
+    return chosen_backend(pytestconfig)
+
+
+@pytest.fixture
+def device(pytestconfig: pytest.Config) -> Iterator[str]:
+    """The name of the device to check, which is current during the check, with the seed 0."""
+    gf.manual_seed(0)
+    with gf.use_device(chosen_device(pytestconfig)):
+        yield chosen_device(pytestconfig)
+    gf.manual_seed(0)
+
+
+@dataclass
+class _Declared:
+    """A declaration: its `reason`, how many of its checks are still to come, and what came of the others."""
+
+    reason: str
+    pending: int = 0
+    passed: bool = False
+    failed: bool = False
+
+
+_declarations = pytest.StashKey[dict[str, _Declared]]()
+_declared_keys = pytest.StashKey[list[str]]()
+
+
+def _keys(item: pytest.Function) -> set[str]:
+    """The names by which a check can be declared as unsupported."""
+    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    subjects: set[str] = {p.subject for p in parameters.values() if hasattr(p, "subject")}
+    subjects |= set(getattr(item.function, "subjects", ()))
+    dtypes: set[str] = {parameters["dtype"]} if "dtype" in parameters else set()
+    dtypes |= {name for p in parameters.values() for name in getattr(p, "needs", ())}
+    return subjects | dtypes | {f"{s}[{d}]" for s in subjects for d in dtypes} | {item.name, item.originalname}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out checks of dtypes that the backend has not; `test_dtype` is the check that it has them."""
+    here = Path(__file__).parent
+    ours = [item for item in items if isinstance(item, pytest.Function) and here in item.path.parents]
+    if not ours:
+        return
+    backend = chosen_backend(config)
+    lacking = {dtype for dtype in DTYPES if not backend.supports(dtype)}
+    left_out = {i for i in ours if i.originalname != "test_dtype" and _keys(i) & lacking}
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=list(left_out))
+    declarations = {key: _Declared(reason) for key, reason in backend.unsupported.items()}
+    config.stash[_declarations] = declarations
+    for item in ours:
+        if item not in left_out and declarations:
+            item.stash[_declared_keys] = keys = [key for key in declarations if key in _keys(item)]
+            for key in keys:
+                declarations[key].pending += 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure that is declared is an expected one; a declaration of which nothing failed is a failure."""
+    report = yield
+    keys = item.stash.get(_declared_keys, [])
+    if not keys or report.when == "teardown" or (report.when == "setup" and report.passed):
+        return report
+    stale, outcome = [], report.outcome
+    for key in keys:
+        declared = item.config.stash[_declarations][key]
+        declared.pending -= 1
+        declared.passed |= outcome == "passed"
+        declared.failed |= outcome == "failed"
+        if declared.pending == 0 and declared.passed and not declared.failed:
+            stale.append(key)
+    if outcome == "failed":
+        reasons = [f"{key}: {item.config.stash[_declarations][key].reason}" for key in keys]
+        report.outcome = "skipped"
+        report.wasxfail = f"declared unsupported: {'; '.join(reasons)}"
+    elif stale:
+        report.outcome = "failed"
+        report.longrepr = "\n".join(
+            f"{key}: declared unsupported, but passes: remove it from `unsupported`" for key in stale
+        )
+    return report

@@ -1,0 +1,46 @@
+"""Every kernel of a backend, and its composed default on the same device, against the composed default on NumPy.
+
+A case runs for each floating dtype and for arrays that are contiguous, strided (with NaN between the elements) and
+transposed. Results lie within a bound that the case derives from the formula, of the float64 value; masks, random
+bits, moves and selections are equal to the bit. What the contract does not change stays as it was.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradflow.backend import KERNELS, Backend
+from gradflow.testing.agreement import assert_agree, eps
+from gradflow.testing.conformance import REALS, about
+from gradflow.testing.conformance.harness import Case, both, check_case
+from gradflow.testing.conformance.kernel_cases import CASES, normal
+
+CHECKS = [pytest.param(case, dtype, id=f"{case}-{dtype}") for case in CASES for dtype in case.dtypes]
+
+
+def test_every_kernel_has_a_case() -> None:
+    """The kit is complete."""
+    assert {case.subject for case in CASES} == set(KERNELS)
+    assert len({str(case) for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize(("case", "dtype"), CHECKS)
+def test_kernel(backend: Backend, case: Case, dtype: str) -> None:
+    """A kernel and its composed default, against the composed default on NumPy."""
+    check_case(backend, case, dtype)
+
+
+@about("clip_global_norm")
+@pytest.mark.parametrize("dtype", REALS)
+def test_gradients_below_the_norm_are_left_alone(backend: Backend, dtype: str) -> None:
+    """To the bit; and those above it have it afterwards."""
+    given = [normal((7,), 42).astype(dtype), normal((3, 2), 43).astype(dtype)]
+    for _, chosen in both(backend):
+        gradients = [chosen.from_host(g) for g in given]
+        chosen.clip_global_norm(gradients, 1e4)
+        for gradient, g in zip(gradients, given, strict=True):
+            assert_agree("a gradient", chosen.to_host(gradient), g)
+        chosen.clip_global_norm(gradients, 0.5)
+        total = sum(float((chosen.to_host(g).astype("float64") ** 2).sum()) for g in gradients)
+        assert abs(np.sqrt(total) - 0.5) < 20 * eps(dtype) + 1e-6

@@ -1,0 +1,315 @@
+"""The services of a device: values in and out, waiting, memory, events, indexing, and what it says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gradflow as gf
+from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend, Diagnosis, MemoryStats
+from gradflow.dtypes import DTYPES
+from gradflow.testing.agreement import assert_agree
+from gradflow.testing.conformance import REALS, SERVICES, about, test_array_functions, test_random, test_training
+from gradflow.testing.conformance import test_kernels as test_kernels_module
+from gradflow.testing.conformance.function_cases import ALL
+from gradflow.testing.conformance.harness import LAYOUTS, Placed
+from gradflow.testing.conformance.kernel_cases import full_key, name_of, normal
+
+SHAPES: list[tuple[int, ...]] = [(3, 4), (), (0, 3), (5,), (2, 3, 4)]
+
+
+def _values(shape: tuple[int, ...], dtype: str) -> Any:
+    x = normal(shape, 80, 20.0)
+    return np.asarray(x > 0 if dtype == "bool" else np.abs(x).astype(dtype))
+
+
+# ---------------------------------------------------------------------- values in and out
+
+
+@about("from_host", "to_host", "host_values", "from_host_later", "pin")
+@pytest.mark.parametrize("dtype", [*ALL])
+@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+def test_values_come_back(backend: Backend, shape: tuple[int, ...], dtype: str) -> None:
+    """Through each way in and out: equal to the bit, with their dtype and shape."""
+    x = _values(shape, dtype)
+    for copied in (backend.from_host(x), backend.from_host_later(backend.pin(x))):
+        assert copied.dtype == backend.dtypes[dtype]
+        assert tuple(copied.shape) == shape
+        assert copied.ndim == len(shape)
+        assert_agree("to_host", backend.to_host(copied), x)
+        assert_agree("host_values", backend.host_values(copied), x)
+    assert type(backend.to_host(backend.from_host(x))) is np.ndarray
+
+
+@about("from_host", "to_host")
+@pytest.mark.parametrize("dtype", REALS)
+def test_special_values_come_back(backend: Backend, dtype: str) -> None:
+    """To the bit: the sign of 0, infinities, NaN, and the smallest and largest numbers."""
+    limits = np.finfo(dtype)
+    x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, limits.max, limits.tiny, limits.smallest_subnormal], dtype)
+    assert backend.to_host(backend.from_host(x)).tobytes() == x.tobytes()
+
+
+@about("from_host")
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool"])
+def test_values_come_from_any_layout(backend: Backend, dtype: str) -> None:
+    """Of the array on the host: transposed, strided, reversed, spread out."""
+    x = _values((4, 6), dtype)
+    for source in (x.T, x[:, ::2], x[::-1, ::-1], np.broadcast_to(x[:1], (4, 6)), np.asfortranarray(x)):
+        assert_agree("from_host", backend.to_host(backend.from_host(source)), source)
+
+
+@about("to_host", "host_values")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_values_come_back_from_any_layout(backend: Backend, layout: str) -> None:
+    """Of the array on the device."""
+    x = _values((4, 6), "float32")
+    placed = Placed(backend, [x], layout).arguments[0]
+    for found in (backend.to_host(placed), backend.host_values(placed)):
+        assert_agree("to_host", found, x)
+
+
+@about("from_host")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
+def test_from_host_copies(backend: Backend, dtype: str) -> None:
+    """The array on the device does not change with the one on the host, nor the other way round."""
+    x = np.ones((3, 4), dtype)
+    copied = backend.from_host(x)
+    x[...] = 2
+    assert (backend.to_host(copied) == 1).all(), "from_host shares memory with its argument"
+    copied[...] = 3
+    backend.synchronize()
+    assert (x == 2).all(), "from_host shares memory with its argument"
+
+
+@about("to_host")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
+def test_to_host_copies(backend: Backend, dtype: str) -> None:
+    """The array on the host is one's own to change, and does not change with the one on the device."""
+    x = backend.from_host(np.ones((3, 4), dtype))
+    found = backend.to_host(x)
+    found[...] = 2
+    assert (backend.to_host(x) == 1).all(), "to_host shares memory with its argument"
+    x[...] = 3
+    backend.synchronize()
+    assert (found == 2).all(), "to_host shares memory with its argument"
+
+
+@about("from_host_later", "synchronize")
+def test_values_from_pinned_memory(backend: Backend) -> None:
+    """`pin` gives a NumPy array of the same values, and they are on the device after `synchronize`."""
+    x = _values((100, 7), "float32")
+    pinned = backend.pin(x)
+    assert isinstance(pinned, np.ndarray)
+    assert_agree("pin", pinned, x)
+    copied = backend.from_host_later(pinned)
+    backend.synchronize()
+    pinned[...] = 0 if pinned is not x else pinned
+    assert_agree("from_host_later", backend.to_host(copied), x)
+
+
+# ---------------------------------------------------------------------- waiting, memory, time
+
+
+@about("synchronize")
+def test_synchronize(backend: Backend) -> None:
+    """With work to wait for, and without."""
+    backend.synchronize()
+    x = backend.from_host(normal((50, 50), 81))
+    backend.matmul(x, x)
+    backend.synchronize()
+
+
+@about("memory_stats", "free_memory")
+def test_memory(backend: Backend) -> None:
+    """Bytes, the peak not below what is in use; what is freed is not in use."""
+    before = backend.memory_stats()
+    x = backend.zeros((1000, 100), dtype=backend.dtypes["float32"])
+    backend.synchronize()
+    during = backend.memory_stats()
+    for stats in (before, during):
+        assert isinstance(stats, MemoryStats)
+        current, peak, reserved = stats
+        assert isinstance(current, int)
+        assert isinstance(reserved, int)
+        assert current >= 0
+        assert reserved >= 0
+        assert peak is None or (isinstance(peak, int) and peak >= current)
+    assert (backend.to_host(x) == 0).all()
+    del x
+    freed = backend.free_memory()
+    assert isinstance(freed, int)
+    assert freed >= 0
+
+
+@about("event")
+def test_event(backend: Backend) -> None:
+    """Seconds between two points, which must both have been recorded."""
+    first, second = backend.event(), backend.event()
+    with pytest.raises(RuntimeError):
+        second.seconds_since(first)
+    first.record()
+    with pytest.raises(RuntimeError):
+        second.seconds_since(first)
+    x = backend.from_host(normal((50, 50), 82))
+    backend.matmul(x, x)
+    second.record()
+    seconds = second.seconds_since(first)
+    assert isinstance(seconds, float)
+    assert 0.0 <= seconds < 60.0
+
+
+@about("stream")
+def test_stream(backend: Backend) -> None:
+    """What is made inside the `with` is there after it, and inside is what was made before."""
+    x = backend.from_host(np.arange(12.0).reshape(3, 4))
+    with backend.stream():
+        y = backend.add(x, 1.0)
+    z = backend.multiply(y, 2.0)
+    assert_agree("stream", backend.to_host(z), (np.arange(12.0).reshape(3, 4) + 1) * 2)
+
+
+# ---------------------------------------------------------------------- what it says of itself
+
+
+@about("describe")
+def test_describe(backend: Backend) -> None:
+    """One line of text."""
+    text = backend.describe()
+    assert isinstance(text, str)
+    assert text.strip()
+    assert "\n" not in text
+
+
+@about("diagnose")
+def test_diagnose(backend: Backend) -> None:
+    """It can be used, says so in words, and is asked of the class."""
+    diagnosis = type(backend).diagnose()
+    assert isinstance(diagnosis, Diagnosis)
+    assert diagnosis.usable is True
+    assert diagnosis.state.strip()
+
+
+@about("device_count")
+def test_device_count(backend: Backend) -> None:
+    """At least this one; asked of the class."""
+    count = type(backend).device_count()
+    assert isinstance(count, int)
+    assert count > backend.device.index
+
+
+def test_name(backend: Backend, device: str) -> None:
+    """The device is found by its name, and an object serves it."""
+    assert backend.device == gf.Device(device)
+    assert backend.device.type == type(backend).name
+    assert gf.get_backend(device) is backend
+    assert backend.device in gf.devices()
+
+
+@about("supports", "dtype_name")
+def test_dtypes(backend: Backend) -> None:
+    """Those in `dtypes` are supported and have their names; other names and complex numbers are no dtypes."""
+    assert set(backend.dtypes) <= set(DTYPES)
+    assert {"bool", "int64", "uint64", "float32", "float64"} <= set(backend.dtypes), "the least that gradflow needs"
+    for name, native in backend.dtypes.items():
+        assert backend.supports(name)
+        assert backend.dtype_name(native) == name
+        assert backend.empty((0,), dtype=native).dtype == native
+    for wrong in ("complex64", "float8", "", "float"):
+        assert not backend.supports(wrong)
+    with pytest.raises(TypeError):
+        backend.dtype_name(np.dtype("complex64"))
+
+
+@about("kernels")
+def test_kernels(backend: Backend) -> None:
+    """Each is native or composed."""
+    found = backend.kernels()
+    assert list(found) == KERNELS
+    assert set(found.values()) <= {"native", "composed"}
+
+
+def test_a_name_that_is_none_raises(backend: Backend) -> None:
+    """AttributeError, naming the backend and the function."""
+    with pytest.raises(AttributeError, match=f"'{backend.name}'.*'einsum_of_doom'"):
+        _ = backend.einsum_of_doom
+
+
+def test_declarations(backend: Backend) -> None:
+    """Every key of `unsupported` names something, and has a reason."""
+    known = {*ARRAY_FUNCTIONS, *KERNELS, *SERVICES, *DTYPES}
+    modules = (test_array_functions, test_kernels_module, test_random, test_training)
+    tests = {name for module in modules for name in vars(module)} | set(globals())
+    for key, reason in backend.unsupported.items():
+        name, _, rest = key.partition("[")
+        assert name in known or (name.startswith("test_") and name in tests), f"`unsupported` names {key!r}: no check"
+        assert not rest or rest.endswith("]"), f"`unsupported` names {key!r}: no check"
+        assert isinstance(reason, str)
+        assert reason.strip(), f"`unsupported` gives no reason for {key!r}"
+
+
+# ---------------------------------------------------------------------- indexing
+
+KEYS: dict[str, Any] = {
+    "integer": 1, "negative": -1, "integers": (1, 2), "slice": slice(1, None),
+    "step": (slice(None), slice(None, None, 2)),
+    "reversed": (slice(None), slice(None, None, -1)), "none": (None, 1), "ellipsis": (..., 1), "all": ...,
+    "empty tuple": (), "nothing": slice(0, 0), "array": np.array([2, 0, 2]), "table": np.array([[0, 1], [2, -1]]),
+    "two arrays": (np.array([0, 2]), np.array([1, 3])), "broadcast": (np.array([[0], [2]]), np.array([1, 3])),
+    "array and slice": (slice(None), np.array([3, 0])), "array and integer": (np.array([2, 0]), 1),
+    "no elements": np.array([], np.int64), "narrow": np.array([2, 0], np.int32),
+    "mask": np.arange(12).reshape(3, 4) % 3 == 0, "rows": np.array([True, False, True]),
+}  # fmt: skip
+
+
+def _on(backend: Backend, key: Any) -> Any:
+    if isinstance(key, tuple):
+        return tuple(_on(backend, k) for k in key)
+    return backend.from_host(key) if isinstance(key, np.ndarray) else key
+
+
+@about("getitem")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("title", KEYS)
+def test_getitem(backend: Backend, title: str, layout: str) -> None:
+    """For every kind of key of the contract."""
+    x = np.arange(12, dtype="float32").reshape(3, 4)
+    placed = Placed(backend, [x], layout)
+    found = backend.getitem(placed.arguments[0], _on(backend, full_key(KEYS[title])))
+    assert_agree(title, backend.to_host(found), x[full_key(KEYS[title])])
+    placed.check_the_rest(title)
+
+
+@about("setitem")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("title", KEYS)
+def test_setitem(backend: Backend, title: str, layout: str) -> None:
+    """For every kind of key of the contract, with an array, one that is broadcast, and a number."""
+    x = np.arange(12, dtype="float32").reshape(3, 4)
+    key: Any = full_key(KEYS[title])
+    several = [np.asarray(-1.0 - np.arange(x[key].size, dtype="float32").reshape(x[key].shape))]
+    if title in ("array", "table"):  # which of two values for one element stays is open
+        several = []
+    for values in (*several, np.asarray(-5.0, "float32"), -7.0):
+        expected = x.copy()
+        expected[key] = values
+        placed = Placed(backend, [x], layout)
+        moved = backend.from_host(values) if isinstance(values, np.ndarray) else values
+        backend.setitem(placed.arguments[0], _on(backend, key), moved)
+        assert_agree(title, backend.to_host(placed.arguments[0]), expected)
+        placed.check_the_rest(title, changes=[0])
+
+
+WAYS: dict[str, Any] = {"rows": (slice(1, None), ...), "columns": (..., slice(1, 3)), "row": (0, ...), "whole": ...}
+
+
+@about("getitem")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_slice_is_a_view(backend: Backend, way: str) -> None:
+    """Assigning to it changes the array it is of."""
+    x, expected = backend.from_host(np.zeros((3, 4), "float32")), np.zeros((3, 4), "float32")
+    backend.setitem(backend.getitem(x, WAYS[way]), ..., 1.0)
+    expected[WAYS[way]] = 1.0
+    assert_agree(way, backend.to_host(x), expected)

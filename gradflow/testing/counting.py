@@ -1,0 +1,207 @@
+"""Counting and forbidding what makes the host wait for a device: `count_transfers` and `forbid_sync`.
+
+Both see every backend, also one that is made inside the `with`, and what happens in the code of that `with` alone, not
+in other threads. They watch the services of `Backend`, through which all of gradflow moves values and waits. What a
+library does behind a backend's back, in a kernel that asks for a number, they cannot see: for that, run the same code
+on the `fake` device, whose arrays refuse.
+
+Outside of such a `with`, nothing is watched and nothing costs time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from gradflow.backend import Backend
+
+_TO_HOST = ("to_host", "host_values")
+_FROM_HOST = ("from_host", "from_host_later", "asarray")
+_WATCHED = {*_TO_HOST, *_FROM_HOST, "synchronize", "event"}
+_GRADFLOW = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+class SyncError(RuntimeError):
+    """Inside `forbid_sync`, something copied to the host or waited; the message says what, and from which line."""
+
+
+@dataclass
+class Transfers:
+    """What `count_transfers` counted so far."""
+
+    to_host: int = 0
+    """Copies from a device to the host, as of `.item()`, `.numpy()` or printing. Each waits for the device."""
+    from_host: int = 0
+    """Copies from the host to a device, as of `gradflow.tensor([1, 2])`."""
+    synchronizations: int = 0
+    """How often the host waited: each copy to the host, `gradflow.synchronize`, the time between two events."""
+    bytes_to_host: int = 0
+    """The bytes of all copies to the host."""
+    bytes_from_host: int = 0
+    """The bytes of all copies from the host."""
+
+
+_counters: ContextVar[tuple[Transfers, ...]] = ContextVar("gradflow_transfer_counters", default=())
+_forbidden: ContextVar[bool] = ContextVar("gradflow_sync_forbidden", default=False)
+_inside: ContextVar[bool] = ContextVar("gradflow_inside_a_service", default=False)
+_lock = threading.Lock()
+_users = 0
+
+
+@contextlib.contextmanager
+def count_transfers() -> Iterator[Transfers]:
+    """Count, inside a `with`, the copies between host and devices, and how often the host waited.
+
+    On the CPU, too, where these are copies in memory: so code is made ready for a GPU without one.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([1.0, 2.0])
+    >>> with count_transfers() as count:
+    ...     total = (x * x).sum()
+    >>> count.to_host, count.synchronizations
+    (0, 0)
+    >>> with count_transfers() as count:
+    ...     print(total.item(), gf.tensor([1.0, 2.0]).tolist())
+    5.0 [1.0, 2.0]
+    >>> count
+    Transfers(to_host=2, from_host=1, synchronizations=2, bytes_to_host=12, bytes_from_host=16)
+    """
+    counter = Transfers()
+    token = _counters.set((*_counters.get(), counter))
+    try:
+        with _watching():
+            yield counter
+    finally:
+        _counters.reset(token)
+
+
+@contextlib.contextmanager
+def forbid_sync(forbidden: bool = True) -> Iterator[None]:
+    """Raise `SyncError` where something inside the `with` copies to the host or waits for a device.
+
+    `forbid_sync(False)` allows it again, for a part of the code inside.
+
+    >>> import gradflow as gf
+    >>> loss = gf.ones(3).sum()
+    >>> with forbid_sync():
+    ...     loss = loss * 2
+    ...     with forbid_sync(False):
+    ...         print(loss)
+    ...     if loss > 3:
+    ...         print("high")
+    Traceback (most recent call last):
+    ...
+    gradflow.testing.counting.SyncError: Tensor.__bool__ copies 1 byte (shape (), bool) from cpu to the host: \
+<doctest gradflow.testing.counting.forbid_sync[2]>, line 5: if loss > 3:
+    """
+    token = _forbidden.set(forbidden)
+    try:
+        with _watching():
+            yield
+    finally:
+        _forbidden.reset(token)
+
+
+@contextlib.contextmanager
+def _watching() -> Iterator[None]:
+    """Every access to a service of any backend goes through `_look`, until the last `with` of any thread ends."""
+    global _users
+    with _lock:
+        _users += 1
+        if _users == 1:
+            Backend.__getattribute__ = _look  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                del Backend.__getattribute__
+
+
+def _look(backend: Backend, name: str) -> Any:
+    value = object.__getattribute__(backend, name)
+    if name not in _WATCHED or _inside.get() or not (_counters.get() or _forbidden.get()):
+        return value
+    return _watched(backend, name, value)
+
+
+def _watched(backend: Backend, name: str, service: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **options: Any) -> Any:
+        if name == "event":
+            return _watched_event(backend, service(*args, **options))
+        moves = name in _FROM_HOST and (name != "asarray" or not hasattr(args[0], "shape"))
+        if name not in _FROM_HOST:
+            _refuse(backend, args)
+        token = _inside.set(True)  # what a service calls in turn is part of it
+        try:
+            result = service(*args, **options)
+        finally:
+            _inside.reset(token)
+        for counter in _counters.get():
+            if name in _TO_HOST:
+                counter.to_host += 1
+                counter.bytes_to_host += result.nbytes
+            elif moves:
+                counter.from_host += 1
+                counter.bytes_from_host += _bytes(result)
+            if name not in _FROM_HOST:
+                counter.synchronizations += 1
+        return result
+
+    return call
+
+
+def _watched_event(backend: Backend, event: Any) -> Any:
+    measure = event.seconds_since
+
+    def seconds_since(earlier: Any) -> float:
+        return float(_watched(backend, "synchronize", lambda: measure(earlier))())
+
+    event.seconds_since = seconds_since
+    return event
+
+
+def _bytes(array: Any) -> int:
+    size = int(getattr(array.dtype, "itemsize", 0))
+    for length in array.shape:
+        size *= length
+    return size
+
+
+def _refuse(backend: Backend, args: tuple[Any, ...]) -> None:
+    if not _forbidden.get():
+        return
+    what = f"waits for {backend.device}"
+    if args:
+        size = _bytes(args[0])
+        name = backend.dtype_name(args[0].dtype)
+        what = (
+            f"copies {size} byte{'s' if size != 1 else ''} (shape {tuple(args[0].shape)}, {name}) "
+            f"from {backend.device} to the host"
+        )
+    asked, user = _callers()
+    text = linecache.getline(user.f_code.co_filename, user.f_lineno).strip()
+    where = f"{user.f_code.co_filename}, line {user.f_lineno}{': ' * bool(text)}{text}"
+    raise SyncError(f"{asked} {what}: {where}")
+
+
+def _callers() -> tuple[str, FrameType]:
+    """The function of gradflow that user code called, and the frame of that code."""
+    frame = sys._getframe(2)
+    asked = ""
+    while frame.f_back is not None and _is_own(frame):
+        asked, frame = frame.f_code.co_qualname, frame.f_back
+    return asked or frame.f_code.co_qualname, frame
+
+
+def _is_own(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_GRADFLOW) or isinstance(frame.f_locals.get("self"), Backend)

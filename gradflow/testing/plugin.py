@@ -1,0 +1,74 @@
+"""The conformance kit for pytest: whether a backend does what gradflow asks of it.
+
+    pytest -p gradflow.testing.plugin --pyargs gradflow.testing.conformance --gradflow-backend=NAME
+
+NAME is a device: `cpu`, `cuda:1`, or the prefix of a plug-in. A backend that no entry point names is registered by a
+module of its own: `--gradflow-backend-module=MODULE`. Each check compares the backend with NumPy or with the composed
+defaults of `gradflow.backend`. What a backend does not do it declares in `Backend.unsupported`. Warnings are left to
+pytest: with `-W error` they are failures. It needs pytest and NumPy alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+import gradflow as gf
+from gradflow.backend import Backend
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of the kit."""
+    group = parser.getgroup("gradflow")
+    group.addoption(
+        "--gradflow-backend", default="cpu", metavar="NAME",
+        help="the device to check: cpu, cuda:1, the prefix of a plug-in",
+    )  # fmt: skip
+    group.addoption(
+        "--gradflow-backend-module", action="append", default=[], metavar="MODULE",
+        help="import MODULE first: it registers the backend",
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Find the backend; UsageError, with the diagnosis, where it cannot be used."""
+    name = chosen_device(config)
+    try:
+        for module in config.getoption("gradflow_backend_module"):
+            importlib.import_module(module)
+        gf.get_backend(name)
+    except Exception as error:
+        raise pytest.UsageError(f"--gradflow-backend={name}: {type(error).__name__}: {error}") from error
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What is checked, and what it declares."""
+    backend = chosen_backend(config)
+    how = list(backend.kernels().values())
+    lines = [
+        f"gradflow backend: {backend.device} ({type(backend).__module__}.{type(backend).__qualname__}): "
+        f"{backend.describe()}; kernels: {how.count('native')} native, {how.count('composed')} composed"
+    ]
+    lines += [f"declared unsupported: {key}: {reason}" for key, reason in backend.unsupported.items()]
+    return lines
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The number of checks, by their outcome."""
+    counts = {kind: len(terminalreporter.stats.get(kind, [])) for kind in ("passed", "failed", "error", "xfailed")}
+    terminalreporter.write_line(
+        f"conformance of {chosen_device(config)}: {sum(counts.values())} checks: {counts['passed']} passed, "
+        f"{counts['failed'] + counts['error']} failed, {counts['xfailed']} declared unsupported"
+    )
+
+
+def chosen_device(config: pytest.Config) -> str:
+    """The device to check: that of the option; without this plug-in, `cpu`."""
+    return str(config.getoption("gradflow_backend", default="cpu"))
+
+
+def chosen_backend(config: pytest.Config) -> Backend:
+    """The backend to check."""
+    return gf.get_backend(chosen_device(config))
