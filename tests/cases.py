@@ -29,7 +29,7 @@ FUNCTIONS: tuple[str, ...] = (
 """Every differentiable function that gradflow promises; "getitem" is basic and integer-array indexing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """`call(*tensors)` and `torch(T, *tensors)`, each a tensor or a list of tensors, of `inputs`.
 

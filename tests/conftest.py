@@ -1,15 +1,38 @@
-"""Devices for tests: `device` is cpu, and cuda where there is one (else skipped, with the diagnosis as the reason)."""
+"""Devices for tests: `device` is cpu, fake, strict, and cuda. One that is not there is a skip that says why.
+
+`fake` hides its values, `strict` refuses implicit conversions, and neither has kernels of its own: so the composed
+defaults run through everything, too.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import gradflow as gf
+import gradflow.testing
+from gradflow import device as registry
 
-DEVICES = [pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)]
+BACKENDS = {"strict": ("strict", "StrictBackend"), "torch": ("torch_arrays", "TorchBackend")}
+"""The backends that are for tests alone, in `backends/`: for each device, a module and its class."""
+LIBRARIES = {"strict": "array_api_strict", "torch": "torch"}
+
+sys.path.insert(0, str(Path(__file__).parent / "backends"))
+collect_ignore = [
+    f"backends/{BACKENDS[name][0]}.py" for name, library in LIBRARIES.items() if not importlib.util.find_spec(library)
+]
+
+GPU = pytest.param("cuda", marks=pytest.mark.gpu)
+DEVICES = ["cpu", "fake", "strict", GPU]
+"""Where the tests of the core run."""
+OTHERS = ["fake", "strict", "torch", GPU]
+"""Where the table of operations runs, besides the CPU."""
 
 
 def require_gpu() -> None:
@@ -21,13 +44,32 @@ def require_gpu() -> None:
         pytest.skip(f"no CUDA device: {diagnosis}")
 
 
+def require(device: str) -> None:
+    """Make the device known, or skip the test where it cannot be used."""
+    if device == "cuda":
+        require_gpu()
+    elif device in BACKENDS and device not in registry._registered:
+        pytest.importorskip(LIBRARIES[device], reason=f"{LIBRARIES[device]}, of the device {device}, is not installed")
+        module, name = BACKENDS[device]
+        gf.register_backend(device, getattr(importlib.import_module(module), name))
+
+
+def _current(device: str) -> Iterator[str]:
+    require(device)
+    with gf.use_device(device):
+        yield device
+
+
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of a device, current during the test."""
-    if request.param == "cuda":
-        require_gpu()
-    with gf.use_device(request.param):
-        yield request.param
+    yield from _current(request.param)
+
+
+@pytest.fixture(params=OTHERS)
+def other_device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a device that is not the CPU, current during the test."""
+    yield from _current(request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,8 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
 def test_results_and_gradients_keep_the_dtype_of_the_inputs(case: Case, dtype: str, device: str) -> None:
     if dtype == "float16" and not case.half:
         pytest.skip("not for float16")
+    if not gf.get_backend(device).supports(dtype):
+        pytest.skip(f"{device} has no {dtype}")
     inputs = leaves(case, device, dtype)
     outs = as_list(case.call(*inputs))
     expected = case.dtype or dtype
@@ -175,6 +177,8 @@ def half(values: Any) -> gf.Tensor:
 @pytest.mark.skipif(os.environ.get("GRADFLOW_FUSED") == "0", reason="composed kernels compute in the dtype given")
 def test_half_precision_is_summed_and_squared_in_single(device: str) -> None:
     """Each of these leaves float16 on the way to a result that float16 can hold."""
+    if gf.get_backend(device).kernels()["layer_norm"] == "composed":
+        pytest.skip(f"the composed kernels of {device} compute in the dtype of their arrays")
     assert gf.ones((4096, 2), dtype="float16").sum(axis=0).tolist() == [4096.0, 4096.0]
     assert gf.mse_loss(half([30.0] * 100), half([0.0] * 100)).item() == 900.0
     assert gf.std(half([300.0, -300.0, 600.0, 0.0])).item() == pytest.approx(335.5, rel=1e-3)

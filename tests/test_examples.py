@@ -20,7 +20,7 @@ def leaf(value: Any, dtype: str = "float64") -> gf.Tensor:
 
 def close(what: str, actual: Any, expected: Any, atol: float = 1e-12) -> None:
     """To rounding in float64; `atol` larger where the notes give rounded numbers."""
-    np.testing.assert_allclose(host(actual), np.asarray(expected), rtol=1e-12, atol=atol, err_msg=what)
+    np.testing.assert_allclose(host(actual), host(expected), rtol=1e-12, atol=atol, err_msg=what)
 
 
 def through(gate: Any, x: gf.Tensor, upstream: float) -> tuple[float, float]:

@@ -437,3 +437,16 @@ def test_a_search_that_fails_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
             gf.zeros(1, device="toy")
     finally:
         registry._scan.cache_clear()
+
+
+def test_the_help_names_all_that_is_in_the_json(report: Any) -> None:
+    def keys(value: Any) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(keys, value))
+        return set(value).union(*map(keys, value.values())) if isinstance(value, dict) else set()
+
+    found = {name: value for name, value in report[1].items() if name != "by"}
+    help_text, _ = run("from gradflow.cli import main; main(['devices', '--help'])")
+    names = keys(found) - set(gf.memory_stats("cpu"))
+    assert {"prefix", "code", "fix", "device", "notes"} <= names
+    assert [name for name in names if not re.search(rf"\b{name}\b", help_text)] == []

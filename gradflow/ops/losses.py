@@ -134,7 +134,7 @@ def _check_labels(name: str, target: Tensor, shape: tuple[int, ...], classes: in
     if target.shape != shape:
         raise ValueError(f"{name} needs labels of shape {shape} for this input; got {target.shape}")
     if target.size and target.backend.device.type == "cpu":
-        values = target.backend.to_host(target.array)
+        values = target.backend.host_values(target.array)
         if values.astype("uint64").max() >= classes:  # a negative label is a huge one
             places = zip(product(*map(range, shape)), values.reshape(-1).tolist(), strict=True)
             place, label = next((p, v) for p, v in places if not 0 <= v < classes)

@@ -111,7 +111,7 @@ def compare(actual: Any, reference: Any, bound: Any = None, ulp: float | None = 
     with np.errstate(all="ignore"):
         error = np.where((wide == target) | (np.isnan(wide) & np.isnan(target)), 0.0, np.abs(wide - target))
         error = np.where(np.isnan(error) | ~np.isfinite(target) & (error > 0), np.inf, error)
-        errors_in_ulp = np.where(error == 0, 0.0, error / spacing)
+        errors_in_ulp = np.where((error == 0) | np.isinf(error), error, error / spacing)
         if exact:
             return _exactly(found, expected, errors_in_ulp)
         limit = np.broadcast_to(np.asarray(host(bound) if ulp is None else ulp * spacing, np.float64), error.shape)
@@ -159,7 +159,7 @@ def _spacing(values: Any, dtype: Any) -> Any:
     with np.errstate(all="ignore"):
         rounded = np.abs(values).astype(dtype)
         if dtype.kind == "f":
-            rounded = np.minimum(rounded, np.finfo(dtype).max / 2)  # the last one's own spacing would be inf
+            rounded = np.minimum(rounded, np.finfo(dtype).max * 0.75)  # the last number's own would be inf
         return np.spacing(rounded).astype(np.float64)
 
 

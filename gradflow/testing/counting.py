@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import math
 import os
 import sys
 import threading
@@ -22,10 +23,10 @@ from types import FrameType
 from typing import Any
 
 from gradflow.backend import Backend
+from gradflow.dtypes import DTYPES
 
-_TO_HOST = ("to_host", "host_values")
 _FROM_HOST = ("from_host", "from_host_later", "asarray")
-_WATCHED = {*_TO_HOST, *_FROM_HOST, "synchronize", "event"}
+_WATCHED = {"to_host", *_FROM_HOST, "synchronize", "event"}
 _GRADFLOW = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -60,7 +61,8 @@ _users = 0
 def count_transfers() -> Iterator[Transfers]:
     """Count, inside a `with`, the copies between host and devices, and how often the host waited.
 
-    On the CPU, too, where these are copies in memory: so code is made ready for a GPU without one.
+    On the CPU, too, where these are copies in memory: so code is made ready for a GPU without one. (What gradflow
+    reads of the CPU's memory without a copy is no transfer: labels, and a tensor on its way to another device.)
 
     >>> import gradflow as gf
     >>> x = gf.tensor([1.0, 2.0])
@@ -147,12 +149,12 @@ def _watched(backend: Backend, name: str, service: Callable[..., Any]) -> Callab
         finally:
             _inside.reset(token)
         for counter in _counters.get():
-            if name in _TO_HOST:
+            if name == "to_host":
                 counter.to_host += 1
                 counter.bytes_to_host += result.nbytes
             elif moves:
                 counter.from_host += 1
-                counter.bytes_from_host += _bytes(result)
+                counter.bytes_from_host += _bytes(backend, result)
             if name not in _FROM_HOST:
                 counter.synchronizations += 1
         return result
@@ -170,11 +172,8 @@ def _watched_event(backend: Backend, event: Any) -> Any:
     return event
 
 
-def _bytes(array: Any) -> int:
-    size = int(getattr(array.dtype, "itemsize", 0))
-    for length in array.shape:
-        size *= length
-    return size
+def _bytes(backend: Backend, array: Any) -> int:
+    return int(math.prod(array.shape)) * DTYPES[backend.dtype_name(array.dtype)].itemsize
 
 
 def _refuse(backend: Backend, args: tuple[Any, ...]) -> None:
@@ -182,7 +181,7 @@ def _refuse(backend: Backend, args: tuple[Any, ...]) -> None:
         return
     what = f"waits for {backend.device}"
     if args:
-        size = _bytes(args[0])
+        size = _bytes(backend, args[0])
         name = backend.dtype_name(args[0].dtype)
         what = (
             f"copies {size} byte{'s' if size != 1 else ''} (shape {tuple(args[0].shape)}, {name}) "
