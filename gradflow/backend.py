@@ -733,8 +733,8 @@ class Backend(ABC):
         norm = self.sqrt(total)
         factor = self.minimum(self.divide(max_norm, self.add(norm, 1e-6)), 1.0)
         for gradient in gradients:
-            gradient[...] = self.multiply(gradient, factor)
-        return norm
+            gradient[...] = self.multiply(gradient, self.astype(factor, gradient.dtype, copy=False))
+        return self.astype(norm, gradients[0].dtype, copy=False)
 
 
 class Event:

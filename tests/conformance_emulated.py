@@ -1,0 +1,20 @@
+"""The device `emulated` for the conformance kit: the CuPy backend on the emulated CuPy. Never a GPU run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import gradflow as gf
+from gradflow import device as registry
+
+sys.path.insert(0, str(Path(__file__).parent / "cupy_backend"))
+registry.backend_class("cuda")  # the package, importable also from an uninstalled checkout
+
+import emulated_cupy  # noqa: E402
+from emulated_device import EmulatedBackend  # noqa: E402
+
+emulated_cupy.install(pytest.MonkeyPatch())  # for the rest of the process
+gf.register_backend("emulated", EmulatedBackend)

@@ -1,0 +1,184 @@
+"""The conformance kit: what it finds in good backends and in broken ones, and what it says.
+
+The kit itself is collected from `gradflow/testing/conformance` with the rest of the tests and then checks `cpu`. Here
+it runs as users run it, in processes of its own from another folder: whole on other backends, and in parts on backends
+with one planted fault each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conformance_backends import FAULTS
+from conftest import require
+
+ROOT = Path(__file__).resolve().parent.parent
+KIT = "gradflow.testing.conformance"
+LEAST = 5000
+"""Checks of a backend; a number much below the 7448 of `cpu` would mean that some are not found any more."""
+
+
+def environment() -> dict[str, str]:
+    path = [str(ROOT), str(ROOT / "backends"), str(ROOT / "tests")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def run_kit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`pytest` with the kit, from a folder without any settings; warnings are failures."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "--tb=short",
+               "-p", "gradflow.testing.plugin", "--pyargs", *arguments]  # fmt: skip
+    return subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True)
+
+
+def counts(out: str) -> dict[str, int]:
+    """The numbers of the kit's last line."""
+    found = re.search(r"^conformance of \S+: (\d+) checks: (\d+) passed, (\d+) failed, (\d+) declared", out, re.M)
+    assert found is not None, out
+    return dict(zip(("checks", "passed", "failed", "declared"), map(int, found.groups()), strict=True))
+
+
+# ---------------------------------------------------------------------- good backends
+
+GOOD = ["fake", "strict", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_backend_passes(name: str, tmp_path: Path) -> None:
+    require(name)
+    done = run_kit(tmp_path, KIT, f"--gradflow-backend={name}", "--gradflow-backend-module=conformance_backends")
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    found = counts(done.stdout)
+    assert found["checks"] > LEAST
+    assert found["failed"] == 0
+
+
+def test_the_options_as_the_documentation_has_them(tmp_path: Path) -> None:
+    done = run_kit(tmp_path, f"{KIT}.test_services", "-k", "test_declarations or test_describe")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert counts(done.stdout) == {"checks": 2, "passed": 2, "failed": 0, "declared": 0}
+    for name, why in (("nothing", "unknown device 'nothing'"), ("cpu:7", "does not exist")):
+        done = run_kit(tmp_path, KIT, f"--gradflow-backend={name}")
+        assert done.returncode == pytest.ExitCode.USAGE_ERROR
+        assert why in done.stderr
+
+
+def test_the_kit_needs_pytest_and_numpy_alone() -> None:
+    code = (
+        "import sys, gradflow.testing.plugin\n"
+        "from gradflow.testing.conformance import test_services\n"
+        "print(sorted({m.partition('.')[0] for m in sys.modules} & {'hypothesis', 'torch', 'array_api_strict'}))"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    out = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------------- planted faults
+
+SWEEP = """
+import contextlib, io, json, sys
+import pytest
+import conformance_backends
+
+class Outcomes:
+    def __init__(self):
+        self.failed, self.passed, self.declared = {}, [], {}
+
+    def pytest_runtest_logreport(self, report):
+        name = report.nodeid.rpartition("::")[2]
+        if report.failed:
+            self.failed[name] = str(report.longrepr).strip()
+        elif hasattr(report, "wasxfail"):
+            self.declared[name] = report.wasxfail
+        elif report.when == "call":
+            self.passed.append(name)
+
+found = {}
+for name, checks in json.loads(sys.argv[1]).items():
+    outcomes = Outcomes()
+    options = ["-q", "-p", "no:cacheprovider", "-p", "gradflow.testing.plugin", "--tb=line", "--pyargs"]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        status = pytest.main([*options, *checks, f"--gradflow-backend={name}"], plugins=[outcomes])
+    assert outcomes.failed or outcomes.passed, out.getvalue()
+    found[name] = {"status": int(status), "out": out.getvalue(), **vars(outcomes)}
+print(json.dumps(found))
+"""
+
+
+def node(check: str) -> str:
+    """Where a check is, by its name."""
+    module = {"test_kernel[": "test_kernels", "test_array_function[": "test_array_functions",
+              "test_what_has_no_result_raises[": "test_array_functions", "test_random_bits[": "test_random",
+              "test_dropout_masks[": "test_random", "test_training_run[": "test_training"}  # fmt: skip
+    return f"{KIT}.{module.get(check.partition('[')[0] + '[', 'test_services')}::{check}"
+
+
+def sweep(folder: Path, runs: dict[str, list[str]]) -> dict[str, Any]:
+    """For each backend, the checks that fail and those that pass."""
+    command = [sys.executable, "-c", SWEEP, json.dumps(runs)]
+    out = subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True)
+    assert out.returncode == 0, out.stdout + out.stderr
+    found: dict[str, Any] = json.loads(out.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of the check that must find each fault; on `cpu`, of all of them; of those that declarations are about."""
+    runs = {name: [node(check)] for name, (check, _) in FAULTS.items()}
+    every = sorted({check for checks in runs.values() for check in checks})
+    about = [f"{KIT}.test_services", f"{KIT}.test_array_functions", "-k", "cumulative_sum or event or declarations"]
+    declared = dict.fromkeys(("lacking", "humble", "confused"), about)
+    return sweep(tmp_path_factory.mktemp("kit"), {**runs, "cpu": every, **declared})
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(fault: str, outcomes: dict[str, Any]) -> None:
+    check = FAULTS[fault][0]
+    assert list(outcomes[fault]["failed"]) == [check]
+    assert outcomes[fault]["failed"][check], "a failure says what is wrong"
+    assert outcomes[fault]["status"] == pytest.ExitCode.TESTS_FAILED
+
+
+def test_without_the_faults_the_same_checks_pass(outcomes: dict[str, Any]) -> None:
+    assert outcomes["cpu"]["failed"] == {}
+    assert sorted(outcomes["cpu"]["passed"]) == sorted(check for check, _ in FAULTS.values())
+
+
+# ---------------------------------------------------------------------- declarations
+
+
+def test_a_declared_failure_is_none(outcomes: dict[str, Any]) -> None:
+    found = outcomes["lacking"]
+    assert found["status"] == pytest.ExitCode.OK
+    assert found["failed"] == {}
+    assert found["declared"].pop("test_event") == "declared unsupported: test_event: no clock"
+    assert len(found["declared"]) == 6
+    for check, reason in found["declared"].items():
+        assert check.startswith("test_array_function[cumulative_sum-")
+        assert check.endswith("-float16]")
+        assert reason == "declared unsupported: cumulative_sum[float16]: not in half precision"
+    assert f"{len(found['passed'])} passed, 0 failed, 7 declared unsupported" in found["out"]
+
+
+def test_a_declaration_that_nothing_fails_is_a_failure(outcomes: dict[str, Any]) -> None:
+    found = outcomes["humble"]
+    assert found["status"] == pytest.ExitCode.TESTS_FAILED
+    assert found["declared"] == {}
+    messages = {
+        f"{k}: declared unsupported, but passes: remove it from `unsupported`" for k in ("cumulative_sum", "test_event")
+    }
+    assert set(found["failed"].values()) == messages
+
+
+def test_a_declaration_of_nothing_is_a_failure(outcomes: dict[str, Any]) -> None:
+    found = outcomes["confused"]
+    assert found["status"] == pytest.ExitCode.TESTS_FAILED
+    assert "`unsupported` names 'cumulative_product': no check" in found["failed"]["test_declarations"]
