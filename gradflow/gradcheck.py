@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gradflow import ops, random
+from gradflow.batching import Batch
 from gradflow.engine import Node, Observer, Operation, no_grad, observed_by
 from gradflow.tensor import Tensor, _describe, tensor
 from gradflow.transforms import Trace, pull, send_back_all, vjp
@@ -236,6 +237,7 @@ class _RuleChecker(Observer):
 
 def _text(x: Any, node: Node) -> str:
     """The values as text, in which NaN equals itself; empty for what is no array or tensor."""
+    x = x.values if isinstance(x, Batch) else x
     if not isinstance(x, Tensor):
         if x is None or isinstance(x, (int, float)) or not hasattr(x, "dtype") or hasattr(x, "parents"):
             return ""

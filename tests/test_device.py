@@ -430,13 +430,6 @@ def test_events_and_streams_on_a_gpu() -> None:
     assert y.sum().item() == 1024.0**3
 
 
-def test_the_import_is_not_slower_than_numpys() -> None:
-    from benchmarks.import_time import LIMIT, once
-
-    numpys, ours = (min(once(f"import {name}") for _ in range(5)) for name in ("numpy", "gradflow"))
-    assert ours <= LIMIT * numpys
-
-
 def test_pickled_tensors_come_back_to_their_device(second_device: str) -> None:
     import copy
     import pickle
