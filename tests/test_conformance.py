@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from conformance_backends import FAULTS
-from conftest import require
+from devices import require
 
 ROOT = Path(__file__).resolve().parent.parent
 KIT = "gradflow.testing.conformance"

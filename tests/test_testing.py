@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import GPU, require
+from devices import GPU, require
 
 import gradflow as gf
 from gradflow import device as registry

@@ -9,7 +9,6 @@ made this way: the runtime asks the driver for undocumented tables before it sho
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -19,14 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from gradflow_cupy.diagnosis import CODES, KERNEL_DRIVER
+from gradflow_cupy.diagnosis import CODES, KERNEL_DRIVER, installed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMPILER = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="libcuda.so.1 is a library of Linux"),
-    pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed"),
+    pytest.mark.skipif(not installed(), reason="CuPy is not installed"),
 ]
 
 STAND_IN = r"""
