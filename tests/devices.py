@@ -1,4 +1,4 @@
-"""The devices that tests run on: NumPy, `fake`, array-api-strict, PyTorch's arrays, and CUDA; what is not there is a skip.
+"""The devices that tests run on: NumPy, `fake`, array-api-strict, PyTorch arrays, and CUDA; an absent one is a skip.
 
 `fake` hides its values, `strict` refuses implicit conversions, and neither has kernels of its own: so the composed
 defaults run through everything, too.

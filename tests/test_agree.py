@@ -101,7 +101,7 @@ def test_the_cupy_backend_agrees_on_an_emulated_cupy(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.gpu
 def test_the_cpu_and_cuda_agree() -> None:
-    from tests.conftest import require_gpu
+    from devices import require_gpu
 
     require_gpu()
     assert [(row.what, row.problem) for row in agree.compare("cpu", "cuda") if not row.passed] == []

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pytest
+from devices import require_gpu
 
 import gradflow as gf
 from gradflow.cli import main
@@ -25,7 +26,6 @@ from gradflow.data import DATASETS
 from gradflow.training import NonFiniteLossError, Settings, train
 from gradflow.training.run import RunFolder
 from gradflow.training.settings import SETTING_NAMES
-from tests.conftest import require_gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {"config.toml", "curves.png", "metrics.csv", "weights.safetensors"}

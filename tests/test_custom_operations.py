@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import require_gpu
 
 import gradflow as gf
 from gradflow.ops import OPERATIONS
-from tests.conftest import require_gpu
 
 
 def host(x: gf.Tensor) -> np.ndarray:

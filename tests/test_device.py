@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import require_gpu
 
 import gradflow as gf
 from gradflow import device as registry
 from gradflow.backend import ARRAY_FUNCTIONS, Backend, Diagnosis, MemoryStats
 from gradflow.dtypes import DTYPES
-from tests.conftest import require_gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 
