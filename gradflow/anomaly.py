@@ -165,7 +165,7 @@ def _describe_record(record: _Record) -> str:
     result = record.result
     flat = result.reshape(-1).tolist()
     bad = [i for i, value in enumerate(flat) if not math.isfinite(value)]
-    index = _unravel(bad[0], result.shape) if bad else ()
+    index = unravel(bad[0], result.shape) if bad else ()
     if bad:
         others = f", the first of {len(bad)} elements of {result.size} that are not finite" if len(bad) > 1 else ""
         head = f"{record.head} {flat[bad[0]]} at index {index}{others}"
@@ -202,7 +202,8 @@ def _describe_input(x: Any, index: tuple[int, ...], shape: tuple[int, ...]) -> s
     return text
 
 
-def _unravel(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+def unravel(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The index of the element at a place in C order."""
     index = []
     for n in reversed(shape):
         place, i = divmod(place, n)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gradflow import ops, random
+from gradflow.anomaly import unravel
 from gradflow.batching import Batch
 from gradflow.engine import Node, Observer, Operation, no_grad, observed_by
 from gradflow.tensor import Tensor, _describe, tensor
@@ -196,13 +197,7 @@ def _differences(value: Callable[..., Any], xs: Sequence[Tensor], step: float) -
 
 
 def _index(place: int, x: Tensor) -> str:
-    if not x.ndim:
-        return ""
-    index = []
-    for n in reversed(x.shape):
-        place, i = divmod(place, n)
-        index.append(str(i))
-    return f"[{', '.join(reversed(index))}]"
+    return f"[{', '.join(map(str, unravel(place, x.shape)))}]" if x.ndim else ""
 
 
 class _RuleChecker(Observer):
