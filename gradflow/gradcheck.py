@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from gradflow import ops, random
+from gradflow import random
 from gradflow.anomaly import unravel
 from gradflow.batching import Batch
 from gradflow.engine import Node, Observer, Operation, no_grad, observed_by
 from gradflow.tensor import Tensor, _describe, tensor
-from gradflow.transforms import Trace, pull, send_back_all, vjp
+from gradflow.transforms import Trace, pull, send_back_all, unit_vectors, vjp
 from gradflow.tree import flatten, map_tree, rebuild
 
 
@@ -164,8 +164,7 @@ def _rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], recorded: bool) -
     """For each element of the outputs its derivatives by each input, flat."""
     for y in outputs:
         for i in range(y.size):
-            place = ops.arange(i, i + 1, dtype="int64", device=y.device)
-            cotangent = ops.reshape(ops.one_hot(place, y.size, y.dtype), y.shape)
+            cotangent = unit_vectors(y, i, i + 1)[0]
             yield [g.reshape(-1).tolist() for g in pull(inputs, [y], [cotangent], recorded, retain=True)]
 
 

@@ -427,13 +427,13 @@ def send_back_all(inputs: Sequence[Tensor], outputs: Sequence[Tensor], outer: bo
             low, high = max(start, first), min(stop, first + y.size)
             if low < high:
                 reached.append(y)
-                bases.append(_basis(y, low - first, high - first, low - start, stop - high))
+                bases.append(unit_vectors(y, low - first, high - first, low - start, stop - high))
             first += y.size
         parts.append(pull(inputs, reached, bases, outer, retain=True, batch=True))
     return parts[0] if len(parts) == 1 else [ops.concat(blocks) for blocks in zip(*parts, strict=True)]
 
 
-def _basis(y: Tensor, start: int, stop: int, before: int, after: int) -> Tensor:
+def unit_vectors(y: Tensor, start: int, stop: int, before: int = 0, after: int = 0) -> Tensor:
     """The unit vectors `start` to `stop` in the space of y, as a batch, with so many zero vectors before and after."""
     places = ops.arange(start, stop, dtype="int64", device=y.device)
     units = ops.pad(ops.one_hot(places, y.size, y.dtype), ((before, after), (0, 0)))
