@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from gradflow.backend import Backend
 from gradflow.batching import Batch
-from gradflow.engine import Leaf, Node, Observer, Operation, backward, observed_by
+from gradflow.engine import Leaf, Node, Observer, Operation, backward, broadcasts, observed_by
 from gradflow.tensor import Tensor, _describe
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
@@ -183,12 +183,7 @@ def _describe_input(x: Any, index: tuple[int, ...], shape: tuple[int, ...]) -> s
     if not x.size:
         return text
     flat = x.detach().reshape(-1).tolist()
-    tail = shape[len(shape) - x.ndim :]
-    if (
-        len(index) == len(shape)
-        and x.ndim <= len(shape)
-        and all(n in (1, m) for n, m in zip(x.shape, tail, strict=True))
-    ):
+    if len(index) == len(shape) and broadcasts(x.shape, shape):
         there = [i if n > 1 else 0 for i, n in zip(index[len(shape) - x.ndim :], x.shape, strict=True)]
         place = 0
         for i, n in zip(there, x.shape, strict=True):

@@ -307,6 +307,12 @@ def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = ())
     return order
 
 
+def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Whether an array of `shape` can be repeated along new axes and axes of length 1 to the shape `to`."""
+    aligned = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in aligned)
+
+
 def _sum_to_shape(F: Any, g: Any, shape: tuple[int, ...], native: Any, backend: Backend) -> Any:
     """The VJP of broadcasting from `shape`: g summed over what was repeated, half floats in float32."""
     extra = g.ndim - len(shape)
@@ -462,9 +468,7 @@ def backward(
 
 def _check_broadcast(node: Node, argument: int, shape: Any, expected: Any) -> None:
     """Raise ValueError for a gradient that is no broadcast of its argument: a rule is wrong."""
-    tail = tuple(shape)[len(shape) - len(expected) :]
-    axes = max(len(expected), len(node.shape))
-    if not len(expected) <= len(shape) <= axes or any(n not in (1, m) for n, m in zip(expected, tail, strict=True)):
+    if len(shape) > max(len(expected), len(node.shape)) or not broadcasts(expected, shape):
         raise ValueError(
             f"the rule of {node.op.name} for argument {argument} gave a gradient of shape {tuple(shape)}; "
             f"the argument has shape {tuple(expected)}"

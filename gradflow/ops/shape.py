@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gradflow.dtypes import promote
+from gradflow.engine import broadcasts
 from gradflow.ops.reductions import normalize_axes, one_axis
 from gradflow.ops.table import apply, cast, check_tensors, defop
 from gradflow.tensor import Tensor, integers, shape_from
@@ -38,8 +39,7 @@ def broadcast_to(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
     """x repeated along new axes and axes of length 1 to `shape`. ValueError where that cannot be."""
     check_tensors("broadcast_to", x)
     shape = shape_from(shape)
-    tail = shape[len(shape) - x.ndim :]
-    if len(shape) < x.ndim or any(n not in (1, m) for n, m in zip(x.shape, tail, strict=True)):
+    if not broadcasts(x.shape, shape):
         raise ValueError(f"a tensor of shape {x.shape} does not broadcast to {shape}")
     return apply(_BROADCAST, (x,), {"shape": shape})
 
