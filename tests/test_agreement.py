@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,10 @@ import pytest
 from twin import twin_device
 
 import gradflow as gf
-from gradflow import nn, optim
+from gradflow import nn
 from gradflow.backend import dropout_threshold
 from gradflow.testing import assert_agree, eps, host, product_bound, sum_bound, ulp_bound
+from gradflow.testing.workloads import EPOCHS, OPTIMIZERS, STEPS, Place, Run
 
 SIZES = [1, 2, 31, 32, 33, 257, 1000]
 
@@ -188,14 +188,6 @@ def test_cross_entropy(device: str) -> None:
     assert_agree("gradient", x.grad, gradient, bound[:, None] / 200)
 
 
-OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
-    "sgd": lambda p: optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3),
-    "adam": lambda p: optim.Adam(p, lr=0.01, weight_decay=1e-3),
-    "adamw": lambda p: optim.AdamW(p, lr=0.01),
-    "rmsprop": lambda p: optim.RMSprop(p, lr=0.005, momentum=0.5),
-}
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizer_steps(device: str, name: str) -> None:
     """Some ten roundings in each of 10 steps, of numbers below 2: 10 * 10 eps * 2. Gradients are kept off 0, where the
@@ -216,54 +208,6 @@ def test_optimizer_steps(device: str, name: str) -> None:
 
 # ---------------------------------------------------------------------- whole training runs
 
-INPUTS, CLASSES, SAMPLES, BATCH, EPOCHS = 20, 4, 160, 32, 8
-STEPS = EPOCHS * SAMPLES // BATCH
-
-
-class Run:
-    """A training run with everything that draws random numbers: weights, shuffles and dropout, of one generator."""
-
-    def __init__(self, device: str, dtype: str = "float32", optimizer: str = "sgd", seed: int = 5) -> None:
-        rng = np.random.default_rng(0)
-        x = rng.normal(size=(SAMPLES, INPUTS)).astype(np.float32)
-        labels = (x @ rng.normal(size=(INPUTS, CLASSES))).argmax(axis=1)
-        self.device = device
-        self.generator = gf.Generator(seed)
-        first = nn.MLP([INPUTS, 32, 32], "tanh", 0.2, device=device, generator=self.generator)
-        last = nn.Linear(32, CLASSES, device=device, generator=self.generator)
-        self.model = nn.Sequential(first, nn.LayerNorm(32, device=device), nn.ReLU(), last).to(dtype)
-        self.x, self.labels = gf.tensor(x.astype(dtype), device=device), gf.tensor(labels, device=device)
-        rate = optim.schedules.warmup(optim.schedules.cosine(0.05 if optimizer == "sgd" else 0.005, STEPS), 5)
-        self.optimizer = OPTIMIZERS[optimizer](self.model.parameters())
-        self.optimizer.param_groups[0]["lr"] = rate
-
-    def epochs(self, n: int) -> list[float]:
-        losses = []
-        for _ in range(n):
-            order = gf.random.permutation(SAMPLES, device=self.device, generator=self.generator)
-            for start in range(0, SAMPLES, BATCH):
-                rows = order[start : start + BATCH]
-                self.optimizer.zero_grad()
-                logits = self.model(gf.take(self.x, rows, axis=0))
-                loss = gf.cross_entropy(logits, gf.take(self.labels, rows, axis=0))
-                loss.backward()
-                optim.clip_grad_norm_(self.model.parameters(), 1.0)
-                self.optimizer.step()
-                losses.append(loss.item())
-        return losses
-
-    def save(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.state_dict(),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.load_state_dict(state["generator"])
-
 
 def run_bound(dtype: str) -> float:
     """Relative, of a loss: in each step the sums, of at most K = 33 terms in each of 3 layers, forward and backward,
@@ -271,17 +215,17 @@ def run_bound(dtype: str) -> float:
     return STEPS * 6 * 33 * eps(dtype)
 
 
-def assert_losses(what: str, losses: list[float], reference: list[float], dtype: str) -> None:
-    assert_agree(what, np.array(losses), np.array(reference), run_bound(dtype) * np.abs(reference))
+def assert_losses(what: str, losses: np.ndarray, reference: np.ndarray, dtype: str) -> None:
+    assert_agree(what, losses, reference, run_bound(dtype) * np.abs(reference))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_training_run_gives_the_losses_of_the_reference(device: str, dtype: str, optimizer: str) -> None:
-    here, reference = Run(device, dtype, optimizer), Run("cpu", "float64", optimizer)
+    here, reference = Run(Place(device, dtype), optimizer), Run(Place("cpu", "float64"), optimizer)
     for (name, p), q in zip(here.model.named_parameters(), reference.model.parameters(), strict=True):
         assert_agree(f"initial {name}", f64(p), host(q))
-    losses, expected = here.epochs(EPOCHS), reference.epochs(EPOCHS)
+    losses, expected = host(here.losses()), host(reference.losses())
     assert here.generator.state_dict() == reference.generator.state_dict()
     assert np.mean(expected[-5:]) < 0.7 * np.mean(expected[:5]), f"nothing was learnt: {expected[::5]}"
     assert_losses(f"losses in {dtype} with {optimizer}", losses, expected, dtype)
@@ -289,11 +233,13 @@ def test_a_training_run_gives_the_losses_of_the_reference(device: str, dtype: st
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_run_is_repeated_to_the_bit(device: str, optimizer: str) -> None:
-    assert Run(device, optimizer=optimizer).epochs(2) == Run(device, optimizer=optimizer).epochs(2)
+    first, second = (Run(Place(device), optimizer).losses() for _ in range(2))
+    assert_agree("losses", first, second)
 
 
 def test_another_seed_is_another_run(device: str) -> None:
-    assert Run(device, seed=5).epochs(1) != Run(device, seed=6).epochs(1)
+    first, second = (Run(Place(device), "sgd", seed).losses(1) for seed in (5, 6))
+    assert first.tolist() != second.tolist()
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -304,17 +250,17 @@ def test_a_run_moves_to_another_device_midway(device: str, optimizer: str, way: 
         first, second = (device, "cpu") if way == "to the CPU" else ("cpu", device)
         if first == second:
             second = twin
-        whole = Run(first, optimizer=optimizer)
-        expected = whole.epochs(EPOCHS)
-        start = Run(first, optimizer=optimizer)
-        losses = start.epochs(EPOCHS // 2)
-        rest = Run(second, optimizer=optimizer, seed=99)
-        rest.epochs(1)  # a state of its own, to be replaced
-        rest.load(start.save())
-        losses += rest.epochs(EPOCHS - EPOCHS // 2)
+        whole = Run(Place(first), optimizer)
+        expected = host(whole.losses())
+        start = Run(Place(first), optimizer)
+        before = host(start.losses(EPOCHS // 2))
+        rest = Run(Place(second), optimizer, seed=99)
+        rest.losses(1)  # a state of its own, to be replaced
+        rest.load(start.state())
+        losses = np.concatenate([before, host(rest.losses(EPOCHS - EPOCHS // 2))])
         assert {str(p.device).partition(":")[0] for p in rest.model.parameters()} == {second.partition(":")[0]}
         if device == "cpu":
-            assert losses == expected
+            assert_agree("losses", losses, expected)
         else:
             assert_losses("losses", losses, expected, "float32")
         assert rest.generator.state_dict() == whole.generator.state_dict()

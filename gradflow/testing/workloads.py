@@ -548,12 +548,12 @@ def _optimizer(name: str, at: Place) -> list[Check]:
 class Run:
     """A training run with everything that draws random numbers: weights, shuffles and dropout, of one generator."""
 
-    def __init__(self, at: Place, optimizer: str) -> None:
+    def __init__(self, at: Place, optimizer: str, seed: int = 5) -> None:
         rng = np.random.default_rng(0)
         x = rng.normal(size=(SAMPLES, INPUTS))
         labels = (x @ rng.normal(size=(INPUTS, CLASSES))).argmax(axis=1)
         self.device = at.device
-        self.generator = gf.Generator(5)
+        self.generator = gf.Generator(seed)
         first = nn.MLP([INPUTS, 32, 32], "tanh", 0.2, device=at.device, generator=self.generator)
         last = nn.Linear(32, CLASSES, device=at.device, generator=self.generator)
         self.model = nn.Sequential(first, nn.LayerNorm(32, device=at.device), nn.ReLU(), last).to(at.dtype)
