@@ -6,6 +6,7 @@ import contextlib
 import operator
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from gradflow.testing import (
     sum_bound,
     ulp_bound,
 )
+from gradflow.testing.plugin import pytest_configure
 
 # ---------------------------------------------------------------------- agreement
 
@@ -92,12 +94,61 @@ def test_what_is_not_finite_agrees_with_its_like_alone(found: float) -> None:
                 assert compare(np.float32([found]), np.float32([reference]), **judge).agrees == same, judge
 
 
+MISUSES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "no name": (lambda: assert_agree(gf.ones(2), gf.ones(2), 1e-3), TypeError, "name is a str; got Tensor"),  # type: ignore[arg-type]
+    "None": (lambda: compare(None, 1.0), TypeError, "all real; got NoneType"),
+    "a dict": (lambda: compare({"a": 1.0}, {"a": 1.0}), TypeError, "all real; got dict"),
+    "words": (lambda: compare("one", "one"), TypeError, "all real; got str"),
+    "complex numbers": (lambda: compare([1j], [2j], ulp=4), TypeError, r"all real; got list \(complex128\)"),
+    "a bound in words": (lambda: compare(1.0, 1.0, bound="small"), TypeError, "all real; got str"),
+    "a negative bound": (lambda: compare(2.0, 1.0, bound=[-1.0]), ValueError, "a bound is 0 or more; got -1.0"),
+    "negative ulp": (lambda: compare(2.0, 1.0, ulp=-1), ValueError, "ulp is 0 or more; got -1"),
+    "ulp for each": (lambda: compare([2.0], [1.0], ulp=[4]), TypeError, r"one number for all .*; got \[4\]"),  # type: ignore[arg-type]
+    "a bound of another shape": (
+        lambda: compare(np.ones(2), np.ones(2), bound=np.ones(3)), ValueError, r"shape \(3,\), the result \(2,\)",
+    ),
+    "eps of integers": (lambda: eps("int32"), ValueError, "float16, float32 or float64; got 'int32'"),
+    "eps of what is none": (lambda: eps("nonsense"), ValueError, "float16, float32 or float64; got 'nonsense'"),
+    "a device": (lambda: forbid_sync("cpu"), TypeError, "True or False, for all devices: .*; got 'cpu'"),  # type: ignore[arg-type]
+    "a function": (lambda: forbid_sync(print), TypeError, "`with forbid_sync.*; got <built-in function print>"),  # type: ignore[arg-type]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MISUSES)
+def test_a_misuse_is_an_error_that_says_what_is_expected(what: str) -> None:
+    call, kind, message = MISUSES[what]
+    with pytest.raises(kind, match=message):
+        call()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int64"])
+def test_there_are_no_ulp_between_integers(dtype: str) -> None:
+    assert compare(np.ones(2, dtype), [1.0, 1.0], ulp=4).problem == f"{dtype}, in which there are no ulp"
+
+
 def test_bounds_are_those_of_the_analysis() -> None:
     a, b = np.ones((2, 3)), np.full((3, 2), -2.0)
     assert np.array_equal(product_bound(a, b), np.full((2, 2), 3 * eps() * 6))
     assert np.array_equal(product_bound(gf.tensor(a), gf.tensor(b), "float64", c=2), np.full((2, 2), 36 * 2.0**-52))
     assert np.array_equal(sum_bound(b, axis=0), np.full(2, 3 * eps() * 6))
     assert np.array_equal(ulp_bound([1.0, -3.0], ulps=2), np.array([2, 4]) * eps())
+
+
+@pytest.mark.parametrize(
+    ("name", "modules", "message"),
+    [
+        ("nonsense", [], "--gradflow-backend=nonsense: ValueError: unknown device 'nonsense'; there are cpu, "),
+        ("fake:7", [], "--gradflow-backend=fake:7: DeviceUnavailableError: device 'fake:7' does not exist"),
+        ("fake", ["os", "nothing"], "--gradflow-backend-module=nothing: ModuleNotFoundError: "),
+    ],
+)
+def test_the_conformance_kit_names_the_option_that_is_wrong(name: str, modules: list[str], message: str) -> None:
+    options = {"gradflow_backend": name, "gradflow_backend_module": modules}
+    config: Any = SimpleNamespace(getoption=lambda option, default=None: options[option])
+    with pytest.raises(pytest.UsageError) as caught:
+        pytest_configure(config)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------------- the fake device
@@ -325,6 +376,8 @@ def test_the_error_names_what_waited_and_the_line() -> None:
         assert "test_testing.py, line" in message
         with forbid_sync(), pytest.raises(SyncError, match=r"^synchronize waits for fake:0: .*gf\.synchronize\(\)"):
             gf.synchronize()
+        with forbid_sync(), pytest.raises(SyncError, match=r"^FakeBackend.to_host copies 8 bytes .*: x\.backend\."):
+            x.backend.to_host(array=x.array)
 
 
 def test_counters_nest_and_a_part_may_be_allowed() -> None:

@@ -10,30 +10,40 @@ For the last two the reference is computed in float64 on the CPU, and every devi
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gradflow.engine import broadcasts
 from gradflow.tensor import Tensor
 
 
 def host(x: Any) -> Any:
-    """The values of a tensor, of an array of NumPy or of numbers, as a NumPy array.
+    """The values of a tensor, of an array of NumPy or of numbers, as a NumPy array. TypeError for anything else.
 
     >>> import gradflow as gf
     >>> host(gf.ones(2, requires_grad=True))
     array([1., 1.], dtype=float32)
     """
-    return x.backend.to_host(x.array) if isinstance(x, Tensor) else np.asarray(x)
+    if isinstance(x, Tensor):
+        return x.backend.to_host(x.array)
+    values = np.asarray(x)
+    if values.dtype.kind not in "biufV":  # V: bfloat16 of ml_dtypes
+        raise TypeError(f"values are a tensor, an array or numbers, all real; got {type(x).__name__} ({values.dtype})")
+    return values
 
 
 def eps(dtype: Any = "float32") -> float:
-    """The distance from 1 to the next number of a dtype.
+    """The distance from 1 to the next number of a floating dtype. ValueError for another.
 
     >>> eps("float64") == 2.0**-52
     True
     """
-    return float(np.finfo(str(dtype)).eps)
+    try:
+        return float(np.finfo(str(dtype)).eps)
+    except (TypeError, ValueError):
+        raise ValueError(f"a dtype that rounds is float16, float32 or float64; got {str(dtype)!r}") from None
 
 
 def product_bound(a: Any, b: Any, dtype: Any = "float32", c: float = 1.0) -> Any:
@@ -88,20 +98,25 @@ def compare(actual: Any, reference: Any, bound: Any = None, ulp: float | None = 
     """How far `actual` is from `reference` (tensors or arrays), judged in one of three ways.
 
     With `bound`, an absolute error for each element (or one for all); with `ulp`, so many units in the last place of
-    the reference in the dtype of `actual`; with neither, equality to the bit of values, dtype and shape. Where the
-    reference is infinite or NaN, so must `actual` be.
+    the reference in the dtype of `actual`; with neither, equality of values, dtype and shape. Where the reference is
+    infinite or NaN, so must `actual` be. Raises TypeError or ValueError for a bound that is none.
 
     >>> compare(np.float32([1.0, 2.0]), [1.0, 2.0], ulp=4)
     Agreement(ulp=0.0, share=0.0, problem='')
     >>> compare(np.float32([1.0, 2.0]), [1.0, 2.0 + 2.0**-21], ulp=4).share
     0.5
     """
-    if bound is not None and ulp is not None:
-        raise TypeError("agreement is judged by a bound or in ulp, not by both")
+    exact = bound is None and ulp is None
+    limit = None if exact else _checked_limit(bound, ulp)
     found, expected = host(actual), host(reference)
     if found.shape != expected.shape:
         return Agreement(np.inf, np.inf, f"shape {found.shape}, not {expected.shape}")
-    exact = bound is None and ulp is None
+    if limit is not None and not broadcasts(limit.shape, found.shape):
+        raise ValueError(
+            f"a bound is one number, or one for each element; it has shape {limit.shape}, the result {found.shape}"
+        )
+    if ulp is not None and found.dtype.kind not in "fV":
+        return Agreement(np.inf, np.inf, f"{found.dtype}, in which there are no ulp")
     if exact and found.dtype != expected.dtype:
         return Agreement(np.inf, np.inf, f"{found.dtype}, not {expected.dtype}")
     if exact and found.dtype.kind not in "fV":  # also integers that float64 cannot hold
@@ -114,7 +129,7 @@ def compare(actual: Any, reference: Any, bound: Any = None, ulp: float | None = 
         errors_in_ulp = np.where((error == 0) | np.isinf(error), error, error / spacing)
         if exact:
             return _exactly(found, expected, errors_in_ulp)
-        limit = np.broadcast_to(np.asarray(host(bound) if ulp is None else ulp * spacing, np.float64), error.shape)
+        limit = np.broadcast_to(np.asarray(limit if ulp is None else limit * spacing, np.float64), error.shape)
         share = np.where(error == 0, 0.0, error / limit)
         share = np.where(np.isnan(share), np.inf, share)
     if not share.size:
@@ -146,10 +161,23 @@ def assert_agree(name: str, actual: Any, reference: Any, bound: Any = None, ulp:
     AssertionError: negative: np.float32(-2.0) at (2,), not np.float64(-2.000000238418579): an error of 2.38e-07 \
 (1 ulp), 2 times its bound of 1.19e-07; 1 of 3 elements are beyond theirs, and the largest error is 1 ulp
     """
+    if not isinstance(name, str):
+        raise TypeError(f"assert_agree(name, actual, reference): name is a str; got {type(name).__name__}")
     found = compare(actual, reference, bound, ulp)
     if found.problem:
         raise AssertionError(f"{name}: {found.problem}")
     return found.share
+
+
+def _checked_limit(bound: Any, ulp: Any) -> Any:
+    if bound is not None and ulp is not None:
+        raise TypeError("agreement is judged by a bound or in ulp, not by both")
+    if ulp is not None and not isinstance(ulp, Real):
+        raise TypeError(f"ulp is one number for all elements; got {ulp!r}")
+    limit = host(bound if ulp is None else ulp)
+    if (limit < 0).any():
+        raise ValueError(f"{'a bound' if ulp is None else 'ulp'} is 0 or more; got {limit[limit < 0][0]}")
+    return limit
 
 
 def _spacing(values: Any, dtype: Any) -> Any:

@@ -85,11 +85,10 @@ def count_transfers() -> Iterator[Transfers]:
         _counters.reset(token)
 
 
-@contextlib.contextmanager
-def forbid_sync(forbidden: bool = True) -> Iterator[None]:
-    """Raise `SyncError` where something inside the `with` copies to the host or waits for a device.
+def forbid_sync(forbidden: bool = True) -> contextlib.AbstractContextManager[None]:
+    """Raise `SyncError` where something inside the `with` copies to the host or waits for a device, whichever it is.
 
-    `forbid_sync(False)` allows it again, for a part of the code inside.
+    `forbid_sync(False)` allows it again, for a part of the code inside. Raises TypeError for another argument.
 
     >>> import gradflow as gf
     >>> loss = gf.ones(3).sum()
@@ -104,6 +103,13 @@ def forbid_sync(forbidden: bool = True) -> Iterator[None]:
     gradflow.testing.counting.SyncError: Tensor.__bool__ copies 1 byte (shape (), bool) from cpu to the host: \
 <doctest gradflow.testing.counting.forbid_sync[2]>, line 5: if loss > 3:
     """
+    if not isinstance(forbidden, bool):  # also of a function, below @forbid_sync, for which no `with` would ever begin
+        raise TypeError(f"forbid_sync takes True or False, for all devices: `with forbid_sync():`; got {forbidden!r}")
+    return _sync_forbidden(forbidden)
+
+
+@contextlib.contextmanager
+def _sync_forbidden(forbidden: bool) -> Iterator[None]:
     token = _forbidden.set(forbidden)
     try:
         with _watching():
@@ -140,9 +146,10 @@ def _watched(backend: Backend, name: str, service: Callable[..., Any]) -> Callab
     def call(*args: Any, **options: Any) -> Any:
         if name == "event":
             return _watched_event(backend, service(*args, **options))
-        moves = name in _FROM_HOST and (name != "asarray" or not hasattr(args[0], "shape"))
+        given = [*args, *options.values()][:1]
+        moves = name in _FROM_HOST and (name != "asarray" or not any(hasattr(x, "shape") for x in given))
         if name not in _FROM_HOST:
-            _refuse(backend, args)
+            _refuse(backend, name, given)
         token = _inside.set(True)  # what a service calls in turn is part of it
         try:
             result = service(*args, **options)
@@ -176,30 +183,30 @@ def _bytes(backend: Backend, array: Any) -> int:
     return int(math.prod(array.shape)) * DTYPES[backend.dtype_name(array.dtype)].itemsize
 
 
-def _refuse(backend: Backend, args: tuple[Any, ...]) -> None:
+def _refuse(backend: Backend, service: str, given: list[Any]) -> None:
     if not _forbidden.get():
         return
     what = f"waits for {backend.device}"
-    if args:
-        size = _bytes(backend, args[0])
-        name = backend.dtype_name(args[0].dtype)
+    for array in given:
+        size = _bytes(backend, array)
+        name = backend.dtype_name(array.dtype)
         what = (
-            f"copies {size} byte{'s' if size != 1 else ''} (shape {tuple(args[0].shape)}, {name}) "
+            f"copies {size} byte{'s' if size != 1 else ''} (shape {tuple(array.shape)}, {name}) "
             f"from {backend.device} to the host"
         )
     asked, user = _callers()
     text = linecache.getline(user.f_code.co_filename, user.f_lineno).strip()
     where = f"{user.f_code.co_filename}, line {user.f_lineno}{': ' * bool(text)}{text}"
-    raise SyncError(f"{asked} {what}: {where}")
+    raise SyncError(f"{asked or f'{type(backend).__name__}.{service}'} {what}: {where}")
 
 
 def _callers() -> tuple[str, FrameType]:
-    """The function of gradflow that user code called, and the frame of that code."""
-    frame = sys._getframe(2)
+    """The function of gradflow that user code called, "" where that is a service itself, and the frame of that code."""
+    frame = sys._getframe()
     asked = ""
     while frame.f_back is not None and _is_own(frame):
-        asked, frame = frame.f_code.co_qualname, frame.f_back
-    return asked or frame.f_code.co_qualname, frame
+        asked, frame = "" if frame.f_code.co_filename == __file__ else frame.f_code.co_qualname, frame.f_back
+    return asked, frame
 
 
 def _is_own(frame: FrameType) -> bool:

@@ -17,6 +17,7 @@ import pytest
 
 import gradflow as gf
 from gradflow.backend import Backend
+from gradflow.device import one_line
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,14 +34,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Find the backend; UsageError, with the diagnosis, where it cannot be used."""
-    name = chosen_device(config)
+    """Find the backend; UsageError, one line with the diagnosis, where it cannot be used."""
+    option = ""
     try:
         for module in config.getoption("gradflow_backend_module"):
+            option = f"--gradflow-backend-module={module}"
             importlib.import_module(module)
-        gf.get_backend(name)
+        option = f"--gradflow-backend={chosen_device(config)}"
+        gf.get_backend(chosen_device(config))
     except Exception as error:
-        raise pytest.UsageError(f"--gradflow-backend={name}: {type(error).__name__}: {error}") from error
+        raise pytest.UsageError(f"{option}: {one_line(error)}") from error
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
