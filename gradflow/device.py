@@ -328,11 +328,15 @@ def parse_device(device: DeviceLike) -> Device:
 def choose_device() -> tuple[Device, str]:
     """The device that `auto` stands for, and one line that says why.
 
-    `GRADFLOW_DEVICE` if that is set; else CUDA if it can be used; else the CPU. Also logged, at level INFO.
+    `GRADFLOW_DEVICE` if that is set; else CUDA if it can be used; else the CPU. Also logged, at level INFO. Where
+    `GRADFLOW_DEVICE` names what cannot be used, raises as `get_backend` does.
     """
     named = os.environ.get("GRADFLOW_DEVICE", "")
     if named and named != "auto":
-        device, reason = parse_device(named), "GRADFLOW_DEVICE is set"
+        try:
+            device, reason = get_backend(named).device, "GRADFLOW_DEVICE is set"
+        except (ValueError, DeviceUnavailableError) as error:
+            raise type(error)(f"auto stands for GRADFLOW_DEVICE: {error}") from None
     else:
         diagnosis = diagnose("cuda")
         device = Device("cuda" if diagnosis.usable else "cpu")

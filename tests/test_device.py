@@ -199,6 +199,22 @@ def test_auto_takes_what_the_environment_names(monkeypatch: pytest.MonkeyPatch, 
         assert gf.current_device() == gf.Device("lab", 1)
 
 
+@pytest.mark.parametrize(
+    ("named", "kind", "problem"),
+    [
+        ("nonsense", ValueError, "unknown device 'nonsense'; there are cpu, cuda"),
+        ("lab:x", ValueError, "a device is a name like .*; got 'lab:x'"),
+        ("lab:2", gf.DeviceUnavailableError, "device 'lab:2' does not exist: there are 2"),
+    ],
+)
+def test_what_the_environment_names_wrongly_is_said_to_be_its(
+    monkeypatch: pytest.MonkeyPatch, second_device: str, named: str, kind: type[Exception], problem: str
+) -> None:
+    monkeypatch.setenv("GRADFLOW_DEVICE", named)
+    with pytest.raises(kind, match=f"auto stands for GRADFLOW_DEVICE: {problem}"):
+        gf.zeros(1, device="auto")
+
+
 @pytest.mark.parametrize(("usable", "expected"), [(True, "cuda"), (False, "cpu")])
 @pytest.mark.parametrize("named", ["", "auto"])
 def test_auto_without_a_name_takes_cuda_if_it_works(

@@ -415,6 +415,10 @@ def test_blocking_keeps_cupy_out() -> None:
 def test_blocking_the_cpu_is_said(tmp_path: Path) -> None:
     out, _ = run(f"{ERROR}\nprint(error('cpu'))", GRADFLOW_BACKEND_BLOCK="cpu")
     assert "GRADFLOW_BACKEND_BLOCK names it" in out
+    report = "from gradflow.cli import main; main(['devices', '--json'])"
+    auto = json.loads(run(report, GRADFLOW_BACKEND_BLOCK="cpu,cuda")[0])["auto"]
+    assert auto["device"] is None
+    assert auto["reason"].startswith("the backend of 'cpu' is not loaded, since GRADFLOW_BACKEND_BLOCK names it")
 
 
 def test_blocking_holds_for_what_a_program_registers(toy: Path) -> None:

@@ -174,12 +174,12 @@ def resolve_device(settings: Settings) -> tuple[Settings, str]:
 
 
 def auto_device() -> tuple[gf.Device, str]:
-    """What `gradflow.choose_device` chooses and why; SettingsError where GRADFLOW_DEVICE names what cannot be used."""
+    """What `gradflow.choose_device` chooses and why; SettingsError where that cannot be used."""
     try:
         device, reason = gf.choose_device()
         gf.get_backend(device)
     except (ValueError, gf.DeviceUnavailableError) as error:
-        raise SettingsError(f"auto stands for GRADFLOW_DEVICE: {error}") from None
+        raise SettingsError(str(error)) from None
     return device, reason
 
 
