@@ -66,7 +66,7 @@ def choose(names: Sequence[str] = ()) -> Pair:
         raise ValueError(f"two devices are compared; there are {len(names)}: {', '.join(names)}")
     pair = _pair([_device(name) for name in names])
     if pair.first == pair.second:
-        raise ValueError(f"two devices are compared; both are {pair.first}")
+        raise ValueError(f"two devices are compared; both are {pair.first}: name another")
     for device in (pair.first, pair.second):
         gf.get_backend(device)
     return pair
