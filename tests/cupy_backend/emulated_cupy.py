@@ -121,7 +121,7 @@ def _wrapped_key(values: Any, key: Any) -> Any:
             if array.dtype.kind == "b":
                 axis += array.ndim
             else:
-                array = array % max(values.shape[axis], 1)
+                array = array.astype(np.int64) % max(values.shape[axis], 1)
                 axis += 1
             part = array
         elif part is not None:
@@ -141,6 +141,12 @@ def _elementwise(function: Callable[..., Any]) -> Callable[..., ndarray]:
 
     ufunc.__name__ = function.__name__
     return ufunc
+
+
+for _name in (
+    "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "neg", "eq", "ne", "lt", "le", "gt", "ge",
+):  # fmt: skip
+    setattr(ndarray, f"__{_name}__", _elementwise(getattr(np.ndarray, f"__{_name}__")))
 
 
 # ------------------------------------------------------------------ functions with CuPy's signatures
