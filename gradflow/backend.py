@@ -36,7 +36,7 @@ ARRAY_FUNCTIONS: tuple[str, ...] = (
     "square", "sign", "sin", "cos", "tanh", "floor", "ceil", "round", "maximum", "minimum", "clip", "where", "isfinite",
     "isinf", "isnan",
     "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or",
-    "logical_not", "bitwise_and", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift",
+    "logical_not", "bitwise_and", "bitwise_xor", "bitwise_right_shift",
     # reductions and scans
     "sum", "prod", "mean", "var", "std", "max", "min", "any", "all", "argmax", "argmin", "cumulative_sum", "argsort",
     # shape

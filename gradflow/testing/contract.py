@@ -27,8 +27,7 @@ _UNARY = (
 )  # fmt: skip
 _BINARY = (
     "add", "subtract", "multiply", "divide", "pow", "maximum", "minimum", "equal", "not_equal", "less", "less_equal",
-    "greater", "greater_equal", "logical_and", "logical_or", "bitwise_and", "bitwise_xor", "bitwise_left_shift",
-    "bitwise_right_shift",
+    "greater", "greater_equal", "logical_and", "logical_or", "bitwise_and", "bitwise_xor", "bitwise_right_shift",
 )  # fmt: skip
 
 GROUPS: dict[str, dict[str, str]] = {

@@ -62,7 +62,7 @@ CALLS: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "log": [(np.abs(X),)], "log1p": [(np.abs(X),)], "sqrt": [(np.abs(X),)],
     "logical_and": [(X > 0, Y > 0)], "logical_or": [(X > 0, Y > 0)], "logical_not": [(X > 0,)],
     "bitwise_and": [(U, U[:1])], "bitwise_xor": [(U, U[:1])],
-    "bitwise_left_shift": [(U, U[:1])], "bitwise_right_shift": [(U, U[:1])],
+    "bitwise_right_shift": [(U, U[:1])],
 }  # fmt: skip
 for _name in ("max", "min", "mean", "prod"):
     CALLS[_name] = [

@@ -177,8 +177,7 @@ def _elementwise(t: _Table) -> None:
     small = np.array([0, 1, 12, 32, 63], np.uint64)
     for subject in ("add", "subtract", "multiply", "bitwise_and", "bitwise_xor", "less", "less_equal", "greater_equal"):
         t.add(subject, words[:, None], words, name="words", dtypes=("uint64",))
-    for subject in ("bitwise_left_shift", "bitwise_right_shift"):
-        t.add(subject, words[:, None], small, name="words", dtypes=("uint64",))
+    t.add("bitwise_right_shift", words[:, None], small, name="words", dtypes=("uint64",))
     # a Python number for one operand does not change the dtype
     x = normal((3, 4), 60, 2.0)
     for y in (x, np.asarray(1.25)):
