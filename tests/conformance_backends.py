@@ -112,6 +112,23 @@ class LendsItsMemory(Numpy):
         return np.asarray(array)
 
 
+@plant("test_values_from_pinned_memory")
+class ReadsForGood(Numpy):
+    name = "reads_for_good"
+
+    def from_host_later(self, values: Any) -> Any:
+        return np.asarray(values)
+
+
+@plant("test_python_numbers[float]")
+class ShortensNumbers(Numpy):
+    name = "shortens_numbers"
+
+    @staticmethod
+    def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Any:
+        return np.asarray(obj, dtype=np.float32 if dtype is None and isinstance(obj, float) else dtype, copy=copy)
+
+
 @plant("test_kernel[linear_backward-3x5-4-relu-bias-yyy-buffers-float32]")
 class IgnoresBuffers(Numpy):
     name = "ignores_buffers"

@@ -1,8 +1,14 @@
 """The conformance kit: what it finds in good backends and in broken ones, and what it says.
 
 The kit itself is collected from `gradflow/testing/conformance` with the rest of the tests and then checks `cpu`. Here
-it runs as users run it, in processes of its own from another folder: whole on other backends, and in parts on backends
-with one planted fault each.
+it runs as users run it, in processes of its own from another folder: whole on other backends (40 s each), and in parts
+on backends with one planted fault each.
+
+The CuPy backend on an emulated CuPy, which is no run on a GPU, is checked here with float32 for all floating dtypes and
+without arrays of 300 rows, for each of which the emulation starts a block of threads. The whole takes about 3 minutes:
+
+    cd tests && python -m pytest -p gradflow.testing.plugin --pyargs gradflow.testing.conformance \
+        --gradflow-backend=emulated --gradflow-backend-module=conformance_emulated
 """
 
 from __future__ import annotations
@@ -10,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +29,7 @@ from devices import require
 ROOT = Path(__file__).resolve().parent.parent
 KIT = "gradflow.testing.conformance"
 LEAST = 5000
-"""Checks of a backend; a number much below the 7448 of `cpu` would mean that some are not found any more."""
+"""Checks of a backend; a number much below the 7453 of `cpu` would mean that some are not found any more."""
 
 
 def environment() -> dict[str, str]:
@@ -46,7 +53,7 @@ def counts(out: str) -> dict[str, int]:
 
 # ---------------------------------------------------------------------- good backends
 
-GOOD = ["fake", "strict", pytest.param("cuda", marks=pytest.mark.gpu)]
+GOOD = ["fake", "strict", "torch", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -56,6 +63,17 @@ def test_a_good_backend_passes(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr
     found = counts(done.stdout)
     assert found["checks"] > LEAST
+    assert found["failed"] == 0
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++ to compile the CUDA sources for the CPU with")
+def test_the_cupy_backend_passes_emulated(tmp_path: Path) -> None:
+    """EMULATED on the CPU: nothing here ran on a GPU."""
+    options = ["--gradflow-backend=emulated", "--gradflow-backend-module=conformance_emulated"]
+    done = run_kit(tmp_path, KIT, *options, "-k", "not float16 and not float64 and not 300x")
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    found = counts(done.stdout)
+    assert found["checks"] > 3000
     assert found["failed"] == 0
 
 
@@ -115,8 +133,9 @@ print(json.dumps(found))
 def node(check: str) -> str:
     """Where a check is, by its name."""
     module = {"test_kernel[": "test_kernels", "test_array_function[": "test_array_functions",
-              "test_what_has_no_result_raises[": "test_array_functions", "test_random_bits[": "test_random",
-              "test_dropout_masks[": "test_random", "test_training_run[": "test_training"}  # fmt: skip
+              "test_what_has_no_result_raises[": "test_array_functions", "test_python_numbers[": "test_array_functions",
+              "test_random_bits[": "test_random", "test_dropout_masks[": "test_random",
+              "test_training_run[": "test_training"}  # fmt: skip
     return f"{KIT}.{module.get(check.partition('[')[0] + '[', 'test_services')}::{check}"
 
 

@@ -142,13 +142,32 @@ def test_a_copy_is_one(backend: Backend) -> None:
         assert (backend.to_host(y) == 1).all()
 
 
+NUMBERS: dict[str, tuple[Any, str]] = {
+    "float": (0.1, "float64"), "floats": ([[0.1], [-1 / 3]], "float64"), "none": ([], "float64"),
+    "integers": ([2**53 + 1, -3], "int64"), "large integer": (2**64 - 1, "uint64"), "truths": ([True, False], "bool"),
+}  # fmt: skip
+
+
+@about("asarray")
+@pytest.mark.parametrize("title", NUMBERS)
+def test_python_numbers(backend: Backend, title: str) -> None:
+    """They keep all their digits: gradflow makes an array of them first, and casts it afterwards."""
+    data, dtype = NUMBERS[title]
+    made = backend.asarray(data)
+    assert (backend.dtype_name(made.dtype) == "bool") == (dtype == "bool")
+    found = backend.to_host(backend.astype(made, backend.dtypes[dtype]))
+    assert_agree(title, found, np.asarray(data, dtype))
+
+
 @pytest.mark.parametrize("dtype", REALS)
 def test_operators(backend: Backend, dtype: str) -> None:
-    """Arithmetic of arrays and numbers keeps the dtype."""
+    """Arithmetic of arrays and numbers keeps the dtype; comparisons give bool."""
     a, b = np.array([1.5, -2.0, 0.25], dtype), np.array([[2.0], [0.5]], dtype)
     x, y = backend.from_host(a), backend.from_host(b)
     for found, expected in (
         (x + y, a + b), (x - y, a - b), (x * y, a * b), (x / y, a / b), (-x, -a), (x * 2.5, a * a.dtype.type(2.5)),
         (2.5 * x, a * a.dtype.type(2.5)), (1 - x, 1 - a), (x + 1, a + 1), (x / 4, a / 4),
+        (x < y, a < b), (x <= 0.25, a <= 0.25), (x > y, a > b), (x >= 0.25, a >= 0.25), (x == y, a == b),
+        (x != 1.5, a != 1.5),
     ):  # fmt: skip
         assert_agree("an operator", backend.to_host(found), expected)
