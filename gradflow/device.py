@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import cache, reduce
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -264,21 +265,26 @@ def _ask(prefix: str, cls: type[Backend]) -> tuple[Diagnosis, int]:
         diagnosis = cls.diagnose()
         if not isinstance(diagnosis, Diagnosis):
             raise TypeError(f"diagnose() must give a gradflow.Diagnosis; it gives {diagnosis!r}")
-        count = int(cls.device_count()) if diagnosis.usable else 0
+        count = cls.device_count() if diagnosis.usable else 0
+        if not isinstance(count, Integral):
+            raise TypeError(f"device_count() must give a number; it gives {count!r}")
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         return _failed(prefix, "asked", error), 0
     if diagnosis.usable and count < 1:
         return diagnosis._replace(usable=False, state=f"{diagnosis.state}; and there is no device", code="no-device"), 0
-    return diagnosis, count
+    return diagnosis, int(count)
 
 
 def _start(device: Device, cls: type[Backend]) -> Backend:
     """The backend object of a device, made once; DeviceUnavailableError where that fails."""
     if device not in _backends:
         try:
-            _backends[device] = cls(device.index)
+            backend = cls(device.index)
+            if vars(backend).get("device") != device:
+                raise TypeError("its __init__(self, index) must call super().__init__(namespace, index)")
+            _backends[device] = backend
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -229,6 +229,14 @@ def test_a_fault_fails_in_its_own_rows(fault: str) -> None:
             assert row.share > 1
 
 
+def test_a_backend_that_gives_lists_and_cannot_be_described_is_told_so() -> None:
+    with planted(to_host=lambda self, x: Cpu.to_host(self, x).tolist(), describe=missing) as device:
+        (row,) = [row for row in agree.compare("cpu", device) if row.what == "exp"]
+        told = agree.heading(agree.choose([device]))
+    assert row.problem == "planted:0: TypeError: to_host must give a NumPy array; it gives list"
+    assert "planted:0: NotImplementedError: no such function here" in told
+
+
 def test_a_product_in_half_precision_is_beyond_its_bound_where_it_is_tight() -> None:
     """The bound of a long sum is wide; that of 65 terms is below what float16 loses."""
     with planted(matmul=staticmethod(matmul_in_float16)) as device:

@@ -255,6 +255,10 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     "unmade": (
         backend("unmade", ("super().__init__(np, index)", "sys.exit(3)")), "cannot-be-started", ["SystemExit: 3"],
     ),
+    "headless": (
+        backend("headless", ("super().__init__(np, index)", "pass")), "cannot-be-started",
+        ["must call super().__init__(namespace, index)"],
+    ),
     "asked": (
         backend("asked", ('return Diagnosis(True, "it is fine")', "raise OSError('gone')")), "cannot-be-asked",
         ["OSError: gone"],
@@ -262,7 +266,10 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     "tuple": (
         backend("tuple", ('Diagnosis(True, "it is fine")', '(True, "fine")')), "cannot-be-asked", ["(True, 'fine')"],
     ),
-    "counts": (backend("counts", ("return 2", "return 'two'")), "cannot-be-asked", ["ValueError", "'two'"]),
+    "counts": (
+        backend("counts", ("return 2", "return 'two'")), "cannot-be-asked",
+        ["device_count() must give a number; it gives 'two'"],
+    ),
     "none": (backend("none", ("return 2", "return 0")), "no-device", ["it is fine; and there is no device"]),
     "unready": (
         backend("unready", ('Diagnosis(True, "it is fine")', 'Diagnosis(False, "it is off", "type: on")')),

@@ -136,7 +136,10 @@ def _try(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _value(value: Any) -> Any:
-    return host(value() if callable(value) else value)
+    found = host(value() if callable(value) else value)
+    if not isinstance(found, np.ndarray):
+        raise TypeError(f"to_host must give a NumPy array; it gives {type(found).__name__}")
+    return found
 
 
 def _run(workload: Workload, place: Place, evaluate: Callable[[Any], Any]) -> list[Check]:
@@ -164,7 +167,7 @@ def heading(pair: Pair) -> str:
     """What is compared, with which versions, in lines before the table."""
     lines = [f"gradflow {gf.__version__}, Python {platform.python_version()}, NumPy {np.__version__}"]
     for device in (pair.first, pair.second):
-        lines += _wrapped(f"{device}: {gf.get_backend(device).describe()}", "  ")
+        lines += _wrapped(f"{device}: {_try(gf.get_backend(device).describe)}", "  ")
     if pair.reason:
         lines += _wrapped(f"({pair.reason})", "  ")
     return "\n".join(lines)
@@ -204,7 +207,9 @@ def as_json(pair: Pair, rows: Sequence[Row]) -> str:
     """The comparison as one JSON document; an error without a number (another shape, an exception) is null."""
     document = {
         "passed": all(row.passed for row in rows),
-        "devices": [{"name": str(d), "description": gf.get_backend(d).describe()} for d in (pair.first, pair.second)],
+        "devices": [
+            {"name": str(d), "description": _try(gf.get_backend(d).describe)} for d in (pair.first, pair.second)
+        ],
         "reason": pair.reason,
         "versions": {"gradflow": gf.__version__, "python": platform.python_version(), "numpy": np.__version__},
         "rows": [
