@@ -366,6 +366,18 @@ def test_a_mistake_is_one_line(
     assert re.fullmatch(rf"gradflow: error: .*{re.escape(message)}.*\n", err), err
 
 
+def test_without_the_cpu_there_is_no_reference(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for device in ("fake:0", "fake:1"):  # which are made of the CPU's
+        gf.get_backend(device)
+    monkeypatch.setenv("GRADFLOW_BACKEND_BLOCK", "cpu")
+    monkeypatch.delitem(registry._backends, gf.Device("cpu"))
+    status, out, err = run(capsys, "fake:0", "fake:1")
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"gradflow: error: the backend of 'cpu' is not loaded, since GRADFLOW_BACKEND_BLOCK .*\n", err)
+
+
 def test_cuda_without_a_gpu_is_an_error_that_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     diagnosis = gf.diagnose("cuda")
     if diagnosis.usable:

@@ -67,7 +67,7 @@ def choose(names: Sequence[str] = ()) -> Pair:
     pair = _pair([_device(name) for name in names])
     if pair.first == pair.second:
         raise ValueError(f"two devices are compared; both are {pair.first}: name another")
-    for device in (pair.first, pair.second):
+    for device in (pair.first, pair.second, gf.Device("cpu")):  # the last, for the reference
         gf.get_backend(device)
     return pair
 
