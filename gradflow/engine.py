@@ -236,27 +236,28 @@ class Leaf:
 
     __slots__ = (
         "__weakref__",
+        "_grad",
         "backend",
         "block",
         "buffer",
         "dtype",
-        "grad",
+        "filled",
         "hooks",
         "id",
         "memory",
-        "parents",
         "shape",
     )
 
     op = None
+    parents = ()
     hooks: dict[int, Callable[[Any], Any]]  # only of `hooked_nodes`
 
     def __init__(self, backend: Backend, shape: tuple[int, ...], dtype: Any) -> None:
         self.backend = backend
         self.shape = shape
         self.dtype = dtype
-        self.parents: tuple[Any, ...] = ()
-        self.grad: Tensor | None = None
+        self._grad: Tensor | None = None
+        self.filled = False  # whether the buffer holds the gradient, for which there is no tensor yet
         self.buffer: Array | None = None
         self.block: Any = None  # the optimizer's block of flat arrays that the buffer is a part of
         self.memory = Memory()  # of the buffer
@@ -267,11 +268,29 @@ class Leaf:
     def ndim(self) -> int:
         return len(self.shape)
 
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient, or None. The tensor is made when it is asked for: an optimizer needs the buffer alone."""
+        if self.filled:
+            assert self.buffer is not None
+            self._grad = _wrap(self.buffer, self.backend, None)
+            self.filled = False
+            self.memory.add(self._grad)
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        self._grad = value
+        self.filled = False
+
+    def has_grad(self) -> bool:
+        """Whether there is a gradient."""
+        return self.filled or self._grad is not None
+
     def hand_out(self) -> None:
         """Make what the buffer holds the gradient."""
-        assert self.buffer is not None
-        self.grad = _wrap(self.buffer, self.backend, None)
-        self.memory.add(self.grad)
+        self._grad = None
+        self.filled = True
 
     def take_back(self) -> None:
         """Before the buffer is written anew: who still holds the gradient that it held, or a view, gets a copy."""
@@ -295,16 +314,18 @@ def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = ())
     """All nodes that the roots depend on, the newest first; with `ends`, only as far as can lead to one of them."""
     seen = set(roots)
     add, oldest = seen.add, min(map(_id, ends), default=0)
-    order = list(seen)
-    append = order.append
+    order: list[Any] = list(seen)
+    leaves: list[Any] = []
+    append, append_leaf = order.append, leaves.append
     for node in order:  # which grows meanwhile
         if not oldest or node not in ends:
             for parent in node.parents:
                 if parent is not None and parent not in seen and (not oldest or parent.id >= oldest):
                     add(parent)
-                    append(parent)
-    order.sort(key=_id, reverse=True)  # nearly so already, which makes it quick
-    return order
+                    (append_leaf if parent.op is None else append)(parent)
+    if len(order) > 1:
+        order.sort(key=_id, reverse=True)  # nearly so already, which makes it quick
+    return order + leaves
 
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
@@ -377,7 +398,10 @@ def backward(
         op = node.op
         if op is None:
             if wanted is None:
-                _accumulate(node, g, create_graph)
+                if g is node.buffer and node._grad is None and not node.filled:
+                    node.filled = True
+                else:
+                    _accumulate(node, g, create_graph)
                 if seer is not None:
                     seer.after_adding(node, node.grad)
             continue
@@ -422,12 +446,10 @@ def backward(
         if op.joint is not None:
             needs = [p is not None and (on_path is None or p in on_path) for p in parents]
             if op.writes_into:
-                into = [None] * len(parents)
-                if not create_graph and wanted is None and hooked is None:
-                    for i, parent in enumerate(parents):
-                        if parent is not None and parent.op is None and _is_fresh(parent, pending, parents):
-                            into[i] = parent.buffer
-                            parent.take_back()
+                if create_graph or wanted is not None or hooked is not None:
+                    into = [None] * len(parents)
+                else:
+                    into = [None if p is None or p.op is not None else _buffer(p, pending, parents) for p in parents]
                 parameters = {**parameters, "into": into}
             if op.residual and (create_graph or batched is not None):
                 parameters = {**parameters, "residual": None}
@@ -443,6 +465,9 @@ def backward(
                     continue
                 result = result(F, g, out, *values, **parameters) if parameters else result(F, g, out, *values)
             elif result is None:
+                continue
+            elif op.writes_into and result is into[i] and seer is None:
+                pending[parent] = result
                 continue
             given = result
             if seer is not None:
@@ -530,9 +555,13 @@ def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
     return g
 
 
-def _is_fresh(leaf: Leaf, pending: dict[Any, Any], parents: tuple[Any, ...]) -> bool:
-    """Whether a gradient may be written straight into the leaf's buffer: nothing is there or on the way to it yet."""
-    return leaf.buffer is not None and leaf.grad is None and leaf not in pending and parents.count(leaf) == 1
+def _buffer(leaf: Leaf, pending: dict[Any, Any], parents: tuple[Any, ...]) -> Array | None:
+    """Where to write a leaf's gradient straight to; None where one is there, or on the way there, already."""
+    if leaf.buffer is None or leaf.filled or leaf._grad is not None or leaf in pending or parents.count(leaf) > 1:
+        return None
+    if leaf.memory.tensors:
+        leaf.take_back()
+    return leaf.buffer
 
 
 def _wrap(array: Array, backend: Backend, node: Any) -> Tensor:

@@ -146,12 +146,12 @@ class Tensor:
                 "set requires_grad=True on what it should be differentiated by"
             )
         if gradient is None:
-            if self.size != 1:
+            if self.array.shape and self.size != 1:
                 raise RuntimeError(
                     f"backward() without a gradient is for a tensor with one element; this one has shape {self.shape}: "
                     "reduce it first (mean, sum) or pass gradient="
                 )
-            seed = self.backend.ones_like(self.array)
+            seed = self.backend.ones(self.array.shape, dtype=self.array.dtype)
         else:
             if not isinstance(gradient, Tensor):
                 raise TypeError(f"gradient must be a Tensor; got {type(gradient).__name__}")

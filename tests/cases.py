@@ -465,6 +465,41 @@ case("linear with a frozen input", lambda x, w, b: gf.linear(x, w, b, activation
      lambda T, x, w, b: _torch_activation(T, "gelu", T.nn.functional.linear(x, w, b)), normal(2, 3), normal(2, 3),
      normal(2), constant=(0,))  # fmt: skip
 
+
+def _perceptron(activation: str) -> dict[str, Any]:
+    """gradflow's and PyTorch's function of an input and of (weight, bias) for each layer."""
+
+    def ours(x: Any, *layers: Any) -> Any:
+        return gf.ops.perceptron(x, list(zip(layers[::2], layers[1::2], strict=True)), activation)
+
+    def theirs(T: Any, x: Any, *layers: Any) -> Any:
+        for w, b in zip(layers[:-2:2], layers[1:-2:2], strict=True):
+            x = _torch_activation(T, activation, T.nn.functional.linear(x, w, b))
+        return T.nn.functional.linear(x, *layers[-2:])
+
+    return {"call": ours, "torch": theirs}
+
+
+_LAYERS = [normal(*s) for s in ((4, 3), (4,), (4, 4), (4,), (2, 4), (2,))]
+for _activation in ("relu", "gelu", "tanh"):
+    for _x in ((3,), (5, 3), (2, 2, 3)):
+        case(
+            f"perceptron {_activation}, x of {len(_x)} axes", *_perceptron(_activation).values(), normal(*_x), *_LAYERS
+        )
+for _title, _constant in (
+    ("input", (0,)),
+    ("first layers", (0, 1, 2, 3, 4)),
+    ("last layer", (5, 6)),
+    ("biases", (2, 4, 6)),
+):
+    case(
+        f"perceptron with a frozen {_title}", *_perceptron("silu").values(), normal(5, 3), *_LAYERS, constant=_constant
+    )
+case("perceptron of one layer", *_perceptron("relu").values(), normal(5, 3), *_LAYERS[:2])
+case("perceptron with a layer twice", lambda x, w, b: gf.ops.perceptron(x, [(w, b), (w, b)], "tanh"),
+     lambda T, x, w, b: T.nn.functional.linear(T.tanh(T.nn.functional.linear(x, w, b)), w, b), normal(5, 4),
+     normal(4, 4), normal(4))  # fmt: skip
+
 # ---------------------------------------------------------------------- normalisation, dropout, types
 
 case("layer_norm", lambda x, w, b: gf.layer_norm(x, (4,), w, b),

@@ -23,7 +23,7 @@ REDUCTIONS = ("mean", "sum", "none")
 def _check(name: str, input: Tensor, target: Tensor, reduction: str) -> None:
     check_reduction(name, reduction)
     check_tensors(name, input, target)
-    if input.shape != target.shape:
+    if input.array.shape != target.array.shape:
         raise ValueError(
             f"{name} needs an input and a target of one shape; got {input.shape} and {target.shape}: "
             "reshape or broadcast one first"
@@ -63,7 +63,7 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """(input - target)^2, averaged over all elements, summed, or "none". ValueError for differing shapes."""
     _check("mse_loss", input, target, reduction)
     input, target = ops.promoted("mse_loss", input, target, True)
-    if reduction == "mean" and not input.size:
+    if reduction == "mean" and 0 in input.array.shape:
         raise ValueError("the mean of no losses does not exist: the input is empty")
     return apply(_SQUARED_ERROR, (input, target), {"reduction": reduction})
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradflow.backend import ACTIVATIONS, Backend
+from gradflow.engine import grad_enabled
 from gradflow.ops.reductions import normalize_axes, one_axis
 from gradflow.ops.shape import expand_dims, squeeze
 from gradflow.ops.table import (
@@ -96,6 +97,70 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
         check_activation(activation)
         parameter = ACTIVATIONS[activation].parameter
     return apply(_LINEAR, (x, weight, bias), {"activation": activation, "parameter": parameter})
+
+
+def _perceptron(F: Any, x: Any, *layers: Any, activation: str, parameter: float) -> tuple[Any, Any]:
+    hidden = []
+    for i in range(0, len(layers) - 2, 2):
+        x, residual = F.linear(x, layers[i], layers[i + 1], activation, parameter)
+        hidden.append((x, residual))
+    return F.linear(x, layers[-2], layers[-1], None, 0.0)[0], hidden
+
+
+def _perceptron_backward(
+    F: Any, g: Any, out: Any, x: Any, *layers: Any,
+    activation: str, parameter: float, needs: Sequence[bool], residual: Any, into: Sequence[Any],
+) -> list[Any]:  # fmt: skip
+    if residual is None:  # not on arrays, so the hidden layers are computed again, in array functions
+        residual, h = [], x
+        for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
+            z = F.matmul(h, F.matrix_transpose(weight))
+            z = z if bias is None else F.add(z, bias)
+            h = ACTIVATIONS[activation].forward(F, z, parameter)
+            residual.append((h, z))
+    results = [None] * len(needs)
+    first, name = list(needs).index(True), None
+    out = kept = None
+    for i in range(len(layers) - 1, 0, -2):
+        h = residual[i // 2 - 1][0] if i > 1 else x
+        wanted, buffers = (first < i, needs[i], needs[i + 1]), (into[0] if i == 1 else None, into[i], into[i + 1])
+        g, results[i], results[i + 1] = F.linear_backward(
+            g, out, h, layers[i - 1], layers[i], name, parameter, kept, wanted, buffers
+        )
+        if first >= i:
+            return results
+        if i > 1:
+            (out, kept), name = residual[i // 2 - 1], activation
+    results[0] = g
+    return results
+
+
+_PERCEPTRON = defop("perceptron", forward=_perceptron, joint=_perceptron_backward, residual=True, writes_into=True)
+
+
+def perceptron(x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]], activation: str) -> Tensor:
+    """`linear` for each (weight, bias) of `layers`, with the activation after all but the last, as one operation.
+
+    One record of many layers costs less than one for each. Raises as `linear` does.
+    """
+    parameter = ACTIVATIONS[activation].parameter
+    inputs: list[Any] = [x]
+    regular = grad_enabled.get() is True and isinstance(x, Tensor) and x.array.ndim > 0
+    if regular:
+        dtype, width = x.array.dtype, x.array.shape[-1]
+        for weight, bias in layers:
+            w = weight.array
+            if bias is None or w.shape[-1] != width or w.dtype != dtype or bias.array.dtype != dtype:
+                regular = False
+                break
+            width = w.shape[0]
+            regular = regular and bias.array.shape == (width,)
+            inputs += (weight, bias)
+    if regular:
+        return apply(_PERCEPTRON, inputs, {"activation": activation, "parameter": parameter})
+    for weight, bias in layers[:-1]:  # seen layer by layer, not recorded, or about to raise
+        x = linear(x, weight, bias, activation)
+    return linear(x, *layers[-1])
 
 
 def _activation(name: str, doc: str) -> TensorFunction:

@@ -305,6 +305,8 @@ def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[An
     if one and two:
         if x1.backend is not x2.backend:
             raise mismatch(name, (x1, x2))
+        if x1.array.dtype is x2.array.dtype and (not needs_float or x1.dtype.is_floating):
+            return x1, x2
         dtype = promote(x1.dtype, x2.dtype)
         if needs_float and not dtype.is_floating:
             dtype = DEFAULT

@@ -20,28 +20,31 @@ from gradflow.tensor import Tensor
 _ALIGNMENT = 256  # bytes
 
 
+class Past:
+    """What `count` members of one group have in common: their steps so far, and which state arrays these `filled`."""
+
+    __slots__ = ("count", "filled", "group", "step")
+
+    def __init__(self, group: int, step: int = 0, filled: frozenset[str] = frozenset(), count: int = 0) -> None:
+        self.group = group
+        self.step = step
+        self.filled = filled
+        self.count = count
+
+
 class Member:
-    """A parameter's place in a block: its tensor, its group, [start, stop), the two views, its count of steps.
+    """A parameter's place in a block: its tensor, [start, stop), the views of values and gradients, and its past."""
 
-    `filled` names the arrays of the block's state in which a step has left something of this parameter.
-    """
+    __slots__ = ("gradient", "index", "past", "start", "stop", "tensor", "values")
 
-    __slots__ = ("filled", "gradient", "group", "index", "start", "step", "stop", "tensor", "values")
-
-    def __init__(self, tensor: Tensor, index: int, group: int, start: int) -> None:
+    def __init__(self, tensor: Tensor, index: int, start: int) -> None:
         self.tensor = tensor
         self.index = index
-        self.group = group
         self.start = start
         self.stop = start + tensor.size
-        self.step = 0
-        self.filled: frozenset[str] = frozenset()
+        self.past: Past
         self.values: Array = None
         self.gradient: Array = None
-
-    def follows(self, other: Member) -> bool:
-        """Whether a step treats this member and the other alike: one group, one count of steps, one kind of state."""
-        return self.group == other.group and self.step == other.step and self.filled == other.filled
 
 
 class Block:
@@ -52,11 +55,12 @@ class Block:
         self.native = native
         step = _ALIGNMENT // DTYPES[backend.dtype_name(native)].itemsize
         self.members: list[Member] = []
-        end = 0
+        groups, end = [], 0
         for index, group, tensor in members:
-            member = Member(tensor, index, group, math.ceil(end / step) * step)
+            member = Member(tensor, index, math.ceil(end / step) * step)
             self.members.append(member)
             end = member.stop
+            groups.append(group)
         self.size = end
         self.values = backend.zeros((end,), dtype=native)
         self.gradients = backend.zeros((end,), dtype=native)
@@ -65,6 +69,7 @@ class Block:
             member.values = self.view(self.values, member)
             member.gradient = self.view(self.gradients, member)
             self._adopt(member)
+        self.set_pasts([(group, 0, frozenset()) for group in groups])
 
     def view(self, flat: Array, member: Member) -> Array:
         """The part of a flat array that belongs to a member, in its shape."""
@@ -89,49 +94,76 @@ class Block:
         changed = 0 if tensor._memory is None else tensor._memory.changed
         tensor._memory = Memory(changed)  # of its own: views made before stay with the old one
 
-    def refresh(self) -> None:
-        """Bring in what was changed outside: values and gradients that are not in the buffers."""
+    def set_pasts(self, pasts: Sequence[tuple[int, int, frozenset[str]]]) -> None:
+        """Give each member its group, its count of steps, and the names of the state arrays that these have filled."""
+        shared: dict[tuple[int, int, frozenset[str]], Past] = {}
+        for member, key in zip(self.members, pasts, strict=True):
+            member.past = shared.setdefault(key, Past(*key))
+            member.past.count += 1
+
+    def refresh(self) -> list[Member]:
+        """Bring in what was changed outside, values and gradients; the members that have a gradient."""
+        ready = []
         outside: list[tuple[Member, Leaf, Array]] = []
         for member in self.members:
             tensor = member.tensor
             if tensor.array is not member.values:
                 self._adopt(member)
-            leaf = tensor._node
+            leaf: Any = tensor._node
             if leaf is None:
                 continue
-            assert isinstance(leaf, Leaf)
             if leaf.buffer is not member.gradient:
-                leaf.take_back()  # what lies in another optimizer's buffer
-                leaf.buffer = member.gradient
-                leaf.block = weakref.ref(self)  # a strong one would close a cycle through the tensor
-            if leaf.grad is not None and leaf.grad.array is not member.gradient:
-                outside.append((member, leaf, self.backend.asarray(leaf.grad.array, copy=True)))
+                self._give_buffer(leaf, member)
+            if leaf.filled:
+                ready.append(member)
+            elif leaf._grad is not None:
+                ready.append(member)
+                if leaf._grad.array is not member.gradient:
+                    outside.append((member, leaf, self.backend.asarray(leaf._grad.array, copy=True)))
         for member, leaf, gradient in outside:  # only now: one may have been in the place of another
             leaf.take_back()
             self.backend.setitem(member.gradient, ..., gradient)
             leaf.hand_out()
+        return ready
 
-    def runs(self) -> Iterator[tuple[int, slice, list[Member]]]:
-        """The members that have a gradient, in runs of one group and one past: (group, range, members)."""
+    def _give_buffer(self, leaf: Leaf, member: Member) -> None:
+        """Have backward passes write the gradient of a leaf to this block."""
+        if leaf.has_grad():
+            assert leaf.grad is not None  # made now, so that it keeps what lies in another optimizer's buffer
+            leaf.take_back()
+        leaf.buffer = member.gradient
+        leaf.block = weakref.ref(self)  # a strong one would close a cycle through the tensor
+
+    def runs(self, ready: list[Member]) -> Iterator[tuple[slice, list[Member]]]:
+        """Members that have a gradient, in runs of one past without a gap: the range and the members of each."""
+        whole = len(ready) == len(self.members)
+        if whole and ready[0].past.count == len(ready):
+            yield slice(0, self.size), ready
+            return
+        chosen = set(ready)
         run: list[Member] = []
         for member in self.members:
-            leaf = member.tensor._node
-            ready = leaf is not None and leaf.grad is not None  # type: ignore[union-attr]
-            if run and not (ready and member.follows(run[0])):
-                yield run[0].group, slice(run[0].start, run[-1].stop), run
+            if run and not (member in chosen and member.past is run[0].past):
+                yield slice(run[0].start, run[-1].stop), run
                 run = []
-            if ready:
+            if member in chosen:
                 run.append(member)
         if run:
-            yield run[0].group, slice(run[0].start, run[-1].stop), run
+            yield slice(run[0].start, run[-1].stop), run
 
     def changed(self, members: Sequence[Member], filled: frozenset[str]) -> None:
         """Note a change in place of the members' values, count a step of each, and what is now `filled` of them."""
         now = tick()
+        past = members[0].past
+        if past.count > len(members):  # the others stay as they were
+            past.count -= len(members)
+            past = Past(past.group, past.step, past.filled, len(members))
+            for member in members:
+                member.past = past
+        past.step += 1
+        past.filled = filled
         for member in members:
             member.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` made it
-            member.step += 1
-            member.filled = filled
 
 
 def make_blocks(groups: Sequence[Sequence[Tensor]], first: int = 0) -> list[Block]:

@@ -11,7 +11,6 @@ from numbers import Real
 from typing import Any
 
 from gradflow.backend import Array
-from gradflow.engine import no_grad
 from gradflow.ops import asarray
 from gradflow.optim.flat import Block, make_blocks
 from gradflow.tensor import Tensor
@@ -128,9 +127,13 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Forget all gradients: the next backward pass starts them anew, in the same memory."""
-        for group in self.param_groups:
-            for tensor in group["params"]:
-                tensor.zero_grad()
+        for block in self._blocks:
+            for member in block.members:
+                leaf = member.tensor._node
+                if leaf is None:
+                    member.tensor.zero_grad()
+                else:
+                    leaf.grad = None  # type: ignore[union-attr]
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Change the parameters that have a gradient; those without stay, as does their state.
@@ -139,17 +142,15 @@ class Optimizer:
         """
         loss = None if closure is None else closure()
         rates = [self._rate(group) for group in self.param_groups]
-        with no_grad():
-            for block in self._blocks:
-                block.refresh()
-            for block in self._blocks:
-                for g, part, members in list(block.runs()):
-                    group = self.param_groups[g]
-                    state = {name: block.state_array(name)[part] for name in self._state_names(group)}
-                    filled = members[0].filled
-                    fresh = not filled.issuperset(state)
-                    self._update(block, part, state, rates[g], members[0].step + 1, fresh, group)
-                    block.changed(members, filled.union(state) if fresh else filled)
+        ready = [block.refresh() for block in self._blocks]
+        for block, members_ready in zip(self._blocks, ready, strict=True):
+            for part, members in list(block.runs(members_ready)):
+                past = members[0].past
+                group = self.param_groups[past.group]
+                state = {name: block.state_array(name)[part] for name in self._state_names(group)}
+                fresh = not past.filled.issuperset(state)
+                self._update(block, part, state, rates[past.group], past.step + 1, fresh, group)
+                block.changed(members, past.filled.union(state) if fresh else past.filled)
         self.steps += 1
         return loss
 
@@ -173,11 +174,11 @@ class Optimizer:
         state: dict[int, dict[str, Any]] = {}
         for block in self._blocks:
             for m in block.members:
-                if m.step:
-                    entry: dict[str, Any] = {"step": m.step}
-                    for name in self._state_names(self.param_groups[m.group]):
+                if m.past.step:
+                    entry: dict[str, Any] = {"step": m.past.step}
+                    for name in self._state_names(self.param_groups[m.past.group]):
                         entry[name] = None
-                    for name in sorted(m.filled):
+                    for name in sorted(m.past.filled):
                         array = block.backend.asarray(block.view(block.state_array(name), m), copy=True)
                         entry[name] = Tensor(array, block.backend)
                     state[m.index] = entry
@@ -220,7 +221,7 @@ class Optimizer:
                 raise ValueError(f"the state has a parameter {index}; this optimizer has {len(members)}")
             block, m = members[index]
             arrays = {}
-            for name in self._state_names(new_groups[m.group]):
+            for name in self._state_names(new_groups[m.past.group]):
                 if name not in entry:
                     raise KeyError(f"the state of parameter {index} lacks {name}")
             for name, value in entry.items():
@@ -233,9 +234,14 @@ class Optimizer:
             loaded[index] = int(entry["step"]), arrays
         self.param_groups = new_groups
         self.steps = steps
+        for block in self._blocks:
+            pasts = []
+            for m in block.members:
+                step, arrays = loaded.get(m.index, (0, {}))
+                pasts.append((m.past.group, step, frozenset(arrays)))
+            block.set_pasts(pasts)
         for index, (block, m) in members.items():
-            m.step, arrays = loaded.get(index, (0, {}))
-            m.filled = frozenset(arrays)
+            arrays = loaded[index][1] if index in loaded else {}
             for name in {*arrays, *block.state}:
                 target = Tensor(block.view(block.state_array(name), m), block.backend)
                 if name in arrays:
