@@ -268,25 +268,12 @@ def test_memory_layout_does_not_matter(case: Case, layout: Any) -> None:
 
 # ---------------------------------------------------------------------- devices
 
-EXCLUDED: dict[tuple[str, str], str] = {
-    ("torch", "getitem by a reversed slice"): "PyTorch has no slices with a negative step",
-}
-"""What a device cannot do, with the reason: a case here that works after all fails."""
-
 
 @functools.cache
 def on_the_cpu(case: Case) -> Derivatives:
     return differentiate(case)
 
 
-@pytest.fixture
-def _expect_exclusions(request: pytest.FixtureRequest, case: Case, other_device: str) -> None:
-    reason = EXCLUDED.get((other_device, case.name))
-    if reason:
-        request.applymarker(pytest.mark.xfail(reason=f"{other_device}: {reason}", strict=True))
-
-
-@pytest.mark.usefixtures("_expect_exclusions")
 @every_case
 def test_a_device_gives_the_values_and_derivatives_of_numpy(case: Case, other_device: str) -> None:
     """In float64: the value, and the first and second derivatives, by inputs and cotangents."""
@@ -297,7 +284,6 @@ def test_a_device_gives_the_values_and_derivatives_of_numpy(case: Case, other_de
         assert_close(what, found, expected, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.usefixtures("_expect_exclusions")
 @every_case
 def test_float32_on_a_device_agrees_with_float64_on_the_cpu(case: Case, other_device: str) -> None:
     """Within 64 ulp of the largest number: sums here have at most 24 terms, and functions are right to 4 ulp."""
