@@ -5,7 +5,7 @@ it runs as users run it, in processes of its own from another folder: whole on o
 on backends with one planted fault each.
 
 The CuPy backend on an emulated CuPy, which is no run on a GPU, is checked here with float32 for all floating dtypes and
-without arrays of 300 rows, for each of which the emulation starts a block of threads. The whole takes about 3 minutes:
+without arrays of 300 rows, for each of which the emulation starts a block of threads. The whole takes 3 to 5 minutes:
 
     cd tests && python -m pytest -p gradflow.testing.plugin --pyargs gradflow.testing.conformance \
         --gradflow-backend=emulated --gradflow-backend-module=conformance_emulated
