@@ -7,12 +7,10 @@ The ratios are to PyTorch's medians unless they say otherwise. With FILE, the fi
 from __future__ import annotations
 
 import contextlib
-import datetime
 import importlib.util
 import itertools
 import json
 import math
-import platform
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import gradflow as gf
-from benchmarks.machine import public_commit_info, public_machine_info, versions
+from benchmarks.machine import about, versions
 from benchmarks.timing import interleaved
 from gradflow import nn
 
@@ -232,18 +230,6 @@ def main(arguments: list[str]) -> int:
         with open(arguments[0], "w", encoding="utf-8") as file:
             json.dump(described, file, indent=1, ensure_ascii=False)
     return 0
-
-
-def about() -> Figures:
-    """The machine, the commit and the date, as far as they may be published."""
-    from cpuinfo import get_cpu_info  # comes with pytest-benchmark
-    from pytest_benchmark.utils import get_commit_info
-
-    return {
-        "machine_info": public_machine_info({"cpu": get_cpu_info(), "machine": platform.machine()}),
-        "commit_info": public_commit_info(get_commit_info()),
-        "date": datetime.date.today().isoformat(),
-    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 import os
 import platform
@@ -12,6 +13,7 @@ import gradflow as gf
 
 _PACKAGES = {
     "cupy": ("cupy-cuda12x", "cupy-cuda13x"), "numpy": ("numpy",), "torch": ("torch",), "autograd": ("autograd",),
+    "jax": ("jax",), "mkl": ("mkl",), "numba": ("numba",),
 }  # fmt: skip
 
 
@@ -52,3 +54,15 @@ def public_machine_info(machine_info: dict[str, Any]) -> dict[str, Any]:
 def public_commit_info(commit_info: dict[str, Any]) -> dict[str, Any]:
     """Of pytest-benchmark's `commit_info`: the commit and whether files differed from it."""
     return {key: commit_info.get(key) for key in ("id", "time", "dirty")}
+
+
+def about() -> dict[str, Any]:
+    """The machine, the commit and the date, as far as they may be published."""
+    from cpuinfo import get_cpu_info  # comes with pytest-benchmark
+    from pytest_benchmark.utils import get_commit_info
+
+    return {
+        "machine_info": public_machine_info({"cpu": get_cpu_info(), "machine": platform.machine()}),
+        "commit_info": public_commit_info(get_commit_info()),
+        "date": datetime.date.today().isoformat(),
+    }

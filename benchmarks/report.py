@@ -113,7 +113,8 @@ def _seconds(value: float) -> str:
     return f"{value / 1e-9:.3g} ns"
 
 
-def _count(value: float) -> str:
+def digits(value: float) -> str:
+    """A number in three digits, without an exponent."""
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -129,7 +130,7 @@ def table(rows: list[Row]) -> str:
         for row in found:
             speed_up = f"{base / row.median:.2f}" if base else ""
             cells = [*group, " ".join(row.backend), _seconds(row.median), _seconds(row.iqr) + "*" * row.disturbed]
-            lines.append("| " + " | ".join(map(str, [*cells, _count(row.samples_per_s), speed_up])) + " |")
+            lines.append("| " + " | ".join(map(str, [*cells, digits(row.samples_per_s), speed_up])) + " |")
     if any(row.disturbed for row in rows):
         lines += [
             "",

@@ -25,6 +25,7 @@ STEPS = 10
 class Workload:
     """A perceptron with layers of these widths, its loss, its optimizer, and the data it is trained on."""
 
+    letter: str
     name: str
     layers: tuple[int, ...]
     batch: int
@@ -50,15 +51,28 @@ class Workload:
         scores = x @ rng.standard_normal((self.layers[0], self.layers[-1]), dtype=np.float32)
         return x, scores.argmax(axis=1) if self.loss == "cross_entropy" else np.tanh(scores)
 
+    def slices(self) -> list[tuple[Any, Any]]:
+        """The data, batch by batch."""
+        x, y = self.data()
+        return [(x[i : i + self.batch], y[i : i + self.batch]) for i in range(0, len(x), self.batch)]
 
-TINY = Workload("tiny", (2, 16, 16, 1), 32, loss="mse_loss")
-SMALL = Workload("small", (784, 128, 10), 64)
-DEEP = Workload("deep", (64,) * 20 + (10,), 128)
-MEDIUM = Workload("medium", (784, 512, 512, 10), 128, optimizer="Adam", batches=16)
+    def weights(self) -> list[Any]:
+        """gradflow's initial weights, on the host: of each layer a matrix (outputs, inputs) and a bias."""
+        gf.manual_seed(0)
+        return [p.detach().numpy() for p in gf.nn.MLP(self.layers, device="cpu").parameters()]
+
+
+TINY = Workload("T", "tiny", (2, 16, 16, 1), 32, loss="mse_loss")
+SMALL = Workload("S", "small", (784, 128, 10), 64)
+DEEP = Workload("D", "deep", (64,) * 20 + (10,), 128)
+MEDIUM = Workload("M", "medium", (784, 512, 512, 10), 128, optimizer="Adam", batches=16)
+LARGE = Workload("L", "large", (3072, 2048, 2048, 10), 512, batches=8)
 
 WORKLOADS = [TINY, SMALL, DEEP, MEDIUM]
 SWEEP = [replace(SMALL, batch=batch, batches=1) for batch in (1, 8, 512, 4096)]
 """One model at other batch sizes than its own: where a device begins to pay."""
+
+OPTIMIZERS: dict[str, dict[str, float]] = {"SGD": {"lr": 0.05, "momentum": 0.9}, "Adam": {"lr": 1e-3}}
 
 
 class Training:
@@ -162,8 +176,7 @@ class TorchTraining(Training):
 
         super().__init__(workload, device)
         torch.set_num_threads(threads())
-        gf.manual_seed(0)
-        weights = [torch.from_numpy(p.detach().numpy()) for p in gf.nn.MLP(workload.layers, device="cpu").parameters()]
+        weights = [torch.from_numpy(w) for w in workload.weights()]
         modules: list[Any] = []
         for n, m in pairwise(workload.layers):
             modules += [torch.nn.Linear(n, m), torch.nn.ReLU()]
@@ -211,10 +224,9 @@ def why_not(library: str, device: str) -> str | None:
     return None
 
 
-def make_optimizer(module: Any, workload: Workload, parameters: list[Any]) -> Any:
-    """The workload's optimizer, of gradflow's or PyTorch's module of optimizers."""
-    options = {"SGD": {"lr": 0.05, "momentum": 0.9}, "Adam": {"lr": 1e-3}}[workload.optimizer]
-    return getattr(module, workload.optimizer)(parameters, **options)
+def make_optimizer(module: Any, workload: Workload, parameters: list[Any], **options: Any) -> Any:
+    """The workload's optimizer, of gradflow's or PyTorch's module of optimizers, or of another with their names."""
+    return getattr(module, workload.optimizer)(parameters, **OPTIMIZERS[workload.optimizer], **options)
 
 
 @cache

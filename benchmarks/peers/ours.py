@@ -1,0 +1,33 @@
+"""gradflow's rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradflow as gf
+from benchmarks.peers.peer import Peer
+from benchmarks.workloads import Workload, make_optimizer
+from gradflow import nn, optim
+
+
+class Gradflow(Peer):
+    """gradflow on the CPU; the environment of its process says whether with native kernels."""
+
+    def __init__(self, workload: Workload) -> None:
+        gf.manual_seed(0)
+        self.model = nn.MLP(workload.layers, device="cpu")
+        self.loss = nn.MSELoss() if workload.loss == "mse_loss" else nn.CrossEntropyLoss()
+        self.optimizer = make_optimizer(optim, workload, list(self.model.parameters()))
+        self._start = self.model.state_dict(), self.optimizer.state_dict()
+        self.batches = [(gf.tensor(x, device="cpu"), gf.tensor(y, device="cpu")) for x, y in workload.slices()]
+
+    def step(self, x: Any, y: Any) -> Any:
+        self.optimizer.zero_grad()
+        loss = self.loss(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+    def restore(self) -> None:
+        self.model.load_state_dict(self._start[0])
+        self.optimizer.load_state_dict(self._start[1])

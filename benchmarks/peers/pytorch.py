@@ -1,0 +1,71 @@
+"""PyTorch's rows."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.peers.peer import Peer, UnavailableError
+from benchmarks.workloads import Workload, make_optimizer
+
+
+class Eager(Peer):
+    """PyTorch with its defaults."""
+
+    fused: bool | None = None
+
+    def __init__(self, workload: Workload) -> None:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        modules: list[nn.Module] = []
+        for n, m in pairwise(workload.layers):
+            modules += [nn.Linear(n, m), nn.ReLU()]
+        self.model = nn.Sequential(*modules[:-1])
+        self.loss = nn.MSELoss() if workload.loss == "mse_loss" else nn.CrossEntropyLoss()
+        self.optimizer = make_optimizer(torch.optim, workload, list(self.model.parameters()), fused=self.fused)
+        self.batches = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in workload.slices()]
+        self._start = [torch.from_numpy(w) for w in workload.weights()]
+        self.restore()
+
+    def compute_loss(self, x: Any, y: Any) -> Any:
+        """The loss of a batch, recorded."""
+        return self.loss(self.model(x), y)
+
+    def step(self, x: Any, y: Any) -> Any:
+        self.optimizer.zero_grad()
+        loss = self.compute_loss(x, y)
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for parameter, start in zip(self.model.parameters(), self._start, strict=True):
+                parameter.copy_(start)
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
+
+class Fused(Eager):
+    """PyTorch with the optimizer's update of all parameters in one kernel."""
+
+    fused = True
+
+
+class Compiled(Fused):
+    """torch.compile of `compute_loss`, which is model and loss and so their backward pass too; a fused optimizer."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload)
+        torch._dynamo.reset()  # other shapes than the last workload's would else be compiled for shapes of any size
+        self.compute_loss = torch.compile(super().compute_loss, fullgraph=True)  # type: ignore[method-assign]
+        try:
+            self.step(*self.batches[0])
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise UnavailableError(f"torch.compile fails, it needs a C++ compiler: {reason}") from error
+        self.restore()

@@ -1,0 +1,172 @@
+"""The run: the rows' processes take turns, round after round, after their losses were found equal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks.peers.rows import REFERENCE, Row
+from benchmarks.workloads import Workload
+
+RTOL = 1e-4
+"""How far a row's losses may be from gradflow's, relative to these."""
+BATCHES = 8
+_ROOT = Path(__file__).parents[2]
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+class LeftOutError(Exception):
+    """Why a row is not measured, though nothing is wrong."""
+
+
+class CrashError(Exception):
+    """The last words of a row's process."""
+
+
+class Worker:
+    """The process of a row, on these cores, with a thread for each of them. What it complains of goes to a file."""
+
+    def __init__(self, row: Row, cores: list[int], stderr: IO[str]) -> None:
+        threads = dict.fromkeys(_THREADS, str(len(cores)))
+        self._stderr = stderr
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.peers.worker", row.where],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            encoding="utf-8",
+            cwd=_ROOT,
+            env={**os.environ, **threads, "GRADFLOW_FAST": "0", **row.environment},
+        )
+        self.ask("pin", cores)
+
+    def ask(self, *command: Any) -> Any:
+        """The result of a command. LeftOutError says why there is none, CrashError is raised where the worker ends."""
+        pipes: Any = self._process
+        try:
+            pipes.stdin.write(json.dumps(command) + "\n")
+            pipes.stdin.flush()
+            line = pipes.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self._process.wait()
+            self._stderr.seek(0)
+            words = [line for line in self._stderr.read().splitlines() if line.strip()]
+            raise CrashError(words[-1] if words else f"it ended with status {self._process.returncode}")
+        answer = json.loads(line)
+        if "left_out" in answer:
+            raise LeftOutError(answer["left_out"])
+        return answer["result"]
+
+    def close(self) -> None:
+        """End the process; it ends by itself when its input does, unless it is within a step."""
+        try:
+            self._process.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+
+
+@dataclass
+class Cell:
+    """What was measured of a workload with an optimizer: of each row the median seconds of a step, by round."""
+
+    workload: Workload
+    optimizer: str
+    turns: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """The measurement of these rows; `left_out` and `failed` say of which there is nothing, or not all, and why."""
+
+    rows: dict[str, Row]
+    cores: list[int]
+    rounds: int
+    seconds: float
+    progress: Callable[[str], None]
+    cells: list[Cell] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._workers: dict[str, Worker] = {}
+        self._order = random.Random(0)
+
+    def measure(self, workloads: list[Workload], optimizers: list[str]) -> None:
+        """Fill `cells`."""
+        with ExitStack() as stack:
+            for name, row in self.rows.items():
+                reason = row.why_not()
+                if reason:
+                    self.left_out[name] = reason
+                else:
+                    stderr = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
+                    self._workers[name] = Worker(row, self.cores, stderr)
+                    stack.callback(self._workers[name].close)
+            for optimizer in optimizers:
+                for workload in workloads:
+                    self.progress(f"{optimizer}, {workload.letter}")
+                    self.cells.append(self._measure(Cell(workload, optimizer)))
+
+    def _ask(self, name: str, cell: Cell, *command: Any) -> Any:
+        """A worker's result; None, and its row is out from now on, where there is none."""
+        try:
+            return self._workers[name].ask(*command)
+        except LeftOutError as reason:
+            self.left_out[name] = str(reason)
+        except CrashError as words:
+            title = self.rows[name].title
+            self.failed.append(f"{title} crashed in {cell.optimizer}, {cell.workload.letter}: {words}")
+        del self._workers[name]
+        return None
+
+    def _measure(self, cell: Cell) -> Cell:
+        for name in self._prepare(cell):
+            cell.turns[name] = []
+        for _ in range(self.rounds):
+            names = [name for name in cell.turns if name in self._workers]
+            self._order.shuffle(names)
+            for name in names:
+                seconds = self._ask(name, cell, "turn", self.seconds)
+                if seconds is None:
+                    del cell.turns[name]
+                else:
+                    cell.turns[name].append(seconds)
+        return cell
+
+    def _prepare(self, cell: Cell) -> list[str]:
+        """The rows that are to be timed: those whose first losses are gradflow's."""
+        losses: dict[str, list[float] | None] = {}
+        for name in list(self._workers):
+            losses[name] = self._ask(name, cell, "prepare", cell.workload.letter, cell.optimizer, BATCHES)
+        ours = losses.get(REFERENCE)
+        found = []
+        for name in list(self._workers):
+            theirs = losses[name]
+            if theirs is None or equal(ours, theirs):
+                found.append(name)
+            else:
+                self.failed.append(
+                    f"{self.rows[name].title} is not timed in {cell.optimizer}, {cell.workload.letter}: its losses are "
+                    f"{theirs}, gradflow's {ours}; they may differ by {RTOL:g} of gradflow's"
+                )
+        return found
+
+
+def equal(ours: list[float] | None, theirs: list[float]) -> bool:
+    """Whether the losses of a row are those of gradflow; False where gradflow has none."""
+    return ours is not None and all(
+        math.isclose(a, b, rel_tol=0, abs_tol=RTOL * abs(a)) for a, b in zip(ours, theirs, strict=True)
+    )

@@ -1,0 +1,105 @@
+"""The process of one row: `python -m benchmarks.peers.worker MODULE:CLASS`.
+
+It reads commands from standard input, a JSON list a line, and answers each with a line: `{"result": ...}`, or
+`{"left_out": reason}` where the row cannot be measured here.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import itertools
+import json
+import os
+import statistics
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.peers.peer import Peer
+
+CHECKED_STEPS = 5
+"""The first steps, whose losses are compared."""
+WARM_UP, MIN_STEPS, MAX_STEPS = 3, 3, 1000
+PAUSE = 0.02
+
+
+def pin(cores: list[int]) -> None:
+    """Compute on these cores only. It comes before the first import of a library: threads inherit it."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+
+
+def first_losses(peer: Peer) -> list[float] | None:
+    """The losses of the first steps; None of a row that does not train."""
+    losses = [peer.step(*batch) for batch in peer.batches[:CHECKED_STEPS]]
+    return [loss.item() for loss in losses] if peer.trains else None
+
+
+def turn(peer: Peer, seconds: float) -> float:
+    """The median time of a step, from the initial weights on. As in timeit, garbage is collected before and after."""
+    batches = itertools.cycle(peer.batches)
+    times: list[float] = []
+    gc.collect()
+    gc.disable()
+    peer.restore()
+    for _ in range(WARM_UP):
+        peer.step(*next(batches))
+    end = time.perf_counter() + seconds
+    while len(times) < MIN_STEPS or (len(times) < MAX_STEPS and time.perf_counter() < end):
+        batch = next(batches)
+        start = time.perf_counter()
+        peer.step(*batch)
+        times.append(time.perf_counter() - start)
+    gc.enable()
+    rest()
+    return statistics.median(times)
+
+
+def rest() -> None:
+    """Sleep until the threads of this process sleep too: those of OpenBLAS and MKL wait in a loop, 0.1 s and longer."""
+    for _ in range(50):
+        before = time.process_time()
+        time.sleep(PAUSE)
+        if time.process_time() - before < PAUSE / 10:
+            return
+
+
+def make(where: str, letter: str, optimizer: str, batches: int) -> Peer:
+    """The row's training of a workload."""
+    from dataclasses import replace
+
+    from benchmarks.workloads import LARGE, WORKLOADS
+
+    module, name = where.split(":")
+    workload = {each.letter: each for each in (*WORKLOADS, LARGE)}[letter]
+    return getattr(importlib.import_module(module), name)(replace(workload, optimizer=optimizer, batches=batches))
+
+
+def main(where: str) -> None:
+    """Obey until the input ends. What a library prints goes to standard error, since the output has the answers."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    peer: Any = None
+    for line in sys.stdin:
+        command, *arguments = json.loads(line)
+        answer: dict[str, Any] = {}
+        if command == "pin":
+            answer["result"] = pin(*arguments)
+        elif command == "prepare":
+            from benchmarks.peers.peer import UnavailableError
+
+            peer = None  # its memory is free before the next one takes some
+            try:
+                peer = make(where, *arguments)
+                answer["result"] = first_losses(peer)
+            except UnavailableError as reason:
+                answer["left_out"] = str(reason)
+        else:
+            answer["result"] = turn(peer, *arguments)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,129 @@
+"""The comparison with peers: a tiny run of the rows that need NumPy alone, and what becomes of rows that are wrong."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers.__main__ import main
+from benchmarks.peers.rows import ROWS, Row
+from benchmarks.peers.run import Cell, equal
+from benchmarks.peers.tables import ratios, summary
+from benchmarks.peers.worker import first_losses, make
+from benchmarks.workloads import TINY
+
+TINY_RUN = ["--workloads", "T", "--rounds", "1", "--turn", "0.01", "--threads", "1"]
+PLANTED = """
+from benchmarks.peers.numpy_plain import PlainNumpy
+
+
+class Wrong(PlainNumpy):
+    def __init__(self, workload):
+        super().__init__(workload)
+        self.optimizer.lr *= 1.1
+
+
+class Broken(PlainNumpy):
+    def step(self, x, y):
+        print("hello from a library")
+        raise RuntimeError("out of order")
+"""
+
+
+@pytest.fixture
+def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows more: one that computes something else, one that crashes."""
+    (tmp_path / "planted.py").write_text(PLANTED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setitem(ROWS, "wrong", Row("a wrong row", "planted:Wrong"))
+    monkeypatch.setitem(ROWS, "broken", Row("a broken row", "planted:Broken"))
+
+
+def test_rows_that_need_numpy_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "figures.json"
+    assert main([*TINY_RUN, "--rows", "numpy,numpy-out,gemms", "--json", str(path)]) == 0
+    printed = capsys.readouterr().out
+    for optimizer in ("Adam", "SGD"):
+        assert f"| {optimizer}, µs a step | T |" in printed
+    for name in ("gradflow", "numpy", "numpy-out", "gemms"):
+        assert len(re.findall(rf"^\| {re.escape(ROWS[name].title)} \| [\d.,]+ \|$", printed, re.MULTILINE)) == 2
+    content = path.read_text()
+    assert [cell["optimizer"] for cell in json.loads(content)["cells"]] == ["Adam", "SGD"]
+    for cell in json.loads(content)["cells"]:
+        assert all(row["median"] > 0 for row in cell["rows"].values())
+    assert not re.search(r"/\w", content), "a path"
+    assert f'"{platform.node()}"' not in content
+
+
+@pytest.mark.usefixtures("plant")
+def test_a_row_that_computes_something_else_is_refused_and_a_crash_spares_the_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*TINY_RUN, "--optimizers", "SGD", "--rows", "numpy,wrong,broken"]) == 1
+    captured = capsys.readouterr()
+    assert "| NumPy by hand | " in captured.out
+    assert "row |" not in captured.out
+    assert re.search(
+        r"^a wrong row is not timed in SGD, T: its losses are \[.*\], gradflow's \[.*\]", captured.err, re.M
+    )
+    assert "a broken row crashed in SGD, T: RuntimeError: out of order\n" in captured.err
+
+
+def test_a_row_whose_library_is_missing_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(ROWS, "missing", Row("a missing row", "nowhere:Peer", package="not_a_package"))
+    assert main([*TINY_RUN, "--optimizers", "SGD", "--rows", "missing"]) == 0
+    reason = "left out: a missing row: not_a_package is not installed; it is in the extra 'peers'"
+    assert reason in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--workloads", "T,X"),
+        ("--optimizers", "adagrad"),
+        ("--rows", "numpy,"),
+        ("--rounds", "0"),
+        ("--turn", "nan"),
+        ("--threads", "100000"),
+        ("--json", "no/such/folder/figures.json"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([option, value])
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert option in captured.err
+
+
+@pytest.mark.parametrize("name", ["gradflow", "numpy", "numpy-out"])
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
+def test_a_restored_row_starts_anew(name: str, optimizer: str) -> None:
+    peer = make(ROWS[name].where, "T", optimizer, batches=8)
+    losses = first_losses(peer)
+    assert losses is not None
+    assert first_losses(peer) != losses
+    peer.restore()
+    assert first_losses(peer) == losses
+
+
+def test_ratios_are_taken_round_by_round_to_the_best_of_several_peers() -> None:
+    turns = {"gradflow": [2.0, 6.0, 9.0], "torch": [1.0, 2.0, 9.0], "torch-fused": [9.0, 9.0, 1.0]}
+    found = ratios(Cell(TINY, "Adam", turns))
+    assert found == {"gradflow / best PyTorch": {**summary([2.0, 3.0, 1.0]), "row": "torch"}}
+    assert found["gradflow / best PyTorch"]["median"] == 2.0
+
+
+def test_losses_are_equal_up_to_a_bound() -> None:
+    assert equal([1.0, 2.0], [1.00009, 2.0])
+    assert not equal([1.0, 2.0], [1.0002, 2.0])
+    assert not equal([float("nan")], [float("nan")])
+    assert not equal(None, [1.0])
