@@ -301,11 +301,12 @@ class Backend(ABC):
         return Event(self)
 
     def kernels(self) -> dict[str, str]:
-        """For each kernel, "native" or "composed"."""
+        """For each kernel, "composed", "native", or what made it native, such as "numba"."""
         found = {}
         for name in KERNELS:
-            function = getattr(getattr(self, name), "__func__", None)  # a static method has none
-            found[name] = "composed" if function is getattr(Backend, name) else "native"
+            method = getattr(self, name)
+            function = getattr(method, "__func__", None)  # a static method has none
+            found[name] = "composed" if function is getattr(Backend, name) else getattr(method, "made_by", "native")
         return found
 
     # ------------------------------------------------------------------ indexing

@@ -31,7 +31,7 @@ logger = logging.getLogger("gradflow")
 
 ENTRY_POINT_GROUP = "gradflow.backends"
 BLOCK_VARIABLE = "GRADFLOW_BACKEND_BLOCK"
-_FIRST_PARTY = {"cpu": "gradflow_numpy:NumpyBackend", "cuda": "gradflow_cupy:CupyBackend"}
+_FIRST_PARTY = {"cpu": "gradflow_numpy:CpuBackend", "cuda": "gradflow_cupy:CupyBackend"}
 _OWN_FIX = {
     "cpu": "type: pip install --force-reinstall numpy",
     "cuda": "type, in the clone of gradflow: pip install -e .",

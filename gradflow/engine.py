@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 
 tick: Callable[[], int] = itertools.count(1).__next__
 """The clock of nodes and of in-place changes."""
+_last_change = 0
+
+
+def time_of_change() -> int:
+    """The time of a change in place that happens now."""
+    global _last_change
+    _last_change = tick()
+    return _last_change
+
 
 grad_enabled: ContextVar[int] = ContextVar("gradflow_grad_enabled", default=True)
 """True or False; or 1, true but not `True`, while there is an observer: then no operation takes a shortcut past it."""
@@ -216,7 +225,7 @@ class Memory:
 
     def change(self) -> None:
         """Note a change in place."""
-        self.changed = tick()
+        self.changed = time_of_change()
         node = None if self.node is None else self.node()
         if node is not None and node.out is not None:
             node.out = Changed(self.changed)
@@ -418,21 +427,12 @@ def backward(
         if inputs is None:
             values: Sequence[Any] = parents
         else:
-            values = []
-            for tensor, parent in zip(inputs, parents, strict=True):
-                if tensor is None:
-                    values.append(parent)  # a stand-in
-                    continue
-                kind = tensor.__class__
-                if kind is float or kind is int:
-                    values.append(tensor)
-                    continue
-                memory = tensor._memory
-                if memory is not None and memory.changed > node.id:
-                    which = next(i for i, x in enumerate(inputs) if x is tensor)
-                    kind = f"input {which} of {op.name}, a tensor of shape {tensor.shape}, {tensor.dtype}"
-                    raise _changed_error(kind, node, memory.changed)
-                values.append(tensor if create_graph else tensor.array)
+            if node.id < _last_change:
+                _check_unchanged(node)
+            values = [
+                parent if x is None else x if create_graph or x.__class__ in _NUMBERS else x.array
+                for x, parent in zip(inputs, parents, strict=True)
+            ]  # a parent stands in for what its rule does not read
         out = node.out
         if out is not None:
             if out.__class__ is Changed:
@@ -446,7 +446,7 @@ def backward(
         if op.joint is not None:
             needs = [p is not None and (on_path is None or p in on_path) for p in parents]
             if op.writes_into:
-                if create_graph or wanted is not None or hooked is not None:
+                if create_graph or wanted is not None or hooked is not None or seer is not None:
                     into = [None] * len(parents)
                 else:
                     into = [None if p is None or p.op is not None else _buffer(p, pending, parents) for p in parents]
@@ -466,7 +466,7 @@ def backward(
                 result = result(F, g, out, *values, **parameters) if parameters else result(F, g, out, *values)
             elif result is None:
                 continue
-            elif op.writes_into and result is into[i] and seer is None:
+            elif op.writes_into and result is into[i]:
                 pending[parent] = result
                 continue
             given = result
@@ -489,6 +489,19 @@ def backward(
     if seer is not None:
         seer.after_backward()
     return found
+
+
+_NUMBERS = (float, int)
+
+
+def _check_unchanged(node: Node) -> None:
+    """Raise RuntimeError where a saved input has been changed in place since."""
+    assert node.inputs is not None
+    for i, x in enumerate(node.inputs):
+        memory = getattr(x, "_memory", None)
+        if memory is not None and memory.changed > node.id:
+            what = f"input {i} of {node.op.name}, a tensor of shape {x.shape}, {x.dtype}"
+            raise _changed_error(what, node, memory.changed)
 
 
 def _check_broadcast(node: Node, argument: int, shape: Any, expected: Any) -> None:

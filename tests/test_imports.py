@@ -55,6 +55,8 @@ PYTEST_ONLY = ("gradflow.testing.conformance", "gradflow.testing.plugin")
 """What only pytest imports."""
 ALLOWED_OF_BACKENDS = {"gradflow.backend", "gradflow.dtypes"}
 LIBRARIES_OF_BACKENDS = {"gradflow_numpy": {"numpy"}, "gradflow_cupy": set()}
+COMPILED = "gradflow_numpy.compiled"
+"""What is imported when its first function runs: all of it is made by numba."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,8 @@ def test_optional_packages_are_imported_in_functions(name: str) -> None:
     allowed = LIBRARIES_OF_BACKENDS.get(package, HOST if unit(name) not in CORE else set())
     if name.startswith(PYTEST_ONLY):
         allowed = allowed | {"pytest"}
+    if name == COMPILED:
+        allowed = allowed | {"numba"}
     found = {
         i.package for i in imports(TREES[name])
         if not i.in_function and not i.typing and i.package not in sys.stdlib_module_names

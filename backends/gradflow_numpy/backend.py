@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gradflow.backend import ACTIVATIONS, Array, Backend, Diagnosis, MemoryStats, dropout_threshold
+from gradflow_numpy.threads import share_out
 
 _reduce: Any = np.add.reduce  # less of Python around it than numpy.sum has
 _FLOAT16 = np.dtype(np.float16)
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
-_dot = np.dot  # for 2-D arrays half the price of matmul on small ones
 _SMALL = 9216  # elements of a matrix up to which OpenBLAS multiplies it by a vector on one thread
 _CHUNK = 1 << 16  # elements of an optimizer pass: the arrays of one chunk stay in the second-level cache
 _BITS = {2: np.int16, 4: np.int32, 8: np.int64}  # the integers as wide as a floating-point number, by bytes
@@ -32,7 +32,7 @@ def _in_float32(kernel: _Kernel) -> _Kernel:
 
     @functools.wraps(kernel)
     def wide(self: Any, first: Any, *others: Any, **options: Any) -> Any:
-        if first.dtype is not _FLOAT16:
+        if first.dtype != _FLOAT16:
             return kernel(self, first, *others, **options)
         results = kernel(self, *_convert((first, *others), np.float16, np.float32), **options)
         with np.errstate(over="ignore"):  # beyond the largest float16, inf is right
@@ -194,13 +194,17 @@ class NumpyBackend(Backend):
     def linear(
         self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
     ) -> tuple[Array, Any]:
-        z = _dot(x, weight.T) if x.ndim == 2 else np.asarray(np.matmul(x, weight.T))
+        z = multiply_matrices(x, weight.T) if x.ndim == 2 else np.asarray(np.matmul(x, weight.T))
         if bias is not None:
             np.add(z, bias, z)
         if activation is None:
             return z, None
         if activation == "relu":
             return np.maximum(z, self._zeros_for(z), out=z), None
+        return self._activated(z, activation, parameter)
+
+    def _activated(self, z: Array, activation: str, parameter: float) -> tuple[Array, Any]:
+        """The activation of z, which is no longer needed, and the residual of `linear`."""
         if activation == "tanh":
             return np.tanh(z, out=z), None
         return self.activate(z, activation, parameter), z if ACTIVATIONS[activation].saves == "x" else None
@@ -226,14 +230,14 @@ class NumpyBackend(Backend):
         need_x, need_weight, need_bias = needs
         gx = gw = gb = None
         if need_x:
-            gx = _dot(g, weight, into[0]) if g.ndim == 2 else np.matmul(g, weight, out=into[0])
+            gx = multiply_matrices(g, weight, into[0]) if g.ndim == 2 else np.matmul(g, weight, out=into[0])
         if g.ndim != 2:
             g, x = g.reshape(-1, weight.shape[0]), x.reshape(-1, weight.shape[1])
         if need_weight:
-            gw = _dot(g.T, x, into[1])
+            gw = multiply_matrices(g.T, x, into[1])
         if need_bias:
             if g.size <= _SMALL:
-                gb = _dot(self._row(1, g.shape[0], g.dtype), g, into[2])
+                gb = multiply_matrices(self._row(1, g.shape[0], g.dtype), g, into[2])
             else:
                 gb = _reduce(g, 0, None, into[2])
         return gx, gw, gb
@@ -333,25 +337,7 @@ class NumpyBackend(Backend):
         weight_decay: float,
         first: bool,
     ) -> None:
-        scratch = np.empty(min(_CHUNK, parameter.size), parameter.dtype)
-        for chunk in _chunks(parameter.size):
-            p, g, t = parameter[chunk], gradient[chunk], scratch[: chunk.stop - chunk.start]
-            if weight_decay:
-                np.multiply(p, weight_decay, out=t)
-                g = np.add(g, t)
-            if velocity is not None:
-                v = velocity[chunk]
-                if first:
-                    v[...] = g
-                else:
-                    np.multiply(v, momentum, out=v)
-                    np.add(v, np.multiply(g, 1 - dampening, out=t) if dampening else g, out=v)
-                if nesterov:
-                    g = np.add(g, np.multiply(v, momentum, out=t), out=t)
-                else:
-                    g = v
-            np.multiply(g, lr, out=t)
-            np.subtract(p, t, out=p)
+        share_out(_sgd, (parameter, gradient, velocity), (lr, momentum, dampening, nesterov, weight_decay, first))
 
     def adam_step(
         self,
@@ -367,30 +353,10 @@ class NumpyBackend(Backend):
         weight_decay: float,
         decoupled: bool,
     ) -> None:
-        size = min(_CHUNK, parameter.size)
-        first, second = np.empty(size, parameter.dtype), np.empty(size, parameter.dtype)
         root = math.sqrt(1 - beta2**step)  # m / (sqrt(v) / root + epsilon) with one pass less
-        rate, epsilon = lr * root / (1 - beta1**step), epsilon * root
-        for chunk in _chunks(parameter.size):
-            n = chunk.stop - chunk.start
-            p, g, m, v, t, u = parameter[chunk], gradient[chunk], mean[chunk], square[chunk], first[:n], second[:n]
-            if weight_decay and decoupled:
-                np.multiply(p, 1 - lr * weight_decay, p)
-            elif weight_decay:
-                np.multiply(p, weight_decay, u)
-                g = np.add(g, u, u)
-            np.multiply(m, beta1, m)
-            np.multiply(g, 1 - beta1, t)
-            np.add(m, t, m)
-            np.multiply(v, beta2, v)
-            np.multiply(g, g, t)
-            np.multiply(t, 1 - beta2, t)
-            np.add(v, t, v)
-            np.sqrt(v, t)
-            np.add(t, epsilon, t)
-            np.divide(m, t, t)
-            np.multiply(t, rate, t)
-            np.subtract(p, t, p)
+        keep, decay = (1 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
+        options = (lr * root / (1 - beta1**step), beta1, beta2, epsilon * root, keep, decay)
+        share_out(_adam, (parameter, gradient, mean, square), options)
 
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
         norm = math.sqrt(sum(_square_sum(g.reshape(-1)) for g in gradients))
@@ -400,6 +366,71 @@ class NumpyBackend(Backend):
                 g *= factor
         with np.errstate(over="ignore"):  # beyond float16, the norm is inf there
             return np.asarray(norm).astype(gradients[0].dtype)
+
+
+def _sgd(
+    parameter: Array, gradient: Array, velocity: Array | None, lr: float, momentum: float, dampening: float,
+    nesterov: bool, weight_decay: float, first: bool,
+) -> None:  # fmt: skip
+    """`Backend.sgd_step`, chunk by chunk."""
+    scratch = np.empty(min(_CHUNK, parameter.size), parameter.dtype)
+    for chunk in _chunks(parameter.size):
+        p, g, t = parameter[chunk], gradient[chunk], scratch[: chunk.stop - chunk.start]
+        if weight_decay:
+            np.multiply(p, weight_decay, t)
+            g = np.add(g, t)
+        if velocity is not None:
+            v = velocity[chunk]
+            if first:
+                v[...] = g
+            else:
+                np.multiply(v, momentum, v)
+                np.add(v, np.multiply(g, 1 - dampening, t) if dampening else g, v)
+            if nesterov:
+                g = np.add(g, np.multiply(v, momentum, t), t)
+            else:
+                g = v
+        np.multiply(g, lr, t)
+        np.subtract(p, t, p)
+
+
+def _adam(
+    parameter: Array, gradient: Array, mean: Array, square: Array, rate: float, beta1: float, beta2: float,
+    epsilon: float, keep: float, weight_decay: float,
+) -> None:  # fmt: skip
+    """`Backend.adam_step`, chunk by chunk; keep: what a decoupled decay leaves of a parameter."""
+    size = min(_CHUNK, parameter.size)
+    scratch = np.empty(size, parameter.dtype), np.empty(size if weight_decay else 0, parameter.dtype)
+    for chunk in _chunks(parameter.size):
+        p, g, m, v, t = parameter[chunk], gradient[chunk], mean[chunk], square[chunk], scratch[0]
+        if t.size != p.size:
+            t = t[: p.size]
+        if keep != 1:
+            np.multiply(p, keep, p)
+        elif weight_decay:
+            u = scratch[1][: p.size]
+            np.multiply(p, weight_decay, u)
+            g = np.add(g, u, u)
+        np.multiply(m, beta1, m)
+        np.multiply(g, 1 - beta1, t)
+        np.add(m, t, m)
+        np.multiply(v, beta2, v)
+        np.multiply(g, g, t)
+        np.multiply(t, 1 - beta2, t)
+        np.add(v, t, v)
+        np.sqrt(v, t)
+        np.add(t, epsilon, t)
+        np.divide(m, t, t)
+        np.multiply(t, rate, t)
+        np.subtract(p, t, p)
+
+
+def multiply_matrices(a: Array, b: Array, out: Array | None = None) -> Array:
+    """The product of 2-D arrays; with `np.dot`, whose price for small ones is half that of `matmul`."""
+    try:
+        return np.dot(a, b, out)
+    except ValueError:  # it takes no buffer with gaps
+        return np.matmul(a, b, out=out)
 
 
 def _square_sum(x: Array) -> float:

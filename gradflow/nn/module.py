@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DType
-from gradflow.engine import Handle, Memory, no_grad, tick
+from gradflow.engine import Handle, Memory, no_grad, time_of_change
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, equal, isnan, where
 from gradflow.tensor import Tensor, device_and_dtype
@@ -267,7 +267,7 @@ class Module:
             required = parameter.requires_grad
             parameter._node = None
             parameter.array, parameter.backend = values.array, values.backend
-            parameter._memory = Memory(tick())  # what was recorded before is not of these values
+            parameter._memory = Memory(time_of_change())  # what was recorded before is not of these values
             parameter.requires_grad_(required)
         for module in self.modules():
             for name, buffer in module._buffers.items():

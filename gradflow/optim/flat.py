@@ -14,7 +14,7 @@ from typing import Any
 
 from gradflow.backend import Array, Backend
 from gradflow.dtypes import DTYPES
-from gradflow.engine import Leaf, Memory, tick
+from gradflow.engine import Leaf, Memory, time_of_change
 from gradflow.tensor import Tensor
 
 _ALIGNMENT = 256  # bytes
@@ -153,7 +153,7 @@ class Block:
 
     def changed(self, members: Sequence[Member], filled: frozenset[str]) -> None:
         """Note a change in place of the members' values, count a step of each, and what is now `filled` of them."""
-        now = tick()
+        now = time_of_change()
         past = members[0].past
         if past.count > len(members):  # the others stay as they were
             past.count -= len(members)

@@ -156,7 +156,11 @@ class Optimizer:
 
     def _rate(self, group: Mapping[str, Any]) -> float:
         lr = group["lr"]
-        return number("lr", lr(self.steps) if callable(lr) else lr)
+        return (
+            lr
+            if lr.__class__ is float and 0.0 <= lr < math.inf
+            else number("lr", lr(self.steps) if callable(lr) else lr)
+        )
 
     @property
     def learning_rates(self) -> list[float]:

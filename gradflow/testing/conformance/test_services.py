@@ -225,10 +225,10 @@ def test_dtypes(backend: Backend) -> None:
 
 @about("kernels")
 def test_kernels(backend: Backend) -> None:
-    """Each is native or composed."""
+    """Each is composed, or the word for what made it native."""
     found = backend.kernels()
     assert list(found) == KERNELS
-    assert set(found.values()) <= {"native", "composed"}
+    assert all(isinstance(kind, str) and kind for kind in found.values())
 
 
 def test_a_name_that_is_none_raises(backend: Backend) -> None:

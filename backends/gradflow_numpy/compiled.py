@@ -1,0 +1,181 @@
+"""Kernels compiled by numba: each passes over its arrays once, where NumPy needs a pass for each operation.
+
+Compiled for a dtype when first called, and kept on disk for the next process. All let go of the interpreter lock, so
+that threads can share the work. Arrays are C-contiguous, of one dtype, float32 or float64; numbers come as Python
+floats and are rounded to that dtype, so that nothing is computed in float64 by the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _compiled(function: _Function) -> _Function:
+    # FMA and sums in any order, as BLAS has them; NaN and infinity stay what they are
+    fastmath = {"contract", "reassoc"}
+    compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(function)
+    return compiled  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------------- linear layers
+
+
+@_compiled
+def add_bias(z: Any, bias: Any) -> None:
+    """z += bias, for z (n, m)."""
+    for i in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            z[i, j] += bias[j]
+
+
+@_compiled
+def add_bias_relu(z: Any, bias: Any) -> None:
+    """z = relu(z + bias), NaN staying NaN, for z (n, m)."""
+    zero = z.dtype.type(0)
+    for i in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            x = z[i, j] + bias[j]
+            z[i, j] = zero if x <= zero else x
+
+
+@_compiled
+def relu_backward(g: Any, out: Any, result: Any) -> None:
+    """result = g where out > 0, else 0; flat arrays."""
+    zero = g.dtype.type(0)
+    for i in range(g.size):
+        result[i] = g[i] if out[i] > zero else zero
+
+
+@_compiled
+def relu_backward_bias(g: Any, out: Any, result: Any, total: Any) -> None:
+    """result = g where out > 0, else 0; total = its sum over the rows; (n, m)."""
+    zero = g.dtype.type(0)
+    total[:] = zero
+    for i in range(g.shape[0]):
+        for j in range(g.shape[1]):
+            x = g[i, j] if out[i, j] > zero else zero
+            result[i, j] = x
+            total[j] += x
+
+
+@_compiled
+def sum_rows(g: Any, total: Any) -> None:
+    """total = the sum of g over its rows; (n, m)."""
+    total[:] = g.dtype.type(0)
+    for i in range(g.shape[0]):
+        for j in range(g.shape[1]):
+            total[j] += g[i, j]
+
+
+# ---------------------------------------------------------------------- losses
+
+
+@_compiled
+def less_row_maximum(x: Any, result: Any) -> None:
+    """result = x less the maximum of each row, NaN where there is one in the row; (n, m)."""
+    for i in range(x.shape[0]):
+        top = x[i, 0]
+        for j in range(1, x.shape[1]):
+            if not x[i, j] <= top:
+                top = x[i, j]
+                if top != top:
+                    break
+        for j in range(x.shape[1]):
+            result[i, j] = x[i, j] - top
+
+
+@_compiled
+def label_losses(shifted: Any, e: Any, labels: Any, losses: Any) -> Any:
+    """losses = log(sum(e)) - shifted[label] for each row, and e /= its sum; returns the sum of the losses.
+
+    shifted, e = exp(shifted): (n, m); labels, losses: (n,).
+    """
+    whole = e.dtype.type(0)
+    for i in range(e.shape[0]):
+        total = e.dtype.type(0)
+        for j in range(e.shape[1]):
+            total += e[i, j]
+        losses[i] = np.log(total) - shifted[i, labels[i]]
+        whole += losses[i]
+        scale = e.dtype.type(1) / total
+        for j in range(e.shape[1]):
+            e[i, j] *= scale
+    return whole
+
+
+@_compiled
+def label_losses_backward(p: Any, labels: Any, factor: float, result: Any) -> None:
+    """result = (p less 1 at the label of each row) * factor; p, result: (n, m), labels: (n,)."""
+    c = p.dtype.type(factor)
+    for i in range(p.shape[0]):
+        for j in range(p.shape[1]):
+            result[i, j] = p[i, j] * c
+        result[i, labels[i]] -= c
+
+
+@_compiled
+def squared_difference(x: Any, target: Any, difference: Any) -> Any:
+    """difference = x - target; returns the sum of its squares; flat arrays."""
+    total = x.dtype.type(0)
+    for i in range(x.size):
+        d = x[i] - target[i]
+        difference[i] = d
+        total += d * d
+    return total
+
+
+# ---------------------------------------------------------------------- optimizers, on flat arrays
+
+
+@_compiled
+def sgd(
+    parameter: Any, gradient: Any, velocity: Any, lr: float, momentum: float, dampening: float,
+    nesterov: bool, weight_decay: float, first: bool,
+) -> None:  # fmt: skip
+    """`Backend.sgd_step` with a velocity."""
+    number = parameter.dtype.type
+    rate, mu, share, decay = number(lr), number(momentum), number(1 - dampening), number(weight_decay)
+    for i in range(parameter.size):
+        d = gradient[i]
+        if decay != 0:
+            d += decay * parameter[i]
+        v = d if first else mu * velocity[i] + share * d
+        velocity[i] = v
+        parameter[i] -= rate * (d + mu * v if nesterov else v)
+
+
+@_compiled
+def sgd_without_velocity(parameter: Any, gradient: Any, lr: float, weight_decay: float) -> None:
+    """`Backend.sgd_step` without one."""
+    rate, decay = parameter.dtype.type(lr), parameter.dtype.type(weight_decay)
+    for i in range(parameter.size):
+        d = gradient[i]
+        if decay != 0:
+            d += decay * parameter[i]
+        parameter[i] -= rate * d
+
+
+@_compiled
+def adam(
+    parameter: Any, gradient: Any, mean: Any, square: Any, rate: float, beta1: float, beta2: float,
+    epsilon: float, root: float, keep: float, weight_decay: float,
+) -> None:  # fmt: skip
+    """`Backend.adam_step`: rate and root hold the corrections; keep: what a decoupled decay leaves of a parameter."""
+    number = parameter.dtype.type
+    r, b1, b2, e, c = number(rate), number(beta1), number(beta2), number(epsilon), number(root)
+    a1, a2, k, decay = number(1 - beta1), number(1 - beta2), number(keep), number(weight_decay)
+    for i in range(parameter.size):
+        g = gradient[i]
+        if decay != 0:
+            g += decay * parameter[i]
+        m = b1 * mean[i] + a1 * g
+        v = b2 * square[i] + a2 * (g * g)
+        mean[i] = m
+        square[i] = v
+        parameter[i] = k * parameter[i] - r * m / (np.sqrt(v) * c + e)

@@ -1,0 +1,193 @@
+"""The NumPy backend with kernels that numba compiles: what the extra `fast` is for.
+
+Each kernel takes what it was compiled for, C-contiguous arrays of float32 or float64, and leaves the rest to NumPy.
+numba is imported when the first kernel runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gradflow.backend import Array
+from gradflow_numpy.backend import NumpyBackend, multiply_matrices
+from gradflow_numpy.threads import share_out
+
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
+_COMPILED = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class _Functions:
+    """The functions of `gradflow_numpy.compiled`, which is imported when the first is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            from gradflow_numpy import compiled
+        except ImportError as error:
+            raise ImportError(
+                f"numba, of the extra 'fast', cannot be imported ({error}): mend its installation, or set "
+                "GRADFLOW_FAST=0 to do without"
+            ) from error
+        function = getattr(compiled, name)
+        setattr(self, name, function)
+        return function
+
+
+_functions: Any = _Functions()
+
+
+def _by_numba(kernel: _Kernel) -> _Kernel:
+    kernel.made_by = "numba"  # type: ignore[attr-defined]  # for `Backend.kernels`
+    return kernel
+
+
+def _fit(*arrays: Array) -> bool:
+    """Whether these are arrays that the functions were compiled for."""
+    dtype = arrays[0].dtype
+    if dtype not in _COMPILED:
+        return False
+    for a in arrays:  # noqa: SIM110 - a generator takes a microsecond more
+        if a.dtype != dtype or not a.flags.carray:
+            return False
+    return True
+
+
+class FastNumpyBackend(NumpyBackend):
+    """Arrays of NumPy in the memory of the host, with kernels compiled by numba."""
+
+    def describe(self) -> str:
+        from importlib.metadata import version
+
+        return f"{super().describe()}, numba {version('numba')}"
+
+    @_by_numba
+    def linear(
+        self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
+    ) -> tuple[Array, Any]:
+        if bias is None or x.ndim != 2 or x.dtype not in _COMPILED or not bias.flags.carray:
+            return super().linear(x, weight, bias, activation, parameter)
+        z = multiply_matrices(x, weight.T)
+        if activation == "relu":
+            _functions.add_bias_relu(z, bias)
+            return z, None
+        _functions.add_bias(z, bias)
+        return (z, None) if activation is None else self._activated(z, activation, parameter)
+
+    @_by_numba
+    def linear_backward(
+        self,
+        g: Array,
+        out: Array,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        activation: str | None,
+        parameter: float,
+        residual: Any,
+        needs: Sequence[bool],
+        into: Sequence[Array | None],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        need_x, need_weight, need_bias = needs
+        if not need_bias or g.ndim != 2 or activation not in (None, "relu"):
+            return super().linear_backward(g, out, x, weight, bias, activation, parameter, residual, needs, into)
+        gb = np.empty(g.shape[1], g.dtype) if into[2] is None else into[2]
+        if not _fit(g, gb) or not (activation is None or _fit(out)):
+            return super().linear_backward(g, out, x, weight, bias, activation, parameter, residual, needs, into)
+        if activation is None:
+            _functions.sum_rows(g, gb)
+        else:
+            result = np.empty(g.shape, g.dtype)
+            _functions.relu_backward_bias(g, out, result, gb)
+            g = result
+        gx = multiply_matrices(g, weight, into[0]) if need_x else None
+        gw = multiply_matrices(g.T, x, into[1]) if need_weight else None
+        return gx, gw, gb
+
+    @_by_numba
+    def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+        if target.ndim == 2 or not _fit(logits) or not target.flags.carray:
+            return super().softmax_cross_entropy(logits, target, reduction)
+        n = logits.shape[0]
+        shifted, losses = np.empty(logits.shape, logits.dtype), np.empty(n, logits.dtype)
+        _functions.less_row_maximum(logits, shifted)
+        p = np.exp(shifted)
+        total = _functions.label_losses(shifted, p, target, losses)
+        if reduction == "none":
+            return losses, p
+        return np.asarray(total / n if reduction == "mean" else total, logits.dtype), p
+
+    @_by_numba
+    def softmax_cross_entropy_backward(
+        self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
+    ) -> tuple[Array | None, Array | None]:
+        if (
+            g.ndim
+            or residual is None
+            or not needs[0]
+            or needs[1]
+            or target.ndim == 2
+            or not _fit(residual)
+            or not target.flags.carray
+        ):
+            return super().softmax_cross_entropy_backward(g, logits, target, reduction, residual, needs)
+        factor = float(g) / (logits.shape[0] if reduction == "mean" else 1)
+        result = np.empty(residual.shape, residual.dtype)
+        _functions.label_losses_backward(residual, target, factor, result)
+        return result, None
+
+    @_by_numba
+    def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+        if reduction == "none" or not _fit(x, target):
+            return super().squared_error(x, target, reduction)
+        difference = np.empty(x.shape, x.dtype)
+        total = _functions.squared_difference(x.reshape(-1), target.reshape(-1), difference.reshape(-1))
+        return np.asarray(total / x.size if reduction == "mean" else total, x.dtype), difference
+
+    @_by_numba
+    def sgd_step(
+        self,
+        parameter: Array,
+        gradient: Array,
+        velocity: Array | None,
+        lr: float,
+        momentum: float,
+        dampening: float,
+        nesterov: bool,
+        weight_decay: float,
+        first: bool,
+    ) -> None:
+        arrays = (parameter, gradient) if velocity is None else (parameter, gradient, velocity)
+        if not _fit(*arrays):
+            super().sgd_step(parameter, gradient, velocity, lr, momentum, dampening, nesterov, weight_decay, first)
+        elif velocity is None:
+            share_out(_functions.sgd_without_velocity, arrays, (lr, weight_decay))
+        else:
+            share_out(_functions.sgd, arrays, (lr, momentum, float(dampening), nesterov, weight_decay, first))
+
+    @_by_numba
+    def adam_step(
+        self,
+        parameter: Array,
+        gradient: Array,
+        mean: Array,
+        square: Array,
+        step: int,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
+        decoupled: bool,
+    ) -> None:
+        arrays = (parameter, gradient, mean, square)
+        if not _fit(*arrays):
+            super().adam_step(
+                parameter, gradient, mean, square, step, lr, beta1, beta2, epsilon, weight_decay, decoupled
+            )
+            return
+        rate, root = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+        keep, decay = (1 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
+        share_out(_functions.adam, arrays, (rate, beta1, beta2, epsilon, root, keep, decay))
