@@ -144,6 +144,13 @@ class NumpyBackend(Backend):
 
     # ------------------------------------------------------------------ kernels
 
+    def product(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """a @ b for 2-D arrays; by `np.dot`, whose price for small ones is half that of `matmul`."""
+        try:
+            return np.dot(a, b, out)
+        except ValueError:  # it takes no buffer with gaps
+            return np.matmul(a, b, out=out)
+
     def activate(self, x: Array, name: str, parameter: float) -> Array:
         if name == "relu":
             return np.maximum(x, self._zeros_for(x))
@@ -187,14 +194,14 @@ class NumpyBackend(Backend):
 
     def gemm(self, a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
         if accumulate:
-            out += np.matmul(a, b)
+            out += self.product(a, b)
             return out
-        return np.matmul(a, b, out=out)
+        return self.product(a, b, out)
 
     def linear(
         self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
     ) -> tuple[Array, Any]:
-        z = multiply_matrices(x, weight.T) if x.ndim == 2 else np.asarray(np.matmul(x, weight.T))
+        z = self.product(x, weight.T) if x.ndim == 2 else np.asarray(np.matmul(x, weight.T))
         if bias is not None:
             np.add(z, bias, z)
         if activation is None:
@@ -230,14 +237,14 @@ class NumpyBackend(Backend):
         need_x, need_weight, need_bias = needs
         gx = gw = gb = None
         if need_x:
-            gx = multiply_matrices(g, weight, into[0]) if g.ndim == 2 else np.matmul(g, weight, out=into[0])
+            gx = self.product(g, weight, into[0]) if g.ndim == 2 else np.matmul(g, weight, out=into[0])
         if g.ndim != 2:
             g, x = g.reshape(-1, weight.shape[0]), x.reshape(-1, weight.shape[1])
         if need_weight:
-            gw = multiply_matrices(g.T, x, into[1])
+            gw = self.product(g.T, x, into[1])
         if need_bias:
             if g.size <= _SMALL:
-                gb = multiply_matrices(self._row(1, g.shape[0], g.dtype), g, into[2])
+                gb = self.product(self._row(1, g.shape[0], g.dtype), g, into[2])
             else:
                 gb = _reduce(g, 0, None, into[2])
         return gx, gw, gb
@@ -423,14 +430,6 @@ def _adam(
         np.divide(m, t, t)
         np.multiply(t, rate, t)
         np.subtract(p, t, p)
-
-
-def multiply_matrices(a: Array, b: Array, out: Array | None = None) -> Array:
-    """The product of 2-D arrays; with `np.dot`, whose price for small ones is half that of `matmul`."""
-    try:
-        return np.dot(a, b, out)
-    except ValueError:  # it takes no buffer with gaps
-        return np.matmul(a, b, out=out)
 
 
 def _square_sum(x: Array) -> float:

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gradflow.backend import Array
-from gradflow_numpy.backend import NumpyBackend, multiply_matrices
+from gradflow_numpy import mkl
+from gradflow_numpy.backend import NumpyBackend
 from gradflow_numpy.threads import share_out
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
@@ -55,13 +56,30 @@ def _fit(*arrays: Array) -> bool:
     return True
 
 
+def _are_labels(target: Array) -> bool:
+    """Whether this is a row of labels that the functions were compiled for."""
+    return target.ndim == 1 and target.dtype == np.int64 and bool(target.flags.carray)
+
+
 class FastNumpyBackend(NumpyBackend):
-    """Arrays of NumPy in the memory of the host, with kernels compiled by numba."""
+    """Arrays of NumPy in the memory of the host, with kernels compiled by numba and, on Intel, products by MKL."""
+
+    def __init__(self, index: int = 0) -> None:
+        super().__init__(index)
+        self._by_mkl = mkl.is_intel() and mkl.library() is not None
 
     def describe(self) -> str:
         from importlib.metadata import version
 
-        return f"{super().describe()}, numba {version('numba')}"
+        products = f", products by MKL {version('mkl')}" if self._by_mkl else ""
+        return f"{super().describe()}, numba {version('numba')}{products}"
+
+    def product(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        if self._by_mkl:
+            result = mkl.multiply(a, b, out)
+            if result is not None:
+                return result
+        return super().product(a, b, out)
 
     @_by_numba
     def linear(
@@ -69,7 +87,7 @@ class FastNumpyBackend(NumpyBackend):
     ) -> tuple[Array, Any]:
         if bias is None or x.ndim != 2 or x.dtype not in _COMPILED or not bias.flags.carray:
             return super().linear(x, weight, bias, activation, parameter)
-        z = multiply_matrices(x, weight.T)
+        z = self.product(x, weight.T)
         if activation == "relu":
             _functions.add_bias_relu(z, bias)
             return z, None
@@ -102,13 +120,13 @@ class FastNumpyBackend(NumpyBackend):
             result = np.empty(g.shape, g.dtype)
             _functions.relu_backward_bias(g, out, result, gb)
             g = result
-        gx = multiply_matrices(g, weight, into[0]) if need_x else None
-        gw = multiply_matrices(g.T, x, into[1]) if need_weight else None
+        gx = self.product(g, weight, into[0]) if need_x else None
+        gw = self.product(g.T, x, into[1]) if need_weight else None
         return gx, gw, gb
 
     @_by_numba
     def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
-        if target.ndim == 2 or not _fit(logits) or not target.flags.carray:
+        if not _are_labels(target) or not _fit(logits):
             return super().softmax_cross_entropy(logits, target, reduction)
         n = logits.shape[0]
         shifted, losses = np.empty(logits.shape, logits.dtype), np.empty(n, logits.dtype)
@@ -123,15 +141,7 @@ class FastNumpyBackend(NumpyBackend):
     def softmax_cross_entropy_backward(
         self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        if (
-            g.ndim
-            or residual is None
-            or not needs[0]
-            or needs[1]
-            or target.ndim == 2
-            or not _fit(residual)
-            or not target.flags.carray
-        ):
+        if g.ndim or residual is None or not needs[0] or needs[1] or not _are_labels(target) or not _fit(residual):
             return super().softmax_cross_entropy_backward(g, logits, target, reduction, residual, needs)
         factor = float(g) / (logits.shape[0] if reduction == "mean" else 1)
         result = np.empty(residual.shape, residual.dtype)

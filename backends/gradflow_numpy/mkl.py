@@ -1,0 +1,99 @@
+"""Matrix products by MKL, where its wheel is installed and it is the faster one.
+
+On Intel processors it was measured 1.1 to 1.5 times as fast as NumPy's OpenBLAS at medium and large shapes, and slower
+below about 64 x 64 x 64. On an AMD processor with AVX2 it was not faster at any shape, so there it is left alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradflow.backend import Array
+from gradflow_numpy.threads import count
+
+LEAST = 64**3
+"""The least multiply-adds of a product that is MKL's."""
+
+_ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112
+_FUNCTIONS = {
+    np.dtype(np.float32): ("cblas_sgemm", ctypes.c_float),
+    np.dtype(np.float64): ("cblas_dgemm", ctypes.c_double),
+}
+
+
+def is_intel() -> bool:
+    """Whether this is a processor that MKL is made for."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # no Linux
+        return "Intel" in platform.processor()
+
+
+@functools.cache
+def library() -> Any:
+    """MKL's runtime library, or None where the wheel `mkl` is not installed or cannot be loaded."""
+    try:
+        files = metadata.files("mkl") or []
+    except metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.name.startswith(("libmkl_rt.", "mkl_rt.")):
+            try:
+                return _prepared(ctypes.CDLL(str(file.locate())))
+            except OSError:
+                return None
+    return None
+
+
+def _prepared(mkl: Any) -> Any:
+    integer, pointer = ctypes.c_int, ctypes.c_void_p
+    for name, number in _FUNCTIONS.values():
+        function = getattr(mkl, name)
+        function.restype = None
+        function.argtypes = [*[integer] * 6, number, pointer, integer, pointer, integer, number, pointer, integer]
+    mkl.MKL_Set_Num_Threads(count())
+    return mkl
+
+
+def set_count(n: int) -> None:
+    """Use n threads from now on."""
+    if library.cache_info().currsize and library() is not None:
+        library().MKL_Set_Num_Threads(n)
+
+
+def multiply(a: Array, b: Array, out: Array | None = None) -> Array | None:
+    """The product of 2-D arrays; None where they are not for MKL: too small, of another dtype, or with gaps."""
+    (n, k), m = a.shape, b.shape[1]
+    if n * k * m < LEAST:
+        return None
+    known = _FUNCTIONS.get(a.dtype)
+    if known is None or b.dtype != a.dtype:
+        return None
+    if out is None:
+        out = np.empty((n, m), a.dtype)
+    if out.dtype != a.dtype or not out.flags.carray:
+        return None
+    left, right = _layout(a), _layout(b)
+    if left is None or right is None:
+        return None
+    getattr(library(), known[0])(
+        _ROW_MAJOR, left[0], right[0], n, m, k, 1.0, a.ctypes.data, left[1], b.ctypes.data, right[1], 0.0,
+        out.ctypes.data, m,
+    )  # fmt: skip
+    return out
+
+
+def _layout(x: Array) -> tuple[int, int] | None:
+    """Whether x is stored as it is or transposed, and the length of what is stored as a row; None for gaps."""
+    if x.flags.c_contiguous:
+        return _PLAIN, x.shape[1]
+    if x.flags.f_contiguous:
+        return _TRANSPOSED, x.shape[0]
+    return None
