@@ -279,6 +279,13 @@ class Backend(ABC):
         """Give back to the system what a pool keeps and no array uses; the bytes given back, 0 without a pool."""
         return 0
 
+    def num_threads(self) -> int:
+        """The threads of the host that this device computes with; 0 where it does not compute on the host."""
+        return 0
+
+    def set_num_threads(self, n: int) -> None:  # noqa: B027
+        """Compute with n threads of the host from now on. The default, for a device elsewhere, does nothing."""
+
     def describe(self) -> str:
         """The device in a few words: its name, its memory."""
         return type(self).__name__

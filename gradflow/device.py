@@ -406,6 +406,22 @@ def synchronize(device: DeviceLike | None = None) -> None:
     get_backend(device).synchronize()
 
 
+def get_num_threads() -> int:
+    """The threads that computations on the CPU use: those of BLAS, and gradflow's own."""
+    return get_backend("cpu").num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Have computations on the CPU use n threads: those of BLAS and OpenMP (through threadpoolctl), and gradflow's own.
+
+    At first there are as many as the process may use cores, or as OMP_NUM_THREADS says. Raises ValueError for what is
+    no integer of at least 1, ImportError where threadpoolctl, of the extra `fast`, is not installed.
+    """
+    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 1:
+        raise ValueError(f"set_num_threads takes an integer of at least 1; got {n!r}")
+    get_backend("cpu").set_num_threads(n.__index__())
+
+
 def memory_stats(device: DeviceLike | None = None) -> dict[str, int | None]:
     """Bytes of memory of a device: `current`, `peak` and `reserved`; None where the library does not count them."""
     return get_backend(device).memory_stats()._asdict()

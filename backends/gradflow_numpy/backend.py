@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gradflow.backend import ACTIVATIONS, Array, Backend, Diagnosis, MemoryStats, dropout_threshold
-from gradflow_numpy.threads import share_out
+from gradflow_numpy.threads import count, set_count, share_out
 
 _reduce: Any = np.add.reduce  # less of Python around it than numpy.sum has
 _FLOAT16 = np.dtype(np.float16)
@@ -103,6 +103,20 @@ class NumpyBackend(Backend):
 
     def describe(self) -> str:
         return f"{os.cpu_count()} cores ({platform.machine()}), NumPy {np.__version__}"
+
+    def num_threads(self) -> int:
+        return count()
+
+    def set_num_threads(self, n: int) -> None:
+        try:
+            from threadpoolctl import threadpool_limits
+        except ImportError:
+            raise ImportError(
+                "setting the number of threads needs threadpoolctl, which is in the extra 'fast': "
+                "pip install threadpoolctl; or set OMP_NUM_THREADS before Python starts"
+            ) from None
+        threadpool_limits(n)  # of BLAS, and of OpenMP
+        set_count(n)
 
     def to_host(self, array: Array) -> Any:
         return np.array(array)
@@ -365,6 +379,22 @@ class NumpyBackend(Backend):
         options = (lr * root / (1 - beta1**step), beta1, beta2, epsilon * root, keep, decay)
         share_out(_adam, (parameter, gradient, mean, square), options)
 
+    def rmsprop_step(
+        self,
+        parameter: Array,
+        gradient: Array,
+        square: Array,
+        mean: Array | None,
+        velocity: Array | None,
+        lr: float,
+        alpha: float,
+        epsilon: float,
+        weight_decay: float,
+        momentum: float,
+    ) -> None:
+        options = (lr, alpha, epsilon, weight_decay, momentum)
+        share_out(_rmsprop, (parameter, gradient, square, mean, velocity), options)
+
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
         norm = math.sqrt(sum(_square_sum(g.reshape(-1)) for g in gradients))
         factor = min(max_norm / (norm + 1e-6), 1.0)
@@ -429,6 +459,44 @@ def _adam(
         np.add(t, epsilon, t)
         np.divide(m, t, t)
         np.multiply(t, rate, t)
+        np.subtract(p, t, p)
+
+
+def _rmsprop(
+    parameter: Array, gradient: Array, square: Array, mean: Array | None, velocity: Array | None, lr: float,
+    alpha: float, epsilon: float, weight_decay: float, momentum: float,
+) -> None:  # fmt: skip
+    """`Backend.rmsprop_step`, chunk by chunk."""
+    size = min(_CHUNK, parameter.size)
+    scratch = np.empty(size, parameter.dtype), np.empty(size if weight_decay else 0, parameter.dtype)
+    for chunk in _chunks(parameter.size):
+        p, g, s, t = parameter[chunk], gradient[chunk], square[chunk], scratch[0][: chunk.stop - chunk.start]
+        if weight_decay:
+            u = scratch[1][: p.size]
+            np.multiply(p, weight_decay, u)
+            g = np.add(g, u, u)
+        np.multiply(s, alpha, s)
+        np.multiply(g, g, t)
+        np.multiply(t, 1 - alpha, t)
+        np.add(s, t, s)
+        average = s
+        if mean is not None:
+            m = mean[chunk]
+            np.multiply(m, alpha, m)
+            np.multiply(g, 1 - alpha, t)
+            np.add(m, t, m)
+            np.multiply(m, m, t)
+            average = np.subtract(s, t, t)
+        np.sqrt(average, t)
+        np.add(t, epsilon, t)
+        np.divide(g, t, t)
+        if velocity is not None:
+            v = velocity[chunk]
+            np.multiply(v, momentum, v)
+            np.add(v, t, v)
+            t = np.multiply(v, lr, t)
+        else:
+            np.multiply(t, lr, t)
         np.subtract(p, t, p)
 
 

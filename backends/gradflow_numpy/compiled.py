@@ -179,3 +179,29 @@ def adam(
         mean[i] = m
         square[i] = v
         parameter[i] = k * parameter[i] - r * m / (np.sqrt(v) * c + e)
+
+
+@_compiled
+def rmsprop(
+    parameter: Any, gradient: Any, square: Any, mean: Any, velocity: Any, lr: float, alpha: float, epsilon: float,
+    weight_decay: float, momentum: float,
+) -> None:  # fmt: skip
+    """`Backend.rmsprop_step`, with arrays of no elements for what is None."""
+    number = parameter.dtype.type
+    r, a, b, e = number(lr), number(alpha), number(1 - alpha), number(epsilon)
+    mu, decay = number(momentum), number(weight_decay)
+    for i in range(parameter.size):
+        g = gradient[i]
+        if decay != 0:
+            g += decay * parameter[i]
+        s = a * square[i] + b * (g * g)
+        square[i] = s
+        if mean.size:
+            m = a * mean[i] + b * g
+            mean[i] = m
+            s -= m * m
+        update = g / (np.sqrt(s) + e)
+        if velocity.size:
+            update += mu * velocity[i]
+            velocity[i] = update
+        parameter[i] -= r * update

@@ -201,3 +201,25 @@ class FastNumpyBackend(NumpyBackend):
         rate, root = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
         keep, decay = (1 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
         share_out(_functions.adam, arrays, (rate, beta1, beta2, epsilon, root, keep, decay))
+
+    @_by_numba
+    def rmsprop_step(
+        self,
+        parameter: Array,
+        gradient: Array,
+        square: Array,
+        mean: Array | None,
+        velocity: Array | None,
+        lr: float,
+        alpha: float,
+        epsilon: float,
+        weight_decay: float,
+        momentum: float,
+    ) -> None:
+        # numba knows arrays alone: one that is not there is empty
+        arrays = [parameter, gradient, square, *[parameter[:0] if a is None else a for a in (mean, velocity)]]
+        options = (lr, alpha, epsilon, weight_decay, momentum)
+        if not _fit(*arrays):
+            super().rmsprop_step(parameter, gradient, square, mean, velocity, *options)
+        else:
+            share_out(_functions.rmsprop, arrays, options)

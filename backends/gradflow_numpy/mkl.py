@@ -62,12 +62,6 @@ def _prepared(mkl: Any) -> Any:
     return mkl
 
 
-def set_count(n: int) -> None:
-    """Use n threads from now on."""
-    if library.cache_info().currsize and library() is not None:
-        library().MKL_Set_Num_Threads(n)
-
-
 def multiply(a: Array, b: Array, out: Array | None = None) -> Array | None:
     """The product of 2-D arrays; None where they are not for MKL: too small, of another dtype, or with gaps."""
     (n, k), m = a.shape, b.shape[1]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from gradflow_numpy.subnormals import flushed
+
 SHARE = 1 << 18
 """The least elements of an array that are worth a thread: waking one takes about as long as a pass over them."""
 
@@ -34,18 +36,21 @@ def set_count(n: int) -> None:
 
 
 def share_out(work: Callable[..., Any], arrays: Sequence[Any], options: Sequence[Any]) -> None:
-    """Call `work(*arrays, *options)` in parts, on as many threads as pays; flat arrays of one length, or None."""
+    """Call `work(*arrays, *options)` in parts, on as many threads as pays; flat arrays of one length, or None.
+
+    Subnormal numbers count as zero meanwhile.
+    """
     global _pool
     size = arrays[0].size
     if size < 2 * SHARE or count() == 1:
-        work(*arrays, *options)
+        flushed(work, *arrays, *options)
         return
     n = min(count(), size // SHARE)
     if _pool is None:
         _pool = ThreadPoolExecutor(count() - 1, "gradflow")
     step = -(-size // n)
     parts = [[None if a is None else a[i : i + step] for a in arrays] for i in range(0, size, step)]
-    others: list[Future[Any]] = [_pool.submit(work, *part, *options) for part in parts[1:]]
-    work(*parts[0], *options)
+    others: list[Future[Any]] = [_pool.submit(flushed, work, *part, *options) for part in parts[1:]]
+    flushed(work, *parts[0], *options)
     for other in others:
         other.result()
