@@ -127,7 +127,7 @@ def environment(device: gf.Device) -> dict[str, Any]:
     if device.type == "cuda":
         found["cupy"] = sys.modules["cupy"].__version__
     with contextlib.suppress(ImportError):  # comes with scikit-learn
-        from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_info
 
         pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
         found["threads"] = max(pools, default=1)

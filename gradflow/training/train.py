@@ -227,7 +227,7 @@ def _thread_limit(setup: Setup) -> contextlib.AbstractContextManager[Any]:
     largest = max(n * m for n, m in itertools.pairwise(setup.model.sizes)) * setup.settings.batch_size
     if not setup.settings.device.startswith("cpu") or largest > _SMALL_PRODUCT:
         return contextlib.nullcontext()
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
     limit: contextlib.AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
     return limit
