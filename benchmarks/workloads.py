@@ -41,6 +41,11 @@ class Workload:
             return f"{widths[0]}-{len(widths) - 2}x{widths[1]}-{widths[-1]}"
         return "-".join(widths)
 
+    @property
+    def parameters(self) -> int:
+        """The number of weights and biases."""
+        return sum((n + 1) * m for n, m in pairwise(self.layers))
+
     def __str__(self) -> str:
         return f"{self.name}-{self.batch}"
 

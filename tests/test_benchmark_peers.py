@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_wrong_option_is_one_line_and_status_2(option: str, value: str, capsys
 @pytest.mark.parametrize("name", ["gradflow", "numpy", "numpy-out"])
 @pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
 def test_a_restored_row_starts_anew(name: str, optimizer: str) -> None:
-    peer = make(ROWS[name].where, "T", optimizer, batches=8)
+    peer = make(ROWS[name].where, replace(TINY, optimizer=optimizer, batches=8))
     losses = first_losses(peer)
     assert losses is not None
     assert first_losses(peer) != losses

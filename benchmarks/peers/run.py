@@ -9,9 +9,9 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +20,6 @@ from benchmarks.workloads import Workload
 
 RTOL = 1e-4
 """How far a row's losses may be from gradflow's, relative to these."""
-BATCHES = 8
 _ROOT = Path(__file__).parents[2]
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -80,22 +79,34 @@ class Worker:
 
 @dataclass
 class Cell:
-    """What was measured of a workload with an optimizer: of each row the median seconds of a step, by round."""
+    """What was measured of a workload with an optimizer: of each row the median seconds of a step, by round.
+
+    `memory` has the bytes at the peak of a row's training, and its page faults a step. `losses` are the first ones.
+    """
 
     workload: Workload
     optimizer: str
     turns: dict[str, list[float]] = field(default_factory=dict)
+    memory: dict[str, dict[str, float]] = field(default_factory=dict)
+    losses: dict[str, list[float] | None] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.optimizer}, {self.workload.letter}"
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The workload as a worker takes it."""
+        return asdict(replace(self.workload, optimizer=self.optimizer))
 
 
 @dataclass
 class Run:
-    """The measurement of these rows; `left_out` and `failed` say of which there is nothing, or not all, and why."""
+    """The measurement of these rows; `left_out` and `failed` say of what there is nothing, or not all, and why."""
 
     rows: dict[str, Row]
     cores: list[int]
     rounds: int
     seconds: float
-    progress: Callable[[str], None]
     cells: list[Cell] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
@@ -105,38 +116,69 @@ class Run:
         self._order = random.Random(0)
 
     def measure(self, workloads: list[Workload], optimizers: list[str]) -> None:
-        """Fill `cells`."""
+        """Time the rows in turn."""
+        with self._working(self.rows):
+            for optimizer in optimizers:
+                for workload in workloads:
+                    self._measure(self._cell(workload, optimizer))
+
+    def measure_apart(self, workload: Workload, optimizer: str) -> None:
+        """Time one row after another, so that only one of them takes memory."""
+        cell = self._cell(workload, optimizer)
+        for name in self.rows:
+            with self._working([name]):
+                self._measure(cell)
+
+    def measure_memory(self, workload: Workload, optimizer: str) -> None:
+        """Watch the memory of each row in a process of its own, whose peak no other workload has raised."""
+        cell = self._cell(workload, optimizer)
+        for name in self.rows:
+            with self._working([name]):
+                found = self._ask(name, cell, "memory", cell.task)
+                if found:
+                    cell.memory[name] = found
+
+    @contextmanager
+    def _working(self, names: Iterable[str]) -> Iterator[None]:
+        """Have these rows' processes meanwhile, as far as they can be measured here."""
         with ExitStack() as stack:
-            for name, row in self.rows.items():
+            stack.callback(self._workers.clear)
+            for name in names:
+                row = self.rows[name]
                 reason = row.why_not()
                 if reason:
-                    self.left_out[name] = reason
+                    self.left_out[row.title] = reason
                 else:
                     stderr = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
                     self._workers[name] = Worker(row, self.cores, stderr)
                     stack.callback(self._workers[name].close)
-            for optimizer in optimizers:
-                for workload in workloads:
-                    self.progress(f"{optimizer}, {workload.letter}")
-                    self.cells.append(self._measure(Cell(workload, optimizer)))
+            yield
+
+    def _cell(self, workload: Workload, optimizer: str) -> Cell:
+        """A new cell, announced to who waits."""
+        self.cells.append(Cell(workload, optimizer))
+        print(self.cells[-1], file=sys.stderr)
+        return self.cells[-1]
 
     def _ask(self, name: str, cell: Cell, *command: Any) -> Any:
-        """A worker's result; None, and its row is out from now on, where there is none."""
+        """A worker's result; None, and its process does no more, where there is none."""
+        if name not in self._workers:
+            return None
+        title = self.rows[name].title
         try:
             return self._workers[name].ask(*command)
         except LeftOutError as reason:
-            self.left_out[name] = str(reason)
+            self.left_out[title] = str(reason)
         except CrashError as words:
-            title = self.rows[name].title
-            self.failed.append(f"{title} crashed in {cell.optimizer}, {cell.workload.letter}: {words}")
+            self.failed.append(f"{title} crashed in {cell}: {words}")
         del self._workers[name]
         return None
 
-    def _measure(self, cell: Cell) -> Cell:
-        for name in self._prepare(cell):
-            cell.turns[name] = []
+    def _measure(self, cell: Cell) -> None:
+        prepared = self._prepare(cell)
+        cell.turns.update((name, []) for name in prepared)
         for _ in range(self.rounds):
-            names = [name for name in cell.turns if name in self._workers]
+            names = [name for name in prepared if name in self._workers]
             self._order.shuffle(names)
             for name in names:
                 seconds = self._ask(name, cell, "turn", self.seconds)
@@ -144,23 +186,21 @@ class Run:
                     del cell.turns[name]
                 else:
                     cell.turns[name].append(seconds)
-        return cell
 
     def _prepare(self, cell: Cell) -> list[str]:
         """The rows that are to be timed: those whose first losses are gradflow's."""
-        losses: dict[str, list[float] | None] = {}
         for name in list(self._workers):
-            losses[name] = self._ask(name, cell, "prepare", cell.workload.letter, cell.optimizer, BATCHES)
-        ours = losses.get(REFERENCE)
+            cell.losses[name] = self._ask(name, cell, "prepare", cell.task)
+        ours = cell.losses.get(REFERENCE)
         found = []
         for name in list(self._workers):
-            theirs = losses[name]
+            theirs = cell.losses[name]
             if theirs is None or equal(ours, theirs):
                 found.append(name)
             else:
                 self.failed.append(
-                    f"{self.rows[name].title} is not timed in {cell.optimizer}, {cell.workload.letter}: its losses are "
-                    f"{theirs}, gradflow's {ours}; they may differ by {RTOL:g} of gradflow's"
+                    f"{self.rows[name].title} is not timed in {cell}: its losses are {theirs}, gradflow's {ours}; "
+                    f"they may differ by {RTOL:g} of gradflow's"
                 )
         return found
 

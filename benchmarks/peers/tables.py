@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import about, versions
 from benchmarks.peers.rows import RATIOS, ROWS
 from benchmarks.peers.run import Cell, Run
 from benchmarks.report import digits
@@ -33,11 +36,17 @@ def ratios(cell: Cell) -> dict[str, dict[str, Any]]:
     return found
 
 
-def markdown(title: str, cells: list[Cell], lines: dict[str, list[str]]) -> str:
-    """A table with a column for each workload."""
-    rows = [[title, *(cell.workload.letter for cell in cells)], ["---", *("--:" for _ in cells)]]
+def markdown(title: str, columns: list[str], lines: dict[str, list[str]]) -> str:
+    """A table of the lines that have a value."""
+    rows = [[title, *columns], ["---", *("--:" for _ in columns)]]
     rows += [[name, *values] for name, values in lines.items() if any(values)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def head(run: Run) -> str:
+    """What was measured how, in a line."""
+    described = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return f"{described} - threads {len(run.cores)}, float32, median of {run.rounds} rounds"
 
 
 def text(run: Run) -> str:
@@ -46,19 +55,27 @@ def text(run: Run) -> str:
     parts = ["\n".join(f"{w.letter}: {w.size}, batch {w.batch}, {w.loss}" for w in seen.values())]
     for optimizer in dict.fromkeys(cell.optimizer for cell in run.cells):
         cells = [cell for cell in run.cells if cell.optimizer == optimizer]
-        times = {
-            row.title: [digits(1e6 * statistics.median(c.turns[name])) if name in c.turns else "" for c in cells]
-            for name, row in run.rows.items()
-        }
-        parts.append(markdown(f"{optimizer}, µs a step", cells, times))
+        letters = [cell.workload.letter for cell in cells]
+        times = {row.title: [microseconds(cell, name) for cell in cells] for name, row in run.rows.items()}
+        parts.append(markdown(f"{optimizer}, µs a step", letters, times))
         found = [ratios(cell) for cell in cells]
         labels = [f"{ROWS[ours].title} / {label}" for label in RATIOS for ours in _OURS]
         lines = {label: [f"{each[label]['median']:.2f}" if label in each else "" for each in found] for label in labels}
         if any(map(any, lines.values())):
-            parts.append(markdown(f"{optimizer}, ratio", cells, lines))
+            parts.append(markdown(f"{optimizer}, ratio", letters, lines))
     if run.left_out:
-        parts.append("\n".join(f"left out: {run.rows[name].title}: {why}" for name, why in run.left_out.items()))
+        parts.append(left_out(run))
     return "\n\n".join(parts)
+
+
+def microseconds(cell: Cell, name: str) -> str:
+    """A row's time of a step; empty where there is none."""
+    return digits(1e6 * statistics.median(cell.turns[name])) if name in cell.turns else ""
+
+
+def left_out(run: Run) -> str:
+    """What was not measured, and why."""
+    return "\n".join(f"left out: {title}: {why}" for title, why in run.left_out.items())
 
 
 def figures(run: Run) -> dict[str, Any]:
@@ -72,6 +89,7 @@ def figures(run: Run) -> dict[str, Any]:
         "cells": [
             {
                 "workload": {
+                    "name": cell.workload.name,
                     "letter": cell.workload.letter,
                     "size": cell.workload.size,
                     "batch": cell.workload.batch,
@@ -80,7 +98,14 @@ def figures(run: Run) -> dict[str, Any]:
                 "optimizer": cell.optimizer,
                 "rows": {name: summary(values) for name, values in cell.turns.items()},
                 "ratios": ratios(cell),
+                "memory": cell.memory,
             }
             for cell in run.cells
         ],
     }
+
+
+def write(run: Run, path: Path) -> None:
+    """The figures as a JSON file, with what may be said about the machine."""
+    content = {**about(), "versions": versions(), **figures(run)}
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

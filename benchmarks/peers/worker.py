@@ -14,10 +14,12 @@ import os
 import statistics
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from benchmarks.peers.peer import Peer
+    from benchmarks.workloads import Workload
 
 CHECKED_STEPS = 5
 """The first steps, whose losses are compared."""
@@ -33,7 +35,7 @@ def pin(cores: list[int]) -> None:
 
 def first_losses(peer: Peer) -> list[float] | None:
     """The losses of the first steps; None of a row that does not train."""
-    losses = [peer.step(*batch) for batch in peer.batches[:CHECKED_STEPS]]
+    losses = [peer.step(*batch) for batch in itertools.islice(itertools.cycle(peer.batches), CHECKED_STEPS)]
     return [loss.item() for loss in losses] if peer.trains else None
 
 
@@ -66,15 +68,10 @@ def rest() -> None:
             return
 
 
-def make(where: str, letter: str, optimizer: str, batches: int) -> Peer:
+def make(where: str, workload: Workload) -> Peer:
     """The row's training of a workload."""
-    from dataclasses import replace
-
-    from benchmarks.workloads import LARGE, WORKLOADS
-
     module, name = where.split(":")
-    workload = {each.letter: each for each in (*WORKLOADS, LARGE)}[letter]
-    return getattr(importlib.import_module(module), name)(replace(workload, optimizer=optimizer, batches=batches))
+    return getattr(importlib.import_module(module), name)(workload)
 
 
 def main(where: str) -> None:
@@ -87,17 +84,23 @@ def main(where: str) -> None:
         answer: dict[str, Any] = {}
         if command == "pin":
             answer["result"] = pin(*arguments)
-        elif command == "prepare":
+        elif command == "turn":
+            answer["result"] = turn(peer, *arguments)
+        else:
+            from benchmarks.peers.memory import watch
             from benchmarks.peers.peer import UnavailableError
+            from benchmarks.workloads import Workload
 
             peer = None  # its memory is free before the next one takes some
+            workload = Workload(**{**arguments[0], "layers": tuple(arguments[0]["layers"])})
             try:
-                peer = make(where, *arguments)
-                answer["result"] = first_losses(peer)
+                if command == "prepare":
+                    peer = make(where, workload)
+                    answer["result"] = first_losses(peer)
+                else:
+                    answer["result"] = watch(partial(make, where), workload)
             except UnavailableError as reason:
                 answer["left_out"] = str(reason)
-        else:
-            answer["result"] = turn(peer, *arguments)
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
 import gradflow as gf
 from gradflow.data import Batches
@@ -90,7 +91,7 @@ def _run_test(model: gf.nn.Module, criterion: Criterion, batches: Batches, tally
 
 
 class _Tally:
-    """Running sums on the device: losses, and correct labels or squared errors."""
+    """What an epoch comes to, kept on the device until its end: losses, and predicted labels or squared errors."""
 
     def __init__(self, all_targets: gf.Tensor) -> None:
         self.counts_labels = not all_targets.dtype.is_floating
@@ -99,8 +100,14 @@ class _Tally:
             lowest, highest = gf.stack([gf.min(all_targets), gf.max(all_targets)]).tolist()
             self.range = lowest, highest
         self.variance = 1.0 if self.counts_labels else float(all_targets.var().item())
-        self.sums: list[Any] = [0.0, 0.0]
-        self.samples = self.elements = 0
+        self.start()
+
+    def start(self) -> None:
+        """Begin from nothing."""
+        self.losses: list[gf.Tensor] = []
+        self.samples: list[int] = []
+        self.results: list[gf.Tensor] = []  # for labels, the predicted ones; else sums of squared errors
+        self.targets: list[gf.Tensor] = []
 
     def check(self, outputs: gf.Tensor, targets: gf.Tensor) -> None:
         lowest, highest = self.range
@@ -109,20 +116,26 @@ class _Tally:
             raise ValueError(f"labels of {classes} outputs lie in [0, {classes}); got {lowest} to {highest}")
 
     def add(self, loss: gf.Tensor, outputs: gf.Tensor, targets: gf.Tensor) -> None:
-        with gf.no_grad():
-            if self.counts_labels:
-                hits = gf.sum(gf.equal(gf.argmax(outputs.detach(), axis=-1), targets))
-            else:
-                hits = gf.sum(gf.square(outputs.detach() - targets))
-            samples = len(targets)
-            self.sums = [self.sums[0] + loss.detach() * samples, self.sums[1] + hits]
-            self.samples += samples
-            self.elements += targets.size
+        """Keep what `sums` needs of a batch: little is done here, between two steps."""
+        outputs = outputs.detach()
+        self.results.append(gf.argmax(outputs, axis=-1) if self.counts_labels else gf.sum(gf.square(outputs - targets)))
+        self.losses.append(loss.detach())
+        self.samples.append(len(targets))
+        self.targets.append(targets)
 
-    def read(self, loss_sum: float, hits: float) -> tuple[float, float]:
-        """The mean loss and the score, and start again from zero."""
-        loss, share = loss_sum / self.samples, hits / self.elements
-        self.sums, self.samples, self.elements = [0.0, 0.0], 0, 0
+    def sums(self) -> gf.Tensor:
+        """The loss of each batch, and the correct labels or the sum of squared errors, in one tensor."""
+        if self.counts_labels:
+            last = gf.sum(gf.equal(gf.concat(self.results), gf.concat(self.targets)))
+        else:
+            last = gf.sum(gf.stack(self.results))
+        return gf.stack([*self.losses, gf.astype(last, self.losses[0].dtype)])
+
+    def figures(self, sums: list[float]) -> tuple[float, float]:
+        """The mean loss and the score, of the values of `sums`; and start again from nothing."""
+        loss = sum(loss * n for loss, n in zip(sums, self.samples, strict=False)) / sum(self.samples)
+        share = sums[-1] / sum(t.size for t in self.targets)
+        self.start()
         if self.counts_labels:
             return loss, share
         return loss, 1.0 - share / self.variance if self.variance else math.nan
@@ -130,8 +143,6 @@ class _Tally:
 
 def _read(*tallies: _Tally) -> list[float]:
     """The figures of all tallies, in one transfer."""
-    sums = gf.stack([gf.astype(s, "float32") for tally in tallies for s in tally.sums]).tolist()
-    figures: list[float] = []
-    for i, tally in enumerate(tallies):
-        figures += tally.read(sums[2 * i], sums[2 * i + 1])
-    return figures
+    sums = [tally.sums() for tally in tallies]
+    values = iter(gf.concat(sums).tolist())
+    return [figure for t, s in zip(tallies, sums, strict=True) for figure in t.figures(list(islice(values, s.size)))]
