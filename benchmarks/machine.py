@@ -6,7 +6,9 @@ import datetime
 import importlib.util
 import os
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import gradflow as gf
@@ -25,6 +27,15 @@ def threads() -> int:
 
     pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
     return max(pools, default=os.cpu_count() or 1)
+
+
+def available_memory() -> int | None:
+    """The bytes that can be had without swapping; None where the system does not tell."""
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return None
 
 
 def versions() -> dict[str, str]:
