@@ -3,6 +3,7 @@
 from gradflow import nn, optim, random
 from gradflow.anomaly import NonFiniteError, detect_anomaly
 from gradflow.backend import Device, Diagnosis
+from gradflow.capture import capture
 from gradflow.checkpoint import checkpoint
 from gradflow.device import (
     DeviceMismatchError,
@@ -171,6 +172,7 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "bool",
     "broadcast_to",
+    "capture",
     "ceil",
     "checkpoint",
     "choose_device",
