@@ -86,6 +86,7 @@ def figures(run: Run) -> dict[str, Any]:
         "rounds": run.rounds,
         "turn_seconds": run.seconds,
         "rows": {name: row.title for name, row in run.rows.items()},
+        "left_out": run.left_out,
         "cells": [
             {
                 "workload": {

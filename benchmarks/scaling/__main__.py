@@ -1,0 +1,72 @@
+"""The command `python -m benchmarks.scaling`; its `--help` says what it takes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+
+from benchmarks.machine import available_memory
+from benchmarks.peers.options import Parser, cores, file
+from benchmarks.peers.rows import ROWS
+from benchmarks.peers.run import Run
+from benchmarks.peers.tables import head, left_out, write
+from benchmarks.scaling import sweeps
+from benchmarks.scaling.tables import memory_table, time_table
+from benchmarks.workloads import Workload
+
+
+def fits(run: Run, workload: Workload, rows: int = 1) -> bool:
+    """Whether this many rows fit in the memory that is free; the run notes where they do not."""
+    needed, free = rows * sweeps.needed(workload), available_memory()
+    if free is None or needed <= free:
+        return True
+    run.left_out[workload.letter] = f"it needs about {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
+    return False
+
+
+def measure(run: Run, names: list[str]) -> None:
+    """Measure the sweeps of these names."""
+    points = [each for name in names if name != sweeps.MEMORY for each in sweeps.SWEEPS[name].workloads.values()]
+    rows = len(run.rows)
+    together = [each for each in points if rows * sweeps.needed(each) <= sweeps.TOGETHER]
+    run.measure([each for each in together if fits(run, each, rows)], [sweeps.OPTIMIZER])
+    for each in points:
+        if each not in together and fits(run, each):
+            run.measure_apart(each, sweeps.OPTIMIZER)
+    if sweeps.MEMORY in names:
+        largest = [each.workloads[max(each.workloads)] for each in sweeps.SWEEPS.values()]
+        for each in (*sweeps.USUAL, *largest):
+            if fits(run, each):
+                run.measure_memory(replace(each, batches=1), sweeps.OPTIMIZER)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, write, draw; status 1 where a row crashed or does other work than gradflow."""
+    parser = Parser(prog="python -m benchmarks.scaling", description="Time and memory of training steps as they grow.")
+    parser.add_choice("sweeps", [*sweeps.SWEEPS, sweeps.MEMORY])
+    parser.add_run(rounds=5, turn=0.1)
+    parser.add_argument("--plot", type=file, metavar="FILE.svg", help="where to draw the figures, too")
+    options = parser.parse_args(arguments)
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("argument --plot: matplotlib is not installed; it is in the extra 'train'")
+    rows = {name: ROWS[name] for name in sweeps.ROWS}
+    run = Run(rows, cores()[: options.threads], options.rounds, options.turn)
+    measure(run, options.sweeps)
+    tables = [
+        memory_table(run) if name == sweeps.MEMORY else time_table(run, sweeps.SWEEPS[name]) for name in options.sweeps
+    ]
+    print("\n\n".join(filter(None, [head(run), *tables, left_out(run)])))
+    if options.json:
+        write(run, options.json)
+    if options.plot:
+        from benchmarks.scaling.plot import plot
+
+        plot(run, options.sweeps, options.plot)
+    for line in run.failed:
+        print(line, file=sys.stderr)
+    return 1 if run.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What a run found, as a figure: a panel for each sweep, and one for memory."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.run import Run
+from benchmarks.scaling import sweeps
+from benchmarks.scaling.tables import MIB, timed, watched
+
+STYLES = {
+    "gradflow": {"color": "#0072b2", "marker": "o", "linestyle": "-"},
+    "gradflow-fast": {"color": "#d55e00", "marker": "s", "linestyle": "-"},
+    "torch-fused": {"color": "#777777", "marker": "^", "linestyle": "--"},
+}
+"""By row: colours that the colour-blind tell apart, and markers for who sees none."""
+
+
+def plot(run: Run, names: list[str], path: Path) -> None:
+    """Draw the sweeps of these names as an SVG file, the same bytes for the same figures."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(names))
+    lines = math.ceil(len(names) / columns)
+    with rc_context({"svg.hashsalt": "gradflow"}):
+        figure = Figure(figsize=(5 * columns, 0.5 + 3.5 * lines), layout="constrained")
+        for i, name in enumerate(names):
+            axes = figure.add_subplot(lines, columns, i + 1)
+            if name == sweeps.MEMORY:
+                draw_memory(axes, run)
+            else:
+                draw_times(axes, run, sweeps.SWEEPS[name])
+            axes.set_yscale("log")
+            axes.grid(which="major", color="#dddddd")
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def draw_times(axes: Any, run: Run, sweep: sweeps.Sweep) -> None:
+    """The time of a step against a sweep's number."""
+    cells = timed(run, sweep)
+    for row, described in run.rows.items():
+        points = {value: statistics.median(cell.turns[row]) for value, cell in cells.items() if row in cell.turns}
+        axes.plot(points.keys(), [1e6 * seconds for seconds in points.values()], label=described.title, **STYLES[row])
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(cells), [f"{value:,}" for value in cells])
+    axes.minorticks_off()
+    axes.set_xlabel(sweep.label)
+    axes.set_ylabel("time of a step [µs]")
+
+
+def draw_memory(axes: Any, run: Run) -> None:
+    """The peaks of the workloads, side by side."""
+    cells = watched(run)
+    for i, (row, described) in enumerate(run.rows.items()):
+        shift = 0.2 * (i - (len(run.rows) - 1) / 2)
+        points = {
+            x + shift: cell.memory[row]["peak_bytes"] for x, cell in enumerate(cells.values()) if row in cell.memory
+        }
+        style = {**STYLES[row], "linestyle": ""}
+        axes.plot(points.keys(), [peak / MIB for peak in points.values()], label=described.title, **style)
+    axes.set_xticks(range(len(cells)), [cell.workload.letter.replace(" ", "\n") for cell in cells.values()])
+    axes.set_xlabel("workload")
+    axes.set_ylabel("peak memory of training [MiB]")

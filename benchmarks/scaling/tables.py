@@ -1,0 +1,55 @@
+"""What a run found, as tables for people."""
+
+from __future__ import annotations
+
+from benchmarks.peers.run import Cell, Run
+from benchmarks.peers.tables import markdown, microseconds, ratios
+from benchmarks.report import digits
+from benchmarks.scaling.sweeps import OPTIMIZER, Sweep
+
+PEER = "torch-fused"
+MIB = 2**20
+
+
+def timed(run: Run, sweep: Sweep) -> dict[int, Cell]:
+    """What was timed of a sweep, by its values."""
+    cells = {cell.workload: cell for cell in run.cells if cell.turns}
+    return {value: cells[each] for value, each in sweep.workloads.items() if each in cells}
+
+
+def watched(run: Run) -> dict[str, Cell]:
+    """Whose memory was watched, by what it is called."""
+    return {f"{cell.workload.letter}: {cell.workload.size}": cell for cell in run.cells if cell.memory}
+
+
+def time_table(run: Run, sweep: Sweep) -> str:
+    """The rows' times at each value, and gradflow's divided by PyTorch's, round by round."""
+    cells = timed(run, sweep)
+    found = {value: ratios(cell) for value, cell in cells.items()}
+    labels = list(dict.fromkeys(label for each in found.values() for label in each))
+    lines = {}
+    for value, cell in cells.items():
+        times = [microseconds(cell, name) for name in run.rows]
+        quotients = [f"{found[value][label]['median']:.2f}" if label in found[value] else "" for label in labels]
+        lines[f"{value:,}"] = [*times, *quotients]
+    titles = [row.title for row in run.rows.values()]
+    return f"µs a step, {OPTIMIZER}\n\n{markdown(sweep.label, [*titles, *labels], lines)}"
+
+
+def memory_table(run: Run) -> str:
+    """The rows' peaks and page faults, and gradflow's peaks divided by PyTorch's."""
+    titles = [row.title for row in run.rows.values()]
+    ours = [name for name in run.rows if name != PEER and PEER in run.rows]
+    peaks, faults = {}, {}
+    for label, cell in watched(run).items():
+        peak = {name: found["peak_bytes"] for name, found in cell.memory.items()}
+        peaks[label] = [digits(peak[name] / MIB) if name in peak else "" for name in run.rows]
+        peaks[label] += [f"{peak[name] / peak[PEER]:.2f}" if {name, PEER} <= {*peak} else "" for name in ours]
+        faults[label] = [
+            f"{cell.memory[name]['page_faults_a_step']:,.0f}" if name in cell.memory else "" for name in run.rows
+        ]
+    labels = [f"{run.rows[name].title} / PyTorch" for name in ours]
+    return (
+        f"{markdown(f'MiB at the peak, {OPTIMIZER}', [*titles, *labels], peaks)}\n\n"
+        f"{markdown(f'page faults a step, {OPTIMIZER}', titles, faults)}"
+    )

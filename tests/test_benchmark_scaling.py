@@ -1,0 +1,84 @@
+"""The measurement of scaling: a tiny run of gradflow's row, and the options."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.scaling import __main__ as command
+from benchmarks.scaling import sweeps
+from benchmarks.scaling.__main__ import main
+from benchmarks.workloads import TINY
+
+TINY_RUN = ["--rounds", "1", "--turn", "0.01", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little to measure: one row, one sweep of two points."""
+    sweep = sweeps.sweep("depth", "layers", {n: ((4,) * n + (2,), 8) for n in (1, 2)})
+    monkeypatch.setattr(sweeps, "ROWS", ("gradflow",))
+    monkeypatch.setattr(sweeps, "USUAL", (TINY,))
+    monkeypatch.setattr(sweeps, "SWEEPS", {"depth": sweep})
+
+
+def test_a_run_gives_tables_figures_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    figures, plot = tmp_path / "figures.json", tmp_path / "plot.svg"
+    assert main([*TINY_RUN, "--json", str(figures), "--plot", str(plot)]) == 0
+    printed = capsys.readouterr().out
+    for line in (r"\| layers \| gradflow \|", r"\| [12] \| [\d.,]+ \|", r"\| T: 2-16-16-1 \| [\d.]+ \|"):
+        assert re.search(f"^{line}$", printed, re.MULTILINE), line
+    content = figures.read_text()
+    cells = json.loads(content)["cells"]
+    assert [cell["workload"]["letter"] for cell in cells] == ["depth 1", "depth 2", "T", "depth 2"]
+    assert all(cell["rows"]["gradflow"]["median"] > 0 for cell in cells[:2])
+    assert all(cell["memory"]["gradflow"]["page_faults_a_step"] >= 0 for cell in cells[2:])
+    assert not re.search(r"/\w", content), "a path"
+    assert f'"{platform.node()}"' not in content
+    assert ElementTree.parse(plot).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    assert "<dc:date>" not in plot.read_text()
+
+
+def test_rows_that_would_not_fit_together_are_measured_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sweeps, "TOGETHER", 0)
+    assert main([*TINY_RUN, "--sweeps", "depth"]) == 0
+    assert re.search(r"^\| 2 \| [\d.,]+ \|$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_what_would_not_fit_at_all_is_left_out_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "available_memory", lambda: sweeps.needed(sweeps.SWEEPS["depth"].workloads[1]))
+    assert main([*TINY_RUN, "--sweeps", "depth"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^\| 1 \| [\d.,]+ \|$", printed, re.MULTILINE)
+    assert "left out: depth 2: it needs about 0.0 GiB of memory, 0.0 are free" in printed
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--sweeps", "depth,height"),
+        ("--rounds", "0"),
+        ("--turn", "nan"),
+        ("--threads", "100000"),
+        ("--json", "no/such/folder/figures.json"),
+        ("--plot", "no/such/folder/plot.svg"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([option, value])
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert option in captured.err
