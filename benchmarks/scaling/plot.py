@@ -27,7 +27,7 @@ def plot(run: Run, names: list[str], path: Path) -> None:
     columns = min(2, len(names))
     lines = math.ceil(len(names) / columns)
     with rc_context({"svg.hashsalt": "gradflow"}):
-        figure = Figure(figsize=(5 * columns, 0.5 + 3.5 * lines), layout="constrained")
+        figure = Figure(figsize=(5.5 * columns, 0.5 + 3.5 * lines), layout="constrained")
         for i, name in enumerate(names):
             axes = figure.add_subplot(lines, columns, i + 1)
             if name == sweeps.MEMORY:
@@ -37,8 +37,9 @@ def plot(run: Run, names: list[str], path: Path) -> None:
             axes.set_yscale("log")
             axes.grid(which="major", color="#dddddd")
             axes.set_axisbelow(True)
+            axes.tick_params(labelsize=8)
             axes.spines[["top", "right"]].set_visible(False)
-        handles, labels = axes.get_legend_handles_labels()
+        handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
         figure.savefig(path, format="svg", metadata={"Date": None})
 

@@ -42,9 +42,9 @@ def sweep(name: str, label: str, points: dict[int, tuple[tuple[int, ...], int]])
 SWEEPS = {
     each.name: each
     for each in (
-        sweep("batch", "batch size of 784-128-10", {n: ((784, 128, 10), n) for n in BATCHES}),
-        sweep("width", "width W of 64-W-W-10, batch 128", {n: ((64, n, n, 10), 128) for n in WIDTHS}),
-        sweep("depth", "layers of 64, batch 128", {n: ((64,) * n + (10,), 128) for n in DEPTHS}),
+        sweep("batch", "batch [samples] of 784-128-10", {n: ((784, 128, 10), n) for n in BATCHES}),
+        sweep("width", "width W [units] of 64-W-W-10, batch 128", {n: ((64, n, n, 10), 128) for n in WIDTHS}),
+        sweep("depth", "depth [layers] of 64 units, batch 128", {n: ((64,) * n + (10,), 128) for n in DEPTHS}),
     )
 }
 
