@@ -63,6 +63,16 @@ def test_what_would_not_fit_at_all_is_left_out_with_the_reason(
     assert "left out: depth 2: it needs about 0.0 GiB of memory, 0.0 are free" in printed
 
 
+def test_without_figures_there_is_no_plot(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(command, "available_memory", lambda: 0)
+    assert main([*TINY_RUN, "--plot", str(tmp_path / "plot.svg")]) == 0
+    assert "no plot" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

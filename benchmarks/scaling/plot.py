@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ STYLES = {
 
 
 def plot(run: Run, names: list[str], path: Path) -> None:
-    """Draw the sweeps of these names as an SVG file, the same bytes for the same figures."""
+    """Draw of these sweeps those that have figures, as an SVG file: the same bytes for the same figures."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    names = [name for name in names if (watched(run) if name == sweeps.MEMORY else timed(run, sweeps.SWEEPS[name]))]
+    if not names:
+        print("no plot: there is nothing to draw", file=sys.stderr)
+        return
     columns = min(2, len(names))
     lines = math.ceil(len(names) / columns)
     with rc_context({"svg.hashsalt": "gradflow"}):
