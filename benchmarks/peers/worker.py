@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CHECKED_STEPS = 5
 """The first steps, whose losses are compared."""
-WARM_UP, MIN_STEPS, MAX_STEPS = 3, 3, 1000
+WARM_UP, MAX_STEPS = 3, 1000
 PAUSE = 0.02
 
 
@@ -40,16 +40,22 @@ def first_losses(peer: Peer) -> list[float] | None:
 
 
 def turn(peer: Peer, seconds: float) -> float:
-    """The median time of a step, from the initial weights on. As in timeit, garbage is collected before and after."""
+    """The median time of a step, from the initial weights on. As in timeit, garbage is collected before and after.
+
+    Where a step takes longer than these seconds, one warms up and one is timed.
+    """
     batches = itertools.cycle(peer.batches)
     times: list[float] = []
     gc.collect()
     gc.disable()
     peer.restore()
+    end = time.perf_counter() + seconds
     for _ in range(WARM_UP):
         peer.step(*next(batches))
+        if time.perf_counter() > end:
+            break
     end = time.perf_counter() + seconds
-    while len(times) < MIN_STEPS or (len(times) < MAX_STEPS and time.perf_counter() < end):
+    while not times or (len(times) < MAX_STEPS and time.perf_counter() < end):
         batch = next(batches)
         start = time.perf_counter()
         peer.step(*batch)
@@ -78,6 +84,7 @@ def main(where: str) -> None:
     """Obey until the input ends. What a library prints goes to standard error, since the output has the answers."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    sys.stdout = sys.stderr  # whose lines do not wait until the end
     peer: Any = None
     for line in sys.stdin:
         command, *arguments = json.loads(line)
