@@ -177,6 +177,7 @@ class Node:
         "__weakref__", "backend", "dtype", "hooks", "id", "inputs", "op", "out", "parameters", "parents", "shape",
     )  # fmt: skip
 
+    free = None  # see `Leaf`
     hooks: dict[int, Callable[[Any], Any]]  # only of `hooked_nodes`
 
     def __init__(
@@ -251,6 +252,7 @@ class Leaf:
         "buffer",
         "dtype",
         "filled",
+        "free",
         "hooks",
         "id",
         "memory",
@@ -268,6 +270,7 @@ class Leaf:
         self._grad: Tensor | None = None
         self.filled = False  # whether the buffer holds the gradient, for which there is no tensor yet
         self.buffer: Array | None = None
+        self.free: Array | None = None  # the buffer, where the next gradient may be written straight to it
         self.block: Any = None  # the optimizer's block of flat arrays that the buffer is a part of
         self.memory = Memory()  # of the buffer
         self.memory.tensors = []
@@ -291,6 +294,24 @@ class Leaf:
     def grad(self, value: Tensor | None) -> None:
         self._grad = value
         self.filled = False
+        self.free = None
+        if value is None:
+            self.clear()
+
+    def clear(self) -> None:
+        """Forget the gradient."""
+        self._grad = None
+        self.filled = False
+        if self.memory.tensors:
+            self.take_back()
+        self.free = self.buffer
+
+    def give(self, buffer: Array, block: Any) -> None:
+        """Have backward passes write to `buffer`, which is a part of `block`. A gradient stays where it is."""
+        held = self.grad  # made now, if it lies in the buffer that was
+        self.take_back()
+        self.buffer, self.block = buffer, block
+        self.free = buffer if held is None else None
 
     def has_grad(self) -> bool:
         """Whether there is a gradient."""
@@ -298,7 +319,7 @@ class Leaf:
 
     def hand_out(self) -> None:
         """Make what the buffer holds the gradient."""
-        self._grad = None
+        self._grad = self.free = None
         self.filled = True
 
     def take_back(self) -> None:
@@ -322,16 +343,15 @@ _id: Callable[[Any], int] = attrgetter("id")
 def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = ()) -> list[Any]:
     """All nodes that the roots depend on, the newest first; with `ends`, only as far as can lead to one of them."""
     seen = set(roots)
-    add, oldest = seen.add, min(map(_id, ends), default=0)
+    oldest = min(map(_id, ends)) if ends else 0
     order: list[Any] = list(seen)
     leaves: list[Any] = []
-    append, append_leaf = order.append, leaves.append
     for node in order:  # which grows meanwhile
         if not oldest or node not in ends:
             for parent in node.parents:
                 if parent is not None and parent not in seen and (not oldest or parent.id >= oldest):
-                    add(parent)
-                    (append_leaf if parent.op is None else append)(parent)
+                    seen.add(parent)
+                    (leaves if parent.op is None else order).append(parent)
     if len(order) > 1:
         order.sort(key=_id, reverse=True)  # nearly so already, which makes it quick
     return order + leaves
@@ -393,6 +413,8 @@ def backward(
             g = (F if batched is None else batched(F)).add(pending[root], g)
         pending[root] = g
     found: dict[Any, Any] = {}
+    straight = not create_graph and wanted is None and hooked is None and seer is None
+    written: list[Leaf] = []  # whose gradients are in their buffers already
     for node in order:
         g = pending.pop(node, None)
         if g is None:
@@ -407,10 +429,10 @@ def backward(
         op = node.op
         if op is None:
             if wanted is None:
-                if g is node.buffer and node._grad is None and not node.filled:
-                    node.filled = True
-                else:
-                    _accumulate(node, g, create_graph)
+                for leaf in written:  # perhaps this one: what writes to it came before it
+                    leaf.filled = True
+                written.clear()
+                _accumulate(node, g, create_graph)
                 if seer is not None:
                     seer.after_adding(node, node.grad)
             continue
@@ -446,10 +468,10 @@ def backward(
         if op.joint is not None:
             needs = [p is not None and (on_path is None or p in on_path) for p in parents]
             if op.writes_into:
-                if create_graph or wanted is not None or hooked is not None or seer is not None:
-                    into = [None] * len(parents)
+                if straight and _are_distinct(parents):
+                    into = [None if p is None else p.free for p in parents]
                 else:
-                    into = [None if p is None or p.op is not None else _buffer(p, pending, parents) for p in parents]
+                    into = [None] * len(parents)
                 parameters = {**parameters, "into": into}
             if op.residual and (create_graph or batched is not None):
                 parameters = {**parameters, "residual": None}
@@ -467,7 +489,8 @@ def backward(
             elif result is None:
                 continue
             elif op.writes_into and result is into[i]:
-                pending[parent] = result
+                written.append(parent)
+                parent.free = None
                 continue
             given = result
             if seer is not None:
@@ -479,6 +502,8 @@ def backward(
                 native = result.array.dtype if on_tensors else result.dtype
             if native is not parent.dtype and native != parent.dtype:
                 result = F.astype(result, parent.dtype)
+            if parent.op is None and wanted is None:
+                parent.free = None
             earlier = pending.get(parent)
             total = pending[parent] = result if earlier is None else F.add(earlier, result)
             if seer is not None and total is not given:
@@ -486,9 +511,17 @@ def backward(
         if not retain_graph and (inputs is not None or out is not None or op.saves_parameters):
             node.inputs = FREED
             node.out = node.parameters = None
+    for leaf in written:
+        leaf.filled = True
     if seer is not None:
         seer.after_backward()
     return found
+
+
+def _are_distinct(parents: tuple[Any, ...]) -> bool:
+    """Whether no node is there twice."""
+    missing = parents.count(None)
+    return len(set(parents)) == len(parents) - (missing - 1 if missing else 0)
 
 
 _NUMBERS = (float, int)
@@ -566,15 +599,6 @@ def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
             )
         g = result if create_graph else result.array
     return g
-
-
-def _buffer(leaf: Leaf, pending: dict[Any, Any], parents: tuple[Any, ...]) -> Array | None:
-    """Where to write a leaf's gradient straight to; None where one is there, or on the way there, already."""
-    if leaf.buffer is None or leaf.filled or leaf._grad is not None or leaf in pending or parents.count(leaf) > 1:
-        return None
-    if leaf.memory.tensors:
-        leaf.take_back()
-    return leaf.buffer
 
 
 def _wrap(array: Array, backend: Backend, node: Any) -> Tensor:

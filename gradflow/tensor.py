@@ -125,7 +125,7 @@ class Tensor:
         """Forget the gradient: `.grad` becomes None, and the next backward pass starts it anew."""
         leaf = self._frozen_leaf() if self._node is None else self._node
         if isinstance(leaf, Leaf):
-            leaf.grad = None
+            leaf.clear()
 
     # ------------------------------------------------------------------ differentiating
 

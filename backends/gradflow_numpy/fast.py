@@ -25,6 +25,8 @@ class _Functions:
     """The functions of `gradflow_numpy.compiled`, which is imported when the first is asked for."""
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # asked by Python itself
+            raise AttributeError(name)
         try:
             from gradflow_numpy import compiled
         except ImportError as error:

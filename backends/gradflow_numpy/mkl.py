@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,8 @@ def is_intel() -> bool:
 @functools.cache
 def library() -> Any:
     """MKL's runtime library, or None where the wheel `mkl` is not installed or cannot be loaded."""
+    from importlib import metadata  # takes as long as all the rest
+
     try:
         files = metadata.files("mkl") or []
     except metadata.PackageNotFoundError:

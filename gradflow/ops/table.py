@@ -117,10 +117,10 @@ def apply(op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | Non
     recorded = False
     for x in inputs:
         if isinstance(x, Tensor):
-            if backend is None:
+            if x.backend is not backend:
+                if backend is not None:
+                    raise mismatch(op.name, inputs)
                 backend = x.backend
-            elif x.backend is not backend:
-                raise mismatch(op.name, inputs)
             node = x._node
             if node is not None:
                 recorded = True

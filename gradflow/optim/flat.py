@@ -113,7 +113,7 @@ class Block:
             if leaf is None:
                 continue
             if leaf.buffer is not member.gradient:
-                self._give_buffer(leaf, member)
+                leaf.give(member.gradient, weakref.ref(self))  # a strong one would close a cycle through the tensor
             if leaf.filled:
                 ready.append(member)
             elif leaf._grad is not None:
@@ -125,14 +125,6 @@ class Block:
             self.backend.setitem(member.gradient, ..., gradient)
             leaf.hand_out()
         return ready
-
-    def _give_buffer(self, leaf: Leaf, member: Member) -> None:
-        """Have backward passes write the gradient of a leaf to this block."""
-        if leaf.has_grad():
-            assert leaf.grad is not None  # made now, so that it keeps what lies in another optimizer's buffer
-            leaf.take_back()
-        leaf.buffer = member.gradient
-        leaf.block = weakref.ref(self)  # a strong one would close a cycle through the tensor
 
     def runs(self, ready: list[Member]) -> Iterator[tuple[slice, list[Member]]]:
         """Members that have a gradient, in runs of one past without a gap: the range and the members of each."""

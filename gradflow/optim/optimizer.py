@@ -133,7 +133,7 @@ class Optimizer:
                 if leaf is None:
                     member.tensor.zero_grad()
                 else:
-                    leaf.grad = None  # type: ignore[union-attr]
+                    leaf.clear()  # type: ignore[union-attr]
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Change the parameters that have a gradient; those without stay, as does their state.
