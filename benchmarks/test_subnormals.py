@@ -1,0 +1,41 @@
+"""An optimizer's step once gradients have vanished and momentum has decayed to subnormal numbers, and before that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import gradflow as gf
+from benchmarks.conftest import Timed
+
+SIZE, STEPS = 100_000, 10
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize("numbers", ["normal", "subnormal"])
+def test_step_of_decayed_momentum(optimizer: str, numbers: str, device: str, timed: Timed) -> None:
+    parameter = gf.nn.Parameter(gf.random.normal((SIZE,)))
+    kinds: dict[str, Any] = {"SGD": lambda p: gf.optim.SGD(p, 0.01, momentum=0.9), "Adam": gf.optim.Adam}
+    trained = kinds[optimizer]([parameter])
+    parameter.grad = gf.ones((SIZE,))
+    trained.step()
+    state = trained.state_dict()
+    for name, array in state["state"][0].items():
+        if isinstance(array, gf.Tensor):
+            state["state"][0][name] = array * {"normal": 1.0, "subnormal": 1e-41}[numbers]
+
+    def start() -> tuple[Any, ...]:
+        trained.load_state_dict(state)
+        parameter.grad = gf.zeros((SIZE,))
+        return ()
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            trained.step()
+
+    timed(
+        steps, synchronize=lambda: gf.synchronize(device), workload=f"{optimizer}, {numbers} numbers", size=f"{SIZE}",
+        batch=1, library="gradflow", device=device, steps=STEPS, setup=start,
+    )  # fmt: skip
+    assert gf.isfinite(parameter).all()
