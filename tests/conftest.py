@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before NumPy is imported: the workers have the cores already
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from devices import BACKENDS, DEVICES, LIBRARIES, OTHERS, require
 
 import gradflow as gf
