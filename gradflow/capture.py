@@ -24,11 +24,12 @@ def capture(step: Callable[..., _Result]) -> Callable[..., _Result]:
 
     A step is a function of tensors of one device, such as a batch and its labels, and does a whole step of training:
     it forgets gradients, computes a loss, goes back from it, and calls the optimizer. It returns a tensor, nested
-    tuples, lists and dicts of tensors, or None. No device records it so far: each call runs it as it is. The CPU will
-    go on so: a replay would save a tenth to almost half of a small step, but be wrong where a step reads a counter or a
-    flag of Python's. Raises TypeError for what cannot be called. A call raises TypeError for an input that is no tensor
-    and DeviceMismatchError for inputs on different devices, both before the step begins; whatever the step raises; and
-    TypeError, after it, for a result that is no tensor.
+    tuples, lists and dicts of tensors, or None. A method is captured when it is bound: `capture(self.step)`. No device
+    records it so far: each call runs it as it is. The CPU will go on so: a replay would save a tenth to almost half of
+    a small step, but be wrong where a step reads a counter or a flag of Python's. Raises TypeError for what cannot be
+    called. A call raises TypeError for an input that is no tensor and DeviceMismatchError for inputs on different
+    devices, both before the step begins; whatever the step raises; and TypeError, after it, for a result that is no
+    tensor.
 
     >>> import gradflow as gf
     >>> w = gf.tensor([1.0, 2.0], requires_grad=True)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import cache, reduce
 from numbers import Integral
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -415,11 +416,15 @@ def set_num_threads(n: int) -> None:
     """Have computations on the CPU use n threads: those of BLAS and OpenMP (through threadpoolctl), and gradflow's own.
 
     At first there are as many as the process may use cores, or as OMP_NUM_THREADS says. Raises ValueError for what is
-    no integer of at least 1, ImportError where threadpoolctl, of the extra `fast`, is not installed.
+    no integer from 1 to 1024, ImportError where threadpoolctl, of the extra `fast`, is not installed.
     """
-    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 1:
-        raise ValueError(f"set_num_threads takes an integer of at least 1; got {n!r}")
-    get_backend("cpu").set_num_threads(n.__index__())
+    try:
+        threads = 0 if isinstance(n, bool) else index(n)
+    except TypeError:
+        threads = 0
+    if not 1 <= threads <= 1024:
+        raise ValueError(f"set_num_threads takes an integer of at least 1 and at most 1024; got {n!r}")
+    get_backend("cpu").set_num_threads(threads)
 
 
 def memory_stats(device: DeviceLike | None = None) -> dict[str, int | None]:

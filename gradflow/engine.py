@@ -302,9 +302,12 @@ class Leaf:
         """Forget the gradient."""
         self._grad = None
         self.filled = False
-        if self.memory.tensors:
-            self.take_back()
-        self.free = self.buffer
+        tensors = self.memory.tensors
+        if tensors and any(reference() is not None for reference in tensors):
+            self.free = None  # they get copies when there is another gradient to write
+        else:
+            self.memory.tensors = []
+            self.free = self.buffer
 
     def give(self, buffer: Array, block: Any) -> None:
         """Have backward passes write to `buffer`, which is a part of `block`. A gradient stays where it is."""
@@ -330,7 +333,7 @@ class Leaf:
             held = reference()
             if held is not None:
                 held.array = self.backend.asarray(held.array, copy=True)
-                held._memory = None
+                held._memory = Memory(self.memory.changed)
         tensors.clear()
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import gradflow_numpy
@@ -179,33 +180,118 @@ def test_what_is_not_for_mkl_is_left_to_numpy() -> None:
 
 def test_work_is_shared_out_in_parts_that_make_up_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_count", 3)
-    monkeypatch.setattr(threads, "_pool", None)
-    size = 3 * threads.SHARE + 5
-    values, twice, sizes = np.arange(size), np.zeros(size, int), []
+    monkeypatch.setattr(threads, "SHARE", 100)
+    values, twice = np.arange(305), np.zeros(305, int)
+    sizes, names = [], set()
 
     def work(x: Any, none: Any, out: Any, factor: int) -> None:
         assert none is None
         sizes.append(x.size)
+        names.add(threading.current_thread().name)
         np.multiply(x, factor, out)
 
     threads.share_out(work, (values, None, twice), (2,))
     assert (twice == 2 * values).all()
-    assert len(sizes) == 3
+    assert sorted(sizes) == [101, 102, 102]
+    assert "gradflow" in names
     sizes.clear()
-    threads.share_out(work, (values[:100], None, twice[:100]), (3,))
-    assert sizes == [100]
+    threads.share_out(work, (values[:150], None, twice[:150]), (3,))
+    assert sizes == [150]
 
 
 def test_an_error_in_a_part_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_count", 2)
-    monkeypatch.setattr(threads, "_pool", None)
+    monkeypatch.setattr(threads, "SHARE", 100)
 
     def work(x: Any) -> None:
         if x[0]:
             raise ArithmeticError("in the second part")
 
     with pytest.raises(ArithmeticError, match="second part"):
-        threads.share_out(work, (np.arange(4 * threads.SHARE),), ())
+        threads.share_out(work, (np.arange(400),), ())
+
+
+def test_without_threads_the_parts_run_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the end of the interpreter."""
+    monkeypatch.setattr(threads, "_count", 2)
+    monkeypatch.setattr(threads, "SHARE", 100)
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    out = np.zeros(400)
+    threads.share_out(lambda x: np.add(x, 1, x), (out,), ())
+    assert (out == 1).all()
+
+
+def test_what_errstate_says_holds_in_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_count", 2)
+    monkeypatch.setattr(threads, "SHARE", 100)
+    out = np.zeros(400)
+    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+        threads.share_out(lambda x: np.divide(1.0, x, x), (out,), ())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_an_optimizer_steps_on_in_a_forked_process() -> None:
+    code = (
+        "import os, signal, gradflow as gf\n"
+        "p = gf.zeros(5_000_000, requires_grad=True)\n"
+        "optimizer = gf.optim.SGD([p], lr=1.0)\n"
+        "p.grad = gf.ones(5_000_000)\n"
+        "optimizer.step()\n"
+        "child = os.fork()\n"
+        "if not child: signal.alarm(30)\n"
+        "optimizer.step()\n"
+        "if not child: os._exit(int(p.min().item() != -2.0))\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    assert run(code).stdout == "0\n"
+
+
+@needs_numba
+def test_without_a_folder_for_its_cache_numba_compiles_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numba
+    from gradflow_numpy import compiled
+
+    njit = numba.njit
+
+    def refuse(cache: bool = False, **options: Any) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function 'f': no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(numba, "njit", refuse)
+    assert compiled._compiled(lambda x: x + 1)(1) == 2
+
+
+# ---------------------------------------------------------------------- long sums
+
+
+@pytest.mark.parametrize(
+    "backend", [NumpyBackend(), pytest.param(FastNumpyBackend(), marks=needs_numba)], ids=["plain", "fast"]
+)
+def test_rounding_errors_of_long_sums_do_not_add_up(backend: Any) -> None:
+    n = 300_000
+    g, x, w, b = (np.full(shape, 0.1, np.float32) for shape in ((n, 2), (n, 1), (2, 1), (2,)))
+    out, residual = backend.linear(x, w, b, "relu", 0.0)
+    for activation in (None, "relu"):
+        arguments = (g, out, x, w, b, activation, 0.0, residual, (False, False, True), (None, None, None))
+        np.testing.assert_allclose(backend.linear_backward(*arguments)[2], 0.1 * n, rtol=5e-5)
+    loss = backend.softmax_cross_entropy(np.zeros((n, 2), np.float32), np.zeros(n, np.int64), "mean")[0]
+    np.testing.assert_allclose(loss, np.log(2), rtol=1e-5)
+    loss = backend.squared_error(g, np.zeros_like(g), "mean")[0]
+    np.testing.assert_allclose(loss, 0.01, rtol=1e-3)
+
+
+def test_the_gradient_of_a_bias_in_float16_is_summed_in_float32() -> None:
+    n = 20_000
+    x, w, b, g = (
+        np.full(shape, value, np.float16) for shape, value in (((n, 3), 1), ((4, 3), 1), (4, 0), ((n, 4), 0.1))
+    )
+    arguments = (g, None, x, w, b, None, 0.0, None, (False, False, True), (None, None, None))
+    np.testing.assert_allclose(NumpyBackend().linear_backward(*arguments)[2], 2000, rtol=1e-3)
 
 
 def test_the_number_of_threads_is_that_of_blas_and_of_gradflow() -> None:
@@ -220,9 +306,9 @@ def test_the_number_of_threads_is_that_of_blas_and_of_gradflow() -> None:
     assert run(code, OMP_NUM_THREADS="2").stdout in ("2 1 {1}\n", "1 1 {1}\n")  # 1 at first: on one core
 
 
-@pytest.mark.parametrize("n", [0, -1, 1.5, "2", None, True])
+@pytest.mark.parametrize("n", [0, -1, 1.5, "2", None, True, 2**40])
 def test_a_number_of_threads_that_is_none_raises(n: Any) -> None:
-    with pytest.raises(ValueError, match="set_num_threads takes an integer of at least 1; got"):
+    with pytest.raises(ValueError, match="set_num_threads takes an integer of at least 1 and at most 1024; got"):
         gf.set_num_threads(n)
 
 
@@ -239,7 +325,7 @@ def test_without_threadpoolctl_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
 def test_an_optimizer_pass_takes_subnormal_numbers_for_zero_and_nothing_else_does() -> None:
     backends = [NumpyBackend(), *[FastNumpyBackend()] * HAS_NUMBA]
     for backend in backends:
-        for size in (100, 3 * threads.SHARE):
+        for size in (100, 2 * threads.SHARE):
             tiny = np.float32(1e-39)
             p, g, v = np.zeros(size, np.float32), np.zeros(size, np.float32), np.full(size, tiny)
             backend.sgd_step(p, g, v, 1.0, 0.9, 0.0, False, 0.0, False)

@@ -23,6 +23,7 @@ _reduce: Any = np.add.reduce  # less of Python around it than numpy.sum has
 _FLOAT16 = np.dtype(np.float16)
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 _SMALL = 9216  # elements of a matrix up to which OpenBLAS multiplies it by a vector on one thread
+_ROWS = 1024  # that are summed up before their sum is added to others
 _CHUNK = 1 << 16  # elements of an optimizer pass: the arrays of one chunk stay in the second-level cache
 _BITS = {2: np.int16, 4: np.int32, 8: np.int64}  # the integers as wide as a floating-point number, by bytes
 
@@ -260,7 +261,7 @@ class NumpyBackend(Backend):
             if g.size <= _SMALL:
                 gb = self.product(self._row(1, g.shape[0], g.dtype), g, into[2])
             else:
-                gb = _reduce(g, 0, None, into[2])
+                gb = _sum_of_rows(g, into[2])
         return gx, gw, gb
 
     def _row(self, value: int, n: int, dtype: Any) -> Array:
@@ -498,6 +499,20 @@ def _rmsprop(
         else:
             np.multiply(t, lr, t)
         np.subtract(p, t, p)
+
+
+def _sum_of_rows(g: Array, out: Array | None) -> Array:
+    """The sum of g over its rows; in blocks, so that rounding errors do not add up, and of float16 in float32."""
+    if g.shape[0] > 2 * _ROWS:
+        whole = g.shape[0] - g.shape[0] % _ROWS
+        blocks = _reduce(g[:whole].reshape(-1, _ROWS, g.shape[1]), 1, np.result_type(g, np.float32))
+        total = _reduce(blocks, 0) + _reduce(g[whole:], 0, blocks.dtype)
+    else:
+        total = _reduce(g, 0, np.result_type(g, np.float32))
+    if out is None:
+        return total.astype(g.dtype, copy=False)
+    out[...] = total
+    return out
 
 
 def _square_sum(x: Array) -> float:

@@ -13,13 +13,20 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 
+_ROWS = 1024
+"""Rows, or elements, that are summed up before their sum is added to others: rounding errors do not add up."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _compiled(function: _Function) -> _Function:
     # FMA and sums in any order, as BLAS has them; NaN and infinity stay what they are
     fastmath = {"contract", "reassoc"}
-    compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(function)
+    options: Any = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    compiled: Any
+    try:
+        compiled = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder for the cache can be written
+        compiled = numba.njit(**options)(function)
     return compiled  # type: ignore[no-any-return]
 
 
@@ -57,20 +64,28 @@ def relu_backward_bias(g: Any, out: Any, result: Any, total: Any) -> None:
     """result = g where out > 0, else 0; total = its sum over the rows; (n, m)."""
     zero = g.dtype.type(0)
     total[:] = zero
-    for i in range(g.shape[0]):
-        for j in range(g.shape[1]):
-            x = g[i, j] if out[i, j] > zero else zero
-            result[i, j] = x
-            total[j] += x
+    block = np.empty_like(total)
+    for start in range(0, g.shape[0], _ROWS):
+        block[:] = zero
+        for i in range(start, min(start + _ROWS, g.shape[0])):
+            for j in range(g.shape[1]):
+                x = g[i, j] if out[i, j] > zero else zero
+                result[i, j] = x
+                block[j] += x
+        total += block
 
 
 @_compiled
 def sum_rows(g: Any, total: Any) -> None:
     """total = the sum of g over its rows; (n, m)."""
     total[:] = g.dtype.type(0)
-    for i in range(g.shape[0]):
-        for j in range(g.shape[1]):
-            total[j] += g[i, j]
+    block = np.empty_like(total)
+    for start in range(0, g.shape[0], _ROWS):
+        block[:] = g.dtype.type(0)
+        for i in range(start, min(start + _ROWS, g.shape[0])):
+            for j in range(g.shape[1]):
+                block[j] += g[i, j]
+        total += block
 
 
 # ---------------------------------------------------------------------- losses
@@ -96,7 +111,7 @@ def label_losses(shifted: Any, e: Any, labels: Any, losses: Any) -> Any:
 
     shifted, e = exp(shifted): (n, m); labels, losses: (n,).
     """
-    whole = e.dtype.type(0)
+    whole = 0.0  # in float64: there may be millions
     for i in range(e.shape[0]):
         total = e.dtype.type(0)
         for j in range(e.shape[1]):
@@ -122,12 +137,15 @@ def label_losses_backward(p: Any, labels: Any, factor: float, result: Any) -> No
 @_compiled
 def squared_difference(x: Any, target: Any, difference: Any) -> Any:
     """difference = x - target; returns the sum of its squares; flat arrays."""
-    total = x.dtype.type(0)
-    for i in range(x.size):
-        d = x[i] - target[i]
-        difference[i] = d
-        total += d * d
-    return total
+    whole = 0.0
+    for start in range(0, x.size, _ROWS):
+        total = x.dtype.type(0)
+        for i in range(start, min(start + _ROWS, x.size)):
+            d = x[i] - target[i]
+            difference[i] = d
+            total += d * d
+        whole += total
+    return whole
 
 
 # ---------------------------------------------------------------------- optimizers, on flat arrays

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from gradflow_numpy.subnormals import flushed
 
-SHARE = 1 << 18
-"""The least elements of an array that are worth a thread: waking one takes about as long as a pass over them."""
+SHARE = 1 << 21
+"""The least elements of an array that are worth a thread, which is started for them and ends with them."""
 
 _count = 0
-_pool: ThreadPoolExecutor | None = None
 
 
 def count() -> int:
@@ -28,29 +28,41 @@ def count() -> int:
 
 def set_count(n: int) -> None:
     """Use n threads from now on."""
-    global _count, _pool
+    global _count
     _count = n
-    if _pool is not None:
-        _pool.shutdown()
-        _pool = None
 
 
 def share_out(work: Callable[..., Any], arrays: Sequence[Any], options: Sequence[Any]) -> None:
     """Call `work(*arrays, *options)` in parts, on as many threads as pays; flat arrays of one length, or None.
 
-    Subnormal numbers count as zero meanwhile.
+    Subnormal numbers count as zero meanwhile. An error of a part is raised when all have ended.
     """
-    global _pool
     size = arrays[0].size
     if size < 2 * SHARE or count() == 1:
         flushed(work, *arrays, *options)
         return
-    n = min(count(), size // SHARE)
-    if _pool is None:
-        _pool = ThreadPoolExecutor(count() - 1, "gradflow")
-    step = -(-size // n)
+    step = -(-size // min(count(), size // SHARE))
     parts = [[None if a is None else a[i : i + step] for a in arrays] for i in range(0, size, step)]
-    others: list[Future[Any]] = [_pool.submit(flushed, work, *part, *options) for part in parts[1:]]
-    flushed(work, *parts[0], *options)
-    for other in others:
-        other.result()
+    errors: list[BaseException] = []
+
+    def run(part: Sequence[Any]) -> None:
+        try:
+            flushed(work, *part, *options)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = []
+    for part in parts[1:]:
+        # in a copy of the context: it has what numpy.errstate says
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(run, part), name="gradflow")
+        try:
+            thread.start()
+        except RuntimeError:  # none can be started: there are too many, or the interpreter is about to end
+            run(part)
+        else:
+            threads.append(thread)
+    run(parts[0])
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]

@@ -347,7 +347,7 @@ class MLP(Sequential):
         left, layers = len(self._modules), []
         for module in self._modules.values():
             left -= 1
-            if module.__class__ is not Linear or module._forward_hooks:
+            if module.__class__ is not Linear or module._forward_hooks or "forward" in module.__dict__:
                 break
             if module.activation != (self.activation if left else None):
                 break

@@ -138,23 +138,26 @@ def _perceptron_backward(
 _PERCEPTRON = defop("perceptron", forward=_perceptron, joint=_perceptron_backward, residual=True, writes_into=True)
 
 
-def perceptron(x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]], activation: str) -> Tensor:
+def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) -> Tensor:
     """`linear` for each (weight, bias) of `layers`, with the activation after all but the last, as one operation.
 
     One record of many layers costs less than one for each. Raises as `linear` does.
     """
+    check_activation(activation)
     parameter = ACTIVATIONS[activation].parameter
     inputs: list[Any] = [x]
     regular = grad_enabled.get() is True and isinstance(x, Tensor) and x.array.ndim > 0
     if regular:
         dtype, width = x.array.dtype, x.array.shape[-1]
         for weight, bias in layers:
-            w = weight.array
-            if bias is None or w.shape[-1] != width or w.dtype != dtype or bias.array.dtype != dtype:
+            if weight is None or bias is None:
+                regular = False
+                break
+            w, b = weight.array, bias.array
+            if w.ndim != 2 or w.shape[1] != width or w.dtype != dtype or b.dtype != dtype or b.shape != w.shape[:1]:
                 regular = False
                 break
             width = w.shape[0]
-            regular = regular and bias.array.shape == (width,)
             inputs += (weight, bias)
     if regular:
         return apply(_PERCEPTRON, inputs, {"activation": activation, "parameter": parameter})

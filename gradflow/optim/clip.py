@@ -46,7 +46,7 @@ def _whole_arrays(tensors: list[Tensor]) -> list[Array]:
     inside: dict[Any, list[Tensor]] = {}
     arrays = []
     for tensor in tensors:
-        leaf: Any = tensor._node
+        leaf: Any = tensor._node or tensor._frozen_leaf()
         block = None if leaf.block is None else leaf.block()
         if block is not None and leaf.grad.array is leaf.buffer:
             inside.setdefault(block, []).append(tensor)

@@ -129,7 +129,10 @@ class _Tally:
             last = gf.sum(gf.equal(gf.concat(self.results), gf.concat(self.targets)))
         else:
             last = gf.sum(gf.stack(self.results))
-        return gf.stack([*self.losses, gf.astype(last, self.losses[0].dtype)])
+        losses = gf.stack(self.losses)
+        if losses.dtype is not gf.float64:
+            losses = gf.astype(losses, "float32")  # float16 counts no further than to 2048
+        return gf.concat([losses, gf.reshape(gf.astype(last, losses.dtype), (1,))])
 
     def figures(self, sums: list[float]) -> tuple[float, float]:
         """The mean loss and the score, of the values of `sums`; and start again from nothing."""
