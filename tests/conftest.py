@@ -21,12 +21,6 @@ collect_ignore = [
 collect_ignore.append("conformance_emulated.py")  # puts an emulated CuPy in the place of the real one when imported
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """With workers (`-n`), keep tests of a group on one of them: what they share is made once."""
-    if getattr(config.option, "dist", "no") == "load":
-        config.option.dist = "loadgroup"
-
-
 def _current(device: str) -> Iterator[str]:
     require(device)
     with gf.use_device(device):

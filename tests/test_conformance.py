@@ -148,9 +148,6 @@ def sweep(folder: Path, runs: dict[str, list[str]]) -> dict[str, Any]:
     return found
 
 
-together = pytest.mark.xdist_group("runs with planted faults")
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of the check that must find each fault; on `cpu`, of all of them; of those that declarations are about."""
@@ -161,7 +158,6 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return sweep(tmp_path_factory.mktemp("kit"), {**runs, "cpu": every, **declared})
 
 
-@together
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault: str, outcomes: dict[str, Any]) -> None:
     check = FAULTS[fault][0]
@@ -170,7 +166,6 @@ def test_a_planted_fault_is_found(fault: str, outcomes: dict[str, Any]) -> None:
     assert outcomes[fault]["status"] == pytest.ExitCode.TESTS_FAILED
 
 
-@together
 def test_without_the_faults_the_same_checks_pass(outcomes: dict[str, Any]) -> None:
     assert outcomes["cpu"]["failed"] == {}
     assert sorted(outcomes["cpu"]["passed"]) == sorted(check for check, _ in FAULTS.values())
@@ -179,7 +174,6 @@ def test_without_the_faults_the_same_checks_pass(outcomes: dict[str, Any]) -> No
 # ---------------------------------------------------------------------- declarations
 
 
-@together
 def test_a_declared_failure_is_none(outcomes: dict[str, Any]) -> None:
     found = outcomes["lacking"]
     assert found["status"] == pytest.ExitCode.OK
@@ -193,7 +187,6 @@ def test_a_declared_failure_is_none(outcomes: dict[str, Any]) -> None:
     assert f"{len(found['passed'])} passed, 0 failed, 7 declared unsupported" in found["out"]
 
 
-@together
 def test_a_declaration_that_nothing_fails_is_a_failure(outcomes: dict[str, Any]) -> None:
     found = outcomes["humble"]
     assert found["status"] == pytest.ExitCode.TESTS_FAILED
@@ -204,7 +197,6 @@ def test_a_declaration_that_nothing_fails_is_a_failure(outcomes: dict[str, Any])
     assert set(found["failed"].values()) == messages
 
 
-@together
 def test_a_declaration_of_nothing_is_a_failure(outcomes: dict[str, Any]) -> None:
     found = outcomes["confused"]
     assert found["status"] == pytest.ExitCode.TESTS_FAILED
