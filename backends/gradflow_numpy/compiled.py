@@ -1,7 +1,7 @@
 """Kernels compiled by numba: each passes over its arrays once, where NumPy needs a pass for each operation.
 
 Compiled for a dtype when first called, and kept on disk for the next process. All let go of the interpreter lock, so
-that threads can share the work. Arrays are C-contiguous, of one dtype, float32 or float64; numbers come as Python
+that threads can share the work. Indices are not checked: labels lie in their range. Arrays are C-contiguous, of one dtype, float32 or float64; numbers come as Python
 floats and are rounded to that dtype, so that nothing is computed in float64 by the way.
 """
 
@@ -49,14 +49,6 @@ def add_bias_relu(z: Any, bias: Any) -> None:
         for j in range(z.shape[1]):
             x = z[i, j] + bias[j]
             z[i, j] = zero if x <= zero else x
-
-
-@_compiled
-def relu_backward(g: Any, out: Any, result: Any) -> None:
-    """result = g where out > 0, else 0; flat arrays."""
-    zero = g.dtype.type(0)
-    for i in range(g.size):
-        result[i] = g[i] if out[i] > zero else zero
 
 
 @_compiled
