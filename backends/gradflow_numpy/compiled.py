@@ -1,8 +1,8 @@
 """Kernels compiled by numba: each passes over its arrays once, where NumPy needs a pass for each operation.
 
 Compiled for a dtype when first called, and kept on disk for the next process. All let go of the interpreter lock, so
-that threads can share the work. Indices are not checked: labels lie in their range. Arrays are C-contiguous, of one dtype, float32 or float64; numbers come as Python
-floats and are rounded to that dtype, so that nothing is computed in float64 by the way.
+that threads can share the work. Arrays are C-contiguous, of one dtype, float32 or float64; numbers come as Python
+floats and are rounded to that dtype, so that nothing is computed in float64 by the way. Labels are not checked here.
 """
 
 from __future__ import annotations
