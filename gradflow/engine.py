@@ -292,11 +292,9 @@ class Leaf:
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
-        self._grad = value
-        self.filled = False
-        self.free = None
-        if value is None:
-            self.clear()
+        self.clear()
+        if value is not None:
+            self._grad, self.free = value, None
 
     def clear(self) -> None:
         """Forget the gradient."""
@@ -315,10 +313,6 @@ class Leaf:
         self.take_back()
         self.buffer, self.block = buffer, block
         self.free = buffer if held is None else None
-
-    def has_grad(self) -> bool:
-        """Whether there is a gradient."""
-        return self.filled or self._grad is not None
 
     def hand_out(self) -> None:
         """Make what the buffer holds the gradient."""

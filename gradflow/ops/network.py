@@ -114,8 +114,7 @@ def _perceptron_backward(
     if residual is None:  # not on arrays, so the hidden layers are computed again, in array functions
         residual, h = [], x
         for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
-            z = F.matmul(h, F.matrix_transpose(weight))
-            z = z if bias is None else F.add(z, bias)
+            z = F.add(F.matmul(h, F.matrix_transpose(weight)), bias)
             h = ACTIVATIONS[activation].forward(F, z, parameter)
             residual.append((h, z))
     results = [None] * len(needs)
@@ -146,21 +145,18 @@ def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) ->
     check_activation(activation)
     parameter = ACTIVATIONS[activation].parameter
     inputs: list[Any] = [x]
-    regular = grad_enabled.get() is True and isinstance(x, Tensor) and x.array.ndim > 0
-    if regular:
+    if grad_enabled.get() is True and isinstance(x, Tensor) and x.array.ndim:
         dtype, width = x.array.dtype, x.array.shape[-1]
         for weight, bias in layers:
             if weight is None or bias is None:
-                regular = False
                 break
             w, b = weight.array, bias.array
             if w.ndim != 2 or w.shape[1] != width or w.dtype != dtype or b.dtype != dtype or b.shape != w.shape[:1]:
-                regular = False
                 break
             width = w.shape[0]
             inputs += (weight, bias)
-    if regular:
-        return apply(_PERCEPTRON, inputs, {"activation": activation, "parameter": parameter})
+        else:
+            return apply(_PERCEPTRON, inputs, {"activation": activation, "parameter": parameter})
     for weight, bias in layers[:-1]:  # seen layer by layer, not recorded, or about to raise
         x = linear(x, weight, bias, activation)
     return linear(x, *layers[-1])
