@@ -201,6 +201,9 @@ class Backend(ABC):
     or a check by its name ("test_a_view_is_one"). One that does not fail is an error there, so that none outlives it.
     """
 
+    made_by: ClassVar[dict[str, str]] = {}
+    """What the native kernels of these names were made with, where `kernels` shall tell: {"linear": "numba"}."""
+
     def __init__(self, namespace: Any, index: int = 0) -> None:
         self.device = Device(self.name, index)
         missing = []
@@ -313,7 +316,7 @@ class Backend(ABC):
         for name in KERNELS:
             method = getattr(self, name)
             function = getattr(method, "__func__", None)  # a static method has none
-            found[name] = "composed" if function is getattr(Backend, name) else getattr(method, "made_by", "native")
+            found[name] = "composed" if function is getattr(Backend, name) else self.made_by.get(name, "native")
         return found
 
     # ------------------------------------------------------------------ indexing

@@ -359,7 +359,8 @@ class NumpyBackend(Backend):
         weight_decay: float,
         first: bool,
     ) -> None:
-        share_out(_sgd, (parameter, gradient, velocity), (lr, momentum, dampening, nesterov, weight_decay, first))
+        options = (lr, momentum, float(dampening), nesterov, weight_decay, first)
+        self._pass("sgd", (parameter, gradient, velocity), options)
 
     def adam_step(
         self,
@@ -378,7 +379,7 @@ class NumpyBackend(Backend):
         root = math.sqrt(1 - beta2**step)  # m / (sqrt(v) / root + epsilon) with one pass less
         keep, decay = (1 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
         options = (lr * root / (1 - beta1**step), beta1, beta2, epsilon * root, keep, decay)
-        share_out(_adam, (parameter, gradient, mean, square), options)
+        self._pass("adam", (parameter, gradient, mean, square), options)
 
     def rmsprop_step(
         self,
@@ -394,7 +395,11 @@ class NumpyBackend(Backend):
         momentum: float,
     ) -> None:
         options = (lr, alpha, epsilon, weight_decay, momentum)
-        share_out(_rmsprop, (parameter, gradient, square, mean, velocity), options)
+        self._pass("rmsprop", (parameter, gradient, square, mean, velocity), options)
+
+    def _pass(self, name: str, arrays: Sequence[Array | None], options: Sequence[Any]) -> None:
+        """An optimizer's pass over flat arrays of one length, or None."""
+        share_out(_PASSES[name], arrays, options)
 
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
         norm = math.sqrt(sum(_square_sum(g.reshape(-1)) for g in gradients))
@@ -499,6 +504,9 @@ def _rmsprop(
         else:
             np.multiply(t, lr, t)
         np.subtract(p, t, p)
+
+
+_PASSES: dict[str, Callable[..., None]] = {"sgd": _sgd, "adam": _adam, "rmsprop": _rmsprop}
 
 
 def _sum_of_rows(g: Array, out: Array | None) -> Array:

@@ -140,7 +140,7 @@ def squared_difference(x: Any, target: Any, difference: Any) -> Any:
     return whole
 
 
-# ---------------------------------------------------------------------- optimizers, on flat arrays
+# ---------------------------------------------------------------------- optimizers, on flat arrays or None
 
 
 @_compiled
@@ -148,37 +148,28 @@ def sgd(
     parameter: Any, gradient: Any, velocity: Any, lr: float, momentum: float, dampening: float,
     nesterov: bool, weight_decay: float, first: bool,
 ) -> None:  # fmt: skip
-    """`Backend.sgd_step` with a velocity."""
+    """`Backend.sgd_step`."""
     number = parameter.dtype.type
     rate, mu, share, decay = number(lr), number(momentum), number(1 - dampening), number(weight_decay)
     for i in range(parameter.size):
         d = gradient[i]
         if decay != 0:
             d += decay * parameter[i]
-        v = d if first else mu * velocity[i] + share * d
-        velocity[i] = v
-        parameter[i] -= rate * (d + mu * v if nesterov else v)
-
-
-@_compiled
-def sgd_without_velocity(parameter: Any, gradient: Any, lr: float, weight_decay: float) -> None:
-    """`Backend.sgd_step` without one."""
-    rate, decay = parameter.dtype.type(lr), parameter.dtype.type(weight_decay)
-    for i in range(parameter.size):
-        d = gradient[i]
-        if decay != 0:
-            d += decay * parameter[i]
+        if velocity is not None:
+            v = d if first else mu * velocity[i] + share * d
+            velocity[i] = v
+            d = d + mu * v if nesterov else v
         parameter[i] -= rate * d
 
 
 @_compiled
 def adam(
     parameter: Any, gradient: Any, mean: Any, square: Any, rate: float, beta1: float, beta2: float,
-    epsilon: float, root: float, keep: float, weight_decay: float,
+    epsilon: float, keep: float, weight_decay: float,
 ) -> None:  # fmt: skip
-    """`Backend.adam_step`: rate and root hold the corrections; keep: what a decoupled decay leaves of a parameter."""
+    """`Backend.adam_step`: rate and epsilon hold the corrections; keep: what decoupled decay leaves of a parameter."""
     number = parameter.dtype.type
-    r, b1, b2, e, c = number(rate), number(beta1), number(beta2), number(epsilon), number(root)
+    r, b1, b2, e = number(rate), number(beta1), number(beta2), number(epsilon)
     a1, a2, k, decay = number(1 - beta1), number(1 - beta2), number(keep), number(weight_decay)
     for i in range(parameter.size):
         g = gradient[i]
@@ -188,7 +179,7 @@ def adam(
         v = b2 * square[i] + a2 * (g * g)
         mean[i] = m
         square[i] = v
-        parameter[i] = k * parameter[i] - r * m / (np.sqrt(v) * c + e)
+        parameter[i] = k * parameter[i] - r * m / (np.sqrt(v) + e)
 
 
 @_compiled
@@ -196,7 +187,7 @@ def rmsprop(
     parameter: Any, gradient: Any, square: Any, mean: Any, velocity: Any, lr: float, alpha: float, epsilon: float,
     weight_decay: float, momentum: float,
 ) -> None:  # fmt: skip
-    """`Backend.rmsprop_step`, with arrays of no elements for what is None."""
+    """`Backend.rmsprop_step`."""
     number = parameter.dtype.type
     r, a, b, e = number(lr), number(alpha), number(1 - alpha), number(epsilon)
     mu, decay = number(momentum), number(weight_decay)
@@ -206,12 +197,12 @@ def rmsprop(
             g += decay * parameter[i]
         s = a * square[i] + b * (g * g)
         square[i] = s
-        if mean.size:
+        if mean is not None:
             m = a * mean[i] + b * g
             mean[i] = m
             s -= m * m
         update = g / (np.sqrt(s) + e)
-        if velocity.size:
+        if velocity is not None:
             update += mu * velocity[i]
             velocity[i] = update
         parameter[i] -= r * update

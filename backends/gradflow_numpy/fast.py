@@ -6,9 +6,8 @@ numba is imported when the first kernel runs.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from gradflow_numpy import mkl
 from gradflow_numpy.backend import NumpyBackend
 from gradflow_numpy.threads import share_out
 
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 _COMPILED = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -42,11 +40,6 @@ class _Functions:
 _functions: Any = _Functions()
 
 
-def _by_numba(kernel: _Kernel) -> _Kernel:
-    kernel.made_by = "numba"  # type: ignore[attr-defined]  # for `Backend.kernels`
-    return kernel
-
-
 def _fit(*arrays: Array) -> bool:
     """Whether these are arrays that the functions were compiled for."""
     dtype = arrays[0].dtype
@@ -66,6 +59,14 @@ def _are_labels(target: Array) -> bool:
 class FastNumpyBackend(NumpyBackend):
     """Arrays of NumPy in the memory of the host, with kernels compiled by numba and, on Intel, products by MKL."""
 
+    made_by: ClassVar[dict[str, str]] = dict.fromkeys(
+        (
+            "linear", "linear_backward", "softmax_cross_entropy", "softmax_cross_entropy_backward", "squared_error",
+            "sgd_step", "adam_step", "rmsprop_step",
+        ),
+        "numba",
+    )  # fmt: skip
+
     def __init__(self, index: int = 0) -> None:
         super().__init__(index)
         self._by_mkl = mkl.is_intel() and mkl.library() is not None
@@ -83,7 +84,6 @@ class FastNumpyBackend(NumpyBackend):
                 return result
         return super().product(a, b, out)
 
-    @_by_numba
     def linear(
         self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
     ) -> tuple[Array, Any]:
@@ -96,7 +96,6 @@ class FastNumpyBackend(NumpyBackend):
         _functions.add_bias(z, bias)
         return (z, None) if activation is None else self._activated(z, activation, parameter)
 
-    @_by_numba
     def linear_backward(
         self,
         g: Array,
@@ -126,7 +125,6 @@ class FastNumpyBackend(NumpyBackend):
         gw = self.product(g.T, x, into[1]) if need_weight else None
         return gx, gw, gb
 
-    @_by_numba
     def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
         if not _are_labels(target) or not _fit(logits):
             return super().softmax_cross_entropy(logits, target, reduction)
@@ -139,7 +137,6 @@ class FastNumpyBackend(NumpyBackend):
             return losses, p
         return np.asarray(total / n if reduction == "mean" else total, logits.dtype), p
 
-    @_by_numba
     def softmax_cross_entropy_backward(
         self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
@@ -150,7 +147,6 @@ class FastNumpyBackend(NumpyBackend):
         _functions.label_losses_backward(residual, target, factor, result)
         return result, None
 
-    @_by_numba
     def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
         if reduction == "none" or not _fit(x, target):
             return super().squared_error(x, target, reduction)
@@ -158,70 +154,8 @@ class FastNumpyBackend(NumpyBackend):
         total = _functions.squared_difference(x.reshape(-1), target.reshape(-1), difference.reshape(-1))
         return np.asarray(total / x.size if reduction == "mean" else total, x.dtype), difference
 
-    @_by_numba
-    def sgd_step(
-        self,
-        parameter: Array,
-        gradient: Array,
-        velocity: Array | None,
-        lr: float,
-        momentum: float,
-        dampening: float,
-        nesterov: bool,
-        weight_decay: float,
-        first: bool,
-    ) -> None:
-        arrays = (parameter, gradient) if velocity is None else (parameter, gradient, velocity)
-        if not _fit(*arrays):
-            super().sgd_step(parameter, gradient, velocity, lr, momentum, dampening, nesterov, weight_decay, first)
-        elif velocity is None:
-            share_out(_functions.sgd_without_velocity, arrays, (lr, weight_decay))
+    def _pass(self, name: str, arrays: Sequence[Array | None], options: Sequence[Any]) -> None:
+        if _fit(*[a for a in arrays if a is not None]):
+            share_out(getattr(_functions, name), arrays, options)
         else:
-            share_out(_functions.sgd, arrays, (lr, momentum, float(dampening), nesterov, weight_decay, first))
-
-    @_by_numba
-    def adam_step(
-        self,
-        parameter: Array,
-        gradient: Array,
-        mean: Array,
-        square: Array,
-        step: int,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
-        weight_decay: float,
-        decoupled: bool,
-    ) -> None:
-        arrays = (parameter, gradient, mean, square)
-        if not _fit(*arrays):
-            super().adam_step(
-                parameter, gradient, mean, square, step, lr, beta1, beta2, epsilon, weight_decay, decoupled
-            )
-            return
-        rate, root = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
-        keep, decay = (1 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
-        share_out(_functions.adam, arrays, (rate, beta1, beta2, epsilon, root, keep, decay))
-
-    @_by_numba
-    def rmsprop_step(
-        self,
-        parameter: Array,
-        gradient: Array,
-        square: Array,
-        mean: Array | None,
-        velocity: Array | None,
-        lr: float,
-        alpha: float,
-        epsilon: float,
-        weight_decay: float,
-        momentum: float,
-    ) -> None:
-        # numba knows arrays alone: one that is not there is empty
-        arrays = [parameter, gradient, square, *[parameter[:0] if a is None else a for a in (mean, velocity)]]
-        options = (lr, alpha, epsilon, weight_decay, momentum)
-        if not _fit(*arrays):
-            super().rmsprop_step(parameter, gradient, square, mean, velocity, *options)
-        else:
-            share_out(_functions.rmsprop, arrays, options)
+            super()._pass(name, arrays, options)
