@@ -389,6 +389,11 @@ def backward(
     gradients. `batched` turns an `F` into one for batches, which the gradients then are.
     Raises RuntimeError where saved arrays have been freed or changed.
     """
+    seer = observer.get()
+    hooked = hooked_nodes if hooked_nodes else None
+    if not create_graph and wanted is None and batched is None and seer is None and hooked is None:
+        _backward_to_buffers(roots, gradients, retain_graph)
+        return {}
     on_path: set[Any] | None = None
     if wanted is None:
         order = nodes_from(roots)
@@ -399,8 +404,6 @@ def backward(
             if node not in on_path and any(p in on_path for p in node.parents):
                 on_path.add(node)
     on_tensors = create_graph and batched is None
-    hooked = hooked_nodes if hooked_nodes else None
-    seer = observer.get()
     if seer is not None:
         seer.before_backward()
     pending: dict[Any, Any] = {}
@@ -410,8 +413,6 @@ def backward(
             g = (F if batched is None else batched(F)).add(pending[root], g)
         pending[root] = g
     found: dict[Any, Any] = {}
-    straight = not create_graph and wanted is None and hooked is None and seer is None
-    written: list[Leaf] = []  # whose gradients are in their buffers already
     for node in order:
         g = pending.pop(node, None)
         if g is None:
@@ -426,99 +427,150 @@ def backward(
         op = node.op
         if op is None:
             if wanted is None:
-                for leaf in written:  # perhaps this one: what writes to it came before it
-                    leaf.filled = True
-                written.clear()
                 _accumulate(node, g, create_graph)
                 if seer is not None:
                     seer.after_adding(node, node.grad)
             continue
-        parents = node.parents
-        inputs = node.inputs
-        if inputs is FREED:
-            raise RuntimeError(
-                f"the arrays that {op.name} saved for the backward pass were freed by an earlier one; "
-                "call the first backward with retain_graph=True to go through the same graph twice"
-            )
+        values, out = _saved(node, create_graph)
         F = tensor_functions if create_graph else node.backend
         if batched is not None:
             F = batched(F)
-        if inputs is None:
-            values: Sequence[Any] = parents
-        else:
-            if node.id < _last_change:
-                _check_unchanged(node)
-            values = [
-                parent if x is None else x if create_graph or x.__class__ in _NUMBERS else x.array
-                for x, parent in zip(inputs, parents, strict=True)
-            ]  # a parent stands in for what its rule does not read
-        out = node.out
-        if out is not None:
-            if out.__class__ is Changed:
-                kind = f"the result of {op.name}, a tensor of shape {tuple(node.shape)}, {node.dtype}"
-                raise _changed_error(kind, node, out.version)
-            if create_graph:
-                out = _wrap(out, node.backend, node)
         if seer is not None:
             seer.before_rules(node, g, out, values)
-        parameters = node.parameters
+        parents, parameters = node.parents, node.parameters or {}
         if op.joint is not None:
             needs = [p is not None and (on_path is None or p in on_path) for p in parents]
             if op.writes_into:
-                if straight and _are_distinct(parents):
-                    into = [None if p is None else p.free for p in parents]
-                else:
-                    into = [None] * len(parents)
-                parameters = {**parameters, "into": into}
+                parameters = {**parameters, "into": [None] * len(parents)}
             if op.residual and (create_graph or batched is not None):
                 parameters = {**parameters, "residual": None}
             results = op.joint(F, g, out, *values, needs=needs, **parameters)
         else:
             results = op.rules
         for i, parent in enumerate(parents):
-            if parent is None or (on_path is not None and parent not in on_path):
-                continue
             result = results[i]
+            if result is None or parent is None or (on_path is not None and parent not in on_path):
+                continue
             if op.joint is None:
-                if result is None:
-                    continue
-                result = result(F, g, out, *values, **parameters) if parameters else result(F, g, out, *values)
-            elif result is None:
-                continue
-            elif op.writes_into and result is into[i]:
-                written.append(parent)
-                parent.free = None
-                continue
+                result = result(F, g, out, *values, **parameters)
             given = result
             if seer is not None:
                 seer.after_rule(node, i, g, out, values, result)
-            native = result.array.dtype if on_tensors else result.dtype
-            if result.shape != parent.shape:
-                _check_broadcast(node, i, result.shape, parent.shape)
-                result = _sum_to_shape(F, result, parent.shape, native, node.backend)
-                native = result.array.dtype if on_tensors else result.dtype
-            if native is not parent.dtype and native != parent.dtype:
-                result = F.astype(result, parent.dtype)
-            if parent.op is None and wanted is None:
-                parent.free = None
+            result = _fitted(result, F, node, i, on_tensors)
             earlier = pending.get(parent)
             total = pending[parent] = result if earlier is None else F.add(earlier, result)
             if seer is not None and total is not given:
                 seer.after_adding(parent, total)
-        if not retain_graph and (inputs is not None or out is not None or op.saves_parameters):
-            node.inputs = FREED
-            node.out = node.parameters = None
-    for leaf in written:
-        leaf.filled = True
+        if not retain_graph:
+            _free(node)
     if seer is not None:
         seer.after_backward()
     return found
 
 
-def _are_distinct(parents: tuple[Any, ...]) -> bool:
-    """Whether no node is there twice."""
-    missing = parents.count(None)
-    return len(set(parents)) == len(parents) - (missing - 1 if missing else 0)
+def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], retain_graph: bool) -> None:
+    """`backward` of a training step: on arrays, to all leaves, seen by nobody. A gradient is made in its place."""
+    seen = set(roots)
+    order: list[Any] = []
+    pending: dict[Any, Any] = {}
+    for root, g in zip(roots, gradients, strict=True):
+        if root in pending:
+            g = root.backend.add(pending[root], g)
+        elif root.op is not None:
+            order.append(root)
+        pending[root] = g
+    for node in order:  # which grows meanwhile
+        for parent in node.parents:
+            if parent is not None and parent.op is not None and parent not in seen:
+                seen.add(parent)
+                order.append(parent)
+    if len(order) > 1:
+        order.sort(key=_id, reverse=True)  # nearly so already, which makes it quick
+    written: list[Leaf] = []
+    for node in order:
+        g = pending.pop(node, None)
+        if g is None:
+            continue
+        values, out = _saved(node, False)
+        op, F, parents, parameters = node.op, node.backend, node.parents, node.parameters or {}
+        into: Sequence[Any] = parents
+        if op.joint is None:
+            results = op.rules
+        elif op.writes_into:
+            into = []
+            for parent in parents:
+                buffer = None if parent is None else parent.free
+                if buffer is not None:
+                    parent.free = None  # it is written once
+                into.append(buffer)
+            needs = [p is not None for p in parents]
+            results = op.joint(F, g, out, *values, needs=needs, into=into, **parameters)
+        else:
+            results = op.joint(F, g, out, *values, needs=[p is not None for p in parents], **parameters)
+        for i, parent in enumerate(parents):
+            result = results[i]
+            if result is None or parent is None:
+                continue
+            if result is into[i]:
+                written.append(parent)
+                continue
+            if op.joint is None:
+                result = result(F, g, out, *values, **parameters)
+            if result.shape != parent.shape or result.dtype is not parent.dtype:
+                result = _fitted(result, F, node, i, False)
+            earlier = pending.get(parent)
+            pending[parent] = result if earlier is None else F.add(earlier, result)
+        if not retain_graph:
+            _free(node)
+    for leaf in written:
+        leaf.filled = True
+    for leaf, g in pending.items():
+        _accumulate(leaf, g, False)
+
+
+def _saved(node: Node, as_tensors: bool) -> tuple[Sequence[Any], Any]:
+    """What the rules of a node read: its inputs, and its result. RuntimeError where they have been freed or changed."""
+    parents, inputs, out = node.parents, node.inputs, node.out
+    if inputs is FREED:
+        raise RuntimeError(
+            f"the arrays that {node.op.name} saved for the backward pass were freed by an earlier one; "
+            "call the first backward with retain_graph=True to go through the same graph twice"
+        )
+    values: Sequence[Any] = parents  # a parent stands in for what its rule does not read
+    if inputs is not None:
+        if node.id < _last_change:
+            _check_unchanged(node)
+        values = [
+            parent if x is None else x if as_tensors or x.__class__ in _NUMBERS else x.array
+            for x, parent in zip(inputs, parents, strict=True)
+        ]
+    if out is not None:
+        if out.__class__ is Changed:
+            kind = f"the result of {node.op.name}, a tensor of shape {tuple(node.shape)}, {node.dtype}"
+            raise _changed_error(kind, node, out.version)
+        if as_tensors:
+            out = _wrap(out, node.backend, node)
+    return values, out
+
+
+def _fitted(result: Any, F: Any, node: Node, argument: int, on_tensors: bool) -> Any:
+    """What a rule gave as the gradient of an argument, in the shape and the dtype of this."""
+    parent = node.parents[argument]
+    native = result.array.dtype if on_tensors else result.dtype
+    if result.shape != parent.shape:
+        _check_broadcast(node, argument, result.shape, parent.shape)
+        result = _sum_to_shape(F, result, parent.shape, native, node.backend)
+        native = result.array.dtype if on_tensors else result.dtype
+    if native is not parent.dtype and native != parent.dtype:
+        result = F.astype(result, parent.dtype)
+    return result
+
+
+def _free(node: Node) -> None:
+    """Let go of what a node saved."""
+    if node.inputs is not None or node.out is not None or node.op.saves_parameters:
+        node.inputs = FREED
+        node.out = node.parameters = None
 
 
 _NUMBERS = (float, int)

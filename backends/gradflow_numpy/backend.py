@@ -326,6 +326,14 @@ class NumpyBackend(Backend):
         total = np.dot(flat, flat)
         return np.asarray(total / flat.size if reduction == "mean" else total, difference.dtype), difference
 
+    def squared_error_backward(
+        self, g: Array, x: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
+    ) -> tuple[Array | None, Array | None]:
+        if g.ndim or residual is None or needs[1] or g.dtype == _FLOAT16:
+            return Backend.squared_error_backward(self, g, x, target, reduction, residual, needs)
+        factor = 2.0 * float(g)
+        return np.multiply(residual, factor / max(residual.size, 1) if reduction == "mean" else factor), None
+
     def random_bits(self, key: int, counter: int, n: int) -> Array:
         return np.random.Philox(key=key, counter=counter).random_raw(n)
 

@@ -69,20 +69,22 @@ class FastNumpyBackend(NumpyBackend):
 
     def __init__(self, index: int = 0) -> None:
         super().__init__(index)
-        self._by_mkl = mkl.is_intel() and mkl.library() is not None
+        self._products = ""
+        if mkl.is_intel() and mkl.library() is not None:
+            from importlib.metadata import version
+
+            self._products = f", products by MKL {version('mkl')}"
+            self.product = self.product_by_mkl  # type: ignore[method-assign]
 
     def describe(self) -> str:
         from importlib.metadata import version
 
-        products = f", products by MKL {version('mkl')}" if self._by_mkl else ""
-        return f"{super().describe()}, numba {version('numba')}{products}"
+        return f"{super().describe()}, numba {version('numba')}{self._products}"
 
-    def product(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        if self._by_mkl:
-            result = mkl.multiply(a, b, out)
-            if result is not None:
-                return result
-        return super().product(a, b, out)
+    def product_by_mkl(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """As `product`; by MKL, where it is the faster one."""
+        result = mkl.multiply(a, b, out)
+        return NumpyBackend.product(self, a, b, out) if result is None else result
 
     def linear(
         self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float

@@ -151,9 +151,12 @@ def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) ->
             if weight is None or bias is None:
                 break
             w, b = weight.array, bias.array
-            if w.ndim != 2 or w.shape[1] != width or w.dtype != dtype or b.dtype != dtype or b.shape != w.shape[:1]:
+            shape = w.shape
+            if len(shape) != 2 or shape[1] != width or b.shape != shape[:1]:
                 break
-            width = w.shape[0]
+            if w.dtype is not dtype or b.dtype is not dtype:  # perhaps equal: `linear` looks closer
+                break
+            width = shape[0]
             inputs += (weight, bias)
         else:
             return apply(_PERCEPTRON, inputs, {"activation": activation, "parameter": parameter})
