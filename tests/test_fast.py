@@ -254,6 +254,7 @@ def test_without_a_folder_for_its_cache_numba_compiles_all_the_same(monkeypatch:
     from gradflow_numpy import compiled
 
     njit = numba.njit
+    njit(lambda x: x)(1)  # numba imports parts of itself for its first function, and those are cached
 
     def refuse(cache: bool = False, **options: Any) -> Any:
         if cache:
@@ -262,6 +263,64 @@ def test_without_a_folder_for_its_cache_numba_compiles_all_the_same(monkeypatch:
 
     monkeypatch.setattr(numba, "njit", refuse)
     assert compiled._compiled(lambda x: x + 1)(1) == 2
+
+
+# ---------------------------------------------------------------------- wherever arrays lie
+
+
+def close_together() -> Any:
+    """A place where one array begins right where another ends."""
+    memory, used = np.empty(100_000, np.float32), [0]
+
+    def place(values: Any) -> Any:
+        if values.dtype != np.float32:
+            return values
+        start = used[0]
+        used[0] += values.size
+        part = memory[start : used[0]].reshape(values.shape)
+        part[...] = values
+        return part
+
+    return place
+
+
+@needs_numba
+@pytest.mark.parametrize("columns", [1, 2, 5, 16, 33])
+@pytest.mark.parametrize("function", [
+    "add_bias", "add_bias_relu", "relu_backward_bias", "sum_rows", "less_row_maximum", "label_losses",
+    "label_losses_backward", "squared_difference", "sgd", "adam", "rmsprop",
+])  # fmt: skip
+def test_results_do_not_depend_on_where_arrays_lie(function: str, columns: int) -> None:
+    """To the bit, so that the same training gives the same weights: loops for short distances are others."""
+    from gradflow_numpy import compiled
+
+    rng = np.random.default_rng(0)
+    g, out, z, total, x, y = (np.abs(rng.standard_normal((8, columns), dtype=np.float32)) for _ in range(6))
+    labels, losses, flat = rng.integers(0, columns, 8), np.zeros(8, np.float32), [a.reshape(-1) for a in (g, out, x, z)]
+    arguments: Any = {
+        "add_bias": (z, total[0]),
+        "add_bias_relu": (z, total[0]),
+        "relu_backward_bias": (g, out, z, total[0]),
+        "sum_rows": (g, total[0]),
+        "less_row_maximum": (x, z),
+        "label_losses": (-x, y, labels, losses),
+        "label_losses_backward": (x, labels, 0.3, y),
+        "squared_difference": (*flat[:2], flat[2]),
+        "sgd": (*flat[:3], 0.1, 0.9, 0.5, True, 0.1, False),
+        "adam": (*flat, 0.1, 0.9, 0.99, 1e-8, 0.9, 0.1),
+        "rmsprop": (*flat, None, 0.1, 0.9, 1e-8, 0.1, 0.0),
+    }[function]
+
+    def results(place: Any, order: int) -> Any:
+        arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+        placed = {id(a): place(a) for a in arrays[::order]}
+        given = [placed.get(id(a), a) for a in arguments]
+        returned = getattr(compiled, function)(*given)
+        return [a.tobytes() for a in given if isinstance(a, np.ndarray)], returned
+
+    apart = results(lambda a: np.copy(a), 1)
+    assert results(close_together(), 1) == apart
+    assert results(close_together(), -1) == apart
 
 
 # ---------------------------------------------------------------------- long sums

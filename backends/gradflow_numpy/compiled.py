@@ -131,11 +131,12 @@ def squared_difference(x: Any, target: Any, difference: Any) -> Any:
     """difference = x - target; returns the sum of its squares; flat arrays."""
     whole = 0.0
     for start in range(0, x.size, _ROWS):
+        stop = min(start + _ROWS, x.size)
+        for i in range(start, stop):
+            difference[i] = x[i] - target[i]
         total = x.dtype.type(0)
-        for i in range(start, min(start + _ROWS, x.size)):
-            d = x[i] - target[i]
-            difference[i] = d
-            total += d * d
+        for i in range(start, stop):  # a loop of its own: beside a store, the order of a sum depends on addresses
+            total += difference[i] * difference[i]
         whole += total
     return whole
 
