@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import gradflow as gf
-from benchmarks.machine import public_commit_info, public_machine_info, threads, versions
+from benchmarks.machine import blas, public_commit_info, public_machine_info, threads, versions
 from benchmarks.timing import measure
 from benchmarks.workloads import TRAININGS, Training, Workload, check_equal_work, why_not
 
@@ -108,7 +108,7 @@ def timed(benchmark: Any, request: pytest.FixtureRequest) -> Timed:
         result = measure(benchmark, function, synchronize, setup, *limits)
         benchmark.extra_info.update(
             workload=workload, size=size, batch=batch, steps=steps, library=library, device=device,
-            dtype="float32", threads=threads(), versions=versions(),
+            dtype="float32", threads=threads(), blas=blas(), versions=versions(),
         )  # fmt: skip
         if benchmark.enabled:
             benchmark.extra_info["samples_per_s"] = steps * batch / benchmark.stats.stats.median

@@ -29,6 +29,17 @@ def threads() -> int:
     return max(pools, default=os.cpu_count() or 1)
 
 
+def blas() -> str:
+    """NumPy's BLAS and the processor that its kernels are made for; empty where threadpoolctl is not installed."""
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return ""
+    import numpy  # noqa: F401  # loads its BLAS
+    from threadpoolctl import threadpool_info
+
+    found = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return ", ".join(f"{p['internal_api']} {p['version']} ({p.get('architecture', 'unknown')})" for p in found)
+
+
 def available_memory() -> int | None:
     """The bytes that can be had without swapping; None where the system does not tell."""
     with suppress(OSError):

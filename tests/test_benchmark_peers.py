@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import platform
 import re
@@ -58,6 +59,20 @@ def test_rows_that_need_numpy_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert all(row["median"] > 0 for row in cell["rows"].values())
     assert not re.search(r"/\w", content), "a path"
     assert f'"{platform.node()}"' not in content
+
+
+@pytest.mark.skipif(importlib.util.find_spec("threadpoolctl") is None, reason="threadpoolctl is not installed")
+def test_the_environment_of_a_row_does_not_choose_its_kernels(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what NumPy's BLAS found right for the processor is told."""
+    heads = []
+    for kernels in ("", "Nehalem"):
+        monkeypatch.setenv("OPENBLAS_CORETYPE", kernels)
+        assert main([*TINY_RUN, "--optimizers", "SGD", "--rows", "gradflow"]) == 0
+        heads.append(capsys.readouterr().out.splitlines()[0])
+    assert heads[0] == heads[1]
+    assert re.search(r", openblas [\d.]+ \(\w+\) - threads", heads[0]) or "openblas" not in heads[0]
 
 
 @pytest.mark.usefixtures("plant")

@@ -21,6 +21,8 @@ from benchmarks.workloads import Workload
 RTOL = 1e-4
 """How far a row's losses may be from gradflow's, relative to these."""
 _ROOT = Path(__file__).parents[2]
+_FORCED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
+"""What makes a library take other kernels than it finds right for the processor: no row has them in its environment."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -37,6 +39,7 @@ class Worker:
 
     def __init__(self, row: Row, cores: list[int], stderr: IO[str]) -> None:
         threads = dict.fromkeys(_THREADS, str(len(cores)))
+        inherited = {name: value for name, value in os.environ.items() if name not in _FORCED}
         self._stderr = stderr
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.peers.worker", row.where],
@@ -45,7 +48,7 @@ class Worker:
             stderr=stderr,
             encoding="utf-8",
             cwd=_ROOT,
-            env={**os.environ, **threads, "GRADFLOW_FAST": "0", **row.environment},
+            env={**inherited, **threads, "GRADFLOW_FAST": "0", **row.environment},
         )
         self.ask("pin", cores)
 
@@ -101,7 +104,10 @@ class Cell:
 
 @dataclass
 class Run:
-    """The measurement of these rows; `left_out` and `failed` say of what there is nothing, or not all, and why."""
+    """The measurement of these rows; `left_out` and `failed` say of what there is nothing, or not all, and why.
+
+    `blas` is what multiplies matrices in gradflow's row, as far as it can be told.
+    """
 
     rows: dict[str, Row]
     cores: list[int]
@@ -110,6 +116,7 @@ class Run:
     cells: list[Cell] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
+    blas: str = ""
 
     def __post_init__(self) -> None:
         self._workers: dict[str, Worker] = {}
@@ -152,6 +159,8 @@ class Run:
                     stderr = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
                     self._workers[name] = Worker(row, self.cores, stderr)
                     stack.callback(self._workers[name].close)
+                    if name == REFERENCE and not self.blas:
+                        self.blas = self._workers[name].ask("blas")
             yield
 
     def _cell(self, workload: Workload, optimizer: str) -> Cell:

@@ -46,6 +46,7 @@ def markdown(title: str, columns: list[str], lines: dict[str, list[str]]) -> str
 def head(run: Run) -> str:
     """What was measured how, in a line."""
     described = ", ".join(f"{name} {version}" for name, version in versions().items())
+    described += f", {run.blas}" if run.blas else ""
     return f"{described} - threads {len(run.cores)}, float32, median of {run.rounds} rounds"
 
 
@@ -83,6 +84,7 @@ def figures(run: Run) -> dict[str, Any]:
     return {
         "dtype": "float32",
         "threads": len(run.cores),
+        "blas": run.blas,
         "rounds": run.rounds,
         "turn_seconds": run.seconds,
         "rows": {name: row.title for name, row in run.rows.items()},

@@ -91,6 +91,10 @@ def main(where: str) -> None:
         answer: dict[str, Any] = {}
         if command == "pin":
             answer["result"] = pin(*arguments)
+        elif command == "blas":
+            from benchmarks.machine import blas
+
+            answer["result"] = blas()
         elif command == "turn":
             answer["result"] = turn(peer, *arguments)
         else:
