@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import gradflow_numpy
@@ -176,59 +178,110 @@ def test_what_is_not_for_mkl_is_left_to_numpy() -> None:
 # ---------------------------------------------------------------------- threads
 
 
-def test_work_is_shared_out_in_parts_that_make_up_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work on 100 elements and more is tried on three threads, in parts of 30."""
     monkeypatch.setattr(threads, "_count", 3)
     monkeypatch.setattr(threads, "SHARE", 100)
-    values, twice = np.arange(305), np.zeros(305, int)
-    sizes, names = [], set()
+    monkeypatch.setattr(threads, "_PART", 30)
+    monkeypatch.setattr(threads, "_trials", {})
+
+
+@pytest.mark.usefixtures("short_parts")
+def test_work_is_shared_out_in_parts_that_make_up_the_whole() -> None:
+    values, out = np.arange(305), np.zeros(305, int)
+    sizes: list[int] = []
 
     def work(x: Any, none: Any, out: Any, factor: int) -> None:
         assert none is None
         sizes.append(x.size)
-        names.add(threading.current_thread().name)
         np.multiply(x, factor, out)
 
-    threads.share_out(work, (values, None, twice), (2,))
-    assert (twice == 2 * values).all()
-    assert sorted(sizes) == [101, 102, 102]
-    assert "gradflow" in names
+    for factor in (2, 3):  # in one, and in parts
+        threads.share_out(work, (values, None, out), (factor,))
+        assert (out == factor * values).all()
+    assert sorted(sizes) == [5, *[30] * 10, 305]
     sizes.clear()
-    threads.share_out(work, (values[:150], None, twice[:150]), (3,))
-    assert sizes == [150]
+    for _ in range(3):
+        threads.share_out(work, (values[:99], None, out[:99]), (3,))
+    assert sizes == [99] * 3
 
 
-def test_an_error_in_a_part_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_count", 2)
-    monkeypatch.setattr(threads, "SHARE", 100)
+@pytest.mark.usefixtures("short_parts")
+@pytest.mark.parametrize("pays", [False, True])
+def test_work_goes_on_threads_where_that_was_measured_to_pay(pays: bool) -> None:
+    sizes: list[int] = []
 
     def work(x: Any) -> None:
-        if x[0]:
-            raise ArithmeticError("in the second part")
+        sizes.append(x.size)
+        time.sleep(0.001 * (50 if (x.size == 305) == pays else 1))
 
-    with pytest.raises(ArithmeticError, match="second part"):
+    for _ in range(10):
+        threads.share_out(work, (np.zeros(305),), ())
+    assert sizes.count(305) == (3 if pays else 7)
+    sizes.clear()
+    threads.set_count(3)  # forgets what was measured
+    threads.share_out(work, (np.zeros(305),), ())
+    assert sizes == [305]
+
+
+@pytest.mark.usefixtures("short_parts")
+def test_an_error_in_a_part_is_raised() -> None:
+    def work(x: Any) -> None:
+        if x.size < 400 and x[0]:
+            raise ArithmeticError("in a later part")
+
+    threads.share_out(work, (np.arange(400),), ())
+    with pytest.raises(ArithmeticError, match="later part"):
         threads.share_out(work, (np.arange(400),), ())
 
 
+@pytest.mark.usefixtures("short_parts")
 def test_without_threads_the_parts_run_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """As at the end of the interpreter."""
-    monkeypatch.setattr(threads, "_count", 2)
-    monkeypatch.setattr(threads, "SHARE", 100)
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any) -> Any:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     out = np.zeros(400)
-    threads.share_out(lambda x: np.add(x, 1, x), (out,), ())
+    threads._run_on_threads(lambda x: np.add(x, 1, x), (out,), ())
     assert (out == 1).all()
 
 
-def test_what_errstate_says_holds_in_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("short_parts")
+def test_what_errstate_says_holds_in_all_threads() -> None:
+    def work(x: Any) -> None:
+        time.sleep(0.01)  # so that each thread gets a part
+        seen.add(threading.current_thread().name)
+        with contextlib.suppress(FloatingPointError):
+            np.divide(1.0, x, x)
+            unseen.append(x)
+
+    seen: set[str] = set()
+    unseen: list[Any] = []
+    with np.errstate(divide="raise"):
+        threads._run_on_threads(work, (np.zeros(400),), ())
+    assert not unseen
+    assert seen == {"MainThread", "gradflow"}
+
+
+@needs_numba
+@pytest.mark.parametrize("backend", [NumpyBackend(), FastNumpyBackend()], ids=["plain", "fast"])
+def test_a_step_in_parts_gives_the_same_bits(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_count", 2)
-    monkeypatch.setattr(threads, "SHARE", 100)
-    out = np.zeros(400)
-    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
-        threads.share_out(lambda x: np.divide(1.0, x, x), (out,), ())
+    rng = np.random.default_rng(0)
+    start = [rng.standard_normal(10_007).astype(np.float32) for _ in range(3)]
+    found = []
+    for part in (20_000, 1_000, 333):
+        monkeypatch.setattr(threads, "_PART", part)
+        monkeypatch.setattr("gradflow_numpy.backend.share_out", threads._run_on_threads)
+        monkeypatch.setattr("gradflow_numpy.fast.share_out", threads._run_on_threads)
+        arrays = [*(a.copy() for a in start), np.abs(start[0])]
+        backend.adam_step(*arrays, 3, 1e-2, 0.9, 0.999, 1e-8, 0.1, True)
+        backend.sgd_step(*arrays[:3], 0.1, 0.9, 0.0, True, 0.1, False)
+        found.append([a.tobytes() for a in arrays])
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -382,7 +435,7 @@ def test_without_threadpoolctl_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
 def test_an_optimizer_pass_takes_subnormal_numbers_for_zero_and_nothing_else_does() -> None:
     backends = [NumpyBackend(), *[FastNumpyBackend()] * HAS_NUMBA]
     for backend in backends:
-        for size in (100, 2 * threads.SHARE):
+        for size in (100, *[2 * threads.SHARE] * 2):  # the second time on threads
             tiny = np.float32(1e-39)
             p, g, v = np.zeros(size, np.float32), np.zeros(size, np.float32), np.full(size, tiny)
             backend.sgd_step(p, g, v, 1.0, 0.9, 0.0, False, 0.0, False)
