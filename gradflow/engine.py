@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from gradflow.backend import Array, Backend
+from gradflow.recording import as_one_call, note_change, refuse
 
 if TYPE_CHECKING:
     from gradflow.tensor import Tensor
@@ -309,6 +310,7 @@ class Leaf:
 
     def give(self, buffer: Array, block: Any) -> None:
         """Have backward passes write to `buffer`, which is a part of `block`. A gradient stays where it is."""
+        note_change()
         held = self.grad  # made now, if it lies in the buffer that was
         self.take_back()
         self.buffer, self.block = buffer, block
@@ -326,6 +328,7 @@ class Leaf:
         for reference in tensors:
             held = reference()
             if held is not None:
+                note_change()
                 held.array = self.backend.asarray(held.array, copy=True)
                 held._memory = Memory(self.memory.changed)
         tensors.clear()
@@ -522,8 +525,8 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
             pending[parent] = result if earlier is None else F.add(earlier, result)
         if not retain_graph:
             _free(node)
-    for leaf in written:
-        leaf.filled = True
+    if written:
+        _hand_out(written)
     for leaf, g in pending.items():
         _accumulate(leaf, g, False)
 
@@ -614,10 +617,12 @@ class Handle:
         self._hooks = hooks
         self._key = tick()  # not the handle itself, which would close a cycle
         hooks[self._key] = hook
+        note_change()
 
     def remove(self) -> None:
         """Take the hook back; nothing happens if that has been done."""
         self._hooks.pop(self._key, None)
+        note_change()
 
     def __enter__(self) -> Handle:
         return self
@@ -631,6 +636,7 @@ def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
         each = [_run_hooks(node, g.values[i], create_graph, None) for i in range(g.values.shape[0])]
         F = tensor_functions if create_graph else node.backend
         return type(g)(F.stack(each, axis=0))
+    refuse()
     for hook in list(node.hooks.values()):
         given = g if create_graph else _wrap(g, node.backend, None)
         memory = given._shared_memory()
@@ -662,6 +668,15 @@ def _changed_error(tensor: str, node: Node, changed: int) -> RuntimeError:
     )
 
 
+@as_one_call
+def _hand_out(leaves: Sequence[Leaf]) -> None:
+    """Make what the leaves' buffers hold their gradients."""
+    for leaf in leaves:
+        leaf.free = None
+        leaf.filled = True
+
+
+@as_one_call
 def _accumulate(leaf: Leaf, g: Any, create_graph: bool) -> None:
     """Add g to the gradient of a leaf, in its own buffer, which no other leaf shares."""
     grad = leaf.grad

@@ -14,6 +14,7 @@ from gradflow.backend import Array, Backend, Device
 from gradflow.device import DeviceLike, backend_prefixes, get_backend
 from gradflow.dtypes import DTYPES, DType, as_dtype
 from gradflow.engine import Handle, Leaf, Memory, Node, add_hook, backward, grad_enabled
+from gradflow.recording import as_one_call, note_change
 
 _ARRAY_TEXT = re.compile(r"^array\((.*?)(?:,\s*shape=\([\d, ]*\))?(?:,\s*dtype=\w+)?\)$", re.DOTALL)
 
@@ -81,6 +82,7 @@ class Tensor:
         """
         if value == self.requires_grad:
             return self
+        note_change()
         if not value:
             if not isinstance(self._node, Leaf):
                 raise RuntimeError("a computed tensor cannot be told to need no gradient; use detach()")
@@ -121,6 +123,7 @@ class Tensor:
             )
         node.grad = value
 
+    @as_one_call
     def zero_grad(self) -> None:
         """Forget the gradient: `.grad` becomes None, and the next backward pass starts it anew."""
         leaf = self._frozen_leaf() if self._node is None else self._node

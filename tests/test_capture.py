@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -234,6 +236,226 @@ def test_exceptions_leave_what_they_leave_in_the_plain_step(place: str, device: 
     assert_same(scenario)
 
 
+# ---------------------------------------------------------------------- when it is replayed
+
+
+class Counted:
+    """A step, and how often its Python has run."""
+
+    def __init__(self, step: Step) -> None:
+        self.step, self.runs = step, 0
+        self.captured = gf.capture(self.run)
+
+    def run(self, *inputs: gf.Tensor) -> Any:
+        self.runs += 1
+        return self.step(*inputs)
+
+    def runs_of(self, calls: int, *inputs: gf.Tensor) -> int:
+        """How often the step's Python runs in so many calls."""
+        before = self.runs
+        for _ in range(calls):
+            self.captured(*(inputs or (gf.ones((4, 3)),)))
+        return self.runs - before
+
+
+def test_a_step_of_training_is_recorded_and_replayed(device: str) -> None:
+    training = Training(as_it_is, max_norm=1.0)
+    counted = Counted(training.step)
+    inputs = [gf.ones((8, 3)), gf.zeros((8, 2))]
+    assert counted.runs_of(9, *inputs) <= 3  # the first finds no gradients and no places for them
+    assert counted.runs_of(5, *inputs) == 0
+    assert counted.runs_of(5, gf.ones((5, 3)), gf.zeros((5, 2))) == 2
+    assert counted.runs_of(5, *inputs) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGES if name not in ("a gradient held", "a layer replaced")])
+def test_it_is_recorded_anew_after_a_change_or_runs_as_it_is(name: str) -> None:
+    training = Training(as_it_is, lambda p: optim.AdamW(p, lr=0.05))
+    counted = Counted(training.step)
+    batch = gf.ones((8, 3)), gf.zeros((8, 2))
+    counted.runs_of(6, *batch)
+    CHANGES[name](training)
+    decides_no_call = name in ("the learning rate", "the decay", "the seed")
+    assert counted.runs_of(6, *batch) in ([0] if decides_no_call else [2, 3, 4, 6])
+
+
+KEPT = gf.zeros(3)
+COUNTER = iter(range(1000))
+
+AS_IT_IS: dict[str, Step] = {
+    "random numbers": lambda x: gf.dropout(x, 0.5),
+    "initial weights": lambda x: x * nn.Linear(2, 3).weight.sum(),
+    "a value that is read": lambda x: x * float(x.sum()),
+    "a branch": lambda x: x if x.sum() > 0 else x * 2,
+    "a change in place": lambda x: KEPT.copy_(x.sum(axis=0)) * 1,
+    "an index that is assigned": lambda x: KEPT.__setitem__(0, x.sum()),
+    "a counter": lambda x: x * next(COUNTER),
+    "new numbers from the host": lambda x: x + gf.tensor([1.0, 2.0, next(COUNTER)]),
+    "new numbers of NumPy": lambda x: x + gf.tensor(np.ones(3)).to("float32"),
+    "a result that it did not compute": lambda x: KEPT,
+    "an input as the result": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("step", AS_IT_IS.values(), ids=AS_IT_IS)
+def test_what_no_replay_can_do_runs_as_it_is(step: Step) -> None:
+    counted = Counted(step)
+    assert counted.runs_of(20) == 20
+
+
+def test_hooks_are_called_each_time() -> None:
+    layer, calls = nn.Linear(3, 2), []
+    counted = Counted(lambda x: layer(x).sum().backward())
+    with layer.register_forward_hook(lambda *_: calls.append("forward")):
+        counted.runs_of(9)
+    with layer.weight.register_hook(lambda _: calls.append("backward")):
+        counted.runs_of(9)
+    assert calls == ["forward"] * 9 + ["backward"] * 9
+
+
+def test_a_step_without_inputs_is_replayed(device: str) -> None:
+    training = Training(as_it_is)
+    x, y = gf.ones((8, 3)), gf.zeros((8, 2))
+    counted = Counted(lambda: training.step(x, y))
+    losses = [counted.captured().item() for _ in range(9)]
+    assert counted.runs <= 3
+    again = Training(as_it_is)
+    assert losses == [again.step(x, y).item() for _ in range(9)]
+
+
+def test_an_input_that_the_step_also_knows_otherwise() -> None:
+    known = gf.ones(2)
+    captured = gf.capture(lambda x: x * 10 + known)
+    assert [captured(known).tolist() for _ in range(3)] == [[11.0, 11.0]] * 3
+    assert captured(gf.zeros(2)).tolist() == [1.0, 1.0]
+
+
+def test_one_tensor_given_twice() -> None:
+    captured = gf.capture(lambda x, y: x * 10 + y)
+    x = gf.ones(2)
+    assert [captured(x, x).tolist() for _ in range(3)] == [[11.0, 11.0]] * 3
+    assert captured(x, gf.zeros(2)).tolist() == [10.0, 10.0]
+
+
+def test_the_values_of_all_tensors_are_current() -> None:
+    scale, scalar = gf.ones(2), gf.tensor(1.0).sum()
+    scalar.detach()
+    counted = Counted(lambda x: x * scale * scalar)
+    counted.runs_of(3, gf.ones(2))
+    scale.copy_(gf.full(2, 3.0))
+    scalar.copy_(gf.tensor(2.0))
+    assert counted.captured(gf.ones(2)).tolist() == [6.0, 6.0]
+
+
+def test_a_model_elsewhere_than_the_inputs() -> None:
+    """What is computed on another device is not seen, so that such a step must run as it is."""
+    with twin_device() as twin:
+        layer = nn.Linear(3, 2, device=twin)
+        optimizer = optim.SGD(layer.parameters(), lr=0.1)
+
+        def step(x: gf.Tensor) -> None:
+            optimizer.zero_grad()
+            layer(x.to(twin)).sum().backward()
+            optimizer.step()
+
+        assert Counted(step).runs_of(9) == 9
+        before = layer.weight.tolist()
+        assert Counted(lambda: step(gf.ones((4, 3)))).runs_of(0) == 0
+        captured = gf.capture(lambda: step(gf.ones((4, 3))))
+        for _ in range(4):
+            captured()
+            assert layer.weight.tolist() != before
+            before = layer.weight.tolist()
+
+
+def test_a_flag_of_python_is_as_it_was_recorded() -> None:
+    flags = {"double": False}
+    captured = gf.capture(lambda x: x * 2 if flags["double"] else x * 1)
+    assert [captured(gf.ones(1)).item() for _ in range(3)] == [1.0] * 3
+    flags["double"] = True
+    assert captured(gf.ones(1)).item() == 1.0
+    assert captured(gf.ones((1, 1))).item() == 2.0  # recorded now
+
+
+def test_many_kinds_of_inputs() -> None:
+    counted = Counted(lambda x: x * 2)
+    for n in range(1, 40):
+        assert counted.captured(gf.ones(n)).shape == (n,)
+    assert counted.runs_of(4, gf.ones(3)) == 1
+    assert counted.runs_of(4, gf.ones(39)) == 4
+
+
+def test_in_and_outside_of_no_grad() -> None:
+    w = gf.ones(2, requires_grad=True)
+
+    def step(x: gf.Tensor) -> gf.Tensor:
+        w.zero_grad()
+        y = (w * x).sum()
+        if y.requires_grad:
+            y.backward()
+        return y
+
+    counted = Counted(step)
+    for i in range(3):
+        with gf.no_grad():
+            counted.captured(gf.ones(2) * i)
+        counted.captured(gf.ones(2) * i)
+        assert w.grad is not None
+        assert w.grad.tolist() == [i, i]
+
+
+def test_nothing_stays_behind_in_the_backend(device: str) -> None:
+    backend = gf.get_backend(device)
+    before = dict(vars(backend))
+
+    def fail(x: gf.Tensor) -> None:
+        raise ArithmeticError
+
+    captured = gf.capture(fail)
+    for _ in range(3):
+        with pytest.raises(ArithmeticError):
+            captured(gf.ones(2))
+        gf.capture(lambda x: x * 2)(gf.ones(2))
+    assert dict(vars(backend)) == before
+
+
+def test_steps_of_several_threads() -> None:
+    def train_one(seed: int) -> list[float]:
+        generator = gf.Generator(seed)
+        model = nn.MLP([3, 8, 2], generator=generator)
+        optimizer = optim.Adam(model.parameters(), lr=0.01)
+
+        def step(x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
+            optimizer.zero_grad()
+            loss = gf.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        call = gf.capture(step) if threading.current_thread() is not threading.main_thread() else step
+        return [call(x, y).item() for x, y in batches() for _ in range(20)]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(train_one, range(8)))
+    assert found == [train_one(seed) for seed in range(8)]
+
+
+def test_a_captured_step_within_another() -> None:
+    inner = Counted(lambda x: x * 2)
+    outer = Counted(lambda x: inner.captured(x) + 1)
+    assert [outer.captured(gf.ones(1)).item() for _ in range(4)] == [3.0] * 4
+    assert outer.runs == 2
+
+
+def test_an_observed_step_is_not_replayed() -> None:
+    layer = nn.Linear(3, 2)
+    counted = Counted(lambda x: layer(x).sum().backward())
+    counted.runs_of(4)
+    with gf.detect_anomaly():
+        assert counted.runs_of(3) == 3
+    assert counted.runs_of(3) == 0
+
+
 # ---------------------------------------------------------------------- what goes in and comes out
 
 
@@ -242,19 +464,32 @@ class Pair(NamedTuple):
     second: Any
 
 
+def values_of(tree: Any) -> list[tuple[str, Any]]:
+    return [(path, tensor.tolist()) for path, tensor in flatten(tree)]
+
+
 @pytest.mark.parametrize("of", [
-    lambda x: None, lambda x: x, lambda x: (x, x + 1), lambda x: {"a": [x, None], "b": Pair(x, (x,))}, lambda x: []
+    lambda x: None, lambda x: x * 2, lambda x: (x * 2, x + 1), lambda x: {"a": [x * 2, None], "b": (x * 3, (x - 1,))},
+    lambda x: [], lambda x: x, lambda x: Pair(x * 2, x), lambda x: (x, x),
 ])  # fmt: skip
 def test_results_come_as_the_step_returns_them(of: Callable[[Any], Any]) -> None:
-    returned = []
+    captured = gf.capture(of)
+    results = []
+    for i in range(4):
+        x = gf.tensor([1.0, 2.0 + i])
+        result, expected = captured(x), of(x)
+        assert type(result) is type(expected)
+        assert values_of(result) == values_of(expected)
+        results.append((result, values_of(result)))
+    for result, values in results:  # each call has its own
+        assert values_of(result) == values
 
-    @gf.capture
-    def step(x: gf.Tensor) -> Any:
-        returned.append(of(x))
-        return returned[-1]
 
-    for _ in range(3):
-        assert step(gf.ones(2)) is returned[-1]
+def test_results_carry_no_gradient() -> None:
+    w = gf.ones(2, requires_grad=True)
+    captured = gf.capture(lambda x: {"y": w * x})
+    for _ in range(4):
+        assert not captured(gf.ones(2))["y"].requires_grad
 
 
 def test_it_waits_for_nothing(device: str) -> None:

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ROOT / "backends"
 
 ROOMS: tuple[set[str], ...] = (
-    {"dtypes"},
+    {"dtypes", "recording"},
     {"backend"},
     {"device", "engine", "batching", "tree"},
     {"tensor"},

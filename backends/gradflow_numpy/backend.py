@@ -329,7 +329,7 @@ class NumpyBackend(Backend):
     def squared_error_backward(
         self, g: Array, x: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        if g.ndim or residual is None or needs[1] or g.dtype == _FLOAT16:
+        if g.ndim or residual is None or not needs[0] or needs[1] or g.dtype == _FLOAT16:
             return Backend.squared_error_backward(self, g, x, target, reduction, residual, needs)
         factor = 2.0 * float(g)
         return np.multiply(residual, factor / max(residual.size, 1) if reduction == "mean" else factor), None

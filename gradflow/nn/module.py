@@ -10,6 +10,7 @@ from gradflow.dtypes import DType
 from gradflow.engine import Handle, Memory, no_grad, time_of_change
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, equal, isnan, where
+from gradflow.recording import note_change, refuse
 from gradflow.tensor import Tensor, device_and_dtype
 
 
@@ -97,11 +98,13 @@ class Module:
                 if other != kind:
                     self.__dict__[other].pop(name, None)
             self.__dict__[kind][name] = value
+        note_change()
         object.__setattr__(self, name, value)  # beside the registry, so that reading it costs nothing more
 
     def __delattr__(self, name: str) -> None:
         for kind in _REGISTRIES:
             self.__dict__[kind].pop(name, None)
+        note_change()
         object.__delattr__(self, name)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
@@ -134,6 +137,7 @@ class Module:
         """Compute `forward` of the inputs, and let the forward hooks see it."""
         output = self.forward(*inputs, **options)
         if self._forward_hooks:
+            refuse()
             for hook in list(self._forward_hooks.values()):
                 result = hook(self, inputs, output)
                 if result is not None:
@@ -228,7 +232,9 @@ class Module:
     def train(self, mode: bool = True) -> Self:
         """Set training mode (dropout at work) here and below; returns the module."""
         for module in self.modules():
-            object.__setattr__(module, "training", mode)
+            if module.training != mode:
+                note_change()
+                object.__setattr__(module, "training", mode)
         return self
 
     def eval(self) -> Self:

@@ -15,6 +15,7 @@ from gradflow.ops.reductions import mean
 from gradflow.ops.reductions import sum as sum_
 from gradflow.ops.shape import expand_dims, permute_dims, reshape, squeeze
 from gradflow.ops.table import apply, check_tensors, defop
+from gradflow.recording import as_one_call
 from gradflow.tensor import Tensor
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -134,13 +135,18 @@ def _check_labels(name: str, target: Tensor, shape: tuple[int, ...], classes: in
     if target.shape != shape:
         raise ValueError(f"{name} needs labels of shape {shape} for this input; got {target.shape}")
     if target.size and target.backend.device.type == "cpu":
-        values = target.backend.host_values(target.array)
-        if values.astype("uint64").max() >= classes:  # a negative label is a huge one
-            places = zip(product(*map(range, shape)), values.reshape(-1).tolist(), strict=True)
-            place, label = next((p, v) for p, v in places if not 0 <= v < classes)
-            at = f" at index {place[0] if len(place) == 1 else place}" if place else ""
-            raise ValueError(f"{name} of {classes} classes needs labels in [0, {classes}); got {label}{at}")
+        _check_values(name, target, classes)
     return target if target.ndim == 1 else reshape(target, (target.size,))
+
+
+@as_one_call
+def _check_values(name: str, target: Tensor, classes: int) -> None:
+    values = target.backend.host_values(target.array)
+    if values.astype("uint64").max() >= classes:  # a negative label is a huge one
+        places = zip(product(*map(range, values.shape)), values.reshape(-1).tolist(), strict=True)
+        place, label = next((p, v) for p, v in places if not 0 <= v < classes)
+        at = f" at index {place[0] if len(place) == 1 else place}" if place else ""
+        raise ValueError(f"{name} of {classes} classes needs labels in [0, {classes}); got {label}{at}")
 
 
 def cross_entropy(

@@ -9,9 +9,11 @@ from typing import Any
 from gradflow.backend import Array
 from gradflow.ops.table import mismatch
 from gradflow.optim.optimizer import number
+from gradflow.recording import as_one_call
 from gradflow.tensor import Tensor
 
 
+@as_one_call
 def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients in place so that their common 2-norm is at most `max_norm`; returns the norm before that.
 

@@ -15,6 +15,7 @@ from typing import Any
 from gradflow.backend import Array, Backend
 from gradflow.dtypes import DTYPES
 from gradflow.engine import Leaf, Memory, time_of_change
+from gradflow.recording import note_change
 from gradflow.tensor import Tensor
 
 _ALIGNMENT = 256  # bytes
@@ -91,6 +92,7 @@ class Block:
             )
         self.backend.setitem(member.values, ..., tensor.array)
         tensor.array = member.values
+        note_change()
         changed = 0 if tensor._memory is None else tensor._memory.changed
         tensor._memory = Memory(changed)  # of its own: views made before stay with the old one
 

@@ -13,6 +13,7 @@ from typing import Any
 from gradflow.backend import Array
 from gradflow.ops import asarray
 from gradflow.optim.flat import Block, make_blocks
+from gradflow.recording import as_one_call
 from gradflow.tensor import Tensor
 
 Parameters = Iterable[Tensor] | Iterable[Mapping[str, Any]]
@@ -125,6 +126,7 @@ class Optimizer:
 
     # ------------------------------------------------------------------ use
 
+    @as_one_call
     def zero_grad(self) -> None:
         """Forget all gradients: the next backward pass starts them anew, in the same memory."""
         for block in self._blocks:
@@ -135,6 +137,7 @@ class Optimizer:
                 else:
                     leaf.clear()  # type: ignore[union-attr]
 
+    @as_one_call
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Change the parameters that have a gradient; those without stay, as does their state.
 
