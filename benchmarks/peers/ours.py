@@ -31,3 +31,14 @@ class Gradflow(Peer):
     def restore(self) -> None:
         self.model.load_state_dict(self._start[0])
         self.optimizer.load_state_dict(self._start[1])
+
+
+class Captured(Gradflow):
+    """The same step, captured."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload)
+        self._captured = gf.capture(super().step)
+
+    def step(self, x: Any, y: Any) -> Any:
+        return self._captured(x, y)

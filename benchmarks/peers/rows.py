@@ -32,6 +32,10 @@ ROWS = {
     "gradflow-fast": Row(
         "gradflow fast", f"{_HERE}.ours:Gradflow", "numba", extra="fast", environment={"GRADFLOW_FAST": "1"}
     ),
+    "captured": Row("gradflow, captured", f"{_HERE}.ours:Captured"),
+    "captured-fast": Row(
+        "gradflow fast, captured", f"{_HERE}.ours:Captured", "numba", extra="fast", environment={"GRADFLOW_FAST": "1"}
+    ),
     "torch": Row("PyTorch eager", f"{_HERE}.pytorch:Eager", "torch"),
     "torch-fused": Row("PyTorch eager, fused optimizer", f"{_HERE}.pytorch:Fused", "torch"),
     "torch-compile": Row("torch.compile, fused optimizer", f"{_HERE}.pytorch:Compiled", "torch"),
