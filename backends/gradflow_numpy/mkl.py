@@ -1,7 +1,8 @@
 """Matrix products by MKL, where its wheel is installed and it is the faster one.
 
 On Intel processors it was measured 1.1 to 1.5 times as fast as NumPy's OpenBLAS at medium and large shapes, and slower
-below about 64 x 64 x 64. On an AMD processor with AVX2 it was not faster at any shape, so there it is left alone.
+below about 64 x 64 x 64. On AMD processors, with AVX2 and with AVX-512, it was not faster at any shape, so there it is
+left alone.
 """
 
 from __future__ import annotations

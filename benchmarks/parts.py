@@ -1,0 +1,82 @@
+"""Where the time of a training step goes: `python -m benchmarks.parts [SECONDS]`, with Adam, on the CPU.
+
+The parts of a step are timed one by one within steps, so that each finds the caches as the one before left them. Beside
+them stand the matrix products of the step alone, by NumPy's BLAS: what no way of writing the rest could undercut. What
+is over after these is elementwise work, and Python. `GRADFLOW_FAST=0` or `1` decides on the kernels.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+import gradflow as gf
+from benchmarks.machine import blas, threads, versions
+from benchmarks.peers.gemms import NumpyGemms
+from benchmarks.peers.ours import Captured, Gradflow
+from benchmarks.peers.tables import markdown
+from benchmarks.report import digits
+from benchmarks.workloads import LARGE, WORKLOADS, Workload
+
+PARTS = ("zero_grad", "forward", "loss", "backward", "optimizer")
+
+
+def parts(workload: Workload, seconds: float) -> dict[str, float]:
+    """The median seconds of each part, of the whole step, of its products alone, and of the step when captured."""
+    ours = Gradflow(workload)
+    found: dict[str, list[float]] = {name: [] for name in (*PARTS, "step")}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(found["step"]) < 5:
+        for x, y in ours.batches:
+            marks = [time.perf_counter()]
+            ours.optimizer.zero_grad()
+            marks.append(time.perf_counter())
+            outputs = ours.model(x)
+            marks.append(time.perf_counter())
+            loss = ours.loss(outputs, y)
+            marks.append(time.perf_counter())
+            loss.backward()
+            marks.append(time.perf_counter())
+            ours.optimizer.step()
+            marks.append(time.perf_counter())
+            for name, start, stop in zip(PARTS, marks, marks[1:], strict=False):
+                found[name].append(stop - start)
+            found["step"].append(marks[-1] - marks[0])
+    medians = {name: statistics.median(each[len(each) // 4 :]) for name, each in found.items()}
+    return {
+        **medians,
+        "products alone": alone(NumpyGemms(workload), seconds),
+        "captured step": alone(Captured(workload), seconds),
+    }
+
+
+def alone(row: Any, seconds: float) -> float:
+    """The median seconds of a row's step."""
+    times = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 5:
+        for batch in row.batches:
+            start = time.perf_counter()
+            row.step(*batch)
+            times.append(time.perf_counter() - start)
+    return statistics.median(times[len(times) // 4 :])
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and print."""
+    seconds = float(arguments[0]) if arguments else 1.0
+    described = ", ".join(f"{name} {number}" for name, number in versions().items() if name in ("gradflow", "numpy"))
+    print(f"{described}, {blas()} - {gf.get_backend('cpu').describe()}, {threads()} threads, float32")
+    workloads = [replace(each, optimizer="Adam", batches=4) for each in (*WORKLOADS, LARGE)]
+    found = {each.letter: parts(each, seconds) for each in workloads}
+    lines = {name: [digits(1e6 * each[name]) for each in found.values()] for name in next(iter(found.values()))}
+    print("\n".join(f"{each.letter}: {each.size}, batch {each.batch}" for each in workloads))
+    print(markdown("Adam, µs", list(found), lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""Whether a step keeps to the threads that it may use: `python -m benchmarks.threads [SECONDS]`, with Adam, on the CPU.
+
+For each number of threads up to that of the cores: the time of a step, the processor time that the process took for
+each second of it, at most the number of threads where none is in excess, and how many threads the process has.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import gradflow as gf
+from benchmarks.machine import blas
+from benchmarks.peers.options import cores
+from benchmarks.peers.ours import Gradflow
+from benchmarks.report import digits
+from benchmarks.workloads import LARGE, MEDIUM, SMALL, Workload
+
+
+def alive() -> int | None:
+    """The threads of this process; None where the system does not tell."""
+    tasks = Path("/proc/self/task")
+    return len(os.listdir(tasks)) if tasks.exists() else None
+
+
+def measure(workload: Workload, seconds: float) -> tuple[float, float]:
+    """The median seconds of a step, and the processor seconds for each second."""
+    training = Gradflow(workload)
+    for batch in training.batches:
+        training.step(*batch)
+    times = []
+    start, used = time.perf_counter(), time.process_time()
+    while time.perf_counter() - start < seconds or len(times) < 5:
+        for batch in training.batches:
+            before = time.perf_counter()
+            training.step(*batch)
+            times.append(time.perf_counter() - before)
+    return statistics.median(times), (time.process_time() - used) / (time.perf_counter() - start)
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and print; status 1 where a step takes more processor time than its threads can."""
+    seconds = float(arguments[0]) if arguments else 2.0
+    print(f"{gf.get_backend('cpu').describe()}, {blas()}")
+    columns = ("perceptron", "threads", "µs a step", "processor seconds a second", "threads of the process")
+    print(f"| {' | '.join(columns)} |\n|---|--:|--:|--:|--:|")
+    exceeded = False
+    for workload in (SMALL, MEDIUM, LARGE):
+        for n in range(1, len(cores()) + 1):
+            gf.set_num_threads(n)
+            time.sleep(0.3)  # threads that waited in a loop sleep now
+            step, used = measure(replace(workload, optimizer="Adam", batches=4), seconds)
+            print(f"| {workload.size} | {n} | {digits(1e6 * step)} | {used:.2f} | {alive()} |", flush=True)
+            exceeded |= used > n + 0.05
+    return int(exceeded)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

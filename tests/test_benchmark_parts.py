@@ -1,0 +1,45 @@
+"""`python -m benchmarks.parts` and `python -m benchmarks.threads`, on something tiny."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+import gradflow as gf
+from benchmarks import parts, threads
+from benchmarks.peers.options import cores
+from benchmarks.workloads import TINY
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = replace(TINY, batches=2)
+    monkeypatch.setattr(parts, "WORKLOADS", [one])
+    monkeypatch.setattr(parts, "LARGE", replace(one, letter="L"))
+    for name in ("SMALL", "MEDIUM", "LARGE"):
+        monkeypatch.setattr(threads, name, one)
+
+
+def test_the_parts_of_a_step_are_shown_beside_its_products(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parts.main(["0.01"]) == 0
+    table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
+    assert [line[0].strip("| ") for line in table] == [*parts.PARTS, "step", "products alone", "captured step"]
+    assert all(float(value.strip("| ").replace(",", "")) > 0 for line in table for value in line[1:])
+
+
+@pytest.fixture
+def same_threads_after() -> Iterator[None]:
+    before = gf.get_num_threads()
+    yield
+    gf.set_num_threads(before)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("threadpoolctl") is None, reason="threadpoolctl is not installed")
+@pytest.mark.usefixtures("same_threads_after")
+def test_each_number_of_threads_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert threads.main(["0.02"]) in (0, 1)  # that of a machine which is used otherwise, too
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {TINY.size} |")]
+    assert [int(row.split("|")[2]) for row in rows] == 3 * list(range(1, len(cores()) + 1))
