@@ -287,19 +287,22 @@ class NumpyBackend(Backend):
         return hot
 
     def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
-        n = logits.shape[0]
-        shifted = np.subtract(logits, logits.max(axis=1, keepdims=True))
+        n, classes = logits.shape
+        shifted = np.subtract(logits, _row_maxima(logits))
         p = np.exp(shifted)
-        total = p.sum(axis=1, keepdims=True)
-        p /= total
+        if p.size <= _SMALL and p.dtype != _FLOAT16:
+            total = self.product(p, self._row(1, classes, p.dtype)).reshape(n, 1)
+        else:
+            total = _reduce(p, 1, None, None, True)
+        np.divide(p, total, p)
         log_total = np.log(total)
         if target.ndim == 2:
             losses = (target * (log_total - shifted)).sum(axis=1)
         else:
-            losses = log_total.reshape(n) - shifted[np.arange(n), target]
+            losses = np.subtract(log_total.reshape(n), shifted.reshape(-1).take(_places(target, classes)))
         if reduction == "none":
             return losses, p
-        loss = losses.sum()
+        loss = _reduce(losses)
         return np.asarray(loss / n if reduction == "mean" else loss, logits.dtype), p
 
     def softmax_cross_entropy_backward(
@@ -307,11 +310,10 @@ class NumpyBackend(Backend):
     ) -> tuple[Array | None, Array | None]:
         if residual is None or not needs[0] or needs[1] or target.ndim == 2:
             return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs)
-        n = logits.shape[0]
         if reduction == "mean":
-            g = g / n
-        gl = np.asarray(residual * g.reshape(-1, 1))
-        gl[np.arange(n), target] -= g
+            g = g / logits.shape[0]
+        gl = np.multiply(residual, g.reshape(-1, 1), order="C")
+        gl.reshape(-1)[_places(target, logits.shape[1])] -= g
         return gl.astype(logits.dtype, copy=False), None
 
     layer_norm = _in_float32(Backend.layer_norm)
@@ -529,6 +531,23 @@ def _sum_of_rows(g: Array, out: Array | None) -> Array:
         return total.astype(g.dtype, copy=False)
     out[...] = total
     return out
+
+
+def _row_maxima(x: Array) -> Array:
+    """The maximum of each row, as a column. Short rows are compared as columns, many at a time."""
+    if x.shape[1] <= 16:
+        return np.maximum.reduce(np.ascontiguousarray(x.T), 0).reshape(-1, 1)
+    return x.max(axis=1, keepdims=True)
+
+
+def _places(labels: Array, classes: int) -> Array:
+    """Where the elements of these labels are in the flat array of all rows."""
+    return np.add(_starts(labels.size, classes), labels, dtype=np.int64, casting="unsafe")
+
+
+@functools.lru_cache(8)
+def _starts(rows: int, length: int) -> Array:
+    return np.arange(0, rows * length, length)
 
 
 def _square_sum(x: Array) -> float:
