@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence, ValuesView
 from threading import Lock, get_ident
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Array, Backend
-from gradflow.device import get_backend
+from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend
+from gradflow.device import current_device, get_backend
 from gradflow.engine import Leaf, grad_enabled, observer
 from gradflow.ops.table import check_tensors
 from gradflow.random import states_before
@@ -35,8 +36,9 @@ _ATTEMPTS = 6
 """Recordings in a row that may come to nothing, before a kind of inputs is given up."""
 _READS = ("to_host", "host_values", "synchronize", "event", "stream", "setitem")
 """Services that no replay can do: they wait, or change an array that is seen from elsewhere."""
-_one_at_a_time = Lock()
 _SEEN = (*ARRAY_FUNCTIONS, *KERNELS, "getitem", "from_host", "from_host_later", "pin", *_READS)
+_one_at_a_time = Lock()
+"""Held by who records. Others run their steps as they are meanwhile."""
 
 
 def capture(step: Callable[..., _Result]) -> Callable[..., _Result]:
@@ -44,15 +46,19 @@ def capture(step: Callable[..., _Result]) -> Callable[..., _Result]:
 
     A step is a function of tensors of one device, such as a batch and its labels, and does a whole step of training:
     it forgets gradients, computes a loss, goes back from it, and calls the optimizer. It returns a tensor, nested
-    tuples, lists and dicts of tensors, or None; the tensors carry no gradient. A method is captured when it is bound:
-    `capture(self.step)`.
+    tuples, lists and dicts of tensors, or None. The results are copies: they carry no gradient and share no memory. A
+    method is captured when it is bound: `capture(self.step)`.
 
-    The first two calls with inputs of a shape and dtype record the step; where both make the same calls of the
-    backend, later ones replay them. Learning rates, hyperparameters and states are an optimizer's own and always
-    current, as are the values of all tensors. A change of a module, a hook or a frozen parameter leads to a new
-    recording. A step that draws random numbers (dropout), reads values of tensors or changes them in place, or computes
-    with Python numbers that differ between the first two calls, runs as it is. What else it reads of Python's (a flag,
-    a counter that acts later) is as it was when it was recorded: as on a GPU, where a step is a graph.
+    The first calls with inputs of a shape and dtype record the step; once two in a row have made the same calls of the
+    backend, later ones replay these. Learning rates, hyperparameters and states are an optimizer's own and always
+    current, as are the values of all tensors. A change of a module, a hook, or what needs a gradient leads to a new
+    recording. What no replay can do runs as it is: random numbers (dropout), values of tensors that are read, changes
+    of tensors or of hyperparameters in the step, gradients that it reads or assigns, masks as indices, and Python
+    numbers that differ between two recordings.
+
+    The rest of a step's Python does not run in a replay. What it would read (a flag, a counter that acts later, values
+    that `tensor.array` gave away) is as it was when it was recorded, and what it would write, such as a list of losses,
+    stays as it is. So it is on a GPU, where a step is a graph. Work in other threads is not seen.
 
     Raises TypeError for what cannot be called. A call raises TypeError for an input that is no tensor and
     DeviceMismatchError for inputs on different devices, both before the step begins; whatever the step raises; and
@@ -81,116 +87,143 @@ def capture(step: Callable[..., _Result]) -> Callable[..., _Result]:
         given = (*inputs, *named.values()) if named else inputs
         check_tensors("a captured step", *given)
         backend = given[0].backend if given else get_backend()
-        key = (backend, tuple(named), grad_enabled.get(), *[(x.array.shape, x.array.dtype) for x in given])
+        device, kinds = current_device(), [(x.array.shape, x.array.dtype, x._node is None) for x in given]
+        key = (backend, device.type, device.index, tuple(named), grad_enabled.get(), *kinds)
         plan = plans.get(key)
-        if plan is None and len(plans) < _KINDS:
-            plan = plans[key] = _Plan(backend)
-        if plan is None or observer.get() is not None or recorders:
-            return _detached(step(*inputs, **named))
-        return plan.run(step, inputs, named)
+        program = None if plan is None else plan.program
+        observed = observer.get() is not None or get_ident() in recorders
+        if program is not None and program.changes == changes() and not observed:
+            for leaf, state in zip(program.leaves, program.states, strict=True):
+                if _state_of(leaf) != state:  # a gradient that someone holds, or that was there before
+                    break
+            else:
+                return program.replay(*[x.array for x in given])
+        elif not observed and all(x._node is None for x in given) and _one_at_a_time.acquire(blocking=False):
+            try:
+                for other in plans.values():
+                    other.forget()
+                if plan is None and len(plans) < _KINDS:
+                    plan = plans[key] = _Plan()
+                if plan is not None and plan.attempts <= _ATTEMPTS:
+                    return _copies(plan.record(step, backend, inputs, named))
+            finally:
+                _one_at_a_time.release()
+        return _copies(step(*inputs, **named))
 
     return captured
 
 
-def _detached(result: Any) -> Any:
-    """What a step returned, without its graph."""
-    if isinstance(result, Tensor):
-        return result.detach()
+def _copies(result: Any) -> Any:
+    """What a step returned, without its graph, in arrays of its own."""
     for path, value in flatten(result):
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"a captured step returns tensors, tuples, lists and dicts of them, or None; result{path} is "
                 f"{type(value).__name__}: return the tensor, and read its value after the step"
             )
-    return map_tree(lambda x: x.detach(), result)
+    return map_tree(lambda x: Tensor(x.backend.asarray(x.array, copy=True), x.backend), result)
+
+
+class _Program(NamedTuple):
+    """What to call with the arrays of the inputs, as long as nothing has changed and leaves are in these states."""
+
+    replay: Callable[..., Any]
+    changes: int
+    leaves: Sequence[Leaf]
+    states: Sequence[int | None]
 
 
 class _Plan:
-    """What is known of a step for one kind of inputs: a recording, and the program once a second one agreed."""
+    """What is known of a step for one kind of inputs: its last recording, and a program where two agreed."""
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self.changes = -1
+    def __init__(self) -> None:
         self.recording: _Recording | None = None
-        self.program: Callable[..., Any] | None = None
-        self.states: list[int | None] = []  # of the leaves, before the step
+        self.program: _Program | None = None
         self.attempts = 0
 
-    def run(self, step: Callable[..., Any], inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Do a step: replay, record, or run it as it is."""
-        given = [*inputs, *named.values()]
-        if any(x._node is not None for x in given) or self.attempts > _ATTEMPTS:
-            return _detached(step(*inputs, **named))
-        if self.changes != changes():
-            self.changes, self.recording, self.program = changes(), None, None
-        if self.recording is None:
-            self.recording, result = _record(step, self.backend, inputs, named)
-        elif self.program is None:
-            before, states = self.recording, [_state_of(leaf) for leaf in self.recording.leaves]
-            self.recording, result = _record(step, self.backend, inputs, named)
-            if self.recording.agrees_with(before):
-                self.program, self.states, self.attempts = self.recording.program(), states, 0
-        elif [_state_of(leaf) for leaf in self.recording.leaves] == self.states:
-            return self.program(*[x.array for x in given])
-        else:  # a gradient that someone holds, or that was there before
-            return _detached(step(*inputs, **named))
-        if self.program is None:
-            self.attempts += 1
-        result = _detached(result)
-        self.changes = changes()  # of what the step itself changed, the second recording tells
+    def forget(self) -> None:
+        """Let go of what was recorded before the last change."""
+        if self.program is not None and self.program.changes != changes():
+            self.program = None
+        if self.recording is not None and self.recording.changes != changes():
+            self.recording = None
+
+    def record(self, step: Callable[..., Any], backend: Backend, inputs: Sequence[Any], named: dict[str, Any]) -> Any:
+        """Do a step and record it."""
+        before = self.recording
+        states = [] if before is None else [_state_of(leaf) for leaf in before.leaves]
+        recording = _Recording(backend, [] if before is None else before.optimizers)
+        self.attempts += 1
+        self.recording = None  # also where the step raises
+        result = recording.watch(step, inputs, named)
+        if before is not None and None not in states and recording.agrees_with(before):
+            self.program = _Program(recording.program(), recording.changes, recording.leaves, states)
+            self.attempts = 0
+        elif self.attempts <= _ATTEMPTS:
+            self.recording = recording
         return result
 
 
 def _state_of(leaf: Leaf) -> int | None:
-    """Whether a leaf has no gradient (0), one in its buffer (1), or elsewhere (2); None where someone holds it."""
-    grad, tensors = leaf._grad, leaf.memory.tensors
-    if tensors:
-        held = [tensor for reference in tensors if (tensor := reference()) is not None and tensor is not grad]
-        if held:
-            return None
-    if leaf.filled or (grad is not None and grad.array is leaf.buffer):
-        return 1
-    return 0 if grad is None else 2
+    """How a leaf begins a step: without a gradient, its buffer free (0) or not (1); with one, in its buffer (2) or
+    elsewhere (3). None where there are tensors in the buffer, which a step would have to copy.
+    """
+    tensors = leaf.memory.tensors
+    if tensors and any(reference() is not None for reference in tensors):
+        return None
+    if leaf.filled:
+        return 2
+    return 3 if leaf._grad is not None else 0 if leaf.free is not None else 1
 
 
-def _record(
-    step: Callable[..., Any], backend: Backend, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
-) -> tuple[_Recording, Any]:
-    """Do a step and record it. Its inputs are views, so that none of their arrays is known otherwise."""
-
-    def view(x: Tensor) -> Tensor:
-        return Tensor(backend.reshape(x.array, x.array.shape), backend)
-
-    seen = tuple(view(x) for x in inputs), {name: view(x) for name, x in named.items()}
-    recording = _Recording(backend, [x.array for x in (*seen[0], *seen[1].values())])
-    before = changes()
-    with _one_at_a_time, states_before() as drawn, recording.watching():
-        result = step(*seen[0], **seen[1])
-    if drawn or changes() != before:
-        recording.refused = True
-    recording.end(result)
-    return recording, result
+def _settings(optimizer: Any) -> list[dict[str, Any]]:
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 
 
 class _Recording(Recorder):
-    """The calls of a step, as lines of Python, and the objects in them."""
+    """The calls of a step, as lines of Python, and the objects in them. `changes`: of gradflow's, when it ended."""
 
-    def __init__(self, backend: Backend, inputs: Sequence[Array]) -> None:
+    def __init__(self, backend: Backend, optimizers: Sequence[Any]) -> None:
         self.backend = backend
-        self.names = {id(array): f"i{i}" for i, array in enumerate(inputs)}  # of what the lines make
-        self.arity = len(inputs)
-        self.kept: list[Any] = [*inputs]  # so that no other object gets the identity of one of them
-        self.constants: list[Any] = []
-        self.lines: list[str] = []
+        self.changes = changes()
+        self.optimizers: list[Any] = []
         self.leaves: list[Leaf] = []
-        self.refused = False
+        self.lines: list[str] = []
+        self.constants: dict[int, Any] = {}  # by identity
+        self._settings = {id(optimizer): _settings(optimizer) for optimizer in optimizers}
+        self._names: dict[int, str] = {}  # of what inputs and lines give
+        self._kept: list[Any] = []  # so that no other object gets the identity of one of them
+        self._inputs = 0
         self._busy = False
 
     # ------------------------------------------------------------------ recording
 
+    def watch(self, step: Callable[..., Any], inputs: Sequence[Tensor], named: dict[str, Tensor]) -> Any:
+        """Do a step and note what it does. Its inputs are views, so that their arrays are known from nowhere else."""
+        given = [*inputs, *named.values()]
+        views = []
+        for x in given:
+            memory = x._shared_memory()
+            views.append(Tensor(self.backend.reshape(x.array, x.array.shape), self.backend))
+            memory.add(views[-1])
+        for i, x in enumerate(views):
+            self._names[id(x.array)] = f"i{i}"
+        self._inputs = len(views)
+        self._kept = [x.array for x in views]
+        seen = views[: len(inputs)], dict(zip(named, views[len(inputs) :], strict=True))
+        with states_before() as drawn, self._watching():
+            result = step(*seen[0], **seen[1])
+        for x, view in zip(given, views, strict=True):
+            if view._node is not None:  # the step told it to require a gradient
+                x._node = view._node
+        self.refused |= bool(drawn) or changes() != self.changes or not self.lines
+        self.changes = changes()
+        self.lines.append(f"return {self._result(result)}")
+        self._names, self._kept = {}, []
+        return result
+
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """See the calls that this thread makes of the backend."""
+    def _watching(self) -> Iterator[None]:
         before = {name: vars(self.backend)[name] for name in _SEEN if name in vars(self.backend)}
         for name in _SEEN:
             setattr(self.backend, name, self._watched(name, getattr(self.backend, name)))
@@ -209,20 +242,32 @@ class _Recording(Recorder):
         def call(*arguments: Any, **options: Any) -> Any:
             if self._busy or recorders.get(get_ident()) is not self:
                 return function(*arguments, **options)
-            if name in _READS:
-                self.refused = True
+            self.refused |= name in _READS or (name in ("getitem", "scatter_add") and self._has_mask(arguments[1]))
             return self._do(f"F.{name}", function, arguments, options)
 
         return call
 
+    def _has_mask(self, key: Any) -> bool:
+        """Whether a mask is in a key: how much that selects is not known before."""
+        if isinstance(key, (tuple, list)):
+            return any(map(self._has_mask, key))
+        return hasattr(key, "dtype") and self.backend.dtype_name(key.dtype) == "bool"
+
     def call(self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if self._busy:
             return function(*arguments, **options)
-        arguments = tuple(list(x) if isinstance(x, Iterator) else x for x in arguments)
-        for x in arguments[:1]:
-            self.leaves += [leaf for leaf in (x if isinstance(x, list) else [x]) if isinstance(leaf, Leaf)]
-            self.refused |= any(leaf.backend is not self.backend for leaf in self.leaves)
+        arguments, options = tuple(map(_listed, arguments)), {name: _listed(x) for name, x in options.items()}
+        first = arguments[0] if arguments else None
+        leaves = [x for x in (first if isinstance(first, list) else [first]) if isinstance(x, Leaf)]
+        self.leaves += leaves
+        self.refused |= any(leaf.backend is not self.backend for leaf in leaves)
+        if hasattr(first, "param_groups"):
+            self.optimizers.append(first)
+            self.refused |= self._settings.get(id(first), _settings(first)) != _settings(first)
         return self._do(self._constant(function), function, arguments, options)
+
+    def refuse(self) -> None:
+        self.refused |= not self._busy
 
     def _do(self, name: str, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
         """Call a function, and write down how."""
@@ -238,7 +283,7 @@ class _Recording(Recorder):
         return result
 
     def _name(self, result: Any, name: str) -> None:
-        """Note what a line gives, and the parts of it."""
+        """Note what a line gives, and the parts of it; a buffer that it was given is known already."""
         if isinstance(result, Tensor):
             result, name = result.array, f"{name}.array"
         if isinstance(result, (tuple, list)):
@@ -246,16 +291,16 @@ class _Recording(Recorder):
                 self._name(part, f"{name}[{i}]")
         elif not hasattr(result, "dtype"):
             return
-        if id(result) not in self.names:
-            self.names[id(result)] = name
-            self.kept.append(result)
+        if id(result) not in self._names and id(result) not in self.constants:
+            self._names[id(result)] = name
+            self._kept.append(result)
 
     def _text(self, x: Any) -> str:
         """An argument as Python."""
-        if id(x) in self.names:
-            return self.names[id(x)]
-        if isinstance(x, Tensor) and id(x.array) in self.names and x._node is None:
-            return f"Tensor({self.names[id(x.array)]}, F)"
+        if id(x) in self._names:
+            return self._names[id(x)]
+        if isinstance(x, Tensor) and id(x.array) in self._names and x._node is None:
+            return f"Tensor({self._names[id(x.array)]}, F)"
         if x is None or x.__class__ in (bool, int, str) or (x.__class__ is float and math.isfinite(x)):
             return repr(x)
         if x.__class__ is tuple:
@@ -264,39 +309,27 @@ class _Recording(Recorder):
             return f"[{', '.join(map(self._text, x))}]"
         if x.__class__ is slice:
             return f"slice({self._text(x.start)}, {self._text(x.stop)}, {self._text(x.step)})"
-        if (
-            hasattr(x, "dtype") and not isinstance(x, Leaf) and not hasattr(x, "__setitem__")
-        ):  # a NumPy scalar: its tensor may get an array
-            self.refused = True
         return self._constant(x)
 
     def _constant(self, x: Any) -> str:
-        for i, known in enumerate(self.constants):
-            if known is x:
-                return f"c{i}"
-        self.constants.append(x)
-        return f"c{len(self.constants) - 1}"
+        if hasattr(x, "dtype") and not isinstance(x, Leaf) and not hasattr(x, "__setitem__"):
+            self.refused = True  # a NumPy scalar: its tensor may get an array
+        self.constants.setdefault(id(x), x)
+        return f"c{list(self.constants).index(id(x))}"
 
-    def end(self, result: Any) -> None:
-        """Note what the step returns: something that one of its lines made."""
-
-        def text(tree: Any) -> str:
-            if isinstance(tree, Tensor):
-                name = self.names.get(id(tree.array), "")
-                self.refused |= not name.startswith("r")
-                return f"Tensor({name}, F)"
-            if tree is None:
-                return "None"
-            if tree.__class__ in (tuple, list):
-                inside = "".join(text(part) + ", " for part in tree)
-                return f"({inside})" if tree.__class__ is tuple else f"[{inside}]"
-            if tree.__class__ is dict:
-                return f"{{{', '.join(f'{self._text(key)}: {text(part)}' for key, part in tree.items())}}}"
-            self.refused = True
-            return ""
-
-        self.lines.append(f"return {text(result)}")
-        self.names, self.kept = {}, []
+    def _result(self, tree: Any) -> str:
+        """What the step returns, as Python; what cannot be returned is found later."""
+        if isinstance(tree, Tensor):
+            self.refused |= tree.backend is not self.backend
+            return f"Tensor(F.asarray({self._text(tree.array)}, copy=True), F)"
+        if tree.__class__ is tuple:
+            return f"({''.join(self._result(part) + ', ' for part in tree)})"
+        if tree.__class__ is list:
+            return f"[{', '.join(map(self._result, tree))}]"
+        if tree.__class__ is dict:
+            return f"{{{', '.join(f'{self._text(key)}: {self._result(part)}' for key, part in tree.items())}}}"
+        self.refused |= tree is not None
+        return "None"
 
     # ------------------------------------------------------------------ replaying
 
@@ -306,19 +339,34 @@ class _Recording(Recorder):
             not (self.refused or other.refused)
             and self.lines == other.lines
             and len(self.constants) == len(other.constants)
-            and all(a is b or _are_equal(a, b) for a, b in zip(self.constants, other.constants, strict=True))
+            and all(map(_are_the_same, self.constants.values(), other.constants.values()))
         )
 
     def program(self) -> Callable[..., Any]:
-        """A function of the arrays of the inputs that makes the recorded calls."""
-        names = ", ".join(f"i{i}" for i in range(self.arity))
-        body = "\n    ".join(self.lines)
-        scope = {"F": self.backend, "Tensor": Tensor, **{f"c{i}": x for i, x in enumerate(self.constants)}}
-        exec(compile(f"def replay({names}):\n    {body}", "<captured step>", "exec"), scope)
-        replay: Callable[..., Any] = scope["replay"]
+        """A function of the arrays of the inputs that makes the recorded calls, and lets go of what was needed last."""
+        lines = self.lines
+        *calls, last = lines
+        uses = [set(re.findall(r"\br\d+\b", line)) for line in lines]
+        later = uses[-1]
+        body = [last]
+        for line, names in zip(reversed(calls), reversed(uses[:-1]), strict=True):
+            body += [f"del {', '.join(sorted(names - later))}"] * bool(names - later) + [line]
+            later = later | names
+        scope: dict[str, Any] = {f"c{i}": x for i, x in enumerate(self.constants.values())}
+        scope |= {"F": self.backend, "Tensor": Tensor}
+        source = f"def replay({', '.join(f'i{i}' for i in range(self._inputs))}):\n    " + "\n    ".join(reversed(body))
+        exec(compile(source, "<captured step>", "exec"), scope)
+        replay: Callable[..., Any] = scope.pop("replay")  # else the two would keep each other
         return replay
 
 
-def _are_equal(a: Any, b: Any) -> bool:
-    """Whether two objects that are not the same stand for the same: dtypes, not arrays or tensors."""
+def _listed(x: Any) -> Any:
+    """An argument that can be read once, or that shows what a dict holds, as a list."""
+    return list(x) if isinstance(x, (Iterator, ValuesView)) else x
+
+
+def _are_the_same(a: Any, b: Any) -> bool:
+    """Whether two objects are one, or stand for the same as dtypes do. Arrays and tensors do not."""
+    if a is b:
+        return True
     return type(a) is type(b) and not isinstance(a, (Tensor, Leaf)) and not hasattr(a, "shape") and bool(a == b)

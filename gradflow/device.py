@@ -285,7 +285,7 @@ def _start(device: Device, cls: type[Backend]) -> Backend:
             backend = cls(device.index)
             if vars(backend).get("device") != device:
                 raise TypeError("its __init__(self, index) must call super().__init__(namespace, index)")
-            _backends[device] = backend
+            _backends.setdefault(device, backend)  # another thread may have been the first
         except KeyboardInterrupt:
             raise
         except BaseException as error:

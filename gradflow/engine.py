@@ -223,6 +223,8 @@ class Memory:
         """Note that a tensor is in this memory."""
         tensor._memory = self
         if self.tensors is not None:
+            if len(self.tensors) % 64 == 63:
+                self.tensors[:] = [reference for reference in self.tensors if reference() is not None]
             self.tensors.append(weakref.ref(tensor))
 
     def change(self) -> None:
@@ -296,6 +298,20 @@ class Leaf:
         self.clear()
         if value is not None:
             self._grad, self.free = value, None
+
+    @property
+    def array(self) -> Array | None:
+        """The array of the gradient, or None."""
+        if self.filled:
+            return self.buffer
+        return None if self._grad is None else self._grad.array
+
+    def note_change(self) -> None:
+        """Note a change in place of the gradient."""
+        if self.filled:
+            self.memory.change()
+        elif self._grad is not None:
+            self._grad._bump()
 
     def clear(self) -> None:
         """Forget the gradient."""
@@ -685,8 +701,8 @@ def _accumulate(leaf: Leaf, g: Any, create_graph: bool) -> None:
     elif grad is None and leaf.buffer is None:
         leaf.grad = _wrap(leaf.backend.asarray(g, copy=True), leaf.backend, None)
     elif grad is None:
+        leaf.take_back()
         if g is not leaf.buffer:
-            leaf.take_back()
             leaf.backend.setitem(leaf.buffer, ..., g)
         leaf.hand_out()
     elif create_graph:

@@ -16,6 +16,10 @@ class Recorder:
 
     refused = False
 
+    def refuse(self) -> None:
+        """Note that something is done, perhaps within such a call, that no replay can do."""
+        raise NotImplementedError
+
     def call(self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Do the call and return its result."""
         raise NotImplementedError
@@ -29,9 +33,9 @@ _changes = 0
 
 def refuse() -> None:
     """Note that this thread does something that no replay can do."""
-    recorder = recorders.get(get_ident())
+    recorder = recorders.get(get_ident()) if recorders else None
     if recorder is not None:
-        recorder.refused = True
+        recorder.refuse()
 
 
 def changes() -> int:
@@ -40,7 +44,7 @@ def changes() -> int:
 
 
 def note_change() -> None:
-    """Note that something else is computed from now on: of a module, a hook, or which arrays a tensor has."""
+    """Note a change of what decides on the calls of a step: of a module, a hook, the array of a tensor."""
     global _changes
     _changes += 1
 

@@ -14,7 +14,7 @@ from gradflow.backend import Array, Backend, Device
 from gradflow.device import DeviceLike, backend_prefixes, get_backend
 from gradflow.dtypes import DTYPES, DType, as_dtype
 from gradflow.engine import Handle, Leaf, Memory, Node, add_hook, backward, grad_enabled
-from gradflow.recording import as_one_call, note_change
+from gradflow.recording import as_one_call, note_change, recorders, refuse
 
 _ARRAY_TEXT = re.compile(r"^array\((.*?)(?:,\s*shape=\([\d, ]*\))?(?:,\s*dtype=\w+)?\)$", re.DOTALL)
 
@@ -108,6 +108,8 @@ class Tensor:
     def grad(self) -> Tensor | None:
         """The gradient that backward passes have added up for this leaf, or None."""
         node = self._frozen_leaf() if self._node is None else self._node
+        if recorders:
+            refuse()  # whether it is there, and in which memory, is not known before
         return node.grad if isinstance(node, Leaf) else None
 
     @grad.setter
@@ -121,6 +123,10 @@ class Tensor:
             raise ValueError(
                 f"the gradient of a {_describe(self)} must have its shape, dtype and device; got a {_describe(value)}"
             )
+        if value is None:
+            self.zero_grad()
+            return
+        refuse()
         node.grad = value
 
     @as_one_call

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import threading
+import tracemalloc
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -454,6 +457,308 @@ def test_an_observed_step_is_not_replayed() -> None:
     with gf.detect_anomaly():
         assert counted.runs_of(3) == 3
     assert counted.runs_of(3) == 0
+
+
+# ---------------------------------------------------------------------- what is easily missed
+
+
+def held(w: gf.Tensor) -> gf.Tensor:
+    assert w.grad is not None
+    return w.grad
+
+
+def trained(through: Callable[[Step], Step], work: Callable[[nn.Linear, optim.Optimizer, gf.Tensor], Any]) -> Any:
+    """The weights after each of some calls of `work` as a step, on other inputs each time."""
+    gf.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    call = through(lambda x: work(model, optimizer, x))
+    found = []
+    for x, _ in list(batches()) * 2:
+        call(x)
+        found.append(model.weight.tolist())
+    return found
+
+
+def assign_gradients(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
+    parameters = dict(model.named_parameters())
+    for name, g in gf.grad(lambda p: nn.functional_call(model, p, x).square().mean())(parameters).items():
+        parameters[name].grad = g
+    optimizer.step()
+
+
+def scale_gradients(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    for p in model.parameters():
+        p.grad = held(p) * 0.1
+    optimizer.step()
+
+
+def clear_by_none(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
+    for p in model.parameters():
+        p.grad = None
+    (model.weight.square().sum() + model(x).square().mean()).backward()
+    optimizer.step()
+
+
+def set_the_rate(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
+    optimizer.param_groups[0]["lr"] = 0.5 / (optimizer.steps + 1)
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
+def select_by_a_mask(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
+    optimizer.zero_grad()
+    y = model(x)
+    y[y > 0].square().sum().backward()
+    optimizer.step()
+
+
+def clip_what_is_given_by_name(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optim.clip_grad_norm_(max_norm=0.1, parameters=dict(model.named_parameters()).values())
+    optimizer.step()
+
+
+@pytest.mark.parametrize("work", [
+    assign_gradients, scale_gradients, clear_by_none, set_the_rate, select_by_a_mask, clip_what_is_given_by_name
+])  # fmt: skip
+def test_what_steps_do_with_gradients_and_rates(work: Callable[..., Any]) -> None:
+    assert trained(gf.capture, work) == trained(as_it_is, work)
+
+
+def test_clipping_is_replayed_however_the_parameters_are_given() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    counted = Counted(lambda x: clip_what_is_given_by_name(model, optimizer, x))
+    assert counted.runs_of(9) <= 3
+
+
+def make_training_of_a_layer() -> tuple[nn.Linear, optim.Optimizer, Step]:
+    gf.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = optim.SGD(model.parameters(), lr=0.01)
+
+    def step(x: gf.Tensor) -> gf.Tensor:
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return model, optimizer, step
+
+
+def test_a_gradient_that_is_held_stays_what_it_was() -> None:
+    model, _, step = make_training_of_a_layer()
+    counted = Counted(step)
+    counted.runs_of(4)
+    gradient = held(model.weight)
+    before = gradient.tolist()
+    counted.captured(gf.full((2, 3), 9.0))
+    assert gradient.tolist() == before
+    del gradient
+    counted.runs_of(2)
+    assert counted.runs_of(3) == 0
+
+
+def test_a_gradient_as_a_result_is_a_copy() -> None:
+    model, _, step = make_training_of_a_layer()
+    captured = gf.capture(lambda x: (step(x), model.weight.grad, held(model.weight)[:1], model.weight[0]))
+    results = []
+    for x, _ in list(batches()) * 2:
+        found = captured(x)[1:]
+        results.append((found, values_of(found)))
+        assert found[0].tolist() == held(model.weight).tolist()
+    assert all(values_of(found) == values for found, values in results)
+
+
+def test_results_share_no_memory() -> None:
+    captured = gf.capture(lambda x: (x.reshape(-1), x * 2, (x * 2).reshape(-1)))
+    for _ in range(4):
+        x = gf.ones(3)
+        first = captured(x)
+        x.zero_()
+        first[1].zero_()
+        assert [t.tolist() for t in first] == [[1.0] * 3, [0.0] * 3, [2.0] * 3]
+
+
+def test_parameters_that_functional_call_replaces() -> None:
+    model, x = nn.Linear(3, 2, bias=False), gf.ones((1, 3))
+    captured = gf.capture(lambda x: model(x))
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: gf.Tensor) -> Any:
+            return captured(x)
+
+    around, zeros = Around(), {"model.weight": gf.zeros((2, 3))}
+    for _ in range(4):
+        for _ in range(3):
+            assert captured(x).tolist() == model(x).tolist()
+        for _ in range(3):
+            assert nn.functional_call(around, zeros, x).tolist() == [[0.0, 0.0]]
+
+
+def test_a_frozen_model_that_moves() -> None:
+    model, x = nn.Linear(3, 2).requires_grad_(False), gf.ones((1, 3))
+    captured = gf.capture(lambda x: model(x))
+    for _ in range(4):
+        captured(x)
+    model.to("float64").to("float32").load_state_dict({"weight": np.ones((2, 3), "f"), "bias": np.zeros(2, "f")})
+    assert captured(x).tolist() == [[3.0, 3.0]]
+
+
+def test_a_gradient_that_is_only_read() -> None:
+    model, _, step = make_training_of_a_layer()
+    captured = gf.capture(lambda: held(model.weight).sum())
+    for i in range(8):
+        step(gf.full((2, 3), float(i + 1)))
+        assert captured().item() == held(model.weight).sum().item()
+    model.weight.grad = gf.ones((2, 3))
+    assert captured().item() == 6.0
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 9])
+def test_what_a_step_does_to_its_inputs(calls: int) -> None:
+    w = gf.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    x = gf.ones(3)
+
+    def differentiate(x: gf.Tensor) -> None:
+        x.requires_grad_()
+        x.zero_grad()
+        (w * x).square().sum().backward()
+
+    captured = gf.capture(differentiate)
+    for _ in range(calls):
+        captured(x)
+    assert held(x).tolist() == [2.0, 8.0, 18.0]
+    total = gf.ones(3).sum()
+    captured = gf.capture(lambda x: x.copy_(x + 1))
+    for _ in range(calls):
+        captured(total)
+    assert total.item() == 3.0 + calls
+    saved = gf.ones(3)
+    double = gf.capture(lambda x: x.copy_(x * 2))
+    for _ in range(calls):
+        double(saved)
+    product = (w * saved).sum()
+    double(saved)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        product.backward()
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 9])
+def test_a_gradient_as_an_input(calls: int) -> None:
+    def scenario(through: Callable[[Step], Step]) -> list[Any]:
+        w = gf.tensor([1.0, 2.0], requires_grad=True)
+        optimizer = optim.SGD([w], lr=0.1)
+
+        def step(g: gf.Tensor) -> gf.Tensor:
+            optimizer.zero_grad()
+            (w * g.sum()).sum().backward()
+            return g * 1
+
+        call, found = through(step), []
+        (w * w).sum().backward()
+        for _ in range(calls):
+            found.append(call(held(w)).tolist())
+        return found
+
+    assert scenario(gf.capture) == scenario(as_it_is)
+
+
+def test_places_of_gradients_that_are_free_or_not() -> None:
+    def scenario(through: Callable[[Step], Step]) -> list[Any]:
+        gf.manual_seed(0)
+        layer = nn.Linear(16, 16)
+        optimizer = optim.SGD(layer.parameters(), lr=0.01)
+
+        def step(x: gf.Tensor) -> None:
+            for _ in range(4):
+                x = layer(x)
+            x.square().mean().backward()
+            optimizer.step()
+
+        call, found = through(step), []
+        for i in range(12):
+            call(gf.random.normal((8, 16), generator=gf.Generator(i)))
+            found.append(layer.weight.tolist())
+            gradient = held(layer.weight) if i % 4 == 3 else None
+            optimizer.zero_grad()
+            del gradient
+        return found
+
+    assert scenario(gf.capture) == scenario(as_it_is)
+
+
+def test_a_step_may_wait_for_another_thread_that_captures() -> None:
+    def inner() -> float:
+        return float(gf.capture(lambda x: x * 2)(gf.ones(1)).item())
+
+    with ThreadPoolExecutor(1) as pool:
+        outer = gf.capture(lambda x: x * pool.submit(inner).result(timeout=60))
+        assert [outer(gf.ones(1)).item() for _ in range(3)] == [2.0] * 3
+
+
+def test_a_step_that_threads_share_while_the_model_changes() -> None:
+    model, stop = nn.Linear(3, 2), threading.Event()
+    captured = gf.capture(lambda x: model(x))
+    x = gf.ones((1, 3))
+    expected = model(x).tolist()
+
+    def change() -> None:
+        while not stop.wait(0.001):
+            model.mark = object()
+
+    def call(_: int) -> bool:
+        return all(captured(x).tolist() == expected for _ in range(300))
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            assert all(pool.map(call, range(3)))
+    finally:
+        stop.set()
+        changer.join()
+
+
+def test_a_replay_lets_go_of_what_it_no_longer_needs() -> None:
+    def chain(x: gf.Tensor) -> gf.Tensor:
+        for _ in range(20):
+            x = x * 1.5
+        return x.sum()
+
+    captured, x = gf.capture(chain), gf.ones(1 << 18)
+    for _ in range(3):
+        captured(x)
+    tracemalloc.start()
+    try:
+        captured(x)
+        assert tracemalloc.get_traced_memory()[1] < 4 * 4 * x.size
+    finally:
+        tracemalloc.stop()
+
+
+def test_nothing_is_kept_when_it_is_gone() -> None:
+    model, _, step = make_training_of_a_layer()
+    captured = gf.capture(step)
+    for n in (1, 2, 2, 2, 3):
+        captured(gf.ones((n, 3)))
+    array = weakref.ref(model.weight.array)
+    gc.disable()
+    try:
+        del model, step, captured, _
+        assert array() is None
+    finally:
+        gc.enable()
 
 
 # ---------------------------------------------------------------------- what goes in and comes out

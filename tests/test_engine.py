@@ -747,3 +747,15 @@ def test_a_detached_scalar_shares_its_memory() -> None:
     d = y.detach()
     d += 5
     assert (y.item(), d.item()) == (8.0, 8.0)
+
+
+def test_a_gradient_given_back_to_its_leaf_stays_what_it_was() -> None:
+    w = gf.ones(2, requires_grad=True)
+    gf.optim.SGD([w], lr=0.1)
+    (w * 3.0).sum().backward()
+    g = w.grad
+    assert g is not None
+    w.zero_grad()
+    w.backward(g)
+    (w * 1.0).sum().backward()
+    assert (g.tolist(), w.grad.tolist()) == ([3.0, 3.0], [4.0, 4.0])

@@ -10,7 +10,7 @@ from gradflow.dtypes import DType
 from gradflow.engine import Handle, Memory, no_grad, time_of_change
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, equal, isnan, where
-from gradflow.recording import note_change, refuse
+from gradflow.recording import note_change, recorders, refuse
 from gradflow.tensor import Tensor, device_and_dtype
 
 
@@ -272,6 +272,7 @@ class Module:
                 continue
             required = parameter.requires_grad
             parameter._node = None
+            note_change()
             parameter.array, parameter.backend = values.array, values.backend
             parameter._memory = Memory(time_of_change())  # what was recorded before is not of these values
             parameter.requires_grad_(required)
@@ -384,9 +385,13 @@ def functional_call(module: Module, parameters: Mapping[str, Tensor], *inputs: A
         if id(tensor) in replaced
     ]
     try:
+        if not recorders:  # within a step, its calls tell
+            note_change()
         for owner, attribute, tensor in places:
             object.__setattr__(owner, attribute, replaced[id(tensor)])
         return module(*inputs, **options)
     finally:
+        if not recorders:
+            note_change()
         for owner, attribute, tensor in places:
             object.__setattr__(owner, attribute, tensor)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gradflow.backend import Array
+from gradflow.engine import Leaf
 from gradflow.ops.table import mismatch
 from gradflow.optim.optimizer import number
 from gradflow.recording import as_one_call
@@ -26,37 +27,41 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
         number("max_norm", max_norm)
     given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     tensors = list({id(t): t for t in given}.values())
-    with_gradient = [t for t in tensors if t.grad is not None]
+    with_gradient = [(t, leaf) for t in tensors if (leaf := _leaf(t)) is not None and leaf.array is not None]
     if not with_gradient:
         from gradflow.ops import zeros
 
         return zeros((), device=tensors[0].device if tensors else None)
-    backend = with_gradient[0].backend
-    if any(t.backend is not backend for t in with_gradient):
-        raise mismatch("clip_grad_norm_", with_gradient)
-    arrays = _whole_arrays(with_gradient)
+    backend = with_gradient[0][0].backend
+    if any(t.backend is not backend for t, _ in with_gradient):
+        raise mismatch("clip_grad_norm_", [t for t, _ in with_gradient])
+    arrays = _whole_arrays([leaf for _, leaf in with_gradient])
     if max_norm == math.inf:  # copies are scaled, since the factor is no number where the norm is infinite too
         return Tensor(backend.clip_global_norm([backend.asarray(a, copy=True) for a in arrays], math.inf), backend)
     norm = backend.clip_global_norm(arrays, float(max_norm))
-    for tensor in with_gradient:
-        tensor.grad._bump()  # type: ignore[union-attr]
+    for _, leaf in with_gradient:
+        leaf.note_change()
     return Tensor(norm, backend)
 
 
-def _whole_arrays(tensors: list[Tensor]) -> list[Array]:
+def _leaf(tensor: Tensor) -> Leaf | None:
+    node = tensor._frozen_leaf() if tensor._node is None else tensor._node
+    return node if isinstance(node, Leaf) else None
+
+
+def _whole_arrays(leaves: list[Leaf]) -> list[Array]:
     """The gradients as few arrays: of an optimizer's block, all of whose members are here, the one flat array."""
-    inside: dict[Any, list[Tensor]] = {}
+    inside: dict[Any, list[Leaf]] = {}
     arrays = []
-    for tensor in tensors:
-        leaf: Any = tensor._node or tensor._frozen_leaf()
+    for leaf in leaves:
         block = None if leaf.block is None else leaf.block()
-        if block is not None and leaf.grad.array is leaf.buffer:
-            inside.setdefault(block, []).append(tensor)
+        if block is not None and leaf.array is leaf.buffer:
+            inside.setdefault(block, []).append(leaf)
         else:
-            arrays.append(leaf.grad.array)
+            arrays.append(leaf.array)
     for block, members in inside.items():
         if len(members) == len(block.members):
             arrays.append(block.gradients)
         else:
-            arrays += [t.grad.array for t in members if t.grad is not None]
+            arrays += [leaf.array for leaf in members]
     return arrays
