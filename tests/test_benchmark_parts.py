@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -43,3 +46,11 @@ def test_each_number_of_threads_is_measured(capsys: pytest.CaptureFixture[str]) 
     assert threads.main(["0.02"]) in (0, 1)  # that of a machine which is used otherwise, too
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {TINY.size} |")]
     assert [int(row.split("|")[2]) for row in rows] == 3 * list(range(1, len(cores()) + 1))
+
+
+def test_the_share_of_the_step_in_an_epoch_is_measured() -> None:
+    pytest.importorskip("sklearn")
+    command = [sys.executable, "-m", "benchmarks.epoch_share", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode in (0, 1), done.stderr
+    assert re.search(r"^the training step is 0\.\d\d of the time", done.stdout, re.MULTILINE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from twin import twin_device
@@ -169,3 +171,21 @@ def test_labels_without_an_output_are_refused_before_the_loss_sees_them(labels: 
 def test_bad_batches_are_refused(n: int, targets: int, batch_size: int, options: dict[str, bool]) -> None:
     with pytest.raises(ValueError):
         Batches(np.zeros((n, 1)), np.zeros(targets), batch_size, **options)
+
+
+@pytest.mark.parametrize("elements", [1, 64, 200, 10_000])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_batches_are_the_same_however_many_are_gathered_at_once(
+    elements: int, drop_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def batches() -> list[list[Any]]:
+        x, y = np.arange(51 * 3, dtype=np.float32).reshape(51, 3), np.arange(51)
+        loader = Batches(x, y, 8, generator=gf.Generator(0), drop_last=drop_last)
+        return [[a.tolist(), b.tolist()] for a, b in loader]
+
+    expected = batches()
+    assert len(expected) == (6 if drop_last else 7)
+    assert len(expected[-1][1]) == (8 if drop_last else 3)
+    assert all(x[0] == 3.0 * label for inputs, labels in expected for x, label in zip(inputs, labels, strict=True))
+    monkeypatch.setattr("gradflow.data.loader._GATHERED", elements)
+    assert batches() == expected

@@ -12,6 +12,9 @@ from typing import Any
 import gradflow as gf
 from gradflow.device import DeviceLike
 
+_GATHERED = 1 << 18
+"""The elements of inputs up to which several batches are gathered at once."""
+
 
 class Batches:
     """An epoch of batches each time it is iterated over: pairs of inputs and targets, as tensors on `device`.
@@ -59,13 +62,17 @@ class Batches:
         return -(-self.samples // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[gf.Tensor, gf.Tensor]]:
-        starts = range(0, self.samples, self.batch_size)
         if not self.shuffle:
-            for start in starts:
+            for start in range(0, self.samples, self.batch_size):
                 part = slice(start, start + self.batch_size)
                 yield self.inputs[part], self.targets[part]
             return
         order = gf.random.permutation(len(self.inputs), self.inputs.device, self.generator)
-        for start in starts:
-            chosen = order[start : start + self.batch_size]
-            yield self.inputs.take(chosen, axis=0), self.targets.take(chosen, axis=0)
+        batch_elements = self.batch_size * self.inputs.size // len(self.inputs)
+        step = self.batch_size * max(1, _GATHERED // max(1, batch_elements))
+        for first in range(0, self.samples, step):  # small batches are gathered together: slices cost less
+            chosen = order[first : min(first + step, self.samples)]
+            inputs, targets = self.inputs.take(chosen, axis=0), self.targets.take(chosen, axis=0)
+            for start in range(0, len(chosen), self.batch_size):
+                part = slice(start, start + self.batch_size)
+                yield inputs[part], targets[part]
