@@ -53,8 +53,8 @@ def capture(step: Callable[..., _Result]) -> Callable[..., _Result]:
     backend, later ones replay these. Learning rates, hyperparameters and states are an optimizer's own and always
     current, as are the values of all tensors. A change of a module, a hook, or what needs a gradient leads to a new
     recording. What no replay can do runs as it is: random numbers (dropout), values of tensors that are read, changes
-    of tensors or of hyperparameters in the step, gradients that it reads or assigns, masks as indices, and Python
-    numbers that differ between two recordings.
+    of tensors or of hyperparameters in the step, gradients that it reads or assigns, masks as indices, closures for
+    optimizers, operations of your own, and Python numbers that differ between two recordings.
 
     The rest of a step's Python does not run in a replay. What it would read (a flag, a counter that acts later, values
     that `tensor.array` gave away) is as it was when it was recorded, and what it would write, such as a list of losses,
@@ -87,18 +87,18 @@ def capture(step: Callable[..., _Result]) -> Callable[..., _Result]:
         given = (*inputs, *named.values()) if named else inputs
         check_tensors("a captured step", *given)
         backend = given[0].backend if given else get_backend()
-        device, kinds = current_device(), [(x.array.shape, x.array.dtype, x._node is None) for x in given]
+        device, kinds = current_device(), [(x.array.shape, x.array.dtype) for x in given]
         key = (backend, device.type, device.index, tuple(named), grad_enabled.get(), *kinds)
         plan = plans.get(key)
         program = None if plan is None else plan.program
-        observed = observer.get() is not None or get_ident() in recorders
-        if program is not None and program.changes == changes() and not observed:
-            for leaf, state in zip(program.leaves, program.states, strict=True):
-                if _state_of(leaf) != state:  # a gradient that someone holds, or that was there before
-                    break
-            else:
+        seen = observer.get() is not None or get_ident() in recorders
+        if seen or not all([x._node is None and x.__class__ is Tensor for x in given]):
+            pass  # as it is
+        elif program is not None and program.changes == changes():
+            # other states: a gradient that someone holds, or that was there before
+            if [_state_of(leaf) for leaf in program.leaves] == program.states:
                 return program.replay(*[x.array for x in given])
-        elif not observed and all(x._node is None for x in given) and _one_at_a_time.acquire(blocking=False):
+        elif _one_at_a_time.acquire(blocking=False):
             try:
                 for other in plans.values():
                     other.forget()
@@ -129,8 +129,8 @@ class _Program(NamedTuple):
 
     replay: Callable[..., Any]
     changes: int
-    leaves: Sequence[Leaf]
-    states: Sequence[int | None]
+    leaves: list[Leaf]
+    states: list[int | None]
 
 
 class _Plan:
@@ -217,6 +217,7 @@ class _Recording(Recorder):
             if view._node is not None:  # the step told it to require a gradient
                 x._node = view._node
         self.refused |= bool(drawn) or changes() != self.changes or not self.lines
+        self.refused |= any(self._settings[id(each)] != _settings(each) for each in self.optimizers)
         self.changes = changes()
         self.lines.append(f"return {self._result(result)}")
         self._names, self._kept = {}, []
@@ -263,7 +264,8 @@ class _Recording(Recorder):
         self.refused |= any(leaf.backend is not self.backend for leaf in leaves)
         if hasattr(first, "param_groups"):
             self.optimizers.append(first)
-            self.refused |= self._settings.get(id(first), _settings(first)) != _settings(first)
+            self.refused |= self._settings.setdefault(id(first), _settings(first)) != _settings(first)
+        self.refused |= any(callable(x) for x in (*arguments[1:], *options.values()))  # a closure
         return self._do(self._constant(function), function, arguments, options)
 
     def refuse(self) -> None:
@@ -276,6 +278,8 @@ class _Recording(Recorder):
             result = function(*arguments, **options)
         finally:
             self._busy = False
+        if _is_shared(result):
+            result = self.backend.asarray(result)
         written = [self._text(x) for x in arguments] + [f"{key}={self._text(x)}" for key, x in options.items()]
         line = f"r{len(self.lines)}"
         self.lines.append(f"{line} = {name}({', '.join(written)})")
@@ -291,6 +295,7 @@ class _Recording(Recorder):
                 self._name(part, f"{name}[{i}]")
         elif not hasattr(result, "dtype"):
             return
+        self.refused |= _is_shared(result)
         if id(result) not in self._names and id(result) not in self.constants:
             self._names[id(result)] = name
             self._kept.append(result)
@@ -365,8 +370,13 @@ def _listed(x: Any) -> Any:
     return list(x) if isinstance(x, (Iterator, ValuesView)) else x
 
 
+def _is_shared(x: Any) -> bool:
+    """Whether this is one of NumPy's two bools, which stand for many results."""
+    return type(x).__name__ == "bool" and hasattr(x, "dtype")
+
+
 def _are_the_same(a: Any, b: Any) -> bool:
     """Whether two objects are one, or stand for the same as dtypes do. Arrays and tensors do not."""
     if a is b:
         return True
-    return type(a) is type(b) and not isinstance(a, (Tensor, Leaf)) and not hasattr(a, "shape") and bool(a == b)
+    return type(a) is type(b) and not isinstance(a, Tensor) and not hasattr(a, "dtype") and bool(a == b)

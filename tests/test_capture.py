@@ -523,8 +523,63 @@ def clip_what_is_given_by_name(model: nn.Linear, optimizer: optim.Optimizer, x: 
     optimizer.step()
 
 
+def lower_the_rate_afterwards(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+    optimizer.param_groups[0]["lr"] *= 0.9
+
+
+class Batch:
+    """A batch that is kept, as an attribute of a trainer."""
+
+    x: gf.Tensor
+
+    def loss(self, model: nn.Linear) -> gf.Tensor:
+        model.zero_grad()
+        loss = model(self.x).square().mean()
+        loss.backward()
+        return loss
+
+
+BATCH = Batch()
+
+
+def step_by_a_closure(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
+    BATCH.x = x
+    if not hasattr(optimizer, "closure"):
+        optimizer.closure = functools.partial(BATCH.loss, model)  # type: ignore[attr-defined]
+    optimizer.step(optimizer.closure)  # type: ignore[attr-defined]
+
+
+def guard_what_is_not_finite(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
+    optimizer.zero_grad()
+    loss = model(x).sum()
+    finite = gf.logical_and(gf.isfinite(loss), gf.isfinite(loss * 2))
+    gf.where(gf.logical_and((x.sum() > 0).any(), finite), loss, loss * 2).backward()
+    optimizer.step()
+
+
+FILLED = np.zeros((8, 2), np.float32)
+
+
+def fill(F: Any, x: Any) -> Any:
+    np.multiply(x, 2, out=FILLED[: len(x)])
+    return FILLED[: len(x)] if len(x) < len(FILLED) else FILLED
+
+
+FILL = gf.operation("fill", fill, lambda F, g, _out, _x: F.multiply(g, 2.0))
+
+
+def use_an_operation_of_ones_own(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
+    optimizer.zero_grad()
+    FILL(model(x)).square().mean().backward()
+    optimizer.step()
+
+
 @pytest.mark.parametrize("work", [
-    assign_gradients, scale_gradients, clear_by_none, set_the_rate, select_by_a_mask, clip_what_is_given_by_name
+    assign_gradients, scale_gradients, clear_by_none, set_the_rate, select_by_a_mask, clip_what_is_given_by_name,
+    lower_the_rate_afterwards, step_by_a_closure, guard_what_is_not_finite, use_an_operation_of_ones_own,
 ])  # fmt: skip
 def test_what_steps_do_with_gradients_and_rates(work: Callable[..., Any]) -> None:
     assert trained(gf.capture, work) == trained(as_it_is, work)
