@@ -92,7 +92,7 @@ def capture(step: Callable[..., _Result]) -> Callable[..., _Result]:
         plan = plans.get(key)
         program = None if plan is None else plan.program
         seen = observer.get() is not None or get_ident() in recorders
-        if seen or not all([x._node is None and x.__class__ is Tensor for x in given]):
+        if seen or any(x._node is not None or x.__class__ is not Tensor for x in given):
             pass  # as it is
         elif program is not None and program.changes == changes():
             # other states: a gradient that someone holds, or that was there before
