@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gradflow as gf
+from benchmarks.peers.options import Parser, count
 from gradflow import cli, nn, optim
 
 LEAST = 0.8
@@ -43,10 +44,12 @@ class Clock:
         setattr(owner, name, timed)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
+    parser = Parser(prog="python -m benchmarks.epoch_share", description="Time the steps of an epoch within it.")
+    parser.add_argument("epochs", nargs="?", type=count, default=20, help="to train for (default: 20)")
+    epochs = parser.parse_args(arguments).epochs
     clock = Clock()
-    epochs = arguments[0] if arguments else "20"
     with tempfile.TemporaryDirectory() as folder:
         cli.main(["train", "digits", "--quiet", "--epochs", "1", "--out", f"{folder}/first"])  # loads and compiles
         clock.time(nn.MLP, "__call__", lambda model, *_: model.training)
@@ -54,11 +57,11 @@ def main(arguments: list[str]) -> int:
         clock.time(gf.Tensor, "backward")
         clock.time(optim.Optimizer, "zero_grad")
         clock.time(optim.Optimizer, "step")
-        cli.main(["train", "digits", "--epochs", epochs, "--out", f"{folder}/second"])
+        cli.main(["train", "digits", "--epochs", str(epochs), "--out", f"{folder}/second"])
     share = clock.inside / (clock.last - clock.first)
     print(f"the training step is {share:.2f} of the time from the first to the last; at least {LEAST} is asked for")
     return 0 if share >= LEAST else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -15,6 +15,8 @@ import statistics
 import subprocess
 import sys
 
+from benchmarks.peers.options import Parser, count
+
 LIMIT = 1.3
 STATEMENTS = {
     "numpy": "import numpy",
@@ -46,9 +48,13 @@ def measure(rounds: int) -> dict[str, list[float]]:
     return found
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Measure and print; the exit status."""
-    rounds = int(arguments[0]) if arguments else 40
+    parser = Parser(
+        prog="python -m benchmarks.import_time", description="Time `import gradflow` beside `import numpy`."
+    )
+    parser.add_argument("rounds", nargs="?", type=count, default=40, help="in which each is timed once (default: 40)")
+    rounds = parser.parse_args(arguments).rounds
     found = measure(rounds)
     base = statistics.median(found["numpy"])
     print(f"{'median of ' + str(rounds) + ' rounds':30} {'ms':>7}  {'quartiles':>15}  of numpy's")
@@ -61,4 +67,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

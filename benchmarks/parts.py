@@ -16,6 +16,7 @@ from typing import Any
 import gradflow as gf
 from benchmarks.machine import blas, threads, versions
 from benchmarks.peers.gemms import NumpyGemms
+from benchmarks.peers.options import Parser, duration
 from benchmarks.peers.ours import Captured, Gradflow
 from benchmarks.peers.tables import markdown
 from benchmarks.report import digits
@@ -65,9 +66,11 @@ def alone(row: Any, seconds: float) -> float:
     return statistics.median(times[len(times) // 4 :])
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
-    seconds = float(arguments[0]) if arguments else 1.0
+    parser = Parser(prog="python -m benchmarks.parts", description="Time the parts of a training step.")
+    parser.add_argument("seconds", nargs="?", type=duration, default=1.0, help="for each table's column (default: 1)")
+    seconds = parser.parse_args(arguments).seconds
     described = ", ".join(f"{name} {number}" for name, number in versions().items() if name in ("gradflow", "numpy"))
     print(f"{described}, {blas()} - {gf.get_backend('cpu').describe()}, {threads()} threads, float32")
     workloads = [replace(each, optimizer="Adam", batches=4) for each in (*WORKLOADS, LARGE)]
@@ -79,4 +82,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import gradflow as gf
 from benchmarks.machine import blas
-from benchmarks.peers.options import cores
+from benchmarks.peers.options import Parser, cores, duration
 from benchmarks.peers.ours import Gradflow
 from benchmarks.report import digits
 from benchmarks.workloads import LARGE, MEDIUM, SMALL, Workload
@@ -42,9 +42,11 @@ def measure(workload: Workload, seconds: float) -> tuple[float, float]:
     return statistics.median(times), (time.process_time() - used) / (time.perf_counter() - start)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Measure and print; status 1 where a step takes more processor time than its threads can."""
-    seconds = float(arguments[0]) if arguments else 2.0
+    parser = Parser(prog="python -m benchmarks.threads", description="Time a step by its number of threads.")
+    parser.add_argument("seconds", nargs="?", type=duration, default=2.0, help="for each row (default: 2)")
+    seconds = parser.parse_args(arguments).seconds
     print(f"{gf.get_backend('cpu').describe()}, {blas()}")
     columns = ("perceptron", "threads", "µs a step", "processor seconds a second", "threads of the process")
     print(f"| {' | '.join(columns)} |\n|---|--:|--:|--:|--:|")
@@ -60,4 +62,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

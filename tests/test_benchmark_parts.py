@@ -8,11 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 import gradflow as gf
-from benchmarks import parts, threads
+from benchmarks import epoch_share, import_time, parts, threads
 from benchmarks.peers.options import cores
 from benchmarks.workloads import TINY
 
@@ -54,3 +55,14 @@ def test_the_share_of_the_step_in_an_epoch_is_measured() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode in (0, 1), done.stderr
     assert re.search(r"^the training step is 0\.\d\d of the time", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [parts, threads, epoch_share, import_time])
+def test_a_wrong_argument_is_one_line_and_status_2(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        command.main(["many"])
+    assert end.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "'many' is no" in captured.err
