@@ -276,10 +276,10 @@ class _Recording(Recorder):
         self._busy = True
         try:
             result = function(*arguments, **options)
+            if _is_shared(result):
+                result = self.backend.asarray(result)
         finally:
             self._busy = False
-        if _is_shared(result):
-            result = self.backend.asarray(result)
         written = [self._text(x) for x in arguments] + [f"{key}={self._text(x)}" for key, x in options.items()]
         line = f"r{len(self.lines)}"
         self.lines.append(f"{line} = {name}({', '.join(written)})")

@@ -340,6 +340,19 @@ def test_one_tensor_given_twice() -> None:
     assert captured(x, gf.zeros(2)).tolist() == [10.0, 10.0]
 
 
+def test_conditions_are_replayed() -> None:
+    def step(x: gf.Tensor) -> Any:
+        finite = gf.isfinite(x.sum())
+        return (x > 0).any(), (x > -5).all(), finite, gf.where(gf.logical_and(finite, (x > 0).all()), x, -x)
+
+    counted = Counted(step)
+    counted.runs_of(3, gf.ones(2))
+    for values in ([1.0, 1.0], [-1.0, -1.0], [-9.0, 9.0], [1.0, float("inf")]):
+        x = gf.tensor(values)
+        assert values_of(counted.captured(x)) == values_of(step(x))
+    assert counted.runs == 2
+
+
 def test_the_values_of_all_tensors_are_current() -> None:
     scale, scalar = gf.ones(2), gf.tensor(1.0).sum()
     scalar.detach()
