@@ -105,7 +105,7 @@ def capture(step: Callable[..., _Result]) -> Callable[..., _Result]:
                 if plan is None and len(plans) < _KINDS:
                     plan = plans[key] = _Plan()
                 if plan is not None and plan.attempts <= _ATTEMPTS:
-                    return _copies(plan.record(step, backend, inputs, named))
+                    return plan.record(step, backend, inputs, named)
             finally:
                 _one_at_a_time.release()
         return _copies(step(*inputs, **named))
@@ -149,7 +149,7 @@ class _Plan:
             self.recording = None
 
     def record(self, step: Callable[..., Any], backend: Backend, inputs: Sequence[Any], named: dict[str, Any]) -> Any:
-        """Do a step and record it."""
+        """Do a step and record it; copies of what it returns."""
         before = self.recording
         states = [] if before is None else [_state_of(leaf) for leaf in before.leaves]
         recording = _Recording(backend, [] if before is None else before.optimizers)
@@ -199,7 +199,10 @@ class _Recording(Recorder):
     # ------------------------------------------------------------------ recording
 
     def watch(self, step: Callable[..., Any], inputs: Sequence[Tensor], named: dict[str, Tensor]) -> Any:
-        """Do a step and note what it does. Its inputs are views, so that their arrays are known from nowhere else."""
+        """Do a step and note what it does. Its inputs are views, so that their arrays are known from nowhere else.
+
+        Returns copies of its results, which are noted, too.
+        """
         given = [*inputs, *named.values()]
         views = []
         for x in given:
@@ -213,13 +216,15 @@ class _Recording(Recorder):
         seen = views[: len(inputs)], dict(zip(named, views[len(inputs) :], strict=True))
         with states_before() as drawn, self._watching():
             result = step(*seen[0], **seen[1])
+            self.refused |= not self.lines
+            result = _copies(result)
         for x, view in zip(given, views, strict=True):
             if view._node is not None:  # the step told it to require a gradient
                 x._node = view._node
-        self.refused |= bool(drawn) or changes() != self.changes or not self.lines
+        self.refused |= bool(drawn) or changes() != self.changes
         self.refused |= any(self._settings[id(each)] != _settings(each) for each in self.optimizers)
         self.changes = changes()
-        self.lines.append(f"return {self._result(result)}")
+        self.lines.append(f"return {self._text(result)}")
         self._names, self._kept = {}, []
         return result
 
@@ -312,6 +317,9 @@ class _Recording(Recorder):
             return f"({''.join(self._text(part) + ', ' for part in x)})"
         if x.__class__ is list:
             return f"[{', '.join(map(self._text, x))}]"
+        if x.__class__ is dict:
+            return f"{{{', '.join(f'{self._text(key)}: {self._text(part)}' for key, part in x.items())}}}"
+        self.refused |= isinstance(x, (tuple, list, dict))  # of another class, whose making is not known
         if x.__class__ is slice:
             return f"slice({self._text(x.start)}, {self._text(x.stop)}, {self._text(x.step)})"
         return self._constant(x)
@@ -321,20 +329,6 @@ class _Recording(Recorder):
             self.refused = True  # a NumPy scalar: its tensor may get an array
         self.constants.setdefault(id(x), x)
         return f"c{list(self.constants).index(id(x))}"
-
-    def _result(self, tree: Any) -> str:
-        """What the step returns, as Python; what cannot be returned is found later."""
-        if isinstance(tree, Tensor):
-            self.refused |= tree.backend is not self.backend
-            return f"Tensor(F.asarray({self._text(tree.array)}, copy=True), F)"
-        if tree.__class__ is tuple:
-            return f"({''.join(self._result(part) + ', ' for part in tree)})"
-        if tree.__class__ is list:
-            return f"[{', '.join(map(self._result, tree))}]"
-        if tree.__class__ is dict:
-            return f"{{{', '.join(f'{self._text(key)}: {self._result(part)}' for key, part in tree.items())}}}"
-        self.refused |= tree is not None
-        return "None"
 
     # ------------------------------------------------------------------ replaying
 
