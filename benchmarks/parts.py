@@ -11,7 +11,6 @@ import statistics
 import sys
 import time
 from dataclasses import replace
-from typing import Any
 
 import gradflow as gf
 from benchmarks.machine import blas, threads, versions
@@ -19,6 +18,7 @@ from benchmarks.peers.gemms import NumpyGemms
 from benchmarks.peers.options import Parser, duration
 from benchmarks.peers.ours import Captured, Gradflow
 from benchmarks.peers.tables import markdown
+from benchmarks.peers.worker import turn
 from benchmarks.report import digits
 from benchmarks.workloads import LARGE, WORKLOADS, Workload
 
@@ -49,21 +49,9 @@ def parts(workload: Workload, seconds: float) -> dict[str, float]:
     medians = {name: statistics.median(each[len(each) // 4 :]) for name, each in found.items()}
     return {
         **medians,
-        "products alone": alone(NumpyGemms(workload), seconds),
-        "captured step": alone(Captured(workload), seconds),
+        "products alone": turn(NumpyGemms(workload), seconds),
+        "captured step": turn(Captured(workload), seconds),
     }
-
-
-def alone(row: Any, seconds: float) -> float:
-    """The median seconds of a row's step."""
-    times = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
-        for batch in row.batches:
-            start = time.perf_counter()
-            row.step(*batch)
-            times.append(time.perf_counter() - start)
-    return statistics.median(times[len(times) // 4 :])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -55,7 +55,7 @@ class NumpyBackend(Backend):
 
     def __init__(self, index: int = 0) -> None:
         super().__init__(np, index)
-        self._rows: dict[tuple[int, int, Any], Array] = {}
+        self._held: dict[tuple[Any, ...], Array] = {}
 
     # ------------------------------------------------------------------ array functions
 
@@ -149,7 +149,7 @@ class NumpyBackend(Backend):
 
     def free_memory(self) -> int:
         """As in the contract. NumPy has no pool; the C library keeps what was freed, and glibc can be asked for it."""
-        self._rows.clear()
+        self._held.clear()
         before = self.memory_stats().current
         try:
             ctypes.CDLL(None).malloc_trim(0)
@@ -259,25 +259,25 @@ class NumpyBackend(Backend):
             gw = self.product(g.T, x, into[1])
         if need_bias:
             if g.size <= _SMALL:
-                gb = self.product(self._row(1, g.shape[0], g.dtype), g, into[2])
+                gb = self.product(self._kept(np.full, g.shape[0], 1, g.dtype), g, into[2])
             else:
                 gb = _sum_of_rows(g, into[2])
         return gx, gw, gb
 
-    def _row(self, value: int, n: int, dtype: Any) -> Array:
-        """n times a value, kept for the next time."""
-        key = (value, n, dtype)
-        row = self._rows.get(key)
+    def _kept(self, make: Callable[..., Array], *arguments: Any) -> Array:
+        """`make(*arguments)`, kept for the next time, and not to be changed."""
+        key = (make, arguments)
+        row = self._held.get(key)
         if row is None:
-            if len(self._rows) >= 64:
-                self._rows.clear()
-            row = self._rows[key] = np.full(n, value, dtype)
+            if len(self._held) >= 64:
+                self._held.clear()
+            row = self._held[key] = make(*arguments)
         return row
 
     def _zeros_for(self, x: Array) -> Any:
         """What to compare x with: `maximum` of two arrays takes half the time of that of an array and a number."""
         n = x.shape[-1] if x.ndim else 0
-        return self._row(0, n, x.dtype) if 32 <= n <= _CHUNK else 0
+        return self._kept(np.full, n, 0, x.dtype) if 32 <= n <= _CHUNK else 0
 
     def one_hot(self, labels: Array, classes: int, dtype: Any) -> Array:
         _check_labels(labels, classes)
@@ -291,7 +291,7 @@ class NumpyBackend(Backend):
         shifted = np.subtract(logits, _row_maxima(logits))
         p = np.exp(shifted)
         if p.size <= _SMALL and p.dtype != _FLOAT16:
-            total = self.product(p, self._row(1, classes, p.dtype)).reshape(n, 1)
+            total = self.product(p, self._kept(np.full, classes, 1, p.dtype)).reshape(n, 1)
         else:
             total = _reduce(p, 1, None, None, True)
         np.divide(p, total, p)
@@ -299,7 +299,7 @@ class NumpyBackend(Backend):
         if target.ndim == 2:
             losses = (target * (log_total - shifted)).sum(axis=1)
         else:
-            losses = np.subtract(log_total.reshape(n), shifted.reshape(-1).take(_places(target, classes)))
+            losses = np.subtract(log_total.reshape(n), shifted.reshape(-1).take(self._places(target, classes)))
         if reduction == "none":
             return losses, p
         loss = _reduce(losses)
@@ -313,8 +313,13 @@ class NumpyBackend(Backend):
         if reduction == "mean":
             g = g / logits.shape[0]
         gl = np.multiply(residual, g.reshape(-1, 1), order="C")
-        gl.reshape(-1)[_places(target, logits.shape[1])] -= g
+        gl.reshape(-1)[self._places(target, logits.shape[1])] -= g
         return gl.astype(logits.dtype, copy=False), None
+
+    def _places(self, labels: Array, classes: int) -> Array:
+        """Where the elements of these labels are in the flat array of all rows."""
+        starts = self._kept(np.arange, 0, labels.size * classes, classes)
+        return np.add(starts, labels, dtype=np.int64, casting="unsafe")
 
     layer_norm = _in_float32(Backend.layer_norm)
     layer_norm_backward = _in_float32(Backend.layer_norm_backward)
@@ -538,16 +543,6 @@ def _row_maxima(x: Array) -> Array:
     if x.shape[1] <= 16:
         return np.maximum.reduce(np.ascontiguousarray(x.T), 0).reshape(-1, 1)
     return x.max(axis=1, keepdims=True)
-
-
-def _places(labels: Array, classes: int) -> Array:
-    """Where the elements of these labels are in the flat array of all rows."""
-    return np.add(_starts(labels.size, classes), labels, dtype=np.int64, casting="unsafe")
-
-
-@functools.lru_cache(8)
-def _starts(rows: int, length: int) -> Array:
-    return np.arange(0, rows * length, length)
 
 
 def _square_sum(x: Array) -> float:
