@@ -489,29 +489,19 @@ def backward(
 
 def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], retain_graph: bool) -> None:
     """`backward` of a training step: on arrays, to all leaves, seen by nobody. A gradient is made in its place."""
-    seen = set(roots)
-    order: list[Any] = []
     pending: dict[Any, Any] = {}
     for root, g in zip(roots, gradients, strict=True):
-        if root in pending:
-            g = root.backend.add(pending[root], g)
-        elif root.op is not None:
-            order.append(root)
-        pending[root] = g
-    for node in order:  # which grows meanwhile
-        for parent in node.parents:
-            if parent is not None and parent.op is not None and parent not in seen:
-                seen.add(parent)
-                order.append(parent)
-    if len(order) > 1:
-        order.sort(key=_id, reverse=True)  # nearly so already, which makes it quick
+        pending[root] = root.backend.add(pending[root], g) if root in pending else g
     written: list[Leaf] = []
-    for node in order:
+    for node in nodes_from(roots):
+        op = node.op
+        if op is None:  # a leaf, whose gradient waits until the end
+            continue
         g = pending.pop(node, None)
         if g is None:
             continue
         values, out = _saved(node, False)
-        op, F, parents, parameters = node.op, node.backend, node.parents, node.parameters or {}
+        F, parents, parameters = node.backend, node.parents, node.parameters or {}
         into: Sequence[Any] = parents
         if op.joint is None:
             results = op.rules
