@@ -17,6 +17,7 @@ import gradflow as gf
 from benchmarks.machine import blas
 from benchmarks.peers.options import Parser, cores, duration
 from benchmarks.peers.ours import Gradflow
+from benchmarks.peers.worker import rest
 from benchmarks.report import digits
 from benchmarks.workloads import LARGE, MEDIUM, SMALL, Workload
 
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     for workload in (SMALL, MEDIUM, LARGE):
         for n in range(1, len(cores()) + 1):
             gf.set_num_threads(n)
-            time.sleep(0.3)  # threads that waited in a loop sleep now
+            rest()
             step, used = measure(replace(workload, optimizer="Adam", batches=4), seconds)
             print(f"| {workload.size} | {n} | {digits(1e6 * step)} | {used:.2f} | {alive()} |", flush=True)
             exceeded |= used > n + 0.05

@@ -69,17 +69,15 @@ class FastNumpyBackend(NumpyBackend):
 
     def __init__(self, index: int = 0) -> None:
         super().__init__(index)
-        self._products = ""
-        if mkl.is_intel() and mkl.library() is not None:
-            from importlib.metadata import version
-
-            self._products = f", products by MKL {version('mkl')}"
+        self._by_mkl = mkl.is_intel() and mkl.library() is not None
+        if self._by_mkl:
             self.product = self.product_by_mkl  # type: ignore[method-assign]
 
     def describe(self) -> str:
         from importlib.metadata import version
 
-        return f"{super().describe()}, numba {version('numba')}{self._products}"
+        products = f", products by MKL {version('mkl')}" if self._by_mkl else ""
+        return f"{super().describe()}, numba {version('numba')}{products}"
 
     def product_by_mkl(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """As `product`; by MKL, where it is the faster one."""
