@@ -7,14 +7,15 @@ import linecache
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from gradflow.backend import Backend
 from gradflow.batching import Batch
-from gradflow.engine import Leaf, Node, Observer, Operation, backward, broadcasts, observed_by
+from gradflow.engine import Leaf, Node, Observer, Operation, backward, broadcasts, grad_enabled, observed_by, observer
+from gradflow.modes import BareMode, entered
 from gradflow.tensor import Tensor, _describe
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
@@ -26,13 +27,13 @@ class NonFiniteError(FloatingPointError):
     """A value is infinite or not a number; the message says where it was made, of what, and by which line."""
 
 
-@contextlib.contextmanager
-def detect_anomaly() -> Iterator[None]:
+class _DetectAnomaly(BareMode):
     """Raise NonFiniteError for the first value inside a `with` that is not finite, be it of an operation or a gradient.
 
-    The error names the operation, the line that called it, shapes, dtypes and device, the first bad index and what went
-    in. Values are looked at on their device, and the host waits once, at the end of a backward pass or of the `with`;
-    until then all of them are kept in memory.
+    Also while a decorated function, generator or coroutine runs. The error names the operation, the line that called
+    it, shapes, dtypes and device, the first bad index and what went in. Values are looked at on their device, and the
+    host waits once, at the end of a backward pass or of the `with`, and where a generator or coroutine pauses; until
+    then all of them are kept in memory.
 
     >>> import gradflow as gf
     >>> with gf.detect_anomaly():  # doctest: +ELLIPSIS
@@ -44,16 +45,31 @@ def detect_anomaly() -> Iterator[None]:
       input 0: tensor of shape (2,), float32 on cpu, inf there, from 1.0 to 1.0, 1 of 2 elements not finite themselves
       input 1: the number 2.0
     """
-    detector = _Detector()
-    with observed_by(detector):
-        try:
-            yield
-        except NonFiniteError:
-            raise
-        except Exception as error:
+
+    variables = (observer, grad_enabled)
+
+    def _values(self) -> tuple[Any, ...]:
+        return _Detector(), None
+
+    def _enter(self, values: tuple[Any, ...]) -> None:
+        detector, recording = values  # None: as it is outside
+        recording = grad_enabled.get() if recording is None else recording
+        super()._enter((detector, 1 if recording else False))
+
+    def _changed(self) -> tuple[Any, ...]:
+        detector, recording = super()._changed()
+        mode, values, *_ = entered.get()
+        return detector, None if mode is self and recording == values[1] else recording
+
+    def _finish(self, values: tuple[Any, ...], error: BaseException | None) -> None:
+        detector = values[0]
+        if error is None:
+            detector.check()
+        elif isinstance(error, Exception) and not isinstance(error, NonFiniteError):
             detector.check(error)  # what is not finite may well be its cause
-            raise
-        detector.check()
+
+
+detect_anomaly = _DetectAnomaly()
 
 
 class _Line(NamedTuple):
@@ -141,7 +157,9 @@ class _Detector(Observer):
         if all(bool(F.to_host(flag)) for F, flag in finite.items()):
             return
         blamed = next(record for record in records if not bool(record.result.backend.to_host(record.finite)))
-        raise NonFiniteError(_describe_record(blamed)) from cause
+        with observed_by(Observer()):  # another detector shall not see what describes this
+            message = _describe_record(blamed)
+        raise NonFiniteError(message) from cause
 
 
 def _as_tensor(x: Any, backend: Backend) -> Any:

@@ -11,14 +11,13 @@ Nothing is scanned or loaded before it is asked for, and then once. What fails i
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import cache, reduce
 from numbers import Integral
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradflow.backend import Backend, Device, Diagnosis
+from gradflow.modes import Mode
 
 logger = logging.getLogger("gradflow")
 
@@ -385,21 +385,36 @@ def current_device() -> Device:
     return _current.get()
 
 
-@contextlib.contextmanager
-def use_device(device: DeviceLike) -> Iterator[Device]:
-    """Make new tensors on `device` inside a `with`; existing tensors stay where they are.
+class use_device(Mode):  # noqa: N801 (as a function, which it was called like)
+    """Make new tensors on `device` inside a `with`, or while a decorated function, generator or coroutine runs.
+
+    Existing tensors stay where they are. Entering raises as `get_backend` does.
 
     >>> with use_device("cpu") as device:
     ...     print(device)
     cpu
     """
-    chosen = parse_device(device)
-    get_backend(chosen)
-    token = _current.set(chosen)
-    try:
-        yield chosen
-    finally:
-        _current.reset(token)
+
+    variables = (_current,)
+
+    def __init__(self, device: DeviceLike) -> None:
+        if not isinstance(device, (str, Device)):
+            raise TypeError(
+                f"use_device takes a device, also as a decorator: @gradflow.use_device('cpu'); got {device!r}"
+            )
+        self.device = device
+
+    def _values(self) -> tuple[Any, ...]:
+        chosen = parse_device(self.device)
+        get_backend(chosen)
+        return (chosen,)
+
+    def __enter__(self) -> Device:
+        super().__enter__()
+        return _current.get()
+
+    def __repr__(self) -> str:
+        return f"use_device({str(self.device)!r})"
 
 
 def synchronize(device: DeviceLike | None = None) -> None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from gradflow.backend import Array, Backend
+from gradflow.modes import BareMode, entered
 from gradflow.recording import as_one_call, note_change, refuse
 
 if TYPE_CHECKING:
@@ -85,24 +86,64 @@ def observed_by(seer: Observer) -> Iterator[None]:
         observer.reset(first)
 
 
-@contextlib.contextmanager
-def no_grad() -> Iterator[None]:
-    """Record no operation inside a `with` (or a decorated function): results need no gradient."""
-    token = grad_enabled.set(False)
-    try:
-        yield
-    finally:
-        grad_enabled.reset(token)
+class _GradMode(BareMode):
+    variables = (grad_enabled,)
+    recording: bool
+
+    def _values(self) -> tuple[Any, ...]:
+        return (self.recording,)
+
+    def _enter(self, values: tuple[Any, ...]) -> None:
+        super()._enter((_recording(values[0]),))
+
+    def __enter__(self) -> None:  # `_enter` for one variable
+        value = _recording(self.recording)
+        entered.set((self, (value,), (grad_enabled.get(),), entered.get()))
+        grad_enabled.set(value)
+
+    def __exit__(self, *_: object) -> None:
+        latest = entered.get()
+        if latest is None or latest[0] is not self:
+            self._leave()
+        else:
+            grad_enabled.set(latest[2][0])
+            entered.set(latest[3])
 
 
-@contextlib.contextmanager
-def enable_grad() -> Iterator[None]:
-    """Record operations inside a `with`, also within `no_grad`."""
-    token = grad_enabled.set(True if observer.get() is None else 1)
-    try:
-        yield
-    finally:
-        grad_enabled.reset(token)
+def _recording(value: int) -> int:
+    """What `grad_enabled` is where operations are recorded, or not."""
+    return (True if observer.get() is None else 1) if value else False
+
+
+class _NoGrad(_GradMode):
+    """Record no operation inside a `with`, or while a decorated function, generator or coroutine runs.
+
+    Results need no gradient. `@no_grad` and `@no_grad()` are the same.
+
+    >>> import gradflow as gf
+    >>> w = gf.ones(2, requires_grad=True)
+    >>> @gf.no_grad
+    ... def predictions(batches):
+    ...     for x in batches:
+    ...         yield w * x
+    >>> [(y.requires_grad, gf.is_grad_enabled()) for y in predictions([1.0, 2.0])]
+    [(False, True), (False, True)]
+    """
+
+    recording = False
+
+
+class _EnableGrad(_GradMode):
+    """Record operations inside a `with`, or while a decorated function, generator or coroutine runs.
+
+    Also within `no_grad`.
+    """
+
+    recording = True
+
+
+no_grad = _NoGrad()
+enable_grad = _EnableGrad()
 
 
 def is_grad_enabled() -> bool:

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ROOT / "backends"
 
 ROOMS: tuple[set[str], ...] = (
-    {"dtypes", "recording"},
+    {"dtypes", "modes", "recording"},
     {"backend"},
     {"device", "engine", "batching", "tree"},
     {"tensor"},

@@ -109,8 +109,8 @@ MISUSES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "eps of integers": (lambda: eps("int32"), ValueError, "float16, float32 or float64; got 'int32'"),
     "eps of what is none": (lambda: eps("nonsense"), ValueError, "float16, float32 or float64; got 'nonsense'"),
-    "a device": (lambda: forbid_sync("cpu"), TypeError, "True or False, for all devices: .*; got 'cpu'"),  # type: ignore[arg-type]
-    "a function": (lambda: forbid_sync(print), TypeError, "`with forbid_sync.*; got <built-in function print>"),  # type: ignore[arg-type]
+    "a device": (lambda: forbid_sync("cpu"), TypeError, "True or False, for all devices: .*; got 'cpu'"),
+    "a class": (lambda: forbid_sync(type("Model", (), {})), TypeError, "`with forbid_sync.*; got <class "),
 }  # fmt: skip
 
 

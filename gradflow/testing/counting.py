@@ -11,6 +11,7 @@ Outside of such a `with`, nothing is watched and nothing costs time.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import linecache
 import math
 import os
@@ -24,6 +25,7 @@ from typing import Any
 
 from gradflow.backend import Backend
 from gradflow.dtypes import DTYPES
+from gradflow.modes import Mode
 
 _FROM_HOST = ("from_host", "from_host_later", "asarray")
 _WATCHED = {"to_host", *_FROM_HOST, "synchronize", "event"}
@@ -78,17 +80,19 @@ def count_transfers() -> Iterator[Transfers]:
     """
     counter = Transfers()
     token = _counters.set((*_counters.get(), counter))
+    _watch()
     try:
-        with _watching():
-            yield counter
+        yield counter
     finally:
+        _unwatch()
         _counters.reset(token)
 
 
-def forbid_sync(forbidden: bool = True) -> contextlib.AbstractContextManager[None]:
+class forbid_sync(Mode):  # noqa: N801 (as a function, which it is called like)
     """Raise `SyncError` where something inside the `with` copies to the host or waits for a device, whichever it is.
 
-    `forbid_sync(False)` allows it again, for a part of the code inside. Raises TypeError for another argument.
+    Also as a decorator of functions, generators and coroutines: `@forbid_sync`. `forbid_sync(False)` allows it again,
+    for a part of the code inside. Raises TypeError for another argument.
 
     >>> import gradflow as gf
     >>> loss = gf.ones(3).sum()
@@ -103,36 +107,45 @@ def forbid_sync(forbidden: bool = True) -> contextlib.AbstractContextManager[Non
     gradflow.testing.counting.SyncError: Tensor.__bool__ copies 1 byte (shape (), bool) from cpu to the host: \
 <doctest gradflow.testing.counting.forbid_sync[2]>, line 5: if loss > 3:
     """
-    if not isinstance(forbidden, bool):  # also of a function, below @forbid_sync, for which no `with` would ever begin
-        raise TypeError(f"forbid_sync takes True or False, for all devices: `with forbid_sync():`; got {forbidden!r}")
-    return _sync_forbidden(forbidden)
+
+    variables = (_forbidden,)
+
+    def __new__(cls, forbidden: Any = True) -> Any:
+        return super().__new__(cls) if not inspect.isroutine(forbidden) else cls(True)(forbidden)
+
+    def __init__(self, forbidden: Any = True) -> None:
+        if not isinstance(forbidden, bool):
+            raise TypeError(
+                f"forbid_sync takes True or False, for all devices: `with forbid_sync():`; got {forbidden!r}"
+            )
+        self._to = forbidden
+
+    def _values(self) -> tuple[Any, ...]:
+        return (self._to,)
+
+    def _enter(self, values: tuple[Any, ...]) -> None:
+        _watch()
+        super()._enter(values)
+
+    def _finish(self, values: tuple[Any, ...], error: BaseException | None) -> None:
+        _unwatch()
 
 
-@contextlib.contextmanager
-def _sync_forbidden(forbidden: bool) -> Iterator[None]:
-    token = _forbidden.set(forbidden)
-    try:
-        with _watching():
-            yield
-    finally:
-        _forbidden.reset(token)
-
-
-@contextlib.contextmanager
-def _watching() -> Iterator[None]:
-    """Every access to a service of any backend goes through `_look`, until the last `with` of any thread ends."""
+def _watch() -> None:
+    """Have every access to a service of any backend go through `_look`, until it was told to stop as often."""
     global _users
     with _lock:
         _users += 1
         if _users == 1:
             Backend.__getattribute__ = _look  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if not _users:
-                del Backend.__getattribute__
+
+
+def _unwatch() -> None:
+    global _users
+    with _lock:
+        _users -= 1
+        if not _users:
+            del Backend.__getattribute__
 
 
 def _look(backend: Backend, name: str) -> Any:
