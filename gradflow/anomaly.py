@@ -120,7 +120,7 @@ class _Detector(Observer):
         line, inside = self._line_of(node), "in the backward pass of"
         tensors = tuple((name, _as_tensor(x, node.backend)) for name, x in named if x is not None)
         head = f"the gradient of input {argument} of {node.op.name} is"
-        self._note(head, _as_tensor(result, node.backend), tensors, line, inside)
+        self._note(head, _as_tensor(result, node.parents[argument].backend), tensors, line, inside)
 
     def after_adding(self, node: Node | Leaf, gradient: Any) -> None:
         if isinstance(node, Node):

@@ -98,7 +98,7 @@ class Batching:
         if not lengths:
             return function(*inputs, **options)
         each = [
-            function(*[x.values[i] if isinstance(x, Batch) else x for x in inputs], **options)
+            function(*[x.values[i, ...] if isinstance(x, Batch) else x for x in inputs], **options)
             for i in range(lengths[0])
         ]
         return Batch(self.F.stack(each, axis=0))

@@ -14,8 +14,8 @@ from typing import Any
 from gradflow import ops
 from gradflow.batching import Batch, batched
 from gradflow.engine import (
+    Forwarder,
     Node,
-    Observer,
     Operation,
     backward,
     enable_grad,
@@ -91,21 +91,17 @@ class _Segment:
                 )
 
 
-class _Watcher(Observer):
-    """Sees what the second run of a segment reads and refuses what is not as it was; another observer sees it all."""
+class _Watcher(Forwarder):
+    """Sees what the second run of a segment reads and refuses what is not as it was."""
 
     def __init__(self, segment: _Segment) -> None:
+        super().__init__(observer.get())
         self.segment = segment
         self.start = tick()
-        other = observer.get()
-        self.other = Observer() if other is None else other
-        self.before_rules = self.other.before_rules  # type: ignore[method-assign]
-        self.after_rule = self.other.after_rule  # type: ignore[method-assign]
-        self.after_backward = self.other.after_backward  # type: ignore[method-assign]
 
     def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
         self.segment.check_unchanged(inputs, self.start)
-        self.other.forward(op, inputs, out)
+        super().forward(op, inputs, out)
 
 
 class _Run:

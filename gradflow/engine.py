@@ -72,6 +72,31 @@ class Observer:
         """A backward pass is over, unless it failed."""
 
 
+class Forwarder(Observer):
+    """Hands on all that it sees to another observer, if there is one: what an observer within another is made of."""
+
+    def __init__(self, other: Observer | None) -> None:
+        self.other = Observer() if other is None else other
+
+    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
+        self.other.forward(op, inputs, out)
+
+    def before_backward(self) -> None:
+        self.other.before_backward()
+
+    def before_rules(self, node: Node, g: Any, out: Any, values: Sequence[Any]) -> None:
+        self.other.before_rules(node, g, out, values)
+
+    def after_rule(self, node: Node, argument: int, g: Any, out: Any, values: Sequence[Any], result: Any) -> None:
+        self.other.after_rule(node, argument, g, out, values, result)
+
+    def after_adding(self, node: Node | Leaf, gradient: Any) -> None:
+        self.other.after_adding(node, gradient)
+
+    def after_backward(self) -> None:
+        self.other.after_backward()
+
+
 observer: ContextVar[Observer | None] = ContextVar("gradflow_observer", default=None)
 
 
@@ -194,16 +219,23 @@ class Operation:
         self.view = view
         # for each rule, whether it reads `out`, and which inputs
         self.reads = tuple(None if rule is None else _reads(rule, len(self.rules)) for rule in self.rules)
-        # for each set of arguments that need a gradient (a bit mask): whether `out` and which inputs to save
-        self.saves = [self._saves(mask) for mask in range(1 << len(self.rules))] if joint is None else []
-
-    def _saves(self, mask: int) -> tuple[bool, tuple[bool, ...] | None]:
-        reads = [r for i, r in enumerate(self.reads) if r is not None and mask >> i & 1]
-        inputs = tuple(any(r[1][i] for r in reads) for i in range(len(self.rules)))
-        return any(r[0] for r in reads), inputs if any(inputs) else None
+        self.saves = _Saves(self.reads)
 
     def __repr__(self) -> str:
         return f"<operation {self.name}>"
+
+
+class _Saves(dict[int, tuple[bool, tuple[bool, ...] | None]]):
+    """For each set of arguments that need a gradient (a bit mask) whether to save `out`, and which inputs."""
+
+    def __init__(self, reads: Sequence[tuple[bool, tuple[bool, ...]] | None]) -> None:
+        self.reads = reads
+
+    def __missing__(self, mask: int) -> tuple[bool, tuple[bool, ...] | None]:
+        reads = [r for i, r in enumerate(self.reads) if r is not None and mask >> i & 1]
+        inputs = tuple(any(r[1][i] for r in reads) for i in range(len(self.reads)))
+        found = self[mask] = any(r[0] for r in reads), inputs if any(inputs) else None
+        return found
 
 
 def _reads(rule: Callable[..., Any], arity: int) -> tuple[bool, tuple[bool, ...]]:
@@ -517,8 +549,11 @@ def backward(
             if seer is not None:
                 seer.after_rule(node, i, g, out, values, result)
             result = _fitted(result, F, node, i, on_tensors)
-            earlier = pending.get(parent)
-            total = pending[parent] = result if earlier is None else F.add(earlier, result)
+            total, earlier = result, pending.get(parent)
+            if earlier is not None:
+                there = tensor_functions if create_graph else parent.backend  # F, unless the node moved its input
+                total = (there if batched is None else batched(there)).add(earlier, result)
+            pending[parent] = total
             if seer is not None and total is not given:
                 seer.after_adding(parent, total)
         if not retain_graph:
@@ -569,7 +604,7 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
             if result.shape != parent.shape or result.dtype is not parent.dtype:
                 result = _fitted(result, F, node, i, False)
             earlier = pending.get(parent)
-            pending[parent] = result if earlier is None else F.add(earlier, result)
+            pending[parent] = result if earlier is None else parent.backend.add(earlier, result)
         if not retain_graph:
             _free(node)
     if written:
@@ -680,7 +715,7 @@ class Handle:
 
 def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
     if batched is not None:
-        each = [_run_hooks(node, g.values[i], create_graph, None) for i in range(g.values.shape[0])]
+        each = [_run_hooks(node, g.values[i, ...], create_graph, None) for i in range(g.values.shape[0])]
         F = tensor_functions if create_graph else node.backend
         return type(g)(F.stack(each, axis=0))
     refuse()

@@ -406,7 +406,8 @@ def _columns(trace: Trace, outputs: Sequence[Tensor], outer: bool) -> list[list[
         blocks = []
         for x, row in zip(trace.inputs, by_input, strict=True):
             order = (*range(x.ndim, x.ndim + y.ndim), *range(x.ndim))
-            blocks.append(ops.astype(ops.copy(ops.permute_dims(row[j], order)), x.dtype))
+            block = ops.to_device(ops.copy(ops.permute_dims(row[j], order)), x.device)
+            blocks.append(ops.astype(block, x.dtype))
         columns.append(blocks)
     return columns
 

@@ -596,3 +596,40 @@ def test_a_second_backward_is_refused_and_the_arguments_are_freed() -> None:
     assert watch() is None
     with pytest.raises(RuntimeError, match="freed by an earlier one"):
         total.backward()
+
+
+def test_another_observer_sees_all_of_a_derivative_within_a_checkpoint() -> None:
+    def part(x: Tensor) -> Tensor:
+        with gf.enable_grad():
+            return gf.grad(lambda x: (x * x * x).sum())(x)
+
+    def seen(checkpointed: bool) -> list[str]:
+        calls: list[str] = []
+
+        class Everything(engine.Observer):
+            def __getattribute__(self, name: str) -> Any:
+                if name in vars(engine.Observer) and not name.startswith("__"):
+                    calls.append(name)
+                return super().__getattribute__(name)
+
+        x = gf.ones(2, requires_grad=True)
+        with engine.observed_by(Everything()):
+            y = gf.checkpoint(part, x) if checkpointed else part(x)
+            y.sum().backward()
+        return calls
+
+    calls = seen(True)
+    assert calls.count("before_backward") == calls.count("after_backward") == 4
+    assert set(seen(False)) == set(calls)
+
+
+def test_detect_anomaly_keeps_count_of_a_derivative_within_a_checkpoint() -> None:
+    x = gf.ones(2, requires_grad=True)
+    with gf.detect_anomaly():
+        gf.checkpoint(lambda x: gf.grad(lambda x: (x * x * x).sum())(x), x).sum().backward()
+        assert engine.observer.get().depth == 0  # type: ignore[union-attr]
+
+
+def test_a_forwarder_forwards_everything() -> None:
+    own = {name for name in vars(engine.Observer) if not name.startswith("__")}
+    assert own == {name for name in vars(engine.Forwarder) if not name.startswith("__")}

@@ -374,3 +374,50 @@ def test_tensors_of_two_devices_are_refused() -> None:
     require_gpu()
     with pytest.raises(gf.DeviceMismatchError, match="hypot"):
         hypot(gf.ones(2, device="cpu"), gf.ones(2, device="cuda"))
+
+
+READS = {
+    "in a function of F": (lambda F, g, _out, _x: F.multiply(g, _x), "_x"),
+    "in a function of F, first": (lambda F, g, _out, _x: F.multiply(_x, g), "_x"),
+    "the result": (lambda F, g, _out, _x: F.multiply(g, _out), "_out"),
+    "an operator": (lambda F, g, _out, _x: g * _x, "_x"),
+    "an operator, first": (lambda F, g, _out, _x: _x * 2.0, "_x"),
+    "a method": (lambda F, g, _out, _x: F.multiply(g, _x.sum()), "_x"),
+    "an element": (lambda F, g, _out, _x: F.multiply(g, _x[0]), "_x"),
+    "as the gradient": (lambda F, g, _out, _x: _x, "_x"),
+    "a comparison": (lambda F, g, _out, _x: F.where(_x > 0, g, 0.0), "_x"),
+    "in where": (lambda F, g, _out, _x: F.where(F.greater(_x, 0.0), g, 0.0), "_x"),
+    "as a sum": (lambda F, g, _out, _x: F.add(g, F.sum(_x)), "_x"),
+}
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("how", READS)
+def test_a_rule_that_reads_what_it_says_it_does_not_is_told_so(how: str, create_graph: bool, device: str) -> None:
+    rule, name = READS[how]
+    op = gf.operation("reader", lambda F, x: F.multiply(x, 2.0), rule)
+    y = op(gf.ones(3, requires_grad=True))
+    with pytest.raises(TypeError, match=f"rule of reader for argument 0 reads {name}.*drop the underscore"):
+        y.sum().backward(create_graph=create_graph)
+    with pytest.raises(TypeError, match=r"drop the underscore|F.multiply\(g, x\) rather than g \* x"):
+        gf.jacobian(op)(gf.ones(3))
+
+
+def test_a_rule_that_reads_an_argument_without_a_gradient_is_told_so(device: str) -> None:
+    product = gf.operation(
+        "product", lambda F, x, y: F.multiply(x, y), lambda F, g, _out, _x, _y: F.multiply(g, _y), None
+    )
+    for other in (gf.ones(2), 3.0):
+        with pytest.raises(TypeError, match=r"reads _y, .*: drop the underscore, and call it y"):
+            product(gf.ones(2, requires_grad=True), other).sum().backward()
+
+
+def test_an_operation_of_many_arguments_is_defined_at_once() -> None:
+    names = [f"x{i}" for i in range(60)]
+    scope: dict[str, Any] = {}
+    exec(f"def forward(F, {', '.join(names)}):\n    return F.add(x0, x59)", scope)
+    exec(f"def rule(F, g, _out, {', '.join('_' + n for n in names)}):\n    return g", scope)
+    many = gf.operation("many", scope["forward"], *[scope["rule"]] * 60)  # 2^60 sets of arguments
+    x, y = gf.ones(2, requires_grad=True), gf.ones(2, requires_grad=True)
+    many(x, *[gf.ones(2)] * 58, y).sum().backward()
+    assert x.grad.tolist() == y.grad.tolist() == [1.0, 1.0]

@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from gradflow.backend import Backend
+from gradflow.batching import Batch
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DEFAULT, DType, as_dtype
 from gradflow.ops.table import apply, cast, check_tensors, defop
@@ -74,6 +75,8 @@ def _moved(F: Backend, x: Any, target: Backend, non_blocking: bool = False) -> A
 
 
 def _moved_back(F: Any, g: Any, _out: Any, _x: Any, target: Backend, non_blocking: bool) -> Any:
+    if isinstance(g, Batch):
+        return Batch(_moved_back(F, g.values, _out, _x, target, non_blocking))
     source = _x.backend
     return to_device(g, source.device) if isinstance(g, Tensor) else _moved(target, g, source)
 
@@ -92,9 +95,7 @@ def to_device(x: Tensor, /, device: DeviceLike, non_blocking: bool = False) -> T
     if target is x.backend:
         return x
     native_dtype(target, x.dtype)
-    out = apply(_TO_DEVICE, (x,), {"target": target, "non_blocking": non_blocking})
-    out.backend = target
-    return out
+    return apply(_TO_DEVICE, (x,), {"target": target, "non_blocking": non_blocking}, target)
 
 
 def _filled(

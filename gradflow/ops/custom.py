@@ -59,7 +59,7 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> TensorFun
             lacking = ", ".join(sorted(keywords - rule_keywords))
             raise ValueError(f"operation {name}: {which} must take the parameters of forward too; it lacks {lacking}")
     defaults = {p.name: p.default for p in inspect.signature(forward).parameters.values() if p.default is not p.empty}
-    op = Operation(name, _value(name, forward), [_checked(name, i, rule) for i, rule in enumerate(rules)])
+    op = Operation(name, _value(name, forward), [_checked(name, i, rule, len(rules)) for i, rule in enumerate(rules)])
 
     def function(*arguments: Any, **parameters: Any) -> Tensor:
         if len(arguments) != len(inputs):
@@ -117,15 +117,53 @@ def _value(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
     return value
 
 
-def _checked(name: str, argument: int, rule: Rule) -> Rule:
-    """The rule, with a clear error for a result that is no array. It keeps its name for what it reads."""
+class _Unread:
+    """What a rule gets for an argument that it calls `_like_this`: its shape and dtype; all else raises TypeError."""
+
+    def __init__(self, message: str, like: Any) -> None:
+        object.__setattr__(self, "_known", {} if like is None else {n: getattr(like, n) for n in _KNOWN})
+        object.__setattr__(self, "_message", message)
+
+    def __getattribute__(self, name: str) -> Any:  # also isinstance comes here, and NumPy, which asks for `__array__`
+        known = object.__getattribute__(self, "_known")
+        if name in known:
+            return known[name]
+        raise TypeError(object.__getattribute__(self, "_message"))
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(object.__getattribute__(self, "_message"))
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __neg__ = __abs__ = __getitem__ = __bool__ = __float__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __array_ufunc__ = _refuse
+
+
+_KNOWN = ("shape", "ndim", "dtype")
+
+
+def _checked(name: str, argument: int, rule: Rule, arity: int) -> Rule:
+    """The rule, with clear errors for a result that is no array, and for arguments that it reads though not declared.
+
+    It keeps its name for what it reads.
+    """
     if rule is None:
         return None
+    which = f"the rule of {name} for argument {argument}"
+    unread = [
+        (i, f"{which} reads {n}, which is not kept for it: drop the underscore, and call it {n.lstrip('_') or 'x'}")
+        for i, n in enumerate(inspect.signature(rule).parameters)
+        if 2 <= i < 3 + arity and n.startswith("_")
+    ]
 
     def checked(F: Any, g: Any, out: Any, *arrays: Any, **parameters: Any) -> Any:
-        gradient = rule(F, g, out, *arrays, **parameters)
+        given = [F, g, out, *arrays]
+        for i, message in unread:
+            given[i] = _Unread(message, given[i])
+        gradient = rule(*given, **parameters)
         if not hasattr(gradient, "shape") or not hasattr(gradient, "dtype"):
-            raise TypeError(f"the rule of {name} for argument {argument} gave {type(gradient).__name__}, not an array")
+            raise TypeError(f"{which} gave {type(gradient).__name__}, not an array")
+        if type(gradient) is _Unread:
+            gradient._refuse()
         return gradient
 
     checked.__wrapped__ = rule  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from operator import attrgetter
 from typing import Any
 
+from gradflow.backend import Backend
 from gradflow.device import DeviceMismatchError
 from gradflow.dtypes import DEFAULT, as_dtype, promote
 from gradflow.engine import Node, Operation, grad_enabled, observer
@@ -108,8 +109,13 @@ def floating(x: Tensor) -> Tensor:
     return x if x.dtype.is_floating else cast(x, DEFAULT)
 
 
-def apply(op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | None = None) -> Tensor:
-    """The operation's value for `inputs` (tensors, Python numbers or None), recorded if any needs a gradient."""
+def apply(
+    op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | None = None, to: Backend | None = None
+) -> Tensor:
+    """The operation's value for `inputs` (tensors, Python numbers or None), recorded if any needs a gradient.
+
+    `to`: the backend of the result, where that is not the one of the inputs.
+    """
     parameters = parameters or {}
     memory = inputs[0]._shared_memory() if op.view else None  # before its array is taken
     backend: Any = None
@@ -132,6 +138,8 @@ def apply(op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | Non
     result = op.forward(backend, *arrays, **parameters)
     if op.residual:
         result, parameters = result[0], {**parameters, "residual": result[1]}
+    if to is not None:
+        backend = to
     if not recorded or not grad_enabled.get():
         out = Tensor(result, backend)
     else:
@@ -191,7 +199,7 @@ def binary(
     """The entry `name` for a function of two arrays with broadcasting, and the function of tensors and numbers."""
     get = attrgetter(array_name or name)
     op = defop(name, first, second, forward=elementwise(name, array_name))
-    saves = op.saves
+    saves = [op.saves[mask] for mask in range(4)]
 
     def make(is_operator: bool) -> TensorFunction:
         def function(x1: Any, x2: Any, /) -> Any:
