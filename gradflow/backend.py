@@ -151,7 +151,7 @@ def _silu_backward(F: Any, g: Array, x: Array, p: float) -> Array:
 
 ACTIVATIONS: dict[str, Activation] = {
     "relu": Activation(
-        lambda F, x, p: F.maximum(x, 0.0), lambda F, g, out, p: F.where(F.greater(out, 0), g, 0.0), "out"
+        lambda F, x, p: F.maximum(x, 0.0), lambda F, g, out, p: F.where(F.equal(out, 0), 0.0, g), "out"
     ),
     "leaky_relu": Activation(
         lambda F, x, p: F.where(F.greater(x, 0), x, F.multiply(x, p)),
@@ -161,7 +161,7 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "elu": Activation(  # Clevert et al. 2015, "Fast and Accurate Deep Network Learning by ELUs", eq. 15
         lambda F, x, p: F.where(F.greater(x, 0), x, F.multiply(F.expm1(F.minimum(x, 0.0)), p)),
-        lambda F, g, x, p: F.where(F.greater(x, 0), g, F.multiply(g, F.multiply(F.exp(F.minimum(x, 0.0)), p))),
+        lambda F, g, x, p: F.where(F.less_equal(x, 0), F.multiply(g, F.multiply(F.exp(F.minimum(x, 0.0)), p)), g),
         "x",
         1.0,
     ),
@@ -338,7 +338,10 @@ class Backend(ABC):
 
     @kernel
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
-        """A new array: the VJP of `activate`; `saved` is its input or its output, as `ACTIVATIONS[name].saves` says."""
+        """A new array: the VJP of `activate`; `saved` is its input or its output, as `ACTIVATIONS[name].saves` says.
+
+        Where `saved` is NaN, relu and elu pass g on, so that what has become NaN does not look like a dead unit.
+        """
         return ACTIVATIONS[name].backward(self, g, saved, parameter)
 
     def sigmoid(self, x: Array) -> Array:
@@ -716,7 +719,8 @@ class Backend(ABC):
         """A step of RMSprop on flat arrays: all but `gradient` change.
 
         Tieleman & Hinton 2012, lecture 6.5; centred where `mean` is given (Graves 2013, "Generating Sequences",
-        eq. 38-41), with a momentum where `velocity` is; epsilon outside the root, as in PyTorch.
+        eq. 38-41), with a momentum where `velocity` is; epsilon outside the root, as in PyTorch. Where rounding makes
+        the centred mean square negative, it is 0.
         """
         if weight_decay:
             gradient = self.add(gradient, self.multiply(parameter, weight_decay))
@@ -724,7 +728,7 @@ class Backend(ABC):
         average = square
         if mean is not None:
             mean[...] = self.add(self.multiply(mean, alpha), self.multiply(gradient, 1.0 - alpha))
-            average = self.subtract(square, self.square(mean))
+            average = self.maximum(self.subtract(square, self.square(mean)), 0.0)  # which rounding may miss
         update = self.divide(gradient, self.add(self.sqrt(average), epsilon))
         if velocity is not None:
             velocity[...] = self.add(self.multiply(velocity, momentum), update)

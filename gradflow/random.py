@@ -137,13 +137,19 @@ def _prepare(shape: int | Sequence[int], dtype: Any, device: DeviceLike | None) 
 
 def uniform(
     shape: int | Sequence[int],
+    *,
     low: float = 0.0,
     high: float = 1.0,
     dtype: Any = None,
     device: DeviceLike | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Numbers spread evenly between `low` and `high`, computed in float64 and rounded to `dtype` (float32)."""
+    """Numbers spread evenly between `low` and `high`, computed in float64 and rounded to `dtype` (float32).
+
+    Raises ValueError for a `low` above `high`, or one that is not finite.
+    """
+    if not -math.inf < low <= high < math.inf:
+        raise ValueError(f"uniform needs finite low <= high; got low={low}, high={high}")
     shape, native, F = _prepare(shape, dtype, device)
     u = _fractions(_words(generator, math.prod(shape), F), F)
     values = F.add(F.multiply(u, float(high) - float(low)), float(low))
@@ -152,20 +158,26 @@ def uniform(
 
 def normal(
     shape: int | Sequence[int],
+    *,
     mean: float = 0.0,
     std: float = 1.0,
     dtype: Any = None,
     device: DeviceLike | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Normally distributed numbers, computed in float64 (to about 1e-15) and rounded to `dtype` (float32)."""
+    """Normally distributed numbers, computed in float64 (to about 1e-15) and rounded to `dtype` (float32).
+
+    Raises ValueError for a negative `std`, or a `mean` or `std` that is not finite.
+    """
+    if not (math.isfinite(mean) and 0 <= std < math.inf):
+        raise ValueError(f"normal needs a finite mean and a finite std >= 0; got mean={mean}, std={std}")
     shape, native, F = _prepare(shape, dtype, device)
     z = _normal_quantile(_fractions(_words(generator, math.prod(shape), F), F), F)
     values = F.add(F.multiply(z, float(std)), float(mean))
     return Tensor(F.astype(F.reshape(values, shape), native), F)
 
 
-def permutation(n: int, device: DeviceLike | None = None, generator: Generator | None = None) -> Tensor:
+def permutation(n: int, *, device: DeviceLike | None = None, generator: Generator | None = None) -> Tensor:
     """The numbers 0 to n - 1 in random order, int64: what sorts n random words. The same on every device."""
     F = get_backend(device)
     (n,) = shape_from((n,))

@@ -79,7 +79,7 @@ def rmsprop_values(
     g = g + decay * p
     square = alpha * square + (1 - alpha) * g**2
     mean = None if mean is None else alpha * mean + (1 - alpha) * g
-    update = g / (np.sqrt(square if mean is None else square - mean**2) + epsilon)
+    update = g / (np.sqrt(square if mean is None else np.maximum(square - mean**2, 0)) + epsilon)
     velocity = None if velocity is None else momentum * velocity + update
     return [p - lr * (update if velocity is None else velocity), square, mean, velocity]
 

@@ -510,6 +510,21 @@ def test_hyperparameters_may_be_numpy_numbers(device: str) -> None:
     assert Adam([p], betas=(np.float32(0.5), np.float64(0.75))).param_groups[0]["betas"] == (0.5, 0.75)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_centred_rmsprop_of_a_gradient_that_does_not_vary_stays_finite(
+    device: str, dtype: str, momentum: float
+) -> None:
+    """The mean square less the squared mean is then all rounding, and negative for some."""
+    p = parameter([0.0] * 200, dtype)
+    optimizer = RMSprop([p], lr=1e-9, alpha=0.5, momentum=momentum, centered=True)
+    gradient = gf.tensor(np.linspace(0.1, 7.0, 200), dtype=dtype)
+    for _ in range(100):
+        p.grad = gradient
+        optimizer.step()
+    assert np.isfinite(host(p)).all()
+
+
 def test_centred_rmsprop_may_be_turned_on_later(device: str) -> None:
     p = parameter([1.0])
     rms = RMSprop([p], lr=0.01)

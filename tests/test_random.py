@@ -115,6 +115,35 @@ def test_numpy_integers_are_seeds_and_shapes() -> None:
 # ---------------------------------------------------------------------- distributions
 
 
+@pytest.mark.parametrize("draw", [gf.random.normal, gf.random.uniform, gf.random.permutation])
+def test_all_after_the_shape_goes_by_keyword(draw: Any) -> None:
+    """`normal(3, 4)` is no matrix, and was three numbers of mean 4."""
+    with pytest.raises(TypeError, match="positional"):
+        draw(3, 4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"std": -1.0}, {"std": math.nan}, {"std": math.inf}, {"mean": math.nan}, {"mean": math.inf}], ids=str
+)
+def test_a_normal_distribution_that_is_none_is_refused(options: dict[str, float]) -> None:
+    before = gf.random.default_generator.state_dict()
+    with pytest.raises(ValueError, match=r"finite std >= 0; got mean="):
+        gf.random.normal((3,), **options)
+    assert gf.random.default_generator.state_dict() == before
+    assert gf.random.normal((3,), mean=2.0, std=0.0).tolist() == [2.0] * 3
+
+
+@pytest.mark.parametrize(
+    "options", [{"low": 2.0}, {"low": math.nan}, {"high": math.inf}, {"low": -math.inf}, {"high": -0.5}], ids=str
+)
+def test_uniform_numbers_need_bounds_in_order(options: dict[str, float]) -> None:
+    before = gf.random.default_generator.state_dict()
+    with pytest.raises(ValueError, match=r"finite low <= high; got low="):
+        gf.random.uniform((3,), **options)
+    assert gf.random.default_generator.state_dict() == before
+    assert gf.random.uniform((3,), low=2.0, high=2.0).tolist() == [2.0] * 3
+
+
 def fractions(*words: int) -> np.ndarray:
     return np.asarray(_fractions(np.array(words, np.uint64), CPU))
 
@@ -129,7 +158,7 @@ def test_fractions_are_the_upper_52_bits_and_a_half() -> None:
 def test_uniform_numbers_stay_within_their_bounds(dtype: str, device: str) -> None:
     if not gf.get_backend(device).supports(dtype):
         pytest.skip(f"{device} has no {dtype}")
-    x = gf.random.uniform((100, 100), -1.0, 3.0, dtype=dtype)
+    x = gf.random.uniform((100, 100), low=-1.0, high=3.0, dtype=dtype)
     values = x.numpy().astype("float64")
     assert x.dtype == dtype
     assert values.min() >= -1.0
@@ -141,7 +170,7 @@ def test_uniform_numbers_stay_within_their_bounds(dtype: str, device: str) -> No
 
 def test_uniform_numbers_are_those_of_the_words() -> None:
     gf.manual_seed(5)
-    x = gf.random.uniform((2, 3), 2.0, 5.0, dtype="float64").numpy()
+    x = gf.random.uniform((2, 3), low=2.0, high=5.0, dtype="float64").numpy()
     whole = (philox(5, 0, 6) >> np.uint64(12)).astype("float64")
     assert np.array_equal(x, ((whole + 0.5) * 2.0**-52 * 3.0 + 2.0).reshape(2, 3))
 

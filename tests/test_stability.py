@@ -218,3 +218,119 @@ def test_gelu_far_out_is_the_identity_or_zero(dtype: str, far: float) -> None:
     assert y.detach().tolist() == [float(x[0].detach()), 0.0]
     y.sum().backward()
     assert x.grad.tolist() == [1.0, 0.0]
+
+
+# ---------------------------------------------------------------------- infinities and NaN
+
+NAN = math.nan
+
+
+def gradients(function: Any, *inputs: list[float]) -> list[list[float]]:
+    """The gradients of the inputs for a gradient of 3 of each result."""
+    tensors = [gf.tensor(x).requires_grad_() for x in inputs]
+    out = function(*tensors)
+    out.backward(gf.full(out.shape, 3.0))
+    return [t.grad.tolist() for t in tensors]
+
+
+BROKEN = [NAN, 2.0, -1.0]
+AT_NAN: dict[str, tuple[Any, list[list[float]], list[list[float]]]] = {
+    "relu": (gf.relu, [BROKEN], [[3.0, 3.0, 0.0]]),
+    "leaky_relu": (lambda x: gf.leaky_relu(x, 0.5), [BROKEN], [[1.5, 3.0, 1.5]]),
+    "elu": (lambda x: gf.elu(x, 2.0), [BROKEN], [[3.0, 3.0, 6 * math.exp(-1)]]),
+    "clip": (lambda x: gf.clip(x, -1.0, 1.0), [BROKEN], [[0.0, 0.0, 3.0]]),
+    "maximum": (gf.maximum, [[NAN, 2.0, NAN, 1.0], [1.0, NAN, NAN, 2.0]], [[3.0, 3.0, 3.0, 0.0], [3.0] * 4]),
+    "minimum": (gf.minimum, [[NAN, 2.0, NAN, 1.0], [1.0, NAN, NAN, 2.0]], [[3.0] * 4, [3.0, 3.0, 3.0, 0.0]]),
+    "max": (lambda x: gf.max(x, axis=0), [BROKEN], [[NAN] * 3]),
+    "min": (lambda x: gf.min(x, axis=0), [BROKEN], [[NAN] * 3]),
+}
+"""Functions that choose, inputs, and their gradients: what PyTorch 2.13 gives (for max and min, `amax` and `amin`)."""
+
+
+@pytest.mark.parametrize("name", AT_NAN)
+def test_a_gradient_at_nan_is_that_of_pytorch(name: str, device: str) -> None:
+    function, inputs, expected = AT_NAN[name]
+    for found, wanted in zip(gradients(function, *inputs), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", AT_NAN)
+def test_pytorch_gives_these_gradients_at_nan(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    function = {
+        "relu": torch.relu, "leaky_relu": lambda x: torch.nn.functional.leaky_relu(x, 0.5),
+        "elu": lambda x: torch.nn.functional.elu(x, 2.0), "clip": lambda x: torch.clip(x, -1.0, 1.0),
+        "maximum": torch.maximum, "minimum": torch.minimum, "max": torch.amax, "min": torch.amin,
+    }[name]  # fmt: skip
+    _, inputs, expected = AT_NAN[name]
+    tensors = [torch.tensor(x, requires_grad=True) for x in inputs]
+    out = function(*tensors)
+    out.backward(torch.full_like(out, 3.0))
+    for x, wanted in zip(tensors, expected, strict=True):
+        np.testing.assert_allclose(x.grad.numpy(), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_network_with_relu_that_has_become_nan_shows_it(layers: int, device: str) -> None:
+    """Also with one operation for all its layers: else the next step would take it for a network of dead units."""
+    model = gf.nn.MLP([3, *[4] * layers, 2], activation="relu")
+    first, second = list(model.parameters())[:2]
+    with gf.no_grad():
+        second.copy_(gf.full(second.shape, NAN))
+    model(gf.ones((5, 3))).sum().backward()
+    assert first.grad is not None
+    assert np.isfinite(first.grad.numpy()).all()
+    assert (first.grad.numpy() != 0).all()
+
+
+@pytest.mark.parametrize("exponent", ["number", "tensor"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_the_gradient_of_x_to_the_power_0_is_0(exponent: str, dtype: str, device: str) -> None:
+    if not gf.get_backend(device).supports(dtype):
+        pytest.skip(f"{device} has no {dtype}")
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    x = gf.tensor(np.array([tiny, -tiny, 0.0, -0.0, 2.0, math.inf, -math.inf, NAN], dtype)).requires_grad_()
+    y = x ** (0.0 if exponent == "number" else gf.zeros(x.shape, dtype=dtype))
+    assert y.detach().tolist() == [1.0] * 8
+    y.sum().backward()
+    assert x.grad.tolist() == [0.0] * 8
+
+
+def test_the_mixed_derivative_of_x_to_the_power_0_is_1_over_x(device: str) -> None:
+    def slope(b: gf.Tensor) -> gf.Tensor:
+        return gf.grad(lambda x: (x**b).sum())(gf.tensor([2.0, 4.0, 1e-30]))
+
+    found = gf.jacobian(slope)(gf.zeros(3)).detach().numpy()
+    np.testing.assert_allclose(found, np.diag([0.5, 0.25, 1e30]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("delta", [0.5, 3.0])
+def test_the_gradient_of_huber_loss_at_an_infinite_error_is_plus_or_minus_delta(delta: float, device: str) -> None:
+    x, target = gf.tensor([math.inf, -math.inf, 1.0, 0.25]), gf.tensor([0.0, 0.0, math.inf, 0.0])
+    loss = gf.huber_loss(x, target, reduction="none", delta=delta)
+    assert loss.tolist() == [math.inf, math.inf, math.inf, 0.03125]
+
+    def f(x: gf.Tensor) -> gf.Tensor:
+        return gf.huber_loss(x, target, reduction="sum", delta=delta)
+
+    assert gf.grad(f)(x).tolist() == [delta, -delta, -delta, 0.25]
+    assert gf.hessian(f)(x).tolist() == np.diag([0.0, 0.0, 0.0, 1.0]).tolist()
+    _, slope = gf.jvp(f, (x,), (gf.tensor([1.0, 1.0, 0.0, 4.0]),))
+    assert slope.item() == 1.0
+
+
+@pytest.mark.parametrize("delta", [0.0, -1.0, math.inf, NAN])
+def test_huber_loss_needs_a_finite_delta_above_0(delta: float) -> None:
+    with pytest.raises(ValueError, match="finite delta > 0"):
+        gf.huber_loss(gf.ones(2), gf.zeros(2), delta=delta)
+
+
+def test_all_derivatives_of_std_at_constants_are_0(device: str) -> None:
+    def f(x: gf.Tensor) -> gf.Tensor:
+        return gf.std(x, axis=0).sum()
+
+    x = gf.tensor([[2.0, 1.0], [2.0, 5.0], [2.0, 3.0]])
+    assert gf.grad(f)(x).numpy()[:, 0].tolist() == [0.0] * 3
+    found = gf.hessian(f)(x).numpy()
+    assert (found[:, 0] == 0).all()
+    assert (found[:, 1, :, 1] != 0).any()

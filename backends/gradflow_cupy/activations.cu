@@ -34,9 +34,9 @@ __device__ T activation(T x, int code, T parameter) {
 template <typename T>
 __device__ T activation_vjp(T g, T saved, int code, T parameter) {
     switch (code) {
-        case RELU: return saved > T(0) ? g : T(0);
+        case RELU: return saved == T(0) ? T(0) : g;  // at NaN, g
         case LEAKY_RELU: return saved > T(0) ? g : g * parameter;
-        case ELU: return saved > T(0) ? g : g * (exp(saved) * parameter);
+        case ELU: return saved <= T(0) ? g * (exp(saved) * parameter) : g;  // at NaN, g
         case GELU: {
             T t = gelu_tanh(saved);
             T inner = (saved * saved * T(3 * GELU_B) + T(1)) * T(GELU_A);

@@ -48,6 +48,7 @@ __global__ void rmsprop_step(
             T m = mean[i] * (T)alpha + g * (T)rest;
             mean[i] = m;
             s -= m * m;
+            if (s < T(0)) s = T(0);  // by rounding
         }
         T update = g / (sqrt(s) + (T)epsilon);
         if (velocity) {

@@ -184,7 +184,7 @@ class NumpyBackend(Backend):
 
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
         if name == "relu":
-            return _masked(g, np.greater(saved, 0))
+            return _masked(g, np.not_equal(saved, 0))
         return self._activate_backward(g, saved, name, parameter)
 
     @_in_float32
@@ -507,7 +507,7 @@ def _rmsprop(
             np.multiply(g, 1 - alpha, t)
             np.add(m, t, m)
             np.multiply(m, m, t)
-            average = np.subtract(s, t, t)
+            average = np.maximum(np.subtract(s, t, t), 0, out=t)
         np.sqrt(average, t)
         np.add(t, epsilon, t)
         np.divide(g, t, t)

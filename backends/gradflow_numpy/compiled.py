@@ -53,7 +53,7 @@ def add_bias_relu(z: Any, bias: Any) -> None:
 
 @_compiled
 def relu_backward_bias(g: Any, out: Any, result: Any, total: Any) -> None:
-    """result = g where out > 0, else 0; total = its sum over the rows; (n, m)."""
+    """result = g where out is not 0, else 0; total = its sum over the rows; (n, m)."""
     zero = g.dtype.type(0)
     total[:] = zero
     block = np.empty_like(total)
@@ -61,7 +61,7 @@ def relu_backward_bias(g: Any, out: Any, result: Any, total: Any) -> None:
         block[:] = zero
         for i in range(start, min(start + _ROWS, g.shape[0])):
             for j in range(g.shape[1]):
-                x = g[i, j] if out[i, j] > zero else zero
+                x = g[i, j] if out[i, j] != zero else zero
                 result[i, j] = x
                 block[j] += x
         total += block
@@ -191,7 +191,7 @@ def rmsprop(
     """`Backend.rmsprop_step`."""
     number = parameter.dtype.type
     r, a, b, e = number(lr), number(alpha), number(1 - alpha), number(epsilon)
-    mu, decay = number(momentum), number(weight_decay)
+    mu, decay, zero = number(momentum), number(weight_decay), number(0)
     for i in range(parameter.size):
         g = gradient[i]
         if decay != 0:
@@ -202,6 +202,8 @@ def rmsprop(
             m = a * mean[i] + b * g
             mean[i] = m
             s -= m * m
+            if s < zero:  # by rounding
+                s = zero
         update = g / (np.sqrt(s) + e)
         if velocity is not None:
             update += mu * velocity[i]

@@ -67,7 +67,7 @@ class Batches:
                 part = slice(start, start + self.batch_size)
                 yield self.inputs[part], self.targets[part]
             return
-        order = gf.random.permutation(len(self.inputs), self.inputs.device, self.generator)
+        order = gf.random.permutation(len(self.inputs), device=self.inputs.device, generator=self.generator)
         batch_elements = self.batch_size * self.inputs.size // len(self.inputs)
         step = self.batch_size * max(1, _GATHERED // max(1, batch_elements))
         for first in range(0, self.samples, step):  # small batches are gathered together: slices cost less

@@ -6,6 +6,7 @@ The numbers come from a generator of `gradflow.random`, by default the global on
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from gradflow import random
 from gradflow.engine import no_grad
@@ -42,15 +43,19 @@ def _overwrite(tensor: Tensor, values: Tensor) -> Tensor:
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Numbers spread evenly between a and b."""
-    return _overwrite(tensor, random.uniform(tensor.shape, a, b, tensor.dtype, tensor.device, generator))
+    """Numbers spread evenly between a and b. ValueError for a > b."""
+    if not a <= b:
+        raise ValueError(f"uniform_ needs a <= b; got a={a}, b={b}")
+    how: Any = {"dtype": tensor.dtype, "device": tensor.device, "generator": generator}
+    return _overwrite(tensor, random.uniform(tensor.shape, low=a, high=b, **how))
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Normally distributed numbers. ValueError for std < 0."""
     if std < 0:
         raise ValueError(f"normal_ needs std >= 0; got {std}")
-    return _overwrite(tensor, random.normal(tensor.shape, mean, std, tensor.dtype, tensor.device, generator))
+    how: Any = {"dtype": tensor.dtype, "device": tensor.device, "generator": generator}
+    return _overwrite(tensor, random.normal(tensor.shape, mean=mean, std=std, **how))
 
 
 def constant_(tensor: Tensor, value: float) -> Tensor:

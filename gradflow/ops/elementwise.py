@@ -10,6 +10,7 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
+from gradflow.dtypes import as_dtype
 from gradflow.ops.table import (
     BINARY_OPERATORS,
     TensorFunction,
@@ -49,29 +50,31 @@ divide = binary(
 )
 
 
-def _half_at_ties(F: Any, g: Any, taken: Any, a: Any, b: Any) -> Any:
-    return F.where(F.equal(a, b), F.multiply(g, 0.5), F.where(taken, g, 0.0))
+def _half_at_ties(F: Any, g: Any, lost: Any, a: Any, b: Any) -> Any:
+    return F.where(F.equal(a, b), F.multiply(g, 0.5), F.where(lost, 0.0, g))
 
 
 maximum = binary(
     "maximum",
-    lambda F, g, _out, a, b: _half_at_ties(F, g, F.greater(a, b), a, b),
     lambda F, g, _out, a, b: _half_at_ties(F, g, F.less(a, b), a, b),
-    "The larger of x1 and x2; NaN where either is. At ties the gradient is shared equally.",
+    lambda F, g, _out, a, b: _half_at_ties(F, g, F.greater(a, b), a, b),
+    "The larger of x1 and x2; NaN where either is, with the whole gradient for both. Ties share it equally.",
 )
 minimum = binary(
     "minimum",
-    lambda F, g, _out, a, b: _half_at_ties(F, g, F.less(a, b), a, b),
     lambda F, g, _out, a, b: _half_at_ties(F, g, F.greater(a, b), a, b),
-    "The smaller of x1 and x2; NaN where either is. At ties the gradient is shared equally.",
+    lambda F, g, _out, a, b: _half_at_ties(F, g, F.less(a, b), a, b),
+    "The smaller of x1 and x2; NaN where either is, with the whole gradient for both. Ties share it equally.",
 )
 
 
 def _power_base(F: Any, g: Any, _out: Any, a: Any, b: Any) -> Any:
     if isinstance(b, float):
-        return F.multiply(F.multiply(g, b), F.pow(a, b - 1.0 if b else 1.0))
-    neither = F.logical_and(F.equal(a, 0), F.equal(b, 0))  # there 0 * x^0, since 0 * x^-1 is NaN
-    exponent = F.subtract(F.where(neither, 1.0, b), 1.0)
+        return F.multiply(F.multiply(g, b), F.pow(a, b - 1.0)) if b else F.zeros_like(g)
+    least = 2.0**-1022 if as_dtype(a.dtype).itemsize == 8 else 2.0**-126  # below it, 1 / a overflows
+    invertible = F.greater_equal(F.abs(a), least)
+    flat = F.logical_and(F.equal(b, 0), F.logical_not(invertible))  # there 0 * a^0, since 0 * a^-1 is NaN
+    exponent = F.subtract(F.where(flat, 1.0, b), 1.0)
     return F.multiply(F.multiply(g, b), F.pow(a, exponent))
 
 
@@ -89,7 +92,7 @@ _power = binary("power", _power_base, _power_exponent, "", array_name="pow")
 
 
 def power(x1: Any, x2: Any, /) -> Tensor:
-    """x1 to the power x2. The gradient of x1^0 in x1 is 0, also at 0."""
+    """x1 to the power x2. The gradient of x1^0 in x1 is 0, also where x1 is 0, infinite or NaN."""
     if isinstance(x1, Tensor) and isinstance(x2, (int, float)) and x2 == 2:
         return square(x1)  # many times faster than the general power
     return _power(x1, x2)

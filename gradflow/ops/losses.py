@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -79,17 +80,19 @@ def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Half the squared error where it is below `delta`, else delta * (|error| - delta / 2); reduced as `mse_loss`.
 
-    Huber 1964, "Robust Estimation of a Location Parameter". Raises ValueError for delta <= 0 or differing shapes.
+    Huber 1964, "Robust Estimation of a Location Parameter". Raises ValueError for a delta that is not finite and above
+    0, or differing shapes.
     """
-    if delta <= 0:
-        raise ValueError(f"huber_loss needs delta > 0; got {delta}")
+    if not 0 < delta < math.inf:
+        raise ValueError(f"huber_loss needs a finite delta > 0; got {delta}")
     _check("huber_loss", input, target, reduction)
     input, target = ops.promoted("huber_loss", input, target, True)
     difference = subtract(input, target)
     size = abs_(difference)
-    near = multiply(square(difference), 0.5)  # not of the size, whose second derivative at 0 is 0
-    far = multiply(subtract(size, 0.5 * delta), delta)
-    return _reduced(where(ops.less(size, delta), near, far), reduction)
+    near = ops.less(size, delta)
+    inner = where(near, difference, 0.0)  # not of the size, whose second derivative at 0 is 0; nor infinite: 0 * inf
+    outer = multiply(subtract(size, 0.5 * delta), delta)
+    return _reduced(where(near, multiply(square(inner), 0.5), outer), reduction)
 
 
 def _cross_entropy_backward(F: Any, g: Any, out: Any, logits: Any, target: Any, **options: Any) -> Any:

@@ -56,7 +56,8 @@ def _count(x: Any, axis: Axis) -> int:
 
 def _at_extremes(F: Any, g: Any, out: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     hit = F.astype(F.equal(x, _keep(F, out, x, axis)), x.dtype)
-    share = F.divide(_keep(F, g, x, axis), F.sum(hit, axis=axis, keepdims=True))
+    hits = F.sum(hit, axis=axis, keepdims=True)
+    share = F.divide(_keep(F, g, x, axis), F.where(F.equal(hits, 0), math.nan, hits))  # NaN is equal to nothing
     return F.multiply(hit, share)
 
 
@@ -120,12 +121,14 @@ mean = _reduction(
 max = _reduction(
     "max",
     _at_extremes,
-    "The largest element over `axis`; the gradient is shared equally among equals. ValueError if there is none.",
+    "The largest element over `axis`; equals share the gradient equally. A NaN wins, and makes all gradients NaN. "
+    "ValueError if there is no element.",
 )
 min = _reduction(
     "min",
     _at_extremes,
-    "The smallest element over `axis`; the gradient is shared equally among equals. ValueError if there is none.",
+    "The smallest element over `axis`; equals share the gradient equally. A NaN wins, and makes all gradients NaN. "
+    "ValueError if there is no element.",
 )
 prod = _reduction(
     "prod", _prod_rule, "The product over `axis`; its gradient is right also where elements are 0.", shrinks=False
@@ -140,7 +143,8 @@ _VAR = defop(
 
 
 def _std_rule(F: Any, g: Any, out: Any, x: Any, axis: Axis, correction: float, keepdims: bool) -> Any:
-    share = F.divide(g, F.where(F.equal(out, 0), 1.0, out))  # of a constant: 0
+    constant = F.equal(out, 0)
+    share = F.where(constant, 0.0, F.divide(g, F.where(constant, 1.0, out)))
     return _spread_deviations(F, share, x, axis, _count(x, axis) - correction)
 
 
@@ -166,7 +170,10 @@ def var(x: Tensor, /, axis: Axis = None, correction: float = 0.0, keepdims: bool
 
 
 def std(x: Tensor, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
-    """The standard deviation over `axis`: the square root of `var`. ValueError for n <= correction."""
+    """The standard deviation over `axis`: the square root of `var`. ValueError for n <= correction.
+
+    Of equal elements, its derivatives of all orders are 0.
+    """
     return _spread_of(_STD, x, axis, correction, keepdims)
 
 

@@ -326,13 +326,13 @@ def _random(at: Place) -> list[Check]:
         out.sum().backward()
         return out != 0, x.grad != 0
 
-    def number(draw: Callable[..., Any], *arguments: Any) -> Any:
-        return draw(*arguments, device=at.device, generator=gf.Generator(1))
+    def number(draw: Callable[..., Any], shape: Any, **options: Any) -> Any:
+        return draw(shape, device=at.device, generator=gf.Generator(1), **options)
 
     found = {
         "random bits": lambda: bits(0, 0, 1001),
         "random bits, far in the stream": lambda: bits(2**128 - 1, 2**64 - 3, 40),
-        "uniform": lambda: number(gf.random.uniform, (1001,), -1, 2),
+        "uniform": lambda: number(gf.random.uniform, (1001,), low=-1, high=2),
         "normal": lambda: number(gf.random.normal, (1001,)),
         "permutation": lambda: number(gf.random.permutation, 1001),
         "initial weights": weights,

@@ -69,7 +69,7 @@ def activation_cases() -> list[Case]:
                     lambda e, g, saved, name, _p: [slope_bound(e, g, saved, name)], special=True,
                 )
             )  # fmt: skip
-    pairs = np.array(list(itertools.product([np.inf, -np.inf, np.nan, 2.0], [0.0, -0.0, 1.0, 1e-30, np.inf]))).T
+    pairs = np.array(list(itertools.product([np.inf, -np.inf, np.nan, 2.0], [0.0, -0.0, 1.0, 1e-30, np.inf, np.nan]))).T
     cases.append(Case("activate_backward", "relu-special", (*pairs.copy(), "relu", 0.0), special=True))
     return cases
 
@@ -159,7 +159,7 @@ def run_linear_backward(
     assert [f is not None for f in found] == list(needs)
     for gradient, buffer in zip(found, into, strict=True):
         assert buffer is None or gradient is buffer, "a gradient is not in the buffer for it"
-    assert np.array_equal(B.to_host(out), before), "the result was changed"
+    assert np.array_equal(B.to_host(out), before, equal_nan=True), "the result was changed"
     return list(found)
 
 
@@ -236,6 +236,17 @@ def linear_cases() -> list[Case]:
             for name in (None, "tanh", "silu"):
                 cases.append(linear_case((4, 3), 2, name, True, needs, buffers))
     cases += [linear_case(shape, 4, name, True, keep=False) for name in ACTIVATIONS for shape in [(6, 3), (2, 2, 3)]]
+    x, weight, broken = normal((33, 17), 5), normal((9, 17), 6), np.where(np.arange(9) % 3, 0.0, np.nan)
+    g = np.where(np.abs(x @ weight.T) < 0.05, 0.0, normal((33, 9), 8))
+    for needs_bias in (True, False):  # the gradient passes where the layer has become NaN
+        cases.append(
+            Case(
+                "linear_backward", f"relu-special-{needs_bias}",
+                (g, x, weight, broken, (None,) * 3, "relu", 0.0, (True, True, needs_bias), True),
+                lambda e, g, x, weight, bias, *rest: linear_backward_bound(e, g, x, weight, np.zeros(9), *rest),
+                run_linear_backward, special=True,
+            )
+        )  # fmt: skip
     return list({str(case): case for case in cases}.values())
 
 
@@ -643,9 +654,10 @@ def rmsprop_bound(
         bounds[1] = 6 * e * (alpha * np.abs(mean) + (1 - alpha) * size)
         mean = alpha * mean + (1 - alpha) * g
         average, wrong = square - mean**2, wrong + 2 * np.abs(mean) * bounds[1] + 4 * e * (square + mean**2)
+        wrong, average = np.where(average + wrong < 0, 0.0, wrong), np.maximum(average, 0.0)
     below = np.sqrt(average) + epsilon
     update = np.abs(g) / below
-    change = 4 * e * size / below + update * (wrong / np.sqrt(average) / below + 8 * e)
+    change = 4 * e * size / below + update * (wrong / np.sqrt(np.where(wrong == 0, 1.0, average)) / below + 8 * e)
     if velocity is not None:
         update = momentum * np.abs(velocity) + update
         change = bounds[2] = change + 4 * e * update
@@ -701,6 +713,16 @@ def optimizer_cases() -> list[Case]:
                     rmsprop_bound, in_place("rmsprop_step", 0, 2, 3, 4), changes=(0, 2, 3, 4), dtypes=WIDE,
                 )
             )  # fmt: skip
+        constant = 1 + np.abs(v)  # a gradient that does not vary, its mean square less than its square
+        cases += [
+            Case(
+                "rmsprop_step", f"{n}-constant{'-velocity' * with_velocity}",
+                (p, constant, 0.99 * constant**2, constant, v if with_velocity else None,
+                 0.01, 0.99, 0.1, 0.0, 0.9 if with_velocity else 0.0),
+                rmsprop_bound, in_place("rmsprop_step", 0, 2, 3, 4), changes=(0, 2, 3, 4), dtypes=WIDE,
+            )
+            for with_velocity in (False, True)
+        ]  # fmt: skip
     several = [normal((3, 5), 36), normal((4,), 37), normal((), 38), normal((0, 2), 39), normal((2, 3, 4), 40)]
     for (name, gradients), max_norm in itertools.product(
         {"one": several[:1], "several": several, "zeros": [np.zeros(4)], "empty": several[3:4],

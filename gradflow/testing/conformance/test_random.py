@@ -71,20 +71,20 @@ def test_uniform_numbers(device: str, dtype: str) -> None:
     """The upper 52 bits of the words and a half, and no rounding but the last."""
     whole = (_philox(0, 0, 1001) >> np.uint64(12)).astype("float64")
     expected = ((whole + 0.5) * 2.0**-52 * 3.0 + 2.0).astype(dtype)
-    assert_agree("uniform", gf.random.uniform((1001,), 2.0, 5.0, dtype=dtype), expected)
+    assert_agree("uniform", gf.random.uniform((1001,), low=2.0, high=5.0, dtype=dtype), expected)
     gf.manual_seed(0)
-    assert_agree("on this device", gf.random.uniform((7, 11, 13), 2.0, 5.0, dtype=dtype, device=device).numpy(),
-                 expected.reshape(7, 11, 13))  # fmt: skip
+    found = gf.random.uniform((7, 11, 13), low=2.0, high=5.0, dtype=dtype, device=device).numpy()
+    assert_agree("on this device", found, expected.reshape(7, 11, 13))
 
 
 @about("random_bits")
 @pytest.mark.parametrize("dtype", REALS)
 def test_normal_numbers(device: str, dtype: str) -> None:
     """Equal to the bit to those of NumPy's backend, and within 1e-9 quantiles of the uniform ones."""
-    found = gf.random.normal((1001,), 1.0, 0.5, dtype=dtype)
+    found = gf.random.normal((1001,), mean=1.0, std=0.5, dtype=dtype)
     with reference_device() as name:
         gf.manual_seed(0)
-        expected = gf.random.normal((1001,), 1.0, 0.5, dtype=dtype, device=name).numpy()
+        expected = gf.random.normal((1001,), mean=1.0, std=0.5, dtype=dtype, device=name).numpy()
     assert_agree("normal", found, expected)
     if dtype == "float64":
         u = ((_philox(0, 0, 1001) >> np.uint64(12)).astype("float64") + 0.5) * 2.0**-52
