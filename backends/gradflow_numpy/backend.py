@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gradflow.backend import ACTIVATIONS, Array, Backend, Diagnosis, MemoryStats, dropout_threshold
+from gradflow_numpy import sums
 from gradflow_numpy.threads import count, set_count, share_out
 
 _reduce: Any = np.add.reduce  # less of Python around it than numpy.sum has
 _FLOAT16 = np.dtype(np.float16)
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 _SMALL = 9216  # elements of a matrix up to which OpenBLAS multiplies it by a vector on one thread
-_ROWS = 1024  # that are summed up before their sum is added to others
+_ROWS = 1024  # of a gradient that are added one after another
 _CHUNK = 1 << 16  # elements of an optimizer pass: the arrays of one chunk stay in the second-level cache
 _BITS = {2: np.int16, 4: np.int32, 8: np.int64}  # the integers as wide as a floating-point number, by bytes
 
@@ -72,17 +73,25 @@ class NumpyBackend(Backend):
 
     @staticmethod
     def sum(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
-        if x.dtype == np.float16:
-            return _reduce(x, axis=axis, dtype=np.float32, keepdims=keepdims).astype(np.float16)
-        return _reduce(x, axis=axis, keepdims=keepdims)
+        if x.dtype == _FLOAT16:
+            return _rounded(sums.total(x, axis, keepdims), x)
+        return sums.total(x, axis, keepdims)
 
-    @_in_float32
-    def var(self, x: Array, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
-        return np.var(x, axis=axis, correction=correction, keepdims=keepdims)
+    @staticmethod
+    def mean(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
+        return _rounded(sums.mean(x, axis, keepdims), x)
 
-    @_in_float32
-    def std(self, x: Array, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
-        return np.std(x, axis=axis, correction=correction, keepdims=keepdims)
+    @staticmethod
+    def var(x: Array, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
+        return _rounded(sums.variance(x, axis, correction, keepdims), x)
+
+    @staticmethod
+    def std(x: Array, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
+        return _rounded(np.sqrt(sums.variance(x, axis, correction, keepdims)), x)
+
+    @staticmethod
+    def cumulative_sum(x: Array, /, *, axis: int | None = None) -> Array:
+        return _rounded(sums.running_total(x, axis), x)
 
     @staticmethod
     def argsort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
@@ -204,7 +213,7 @@ class NumpyBackend(Backend):
     def softmax(self, x: Array, axis: int) -> Array:
         e = np.asarray(np.subtract(x, x.max(axis=axis, keepdims=True)))
         np.exp(e, out=e)
-        e /= e.sum(axis=axis, keepdims=True)
+        e /= sums.total(e, axis, True)
         return e
 
     def gemm(self, a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
@@ -293,11 +302,11 @@ class NumpyBackend(Backend):
         if p.size <= _SMALL and p.dtype != _FLOAT16:
             total = self.product(p, self._kept(np.full, classes, 1, p.dtype)).reshape(n, 1)
         else:
-            total = _reduce(p, 1, None, None, True)
+            total = self.sum(p, axis=1, keepdims=True)
         np.divide(p, total, p)
         log_total = np.log(total)
         if target.ndim == 2:
-            losses = (target * (log_total - shifted)).sum(axis=1)
+            losses = self.sum(target * (log_total - shifted), axis=1)
         else:
             losses = np.subtract(log_total.reshape(n), shifted.reshape(-1).take(self._places(target, classes)))
         if reduction == "none":
@@ -330,7 +339,7 @@ class NumpyBackend(Backend):
         if reduction == "none":
             return np.square(difference), difference
         flat = difference.reshape(-1)
-        total = np.dot(flat, flat)
+        total = np.dot(flat, flat) if flat.size <= sums.BLOCK else sums.square_total(flat)
         return np.asarray(total / flat.size if reduction == "mean" else total, difference.dtype), difference
 
     def squared_error_backward(
@@ -417,7 +426,7 @@ class NumpyBackend(Backend):
         share_out(_PASSES[name], arrays, options)
 
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
-        norm = math.sqrt(sum(_square_sum(g.reshape(-1)) for g in gradients))
+        norm = math.sqrt(sum(float(sums.square_total(g.reshape(-1))) for g in gradients))
         factor = min(max_norm / (norm + 1e-6), 1.0)
         if not factor >= 1.0:  # a NaN scales too, as it does in the composed default
             for g in gradients:
@@ -525,17 +534,20 @@ _PASSES: dict[str, Callable[..., None]] = {"sgd": _sgd, "adam": _adam, "rmsprop"
 
 
 def _sum_of_rows(g: Array, out: Array | None) -> Array:
-    """The sum of g over its rows; in blocks, so that rounding errors do not add up, and of float16 in float32."""
-    if g.shape[0] > 2 * _ROWS:
-        whole = g.shape[0] - g.shape[0] % _ROWS
-        blocks = _reduce(g[:whole].reshape(-1, _ROWS, g.shape[1]), 1, np.result_type(g, np.float32))
-        total = _reduce(blocks, 0) + _reduce(g[whole:], 0, blocks.dtype)
-    else:
-        total = _reduce(g, 0, np.result_type(g, np.float32))
+    """The sum of g over its rows, as exact as the products beside it; of float16 in float32."""
+    total = sums.total(g, 0) if g.shape[0] > _ROWS else _reduce(g, 0, np.result_type(g, np.float32))
     if out is None:
         return total.astype(g.dtype, copy=False)
     out[...] = total
     return out
+
+
+def _rounded(result: Array, x: Array) -> Array:
+    """A result that was computed in float32 where x is of float16, in the dtype of that."""
+    if x.dtype != _FLOAT16:
+        return result
+    with np.errstate(over="ignore"):  # beyond the largest float16, inf is right
+        return result.astype(_FLOAT16)
 
 
 def _row_maxima(x: Array) -> Array:
@@ -543,12 +555,6 @@ def _row_maxima(x: Array) -> Array:
     if x.shape[1] <= 16:
         return np.maximum.reduce(np.ascontiguousarray(x.T), 0).reshape(-1, 1)
     return x.max(axis=1, keepdims=True)
-
-
-def _square_sum(x: Array) -> float:
-    if x.dtype == np.float16:
-        x = x.astype(np.float32)
-    return float(np.dot(x, x))
 
 
 def _sigmoid(x: Array) -> Array:

@@ -69,6 +69,18 @@ def sum_bound(x: Any, axis: Any = None, dtype: Any = "float32", c: float = 1.0) 
     return c * (x.size / max(total.size, 1)) * eps(dtype) * total
 
 
+def long_sum_bound(x: Any, axis: Any = None, dtype: Any = "float32") -> Any:
+    """(20 + log2 n) * eps * sum(|x|) for each sum of n terms along `axis`: what every backend keeps to.
+
+    >>> float(long_sum_bound([1.0, -2.0, 3.0, 2.0])) == 22 * eps() * 8
+    True
+    """
+    x = np.abs(host(x)).astype(np.float64)
+    total = x.sum(axis=axis)
+    n = x.size / max(total.size, 1)
+    return (20 + np.log2(max(n, 1))) * eps(dtype) * total
+
+
 def ulp_bound(reference: Any, dtype: Any = "float32", ulps: float = 4.0) -> Any:
     """So many units in the last place of each element, in `dtype`.
 
