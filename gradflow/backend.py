@@ -48,14 +48,17 @@ ARRAY_FUNCTIONS: tuple[str, ...] = (
 """The Array-API functions that a backend must have: semantics and names of arguments are the standard's (2024.12)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Device:
     """A place for tensors: the `type` is the prefix of a backend ("cpu", "cuda"), `index` counts its devices.
 
-    The type may carry the index, as in "cuda:1". Raises ValueError for an index that is no number >= 0.
+    The type may carry the index, as in "cuda:1". A device equals each of its names, and has the hash of `str(device)`:
+    that is the name to look it up by. Raises ValueError for an index that is no number >= 0.
 
     >>> Device("cuda:1") == Device("cuda", 1), str(Device("cuda")), str(Device("cpu"))
     (True, 'cuda:0', 'cpu')
+    >>> Device("cuda") == "cuda" == Device("cuda:0"), Device("cuda") == "cpu"
+    (True, False)
     """
 
     type: str
@@ -69,6 +72,19 @@ class Device:
         if colon:
             object.__setattr__(self, "type", prefix)
             object.__setattr__(self, "index", int(number))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            try:
+                other = Device(other)
+            except ValueError:
+                return False
+        if not isinstance(other, Device):
+            return NotImplemented
+        return self.type == other.type and self.index == other.index
+
+    def __hash__(self) -> int:
+        return hash(str(self))
 
     def __str__(self) -> str:
         return self.type if self.type == "cpu" else f"{self.type}:{self.index}"
@@ -245,11 +261,14 @@ class Backend(ABC):
 
     @abstractmethod
     def to_host(self, array: Array) -> Any:
-        """The values as a new NumPy array; waits until they are there."""
+        """The values as a new NumPy array, C-contiguous whatever the layout here; waits until they are there."""
 
     @abstractmethod
     def from_host(self, values: Any) -> Array:
-        """A new array on this device with the values and the dtype of a NumPy array, which is copied."""
+        """A new array on this device, C-contiguous, with the values and the dtype of a NumPy array, which is copied.
+
+        The NumPy array has any layout and this machine's byte order: gradflow converts others, and subclasses, before.
+        """
 
     def host_values(self, array: Array) -> Any:
         """As `to_host`, but where an array is in host memory anyway, that memory itself: for reading at once."""
@@ -319,7 +338,7 @@ class Backend(ABC):
             found[name] = "composed" if function is getattr(Backend, name) else self.made_by.get(name, "native")
         return found
 
-    # ------------------------------------------------------------------ indexing
+    # ------------------------------------------------------------------ indexing and copies
 
     def getitem(self, x: Array, key: Any) -> Array:
         """x[key], for integers, slices, None, Ellipsis, integer arrays, or one boolean array."""
@@ -328,6 +347,12 @@ class Backend(ABC):
     def setitem(self, x: Array, key: Any, values: Any) -> None:
         """x[key] = values, for a key as of `getitem`; values of the dtype of x, or a Python number, broadcast."""
         x[key] = values
+
+    def copy(self, x: Array) -> Array:
+        """A new array of the values and the dtype of x, C-contiguous whatever the layout of x."""
+        out = self.empty(x.shape, dtype=x.dtype)
+        self.setitem(out, ..., x)
+        return out
 
     # ------------------------------------------------------------------ kernels: activations
 
@@ -450,7 +475,7 @@ class Backend(ABC):
         Ba et al. 2016, "Layer Normalization", eq. 4.
         """
         normal, scale = _normalise(self, x, axes, epsilon)
-        out = self.asarray(normal, copy=True) if weight is None else self.multiply(normal, weight)
+        out = self.copy(normal) if weight is None else self.multiply(normal, weight)
         return (out if bias is None else self.add(out, bias)), (normal, scale)
 
     @kernel

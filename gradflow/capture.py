@@ -36,7 +36,7 @@ _ATTEMPTS = 6
 """Recordings in a row that may come to nothing, before a kind of inputs is given up."""
 _READS = ("to_host", "host_values", "synchronize", "event", "stream", "setitem")
 """Services that no replay can do: they wait, or change an array that is seen from elsewhere."""
-_SEEN = (*ARRAY_FUNCTIONS, *KERNELS, "getitem", "from_host", "from_host_later", "pin", *_READS)
+_SEEN = (*ARRAY_FUNCTIONS, *KERNELS, "getitem", "copy", "from_host", "from_host_later", "pin", *_READS)
 _one_at_a_time = Lock()
 """Held by who records. Others run their steps as they are meanwhile."""
 
@@ -121,7 +121,7 @@ def _copies(result: Any) -> Any:
                 f"a captured step returns tensors, tuples, lists and dicts of them, or None; result{path} is "
                 f"{type(value).__name__}: return the tensor, and read its value after the step"
             )
-    return map_tree(lambda x: Tensor(x.backend.asarray(x.array, copy=True), x.backend), result)
+    return map_tree(lambda x: Tensor(x.backend.copy(x.array), x.backend), result)
 
 
 class _Program(NamedTuple):

@@ -27,6 +27,16 @@ class DType:
         """Whether values of this type can carry a gradient."""
         return self.kind == "float"
 
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest number of an integer type.
+
+        >>> int8.limits
+        (-128, 127)
+        """
+        bits = 8 * self.itemsize
+        return (0, (1 << bits) - 1) if self.kind == "uint" else (-(1 << bits - 1), (1 << bits - 1) - 1)
+
     def __repr__(self) -> str:
         return f"gradflow.{self.name}"
 

@@ -418,7 +418,7 @@ class Leaf:
             held = reference()
             if held is not None:
                 note_change()
-                held.array = self.backend.asarray(held.array, copy=True)
+                held.array = self.backend.copy(held.array)
                 held._memory = Memory(self.memory.changed)
         tensors.clear()
 
@@ -765,7 +765,7 @@ def _accumulate(leaf: Leaf, g: Any, create_graph: bool) -> None:
     if grad is None and create_graph:
         leaf.grad = tensor_functions.copy(g)
     elif grad is None and leaf.buffer is None:
-        leaf.grad = _wrap(leaf.backend.asarray(g, copy=True), leaf.backend, None)
+        leaf.grad = _wrap(leaf.backend.copy(g), leaf.backend, None)
     elif grad is None:
         leaf.take_back()
         if g is not leaf.buffer:

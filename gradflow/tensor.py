@@ -199,7 +199,10 @@ class Tensor:
     # ------------------------------------------------------------------ leaving the device
 
     def numpy(self) -> Any:
-        """The values as a new NumPy array. Waits for the device. RuntimeError for a tensor that needs a gradient."""
+        """The values as a new C-contiguous NumPy array. Waits for the device.
+
+        RuntimeError for a tensor that needs a gradient.
+        """
         if self._node is not None:
             raise RuntimeError("NumPy cannot carry the gradient that this tensor requires: use .detach().numpy()")
         return self.backend.to_host(self.array)
@@ -272,18 +275,35 @@ class Tensor:
 
     def _assign(self, values: Array, key: Any = ...) -> None:
         if not hasattr(self.array, "__setitem__"):  # a NumPy scalar
-            self.array = self.backend.asarray(self.array, copy=True)
-        self.backend.setitem(self.array, key, values)
+            self.array = self.backend.copy(self.array)
+        try:
+            self.backend.setitem(self.array, key, values)
+        except ValueError:
+            if getattr(getattr(self.array, "flags", None), "writeable", True):
+                raise
+            raise ValueError(
+                "this tensor cannot be changed in place: its memory is read-only, that of a NumPy array or of a "
+                "broadcast; copy it with gradflow.tensor(...) or .clone() first"
+            ) from None
         self._bump()
 
-    def copy_(self, source: Tensor) -> Tensor:
-        """Overwrite the values with those of `source`, from any device, of this tensor's shape; returns itself.
+    def copy_(self, source: Any) -> Tensor:
+        """Overwrite the values with those of `source`, of this tensor's shape; returns itself.
 
-        Raises ValueError for another shape, RuntimeError where a recorded tensor would change outside `no_grad`.
+        `source` is a tensor of any device, what `gradflow.tensor` makes one of, or one number for all elements. Raises
+        ValueError for another shape, RuntimeError where a recorded tensor would change outside `no_grad`, and as
+        `gradflow.tensor` for numbers of the host that this dtype cannot hold.
         """
+        from gradflow.ops.host import is_number, weak_number
+
+        self._refuse_recorded("copy_")
+        if is_number(source):
+            self._assign(weak_number("copy_", source, self.dtype))
+            return self
+        if not isinstance(source, Tensor):
+            source = tensor(source, self.dtype, self.device)
         if source.shape != self.shape:
             raise ValueError(f"copy_ needs a source of shape {self.shape}; got {source.shape}")
-        self._refuse_recorded("copy_")
         array = source.array
         if source.backend is not self.backend:
             array = self.backend.from_host(source.backend.to_host(array))
@@ -317,6 +337,7 @@ class Tensor:
         return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        from gradflow.ops.host import is_number, weak_number
         from gradflow.ops.indexing import raw_key
 
         self._refuse_recorded("item assignment")
@@ -330,9 +351,11 @@ class Tensor:
                 from gradflow.ops.table import mismatch
 
                 raise mismatch("item assignment", (self, value))
-            value = value.array
-        elif not isinstance(value, (bool, int, float)):
-            value = self.backend.asarray(tensor(value, device=self.device).array, dtype=self.array.dtype)
+            value = self.backend.astype(value.array, self.array.dtype, copy=False)
+        elif is_number(value):
+            value = weak_number("item assignment", value, self.dtype)
+        else:
+            value = tensor(value, self.dtype, self.device).array
         self._assign(value, raw_key(self, key))
 
     # ------------------------------------------------------------------ as Python sees it
@@ -371,14 +394,19 @@ class Tensor:
         values = self.numpy()
         return values if dtype is None else values.astype(dtype, copy=False)
 
+    def __copy__(self) -> Tensor:
+        if not self.is_leaf:
+            return self.clone()
+        return type(self)(self.backend.copy(self.array), self.backend).requires_grad_(self.requires_grad)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if not self.is_leaf:
             raise RuntimeError("only a leaf can be deep-copied; use .detach() to copy the values")
-        out = type(self)(self.backend.asarray(self.array, copy=True), self.backend)
+        out = type(self)(self.backend.copy(self.array), self.backend)
         if self._node is not None:
             out.requires_grad_()
             if self.grad is not None:
-                out.grad = Tensor(self.backend.asarray(self.grad.array, copy=True), self.backend)
+                out.grad = Tensor(self.backend.copy(self.grad.array), self.backend)
         memo[id(self)] = out
         return out
 
@@ -388,14 +416,22 @@ class Tensor:
         return _unpickle, (type(self), self.backend.to_host(self.array), str(self.device), self.requires_grad)
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if self.ndim == 0 else format(str(self), spec)
+        if spec and self.size == 1:
+            return format(self.item(), spec)
+        try:
+            return format(str(self), spec)
+        except ValueError:
+            raise TypeError(
+                f"a {_describe(self)} is formatted by {spec!r} only with one element: format its elements, of "
+                ".tolist(), or round the values first, .numpy().round(2)"
+            ) from None
 
     def __repr__(self) -> str:
         text = repr(self.backend.to_host(self.array))
         found = _ARRAY_TEXT.match(text)
         values = (found.group(1) if found else text).replace("\n", "\n ")
         parts = [values, f"dtype={self.dtype}", f"device={self.device}"]
-        if 0 in self.shape:
+        if 0 in self.shape or "..." in values:
             parts.insert(1, f"shape={self.shape}")
         if self._node is not None:
             parts.append("requires_grad=True" if self._node.op is None else f"op={self._node.op.name}")
@@ -595,8 +631,10 @@ def tensor(data: Any, dtype: Any = None, device: DeviceLike | None = None, requi
     """A new tensor with a copy of `data`: a number, nested sequences, a NumPy array, or a tensor.
 
     Without a `dtype`, Python numbers become float32, integers too (bools stay bool); arrays and tensors keep theirs.
-    The device is that of a tensor given, else the current one.
-    Raises TypeError or ValueError for data that is no array of numbers.
+    The device is that of a tensor given, else the current one. The copy is C-contiguous.
+    Raises TypeError or ValueError for data that is no array of numbers; ValueError for NaN and fractions, and
+    OverflowError for numbers out of range, where `dtype` is one of integers and `data` is on the host. A tensor is cast
+    as by `astype`.
 
     >>> import gradflow
     >>> gradflow.tensor([1, 2.5], requires_grad=True)

@@ -108,7 +108,7 @@ def pull(
     With `batch` the first axis of the cotangents, and of the results, counts a batch. No two results share memory.
     """
     found = _walk(inputs, outputs, cotangents, outer, retain, batch)
-    return [ops.copy(g) if outer else Tensor(g.backend.asarray(g.array, copy=True), g.backend) for g in found]
+    return [ops.copy(g) if outer else Tensor(g.backend.copy(g.array), g.backend) for g in found]
 
 
 def _walk(

@@ -126,6 +126,23 @@ def test_names_of_devices() -> None:
     assert gf.tensor(1.0).device == gf.Device("cpu")
 
 
+def test_a_device_equals_its_names() -> None:
+    device = gf.tensor(1.0).device
+    assert device == "cpu"
+    assert "cpu" == device == "cpu:0"
+    assert device in ("cuda", "cpu")
+    assert device != "cuda"
+    assert gf.Device("cuda") == "cuda" == gf.Device("cuda:0") == "cuda:0"
+    assert gf.Device("cuda", 1) == "cuda:1"
+    assert gf.Device("cuda", 1) != "cuda"
+    for other in ("", "cuda:", "cpu:x", "auto", None, 0, ("cpu", 0)):
+        assert (device == other) is False
+        assert (device != other) is True
+    by_device = {gf.Device("cuda"): 1, gf.Device("cpu"): 2}
+    assert (by_device[gf.Device("cuda", 0)], by_device["cuda:0"], by_device["cpu"]) == (1, 1, 2)  # type: ignore[index]
+    assert {str(d) for d in by_device} == set(by_device)
+
+
 @pytest.mark.parametrize("name", ["cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "cuda:1.0", "cuda: 1", ""])
 def test_a_malformed_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"a device is .*'cpu', 'cuda' or 'cuda:0'; got '{name}'"):

@@ -128,6 +128,48 @@ def test_integers_and_bools_refuse_a_gradient(name: str) -> None:
     assert not t.requires_grad
 
 
+OF_BOOLS: dict[str, str] = {
+    "square": "int64", "sum": "int64", "prod": "int64", "cumulative_sum": "int64", "mean": "float32", "var": "float32",
+    "std": "float32", "exp": "float32", "sqrt": "float32", "relu": "float32", "logical_not": "bool", "floor": "bool",
+    "any": "bool", "all": "bool", "argmax": "int64",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_BOOLS)
+def test_functions_of_bools_count_them(name: str) -> None:
+    p = gf.tensor([True, False, True])
+    found = getattr(gf, name)(p)
+    assert found.dtype == OF_BOOLS[name]
+    if name != "logical_not":
+        assert found.tolist() == getattr(gf, name)(p.astype("int64")).tolist()
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 2, 3, 2.0, 3.0, True], ids=repr)
+def test_powers_of_integers_and_bools_are_promoted_first(exponent: Any) -> None:
+    for dtype in ("bool", "int8", "int64"):
+        x = gf.tensor([0, 1] if dtype == "bool" else [1, 100], dtype)
+        wide = "float32" if isinstance(exponent, float) else "int64" if dtype == "bool" else dtype
+        found = x**exponent
+        assert found.dtype == wide
+        assert found.tolist() == (x.astype(wide).numpy() ** int(exponent)).tolist()
+    assert (gf.tensor([100], "int8") ** 2.0).tolist() == [10000.0]
+
+
+def test_powers_of_two_bools_are_int64() -> None:
+    p, q = gf.tensor([True, False, True, False]), gf.tensor([True, True, False, False])
+    for found in (p**q, gf.power(p, q.astype("int64")), gf.power(p.astype("int64"), q)):
+        assert (found.dtype, found.tolist()) == (gf.int64, [1, 0, 1, 1])
+    for found in (True**q, 1**q, p**True, p**1):
+        assert found.dtype == gf.int64
+
+
+@pytest.mark.parametrize("name", ["negative", "sign", "subtract"])
+def test_what_bools_have_not_is_refused(name: str) -> None:
+    p = gf.tensor([True])
+    with pytest.raises(TypeError, match=f"{name} is not for bools"):
+        getattr(gf, name)(*([p] * (2 if name == "subtract" else 1)))
+
+
 def test_casting_to_integers_ends_the_graph() -> None:
     x = gf.tensor([1.5, 2.5], requires_grad=True)
     assert not x.astype("int64").requires_grad

@@ -268,6 +268,33 @@ def test_numpy_bools_are_bools() -> None:
     assert (p == np.True_).tolist() == [True, False]
 
 
+BOTH_SIDES = [
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.eq, operator.ne, operator.lt,
+    operator.le, operator.gt, operator.ge,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", [*BOTH_SIDES, operator.and_, operator.or_, operator.xor], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float32", "float64"])
+def test_numpy_numbers_are_as_good_as_pythons_on_both_sides(function: Any, dtype: str, device: str) -> None:
+    x = gf.tensor([True, False] if dtype == "bool" else [1, 2], dtype, device)
+    numbers = [np.True_, np.False_]
+    if function in BOTH_SIDES:
+        numbers += [np.float16(2), np.float32(2), np.float64(0.5), np.int8(2), np.uint8(1), np.int64(3)]
+    elif dtype != "bool":
+        return
+    if function not in (operator.eq, operator.ne) and function in BOTH_SIDES and dtype == "bool":
+        numbers = numbers[2:]  # not of bools on every device
+    if function is operator.truediv:
+        numbers, x = [n for n in numbers if n], x + 1
+    for number in numbers:
+        for found, expected in (
+            (function(number, x), function(number.item(), x)), (function(x, number), function(x, number.item()))
+        ):  # fmt: skip
+            assert isinstance(found, gf.Tensor)
+            assert (found.dtype, found.tolist()) == (expected.dtype, expected.tolist())
+
+
 def test_numpy_functions_are_refused_with_the_way_out() -> None:
     x = gf.ones(2)
     for call in (
@@ -338,11 +365,31 @@ def test_repr_tells_values_dtype_device_and_operation() -> None:
     x = gf.tensor(np.array([[1.0], [2.0]]), requires_grad=True)
     assert repr(x) == "tensor([[1.],\n        [2.]], dtype=float64, device=cpu, requires_grad=True)"
     assert repr(gf.exp(x[0] * 0.0)) == "tensor([1.], dtype=float64, device=cpu, op=exp)"
-    assert repr(x[0, 0]) == "tensor(1., dtype=float64, device=cpu, op=getitem_view)"
+    assert repr(x[0, 0]) == "tensor(1., dtype=float64, device=cpu, op=getitem)"
     assert repr(gf.zeros((0, 3))) == "tensor([], shape=(0, 3), dtype=float32, device=cpu)"
     assert repr(gf.tensor([True])) == "tensor([ True], dtype=bool, device=cpu)"
-    assert repr(gf.zeros(2000)).startswith("tensor([0., 0., 0., ..., 0., 0., 0.]")
+    assert repr(gf.zeros(2000)) == "tensor([0., 0., 0., ..., 0., 0., 0.], shape=(2000,), dtype=float32, device=cpu)"
+    assert "shape=(40, 50)" in repr(gf.zeros((40, 50), requires_grad=True))
+    assert repr((x * 1.0)[[0], [0]]) == "tensor([1.], dtype=float64, device=cpu, op=take)"
     assert repr(gf.sum(gf.ones(2))) == "tensor(2., dtype=float32, device=cpu)"
+
+
+def test_one_element_formats_as_a_number() -> None:
+    for x in (gf.tensor(2.0), gf.tensor([2.0]), gf.tensor([[2.0]], requires_grad=True)):
+        assert f"{x:.2f}" == "2.00"
+        assert f"{x}" == str(x)
+    assert f"{gf.tensor([7], dtype='int64'):03d}" == "007"
+    with pytest.raises(TypeError, match=r"tensor of shape \(2,\), float32 on cpu .* by '\.2f' only with one element"):
+        f"{gf.ones(2):.2f}"
+    assert f"{gf.ones(2):>60}" == f"{gf.ones(2)!r:>60}"
+
+
+def test_what_draws_a_tensor_that_requires_a_gradient_is_told_what_to_do() -> None:
+    x = gf.ones(3, requires_grad=True)
+    for t in (x, x * 2.0):
+        for read in (np.asarray, lambda t: np.asarray(copy.copy(t)), lambda t: np.atleast_1d(t[:, None])):
+            with pytest.raises(RuntimeError, match=r"use \.detach\(\)\.numpy\(\)"):
+                read(t)
 
 
 def test_item_numpy_and_tolist() -> None:
@@ -545,6 +592,48 @@ def test_copy_and_zero() -> None:
     assert x.zero_().tolist() == [0.0, 0.0]
 
 
+def test_copy_takes_what_a_tensor_is_made_of(device: str, other_device: str) -> None:
+    x = gf.zeros((2, 2), "int16", device)
+    rows = [[1, 2], [3, 4]]
+    for source in (rows, tuple(rows), np.array(rows), np.array(rows, ">f8"), gf.tensor(rows, device=other_device)):
+        assert x.zero_().copy_(source) is x
+        assert (x.tolist(), x.dtype) == (rows, gf.int16)
+    for number in (5, 5.0, np.float32(5), np.int8(5)):
+        assert x.zero_().copy_(number).tolist() == [[5, 5], [5, 5]]
+    for wrong in ([1, 2], np.ones((2, 3)), gf.ones(1, device=device)):
+        with pytest.raises(ValueError, match=r"copy_ needs a source of shape \(2, 2\); got"):
+            x.copy_(wrong)
+    for wrong in ("a", None, [[1, 2], [3, "b"]]):
+        with pytest.raises(TypeError, match="a tensor is made of numbers"):
+            x.copy_(wrong)
+    assert x.tolist() == [[5, 5], [5, 5]]
+
+
+def test_item_assignment_casts_tensors_of_another_dtype(device: str) -> None:
+    x = gf.zeros(2, "int16", device)
+    x[...] = gf.tensor([1.0, 2.0], device=device)
+    x[1] = gf.tensor(3, "int64", device=device)
+    assert (x.tolist(), x.dtype) == ([1, 3], gf.int16)
+
+
+def test_read_only_memory_is_named_when_it_would_change() -> None:
+    array = np.zeros(3)
+    array.flags.writeable = False
+    shared = gf.asarray(array)
+    assert shared.array is array or np.shares_memory(shared.array, array)
+    for x in (shared, gf.broadcast_to(gf.ones(1), (3,))):
+        changes = [
+            lambda x=x: x.copy_(1.0), lambda x=x: x.zero_(), lambda x=x: operator.setitem(x, 0, 1.0),
+            lambda x=x: operator.iadd(x, 1.0), lambda x=x: operator.setitem(x[1:], ..., gf.ones(2)),
+        ]  # fmt: skip
+        for change in changes:
+            with pytest.raises(ValueError, match=r"its memory is read-only, .* copy it with gradflow\.tensor"):
+                change()
+    with pytest.raises(ValueError, match="broadcast"):
+        gf.zeros(3)[...] = np.zeros(2)
+    assert gf.tensor(array).zero_().tolist() == [0.0] * 3
+
+
 # ---------------------------------------------------------------------- copies
 
 
@@ -572,12 +661,70 @@ def test_deepcopy_keeps_the_gradient_and_what_is_shared() -> None:
     assert x.grad.tolist() == [2.0, 2.0]
 
 
+def test_a_copy_of_a_computed_tensor_is_a_clone() -> None:
+    x = gf.ones(2, requires_grad=True)
+    y = copy.copy(x * 2.0)
+    assert not y.is_leaf
+    y.sum().backward()
+    assert x.grad.tolist() == [2.0, 2.0]
+
+
 def test_computed_tensors_refuse_to_be_copied_with_their_graph() -> None:
     y = gf.ones(2, requires_grad=True) * 2.0
     with pytest.raises(RuntimeError, match="leaf"):
         copy.deepcopy(y)
     with pytest.raises(RuntimeError, match="leaf"):
         pickle.dumps(y)
+
+
+def transposed(device: str) -> gf.Tensor:
+    """A tensor whose memory holds the columns one after the other."""
+    with gf.no_grad():
+        return gf.tensor(np.arange(6.0).reshape(3, 2), device=device).T
+
+
+COPIES: dict[str, Any] = {
+    "clone": lambda t, _: t.clone(), "tensor": lambda t, _: gf.tensor(t), "cast": lambda t, _: gf.tensor(t, "float32"),
+    "asarray": lambda t, _: gf.asarray(t, copy=True), "astype": lambda t, _: t.astype("float32"),
+    "moved": lambda t, other: t.to(other), "moved and cast": lambda t, other: t.to(other, "float32"),
+    "of the host": lambda t, _: gf.tensor(t.numpy().T, device=t.device).T.clone(),
+    "in Fortran order": lambda t, _: gf.tensor(np.asfortranarray(t.numpy()), device=t.device),
+    "copy": lambda t, _: copy.copy(t), "deepcopy": lambda t, _: copy.deepcopy(t),
+    "of a leaf": lambda t, _: copy.deepcopy(gf.nn.Parameter(t)), "of a result": lambda t, _: copy.copy(gf.exp(t)),
+    "pickle": lambda t, _: pickle.loads(pickle.dumps(t)), "requiring": lambda t, _: gf.tensor(t, requires_grad=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_are_in_c_order(how: str, device: str, other_device: str) -> None:
+    if "moved" in how and other_device == device:
+        pytest.skip("a tensor is not moved to where it is")
+    if "astype" in how and gf.Device(device).type not in ("cpu", "fake", "cuda"):
+        pytest.skip("the Array API leaves the order of a cast to the library")
+    x = transposed(device)
+    made = COPIES[how](x, other_device).detach()
+    flat = made.backend.reshape(made.array, (6,))
+    made.backend.setitem(flat, ..., 7.0)
+    assert (made.numpy() == 7.0).all(), "reshaping the copy gives no view of it"
+    assert x.tolist() == [[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]]
+
+
+def test_a_state_is_in_c_order(device: str) -> None:
+    module = gf.nn.Module()
+    module.weight = gf.nn.Parameter(transposed(device))
+    module.register_buffer("mean", transposed(device))
+    for made in module.state_dict().values():
+        made.backend.setitem(made.backend.reshape(made.array, (6,)), ..., 7.0)
+        assert (made.numpy() == 7.0).all()
+
+
+def test_values_leave_in_c_order(device: str) -> None:
+    x = transposed(device)
+    for view in (x, x[:, ::2], gf.flip(x), gf.broadcast_to(x[:, :1], (2, 3)), gf.exp(x), gf.nn.Parameter(x).detach()):
+        found = view.numpy()
+        assert found.flags.c_contiguous
+        assert found.tolist() == view.tolist()
+    assert np.asarray(x.cpu()).flags.c_contiguous
 
 
 def test_detach_shares_and_clone_copies() -> None:

@@ -22,7 +22,7 @@ from gradflow_cupy.losses import LossKernels
 from gradflow_cupy.memory import PeakCounter
 from gradflow_cupy.optimizers import OptimizerKernels
 
-_SERVICES = ("to_host", "from_host", "from_host_later", "pin", "free_memory", "getitem", "setitem", "event")
+_SERVICES = ("to_host", "from_host", "from_host_later", "pin", "free_memory", "getitem", "setitem", "copy", "event")
 
 
 class CupyBackend(LossKernels, OptimizerKernels):
@@ -64,14 +64,9 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
     # ------------------------------------------------------------------ array functions
 
-    def asarray(self, x: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Array:
-        if copy:  # in C order, whatever the order of x: parameters and gradients are flat
-            return self.cupy.array(x, dtype=dtype, copy=True, order="C")
-        return self.cupy.asarray(x, dtype=dtype, copy=copy)
-
     @staticmethod
     def astype(x: Array, dtype: Any, /, *, copy: bool = True) -> Array:
-        return x.astype(dtype, copy=copy)
+        return x.astype(dtype, order="C" if copy else "K", copy=copy)
 
     def clip(self, x: Array, /, min: Any = None, max: Any = None) -> Array:
         if min is not None:
@@ -121,6 +116,9 @@ class CupyBackend(LossKernels, OptimizerKernels):
     def from_host(self, values: Any) -> Array:
         # CuPy copies to pinned memory first and goes on from there by itself: nothing waits
         return self.cupy.array(values, order="C")
+
+    def copy(self, x: Array) -> Array:
+        return self.cupy.array(x, order="C")
 
     def pin(self, values: Any) -> Any:
         out = self.cupyx.empty_pinned(values.shape, dtype=values.dtype)

@@ -63,7 +63,7 @@ class NumpyBackend(Backend):
     # numpy.astype and numpy.clip pass through Python wrappers that cost more than the work on small arrays
     @staticmethod
     def astype(x: Array, dtype: Any, /, *, copy: bool = True) -> Array:
-        return x.astype(dtype, copy=copy)
+        return x.astype(dtype, "C" if copy else "K", copy=copy)
 
     @staticmethod
     def clip(x: Array, /, min: Any = None, max: Any = None) -> Array:
@@ -129,13 +129,16 @@ class NumpyBackend(Backend):
         set_count(n)
 
     def to_host(self, array: Array) -> Any:
-        return np.array(array)
+        return np.array(array, order="C")
 
     def from_host(self, values: Any) -> Array:
         return np.array(values, order="C")
 
     def host_values(self, array: Array) -> Any:
         return array
+
+    def copy(self, x: Array) -> Array:
+        return np.array(x, order="C")
 
     def synchronize(self) -> None:
         pass

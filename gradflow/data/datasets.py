@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradflow.ops.host import array_from_host
+
 Floats = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 
@@ -59,7 +61,9 @@ class Dataset:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        inputs, targets = self.inputs, self.targets
+        inputs, targets = array_from_host(self.inputs), array_from_host(self.targets)
+        object.__setattr__(self, "inputs", inputs)  # in this machine's byte order
+        object.__setattr__(self, "targets", targets)
         if inputs.dtype != np.float32 or inputs.ndim != 2:
             raise TypeError(f"inputs are float32 (samples, features); got {inputs.dtype} of shape {inputs.shape}")
         if len(inputs) != len(targets):

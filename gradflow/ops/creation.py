@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from gradflow.backend import Backend
+from gradflow.backend import Array, Backend
 from gradflow.batching import Batch
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DEFAULT, DType, as_dtype
+from gradflow.ops.host import array_from_host, array_from_numbers, checked_cast, numpy_array, weak_number
 from gradflow.ops.table import apply, cast, check_tensors, defop
+from gradflow.recording import as_one_call
 from gradflow.tensor import Tensor, shape_from
 
 
@@ -26,47 +29,44 @@ def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, c
     """`data` as a tensor: a number, nested sequences, a NumPy array, an array of the backend's library, or a tensor.
 
     dtype and device as for `gradflow.tensor`. `copy`: True always copies, None only where it must.
-    Raises TypeError or ValueError for data that is no array of numbers.
+    Raises TypeError or ValueError for data that is no array of numbers, and as `gradflow.tensor` does for numbers that
+    an integer dtype cannot hold.
     """
     if isinstance(data, Tensor):
         if device is not None:
             data = to_device(data.detach(), device)
         out = data.detach() if dtype is None else cast(data.detach(), dtype)
-        return Tensor(out.backend.asarray(out.array, copy=True), out.backend) if copy else out
+        return Tensor(out.backend.copy(out.array), out.backend) if copy else out
     backend = get_backend(device)
-    if isinstance(data, (bool, int, float, list, tuple)) and not hasattr(data, "__array__"):  # numpy.float64 is a float
-        _check_numbers(data)
-        try:
-            array = backend.asarray(data)
-        except ValueError:
-            raise ValueError("lists of unequal lengths do not make a tensor") from None
-        found = as_dtype(array.dtype)
-        if dtype is None and found.kind != "bool":
-            dtype = DEFAULT
-    elif isinstance(data, type(backend.empty((0,)))):
-        array = backend.asarray(data, copy=True) if copy else data
-    elif hasattr(data, "__array__"):
-        array = backend.from_host(data)
-    else:
-        raise TypeError(f"a tensor is made of numbers, nested lists, arrays or tensors; got {type(data).__name__}")
-    as_dtype(array.dtype)
+    own = type(backend.empty((0,)))
     if dtype is not None:
-        array = backend.astype(array, native_dtype(backend, dtype), copy=False)
-    return Tensor(array, backend)
+        native_dtype(backend, dtype)
+    if isinstance(data, (bool, int, float, list, tuple, range)) and not hasattr(data, "__array__"):
+        return Tensor(_from_numbers(backend, data, dtype), backend)  # numpy.float64 is a float
+    if isinstance(data, own) and own is not numpy_array():
+        as_dtype(data.dtype)
+        array = data if dtype is None else backend.astype(data, native_dtype(backend, dtype), copy=False)
+        return Tensor(backend.copy(array) if copy and array is data else array, backend)
+    if not hasattr(data, "__array__"):
+        raise TypeError(f"a tensor is made of numbers, nested lists, arrays or tensors; got {type(data).__name__}")
+    values = array_from_host(data)
+    made = checked_cast(values, as_dtype(values.dtype if dtype is None else dtype))
+    native_dtype(backend, made.dtype)
+    if own is numpy_array() and (not copy or made is not values):
+        return Tensor(made, backend)
+    return Tensor(_on_device(backend, made, dtype), backend)
 
 
-def _check_numbers(*data: Any) -> None:
-    """Raise TypeError for what is no number among nested lists, ValueError for an integer that has too many bits."""
-    for item in data:
-        if isinstance(item, int):
-            if not -(1 << 63) <= item < 1 << 64:
-                raise ValueError(f"an integer in a tensor has at most 64 bits; for {item}, write a float")
-        elif isinstance(item, (list, tuple)):
-            _check_numbers(*item)
-        elif isinstance(item, Tensor):
-            raise TypeError("a list of tensors is made one tensor by gradflow.stack or gradflow.concat")
-        elif not isinstance(item, Real) and not hasattr(item, "__array__"):
-            raise TypeError(f"a tensor is made of numbers; got {item!r} among them")
+@as_one_call
+def _from_numbers(backend: Backend, data: Any, dtype: Any) -> Array:
+    values = array_from_numbers(data, None if dtype is None else as_dtype(dtype))
+    return values if isinstance(backend.empty((0,)), numpy_array()) else _on_device(backend, values, dtype)
+
+
+def _on_device(backend: Backend, values: Any, dtype: Any) -> Array:
+    """Values of the host, which has cast them to `dtype` unless it has no such numbers."""
+    array = backend.from_host(values)
+    return array if dtype is None else backend.astype(array, native_dtype(backend, dtype), copy=False)
 
 
 def _moved(F: Backend, x: Any, target: Backend, non_blocking: bool = False) -> Any:
@@ -104,8 +104,9 @@ def _filled(
     if isinstance(dtype, Real):
         raise TypeError(f"{name} takes its shape as one tuple, like (2, 3); got the number {dtype} as the dtype")
     backend = get_backend(device)
-    shape = shape_from(shape)
-    array = getattr(backend, name)(shape, *fill, dtype=native_dtype(backend, DEFAULT if dtype is None else dtype))
+    dtype = as_dtype(DEFAULT if dtype is None else dtype)
+    numbers = [weak_number(name, x, dtype) for x in fill]
+    array = getattr(backend, name)(shape_from(shape), *numbers, dtype=native_dtype(backend, dtype))
     return Tensor(array, backend).requires_grad_(requires_grad)
 
 
@@ -130,7 +131,10 @@ def full(
     device: DeviceLike | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """A tensor of one value, float32 by default."""
+    """A tensor of one value, float32 by default.
+
+    Raises TypeError for what is no number; ValueError or OverflowError for one that an integer dtype cannot hold.
+    """
     return _filled("full", shape, dtype, device, requires_grad, fill_value)
 
 
@@ -162,6 +166,8 @@ def linspace(start: float, stop: float, /, num: int, dtype: Any = None, device: 
     """`num` numbers at equal distances from start to stop, both included: computed in float64, float32 by default."""
     backend = get_backend(device)
     (n,) = shape_from((num,))
+    if dtype is not None and as_dtype(dtype).kind in ("int", "uint"):
+        start, stop = weak_number("linspace", start, as_dtype(dtype)), weak_number("linspace", stop, as_dtype(dtype))
     steps = backend.arange(n, dtype=backend.dtypes["float64"])
     fraction = backend.divide(steps, float(max(n - 1, 1)))
     # weights of both ends, so that both are met exactly
@@ -184,4 +190,9 @@ def arange(
         raise ValueError("arange needs a step other than 0")
     whole = all(isinstance(v, Integral) for v in (start, stop, step))
     chosen: DType = as_dtype(dtype) if dtype is not None else as_dtype("int64" if whole else DEFAULT)
+    if chosen.kind in ("int", "uint"):
+        start, step = weak_number("arange", start, chosen), weak_number("arange", step, as_dtype("int64"))
+        n = math.ceil((stop - start) / step)
+        if n > 0:
+            weak_number("arange", start + (n - 1) * step, chosen)
     return Tensor(backend.arange(start, stop, step, dtype=native_dtype(backend, chosen)), backend)

@@ -112,7 +112,7 @@ def _value(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         if not hasattr(out, "shape") or not hasattr(out, "dtype"):
             raise TypeError(f"the forward of {name} gave {type(out).__name__}, not an array")
         shared = getattr(out, "base", None) is not None or any(out is array for array in arrays)
-        return F.asarray(out, copy=True) if shared else out
+        return F.copy(out) if shared else out
 
     return value
 

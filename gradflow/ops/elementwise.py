@@ -10,7 +10,8 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-from gradflow.dtypes import as_dtype
+from gradflow.dtypes import DEFAULT, as_dtype
+from gradflow.ops.host import weak_number
 from gradflow.ops.table import (
     BINARY_OPERATORS,
     TensorFunction,
@@ -20,6 +21,7 @@ from gradflow.ops.table import (
     binary,
     cast,
     check_tensors,
+    counted,
     defop,
     elementwise,
     floating,
@@ -93,28 +95,30 @@ _power = binary("power", _power_base, _power_exponent, "", array_name="pow")
 
 def power(x1: Any, x2: Any, /) -> Tensor:
     """x1 to the power x2. The gradient of x1^0 in x1 is 0, also where x1 is 0, infinite or NaN."""
-    if isinstance(x1, Tensor) and isinstance(x2, (int, float)) and x2 == 2:
-        return square(x1)  # many times faster than the general power
-    return _power(x1, x2)
+    if isinstance(x1, Tensor) and isinstance(x2, (int, float)) and x2 == 2:  # many times faster than the general power
+        return square(x1 if x1._node is not None else promoted("power", x1, x2)[0])
+    return _power(counted(x1), counted(x2))
 
 
 BINARY_OPERATORS["power"] = as_operator(power)
 
 
-negative = unary("negative", lambda F, g, _out, _x: F.negative(g), "-x.", needs_float=False)
+negative = unary("negative", lambda F, g, _out, _x: F.negative(g), "-x.", prepare=None)
 exp = unary("exp", lambda F, g, out, _x: F.multiply(g, out), "e to the power x.")
 log = unary("log", lambda F, g, _out, x: F.divide(g, x), "The natural logarithm of x.")
 log1p = unary("log1p", lambda F, g, _out, x: F.divide(g, F.add(x, 1.0)), "log(1 + x), exact for small x.")
 expm1 = unary("expm1", lambda F, g, out, _x: F.multiply(g, F.add(out, 1.0)), "exp(x) - 1, exact for small x.")
 sqrt = unary("sqrt", lambda F, g, out, _x: F.divide(g, F.multiply(out, 2.0)), "The square root of x.")
-square = unary("square", lambda F, g, _out, x: F.multiply(g, F.multiply(x, 2.0)), "x * x.", needs_float=False)
+square = unary(
+    "square", lambda F, g, _out, x: F.multiply(g, F.multiply(x, 2.0)), "x * x; of bools, in int64.", prepare=counted
+)  # fmt: skip
 abs = unary(
     "abs", lambda F, g, _out, x: F.multiply(g, F.sign(x)), "The absolute value of x. Its gradient at 0 is 0.",
-    needs_float=False,
+    prepare=None,
 )  # fmt: skip
 sign = unary(
     "sign", lambda F, g, _out, _x: F.zeros_like(g), "-1, 0 or 1 after the sign of x. Its gradient is 0.",
-    needs_float=False,
+    prepare=None,
 )  # fmt: skip
 
 
@@ -153,7 +157,8 @@ def _inside(F: Any, x: Any, low: float | None, high: float | None) -> Any:
 def clip(x: Tensor, /, min: float | None = None, max: float | None = None) -> Tensor:
     """x, but `min` where it is below and `max` where it is above; None for no limit. At an edge the gradient passes.
 
-    Raises TypeError for limits that are no numbers, ValueError where min > max.
+    Raises TypeError for limits that are no numbers, ValueError where min > max, OverflowError for a limit that an
+    integer x cannot hold.
     """
     check_tensors("clip", x)
     for limit in (min, max):
@@ -163,8 +168,7 @@ def clip(x: Tensor, /, min: float | None = None, max: float | None = None) -> Te
         raise ValueError(f"clip needs min <= max; got min={min}, max={max}")
     if not all(limit is None or isinstance(limit, Integral) for limit in (min, max)):
         x = floating(x)
-    kind = float if x.dtype.is_floating else int
-    min, max = None if min is None else kind(min), None if max is None else kind(max)
+    min, max = (None if limit is None else weak_number("clip", limit, x.dtype) for limit in (min, max))
     if min is None and max is None:
         return copy(x)
     return apply(_CLIP, (x,), {"min": min, "max": max})
@@ -182,7 +186,8 @@ _WHERE = defop(
 def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
     """x1 where the bool tensor `condition` is true, else x2; all three broadcast.
 
-    Raises TypeError for a condition that is not bool.
+    Raises TypeError for a condition that is not bool, or what is neither tensor nor number; OverflowError for an
+    integer that the dtype of the other cannot hold.
     """
     check_tensors("where", condition)
     if condition.dtype.kind != "bool":
@@ -190,14 +195,14 @@ def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
     if isinstance(x1, Tensor) or isinstance(x2, Tensor):
         x1, x2 = promoted("where", x1, x2)
     else:
-        x1 = Tensor(condition.backend.full((), float(x1), dtype=condition.backend.dtypes["float32"]), condition.backend)
-        x2 = float(x2)
+        x1, x2 = weak_number("where", x1, DEFAULT), weak_number("where", x2, DEFAULT)
+        x1 = Tensor(condition.backend.full((), x1, dtype=condition.backend.dtypes["float32"]), condition.backend)
     if isinstance(x1, Tensor) and x1.backend is not condition.backend:
         raise mismatch("where", (condition, x1, x2))
     return apply(_WHERE, (condition, x1, x2))
 
 
-_COPY = defop("copy", lambda F, g, _out, _x: g, forward=lambda F, x: F.asarray(x, copy=True))
+_COPY = defop("copy", lambda F, g, _out, _x: g, forward=lambda F, x: F.copy(x))
 
 
 def copy(x: Tensor, /) -> Tensor:
@@ -209,7 +214,8 @@ def copy(x: Tensor, /) -> Tensor:
 def astype(x: Tensor, dtype: Any, /) -> Tensor:
     """x in another dtype; x itself where it has it already. The gradient comes back in the dtype of x.
 
-    Raises TypeError for an unknown dtype or one that the device does not support.
+    Nothing is read from the device: what a number becomes that the dtype cannot hold (NaN or 300 in uint8) is up to the
+    backend, and fractions are cut off. Raises TypeError for an unknown dtype, or one that the device does not support.
     """
     check_tensors("astype", x)
     return cast(x, dtype)

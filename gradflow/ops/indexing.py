@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradflow.ops.host import array_from_host
 from gradflow.ops.reductions import one_axis
 from gradflow.ops.table import apply, check_tensors, defop, mismatch
 from gradflow.tensor import Tensor
 
 _GETITEM = defop(
-    "getitem",
+    "take",
     lambda F, g, _out, _x, key: F.scatter_add(g, key, _x.shape),
     forward=lambda F, x, key: F.getitem(x, key),
 )
 _GETITEM_VIEW = defop(
-    "getitem_view",
+    "getitem",
     lambda F, g, _out, _x, key: F.scatter_add(g, key, _x.shape),
     forward=lambda F, x, key: F.getitem(x, key),
     view=True,
@@ -83,7 +84,7 @@ def _raw_part(x: Tensor, part: Any) -> Any:
             )
         if part.dtype.kind == "bool" and part.shape != x.shape[: part.ndim]:
             raise IndexError(f"a boolean index of shape {part.shape} does not fit a tensor of shape {x.shape}")
-        return x.backend.asarray(part.array, copy=True)  # a copy: the backward pass reads it again
+        return x.backend.copy(part.array)  # a copy: the backward pass reads it again
     if isinstance(part, list):
         array = x.backend.asarray(part)
     elif hasattr(part, "__index__") and not getattr(part, "shape", ()):
@@ -94,7 +95,7 @@ def _raw_part(x: Tensor, part: Any) -> Any:
                 f"a tensor on {x.device} takes index tensors of its device, not NumPy arrays: "
                 f"make one with gradflow.tensor(index, device='{x.device}')"
             )
-        array = x.backend.from_host(part)
+        array = x.backend.from_host(array_from_host(part))
     else:
         raise IndexError(f"an index is made of integers, slices, None, ... and integer arrays; got {part!r}")
     if 0 in array.shape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow import ops
-from gradflow.ops.table import BINARY_OPERATORS, as_operator, is_foreign
+from gradflow.ops.table import BINARY_OPERATORS, COMPARISONS, as_operator, is_foreign
 from gradflow.tensor import Tensor
 
 _METHODS = [
@@ -71,14 +71,13 @@ _OPERATORS = {
     "and": "logical_and", "or": "logical_or", "xor": "logical_xor",
 }  # fmt: skip
 _SYMBOLS = {"add": "+=", "sub": "-=", "mul": "*=", "truediv": "/=", "pow": "**="}
-_COMPARISONS = {
-    "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal"
-}  # fmt: skip
 _MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
-_REFLECTED = {operation: f"__r{name}__" for name, operation in _OPERATORS.items()} | {
-    operation: f"__{_MIRRORED.get(name, name)}__" for name, operation in _COMPARISONS.items()
-}
-"""The method that stands for an array function with a tensor as its second operand."""
+_REFLECTED = (
+    {operation: f"__r{name}__" for name, operation in _OPERATORS.items()}
+    | {operation: f"__{_MIRRORED.get(name, name)}__" for operation, name in COMPARISONS.items()}
+    | {f"bitwise_{name}": f"__r{name}__" for name in ("and", "or", "xor")}  # what NumPy calls the operators & | ^
+)
+"""The method that stands for a function of NumPy's with a tensor as its second operand."""
 
 
 def _set(name: str, function: Any) -> None:
@@ -133,7 +132,7 @@ for _name, _operation in _OPERATORS.items():
     _set(f"__r{_name}__", _reflected(BINARY_OPERATORS[_operation]))
 for _name, _symbol in _SYMBOLS.items():
     _set(f"__i{_name}__", _in_place(getattr(ops, _OPERATORS[_name]), _symbol))
-for _name, _operation in _COMPARISONS.items():
+for _operation, _name in COMPARISONS.items():
     _set(f"__{_name}__", BINARY_OPERATORS[_operation])
 _set("__eq__", _equality(BINARY_OPERATORS["equal"]))
 _set("__ne__", _equality(BINARY_OPERATORS["not_equal"]))

@@ -6,7 +6,7 @@ import math
 from operator import index
 from typing import Any
 
-from gradflow.ops.table import TensorFunction, _named, apply, cast, check_tensors, defop, floating
+from gradflow.ops.table import TensorFunction, _named, apply, check_tensors, counted, defop, floating
 from gradflow.tensor import Tensor
 
 Axis = int | tuple[int, ...] | None
@@ -96,8 +96,8 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrink
         check_tensors(name, x)
         if needs_float:
             x = floating(x)
-        elif not shrinks and x.dtype.kind == "bool":
-            x = cast(x, "int64")
+        elif not shrinks:
+            x = counted(x)
         axes = normalize_axes(axis, x.ndim)
         if shrinks and not _count(x, axes):
             raise ValueError(f"{name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")
@@ -191,7 +191,7 @@ def cumulative_sum(x: Tensor, /, axis: int | None = None) -> Tensor:
         if x.ndim != 1:
             raise ValueError(f"cumulative_sum needs an axis for a tensor of {x.ndim} axes")
         axis = 0
-    return apply(_CUMULATIVE_SUM, (x,), {"axis": one_axis("cumulative_sum", axis, x.ndim)})
+    return apply(_CUMULATIVE_SUM, (counted(x),), {"axis": one_axis("cumulative_sum", axis, x.ndim)})
 
 
 def _plain(name: str, doc: str) -> TensorFunction:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradflow.dtypes import promote
 from gradflow.engine import broadcasts
+from gradflow.ops.host import weak_number
 from gradflow.ops.reductions import normalize_axes, one_axis
 from gradflow.ops.table import apply, cast, check_tensors, defop
 from gradflow.tensor import Tensor, integers, shape_from
@@ -233,5 +234,5 @@ def pad(x: Tensor, /, pad_width: int | Sequence[Any], constant_values: float = 0
     pairs = [integers("pad", p) for p in pad_width]
     if len(pairs) != x.ndim or any(len(p) != 2 or min(p) < 0 for p in pairs):
         raise ValueError(f"pad_width must give (before, after) >= 0 for each of {x.ndim} axes; got {pad_width!r}")
-    value = float(constant_values) if x.dtype.is_floating else int(constant_values)
+    value = weak_number("pad", constant_values, x.dtype)
     return apply(_PAD, (x,), {"pad_width": tuple(pairs), "value": value})

@@ -7,6 +7,7 @@ shorter way through for the commonest operations.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from operator import attrgetter
@@ -16,6 +17,7 @@ from gradflow.backend import Backend
 from gradflow.device import DeviceMismatchError
 from gradflow.dtypes import DEFAULT, as_dtype, promote
 from gradflow.engine import Node, Operation, grad_enabled, observer
+from gradflow.ops.host import is_number, weak_number
 from gradflow.tensor import Tensor
 
 OPERATIONS: dict[str, Operation] = {}
@@ -164,8 +166,16 @@ def apply(
     return out
 
 
-def unary(name: str, rule: Rule, doc: str, needs_float: bool = True) -> TensorFunction:
-    """The entry `name` for a function of one array, and the function of a tensor that applies it."""
+def counted(x: Any) -> Any:
+    """x itself, or a bool tensor as the int64 numbers 0 and 1."""
+    return cast(x, "int64") if isinstance(x, Tensor) and x._node is None and x.dtype.kind == "bool" else x
+
+
+def unary(name: str, rule: Rule, doc: str, prepare: Callable[[Tensor], Tensor] | None = floating) -> TensorFunction:
+    """The entry `name` for a function of one array, and the function of a tensor that applies it.
+
+    `prepare` converts a tensor that needs no gradient, and may hold integers.
+    """
     op = defop(name, rule, forward=elementwise(name))
     get = attrgetter(name)
     reads_out, which = op.saves[1]
@@ -183,7 +193,7 @@ def unary(name: str, rule: Rule, doc: str, needs_float: bool = True) -> TensorFu
                 backend,
                 Node(op, backend, (parent,), (x,) if reads_x else None, array if reads_out else None, array, None),
             )
-        return apply(op, (floating(x) if needs_float else x,))
+        return apply(op, (x if prepare is None else prepare(x),))
 
     return _named(function, name, doc)
 
@@ -243,7 +253,10 @@ def plain_binary(name: str, doc: str, of_bools: bool = False, array_name: str | 
     def function(x1: Any, x2: Any, /) -> Tensor:
         if of_bools:
             _check_bools(name, x1, x2)
-        x1, x2 = promoted(name, x1, x2)
+        try:
+            x1, x2 = promoted(name, x1, x2)
+        except OverflowError:
+            return _compared_with_what_is_beyond(name, x1, x2)
         tensor = x1 if isinstance(x1, Tensor) else x2
         array = compute(
             tensor.backend,
@@ -253,6 +266,20 @@ def plain_binary(name: str, doc: str, of_bools: bool = False, array_name: str | 
 
     BINARY_OPERATORS[name] = as_operator(function)
     return _named(function, name, doc)
+
+
+def _compared_with_what_is_beyond(name: str, x1: Any, x2: Any) -> Tensor:
+    """The comparison of a tensor of integers with one that its dtype cannot hold: the same for each element."""
+    x = x1 if isinstance(x1, Tensor) else x2
+    least = x.dtype.limits[0]
+    truth = getattr(operator, COMPARISONS[name])(*(least if y is x else y for y in (x1, x2)))
+    return Tensor(x.backend.full(x.shape, truth, dtype=x.backend.dtypes["bool"]), x.backend)
+
+
+COMPARISONS = {
+    "equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge"
+}  # fmt: skip
+"""The operators of Python that compare as these functions do."""
 
 
 def is_foreign(x: Any) -> bool:
@@ -266,7 +293,7 @@ def is_foreign(x: Any) -> bool:
 def as_operator(function: TensorFunction) -> TensorFunction:
     """`function` of two operands, but with NotImplemented for what is foreign."""
 
-    def operator(x1: Any, x2: Any, /) -> Any:
+    def operate(x1: Any, x2: Any, /) -> Any:
         try:
             return function(x1, x2)
         except TypeError:
@@ -274,7 +301,7 @@ def as_operator(function: TensorFunction) -> TensorFunction:
                 return NotImplemented
             raise
 
-    return operator
+    return operate
 
 
 def plain_unary(name: str, doc: str, of_bools: bool = False) -> TensorFunction:
@@ -307,7 +334,8 @@ def _check_bools(name: str, *inputs: Any) -> None:
 def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[Any, Any]:
     """Two operands made ready: of one dtype, of one device, Python numbers left as they are (they are weak).
 
-    Raises TypeError for an operand that is neither a tensor nor a number, DeviceMismatchError for mixed devices.
+    Raises TypeError for an operand that is neither a tensor nor a number, OverflowError for an integer beyond the dtype
+    of the tensor, DeviceMismatchError for mixed devices.
     """
     one, two = isinstance(x1, Tensor), isinstance(x2, Tensor)
     if one and two:
@@ -320,22 +348,21 @@ def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[An
             dtype = DEFAULT
         return cast(x1, dtype), cast(x2, dtype)
     tensor, other = (x1, x2) if one else (x2, x1)
-    if not isinstance(other, Real) and _is_bool(other):
-        other = bool(other)
-    if not isinstance(tensor, Tensor) or not isinstance(other, Real):
+    if not isinstance(tensor, Tensor) or not is_number(other):
         wrong = other if isinstance(tensor, Tensor) else tensor
         raise TypeError(
             f"{name} takes tensors and Python numbers; got {type(wrong).__name__}: "
             "make a tensor of it with gradflow.tensor(..., device=...)"
         )
     dtype = tensor.dtype
-    if not dtype.is_floating and (needs_float or not isinstance(other, Integral | bool)):
-        tensor = cast(tensor, DEFAULT)
-    elif dtype.kind == "bool" and not isinstance(other, bool):
-        tensor = cast(tensor, "int64")
-        dtype = tensor.dtype
-    weak: Any = other
-    weak = float(weak) if tensor.dtype.is_floating else bool(weak) if dtype.kind == "bool" else int(weak)
+    if dtype.is_floating:
+        weak: Any = float(other)
+    elif needs_float or not (isinstance(other, Integral) or _is_bool(other)):
+        tensor, weak = cast(tensor, DEFAULT), float(other)
+    else:
+        if dtype.kind == "bool" and not _is_bool(other):
+            tensor = cast(tensor, "int64")
+        weak = weak_number(name, other, tensor.dtype)
     return (tensor, weak) if one else (weak, tensor)
 
 

@@ -37,7 +37,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
         raise mismatch("clip_grad_norm_", [t for t, _ in with_gradient])
     arrays = _whole_arrays([leaf for _, leaf in with_gradient])
     if max_norm == math.inf:  # copies are scaled, since the factor is no number where the norm is infinite too
-        return Tensor(backend.clip_global_norm([backend.asarray(a, copy=True) for a in arrays], math.inf), backend)
+        return Tensor(backend.clip_global_norm([backend.copy(a) for a in arrays], math.inf), backend)
     norm = backend.clip_global_norm(arrays, float(max_norm))
     for _, leaf in with_gradient:
         leaf.note_change()

@@ -121,7 +121,7 @@ class Block:
             elif leaf._grad is not None:
                 ready.append(member)
                 if leaf._grad.array is not member.gradient:
-                    outside.append((member, leaf, self.backend.asarray(leaf._grad.array, copy=True)))
+                    outside.append((member, leaf, self.backend.copy(leaf._grad.array)))
         for member, leaf, gradient in outside:  # only now: one may have been in the place of another
             leaf.take_back()
             self.backend.setitem(member.gradient, ..., gradient)

@@ -186,7 +186,7 @@ class Optimizer:
                     for name in self._state_names(self.param_groups[m.past.group]):
                         entry[name] = None
                     for name in sorted(m.past.filled):
-                        array = block.backend.asarray(block.view(block.state_array(name), m), copy=True)
+                        array = block.backend.copy(block.view(block.state_array(name), m))
                         entry[name] = Tensor(array, block.backend)
                     state[m.index] = entry
         groups, index = [], 0

@@ -32,7 +32,7 @@ _BINARY = (
 
 GROUPS: dict[str, dict[str, str]] = {
     "Creation and type": {
-        "asarray": "(obj, /, *, dtype=None, copy=None)",
+        "asarray": "(obj, /, *, dtype=None)",
         "empty": "(shape, *, dtype=None)",
         "zeros": "(shape, *, dtype=None)",
         "ones": "(shape, *, dtype=None)",

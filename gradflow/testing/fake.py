@@ -184,11 +184,9 @@ or Tensor.numpy() or .item()
 
     # ------------------------------------------------------------------ array functions
 
-    def asarray(self, obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> FakeArray:
+    def asarray(self, obj: Any, /, *, dtype: Any = None) -> FakeArray:
         if isinstance(obj, FakeArray):
-            if not copy and (dtype is None or obj.dtype == dtype):
-                return obj
-            return self._run(lambda x: np.array(x, dtype=dtype), (obj,))
+            return obj if dtype is None or obj.dtype == dtype else self.astype(obj, dtype)
         if isinstance(obj, (np.ndarray, np.generic)):
             raise TypeError(f"a NumPy array goes to {self.device} with from_host")
         self.counts.from_host += 1
@@ -205,11 +203,14 @@ or Tensor.numpy() or .item()
         self.counts.synchronizations += 1
         if not isinstance(array, FakeArray):
             raise TypeError(f"to_host of {self.device} got a {type(array).__name__}")
-        return np.array(self._unwrap(array))
+        return np.array(self._unwrap(array), order="C")
 
     def from_host(self, values: Any) -> FakeArray:
         self.counts.from_host += 1
         return self._wrap(np.array(values, order="C"))
+
+    def copy(self, x: FakeArray) -> FakeArray:
+        return self._run(lambda values: np.array(values, order="C"), (x,))
 
     def synchronize(self) -> None:
         self.counts.synchronizations += 1

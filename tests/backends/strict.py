@@ -35,10 +35,10 @@ class StrictBackend(Backend):
         return Diagnosis(True, f"array-api-strict {xp.__version__}")
 
     def to_host(self, array: Any) -> Any:
-        return np.array(array._array)
+        return np.array(array._array, order="C")
 
     def from_host(self, values: Any) -> Any:
-        return xp.asarray(np.array(values), device=DEVICE)
+        return xp.asarray(np.array(values, order="C"), device=DEVICE)
 
     def synchronize(self) -> None: ...
 

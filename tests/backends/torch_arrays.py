@@ -86,10 +86,10 @@ class TorchBackend(Backend):
     flip = staticmethod(lambda x, axis=None: torch.flip(x, _axes(x, axis)))
     take_along_axis = staticmethod(lambda x, indices, axis=-1: torch.take_along_dim(x, indices, axis))
 
-    def asarray(self, obj: Any, dtype: Any = None, copy: bool | None = None) -> Array:
+    def asarray(self, obj: Any, dtype: Any = None) -> Array:
         if not isinstance(obj, torch.Tensor):
             obj = self.from_host(np.asarray(obj))  # Python's numbers with all their digits
-        return torch.asarray(obj, dtype=dtype, copy=copy)
+        return torch.asarray(obj, dtype=dtype)
 
     @staticmethod
     def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> Array:

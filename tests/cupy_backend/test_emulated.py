@@ -31,7 +31,7 @@ INTEGERS, INDICES = np.arange(-6, 6).reshape(3, 4), np.arange(12).reshape(3, 4) 
 U = np.array([1, 2**63, 2**64 - 1], np.uint64)
 
 CALLS: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
-    "asarray": [((X,), {"copy": True}), ((X.T,), {"copy": True}), ((X,), {"dtype": np.float64})],
+    "asarray": [((X,), {}), ((X,), {"dtype": np.float64})],
     "empty": [], "zeros": [((3, 4),)], "ones": [((3,),)],
     "full": [((), 2**64 - 1, {"dtype": np.uint64}), ((2,), 0.5, {"dtype": np.float32})],
     "arange": [(5, {"dtype": np.int64}), (1, 8, 2, {"dtype": np.float32})],
@@ -104,7 +104,9 @@ def test_array_function(backend: Any, reference: Any, name: str) -> None:
 def test_copies_are_in_c_order(backend: Any) -> None:
     x = backend.from_host(numbers((3, 4)))
     for source in (x.T, backend.broadcast_to(x[:1], (3, 4)), x[:, ::2]):
-        assert backend.asarray(source, copy=True).flags.c_contiguous
+        assert backend.copy(source).flags.c_contiguous
+        assert backend.astype(source, np.float64).flags.c_contiguous
+        assert backend.to_host(source).flags.c_contiguous
 
 
 def test_bfloat16_is_there_with_ml_dtypes(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:

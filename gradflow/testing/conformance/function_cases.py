@@ -122,7 +122,6 @@ def _creation(t: _Table) -> None:
     for shape in SHAPES:
         x = normal(shape, 51, 3.0)
         t.add("asarray", x)
-        t.add("asarray", x, copy=True)
         for target in ("float32", "float64", "int64", "bool"):
             t.add("astype", x, Native(target), reference=lambda x, dtype: x.astype(dtype))
         t.add("astype", x, Native(), copy=False, reference=lambda x, dtype, copy: x.astype(dtype))

@@ -71,6 +71,35 @@ def test_values_come_back_from_any_layout(backend: Backend, layout: str) -> None
         assert_agree("to_host", found, x)
 
 
+@about("to_host")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [*ALL])
+def test_values_leave_in_c_order(backend: Backend, dtype: str, layout: str) -> None:
+    """Whatever the layout on the device, and in the byte order of this machine: files are written from them."""
+    found = backend.to_host(Placed(backend, [_values((4, 6), dtype)], layout).arguments[0])
+    assert found.flags.c_contiguous, "to_host gives an array that is not C-contiguous"
+    assert found.dtype.isnative
+
+
+@about("copy", "from_host", "reshape")
+@pytest.mark.parametrize("layout", [*LAYOUTS, "broadcast"])
+@pytest.mark.parametrize("dtype", [*ALL])
+def test_copies_are_in_c_order(backend: Backend, dtype: str, layout: str) -> None:
+    """So that reshaping one gives a view: of `copy` of any layout on the device, of `from_host` of any on the host."""
+    x = _values((4, 6), dtype)
+    if layout == "broadcast":
+        x = np.broadcast_to(x[:1], x.shape)
+        source = backend.broadcast_to(backend.from_host(x[:1]), x.shape)
+    else:
+        source = Placed(backend, [x], layout).arguments[0]
+    for made in (backend.copy(source), backend.from_host(np.asfortranarray(x))):
+        assert made.dtype == backend.dtypes[dtype]
+        assert_agree("a copy", backend.to_host(made), x)
+        backend.setitem(backend.reshape(made, (24,)), ..., backend.from_host(np.ones(24, dtype)))
+        assert (backend.to_host(made) == 1).all(), "reshaping a copy gives no view: it is not C-contiguous"
+    assert_agree("the source of a copy", backend.to_host(source), x)
+
+
 @about("from_host")
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
 def test_from_host_copies(backend: Backend, dtype: str) -> None:

@@ -1,0 +1,198 @@
+"""What comes from the host: Python numbers, nested lists and arrays, checked before they reach a device.
+
+All of it becomes a plain NumPy array in this machine's byte order, and a number that the dtype cannot hold is an error:
+on a device nobody would look. NumPy itself is reached through the backend of the CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from itertools import chain
+from numbers import Integral, Real
+from typing import Any
+
+from gradflow.device import get_backend
+from gradflow.dtypes import DEFAULT, DTYPES, DType, bool_
+from gradflow.tensor import Tensor
+
+_LISTS = (list, tuple, range)
+
+
+def is_number(x: Any) -> bool:
+    """Whether x is a Python number, or a NumPy scalar that counts as one (its bool is no number to Python)."""
+    return isinstance(x, Real) or (type(x).__name__ == "bool" and getattr(x, "shape", None) == ())
+
+
+def weak_number(name: str, value: Any, dtype: DType) -> Any:
+    """A number for an operation with a tensor of `dtype`, as a bool, an int or a float.
+
+    Raises TypeError for what is no number; where an integer dtype cannot hold it, ValueError for NaN and fractions,
+    OverflowError for numbers out of range.
+    """
+    if not is_number(value):
+        raise TypeError(f"{name} takes a number; got {type(value).__name__}")
+    if dtype.kind == "float":
+        return float(value)
+    if dtype.kind == "bool":
+        return bool(value)
+    try:
+        whole = int(value)
+    except ValueError:
+        raise ValueError(f"{name}: {dtype} holds no NaN: {_REMEDY}") from None
+    except OverflowError:
+        raise OverflowError(f"{name}: {dtype} holds no infinity: {_REMEDY}") from None
+    low, high = dtype.limits
+    if not low <= whole <= high:
+        raise OverflowError(f"{name}: {value} is beyond {dtype}, which holds {low} to {high}: {_REMEDY}")
+    if whole != value:
+        raise ValueError(f"{name}: {value} is no whole number, which {dtype} holds: {_REMEDY}")
+    return whole
+
+
+_REMEDY = "round or clip it, or choose another dtype"
+
+
+def checked_cast(values: Any, dtype: DType) -> Any:
+    """A NumPy array in another dtype, itself where it has it. Raises as `weak_number`, of the first number at fault."""
+    cpu = get_backend("cpu")
+    found = DTYPES[values.dtype.name]
+    if found is dtype or not cpu.supports(dtype.name):  # bfloat16, in which the device rounds
+        return values
+    if dtype.kind in ("int", "uint") and found.kind != "bool" and values.size:
+        low, high = dtype.limits
+        fits = low <= values.min().item() and values.max().item() <= high  # false where there is a NaN
+        if not fits or (found.is_floating and (cpu.floor(values) != values).any()):
+            for value in values.reshape(-1).tolist():
+                weak_number("a tensor", value, dtype)
+    return cpu.astype(values, cpu.dtypes[dtype.name], copy=False)
+
+
+def array_from_numbers(data: Any, dtype: DType | None) -> Any:
+    """A new NumPy array of a number or nested lists of numbers; of float32 without a dtype, unless they are bools.
+
+    Raises TypeError or ValueError for what are no numbers, and as `weak_number`.
+    """
+    kinds = _kinds(data) if isinstance(data, _LISTS) else {type(data)}
+    for kind in kinds:
+        if issubclass(kind, Tensor):
+            raise TypeError("a list of tensors is made one tensor by gradflow.stack or gradflow.concat")
+        if not (issubclass(kind, Real) or hasattr(kind, "__array__")):
+            raise TypeError(f"a tensor is made of numbers; got {_first(data, kind)!r} among them")
+        _refuse_masked(kind)
+    cpu = get_backend("cpu")
+    try:
+        array = cpu.asarray(data)
+    except ValueError:
+        raise ValueError(f"lists of unequal lengths do not make a tensor: {_uneven(data)}") from None
+    if array.dtype.name not in DTYPES:
+        for item in chain.from_iterable(_levels(data)):
+            if isinstance(item, int) and not -(1 << 63) <= item < 1 << 64:
+                raise ValueError(f"an integer in a tensor has at most 64 bits; for {item}, write a float")
+        _refuse(array, array)
+    if dtype is None:
+        dtype = bool_ if array.dtype.kind == "b" else DEFAULT
+    rounded = array.dtype.kind == "f" and any(issubclass(kind, Integral) for kind in kinds)  # what NumPy made floats of
+    if rounded and dtype.kind in ("int", "uint") and array.size and not cpu.abs(array).max() < 1 << 53:
+        numbers = chain.from_iterable(_levels(data))
+        exact = [weak_number("a tensor", x, dtype) for x in numbers if not isinstance(x, _LISTS)]
+        return cpu.reshape(cpu.asarray(exact, dtype=cpu.dtypes[dtype.name]), array.shape)
+    return checked_cast(array, dtype)
+
+
+def array_from_host(data: Any) -> Any:
+    """A plain NumPy array of what turns into one, with the same memory where it is that already.
+
+    Raises TypeError, with the fix, for masked arrays and for what does not hold numbers.
+    """
+    _refuse_masked(type(data))
+    values = data.__array__()  # a plain array of a matrix, too
+    if values.dtype.name not in DTYPES:
+        _refuse(data, values)
+    return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
+
+
+@functools.cache
+def numpy_array() -> type:
+    """The class of NumPy's arrays."""
+    return type(get_backend("cpu").empty((0,)))
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+def _levels(data: Any) -> Iterable[list[Any]]:
+    """What stands in nested lists, from the outermost to the innermost."""
+    level = [data]
+    while level:
+        yield level
+        level = list(chain.from_iterable(x for x in level if isinstance(x, _LISTS)))
+
+
+def _kinds(data: Any) -> set[type]:
+    """The types of what nested lists hold; they are not looked at one by one in Python."""
+    found: set[type] = set()
+    level: Any = data
+    while True:
+        kinds = set(map(type, level))
+        lists = {kind for kind in kinds if issubclass(kind, _LISTS)}
+        found |= kinds - lists
+        if not lists:
+            return found
+        if lists != kinds:
+            level = [x for x in level if isinstance(x, _LISTS)]
+        level = list(chain.from_iterable(level))
+
+
+def _first(data: Any, kind: type) -> Any:
+    return next(x for level in _levels(data) for x in level if type(x) is kind)
+
+
+def _uneven(data: Any) -> str:
+    """Where nested lists begin to differ in length."""
+    level = [("data", data)]
+    while level:
+        lengths = [len(x) if isinstance(x, _LISTS) or (hasattr(x, "shape") and x.shape) else None for _, x in level]
+        sizes = ["a number" if n is None else f"{n} element{'s' * (n != 1)}" for n in lengths]
+        for (path, _), size in zip(level, sizes, strict=True):
+            if size != sizes[0]:
+                return f"{level[0][0]} is {sizes[0]}, {path} is {size}; pad them to one length"
+        level = [(f"{path}[{i}]", x[i]) for (path, x), n in zip(level, lengths, strict=True) for i in range(n or 0)]
+    return "arrays in it have different shapes"
+
+
+def _refuse_masked(kind: type) -> None:
+    if hasattr(kind, "filled") and hasattr(kind, "mask"):
+        raise TypeError("a masked array lacks the values that are masked: fill them first, as with .filled(0)")
+
+
+_KINDS_OF_NUMPY: dict[str, Callable[[Any], str]] = {
+    "O": lambda dtype: "Python objects: convert them with .astype('float32')",
+    "U": lambda dtype: f"text ({dtype}): convert numbers with .astype('float32'), number words with numpy.unique(..., "
+    "return_inverse=True)",
+    "M": lambda dtype: f"dates ({dtype}): count from one of them, as in (x - x[0]) / numpy.timedelta64(1, 'D')",
+    "m": lambda dtype: f"durations ({dtype}): divide by a unit, as in x / numpy.timedelta64(1, 's')",
+    "c": lambda dtype: f"complex numbers ({dtype}): gradflow has none; take .real and .imag",
+    "V": lambda dtype: f"records with the fields {', '.join(dtype.names or ['(none)'])}: take one, as in "
+    f"x[{(dtype.names or ['...'])[0]!r}], or all by numpy.lib.recfunctions.structured_to_unstructured",
+}  # fmt: skip
+_KINDS_OF_NUMPY["S"] = _KINDS_OF_NUMPY["T"] = _KINDS_OF_NUMPY["U"]
+
+
+def _refuse(data: Any, values: Any) -> None:
+    """Raise TypeError for an array, or a table of columns, that does not hold numbers of a dtype."""
+    dtype = values.dtype
+    columns, dtypes = getattr(data, "columns", None), getattr(data, "dtypes", None)
+    if columns is not None and dtypes is not None:  # of pandas or polars
+        named = [(column, str(kind)) for column, kind in zip(columns, dtypes, strict=True)]
+        wrong = [pair for pair in named if pair[1].lower() not in DTYPES] or named
+        each = ", ".join(f"{column!r} ({kind})" for column, kind in wrong)
+        raise TypeError(
+            f"a tensor is made of numbers of one dtype; not so the columns {each}: leave them out, encode words as "
+            "numbers, or convert with .astype('float32')"
+        )
+    what = _KINDS_OF_NUMPY.get(dtype.kind, lambda dtype: f"{dtype}: convert with .astype('float64')")(dtype)
+    if dtype.kind == "O":
+        odd = [x for x in values.reshape(-1).tolist() if not isinstance(x, Real)][:1]
+        what += f"; {odd[0]!r} is no number" if odd else ""
+    raise TypeError(f"a tensor is made of numbers; got {what}")
