@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,15 +11,22 @@ import pytest
 
 import gradflow as gf
 from benchmarks.machine import blas, public_commit_info, public_machine_info, threads, versions
+from benchmarks.peers.rows import ROWS
 from benchmarks.timing import measure
 from benchmarks.workloads import TRAININGS, Training, Workload, check_equal_work, why_not
 
 Timed = Callable[..., Any]
 
+collect_ignore = [  # pytest imports every module, to look for doctests
+    f"{row.where.partition(':')[0].removeprefix('benchmarks.').replace('.', '/')}.py"
+    for row in ROWS.values() if row.package and row.extra == "peers" and not importlib.util.find_spec(row.package)
+]  # fmt: skip
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Show the median and its spread, unless other columns are asked for."""
+    """Show the median and its spread, unless other columns are asked for; and what was skipped, in a line a reason."""
+    config.pluginmanager.import_plugin("gradflow.testing.reasons")
     if hasattr(config.option, "benchmark_columns") and not config.option.benchmark_columns:
         config.option.benchmark_columns = ["median", "iqr", "rounds"]
         config.option.benchmark_sort = "median"
@@ -39,10 +47,10 @@ def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
-    """Leave out every single time: the statistics say enough, in a hundredth of the space."""
+    """Leave out every single time: the statistics say enough, in a hundredth of the space. Parameters are words."""
     for row in output_json["benchmarks"]:
         row["stats"].pop("data", None)
-        row.pop("params", None)
+        row["params"] = {name: str(value) for name, value in row["params"].items()}
 
 
 @pytest.hookimpl(trylast=True)
@@ -101,8 +109,8 @@ def timed(benchmark: Any, request: pytest.FixtureRequest) -> Timed:
         steps: int = 1,
         setup: Callable[[], tuple[Any, ...]] | None = None,
     ) -> Any:
-        """`steps`: how many times one call goes through a batch; times are reported for one of them."""
-        benchmark.group = f"{workload}, {size}, batch {batch}" + (f", {steps} steps" if steps > 1 else "")
+        """`steps`: how many times one call goes through a batch; all times that are shown are those of one."""
+        benchmark.group = f"{workload}, {size}, batch {batch}" + (f", each of {steps} steps" if steps > 1 else "")
         option = request.config.option
         limits = float(option.benchmark_max_time), int(option.benchmark_min_rounds)
         result = measure(benchmark, function, synchronize, setup, *limits)
@@ -111,7 +119,9 @@ def timed(benchmark: Any, request: pytest.FixtureRequest) -> Timed:
             dtype="float32", threads=threads(), blas=blas(), versions=versions(),
         )  # fmt: skip
         if benchmark.enabled:
-            benchmark.extra_info["samples_per_s"] = steps * batch / benchmark.stats.stats.median
+            times = benchmark.stats.stats.data
+            times[:] = [seconds / steps for seconds in times]
+            benchmark.extra_info["samples_per_s"] = batch / benchmark.stats.stats.median
         return result
 
     return run

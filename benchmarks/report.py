@@ -79,13 +79,15 @@ def rows_of(result: dict[str, Any]) -> list[Row]:
     for benchmark in result["benchmarks"]:
         try:
             info, stats = benchmark["extra_info"], benchmark["stats"]
-            median, iqr = stats["median"] / info["steps"], stats["iqr"] / info["steps"]
+            median, iqr = stats["median"], stats["iqr"]
             described = {key: info[key] for key in ("workload", "size", "batch", "library", "device")}
             rows.append(Row(**described, median=median, iqr=iqr, samples_per_s=info["batch"] / median))
         except (KeyError, TypeError, ZeroDivisionError) as error:
             raise ReportError(f"a benchmark in it was not made by the folder benchmarks/: no {error}") from error
-    order = {group: i for i, group in enumerate(dict.fromkeys(row.group for row in rows))}
-    return sorted(rows, key=lambda row: (order[row.group], row.backend != BASE, row.library, row.device))
+    order = {model: i for i, model in enumerate(dict.fromkeys((row.workload, row.size) for row in rows))}
+    return sorted(
+        rows, key=lambda r: (order[r.workload, r.size], r.batch, r.backend != BASE, r.library, r.device)
+    )  # fmt: skip
 
 
 def head(result: dict[str, Any]) -> str:

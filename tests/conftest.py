@@ -21,6 +21,11 @@ collect_ignore = [
 collect_ignore.append("conformance_emulated.py")  # puts an emulated CuPy in the place of the real one when imported
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Say what was skipped in a line a reason."""
+    config.pluginmanager.import_plugin("gradflow.testing.reasons")
+
+
 def _current(device: str) -> Iterator[str]:
     require(device)
     with gf.use_device(device):

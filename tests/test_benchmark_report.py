@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 import threading
 import time
@@ -16,10 +18,10 @@ from benchmarks.machine import public_commit_info, public_machine_info
 from benchmarks.timing import measure
 
 
-def benchmark_of(library: str, device: str, batch: int, median: float, steps: int = 10) -> dict[str, Any]:
-    info = {"workload": "train step", "size": "784-128-10", "batch": batch, "steps": steps, "library": library}
+def benchmark_of(library: str, device: str, batch: int, median: float) -> dict[str, Any]:
+    info = {"workload": "train step", "size": "784-128-10", "batch": batch, "steps": 10, "library": library}
     info |= {"device": device, "dtype": "float32", "threads": 2, "versions": {"numpy": "2.4.6"}}
-    return {"extra_info": info, "stats": {"median": median * steps, "iqr": 1e-6 * steps}}
+    return {"extra_info": info, "stats": {"median": median, "iqr": 1e-6}}
 
 
 @pytest.fixture
@@ -40,6 +42,18 @@ def test_table_states_the_speed_up_over_gradflow_on_the_cpu(results: Path) -> No
         "| train step | 784-128-10 | 8 | PyTorch cpu | 2 ms | 1 µs | 4,000 | 0.50 |",
     ]
     assert len(lines) == 6
+
+
+def test_rows_are_in_the_order_of_batches_whatever_the_order_of_the_runs(results: Path) -> None:
+    content = json.loads(results.read_text())
+    content["benchmarks"] = [
+        {**row, "extra_info": {**row["extra_info"], "size": size}}
+        for size, row in [
+            (size, benchmark_of("gradflow", "cpu", batch, 1e-3)) for batch in (512, 8, 64) for size in ("9-9", "2-2")
+        ]
+    ]
+    found = [(row.size, row.batch) for row in report.rows_of(content)]
+    assert found == [(size, batch) for size in ("9-9", "2-2") for batch in (8, 64, 512)]
 
 
 def test_rows_of_a_busy_machine_are_marked(results: Path) -> None:
@@ -144,6 +158,62 @@ def test_nothing_that_names_the_machine_is_kept() -> None:
     info = {"node": "a-host", "release": "kernel", "python_build": "x", "cpu": {"brand_raw": "A processor"}}
     assert "a-host" not in json.dumps(public_machine_info(info))
     assert set(public_commit_info({"id": "c0ffee", "project": "a-folder", "branch": "b"})) == {"id", "time", "dirty"}
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*words: str) -> str:
+    """What Python prints, in the folder of the project."""
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def seconds(words: str) -> float:
+    """The seconds of "1.07 ms"."""
+    number, unit = words.split()
+    return float(number) * {"ms": 1e-3, "µs": 1e-6, "us": 1e-6}[unit]
+
+
+def test_the_screen_the_file_and_the_report_give_the_time_of_one_step(tmp_path: Path) -> None:
+    """And pytest-benchmark's own comparison takes the file, by parameter, too."""
+    path = tmp_path / "x.json"
+    words = ["benchmarks/test_train_step.py", "-k", "tiny-32-cpu-gradflow", "--benchmark-max-time=0.1"]
+    out = run("-m", "pytest", "-p", "no:cacheprovider", *words, f"--benchmark-json={path}")
+    unit = re.search(r"Name \(time in (\w+)\)", out)
+    row = re.search(r"^test_train_step\S+ +([\d.,]+)", out, re.M)
+    assert unit is not None, out
+    assert row is not None, out
+    shown = seconds(f"{row[1].replace(',', '')} {unit[1]}")
+    (reported,) = report.rows_of(report.load(path))
+    assert reported.median == pytest.approx(shown, rel=1e-3)
+    (kept,) = json.loads(path.read_text())["benchmarks"]
+    assert kept["stats"]["total"] == pytest.approx(kept["stats"]["mean"] * kept["stats"]["rounds"])
+    assert "each of 10 steps" in out
+    compared = run("-m", "pytest_benchmark", "compare", str(path), "--group-by=param:device", "--columns=median")
+    assert "benchmark 'device=cpu': 1 tests" in compared
+
+
+HIDDEN = """
+import importlib.machinery, sys
+import pytest
+
+class Finder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        hidden = name.partition(".")[0] in ("torch", "jax", "autograd", "numba", "cupy", "expecttest")
+        return None if hidden else super().find_spec(name, path, target)
+
+sys.meta_path[:] = [Finder if f is importlib.machinery.PathFinder else f for f in sys.meta_path]
+sys.exit(pytest.main(["benchmarks", "-q", "-p", "no:cacheprovider", "--benchmark-disable", "-k", "exp or nothing"]))
+"""
+
+
+def test_the_benchmarks_run_without_any_peer() -> None:
+    out = run("-c", HIDDEN)
+    assert re.search(r"^2 passed, 6 skipped", out, re.M), out
+    assert "SKIPPED [2] PyTorch is not installed; it is in the extra 'peers'" in out
 
 
 def test_pytest_alone_does_not_run_benchmarks(pytestconfig: pytest.Config) -> None:

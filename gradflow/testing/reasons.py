@@ -1,0 +1,29 @@
+"""For pytest: what was skipped or failed as declared, at the end of a run, in one line a reason with its count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+
+def _reason(report: Any) -> str:
+    words = report.wasxfail if hasattr(report, "wasxfail") else report.longrepr
+    if isinstance(words, tuple):  # of a skip: the file, the line, and why
+        words = words[2]
+    return " ".join(str(words).removeprefix("Skipped: ").split())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The reasons, the most frequent first; nothing where nothing was skipped."""
+    counted = {
+        title: Counter(map(_reason, terminalreporter.stats.get(kind, [])))
+        for title, kind in (("SKIPPED", "skipped"), ("XFAIL", "xfailed"))
+    }
+    if any(counted.values()):
+        terminalreporter.write_sep("=", "skipped, by reason")
+    for title, reasons in counted.items():
+        for reason, count in reasons.most_common():
+            terminalreporter.write_line(f"{title} [{count}] {reason}")
