@@ -19,7 +19,7 @@ import contextlib
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -27,6 +27,50 @@ from gradflow.dtypes import DTYPES, as_dtype
 
 Array = Any
 """An array of a backend's own library."""
+
+
+class VariableError(ValueError):
+    """An environment variable of gradflow has a value that means nothing; the message says which and what to type."""
+
+
+def switch(variable: str) -> bool | None:
+    """What an environment variable says, which is 1 or 0, or None where it says nothing. Raises VariableError."""
+    value = os.environ.get(variable, "")
+    if value not in ("", "0", "1"):
+        raise VariableError(f"{variable} is 0, 1 or not set; it is {value!r}; type: unset {variable}")
+    return None if value == "" else value == "1"
+
+
+@contextlib.contextmanager
+def delayed_interrupts() -> Iterator[None]:
+    """Raise the KeyboardInterrupt of a Ctrl-C at the end of a `with` that imports a library; a second one, at once.
+
+    For what an import that is broken off leaves behind is broken for good, and many libraries take it for a fault of
+    their own installation.
+    """
+    import signal
+    import threading
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal came
+        if came:
+            signal.default_int_handler(number, frame)
+        came = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if came:
+            raise KeyboardInterrupt
+
 
 ARRAY_FUNCTIONS: tuple[str, ...] = (
     # creation and type
@@ -234,12 +278,12 @@ class Backend(ABC):
         self.dtypes: dict[str, Any] = self._find_dtypes(namespace)
         self.half_dtypes = tuple(self.dtypes[n] for n in ("float16", "bfloat16") if n in self.dtypes)
         self._dtype_names = {native: name for name, native in self.dtypes.items()}
-        if os.environ.get("GRADFLOW_FUSED", "1") == "0":
+        if switch("GRADFLOW_FUSED") is False:
             for kernel_name in KERNELS:
                 setattr(self, kernel_name, getattr(Backend, kernel_name).__get__(self))
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"backend {self.name!r} has no function {name!r}")
+        raise AttributeError(f"backend {getattr(type(self), 'name', '')!r} has no function {name!r}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.device}>"
@@ -307,6 +351,9 @@ class Backend(ABC):
 
     def set_num_threads(self, n: int) -> None:  # noqa: B027
         """Compute with n threads of the host from now on. The default, for a device elsewhere, does nothing."""
+
+    def prepare(self) -> None:  # noqa: B027
+        """Import and make ready what kernels would else import when they are first called. By default, nothing."""
 
     def describe(self) -> str:
         """The device in a few words: its name, its memory."""

@@ -7,22 +7,32 @@ checks sit where the settings are made, and this file only turns words into sett
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import gradflow as gf
-from gradflow.backend import ACTIVATIONS
+from gradflow.backend import ACTIVATIONS, VariableError
 from gradflow.data import DATASETS
-from gradflow.device import backend_prefixes, backend_source, discovery_notes, one_line
+from gradflow.device import (
+    backend_prefixes,
+    backend_source,
+    check_variables,
+    describe_device,
+    devices_of,
+    discovery_notes,
+    plain,
+)
 from gradflow.training import Epoch, NonFiniteLossError, Result, Settings, SettingsError, Setup, read_config, train
 from gradflow.training.run import environment, without_interrupts
 from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES
-from gradflow.training.train import auto_device, describe_score
+from gradflow.training.train import auto_device, describe_score, require_extra
 
 FAILED, MISUSED, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 """Exit statuses: training, writing or agreement failed; bad input; Ctrl-C; nobody reads the output any more."""
@@ -252,21 +262,24 @@ class _Progress:
     """What a run prints while it goes: lines about it at the start, then a bar that moves once an epoch."""
 
     def __init__(self, recorded: dict[str, Any]) -> None:
+        from tqdm import tqdm
+
         self.recorded = recorded
+        self.make_bar = tqdm
         self.bar: Any = None
 
     def start(self, setup: Setup) -> None:
-        """Print what the run is made of, and begin the bar."""
-        from tqdm import tqdm
-
+        """Print what the run is made of, import what its kernels need, and begin the bar."""
         for line in _setup_lines(setup):
             print(line, flush=True)
-        different = _differences(self.recorded, environment(gf.get_backend(setup.settings.device).device))
+        backend = gf.get_backend(setup.settings.device)
+        different = _differences(self.recorded, environment(backend.device)) if self.recorded else ""
         if different:
             print(f"note: the last bits may differ from the recorded run's: {different}", flush=True)
+        backend.prepare()
         self.samples, self.epochs = setup.train_batches.samples, setup.settings.epochs
         self.classification = setup.dataset.is_classification
-        self.bar = tqdm(
+        self.bar = self.make_bar(
             total=self.samples * self.epochs,
             unit=" samples",
             unit_scale=True,
@@ -291,7 +304,7 @@ class _Progress:
 
 def _setup_lines(setup: Setup) -> Iterator[str]:
     backend = gf.get_backend(setup.settings.device)
-    yield f"device: {backend.device}, {backend.describe()} ({setup.reason})"
+    yield f"device: {backend.device}, {describe_device(backend.device)[0]} ({plain(setup.reason)})"
     data, train_on, test_on = setup.dataset, setup.train_batches.samples, setup.test_batches.samples
     kind = f"{len(data.classes)} classes" if data.is_classification else "regression"
     samples, features = data.inputs.shape
@@ -314,9 +327,9 @@ def _outcome(result: Result) -> str:
 
 
 def _differences(recorded: dict[str, Any], here: dict[str, Any]) -> str:
-    """Where this machine is not as the one that a config was written on; empty if it is."""
-    found = [f"{k} {recorded[k]} then, {here[k]} now" for k in here if k in recorded and recorded[k] != here[k]]
-    return "; ".join(found)
+    """Each thing in which this run's surroundings are not as those that a config was written in; empty if none is."""
+    found = [f"{k} {v} then, {here.get(k, 'none')} now" for k, v in recorded.items() if here.get(k) != v]
+    return plain("; ".join(found))
 
 
 # ---------------------------------------------------------------------- the commands
@@ -326,14 +339,16 @@ def _train(arguments: argparse.Namespace) -> int:
     settings, recorded = _settings(arguments)
     if arguments.out == "":
         raise UsageError("--out is empty; it takes the name of a folder")
+    require_extra()
     progress = None if arguments.quiet else _Progress(recorded)
     try:
-        result = train(
-            settings,
-            arguments.out,
-            on_start=progress.start if progress else None,
-            on_epoch=progress.epoch if progress else None,
-        )
+        with _raised_interrupts():
+            result = train(
+                settings,
+                arguments.out,
+                on_start=progress.start if progress else None,
+                on_epoch=progress.epoch if progress else None,
+            )
     except KeyboardInterrupt:
         raise _InterruptedEarly from None
     finally:
@@ -345,7 +360,41 @@ def _train(arguments: argparse.Namespace) -> int:
             _complain(_outcome(result))
             return FAILED
         print(_outcome(result), flush=True)
+        if result.no_picture:
+            print(f"gradflow: note: there is no curves.png: {result.no_picture}", file=sys.stderr, flush=True)
         return INTERRUPTED if result.interrupted else 0
+
+
+@contextlib.contextmanager
+def _raised_interrupts() -> Iterator[None]:
+    """Have Ctrl-C raise KeyboardInterrupt, where else it ends the process at once (see `gradflow.__main__`)."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or before is signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _nothing_on_stdout() -> Iterator[None]:
+    """Send to stderr what plug-ins and their libraries print meanwhile: stdout is for the report."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+        os.dup2(2, 1)  # also for what is not written in Python
+    except OSError:  # one of them is closed
+        kept = -1
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept >= 0:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def _device_report() -> dict[str, Any]:
@@ -355,34 +404,35 @@ def _device_report() -> dict[str, Any]:
         diagnosis, found = gf.diagnose(prefix), []
         if diagnosis.usable:
             try:
-                for device in [d for d in gf.devices() if d.type == prefix]:
-                    backend = gf.get_backend(device)
-                    memory = backend.memory_stats()._asdict()
-                    found.append({"device": str(device), "description": backend.describe(), "memory": memory})
-            except Exception as error:  # of a plug-in: whatever it does, the others are listed
-                diagnosis = gf.Diagnosis(False, f"its device cannot be described: {one_line(error)}")
+                for device in devices_of(prefix):
+                    description, memory = describe_device(device)
+                    found.append({"device": str(device), "description": description, "memory": memory})
+            except gf.DeviceUnavailableError as error:
+                diagnosis = gf.Diagnosis(False, str(error))
         backends.append(
             {
                 "prefix": prefix,
-                "source": backend_source(prefix),
+                "source": plain(backend_source(prefix)),
                 "usable": diagnosis.usable,
                 "code": diagnosis.code or ("fine" if diagnosis.usable else "unusable"),
-                "state": " ".join(diagnosis.state.split()),
-                "fix": " ".join(diagnosis.fix.split()),
+                "state": plain(diagnosis.state),
+                "fix": plain(diagnosis.fix),
                 "devices": found if diagnosis.usable else [],
             }
         )
     auto: dict[str, str | None]
     try:
         chosen, reason = auto_device()
-        auto = {"device": str(chosen), "reason": " ".join(reason.split())}
+        auto = {"device": str(chosen), "reason": plain(reason)}
     except SettingsError as error:
-        auto = {"device": None, "reason": " ".join(str(error).split())}
-    return {"gradflow": gf.__version__, "backends": backends, "auto": auto, "notes": discovery_notes()}
+        auto = {"device": None, "reason": plain(str(error))}
+    notes = list(map(plain, discovery_notes()))
+    return {"gradflow": gf.__version__, "backends": backends, "auto": auto, "notes": notes}
 
 
 def _devices(as_json: bool) -> int:
-    report = _device_report()
+    with _nothing_on_stdout():
+        report = _device_report()
     auto = report["auto"]
     if as_json:
         print(json.dumps(report, indent=2))
@@ -399,7 +449,7 @@ def _devices(as_json: bool) -> int:
 def _print_devices(report: dict[str, Any]) -> None:
     rows = []
     for backend in report["backends"]:
-        rows += [(d["device"], "yes", " ".join(d["description"].split())) for d in backend["devices"]]
+        rows += [(d["device"], "yes", d["description"]) for d in backend["devices"]]
         if not backend["usable"]:
             rows.append((backend["prefix"], "no", backend["state"]))
             if backend["fix"]:
@@ -415,13 +465,16 @@ def _print_devices(report: dict[str, Any]) -> None:
 def _agree(arguments: argparse.Namespace) -> int:
     from gradflow.testing import agree
 
-    try:
-        pair = agree.choose(arguments.devices)
-    except (ValueError, RuntimeError) as error:
-        raise UsageError(str(error)) from None
+    with _nothing_on_stdout():
+        try:
+            pair = agree.choose(arguments.devices)
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(str(error)) from None
     if arguments.json:
-        rows = agree.compare(pair.first, pair.second)
-        print(agree.as_json(pair, rows))
+        with _nothing_on_stdout():
+            rows = agree.compare(pair.first, pair.second)
+            document = agree.as_json(pair, rows)
+        print(document)
     else:
         print(agree.heading(pair), flush=True)
         rows = agree.compare(pair.first, pair.second, each=agree.Table(lambda line: print(line, flush=True)).add)
@@ -430,7 +483,7 @@ def _agree(arguments: argparse.Namespace) -> int:
 
 
 def _complain(message: str) -> None:
-    print(f"gradflow: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"gradflow: error: {plain(message)}", file=sys.stderr, flush=True)
 
 
 def _ready_streams() -> None:
@@ -439,7 +492,7 @@ def _ready_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="replace"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):  # C's locale
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -447,6 +500,7 @@ def _run(words: Sequence[str] | None) -> int:
     """Carry out a command; the exit status."""
     try:
         arguments = parse(words)
+        check_variables()
         if arguments.command == "train":
             return _train(arguments)
         if arguments.command == "devices":
@@ -456,7 +510,7 @@ def _run(words: Sequence[str] | None) -> int:
         raise UsageError("there is no command; try gradflow train digits, or gradflow --help")
     except SystemExit as stop:  # of --help and --version
         return int(stop.code or 0)
-    except (UsageError, SettingsError, ImportError) as error:
+    except (UsageError, SettingsError, VariableError, ImportError, gf.DeviceUnavailableError) as error:
         _complain(str(error))
         return MISUSED
     except _InterruptedEarly:

@@ -25,12 +25,14 @@ from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradflow.backend import Backend, Device, Diagnosis
+from gradflow.backend import Backend, Device, Diagnosis, MemoryStats, VariableError, delayed_interrupts, switch
 from gradflow.modes import Mode
 
 logger = logging.getLogger("gradflow")
 
 ENTRY_POINT_GROUP = "gradflow.backends"
+MOST_DEVICES = 4096
+"""More than this many of one kind are taken for a fault of the backend that counts them."""
 BLOCK_VARIABLE = "GRADFLOW_BACKEND_BLOCK"
 _FIRST_PARTY = {"cpu": "gradflow_numpy:CpuBackend", "cuda": "gradflow_cupy:CupyBackend"}
 _OWN_FIX = {
@@ -71,13 +73,24 @@ _current: ContextVar[Device] = ContextVar("gradflow_device", default=Device("cpu
 def register_backend(prefix: str, backend: type[Backend]) -> None:
     """Make `backend` the one of devices called `prefix`, before any entry point.
 
-    Raises ValueError for a prefix that is not a plain name or is gradflow's own.
+    Raises ValueError for a prefix that is not a plain name, is gradflow's own, or is not the backend's `name`.
     """
     if not _may_be_claimed(prefix):
         raise ValueError(f"a backend's prefix is a plain name other than auto, cpu and cuda; got {prefix!r}")
+    _check_name(prefix, backend)
     _registered[prefix] = lambda: backend
     for device in [d for d in _backends if d.type == prefix]:
         del _backends[device]
+
+
+def _check_name(prefix: str, backend: Any) -> None:
+    """Raise ValueError where a backend class is called otherwise than its devices."""
+    name = getattr(backend, "name", None)
+    if name != prefix:
+        raise ValueError(
+            f"the attribute `name` of a backend is the prefix of its devices; that of {prefix!r} has "
+            f'{"none" if name is None else repr(name)}: give it name = "{prefix}"'
+        )
 
 
 def _may_be_claimed(prefix: str) -> bool:
@@ -154,11 +167,36 @@ def discovery_notes() -> list[str]:
     return notes
 
 
+def plain(text: str) -> str:
+    r"""The words of a text on one line, with what is no letter to be seen (as what steers a terminal) written out.
+
+    >>> print(plain("it is\n\x1b[31mred"))
+    it is \x1b[31mred
+    """
+    words = " ".join(text.split())
+    return words if words.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+
+
 def one_line(error: BaseException) -> str:
     """An error as one line: its kind, and the beginning of what it says."""
-    words = " ".join(str(error).split())
+    try:
+        words = plain(str(error))
+    except Exception as failure:  # of its own __str__
+        words = f"an error that cannot be shown ({type(failure).__name__})"
     words = words if len(words) <= 400 else f"{words[:400]} ..."
     return f"{type(error).__name__}: {words}".rstrip(": ")
+
+
+def check_variables() -> None:
+    """Raise VariableError for a value of one of gradflow's environment variables that means nothing."""
+    for variable in ("GRADFLOW_FAST", "GRADFLOW_FUSED"):
+        switch(variable)
+    for word in _blocked():
+        if not word.isidentifier():
+            raise VariableError(
+                f"{BLOCK_VARIABLE} has names of backends with commas between them; {word!r} is none; "
+                f"type: unset {BLOCK_VARIABLE}"
+            )
 
 
 # ---------------------------------------------------------------------- classes
@@ -195,14 +233,14 @@ def _find(prefix: str) -> type[Backend] | Diagnosis:
 
 def _load(prefix: str, target: str) -> type[Backend] | Diagnosis:
     try:
-        found = _import(target)
+        with delayed_interrupts():
+            found = _import(target)
         if not (inspect.isclass(found) and issubclass(found, Backend)):
             kind = f"the class {found.__name__}" if inspect.isclass(found) else f"of type {type(found).__name__}"
             raise TypeError(f"it must be a class derived from gradflow.backend.Backend; it is {kind}")
         if missing := sorted(getattr(found, "__abstractmethods__", ())):
             raise TypeError(f"it lacks required services: {', '.join(missing)}")
-        if getattr(found, "name", None) != prefix:
-            raise TypeError(f"its attribute `name` must be {prefix!r}; it is {getattr(found, 'name', None)!r}")
+        _check_name(prefix, found)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a package may do anything, sys.exit() too: it shall not end the program
@@ -234,8 +272,9 @@ def _import(target: str) -> Any:
 
 def _failed(prefix: str, what: str, error: BaseException) -> Diagnosis:
     """That the backend of `prefix` cannot be loaded, asked or started, and why."""
-    fix = _OWN_FIX.get(prefix, "")
-    if not fix and prefix not in _registered:
+    named = isinstance(error, VariableError)  # it says what to type
+    fix = "" if named else _OWN_FIX.get(prefix, "")
+    if not fix and not named and prefix not in _registered:
         package = _claims(prefix)[0].package
         fix = (
             f"type: pip install --upgrade {package}, or: pip uninstall {package}, or leave it out: "
@@ -266,9 +305,12 @@ def _ask(prefix: str, cls: type[Backend]) -> tuple[Diagnosis, int]:
         diagnosis = cls.diagnose()
         if not isinstance(diagnosis, Diagnosis):
             raise TypeError(f"diagnose() must give a gradflow.Diagnosis; it gives {diagnosis!r}")
+        if not all(isinstance(words, str) for words in diagnosis[1:]):
+            raise TypeError(f"diagnose() must tell state, fix and code in strings; it gives {diagnosis!r}")
+        diagnosis = Diagnosis(bool(diagnosis.usable), *map(plain, diagnosis[1:]))
         count = cls.device_count() if diagnosis.usable else 0
-        if not isinstance(count, Integral):
-            raise TypeError(f"device_count() must give a number; it gives {count!r}")
+        if not isinstance(count, Integral) or count > MOST_DEVICES:
+            raise TypeError(f"device_count() must give a number, of at most {MOST_DEVICES}; it gives {count!r}")
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -283,6 +325,7 @@ def _start(device: Device, cls: type[Backend]) -> Backend:
     if device not in _backends:
         try:
             backend = cls(device.index)
+            _check_name(device.type, backend)
             if vars(backend).get("device") != device:
                 raise TypeError("its __init__(self, index) must call super().__init__(namespace, index)")
             _backends.setdefault(device, backend)  # another thread may have been the first
@@ -373,11 +416,34 @@ def get_backend(device: DeviceLike | None = None) -> Backend:
 
 def devices() -> list[Device]:
     """All devices that can be used here, the CPU first."""
-    found = []
-    for prefix in backend_prefixes():
-        if diagnose(prefix).usable:
-            found += [Device(prefix, i) for i in range(_ask(prefix, backend_class(prefix))[1])]
-    return found
+    return [device for prefix in backend_prefixes() for device in devices_of(prefix)]
+
+
+def devices_of(prefix: str) -> list[Device]:
+    """All devices called `prefix` that can be used here."""
+    if not diagnose(prefix).usable:
+        return []
+    return [Device(prefix, i) for i in range(_ask(prefix, backend_class(prefix))[1])]
+
+
+def describe_device(device: Device) -> tuple[str, dict[str, int | None]]:
+    """What the backend of a device says that it is, on one line, and its memory in bytes.
+
+    Raises DeviceUnavailableError for whatever else the backend does.
+    """
+    try:
+        backend = get_backend(device)
+        words, memory = backend.describe(), backend.memory_stats()
+        if not isinstance(words, str):
+            raise TypeError(f"describe() must give a string; it gives {words!r}")
+        numbers = isinstance(memory, MemoryStats) and all(n is None or isinstance(n, Integral) for n in memory)
+        if not numbers:
+            raise TypeError(f"memory_stats() must give a gradflow.backend.MemoryStats of numbers; it gives {memory!r}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # as where it is loaded
+        raise DeviceUnavailableError(f"its device cannot be described: {one_line(error)}") from error
+    return plain(words), {name: None if n is None else int(n) for name, n in memory._asdict().items()}
 
 
 def current_device() -> Device:

@@ -234,7 +234,7 @@ def test_a_backend_that_gives_lists_and_cannot_be_described_is_told_so() -> None
         (row,) = [row for row in agree.compare("cpu", device) if row.what == "exp"]
         told = agree.heading(agree.choose([device]))
     assert row.problem == "planted:0: TypeError: to_host must give a NumPy array; it gives list"
-    assert "planted:0: NotImplementedError: no such function here" in told
+    assert "planted:0: its device cannot be described: NotImplementedError: no such function here" in told
 
 
 def test_a_product_in_half_precision_is_beyond_its_bound_where_it_is_tight() -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ import pytest
 from devices import require_gpu
 
 import gradflow as gf
+from gradflow import device as registry
+from gradflow.backend import KERNELS
 from gradflow.cli import main
 from gradflow.data import DATASETS
 from gradflow.training import NonFiniteLossError, Settings, train
@@ -237,6 +240,32 @@ def test_a_config_of_another_machine_is_noted(command: Any) -> None:
     assert re.search(r"^note: the last bits may differ from the recorded run's: numpy 1\.0 then, .+ now$", out, re.M)
 
 
+@needs_extra
+def test_the_note_on_a_config_names_each_difference(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command("train", "iris", *QUICK, "--out", "first").status == 0
+    text = Path("first/config.toml").read_text(encoding="utf-8")
+    recorded = tomllib.loads(text)["environment"]
+    assert {"gradflow", "python", "numpy", "scikit_learn", "machine", "device", "kernels", "blas", "threads"} <= set(
+        recorded
+    )
+    assert re.search(r"\S+ \d\S* \S+", recorded["blas"]), "the library, its version, and whose kernels"
+    for name, value in recorded.items():
+        other = f"{name} = {7 if name == 'threads' else chr(34) + 'another' + chr(34)}"
+        settings, heading, rest = text.partition("[environment]")
+        changed = settings + heading + re.sub(rf"^{name} = .*$", other, rest, flags=re.M)
+        Path("c.toml").write_text(f"{changed}\n[environment.extra]\n", encoding="utf-8")
+        out = command("train", "--config", "c.toml", "--out", name).out
+        was = "7" if name == "threads" else "another"
+        assert f"note: the last bits may differ from the recorded run's: {name} {was} then, {value} now; extra" in out
+    monkeypatch.setenv("GRADFLOW_FUSED", "0")
+    registry._backends.pop(gf.Device("cpu"))
+    try:
+        out = command("train", "--config", "first/config.toml").out
+    finally:
+        registry._backends.pop(gf.Device("cpu"))
+    assert f"recorded run's: kernels {recorded['kernels']} then, {len(KERNELS)} composed now\n" in out
+
+
 # ---------------------------------------------------------------------- mistakes
 
 
@@ -404,6 +433,71 @@ def test_help_and_devices_need_only_numpy() -> None:
     assert re.fullmatch(r'gradflow: error: .+extra "train".+\n', done.stderr)
 
 
+@pytest.mark.parametrize("words", [("devices",), ("devices", "--json"), ("agree",), ("train", "iris", *QUICK)])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("GRADFLOW_FUSED", "off"), ("GRADFLOW_FAST", "2"), ("GRADFLOW_BACKEND_BLOCK", "cuda;toy")],
+)
+def test_a_variable_that_means_nothing_is_one_line(
+    variable: str, value: str, words: tuple[str, ...], command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert_one_line(command(*words), f"{variable} .+'{value}'.+type: unset {variable}")
+    assert command("--help").status == 0
+    assert tree() == set()
+
+
+def test_a_library_that_is_told_nonsense_says_so_too() -> None:
+    code = "import gradflow as gf\ntry:\n    gf.ones(2)\nexcept gf.DeviceUnavailableError as e:\n    print(e)"
+    for variable in ("GRADFLOW_FUSED", "GRADFLOW_FAST"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=child_environment(**{variable: "yes"}), capture_output=True, text=True
+        )
+        assert done.stdout.endswith(
+            f"VariableError: {variable} is 0, 1 or not set; it is 'yes'; type: unset {variable}\n"
+        )
+
+
+# ---------------------------------------------------------------------- the picture
+
+
+@needs_extra
+@pytest.mark.parametrize("how", ["backend", "usetex", "not text"])
+def test_what_matplotlib_was_told_does_not_matter(how: str) -> None:
+    """No backend for windows, no TeX: the picture is made with matplotlib's own settings."""
+    settings = {"usetex": b"text.usetex: True\nfigure.figsize: 1, 1\n", "not text": b"\xff\xfe", "backend": b""}[how]
+    Path("matplotlibrc").write_bytes(settings)
+    variables = {"MPLBACKEND": "no_such_backend"} if how == "backend" else {"MATPLOTLIBRC": "matplotlibrc"}
+    done = subprocess.run(
+        [sys.executable, "-m", "gradflow", "train", "iris", *QUICK, "--quiet", "--out", "r"],
+        env=child_environment(**variables), capture_output=True, text=True, timeout=DEADLINE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch("test accuracy .+; saved in r\n", done.stdout)
+    there = {p.name for p in Path("r").iterdir()}
+    if how == "not text":  # matplotlib cannot even be imported then
+        assert re.fullmatch(r"gradflow: note: there is no curves\.png: .+", done.stderr.splitlines()[-1])
+        assert there == FILES - {"curves.png"}
+    else:
+        assert done.stderr == ""
+        assert there == FILES
+        width = int.from_bytes(Path("r/curves.png").read_bytes()[16:20], "big")
+        assert width == 1200
+
+
+@needs_extra
+def test_a_picture_that_cannot_be_drawn_is_one_line(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> bytes:
+        raise RuntimeError("no\nfont")
+
+    monkeypatch.setitem(train.__globals__, "curves_png", fail)
+    status, out, err = command("train", "iris", *QUICK, "--quiet")
+    assert status == 0
+    assert out.endswith("saved in runs/iris-seed0\n")
+    assert err == "gradflow: note: there is no curves.png: RuntimeError: no font\n"
+    assert {p.name for p in Path("runs/iris-seed0").iterdir()} == FILES - {"curves.png"}
+
+
 # ---------------------------------------------------------------------- training that ends early
 
 
@@ -440,16 +534,18 @@ def test_a_failure_of_the_machine_is_one_line(error: Exception, command: Any, mo
 
 
 @contextlib.contextmanager
-def started(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    *words: str, module: tuple[str, ...] = ("-m", "gradflow"), environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """The command in a process of its own, which takes Ctrl-C even where this one ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gradflow", *words],
+            [sys.executable, *module, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            env=child_environment(PYTHONIOENCODING="utf-8"),
+            env=environment or child_environment(PYTHONIOENCODING="utf-8"),
         )
     finally:
         signal.signal(signal.SIGINT, before)
@@ -518,6 +614,87 @@ def test_ctrl_c_before_the_first_epoch_leaves_nothing() -> None:
     assert last == "gradflow: error: interrupted before the first epoch was over; nothing is saved"
     assert b"Traceback" not in err
     assert tree() == set()
+
+
+ENTRY = """
+import os, signal, sys
+import gradflow_command  # the entry module of the installed script
+
+imported = sys.argv.pop(1)
+
+def interrupt(event, arguments):
+    global imported
+    if event == "import" and arguments[0] == imported:
+        imported = ""
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(interrupt)
+print("started", flush=True)
+sys.exit(gradflow_command.main())
+"""
+LONG = ("train", "iris", "--hidden", "8", "--epochs", "20000", "--device", "cpu", "--out", "r")
+
+
+@contextlib.contextmanager
+def entered(imported: str, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The command by its entry module, which gets a Ctrl-C when it begins to import the module `imported`."""
+    folder = Path("entry")
+    folder.mkdir()
+    (folder / "gradflow_command.py").write_bytes((ROOT / "gradflow" / "__main__.py").read_bytes())
+    environment = child_environment(PYTHONIOENCODING="utf-8")
+    environment["PYTHONPATH"] = os.pathsep.join([str(folder), environment["PYTHONPATH"]])
+    with started("-c", ENTRY, imported, *words, module=(), environment=environment) as process:
+        yield process
+
+
+def assert_interrupted(process: subprocess.Popen[bytes]) -> str:
+    """It ended as after Ctrl-C, in one line, with whole epochs or nothing; what it said last."""
+    out, err = process.communicate()
+    assert (process.returncode, b"Traceback" in err) == (130, False), (out, err)
+    last = err.decode().splitlines()[-1]
+    if Path("r").exists():
+        assert {p.name for p in Path("r").iterdir()} == FILES
+        return out.decode().splitlines()[-1]
+    assert last.startswith("gradflow: error: interrupted")
+    return last
+
+
+EARLY = [
+    "gradflow", "gradflow.tensor", "numpy", "gradflow.training", "argparse", "sklearn.base", "tqdm", "tomli_w._writer",
+]  # fmt: skip
+LATE = ["gradflow_numpy.backend", "numba", "llvmlite.binding", "gradflow_numpy.compiled"]
+
+
+@posix
+@needs_extra
+@pytest.mark.parametrize("imported", [*EARLY, *LATE])
+def test_ctrl_c_during_an_import(imported: str) -> None:
+    """Before there is a run it ends all at once; afterwards the import is finished first."""
+    if imported not in ["gradflow_numpy.backend", *EARLY]:
+        pytest.importorskip("numba")
+    with entered(imported, *LONG) as process:
+        said = assert_interrupted(process)
+    run = " before the first epoch was over; nothing is saved" if imported in LATE else ""
+    assert said == f"gradflow: error: interrupted{run}"
+    assert not Path("r").exists()
+
+
+@posix
+@pytest.mark.parametrize("imported", ["gradflow_cupy.backend", "importlib.metadata"])
+def test_ctrl_c_while_devices_are_asked(imported: str) -> None:
+    with entered(imported, "devices") as process:
+        assert assert_interrupted(process) == "gradflow: error: interrupted"
+
+
+@posix
+@needs_extra
+@pytest.mark.parametrize("delay", [0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.3])
+def test_ctrl_c_at_any_time(delay: float) -> None:
+    with entered("nothing", *LONG) as process:
+        wait_for(b"started", process.stdout)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        assert re.match("gradflow: error: interrupted|interrupted after ", assert_interrupted(process))
 
 
 def test_ctrl_c_while_there_is_no_run_says_only_that(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -608,6 +785,20 @@ def test_a_stream_that_is_closed_is_no_failure(name: str, monkeypatch: pytest.Mo
     assert main(["train", "iris", *QUICK]) == 0
     getattr(sys, name).close()
     assert {p.name for p in Path("runs/iris-seed0").iterdir()} == FILES
+
+
+@posix
+@needs_extra
+@pytest.mark.parametrize("words", [("train", "diabetes", *QUICK), ("agree", "cpu", "fake"), ("devices",)])
+def test_the_locale_of_c_takes_every_output(words: tuple[str, ...]) -> None:
+    variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {name: v for name, v in child_environment(**variables).items() if name != "PYTHONIOENCODING"}
+    done = subprocess.run(
+        [sys.executable, "-m", "gradflow", *words], env=environment, capture_output=True, timeout=DEADLINE
+    )
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+    assert done.stdout.isascii()
+    assert (b"R\\xb2" in done.stdout) == ("diabetes" in words)
 
 
 @needs_extra

@@ -246,7 +246,8 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     "other": ("class otherBackend: name = 'other'", "cannot-be-loaded", ["Backend; it is the class otherB"]),
     "abstract": (backend("abstract", (SERVICE, "")), "cannot-be-loaded", ["lacks required services: to_host"]),
     "misnamed": (
-        backend("misnamed", ('name = "misnamed"', 'name = "cpu"')), "cannot-be-loaded", ["`name` must be 'misnamed'"],
+        backend("misnamed", ('name = "misnamed"', 'name = "cpu"')), "cannot-be-loaded",
+        ["that of 'misnamed' has 'cpu': give it name"],
     ),
     "poor": (
         backend("poor", ("\n\nclass poor", NAMESPACE + "\nclass poor"), ("(np, index)", "(Poor(), index)")),
@@ -268,7 +269,7 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     ),
     "counts": (
         backend("counts", ("return 2", "return 'two'")), "cannot-be-asked",
-        ["device_count() must give a number; it gives 'two'"],
+        ["device_count() must give a number, of at most 4096; it gives 'two'"],
     ),
     "none": (backend("none", ("return 2", "return 0")), "no-device", ["it is fine; and there is no device"]),
     "unready": (
@@ -279,10 +280,61 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
         backend("speechless", ('return "a toy called speechless"', "1 / 0")), "unusable",
         ["cannot be described: ZeroDivisionError"],
     ),
+    "leaves": (
+        backend("leaves", ('return "a toy called leaves"', "sys.exit(7)")), "unusable",
+        ["cannot be described: SystemExit: 7"],
+    ),
+    "cancels": (
+        backend("cancels", ('return "a toy called cancels"', "raise __import__('asyncio').CancelledError('late')")),
+        "unusable", ["cannot be described: CancelledError: late"],
+    ),
+    "bytes": (
+        backend("bytes", ('return "a toy called bytes"', 'return b"a toy"')), "unusable",
+        ["describe() must give a string; it gives b'a toy'"],
+    ),
+    "remembers": (
+        backend("remembers", ("return MemoryStats(0, None, 0)", "return {'current': 0}")), "unusable",
+        ["memory_stats() must give a gradflow.backend.MemoryStats of numbers; it gives {'current': 0}"],
+    ),
+    "measures": (
+        backend("measures", ("return MemoryStats(0, None, 0)", "return MemoryStats('much', None, 0)")), "unusable",
+        ["memory_stats() must give a gradflow.backend.MemoryStats of numbers"],
+    ),
+    "many": (
+        backend("many", ("return 2", "return 10**9")), "cannot-be-asked",
+        ["device_count() must give a number, of at most 4096; it gives 1000000000"],
+    ),
+    "wordless": (
+        backend("wordless", ('Diagnosis(True, "it is fine")', "Diagnosis(True, 3)")), "cannot-be-asked",
+        ["diagnose() must tell state, fix and code in strings"],
+    ),
+    "unsayable": (
+        "class Odd(Exception):\n    def __str__(self): raise OSError\nraise Odd", "cannot-be-loaded",
+        ["Odd: an error that cannot be shown (OSError)"],
+    ),
+    "red": (
+        "raise RuntimeError('\\x1b[31mred\\x1b]0;title\\x07 \\u202etxt.exe')", "cannot-be-loaded",
+        ["RuntimeError: \\x1b[31mred\\x1b]0;title\\x07 \\u202etxt.exe"],
+    ),
+    "nameless": (
+        backend("nameless", ('    name = "nameless"\n', "")), "cannot-be-loaded",
+        ["that of 'nameless' has none: give it name = "],
+    ),
+    "renamed": (
+        backend("renamed", ("super().__init__(np, index)", 'self.name = "other"; super().__init__(np, index)')),
+        "cannot-be-started", ["the prefix of its devices; that of 'renamed' has 'other'"],
+    ),
 }  # fmt: skip
 """Backends by name: the source of the module, the code of the diagnosis, and words of it."""
 
-WORKS_ANYWAY = {"speechless"}
+WORKS_ANYWAY = {"speechless", "leaves", "cancels", "bytes", "remembers", "measures"}
+"""They can compute; only `gradflow devices` asks what they cannot tell."""
+LOUD = """
+import os, subprocess, sys
+print("hello from loud")
+os.write(1, b"and from below\\n")
+subprocess.run([sys.executable, "-c", "print('and from a child')"])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +344,8 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for name, (source, _, _) in FAULTS.items():
         package(folder, f"gradflow-{name}", f"{name}_backend", source, f"{name} = {name}_backend:{name}Backend")
     package(folder, "gradflow-zebra", "zebra_backend", backend("zebra"), "zebra = zebra_backend:zebraBackend")
+    loud = LOUD + backend("loud", ('return "a toy called loud"', 'print("louder"); return "\\x1b[1ma loud\\n toy"'))
+    package(folder, "gradflow-loud", "loud_backend", loud, "loud = loud_backend:loudBackend")
     package(folder, "unreadable", "unreadable", "")
     (folder / "unreadable-1.0.dist-info" / "entry_points.txt").write_bytes(b"[gradflow.backends]\n\xff = x:Y\n")
     return [folder]
@@ -311,6 +365,19 @@ def test_those_that_work_are_listed_beside_those_that_do_not(report: Any) -> Non
     assert set(FAULTS) < set(found["by"])
     assert any("package unreadable cannot be read" in note for note in found["notes"])
     assert "note: the entry points of the package unreadable cannot be read" in table
+
+
+def test_what_a_package_prints_is_not_in_the_report(report: Any, faulty: list[Path]) -> None:
+    """Nor does it steer the terminal; `devices` has parsed the JSON, before which it would stand."""
+    table, found = report
+    assert table.startswith("device ")
+    assert all(character.isprintable() or character == "\n" for character in table)
+    assert re.search(r"^loud:0 +yes +\\x1b\[1ma loud toy$", table, re.M)
+    assert found["by"]["loud"]["devices"][1]["description"] == "\\x1b[1ma loud toy"
+    out, err = run("from gradflow.cli import main; main(['agree', 'cpu', 'loud', '--json'])", *faulty)
+    assert json.loads(out)["devices"][1]["name"] == "loud:0"
+    for words in ("hello from loud", "and from below", "and from a child", "louder"):
+        assert words in err
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -1,8 +1,8 @@
 """The NumPy backend: gradflow on the CPU."""
 
 import importlib.util
-import os
 
+from gradflow.backend import switch
 from gradflow_numpy.backend import NumpyBackend
 from gradflow_numpy.fast import FastNumpyBackend
 
@@ -14,10 +14,9 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-_wanted = os.environ.get("GRADFLOW_FAST", "")
-CpuBackend: type[NumpyBackend] = (
-    FastNumpyBackend if _wanted == "1" or (_wanted != "0" and _is_installed("numba")) else NumpyBackend
-)
+_wanted = switch("GRADFLOW_FAST")
+_fast = _is_installed("numba") if _wanted is None else _wanted
+CpuBackend: type[NumpyBackend] = FastNumpyBackend if _fast else NumpyBackend
 """The backend of the device `cpu`: the fast one where numba is installed, unless GRADFLOW_FAST=0."""
 
 __all__ = ["CpuBackend", "FastNumpyBackend", "NumpyBackend"]

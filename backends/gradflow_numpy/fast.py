@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gradflow.backend import Array
+from gradflow.backend import Array, delayed_interrupts
 from gradflow_numpy import mkl
 from gradflow_numpy.backend import NumpyBackend
 from gradflow_numpy.threads import share_out
@@ -26,11 +26,13 @@ class _Functions:
         if name.startswith("_"):  # asked by Python itself
             raise AttributeError(name)
         try:
-            from gradflow_numpy import compiled
-        except ImportError as error:
+            with delayed_interrupts():
+                from gradflow_numpy import compiled
+        except Exception as error:  # also of settings that numba refuses, such as NUMBA_NUM_THREADS=0
+            reason = " ".join(str(error).split())
             raise ImportError(
-                f"numba, of the extra 'fast', cannot be imported ({error}): mend its installation, or set "
-                "GRADFLOW_FAST=0 to do without"
+                f"numba, of the extra 'fast', cannot be imported ({reason}): mend its installation or its settings, or "
+                "set GRADFLOW_FAST=0 to do without"
             ) from error
         function = getattr(compiled, name)
         setattr(self, name, function)
@@ -72,6 +74,9 @@ class FastNumpyBackend(NumpyBackend):
         self._by_mkl = mkl.is_intel() and mkl.library() is not None
         if self._by_mkl:
             self.product = self.product_by_mkl  # type: ignore[method-assign]
+
+    def prepare(self) -> None:
+        _functions.add_bias  # noqa: B018 (asking for a function imports them)
 
     def describe(self) -> str:
         from importlib.metadata import version

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import gradflow as gf
+from gradflow.device import describe_device, plain
 from gradflow.testing import agreement
 from gradflow.testing.agreement import host
 from gradflow.testing.workloads import Check, Place, Workload, workloads
@@ -167,10 +168,17 @@ def heading(pair: Pair) -> str:
     """What is compared, with which versions, in lines before the table."""
     lines = [f"gradflow {gf.__version__}, Python {platform.python_version()}, NumPy {np.__version__}"]
     for device in (pair.first, pair.second):
-        lines += _wrapped(f"{device}: {_try(gf.get_backend(device).describe)}", "  ")
+        lines += _wrapped(f"{device}: {_describe(device)}", "  ")
     if pair.reason:
         lines += _wrapped(f"({pair.reason})", "  ")
     return "\n".join(lines)
+
+
+def _describe(device: gf.Device) -> str:
+    try:
+        return describe_device(device)[0]
+    except gf.DeviceUnavailableError as error:
+        return str(error)
 
 
 class Table:
@@ -208,7 +216,7 @@ def as_json(pair: Pair, rows: Sequence[Row]) -> str:
     document = {
         "passed": all(row.passed for row in rows),
         "devices": [
-            {"name": str(d), "description": _try(gf.get_backend(d).describe)} for d in (pair.first, pair.second)
+            {"name": str(d), "description": _describe(d)} for d in (pair.first, pair.second)
         ],
         "reason": pair.reason,
         "versions": {"gradflow": gf.__version__, "python": platform.python_version(), "numpy": np.__version__},
@@ -224,8 +232,7 @@ def _finite(value: Any) -> Any:
 
 
 def _wrapped(text: str, indent: str) -> list[str]:
-    text = " ".join(text.split())
-    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
+    return textwrap.wrap(plain(text), WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
 
 
 def _number(value: float) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import pytest
-
 
 def _reason(report: Any) -> str:
     words = report.wasxfail if hasattr(report, "wasxfail") else report.longrepr
@@ -15,7 +13,6 @@ def _reason(report: Any) -> str:
     return " ".join(str(words).removeprefix("Skipped: ").split())
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The reasons, the most frequent first; nothing where nothing was skipped."""
     counted = {

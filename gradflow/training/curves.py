@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 
 from gradflow.training.loop import Epoch
 
 _TRAIN, _TEST = "#8a8f98", "#c0392b"
 
 
+@contextlib.contextmanager
+def own_settings() -> Iterator[None]:
+    """matplotlib with its own settings, and none of the user's or the environment's, for the time of a `with`."""
+    named = os.environ.pop("MPLBACKEND", None)  # a wrong one makes its import fail
+    try:
+        import matplotlib.style
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+    with matplotlib.style.context("default"):
+        yield
+
+
 def curves_png(epochs: Sequence[Epoch], title: str, classification: bool) -> bytes:
-    """Two plots side by side, as a PNG image. Uses no window and no global state of matplotlib."""
+    """Two plots side by side, as a PNG image. Uses no window, and no settings but matplotlib's own."""
+    with own_settings():
+        return _draw(epochs, title, classification)
+
+
+def _draw(epochs: Sequence[Epoch], title: str, classification: bool) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter

@@ -14,7 +14,9 @@ import signal
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +24,7 @@ from typing import Any, Self
 import numpy as np
 
 import gradflow as gf
+from gradflow.device import describe_device
 from gradflow.training.loop import Epoch
 from gradflow.training.settings import Settings, SettingsError
 
@@ -116,22 +119,42 @@ def without_interrupts() -> Iterator[None]:
 
 
 def environment(device: gf.Device) -> dict[str, Any]:
-    """What besides the settings can change the last bits of a result: versions, processor, threads, device."""
+    """What besides the settings decides the last bits of a result: two runs that agree in all of it have equal bits.
+
+    Versions, the device, which kernels run (so GRADFLOW_FUSED and GRADFLOW_FAST), the BLAS with the processor that its
+    kernels are for and its threads, and the processor that numba compiles for. Raises DeviceUnavailableError for a
+    backend that does not tell.
+    """
+    kernels = Counter(gf.get_backend(device).kernels().values())
     found: dict[str, Any] = {
         "gradflow": gf.__version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "scikit_learn": version("scikit-learn"),
         "machine": f"{platform.system()} {platform.machine()}",
-        "device": gf.get_backend(device).describe(),
+        "device": describe_device(device)[0],
+        "kernels": ", ".join(f"{count} {how}" for how, count in sorted(kernels.items())),
     }
     if device.type == "cuda":
         found["cupy"] = sys.modules["cupy"].__version__
+    if "numba" in kernels:
+        found["numba_target"] = _numba_target()
     with contextlib.suppress(ImportError):  # comes with scikit-learn
         from threadpoolctl import threadpool_info
 
-        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-        found["threads"] = max(pools, default=1)
+        pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+        names = {f"{p['internal_api']} {p['version']} {p.get('architecture', '')}".strip() for p in pools}
+        found["blas"] = ", ".join(sorted(names))
+        found["threads"] = max((pool["num_threads"] for pool in pools), default=1)
     return found
+
+
+def _numba_target() -> str:
+    """The processor that numba compiles for, with what it was told to use of it."""
+    from llvmlite.binding import get_host_cpu_name
+
+    words = [os.environ.get("NUMBA_CPU_NAME") or get_host_cpu_name(), os.environ.get("NUMBA_CPU_FEATURES", "")]
+    return " ".join(filter(None, words))
 
 
 def score_name(classification: bool) -> str:

@@ -7,6 +7,7 @@ stream, so the same settings on the same device give the same numbers to the las
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import itertools
 import math
@@ -21,7 +22,9 @@ from typing import Any
 import numpy as np
 
 import gradflow as gf
+from gradflow.backend import delayed_interrupts
 from gradflow.data import Batches, Dataset, load
+from gradflow.device import one_line
 from gradflow.training.curves import curves_png
 from gradflow.training.loop import Epoch, NonFiniteLossError, fit
 from gradflow.training.run import (
@@ -68,7 +71,8 @@ class Setup:
 class Result:
     """What a run reached: its epochs, the model as it was after the last of them, and where it is saved.
 
-    `interrupted` tells of Ctrl-C. `failure` says why training stopped by itself before its end, else it is empty.
+    `interrupted` tells of Ctrl-C. `failure` says why training stopped by itself before its end, `no_picture` why there
+    is no curves.png; else they are empty.
     """
 
     settings: Settings
@@ -79,6 +83,7 @@ class Result:
     seconds: float
     interrupted: bool
     failure: str
+    no_picture: str = ""
 
     @property
     def score(self) -> str:
@@ -110,8 +115,8 @@ def train(
             result, weights = _run(setup, optimizer, on_epoch)
             with without_interrupts():
                 setup.model.load_state_dict(weights)
-                _save(folder, result, weights)
-    return result
+                no_picture = _save(folder, result, weights)
+    return replace(result, no_picture=no_picture)
 
 
 def _run(
@@ -150,13 +155,20 @@ def describe_score(score: float, classification: bool) -> str:
 
 
 def require_extra() -> None:
-    """Raise ModuleNotFoundError, which says what to type, where a package of the extra `train` is missing."""
+    """Import what a run needs beside gradflow; ModuleNotFoundError, which says what to type, where some is missing.
+
+    So no import is left to the time in which Ctrl-C is to end a run cleanly. matplotlib is not imported: whatever may
+    be wrong with it, it is needed for a picture alone.
+    """
     missing = [package for module, package in EXTRA_MODULES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ModuleNotFoundError(
             f'training needs {", ".join(missing)}, which the extra "train" of gradflow-autograd brings: '
             'in a checkout, pip install -e ".[train]"'
         )
+    with delayed_interrupts():
+        for module in ("safetensors.numpy", "sklearn.datasets", "threadpoolctl", "tomli_w"):
+            importlib.import_module(module)
 
 
 def resolve_device(settings: Settings) -> tuple[Settings, str]:
@@ -250,7 +262,8 @@ def _make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.o
     return kinds[settings.optimizer](model.parameters(), **options)
 
 
-def _save(folder: RunFolder, result: Result, weights: dict[str, gf.Tensor]) -> None:
+def _save(folder: RunFolder, result: Result, weights: dict[str, gf.Tensor]) -> str:
+    """Write the files of a run. Returns why there is no picture, in one line; empty where there is one."""
     settings, classification = result.settings, result.classification
     reached: dict[str, Any] = dict(zip(column_names(classification), result.epochs[-1], strict=True))
     if result.interrupted or result.failure:
@@ -260,4 +273,9 @@ def _save(folder: RunFolder, result: Result, weights: dict[str, gf.Tensor]) -> N
     folder.write("metrics.csv", metrics_csv(result.epochs, classification))
     folder.write("config.toml", config_toml(settings, environment(device), reached))
     title = f"{settings.dataset}, seed {settings.seed}: test {result.score}"
-    folder.write("curves.png", curves_png(result.epochs, title, classification))
+    try:
+        picture = curves_png(result.epochs, title, classification)
+    except Exception as error:  # of a settings file of matplotlib's, say: the run is worth more than its picture
+        return one_line(error)
+    folder.write("curves.png", picture)
+    return ""

@@ -151,6 +151,13 @@ def test_synchronize(backend: Backend) -> None:
     backend.synchronize()
 
 
+@about("prepare")
+def test_prepare(backend: Backend) -> None:
+    """As often as anybody likes."""
+    for _ in range(2):
+        backend.prepare()
+
+
 @about("memory_stats", "free_memory")
 def test_memory(backend: Backend) -> None:
     """Bytes, the peak not below what is in use; what is freed is not in use."""
