@@ -211,6 +211,29 @@ def checkpointing(layers: int = 20, width: int = 256, batch: int = 4096, segment
     return found | {name: 1e3 * seconds for name, seconds in times.items()}
 
 
+def from_lists(n: int = 1_000_000) -> Figures:
+    """Milliseconds to make a tensor of n Python numbers, and the ratio to PyTorch's."""
+    floats = [0.1 * i for i in range(n)]
+    given: dict[str, Any] = {
+        "floats": floats,
+        "integers": list(range(n)),
+        "floats and integers": [x if i % 2 else i for i, x in enumerate(floats)],
+        "rows of 10": [floats[i : i + 10] for i in range(0, n, 10)],
+        "NumPy's float32": list(np.array(floats, np.float32)),
+    }
+    rows = {f"gradflow, {name}": lambda data=data: gf.tensor(data) for name, data in given.items()}
+    if has("torch"):
+        import torch
+
+        rows |= {f"PyTorch, {name}": lambda data=data: torch.tensor(data) for name, data in given.items()}
+        for name in given:
+            check(name, rows[f"gradflow, {name}"]().numpy(), rows[f"PyTorch, {name}"](), 0.0)
+    found = {name: 1e3 * seconds for name, seconds in interleaved(rows, ROUNDS // 12).items()}
+    if has("torch"):
+        found |= {f"ratio, {name}": found[f"gradflow, {name}"] / found[f"PyTorch, {name}"] for name in given}
+    return found
+
+
 def main(arguments: list[str]) -> int:
     """Measure, print, and write the file that the arguments name."""
     with one_thread():
@@ -219,6 +242,7 @@ def main(arguments: list[str]) -> int:
             "a perceptron 7-7-1 of 64 parameters, batch 32, ms": second_order([7, 7, 1], 32),
             "a perceptron 100-400-140-25 of 100,065 parameters, batch 128, ms": second_order([100, 400, 140, 25], 128),
             "a perceptron of 20 layers of 256, batch 4096, in checkpoints of 5 layers": checkpointing(),
+            "a tensor of a list of 1,000,000 numbers, ms": from_lists(),
         }
     print(", ".join(f"{name} {version}" for name, version in versions().items()), "- one thread, float32")
     for title, figures in tables.items():

@@ -6,36 +6,30 @@ An array library has dtype objects of its own; gradflow's are names that each ba
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 
 class DType:
     """A data type: its `name`, its `kind` ("bool", "int", "uint" or "float") and its `itemsize` in bytes.
 
-    Equal to its own name and to another library's dtype of that name: `gradflow.float32 == "float32"`.
+    `limits` are the smallest and the largest number of an integer type. A dtype equals its own name and another
+    library's dtype of that name: `gradflow.float32 == "float32"`.
     """
 
-    __slots__ = ("itemsize", "kind", "name")
+    __slots__ = ("itemsize", "kind", "limits", "name")
 
     def __init__(self, name: str, kind: str, itemsize: int) -> None:
         self.name = name
         self.kind = kind
         self.itemsize = itemsize
+        bits = 8 * itemsize
+        self.limits = (0, (1 << bits) - 1) if kind == "uint" else (-(1 << bits - 1), (1 << bits - 1) - 1)
 
     @property
     def is_floating(self) -> bool:
         """Whether values of this type can carry a gradient."""
         return self.kind == "float"
-
-    @property
-    def limits(self) -> tuple[int, int]:
-        """The smallest and the largest number of an integer type.
-
-        >>> int8.limits
-        (-128, 127)
-        """
-        bits = 8 * self.itemsize
-        return (0, (1 << bits) - 1) if self.kind == "uint" else (-(1 << bits - 1), (1 << bits - 1) - 1)
 
     def __repr__(self) -> str:
         return f"gradflow.{self.name}"
@@ -104,6 +98,44 @@ def as_dtype(dtype: Any) -> DType:
     if found is None:
         raise TypeError(f"no gradflow dtype is called {name!r}; there are {', '.join(DTYPES)}")
     return found
+
+
+def is_number(x: Any) -> bool:
+    """Whether x is a Python number, or a NumPy scalar that counts as one (its bool is no number to Python)."""
+    return (
+        x.__class__ in _PYTHON_TYPES
+        or isinstance(x, Real)
+        or (x.__class__.__name__ == "bool" and getattr(x, "shape", None) == ())
+    )
+
+
+def weak_number(name: str, value: Any, dtype: DType) -> Any:
+    """A number for the operation `name` with a tensor of `dtype`, as a bool, an int or a float.
+
+    Raises TypeError for what is no number; where an integer dtype cannot hold it, ValueError for NaN and fractions,
+    OverflowError for numbers out of range.
+    """
+    if not is_number(value):
+        raise TypeError(f"{name} takes a number; got {type(value).__name__}")
+    if dtype.kind == "float":
+        return float(value)
+    if dtype.kind == "bool":
+        return bool(value)
+    try:
+        whole = int(value)
+    except ValueError:
+        raise ValueError(f"{name}: {dtype} holds no NaN: {_REMEDY}") from None
+    except OverflowError:
+        raise OverflowError(f"{name}: {dtype} holds no infinity: {_REMEDY}") from None
+    low, high = dtype.limits
+    if not low <= whole <= high:
+        raise OverflowError(f"{name}: {value} is beyond {dtype}, which holds {low} to {high}: {_REMEDY}")
+    if whole != value:
+        raise ValueError(f"{name}: {value} is no whole number, which {dtype} holds: {_REMEDY}")
+    return whole
+
+
+_REMEDY = "round or clip it, or choose another dtype"
 
 
 def promote(a: DType, b: DType) -> DType:

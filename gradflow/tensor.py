@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.backend import Array, Backend, Device
 from gradflow.device import DeviceLike, backend_prefixes, get_backend
-from gradflow.dtypes import DTYPES, DType, as_dtype
+from gradflow.dtypes import DTYPES, DType, as_dtype, is_number, weak_number
 from gradflow.engine import Handle, Leaf, Memory, Node, add_hook, backward, grad_enabled
 from gradflow.recording import as_one_call, note_change, recorders, refuse
 
@@ -294,13 +294,11 @@ class Tensor:
         ValueError for another shape, RuntimeError where a recorded tensor would change outside `no_grad`, and as
         `gradflow.tensor` for numbers of the host that this dtype cannot hold.
         """
-        from gradflow.ops.host import is_number, weak_number
-
         self._refuse_recorded("copy_")
-        if is_number(source):
-            self._assign(weak_number("copy_", source, self.dtype))
-            return self
         if not isinstance(source, Tensor):
+            if is_number(source):
+                self._assign(weak_number("copy_", source, self.dtype))
+                return self
             source = tensor(source, self.dtype, self.device)
         if source.shape != self.shape:
             raise ValueError(f"copy_ needs a source of shape {self.shape}; got {source.shape}")
@@ -337,7 +335,6 @@ class Tensor:
         return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        from gradflow.ops.host import is_number, weak_number
         from gradflow.ops.indexing import raw_key
 
         self._refuse_recorded("item assignment")

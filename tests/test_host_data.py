@@ -7,6 +7,7 @@ import decimal
 import functools
 import math
 import operator
+import sys
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,20 @@ def test_nested_numbers_are_taken(data: Any, device: str) -> None:
     x, expected = gf.tensor(data, device=device), np.array(data)
     assert x.dtype == ("bool" if expected.dtype == bool else "float32")
     assert (x.shape, x.tolist()) == (expected.shape, expected.astype(x.dtype.name).tolist())
+
+
+@pytest.mark.parametrize("dtype", [None, "float64", "int64", "uint8"])
+@pytest.mark.parametrize("kind", [float, int, np.float32, np.uint8, bool])
+def test_long_lists_are_not_walked_in_python(kind: Any, dtype: str | None) -> None:
+    row = [kind(i % 2) for i in range(5000)]
+    for data in (row, [row, row], (row, [kind(1)] * 5000), [[[x] for x in row[:50]]]):
+        calls: list[str] = []
+        sys.setprofile(lambda _frame, event, _arg, calls=calls: calls.append(event))  # type: ignore[misc]
+        try:
+            gf.tensor(data, dtype)
+        finally:
+            sys.setprofile(None)
+        assert len(calls) < 500, "so many calls for 5000 numbers"
 
 
 # ---------------------------------------------------------------------- numbers beyond an integer dtype

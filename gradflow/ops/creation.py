@@ -10,8 +10,8 @@ from typing import Any
 from gradflow.backend import Array, Backend
 from gradflow.batching import Batch
 from gradflow.device import DeviceLike, get_backend
-from gradflow.dtypes import DEFAULT, DType, as_dtype
-from gradflow.ops.host import array_from_host, array_from_numbers, checked_cast, numpy_array, weak_number
+from gradflow.dtypes import DEFAULT, DType, as_dtype, weak_number
+from gradflow.ops.host import array_from_host, array_from_numbers, checked_cast, dtype_of, numpy_array
 from gradflow.ops.table import apply, cast, check_tensors, defop
 from gradflow.recording import as_one_call
 from gradflow.tensor import Tensor, shape_from
@@ -38,11 +38,12 @@ def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, c
         out = data.detach() if dtype is None else cast(data.detach(), dtype)
         return Tensor(out.backend.copy(out.array), out.backend) if copy else out
     backend = get_backend(device)
+    wanted = None if dtype is None else as_dtype(dtype)
+    if wanted is not None:
+        native_dtype(backend, wanted)
     own = type(backend.empty((0,)))
-    if dtype is not None:
-        native_dtype(backend, dtype)
     if isinstance(data, (bool, int, float, list, tuple, range)) and not hasattr(data, "__array__"):
-        return Tensor(_from_numbers(backend, data, dtype), backend)  # numpy.float64 is a float
+        return Tensor(_from_numbers(backend, data, wanted), backend)  # numpy.float64 is a float
     if isinstance(data, own) and own is not numpy_array():
         as_dtype(data.dtype)
         array = data if dtype is None else backend.astype(data, native_dtype(backend, dtype), copy=False)
@@ -50,20 +51,21 @@ def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, c
     if not hasattr(data, "__array__"):
         raise TypeError(f"a tensor is made of numbers, nested lists, arrays or tensors; got {type(data).__name__}")
     values = array_from_host(data)
-    made = checked_cast(values, as_dtype(values.dtype if dtype is None else dtype))
-    native_dtype(backend, made.dtype)
+    target = dtype_of(values.dtype) if wanted is None else wanted
+    native_dtype(backend, target)
+    made = checked_cast(values, target)
     if own is numpy_array() and (not copy or made is not values):
         return Tensor(made, backend)
-    return Tensor(_on_device(backend, made, dtype), backend)
+    return Tensor(_on_device(backend, made, wanted), backend)
 
 
 @as_one_call
-def _from_numbers(backend: Backend, data: Any, dtype: Any) -> Array:
-    values = array_from_numbers(data, None if dtype is None else as_dtype(dtype))
+def _from_numbers(backend: Backend, data: Any, dtype: DType | None) -> Array:
+    values = array_from_numbers(data, dtype)
     return values if isinstance(backend.empty((0,)), numpy_array()) else _on_device(backend, values, dtype)
 
 
-def _on_device(backend: Backend, values: Any, dtype: Any) -> Array:
+def _on_device(backend: Backend, values: Any, dtype: DType | None) -> Array:
     """Values of the host, which has cast them to `dtype` unless it has no such numbers."""
     array = backend.from_host(values)
     return array if dtype is None else backend.astype(array, native_dtype(backend, dtype), copy=False)

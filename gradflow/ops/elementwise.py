@@ -10,8 +10,7 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-from gradflow.dtypes import DEFAULT, as_dtype
-from gradflow.ops.host import weak_number
+from gradflow.dtypes import DEFAULT, as_dtype, weak_number
 from gradflow.ops.table import (
     BINARY_OPERATORS,
     TensorFunction,
@@ -90,14 +89,14 @@ def _power_exponent(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
     return F.multiply(F.multiply(g, out), log)
 
 
-_power = binary("power", _power_base, _power_exponent, "", array_name="pow")
+_power = binary("power", _power_base, _power_exponent, "", array_name="pow", counts=True)
 
 
 def power(x1: Any, x2: Any, /) -> Tensor:
     """x1 to the power x2. The gradient of x1^0 in x1 is 0, also where x1 is 0, infinite or NaN."""
     if isinstance(x1, Tensor) and isinstance(x2, (int, float)) and x2 == 2:  # many times faster than the general power
         return square(x1 if x1._node is not None else promoted("power", x1, x2)[0])
-    return _power(counted(x1), counted(x2))
+    return _power(x1, x2)
 
 
 BINARY_OPERATORS["power"] = as_operator(power)

@@ -12,51 +12,34 @@ from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
+from gradflow.backend import Backend
 from gradflow.device import get_backend
-from gradflow.dtypes import DEFAULT, DTYPES, DType, bool_
+from gradflow.dtypes import DEFAULT, DTYPES, DType, bool_, weak_number
 from gradflow.tensor import Tensor
 
 _LISTS = (list, tuple, range)
 
 
-def is_number(x: Any) -> bool:
-    """Whether x is a Python number, or a NumPy scalar that counts as one (its bool is no number to Python)."""
-    return isinstance(x, Real) or (type(x).__name__ == "bool" and getattr(x, "shape", None) == ())
+@functools.cache
+def _cpu() -> Backend:
+    return get_backend("cpu")
 
 
-def weak_number(name: str, value: Any, dtype: DType) -> Any:
-    """A number for an operation with a tensor of `dtype`, as a bool, an int or a float.
-
-    Raises TypeError for what is no number; where an integer dtype cannot hold it, ValueError for NaN and fractions,
-    OverflowError for numbers out of range.
-    """
-    if not is_number(value):
-        raise TypeError(f"{name} takes a number; got {type(value).__name__}")
-    if dtype.kind == "float":
-        return float(value)
-    if dtype.kind == "bool":
-        return bool(value)
-    try:
-        whole = int(value)
-    except ValueError:
-        raise ValueError(f"{name}: {dtype} holds no NaN: {_REMEDY}") from None
-    except OverflowError:
-        raise OverflowError(f"{name}: {dtype} holds no infinity: {_REMEDY}") from None
-    low, high = dtype.limits
-    if not low <= whole <= high:
-        raise OverflowError(f"{name}: {value} is beyond {dtype}, which holds {low} to {high}: {_REMEDY}")
-    if whole != value:
-        raise ValueError(f"{name}: {value} is no whole number, which {dtype} holds: {_REMEDY}")
-    return whole
+@functools.cache
+def numpy_array() -> type:
+    """The class of NumPy's arrays."""
+    return type(_cpu().empty((0,)))
 
 
-_REMEDY = "round or clip it, or choose another dtype"
+@functools.lru_cache
+def dtype_of(native: Any) -> Any:
+    """The dtype that one of NumPy's stands for, in any byte order; None where there is none."""
+    return DTYPES.get(native.name)
 
 
 def checked_cast(values: Any, dtype: DType) -> Any:
     """A NumPy array in another dtype, itself where it has it. Raises as `weak_number`, of the first number at fault."""
-    cpu = get_backend("cpu")
-    found = DTYPES[values.dtype.name]
+    cpu, found = _cpu(), dtype_of(values.dtype)
     if found is dtype or not cpu.supports(dtype.name):  # bfloat16, in which the device rounds
         return values
     if dtype.kind in ("int", "uint") and found.kind != "bool" and values.size:
@@ -80,12 +63,12 @@ def array_from_numbers(data: Any, dtype: DType | None) -> Any:
         if not (issubclass(kind, Real) or hasattr(kind, "__array__")):
             raise TypeError(f"a tensor is made of numbers; got {_first(data, kind)!r} among them")
         _refuse_masked(kind)
-    cpu = get_backend("cpu")
+    cpu = _cpu()
     try:
         array = cpu.asarray(data)
     except ValueError:
         raise ValueError(f"lists of unequal lengths do not make a tensor: {_uneven(data)}") from None
-    if array.dtype.name not in DTYPES:
+    if dtype_of(array.dtype) is None:
         for item in chain.from_iterable(_levels(data)):
             if isinstance(item, int) and not -(1 << 63) <= item < 1 << 64:
                 raise ValueError(f"an integer in a tensor has at most 64 bits; for {item}, write a float")
@@ -107,15 +90,9 @@ def array_from_host(data: Any) -> Any:
     """
     _refuse_masked(type(data))
     values = data.__array__()  # a plain array of a matrix, too
-    if values.dtype.name not in DTYPES:
+    if dtype_of(values.dtype) is None:
         _refuse(data, values)
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
-
-
-@functools.cache
-def numpy_array() -> type:
-    """The class of NumPy's arrays."""
-    return type(get_backend("cpu").empty((0,)))
 
 
 # ---------------------------------------------------------------------- what is refused
@@ -130,18 +107,16 @@ def _levels(data: Any) -> Iterable[list[Any]]:
 
 
 def _kinds(data: Any) -> set[type]:
-    """The types of what nested lists hold; they are not looked at one by one in Python."""
+    """The types of what nested lists hold. No loop of Python's goes over the innermost lists, which may be long."""
     found: set[type] = set()
-    level: Any = data
+    level = [data]
     while True:
-        kinds = set(map(type, level))
+        kinds = set(map(type, chain.from_iterable(level)))
         lists = {kind for kind in kinds if issubclass(kind, _LISTS)}
         found |= kinds - lists
         if not lists:
             return found
-        if lists != kinds:
-            level = [x for x in level if isinstance(x, _LISTS)]
-        level = list(chain.from_iterable(level))
+        level = [x for x in chain.from_iterable(level) if isinstance(x, _LISTS)]
 
 
 def _first(data: Any, kind: type) -> Any:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gradflow.dtypes import promote
+from gradflow.dtypes import promote, weak_number
 from gradflow.engine import broadcasts
-from gradflow.ops.host import weak_number
 from gradflow.ops.reductions import normalize_axes, one_axis
 from gradflow.ops.table import apply, cast, check_tensors, defop
 from gradflow.tensor import Tensor, integers, shape_from

@@ -15,9 +15,8 @@ from typing import Any
 
 from gradflow.backend import Backend
 from gradflow.device import DeviceMismatchError
-from gradflow.dtypes import DEFAULT, as_dtype, promote
+from gradflow.dtypes import DEFAULT, as_dtype, is_number, promote, weak_number
 from gradflow.engine import Node, Operation, grad_enabled, observer
-from gradflow.ops.host import is_number, weak_number
 from gradflow.tensor import Tensor
 
 OPERATIONS: dict[str, Operation] = {}
@@ -205,8 +204,12 @@ def binary(
     doc: str,
     array_name: str | None = None,
     needs_float: bool = False,
+    counts: bool = False,
 ) -> TensorFunction:
-    """The entry `name` for a function of two arrays with broadcasting, and the function of tensors and numbers."""
+    """The entry `name` for a function of two arrays with broadcasting, and the function of tensors and numbers.
+
+    `counts`: bools are the numbers 0 and 1 to it.
+    """
     get = attrgetter(array_name or name)
     op = defop(name, first, second, forward=elementwise(name, array_name))
     saves = [op.saves[mask] for mask in range(4)]
@@ -234,6 +237,8 @@ def binary(
                     out = array if reads_out else None
                     return Tensor(array, backend, Node(op, backend, (p, q), saved, out, array, None))
             try:
+                if counts:
+                    x1, x2 = counted(x1), counted(x2)
                 return apply(op, promoted(name, x1, x2, needs_float))
             except TypeError:
                 if is_operator and (is_foreign(x1) or is_foreign(x2)):

@@ -189,4 +189,4 @@ def weights_safetensors(weights: Mapping[str, gf.Tensor]) -> bytes:
     """
     from safetensors.numpy import save
 
-    return save({name: np.array(tensor.detach().numpy(), order="C") for name, tensor in weights.items()})
+    return save({name: tensor.detach().numpy() for name, tensor in weights.items()})
