@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections import deque
+import math
 from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
+
+import numpy
 
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Array, Diagnosis, Event, MemoryStats
 from gradflow.dtypes import DTYPES
@@ -21,6 +23,14 @@ from gradflow_cupy import diagnosis
 from gradflow_cupy.losses import LossKernels
 from gradflow_cupy.memory import PeakCounter
 from gradflow_cupy.optimizers import OptimizerKernels
+
+_WITH_NUMBERS = (
+    "add", "subtract", "multiply", "divide", "pow", "maximum", "minimum",
+    "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
+)  # fmt: skip
+"""The functions of two operands that know bfloat16, and give float32 where a Python float is one of them."""
+_IN_FLOAT32 = ("where", "round", "var", "std", "cumulative_sum", "argsort")
+"""The functions that do not know bfloat16: they give float32 or float64, or fail."""
 
 _SERVICES = ("to_host", "from_host", "from_host_later", "pin", "free_memory", "getitem", "setitem", "copy", "event")
 
@@ -35,8 +45,6 @@ class CupyBackend(LossKernels, OptimizerKernels):
     name = "cuda"
 
     def __init__(self, index: int = 0) -> None:
-        with contextlib.suppress(ImportError):  # before CuPy's first use: it registers the dtype bfloat16
-            importlib.import_module("ml_dtypes")
         import cupy
         import cupyx
         from cupy import cublas
@@ -45,7 +53,12 @@ class CupyBackend(LossKernels, OptimizerKernels):
         super().__init__(cupy, index)
         self._place = cupy.cuda.Device(index)
         self._peak: PeakCounter | None = None
-        self._in_flight: deque[tuple[Any, Any]] = deque()
+        self._streams: list[Any] = []
+        if "bfloat16" in self.dtypes:
+            for name in _WITH_NUMBERS:
+                setattr(self, name, _with_numbers_of(self.dtypes["bfloat16"], getattr(self, name)))
+            for name in _IN_FLOAT32:
+                setattr(self, name, _in_float32(self.dtypes["bfloat16"], getattr(self, name)))
         if cupy.cuda.runtime.getDeviceCount() > 1:
             for function in ARRAY_FUNCTIONS:
                 setattr(self, function, _on(self._place, getattr(self, function)))
@@ -58,8 +71,9 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
     def _find_dtypes(self, namespace: Any) -> dict[str, Any]:
         found = {n: namespace.dtype(getattr(namespace, n)) for n in DTYPES if hasattr(namespace, n)}
-        with contextlib.suppress(ImportError):
-            found["bfloat16"] = namespace.dtype(importlib.import_module("ml_dtypes").bfloat16)
+        if numpy.lib.NumpyVersion(numpy.__version__) >= "2.1.2":  # as CuPy: earlier ones crash with it
+            with contextlib.suppress(ImportError):
+                found["bfloat16"] = namespace.dtype(importlib.import_module("ml_dtypes").bfloat16)
         return found
 
     # ------------------------------------------------------------------ array functions
@@ -68,10 +82,32 @@ class CupyBackend(LossKernels, OptimizerKernels):
     def astype(x: Array, dtype: Any, /, *, copy: bool = True) -> Array:
         return x.astype(dtype, order="C" if copy else "K", copy=copy)
 
+    def full(self, shape: Any, fill_value: Any, *, dtype: Any = None) -> Array:
+        dtype = self.cupy.dtype(type(fill_value) if dtype is None else dtype)
+        if -1 < fill_value <= 0 and dtype in self._floating:
+            value = dtype.type(fill_value)
+            if value == 0 and math.copysign(1.0, value) < 0:  # CuPy clears the memory, which makes 0.0
+                return self.cupy.negative(self.cupy.zeros(shape, dtype=dtype))
+        return self.cupy.full(shape, fill_value, dtype=dtype)
+
     def clip(self, x: Array, /, min: Any = None, max: Any = None) -> Array:
         if min is not None:
-            x = self.cupy.maximum(x, min)
-        return x if max is None else self.cupy.minimum(x, max)
+            x = self.maximum(x, min)
+        return x if max is None else self.minimum(x, max)
+
+    def matmul(self, a: Array, b: Array, /, *, out: Array | None = None) -> Array:
+        if a.dtype not in self.half_dtypes:
+            return self.cupy.matmul(a, b, out=out)
+        # CuPy knows no stacks of bfloat16, and where the result is one element it rounds each term of its sum
+        gemm = a.ndim == b.ndim == 2 and (a.shape[0] > 1 or b.shape[1] > 1)
+        if gemm and (a.dtype.char == "e" or self._multiplies_bfloat16):
+            return self.cupy.matmul(a, b, out=out)
+        wide = self.dtypes["float32"]
+        product = self.cupy.matmul(a.astype(wide), b.astype(wide)).astype(a.dtype)
+        if out is None:
+            return product
+        out[...] = product
+        return out
 
     def var(self, x: Array, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
         return self.cupy.var(x, axis=axis, ddof=correction, keepdims=keepdims)
@@ -114,8 +150,8 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return self.cupy.asnumpy(array)
 
     def from_host(self, values: Any) -> Array:
-        # CuPy copies to pinned memory first and goes on from there by itself: nothing waits
-        return self.cupy.array(values, order="C")
+        # what is not page-locked goes through a page-locked copy that CuPy makes first: nothing waits
+        return self._copied(numpy.asarray(values), blocking=self._is_pinned(values))
 
     def copy(self, x: Array) -> Array:
         return self.cupy.array(x, order="C")
@@ -126,27 +162,27 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return out
 
     def from_host_later(self, values: Any) -> Array:
-        """As in the contract. Page-locked values are copied by the GPU itself; others as by `from_host`."""
-        if not values.size or not self._is_pinned(values):
-            return self.from_host(values)
-        out = self.cupy.empty(values.shape, dtype=values.dtype)
-        stream = self.cupy.cuda.get_current_stream()
-        out.set(values, stream=stream)
-        while self._in_flight and self._in_flight[0][0].done:
-            self._in_flight.popleft()
-        # CuPy would give freed page-locked memory to the next who asks, while the GPU still reads it
-        self._in_flight.append((stream.record(), values))
-        return out
+        """As in the contract. The GPU copies page-locked values itself; CuPy keeps them until then."""
+        return self._copied(numpy.asarray(values), blocking=False)
+
+    def _copied(self, values: Any, blocking: bool) -> Array:
+        if not values.ndim:  # CuPy would fill an array with the number, and make 0.0 of -0.0
+            return self.cupy.array(values.reshape(1)).reshape(())
+        return self.cupy.array(values, order="C", blocking=blocking)
 
     def _is_pinned(self, values: Any) -> bool:
-        if not (hasattr(values, "ctypes") and values.flags.c_contiguous):  # a NumPy scalar has no address
+        if not (isinstance(values, numpy.ndarray) and values.size and values.flags.c_contiguous):
             return False
         runtime = self.cupy.cuda.runtime
         return bool(runtime.pointerGetAttributes(values.ctypes.data).type == runtime.memoryTypeHost)
 
+    def setitem(self, x: Array, key: Any, values: Any) -> None:
+        if isinstance(values, float):
+            values = self.full((), values, dtype=x.dtype)
+        x[key] = values
+
     def synchronize(self) -> None:
         self._place.synchronize()
-        self._in_flight.clear()
 
     def memory_stats(self) -> MemoryStats:
         """As in the contract. CuPy does not count the peak: the first call starts that, and gives None for it."""
@@ -168,16 +204,20 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[Any]:
-        """A CUDA stream that starts after the work in hand; what follows the `with` starts after its own work."""
+        """A CUDA stream that starts after the work in hand; what follows the `with` starts after its own work.
+
+        The streams are used again: CuPy's pool keeps the memory of each stream apart.
+        """
         with self._place:
             outer = self.cupy.cuda.get_current_stream()
-            inner = self.cupy.cuda.Stream(non_blocking=True)
+            inner = self._streams.pop() if self._streams else self.cupy.cuda.Stream(non_blocking=True)
             inner.wait_event(outer.record())
             try:
                 with inner:
                     yield inner
             finally:
                 outer.wait_event(inner.record())
+                self._streams.append(inner)
 
     def event(self) -> Event:
         return CudaEvent(self)
@@ -193,6 +233,15 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return found
 
     @functools.cached_property
+    def _floating(self) -> frozenset[Any]:
+        return frozenset(self.dtypes[n] for n in ("bfloat16", "float16", "float32", "float64") if n in self.dtypes)
+
+    @functools.cached_property
+    def _multiplies_bfloat16(self) -> bool:
+        """Whether cuBLAS multiplies bfloat16 on this device: from compute capability 8.0 on."""
+        return int(self._place.compute_capability) >= 80
+
+    @functools.cached_property
     def _wrapped(self) -> dict[Any, Any]:
         """The kernel behind each wrapper, where there are several GPUs."""
         return {}
@@ -203,12 +252,13 @@ class CudaEvent(Event):
 
     def __init__(self, backend: CupyBackend) -> None:
         super().__init__(backend)
-        self._cupy = backend.cupy
+        self._cupy, self._place = backend.cupy, backend._place
         self._event = backend.cupy.cuda.Event()
         self._recorded = False
 
     def record(self) -> None:
-        self._event.record()
+        with self._place:  # whose stream is the current one, not that of another device
+            self._event.record()
         self._recorded = True
 
     def seconds_since(self, earlier: Event) -> float:
@@ -216,6 +266,35 @@ class CudaEvent(Event):
             raise RuntimeError("both events must be recorded before the time between them is asked for")
         self._event.synchronize()
         return float(self._cupy.cuda.get_elapsed_time(earlier._event, self._event)) / 1000.0
+
+
+def _with_numbers_of(dtype: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of two operands, with a Python float as a number of `dtype` where the other operand is of it."""
+
+    @functools.wraps(function, assigned=("__name__", "__doc__"), updated=())
+    def with_numbers(a: Any, b: Any, /) -> Any:
+        if isinstance(b, float):
+            b = dtype.type(b) if a.dtype == dtype else b
+        elif isinstance(a, float) and b.dtype == dtype:
+            a = dtype.type(a)
+        return function(a, b)
+
+    return with_numbers
+
+
+def _in_float32(dtype: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, with its arrays of `dtype` as float32, and a result of float32 made of them of `dtype` again."""
+
+    @functools.wraps(function, assigned=("__name__", "__doc__"), updated=())
+    def in_float32(*arguments: Any, **options: Any) -> Any:
+        given = [a.dtype for a in arguments if hasattr(a, "dtype")]
+        if dtype not in given:
+            return function(*arguments, **options)
+        wide = (a.astype("float32") if hasattr(a, "dtype") and a.dtype == dtype else a for a in arguments)
+        result = function(*wide, **options)
+        return result.astype(dtype) if result.dtype == "float32" and "float32" not in given else result
+
+    return in_float32
 
 
 def _on(place: Any, function: Callable[..., Any]) -> Callable[..., Any]:

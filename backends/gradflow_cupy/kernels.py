@@ -7,9 +7,14 @@ one dictionary look-up beside CuPy's own price.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from functools import cache
+from operator import index
 from pathlib import Path
 from typing import Any
+
+import numpy
 
 THREADS = 256
 """Threads of a block; MAX_THREADS in common.cuh."""
@@ -58,6 +63,37 @@ def expressions(source: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+_KERNEL = re.compile(r"__global__ void (\w+)\(([^)]*)\)")
+
+
+@cache
+def parameter_types(source: str) -> dict[str, tuple[str, ...]]:
+    """The C++ types of the parameters of each kernel of a source, as in "const T*" and "index_t"."""
+    found = {}
+    for name, parameters in _KERNEL.findall(source_text(source)):
+        found[name] = tuple(re.sub(r"\w+$", "", p.strip()).strip() for p in parameters.split(","))
+    return found
+
+
+def _array(value: Any) -> Any:
+    if value is not None and not hasattr(value, "flags"):
+        raise TypeError(f"a kernel's pointer takes an array or None; got {value!r}")
+    return value
+
+
+def _integer(kind: Callable[[int], Any]) -> Callable[[Any], Any]:
+    return lambda value: kind(int(value) if isinstance(value, (bool, numpy.bool_)) else index(value))
+
+
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "double": float, "int": _integer(numpy.int32), "unsigned int": _integer(numpy.uint32),
+    "index_t": _integer(numpy.int64), "word_t": _integer(numpy.uint64),
+}  # fmt: skip
+"""What makes a scalar one of the C++ type; OverflowError where it does not fit."""
+
+_kernels: dict[tuple[str, str], tuple[Any, tuple[Callable[[Any], Any], ...]]] = {}
+
+
 @cache
 def _module(source: str) -> Any:
     import cupy
@@ -65,22 +101,26 @@ def _module(source: str) -> Any:
     return cupy.RawModule(code=source_text(source), options=OPTIONS, name_expressions=expressions(source))
 
 
-_kernels: dict[tuple[str, str], Any] = {}
-
-
 def launch(name: str, dtype: str, grid: Grid, block: Grid, *arguments: Any) -> None:
     """Launch a kernel for elements of the dtype with the character `dtype` on the current device and stream.
 
-    Arguments: arrays, None for an array left out, int for integers of 64 bits, float for double, others as CuPy has
-    them. Nothing is launched for an empty grid.
+    Arguments: arrays, None for an array left out, and numbers, which become of the type of their parameter: CuPy hands
+    a number over in its own size, and a kernel reads as many bytes as its parameter has. Nothing is launched for an
+    empty grid. Raises TypeError for another kind or number of arguments, and OverflowError for a number that does not
+    fit.
     """
     if 0 in grid:
         return
-    kernel = _kernels.get((name, dtype))
-    if kernel is None:
+    found = _kernels.get((name, dtype))
+    if found is None:
         expression = name if name in UNTYPED else f"{name}<{REAL_TYPES[dtype]}>"
-        kernel = _kernels[name, dtype] = _module(_SOURCE_OF[name]).get_function(expression)
-    kernel(grid, block, arguments)
+        kernel = _module(_SOURCE_OF[name]).get_function(expression)
+        convert = tuple(_CONVERSIONS.get(t, _array) for t in parameter_types(_SOURCE_OF[name])[name])
+        found = _kernels[name, dtype] = kernel, convert
+    kernel, convert = found
+    if len(arguments) != len(convert):
+        raise TypeError(f"the kernel {name} takes {len(convert)} arguments; got {len(arguments)}")
+    kernel(grid, block, tuple([to(value) for to, value in zip(convert, arguments, strict=True)]))
 
 
 def per_element(n: int, at_most: int = MAX_BLOCKS) -> tuple[Grid, Grid]:

@@ -33,7 +33,7 @@ class LossKernels(NetworkKernels):
         losses, stats = self._empty((rows,), logits), self._empty((rows, 2), logits)
         labels, weights = (None, target) if dense else (target, None)
         launch("cross_entropy", real, *per_row(rows, columns), logits, labels, weights, losses, stats, rows, columns)
-        return self._reduced(real, losses, reduction), stats
+        return self._reduced(real, losses, reduction), (stats, target)
 
     def softmax_cross_entropy_backward(
         self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
@@ -44,13 +44,13 @@ class LossKernels(NetworkKernels):
             return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs)
         rows, columns = logits.shape
         logits, g = self._flat(logits), self._flat(g)
-        target = self._flat(target) if dense else self._labels(target)
+        stats, target = residual
         out = self._empty(logits.shape, logits)
         labels, weights = (None, target) if dense else (target, None)
         divisor = float(rows) if reduction == "mean" else 1.0
         launch(
             "cross_entropy_backward", real, *per_row(rows, columns),
-            g, int(g.size > 1), divisor, logits, labels, weights, residual, out, rows, columns,
+            g, g.size > 1, divisor, logits, labels, weights, stats, out, rows, columns,
         )  # fmt: skip
         return out, None
 
@@ -87,5 +87,5 @@ class LossKernels(NetworkKernels):
         factor = 2.0 / max(n, 1) if reduction == "mean" else 2.0
         gx = self._empty(x.shape, x) if needs[0] else None
         gt = self._empty(x.shape, x) if needs[1] else None
-        launch("squared_error_backward", real, *per_element(n), g, int(g.size > 1), factor, residual, gx, gt, n)
+        launch("squared_error_backward", real, *per_element(n), g, g.size > 1, factor, residual, gx, gt, n)
         return gx, gt

@@ -17,7 +17,7 @@ class PeakCounter:
         counter = self
 
         class Hook(cupy.cuda.MemoryHook):  # type: ignore[misc]
-            name = f"gradflow peak counter of cuda:{index}"
+            name = f"gradflow peak counter {id(counter)} of cuda:{index}"  # CuPy refuses a name that is there
 
             def malloc_postprocess(self, **event: Any) -> None:
                 if event["device_id"] == counter.index and event["mem_ptr"]:

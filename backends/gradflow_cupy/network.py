@@ -61,7 +61,7 @@ class NetworkKernels(Backend):
             return Backend.activate(self, x, name, parameter)
         x = self._flat(x)
         out = self._empty(x.shape, x)
-        launch("activate", real, *per_element(x.size), x, out, x.size, CODES[name], float(parameter))
+        launch("activate", real, *per_element(x.size), x, out, x.size, CODES[name], parameter)
         return out
 
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
@@ -70,7 +70,7 @@ class NetworkKernels(Backend):
             return Backend.activate_backward(self, g, saved, name, parameter)
         g, saved = self._flat(g), self._flat(saved)
         out = self._empty(g.shape, g)
-        launch("activate_backward", real, *per_element(g.size), g, saved, out, g.size, CODES[name], float(parameter))
+        launch("activate_backward", real, *per_element(g.size), g, saved, out, g.size, CODES[name], parameter)
         return out
 
     def softmax(self, x: Array, axis: int) -> Array:
@@ -96,7 +96,7 @@ class NetworkKernels(Backend):
 
     def gemm(self, a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
         if not accumulate:
-            return self.cupy.matmul(a, b, out=out)
+            return self.matmul(a, b, out=out)
         if not a.size or not b.size:
             return out
         if not real_type(out, a, b) or not out.flags.c_contiguous:
@@ -119,9 +119,7 @@ class NetworkKernels(Backend):
             code = IDENTITY if activation is None else CODES[activation]
             bias = None if bias is None else self._flat(bias)
             rows = z.shape[0]
-            launch(
-                "bias_activation", real, *per_cell(rows, features), z, bias, out, rows, features, code, float(parameter)
-            )
+            launch("bias_activation", real, *per_cell(rows, features), z, bias, out, rows, features, code, parameter)
         return out.reshape((*x.shape[:-1], features)), residual
 
     def linear_backward(
@@ -193,7 +191,7 @@ class NetworkKernels(Backend):
         partial = sums if grid[1] == 1 else self._empty((grid[1], columns), rows)
         launch(
             "bias_backward", real, grid, block,
-            rows, saved, dz, partial, n, columns, chunk, code, float(parameter),
+            rows, saved, dz, partial, n, columns, chunk, code, parameter,
         )  # fmt: skip
         if partial is not sums:
             self._sum_rows(real, partial, None, None, sums)
@@ -211,7 +209,7 @@ class NetworkKernels(Backend):
         out, stats = self._empty(x.shape, x), self._empty((rows, 2), x)
         weight = None if weight is None else self._flat(weight)
         bias = None if bias is None else self._flat(bias)
-        launch("layer_norm", real, *per_row(rows, columns), x, weight, bias, out, stats, rows, columns, float(epsilon))
+        launch("layer_norm", real, *per_row(rows, columns), x, weight, bias, out, stats, rows, columns, epsilon)
         return out, stats
 
     def layer_norm_backward(
@@ -250,11 +248,12 @@ class NetworkKernels(Backend):
 
     # ------------------------------------------------------------------ randomness
 
-    def _philox_words(self, key: int, counter: int) -> list[Any]:
+    @staticmethod
+    def _philox_words(key: int, counter: int) -> list[int]:
         """The first counter of the stream, which is one more than the given one, and the key, as 64-bit words."""
         first = counter + 1
         words = [first >> shift for shift in (0, 64, 128, 192)] + [key, key >> 64]
-        return [self.cupy.uint64(word & _WORD) for word in words]
+        return [word & _WORD for word in words]
 
     def random_bits(self, key: int, counter: int, n: int) -> Array:
         out = self.cupy.empty((n,), dtype=self.dtypes["uint64"])
@@ -297,7 +296,7 @@ class NetworkKernels(Backend):
         if dtype.char not in "fdiqILQl":
             wide = self.dtypes["float32" if dtype in self.half_dtypes else "int64"]
         out = self.cupy.zeros(shape, dtype=wide)
-        self.cupyx.scatter_add(out, key, values.astype(wide, copy=False))
+        self.cupy.add.at(out, key, values.astype(wide, copy=False))
         return out.astype(dtype, copy=False)
 
 

@@ -51,8 +51,8 @@ class OptimizerKernels(Backend):
         n = parameter.size
         launch(
             "sgd_step", real, *per_element(n),
-            parameter, gradient, velocity, n, float(lr), float(momentum), 1.0 - dampening, int(nesterov),
-            float(weight_decay), int(first),
+            parameter, gradient, velocity, n, lr, momentum, 1.0 - dampening, nesterov,
+            weight_decay, first,
         )  # fmt: skip
         return None
 
@@ -78,9 +78,9 @@ class OptimizerKernels(Backend):
         n = parameter.size
         launch(
             "adam_step", real, *per_element(n),
-            parameter, gradient, mean, square, n, lr / (1.0 - beta1**step), float(beta1), 1.0 - beta1, float(beta2),
-            1.0 - beta2, 1.0 / math.sqrt(1.0 - beta2**step), float(epsilon),
-            1.0 - lr * weight_decay if decoupled else 1.0, 0.0 if decoupled else float(weight_decay),
+            parameter, gradient, mean, square, n, lr / (1.0 - beta1**step), beta1, 1.0 - beta1, beta2,
+            1.0 - beta2, 1.0 / math.sqrt(1.0 - beta2**step), epsilon,
+            1.0 - lr * weight_decay if decoupled else 1.0, 0.0 if decoupled else weight_decay,
         )  # fmt: skip
         return None
 
@@ -105,8 +105,8 @@ class OptimizerKernels(Backend):
         n = parameter.size
         launch(
             "rmsprop_step", real, *per_element(n),
-            parameter, gradient, square, mean, velocity, n, float(lr), float(alpha), 1.0 - alpha, float(epsilon),
-            float(weight_decay), float(momentum),
+            parameter, gradient, square, mean, velocity, n, lr, alpha, 1.0 - alpha, epsilon,
+            weight_decay, momentum,
         )  # fmt: skip
         return None
 
@@ -122,7 +122,7 @@ class OptimizerKernels(Backend):
         for gradient, (grid, block) in zip(gradients, grids, strict=True):
             launch("square_sums", real, grid, block, gradient, partial[start:], gradient.size)
             start += grid[0]
-        launch("clip_factor", real, (1,), (THREADS,), partial, result, blocks, float(max_norm))
+        launch("clip_factor", real, (1,), (THREADS,), partial, result, blocks, max_norm)
         for gradient in gradients:
             launch("scale_by", real, *per_element(gradient.size), gradient, result[1:], gradient.size)
         return result[0]

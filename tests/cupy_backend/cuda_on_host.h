@@ -1,8 +1,9 @@
 // As much of CUDA as the kernels of gradflow_cupy use, for a C++ compiler: so that the same sources run on the CPU.
 //
-// Blocks run one after another, and the threads of a block as fibres that change at __syncthreads(). A block in which
-// some threads end while others wait at a barrier is an error, as it is on a GPU. Nothing here says anything about
-// speed, or about what the compiler for the GPU makes of the sources.
+// Blocks run one after another in a random order. The threads of a block are fibres: they change at __syncthreads(),
+// and now and then where a thread asks for its index, and they go on in a random order, as nothing says in which they
+// do on a GPU. A block in which some threads end while others wait at a barrier is an error, as it is there. Nothing
+// here says anything about speed, or about what the compiler for the GPU makes of the sources.
 
 #pragma once
 
@@ -10,18 +11,17 @@
 #include <stddef.h>
 #include <ucontext.h>
 
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
+
 #include <functional>
+#include <utility>
 #include <vector>
 
 #define __global__
 #define __device__
 #define __shared__ static
-
-struct Index3 {
-    unsigned int x, y, z;
-};
-
-static Index3 threadIdx, blockIdx, blockDim, gridDim;
 
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned long long)(((unsigned __int128)a * b) >> 64);
@@ -30,56 +30,124 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 namespace host {
 
 constexpr size_t STACK = 1 << 16;
+constexpr unsigned int SWITCH = 64;  // a thread is interrupted at one of so many questions for its index
+
+enum State { READY, WAITING, DONE };
 
 struct Fibre {
     ucontext_t context;
     std::vector<char> stack = std::vector<char>(STACK);
-    bool done = false;
+    State state = DONE;
 };
 
 static std::vector<Fibre> fibres;
 static ucontext_t scheduler;
 static size_t current;
 static const std::function<void()>* kernel;
+static unsigned long long seed = 0x9E3779B97F4A7C15ULL;
+
+inline unsigned int random_below(size_t n) {  // xorshift64*
+    seed ^= seed >> 12;
+    seed ^= seed << 25;
+    seed ^= seed >> 27;
+    return (unsigned int)(((seed * 0x2545F4914F6CDD1DULL) >> 33) % n);
+}
+
+inline void shuffle(std::vector<unsigned int>& order) {
+    for (size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[random_below(i)]);
+}
+
+inline void leave(State state) {
+    size_t thread = current;
+    fibres[thread].state = state;
+    swapcontext(&fibres[thread].context, &scheduler);
+}
+
+struct ThreadIndex {
+    operator unsigned int() const {
+        size_t thread = current;
+        if (random_below(SWITCH) == 0) leave(READY);
+        return (unsigned int)thread;
+    }
+};
 
 static void run_thread() {
     (*kernel)();
-    fibres[current].done = true;
+    fibres[current].state = DONE;
 }
 
-// Returns 0, or 1 where the threads of a block did not all reach the same barriers.
-inline int launch(const unsigned int* grid, const unsigned int* block, const std::function<void()>& body) {
-    kernel = &body;
-    gridDim = {grid[0], grid[1], 1};
-    blockDim = {block[0], 1, 1};
-    if (fibres.size() < block[0]) fibres.resize(block[0]);
-    for (unsigned int b = 0; b < grid[0] * grid[1]; b++) {
-        blockIdx = {b % grid[0], b / grid[0], 0};
-        for (size_t t = 0; t < block[0]; t++) {
-            Fibre& fibre = fibres[t];
-            fibre.done = false;
-            getcontext(&fibre.context);
-            fibre.context.uc_stack.ss_sp = fibre.stack.data();
-            fibre.context.uc_stack.ss_size = STACK;
-            fibre.context.uc_link = &scheduler;
-            makecontext(&fibre.context, run_thread, 0);
-        }
-        size_t done = 0;
-        while (done == 0) {  // from one barrier to the next
-            for (current = 0; current < block[0]; current++) {
-                threadIdx = {(unsigned int)current, 0, 0};
-                swapcontext(&scheduler, &fibres[current].context);
-                done += fibres[current].done;
-            }
-        }
-        if (done != block[0]) return 1;
+// Runs the threads of a block to their end. False where they did not all reach the same barriers.
+inline bool run_block(size_t threads) {
+    for (size_t t = 0; t < threads; t++) {
+        Fibre& fibre = fibres[t];
+        fibre.state = READY;
+        getcontext(&fibre.context);
+        fibre.context.uc_stack.ss_sp = fibre.stack.data();
+        fibre.context.uc_stack.ss_size = STACK;
+        fibre.context.uc_link = &scheduler;
+        makecontext(&fibre.context, run_thread, 0);
     }
-    return 0;
+    std::vector<unsigned int> ready;
+    for (;;) {
+        size_t waiting = 0, done = 0;
+        ready.clear();
+        for (size_t t = 0; t < threads; t++) {
+            if (fibres[t].state == READY) ready.push_back((unsigned int)t);
+            waiting += fibres[t].state == WAITING;
+            done += fibres[t].state == DONE;
+        }
+        if (done == threads) return true;
+        if (waiting == threads) {  // all are at the barrier: past it
+            for (size_t t = 0; t < threads; t++) fibres[t].state = READY;
+            continue;
+        }
+        if (ready.empty()) return false;
+        shuffle(ready);
+        for (unsigned int t : ready) {
+            current = t;
+            swapcontext(&scheduler, &fibres[t].context);
+        }
+    }
 }
 
 }  // namespace host
 
-inline void __syncthreads() {
-    size_t thread = host::current;
-    swapcontext(&host::fibres[thread].context, &host::scheduler);
+struct Index3 {
+    unsigned int x, y, z;
+};
+
+static Index3 blockIdx, blockDim, gridDim;
+
+static struct {
+    host::ThreadIndex x;
+} threadIdx;
+
+inline void __syncthreads() { host::leave(host::WAITING); }
+
+namespace host {
+
+// Returns 0, or 1 where the threads of a block did not all reach the same barriers.
+inline int launch(const unsigned int* grid, const unsigned int* block, bool flush, const std::function<void()>& body) {
+    kernel = &body;
+    gridDim = {grid[0], grid[1], 1};
+    blockDim = {block[0], 1, 1};
+    if (fibres.size() < block[0]) fibres.resize(block[0]);
+    std::vector<unsigned int> order(grid[0] * grid[1]);
+    for (size_t b = 0; b < order.size(); b++) order[b] = (unsigned int)b;
+    shuffle(order);
+#ifdef __SSE__
+    unsigned int mode = _mm_getcsr();
+    if (flush) _mm_setcsr(mode | 0x8040);  // subnormal operands and results are zero
+#endif
+    bool meet = true;
+    for (size_t i = 0; i < order.size() && meet; i++) {
+        blockIdx = {order[i] % grid[0], order[i] / grid[0], 0};
+        meet = run_block(block[0]);
+    }
+#ifdef __SSE__
+    _mm_setcsr(mode);
+#endif
+    return meet ? 0 : 1;
 }
+
+}  // namespace host

@@ -5,6 +5,26 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
+
+
+class CUDARuntimeError(RuntimeError):
+    def __init__(self, status: int, why: str = "") -> None:
+        self.status = status
+        super().__init__(f"CUDA error {status}" + (f": {why}" if why else ""))
+
+
+class Copy:
+    """A copy from page-locked memory that the GPU makes when it gets to it."""
+
+    def __init__(self, source: Any, target: Any) -> None:
+        self.source, self.target, self.promised, self.made = source, target, source.copy(), False
+
+    def make(self) -> None:
+        if not self.made:
+            self.target[...] = self.source
+            self.made = True
+
 
 class State:
     """What is current, and what has been counted."""
@@ -13,14 +33,38 @@ class State:
     devices = 1
     transfers = 0
     synchronizations = 0
-    hooks: list[Any] = []  # noqa: RUF012
-    events_done = True
-    pinned: list[Any] = []  # noqa: RUF012
+    hooks: dict[str, Any] = {}  # noqa: RUF012
+    pinned: list[Any] = []  # noqa: RUF012  # the page-locked arrays
+    pinned_pool_freed = 0
+    in_flight: list[Copy] = []  # noqa: RUF012
+    streams: dict[int, list[Any]] = {}  # noqa: RUF012  # of each device, the current one last
+    made_streams = 0
+
+    @classmethod
+    def is_pinned(cls, address: int) -> bool:
+        return any(x.ctypes.data <= address < x.ctypes.data + x.nbytes for x in cls.pinned)
+
+    @classmethod
+    def reach(cls) -> None:
+        """The GPU works: it has made the copies that it was given before."""
+        for copy in cls.in_flight:
+            copy.make()
+
+    @classmethod
+    def wait(cls) -> None:
+        """Wait for the GPU. What it copied from must still be what it was: nothing says when it read that."""
+        cls.synchronizations += 1
+        cls.reach()
+        copies, cls.in_flight = cls.in_flight, []
+        for copy in copies:
+            assert copy.source.tobytes() == copy.promised.tobytes(), (
+                "page-locked memory was changed while the GPU copied from it"
+            )
 
 
 class Device:
     def __init__(self, device: Any = None) -> None:
-        self.id = device
+        self.id = State.device if device is None else device
         self.outer: list[int] = []
 
     def __enter__(self) -> Device:
@@ -32,57 +76,92 @@ class Device:
         State.device = self.outer.pop()
 
     def synchronize(self) -> None:
-        State.synchronizations += 1
+        State.wait()
+
+    compute_capability = "90"
 
 
 class Event:
+    """Belongs to the device that was current, and to streams of that one alone."""
+
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
-        self.time = 0.0
+        self.device = State.device
+        self.time: float | None = None
 
     @property
     def done(self) -> bool:
-        return State.events_done
+        return not State.in_flight
 
     def record(self, stream: Any = None) -> None:
+        stream = get_current_stream() if stream is None else stream
+        if stream.device_id != self.device:
+            raise CUDARuntimeError(400, f"an event of device {self.device}, a stream of device {stream.device_id}")
         self.time = time.perf_counter()
 
     def synchronize(self) -> None:
-        State.synchronizations += 1
+        State.wait()
+
+
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
+    if start_event.time is None or end_event.time is None:
+        raise CUDARuntimeError(400, "an event that was not recorded")
+    if start_event.device != end_event.device:
+        raise CUDARuntimeError(400, "events of two devices")
+    return (end_event.time - start_event.time) * 1000
 
 
 class Stream:
-    current: Any = None
-
     def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int = 0) -> None:
+        self.device_id = State.device
         self.waited_for: list[Event] = []
+        State.made_streams += 1
 
     def __enter__(self) -> Stream:
-        self.outer, Stream.current = get_current_stream(), self
+        if self.device_id != State.device:
+            raise RuntimeError(
+                f"The device that the stream is created on ({self.device_id}) does not match with the current device "
+                f"({State.device})"
+            )
+        get_current_stream()
+        State.streams[self.device_id].append(self)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        Stream.current = self.outer
+        State.streams[self.device_id].pop()
 
     def record(self, event: Any = None) -> Event:
-        return Event()
+        event = Event() if event is None else event
+        event.record(self)
+        return event  # type: ignore[no-any-return]
 
     def wait_event(self, event: Event) -> None:
+        if event.time is None:
+            raise CUDARuntimeError(400, "an event that was not recorded")
         self.waited_for.append(event)
+
+    def synchronize(self) -> None:
+        State.wait()
 
 
 def get_current_stream(device_id: int = -1) -> Stream:
-    if Stream.current is None:
-        Stream.current = Stream(null=True)
-    return Stream.current
+    device = State.device if device_id == -1 else device_id
+    if device not in State.streams:
+        with Device(device):
+            State.streams[device] = [Stream(null=True)]
+    return State.streams[device][-1]  # type: ignore[no-any-return]
 
 
 class MemoryHook:
+    name = "MemoryHook"
+
     def __enter__(self) -> Any:
-        State.hooks.append(self)
+        if self.name in State.hooks:
+            raise KeyError(f"memory hook {self.name} already exists")
+        State.hooks[self.name] = self
         return self
 
     def __exit__(self, *_: Any) -> None:
-        State.hooks.remove(self)
+        del State.hooks[self.name]
 
     def malloc_postprocess(self, **_: Any) -> None: ...
     def free_postprocess(self, **_: Any) -> None: ...
@@ -108,10 +187,10 @@ class PinnedPool:
     """The pool of page-locked memory, which does not tell how many bytes it has."""
 
     def free_all_blocks(self) -> None:
-        State.pinned.append("freed")
+        State.pinned_pool_freed += 1
 
 
-class CUDARuntimeError(RuntimeError):
-    def __init__(self, status: int) -> None:
-        self.status = status
-        super().__init__(f"CUDA error {status}")
+def empty_pinned(shape: Any, dtype: Any = float, order: str = "C") -> Any:
+    out = np.empty(shape, dtype, order)
+    State.pinned.append(out)
+    return out

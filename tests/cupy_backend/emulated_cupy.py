@@ -3,20 +3,26 @@
 It lets the whole `CupyBackend` run in tests without a GPU. The values come from NumPy, and the kernels from the CUDA
 sources compiled for the host. It keeps to CuPy where CuPy is not NumPy: signatures (compared with the installed CuPy's
 by `test_names.py`), arrays that do not turn into NumPy's by themselves, operands of NumPy refused, reductions that give
-arrays, indices that wrap, arrays bound to the device that was current. It is stricter where a training step must not
-go: the truth or the value of an array cannot be asked for.
+arrays, indices that wrap, arrays bound to the device that was current; page-locked memory is copied later; a fill with
+-0.0 gives 0.0; float32 subnormals are zero in arithmetic; bfloat16 becomes another dtype, or fails, where CuPy has no
+loop for it (`test_names.py` asks the installed CuPy); numbers go to kernels in their own size. It is stricter
+where a training step must not go: the truth or the value of an array cannot be asked for.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from emulated_cuda import (
+    Copy,
     CUDARuntimeError,
     Device,
     Event,
@@ -25,7 +31,9 @@ from emulated_cuda import (
     Pool,
     State,
     Stream,
+    empty_pinned,
     get_current_stream,
+    get_elapsed_time,
 )
 from host_kernels import host_kernel
 
@@ -76,7 +84,10 @@ class ndarray:  # noqa: N801
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, np.ndarray):
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
-        _unwrap(self)[_wrapped_key(self._values, key)] = _unwrap(value)
+        raw = _wrapped_key(self._values, key)
+        if not isinstance(value, ndarray):
+            value = ndarray(_filled((), value, self.dtype))
+        _unwrap(self)[raw] = _unwrap(value)
 
     def astype(self, dtype: Any, order: str = "K", copy: bool = True) -> ndarray:
         if not copy and self.dtype == dtype:
@@ -87,18 +98,17 @@ class ndarray:  # noqa: N801
     def reshape(self, *shape: Any) -> ndarray:
         return ndarray(_unwrap(self).reshape(*shape))
 
-    def set(self, arr: Any, stream: Any = None) -> None:
-        assert stream is not None, "CuPy's own choice of stream is not the contract"
-        assert isinstance(arr, np.ndarray)
-        assert (arr.dtype, arr.shape) == (self.dtype, self.shape)
-        State.transfers += 1
-        _unwrap(self)[...] = arr
+    def scatter_add(self, slices: Any, value: Any) -> None:
+        text = "`ndarray.scatter_add` is deprecated. Please use `cupy.add.at` instead."
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        _add_at(self, slices, value)
 
 
 def _unwrap(x: Any) -> Any:
     """The values of an operand, which must be an array of the current device, or a number."""
     if isinstance(x, ndarray):
         assert x._device == State.device, f"an array of device {x._device} in an operation on device {State.device}"
+        State.reach()
         return x._values
     if isinstance(x, np.ndarray):
         raise TypeError(f"Unsupported type {type(x)}")
@@ -130,14 +140,38 @@ def _wrapped_key(values: Any, key: Any) -> Any:
     return tuple(raw) if isinstance(key, tuple) else raw[0]
 
 
-def _elementwise(function: Callable[..., Any]) -> Callable[..., ndarray]:
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+NO_BFLOAT16 = ("round", "where")
+"""The elementwise functions that have no loop for bfloat16, and take that for float32."""
+TINY = float(np.finfo(np.float32).smallest_normal)
+
+
+def _flushed(values: Any) -> Any:
+    """Float32 with zeros for subnormals."""
+    if values.dtype == np.float32:
+        small = np.abs(values) < TINY
+        if values[small].any():
+            return np.where(small, np.copysign(np.float32(0), values), values)
+    return values
+
+
+def _elementwise(function: Callable[..., Any], flush: Callable[[Any], Any] = _flushed) -> Callable[..., ndarray]:
     def ufunc(*args: Any) -> ndarray:
         if not any(isinstance(a, ndarray) for a in args):
             raise TypeError(f"{function.__name__} of CuPy needs an array among its operands")
         if any(isinstance(a, (list, tuple)) for a in args):
             raise TypeError("Unsupported type list")
+        given = [a.dtype if isinstance(a, (ndarray, np.generic)) else np.dtype(type(a)) for a in args]
+        half = BFLOAT16 in given
+        raw = [flush(x) if isinstance(x, np.ndarray) else x for x in (_unwrap(a) for a in args)]
+        if half:  # a Python float takes it to float32, as another dtype would
+            raw = [x.astype(np.float32) if getattr(x, "dtype", None) == BFLOAT16 else x for x in raw]
         with np.errstate(all="ignore"):
-            return ndarray(function(*(_unwrap(a) for a in args)))
+            out = flush(np.asarray(function(*raw)))
+        if half and out.dtype == np.float32 and function.__name__ not in NO_BFLOAT16:
+            strong = all(t.kind in "biu" or t == BFLOAT16 for t in given)
+            out = out.astype(BFLOAT16) if strong else out
+        return ndarray(out)
 
     ufunc.__name__ = function.__name__
     return ufunc
@@ -152,12 +186,32 @@ for _name in (
 # ------------------------------------------------------------------ functions with CuPy's signatures
 
 
+def _filled(shape: Any, value: Any, dtype: Any) -> Any:
+    """Filled with a number as CuPy does, which clears the memory for what equals 0."""
+    out = np.empty(shape, dtype)
+    number = np.asarray(value, dtype=out.dtype)
+    if number.shape:
+        raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
+    out[...] = 0 if number == 0 else number
+    return out
+
+
 def array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K", subok: bool = False, ndmin: int = 0,
           *, blocking: bool = False) -> ndarray:  # fmt: skip
     if isinstance(obj, ndarray):
         return ndarray(np.array(_unwrap(obj), dtype=dtype, copy=copy or None, order=order))
     State.transfers += 1
-    return ndarray(np.array(obj, dtype=dtype, order=order))
+    values = np.array(obj, dtype=dtype, copy=None)
+    if not values.ndim:
+        return ndarray(_filled((), values, values.dtype))
+    if values.size and values.flags.c_contiguous and State.is_pinned(values.ctypes.data):
+        out = empty(values.shape, values.dtype)
+        State.in_flight.append(Copy(values, out._values))
+    else:
+        out = ndarray(np.array(values, order=order))
+    if blocking:
+        get_current_stream().synchronize()
+    return out
 
 
 def asarray(
@@ -165,11 +219,13 @@ def asarray(
 ) -> ndarray:
     if isinstance(a, ndarray) and not copy and (dtype is None or a.dtype == dtype):
         return a
-    return array(a, dtype=dtype, order=order or "K")
+    return array(a, dtype=dtype, order=order or "K", blocking=blocking)
 
 
 def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> Any:
     State.transfers += 1
+    State.wait()
+    State.synchronizations -= 1  # counted as a transfer
     return np.array(_unwrap(a), order="C")
 
 
@@ -185,7 +241,7 @@ def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
 
 
 def _counted(x: ndarray) -> ndarray:
-    for hook in State.hooks:
+    for hook in State.hooks.values():
         hook.malloc_postprocess(device_id=x._device, size=x.nbytes, mem_size=x.nbytes, mem_ptr=1, pmem_id=1)
     return x
 
@@ -199,7 +255,7 @@ def ones(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
 
 
 def full(shape: Any, fill_value: Any, dtype: Any = None, order: str = "C") -> ndarray:
-    return ndarray(np.full(shape, fill_value, dtype, order))
+    return ndarray(_filled(shape, fill_value, np.dtype(type(fill_value)) if dtype is None else dtype))
 
 
 def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> ndarray:
@@ -215,51 +271,83 @@ def ones_like(a: Any, dtype: Any = None, order: str = "K", subok: Any = None, sh
 
 
 def round(a: Any, decimals: int = 0, out: Any = None) -> ndarray:
-    return ndarray(np.round(_unwrap(a), decimals))
+    assert decimals == 0
+    return _elementwise(np.round)(a)
 
 
 def where(condition: Any, x: Any = None, y: Any = None) -> ndarray:
     assert x is not None, "where with a condition alone waits for the GPU"
     assert y is not None, "where with a condition alone waits for the GPU"
-    return ndarray(np.where(_unwrap(condition).astype("?"), _unwrap(x), _unwrap(y)))
+    return _where(condition.astype("?"), x, y)
+
+
+_where = _elementwise(np.where, flush=np.asarray)  # a selection is no arithmetic
+
+
+def _widened(a: Any) -> Any:
+    """The values of an operand, bfloat16 as float32: what CuPy computes with."""
+    values = _flushed(_unwrap(a))
+    return values.astype(np.float32) if values.dtype == BFLOAT16 else values
+
+
+def _reduced(name: str, a: Any, **options: Any) -> ndarray:
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of no elements
+        out = _flushed(np.asarray(getattr(np, name)(_widened(a), **options)))
+    return ndarray(out.astype(BFLOAT16) if a.dtype == BFLOAT16 and out.dtype == np.float32 else out)
 
 
 def _reduction(name: str) -> Callable[..., ndarray]:
     def reduce(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
         options = {"dtype": dtype} if dtype is not None else {}
-        with np.errstate(all="ignore"):
-            return ndarray(getattr(np, name)(_unwrap(a), axis=axis, keepdims=keepdims, **options))
+        return _reduced(name, a, axis=axis, keepdims=keepdims, **options)
 
     return reduce
 
 
 def _plain_reduction(name: str) -> Callable[..., ndarray]:
     def reduce(a: Any, axis: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
-        return ndarray(getattr(np, name)(_unwrap(a), axis=axis, keepdims=keepdims))
+        return _reduced(name, a, axis=axis, keepdims=keepdims)
 
     return reduce
+
+
+def _arg_reduction(name: str) -> Callable[..., ndarray]:
+    def reduce(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
+        return _reduced(name, a, axis=axis, keepdims=keepdims)
+
+    return reduce
+
+
+def _spread(name: str, a: Any, options: dict[str, Any]) -> ndarray:
+    out = _reduced(name, a, **options)
+    return out.astype(np.float64) if a.dtype == BFLOAT16 else out  # which CuPy has no kernel for
 
 
 def var(
     a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: float = 0, keepdims: bool = False
 ) -> ndarray:
-    return ndarray(np.var(_unwrap(a), axis=axis, ddof=ddof, keepdims=keepdims))
+    return _spread("var", a, {"axis": axis, "ddof": ddof, "keepdims": keepdims})
 
 
 def std(
     a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: float = 0, keepdims: bool = False
 ) -> ndarray:
-    return ndarray(np.std(_unwrap(a), axis=axis, ddof=ddof, keepdims=keepdims))
+    return _spread("std", a, {"axis": axis, "ddof": ddof, "keepdims": keepdims})
 
 
 def argsort(a: Any, axis: Any = -1, kind: Any = None) -> ndarray:
     assert kind in (None, "stable")
+    if a.dtype == BFLOAT16:
+        raise NotImplementedError("Sorting arrays with dtype 'bfloat16' is not supported")
     return ndarray(np.argsort(_unwrap(a), axis=axis, kind="stable"))
 
 
 def cumulative_sum(
     x: Any, /, *, axis: Any = None, dtype: Any = None, out: Any = None, include_initial: bool = False
 ) -> ndarray:
+    if x.dtype == BFLOAT16:
+        raise RuntimeError("CompileException: no operator += matches these operands (bfloat16)")
     return ndarray(np.cumulative_sum(_unwrap(x), axis=axis, dtype=dtype))
 
 
@@ -306,7 +394,12 @@ def take_along_axis(a: Any, indices: Any, axis: Any) -> ndarray:
 def matmul(*args: Any, axes: Any = None, axis: Any = None, keepdims: bool = False, casting: str = "same_kind",
            dtype: Any = None, signature: Any = None, order: str = "K", out: Any = None) -> ndarray:  # fmt: skip
     a, b = args
-    product = np.matmul(_unwrap(a), _unwrap(b))
+    if a.dtype == BFLOAT16 and max(a.ndim, b.ndim) > 2:
+        raise RuntimeError("the kernel for products of integers, which bfloat16 is taken for, does not compile")
+    if a.ndim == b.ndim == 2 and (a.shape[0], b.shape[1]) == (1, 1) and a.dtype.itemsize == 2:  # rounds each term
+        product = (_unwrap(a)[0] * _unwrap(b)[:, 0]).astype(np.float32).sum(keepdims=True)[None].astype(a.dtype)
+    else:
+        product = np.matmul(_widened(a), _widened(b)).astype(np.result_type(a.dtype, b.dtype))
     if out is None:
         return ndarray(product)
     assert not np.shares_memory(_unwrap(out), _unwrap(a))
@@ -325,22 +418,27 @@ def _gemm(transa: str, transb: str, a: Any, b: Any, out: Any = None, alpha: floa
     return out
 
 
-def scatter_add(a: Any, slices: Any, value: Any) -> None:
-    assert a.dtype.type in (np.int32, np.int64, np.float16, np.float32, np.float64, np.uint32, np.uint64)
+def _add_at(a: Any, slices: Any, value: Any) -> None:
+    known = (np.int32, np.int64, np.float16, np.float32, np.float64, np.uint32, np.uint64)
+    if a.dtype.type not in known:
+        raise TypeError(
+            "cupy.add.at only supports int32, int64, float16, float32, float64, uint32, uint64 as data type"
+        )
     np.add.at(_unwrap(a), _wrapped_key(a._values, slices), _unwrap(value))
+
+
+def scatter_add(a: Any, slices: Any, value: Any) -> None:
+    a.scatter_add(slices, value)
 
 
 # ------------------------------------------------------------------ kernels, and the modules
 
 
-def empty_pinned(shape: Any, dtype: Any = float, order: str = "C") -> Any:
-    out = np.empty(shape, dtype, order)
-    State.pinned.append(out.ctypes.data)
-    return out
-
-
 def pointer_attributes(ptr: int) -> Any:
-    return types.SimpleNamespace(type=1 if ptr in State.pinned else 0)
+    return types.SimpleNamespace(type=1 if State.is_pinned(ptr) else 0)
+
+
+_ELEMENTS = {"float": "float32", "double": "float64", "bool": "bool", "index_t": "int64", "word_t": "uint64"}
 
 
 class RawModule:
@@ -354,12 +452,26 @@ class RawModule:
         self.names = name_expressions
 
     def get_function(self, name: str) -> Any:
+        from gradflow_cupy.kernels import SOURCES, parameter_types
+
         assert name in self.names
         kernel = host_kernel(name)
+        plain, _, real = name.rstrip(">").partition("<")
+        kinds = next(parameter_types(source)[plain] for source, names in SOURCES.items() if plain in names)
+        kinds = tuple(re.sub(r"\bT\b", real, kind) for kind in kinds)
+
+        def pointer(value: Any, kind: str) -> int:
+            """The address of an array, whose dtype and strides a kernel does not see: they must be right."""
+            values = _unwrap(value)
+            assert values.dtype == _ELEMENTS[kind.removeprefix("const ").rstrip("*")], (name, kind, values.dtype)
+            assert values.flags.c_contiguous, (name, kind)
+            return int(values.ctypes.data)
 
         def launch(grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
-            # a view is handed over as its address: strides are the caller's business
-            kernel(grid, block, tuple(_unwrap(a).ctypes.data if isinstance(a, ndarray) else a for a in args))
+            assert type(grid) is type(block) is tuple
+            assert len(args) == len(kinds)
+            held = [pointer(a, kind) if isinstance(a, ndarray) else a for a, kind in zip(args, kinds, strict=True)]
+            kernel(grid, block, tuple(held))
 
         return launch
 
@@ -370,14 +482,17 @@ def modules() -> dict[str, types.ModuleType]:
     cupy.__dict__["__version__"] = "14.2.0 (EMULATED)"
     for name in ARRAY_FUNCTIONS:
         own = globals().get(name)
-        if own is None and name in ("sum", "prod", "mean", "argmax", "argmin"):
+        if own is None and name in ("sum", "prod", "mean"):
             own = _reduction(name)
+        elif own is None and name in ("argmax", "argmin"):
+            own = _arg_reduction(name)
         elif own is None and name in ("max", "min", "any", "all"):
             own = _plain_reduction(name)
         elif own is None and name not in ("clip", "astype"):
             own = _elementwise(getattr(np, name))
         if own is not None:
             setattr(cupy, name, own)
+    cupy.add.at = _add_at  # type: ignore[attr-defined]
     cupy.clip = cupy.astype = None  # type: ignore[attr-defined]  # CuPy's differ from the Array API's: adapted
     for own in (array, asnumpy, ascontiguousarray, RawModule, ndarray):
         setattr(cupy, own.__name__, own)
@@ -400,7 +515,7 @@ def modules() -> dict[str, types.ModuleType]:
     cupy.__dict__["cuda"] = types.SimpleNamespace(
         Device=Device, Event=Event, Stream=Stream, MemoryHook=MemoryHook, runtime=runtime,
         get_current_stream=get_current_stream,
-        get_elapsed_time=lambda start, end: (end.time - start.time) * 1000,
+        get_elapsed_time=get_elapsed_time,
     )  # fmt: skip
     cupyx.__dict__["scatter_add"] = scatter_add
     cupyx.__dict__["empty_pinned"] = empty_pinned
@@ -412,8 +527,8 @@ def install(monkeypatch: pytest.MonkeyPatch, devices: int = 1) -> None:
     from gradflow_cupy import kernels
 
     monkeypatch.setattr(State, "devices", devices)
-    monkeypatch.setattr(State, "hooks", [])
-    monkeypatch.setattr(State, "pinned", [])
+    for name, value in (("hooks", {}), ("pinned", []), ("in_flight", []), ("streams", {}), ("device", 0)):
+        monkeypatch.setattr(State, name, value)
     for name, module in modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(kernels, "_kernels", {})

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gradflow_cupy.kernels import SOURCES, expressions, source_text
+import numpy as np
+from gradflow_cupy.kernels import SOURCES, expressions, parameter_types, source_text
 
 HERE = Path(__file__).resolve().parent
 COMPILER = shutil.which("g++")
@@ -19,7 +20,6 @@ NO_COMPILER = "there is no g++ to compile the CUDA sources for the CPU with"
 
 # no contraction of a * b + c, so that a result that is exact by its formula is exact here
 _OPTIONS = ("-O2", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wno-unused-variable", "-Werror")
-_KERNEL = re.compile(r"(?:template <typename T>\s*)?__global__ void (\w+)\(([^)]*)\)")
 
 
 def _symbol(expression: str) -> str:
@@ -27,17 +27,19 @@ def _symbol(expression: str) -> str:
 
 
 def _wrappers(source: str) -> str:
-    """A C function for each kernel that takes its arguments as cuLaunchKernel does, by their addresses."""
-    parameters = dict(_KERNEL.findall(source_text(source)))
+    """A C function for each kernel that takes its arguments as cuLaunchKernel does, by their addresses.
+
+    Kernels of float flush subnormals, as CuPy has them compiled.
+    """
     lines = []
     for expression in expressions(source):
         name, _, real = expression.rstrip(">").partition("<")
-        types = [re.sub(r"\w+$", "", p.strip()).strip() for p in parameters[name].split(",")]
-        types = [re.sub(r"\bT\b", real, t) for t in types]
+        types = [re.sub(r"\bT\b", real, t) for t in parameter_types(source)[name]]
+        flush = str(real == "float").lower()
         values = ", ".join(f"*({t}*)a[{i}]" for i, t in enumerate(types))
         lines.append(
             f'extern "C" int {_symbol(expression)}(const unsigned int* grid, const unsigned int* block, void** a) '
-            f"{{ return host::launch(grid, block, [&] {{ {expression}({values}); }}); }}\n"
+            f"{{ return host::launch(grid, block, {flush}, [&] {{ {expression}({values}); }}); }}\n"
             f'extern "C" int {_symbol(expression)}_arity() {{ return {len(types)}; }}'
         )
     return "\n".join(lines)
@@ -55,6 +57,23 @@ def _library(source: str) -> ctypes.CDLL:
         return ctypes.CDLL(str(library))
 
 
+def _slot(value: Any) -> Any:
+    """The memory in which CuPy hands a value over: as many bytes as its own type has, and after them what there is."""
+    if value is None:
+        held = np.uint64(0)
+    elif isinstance(value, bool):
+        held = np.bool_(value)
+    elif isinstance(value, int):
+        held = np.uint64(value) if value >= 2**63 else np.int64(value)
+    elif isinstance(value, float):
+        held = np.float64(value)
+    elif isinstance(value, np.generic):
+        held = value
+    else:
+        raise TypeError(f"Unsupported type {type(value)}")
+    return ctypes.create_string_buffer(held.tobytes() + b"\xcd" * 16)
+
+
 def host_kernel(expression: str) -> Any:
     """The kernel of a C++ name, as `kernel(grid, block, arguments)`; an array argument is its address."""
     name = expression.partition("<")[0]
@@ -68,10 +87,7 @@ def host_kernel(expression: str) -> Any:
         assert len(block) == 1
         assert 0 < block[0] <= 1024
         assert all(0 < n < 2**31 for n in grid)
-        slots = [
-            ctypes.c_double(a) if isinstance(a, float) else ctypes.c_uint64(0 if a is None else int(a) % 2**64)
-            for a in arguments
-        ]
+        slots = [_slot(a) for a in arguments]
         addresses = (ctypes.c_void_p * arity)(*(ctypes.addressof(s) for s in slots))
         sizes = ctypes.c_uint * 3
         diverged = function(sizes(*(*grid, 1, 1)[:3]), sizes(*(*block, 1, 1)[:3]), addresses)

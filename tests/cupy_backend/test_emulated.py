@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from cases import CASES
 from emulated_device import EmulatedBackend, agree, needs_compiler, numbers
-from gradflow_cupy import CupyBackend
+from gradflow_cupy import CupyBackend, kernels
 from test_operations import differentiate
 
 import gradflow as gf
@@ -156,7 +156,7 @@ def test_the_pool_gives_back_what_it_keeps(backend: Any) -> None:
     assert backend.memory_stats().reserved == 4096
     assert gf.free_memory("emulated") == 3096
     assert backend.memory_stats().reserved == 1000
-    assert emulated_cupy.State.pinned == ["freed"], "the pool of page-locked memory, too"
+    assert emulated_cupy.State.pinned_pool_freed, "the pool of page-locked memory, too"
     assert gf.free_memory("emulated") == 0
 
 
@@ -178,24 +178,105 @@ def test_streams_wait_for_each_other(backend: Any, monkeypatch: pytest.MonkeyPat
     assert len(stream.waited_for) == before + 1
 
 
+def test_streams_are_used_again(backend: Any) -> None:
+    """CuPy's pool keeps the memory of each stream apart; one within another is its own."""
+    with backend.stream() as first, backend.stream() as second:
+        assert first is not second
+    made = emulated_cupy.State.made_streams
+    for _ in range(5):
+        with backend.stream() as again, backend.stream() as other:
+            assert {id(again), id(other)} == {id(first), id(second)}
+    assert emulated_cupy.State.made_streams == made
+
+
+def test_two_objects_of_a_device_count_their_memory(cupy: Any) -> None:
+    first, second = EmulatedBackend(0), EmulatedBackend(0)
+    assert first.memory_stats().peak is None
+    assert second.memory_stats().peak is None
+    first.empty((1000,), dtype=first.dtypes["float32"])
+    assert first.memory_stats() == second.memory_stats() == (1000, 5000, 4096)
+
+
+def test_events_and_streams_of_the_second_device(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their own device's, whichever is the current one."""
+    monkeypatch.setattr(emulated_cupy.State, "devices", 2)
+    first, second = EmulatedBackend(0), EmulatedBackend(1)
+    start, end = second.event(), second.event()
+    start.record()
+    with first.stream(), second.stream() as stream:
+        assert stream.device_id == 1
+        end.record()
+    assert end.seconds_since(start) >= 0
+    assert emulated_cupy.State.device == 0
+    second.memory_stats()
+    first.empty((1000,), dtype=first.dtypes["float32"])
+    assert second.memory_stats().peak == 1000
+    second.empty((1000,), dtype=first.dtypes["float32"])
+    assert second.memory_stats().peak == 5000
+
+
+# ------------------------------------------------------------------ kernels' arguments
+
+
+def test_numbers_are_converted_to_the_types_of_a_kernel(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy hands a number over in its own size: a float32 for a double would be four bytes of something else."""
+    given: list[Any] = []
+    monkeypatch.setattr(emulated_cupy, "host_kernel", lambda name: lambda grid, block, values: given.extend(values))
+    x = cupy.zeros((4,), dtype=np.float32)
+    for numbers_of in ((np.int64(4), np.int8(1), np.float32(0.5)), (4, True, 0.5), (np.uint8(4), np.bool_(1), 0.5)):
+        n, code, parameter = numbers_of
+        given.clear()
+        kernels.launch("activate", "f", (1,), (32,), x, x, n, code, parameter)
+        assert [(type(v), v) for v in given[2:]] == [(np.int64, 4), (np.int32, 1), (float, 0.5)]
+    words = [2**64 - 1, np.uint64(2**63), 0, np.int64(7), 1, 2]
+    given.clear()
+    kernels.launch("random_bits", "", (1,), (32,), cupy.zeros((4,), dtype=np.uint64), 4, *words)
+    assert given[2:] == words
+    assert {type(v) for v in given[2:]} == {np.uint64}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((2**63, 1, 0.5), OverflowError), ((4, 2**31, 0.5), OverflowError), ((4, 1.0, 0.5), TypeError),
+        ((4, 1, None), TypeError), ((4, 1), TypeError), ((4, None, 0.5), TypeError), ((4, 1, 0.5, 1), TypeError),
+    ],
+)  # fmt: skip
+def test_numbers_that_do_not_fit_are_refused(cupy: Any, arguments: Any, error: type[Exception]) -> None:
+    x = cupy.zeros((4,), dtype=np.float32)
+    with pytest.raises(error):
+        kernels.launch("activate", "f", (1,), (32,), x, x, *arguments)
+    with pytest.raises(TypeError, match="array or None"):
+        kernels.launch("activate", "f", (1,), (32,), x, 5, 4, 1, 0.5)
+
+
+def test_every_parameter_of_a_kernel_has_a_known_type() -> None:
+    for source, names in kernels.SOURCES.items():
+        found = kernels.parameter_types(source)
+        assert set(found) == set(names)
+        for types in found.values():
+            assert all(t.endswith("*") or t in kernels._CONVERSIONS for t in types), types
+
+
+def test_labels_are_cast_once(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a step: the backward pass reads what the forward pass made of them."""
+    logits, labels = backend.from_host(numbers((6, 9))), backend.from_host(np.arange(6, dtype=np.int32))
+    casts: list[Any] = []
+    original = emulated_cupy.ndarray.astype
+    monkeypatch.setattr(
+        emulated_cupy.ndarray,
+        "astype",
+        lambda self, dtype, **how: (casts.append(self), original(self, dtype, **how))[1],
+    )
+    loss, residual = backend.softmax_cross_entropy(logits, labels, "mean")
+    backend.softmax_cross_entropy_backward(loss, logits, labels, "mean", residual, [True, False])
+    assert [x for x in casts if x is labels] == [labels]
+
+
 # ------------------------------------------------------------------ moving without waiting
 
 
-@pytest.fixture
-def sets(backend: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The source and the stream of each copy that goes to the device without a copy before it."""
-    found: list[Any] = []
-    original = emulated_cupy.ndarray.set
-
-    def listed(self: Any, arr: Any, stream: Any = None) -> None:
-        found.append((arr, stream))
-        original(self, arr, stream)
-
-    monkeypatch.setattr(emulated_cupy.ndarray, "set", listed)
-    return found
-
-
-def test_a_pinned_tensor_moves_without_waiting(backend: Any, sets: list[Any]) -> None:
+def test_a_pinned_tensor_moves_without_waiting(backend: Any) -> None:
     x = gf.tensor(numbers((3, 4)).T)
     pinned = x.pin_memory("emulated")
     assert pinned.device == gf.Device("cpu")
@@ -203,59 +284,51 @@ def test_a_pinned_tensor_moves_without_waiting(backend: Any, sets: list[Any]) ->
     assert pinned.array.flags.c_contiguous
     assert np.array_equal(pinned.numpy(), x.numpy())
     waits = emulated_cupy.State.synchronizations
-    with backend.stream() as stream:
+    with backend.stream():
         moved = pinned.to("emulated", non_blocking=True)
-    ((source, used),) = sets
-    assert source is pinned.array, "no copy before the copy"
-    assert used is stream, "in the order of the work at hand"
+    (copy,) = emulated_cupy.State.in_flight
+    assert copy.source is pinned.array, "no copy before the copy; and CuPy keeps it alive"
     assert emulated_cupy.State.synchronizations == waits
     assert moved.device == gf.Device("emulated")
     assert np.array_equal(moved.numpy(), x.numpy())
 
 
 @pytest.mark.parametrize("values", [np.ones(3), np.ones(()), np.ones((0, 3)), np.ones((2, 3)).T])
-def test_other_tensors_move_as_ever(backend: Any, sets: list[Any], values: Any) -> None:
+def test_other_tensors_move_as_ever(backend: Any, values: Any) -> None:
     """What is not pinned, and what is and is not contiguous, goes through the copy that CuPy makes first."""
     x = gf.tensor(values)
     for source in (x, x.sum(), x.pin_memory("emulated").T if values.size > 1 else x):
-        before = len(sets)
         moved = source.to("emulated", non_blocking=True)
-        contiguous_pin = source.array.ctypes.data in emulated_cupy.State.pinned if source.ndim else False
-        assert len(sets) - before == int(contiguous_pin and source.array.flags.c_contiguous)
+        direct = source.size > 1 and source.array.flags.c_contiguous and source is not x
+        assert len(emulated_cupy.State.in_flight) == direct
         assert np.array_equal(moved.numpy(), source.numpy())
-    y = gf.tensor(values).pin_memory("emulated")
-    before = len(sets)
-    y.to("emulated")
-    assert len(sets) == before, "only when it is asked for"
 
 
-def test_pinned_memory_lives_until_the_copy_is_over(
-    backend: Any, sets: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """CuPy would give the memory of a dead array to the next, while the GPU still reads it."""
-    import gc
-    import weakref
+@pytest.mark.parametrize("part", [slice(None), slice(1, None)])
+def test_a_pinned_buffer_may_be_filled_anew_after_a_blocking_move(backend: Any, part: slice) -> None:
+    """CuPy copies page-locked memory directly and later, unless it is told to block."""
+    pinned = backend.pin(numbers((4, 3)))
+    expected = pinned[part].copy()
+    moved = gf.tensor(pinned[part], device="emulated")
+    other = gf.tensor(pinned[part]).pin_memory("emulated").to("emulated")
+    pinned[...] = -1.0
+    assert np.array_equal(moved.numpy(), expected)
+    assert np.array_equal(other.numpy(), expected)
 
-    monkeypatch.setattr(emulated_cupy.State, "events_done", False)
 
-    def move() -> Any:
-        pinned = gf.ones(5).pin_memory("emulated")
-        pinned.to("emulated", non_blocking=True)
-        sets.clear()
-        return weakref.ref(pinned.array)
+def test_a_move_of_other_memory_does_not_wait(backend: Any) -> None:
+    waits = emulated_cupy.State.synchronizations
+    gf.tensor(numbers((4, 3)), device="emulated")
+    gf.tensor(backend.pin(numbers((3, 4))).T, device="emulated")
+    assert emulated_cupy.State.synchronizations == waits
 
-    first, second = move(), move()
-    gc.collect()
-    assert first() is not None
-    assert second() is not None
-    monkeypatch.setattr(emulated_cupy.State, "events_done", True)
-    third = move()
-    gc.collect()
-    assert (first(), second()) == (None, None)
-    assert third() is not None
-    gf.synchronize("emulated")
-    gc.collect()
-    assert third() is None
+
+def test_a_buffer_that_is_filled_too_early_is_found(backend: Any) -> None:
+    pinned = backend.pin(numbers((4, 3)))
+    backend.from_host_later(pinned)
+    pinned[0] = 0.0
+    with pytest.raises(AssertionError, match="page-locked memory was changed"):
+        gf.synchronize("emulated")
 
 
 def test_a_gradient_comes_back_from_a_tensor_that_moved_without_waiting(backend: Any) -> None:

@@ -41,11 +41,16 @@ def numbers(shape: tuple[int, ...], real: Any, seed: int = 0, scale: float = 3.0
 
 
 def assert_ulp(actual: Any, expected: Any, ulp: float = 8, scale: Any = 0.0) -> None:
-    """Equal to `ulp` units in the last place of the expected value, or of `scale` where that is larger."""
+    """Equal to `ulp` units in the last place of the expected value, or of `scale` where that is larger.
+
+    A subnormal number may be zero.
+    """
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
     size = np.maximum(np.abs(expected.astype(np.float64)), scale)
-    error = np.abs(actual.astype(np.float64) - expected) / np.spacing(size.astype(expected.dtype)).astype(np.float64)
+    error = np.abs(actual.astype(np.float64) - expected)
+    error = np.where(error < np.finfo(expected.dtype).smallest_normal, 0.0, error)
+    error /= np.spacing(size.astype(expected.dtype)).astype(np.float64)
     assert np.array_equal(np.isnan(actual), np.isnan(expected))
     assert np.nanmax(error, initial=0.0) <= ulp, f"{np.nanmax(error)} ulp"
 

@@ -14,8 +14,11 @@ from typing import Any
 
 import emulated_cupy
 import gradflow_cupy
+import ml_dtypes
+import numpy as np
 import pytest
 from gradflow_cupy import CupyBackend
+from gradflow_cupy.backend import _WITH_NUMBERS
 
 from gradflow.backend import ARRAY_FUNCTIONS
 from gradflow.dtypes import DTYPES
@@ -94,7 +97,7 @@ def test_a_name_and_its_keywords(cupy: ModuleType, module: str, name: str) -> No
 
 def test_names_are_found_in_the_source() -> None:
     names = {name for _, name in uses()}
-    assert {"RawModule", "matmul", "scatter_add", "gemm", "cuda.Stream", "asnumpy"} <= names
+    assert {"RawModule", "matmul", "add.at", "gemm", "cuda.Stream", "asnumpy"} <= names
 
 
 @pytest.mark.parametrize("name", ARRAY_FUNCTIONS)
@@ -107,6 +110,56 @@ def test_array_functions(cupy: ModuleType, name: str) -> None:
         assert CORE_CALLS[name] <= set(inspect.signature(function).parameters)
     else:
         assert isinstance(function, cupy.ufunc)
+
+
+REALS = ("float16", "bfloat16", "float32", "float64")
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
+
+def _dtype(name: str) -> Any:
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def _loop(function: Any, *types: Any) -> Any:
+    """The dtype of a result by CuPy's own rules, which need no GPU; `types` are dtypes, or float or int for numbers."""
+    weaks = tuple(t if t in (float, int) else False for t in types)
+    dtypes = tuple(np.dtype(t) for t in types)
+    return function._ops._guess_routine_from_in_types(dtypes, weaks if any(weaks) else None).out_types[0]
+
+
+@pytest.mark.parametrize("name", [n for n in ARRAY_FUNCTIONS if hasattr(np, n)])
+def test_dtypes_of_results(cupy: ModuleType, name: str) -> None:
+    """CuPy's ufuncs give what NumPy's give; with bfloat16 what the emulation gives, which has its own tests."""
+    function = getattr(cupy, name, None)
+    if not isinstance(function, cupy.ufunc):
+        return
+    emulated = getattr(emulated_cupy.modules()["cupy"], name)
+    for dtype in ("bool", *INTEGERS, *REALS):
+        native = _dtype(dtype)
+        others: list[Any] = [native] * (function.nin - 1)
+        for rest in [others, *([[float], [int]] if others and dtype in REALS else [])]:
+            operands = [np.ones(2, native), *(np.ones(2, t) if isinstance(t, np.dtype) else t(1) for t in rest)]
+            try:
+                expected = getattr(np, name)(*operands).dtype
+            except TypeError:  # NumPy has no such function of this dtype
+                continue
+            if dtype == "bfloat16":
+                moved = (emulated_cupy.ndarray(x) if isinstance(x, np.ndarray) else x for x in operands)
+                expected = emulated(*moved).dtype
+            assert _loop(function, native, *rest) == expected, (dtype, rest)
+
+
+def test_what_knows_no_bfloat16(cupy: ModuleType) -> None:
+    """The functions that are computed in float32 for it, and no others."""
+    half = _dtype("bfloat16")
+    where = importlib.import_module("cupy._sorting.search")._where_ufunc
+    assert _loop(where, np.dtype("bool"), half, half) == "float32"
+    assert _loop(cupy._core.core._round_ufunc, half, np.dtype("int64")) == "float32"
+    for name in ARRAY_FUNCTIONS:
+        function = getattr(cupy, name, None)
+        if isinstance(function, cupy.ufunc) and function.nin == 2 and "bit" not in name and "logical" not in name:
+            known = any("E" in part for part in function.types)
+            assert known == (name in _WITH_NUMBERS), name
 
 
 def test_dtypes(cupy: ModuleType) -> None:

@@ -92,6 +92,59 @@ def test_array_function(backend: Backend, call: Call, dtype: str) -> None:
         placed.check_the_rest(what)
 
 
+def _rounded(x: Any) -> Any:
+    """Floating arrays as float32 with no more digits than bfloat16 has."""
+    if isinstance(x, (tuple, list)):
+        return type(x)(_rounded(part) for part in x)
+    if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
+        return x
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    finite = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+    return np.where(np.isfinite(x), finite, bits & np.uint32(0xFFFF0000)).astype(np.uint32).view(np.float32)
+
+
+IN_BFLOAT16 = [call for call in CALLS if call.dtypes == REALS and "asarray" not in call.subject]
+
+
+@pytest.mark.parametrize(("call", "dtype"), [pytest.param(c, "bfloat16", id=f"{c}-bfloat16") for c in IN_BFLOAT16])
+def test_bfloat16(backend: Backend, call: Call, dtype: str) -> None:
+    """Where it is offered, every function knows it: within one unit in the last place of the value of float64."""
+    native, wide = backend.dtypes[dtype], backend.dtypes["float32"]
+    rounded = [_rounded(a) for a in call.arguments]
+    expected, expected_dtype = _expected(call, [_typed(a, "float32") for a in rounded], "float32")
+    if expected_dtype == np.float32 and "float32" not in call.needs:
+        expected_dtype = dtype
+
+    def place(x: Any) -> Any:
+        if isinstance(x, (tuple, list)):
+            return type(x)(place(part) for part in x)
+        if isinstance(x, Native):
+            return backend.dtypes[x.name or dtype]
+        if not isinstance(x, np.ndarray):
+            return x
+        return backend.astype(backend.from_host(x), native) if x.dtype == np.float32 else backend.from_host(x)
+
+    with np.errstate(all="ignore"):
+        result = getattr(backend, call.subject)(
+            *(place(a) for a in rounded), **{key: place(value) for key, value in call.options.items()}
+        )
+    assert result.shape == expected.shape
+    assert backend.dtype_name(result.dtype) == str(expected_dtype)
+    if call.subject == "empty":
+        return
+    if expected_dtype != dtype:
+        assert_agree(str(call), backend.to_host(result), expected, ulp=4 if expected.dtype.kind == "f" else None)
+        return
+    found = backend.to_host(backend.astype(result, wide))
+    step = 2.0**-7
+    with np.errstate(all="ignore"):
+        exact = np.asarray(expected, np.float64)
+        bound = step * np.abs(exact)
+        if call.bound is not None:
+            bound = bound + call.bound(step, *cast(rounded, "float64"), **call.options)
+    assert_agree(str(call), found, exact, bound=np.nan_to_num(bound, posinf=0.0))
+
+
 ERRORS: dict[str, Callable[..., Any]] = {
     "shapes that do not broadcast": lambda B, x, y: B.add(x, B.reshape(y, (4, 3))),
     "a condition that does not broadcast": lambda B, x, y: B.where(B.reshape(B.less(x, y), (4, 3)), x, y),
@@ -127,6 +180,61 @@ def test_a_view_is_one(backend: Backend) -> None:
     part[...] = 1.0
     part[1, :] = 2.0
     assert backend.to_host(x).tolist() == [0.0] * 4 + [1.0] * 3 + [2.0] * 3 + [0.0] * 2
+
+
+@about("full", "setitem", "from_host", "copy")
+@pytest.mark.parametrize("dtype", REALS)
+def test_a_negative_zero_keeps_its_sign(backend: Backend, dtype: str) -> None:
+    """Where a number is spread out, and where an array has but one."""
+    native = backend.dtypes[dtype]
+    minus, tiny = np.asarray(-0.0, dtype), -float(np.finfo(dtype).smallest_subnormal) / 4
+    x = backend.from_host(np.ones((2, 3), dtype))
+    y = backend.from_host(np.ones((2, 3), dtype))
+    backend.setitem(x, ..., -0.0)
+    backend.setitem(y, (slice(None), backend.from_host(np.array([2, 0, 1]))), -0.0)
+    made = {
+        "full": backend.full((2, 3), -0.0, dtype=native), "full of one": backend.full((), -0.0, dtype=native),
+        "full of what is too small": backend.full((2,), tiny, dtype=native),
+        "asarray": backend.asarray([-0.0], dtype=native), "copy": backend.copy(backend.from_host(minus)),
+        "from_host": backend.from_host(minus), "from_host_later": backend.from_host_later(minus),
+        "setitem": x, "setitem at integers": y,
+    }  # fmt: skip
+    for title, array in made.items():
+        found = backend.to_host(array)
+        assert found.dtype == dtype
+        assert not found.any(), title
+        assert np.signbit(found).all(), f"{title}: 0.0, not -0.0"
+    assert not np.signbit(backend.to_host(backend.full((2,), 0.0, dtype=native))).any()
+
+
+@about("from_host", "reshape", "concat", "where", "copy")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_subnormal_numbers(backend: Backend, dtype: str) -> None:
+    """Moves keep them; in arithmetic they are themselves or zeros of their sign."""
+    tiny = float(np.finfo(dtype).smallest_normal)
+    x = np.array([tiny, -tiny, 3 * tiny, tiny / 8, -tiny / 8, 0.0], dtype)
+    placed, mask = backend.from_host(x), np.array([True, False, True, False, True, False])
+    moved = {
+        "reshape": (backend.reshape(placed, (2, 3)), x.reshape(2, 3)),
+        "concat": (backend.concat([placed, placed]), np.concat([x, x])),
+        "copy": (backend.copy(placed), x),
+        "where": (backend.where(backend.from_host(mask), placed, placed), x),
+        "full": (backend.full((2,), tiny / 8, dtype=backend.dtypes[dtype]), np.full(2, tiny / 8, dtype)),
+    }
+    for title, (result, expected) in moved.items():
+        assert_agree(title, backend.to_host(result), expected)
+    computed = {
+        "multiply": (backend.multiply(placed, 0.25), x * 0.25), "add": (backend.add(placed, placed), x + x),
+        "subtract": (backend.subtract(placed, tiny), x - tiny), "negative": (backend.negative(placed), -x),
+        "divide": (backend.divide(placed, 4.0), x / 4), "maximum": (backend.maximum(placed, -1.0), x),
+        "sum": (backend.sum(placed), x.sum()), "abs": (backend.abs(placed), np.abs(x)),
+        "linear": (backend.activate(placed, "leaky_relu", 0.01), np.where(x > 0, x, x * x.dtype.type(0.01))),
+    }  # fmt: skip
+    for title, (result, expected) in computed.items():
+        found = backend.to_host(result)
+        room = 6 * tiny if title == "sum" else tiny
+        assert (np.abs(found - expected) <= room).all(), title
+        assert (found * expected >= 0).all(), title
 
 
 @about("copy", "astype")

@@ -139,6 +139,17 @@ def test_values_from_pinned_memory(backend: Backend) -> None:
     assert_agree("from_host_later", backend.to_host(copied), x)
 
 
+@about("from_host", "pin")
+@pytest.mark.parametrize("part", [slice(None), slice(3, 9)])
+def test_values_from_pinned_memory_are_copied_at_once(backend: Backend, part: slice) -> None:
+    """By `from_host`: the buffer may be filled anew after it, whole or in part."""
+    x = _values((500, 70), "float32")
+    pinned = backend.pin(x.copy())
+    copied = backend.from_host(pinned[part])
+    pinned[...] = -1
+    assert_agree("from_host", backend.to_host(copied), x[part])
+
+
 # ---------------------------------------------------------------------- waiting, memory, time
 
 
@@ -156,6 +167,16 @@ def test_prepare(backend: Backend) -> None:
     """As often as anybody likes."""
     for _ in range(2):
         backend.prepare()
+
+
+@about("memory_stats")
+def test_memory_of_two_objects(backend: Backend) -> None:
+    """Of one device: each tells, also after the other, and their peaks are not below what is in use."""
+    other = type(backend)(backend.device.index)
+    for _ in range(2):
+        for each in (backend, other):
+            stats = each.memory_stats()
+            assert stats.peak is None or stats.peak >= stats.current
 
 
 @about("memory_stats", "free_memory")
