@@ -11,6 +11,9 @@ also runs with the differentiable operations in place of `self`, so one formula 
 
 Arrays need `shape`, `dtype`, `ndim`, arithmetic, indexing and assignment to an index; basic slices are views, and
 the results of `reshape` on contiguous arrays are too. One `Backend` object serves one device.
+
+Arithmetic and comparisons may take subnormal numbers for zeros of their sign; moves keep them, and the sign of zero.
+Where bfloat16 is offered, every array function knows it. Hyperparameters of kernels may be numbers of NumPy.
 """
 
 from __future__ import annotations
@@ -312,6 +315,7 @@ class Backend(ABC):
         """A new array on this device, C-contiguous, with the values and the dtype of a NumPy array, which is copied.
 
         The NumPy array has any layout and this machine's byte order: gradflow converts others, and subclasses, before.
+        It may change after the return, also where it is one from `pin`.
         """
 
     def host_values(self, array: Array) -> Any:
