@@ -26,6 +26,7 @@ from gradflow.dtypes import DTYPES
 ROOTS = {"cupy": "cupy", "self.cupy": "cupy", "cupyx": "cupyx", "self.cupyx": "cupyx", "self.cublas": "cupy.cublas"}
 
 CORE_CALLS: dict[str, set[str]] = {
+    "asarray": {"dtype", "copy"},
     "empty": {"dtype"}, "zeros": {"dtype"}, "ones": {"dtype"}, "full": {"dtype"}, "arange": {"dtype"},
     "zeros_like": set(), "ones_like": set(), "where": set(), "matmul": {"out"}, "broadcast_to": {"shape"},
     "round": set(), "sum": {"axis", "keepdims"}, "prod": {"axis", "keepdims"}, "mean": {"axis", "keepdims"},
