@@ -54,7 +54,7 @@ HOST = {"numpy"}
 PYTEST_ONLY = ("gradflow.testing.conformance", "gradflow.testing.plugin")
 """What only pytest imports."""
 ALLOWED_OF_BACKENDS = {"gradflow.backend", "gradflow.dtypes"}
-LIBRARIES_OF_BACKENDS = {"gradflow_numpy": {"numpy"}, "gradflow_cupy": {"numpy"}}
+LIBRARIES_OF_BACKENDS = {"gradflow_numpy": {"numpy"}, "gradflow_cupy": set()}
 COMPILED = "gradflow_numpy.compiled"
 """What is imported when its first function runs: all of it is made by numba."""
 

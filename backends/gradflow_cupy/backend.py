@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
 
-import numpy
-
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Array, Diagnosis, Event, MemoryStats
 from gradflow.dtypes import DTYPES
 from gradflow_cupy import diagnosis
@@ -47,9 +45,10 @@ class CupyBackend(LossKernels, OptimizerKernels):
     def __init__(self, index: int = 0) -> None:
         import cupy
         import cupyx
+        import numpy
         from cupy import cublas
 
-        self.cupy, self.cupyx, self.cublas = cupy, cupyx, cublas
+        self.cupy, self.cupyx, self.cublas, self.numpy = cupy, cupyx, cublas, numpy
         super().__init__(cupy, index)
         self._place = cupy.cuda.Device(index)
         self._peak: PeakCounter | None = None
@@ -71,7 +70,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
     def _find_dtypes(self, namespace: Any) -> dict[str, Any]:
         found = {n: namespace.dtype(getattr(namespace, n)) for n in DTYPES if hasattr(namespace, n)}
-        if numpy.lib.NumpyVersion(numpy.__version__) >= "2.1.2":  # as CuPy: earlier ones crash with it
+        if self.numpy.lib.NumpyVersion(self.numpy.__version__) >= "2.1.2":  # as CuPy: earlier ones crash with it
             with contextlib.suppress(ImportError):
                 found["bfloat16"] = namespace.dtype(importlib.import_module("ml_dtypes").bfloat16)
         return found
@@ -151,7 +150,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
     def from_host(self, values: Any) -> Array:
         # what is not page-locked goes through a page-locked copy that CuPy makes first: nothing waits
-        return self._copied(numpy.asarray(values), blocking=self._is_pinned(values))
+        return self._copied(self.numpy.asarray(values), blocking=self._is_pinned(values))
 
     def copy(self, x: Array) -> Array:
         return self.cupy.array(x, order="C")
@@ -163,7 +162,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
     def from_host_later(self, values: Any) -> Array:
         """As in the contract. The GPU copies page-locked values itself; CuPy keeps them until then."""
-        return self._copied(numpy.asarray(values), blocking=False)
+        return self._copied(self.numpy.asarray(values), blocking=False)
 
     def _copied(self, values: Any, blocking: bool) -> Array:
         if not values.ndim:  # CuPy would fill an array with the number, and make 0.0 of -0.0
@@ -171,7 +170,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return self.cupy.array(values, order="C", blocking=blocking)
 
     def _is_pinned(self, values: Any) -> bool:
-        if not (isinstance(values, numpy.ndarray) and values.size and values.flags.c_contiguous):
+        if not (isinstance(values, self.numpy.ndarray) and values.size and values.flags.c_contiguous):
             return False
         runtime = self.cupy.cuda.runtime
         return bool(runtime.pointerGetAttributes(values.ctypes.data).type == runtime.memoryTypeHost)

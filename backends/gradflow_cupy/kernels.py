@@ -14,8 +14,6 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-import numpy
-
 THREADS = 256
 """Threads of a block; MAX_THREADS in common.cuh."""
 TILE_COLUMNS = 32
@@ -81,15 +79,19 @@ def _array(value: Any) -> Any:
     return value
 
 
-def _integer(kind: Callable[[int], Any]) -> Callable[[Any], Any]:
-    return lambda value: kind(int(value) if isinstance(value, (bool, numpy.bool_)) else index(value))
+@cache
+def conversions() -> dict[str, Callable[[Any], Any]]:
+    """What makes a scalar one of a C++ type; OverflowError where it does not fit."""
+    import numpy
 
+    def integer(kind: Callable[[int], Any]) -> Callable[[Any], Any]:
+        return lambda value: kind(int(value) if isinstance(value, (bool, numpy.bool_)) else index(value))
 
-_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
-    "double": float, "int": _integer(numpy.int32), "unsigned int": _integer(numpy.uint32),
-    "index_t": _integer(numpy.int64), "word_t": _integer(numpy.uint64),
-}  # fmt: skip
-"""What makes a scalar one of the C++ type; OverflowError where it does not fit."""
+    return {
+        "double": float, "int": integer(numpy.int32), "unsigned int": integer(numpy.uint32),
+        "index_t": integer(numpy.int64), "word_t": integer(numpy.uint64),
+    }  # fmt: skip
+
 
 _kernels: dict[tuple[str, str], tuple[Any, tuple[Callable[[Any], Any], ...]]] = {}
 
@@ -115,7 +117,7 @@ def launch(name: str, dtype: str, grid: Grid, block: Grid, *arguments: Any) -> N
     if found is None:
         expression = name if name in UNTYPED else f"{name}<{REAL_TYPES[dtype]}>"
         kernel = _module(_SOURCE_OF[name]).get_function(expression)
-        convert = tuple(_CONVERSIONS.get(t, _array) for t in parameter_types(_SOURCE_OF[name])[name])
+        convert = tuple(conversions().get(t, _array) for t in parameter_types(_SOURCE_OF[name])[name])
         found = _kernels[name, dtype] = kernel, convert
     kernel, convert = found
     if len(arguments) != len(convert):

@@ -255,7 +255,7 @@ def test_every_parameter_of_a_kernel_has_a_known_type() -> None:
         found = kernels.parameter_types(source)
         assert set(found) == set(names)
         for types in found.values():
-            assert all(t.endswith("*") or t in kernels._CONVERSIONS for t in types), types
+            assert all(t.endswith("*") or t in kernels.conversions() for t in types), types
 
 
 def test_labels_are_cast_once(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
