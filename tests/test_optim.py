@@ -8,6 +8,7 @@ import math
 import pickle
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -748,6 +749,21 @@ def _put(state: dict[str, Any], value: Any, *path: Any) -> None:
         (lambda s: _put(s, "text", "state", 3, "exp_avg"), TypeError),
         (lambda s: _put(s, {"step": 1}, "state", 4), ValueError),
         (lambda s: _put(s, -1.0, "param_groups", 0, "lr"), ValueError),
+        (lambda s: _put(s, -1, "steps"), ValueError),
+        (lambda s: _put(s, 1.5, "steps"), ValueError),
+        (lambda s: _put(s, True, "steps"), ValueError),
+        (lambda s: _put(s, "many", "steps"), ValueError),
+        (lambda s: _put(s, float("nan"), "steps"), ValueError),
+        (lambda s: _put(s, float("inf"), "steps"), ValueError),
+        (lambda s: _put(s, -3, "state", 3, "step"), ValueError),
+        (lambda s: _put(s, 2.5, "state", 3, "step"), ValueError),
+        (lambda s: _put(s, gf.tensor([1.0, 2.0]), "state", 3, "step"), ValueError),
+        (lambda s: _put(s, gf.tensor([1.0, -1e-9]), "state", 3, "exp_avg_sq"), ValueError),
+        (lambda s: _put(s, gf.tensor([1.0, math.nan]), "state", 3, "exp_avg_sq"), ValueError),
+        (lambda s: _put(s, gf.tensor([1.0, math.inf]), "state", 3, "exp_avg"), ValueError),
+        (lambda s: _put(s, gf.tensor([1, 2], dtype="int64"), "state", 3, "exp_avg"), TypeError),
+        (lambda s: _put(s, gf.tensor([1.0, 2.0]), "state", 3, "max_exp_avg_sq"), ValueError),
+        (lambda s: _put(s, None, "state", 3, "momentum_buffer"), ValueError),
         (lambda s: _put(s, 0.5, "param_groups", 0, "momentum"), ValueError),
         (lambda s: s["param_groups"].append(s["param_groups"][0]), ValueError),
         (lambda s: s["param_groups"][0]["params"].append(4), ValueError),
@@ -772,6 +788,34 @@ def test_a_state_that_does_not_fit_leaves_the_optimizer_untouched(change: Any, e
     assert_same(model, values(control))
 
 
+@pytest.mark.parametrize("name", ["SGD momentum", "Adam", "RMSprop all"])
+def test_no_negative_mean_of_squares_and_no_unknown_name_is_loaded(name: str) -> None:
+    p = parameter([1.0, 2.0])
+    optimizer = MAKERS[name]([p])
+    p.sum().backward()
+    optimizer.step()
+    for kind in (*optimizer.state_dict()["state"][0], "variance"):
+        state = optimizer.state_dict()
+        state["state"][0][kind] = -3 if kind == "step" else gf.tensor([1.0, -1.0])
+        if kind in ("step", "variance") or kind.endswith(("_sq", "square_avg")):
+            with pytest.raises(ValueError, match=r"count|negative|lacks"):
+                optimizer.load_state_dict(state)
+        else:
+            optimizer.load_state_dict(state)
+    steps = optimizer.state_dict()
+    steps["state"][0]["step"] = gf.tensor(4.0)  # as PyTorch has it
+    optimizer.load_state_dict(steps)
+    assert optimizer.state_dict()["state"][0]["step"] == 4
+
+
+@pytest.mark.parametrize("given", ["adam.pt", Path("adam.pt"), [1], None])
+def test_what_is_no_state_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="load_state_dict takes a state, as state_dict"):
+        SGD([parameter([1.0])]).load_state_dict(given)
+    with pytest.raises(TypeError, match="load_state_dict takes a state, as state_dict"):
+        network().load_state_dict(given)
+
+
 @pytest.mark.parametrize(("a", "b"), [("SGD", "Adam"), ("Adam", "RMSprop"), ("RMSprop", "SGD")])
 def test_a_state_of_another_optimizer_is_refused(a: str, b: str) -> None:
     state = MAKERS[a]([parameter([1.0])]).state_dict()
@@ -791,6 +835,259 @@ def test_a_model_and_its_optimizer_are_copied_together(device: str, make: Any, c
     assert_same(model, before)
     train(model, optimizer, range(3, 6))
     assert_same(twin, values(model))
+
+
+@every_optimizer
+def test_a_shallow_copy_has_groups_and_state_of_its_own_and_the_same_parameters(device: str, make: Any) -> None:
+    model, control = network(), network()
+    optimizer, reference = make(model.parameters()), make(control.parameters())
+    train(model, optimizer, range(3))
+    train(control, reference, range(3))
+    twin = copy.copy(optimizer)
+    twin.param_groups[0]["lr"] = 100.0
+    twin.param_groups[0]["params"].pop()
+    twin.defaults["lr"] = 100.0
+    assert optimizer.param_groups[0]["lr"] != 100.0
+    train(model, optimizer, range(3, 6))
+    train(control, reference, range(3, 6))
+    assert_same(model, values(control))
+    twin = copy.copy(optimizer)
+    train(model, twin, range(6, 9))
+    train(control, reference, range(6, 9))
+    assert_same(model, values(control))
+
+
+# ---------------------------------------------------------------------- memory seen from elsewhere
+
+
+def shared_pair(way: str) -> tuple[gf.Tensor, gf.Tensor]:
+    """A parameter, and a tensor that sees its memory in the shape of that transposed or the same."""
+    w = parameter([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    if way == "alias":
+        return w, w.detach()
+    if way == "view":
+        return w, w.detach().T
+    return w, w.detach()[0]
+
+
+@every_optimizer
+@pytest.mark.parametrize("way", ["alias", "view", "row"])
+def test_an_alias_sees_what_an_optimizer_trains(device: str, make: Any, way: str) -> None:
+    w, other = shared_pair(way)
+    control = parameter([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    optimizer, reference = make([parameter([0.0]), w]), make([parameter([0.0]), control])
+    for _ in range(3):
+        for p, o in ((w, optimizer), (control, reference)):
+            o.zero_grad()
+            (p * p).sum().backward()
+            o.step()
+        expected = {"alias": w, "view": w.T, "row": w[0]}[way]
+        assert other.tolist() == expected.tolist()
+    assert w.tolist() == control.tolist()  # to the bit
+
+
+@every_optimizer
+def test_the_array_behind_asarray_sees_what_an_optimizer_trains(make: Any) -> None:
+    whole = np.arange(6.0).reshape(2, 3)
+    for array in (whole, whole[0], whole.T, whole[:, ::2]):
+        w = gf.asarray(array, device="cpu").requires_grad_()
+        optimizer = make([w])
+        for _ in range(2):
+            before = array.copy()
+            (w * 3.0).sum().backward()
+            optimizer.step()
+            assert w.tolist() == array.tolist()
+            assert (before != array).all()
+        array[...] = 100.0  # and the parameter sees what is done to the array
+        optimizer.step()
+        assert w.tolist() == array.tolist()
+        assert (np.abs(array - 100.0) < 5.0).all()
+
+
+@pytest.mark.parametrize("name", ["SGD", "SGD momentum", "Adam", "AdamW", "RMSprop", "RMSprop all"])
+def test_a_decoder_whose_weight_is_the_encoders_transposed_trains_as_in_pytorch(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    start = np.random.default_rng(0).normal(size=(2, 3))
+    x = np.random.default_rng(1).normal(size=(8, 3))
+    kind, *_ = name.split()
+    options: dict[str, Any] = {
+        "SGD": {"lr": 0.1}, "SGD momentum": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}, "Adam": {"lr": 0.01},
+        "AdamW": {"lr": 0.01}, "RMSprop": {"lr": 0.01}, "RMSprop all": {"lr": 0.01, "momentum": 0.5, "centered": True},
+    }[name]  # fmt: skip
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    their_decoder = torch.nn.Parameter(theirs.data.T)
+    ours = nn.Parameter(gf.tensor(start, device="cpu"))
+    decoder = nn.Parameter(ours.detach().T)
+    one = getattr(torch.optim, kind)([theirs, their_decoder], **options)
+    other = getattr(optim, kind)([ours, decoder], **options)
+    for _ in range(5):
+        one.zero_grad()
+        other.zero_grad()
+        batch = torch.tensor(x)
+        ((batch @ theirs.T @ their_decoder.T - batch) ** 2).mean().backward()
+        data = gf.tensor(x, device="cpu")
+        gf.mse_loss(gf.linear(gf.linear(data, ours), decoder), data).backward()
+        one.step()
+        other.step()
+        assert decoder.tolist() == ours.T.tolist()
+        np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), rtol=1e-12, atol=1e-14)
+
+
+def test_a_parameter_moves_in_when_nothing_else_sees_its_memory_any_more(device: str) -> None:
+    w, alias = shared_pair("alias")
+    optimizer = SGD([w], lr=0.5)
+    (block,) = optimizer._blocks
+    assert block.members[0].outside
+    w.sum().backward()
+    optimizer.step()
+    del alias
+    optimizer.step()
+    assert not block.members[0].outside
+    assert w.array is block.members[0].values
+    assert w.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+
+
+def test_an_alias_of_a_trained_parameter_stays_with_it_under_another_optimizer(device: str) -> None:
+    w = parameter([1.0, 2.0])
+    first = SGD([w], lr=1.0)
+    alias = w.detach()
+    second = SGD([w], lr=1.0)
+    w.sum().backward()
+    for optimizer in (first, second, first):
+        optimizer.step()
+        assert alias.tolist() == w.tolist()
+    assert w.tolist() == [-2.0, -1.0]
+
+
+def test_what_nothing_else_sees_lies_in_the_buffer(device: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.MLP([4, 5, 2], dropout=0.1))
+    copied = copy.deepcopy(model)
+    loss = model(gf.ones((2, 3))).sum()  # which reads the parameters, and sees their values as they are now
+    models = [model, copied, pickle.loads(pickle.dumps(model)), copy.deepcopy(copied).to("float64")]
+    made = [
+        lambda: gf.random.normal((3, 4)),
+        lambda: gf.tensor(np.ones(3)),
+        lambda: gf.ones((3, 3)).sum(axis=0).detach(),
+    ]
+    for parameters in [*[list(m.parameters()) for m in models], *[[make().requires_grad_()] for make in made]]:
+        for _ in range(2):  # also where another optimizer has had them
+            optimizer = SGD(parameters)
+            assert not any(m.outside for block in optimizer._blocks for m in block.members)
+    loss.backward()
+
+
+def test_a_saved_value_that_a_step_changes_outside_of_the_buffer_is_an_error() -> None:
+    w, alias = shared_pair("alias")
+    optimizer = SGD([w])
+    y = (w * w).sum()
+    y.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward()
+    assert alias.tolist() == w.tolist()
+
+
+# ---------------------------------------------------------------------- edits of param_groups
+
+
+def regroup(optimizer: Optimizer, more: gf.Tensor, *, move: bool) -> None:
+    """Another group with `more`; the first parameter goes there, or the first group goes away."""
+    optimizer.add_param_group({"params": [more]})
+    first, second = optimizer.param_groups
+    if move:
+        second["params"].insert(0, first["params"].pop(0))
+    else:
+        del optimizer.param_groups[0]
+
+
+EDITS: dict[str, tuple[Callable[[Any, gf.Tensor], Any], list[int]]] = {
+    "append": (lambda o, more: o.param_groups[0]["params"].append(more), [0, 1, 2, 3]),
+    "remove": (lambda o, more: o.param_groups[0]["params"].pop(1), [0, 2]),
+    "replace": (lambda o, more: o.param_groups[0]["params"].__setitem__(1, more), [0, 2, 3]),
+    "assign": (lambda o, more: o.param_groups[0].update(params=[more, o.param_groups[0]["params"][0]]), [0, 3]),
+    "append a group": (lambda o, more: o.param_groups.append({"params": [more]}), [0, 1, 2, 3]),
+    "remove a group": (lambda o, more: regroup(o, more, move=False), [3]),
+    "move to another group": (lambda o, more: regroup(o, more, move=True), [0, 1, 2, 3]),
+    "assign the groups": (lambda o, more: setattr(o, "param_groups", [{"params": [more]}]), [3]),
+}
+"""Edits of the groups of an optimizer of three parameters; who is trained from then on, 3 being one more."""
+
+
+@every_optimizer
+@pytest.mark.parametrize("kind", EDITS)
+def test_edits_of_the_groups_decide_who_is_trained(device: str, make: Any, kind: str) -> None:
+    """As if each parameter had been trained alone, by an optimizer of its own."""
+    starts = [[1.0, 2.0], [3.0], [[4.0]], [5.0, 6.0]]
+    ours = [parameter(start) for start in starts]
+    alone = [parameter(start) for start in starts]
+    optimizer = make(ours[:3])
+    singles = [make([p]) for p in alone]
+
+    def step(trained: list[int]) -> None:
+        optimizer.zero_grad()
+        for p in (*ours, *alone):
+            if not any(p is ours[i] for i in trained):
+                p.zero_grad()
+            (p * p * 0.5).sum().backward()
+        optimizer.step()
+        for i in trained:
+            singles[i].step()
+
+    step([0, 1, 2])
+    step([0, 1, 2])
+    edit, trained = EDITS[kind]
+    edit(optimizer, ours[3])
+    for _ in range(3):
+        step(trained)
+    for p, single in zip(ours, alone, strict=True):
+        assert p.tolist() == single.tolist()
+    state = optimizer.state_dict()
+    assert sum(len(group["params"]) for group in state["param_groups"]) == len(trained)
+    optimizer.load_state_dict(state)
+
+
+def test_an_edit_that_does_not_fit_is_refused_before_anything_changes(device: str) -> None:
+    p, q = parameter([1.0]), parameter([2.0])
+    optimizer = SGD([p], lr=1.0)
+    for bad, error in (
+        (lambda: optimizer.param_groups[0]["params"].append(p), ValueError),
+        (lambda: optimizer.param_groups[0]["params"].append(q * 2.0), TypeError),
+        (lambda: optimizer.param_groups[0]["params"].append(3), TypeError),
+        (lambda: optimizer.param_groups.append({"params": [p]}), ValueError),
+        (lambda: optimizer.param_groups.append([q]), TypeError),
+        (lambda: optimizer.param_groups.append({"params": [q], "speed": 2.0}), ValueError),
+    ):
+        kept = [{**group, "params": list(group["params"])} for group in optimizer.param_groups]
+        bad()
+        p.sum().backward()
+        for use in (optimizer.step, optimizer.state_dict, lambda: copy.deepcopy(optimizer)):
+            with pytest.raises(error):
+                use()
+        assert p.tolist() == [1.0]
+        optimizer.param_groups = kept
+        optimizer.zero_grad()
+
+
+def test_a_captured_step_follows_an_edit_of_the_groups(device: str) -> None:
+    p, q = parameter([1.0]), parameter([1.0])
+    optimizer = SGD([p], lr=0.25)
+
+    @gf.capture
+    def step(x: gf.Tensor) -> gf.Tensor:
+        optimizer.zero_grad()
+        q.zero_grad()
+        loss = (p * x).sum() + (q * x).sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    x = gf.ones(1)
+    for _ in range(5):
+        step(x)
+    optimizer.param_groups[0]["params"].append(q)
+    for _ in range(5):
+        step(x)
+    assert (p.item(), q.item()) == (-1.5, -0.25)
 
 
 # ---------------------------------------------------------------------- clipping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from gradflow.device import DeviceLike, get_backend
@@ -312,6 +313,11 @@ class Module:
         several names (which PyTorch takes the last of); TypeError for integers in place of floating-point numbers, and
         the reverse.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"load_state_dict takes a state, as state_dict() gives it; got {type(state).__name__}"
+                + (f" {state!r}: read the file first" if isinstance(state, (str, Path)) else "")
+            )
         own = self._state()
         names = Incompatible([n for n in own if n not in state], [n for n in state if n not in own])
         if strict and (names.missing_keys or names.unexpected_keys):

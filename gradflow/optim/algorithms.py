@@ -27,6 +27,8 @@ class SGD(Optimizer):
     Raises ValueError for a hyperparameter out of range, or Nesterov's without momentum or with dampening.
     """
 
+    _known_state = ("momentum_buffer",)
+
     def __init__(
         self,
         parameters: Parameters,
@@ -80,6 +82,7 @@ class Adam(Optimizer):
     betas: the decays of the mean and of the mean square of gradients. ValueError for a hyperparameter out of range.
     """
 
+    _known_state = ("exp_avg", "exp_avg_sq")
     _decoupled = False
 
     def __init__(
@@ -154,6 +157,8 @@ class RMSprop(Optimizer):
 
     alpha: the decay of the mean square. Raises ValueError for a hyperparameter out of range.
     """
+
+    _known_state = ("square_avg", "grad_avg", "momentum_buffer")
 
     def __init__(
         self,

@@ -3,11 +3,15 @@
 The tensors of the model become views of the buffer, and backward passes write gradients straight into the other, so
 that an optimizer step is one pass over whole arrays. Each parameter starts at a multiple of 256 bytes; the gaps hold
 zeros, which no step changes.
+
+A parameter whose memory others see (another parameter that is a view of it, a detached alias, the NumPy array behind
+`asarray`) stays where it is as long as they do: a step copies it into the buffer, and its new values back.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -34,9 +38,12 @@ class Past:
 
 
 class Member:
-    """A parameter's place in a block: its tensor, [start, stop), the views of values and gradients, and its past."""
+    """A parameter's place in a block: its tensor, [start, stop), the views of values and gradients, and its past.
 
-    __slots__ = ("gradient", "index", "past", "start", "stop", "tensor", "values")
+    `outside`: whether the tensor is not in its place, because others see its memory.
+    """
+
+    __slots__ = ("gradient", "index", "outside", "past", "start", "stop", "tensor", "values")
 
     def __init__(self, tensor: Tensor, index: int, start: int) -> None:
         self.tensor = tensor
@@ -44,8 +51,33 @@ class Member:
         self.start = start
         self.stop = start + tensor.size
         self.past: Past
+        self.outside = False
         self.values: Array = None
         self.gradient: Array = None
+
+
+class _Place(Memory):
+    """The memory of a place in a block: nobody else has its array, though it is a part of a larger one."""
+
+    __slots__ = ()
+
+
+_sample = Tensor(object(), None)  # type: ignore[arg-type]
+_ONCE = sys.getrefcount(_sample.array)
+"""The count of references to what one tensor alone refers to."""
+
+
+def _is_seen_elsewhere(tensor: Tensor) -> bool:
+    """Whether anything else that is alive refers to the memory of a tensor: a tensor, an array, the array's base."""
+    if not hasattr(tensor.array, "__setitem__"):  # a NumPy scalar
+        return False
+    if tensor._memory is not None and sys.getrefcount(tensor._memory) > _ONCE:
+        return True
+    if isinstance(tensor._memory, _Place):
+        return False
+    if sys.getrefcount(tensor.array) > _ONCE:
+        return True
+    return getattr(tensor.array, "base", None) is not None and sys.getrefcount(tensor.array.base) > _ONCE
 
 
 class Block:
@@ -63,6 +95,7 @@ class Block:
             end = member.stop
             groups.append(group)
         self.size = end
+        self.some_outside = False
         self.values = backend.zeros((end,), dtype=native)
         self.gradients = backend.zeros((end,), dtype=native)
         self.state: dict[str, Array] = {}
@@ -83,18 +116,22 @@ class Block:
         return self.state[name]
 
     def _adopt(self, member: Member) -> None:
-        """Make the member's tensor a view of this block, its values unchanged."""
+        """Make the member's tensor a view of this block, its values unchanged, unless its memory is seen elsewhere."""
         tensor = member.tensor
         if tensor.backend is not self.backend or tensor.array.dtype != self.native:
             raise RuntimeError(
                 f"parameter {member.index} was moved to {tensor.dtype} on {tensor.device} after the optimizer was "
                 "made; make the optimizer after model.to(...)"
             )
+        member.outside = _is_seen_elsewhere(tensor)
+        self.some_outside |= member.outside
+        if member.outside:
+            return
         self.backend.setitem(member.values, ..., tensor.array)
         tensor.array = member.values
         note_change()
         changed = 0 if tensor._memory is None else tensor._memory.changed
-        tensor._memory = Memory(changed)  # of its own: views made before stay with the old one
+        tensor._memory = _Place(changed)
 
     def set_pasts(self, pasts: Sequence[tuple[int, int, frozenset[str]]]) -> None:
         """Give each member its group, its count of steps, and the names of the state arrays that these have filled."""
@@ -106,6 +143,7 @@ class Block:
     def refresh(self) -> list[Member]:
         """Bring in what was changed outside, values and gradients; the members that have a gradient."""
         ready = []
+        self.some_outside = False
         outside: list[tuple[Member, Leaf, Array]] = []
         for member in self.members:
             tensor = member.tensor
@@ -130,14 +168,15 @@ class Block:
 
     def runs(self, ready: list[Member]) -> Iterator[tuple[slice, list[Member]]]:
         """Members that have a gradient, in runs of one past without a gap: the range and the members of each."""
-        whole = len(ready) == len(self.members)
+        whole = len(ready) == len(self.members) and not self.some_outside
         if whole and ready[0].past.count == len(ready):
             yield slice(0, self.size), ready
             return
         chosen = set(ready)
         run: list[Member] = []
         for member in self.members:
-            if run and not (member in chosen and member.past is run[0].past):
+            alone = member.outside or (run and run[0].outside)
+            if run and (alone or not (member in chosen and member.past is run[0].past)):
                 yield slice(run[0].start, run[-1].stop), run
                 run = []
             if member in chosen:
@@ -145,8 +184,17 @@ class Block:
         if run:
             yield slice(run[0].start, run[-1].stop), run
 
+    def bring_in(self, members: Sequence[Member]) -> None:
+        """Copy the values of members that are outside to their places."""
+        for member in members:
+            if member.outside:
+                self.backend.setitem(member.values, ..., member.tensor.array)
+
     def changed(self, members: Sequence[Member], filled: frozenset[str]) -> None:
-        """Note a change in place of the members' values, count a step of each, and what is now `filled` of them."""
+        """Note a change in place of the members' values, count a step of each, and what is now `filled` of them.
+
+        Members that are outside get the values of their places.
+        """
         now = time_of_change()
         past = members[0].past
         if past.count > len(members):  # the others stay as they were
@@ -157,7 +205,11 @@ class Block:
         past.step += 1
         past.filled = filled
         for member in members:
-            member.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` made it
+            if member.outside:
+                self.backend.setitem(member.tensor.array, ..., member.values)
+                member.tensor._bump()
+            else:
+                member.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` made it
 
 
 def make_blocks(groups: Sequence[Sequence[Tensor]], first: int = 0) -> list[Block]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
+from operator import is_
+from pathlib import Path
 from typing import Any
 
 from gradflow.backend import Array
-from gradflow.ops import asarray
+from gradflow.ops import all as all_
+from gradflow.ops import asarray, greater_equal, isfinite
 from gradflow.optim.flat import Block, make_blocks
 from gradflow.recording import as_one_call
 from gradflow.tensor import Tensor
@@ -30,16 +33,24 @@ def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> f
 
 
 class Optimizer:
-    """Changes parameters after their gradients. `param_groups` holds the hyperparameters of each group, to be changed.
+    """Changes parameters after their gradients.
+
+    `param_groups` holds the parameters ("params") and hyperparameters of each group. What is changed there takes effect
+    at once; a parameter that is moved to another group keeps its state.
 
     parameters: leaves that are floating-point tensors, or groups: mappings with "params" and hyperparameters of
     their own. The learning rate `lr` is a number, or a schedule: a function of the count of steps, from 0.
-    The parameters become views of a flat buffer: make the optimizer after the model is where it shall be.
+    The parameters become views of a flat buffer: make the optimizer after the model is where it shall be. One whose
+    memory is seen from elsewhere (by a parameter that is a view of it, a detached alias, the NumPy array behind
+    `gradflow.asarray`) stays where it is as long as that is so, which costs two copies a step.
     Raises ValueError for no parameters, one given twice, or a hyperparameter out of range; TypeError for what is no
     leaf.
     """
 
     param_groups: list[dict[str, Any]]
+    _blocks: list[Block]
+    _known_state: tuple[str, ...]
+    """The names of all state arrays, which the groups may or may not need."""
 
     def __init__(self, parameters: Parameters, defaults: Mapping[str, Any]) -> None:
         if isinstance(parameters, Tensor):
@@ -56,18 +67,23 @@ class Optimizer:
         self.steps = 0
         for group in given if isinstance(given[0], Mapping) else [{"params": given}]:
             self._append(group)
-        self._blocks = self._make_blocks()
+        self._make_blocks()
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Train more parameters: a mapping with "params" and hyperparameters of their own. Raises as the making does.
 
         A schedule goes on with the optimizer's count of steps.
         """
+        self._follow_edits()
         self._append(group)
-        self._blocks += self._make_blocks(len(self.param_groups) - 1)
+        self._make_blocks(len(self.param_groups) - 1)
 
     def _append(self, group: Mapping[str, Any]) -> None:
         """Check a group and add it to `param_groups`."""
+        self.param_groups.append(self._checked(group, self.param_groups))
+
+    def _checked(self, group: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """A group with all its hyperparameters; raises for what is wrong with it, beside the `others`."""
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError("a parameter group is a mapping with 'params'; groups and tensors do not mix")
         unknown = set(group) - set(self.defaults) - {"params"}
@@ -80,7 +96,7 @@ class Optimizer:
         tensors = [members] if isinstance(members, Tensor) else list(members)
         whole = {"params": tensors, **self.defaults, **{k: v for k, v in group.items() if k != "params"}}
         self._check(whole)
-        seen = {id(t) for g in self.param_groups for t in g["params"]}
+        seen = {id(t) for g in others for t in g["params"]}
         for tensor in tensors:
             if not isinstance(tensor, Tensor) or not tensor.is_leaf or not tensor.dtype.is_floating:
                 what = f"a {tensor.dtype} tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
@@ -88,15 +104,43 @@ class Optimizer:
             if id(tensor) in seen:
                 raise ValueError("a parameter is given to the optimizer twice")
             seen.add(id(tensor))
-        self.param_groups.append(whole)
+        return whole
 
-    def _make_blocks(self, first: int = 0) -> list[Block]:
+    def _make_blocks(self, first: int = 0) -> None:
+        """Make blocks for the groups from the `first` on."""
         blocks = make_blocks([group["params"] for group in self.param_groups], first)
         names = {name for group in self.param_groups for name in self._state_names(group)}
         for block in blocks:
             for name in sorted(names):
                 block.state_array(name)
-        return blocks
+        self._blocks = [*self._blocks, *blocks] if first else blocks
+        self._trained = [list(group["params"]) for group in self.param_groups]
+
+    def _follow_edits(self) -> None:
+        """Train what `param_groups` hold now, where that is not what they held: each parameter keeps its state."""
+        groups = self.param_groups
+        if len(groups) == len(self._trained):
+            for group, trained in zip(groups, self._trained, strict=True):
+                tensors = group["params"]
+                if len(tensors) != len(trained) or not all(map(is_, tensors, trained)):
+                    break
+            else:
+                return
+        checked: list[dict[str, Any]] = []
+        for group in groups:
+            checked.append(self._checked(group, checked))
+        for group, whole in zip(groups, checked, strict=True):
+            group.update(whole)
+        before = {id(m.tensor): (block, m) for block in self._blocks for m in block.members}
+        self._make_blocks()
+        for block in self._blocks:
+            pasts = []
+            for m in block.members:
+                old, was = before.get(id(m.tensor), (block, m))
+                pasts.append((m.past.group, was.past.step, was.past.filled))
+                for name in was.past.filled:
+                    block.backend.setitem(block.view(block.state_array(name), m), ..., old.view(old.state[name], was))
+            block.set_pasts(pasts)
 
     # ------------------------------------------------------------------ what a subclass says
 
@@ -129,13 +173,13 @@ class Optimizer:
     @as_one_call
     def zero_grad(self) -> None:
         """Forget all gradients: the next backward pass starts them anew, in the same memory."""
-        for block in self._blocks:
-            for member in block.members:
-                leaf = member.tensor._node
+        for group in self.param_groups:
+            for tensor in group["params"]:
+                leaf = tensor._node
                 if leaf is None:
-                    member.tensor.zero_grad()
+                    tensor.zero_grad()
                 else:
-                    leaf.clear()  # type: ignore[union-attr]
+                    leaf.clear()
 
     @as_one_call
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -144,6 +188,7 @@ class Optimizer:
         `closure`, if given, computes the loss and its gradients first; its result is returned.
         """
         loss = None if closure is None else closure()
+        self._follow_edits()
         rates = [self._rate(group) for group in self.param_groups]
         ready = [block.refresh() for block in self._blocks]
         for block, members_ready in zip(self._blocks, ready, strict=True):
@@ -152,6 +197,8 @@ class Optimizer:
                 group = self.param_groups[past.group]
                 state = {name: block.state_array(name)[part] for name in self._state_names(group)}
                 fresh = not past.filled.issuperset(state)
+                if block.some_outside:
+                    block.bring_in(members)
                 self._update(block, part, state, rates[past.group], past.step + 1, fresh, group)
                 block.changed(members, past.filled.union(state) if fresh else past.filled)
         self.steps += 1
@@ -178,6 +225,7 @@ class Optimizer:
         State arrays are copies, None where a parameter has had no step with them. A learning rate that is a schedule
         is code and not in it: it stays with the optimizer that loads.
         """
+        self._follow_edits()
         state: dict[int, dict[str, Any]] = {}
         for block in self._blocks:
             for m in block.members:
@@ -201,9 +249,19 @@ class Optimizer:
         """Go on from a state that `state_dict` gave, here or on another device. All is checked before anything changes.
 
         Hyperparameters come from the state, but a learning rate that is a schedule stays, as the rest of the code does;
-        it goes on from the step that the state had reached. Raises KeyError or ValueError for a state of other
-        parameters or of another optimizer.
+        it goes on from the step that the state had reached. Raises TypeError for what is no state; KeyError or
+        ValueError for one of other parameters or of another optimizer; and ValueError for steps that are no count,
+        numbers that are not finite, and means of squares that are negative. Waits for the device.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(
+                f"load_state_dict takes a state, as state_dict() gives it; got {type(state_dict).__name__}"
+                + (f" {state_dict!r}: read the file first" if isinstance(state_dict, (str, Path)) else "")
+            )
+        lacking = {"param_groups", "state", "steps"} - set(state_dict)
+        if lacking:
+            raise KeyError(f"the state of an optimizer lacks {', '.join(sorted(lacking))}")
+        self._follow_edits()
         groups = state_dict["param_groups"]
         sizes = [len(group["params"]) for group in self.param_groups]
         if [len(group["params"]) for group in groups] != sizes:
@@ -220,25 +278,26 @@ class Optimizer:
             self._check(new)
             new_groups.append(new)
         members = {m.index: (block, m) for block in self._blocks for m in block.members}
-        steps = int(state_dict["steps"])
+        steps = _count("steps", state_dict["steps"])
         loaded: dict[int, tuple[int, dict[str, Tensor]]] = {}
         for key, entry in state_dict["state"].items():
             index = int(key)
             if index not in members:
                 raise ValueError(f"the state has a parameter {index}; this optimizer has {len(members)}")
             block, m = members[index]
-            arrays = {}
-            for name in self._state_names(new_groups[m.past.group]):
+            for name in ("step", *self._state_names(new_groups[m.past.group])):
                 if name not in entry:
                     raise KeyError(f"the state of parameter {index} lacks {name}")
+            arrays = {}
             for name, value in entry.items():
-                if name == "step" or value is None:
-                    continue
-                arrays[name] = value if isinstance(value, Tensor) else asarray(value, device=block.backend.device)
-                shape = arrays[name].shape
-                if shape != m.tensor.shape:
-                    raise ValueError(f"{name} of parameter {index} has shape {m.tensor.shape}; the state's is {shape}")
-            loaded[index] = int(entry["step"]), arrays
+                if name != "step" and name not in self._known_state:
+                    raise ValueError(
+                        f"the state of parameter {index} has {name}, which {type(self).__name__} lacks; "
+                        f"it has {', '.join(self._known_state)}"
+                    )
+                if name != "step" and value is not None:
+                    arrays[name] = _state_array(f"{name} of parameter {index}", name, value, m.tensor)
+            loaded[index] = _count(f"step of parameter {index}", entry["step"]), arrays
         self.param_groups = new_groups
         self.steps = steps
         for block in self._blocks:
@@ -261,7 +320,9 @@ class Optimizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._blocks = self._make_blocks()
+        self.param_groups = [{**group, "params": list(group["params"])} for group in self.param_groups]
+        self.defaults = dict(self.defaults)
+        self._make_blocks()
         self.load_state_dict(state["_blocks"])
 
     def __repr__(self) -> str:
@@ -270,6 +331,31 @@ class Optimizer:
             shown = {k: v for k, v in group.items() if k != "params"}
             groups.append(f"{len(group['params'])} parameters, " + ", ".join(f"{k}={v}" for k, v in shown.items()))
         return f"{type(self).__name__}({'; '.join(groups)})"
+
+
+def _count(name: str, value: Any) -> int:
+    """A count of steps, also as a tensor or a float without a fraction. ValueError for what is none."""
+    count = value.item() if hasattr(value, "item") else value
+    if isinstance(count, bool) or not isinstance(count, (int, float)) or count != count // 1 or count < 0:
+        raise ValueError(f"{name} is a count, an integer of at least 0; the state's is {value!r}")
+    return int(count)
+
+
+def _state_array(what: str, name: str, value: Any, parameter: Tensor) -> Tensor:
+    """A state array as a tensor. Waits for its device. TypeError or ValueError for what can be none of `parameter`."""
+    array = value if isinstance(value, Tensor) else asarray(value, device=parameter.device)
+    if array.shape != parameter.shape:
+        raise ValueError(f"{what} has shape {parameter.shape}; the state's is {array.shape}")
+    if not array.dtype.is_floating:
+        raise TypeError(f"{what} is floating-point; the state's is {array.dtype}")
+    if not bool(all_(isfinite(array))):
+        raise ValueError(f"{what} has a number in the state that is not finite")
+    if name in _SQUARES and not bool(all_(greater_equal(array, 0.0))):
+        raise ValueError(f"{what} is a mean of squares; the state's has a negative number")
+    return array
+
+
+_SQUARES = ("exp_avg_sq", "square_avg")
 
 
 def check_rate(group: dict[str, Any]) -> None:
