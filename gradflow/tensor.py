@@ -392,24 +392,28 @@ class Tensor:
         return values if dtype is None else values.astype(dtype, copy=False)
 
     def __copy__(self) -> Tensor:
+        """The same values in memory of their own: another leaf; of a computed tensor its `clone`, recorded."""
         if not self.is_leaf:
             return self.clone()
         return type(self)(self.backend.copy(self.array), self.backend).requires_grad_(self.requires_grad)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if not self.is_leaf:
-            raise RuntimeError("only a leaf can be deep-copied; use .detach() to copy the values")
-        out = type(self)(self.backend.copy(self.array), self.backend)
-        if self._node is not None:
-            out.requires_grad_()
-            if self.grad is not None:
-                out.grad = Tensor(self.backend.copy(self.grad.array), self.backend)
+            raise RuntimeError(
+                f"only a leaf can be deep-copied; this is a computed {_describe(self)}, with a graph: "
+                "copy the values with .detach().clone()"
+            )
+        out = self.__copy__()
+        if self._node is not None and self.grad is not None:
+            out.grad = Tensor(self.backend.copy(self.grad.array), self.backend)
         memo[id(self)] = out
         return out
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self.is_leaf:
-            raise RuntimeError("only a leaf can be pickled; use .detach() first")
+            raise RuntimeError(
+                f"only a leaf can be pickled; this is a computed {_describe(self)}: take the values with .detach()"
+            )
         return _unpickle, (type(self), self.backend.to_host(self.array), str(self.device), self.requires_grad)
 
     def __format__(self, spec: str) -> str:

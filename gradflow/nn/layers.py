@@ -11,8 +11,8 @@ from typing import Any, Self
 from gradflow import ops
 from gradflow.device import DeviceLike
 from gradflow.nn import init
-from gradflow.nn.module import Module, Parameter
-from gradflow.ops.network import check_activation, check_dropout
+from gradflow.nn.module import Module, Parameter, fixed, speaks_for_itself
+from gradflow.ops.network import check_activation, check_dropout, check_epsilon
 from gradflow.ops.reductions import normalize_axes
 from gradflow.random import Generator
 from gradflow.tensor import Tensor
@@ -43,17 +43,19 @@ class Linear(Module):
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        self.in_features = _positive("in_features", in_features)
-        self.out_features = _positive("out_features", out_features)
+        n, m = _positive("in_features", in_features), _positive("out_features", out_features)
         if activation is not None:
             check_activation(activation)
         self.activation = activation
-        self.weight = Parameter(ops.zeros((self.out_features, self.in_features), dtype, device))
-        self.register_parameter("bias", Parameter(ops.zeros((self.out_features,), dtype, device)) if bias else None)
-        bound = 1.0 / math.sqrt(self.in_features)
+        self.weight = Parameter(ops.zeros((m, n), dtype, device))
+        self.register_parameter("bias", Parameter(ops.zeros((m,), dtype, device)) if bias else None)
+        bound = 1.0 / math.sqrt(n)
         init.uniform_(self.weight, -bound, bound, generator)
         if bias:
             init.uniform_(self.bias, -bound, bound, generator)
+
+    in_features = fixed("in_features", lambda self: self.weight.shape[1], "make another Linear")
+    out_features = fixed("out_features", lambda self: self.weight.shape[0], "make another Linear")
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in_features); the result (..., out_features)."""
@@ -189,7 +191,8 @@ class Dropout(Module):
 class LayerNorm(Module):
     """x less its mean, over its standard deviation, over the trailing axes `normalized_shape`; scaled and shifted.
 
-    weight starts at 1 and bias at 0; neither exists without `elementwise_affine`. ValueError for a length below 1.
+    weight starts at 1 and bias at 0; neither exists without `elementwise_affine`. ValueError for a length below 1 or a
+    negative eps.
     """
 
     def __init__(
@@ -201,10 +204,11 @@ class LayerNorm(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        lengths = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
+        lengths = normalized_shape if isinstance(normalized_shape, Iterable) else (normalized_shape,)
         shape = self.normalized_shape = tuple(_positive("a length of normalized_shape", n) for n in lengths)
         if not shape:
             raise ValueError("normalized_shape has at least one length; got none")
+        check_epsilon(eps)
         self.eps = eps
         affine = elementwise_affine
         self.register_parameter("weight", Parameter(ops.ones(shape, dtype, device)) if affine else None)
@@ -253,7 +257,8 @@ class _Row(Module):
         if not isinstance(module, Module):
             name = type(self).__name__
             raise TypeError(f"a {name} is made of modules; got {type(module).__name__} at place {len(self)}")
-        setattr(self, str(len(self)), module)
+        taken = [int(name) for name in self._modules if name.isdigit()]
+        setattr(self, str(max(taken, default=-1) + 1), module)
         return self
 
     def extend(self, modules: Iterable[Module]) -> Self:
@@ -307,13 +312,15 @@ class Sequential(_Row):
 class MLP(Sequential):
     """A multilayer perceptron: linear layers of the widths `sizes`, an activation (and dropout) after all but the last.
 
-    sizes: (inputs, hidden, ..., outputs). The activation is fused into its layer. ValueError for fewer than two
-    sizes, a width below 1, an unknown activation or a dropout outside [0, 1).
+    sizes: (inputs, hidden, ..., outputs). The activation is fused into its layer; assigning `activation` changes it in
+    all layers but the last. The layers are called 0, 1, 2, ..., with dropout between them or not. ValueError for fewer
+    than two sizes, a width below 1, an unknown activation or a dropout outside [0, 1).
 
     >>> from gradflow import nn
-    >>> nn.MLP([64, 32, 10])
+    >>> nn.MLP([64, 32, 10], dropout=0.2)
     MLP(
       (0): Linear(in_features=64, out_features=32, bias=True, activation='relu')
+      (dropout0): Dropout(p=0.2)
       (1): Linear(in_features=32, out_features=10, bias=True)
     )
     """
@@ -327,32 +334,55 @@ class MLP(Sequential):
         dtype: Any = None,
         generator: Generator | None = None,
     ) -> None:
-        sizes = tuple(_positive("a size", n) for n in sizes)
-        if len(sizes) < 2:
-            raise ValueError(f"an MLP needs at least two sizes, inputs and outputs; got {sizes}")
+        if not isinstance(sizes, Iterable):
+            raise TypeError(f"an MLP takes its sizes as one sequence: nn.MLP([2, 3, 1]); got {sizes!r}")
+        widths = tuple(_positive("a size", n) for n in sizes)
+        if len(widths) < 2:
+            raise ValueError(f"an MLP needs at least two sizes, inputs and outputs; got {widths}")
         check_activation(activation)
         check_dropout(dropout)
-        layers: list[Module] = []
-        for i, (n, m) in enumerate(pairwise(sizes)):
-            last = i == len(sizes) - 2
-            layers.append(Linear(n, m, True, None if last else activation, device, dtype, generator))
+        super().__init__()
+        for i, (n, m) in enumerate(pairwise(widths)):
+            last = i == len(widths) - 2
+            setattr(self, str(i), Linear(n, m, True, None if last else activation, device, dtype, generator))
             if dropout and not last:
-                layers.append(Dropout(dropout, generator))
-        super().__init__(*layers)
-        self.sizes = sizes
-        self.activation = activation
+                setattr(self, f"dropout{i}", Dropout(dropout, generator))
+        self._sizes = widths
+        self._activation = activation
+
+    sizes = fixed("sizes", lambda self: self._sizes, "make another MLP")
+
+    @property
+    def activation(self) -> str:
+        """The activation after all layers but the last."""
+        name: str = self._activation
+        return name
+
+    @activation.setter
+    def activation(self, name: str) -> None:
+        check_activation(name)
+        self._activation = name
+        for layer in [module for module in self._modules.values() if isinstance(module, Linear)][:-1]:
+            layer.activation = name
 
     def forward(self, x: Any) -> Any:
         """x: (..., inputs); the result (..., outputs). Layers that nobody has changed or hooked are one operation."""
-        left, layers = len(self._modules), []
+        left, layers, activation = len(self._modules), [], self._activation
         for module in self._modules.values():
             left -= 1
             if module.__class__ is not Linear or module._forward_hooks or "forward" in module.__dict__:
                 break
-            if module.activation != (self.activation if left else None):
+            if module.activation != (activation if left else None):
                 break
             layers.append((module.weight, module.bias))
         else:
             if layers:
-                return ops.perceptron(x, layers, self.activation)
+                return ops.perceptron(x, layers, activation)
         return super().forward(x)
+
+
+for _cls in (
+    Linear, ReLU, Sigmoid, Tanh, GELU, SiLU, Softplus, LeakyReLU, ELU, Softmax, LogSoftmax, Dropout, LayerNorm,
+    Identity, Flatten, ModuleList, Sequential, MLP,
+):  # fmt: skip
+    speaks_for_itself(_cls)

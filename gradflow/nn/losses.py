@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+
 from gradflow import ops
-from gradflow.nn.module import Module
+from gradflow.nn.module import Module, speaks_for_itself
 from gradflow.ops.losses import check_reduction
 from gradflow.tensor import Tensor
 
@@ -15,7 +17,14 @@ class _Loss(Module):
         self.reduction = reduction
 
     def extra_repr(self) -> str:
-        return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
+        shown = []
+        for name, parameter in list(inspect.signature(type(self).__init__).parameters.items())[1:]:
+            value = getattr(self, name, parameter.default)
+            if isinstance(value, Tensor):
+                shown.append(f"{name}=tensor of shape {value.shape}")
+            elif value != parameter.default:
+                shown.append(f"{name}={value!r}")
+        return ", ".join(shown)
 
 
 class MSELoss(_Loss):
@@ -89,3 +98,7 @@ class BCEWithLogitsLoss(_Loss):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits and probabilities of one shape."""
         return ops.binary_cross_entropy_with_logits(input, target, self.weight, self.reduction, self.pos_weight)
+
+
+for _cls in (MSELoss, L1Loss, HuberLoss, CrossEntropyLoss, NLLLoss, BCEWithLogitsLoss):
+    speaks_for_itself(_cls)

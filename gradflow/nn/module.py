@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -160,6 +163,13 @@ class Module:
         hooks = {} if self._forward_hooks is None else self._forward_hooks
         object.__setattr__(self, "_forward_hooks", hooks)
         return Handle(hooks, hook)
+
+    def __copy__(self) -> Self:
+        """A module of the same parameters, buffers and modules, in registries of its own."""
+        out = type(self).__new__(type(self))
+        kept = {name: copy.copy(value) for name, value in self.__dict__.items() if name in _OWN}
+        out.__dict__.update({**self.__dict__, **kept})
+        return out
 
     # ------------------------------------------------------------------ finding
 
@@ -357,6 +367,48 @@ class Module:
 
 
 _REGISTRIES = {"_parameters": "a parameter", "_buffers": "a buffer", "_modules": "a module"}
+_OWN = {*_REGISTRIES, "_transient", "_forward_hooks"}
+
+_ELSEWHERE = {
+    "inplace": "operations make new tensors, so leave it out",
+    "dim": "call it axis",
+    "start_dim": "call it start_axis",
+    "end_dim": "call it end_axis",
+    "size_average": "use reduction=",
+    "reduce": "use reduction=",
+}
+"""Settings that modules have elsewhere, and what to do here."""
+
+
+def speaks_for_itself(cls: type[Module]) -> None:
+    """Have the class name itself where it is made with arguments that it does not take, and say what to do."""
+    init = cls.__init__
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def __init__(self: Module, *arguments: Any, **options: Any) -> None:  # noqa: N807
+        try:
+            init(self, *arguments, **options)
+        except TypeError:
+            try:
+                signature.bind(self, *arguments, **options)
+            except TypeError as error:
+                own = list(signature.parameters)[1:]
+                advice = "".join(f"; {name}: {_ELSEWHERE[name]}" for name in options if name in _ELSEWHERE)
+                takes = f"takes {', '.join(own)}" if own else "takes no settings"
+                raise TypeError(f"{cls.__name__} {takes}: {error}{advice}") from None
+            raise
+
+    cls.__init__ = __init__  # type: ignore[method-assign]
+
+
+def fixed(name: str, value: Callable[[Any], Any], remedy: str) -> Any:
+    """A property that cannot be assigned: what it says was decided when the module was made."""
+
+    def refuse_(module: Module, _: Any) -> None:
+        raise AttributeError(f"{name} of a {type(module).__name__} was decided when it was made: {remedy}")
+
+    return property(value, refuse_)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -369,7 +421,8 @@ def functional_call(module: Module, parameters: Mapping[str, Tensor], *inputs: A
     """`module(*inputs)` with tensors in place of the parameters and buffers of those names; the module stays as it was.
 
     Makes a function of the parameters of a module, for `gradflow.grad` and its like. A name stands for every place that
-    shares its parameter. Raises KeyError for an unknown name, ValueError for another shape.
+    shares its parameter. NumPy arrays become tensors on the module's device. Raises KeyError for an unknown name,
+    ValueError for another shape.
 
     >>> import gradflow as gf
     >>> layer = gf.nn.Linear(2, 1)
@@ -378,12 +431,14 @@ def functional_call(module: Module, parameters: Mapping[str, Tensor], *inputs: A
     ['bias', 'weight']
     """
     own: dict[str, Tensor] = {**dict(module.named_parameters(False)), **dict(module.named_buffers(False))}
+    given: dict[str, Tensor] = {}
     for name, value in parameters.items():
         if name not in own:
             raise KeyError(f"{type(module).__name__} has no parameter {name!r}; it has {', '.join(own) or 'none'}")
+        given[name] = value = value if isinstance(value, Tensor) else asarray(value, device=own[name].device)
         if value.shape != own[name].shape:
             raise ValueError(f"functional_call: {name} has shape {own[name].shape}; got {value.shape}")
-    replaced = {id(own[name]): value for name, value in parameters.items()}
+    replaced = {id(own[name]): value for name, value in given.items()}
     places = [
         (owner, attribute, tensor)
         for owner in module.modules()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gradflow.engine import Operation
-from gradflow.ops.table import Rule, TensorFunction, apply, mismatch
+from gradflow.ops.table import Rule, TensorFunction, apply, kind_and_fix, mismatch
 from gradflow.recording import refuse
 from gradflow.tensor import Tensor
 
@@ -67,7 +67,7 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> TensorFun
         tensors = [x for x in arguments if isinstance(x, Tensor)]
         for i, x in enumerate(arguments):
             if not isinstance(x, (Tensor, float, int)):
-                raise TypeError(f"{name} takes tensors and numbers; argument {i} ({inputs[i]}) is {type(x).__name__}")
+                raise TypeError(f"{name} takes tensors and numbers; argument {i} ({inputs[i]}) is {kind_and_fix(x)}")
         if not tensors:
             raise TypeError(f"{name} needs at least one tensor; got numbers alone")
         if any(x.backend is not tensors[0].backend for x in tensors):

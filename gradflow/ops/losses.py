@@ -131,12 +131,18 @@ def _classes_last(name: str, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 
 def _check_labels(name: str, target: Tensor, shape: tuple[int, ...], classes: int) -> Tensor:
     """The labels as a row. Their values are looked at where that is no wait: on the CPU."""
-    if target.dtype.kind not in ("int", "uint"):
+    if target.dtype.kind not in ("int", "uint", "bool") or (target.dtype.kind == "bool" and target.shape == shape):
         raise TypeError(
             f"{name} takes integer labels; got {target.dtype}: make them with gradflow.tensor(labels, dtype='int64')"
         )
     if target.shape != shape:
-        raise ValueError(f"{name} needs labels of shape {shape} for this input; got {target.shape}")
+        advice = ""
+        if target.ndim == len(shape) + 1 and classes in target.shape[min(1, len(shape)) :][:1]:
+            what = ", or probabilities by target.astype('float32')" if name == "cross_entropy" else ""
+            advice = f"; rows of one hot each become labels by target.argmax(axis={min(1, len(shape))}){what}"
+        raise ValueError(
+            f"{name} needs labels of shape {shape} for this input; got {target.dtype} {target.shape}{advice}"
+        )
     if target.size and target.backend.device.type == "cpu":
         _check_values(name, target, classes)
     return target if target.ndim == 1 else reshape(target, (target.size,))

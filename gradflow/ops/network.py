@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from gradflow.backend import ACTIVATIONS, Backend
@@ -24,7 +25,7 @@ from gradflow.ops.table import (
     floating,
     promoted,
 )
-from gradflow.tensor import Tensor
+from gradflow.tensor import Tensor, integers
 
 _MATMUL = defop(
     "matmul",
@@ -90,13 +91,27 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
             f"linear: the last axis of x, of shape {x.shape}, must be the last of the weight, of shape {weight.shape}"
         )
     if x.array.dtype != weight.array.dtype or (bias is not None and bias.array.dtype != weight.array.dtype):
-        given = ", ".join(str(t.dtype) for t in (x, weight, bias) if t is not None)
-        raise TypeError(f"linear needs one dtype for all; got {given}: convert with astype")
+        raise _dtypes_differ("linear", x, weight, bias)
     parameter = 0.0
     if activation is not None:
         check_activation(activation)
         parameter = ACTIVATIONS[activation].parameter
     return apply(_LINEAR, (x, weight, bias), {"activation": activation, "parameter": parameter})
+
+
+def _dtypes_differ(name: str, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> TypeError:
+    """The error of a layer whose input is not of the dtype of its weights, or whose weights differ."""
+    given = [(what, t) for what, t in (("weight", weight), ("bias", bias)) if t is not None]
+    kinds = " and ".join(f"its {what} {t.dtype}" for what, t in given)
+    first = given[0][1].dtype
+    if any(t.dtype != first for _, t in given):
+        return TypeError(
+            f"{name} needs one dtype for all: x is {x.dtype}, {kinds}; convert them, as by module.to(dtype)"
+        )
+    other = f", or the module with .to('{x.dtype}')" if x.dtype.is_floating else ""
+    return TypeError(
+        f"{name} needs one dtype for all: x is {x.dtype}, {kinds}; convert the input with x.astype('{first}'){other}"
+    )
 
 
 def _perceptron(F: Any, x: Any, *layers: Any, activation: str, parameter: float) -> tuple[Any, Any]:
@@ -272,6 +287,12 @@ def logsumexp(x: Tensor, /, axis: int | tuple[int, ...] | None = None, keepdims:
     return apply(_LOGSUMEXP, (floating(x),), {"axis": axes, "keepdims": keepdims})
 
 
+def check_epsilon(eps: float) -> None:
+    """Raise ValueError for what cannot be added to a variance."""
+    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0.0 <= eps < math.inf:
+        raise ValueError(f"eps is a finite number of at least 0; got {eps!r}")
+
+
 def _layer_norm_backward(F: Any, g: Any, out: Any, x: Any, weight: Any, bias: Any, **options: Any) -> Any:
     return F.layer_norm_backward(g, x, weight, **options)
 
@@ -288,17 +309,19 @@ def layer_norm(
 ) -> Tensor:
     """x less its mean, over its standard deviation, both over the trailing axes `normalized_shape`; scaled, shifted.
 
-    Ba et al. 2016, "Layer Normalization", eq. 4. Raises ValueError for shapes that do not fit.
+    Ba et al. 2016, "Layer Normalization", eq. 4. Raises ValueError for shapes that do not fit or a negative eps,
+    TypeError for differing dtypes.
     """
     check_tensors("layer_norm", *[t for t in (x, weight, bias) if t is not None])
-    shape = tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else (normalized_shape,)
+    check_epsilon(eps)
+    shape = integers("normalized_shape", normalized_shape)
     if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"layer_norm over {shape} needs those as the last axes; the shape is {x.shape}")
     for t in (weight, bias):
-        if t is not None and (t.shape != shape or t.dtype != x.dtype):
-            raise ValueError(
-                f"layer_norm over {shape} in {x.dtype} needs weights like that; got {t.shape} in {t.dtype}"
-            )
+        if t is not None and t.shape != shape:
+            raise ValueError(f"layer_norm over {shape} needs weights of that shape; got {t.shape}")
+        if t is not None and t.dtype != x.dtype:
+            raise _dtypes_differ("layer_norm", x, weight, bias)
     axes = tuple(range(x.ndim - len(shape), x.ndim))
     return apply(_LAYER_NORM, (floating(x), weight, bias), {"axes": axes, "epsilon": float(eps)})
 

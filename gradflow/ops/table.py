@@ -84,12 +84,17 @@ def check_tensors(name: str, *inputs: Any) -> None:
     """Raise TypeError for an input of an operation that is not a tensor, DeviceMismatchError for mixed devices."""
     for x in inputs:
         if not isinstance(x, Tensor):
-            raise TypeError(
-                f"{name} takes tensors; got {type(x).__name__}: "
-                "make a tensor of it with gradflow.tensor(..., device=...)"
-            )
+            raise TypeError(f"{name} takes tensors; got {kind_and_fix(x)}")
         if x.backend is not inputs[0].backend:
             raise mismatch(name, inputs)
+
+
+def kind_and_fix(x: Any) -> str:
+    """What is no tensor, by its full name, and how to make one of it."""
+    library = type(x).__module__.partition(".")[0]
+    kind = type(x).__name__ if library == "builtins" else f"{library}.{type(x).__name__}"
+    values = "x.detach().cpu().numpy()" if library == "torch" else "..."
+    return f"{kind}: make a tensor of it with gradflow.tensor({values}, device=...)"
 
 
 def cast(x: Tensor, dtype: Any) -> Tensor:
@@ -355,10 +360,7 @@ def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[An
     tensor, other = (x1, x2) if one else (x2, x1)
     if not isinstance(tensor, Tensor) or not is_number(other):
         wrong = other if isinstance(tensor, Tensor) else tensor
-        raise TypeError(
-            f"{name} takes tensors and Python numbers; got {type(wrong).__name__}: "
-            "make a tensor of it with gradflow.tensor(..., device=...)"
-        )
+        raise TypeError(f"{name} takes tensors and Python numbers; got {kind_and_fix(wrong)}")
     dtype = tensor.dtype
     if dtype.is_floating:
         weak: Any = float(other)
