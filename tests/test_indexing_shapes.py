@@ -447,7 +447,7 @@ def test_padding_as_numpy(shape: tuple[int, ...], data: Any) -> None:
         (lambda x: gf.linear(x, gf.ones((4, 3)), gf.ones(3)), r"needs a bias of shape \(4,\); got \(3,\)"),
         (lambda x: gf.linear(x, gf.ones((4, 3)), activation="swish"), "unknown activation 'swish'"),
         (lambda x: gf.layer_norm(x, (2,)), "last axes"),
-        (lambda x: gf.layer_norm(x, (3,), gf.ones(2)), "weights like that"),
+        (lambda x: gf.layer_norm(x, (3,), gf.ones(2)), "weights of that shape"),
         (lambda x: gf.dropout(x, 1.0), "0 <= p < 1"),
         (lambda x: gf.dropout(x, -0.1), "0 <= p < 1"),
         (lambda x: gf.mse_loss(x, gf.ones(3)), "one shape"),
