@@ -54,8 +54,8 @@ class Linear(Module):
         if bias:
             init.uniform_(self.bias, -bound, bound, generator)
 
-    in_features = fixed("in_features", lambda self: self.weight.shape[1], "make another Linear")
-    out_features = fixed("out_features", lambda self: self.weight.shape[0], "make another Linear")
+    in_features = fixed("in_features", lambda self: self.weight.shape[1], "The width of the input.")
+    out_features = fixed("out_features", lambda self: self.weight.shape[0], "The width of the result.")
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in_features); the result (..., out_features)."""
@@ -350,7 +350,7 @@ class MLP(Sequential):
         self._sizes = widths
         self._activation = activation
 
-    sizes = fixed("sizes", lambda self: self._sizes, "make another MLP")
+    sizes = fixed("sizes", lambda self: self._sizes, "The widths of all layers, the inputs first.")
 
     @property
     def activation(self) -> str:

@@ -402,13 +402,13 @@ def speaks_for_itself(cls: type[Module]) -> None:
     cls.__init__ = __init__  # type: ignore[method-assign]
 
 
-def fixed(name: str, value: Callable[[Any], Any], remedy: str) -> Any:
+def fixed(name: str, value: Callable[[Any], Any], doc: str) -> Any:
     """A property that cannot be assigned: what it says was decided when the module was made."""
 
     def refuse_(module: Module, _: Any) -> None:
-        raise AttributeError(f"{name} of a {type(module).__name__} was decided when it was made: {remedy}")
+        raise AttributeError(f"{name} of a {type(module).__name__} was decided when it was made: make another")
 
-    return property(value, refuse_)
+    return property(value, refuse_, doc=doc)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
