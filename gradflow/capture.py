@@ -6,42 +6,95 @@ such as an optimizer's step, is recorded as one call (`gradflow.recording`).
 
 A step is recorded twice before it is replayed: both must make the same calls with the same numbers and arrays. So a
 step that counts, draws random numbers, or reads a value of a tensor shows itself, and runs as it is. What gradflow
-knows to decide the calls (modes, hooks, frozen parameters, the arrays of parameters) is compared before each replay.
+knows to decide the calls (modes, hooks, frozen parameters, the arrays of parameters) is noted where the step reads it,
+and compared before each replay.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence, ValuesView
+from itertools import zip_longest
+from operator import index
 from threading import Lock, get_ident
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
+from gradflow import recording as noted
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend
 from gradflow.device import current_device, get_backend
-from gradflow.engine import Leaf, grad_enabled, observer
+from gradflow.engine import Leaf, Node, grad_enabled, observer, tick
 from gradflow.ops.table import check_tensors
-from gradflow.random import states_before
-from gradflow.recording import Recorder, changes, recorders
+from gradflow.recheck import run_both
+from gradflow.recording import Recorder, Unchanged, recorders, start, stop
 from gradflow.tensor import Tensor
 from gradflow.tree import flatten, map_tree
 
 _Result = TypeVar("_Result")
+_Result_co = TypeVar("_Result_co", covariant=True)
+
+logger = logging.getLogger("gradflow")
 
 _KINDS = 16
 """Kinds of inputs that one step may be recorded for; others run as they are."""
-_ATTEMPTS = 6
-"""Recordings in a row that may come to nothing, before a kind of inputs is given up."""
-_READS = ("to_host", "host_values", "synchronize", "event", "stream", "setitem")
-"""Services that no replay can do: they wait, or change an array that is seen from elsewhere."""
+_TRIES = 3
+"""Recordings in a row that may come to nothing at once; then each next one waits twice as long as the one before."""
+_LONGEST_WAIT = 1024
+"""Calls that run as they are between two recordings, at most."""
+_WORTHWHILE = 16
+"""Calls after which a program has been worth its recording, so that a change is no reason to wait with the next."""
+_READS = {
+    "to_host": "reads a value ({})",
+    "host_values": "reads a value ({})",
+    "synchronize": "waits for the device ({})",
+    "event": "uses an event of the device ({})",
+    "stream": "uses a stream of the device ({})",
+    "setitem": "changes a tensor in place ({})",
+}
+"""Services that no replay can do, with the reason: they wait, or change an array that is seen from elsewhere."""
 _SEEN = (*ARRAY_FUNCTIONS, *KERNELS, "getitem", "copy", "from_host", "from_host_later", "pin", *_READS)
 _one_at_a_time = Lock()
 """Held by who records. Others run their steps as they are meanwhile."""
 
 
-def capture(step: Callable[..., _Result]) -> Callable[..., _Result]:
+class Captured(Protocol[_Result_co]):
+    """A captured step, called as the step is."""
+
+    status: str
+    """What the last call did: "recording", "replaying", or why it can do neither and runs the step as it is."""
+
+    def __call__(self, *inputs: Any, **named: Any) -> _Result_co: ...
+
+
+class _Reason(NamedTuple):
+    """Why a step runs as it is: of which kind that is, and what more is known. `usual`: nobody needs to be told."""
+
+    kind: str
+    more: str = ""
+    usual: bool = False
+
+    def __str__(self) -> str:
+        return self.kind + self.more
+
+
+_RECORDING, _REPLAYING = _Reason("recording", usual=True), "replaying"
+_OBSERVED = _Reason("an observer sees the step (detect_anomaly or gradcheck)", usual=True)
+_WITHIN = _Reason("runs within another captured step", usual=True)
+_WITH_A_GRAPH = _Reason("an input is a parameter or requires a gradient: pass x.detach()")
+_OTHER_THREAD = _Reason("another thread records a step", usual=True)
+_TOO_MANY_KINDS = _Reason(f"comes with more than {_KINDS} kinds of inputs (shapes, dtypes, modes)")
+_OTHER_STATE = _Reason("a gradient is held, or was there before, other than when the step was recorded")
+
+
+@overload
+def capture(step: Callable[..., _Result], *, check: int | None = None) -> Captured[_Result]: ...
+@overload
+def capture(*, check: int | None = None) -> Callable[[Callable[..., _Result]], Captured[_Result]]: ...
+def capture(step: Any = ..., *, check: int | None = None) -> Any:
     """A function that does what `step` does, to the bit, recorded once and replayed: less time between array calls.
 
     A step is a function of tensors of one device, such as a batch and its labels, and does a whole step of training:
@@ -51,18 +104,26 @@ def capture(step: Callable[..., _Result]) -> Callable[..., _Result]:
 
     The first calls with inputs of a shape and dtype record the step; once two in a row have made the same calls of the
     backend, later ones replay these. Learning rates, hyperparameters and states are an optimizer's own and always
-    current, as are the values of all tensors. A change of a module, a hook, or what needs a gradient leads to a new
-    recording. What no replay can do runs as it is: random numbers (dropout), values of tensors that are read, changes
-    of tensors or of hyperparameters in the step, gradients that it reads or assigns, masks as indices, closures for
-    optimizers, operations of your own, and Python numbers that differ between two recordings.
+    current, as are the values of all tensors. A change of a module that the step uses, of a hook, or of what needs a
+    gradient leads to a new recording; changes elsewhere do not. What no replay can do runs as it is: random numbers
+    (dropout), values of tensors that are read, changes of tensors or of hyperparameters in the step, gradients that it
+    reads or assigns, masks as indices, closures for optimizers, operations of your own, and Python numbers that differ
+    between two recordings. It is tried again after 1, 2, 4 and so on calls, at most 1024.
+
+    `status` of the result tells what its last call did: "recording", "replaying", or the reason why it can do neither,
+    with the line of the step. The logger "gradflow" warns once of each reason that lasts.
 
     The rest of a step's Python does not run in a replay. What it would read (a flag, a counter that acts later, values
     that `tensor.array` gave away) is as it was when it was recorded, and what it would write, such as a list of losses,
     stays as it is. So it is on a GPU, where a step is a graph. Work in other threads is not seen.
+    `check=100` finds what a step should not have read: every 100th call, if it is a replay, is done once more by the
+    step itself, from the same parameters, gradients and states of optimizers, and compared to the bit. That waits for
+    the device, and holds a second copy of all these.
 
-    Raises TypeError for what cannot be called. A call raises TypeError for an input that is no tensor and
-    DeviceMismatchError for inputs on different devices, both before the step begins; whatever the step raises; and
-    TypeError, after it, for a result that is no tensor.
+    Raises TypeError for what cannot be called, ValueError for a `check` below 1. A call raises TypeError for an input
+    that is no tensor and DeviceMismatchError for inputs on different devices, both before the step begins; whatever the
+    step raises; TypeError, after it, for a result that is no tensor; and RuntimeError where `check` finds a difference,
+    with all as the step itself has left it.
 
     >>> import gradflow as gf
     >>> w = gf.tensor([1.0, 2.0], requires_grad=True)
@@ -77,13 +138,35 @@ def capture(step: Callable[..., _Result]) -> Callable[..., _Result]:
     >>> x = gf.tensor([1.0, 1.0])
     >>> [step(x).item() for _ in range(4)]
     [3.0, 2.0, 1.0, 0.0]
+    >>> step.status
+    'replaying'
+
+    A number that Python changes is found where two recordings differ in it, else by a check:
+
+    >>> scale = 1.0
+    >>> @gf.capture(check=10)
+    ... def scaled(x):
+    ...     return x * scale
+    >>> for i in range(20):  # doctest: +ELLIPSIS
+    ...     scale = 1.0 if i < 5 else 2.0
+    ...     y = scaled(x)
+    Traceback (most recent call last):
+    RuntimeError: the captured step scaled differs from the step itself: result at index (0,) is 1.0 in a replay ...
     """
+    if check is not None and (isinstance(check, bool) or not hasattr(check, "__index__") or index(check) < 1):
+        raise ValueError(f"check is a count of calls, an integer of at least 1; got {check!r}")
+    every = 0 if check is None else index(check)
+    if step is ...:
+        return functools.partial(capture, check=check)
     if not callable(step):
         raise TypeError(f"capture takes a function that does a training step; got {type(step).__name__}")
     plans: dict[Any, _Plan] = {}
+    calls = 0
+    replayed: _Plan | None = None  # by the last call
 
     @functools.wraps(step, updated=())  # the attributes of a module that is captured stay its own
     def captured(*inputs: Any, **named: Any) -> Any:
+        nonlocal calls, replayed
         given = (*inputs, *named.values()) if named else inputs
         check_tensors("a captured step", *given)
         backend = given[0].backend if given else get_backend()
@@ -91,26 +174,101 @@ def capture(step: Callable[..., _Result]) -> Callable[..., _Result]:
         key = (backend, device.type, device.index, tuple(named), grad_enabled.get(), *kinds)
         plan = plans.get(key)
         program = None if plan is None else plan.program
-        seen = observer.get() is not None or get_ident() in recorders
-        if seen or any(x._node is not None or x.__class__ is not Tensor for x in given):
-            pass  # as it is
-        elif program is not None and program.changes == changes():
-            # other states: a gradient that someone holds, or that was there before
-            if [_state_of(leaf) for leaf in program.leaves] == program.states:
-                return program.replay(*[x.array for x in given])
-        elif _one_at_a_time.acquire(blocking=False):
+        free = observer.get() is None and get_ident() not in recorders
+        for x in given:
+            if x._node is not None or x.__class__ is not Tensor:
+                free = False
+        calls += 1
+        if (
+            free
+            and program is not None
+            and (program.unchanged.latest == noted.latest or program.unchanged)
+            and [_state_of(leaf) for leaf in program.leaves] == program.states
+        ):
+            if replayed is not plan:
+                attributes["status"], replayed = _REPLAYING, plan
+            if every and not calls % every:
+                return fallback.check(key, program, inputs, named)
+            return program.replay(*[x.array for x in given])
+        replayed = None
+        return fallback.run(calls, key, backend, inputs, named)
+
+    attributes = vars(captured)  # the function itself would close a cycle
+    attributes["status"] = str(_RECORDING)
+    fallback = _Fallback(step, plans, attributes)
+    return captured
+
+
+class _Fallback:
+    """What a captured step does instead of a replay: it records the step, or runs it as it is and says why."""
+
+    def __init__(self, step: Callable[..., Any], plans: dict[Any, _Plan], attributes: dict[str, Any]) -> None:
+        self.step = step
+        self.plans = plans
+        self.attributes = attributes
+        self.said: set[str] = set()
+
+    def run(self, call: int, key: Any, backend: Backend, inputs: Sequence[Any], named: dict[str, Any]) -> Any:
+        """Do the step; copies of what it returns. `call` counts all calls."""
+        reason, plan = self._obstacle((*inputs, *named.values())), None
+        if reason is None and _one_at_a_time.acquire(blocking=False):
             try:
-                for other in plans.values():
-                    other.forget()
-                if plan is None and len(plans) < _KINDS:
-                    plan = plans[key] = _Plan()
-                if plan is not None and plan.attempts <= _ATTEMPTS:
-                    return plan.record(step, backend, inputs, named)
+                plan = self._plan(call, key)
+                if plan is None:
+                    reason = _TOO_MANY_KINDS
+                elif plan.is_due(call):
+                    return plan.record(self.step, call, backend, inputs, named)
+                else:
+                    reason, plan.recording = plan.reason, None  # two in a row must agree
             finally:
                 _one_at_a_time.release()
-        return _copies(step(*inputs, **named))
+                if plan is not None:
+                    self._say(plan.reason, plan.failures >= _TRIES)
+        self._say(_OTHER_THREAD if reason is None else reason, plan is None)
+        return _copies(self.step(*inputs, **named))
 
-    return captured
+    def check(self, key: Any, program: _Program, inputs: Sequence[Any], named: dict[str, Any]) -> Any:
+        """Replay and do the step itself, from the same state; what the step returns. RuntimeError where they differ."""
+        arrays = [x.array for x in (*inputs, *named.values())]
+        result, difference = run_both(
+            lambda: program.replay(*arrays),
+            lambda: _copies(self.step(*inputs, **named)),
+            program.optimizers,
+            program.leaves,
+        )
+        if difference is not None:
+            del self.plans[key]
+            raise RuntimeError(
+                f"the captured step {_name_of(self.step)} differs from the step itself: {difference}; a replay knows "
+                "what the step read from Python when it was recorded: give what changes as a tensor among its inputs"
+            )
+        return result
+
+    def _obstacle(self, given: Sequence[Any]) -> _Reason | None:
+        if observer.get() is not None:
+            return _OBSERVED
+        if get_ident() in recorders:
+            return _WITHIN
+        if any(x._node is not None or x.__class__ is not Tensor for x in given):
+            return _WITH_A_GRAPH
+        return None
+
+    def _plan(self, call: int, key: Any) -> _Plan | None:
+        for each in self.plans.values():
+            each.forget(call)
+        if key not in self.plans and len(self.plans) < _KINDS:
+            self.plans[key] = _Plan()
+        return self.plans.get(key)
+
+    def _say(self, reason: _Reason, lasts: bool) -> None:
+        self.attributes["status"] = str(reason)
+        if lasts and not reason.usual and reason.kind not in self.said:
+            self.said.add(reason.kind)
+            logger.warning("the captured step %s runs as it is: %s", _name_of(self.step), reason)
+
+
+def _name_of(step: Any) -> str:
+    return getattr(step, "__name__", type(step).__name__)
 
 
 def _copies(result: Any) -> Any:
@@ -124,43 +282,80 @@ def _copies(result: Any) -> Any:
     return map_tree(lambda x: Tensor(x.backend.copy(x.array), x.backend), result)
 
 
-class _Program(NamedTuple):
-    """What to call with the arrays of the inputs, as long as nothing has changed and leaves are in these states."""
+class _Program:
+    """What to call with the arrays of the inputs, as long as all is unchanged and leaves are in these states."""
 
-    replay: Callable[..., Any]
-    changes: int
-    leaves: list[Leaf]
-    states: list[int | None]
+    __slots__ = ("leaves", "made", "optimizers", "replay", "states", "unchanged")
+
+    def __init__(self, recording: _Recording, states: list[int | None]) -> None:
+        self.replay = recording.program()
+        self.unchanged = recording.unchanged
+        self.leaves = recording.leaves
+        self.states = states
+        self.optimizers = list({id(each): each for each in recording.optimizers}.values())
+        self.made = recording.made
 
 
 class _Plan:
-    """What is known of a step for one kind of inputs: its last recording, and a program where two agreed."""
+    """What is known of a step for one kind of inputs: its last recording, a program where two agreed, else the reason.
+
+    `failures`: recordings in a row that came to nothing; `next`: the call that may record again.
+    """
 
     def __init__(self) -> None:
         self.recording: _Recording | None = None
         self.program: _Program | None = None
-        self.attempts = 0
+        self.reason = _RECORDING
+        self.failures = 0
+        self.next = 0
 
-    def forget(self) -> None:
-        """Let go of what was recorded before the last change."""
-        if self.program is not None and self.program.changes != changes():
-            self.program = None
-        if self.recording is not None and self.recording.changes != changes():
-            self.recording = None
+    def is_due(self, call: int) -> bool:
+        """Whether this call shall record."""
+        return call >= self.next
 
-    def record(self, step: Callable[..., Any], backend: Backend, inputs: Sequence[Any], named: dict[str, Any]) -> Any:
+    def _fail(self, call: int) -> None:
+        """Count a failure; try again from `call` on, the later the more there were."""
+        self.failures += 1
+        self.next = call + min(1 << self.failures >> _TRIES, _LONGEST_WAIT)
+
+    def forget(self, call: int) -> None:
+        """Let go of what was recorded before a change."""
+        for each in (self.program, self.recording):
+            if each is not None and not each.unchanged:
+                thing = _describe(each.unchanged.first_change())
+                self.reason = _Reason(f"{thing}, which it uses, changes between calls")
+                if call - each.made < _WORTHWHILE:
+                    self._fail(call)
+                else:
+                    self.failures = self.next = 0
+                if each is self.program:
+                    self.program = None
+                else:
+                    self.recording = None
+
+    def record(
+        self, step: Callable[..., Any], call: int, backend: Backend, inputs: Sequence[Any], named: dict[str, Any]
+    ) -> Any:
         """Do a step and record it; copies of what it returns."""
-        before = self.recording
+        before, self.recording = self.recording, None
         states = [] if before is None else [_state_of(leaf) for leaf in before.leaves]
-        recording = _Recording(backend, [] if before is None else before.optimizers)
-        self.attempts += 1
-        self.recording = None  # also where the step raises
+        recording = _Recording(backend, call, [] if before is None else before.optimizers)
+        self.reason = _Reason("raises an exception")
+        self._fail(call + 1)
         result = recording.watch(step, inputs, named)
-        if before is not None and None not in states and recording.agrees_with(before):
-            self.program = _Program(recording.program(), recording.changes, recording.leaves, states)
-            self.attempts = 0
-        elif self.attempts <= _ATTEMPTS:
+        reason = recording.reason
+        if reason is None:
             self.recording = recording
+            if before is not None:
+                reason = _OTHER_STATE if None in states else recording.difference(before)
+        if reason is None:
+            if self.program is None:  # else it is for other states, and the two shall not take turns
+                self.failures -= 1
+            if before is None:
+                self.next = call + 1
+            else:
+                self.program, self.recording = _Program(recording, states), None
+        self.reason = reason or _RECORDING
         return result
 
 
@@ -181,18 +376,30 @@ def _settings(optimizer: Any) -> list[dict[str, Any]]:
 
 
 class _Recording(Recorder):
-    """The calls of a step, as lines of Python, and the objects in them. `changes`: of gradflow's, when it ended."""
+    """The calls of a step, as lines of Python, and the objects in them; or the reason why no replay can do the same.
 
-    def __init__(self, backend: Backend, optimizers: Sequence[Any]) -> None:
+    `made`: the number of the call. `unchanged`: all that the step depended on, as it was at its end.
+    """
+
+    unchanged: Unchanged
+
+    def __init__(self, backend: Backend, made: int, optimizers: Sequence[Any]) -> None:
         self.backend = backend
-        self.changes = changes()
+        self.made = made
+        self.reason: _Reason | None = None
         self.optimizers: list[Any] = []
         self.leaves: list[Leaf] = []
         self.lines: list[str] = []
+        self.places: list[str] = []  # in the step, of each line
         self.constants: dict[int, Any] = {}  # by identity
         self._settings = {id(optimizer): _settings(optimizer) for optimizer in optimizers}
         self._names: dict[int, str] = {}  # of what inputs and lines give
         self._kept: list[Any] = []  # so that no other object gets the identity of one of them
+        self._read: dict[int, Any] = {}
+        self._made: dict[int, Any] = {}
+        self._changed: list[Any] = []
+        self._own = {"gradflow", "contextlib", type(backend).__module__.partition(".")[0]}
+        self._start = tick()
         self._inputs = 0
         self._busy = False
 
@@ -214,18 +421,25 @@ class _Recording(Recorder):
         self._inputs = len(views)
         self._kept = [x.array for x in views]
         seen = views[: len(inputs)], dict(zip(named, views[len(inputs) :], strict=True))
-        with states_before() as drawn, self._watching():
+        with self._watching():
             result = step(*seen[0], **seen[1])
-            self.refused |= not self.lines
+            nothing = not self.lines
             result = _copies(result)
+            used = {**self._read, **self.constants}
+            self.unchanged = Unchanged(used.values())
+            for thing in self._changed:
+                if id(thing) in used:
+                    self._refuse(f"changes what it uses, {_describe(thing)}")
         for x, view in zip(given, views, strict=True):
             if view._node is not None:  # the step told it to require a gradient
                 x._node = view._node
-        self.refused |= bool(drawn) or changes() != self.changes
-        self.refused |= any(self._settings[id(each)] != _settings(each) for each in self.optimizers)
-        self.changes = changes()
+        if nothing:
+            self._refuse(f"calls nothing on {self.backend.device}")
+        for each in self.optimizers:
+            self._check_settings(each)
         self.lines.append(f"return {self._text(result)}")
         self._names, self._kept = {}, []
+        self._read, self._made, self._changed = {}, {}, []
         return result
 
     @contextlib.contextmanager
@@ -233,11 +447,11 @@ class _Recording(Recorder):
         before = {name: vars(self.backend)[name] for name in _SEEN if name in vars(self.backend)}
         for name in _SEEN:
             setattr(self.backend, name, self._watched(name, getattr(self.backend, name)))
-        recorders[get_ident()] = self
+        start(self)
         try:
             yield
         finally:
-            recorders.pop(get_ident())
+            stop()
             for name in _SEEN:
                 if name in before:
                     setattr(self.backend, name, before[name])
@@ -248,7 +462,10 @@ class _Recording(Recorder):
         def call(*arguments: Any, **options: Any) -> Any:
             if self._busy or recorders.get(get_ident()) is not self:
                 return function(*arguments, **options)
-            self.refused |= name in _READS or (name in ("getitem", "scatter_add") and self._has_mask(arguments[1]))
+            if name in _READS:
+                self._refuse(_READS[name])
+            elif name in ("getitem", "scatter_add") and self._has_mask(arguments[1]):
+                self._refuse("indexes with a mask")
             return self._do(f"F.{name}", function, arguments, options)
 
         return call
@@ -266,15 +483,59 @@ class _Recording(Recorder):
         first = arguments[0] if arguments else None
         leaves = [x for x in (first if isinstance(first, list) else [first]) if isinstance(x, Leaf)]
         self.leaves += leaves
-        self.refused |= any(leaf.backend is not self.backend for leaf in leaves)
+        if any(leaf.backend is not self.backend for leaf in leaves):
+            self._refuse(f"works on other devices than {self.backend.device}")
         if hasattr(first, "param_groups"):
             self.optimizers.append(first)
-            self.refused |= self._settings.setdefault(id(first), _settings(first)) != _settings(first)
-        self.refused |= any(callable(x) for x in (*arguments[1:], *options.values()))  # a closure
+            self._settings.setdefault(id(first), _settings(first))
+            self._check_settings(first)
+        if any(callable(x) for x in (*arguments[1:], *options.values())):
+            self._refuse("gives an optimizer a closure")
         return self._do(self._constant(function), function, arguments, options)
 
-    def refuse(self) -> None:
-        self.refused |= not self._busy
+    def _check_settings(self, optimizer: Any) -> None:
+        if self._settings[id(optimizer)] != _settings(optimizer):
+            self._refuse(f"changes hyperparameters of {type(optimizer).__name__}")
+
+    def refuse(self, reason: str) -> None:
+        if not self._busy:
+            self._refuse(reason)
+
+    def _refuse(self, reason: str) -> None:
+        if self.reason is None:
+            name, place = self._caller()
+            self.reason = _Reason(reason.replace("{}", name), f": {place}" if noted.recorders else "")
+
+    def _caller(self) -> tuple[str, str]:
+        """The innermost function of gradflow that a user can call among those that run, and the line outside of it."""
+        frame, name = sys._getframe(1), ""
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in self._own:
+            function, module = frame.f_code.co_name, frame.f_globals["__name__"]
+            told = module not in _UNTOLD and function not in _UNTOLD and not re.match("<|_[^_]", function)
+            if told and not name:
+                name = function
+            frame = frame.f_back
+        return name, f"{frame.f_code.co_filename}, line {frame.f_lineno}"
+
+    def read(self, thing: Any) -> None:
+        if self._busy or id(thing) in self._names or id(thing) in self._made:
+            return
+        kind = type(thing)  # not its __class__, which would be another attribute that is read
+        if kind in (Leaf, Node) and thing.id > self._start:
+            return
+        if kind is Node:
+            self._refuse("goes back through operations that were recorded before it ({})")
+        self._read[id(thing)] = thing
+
+    def make(self, thing: Any) -> None:
+        self._made[id(thing)] = thing
+
+    def change(self, thing: Any, here: bool) -> None:
+        if id(thing) in self._made:
+            return
+        if here and not self._busy:
+            self._refuse(f"changes {_describe(thing)} ({{}})")
+        self._changed.append(thing)
 
     def _do(self, name: str, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
         """Call a function, and write down how."""
@@ -287,6 +548,7 @@ class _Recording(Recorder):
             self._busy = False
         written = [self._text(x) for x in arguments] + [f"{key}={self._text(x)}" for key, x in options.items()]
         line = f"r{len(self.lines)}"
+        self.places.append(self._caller()[1])
         self.lines.append(f"{line} = {name}({', '.join(written)})")
         self._name(result, line)
         return result
@@ -300,7 +562,8 @@ class _Recording(Recorder):
                 self._name(part, f"{name}[{i}]")
         elif not hasattr(result, "dtype"):
             return
-        self.refused |= _is_shared(result)
+        if _is_shared(result):
+            self._refuse("uses one of NumPy's two bools")
         if id(result) not in self._names and id(result) not in self.constants:
             self._names[id(result)] = name
             self._kept.append(result)
@@ -319,27 +582,41 @@ class _Recording(Recorder):
             return f"[{', '.join(map(self._text, x))}]"
         if x.__class__ is dict:
             return f"{{{', '.join(f'{self._text(key)}: {self._text(part)}' for key, part in x.items())}}}"
-        self.refused |= isinstance(x, (tuple, list, dict))  # of another class, whose making is not known
+        if isinstance(x, (tuple, list, dict)):  # of another class, whose making is not known
+            self._refuse(f"gives the backend a {type(x).__name__}")
         if x.__class__ is slice:
             return f"slice({self._text(x.start)}, {self._text(x.stop)}, {self._text(x.step)})"
         return self._constant(x)
 
     def _constant(self, x: Any) -> str:
         if hasattr(x, "dtype") and not isinstance(x, Leaf) and not hasattr(x, "__setitem__"):
-            self.refused = True  # a NumPy scalar: its tensor may get an array
+            self._refuse("uses a tensor whose values are a NumPy scalar")  # it may get an array
         self.constants.setdefault(id(x), x)
         return f"c{list(self.constants).index(id(x))}"
 
     # ------------------------------------------------------------------ replaying
 
-    def agrees_with(self, other: _Recording) -> bool:
-        """Whether two recordings say the same of the same objects, and can be replayed."""
-        return (
-            not (self.refused or other.refused)
-            and self.lines == other.lines
-            and len(self.constants) == len(other.constants)
-            and all(map(_are_the_same, self.constants.values(), other.constants.values()))
-        )
+    def difference(self, other: _Recording) -> _Reason | None:
+        """Where two recordings do not say the same of the same objects: in which call."""
+        for i, (ours, theirs) in enumerate(zip_longest(self.lines, other.lines)):
+            if ours is None or theirs is None:
+                return _Reason(f"two recordings differ: {len(other.lines) - 1} calls, then {len(self.lines) - 1}")
+            for name in re.findall(r"\bc\d+\b", ours) if ours == theirs else ():
+                a, b = (list(each.constants.values())[int(name[1:])] for each in (other, self))
+                if not _are_the_same(a, b):
+                    theirs = theirs.replace(name, f"another {_describe(a).removeprefix('a ')}")
+            if ours != theirs:
+                place = self.places[i] if i < len(self.places) else "the results"
+                calls = [each._readable(line) for each, line in ((other, theirs), (self, ours))]
+                return _Reason("two recordings differ", f" at {place}: {calls[0]}, then {calls[1]}")
+        return None
+
+    def _readable(self, line: str) -> str:
+        """A line as a reason shows it."""
+        constants = list(self.constants.values())
+        line = re.sub(r"\bc(\d+)\b", lambda found: _describe(constants[int(found[1])]), line.partition(" = ")[2])
+        line = re.sub(r"\br(\d+)\b", lambda found: f"result {int(found[1]) + 1}", line)
+        return re.sub(r"\bi(\d+)\b", r"input \1", line.replace("F.", ""))
 
     def program(self) -> Callable[..., Any]:
         """A function of the arrays of the inputs that makes the recorded calls, and lets go of what was needed last."""
@@ -374,3 +651,17 @@ def _are_the_same(a: Any, b: Any) -> bool:
     if a is b:
         return True
     return type(a) is type(b) and not isinstance(a, Tensor) and not hasattr(a, "dtype") and bool(a == b)
+
+
+_UNTOLD = {__name__, noted.__name__, "__init__", "add_hook", "apply", "draw", "forward", "function"}
+"""Modules and functions of gradflow that say nothing to who reads a reason."""
+
+
+def _describe(x: Any) -> str:
+    if isinstance(x, Leaf):
+        return f"a leaf of shape {tuple(x.shape)}"
+    if hasattr(x, "dtype") and hasattr(x, "shape"):
+        return f"a tensor of shape {tuple(x.shape)}"
+    if callable(x) and hasattr(x, "__qualname__"):
+        return str(x.__qualname__)
+    return type(x).__name__

@@ -29,7 +29,7 @@ from weakref import WeakSet
 
 from gradflow.backend import Array, Backend
 from gradflow.modes import BareMode, entered
-from gradflow.recording import as_one_call, note_change, refuse
+from gradflow.recording import as_one_call, note_change, read, recorders, refuse
 
 if TYPE_CHECKING:
     from gradflow.tensor import Tensor
@@ -397,13 +397,26 @@ class Leaf:
             self.memory.tensors = []
             self.free = self.buffer
 
+    def saved(self) -> Callable[[], None]:
+        """What puts the gradient back as it is now."""
+        array, state = self.array, (self._grad, self.filled, self.free)
+        values = None if array is None else self.backend.copy(array)
+
+        def put_back() -> None:
+            self.clear()
+            if array is not None:
+                self.backend.setitem(array, ..., values)
+            self._grad, self.filled, self.free = state
+
+        return put_back
+
     def give(self, buffer: Array, block: Any) -> None:
         """Have backward passes write to `buffer`, which is a part of `block`. A gradient stays where it is."""
-        note_change()
         held = self.grad  # made now, if it lies in the buffer that was
         self.take_back()
         self.buffer, self.block = buffer, block
         self.free = buffer if held is None else None
+        note_change(self)
 
     def hand_out(self) -> None:
         """Make what the buffer holds the gradient."""
@@ -417,8 +430,9 @@ class Leaf:
         for reference in tensors:
             held = reference()
             if held is not None:
-                note_change()
-                held.array = self.backend.copy(held.array)
+                array = held.array
+                held.array = self.backend.copy(array)
+                note_change(array)
                 held._memory = Memory(self.memory.changed)
         tensors.clear()
 
@@ -443,7 +457,10 @@ def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = ())
                     (leaves if parent.op is None else order).append(parent)
     if len(order) > 1:
         order.sort(key=_id, reverse=True)  # nearly so already, which makes it quick
-    return order + leaves
+    order += leaves
+    if recorders:
+        read(*order)
+    return order
 
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
@@ -689,22 +706,25 @@ def add_hook(node: Node | Leaf, hook: Callable[[Any], Any]) -> Handle:
     if node not in hooked_nodes:
         node.hooks = {}  # here, not beside the set: a hook may well hold the tensor and with it the node
         hooked_nodes.add(node)
-    return Handle(node.hooks, hook)
+    return Handle(node.hooks, hook, node)
 
 
 class Handle:
     """What registering a hook returns: `remove()` takes the hook back, once; so does leaving a `with` on it."""
 
-    def __init__(self, hooks: dict[int, Any], hook: Callable[..., Any]) -> None:
+    def __init__(self, hooks: dict[int, Any], hook: Callable[..., Any], owner: Any) -> None:
         self._hooks = hooks
         self._key = tick()  # not the handle itself, which would close a cycle
+        self._owner = weakref.ref(owner)
         hooks[self._key] = hook
-        note_change()
+        note_change(owner)
 
     def remove(self) -> None:
         """Take the hook back; nothing happens if that has been done."""
         self._hooks.pop(self._key, None)
-        note_change()
+        owner = self._owner()
+        if owner is not None:
+            note_change(owner)
 
     def __enter__(self) -> Handle:
         return self
@@ -718,7 +738,7 @@ def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
         each = [_run_hooks(node, g.values[i, ...], create_graph, None) for i in range(g.values.shape[0])]
         F = tensor_functions if create_graph else node.backend
         return type(g)(F.stack(each, axis=0))
-    refuse()
+    refuse("calls a hook on a gradient")
     for hook in list(node.hooks.values()):
         given = g if create_graph else _wrap(g, node.backend, None)
         memory = given._shared_memory()

@@ -17,6 +17,7 @@ from typing import Any
 from gradflow.backend import Array, Backend
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DEFAULT, as_dtype
+from gradflow.recording import refuse
 from gradflow.tensor import Tensor, shape_from
 
 _KEY_BITS, _COUNTER_BITS = 128, 256
@@ -45,6 +46,7 @@ class Generator:
 
     def draw(self, words: int) -> tuple[int, int]:
         """Reserve that many 64-bit words; returns the key and the counter that `Backend.random_bits` makes them of."""
+        refuse("{} draws random numbers")
         key, counter = self.key, self.counter
         used = _used.get()
         if used is not None:

@@ -14,7 +14,7 @@ from gradflow.backend import Array, Backend, Device
 from gradflow.device import DeviceLike, backend_prefixes, get_backend
 from gradflow.dtypes import DTYPES, DType, as_dtype, is_number, weak_number
 from gradflow.engine import Handle, Leaf, Memory, Node, add_hook, backward, grad_enabled
-from gradflow.recording import as_one_call, note_change, recorders, refuse
+from gradflow.recording import as_one_call, note_change, read, recorders, refuse
 
 _ARRAY_TEXT = re.compile(r"^array\((.*?)(?:,\s*shape=\([\d, ]*\))?(?:,\s*dtype=\w+)?\)$", re.DOTALL)
 
@@ -59,16 +59,22 @@ class Tensor:
     @property
     def dtype(self) -> DType:
         """The data type of the elements, one of `gradflow.float32` and so on."""
+        if recorders:
+            read(self.array)
         return DTYPES[self.backend.dtype_name(self.array.dtype)]
 
     @property
     def device(self) -> Device:
         """Where the elements are."""
+        if recorders:
+            read(self.array)
         return self.backend.device
 
     @property
     def requires_grad(self) -> bool:
         """Whether operations on this tensor are recorded. Assign to a leaf to change it."""
+        if recorders:
+            read(self.array)
         return self._node is not None
 
     @requires_grad.setter
@@ -82,14 +88,14 @@ class Tensor:
         """
         if value == self.requires_grad:
             return self
-        note_change()
-        if not value:
-            if not isinstance(self._node, Leaf):
-                raise RuntimeError("a computed tensor cannot be told to need no gradient; use detach()")
+        if value:
+            frozen = self._frozen_leaf()
+            self._node = _leaf(self) if frozen is None else frozen
+        elif isinstance(self._node, Leaf):
             self._frozen, self._node = self._node, None
-            return self
-        frozen = self._frozen_leaf()
-        self._node = _leaf(self) if frozen is None else frozen
+        else:
+            raise RuntimeError("a computed tensor cannot be told to need no gradient; use detach()")
+        note_change(self.array)
         return self
 
     def _frozen_leaf(self) -> Leaf | None:
@@ -102,6 +108,8 @@ class Tensor:
     @property
     def is_leaf(self) -> bool:
         """Whether this tensor was made by a user and not computed from tensors that need a gradient."""
+        if recorders:
+            read(self.array)
         return self._node is None or self._node.op is None
 
     @property
@@ -109,7 +117,7 @@ class Tensor:
         """The gradient that backward passes have added up for this leaf, or None."""
         node = self._frozen_leaf() if self._node is None else self._node
         if recorders:
-            refuse()  # whether it is there, and in which memory, is not known before
+            refuse("reads a gradient (grad)")  # whether it is there, and in which memory, is not known before
         return node.grad if isinstance(node, Leaf) else None
 
     @grad.setter
@@ -126,7 +134,7 @@ class Tensor:
         if value is None:
             self.zero_grad()
             return
-        refuse()
+        refuse("assigns a gradient (grad)")
         node.grad = value
 
     @as_one_call

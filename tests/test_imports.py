@@ -33,7 +33,7 @@ ROOMS: tuple[set[str], ...] = (
     {"tensor"},
     {"ops", "random"},
     {"transforms", "anomaly"},
-    {"checkpoint", "gradcheck"},
+    {"checkpoint", "gradcheck", "recheck"},
     {"capture"},
     {"nn", "optim"},  # the core up to here
     {"data", "testing"},
@@ -316,6 +316,7 @@ def test_everything_public_in_a_module_has_a_docstring(name: str) -> None:
     assert ast.get_docstring(TREES[name]), f"{name} has none"
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     public = [n for n in TREES[name].body if isinstance(n, kinds) and not n.name.startswith("_")]
+    public = [n for n in public if not any(ast.unparse(d) == "overload" for d in n.decorator_list)]
     assert [n.name for n in public if not ast.get_docstring(n)] == []
 
 

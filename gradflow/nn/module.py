@@ -14,7 +14,7 @@ from gradflow.dtypes import DType
 from gradflow.engine import Handle, Memory, no_grad, time_of_change
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, equal, isnan, where
-from gradflow.recording import note_change, recorders, refuse
+from gradflow.recording import changed_meanwhile, note_change, note_making, reads_are_seen, refuse
 from gradflow.tensor import Tensor, device_and_dtype
 
 
@@ -53,6 +53,7 @@ class Incompatible(NamedTuple):
     unexpected_keys: list[str]
 
 
+@reads_are_seen
 class Module:
     """A function with parameters. Subclasses assign parameters and modules to attributes and define `forward`.
 
@@ -75,6 +76,7 @@ class Module:
     _forward_hooks: dict[int, Callable[..., Any]] | None = None
 
     def __init__(self) -> None:
+        note_making(self)
         object.__setattr__(self, "_parameters", {})
         object.__setattr__(self, "_buffers", {})
         object.__setattr__(self, "_modules", {})
@@ -102,14 +104,14 @@ class Module:
                 if other != kind:
                     self.__dict__[other].pop(name, None)
             self.__dict__[kind][name] = value
-        note_change()
         object.__setattr__(self, name, value)  # beside the registry, so that reading it costs nothing more
+        note_change(self)
 
     def __delattr__(self, name: str) -> None:
         for kind in _REGISTRIES:
             self.__dict__[kind].pop(name, None)
-        note_change()
         object.__delattr__(self, name)
+        note_change(self)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
         """Assign a parameter, or None where a module of this kind may have one. TypeError for anything else."""
@@ -141,7 +143,7 @@ class Module:
         """Compute `forward` of the inputs, and let the forward hooks see it."""
         output = self.forward(*inputs, **options)
         if self._forward_hooks:
-            refuse()
+            refuse(f"calls a forward hook of {type(self).__name__}")
             for hook in list(self._forward_hooks.values()):
                 result = hook(self, inputs, output)
                 if result is not None:
@@ -162,7 +164,7 @@ class Module:
         """
         hooks = {} if self._forward_hooks is None else self._forward_hooks
         object.__setattr__(self, "_forward_hooks", hooks)
-        return Handle(hooks, hook)
+        return Handle(hooks, hook, self)
 
     def __copy__(self) -> Self:
         """A module of the same parameters, buffers and modules, in registries of its own."""
@@ -244,8 +246,8 @@ class Module:
         """Set training mode (dropout at work) here and below; returns the module."""
         for module in self.modules():
             if module.training != mode:
-                note_change()
                 object.__setattr__(module, "training", mode)
+                note_change(module)
         return self
 
     def eval(self) -> Self:
@@ -282,9 +284,9 @@ class Module:
             if values.backend is parameter.backend and values.dtype == parameter.dtype:
                 continue
             required = parameter.requires_grad
-            parameter._node = None
-            note_change()
+            array, parameter._node = parameter.array, None
             parameter.array, parameter.backend = values.array, values.backend
+            note_change(array)
             parameter._memory = Memory(time_of_change())  # what was recorded before is not of these values
             parameter.requires_grad_(required)
         for module in self.modules():
@@ -445,14 +447,11 @@ def functional_call(module: Module, parameters: Mapping[str, Tensor], *inputs: A
         for attribute, tensor in (owner._parameters | owner._buffers).items()
         if id(tensor) in replaced
     ]
-    try:
-        if not recorders:  # within a step, its calls tell
-            note_change()
-        for owner, attribute, tensor in places:
-            object.__setattr__(owner, attribute, replaced[id(tensor)])
-        return module(*inputs, **options)
-    finally:
-        if not recorders:
-            note_change()
-        for owner, attribute, tensor in places:
-            object.__setattr__(owner, attribute, tensor)
+    with changed_meanwhile(*{id(owner): owner for owner, _, _ in places}.values()):
+        try:
+            for owner, attribute, tensor in places:
+                object.__setattr__(owner, attribute, replaced[id(tensor)])
+            return module(*inputs, **options)
+        finally:
+            for owner, attribute, tensor in places:
+                object.__setattr__(owner, attribute, tensor)

@@ -72,7 +72,7 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> TensorFun
             raise TypeError(f"{name} needs at least one tensor; got numbers alone")
         if any(x.backend is not tensors[0].backend for x in tensors):
             raise mismatch(name, arguments)
-        refuse()  # its Python may do anything
+        refuse(f"calls an operation of your own ({name})")  # its Python may do anything
         recorded = any(
             rule is not None and isinstance(x, Tensor) and x.requires_grad
             for rule, x in zip(rules, arguments, strict=True)

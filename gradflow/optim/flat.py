@@ -128,8 +128,8 @@ class Block:
         if member.outside:
             return
         self.backend.setitem(member.values, ..., tensor.array)
-        tensor.array = member.values
-        note_change()
+        array, tensor.array = tensor.array, member.values
+        note_change(array)
         changed = 0 if tensor._memory is None else tensor._memory.changed
         tensor._memory = _Place(changed)
 

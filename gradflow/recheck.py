@@ -1,0 +1,77 @@
+"""A replay of a step and the step itself from the same state, compared to the bit: what `capture(check=...)` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from gradflow.anomaly import unravel
+from gradflow.engine import Leaf
+from gradflow.tensor import Tensor
+from gradflow.tree import flatten
+
+
+def run_both(
+    replay: Callable[[], Any], step: Callable[[], Any], optimizers: Sequence[Any], leaves: Sequence[Leaf]
+) -> tuple[Any, str | None]:
+    """What `step` returns, and in words the first difference that `replay` makes to it: in what it returns, in the
+    parameters and states of `optimizers`, or in gradients. All is then as the step has left it.
+    """
+    leaves = list({*leaves, *(p._node for each in optimizers for p in _parameters(each) if isinstance(p._node, Leaf))})
+    put_back = [*map(_saved, optimizers), *[leaf.saved() for leaf in leaves]]
+    replayed = dict(_values(replay(), optimizers, leaves))
+    for each in put_back:
+        each()
+    result = step()
+    done = dict(_values(result, optimizers, leaves))
+    names = [*done, *(name for name in replayed if name not in done)]
+    differences = (_difference(name, replayed.get(name), done.get(name)) for name in names)
+    return result, next((each for each in differences if each is not None), None)
+
+
+def _parameters(optimizer: Any) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _saved(optimizer: Any) -> Callable[[], None]:
+    """What puts the parameters and the state of an optimizer back as they are now."""
+    groups, state = optimizer.param_groups, optimizer.state_dict()
+    parameters = [(p, p.backend.copy(p.array)) for p in _parameters(optimizer)]
+
+    def put_back() -> None:
+        optimizer.load_state_dict(state)
+        optimizer.param_groups = groups
+        for p, values in parameters:
+            p.backend.setitem(p.array, ..., values)
+
+    return put_back
+
+
+def _values(result: Any, optimizers: Sequence[Any], leaves: Sequence[Leaf]) -> Iterator[tuple[str, Any]]:
+    """Everything that a step gives and changes, by name, on the host."""
+    for path, x in flatten(result, "result"):
+        yield path, x.backend.to_host(x.array)
+    names: dict[Any, str] = {}
+    for i, each in enumerate(optimizers):
+        kind = type(each).__name__ + (f" {i}" if len(optimizers) > 1 else "")
+        for j, p in enumerate(_parameters(each)):
+            names[p._node] = f"parameter {j} of {kind}"
+            yield f"parameter {j} of {kind}", p.backend.to_host(p.array)
+        for path, x in flatten(each.state_dict()["state"], f"the state of {kind}, "):
+            yield path, x.backend.to_host(x.array) if isinstance(x, Tensor) else x
+    for i, leaf in enumerate(leaves):
+        array = leaf.array
+        name = names.get(leaf, f"leaf {i} of shape {tuple(leaf.shape)}")
+        yield f"the gradient of {name}", None if array is None else leaf.backend.to_host(array)
+
+
+def _difference(name: str, a: Any, b: Any) -> str | None:
+    """Where two values differ, the first from a replay, in words."""
+    if not (hasattr(a, "tobytes") and hasattr(b, "tobytes") and (a.shape, a.dtype) == (b.shape, b.dtype)):
+        return None if a is b or (type(a) is type(b) and a == b) else f"{name} is {a} in a replay and {b} in the step"
+    one, two, size = a.tobytes(), b.tobytes(), a.dtype.itemsize
+    if one == two:
+        return None
+    place = next(i for i in range(0, len(one), size) if one[i : i + size] != two[i : i + size])
+    where = unravel(place // size, a.shape)
+    return f"{name} at index {where} is {a[where]!s} in a replay and {b[where]!s} in the step"
