@@ -361,14 +361,15 @@ class _Plan:
 
 def _state_of(leaf: Leaf) -> int | None:
     """How a leaf begins a step: without a gradient, its buffer free (0) or not (1); with one, in its buffer (2) or
-    elsewhere (3). None where there are tensors in the buffer, which a step would have to copy.
+    elsewhere (3). None where somebody holds tensors in the buffer, which a step would have to copy.
     """
-    tensors = leaf.memory.tensors
-    if tensors and any(reference() is not None for reference in tensors):
-        return None
-    if leaf.filled:
-        return 2
-    return 3 if leaf._grad is not None else 0 if leaf.free is not None else 1
+    for reference in leaf.memory.tensors or ():
+        held = reference()  # which this variable, the leaf, and the argument refer to, and nobody else
+        if held is not None and (held is not leaf._grad or sys.getrefcount(held) > 3):
+            return None
+    if leaf._grad is not None:
+        return 2 if leaf._grad.array is leaf.buffer else 3
+    return 2 if leaf.filled else 0 if leaf.free is not None else 1
 
 
 def _settings(optimizer: Any) -> list[dict[str, Any]]:
@@ -653,7 +654,7 @@ def _are_the_same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and not isinstance(a, Tensor) and not hasattr(a, "dtype") and bool(a == b)
 
 
-_UNTOLD = {__name__, noted.__name__, "__init__", "add_hook", "apply", "draw", "forward", "function"}
+_UNTOLD = {__name__, noted.__name__, "__init__", "add_hook", "apply", "draw", "forward", "function", "nodes_from"}
 """Modules and functions of gradflow that say nothing to who reads a reason."""
 
 

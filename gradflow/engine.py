@@ -399,14 +399,16 @@ class Leaf:
 
     def saved(self) -> Callable[[], None]:
         """What puts the gradient back as it is now."""
-        array, state = self.array, (self._grad, self.filled, self.free)
+        array, free = self.array, self.free
+        elsewhere = None if array is None or array is self.buffer else self._grad
         values = None if array is None else self.backend.copy(array)
 
         def put_back() -> None:
             self.clear()
             if array is not None:
                 self.backend.setitem(array, ..., values)
-            self._grad, self.filled, self.free = state
+            self._grad, self.free = elsewhere, free
+            self.filled = array is not None and elsewhere is None  # the tensor is not kept: it would count as held
 
         return put_back
 
@@ -738,8 +740,8 @@ def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
         each = [_run_hooks(node, g.values[i, ...], create_graph, None) for i in range(g.values.shape[0])]
         F = tensor_functions if create_graph else node.backend
         return type(g)(F.stack(each, axis=0))
-    refuse("calls a hook on a gradient")
     for hook in list(node.hooks.values()):
+        refuse("calls a hook on a gradient")
         given = g if create_graph else _wrap(g, node.backend, None)
         memory = given._shared_memory()
         before = memory.changed

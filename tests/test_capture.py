@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
+import itertools
+import re
 import threading
 import tracemalloc
 import weakref
@@ -19,6 +22,7 @@ import gradflow as gf
 from gradflow import nn, optim
 from gradflow.optim import schedules
 from gradflow.random import default_generator
+from gradflow.recording import recorders
 from gradflow.testing import forbid_sync, host
 from gradflow.tree import flatten
 
@@ -620,6 +624,13 @@ def make_training_of_a_layer() -> tuple[nn.Linear, optim.Optimizer, Step]:
     return model, optimizer, step
 
 
+def test_gradients_that_are_read_between_calls_leave_it_replaying() -> None:
+    training = Training(gf.capture)
+    for i, batch in enumerate(batches()):
+        training.run(*batch)  # which reads all gradients
+        assert i < 3 or training.call.status == "replaying"  # type: ignore[attr-defined]
+
+
 def test_a_gradient_that_is_held_stays_what_it_was() -> None:
     model, _, step = make_training_of_a_layer()
     counted = Counted(step)
@@ -827,6 +838,588 @@ def test_nothing_is_kept_when_it_is_gone() -> None:
         assert array() is None
     finally:
         gc.enable()
+
+
+# ---------------------------------------------------------------------- what a step uses, and what it does not
+
+
+class Parts(nn.Module):
+    """A module that is not called itself, with modules in a list, a buffer, and attributes that decide."""
+
+    extra: list[nn.Module]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.MLP([3, 6, 5], activation="tanh")
+        self.head = nn.Linear(5, 2)
+        self.extra = [nn.Linear(5, 2).requires_grad_(False)]
+        self.register_buffer("shift", gf.full(2, 0.25))
+        self.register_buffer("bend", None)
+
+    def loss(self, x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
+        h = self.body(x)
+        out = self.head(h) + self.extra[0](h) + self.shift
+        out = out * 0.5 if not self.body[0].training else out
+        out = out if self.bend is None else out * self.bend
+        return gf.mse_loss(out * 3.0 if hasattr(self, "triple") else out, y)
+
+
+class Untold(nn.Module):
+    """A module that a step makes anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p = 2.0
+
+    def forward(self, x: gf.Tensor) -> gf.Tensor:
+        return (x * self.p).mean()
+
+
+class World:
+    """A step that uses some things and not others; `history` has all that each call leaves."""
+
+    def __init__(self, through: Callable[[Step], Any]) -> None:
+        gf.manual_seed(5)
+        self.parts = Parts()
+        self.options = nn.Module()
+        self.options.alpha = 1.5
+        self.scale = gf.full(3, 0.5)
+        self.switch = gf.ones(1)
+        self.precision = nn.Linear(1, 1)
+        self.optimizer = optim.Adam(list(self.parts.body.parameters()), lr=0.05)
+        self.other = nn.MLP([3, 4, 2], dropout=0.5)
+        self.other_tensor = gf.ones(3, requires_grad=True)
+        self.other_optimizer = optim.SGD(self.other.parameters(), lr=0.1)
+        self.handles: list[Any] = []
+        self.call = through(self.step)
+        self.history: list[Any] = []
+        self.seen: list[str] = []
+
+    def step(self, x: gf.Tensor, y: gf.Tensor) -> Any:
+        self.optimizer.zero_grad()
+        self.parts.head.zero_grad()
+        loss = self.parts.loss(x.astype(self.precision.weight.dtype).astype("float32") * self.scale, y)
+        loss = loss * self.options.alpha + Untold()(loss)
+        if self.switch.requires_grad:
+            loss = loss * 2.0
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+    def all_of(self, result: Any) -> list[tuple[str, Any]]:
+        gradients = {name: p.grad for name, p in self.parts.named_parameters()}
+        return flatten((result, self.parts.state_dict(), gradients, self.scale.grad, self.optimizer.state_dict()))
+
+    def run(self, calls: int) -> None:
+        for i in range(calls):
+            x, y = list(batches())[i % STEPS]
+            result = self.call(x, y)
+            self.history.append([(path, bits(value)) for path, value in self.all_of(result)])
+            self.seen.append(getattr(self.call, "status", ""))
+
+
+def nudge(w: World) -> None:
+    """Whatever a parameter of another module is moved to, and whether its optimizer then has to adopt it."""
+    w.other.to("float64").to("float32")
+
+
+def train_other(w: World) -> None:
+    w.other_optimizer.zero_grad()
+    w.other(gf.ones((2, 3))).sum().backward()
+    w.other_optimizer.step()
+
+
+Change = Callable[[World], Any]
+
+USED: dict[str, Change] = {
+    "a module of a parent that is not called": lambda w: setattr(w.parts, "head", nn.Linear(5, 2)),
+    "a list of modules": lambda w: setattr(w.parts, "extra", [nn.Linear(5, 2).requires_grad_(False)]),
+    "an attribute of a module that is not called": lambda w: setattr(w.options, "alpha", w.options.alpha + 1),
+    "an attribute that appears": lambda w: setattr(w.parts, "triple", True),
+    "an attribute that goes": lambda w: delattr(w.parts.body[1], "bias") or setattr(w.parts.body[1], "bias", None),
+    "a buffer": lambda w: setattr(w.parts, "shift", gf.full(2, 0.5)),
+    "a buffer that was none": lambda w: setattr(w.parts, "bend", gf.full(2, 0.5)),
+    "a parameter": lambda w: w.parts.head.register_parameter("weight", nn.Parameter(gf.ones((2, 5)))),
+    "a parameter that goes": lambda w: w.parts.head.register_parameter("bias", None),
+    "a layer appended": lambda w: w.parts.body.append(nn.Tanh()),
+    "a layer of a perceptron": lambda w: setattr(w.parts.body, "1", nn.Linear(6, 5)),
+    "an activation within a perceptron": lambda w: setattr(w.parts.body[0], "activation", "relu"),
+    "evaluation": lambda w: w.parts.train(not w.parts.training),
+    "evaluation of a module within": lambda w: w.parts.body[0].train(not w.parts.body[0].training),
+    "a forward of its own": lambda w: setattr(w.parts.head, "forward", lambda h: h[:, :2]),
+    "a parameter frozen": lambda w: w.parts.body[0].weight.requires_grad_(not w.parts.body[0].weight.requires_grad),
+    "a layer frozen": lambda w: w.parts.head.requires_grad_(not w.parts.head.weight.requires_grad),
+    "a tensor that needs a gradient": lambda w: w.scale.requires_grad_(not w.scale.requires_grad),
+    "whether another tensor needs a gradient": lambda w: w.switch.requires_grad_(not w.switch.requires_grad),
+    "the dtype of another tensor": lambda w: w.precision.to("float16"),
+    "a move and back": lambda w: w.parts.to("float64").to("float32"),
+    "another optimizer for the same parameters": lambda w: optim.SGD(w.parts.body.parameters(), lr=0.1),
+    "more parameters to train": lambda w: w.optimizer.add_param_group({"params": list(w.parts.head.parameters())}),
+}
+"""Changes of what the step uses, after which it is recorded anew."""
+
+WITHOUT_EFFECT = [USED["a move and back"], USED["another optimizer for the same parameters"]]
+"""Other arrays, with the same values."""
+
+HOOKS: dict[str, Change] = {
+    "a forward hook": lambda w: w.parts.head.register_forward_hook(lambda module, inputs, out: out * 2),
+    "a forward hook within a perceptron": lambda w: w.parts.body[1].register_forward_hook(lambda m, i, out: out * 2),
+    "a hook on a parameter": lambda w: w.parts.body[0].weight.register_hook(lambda g: g * 2),
+}
+"""Hooks on what the step uses, with which it runs as it is."""
+
+UNUSED: dict[str, Change] = {
+    "nothing": lambda w: None,
+    "a new leaf": lambda w: gf.tensor([1.0], requires_grad=True),
+    "a new parameter": lambda w: nn.Parameter(gf.ones(2)),
+    "a new loss": lambda w: nn.CrossEntropyLoss(),
+    "a new module": lambda w: nn.LayerNorm(3),
+    "a new optimizer": lambda w: optim.SGD([gf.ones(2, requires_grad=True)], lr=0.1),
+    "evaluation": lambda w: w.other.train(not w.other.training),
+    "an attribute": lambda w: setattr(w.other, "mark", object()),
+    "a module replaced": lambda w: setattr(w.other, "0", nn.Linear(3, 4)),
+    "a tensor frozen": lambda w: w.other_tensor.requires_grad_(not w.other_tensor.requires_grad),
+    "a module frozen": lambda w: w.other.requires_grad_(not w.other[0].weight.requires_grad),
+    "a move and back": nudge,
+    "training": train_other,
+    "a hook": lambda w: w.other_tensor.register_hook(lambda g: g * 2) if w.other_tensor.requires_grad else None,
+    "a hook that goes": lambda w: w.other_tensor.register_hook(lambda g: g * 2).remove(),
+    "a forward hook": lambda w: w.other.register_forward_hook(lambda module, inputs, out: out * 2),
+    "functional_call": lambda w: nn.functional_call(w.other, {"0.weight": gf.zeros((4, 3))}, gf.ones((1, 3))),
+    "functional_call of what it uses": lambda w: nn.functional_call(
+        w.parts.body, {"0.weight": gf.zeros((6, 3))}, gf.ones((1, 3))
+    ),
+    "a gradient by functional_call": lambda w: gf.grad(
+        lambda p: nn.functional_call(w.parts.body, p, gf.ones((1, 3))).sum()
+    )(dict(w.parts.body.named_parameters())),
+    "values of what it uses": lambda w: w.parts.load_state_dict(w.parts.state_dict()),
+    "the learning rate": lambda w: w.optimizer.param_groups[0].update(lr=0.02),
+    "a forward pass": lambda w: w.parts.body(gf.ones((1, 3))),
+    "a checkpoint": lambda w: gf.checkpoint(w.other, gf.ones((1, 3))).sum().backward(),
+    "a copy": lambda w: copy.deepcopy(w.parts),
+    "another step that is captured": lambda w: gf.capture(lambda x: w.other[0](x))(gf.ones((1, 3))),
+}
+"""Changes of what the step does not use, or that are taken back, or that decide no call."""
+
+
+def both(*events: Change | int) -> tuple[World, World]:
+    """Two worlds after changes and numbers of calls, one with the plain step and one with the captured."""
+    worlds = World(as_it_is), World(gf.capture)
+    for world in worlds:
+        for event in events:
+            gf.manual_seed(len(world.history))
+            try:
+                world.run(event) if isinstance(event, int) else event(world)
+            except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+                world.history.append([("error", repr(error))])
+    return worlds
+
+
+@pytest.mark.parametrize("change", USED.values(), ids=USED)
+def test_a_change_of_what_a_step_uses_leads_to_a_new_recording(change: Change) -> None:
+    plain, captured = both(6, change, 6)
+    assert captured.history == plain.history
+    assert captured.seen[5] == captured.seen[11] == "replaying"
+    assert captured.seen[6] != "replaying"
+    if change not in WITHOUT_EFFECT:
+        assert plain.history != both(12)[0].history, "the change decides nothing, so that comparing proves nothing"
+
+
+@pytest.mark.parametrize("change", HOOKS.values(), ids=HOOKS)
+def test_a_hook_on_what_a_step_uses_is_called_until_it_goes(change: Change) -> None:
+    def go(world: World) -> None:
+        world.handles.pop().remove()
+
+    plain, captured = both(6, lambda w: w.handles.append(change(w)), 6, go, 8)
+    assert captured.history == plain.history
+    assert captured.seen[5] == captured.seen[-1] == "replaying"
+    assert "hook" in captured.seen[6]
+    assert "hook" in captured.seen[11]
+
+
+@pytest.mark.parametrize("change", UNUSED.values(), ids=UNUSED)
+def test_a_change_of_what_a_step_does_not_use_leaves_it_replaying(change: Change) -> None:
+    plain, captured = both(4, *[change, 1] * 8)
+    assert captured.history == plain.history
+    assert captured.seen[3:] == ["replaying"] * 9
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_changes_in_any_order(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    changes = [*USED.values(), *HOOKS.values(), *UNUSED.values()]
+    events = []
+    for _ in range(12):
+        events += [changes[rng.integers(len(changes))], int(rng.integers(1, 6))]
+    plain, captured = both(3, *events)
+    assert captured.history == plain.history
+
+
+def test_a_step_that_is_recorded_while_another_thread_changes_what_it_uses() -> None:
+    """In the middle of a recording, after the step has read the old value."""
+    options = nn.Module()
+    options.alpha = 1.0
+    changes = iter([True, True, False])
+
+    def step(x: gf.Tensor) -> gf.Tensor:
+        y = x * options.alpha
+        if next(changes, False):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(setattr, options, "alpha", options.alpha + 1).result()
+        return y
+
+    captured = gf.capture(step)
+    assert [captured(gf.ones(1)).item() for _ in range(6)] == [1.0, 2.0, 3.0, 3.0, 3.0, 3.0]
+    assert captured.status == "replaying"
+
+
+def test_a_captured_step_within_functional_call_has_the_tensors_given() -> None:
+    model, x = nn.Linear(3, 2), gf.ones((1, 3))
+    captured = gf.capture(lambda x: model(x))
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: gf.Tensor) -> Any:
+            return captured(x)
+
+    expected = model(x).tolist()
+    for value in (0.0, 1.0, 2.0):
+        for _ in range(3):  # recorded with these tensors, which the next functional_call does not give
+            given = {"model.weight": gf.full((2, 3), value), "model.bias": gf.zeros(2)}
+            assert nn.functional_call(Around(), given, x).tolist() == [[3 * value] * 2]
+    for _ in range(4):
+        assert captured(x).tolist() == expected
+
+
+def test_a_graph_from_before_is_gone_back_through_as_it_is() -> None:
+    w = gf.tensor([1.0, 2.0], requires_grad=True)
+    before = w * w
+    captured = gf.capture(lambda x: (before * x).sum().backward(retain_graph=True))
+    for _ in range(5):
+        captured(gf.ones(2))
+    assert captured.status.startswith("goes back through operations that were recorded before it (backward): ")
+    w.zero_grad()
+    with before.register_hook(lambda g: g * 10):
+        captured(gf.ones(2))
+    assert held(w).tolist() == [20.0, 40.0]
+
+
+# ---------------------------------------------------------------------- what it says
+
+
+def test_the_status_is_that_of_the_last_call() -> None:
+    captured = gf.capture(lambda x: x * 2)
+    seen = [captured.status]
+    for n in (1, 1, 1, 2, 1, 2, 2):
+        captured(gf.ones(n))
+        seen.append(captured.status)
+    recorded, replayed = "recording", "replaying"
+    assert seen == [recorded, *[recorded, recorded, replayed], recorded, replayed, *[recorded, replayed]]
+
+
+REASONS: dict[str, str] = {
+    "random numbers": "dropout draws random numbers",
+    "initial weights": r"changes a tensor of shape \(3, 2\) \(requires_grad_\)",
+    "a value that is read": r"reads a value \(item\)",
+    "a branch": r"reads a value \(item\)",
+    "a change in place": r"changes a tensor in place \(copy_\)",
+    "an index that is assigned": r"changes a tensor in place \(__setitem__\)",
+    "a counter": "two recordings differ",
+    "new numbers from the host": "two recordings differ",
+    "new numbers of NumPy": "two recordings differ",
+    "a result that it did not compute": "calls nothing on cpu",
+    "an input as the result": "calls nothing on cpu",
+}
+
+
+@pytest.mark.parametrize("name", AS_IT_IS)
+def test_the_status_says_why_a_step_runs_as_it_is(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    step = AS_IT_IS[name]
+    captured = gf.capture(step)
+    for _ in range(4):
+        captured(gf.ones((4, 3)))
+    assert re.match(REASONS[name], captured.status), captured.status
+    if "nothing" not in REASONS[name]:
+        assert f"{__file__}, line {step.__code__.co_firstlineno}" in captured.status
+    for _ in range(200):
+        captured(gf.ones((4, 3)))
+    (said,) = caplog.records
+    assert (said.name, said.levelname) == ("gradflow", "WARNING")
+    assert re.match(f"the captured step <lambda> runs as it is: {REASONS[name]}", said.getMessage())
+
+
+@pytest.mark.parametrize(("work", "reason"), [
+    (assign_gradients, "assigns a gradient"), (scale_gradients, "reads a gradient"),
+    (set_the_rate, "changes hyperparameters of SGD"), (lower_the_rate_afterwards, "changes hyperparameters of SGD"),
+    (select_by_a_mask, "indexes with a mask"), (step_by_a_closure, "gives an optimizer a closure"),
+    (use_an_operation_of_ones_own, r"calls an operation of your own \(fill\)"),
+])  # fmt: skip
+def test_the_log_says_why_a_training_step_runs_as_it_is(
+    work: Callable[..., Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained(gf.capture, work)
+    assert re.search(f"runs as it is: {reason}", caplog.records[0].getMessage())
+
+
+def test_a_difference_names_both_calls() -> None:
+    numbers = iter(range(9))
+    captured = gf.capture(lambda x: (x + 1.0) * next(numbers))
+    for _ in range(2):
+        captured(gf.ones(1))
+    assert captured.status.endswith(": multiply(result 1, 0.0), then multiply(result 1, 1.0)")
+
+
+def test_a_step_that_is_replayed_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    both(12, *USED.values(), 12)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(("given", "reason"), [
+    (lambda: gf.ones(2, requires_grad=True), "an input is a parameter or requires a gradient"),
+    (lambda: nn.Parameter(gf.ones(2), requires_grad=False), "an input is a parameter or requires a gradient"),
+])  # fmt: skip
+def test_the_status_says_what_is_wrong_with_the_inputs(given: Callable[[], gf.Tensor], reason: str) -> None:
+    captured = gf.capture(lambda x: x * 2)
+    for _ in range(4):
+        captured(given())
+    assert captured.status.startswith(reason)
+    for n in range(40):
+        captured(gf.ones(n + 1))
+    assert captured.status.startswith("comes with more than 16 kinds of inputs")
+    with gf.detect_anomaly():
+        captured(gf.ones(1))
+    assert captured.status.startswith("an observer sees the step")
+    for _ in range(2):
+        captured(gf.ones(1))
+    assert captured.status == "replaying"
+
+
+def test_a_gradient_that_is_held_is_named() -> None:
+    model, _, step = make_training_of_a_layer()
+    captured = gf.capture(step)
+    for _ in range(4):
+        captured(gf.ones((2, 3)))
+    gradients = []
+    for _ in range(4):
+        gradients.append(held(model.weight))
+        captured(gf.ones((2, 3)))
+    assert captured.status.startswith("a gradient is held")
+    for _ in range(3):
+        captured(gf.ones((2, 3)))
+    assert captured.status == "replaying"
+
+
+# ---------------------------------------------------------------------- trying again
+
+
+def recorded_calls(captured: Any, calls: int) -> list[int]:
+    """Which of so many calls of a step record it; the step tells by `RECORDED`."""
+    found = []
+    for i in range(calls):
+        RECORDED.clear()
+        captured(gf.ones((4, 3)))
+        found += [i] if any(RECORDED) else []
+    return found
+
+
+RECORDED: list[bool] = []
+
+
+def test_it_tries_again_at_doubling_distances_and_not_for_nothing() -> None:
+    drop = nn.Dropout(0.5)
+
+    def step(x: gf.Tensor) -> gf.Tensor:
+        RECORDED.append(bool(recorders))
+        return drop(x) * 2
+
+    captured = gf.capture(step)
+    assert recorded_calls(captured, 300) == [0, 1, 2, 4, 7, 12, 21, 38, 71, 136, 265]
+    drop.eval()
+    more = recorded_calls(captured, 300)
+    assert len(more) == 2
+    assert more[1] == more[0] + 1
+    assert captured.status == "replaying"
+
+
+def test_the_longest_wait_is_stated() -> None:
+    captured = gf.capture(lambda x: RECORDED.append(bool(recorders)) or float(x.sum()) * x)
+    found = recorded_calls(captured, 6000)
+    assert max(b - a for a, b in itertools.pairwise(found)) == 1025
+
+
+def test_a_module_that_changes_in_every_step_does_not_record_every_time(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(3, 2)
+
+    def step(x: gf.Tensor) -> gf.Tensor:
+        RECORDED.append(bool(recorders))
+        return model(x)
+
+    captured, found = gf.capture(step), []
+    for i in range(200):
+        RECORDED.clear()
+        model.count = i
+        captured(gf.ones((4, 3)))
+        found += [i] if any(RECORDED) else []
+    assert len(found) < 20
+    assert captured.status == "Linear, which it uses, changes between calls"
+    assert [r.getMessage().partition(": ")[2] for r in caplog.records] == [captured.status]
+    assert recorded_calls(captured, 300)[1:] != []
+    assert captured.status == "replaying"
+
+
+def test_gradients_that_are_cleared_between_some_calls_only() -> None:
+    """Two states in turn: one of them is replayed, and recordings for the other become rare."""
+    model, optimizer = nn.Linear(3, 2), None
+    optimizer = optim.SGD(model.parameters(), lr=0.01)
+
+    def step(x: gf.Tensor) -> None:
+        RECORDED.append(bool(recorders))
+        model(x).square().mean().backward()
+        optimizer.step()
+
+    captured, found = gf.capture(step), []
+    for i in range(400):
+        RECORDED.clear()
+        captured(gf.ones((4, 3)))
+        found += [i] if any(RECORDED) else []
+        if i % 3 == 0:
+            optimizer.zero_grad()
+    assert len(found) < 40
+
+
+# ---------------------------------------------------------------------- checked
+
+
+def every(n: int) -> Callable[[Step], Any]:
+    return functools.partial(gf.capture, check=n)
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+def test_a_check_that_finds_nothing_changes_nothing(
+    make: Callable[[Any], optim.Optimizer], max_norm: float | None, device: str
+) -> None:
+    worlds = [train(train(Training(through, make, max_norm=max_norm))) for through in (as_it_is, every(1))]
+    assert worlds[0].history == worlds[1].history
+    assert worlds[1].call.status == "replaying"  # type: ignore[attr-defined]
+
+
+def test_a_check_of_gradients_that_add_up(device: str) -> None:
+    def scenario(through: Callable[[Step], Step]) -> Training:
+        training = Training(through)
+        training.call = through(training.loss_and_update)
+        return train(train(training), lambda i: training.optimizer.zero_grad() if i == 2 else None)
+
+    assert scenario(every(1)).history == scenario(as_it_is).history
+
+
+def test_a_check_runs_the_step_every_so_many_calls() -> None:
+    run: list[bool] = []
+
+    @gf.capture(check=5)
+    def step(x: gf.Tensor) -> gf.Tensor:
+        run.append(True)
+        return x * 2
+
+    found = []
+    for i in range(1, 21):
+        run.clear()
+        assert step(gf.ones(1)).item() == 2.0
+        found += [i] if run else []
+    assert found == [1, 2, 5, 10, 15, 20]
+    assert step.status == "replaying"
+    assert step.__name__ == "step"
+
+
+class Flags:
+    """What a step reads from Python."""
+
+    factor = 1.0
+    frozen = False
+
+
+DIFFERENCES: dict[str, tuple[Callable[[nn.Linear, optim.Optimizer, gf.Tensor, Flags], Any], str]] = {
+    "a result": (
+        lambda model, optimizer, x, flags: {"a": [x, x * flags.factor]},
+        r"result\['a'\]\[1\] at index \(0, 0\) is 1\.0 in a replay and 2\.0 in the step",
+    ),
+    "a parameter": (
+        lambda model, optimizer, x, flags: (
+            optimizer.zero_grad(), (model.bias * flags.factor).sum().backward(), optimizer.step(), None
+        )[-1],
+        r"parameter 1 of SGD at index \(0,\) is \S+ in a replay and \S+ in the step",
+    ),
+    "a gradient": (
+        lambda model, optimizer, x, flags: (
+            model.zero_grad(), (model.weight * flags.factor).sum().backward(), None
+        )[-1],
+        r"the gradient of leaf 0 of shape \(2, 3\) at index \(0, 0\) is 1\.0 in a replay and 2\.0 in the step",
+    ),
+    "who is trained": (
+        lambda model, optimizer, x, flags: (
+            optimizer.zero_grad(), model(x).sum().backward(), None if flags.frozen else optimizer.step(), None
+        )[-1],
+        r"parameter 0 of SGD at index \(0, 0\) is \S+ in a replay and \S+ in the step",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_a_check_finds_what_python_has_changed(name: str) -> None:
+    work, message = DIFFERENCES[name]
+    states = []
+    for through in (as_it_is, every(10)):
+        gf.manual_seed(0)
+        model, flags = nn.Linear(3, 2), Flags()
+        optimizer = optim.SGD(model.parameters(), lr=0.125, momentum=0.5)
+        step = through(lambda x: work(model, optimizer, x, flags))  # noqa: B023
+        for i in range(10):
+            if i == 9:
+                flags.factor, flags.frozen = 2.0, True
+                if through is not as_it_is:
+                    with pytest.raises(RuntimeError, match=f"the captured step <lambda> differs .*: {message}"):
+                        step(gf.ones((1, 3)))
+                    break
+            step(gf.ones((1, 3)))
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        everything = (model.state_dict(), gradients, optimizer.state_dict())
+        states.append([(path, bits(x)) for path, x in flatten(everything)])
+    assert states[0] == states[1], "it is not left as the step leaves it"
+    for _ in range(4):
+        step(gf.ones((1, 3)))
+    assert step.status == "replaying"  # type: ignore[attr-defined]
+
+
+def test_a_check_does_not_see_nan_as_a_difference() -> None:
+    step = gf.capture(lambda x: x * 1.0, check=1)
+    for _ in range(5):
+        assert gf.isnan(step(gf.full(1, float("nan")))).item()
+
+
+def test_an_exception_of_the_step_in_a_check_is_the_steps() -> None:
+    flags = Flags()
+
+    def step(x: gf.Tensor) -> gf.Tensor:
+        if flags.frozen:
+            raise ArithmeticError("frozen")
+        return x * 2
+
+    captured = gf.capture(step, check=1)
+    for _ in range(3):
+        captured(gf.ones(1))
+    flags.frozen = True
+    with pytest.raises(ArithmeticError, match="frozen"):
+        captured(gf.ones(1))
+
+
+@pytest.mark.parametrize("check", [0, -1, 1.5, "100", True])
+def test_a_check_is_a_count(check: Any) -> None:
+    with pytest.raises(ValueError, match="check is a count of calls, an integer of at least 1"):
+        gf.capture(check=check)
+    assert gf.capture(lambda x: x, check=np.int64(3)).status == "recording"
 
 
 # ---------------------------------------------------------------------- what goes in and comes out
