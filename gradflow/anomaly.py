@@ -164,7 +164,7 @@ class _Detector(Observer):
 
 def _as_tensor(x: Any, backend: Backend) -> Any:
     x = x.values if isinstance(x, Batch) else x
-    return x if isinstance(x, (Tensor, float, int)) else Tensor(x, backend)
+    return x if isinstance(x, Tensor) or type(x) in (float, int) else Tensor(x, backend)  # numpy.float64 is a float
 
 
 def _line_of_user() -> tuple[_Line, Node | Leaf | None]:

@@ -691,13 +691,20 @@ class Backend(ABC):
     # ------------------------------------------------------------------ kernels: scatter
 
     @kernel
-    def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...]) -> Array:
+    def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...], into: Array | None = None) -> Array:
         """Zeros of `shape` with `values` added at `[key]`, each as often as the key names it: the VJP of indexing.
 
-        key: what `x[key]` takes: integers, slices, None, Ellipsis, integer arrays, or one boolean array. The default
-        makes a matrix of the hits by the size for integer arrays: fit for small arrays only.
+        key: what `x[key]` takes: integers, slices, None, Ellipsis, integer arrays, or one boolean array. `into`: an
+        array of that shape, which is added to instead of zeros, and returned. The default makes a matrix of the hits
+        by the size for integer arrays: fit for small arrays only.
         """
-        if not any(hasattr(k, "shape") for k in (key if isinstance(key, tuple) else (key,))):
+        basic = not any(hasattr(k, "shape") for k in (key if isinstance(key, tuple) else (key,)))
+        if into is not None:
+            old = self.getitem(into, key) if basic else into
+            more = values if basic else self.scatter_add(values, key, shape)
+            self.setitem(into, key if basic else ..., self.add(old, more))
+            return into
+        if basic:
             out = self.zeros(shape, dtype=values.dtype)
             self.setitem(out, key, values)
             return out

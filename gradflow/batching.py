@@ -182,13 +182,15 @@ class Batching:
             return self._one_by_one(self.F.getitem, x, key)
         return Batch(self.F.getitem(x.values, (slice(None), *key)))
 
-    def scatter_add(self, values: Any, key: Any, shape: tuple[int, ...]) -> Any:
+    def scatter_add(self, values: Any, key: Any, shape: tuple[int, ...], into: Any = None) -> Any:
         if not isinstance(values, Batch):
-            return self.F.scatter_add(values, key, shape)
+            return self.F.scatter_add(values, key, shape, into)
         if not _keeps_place(key):
-            return self._one_by_one(self.F.scatter_add, values, key, shape)
-        count = values.values.shape[0]
-        return Batch(self.F.scatter_add(values.values, (slice(None), *key), (count, *shape)))
+            whole = self._one_by_one(self.F.scatter_add, values, key, shape)
+            return whole if into is None else self.add(into, whole)
+        whole = (values.values.shape[0], *shape)
+        shape, into = (values.values.shape[0], *shape), None if into is None else into.values
+        return Batch(self.F.scatter_add(values.values, (slice(None), *key), shape, into))
 
     def take_along_axis(self, x: Any, indices: Any, axis: int) -> Any:
         if not isinstance(x, Batch):

@@ -182,11 +182,13 @@ class Operation:
     `forward(F, *arrays, **parameters)` gives the value, with a residual beside it where `residual` is true.
     Each of `rules` is `rule(F, g, out, *inputs, **parameters)`, or None for an argument without a gradient. A rule
     whose argument is called `_name` does not read its values: the array is not kept, and it gets a stand-in with
-    `shape` and `dtype` where the argument needs a gradient, else None. `joint` instead of `rules` gives the gradients
-    of all arguments at once; it also takes `needs`; `residual`, if there is one (None when it runs on tensors or
-    batches); and, where `writes_into` is true, `into`: for each argument a buffer to write its gradient to and return,
-    or None. It reads all inputs unless `joint_reads_inputs` is false, and the result where
-    `joint_reads_out(parameters)`. `saves_parameters`: they hold what is to be freed with the saved arrays.
+    `shape` and `dtype` where the argument needs a gradient, else None. A rule may give a `Part`.
+
+    `joint` instead of `rules` gives the gradients of all arguments at once; it also takes `needs`; `residual`, if there
+    is one (None when it runs on tensors or batches); and, where `writes_into` is true, `into`: for each argument a
+    buffer to write its gradient to and return, or None. It reads all inputs unless `joint_reads_inputs` is false, and
+    the result where `joint_reads_out(parameters)`. `saves_parameters`: they hold what is to be freed with the saved
+    arrays.
     """
 
     __slots__ = (
@@ -439,6 +441,36 @@ class Leaf:
         tensors.clear()
 
 
+class Part:
+    """What the rule of a selection gives: a gradient of `values` at `key`, a key as of `getitem`, and 0 elsewhere.
+
+    The walk adds it up in place, so that a loop over the parts of a tensor takes no zeros of the whole for each.
+    """
+
+    __slots__ = ("key", "values")
+
+    shape = dtype = None  # like those of no array
+
+    def __init__(self, values: Any, key: Any) -> None:
+        self.values = values
+        self.key = key
+
+    def whole(self, F: Any, shape: tuple[int, ...]) -> Any:
+        """All of the gradient."""
+        return F.scatter_add(self.values, self.key, shape)
+
+    def add_to(self, pending: dict[Any, Any], parent: Node | Leaf, sums: set[Node | Leaf], F: Any) -> None:
+        """Add it to what is `pending` for `parent`: in place, where the walk made it and noted that in `sums`."""
+        earlier = pending.get(parent)
+        if parent in sums:
+            pending[parent] = F.scatter_add(self.values, self.key, parent.shape, earlier)
+            return
+        whole = self.whole(F, parent.shape)
+        pending[parent] = whole if earlier is None else F.add(earlier, whole)
+        if parent.shape:  # without axes, NumPy's sum is a number
+            sums.add(parent)
+
+
 FREED: tuple[Any, ...] = ("freed",)
 """What stands for the inputs of a node whose saved arrays are gone."""
 
@@ -518,6 +550,7 @@ def backward(
     if seer is not None:
         seer.before_backward()
     pending: dict[Any, Any] = {}
+    sums: set[Any] = set()  # see `Part`
     for root, g in zip(roots, gradients, strict=True):
         if root in pending:
             F = tensor_functions if create_graph else root.backend
@@ -564,6 +597,11 @@ def backward(
                 continue
             if op.joint is None:
                 result = result(F, g, out, *values, **parameters)
+            if result.__class__ is Part:
+                if seer is None:
+                    result.add_to(pending, parent, sums, F)
+                    continue
+                result = result.whole(F, parent.shape)
             given = result
             if seer is not None:
                 seer.after_rule(node, i, g, out, values, result)
@@ -585,6 +623,7 @@ def backward(
 def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], retain_graph: bool) -> None:
     """`backward` of a training step: on arrays, to all leaves, seen by nobody. A gradient is made in its place."""
     pending: dict[Any, Any] = {}
+    sums: set[Any] = set()  # see `Part`
     for root, g in zip(roots, gradients, strict=True):
         pending[root] = root.backend.add(pending[root], g) if root in pending else g
     written: list[Leaf] = []
@@ -621,6 +660,9 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
             if op.joint is None:
                 result = result(F, g, out, *values, **parameters)
             if result.shape != parent.shape or result.dtype is not parent.dtype:
+                if result.__class__ is Part:
+                    result.add_to(pending, parent, sums, F)
+                    continue
                 result = _fitted(result, F, node, i, False)
             earlier = pending.get(parent)
             pending[parent] = result if earlier is None else parent.backend.add(earlier, result)

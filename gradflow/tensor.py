@@ -343,7 +343,7 @@ class Tensor:
         return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        from gradflow.ops.indexing import raw_key
+        from gradflow.ops.indexing import explain, explain_assignment, raw_key
 
         self._refuse_recorded("item assignment")
         if isinstance(value, Tensor):
@@ -361,7 +361,15 @@ class Tensor:
             value = weak_number("item assignment", value, self.dtype)
         else:
             value = tensor(value, self.dtype, self.device).array
-        self._assign(value, raw_key(self, key))
+        raw = raw_key(self, key)
+        try:
+            self._assign(value, raw)
+        except IndexError:
+            explain(self.backend, self.shape, raw)
+            raise
+        except ValueError:
+            explain_assignment(self.backend, self.array, raw, value)
+            raise
 
     # ------------------------------------------------------------------ as Python sees it
 
@@ -373,7 +381,9 @@ class Tensor:
     def __iter__(self) -> Iterator[Tensor]:
         if self.ndim == 0:
             raise TypeError("a tensor without axes cannot be iterated over")
-        return (self[i] for i in range(len(self)))
+        from gradflow.ops.shape import unbind
+
+        return iter(unbind(self))
 
     def __bool__(self) -> bool:
         if self.size != 1:
@@ -570,6 +580,7 @@ class Tensor:
         def take(self, indices: Any, axis: int | None = None) -> Tensor: ...
         def take_along_axis(self, indices: Tensor, axis: int = -1) -> Tensor: ...
         def tanh(self) -> Tensor: ...
+        def unbind(self, axis: int = 0) -> list[Tensor]: ...
         def var(self, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Tensor: ...
         # fmt: on
 

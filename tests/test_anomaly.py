@@ -537,3 +537,12 @@ def test_observers_see_every_operation_and_every_rule_in_order() -> None:
         "exp", "multiply", "before multiply", "rule 0 of multiply", "rule 1 of multiply", "before exp", "rule 0 of exp",
         "end",
     ]  # fmt: skip
+
+
+def test_numbers_of_numpy_are_results_too() -> None:
+    """A gradient without axes may be one of NumPy's numbers, which Python takes for floats."""
+    x = gf.tensor(np.ones(3), requires_grad=True)
+    with gf.detect_anomaly():
+        (x[0] * x[0]).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [2.0, 0.0, 0.0]

@@ -322,18 +322,26 @@ def test_an_index_that_does_not_fit_is_refused(key: Any) -> None:
 @pytest.mark.parametrize("where", [[3], [-4], [0, 99]])
 def test_an_index_array_out_of_range_is_refused(where: list[int]) -> None:
     x = gf.ones((3, 2))
-    with pytest.raises(IndexError):
+    wrong = next(i for i in where if not -3 <= i < 3)
+    message = rf"index {wrong} is out of range for axis 0 of a tensor of shape \(3, 2\)"
+    with pytest.raises(IndexError, match=message):
         x[gf.tensor(np.array(where))]
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match=message):
         gf.take(x, where, axis=0)
+    with pytest.raises(IndexError, match=message):
+        x[where] = 0.0
 
 
 def test_masks_that_do_not_fit_are_refused() -> None:
     x = gf.ones((3, 2))
     with pytest.raises(IndexError, match=r"\(2,\) does not fit a tensor of shape \(3, 2\)"):
         x[gf.tensor([True, False])]
-    with pytest.raises(IndexError, match="must be the only index"):
-        x[gf.tensor([True, False, True]), 0]
+    with pytest.raises(IndexError, match=r"\(3,\) does not fit a tensor of shape \(3, 2\) at axis 1"):
+        x[:, gf.tensor([True, False, True])]
+    with pytest.raises(IndexError, match="too many indices for a tensor of shape"):
+        x[gf.ones((3, 2)) > 0, 0]
+    with pytest.raises(IndexError, match="without axes must be the only one"):
+        x[gf.tensor(1.0) > 0, 0]
 
 
 def test_an_index_of_python_integers_tells_how_to_make_it() -> None:

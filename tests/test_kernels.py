@@ -66,8 +66,8 @@ def layer_norm_slopes(g: Any, x: Any, weight: Any, axes: Any, epsilon: float, ne
     return [part if need else None for part, need in zip(found, needs, strict=True)]
 
 
-def scattered(values: Any, key: Any, shape: tuple[int, ...]) -> Sequence[Any]:
-    out = np.zeros(shape)
+def scattered(values: Any, key: Any, shape: tuple[int, ...], into: Any = None) -> Sequence[Any]:
+    out = np.zeros(shape) if into is None else into.copy()
     np.add.at(out, key, values)
     return [out]
 

@@ -284,18 +284,21 @@ class NetworkKernels(Backend):
 
     # ------------------------------------------------------------------ scatter
 
-    def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...]) -> Array:
+    def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...], into: Array | None = None) -> Array:
         """As in the contract. Where the key repeats, floating-point additions come in no fixed order (atomics)."""
         arrays = [k for k in (key if isinstance(key, tuple) else (key,)) if hasattr(k, "dtype")]
         dtype = values.dtype
         if not arrays or (len(arrays) == 1 and arrays[0].dtype.kind == "b"):
-            out = self.cupy.zeros(shape, dtype=dtype)
-            out[key] = values
+            out = self.cupy.zeros(shape, dtype=dtype) if into is None else into
+            out[key] = values if into is None else out[key] + values
             return out
         wide = dtype  # what atomicAdd knows; half floats are summed in float32
         if dtype.char not in "fdiqILQl":
             wide = self.dtypes["float32" if dtype in self.half_dtypes else "int64"]
-        out = self.cupy.zeros(shape, dtype=wide)
+        if into is not None and wide != dtype:
+            into += self.scatter_add(values, key, shape)
+            return into
+        out = self.cupy.zeros(shape, dtype=wide) if into is None else into
         self.cupy.add.at(out, key, values.astype(wide, copy=False))
         return out.astype(dtype, copy=False)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+import operator
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -53,6 +54,7 @@ class NumpyBackend(Backend):
     """Arrays of NumPy in the memory of the host. Its one device is `cpu`."""
 
     name = "cpu"
+    getitem: Any = staticmethod(operator.getitem)
 
     def __init__(self, index: int = 0) -> None:
         super().__init__(np, index)
@@ -70,6 +72,10 @@ class NumpyBackend(Backend):
         if min is not None:
             x = np.maximum(x, min)
         return x if max is None else np.minimum(x, max)
+
+    @staticmethod
+    def stack(arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
+        return np.array(arrays) if axis == 0 else np.stack(arrays, axis)  # of many small ones ten times faster
 
     @staticmethod
     def sum(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
@@ -365,13 +371,18 @@ class NumpyBackend(Backend):
     def dropout_backward(self, g: Array, mask: Array, p: float) -> Array:
         return _masked(np.multiply(g, np.asarray(1.0 / (1.0 - p), g.dtype)), mask)
 
-    def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...]) -> Array:
-        out = np.zeros(shape, values.dtype)
+    def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...], into: Array | None = None) -> Array:
+        out = np.zeros(shape, values.dtype) if into is None else into
         arrays = [k for k in (key if isinstance(key, tuple) else (key,)) if isinstance(k, np.ndarray)]
         if arrays and not (len(arrays) == 1 and arrays[0].dtype == np.bool_):
             np.add.at(out, key, values)
-        else:
+        elif into is None:
             out[key] = values
+        elif arrays:
+            out[key] += values
+        else:
+            part = out[key]
+            part += values
         return out
 
     def sgd_step(

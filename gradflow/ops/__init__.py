@@ -118,6 +118,7 @@ from gradflow.ops.shape import (
     stack,
     swapaxes,
     tile,
+    unbind,
 )
 from gradflow.ops.table import OPERATIONS, defop, promoted
 from gradflow.tensor import Tensor
@@ -254,6 +255,7 @@ __all__ = [
     "tanh",
     "tile",
     "to_device",
+    "unbind",
     "var",
     "where",
     "zeros",

@@ -2,25 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from operator import index as index_of
 from typing import Any
 
+from gradflow.engine import Node, Operation, Part, broadcasts, grad_enabled, observer
 from gradflow.ops.host import array_from_host
 from gradflow.ops.reductions import one_axis
-from gradflow.ops.table import apply, check_tensors, defop, mismatch
+from gradflow.ops.table import apply, check_broadcast, check_tensors, defop, mismatch
 from gradflow.tensor import Tensor
 
-_GETITEM = defop(
-    "take",
-    lambda F, g, _out, _x, key: F.scatter_add(g, key, _x.shape),
-    forward=lambda F, x, key: F.getitem(x, key),
-)
+
+def explain(F: Any, shape: Sequence[int], key: Any) -> None:
+    """Raise what is wrong with a key of `raw_key` that a backend has refused, if it is its arrays."""
+    parts = key if isinstance(key, tuple) else (key,)
+    arrays = [p for p in parts if hasattr(p, "shape")]
+    check_broadcast("indexing", arrays, IndexError)
+    axis = 0
+    for i, p in enumerate(parts):
+        if p is Ellipsis:
+            axis = len(shape) - sum(1 for q in parts[i + 1 :] if q is not None)
+        elif p is not None:
+            if hasattr(p, "shape") and F.device.type == "cpu":
+                wrong = [n for n in F.host_values(p).reshape(-1).tolist() if not -shape[axis] <= n < shape[axis]]
+                if wrong:
+                    raise IndexError(
+                        f"index {wrong[0]} is out of range for axis {axis} of a tensor of shape {tuple(shape)}"
+                    ) from None
+            axis += 1
+    if arrays:
+        raise IndexError(f"an index array holds what is out of range for a tensor of shape {tuple(shape)}") from None
+
+
+def explain_assignment(F: Any, x: Any, key: Any, values: Any) -> None:
+    """Raise ValueError where `values` do not broadcast to what a key of `raw_key` selects of the array x."""
+    chosen = F.getitem(x, key)
+    if hasattr(values, "shape") and not broadcasts(values.shape, chosen.shape):
+        raise ValueError(
+            f"item assignment: a value of shape {tuple(values.shape)} does not broadcast to the shape "
+            f"{tuple(chosen.shape)} of what the index selects"
+        ) from None
+
+
+def _take(F: Any, x: Any, key: Any) -> Any:
+    try:
+        return F.getitem(x, key)
+    except IndexError:
+        explain(F, x.shape, key)
+        raise
+
+
+_GETITEM = defop("take", lambda F, g, _out, _x, key: Part(g, key), forward=_take)
 _GETITEM_VIEW = defop(
+    "getitem", lambda F, g, _out, _x, key: Part(g, key), forward=lambda F, x, key: F.getitem(x, key), view=True
+)
+_PART = Operation(  # the view of `parts`; for users it is the same
     "getitem",
-    lambda F, g, _out, _x, key: F.scatter_add(g, key, _x.shape),
-    forward=lambda F, x, key: F.getitem(x, key),
+    lambda F, x, axis, start, stop: F.getitem(x, _key_of_part(axis, start, stop)),
+    [lambda F, g, _out, _x, axis, start, stop: Part(g, _key_of_part(axis, start, stop))],
     view=True,
 )
 _SCATTER_ADD = defop("scatter_add", lambda F, g, _out, _x, key, shape: F.getitem(g, key))
+_SCATTER_INTO = Operation(  # not in the table, for it changes the array of its first input, which nobody else has
+    "scatter_add",
+    lambda F, into, values, key, shape: F.scatter_add(values, key, shape, into),
+    [
+        lambda F, g, _out, _into, _values, key, shape: g,
+        lambda F, g, _out, _into, _values, key, shape: F.getitem(g, key),
+    ],
+)
 _TAKE_ALONG = defop(
     "take_along_axis",
     lambda F, g, _out, _x, indices, axis: F.scatter_add_along_axis(g, indices, _x.shape, axis),
@@ -36,44 +86,66 @@ _SCATTER_ALONG = defop(
 def raw_key(x: Tensor, key: Any) -> Any:
     """An index as a backend takes it: a mask, or a tuple with an Ellipsis, with arrays for tensors and lists.
 
-    The Ellipsis makes NumPy give a view, as other libraries do, also where only one element is left.
+    The Ellipsis makes NumPy give a view, as other libraries do, also where only one element is left. A mask beside
+    other parts becomes the indices of its true elements, as in NumPy.
 
     Raises IndexError for what is no index or is out of range, DeviceMismatchError for a tensor of another device.
     """
-    parts = key if isinstance(key, tuple) else (key,)
-    raw = tuple([_raw_part(x, part) for part in parts])
-    if any(_is_mask(x, p) for p in raw):
-        if len(raw) > 1:
-            raise IndexError("a boolean tensor must be the only index; combine conditions with & before indexing")
-        return raw[0]
-    used = sum(1 for p in raw if p is not None and p is not Ellipsis)
+    return _fitting(x, [_raw_part(x, part) for part in (key if isinstance(key, tuple) else (key,))])
+
+
+def _fitting(x: Tensor, raw: list[Any]) -> Any:
+    """The parts of an index, each from `_raw_part`, as one. IndexError where they do not fit x."""
+    counts = [0 if p is None or p is Ellipsis else p.ndim if _is_mask(x, p) else 1 for p in raw]
+    used, ellipses = sum(counts), sum(1 for p in raw if p is Ellipsis)
     if used > x.ndim:
-        raise IndexError(f"too many indices for a tensor of {x.ndim} axes: {used}")
-    ellipses = sum(1 for p in raw if p is Ellipsis)
+        raise IndexError(f"too many indices for a tensor of shape {x.shape}: {used}")
     if ellipses > 1:
         raise IndexError("an index can have only one ellipsis")
-    axis = 0
-    for i, p in enumerate(raw):
+    axis, found = 0, []
+    for p, n in zip(raw, counts, strict=True):
         if p is Ellipsis:
-            axis = x.ndim - sum(1 for q in raw[i + 1 :] if q is not None)
-        elif p is not None:
-            if isinstance(p, int) and not -x.shape[axis] <= p < x.shape[axis]:
-                raise IndexError(f"index {p} is out of range for axis {axis} of a tensor of shape {x.shape}")
-            axis += 1
-    return raw if ellipses else (*raw, Ellipsis)
+            axis += x.ndim - used
+        elif isinstance(p, int) and not -x.shape[axis] <= p < x.shape[axis]:
+            raise IndexError(f"index {p} is out of range for axis {axis} of a tensor of shape {x.shape}")
+        elif _is_mask(x, p):
+            if tuple(p.shape) != x.shape[axis : axis + n]:
+                raise IndexError(
+                    f"a boolean index of shape {tuple(p.shape)} does not fit a tensor of shape {x.shape} at axis {axis}"
+                )
+            if len(raw) == 1:
+                return p
+            if not n:
+                raise IndexError("a boolean index without axes must be the only one")
+            axis += n
+            found += _indices_of(x.backend, p)
+            continue
+        axis += n
+        found.append(p)
+    return tuple(found) if ellipses else (*found, Ellipsis)
 
 
 def _is_mask(x: Tensor, part: Any) -> bool:
     return hasattr(part, "dtype") and x.backend.dtype_name(part.dtype) == "bool"
 
 
+def _indices_of(F: Any, mask: Any) -> list[Any]:
+    """For each axis of a mask, the indices of its true elements."""
+    found = []
+    for axis, n in enumerate(mask.shape):
+        steps = F.arange(n, dtype=F.dtypes["int64"])
+        steps = F.reshape(steps, tuple(n if i == axis else 1 for i in range(mask.ndim)))
+        found.append(F.getitem(F.broadcast_to(steps, mask.shape), mask))
+    return found
+
+
 def _raw_part(x: Tensor, part: Any) -> Any:
-    if part is None or part is Ellipsis or isinstance(part, slice):
+    if part is None or part is Ellipsis or part.__class__ is int:
         return part
-    if isinstance(part, bool):
+    if isinstance(part, slice):
+        return slice(*[None if n is None else _index(n) for n in (part.start, part.stop, part.step)])
+    if type(part).__name__ == "bool":  # also NumPy's
         raise IndexError("True and False are no indices")
-    if isinstance(part, int):
-        return part
     if isinstance(part, Tensor):
         if part.backend is not x.backend:
             raise mismatch("indexing", (x, part))
@@ -82,14 +154,15 @@ def _raw_part(x: Tensor, part: Any) -> Any:
                 f"an index tensor holds integers or bools; this one is {part.dtype}: make it with dtype='int64' "
                 "(Python integers become float32), or convert it with astype('int64')"
             )
-        if part.dtype.kind == "bool" and part.shape != x.shape[: part.ndim]:
-            raise IndexError(f"a boolean index of shape {part.shape} does not fit a tensor of shape {x.shape}")
         return x.backend.copy(part.array)  # a copy: the backward pass reads it again
-    if isinstance(part, list):
-        array = x.backend.asarray(part)
-    elif hasattr(part, "__index__") and not getattr(part, "shape", ()):
-        return part.__index__()
-    elif hasattr(part, "__array__") and hasattr(part, "shape"):
+    if isinstance(part, (list, tuple, range)):
+        try:
+            array = x.backend.asarray(_plain(part))
+        except (OverflowError, ValueError):
+            raise IndexError("lists of unequal lengths, or of more than 64 bits, are no index") from None
+    elif not getattr(part, "shape", ()):
+        return _index(part)
+    elif hasattr(part, "__array__"):
         if x.device.type != "cpu":
             raise IndexError(
                 f"a tensor on {x.device} takes index tensors of its device, not NumPy arrays: "
@@ -97,10 +170,35 @@ def _raw_part(x: Tensor, part: Any) -> Any:
             )
         array = x.backend.from_host(array_from_host(part))
     else:
-        raise IndexError(f"an index is made of integers, slices, None, ... and integer arrays; got {part!r}")
-    if 0 in array.shape:
+        raise _no_index(part)
+    if 0 in array.shape and not _is_mask(x, array):
         array = x.backend.astype(array, x.backend.dtypes["int64"])
     return _raw_part(x, Tensor(array, x.backend))
+
+
+def _index(part: Any) -> int:
+    """An integer of any library as Python's."""
+    try:
+        return index_of(part)
+    except TypeError:
+        raise _no_index(part) from None
+
+
+def _no_index(part: Any) -> IndexError:
+    return IndexError(f"an index is made of integers, slices, None, ... and arrays of integers or bools; got {part!r}")
+
+
+def _plain(part: Any) -> Any:
+    """Nested sequences of integers or bools, of any library, as lists of Python's."""
+    if isinstance(part, (list, tuple, range)):
+        return [p if p.__class__ is int else _plain(p) for p in part]
+    if isinstance(part, Tensor):
+        raise IndexError("a list of tensors is no index: make them one tensor with gradflow.stack")
+    if hasattr(part, "tolist"):
+        part = part.tolist()
+    if isinstance(part, list):
+        return _plain(part)
+    return part if isinstance(part, bool) else _index(part)
 
 
 def _is_basic(key: Any) -> bool:
@@ -108,11 +206,17 @@ def _is_basic(key: Any) -> bool:
 
 
 def index(x: Tensor, key: Any, /) -> Tensor:
-    """x[key], with NumPy's meaning: integers, slices, None, Ellipsis, integer arrays, or one bool array.
+    """x[key], with NumPy's meaning: integers, slices, None, Ellipsis, and arrays or lists of integers or bools.
 
-    A basic index (no arrays) gives a view. Raises IndexError for an index that does not fit.
+    A basic index (no arrays) gives a view. A mask waits for the device, to learn how much it selects.
+    Raises IndexError for an index that does not fit.
     """
-    check_tensors("indexing", x)
+    if not isinstance(x, Tensor):
+        check_tensors("indexing", x)
+    if key.__class__ is int:  # the commonest
+        shape = x.array.shape
+        if shape and -shape[0] <= key < shape[0]:
+            return parts(x, 0, [(key, None)])[0]
     return getitem(x, raw_key(x, key))
 
 
@@ -121,9 +225,39 @@ def getitem(x: Tensor, key: Any, /) -> Tensor:
     return apply(_GETITEM_VIEW if _is_basic(key) else _GETITEM, (x,), {"key": key})
 
 
-def scatter_add(values: Tensor, key: Any, /, shape: tuple[int, ...]) -> Tensor:
-    """Zeros of `shape` with `values` added at `[key]`, a key as of `getitem`: its VJP."""
-    return apply(_SCATTER_ADD, (values,), {"key": key, "shape": tuple(shape)})
+def _key_of_part(axis: int, start: int, stop: int | None) -> Any:
+    return (slice(None),) * axis + (start if stop is None else slice(start, stop), ...)
+
+
+def parts(x: Tensor, axis: int, bounds: Iterable[tuple[int, int | None]]) -> list[Tensor]:
+    """For each (start, stop) the part of x between them along `axis`; where stop is None, that at start alone.
+
+    Numbers are all that is kept of an index, so that the garbage collector has nothing to look at in thousands of them.
+    """
+    mode = grad_enabled.get()
+    if mode is not True and observer.get() is not None:
+        return [apply(_PART, (x,), {"axis": axis, "start": start, "stop": stop}) for start, stop in bounds]
+    memory, backend, node = x._shared_memory(), x.backend, x._node if mode else None
+    getitem, whole, parents, before = backend.getitem, x.array, (node,), (slice(None),) * axis
+    found = []
+    for start, stop in bounds:
+        array = getitem(whole, (*before, start if stop is None else slice(start, stop), ...))
+        if node is None:
+            out = Tensor(array, backend)
+        else:
+            parameters = {"axis": axis, "start": start, "stop": stop}
+            out = Tensor(array, backend, Node(_PART, backend, parents, None, None, array, parameters))
+        memory.add(out)
+        found.append(out)
+    return found
+
+
+def scatter_add(values: Tensor, key: Any, /, shape: tuple[int, ...], into: Tensor | None = None) -> Tensor:
+    """Zeros of `shape`, or `into`, whose array changes, with `values` added at `[key]`, a key as of `getitem`."""
+    parameters = {"key": key, "shape": tuple(shape)}
+    if into is None:
+        return apply(_SCATTER_ADD, (values,), parameters)
+    return apply(_SCATTER_INTO, (into, values), parameters)
 
 
 def scatter_add_along_axis(values: Tensor, indices: Tensor, /, shape: tuple[int, ...], axis: int) -> Tensor:
@@ -143,10 +277,10 @@ def take(x: Tensor, indices: Any, /, axis: int | None = None) -> Tensor:
         axis = 0
     if isinstance(indices, (slice, tuple)) or indices is None or indices is Ellipsis:
         raise IndexError(f"take needs integers; got {indices!r}")
-    key = raw_key(x, (slice(None),) * one_axis("take", axis, x.ndim) + (indices,))
-    if not isinstance(key, tuple):
+    part = _raw_part(x, indices)
+    if _is_mask(x, part):
         raise IndexError("take needs integers; got bools: select with x[mask] instead")
-    return getitem(x, key)
+    return getitem(x, _fitting(x, [slice(None)] * one_axis("take", axis, x.ndim) + [part]))
 
 
 def take_along_axis(x: Tensor, indices: Tensor, /, axis: int = -1) -> Tensor:

@@ -63,6 +63,7 @@ _METHODS = [
     "take",
     "take_along_axis",
     "tanh",
+    "unbind",
     "var",
 ]
 BINARY_OPERATORS["matmul"] = as_operator(ops.matmul)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gradflow.dtypes import promote, weak_number
-from gradflow.engine import broadcasts
+from gradflow.engine import Node, Operation, broadcasts, grad_enabled
+from gradflow.ops.indexing import parts
 from gradflow.ops.reductions import normalize_axes, one_axis
 from gradflow.ops.table import apply, cast, check_tensors, defop
 from gradflow.tensor import Tensor, integers, shape_from
@@ -154,24 +156,37 @@ _CONCAT = defop(
 )
 
 
+def _stack_rule(F: Any, g: Any, out: Any, *xs: Any, needs: Sequence[bool], axis: int) -> list[Any]:
+    before = (slice(None),) * axis
+    return [F.getitem(g, (*before, i, ...)) if need else None for i, need in enumerate(needs)]
+
+
+_STACK = defop(
+    "stack",
+    forward=lambda F, *xs, axis: F.stack(list(xs), axis=axis),
+    joint=_stack_rule,
+    joint_reads_inputs=False,
+)
+
+
 def concat(arrays: Sequence[Tensor], /, axis: int = 0) -> Tensor:
     """The tensors one after another along `axis`; all other lengths are equal. ValueError where they are not."""
     arrays = _same_dtype("concat", arrays)
     axis = one_axis("concat", axis, arrays[0].ndim)
-    others = {x.shape[:axis] + x.shape[axis + 1 :] for x in arrays}
-    if len(others) > 1 or len({x.ndim for x in arrays}) > 1:
-        shapes = ", ".join(str(x.shape) for x in arrays)
-        raise ValueError(f"concat along axis {axis} needs equal shapes but for that axis; got {shapes}")
-    return apply(_CONCAT, arrays, {"axis": axis, "lengths": tuple(x.shape[axis] for x in arrays)})
+    shapes = [x.array.shape for x in arrays]
+    several = set(shapes)
+    if len({(len(shape), *shape[:axis], *shape[axis + 1 :]) for shape in several}) > 1:
+        raise ValueError(f"concat along axis {axis} needs equal shapes but for that axis; got {_listed(several)}")
+    return _joined(_CONCAT, arrays, {"axis": axis, "lengths": tuple([shape[axis] for shape in shapes])})
 
 
 def stack(arrays: Sequence[Tensor], /, axis: int = 0) -> Tensor:
     """Tensors of one shape side by side on a new axis. ValueError where the shapes differ."""
     arrays = _same_dtype("stack", arrays)
-    if len({x.shape for x in arrays}) > 1:
-        raise ValueError(f"stack needs equal shapes; got {', '.join(str(x.shape) for x in arrays)}")
-    axis = one_axis("stack", axis, arrays[0].ndim + 1)
-    return concat([expand_dims(x, axis) for x in arrays], axis=axis)
+    shapes = {x.array.shape for x in arrays}
+    if len(shapes) > 1:
+        raise ValueError(f"stack needs equal shapes; got {_listed(shapes)}")
+    return _joined(_STACK, arrays, {"axis": one_axis("stack", axis, arrays[0].ndim + 1)})
 
 
 def _same_dtype(name: str, arrays: Sequence[Tensor]) -> list[Tensor]:
@@ -179,10 +194,24 @@ def _same_dtype(name: str, arrays: Sequence[Tensor]) -> list[Tensor]:
     if not arrays:
         raise ValueError(f"{name} needs at least one tensor")
     check_tensors(name, *arrays)
-    dtype = arrays[0].dtype
-    for x in arrays[1:]:
-        dtype = promote(dtype, x.dtype)
+    if len({x.array.dtype for x in arrays}) == 1:
+        return arrays
+    dtype = functools.reduce(promote, [x.dtype for x in arrays])
     return [cast(x, dtype) for x in arrays]
+
+
+def _listed(shapes: Iterable[Any]) -> str:
+    return ", ".join(sorted(str(tuple(shape)) for shape in shapes))
+
+
+def _joined(op: Operation, tensors: list[Tensor], parameters: dict[str, Any]) -> Tensor:
+    """`apply` for an operation of perhaps thousands of tensors that saves none of them."""
+    if grad_enabled.get() is not True:
+        return apply(op, tensors, parameters)
+    backend, parents = tensors[0].backend, tuple([x._node for x in tensors])
+    result = op.forward(backend, *[x.array for x in tensors], **parameters)
+    node = Node(op, backend, parents, None, None, result, parameters) if any(parents) else None
+    return Tensor(result, backend, node)
 
 
 def split(x: Tensor, /, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
@@ -199,8 +228,14 @@ def split(x: Tensor, /, indices_or_sections: int | Sequence[int], axis: int = 0)
         if pieces < 1 or n % pieces:
             raise ValueError(f"an axis of length {n} does not split into {pieces} equal pieces")
         cuts = tuple(range(n // pieces, n, n // pieces)) if n else (0,) * (pieces - 1)
-    bounds = zip([0, *cuts], [*cuts, n], strict=True)
-    return [x[(slice(None),) * axis + (slice(start, stop),)] for start, stop in bounds]
+    return parts(x, axis, zip([0, *cuts], [*cuts, n], strict=True))
+
+
+def unbind(x: Tensor, /, axis: int = 0) -> list[Tensor]:
+    """The parts of x at each index of `axis`, without that axis: what `stack` puts together (Array API: unstack)."""
+    check_tensors("unbind", x)
+    axis = one_axis("unbind", axis, x.ndim)
+    return parts(x, axis, [(i, None) for i in range(x.shape[axis])])
 
 
 def _interior(pad_width: Sequence[tuple[int, int]], shape: Sequence[int]) -> tuple[slice, ...]:

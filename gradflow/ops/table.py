@@ -58,17 +58,22 @@ def elementwise(name: str, array_name: str | None = None) -> Callable[..., Any]:
 def explain(name: str, F: Any, arrays: Sequence[Any]) -> None:
     """Raise what is wrong with the arrays that an elementwise function refused, if it is their shapes, or bools."""
     arrays = [a for a in arrays if hasattr(a, "shape")]
+    check_broadcast(name, arrays)
+    if arrays and all(F.dtype_name(a.dtype) == "bool" for a in arrays):
+        raise TypeError(f"{name} is not for bools: use ~, &, | or ^, or convert with astype('int64') first") from None
+
+
+def check_broadcast(name: str, arrays: Sequence[Any], error: type[Exception] = ValueError) -> None:
+    """Raise an error that names the operation and the shapes of arrays or tensors that do not broadcast."""
     lengths: dict[int, int] = {}
     for array in arrays:
         for axis, n in enumerate(reversed(array.shape)):
             if n != 1 and lengths.setdefault(axis, n) != n:
                 shapes = " and ".join(str(tuple(a.shape)) for a in arrays)
-                raise ValueError(
+                raise error(
                     f"{name}: the shapes {shapes} do not broadcast; counted from the last, the lengths of an axis "
                     "must be equal, or 1: reshape one"
                 ) from None
-    if arrays and all(F.dtype_name(a.dtype) == "bool" for a in arrays):
-        raise TypeError(f"{name} is not for bools: use ~, &, | or ^, or convert with astype('int64') first") from None
 
 
 def mismatch(name: str, inputs: Sequence[Any]) -> DeviceMismatchError:

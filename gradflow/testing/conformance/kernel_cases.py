@@ -535,10 +535,16 @@ def full_key(key: Any) -> Any:
     return parts if any(part is ... for part in parts) else (*parts, ...)
 
 
-def scatter_bound(e: float, values: Any, key: Any, shape: tuple[int, ...]) -> Sequence[Any]:
-    size = np.zeros(shape)
+def scatter_bound(e: float, values: Any, key: Any, shape: tuple[int, ...], into: Any = None) -> Sequence[Any]:
+    size = np.zeros(shape) if into is None else np.abs(into)
     np.add.at(size, key, np.abs(values))
     return [e * (values.size + 2) * size]
+
+
+def run_scatter(B: Any, *arguments: Any) -> Sequence[Any]:
+    found, into = B.scatter_add(*arguments), arguments[3:]
+    assert not into or found is into[0], "scatter_add must return the array that it adds to"
+    return [found]
 
 
 def scatter_cases() -> list[Case]:
@@ -551,7 +557,10 @@ def scatter_cases() -> list[Case]:
     }  # fmt: skip
     for name, (short, shape) in keys.items():
         key = full_key(short)
-        cases.append(Case("scatter_add", name, (normal(np.zeros(shape)[key].shape, 26), key, shape)))
+        arguments: tuple[Any, ...] = (normal(np.zeros(shape)[key].shape, 26), key, shape)
+        cases.append(Case("scatter_add", name, arguments))
+        arguments += (normal(shape, 31),)
+        cases.append(Case("scatter_add", f"{name}-into", arguments, scatter_bound, run_scatter, changes=(3,)))
     repeated: dict[str, tuple[Any, tuple[int, ...]]] = {
         "array": (np.array([0, 2, 2, -1]), (4, 3)), "table": (np.array([[0, 1], [1, 1], [3, 0]]), (4, 3)),
         "one": (np.array([1, 1, 1, 1, 0]), (4,)), "two": ((np.array([0, 1, 1]), np.array([2, 0, 0])), (4, 3)),
@@ -564,7 +573,10 @@ def scatter_cases() -> list[Case]:
     }  # fmt: skip
     for name, (short, shape) in repeated.items():
         key = full_key(short)
-        cases.append(Case("scatter_add", name, (normal(np.zeros(shape)[key].shape, 28), key, shape), scatter_bound))
+        arguments = (normal(np.zeros(shape)[key].shape, 28), key, shape)
+        cases.append(Case("scatter_add", name, arguments, scatter_bound))
+        arguments += (normal(shape, 32),)
+        cases.append(Case("scatter_add", f"{name}-into", arguments, scatter_bound, run_scatter, changes=(3,)))
     rows = np.arange(300)[:, None]
     for name, indices, shape, axis in [
         ("last", np.array([[0, 3, 3], [1, 1, 1]]), (2, 4), 1), ("first", np.array([[0, 3, 3, 0]]), (5, 4), 0),
