@@ -23,8 +23,9 @@ class DType:
         self.name = name
         self.kind = kind
         self.itemsize = itemsize
-        bits = 8 * itemsize
-        self.limits = (0, (1 << bits) - 1) if kind == "uint" else (-(1 << bits - 1), (1 << bits - 1) - 1)
+        if kind in ("int", "uint"):
+            bits = 8 * itemsize
+            self.limits = (0, (1 << bits) - 1) if kind == "uint" else (-(1 << bits - 1), (1 << bits - 1) - 1)
 
     @property
     def is_floating(self) -> bool:

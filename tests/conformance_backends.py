@@ -112,6 +112,22 @@ class LendsItsMemory(Numpy):
         return np.asarray(array)
 
 
+@plant("test_values_leave_in_c_order[float32-transposed]")
+class KeepsTheOrderOnTheWayOut(Numpy):
+    name = "keeps_the_order_on_the_way_out"
+
+    def to_host(self, array: Any) -> Any:
+        return np.array(array)
+
+
+@plant("test_copies_are_in_c_order[float32-transposed]")
+class KeepsTheOrderOfCopies(Numpy):
+    name = "keeps_the_order_of_copies"
+
+    def copy(self, x: Any) -> Any:
+        return np.array(x)
+
+
 @plant("test_values_from_pinned_memory")
 class ReadsForGood(Numpy):
     name = "reads_for_good"

@@ -127,8 +127,9 @@ _RECORDS = np.zeros(2, [("age", "f4"), ("name", "U3")])
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (np.array([1.0, "a", None], object), r"Python objects: convert them .*; 'a' is no number"),
-        (np.array([1, 2], object), r"Python objects: convert them with \.astype\('float32'\)$"),
+        (np.array([1.0, "a", None], object), r"got text \('a'\): .* number words with numpy\.unique"),
+        (np.array([1, None], object), r"Python objects like None: convert numbers with \.astype\('float32'\), .* NaN"),
+        (np.array([1, 2], object), r"Python objects like 1: convert numbers with \.astype\('float32'\)"),
         (np.array(["1", "2"]), r"text \(<U1\): convert numbers with .* number words with numpy\.unique"),
         (np.array([b"1"]), r"text \(\|S1\)"),
         (np.array(["1"], np.dtypes.StringDType()), r"text \(StringDType"),
@@ -235,6 +236,11 @@ def test_numbers_that_an_integer_dtype_cannot_hold_are_refused(dtype: str, devic
                 gf.asarray(data, dtype, device)
             with pytest.raises(error):
                 x[...] = data
+            if isinstance(data, np.ndarray) and data.dtype.kind != "f":
+                module = nn.Module()
+                module.register_buffer("x", gf.zeros(data.shape, dtype, device))
+                with pytest.raises(error):
+                    module.load_state_dict({"x": data})
         with pytest.raises(error):
             x.copy_(number)
         with pytest.raises(error):
@@ -281,6 +287,8 @@ def test_comparisons_with_integers_beyond_the_dtype_are_right(name: str, dtype: 
         assert compare(x, number).tolist() == [compare(v, number) for v in (low, 0, high)]
         assert compare(number, x).tolist() == [compare(number, v) for v in (low, 0, high)]
         assert compare(x, number).dtype == gf.bool
+    with pytest.raises(OverflowError):
+        compare(gf.ones(1, device=device), 10**400)
 
 
 @pytest.mark.parametrize("dtype", INTEGERS)

@@ -347,6 +347,8 @@ class Module:
                 raise ValueError(f"load_state_dict: {name} has shape {tensor.shape}; got {value.shape}")
             if value.dtype.is_floating != tensor.dtype.is_floating:
                 raise TypeError(f"load_state_dict: {name} is {tensor.dtype}; got {value.dtype}")
+            if not isinstance(given, Tensor):
+                value = asarray(given, tensor.dtype, tensor.device)  # or raise, if it does not fit into integers
             first, _, before = values.setdefault(id(tensor), (name, tensor, value))
             if value is not before and not _same(value, before):
                 raise ValueError(f"load_state_dict: {first} and {name} share one tensor; got two with other values")

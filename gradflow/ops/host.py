@@ -141,22 +141,41 @@ def _refuse_masked(kind: type) -> None:
         raise TypeError("a masked array lacks the values that are masked: fill them first, as with .filled(0)")
 
 
+def _text(example: Any) -> str:
+    number = "number words with numpy.unique(..., return_inverse=True)"
+    return f"text ({example}): convert numbers with .astype('float32'), {number}"
+
+
+def _objects(values: Any) -> str:
+    objects = values.reshape(-1).tolist()
+    odd = next((x for x in objects if not isinstance(x, Real)), objects[0] if objects else None)
+    if isinstance(odd, str):
+        return _text(repr(odd))
+    return f"Python objects like {odd!r}: convert numbers with .astype('float32'), which makes NaN of None"
+
+
+def _records(values: Any) -> str:
+    fields = values.dtype.names or ("...",)
+    return (
+        f"records with the fields {', '.join(fields)}: take one, as in x[{fields[0]!r}], or all by "
+        "numpy.lib.recfunctions.structured_to_unstructured"
+    )
+
+
 _KINDS_OF_NUMPY: dict[str, Callable[[Any], str]] = {
-    "O": lambda dtype: "Python objects: convert them with .astype('float32')",
-    "U": lambda dtype: f"text ({dtype}): convert numbers with .astype('float32'), number words with numpy.unique(..., "
-    "return_inverse=True)",
-    "M": lambda dtype: f"dates ({dtype}): count from one of them, as in (x - x[0]) / numpy.timedelta64(1, 'D')",
-    "m": lambda dtype: f"durations ({dtype}): divide by a unit, as in x / numpy.timedelta64(1, 's')",
-    "c": lambda dtype: f"complex numbers ({dtype}): gradflow has none; take .real and .imag",
-    "V": lambda dtype: f"records with the fields {', '.join(dtype.names or ['(none)'])}: take one, as in "
-    f"x[{(dtype.names or ['...'])[0]!r}], or all by numpy.lib.recfunctions.structured_to_unstructured",
-}  # fmt: skip
-_KINDS_OF_NUMPY["S"] = _KINDS_OF_NUMPY["T"] = _KINDS_OF_NUMPY["U"]
+    "O": _objects,
+    "U": lambda x: _text(x.dtype),
+    "S": lambda x: _text(x.dtype),
+    "T": lambda x: _text(x.dtype),
+    "M": lambda x: f"dates ({x.dtype}): count from one of them, as in (x - x[0]) / numpy.timedelta64(1, 'D')",
+    "m": lambda x: f"durations ({x.dtype}): divide by a unit, as in x / numpy.timedelta64(1, 's')",
+    "c": lambda x: f"complex numbers ({x.dtype}): gradflow has none; take .real and .imag",
+    "V": _records,
+}
 
 
 def _refuse(data: Any, values: Any) -> None:
     """Raise TypeError for an array, or a table of columns, that does not hold numbers of a dtype."""
-    dtype = values.dtype
     columns, dtypes = getattr(data, "columns", None), getattr(data, "dtypes", None)
     if columns is not None and dtypes is not None:  # of pandas or polars
         named = [(column, str(kind)) for column, kind in zip(columns, dtypes, strict=True)]
@@ -166,8 +185,5 @@ def _refuse(data: Any, values: Any) -> None:
             f"a tensor is made of numbers of one dtype; not so the columns {each}: leave them out, encode words as "
             "numbers, or convert with .astype('float32')"
         )
-    what = _KINDS_OF_NUMPY.get(dtype.kind, lambda dtype: f"{dtype}: convert with .astype('float64')")(dtype)
-    if dtype.kind == "O":
-        odd = [x for x in values.reshape(-1).tolist() if not isinstance(x, Real)][:1]
-        what += f"; {odd[0]!r} is no number" if odd else ""
+    what = _KINDS_OF_NUMPY.get(values.dtype.kind, lambda x: f"{x.dtype}: convert with .astype('float64')")(values)
     raise TypeError(f"a tensor is made of numbers; got {what}")

@@ -271,6 +271,8 @@ def plain_binary(name: str, doc: str, of_bools: bool = False, array_name: str | 
         try:
             x1, x2 = promoted(name, x1, x2)
         except OverflowError:
+            if (x1 if isinstance(x1, Tensor) else x2).dtype.is_floating:
+                raise
             return _compared_with_what_is_beyond(name, x1, x2)
         tensor = x1 if isinstance(x1, Tensor) else x2
         array = compute(
