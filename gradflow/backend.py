@@ -20,60 +20,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from gradflow.dtypes import DTYPES, as_dtype
+from gradflow.environment import switch
 
 Array = Any
 """An array of a backend's own library."""
-
-
-class VariableError(ValueError):
-    """An environment variable of gradflow has a value that means nothing; the message says which and what to type."""
-
-
-def switch(variable: str) -> bool | None:
-    """What an environment variable says, which is 1 or 0, or None where it says nothing. Raises VariableError."""
-    value = os.environ.get(variable, "")
-    if value not in ("", "0", "1"):
-        raise VariableError(f"{variable} is 0, 1 or not set; it is {value!r}; type: unset {variable}")
-    return None if value == "" else value == "1"
-
-
-@contextlib.contextmanager
-def delayed_interrupts() -> Iterator[None]:
-    """Raise the KeyboardInterrupt of a Ctrl-C at the end of a `with` that imports a library; a second one, at once.
-
-    For what an import that is broken off leaves behind is broken for good, and many libraries take it for a fault of
-    their own installation.
-    """
-    import signal
-    import threading
-
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    came = False
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal came
-        if came:
-            signal.default_int_handler(number, frame)
-        came = True
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if came:
-            raise KeyboardInterrupt
-
 
 ARRAY_FUNCTIONS: tuple[str, ...] = (
     # creation and type

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import gradflow as gf
-from gradflow.backend import ACTIVATIONS, VariableError
+from gradflow.backend import ACTIVATIONS
 from gradflow.data import DATASETS
 from gradflow.device import (
     backend_prefixes,
@@ -29,6 +29,7 @@ from gradflow.device import (
     discovery_notes,
     plain,
 )
+from gradflow.environment import VariableError
 from gradflow.training import Epoch, NonFiniteLossError, Result, Settings, SettingsError, Setup, read_config, train
 from gradflow.training.run import environment, without_interrupts
 from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES

@@ -25,7 +25,8 @@ from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradflow.backend import Backend, Device, Diagnosis, MemoryStats, VariableError, delayed_interrupts, switch
+from gradflow.backend import Backend, Device, Diagnosis, MemoryStats
+from gradflow.environment import VariableError, delayed_interrupts, switch
 from gradflow.modes import Mode
 
 logger = logging.getLogger("gradflow")
@@ -37,7 +38,7 @@ BLOCK_VARIABLE = "GRADFLOW_BACKEND_BLOCK"
 _FIRST_PARTY = {"cpu": "gradflow_numpy:CpuBackend", "cuda": "gradflow_cupy:CupyBackend"}
 _OWN_FIX = {
     "cpu": "type: pip install --force-reinstall numpy",
-    "cuda": "type, in the clone of gradflow: pip install -e .",
+    "cuda": "install gradflow-autograd again, as it was installed",
 }
 
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ROOT / "backends"
 
 ROOMS: tuple[set[str], ...] = (
-    {"dtypes", "modes", "recording"},
+    {"dtypes", "environment", "modes", "recording"},
     {"backend"},
     {"device", "engine", "batching", "tree"},
     {"tensor"},
@@ -53,7 +53,7 @@ HOST = {"numpy"}
 """What the rooms above the core, which work on the host, import like the standard library."""
 PYTEST_ONLY = ("gradflow.testing.conformance", "gradflow.testing.plugin")
 """What only pytest imports."""
-ALLOWED_OF_BACKENDS = {"gradflow.backend", "gradflow.dtypes"}
+ALLOWED_OF_BACKENDS = {"gradflow.backend", "gradflow.dtypes", "gradflow.environment"}
 LIBRARIES_OF_BACKENDS = {"gradflow_numpy": {"numpy"}, "gradflow_cupy": set()}
 COMPILED = "gradflow_numpy.compiled"
 """What is imported when its first function runs: all of it is made by numba."""

@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from gradflow.backend import Diagnosis
+from gradflow.environment import to_install
 
 CUPY_DISTRIBUTIONS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 
@@ -26,9 +27,6 @@ CODES = (
 )  # fmt: skip
 """The states that are told apart, in the order in which they are looked for."""
 
-INSTALL = (
-    'type, in the clone of gradflow: pip install -e ".[cuda12]", or ".[cuda13]" if nvidia-smi says "CUDA Version: 13"'
-)
 KERNEL_DRIVER = "/proc/driver/nvidia/version"
 """There on Linux when the kernel has loaded NVIDIA's driver, whether the library to reach it is there or not."""
 
@@ -75,6 +73,11 @@ _ANSWERS = {
 """For what the driver answers: the code of the state, what it means, and what to type."""
 
 
+def _install() -> str:
+    other = to_install("cuda13").rpartition(" ")[2]
+    return f'{to_install("cuda12")}, or {other} if nvidia-smi says "CUDA Version: 13"'
+
+
 @cache
 def diagnose() -> Diagnosis:
     """The state of CUDA in this process. Never raises. The result is kept; `diagnose.cache_clear()` forgets it."""
@@ -104,14 +107,14 @@ def _diagnose() -> Diagnosis:
         return Diagnosis(
             False,
             f"{len(packages)} packages of CuPy are installed and overwrite each other's files: {', '.join(packages)}",
-            f"type: pip uninstall -y {' '.join(packages)}; then {INSTALL}",
+            f"type: pip uninstall -y {' '.join(packages)}; then {_install()}",
             "two-packages",
         )
     try:
         import cupy
     except ModuleNotFoundError as error:
         if error.name == "cupy" and not packages:
-            return Diagnosis(False, "CuPy is not installed", INSTALL, "not-installed")
+            return Diagnosis(False, "CuPy is not installed", _install(), "not-installed")
         return _broken(error, packages)
     except Exception as error:
         return _broken(error, packages)
@@ -183,7 +186,8 @@ def _no_driver(version: int, runtime: int) -> Diagnosis:
         )
     fix = "update the driver of your GPU, then type: nvidia-smi"
     if version // 1000 == 12:
-        fix += f'; or stay with it and type: pip uninstall -y {_package()}, then pip install -e ".[cuda12]"'
+        install = to_install("cuda12").rpartition(": ")[2]
+        fix += f"; or stay with it and type: pip uninstall -y {_package()}, then {install}"
     return Diagnosis(
         False,
         f"the NVIDIA driver is too old: it supports CUDA {_dotted(version)}, and this CuPy needs CUDA "

@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from gradflow.backend import switch
+from gradflow.environment import switch
 from gradflow_numpy.backend import NumpyBackend
 from gradflow_numpy.fast import FastNumpyBackend
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gradflow.backend import Array, delayed_interrupts
+from gradflow.backend import Array
+from gradflow.environment import delayed_interrupts
 from gradflow_numpy import mkl
 from gradflow_numpy.backend import NumpyBackend
 from gradflow_numpy.threads import share_out

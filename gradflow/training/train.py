@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 import gradflow as gf
-from gradflow.backend import delayed_interrupts
 from gradflow.data import Batches, Dataset, load
 from gradflow.device import one_line
+from gradflow.environment import DISTRIBUTION, delayed_interrupts, to_install
 from gradflow.training.curves import curves_png
 from gradflow.training.loop import Epoch, NonFiniteLossError, fit
 from gradflow.training.run import (
@@ -163,8 +163,8 @@ def require_extra() -> None:
     missing = [package for module, package in EXTRA_MODULES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ModuleNotFoundError(
-            f'training needs {", ".join(missing)}, which the extra "train" of gradflow-autograd brings: '
-            'in a checkout, pip install -e ".[train]"'
+            f'training needs {", ".join(missing)}, which the extra "train" of {DISTRIBUTION} brings; '
+            f"{to_install('train')}"
         )
     with delayed_interrupts():
         for module in ("safetensors.numpy", "sklearn.datasets", "threadpoolctl", "tomli_w"):
