@@ -509,3 +509,14 @@ def test_every_loss_and_optimizer_is_among_them() -> None:
     classes = {c for c in vars(optim).values() if isinstance(c, type) and issubclass(c, optim.Optimizer)}
     made = {type(make([gf.ones(1, requires_grad=True)])) for make in OPTIMIZERS.values()}
     assert made == classes - {optim.Optimizer}
+
+
+def test_subnormal_numbers_may_be_zero() -> None:
+    """In float32, where a GPU flushes them, and where a result is judged by a bound or in ulp."""
+    tiny = float(np.finfo(np.float32).smallest_normal)
+    assert compare(np.float32([0.0, 0.0]), [tiny / 2, -tiny / 2], ulp=4) == (0.0, 0.0, "")
+    assert compare(np.float32([0.0]), [tiny / 2], bound=0.0).agrees
+    assert not compare(np.float32([0.0]), np.float32([tiny / 2])).agrees, "moves keep them"
+    assert not compare(np.float32([0.0]), [tiny], ulp=4).agrees
+    assert not compare(np.float64([0.0]), [1e-310], ulp=4).agrees
+    assert not compare(np.float16([0.0]), [6e-8], ulp=0.5).agrees

@@ -150,7 +150,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
     def from_host(self, values: Any) -> Array:
         # what is not page-locked goes through a page-locked copy that CuPy makes first: nothing waits
-        return self._copied(self.numpy.asarray(values), blocking=self._is_pinned(values))
+        return self._copied(values, blocking=self._is_pinned(values))
 
     def copy(self, x: Array) -> Array:
         return self.cupy.array(x, order="C")
@@ -162,12 +162,16 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
     def from_host_later(self, values: Any) -> Array:
         """As in the contract. The GPU copies page-locked values itself; CuPy keeps them until then."""
-        return self._copied(self.numpy.asarray(values), blocking=False)
+        return self._copied(values, blocking=False)
 
     def _copied(self, values: Any, blocking: bool) -> Array:
-        if not values.ndim:  # CuPy would fill an array with the number, and make 0.0 of -0.0
-            return self.cupy.array(values.reshape(1)).reshape(())
-        return self.cupy.array(values, order="C", blocking=blocking)
+        values = self.numpy.asarray(values)
+        if not values.size:
+            return self.cupy.empty(values.shape, dtype=values.dtype)
+        if values.ndim:
+            return self.cupy.array(values, order="C", blocking=blocking)
+        # of one number CuPy fills an array, and makes 0.0 of -0.0
+        return self.cupy.array(values.reshape(1), blocking=blocking).reshape(())
 
     def _is_pinned(self, values: Any) -> bool:
         if not (isinstance(values, self.numpy.ndarray) and values.size and values.flags.c_contiguous):
@@ -247,7 +251,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
 
 class CudaEvent(Event):
-    """A point in the current CUDA stream. Recording does not wait; asking for the time waits for the later event."""
+    """A point in the current CUDA stream. Recording does not wait; asking for the time waits for both events."""
 
     def __init__(self, backend: CupyBackend) -> None:
         super().__init__(backend)
@@ -263,7 +267,8 @@ class CudaEvent(Event):
     def seconds_since(self, earlier: Event) -> float:
         if not (isinstance(earlier, CudaEvent) and earlier._recorded and self._recorded):
             raise RuntimeError("both events must be recorded before the time between them is asked for")
-        self._event.synchronize()
+        for event in (earlier, self):
+            event._event.synchronize()
         return float(self._cupy.cuda.get_elapsed_time(earlier._event, self._event)) / 1000.0
 
 

@@ -106,12 +106,17 @@ class Agreement(NamedTuple):
         return not self.problem
 
 
+_SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
+
+
 def compare(actual: Any, reference: Any, bound: Any = None, ulp: float | None = None) -> Agreement:
     """How far `actual` is from `reference` (tensors or arrays), judged in one of three ways.
 
     With `bound`, an absolute error for each element (or one for all); with `ulp`, so many units in the last place of
     the reference in the dtype of `actual`; with neither, equality of values, dtype and shape. Where the reference is
     infinite or NaN, so must `actual` be. Raises TypeError or ValueError for a bound that is none.
+
+    With `bound` and `ulp`, a zero of float32 or bfloat16 agrees with a subnormal number, which a GPU takes for zero.
 
     >>> compare(np.float32([1.0, 2.0]), [1.0, 2.0], ulp=4)
     Agreement(ulp=0.0, share=0.0, problem='')
@@ -141,6 +146,9 @@ def compare(actual: Any, reference: Any, bound: Any = None, ulp: float | None = 
         errors_in_ulp = np.where((error == 0) | np.isinf(error), error, error / spacing)
         if exact:
             return _exactly(found, expected, errors_in_ulp)
+        if found.dtype == np.float32 or found.dtype.kind == "V":
+            flushed = (wide == 0) & (np.abs(target) < _SMALLEST_NORMAL)
+            error, errors_in_ulp = np.where(flushed, 0.0, error), np.where(flushed, 0.0, errors_in_ulp)
         limit = np.broadcast_to(np.asarray(limit if ulp is None else limit * spacing, np.float64), error.shape)
         share = np.where(error == 0, 0.0, error / limit)
         share = np.where(np.isnan(share), np.inf, share)

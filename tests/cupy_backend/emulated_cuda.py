@@ -87,6 +87,7 @@ class Event:
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.device = State.device
         self.time: float | None = None
+        self.complete = False
 
     @property
     def done(self) -> bool:
@@ -96,15 +97,18 @@ class Event:
         stream = get_current_stream() if stream is None else stream
         if stream.device_id != self.device:
             raise CUDARuntimeError(400, f"an event of device {self.device}, a stream of device {stream.device_id}")
-        self.time = time.perf_counter()
+        self.time, self.complete = time.perf_counter(), False
 
     def synchronize(self) -> None:
         State.wait()
+        self.complete = True
 
 
 def get_elapsed_time(start_event: Event, end_event: Event) -> float:
     if start_event.time is None or end_event.time is None:
         raise CUDARuntimeError(400, "an event that was not recorded")
+    if not (start_event.complete and end_event.complete):
+        raise CUDARuntimeError(600, "an event that is still to come")
     if start_event.device != end_event.device:
         raise CUDARuntimeError(400, "events of two devices")
     return (end_event.time - start_event.time) * 1000

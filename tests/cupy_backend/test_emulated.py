@@ -311,7 +311,9 @@ def test_a_pinned_buffer_may_be_filled_anew_after_a_blocking_move(backend: Any, 
     expected = pinned[part].copy()
     moved = gf.tensor(pinned[part], device="emulated")
     other = gf.tensor(pinned[part]).pin_memory("emulated").to("emulated")
+    one = backend.from_host(pinned[0, :1].reshape(()))
     pinned[...] = -1.0
+    assert backend.to_host(one) == numbers((4, 3))[0, 0]
     assert np.array_equal(moved.numpy(), expected)
     assert np.array_equal(other.numpy(), expected)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -175,3 +176,11 @@ def test_the_emulation_has_the_same_parameters(cupy: ModuleType, name: str) -> N
     if ours is None or isinstance(getattr(cupy, name), cupy.ufunc):
         return
     assert list(inspect.signature(ours).parameters) == list(inspect.signature(getattr(cupy, name)).parameters)
+
+
+def test_the_extras_ask_for_the_cupy_that_was_read() -> None:
+    """14.2 is the first to keep kernels of templates on disk; its rules are those of the emulation."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    asked = [r for extra in project["optional-dependencies"].values() for r in extra if r.startswith("cupy")]
+    assert len(asked) == 3
+    assert all(">=14.2;" in requirement for requirement in asked)
