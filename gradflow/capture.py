@@ -183,6 +183,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
             free
             and program is not None
             and (program.unchanged.latest == noted.latest or program.unchanged)
+            and (not program.groups or _same_groups(program.groups))
             and [_state_of(leaf) for leaf in program.leaves] == program.states
         ):
             if replayed is not plan:
@@ -285,11 +286,12 @@ def _copies(result: Any) -> Any:
 class _Program:
     """What to call with the arrays of the inputs, as long as all is unchanged and leaves are in these states."""
 
-    __slots__ = ("leaves", "made", "optimizers", "replay", "states", "unchanged")
+    __slots__ = ("groups", "leaves", "made", "optimizers", "replay", "states", "unchanged")
 
     def __init__(self, recording: _Recording, states: list[int | None]) -> None:
         self.replay = recording.program()
         self.unchanged = recording.unchanged
+        self.groups = recording.groups
         self.leaves = recording.leaves
         self.states = states
         self.optimizers = list({id(each): each for each in recording.optimizers}.values())
@@ -321,8 +323,9 @@ class _Plan:
     def forget(self, call: int) -> None:
         """Let go of what was recorded before a change."""
         for each in (self.program, self.recording):
-            if each is not None and not each.unchanged:
-                thing = _describe(each.unchanged.first_change())
+            if each is not None and not (each.unchanged and _same_groups(each.groups)):
+                changed = each.unchanged.first_change()
+                thing = "a parameter group" if changed is None else _describe(changed)
                 self.reason = _Reason(f"{thing}, which it uses, changes between calls")
                 if call - each.made < _WORTHWHILE:
                     self._fail(call)
@@ -340,7 +343,7 @@ class _Plan:
         before, self.recording = self.recording, None
         states = [] if before is None else [_state_of(leaf) for leaf in before.leaves]
         recording = _Recording(backend, call, [] if before is None else before.optimizers)
-        self.reason = _Reason("raises an exception")
+        earlier, self.reason = self.reason, _Reason("raises an exception")
         self._fail(call + 1)
         result = recording.watch(step, inputs, named)
         reason = recording.reason
@@ -355,7 +358,9 @@ class _Plan:
                 self.next = call + 1
             else:
                 self.program, self.recording = _Program(recording, states), None
-        self.reason = reason or _RECORDING
+        if reason is None:  # what has failed often is not said to be better after half of an attempt
+            reason = earlier if before is None and self.failures >= _TRIES else _RECORDING
+        self.reason = reason
         return result
 
 
@@ -376,10 +381,23 @@ def _settings(optimizer: Any) -> list[dict[str, Any]]:
     return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 
 
+_Groups = tuple[Any, list[dict[str, Any]], list[int]]
+"""An optimizer, its settings, and who its parameters are."""
+
+
+def _groups(optimizer: Any) -> _Groups:
+    return optimizer, _settings(optimizer), [id(p) for group in optimizer.param_groups for p in group["params"]]
+
+
+def _same_groups(before: Sequence[_Groups]) -> bool:
+    return all(_groups(groups[0]) == groups for groups in before)
+
+
 class _Recording(Recorder):
     """The calls of a step, as lines of Python, and the objects in them; or the reason why no replay can do the same.
 
-    `made`: the number of the call. `unchanged`: all that the step depended on, as it was at its end.
+    `made`: the number of the call. `unchanged`: all that the step depended on, as it was at its end; `groups`: of the
+    optimizers whose groups it read itself.
     """
 
     unchanged: Unchanged
@@ -390,6 +408,7 @@ class _Recording(Recorder):
         self.reason: _Reason | None = None
         self.optimizers: list[Any] = []
         self.leaves: list[Leaf] = []
+        self.groups: list[_Groups] = []
         self.lines: list[str] = []
         self.places: list[str] = []  # in the step, of each line
         self.constants: dict[int, Any] = {}  # by identity
@@ -438,6 +457,8 @@ class _Recording(Recorder):
             self._refuse(f"calls nothing on {self.backend.device}")
         for each in self.optimizers:
             self._check_settings(each)
+        if not _same_groups(self.groups):
+            self._refuse("changes parameter groups")
         self.lines.append(f"return {self._text(result)}")
         self._names, self._kept = {}, []
         self._read, self._made, self._changed = {}, {}, []
@@ -482,6 +503,7 @@ class _Recording(Recorder):
             return function(*arguments, **options)
         arguments, options = tuple(map(_listed, arguments)), {name: _listed(x) for name, x in options.items()}
         first = arguments[0] if arguments else None
+        self._busy = True  # what is looked at here the step has not read
         leaves = [x for x in (first if isinstance(first, list) else [first]) if isinstance(x, Leaf)]
         self.leaves += leaves
         if any(leaf.backend is not self.backend for leaf in leaves):
@@ -492,6 +514,7 @@ class _Recording(Recorder):
             self._check_settings(first)
         if any(callable(x) for x in (*arguments[1:], *options.values())):
             self._refuse("gives an optimizer a closure")
+        self._busy = False
         return self._do(self._constant(function), function, arguments, options)
 
     def _check_settings(self, optimizer: Any) -> None:
@@ -518,7 +541,7 @@ class _Recording(Recorder):
             frame = frame.f_back
         return name, f"{frame.f_code.co_filename}, line {frame.f_lineno}"
 
-    def read(self, thing: Any) -> None:
+    def read(self, thing: Any, attribute: str = "") -> None:
         if self._busy or id(thing) in self._names or id(thing) in self._made:
             return
         kind = type(thing)  # not its __class__, which would be another attribute that is read
@@ -527,6 +550,13 @@ class _Recording(Recorder):
         if kind is Node:
             self._refuse("goes back through operations that were recorded before it ({})")
         self._read[id(thing)] = thing
+        if hasattr(kind, "add_param_group"):  # an optimizer
+            if attribute == "steps":
+                self._refuse("reads how many steps an optimizer has done")
+            elif attribute in ("param_groups", "learning_rates") and all(o is not thing for o, *_ in self.groups):
+                self._busy = True  # what is looked at here the step has not read
+                self.groups.append(_groups(thing))
+                self._busy = False
 
     def make(self, thing: Any) -> None:
         self._made[id(thing)] = thing

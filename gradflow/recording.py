@@ -27,8 +27,8 @@ class Recorder:
         """Note that something is done that no replay can do. "{}" in the reason stands for the function that did it."""
         raise NotImplementedError
 
-    def read(self, thing: Any) -> None:
-        """Note that what is done depends on a thing whose changes are noted."""
+    def read(self, thing: Any, attribute: str = "") -> None:
+        """Note that what is done depends on a thing whose changes are noted, or on an attribute of an optimizer."""
         raise NotImplementedError
 
     def make(self, thing: Any) -> None:
@@ -72,7 +72,9 @@ def reads_are_seen(cls: _Class) -> _Class:
 
 
 def _read_attribute(self: Any, name: str) -> Any:
-    read(self)
+    recorder = recorders.get(get_ident())
+    if recorder is not None:
+        recorder.read(self, name)
     return object.__getattribute__(self, name)
 
 

@@ -16,7 +16,7 @@ from gradflow.backend import Array
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, greater_equal, isfinite
 from gradflow.optim.flat import Block, make_blocks
-from gradflow.recording import as_one_call
+from gradflow.recording import as_one_call, reads_are_seen
 from gradflow.tensor import Tensor
 
 Parameters = Iterable[Tensor] | Iterable[Mapping[str, Any]]
@@ -32,6 +32,7 @@ def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> f
     return number
 
 
+@reads_are_seen
 class Optimizer:
     """Changes parameters after their gradients.
 
