@@ -145,7 +145,7 @@ from gradflow.ops import (
 from gradflow.ops.custom import operation
 from gradflow.random import Generator, manual_seed
 from gradflow.tensor import Tensor, tensor
-from gradflow.transforms import grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
+from gradflow.transforms import grad, gradients, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 
 __version__ = "0.1.0"
 
@@ -209,6 +209,7 @@ __all__ = [
     "grad",
     "gradcheck",
     "gradgradcheck",
+    "gradients",
     "greater",
     "greater_equal",
     "hessian",

@@ -26,7 +26,7 @@ from gradflow.engine import (
 )
 from gradflow.random import States, restored, states_before
 from gradflow.tensor import Tensor
-from gradflow.transforms import stand_in
+from gradflow.transforms import check_function, stand_in
 from gradflow.tree import flatten, map_tree, rebuild
 
 
@@ -45,6 +45,7 @@ def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     >>> [round(g, 3) for g in x.grad.tolist()]
     [2.0, 14.778]
     """
+    check_function("checkpoint", function)
     if not is_grad_enabled():
         return function(*arguments, **options)
     segment = _Segment(function, (arguments, options))

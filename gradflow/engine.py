@@ -477,14 +477,17 @@ FREED: tuple[Any, ...] = ("freed",)
 _id: Callable[[Any], int] = attrgetter("id")
 
 
-def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = ()) -> list[Any]:
-    """All nodes that the roots depend on, the newest first; with `ends`, only as far as can lead to one of them."""
+def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = (), through: bool = False) -> list[Any]:
+    """All nodes that the roots depend on, the newest first; with `ends`, only as far as can lead to one of them.
+
+    `through`: also by way of another end.
+    """
     seen = set(roots)
     oldest = min(map(_id, ends)) if ends else 0
     order: list[Any] = list(seen)
     leaves: list[Any] = []
     for node in order:  # which grows meanwhile
-        if not oldest or node not in ends:
+        if through or not oldest or node not in ends:
             for parent in node.parents:
                 if parent is not None and parent not in seen and (not oldest or parent.id >= oldest):
                     seen.add(parent)
@@ -525,11 +528,13 @@ def backward(
     create_graph: bool,
     wanted: set[Node | Leaf] | None = None,
     batched: Callable[[Any], Any] | None = None,
+    through: bool = False,
 ) -> dict[Any, Any]:
     """Walk back from `roots` with their `gradients` (arrays, or tensors with `create_graph`).
 
-    Adds to the gradients of the leaves; or, with `wanted`, leaves them alone, ends at those nodes, and returns their
-    gradients. `batched` turns an `F` into one for batches, which the gradients then are.
+    Adds to the gradients of the leaves; or, with `wanted`, leaves them alone, ends at those nodes (or goes on
+    `through` them to others), and returns their gradients. `batched` turns an `F` into one for batches, which the
+    gradients then are.
     Raises RuntimeError where saved arrays have been freed or changed.
     """
     seer = observer.get()
@@ -541,7 +546,7 @@ def backward(
     if wanted is None:
         order = nodes_from(roots)
     else:
-        order = nodes_from(roots, wanted)
+        order = nodes_from(roots, wanted, through)
         on_path = set(wanted)
         for node in reversed(order):
             if node not in on_path and any(p in on_path for p in node.parents):
@@ -563,11 +568,15 @@ def backward(
             continue
         if hooked is not None and node in hooked and (on_path is None or node in on_path):
             g = _run_hooks(node, g, create_graph, batched)
+            if wanted is None:
+                _retain(node, g, create_graph)
         if on_path is not None:
+            if node not in on_path:
+                continue
             if node in wanted:  # type: ignore[operator]
                 found[node] = g
-            if node not in on_path or node in found:
-                continue
+                if not (through and any(parent in on_path for parent in node.parents)):
+                    continue
         op = node.op
         if op is None:
             if wanted is None:
@@ -753,6 +762,48 @@ def add_hook(node: Node | Leaf, hook: Callable[[Any], Any]) -> Handle:
     return Handle(node.hooks, hook, node)
 
 
+_RETAINED = 0
+"""The key, among the hooks of a node, of where the gradient of its tensor is kept."""
+
+
+class Retained:
+    """Where the gradient of a computed tensor is kept, because of `Tensor.retain_grad`."""
+
+    __slots__ = ("grad",)
+
+    def __init__(self) -> None:
+        self.grad: Tensor | None = None
+
+
+def retained(node: Node, make: bool = False) -> Retained | None:
+    """Where the gradient of the tensor of a node is kept, if it is; or from now on."""
+    if node in hooked_nodes:
+        found: Retained | None = node.hooks.get(_RETAINED)  # type: ignore[assignment]
+        if found is not None:
+            return found
+    if not make:
+        return None
+    if node not in hooked_nodes:
+        node.hooks = {}
+        hooked_nodes.add(node)
+    node.hooks[_RETAINED] = kept = Retained()  # type: ignore[assignment]
+    return kept
+
+
+def _retain(node: Any, g: Any, create_graph: bool) -> None:
+    """Add g to the gradient that is kept of a node, if it is: what all hooks left of it."""
+    kept = node.hooks.get(_RETAINED)
+    if kept is None:
+        return
+    refuse("keeps the gradient of a computed tensor (retain_grad)")
+    if kept.grad is None:
+        kept.grad = tensor_functions.copy(g) if create_graph else _wrap(node.backend.copy(g), node.backend, None)
+    elif create_graph or kept.grad._node is not None:
+        kept.grad = tensor_functions.add(kept.grad, g if create_graph else _wrap(g, node.backend, None))
+    else:
+        kept.grad = _wrap(node.backend.asarray(node.backend.add(kept.grad.array, g)), node.backend, None)
+
+
 class Handle:
     """What registering a hook returns: `remove()` takes the hook back, once; so does leaving a `with` on it."""
 
@@ -782,7 +833,9 @@ def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
         each = [_run_hooks(node, g.values[i, ...], create_graph, None) for i in range(g.values.shape[0])]
         F = tensor_functions if create_graph else node.backend
         return type(g)(F.stack(each, axis=0))
-    for hook in list(node.hooks.values()):
+    for key, hook in list(node.hooks.items()):
+        if key == _RETAINED:
+            continue
         refuse("calls a hook on a gradient")
         given = g if create_graph else _wrap(g, node.backend, None)
         memory = given._shared_memory()

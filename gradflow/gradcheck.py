@@ -10,7 +10,7 @@ from gradflow.anomaly import unravel
 from gradflow.batching import Batch
 from gradflow.engine import Node, Observer, Operation, no_grad, observed_by
 from gradflow.tensor import Tensor, _describe, tensor
-from gradflow.transforms import Trace, pull, send_back_all, unit_vectors, vjp
+from gradflow.transforms import Trace, check_function, pull, send_back_all, unit_vectors, vjp
 from gradflow.tree import flatten, map_tree, rebuild
 
 
@@ -47,6 +47,7 @@ def gradgradcheck(
     >>> import gradflow as gf
     >>> gf.gradgradcheck(lambda x, y: x * gf.sin(y), *gf.tensor([[0.1, 0.2], [0.3, 0.4]], dtype="float64"))
     """
+    check_function("gradgradcheck", f)
     places, _ = _differentiable("gradgradcheck", inputs)
     generator = random.Generator(0)
     with no_grad():
@@ -98,6 +99,7 @@ def _differentiable(what: str, inputs: Sequence[Any]) -> tuple[list[int], list[t
 
 
 def _check(what: str, f: Callable[..., Any], inputs: Sequence[Any], step: float, rtol: float, atol: float) -> None:
+    check_function(what, f)
     places, named = _differentiable(what, inputs)
     names, xs = [name for name, _ in named], [x for _, x in named]
     before = [repr(x.tolist()) for x in xs]

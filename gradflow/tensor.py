@@ -6,6 +6,7 @@ Operators and most methods are the functions of `gradflow.ops`, which attaches t
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.backend import Array, Backend, Device
 from gradflow.device import DeviceLike, backend_prefixes, get_backend
 from gradflow.dtypes import DTYPES, DType, as_dtype, is_number, weak_number
-from gradflow.engine import Handle, Leaf, Memory, Node, add_hook, backward, grad_enabled
+from gradflow.engine import Handle, Leaf, Memory, Node, add_hook, backward, grad_enabled, retained
 from gradflow.recording import as_one_call, note_change, read, recorders, refuse
 
 _ARRAY_TEXT = re.compile(r"^array\((.*?)(?:,\s*shape=\([\d, ]*\))?(?:,\s*dtype=\w+)?\)$", re.DOTALL)
@@ -114,16 +115,30 @@ class Tensor:
 
     @property
     def grad(self) -> Tensor | None:
-        """The gradient that backward passes have added up for this leaf, or None."""
+        """The gradient that backward passes have added up for this leaf, or None.
+
+        Of a computed tensor it is kept after `retain_grad`, and a warning says so before.
+        """
         node = self._frozen_leaf() if self._node is None else self._node
         if recorders:
             refuse("reads a gradient (grad)")  # whether it is there, and in which memory, is not known before
-        return node.grad if isinstance(node, Leaf) else None
+        if node is None or isinstance(node, Leaf):
+            return None if node is None else node.grad
+        kept = retained(node)
+        if kept is None:
+            warnings.warn(
+                f"the gradient of a computed tensor (of {node.op.name}) is not kept in .grad: call retain_grad() on it "
+                "before backward(), look at it with register_hook(), or compute it with gradflow.gradients()",
+                stacklevel=2,
+            )
+            return None
+        return kept.grad
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
         node = self._node
-        if not isinstance(node, Leaf):
+        place = retained(node) if isinstance(node, Node) else node
+        if place is None:
             raise RuntimeError("only a leaf that requires a gradient has one; set requires_grad=True first")
         if value is not None and not isinstance(value, Tensor):
             raise TypeError(f"a gradient is a Tensor or None; got {type(value).__name__}")
@@ -135,14 +150,36 @@ class Tensor:
             self.zero_grad()
             return
         refuse("assigns a gradient (grad)")
-        node.grad = value
+        place.grad = value
 
     @as_one_call
     def zero_grad(self) -> None:
         """Forget the gradient: `.grad` becomes None, and the next backward pass starts it anew."""
-        leaf = self._frozen_leaf() if self._node is None else self._node
-        if isinstance(leaf, Leaf):
-            leaf.clear()
+        node = self._frozen_leaf() if self._node is None else self._node
+        if isinstance(node, Leaf):
+            node.clear()
+        elif node is not None:
+            kept = retained(node)
+            if kept is not None:
+                kept.grad = None
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of this computed tensor in `.grad`, as of a leaf: backward passes from now on add it up.
+
+        It is the gradient after all hooks. RuntimeError for a tensor that needs no gradient.
+
+        >>> import gradflow as gf
+        >>> x = gf.tensor([1.0, 2.0], requires_grad=True)
+        >>> y = x * 3
+        >>> y.retain_grad()
+        >>> (y * y).sum().backward()
+        >>> y.grad.tolist()
+        [6.0, 12.0]
+        """
+        if self._node is None:
+            raise RuntimeError(f"a {_describe(self)} that needs no gradient has none to retain")
+        if isinstance(self._node, Node):
+            retained(self._node, make=True)
 
     # ------------------------------------------------------------------ differentiating
 

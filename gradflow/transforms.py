@@ -11,6 +11,7 @@ its cotangent (Christianson 1992), and `jacobian` sends all its rows, or columns
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
@@ -45,6 +46,7 @@ class Trace:
         options: dict[str, Any],
     ) -> None:
         self.what = what
+        check_function(what, f)
         recording = is_grad_enabled()
         given = list(arguments)
         self.inputs: list[Tensor] = []
@@ -170,6 +172,17 @@ def stand_in(x: Tensor, recorded: bool) -> Tensor:
     return out
 
 
+def check_function(what: str, f: Any) -> None:
+    """Raise TypeError for what is no function, such as what one has already computed."""
+    if isinstance(f, Tensor):
+        raise TypeError(
+            f"{what} takes a function; got a {_describe(f)}: for the gradients of what is computed already, use "
+            "gradflow.gradients(outputs, inputs)"
+        )
+    if not callable(f):
+        raise TypeError(f"{what} takes a function; got {_kind(f)}")
+
+
 def _kind(x: Any) -> str:
     return "None" if x is None else f"{type(x).__name__}"
 
@@ -232,6 +245,9 @@ def value_and_grad(
 def _value_and_grad(
     name: str, f: Callable[..., Any], argnums: int | Sequence[int], has_aux: bool
 ) -> Callable[..., Any]:
+    check_function(name, f)
+
+    @functools.wraps(f, updated=())  # the attributes of a module stay its own
     def of_arguments(*arguments: Any, **options: Any) -> Any:
         trace = Trace(name, f, arguments, _numbers(argnums, len(arguments), name), options)
         output, aux = trace.output, None
@@ -265,11 +281,72 @@ def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool 
     """
     both = _value_and_grad("grad", f, argnums, has_aux)
 
+    @functools.wraps(f, updated=())
     def of_arguments(*arguments: Any, **options: Any) -> Any:
         value, gradient = both(*arguments, **options)
         return (gradient, value[1]) if has_aux else gradient
 
     return of_arguments
+
+
+def gradients(
+    outputs: Any, inputs: Any, cotangents: Any = None, create_graph: bool = False, retain_graph: bool | None = None
+) -> Any:
+    """The gradients of recorded outputs by inputs, in the structure of the inputs; every `.grad` stays as it is.
+
+    `outputs` and `inputs` are tensors, or nested tuples, lists and dicts of them; the inputs may be computed ones, and
+    one may depend on another. `cotangents` are like the outputs, and are 1 where they are left out, for outputs of one
+    element. `create_graph` and `retain_graph` as for `Tensor.backward`. Raises RuntimeError for an input that needs no
+    gradient or that no output depends on, an output that needs none, a missing cotangent, or a graph already freed;
+    TypeError or ValueError for what does not fit.
+
+    >>> import gradflow as gf
+    >>> w = gf.tensor([1.0, 2.0], requires_grad=True)
+    >>> h = w * w
+    >>> loss = (h * h).sum()
+    >>> [g.tolist() for g in gf.gradients(loss, [w, h])]
+    [[4.0, 32.0], [2.0, 8.0]]
+    """
+    ys, xs = flatten(outputs, "outputs"), flatten(inputs, "inputs")
+    for path, x in (*ys, *xs):
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"gradients takes tensors; {path} is {_kind(x)}"
+                + (": for the derivative of a function, use gradflow.grad" if callable(x) else "")
+            )
+        if x._node is None:
+            raise RuntimeError(
+                f"gradients: {path}, a {_describe(x)}, needs no gradient: set requires_grad=True on what the outputs "
+                "should be differentiated by, before they are computed"
+            )
+    if not ys or not xs:
+        raise ValueError(f"gradients needs at least one tensor; {'inputs' if ys else 'outputs'} hold none")
+    if cotangents is None:
+        for path, y in ys:
+            if y.size != 1:
+                raise RuntimeError(f"gradients: {path} has shape {y.shape}: reduce it (mean, sum) or pass cotangents=")
+        seeds = [Tensor(y.backend.ones(y.shape, dtype=y.array.dtype), y.backend) for _, y in ys]
+    else:
+        seeds = _matching("gradients", "cotangent", cotangents, outputs)
+    roots, ends = [_node(y) for _, y in ys], {_node(x) for _, x in xs}
+    found: dict[Any, Any] = dict.fromkeys(nodes_from(roots, ends, through=True))
+    if ends <= found.keys():
+        found = backward(
+            roots,
+            seeds if create_graph else [seed.array for seed in seeds],
+            retain_graph=create_graph if retain_graph is None else retain_graph,
+            create_graph=create_graph,
+            wanted=ends,
+            through=True,
+        )
+    for path, x in xs:
+        if _node(x) not in found:
+            raise RuntimeError(
+                f"gradients: no output depends on {path}, a {_describe(x)}: it was not used, or what was computed from "
+                "it was detached"
+            )
+    results = [(x, found[_node(x)]) for _, x in xs]
+    return rebuild(inputs, [ops.copy(g) if create_graph else Tensor(x.backend.copy(g), x.backend) for x, g in results])
 
 
 def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
@@ -374,6 +451,9 @@ def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callabl
     [[2.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 6.0]]
     """
 
+    check_function("jacobian", f)
+
+    @functools.wraps(f, updated=())
     def of_arguments(*arguments: Any, **options: Any) -> Any:
         trace = Trace("jacobian", f, arguments, _numbers(argnums, len(arguments), "jacobian"), options)
         outputs = [y for _, y in trace.check_outputs(trace.output)]
@@ -451,6 +531,9 @@ def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable
     [[6.0, 0.0], [0.0, 12.0]]
     """
 
+    check_function("hessian", f)
+
+    @functools.wraps(f, updated=())
     def of_arguments(*arguments: Any, **options: Any) -> Any:
         trace = Trace("hessian", f, arguments, _numbers(argnums, len(arguments), "hessian"), options)
         gradients, outer = _recorded_gradient(trace)
