@@ -48,7 +48,12 @@ ARRAY_FUNCTIONS: tuple[str, ...] = (
     # selection and products
     "take_along_axis", "matmul",
 )  # fmt: skip
-"""The Array-API functions that a backend must have: semantics and names of arguments are the standard's (2024.12)."""
+"""The Array-API functions that a backend must have: semantics and names of arguments are the standard's (2024.12).
+
+Beyond the standard, sums are accurate: that of n floating-point numbers, over any axes, and each number of a running
+sum, is within (20 + log2 n) * eps * sum(|x|) of the exact one, with eps of the result; `mean`, `var` and `std` rest on
+such sums. Half floats are summed in float32. `AccurateSums` is for libraries whose own functions err by more.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -791,6 +796,91 @@ class Backend(ABC):
         return self.astype(norm, gradients[0].dtype, copy=False)
 
 
+class AccurateSums(Backend):
+    """A backend whose library's own sums err by more than the contract allows: inherit from it in place of `Backend`.
+
+    Defines `sum`, `mean`, `var`, `std` and `cumulative_sum` in other array functions. The library sums at most 32
+    numbers at a time, by `own_sum`, and makes running sums by `own_cumulative_sum`: the functions of the namespace,
+    unless the class defines them. Running sums need float64.
+    """
+
+    own_sum: Callable[..., Array]
+    own_cumulative_sum: Callable[..., Array]
+
+    def __init__(self, namespace: Any, index: int = 0) -> None:
+        for name in ("sum", "cumulative_sum"):
+            if not hasattr(type(self), f"own_{name}"):
+                setattr(self, f"own_{name}", getattr(namespace, name))
+        super().__init__(namespace, index)
+
+    def sum(self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
+        """The sum over `axis`: of 32 numbers each, then of 8 of those sums each, until one is left."""
+        if x.dtype in self.half_dtypes:
+            return self.astype(self.sum(self._widened(x), axis=axis, keepdims=keepdims), x.dtype)
+        axes = _axes(axis, x.ndim)
+        n, step = math.prod(x.shape[a] for a in axes), 32
+        if n <= step or 0 in x.shape or self.dtype_name(x.dtype) not in ("float32", "float64"):
+            return self.own_sum(x, axis=axis, keepdims=keepdims)
+        kept = tuple(a for a in range(x.ndim) if a not in axes)
+        rows = self.reshape(self.permute_dims(x, axes + kept), (n, -1))
+        while n > step:
+            whole = n - n % step
+            parts = [self.own_sum(self.reshape(rows[:whole, :], (whole // step, step, -1)), axis=1)]
+            if whole < n:
+                parts.append(self.own_sum(rows[whole:, :], axis=0, keepdims=True))
+            rows = self.concat(parts, axis=0)
+            n, step = rows.shape[0], 8
+        shape = tuple(1 if a in axes else m for a, m in enumerate(x.shape) if keepdims or a not in axes)
+        return self.reshape(self.own_sum(rows, axis=0), shape)
+
+    def mean(self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
+        """The sum over `axis` divided by the number of its terms."""
+        n = math.prod(x.shape[a] for a in _axes(axis, x.ndim))
+        total = self.sum(self._widened(x), axis=axis, keepdims=keepdims)
+        return self.astype(self.divide(total, float(n)), x.dtype, copy=False)
+
+    def var(
+        self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, correction: float = 0.0, keepdims: bool = False
+    ) -> Array:
+        """The mean of the squared deviations from the mean, divided by their number less `correction`."""
+        return self.astype(self._variance(x, axis, correction, keepdims), x.dtype, copy=False)
+
+    def std(
+        self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, correction: float = 0.0, keepdims: bool = False
+    ) -> Array:
+        """The square root of the variance."""
+        return self.astype(self.sqrt(self._variance(x, axis, correction, keepdims)), x.dtype, copy=False)
+
+    def cumulative_sum(self, x: Array, /, *, axis: int | None = None) -> Array:
+        """The running sum along `axis`: in float64; that of float64 with the running sum of its own errors added."""
+        name = self.dtype_name(x.dtype)
+        if name in ("float16", "bfloat16", "float32"):
+            wide = self.astype(x, self.dtypes["float64"])
+            return self.astype(self.own_cumulative_sum(wide, axis=axis), x.dtype)
+        sums = self.own_cumulative_sum(x, axis=axis)
+        if name != "float64" or 0 in x.shape:
+            return sums
+        (along,) = _axes(axis, x.ndim)
+        start = tuple(1 if a == along else n for a, n in enumerate(x.shape))
+        but_last = sums[tuple(slice(n - 1 if a == along else n) for a, n in enumerate(x.shape))]
+        before = self.concat([self.zeros(start, dtype=x.dtype), but_last], axis=along)
+        step = self.subtract(sums, before)  # with what it loses, as in Knuth 1997, volume 2, section 4.2.2, theorem B
+        back = self.subtract(step, sums)
+        lost = self.subtract(self.subtract(sums, self.subtract(step, back)), self.add(before, back))
+        missing = self.subtract(self.subtract(x, step), lost)
+        missing = self.where(self.isfinite(missing), missing, 0.0)  # of infinite sums
+        return self.add(sums, self.own_cumulative_sum(missing, axis=axis))
+
+    def _widened(self, x: Array) -> Array:
+        return self.astype(x, self.dtypes["float32"]) if x.dtype in self.half_dtypes else x
+
+    def _variance(self, x: Array, axis: int | tuple[int, ...] | None, correction: float, keepdims: bool) -> Array:
+        x = self._widened(x)
+        n = math.prod(x.shape[a] for a in _axes(axis, x.ndim))
+        squares = self.square(self.subtract(x, self.mean(x, axis=axis, keepdims=True)))
+        return self.divide(self.sum(squares, axis=axis, keepdims=keepdims), max(n - correction, 0.0))
+
+
 class Event:
     """A point in the stream of work of a device that runs in step with the host: the time at `record`."""
 
@@ -822,6 +912,12 @@ def _normalise(F: Any, x: Array, axes: tuple[int, ...], epsilon: float) -> tuple
     variance = F.mean(F.square(centred), axis=axes, keepdims=True)
     scale = F.divide(1.0, F.sqrt(F.add(variance, epsilon)))
     return F.multiply(centred, scale), scale
+
+
+def _axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
+    """The axes that `axis` stands for, each in [0, ndim). IndexError where there is no such axis."""
+    axes = range(ndim)
+    return tuple(axes) if axis is None else tuple(axes[a] for a in (axis if isinstance(axis, tuple) else (axis,)))
 
 
 def _reduce(F: Any, losses: Array, reduction: str) -> Array:

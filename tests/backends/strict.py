@@ -8,7 +8,7 @@ from typing import Any
 import array_api_strict as xp
 import numpy as np
 
-from gradflow.backend import Backend, Diagnosis, MemoryStats
+from gradflow.backend import AccurateSums, Diagnosis, MemoryStats
 
 DEVICE = xp.Device("device1")
 
@@ -17,7 +17,7 @@ def _raw(key: Any) -> Any:
     return tuple(getattr(k, "_array", k) for k in key) if isinstance(key, tuple) else getattr(key, "_array", key)
 
 
-class StrictBackend(Backend):
+class StrictBackend(AccurateSums):
     name = "strict"
     unsupported = {"float16": "the Array API has no float16"}  # noqa: RUF012
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradflow.backend import Array, Backend, Diagnosis, MemoryStats
+from gradflow.backend import AccurateSums, Array, Diagnosis, MemoryStats
 
 _BINARY = {
     name: getattr(torch, {"equal": "eq"}.get(name, name))
@@ -56,7 +56,7 @@ def _sum(x: Array, **options: Any) -> Array:
     return total.to(torch.uint64) if x.dtype in _UNSIGNED else total
 
 
-class TorchBackend(Backend):
+class TorchBackend(AccurateSums):
     name = "torch"
     unsupported = {  # noqa: RUF012
         "test_uniform_numbers[float16]": "float64 becomes float16 by way of float32, rounded twice",
@@ -67,18 +67,16 @@ class TorchBackend(Backend):
     def __init__(self, index: int = 0) -> None:
         for name, function in _BINARY.items():
             setattr(self, name, _binary(name, function))
-        for name in ("mean", "any", "all", "max", "min"):
+        for name in ("any", "all", "max", "min"):
             setattr(self, name, _reduction(getattr(torch, {"max": "amax", "min": "amin"}.get(name, name))))
         super().__init__(torch, index)
 
-    sum = staticmethod(_reduction(_sum))
-    var = staticmethod(_reduction(functools.partial(torch.var, correction=0)))
-    std = staticmethod(_reduction(functools.partial(torch.std, correction=0)))
+    own_sum = staticmethod(_reduction(_sum))
     sign = staticmethod(lambda x: torch.where(torch.isnan(x), x, torch.sign(x)))
     sqrt = staticmethod(functools.partial(_by_numpy, "sqrt"))  # correctly rounded, which PyTorch's is not
     astype = staticmethod(lambda x, dtype, copy=True: x.to(dtype, copy=copy))
     clip = staticmethod(lambda x, min=None, max=None: x if min is None and max is None else torch.clip(x, min, max))
-    cumulative_sum = staticmethod(lambda x, axis=None: torch.cumsum(x, 0 if axis is None else axis))
+    own_cumulative_sum = staticmethod(lambda x, axis=None: torch.cumsum(x, 0 if axis is None else axis))
     broadcast_to = staticmethod(lambda x, shape: torch.broadcast_to(x, shape))
     permute_dims = staticmethod(lambda x, axes: torch.permute(x, axes))
     matrix_transpose = staticmethod(lambda x: x.mT)

@@ -1,11 +1,13 @@
 """The cases of `test_array_functions`: calls of every array function, and how near to NumPy each must be.
 
 Exact where IEEE 754 or the nature of the function makes it so; within 4 units in the last place of the float64 value
-for functions of one number; within K * eps * sum(|x|) for sums and products of K terms, in whatever order.
+for functions of one number; within K * eps * sum(|x|) for sums and products of K terms, and of many terms a sum within
+(20 + log2 K) * eps * sum(|x|).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -210,8 +212,13 @@ def _terms(x: Any, axis: Any) -> int:
     return int(np.prod([x.shape[a] for a in chosen]))
 
 
+def _roundings(n: Any) -> Any:
+    """How often the sum of n terms may be rounded by one eps of the sum of their magnitudes."""
+    return np.minimum(n + 1, 20 + np.log2(np.maximum(n, 1)))
+
+
 def _sum_bound(e: float, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    return (_terms(x, axis) + 1) * e * np.sum(np.abs(x), axis=axis, keepdims=keepdims)
+    return _roundings(_terms(x, axis)) * e * np.sum(np.abs(x), axis=axis, keepdims=keepdims)
 
 
 def _mean_bound(e: float, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
@@ -224,7 +231,7 @@ def _prod_bound(e: float, x: Any, axis: Any = None, keepdims: bool = False) -> A
 
 def _var_bound(e: float, x: Any, axis: Any = None, keepdims: bool = False, correction: float = 0.0) -> Any:
     n = _terms(x, axis)
-    return 4 * (n + 2) * e * np.sum(x**2, axis=axis, keepdims=keepdims) / (n - correction)
+    return 4 * _roundings(n + 1) * e * np.sum(x**2, axis=axis, keepdims=keepdims) / (n - correction)
 
 
 def _std_bound(e: float, x: Any, axis: Any = None, keepdims: bool = False, correction: float = 0.0) -> Any:
@@ -234,7 +241,8 @@ def _std_bound(e: float, x: Any, axis: Any = None, keepdims: bool = False, corre
 
 def _scan_bound(e: float, x: Any, axis: Any = None) -> Any:
     axis = 0 if axis is None else axis
-    return (x.shape[axis] + 1) * e * np.cumsum(np.abs(x), axis=axis)
+    n = np.arange(1, x.shape[axis] + 1).reshape([-1 if a == axis % x.ndim else 1 for a in range(x.ndim)])
+    return _roundings(n) * e * np.cumsum(np.abs(x), axis=axis)
 
 
 def _reductions(t: _Table) -> None:
@@ -286,6 +294,37 @@ def _reductions(t: _Table) -> None:
             t.add("argsort", x.astype(np.int64), reference=_argsort, dtypes=WIDE_INTEGERS, **where, **order)
     words = np.array([2**63, 1, 2**64 - 1, 0, 1], np.uint64)
     t.add("argsort", words, stable=True, dtypes=("uint64",), reference=_argsort)
+
+
+def _long_sums(t: _Table) -> None:
+    """Of many equal numbers, whose rounding errors have one sign where they are added one after another."""
+    x = np.full((10_000, 3), 0.7)
+    for terms, axis in (
+        (x, 0), (x, None), (x.T, 1), (x.reshape(100, 100, 3), (0, 1)), (x.reshape(2, 5000, 3), 1),
+        (x.reshape(100, 3, 100), (0, 2)), (x.reshape(-1), 0),
+    ):  # fmt: skip
+        n = _terms(terms, axis)
+        allowed = 0.7 * _roundings(n)
+        for subject, times, bound in (
+            ("sum", n, lambda e, x, axis, b=n * allowed: b * e),
+            ("mean", 1, lambda e, x, axis, b=2 * allowed: b * e),
+            ("var", 0, lambda e, x, axis, b=2 * allowed: (b * e) ** 2),
+            ("std", 0, lambda e, x, axis, b=2 * allowed: b * e),
+        ):
+            t.add(subject, terms, axis=axis, reference=functools.partial(_multiple, times=times), bound=bound)
+        if isinstance(axis, int):
+            t.add("cumulative_sum", terms, axis=axis, reference=_multiples, bound=_scan_bound)
+
+
+def _multiple(x: Any, axis: Any, times: int) -> Any:
+    """What a reduction of equal numbers gives that is a multiple of them."""
+    return np.full(np.any(x, axis=axis).shape, times * float(x.reshape(-1)[0])).astype(x.dtype)
+
+
+def _multiples(x: Any, axis: int) -> Any:
+    """The running sum of equal numbers."""
+    n = np.arange(1.0, x.shape[axis] + 1).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+    return np.broadcast_to(n * float(x.reshape(-1)[0]), x.shape).astype(x.dtype)
 
 
 def _argsort(x: Any, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
@@ -352,7 +391,7 @@ def _matmul_bound(e: float, a: Any, b: Any) -> Any:
 
 def _calls() -> Sequence[Call]:
     table = _Table()
-    for part in (_creation, _elementwise, _reductions, _shapes):
+    for part in (_creation, _elementwise, _reductions, _long_sums, _shapes):
         part(table)
     return list({str(call) + str(call.dtypes): call for call in table.calls}.values())
 
