@@ -817,7 +817,7 @@ class AccurateSums(Backend):
         """The sum over `axis`: of 32 numbers each, then of 8 of those sums each, until one is left."""
         if x.dtype in self.half_dtypes:
             return self.astype(self.sum(self._widened(x), axis=axis, keepdims=keepdims), x.dtype)
-        axes = _axes(axis, x.ndim)
+        axes = axes_of(axis, x.ndim)
         n, step = math.prod(x.shape[a] for a in axes), 32
         if n <= step or 0 in x.shape or self.dtype_name(x.dtype) not in ("float32", "float64"):
             return self.own_sum(x, axis=axis, keepdims=keepdims)
@@ -835,7 +835,7 @@ class AccurateSums(Backend):
 
     def mean(self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
         """The sum over `axis` divided by the number of its terms."""
-        n = math.prod(x.shape[a] for a in _axes(axis, x.ndim))
+        n = math.prod(x.shape[a] for a in axes_of(axis, x.ndim))
         total = self.sum(self._widened(x), axis=axis, keepdims=keepdims)
         return self.astype(self.divide(total, float(n)), x.dtype, copy=False)
 
@@ -853,14 +853,16 @@ class AccurateSums(Backend):
 
     def cumulative_sum(self, x: Array, /, *, axis: int | None = None) -> Array:
         """The running sum along `axis`: in float64; that of float64 with the running sum of its own errors added."""
+        if x.dtype in self.half_dtypes:
+            return self.astype(self.cumulative_sum(self._widened(x), axis=axis), x.dtype)
         name = self.dtype_name(x.dtype)
-        if name in ("float16", "bfloat16", "float32"):
+        if name == "float32":
             wide = self.astype(x, self.dtypes["float64"])
             return self.astype(self.own_cumulative_sum(wide, axis=axis), x.dtype)
         sums = self.own_cumulative_sum(x, axis=axis)
         if name != "float64" or 0 in x.shape:
             return sums
-        (along,) = _axes(axis, x.ndim)
+        (along,) = axes_of(axis, x.ndim)
         start = tuple(1 if a == along else n for a, n in enumerate(x.shape))
         but_last = sums[tuple(slice(n - 1 if a == along else n) for a, n in enumerate(x.shape))]
         before = self.concat([self.zeros(start, dtype=x.dtype), but_last], axis=along)
@@ -876,7 +878,7 @@ class AccurateSums(Backend):
 
     def _variance(self, x: Array, axis: int | tuple[int, ...] | None, correction: float, keepdims: bool) -> Array:
         x = self._widened(x)
-        n = math.prod(x.shape[a] for a in _axes(axis, x.ndim))
+        n = math.prod(x.shape[a] for a in axes_of(axis, x.ndim))
         squares = self.square(self.subtract(x, self.mean(x, axis=axis, keepdims=True)))
         return self.divide(self.sum(squares, axis=axis, keepdims=keepdims), max(n - correction, 0.0))
 
@@ -914,7 +916,7 @@ def _normalise(F: Any, x: Array, axes: tuple[int, ...], epsilon: float) -> tuple
     return F.multiply(centred, scale), scale
 
 
-def _axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
+def axes_of(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
     """The axes that `axis` stands for, each in [0, ndim). IndexError where there is no such axis."""
     axes = range(ndim)
     return tuple(axes) if axis is None else tuple(axes[a] for a in (axis if isinstance(axis, tuple) else (axis,)))

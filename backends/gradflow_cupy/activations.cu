@@ -88,7 +88,7 @@ __global__ void bias_backward(
     int lane = threadIdx.x % TILE_COLUMNS, group = threadIdx.x / TILE_COLUMNS, groups = blockDim.x / TILE_COLUMNS;
     index_t column = (index_t)blockIdx.x * TILE_COLUMNS + lane;
     index_t start = (index_t)blockIdx.y * chunk, stop = start + chunk < rows ? start + chunk : rows;
-    T total = T(0);
+    Sum<T> total;
     if (column < columns) {
         for (index_t row = start + group; row < stop; row += groups) {
             index_t i = row * columns + column;
@@ -97,13 +97,13 @@ __global__ void bias_backward(
                 value = activation_vjp(value, saved[i], code, (T)parameter);
                 dz[i] = value;
             }
-            total += value;
+            total.add(value);
         }
     }
-    shared[threadIdx.x] = total;
+    shared[threadIdx.x] = total.value();
     __syncthreads();
     if (group == 0 && column < columns) {
-        for (int k = 1; k < groups; k++) total += shared[k * TILE_COLUMNS + lane];
-        sums[blockIdx.y * columns + column] = total;
+        for (int k = 1; k < groups; k++) total.add(shared[k * TILE_COLUMNS + lane]);
+        sums[blockIdx.y * columns + column] = total.value();
     }
 }

@@ -27,7 +27,7 @@ _WITH_NUMBERS = (
     "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
 )  # fmt: skip
 """The functions of two operands that know bfloat16, and give float32 where a Python float is one of them."""
-_IN_FLOAT32 = ("where", "round", "var", "std", "cumulative_sum", "argsort")
+_IN_FLOAT32 = ("where", "round", "argsort")
 """The functions that do not know bfloat16: they give float32 or float64, or fail."""
 
 _SERVICES = ("to_host", "from_host", "from_host_later", "pin", "free_memory", "getitem", "setitem", "copy", "event")
@@ -107,12 +107,6 @@ class CupyBackend(LossKernels, OptimizerKernels):
             return product
         out[...] = product
         return out
-
-    def var(self, x: Array, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
-        return self.cupy.var(x, axis=axis, ddof=correction, keepdims=keepdims)
-
-    def std(self, x: Array, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
-        return self.cupy.std(x, axis=axis, ddof=correction, keepdims=keepdims)
 
     @staticmethod
     def reshape(x: Array, /, shape: tuple[int, ...]) -> Array:

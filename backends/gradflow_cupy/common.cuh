@@ -16,6 +16,22 @@ typedef long long index_t;
 
 #define FOR_EACH_COLUMN(i, columns) for (index_t i = threadIdx.x; i < (columns); i += blockDim.x)
 
+// A running sum and that of its rounding errors (Knuth 1997, volume 2, section 4.2.2, theorem B): however many terms
+// a thread adds, the error of the sum is about that of rounding it.
+template <typename T>
+struct Sum {
+    T total = T(0), lost = T(0);
+
+    __device__ void add(T x) {
+        T before = total;
+        total = before + x;
+        T added = total - before;
+        lost += (before - (total - added)) + (x - added);
+    }
+
+    __device__ T value() const { return lost - lost == T(0) ? total + lost : total; }  // of infinite terms, no errors
+};
+
 template <typename T>
 __device__ T block_sum(T value) {
     __shared__ T shared[MAX_THREADS];

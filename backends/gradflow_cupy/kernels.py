@@ -22,6 +22,8 @@ MAX_BLOCKS = 1 << 16
 """Blocks of a grid at most; kernels loop over what is beyond."""
 PARTIAL_BLOCKS = 1024
 """Blocks at most of a sum over all elements; a last block adds up one number of each."""
+SUM_THREADS = 1 << 17
+"""Threads that a sum over rows is shared out to where there are enough rows."""
 CHUNK_ROWS = 256
 """Rows that one block adds up in a sum over rows."""
 
@@ -35,6 +37,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "optimizers.cu": ("sgd_step", "adam_step", "rmsprop_step", "square_sums", "clip_factor", "scale_by"),
     "philox.cu": ("random_bits", "dropout", "dropout_backward"),
     "softmax.cu": ("softmax", "log_softmax", "cross_entropy", "cross_entropy_backward"),
+    "sums.cu": ("sum_rows",),
 }
 """The kernels of each source."""
 UNTYPED = ("random_bits",)
@@ -152,3 +155,9 @@ def per_tile(rows: int, columns: int) -> tuple[Grid, Grid, int]:
     """Grid and block for a kernel that sums over rows, and the rows of a chunk."""
     chunk = max(CHUNK_ROWS, (rows + MAX_BLOCKS - 2) // (MAX_BLOCKS - 1))
     return ((columns + TILE_COLUMNS - 1) // TILE_COLUMNS, (rows + chunk - 1) // chunk), (THREADS,), chunk
+
+
+def sum_parts(many: int, rows: int, columns: int) -> int:
+    """The sums that `sum_rows` leaves of so many rows: enough to occupy the device, each of 64 rows or more."""
+    enough = max(SUM_THREADS // (many * columns), 32 // columns, 1)  # and neighbouring threads read neighbours
+    return min(enough, (rows + 63) // 64)

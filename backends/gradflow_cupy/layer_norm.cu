@@ -6,12 +6,11 @@ __global__ void layer_norm(
     const T* x, const T* weight, const T* bias, T* out, T* stats, index_t rows, index_t columns, double epsilon) {
     FOR_EACH_ROW(row, rows) {
         const T* in = x + row * columns;
-        T total = T(0);
-        FOR_EACH_COLUMN(i, columns) total += in[i];
-        T mean = block_sum(total) / (T)columns;
-        total = T(0);
-        FOR_EACH_COLUMN(i, columns) total += (in[i] - mean) * (in[i] - mean);
-        T scale = T(1) / sqrt(block_sum(total) / (T)columns + (T)epsilon);
+        Sum<T> total, squares;
+        FOR_EACH_COLUMN(i, columns) total.add(in[i]);
+        T mean = block_sum(total.value()) / (T)columns;
+        FOR_EACH_COLUMN(i, columns) squares.add((in[i] - mean) * (in[i] - mean));
+        T scale = T(1) / sqrt(block_sum(squares.value()) / (T)columns + (T)epsilon);
         FOR_EACH_COLUMN(i, columns) {
             T value = (in[i] - mean) * scale;
             if (weight) value *= weight[i];
@@ -30,13 +29,14 @@ __global__ void layer_norm_backward(
     const T* g, const T* x, const T* weight, const T* stats, T* gx, index_t rows, index_t columns) {
     FOR_EACH_ROW(row, rows) {
         const T *in = x + row * columns, *gradient = g + row * columns;
-        T mean = stats[2 * row], scale = stats[2 * row + 1], sum_g = T(0), sum_gn = T(0);
+        T mean = stats[2 * row], scale = stats[2 * row + 1];
+        Sum<T> sum_g, sum_gn;
         FOR_EACH_COLUMN(i, columns) {
             T gn = weight ? gradient[i] * weight[i] : gradient[i];
-            sum_g += gn;
-            sum_gn += gn * ((in[i] - mean) * scale);
+            sum_g.add(gn);
+            sum_gn.add(gn * ((in[i] - mean) * scale));
         }
-        T mean_g = block_sum(sum_g) / (T)columns, mean_gn = block_sum(sum_gn) / (T)columns;
+        T mean_g = block_sum(sum_g.value()) / (T)columns, mean_gn = block_sum(sum_gn.value()) / (T)columns;
         FOR_EACH_COLUMN(i, columns) {
             T gn = weight ? gradient[i] * weight[i] : gradient[i];
             gx[row * columns + i] = (gn - mean_g - (in[i] - mean) * scale * mean_gn) * scale;
@@ -52,23 +52,23 @@ __global__ void layer_norm_columns(
     int lane = threadIdx.x % TILE_COLUMNS, group = threadIdx.x / TILE_COLUMNS, groups = blockDim.x / TILE_COLUMNS;
     index_t column = (index_t)blockIdx.x * TILE_COLUMNS + lane;
     index_t start = (index_t)blockIdx.y * chunk, stop = start + chunk < rows ? start + chunk : rows;
-    T weight = T(0), bias = T(0);
+    Sum<T> weight, bias;
     if (column < columns) {
         for (index_t row = start + group; row < stop; row += groups) {
             index_t i = row * columns + column;
-            weight += g[i] * ((x[i] - stats[2 * row]) * stats[2 * row + 1]);
-            bias += g[i];
+            weight.add(g[i] * ((x[i] - stats[2 * row]) * stats[2 * row + 1]));
+            bias.add(g[i]);
         }
     }
-    shared_weight[threadIdx.x] = weight;
-    shared_bias[threadIdx.x] = bias;
+    shared_weight[threadIdx.x] = weight.value();
+    shared_bias[threadIdx.x] = bias.value();
     __syncthreads();
     if (group == 0 && column < columns) {
         for (int k = 1; k < groups; k++) {
-            weight += shared_weight[k * TILE_COLUMNS + lane];
-            bias += shared_bias[k * TILE_COLUMNS + lane];
+            weight.add(shared_weight[k * TILE_COLUMNS + lane]);
+            bias.add(shared_bias[k * TILE_COLUMNS + lane]);
         }
-        sums[blockIdx.y * columns + column] = weight;
-        sums[(gridDim.y + blockIdx.y) * columns + column] = bias;
+        sums[blockIdx.y * columns + column] = weight.value();
+        sums[(gridDim.y + blockIdx.y) * columns + column] = bias.value();
     }
 }

@@ -3,13 +3,13 @@
 // Where `difference` is given, it gets x - target. Each block adds up its squares in `partial`.
 template <typename T>
 __global__ void squared_error(const T* x, const T* target, T* difference, T* partial, index_t n) {
-    T total = T(0);
+    Sum<T> terms;
     FOR_EACH_ELEMENT(i, n) {
         T d = x[i] - target[i];
         difference[i] = d;
-        total += d * d;
+        terms.add(d * d);
     }
-    total = block_sum(total);
+    T total = block_sum(terms.value());
     if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
@@ -27,9 +27,9 @@ __global__ void squared_error_backward(
 // One block: out[0] = sum(x) / divisor.
 template <typename T>
 __global__ void sum_all(const T* x, T* out, index_t n, double divisor) {
-    T total = T(0);
-    FOR_EACH_COLUMN(i, n) total += x[i];
-    total = block_sum(total);
+    Sum<T> terms;
+    FOR_EACH_COLUMN(i, n) terms.add(x[i]);
+    T total = block_sum(terms.value());
     if (threadIdx.x == 0) out[0] = total / (T)divisor;
 }
 

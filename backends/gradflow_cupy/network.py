@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gradflow.backend import ACTIVATIONS, Array, Backend, dropout_threshold
+from gradflow.backend import ACTIVATIONS, AccurateSums, Array, Backend, axes_of, dropout_threshold
 from gradflow_cupy.kernels import (
     REAL_TYPES,
     launch,
@@ -18,6 +18,7 @@ from gradflow_cupy.kernels import (
     per_element,
     per_row,
     per_tile,
+    sum_parts,
 )
 
 IDENTITY = 0
@@ -37,8 +38,8 @@ def real_type(*arrays: Array | None) -> str:
     return str(dtype.char)
 
 
-class NetworkKernels(Backend):
-    """The networks' kernels of a CUDA device."""
+class NetworkKernels(AccurateSums):
+    """The networks' kernels of a CUDA device, and its sums: CuPy adds long ones in each thread one after another."""
 
     cupy: Any
     cupyx: Any
@@ -52,6 +53,29 @@ class NetworkKernels(Backend):
 
     def _empty(self, shape: tuple[int, ...], like: Array) -> Array:
         return self.cupy.empty(shape, dtype=like.dtype)
+
+    # ------------------------------------------------------------------ sums
+
+    def sum(self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
+        """As in the contract, of float32 and float64 in a fixed order."""
+        real = real_type(x)
+        axes = axes_of(axis, x.ndim)
+        rows = math.prod(x.shape[a] for a in axes)
+        if not real or rows <= 32 or not x.size:
+            return super().sum(x, axis=axis, keepdims=keepdims)
+        shape = tuple(1 if a in axes else n for a, n in enumerate(x.shape) if keepdims or a not in axes)
+        start, stop = min(axes), max(axes) + 1
+        if x.flags.c_contiguous and stop - start == len(axes):
+            many, columns = math.prod(x.shape[:start]), math.prod(x.shape[stop:])
+        else:
+            x = self._flat(self.cupy.permute_dims(x, axes + tuple(a for a in range(x.ndim) if a not in axes)))
+            many, columns = 1, x.size // rows
+        while rows > 1:
+            parts = sum_parts(many, rows, columns)
+            out = self._empty((many, parts, columns), x)
+            launch("sum_rows", real, *per_element(out.size), x, out, many, rows, columns, parts)
+            x, rows = out, parts
+        return x.reshape(shape)
 
     # ------------------------------------------------------------------ activations
 

@@ -61,18 +61,18 @@ __global__ void rmsprop_step(
 
 template <typename T>
 __global__ void square_sums(const T* x, T* partial, index_t n) {
-    T total = T(0);
-    FOR_EACH_ELEMENT(i, n) total += x[i] * x[i];
-    total = block_sum(total);
+    Sum<T> terms;
+    FOR_EACH_ELEMENT(i, n) terms.add(x[i] * x[i]);
+    T total = block_sum(terms.value());
     if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
 // One block: result[0] is the norm, result[1] what to multiply by.
 template <typename T>
 __global__ void clip_factor(const T* partial, T* result, index_t n, double max_norm) {
-    T total = T(0);
-    FOR_EACH_COLUMN(i, n) total += partial[i];
-    T norm = sqrt(block_sum(total));
+    Sum<T> total;
+    FOR_EACH_COLUMN(i, n) total.add(partial[i]);
+    T norm = sqrt(block_sum(total.value()));
     if (threadIdx.x == 0) {
         T factor = (T)max_norm / (norm + T(1e-6));
         result[0] = norm;

@@ -11,9 +11,9 @@ __device__ T row_max(const T* x, index_t columns) {
 
 template <typename T>
 __device__ T row_total(const T* x, index_t columns, T top) {
-    T total = T(0);
-    FOR_EACH_COLUMN(i, columns) total += exp(x[i] - top);
-    return block_sum(total);
+    Sum<T> total;
+    FOR_EACH_COLUMN(i, columns) total.add(exp(x[i] - top));
+    return block_sum(total.value());
 }
 
 template <typename T>
@@ -41,10 +41,11 @@ __global__ void cross_entropy(
     const T* logits, const index_t* labels, const T* weights, T* losses, T* stats, index_t rows, index_t columns) {
     FOR_EACH_ROW(row, rows) {
         const T* in = logits + row * columns;
-        T top = row_max(in, columns), total = row_total(in, columns, top), log_total = log(total), loss = T(0);
+        T top = row_max(in, columns), total = row_total(in, columns, top), log_total = log(total), loss;
         if (weights) {
-            FOR_EACH_COLUMN(i, columns) loss += weights[row * columns + i] * (in[i] - top - log_total);
-            loss = -block_sum(loss);
+            Sum<T> terms;
+            FOR_EACH_COLUMN(i, columns) terms.add(weights[row * columns + i] * (in[i] - top - log_total));
+            loss = -block_sum(terms.value());
         } else {
             index_t label = labels[row];
             bool known = label >= 0 && label < columns;
@@ -70,9 +71,9 @@ __global__ void cross_entropy_backward(
         T weight = T(1);
         index_t label = -1;
         if (weights) {
-            T part = T(0);
-            FOR_EACH_COLUMN(i, columns) part += weights[row * columns + i];
-            weight = block_sum(part);
+            Sum<T> part;
+            FOR_EACH_COLUMN(i, columns) part.add(weights[row * columns + i]);
+            weight = block_sum(part.value());
         } else {
             label = labels[row];
         }

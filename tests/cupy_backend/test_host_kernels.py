@@ -248,6 +248,49 @@ def test_squared_error(composed: Any, real: Any, n: int) -> None:
 
 
 @pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("parts", [1, 3, 64])
+@pytest.mark.parametrize(("many", "columns"), [(1, 1), (1, 2), (3, 1), (5, 7), (1, 300)])
+def test_sum_rows(many: int, columns: int, parts: int, real: Any) -> None:
+    rows = 20_000 // columns
+    x, out = np.full((many, rows, columns), 0.7, real), np.full((many, parts, columns), np.nan, real)
+    launch("sum_rows", real, *per_element(out.size), x, out, many, rows, columns, parts)
+    expected = [x[:, k::parts].astype("longdouble").sum(1) for k in range(parts)]
+    assert_ulp(out, np.stack(expected, 1).astype(real), 1)
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_sums_of_what_is_not_finite(real: Any) -> None:
+    x, out = np.ones((100, 4), real), np.zeros((1, 4), real)
+    x[3, 1:] = np.inf, -np.inf, np.nan
+    launch("sum_rows", real, *per_element(4), x, out, 1, 100, 4, 1)
+    assert np.array_equal(out, [[100, np.inf, -np.inf, np.nan]], equal_nan=True)
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_the_sums_of_a_thread_do_not_drift(real: Any) -> None:
+    """A thread that adds 20,000 equal numbers, in each kernel that makes sums."""
+    n = 20_000
+    x, zeros, difference, partial = np.full(n, 0.7, real), np.zeros(n, real), np.zeros(n, real), np.zeros(1, real)
+    value, one = float(x[0]), np.ones(1)
+    launch("squared_error", real, (1,), (1,), x, zeros, difference, partial, n)
+    assert_ulp(partial, (n * value**2 * one).astype(real), 4)
+    launch("square_sums", real, (1,), (1,), x, partial, n)
+    assert_ulp(partial, (n * value**2 * one).astype(real), 4)
+    launch("sum_all", real, (1,), (1,), x, partial, n, 1.0)
+    assert_ulp(partial, (n * value * one).astype(real), 2)
+    out, stats = np.zeros(n, real), np.zeros((1, 2), real)
+    x[0] = 0.8  # the others are smaller: their exponentials are no whole numbers
+    launch("softmax", real, (1,), (1,), x, out, 1, n)
+    expected = np.exp(x.astype("float64") - 0.8)
+    assert_ulp(out, (expected / expected.sum()).astype(real), 4)
+    x[0] = 0.7
+    launch("layer_norm", real, (1,), (1,), x, None, None, out, stats, 1, n, 1.0)
+    assert_ulp(stats[0, :1], (value * one).astype(real), 2)
+    launch("bias_backward", real, (1, 1), (32,), x, None, None, partial, n, 1, n, 0, 0.0)
+    assert_ulp(partial, (n * value * one).astype(real), 2)
+
+
+@pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("classes", [1, 10, 300])
 def test_one_hot(composed: Any, real: Any, classes: int) -> None:
     labels = np.random.default_rng(0).integers(0, classes, 77)

@@ -105,7 +105,7 @@ def test_names_are_found_in_the_source() -> None:
 @pytest.mark.parametrize("name", ARRAY_FUNCTIONS)
 def test_array_functions(cupy: ModuleType, name: str) -> None:
     """What is copied from CuPy is a ufunc (positional operands) or takes the keywords that the core gives."""
-    if name in vars(CupyBackend):
+    if name in vars(CupyBackend) or name in ("mean", "var", "std"):  # which are composed
         return
     function = getattr(cupy, name)
     if name in CORE_CALLS:
