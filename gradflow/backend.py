@@ -19,6 +19,7 @@ Where bfloat16 is offered, every array function knows it. Hyperparameters of ker
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -208,6 +209,13 @@ _PHILOX_W = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _U64 = (1 << 64) - 1
 
 
+def _words_of_host(key: int, counter: int, n: int) -> Any:
+    """What `Backend.random_bits` gives, as a NumPy array."""
+    from numpy.random import Philox  # in place of a library that cannot
+
+    return Philox(key=key, counter=counter).random_raw(n)
+
+
 class Backend(ABC):
     """One device of one array library. See the module's docstring for the three tiers.
 
@@ -324,6 +332,23 @@ class Backend(ABC):
         """The device in a few words: its name, its memory."""
         return type(self).__name__
 
+    @functools.cached_property
+    def uint64_works(self) -> bool:
+        """Whether the library computes with uint64: tried once. Without, random numbers come from the host.
+
+        They are the same ones to the bit; but each draw, so each mask of dropout, is then copied to the device.
+        """
+        try:
+            x = self.full((2,), (1 << 63) + 1, dtype=self.dtypes["uint64"])
+            for function in (self.add, self.multiply, self.bitwise_and, self.bitwise_xor, self.greater_equal):
+                function(x, x)
+            self.bitwise_right_shift(x, self.full((), 12, dtype=x.dtype))
+            self.astype(x, self.dtypes["float64"])
+            self.argsort(x)
+        except Exception:  # each library has its own
+            return False
+        return True
+
     def supports(self, dtype: str) -> bool:
         """Whether arrays of the dtype of this name work here."""
         return dtype in self.dtypes
@@ -342,12 +367,17 @@ class Backend(ABC):
         return Event(self)
 
     def kernels(self) -> dict[str, str]:
-        """For each kernel, "composed", "native", or what made it native, such as "numba"."""
+        """For each kernel, "composed", "native", or what made it native, such as "numba".
+
+        "host" is a default that NumPy computes on the host, for want of `uint64_works`.
+        """
         found = {}
         for name in KERNELS:
             method = getattr(self, name)
             function = getattr(method, "__func__", None)  # a static method has none
             found[name] = "composed" if function is getattr(Backend, name) else self.made_by.get(name, "native")
+            if name in ("random_bits", "dropout") and found[name] == "composed" and not self.uint64_works:
+                found[name] = "host"
         return found
 
     # ------------------------------------------------------------------ indexing and copies
@@ -587,8 +617,11 @@ class Backend(ABC):
         """n uint64 values: the stream of `numpy.random.Philox(key=key, counter=counter)`, bit for bit.
 
         Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3": Philox4x64-10. Value i is lane i % 4 of
-        the block of counter + 1 + i // 4; key has 128 bits and counter 256.
+        the block of counter + 1 + i // 4; key has 128 bits and counter 256. Without `uint64_works`, the default has
+        them made by NumPy on the host.
         """
+        if not self.uint64_works:
+            return self.from_host(_words_of_host(key, counter, n))
         blocks = (n + 3) // 4
         u64 = self.dtypes["uint64"]
 
@@ -628,9 +661,14 @@ class Backend(ABC):
         """x / (1 - p) where kept and 0 where dropped, with probability p in [0, 1); and a residual, the mask.
 
         Element i (in C order) is kept where the 32-bit half i % 2 (the low one first) of word i // 2 of
-        `random_bits` is at least p * 2^32. Srivastava et al. 2014, "Dropout", scaled while training.
+        `random_bits` is at least p * 2^32. Srivastava et al. 2014, "Dropout", scaled while training. Without
+        `uint64_works`, the default has the mask made by NumPy on the host.
         """
         n = math.prod(x.shape)
+        if not self.uint64_works:
+            host = _words_of_host(key, counter, (n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n]
+            mask = self.from_host((host >= dropout_threshold(p)).reshape(x.shape))
+            return self.dropout_backward(x, mask, p), mask
         words = self.random_bits(key, counter, (n + 1) // 2)
         u64 = self.dtypes["uint64"]
         low = self.bitwise_and(words, self.full((), 0xFFFFFFFF, dtype=u64))

@@ -127,14 +127,28 @@ def _fractions(words: Array, F: Backend) -> Array:
     return F.multiply(F.add(whole, 0.5), 2.0**-52)
 
 
-def _prepare(shape: int | Sequence[int], dtype: Any, device: DeviceLike | None) -> tuple[tuple[int, ...], Any, Backend]:
+def _source(backend: Backend) -> Backend:
+    """The backend that makes random numbers for this one: itself, or NumPy's where it does not compute with uint64."""
+    return backend if backend.uint64_works else get_backend("cpu")
+
+
+def _placed(values: Array, shape: tuple[int, ...], dtype: str, source: Backend, backend: Backend) -> Tensor:
+    """The values of `source` as a tensor on `backend`."""
+    if source.supports(dtype):
+        values = source.astype(values, source.dtypes[dtype])
+    if source is not backend:
+        values = backend.from_host(source.to_host(values))
+    return Tensor(backend.astype(backend.reshape(values, shape), backend.dtypes[dtype], copy=False), backend)
+
+
+def _prepare(shape: int | Sequence[int], dtype: Any, device: DeviceLike | None) -> tuple[tuple[int, ...], str, Backend]:
     backend = get_backend(device)
     found = as_dtype(DEFAULT if dtype is None else dtype)
     if not found.is_floating:
         raise TypeError(f"random numbers are floating-point; got {found}")
     if not backend.supports(found.name):
         raise TypeError(f"device {backend.device} does not support {found}")
-    return shape_from(shape), backend.dtypes[found.name], backend
+    return shape_from(shape), found.name, backend
 
 
 def uniform(
@@ -152,10 +166,11 @@ def uniform(
     """
     if not -math.inf < low <= high < math.inf:
         raise ValueError(f"uniform needs finite low <= high; got low={low}, high={high}")
-    shape, native, F = _prepare(shape, dtype, device)
+    shape, name, backend = _prepare(shape, dtype, device)
+    F = _source(backend)
     u = _fractions(_words(generator, math.prod(shape), F), F)
     values = F.add(F.multiply(u, float(high) - float(low)), float(low))
-    return Tensor(F.astype(F.reshape(values, shape), native), F)
+    return _placed(values, shape, name, F, backend)
 
 
 def normal(
@@ -173,18 +188,19 @@ def normal(
     """
     if not (math.isfinite(mean) and 0 <= std < math.inf):
         raise ValueError(f"normal needs a finite mean and a finite std >= 0; got mean={mean}, std={std}")
-    shape, native, F = _prepare(shape, dtype, device)
+    shape, name, backend = _prepare(shape, dtype, device)
+    F = _source(backend)
     z = _normal_quantile(_fractions(_words(generator, math.prod(shape), F), F), F)
     values = F.add(F.multiply(z, float(std)), float(mean))
-    return Tensor(F.astype(F.reshape(values, shape), native), F)
+    return _placed(values, shape, name, F, backend)
 
 
 def permutation(n: int, *, device: DeviceLike | None = None, generator: Generator | None = None) -> Tensor:
     """The numbers 0 to n - 1 in random order, int64: what sorts n random words. The same on every device."""
-    F = get_backend(device)
+    backend = get_backend(device)
+    F = _source(backend)
     (n,) = shape_from((n,))
-    order = F.argsort(_words(generator, n, F), axis=-1, stable=True)
-    return Tensor(F.astype(order, F.dtypes["int64"], copy=False), F)
+    return _placed(F.argsort(_words(generator, n, F), axis=-1, stable=True), (n,), "int64", F, backend)
 
 
 # Wichura 1988, "Algorithm AS 241: The Percentage Points of the Normal Distribution", routine PPND16: numerators and

@@ -231,6 +231,7 @@ def test_the_calls_of_the_defaults_are_counted_right(recorder: Recorder) -> None
         getattr(recorder, kernel)(*args)
         return len(recorder.calls)
 
+    assert recorder.uint64_works, "it is tried once, by the first that asks"
     labels, needs, none = np.array([0, 1, 2, 0, 1]), (True,) * 3, (None,) * 3
     relu, gelu = ((f(5, 4), f(3, 4), f(3), name, 0.0) for name in ("relu", "gelu"))
     normalised, residual = recorder.layer_norm(f(5, 3), f(3), f(3), (1,), 1e-5)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradflow as gf
-from gradflow.backend import Backend
+from gradflow import device as registry
+from gradflow.backend import ARRAY_FUNCTIONS, Backend, MemoryStats
 from gradflow.random import _fractions, _normal_quantile
 
 CPU = gf.get_backend("cpu")
@@ -280,3 +281,94 @@ def test_dropout_without_training_or_probability_is_the_identity_and_draws_nothi
 def test_dropout_of_p_near_1_still_drops() -> None:
     y = gf.dropout(gf.ones(1000), 1 - 1e-12)
     assert int((y != 0).sum()) == 0
+
+
+# ---------------------------------------------------------------------- without uint64
+
+
+class WithoutArithmetic(Backend):
+    """NumPy, but for arithmetic with uint64: as in PyTorch, which keeps such arrays and adds none."""
+
+    name = "less"
+    device_count = classmethod(lambda cls: 1)
+    diagnose = classmethod(lambda cls: gf.Diagnosis(True, "fine"))
+    to_host = from_host = staticmethod(np.array)
+
+    def __init__(self, index: int = 0) -> None:
+        def refusing(function: Any) -> Any:
+            def call(*arguments: Any, **options: Any) -> Any:
+                if any(getattr(a, "dtype", None) == np.uint64 for a in arguments):
+                    raise NotImplementedError("no uint64 here")
+                return function(*arguments, **options)
+
+            return call
+
+        for name in ARRAY_FUNCTIONS:
+            if name not in ("zeros", "ones", "full", "empty", "arange", "asarray", "reshape"):
+                setattr(self, name, refusing(getattr(CPU, name)))
+        super().__init__(np, index)
+
+    def synchronize(self) -> None: ...
+
+    def memory_stats(self) -> MemoryStats:
+        return MemoryStats(0, None, 0)
+
+
+class WithoutDtype(WithoutArithmetic):
+    """Nor has it the dtype at all."""
+
+    def _find_dtypes(self, namespace: Any) -> dict[str, Any]:
+        return {name: dtype for name, dtype in super()._find_dtypes(namespace).items() if name != "uint64"}
+
+
+DRAWS: dict[str, Any] = {
+    "uniform": lambda: gf.random.uniform((3, 5), low=-1.0, high=2.0),
+    "uniform float64": lambda: gf.random.uniform((3, 5), dtype="float64"),
+    "normal": lambda: gf.random.normal((7,), std=2.0),
+    "normal float16": lambda: gf.random.normal((7,), dtype="float16"),
+    "nothing": lambda: gf.random.normal((0, 3)),
+    "permutation": lambda: gf.random.permutation(11),
+    "dropout": lambda: gf.dropout(gf.ones((3, 3)), 0.4),
+    "weights": lambda: gf.nn.MLP([3, 4, 2], "tanh").state_dict()["0.weight"],
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("kind", [WithoutArithmetic, WithoutDtype])
+def test_a_library_without_uint64_has_its_random_numbers_from_the_host(
+    kind: type[Backend], draw: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same to the bit, and those after it too; and `kernels` says where they come from."""
+    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(registry, "_backends", {gf.Device("cpu"): CPU})
+    gf.register_backend("less", kind)
+    with gf.use_device("less"):
+        gf.manual_seed(3)
+        found = [DRAWS[draw]() for _ in range(2)]
+        assert {str(x.device) for x in found} == {"less:0"}
+        kernels = gf.get_backend("less").kernels()
+    gf.manual_seed(3)
+    for x in found:
+        expected = DRAWS[draw]()
+        assert x.dtype == expected.dtype
+        assert x.numpy().tobytes() == expected.numpy().tobytes()
+    assert {name for name, how in kernels.items() if how == "host"} == {"random_bits", "dropout"}
+    assert "host" not in CPU.kernels().values()
+
+
+def test_a_model_trains_without_uint64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {"less": lambda: WithoutArithmetic})
+    losses = {}
+    for device in ("cpu", "less"):
+        gf.manual_seed(0)
+        with gf.use_device(device):
+            model = gf.nn.MLP([4, 8, 2], dropout=0.2)
+            optimizer = gf.optim.Adam(model.parameters(), lr=0.01)
+            for _ in range(3):
+                optimizer.zero_grad()
+                loss = model(gf.ones((5, 4))).square().mean()
+                loss.backward()
+                optimizer.step()
+        losses[device] = loss.item()
+    registry._backends.pop(gf.Device("less"))
+    assert losses["less"] == pytest.approx(losses["cpu"], rel=1e-5)
