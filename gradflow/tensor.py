@@ -362,7 +362,11 @@ class Tensor:
     def _refuse_recorded(self, what: str) -> None:
         if self._node is not None and grad_enabled.get():
             kind = "a leaf that requires a gradient" if self.is_leaf else "a tensor that is part of a graph"
-            raise RuntimeError(f"{what} would change {kind} in place; do it inside `with gradflow.no_grad():`")
+            new = "make a new tensor with gradflow.where(mask, value, x), which is recorded, or "
+            raise RuntimeError(
+                f"{what} would change {kind} in place; {new * (what == 'item assignment')}"
+                "do it inside `with gradflow.no_grad():`"
+            )
 
     def _in_place(self, function: Callable[[Any, Any], Tensor], symbol: str, other: Any) -> Tensor:
         """`self symbol= other`. Of recorded tensors, a new tensor that takes the name; else a change in place."""
@@ -658,24 +662,30 @@ def device_and_dtype(target: Any, dtype: Any, device: DeviceLike | None) -> tupl
 def integers(name: str, given: Any) -> tuple[int, ...]:
     """An integer, or a sequence of integers, as Python ints, whatever library they are of. TypeError for others."""
     try:
-        return tuple(map(index, given)) if isinstance(given, Iterable) else (index(given),)
+        return tuple(map(index, given)) if is_sequence(given) else (index(given),)
     except TypeError:
         raise TypeError(f"{name} takes integers; got {given!r}") from None
 
 
-def shape_from(given: Any) -> tuple[int, ...]:
+def shape_from(given: Any, name: str = "a shape") -> tuple[int, ...]:
     """A shape, from an integer or a sequence of integers. ValueError for anything else."""
     try:
-        shape = integers("a shape", given)
+        shape = integers(name, given)
     except TypeError:
         shape = (-1,)
     if any(n < 0 for n in shape):
-        raise ValueError(f"a shape is made of integers >= 0; got {given!r}")
+        raise ValueError(f"{name} is made of integers >= 0; got {given!r}")
     return shape
 
 
 def _sequence(values: tuple[Any, ...]) -> tuple[int, ...]:
-    return tuple(values[0]) if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
+    """The arguments of a method that takes numbers, or one sequence of them."""
+    return tuple(values[0]) if len(values) == 1 and is_sequence(values[0]) else values
+
+
+def is_sequence(x: Any) -> bool:
+    """Whether x is something to go through: not so arrays and tensors without axes."""
+    return isinstance(x, Iterable) and getattr(x, "shape", None) != ()
 
 
 def _unpickle(cls: type[Tensor], values: Any, device: str, requires_grad: bool) -> Tensor:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradflow as gf
+from gradflow.testing import count_transfers
 
 modest = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)
@@ -279,6 +280,216 @@ def test_mask_indexing_as_numpy(shape: tuple[int, ...], data: Any) -> None:
     check_index(numbers(shape), mask, gf.tensor(mask))
 
 
+@st.composite
+def masked(draw: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """A key with masks among integers, slices, integer arrays, None and an Ellipsis."""
+    key: list[Any] = []
+    axis, count = 0, draw(st.integers(0, 3))
+    while axis < len(shape):
+        what = draw(st.sampled_from(["mask", "integer", "slice", "array", "none", "ellipsis", "stop"]))
+        n = shape[axis]
+        if what == "mask":
+            axes = draw(st.integers(1, len(shape) - axis))
+            mask = np.zeros(shape[axis : axis + axes], bool)
+            mask.reshape(-1)[draw(st.permutations(range(mask.size)))[:count]] = True
+            key.append(mask)
+            axis += axes
+            continue
+        if what == "ellipsis" and all(k is not ... for k in key):
+            key.append(...)
+            axis += draw(st.integers(0, len(shape) - axis))
+            key += [slice(None)] * (len(shape) - axis)  # so that it stands for that many
+            break
+        if what == "stop":
+            break
+        if what == "none":
+            key.append(None)
+            if len(key) > 6:
+                break
+            continue
+        if what in ("integer", "array") and not n:
+            what = "slice"
+        part: Any = draw(st.slices(n))
+        if what == "integer":
+            part = draw(st.integers(-n, n - 1))
+        elif what == "array":
+            part = np.array(draw(st.lists(st.integers(-n, n - 1), min_size=1, max_size=1)))
+        key.append(part)
+        axis += 1
+    return tuple(key)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@settings(modest, max_examples=300)
+@given(shape=hnp.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=3), data=st.data())
+def test_masks_beside_other_indices_as_numpy(create_graph: bool, shape: tuple[int, ...], data: Any) -> None:
+    key, x = data.draw(masked(shape)), numbers(shape)
+    ours = tuple(gf.tensor(k) if isinstance(k, np.ndarray) else k for k in key)
+    try:
+        expected = np.asarray(x[key])
+    except IndexError:  # masks that select different numbers
+        with pytest.raises(IndexError, match="indexing: the shapes"):
+            gf.tensor(x)[ours]
+        with pytest.raises(IndexError, match="indexing: the shapes"):
+            gf.tensor(x)[ours] = 0.0
+        return
+    check_index(x, key, ours, create_graph)
+    changed, copy = gf.tensor(x), x.copy()
+    copy[key] = -numbers(expected.shape, 7)
+    changed[ours] = gf.tensor(-numbers(expected.shape, 7))
+    close(changed, copy)
+    copy[key] = 3.0
+    changed[key] = 3
+    close(changed, copy)
+
+
+def test_masks_beside_other_indices_on_every_device(device: str) -> None:
+    values, mask, other = numbers((3, 4, 2)), np.array([True, False, True, True]), np.array([False, True])
+    place = {id(m): gf.tensor(m) for m in (mask, other)}
+    keys: list[Any] = [
+        (slice(None), mask), (mask[:3], 0), (mask[:3], ..., 1), (slice(None), mask, None), (slice(None), mask, 1),
+        (0, mask, [1, 0, 1]), (mask[:3], [3, 0]), (..., other),
+    ]  # fmt: skip
+    for key in keys:
+        ours = tuple(place.get(id(k), gf.tensor(k) if isinstance(k, np.ndarray) else k) for k in key)
+        x = gf.tensor(values, requires_grad=True)
+        first = gf.grad(lambda x, k=ours: (x[k] ** 3).sum())(x)
+        expected = np.zeros(values.shape)
+        np.add.at(expected, key, 3 * values[key] ** 2)
+        close(first.cpu(), expected)
+        second = gf.grad(lambda x, k=ours: gf.grad(lambda x: (x[k] ** 3).sum())(x).sum())(x)
+        np.add.at(expected := np.zeros(values.shape), key, 6 * values[key])
+        close(second.cpu(), expected)
+        assigned = gf.tensor(values)
+        assigned[ours] = 0.0
+        expected = values.copy()
+        expected[key] = 0.0
+        close(assigned.cpu(), expected)
+
+
+def test_a_mask_waits_no_more_often_than_it_must() -> None:
+    """One wait for each of its axes; the copies of an index are none."""
+    x = gf.tensor(numbers((3, 4)), device="fake")
+    rows = gf.tensor([True, False, True], device="fake")
+    with count_transfers() as count:
+        x[rows, 0]
+        x[:, x[0] > 1.0]
+    assert (count.to_host, count.from_host, count.synchronizations) == (0, 0, 0)
+
+
+INDICES: dict[str, Any] = {
+    "range": range(2, 0, -1), "list": [2, 0], "tuple in a tuple": ((0, 2), 1), "list of NumPy's": [np.int64(2), 0],
+    "nested": [[0, 1], [2, 0]], "NumPy integer": np.int64(1), "narrow": np.uint8(2), "0-d array": np.array(-1),
+    "0-d in a tuple": (np.array(1), np.int32(1)), "slice of NumPy's": slice(np.int64(0), np.array(2)),
+    "range beside": (range(3), slice(None)), "list of bools": [True, False, True],
+    "bools beside": ([True, False, True], 1), "array": np.array([2, 1]), "empty": [],
+    "nested tuples": (((0, 1), (1, 2)),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", INDICES)
+def test_what_stands_for_integers_is_an_index(what: str) -> None:
+    x, key = numbers((3, 2)), INDICES[what]
+    plain = tuple(list(k) if isinstance(k, range) else k for k in key) if isinstance(key, tuple) else key
+    plain = np.array([], int) if what == "empty" else list(plain) if isinstance(plain, range) else plain  # type: ignore[comparison-overlap]
+    check_index(x, plain, key)
+    changed, copy = gf.tensor(x), x.copy()
+    changed[key] = -1.0
+    copy[plain] = -1.0
+    close(changed, copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ([[0], [0, 1]], "unequal lengths"), (["a"], "got 'a'"), ([0.5], r"got 0\.5"), (slice("a"), "got 'a'"),
+        (np.bool_(True), "True and False are no indices"), ([gf.tensor(0.0)], "gradflow.stack"), ([2**70], "64 bits"),
+    ],
+)  # fmt: skip
+def test_what_is_no_index_is_named(key: Any, message: str) -> None:
+    x = gf.ones((3, 2))
+    with pytest.raises(IndexError, match=message):
+        x[key]
+
+
+def test_a_value_that_does_not_fit_is_refused_by_name() -> None:
+    x = gf.ones((3, 2))
+    for key in (0, [0, 1], (slice(None), [True, False]), slice(1)):
+        with pytest.raises(ValueError, match=r"item assignment: a value of shape \(5,\) does not broadcast"):
+            x[key] = gf.ones(5)
+    assert (x.numpy() == 1).all()
+
+
+def test_assigning_to_what_is_recorded_names_where() -> None:
+    x = gf.ones((3, 2), requires_grad=True)
+    for recorded in (x, x * 2):
+        with pytest.raises(RuntimeError, match=r"gradflow\.where\(mask, value, x\), which is recorded, or do"):
+            recorded[x > 0] = 0.0
+
+
+NUMBERS: dict[str, Any] = {
+    "reshape": lambda x, n: (x.reshape(n(3), n(2)), x.reshape(np.array([3, 2])), gf.reshape(x, (n(3), n(-1)))),
+    "repeat": lambda x, n: (gf.repeat(x, n(2), axis=n(1)),),
+    "tile": lambda x, n: (gf.tile(x, n(2)), gf.tile(x, (n(2), n(1))), gf.tile(x, np.array([2, 1]))),
+    "split": lambda x, n: (*gf.split(x, n(2)), *gf.split(x, [n(1)], axis=n(1)), *gf.split(x, np.array([1]))),
+    "broadcast_to": lambda x, n: (gf.broadcast_to(x, (n(4), n(2), n(3))),),
+    "permute_dims": lambda x, n: (x.permute_dims(n(1), n(0)), gf.permute_dims(x, np.array([1, 0]))),
+    "pad": lambda x, n: (gf.pad(x, n(1)), gf.pad(x, (n(1), n(2))), gf.pad(x, np.array([[1, 0], [0, 1]]))),
+    "axis": lambda x, n: (x.sum(n(1)), x.max((n(0), n(1))), x.softmax(n(-1)), x.flip(n(0)), x.argmax(n(1)),
+                          gf.stack([x, x], n(1)), gf.concat([x, x], n(1)), x.swapaxes(n(0), n(1)), x.expand_dims(n(0)),
+                          gf.moveaxis(x, n(0), n(1)), x.take([0], axis=n(1)), x.cumulative_sum(n(0)), x.var(n(0)),
+                          x.unbind(n(1))[0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.uint8, lambda n: np.array(n)], ids=["int64", "int32", "0-d"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_integers_of_numpy_are_integers(name: str, integer: Any) -> None:
+    x = gf.tensor(numbers((2, 3)))
+
+    def as_given(n: int) -> Any:
+        return np.int32(n) if n < 0 else integer(n)
+
+    for found, expected in zip(NUMBERS[name](x, as_given), NUMBERS[name](x, int), strict=True):
+        assert found.shape == expected.shape
+        assert all(type(n) is int for n in found.shape)
+        assert found.tolist() == expected.tolist()
+
+
+WIDTHS: list[Any] = [1, (1, 2), (2,), ((1, 2),), ((1,), (2,)), [[1, 0], [0, 2]], np.array([1, 2]), ((3,),)]
+
+
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+def test_pad_takes_the_widths_that_numpy_takes(widths: Any) -> None:
+    x = numbers((2, 3))
+    close(gf.pad(gf.tensor(x), widths, 7.0), np.pad(x, widths, constant_values=7.0))
+
+
+@pytest.mark.parametrize("widths", [-1, (1, 2, 3), ((1, 2),) * 3, ((1, 2, 3),) * 2, "a", 1.5, None, ((1, 2), (1, -1))])
+def test_pad_refuses_other_widths(widths: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="pad"):
+        gf.pad(gf.ones((2, 3)), widths)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: gf.ones((2, 3, 4)) @ gf.ones((3, 4, 3)), r"matmul of shapes \(2, 3, 4\) and \(3, 4, 3\), all axes"),
+        (lambda: gf.where(gf.ones(2) > 0, None, 1), "where takes tensors and Python numbers; got None$"),
+        (lambda: gf.where(gf.ones(2) > 0, 1, "a"), "where takes tensors and Python numbers; got str"),
+        (lambda: gf.ones(2) + np.ones(2), r"got numpy\.ndarray: make a tensor of it with gradflow\.tensor"),
+        (lambda: gf.exp([1.0]), r"exp takes tensors; got list: make a tensor of it"),
+        (lambda: gf.ones((2, 3)).sum(0, 1), "keepdims of sum is True or False; got 1"),
+        (lambda: gf.sum(gf.ones((2, 3)), (0, 1), (1, 2)), r"got \(1, 2\): several axes are one tuple"),
+        (lambda: gf.tensor([1, 2], dtype="int64") ** -1, "integers have no negative powers"),
+        (lambda: gf.take_along_axis(gf.ones(3), gf.tensor([7], dtype="int64")), r"must be in \[-3, 3\)"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_named(call: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError, IndexError), match=message):
+        call()
+
+
 @modest
 @given(shape=hnp.array_shapes(min_dims=1, max_dims=4, max_side=4), data=st.data())
 def test_take_and_take_along_axis_as_numpy(shape: tuple[int, ...], data: Any) -> None:
@@ -439,7 +650,7 @@ def test_padding_as_numpy(shape: tuple[int, ...], data: Any) -> None:
         (lambda x: gf.split(x, 2, axis=1), "3 does not split into 2"),
         (lambda x: gf.split(x, 0), "does not split"),
         (lambda x: gf.pad(x, -1), "pad_width"),
-        (lambda x: gf.pad(x, ((1, 1),)), "each of 2 axes"),
+        (lambda x: gf.pad(x, ((1, 1),) * 3), "2 such pairs for this tensor of 2 axes"),
         (lambda x: gf.matmul(x, x), "inner lengths differ"),
         (lambda x: gf.matmul(x, gf.tensor(1.0)), "at least one axis"),
         (lambda x: gf.cumulative_sum(x), "needs an axis"),

@@ -142,16 +142,19 @@ def full(
 
 def zeros_like(x: Tensor, /, dtype: Any = None) -> Tensor:
     """Zeros of the shape and on the device of x, in its dtype unless another is given."""
+    check_tensors("zeros_like", x)
     return zeros(x.shape, x.dtype if dtype is None else dtype, x.device)
 
 
 def ones_like(x: Tensor, /, dtype: Any = None) -> Tensor:
     """Ones of the shape and on the device of x, in its dtype unless another is given."""
+    check_tensors("ones_like", x)
     return ones(x.shape, x.dtype if dtype is None else dtype, x.device)
 
 
 def full_like(x: Tensor, /, fill_value: float, dtype: Any = None) -> Tensor:
     """One value in the shape and on the device of x, in its dtype unless another is given."""
+    check_tensors("full_like", x)
     return full(x.shape, fill_value, x.dtype if dtype is None else dtype, x.device)
 
 

@@ -10,7 +10,7 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-from gradflow.dtypes import DEFAULT, as_dtype, weak_number
+from gradflow.dtypes import as_dtype, is_number, weak_number
 from gradflow.ops.table import (
     BINARY_OPERATORS,
     TensorFunction,
@@ -24,6 +24,8 @@ from gradflow.ops.table import (
     defop,
     elementwise,
     floating,
+    kind_and_fix,
+    kind_of,
     mismatch,
     plain_binary,
     plain_unary,
@@ -162,7 +164,7 @@ def clip(x: Tensor, /, min: float | None = None, max: float | None = None) -> Te
     check_tensors("clip", x)
     for limit in (min, max):
         if limit is not None and not isinstance(limit, Real):
-            raise TypeError(f"clip takes numbers as limits; got {type(limit).__name__}")
+            raise TypeError(f"clip takes numbers as limits; got {kind_of(limit)}")
     if min is not None and max is not None and min > max:
         raise ValueError(f"clip needs min <= max; got min={min}, max={max}")
     if not all(limit is None or isinstance(limit, Integral) for limit in (min, max)):
@@ -194,7 +196,10 @@ def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
     if isinstance(x1, Tensor) or isinstance(x2, Tensor):
         x1, x2 = promoted("where", x1, x2)
     else:
-        x1, x2 = weak_number("where", x1, DEFAULT), weak_number("where", x2, DEFAULT)
+        for x in (x1, x2):
+            if not is_number(x):
+                raise TypeError(f"where takes tensors and Python numbers; got {kind_and_fix(x)}")
+        x1, x2 = float(x1), float(x2)
         x1 = Tensor(condition.backend.full((), x1, dtype=condition.backend.dtypes["float32"]), condition.backend)
     if isinstance(x1, Tensor) and x1.backend is not condition.backend:
         raise mismatch("where", (condition, x1, x2))

@@ -17,7 +17,7 @@ def explain(F: Any, shape: Sequence[int], key: Any) -> None:
     """Raise what is wrong with a key of `raw_key` that a backend has refused, if it is its arrays."""
     parts = key if isinstance(key, tuple) else (key,)
     arrays = [p for p in parts if hasattr(p, "shape")]
-    check_broadcast("indexing", arrays, IndexError)
+    check_broadcast("indexing", [a.shape for a in arrays], IndexError)
     axis = 0
     for i, p in enumerate(parts):
         if p is Ellipsis:
@@ -71,10 +71,23 @@ _SCATTER_INTO = Operation(  # not in the table, for it changes the array of its 
         lambda F, g, _out, _into, _values, key, shape: F.getitem(g, key),
     ],
 )
+
+
+def _take_along(F: Any, x: Any, indices: Any, axis: int) -> Any:
+    try:
+        return F.take_along_axis(x, indices, axis=axis)
+    except IndexError:
+        raise IndexError(
+            f"take_along_axis: the indices for axis {axis} of a tensor of shape {tuple(x.shape)} must be in "
+            f"[-{x.shape[axis]}, {x.shape[axis]})"
+        ) from None
+
+
 _TAKE_ALONG = defop(
     "take_along_axis",
     lambda F, g, _out, _x, indices, axis: F.scatter_add_along_axis(g, indices, _x.shape, axis),
     None,
+    forward=_take_along,
 )
 _SCATTER_ALONG = defop(
     "scatter_add_along_axis",
@@ -158,7 +171,8 @@ def _raw_part(x: Tensor, part: Any) -> Any:
     if isinstance(part, (list, tuple, range)):
         try:
             array = x.backend.asarray(_plain(part))
-        except (OverflowError, ValueError):
+            x.backend.dtype_name(array.dtype)
+        except (OverflowError, TypeError, ValueError):
             raise IndexError("lists of unequal lengths, or of more than 64 bits, are no index") from None
     elif not getattr(part, "shape", ()):
         return _index(part)

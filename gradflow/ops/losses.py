@@ -15,7 +15,7 @@ from gradflow.ops.network import one_hot, softplus
 from gradflow.ops.reductions import mean
 from gradflow.ops.reductions import sum as sum_
 from gradflow.ops.shape import expand_dims, permute_dims, reshape, squeeze
-from gradflow.ops.table import apply, check_tensors, defop
+from gradflow.ops.table import apply, check_tensors, defop, number
 from gradflow.recording import as_one_call
 from gradflow.tensor import Tensor
 
@@ -34,7 +34,7 @@ def _check(name: str, input: Tensor, target: Tensor, reduction: str) -> None:
 
 def check_reduction(name: str, reduction: str) -> None:
     """Raise ValueError for what is no reduction."""
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"{name} knows the reductions {', '.join(REDUCTIONS)}; got {reduction!r}")
 
 
@@ -83,7 +83,7 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
     Huber 1964, "Robust Estimation of a Location Parameter". Raises ValueError for a delta that is not finite and above
     0, or differing shapes.
     """
-    if not 0 < delta < math.inf:
+    if not 0 < number("delta of huber_loss", delta) < math.inf:
         raise ValueError(f"huber_loss needs a finite delta > 0; got {delta}")
     _check("huber_loss", input, target, reduction)
     input, target = ops.promoted("huber_loss", input, target, True)
@@ -174,8 +174,8 @@ def cross_entropy(
     not fit.
     """
     check_reduction("cross_entropy", reduction)
-    check_tensors("cross_entropy", *[t for t in (input, target, weight) if t is not None])
-    if not 0.0 <= label_smoothing <= 1.0:
+    check_tensors("cross_entropy", input, target, *[weight] * (weight is not None))
+    if not 0.0 <= number("label_smoothing", label_smoothing) <= 1.0:
         raise ValueError(f"label_smoothing is a share in [0, 1]; got {label_smoothing}")
     rows, shape = _classes_last("cross_entropy", input)
     n, classes = rows.shape
@@ -224,7 +224,7 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, reduct
     input, target (labels), weight and the mean as for `cross_entropy`. Raises ValueError or TypeError likewise.
     """
     check_reduction("nll_loss", reduction)
-    check_tensors("nll_loss", *[t for t in (input, target, weight) if t is not None])
+    check_tensors("nll_loss", input, target, *[weight] * (weight is not None))
     rows, shape = _classes_last("nll_loss", input)
     if reduction == "mean" and not rows.shape[0]:
         raise ValueError("the mean of no losses does not exist: the input is empty")

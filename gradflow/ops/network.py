@@ -13,24 +13,37 @@ from typing import Any
 
 from gradflow.backend import ACTIVATIONS, Backend
 from gradflow.engine import grad_enabled
-from gradflow.ops.reductions import normalize_axes, one_axis
+from gradflow.ops.reductions import flag, normalize_axes, one_axis
 from gradflow.ops.shape import expand_dims, squeeze
 from gradflow.ops.table import (
     OPERATIONS,
     TensorFunction,
     _named,
     apply,
+    check_broadcast,
     check_tensors,
     defop,
     floating,
+    number,
     promoted,
 )
-from gradflow.tensor import Tensor, integers
+from gradflow.tensor import Tensor, integers, shape_from
+
+
+def _product(F: Any, a: Any, b: Any) -> Any:
+    try:
+        return F.matmul(a, b)
+    except (TypeError, ValueError):
+        shapes = f"matmul of shapes {tuple(a.shape)} and {tuple(b.shape)}"
+        check_broadcast(f"{shapes}, all axes but the last two", [a.shape[:-2], b.shape[:-2]])
+        raise
+
 
 _MATMUL = defop(
     "matmul",
     lambda F, g, _out, _a, b: F.matmul(g, F.matrix_transpose(b)),
     lambda F, g, _out, a, _b: F.matmul(F.matrix_transpose(a), g),
+    forward=_product,
 )
 
 
@@ -68,7 +81,7 @@ _LINEAR = defop("linear", joint=_linear_backward, joint_reads_out=_reads_out, re
 
 def check_activation(name: str) -> None:
     """Raise ValueError for what is no activation."""
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; there are {', '.join(ACTIVATIONS)}")
 
 
@@ -219,7 +232,8 @@ def elu(x: Tensor, /, alpha: float = 1.0) -> Tensor:
 
 def _with_parameter(name: str, x: Tensor, parameter: float) -> Tensor:
     check_tensors(name, x)
-    return apply(OPERATIONS[name], (floating(x),), {"parameter": float(parameter)})
+    what = "negative_slope" if name == "leaky_relu" else "alpha"
+    return apply(OPERATIONS[name], (floating(x),), {"parameter": number(f"{what} of {name}", parameter)})
 
 
 def activate_backward(g: Tensor, saved: Tensor, name: str, parameter: float) -> Tensor:
@@ -281,6 +295,7 @@ def _along(op: Any, x: Tensor, axis: int) -> Tensor:
 def logsumexp(x: Tensor, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow. ValueError where there is nothing to sum."""
     check_tensors("logsumexp", x)
+    keepdims = flag("logsumexp", keepdims)
     axes = normalize_axes(axis, x.ndim)
     if not math.prod(x.shape[a] for a in axes):
         raise ValueError(f"logsumexp of no elements does not exist: the shape is {x.shape}, the axis {axis}")
@@ -312,7 +327,7 @@ def layer_norm(
     Ba et al. 2016, "Layer Normalization", eq. 4. Raises ValueError for shapes that do not fit or a negative eps,
     TypeError for differing dtypes.
     """
-    check_tensors("layer_norm", *[t for t in (x, weight, bias) if t is not None])
+    check_tensors("layer_norm", x, *[t for t in (weight, bias) if t is not None])
     check_epsilon(eps)
     shape = integers("normalized_shape", normalized_shape)
     if not shape or x.shape[-len(shape) :] != shape:
@@ -336,8 +351,8 @@ _DROPOUT = defop("dropout", joint=_dropout_backward, joint_reads_inputs=False, r
 
 
 def check_dropout(p: float) -> None:
-    """Raise ValueError for what is no probability of dropping."""
-    if not 0.0 <= p < 1.0:
+    """Raise ValueError or TypeError for what is no probability of dropping."""
+    if not 0.0 <= number("p of dropout", p) < 1.0:
         raise ValueError(f"dropout needs a probability 0 <= p < 1; got {p}")
 
 
@@ -368,6 +383,7 @@ def dropout_factors(like: Any, p: float, key: int, counter: int) -> Tensor:
 def one_hot(labels: Tensor, classes: int, dtype: Any = "float32") -> Tensor:
     """1 at each label and 0 elsewhere: (..., classes). labels: integers in [0, classes). TypeError for others."""
     check_tensors("one_hot", labels)
+    (classes,) = shape_from((classes,), "classes of one_hot")
     if labels.dtype.kind not in ("int", "uint"):
         raise TypeError(f"one_hot takes integer labels; got {labels.dtype}")
     from gradflow.dtypes import as_dtype

@@ -6,7 +6,7 @@ import math
 from operator import index
 from typing import Any
 
-from gradflow.ops.table import TensorFunction, _named, apply, check_tensors, counted, defop, floating
+from gradflow.ops.table import TensorFunction, _named, apply, check_tensors, counted, defop, floating, number
 from gradflow.tensor import Tensor
 
 Axis = int | tuple[int, ...] | None
@@ -38,6 +38,15 @@ def one_axis(name: str, axis: Any, ndim: int) -> int:
         return normalize_axes(index(axis), ndim)[0]
     except TypeError:
         raise TypeError(f"{name} works along one axis, a number; got {axis!r}") from None
+
+
+def flag(name: str, keepdims: Any) -> bool:
+    """`keepdims` as a bool. TypeError for what is none: perhaps it was meant as an axis."""
+    if type(keepdims).__name__ != "bool":
+        raise TypeError(
+            f"keepdims of {name} is True or False; got {keepdims!r}: several axes are one tuple, as in axis=(0, 1)"
+        )
+    return bool(keepdims)
 
 
 def _keep(F: Any, g: Any, x: Any, axis: Axis) -> Any:
@@ -94,6 +103,8 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrink
 
     def function(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
         check_tensors(name, x)
+        if keepdims.__class__ is not bool:
+            keepdims = flag(name, keepdims)
         if needs_float:
             x = floating(x)
         elif not shrinks:
@@ -153,8 +164,9 @@ _STD = defop("std", _std_rule)
 
 def _spread_of(op: Any, x: Tensor, axis: Axis, correction: float, keepdims: bool) -> Tensor:
     check_tensors(op.name, x)
+    keepdims = flag(op.name, keepdims)
     axes = normalize_axes(axis, x.ndim)
-    if _count(x, axes) - correction <= 0:
+    if _count(x, axes) - number(f"correction of {op.name}", correction) <= 0:
         raise ValueError(
             f"{op.name} needs more elements than its correction, {correction}: the shape is {x.shape}, the axis {axis}"
         )
@@ -197,6 +209,7 @@ def cumulative_sum(x: Tensor, /, axis: int | None = None) -> Tensor:
 def _plain(name: str, doc: str) -> TensorFunction:
     def function(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
         check_tensors(name, x)
+        keepdims = flag(name, keepdims)
         if axis is not None:
             axis = normalize_axes(axis, x.ndim)
         return Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
@@ -207,6 +220,7 @@ def _plain(name: str, doc: str) -> TensorFunction:
 def _place(name: str, doc: str) -> TensorFunction:
     def function(x: Tensor, /, axis: int | None = None, keepdims: bool = False) -> Tensor:
         check_tensors(name, x)
+        keepdims = flag(name, keepdims)
         if axis is not None:
             axis = one_axis(name, axis, x.ndim)
         if not (x.size if axis is None else x.shape[axis]):

@@ -11,8 +11,8 @@ from gradflow.dtypes import promote, weak_number
 from gradflow.engine import Node, Operation, broadcasts, grad_enabled
 from gradflow.ops.indexing import parts
 from gradflow.ops.reductions import normalize_axes, one_axis
-from gradflow.ops.table import apply, cast, check_tensors, defop
-from gradflow.tensor import Tensor, integers, shape_from
+from gradflow.ops.table import apply, cast, check_tensors, defop, kind_of
+from gradflow.tensor import Tensor, integers, is_sequence, shape_from
 
 _RESHAPE = defop("reshape", lambda F, g, _out, _x, shape: F.reshape(g, _x.shape), view=True)
 _BROADCAST = defop("broadcast_to", lambda F, g, _out, _x, shape: g, view=True)  # the engine sums it back
@@ -49,9 +49,9 @@ def broadcast_to(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
 def permute_dims(x: Tensor, /, axes: Sequence[int]) -> Tensor:
     """The axes in another order: axis i of the result is axis axes[i] of x. ValueError where not all are named once."""
     check_tensors("permute_dims", x)
-    order = normalize_axes(tuple(axes), x.ndim)
+    order = normalize_axes(integers("permute_dims", axes), x.ndim)
     if len(order) != x.ndim:
-        raise ValueError(f"permute_dims needs all {x.ndim} axes; got {tuple(axes)}")
+        raise ValueError(f"permute_dims needs all {x.ndim} axes; got {axes!r}")
     return apply(_PERMUTE, (x,), {"axes": order})
 
 
@@ -111,7 +111,7 @@ def repeat(x: Tensor, repeats: int, /, axis: int | None = None) -> Tensor:
     if axis is None:
         x, axis = reshape(x, -1), 0
     axis = one_axis("repeat", axis, x.ndim)
-    (n,) = shape_from((repeats,))
+    (n,) = shape_from((repeats,), "repeats of repeat")
     before, after = x.shape[: axis + 1], x.shape[axis + 1 :]
     out = broadcast_to(reshape(x, (*before, 1, *after)), (*before, n, *after))
     return reshape(out, (*before[:-1], before[-1] * n, *after))
@@ -120,7 +120,7 @@ def repeat(x: Tensor, repeats: int, /, axis: int | None = None) -> Tensor:
 def tile(x: Tensor, repetitions: int | Sequence[int], /) -> Tensor:
     """x side by side with itself: `repetitions` times along each axis, the last where there are fewer numbers."""
     check_tensors("tile", x)
-    times = shape_from(repetitions)
+    times = shape_from(repetitions, "repetitions of tile")
     ndim = max(x.ndim, len(times))
     times, shape = (1,) * (ndim - len(times)) + times, (1,) * (ndim - x.ndim) + x.shape
     single, whole = [], []
@@ -190,6 +190,8 @@ def stack(arrays: Sequence[Tensor], /, axis: int = 0) -> Tensor:
 
 
 def _same_dtype(name: str, arrays: Sequence[Tensor]) -> list[Tensor]:
+    if not isinstance(arrays, Iterable):
+        raise TypeError(f"{name} takes a sequence of tensors; got {kind_of(arrays)}")
     arrays = list(arrays)
     if not arrays:
         raise ValueError(f"{name} needs at least one tensor")
@@ -223,7 +225,7 @@ def split(x: Tensor, /, indices_or_sections: int | Sequence[int], axis: int = 0)
     axis = one_axis("split", axis, x.ndim)
     n = x.shape[axis]
     cuts = integers("split", indices_or_sections)
-    if not isinstance(indices_or_sections, Iterable):
+    if not is_sequence(indices_or_sections):
         (pieces,) = cuts
         if pieces < 1 or n % pieces:
             raise ValueError(f"an axis of length {n} does not split into {pieces} equal pieces")
@@ -256,17 +258,19 @@ _PAD = defop(
 
 
 def pad(x: Tensor, /, pad_width: int | Sequence[Any], constant_values: float = 0.0) -> Tensor:
-    """x with a border of one value. `pad_width`: a number, (before, after), or such a pair for each axis, as in NumPy.
+    """x with a border of one value.
 
+    `pad_width`, as in NumPy: a number, (before, after), or such a pair, or (width,), for each axis or once for all.
     Raises ValueError for a negative width or a number of pairs that is not that of the axes.
     """
     check_tensors("pad", x)
-    if not isinstance(pad_width, Iterable):
-        pad_width = (pad_width, pad_width)
-    if len(pad_width) == 2 and not any(isinstance(n, Iterable) for n in pad_width):
-        pad_width = (pad_width,) * x.ndim
-    pairs = [integers("pad", p) for p in pad_width]
+    nested = isinstance(pad_width, Iterable) and is_sequence(pad_width) and any(map(is_sequence, pad_width))
+    given = [integers("pad", p) for p in pad_width] if nested else [integers("pad", pad_width)]  # type: ignore[union-attr]
+    pairs = [p * 2 if len(p) == 1 else p for p in (given * x.ndim if len(given) == 1 else given)]
     if len(pairs) != x.ndim or any(len(p) != 2 or min(p) < 0 for p in pairs):
-        raise ValueError(f"pad_width must give (before, after) >= 0 for each of {x.ndim} axes; got {pad_width!r}")
+        raise ValueError(
+            f"pad_width is a number, (before, after), or {x.ndim} such pairs for this tensor of {x.ndim} axes, none "
+            f"below 0; got {pad_width!r}"
+        )
     value = weak_number("pad", constant_values, x.dtype)
     return apply(_PAD, (x,), {"pad_width": tuple(pairs), "value": value})

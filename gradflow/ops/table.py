@@ -58,20 +58,25 @@ def elementwise(name: str, array_name: str | None = None) -> Callable[..., Any]:
 def explain(name: str, F: Any, arrays: Sequence[Any]) -> None:
     """Raise what is wrong with the arrays that an elementwise function refused, if it is their shapes, or bools."""
     arrays = [a for a in arrays if hasattr(a, "shape")]
-    check_broadcast(name, arrays)
-    if arrays and all(F.dtype_name(a.dtype) == "bool" for a in arrays):
+    check_broadcast(name, [a.shape for a in arrays])
+    kinds = {as_dtype(F.dtype_name(a.dtype)).kind for a in arrays}
+    if name == "power" and kinds <= {"int", "uint"}:
+        raise ValueError(
+            "power: integers have no negative powers among integers: convert with astype('float32')"
+        ) from None
+    if kinds == {"bool"}:
         raise TypeError(f"{name} is not for bools: use ~, &, | or ^, or convert with astype('int64') first") from None
 
 
-def check_broadcast(name: str, arrays: Sequence[Any], error: type[Exception] = ValueError) -> None:
-    """Raise an error that names the operation and the shapes of arrays or tensors that do not broadcast."""
+def check_broadcast(name: str, shapes: Sequence[Sequence[int]], error: type[Exception] = ValueError) -> None:
+    """Raise an error that names the operation and the shapes, where these do not broadcast."""
     lengths: dict[int, int] = {}
-    for array in arrays:
-        for axis, n in enumerate(reversed(array.shape)):
+    for shape in shapes:
+        for axis, n in enumerate(reversed(shape)):
             if n != 1 and lengths.setdefault(axis, n) != n:
-                shapes = " and ".join(str(tuple(a.shape)) for a in arrays)
+                listed = " and ".join(str(tuple(shape)) for shape in shapes)
                 raise error(
-                    f"{name}: the shapes {shapes} do not broadcast; counted from the last, the lengths of an axis "
+                    f"{name}: the shapes {listed} do not broadcast; counted from the last, the lengths of an axis "
                     "must be equal, or 1: reshape one"
                 ) from None
 
@@ -94,10 +99,24 @@ def check_tensors(name: str, *inputs: Any) -> None:
             raise mismatch(name, inputs)
 
 
+def number(name: str, given: Any) -> float:
+    """A parameter called `name` as a float. TypeError for what is no number."""
+    if not is_number(given):
+        raise TypeError(f"{name} is a number; got {kind_of(given)}")
+    return float(given)
+
+
+def kind_of(x: Any) -> str:
+    """The class of x by its full name; None as itself."""
+    library = type(x).__module__.partition(".")[0]
+    return "None" if x is None else type(x).__name__ if library == "builtins" else f"{library}.{type(x).__name__}"
+
+
 def kind_and_fix(x: Any) -> str:
     """What is no tensor, by its full name, and how to make one of it."""
-    library = type(x).__module__.partition(".")[0]
-    kind = type(x).__name__ if library == "builtins" else f"{library}.{type(x).__name__}"
+    kind, library = kind_of(x), type(x).__module__.partition(".")[0]
+    if x is None:
+        return kind
     values = "x.detach().cpu().numpy()" if library == "torch" else "..."
     return f"{kind}: make a tensor of it with gradflow.tensor({values}, device=...)"
 
