@@ -97,6 +97,28 @@ def test_unknown_dataset_names_the_known() -> None:
 # ---------------------------------------------------------------------- batches
 
 
+def test_each_has_a_line_that_tells_what_it_is() -> None:
+    data = load("iris")
+    batches = Batches(np.zeros((30, 4), "float32"), np.arange(30), np.int64(8), shuffle=False)  # type: ignore[arg-type]
+    assert repr(batches) == (
+        "Batches(30 samples of inputs (4,) float32 and targets () int64, batch_size=8, shuffle=False, drop_last=False, "
+        "device=cpu)"
+    )
+    assert repr(data) == "Dataset('iris', 150 samples of 4 features, 3 classes)"
+    assert repr(data.split(0)) == "Split(120 samples to train on, 30 to test, 4 features, targets () int64)"
+    assert repr(load("diabetes")) == "Dataset('diabetes', 442 samples of 10 features, targets (1,) for regression)"
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.uint8, np.int16])
+def test_batch_sizes_may_be_numpys(integer: Any) -> None:
+    batches = numbered(10, integer(4), "cpu")
+    assert type(batches.batch_size) is int
+    assert [len(x) for x, _ in batches] == [4, 4, 2]
+    for wrong in (integer(0), np.float64(4.0), True, None, "4"):
+        with pytest.raises(ValueError, match="a batch size is an integer of at least 1"):
+            numbered(10, wrong, "cpu")  # type: ignore[arg-type]
+
+
 def numbered(n: int, batch_size: int, device: str, **options: object) -> Batches:
     inputs = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
     return Batches(inputs, np.arange(n), batch_size, device=device, **options)  # type: ignore[arg-type]

@@ -215,6 +215,17 @@ def test_bad_settings_are_named(setting: str, value: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_settings_may_be_numbers_of_numpy(tmp_path: Path) -> None:
+    """They are Python's afterwards, which a config can hold."""
+    given = {"batch_size": 32, "epochs": 2, "seed": 7, "lr": 0.5, "dropout": 0.25, "hidden": (8, 4)}
+    plain = Settings("iris", **given)
+    numpys = {name: np.asarray(value)[()] for name, value in given.items() if name != "hidden"}
+    settings = Settings("iris", hidden=tuple(np.array([8, 4])), **numpys)
+    assert settings == plain
+    assert all(type(n) in (int, float, str, list) for n in settings.to_dict().values())
+    assert all(type(n) is int for n in settings.hidden)
+
+
 def test_defaults_of_the_optimizer() -> None:
     assert Settings("iris").momentum is None
     assert "momentum" not in Settings("iris").to_dict()

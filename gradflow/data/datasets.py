@@ -32,7 +32,7 @@ TEST_SHARE = 0.2
 _FARTHEST = 3.0  # standard deviations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Split:
     """What to train on and what was held out, standardised by the training part: host arrays.
 
@@ -46,8 +46,14 @@ class Split:
     test_inputs: Floats
     test_targets: Targets
 
+    def __repr__(self) -> str:
+        return (
+            f"Split({len(self.train_inputs)} samples to train on, {len(self.test_inputs)} to test, "
+            f"{self.train_inputs.shape[1]} features, targets {self.train_targets.shape[1:]} {self.train_targets.dtype})"
+        )
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Samples on the host: `inputs` float32 (samples, features), `targets` int64 (samples,) or float32 (samples, 1).
 
@@ -59,6 +65,10 @@ class Dataset:
     inputs: Floats
     targets: Targets
     classes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        kind = f"{len(self.classes)} classes" if self.classes else f"targets {self.targets.shape[1:]} for regression"
+        return f"Dataset({self.name!r}, {len(self.inputs)} samples of {self.inputs.shape[1]} features, {kind})"
 
     def __post_init__(self) -> None:
         inputs, targets = array_from_host(self.inputs), array_from_host(self.targets)

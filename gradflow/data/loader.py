@@ -7,6 +7,7 @@ same batches, and making one waits for nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import index
 from typing import Any
 
 import gradflow as gf
@@ -39,17 +40,24 @@ class Batches:
             raise ValueError(f"there are {len(inputs)} inputs and {len(targets)} targets")
         if not len(inputs):
             raise ValueError("there are no samples to make batches of")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 1:
             raise ValueError(f"a batch size is an integer of at least 1; got {batch_size!r}")
         if drop_last and batch_size > len(inputs):
             raise ValueError(f"{len(inputs)} samples make no whole batch of {batch_size}")
         where = gf.get_backend(device).device
         self.inputs = gf.tensor(inputs, device=where)
         self.targets = gf.tensor(targets, device=where)
-        self.batch_size = batch_size
+        self.batch_size = index(batch_size)
         self.generator = generator
         self.shuffle = shuffle
         self.drop_last = drop_last
+
+    def __repr__(self) -> str:
+        each = [f"{name} {x.shape[1:]} {x.dtype}" for name, x in (("inputs", self.inputs), ("targets", self.targets))]
+        return (
+            f"Batches({len(self.inputs)} samples of {' and '.join(each)}, batch_size={self.batch_size}, "
+            f"shuffle={self.shuffle}, drop_last={self.drop_last}, device={self.inputs.device})"
+        )
 
     @property
     def samples(self) -> int:

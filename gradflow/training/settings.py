@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -64,26 +65,28 @@ class Settings:
             raise SettingsError(f"device must be a name like cpu or cuda:0; got {self.device!r}")
         if not isinstance(self.hidden, (tuple, list)):
             raise SettingsError(f"hidden must be a list of widths; got {self.hidden!r}")
-        for width in self.hidden:
-            _integer("each width in hidden", width, 1, 1 << 20)
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        hidden = tuple(_integer("each width in hidden", width, 1, 1 << 20) for width in self.hidden)
+        object.__setattr__(self, "hidden", hidden)
         for name, value in OPTIMIZERS[self.optimizer].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         if self.momentum is not None and "momentum" not in OPTIMIZERS[self.optimizer]:
             takers = " and ".join(name for name, own in OPTIMIZERS.items() if "momentum" in own)
             raise SettingsError(f"momentum does not apply to {self.optimizer}; it does to {takers}")
+        for name in ("lr", "weight_decay", "dropout", "momentum"):  # as Python's numbers, which the files can hold
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _number(name, getattr(self, name)))
+        for name, most in (("batch_size", None), ("epochs", None), ("seed", (1 << 32) - 1)):
+            low = 0 if name == "seed" else 1
+            object.__setattr__(self, name, _integer(name, getattr(self, name), low, most))
         if not _number("lr", self.lr) > 0:
             raise SettingsError(f"lr must be above 0; got {self.lr}")
         if _number("weight_decay", self.weight_decay) < 0:
             raise SettingsError(f"weight_decay must be 0 or more; got {self.weight_decay}")
         for name in ("dropout", "momentum"):
             value = getattr(self, name)
-            if value is not None and not 0 <= _number(name, value) < 1:
+            if value is not None and not 0 <= value < 1:
                 raise SettingsError(f"{name} must be at least 0 and below 1; got {value}")
-        _integer("batch_size", self.batch_size, 1)
-        _integer("epochs", self.epochs, 1)
-        _integer("seed", self.seed, 0, (1 << 32) - 1)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as TOML can hold them; what does not apply is left out."""
@@ -133,13 +136,16 @@ def _one_of(name: str, value: Any, known: Iterable[str]) -> None:
         raise SettingsError(f"unknown {name} {value!r}; there are {', '.join(known)}")
 
 
-def _integer(name: str, value: Any, low: int, high: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+def _integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise SettingsError(f"{name} must be an integer {bounds}; got {value!r}")
+    return int(value)
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not abs(value) <= sys.float_info.max:
         raise SettingsError(f"{name} must be a finite number; got {value!r}")
     return float(value)
