@@ -16,6 +16,7 @@ import contextlib
 import functools
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence, ValuesView
@@ -59,6 +60,23 @@ _READS = {
 _SEEN = (*ARRAY_FUNCTIONS, *KERNELS, "getitem", "copy", "from_host", "from_host_later", "pin", *_READS)
 _one_at_a_time = Lock()
 """Held by who records. Others run their steps as they are meanwhile."""
+_undo: list[Callable[[], None]] = []
+"""What makes the backend of who records its own again."""
+
+
+def _forget_other_threads() -> None:
+    """In a forked child, where this thread alone goes on: if another was recording, nobody is."""
+    global _one_at_a_time
+    if get_ident() not in recorders:
+        while _undo:
+            _undo.pop()()
+        recorders.clear()
+        stop()
+        _one_at_a_time = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_other_threads)
 
 
 class Captured(Protocol[_Result_co]):
@@ -466,7 +484,15 @@ class _Recording(Recorder):
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:
-        before = {name: vars(self.backend)[name] for name in _SEEN if name in vars(self.backend)}
+        own = vars(self.backend)
+        before = {name: own[name] for name in _SEEN if name in own}
+
+        def undo() -> None:
+            for name in _SEEN:
+                own.pop(name, None)
+            own.update(before)
+
+        _undo.append(undo)
         for name in _SEEN:
             setattr(self.backend, name, self._watched(name, getattr(self.backend, name)))
         start(self)
@@ -474,11 +500,8 @@ class _Recording(Recorder):
             yield
         finally:
             stop()
-            for name in _SEEN:
-                if name in before:
-                    setattr(self.backend, name, before[name])
-                else:
-                    delattr(self.backend, name)
+            _undo.remove(undo)
+            undo()
 
     def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:

@@ -24,6 +24,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from operator import attrgetter
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -320,7 +321,11 @@ class Changed:
 
 
 class Leaf:
-    """The end of a walk: holds the gradient of a tensor that was not computed, and the buffer to write it to."""
+    """The end of a walk: holds the gradient of a tensor that was not computed, and the buffer to write it to.
+
+    Walks of several threads may end at one leaf at once. Who holds its `lock` adds a gradient, or has `claimed` the
+    buffer to write a gradient straight to it, and holds the lock until that is done.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -328,11 +333,13 @@ class Leaf:
         "backend",
         "block",
         "buffer",
+        "claimed",
         "dtype",
         "filled",
         "free",
         "hooks",
         "id",
+        "lock",
         "memory",
         "shape",
     )
@@ -352,6 +359,8 @@ class Leaf:
         self.block: Any = None  # the optimizer's block of flat arrays that the buffer is a part of
         self.memory = Memory()  # of the buffer
         self.memory.tensors = []
+        self.lock = RLock()
+        self.claimed = False
         self.id = tick()
 
     @property
@@ -632,11 +641,24 @@ def backward(
 def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], retain_graph: bool) -> None:
     """`backward` of a training step: on arrays, to all leaves, seen by nobody. A gradient is made in its place."""
     pending: dict[Any, Any] = {}
-    sums: set[Any] = set()  # see `Part`
     for root, g in zip(roots, gradients, strict=True):
         pending[root] = root.backend.add(pending[root], g) if root in pending else g
+    claimed: list[Leaf] = []
+    try:
+        _walk_to_leaves(nodes_from(roots), pending, retain_graph, claimed)
+    finally:
+        for leaf in claimed:
+            leaf.claimed = False
+            leaf.lock.release()
+    for leaf, g in pending.items():
+        _accumulate(leaf, g, False)
+
+
+def _walk_to_leaves(order: Sequence[Any], pending: dict[Any, Any], retain_graph: bool, claimed: list[Leaf]) -> None:
+    """Apply the rules of all nodes; what is `pending` in the end belongs to leaves. `claimed`: those it writes to."""
+    sums: set[Any] = set()  # see `Part`
     written: list[Leaf] = []
-    for node in nodes_from(roots):
+    for node in order:
         op = node.op
         if op is None:  # a leaf, whose gradient waits until the end
             continue
@@ -652,8 +674,12 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
             into = []
             for parent in parents:
                 buffer = None if parent is None else parent.free
-                if buffer is not None:
-                    parent.free = None  # it is written once
+                if buffer is not None:  # it is written once
+                    if parent.lock.acquire(False):
+                        claimed.append(parent)
+                        buffer, parent.free, parent.claimed = parent.free, None, True
+                    else:
+                        buffer = None
                 into.append(buffer)
             needs = [p is not None for p in parents]
             results = op.joint(F, g, out, *values, needs=needs, into=into, **parameters)
@@ -679,8 +705,6 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
             _free(node)
     if written:
         _hand_out(written)
-    for leaf, g in pending.items():
-        _accumulate(leaf, g, False)
 
 
 def _saved(node: Node, as_tensors: bool) -> tuple[Sequence[Any], Any]:
@@ -871,6 +895,9 @@ def _changed_error(tensor: str, node: Node, changed: int) -> RuntimeError:
 def _hand_out(leaves: Sequence[Leaf]) -> None:
     """Make what the leaves' buffers hold their gradients."""
     for leaf in leaves:
+        if leaf._grad is not None and leaf.claimed:  # of a walk within this one
+            leaf.backend.setitem(leaf.buffer, ..., leaf.backend.add(leaf.buffer, leaf._grad.array))
+            leaf._grad = None
         leaf.free = None
         leaf.filled = True
 
@@ -878,10 +905,15 @@ def _hand_out(leaves: Sequence[Leaf]) -> None:
 @as_one_call
 def _accumulate(leaf: Leaf, g: Any, create_graph: bool) -> None:
     """Add g to the gradient of a leaf, in its own buffer, which no other leaf shares."""
+    with leaf.lock:
+        _add_to(leaf, g, create_graph)
+
+
+def _add_to(leaf: Leaf, g: Any, create_graph: bool) -> None:
     grad = leaf.grad
     if grad is None and create_graph:
         leaf.grad = tensor_functions.copy(g)
-    elif grad is None and leaf.buffer is None:
+    elif grad is None and (leaf.buffer is None or leaf.claimed):
         leaf.grad = _wrap(leaf.backend.copy(g), leaf.backend, None)
     elif grad is None:
         leaf.take_back()

@@ -192,6 +192,9 @@ class Tensor:
         saved arrays for a second pass (default: the value of `create_graph`); `create_graph` records the pass, so that
         gradients can be differentiated. Raises RuntimeError for a tensor that needs no gradient, a missing
         `gradient`, or a graph already freed; ValueError for a `gradient` that does not fit.
+
+        Threads may go back to the same leaves at once, each through a graph of its own: no contribution is lost.
+        (Optimizers, `zero_grad` and captured steps are for one thread at a time.)
         """
         node = self._node
         if node is None:

@@ -6,6 +6,7 @@ import copy
 import functools
 import gc
 import itertools
+import os
 import re
 import threading
 import tracemalloc
@@ -1569,3 +1570,55 @@ def test_results_that_are_no_tensors_are_refused() -> None:
     captured = gf.capture(lambda x: {"loss": x, "seen": (x, x.sum().item())})
     with pytest.raises(TypeError, match=r"result\['seen'\]\[1\] is float: return the tensor"):
         captured(gf.ones(1))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_child_forked_while_another_thread_records_has_nothing_of_it() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    w = gf.ones(2, requires_grad=True)
+
+    def slow(x: gf.Tensor) -> gf.Tensor:
+        inside.set()
+        go_on.wait(20)
+        return (w * x).sum()
+
+    backend = gf.get_backend("cpu")
+    before = dict(vars(backend))
+    thread = threading.Thread(target=gf.capture(slow), args=(gf.ones(2),))
+    thread.start()
+    assert inside.wait(20)
+    assert vars(backend) != before
+    assert recorders
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            step = gf.capture(lambda x: (w * x).sum())
+            values = [step(gf.full((2,), float(i))).item() for i in range(5)]
+            clean = not recorders and vars(backend) == before and "__getattribute__" not in vars(gf.nn.Module)
+            code = 0 if clean and values == [0.0, 2.0, 4.0, 6.0, 8.0] and step.status == "replaying" else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    go_on.set()
+    thread.join()
+    assert vars(backend) == before
+    assert not recorders
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_step_that_forks_goes_on_in_both() -> None:
+    w = gf.ones(2, requires_grad=True)
+    children = []
+
+    @gf.capture
+    def step(x: gf.Tensor) -> gf.Tensor:
+        children.append(os.fork())
+        return (w * x).sum()
+
+    result = step(gf.ones(2))
+    if children[0] == 0:
+        os._exit(0 if result.item() == 2.0 and not recorders else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+    assert result.item() == 2.0

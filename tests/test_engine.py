@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import sys
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -759,3 +762,101 @@ def test_a_gradient_given_back_to_its_leaf_stays_what_it_was() -> None:
     w.backward(g)
     (w * 1.0).sum().backward()
     assert (g.tolist(), w.grad.tolist()) == ([3.0, 3.0], [4.0, 4.0])
+
+
+# ---------------------------------------------------------------------- threads
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Threads that take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def in_threads(work: Callable[[int], Any], count: int = 8) -> None:
+    """Call `work(i)` in as many threads, all at once; what one raises is raised here."""
+    start = threading.Barrier(count)
+
+    def run(i: int) -> None:
+        start.wait()
+        work(i)
+
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(run, i) for i in range(count)]:
+            done.result()
+
+
+USES: dict[str, Callable[[gf.Tensor], gf.Tensor]] = {
+    "product": lambda p: (p * 1.0).sum(),
+    "linear": lambda p: gf.linear(gf.ones((1, p.shape[1])), p).sum(),
+    "twice": lambda p: (gf.linear(gf.ones((1, p.shape[1])), p) * 0.5).sum() + (p * 0.5).sum(),
+    "seen": lambda p: _seen((p * 1.0).sum()),
+}
+
+
+def _seen(y: gf.Tensor) -> gf.Tensor:
+    y.register_hook(lambda g: g)  # so that the walk is the one that others may see
+    return y
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["alone", "in a buffer"])
+@pytest.mark.parametrize("use", USES)
+def test_threads_that_go_back_to_one_leaf_lose_nothing(use: str, trained: bool, hasty: None) -> None:
+    """All contributions are ones, so that sums are exact in any order."""
+    p = gf.zeros((40, 5000), requires_grad=True)
+    other = gf.zeros((7,), requires_grad=True)
+    optimizer = gf.optim.SGD([other, p], lr=1.0) if trained else None
+    for _ in range(3):
+        in_threads(lambda i: [USES[use](p).backward() for _ in range(6)])
+        assert p.grad.tolist() == gf.full(p.shape, 48.0).tolist()
+        if optimizer is None:
+            p.zero_grad()
+        else:
+            before = p.detach().clone()
+            optimizer.step()
+            assert (before - p.detach()).tolist() == gf.full(p.shape, 48.0).tolist()
+            optimizer.zero_grad()
+    assert other.tolist() == [0.0] * 7
+
+
+def test_threads_with_recorded_gradients_lose_nothing(hasty: None) -> None:
+    p = gf.zeros((100,), requires_grad=True)
+    in_threads(lambda i: [(p * 1.0).sum().backward(create_graph=True) for _ in range(6)])
+    assert p.grad.tolist() == [48.0] * 100
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_walk_within_a_walk_adds_to_the_leaf_that_the_outer_one_writes_to(trained: bool) -> None:
+    w = gf.ones((2, 3), requires_grad=True)
+    optimizer = gf.optim.SGD([w], lr=1.0) if trained else None
+
+    def inner(F: Any, g: Any, _out: Any, _x: Any) -> Any:
+        gf.linear(gf.ones((1, 3)), w).sum().backward()
+        (w * 1.0).sum().backward()
+        return g
+
+    nested = gf.operation("nested", lambda F, x: F.add(x, 0.0), inner)
+    x = nested(gf.ones((1, 3), requires_grad=True))
+    gf.linear(x, w).sum().backward()
+    assert w.grad.tolist() == [[3.0] * 3] * 2
+    assert optimizer is None or w._node.lock.acquire(False)
+
+
+def test_a_walk_that_fails_lets_go_of_the_leaves() -> None:
+    w = gf.ones((2, 3), requires_grad=True)
+    optimizer = gf.optim.SGD([w], lr=1.0)
+
+    def fails(F: Any, g: Any, _out: Any, _x: Any) -> Any:
+        raise ZeroDivisionError
+
+    x = gf.operation("fails", lambda F, x: F.add(x, 0.0), fails)(gf.ones((1, 3), requires_grad=True))
+    with pytest.raises(ZeroDivisionError):
+        gf.linear(x, w).sum().backward()
+    assert w.grad is None
+    in_threads(lambda i: gf.linear(gf.ones((1, 3)), w).sum().backward(), 2)  # would wait for ever
+    assert w.grad.tolist() == [[2.0] * 3] * 2
+    optimizer.step()
+    assert w.tolist() == [[-1.0] * 3] * 2
