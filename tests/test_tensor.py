@@ -392,6 +392,16 @@ def test_what_draws_a_tensor_that_requires_a_gradient_is_told_what_to_do() -> No
                 read(t)
 
 
+def test_matplotlib_is_told_what_to_do_with_a_gradient() -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    axes, x = figure.add_subplot(), gf.ones(3, requires_grad=True)
+    for t in (x, x * 2.0):
+        for draw in (axes.plot, axes.hist, lambda t: axes.scatter(t, t), lambda t: axes.imshow(t[None])):
+            with pytest.raises(RuntimeError, match=r"use \.detach\(\)\.numpy\(\)"):
+                draw(t)
+    assert axes.plot(x.detach())[0].get_ydata().tolist() == [1.0] * 3
+
+
 def test_item_numpy_and_tolist() -> None:
     assert gf.tensor(2.5).item() == 2.5
     assert gf.tensor([[2.5]]).item() == 2.5

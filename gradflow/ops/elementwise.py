@@ -97,7 +97,7 @@ _power = binary("power", _power_base, _power_exponent, "", array_name="pow", cou
 def power(x1: Any, x2: Any, /) -> Tensor:
     """x1 to the power x2. The gradient of x1^0 in x1 is 0, also where x1 is 0, infinite or NaN."""
     if isinstance(x1, Tensor) and isinstance(x2, (int, float)) and x2 == 2:  # many times faster than the general power
-        return square(x1 if x1._node is not None else promoted("power", x1, x2)[0])
+        return square(x1 if x1._node is not None or x2.__class__ is int else promoted("power", x1, x2)[0])
     return _power(x1, x2)
 
 

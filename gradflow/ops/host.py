@@ -61,7 +61,8 @@ def array_from_numbers(data: Any, dtype: DType | None) -> Any:
         if issubclass(kind, Tensor):
             raise TypeError("a list of tensors is made one tensor by gradflow.stack or gradflow.concat")
         if not (issubclass(kind, Real) or hasattr(kind, "__array__")):
-            raise TypeError(f"a tensor is made of numbers; got {_first(data, kind)!r} among them")
+            fix = _FIXES.get(kind, "convert it with float()")
+            raise TypeError(f"a tensor is made of numbers; got {_first(data, kind)!r} among them: {fix}")
         _refuse_masked(kind)
     cpu = _cpu()
     try:
@@ -139,6 +140,13 @@ def _uneven(data: Any) -> str:
 def _refuse_masked(kind: type) -> None:
     if hasattr(kind, "filled") and hasattr(kind, "mask"):
         raise TypeError("a masked array lacks the values that are masked: fill them first, as with .filled(0)")
+
+
+_FIXES: dict[type, str] = {
+    str: "convert numbers with float(), and give each word a number",
+    type(None): "for a missing number write math.nan",
+    complex: "gradflow has no complex numbers; take .real and .imag",
+}
 
 
 def _text(example: Any) -> str:

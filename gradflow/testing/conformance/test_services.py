@@ -71,6 +71,18 @@ def test_values_come_back_from_any_layout(backend: Backend, layout: str) -> None
         assert_agree("to_host", found, x)
 
 
+@about("from_host", "to_host")
+@pytest.mark.parametrize("dtype", [*ALL])
+def test_values_of_another_byte_order_are_native_here(backend: Backend, dtype: str) -> None:
+    """Through `gradflow.tensor`, which hands on arrays of this machine's byte order alone."""
+    x = _values((4, 6), dtype)
+    swapped = x.astype(x.dtype.newbyteorder("S"), order="F")
+    made = gf.tensor(swapped, device=backend.device)
+    assert made.array.dtype == backend.dtypes[dtype]
+    assert_agree("to_host", backend.to_host(made.array), x)
+    assert backend.to_host(made.array).dtype.isnative
+
+
 @about("to_host")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [*ALL])
