@@ -348,7 +348,7 @@ def test_what_waits_for_nothing_is_allowed_and_not_counted(name: str) -> None:
 def test_copies_to_a_device_are_counted_in_bytes(name: str) -> None:
     with on(name):
         for make, size in (
-            (lambda: gf.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), 48),
+            (lambda: gf.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), 24),
             (lambda: gf.tensor([True, False]), 2),
             (lambda: gf.ones((2, 3), device="fake:1").to(name), 24),
         ):

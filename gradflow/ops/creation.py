@@ -54,15 +54,14 @@ def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, c
     target = dtype_of(values.dtype) if wanted is None else wanted
     native_dtype(backend, target)
     made = checked_cast(values, target)
-    if own is numpy_array() and (not copy or made is not values):
-        return Tensor(made, backend)
+    if own is numpy_array():
+        return Tensor(backend.copy(made) if copy and made is values else made, backend)
     return Tensor(_on_device(backend, made, wanted), backend)
 
 
 @as_one_call
 def _from_numbers(backend: Backend, data: Any, dtype: DType | None) -> Array:
-    values = array_from_numbers(data, dtype)
-    return values if isinstance(backend.empty((0,)), numpy_array()) else _on_device(backend, values, dtype)
+    return _on_device(backend, array_from_numbers(data, dtype), dtype)
 
 
 def _on_device(backend: Backend, values: Any, dtype: DType | None) -> Array:

@@ -76,7 +76,7 @@ def count_transfers() -> Iterator[Transfers]:
     ...     print(total.item(), gf.tensor([1.0, 2.0]).tolist())
     5.0 [1.0, 2.0]
     >>> count
-    Transfers(to_host=2, from_host=1, synchronizations=2, bytes_to_host=12, bytes_from_host=16)
+    Transfers(to_host=2, from_host=1, synchronizations=2, bytes_to_host=12, bytes_from_host=8)
     """
     counter = Transfers()
     token = _counters.set((*_counters.get(), counter))
@@ -160,7 +160,9 @@ def _watched(backend: Backend, name: str, service: Callable[..., Any]) -> Callab
         if name == "event":
             return _watched_event(backend, service(*args, **options))
         given = [*args, *options.values()][:1]
-        moves = name in _FROM_HOST and (name != "asarray" or not any(hasattr(x, "shape") for x in given))
+        moves = name in _FROM_HOST
+        if name == "asarray":  # not of an array, nor of numbers that NumPy makes one for any device
+            moves = backend.device.type != "cpu" and not any(hasattr(x, "shape") for x in given)
         if name not in _FROM_HOST:
             _refuse(backend, name, given)
         token = _inside.set(True)  # what a service calls in turn is part of it
