@@ -464,6 +464,8 @@ class _Recording(Recorder):
             nothing = not self.lines
             result = _copies(result)
             used = {**self._read, **self.constants}
+            for leaf in self.leaves:  # nobody has tensors in their buffers where a program is made: see `_state_of`
+                used.pop(id(leaf.buffer), None)
             self.unchanged = Unchanged(used.values())
             for thing in self._changed:
                 if id(thing) in used:

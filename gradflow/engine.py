@@ -834,16 +834,12 @@ class Handle:
     def __init__(self, hooks: dict[int, Any], hook: Callable[..., Any], owner: Any) -> None:
         self._hooks = hooks
         self._key = tick()  # not the handle itself, which would close a cycle
-        self._owner = weakref.ref(owner)
         hooks[self._key] = hook
         note_change(owner)
 
     def remove(self) -> None:
         """Take the hook back; nothing happens if that has been done."""
         self._hooks.pop(self._key, None)
-        owner = self._owner()
-        if owner is not None:
-            note_change(owner)
 
     def __enter__(self) -> Handle:
         return self

@@ -855,13 +855,13 @@ class Parts(nn.Module):
         self.head = nn.Linear(5, 2)
         self.extra = [nn.Linear(5, 2).requires_grad_(False)]
         self.register_buffer("shift", gf.full(2, 0.25))
-        self.register_buffer("bend", None)
+        self.register_buffer("bend", gf.full(2, 0.75))
 
     def loss(self, x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
         h = self.body(x)
         out = self.head(h) + self.extra[0](h) + self.shift
         out = out * 0.5 if not self.body[0].training else out
-        out = out if self.bend is None else out * self.bend
+        out = out * getattr(self, "bend", 0.5)
         return gf.mse_loss(out * 3.0 if hasattr(self, "triple") else out, y)
 
 
@@ -919,9 +919,11 @@ class World:
             self.seen.append(getattr(self.call, "status", ""))
 
 
-def nudge(w: World) -> None:
-    """Whatever a parameter of another module is moved to, and whether its optimizer then has to adopt it."""
-    w.other.to("float64").to("float32")
+def take_frozen(w: World) -> None:
+    """A frozen parameter gets a place in an optimizer's memory, and then other values there."""
+    layer = w.parts.extra[0]
+    optim.SGD(layer.parameters(), lr=0.1)
+    layer.load_state_dict({name: value * 2 for name, value in layer.state_dict().items()})
 
 
 def train_other(w: World) -> None:
@@ -937,9 +939,9 @@ USED: dict[str, Change] = {
     "a list of modules": lambda w: setattr(w.parts, "extra", [nn.Linear(5, 2).requires_grad_(False)]),
     "an attribute of a module that is not called": lambda w: setattr(w.options, "alpha", w.options.alpha + 1),
     "an attribute that appears": lambda w: setattr(w.parts, "triple", True),
-    "an attribute that goes": lambda w: delattr(w.parts.body[1], "bias") or setattr(w.parts.body[1], "bias", None),
+    "an attribute that goes": lambda w: delattr(w.parts, "bend"),
     "a buffer": lambda w: setattr(w.parts, "shift", gf.full(2, 0.5)),
-    "a buffer that was none": lambda w: setattr(w.parts, "bend", gf.full(2, 0.5)),
+    "a buffer registered anew": lambda w: w.parts.register_buffer("bend", gf.full(2, 0.5)),
     "a parameter": lambda w: w.parts.head.register_parameter("weight", nn.Parameter(gf.ones((2, 5)))),
     "a parameter that goes": lambda w: w.parts.head.register_parameter("bias", None),
     "a layer appended": lambda w: w.parts.body.append(nn.Tanh()),
@@ -955,6 +957,7 @@ USED: dict[str, Change] = {
     "the dtype of another tensor": lambda w: w.precision.to("float16"),
     "a move and back": lambda w: w.parts.to("float64").to("float32"),
     "another optimizer for the same parameters": lambda w: optim.SGD(w.parts.body.parameters(), lr=0.1),
+    "an optimizer for a frozen parameter": take_frozen,
     "more parameters to train": lambda w: w.optimizer.add_param_group({"params": list(w.parts.head.parameters())}),
 }
 """Changes of what the step uses, after which it is recorded anew."""
@@ -981,7 +984,7 @@ UNUSED: dict[str, Change] = {
     "a module replaced": lambda w: setattr(w.other, "0", nn.Linear(3, 4)),
     "a tensor frozen": lambda w: w.other_tensor.requires_grad_(not w.other_tensor.requires_grad),
     "a module frozen": lambda w: w.other.requires_grad_(not w.other[0].weight.requires_grad),
-    "a move and back": nudge,
+    "a move and back": lambda w: w.other.to("float64").to("float32"),
     "training": train_other,
     "a hook": lambda w: w.other_tensor.register_hook(lambda g: g * 2) if w.other_tensor.requires_grad else None,
     "a hook that goes": lambda w: w.other_tensor.register_hook(lambda g: g * 2).remove(),
@@ -1119,6 +1122,45 @@ def test_a_step_that_is_recorded_while_another_thread_changes_what_it_uses() -> 
     captured = gf.capture(step)
     assert [captured(gf.ones(1)).item() for _ in range(6)] == [1.0, 2.0, 3.0, 3.0, 3.0, 3.0]
     assert captured.status == "replaying"
+
+
+def test_a_gradient_from_before_that_a_step_reads_keeps_its_values() -> None:
+    model, _, step = make_training_of_a_layer()
+    step(gf.ones((2, 3)))
+    gradient = held(model.weight)
+    expected = (gradient * 2).tolist()
+    captured = gf.capture(lambda: gradient * 2)
+    for _ in range(4):
+        assert captured().tolist() == expected
+    assert captured.status == "replaying"
+    for _ in range(2):
+        step(gf.full((2, 3), 9.0))  # which needs the place of that gradient
+        for _ in range(3):
+            assert captured().tolist() == expected
+    assert captured.status == "replaying"
+
+
+def test_gradients_that_get_another_place() -> None:
+    found = []
+    for through in (as_it_is, gf.capture):
+        gf.manual_seed(0)
+        model, (x, _) = nn.Linear(3, 2), next(batches())
+        optim.SGD(model.parameters(), lr=0.1)
+        model.requires_grad_(False)
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        model.requires_grad_()
+
+        def step(x: gf.Tensor) -> None:
+            model.zero_grad()  # noqa: B023
+            model(x).square().sum().backward()  # noqa: B023
+
+        call = through(step)
+        for _ in range(4):
+            call(x)
+        optimizer.step()  # only now it has the gradients in its memory
+        call(x * 2)
+        found.append([held(p).tolist() for p in model.parameters()])
+    assert found[0] == found[1]
 
 
 def test_a_captured_step_within_functional_call_has_the_tensors_given() -> None:
