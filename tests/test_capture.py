@@ -919,13 +919,6 @@ class World:
             self.seen.append(getattr(self.call, "status", ""))
 
 
-def take_frozen(w: World) -> None:
-    """A frozen parameter gets a place in an optimizer's memory, and then other values there."""
-    layer = w.parts.extra[0]
-    optim.SGD(layer.parameters(), lr=0.1)
-    layer.load_state_dict({name: value * 2 for name, value in layer.state_dict().items()})
-
-
 def train_other(w: World) -> None:
     w.other_optimizer.zero_grad()
     w.other(gf.ones((2, 3))).sum().backward()
@@ -957,7 +950,6 @@ USED: dict[str, Change] = {
     "the dtype of another tensor": lambda w: w.precision.to("float16"),
     "a move and back": lambda w: w.parts.to("float64").to("float32"),
     "another optimizer for the same parameters": lambda w: optim.SGD(w.parts.body.parameters(), lr=0.1),
-    "an optimizer for a frozen parameter": take_frozen,
     "more parameters to train": lambda w: w.optimizer.add_param_group({"params": list(w.parts.head.parameters())}),
 }
 """Changes of what the step uses, after which it is recorded anew."""
@@ -1138,6 +1130,18 @@ def test_a_gradient_from_before_that_a_step_reads_keeps_its_values() -> None:
         for _ in range(3):
             assert captured().tolist() == expected
     assert captured.status == "replaying"
+
+
+def test_a_frozen_parameter_that_gets_another_place() -> None:
+    layer = nn.Linear(3, 2).requires_grad_(False)
+    kept = optim.SGD(layer.parameters(), lr=0.1)
+    captured = gf.capture(layer)
+    for _ in range(3):
+        captured(gf.ones((1, 3)))
+    other = optim.SGD(layer.parameters(), lr=0.1)  # the parameters are in its memory from now on
+    layer.load_state_dict({"weight": gf.ones((2, 3)), "bias": gf.zeros(2)})
+    assert captured(gf.ones((1, 3))).tolist() == [[3.0, 3.0]]
+    assert kept.steps == other.steps == 0
 
 
 def test_gradients_that_get_another_place() -> None:
