@@ -107,6 +107,10 @@ def _set_states(states: States) -> None:
 def manual_seed(seed: int) -> Generator:
     """Seed the default generator. ValueError for a seed that is no integer in [0, 2^128).
 
+    A forked process starts from a copy of the generator, so workers of one parent draw equal numbers, as they do from
+    NumPy's. Give each a seed from its number first: `gradflow.manual_seed(seed + number)`, for example as the
+    `initializer` of a `multiprocessing.Pool`.
+
     >>> import gradflow
     >>> _ = gradflow.manual_seed(0)
     >>> gradflow.random.uniform((2,)).tolist() == gradflow.random.uniform((2,)).tolist()

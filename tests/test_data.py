@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -211,3 +212,15 @@ def test_batches_are_the_same_however_many_are_gathered_at_once(
     assert all(x[0] == 3.0 * label for inputs, labels in expected for x, label in zip(inputs, labels, strict=True))
     monkeypatch.setattr("gradflow.data.loader._GATHERED", elements)
     assert batches() == expected
+
+
+def test_a_shallow_copy_of_batches_has_settings_of_its_own() -> None:
+    batches = Batches(np.zeros((10, 2), "float32"), np.zeros(10, "int64"), 5, generator=gf.Generator(0))
+    twin = copy.copy(batches)
+    twin.batch_size, twin.shuffle, twin.inputs = 2, False, gf.ones((10, 2))
+    assert len(batches) == 2
+    assert len(twin) == 5
+    assert all(not x.any() for x, _ in batches)
+    assert all(x.all() for x, _ in twin)
+    split = load("iris").split(0)
+    assert copy.copy(split) is not split

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import multiprocessing
+import os
+import time
 from typing import Any
 
 import numpy as np
@@ -372,3 +376,33 @@ def test_a_model_trains_without_uint64(monkeypatch: pytest.MonkeyPatch) -> None:
         losses[device] = loss.item()
     registry._backends.pop(gf.Device("less"))
     assert losses["less"] == pytest.approx(losses["cpu"], rel=1e-5)
+
+
+def _draw(_: int) -> tuple[int, list[float]]:
+    time.sleep(0.2)  # so that each worker gets a task
+    return os.getpid(), gf.random.uniform((4,), device="cpu").tolist()
+
+
+def _seed_worker(seed: int) -> None:
+    gf.manual_seed(seed + multiprocessing.current_process()._identity[0])
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_forked_workers_draw_equal_numbers_until_each_has_a_seed_of_its_own() -> None:
+    fork = multiprocessing.get_context("fork")
+    for initializer, different in ((None, 1), (_seed_worker, 2)):
+        with fork.Pool(2, initializer, (7,) if initializer else ()) as pool:
+            drawn = dict(pool.map(_draw, range(2), chunksize=1))
+        assert len(drawn) == 2
+        assert len({str(values) for values in drawn.values()}) == different
+
+
+def test_a_shallow_copy_of_a_generator_draws_the_same_and_moves_on_alone() -> None:
+    generator = gf.Generator(3)
+    gf.random.uniform((3,), generator=generator)
+    twin = copy.copy(generator)
+    first = gf.random.uniform((5,), generator=generator).tolist()
+    assert gf.random.uniform((5,), generator=twin).tolist() == first
+    twin.manual_seed(9)
+    assert generator.key != twin.key

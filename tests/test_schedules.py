@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 from collections.abc import Callable
@@ -230,3 +231,10 @@ def test_a_schedule_that_gives_no_rate_is_refused_before_anything_changes(bad: A
     with pytest.raises(ValueError, match="lr"):
         sgd.step()
     assert (p.item(), q.item(), sgd.steps) == (1.0, 1.0, 0)
+
+
+def test_copies_of_schedules_are_equal() -> None:
+    for schedule in (schedules.constant(0.1), schedules.warmup(schedules.cosine(0.1, 10), 5)):
+        for copied in (copy.copy(schedule), copy.deepcopy(schedule)):
+            assert copied == schedule
+            assert copied(3) == schedule(3)
