@@ -84,6 +84,18 @@ def sum_rows(g: Any, total: Any) -> None:
 
 
 @_compiled
+def _in_pairs(sums: Any) -> Any:
+    """The sum of a flat array, which changes, by adding its halves: rounding errors do not add up."""
+    n = sums.size
+    while n > 1:
+        half = n // 2
+        for i in range(half):
+            sums[i] += sums[n - half + i]
+        n -= half
+    return sums[0]
+
+
+@_compiled
 def less_row_maximum(x: Any, result: Any) -> None:
     """result = x less the maximum of each row, NaN where there is one in the row; (n, m)."""
     for i in range(x.shape[0]):
@@ -99,21 +111,25 @@ def less_row_maximum(x: Any, result: Any) -> None:
 
 @_compiled
 def label_losses(shifted: Any, e: Any, labels: Any, losses: Any) -> Any:
-    """losses = log(sum(e)) - shifted[label] for each row, and e /= its sum; returns the sum of the losses.
+    """losses = log(sum(e)) - shifted[label] for each row, and e /= its sum; returns the sum of the losses in float64.
 
     shifted, e = exp(shifted): (n, m); labels, losses: (n,).
     """
-    whole = 0.0  # in float64: there may be millions
     for i in range(e.shape[0]):
         total = e.dtype.type(0)
         for j in range(e.shape[1]):
             total += e[i, j]
         losses[i] = np.log(total) - shifted[i, labels[i]]
-        whole += losses[i]
         scale = e.dtype.type(1) / total
         for j in range(e.shape[1]):
             e[i, j] *= scale
-    return whole
+    sums = np.empty(max((losses.size + _ROWS - 1) // _ROWS, 1))
+    for k in range(sums.size):
+        whole = 0.0
+        for i in range(k * _ROWS, min((k + 1) * _ROWS, losses.size)):
+            whole += losses[i]
+        sums[k] = whole
+    return _in_pairs(sums)
 
 
 @_compiled
@@ -129,16 +145,16 @@ def label_losses_backward(p: Any, labels: Any, factor: float, result: Any) -> No
 @_compiled
 def squared_difference(x: Any, target: Any, difference: Any) -> Any:
     """difference = x - target; returns the sum of its squares; flat arrays."""
-    whole = 0.0
-    for start in range(0, x.size, _ROWS):
-        stop = min(start + _ROWS, x.size)
+    sums = np.empty(max((x.size + _ROWS - 1) // _ROWS, 1))
+    for k in range(sums.size):
+        start, stop = k * _ROWS, min((k + 1) * _ROWS, x.size)
         for i in range(start, stop):
             difference[i] = x[i] - target[i]
         total = x.dtype.type(0)
         for i in range(start, stop):  # a loop of its own: beside a store, the order of a sum depends on addresses
             total += difference[i] * difference[i]
-        whole += total
-    return whole
+        sums[k] = total
+    return _in_pairs(sums)
 
 
 # ---------------------------------------------------------------------- optimizers, on flat arrays or None
