@@ -26,6 +26,8 @@ import pytest
 from conformance_backends import FAULTS
 from devices import require
 
+from gradflow.testing.causes import Outcome, cause, declaration
+
 ROOT = Path(__file__).resolve().parent.parent
 KIT = "gradflow.testing.conformance"
 LEAST = 5000
@@ -200,3 +202,83 @@ def test_a_declaration_of_nothing_is_a_failure(outcomes: dict[str, Any]) -> None
     found = outcomes["confused"]
     assert found["status"] == pytest.ExitCode.TESTS_FAILED
     assert "`unsupported` names 'cumulative_product': no check" in found["failed"]["test_declarations"]
+
+
+# ---------------------------------------------------------------------- causes
+
+SCANLESS = """
+import gradflow as gf
+
+class Scanless(type(gf.get_backend("cpu"))):
+    name = "scanless"
+    unsupported = {}
+
+    def cumulative_sum(self, x, /, *, axis=None):
+        raise NotImplementedError(f"no scan of {x.shape[0]} ({x.dtype})")
+
+    def event(self):
+        raise NotImplementedError("no clock")
+
+gf.register_backend("scanless", Scanless)
+"""
+
+
+def test_failures_end_by_cause_with_the_declaration_to_paste(tmp_path: Path) -> None:
+    """With what is pasted, the kit passes."""
+    about = [f"{KIT}.test_services", f"{KIT}.test_array_functions", "-k", "cumulative_sum or event or declarations"]
+    options = ["--gradflow-backend=scanless", "--gradflow-backend-module=scanless", "--tb=no"]
+    (tmp_path / "scanless.py").write_text(SCANLESS)
+    out = run_kit(tmp_path, *about, *options).stdout
+    failed = counts(out)["failed"]
+    assert failed > 10
+    assert re.search(rf"^by cause \({failed} failures, \d causes\):$", out, re.M)
+    assert f"{failed - 1:6} NotImplementedError: no scan of N\n" in out
+    assert "     1 NotImplementedError: no clock\n" in out
+    pasted = re.search(r"^    unsupported = \{$.*?^    \}$", out, re.M | re.S)
+    assert pasted is not None
+    assert '"cumulative_sum' in pasted[0]
+    assert pasted[0].count("\n") <= 6, "a few names"
+    (tmp_path / "scanless.py").write_text(SCANLESS.replace("    unsupported = {}", pasted[0]))
+    done = run_kit(tmp_path, *about, *options)
+    assert done.returncode == 0, done.stdout
+    found = counts(done.stdout)
+    assert (found["failed"], found["declared"]) == (0, failed)
+    assert "by cause" not in done.stdout
+    assert "XFAIL [1] declared unsupported: event: NotImplementedError: no clock\n" in done.stdout
+
+
+def outcomes_of(failing: Any) -> list[Outcome]:
+    """Of checks of two functions for three dtypes, of which those fail that `failing` says."""
+    return [
+        Outcome([f, d, f"{f}[{d}]", f"test_{f}", f"test_{f}[{d}-{i}]"], "why" if failing(f, d, i) else "")
+        for f in ("exp", "log") for d in ("float16", "float32", "float64") for i in range(2)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("failing", "declared"),
+    [
+        (lambda f, d, i: False, []),
+        (lambda f, d, i: True, ["exp", "log"]),
+        (lambda f, d, i: d == "float16", ["float16"]),
+        (lambda f, d, i: f == "exp", ["exp"]),
+        (lambda f, d, i: (f, d) == ("log", "float32"), ["log[float32]"]),
+        (lambda f, d, i: f == "log" and i == 0, ["log"]),
+    ],
+)
+def test_few_names_are_declared(failing: Any, declared: list[str]) -> None:
+    assert sorted(declaration(outcomes_of(failing))) == sorted(declared)
+
+
+def test_a_cause_is_the_same_for_other_numbers_and_shapes() -> None:
+    def of(error: Exception) -> str:
+        return cause(error, {"exp"})
+
+    assert of(IndexError("no axis 3 (of [1, (2, 3)]) here")) == of(IndexError("no axis 12 (of []) here"))
+    assert of(IndexError("no axis 3")) != of(IndexError("no axes"))
+    assert (
+        of(AssertionError("exp: 1.0, not 2.0"))
+        == of(AssertionError("exp: 3.0, not 2.0"))
+        == ("exp: not what it should give")
+    )
+    assert cause(AssertionError("cpu:0 has none\nassert False"), ()) == "cpu:0 has none"

@@ -18,6 +18,7 @@ import pytest
 import gradflow as gf
 from gradflow.backend import Backend
 from gradflow.device import one_line
+from gradflow.testing import causes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Find the backend; UsageError, one line with the diagnosis, where it cannot be used."""
+    config.pluginmanager.import_plugin("gradflow.testing.reasons")
     option = ""
     try:
         for module in config.getoption("gradflow_backend_module"):
@@ -59,7 +61,11 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The number of checks, by their outcome."""
+    """The failures by their causes, and the number of checks by their outcome."""
+    reports = [report for kind in ("passed", "failed", "error") for report in terminalreporter.stats.get(kind, [])]
+    found = [causes.Outcome(*report.conformance) for report in reports if hasattr(report, "conformance")]
+    for line in causes.report(found):
+        terminalreporter.write_line(line)
     counts = {kind: len(terminalreporter.stats.get(kind, [])) for kind in ("passed", "failed", "error", "xfailed")}
     terminalreporter.write_line(
         f"conformance of {chosen_device(config)}: {sum(counts.values())} checks: {counts['passed']} passed, "

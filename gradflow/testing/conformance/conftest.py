@@ -12,6 +12,7 @@ import pytest
 import gradflow as gf
 from gradflow.backend import Backend
 from gradflow.dtypes import DTYPES
+from gradflow.testing.causes import cause
 from gradflow.testing.plugin import chosen_backend, chosen_device
 
 
@@ -44,11 +45,18 @@ _declarations = pytest.StashKey[dict[str, _Declared]]()
 _declared_keys = pytest.StashKey[list[str]]()
 
 
+def _parameters(item: pytest.Function) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+def _subjects(item: pytest.Function) -> set[str]:
+    subjects: set[str] = {p.subject for p in _parameters(item).values() if hasattr(p, "subject")}
+    return subjects | set(getattr(item.function, "subjects", ()))
+
+
 def _keys(item: pytest.Function) -> set[str]:
     """The names by which a check can be declared as unsupported."""
-    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
-    subjects: set[str] = {p.subject for p in parameters.values() if hasattr(p, "subject")}
-    subjects |= set(getattr(item.function, "subjects", ()))
+    parameters, subjects = _parameters(item), _subjects(item)
     dtypes: set[str] = {parameters["dtype"]} if "dtype" in parameters else set()
     dtypes |= {name for p in parameters.values() for name in getattr(p, "needs", ())}
     return subjects | dtypes | {f"{s}[{d}]" for s in subjects for d in dtypes} | {item.name, item.originalname}
@@ -82,6 +90,10 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failure that is declared is an expected one; a declaration of which nothing failed is a failure."""
     report = yield
+    if isinstance(item, pytest.Function) and Path(__file__).parent in item.path.parents and report.when != "teardown":
+        failed = "" if call.excinfo is None else cause(call.excinfo.value, _subjects(item))
+        if failed or report.when == "call":  # as plain words, which reach the process of the summary with xdist, too
+            report.__dict__["conformance"] = (sorted(_keys(item)), failed)
     keys = item.stash.get(_declared_keys, [])
     if not keys or report.when == "teardown" or (report.when == "setup" and report.passed):
         return report
