@@ -105,7 +105,7 @@ _WITHIN = _Reason("runs within another captured step", usual=True)
 _WITH_A_GRAPH = _Reason("an input is a parameter or requires a gradient: pass x.detach()")
 _OTHER_THREAD = _Reason("another thread records a step", usual=True)
 _TOO_MANY_KINDS = _Reason(f"comes with more than {_KINDS} kinds of inputs (shapes, dtypes, modes)")
-_OTHER_STATE = _Reason("a gradient is held, or was there before, other than when the step was recorded")
+_OTHER_STATE = _Reason("a gradient is held, or lies elsewhere than when the step was recorded")
 
 
 @overload
@@ -238,11 +238,13 @@ class _Fallback:
                 elif plan.is_due(call):
                     return plan.record(self.step, call, backend, inputs, named)
                 else:
-                    reason, plan.recording = plan.reason, None  # two in a row must agree
+                    reason = plan.reason
             finally:
                 _one_at_a_time.release()
                 if plan is not None:
                     self._say(plan.reason, plan.failures >= _TRIES)
+        if key in self.plans:
+            self.plans[key].recording = None  # two in a row must agree
         self._say(_OTHER_THREAD if reason is None else reason, plan is None)
         return _copies(self.step(*inputs, **named))
 
@@ -256,7 +258,7 @@ class _Fallback:
             program.leaves,
         )
         if difference is not None:
-            del self.plans[key]
+            self.plans.pop(key, None)
             raise RuntimeError(
                 f"the captured step {_name_of(self.step)} differs from the step itself: {difference}; a replay knows "
                 "what the step read from Python when it was recorded: give what changes as a tensor among its inputs"
@@ -361,7 +363,7 @@ class _Plan:
         before, self.recording = self.recording, None
         states = [] if before is None else [_state_of(leaf) for leaf in before.leaves]
         recording = _Recording(backend, call, [] if before is None else before.optimizers)
-        earlier, self.reason = self.reason, _Reason("raises an exception")
+        earlier, self.reason = self.reason, _Reason("raises an exception", usual=True)
         self._fail(call + 1)
         result = recording.watch(step, inputs, named)
         reason = recording.reason
