@@ -6,6 +6,9 @@
 3. *Kernels*, optional: fused functions, each with a composed default below that states the contract. A backend
    overrides those that it has a faster way for; `kernels()` tells which, and `GRADFLOW_FUSED=0` turns them off.
 
+Kernels compute in float32 where their arrays are half floats, and round at the end: counts, factors, squares and small
+epsilons leave the range of those. Products of matrices are left to the library.
+
 A composed default is written in array functions on `self` alone. Where a gradient rule calls one, the same function
 also runs with the differentiable operations in place of `self`, so one formula serves every order of derivative.
 
@@ -136,6 +139,44 @@ def kernel(function: _Kernel) -> _Kernel:
     return function
 
 
+def in_float32(kernel: _Kernel, changes: tuple[int, ...] = ()) -> _Kernel:
+    """The kernel with half floats computed in float32, by the backend's own, and rounded at the end.
+
+    A residual stays in float32. `changes`: the positions of the arguments that it changes in place.
+    """
+    name = kernel.__name__
+
+    @functools.wraps(kernel)
+    def wide(self: Any, *arguments: Any, **options: Any) -> Any:
+        first = arguments[0][0] if isinstance(arguments[0], (list, tuple)) else arguments[0]
+        half = first.dtype
+        if half not in self.half_dtypes:
+            return kernel(self, *arguments, **options)
+        given = _converted(self, arguments, half, self.single)
+        results = getattr(self, name)(*given, **_converted(self, options, half, self.single))
+        for i in changes:
+            for array, value in zip(*map(_leaves, (arguments[i], given[i])), strict=True):
+                self.setitem(array, ..., self.astype(value, half))
+        if isinstance(results, tuple) and not name.endswith("_backward"):
+            return self.astype(results[0], half), results[1]
+        return _converted(self, results, self.single, half)
+
+    return wide  # type: ignore[return-value]
+
+
+def _converted(F: Any, x: Any, source: Any, target: Any) -> Any:
+    """x, with the arrays of one dtype in it in another."""
+    if isinstance(x, (tuple, list)):
+        return type(x)([_converted(F, part, source, target) for part in x])
+    if isinstance(x, dict):
+        return {name: _converted(F, part, source, target) for name, part in x.items()}
+    return F.astype(x, target) if hasattr(x, "shape") and x.dtype == source else x
+
+
+def _leaves(x: Any) -> Sequence[Any]:
+    return x if isinstance(x, (list, tuple)) else () if x is None else (x,)
+
+
 class Activation(NamedTuple):
     """An elementwise activation in array functions: its value, and its VJP from what it `saves` ("x" or "out")."""
 
@@ -248,6 +289,7 @@ class Backend(ABC):
         if missing:
             raise NotImplementedError(f"backend {self.name!r} lacks required array functions: {', '.join(missing)}")
         self.dtypes: dict[str, Any] = self._find_dtypes(namespace)
+        self.single = self.dtypes.get("float32")
         self.half_dtypes = tuple(self.dtypes[n] for n in ("float16", "bfloat16") if n in self.dtypes)
         self._dtype_names = {native: name for name, native in self.dtypes.items()}
         if switch("GRADFLOW_FUSED") is False:
@@ -399,11 +441,13 @@ class Backend(ABC):
     # ------------------------------------------------------------------ kernels: activations
 
     @kernel
+    @in_float32
     def activate(self, x: Array, name: str, parameter: float) -> Array:
         """A new array: the activation `name` of every element. `parameter` is its slope or alpha, else ignored."""
         return ACTIVATIONS[name].forward(self, x, parameter)
 
     @kernel
+    @in_float32
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
         """A new array: the VJP of `activate`; `saved` is its input or its output, as `ACTIVATIONS[name].saves` says.
 
@@ -416,18 +460,21 @@ class Backend(ABC):
         return self.activate(x, "sigmoid", 0.0)
 
     @kernel
+    @in_float32
     def softmax(self, x: Array, axis: int) -> Array:
         """exp(x) / sum(exp(x)) along `axis`, of x less its maximum, so that nothing overflows."""
         e = self.exp(self.subtract(x, self.max(x, axis=axis, keepdims=True)))
         return self.divide(e, self.sum(e, axis=axis, keepdims=True))
 
     @kernel
+    @in_float32
     def log_softmax(self, x: Array, axis: int) -> Array:
         """log(softmax(x)) along `axis`, finite for every finite x."""
         shifted = self.subtract(x, self.max(x, axis=axis, keepdims=True))
         return self.subtract(shifted, self.log(self.sum(self.exp(shifted), axis=axis, keepdims=True)))
 
     @kernel
+    @in_float32
     def logsumexp(self, x: Array, axis: int | tuple[int, ...] | None, keepdims: bool) -> Array:
         """log(sum(exp(x))) over `axis`, of x less its maximum; -inf where all of x is, +inf where any is."""
         top = self.max(x, axis=axis, keepdims=True)
@@ -508,6 +555,7 @@ class Backend(ABC):
         return gx, gw, gb
 
     @kernel
+    @in_float32
     def layer_norm(
         self, x: Array, weight: Array | None, bias: Array | None, axes: tuple[int, ...], epsilon: float
     ) -> tuple[Array, Any]:
@@ -521,6 +569,7 @@ class Backend(ABC):
         return (out if bias is None else self.add(out, bias)), (normal, scale)
 
     @kernel
+    @in_float32
     def layer_norm_backward(
         self,
         g: Array,
@@ -559,6 +608,7 @@ class Backend(ABC):
         return self.astype(hot, dtype)
 
     @kernel
+    @in_float32
     def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
         """-sum(target * log_softmax(logits)) along the last axis, reduced over rows; and a residual.
 
@@ -574,6 +624,7 @@ class Backend(ABC):
         return _reduce(self, losses, reduction), None
 
     @kernel
+    @in_float32
     def softmax_cross_entropy_backward(
         self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
@@ -595,12 +646,14 @@ class Backend(ABC):
         return gl, gt
 
     @kernel
+    @in_float32
     def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
         """(x - target)^2, reduced over all elements ("mean", "sum") or not ("none"); and a residual. Equal shapes."""
         difference = self.subtract(x, target)
         return _reduce(self, self.square(difference), reduction), difference
 
     @kernel
+    @in_float32
     def squared_error_backward(
         self, g: Array, x: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
@@ -679,13 +732,18 @@ class Backend(ABC):
         return self.dropout_backward(x, mask, p), mask
 
     @kernel
+    @in_float32
     def dropout_backward(self, g: Array, mask: Array, p: float) -> Array:
         """g / (1 - p) where the mask is true, else 0, as a new array."""
         return self.where(mask, self.multiply(g, 1.0 / (1.0 - p)), 0.0)
 
     def dropout_factors(self, like: Any, p: float, key: int, counter: int) -> Array:
-        """What `dropout` multiplies an array of the shape and dtype of `like` by: 0 or 1 / (1 - p)."""
-        return self.dropout(self.ones(like.shape, dtype=like.dtype), p, key, counter)[0]
+        """What `dropout` multiplies an array of the shape and dtype of `like` by: 0 or 1 / (1 - p).
+
+        In float32 for half floats, since 1 / (1 - p) may be beyond them.
+        """
+        dtype = self.single if like.dtype in self.half_dtypes else like.dtype
+        return self.dropout(self.ones(like.shape, dtype=dtype), p, key, counter)[0]
 
     # ------------------------------------------------------------------ kernels: scatter
 
@@ -707,6 +765,8 @@ class Backend(ABC):
             out = self.zeros(shape, dtype=values.dtype)
             self.setitem(out, key, values)
             return out
+        if values.dtype in self.half_dtypes:
+            return self.astype(self.scatter_add(self.astype(values, self.single), key, shape), values.dtype)
         size = math.prod(shape)
         positions = self.getitem(self.reshape(self.arange(size, dtype=self.dtypes["int64"]), shape), key)
         values = self.broadcast_to(values, positions.shape)
@@ -726,6 +786,7 @@ class Backend(ABC):
     # ------------------------------------------------------------------ kernels: optimizers, all in place
 
     @kernel
+    @functools.partial(in_float32, changes=(0, 2))
     def sgd_step(
         self,
         parameter: Array,
@@ -755,6 +816,7 @@ class Backend(ABC):
         parameter[...] = self.subtract(parameter, self.multiply(d, lr))
 
     @kernel
+    @functools.partial(in_float32, changes=(0, 2, 3))
     def adam_step(
         self,
         parameter: Array,
@@ -785,6 +847,7 @@ class Backend(ABC):
         parameter[...] = self.subtract(parameter, update)
 
     @kernel
+    @functools.partial(in_float32, changes=(0, 2, 3, 4))
     def rmsprop_step(
         self,
         parameter: Array,
@@ -818,6 +881,7 @@ class Backend(ABC):
         parameter[...] = self.subtract(parameter, self.multiply(update, lr))
 
     @kernel
+    @functools.partial(in_float32, changes=(0,))
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
         """Scale the arrays in place by min(1, max_norm / (norm + 1e-6)); returns their 2-norm before that, 0-d.
 

@@ -9,7 +9,8 @@ nodes from the newest to the oldest and hands each gradient on. It runs in one o
 
 Either way it can go for many gradients at once (`gradflow.batching`): the same rules again, on batches of them.
 
-What would otherwise stand in every rule is done here, once: undoing broadcasts, casting gradients to the dtype of
+What would otherwise stand in every rule is done here, once: running it in float32 where gradients are half floats, so
+that no count or factor leaves their range, undoing broadcasts, casting gradients to the dtype of
 their input, skipping what needs no gradient, buffers, and freeing.
 
 Nodes and in-place changes draw their numbers from one clock, so that a node is newer than what it was made from, and
@@ -183,18 +184,19 @@ class Operation:
     `forward(F, *arrays, **parameters)` gives the value, with a residual beside it where `residual` is true.
     Each of `rules` is `rule(F, g, out, *inputs, **parameters)`, or None for an argument without a gradient. A rule
     whose argument is called `_name` does not read its values: the array is not kept, and it gets a stand-in with
-    `shape` and `dtype` where the argument needs a gradient, else None. A rule may give a `Part`.
+    `shape` and `dtype` where the argument needs a gradient, else None. A rule may give a `Part`. `widens`: for a result
+    of half floats, rules run in float32. Not where they only move values, or round them once (`exact`).
 
     `joint` instead of `rules` gives the gradients of all arguments at once; it also takes `needs`; `residual`, if there
     is one (None when it runs on tensors or batches); and, where `writes_into` is true, `into`: for each argument a
     buffer to write its gradient to and return, or None. It reads all inputs unless `joint_reads_inputs` is false, and
-    the result where `joint_reads_out(parameters)`. `saves_parameters`: they hold what is to be freed with the saved
-    arrays.
+    the result where `joint_reads_out(parameters)`. It is given half floats as they are when it runs on arrays: its
+    kernels compute in float32. `saves_parameters`: they hold what is to be freed with the saved arrays.
     """
 
     __slots__ = (
         "forward", "joint", "joint_reads_inputs", "joint_reads_out", "name", "reads", "residual", "rules", "saves",
-        "saves_parameters", "view", "writes_into",
+        "saves_parameters", "view", "widens", "writes_into",
     )  # fmt: skip
 
     def __init__(
@@ -209,6 +211,7 @@ class Operation:
         writes_into: bool = False,
         saves_parameters: bool = False,
         view: bool = False,
+        exact: bool = False,
     ) -> None:
         self.name = name
         self.forward = forward
@@ -220,6 +223,7 @@ class Operation:
         self.writes_into = writes_into
         self.saves_parameters = saves_parameters or residual
         self.view = view
+        self.widens = not (exact or view)
         # for each rule, whether it reads `out`, and which inputs
         self.reads = tuple(None if rule is None else _reads(rule, len(self.rules)) for rule in self.rules)
         self.saves = _Saves(self.reads)
@@ -597,6 +601,9 @@ def backward(
         F = tensor_functions if create_graph else node.backend
         if batched is not None:
             F = batched(F)
+        whole = op.joint is None or create_graph or batched is not None  # else its kernels see to half floats
+        if op.widens and whole and node.dtype in node.backend.half_dtypes:
+            g, out, values = _widened(F, g, out, values, node)
         if seer is not None:
             seer.before_rules(node, g, out, values)
         parents, parameters = node.parents, node.parameters or {}
@@ -670,6 +677,8 @@ def _walk_to_leaves(order: Sequence[Any], pending: dict[Any, Any], retain_graph:
         into: Sequence[Any] = parents
         if op.joint is None:
             results = op.rules
+            if op.widens and node.dtype is not F.single and node.dtype in F.half_dtypes:
+                g, out, values = _widened(F, g, out, values, node)
         elif op.writes_into:
             into = []
             for parent in parents:
@@ -730,6 +739,17 @@ def _saved(node: Node, as_tensors: bool) -> tuple[Sequence[Any], Any]:
         if as_tensors:
             out = _wrap(out, node.backend, node)
     return values, out
+
+
+def _widened(F: Any, g: Any, out: Any, values: Sequence[Any], node: Node) -> tuple[Any, Any, Sequence[Any]]:
+    """What the rules of a node read, with half floats in float32."""
+    half, single = node.backend.half_dtypes, node.backend.single
+
+    def wide(x: Any) -> Any:
+        native = getattr(getattr(x, "array", x), "dtype", None)
+        return x if native not in half or x.__class__ in (Node, Leaf) else F.astype(x, single)
+
+    return wide(g), wide(out), [wide(x) for x in values]
 
 
 def _fitted(result: Any, F: Any, node: Node, argument: int, on_tensors: bool) -> Any:

@@ -284,7 +284,7 @@ def test_a_network_with_relu_that_has_become_nan_shows_it(layers: int, device: s
 
 
 @pytest.mark.parametrize("exponent", ["number", "tensor"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_the_gradient_of_x_to_the_power_0_is_0(exponent: str, dtype: str, device: str) -> None:
     if not gf.get_backend(device).supports(dtype):
         pytest.skip(f"{device} has no {dtype}")

@@ -7,47 +7,25 @@ microsecond) plus the memory traffic, so a kernel saves calls on small arrays an
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 import operator
 import os
 import platform
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from gradflow.backend import ACTIVATIONS, Array, Backend, Diagnosis, MemoryStats, dropout_threshold
+from gradflow.backend import ACTIVATIONS, Array, Backend, Diagnosis, MemoryStats, dropout_threshold, in_float32
 from gradflow_numpy import sums
 from gradflow_numpy.threads import count, set_count, share_out
 
 _reduce: Any = np.add.reduce  # less of Python around it than numpy.sum has
 _FLOAT16 = np.dtype(np.float16)
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 _SMALL = 9216  # elements of a matrix up to which OpenBLAS multiplies it by a vector on one thread
 _ROWS = 1024  # of a gradient that are added one after another
 _CHUNK = 1 << 16  # elements of an optimizer pass: the arrays of one chunk stay in the second-level cache
 _BITS = {2: np.int16, 4: np.int32, 8: np.int64}  # the integers as wide as a floating-point number, by bytes
-
-
-def _in_float32(kernel: _Kernel) -> _Kernel:
-    """The kernel with float16 arrays computed in float32 and rounded at the end: squares soon leave float16."""
-
-    @functools.wraps(kernel)
-    def wide(self: Any, first: Any, *others: Any, **options: Any) -> Any:
-        if first.dtype != _FLOAT16:
-            return kernel(self, first, *others, **options)
-        results = kernel(self, *_convert((first, *others), np.float16, np.float32), **options)
-        with np.errstate(over="ignore"):  # beyond the largest float16, inf is right
-            return _convert(results, np.float32, np.float16)
-
-    return wide  # type: ignore[return-value]
-
-
-def _convert(x: Any, source: Any, target: Any) -> Any:
-    if isinstance(x, (tuple, list)):
-        return type(x)([_convert(part, source, target) for part in x])
-    return x.astype(target) if hasattr(x, "dtype") and x.dtype == source else x
 
 
 class NumpyBackend(Backend):
@@ -65,7 +43,11 @@ class NumpyBackend(Backend):
     # numpy.astype and numpy.clip pass through Python wrappers that cost more than the work on small arrays
     @staticmethod
     def astype(x: Array, dtype: Any, /, *, copy: bool = True) -> Array:
-        return x.astype(dtype, "C" if copy else "K", copy=copy)
+        order = "C" if copy else "K"
+        if dtype == _FLOAT16:
+            with np.errstate(over="ignore"):  # beyond the largest float16, inf is right
+                return x.astype(dtype, order, copy=copy)
+        return x.astype(dtype, order, copy=copy)
 
     @staticmethod
     def clip(x: Array, /, min: Any = None, max: Any = None) -> Array:
@@ -189,7 +171,7 @@ class NumpyBackend(Backend):
             return np.maximum(x, self._zeros_for(x))
         return self._activate(x, name, parameter)
 
-    @_in_float32
+    @in_float32
     def _activate(self, x: Array, name: str, parameter: float) -> Array:
         if name == "tanh":
             return np.tanh(x)
@@ -205,7 +187,7 @@ class NumpyBackend(Backend):
             return _masked(g, np.not_equal(saved, 0))
         return self._activate_backward(g, saved, name, parameter)
 
-    @_in_float32
+    @in_float32
     def _activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
         if name == "sigmoid":
             slope = np.asarray(np.subtract(1, saved))
@@ -220,6 +202,8 @@ class NumpyBackend(Backend):
         return ACTIVATIONS[name].backward(self, g, saved, parameter)
 
     def softmax(self, x: Array, axis: int) -> Array:
+        if x.dtype == _FLOAT16:
+            return Backend.softmax(self, x, axis)
         e = np.asarray(np.subtract(x, x.max(axis=axis, keepdims=True)))
         np.exp(e, out=e)
         e /= sums.total(e, axis, True)
@@ -305,10 +289,12 @@ class NumpyBackend(Backend):
         return hot
 
     def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+        if logits.dtype == _FLOAT16:
+            return Backend.softmax_cross_entropy(self, logits, target, reduction)
         n, classes = logits.shape
         shifted = np.subtract(logits, _row_maxima(logits))
         p = np.exp(shifted)
-        if p.size <= _SMALL and p.dtype != _FLOAT16:
+        if p.size <= _SMALL:
             total = self.product(p, self._kept(np.full, classes, 1, p.dtype)).reshape(n, 1)
         else:
             total = self.sum(p, axis=1, keepdims=True)
@@ -326,7 +312,7 @@ class NumpyBackend(Backend):
     def softmax_cross_entropy_backward(
         self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        if residual is None or not needs[0] or needs[1] or target.ndim == 2:
+        if residual is None or not needs[0] or needs[1] or target.ndim == 2 or g.dtype == _FLOAT16:
             return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs)
         if reduction == "mean":
             g = g / logits.shape[0]
@@ -339,11 +325,9 @@ class NumpyBackend(Backend):
         starts = self._kept(np.arange, 0, labels.size * classes, classes)
         return np.add(starts, labels, dtype=np.int64, casting="unsafe")
 
-    layer_norm = _in_float32(Backend.layer_norm)
-    layer_norm_backward = _in_float32(Backend.layer_norm_backward)
-
-    @_in_float32
     def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+        if x.dtype == _FLOAT16:
+            return Backend.squared_error(self, x, target, reduction)
         difference = np.asarray(np.subtract(x, target))
         if reduction == "none":
             return np.square(difference), difference
@@ -369,12 +353,17 @@ class NumpyBackend(Backend):
         return self.dropout_backward(x, mask, p), mask
 
     def dropout_backward(self, g: Array, mask: Array, p: float) -> Array:
+        if g.dtype == _FLOAT16:
+            return Backend.dropout_backward(self, g, mask, p)
         return _masked(np.multiply(g, np.asarray(1.0 / (1.0 - p), g.dtype)), mask)
 
     def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...], into: Array | None = None) -> Array:
-        out = np.zeros(shape, values.dtype) if into is None else into
         arrays = [k for k in (key if isinstance(key, tuple) else (key,)) if isinstance(k, np.ndarray)]
-        if arrays and not (len(arrays) == 1 and arrays[0].dtype == np.bool_):
+        repeats = bool(arrays) and not (len(arrays) == 1 and arrays[0].dtype == np.bool_)
+        if repeats and values.dtype == _FLOAT16:
+            return Backend.scatter_add(self, values, key, shape, into)
+        out = np.zeros(shape, values.dtype) if into is None else into
+        if repeats:
             np.add.at(out, key, values)
         elif into is None:
             out[key] = values
@@ -397,8 +386,13 @@ class NumpyBackend(Backend):
         weight_decay: float,
         first: bool,
     ) -> None:
+        if parameter.dtype == _FLOAT16:
+            return Backend.sgd_step(
+                self, parameter, gradient, velocity, lr, momentum, dampening, nesterov, weight_decay, first
+            )
         options = (lr, momentum, float(dampening), nesterov, weight_decay, first)
         self._pass("sgd", (parameter, gradient, velocity), options)
+        return None
 
     def adam_step(
         self,
@@ -414,10 +408,15 @@ class NumpyBackend(Backend):
         weight_decay: float,
         decoupled: bool,
     ) -> None:
+        if parameter.dtype == _FLOAT16:
+            return Backend.adam_step(
+                self, parameter, gradient, mean, square, step, lr, beta1, beta2, epsilon, weight_decay, decoupled
+            )
         root = math.sqrt(1 - beta2**step)  # m / (sqrt(v) / root + epsilon) with one pass less
         keep, decay = (1 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
         options = (lr * root / (1 - beta1**step), beta1, beta2, epsilon * root, keep, decay)
         self._pass("adam", (parameter, gradient, mean, square), options)
+        return None
 
     def rmsprop_step(
         self,
@@ -432,20 +431,27 @@ class NumpyBackend(Backend):
         weight_decay: float,
         momentum: float,
     ) -> None:
+        if parameter.dtype == _FLOAT16:
+            return Backend.rmsprop_step(
+                self, parameter, gradient, square, mean, velocity, lr, alpha, epsilon, weight_decay, momentum
+            )
         options = (lr, alpha, epsilon, weight_decay, momentum)
         self._pass("rmsprop", (parameter, gradient, square, mean, velocity), options)
+        return None
 
     def _pass(self, name: str, arrays: Sequence[Array | None], options: Sequence[Any]) -> None:
         """An optimizer's pass over flat arrays of one length, or None."""
         share_out(_PASSES[name], arrays, options)
 
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
+        if gradients[0].dtype == _FLOAT16:
+            return Backend.clip_global_norm(self, gradients, max_norm)
         norm = math.sqrt(sum(float(sums.square_total(g.reshape(-1))) for g in gradients))
         factor = min(max_norm / (norm + 1e-6), 1.0)
         if not factor >= 1.0:  # a NaN scales too, as it does in the composed default
             for g in gradients:
                 g *= factor
-        with np.errstate(over="ignore"):  # beyond float16, the norm is inf there
+        with np.errstate(over="ignore"):  # beyond the largest number, the norm is inf
             return np.asarray(norm).astype(gradients[0].dtype)
 
 

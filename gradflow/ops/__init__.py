@@ -140,6 +140,9 @@ pow = power  # the Array API's name, for rules
 
 from gradflow.ops import methods  # noqa: E402, F401
 
+half_dtypes = ()
+"""Of a namespace `F`: the engine sees to half floats before a rule runs on tensors."""
+
 __all__ = [
     "OPERATIONS",
     "Tensor",

@@ -82,7 +82,7 @@ def _moved_back(F: Any, g: Any, _out: Any, _x: Any, target: Backend, non_blockin
     return to_device(g, source.device) if isinstance(g, Tensor) else _moved(target, g, source)
 
 
-_TO_DEVICE = defop("to_device", _moved_back, forward=_moved)
+_TO_DEVICE = defop("to_device", _moved_back, forward=_moved, exact=True)
 
 
 def to_device(x: Tensor, /, device: DeviceLike, non_blocking: bool = False) -> Tensor:

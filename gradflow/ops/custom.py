@@ -20,8 +20,9 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> TensorFun
     `forward(F, *arrays, **parameters)` gives the value in functions of `F`: those of a backend, with Array-API names.
     Each rule is `rule(F, g, out, *arrays, **parameters)`, the gradient of its argument from the gradient `g` of the
     result, or None for an argument without one. An argument of a rule that it does not read is called `_like_this`, and
-    is not kept. Written in functions of `F` alone a rule serves every device and every order of derivative. Parameters
-    are keyword arguments; they are handed on as they are. `gradflow.gradcheck` checks the rules.
+    is not kept. Written in functions of `F` alone a rule serves every device and every order of derivative. For half
+    floats, rules run in float32 and what they give is rounded. Parameters are keyword arguments; they are handed on as
+    they are. `gradflow.gradcheck` checks the rules.
     Raises ValueError for a number of rules or of a rule's arguments that does not fit, TypeError for what is no
     function; and in the backward pass, for a gradient of the wrong shape, ValueError that names the rule.
 

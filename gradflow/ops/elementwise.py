@@ -34,9 +34,9 @@ from gradflow.ops.table import (
 )
 from gradflow.tensor import Tensor
 
-add = binary("add", lambda F, g, _out, _a, _b: g, lambda F, g, _out, _a, _b: g, "x1 + x2.")
+add = binary("add", lambda F, g, _out, _a, _b: g, lambda F, g, _out, _a, _b: g, "x1 + x2.", exact=True)
 subtract = binary(
-    "subtract", lambda F, g, _out, _a, _b: g, lambda F, g, _out, _a, _b: F.negative(g), "x1 - x2."
+    "subtract", lambda F, g, _out, _a, _b: g, lambda F, g, _out, _a, _b: F.negative(g), "x1 - x2.", exact=True
 )  # fmt: skip
 multiply = binary(
     "multiply",
@@ -104,7 +104,7 @@ def power(x1: Any, x2: Any, /) -> Tensor:
 BINARY_OPERATORS["power"] = as_operator(power)
 
 
-negative = unary("negative", lambda F, g, _out, _x: F.negative(g), "-x.", prepare=None)
+negative = unary("negative", lambda F, g, _out, _x: F.negative(g), "-x.", prepare=None, exact=True)
 exp = unary("exp", lambda F, g, out, _x: F.multiply(g, out), "e to the power x.")
 log = unary("log", lambda F, g, _out, x: F.divide(g, x), "The natural logarithm of x.")
 log1p = unary("log1p", lambda F, g, _out, x: F.divide(g, F.add(x, 1.0)), "log(1 + x), exact for small x.")
@@ -181,6 +181,7 @@ _WHERE = defop(
     lambda F, g, _out, condition, _a, _b: F.where(condition, g, 0.0),
     lambda F, g, _out, condition, _a, _b: F.where(condition, 0.0, g),
     forward=elementwise("where"),
+    exact=True,
 )
 
 
@@ -206,7 +207,7 @@ def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
     return apply(_WHERE, (condition, x1, x2))
 
 
-_COPY = defop("copy", lambda F, g, _out, _x: g, forward=lambda F, x: F.copy(x))
+_COPY = defop("copy", lambda F, g, _out, _x: g, forward=lambda F, x: F.copy(x), exact=True)
 
 
 def copy(x: Tensor, /) -> Tensor:

@@ -52,7 +52,7 @@ def _take(F: Any, x: Any, key: Any) -> Any:
         raise
 
 
-_GETITEM = defop("take", lambda F, g, _out, _x, key: Part(g, key), forward=_take)
+_GETITEM = defop("take", lambda F, g, _out, _x, key: Part(g, key), forward=_take, exact=True)
 _GETITEM_VIEW = defop(
     "getitem", lambda F, g, _out, _x, key: Part(g, key), forward=lambda F, x, key: F.getitem(x, key), view=True
 )
@@ -62,7 +62,7 @@ _PART = Operation(  # the view of `parts`; for users it is the same
     [lambda F, g, _out, _x, axis, start, stop: Part(g, _key_of_part(axis, start, stop))],
     view=True,
 )
-_SCATTER_ADD = defop("scatter_add", lambda F, g, _out, _x, key, shape: F.getitem(g, key))
+_SCATTER_ADD = defop("scatter_add", lambda F, g, _out, _x, key, shape: F.getitem(g, key), exact=True)
 _SCATTER_INTO = Operation(  # not in the table, for it changes the array of its first input, which nobody else has
     "scatter_add",
     lambda F, into, values, key, shape: F.scatter_add(values, key, shape, into),
@@ -70,6 +70,7 @@ _SCATTER_INTO = Operation(  # not in the table, for it changes the array of its 
         lambda F, g, _out, _into, _values, key, shape: g,
         lambda F, g, _out, _into, _values, key, shape: F.getitem(g, key),
     ],
+    exact=True,
 )
 
 
@@ -88,11 +89,13 @@ _TAKE_ALONG = defop(
     lambda F, g, _out, _x, indices, axis: F.scatter_add_along_axis(g, indices, _x.shape, axis),
     None,
     forward=_take_along,
+    exact=True,
 )
 _SCATTER_ALONG = defop(
     "scatter_add_along_axis",
     lambda F, g, _out, _x, indices, shape, axis: F.take_along_axis(g, indices, axis=axis),
     None,
+    exact=True,
 )
 
 

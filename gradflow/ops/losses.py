@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 from gradflow import ops
 from gradflow.backend import Backend
+from gradflow.dtypes import float32, promote
 from gradflow.ops.elementwise import abs as abs_
 from gradflow.ops.elementwise import add, divide, multiply, negative, square, subtract, where
 from gradflow.ops.indexing import take, take_along_axis
@@ -15,10 +18,11 @@ from gradflow.ops.network import one_hot, softplus
 from gradflow.ops.reductions import mean
 from gradflow.ops.reductions import sum as sum_
 from gradflow.ops.shape import expand_dims, permute_dims, reshape, squeeze
-from gradflow.ops.table import apply, check_tensors, defop, number
+from gradflow.ops.table import apply, cast, check_tensors, defop, number
 from gradflow.recording import as_one_call
 from gradflow.tensor import Tensor
 
+_Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -36,6 +40,28 @@ def check_reduction(name: str, reduction: str) -> None:
     """Raise ValueError for what is no reduction."""
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"{name} knows the reductions {', '.join(REDUCTIONS)}; got {reduction!r}")
+
+
+def _in_float32(loss: _Loss) -> _Loss:
+    """The loss with half floats computed in float32 and rounded at the end: a large batch leaves their range."""
+
+    @functools.wraps(loss)
+    def wide(*arguments: Any, **options: Any) -> Tensor:
+        dtypes = [x.dtype for x in (*arguments, *options.values()) if isinstance(x, Tensor) and x.dtype.is_floating]
+        if all(d.itemsize != 2 for d in dtypes):
+            return loss(*arguments, **options)
+        out = loss(*map(_widened, arguments), **{name: _widened(x) for name, x in options.items()})
+        return cast(out, functools.reduce(promote, dtypes))
+
+    return wide  # type: ignore[return-value]
+
+
+def _is_half(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.dtype.is_floating and x.dtype.itemsize == 2
+
+
+def _widened(x: Any) -> Any:
+    return cast(x, float32) if _is_half(x) else x
 
 
 def _reduced(losses: Tensor, reduction: str) -> Tensor:
@@ -70,6 +96,7 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     return apply(_SQUARED_ERROR, (input, target), {"reduction": reduction})
 
 
+@_in_float32
 def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """|input - target|, averaged over all elements, summed, or "none". ValueError for differing shapes."""
     _check("l1_loss", input, target, reduction)
@@ -77,6 +104,7 @@ def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     return _reduced(abs_(subtract(input, target)), reduction)
 
 
+@_in_float32
 def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Half the squared error where it is below `delta`, else delta * (|error| - delta / 2); reduced as `mse_loss`.
 
@@ -177,6 +205,8 @@ def cross_entropy(
     check_tensors("cross_entropy", input, target, *[weight] * (weight is not None))
     if not 0.0 <= number("label_smoothing", label_smoothing) <= 1.0:
         raise ValueError(f"label_smoothing is a share in [0, 1]; got {label_smoothing}")
+    if (weight is not None or label_smoothing) and _is_half(input):  # otherwise the kernel sees to it
+        return _cross_entropy_in_float32(input, target, weight, reduction, label_smoothing)
     rows, shape = _classes_last("cross_entropy", input)
     n, classes = rows.shape
     if reduction == "mean" and not n:
@@ -210,6 +240,9 @@ def cross_entropy(
     return reshape(loss, shape) if reduction == "none" else loss
 
 
+_cross_entropy_in_float32 = _in_float32(cross_entropy)
+
+
 def _weighted(losses: Tensor, factors: Tensor, reduction: str, shape: tuple[int, ...]) -> Tensor:
     """Losses times the weights of their labels; the mean divides by the sum of those."""
     losses = multiply(losses, factors)
@@ -218,6 +251,7 @@ def _weighted(losses: Tensor, factors: Tensor, reduction: str, shape: tuple[int,
     return divide(sum_(losses), sum_(factors)) if reduction == "mean" else sum_(losses)
 
 
+@_in_float32
 def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """-input at each label: the negative log-likelihood of log-probabilities, as of `log_softmax`.
 
@@ -237,6 +271,7 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, reduct
     return reshape(losses, shape) if reduction == "none" else _reduced(losses, reduction)
 
 
+@_in_float32
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,

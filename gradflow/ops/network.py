@@ -44,6 +44,7 @@ _MATMUL = defop(
     lambda F, g, _out, _a, b: F.matmul(g, F.matrix_transpose(b)),
     lambda F, g, _out, a, _b: F.matmul(F.matrix_transpose(a), g),
     forward=_product,
+    exact=True,
 )
 
 
@@ -375,9 +376,8 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Any = N
 
 
 def dropout_factors(like: Any, p: float, key: int, counter: int) -> Tensor:
-    """What `dropout` multiplies a tensor of the shape and dtype of `like` by: 0 or 1 / (1 - p)."""
-    backend = like.backend
-    return Tensor(backend.dropout(backend.ones(like.shape, dtype=like.dtype), p, key, counter)[0], backend)
+    """What `dropout` multiplies a tensor of the shape and dtype of `like` by: see `Backend.dropout_factors`."""
+    return Tensor(like.backend.dropout_factors(like, p, key, counter), like.backend)
 
 
 def one_hot(labels: Tensor, classes: int, dtype: Any = "float32") -> Tensor:

@@ -153,6 +153,7 @@ _CONCAT = defop(
     forward=lambda F, *xs, axis, lengths: F.concat(list(xs), axis=axis),
     joint=_concat_rule,
     joint_reads_inputs=False,
+    exact=True,
 )
 
 
@@ -254,6 +255,7 @@ _PAD = defop(
     "pad",
     lambda F, g, _out, _x, pad_width, value: F.getitem(g, _interior(pad_width, _x.shape)),
     forward=_pad_forward,
+    exact=True,
 )
 
 

@@ -199,12 +199,18 @@ def counted(x: Any) -> Any:
     return cast(x, "int64") if isinstance(x, Tensor) and x._node is None and x.dtype.kind == "bool" else x
 
 
-def unary(name: str, rule: Rule, doc: str, prepare: Callable[[Tensor], Tensor] | None = floating) -> TensorFunction:
+def unary(
+    name: str,
+    rule: Rule,
+    doc: str,
+    prepare: Callable[[Tensor], Tensor] | None = floating,
+    exact: bool = False,
+) -> TensorFunction:
     """The entry `name` for a function of one array, and the function of a tensor that applies it.
 
-    `prepare` converts a tensor that needs no gradient, and may hold integers.
+    `prepare` converts a tensor that needs no gradient, and may hold integers. `exact`: see `Operation`.
     """
-    op = defop(name, rule, forward=elementwise(name))
+    op = defop(name, rule, forward=elementwise(name), exact=exact)
     get = attrgetter(name)
     reads_out, which = op.saves[1]
     reads_x = which is not None
@@ -234,13 +240,14 @@ def binary(
     array_name: str | None = None,
     needs_float: bool = False,
     counts: bool = False,
+    exact: bool = False,
 ) -> TensorFunction:
     """The entry `name` for a function of two arrays with broadcasting, and the function of tensors and numbers.
 
     `counts`: bools are the numbers 0 and 1 to it.
     """
     get = attrgetter(array_name or name)
-    op = defop(name, first, second, forward=elementwise(name, array_name))
+    op = defop(name, first, second, forward=elementwise(name, array_name), exact=exact)
     saves = [op.saves[mask] for mask in range(4)]
 
     def make(is_operator: bool) -> TensorFunction:
@@ -406,4 +413,4 @@ def _named(function: TensorFunction, name: str, doc: str) -> TensorFunction:
     return function
 
 
-ASTYPE = defop("astype", lambda F, g, _out, _x, dtype: g, forward=lambda F, x, dtype: F.astype(x, dtype))
+ASTYPE = defop("astype", lambda F, g, _out, _x, dtype: g, forward=lambda F, x, dtype: F.astype(x, dtype), exact=True)
