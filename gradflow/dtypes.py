@@ -125,7 +125,7 @@ def weak_number(name: str, value: Any, dtype: DType) -> Any:
     try:
         whole = int(value)
     except ValueError:
-        raise ValueError(f"{name}: {dtype} holds no NaN: {_REMEDY}") from None
+        raise ValueError(f"{name}: {dtype} holds no NaN: replace it, or choose another dtype") from None
     except OverflowError:
         raise OverflowError(f"{name}: {dtype} holds no infinity: {_REMEDY}") from None
     low, high = dtype.limits

@@ -166,11 +166,11 @@ def test_a_table_of_numbers_is_taken(device: str) -> None:
 @pytest.mark.parametrize(
     ("data", "where"),
     [
-        ([[1, 2], [3]], r"data\[0\] is 2 elements, data\[1\] is 1 element; pad"),
-        ([1, [2]], r"data\[0\] is a number, data\[1\] is 1 element"),
-        ([[[1], [2]], [[3], [4, 5]]], r"data\[0\]\[0\] is 1 element, data\[1\]\[1\] is 2 elements"),
-        ([np.ones(2), np.ones(3)], r"data\[0\] is 2 elements, data\[1\] is 3 elements"),
-        ([[], [1]], r"data\[0\] is 0 elements, data\[1\] is 1 element"),
+        ([[1, 2], [3]], r"data\[0\] has 2 elements, data\[1\] has 1 element; pad"),
+        ([1, [2]], r"data\[0\] is a number, data\[1\] has 1 element"),
+        ([[[1], [2]], [[3], [4, 5]]], r"data\[0\]\[0\] has 1 element, data\[1\]\[1\] has 2 elements"),
+        ([np.ones(2), np.ones(3)], r"data\[0\] has 2 elements, data\[1\] has 3 elements"),
+        ([[], [1]], r"data\[0\] has 0 elements, data\[1\] has 1 element"),
     ],
 )
 def test_ragged_lists_are_refused_with_the_place(data: Any, where: str) -> None:

@@ -129,10 +129,10 @@ def _uneven(data: Any) -> str:
     level = [("data", data)]
     while level:
         lengths = [len(x) if isinstance(x, _LISTS) or (hasattr(x, "shape") and x.shape) else None for _, x in level]
-        sizes = ["a number" if n is None else f"{n} element{'s' * (n != 1)}" for n in lengths]
+        sizes = ["is a number" if n is None else f"has {n} element{'s' * (n != 1)}" for n in lengths]
         for (path, _), size in zip(level, sizes, strict=True):
             if size != sizes[0]:
-                return f"{level[0][0]} is {sizes[0]}, {path} is {size}; pad them to one length"
+                return f"{level[0][0]} {sizes[0]}, {path} {size}; pad them to one length"
         level = [(f"{path}[{i}]", x[i]) for (path, x), n in zip(level, lengths, strict=True) for i in range(n or 0)]
     return "arrays in it have different shapes"
 
