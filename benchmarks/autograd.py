@@ -234,6 +234,46 @@ def from_lists(n: int = 1_000_000) -> Figures:
     return found
 
 
+def parts(n: int = 2000, many: int = 10_000) -> Figures:
+    """Milliseconds to take a matrix of n rows apart and go back, and to take apart and stack many numbers."""
+    values = np.random.default_rng(0).normal(size=(n, n)).astype(np.float32)
+    numbers = values.reshape(-1)[:many].copy()
+    rows: dict[str, Callable[[], Any]] = {}
+    prepare: dict[str, Callable[[], Any]] = {}
+
+    def library(name: str, make: Callable[..., Any], split: Any, unbind: Any, stack: Any) -> Any:
+        x, flat = make(values), make(numbers)
+        recorded = make(numbers)
+        x.requires_grad_(True)
+        recorded.requires_grad_(True)
+        scalars = list(flat)
+        ways = {"split, sums, backward": lambda: split(x), "unbind, sums, backward": lambda: unbind(x),
+                "iteration, sums, backward": lambda: x}  # fmt: skip
+
+        def and_back(way: Callable[[], Any]) -> None:
+            sum(part.sum() for part in way()).backward()
+
+        def fresh() -> None:
+            x.grad = None
+
+        for title, way in ways.items():
+            rows[f"{name} {title}"] = lambda way=way: and_back(way)
+            prepare[f"{name} {title}"] = fresh
+        rows[f"{name} list(x) of {many}"] = lambda: list(flat)
+        rows[f"{name} list(x) of {many}, recorded"] = lambda: list(recorded)
+        rows[f"{name} stack of {many}"] = lambda: stack(scalars)
+        and_back(ways["split, sums, backward"])
+        return x.grad
+
+    ours = library("gradflow", gf.tensor, lambda x: gf.split(x, n), gf.unbind, gf.stack)
+    if has("torch"):
+        import torch
+
+        theirs = library("PyTorch", torch.tensor, lambda x: torch.split(x, 1), torch.unbind, torch.stack)
+        check("PyTorch's parts", ours.numpy(), theirs, 0.0)
+    return {name: 1e3 * seconds for name, seconds in interleaved(rows, ROUNDS // 6, prepare).items()}
+
+
 def main(arguments: list[str]) -> int:
     """Measure, print, and write the file that the arguments name."""
     with one_thread():
@@ -243,6 +283,7 @@ def main(arguments: list[str]) -> int:
             "a perceptron 100-400-140-25 of 100,065 parameters, batch 128, ms": second_order([100, 400, 140, 25], 128),
             "a perceptron of 20 layers of 256, batch 4096, in checkpoints of 5 layers": checkpointing(),
             "a tensor of a list of 1,000,000 numbers, ms": from_lists(),
+            "the parts of a tensor of 2000 x 2000, and of 10,000 numbers, ms": parts(),
         }
     print(", ".join(f"{name} {version}" for name, version in versions().items()), "- one thread, float32")
     for title, figures in tables.items():

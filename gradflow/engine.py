@@ -652,17 +652,22 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
         pending[root] = root.backend.add(pending[root], g) if root in pending else g
     claimed: list[Leaf] = []
     try:
-        _walk_to_leaves(nodes_from(roots), pending, retain_graph, claimed)
+        sums = _walk_to_leaves(nodes_from(roots), pending, retain_graph, claimed)
     finally:
         for leaf in claimed:
             leaf.claimed = False
             leaf.lock.release()
     for leaf, g in pending.items():
-        _accumulate(leaf, g, False)
+        _accumulate(leaf, g, False, leaf in sums)
 
 
-def _walk_to_leaves(order: Sequence[Any], pending: dict[Any, Any], retain_graph: bool, claimed: list[Leaf]) -> None:
-    """Apply the rules of all nodes; what is `pending` in the end belongs to leaves. `claimed`: those it writes to."""
+def _walk_to_leaves(
+    order: Sequence[Any], pending: dict[Any, Any], retain_graph: bool, claimed: list[Leaf]
+) -> set[Node | Leaf]:
+    """Apply the rules of all nodes; what is `pending` in the end belongs to leaves. `claimed`: those it writes to.
+
+    Returns those whose gradient nobody else has.
+    """
     sums: set[Any] = set()  # see `Part`
     written: list[Leaf] = []
     for node in order:
@@ -714,6 +719,7 @@ def _walk_to_leaves(order: Sequence[Any], pending: dict[Any, Any], retain_graph:
             _free(node)
     if written:
         _hand_out(written)
+    return sums
 
 
 def _saved(node: Node, as_tensors: bool) -> tuple[Sequence[Any], Any]:
@@ -919,18 +925,18 @@ def _hand_out(leaves: Sequence[Leaf]) -> None:
 
 
 @as_one_call
-def _accumulate(leaf: Leaf, g: Any, create_graph: bool) -> None:
-    """Add g to the gradient of a leaf, in its own buffer, which no other leaf shares."""
+def _accumulate(leaf: Leaf, g: Any, create_graph: bool, own: bool = False) -> None:
+    """Add g to the gradient of a leaf, in its own buffer, which no other leaf shares. `own`: nobody else has g."""
     with leaf.lock:
-        _add_to(leaf, g, create_graph)
+        _add_to(leaf, g, create_graph, own)
 
 
-def _add_to(leaf: Leaf, g: Any, create_graph: bool) -> None:
+def _add_to(leaf: Leaf, g: Any, create_graph: bool, own: bool) -> None:
     grad = leaf.grad
     if grad is None and create_graph:
         leaf.grad = tensor_functions.copy(g)
     elif grad is None and (leaf.buffer is None or leaf.claimed):
-        leaf.grad = _wrap(leaf.backend.copy(g), leaf.backend, None)
+        leaf.grad = _wrap(g if own else leaf.backend.copy(g), leaf.backend, None)
     elif grad is None:
         leaf.take_back()
         if g is not leaf.buffer:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from operator import index
+from operator import attrgetter, index
 from typing import Any
 
+from gradflow.engine import Node, grad_enabled
 from gradflow.ops.table import TensorFunction, _named, apply, check_tensors, counted, defop, floating, number
 from gradflow.tensor import Tensor
 
@@ -56,7 +57,7 @@ def _keep(F: Any, g: Any, x: Any, axis: Axis) -> Any:
 
 
 def _spread(F: Any, g: Any, x: Any, axis: Axis) -> Any:
-    return F.broadcast_to(_keep(F, g, x, axis), x.shape)
+    return F.broadcast_to(_keep(F, g, x, axis) if g.shape else g, x.shape)
 
 
 def _count(x: Any, axis: Axis) -> int:
@@ -100,9 +101,12 @@ def _prod_rule(F: Any, g: Any, _out: Any, x: Any, axis: Axis, keepdims: bool) ->
 
 def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrinks: bool = True) -> TensorFunction:
     op = defop(name, rule)
+    get = attrgetter(name)
+    reads_out, which = op.saves[1]
 
     def function(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        check_tensors(name, x)
+        if not isinstance(x, Tensor):
+            check_tensors(name, x)
         if keepdims.__class__ is not bool:
             keepdims = flag(name, keepdims)
         if needs_float:
@@ -112,7 +116,13 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrink
         axes = normalize_axes(axis, x.ndim)
         if shrinks and not _count(x, axes):
             raise ValueError(f"{name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")
-        return apply(op, (x,), {"axis": axes, "keepdims": keepdims})
+        parent, parameters = x._node, {"axis": axes, "keepdims": keepdims}
+        if parent is not None and grad_enabled.get() is True:  # recorded, and seen by nobody: straight through
+            backend = x.backend
+            array = get(backend)(x.array, **parameters)
+            saved, out = (x,) if which is not None else None, array if reads_out else None
+            return Tensor(array, backend, Node(op, backend, (parent,), saved, out, array, parameters))
+        return apply(op, (x,), parameters)
 
     return _named(function, name, doc)
 
