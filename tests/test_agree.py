@@ -234,7 +234,9 @@ def test_a_backend_that_gives_lists_and_cannot_be_described_is_told_so() -> None
         (row,) = [row for row in agree.compare("cpu", device) if row.what == "exp"]
         told = agree.heading(agree.choose([device]))
     assert row.problem == "planted:0: TypeError: to_host must give a NumPy array; it gives list"
-    assert "planted:0: its device cannot be described: NotImplementedError: no such function here" in told
+    assert "planted:0: its device cannot be described: NotImplementedError: no such function here" in " ".join(
+        told.split()
+    )
 
 
 def test_a_product_in_half_precision_is_beyond_its_bound_where_it_is_tight() -> None:
@@ -286,9 +288,12 @@ def test_without_cuda_the_fake_device_is_compared_and_the_diagnosis_told(capsys:
     assert "no CUDA device: the driver is on holiday; type: nvidia-smi" in told
     rows = rows_of_the_fake_device()
     assert sum(line.endswith(" pass") for line in out.splitlines()) == len(rows)
+    assert max(map(len, out.splitlines())) <= 80
+    for group in groups:
+        names = [line[:57] for line in group.splitlines()]
+        assert len(set(names)) == len(names), "two rows look alike"
     assert [g.split("  ")[0] for g in groups] == list(dict.fromkeys(row.group for row in rows))
     assert re.fullmatch(rf"all {len(rows)} agree; the nearest to its bound is .+, at 0\.\d+ of it\n", last)
-    assert max(map(len, out.splitlines())) <= 100
 
 
 def test_a_failure_is_a_line_below_its_row_and_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,6 +302,7 @@ def test_a_failure_is_a_line_below_its_row_and_the_exit_status(capsys: pytest.Ca
     assert (status, err) == (1, "")
     lines = out.splitlines()
     (place,) = [i for i, line in enumerate(lines) if re.match(r"  tanh +4 ulp +\S+ +\S+ FAIL$", line)]
+    assert max(map(len, lines)) <= 80
     assert re.match(r"      planted:0: np\.float32\(", lines[place + 1])
     assert re.match(r"\d+ of \d+ FAIL: tanh", lines[-1] if "FAIL:" in lines[-1] else "".join(lines[-2:]))
     assert max(map(len, lines)) <= 100

@@ -23,7 +23,9 @@ from gradflow.testing import agreement
 from gradflow.testing.agreement import host
 from gradflow.testing.workloads import Check, Place, Workload, workloads
 
-WIDTH = 100
+WIDTH = 80
+_NAMES = 57
+"""The columns of a row for what is compared and its bound, which stands at their right."""
 
 
 class Row(NamedTuple):
@@ -191,15 +193,20 @@ class Table:
     def add(self, row: Row) -> None:
         """Print a row."""
         if row.group != self._group:
-            self._write(f"\n{row.group:41}{'bound':35}{'ulp':>9}{'of bound':>10}")
+            self._write(f"\n{_justified(row.group, 'bound')}{'ulp':>9}{'of bound':>9}")
             self._group = row.group
-        what = row.what if len(row.what) <= 37 else f"{row.what[:36]}."
-        self._write(
-            f"  {what:39}{row.bound:35}{_number(row.ulp):>9}{_share(row):>10} {'pass' if row.passed else 'FAIL'}"
-        )  # fmt: skip
+        verdict = "pass" if row.passed else "FAIL"
+        self._write(f"{_justified('  ' + row.what, row.bound)}{_number(row.ulp):>9}{_share(row):>9} {verdict}")
         if row.problem:
             for line in _wrapped(row.problem, " " * 6):
                 self._write(line)
+
+
+def _justified(left: str, right: str) -> str:
+    room = _NAMES - len(right) - 1
+    if len(left) > room:  # what tells it from others stands at both ends
+        left = f"{left[: room - 12]}..{left[-10:]}"
+    return f"{left:{room}} {right}"
 
 
 def verdict(rows: Sequence[Row]) -> str:
@@ -208,7 +215,8 @@ def verdict(rows: Sequence[Row]) -> str:
     if failed:
         return "\n".join(_wrapped(f"{len(failed)} of {len(rows)} FAIL: {', '.join(failed)}", ""))
     nearest = max(rows, key=lambda row: row.share)
-    return f"all {len(rows)} agree; the nearest to its bound is {nearest.what}, at {nearest.share:.2g} of it"
+    nearest_words = f"the nearest to its bound is {nearest.what}, at {nearest.share:.2g} of it"
+    return "\n".join(_wrapped(f"all {len(rows)} agree; {nearest_words}", ""))
 
 
 def as_json(pair: Pair, rows: Sequence[Row]) -> str:
