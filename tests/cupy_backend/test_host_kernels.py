@@ -317,15 +317,51 @@ def test_clip(composed: Any, real: Any) -> None:
         assert_ulp(actual, expected, 16)
 
 
-def test_threads_that_miss_a_barrier_are_found(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def planted(monkeypatch: pytest.MonkeyPatch, name: str, body: str) -> Any:
+    """A kernel of float with this body, and the parameters T* x and double y."""
     import host_kernels
     from gradflow_cupy import kernels
 
-    text = kernels.source_text("losses.cu") + (
-        "template <typename T> __global__ void broken(T* x) { if (threadIdx.x < 5) __syncthreads(); x[0] = 1; }"
-    )
+    text = kernels.source_text("losses.cu") + f"template <typename T> __global__ void {name}(T* x, double y) {{{body}}}"
     for module in (kernels, host_kernels):
         monkeypatch.setattr(module, "source_text", lambda source: text)
-    monkeypatch.setitem(kernels.SOURCES, "broken.cu", ("broken",))
+    monkeypatch.setitem(kernels.SOURCES, f"{name}.cu", (name,))
+    return host_kernels.host_kernel(f"{name}<float>")
+
+
+def test_threads_that_miss_a_barrier_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = planted(monkeypatch, "diverging", "if (threadIdx.x < 5) __syncthreads(); x[0] = 1;")
     with pytest.raises(AssertionError, match="barriers"):
-        host_kernels.host_kernel("broken<float>")((1,), (32,), (np.zeros(1, np.float32).ctypes.data,))
+        kernel((1,), (32,), (np.zeros(1, np.float32).ctypes.data, 0.0))
+
+
+RACES = {
+    "no_barrier": ((1,), "__shared__ T part[32]; part[threadIdx.x] = T(threadIdx.x + 1); "
+                         "x[threadIdx.x] = part[(threadIdx.x + 31) % 32]; __syncthreads(); part[threadIdx.x] = T(0);"),
+    "blocks_in_order": ((32,), "if (threadIdx.x == 0) x[blockIdx.x] = blockIdx.x ? x[blockIdx.x - 1] + 1 : T(1);"),
+    "one_thread_in_one_go": ((1,), "__shared__ T count; count = T(0); __syncthreads(); for (int i = 0; i < 30; i++) "
+                                   "{ T before = count; int lane = threadIdx.x; count = before + T(1 + 0 * lane); } "
+                                   "__syncthreads(); x[threadIdx.x] = count;"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RACES)
+def test_races_show(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What a GPU may do in another order is done in several."""
+    grid, body = RACES[name]
+    kernel = planted(monkeypatch, name, body)
+    results = set()
+    for _ in range(10):
+        x = np.zeros(32, np.float32)
+        kernel(grid, (32,), (x.ctypes.data, 0.0))
+        results.add(x.tobytes())
+    assert len(results) > 1
+
+
+def test_a_number_has_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies behind it is not zero, so a kernel that reads more gets something else."""
+    kernel = planted(monkeypatch, "reading", "x[0] = T(y);")
+    x = np.zeros(1, np.float32)
+    for number, same in ((0.5, True), (np.float64(0.5), True), (np.float32(0.5), False), (np.float16(0.5), False)):
+        kernel((1,), (1,), (x.ctypes.data, number))
+        assert (x[0] == 0.5) == same, number

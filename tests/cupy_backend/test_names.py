@@ -6,6 +6,7 @@ Read from the source of the backend, so that no list goes stale. Needs no GPU: C
 from __future__ import annotations
 
 import ast
+import ctypes
 import importlib
 import inspect
 import tomllib
@@ -15,6 +16,7 @@ from typing import Any
 
 import emulated_cupy
 import gradflow_cupy
+import host_kernels
 import ml_dtypes
 import numpy as np
 import pytest
@@ -176,6 +178,16 @@ def test_the_emulation_has_the_same_parameters(cupy: ModuleType, name: str) -> N
     if ours is None or isinstance(getattr(cupy, name), cupy.ufunc):
         return
     assert list(inspect.signature(ours).parameters) == list(inspect.signature(getattr(cupy, name)).parameters)
+
+
+@pytest.mark.parametrize("value", [0.5, -3, 2**63, True, np.float32(0.5), np.int32(7), np.uint64(9), np.bool_(1)])
+def test_numbers_lie_in_memory_as_in_cupy(cupy: ModuleType, value: Any) -> None:
+    """What the emulation hands to a kernel for a number is what CuPy does, and behind it is no zero."""
+    number = importlib.import_module("cupy._core._scalar").CScalar(value)
+    size = number.descr.itemsize
+    found = host_kernels._slot(value).raw
+    assert found[:size] == ctypes.string_at(number.ptr, size)
+    assert 0 not in found[size:-1]
 
 
 def test_the_extras_ask_for_the_cupy_that_was_read() -> None:
