@@ -16,7 +16,7 @@ Arrays need `shape`, `dtype`, `ndim`, arithmetic, indexing and assignment to an 
 the results of `reshape` on contiguous arrays are too. One `Backend` object serves one device.
 
 Arithmetic and comparisons may take subnormal numbers for zeros of their sign; moves keep them, and the sign of zero.
-Where bfloat16 is offered, every array function knows it. Hyperparameters of kernels may be numbers of NumPy.
+Where bfloat16 is offered, every array function knows it.
 """
 
 from __future__ import annotations

@@ -320,7 +320,7 @@ class NetworkKernels(AccurateSums):
         if dtype.char not in "fdiqILQl":
             wide = self.dtypes["float32" if dtype in self.half_dtypes else "int64"]
         if into is not None and wide != dtype:
-            into += self.scatter_add(values, key, shape)
+            into[...] = self.cupy.add(into, self.scatter_add(values, key, shape))
             return into
         out = self.cupy.zeros(shape, dtype=wide) if into is None else into
         self.cupy.add.at(out, key, values.astype(wide, copy=False))

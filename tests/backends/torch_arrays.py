@@ -71,6 +71,11 @@ class TorchBackend(AccurateSums):
             setattr(self, name, _reduction(getattr(torch, {"max": "amax", "min": "amin"}.get(name, name))))
         super().__init__(torch, index)
 
+    def _find_dtypes(self, namespace: Any) -> dict[str, Any]:
+        found = super()._find_dtypes(namespace)
+        del found["bfloat16"]  # square roots go by way of NumPy, which has none
+        return found
+
     own_sum = staticmethod(_reduction(_sum))
     sign = staticmethod(lambda x: torch.where(torch.isnan(x), x, torch.sign(x)))
     sqrt = staticmethod(functools.partial(_by_numpy, "sqrt"))  # correctly rounded, which PyTorch's is not

@@ -261,3 +261,23 @@ def test_clip_global_norm(backend: Any, reference: Any, real: Any) -> None:
         assert (emulated_cupy.State.transfers, emulated_cupy.State.synchronizations) == before
         agree(backend, norm, np.asarray(Backend.clip_global_norm(reference, host, max_norm)), 64)
         agree(backend, arrays, host, 64)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_hyperparameters_of_numpy(backend: Backend, kind: Any) -> None:
+    """What they are worth counts, and not their size in memory."""
+
+    def step(number: Any) -> list[Any]:
+        p, g, m, s, v = (on_device(backend, np.abs(numbers((33,), seed=seed))) for seed in range(5))
+        half, small, much = number(0.5), number(0.25), number(0.75)
+        backend.sgd_step(p, g, v, small, half, small, True, half, False)
+        backend.adam_step(p, g, m, s, 3, small, half, much, small, half, True)
+        backend.rmsprop_step(p, g, s, None, v, small, much, small, half, half)
+        norm = backend.clip_global_norm([g], half)
+        x = backend.reshape(p, (3, 11))
+        out, residual = backend.layer_norm(x, None, None, (1,), small)
+        gx = backend.layer_norm_backward(x, x, None, (1,), small, residual, [True, False, False])[0]
+        return [p, m, s, v, norm, g, out, gx, backend.activate(x, "elu", half), backend.dropout(x, half, 1, 2)[0]]
+
+    for found, expected in zip(step(kind), step(float), strict=True):
+        agree(backend, found, backend.to_host(expected), 64)

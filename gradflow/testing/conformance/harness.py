@@ -82,6 +82,17 @@ def cast(x: Any, dtype: str) -> Any:
     return x.astype(dtype) if x.dtype.kind == "f" else x.copy()
 
 
+def rounded(x: Any) -> Any:
+    """Floating arrays as float32 with no more digits than bfloat16 has."""
+    if isinstance(x, (tuple, list)):
+        return type(x)(rounded(part) for part in x)
+    if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
+        return x
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    finite = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+    return np.where(np.isfinite(x), finite, bits & np.uint32(0xFFFF0000)).astype(np.uint32).view(np.float32)
+
+
 def leaves(x: Any) -> list[Any]:
     """The arrays among arguments."""
     if isinstance(x, (tuple, list)):

@@ -13,7 +13,7 @@ from gradflow.dtypes import DTYPES
 from gradflow.testing.agreement import assert_agree, eps
 from gradflow.testing.conformance import REALS, about
 from gradflow.testing.conformance.function_cases import ALL, CALLS, Call, Native
-from gradflow.testing.conformance.harness import LAYOUTS, Placed, cast, compare_result, leaves
+from gradflow.testing.conformance.harness import LAYOUTS, Placed, cast, compare_result, leaves, rounded
 
 CHECKS = [pytest.param(call, dtype, id=f"{call}-{dtype}") for call in CALLS for dtype in call.dtypes]
 
@@ -92,17 +92,6 @@ def test_array_function(backend: Backend, call: Call, dtype: str) -> None:
         placed.check_the_rest(what)
 
 
-def _rounded(x: Any) -> Any:
-    """Floating arrays as float32 with no more digits than bfloat16 has."""
-    if isinstance(x, (tuple, list)):
-        return type(x)(_rounded(part) for part in x)
-    if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
-        return x
-    bits = np.asarray(x, np.float32).view(np.uint32)
-    finite = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
-    return np.where(np.isfinite(x), finite, bits & np.uint32(0xFFFF0000)).astype(np.uint32).view(np.float32)
-
-
 IN_BFLOAT16 = [call for call in CALLS if call.dtypes == REALS and "asarray" not in call.subject]
 
 
@@ -110,8 +99,8 @@ IN_BFLOAT16 = [call for call in CALLS if call.dtypes == REALS and "asarray" not 
 def test_bfloat16(backend: Backend, call: Call, dtype: str) -> None:
     """Where it is offered, every function knows it: within one unit in the last place of the value of float64."""
     native, wide = backend.dtypes[dtype], backend.dtypes["float32"]
-    rounded = [_rounded(a) for a in call.arguments]
-    expected, expected_dtype = _expected(call, [_typed(a, "float32") for a in rounded], "float32")
+    given = [rounded(a) for a in call.arguments]
+    expected, expected_dtype = _expected(call, [_typed(a, "float32") for a in given], "float32")
     if expected_dtype == np.float32 and "float32" not in call.needs:
         expected_dtype = dtype
 
@@ -126,7 +115,7 @@ def test_bfloat16(backend: Backend, call: Call, dtype: str) -> None:
 
     with np.errstate(all="ignore"):
         result = getattr(backend, call.subject)(
-            *(place(a) for a in rounded), **{key: place(value) for key, value in call.options.items()}
+            *(place(a) for a in given), **{key: place(value) for key, value in call.options.items()}
         )
     assert result.shape == expected.shape
     assert backend.dtype_name(result.dtype) == str(expected_dtype)
@@ -141,7 +130,7 @@ def test_bfloat16(backend: Backend, call: Call, dtype: str) -> None:
         exact = np.asarray(expected, np.float64)
         bound = step * np.abs(exact)
         if call.bound is not None:
-            bound = bound + call.bound(step, *cast(rounded, "float64"), **call.options)
+            bound = bound + call.bound(step, *cast(given, "float64"), **call.options)
     assert_agree(str(call), found, exact, bound=np.nan_to_num(bound, posinf=0.0))
 
 
