@@ -292,19 +292,21 @@ class Memory:
     A tensor gets one when it is first changed or shared. That of an optimizer's buffer also knows its `tensors`.
     """
 
-    __slots__ = ("changed", "node", "tensors")
+    __slots__ = ("changed", "most", "node", "tensors")
 
     def __init__(self, changed: int = 0, node: Node | None = None) -> None:
         self.changed = changed
         self.node = None if node is None else weakref.ref(node)
         self.tensors: list[weakref.ref[Tensor]] | None = None
+        self.most = 64  # so many, and those that are gone are looked for
 
     def add(self, tensor: Tensor) -> None:
         """Note that a tensor is in this memory."""
         tensor._memory = self
         if self.tensors is not None:
-            if len(self.tensors) % 64 == 63:
+            if len(self.tensors) >= self.most:
                 self.tensors[:] = [reference for reference in self.tensors if reference() is not None]
+                self.most = 2 * len(self.tensors) + 64
             self.tensors.append(weakref.ref(tensor))
 
     def change(self) -> None:

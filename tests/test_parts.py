@@ -285,3 +285,33 @@ def test_embeddings_looked_up_in_a_loop_add_in_place(monkeypatch: pytest.MonkeyP
     assert wholes == [True] + [False] * 19
     assert table.grad is not None
     assert table.grad[:3, 0].tolist() == [2.0, 3.0, 3.0]
+
+
+class Counted(list[Any]):
+    """A list that counts what is read of it."""
+
+    read = 0
+
+    def __iter__(self) -> Any:
+        Counted.read += len(self)
+        return super().__iter__()
+
+
+def test_views_of_a_gradient_are_noted_in_linear_time() -> None:
+    model = gf.nn.Linear(2, 3000)
+    optimizer = gf.optim.SGD(model.parameters(), lr=0.1)
+    model(gf.ones((1, 2))).sum().backward()
+    gradient = model.weight.grad
+    assert gradient is not None
+    memory = gradient._memory
+    assert memory is not None
+    assert memory.tensors is not None
+    memory.tensors = Counted(memory.tensors)
+    rows = list(gradient)
+    assert Counted.read <= 2 * len(rows)
+    assert len(memory.tensors) > len(rows)
+    del rows
+    for _ in range(10_000):
+        gradient[0]
+    assert len(memory.tensors) <= 130, "those that are gone are forgotten"
+    optimizer.step()
