@@ -1118,6 +1118,38 @@ def test_a_step_that_is_recorded_while_another_thread_changes_what_it_uses(when:
     assert captured.status == "replaying"
 
 
+def test_a_step_that_is_recorded_within_functional_call_of_another_thread() -> None:
+    model, calls = nn.Linear(3, 2, bias=False), itertools.count()
+    started, done = threading.Event(), threading.Event()
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self) -> None:
+            started.set()
+            done.wait(60)
+
+    around, given = Around(), {"model.weight": gf.zeros((2, 3))}
+
+    def step(x: gf.Tensor) -> gf.Tensor:
+        if next(calls) >= 2:
+            return model(x)
+        started.clear(), done.clear()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(nn.functional_call, around, given)
+            started.wait(60)
+            y = model(x)
+            done.set()
+        return y
+
+    x = gf.ones((1, 3))
+    captured = gf.capture(step)
+    found = [captured(x).tolist() for _ in range(6)]
+    assert found == [[[0.0, 0.0]]] * 2 + [model(x).tolist()] * 4
+
+
 def test_a_gradient_from_before_that_a_step_reads_keeps_its_values() -> None:
     model, _, step = make_training_of_a_layer()
     step(gf.ones((2, 3)))
