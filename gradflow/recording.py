@@ -157,7 +157,6 @@ def changed_meanwhile(*things: Any) -> Iterator[None]:
     """
     before = [(thing, _counts.get(id(thing))) for thing in things]
     values = [None if count is None else count.value for _, count in before]
-    _tell(things, others_alone=True)
     for thing in things:
         _count(thing, None)
     meanwhile = [None if count is None else count.value for _, count in before]
