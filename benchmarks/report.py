@@ -17,6 +17,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from gradflow.training.curves import own_settings
+
 BASE = ("gradflow", "cpu")
 # by row: a colour that the colour-blind tell apart, and a marker; gradflow's lines are solid, its peers' dashed
 _STYLES = {
@@ -153,6 +155,11 @@ def sweep(rows: list[Row]) -> list[Row]:
 
 def plot(rows: list[Row], path: Path) -> None:
     """Draw samples per second against batch size, a line for each backend. ImportError without matplotlib."""
+    with own_settings():
+        _draw(rows, path)
+
+
+def _draw(rows: list[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")

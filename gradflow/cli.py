@@ -55,8 +55,9 @@ Train a multilayer perceptron on a dataset that comes with scikit-learn; nothing
 
 A fifth of the samples is held out to test on, each class in proportion. The run
 leaves a folder with weights.safetensors, metrics.csv (a row for each epoch),
-curves.png and config.toml. The same settings on the same device give the same
-metrics, bit for bit. Ctrl-C ends the run and keeps what the whole epochs reached.
+curves.png and config.toml. The same settings give the same metrics, bit for bit,
+where all is as config.toml records it: versions, device, kernels, BLAS, threads.
+Ctrl-C ends the run and keeps what the whole epochs reached.
 """
 
 _DEVICES_HELP = """\
@@ -73,6 +74,8 @@ With --json, one object:
 environment:
   GRADFLOW_DEVICE          what auto stands for
   GRADFLOW_BACKEND_BLOCK   backends not to load, with commas between them
+  GRADFLOW_FAST            0: no kernels compiled by numba; 1: with them
+  GRADFLOW_FUSED           0: no kernels but those composed of array functions
 """
 
 _TRAIN_EXAMPLES = """\

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.peers.run import Run
 from benchmarks.scaling import sweeps
 from benchmarks.scaling.tables import MIB, timed, watched
+from gradflow.training.curves import own_settings
 
 STYLES = {
     "gradflow": {"color": "#0072b2", "marker": "o", "linestyle": "-"},
@@ -22,6 +23,11 @@ STYLES = {
 
 def plot(run: Run, names: list[str], path: Path) -> None:
     """Draw of these sweeps those that have figures, as an SVG file: the same bytes for the same figures."""
+    with own_settings():
+        _draw(run, names, path)
+
+
+def _draw(run: Run, names: list[str], path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

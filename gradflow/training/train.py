@@ -1,7 +1,7 @@
 """A whole run from its settings: device, data, model, loop, and the folder it leaves.
 
 The one idea: a run is a function of its `Settings`. The seed decides everything random, each part from its own
-stream, so the same settings on the same device give the same numbers to the last bit.
+stream, so the same settings give the same numbers to the last bit where `run.environment` is the same.
 """
 
 from __future__ import annotations
