@@ -28,7 +28,7 @@ _WITH_NUMBERS = (
 )  # fmt: skip
 """The functions of two operands that know bfloat16, and give float32 where a Python float is one of them."""
 _IN_FLOAT32 = ("where", "round", "argsort")
-"""The functions that do not know bfloat16: they give float32 or float64, or fail."""
+"""The functions that do not know bfloat16: they give float32, or fail. Sums are made in float32 by `AccurateSums`."""
 
 _SERVICES = ("to_host", "from_host", "from_host_later", "pin", "free_memory", "getitem", "setitem", "copy", "event")
 
