@@ -804,7 +804,6 @@ class Backend(ABC):
         PyTorch's SGD: d = g + weight_decay * p; v = d at the `first` step, else momentum * v + (1 - dampening) * d;
         p -= lr * (d + momentum * v if nesterov else v). `velocity` is None where momentum is 0.
         """
-        lr, momentum, dampening, weight_decay = map(float, (lr, momentum, dampening, weight_decay))
         d = gradient
         if weight_decay:
             d = self.add(d, self.multiply(parameter, weight_decay))
@@ -837,7 +836,6 @@ class Backend(ABC):
         Kingma & Ba 2015, "Adam", algorithm 1, with epsilon as in PyTorch, outside the corrected root; Loshchilov &
         Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
         """
-        lr, beta1, beta2, epsilon, weight_decay = map(float, (lr, beta1, beta2, epsilon, weight_decay))
         if weight_decay and decoupled:
             parameter[...] = self.multiply(parameter, 1.0 - lr * weight_decay)
         elif weight_decay:
@@ -869,7 +867,6 @@ class Backend(ABC):
         eq. 38-41), with a momentum where `velocity` is; epsilon outside the root, as in PyTorch. Where rounding makes
         the centred mean square negative, it is 0.
         """
-        lr, alpha, epsilon, weight_decay, momentum = map(float, (lr, alpha, epsilon, weight_decay, momentum))
         if weight_decay:
             gradient = self.add(gradient, self.multiply(parameter, weight_decay))
         square[...] = self.add(self.multiply(square, alpha), self.multiply(self.square(gradient), 1.0 - alpha))

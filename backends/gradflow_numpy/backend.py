@@ -399,7 +399,7 @@ class NumpyBackend(Backend):
             return Backend.sgd_step(
                 self, parameter, gradient, velocity, lr, momentum, dampening, nesterov, weight_decay, first
             )
-        options = (float(lr), float(momentum), float(dampening), nesterov, float(weight_decay), first)
+        options = (lr, momentum, float(dampening), nesterov, weight_decay, first)
         self._pass("sgd", (parameter, gradient, velocity), options)
         return None
 
@@ -421,7 +421,6 @@ class NumpyBackend(Backend):
             return Backend.adam_step(
                 self, parameter, gradient, mean, square, step, lr, beta1, beta2, epsilon, weight_decay, decoupled
             )
-        lr, beta1, beta2, epsilon, weight_decay = map(float, (lr, beta1, beta2, epsilon, weight_decay))
         root = math.sqrt(1 - beta2**step)  # m / (sqrt(v) / root + epsilon) with one pass less
         keep, decay = (1 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
         options = (lr * root / (1 - beta1**step), beta1, beta2, epsilon * root, keep, decay)
@@ -445,7 +444,7 @@ class NumpyBackend(Backend):
             return Backend.rmsprop_step(
                 self, parameter, gradient, square, mean, velocity, lr, alpha, epsilon, weight_decay, momentum
             )
-        options = tuple(map(float, (lr, alpha, epsilon, weight_decay, momentum)))
+        options = (lr, alpha, epsilon, weight_decay, momentum)
         self._pass("rmsprop", (parameter, gradient, square, mean, velocity), options)
         return None
 
@@ -457,7 +456,7 @@ class NumpyBackend(Backend):
         if gradients[0].dtype == _FLOAT16:
             return Backend.clip_global_norm(self, gradients, max_norm)
         norm = math.sqrt(sum(float(sums.square_total(g.reshape(-1))) for g in gradients))
-        factor = min(float(max_norm) / (norm + 1e-6), 1.0)
+        factor = min(max_norm / (norm + 1e-6), 1.0)
         if not factor >= 1.0:  # a NaN scales too, as it does in the composed default
             for g in gradients:
                 g *= factor
