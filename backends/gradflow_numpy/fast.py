@@ -146,7 +146,10 @@ class FastNumpyBackend(NumpyBackend):
     def softmax_cross_entropy_backward(
         self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        if g.ndim or residual is None or not needs[0] or needs[1] or not _are_labels(target) or not _fit(residual):
+        if (
+            g.ndim or residual is None or not needs[0] or needs[1] or g.dtype != residual.dtype
+            or not _are_labels(target) or not _fit(residual)
+        ):  # fmt: skip
             return super().softmax_cross_entropy_backward(g, logits, target, reduction, residual, needs)
         factor = float(g) / (logits.shape[0] if reduction == "mean" else 1)
         result = np.empty(residual.shape, residual.dtype)
