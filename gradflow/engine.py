@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from operator import attrgetter
-from threading import RLock
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -329,8 +330,9 @@ class Changed:
 class Leaf:
     """The end of a walk: holds the gradient of a tensor that was not computed, and the buffer to write it to.
 
-    Walks of several threads may end at one leaf at once. Who holds its `lock` adds a gradient, or has `claimed` the
-    buffer to write a gradient straight to it, and holds the lock until that is done.
+    Walks of several threads may end at one leaf at once. Who holds its `lock` adds a gradient. A walk that writes a
+    gradient straight to the buffer has claimed it meanwhile: `free` is the sign of that walk, and what others add waits
+    in `_grad` until it is done.
     """
 
     __slots__ = (
@@ -339,7 +341,6 @@ class Leaf:
         "backend",
         "block",
         "buffer",
-        "claimed",
         "dtype",
         "filled",
         "free",
@@ -366,7 +367,6 @@ class Leaf:
         self.memory = Memory()  # of the buffer
         self.memory.tensors = []
         self.lock = RLock()
-        self.claimed = False
         self.id = tick()
 
     @property
@@ -385,9 +385,10 @@ class Leaf:
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
-        self.clear()
-        if value is not None:
-            self._grad, self.free = value, None
+        if value is None:
+            self.clear()
+        else:
+            self._grad, self.filled, self.free = value, False, None
 
     @property
     def array(self) -> Array | None:
@@ -402,6 +403,10 @@ class Leaf:
             self.memory.change()
         elif self._grad is not None:
             self._grad._bump()
+
+    def is_claimed(self) -> bool:
+        """Whether a walk is writing to the buffer."""
+        return self.free is not None and self.free is not self.buffer
 
     def clear(self) -> None:
         """Forget the gradient."""
@@ -485,6 +490,19 @@ class Part:
         if parent.shape:  # without axes, NumPy's sum is a number
             sums.add(parent)
 
+
+_claims = Lock()
+"""Held, never for long, to change who may write to a buffer."""
+
+
+def _make_claims() -> None:
+    """In a forked child, where another thread may have held the lock."""
+    global _claims
+    _claims = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_make_claims)
 
 FREED: tuple[Any, ...] = ("freed",)
 """What stands for the inputs of a node whose saved arrays are gone."""
@@ -650,78 +668,72 @@ def backward(
 def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], retain_graph: bool) -> None:
     """`backward` of a training step: on arrays, to all leaves, seen by nobody. A gradient is made in its place."""
     pending: dict[Any, Any] = {}
+    sums: set[Any] = set()  # see `Part`
     for root, g in zip(roots, gradients, strict=True):
         pending[root] = root.backend.add(pending[root], g) if root in pending else g
-    claimed: list[Leaf] = []
+    order = nodes_from(roots)
+    written: list[Leaf] = []
+    claims = 0
     try:
-        sums = _walk_to_leaves(nodes_from(roots), pending, retain_graph, claimed)
+        for node in order:
+            op = node.op
+            if op is None:  # a leaf, whose gradient waits until the end
+                continue
+            g = pending.pop(node, None)
+            if g is None:
+                continue
+            values, out = _saved(node, False)
+            F, parents, parameters = node.backend, node.parents, node.parameters or {}
+            into: Sequence[Any] = parents
+            if op.joint is None:
+                results = op.rules
+                if op.widens and node.dtype is not F.single and node.dtype in F.half_dtypes:
+                    g, out, values = _widened(F, g, out, values, node)
+            elif op.writes_into:
+                into = []
+                with _claims:
+                    for parent in parents:
+                        buffer = None if parent is None else parent.free
+                        if buffer is not None:  # it is written once
+                            if buffer is parent.buffer:
+                                parent.free = pending  # the sign of this walk
+                                claims += 1
+                            else:
+                                buffer = None
+                        into.append(buffer)
+                needs = [p is not None for p in parents]
+                results = op.joint(F, g, out, *values, needs=needs, into=into, **parameters)
+            else:
+                results = op.joint(F, g, out, *values, needs=[p is not None for p in parents], **parameters)
+            for i, parent in enumerate(parents):
+                result = results[i]
+                if result is None or parent is None:
+                    continue
+                if result is into[i]:
+                    written.append(parent)
+                    continue
+                if op.joint is None:
+                    result = result(F, g, out, *values, **parameters)
+                if result.shape != parent.shape or result.dtype is not parent.dtype:
+                    if result.__class__ is Part:
+                        result.add_to(pending, parent, sums, F)
+                        continue
+                    result = _fitted(result, F, node, i, False)
+                earlier = pending.get(parent)
+                pending[parent] = result if earlier is None else parent.backend.add(earlier, result)
+            if not retain_graph:
+                _free(node)
+        if written:
+            _hand_out(written)
+            claims -= len(written)
     finally:
-        for leaf in claimed:
-            leaf.claimed = False
-            leaf.lock.release()
+        if claims:  # a buffer was not written, or a rule has raised
+            with _claims:
+                for node in order:
+                    if node.free is pending:
+                        node.free = None
     for leaf, g in pending.items():
         _accumulate(leaf, g, False, leaf in sums)
-
-
-def _walk_to_leaves(
-    order: Sequence[Any], pending: dict[Any, Any], retain_graph: bool, claimed: list[Leaf]
-) -> set[Node | Leaf]:
-    """Apply the rules of all nodes; what is `pending` in the end belongs to leaves. `claimed`: those it writes to.
-
-    Returns those whose gradient nobody else has.
-    """
-    sums: set[Any] = set()  # see `Part`
-    written: list[Leaf] = []
-    for node in order:
-        op = node.op
-        if op is None:  # a leaf, whose gradient waits until the end
-            continue
-        g = pending.pop(node, None)
-        if g is None:
-            continue
-        values, out = _saved(node, False)
-        F, parents, parameters = node.backend, node.parents, node.parameters or {}
-        into: Sequence[Any] = parents
-        if op.joint is None:
-            results = op.rules
-            if op.widens and node.dtype is not F.single and node.dtype in F.half_dtypes:
-                g, out, values = _widened(F, g, out, values, node)
-        elif op.writes_into:
-            into = []
-            for parent in parents:
-                buffer = None if parent is None else parent.free
-                if buffer is not None:  # it is written once
-                    if parent.lock.acquire(False):
-                        claimed.append(parent)
-                        buffer, parent.free, parent.claimed = parent.free, None, True
-                    else:
-                        buffer = None
-                into.append(buffer)
-            needs = [p is not None for p in parents]
-            results = op.joint(F, g, out, *values, needs=needs, into=into, **parameters)
-        else:
-            results = op.joint(F, g, out, *values, needs=[p is not None for p in parents], **parameters)
-        for i, parent in enumerate(parents):
-            result = results[i]
-            if result is None or parent is None:
-                continue
-            if result is into[i]:
-                written.append(parent)
-                continue
-            if op.joint is None:
-                result = result(F, g, out, *values, **parameters)
-            if result.shape != parent.shape or result.dtype is not parent.dtype:
-                if result.__class__ is Part:
-                    result.add_to(pending, parent, sums, F)
-                    continue
-                result = _fitted(result, F, node, i, False)
-            earlier = pending.get(parent)
-            pending[parent] = result if earlier is None else parent.backend.add(earlier, result)
-        if not retain_graph:
-            _free(node)
-    if written:
-        _hand_out(written)
-    return sums
 
 
 def _saved(node: Node, as_tensors: bool) -> tuple[Sequence[Any], Any]:
@@ -918,18 +930,38 @@ def _changed_error(tensor: str, node: Node, changed: int) -> RuntimeError:
 @as_one_call
 def _hand_out(leaves: Sequence[Leaf]) -> None:
     """Make what the leaves' buffers hold their gradients."""
-    for leaf in leaves:
-        if leaf._grad is not None and leaf.claimed:  # of a walk within this one
-            leaf.backend.setitem(leaf.buffer, ..., leaf.backend.add(leaf.buffer, leaf._grad.array))
-            leaf._grad = None
-        leaf.free = None
-        leaf.filled = True
+    waiting = []
+    with _claims:
+        for leaf in leaves:
+            if leaf._grad is not None:
+                waiting.append((leaf, leaf._grad.array))
+                leaf._grad = None
+            leaf.free = None
+            leaf.filled = True
+    for leaf, g in waiting:
+        _accumulate(leaf, g, False)
 
 
 @as_one_call
 def _accumulate(leaf: Leaf, g: Any, create_graph: bool, own: bool = False) -> None:
     """Add g to the gradient of a leaf, in its own buffer, which no other leaf shares. `own`: nobody else has g."""
     with leaf.lock:
+        while True:
+            with _claims:
+                claimed, waiting = leaf.is_claimed(), leaf._grad
+                if not claimed:
+                    leaf.free = None
+            if not claimed:
+                break
+            if create_graph:
+                total = tensor_functions.copy(g) if waiting is None else tensor_functions.add(waiting, g)
+            else:
+                array = leaf.backend.copy(g) if waiting is None else leaf.backend.add(waiting.array, g)
+                total = _wrap(leaf.backend.asarray(array), leaf.backend, None)
+            with _claims:
+                if leaf.is_claimed():
+                    leaf._grad = total
+                    return
         _add_to(leaf, g, create_graph, own)
 
 
@@ -937,7 +969,7 @@ def _add_to(leaf: Leaf, g: Any, create_graph: bool, own: bool) -> None:
     grad = leaf.grad
     if grad is None and create_graph:
         leaf.grad = tensor_functions.copy(g)
-    elif grad is None and (leaf.buffer is None or leaf.claimed):
+    elif grad is None and leaf.buffer is None:
         leaf.grad = _wrap(g if own else leaf.backend.copy(g), leaf.backend, None)
     elif grad is None:
         leaf.take_back()

@@ -48,7 +48,7 @@ class HuberLoss(_Loss):
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction)
-        if delta <= 0:
+        if not delta > 0:
             raise ValueError(f"HuberLoss needs delta > 0; got {delta}")
         self.delta = delta
 

@@ -164,7 +164,7 @@ def _check_labels(name: str, target: Tensor, shape: tuple[int, ...], classes: in
             f"{name} takes integer labels; got {target.dtype}: make them with gradflow.tensor(labels, dtype='int64')"
         )
     if target.shape != shape:
-        advice = ""
+        advice = f": reshape them with target.reshape({shape})" if target.size == math.prod(shape) else ""
         if target.ndim == len(shape) + 1 and classes in target.shape[min(1, len(shape)) :][:1]:
             what = ", or probabilities by target.astype('float32')" if name == "cross_entropy" else ""
             advice = f"; rows of one hot each become labels by target.argmax(axis={min(1, len(shape))}){what}"

@@ -126,6 +126,7 @@ class Block:
         member.outside = _is_seen_elsewhere(tensor)
         self.some_outside |= member.outside
         if member.outside:
+            tensor._shared_memory()  # in which a step notes its change
             return
         self.backend.setitem(member.values, ..., tensor.array)
         array, tensor.array = tensor.array, member.values
@@ -205,11 +206,11 @@ class Block:
         past.step += 1
         past.filled = filled
         for member in members:
+            member.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` made it
+        for member in members if self.some_outside else ():
             if member.outside:
                 self.backend.setitem(member.tensor.array, ..., member.values)
                 member.tensor._bump()
-            else:
-                member.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` made it
 
 
 def make_blocks(groups: Sequence[Sequence[Tensor]], first: int = 0) -> list[Block]:

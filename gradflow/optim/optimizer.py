@@ -15,6 +15,7 @@ from typing import Any
 from gradflow.backend import Array
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, greater_equal, isfinite
+from gradflow.ops.table import kind_and_fix
 from gradflow.optim.flat import Block, make_blocks
 from gradflow.recording import as_one_call, reads_are_seen
 from gradflow.tensor import Tensor
@@ -100,7 +101,12 @@ class Optimizer:
         seen = {id(t) for g in others for t in g["params"]}
         for tensor in tensors:
             if not isinstance(tensor, Tensor) or not tensor.is_leaf or not tensor.dtype.is_floating:
-                what = f"a {tensor.dtype} tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
+                computed = isinstance(tensor, Tensor) and not tensor.is_leaf
+                what = (
+                    f"a {'computed ' * computed}{tensor.dtype} tensor"
+                    if isinstance(tensor, Tensor)
+                    else kind_and_fix(tensor)
+                )
                 raise TypeError(f"an optimizer takes leaves that are floating-point tensors; got {what}")
             if id(tensor) in seen:
                 raise ValueError("a parameter is given to the optimizer twice")
