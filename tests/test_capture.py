@@ -639,7 +639,7 @@ def test_a_gradient_that_is_held_stays_what_it_was() -> None:
     counted.runs_of(4)
     gradient = held(model.weight)
     before = gradient.tolist()
-    counted.captured(gf.full((2, 3), 9.0))
+    counted.captured(gf.full((4, 3), 9.0))
     assert gradient.tolist() == before
     del gradient
     counted.runs_of(2)
