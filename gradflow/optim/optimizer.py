@@ -126,13 +126,8 @@ class Optimizer:
     def _follow_edits(self) -> None:
         """Train what `param_groups` hold now, where that is not what they held: each parameter keeps its state."""
         groups = self.param_groups
-        if len(groups) == len(self._trained):
-            for group, trained in zip(groups, self._trained, strict=True):
-                tensors = group["params"]
-                if len(tensors) != len(trained) or not all(map(is_, tensors, trained)):
-                    break
-            else:
-                return
+        if len(groups) == len(self._trained) and all(map(_holds, groups, self._trained)):
+            return
         checked: list[dict[str, Any]] = []
         for group in groups:
             checked.append(self._checked(group, checked))
@@ -363,6 +358,12 @@ def _state_array(what: str, name: str, value: Any, parameter: Tensor) -> Tensor:
 
 
 _SQUARES = ("exp_avg_sq", "square_avg")
+
+
+def _holds(group: Mapping[str, Any], tensors: list[Tensor]) -> bool:
+    """Whether the parameters of a group are just these tensors."""
+    members = group["params"]
+    return len(members) == len(tensors) and all(map(is_, members, tensors))
 
 
 def check_rate(group: dict[str, Any]) -> None:
