@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -165,7 +166,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def run(*words: str) -> str:
     """What Python prints, in the folder of the project."""
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("PYTEST_")}  # xdist's too
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

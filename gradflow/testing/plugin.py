@@ -20,6 +20,8 @@ from gradflow.backend import Backend
 from gradflow.device import one_line
 from gradflow.testing import causes
 
+pytest_plugins = ["gradflow.testing.reasons"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the kit."""
@@ -36,7 +38,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Find the backend; UsageError, one line with the diagnosis, where it cannot be used."""
-    config.pluginmanager.import_plugin("gradflow.testing.reasons")
     option = ""
     try:
         for module in config.getoption("gradflow_backend_module"):
