@@ -76,19 +76,18 @@ def parameter_types(source: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _array(value: Any) -> Any:
-    if value is not None and not hasattr(value, "flags"):
-        raise TypeError(f"a kernel's pointer takes an array or None; got {value!r}")
-    return value
-
-
 @cache
 def conversions() -> dict[str, Callable[[Any], Any]]:
     """What makes a scalar one of a C++ type; OverflowError where it does not fit."""
     import numpy
 
     def integer(kind: Callable[[int], Any]) -> Callable[[Any], Any]:
-        return lambda value: kind(int(value) if isinstance(value, (bool, numpy.bool_)) else index(value))
+        def convert(value: Any) -> Any:
+            if type(value) is not int:
+                value = int(value) if isinstance(value, (bool, numpy.bool_)) else index(value)
+            return kind(value)
+
+        return convert
 
     return {
         "double": float, "int": integer(numpy.int32), "unsigned int": integer(numpy.uint32),
@@ -96,7 +95,8 @@ def conversions() -> dict[str, Callable[[Any], Any]]:
     }  # fmt: skip
 
 
-_kernels: dict[tuple[str, str], tuple[Any, tuple[Callable[[Any], Any], ...]]] = {}
+_kernels: dict[tuple[str, str], tuple[Any, int, tuple[tuple[int, Callable[[Any], Any]], ...]]] = {}
+"""Each kernel that was launched, the number of its parameters, and the conversions of those that are scalars."""
 
 
 @cache
@@ -111,8 +111,8 @@ def launch(name: str, dtype: str, grid: Grid, block: Grid, *arguments: Any) -> N
 
     Arguments: arrays, None for an array left out, and numbers, which become of the type of their parameter: CuPy hands
     a number over in its own size, and a kernel reads as many bytes as its parameter has. Nothing is launched for an
-    empty grid. Raises TypeError for another kind or number of arguments, and OverflowError for a number that does not
-    fit.
+    empty grid. Raises TypeError for a number of another kind or another count of arguments, and OverflowError for a
+    number that does not fit.
     """
     if 0 in grid:
         return
@@ -120,12 +120,16 @@ def launch(name: str, dtype: str, grid: Grid, block: Grid, *arguments: Any) -> N
     if found is None:
         expression = name if name in UNTYPED else f"{name}<{REAL_TYPES[dtype]}>"
         kernel = _module(_SOURCE_OF[name]).get_function(expression)
-        convert = tuple(conversions().get(t, _array) for t in parameter_types(_SOURCE_OF[name])[name])
-        found = _kernels[name, dtype] = kernel, convert
-    kernel, convert = found
-    if len(arguments) != len(convert):
-        raise TypeError(f"the kernel {name} takes {len(convert)} arguments; got {len(arguments)}")
-    kernel(grid, block, tuple([to(value) for to, value in zip(convert, arguments, strict=True)]))
+        types = parameter_types(_SOURCE_OF[name])[name]
+        convert = tuple((i, conversions()[t]) for i, t in enumerate(types) if not t.endswith("*"))
+        found = _kernels[name, dtype] = kernel, len(types), convert
+    kernel, count, convert = found
+    if len(arguments) != count:
+        raise TypeError(f"the kernel {name} takes {count} arguments; got {len(arguments)}")
+    converted = list(arguments)
+    for i, to in convert:
+        converted[i] = to(converted[i])
+    kernel(grid, block, tuple(converted))
 
 
 def per_element(n: int, at_most: int = MAX_BLOCKS) -> tuple[Grid, Grid]:

@@ -470,6 +470,8 @@ class RawModule:
         def launch(grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
             assert type(grid) is type(block) is tuple
             assert len(args) == len(kinds)
+            for a, kind in zip(args, kinds, strict=True):
+                assert kind.endswith("*") == (a is None or isinstance(a, ndarray)), (name, kind, a)
             held = [pointer(a, kind) if isinstance(a, ndarray) else a for a, kind in zip(args, kinds, strict=True)]
             kernel(grid, block, tuple(held))
 
