@@ -113,14 +113,12 @@ def timed(benchmark: Any, request: pytest.FixtureRequest) -> Timed:
         benchmark.group = f"{workload}, {size}, batch {batch}" + (f", each of {steps} steps" if steps > 1 else "")
         option = request.config.option
         limits = float(option.benchmark_max_time), int(option.benchmark_min_rounds)
-        result = measure(benchmark, function, synchronize, setup, *limits)
+        result = measure(benchmark, function, synchronize, setup, *limits, steps)
         benchmark.extra_info.update(
             workload=workload, size=size, batch=batch, steps=steps, library=library, device=device,
             dtype="float32", threads=threads(), blas=blas(), versions=versions(),
         )  # fmt: skip
         if benchmark.enabled:
-            times = benchmark.stats.stats.data
-            times[:] = [seconds / steps for seconds in times]
             benchmark.extra_info["samples_per_s"] = batch / benchmark.stats.stats.median
         return result
 

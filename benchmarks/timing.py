@@ -22,8 +22,11 @@ def measure(
     setup: Callable[[], tuple[Any, ...]] | None = None,
     max_time: float = 1.0,
     min_rounds: int = 5,
+    steps: int = 1,
 ) -> Any:
-    """Time `function` with pytest-benchmark's fixture; returns the function's last result.
+    """Time `function`, of so many `steps`, with pytest-benchmark's fixture; returns the function's last result.
+
+    The times are those of one step.
 
     `setup`, if given, runs before each call, untimed, and makes the call's arguments. With timing disabled, the
     function runs once.
@@ -47,9 +50,13 @@ def measure(
         timed(*prepared()[0])
         elapsed = time.perf_counter() - start
     if setup is None:
-        return benchmark(timed)
-    rounds = max(min_rounds, min(MAX_ROUNDS, round(max_time / elapsed)))
-    return benchmark.pedantic(timed, setup=prepared, rounds=rounds)
+        result = benchmark(timed)
+    else:
+        rounds = max(min_rounds, min(MAX_ROUNDS, round(max_time / elapsed)))
+        result = benchmark.pedantic(timed, setup=prepared, rounds=rounds)
+    times = benchmark.stats.stats.data
+    times[:] = [seconds / steps for seconds in times]
+    return result
 
 
 def interleaved(

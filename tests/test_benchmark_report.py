@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -117,6 +118,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.times: list[float] = []
+        self.stats = SimpleNamespace(stats=SimpleNamespace(data=self.times))
 
     def __call__(self, function: Any, *arguments: Any) -> Any:
         start = time.perf_counter()
@@ -145,6 +147,13 @@ def test_the_wait_for_the_device_is_timed(setup: Any) -> None:
     measure(clock, launch, wait, setup, max_time=0.01, min_rounds=2)
     assert len(clock.times) >= (2 if setup else 1)
     assert min(clock.times) >= 5e-3
+
+
+def test_the_times_are_those_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", iter(range(100)).__next__)  # so that each call takes 1 s
+    measure(clock, lambda: None, lambda: None, tuple, max_time=0.0, min_rounds=3, steps=10)
+    assert clock.times == [0.1] * 3
 
 
 def test_setup_is_not_timed_and_makes_the_arguments() -> None:
