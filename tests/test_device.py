@@ -552,3 +552,9 @@ def test_a_prefix_that_is_taken_or_no_name_is_refused(prefix: str) -> None:
 
 def test_every_array_function_is_numpys_own() -> None:
     assert [n for n in ARRAY_FUNCTIONS if not hasattr(np, n)] == []
+
+
+def test_a_backend_is_registered_under_its_own_name() -> None:
+    with pytest.raises(ValueError, match="that of 'laboratory' has 'cpu': give it name = \"laboratory\""):
+        gf.register_backend("laboratory", type(gf.get_backend("cpu")))
+    assert "laboratory" not in registry.backend_prefixes()
