@@ -330,9 +330,9 @@ class Changed:
 class Leaf:
     """The end of a walk: holds the gradient of a tensor that was not computed, and the buffer to write it to.
 
-    Walks of several threads may end at one leaf at once. Who holds its `lock` adds a gradient. A walk that writes a
-    gradient straight to the buffer has claimed it meanwhile: `free` is the sign of that walk, and what others add waits
-    in `_grad` until it is done.
+    Walks of several threads may end at one leaf at once. Who holds its lock, one of `_adding`, adds a gradient. A walk
+    that writes a gradient straight to the buffer has claimed it meanwhile: `free` is the sign of that walk, and what
+    others add waits in `_grad` until it is done.
     """
 
     __slots__ = (
@@ -346,7 +346,6 @@ class Leaf:
         "free",
         "hooks",
         "id",
-        "lock",
         "memory",
         "shape",
     )
@@ -366,7 +365,6 @@ class Leaf:
         self.block: Any = None  # the optimizer's block of flat arrays that the buffer is a part of
         self.memory = Memory()  # of the buffer
         self.memory.tensors = []
-        self.lock = RLock()
         self.id = tick()
 
     @property
@@ -494,15 +492,19 @@ class Part:
 _claims = Lock()
 """Held, never for long, to change who may write to a buffer."""
 
+_adding = [RLock() for _ in range(64)]
+"""Held to add to the gradient of a leaf, each for every 64th leaf."""
 
-def _make_claims() -> None:
-    """In a forked child, where another thread may have held the lock."""
-    global _claims
+
+def _renew_locks() -> None:
+    """In a forked child, where other threads may have held the locks."""
+    global _claims, _adding
     _claims = Lock()
+    _adding = [RLock() for _ in _adding]
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_make_claims)
+    os.register_at_fork(after_in_child=_renew_locks)
 
 FREED: tuple[Any, ...] = ("freed",)
 """What stands for the inputs of a node whose saved arrays are gone."""
@@ -945,7 +947,7 @@ def _hand_out(leaves: Sequence[Leaf]) -> None:
 @as_one_call
 def _accumulate(leaf: Leaf, g: Any, create_graph: bool, own: bool = False) -> None:
     """Add g to the gradient of a leaf, in its own buffer, which no other leaf shares. `own`: nobody else has g."""
-    with leaf.lock:
+    with _adding[leaf.id % len(_adding)]:
         while True:
             with _claims:
                 claimed, waiting = leaf.is_claimed(), leaf._grad

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from operator import index
+from threading import Lock
 from typing import Any
 
 from gradflow.backend import Array, Backend
@@ -23,9 +25,24 @@ from gradflow.tensor import Tensor, shape_from
 _KEY_BITS, _COUNTER_BITS = 128, 256
 
 
+_drawing = Lock()
+"""Held to advance a counter."""
+
+
+def _renew_lock() -> None:
+    """In a forked child, where another thread may have held the lock."""
+    global _drawing
+    _drawing = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 class Generator:
     """A stream of random numbers: a `key`, from the seed, and a `counter`, the place in the stream.
 
+    Threads may share one: no two of them draw the same numbers, but which of them draws which is up to chance.
     Raises ValueError for a seed that is no integer in [0, 2^128).
     """
 
@@ -47,11 +64,12 @@ class Generator:
     def draw(self, words: int) -> tuple[int, int]:
         """Reserve that many 64-bit words; returns the key and the counter that `Backend.random_bits` makes them of."""
         refuse("{} draws random numbers")
-        key, counter = self.key, self.counter
+        with _drawing:
+            key, counter = self.key, self.counter
+            self.counter = (counter + (words + 3) // 4) % (1 << _COUNTER_BITS)
         used = _used.get()
         if used is not None:
             used.setdefault(self, (key, counter))
-        self.counter = (counter + (words + 3) // 4) % (1 << _COUNTER_BITS)
         return key, counter
 
     def state_dict(self) -> dict[str, str]:

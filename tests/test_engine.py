@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
 import threading
 import weakref
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
+from gradflow import engine, random
 from gradflow.engine import Leaf, Node
 from gradflow.tensor import Tensor
 
@@ -831,7 +834,7 @@ def test_threads_with_recorded_gradients_lose_nothing(hasty: None) -> None:
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_walk_within_a_walk_adds_to_the_leaf_that_the_outer_one_writes_to(trained: bool) -> None:
     w = gf.ones((2, 3), requires_grad=True)
-    optimizer = gf.optim.SGD([w], lr=1.0) if trained else None
+    keep = gf.optim.SGD([w], lr=1.0) if trained else None
 
     def inner(F: Any, g: Any, _out: Any, _x: Any) -> Any:
         gf.linear(gf.ones((1, 3)), w).sum().backward()
@@ -842,7 +845,44 @@ def test_a_walk_within_a_walk_adds_to_the_leaf_that_the_outer_one_writes_to(trai
     x = nested(gf.ones((1, 3), requires_grad=True))
     gf.linear(x, w).sum().backward()
     assert w.grad.tolist() == [[3.0] * 3] * 2
-    assert optimizer is None or w._node.lock.acquire(False)
+    in_threads(lambda i: (w * 1.0).sum().backward(), 2)  # would wait for ever if the walk had kept a lock
+    del keep
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_child_forked_while_another_thread_adds_a_gradient_or_draws_goes_on() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    w = gf.ones(2, requires_grad=True)
+    (w * 1.0).sum().backward()
+
+    class Slow:
+        """A gradient that takes its time to be added."""
+
+        dtype = w.array.dtype
+
+        def __array__(self, *_: Any, **__: Any) -> Any:
+            inside.set()
+            go_on.wait(20)
+            return np.ones(2, dtype="float32")
+
+    def hold() -> None:
+        with random._drawing:
+            engine._accumulate(w._node, Slow(), False)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert inside.wait(20)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends a child that waits for ever
+        (w * 1.0).sum().backward()
+        gf.random.normal((2,))
+        os._exit(0 if w.grad.tolist() == [2.0, 2.0] else 1)
+    go_on.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert w.grad.tolist() == [2.0, 2.0]
 
 
 def test_a_walk_that_fails_lets_go_of_the_leaves() -> None:

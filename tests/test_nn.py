@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -1086,6 +1087,24 @@ def test_the_names_of_an_mlp_depend_on_its_layers_alone(sizes: list[int], device
     assert dropped.eval()(x).tolist() == plain(x).tolist()
     assert sum(isinstance(module, nn.Dropout) for module in dropped) == len(sizes) - 2
     assert [type(module).__name__ for module in dropped][:2] == ["Linear", "Dropout"][: len(sizes) - 1]
+
+
+@pytest.mark.parametrize("sizes", [[3, 4, 2], [3, 4, 5, 6, 2]])
+def test_a_state_that_counts_the_dropout_among_the_layers_is_refused_with_the_line_that_renames_them(
+    sizes: list[int],
+) -> None:
+    model, other = nn.MLP(sizes, dropout=0.3), nn.MLP(sizes)
+    state = {f"{2 * int(k[0])}{k[1:]}": v for k, v in other.state_dict().items()}
+    with pytest.raises(nn.StateError, match="numbers the layers 0, 2, 4") as refused:
+        model.load_state_dict(state)
+    line = re.search(r"\{.*\}$", str(refused.value))
+    assert line is not None
+    model.load_state_dict(eval(line[0], {"state": state}))
+    x = gf.ones((2, 3))
+    assert model.eval()(x).tolist() == other(x).tolist()
+    with pytest.raises(nn.StateError) as other_names:
+        model.load_state_dict({"2.weight": gf.ones(2)})
+    assert "halve" not in str(other_names.value)
 
 
 def test_an_mlp_grows_by_the_next_number() -> None:

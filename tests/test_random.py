@@ -6,7 +6,9 @@ import copy
 import math
 import multiprocessing
 import os
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -385,6 +387,18 @@ def _draw(_: int) -> tuple[int, list[float]]:
 
 def _seed_worker(seed: int) -> None:
     gf.manual_seed(seed + multiprocessing.current_process()._identity[0])
+
+
+def test_threads_that_share_a_generator_draw_different_words() -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        generator = gf.random.Generator(0)
+        with ThreadPoolExecutor(8) as pool:
+            drawn = list(pool.map(lambda _: [generator.draw(4)[1] for _ in range(2000)], range(8)))
+    finally:
+        sys.setswitchinterval(before)
+    assert sorted(word for words in drawn for word in words) == list(range(16_000))
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")

@@ -334,3 +334,54 @@ def test_all_derivatives_of_std_at_constants_are_0(device: str) -> None:
     found = gf.hessian(f)(x).numpy()
     assert (found[:, 0] == 0).all()
     assert (found[:, 1, :, 1] != 0).any()
+
+
+# ---------------------------------------------------------------------- half floats and Python numbers
+
+ARITHMETIC = {
+    "add": (gf.add, np.add), "subtract": (gf.subtract, np.subtract), "multiply": (gf.multiply, np.multiply),
+    "divide": (gf.divide, np.divide), "power": (gf.power, np.power), "maximum": (gf.maximum, np.maximum),
+    "minimum": (gf.minimum, np.minimum),
+}  # fmt: skip
+NUMBERS = [70000, -70000.0, 1e-8, 0.1, 65536.0, 3, 2.0, -0.0]
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|divide by zero|invalid value) encountered:RuntimeWarning")
+@pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
+@pytest.mark.parametrize("number_first", [False, True], ids=["second", "first"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ARITHMETIC)
+def test_half_floats_and_a_number_are_computed_in_float32(
+    name: str, dtype: str, number_first: bool, recorded: bool, device: str
+) -> None:
+    if not gf.get_backend(device).supports(dtype):
+        pytest.skip(f"{device} has no {dtype}")
+    ours, theirs = ARITHMETIC[name]
+    x = gf.tensor([1.0, 6e-5, 300.0, -2.0, 60000.0], dtype=dtype, requires_grad=recorded)
+    wide = x.detach().astype("float32").numpy()
+    for number in NUMBERS:
+        y = ours(number, x) if number_first else ours(x, number)
+        expected = theirs(np.float32(number), wide) if number_first else theirs(wide, np.float32(number))
+        assert y.dtype == dtype
+        got = y.detach().astype("float32").numpy()
+        np.testing.assert_array_equal(got, gf.tensor(expected).astype(dtype).astype("float32").numpy())
+        assert y.requires_grad == recorded
+
+
+def test_half_floats_are_scaled_by_numbers_that_they_cannot_hold(device: str) -> None:
+    x = gf.ones(1, dtype="float16", requires_grad=True)
+    assert (x / 70000 * 70000).item() == pytest.approx(1.0, rel=1e-2)
+    (x / 70000).sum().backward()
+    assert x.grad.item() == pytest.approx(1 / 70000, rel=1e-2)
+    y = x.detach()
+    y /= 70000
+    assert y.item() == pytest.approx(1 / 70000, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["equal", "not_equal", "less", "less_equal", "greater", "greater_equal"])
+def test_half_floats_are_compared_with_numbers_beyond_their_range(name: str, device: str) -> None:
+    x = gf.tensor([1.0, math.inf, -math.inf, math.nan], dtype="float16")
+    for number in (70000.0, -1e9, math.inf, 1.0):
+        expected = getattr(np, name)(np.array([1.0, math.inf, -math.inf, math.nan]), number)
+        assert getattr(gf, name)(x, number).tolist() == expected.tolist()
+        assert getattr(gf, name)(number, x).tolist() == getattr(np, name)(number, x.astype("float32").numpy()).tolist()

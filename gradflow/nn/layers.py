@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from operator import index
 from typing import Any, Self
@@ -11,7 +11,7 @@ from typing import Any, Self
 from gradflow import ops
 from gradflow.device import DeviceLike
 from gradflow.nn import init
-from gradflow.nn.module import Module, Parameter, fixed, speaks_for_itself
+from gradflow.nn.module import Incompatible, Module, Parameter, StateError, fixed, speaks_for_itself
 from gradflow.ops.network import check_activation, check_dropout, check_epsilon
 from gradflow.ops.reductions import normalize_axes
 from gradflow.random import Generator
@@ -351,6 +351,19 @@ class MLP(Sequential):
         self._activation = activation
 
     sizes = fixed("sizes", lambda self: self._sizes, "The widths of all layers, the inputs first.")
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Incompatible:
+        """As `Module.load_state_dict`; the error for layers numbered 0, 2, 4, ... says how to rename them."""
+        try:
+            return super().load_state_dict(state, strict)
+        except StateError as error:
+            names = [f"{2 * i}.{kind}" for i in range(len(self._sizes) - 1) for kind in ("weight", "bias")]
+            if set(state) != set(names):
+                raise
+            raise StateError(
+                f"{error}: this state numbers the layers 0, 2, 4, ..., with dropout between them; halve the numbers: "
+                """{f"{int(k.split('.')[0]) // 2}.{k.split('.')[1]}": v for k, v in state.items()}"""
+            ) from None
 
     @property
     def activation(self) -> str:

@@ -112,7 +112,8 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
     0, or differing shapes.
     """
     if not 0 < number("delta of huber_loss", delta) < math.inf:
-        raise ValueError(f"huber_loss needs a finite delta > 0; got {delta}")
+        advice = ": half of mse_loss is the same" if delta == math.inf else ""
+        raise ValueError(f"huber_loss needs a finite delta > 0; got {delta}{advice}")
     _check("huber_loss", input, target, reduction)
     input, target = ops.promoted("huber_loss", input, target, True)
     difference = subtract(input, target)

@@ -7,6 +7,7 @@ shorter way through for the commonest operations.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
@@ -244,10 +245,21 @@ def binary(
 ) -> TensorFunction:
     """The entry `name` for a function of two arrays with broadcasting, and the function of tensors and numbers.
 
-    `counts`: bools are the numbers 0 and 1 to it.
+    `counts`: bools are the numbers 0 and 1 to it. Half floats and a number that these may not hold are computed in
+    float32.
     """
     get = attrgetter(array_name or name)
-    op = defop(name, first, second, forward=elementwise(name, array_name), exact=exact)
+    compute = elementwise(name, array_name)
+
+    def forward(F: Any, a: Any, b: Any) -> Any:
+        if a.__class__ is float or b.__class__ is float:
+            array, x = (b, a) if a.__class__ is float else (a, b)
+            native = array.dtype
+            if native is not F.single and native in F.half_dtypes and not (x.is_integer() and -256.0 <= x <= 256.0):
+                return F.astype(compute(F, *in_single(F, a, b)), native)
+        return compute(F, a, b)
+
+    op = defop(name, first, second, forward=forward, exact=exact)
     saves = [op.saves[mask] for mask in range(4)]
 
     def make(is_operator: bool) -> TensorFunction:
@@ -259,7 +271,11 @@ def binary(
                     q, b = x2._node, x2.array
                     ready = backend is x2.backend and a.dtype is b.dtype and (p or q)
                 else:
-                    ready = p and (x2.__class__ is float or x2.__class__ is int)
+                    ready = (
+                        p
+                        and (x2.__class__ is float or x2.__class__ is int)
+                        and (p.dtype is backend.single or p.dtype not in backend.half_dtypes)
+                    )
                     if ready:
                         b = x2 = float(x2)
                 if ready and grad_enabled.get() is True:
@@ -287,6 +303,15 @@ def binary(
     return make(False)
 
 
+LARGEST_HALF = 65504.0
+"""The largest finite float16."""
+
+
+def in_single(F: Any, *operands: Any) -> list[Any]:
+    """The operands, arrays in float32 and Python numbers as they are."""
+    return [x if x.__class__ is float else F.astype(x, F.single) for x in operands]
+
+
 def plain_binary(name: str, doc: str, of_bools: bool = False, array_name: str | None = None) -> TensorFunction:
     """A function of two tensors or numbers whose result carries no gradient."""
     compute = elementwise(name, array_name)
@@ -300,12 +325,13 @@ def plain_binary(name: str, doc: str, of_bools: bool = False, array_name: str | 
             if (x1 if isinstance(x1, Tensor) else x2).dtype.is_floating:
                 raise
             return _compared_with_what_is_beyond(name, x1, x2)
-        tensor = x1 if isinstance(x1, Tensor) else x2
-        array = compute(
-            tensor.backend,
-            x1.array if isinstance(x1, Tensor) else x1, x2.array if isinstance(x2, Tensor) else x2,
-        )  # fmt: skip
-        return Tensor(array, tensor.backend)
+        tensor, other = (x1, x2) if isinstance(x1, Tensor) else (x2, x1)
+        F = tensor.backend
+        a = x1.array if isinstance(x1, Tensor) else x1
+        b = x2.array if isinstance(x2, Tensor) else x2
+        if other.__class__ is float and LARGEST_HALF < abs(other) < math.inf and tensor.array.dtype in F.half_dtypes:
+            a, b = in_single(F, a, b)  # not with the infinity that the number would round to
+        return Tensor(compute(F, a, b), F)
 
     BINARY_OPERATORS[name] = as_operator(function)
     return _named(function, name, doc)
