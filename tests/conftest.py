@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,30 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before NumPy is imported: the workers
 from devices import BACKENDS, DEVICES, LIBRARIES, OTHERS, require
 
 import gradflow as gf
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of the random comparisons with PyTorch."""
+    parser.addoption(
+        "--random-examples", type=int, default=0, metavar="N", help="draw N random programs and histories in each test"
+    )
+
+
+@pytest.fixture(scope="session")
+def random_examples(request: pytest.FixtureRequest) -> Callable[[int], Any]:
+    """Settings of hypothesis for so many examples, always the same; with --random-examples=N, N new ones."""
+    from hypothesis import HealthCheck, settings
+
+    asked = request.config.getoption("--random-examples")
+
+    def chosen(n: int) -> Any:
+        return settings(
+            max_examples=asked or n, derandomize=not asked, deadline=None, database=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+        )  # fmt: skip
+
+    return chosen
+
 
 collect_ignore = [
     f"backends/{BACKENDS[name][0]}.py" for name, library in LIBRARIES.items() if not importlib.util.find_spec(library)
