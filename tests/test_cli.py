@@ -310,7 +310,7 @@ def test_the_note_on_a_config_names_each_difference(command: Any, monkeypatch: p
         ("train --config missing.toml", "cannot read missing.toml: No such file"),
         ("train --config used", "cannot read used: "),
         ("train --config used/notes", "used/notes is not valid TOML"),
-        ("train --config binary", "binary is not a text file"),
+        ("train --config binary", "binary is not text in UTF-8: save it in this encoding"),
         ("train iris --config no-table.toml", r"no-table.toml has no table \[settings\]"),
         ("train --config typo.toml", "unknown setting 'epoch'; did you mean epochs"),
         ("train --config environment.toml", "environment that is no table"),

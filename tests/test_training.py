@@ -252,6 +252,15 @@ def test_bad_configs_are_one_clear_line(text: str, words: str, tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
+def test_a_config_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[settings]\ndataset = 'iris'\n", encoding="utf-8-sig")
+    assert read_config(path)["settings"] == {"dataset": "iris"}
+    path.write_text("[settings]\ndataset = 'iris'\n", encoding="utf-16")
+    with pytest.raises(SettingsError, match="not text in UTF-8: save it"):
+        read_config(path)
+
+
 def test_safetensors_of_arrays_that_are_not_in_c_order() -> None:
     from safetensors.numpy import load
 

@@ -104,11 +104,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises SettingsError for a file that cannot be read or is no config of a run.
     """
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows write a mark first
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise SettingsError(f"{path} is not a text file") from None
+        raise SettingsError(f"{path} is not text in UTF-8: save it in this encoding") from None
     except (ValueError, RecursionError) as error:  # of the parser's own, and numbers or nesting beyond its limits
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
     unknown = set(content) - {"settings", "environment", "result"}
