@@ -428,12 +428,19 @@ def cotangents(program: Program, values: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _run(program: Program, in_torch: bool, tensors: list[Any], after: Callable[[Any], Any] = lambda x: x) -> list[Any]:
-    values = [after(x) for x in tensors]
+    values = list(tensors)
     for name, operands, parameters in program.steps:
         op = OPS[name]
         function = op.theirs if in_torch else op.ours
-        values.append(after(function(*[values[i] for i in operands], **parameters)))
+        values.append(
+            after(function(*[after(values[i]) for i in operands], **parameters))
+        )  # each use rounds a gradient
     return values
+
+
+def signs(like: Any, rng: Any) -> Any:
+    """1 or -1 for each element, at random."""
+    return torch.randint(0, 2, like.shape, generator=rng, dtype=like.dtype) * 2 - 1
 
 
 class _Perturbed(torch.autograd.Function):
@@ -442,13 +449,12 @@ class _Perturbed(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Any, size: float, tiny: float, rng: Any) -> Any:
         context.options = size, tiny, rng
-        return x * (1 + size * torch.randn(x.shape, generator=rng, dtype=x.dtype))
+        return x * (1 + size * signs(x, rng))
 
     @staticmethod
     def backward(context: Any, g: Any) -> Any:
         size, tiny, rng = context.options
-        noise = torch.randn(g.shape, generator=rng, dtype=g.dtype)
-        return g + (size * g.abs() + torch.where(g == 0, 0.0, tiny)) * noise, None, None, None
+        return g + (size * g.abs() + torch.where(g == 0, 0.0, tiny)) * signs(g, rng), None, None, None
 
 
 @dataclass

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not inst
 
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from random_programs import PERTURBATION, PERTURBED_RUNS, ROUNDINGS  # noqa: E402
+from random_programs import PERTURBATION, PERTURBED_RUNS, ROUNDINGS, signs  # noqa: E402
 
 import gradflow as gf  # noqa: E402
 from gradflow import optim  # noqa: E402
@@ -147,8 +147,7 @@ class Theirs(Ours):
 
     def perturb(self, x: Any) -> None:
         with torch.no_grad():
-            noise = torch.randn(x.shape, generator=self.rng, dtype=x.dtype)
-            x += (self.size * x.abs() + torch.where(x == 0, 0.0, self.tiny)) * noise
+            x += (self.size * x.abs() + torch.where(x == 0, 0.0, self.tiny)) * signs(x, self.rng)
 
     def parameter(self, shape: tuple[int, ...]) -> Any:
         x = initial(self.history, shape, len(self.parameters)).astype("float64")
@@ -201,7 +200,7 @@ def live(history: History, library: Ours) -> list[list[np.ndarray]]:
         elif event == "reload":
             saved = optimizer.state_dict()
             groups = [{"params": group["params"]} for group in optimizer.param_groups]
-            optimizer = library.make(groups, **{k: v for k, v in history.settings.items() if k == "centered"})
+            optimizer = library.make(groups, **history.settings)
             optimizer.load_state_dict(saved)
         elif event == "group":
             shapes.append(what[0])
