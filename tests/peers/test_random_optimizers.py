@@ -213,7 +213,7 @@ def live(history: History, library: Ours) -> list[list[np.ndarray]]:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 def test_random_histories_of_optimizers_agree_with_pytorch(dtype: str, random_examples: Any) -> None:
-    @random_examples(150)
+    @random_examples(300)
     @given(histories(dtype))
     def check(history: History) -> None:
         expected = live(history, Theirs(history))

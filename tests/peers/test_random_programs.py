@@ -22,7 +22,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 def test_random_programs_agree_with_pytorch(dtype: str, random_examples) -> None:
-    @random_examples(120)
+    @random_examples(300)
     @given(programs(dtype))
     def check(program: Program) -> None:
         assert_agrees(program)
@@ -31,7 +31,7 @@ def test_random_programs_agree_with_pytorch(dtype: str, random_examples) -> None
 
 
 def test_gradients_of_gradients_of_random_programs_agree_with_pytorch(random_examples) -> None:
-    @random_examples(120)
+    @random_examples(300)
     @given(programs("float64", smooth=True))
     def check(program: Program) -> None:
         assert_agrees(program, second=True)
