@@ -122,11 +122,12 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
 
     The first calls with inputs of a shape and dtype record the step; once two in a row have made the same calls of the
     backend, later ones replay these. Learning rates, hyperparameters and states are an optimizer's own and always
-    current, as are the values of all tensors. A change of a module that the step uses, of a hook, or of what needs a
-    gradient leads to a new recording; changes elsewhere do not. What no replay can do runs as it is: random numbers
-    (dropout), values of tensors that are read, changes of tensors or of hyperparameters in the step, gradients that it
-    reads or assigns, masks as indices, closures for optimizers, operations of your own, and Python numbers that differ
-    between two recordings. It is tried again after 1, 2, 4 and so on calls, at most 1024.
+    current, as are the values of all tensors. A change of a module that the step uses, of a hook, of what needs a
+    gradient, or of who is in an optimizer's groups leads to a new recording; changes elsewhere do not. What no replay
+    can do runs as it is: random numbers (dropout), values of tensors that are read, changes of tensors or of
+    hyperparameters in the step, gradients that it reads or assigns, masks as indices, closures for optimizers,
+    operations of your own, and Python numbers that differ between two recordings. It is tried again after 1, 2, 4 and
+    so on calls, at most 1024.
 
     `status` of the result tells what its last call did: "recording", "replaying", or the reason why it can do neither,
     with the line of the step. The logger "gradflow" warns once of each reason that lasts.
@@ -201,7 +202,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
             free
             and program is not None
             and (program.unchanged.latest == noted.latest or program.unchanged)
-            and (not program.groups or _same_groups(program.groups))
+            and _same_groups(program.groups)
             and [_state_of(leaf) for leaf in program.leaves] == program.states
         ):
             if replayed is not plan:
@@ -254,7 +255,7 @@ class _Fallback:
         result, difference = run_both(
             lambda: program.replay(*arrays),
             lambda: _copies(self.step(*inputs, **named)),
-            program.optimizers,
+            [groups.optimizer for groups in program.groups],
             program.leaves,
         )
         if difference is not None:
@@ -306,7 +307,7 @@ def _copies(result: Any) -> Any:
 class _Program:
     """What to call with the arrays of the inputs, as long as all is unchanged and leaves are in these states."""
 
-    __slots__ = ("groups", "leaves", "made", "optimizers", "replay", "states", "unchanged")
+    __slots__ = ("groups", "leaves", "made", "replay", "states", "unchanged")
 
     def __init__(self, recording: _Recording, states: list[int | None]) -> None:
         self.replay = recording.program()
@@ -314,7 +315,6 @@ class _Program:
         self.groups = recording.groups
         self.leaves = recording.leaves
         self.states = states
-        self.optimizers = list({id(each): each for each in recording.optimizers}.values())
         self.made = recording.made
 
 
@@ -362,7 +362,7 @@ class _Plan:
         """Do a step and record it; copies of what it returns."""
         before, self.recording = self.recording, None
         states = [] if before is None else [_state_of(leaf) for leaf in before.leaves]
-        recording = _Recording(backend, call, [] if before is None else before.optimizers)
+        recording = _Recording(backend, call, [] if before is None else before.groups)
         earlier, self.reason = self.reason, _Reason("raises an exception", usual=True)
         self._fail(call + 1)
         result = recording.watch(step, inputs, named)
@@ -388,10 +388,8 @@ def _state_of(leaf: Leaf) -> int | None:
     """How a leaf begins a step: without a gradient, its buffer free (0) or not (1); with one, in its buffer (2) or
     elsewhere (3). None where somebody holds tensors in the buffer, which a step would have to copy.
     """
-    for reference in leaf.memory.tensors or ():
-        held = reference()  # which this variable, the leaf, and the argument refer to, and nobody else
-        if held is not None and (held is not leaf._grad or sys.getrefcount(held) > 3):
-            return None
+    if leaf.memory.tensors and leaf.is_held():
+        return None
     if leaf._grad is not None:
         return 2 if leaf._grad.array is leaf.buffer else 3
     return 2 if leaf.filled else 0 if leaf.free is not None else 1
@@ -401,38 +399,45 @@ def _settings(optimizer: Any) -> list[dict[str, Any]]:
     return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 
 
-_Groups = tuple[Any, list[dict[str, Any]], list[int]]
-"""An optimizer, its settings, and who its parameters are."""
+class _Groups:
+    """The parameters and hyperparameters in the groups of an optimizer; `are_read`: by the step itself."""
 
+    __slots__ = ("are_read", "optimizer", "parameters", "settings")
 
-def _groups(optimizer: Any) -> _Groups:
-    return optimizer, _settings(optimizer), [id(p) for group in optimizer.param_groups for p in group["params"]]
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self.parameters = [list(group["params"]) for group in optimizer.param_groups]
+        self.settings = _settings(optimizer)
+        self.are_read = False
+
+    def are_the_same(self) -> bool:
+        """Whether they hold the same parameters, and, where the step reads them, the same hyperparameters."""
+        same = self.optimizer.holds(self.parameters)
+        return same and (not self.are_read or _settings(self.optimizer) == self.settings)
 
 
 def _same_groups(before: Sequence[_Groups]) -> bool:
-    return all(_groups(groups[0]) == groups for groups in before)
+    return all(map(_Groups.are_the_same, before))
 
 
 class _Recording(Recorder):
     """The calls of a step, as lines of Python, and the objects in them; or the reason why no replay can do the same.
 
-    `made`: the number of the call. `unchanged`: all that the step depended on, as it was at its end; `groups`: of the
-    optimizers whose groups it read itself.
+    `made`: the number of the call. `unchanged`: all that the step depended on, as it was at its end; `groups`: of its
+    optimizers.
     """
 
     unchanged: Unchanged
 
-    def __init__(self, backend: Backend, made: int, optimizers: Sequence[Any]) -> None:
+    def __init__(self, backend: Backend, made: int, before: Sequence[_Groups]) -> None:
         self.backend = backend
         self.made = made
         self.reason: _Reason | None = None
-        self.optimizers: list[Any] = []
         self.leaves: list[Leaf] = []
-        self.groups: list[_Groups] = []
+        self.groups = [_Groups(groups.optimizer) for groups in before]
         self.lines: list[str] = []
         self.places: list[str] = []  # in the step, of each line
         self.constants: dict[int, Any] = {}  # by identity
-        self._settings = {id(optimizer): _settings(optimizer) for optimizer in optimizers}
         self._names: dict[int, str] = {}  # of what inputs and lines give
         self._kept: list[Any] = []  # so that no other object gets the identity of one of them
         self._read: dict[int, Any] = {}
@@ -477,8 +482,8 @@ class _Recording(Recorder):
                 x._node = view._node
         if nothing:
             self._refuse(f"calls nothing on {self.backend.device}")
-        for each in self.optimizers:
-            self._check_settings(each)
+        for groups in self.groups:
+            self._check_settings(groups)
         if not _same_groups(self.groups):
             self._refuse("changes parameter groups")
         self.lines.append(f"return {self._text(result)}")
@@ -513,7 +518,7 @@ class _Recording(Recorder):
                 return function(*arguments, **options)
             if name in _READS:
                 self._refuse(_READS[name])
-            elif name in ("getitem", "scatter_add") and self._has_mask(arguments[1]):
+            elif name in ("getitem", "scatter_add") and self._has_mask([*arguments[1:], *options.values()]):
                 self._refuse("indexes with a mask")
             return self._do(f"F.{name}", function, arguments, options)
 
@@ -536,17 +541,22 @@ class _Recording(Recorder):
         if any(leaf.backend is not self.backend for leaf in leaves):
             self._refuse(f"works on other devices than {self.backend.device}")
         if hasattr(first, "param_groups"):
-            self.optimizers.append(first)
-            self._settings.setdefault(id(first), _settings(first))
-            self._check_settings(first)
+            self._check_settings(self._groups_of(first))
         if any(callable(x) for x in (*arguments[1:], *options.values())):
             self._refuse("gives an optimizer a closure")
         self._busy = False
         return self._do(self._constant(function), function, arguments, options)
 
-    def _check_settings(self, optimizer: Any) -> None:
-        if self._settings[id(optimizer)] != _settings(optimizer):
-            self._refuse(f"changes hyperparameters of {type(optimizer).__name__}")
+    def _groups_of(self, optimizer: Any) -> _Groups:
+        found = next((groups for groups in self.groups if groups.optimizer is optimizer), None)
+        if found is None:
+            found = _Groups(optimizer)
+            self.groups.append(found)
+        return found
+
+    def _check_settings(self, groups: _Groups) -> None:
+        if groups.settings != _settings(groups.optimizer):
+            self._refuse(f"changes hyperparameters of {type(groups.optimizer).__name__}")
 
     def refuse(self, reason: str) -> None:
         if not self._busy:
@@ -580,9 +590,9 @@ class _Recording(Recorder):
         if hasattr(kind, "add_param_group"):  # an optimizer
             if attribute == "steps":
                 self._refuse("reads how many steps an optimizer has done")
-            elif attribute in ("param_groups", "learning_rates") and all(o is not thing for o, *_ in self.groups):
+            elif attribute in ("param_groups", "learning_rates"):
                 self._busy = True  # what is looked at here the step has not read
-                self.groups.append(_groups(thing))
+                self._groups_of(thing).are_read = True
                 self._busy = False
 
     def make(self, thing: Any) -> None:

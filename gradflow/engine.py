@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sys
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
@@ -327,6 +328,19 @@ class Changed:
         self.version = version
 
 
+class _Sample:
+    __slots__ = ("attribute",)
+
+    def __init__(self) -> None:
+        self.attribute = object()
+
+
+_sample = _Sample()
+ONE_REFERENCE = sys.getrefcount(_sample.attribute)
+"""The count of references to `x.attribute`, in just this form, where nothing else refers to it. (Of a local variable,
+the count depends on the version of Python.)"""
+
+
 class Leaf:
     """The end of a walk: holds the gradient of a tensor that was not computed, and the buffer to write it to.
 
@@ -405,6 +419,14 @@ class Leaf:
     def is_claimed(self) -> bool:
         """Whether a walk is writing to the buffer."""
         return self.free is not None and self.free is not self.buffer
+
+    def is_held(self) -> bool:
+        """Whether anybody else holds a tensor that is in the buffer: the gradient, an earlier one, or a view of one."""
+        for reference in self.memory.tensors or ():
+            if reference() is not None and reference() is not self._grad:
+                return True
+        in_buffer = self._grad is not None and self._grad.array is self.buffer
+        return in_buffer and sys.getrefcount(self._grad) > ONE_REFERENCE
 
     def clear(self) -> None:
         """Forget the gradient."""
@@ -668,13 +690,15 @@ def backward(
 
 
 def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], retain_graph: bool) -> None:
-    """`backward` of a training step: on arrays, to all leaves, seen by nobody. A gradient is made in its place."""
+    """`backward` of a training step: on arrays, to all leaves, seen by nobody. A gradient is made in its place.
+
+    What others give is added to it in the same order as in any other walk, so that the sums are the same to the bit.
+    """
     pending: dict[Any, Any] = {}
     sums: set[Any] = set()  # see `Part`
     for root, g in zip(roots, gradients, strict=True):
         pending[root] = root.backend.add(pending[root], g) if root in pending else g
     order = nodes_from(roots)
-    written: list[Leaf] = []
     claims = 0
     try:
         for node in order:
@@ -686,13 +710,12 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
                 continue
             values, out = _saved(node, False)
             F, parents, parameters = node.backend, node.parents, node.parameters or {}
-            into: Sequence[Any] = parents
             if op.joint is None:
                 results = op.rules
                 if op.widens and node.dtype is not F.single and node.dtype in F.half_dtypes:
                     g, out, values = _widened(F, g, out, values, node)
             elif op.writes_into:
-                into = []
+                into: list[Any] = []
                 with _claims:
                     for parent in parents:
                         buffer = None if parent is None else parent.free
@@ -711,9 +734,6 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
                 result = results[i]
                 if result is None or parent is None:
                     continue
-                if result is into[i]:
-                    written.append(parent)
-                    continue
                 if op.joint is None:
                     result = result(F, g, out, *values, **parameters)
                 if result.shape != parent.shape or result.dtype is not parent.dtype:
@@ -725,11 +745,14 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
                 pending[parent] = result if earlier is None else parent.backend.add(earlier, result)
             if not retain_graph:
                 _free(node)
+        written = [leaf for leaf, g in pending.items() if leaf.free is pending and g is leaf.buffer] if claims else ()
         if written:
             _hand_out(written)
             claims -= len(written)
+            for leaf in written:
+                del pending[leaf]
     finally:
-        if claims:  # a buffer was not written, or a rule has raised
+        if claims:  # a buffer was not written or another gradient was added to it, or a rule has raised
             with _claims:
                 for node in order:
                     if node.free is pending:

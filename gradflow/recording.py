@@ -46,13 +46,14 @@ class Recorder:
 
 recorders: dict[int, Recorder] = {}
 """The recorder of each thread that has one."""
-_seen_classes: list[type] = []
+_seen_classes: dict[Any, Callable[[Any, str], Any]] = {}
+"""Each with the `__getattribute__` that it has while there is a recorder."""
 
 
 def start(recorder: Recorder) -> None:
     """Have a recorder see what this thread does from now on."""
-    for cls in _seen_classes:
-        cls.__getattribute__ = _read_attribute  # type: ignore[assignment, method-assign]
+    for cls, read_attribute in _seen_classes.items():
+        cls.__getattribute__ = read_attribute
     recorders[get_ident()] = recorder
 
 
@@ -67,15 +68,15 @@ def stop() -> None:
 
 def reads_are_seen(cls: _Class) -> _Class:
     """Mark a class: recorders see its objects read, by any attribute. Where there are none that costs nothing."""
-    _seen_classes.append(cls)
+
+    def read_attribute(self: Any, name: str) -> Any:
+        recorder = recorders.get(get_ident())
+        if recorder is not None:
+            recorder.read(self, name)
+        return super(cls, self).__getattribute__(name)  # type: ignore[arg-type]
+
+    _seen_classes[cls] = read_attribute
     return cls
-
-
-def _read_attribute(self: Any, name: str) -> Any:
-    recorder = recorders.get(get_ident())
-    if recorder is not None:
-        recorder.read(self, name)
-    return object.__getattribute__(self, name)
 
 
 def refuse(reason: str) -> None:

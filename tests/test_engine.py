@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -91,6 +92,34 @@ def test_ten_thousand_uses_of_one_computed_tensor_in_one_concat_add_up() -> None
     x = leaf(1.5)
     gf.concat([x * 2.0] * 10_000).sum().backward()
     assert x.grad.item() == 20_000.0
+
+
+def test_a_gradient_is_the_same_to_the_bit_however_it_is_computed() -> None:
+    """Straight into an optimizer's memory, past a hook elsewhere, after a gradient, by `gradients`."""
+
+    def gradient(trained: bool, hooked: bool, more: bool, asked: bool) -> bytes:
+        rng = np.random.default_rng(0)
+        layer, other = gf.nn.Linear(8, 8, bias=False), gf.ones(2, requires_grad=True)
+        layer.load_state_dict({"weight": rng.normal(size=(8, 8), scale=0.4).astype("float32")})
+        optimizer = gf.optim.SGD(layer.parameters(), lr=0.1) if trained else None
+        handle = other.register_hook(lambda g: g) if hooked else None
+        if more:
+            layer.weight.grad = gf.zeros((8, 8))
+        h = gf.tensor(rng.normal(size=(3, 8)).astype("float32"))
+        for _ in range(5):
+            h = gf.tanh(layer(h))
+        loss = h.square().sum() + layer.weight.square().sum() + layer.weight[1:].sum()
+        if asked:
+            (found,) = gf.gradients(loss, [layer.weight])
+            return found.numpy().tobytes()
+        loss.backward()
+        assert optimizer is None or optimizer.steps == 0
+        if handle is not None:
+            handle.remove()
+        return layer.weight.grad.numpy().tobytes()
+
+    ways = itertools.product((False, True), repeat=4)
+    assert len({gradient(*way) for way in ways}) == 1
 
 
 def test_a_diamond_is_visited_once() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from gradflow.backend import Array, Backend
 from gradflow.dtypes import DTYPES
-from gradflow.engine import Leaf, Memory, time_of_change
+from gradflow.engine import ONE_REFERENCE, Leaf, Memory, time_of_change
 from gradflow.recording import note_change
 from gradflow.tensor import Tensor
 
@@ -62,22 +62,17 @@ class _Place(Memory):
     __slots__ = ()
 
 
-_sample = Tensor(object(), None)  # type: ignore[arg-type]
-_ONCE = sys.getrefcount(_sample.array)
-"""The count of references to what one tensor alone refers to."""
-
-
 def _is_seen_elsewhere(tensor: Tensor) -> bool:
     """Whether anything else that is alive refers to the memory of a tensor: a tensor, an array, the array's base."""
     if not hasattr(tensor.array, "__setitem__"):  # a NumPy scalar
         return False
-    if tensor._memory is not None and sys.getrefcount(tensor._memory) > _ONCE:
+    if tensor._memory is not None and sys.getrefcount(tensor._memory) > ONE_REFERENCE:
         return True
     if isinstance(tensor._memory, _Place):
         return False
-    if sys.getrefcount(tensor.array) > _ONCE:
+    if sys.getrefcount(tensor.array) > ONE_REFERENCE:
         return True
-    return getattr(tensor.array, "base", None) is not None and sys.getrefcount(tensor.array.base) > _ONCE
+    return getattr(tensor.array, "base", None) is not None and sys.getrefcount(tensor.array.base) > ONE_REFERENCE
 
 
 class Block:

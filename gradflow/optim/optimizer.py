@@ -6,7 +6,7 @@ A subclass names its hyperparameters and state, checks them, and calls one kerne
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from operator import is_
 from pathlib import Path
@@ -123,10 +123,21 @@ class Optimizer:
         self._blocks = [*self._blocks, *blocks] if first else blocks
         self._trained = [list(group["params"]) for group in self.param_groups]
 
+    def holds(self, parameters: Sequence[Sequence[Tensor]]) -> bool:
+        """Whether the groups have just these parameters, group by group, in this order."""
+        groups = self.param_groups
+        if len(groups) != len(parameters):
+            return False
+        for group, expected in zip(groups, parameters):  # noqa: B905 (this is done in every step)
+            members = group["params"]
+            if len(members) != len(expected) or not all(map(is_, members, expected)):
+                return False
+        return True
+
     def _follow_edits(self) -> None:
         """Train what `param_groups` hold now, where that is not what they held: each parameter keeps its state."""
         groups = self.param_groups
-        if len(groups) == len(self._trained) and all(map(_holds, groups, self._trained)):
+        if self.holds(self._trained):
             return
         checked: list[dict[str, Any]] = []
         for group in groups:
@@ -358,12 +369,6 @@ def _state_array(what: str, name: str, value: Any, parameter: Tensor) -> Tensor:
 
 
 _SQUARES = ("exp_avg_sq", "square_avg")
-
-
-def _holds(group: Mapping[str, Any], tensors: list[Tensor]) -> bool:
-    """Whether the parameters of a group are just these tensors."""
-    members = group["params"]
-    return len(members) == len(tensors) and all(map(is_, members, tensors))
 
 
 def check_rate(group: dict[str, Any]) -> None:
