@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from gradflow.backend import Backend
 from gradflow.batching import Batch
 from gradflow.engine import Leaf, Node, Observer, Operation, backward, broadcasts, grad_enabled, observed_by, observer
-from gradflow.modes import BareMode, entered
+from gradflow.modes import BareMode
 from gradflow.tensor import Tensor, _describe
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
@@ -55,11 +55,6 @@ class _DetectAnomaly(BareMode):
         detector, recording = values  # None: as it is outside
         recording = grad_enabled.get() if recording is None else recording
         super()._enter((detector, 1 if recording else False))
-
-    def _changed(self) -> tuple[Any, ...]:
-        detector, recording = super()._changed()
-        mode, values, *_ = entered.get()
-        return detector, None if mode is self and recording == values[1] else recording
 
     def _finish(self, values: tuple[Any, ...], error: BaseException | None) -> None:
         detector = values[0]

@@ -133,7 +133,7 @@ class _GradMode(BareMode):
     def __exit__(self, *_: object) -> None:
         latest = entered.get()
         if latest is None or latest[0] is not self:
-            self._leave()
+            super().__exit__(None, None, None)
         else:
             grad_enabled.set(latest[2][0])
             entered.set(latest[3])

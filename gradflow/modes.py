@@ -6,10 +6,11 @@ several threads and tasks at once: what it found on entering is kept in their co
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import types
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any, Self, TypeVar, overload
 
@@ -20,7 +21,7 @@ entered: ContextVar[Any] = ContextVar("gradflow_modes_entered", default=None)
 
 
 class Mode:
-    """A context manager and decorator. Subclasses name their `variables` and the values that these shall have."""
+    """A context manager and decorator. Subclasses name their `variables` and the values that these get."""
 
     variables: tuple[ContextVar[Any], ...]
 
@@ -29,52 +30,30 @@ class Mode:
         raise NotImplementedError
 
     def _enter(self, values: tuple[Any, ...]) -> None:
-        found = [variable.get() for variable in self.variables]
+        """Set the variables. A generator or coroutine that goes on after a pause enters its modes again."""
+        entered.set((self, values, [variable.get() for variable in self.variables], entered.get()))
+        self._set(values)
+
+    def _set(self, values: Iterable[Any]) -> None:
         for variable, value in zip(self.variables, values, strict=True):
             variable.set(value)
-        entered.set((self, values, found, entered.get()))
 
-    def _take_back(self) -> tuple[tuple[Any, ...] | None, list[Any]]:
-        """Forget that this mode was entered, and all that was entered since; both, the latest first."""
-        latest, later = entered.get(), []
-        while latest is not None and latest[0] is not self:
-            later.append(latest[:3])
-            latest = latest[3]
-        if latest is not None:
-            entered.set(latest[3])
-        return latest, later
-
-    def _leave(self) -> tuple[Any, ...]:
-        """Undo `_enter`; the values that it set."""
-        latest, later = self._take_back()
-        if latest is None:  # entered in another context, as by a generator that is closed elsewhere: nothing to undo
-            return self._changed()
-        for variable, value in zip(self.variables, latest[2], strict=True):
-            for i in reversed(range(len(later))):
-                mode, values, found = later[i]
-                if variable in mode.variables:  # it holds, and what it shall go back to is no longer what it found
-                    place = mode.variables.index(variable)
-                    later[i] = mode, values, [*found[:place], value, *found[place + 1 :]]
-                    break
-            else:
-                variable.set(value)
-        for each in reversed(later):
-            entered.set((*each, entered.get()))
-        result: tuple[Any, ...] = latest[1]
-        return result
+    def _left(self) -> None:
+        """Called after the variables were set back: undoes what a subclass does in `_enter`."""
 
     def _finish(self, values: tuple[Any, ...], error: BaseException | None) -> None:
-        """What remains to be done after leaving; may raise."""
-
-    def _changed(self) -> tuple[Any, ...]:
-        """The values with which a body shall go on after a pause: what they are now."""
-        return tuple([variable.get() for variable in self.variables])
+        """Called at the end of a `with` and at each pause of a decorated body; may raise."""
 
     def __enter__(self) -> Any:
         self._enter(self._values())
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        self._finish(self._leave(), error)
+        undone = _undo(self)
+        if not undone:  # entered in another context, as by a generator that is closed elsewhere
+            self._left()
+            return
+        _redo(undone[1:])
+        self._finish(undone[0][1], error)
 
     def __call__(self, function: _Function) -> _Function:
         """`function` in this mode: while its body runs, if it is a generator or coroutine, and not between."""
@@ -94,9 +73,6 @@ class Mode:
                         return
                     try:
                         step = body.asend((yield result))
-                    except GeneratorExit:
-                        await run.through(body.aclose())
-                        raise
                     except BaseException as error:
                         step = body.athrow(error)
 
@@ -131,48 +107,62 @@ class BareMode(Mode):
         return type(self)() if function is None else super().__call__(function)
 
 
+def _undo(mode: Mode) -> list[tuple[Mode, tuple[Any, ...]]]:
+    """Leave a mode, and first all that were entered since: all of them and their values, `mode` in front.
+
+    Nothing is left, and the list is empty, where `mode` was not entered in this context.
+    """
+    undone, entry = [], entered.get()
+    while entry is not None:
+        undone.append(entry)
+        if entry[0] is mode:
+            break
+        entry = entry[3]
+    else:
+        return []
+    for each, _, found, before in undone:
+        each._set(found)
+        entered.set(before)
+        each._left()
+    return [entry[:2] for entry in reversed(undone)]
+
+
+def _redo(undone: Sequence[tuple[Mode, tuple[Any, ...]]]) -> None:
+    for mode, values in undone:
+        mode._enter(values)
+
+
 class _Run:
-    """A call of a generator or coroutine in a mode: what its body does to the mode stays with it between the steps."""
+    """A call of a generator or coroutine in a mode: the mode, and those that its body has entered since, by the way."""
 
     def __init__(self, mode: Mode) -> None:
-        self.mode = mode
+        self.mode = copy.copy(mode)  # which nobody else enters
         self.values = mode._values()
-        self.inner: list[Any] = []  # the modes that the body has entered and not left
+        self.inner: Sequence[tuple[Mode, tuple[Any, ...]]] = ()
 
     @types.coroutine
     def through(self, body: Any) -> Generator[Any, Any, Any]:
         """Run all steps of a generator, a coroutine, or one of the awaitables of an asynchronous generator."""
         step, given = body.send, None
         while True:
-            ended, result = self._step(step, given)
-            if ended:
-                return result
+            try:
+                result = self._step(step, given)
+            except StopIteration as end:
+                return end.value
             try:
                 step, given = body.send, (yield result)
-            except GeneratorExit:
-                self._step(lambda _: body.close(), None)
-                raise
             except BaseException as error:
                 step, given = body.throw, error
 
-    def _step(self, step: Callable[[Any], Any], given: Any) -> tuple[bool, Any]:
-        """A step of a body: whether it has returned, and what it returned or yielded."""
-        mode, error = self.mode, None
-        mode._enter(self.values)
-        for each in self.inner:
-            entered.set((*each, entered.get()))
+    def _step(self, step: Callable[[Any], Any], given: Any) -> Any:
+        error = None
+        self.mode._enter(self.values)
+        _redo(self.inner)
         try:
-            return False, step(given)
-        except StopIteration as end:
-            return True, end.value
+            return step(given)
         except BaseException as raised:
-            error = raised
+            error = None if isinstance(raised, StopIteration) else raised
             raise
         finally:
-            self.values = mode._changed()
-            latest, later = mode._take_back()
-            if latest is not None:
-                self.inner = later[::-1]
-                for variable, value in zip(mode.variables, latest[2], strict=True):
-                    variable.set(value)
-                mode._finish(latest[1], error)
+            self.inner = _undo(self.mode)[1:]
+            self.mode._finish(self.values, error)

@@ -9,6 +9,7 @@ import gc
 import inspect
 import math
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -226,6 +227,67 @@ def test_what_a_body_does_to_its_mode_stays_with_it(case: Case) -> None:
 
     steps = body()
     assert [(next(steps), case.holds()) for _ in range(3)] == [(False, False), (False, False), (True, False)]
+
+
+def test_a_body_pauses_inside_the_mode_that_decorates_it(case: Case) -> None:
+    mode = case.make()
+
+    @mode
+    def body() -> Any:
+        with mode, mode:
+            yield case.holds()
+        yield case.holds()
+
+    steps = body()
+    assert [(bool(next(steps)), bool(case.holds())) for _ in range(2)] == [(True, False)] * 2
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_no_mode_of_a_decorated_body_holds_while_it_pauses(case: Case, asynchronous: bool) -> None:
+    other = gf.use_device("fake:1") if case.make is not MODES["use_device"].make else forbid_sync()
+
+    def state() -> tuple[Any, ...]:
+        return gf.is_grad_enabled(), str(gf.current_device()), observer.get(), _forbidden.get()
+
+    @types.coroutine
+    def pause() -> Any:
+        yield state()
+
+    if asynchronous:
+
+        @case.make()
+        async def body() -> None:
+            with other, case.make():
+                await pause()
+                await pause()
+            await pause()
+    else:
+
+        @case.make()
+        def body() -> Any:
+            with other, case.make():
+                yield state()
+                yield state()
+            yield state()
+
+    steps, before = body(), state()
+    inside = []
+    for _ in range(3):
+        inside.append(steps.send(None))
+        assert state() == before
+    assert inside[0] == inside[1] != inside[2] != before
+    steps.close()
+
+
+def test_a_mode_is_closed_in_another_context_than_entered(case: Case) -> None:
+    def without_decorator() -> Any:
+        with case.make():
+            yield
+
+    steps = without_decorator()
+    contextvars.copy_context().run(next, steps)
+    steps.close()
+    assert not case.holds()
 
 
 def test_modes_left_in_another_order_than_entered() -> None:

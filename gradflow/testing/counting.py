@@ -127,7 +127,7 @@ class forbid_sync(Mode):  # noqa: N801 (as a function, which it is called like)
         _watch()
         super()._enter(values)
 
-    def _finish(self, values: tuple[Any, ...], error: BaseException | None) -> None:
+    def _left(self) -> None:
         _unwatch()
 
 
