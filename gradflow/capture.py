@@ -286,7 +286,7 @@ class _Fallback:
         self.attributes["status"] = str(reason)
         if lasts and not reason.usual and reason.kind not in self.said:
             self.said.add(reason.kind)
-            logger.warning("the captured step %s runs as it is: %s", _name_of(self.step), reason)
+            logger.warning("the captured step %s runs without replay: %s", _name_of(self.step), reason)
 
 
 def _name_of(step: Any) -> str:

@@ -500,6 +500,19 @@ def _ready_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+class _Unclosable:
+    """A text stream that plug-ins cannot close."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
 def _run(words: Sequence[str] | None) -> int:
     """Carry out a command; the exit status."""
     try:
@@ -539,12 +552,15 @@ def _run(words: Sequence[str] | None) -> int:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command with these words (default: those of the command line); the exit status. Prints, never raises."""
     _ready_streams()
-    try:
-        status = _run(words)
-        sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads: say nothing, and let the interpreter's last flush go nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
+    stdout: Any = _Unclosable(sys.stdout)
+    stderr: Any = _Unclosable(sys.stderr)
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        try:
+            status = _run(words)
+            stdout.flush()
+        except BrokenPipeError:  # nobody reads: say nothing, and let the interpreter's last flush go nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+            return PIPE_CLOSED
     return status
 
 

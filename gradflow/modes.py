@@ -58,7 +58,10 @@ class Mode:
     def __call__(self, function: _Function) -> _Function:
         """`function` in this mode: while its body runs, if it is a generator or coroutine, and not between."""
         if not callable(function) or isinstance(function, type):
-            raise TypeError(f"{self!r} decorates functions, generators and coroutines; got {function!r}")
+            raise TypeError(
+                "a mode (no_grad, use_device(...)) decorates functions, generators and coroutines, and in a class each "
+                f"method by itself; got {function!r}"
+            )
 
         call: Any
         if inspect.isasyncgenfunction(function):

@@ -177,7 +177,7 @@ class Tensor:
         [6.0, 12.0]
         """
         if self._node is None:
-            raise RuntimeError(f"a {_describe(self)} that needs no gradient has none to retain")
+            raise RuntimeError(f"retain_grad() on a {_describe(self)} that needs no gradient: there is none to keep")
         if isinstance(self._node, Node):
             retained(self._node, make=True)
 
@@ -199,8 +199,8 @@ class Tensor:
         node = self._node
         if node is None:
             raise RuntimeError(
-                f"a {_describe(self)} that needs no gradient has nothing to go back to: "
-                "set requires_grad=True on what it should be differentiated by"
+                f"backward() on a {_describe(self)} that needs no gradient: "
+                "set requires_grad=True on what it should be differentiated by, before it is computed"
             )
         if gradient is None:
             if self.array.shape and self.size != 1:

@@ -378,7 +378,7 @@ def _matching(what: str, kind: str, tangents: Any, like: Any) -> list[Tensor]:
     given, expected = dict(flatten(tangents)), flatten(like)
     if given.keys() != {path for path, _ in expected}:
         raise ValueError(
-            f"{what} needs a {kind} with the structure of what it belongs to: {_paths(dict(expected))}; "
+            f"{what}: a {kind} must be nested like the value it belongs to: {_paths(dict(expected))}; "
             f"got {_paths(given)}"
         )
     found = []
@@ -395,7 +395,8 @@ def _matching(what: str, kind: str, tangents: Any, like: Any) -> list[Tensor]:
 
 
 def _paths(paths: Iterable[str]) -> str:
-    return "one tensor" if list(paths) == [""] else ", ".join(paths) or "nothing"
+    paths = list(paths)
+    return "one tensor" if paths == [""] else "elements " + ", ".join(paths) if paths else "nothing"
 
 
 def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:

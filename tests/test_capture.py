@@ -1380,7 +1380,7 @@ def test_the_status_says_why_a_step_runs_as_it_is(name: str, caplog: pytest.LogC
         captured(gf.ones((4, 3)))
     (said,) = caplog.records
     assert (said.name, said.levelname) == ("gradflow", "WARNING")
-    assert re.match(f"the captured step <lambda> runs as it is: {REASONS[name]}", said.getMessage())
+    assert re.match(f"the captured step <lambda> runs without replay: {REASONS[name]}", said.getMessage())
 
 
 @pytest.mark.parametrize(("work", "reason"), [
@@ -1394,7 +1394,7 @@ def test_the_log_says_why_a_training_step_runs_as_it_is(
     work: Callable[..., Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     trained(gf.capture, work)
-    assert re.search(f"runs as it is: {reason}", caplog.records[0].getMessage())
+    assert re.search(f"runs without replay: {reason}", caplog.records[0].getMessage())
 
 
 def test_a_difference_names_both_calls() -> None:

@@ -256,7 +256,7 @@ def test_of_a_leaf_it_is_kept_anyway_and_without_a_gradient_refused(device: str)
     x.retain_grad()
     (x * 2.0).sum().backward()
     assert x.grad.tolist() == [2.0]
-    with pytest.raises(RuntimeError, match="needs no gradient has none to retain"):
+    with pytest.raises(RuntimeError, match="that needs no gradient: there is none to keep"):
         gf.ones(2).retain_grad()
 
 

@@ -339,11 +339,13 @@ subprocess.run([sys.executable, "-c", "print('and from a child')"])
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Folders with a package for each of `FAULTS`, one that works, and one with broken entry points."""
+    """Folders with a package for each of `FAULTS`, some that work, and one with broken entry points."""
     folder = tmp_path_factory.mktemp("faulty")
     for name, (source, _, _) in FAULTS.items():
         package(folder, f"gradflow-{name}", f"{name}_backend", source, f"{name} = {name}_backend:{name}Backend")
     package(folder, "gradflow-zebra", "zebra_backend", backend("zebra"), "zebra = zebra_backend:zebraBackend")
+    closer = "import sys\nsys.stdout.close()\nsys.stderr.close()\n" + backend("closer")  # before loud, by name
+    package(folder, "gradflow-closer", "closer_backend", closer, "closer = closer_backend:closerBackend")
     loud = LOUD + backend("loud", ('return "a toy called loud"', 'print("louder"); return "\\x1b[1ma loud\\n toy"'))
     package(folder, "gradflow-loud", "loud_backend", loud, "loud = loud_backend:loudBackend")
     package(folder, "unreadable", "unreadable", "")
@@ -361,6 +363,7 @@ def test_those_that_work_are_listed_beside_those_that_do_not(report: Any) -> Non
     table, found = report
     assert "zebra:0" in table
     assert found["by"]["zebra"]["usable"]
+    assert found["by"]["closer"]["usable"]
     assert found["by"]["cpu"]["usable"]
     assert set(FAULTS) < set(found["by"])
     assert any("package unreadable cannot be read" in note for note in found["notes"])
@@ -420,6 +423,13 @@ def test_an_interrupt_while_a_package_is_loaded_goes_through(tmp_path: Path) -> 
     folder = package(tmp_path / "x", "gradflow-bad", "bad_backend", "raise KeyboardInterrupt", "bad = bad_backend:X")
     code = "import gradflow\ntry:\n    gradflow.diagnose('bad')\nexcept KeyboardInterrupt:\n    print('stopped')"
     assert run(code, folder)[0] == "stopped\n"
+
+
+def test_a_package_that_closes_stdout_is_no_traceback(faulty: list[Path], tmp_path: Path) -> None:
+    words = ["train", "iris", "--device", "closer:5", "--out", str(tmp_path / "run")]
+    out, err = run(f"from gradflow.cli import main; print(main({words}))", *faulty)
+    assert out == "2\n"
+    assert err.splitlines()[-1].startswith("gradflow: error: device 'closer:5' does not exist")
 
 
 def test_a_faulty_backend_that_the_environment_names(faulty: list[Path]) -> None:

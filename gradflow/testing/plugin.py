@@ -1,6 +1,6 @@
 """The conformance kit for pytest: whether a backend does what gradflow asks of it.
 
-    pytest -p gradflow.testing.plugin --pyargs gradflow.testing.conformance --gradflow-backend=NAME
+    python -m pytest -p gradflow.testing.plugin --pyargs gradflow.testing.conformance --gradflow-backend=NAME
 
 NAME is a device: `cpu`, `cuda:1`, or the prefix of a plug-in. A backend that no entry point names is registered by a
 module of its own: `--gradflow-backend-module=MODULE`. Each check compares the backend with NumPy or with the composed
@@ -42,7 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         for module in config.getoption("gradflow_backend_module"):
             option = f"--gradflow-backend-module={module}"
-            importlib.import_module(module)
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name != module.partition(".")[0]:
+                    raise
+                fix = "type python -m pytest in the folder of the module, or add that folder to PYTHONPATH"
+                raise ModuleNotFoundError(f"{error}: {fix}") from error
         option = f"--gradflow-backend={chosen_device(config)}"
         gf.get_backend(chosen_device(config))
     except Exception as error:

@@ -81,10 +81,10 @@ class RunFolder:
         if self._chosen:
             if self.path.is_dir():
                 if any(self.path.iterdir()):
-                    raise SettingsError(f"{self.path} is already used: it is a folder that is not empty")
+                    raise SettingsError(f"{self.path} is already used: it is a folder that is not empty; name a new or empty one")
                 return
             if self.path.exists() or self.path.is_symlink():
-                raise SettingsError(f"{self.path} is already used: it is a file")
+                raise SettingsError(f"{self.path} is already used: it is a file; name a new or empty folder")
             self.path.mkdir()
         else:
             first = self.path
