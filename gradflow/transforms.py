@@ -395,8 +395,7 @@ def _matching(what: str, kind: str, tangents: Any, like: Any) -> list[Tensor]:
 
 
 def _paths(paths: Iterable[str]) -> str:
-    paths = list(paths)
-    return "one tensor" if paths == [""] else "elements " + ", ".join(paths) if paths else "nothing"
+    return "one tensor" if list(paths) == [""] else ", ".join(paths) or "nothing"
 
 
 def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:

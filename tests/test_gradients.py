@@ -140,7 +140,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "an output without": (lambda: gf.gradients(gf.ones(2).sum(), X), RuntimeError, "outputs, a .* needs no gradient"),
     "no cotangent": (lambda: gf.gradients(X * 2.0, X), RuntimeError, r"outputs has shape \(2,\): reduce it"),
     "another cotangent": (lambda: gf.gradients(X * 2.0, X, gf.ones(3)), ValueError, "cotangent must be like the"),
-    "no list of cotangents": (lambda: gf.gradients([X * 2.0], X, gf.ones(2)), ValueError, "structure"),
+    "no list of cotangents": (lambda: gf.gradients([X * 2.0], X, gf.ones(2)), ValueError, "must be nested like"),
     "no input": (lambda: gf.gradients(X.sum(), []), ValueError, "inputs hold none"),
     "no output": (lambda: gf.gradients(None, X), ValueError, "outputs hold none"),
     "a function": (lambda: gf.gradients(lambda x: x, X), TypeError, "outputs is function: .*use gradflow.grad"),

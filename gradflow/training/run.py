@@ -81,10 +81,12 @@ class RunFolder:
         if self._chosen:
             if self.path.is_dir():
                 if any(self.path.iterdir()):
-                    raise SettingsError(f"{self.path} is already used: it is a folder that is not empty; name a new or empty one")
+                    raise SettingsError(
+                        f"{self.path} is already used: it is a folder that is not empty; choose a new one"
+                    )
                 return
             if self.path.exists() or self.path.is_symlink():
-                raise SettingsError(f"{self.path} is already used: it is a file; name a new or empty folder")
+                raise SettingsError(f"{self.path} is already used: it is a file; choose a new folder")
             self.path.mkdir()
         else:
             first = self.path
