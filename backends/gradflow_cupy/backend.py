@@ -174,7 +174,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return bool(runtime.pointerGetAttributes(values.ctypes.data).type == runtime.memoryTypeHost)
 
     def setitem(self, x: Array, key: Any, values: Any) -> None:
-        if isinstance(values, float):
+        if isinstance(values, float) and values == 0.0:  # CuPy fills with -0.0 as with 0.0
             values = self.full((), values, dtype=x.dtype)
         x[key] = values
 

@@ -1,6 +1,6 @@
 // Squared error, sums of all elements, and one-hot rows.
 
-// Where `difference` is given, it gets x - target. Each block adds up its squares in `partial`.
+// difference becomes x - target. Each block adds up its squares in `partial`.
 template <typename T>
 __global__ void squared_error(const T* x, const T* target, T* difference, T* partial, index_t n) {
     Sum<T> terms;

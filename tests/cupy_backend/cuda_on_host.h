@@ -2,13 +2,15 @@
 //
 // Blocks run one after another in a random order. The threads of a block are fibres: they change at __syncthreads(),
 // and now and then where a thread asks for its index, and they go on in a random order, as nothing says in which they
-// do on a GPU. A block in which some threads end while others wait at a barrier is an error, as it is there. Nothing
-// here says anything about speed, or about what the compiler for the GPU makes of the sources.
+// do on a GPU. A block in which some threads end while others wait at a barrier is an error, as it is there. Shared
+// memory holds nothing of use when a block starts. Nothing here says anything about speed, or about what the compiler
+// for the GPU makes of the sources.
 
 #pragma once
 
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 #include <ucontext.h>
 
 #ifdef __SSE__
@@ -44,6 +46,7 @@ static std::vector<Fibre> fibres;
 static ucontext_t scheduler;
 static size_t current;
 static const std::function<void()>* kernel;
+static size_t block_number;
 static unsigned long long seed = 0x9E3779B97F4A7C15ULL;
 
 inline unsigned int random_below(size_t n) {  // xorshift64*
@@ -55,6 +58,13 @@ inline unsigned int random_below(size_t n) {  // xorshift64*
 
 inline void shuffle(std::vector<unsigned int>& order) {
     for (size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[random_below(i)]);
+}
+
+// Shared memory is not cleared for a block: it holds NaN until the block writes to it.
+inline void poison(void* shared, size_t bytes, size_t& of) {
+    if (of == block_number) return;
+    of = block_number;
+    memset(shared, 0xff, bytes);
 }
 
 inline void leave(State state) {
@@ -142,6 +152,7 @@ inline int launch(const unsigned int* grid, const unsigned int* block, bool flus
     bool meet = true;
     for (size_t i = 0; i < order.size() && meet; i++) {
         blockIdx = {order[i] % grid[0], order[i] / grid[0], 0};
+        block_number++;
         meet = run_block(block[0]);
     }
 #ifdef __SSE__

@@ -11,6 +11,7 @@ where a training step must not go: the truth or the value of an array cannot be 
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import types
@@ -37,7 +38,7 @@ from emulated_cuda import (
 )
 from host_kernels import host_kernel
 
-from gradflow.backend import ARRAY_FUNCTIONS
+from gradflow.backend import ARRAY_FUNCTIONS, Diagnosis
 
 
 class Flags:
@@ -234,10 +235,23 @@ def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
     return ndarray(out)
 
 
+GUARD = 64
+"""Bytes behind the memory of an array of `empty`, NaN as floating-point numbers: no kernel may write there."""
+
+
 def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
-    out = np.empty(shape, dtype, order)
+    native, size = np.dtype(dtype), math.prod(shape) if isinstance(shape, tuple) else shape
+    memory = np.full(size * native.itemsize + GUARD, 0xFF, np.uint8)
+    out = memory[:-GUARD].view(native).reshape(shape, order=order)  # type: ignore[call-overload]
     out.fill(np.nan if out.dtype.kind == "f" else 1)  # that nobody takes for zeros what was never written
     return _counted(ndarray(out))
+
+
+def _guarded(values: Any) -> bool:
+    """Whether nothing was written behind the memory that `values` lies in."""
+    while isinstance(values.base, np.ndarray):
+        values = values.base
+    return values.dtype != np.uint8 or bool((values[-GUARD:] == 0xFF).all())
 
 
 def _counted(x: ndarray) -> ndarray:
@@ -474,6 +488,7 @@ class RawModule:
                 assert kind.endswith("*") == (a is None or isinstance(a, ndarray)), (name, kind, a)
             held = [pointer(a, kind) if isinstance(a, ndarray) else a for a, kind in zip(args, kinds, strict=True)]
             kernel(grid, block, tuple(held))
+            assert all(_guarded(a._values) for a in args if isinstance(a, ndarray)), f"{name} writes beyond an array"
 
         return launch
 
@@ -526,9 +541,11 @@ def modules() -> dict[str, types.ModuleType]:
 
 def install(monkeypatch: pytest.MonkeyPatch, devices: int = 1) -> None:
     """Put the stand-in in the place of CuPy until the end of the test. Its kernels are kept apart."""
-    from gradflow_cupy import kernels
+    from gradflow_cupy import diagnosis, kernels
 
     monkeypatch.setattr(State, "devices", devices)
+    # whose answer is kept: nobody shall take that of the emulation for the real CuPy's afterwards
+    monkeypatch.setattr(diagnosis, "diagnose", lambda: Diagnosis(False, "CuPy is EMULATED in this test"))
     for name, value in (("hooks", {}), ("pinned", []), ("in_flight", []), ("streams", {}), ("device", 0)):
         monkeypatch.setattr(State, name, value)
     for name, module in modules().items():

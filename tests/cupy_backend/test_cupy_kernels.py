@@ -57,6 +57,36 @@ LAYOUTS = {
 }  # fmt: skip
 
 
+SUMS = {
+    "all": ((7, 50), None), "one": ((1,), None), "columns": ((70, 3), 0), "rows": ((3, 70), 1),
+    "33 rows": ((33, 5), (0,)), "middle": ((4, 40, 3), 1), "two axes": ((9, 8, 3), (0, 1)),
+    "apart": ((9, 3, 8), (0, -1)), "last two": ((3, 9, 8), (2, 1)), "in three passes": ((9000,), 0),
+    "few": ((5, 32), 1), "none": ((0, 50), 1), "of none": ((50, 0), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("real", [*REALS, pytest.param(np.float16, id="float16"), pytest.param(np.int32, id="int32")])
+@pytest.mark.parametrize("case", SUMS)
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "reversed"])
+def test_sum(backend: Any, case: str, layout: str, real: Any) -> None:
+    shape, axis = SUMS[case]
+    x = np.asarray(numbers(shape) * 8, real)
+    given = {"contiguous": x, "transposed": x.T, "reversed": x[::-1]}[layout]
+    axis = None if layout == "transposed" else axis
+    moved = backend.from_host(x)
+    moved = {"contiguous": moved, "transposed": moved.T, "reversed": moved[::-1]}[layout]
+    for keepdims in (False, True):
+        expected = given.sum(axis=axis, keepdims=keepdims, dtype=np.float64)
+        n = given.size // max(expected.size, 1)
+        found = backend.sum(moved, axis=axis, keepdims=keepdims)
+        values = backend.to_host(found)
+        assert values.shape == expected.shape
+        assert values.dtype == (np.int64 if real is np.int32 else real)
+        eps = 0.0 if real is np.int32 else float(np.finfo(real).eps)
+        size = np.abs(given).sum(axis=axis, keepdims=keepdims, dtype=np.float64)
+        assert (np.abs(values - expected) <= (20 + math.log2(max(n, 1))) * eps * size).all()
+
+
 @pytest.mark.parametrize("real", [*REALS, pytest.param(np.float16, id="float16")])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(backend: Any, reference: Any, name: str, real: Any) -> None:

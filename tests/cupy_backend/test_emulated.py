@@ -16,6 +16,7 @@ import pytest
 from cases import CASES
 from emulated_device import EmulatedBackend, agree, needs_compiler, numbers
 from gradflow_cupy import CupyBackend, kernels
+from gradflow_cupy.backend import _SERVICES
 from test_operations import differentiate
 
 import gradflow as gf
@@ -360,7 +361,77 @@ def test_everything_runs_on_its_own_device(cupy: Any, monkeypatch: pytest.Monkey
         assert second.linear(array, array, None, "gelu", 0.0)[0]._device == 1
 
 
+def test_services_run_on_their_own_device(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two devices, of which the first is the current one."""
+    monkeypatch.setattr(emulated_cupy.State, "devices", 2)
+    second = EmulatedBackend(1)
+    x = second.from_host(numbers((3, 4)))
+    made = [
+        x, second.from_host(np.float32(1.0)), second.from_host_later(second.pin(numbers((3, 4)))), second.copy(x),
+        second.getitem(x, second.from_host(np.array([2, 0]))), second.sigmoid(x), second.dropout_factors(x, 0.5, 1, 2),
+    ]  # fmt: skip
+    second.setitem(x, 0, -0.0)
+    second.setitem(x, second.from_host(np.array([2, 0])), second.copy(x)[:2])
+    assert second.uint64_works
+    found = second.to_host(x)  # whose rows 2 and 0 were set to what 0 and 1 were
+    assert np.signbit(found[2]).all()
+    assert np.array_equal(found[:2], numbers((3, 4))[[1, 1]])
+    for call in (second.synchronize, second.free_memory, second.prepare, second.describe):
+        call()
+    second.event().record()
+    with second.stream():
+        made.append(second.copy(x))
+    assert {array._device for array in made} == {1}
+    assert emulated_cupy.State.device == 0
+
+
+WITHOUT_ARRAYS = {
+    "describe", "device_count", "diagnose", "dtype_name", "host_values", "kernels", "memory_stats", "num_threads",
+    "prepare", "set_num_threads", "stream", "supports", "synchronize", "sigmoid", "dropout_factors",
+}  # fmt: skip
+"""The methods of a backend that make no array and launch nothing, or do so through others alone."""
+
+
+def test_what_runs_on_its_own_device_is_complete() -> None:
+    """A method that is new either runs with its device as the current one, or need not."""
+    public = {name for name in dir(CupyBackend) if not name.startswith("_") and callable(getattr(CupyBackend, name))}
+    assert public - {*ARRAY_FUNCTIONS, *KERNELS, *_SERVICES} == WITHOUT_ARRAYS
+
+
 # ------------------------------------------------------------------ operations and training
+
+
+LAUNCHES_NOTHING = ("empty", "asarray", "reshape", "broadcast_to", "permute_dims", "matrix_transpose", "squeeze",
+                    "expand_dims", "flip")  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "RMSprop"])
+def test_launches_of_a_training_step(cupy: Any, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+    """19: 8 products; for each layer its end and its bias gradient; 2 of the loss, 2 backward; 1 of the optimizer."""
+    launches: list[str] = []
+
+    def counted(name: str, function: Any) -> Any:
+        return lambda *arguments, **options: (launches.append(name), function(*arguments, **options))[1]
+
+    for name in {*ARRAY_FUNCTIONS, "array", "ascontiguousarray", "asnumpy"}.difference(LAUNCHES_NOTHING):
+        if (function := getattr(cupy, name)) is not None:
+            monkeypatch.setattr(cupy, name, counted(name, function))
+    array, get_function = emulated_cupy.ndarray, emulated_cupy.RawModule.get_function
+    monkeypatch.setattr(array, "__setitem__", counted("setitem", array.__setitem__))
+    monkeypatch.setattr(
+        emulated_cupy.RawModule, "get_function", lambda self, name: counted(name, get_function(self, name))
+    )
+    with gf.use_device("emulated"):
+        model = gf.nn.MLP([7, 5, 5, 3])
+        step = getattr(gf.optim, optimizer)(model.parameters(), lr=0.01)
+        x, y = gf.ones((4, 7)), gf.tensor(np.arange(4) % 3)
+        for _ in range(2):
+            launches.clear()
+            step.zero_grad()
+            gf.cross_entropy(model(x), y).backward()
+            step.step()
+    assert len(launches) == 19, sorted(launches)
+    assert launches.count("matmul") == 8
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -379,9 +450,14 @@ def test_operation(backend: Any, case: Any, dtype: str) -> None:
             assert np.allclose(a, e, rtol=512 * eps, atol=512 * eps * np.abs(e).max(initial=1), equal_nan=True), kind
 
 
+@pytest.mark.parametrize("place", ["emulated", "emulated:1"])
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW", "RMSprop"])
-def test_training(backend: Any, optimizer: str) -> None:
-    """Ten steps of a network with dropout and normalisation: the CPU's losses, and nothing goes through the host."""
+def test_training(cupy: Any, monkeypatch: pytest.MonkeyPatch, optimizer: str, place: str) -> None:
+    """Ten steps of a network with dropout and normalisation: the CPU's losses, and nothing goes through the host.
+
+    On the second device, too, while the first one is the current one.
+    """
+    monkeypatch.setattr(emulated_cupy.State, "devices", 1 + Device(place).index)
 
     def train(device: str) -> tuple[list[Any], list[int]]:
         gf.manual_seed(3)
@@ -405,11 +481,11 @@ def test_training(backend: Any, optimizer: str) -> None:
             return [loss.item() for loss in losses], transfers
 
     expected, _ = train("cpu")
-    found, transfers = train("emulated")
+    found, transfers = train(place)
     assert transfers == [0] * 10
     assert found == pytest.approx(expected, rel=1e-4)
     assert found[-1] < found[0]
-    assert gf.get_backend("emulated").device == Device("emulated", 0)
+    assert gf.get_backend(place).device == Device(place)
 
 
 def test_the_stand_in_keeps_to_itself() -> None:

@@ -55,6 +55,18 @@ def assert_ulp(actual: Any, expected: Any, ulp: float = 8, scale: Any = 0.0) -> 
     assert np.nanmax(error, initial=0.0) <= ulp, f"{np.nanmax(error)} ulp"
 
 
+@pytest.mark.parametrize("columns", [1, 31, 33, 256, 257, 10**5])
+@pytest.mark.parametrize("rows", [1, 65535, 65536, 10**7, 2**33])
+def test_grids_are_within_the_limits_of_cuda(rows: int, columns: int) -> None:
+    """And blocks are what the sums of a block ask for: a power of two of threads, that shared memory is there for."""
+    for grid, block, *_ in (
+        per_element(rows * columns), per_row(rows, columns), per_cell(rows, columns), per_tile(rows, columns)
+    ):  # fmt: skip
+        assert 0 < grid[0] < 2**31
+        assert all(0 < n < 2**16 for n in grid[1:])
+        assert block in [(32,), (64,), (128,), (256,)]
+
+
 # ------------------------------------------------------------------ randomness: exact
 
 
