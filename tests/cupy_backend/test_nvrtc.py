@@ -73,6 +73,16 @@ def test_kernels_of_float_compute_in_float(nvrtc: Any, source: str) -> None:
             assert not found, (name, found)
 
 
+def test_the_compiler_keeps_the_errors_of_a_sum(nvrtc: Any) -> None:
+    """That of each term is found by four subtractions and an addition, which algebra would take for zero."""
+    program, lowered = compile_source(nvrtc, "sums.cu", "compute_90")
+    ptx = nvrtc.getPTX(program)
+    ptx = ptx.decode() if isinstance(ptx, bytes) else ptx
+    for name, mangled in lowered.items():
+        body = ptx[ptx.index(f"entry {mangled}(") :].split(".entry")[0]
+        assert len(re.findall(r"\bsub\.\S*f(?:32|64)\s", body)) >= 4, name
+
+
 def test_every_kernel_in_a_source_is_listed() -> None:
     for source, names in SOURCES.items():
         text = source_text(source)
