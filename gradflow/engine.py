@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import sys
 import weakref
@@ -484,31 +485,86 @@ class Leaf:
 class Part:
     """What the rule of a selection gives: a gradient of `values` at `key`, a key as of `getitem`, and 0 elsewhere.
 
-    The walk adds it up in place, so that a loop over the parts of a tensor takes no zeros of the whole for each.
+    Instead of a `key`, it may have a range along an `axis`: from `start` to `stop`, or where that is None, at `start`.
     """
 
-    __slots__ = ("key", "values")
+    __slots__ = ("axis", "key", "start", "stop", "values")
+
+    def __init__(self, values: Any, key: Any, axis: int = 0, start: int = 0, stop: int | None = None) -> None:
+        self.values = values
+        self.key = key
+        self.axis = axis
+        self.start = start
+        self.stop = stop
 
     shape = dtype = None  # like those of no array
 
-    def __init__(self, values: Any, key: Any) -> None:
-        self.values = values
-        self.key = key
+    def whole(self, F: Any, shape: tuple[int, ...], into: Any = None) -> Any:
+        """All of the gradient; or `into`, to which it is added."""
+        key = key_of_range(self.axis, self.start, self.stop) if self.key is None else self.key
+        return F.scatter_add(self.values, key, shape) if into is None else F.scatter_add(self.values, key, shape, into)
 
-    def whole(self, F: Any, shape: tuple[int, ...]) -> Any:
-        """All of the gradient."""
-        return F.scatter_add(self.values, self.key, shape)
 
-    def add_to(self, pending: dict[Any, Any], parent: Node | Leaf, sums: set[Node | Leaf], F: Any) -> None:
-        """Add it to what is `pending` for `parent`: in place, where the walk made it and noted that in `sums`."""
-        earlier = pending.get(parent)
-        if parent in sums:
-            pending[parent] = F.scatter_add(self.values, self.key, parent.shape, earlier)
-            return
-        whole = self.whole(F, parent.shape)
-        pending[parent] = whole if earlier is None else F.add(earlier, whole)
-        if parent.shape:  # without axes, NumPy's sum is a number
-            sums.add(parent)
+def key_of_range(axis: int, start: int, stop: int | None) -> Any:
+    """The key, as of `getitem`, of a range along an axis, see `Part`."""
+    return (slice(None),) * axis + (start if stop is None else slice(start, stop), ...)
+
+
+_start: Callable[[Part], int] = attrgetter("start")
+
+
+class Parts:
+    """The gradient of a tensor of which parts were taken: `Part`s are put together as soon as they fill the tensor.
+
+    So the parts of a loop over a tensor are joined, in linear time; others are added up in place.
+    """
+
+    __slots__ = ("found", "room", "shape", "sum")
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.sum: Any = None
+        self.found: list[Part] = []
+        self.room = math.prod(shape)
+
+    def add(self, part: Part, F: Any) -> None:
+        """Note a part."""
+        self.found.append(part)
+        self.room -= math.prod(part.values.shape)
+        if self.room <= 0:
+            self.put_together(F)
+
+    def put_together(self, F: Any) -> Any:
+        """The gradient of all parts so far: an array, or tensor, that nobody else has."""
+        found, self.found = self.found, []
+        self.room = math.prod(self.shape)
+        if self.sum is None and found[0].key is None:
+            self.sum = self._joined(F, found)
+            if self.sum is not None:
+                return self.sum
+        for part in found:
+            self.sum = part.whole(F, self.shape, self.sum)
+        return self.sum
+
+    def _joined(self, F: Any, found: list[Part]) -> Any:
+        """The parts one after another, if they are ranges along one axis that make up the tensor; else None."""
+        found = sorted(found, key=_start)
+        axis, single, end = found[0].axis, found[0].stop is None, 0
+        for part in found:
+            if part.key is not None or part.axis != axis or part.start != end or (part.stop is None) != single:
+                return None
+            end = part.start + 1 if part.stop is None else part.stop
+        if end != self.shape[axis]:
+            return None
+        return (F.stack if single else F.concat)([part.values for part in found], axis=axis)
+
+
+class _PartsOf(dict[Any, Parts]):
+    """The parts that belong to each node or leaf."""
+
+    def __missing__(self, parent: Node | Leaf) -> Parts:
+        found = self[parent] = Parts(parent.shape)
+        return found
 
 
 _claims = Lock()
@@ -612,7 +668,7 @@ def backward(
     if seer is not None:
         seer.before_backward()
     pending: dict[Any, Any] = {}
-    sums: set[Any] = set()  # see `Part`
+    parts = _PartsOf()
     for root, g in zip(roots, gradients, strict=True):
         if root in pending:
             F = tensor_functions if create_graph else root.backend
@@ -621,6 +677,11 @@ def backward(
     found: dict[Any, Any] = {}
     for node in order:
         g = pending.pop(node, None)
+        if node in parts:
+            F = tensor_functions if create_graph else node.backend
+            g = _with_parts(g, parts.pop(node), F if batched is None else batched(F))
+            if seer is not None:
+                seer.after_adding(node, g)
         if g is None:
             continue
         if hooked is not None and node in hooked and (on_path is None or node in on_path):
@@ -667,10 +728,10 @@ def backward(
             if op.joint is None:
                 result = result(F, g, out, *values, **parameters)
             if result.__class__ is Part:
-                if seer is None:
-                    result.add_to(pending, parent, sums, F)
-                    continue
-                result = result.whole(F, parent.shape)
+                parts[parent].add(result, F)
+                if seer is not None:
+                    seer.after_rule(node, i, g, out, values, result.whole(F, parent.shape))
+                continue
             given = result
             if seer is not None:
                 seer.after_rule(node, i, g, out, values, result)
@@ -695,7 +756,7 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
     What others give is added to it in the same order as in any other walk, so that the sums are the same to the bit.
     """
     pending: dict[Any, Any] = {}
-    sums: set[Any] = set()  # see `Part`
+    parts = _PartsOf()
     for root, g in zip(roots, gradients, strict=True):
         pending[root] = root.backend.add(pending[root], g) if root in pending else g
     order = nodes_from(roots)
@@ -706,10 +767,13 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
             if op is None:  # a leaf, whose gradient waits until the end
                 continue
             g = pending.pop(node, None)
+            if parts and node in parts:
+                g = _with_parts(g, parts.pop(node), node.backend)
             if g is None:
                 continue
-            values, out = _saved(node, False)
-            F, parents, parameters = node.backend, node.parents, node.parameters or {}
+            F, parents, parameters = node.backend, node.parents, node.parameters
+            saves = node.inputs is not None or node.out is not None or op.saves_parameters
+            values, out = _saved(node, False) if saves else (parents, None)
             if op.joint is None:
                 results = op.rules
                 if op.widens and node.dtype is not F.single and node.dtype in F.half_dtypes:
@@ -727,24 +791,26 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
                                 buffer = None
                         into.append(buffer)
                 needs = [p is not None for p in parents]
-                results = op.joint(F, g, out, *values, needs=needs, into=into, **parameters)
+                results = op.joint(F, g, out, *values, needs=needs, into=into, **(parameters or {}))
             else:
-                results = op.joint(F, g, out, *values, needs=[p is not None for p in parents], **parameters)
+                results = op.joint(F, g, out, *values, needs=[p is not None for p in parents], **(parameters or {}))
             for i, parent in enumerate(parents):
                 result = results[i]
                 if result is None or parent is None:
                     continue
                 if op.joint is None:
-                    result = result(F, g, out, *values, **parameters)
+                    result = result(F, g, out, *values, **parameters) if parameters else result(F, g, out, *values)
                 if result.shape != parent.shape or result.dtype is not parent.dtype:
                     if result.__class__ is Part:
-                        result.add_to(pending, parent, sums, F)
+                        parts[parent].add(result, F)
                         continue
                     result = _fitted(result, F, node, i, False)
                 earlier = pending.get(parent)
                 pending[parent] = result if earlier is None else parent.backend.add(earlier, result)
-            if not retain_graph:
+            if saves and not retain_graph:
                 _free(node)
+        for leaf, found in parts.items():
+            pending[leaf] = _with_parts(pending.get(leaf), found, leaf.backend)
         written = [leaf for leaf, g in pending.items() if leaf.free is pending and g is leaf.buffer] if claims else ()
         if written:
             _hand_out(written)
@@ -758,7 +824,13 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
                     if node.free is pending:
                         node.free = None
     for leaf, g in pending.items():
-        _accumulate(leaf, g, False, leaf in sums)
+        _accumulate(leaf, g, False, leaf in parts and leaf.shape != ())  # without axes, NumPy's sum is a number
+
+
+def _with_parts(g: Any, found: Parts, F: Any) -> Any:
+    """A gradient, or None, and that of parts."""
+    total = found.put_together(F)
+    return total if g is None else F.add(g, total)
 
 
 def _saved(node: Node, as_tensors: bool) -> tuple[Sequence[Any], Any]:

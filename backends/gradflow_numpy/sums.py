@@ -30,18 +30,17 @@ def total(x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = Fa
 
     Of n floating-point numbers, it is within (20 + log2 n) * eps * sum(|x|) of the exact sum.
     """
-    dtype, ndim = x.dtype, x.ndim
-    wide = np.float32 if dtype == _FLOAT16 else None
-    if x.size <= _FEW or ndim == 1 or dtype.kind != "f":
-        return _reduce(x, axis, wide, None, keepdims)
+    shape = x.shape
+    ndim = len(shape)
     axes: Any = range(ndim) if axis is None else (axis,) if axis.__class__ is int else axis
+    wide = np.float32 if x.dtype == _FLOAT16 else None
+    few = (len(axes) == 1 and shape[axes[0]] <= _FEW) or x.size <= _FEW
+    if few or ndim == 1 or x.dtype.kind != "f":
+        return _reduce(x, axis, wide, None, keepdims)
     contiguous = x.flags.c_contiguous
     if contiguous and axes and len(axes) == ndim - min(axes):  # the last ones, which NumPy adds in pairs
         return _reduce(x, axis, wide, None, keepdims)
-    shape = x.shape
     if contiguous and len(axes) == 1 and 0 <= (a := axes[0]) < ndim:
-        if shape[a] <= _FEW:
-            return _reduce(x, axis, wide, None, keepdims)
         result = _sum_rows(x.reshape(-1, shape[a], x.strides[a] // x.itemsize), wide)
         return result.reshape(shape[:a] + ((1,) if keepdims else ()) + shape[a + 1 :])
     axes = normalize_axis_tuple(axes, ndim)

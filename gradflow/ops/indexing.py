@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from operator import index as index_of
 from typing import Any
 
-from gradflow.engine import Node, Operation, Part, broadcasts, grad_enabled, observer
+from gradflow.engine import Node, Operation, Part, broadcasts, grad_enabled, key_of_range, observer
 from gradflow.ops.host import array_from_host
 from gradflow.ops.reductions import one_axis
 from gradflow.ops.table import apply, check_broadcast, check_tensors, defop, mismatch
@@ -58,8 +58,8 @@ _GETITEM_VIEW = defop(
 )
 _PART = Operation(  # the view of `parts`; for users it is the same
     "getitem",
-    lambda F, x, axis, start, stop: F.getitem(x, _key_of_part(axis, start, stop)),
-    [lambda F, g, _out, _x, axis, start, stop: Part(g, _key_of_part(axis, start, stop))],
+    lambda F, x, axis, start, stop: F.getitem(x, key_of_range(axis, start, stop)),
+    [lambda F, g, _out, _x, axis, start, stop: Part(g, None, axis, start, stop)],
     view=True,
 )
 _SCATTER_ADD = defop("scatter_add", lambda F, g, _out, _x, key, shape: F.getitem(g, key), exact=True)
@@ -240,10 +240,6 @@ def index(x: Tensor, key: Any, /) -> Tensor:
 def getitem(x: Tensor, key: Any, /) -> Tensor:
     """x[key] for a key made by `raw_key`."""
     return apply(_GETITEM_VIEW if _is_basic(key) else _GETITEM, (x,), {"key": key})
-
-
-def _key_of_part(axis: int, start: int, stop: int | None) -> Any:
-    return (slice(None),) * axis + (start if stop is None else slice(start, stop), ...)
 
 
 def parts(x: Tensor, axis: int, bounds: Iterable[tuple[int, int | None]]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from operator import attrgetter, index
 from typing import Any
@@ -57,6 +58,7 @@ def _keep(F: Any, g: Any, x: Any, axis: Axis) -> Any:
 
 
 def _spread(F: Any, g: Any, x: Any, axis: Axis) -> Any:
+    """The VJP of a sum: g at each element that went into it."""
     return F.broadcast_to(_keep(F, g, x, axis) if g.shape else g, x.shape)
 
 
@@ -99,10 +101,17 @@ def _prod_rule(F: Any, g: Any, _out: Any, x: Any, axis: Axis, keepdims: bool) ->
     return F.multiply(others, _keep(F, g, x, axis))
 
 
+@functools.cache
+def _over_all(ndim: int) -> dict[str, Any]:
+    """The parameters of a reduction to one number. All nodes of one share them: nobody changes parameters."""
+    return {"axis": tuple(range(ndim)), "keepdims": False}
+
+
 def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrinks: bool = True) -> TensorFunction:
     op = defop(name, rule)
     get = attrgetter(name)
     reads_out, which = op.saves[1]
+    reads_x = which is not None
 
     def function(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
         if not isinstance(x, Tensor):
@@ -111,16 +120,19 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrink
             keepdims = flag(name, keepdims)
         if needs_float:
             x = floating(x)
-        elif not shrinks:
+        elif not shrinks and x._node is None:
             x = counted(x)
-        axes = normalize_axes(axis, x.ndim)
-        if shrinks and not _count(x, axes):
+        whole = axis is None and not keepdims
+        parameters: dict[str, Any] = (
+            _over_all(x.array.ndim) if whole else {"axis": normalize_axes(axis, x.ndim), "keepdims": keepdims}
+        )
+        if shrinks and not _count(x, parameters["axis"]):
             raise ValueError(f"{name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")
-        parent, parameters = x._node, {"axis": axes, "keepdims": keepdims}
+        parent = x._node
         if parent is not None and grad_enabled.get() is True:  # recorded, and seen by nobody: straight through
             backend = x.backend
-            array = get(backend)(x.array, **parameters)
-            saved, out = (x,) if which is not None else None, array if reads_out else None
+            array = get(backend)(x.array) if whole else get(backend)(x.array, **parameters)
+            saved, out = (x,) if reads_x else None, array if reads_out else None
             return Tensor(array, backend, Node(op, backend, (parent,), saved, out, array, parameters))
         return apply(op, (x,), parameters)
 
@@ -129,7 +141,7 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrink
 
 sum = _reduction(
     "sum",
-    lambda F, g, _out, _x, axis, keepdims: _spread(F, g, _x, axis),
+    lambda F, g, _out, _x, axis, keepdims: F.broadcast_to(_keep(F, g, _x, axis) if g.shape else g, _x.shape),
     "The sum over `axis` (a number, a tuple, or None for all). Integers are summed in int64.",
     shrinks=False,
 )

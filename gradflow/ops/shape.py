@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -238,7 +239,7 @@ def unbind(x: Tensor, /, axis: int = 0) -> list[Tensor]:
     """The parts of x at each index of `axis`, without that axis: what `stack` puts together (Array API: unstack)."""
     check_tensors("unbind", x)
     axis = one_axis("unbind", axis, x.ndim)
-    return parts(x, axis, [(i, None) for i in range(x.shape[axis])])
+    return parts(x, axis, zip(range(x.shape[axis]), itertools.repeat(None)))
 
 
 def _interior(pad_width: Sequence[tuple[int, int]], shape: Sequence[int]) -> tuple[slice, ...]:
