@@ -266,10 +266,12 @@ TILINGS: dict[str, Callable[[gf.Tensor], list[gf.Tensor]]] = {
     "one is there twice": lambda x: [*gf.unbind(x)[1:], x[1]],
     "one is larger": lambda x: [*gf.unbind(x)[:4], x[-2:]],
     "as many elements": lambda x: [x[:3], x[:3], x[1:4]],
-    "two axes": lambda x: gf.unbind(x)[:3] + gf.unbind(x, 1)[1:],
+    "the last is missing": lambda x: gf.unbind(x)[:-1],
+    "two axes": lambda x: [*gf.unbind(x, 1)[:3], x[3]],
     "two axes, all": lambda x: gf.unbind(x) + gf.unbind(x, 1),
     "one alone": lambda x: gf.split(x, 1),
     "integers and ranges": lambda x: [x[0], *gf.split(x, [1])[1:]],
+    "a key of two parts": lambda x: [x[5, :], *gf.unbind(x)[1:]],
     "an array of integers": lambda x: [*gf.unbind(x)[:2], x[[2, 3, 4, 5, 5]]],
 }
 """Parts that make up the tensor, and parts that seem to."""
