@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import fractions
 import functools
 import math
 import operator
@@ -147,6 +148,7 @@ _RECORDS = np.zeros(2, [("age", "f4"), ("name", "U3")])
         ([np.datetime64("2026-01-01")], r"dates \(datetime64"),
         ([datetime.date(2026, 1, 1)], r"got datetime\.date\(2026, 1, 1\) among them"),
         ([decimal.Decimal(1)], r"got Decimal\('1'\) among them: convert it with float\(\)"),
+        ([1, fractions.Fraction(1, 2)], r"got Fraction\(1, 2\) among them: convert it with float\(\)"),
         ([np.complex64(1j)], "complex numbers"),
         ([1.0, gf.ones(())], r"gradflow\.stack or gradflow\.concat"),
         ([[gf.ones(2)], [gf.ones(2)]], r"gradflow\.stack or gradflow\.concat"),

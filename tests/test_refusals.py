@@ -21,7 +21,7 @@ PACKAGES = [Path(module.__file__).parent for module in (gf, gradflow_numpy)]
 NAMES = [
     *(name for name in FUNCTIONS if name != "getitem"),
     "any", "all", "argmax", "argmin", "argsort", "equal", "less", "logical_and", "logical_not", "isfinite", "unbind",
-    "one_hot", "zeros_like", "ones_like", "full_like", "full", "zeros", "ones",
+    "one_hot", "zeros_like", "ones_like", "full_like", "full", "zeros", "ones", "eye", "arange", "linspace",
 ]  # fmt: skip
 SHAPES: list[tuple[int, ...]] = [(), (3,), (0,), (2, 3), (3, 2), (2, 3, 4), (3, 4, 3)]
 

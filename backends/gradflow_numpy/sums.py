@@ -118,7 +118,7 @@ def running_total(x: Array, axis: int | None = None) -> Array:
     if x.dtype == _FLOAT16:
         x = x.astype(np.float32)
     n = x.size if axis is None else x.shape[axis]
-    if n <= _FEW or x.dtype.kind != "f":
+    if n <= _FEW or not x.size or x.dtype.kind != "f":
         return np.cumulative_sum(x, axis=axis)
     if x.size <= _LONG and x.dtype == np.float32:
         return np.cumulative_sum(x, axis=axis, dtype=np.float64).astype(np.float32)

@@ -12,7 +12,7 @@ from gradflow.batching import Batch
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DEFAULT, DType, as_dtype, weak_number
 from gradflow.ops.host import array_from_host, array_from_numbers, checked_cast, dtype_of, numpy_array
-from gradflow.ops.table import apply, cast, check_tensors, defop
+from gradflow.ops.table import apply, cast, check_tensors, defop, number
 from gradflow.recording import as_one_call
 from gradflow.tensor import Tensor, shape_from
 
@@ -169,15 +169,16 @@ def eye(n_rows: int, n_cols: int | None = None, /, dtype: Any = None, device: De
 def linspace(start: float, stop: float, /, num: int, dtype: Any = None, device: DeviceLike | None = None) -> Tensor:
     """`num` numbers at equal distances from start to stop, both included: computed in float64, float32 by default."""
     backend = get_backend(device)
-    (n,) = shape_from((num,))
+    (n,) = shape_from((num,), "num of linspace")
+    low, high = number("start of linspace", start), number("stop of linspace", stop)
     if dtype is not None and as_dtype(dtype).kind in ("int", "uint"):
-        start, stop = weak_number("linspace", start, as_dtype(dtype)), weak_number("linspace", stop, as_dtype(dtype))
+        low, high = (float(weak_number("linspace", x, as_dtype(dtype))) for x in (start, stop))
     steps = backend.arange(n, dtype=backend.dtypes["float64"])
     fraction = backend.divide(steps, float(max(n - 1, 1)))
     # weights of both ends, so that both are met exactly
     first, last = (
-        backend.multiply(backend.subtract(1.0, fraction), float(start)),
-        backend.multiply(fraction, float(stop)),
+        backend.multiply(backend.subtract(1.0, fraction), low),
+        backend.multiply(fraction, high),
     )
     native = native_dtype(backend, DEFAULT if dtype is None else dtype)
     return Tensor(backend.astype(backend.add(first, last), native), backend)
@@ -190,13 +191,19 @@ def arange(
     backend = get_backend(device)
     if stop is None:
         start, stop = 0, start
+    for given in (start, stop, step):
+        number("an argument of arange", given)
     if not step:
         raise ValueError("arange needs a step other than 0")
     whole = all(isinstance(v, Integral) for v in (start, stop, step))
     chosen: DType = as_dtype(dtype) if dtype is not None else as_dtype("int64" if whole else DEFAULT)
     if chosen.kind in ("int", "uint"):
         start, step = weak_number("arange", start, chosen), weak_number("arange", step, as_dtype("int64"))
+        if not math.isfinite(stop):
+            weak_number("arange", stop, chosen)  # which raises
         n = math.ceil((stop - start) / step)
         if n > 0:
             weak_number("arange", start + (n - 1) * step, chosen)
+    elif not all(map(math.isfinite, (start, stop, step))):
+        raise ValueError(f"arange takes finite numbers; got start {start}, stop {stop}, step {step}")
     return Tensor(backend.arange(start, stop, step, dtype=native_dtype(backend, chosen)), backend)

@@ -60,7 +60,7 @@ def array_from_numbers(data: Any, dtype: DType | None) -> Any:
     for kind in kinds:
         if issubclass(kind, Tensor):
             raise TypeError("a list of tensors is made one tensor by gradflow.stack or gradflow.concat")
-        if not (issubclass(kind, Real) or hasattr(kind, "__array__")):
+        if not (issubclass(kind, (int, float)) or hasattr(kind, "__array__")):
             fix = _FIXES.get(kind, "convert it with float()")
             raise TypeError(f"a tensor is made of numbers; got {_first(data, kind)!r} among them: {fix}")
         _refuse_masked(kind)

@@ -281,7 +281,8 @@ def _reductions(t: _Table) -> None:
     for subject in ("argmax", "argmin"):  # the first of several
         t.add(subject, ties, name="ties", axis=1)
         t.add(subject, ties, name="ties")
-    for shape, axis in (((3, 4), 0), ((3, 4), 1), ((2, 3, 4), -1), ((5,), None), ((0, 3), 0), ((3, 0), 1)):
+    empty = (((0, 3), 0), ((3, 0), 1), ((100, 0), 0), ((0, 100), 1))
+    for shape, axis in (((3, 4), 0), ((3, 4), 1), ((2, 3, 4), -1), ((5,), None), *empty):
         where = {} if axis is None else {"axis": axis}
         x = normal(shape, 64)
         t.add("cumulative_sum", x, bound=_scan_bound, **where)
