@@ -30,7 +30,6 @@ from contextvars import ContextVar
 from operator import attrgetter
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 from gradflow.backend import Array, Backend
 from gradflow.modes import BareMode, entered
@@ -684,7 +683,7 @@ def backward(
                 seer.after_adding(node, g)
         if g is None:
             continue
-        if hooked is not None and node in hooked and (on_path is None or node in on_path):
+        if hooked is not None and weakref.ref(node) in hooked and (on_path is None or node in on_path):
             g = _run_hooks(node, g, create_graph, batched)
             if wanted is None:
                 _retain(node, g, create_graph)
@@ -911,16 +910,26 @@ def _check_broadcast(node: Node, argument: int, shape: Any, expected: Any) -> No
         )
 
 
-hooked_nodes: WeakSet[Any] = WeakSet()
+hooked_nodes: set[weakref.ref[Any]] = set()
 """The nodes that have `hooks`: what to do with the gradient of their tensors."""
+
+
+def _hooks_of(node: Node | Leaf, make: bool = False) -> dict[int, Any] | None:
+    """The hooks of a node, None if it has none; or from now on a place for them."""
+    if weakref.ref(node) in hooked_nodes:
+        return node.hooks
+    if not make:
+        return None
+    node.hooks = {}  # here, not beside the set: a hook may well hold the tensor and with it the node
+    hooked_nodes.add(weakref.ref(node, hooked_nodes.discard))
+    return node.hooks
 
 
 def add_hook(node: Node | Leaf, hook: Callable[[Any], Any]) -> Handle:
     """Have `hook` see, and perhaps replace, the gradient of the tensor of a node."""
-    if node not in hooked_nodes:
-        node.hooks = {}  # here, not beside the set: a hook may well hold the tensor and with it the node
-        hooked_nodes.add(node)
-    return Handle(node.hooks, hook, node)
+    hooks = _hooks_of(node, make=True)
+    assert hooks is not None
+    return Handle(hooks, hook, node)
 
 
 _RETAINED = 0
@@ -938,17 +947,13 @@ class Retained:
 
 def retained(node: Node, make: bool = False) -> Retained | None:
     """Where the gradient of the tensor of a node is kept, if it is; or from now on."""
-    if node in hooked_nodes:
-        found: Retained | None = node.hooks.get(_RETAINED)  # type: ignore[assignment]
-        if found is not None:
-            return found
-    if not make:
+    hooks = _hooks_of(node, make)
+    if hooks is None:
         return None
-    if node not in hooked_nodes:
-        node.hooks = {}
-        hooked_nodes.add(node)
-    node.hooks[_RETAINED] = kept = Retained()  # type: ignore[assignment]
-    return kept
+    if make and _RETAINED not in hooks:
+        hooks[_RETAINED] = Retained()
+    found: Retained | None = hooks.get(_RETAINED)
+    return found
 
 
 def _retain(node: Any, g: Any, create_graph: bool) -> None:

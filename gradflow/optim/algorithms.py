@@ -9,8 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gradflow.backend import Array
-from gradflow.optim.flat import Block
+from gradflow.backend import Array, Backend
 from gradflow.optim.optimizer import Optimizer, Parameters, check_numbers, check_rate, number
 from gradflow.optim.schedules import Schedule
 
@@ -55,17 +54,18 @@ class SGD(Optimizer):
 
     def _update(
         self,
-        block: Block,
-        part: slice,
+        backend: Backend,
+        values: Array,
+        gradients: Array,
         state: dict[str, Array],
         lr: float,
         step: int,
         fresh: bool,
         group: Mapping[str, Any],
     ) -> None:
-        block.backend.sgd_step(
-            block.values[part],
-            block.gradients[part],
+        backend.sgd_step(
+            values,
+            gradients,
             state.get("momentum_buffer"),
             lr,
             group["momentum"],
@@ -112,8 +112,9 @@ class Adam(Optimizer):
 
     def _update(
         self,
-        block: Block,
-        part: slice,
+        backend: Backend,
+        values: Array,
+        gradients: Array,
         state: dict[str, Array],
         lr: float,
         step: int,
@@ -121,9 +122,9 @@ class Adam(Optimizer):
         group: Mapping[str, Any],
     ) -> None:
         beta1, beta2 = group["betas"]
-        block.backend.adam_step(
-            block.values[part],
-            block.gradients[part],
+        backend.adam_step(
+            values,
+            gradients,
             state["exp_avg"],
             state["exp_avg_sq"],
             step,
@@ -188,17 +189,18 @@ class RMSprop(Optimizer):
 
     def _update(
         self,
-        block: Block,
-        part: slice,
+        backend: Backend,
+        values: Array,
+        gradients: Array,
         state: dict[str, Array],
         lr: float,
         step: int,
         fresh: bool,
         group: Mapping[str, Any],
     ) -> None:
-        block.backend.rmsprop_step(
-            block.values[part],
-            block.gradients[part],
+        backend.rmsprop_step(
+            values,
+            gradients,
             state["square_avg"],
             state.get("grad_avg"),
             state.get("momentum_buffer"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from gradflow.backend import Array, Backend
@@ -90,6 +90,7 @@ class Block:
             end = member.stop
             groups.append(group)
         self.size = end
+        self.whole = slice(0, end)
         self.some_outside = False
         self.values = backend.zeros((end,), dtype=native)
         self.gradients = backend.zeros((end,), dtype=native)
@@ -162,23 +163,27 @@ class Block:
             leaf.hand_out()
         return ready
 
-    def runs(self, ready: list[Member]) -> Iterator[tuple[slice, list[Member]]]:
+    def runs(self, ready: list[Member]) -> list[tuple[slice, list[Member]]]:
         """Members that have a gradient, in runs of one past without a gap: the range and the members of each."""
-        whole = len(ready) == len(self.members) and not self.some_outside
-        if whole and ready[0].past.count == len(ready):
-            yield slice(0, self.size), ready
-            return
+        if len(ready) == len(self.members) and ready[0].past.count == len(ready) and not self.some_outside:
+            return [(self.whole, ready)]
         chosen = set(ready)
+        runs: list[tuple[slice, list[Member]]] = []
         run: list[Member] = []
         for member in self.members:
             alone = member.outside or (run and run[0].outside)
             if run and (alone or not (member in chosen and member.past is run[0].past)):
-                yield slice(run[0].start, run[-1].stop), run
+                runs.append((slice(run[0].start, run[-1].stop), run))
                 run = []
             if member in chosen:
                 run.append(member)
         if run:
-            yield slice(run[0].start, run[-1].stop), run
+            runs.append((slice(run[0].start, run[-1].stop), run))
+        return runs
+
+    def part(self, flat: Array, part: slice) -> Array:
+        """A part of a flat array."""
+        return flat if part is self.whole else flat[part]
 
     def bring_in(self, members: Sequence[Member]) -> None:
         """Copy the values of members that are outside to their places."""
@@ -202,10 +207,11 @@ class Block:
         past.filled = filled
         for member in members:
             member.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` made it
-        for member in members if self.some_outside else ():
-            if member.outside:
-                self.backend.setitem(member.tensor.array, ..., member.values)
-                member.tensor._bump()
+        if self.some_outside:
+            for member in members:
+                if member.outside:
+                    self.backend.setitem(member.tensor.array, ..., member.values)
+                    member.tensor._bump()
 
 
 def make_blocks(groups: Sequence[Sequence[Tensor]], first: int = 0) -> list[Block]:

@@ -12,7 +12,7 @@ from operator import is_
 from pathlib import Path
 from typing import Any
 
-from gradflow.backend import Array
+from gradflow.backend import Array, Backend
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, greater_equal, isfinite
 from gradflow.ops.table import kind_and_fix
@@ -167,15 +167,16 @@ class Optimizer:
 
     def _update(
         self,
-        block: Block,
-        part: slice,
+        backend: Backend,
+        values: Array,
+        gradients: Array,
         state: dict[str, Array],
         lr: float,
         step: int,
         fresh: bool,
         group: Mapping[str, Any],
     ) -> None:
-        """Call the kernel on `part` of the block's values and gradients; step counts from 1.
+        """Call the kernel on flat arrays of parameters, their gradients and their state; step counts from 1.
 
         `state` holds zeros where a parameter has had no step with it; `fresh` tells of that for any of its arrays.
         """
@@ -203,16 +204,19 @@ class Optimizer:
         loss = None if closure is None else closure()
         self._follow_edits()
         rates = [self._rate(group) for group in self.param_groups]
-        ready = [block.refresh() for block in self._blocks]
-        for block, members_ready in zip(self._blocks, ready, strict=True):
-            for part, members in list(block.runs(members_ready)):
+        ready = [(block, block.refresh()) for block in self._blocks]
+        for block, members_ready in ready:
+            for part, members in block.runs(members_ready):
                 past = members[0].past
                 group = self.param_groups[past.group]
-                state = {name: block.state_array(name)[part] for name in self._state_names(group)}
+                state = {name: block.part(block.state_array(name), part) for name in self._state_names(group)}
                 fresh = not past.filled.issuperset(state)
                 if block.some_outside:
                     block.bring_in(members)
-                self._update(block, part, state, rates[past.group], past.step + 1, fresh, group)
+                values, gradients = block.part(block.values, part), block.part(block.gradients, part)
+                self._update(
+                    block.backend, values, gradients, state, rates[past.group], past.step + 1, fresh, group
+                )
                 block.changed(members, past.filled.union(state) if fresh else past.filled)
         self.steps += 1
         return loss
