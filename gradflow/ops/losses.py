@@ -143,19 +143,20 @@ def softmax_cross_entropy_backward(*arguments: Any, **options: Any) -> Any:
 
 def _classes_last(name: str, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     """The input as rows of classes (N, C), and the shape of the losses. The axis of classes is 1, or 0 if alone."""
-    if not input.ndim:
-        raise ValueError(f"{name} needs an input of shape (C,), (N, C) or (N, C, ...); got {input.shape}")
+    shape = input.shape
+    if not shape:
+        raise ValueError(f"{name} needs an input of shape (C,), (N, C) or (N, C, ...); got {shape}")
     if not input.dtype.is_floating:
         raise TypeError(f"{name} needs a floating-point input; got {input.dtype}")
-    if not input.shape[min(1, input.ndim - 1)]:
-        raise ValueError(f"{name} needs at least one class; the input has shape {input.shape}")
-    if input.ndim == 1:
+    if not shape[min(1, len(shape) - 1)]:
+        raise ValueError(f"{name} needs at least one class; the input has shape {shape}")
+    if len(shape) == 1:
         return reshape(input, (1, -1)), ()
-    if input.ndim == 2:
-        return input, input.shape[:1]
-    axes = (0, *range(2, input.ndim), 1)
+    if len(shape) == 2:
+        return input, shape[:1]
+    axes = (0, *range(2, len(shape)), 1)
     rows = permute_dims(input, axes)
-    return reshape(rows, (rows.size // input.shape[1], input.shape[1])), rows.shape[:-1]
+    return reshape(rows, (rows.size // shape[1], shape[1])), rows.shape[:-1]
 
 
 def _check_labels(name: str, target: Tensor, shape: tuple[int, ...], classes: int) -> Tensor:
@@ -203,7 +204,7 @@ def cross_entropy(
     not fit.
     """
     check_reduction("cross_entropy", reduction)
-    check_tensors("cross_entropy", input, target, *[weight] * (weight is not None))
+    check_tensors("cross_entropy", *((input, target) if weight is None else (input, target, weight)))
     if not 0.0 <= number("label_smoothing", label_smoothing) <= 1.0:
         raise ValueError(f"label_smoothing is a share in [0, 1]; got {label_smoothing}")
     if (weight is not None or label_smoothing) and _is_half(input):  # otherwise the kernel sees to it
@@ -259,7 +260,7 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, reduct
     input, target (labels), weight and the mean as for `cross_entropy`. Raises ValueError or TypeError likewise.
     """
     check_reduction("nll_loss", reduction)
-    check_tensors("nll_loss", input, target, *[weight] * (weight is not None))
+    check_tensors("nll_loss", *((input, target) if weight is None else (input, target, weight)))
     rows, shape = _classes_last("nll_loss", input)
     if reduction == "mean" and not rows.shape[0]:
         raise ValueError("the mean of no losses does not exist: the input is empty")

@@ -214,9 +214,7 @@ class Optimizer:
                 if block.some_outside:
                     block.bring_in(members)
                 values, gradients = block.part(block.values, part), block.part(block.gradients, part)
-                self._update(
-                    block.backend, values, gradients, state, rates[past.group], past.step + 1, fresh, group
-                )
+                self._update(block.backend, values, gradients, state, rates[past.group], past.step + 1, fresh, group)
                 block.changed(members, past.filled.union(state) if fresh else past.filled)
         self.steps += 1
         return loss
