@@ -363,7 +363,7 @@ class _Plan:
         before, self.recording = self.recording, None
         states = [] if before is None else [_state_of(leaf) for leaf in before.leaves]
         recording = _Recording(backend, call, [] if before is None else before.groups)
-        earlier, self.reason = self.reason, _Reason("raises an exception", usual=True)
+        self.reason = _Reason("raises an exception", usual=True)
         self._fail(call + 1)
         result = recording.watch(step, inputs, named)
         reason = recording.reason
@@ -378,9 +378,7 @@ class _Plan:
                 self.next = call + 1
             else:
                 self.program, self.recording = _Program(recording, states), None
-        if reason is None:  # what has failed often is not said to be better after half of an attempt
-            reason = earlier if before is None and self.failures >= _TRIES else _RECORDING
-        self.reason = reason
+        self.reason = _RECORDING if reason is None else reason
         return result
 
 
@@ -474,18 +472,16 @@ class _Recording(Recorder):
             for leaf in self.leaves:  # nobody has tensors in their buffers where a program is made: see `_state_of`
                 used.pop(id(leaf.buffer), None)
             self.unchanged = Unchanged(used.values())
-            for thing in self._changed:
-                if id(thing) in used:
-                    self._refuse(f"changes what it uses, {_describe(thing)}")
         for x, view in zip(given, views, strict=True):
             if view._node is not None:  # the step told it to require a gradient
                 x._node = view._node
         if nothing:
             self._refuse(f"calls nothing on {self.backend.device}")
         for groups in self.groups:
-            self._check_settings(groups)
-        if not _same_groups(self.groups):
-            self._refuse("changes parameter groups")
+            self._check_groups(groups)
+        for thing in self._changed:
+            if id(thing) in used:
+                self._refuse(f"changes what it uses, {_describe(thing)}")
         self.lines.append(f"return {self._text(result)}")
         self._names, self._kept = {}, []
         self._read, self._made, self._changed = {}, {}, []
@@ -541,7 +537,7 @@ class _Recording(Recorder):
         if any(leaf.backend is not self.backend for leaf in leaves):
             self._refuse(f"works on other devices than {self.backend.device}")
         if hasattr(first, "param_groups"):
-            self._check_settings(self._groups_of(first))
+            self._check_groups(self._groups_of(first))
         if any(callable(x) for x in (*arguments[1:], *options.values())):
             self._refuse("gives an optimizer a closure")
         self._busy = False
@@ -554,9 +550,12 @@ class _Recording(Recorder):
             self.groups.append(found)
         return found
 
-    def _check_settings(self, groups: _Groups) -> None:
+    def _check_groups(self, groups: _Groups) -> None:
+        name = type(groups.optimizer).__name__
+        if not groups.optimizer.holds(groups.parameters):
+            self._refuse(f"changes the parameters of {name}")
         if groups.settings != _settings(groups.optimizer):
-            self._refuse(f"changes hyperparameters of {type(groups.optimizer).__name__}")
+            self._refuse(f"changes hyperparameters of {name}")
 
     def refuse(self, reason: str) -> None:
         if not self._busy:

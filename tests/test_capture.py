@@ -542,11 +542,33 @@ def clip_what_is_given_by_name(model: nn.Linear, optimizer: optim.Optimizer, x: 
     optimizer.step()
 
 
+def parameters_of(optimizer: optim.Optimizer) -> list[gf.Tensor]:
+    members: list[gf.Tensor] = optimizer.param_groups[0]["params"]
+    return members
+
+
 def lower_the_rate_afterwards(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
     optimizer.zero_grad()
     model(x).square().mean().backward()
     optimizer.step()
     optimizer.param_groups[0]["lr"] *= 0.9
+
+
+def leave_one_out(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
+    members = parameters_of(optimizer)
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    bias = members.pop()
+    optimizer.step()
+    members.append(bias)
+
+
+def train_one_every_other_time(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+    members = parameters_of(optimizer)
+    members.pop() if len(members) == 2 else members.append(model.bias)
 
 
 class Batch:
@@ -598,7 +620,8 @@ def use_an_operation_of_ones_own(model: nn.Linear, optimizer: optim.Optimizer, x
 
 @pytest.mark.parametrize("work", [
     assign_gradients, scale_gradients, clear_by_none, set_the_rate, select_by_a_mask, clip_what_is_given_by_name,
-    lower_the_rate_afterwards, step_by_a_closure, guard_what_is_not_finite, use_an_operation_of_ones_own,
+    lower_the_rate_afterwards, leave_one_out, train_one_every_other_time, step_by_a_closure, guard_what_is_not_finite,
+    use_an_operation_of_ones_own,
 ])  # fmt: skip
 def test_what_steps_do_with_gradients_and_rates(work: Callable[..., Any]) -> None:
     assert trained(gf.capture, work) == trained(as_it_is, work)
@@ -633,11 +656,14 @@ def test_gradients_that_are_read_between_calls_leave_it_replaying() -> None:
         assert i < 3 or training.call.status == "replaying"  # type: ignore[attr-defined]
 
 
-def test_a_gradient_that_is_held_stays_what_it_was() -> None:
+@pytest.mark.parametrize("of", [
+    lambda g: g, lambda g: g[:1], lambda g: g.reshape(-1), lambda g: g.detach(), lambda g: (g[:1], g)[0],
+])  # fmt: skip
+def test_a_gradient_that_is_held_stays_what_it_was(of: Callable[[gf.Tensor], gf.Tensor]) -> None:
     model, _, step = make_training_of_a_layer()
     counted = Counted(step)
     counted.runs_of(4)
-    gradient = held(model.weight)
+    gradient = of(held(model.weight))
     before = gradient.tolist()
     counted.captured(gf.full((4, 3), 9.0))
     assert gradient.tolist() == before
@@ -1145,11 +1171,6 @@ def test_parameter_groups_that_a_step_reads(change: Callable[[optim.Optimizer], 
     assert found[0] == found[1]
 
 
-def parameters_of(optimizer: optim.Optimizer) -> list[gf.Tensor]:
-    members: list[gf.Tensor] = optimizer.param_groups[0]["params"]
-    return members
-
-
 def move_a_parameter(optimizer: optim.Optimizer) -> None:
     optimizer.param_groups.append({**optimizer.param_groups[0], "params": [parameters_of(optimizer).pop(0)], "lr": 0.5})
 
@@ -1387,6 +1408,7 @@ def test_the_status_says_why_a_step_runs_as_it_is(name: str, caplog: pytest.LogC
     (assign_gradients, "assigns a gradient"), (scale_gradients, "reads a gradient"),
     (set_the_rate, "reads how many steps an optimizer has done"),
     (lower_the_rate_afterwards, "changes hyperparameters of SGD"),
+    (leave_one_out, "changes the parameters of SGD"), (train_one_every_other_time, "changes the parameters of SGD"),
     (select_by_a_mask, "indexes with a mask"), (step_by_a_closure, "gives an optimizer a closure"),
     (use_an_operation_of_ones_own, r"calls an operation of your own \(fill\)"),
 ])  # fmt: skip
@@ -1513,6 +1535,23 @@ def test_a_module_that_changes_in_every_step_does_not_record_every_time(caplog: 
     assert captured.status == "replaying"
 
 
+REARRANGED: dict[str, Callable[[nn.Linear, optim.Optimizer], Any]] = {
+    "a module": lambda model, optimizer: setattr(model, "mark", object()),
+    "a group": lambda model, optimizer: parameters_of(optimizer).reverse(),
+}
+
+
+@pytest.mark.parametrize("change", REARRANGED.values(), ids=REARRANGED)
+def test_a_program_that_was_worth_it_is_followed_by_another_at_once(change: Callable[..., Any]) -> None:
+    model, optimizer, step = make_training_of_a_layer()
+    counted = Counted(step)
+    counted.runs_of(20)
+    for _ in range(12):
+        change(model, optimizer)
+        assert counted.runs_of(20) <= 3
+        assert counted.captured.status == "replaying"
+
+
 def test_gradients_that_are_cleared_between_some_calls_only() -> None:
     """Two states in turn: one of them is replayed, and recordings for the other become rare."""
     model, optimizer = nn.Linear(3, 2), None
@@ -1634,6 +1673,32 @@ def test_a_check_finds_what_python_has_changed(name: str) -> None:
     for _ in range(4):
         step(gf.ones((1, 3)))
     assert step.status == "replaying"  # type: ignore[attr-defined]
+
+
+def test_what_a_check_has_found_wrong_is_not_replayed_again() -> None:
+    flags = Flags()
+    captured = gf.capture(lambda x: x * flags.factor, check=10)
+    for _ in range(9):
+        captured(gf.ones(1))
+    flags.factor = 2.0
+    with pytest.raises(RuntimeError, match="differs from the step itself"):
+        captured(gf.ones(1))
+    assert [captured(gf.ones(1)).item() for _ in range(4)] == [2.0] * 4
+
+
+def test_a_check_leaves_the_groups_of_an_optimizer_the_same_dicts() -> None:
+    model, optimizer, step = make_training_of_a_layer()
+    groups, group = optimizer.param_groups, optimizer.param_groups[0]
+    captured = gf.capture(step, check=1)
+    for _ in range(5):
+        captured(gf.ones((1, 3)))
+    assert captured.status == "replaying"
+    assert optimizer.param_groups is groups
+    assert groups[0] is group
+    before = model.weight.tolist()
+    group["lr"] = 0.0
+    captured(gf.ones((1, 3)))
+    assert model.weight.tolist() == before
 
 
 def test_a_check_does_not_see_nan_as_a_difference() -> None:

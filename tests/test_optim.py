@@ -1046,6 +1046,21 @@ def test_edits_of_the_groups_decide_who_is_trained(device: str, make: Any, kind:
     optimizer.load_state_dict(state)
 
 
+def test_a_list_of_parameters_can_be_edited_again_after_a_step() -> None:
+    p, q = gf.ones(2, requires_grad=True), gf.ones(2, requires_grad=True)
+    optimizer = optim.SGD([p, q], lr=0.5)
+    members = optimizer.param_groups[0]["params"]
+    for trained in (True, False, True):
+        (p * q).sum().backward()
+        if trained is not (len(members) == 2):
+            members.append(q) if trained else members.pop()
+        before = q.tolist()
+        optimizer.step()
+        assert optimizer.param_groups[0]["params"] is members
+        assert (q.tolist() != before) == trained
+        p.zero_grad(), q.zero_grad()
+
+
 def test_an_edit_that_does_not_fit_is_refused_before_anything_changes(device: str) -> None:
     p, q = parameter([1.0]), parameter([2.0])
     optimizer = SGD([p], lr=1.0)

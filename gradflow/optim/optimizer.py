@@ -143,7 +143,10 @@ class Optimizer:
         for group in groups:
             checked.append(self._checked(group, checked))
         for group, whole in zip(groups, checked, strict=True):
+            members = group["params"]
             group.update(whole)
+            if isinstance(members, list):  # it stays the group's own, and may be edited again
+                group["params"] = members
         before = {id(m.tensor): (block, m) for block in self._blocks for m in block.members}
         self._make_blocks()
         for block in self._blocks:
