@@ -20,6 +20,7 @@ import numpy as np
 
 import gradflow as gf
 from benchmarks.machine import about, versions
+from benchmarks.peers.options import Parser
 from benchmarks.timing import interleaved
 from gradflow import nn
 
@@ -274,8 +275,14 @@ def parts(n: int = 2000, many: int = 10_000) -> Figures:
     return {name: 1e3 * seconds for name, seconds in interleaved(rows, ROUNDS // 6, prepare).items()}
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and write the file that the arguments name."""
+    parser = Parser(
+        prog="python -m benchmarks.autograd",
+        description="Time single operations, Hessians, checkpoints and the making of tensors, beside installed peers.",
+    )
+    parser.add_argument("file", nargs="?", metavar="FILE", help="where to write the figures, as JSON, too")
+    file_name = parser.parse_args(arguments).file
     with one_thread():
         tables = {
             f"a chain of {CHAIN} multiplications and additions on 4 elements, µs an operation": overhead(),
@@ -290,12 +297,12 @@ def main(arguments: list[str]) -> int:
         print(f"\n{title}")
         for name, value in figures.items():
             print(f"  {name:36} {value:10.3f}")
-    if arguments:
+    if file_name:
         described = {**about(), "versions": versions(), "threads": 1, "dtype": "float32", "tables": tables}
-        with open(arguments[0], "w", encoding="utf-8") as file:
+        with open(file_name, "w", encoding="utf-8") as file:
             json.dump(described, file, indent=1, ensure_ascii=False)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

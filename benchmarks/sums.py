@@ -6,6 +6,7 @@ Medians, in milliseconds.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 
 import gradflow as gf
 from benchmarks.machine import versions
+from benchmarks.peers.options import Parser
 from benchmarks.timing import interleaved
 
 ROUNDS = 15
@@ -38,8 +40,12 @@ def line(
     print(f"{title:44}{figures}{found['gradflow'] / found['PyTorch']:12.2f}")
 
 
-def main() -> int:
-    """Measure and print all lines."""
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print all lines; status 2, with one line, where PyTorch is not installed."""
+    parser = Parser(prog="python -m benchmarks.sums", description="Time sums beside PyTorch and NumPy.")
+    parser.parse_args(arguments)
+    if importlib.util.find_spec("torch") is None:
+        parser.error('PyTorch, with which it compares, is not installed; type: pip install -e ".[peers]"')
     import torch
 
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -235,6 +235,7 @@ def test_failures_end_by_cause_with_the_declaration_to_paste(tmp_path: Path) -> 
     assert re.search(rf"^by cause \({failed} failures, \d causes\):$", out, re.M)
     assert f"{failed - 1:6} NotImplementedError: no scan of N\n" in out
     assert "     1 NotImplementedError: no clock\n" in out
+    assert out.index("by cause") > out.rindex("\nFAILED "), "the list of failures comes first"
     pasted = re.search(r"^    unsupported = \{$.*?^    \}$", out, re.M | re.S)
     assert pasted is not None
     assert '"cumulative_sum' in pasted[0]

@@ -11,6 +11,7 @@ pytest: with `-W error` they are failures. It needs pytest and NumPy alone.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -67,8 +68,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return lines
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The failures by their causes, and the number of checks by their outcome."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
+    """The failures by their causes, and the number of checks by their outcome: below pytest's own list of failures."""
+    yield
     reports = [report for kind in ("passed", "failed", "error") for report in terminalreporter.stats.get(kind, [])]
     found = [causes.Outcome(*report.conformance) for report in reports if hasattr(report, "conformance")]
     for line in causes.report(found):
