@@ -275,7 +275,7 @@ class Backend(ABC):
     """
 
     made_by: ClassVar[dict[str, str]] = {}
-    """What the native kernels of these names were made with, where `kernels` shall tell: {"linear": "numba"}."""
+    """What compiled the native kernels of these names, for `kernels` to report: {"linear": "numba"}."""
 
     def __init__(self, namespace: Any, index: int = 0) -> None:
         self.device = Device(self.name, index)

@@ -56,12 +56,12 @@ Train a multilayer perceptron on a dataset that comes with scikit-learn; nothing
 A fifth of the samples is held out to test on, each class in proportion. The run
 leaves a folder with weights.safetensors, metrics.csv (a row for each epoch),
 curves.png and config.toml. The same settings give the same metrics, bit for bit,
-where all is as config.toml records it: versions, device, kernels, BLAS, threads.
-Ctrl-C ends the run and keeps what the whole epochs reached.
+if all that config.toml records is the same: versions, device, kernels, BLAS, threads.
+Ctrl-C stops the run and saves what the finished epochs reached.
 """
 
 _DEVICES_HELP = """\
-List the devices, and for each that cannot be used, why, and what to type.
+List the devices, and for each that cannot be used, the reason and what to type.
 
 With --json, one object:
   gradflow   the version
@@ -92,10 +92,10 @@ exit status: 0 done; 1 training or writing failed; 2 bad input; 130 Ctrl-C
 
 _AGREE_HELP = """\
 Run operations, a model's forward and backward and short training runs on two
-devices, and print for each result how far it is off and how much of its bound
-that takes. What rounds is judged against float64 on the CPU, in ulp or by the
-bound of its error analysis; what does not (moves, masks, comparisons, random
-bits) has to be equal to the bit.
+devices, and print for each result its error, also as a share of its bound.
+Results that are rounded are compared with float64 on the CPU, in ulp or by the
+bound of their error analysis; the others (copies, masks, comparisons, random
+bits) must be equal bit for bit.
 
 One DEVICE is compared with the CPU. Without any, the CPU is compared with CUDA
 where that can be used, else with gradflow's own fake device.
@@ -196,7 +196,7 @@ def _add_train(commands: Any, formatter: Any) -> None:
 
     add = parser.add_argument
     add("dataset", nargs="?", metavar="DATASET", help="one of the names above")
-    add("--config", metavar="FILE", help="repeat the run of a config.toml; what is given besides wins over it")
+    add("--config", metavar="FILE", help="repeat the run of a config.toml; other options override it")
     add("--out", metavar="FOLDER", help="a new or empty folder for the results (runs/<dataset>-seed<seed>)")
     add("--quiet", action="store_true", help="print only the last line, and errors")
 
