@@ -65,7 +65,7 @@ class Device:
     """A place for tensors: the `type` is the prefix of a backend ("cpu", "cuda"), `index` counts its devices.
 
     The type may carry the index, as in "cuda:1". A device equals each of its names, and has the hash of `str(device)`:
-    that is the name to look it up by. Raises ValueError for an index that is no number >= 0.
+    that is the name to look it up by. Raises ValueError for an index that is not a number >= 0.
 
     >>> Device("cuda:1") == Device("cuda", 1), str(Device("cuda")), str(Device("cpu"))
     (True, 'cuda:0', 'cpu')

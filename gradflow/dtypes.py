@@ -113,7 +113,7 @@ def is_number(x: Any) -> bool:
 def weak_number(name: str, value: Any, dtype: DType) -> Any:
     """A number for the operation `name` with a tensor of `dtype`, as a bool, an int or a float.
 
-    Raises TypeError for what is no number; where an integer dtype cannot hold it, ValueError for NaN and fractions,
+    Raises TypeError for anything but a number; where an integer dtype cannot hold it, ValueError for NaN and fractions,
     OverflowError for numbers out of range.
     """
     if not is_number(value):

@@ -902,7 +902,7 @@ def _check_unchanged(node: Node) -> None:
 
 
 def _check_broadcast(node: Node, argument: int, shape: Any, expected: Any) -> None:
-    """Raise ValueError for a gradient that is no broadcast of its argument: a rule is wrong."""
+    """Raise ValueError for a gradient that is not a broadcast of its argument: a rule is wrong."""
     if len(shape) > max(len(expected), len(node.shape)) or not broadcasts(expected, shape):
         raise ValueError(
             f"the rule of {node.op.name} for argument {argument} gave a gradient of shape {tuple(shape)}; "

@@ -233,7 +233,7 @@ class _RuleChecker(Observer):
 
 
 def _text(x: Any, node: Node) -> str:
-    """The values as text, in which NaN equals itself; empty for what is no array or tensor."""
+    """The values as text, in which NaN equals itself; empty for anything but an array or tensor."""
     x = x.values if isinstance(x, Batch) else x
     if not isinstance(x, Tensor):
         if x is None or isinstance(x, (int, float)) or not hasattr(x, "dtype") or hasattr(x, "parents"):

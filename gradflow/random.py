@@ -43,14 +43,14 @@ class Generator:
     """A stream of random numbers: a `key`, from the seed, and a `counter`, the place in the stream.
 
     Threads may share one: no two of them draw the same numbers, but which of them draws which is up to chance.
-    Raises ValueError for a seed that is no integer in [0, 2^128).
+    Raises ValueError for a seed that is not an integer in [0, 2^128).
     """
 
     def __init__(self, seed: int = 0) -> None:
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> Generator:
-        """Start the stream of `seed` anew; returns the generator. ValueError as above."""
+        """Restart the stream with `seed`; returns the generator. ValueError as above."""
         try:
             key = -1 if isinstance(seed, bool) else index(seed)
         except TypeError:
@@ -123,7 +123,7 @@ def _set_states(states: States) -> None:
 
 
 def manual_seed(seed: int) -> Generator:
-    """Seed the default generator. ValueError for a seed that is no integer in [0, 2^128).
+    """Seed the default generator. ValueError for a seed that is not an integer in [0, 2^128).
 
     A forked process starts from a copy of the generator, so workers of one parent draw equal numbers, as they do from
     NumPy's. Give each a seed from its number first: `gradflow.manual_seed(seed + number)`, for example as the

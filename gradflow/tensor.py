@@ -154,7 +154,7 @@ class Tensor:
 
     @as_one_call
     def zero_grad(self) -> None:
-        """Forget the gradient: `.grad` becomes None, and the next backward pass starts it anew."""
+        """Forget the gradient: `.grad` becomes None, and the next backward pass starts it again."""
         node = self._frozen_leaf() if self._node is None else self._node
         if isinstance(node, Leaf):
             node.clear()
@@ -702,7 +702,7 @@ def tensor(data: Any, dtype: Any = None, device: DeviceLike | None = None, requi
 
     Without a `dtype`, Python numbers become float32, integers too (bools stay bool); arrays and tensors keep theirs.
     The device is that of a tensor given, else the current one. The copy is C-contiguous.
-    Raises TypeError or ValueError for data that is no array of numbers; ValueError for NaN and fractions, and
+    Raises TypeError or ValueError for data that is not an array of numbers; ValueError for NaN and fractions, and
     OverflowError for numbers out of range, where `dtype` is one of integers and `data` is on the host. A tensor is cast
     as by `astype`.
 

@@ -173,7 +173,7 @@ def stand_in(x: Tensor, recorded: bool) -> Tensor:
 
 
 def check_function(what: str, f: Any) -> None:
-    """Raise TypeError for what is no function, such as what one has already computed."""
+    """Raise TypeError for anything but a function, such as what one has already computed."""
     if isinstance(f, Tensor):
         raise TypeError(
             f"{what} takes a function; got a {_describe(f)}: for the gradients of what is computed already, use "
@@ -230,8 +230,8 @@ def value_and_grad(
 
     f returns a scalar tensor; with `has_aux`, a pair of that and anything else, which is handed on: ((value, aux),
     gradient). The gradient has the structure of the argument, or is a tuple of such for a tuple of argnums; where f
-    does not depend on a tensor it is zeros. Raises TypeError for an argument or a result that is no floating-point
-    tensor, ValueError for a result that is no scalar.
+    does not depend on a tensor it is zeros. Raises TypeError for an argument or a result that is not a floating-point
+    tensor, ValueError for a result that is not a scalar.
 
     >>> import gradflow as gf
     >>> value, gradient = gf.value_and_grad(lambda w: (w * w).sum())(gf.tensor([1.0, 2.0]))

@@ -23,7 +23,7 @@ class Parameter(Tensor):
 
     Made from a floating-point tensor, whose values it shares.
 
-    Raises TypeError for values that are no tensor or carry no gradient.
+    Raises TypeError for values that are not tensors or carry no gradient.
     """
 
     __slots__ = ()

@@ -29,7 +29,7 @@ def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, c
     """`data` as a tensor: a number, nested sequences, a NumPy array, an array of the backend's library, or a tensor.
 
     dtype and device as for `gradflow.tensor`. `copy`: True always copies, None only where it must.
-    Raises TypeError or ValueError for data that is no array of numbers, and as `gradflow.tensor` does for numbers that
+    Raises TypeError or ValueError for data other than an array of numbers, and as `gradflow.tensor` does for numbers that
     an integer dtype cannot hold.
     """
     if isinstance(data, Tensor):
@@ -134,7 +134,7 @@ def full(
 ) -> Tensor:
     """A tensor of one value, float32 by default.
 
-    Raises TypeError for what is no number; ValueError or OverflowError for one that an integer dtype cannot hold.
+    Raises TypeError for anything but a number; ValueError or OverflowError for one that an integer dtype cannot hold.
     """
     return _filled("full", shape, dtype, device, requires_grad, fill_value)
 

@@ -143,7 +143,7 @@ _KNOWN = ("shape", "ndim", "dtype")
 
 
 def _checked(name: str, argument: int, rule: Rule, arity: int) -> Rule:
-    """The rule, with clear errors for a result that is no array, and for arguments that it reads though not declared.
+    """The rule, with clear errors for a result that is not an array, and for arguments read though not declared.
 
     It keeps its name for what it reads.
     """

@@ -158,7 +158,7 @@ def _inside(F: Any, x: Any, low: float | None, high: float | None) -> Any:
 def clip(x: Tensor, /, min: float | None = None, max: float | None = None) -> Tensor:
     """x, but `min` where it is below and `max` where it is above; None for no limit. At an edge the gradient passes.
 
-    Raises TypeError for limits that are no numbers, ValueError where min > max, OverflowError for a limit that an
+    Raises TypeError for limits that are not numbers, ValueError where min > max, OverflowError for a limit that an
     integer x cannot hold.
     """
     check_tensors("clip", x)

@@ -105,7 +105,7 @@ def raw_key(x: Tensor, key: Any) -> Any:
     The Ellipsis makes NumPy give a view, as other libraries do, also where only one element is left. A mask beside
     other parts becomes the indices of its true elements, as in NumPy.
 
-    Raises IndexError for what is no index or is out of range, DeviceMismatchError for a tensor of another device.
+    Raises IndexError for anything but an index, or one out of range, DeviceMismatchError for a tensor of another device.
     """
     return _fitting(x, [_raw_part(x, part) for part in (key if isinstance(key, tuple) else (key,))])
 
@@ -281,7 +281,7 @@ def scatter_add_along_axis(values: Tensor, indices: Tensor, /, shape: tuple[int,
 def take(x: Tensor, indices: Any, /, axis: int | None = None) -> Tensor:
     """The elements at `indices` (integers, of any shape) along `axis`, which may be left out for one axis.
 
-    Raises IndexError for indices that are no integers, ValueError for a missing axis.
+    Raises IndexError for indices that are not integers, ValueError for a missing axis.
     """
     check_tensors("take", x)
     if axis is None:
@@ -299,7 +299,7 @@ def take(x: Tensor, indices: Any, /, axis: int | None = None) -> Tensor:
 def take_along_axis(x: Tensor, indices: Tensor, /, axis: int = -1) -> Tensor:
     """The element of x at each of `indices` along `axis`; all other lengths are those of x.
 
-    Raises IndexError for indices that are no integers, ValueError for a shape that does not fit.
+    Raises IndexError for indices that are not integers, ValueError for a shape that does not fit.
     """
     check_tensors("take_along_axis", x, indices)
     axis = one_axis("take_along_axis", axis, x.ndim)

@@ -37,7 +37,7 @@ def _check(name: str, input: Tensor, target: Tensor, reduction: str) -> None:
 
 
 def check_reduction(name: str, reduction: str) -> None:
-    """Raise ValueError for what is no reduction."""
+    """Raise ValueError for anything but a reduction."""
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"{name} knows the reductions {', '.join(REDUCTIONS)}; got {reduction!r}")
 
@@ -160,7 +160,7 @@ def _classes_last(name: str, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 
 
 def _check_labels(name: str, target: Tensor, shape: tuple[int, ...], classes: int) -> Tensor:
-    """The labels as a row. Their values are looked at where that is no wait: on the CPU."""
+    """The labels as a row. Their values are checked where that does not wait for a device: on the CPU."""
     if target.dtype.kind not in ("int", "uint", "bool") or (target.dtype.kind == "bool" and target.shape == shape):
         raise TypeError(
             f"{name} takes integer labels; got {target.dtype}: make them with gradflow.tensor(labels, dtype='int64')"

@@ -81,7 +81,7 @@ _LINEAR = defop("linear", joint=_linear_backward, joint_reads_out=_reads_out, re
 
 
 def check_activation(name: str) -> None:
-    """Raise ValueError for what is no activation."""
+    """Raise ValueError for anything but an activation."""
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; there are {', '.join(ACTIVATIONS)}")
 
@@ -352,7 +352,7 @@ _DROPOUT = defop("dropout", joint=_dropout_backward, joint_reads_inputs=False, r
 
 
 def check_dropout(p: float) -> None:
-    """Raise ValueError or TypeError for what is no probability of dropping."""
+    """Raise ValueError or TypeError for anything but a probability of dropping."""
     if not 0.0 <= number("p of dropout", p) < 1.0:
         raise ValueError(f"dropout needs a probability 0 <= p < 1; got {p}")
 

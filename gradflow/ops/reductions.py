@@ -17,7 +17,7 @@ Axis = int | tuple[int, ...] | None
 def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """The axes that `axis` (a number, a tuple, or None for all) stands for, each in [0, ndim).
 
-    Raises ValueError for an axis out of range or named twice, TypeError for what is no axis.
+    Raises ValueError for an axis out of range or named twice, TypeError for anything but an axis.
     """
     if axis is None:
         return tuple(range(ndim))
@@ -35,7 +35,7 @@ def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
 
 
 def one_axis(name: str, axis: Any, ndim: int) -> int:
-    """The one axis, in [0, ndim), that `name` works along. ValueError out of range, TypeError for what is no number."""
+    """The one axis, in [0, ndim), of `name`. ValueError out of range, TypeError for anything but a number."""
     try:
         return normalize_axes(index(axis), ndim)[0]
     except TypeError:

@@ -101,7 +101,7 @@ def check_tensors(name: str, *inputs: Any) -> None:
 
 
 def number(name: str, given: Any) -> float:
-    """A parameter called `name` as a float. TypeError for what is no number."""
+    """A parameter called `name` as a float. TypeError for anything but a number."""
     if not is_number(given):
         raise TypeError(f"{name} is a number; got {kind_of(given)}")
     return float(given)

@@ -20,7 +20,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
 
     The norm is a tensor without axes, on the device of the gradients: reading it waits, clipping does not. 0 where
     there are no gradients. An infinite `max_norm` only measures. A parameter given twice counts once. Raises ValueError
-    for a `max_norm` that is no number >= 0, DeviceMismatchError for several devices. Pascanu et al. 2013, "On the
+    for a `max_norm` that is not a number >= 0, DeviceMismatchError for several devices. Pascanu et al. 2013, "On the
     difficulty of training recurrent neural networks", algorithm 1.
     """
     if max_norm != math.inf:

@@ -42,7 +42,7 @@ class Optimizer:
 
     parameters: leaves that are floating-point tensors, or groups: mappings with "params" and hyperparameters of
     their own. The learning rate `lr` is a number, or a schedule: a function of the count of steps, from 0.
-    The parameters become views of a flat buffer: make the optimizer after the model is where it shall be. One whose
+    The parameters become views of a flat buffer: move the model to its device first. One whose
     memory is seen from elsewhere (by a parameter that is a view of it, a detached alias, the NumPy array behind
     `gradflow.asarray`) stays where it is as long as that is so, which costs two copies a step.
     Raises ValueError for no parameters, one given twice, or a hyperparameter out of range; TypeError for what is no
@@ -189,7 +189,7 @@ class Optimizer:
 
     @as_one_call
     def zero_grad(self) -> None:
-        """Forget all gradients: the next backward pass starts them anew, in the same memory."""
+        """Forget all gradients: the next backward pass starts them again, in the same memory."""
         for group in self.param_groups:
             for tensor in group["params"]:
                 leaf = tensor._node
@@ -267,8 +267,8 @@ class Optimizer:
         """Go on from a state that `state_dict` gave, here or on another device. All is checked before anything changes.
 
         Hyperparameters come from the state, but a learning rate that is a schedule stays, as the rest of the code does;
-        it goes on from the step that the state had reached. Raises TypeError for what is no state; KeyError or
-        ValueError for one of other parameters or of another optimizer; and ValueError for steps that are no count,
+        it goes on from the step that the state had reached. Raises TypeError for anything but a state; KeyError or
+        ValueError for one of other parameters or of another optimizer; and ValueError for steps that are not a count,
         numbers that are not finite, and means of squares that are negative. Waits for the device.
         """
         if not isinstance(state_dict, Mapping):
@@ -383,6 +383,6 @@ def check_rate(group: dict[str, Any]) -> None:
 
 
 def check_numbers(group: dict[str, Any], *names: str, low: float = 0.0, high: float = math.inf) -> None:
-    """Make the hyperparameters of those names Python's floats; ValueError for what is no number in [low, high)."""
+    """Make the hyperparameters of those names Python's floats; ValueError for anything but a number in [low, high)."""
     for name in names:
         group[name] = number(name, group[name], low, high)
