@@ -169,7 +169,7 @@ def discovery_notes() -> list[str]:
 
 
 def plain(text: str) -> str:
-    r"""The words of a text on one line, with every invisible character (such as a terminal's control codes) written out.
+    r"""The words of a text on one line, with every invisible character (such as control codes) written out.
 
     >>> print(plain("it is\n\x1b[31mred"))
     it is \x1b[31mred

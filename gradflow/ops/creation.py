@@ -29,7 +29,7 @@ def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, c
     """`data` as a tensor: a number, nested sequences, a NumPy array, an array of the backend's library, or a tensor.
 
     dtype and device as for `gradflow.tensor`. `copy`: True always copies, None only where it must.
-    Raises TypeError or ValueError for data other than an array of numbers, and as `gradflow.tensor` does for numbers that
+    Raises TypeError or ValueError for other data than numbers, and as `gradflow.tensor` does for numbers that
     an integer dtype cannot hold.
     """
     if isinstance(data, Tensor):

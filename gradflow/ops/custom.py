@@ -23,7 +23,7 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> TensorFun
     is not kept. Written in functions of `F` alone a rule serves every device and every order of derivative. For half
     floats, rules run in float32 and what they give is rounded. Parameters are keyword arguments; they are handed on as
     they are. `gradflow.gradcheck` checks the rules.
-    Raises ValueError for a number of rules or of a rule's arguments that does not fit, TypeError for what is no
+    Raises ValueError for a number of rules or of a rule's arguments that does not fit, TypeError for anything but a
     function; and in the backward pass, for a gradient of the wrong shape, ValueError that names the rule.
 
     >>> import gradflow as gf

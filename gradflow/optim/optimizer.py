@@ -42,10 +42,10 @@ class Optimizer:
 
     parameters: leaves that are floating-point tensors, or groups: mappings with "params" and hyperparameters of
     their own. The learning rate `lr` is a number, or a schedule: a function of the count of steps, from 0.
-    The parameters become views of a flat buffer: move the model to its device first. One whose
+    The parameters become views of a flat buffer, so move the model to its device first. One whose
     memory is seen from elsewhere (by a parameter that is a view of it, a detached alias, the NumPy array behind
     `gradflow.asarray`) stays where it is as long as that is so, which costs two copies a step.
-    Raises ValueError for no parameters, one given twice, or a hyperparameter out of range; TypeError for what is no
+    Raises ValueError for no parameters, one given twice, or a hyperparameter out of range; TypeError for anything but a
     leaf.
     """
 
