@@ -28,7 +28,7 @@ class NonFiniteError(FloatingPointError):
 
 
 class _DetectAnomaly(BareMode):
-    """Raise NonFiniteError for the first value inside a `with` that is not finite, be it of an operation or a gradient.
+    """Raise NonFiniteError for the first value inside a `with` that is not finite, a result or a gradient.
 
     Also while a decorated function, generator or coroutine runs. The error names the operation, the line that called
     it, shapes, dtypes and device, the first bad index and what went in. Values are looked at on their device, and the
@@ -52,7 +52,7 @@ class _DetectAnomaly(BareMode):
         return _Detector(), None
 
     def _enter(self, values: tuple[Any, ...]) -> None:
-        detector, recording = values  # None: as it is outside
+        detector, recording = values  # None: keep recording as it is outside
         recording = grad_enabled.get() if recording is None else recording
         super()._enter((detector, 1 if recording else False))
 
@@ -152,7 +152,7 @@ class _Detector(Observer):
         if all(bool(F.to_host(flag)) for F, flag in finite.items()):
             return
         blamed = next(record for record in records if not bool(record.result.backend.to_host(record.finite)))
-        with observed_by(Observer()):  # another detector shall not see what describes this
+        with observed_by(Observer()):  # an outer detector must not check the operations that describe this error
             message = _describe_record(blamed)
         raise NonFiniteError(message) from cause
 

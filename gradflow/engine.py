@@ -77,7 +77,7 @@ class Observer:
 
 
 class Forwarder(Observer):
-    """Hands on all that it sees to another observer, if there is one: what an observer within another is made of."""
+    """Forwards every call to another observer, if there is one: the base class of nested observers."""
 
     def __init__(self, other: Observer | None) -> None:
         self.other = Observer() if other is None else other
@@ -300,7 +300,7 @@ class Memory:
         self.changed = changed
         self.node = None if node is None else weakref.ref(node)
         self.tensors: list[weakref.ref[Tensor]] | None = None
-        self.most = 64  # so many, and those that are gone are looked for
+        self.most = 64  # at this length, references to dead tensors are removed
 
     def add(self, tensor: Tensor) -> None:
         """Note that a tensor is in this memory."""
@@ -421,7 +421,7 @@ class Leaf:
         return self.free is not None and self.free is not self.buffer
 
     def is_held(self) -> bool:
-        """Whether anybody else holds a tensor that is in the buffer: the gradient, an earlier one, or a view of one."""
+        """Whether a tensor in the buffer is still referenced: the gradient, an earlier gradient, or a view of one."""
         for reference in self.memory.tensors or ():
             if reference() is not None and reference() is not self._grad:
                 return True
@@ -440,7 +440,7 @@ class Leaf:
             self.free = self.buffer
 
     def saved(self) -> Callable[[], None]:
-        """What puts the gradient back as it is now."""
+        """A function that restores the gradient as it is now."""
         array, free = self.array, self.free
         elsewhere = None if array is None or array is self.buffer else self._grad
         values = None if array is None else self.backend.copy(array)
@@ -450,7 +450,7 @@ class Leaf:
             if array is not None:
                 self.backend.setitem(array, ..., values)
             self._grad, self.free = elsewhere, free
-            self.filled = array is not None and elsewhere is None  # the tensor is not kept: it would count as held
+            self.filled = array is not None and elsewhere is None  # the tensor itself is not kept alive
 
         return put_back
 
@@ -482,7 +482,7 @@ class Leaf:
 
 
 class Part:
-    """What the rule of a selection gives: a gradient of `values` at `key`, a key as of `getitem`, and 0 elsewhere.
+    """The result of the rule of an indexing operation: a gradient that is `values` at `key` (as in `getitem`), else 0.
 
     Instead of a `key`, it may have a range along an `axis`: from `start` to `stop`, or where that is None, at `start`.
     """
@@ -496,7 +496,7 @@ class Part:
         self.start = start
         self.stop = stop
 
-    shape = dtype = None  # like those of no array
+    shape = dtype = None  # unequal to those of any array
 
     def whole(self, F: Any, shape: tuple[int, ...], into: Any = None) -> Any:
         """All of the gradient; or `into`, to which it is added."""
@@ -567,10 +567,10 @@ class _PartsOf(dict[Any, Parts]):
 
 
 _claims = Lock()
-"""Held, never for long, to change who may write to a buffer."""
+"""Held briefly to change which walk may write to a buffer."""
 
 _adding = [RLock() for _ in range(64)]
-"""Held to add to the gradient of a leaf, each for every 64th leaf."""
+"""Locks for adding to gradients; the leaf with number `id` uses `_adding[id % 64]`."""
 
 
 def _renew_locks() -> None:
@@ -592,7 +592,7 @@ _id: Callable[[Any], int] = attrgetter("id")
 def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = (), through: bool = False) -> list[Any]:
     """All nodes that the roots depend on, the newest first; with `ends`, only as far as can lead to one of them.
 
-    `through`: also by way of another end.
+    `through`: also beyond ends that are reached.
     """
     seen = set(roots)
     oldest = min(map(_id, ends)) if ends else 0
@@ -750,9 +750,10 @@ def backward(
 
 
 def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], retain_graph: bool) -> None:
-    """`backward` of a training step: on arrays, to all leaves, seen by nobody. A gradient is made in its place.
+    """`backward` of a training step: on arrays, to all leaves, without observers.
 
-    What others give is added to it in the same order as in any other walk, so that the sums are the same to the bit.
+    Gradients are written straight to the buffers where possible. All are added up in the same order as in any other
+    walk, so that the sums are equal to the bit.
     """
     pending: dict[Any, Any] = {}
     parts = _PartsOf()
@@ -784,7 +785,7 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
                         buffer = None if parent is None else parent.free
                         if buffer is not None:  # it is written once
                             if buffer is parent.buffer:
-                                parent.free = pending  # the sign of this walk
+                                parent.free = pending  # marks it as claimed by this walk
                                 claims += 1
                             else:
                                 buffer = None
@@ -933,11 +934,11 @@ def add_hook(node: Node | Leaf, hook: Callable[[Any], Any]) -> Handle:
 
 
 _RETAINED = 0
-"""The key, among the hooks of a node, of where the gradient of its tensor is kept."""
+"""The key in `Node.hooks` of the place for a retained gradient."""
 
 
 class Retained:
-    """Where the gradient of a computed tensor is kept, because of `Tensor.retain_grad`."""
+    """Holds the gradient of a computed tensor after `Tensor.retain_grad`."""
 
     __slots__ = ("grad",)
 
@@ -957,7 +958,7 @@ def retained(node: Node, make: bool = False) -> Retained | None:
 
 
 def _retain(node: Any, g: Any, create_graph: bool) -> None:
-    """Add g to the gradient that is kept of a node, if it is: what all hooks left of it."""
+    """Add g, the gradient after all hooks, to the retained gradient of a node, if it has one."""
     kept = node.hooks.get(_RETAINED)
     if kept is None:
         return

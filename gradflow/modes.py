@@ -136,7 +136,7 @@ def _redo(undone: Sequence[tuple[Mode, tuple[Any, ...]]]) -> None:
 
 
 class _Run:
-    """A call of a generator or coroutine in a mode: the mode, and those that its body has entered since, by the way."""
+    """A call of a generator or coroutine in a mode: the mode, and those that its body has entered and not left."""
 
     def __init__(self, mode: Mode) -> None:
         self.mode = copy.copy(mode)  # which nobody else enters

@@ -139,7 +139,8 @@ class Tensor:
         node = self._node
         place = retained(node) if isinstance(node, Node) else node
         if place is None:
-            raise RuntimeError("only a leaf that requires a gradient has one; set requires_grad=True first")
+            fix = "set requires_grad=True" if node is None else "this is a computed tensor: call retain_grad()"
+            raise RuntimeError(f"only a leaf that requires a gradient has one; {fix} first")
         if value is not None and not isinstance(value, Tensor):
             raise TypeError(f"a gradient is a Tensor or None; got {type(value).__name__}")
         if value is not None and (value.shape, value.dtype, value.device) != (self.shape, self.dtype, self.device):

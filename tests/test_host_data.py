@@ -139,7 +139,7 @@ _RECORDS = np.zeros(2, [("age", "f4"), ("name", "U3")])
         (np.array([1j]), r"complex numbers \(complex128\): .* take \.real and \.imag"),
         (_RECORDS, r"records with the fields age, name: take one, as in x\['age'\]"),
         (np.zeros(2, "longdouble"), r"convert with \.astype\('float64'\)"),
-        (Table(age="float64", name="object"), r"not so the columns 'name' \(object\): leave them out"),
+        (Table(age="float64", name="object"), r"it cannot hold columns 'name' \(object\): leave them out"),
         (Table(a="Float64", day="Datetime", s="String"), r"columns 'day' \(Datetime\), 's' \(String\)"),
         (Table(a="bool", b="float64"), r"columns 'a' \(bool\), 'b' \(float64\)"),
         ([1.0, "a"], r"made of numbers; got 'a' among them: convert numbers with float\(\), and give each word"),

@@ -644,7 +644,7 @@ def test_padding_as_numpy(shape: tuple[int, ...], data: Any) -> None:
         (lambda x: gf.permute_dims(x, (0, 0)), "named twice"),
         (lambda x: gf.matrix_transpose(x[0]), "at least two axes"),
         (lambda x: gf.expand_dims(x, 4), "out of range"),
-        (lambda x: gf.concat([x, gf.ones((2, 2))], axis=0), "equal shapes but for that axis"),
+        (lambda x: gf.concat([x, gf.ones((2, 2))], axis=0), "equal shapes except along that axis"),
         (lambda x: gf.concat([]), "at least one"),
         (lambda x: gf.stack([x, gf.ones((2, 2))]), "equal shapes"),
         (lambda x: gf.split(x, 2, axis=1), "3 does not split into 2"),

@@ -1068,6 +1068,8 @@ def test_an_edit_that_does_not_fit_is_refused_before_anything_changes(device: st
         (lambda: optimizer.param_groups[0]["params"].append(p), ValueError),
         (lambda: optimizer.param_groups[0]["params"].append(q * 2.0), TypeError),
         (lambda: optimizer.param_groups[0]["params"].append(3), TypeError),
+        (lambda: optimizer.param_groups[0].update(params=iter([p, q])), TypeError),  # which zero_grad() would use up
+        (lambda: optimizer.param_groups[0].update(params=None), TypeError),
         (lambda: optimizer.param_groups.append({"params": [p]}), ValueError),
         (lambda: optimizer.param_groups.append([q]), TypeError),
         (lambda: optimizer.param_groups.append({"params": [q], "speed": 2.0}), ValueError),

@@ -40,7 +40,7 @@ class Parameter(Tensor):
 
 
 class StateError(KeyError):
-    """A state has not the names that it should have; the message says which."""
+    """Names are missing from a state or unexpected in it; the message lists them."""
 
     def __str__(self) -> str:
         return str(self.args[0])  # a KeyError shows the repr of what was looked up
@@ -381,11 +381,11 @@ _ELSEWHERE = {
     "size_average": "use reduction=",
     "reduce": "use reduction=",
 }
-"""Settings that modules have elsewhere, and what to do here."""
+"""Arguments of modules in other libraries, and what to do instead."""
 
 
 def speaks_for_itself(cls: type[Module]) -> None:
-    """Have the class name itself where it is made with arguments that it does not take, and say what to do."""
+    """Make the constructor's errors about unexpected arguments name the class, and say what to do."""
     init = cls.__init__
     signature = inspect.signature(init)
 
@@ -407,10 +407,10 @@ def speaks_for_itself(cls: type[Module]) -> None:
 
 
 def fixed(name: str, value: Callable[[Any], Any], doc: str) -> Any:
-    """A property that cannot be assigned: what it says was decided when the module was made."""
+    """A read-only property for a setting that was fixed when the module was made."""
 
     def refuse_(module: Module, _: Any) -> None:
-        raise AttributeError(f"{name} of a {type(module).__name__} was decided when it was made: make another")
+        raise AttributeError(f"{name} of a {type(module).__name__} is read-only: make a new module")
 
     return property(value, refuse_, doc=doc)
 

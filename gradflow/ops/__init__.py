@@ -141,7 +141,7 @@ pow = power  # the Array API's name, for rules
 from gradflow.ops import methods  # noqa: E402, F401
 
 half_dtypes = ()
-"""Of a namespace `F`: the engine sees to half floats before a rule runs on tensors."""
+"""As a namespace `F` has them: none, for the engine converts half floats before a rule runs on tensors."""
 
 __all__ = [
     "OPERATIONS",

@@ -119,7 +119,7 @@ def _value(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Unread:
-    """What a rule gets for an argument that it calls `_like_this`: its shape and dtype; all else raises TypeError."""
+    """Stands for an argument that a rule names `_like_this`: it has a shape and dtype; other uses raise TypeError."""
 
     def __init__(self, message: str, like: Any) -> None:
         object.__setattr__(self, "_known", {} if like is None else {n: getattr(like, n) for n in _KNOWN})

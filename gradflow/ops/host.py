@@ -1,4 +1,4 @@
-"""What comes from the host: Python numbers, nested lists and arrays, checked before they reach a device.
+"""Data from the host (Python numbers, nested lists and arrays), checked before it reaches a device.
 
 All of it becomes a plain NumPy array in this machine's byte order, and a number that the dtype cannot hold is an error:
 on a device nobody would look. NumPy itself is reached through the backend of the CPU.
@@ -33,12 +33,12 @@ def numpy_array() -> type:
 
 @functools.lru_cache
 def dtype_of(native: Any) -> Any:
-    """The dtype that one of NumPy's stands for, in any byte order; None where there is none."""
+    """The gradflow dtype for one of NumPy's, in any byte order; None if there is none."""
     return DTYPES.get(native.name)
 
 
 def checked_cast(values: Any, dtype: DType) -> Any:
-    """A NumPy array in another dtype, itself where it has it. Raises as `weak_number`, of the first number at fault."""
+    """A NumPy array cast to a dtype; itself if it has that dtype. Raises as `weak_number` for the first bad number."""
     cpu, found = _cpu(), dtype_of(values.dtype)
     if found is dtype or not cpu.supports(dtype.name):  # bfloat16, in which the device rounds
         return values
@@ -76,7 +76,7 @@ def array_from_numbers(data: Any, dtype: DType | None) -> Any:
         _refuse(array, array)
     if dtype is None:
         dtype = bool_ if array.dtype.kind == "b" else DEFAULT
-    rounded = array.dtype.kind == "f" and any(issubclass(kind, Integral) for kind in kinds)  # what NumPy made floats of
+    rounded = array.dtype.kind == "f" and any(issubclass(kind, Integral) for kind in kinds)  # by NumPy
     if rounded and dtype.kind in ("int", "uint") and array.size and not cpu.abs(array).max() < 1 << 53:
         numbers = chain.from_iterable(_levels(data))
         exact = [weak_number("a tensor", x, dtype) for x in numbers if not isinstance(x, _LISTS)]
@@ -85,7 +85,7 @@ def array_from_numbers(data: Any, dtype: DType | None) -> Any:
 
 
 def array_from_host(data: Any) -> Any:
-    """A plain NumPy array of what turns into one, with the same memory where it is that already.
+    """Convert to a plain NumPy array, sharing memory where possible.
 
     Raises TypeError, with the fix, for masked arrays and for what does not hold numbers.
     """
@@ -100,7 +100,7 @@ def array_from_host(data: Any) -> Any:
 
 
 def _levels(data: Any) -> Iterable[list[Any]]:
-    """What stands in nested lists, from the outermost to the innermost."""
+    """The elements of nested lists, level by level from the outermost."""
     level = [data]
     while level:
         yield level
@@ -108,7 +108,7 @@ def _levels(data: Any) -> Iterable[list[Any]]:
 
 
 def _kinds(data: Any) -> set[type]:
-    """The types of what nested lists hold. No loop of Python's goes over the innermost lists, which may be long."""
+    """The types of the elements of nested lists, without a Python loop over the innermost lists, which may be long."""
     found: set[type] = set()
     level = [data]
     while True:
@@ -190,7 +190,7 @@ def _refuse(data: Any, values: Any) -> None:
         wrong = [pair for pair in named if pair[1].lower() not in DTYPES] or named
         each = ", ".join(f"{column!r} ({kind})" for column, kind in wrong)
         raise TypeError(
-            f"a tensor is made of numbers of one dtype; not so the columns {each}: leave them out, encode words as "
+            f"a tensor is made of numbers of one dtype; it cannot hold columns {each}: leave them out, encode words as "
             "numbers, or convert with .astype('float32')"
         )
     what = _KINDS_OF_NUMPY.get(values.dtype.kind, lambda x: f"{x.dtype}: convert with .astype('float64')")(values)

@@ -14,7 +14,7 @@ from gradflow.tensor import Tensor
 
 
 def explain(F: Any, shape: Sequence[int], key: Any) -> None:
-    """Raise what is wrong with a key of `raw_key` that a backend has refused, if it is its arrays."""
+    """Raise a clear error for a key of `raw_key` that a backend has refused, if its arrays are the reason."""
     parts = key if isinstance(key, tuple) else (key,)
     arrays = [p for p in parts if hasattr(p, "shape")]
     check_broadcast("indexing", [a.shape for a in arrays], IndexError)
@@ -31,7 +31,7 @@ def explain(F: Any, shape: Sequence[int], key: Any) -> None:
                     ) from None
             axis += 1
     if arrays:
-        raise IndexError(f"an index array holds what is out of range for a tensor of shape {tuple(shape)}") from None
+        raise IndexError(f"an index array has elements out of range for a tensor of shape {tuple(shape)}") from None
 
 
 def explain_assignment(F: Any, x: Any, key: Any, values: Any) -> None:
@@ -176,7 +176,7 @@ def _raw_part(x: Tensor, part: Any) -> Any:
             array = x.backend.asarray(_plain(part))
             x.backend.dtype_name(array.dtype)
         except (OverflowError, TypeError, ValueError):
-            raise IndexError("lists of unequal lengths, or of more than 64 bits, are no index") from None
+            raise IndexError("a list of unequal lengths, or of integers above 64 bits, is not an index") from None
     elif not getattr(part, "shape", ()):
         return _index(part)
     elif hasattr(part, "__array__"):
@@ -194,7 +194,7 @@ def _raw_part(x: Tensor, part: Any) -> Any:
 
 
 def _index(part: Any) -> int:
-    """An integer of any library as Python's."""
+    """An integer of any library as a Python int."""
     try:
         return index_of(part)
     except TypeError:
@@ -206,7 +206,7 @@ def _no_index(part: Any) -> IndexError:
 
 
 def _plain(part: Any) -> Any:
-    """Nested sequences of integers or bools, of any library, as lists of Python's."""
+    """Nested sequences of integers or bools, of any library, as Python lists."""
     if isinstance(part, (list, tuple, range)):
         return [p if p.__class__ is int else _plain(p) for p in part]
     if isinstance(part, Tensor):

@@ -168,8 +168,8 @@ def _check_labels(name: str, target: Tensor, shape: tuple[int, ...], classes: in
     if target.shape != shape:
         advice = f": reshape them with target.reshape({shape})" if target.size == math.prod(shape) else ""
         if target.ndim == len(shape) + 1 and classes in target.shape[min(1, len(shape)) :][:1]:
-            what = ", or probabilities by target.astype('float32')" if name == "cross_entropy" else ""
-            advice = f"; rows of one hot each become labels by target.argmax(axis={min(1, len(shape))}){what}"
+            what = ", or to probabilities with target.astype('float32')" if name == "cross_entropy" else ""
+            advice = f"; convert one-hot rows to labels with target.argmax(axis={min(1, len(shape))}){what}"
         raise ValueError(
             f"{name} needs labels of shape {shape} for this input; got {target.dtype} {target.shape}{advice}"
         )
@@ -207,7 +207,7 @@ def cross_entropy(
     check_tensors("cross_entropy", *((input, target) if weight is None else (input, target, weight)))
     if not 0.0 <= number("label_smoothing", label_smoothing) <= 1.0:
         raise ValueError(f"label_smoothing is a share in [0, 1]; got {label_smoothing}")
-    if (weight is not None or label_smoothing) and _is_half(input):  # otherwise the kernel sees to it
+    if (weight is not None or label_smoothing) and _is_half(input):  # otherwise the kernel computes in float32
         return _cross_entropy_in_float32(input, target, weight, reduction, label_smoothing)
     rows, shape = _classes_last("cross_entropy", input)
     n, classes = rows.shape

@@ -120,7 +120,7 @@ def _dtypes_differ(name: str, x: Tensor, weight: Tensor | None, bias: Tensor | N
     first = given[0][1].dtype
     if any(t.dtype != first for _, t in given):
         return TypeError(
-            f"{name} needs one dtype for all: x is {x.dtype}, {kinds}; convert them, as by module.to(dtype)"
+            f"{name} needs one dtype for all: x is {x.dtype}, {kinds}; convert them, e.g. with module.to(dtype)"
         )
     other = f", or the module with .to('{x.dtype}')" if x.dtype.is_floating else ""
     return TypeError(
@@ -304,7 +304,7 @@ def logsumexp(x: Tensor, /, axis: int | tuple[int, ...] | None = None, keepdims:
 
 
 def check_epsilon(eps: float) -> None:
-    """Raise ValueError for what cannot be added to a variance."""
+    """Raise ValueError for an eps that is negative or not finite."""
     if isinstance(eps, bool) or not isinstance(eps, Real) or not 0.0 <= eps < math.inf:
         raise ValueError(f"eps is a finite number of at least 0; got {eps!r}")
 

@@ -178,7 +178,7 @@ def concat(arrays: Sequence[Tensor], /, axis: int = 0) -> Tensor:
     shapes = [x.array.shape for x in arrays]
     several = set(shapes)
     if len({(len(shape), *shape[:axis], *shape[axis + 1 :]) for shape in several}) > 1:
-        raise ValueError(f"concat along axis {axis} needs equal shapes but for that axis; got {_listed(several)}")
+        raise ValueError(f"concat along axis {axis} needs equal shapes except along that axis; got {_listed(several)}")
     return _joined(_CONCAT, arrays, {"axis": axis, "lengths": tuple([shape[axis] for shape in shapes])})
 
 

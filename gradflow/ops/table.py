@@ -114,7 +114,7 @@ def kind_of(x: Any) -> str:
 
 
 def kind_and_fix(x: Any) -> str:
-    """What is no tensor, by its full name, and how to make one of it."""
+    """The full class name of something that is not a tensor, and how to convert it."""
     kind, library = kind_of(x), type(x).__module__.partition(".")[0]
     if x is None:
         return kind
@@ -338,7 +338,7 @@ def plain_binary(name: str, doc: str, of_bools: bool = False, array_name: str | 
 
 
 def _compared_with_what_is_beyond(name: str, x1: Any, x2: Any) -> Tensor:
-    """The comparison of a tensor of integers with one that its dtype cannot hold: the same for each element."""
+    """Compare a tensor of integers with an integer out of its range: the same result for each element."""
     x = x1 if isinstance(x1, Tensor) else x2
     least = x.dtype.limits[0]
     truth = getattr(operator, COMPARISONS[name])(*(least if y is x else y for y in (x1, x2)))

@@ -57,7 +57,7 @@ class Member:
 
 
 class _Place(Memory):
-    """The memory of a place in a block: nobody else has its array, though it is a part of a larger one."""
+    """The memory of a place in a block: used by its own tensor alone, though its array is a view of a larger one."""
 
     __slots__ = ()
 
@@ -122,7 +122,7 @@ class Block:
         member.outside = _is_seen_elsewhere(tensor)
         self.some_outside |= member.outside
         if member.outside:
-            tensor._shared_memory()  # in which a step notes its change
+            tensor._shared_memory()  # a step records its change there
             return
         self.backend.setitem(member.values, ..., tensor.array)
         array, tensor.array = tensor.array, member.values

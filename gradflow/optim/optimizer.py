@@ -137,8 +137,12 @@ class Optimizer:
     def _follow_edits(self) -> None:
         """Train what `param_groups` hold now, where that is not what they held: each parameter keeps its state."""
         groups = self.param_groups
-        if self.holds(self._trained):
-            return
+        try:
+            if self.holds(self._trained):
+                return
+        except TypeError:
+            given = next(g["params"] for g in groups if not hasattr(g["params"], "__len__"))
+            raise TypeError(f"the params of a group are a list; got a {type(given).__name__}: list() it") from None
         checked: list[dict[str, Any]] = []
         for group in groups:
             checked.append(self._checked(group, checked))
