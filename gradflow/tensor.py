@@ -328,7 +328,7 @@ class Tensor:
         try:
             self.backend.setitem(self.array, key, values)
         except ValueError:
-            if getattr(getattr(self.array, "flags", None), "writeable", True):
+            if not is_read_only(self.array):
                 raise
             raise ValueError(
                 "this tensor cannot be changed in place: its memory is read-only, that of a NumPy array or of a "
@@ -637,6 +637,11 @@ def _leaf(t: Tensor) -> Leaf:
             "convert it with astype(gradflow.float32)"
         )
     return Leaf(t.backend, t.shape, t.array.dtype)
+
+
+def is_read_only(array: Array) -> bool:
+    """Whether an array refuses changes in place: one of NumPy's may."""
+    return not getattr(getattr(array, "flags", None), "writeable", True)
 
 
 def _describe(t: Tensor) -> str:

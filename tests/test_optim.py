@@ -871,6 +871,41 @@ def shared_pair(way: str) -> tuple[gf.Tensor, gf.Tensor]:
 
 
 @every_optimizer
+@pytest.mark.parametrize("owner", ["torch", "bytearray", "memoryview"])
+def test_memory_of_another_library_sees_what_an_optimizer_trains(make: Any, owner: str) -> None:
+    values = [1.0, 2.0, 3.0]
+    memory: Any = bytearray(np.array(values, dtype="float32").tobytes())
+    if owner == "torch":
+        memory = pytest.importorskip("torch").tensor(values)
+        array = memory.numpy()
+    else:
+        array = np.frombuffer(memory if owner == "bytearray" else memoryview(memory), dtype="float32")
+    w = gf.asarray(array, device="cpu").requires_grad_()
+    del array
+    optimizer = make([w])
+    for _ in range(2):
+        w.grad = gf.ones(3, device="cpu")
+        optimizer.step()
+        seen = memory.tolist() if owner == "torch" else np.frombuffer(memory, dtype="float32").tolist()
+        assert seen == w.tolist() != values
+
+
+def test_read_only_memory_that_others_see_is_refused_and_other_is_copied() -> None:
+    array = np.ones(3, dtype="float32")
+    array.flags.writeable = False
+    spread = np.broadcast_to(np.ones(1, dtype="float32"), (3,))
+    for held in (array, spread):
+        w = gf.asarray(held, device="cpu").requires_grad_()
+        with pytest.raises(ValueError, match=r"parameter 0, of shape \(3,\), .* read-only.*gradflow.tensor\(\.\.\.\)"):
+            SGD([w], lr=1.0)
+    alone = gf.asarray(np.frombuffer(np.ones(3, dtype="float32").tobytes(), dtype="float32"), device="cpu")
+    optimizer = SGD([alone.requires_grad_()], lr=1.0)
+    alone.grad = gf.ones(3, device="cpu")
+    optimizer.step()
+    assert alone.tolist() == [0.0] * 3
+
+
+@every_optimizer
 @pytest.mark.parametrize("way", ["alias", "view", "row"])
 def test_an_alias_sees_what_an_optimizer_trains(device: str, make: Any, way: str) -> None:
     w, other = shared_pair(way)

@@ -20,7 +20,7 @@ from gradflow.backend import Array, Backend
 from gradflow.dtypes import DTYPES
 from gradflow.engine import ONE_REFERENCE, Leaf, Memory, time_of_change
 from gradflow.recording import note_change
-from gradflow.tensor import Tensor
+from gradflow.tensor import Tensor, is_read_only
 
 _ALIGNMENT = 256  # bytes
 
@@ -63,7 +63,10 @@ class _Place(Memory):
 
 
 def _is_seen_elsewhere(tensor: Tensor) -> bool:
-    """Whether anything else that is alive refers to the memory of a tensor: a tensor, an array, the array's base."""
+    """Whether anything else that is alive refers to the memory of a tensor: a tensor, an array, the array's base.
+
+    Of memory that another library made (a torch tensor, a bytearray) that cannot be known: it counts as seen.
+    """
     if not hasattr(tensor.array, "__setitem__"):  # a NumPy scalar
         return False
     if tensor._memory is not None and sys.getrefcount(tensor._memory) > ONE_REFERENCE:
@@ -72,7 +75,11 @@ def _is_seen_elsewhere(tensor: Tensor) -> bool:
         return False
     if sys.getrefcount(tensor.array) > ONE_REFERENCE:
         return True
-    return getattr(tensor.array, "base", None) is not None and sys.getrefcount(tensor.array.base) > ONE_REFERENCE
+    if getattr(tensor.array, "base", None) is None:
+        return False
+    if not isinstance(tensor.array.base, type(tensor.array)):
+        return not is_read_only(tensor.array)
+    return sys.getrefcount(tensor.array.base) > ONE_REFERENCE
 
 
 class Block:
@@ -85,6 +92,11 @@ class Block:
         self.members: list[Member] = []
         groups, end = [], 0
         for index, group, tensor in members:
+            if is_read_only(tensor.array) and _is_seen_elsewhere(tensor):
+                raise ValueError(
+                    f"parameter {index}, of shape {tensor.shape}, cannot be trained: its memory is read-only, that of "
+                    "a NumPy array or of a broadcast; make the parameter with gradflow.tensor(...) or .clone()"
+                )
             member = Member(tensor, index, math.ceil(end / step) * step)
             self.members.append(member)
             end = member.stop
