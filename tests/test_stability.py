@@ -369,6 +369,8 @@ def test_half_floats_and_a_number_are_computed_in_float32(
 
 
 def test_half_floats_are_scaled_by_numbers_that_they_cannot_hold(device: str) -> None:
+    if not gf.get_backend(device).supports("float16"):
+        pytest.skip(f"{device} has no float16")
     x = gf.ones(1, dtype="float16", requires_grad=True)
     assert (x / 70000 * 70000).item() == pytest.approx(1.0, rel=1e-2)
     (x / 70000).sum().backward()
@@ -380,6 +382,8 @@ def test_half_floats_are_scaled_by_numbers_that_they_cannot_hold(device: str) ->
 
 @pytest.mark.parametrize("name", ["equal", "not_equal", "less", "less_equal", "greater", "greater_equal"])
 def test_half_floats_are_compared_with_numbers_beyond_their_range(name: str, device: str) -> None:
+    if not gf.get_backend(device).supports("float16"):
+        pytest.skip(f"{device} has no float16")
     x = gf.tensor([1.0, math.inf, -math.inf, math.nan], dtype="float16")
     for number in (70000.0, -1e9, math.inf, 1.0):
         expected = getattr(np, name)(np.array([1.0, math.inf, -math.inf, math.nan]), number)
