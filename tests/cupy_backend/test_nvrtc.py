@@ -16,6 +16,10 @@ ARCHITECTURES = (70, 75, 80, 89, 90, 100, 120)
 """Volta, Turing, Ampere, Ada, Hopper, Blackwell for servers and for others. CUDA 13 has dropped the first."""
 
 
+OF_CUPY = ("-ftz=true", "--device-as-default-execution-space")
+"""What CuPy adds to the options of a RawModule, beside folders of headers."""
+
+
 @pytest.fixture(scope="module")
 def nvrtc() -> Any:
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
@@ -32,7 +36,7 @@ def compile_source(nvrtc: Any, source: str, architecture: str) -> tuple[Any, dic
     for name in names:
         nvrtc.addNameExpression(program, name)
     try:
-        nvrtc.compileProgram(program, (f"-arch={architecture}", *OPTIONS, "-ftz=true"))
+        nvrtc.compileProgram(program, (f"-arch={architecture}", *OPTIONS, *OF_CUPY))
     except nvrtc.NVRTCError:
         pytest.fail(f"{source} for {architecture}:\n{nvrtc.getProgramLog(program)}", pytrace=False)
     return program, {name: nvrtc.getLoweredName(program, name) for name in names}
@@ -56,6 +60,25 @@ def test_compiles(nvrtc: Any, source: str, architecture: int) -> None:
     for name, mangled in lowered.items():
         assert mangled.encode() in binary, name
     assert "warning #" not in nvrtc.getProgramLog(program)  # sm_70 alone is remarked on, as deprecated
+
+
+@pytest.mark.parametrize("source", ["philox.cu", "sums.cu"])
+def test_cupy_compiles(nvrtc: Any, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own way, with its own options and folders of headers, all but the question to the device for its kind."""
+    import cupy
+
+    seen: list[str] = []
+    compiler, compile_program = cupy.cuda.compiler, nvrtc.compileProgram
+    monkeypatch.setattr(compiler, "_get_arch_for_options_for_nvrtc", lambda arch: (f"-arch=sm_{arch}", "cubin"))
+    monkeypatch.setattr(nvrtc, "compileProgram", lambda p, options: (seen.extend(options), compile_program(p, options)))
+    options = cupy._core.core.assemble_cupy_compiler_options(OPTIONS)
+    binary, mapping = compiler.compile_using_nvrtc(
+        source_text(source), (*options, "-ftz=true"), "90", source, expressions(source)
+    )
+    assert set(mapping) == set(expressions(source))
+    assert all(mangled.encode() in binary for mangled in mapping.values())
+    added = {o for o in seen if not o.startswith(("-I", "-arch"))} - set(OPTIONS)
+    assert added == set(OF_CUPY)
 
 
 @pytest.mark.parametrize("source", SOURCES)
