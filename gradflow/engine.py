@@ -513,9 +513,10 @@ _start: Callable[[Part], int] = attrgetter("start")
 
 
 class Parts:
-    """The gradient of a tensor of which parts were taken: `Part`s are put together as soon as they fill the tensor.
+    """The gradient of a tensor of which parts were taken.
 
-    So the parts of a loop over a tensor are joined, in linear time; others are added up in place.
+    Each `Part` is kept until there are as many elements as in the tensor, or the gradient is needed. Ranges along one
+    axis that make up the tensor are then joined by one call; others are added to zeros, in place.
     """
 
     __slots__ = ("found", "room", "shape", "sum")
@@ -559,7 +560,7 @@ class Parts:
 
 
 class _PartsOf(dict[Any, Parts]):
-    """The parts that belong to each node or leaf."""
+    """For each node or leaf the parts of its gradient."""
 
     def __missing__(self, parent: Node | Leaf) -> Parts:
         found = self[parent] = Parts(parent.shape)

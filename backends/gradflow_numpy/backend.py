@@ -83,7 +83,8 @@ class NumpyBackend(Backend):
     def sum(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
         if x.dtype == _FLOAT16:
             return _rounded(sums.total(x, axis, keepdims), x)
-        if axis is None and not keepdims and x.flags.c_contiguous:  # as of a loss
+        whole = axis is None or (axis.__class__ is tuple and len(axis) == x.ndim)
+        if whole and not keepdims and x.flags.c_contiguous:  # as of a loss
             return _reduce(x, None)
         return sums.total(x, axis, keepdims)
 

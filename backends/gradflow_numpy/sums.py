@@ -19,9 +19,7 @@ _reduce: Any = np.add.reduce  # less of Python around it than numpy.sum has
 _accumulate: Any = np.add.accumulate
 _FLOAT16 = np.dtype(np.float16)
 _FEW = 32  # terms that may be added one after another
-_LONG = (
-    1024  # elements of a row that makes a call of NumPy's inner loop worth its price, and fits the first-level cache
-)
+_LONG = 1024  # elements of a row that are worth a call of NumPy's inner loop, and fit the first-level cache
 BLOCK = 2048  # elements of a product with itself, which BLAS adds up in an order of its own
 
 
