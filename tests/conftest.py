@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -17,10 +18,20 @@ from devices import BACKENDS, DEVICES, LIBRARIES, OTHERS, require
 import gradflow as gf
 
 
+def _number(argument: str) -> int:
+    if not argument.isdecimal():
+        raise argparse.ArgumentTypeError(f"{argument!r} is not a number of examples")
+    return int(argument)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option of the random comparisons with PyTorch."""
     parser.addoption(
-        "--random-examples", type=int, default=0, metavar="N", help="draw N random programs and histories in each test"
+        "--random-examples",
+        type=_number,
+        default=0,
+        metavar="N",
+        help="draw N random programs and histories in each test",
     )
 
 

@@ -105,7 +105,7 @@ def raw_key(x: Tensor, key: Any) -> Any:
     The Ellipsis makes NumPy give a view, as other libraries do, also where only one element is left. A mask beside
     other parts becomes the indices of its true elements, as in NumPy.
 
-    Raises IndexError for anything but an index or out of range, DeviceMismatchError for a tensor of another device.
+    Raises IndexError for an index of another kind or out of range, DeviceMismatchError for a tensor of another device.
     """
     return _fitting(x, [_raw_part(x, part) for part in (key if isinstance(key, tuple) else (key,))])
 
