@@ -289,7 +289,7 @@ class Backend(ABC):
         if missing:
             raise NotImplementedError(f"backend {self.name!r} lacks required array functions: {', '.join(missing)}")
         self.dtypes: dict[str, Any] = self._find_dtypes(namespace)
-        self.single = self.dtypes.get("float32")
+        self.single, self.double = self.dtypes.get("float32"), self.dtypes.get("float64")
         self.half_dtypes = tuple(self.dtypes[n] for n in ("float16", "bfloat16") if n in self.dtypes)
         self._dtype_names = {native: name for name, native in self.dtypes.items()}
         if switch("GRADFLOW_FUSED") is False:

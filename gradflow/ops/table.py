@@ -274,7 +274,9 @@ def binary(
                     ready = (
                         p
                         and (x2.__class__ is float or x2.__class__ is int)
-                        and (p.dtype is backend.single or p.dtype not in backend.half_dtypes)
+                        and (
+                            p.dtype is backend.single or p.dtype is backend.double or p.dtype not in backend.half_dtypes
+                        )
                     )
                     if ready:
                         b = x2 = float(x2)
