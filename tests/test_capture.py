@@ -554,6 +554,15 @@ def lower_the_rate_afterwards(model: nn.Linear, optimizer: optim.Optimizer, x: g
     optimizer.param_groups[0]["lr"] *= 0.9
 
 
+def lower_the_rate_of_a_group_that_is_held(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
+    if not hasattr(model, "group"):
+        model.group = optimizer.param_groups[0]
+    model.group["lr"] *= 0.9
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
 def leave_one_out(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
     members = parameters_of(optimizer)
     optimizer.zero_grad()
@@ -621,7 +630,7 @@ def use_an_operation_of_ones_own(model: nn.Linear, optimizer: optim.Optimizer, x
 @pytest.mark.parametrize("work", [
     assign_gradients, scale_gradients, clear_by_none, set_the_rate, select_by_a_mask, clip_what_is_given_by_name,
     lower_the_rate_afterwards, leave_one_out, train_one_every_other_time, step_by_a_closure, guard_what_is_not_finite,
-    use_an_operation_of_ones_own,
+    lower_the_rate_of_a_group_that_is_held, use_an_operation_of_ones_own,
 ])  # fmt: skip
 def test_what_steps_do_with_gradients_and_rates(work: Callable[..., Any]) -> None:
     assert trained(gf.capture, work) == trained(as_it_is, work)
@@ -1538,13 +1547,14 @@ def test_a_module_that_changes_in_every_step_does_not_record_every_time(caplog: 
 REARRANGED: dict[str, Callable[[nn.Linear, optim.Optimizer], Any]] = {
     "a module": lambda model, optimizer: setattr(model, "mark", object()),
     "a group": lambda model, optimizer: parameters_of(optimizer).reverse(),
+    "a rate": lambda model, optimizer: optimizer.param_groups[0].update(lr=optimizer.param_groups[0]["lr"] * 0.9),
 }
 
 
 @pytest.mark.parametrize("change", REARRANGED.values(), ids=REARRANGED)
 def test_a_program_that_was_worth_it_is_followed_by_another_at_once(change: Callable[..., Any]) -> None:
     model, optimizer, step = make_training_of_a_layer()
-    counted = Counted(step)
+    counted = Counted(lambda x: step(x) * optimizer.param_groups[0]["lr"])
     counted.runs_of(20)
     for _ in range(12):
         change(model, optimizer)
