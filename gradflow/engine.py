@@ -775,12 +775,13 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
             F, parents, parameters = node.backend, node.parents, node.parameters
             saves = node.inputs is not None or node.out is not None or op.saves_parameters
             values, out = _saved(node, False) if saves else (parents, None)
-            if op.joint is None:
+            joint, into = op.joint, parents
+            if joint is None:
                 results = op.rules
                 if op.widens and node.dtype is not F.single and node.dtype in F.half_dtypes:
                     g, out, values = _widened(F, g, out, values, node)
             elif op.writes_into:
-                into: list[Any] = []
+                into = []
                 with _claims:
                     for parent in parents:
                         buffer = None if parent is None else parent.free
@@ -792,16 +793,17 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
                                 buffer = None
                         into.append(buffer)
                 needs = [p is not None for p in parents]
-                results = op.joint(F, g, out, *values, needs=needs, into=into, **(parameters or {}))
+                results = joint(F, g, out, *values, needs=needs, into=into, **(parameters or {}))
             else:
-                results = op.joint(F, g, out, *values, needs=[p is not None for p in parents], **(parameters or {}))
+                results = joint(F, g, out, *values, needs=[p is not None for p in parents], **(parameters or {}))
             for i, parent in enumerate(parents):
                 result = results[i]
                 if result is None or parent is None:
                     continue
-                if op.joint is None:
+                if joint is None:
                     result = result(F, g, out, *values, **parameters) if parameters else result(F, g, out, *values)
-                if result.shape != parent.shape or result.dtype is not parent.dtype:
+                fits = joint is not None and result is into[i]  # a buffer
+                if not fits and (result.shape != parent.shape or result.dtype is not parent.dtype):
                     if result.__class__ is Part:
                         parts[parent].add(result, F)
                         continue
@@ -816,8 +818,11 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
         if written:
             _hand_out(written)
             claims -= len(written)
-            for leaf in written:
-                del pending[leaf]
+            if len(written) == len(pending):
+                pending.clear()
+            else:
+                for leaf in written:
+                    del pending[leaf]
     finally:
         if claims:  # a buffer was not written or another gradient was added to it, or a rule has raised
             with _claims:
