@@ -761,6 +761,7 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
     for root, g in zip(roots, gradients, strict=True):
         pending[root] = root.backend.add(pending[root], g) if root in pending else g
     order = nodes_from(roots)
+    written: list[Leaf] = []  # leaves whose buffers hold their only gradient so far
     claims = 0
     try:
         for node in order:
@@ -802,27 +803,28 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
                     continue
                 if joint is None:
                     result = result(F, g, out, *values, **parameters) if parameters else result(F, g, out, *values)
-                fits = joint is not None and result is into[i]  # a buffer
-                if not fits and (result.shape != parent.shape or result.dtype is not parent.dtype):
+                elif result is into[i] and not (pending and parent in pending):
+                    written.append(parent)
+                    continue
+                if result.shape != parent.shape or result.dtype is not parent.dtype:
                     if result.__class__ is Part:
                         parts[parent].add(result, F)
                         continue
                     result = _fitted(result, F, node, i, False)
                 earlier = pending.get(parent)
+                if earlier is None and parent.free is pending and parent in written:
+                    earlier = parent.buffer
                 pending[parent] = result if earlier is None else parent.backend.add(earlier, result)
             if saves and not retain_graph:
                 _free(node)
         for leaf, found in parts.items():
-            pending[leaf] = _with_parts(pending.get(leaf), found, leaf.backend)
-        written = [leaf for leaf, g in pending.items() if leaf.free is pending and g is leaf.buffer] if claims else ()
+            g = pending.get(leaf, leaf.buffer if leaf in written else None)
+            pending[leaf] = _with_parts(g, found, leaf.backend)
+        if pending:
+            written = [leaf for leaf in written if leaf not in pending]
         if written:
             _hand_out(written)
             claims -= len(written)
-            if len(written) == len(pending):
-                pending.clear()
-            else:
-                for leaf in written:
-                    del pending[leaf]
     finally:
         if claims:  # a buffer was not written or another gradient was added to it, or a rule has raised
             with _claims:

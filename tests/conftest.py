@@ -54,6 +54,8 @@ def random_examples(request: pytest.FixtureRequest) -> Callable[[int], Any]:
 collect_ignore = [
     f"backends/{BACKENDS[name][0]}.py" for name, library in LIBRARIES.items() if not importlib.util.find_spec(library)
 ]
+if not importlib.util.find_spec("torch"):
+    collect_ignore.append("peers/random_programs.py")  # which doctests would import
 collect_ignore.append("conformance_emulated.py")  # puts an emulated CuPy in the place of the real one when imported
 
 
