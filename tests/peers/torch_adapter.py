@@ -228,8 +228,12 @@ shared("matmul mm bmm mv dot", gf.matmul)
 shared("__rmatmul__", gf.Tensor.__rmatmul__)
 shared("outer", gf.outer)
 shared("nn.functional.linear", gf.linear)
-shared("nn.functional.layer_norm", gf.layer_norm)
-shared("native_layer_norm", gf.layer_norm, take=lambda out: out[0], order=1)  # its second needs a weight
+NEGATIVE_EPS = Exclusion(
+    "gradflow raises for a negative eps, which may make NaN",
+    lambda *args, eps=0.0, **kwargs: any(isinstance(x, float) and x < 0 for x in (*args, eps)),
+)
+shared("nn.functional.layer_norm", gf.layer_norm, NEGATIVE_EPS)
+shared("native_layer_norm", gf.layer_norm, NEGATIVE_EPS, take=lambda out: out[0], order=1)  # its second needs a weight
 shared("nn.functional.embedding", lambda weight, indices: gf.take(weight, indices, axis=0))
 shared(
     "nn.functional.one_hot",
