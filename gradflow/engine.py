@@ -757,7 +757,7 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
     walk, so that the sums are equal to the bit.
     """
     pending: dict[Any, Any] = {}
-    parts = _PartsOf()
+    parts: _PartsOf | None = None
     for root, g in zip(roots, gradients, strict=True):
         pending[root] = root.backend.add(pending[root], g) if root in pending else g
     order = nodes_from(roots)
@@ -808,6 +808,8 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
                     continue
                 if result.shape != parent.shape or result.dtype is not parent.dtype:
                     if result.__class__ is Part:
+                        if parts is None:
+                            parts = _PartsOf()
                         parts[parent].add(result, F)
                         continue
                     result = _fitted(result, F, node, i, False)
@@ -817,7 +819,7 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
                 pending[parent] = result if earlier is None else parent.backend.add(earlier, result)
             if saves and not retain_graph:
                 _free(node)
-        for leaf, found in parts.items():
+        for leaf, found in parts.items() if parts else ():
             g = pending.get(leaf, leaf.buffer if leaf in written else None)
             pending[leaf] = _with_parts(g, found, leaf.backend)
         if pending:
@@ -832,7 +834,8 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
                     if node.free is pending:
                         node.free = None
     for leaf, g in pending.items():
-        _accumulate(leaf, g, False, leaf in parts and leaf.shape != ())  # without axes, NumPy's sum is a number
+        own = parts is not None and leaf in parts and leaf.shape != ()  # without axes, NumPy's sum is a number
+        _accumulate(leaf, g, False, own)
 
 
 def _with_parts(g: Any, found: Parts, F: Any) -> Any:
