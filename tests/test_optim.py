@@ -808,6 +808,15 @@ def test_no_negative_mean_of_squares_and_no_unknown_name_is_loaded(name: str) ->
     assert optimizer.state_dict()["state"][0]["step"] == 4
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"param_groups": [3]}, {"param_groups": None}, {"param_groups": [{}]}, {"state": None}, {"state": {0: 3}}]
+)
+def test_a_state_of_another_structure_is_refused(wrong: dict[str, Any]) -> None:
+    optimizer = SGD([parameter([1.0])])
+    with pytest.raises(TypeError, match="param_groups, a list of mappings with 'params', and state, a mapping"):
+        optimizer.load_state_dict({**optimizer.state_dict(), **wrong})
+
+
 @pytest.mark.parametrize("given", ["adam.pt", Path("adam.pt"), [1], None])
 def test_what_is_no_state_is_refused(given: Any) -> None:
     with pytest.raises(TypeError, match="load_state_dict takes a state, as state_dict"):

@@ -283,8 +283,14 @@ class Optimizer:
         lacking = {"param_groups", "state", "steps"} - set(state_dict)
         if lacking:
             raise KeyError(f"the state of an optimizer lacks {', '.join(sorted(lacking))}")
+        groups, states = state_dict["param_groups"], state_dict["state"]
+        are_groups = isinstance(groups, Sequence) and all(isinstance(g, Mapping) and "params" in g for g in groups)
+        if not (are_groups and isinstance(states, Mapping) and all(isinstance(s, Mapping) for s in states.values())):
+            raise TypeError(
+                "the state of an optimizer holds param_groups, a list of mappings with 'params', and state, a mapping "
+                "of mappings, as state_dict() gives them"
+            )
         self._follow_edits()
-        groups = state_dict["param_groups"]
         sizes = [len(group["params"]) for group in self.param_groups]
         if [len(group["params"]) for group in groups] != sizes:
             raise ValueError(
@@ -302,7 +308,7 @@ class Optimizer:
         members = {m.index: (block, m) for block in self._blocks for m in block.members}
         steps = _count("steps", state_dict["steps"])
         loaded: dict[int, tuple[int, dict[str, Tensor]]] = {}
-        for key, entry in state_dict["state"].items():
+        for key, entry in states.items():
             index = int(key)
             if index not in members:
                 raise ValueError(f"the state has a parameter {index}; this optimizer has {len(members)}")
