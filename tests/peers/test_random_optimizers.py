@@ -141,8 +141,10 @@ class Theirs(Ours):
 
     def __init__(self, history: History, noise: int | None = None) -> None:
         super().__init__(history)
-        self.size = 0.0 if noise is None else PERTURBATION * eps(history.dtype)
-        self.tiny = 0.0 if noise is None else PERTURBATION * float(np.finfo(history.dtype).smallest_subnormal)
+        self.size = 0.0 if noise is None else PERTURBATION[history.dtype] * eps(history.dtype)
+        self.tiny = (
+            0.0 if noise is None else PERTURBATION[history.dtype] * float(np.finfo(history.dtype).smallest_subnormal)
+        )
         self.rng = torch.Generator().manual_seed(noise or 0)
 
     def perturb(self, x: Any) -> None:
@@ -228,7 +230,7 @@ def test_random_histories_of_optimizers_agree_with_pytorch(dtype: str, random_ex
                 with np.errstate(invalid="ignore"):
                     apart = np.max([np.abs(z - y) for z in moved], axis=0, initial=0.0)
                     bound = ROUNDINGS * (
-                        apart + PERTURBATION * eps(dtype) * largest[k] + np.finfo(dtype).smallest_subnormal
+                        apart + PERTURBATION[dtype] * eps(dtype) * largest[k] + np.finfo(dtype).smallest_subnormal
                     )
                 # where PyTorch itself takes the root of a variance that rounding made negative, being finite is all
                 wrong = ~((np.abs(x - y) <= bound) | ~np.isfinite(bound))
