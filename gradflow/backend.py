@@ -976,7 +976,7 @@ class AccurateSums(Backend):
         return self.add(sums, self.own_cumulative_sum(missing, axis=axis))
 
     def _widened(self, x: Array) -> Array:
-        return self.astype(x, self.dtypes["float32"]) if x.dtype in self.half_dtypes else x
+        return self.astype(x, self.single) if x.dtype in self.half_dtypes else x
 
     def _variance(self, x: Array, axis: int | tuple[int, ...] | None, correction: float, keepdims: bool) -> Array:
         x = self._widened(x)

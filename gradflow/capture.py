@@ -332,7 +332,7 @@ class _Plan:
         self.next = 0
 
     def is_due(self, call: int) -> bool:
-        """Whether this call shall record."""
+        """Whether this call records the step."""
         return call >= self.next
 
     def _fail(self, call: int) -> None:
@@ -372,7 +372,7 @@ class _Plan:
             if before is not None:
                 reason = _OTHER_STATE if None in states else recording.difference(before)
         if reason is None:
-            if self.program is None:  # else it is for other states, and the two shall not take turns
+            if self.program is None:  # otherwise two gradient states would replace each other's program by turns
                 self.failures -= 1
             if before is None:
                 self.next = call + 1
@@ -584,7 +584,7 @@ class _Recording(Recorder):
         if kind in (Leaf, Node) and thing.id > self._start:
             return
         if kind is Node:
-            self._refuse("goes back through operations that were recorded before it ({})")
+            self._refuse("backpropagates through operations recorded before the step ({})")
         self._read[id(thing)] = thing
         if hasattr(kind, "add_param_group"):  # an optimizer
             if attribute == "steps":

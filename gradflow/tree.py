@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -41,3 +42,12 @@ def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
             out[key] = map_tree(function, part)
         return out
     return None if tree is None else function(tree)
+
+
+def check_state(state: Any) -> None:
+    """Raise TypeError unless `state` is a mapping, as every `load_state_dict` takes it."""
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"load_state_dict takes a state, as state_dict() gives it; got {type(state).__name__}"
+            + (f" {state!r}: read the file first" if isinstance(state, (str, Path)) else "")
+        )

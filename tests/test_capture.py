@@ -902,7 +902,7 @@ class Parts(nn.Module):
 
 
 class Untold(nn.Module):
-    """A module that a step makes anew."""
+    """A module that each step creates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -970,7 +970,7 @@ USED: dict[str, Change] = {
     "an attribute that appears": lambda w: setattr(w.parts, "triple", True),
     "an attribute that goes": lambda w: delattr(w.parts, "bend"),
     "a buffer": lambda w: setattr(w.parts, "shift", gf.full(2, 0.5)),
-    "a buffer registered anew": lambda w: w.parts.register_buffer("bend", gf.full(2, 0.5)),
+    "a buffer registered again": lambda w: w.parts.register_buffer("bend", gf.full(2, 0.5)),
     "a parameter": lambda w: w.parts.head.register_parameter("weight", nn.Parameter(gf.ones((2, 5)))),
     "a parameter that goes": lambda w: w.parts.head.register_parameter("bias", None),
     "a layer appended": lambda w: w.parts.body.append(nn.Tanh()),
@@ -1362,7 +1362,7 @@ def test_a_graph_from_before_is_gone_back_through_as_it_is() -> None:
     captured = gf.capture(lambda x: (before * x).sum().backward(retain_graph=True))
     for _ in range(5):
         captured(gf.ones(2))
-    assert captured.status.startswith("goes back through operations that were recorded before it (backward): ")
+    assert captured.status.startswith("backpropagates through operations recorded before the step (backward): ")
     w.zero_grad()
     with before.register_hook(lambda g: g * 10):
         captured(gf.ones(2))

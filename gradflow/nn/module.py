@@ -6,7 +6,6 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from gradflow.device import DeviceLike, get_backend
@@ -16,6 +15,7 @@ from gradflow.ops import all as all_
 from gradflow.ops import asarray, equal, isnan, where
 from gradflow.recording import changed_meanwhile, note_change, note_making, reads_are_seen, refuse
 from gradflow.tensor import Tensor, device_and_dtype
+from gradflow.tree import check_state
 
 
 class Parameter(Tensor):
@@ -325,11 +325,7 @@ class Module:
         several names (which PyTorch takes the last of); TypeError for integers in place of floating-point numbers, and
         the reverse.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(
-                f"load_state_dict takes a state, as state_dict() gives it; got {type(state).__name__}"
-                + (f" {state!r}: read the file first" if isinstance(state, (str, Path)) else "")
-            )
+        check_state(state)
         own = self._state()
         names = Incompatible([n for n in own if n not in state], [n for n in state if n not in own])
         if strict and (names.missing_keys or names.unexpected_keys):

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from operator import is_
-from pathlib import Path
 from typing import Any
 
 from gradflow.backend import Array, Backend
@@ -19,6 +18,7 @@ from gradflow.ops.table import kind_and_fix
 from gradflow.optim.flat import Block, make_blocks
 from gradflow.recording import as_one_call, reads_are_seen
 from gradflow.tensor import Tensor
+from gradflow.tree import check_state
 
 Parameters = Iterable[Tensor] | Iterable[Mapping[str, Any]]
 
@@ -275,11 +275,7 @@ class Optimizer:
         ValueError for one of other parameters or of another optimizer; and ValueError for steps that are not a count,
         numbers that are not finite, and means of squares that are negative. Waits for the device.
         """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(
-                f"load_state_dict takes a state, as state_dict() gives it; got {type(state_dict).__name__}"
-                + (f" {state_dict!r}: read the file first" if isinstance(state_dict, (str, Path)) else "")
-            )
+        check_state(state_dict)
         lacking = {"param_groups", "state", "steps"} - set(state_dict)
         if lacking:
             raise KeyError(f"the state of an optimizer lacks {', '.join(sorted(lacking))}")

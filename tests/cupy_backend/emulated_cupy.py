@@ -544,7 +544,7 @@ def install(monkeypatch: pytest.MonkeyPatch, devices: int = 1) -> None:
     from gradflow_cupy import diagnosis, kernels
 
     monkeypatch.setattr(State, "devices", devices)
-    # whose answer is kept: nobody shall take that of the emulation for the real CuPy's afterwards
+    # its answer is cached: that of the emulation must not remain for the real CuPy
     monkeypatch.setattr(diagnosis, "diagnose", lambda: Diagnosis(False, "CuPy is EMULATED in this test"))
     for name, value in (("hooks", {}), ("pinned", []), ("in_flight", []), ("streams", {}), ("device", 0)):
         monkeypatch.setattr(State, name, value)

@@ -46,7 +46,7 @@ def _wrappers(source: str) -> str:
 
 
 def _poisoned(text: str) -> str:
-    """The text of a source, with the shared memory of each block filled with what is no number."""
+    """The text of a source, with the shared memory of each block filled with NaN."""
 
     def poison(declaration: re.Match[str]) -> str:
         names = re.findall(r"(\w+)\[", declaration[1])

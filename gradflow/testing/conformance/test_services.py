@@ -154,7 +154,7 @@ def test_values_from_pinned_memory(backend: Backend) -> None:
 @about("from_host", "pin")
 @pytest.mark.parametrize("part", [slice(None), slice(3, 9)])
 def test_values_from_pinned_memory_are_copied_at_once(backend: Backend, part: slice) -> None:
-    """By `from_host`: the buffer may be filled anew after it, whole or in part."""
+    """`from_host` copies: the pinned buffer may be overwritten after it returns, all of it or a part."""
     x = _values((500, 70), "float32")
     pinned = backend.pin(x.copy())
     copied = backend.from_host(pinned[part])
