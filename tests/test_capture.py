@@ -702,19 +702,23 @@ def test_results_share_no_memory() -> None:
         assert [t.tolist() for t in first] == [[1.0] * 3, [0.0] * 3, [2.0] * 3]
 
 
+class Around(nn.Module):
+    """A module that has `model`, and a forward of its own."""
+
+    def __init__(self, model: nn.Module, forward: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.call = forward
+
+    def forward(self, *inputs: gf.Tensor) -> Any:
+        return self.call(*inputs)
+
+
 def test_parameters_that_functional_call_replaces() -> None:
     model, x = nn.Linear(3, 2, bias=False), gf.ones((1, 3))
     captured = gf.capture(lambda x: model(x))
 
-    class Around(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, x: gf.Tensor) -> Any:
-            return captured(x)
-
-    around, zeros = Around(), {"model.weight": gf.zeros((2, 3))}
+    around, zeros = Around(model, captured), {"model.weight": gf.zeros((2, 3))}
     for _ in range(4):
         for _ in range(3):
             assert captured(x).tolist() == model(x).tolist()
@@ -1256,16 +1260,11 @@ def test_a_step_that_is_recorded_within_functional_call_of_another_thread() -> N
     model, calls = nn.Linear(3, 2, bias=False), itertools.count()
     started, done = threading.Event(), threading.Event()
 
-    class Around(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+    def wait() -> None:
+        started.set()
+        done.wait(60)
 
-        def forward(self) -> None:
-            started.set()
-            done.wait(60)
-
-    around, given = Around(), {"model.weight": gf.zeros((2, 3))}
+    around, given = Around(model, wait), {"model.weight": gf.zeros((2, 3))}
 
     def step(x: gf.Tensor) -> gf.Tensor:
         if next(calls) >= 2:
@@ -1339,19 +1338,11 @@ def test_a_captured_step_within_functional_call_has_the_tensors_given() -> None:
     model, x = nn.Linear(3, 2), gf.ones((1, 3))
     captured = gf.capture(lambda x: model(x))
 
-    class Around(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, x: gf.Tensor) -> Any:
-            return captured(x)
-
     expected = model(x).tolist()
     for value in (0.0, 1.0, 2.0):
         for _ in range(3):  # recorded with these tensors, which the next functional_call does not give
             given = {"model.weight": gf.full((2, 3), value), "model.bias": gf.zeros(2)}
-            assert nn.functional_call(Around(), given, x).tolist() == [[3 * value] * 2]
+            assert nn.functional_call(Around(model, captured), given, x).tolist() == [[3 * value] * 2]
     for _ in range(4):
         assert captured(x).tolist() == expected
 
