@@ -14,7 +14,17 @@ from weakref import WeakKeyDictionary
 
 from gradflow.backend import Backend
 from gradflow.batching import Batch
-from gradflow.engine import Leaf, Node, Observer, Operation, backward, broadcasts, grad_enabled, observed_by, observer
+from gradflow.engine import (
+    Leaf,
+    Node,
+    Observer,
+    Operation,
+    backward,
+    broadcasts,
+    current_observer,
+    grad_enabled,
+    observe,
+)
 from gradflow.modes import BareMode
 from gradflow.tensor import Tensor, _describe
 
@@ -46,7 +56,7 @@ class _DetectAnomaly(BareMode):
       input 1: the number 2.0
     """
 
-    variables = (observer, grad_enabled)
+    variables = (current_observer, grad_enabled)
 
     def _values(self) -> tuple[Any, ...]:
         return _Detector(), None
@@ -152,7 +162,7 @@ class _Detector(Observer):
         if all(bool(F.to_host(flag)) for F, flag in finite.items()):
             return
         blamed = next(record for record in records if not bool(record.result.backend.to_host(record.finite)))
-        with observed_by(Observer()):  # an outer detector must not check the operations that describe this error
+        with observe(Observer()):  # an outer detector must not check the operations that describe this error
             message = _describe_record(blamed)
         raise NonFiniteError(message) from cause
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, overload
 from gradflow import recording as noted
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend
 from gradflow.device import current_device, get_backend
-from gradflow.engine import Leaf, Node, grad_enabled, observer, tick
+from gradflow.engine import Leaf, Node, current_observer, grad_enabled, tick
 from gradflow.ops.table import check_tensors
 from gradflow.recheck import run_both
 from gradflow.recording import Recorder, Unchanged, recorders, start, stop
@@ -193,7 +193,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
         key = (backend, device.type, device.index, tuple(named), grad_enabled.get(), *kinds)
         plan = plans.get(key)
         program = None if plan is None else plan.program
-        free = observer.get() is None and get_ident() not in recorders
+        free = current_observer.get() is None and get_ident() not in recorders
         for x in given:
             if x._node is not None or x.__class__ is not Tensor:
                 free = False
@@ -267,7 +267,7 @@ class _Fallback:
         return result
 
     def _obstacle(self, given: Sequence[Any]) -> _Reason | None:
-        if observer.get() is not None:
+        if current_observer.get() is not None:
             return _OBSERVED
         if get_ident() in recorders:
             return _WITHIN
@@ -557,7 +557,7 @@ class _Recording(Recorder):
         if groups.settings != _settings(groups.optimizer):
             self._refuse(f"changes hyperparameters of {name}")
 
-    def refuse(self, reason: str) -> None:
+    def forbid_replay(self, reason: str) -> None:
         if not self._busy:
             self._refuse(reason)
 

@@ -18,10 +18,10 @@ from gradflow.engine import (
     Node,
     Operation,
     backward,
+    current_observer,
     enable_grad,
     is_grad_enabled,
-    observed_by,
-    observer,
+    observe,
     tick,
 )
 from gradflow.random import States, restored, states_before
@@ -96,7 +96,7 @@ class _Watcher(Forwarder):
     """Sees what the second run of a segment reads and refuses what is not as it was."""
 
     def __init__(self, segment: _Segment) -> None:
-        super().__init__(observer.get())
+        super().__init__(current_observer.get())
         self.segment = segment
         self.start = tick()
 
@@ -161,7 +161,7 @@ def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, segment: _Se
     segment.check_unchanged(segment.leaves, watcher.start)
     batch = isinstance(g, Batch)
     recorded = isinstance(g.values if batch else g, Tensor)
-    with restored(segment.states), observed_by(watcher):
+    with restored(segment.states), observe(watcher):
         run = _Run(segment, recorded)
     externals = [] if run.flat is None else run.beginnings()
     if run.flat is None or run.flat.shape != g.shape or externals != segment.externals:

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.backend import Array, Backend
 from gradflow.modes import BareMode, entered
-from gradflow.recording import as_one_call, note_change, read, recorders, refuse
+from gradflow.recording import forbid_replay, invalidate, opaque_call, read, recorders
 
 if TYPE_CHECKING:
     from gradflow.tensor import Tensor
@@ -101,18 +101,18 @@ class Forwarder(Observer):
         self.other.after_backward()
 
 
-observer: ContextVar[Observer | None] = ContextVar("gradflow_observer", default=None)
+current_observer: ContextVar[Observer | None] = ContextVar("gradflow_observer", default=None)
 
 
 @contextlib.contextmanager
-def observed_by(seer: Observer) -> Iterator[None]:
-    """Have `seer` see what is computed inside a `with`."""
-    first, second = observer.set(seer), grad_enabled.set(1 if grad_enabled.get() else False)
+def observe(observer: Observer) -> Iterator[None]:
+    """Have `observer` see what is computed inside a `with`."""
+    first, second = current_observer.set(observer), grad_enabled.set(1 if grad_enabled.get() else False)
     try:
         yield
     finally:
         grad_enabled.reset(second)
-        observer.reset(first)
+        current_observer.reset(first)
 
 
 class _GradMode(BareMode):
@@ -141,7 +141,7 @@ class _GradMode(BareMode):
 
 def _recording(value: int) -> int:
     """What `grad_enabled` is where operations are recorded, or not."""
-    return (True if observer.get() is None else 1) if value else False
+    return (True if current_observer.get() is None else 1) if value else False
 
 
 class _NoGrad(_GradMode):
@@ -409,7 +409,7 @@ class Leaf:
             return self.buffer
         return None if self._grad is None else self._grad.array
 
-    def note_change(self) -> None:
+    def mark_gradient_changed(self) -> None:
         """Note a change in place of the gradient."""
         if self.filled:
             self.memory.change()
@@ -460,7 +460,7 @@ class Leaf:
         self.take_back()
         self.buffer, self.block = buffer, block
         self.free = buffer if held is None else None
-        note_change(self)
+        invalidate(self)
 
     def hand_out(self) -> None:
         """Make what the buffer holds the gradient."""
@@ -476,7 +476,7 @@ class Leaf:
             if held is not None:
                 array = held.array
                 held.array = self.backend.copy(array)
-                note_change(array)
+                invalidate(array)
                 held._memory = Memory(self.memory.changed)
         tensors.clear()
 
@@ -650,9 +650,9 @@ def backward(
     gradients then are.
     Raises RuntimeError where saved arrays have been freed or changed.
     """
-    seer = observer.get()
+    observer = current_observer.get()
     hooked = hooked_nodes if hooked_nodes else None
-    if not create_graph and wanted is None and batched is None and seer is None and hooked is None:
+    if not create_graph and wanted is None and batched is None and observer is None and hooked is None:
         _backward_to_buffers(roots, gradients, retain_graph)
         return {}
     on_path: set[Any] | None = None
@@ -665,8 +665,8 @@ def backward(
             if node not in on_path and any(p in on_path for p in node.parents):
                 on_path.add(node)
     on_tensors = create_graph and batched is None
-    if seer is not None:
-        seer.before_backward()
+    if observer is not None:
+        observer.before_backward()
     pending: dict[Any, Any] = {}
     parts = _PartsOf()
     for root, g in zip(roots, gradients, strict=True):
@@ -680,8 +680,8 @@ def backward(
         if node in parts:
             F = tensor_functions if create_graph else node.backend
             g = _with_parts(g, parts.pop(node), F if batched is None else batched(F))
-            if seer is not None:
-                seer.after_adding(node, g)
+            if observer is not None:
+                observer.after_adding(node, g)
         if g is None:
             continue
         if hooked is not None and weakref.ref(node) in hooked and (on_path is None or node in on_path):
@@ -699,8 +699,8 @@ def backward(
         if op is None:
             if wanted is None:
                 _accumulate(node, g, create_graph)
-                if seer is not None:
-                    seer.after_adding(node, node.grad)
+                if observer is not None:
+                    observer.after_adding(node, node.grad)
             continue
         values, out = _saved(node, create_graph)
         F = tensor_functions if create_graph else node.backend
@@ -709,8 +709,8 @@ def backward(
         whole = op.joint is None or create_graph or batched is not None  # else its kernels see to half floats
         if op.widens and whole and node.dtype in node.backend.half_dtypes:
             g, out, values = _widened(F, g, out, values, node)
-        if seer is not None:
-            seer.before_rules(node, g, out, values)
+        if observer is not None:
+            observer.before_rules(node, g, out, values)
         parents, parameters = node.parents, node.parameters or {}
         if op.joint is not None:
             needs = [p is not None and (on_path is None or p in on_path) for p in parents]
@@ -729,24 +729,24 @@ def backward(
                 result = result(F, g, out, *values, **parameters)
             if result.__class__ is Part:
                 parts[parent].add(result, F)
-                if seer is not None:
-                    seer.after_rule(node, i, g, out, values, result.whole(F, parent.shape))
+                if observer is not None:
+                    observer.after_rule(node, i, g, out, values, result.whole(F, parent.shape))
                 continue
             given = result
-            if seer is not None:
-                seer.after_rule(node, i, g, out, values, result)
+            if observer is not None:
+                observer.after_rule(node, i, g, out, values, result)
             result = _fitted(result, F, node, i, on_tensors)
             total, earlier = result, pending.get(parent)
             if earlier is not None:
                 there = tensor_functions if create_graph else parent.backend  # F, unless the node moved its input
                 total = (there if batched is None else batched(there)).add(earlier, result)
             pending[parent] = total
-            if seer is not None and total is not given:
-                seer.after_adding(parent, total)
+            if observer is not None and total is not given:
+                observer.after_adding(parent, total)
         if not retain_graph:
             _free(node)
-    if seer is not None:
-        seer.after_backward()
+    if observer is not None:
+        observer.after_backward()
     return found
 
 
@@ -973,7 +973,7 @@ def _retain(node: Any, g: Any, create_graph: bool) -> None:
     kept = node.hooks.get(_RETAINED)
     if kept is None:
         return
-    refuse("keeps the gradient of a computed tensor (retain_grad)")
+    forbid_replay("keeps the gradient of a computed tensor (retain_grad)")
     if kept.grad is None:
         kept.grad = tensor_functions.copy(g) if create_graph else _wrap(node.backend.copy(g), node.backend, None)
     elif create_graph or kept.grad._node is not None:
@@ -989,7 +989,7 @@ class Handle:
         self._hooks = hooks
         self._key = tick()  # not the handle itself, which would close a cycle
         hooks[self._key] = hook
-        note_change(owner)
+        invalidate(owner)
 
     def remove(self) -> None:
         """Take the hook back; nothing happens if that has been done."""
@@ -1010,7 +1010,7 @@ def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
     for key, hook in list(node.hooks.items()):
         if key == _RETAINED:
             continue
-        refuse("calls a hook on a gradient")
+        forbid_replay("calls a hook on a gradient")
         given = g if create_graph else _wrap(g, node.backend, None)
         memory = given._shared_memory()
         before = memory.changed
@@ -1041,7 +1041,7 @@ def _changed_error(tensor: str, node: Node, changed: int) -> RuntimeError:
     )
 
 
-@as_one_call
+@opaque_call
 def _hand_out(leaves: Sequence[Leaf]) -> None:
     """Make what the leaves' buffers hold their gradients."""
     waiting = []
@@ -1056,7 +1056,7 @@ def _hand_out(leaves: Sequence[Leaf]) -> None:
         _accumulate(leaf, g, False)
 
 
-@as_one_call
+@opaque_call
 def _accumulate(leaf: Leaf, g: Any, create_graph: bool, own: bool = False) -> None:
     """Add g to the gradient of a leaf, in its own buffer, which no other leaf shares. `own`: nobody else has g."""
     with _adding[leaf.id % len(_adding)]:

@@ -8,9 +8,9 @@ from typing import Any
 from gradflow import random
 from gradflow.anomaly import unravel
 from gradflow.batching import Batch
-from gradflow.engine import Node, Observer, Operation, no_grad, observed_by
+from gradflow.engine import Node, Observer, Operation, no_grad, observe
 from gradflow.tensor import Tensor, _describe, tensor
-from gradflow.transforms import Trace, check_function, pull, send_back_all, unit_vectors, vjp
+from gradflow.transforms import Trace, check_function, gradients_of, send_back_all, unit_vectors, vjp
 from gradflow.tree import flatten, map_tree, rebuild
 
 
@@ -110,7 +110,7 @@ def _check(what: str, f: Callable[..., Any], inputs: Sequence[Any], step: float,
         with no_grad():
             return [(f"result{path}", y.detach()) for path, y in flatten(f(*arguments))]
 
-    with observed_by(_RuleChecker(what)):
+    with observe(_RuleChecker(what)):
         run = Trace(what, f, inputs, places, {})
         results = [y for _, y in run.check_outputs(run.output)]
         on_arrays = list(_rows(run.inputs, results, False))
@@ -167,7 +167,7 @@ def _rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], recorded: bool) -
     for y in outputs:
         for i in range(y.size):
             cotangent = unit_vectors(y, i, i + 1)[0]
-            yield [g.reshape(-1).tolist() for g in pull(inputs, [y], [cotangent], recorded, retain=True)]
+            yield [g.reshape(-1).tolist() for g in gradients_of(inputs, [y], [cotangent], recorded, retain=True)]
 
 
 def _combination(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[list[float], list[list[float]]]:
@@ -178,7 +178,7 @@ def _combination(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[l
     for y in outputs:
         values = [next(remaining) for _ in range(y.size)]
         cotangents.append(tensor(values, dtype=y.dtype, device=y.device).reshape(y.shape))
-    gradients = pull(inputs, outputs, cotangents, outer=False, retain=True)
+    gradients = gradients_of(inputs, outputs, cotangents, record=False, retain=True)
     return weights, [g.reshape(-1).tolist() for g in gradients]
 
 

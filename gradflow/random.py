@@ -19,7 +19,7 @@ from typing import Any
 from gradflow.backend import Array, Backend
 from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DEFAULT, as_dtype
-from gradflow.recording import refuse
+from gradflow.recording import forbid_replay
 from gradflow.tensor import Tensor, shape_from
 
 _KEY_BITS, _COUNTER_BITS = 128, 256
@@ -63,7 +63,7 @@ class Generator:
 
     def draw(self, words: int) -> tuple[int, int]:
         """Reserve that many 64-bit words; returns the key and the counter that `Backend.random_bits` makes them of."""
-        refuse("{} draws random numbers")
+        forbid_replay("{} draws random numbers")
         with _drawing:
             key, counter = self.key, self.counter
             self.counter = (counter + (words + 3) // 4) % (1 << _COUNTER_BITS)

@@ -23,7 +23,7 @@ _Class = TypeVar("_Class", bound=type)
 class Recorder:
     """Sees what one thread does."""
 
-    def refuse(self, reason: str) -> None:
+    def forbid_replay(self, reason: str) -> None:
         """Note that something is done that no replay can do. "{}" in the reason stands for the function that did it."""
         raise NotImplementedError
 
@@ -40,7 +40,7 @@ class Recorder:
         raise NotImplementedError
 
     def call(self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Do a call of `as_one_call` and return its result."""
+        """Do a call of `opaque_call` and return its result."""
         raise NotImplementedError
 
 
@@ -79,11 +79,11 @@ def reads_are_seen(cls: _Class) -> _Class:
     return cls
 
 
-def refuse(reason: str) -> None:
+def forbid_replay(reason: str) -> None:
     """Note that this thread does something that no replay can do: "{}" stands for the name of the function."""
     recorder = recorders.get(get_ident()) if recorders else None
     if recorder is not None:
-        recorder.refuse(reason)
+        recorder.forbid_replay(reason)
 
 
 def read(*things: Any) -> None:
@@ -94,7 +94,7 @@ def read(*things: Any) -> None:
             recorder.read(thing)
 
 
-def note_making(thing: Any) -> None:
+def note_creation(thing: Any) -> None:
     """Note that this thread has made a thing whose changes are noted."""
     recorder = recorders.get(get_ident()) if recorders else None
     if recorder is not None:
@@ -121,7 +121,7 @@ _counts: WeakValueDictionary[int, _Count] = WeakValueDictionary()
 """By the id of the thing, as long as there is an `Unchanged` of it."""
 
 
-def note_change(*things: Any) -> None:
+def invalidate(*things: Any) -> None:
     """Note a change, after it was made, of what decides the calls of a step: of modules, nodes, arrays of tensors.
 
     The array of a tensor stands for the tensor: what is noted is that it has another array from now on, or that it
@@ -193,7 +193,7 @@ class Unchanged:
         return next((c.thing for c, value in zip(self._counts, self._values, strict=True) if c.value != value), None)
 
 
-def as_one_call(function: Callable[_P, _Result]) -> Callable[_P, _Result]:
+def opaque_call(function: Callable[_P, _Result]) -> Callable[_P, _Result]:
     """Mark a function that a recorder sees as a whole, and repeats as a whole: it reads or changes Python's objects."""
 
     @functools.wraps(function)

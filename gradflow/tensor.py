@@ -15,7 +15,7 @@ from gradflow.backend import Array, Backend, Device
 from gradflow.device import DeviceLike, backend_prefixes, get_backend
 from gradflow.dtypes import DTYPES, DType, as_dtype, is_number, weak_number
 from gradflow.engine import Handle, Leaf, Memory, Node, add_hook, backward, grad_enabled, retained
-from gradflow.recording import as_one_call, note_change, read, recorders, refuse
+from gradflow.recording import forbid_replay, invalidate, opaque_call, read, recorders
 
 _ARRAY_TEXT = re.compile(r"^array\((.*?)(?:,\s*shape=\([\d, ]*\))?(?:,\s*dtype=\w+)?\)$", re.DOTALL)
 
@@ -96,7 +96,7 @@ class Tensor:
             self._frozen, self._node = self._node, None
         else:
             raise RuntimeError("a computed tensor cannot be told to need no gradient; use detach()")
-        note_change(self.array)
+        invalidate(self.array)
         return self
 
     def _frozen_leaf(self) -> Leaf | None:
@@ -121,7 +121,7 @@ class Tensor:
         """
         node = self._frozen_leaf() if self._node is None else self._node
         if recorders:
-            refuse("reads a gradient (grad)")  # whether it is there, and in which memory, is not known before
+            forbid_replay("reads a gradient (grad)")  # whether it is there, and in which memory, is not known before
         if node is None or isinstance(node, Leaf):
             return None if node is None else node.grad
         kept = retained(node)
@@ -150,10 +150,10 @@ class Tensor:
         if value is None:
             self.zero_grad()
             return
-        refuse("assigns a gradient (grad)")
+        forbid_replay("assigns a gradient (grad)")
         place.grad = value
 
-    @as_one_call
+    @opaque_call
     def zero_grad(self) -> None:
         """Forget the gradient: `.grad` becomes None, and the next backward pass starts it again."""
         node = self._frozen_leaf() if self._node is None else self._node

@@ -33,8 +33,8 @@ _LARGEST_BATCH = 1 << 24
 class Trace:
     """A run of a function on stand-ins for some of its arguments, and what it gave.
 
-    `inputs` are the stand-ins, `output` the result; `outer` tells whether a derivative of this run's derivatives is
-    needed, so that they must be recorded.
+    `inputs` are the stand-ins, `output` the result; `needs_higher_order` tells whether derivatives of this run's
+    derivatives are needed, so that they must be recorded.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Trace:
                 raise TypeError(f"{self.what} cannot differentiate result{path}, a {_describe(y)}: it is not floating")
         return found
 
-    def is_outer(self, *outputs: Any) -> bool:
+    def needs_higher_order(self, *outputs: Any) -> bool:
         """Whether the outputs depend on something recorded before this run, or on a leaf of someone else."""
         if not self._recording:
             return False
@@ -97,40 +97,40 @@ class Trace:
         return False
 
 
-def pull(
+def gradients_of(
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     cotangents: Sequence[Tensor],
-    outer: bool,
+    record: bool,
     retain: bool = False,
     batch: bool = False,
 ) -> list[Tensor]:
-    """The gradients of the inputs, recorded where `outer`; zeros where no output depends on one.
+    """The gradients of the inputs, recorded where `record`; zeros where no output depends on one.
 
     With `batch` the first axis of the cotangents, and of the results, counts a batch. No two results share memory.
     """
-    found = _walk(inputs, outputs, cotangents, outer, retain, batch)
-    return [ops.copy(g) if outer else Tensor(g.backend.copy(g.array), g.backend) for g in found]
+    found = _walk(inputs, outputs, cotangents, record, retain, batch)
+    return [ops.copy(g) if record else Tensor(g.backend.copy(g.array), g.backend) for g in found]
 
 
 def _walk(
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     cotangents: Sequence[Tensor],
-    outer: bool,
+    record: bool,
     retain: bool = False,
     batch: bool = False,
 ) -> list[Tensor]:
     """As `pull`, for results that are not handed to a user: they may share memory."""
-    pairs = [(y._node, g if outer else g.array) for y, g in zip(outputs, cotangents, strict=True)]
+    pairs = [(y._node, g if record else g.array) for y, g in zip(outputs, cotangents, strict=True)]
     roots = [(node, Batch(g) if batch else g) for node, g in pairs if node is not None]
     found: dict[Any, Any] = {}
     if roots:
         found = backward(
             [node for node, _ in roots],
             [g for _, g in roots],
-            retain_graph=retain or outer,
-            create_graph=outer,
+            retain_graph=retain or record,
+            create_graph=record,
             wanted={_node(x) for x in inputs},
             batched=batched if batch else None,
         )
@@ -258,10 +258,10 @@ def _value_and_grad(
                 )
             output, aux = output
         output = _scalar(trace, output)
-        outer = trace.is_outer(output, *[x for _, x in flatten(aux) if isinstance(x, Tensor)])
+        record = trace.needs_higher_order(output, *[x for _, x in flatten(aux) if isinstance(x, Tensor)])
         seed = Tensor(output.backend.ones_like(output.array), output.backend)
-        gradients = pull(trace.inputs, [output], [seed], outer)
-        if not outer:
+        gradients = gradients_of(trace.inputs, [output], [seed], record)
+        if not record:
             output, aux = _plain(output), _plain(aux)
         result = _like_arguments(trace, gradients, isinstance(argnums, int))
         return ((output, aux) if has_aux else output), result
@@ -362,15 +362,15 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tupl
     """
     trace = Trace("vjp", f, primals, range(len(primals)), {})
     outputs = [y for _, y in trace.check_outputs(trace.output)]
-    outer = trace.is_outer(*outputs)
+    record = trace.needs_higher_order(*outputs)
 
     def pullback(cotangents: Any) -> tuple[Any, ...]:
         given = _matching("vjp", "cotangent", cotangents, trace.output)
-        recorded = outer or (is_grad_enabled() and any(g.requires_grad for g in given))
-        gradients = pull(trace.inputs, outputs, given, recorded, retain=True)
+        recorded = record or (is_grad_enabled() and any(g.requires_grad for g in given))
+        gradients = gradients_of(trace.inputs, outputs, given, recorded, retain=True)
         return tuple(_like_arguments(trace, gradients, single=False))
 
-    return (trace.output if outer else _plain(trace.output)), pullback
+    return (trace.output if record else _plain(trace.output)), pullback
 
 
 def _matching(what: str, kind: str, tangents: Any, like: Any) -> list[Tensor]:
@@ -413,10 +413,10 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     trace = Trace("jvp", f, primals, range(len(primals)), {})
     outputs = [y for _, y in trace.check_outputs(trace.output)]
     given = _matching("jvp", "tangent", list(tangents), rebuild(trace.trees, trace.inputs))
-    outer = trace.is_outer(*outputs) or (is_grad_enabled() and any(t.requires_grad for t in given))
+    record = trace.needs_higher_order(*outputs) or (is_grad_enabled() and any(t.requires_grad for t in given))
     cotangents, pulled = _pulled(trace, outputs)
-    found = pull(cotangents, pulled, given, outer)
-    return (trace.output if outer else _plain(trace.output)), rebuild(trace.output, found)
+    found = gradients_of(cotangents, pulled, given, record)
+    return (trace.output if record else _plain(trace.output)), rebuild(trace.output, found)
 
 
 def _check_sequences(what: str, primals: Any, tangents: Any) -> None:
@@ -436,7 +436,7 @@ def _pulled(trace: Trace, outputs: Sequence[Tensor]) -> tuple[list[Tensor], list
         for y in outputs
     ]
     with enable_grad():
-        return cotangents, _walk(trace.inputs, outputs, cotangents, outer=True)
+        return cotangents, _walk(trace.inputs, outputs, cotangents, record=True)
 
 
 def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -457,19 +457,19 @@ def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callabl
     def of_arguments(*arguments: Any, **options: Any) -> Any:
         trace = Trace("jacobian", f, arguments, _numbers(argnums, len(arguments), "jacobian"), options)
         outputs = [y for _, y in trace.check_outputs(trace.output)]
-        outer = trace.is_outer(*outputs)
+        record = trace.needs_higher_order(*outputs)
         tall = sum(y.size for y in outputs) > 2 * sum(x.size for x in trace.inputs)
-        blocks = _columns(trace, outputs, outer) if tall else _rows(trace.inputs, outputs, outer)
+        blocks = _columns(trace, outputs, record) if tall else _rows(trace.inputs, outputs, record)
         single = isinstance(argnums, int)
         return rebuild(trace.output, [_like_arguments(trace, row, single) for row in blocks])
 
     return of_arguments
 
 
-def _rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], outer: bool) -> list[list[Tensor]]:
+def _rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], record: bool) -> list[list[Tensor]]:
     """For each output the derivatives by each input, of shape output + input."""
     rows, start = [], 0
-    everything = send_back_all(inputs, outputs, outer)
+    everything = send_back_all(inputs, outputs, record)
     for y in outputs:
         stop = start + y.size
         rows.append([ops.reshape(g[start:stop], y.shape + x.shape) for x, g in zip(inputs, everything, strict=True)])
@@ -477,10 +477,10 @@ def _rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], outer: bool) -> l
     return rows
 
 
-def _columns(trace: Trace, outputs: Sequence[Tensor], outer: bool) -> list[list[Tensor]]:
+def _columns(trace: Trace, outputs: Sequence[Tensor], record: bool) -> list[list[Tensor]]:
     """As `_rows`, from the transposed Jacobian: the rows of the function that sends cotangents back."""
     cotangents, pulled = _pulled(trace, outputs)
-    by_input = _rows(cotangents, pulled, outer)
+    by_input = _rows(cotangents, pulled, record)
     columns = []
     for j, y in enumerate(outputs):
         blocks = []
@@ -492,7 +492,7 @@ def _columns(trace: Trace, outputs: Sequence[Tensor], outer: bool) -> list[list[
     return columns
 
 
-def send_back_all(inputs: Sequence[Tensor], outputs: Sequence[Tensor], outer: bool) -> list[Tensor]:
+def send_back_all(inputs: Sequence[Tensor], outputs: Sequence[Tensor], record: bool) -> list[Tensor]:
     """The derivatives of all elements of the outputs by each input, (elements, ...), in batches of limited size."""
     total = sum(y.size for y in outputs)
     if not total:
@@ -510,7 +510,7 @@ def send_back_all(inputs: Sequence[Tensor], outputs: Sequence[Tensor], outer: bo
                 reached.append(y)
                 bases.append(unit_vectors(y, low - first, high - first, low - start, stop - high))
             first += y.size
-        parts.append(pull(inputs, reached, bases, outer, retain=True, batch=True))
+        parts.append(gradients_of(inputs, reached, bases, record, retain=True, batch=True))
     return parts[0] if len(parts) == 1 else [ops.concat(blocks) for blocks in zip(*parts, strict=True)]
 
 
@@ -536,9 +536,9 @@ def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable
     @functools.wraps(f, updated=())
     def of_arguments(*arguments: Any, **options: Any) -> Any:
         trace = Trace("hessian", f, arguments, _numbers(argnums, len(arguments), "hessian"), options)
-        gradients, outer = _recorded_gradient(trace)
+        gradients, record = _recorded_gradient(trace)
         single = isinstance(argnums, int)
-        rows = [_like_arguments(trace, row, single) for row in _rows(trace.inputs, gradients, outer)]
+        rows = [_like_arguments(trace, row, single) for row in _rows(trace.inputs, gradients, record)]
         return _like_arguments(trace, rows, single)
 
     return of_arguments
@@ -547,10 +547,10 @@ def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable
 def _recorded_gradient(trace: Trace) -> tuple[list[Tensor], bool]:
     """The gradient of the scalar that was traced, recorded, and whether its own derivatives must be, too."""
     output = _scalar(trace, trace.output)
-    outer = trace.is_outer(output)
+    record = trace.needs_higher_order(output)
     seed = Tensor(output.backend.ones_like(output.array), output.backend)
     with enable_grad():
-        return _walk(trace.inputs, [output], [seed], outer=True), outer
+        return _walk(trace.inputs, [output], [seed], record=True), record
 
 
 def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, ...]:
@@ -566,6 +566,6 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     _check_sequences("hvp", primals, tangents)
     trace = Trace("hvp", f, primals, range(len(primals)), {})
     given = _matching("hvp", "tangent", list(tangents), rebuild(trace.trees, trace.inputs))
-    gradients, outer = _recorded_gradient(trace)
-    outer = outer or (is_grad_enabled() and any(t.requires_grad for t in given))
-    return tuple(_like_arguments(trace, pull(trace.inputs, gradients, given, outer), single=False))
+    gradients, record = _recorded_gradient(trace)
+    record = record or (is_grad_enabled() and any(t.requires_grad for t in given))
+    return tuple(_like_arguments(trace, gradients_of(trace.inputs, gradients, given, record), single=False))

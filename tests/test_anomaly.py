@@ -15,7 +15,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import NonFiniteError, anomaly, engine
-from gradflow.engine import Observer, observed_by
+from gradflow.engine import Observer, observe
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the very values that are looked for
 
@@ -396,7 +396,7 @@ def test_off_no_observer_is_there_or_called(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(anomaly._Detector, name, refuse)
     with pytest.raises(AssertionError, match=r"an observer was called"), gf.detect_anomaly():
         gf.exp(leaf(1.0))
-    assert engine.observer.get() is None
+    assert engine.current_observer.get() is None
     assert engine.grad_enabled.get() is True
     (gf.exp(leaf(1.0)) * 2.0).sum().backward()
     gf.log(gf.tensor([0.0]))
@@ -425,9 +425,9 @@ def test_one_inside_another() -> None:
     with gf.detect_anomaly():
         with pytest.raises(NonFiniteError), gf.detect_anomaly():
             gf.log(gf.tensor([0.0]))
-        outer = engine.observer.get()
+        outer = engine.current_observer.get()
         gf.exp(gf.tensor([0.0]))
-        assert engine.observer.get() is outer
+        assert engine.current_observer.get() is outer
 
 
 @pytest.mark.parametrize("where", ["user", "forward", "backward"])
@@ -438,7 +438,7 @@ def test_state_is_restored_after_exceptions(where: str) -> None:
         if where == "user":
             raise KeyError
         y.backward()
-    assert engine.observer.get() is None
+    assert engine.current_observer.get() is None
     assert engine.grad_enabled.get() is True
     gf.log(x)
     with gf.detect_anomaly():
@@ -531,7 +531,7 @@ def test_observers_see_every_operation_and_every_rule_in_order() -> None:
             self.events.append("end")
 
     x, y = leaf(1.0), leaf(2.0)
-    with observed_by(seen := Seen()):
+    with observe(seen := Seen()):
         (gf.exp(x) * y).backward()
     assert seen.events == [
         "exp", "multiply", "before multiply", "rule 0 of multiply", "rule 1 of multiply", "before exp", "rule 0 of exp",

@@ -358,7 +358,7 @@ def test_a_change_in_place_between_the_runs_is_an_error(what: str, how: str, fun
         CHANGES[how](t)
     with pytest.raises(RuntimeError, match=r"a tensor of shape \(2,\) that a checkpoint reads was changed in place"):
         y.sum().backward()
-    assert engine.observer.get() is None
+    assert engine.current_observer.get() is None
 
 
 def test_an_optimizer_step_between_the_runs_is_an_error() -> None:
@@ -466,7 +466,7 @@ def test_an_exception_in_either_run_leaves_generators_and_modes_as_they_were(run
         with pytest.raises(KeyError, match="mine"):
             gf.checkpoint(function, x)
     assert random._used.get() is None
-    assert engine.observer.get() is None
+    assert engine.current_observer.get() is None
     assert engine.grad_enabled.get() is True
 
 
@@ -478,7 +478,7 @@ def test_an_observer_sees_both_runs() -> None:
             seen.append(op.name)
 
     x = leaf(1.0)
-    with engine.observed_by(Names()):
+    with engine.observe(Names()):
         gf.checkpoint(gf.exp, x).backward()
     assert seen.count("exp") == 2
 
@@ -613,7 +613,7 @@ def test_another_observer_sees_all_of_a_derivative_within_a_checkpoint() -> None
                 return super().__getattribute__(name)
 
         x = gf.ones(2, requires_grad=True)
-        with engine.observed_by(Everything()):
+        with engine.observe(Everything()):
             y = gf.checkpoint(part, x) if checkpointed else part(x)
             y.sum().backward()
         return calls
@@ -627,7 +627,7 @@ def test_detect_anomaly_keeps_count_of_a_derivative_within_a_checkpoint() -> Non
     x = gf.ones(2, requires_grad=True)
     with gf.detect_anomaly():
         gf.checkpoint(lambda x: gf.grad(lambda x: (x * x * x).sum())(x), x).sum().backward()
-        assert engine.observer.get().depth == 0  # type: ignore[union-attr]
+        assert engine.current_observer.get().depth == 0  # type: ignore[union-attr]
 
 
 def test_a_forwarder_forwards_everything() -> None:

@@ -82,7 +82,7 @@ def test_the_work_for_many_uses_of_a_leaf_grows_with_the_uses(with_optimizer: bo
     if with_optimizer:
         gf.optim.SGD([x], lr=1.0)
     counter = CountRules()
-    with gf.engine.observed_by(counter):
+    with gf.engine.observe(counter):
         gf.concat([x] * 10_000).sum().backward()
     assert x.grad.item() == 10_000.0
     assert counter.count == 10_001

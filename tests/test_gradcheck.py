@@ -12,7 +12,7 @@ from cases import CASES, Case
 
 import gradflow as gf
 from gradflow import GradcheckError, gradcheck, gradgradcheck
-from gradflow.engine import Observer, observed_by
+from gradflow.engine import Observer, observe
 from gradflow.ops import OPERATIONS
 
 
@@ -56,7 +56,7 @@ def _smallest_for_each_entry() -> dict[str, Case]:
         function, xs = of_case(case)
         if not all(x.size for x in xs):
             continue
-        with observed_by(seen := _Names()):
+        with observe(seen := _Names()):
             _, back = gf.vjp(function, *[x.requires_grad_() for x in xs])
             value = function(*xs)
             many = isinstance(value, (list, tuple))
@@ -388,7 +388,7 @@ def test_state_is_as_before_after_a_failure() -> None:
 
     with pytest.raises(GradcheckError):
         gradcheck(WRONG_FACTOR, normal(2))
-    assert engine.observer.get() is None
+    assert engine.current_observer.get() is None
     assert engine.grad_enabled.get() is True
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import gradflow as gf
-from gradflow.engine import grad_enabled, observer
+from gradflow.engine import current_observer, grad_enabled
 from gradflow.testing import SyncError, forbid_sync
 from gradflow.testing.counting import _forbidden
 
@@ -32,7 +32,7 @@ MODES = {
     "no_grad": Case(gf.no_grad, lambda: not gf.is_grad_enabled(), gf.enable_grad),
     "enable_grad": Case(gf.enable_grad, gf.is_grad_enabled, gf.no_grad),
     "use_device": Case(lambda: gf.use_device("fake:1"), lambda: str(gf.current_device()) == "fake:1", None),
-    "detect_anomaly": Case(gf.detect_anomaly, lambda: observer.get() is not None, None),
+    "detect_anomaly": Case(gf.detect_anomaly, lambda: current_observer.get() is not None, None),
     "forbid_sync": Case(forbid_sync, _forbidden.get, lambda: forbid_sync(False)),
 }
 
@@ -247,7 +247,7 @@ def test_no_mode_of_a_decorated_body_holds_while_it_pauses(case: Case, asynchron
     other = gf.use_device("fake:1") if case.make is not MODES["use_device"].make else forbid_sync()
 
     def state() -> tuple[Any, ...]:
-        return gf.is_grad_enabled(), str(gf.current_device()), observer.get(), _forbidden.get()
+        return gf.is_grad_enabled(), str(gf.current_device()), current_observer.get(), _forbidden.get()
 
     @types.coroutine
     def pause() -> Any:
@@ -315,7 +315,7 @@ def test_modes_left_in_another_order_than_entered() -> None:
 def test_modes_without_arguments_decorate_without_parentheses(mode: Any) -> None:
     @mode
     def f(x: int) -> Any:
-        return x, gf.is_grad_enabled(), observer.get() is not None, _forbidden.get()
+        return x, gf.is_grad_enabled(), current_observer.get() is not None, _forbidden.get()
 
     with gf.no_grad():
         expected = {

@@ -15,7 +15,7 @@ from cases import CASES, Case
 import gradflow as gf
 from gradflow import engine, ops, random, transforms
 from gradflow.batching import Batch, Batching, batched
-from gradflow.engine import Node, Observer, observed_by
+from gradflow.engine import Node, Observer, observe
 from gradflow.tree import flatten, map_tree, rebuild
 
 try:
@@ -110,7 +110,7 @@ def state() -> dict[str, Any]:
     """Everything global that a transform or a traced function could leave changed."""
     return {
         "grad mode": engine.grad_enabled.get(),
-        "observer": engine.observer.get(),
+        "observer": engine.current_observer.get(),
         "used generators": random._used.get(),
         "device": gf.current_device(),
     }
@@ -854,7 +854,7 @@ def test_the_number_of_rules_does_not_grow_with_the_number_of_rows(recorded: boo
     counts = []
     for n in (1, 2, 40):
         x = normal(n, 4).requires_grad_(recorded)
-        with observed_by(counter := Counter()):
+        with observe(counter := Counter()):
             jacobian = gf.jacobian(_network)(x)
         assert jacobian.shape == (n, 5, n, 4)
         counts.append((len(counter.operations), len(counter.rules)))
@@ -865,7 +865,7 @@ def test_the_number_of_rules_does_not_grow_with_the_number_of_columns() -> None:
     counts = []
     for n in (3, 30):
         x = normal(n)
-        with observed_by(counter := Counter()):
+        with observe(counter := Counter()):
             jacobian = gf.jacobian(lambda x, n=n: gf.sin(gf.broadcast_to(x, (5, n))) * x)(x)
         assert jacobian.shape == (5, n, n)
         counts.append((len(counter.operations), len(counter.rules)))
@@ -876,10 +876,10 @@ def test_the_number_of_rules_does_not_grow_with_the_number_of_columns() -> None:
 @pytest.mark.parametrize("largest", [1, 50, 200])
 def test_large_jacobians_go_in_chunks(monkeypatch: pytest.MonkeyPatch, largest: int, recorded: bool) -> None:
     x = normal(3, 4).requires_grad_(recorded)
-    with observed_by(whole := Counter()):
+    with observe(whole := Counter()):
         expected = gf.jacobian(_network)(x)
     monkeypatch.setattr(transforms, "_LARGEST_BATCH", largest)
-    with observed_by(counter := Counter()):
+    with observe(counter := Counter()):
         chunked = gf.jacobian(_network)(x)
     chunks = math.ceil(15 / max(1, largest // 18))  # 15 rows; the largest node has 18 elements
     assert len(counter.rules) == chunks * len(whole.rules)
@@ -901,7 +901,7 @@ def test_a_chunk_may_hold_rows_of_several_results(monkeypatch: pytest.MonkeyPatc
 
 def test_functions_without_a_batched_form_go_one_by_one_and_are_right() -> None:
     x, mask = normal(4, 3), gf.tensor(np.array([True, False, True, True]))
-    with observed_by(Counter()):
+    with observe(Counter()):
         jacobian = gf.jacobian(lambda x: x[mask])(x)
     expected = np.eye(12).reshape(4, 3, 4, 3)[host(mask)]
     np.testing.assert_array_equal(host(jacobian), expected)

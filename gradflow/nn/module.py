@@ -13,7 +13,7 @@ from gradflow.dtypes import DType
 from gradflow.engine import Handle, Memory, no_grad, time_of_change
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, equal, isnan, where
-from gradflow.recording import changed_meanwhile, note_change, note_making, reads_are_seen, refuse
+from gradflow.recording import changed_meanwhile, forbid_replay, invalidate, note_creation, reads_are_seen
 from gradflow.tensor import Tensor, device_and_dtype
 from gradflow.tree import check_state
 
@@ -76,7 +76,7 @@ class Module:
     _forward_hooks: dict[int, Callable[..., Any]] | None = None
 
     def __init__(self) -> None:
-        note_making(self)
+        note_creation(self)
         object.__setattr__(self, "_parameters", {})
         object.__setattr__(self, "_buffers", {})
         object.__setattr__(self, "_modules", {})
@@ -105,13 +105,13 @@ class Module:
                     self.__dict__[other].pop(name, None)
             self.__dict__[kind][name] = value
         object.__setattr__(self, name, value)  # beside the registry, so that reading it costs nothing more
-        note_change(self)
+        invalidate(self)
 
     def __delattr__(self, name: str) -> None:
         for kind in _REGISTRIES:
             self.__dict__[kind].pop(name, None)
         object.__delattr__(self, name)
-        note_change(self)
+        invalidate(self)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
         """Assign a parameter, or None where a module of this kind may have one. TypeError for anything else."""
@@ -143,7 +143,7 @@ class Module:
         """Compute `forward` of the inputs, and let the forward hooks see it."""
         output = self.forward(*inputs, **options)
         if self._forward_hooks:
-            refuse(f"calls a forward hook of {type(self).__name__}")
+            forbid_replay(f"calls a forward hook of {type(self).__name__}")
             for hook in list(self._forward_hooks.values()):
                 result = hook(self, inputs, output)
                 if result is not None:
@@ -247,7 +247,7 @@ class Module:
         for module in self.modules():
             if module.training != mode:
                 object.__setattr__(module, "training", mode)
-                note_change(module)
+                invalidate(module)
         return self
 
     def eval(self) -> Self:
@@ -286,7 +286,7 @@ class Module:
             required = parameter.requires_grad
             array, parameter._node = parameter.array, None
             parameter.array, parameter.backend = values.array, values.backend
-            note_change(array)
+            invalidate(array)
             parameter._memory = Memory(time_of_change())  # what was recorded before is not of these values
             parameter.requires_grad_(required)
         for module in self.modules():

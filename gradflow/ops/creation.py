@@ -13,7 +13,7 @@ from gradflow.device import DeviceLike, get_backend
 from gradflow.dtypes import DEFAULT, DType, as_dtype, weak_number
 from gradflow.ops.host import array_from_host, array_from_numbers, checked_cast, dtype_of, numpy_array
 from gradflow.ops.table import apply, cast, check_tensors, defop, number
-from gradflow.recording import as_one_call
+from gradflow.recording import opaque_call
 from gradflow.tensor import Tensor, shape_from
 
 
@@ -59,7 +59,7 @@ def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, c
     return Tensor(_on_device(backend, made, wanted), backend)
 
 
-@as_one_call
+@opaque_call
 def _from_numbers(backend: Backend, data: Any, dtype: DType | None) -> Array:
     return _on_device(backend, array_from_numbers(data, dtype), dtype)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gradflow.engine import Operation
 from gradflow.ops.table import Rule, TensorFunction, apply, kind_and_fix, mismatch
-from gradflow.recording import refuse
+from gradflow.recording import forbid_replay
 from gradflow.tensor import Tensor
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -73,7 +73,7 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> TensorFun
             raise TypeError(f"{name} needs at least one tensor; got numbers alone")
         if any(x.backend is not tensors[0].backend for x in tensors):
             raise mismatch(name, arguments)
-        refuse(f"calls an operation of your own ({name})")  # its Python may do anything
+        forbid_replay(f"calls an operation of your own ({name})")  # its Python may do anything
         recorded = any(
             rule is not None and isinstance(x, Tensor) and x.requires_grad
             for rule, x in zip(rules, arguments, strict=True)

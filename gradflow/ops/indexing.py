@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from operator import index as index_of
 from typing import Any
 
-from gradflow.engine import Node, Operation, Part, broadcasts, grad_enabled, key_of_range, observer
+from gradflow.engine import Node, Operation, Part, broadcasts, current_observer, grad_enabled, key_of_range
 from gradflow.ops.host import array_from_host
 from gradflow.ops.reductions import one_axis
 from gradflow.ops.table import apply, check_broadcast, check_tensors, defop, mismatch
@@ -248,7 +248,7 @@ def parts(x: Tensor, axis: int, bounds: Iterable[tuple[int, int | None]]) -> lis
     Numbers are all that is kept of an index, so that the garbage collector has nothing to look at in thousands of them.
     """
     mode = grad_enabled.get()
-    if mode is not True and observer.get() is not None:
+    if mode is not True and current_observer.get() is not None:
         return [apply(_PART, (x,), {"axis": axis, "start": start, "stop": stop}) for start, stop in bounds]
     memory, backend, node = x._shared_memory(), x.backend, x._node if mode else None
     getitem, whole, parents, before = backend.getitem, x.array, (node,), (slice(None),) * axis

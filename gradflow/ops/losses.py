@@ -19,7 +19,7 @@ from gradflow.ops.reductions import mean
 from gradflow.ops.reductions import sum as sum_
 from gradflow.ops.shape import expand_dims, permute_dims, reshape, squeeze
 from gradflow.ops.table import apply, cast, check_tensors, defop, number
-from gradflow.recording import as_one_call
+from gradflow.recording import opaque_call
 from gradflow.tensor import Tensor
 
 _Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
@@ -178,7 +178,7 @@ def _check_labels(name: str, target: Tensor, shape: tuple[int, ...], classes: in
     return target if target.ndim == 1 else reshape(target, (target.size,))
 
 
-@as_one_call
+@opaque_call
 def _check_values(name: str, target: Tensor, classes: int) -> None:
     values = target.backend.host_values(target.array)
     if values.astype("uint64").max() >= classes:  # a negative label is a huge one

@@ -17,7 +17,7 @@ from typing import Any
 from gradflow.backend import Backend
 from gradflow.device import DeviceMismatchError
 from gradflow.dtypes import DEFAULT, as_dtype, is_number, promote, weak_number
-from gradflow.engine import Node, Operation, grad_enabled, observer
+from gradflow.engine import Node, Operation, current_observer, grad_enabled
 from gradflow.tensor import Tensor
 
 OPERATIONS: dict[str, Operation] = {}
@@ -189,9 +189,9 @@ def apply(
         out = Tensor(result, backend, node)
     if memory is not None:
         memory.add(out)
-    seer = observer.get()
-    if seer is not None:
-        seer.forward(op, inputs, out)
+    observer = current_observer.get()
+    if observer is not None:
+        observer.forward(op, inputs, out)
     return out
 
 

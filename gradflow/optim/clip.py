@@ -10,11 +10,11 @@ from gradflow.backend import Array
 from gradflow.engine import Leaf
 from gradflow.ops.table import mismatch
 from gradflow.optim.optimizer import number
-from gradflow.recording import as_one_call
+from gradflow.recording import opaque_call
 from gradflow.tensor import Tensor
 
 
-@as_one_call
+@opaque_call
 def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients in place so that their common 2-norm is at most `max_norm`; returns the norm before that.
 
@@ -40,7 +40,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
         return Tensor(backend.clip_global_norm([backend.copy(a) for a in arrays], math.inf), backend)
     norm = backend.clip_global_norm(arrays, float(max_norm))
     for _, leaf in with_gradient:
-        leaf.note_change()
+        leaf.mark_gradient_changed()
     return Tensor(norm, backend)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from gradflow.backend import Array, Backend
 from gradflow.dtypes import DTYPES
 from gradflow.engine import ONE_REFERENCE, Leaf, Memory, time_of_change
-from gradflow.recording import note_change
+from gradflow.recording import invalidate
 from gradflow.tensor import Tensor, is_read_only
 
 _ALIGNMENT = 256  # bytes
@@ -138,7 +138,7 @@ class Block:
             return
         self.backend.setitem(member.values, ..., tensor.array)
         array, tensor.array = tensor.array, member.values
-        note_change(array)
+        invalidate(array)
         changed = 0 if tensor._memory is None else tensor._memory.changed
         tensor._memory = _Place(changed)
 

@@ -16,7 +16,7 @@ from gradflow.ops import all as all_
 from gradflow.ops import asarray, greater_equal, isfinite
 from gradflow.ops.table import kind_and_fix
 from gradflow.optim.flat import Block, make_blocks
-from gradflow.recording import as_one_call, reads_are_seen
+from gradflow.recording import opaque_call, reads_are_seen
 from gradflow.tensor import Tensor
 from gradflow.tree import check_state
 
@@ -191,7 +191,7 @@ class Optimizer:
 
     # ------------------------------------------------------------------ use
 
-    @as_one_call
+    @opaque_call
     def zero_grad(self) -> None:
         """Forget all gradients: the next backward pass starts them again, in the same memory."""
         for group in self.param_groups:
@@ -202,7 +202,7 @@ class Optimizer:
                 else:
                     leaf.clear()
 
-    @as_one_call
+    @opaque_call
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Change the parameters that have a gradient; those without stay, as does their state.
 
