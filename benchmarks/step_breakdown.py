@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: `python -m benchmarks.parts [SECONDS]`, with Adam, on the CPU.
+"""Where the time of a training step goes: `python -m benchmarks.step_breakdown [SECONDS]`, with Adam, on the CPU.
 
 The parts of a step are timed one by one within steps, so that each finds the caches as the one before left them. Beside
 them stand the matrix products of the step alone, by NumPy's BLAS: what no way of writing the rest could undercut. What
@@ -56,7 +56,7 @@ def parts(workload: Workload, seconds: float) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
-    parser = Parser(prog="python -m benchmarks.parts", description="Time the parts of a training step.")
+    parser = Parser(prog="python -m benchmarks.step_breakdown", description="Time the parts of a training step.")
     parser.add_argument("seconds", nargs="?", type=duration, default=1.0, help="for each table's column (default: 1)")
     seconds = parser.parse_args(arguments).seconds
     described = ", ".join(f"{name} {number}" for name, number in versions().items() if name in ("gradflow", "numpy"))

@@ -1,13 +1,11 @@
 """gradflow: automatic differentiation and training of multilayer perceptrons, the same code on CPU and GPU."""
 
 from gradflow import nn, optim, random
-from gradflow.anomaly import NonFiniteError, detect_anomaly
+from gradflow.autograd.grad_mode import enable_grad, is_grad_enabled, no_grad
 from gradflow.backend import Device, Diagnosis
-from gradflow.capture import capture
-from gradflow.checkpoint import checkpoint
-from gradflow.device import (
+from gradflow.backend.discovery import DeviceUnavailableError
+from gradflow.backend.registry import (
     DeviceMismatchError,
-    DeviceUnavailableError,
     choose_device,
     current_device,
     devices,
@@ -21,6 +19,8 @@ from gradflow.device import (
     synchronize,
     use_device,
 )
+from gradflow.debug.anomaly import NonFiniteError, detect_anomaly
+from gradflow.debug.gradcheck import GradcheckError, gradcheck, gradgradcheck
 from gradflow.dtypes import (
     DType,
     bfloat16,
@@ -37,8 +37,6 @@ from gradflow.dtypes import (
     uint64,
 )
 from gradflow.dtypes import bool_ as bool
-from gradflow.engine import enable_grad, is_grad_enabled, no_grad
-from gradflow.gradcheck import GradcheckError, gradcheck, gradgradcheck
 from gradflow.ops import (
     abs,
     add,
@@ -143,9 +141,12 @@ from gradflow.ops import (
     zeros_like,
 )
 from gradflow.ops.custom import operation
-from gradflow.random import Generator, manual_seed
+from gradflow.random.generator import Generator, manual_seed
+from gradflow.replay.step import capture
 from gradflow.tensor import Tensor, tensor
-from gradflow.transforms import grad, gradients, hessian, hvp, jacobian, jvp, value_and_grad, vjp
+from gradflow.transforms.derivatives import grad, gradients, jvp, value_and_grad, vjp
+from gradflow.transforms.jacobians import hessian, hvp, jacobian
+from gradflow.transforms.recompute import checkpoint
 
 __version__ = "0.1.0"
 

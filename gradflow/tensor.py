@@ -5,19 +5,23 @@ Operators and most methods are the functions of `gradflow.ops`, which attaches t
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from operator import index
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from gradflow.autograd.backward import backward
+from gradflow.autograd.grad_mode import grad_enabled
+from gradflow.autograd.graph import Node
+from gradflow.autograd.hooks import Handle, add_hook, retained
+from gradflow.autograd.leaf import Leaf
+from gradflow.autograd.saved import Memory
 from gradflow.backend import Array, Backend, Device
-from gradflow.device import DeviceLike, backend_prefixes, get_backend
+from gradflow.backend.discovery import backend_prefixes
+from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.dtypes import DTYPES, DType, as_dtype, is_number, weak_number
-from gradflow.engine import Handle, Leaf, Memory, Node, add_hook, backward, grad_enabled, retained
-from gradflow.recording import forbid_replay, invalidate, opaque_call, read, recorders
-
-_ARRAY_TEXT = re.compile(r"^array\((.*?)(?:,\s*shape=\([\d, ]*\))?(?:,\s*dtype=\w+)?\)$", re.DOTALL)
+from gradflow.interception import forbid_replay, invalidate, opaque_call, read, recorders
+from gradflow.printing import _ARRAY_TEXT, _describe
+from gradflow.shapes import is_sequence
 
 
 class Tensor:
@@ -627,7 +631,6 @@ class Tensor:
         def tanh(self) -> Tensor: ...
         def unbind(self, axis: int = 0) -> list[Tensor]: ...
         def var(self, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Tensor: ...
-        # fmt: on
 
 
 def _leaf(t: Tensor) -> Leaf:
@@ -642,10 +645,6 @@ def _leaf(t: Tensor) -> Leaf:
 def is_read_only(array: Array) -> bool:
     """Whether an array refuses changes in place: one of NumPy's may."""
     return not getattr(getattr(array, "flags", None), "writeable", True)
-
-
-def _describe(t: Tensor) -> str:
-    return f"tensor of shape {t.shape}, {t.dtype} on {t.device}"
 
 
 def device_and_dtype(target: Any, dtype: Any, device: DeviceLike | None) -> tuple[DeviceLike | None, DType | None]:
@@ -668,33 +667,9 @@ def device_and_dtype(target: Any, dtype: Any, device: DeviceLike | None) -> tupl
     return device, None if dtype is None else as_dtype(dtype)
 
 
-def integers(name: str, given: Any) -> tuple[int, ...]:
-    """An integer, or a sequence of integers, as Python ints, whatever library they are of. TypeError for others."""
-    try:
-        return tuple(map(index, given)) if is_sequence(given) else (index(given),)
-    except TypeError:
-        raise TypeError(f"{name} takes integers; got {given!r}") from None
-
-
-def shape_from(given: Any, name: str = "a shape") -> tuple[int, ...]:
-    """A shape, from an integer or a sequence of integers. ValueError for anything else."""
-    try:
-        shape = integers(name, given)
-    except TypeError:
-        shape = (-1,)
-    if any(n < 0 for n in shape):
-        raise ValueError(f"{name} is made of integers >= 0; got {given!r}")
-    return shape
-
-
 def _sequence(values: tuple[Any, ...]) -> tuple[int, ...]:
     """The arguments of a method that takes numbers, or one sequence of them."""
     return tuple(values[0]) if len(values) == 1 and is_sequence(values[0]) else values
-
-
-def is_sequence(x: Any) -> bool:
-    """Whether x is something to go through: not so arrays and tensors without axes."""
-    return isinstance(x, Iterable) and getattr(x, "shape", None) != ()
 
 
 def _unpickle(cls: type[Tensor], values: Any, device: str, requires_grad: bool) -> Tensor:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import gradflow as gf
-from gradflow import device as registry
+from gradflow.backend import discovery
 
 sys.path.insert(0, str(Path(__file__).parent / "cupy_backend"))
-registry.backend_class("cuda")  # the package, importable also from an uninstalled checkout
+discovery.backend_class("cuda")  # the package, importable also from an uninstalled checkout
 
 import emulated_cupy  # noqa: E402
 from emulated_device import EmulatedBackend  # noqa: E402

@@ -16,7 +16,7 @@ import pytest
 
 import gradflow as gf
 import gradflow.testing
-from gradflow import device as registry
+from gradflow.backend import discovery
 
 BACKENDS = {"strict": ("strict", "StrictBackend"), "torch": ("torch_arrays", "TorchBackend")}
 """The backends that are for tests alone, in `backends/`: for each device, a module and its class."""
@@ -44,7 +44,7 @@ def require(device: str) -> None:
     """Make the device known, or skip the test where it cannot be used."""
     if device == "cuda":
         require_gpu()
-    elif device in BACKENDS and device not in registry._registered:
+    elif device in BACKENDS and device not in discovery._registered:
         pytest.importorskip(LIBRARIES[device], reason=f"{LIBRARIES[device]}, of the device {device}, is not installed")
         module, name = BACKENDS[device]
         gf.register_backend(device, getattr(importlib.import_module(module), name))

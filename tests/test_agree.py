@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow import device as registry
+from gradflow.backend import discovery, registry
 from gradflow.cli import main
-from gradflow.testing import agree
-from gradflow.testing.agree import Row
+from gradflow.testing import compare_devices as agree
+from gradflow.testing.compare_devices import Row
 from gradflow.testing.workloads import Check, Place, Workload, workloads
 from tests.test_cli import child_environment
 from tests.twin import twin_device
@@ -47,7 +47,7 @@ def planted(**attributes: Any) -> Iterator[str]:
     try:
         yield "planted"
     finally:
-        del registry._registered["planted"]
+        del discovery._registered["planted"]
         registry._backends.pop(gf.Device("planted"), None)
 
 
@@ -91,7 +91,7 @@ def test_the_cupy_backend_agrees_on_an_emulated_cupy(monkeypatch: pytest.MonkeyP
     if COMPILER is None:
         pytest.skip(NO_COMPILER)
     emulated_cupy.install(monkeypatch)
-    monkeypatch.setitem(registry._registered, "emulated", lambda: EmulatedBackend)
+    monkeypatch.setitem(discovery._registered, "emulated", lambda: EmulatedBackend)
     try:
         rows = agree.compare("cpu", "emulated")
     finally:
@@ -366,7 +366,7 @@ def test_a_mistake_is_one_line(
             return gf.Diagnosis(False, "the lab is closed", "ask for the key")
 
     for name, backend in (("closed", Closed), ("poor", Poor)):
-        monkeypatch.setitem(registry._registered, name, lambda backend=backend: backend)
+        monkeypatch.setitem(discovery._registered, name, lambda backend=backend: backend)
     status, out, err = run(capsys, *words.split())
     assert (status, out) == (2, "")
     assert re.fullmatch(rf"gradflow: error: .*{re.escape(message)}.*\n", err), err

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow import NonFiniteError, anomaly, engine
-from gradflow.engine import Observer, observe
+from gradflow import NonFiniteError
+from gradflow.autograd import grad_mode
+from gradflow.autograd.observers import Observer, observe
+from gradflow.debug import anomaly
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the very values that are looked for
 
@@ -396,8 +398,8 @@ def test_off_no_observer_is_there_or_called(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(anomaly._Detector, name, refuse)
     with pytest.raises(AssertionError, match=r"an observer was called"), gf.detect_anomaly():
         gf.exp(leaf(1.0))
-    assert engine.current_observer.get() is None
-    assert engine.grad_enabled.get() is True
+    assert grad_mode.current_observer.get() is None
+    assert grad_mode.grad_enabled.get() is True
     (gf.exp(leaf(1.0)) * 2.0).sum().backward()
     gf.log(gf.tensor([0.0]))
 
@@ -418,16 +420,16 @@ def test_modes_inside_and_around() -> None:
     with gf.no_grad(), gf.detect_anomaly():
         assert not gf.is_grad_enabled()
         assert not (x * 2.0).requires_grad
-    assert engine.grad_enabled.get() is True
+    assert grad_mode.grad_enabled.get() is True
 
 
 def test_one_inside_another() -> None:
     with gf.detect_anomaly():
         with pytest.raises(NonFiniteError), gf.detect_anomaly():
             gf.log(gf.tensor([0.0]))
-        outer = engine.current_observer.get()
+        outer = grad_mode.current_observer.get()
         gf.exp(gf.tensor([0.0]))
-        assert engine.current_observer.get() is outer
+        assert grad_mode.current_observer.get() is outer
 
 
 @pytest.mark.parametrize("where", ["user", "forward", "backward"])
@@ -438,8 +440,8 @@ def test_state_is_restored_after_exceptions(where: str) -> None:
         if where == "user":
             raise KeyError
         y.backward()
-    assert engine.current_observer.get() is None
-    assert engine.grad_enabled.get() is True
+    assert grad_mode.current_observer.get() is None
+    assert grad_mode.grad_enabled.get() is True
     gf.log(x)
     with gf.detect_anomaly():
         gf.exp(x)

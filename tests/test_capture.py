@@ -22,9 +22,9 @@ from twin import twin_device
 
 import gradflow as gf
 from gradflow import nn, optim
+from gradflow.interception import recorders
 from gradflow.optim import schedules
 from gradflow.random import default_generator
-from gradflow.recording import recorders
 from gradflow.testing import forbid_sync, host
 from gradflow.tree import flatten
 

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow import engine, nn, random
-from gradflow.engine import Leaf, Node
+from gradflow import nn, random
+from gradflow.autograd import grad_mode, observers
+from gradflow.autograd.graph import Node
+from gradflow.autograd.leaf import Leaf
+from gradflow.random import generator
 from gradflow.tensor import Tensor
 
 
@@ -358,7 +361,7 @@ def test_a_change_in_place_between_the_runs_is_an_error(what: str, how: str, fun
         CHANGES[how](t)
     with pytest.raises(RuntimeError, match=r"a tensor of shape \(2,\) that a checkpoint reads was changed in place"):
         y.sum().backward()
-    assert engine.current_observer.get() is None
+    assert grad_mode.current_observer.get() is None
 
 
 def test_an_optimizer_step_between_the_runs_is_an_error() -> None:
@@ -465,20 +468,20 @@ def test_an_exception_in_either_run_leaves_generators_and_modes_as_they_were(run
     else:
         with pytest.raises(KeyError, match="mine"):
             gf.checkpoint(function, x)
-    assert random._used.get() is None
-    assert engine.current_observer.get() is None
-    assert engine.grad_enabled.get() is True
+    assert generator._used.get() is None
+    assert grad_mode.current_observer.get() is None
+    assert grad_mode.grad_enabled.get() is True
 
 
 def test_an_observer_sees_both_runs() -> None:
     seen: list[str] = []
 
-    class Names(engine.Observer):
+    class Names(observers.Observer):
         def forward(self, op: Any, inputs: Any, out: Any) -> None:
             seen.append(op.name)
 
     x = leaf(1.0)
-    with engine.observe(Names()):
+    with observers.observe(Names()):
         gf.checkpoint(gf.exp, x).backward()
     assert seen.count("exp") == 2
 
@@ -606,14 +609,14 @@ def test_another_observer_sees_all_of_a_derivative_within_a_checkpoint() -> None
     def seen(checkpointed: bool) -> list[str]:
         calls: list[str] = []
 
-        class Everything(engine.Observer):
+        class Everything(observers.Observer):
             def __getattribute__(self, name: str) -> Any:
-                if name in vars(engine.Observer) and not name.startswith("__"):
+                if name in vars(observers.Observer) and not name.startswith("__"):
                     calls.append(name)
                 return super().__getattribute__(name)
 
         x = gf.ones(2, requires_grad=True)
-        with engine.observe(Everything()):
+        with observers.observe(Everything()):
             y = gf.checkpoint(part, x) if checkpointed else part(x)
             y.sum().backward()
         return calls
@@ -627,9 +630,9 @@ def test_detect_anomaly_keeps_count_of_a_derivative_within_a_checkpoint() -> Non
     x = gf.ones(2, requires_grad=True)
     with gf.detect_anomaly():
         gf.checkpoint(lambda x: gf.grad(lambda x: (x * x * x).sum())(x), x).sum().backward()
-        assert engine.current_observer.get().depth == 0  # type: ignore[union-attr]
+        assert grad_mode.current_observer.get().depth == 0  # type: ignore[union-attr]
 
 
 def test_a_forwarder_forwards_everything() -> None:
-    own = {name for name in vars(engine.Observer) if not name.startswith("__")}
-    assert own == {name for name in vars(engine.Forwarder) if not name.startswith("__")}
+    own = {name for name in vars(observers.Observer) if not name.startswith("__")}
+    assert own == {name for name in vars(observers.Forwarder) if not name.startswith("__")}

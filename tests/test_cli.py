@@ -22,12 +22,11 @@ import pytest
 from devices import require_gpu
 
 import gradflow as gf
-from gradflow import device as registry
-from gradflow.backend import KERNELS
+from gradflow.backend import KERNELS, registry
 from gradflow.cli import main
 from gradflow.data import DATASETS
 from gradflow.training import NonFiniteLossError, Settings, train
-from gradflow.training.run import RunFolder
+from gradflow.training.run_folder import RunFolder
 from gradflow.training.settings import SETTING_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent

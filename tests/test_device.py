@@ -19,8 +19,7 @@ import pytest
 from devices import require, require_gpu
 
 import gradflow as gf
-from gradflow import device as registry
-from gradflow.backend import ARRAY_FUNCTIONS, Backend, Diagnosis, MemoryStats
+from gradflow.backend import ARRAY_FUNCTIONS, Backend, Diagnosis, MemoryStats, discovery, registry
 from gradflow.dtypes import DTYPES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,7 +107,7 @@ class LabBackend(Backend):
 def second_device() -> Iterator[str]:
     gf.register_backend("lab", LabBackend)
     yield "lab"
-    registry._registered.pop("lab")
+    discovery._registered.pop("lab")
     for d in [d for d in registry._backends if d.type == "lab"]:
         del registry._backends[d]
 
@@ -191,7 +190,7 @@ def test_a_device_that_cannot_be_used_is_refused_with_the_diagnosis(monkeypatch:
         def diagnose(cls) -> Diagnosis:
             return Diagnosis(False, "the lab is closed", "ask for the key")
 
-    monkeypatch.setattr(registry, "_registered", {"lab": lambda: Closed})
+    monkeypatch.setattr(discovery, "_registered", {"lab": lambda: Closed})
     with pytest.raises(gf.DeviceUnavailableError, match="'lab:0' cannot be used: the lab is closed; ask for the key"):
         gf.zeros(1, device="lab")
     assert all(d.type != "lab" for d in gf.devices())
@@ -557,4 +556,4 @@ def test_every_array_function_is_numpys_own() -> None:
 def test_a_backend_is_registered_under_its_own_name() -> None:
     with pytest.raises(ValueError, match="that of 'laboratory' has 'cpu': give it name = \"laboratory\""):
         gf.register_backend("laboratory", type(gf.get_backend("cpu")))
-    assert "laboratory" not in registry.backend_prefixes()
+    assert "laboratory" not in discovery.backend_prefixes()

@@ -18,17 +18,16 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow import device as registry
-from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend
+from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend, discovery, registry
 from gradflow.cli import build_parser
-from gradflow.testing import agree, contract
+from gradflow.testing import agree, contract_docs
 from gradflow.testing.workloads import Place, workloads
 from tests.test_cli import child_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "docs" / "write-a-backend.md"
 PAGE = PATH.read_text(encoding="utf-8")
-WRITTEN, _, MADE = PAGE.partition(contract.BEGIN)
+WRITTEN, _, MADE = PAGE.partition(contract_docs.BEGIN)
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", WRITTEN, re.DOTALL)
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 COMMANDS = [
@@ -102,7 +101,7 @@ def test_the_commands_exist() -> None:
         if program == "gradflow":
             assert build_parser().parse_args(words).command == "agree"
         elif words[1] != "pytest":
-            assert words == ["-m", "gradflow.testing.contract", "docs/write-a-backend.md"]
+            assert words == ["-m", "gradflow.testing.contract_docs", "docs/write-a-backend.md"]
         else:
             assert program == "python"
             assert words[2:6] == ["-p", "gradflow.testing.plugin", "--pyargs", "gradflow.testing.conformance"]
@@ -126,7 +125,7 @@ def test_every_name_of_gradflow_on_the_page_exists() -> None:
 
 def test_the_entry_point_on_the_page_names_the_example() -> None:
     (project,) = [tomllib.loads(text) for language, text in BLOCKS if language == "toml"]
-    points = project["project"]["entry-points"][registry.ENTRY_POINT_GROUP]
+    points = project["project"]["entry-points"][discovery.ENTRY_POINT_GROUP]
     assert points == {"plain": "gradflow_plain:PlainBackend"}
 
 
@@ -183,14 +182,14 @@ def recorder() -> Iterator[Recorder]:
     backend = gf.get_backend("recorder")
     assert isinstance(backend, Recorder)
     yield backend
-    del registry._registered["recorder"]
+    del discovery._registered["recorder"]
     registry._backends.pop(gf.Device("recorder"), None)
 
 
 def test_gradflow_passes_what_the_page_says_and_nothing_else(recorder: Recorder) -> None:
     """Every call that the workloads of `gradflow agree` make fits the signature on the page."""
     signatures: dict[str, inspect.Signature] = {}
-    for name, text in contract.SIGNATURES.items():
+    for name, text in contract_docs.SIGNATURES.items():
         scope: dict[str, Any] = {}
         exec(f"def function{text}: ...", scope)
         signatures[name] = inspect.signature(scope["function"])
@@ -212,7 +211,7 @@ def test_gradflow_passes_what_the_page_says_and_nothing_else(recorder: Recorder)
 
 def test_the_signatures_are_part_of_the_standards() -> None:
     xp = pytest.importorskip("array_api_strict")
-    for name, text in contract.SIGNATURES.items():
+    for name, text in contract_docs.SIGNATURES.items():
         (node,) = ast.parse(f"def function{text}: ...").body
         assert isinstance(node, ast.FunctionDef)
         standard = list(inspect.signature(getattr(xp, name)).parameters.values())
@@ -255,14 +254,15 @@ def test_the_calls_of_the_defaults_are_counted_right(recorder: Recorder) -> None
 
 
 def test_the_page_is_current() -> None:
-    assert contract.update(PAGE) == PAGE, "type: python -m gradflow.testing.contract docs/write-a-backend.md"
+    assert contract_docs.update(PAGE) == PAGE, "type: python -m gradflow.testing.contract_docs docs/write-a-backend.md"
 
 
 def test_every_function_service_and_kernel_is_in_the_contract() -> None:
-    assert set(contract.SIGNATURES) == set(ARRAY_FUNCTIONS)
+    assert set(contract_docs.SIGNATURES) == set(ARRAY_FUNCTIONS)
     for name in ARRAY_FUNCTIONS:
         assert f"`{name}`" in MADE
-    public = {n for n, value in vars(Backend).items() if not n.startswith("_") and inspect.isroutine(value)}
+    classes = [cls for cls in Backend.__mro__ if cls.__module__.startswith("gradflow.")]
+    public = {n for c in classes for n, value in vars(c).items() if not n.startswith("_") and inspect.isroutine(value)}
     assert set(KERNELS) | Backend.__abstractmethods__ <= public
     for name in public:
         assert re.search(rf"^{name}\(", MADE, re.M), name
@@ -282,21 +282,21 @@ def test_the_signatures_are_those_of_the_code() -> None:
 
 
 def test_a_change_of_the_code_changes_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = inspect.getsource(contract.backend)
-    changed = source.replace("def softmax(self, x: Array, axis: int)", "def softmax(self, x: Array, axis: int = -1)")
-    monkeypatch.setattr(contract.inspect, "getsource", lambda _: changed)
-    assert "softmax(x: Array, axis: int = -1) -> Array" in contract.update(PAGE)
+    old, new = "def softmax(self, x: Array, axis: int)", "def softmax(self, x: Array, axis: int = -1)"
+    getsource = inspect.getsource
+    monkeypatch.setattr(contract_docs.inspect, "getsource", lambda module: getsource(module).replace(old, new))
+    assert "softmax(x: Array, axis: int = -1) -> Array" in contract_docs.update(PAGE)
 
 
 def test_the_command_brings_a_page_up_to_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{contract.BEGIN}\nold\n{contract.END}\nafter\n", encoding="utf-8")
-    assert contract.main([str(page)]) == 0
+    page.write_text(f"before\n{contract_docs.BEGIN}\nold\n{contract_docs.END}\nafter\n", encoding="utf-8")
+    assert contract_docs.main([str(page)]) == 0
     text = page.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{contract.BEGIN}\n\n### 72 array functions")
-    assert text.endswith(f"{contract.END}\nafter\n")
+    assert text.startswith(f"before\n{contract_docs.BEGIN}\n\n### 72 array functions")
+    assert text.endswith(f"{contract_docs.END}\nafter\n")
     assert "old" not in text.split()
-    assert contract.main([str(page)]) == 0
+    assert contract_docs.main([str(page)]) == 0
     assert page.read_text(encoding="utf-8") == text
     assert capsys.readouterr() == ("", "")
 
@@ -304,7 +304,7 @@ def test_the_command_brings_a_page_up_to_date(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "usage: python -m gradflow.testing.contract PAGE"),
+        ([], "usage: python -m gradflow.testing.contract_docs PAGE"),
         (["missing.md"], "missing.md: No such file"),
         (["bare.md"], "bare.md: the page has no lines"),
     ],
@@ -314,7 +314,7 @@ def test_a_page_that_cannot_be_brought_up_to_date(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bare.md").write_text("nothing\n", encoding="utf-8")
-    assert contract.main(words) == 2
+    assert contract_docs.main(words) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert message in err

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow import engine, random
-from gradflow.engine import Leaf, Node
+from gradflow.autograd import observers
+from gradflow.autograd.graph import Node
+from gradflow.autograd.leaf import Leaf, _accumulate
+from gradflow.random import generator
 from gradflow.tensor import Tensor
 
 
@@ -67,7 +69,7 @@ def test_ten_thousand_uses_of_one_tensor_add_up() -> None:
     assert x.grad.item() == 10_000.0
 
 
-class CountRules(gf.engine.Observer):
+class CountRules(observers.Observer):
     """Counts the runs of rules."""
 
     count = 0
@@ -82,7 +84,7 @@ def test_the_work_for_many_uses_of_a_leaf_grows_with_the_uses(with_optimizer: bo
     if with_optimizer:
         gf.optim.SGD([x], lr=1.0)
     counter = CountRules()
-    with gf.engine.observe(counter):
+    with observers.observe(counter):
         gf.concat([x] * 10_000).sum().backward()
     assert x.grad.item() == 10_000.0
     assert counter.count == 10_001
@@ -896,8 +898,8 @@ def test_a_child_forked_while_another_thread_adds_a_gradient_or_draws_goes_on() 
             return np.ones(2, dtype="float32")
 
     def hold() -> None:
-        with random._drawing:
-            engine._accumulate(w._node, Slow(), False)
+        with generator._drawing:
+            _accumulate(w._node, Slow(), False)
 
     thread = threading.Thread(target=hold)
     thread.start()

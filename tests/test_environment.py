@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gradflow.device import backend_class
+from gradflow.backend.discovery import backend_class
 from gradflow.environment import VariableError, delayed_interrupts, switch, to_install
 
 

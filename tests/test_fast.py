@@ -275,7 +275,7 @@ def test_a_step_in_parts_gives_the_same_bits(backend: Any, monkeypatch: pytest.M
     found = []
     for part in (20_000, 1_000, 333):
         monkeypatch.setattr(threads, "_PART", part)
-        monkeypatch.setattr("gradflow_numpy.backend.share_out", threads._run_on_threads)
+        monkeypatch.setattr("gradflow_numpy.optimizers.share_out", threads._run_on_threads)
         monkeypatch.setattr("gradflow_numpy.fast.share_out", threads._run_on_threads)
         arrays = [*(a.copy() for a in start), np.abs(start[0])]
         backend.adam_step(*arrays, 3, 1e-2, 0.9, 0.999, 1e-8, 0.1, True)

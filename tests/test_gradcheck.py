@@ -12,7 +12,7 @@ from cases import CASES, Case
 
 import gradflow as gf
 from gradflow import GradcheckError, gradcheck, gradgradcheck
-from gradflow.engine import Observer, observe
+from gradflow.autograd.observers import Observer, observe
 from gradflow.ops import OPERATIONS
 
 
@@ -384,12 +384,12 @@ def test_the_step_is_that_which_is_asked_for() -> None:
 
 
 def test_state_is_as_before_after_a_failure() -> None:
-    from gradflow import engine
+    from gradflow.autograd import grad_mode
 
     with pytest.raises(GradcheckError):
         gradcheck(WRONG_FACTOR, normal(2))
-    assert engine.current_observer.get() is None
-    assert engine.grad_enabled.get() is True
+    assert grad_mode.current_observer.get() is None
+    assert grad_mode.grad_enabled.get() is True
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow import engine, nn
+from gradflow import nn
+from gradflow.autograd import hooks
 
 
 def leaf(*values: float, dtype: str = "float64") -> gf.Tensor:
@@ -29,7 +30,7 @@ def _no_hooked_node_is_left() -> Iterator[None]:
     """A hook goes with its tensor: nothing global keeps it."""
     yield
     gc.collect()
-    assert len(engine.hooked_nodes) == 0
+    assert len(hooks.hooked_nodes) == 0
 
 
 # ---------------------------------------------------------------------- what a hook sees

@@ -1,7 +1,7 @@
 """Who imports whom, what is imported when, and that everything public is documented.
 
-The core, from `nn` and `optim` down, knows no array library. Imports go down one list of rooms. Packages that only some
-users have are imported where they are used.
+The core, from `nn` and `optim` down, knows no array library. Imports go down one list of layers. Packages that only
+some users have are imported where they are used.
 """
 
 from __future__ import annotations
@@ -20,21 +20,38 @@ from typing import Any
 import pytest
 
 import gradflow as gf
-from gradflow import device as registry
-from gradflow.backend import ARRAY_FUNCTIONS
+from gradflow.backend import ARRAY_FUNCTIONS, discovery
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ROOT / "backends"
 
-ROOMS: tuple[set[str], ...] = (
-    {"dtypes", "environment", "modes", "recording"},
-    {"backend"},
-    {"device", "engine", "batching", "tree"},
+LAYERS: tuple[set[str], ...] = (
+    {"dtypes", "environment", "interception", "modes", "shapes", "text", "tree"},
+    {"backend.array_functions", "backend.device", "backend.kernels"},
+    {"backend.activations", "backend.optimizer_steps", "backend.philox"},
+    {"backend.composed"},
+    {"backend.contract"},
+    {"backend.discovery", "backend.sums"},
+    {"backend", "backend.registry"},
+    {"autograd.grad_mode", "autograd.parts"},
+    {"autograd.batching", "autograd.observers", "autograd.saved"},
+    {"autograd.graph", "autograd.hooks", "autograd.leaf"},
+    {"autograd.backward"},
+    {"autograd"},
+    {"printing"},
     {"tensor"},
-    {"ops", "random"},
-    {"transforms", "anomaly"},
-    {"checkpoint", "gradcheck", "recheck"},
-    {"capture"},
+    {"random.generator", "random.quantile"},
+    {"random.sampling"},
+    {"random"},
+    {"ops"},
+    {"transforms.trace"},
+    {"transforms.derivatives", "transforms.jacobians", "transforms.recompute"},
+    {"transforms"},
+    {"debug"},
+    {"replay.recheck", "replay.recorder"},
+    {"replay.plan"},
+    {"replay.step"},
+    {"replay"},
     {"nn", "optim"},  # the core up to here
     {"data", "testing"},
     {"training"},
@@ -43,15 +60,22 @@ ROOMS: tuple[set[str], ...] = (
     {"cli"},
     {"__main__"},
 )
-"""The modules and packages of gradflow, the lowest first. Each imports from rooms below its own, and no other."""
+"""The modules and packages of gradflow, the lowest first: each imports from layers below its own, and no other.
 
-WITHIN_FUNCTIONS: dict[str, set[str]] = {"tensor": {"ops"}, "ops": {"random"}}
-"""What is also imported, but in functions alone: operations as methods, the default generator of dropout."""
+A package stands for those of its modules that are not named themselves; these may import each other.
+"""
 
-CORE = set().union(*ROOMS[: 1 + next(i for i, room in enumerate(ROOMS) if "nn" in room)]) | {"gradflow"}
+WITHIN_FUNCTIONS: dict[str, set[str]] = {"tensor": {"ops"}}
+"""What is also imported, but in functions alone: operations as methods."""
+
+CORE = {
+    name.partition(".")[0]
+    for layer in LAYERS[: 1 + next(i for i, layer in enumerate(LAYERS) if "nn" in layer)]
+    for name in layer
+} | {"gradflow"}
 HOST = {"numpy"}
-"""What the rooms above the core, which work on the host, import like the standard library."""
-IN_PLACE_OF_A_DEVICE = {("gradflow.backend", "numpy.random.Philox")}
+"""What the packages above the core, which work on the host, import like the standard library."""
+IN_PLACE_OF_A_DEVICE = {("gradflow.backend.philox", "numpy.random.Philox")}
 """What the core imports of NumPy, in a function: random words for a library that has no arithmetic of uint64."""
 PYTEST_ONLY = ("gradflow.testing.conformance", "gradflow.testing.plugin")
 """What only pytest imports."""
@@ -102,13 +126,19 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in {**FILES, **
 
 
 def unit(name: str) -> str:
-    """The room's name of a module or of something in it: "nn" of gradflow.nn.layers.Linear; "gradflow" of the rest."""
+    """The package or module that a name is in: "nn" of gradflow.nn.layers.Linear; "gradflow" of what is in none."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 and f"gradflow.{parts[1]}" in FILES else "gradflow"
 
 
-def floor(name: str) -> int:
-    return next(i for i, room in enumerate(ROOMS) if name in room)
+LEVELS = {name: level for level, layer in enumerate(LAYERS) for name in layer}
+
+
+def layer_of(name: str) -> str | None:
+    """The longest name in LAYERS that stands for a module, or for something in a module."""
+    parts = name.split(".")[1:]
+    names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next((n for n in names if n in LEVELS), None)
 
 
 def run(code: str, *options: str, path: tuple[Path, ...] = (ROOT, BACKENDS)) -> list[str]:
@@ -142,7 +172,7 @@ def refused(package):
 
 
 def test_the_core_is_there() -> None:
-    assert {"gradflow", "backend", "dtypes", "device", "engine", "tensor", "ops", "random", "nn", "optim"} <= CORE
+    assert {"gradflow", "backend", "dtypes", "autograd", "tensor", "ops", "random", "nn", "optim"} <= CORE
     assert not CORE & {"data", "training", "cli"}
 
 
@@ -167,7 +197,7 @@ def test_a_library_that_is_there_is_not_imported_before_it_is_used() -> None:
     libraries = ("numpy", "cupy", "torch", "jax", "gradflow_numpy", "gradflow_cupy", "sklearn", "matplotlib")
     code = f"""
 def show(): print(*[name for name in {libraries} if name in sys.modules])
-import gradflow, gradflow.nn, gradflow.optim, gradflow.ops, gradflow.random, gradflow.engine
+import gradflow, gradflow.nn, gradflow.optim, gradflow.ops, gradflow.random, gradflow.autograd.backward
 show()
 gradflow.manual_seed(1); gradflow.Device("cuda:1"); gradflow.current_device()
 show()
@@ -196,33 +226,38 @@ except gradflow.DeviceUnavailableError as error:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_imports_go_down_the_list_of_rooms(name: str) -> None:
-    here = unit(name)
-    assert here == "gradflow" or any(here in room for room in ROOMS), f"{name} has no room: give it one in ROOMS"
+def test_imports_go_down_the_list_of_layers(name: str) -> None:
+    here = layer_of(name)
+    assert here or name == "gradflow", f"{name} is in no layer: give it one in LAYERS"
     for found in imports(TREES[name]):
         if found.package != "gradflow" or found.typing:
             continue
-        there, where = unit(found.name), f"{name}, line {found.line}: {found.name}"
-        if here == "gradflow":  # the package itself offers the core
-            assert there in CORE, where
-        elif there == "gradflow":
-            assert here not in CORE, f"{where} imports the whole package"
+        there, where = layer_of(found.name), f"{name}, line {found.line}: {found.name}"
+        if here is None:  # the package itself offers the core
+            assert unit(found.name) in CORE, where
+        elif there is None:
+            assert unit(name) not in CORE, f"{where} imports the whole package"
         elif there != here and not (found.in_function and there in WITHIN_FUNCTIONS.get(here, ())):
-            assert floor(there) < floor(here), f"{where} is no room below {here}"
+            assert LEVELS[there] < LEVELS[here], f"{where} is in no layer below {here}"
 
 
 def test_each_import_against_the_direction_is_in_use() -> None:
     found = {
-        (unit(name), unit(i.name)) for name in FILES for i in imports(TREES[name])
-        if i.in_function and i.package == "gradflow" and unit(name) != unit(i.name)
+        (layer_of(name), layer_of(i.name)) for name in FILES for i in imports(TREES[name])
+        if i.in_function and i.package == "gradflow"
     }  # fmt: skip
     assert {(here, there) for here, units in WITHIN_FUNCTIONS.items() for there in units} <= found
 
 
-def test_the_engine_does_not_know_the_operations() -> None:
-    """What the table of rooms implies, said outright for the ones that matter most."""
+def test_each_layer_has_modules() -> None:
+    planned = {"draw", "interop"}
+    assert {name for name in LEVELS if f"gradflow.{name}" not in FILES} == planned
+
+
+def test_autograd_does_not_know_the_operations() -> None:
+    """What the table of layers implies, said outright for the ones that matter most."""
     for here, never in {
-        "engine": {"tensor", "ops", "nn", "optim"}, "ops": {"nn", "optim", "transforms"}, "nn": {"optim", "training"},
+        "autograd": {"tensor", "ops", "nn", "optim"}, "ops": {"nn", "optim", "transforms"}, "nn": {"optim", "training"},
         "optim": {"nn", "training"}, "data": {"training", "cli"},
     }.items():  # fmt: skip
         names = [name for name in FILES if unit(name) == here]
@@ -332,7 +367,7 @@ OFFERING = [
 
 def load(name: str) -> Any:
     for prefix in ("cpu", "cuda"):
-        registry.backend_class(prefix)
+        discovery.backend_class(prefix)
     return importlib.import_module(name)
 
 

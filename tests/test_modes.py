@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import gradflow as gf
-from gradflow.engine import current_observer, grad_enabled
+from gradflow.autograd.grad_mode import current_observer, grad_enabled
 from gradflow.testing import SyncError, forbid_sync
 from gradflow.testing.counting import _forbidden
 

@@ -14,9 +14,8 @@ import pytest
 from twin import twin_device
 
 import gradflow as gf
-from gradflow import device as registry
 from gradflow import nn
-from gradflow.backend import ACTIVATIONS
+from gradflow.backend import ACTIVATIONS, registry
 from gradflow.nn import init
 from gradflow.testing import assert_agree, host
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow import device as registry
+from gradflow.backend import discovery
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -190,7 +190,7 @@ def test_a_package_installed_with_pip_into_a_fresh_environment(toy: Path, tmp_pa
     venv.create(tmp_path / "environment", symlinks=os.name != "nt")
     python = tmp_path / "environment" / ("Scripts" if os.name == "nt" else "bin") / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
-    known = "import gradflow.device as d; print('toy' in d.backend_prefixes())"
+    known = "import gradflow.backend.discovery as d; print('toy' in d.backend_prefixes())"
     assert run(known, python=str(python)) == ("False\n", "")
     subprocess.run([*pip, "install", "-q", "--no-index", "--no-deps", str(wheel)], check=True, timeout=120)
     assert_usable(*run(USE, python=str(python)))
@@ -517,14 +517,14 @@ def test_a_search_that_fails_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(importlib.metadata, "distributions", fail)
-    registry._scan.cache_clear()
+    discovery._scan.cache_clear()
     try:
-        assert registry.backend_prefixes()[:2] == ["cpu", "cuda"]
-        assert any("OSError: the disk is gone" in note for note in registry.discovery_notes())
+        assert discovery.backend_prefixes()[:2] == ["cpu", "cuda"]
+        assert any("OSError: the disk is gone" in note for note in discovery.discovery_notes())
         with pytest.raises(ValueError, match="unknown device 'toy'"):
             gf.zeros(1, device="toy")
     finally:
-        registry._scan.cache_clear()
+        discovery._scan.cache_clear()
 
 
 def test_the_help_names_all_that_is_in_the_json(report: Any) -> None:

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradflow as gf
-from gradflow import device as registry
-from gradflow.backend import ARRAY_FUNCTIONS, Backend, MemoryStats
-from gradflow.random import _fractions, _normal_quantile
+from gradflow.backend import ARRAY_FUNCTIONS, Backend, MemoryStats, discovery, registry
+from gradflow.random.quantile import _normal_quantile
+from gradflow.random.sampling import _fractions
 
 CPU = gf.get_backend("cpu")
 M64, M128, M256 = (1 << 64) - 1, (1 << 128) - 1, (1 << 256) - 1
@@ -345,7 +345,7 @@ def test_a_library_without_uint64_has_its_random_numbers_from_the_host(
     kind: type[Backend], draw: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same to the bit, and those after it too; and `kernels` says where they come from."""
-    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(discovery, "_registered", {})
     monkeypatch.setattr(registry, "_backends", {gf.Device("cpu"): CPU})
     gf.register_backend("less", kind)
     with gf.use_device("less"):
@@ -363,7 +363,7 @@ def test_a_library_without_uint64_has_its_random_numbers_from_the_host(
 
 
 def test_a_model_trains_without_uint64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_registered", {"less": lambda: WithoutArithmetic})
+    monkeypatch.setattr(discovery, "_registered", {"less": lambda: WithoutArithmetic})
     losses = {}
     for device in ("cpu", "less"):
         gf.manual_seed(0)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.parts` and `python -m benchmarks.threads`, on something tiny."""
+"""`python -m benchmarks.step_breakdown` and `python -m benchmarks.threads`, on something tiny."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import gradflow as gf
-from benchmarks import epoch_share, import_time, parts, threads
+from benchmarks import epoch_share, import_time, step_breakdown, threads
 from benchmarks.peers.options import cores
 from benchmarks.workloads import TINY
 
@@ -21,16 +21,16 @@ from benchmarks.workloads import TINY
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     one = replace(TINY, batches=2)
-    monkeypatch.setattr(parts, "WORKLOADS", [one])
-    monkeypatch.setattr(parts, "LARGE", replace(one, letter="L"))
+    monkeypatch.setattr(step_breakdown, "WORKLOADS", [one])
+    monkeypatch.setattr(step_breakdown, "LARGE", replace(one, letter="L"))
     for name in ("SMALL", "MEDIUM", "LARGE"):
         monkeypatch.setattr(threads, name, one)
 
 
 def test_the_parts_of_a_step_are_shown_beside_its_products(capsys: pytest.CaptureFixture[str]) -> None:
-    assert parts.main(["0.01"]) == 0
+    assert step_breakdown.main(["0.01"]) == 0
     table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
-    assert [line[0].strip("| ") for line in table] == [*parts.PARTS, "step", "products alone", "captured step"]
+    assert [line[0].strip("| ") for line in table] == [*step_breakdown.PARTS, "step", "products alone", "captured step"]
     assert all(float(value.strip("| ").replace(",", "")) > 0 for line in table for value in line[1:])
 
 
@@ -57,7 +57,7 @@ def test_the_share_of_the_step_in_an_epoch_is_measured() -> None:
     assert re.search(r"^the training step is 0\.\d\d of the time", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", [parts, threads, epoch_share, import_time])
+@pytest.mark.parametrize("command", [step_breakdown, threads, epoch_share, import_time])
 def test_a_wrong_argument_is_one_line_and_status_2(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         command.main(["many"])

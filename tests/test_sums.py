@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.testing.agreement import assert_agree, eps, long_sum_bound
+from gradflow.testing.tolerances import assert_agree, eps, long_sum_bound
 
 SHAPES: list[tuple[int, ...]] = [
     (5000,), (3000, 2), (33, 40), (1100, 70), (2, 3000), (40, 3, 50), (5, 300, 6), (100, 100, 3), (2, 40, 3, 41),

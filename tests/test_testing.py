@@ -15,9 +15,8 @@ import pytest
 from devices import GPU, require
 
 import gradflow as gf
-from gradflow import device as registry
 from gradflow import nn, optim
-from gradflow.backend import Backend
+from gradflow.backend import Backend, discovery, registry
 from gradflow.testing import (
     FakeArray,
     FakeBackend,
@@ -417,7 +416,7 @@ def test_a_backend_made_inside_is_watched_and_outside_nothing_is(monkeypatch: py
                 self.synchronize()  # a part of the copy
                 return super().to_host(array)
 
-        monkeypatch.setitem(registry._registered, "late", lambda: Late)
+        monkeypatch.setitem(discovery._registered, "late", lambda: Late)
         gf.ones(2, device="late").tolist()
     assert (count.to_host, count.synchronizations) == (1, 1)
     assert "__getattribute__" not in vars(Backend)

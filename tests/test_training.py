@@ -13,7 +13,7 @@ import pytest
 import gradflow as gf
 from gradflow.data import Batches
 from gradflow.training import Epoch, NonFiniteLossError, Settings, SettingsError, evaluate, fit, read_config, train
-from gradflow.training.run import RunFolder, metrics_csv, weights_safetensors
+from gradflow.training.run_folder import RunFolder, metrics_csv, weights_safetensors
 
 for _package in ("sklearn", "matplotlib", "safetensors", "tomli_w"):
     pytest.importorskip(_package)

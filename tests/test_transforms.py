@@ -13,9 +13,14 @@ import pytest
 from cases import CASES, Case
 
 import gradflow as gf
-from gradflow import engine, ops, random, transforms
-from gradflow.batching import Batch, Batching, batched
-from gradflow.engine import Node, Observer, observe
+from gradflow import ops
+from gradflow.autograd import grad_mode
+from gradflow.autograd.batching import Batch, Batching, batched
+from gradflow.autograd.graph import Node
+from gradflow.autograd.observers import Observer, observe
+from gradflow.random import generator
+from gradflow.transforms import jacobians
+from gradflow.transforms.trace import Trace
 from gradflow.tree import flatten, map_tree, rebuild
 
 try:
@@ -109,9 +114,9 @@ class Counter(Observer):
 def state() -> dict[str, Any]:
     """Everything global that a transform or a traced function could leave changed."""
     return {
-        "grad mode": engine.grad_enabled.get(),
-        "observer": engine.current_observer.get(),
-        "used generators": random._used.get(),
+        "grad mode": grad_mode.grad_enabled.get(),
+        "observer": grad_mode.current_observer.get(),
+        "used generators": generator._used.get(),
         "device": gf.current_device(),
     }
 
@@ -146,13 +151,13 @@ def test_jacobians_by_rows_by_columns_and_recorded_equal_a_loop_of_vjps(case: Ca
     """Neither rows on arrays, nor columns, nor rows on tensors may differ from one row at a time."""
     expected = _by_single_passes(case)
     function, xs = of_case(case)
-    trace = transforms.Trace("jacobian", function, xs, range(len(xs)), {})
+    trace = Trace("jacobian", function, xs, range(len(xs)), {})
     outputs = list(trace.output)
     found = {
-        "rows": transforms._rows(trace.inputs, outputs, False),
-        "columns": transforms._columns(trace, outputs, False),
-        "recorded rows": transforms._rows(trace.inputs, outputs, True),
-        "recorded columns": transforms._columns(trace, outputs, True),
+        "rows": jacobians._rows(trace.inputs, outputs, False),
+        "columns": jacobians._columns(trace, outputs, False),
+        "recorded rows": jacobians._rows(trace.inputs, outputs, True),
+        "recorded columns": jacobians._columns(trace, outputs, True),
     }
     for how, blocks in found.items():
         for j, (row, expected_row) in enumerate(zip(blocks, expected, strict=True)):
@@ -878,7 +883,7 @@ def test_large_jacobians_go_in_chunks(monkeypatch: pytest.MonkeyPatch, largest: 
     x = normal(3, 4).requires_grad_(recorded)
     with observe(whole := Counter()):
         expected = gf.jacobian(_network)(x)
-    monkeypatch.setattr(transforms, "_LARGEST_BATCH", largest)
+    monkeypatch.setattr(jacobians, "_LARGEST_BATCH", largest)
     with observe(counter := Counter()):
         chunked = gf.jacobian(_network)(x)
     chunks = math.ceil(15 / max(1, largest // 18))  # 15 rows; the largest node has 18 elements
@@ -889,7 +894,7 @@ def test_large_jacobians_go_in_chunks(monkeypatch: pytest.MonkeyPatch, largest: 
 @pytest.mark.parametrize("largest", [1, 36, 60, 1 << 20])
 def test_a_chunk_may_hold_rows_of_several_results(monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
     x = normal(3, 4)
-    monkeypatch.setattr(transforms, "_LARGEST_BATCH", largest)
+    monkeypatch.setattr(jacobians, "_LARGEST_BATCH", largest)
     blocks = gf.jacobian(lambda x: (_network(x), x.sum(), [x, gf.ones(2, dtype="float64")], x[0] * 2))(x)
     assert_same(blocks[0], gf.jacobian(_network)(x), rtol=1e-13, atol=1e-15)
     eye = np.eye(12).reshape(3, 4, 3, 4)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import gradflow as gf
-from gradflow import device as registry
+from gradflow.backend import discovery, registry
 
 
 @contextlib.contextmanager
@@ -17,5 +17,5 @@ def twin_device() -> Iterator[str]:
     try:
         yield "twin"
     finally:
-        del registry._registered["twin"]
+        del discovery._registered["twin"]
         registry._backends.pop(gf.Device("twin"), None)

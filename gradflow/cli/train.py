@@ -1,52 +1,24 @@
-"""The command `gradflow`: train a multilayer perceptron, say which devices can be used, compare their results.
-
-The one idea: whatever the user gets wrong is one line on stderr and exit status 2, before anything is written; so all
-checks sit where the settings are made, and this file only turns words into settings and results into words.
-"""
+"""`gradflow train`: words into settings, progress, and the outcome."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
-import io
-import json
-import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import gradflow as gf
 from gradflow.backend import ACTIVATIONS
+from gradflow.backend.registry import describe_device
+from gradflow.cli.output import FAILED, INTERRUPTED, UsageError, print_error
 from gradflow.data import DATASETS
-from gradflow.device import (
-    backend_prefixes,
-    backend_source,
-    check_variables,
-    describe_device,
-    devices_of,
-    discovery_notes,
-    plain,
-)
-from gradflow.environment import VariableError
-from gradflow.training import Epoch, NonFiniteLossError, Result, Settings, SettingsError, Setup, read_config, train
-from gradflow.training.run import environment, without_interrupts
+from gradflow.text import plain
+from gradflow.training import Epoch, Result, Settings, Setup, read_config, train
+from gradflow.training.run_folder import environment, without_interrupts
 from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES
-from gradflow.training.train import auto_device, describe_score, require_extra
-
-FAILED, MISUSED, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
-"""Exit statuses: training, writing or agreement failed; bad input; Ctrl-C; nobody reads the output any more."""
-
-_GENERAL_HELP = """\
-Train multilayer perceptrons, on CPU and GPU with the same code.
-
-  gradflow train digits                learn to read handwritten digits
-  gradflow train iris --hidden 16,16   a smaller dataset, a smaller model
-  gradflow train --help                all datasets and settings
-  gradflow devices                     what can be used here, and why not the rest
-  gradflow agree                       whether two devices compute the same
-"""
+from gradflow.training.train import describe_score, require_extra
 
 _TRAIN_HELP = """\
 Train a multilayer perceptron on a dataset that comes with scikit-learn; nothing is downloaded.
@@ -59,25 +31,6 @@ curves.png and config.toml. The same settings give the same metrics, bit for bit
 if all that config.toml records is the same: versions, device, kernels, BLAS, threads.
 Ctrl-C stops the run and saves what the finished epochs reached.
 """
-
-_DEVICES_HELP = """\
-List the devices, and for each that cannot be used, the reason and what to type.
-
-With --json, one object:
-  gradflow   the version
-  backends   a list of: prefix, source (the package), usable (true or false), code
-             (the state in one word, like "driver-too-old"), state, fix (what to
-             type), devices (a list of: device, description, memory in bytes)
-  auto       device (null if GRADFLOW_DEVICE names what cannot be used), reason
-  notes      sentences about plug-ins that are left out
-
-environment:
-  GRADFLOW_DEVICE          what auto stands for
-  GRADFLOW_BACKEND_BLOCK   backends not to load, with commas between them
-  GRADFLOW_FAST            0: no kernels compiled by numba; 1: with them
-  GRADFLOW_FUSED           0: no kernels but those composed of array functions
-"""
-
 _TRAIN_EXAMPLES = """\
 examples:
   gradflow train digits
@@ -90,41 +43,9 @@ examples:
 exit status: 0 done; 1 training or writing failed; 2 bad input; 130 Ctrl-C
 """
 
-_AGREE_HELP = """\
-Run operations, a model's forward and backward and short training runs on two
-devices, and print for each result its error, also as a share of its bound.
-Results that are rounded are compared with float64 on the CPU, in ulp or by the
-bound of their error analysis; the others (copies, masks, comparisons, random
-bits) must be equal bit for bit.
 
-One DEVICE is compared with the CPU. Without any, the CPU is compared with CUDA
-where that can be used, else with gradflow's own fake device.
-"""
-
-_AGREE_EXAMPLES = """\
-examples:
-  gradflow agree
-  gradflow agree cpu cuda
-  gradflow agree cuda:0 cuda:1 --json
-
-exit status: 0 all agree; 1 something does not; 2 bad input; 130 Ctrl-C
-"""
-
-
-class UsageError(Exception):
-    """What the user asked for cannot be; the message says why."""
-
-
-class _InterruptedEarly(KeyboardInterrupt):
+class InterruptedEarly(KeyboardInterrupt):
     """Ctrl-C came when there was nothing to save yet."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-
-# ---------------------------------------------------------------------- words into settings
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -138,48 +59,8 @@ def _widths(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; it raises UsageError for words that make no sense."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(
-        prog="gradflow",
-        usage="gradflow COMMAND [options]",
-        description=_GENERAL_HELP,
-        formatter_class=formatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"gradflow {gf.__version__}")
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", title="commands", prog="gradflow", parser_class=_Parser
-    )
-    _add_train(commands, formatter)
-    devices = commands.add_parser(
-        "devices",
-        help="list the devices, and for each that cannot be used, why",
-        description=_DEVICES_HELP,
-        formatter_class=formatter,
-        allow_abbrev=False,
-    )
-    devices.add_argument("--json", action="store_true", help="the same as one JSON object")
-    _add_agree(commands, formatter)
-    return parser
-
-
-def _add_agree(commands: Any, formatter: Any) -> None:
-    parser = commands.add_parser(
-        "agree",
-        help="compare the results of two devices",
-        usage="gradflow agree [DEVICE [DEVICE]] [--json]",
-        description=_AGREE_HELP,
-        epilog=_AGREE_EXAMPLES,
-        formatter_class=formatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("devices", nargs="*", metavar="DEVICE", help="cpu, cuda, cuda:N, fake or another backend's")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
-
-
-def _add_train(commands: Any, formatter: Any) -> None:
+def add_parser(commands: Any, formatter: Any) -> None:
+    """Add the command to the parser of the command line."""
     datasets = "\n".join(f"  {name:15}{what}" for name, what in DATASETS.items())
     parser = commands.add_parser(
         "train",
@@ -227,21 +108,6 @@ def _own_defaults(setting: str) -> str:
     return ", ".join(f"{name} {own[setting]:g}" for name, own in OPTIMIZERS.items() if setting in own)
 
 
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The words of a command line, taken apart. Raises UsageError for words that make no sense."""
-    arguments, rest = build_parser().parse_known_args(words)
-    if rest:
-        unknown = next((word for word in rest if word.startswith("-")), rest[0])
-        options = ["--config", "--out", "--quiet", *(f"--{name.replace('_', '-')}" for name in SETTING_NAMES[1:])]
-        close = difflib.get_close_matches(unknown, options, 1) if arguments.command == "train" else []
-        hint = f"; did you mean {close[0]}?" if close else ""
-        if close == [unknown]:
-            raise UsageError(f"{unknown} belongs behind the command: gradflow train DATASET {unknown} ...")
-        prog = f"gradflow {arguments.command}" if arguments.command else "gradflow"
-        raise UsageError(f"{prog} does not know {unknown!r}{hint} (see {prog} --help)")
-    return arguments
-
-
 def _settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, Any]]:
     """The settings that the words stand for, and the environment that a config given was written in."""
     given = {n: v for n in SETTING_NAMES if (v := getattr(arguments, n)) is not None}
@@ -257,9 +123,6 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, Any]]:
     if "dataset" not in settings:
         raise UsageError("train needs a dataset, like: gradflow train digits (see gradflow train --help)")
     return Settings(**settings), recorded
-
-
-# ---------------------------------------------------------------------- results into words
 
 
 class _Progress:
@@ -336,10 +199,8 @@ def _differences(recorded: dict[str, Any], here: dict[str, Any]) -> str:
     return plain("; ".join(found))
 
 
-# ---------------------------------------------------------------------- the commands
-
-
-def _train(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Train a model and print its progress; the exit status."""
     settings, recorded = _settings(arguments)
     if arguments.out == "":
         raise UsageError("--out is empty; it takes the name of a folder")
@@ -354,14 +215,14 @@ def _train(arguments: argparse.Namespace) -> int:
                 on_epoch=progress.epoch if progress else None,
             )
     except KeyboardInterrupt:
-        raise _InterruptedEarly from None
+        raise InterruptedEarly from None
     finally:
         with without_interrupts():
             if progress is not None:
                 progress.close()
     with without_interrupts():  # a key held down must not part what is saved from the line that says so
         if result.failure:
-            _complain(_outcome(result))
+            print_error(_outcome(result))
             return FAILED
         print(_outcome(result), flush=True)
         if result.no_picture:
@@ -381,188 +242,3 @@ def _raised_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _nothing_on_stdout() -> Iterator[None]:
-    """Send to stderr what plug-ins and their libraries print meanwhile: stdout is for the report."""
-    sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-        os.dup2(2, 1)  # also for what is not written in Python
-    except OSError:  # one of them is closed
-        kept = -1
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        if kept >= 0:
-            os.dup2(kept, 1)
-            os.close(kept)
-
-
-def _device_report() -> dict[str, Any]:
-    """What `gradflow devices --json` prints; its help says what is in it."""
-    backends = []
-    for prefix in backend_prefixes():
-        diagnosis, found = gf.diagnose(prefix), []
-        if diagnosis.usable:
-            try:
-                for device in devices_of(prefix):
-                    description, memory = describe_device(device)
-                    found.append({"device": str(device), "description": description, "memory": memory})
-            except gf.DeviceUnavailableError as error:
-                diagnosis = gf.Diagnosis(False, str(error))
-        backends.append(
-            {
-                "prefix": prefix,
-                "source": plain(backend_source(prefix)),
-                "usable": diagnosis.usable,
-                "code": diagnosis.code or ("fine" if diagnosis.usable else "unusable"),
-                "state": plain(diagnosis.state),
-                "fix": plain(diagnosis.fix),
-                "devices": found if diagnosis.usable else [],
-            }
-        )
-    auto: dict[str, str | None]
-    try:
-        chosen, reason = auto_device()
-        auto = {"device": str(chosen), "reason": plain(reason)}
-    except SettingsError as error:
-        auto = {"device": None, "reason": plain(str(error))}
-    notes = list(map(plain, discovery_notes()))
-    return {"gradflow": gf.__version__, "backends": backends, "auto": auto, "notes": notes}
-
-
-def _devices(as_json: bool) -> int:
-    with _nothing_on_stdout():
-        report = _device_report()
-    auto = report["auto"]
-    if as_json:
-        print(json.dumps(report, indent=2))
-    else:
-        _print_devices(report)
-    if auto["device"] is None:
-        _complain(auto["reason"])
-        return MISUSED
-    if not as_json:
-        print(f"auto is {auto['device']} ({auto['reason']})")
-    return 0
-
-
-def _print_devices(report: dict[str, Any]) -> None:
-    rows = []
-    for backend in report["backends"]:
-        rows += [(d["device"], "yes", d["description"]) for d in backend["devices"]]
-        if not backend["usable"]:
-            rows.append((backend["prefix"], "no", backend["state"]))
-            if backend["fix"]:
-                rows.append(("", "", backend["fix"]))
-    width = max(len(name) for name, _, _ in rows) + 2
-    print(f"{'device':{width}}  usable  what it is, or why not")
-    for name, usable, words in rows:
-        print(f"{name:{width}}  {usable:6}  {words}")
-    for note in report["notes"]:
-        print(f"note: {note}")
-
-
-def _agree(arguments: argparse.Namespace) -> int:
-    from gradflow.testing import agree
-
-    with _nothing_on_stdout():
-        try:
-            pair = agree.choose(arguments.devices)
-        except (ValueError, RuntimeError) as error:
-            raise UsageError(str(error)) from None
-    if arguments.json:
-        with _nothing_on_stdout():
-            rows = agree.compare(pair.first, pair.second)
-            document = agree.as_json(pair, rows)
-        print(document)
-    else:
-        print(agree.heading(pair), flush=True)
-        rows = agree.compare(pair.first, pair.second, each=agree.Table(lambda line: print(line, flush=True)).add)
-        print(f"\n{agree.verdict(rows)}")
-    return 0 if all(row.passed for row in rows) else FAILED
-
-
-def _complain(message: str) -> None:
-    print(f"gradflow: error: {plain(message)}", file=sys.stderr, flush=True)
-
-
-def _ready_streams() -> None:
-    """Make stdout and stderr take every text: also where they are closed, or of an encoding that lacks a letter."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="replace"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):  # C's locale
-            stream.reconfigure(errors="backslashreplace")
-
-
-class _Unclosable:
-    """A text stream that plug-ins cannot close."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def close(self) -> None:
-        self._stream.flush()
-
-
-def _run(words: Sequence[str] | None) -> int:
-    """Carry out a command; the exit status."""
-    try:
-        arguments = parse(words)
-        check_variables()
-        if arguments.command == "train":
-            return _train(arguments)
-        if arguments.command == "devices":
-            return _devices(arguments.json)
-        if arguments.command == "agree":
-            return _agree(arguments)
-        raise UsageError("there is no command; try gradflow train digits, or gradflow --help")
-    except SystemExit as stop:  # of --help and --version
-        return int(stop.code or 0)
-    except (UsageError, SettingsError, VariableError, ImportError, gf.DeviceUnavailableError) as error:
-        _complain(str(error))
-        return MISUSED
-    except _InterruptedEarly:
-        _complain("interrupted before the first epoch was over; nothing is saved")
-        return INTERRUPTED
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return INTERRUPTED
-    except NonFiniteLossError as error:
-        _complain(f"{error}; nothing is saved")
-        return FAILED
-    except MemoryError:
-        _complain("out of memory; a narrower model or a smaller batch needs less")
-        return FAILED
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _complain(str(error))
-        return FAILED
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command with these words (default: those of the command line); the exit status. Prints, never raises."""
-    _ready_streams()
-    stdout: Any = _Unclosable(sys.stdout)
-    stderr: Any = _Unclosable(sys.stderr)
-    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        try:
-            status = _run(words)
-            stdout.flush()
-        except BrokenPipeError:  # nobody reads: say nothing, and let the interpreter's last flush go nowhere
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
-            return PIPE_CLOSED
-    return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

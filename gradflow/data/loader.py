@@ -11,7 +11,7 @@ from operator import index
 from typing import Any
 
 import gradflow as gf
-from gradflow.device import DeviceLike
+from gradflow.backend.registry import DeviceLike
 
 _GATHERED = 1 << 18
 """The elements of inputs up to which several batches are gathered at once."""

@@ -12,29 +12,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from gradflow.autograd.backward import backward
+from gradflow.autograd.batching import Batch
+from gradflow.autograd.grad_mode import current_observer, grad_enabled
+from gradflow.autograd.graph import Node, Operation
+from gradflow.autograd.leaf import Leaf
+from gradflow.autograd.observers import Observer, observe
 from gradflow.backend import Backend
-from gradflow.batching import Batch
-from gradflow.engine import (
-    Leaf,
-    Node,
-    Observer,
-    Operation,
-    backward,
-    broadcasts,
-    current_observer,
-    grad_enabled,
-    observe,
-)
 from gradflow.modes import BareMode
-from gradflow.tensor import Tensor, _describe
+from gradflow.printing import _describe
+from gradflow.shapes import broadcasts
+from gradflow.tensor import Tensor
 
-_PACKAGE = str(Path(__file__).parent) + os.sep
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _LONGEST = 10_000
 """Results that wait to be looked at; more are looked at without waiting for the end of the backward pass."""
 
 
 class NonFiniteError(FloatingPointError):
     """A value is infinite or not a number; the message says where it was made, of what, and by which line."""
+
+    __module__ = "gradflow"
 
 
 class _DetectAnomaly(BareMode):
@@ -49,7 +47,7 @@ class _DetectAnomaly(BareMode):
     >>> with gf.detect_anomaly():  # doctest: +ELLIPSIS
     ...     y = gf.tensor([1.0, float("inf")]) * 2.0
     Traceback (most recent call last):
-    gradflow.anomaly.NonFiniteError: multiply gave inf at index (1,)
+    gradflow.NonFiniteError: multiply gave inf at index (1,)
       in the forward pass, at <doctest ...>:2: y = gf.tensor([1.0, float("inf")]) * 2.0
       result: tensor of shape (2,), float32 on cpu
       input 0: tensor of shape (2,), float32 on cpu, inf there, from 1.0 to 1.0, 1 of 2 elements not finite themselves

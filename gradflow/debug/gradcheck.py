@@ -6,16 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gradflow import random
-from gradflow.anomaly import unravel
-from gradflow.batching import Batch
-from gradflow.engine import Node, Observer, Operation, no_grad, observe
-from gradflow.tensor import Tensor, _describe, tensor
-from gradflow.transforms import Trace, check_function, gradients_of, send_back_all, unit_vectors, vjp
+from gradflow.autograd.batching import Batch
+from gradflow.autograd.grad_mode import no_grad
+from gradflow.autograd.graph import Node, Operation
+from gradflow.autograd.observers import Observer, observe
+from gradflow.printing import _describe
+from gradflow.shapes import unravel
+from gradflow.tensor import Tensor, tensor
+from gradflow.transforms.derivatives import vjp
+from gradflow.transforms.jacobians import send_back_all, unit_vectors
+from gradflow.transforms.trace import Trace, check_function, gradients_of
 from gradflow.tree import flatten, map_tree, rebuild
 
 
 class GradcheckError(AssertionError):
     """A gradient is not what it should be; the message names where, both values and the bound."""
+
+    __module__ = "gradflow"
 
 
 def gradcheck(f: Callable[..., Any], *inputs: Any, step: float = 6e-6, rtol: float = 1e-5, atol: float = 1e-7) -> None:
@@ -31,7 +38,7 @@ def gradcheck(f: Callable[..., Any], *inputs: Any, step: float = 6e-6, rtol: flo
     >>> twice = gf.operation("twice", lambda F, x: F.add(x, x), lambda F, g, _out, _x: g)
     >>> gf.gradcheck(twice, gf.tensor([0.1, 0.2], dtype="float64"))
     Traceback (most recent call last):
-    gradflow.gradcheck.GradcheckError: gradcheck: the derivative of result[0] by argument 0[0]
+    gradflow.GradcheckError: gradcheck: the derivative of result[0] by argument 0[0]
       by the rules: 1
       by central differences: 2
       off by 1; the bound is 2.01e-05

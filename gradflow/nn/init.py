@@ -9,8 +9,8 @@ import math
 from typing import Any
 
 from gradflow import random
-from gradflow.engine import no_grad
-from gradflow.random import Generator
+from gradflow.autograd.grad_mode import no_grad
+from gradflow.random.generator import Generator
 from gradflow.tensor import Tensor
 
 _GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3.0, "relu": math.sqrt(2.0), "selu": 0.75}

@@ -9,12 +9,12 @@ from operator import index
 from typing import Any, Self
 
 from gradflow import ops
-from gradflow.device import DeviceLike
+from gradflow.backend.registry import DeviceLike
 from gradflow.nn import init
 from gradflow.nn.module import Incompatible, Module, Parameter, StateError, fixed, speaks_for_itself
 from gradflow.ops.network import check_activation, check_dropout, check_epsilon
 from gradflow.ops.reductions import normalize_axes
-from gradflow.random import Generator
+from gradflow.random.generator import Generator
 from gradflow.tensor import Tensor
 
 

@@ -8,12 +8,14 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from gradflow.device import DeviceLike, get_backend
+from gradflow.autograd.grad_mode import no_grad
+from gradflow.autograd.hooks import Handle
+from gradflow.autograd.saved import Memory, time_of_change
+from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.dtypes import DType
-from gradflow.engine import Handle, Memory, no_grad, time_of_change
+from gradflow.interception import changed_meanwhile, forbid_replay, invalidate, note_creation, reads_are_seen
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, equal, isnan, where
-from gradflow.recording import changed_meanwhile, forbid_replay, invalidate, note_creation, reads_are_seen
 from gradflow.tensor import Tensor, device_and_dtype
 from gradflow.tree import check_state
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from gradflow import engine
+from gradflow.autograd import saved
 from gradflow.ops.creation import (
     arange,
     asarray,
@@ -123,7 +123,7 @@ from gradflow.ops.shape import (
 from gradflow.ops.table import OPERATIONS, defop, promoted
 from gradflow.tensor import Tensor
 
-engine.tensor_functions = sys.modules[__name__]
+saved.tensor_functions = sys.modules[__name__]
 
 from gradflow.ops.losses import (  # noqa: E402
     binary_cross_entropy_with_logits,

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from gradflow.autograd.batching import Batch
 from gradflow.backend import Array, Backend
-from gradflow.batching import Batch
-from gradflow.device import DeviceLike, get_backend
+from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.dtypes import DEFAULT, DType, as_dtype, weak_number
+from gradflow.interception import opaque_call
 from gradflow.ops.host import array_from_host, array_from_numbers, checked_cast, dtype_of, numpy_array
 from gradflow.ops.table import apply, cast, check_tensors, defop, number
-from gradflow.recording import opaque_call
-from gradflow.tensor import Tensor, shape_from
+from gradflow.shapes import shape_from
+from gradflow.tensor import Tensor
 
 
 def native_dtype(backend: Backend, dtype: Any) -> Any:

@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from gradflow.engine import Operation
+from gradflow.autograd.graph import Operation
+from gradflow.interception import forbid_replay
 from gradflow.ops.table import Rule, TensorFunction, apply, kind_and_fix, mismatch
-from gradflow.recording import forbid_replay
 from gradflow.tensor import Tensor
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -1,7 +1,7 @@
 """Operations that work element by element, with NumPy's broadcasting.
 
 One line a rule; read `lambda F, g, out, x` as: given the gradient `g` of the result, the gradient of `x`. An argument
-with an underscore is not read (see `gradflow.engine.Operation`).
+with an underscore is not read (see `gradflow.autograd.graph.Operation`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from gradflow.backend import Backend
-from gradflow.device import get_backend
+from gradflow.backend.registry import get_backend
 from gradflow.dtypes import DEFAULT, DTYPES, DType, bool_, weak_number
 from gradflow.tensor import Tensor
 

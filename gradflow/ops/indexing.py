@@ -6,10 +6,13 @@ from collections.abc import Iterable, Sequence
 from operator import index as index_of
 from typing import Any
 
-from gradflow.engine import Node, Operation, Part, broadcasts, current_observer, grad_enabled, key_of_range
+from gradflow.autograd.grad_mode import current_observer, grad_enabled
+from gradflow.autograd.graph import Node, Operation
+from gradflow.autograd.parts import Part, key_of_range
 from gradflow.ops.host import array_from_host
 from gradflow.ops.reductions import one_axis
 from gradflow.ops.table import apply, check_broadcast, check_tensors, defop, mismatch
+from gradflow.shapes import broadcasts
 from gradflow.tensor import Tensor
 
 

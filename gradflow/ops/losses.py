@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from gradflow import ops
 from gradflow.backend import Backend
 from gradflow.dtypes import float32, promote
+from gradflow.interception import opaque_call
 from gradflow.ops.elementwise import abs as abs_
 from gradflow.ops.elementwise import add, divide, multiply, negative, square, subtract, where
 from gradflow.ops.indexing import take, take_along_axis
@@ -19,7 +20,6 @@ from gradflow.ops.reductions import mean
 from gradflow.ops.reductions import sum as sum_
 from gradflow.ops.shape import expand_dims, permute_dims, reshape, squeeze
 from gradflow.ops.table import apply, cast, check_tensors, defop, number
-from gradflow.recording import opaque_call
 from gradflow.tensor import Tensor
 
 _Loss = TypeVar("_Loss", bound=Callable[..., Tensor])

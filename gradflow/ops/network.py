@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
+from gradflow.autograd.grad_mode import grad_enabled
 from gradflow.backend import ACTIVATIONS, Backend
-from gradflow.engine import grad_enabled
 from gradflow.ops.reductions import flag, normalize_axes, one_axis
 from gradflow.ops.shape import expand_dims, squeeze
 from gradflow.ops.table import (
@@ -27,7 +27,8 @@ from gradflow.ops.table import (
     number,
     promoted,
 )
-from gradflow.tensor import Tensor, integers, shape_from
+from gradflow.shapes import integers, shape_from
+from gradflow.tensor import Tensor
 
 
 def _product(F: Any, a: Any, b: Any) -> Any:
@@ -363,7 +364,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Any = N
     The mask comes from `generator`, by default the global one: the same on every device. Srivastava et al. 2014.
     Raises ValueError for p outside [0, 1).
     """
-    from gradflow.random import default_generator
+    from gradflow.random.generator import default_generator
 
     check_tensors("dropout", x)
     check_dropout(p)

@@ -7,7 +7,8 @@ import math
 from operator import attrgetter, index
 from typing import Any
 
-from gradflow.engine import Node, grad_enabled
+from gradflow.autograd.grad_mode import grad_enabled
+from gradflow.autograd.graph import Node
 from gradflow.ops.table import TensorFunction, _named, apply, check_tensors, counted, defop, floating, number
 from gradflow.tensor import Tensor
 

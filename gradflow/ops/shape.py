@@ -8,12 +8,14 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from gradflow.autograd.grad_mode import grad_enabled
+from gradflow.autograd.graph import Node, Operation
 from gradflow.dtypes import promote, weak_number
-from gradflow.engine import Node, Operation, broadcasts, grad_enabled
 from gradflow.ops.indexing import parts
 from gradflow.ops.reductions import normalize_axes, one_axis
 from gradflow.ops.table import apply, cast, check_tensors, defop, kind_of
-from gradflow.tensor import Tensor, integers, is_sequence, shape_from
+from gradflow.shapes import broadcasts, integers, is_sequence, shape_from
+from gradflow.tensor import Tensor
 
 _RESHAPE = defop("reshape", lambda F, g, _out, _x, shape: F.reshape(g, _x.shape), view=True)
 _BROADCAST = defop("broadcast_to", lambda F, g, _out, _x, shape: g, view=True)  # the engine sums it back

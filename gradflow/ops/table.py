@@ -1,7 +1,7 @@
 """The table of differentiable operations, and how an operation is applied to tensors.
 
 `defop(name, rule, ...)` makes an entry: one VJP rule per argument, written in array functions against a namespace
-`F` (see `gradflow.engine`). `apply` computes and records; `unary` and `binary` make functions of tensors with a
+`F` (see `gradflow.autograd`). `apply` computes and records; `unary` and `binary` make functions of tensors with a
 shorter way through for the commonest operations.
 """
 
@@ -14,10 +14,11 @@ from numbers import Integral, Real
 from operator import attrgetter
 from typing import Any
 
+from gradflow.autograd.grad_mode import current_observer, grad_enabled
+from gradflow.autograd.graph import Node, Operation
 from gradflow.backend import Backend
-from gradflow.device import DeviceMismatchError
+from gradflow.backend.registry import DeviceMismatchError
 from gradflow.dtypes import DEFAULT, as_dtype, is_number, promote, weak_number
-from gradflow.engine import Node, Operation, current_observer, grad_enabled
 from gradflow.tensor import Tensor
 
 OPERATIONS: dict[str, Operation] = {}

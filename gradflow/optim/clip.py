@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from gradflow.autograd.leaf import Leaf
 from gradflow.backend import Array
-from gradflow.engine import Leaf
+from gradflow.interception import opaque_call
 from gradflow.ops.table import mismatch
 from gradflow.optim.optimizer import number
-from gradflow.recording import opaque_call
 from gradflow.tensor import Tensor
 
 

@@ -16,10 +16,11 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from gradflow.autograd.leaf import ONE_REFERENCE, Leaf
+from gradflow.autograd.saved import Memory, time_of_change
 from gradflow.backend import Array, Backend
 from gradflow.dtypes import DTYPES
-from gradflow.engine import ONE_REFERENCE, Leaf, Memory, time_of_change
-from gradflow.recording import invalidate
+from gradflow.interception import invalidate
 from gradflow.tensor import Tensor, is_read_only
 
 _ALIGNMENT = 256  # bytes

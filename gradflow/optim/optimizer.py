@@ -12,11 +12,11 @@ from operator import is_
 from typing import Any
 
 from gradflow.backend import Array, Backend
+from gradflow.interception import opaque_call, reads_are_seen
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, greater_equal, isfinite
 from gradflow.ops.table import kind_and_fix
 from gradflow.optim.flat import Block, make_blocks
-from gradflow.recording import opaque_call, reads_are_seen
 from gradflow.tensor import Tensor
 from gradflow.tree import check_state
 

@@ -1,30 +1,17 @@
-"""Random numbers that are the same on every device: a counter-based generator.
-
-Philox4x64-10 (Salmon et al. 2011) turns a key and a counter into bits, with no state besides, so that any device can
-compute any part of the stream. The bits are those of `numpy.random.Philox(key=seed)`. Numbers are made of them by
-operations that IEEE 754 rounds exactly (+, -, *, /, sqrt, comparisons) in float64, so they too are equal to the bit.
-"""
+"""Generators: counter-based streams of random bits that are the same on every device."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextvars import ContextVar
 from operator import index
 from threading import Lock
-from typing import Any
 
-from gradflow.backend import Array, Backend
-from gradflow.device import DeviceLike, get_backend
-from gradflow.dtypes import DEFAULT, as_dtype
-from gradflow.recording import forbid_replay
-from gradflow.tensor import Tensor, shape_from
+from gradflow.interception import forbid_replay
 
 _KEY_BITS, _COUNTER_BITS = 128, 256
-
-
 _drawing = Lock()
 """Held to advance a counter."""
 
@@ -86,7 +73,6 @@ class Generator:
 
 default_generator = Generator(0)
 """The generator of everything that is not given another one."""
-
 States = dict[Generator, tuple[int, int]]
 _used: ContextVar[States | None] = ContextVar("gradflow_used_generators", default=None)
 
@@ -135,149 +121,3 @@ def manual_seed(seed: int) -> Generator:
     False
     """
     return default_generator.manual_seed(seed)
-
-
-def _words(generator: Generator | None, n: int, backend: Backend) -> Array:
-    generator = default_generator if generator is None else generator
-    return backend.random_bits(*generator.draw(n), n)
-
-
-def _fractions(words: Array, F: Backend) -> Array:
-    """float64 in (0, 1): the upper 52 bits and a half, exactly."""
-    shift = F.full((), 12, dtype=F.dtypes["uint64"])
-    whole = F.astype(F.bitwise_right_shift(words, shift), F.dtypes["float64"])
-    return F.multiply(F.add(whole, 0.5), 2.0**-52)
-
-
-def _source(backend: Backend) -> Backend:
-    """The backend that makes random numbers for this one: itself, or NumPy's where it does not compute with uint64."""
-    return backend if backend.uint64_works else get_backend("cpu")
-
-
-def _placed(values: Array, shape: tuple[int, ...], dtype: str, source: Backend, backend: Backend) -> Tensor:
-    """The values of `source` as a tensor on `backend`."""
-    if source.supports(dtype):
-        values = source.astype(values, source.dtypes[dtype])
-    if source is not backend:
-        values = backend.from_host(source.to_host(values))
-    return Tensor(backend.astype(backend.reshape(values, shape), backend.dtypes[dtype], copy=False), backend)
-
-
-def _prepare(shape: int | Sequence[int], dtype: Any, device: DeviceLike | None) -> tuple[tuple[int, ...], str, Backend]:
-    backend = get_backend(device)
-    found = as_dtype(DEFAULT if dtype is None else dtype)
-    if not found.is_floating:
-        raise TypeError(f"random numbers are floating-point; got {found}")
-    if not backend.supports(found.name):
-        raise TypeError(f"device {backend.device} does not support {found}")
-    return shape_from(shape), found.name, backend
-
-
-def uniform(
-    shape: int | Sequence[int],
-    *,
-    low: float = 0.0,
-    high: float = 1.0,
-    dtype: Any = None,
-    device: DeviceLike | None = None,
-    generator: Generator | None = None,
-) -> Tensor:
-    """Numbers spread evenly between `low` and `high`, computed in float64 and rounded to `dtype` (float32).
-
-    Raises ValueError for a `low` above `high`, or one that is not finite.
-    """
-    if not -math.inf < low <= high < math.inf:
-        raise ValueError(f"uniform needs finite low <= high; got low={low}, high={high}")
-    shape, name, backend = _prepare(shape, dtype, device)
-    F = _source(backend)
-    u = _fractions(_words(generator, math.prod(shape), F), F)
-    values = F.add(F.multiply(u, float(high) - float(low)), float(low))
-    return _placed(values, shape, name, F, backend)
-
-
-def normal(
-    shape: int | Sequence[int],
-    *,
-    mean: float = 0.0,
-    std: float = 1.0,
-    dtype: Any = None,
-    device: DeviceLike | None = None,
-    generator: Generator | None = None,
-) -> Tensor:
-    """Normally distributed numbers, computed in float64 (to about 1e-15) and rounded to `dtype` (float32).
-
-    Raises ValueError for a negative `std`, or a `mean` or `std` that is not finite.
-    """
-    if not (math.isfinite(mean) and 0 <= std < math.inf):
-        raise ValueError(f"normal needs a finite mean and a finite std >= 0; got mean={mean}, std={std}")
-    shape, name, backend = _prepare(shape, dtype, device)
-    F = _source(backend)
-    z = _normal_quantile(_fractions(_words(generator, math.prod(shape), F), F), F)
-    values = F.add(F.multiply(z, float(std)), float(mean))
-    return _placed(values, shape, name, F, backend)
-
-
-def permutation(n: int, *, device: DeviceLike | None = None, generator: Generator | None = None) -> Tensor:
-    """The numbers 0 to n - 1 in random order, int64: what sorts n random words. The same on every device."""
-    backend = get_backend(device)
-    F = _source(backend)
-    (n,) = shape_from((n,))
-    return _placed(F.argsort(_words(generator, n, F), axis=-1, stable=True), (n,), "int64", F, backend)
-
-
-# Wichura 1988, "Algorithm AS 241: The Percentage Points of the Normal Distribution", routine PPND16: numerators and
-# denominators, the highest power first, for |p - 1/2| <= 0.425, for r <= 5, and beyond
-_CENTRE = (
-    (2509.0809287301226727, 33430.575583588128105, 67265.770927008700853, 45921.953931549871457,
-     13731.693765509461125, 1971.5909503065514427, 133.14166789178437745, 3.387132872796366608),
-    (5226.495278852545925, 28729.085735721942674, 39307.89580009271061, 21213.794301586595867,
-     5394.1960214247511077, 687.1870074920579083, 42.313330701600911252, 1.0),
-)  # fmt: skip
-_MIDDLE = (
-    (7.7454501427834140764e-4, 0.0227238449892691845833, 0.24178072517745061177, 1.27045825245236838258,
-     3.64784832476320460504, 5.7694972214606914055, 4.6303378461565452959, 1.42343711074968357734),
-    (1.05075007164441684324e-9, 5.475938084995344946e-4, 0.0151986665636164571966, 0.14810397642748007459,
-     0.68976733498510000455, 1.6763848301838038494, 2.05319162663775882187, 1.0),
-)  # fmt: skip
-_TAIL = (
-    (2.01033439929228813265e-7, 2.71155556874348757815e-5, 0.0012426609473880784386, 0.026532189526576123093,
-     0.29656057182850489123, 1.7848265399172913358, 5.4637849111641143699, 6.6579046435011037772),
-    (2.04426310338993978564e-15, 1.4215117583164458887e-7, 1.8463183175100546818e-5, 7.868691311456132591e-4,
-     0.0148753612908506148525, 0.13692988092273580531, 0.59983220655588793769, 1.0),
-)  # fmt: skip
-
-
-def _horner(x: Array, coefficients: Sequence[float], F: Backend) -> Array:
-    total = F.add(F.multiply(x, coefficients[0]), coefficients[1])
-    for c in coefficients[2:]:
-        total = F.add(F.multiply(total, x), c)
-    return total
-
-
-def _ratio(x: Array, coefficients: tuple[Sequence[float], Sequence[float]], F: Backend) -> Array:
-    return F.divide(_horner(x, coefficients[0], F), _horner(x, coefficients[1], F))
-
-
-def _log(p: Array, F: Backend) -> Array:
-    """The logarithm of float64 p in [2^-53, 1/2], by operations that round exactly: the library's own differ."""
-    exponent = F.zeros_like(p)
-    for step in (32, 16, 8, 4, 2, 1):
-        small = F.less(p, 2.0**-step)
-        p = F.where(small, F.multiply(p, 2.0**step), p)
-        exponent = F.where(small, F.add(exponent, float(step)), exponent)
-    s = F.divide(F.subtract(p, math.sqrt(0.5)), F.add(p, math.sqrt(0.5)))  # p in [1/2, 1): |s| < 0.172
-    series = _horner(F.square(s), [1.0 / k for k in range(23, 0, -2)], F)
-    return F.subtract(F.multiply(F.multiply(s, series), 2.0), F.multiply(F.add(exponent, 0.5), math.log(2)))
-
-
-def _normal_quantile(p: Array, F: Backend) -> Array:
-    q = F.subtract(p, 0.5)
-    centre = F.multiply(q, _ratio(F.subtract(0.180625, F.square(q)), _CENTRE, F))
-    r = F.sqrt(F.negative(_log(F.subtract(0.5, F.abs(q)), F)))
-    outer = F.where(
-        F.less_equal(r, 5.0),
-        _ratio(F.subtract(r, 1.6), _MIDDLE, F),
-        _ratio(F.subtract(r, 5.0), _TAIL, F),
-    )
-    outer = F.where(F.less(q, 0.0), F.negative(outer), outer)
-    return F.where(F.less_equal(F.abs(q), 0.425), centre, outer)

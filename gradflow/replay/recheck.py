@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from gradflow.anomaly import unravel
-from gradflow.engine import Leaf
+from gradflow.autograd.leaf import Leaf
+from gradflow.shapes import unravel
 from gradflow.tensor import Tensor
 from gradflow.tree import flatten
 

@@ -3,19 +3,10 @@
 Importing this package makes the device `fake` known.
 """
 
-from gradflow.device import register_backend
-from gradflow.testing.agreement import (
-    Agreement,
-    assert_agree,
-    compare,
-    eps,
-    host,
-    product_bound,
-    sum_bound,
-    ulp_bound,
-)
+from gradflow.backend.registry import register_backend
 from gradflow.testing.counting import SyncError, Transfers, count_transfers, forbid_sync
 from gradflow.testing.fake import Counts, FakeArray, FakeBackend
+from gradflow.testing.tolerances import Agreement, assert_agree, compare, eps, host, product_bound, sum_bound, ulp_bound
 
 __all__ = [
     "Agreement",

@@ -1,8 +1,8 @@
 """Whether two devices compute the same: the workloads on both, judged against the CPU, as a table.
 
 Rounding is judged against float64 on the CPU: each device's float32 results have to be within a few ulp, or within the
-bound of the error analysis (`gradflow.testing.agreement`). What must not round (moves, masks, comparisons, random bits)
-has to equal the CPU's to the bit. Two devices within one bound of the reference differ by at most twice that.
+bound of the error analysis (`gradflow.testing.tolerances`). What must not round (moves, masks, comparisons, random
+bits) has to equal the CPU's to the bit. Two devices within one bound of the reference differ by at most twice that.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import gradflow as gf
-from gradflow.device import describe_device, plain
-from gradflow.testing import agreement
-from gradflow.testing.agreement import host
+from gradflow.backend.registry import describe_device
+from gradflow.testing import tolerances
+from gradflow.testing.tolerances import host
 from gradflow.testing.workloads import Check, Place, Workload, workloads
+from gradflow.text import plain
 
 WIDTH = 80
 _NAMES = 57
@@ -151,16 +152,16 @@ def _run(workload: Workload, place: Place, evaluate: Callable[[Any], Any]) -> li
         return [check._replace(value=evaluate(check.value)) for check in workload.run(place)]
 
 
-def _against(value: Any, expected: Check) -> agreement.Agreement:
+def _against(value: Any, expected: Check) -> tolerances.Agreement:
     if isinstance(value, _Raised):
-        return agreement.Agreement(math.inf, math.inf, value)
+        return tolerances.Agreement(math.inf, math.inf, value)
     if expected.bound is None:
-        return agreement.compare(value, expected.value)
+        return tolerances.compare(value, expected.value)
     if value.dtype != np.float32:
-        return agreement.Agreement(math.inf, math.inf, f"{value.dtype}, not float32")
+        return tolerances.Agreement(math.inf, math.inf, f"{value.dtype}, not float32")
     if callable(expected.bound):
-        return agreement.compare(value, expected.value, bound=expected.bound())
-    return agreement.compare(value, expected.value, ulp=expected.bound)
+        return tolerances.compare(value, expected.value, bound=expected.bound())
+    return tolerances.compare(value, expected.value, ulp=expected.bound)
 
 
 # ---------------------------------------------------------------------- words

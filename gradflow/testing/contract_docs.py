@@ -1,4 +1,6 @@
-"""The contract of a backend as text, made of the code: `python -m gradflow.testing.contract docs/write-a-backend.md`.
+"""The contract of a backend as text, made of the code.
+
+`python -m gradflow.testing.contract_docs docs/write-a-backend.md`
 
 Writes the part of the page between two markers anew: the array functions with the arguments that gradflow passes, and
 the signature and docstring of each service and kernel of `gradflow.backend.Backend`. The latter are read from the
@@ -14,11 +16,22 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
-from gradflow import backend
-from gradflow.backend import ACTIVATIONS, ARRAY_FUNCTIONS, Backend
+from gradflow.backend import (
+    ACTIVATIONS,
+    ARRAY_FUNCTIONS,
+    Backend,
+    Diagnosis,
+    MemoryStats,
+    composed,
+    contract,
+    device,
+    optimizer_steps,
+    philox,
+)
 
-BEGIN = "<!-- made by python -m gradflow.testing.contract: do not edit from here -->"
+BEGIN = "<!-- made by python -m gradflow.testing.contract_docs: do not edit from here -->"
 END = "<!-- to here -->"
 
 _UNARY = (
@@ -87,14 +100,35 @@ def array_functions() -> Iterator[str]:
 
 
 def methods() -> Iterator[str]:
-    """The lines on the attributes, services and kernels of `Backend`: under the headings that the source has."""
-    source = inspect.getsource(backend)
+    """The lines on the attributes, services and kernels of `Backend`: under the headings that the sources have."""
+    classes = {name: cls for module in (contract, composed, philox, optimizer_steps) for name, cls in _classes(module)}
+    yield from ("### Attributes", "")
+    for base in (Backend, *Backend.__bases__):
+        if base.__name__ in classes:
+            yield from _methods_of(*classes[base.__name__])
+    yield from ("### What they return and take", "")
+    records = dict(_classes(device))
+    for record in (Diagnosis, MemoryStats):
+        _, node = records[record.__name__]
+        fields = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign)]
+        yield from _entry(f"{node.name}({', '.join(fields)})", ast.get_docstring(node) or "")
+    yield f"Activations: {', '.join(f'`{name}`' for name in ACTIVATIONS)}."
+    yield ""
+
+
+def _classes(module: ModuleType) -> Iterator[tuple[str, tuple[str, ast.ClassDef]]]:
+    """The classes of a module by name, each with the source of the module."""
+    source = inspect.getsource(module)
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name, (source, node)
+
+
+def _methods_of(source: str, cls: ast.ClassDef) -> Iterator[str]:
     headings = {
         number: match[1] for number, line in enumerate(source.splitlines(), 1)
         if (match := re.match(r" {4}# -{9,} (.+)$", line))
     }  # fmt: skip
-    (cls,) = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == Backend.__name__]
-    yield from ("### Attributes", "")
     heading = ""
     for node, following in zip(cls.body, [*cls.body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr):
@@ -106,13 +140,6 @@ def methods() -> Iterator[str]:
             heading = above[-1]
             yield from (f"### {heading[0].upper()}{heading[1:]}", "")
         yield from _entry(_signature(node), ast.get_docstring(node) or "", _kind(node))
-    yield from ("### What they return and take", "")
-    for record in (backend.Diagnosis, backend.MemoryStats):
-        (node,) = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == record.__name__]
-        fields = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign)]
-        yield from _entry(f"{node.name}({', '.join(fields)})", ast.get_docstring(node) or "")
-    yield f"Activations: {', '.join(f'`{name}`' for name in ACTIVATIONS)}."
-    yield ""
 
 
 def _kind(node: ast.FunctionDef) -> str:
@@ -146,7 +173,7 @@ def _wrapped(text: str, indent: str = "") -> list[str]:
     return textwrap.wrap(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def contract() -> str:
+def contract_text() -> str:
     """The whole of what is made of the code, in Markdown."""
     standard = "https://data-apis.org/array-api/2024.12/API_specification/"
     head = (
@@ -164,20 +191,20 @@ def update(page: str) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"the page has no lines {BEGIN!r} and, below it, {END!r}")
-    return f"{before}{BEGIN}\n\n{contract()}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{contract_text()}\n\n{END}{after}"
 
 
 def main(words: Sequence[str]) -> int:
     """Bring the page of that name up to date; the exit status: 0 done, 2 no such page or no markers in it."""
     if len(words) != 1:
-        print("usage: python -m gradflow.testing.contract PAGE", file=sys.stderr)
+        print("usage: python -m gradflow.testing.contract_docs PAGE", file=sys.stderr)
         return 2
     path = Path(words[0])
     try:
         page = path.read_text(encoding="utf-8")
         path.write_text(update(page), encoding="utf-8")
     except (OSError, ValueError) as error:
-        print(f"gradflow.testing.contract: {path}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+        print(f"gradflow.testing.contract_docs: {path}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return 2
     return 0
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gradflow.backend import ARRAY_FUNCTIONS, Backend, Diagnosis, MemoryStats
-from gradflow.device import get_backend
+from gradflow.backend.registry import get_backend
 
 _ARITHMETIC = (
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift",

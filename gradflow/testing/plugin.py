@@ -18,8 +18,8 @@ import pytest
 
 import gradflow as gf
 from gradflow.backend import Backend
-from gradflow.device import one_line
 from gradflow.testing import causes
+from gradflow.text import one_line
 
 pytest_plugins = ["gradflow.testing.reasons"]
 

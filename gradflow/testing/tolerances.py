@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradflow.engine import broadcasts
+from gradflow.shapes import broadcasts
 from gradflow.tensor import Tensor
 
 

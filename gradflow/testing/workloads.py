@@ -17,7 +17,7 @@ import numpy as np
 import gradflow as gf
 from gradflow import nn, optim
 from gradflow.backend import ACTIVATIONS
-from gradflow.testing.agreement import eps, host, product_bound, sum_bound
+from gradflow.testing.tolerances import eps, host, product_bound, sum_bound
 
 EPS = eps("float32")
 

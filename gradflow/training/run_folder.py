@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 
 import gradflow as gf
-from gradflow.device import describe_device
+from gradflow.backend.registry import describe_device
 from gradflow.training.loop import Epoch
 from gradflow.training.settings import Settings, SettingsError
 

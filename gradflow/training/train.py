@@ -23,11 +23,11 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.data import Batches, Dataset, load
-from gradflow.device import one_line
 from gradflow.environment import DISTRIBUTION, delayed_interrupts, to_install
+from gradflow.text import one_line
 from gradflow.training.curves import curves_png
 from gradflow.training.loop import Epoch, NonFiniteLossError, fit
-from gradflow.training.run import (
+from gradflow.training.run_folder import (
     RunFolder,
     column_names,
     config_toml,

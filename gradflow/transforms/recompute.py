@@ -12,21 +12,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gradflow import ops
-from gradflow.batching import Batch, batched
-from gradflow.engine import (
-    Forwarder,
-    Node,
-    Operation,
-    backward,
-    current_observer,
-    enable_grad,
-    is_grad_enabled,
-    observe,
-    tick,
-)
-from gradflow.random import States, restored, states_before
+from gradflow.autograd.backward import backward
+from gradflow.autograd.batching import Batch, batched
+from gradflow.autograd.grad_mode import current_observer, enable_grad, is_grad_enabled
+from gradflow.autograd.graph import Node, Operation
+from gradflow.autograd.observers import Forwarder, observe
+from gradflow.autograd.saved import tick
+from gradflow.random.generator import States, restored, states_before
 from gradflow.tensor import Tensor
-from gradflow.transforms import check_function, stand_in
+from gradflow.transforms.trace import check_function, stand_in
 from gradflow.tree import flatten, map_tree, rebuild
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import gradflow as gf
-from gradflow import device as device_module
-from gradflow.backend import Backend
+from gradflow.backend import Backend, discovery
+from gradflow.backend import registry as device_module
 
-device_module.backend_class("cpu")
-device_module.backend_class("cuda")
+discovery.backend_class("cpu")
+discovery.backend_class("cuda")
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from emulated_device import EmulatedBackend
 
     emulated_cupy.install(monkeypatch)
-    monkeypatch.setitem(device_module._registered, "emulated", lambda: EmulatedBackend)
+    monkeypatch.setitem(discovery._registered, "emulated", lambda: EmulatedBackend)
     yield sys.modules["cupy"]
     for device in [d for d in device_module._backends if d.type == "emulated"]:
         del device_module._backends[device]

@@ -20,8 +20,8 @@ from gradflow_cupy.backend import _SERVICES
 from test_operations import differentiate
 
 import gradflow as gf
-from gradflow import device as device_module
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Device
+from gradflow.backend import registry as device_module
 
 pytestmark = needs_compiler
 

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow import device as registry
-from gradflow.backend import KERNELS, Backend
-from gradflow.testing.agreement import assert_agree, eps
+from gradflow.backend import KERNELS, Backend, discovery, registry
 from gradflow.testing.conformance import REALS
+from gradflow.testing.tolerances import assert_agree, eps
 
 LAYOUTS = ("contiguous", "strided", "transposed")
 
@@ -201,5 +200,5 @@ def reference_device() -> Iterator[str]:
     try:
         yield "reference"
     finally:
-        registry._registered.pop("reference")
+        discovery._registered.pop("reference")
         registry._backends.pop(gf.Device("reference"), None)

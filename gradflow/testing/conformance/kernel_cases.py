@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gradflow.backend import ACTIVATIONS
-from gradflow.testing.agreement import eps, product_bound, sum_bound
 from gradflow.testing.conformance.harness import REFERENCE, Case, cast
+from gradflow.testing.tolerances import eps, product_bound, sum_bound
 
 WIDE = ("float32", "float64")
 

@@ -10,10 +10,10 @@ import pytest
 
 from gradflow.backend import ARRAY_FUNCTIONS, Backend
 from gradflow.dtypes import DTYPES
-from gradflow.testing.agreement import assert_agree, eps
 from gradflow.testing.conformance import REALS, about
 from gradflow.testing.conformance.function_cases import ALL, CALLS, Call, Native
 from gradflow.testing.conformance.harness import LAYOUTS, Placed, cast, compare_result, leaves, rounded
+from gradflow.testing.tolerances import assert_agree, eps
 
 CHECKS = [pytest.param(call, dtype, id=f"{call}-{dtype}") for call in CALLS for dtype in call.dtypes]
 

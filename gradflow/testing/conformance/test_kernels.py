@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from gradflow.backend import KERNELS, Backend
-from gradflow.testing.agreement import assert_agree, eps
 from gradflow.testing.conformance import REALS, about
 from gradflow.testing.conformance.harness import REFERENCE, Case, both, cast, check_case, rounded
 from gradflow.testing.conformance.kernel_cases import CASES, normal
+from gradflow.testing.tolerances import assert_agree, eps
 
 CHECKS = [pytest.param(case, dtype, id=f"{case}-{dtype}") for case in CASES for dtype in case.dtypes]
 

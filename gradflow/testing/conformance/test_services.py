@@ -10,12 +10,12 @@ import pytest
 import gradflow as gf
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend, Diagnosis, MemoryStats
 from gradflow.dtypes import DTYPES
-from gradflow.testing.agreement import assert_agree
 from gradflow.testing.conformance import REALS, SERVICES, about, test_array_functions, test_random, test_training
 from gradflow.testing.conformance import test_kernels as test_kernels_module
 from gradflow.testing.conformance.function_cases import ALL
 from gradflow.testing.conformance.harness import LAYOUTS, Placed
 from gradflow.testing.conformance.kernel_cases import full_key, name_of, normal
+from gradflow.testing.tolerances import assert_agree
 
 SHAPES: list[tuple[int, ...]] = [(3, 4), (), (0, 3), (5,), (2, 3, 4)]
 

@@ -10,9 +10,9 @@ import pytest
 
 import gradflow as gf
 from gradflow import nn, optim
-from gradflow.testing.agreement import assert_agree
 from gradflow.testing.conformance.harness import reference_device
 from gradflow.testing.conformance.kernel_cases import normal
+from gradflow.testing.tolerances import assert_agree
 
 OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "SGD": lambda p: optim.SGD(p, lr=0.5),

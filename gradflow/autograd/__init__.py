@@ -1,0 +1,1 @@
+"""Automatic differentiation: the graph of recorded operations, and the backward pass through it."""

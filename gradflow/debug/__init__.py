@@ -1,0 +1,1 @@
+"""Finding mistakes: non-finite values (`detect_anomaly`) and wrong gradients (`gradcheck`)."""

@@ -1,0 +1,3 @@
+"""The former name of `gradflow.testing.compare_devices`."""
+
+from gradflow.testing.compare_devices import *  # noqa: F403
