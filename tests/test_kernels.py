@@ -20,7 +20,10 @@ import pytest
 import gradflow as gf
 from gradflow.backend import KERNELS, Backend
 from gradflow.testing.conformance.harness import REFERENCE, cast
-from gradflow.testing.conformance.kernel_cases import CASES, along, norm_parts, softmax_parts
+from gradflow.testing.conformance.kernel_cases import CASES
+from gradflow.testing.conformance.kernel_cases.layer_norm import norm_parts
+from gradflow.testing.conformance.kernel_cases.scatter import along
+from gradflow.testing.conformance.kernel_cases.softmax import softmax_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMPY_NATIVE = {

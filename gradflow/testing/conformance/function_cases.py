@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gradflow.testing.conformance import REALS
-from gradflow.testing.conformance.kernel_cases import name_of, normal
+from gradflow.testing.conformance.kernel_cases.inputs import name_of, normal
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 WIDE_INTEGERS = ("int32", "int64")

@@ -15,7 +15,8 @@ import pytest
 from gradflow.backend import KERNELS, Backend
 from gradflow.testing.conformance import REALS, about
 from gradflow.testing.conformance.harness import REFERENCE, Case, both, cast, check_case, rounded
-from gradflow.testing.conformance.kernel_cases import CASES, normal
+from gradflow.testing.conformance.kernel_cases import CASES
+from gradflow.testing.conformance.kernel_cases.inputs import normal
 from gradflow.testing.tolerances import assert_agree, eps
 
 CHECKS = [pytest.param(case, dtype, id=f"{case}-{dtype}") for case in CASES for dtype in case.dtypes]

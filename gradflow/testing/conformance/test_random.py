@@ -15,7 +15,7 @@ from gradflow import nn
 from gradflow.backend import Backend, dropout_threshold
 from gradflow.testing.conformance import REALS, about
 from gradflow.testing.conformance.harness import both, reference_device
-from gradflow.testing.conformance.kernel_cases import name_of
+from gradflow.testing.conformance.kernel_cases.inputs import name_of
 from gradflow.testing.tolerances import assert_agree
 
 M64, M128, M256 = (1 << 64) - 1, (1 << 128) - 1, (1 << 256) - 1

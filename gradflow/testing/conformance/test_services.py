@@ -14,7 +14,8 @@ from gradflow.testing.conformance import REALS, SERVICES, about, test_array_func
 from gradflow.testing.conformance import test_kernels as test_kernels_module
 from gradflow.testing.conformance.function_cases import ALL
 from gradflow.testing.conformance.harness import LAYOUTS, Placed
-from gradflow.testing.conformance.kernel_cases import full_key, name_of, normal
+from gradflow.testing.conformance.kernel_cases.inputs import name_of, normal
+from gradflow.testing.conformance.kernel_cases.scatter import full_key
 from gradflow.testing.tolerances import assert_agree
 
 SHAPES: list[tuple[int, ...]] = [(3, 4), (), (0, 3), (5,), (2, 3, 4)]

@@ -11,7 +11,7 @@ import pytest
 import gradflow as gf
 from gradflow import nn, optim
 from gradflow.testing.conformance.harness import reference_device
-from gradflow.testing.conformance.kernel_cases import normal
+from gradflow.testing.conformance.kernel_cases.inputs import normal
 from gradflow.testing.tolerances import assert_agree
 
 OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {

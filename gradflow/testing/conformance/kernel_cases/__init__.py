@@ -1,0 +1,16 @@
+"""The cases of `test_kernels`: calls of every kernel, each with the bound that its formula gives."""
+
+from gradflow.testing.conformance.kernel_cases import (
+    activations,
+    dropout,
+    layer_norm,
+    linear,
+    losses,
+    optimizers,
+    scatter,
+    softmax,
+)
+
+SUBJECTS = (activations, softmax, linear, layer_norm, losses, dropout, scatter, optimizers)
+CASES = [case for subject in SUBJECTS for case in subject.CASES]
+"""The cases of every kernel."""
