@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gradflow.autograd.backward import backward
-from gradflow.autograd.grad_mode import grad_enabled
+from gradflow.autograd.grad_mode import is_grad_enabled
 from gradflow.autograd.graph import Node
 from gradflow.autograd.hooks import Handle, add_hook, retained
 from gradflow.autograd.leaf import Leaf
@@ -368,7 +368,7 @@ class Tensor:
         return self
 
     def _refuse_recorded(self, what: str) -> None:
-        if self._node is not None and grad_enabled.get():
+        if self._node is not None and is_grad_enabled():
             kind = "a leaf that requires a gradient" if self.is_leaf else "a tensor that is part of a graph"
             new = "make a new tensor with gradflow.where(mask, value, x), which is recorded, or "
             raise RuntimeError(
@@ -378,7 +378,7 @@ class Tensor:
 
     def _in_place(self, function: Callable[[Any, Any], Tensor], symbol: str, other: Any) -> Tensor:
         """`self symbol= other`. Of recorded tensors, a new tensor that takes the name; else a change in place."""
-        if grad_enabled.get() and (self._node is not None or (isinstance(other, Tensor) and other._node is not None)):
+        if is_grad_enabled() and (self._node is not None or (isinstance(other, Tensor) and other._node is not None)):
             if self._node is not None and self.is_leaf:
                 self._refuse_recorded(symbol)
             return function(self, other)
@@ -396,7 +396,7 @@ class Tensor:
 
         self._refuse_recorded("item assignment")
         if isinstance(value, Tensor):
-            if value._node is not None and grad_enabled.get():
+            if value._node is not None and is_grad_enabled():
                 raise RuntimeError(
                     "item assignment is not recorded, and the value requires a gradient: "
                     "use gradflow.where, or detach()"

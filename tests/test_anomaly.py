@@ -399,7 +399,7 @@ def test_off_no_observer_is_there_or_called(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(AssertionError, match=r"an observer was called"), gf.detect_anomaly():
         gf.exp(leaf(1.0))
     assert grad_mode.current_observer.get() is None
-    assert grad_mode.grad_enabled.get() is True
+    assert grad_mode.grad_enabled.get() is grad_mode.FAST
     (gf.exp(leaf(1.0)) * 2.0).sum().backward()
     gf.log(gf.tensor([0.0]))
 
@@ -420,7 +420,7 @@ def test_modes_inside_and_around() -> None:
     with gf.no_grad(), gf.detect_anomaly():
         assert not gf.is_grad_enabled()
         assert not (x * 2.0).requires_grad
-    assert grad_mode.grad_enabled.get() is True
+    assert grad_mode.grad_enabled.get() is grad_mode.FAST
 
 
 def test_one_inside_another() -> None:
@@ -441,7 +441,7 @@ def test_state_is_restored_after_exceptions(where: str) -> None:
             raise KeyError
         y.backward()
     assert grad_mode.current_observer.get() is None
-    assert grad_mode.grad_enabled.get() is True
+    assert grad_mode.grad_enabled.get() is grad_mode.FAST
     gf.log(x)
     with gf.detect_anomaly():
         gf.exp(x)

@@ -389,7 +389,7 @@ def test_state_is_as_before_after_a_failure() -> None:
     with pytest.raises(GradcheckError):
         gradcheck(WRONG_FACTOR, normal(2))
     assert grad_mode.current_observer.get() is None
-    assert grad_mode.grad_enabled.get() is True
+    assert grad_mode.grad_enabled.get() is grad_mode.FAST
 
 
 @pytest.mark.parametrize(

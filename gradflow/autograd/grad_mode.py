@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from gradflow.modes import BareMode, entered
@@ -10,23 +11,34 @@ from gradflow.modes import BareMode, entered
 if TYPE_CHECKING:
     from gradflow.autograd.observers import Observer
 
-grad_enabled: ContextVar[int] = ContextVar("gradflow_grad_enabled", default=True)
-"""True or False; or 1, true but not `True`, while there is an observer: then no operation takes a shortcut past it."""
+
+class GradMode(Enum):
+    """The values of `grad_enabled`. All are truthy: compare them by `is`."""
+
+    OFF = "operations are not recorded"
+    FAST = "operations are recorded, and may take fast paths"
+    OBSERVED = "operations are recorded without fast paths, so that an observer sees each of them"
+
+
+OFF, FAST, OBSERVED = GradMode
+
+grad_enabled: ContextVar[GradMode] = ContextVar("gradflow_grad_enabled", default=FAST)
+"""The mode of the current context."""
 current_observer: ContextVar[Observer | None] = ContextVar("gradflow_observer", default=None)
 
 
-class _GradMode(BareMode):
+class _SetsGradMode(BareMode):
     variables = (grad_enabled,)
     recording: bool
 
     def _values(self) -> tuple[Any, ...]:
-        return (self.recording,)
+        return (_mode_if(self.recording),)
 
     def _enter(self, values: tuple[Any, ...]) -> None:
-        super()._enter((_recording(values[0]),))
+        super()._enter(self._values())  # an observer may have come or gone since a generator paused
 
-    def __enter__(self) -> None:  # `_enter` for one variable
-        value = _recording(self.recording)
+    def __enter__(self) -> None:  # the same as `_enter`, faster because there is one variable
+        value = _mode_if(self.recording)
         entered.set((self, (value,), (grad_enabled.get(),), entered.get()))
         grad_enabled.set(value)
 
@@ -39,15 +51,17 @@ class _GradMode(BareMode):
             entered.set(latest[3])
 
 
-def _recording(value: int) -> int:
-    """What `grad_enabled` is where operations are recorded, or not."""
-    return (True if current_observer.get() is None else 1) if value else False
+def _mode_if(recording: bool) -> GradMode:
+    """The mode that records operations or not, under the current observer or without one."""
+    if not recording:
+        return OFF
+    return FAST if current_observer.get() is None else OBSERVED
 
 
-class _NoGrad(_GradMode):
-    """Record no operation inside a `with`, or while a decorated function, generator or coroutine runs.
+class _NoGrad(_SetsGradMode):
+    """Disables recording inside a `with`, or while a decorated function, generator or coroutine runs.
 
-    Results need no gradient. `@no_grad` and `@no_grad()` are the same.
+    Results do not require a gradient. `@no_grad` and `@no_grad()` are the same.
 
     >>> import gradflow as gf
     >>> w = gf.ones(2, requires_grad=True)
@@ -62,10 +76,10 @@ class _NoGrad(_GradMode):
     recording = False
 
 
-class _EnableGrad(_GradMode):
-    """Record operations inside a `with`, or while a decorated function, generator or coroutine runs.
+class _EnableGrad(_SetsGradMode):
+    """Enables recording inside a `with`, or while a decorated function, generator or coroutine runs.
 
-    Also within `no_grad`.
+    It has effect inside `no_grad` too.
     """
 
     recording = True
@@ -76,5 +90,5 @@ enable_grad = _EnableGrad()
 
 
 def is_grad_enabled() -> bool:
-    """Whether operations are recorded at this point."""
-    return bool(grad_enabled.get())
+    """Whether operations are recorded in the current context."""
+    return grad_enabled.get() is not OFF

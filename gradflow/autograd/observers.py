@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gradflow.autograd.grad_mode import current_observer, grad_enabled
+from gradflow.autograd.grad_mode import OBSERVED, OFF, current_observer, grad_enabled
 
 if TYPE_CHECKING:
     from gradflow.autograd.graph import Node, Operation
@@ -64,7 +64,8 @@ class Forwarder(Observer):
 @contextlib.contextmanager
 def observe(observer: Observer) -> Iterator[None]:
     """Have `observer` see what is computed inside a `with`."""
-    first, second = current_observer.set(observer), grad_enabled.set(1 if grad_enabled.get() else False)
+    first = current_observer.set(observer)
+    second = grad_enabled.set(OFF if grad_enabled.get() is OFF else OBSERVED)
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from gradflow.autograd.backward import backward
 from gradflow.autograd.batching import Batch
-from gradflow.autograd.grad_mode import current_observer, grad_enabled
+from gradflow.autograd.grad_mode import OBSERVED, OFF, current_observer, grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.autograd.leaf import Leaf
 from gradflow.autograd.observers import Observer, observe
@@ -60,9 +60,9 @@ class _DetectAnomaly(BareMode):
         return _Detector(), None
 
     def _enter(self, values: tuple[Any, ...]) -> None:
-        detector, recording = values  # None: keep recording as it is outside
-        recording = grad_enabled.get() if recording is None else recording
-        super()._enter((detector, 1 if recording else False))
+        detector, mode = values  # None: record where it is recorded outside
+        mode = grad_enabled.get() if mode is None else mode
+        super()._enter((detector, OFF if mode is OFF else OBSERVED))
 
     def _finish(self, values: tuple[Any, ...], error: BaseException | None) -> None:
         detector = values[0]

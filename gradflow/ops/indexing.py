@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from operator import index as index_of
 from typing import Any
 
-from gradflow.autograd.grad_mode import current_observer, grad_enabled
+from gradflow.autograd.grad_mode import FAST, OFF, current_observer, grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.autograd.parts import Part, key_of_range
 from gradflow.ops.host import array_from_host
@@ -251,9 +251,9 @@ def parts(x: Tensor, axis: int, bounds: Iterable[tuple[int, int | None]]) -> lis
     Numbers are all that is kept of an index, so that the garbage collector has nothing to look at in thousands of them.
     """
     mode = grad_enabled.get()
-    if mode is not True and current_observer.get() is not None:
+    if mode is not FAST and current_observer.get() is not None:
         return [apply(_PART, (x,), {"axis": axis, "start": start, "stop": stop}) for start, stop in bounds]
-    memory, backend, node = x._shared_memory(), x.backend, x._node if mode else None
+    memory, backend, node = x._shared_memory(), x.backend, None if mode is OFF else x._node
     getitem, whole, parents, before = backend.getitem, x.array, (node,), (slice(None),) * axis
     found = []
     for start, stop in bounds:

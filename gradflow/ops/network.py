@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-from gradflow.autograd.grad_mode import grad_enabled
+from gradflow.autograd.grad_mode import FAST, grad_enabled
 from gradflow.backend import ACTIVATIONS, Backend
 from gradflow.ops.reductions import flag, normalize_axes, one_axis
 from gradflow.ops.shape import expand_dims, squeeze
@@ -175,7 +175,7 @@ def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) ->
     check_activation(activation)
     parameter = ACTIVATIONS[activation].parameter
     inputs: list[Any] = [x]
-    if grad_enabled.get() is True and isinstance(x, Tensor) and x.array.ndim:
+    if grad_enabled.get() is FAST and isinstance(x, Tensor) and x.array.ndim:
         dtype, width = x.array.dtype, x.array.shape[-1]
         for weight, bias in layers:
             if weight is None or bias is None:

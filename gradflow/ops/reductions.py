@@ -7,7 +7,7 @@ import math
 from operator import attrgetter, index
 from typing import Any
 
-from gradflow.autograd.grad_mode import grad_enabled
+from gradflow.autograd.grad_mode import FAST, grad_enabled
 from gradflow.autograd.graph import Node
 from gradflow.ops.table import TensorFunction, _named, apply, check_tensors, counted, defop, floating, number
 from gradflow.tensor import Tensor
@@ -130,7 +130,7 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrink
         if shrinks and not _count(x, parameters["axis"]):
             raise ValueError(f"{name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")
         parent = x._node
-        if parent is not None and grad_enabled.get() is True:  # recorded, and seen by nobody: straight through
+        if parent is not None and grad_enabled.get() is FAST:  # recorded, and seen by nobody: straight through
             backend = x.backend
             array = get(backend)(x.array) if whole else get(backend)(x.array, **parameters)
             saved, out = (x,) if reads_x else None, array if reads_out else None

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gradflow.autograd.grad_mode import grad_enabled
+from gradflow.autograd.grad_mode import FAST, grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.dtypes import promote, weak_number
 from gradflow.ops.indexing import parts
@@ -212,7 +212,7 @@ def _listed(shapes: Iterable[Any]) -> str:
 
 def _joined(op: Operation, tensors: list[Tensor], parameters: dict[str, Any]) -> Tensor:
     """`apply` for an operation of perhaps thousands of tensors that saves none of them."""
-    if grad_enabled.get() is not True:
+    if grad_enabled.get() is not FAST:
         return apply(op, tensors, parameters)
     backend, parents = tensors[0].backend, tuple([x._node for x in tensors])
     result = op.forward(backend, *[x.array for x in tensors], **parameters)

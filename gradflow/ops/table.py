@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from operator import attrgetter
 from typing import Any
 
-from gradflow.autograd.grad_mode import current_observer, grad_enabled
+from gradflow.autograd.grad_mode import FAST, OFF, current_observer, grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.backend import Backend
 from gradflow.backend.registry import DeviceMismatchError
@@ -172,7 +172,7 @@ def apply(
         result, parameters = result[0], {**parameters, "residual": result[1]}
     if to is not None:
         backend = to
-    if not recorded or not grad_enabled.get():
+    if not recorded or grad_enabled.get() is OFF:
         out = Tensor(result, backend)
     else:
         saved: tuple[Any, ...] | None
@@ -222,7 +222,7 @@ def unary(
             check_tensors(name, x)
         parent = x._node
         backend = x.backend
-        if parent is not None and grad_enabled.get() is True:
+        if parent is not None and grad_enabled.get() is FAST:
             array = get(backend)(x.array)
             return Tensor(
                 array,
@@ -281,7 +281,7 @@ def binary(
                     )
                     if ready:
                         b = x2 = float(x2)
-                if ready and grad_enabled.get() is True:
+                if ready and grad_enabled.get() is FAST:
                     try:
                         array = get(backend)(a, b)
                     except (TypeError, ValueError):

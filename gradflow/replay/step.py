@@ -20,7 +20,7 @@ from threading import get_ident
 from typing import Any, Protocol, TypeVar, overload
 
 from gradflow import interception
-from gradflow.autograd.grad_mode import current_observer, grad_enabled
+from gradflow.autograd.grad_mode import current_observer, is_grad_enabled
 from gradflow.backend import Backend
 from gradflow.backend.registry import current_device, get_backend
 from gradflow.interception import recorders
@@ -140,7 +140,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
         check_tensors("a captured step", *given)
         backend = given[0].backend if given else get_backend()
         device, kinds = current_device(), [(x.array.shape, x.array.dtype) for x in given]
-        key = (backend, device.type, device.index, tuple(named), grad_enabled.get(), *kinds)
+        key = (backend, device.type, device.index, tuple(named), is_grad_enabled(), *kinds)
         plan = plans.get(key)
         program = None if plan is None else plan.program
         free = current_observer.get() is None and get_ident() not in recorders
