@@ -120,6 +120,7 @@ def test_a_device_that_was_asked_for_is_named_as_such(command: Any) -> None:
     assert re.match(r"device: cpu, .+ \(as asked\)\n", command("train", "iris", *QUICK).out)
 
 
+@pytest.mark.slow
 @needs_extra
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_dataset_can_be_trained_on(dataset: str, command: Any) -> None:
@@ -130,6 +131,7 @@ def test_every_dataset_can_be_trained_on(dataset: str, command: Any) -> None:
     assert settings_of(f"runs/{dataset}-seed0")["dataset"] == dataset
 
 
+@pytest.mark.slow
 @needs_extra
 @pytest.mark.parametrize(
     ("words", "setting", "value"),
@@ -239,6 +241,7 @@ def test_a_config_of_another_machine_is_noted(command: Any) -> None:
     assert re.search(r"^note: the last bits may differ from the recorded run's: numpy 1\.0 then, .+ now$", out, re.M)
 
 
+@pytest.mark.slow
 @needs_extra
 def test_the_note_on_a_config_names_each_difference(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command("train", "iris", *QUICK, "--out", "first").status == 0
@@ -257,11 +260,8 @@ def test_the_note_on_a_config_names_each_difference(command: Any, monkeypatch: p
         was = "7" if name == "threads" else "another"
         assert f"note: the last bits may differ from the recorded run's: {name} {was} then, {value} now; extra" in out
     monkeypatch.setenv("GRADFLOW_FUSED", "0")
-    registry._backends.pop(gf.Device("cpu"))
-    try:
-        out = command("train", "--config", "first/config.toml").out
-    finally:
-        registry._backends.pop(gf.Device("cpu"))
+    monkeypatch.delitem(registry._backends, gf.Device("cpu"))
+    out = command("train", "--config", "first/config.toml").out
     different = re.escape(f"recorded run's: kernels {recorded['kernels']} then, {len(KERNELS)} composed now")
     assert re.search(rf"{different}(; numba_target \S+ then, none now)?$", out, re.M), out
 
@@ -461,6 +461,7 @@ def test_a_library_that_is_told_nonsense_says_so_too() -> None:
 # ---------------------------------------------------------------------- the picture
 
 
+@pytest.mark.slow
 @needs_extra
 @pytest.mark.parametrize("how", ["backend", "usetex", "not text"])
 def test_what_matplotlib_was_told_does_not_matter(how: str) -> None:
@@ -572,6 +573,7 @@ def wait_for(pattern: bytes, stream: IO[bytes] | None) -> bytes:
     return seen
 
 
+@pytest.mark.slow
 @posix
 @needs_extra
 def test_ctrl_c_keeps_the_whole_epochs() -> None:
@@ -602,6 +604,7 @@ def test_ctrl_c_keeps_the_whole_epochs() -> None:
     assert loss.item() == pytest.approx(float(rows[-1]["test_loss"]), rel=1e-5)
 
 
+@pytest.mark.slow
 @posix
 @needs_extra
 def test_ctrl_c_before_the_first_epoch_leaves_nothing() -> None:
@@ -665,6 +668,7 @@ EARLY = [
 LATE = ["gradflow_numpy.backend", "numba", "llvmlite.binding", "gradflow_numpy.compiled"]
 
 
+@pytest.mark.slow
 @posix
 @needs_extra
 @pytest.mark.parametrize("imported", [*EARLY, *LATE])
@@ -686,6 +690,7 @@ def test_ctrl_c_while_devices_are_asked(imported: str) -> None:
         assert assert_interrupted(process) == "gradflow: error: interrupted"
 
 
+@pytest.mark.slow
 @posix
 @needs_extra
 @pytest.mark.parametrize("delay", [0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.3])
@@ -758,6 +763,7 @@ def test_version(command: Any) -> None:
     assert command("--version") == (0, f"gradflow {gf.__version__}\n", "")
 
 
+@pytest.mark.slow
 @posix
 @needs_extra
 @pytest.mark.parametrize("words", [("devices",), ("train", "iris", *QUICK)])
@@ -787,6 +793,7 @@ def test_a_stream_that_is_closed_is_no_failure(name: str, monkeypatch: pytest.Mo
     assert {p.name for p in Path("runs/iris-seed0").iterdir()} == FILES
 
 
+@pytest.mark.slow
 @posix
 @needs_extra
 @pytest.mark.parametrize("words", [("train", "diabetes", *QUICK), ("agree", "cpu", "fake"), ("devices",)])
