@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -62,6 +63,19 @@ collect_ignore.append("conformance_emulated.py")  # puts an emulated CuPy in the
 def pytest_configure(config: pytest.Config) -> None:
     """Say what was skipped in a line a reason."""
     config.pluginmanager.import_plugin("gradflow.testing.reasons")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what needs a GPU, the conformance kit, and the comparisons with other libraries."""
+    for item in items:
+        if item.get_closest_marker("gpu") or item.nodeid.startswith(("gradflow/testing/conformance/", "tests/peers/")):
+            item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Take the thousands of collected tests out of the garbage collector's sight: tests that collect run faster."""
+    gc.collect()
+    gc.freeze()
 
 
 def _current(device: str) -> Iterator[str]:

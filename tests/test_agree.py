@@ -82,6 +82,7 @@ def test_a_backend_of_the_same_library_agrees_too() -> None:
         ]
 
 
+@pytest.mark.slow
 def test_the_cupy_backend_agrees_on_an_emulated_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     """EMULATED: NumPy behind CuPy's names, and the kernels through g++. It says nothing about a GPU."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "cupy_backend"))
@@ -215,6 +216,7 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_fails_in_its_own_rows(fault: str) -> None:
     attributes, wrong, right = FAULTS[fault]
@@ -327,6 +329,7 @@ def test_json_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str
     assert sin["problem"] == "planted:0: NotImplementedError: no such function here"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_cuda")
 def test_json_of_devices_that_agree(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, "--json")
@@ -431,6 +434,7 @@ sys.exit(main(["agree", "fake"]))
 """
 
 
+@pytest.mark.slow
 def test_only_numpy_is_needed() -> None:
     done = subprocess.run(
         [sys.executable, "-c", ONLY_NUMPY], env=child_environment(), capture_output=True, encoding="utf-8", timeout=240

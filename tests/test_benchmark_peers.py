@@ -45,6 +45,7 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ROWS, "broken", Row("a broken row", "planted:Broken"))
 
 
+@pytest.mark.slow
 def test_rows_that_need_numpy_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "figures.json"
     assert main([*TINY_RUN, "--rows", "numpy,numpy-out,gemms", "--json", str(path)]) == 0
@@ -61,6 +62,7 @@ def test_rows_that_need_numpy_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f'"{platform.node()}"' not in content
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("threadpoolctl") is None, reason="threadpoolctl is not installed")
 def test_the_environment_of_a_row_does_not_choose_its_kernels(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -75,6 +77,7 @@ def test_the_environment_of_a_row_does_not_choose_its_kernels(
     assert re.search(r", openblas [\d.]+ \(\w+\) - threads", heads[0]) or "openblas" not in heads[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plant")
 def test_a_row_that_computes_something_else_is_refused_and_a_crash_spares_the_others(
     capsys: pytest.CaptureFixture[str],

@@ -189,6 +189,7 @@ def seconds(words: str) -> float:
     return float(number) * {"ms": 1e-3, "µs": 1e-6, "us": 1e-6}[unit]
 
 
+@pytest.mark.slow
 def test_the_screen_the_file_and_the_report_give_the_time_of_one_step(tmp_path: Path) -> None:
     """And pytest-benchmark's own comparison takes the file, by parameter, too."""
     path = tmp_path / "x.json"
@@ -223,6 +224,7 @@ sys.exit(pytest.main(["benchmarks", "-q", "-p", "no:cacheprovider", "--benchmark
 """
 
 
+@pytest.mark.slow
 def test_the_benchmarks_run_without_any_peer() -> None:
     out = run("-c", HIDDEN)
     assert re.search(r"^2 passed, 6 skipped", out, re.M), out

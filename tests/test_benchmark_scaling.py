@@ -27,6 +27,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "SWEEPS", {"depth": sweep})
 
 
+@pytest.mark.slow
 def test_a_run_gives_tables_figures_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     figures, plot = tmp_path / "figures.json", tmp_path / "plot.svg"
@@ -45,6 +46,7 @@ def test_a_run_gives_tables_figures_and_a_plot(tmp_path: Path, capsys: pytest.Ca
     assert "<dc:date>" not in plot.read_text()
 
 
+@pytest.mark.slow
 def test_rows_that_would_not_fit_together_are_measured_apart(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

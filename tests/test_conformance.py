@@ -58,6 +58,7 @@ def counts(out: str) -> dict[str, int]:
 GOOD = ["fake", "strict", "torch", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_backend_passes(name: str, tmp_path: Path) -> None:
     require(name)
@@ -68,6 +69,7 @@ def test_a_good_backend_passes(name: str, tmp_path: Path) -> None:
     assert found["failed"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++ to compile the CUDA sources for the CPU with")
 def test_the_cupy_backend_passes_emulated(tmp_path: Path) -> None:
     """EMULATED on the CPU: nothing here ran on a GPU."""
@@ -80,6 +82,7 @@ def test_the_cupy_backend_passes_emulated(tmp_path: Path) -> None:
     assert found["failed"] == 0
 
 
+@pytest.mark.slow
 def test_the_options_as_the_documentation_has_them(tmp_path: Path) -> None:
     done = run_kit(tmp_path, f"{KIT}.test_services", "-k", "test_declarations or test_describe")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -151,6 +154,7 @@ def sweep(folder: Path, runs: dict[str, list[str]]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_each_planted_fault_is_found_by_its_check_which_passes_without(tmp_path: Path) -> None:
     """One test, so that the runs, which take long, are made by one worker."""
     runs = {name: [node(check)] for name, (check, _) in FAULTS.items()}
@@ -176,6 +180,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return sweep(tmp_path_factory.mktemp("kit"), dict.fromkeys(("lacking", "humble", "confused"), about))
 
 
+@pytest.mark.slow
 def test_a_declared_failure_is_none(outcomes: dict[str, Any]) -> None:
     found = outcomes["lacking"]
     assert found["status"] == pytest.ExitCode.OK
@@ -189,6 +194,7 @@ def test_a_declared_failure_is_none(outcomes: dict[str, Any]) -> None:
     assert f"{len(found['passed'])} passed, 0 failed, {len(found['declared']) + 1} declared unsupported" in found["out"]
 
 
+@pytest.mark.slow
 def test_a_declaration_that_nothing_fails_is_a_failure(outcomes: dict[str, Any]) -> None:
     found = outcomes["humble"]
     assert found["status"] == pytest.ExitCode.TESTS_FAILED
@@ -199,6 +205,7 @@ def test_a_declaration_that_nothing_fails_is_a_failure(outcomes: dict[str, Any])
     assert set(found["failed"].values()) == messages
 
 
+@pytest.mark.slow
 def test_a_declaration_of_nothing_is_a_failure(outcomes: dict[str, Any]) -> None:
     found = outcomes["confused"]
     assert found["status"] == pytest.ExitCode.TESTS_FAILED
@@ -224,6 +231,7 @@ gf.register_backend("scanless", Scanless)
 """
 
 
+@pytest.mark.slow
 def test_failures_end_by_cause_with_the_declaration_to_paste(tmp_path: Path) -> None:
     """With what is pasted, the kit passes."""
     about = [f"{KIT}.test_services", f"{KIT}.test_array_functions", "-k", "cumulative_sum or event or declarations"]

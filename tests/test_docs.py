@@ -81,6 +81,7 @@ def test_the_example_agrees_with_the_cpu(example: Path) -> None:
     assert '"passed": true' in run("-c", code, folder=example)
 
 
+@pytest.mark.slow
 def test_the_example_conforms(example: Path) -> None:
     """By the command of the page, which names the module; of the kit, what takes seconds and not minutes."""
     (command,) = [c for c in COMMANDS if "--gradflow-backend-module" in c]

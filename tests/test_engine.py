@@ -526,6 +526,7 @@ def alive() -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_collector")
 @pytest.mark.parametrize("step", [lambda y: y + 1.0, lambda y: y * 1.0, gf.sin, lambda y: gf.reshape(y, (1,))],
                          ids=["add", "multiply", "sin", "reshape"])  # fmt: skip
@@ -552,6 +553,7 @@ def test_a_chain_that_never_went_back_leaves_memory_without_recursion() -> None:
     assert alive() == before
 
 
+@pytest.mark.slow
 def test_a_recorded_backward_of_100_000_operations() -> None:
     x = leaf(1.0)
     y = x * x

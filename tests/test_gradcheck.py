@@ -72,6 +72,7 @@ FOR_EACH_ENTRY = _smallest_for_each_entry()
 # ---------------------------------------------------------------------- right rules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SMOOTH, ids=str)
 def test_every_smooth_case_passes(case: Case) -> None:
     function, xs = of_case(case)

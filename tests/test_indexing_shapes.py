@@ -319,6 +319,7 @@ def masked(draw: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
     return tuple(key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("create_graph", [False, True])
 @settings(modest, max_examples=300)
 @given(shape=hnp.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=3), data=st.data())

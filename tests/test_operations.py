@@ -167,6 +167,7 @@ def test_every_entry_of_the_table_is_recorded_by_a_case() -> None:
 # ---------------------------------------------------------------------- against PyTorch
 
 
+@pytest.mark.slow
 @needs_torch
 @every_case
 def test_value_and_derivatives_equal_those_of_torch(case: Case) -> None:
@@ -258,6 +259,7 @@ def _transposed(t: gf.Tensor) -> gf.Tensor:
     return t.T.clone().T.detach() if t.ndim != 1 else t[::-1].clone()[::-1].detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [_every_other, _transposed], ids=["strided", "transposed"])
 @every_case
 def test_memory_layout_does_not_matter(case: Case, layout: Any) -> None:
@@ -274,6 +276,7 @@ def on_the_cpu(case: Case) -> Derivatives:
     return differentiate(case)
 
 
+@pytest.mark.slow
 @every_case
 def test_a_device_gives_the_values_and_derivatives_of_numpy(case: Case, other_device: str) -> None:
     """In float64: the value, and the first and second derivatives, by inputs and cotangents."""
@@ -284,6 +287,7 @@ def test_a_device_gives_the_values_and_derivatives_of_numpy(case: Case, other_de
         assert_close(what, found, expected, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 @every_case
 def test_float32_on_a_device_agrees_with_float64_on_the_cpu(case: Case, other_device: str) -> None:
     """Within 64 ulp of the largest number: sums here have at most 24 terms, and functions are right to 4 ulp."""

@@ -173,6 +173,7 @@ def test_a_package_that_lies_on_the_path(toy: Path) -> None:
     assert report["auto"]["device"] != "toy:0", "a third party's backend is chosen by name only"
 
 
+@pytest.mark.slow
 def test_a_package_installed_with_pip_into_a_fresh_environment(toy: Path, tmp_path: Path) -> None:
     """Found after `pip install`, usable, and gone after `pip uninstall`."""
     try:
@@ -425,6 +426,7 @@ def test_an_interrupt_while_a_package_is_loaded_goes_through(tmp_path: Path) -> 
     assert run(code, folder)[0] == "stopped\n"
 
 
+@pytest.mark.slow
 def test_a_package_that_closes_stdout_is_no_traceback(faulty: list[Path], tmp_path: Path) -> None:
     words = ["train", "iris", "--device", "closer:5", "--out", str(tmp_path / "run")]
     out, err = run(f"from gradflow.cli import main; print(main({words}))", *faulty)

@@ -27,6 +27,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(threads, name, one)
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_step_are_shown_beside_its_products(capsys: pytest.CaptureFixture[str]) -> None:
     assert step_breakdown.main(["0.01"]) == 0
     table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
@@ -49,6 +50,7 @@ def test_each_number_of_threads_is_measured(capsys: pytest.CaptureFixture[str]) 
     assert [int(row.split("|")[2]) for row in rows] == 3 * list(range(1, len(cores()) + 1))
 
 
+@pytest.mark.slow
 def test_the_share_of_the_step_in_an_epoch_is_measured() -> None:
     pytest.importorskip("sklearn")
     command = [sys.executable, "-m", "benchmarks.epoch_share", "2"]

@@ -48,6 +48,7 @@ def exactly(function: Any, x: Any, **options: Any) -> Any:
     return function(np.ascontiguousarray(x, np.longdouble), **options).astype(np.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -67,6 +68,7 @@ def test_sums_over_all_axes_in_all_orders_of_memory(shape: tuple[int, ...], dtyp
         assert_agree(f"var over {what}", backend.var(x, **options), spread, room)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

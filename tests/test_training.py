@@ -98,6 +98,7 @@ def test_fit_stops_at_a_loss_that_is_not_finite(device: str) -> None:
 # ---------------------------------------------------------------------- whole runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_digits_reach_97_percent_with_default_settings(seed: int, tmp_path: Path) -> None:
     result = train(Settings("digits", seed=seed, device="cpu"), tmp_path / "run")
@@ -105,6 +106,7 @@ def test_digits_reach_97_percent_with_default_settings(seed: int, tmp_path: Path
     assert result.seconds < 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), [("breast-cancer", 0.94), ("wine", 0.94), ("iris", 0.9), ("diabetes", 0.1)])
 def test_other_datasets_reach_what_they_should(name: str, least: float, tmp_path: Path) -> None:
     result = train(Settings(name, device="cpu"), tmp_path / "run")

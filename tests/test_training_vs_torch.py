@@ -20,6 +20,7 @@ from gradflow.optim import schedules
 from gradflow.testing import eps, host
 
 torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
+pytestmark = pytest.mark.slow
 
 STEPS, BATCH, INPUTS, WIDTH, OUTPUTS = 50, 32, 6, 16, 3
 RTOL = {"float64": 1e-9, "float32": STEPS * BATCH * eps("float32")}

@@ -223,6 +223,7 @@ class _Torch:
         return y if b is None else y + b
 
 
+@pytest.mark.slow
 @needs_torch
 @pytest.mark.parametrize("case", [c for c in CASES if c.differentiable() and c.torch is not None], ids=str)
 def test_third_derivatives_equal_those_of_torch(case: Case) -> None:

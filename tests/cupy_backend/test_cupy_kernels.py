@@ -18,6 +18,8 @@ from emulated_device import REALS, agree, needs_compiler, numbers, on_device
 import gradflow as gf
 from gradflow.backend import ACTIVATIONS, Backend
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=[pytest.param("emulated", marks=needs_compiler), pytest.param("cuda", marks=pytest.mark.gpu)])
 def backend(request: pytest.FixtureRequest) -> Backend:

@@ -259,6 +259,7 @@ def test_every_parameter_of_a_kernel_has_a_known_type() -> None:
             assert all(t.endswith("*") or t in kernels.conversions() for t in types), types
 
 
+@pytest.mark.slow
 def test_labels_are_cast_once(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a step: the backward pass reads what the forward pass made of them."""
     logits, labels = backend.from_host(numbers((6, 9))), backend.from_host(np.arange(6, dtype=np.int32))
@@ -405,6 +406,7 @@ LAUNCHES_NOTHING = ("empty", "asarray", "reshape", "broadcast_to", "permute_dims
                     "expand_dims", "flip")  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "RMSprop"])
 def test_launches_of_a_training_step(cupy: Any, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
     """19: 8 products; for each layer its end and its bias gradient; 2 of the loss, 2 backward; 1 of the optimizer."""
@@ -434,6 +436,7 @@ def test_launches_of_a_training_step(cupy: Any, monkeypatch: pytest.MonkeyPatch,
     assert launches.count("matmul") == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_operation(backend: Any, case: Any, dtype: str) -> None:
@@ -450,6 +453,7 @@ def test_operation(backend: Any, case: Any, dtype: str) -> None:
             assert np.allclose(a, e, rtol=512 * eps, atol=512 * eps * np.abs(e).max(initial=1), equal_nan=True), kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["emulated", "emulated:1"])
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW", "RMSprop"])
 def test_training(cupy: Any, monkeypatch: pytest.MonkeyPatch, optimizer: str, place: str) -> None:

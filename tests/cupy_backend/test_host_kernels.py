@@ -17,7 +17,7 @@ from host_kernels import COMPILER, NO_COMPILER, host_kernel
 
 from gradflow.backend import ACTIVATIONS, Backend, dropout_threshold
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)]
 
 REALS = [pytest.param(np.float32, id="float32"), pytest.param(np.float64, id="float64")]
 SHAPES = [(1, 1), (3, 10), (5, 32), (4, 33), (2, 700), (300, 3)]

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from gradflow_cupy.kernels import OPTIONS, SOURCES, UNTYPED, expressions, source_text
 
+pytestmark = pytest.mark.slow
+
 ARCHITECTURES = (70, 75, 80, 89, 90, 100, 120)
 """Volta, Turing, Ampere, Ada, Hopper, Blackwell for servers and for others. CUDA 13 has dropped the first."""
 
