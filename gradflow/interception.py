@@ -1,8 +1,13 @@
-"""What `gradflow.capture` needs of the rest: calls that it sees as one, what a step depends on, and what has changed.
+"""Low-level hooks for `gradflow.capture`: opaque calls and invalidation.
 
-What decides the calls of a step are modules (attributes, mode, forward hooks), leaves (hooks, places of gradients) and
-the arrays of tensors (another array, or another need of a gradient). While a step is recorded its recorder is told
-which of them it reads. Their changes are counted from then on, and no others: `Unchanged` compares.
+While a thread records a step, the rest of gradflow reports to its recorder what the step does besides calling the
+backend: the objects it reads, creates and changes, the calls to record as a whole (`opaque_call`), and whatever cannot
+be replayed (`forbid_replay`). With no recorder, a report costs one test of an empty dict.
+
+The reported objects are those that decide which calls a step makes: modules (attributes, training mode, forward
+hooks), optimizers, leaves (hooks, gradient buffers), and the arrays of tensors. An array stands for its tensor, which
+may get another array, or start or stop requiring a gradient. Whoever changes such an object calls `invalidate`. This
+advances the version of the object if some `Snapshot` includes it; changes of all other objects cost one look-up.
 """
 
 from __future__ import annotations
@@ -20,189 +25,190 @@ _P = ParamSpec("_P")
 _Class = TypeVar("_Class", bound=type)
 
 
+# ---------------------------------------------------------------------- reports to a recorder
+
+
 class Recorder:
-    """Sees what one thread does."""
+    """The interface of a recorder: what it is told about the thread that it records."""
 
     def forbid_replay(self, reason: str) -> None:
-        """Note that something is done that no replay can do. "{}" in the reason stands for the function that did it."""
+        """The thread does something that cannot be replayed. "{}" in the reason stands for the public function."""
         raise NotImplementedError
 
-    def read(self, thing: Any, attribute: str = "") -> None:
-        """Note that what is done depends on a thing whose changes are noted, or on an attribute of an optimizer."""
+    def on_read(self, obj: Any, attribute: str = "") -> None:
+        """The thread reads an object (an `attribute` of it, where that is known)."""
         raise NotImplementedError
 
-    def make(self, thing: Any) -> None:
-        """Note that a thing is new, so that its changes are nobody else's."""
+    def on_create(self, obj: Any) -> None:
+        """The thread creates an object."""
         raise NotImplementedError
 
-    def change(self, thing: Any, here: bool) -> None:
-        """Note that a thing has changed: by this thread (`here`), or by another."""
+    def on_change(self, obj: Any, here: bool) -> None:
+        """An object has changed: in this thread if `here`, else in another."""
         raise NotImplementedError
 
-    def call(self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Do a call of `opaque_call` and return its result."""
+    def opaque_call(self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Call a function decorated with `opaque_call`, and return its result."""
         raise NotImplementedError
 
 
 recorders: dict[int, Recorder] = {}
-"""The recorder of each thread that has one."""
-_seen_classes: dict[Any, Callable[[Any, str], Any]] = {}
-"""Each with the `__getattribute__` that it has while there is a recorder."""
+"""The recorder of each thread that has one, by the identifier of the thread."""
+_attribute_readers: dict[Any, Callable[[Any, str], Any]] = {}
+"""For each class decorated with `report_reads`, its `__getattribute__` while there is a recorder."""
 
 
 def start(recorder: Recorder) -> None:
-    """Have a recorder see what this thread does from now on."""
-    for cls, read_attribute in _seen_classes.items():
+    """Report to `recorder` what this thread does from now on."""
+    for cls, read_attribute in _attribute_readers.items():
         cls.__getattribute__ = read_attribute
     recorders[get_ident()] = recorder
 
 
 def stop() -> None:
-    """Have the recorder of this thread see no more."""
+    """Report no more to the recorder of this thread."""
     recorders.pop(get_ident(), None)
     if not recorders:
-        for cls in _seen_classes:
+        for cls in _attribute_readers:
             if "__getattribute__" in vars(cls):
                 del cls.__getattribute__
 
 
-def reads_are_seen(cls: _Class) -> _Class:
-    """Mark a class: recorders see its objects read, by any attribute. Where there are none that costs nothing."""
+def report_reads(cls: _Class) -> _Class:
+    """Decorate a class: recorders are told when an attribute of an instance is read. Free without a recorder."""
 
     def read_attribute(self: Any, name: str) -> Any:
         recorder = recorders.get(get_ident())
         if recorder is not None:
-            recorder.read(self, name)
+            recorder.on_read(self, name)
         return super(cls, self).__getattribute__(name)  # type: ignore[arg-type]
 
-    _seen_classes[cls] = read_attribute
+    _attribute_readers[cls] = read_attribute
     return cls
 
 
+def report_read(*objects: Any) -> None:
+    """Report that what this thread does depends on these modules, nodes or arrays of tensors."""
+    recorder = recorders.get(get_ident()) if recorders else None
+    if recorder is not None:
+        for obj in objects:
+            recorder.on_read(obj)
+
+
+def report_creation(obj: Any) -> None:
+    """Report that this thread has created an object, whose changes therefore concern nobody else."""
+    recorder = recorders.get(get_ident()) if recorders else None
+    if recorder is not None:
+        recorder.on_create(obj)
+
+
 def forbid_replay(reason: str) -> None:
-    """Note that this thread does something that no replay can do: "{}" stands for the name of the function."""
+    """Report that this thread does what cannot be replayed. "{}" in the reason stands for the public function."""
     recorder = recorders.get(get_ident()) if recorders else None
     if recorder is not None:
         recorder.forbid_replay(reason)
 
 
-def read(*things: Any) -> None:
-    """Note that what this thread does depends on these modules, nodes or arrays of tensors."""
-    recorder = recorders.get(get_ident()) if recorders else None
-    if recorder is not None:
-        for thing in things:
-            recorder.read(thing)
-
-
-def note_creation(thing: Any) -> None:
-    """Note that this thread has made a thing whose changes are noted."""
-    recorder = recorders.get(get_ident()) if recorders else None
-    if recorder is not None:
-        recorder.make(thing)
-
-
-# ---------------------------------------------------------------------- what has changed
-
-
-class _Count:
-    """The time of the last change of a thing, 0 for none. It keeps the thing, whose id is thus its own."""
-
-    __slots__ = ("__weakref__", "thing", "value")
-
-    def __init__(self, thing: Any) -> None:
-        self.thing = thing
-        self.value = 0
-
-
-_tick: Callable[[], int] = itertools.count(1).__next__
-latest = 0
-"""The time of the last change of anything that is counted."""
-_counts: WeakValueDictionary[int, _Count] = WeakValueDictionary()
-"""By the id of the thing, as long as there is an `Unchanged` of it."""
-
-
-def invalidate(*things: Any) -> None:
-    """Note a change, after it was made, of what decides the calls of a step: of modules, nodes, arrays of tensors.
-
-    The array of a tensor stands for the tensor: what is noted is that it has another array from now on, or that it
-    needs a gradient or no longer does.
-    """
-    if recorders:
-        _tell(things)
-    for thing in things:
-        _count(thing, None)
-
-
-def _tell(things: Iterable[Any], others_alone: bool = False) -> None:
-    for thread, recorder in list(recorders.items()):
-        if not (others_alone and thread == get_ident()):
-            for thing in things:
-                recorder.change(thing, thread == get_ident())
-
-
-def _count(thing: Any, value: int | None) -> None:
-    """Give a thing, if it is counted, a new time of its last change, or `value`."""
-    global latest
-    count = _counts.get(id(thing))
-    if count is not None:
-        now = _tick()
-        count.value = now if value is None else value
-        latest = now  # only then, since threads may look meanwhile
-
-
-@contextlib.contextmanager
-def changed_meanwhile(*things: Any) -> Iterator[None]:
-    """Things that are changed inside a `with`, and at its end are as they were before it.
-
-    A recorder of this thread is not told: it sees what is done.
-    """
-    before = [(thing, _counts.get(id(thing))) for thing in things]
-    values = [None if count is None else count.value for _, count in before]
-    for thing in things:
-        _count(thing, None)
-    meanwhile = [None if count is None else count.value for _, count in before]
-    try:
-        yield
-    finally:
-        _tell(things, others_alone=True)
-        for (thing, count), value, noted in zip(before, values, meanwhile, strict=True):
-            _count(thing, value if count is not None and count.value == noted else None)
-
-
-class Unchanged:
-    """Tells whether all of some things are as they were when this was made. `latest`: the last change that it knows."""
-
-    __slots__ = ("_counts", "_values", "latest")
-
-    def __init__(self, things: Iterable[Any]) -> None:
-        self.latest = latest
-        self._counts = [_counts.setdefault(id(thing), _Count(thing)) for thing in things]
-        self._values = [count.value for count in self._counts]
-
-    def __bool__(self) -> bool:
-        now = latest
-        if self.latest == now:
-            return True
-        if [count.value for count in self._counts] != self._values:
-            return False
-        self.latest = now
-        return True
-
-    def first_change(self) -> Any:
-        """The first of the things that has changed, or None."""
-        return next((c.thing for c, value in zip(self._counts, self._values, strict=True) if c.value != value), None)
-
-
 def opaque_call(function: Callable[_P, _Result]) -> Callable[_P, _Result]:
-    """Mark a function that a recorder sees as a whole, and repeats as a whole: it reads or changes Python's objects."""
+    """Decorate a function that reads or changes Python objects: it is recorded and replayed as one call."""
 
     @functools.wraps(function)
     def call(*arguments: _P.args, **options: _P.kwargs) -> _Result:
         if recorders:
             recorder = recorders.get(get_ident())
             if recorder is not None:
-                result: _Result = recorder.call(function, arguments, options)
+                result: _Result = recorder.opaque_call(function, arguments, options)
                 return result
         return function(*arguments, **options)
 
     return call
+
+
+# ---------------------------------------------------------------------- invalidation
+
+
+class _Version:
+    """When an object last changed: 0, or a time of the clock. It keeps the object alive, so that its id stays its own."""
+
+    __slots__ = ("__weakref__", "obj", "value")
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj
+        self.value = 0
+
+
+_tick: Callable[[], int] = itertools.count(1).__next__
+_last_change = 0
+"""The time of the last change of any object that has a version."""
+_versions: WeakValueDictionary[int, _Version] = WeakValueDictionary()
+"""The versions by the id of the object, as long as a `Snapshot` holds them."""
+
+
+def invalidate(*objects: Any) -> None:
+    """Report, after the fact, that modules, leaves or arrays of tensors have changed, and advance their versions."""
+    if recorders:
+        _report_change(objects)
+    for obj in objects:
+        _set_version(obj, None)
+
+
+def _report_change(objects: Iterable[Any], others_only: bool = False) -> None:
+    for thread, recorder in list(recorders.items()):
+        if not (others_only and thread == get_ident()):
+            for obj in objects:
+                recorder.on_change(obj, thread == get_ident())
+
+
+def _set_version(obj: Any, value: int | None) -> None:
+    """Set the version of an object that has one to `value`, or to the time now."""
+    global _last_change
+    version = _versions.get(id(obj))
+    if version is not None:
+        now = _tick()
+        version.value = now if value is None else value
+        _last_change = now  # only now that the version is set: other threads compare this first
+
+
+@contextlib.contextmanager
+def temporary_change(*objects: Any) -> Iterator[None]:
+    """Objects that are changed within a `with`, and restored at its end: snapshots from before are valid again then.
+
+    The recorder of this thread is not told, since it sees the calls that are made within.
+    """
+    before = [(obj, _versions.get(id(obj))) for obj in objects]
+    values = [None if version is None else version.value for _, version in before]
+    for obj in objects:
+        _set_version(obj, None)
+    within = [None if version is None else version.value for _, version in before]
+    try:
+        yield
+    finally:
+        _report_change(objects, others_only=True)
+        for (obj, version), value, own in zip(before, values, within, strict=True):
+            _set_version(obj, value if version is not None and version.value == own else None)
+
+
+class Snapshot:
+    """The versions of some objects: `is_current` tells whether none of them has changed since."""
+
+    __slots__ = ("_checked", "_values", "_versions")
+
+    def __init__(self, objects: Iterable[Any]) -> None:
+        self._checked = _last_change
+        self._versions = [_versions.setdefault(id(obj), _Version(obj)) for obj in objects]
+        self._values = [version.value for version in self._versions]
+
+    def is_current(self) -> bool:
+        """Whether no object has changed. Cheap as long as no object of any snapshot has."""
+        now = _last_change
+        if self._checked == now:
+            return True
+        if [version.value for version in self._versions] != self._values:
+            return False
+        self._checked = now
+        return True
+
+    def first_changed(self) -> Any:
+        """The first object that has changed, or None."""
+        pairs = zip(self._versions, self._values, strict=True)
+        return next((version.obj for version, value in pairs if version.value != value), None)

@@ -19,7 +19,7 @@ from gradflow.backend import Array, Backend, Device
 from gradflow.backend.discovery import backend_prefixes
 from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.dtypes import DTYPES, DType, as_dtype, is_number, weak_number
-from gradflow.interception import forbid_replay, invalidate, opaque_call, read, recorders
+from gradflow.interception import forbid_replay, invalidate, opaque_call, recorders, report_read
 from gradflow.printing import _ARRAY_TEXT, _describe
 from gradflow.shapes import is_sequence
 
@@ -65,21 +65,21 @@ class Tensor:
     def dtype(self) -> DType:
         """The data type of the elements, one of `gradflow.float32` and so on."""
         if recorders:
-            read(self.array)
+            report_read(self.array)
         return DTYPES[self.backend.dtype_name(self.array.dtype)]
 
     @property
     def device(self) -> Device:
         """Where the elements are."""
         if recorders:
-            read(self.array)
+            report_read(self.array)
         return self.backend.device
 
     @property
     def requires_grad(self) -> bool:
         """Whether operations on this tensor are recorded. Assign to a leaf to change it."""
         if recorders:
-            read(self.array)
+            report_read(self.array)
         return self._node is not None
 
     @requires_grad.setter
@@ -114,7 +114,7 @@ class Tensor:
     def is_leaf(self) -> bool:
         """Whether this tensor was made by a user and not computed from tensors that need a gradient."""
         if recorders:
-            read(self.array)
+            report_read(self.array)
         return self._node is None or self._node.op is None
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.autograd.saved import tick
 from gradflow.backend import Array, Backend
-from gradflow.interception import read, recorders
+from gradflow.interception import recorders, report_read
 
 if TYPE_CHECKING:
     from gradflow.autograd.leaf import Leaf
@@ -144,5 +144,5 @@ def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = (),
         order.sort(key=_id, reverse=True)  # nearly so already, which makes it quick
     order += leaves
     if recorders:
-        read(*order)
+        report_read(*order)
     return order

@@ -13,7 +13,7 @@ from gradflow.autograd.hooks import Handle
 from gradflow.autograd.saved import Memory, time_of_change
 from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.dtypes import DType
-from gradflow.interception import changed_meanwhile, forbid_replay, invalidate, note_creation, reads_are_seen
+from gradflow.interception import forbid_replay, invalidate, report_creation, report_reads, temporary_change
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, equal, isnan, where
 from gradflow.tensor import Tensor, device_and_dtype
@@ -55,7 +55,7 @@ class Incompatible(NamedTuple):
     unexpected_keys: list[str]
 
 
-@reads_are_seen
+@report_reads
 class Module:
     """A function with parameters. Subclasses assign parameters and modules to attributes and define `forward`.
 
@@ -78,7 +78,7 @@ class Module:
     _forward_hooks: dict[int, Callable[..., Any]] | None = None
 
     def __init__(self) -> None:
-        note_creation(self)
+        report_creation(self)
         object.__setattr__(self, "_parameters", {})
         object.__setattr__(self, "_buffers", {})
         object.__setattr__(self, "_modules", {})
@@ -447,7 +447,7 @@ def functional_call(module: Module, parameters: Mapping[str, Tensor], *inputs: A
         for attribute, tensor in (owner._parameters | owner._buffers).items()
         if id(tensor) in replaced
     ]
-    with changed_meanwhile(*{id(owner): owner for owner, _, _ in places}.values()):
+    with temporary_change(*{id(owner): owner for owner, _, _ in places}.values()):
         try:
             for owner, attribute, tensor in places:
                 object.__setattr__(owner, attribute, replaced[id(tensor)])

@@ -12,7 +12,7 @@ from operator import is_
 from typing import Any
 
 from gradflow.backend import Array, Backend
-from gradflow.interception import opaque_call, reads_are_seen
+from gradflow.interception import opaque_call, report_reads
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, greater_equal, isfinite
 from gradflow.ops.table import kind_and_fix
@@ -33,7 +33,7 @@ def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> f
     return number
 
 
-@reads_are_seen
+@report_reads
 class Optimizer:
     """Changes parameters after their gradients.
 

@@ -58,8 +58,8 @@ class _Plan:
     def forget(self, call: int) -> None:
         """Let go of what was recorded before a change."""
         for each in (self.program, self.recording):
-            if each is not None and not (each.unchanged and _same_groups(each.groups)):
-                changed = each.unchanged.first_change()
+            if each is not None and not (each.unchanged.is_current() and _same_groups(each.groups)):
+                changed = each.unchanged.first_changed()
                 thing = "a parameter group" if changed is None else _describe(changed)
                 self.reason = _Reason(f"{thing}, which it uses, changes between calls")
                 if call - each.made < _WORTHWHILE:

@@ -16,7 +16,7 @@ from gradflow.autograd.graph import Node
 from gradflow.autograd.leaf import Leaf
 from gradflow.autograd.saved import tick
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend
-from gradflow.interception import Recorder, Unchanged, recorders, start, stop
+from gradflow.interception import Recorder, Snapshot, recorders, start, stop
 from gradflow.tensor import Tensor
 from gradflow.tree import flatten, map_tree
 
@@ -105,7 +105,7 @@ class _Recording(Recorder):
     optimizers.
     """
 
-    unchanged: Unchanged
+    unchanged: Snapshot
 
     def __init__(self, backend: Backend, made: int, before: Sequence[_Groups]) -> None:
         self.backend = backend
@@ -151,7 +151,7 @@ class _Recording(Recorder):
             used = {**self._read, **self.constants}
             for leaf in self.leaves:  # nobody has tensors in their buffers where a program is made: see `_state_of`
                 used.pop(id(leaf.buffer), None)
-            self.unchanged = Unchanged(used.values())
+            self.unchanged = Snapshot(used.values())
         for x, view in zip(given, views, strict=True):
             if view._node is not None:  # the step told it to require a gradient
                 x._node = view._node
@@ -206,7 +206,7 @@ class _Recording(Recorder):
             return any(map(self._has_mask, key))
         return hasattr(key, "dtype") and self.backend.dtype_name(key.dtype) == "bool"
 
-    def call(self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def opaque_call(self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if self._busy:
             return function(*arguments, **options)
         arguments, options = tuple(map(_listed, arguments)), {name: _listed(x) for name, x in options.items()}
@@ -261,7 +261,7 @@ class _Recording(Recorder):
             frame = frame.f_back
         return name, f"{frame.f_code.co_filename}, line {frame.f_lineno}"
 
-    def read(self, thing: Any, attribute: str = "") -> None:
+    def on_read(self, thing: Any, attribute: str = "") -> None:
         if self._busy or id(thing) in self._names or id(thing) in self._made:
             return
         kind = type(thing)  # not its __class__, which would be another attribute that is read
@@ -278,10 +278,10 @@ class _Recording(Recorder):
                 self._groups_of(thing).are_read = True
                 self._busy = False
 
-    def make(self, thing: Any) -> None:
+    def on_create(self, thing: Any) -> None:
         self._made[id(thing)] = thing
 
-    def change(self, thing: Any, here: bool) -> None:
+    def on_change(self, thing: Any, here: bool) -> None:
         if id(thing) in self._made:
             return
         if here and not self._busy:

@@ -19,7 +19,6 @@ from operator import index
 from threading import get_ident
 from typing import Any, Protocol, TypeVar, overload
 
-from gradflow import interception
 from gradflow.autograd.grad_mode import current_observer, is_grad_enabled
 from gradflow.backend import Backend
 from gradflow.backend.registry import current_device, get_backend
@@ -151,7 +150,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
         if (
             free
             and program is not None
-            and (program.unchanged.latest == interception.latest or program.unchanged)
+            and program.unchanged.is_current()
             and _same_groups(program.groups)
             and [_state_of(leaf) for leaf in program.leaves] == program.states
         ):
