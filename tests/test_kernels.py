@@ -169,26 +169,11 @@ def test_a_kernel_of_a_third_party_counts_as_native(how: str, monkeypatch: pytes
 TRAINING = """
 import json, sys
 import gradflow as gf
-from gradflow import nn, optim
+from gradflow.testing.conformance.training_run import train
 
 device, dtype = sys.argv[1:]
-gf.manual_seed(3)
-with gf.use_device(device):
-    model = nn.Sequential(
-        nn.MLP([7, 16, 12], activation="gelu", dropout=0.2, dtype=dtype), nn.LayerNorm((12,), dtype=dtype), nn.Tanh(),
-        nn.Dropout(0.3), nn.Linear(12, 5, dtype=dtype),
-    )
-    x, labels = gf.random.normal((33, 7), dtype=dtype), gf.tensor([i % 5 for i in range(33)], dtype="int64")
-    optimizer = optim.Adam(model.parameters(), lr=0.01)
-    losses = []
-    for _ in range(30):
-        optimizer.zero_grad()
-        loss = gf.cross_entropy(model(x), labels, label_smoothing=0.1)
-        loss.backward()
-        optim.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-    print(json.dumps([gf.get_backend().kernels(), losses]))
+losses, _ = train(device, dtype, lambda parameters: gf.optim.Adam(parameters, lr=0.01), steps=30)
+print(json.dumps([gf.get_backend(device).kernels(), losses]))
 """
 
 

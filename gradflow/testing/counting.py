@@ -37,15 +37,27 @@ class SyncError(RuntimeError):
 
 
 @dataclass
-class Transfers:
-    """What `count_transfers` counted so far."""
+class HostTraffic:
+    """Copies between host and device, and waits of the host, counted one call at a time."""
 
     to_host: int = 0
-    """Copies from a device to the host, as of `.item()`, `.numpy()` or printing. Each waits for the device."""
+    """Copies from a device to the host, such as by `.item()`, `.numpy()` or printing. Each waits for the device."""
     from_host: int = 0
-    """Copies from the host to a device, as of `gradflow.tensor([1, 2])`."""
+    """Copies from the host to a device, such as by `gradflow.tensor([1, 2])`."""
     synchronizations: int = 0
-    """How often the host waited: each copy to the host, `gradflow.synchronize`, the time between two events."""
+    """How often the host waited: each copy to the host, each `gradflow.synchronize`, the time between two events."""
+
+    def record(self, service: str) -> None:
+        """Count a call of this service of a backend: `to_host`, `from_host` or `synchronize`."""
+        self.to_host += service == "to_host"
+        self.from_host += service == "from_host"
+        self.synchronizations += service in ("to_host", "synchronize")
+
+
+@dataclass
+class Transfers(HostTraffic):
+    """What `count_transfers` has counted so far."""
+
     bytes_to_host: int = 0
     """The bytes of all copies to the host."""
     bytes_from_host: int = 0
@@ -171,14 +183,11 @@ def _watched(backend: Backend, name: str, service: Callable[..., Any]) -> Callab
         finally:
             _inside.reset(token)
         for counter in _counters.get():
+            counter.record("from_host" if moves else name)
             if name == "to_host":
-                counter.to_host += 1
                 counter.bytes_to_host += result.nbytes
             elif moves:
-                counter.from_host += 1
                 counter.bytes_from_host += _bytes(backend, result)
-            if name not in _FROM_HOST:
-                counter.synchronizations += 1
         return result
 
     return call

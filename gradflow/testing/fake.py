@@ -18,6 +18,7 @@ import numpy as np
 
 from gradflow.backend import ARRAY_FUNCTIONS, Backend, Diagnosis, MemoryStats
 from gradflow.backend.registry import get_backend
+from gradflow.testing.counting import HostTraffic
 
 _ARITHMETIC = (
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift",
@@ -30,15 +31,9 @@ _VALUES = (
 
 
 @dataclass
-class Counts:
+class Counts(HostTraffic):
     """What was done with a fake device: see `FakeBackend.counts`."""
 
-    to_host: int = 0
-    """Copies to the host."""
-    from_host: int = 0
-    """Copies from the host, also of numbers and lists that became arrays."""
-    synchronizations: int = 0
-    """How often the host waited: in each copy to the host, and in `synchronize`."""
     allocations: int = 0
     """New arrays with memory of their own."""
     launches: int = 0
@@ -189,7 +184,7 @@ or Tensor.numpy() or .item()
             return obj if dtype is None or obj.dtype == dtype else self.astype(obj, dtype)
         if isinstance(obj, (np.ndarray, np.generic)):
             raise TypeError(f"a NumPy array goes to {self.device} with from_host")
-        self.counts.from_host += 1
+        self.counts.record("from_host")
         return self._wrap(np.array(obj, dtype=dtype))
 
     def empty(self, shape: Any, *, dtype: Any = None) -> FakeArray:
@@ -199,21 +194,20 @@ or Tensor.numpy() or .item()
     # ------------------------------------------------------------------ device services
 
     def to_host(self, array: Any) -> Any:
-        self.counts.to_host += 1
-        self.counts.synchronizations += 1
+        self.counts.record("to_host")
         if not isinstance(array, FakeArray):
             raise TypeError(f"to_host of {self.device} got a {type(array).__name__}")
         return np.array(self._unwrap(array), order="C")
 
     def from_host(self, values: Any) -> FakeArray:
-        self.counts.from_host += 1
+        self.counts.record("from_host")
         return self._wrap(np.array(values, order="C"))
 
     def copy(self, x: FakeArray) -> FakeArray:
         return self._run(lambda values: np.array(values, order="C"), (x,))
 
     def synchronize(self) -> None:
-        self.counts.synchronizations += 1
+        self.counts.record("synchronize")
 
     def memory_stats(self) -> MemoryStats:
         return MemoryStats(self._in_use, self._peak, self._in_use)

@@ -12,6 +12,7 @@ import gradflow as gf
 from gradflow import nn, optim
 from gradflow.testing.conformance.harness import reference_device
 from gradflow.testing.conformance.kernel_cases.inputs import normal
+from gradflow.testing.conformance.training_run import gradient_of, train
 from gradflow.testing.tolerances import assert_agree
 
 OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
@@ -23,50 +24,17 @@ OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "RMSprop": lambda p: optim.RMSprop(p, lr=0.01),
     "RMSprop centred": lambda p: optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
 }
-STEPS = 20
 LOSS_BOUND = {"float64": 1e-10, "float32": 1e-4}
 """How far a loss may be from that on NumPy, relative to it: roundings of 1e-16 and 6e-8, which the steps add up."""
-
-
-def _train(device: str, dtype: str, optimizer: str) -> tuple[list[float], list[Any]]:
-    """The losses of a run and the parameters at its end. A step must leave the gradients as they are."""
-    gf.manual_seed(3)
-    with gf.use_device(device):
-        model = nn.Sequential(
-            nn.MLP([7, 16, 12], activation="gelu", dropout=0.2, dtype=dtype), nn.LayerNorm((12,), dtype=dtype),
-            nn.Tanh(), nn.Dropout(0.3), nn.Linear(12, 5, dtype=dtype),
-        )  # fmt: skip
-        parameters = list(model.parameters())
-        x = gf.random.normal((33, 7), dtype=dtype)
-        labels = gf.tensor(np.arange(33) % 5)
-        stepper = OPTIMIZERS[optimizer](parameters)
-        losses = []
-        for _ in range(STEPS):
-            stepper.zero_grad()
-            loss = gf.cross_entropy(model(x), labels, label_smoothing=0.1)
-            loss.backward()
-            optim.clip_grad_norm_(parameters, 1.0)
-            before = [_gradient(p) for p in parameters]
-            stepper.step()
-            for gradient, p in zip(before, parameters, strict=True):
-                assert_agree("a gradient after the step", _gradient(p), gradient)
-            losses.append(loss.item())
-        assert all(p.device == gf.Device(device) for p in parameters)
-        return losses, [p.detach().numpy() for p in parameters]
-
-
-def _gradient(p: gf.Tensor) -> Any:
-    assert p.grad is not None
-    return p.grad.detach().numpy()
 
 
 @pytest.mark.parametrize("dtype", LOSS_BOUND)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_run(device: str, optimizer: str, dtype: str) -> None:
     """An MLP with dropout, layer norm, clipping and cross-entropy: the losses and the parameters are NumPy's."""
-    losses, parameters = _train(device, dtype, optimizer)
+    losses, parameters = train(device, dtype, OPTIMIZERS[optimizer])
     with reference_device() as name:
-        expected, expected_parameters = _train(name, dtype, optimizer)
+        expected, expected_parameters = train(name, dtype, OPTIMIZERS[optimizer])
     assert losses[-1] < 0.9 * losses[0], "the run does not learn"
     bound = LOSS_BOUND[dtype]
     assert_agree("the losses", np.array(losses), np.array(expected), bound=bound * np.array(expected))
@@ -154,7 +122,9 @@ def _gradients(device: str, title: str, dtype: str) -> tuple[list[Any], list[Any
         assert x.grad is not None
         assert x.grad.device == x.device
         assert x.grad.dtype == x.dtype
-    return [out.detach().numpy(), *[g.detach().numpy() for g in first if g is not None]], [_gradient(x) for x in inputs]
+    return [out.detach().numpy(), *[g.detach().numpy() for g in first if g is not None]], [
+        gradient_of(x) for x in inputs
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
