@@ -12,7 +12,8 @@ import gradflow as gf
 from gradflow import nn
 from gradflow.backend import dropout_threshold
 from gradflow.testing import assert_agree, eps, host, product_bound, sum_bound, ulp_bound
-from gradflow.testing.workloads import EPOCHS, OPTIMIZERS, STEPS, Place, Run
+from gradflow.testing.workloads import Place
+from gradflow.testing.workloads.training import EPOCHS, OPTIMIZERS, STEPS, Run
 
 SIZES = [1, 2, 31, 32, 33, 257, 1000]
 
