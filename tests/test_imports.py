@@ -27,7 +27,7 @@ BACKENDS = ROOT / "backends"
 
 LAYERS: tuple[set[str], ...] = (
     {"dtypes", "environment", "interception", "modes", "shapes", "text", "tree"},
-    {"backend.array_functions", "backend.device", "backend.kernels"},
+    {"backend.array_functions", "backend.device", "backend.half_floats", "backend.kernels"},
     {"backend.activations", "backend.optimizer_steps", "backend.philox"},
     {"backend.composed"},
     {"backend.contract"},

@@ -16,6 +16,7 @@ from types import MethodType
 from typing import Any
 
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Array, Diagnosis, Event, MemoryStats
+from gradflow.backend.half_floats import widened
 from gradflow.dtypes import DTYPES
 from gradflow_cupy import diagnosis
 from gradflow_cupy.losses import LossKernels
@@ -27,8 +28,8 @@ _WITH_NUMBERS = (
     "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
 )  # fmt: skip
 """The functions of two operands that know bfloat16, and give float32 where a Python float is one of them."""
-_IN_FLOAT32 = ("where", "round", "argsort")
-"""The functions that do not know bfloat16: they give float32, or fail. Sums are made in float32 by `AccurateSums`."""
+_WITHOUT_BFLOAT16 = ("where", "round", "argsort")
+"""The functions that do not support bfloat16: they return float32, or fail. `AccurateSums` sums in float32."""
 
 _SERVICES = ("to_host", "from_host", "from_host_later", "pin", "free_memory", "getitem", "setitem", "copy", "event")
 
@@ -56,8 +57,8 @@ class CupyBackend(LossKernels, OptimizerKernels):
         if "bfloat16" in self.dtypes:
             for name in _WITH_NUMBERS:
                 setattr(self, name, _with_numbers_of(self.dtypes["bfloat16"], getattr(self, name)))
-            for name in _IN_FLOAT32:
-                setattr(self, name, _in_float32(self.dtypes["bfloat16"], getattr(self, name)))
+            for name in _WITHOUT_BFLOAT16:
+                setattr(self, name, _with_bfloat16(self, getattr(self, name)))
         if cupy.cuda.runtime.getDeviceCount() > 1:
             for function in ARRAY_FUNCTIONS:
                 setattr(self, function, _on(self._place, getattr(self, function)))
@@ -280,19 +281,19 @@ def _with_numbers_of(dtype: Any, function: Callable[..., Any]) -> Callable[..., 
     return with_numbers
 
 
-def _in_float32(dtype: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, with its arrays of `dtype` as float32, and a result of float32 made of them of `dtype` again."""
+def _with_bfloat16(backend: CupyBackend, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which does not support bfloat16, computing such arrays in float32."""
+    bfloat16 = backend.dtypes["bfloat16"]
 
     @functools.wraps(function, assigned=("__name__", "__doc__"), updated=())
-    def in_float32(*arguments: Any, **options: Any) -> Any:
+    def with_bfloat16(*arguments: Any, **options: Any) -> Any:
         given = [a.dtype for a in arguments if hasattr(a, "dtype")]
-        if dtype not in given:
+        if bfloat16 not in given:
             return function(*arguments, **options)
-        wide = (a.astype("float32") if hasattr(a, "dtype") and a.dtype == dtype else a for a in arguments)
-        result = function(*wide, **options)
-        return result.astype(dtype) if result.dtype == "float32" and "float32" not in given else result
+        result = function(*widened(arguments, backend), **options)
+        return result.astype(bfloat16) if result.dtype == "float32" and "float32" not in given else result
 
-    return in_float32
+    return with_bfloat16
 
 
 def _on(place: Any, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -28,6 +28,7 @@ from gradflow.autograd.leaf import Leaf, _accumulate, _hand_out, locks
 from gradflow.autograd.parts import Part, _PartsOf, _with_parts
 from gradflow.autograd.saved import _free, _saved
 from gradflow.backend import Backend
+from gradflow.backend.half_floats import widened
 from gradflow.shapes import broadcasts
 
 
@@ -248,13 +249,9 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
 
 def _widened(F: Any, g: Any, out: Any, values: Sequence[Any], node: Node) -> tuple[Any, Any, Sequence[Any]]:
     """What the rules of a node read, with half floats in float32."""
-    half, single = node.backend.half_dtypes, node.backend.single
-
-    def wide(x: Any) -> Any:
-        native = getattr(getattr(x, "array", x), "dtype", None)
-        return x if native not in half or x.__class__ in (Node, Leaf) else F.astype(x, single)
-
-    return wide(g), wide(out), [wide(x) for x in values]
+    backend = node.backend
+    values = [x if x.__class__ in (Node, Leaf) else widened(x, backend, F) for x in values]
+    return widened(g, backend, F), widened(out, backend, F), values
 
 
 def _fitted(result: Any, F: Any, node: Node, argument: int, on_tensors: bool) -> Any:

@@ -8,7 +8,8 @@ from gradflow.backend.activations import ACTIVATIONS, Activation
 from gradflow.backend.array_functions import ARRAY_FUNCTIONS, Array
 from gradflow.backend.contract import Backend
 from gradflow.backend.device import Device, Diagnosis, Event, MemoryStats
-from gradflow.backend.kernels import KERNELS, in_float32, kernel
+from gradflow.backend.half_floats import in_float32
+from gradflow.backend.kernels import KERNELS, kernel
 from gradflow.backend.philox import dropout_threshold
 from gradflow.backend.sums import AccurateSums
 from gradflow.shapes import axes_of

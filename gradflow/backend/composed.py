@@ -8,7 +8,8 @@ from typing import Any
 
 from gradflow.backend.activations import ACTIVATIONS
 from gradflow.backend.array_functions import Array
-from gradflow.backend.kernels import KernelBase, in_float32, kernel
+from gradflow.backend.half_floats import in_float32
+from gradflow.backend.kernels import KernelBase, kernel
 
 
 class ComposedKernels(KernelBase):

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 
 from gradflow.backend.array_functions import Array
-from gradflow.backend.kernels import KernelBase, in_float32, kernel
+from gradflow.backend.half_floats import in_float32
+from gradflow.backend.kernels import KernelBase, kernel
 
 
 class OptimizerKernels(KernelBase):

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from gradflow.backend.array_functions import Array
-from gradflow.backend.kernels import KernelBase, in_float32, kernel
+from gradflow.backend.half_floats import in_float32
+from gradflow.backend.kernels import KernelBase, kernel
 
 _PHILOX_M = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _PHILOX_W = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradflow.backend.array_functions import Array
 from gradflow.backend.contract import Backend
+from gradflow.backend.half_floats import in_float32
 from gradflow.shapes import axes_of
 
 
@@ -28,10 +29,9 @@ class AccurateSums(Backend):
                 setattr(self, f"own_{name}", getattr(namespace, name))
         super().__init__(namespace, index)
 
+    @in_float32
     def sum(self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
         """The sum over `axis`: of 32 numbers each, then of 8 of those sums each, until one is left."""
-        if x.dtype in self.half_dtypes:
-            return self.astype(self.sum(self._widened(x), axis=axis, keepdims=keepdims), x.dtype)
         axes = axes_of(axis, x.ndim)
         n, step = math.prod(x.shape[a] for a in axes), 32
         if n <= step or 0 in x.shape or self.dtype_name(x.dtype) not in ("float32", "float64"):
@@ -48,28 +48,31 @@ class AccurateSums(Backend):
         shape = tuple(1 if a in axes else m for a, m in enumerate(x.shape) if keepdims or a not in axes)
         return self.reshape(self.own_sum(rows, axis=0), shape)
 
+    @in_float32
     def mean(self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
         """The sum over `axis` divided by the number of its terms."""
         n = math.prod(x.shape[a] for a in axes_of(axis, x.ndim))
-        total = self.sum(self._widened(x), axis=axis, keepdims=keepdims)
-        return self.astype(self.divide(total, float(n)), x.dtype, copy=False)
+        return self.divide(self.sum(x, axis=axis, keepdims=keepdims), float(n))
 
+    @in_float32
     def var(
         self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, correction: float = 0.0, keepdims: bool = False
     ) -> Array:
-        """The mean of the squared deviations from the mean, divided by their number less `correction`."""
-        return self.astype(self._variance(x, axis, correction, keepdims), x.dtype, copy=False)
+        """The sum of the squared deviations from the mean, divided by their number less `correction`."""
+        n = math.prod(x.shape[a] for a in axes_of(axis, x.ndim))
+        squares = self.square(self.subtract(x, self.mean(x, axis=axis, keepdims=True)))
+        return self.divide(self.sum(squares, axis=axis, keepdims=keepdims), max(n - correction, 0.0))
 
+    @in_float32
     def std(
         self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, correction: float = 0.0, keepdims: bool = False
     ) -> Array:
         """The square root of the variance."""
-        return self.astype(self.sqrt(self._variance(x, axis, correction, keepdims)), x.dtype, copy=False)
+        return self.sqrt(self.var(x, axis=axis, correction=correction, keepdims=keepdims))
 
+    @in_float32
     def cumulative_sum(self, x: Array, /, *, axis: int | None = None) -> Array:
         """The running sum along `axis`: in float64; that of float64 with the running sum of its own errors added."""
-        if x.dtype in self.half_dtypes:
-            return self.astype(self.cumulative_sum(self._widened(x), axis=axis), x.dtype)
         name = self.dtype_name(x.dtype)
         if name == "float32":
             wide = self.astype(x, self.dtypes["float64"])
@@ -87,12 +90,3 @@ class AccurateSums(Backend):
         missing = self.subtract(self.subtract(x, step), lost)
         missing = self.where(self.isfinite(missing), missing, 0.0)  # of infinite sums
         return self.add(sums, self.own_cumulative_sum(missing, axis=axis))
-
-    def _widened(self, x: Array) -> Array:
-        return self.astype(x, self.single) if x.dtype in self.half_dtypes else x
-
-    def _variance(self, x: Array, axis: int | tuple[int, ...] | None, correction: float, keepdims: bool) -> Array:
-        x = self._widened(x)
-        n = math.prod(x.shape[a] for a in axes_of(axis, x.ndim))
-        squares = self.square(self.subtract(x, self.mean(x, axis=axis, keepdims=True)))
-        return self.divide(self.sum(squares, axis=axis, keepdims=keepdims), max(n - correction, 0.0))

@@ -17,6 +17,7 @@ from typing import Any
 from gradflow.autograd.grad_mode import FAST, OFF, current_observer, grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.backend import Backend
+from gradflow.backend.half_floats import widened
 from gradflow.backend.registry import DeviceMismatchError
 from gradflow.dtypes import DEFAULT, as_dtype, is_number, promote, weak_number
 from gradflow.tensor import Tensor
@@ -257,7 +258,7 @@ def binary(
             array, x = (b, a) if a.__class__ is float else (a, b)
             native = array.dtype
             if native is not F.single and native in F.half_dtypes and not (x.is_integer() and -256.0 <= x <= 256.0):
-                return F.astype(compute(F, *in_single(F, a, b)), native)
+                return F.astype(compute(F, *widened((a, b), F)), native)
         return compute(F, a, b)
 
     op = defop(name, first, second, forward=forward, exact=exact)
@@ -310,11 +311,6 @@ LARGEST_HALF = 65504.0
 """The largest finite float16."""
 
 
-def in_single(F: Any, *operands: Any) -> list[Any]:
-    """The operands, arrays in float32 and Python numbers as they are."""
-    return [x if x.__class__ is float else F.astype(x, F.single) for x in operands]
-
-
 def plain_binary(name: str, doc: str, of_bools: bool = False, array_name: str | None = None) -> TensorFunction:
     """A function of two tensors or numbers whose result carries no gradient."""
     compute = elementwise(name, array_name)
@@ -333,7 +329,7 @@ def plain_binary(name: str, doc: str, of_bools: bool = False, array_name: str | 
         a = x1.array if isinstance(x1, Tensor) else x1
         b = x2.array if isinstance(x2, Tensor) else x2
         if other.__class__ is float and LARGEST_HALF < abs(other) < math.inf and tensor.array.dtype in F.half_dtypes:
-            a, b = in_single(F, a, b)  # not with the infinity that the number would round to
+            a, b = widened((a, b), F)  # not with the infinity that the number would round to
         return Tensor(compute(F, a, b), F)
 
     BINARY_OPERATORS[name] = as_operator(function)
