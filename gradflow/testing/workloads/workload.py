@@ -56,8 +56,10 @@ class Workload:
 
 
 def f64(x: Any) -> Any:
+    """Return the values of x on the host, in float64."""
     return host(x).astype(np.float64)
 
 
 def times_size(factor: float, x: Any, power: int = 1) -> Any:
+    """Return `factor * eps * (1 + |x|**power)` for each element of x."""
     return factor * EPS * (1 + np.abs(f64(x)) ** power)
