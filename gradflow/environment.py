@@ -1,4 +1,4 @@
-"""What surrounds gradflow: environment variables, Ctrl-C, and how it was installed. For backends, too."""
+"""The process around gradflow: environment variables, Ctrl-C, and how gradflow was installed. Backends use it, too."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ from collections.abc import Iterator
 from typing import Any
 
 DISTRIBUTION = "gradflow-autograd"
+"""The name that pip knows gradflow by."""
 
 
 class VariableError(ValueError):
-    """An environment variable of gradflow has a value that means nothing; the message says which and what to type."""
+    """An environment variable of gradflow has an invalid value; the message names it and says what to type."""
 
 
 def switch(variable: str) -> bool | None:
-    """What an environment variable says, which is 1 or 0, or None where it says nothing. Raises VariableError."""
+    """The value of an environment variable that is 1 or 0, or None if it is unset or empty.
+
+    Raises VariableError for any other value.
+    """
     value = os.environ.get(variable, "")
     if value not in ("", "0", "1"):
-        raise VariableError(f"{variable} is 0, 1 or not set; it is {value!r}; type: unset {variable}")
+        raise VariableError(f"{variable} must be 0, 1 or unset; it is {value!r}; type: unset {variable}")
     return None if value == "" else value == "1"
 
 
 @contextlib.contextmanager
 def delayed_interrupts() -> Iterator[None]:
-    """Raise the KeyboardInterrupt of a Ctrl-C at the end of a `with` that imports a library; a second one, at once.
+    """Delay the KeyboardInterrupt of Ctrl-C to the end of a `with` that imports a library; a second one is immediate.
 
-    For what an import that is broken off leaves behind is broken for good, and many libraries take it for a fault of
-    their own installation.
+    A library whose import is interrupted stays half imported for the rest of the process, and many then blame their
+    own installation. Does nothing outside the main thread or where the program handles SIGINT itself.
     """
     import signal
     import threading
@@ -36,25 +40,25 @@ def delayed_interrupts() -> Iterator[None]:
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    came = False
+    interrupted = False
 
-    def note(number: int, frame: Any) -> None:
-        nonlocal came
-        if came:
+    def remember(number: int, frame: Any) -> None:
+        nonlocal interrupted
+        if interrupted:
             signal.default_int_handler(number, frame)
-        came = True
+        interrupted = True
 
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, remember)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if came:
+        if interrupted:
             raise KeyboardInterrupt
 
 
 def to_install(extra: str) -> str:
-    """What to type for the packages of an extra: in a clone, gradflow with the extra; otherwise those packages.
+    """Instructions for installing the packages of an extra: in a clone, gradflow with the extra; else the packages.
 
     >>> to_install("cuda12").startswith("type")
     True
@@ -64,8 +68,8 @@ def to_install(extra: str) -> str:
 
     try:
         installed = distribution(DISTRIBUTION)
-        origin = json.loads(installed.read_text("direct_url.json") or "{}")  # the file of PEP 610, written by pip
-    except PackageNotFoundError:  # a clone that is on the path
+        origin = json.loads(installed.read_text("direct_url.json") or "{}")  # written by pip, see PEP 610
+    except PackageNotFoundError:  # a clone on Python's path
         installed = None
     if installed is None or origin.get("dir_info", {}).get("editable"):
         return f'type, in the clone of gradflow: pip install -e ".[{extra}]"'

@@ -1,12 +1,12 @@
-"""Text of foreign origin, made fit to print on one line."""
+"""Text from other sources, such as error messages of libraries, made safe to print on one line."""
 
 from __future__ import annotations
 
 
-def plain(text: str) -> str:
-    r"""The words of a text on one line, with every invisible character (such as control codes) written out.
+def printable(text: str) -> str:
+    r"""The text on one line: runs of white space become one space, and characters that do not print are escaped.
 
-    >>> print(plain("it is\n\x1b[31mred"))
+    >>> print(printable("it is\n\x1b[31mred"))
     it is \x1b[31mred
     """
     words = " ".join(text.split())
@@ -14,10 +14,10 @@ def plain(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line: its kind, and the beginning of what it says."""
+    """The type and message of an error on one line; a message of more than 400 characters is cut."""
     try:
-        words = plain(str(error))
-    except Exception as failure:  # of its own __str__
-        words = f"an error that cannot be shown ({type(failure).__name__})"
-    words = words if len(words) <= 400 else f"{words[:400]} ..."
-    return f"{type(error).__name__}: {words}".rstrip(": ")
+        message = printable(str(error))
+    except Exception as failure:  # raised by the error's own __str__
+        message = f"an error that cannot be shown ({type(failure).__name__})"
+    message = message if len(message) <= 400 else f"{message[:400]} ..."
+    return f"{type(error).__name__}: {message}".rstrip(": ")

@@ -1,4 +1,4 @@
-"""Nested tuples, lists and dicts of tensors, taken apart and put together again. None holds nothing."""
+"""Trees: nested tuples, lists and dicts. Everything else in them is a leaf, except None, which counts as an empty tree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def flatten(tree: Any, path: str = "") -> list[tuple[str, Any]]:
-    """What a tree holds, from left to right, each with its path, as in "[0]['weight']"."""
+    """The leaves of a tree from left to right, each with its path, such as "[0]['weight']", after the prefix `path`."""
     return list(_walk(tree, path))
 
 
@@ -25,19 +25,19 @@ def _walk(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def rebuild(tree: Any, leaves: Sequence[Any]) -> Any:
-    """A tree like this one that holds `leaves`, in the order of `flatten`."""
+    """A tree of the same structure with other leaves, in the order of `flatten`."""
     remaining = iter(leaves)
     return map_tree(lambda _: next(remaining), tree)
 
 
 def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
-    """A tree like this one that holds `function` of what this one does."""
+    """A tree of the same structure with `function` applied to each leaf."""
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*[map_tree(function, part) for part in tree])
     if isinstance(tree, (tuple, list)):
         return type(tree)([map_tree(function, part) for part in tree])
     if isinstance(tree, dict):
-        out = copy.copy(tree)  # which keeps what a subclass has besides
+        out = copy.copy(tree)  # keeps the attributes of a subclass, such as the factory of a defaultdict
         for key, part in tree.items():
             out[key] = map_tree(function, part)
         return out
@@ -45,9 +45,9 @@ def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def check_state(state: Any) -> None:
-    """Raise TypeError unless `state` is a mapping, as every `load_state_dict` takes it."""
+    """Raise TypeError unless `state` is a mapping, as `load_state_dict` needs."""
     if not isinstance(state, Mapping):
         raise TypeError(
-            f"load_state_dict takes a state, as state_dict() gives it; got {type(state).__name__}"
+            f"load_state_dict takes a state dict, as state_dict() returns it; got {type(state).__name__}"
             + (f" {state!r}: read the file first" if isinstance(state, (str, Path)) else "")
         )

@@ -454,7 +454,7 @@ def test_a_library_that_is_told_nonsense_says_so_too() -> None:
             [sys.executable, "-c", code], env=child_environment(**{variable: "yes"}), capture_output=True, text=True
         )
         assert done.stdout.endswith(
-            f"VariableError: {variable} is 0, 1 or not set; it is 'yes'; type: unset {variable}\n"
+            f"VariableError: {variable} must be 0, 1 or unset; it is 'yes'; type: unset {variable}\n"
         )
 
 

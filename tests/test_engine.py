@@ -900,7 +900,7 @@ def test_a_child_forked_while_another_thread_adds_a_gradient_or_draws_goes_on() 
             return np.ones(2, dtype="float32")
 
     def hold() -> None:
-        with generator._drawing:
+        with generator._counter_lock:
             _accumulate(w._node, Slow(), False)
 
     thread = threading.Thread(target=hold)

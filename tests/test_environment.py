@@ -91,7 +91,8 @@ def test_a_switch(value: str, meaning: bool | None, monkeypatch: pytest.MonkeyPa
 
 def test_a_switch_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADFLOW_FUSED", "off")
-    with pytest.raises(VariableError, match="GRADFLOW_FUSED is 0, 1 or not set; it is 'off'; type: unset GRADFLOW_F"):
+    message = "GRADFLOW_FUSED must be 0, 1 or unset; it is 'off'; type: unset GRADFLOW_FUSED"
+    with pytest.raises(VariableError, match=message):
         backend_class("cpu")(0)
 
 

@@ -819,9 +819,9 @@ def test_a_state_of_another_structure_is_refused(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("given", ["adam.pt", Path("adam.pt"), [1], None])
 def test_what_is_no_state_is_refused(given: Any) -> None:
-    with pytest.raises(TypeError, match="load_state_dict takes a state, as state_dict"):
+    with pytest.raises(TypeError, match="load_state_dict takes a state dict, as state_dict"):
         SGD([parameter([1.0])]).load_state_dict(given)
-    with pytest.raises(TypeError, match="load_state_dict takes a state, as state_dict"):
+    with pytest.raises(TypeError, match="load_state_dict takes a state dict, as state_dict"):
         network().load_state_dict(given)
 
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import gradflow as gf
 from gradflow.backend import ARRAY_FUNCTIONS, Backend, MemoryStats, discovery, registry
-from gradflow.random.quantile import _normal_quantile
-from gradflow.random.sampling import _fractions
+from gradflow.random.quantile import normal_quantile
+from gradflow.random.sampling import unit_interval
 
 CPU = gf.get_backend("cpu")
 M64, M128, M256 = (1 << 64) - 1, (1 << 128) - 1, (1 << 256) - 1
@@ -152,7 +152,7 @@ def test_uniform_numbers_need_bounds_in_order(options: dict[str, float]) -> None
 
 
 def fractions(*words: int) -> np.ndarray:
-    return np.asarray(_fractions(np.array(words, np.uint64), CPU))
+    return np.asarray(unit_interval(np.array(words, np.uint64), CPU))
 
 
 def test_fractions_are_the_upper_52_bits_and_a_half() -> None:
@@ -191,7 +191,7 @@ def test_normal_quantiles_are_exact_to_a_few_ulp() -> None:
     k += [int(0.075 * 2**52), int(0.075 * 2**52) + 1, int(0.925 * 2**52), int(0.4 * 2**52), int(1.3887e-11 * 2**52)]
     k += [int(u * 2**52) for u in np.linspace(0.001, 0.999, 200)]
     p = (np.array(k, "float64") + 0.5) * 2.0**-52
-    z = np.asarray(_normal_quantile(p, CPU))
+    z = np.asarray(normal_quantile(p, CPU))
     for pi, zi in zip(p.tolist(), z.tolist(), strict=True):
         tail = min(pi, 1 - pi)  # exact: p is a multiple of 2^-53
         x = -abs(zi)
@@ -204,7 +204,7 @@ def test_normal_quantiles_are_exact_to_a_few_ulp() -> None:
 
 def test_normal_numbers_are_symmetric() -> None:
     p = (np.array([0, 5, 10**9, 2**50, 2**51 - 1], "float64") + 0.5) * 2.0**-52
-    assert np.array_equal(_normal_quantile(p, CPU), -np.asarray(_normal_quantile(1 - p, CPU)))
+    assert np.array_equal(normal_quantile(p, CPU), -np.asarray(normal_quantile(1 - p, CPU)))
 
 
 def test_normal_numbers_have_the_moments_of_the_normal_distribution(device: str) -> None:

@@ -21,7 +21,7 @@ from gradflow.backend.discovery import (
     register,
 )
 from gradflow.modes import Mode
-from gradflow.text import one_line, plain
+from gradflow.text import one_line, printable
 
 logger = logging.getLogger("gradflow")
 MOST_DEVICES = 4096
@@ -57,7 +57,7 @@ def _ask(prefix: str, cls: type[Backend]) -> tuple[Diagnosis, int]:
             raise TypeError(f"diagnose() must give a gradflow.Diagnosis; it gives {diagnosis!r}")
         if not all(isinstance(words, str) for words in diagnosis[1:]):
             raise TypeError(f"diagnose() must tell state, fix and code in strings; it gives {diagnosis!r}")
-        diagnosis = Diagnosis(bool(diagnosis.usable), *map(plain, diagnosis[1:]))
+        diagnosis = Diagnosis(bool(diagnosis.usable), *map(printable, diagnosis[1:]))
         count = cls.device_count() if diagnosis.usable else 0
         if not isinstance(count, Integral) or count > MOST_DEVICES:
             raise TypeError(f"device_count() must give a number, of at most {MOST_DEVICES}; it gives {count!r}")
@@ -190,7 +190,7 @@ def describe_device(device: Device) -> tuple[str, dict[str, int | None]]:
         raise
     except BaseException as error:  # as where it is loaded
         raise DeviceUnavailableError(f"its device cannot be described: {one_line(error)}") from error
-    return plain(words), {name: None if n is None else int(n) for name, n in memory._asdict().items()}
+    return printable(words), {name: None if n is None else int(n) for name, n in memory._asdict().items()}
 
 
 def current_device() -> Device:

@@ -9,7 +9,7 @@ import gradflow as gf
 from gradflow.backend.discovery import backend_prefixes, backend_source, discovery_notes
 from gradflow.backend.registry import describe_device, devices_of
 from gradflow.cli.output import MISUSED, nothing_on_stdout, print_error
-from gradflow.text import plain
+from gradflow.text import printable
 from gradflow.training import SettingsError
 from gradflow.training.train import auto_device
 
@@ -59,21 +59,21 @@ def _device_report() -> dict[str, Any]:
         backends.append(
             {
                 "prefix": prefix,
-                "source": plain(backend_source(prefix)),
+                "source": printable(backend_source(prefix)),
                 "usable": diagnosis.usable,
                 "code": diagnosis.code or ("fine" if diagnosis.usable else "unusable"),
-                "state": plain(diagnosis.state),
-                "fix": plain(diagnosis.fix),
+                "state": printable(diagnosis.state),
+                "fix": printable(diagnosis.fix),
                 "devices": found if diagnosis.usable else [],
             }
         )
     auto: dict[str, str | None]
     try:
         chosen, reason = auto_device()
-        auto = {"device": str(chosen), "reason": plain(reason)}
+        auto = {"device": str(chosen), "reason": printable(reason)}
     except SettingsError as error:
-        auto = {"device": None, "reason": plain(str(error))}
-    notes = list(map(plain, discovery_notes()))
+        auto = {"device": None, "reason": printable(str(error))}
+    notes = list(map(printable, discovery_notes()))
     return {"gradflow": gf.__version__, "backends": backends, "auto": auto, "notes": notes}
 
 

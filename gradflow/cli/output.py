@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from gradflow.text import plain
+from gradflow.text import printable
 
 FAILED, MISUSED, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 """Exit statuses: training, writing or agreement failed; bad input; Ctrl-C; nobody reads the output any more."""
@@ -39,7 +39,7 @@ def nothing_on_stdout() -> Iterator[None]:
 
 def print_error(message: str) -> None:
     """Print an error on one line of stderr."""
-    print(f"gradflow: error: {plain(message)}", file=sys.stderr, flush=True)
+    print(f"gradflow: error: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def harden_streams() -> None:

@@ -14,7 +14,7 @@ from gradflow.backend import ACTIVATIONS
 from gradflow.backend.registry import describe_device
 from gradflow.cli.output import FAILED, INTERRUPTED, UsageError, print_error
 from gradflow.data import DATASETS
-from gradflow.text import plain
+from gradflow.text import printable
 from gradflow.training import Epoch, Result, Settings, Setup, read_config, train
 from gradflow.training.run_folder import environment, without_interrupts
 from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES
@@ -171,7 +171,7 @@ class _Progress:
 
 def _setup_lines(setup: Setup) -> Iterator[str]:
     backend = gf.get_backend(setup.settings.device)
-    yield f"device: {backend.device}, {describe_device(backend.device)[0]} ({plain(setup.reason)})"
+    yield f"device: {backend.device}, {describe_device(backend.device)[0]} ({printable(setup.reason)})"
     data, train_on, test_on = setup.dataset, setup.train_batches.samples, setup.test_batches.samples
     kind = f"{len(data.classes)} classes" if data.is_classification else "regression"
     samples, features = data.inputs.shape
@@ -196,7 +196,7 @@ def _outcome(result: Result) -> str:
 def _differences(recorded: dict[str, Any], here: dict[str, Any]) -> str:
     """Each thing in which this run's surroundings are not as those that a config was written in; empty if none is."""
     found = [f"{k} {v} then, {here.get(k, 'none')} now" for k, v in recorded.items() if here.get(k) != v]
-    return plain("; ".join(found))
+    return printable("; ".join(found))
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from gradflow.ops.table import (
     number,
     promoted,
 )
+from gradflow.random.generator import Generator, default_generator
 from gradflow.shapes import integers, shape_from
 from gradflow.tensor import Tensor
 
@@ -358,14 +359,12 @@ def check_dropout(p: float) -> None:
         raise ValueError(f"dropout needs a probability 0 <= p < 1; got {p}")
 
 
-def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Any = None) -> Tensor:
+def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Generator | None = None) -> Tensor:
     """x with each element 0 with probability p and else scaled by 1 / (1 - p); x itself when not training.
 
     The mask comes from `generator`, by default the global one: the same on every device. Srivastava et al. 2014.
     Raises ValueError for p outside [0, 1).
     """
-    from gradflow.random.generator import default_generator
-
     check_tensors("dropout", x)
     check_dropout(p)
     if not training or p == 0.0:

@@ -12,32 +12,32 @@ from threading import Lock
 from gradflow.interception import forbid_replay
 
 _KEY_BITS, _COUNTER_BITS = 128, 256
-_drawing = Lock()
-"""Held to advance a counter."""
+_counter_lock = Lock()
+"""Held while a counter advances, so that threads never draw the same numbers."""
 
 
 def _renew_lock() -> None:
-    """In a forked child, where another thread may have held the lock."""
-    global _drawing
-    _drawing = Lock()
+    global _counter_lock
+    _counter_lock = Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=_renew_lock)  # another thread of the parent may have held the lock
 
 
 class Generator:
-    """A stream of random numbers: a `key`, from the seed, and a `counter`, the place in the stream.
+    """A stream of random numbers: a `key`, which is the seed, and a `counter`, the position in the stream.
 
-    Threads may share one: no two of them draw the same numbers, but which of them draws which is up to chance.
-    Raises ValueError for a seed that is not an integer in [0, 2^128).
+    seed: an integer in [0, 2^128) (default 0); else ValueError.
+
+    Threads may share a generator. They never draw the same numbers, but which thread draws which depends on timing.
     """
 
     def __init__(self, seed: int = 0) -> None:
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> Generator:
-        """Restart the stream with `seed`; returns the generator. ValueError as above."""
+        """Restart the stream with `seed`; returns the generator. Raises ValueError as the constructor does."""
         try:
             key = -1 if isinstance(seed, bool) else index(seed)
         except TypeError:
@@ -49,9 +49,9 @@ class Generator:
         return self
 
     def draw(self, words: int) -> tuple[int, int]:
-        """Reserve that many 64-bit words; returns the key and the counter that `Backend.random_bits` makes them of."""
+        """Reserve that many 64-bit words; returns the key and counter to pass to `Backend.random_bits`."""
         forbid_replay("{} draws random numbers")
-        with _drawing:
+        with _counter_lock:
             key, counter = self.key, self.counter
             self.counter = (counter + (words + 3) // 4) % (1 << _COUNTER_BITS)
         used = _used.get()
@@ -60,11 +60,11 @@ class Generator:
         return key, counter
 
     def state_dict(self) -> dict[str, str]:
-        """The state, as decimal numbers in strings: they have more bits than most file formats hold."""
+        """The key and counter as decimal strings, since most file formats cannot hold integers of so many bits."""
         return {"key": str(self.key), "counter": str(self.counter)}
 
     def load_state_dict(self, state: dict[str, str]) -> None:
-        """Go on from a state that `state_dict` gave."""
+        """Continue from a state that `state_dict` returned."""
         self.key, self.counter = int(state["key"]), int(state["counter"])
 
     def __repr__(self) -> str:
@@ -72,14 +72,16 @@ class Generator:
 
 
 default_generator = Generator(0)
-"""The generator of everything that is not given another one."""
+"""The generator of every function that is not given another one."""
 States = dict[Generator, tuple[int, int]]
+"""The key and counter of each of some generators."""
 _used: ContextVar[States | None] = ContextVar("gradflow_used_generators", default=None)
+"""Where the innermost `states_before` of this context collects, if there is one."""
 
 
 @contextlib.contextmanager
 def states_before() -> Iterator[States]:
-    """The states that the generators used inside a `with` had before it: filled in as they are used."""
+    """A dict that collects, for each generator used inside a `with`, the state that it had before its first use."""
     outer = _used.get()
     states: States = {}
     token = _used.set(states)
@@ -94,7 +96,7 @@ def states_before() -> Iterator[States]:
 
 @contextlib.contextmanager
 def restored(states: States) -> Iterator[None]:
-    """Generators in the given states inside a `with`, and after it in those they have now."""
+    """Set generators to the given states inside a `with`, and back to their present states at its end."""
     now = {generator: (generator.key, generator.counter) for generator in states}
     try:
         _set_states(states)
@@ -109,11 +111,11 @@ def _set_states(states: States) -> None:
 
 
 def manual_seed(seed: int) -> Generator:
-    """Seed the default generator. ValueError for a seed that is not an integer in [0, 2^128).
+    """Seed the default generator and return it. Raises ValueError unless the seed is an integer in [0, 2^128).
 
-    A forked process starts from a copy of the generator, so workers of one parent draw equal numbers, as they do from
-    NumPy's. Give each a seed from its number first: `gradflow.manual_seed(seed + number)`, for example as the
-    `initializer` of a `multiprocessing.Pool`.
+    A forked process inherits a copy of the generator, so the workers of one parent draw the same numbers, as with
+    NumPy. Seed each worker by its rank: `gradflow.manual_seed(seed + rank)`, for example in the `initializer` of a
+    `multiprocessing.Pool`.
 
     >>> import gradflow
     >>> _ = gradflow.manual_seed(0)

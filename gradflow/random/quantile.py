@@ -1,4 +1,7 @@
-"""The quantile function of the normal distribution, in operations that IEEE 754 rounds exactly."""
+"""The quantile function of the normal distribution, computed by operations that IEEE 754 rounds exactly.
+
+Libraries' own logarithms and error functions differ in the last bits; these results are the same on every device.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,14 @@ from collections.abc import Sequence
 
 from gradflow.backend import Array, Backend
 
-# Wichura 1988, "Algorithm AS 241: The Percentage Points of the Normal Distribution", routine PPND16: numerators and
-# denominators, the highest power first, for |p - 1/2| <= 0.425, for r <= 5, and beyond
+# Wichura 1988, "Algorithm AS 241: The Percentage Points of the Normal Distribution", routine PPND16. Each entry holds
+# the coefficients of a numerator and a denominator, the highest power first.
 _CENTRE = (
     (2509.0809287301226727, 33430.575583588128105, 67265.770927008700853, 45921.953931549871457,
      13731.693765509461125, 1971.5909503065514427, 133.14166789178437745, 3.387132872796366608),
     (5226.495278852545925, 28729.085735721942674, 39307.89580009271061, 21213.794301586595867,
      5394.1960214247511077, 687.1870074920579083, 42.313330701600911252, 1.0),
 )  # fmt: skip
-
-
 _MIDDLE = (
     (7.7454501427834140764e-4, 0.0227238449892691845833, 0.24178072517745061177, 1.27045825245236838258,
      3.64784832476320460504, 5.7694972214606914055, 4.6303378461565452959, 1.42343711074968357734),
@@ -31,30 +32,12 @@ _TAIL = (
 )  # fmt: skip
 
 
-def _horner(x: Array, coefficients: Sequence[float], F: Backend) -> Array:
-    total = F.add(F.multiply(x, coefficients[0]), coefficients[1])
-    for c in coefficients[2:]:
-        total = F.add(F.multiply(total, x), c)
-    return total
+def normal_quantile(p: Array, F: Backend) -> Array:
+    """The number that a standard normal variable is below with probability p; p: float64 in [2^-53, 1 - 2^-53].
 
-
-def _ratio(x: Array, coefficients: tuple[Sequence[float], Sequence[float]], F: Backend) -> Array:
-    return F.divide(_horner(x, coefficients[0], F), _horner(x, coefficients[1], F))
-
-
-def _log(p: Array, F: Backend) -> Array:
-    """The logarithm of float64 p in [2^-53, 1/2], by operations that round exactly: the library's own differ."""
-    exponent = F.zeros_like(p)
-    for step in (32, 16, 8, 4, 2, 1):
-        small = F.less(p, 2.0**-step)
-        p = F.where(small, F.multiply(p, 2.0**step), p)
-        exponent = F.where(small, F.add(exponent, float(step)), exponent)
-    s = F.divide(F.subtract(p, math.sqrt(0.5)), F.add(p, math.sqrt(0.5)))  # p in [1/2, 1): |s| < 0.172
-    series = _horner(F.square(s), [1.0 / k for k in range(23, 0, -2)], F)
-    return F.subtract(F.multiply(F.multiply(s, series), 2.0), F.multiply(F.add(exponent, 0.5), math.log(2)))
-
-
-def _normal_quantile(p: Array, F: Backend) -> Array:
+    By Wichura's rational approximations, with r = sqrt(-log(min(p, 1 - p))): in the centre where |p - 1/2| <= 0.425,
+    in the middle where r <= 5, and in the tail. Accurate to about 3e-15.
+    """
     q = F.subtract(p, 0.5)
     centre = F.multiply(q, _ratio(F.subtract(0.180625, F.square(q)), _CENTRE, F))
     r = F.sqrt(F.negative(_log(F.subtract(0.5, F.abs(q)), F)))
@@ -65,3 +48,27 @@ def _normal_quantile(p: Array, F: Backend) -> Array:
     )
     outer = F.where(F.less(q, 0.0), F.negative(outer), outer)
     return F.where(F.less_equal(F.abs(q), 0.425), centre, outer)
+
+
+def _log(p: Array, F: Backend) -> Array:
+    """The logarithm of float64 p in [2^-53, 1/2]: p is scaled into [1/2, 1), where a series of atanh converges."""
+    exponent = F.zeros_like(p)  # p = scaled / 2^exponent
+    for step in (32, 16, 8, 4, 2, 1):
+        small = F.less(p, 2.0**-step)
+        p = F.where(small, F.multiply(p, 2.0**step), p)
+        exponent = F.where(small, F.add(exponent, float(step)), exponent)
+    s = F.divide(F.subtract(p, math.sqrt(0.5)), F.add(p, math.sqrt(0.5)))  # |s| < 0.172
+    series = _horner(F.square(s), [1.0 / k for k in range(23, 0, -2)], F)  # log(p / sqrt(1/2)) = 2 s series
+    return F.subtract(F.multiply(F.multiply(s, series), 2.0), F.multiply(F.add(exponent, 0.5), math.log(2)))
+
+
+def _ratio(x: Array, coefficients: tuple[Sequence[float], Sequence[float]], F: Backend) -> Array:
+    return F.divide(_horner(x, coefficients[0], F), _horner(x, coefficients[1], F))
+
+
+def _horner(x: Array, coefficients: Sequence[float], F: Backend) -> Array:
+    """The value of a polynomial at x by Horner's method; coefficients: the highest power first."""
+    total = F.add(F.multiply(x, coefficients[0]), coefficients[1])
+    for c in coefficients[2:]:
+        total = F.add(F.multiply(total, x), c)
+    return total

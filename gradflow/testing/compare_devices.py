@@ -22,7 +22,7 @@ from gradflow.backend.registry import describe_device
 from gradflow.testing import tolerances
 from gradflow.testing.tolerances import host
 from gradflow.testing.workloads import Check, Place, Workload, workloads
-from gradflow.text import plain
+from gradflow.text import printable
 
 WIDTH = 80
 _NAMES = 57
@@ -241,7 +241,7 @@ def _finite(value: Any) -> Any:
 
 
 def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(plain(text), WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
+    return textwrap.wrap(printable(text), WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
 
 
 def _number(value: float) -> str:
