@@ -128,7 +128,7 @@ def opaque_call(function: Callable[_P, _Result]) -> Callable[_P, _Result]:
 
 
 class _Version:
-    """When an object last changed: 0, or a time of the clock. It keeps the object alive, so that its id stays its own."""
+    """When an object last changed, 0 at first. It keeps the object alive, so that no other object gets its id."""
 
     __slots__ = ("__weakref__", "obj", "value")
 

@@ -1,108 +1,88 @@
-"""What is known of a captured step for one kind of inputs: a recording, a program, or why there is none."""
+"""When a step is recorded: what is known of it for one kind of inputs, and how long to wait after a failure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gradflow.autograd.leaf import Leaf
 from gradflow.backend import Backend
-from gradflow.replay.recorder import _describe, _Reason, _Recording, _same_groups
+from gradflow.replay.program import Program, Recording, difference
+from gradflow.replay.reasons import Reason
+from gradflow.replay.recorder import StepRecorder
 
-_TRIES = 3
-"""Recordings in a row that may come to nothing at once; then each next one waits twice as long as the one before."""
+PATIENCE = 3
+"""After so many failures in a row a step records less often, and the reason is logged."""
 _LONGEST_WAIT = 1024
-"""Calls that run as they are between two recordings, at most."""
+"""The most calls that run normally between two recordings."""
 _WORTHWHILE = 16
-"""Calls after which a program has been worth its recording, so that a change is no reason to wait with the next."""
-_RECORDING, _REPLAYING = _Reason("recording", usual=True), "replaying"
-_OTHER_STATE = _Reason("a gradient is held, or lies elsewhere than when the step was recorded")
+"""A program that has lasted so many calls was worth its recording: a change after that is no failure."""
+RECORDING = Reason("recording", expected=True)
+_EXCEPTION = Reason("raises an exception", expected=True)
+_OTHER_STATE = Reason("a gradient is held, or lies elsewhere than when the step was recorded")
 
 
-class _Program:
-    """What to call with the arrays of the inputs, as long as all is unchanged and leaves are in these states."""
+class Plan:
+    """The last recording of a step for one kind of inputs, and a program once two in a row agree, else the reason.
 
-    __slots__ = ("groups", "leaves", "made", "replay", "states", "unchanged")
-
-    def __init__(self, recording: _Recording, states: list[int | None]) -> None:
-        self.replay = recording.program()
-        self.unchanged = recording.unchanged
-        self.groups = recording.groups
-        self.leaves = recording.leaves
-        self.states = states
-        self.made = recording.made
-
-
-class _Plan:
-    """What is known of a step for one kind of inputs: its last recording, a program where two agreed, else the reason.
-
-    `failures`: recordings in a row that came to nothing; `next`: the call that may record again.
+    failures: recordings in a row that led to no program, or to one that a change soon invalidated.
+    next: the first call that may be recorded.
     """
 
     def __init__(self) -> None:
-        self.recording: _Recording | None = None
-        self.program: _Program | None = None
-        self.reason = _RECORDING
+        self.recording: Recording | None = None
+        self.program: Program | None = None
+        self.reason = RECORDING
         self.failures = 0
         self.next = 0
 
     def is_due(self, call: int) -> bool:
-        """Whether this call records the step."""
+        """Whether this call is to be recorded."""
         return call >= self.next
 
     def _fail(self, call: int) -> None:
-        """Count a failure; try again from `call` on, the later the more there were."""
+        """Count a failure, and wait from `call` on: 0 calls at first, then 1, 2, 4 and so on."""
         self.failures += 1
-        self.next = call + min(1 << self.failures >> _TRIES, _LONGEST_WAIT)
+        self.next = call + min(1 << self.failures >> PATIENCE, _LONGEST_WAIT)
 
-    def forget(self, call: int) -> None:
-        """Let go of what was recorded before a change."""
-        for each in (self.program, self.recording):
-            if each is not None and not (each.unchanged.is_current() and _same_groups(each.groups)):
-                changed = each.unchanged.first_changed()
-                thing = "a parameter group" if changed is None else _describe(changed)
-                self.reason = _Reason(f"{thing}, which it uses, changes between calls")
-                if call - each.made < _WORTHWHILE:
-                    self._fail(call)
-                else:
-                    self.failures = self.next = 0
-                if each is self.program:
-                    self.program = None
-                else:
-                    self.recording = None
+    def drop_invalid(self, call: int) -> None:
+        """Drop the program and the recording if what they depend on has changed."""
+        if self.program is not None and self._has_changed(self.program, call):
+            self.program = None
+        if self.recording is not None and self._has_changed(self.recording, call):
+            self.recording = None
+
+    def _has_changed(self, recorded: Program | Recording, call: int) -> bool:
+        guards = recorded.guards
+        if guards.hold():
+            return False
+        self.reason = Reason(f"{guards.describe_change()}, which it uses, changes between calls")
+        if call - guards.recorded_at < _WORTHWHILE:
+            self._fail(call)
+        else:
+            self.failures = self.next = 0
+        return True
 
     def record(
         self, step: Callable[..., Any], call: int, backend: Backend, inputs: Sequence[Any], named: dict[str, Any]
     ) -> Any:
-        """Do a step and record it; copies of what it returns."""
+        """Run the step and record it. Returns copies of its results."""
         before, self.recording = self.recording, None
-        states = [] if before is None else [_state_of(leaf) for leaf in before.leaves]
-        recording = _Recording(backend, call, [] if before is None else before.groups)
-        self.reason = _Reason("raises an exception", usual=True)
+        states = [] if before is None else before.guards.gradient_states()
+        recorder = StepRecorder(backend, call, [] if before is None else before.guards.groups)
+        self.reason = _EXCEPTION
         self._fail(call + 1)
-        result = recording.watch(step, inputs, named)
-        reason = recording.reason
+        result = recorder.run(step, inputs, named)
+        reason = recorder.reason
         if reason is None:
-            self.recording = recording
+            self.recording = recorder.recording
             if before is not None:
-                reason = _OTHER_STATE if None in states else recording.difference(before)
+                reason = _OTHER_STATE if None in states else difference(before, self.recording)
         if reason is None:
-            if self.program is None:  # otherwise two gradient states would replace each other's program by turns
+            if self.program is None:  # else two gradient states in turn would replace each other's program for ever
                 self.failures -= 1
             if before is None:
                 self.next = call + 1
             else:
-                self.program, self.recording = _Program(recording, states), None
-        self.reason = _RECORDING if reason is None else reason
+                self.program, self.recording = Program(recorder.recording, states), None
+        self.reason = RECORDING if reason is None else reason
         return result
-
-
-def _state_of(leaf: Leaf) -> int | None:
-    """How a leaf begins a step: without a gradient, its buffer free (0) or not (1); with one, in its buffer (2) or
-    elsewhere (3). None where somebody holds tensors in the buffer, which a step would have to copy.
-    """
-    if leaf.memory.tensors and leaf.is_held():
-        return None
-    if leaf._grad is not None:
-        return 2 if leaf._grad.array is leaf.buffer else 3
-    return 2 if leaf.filled else 0 if leaf.free is not None else 1

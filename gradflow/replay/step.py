@@ -25,9 +25,11 @@ from gradflow.backend.registry import current_device, get_backend
 from gradflow.interception import recorders
 from gradflow.ops.table import check_tensors
 from gradflow.replay import recorder
-from gradflow.replay.plan import _RECORDING, _REPLAYING, _TRIES, _Plan, _Program, _state_of
+from gradflow.replay.plan import PATIENCE, RECORDING, Plan
+from gradflow.replay.program import Program
+from gradflow.replay.reasons import Reason
 from gradflow.replay.recheck import run_both
-from gradflow.replay.recorder import _copies, _Reason, _same_groups
+from gradflow.replay.recorder import copy_results
 from gradflow.tensor import Tensor
 
 _Result = TypeVar("_Result")
@@ -46,11 +48,11 @@ class Captured(Protocol[_Result_co]):
     def __call__(self, *inputs: Any, **named: Any) -> _Result_co: ...
 
 
-_OBSERVED = _Reason("an observer sees the step (detect_anomaly or gradcheck)", usual=True)
-_WITHIN = _Reason("runs within another captured step", usual=True)
-_WITH_A_GRAPH = _Reason("an input is a parameter or requires a gradient: pass x.detach()")
-_OTHER_THREAD = _Reason("another thread records a step", usual=True)
-_TOO_MANY_KINDS = _Reason(f"comes with more than {_KINDS} kinds of inputs (shapes, dtypes, modes)")
+_OBSERVED = Reason("an observer sees the step (detect_anomaly or gradcheck)", expected=True)
+_WITHIN = Reason("runs within another captured step", expected=True)
+_WITH_A_GRAPH = Reason("an input is a parameter or requires a gradient: pass x.detach()")
+_OTHER_THREAD = Reason("another thread records a step", expected=True)
+_TOO_MANY_KINDS = Reason(f"comes with more than {_KINDS} kinds of inputs (shapes, dtypes, modes)")
 
 
 @overload
@@ -128,9 +130,9 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
         return functools.partial(capture, check=check)
     if not callable(step):
         raise TypeError(f"capture takes a function that does a training step; got {type(step).__name__}")
-    plans: dict[Any, _Plan] = {}
+    plans: dict[Any, Plan] = {}
     calls = 0
-    replayed: _Plan | None = None  # by the last call
+    replayed: Plan | None = None  # by the last call
 
     @functools.wraps(step, updated=())  # the attributes of a module that is captured stay its own
     def captured(*inputs: Any, **named: Any) -> Any:
@@ -147,15 +149,9 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
             if x._node is not None or x.__class__ is not Tensor:
                 free = False
         calls += 1
-        if (
-            free
-            and program is not None
-            and program.unchanged.is_current()
-            and _same_groups(program.groups)
-            and [_state_of(leaf) for leaf in program.leaves] == program.states
-        ):
+        if free and program is not None and program.is_valid():
             if replayed is not plan:
-                attributes["status"], replayed = _REPLAYING, plan
+                attributes["status"], replayed = "replaying", plan
             if every and not calls % every:
                 return fallback.check(key, program, inputs, named)
             return program.replay(*[x.array for x in given])
@@ -163,7 +159,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
         return fallback.run(calls, key, backend, inputs, named)
 
     attributes = vars(captured)  # the function itself would close a cycle
-    attributes["status"] = str(_RECORDING)
+    attributes["status"] = str(RECORDING)
     fallback = _Fallback(step, plans, attributes)
     return captured
 
@@ -171,7 +167,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
 class _Fallback:
     """What a captured step does instead of a replay: it records the step, or runs it as it is and says why."""
 
-    def __init__(self, step: Callable[..., Any], plans: dict[Any, _Plan], attributes: dict[str, Any]) -> None:
+    def __init__(self, step: Callable[..., Any], plans: dict[Any, Plan], attributes: dict[str, Any]) -> None:
         self.step = step
         self.plans = plans
         self.attributes = attributes
@@ -180,7 +176,7 @@ class _Fallback:
     def run(self, call: int, key: Any, backend: Backend, inputs: Sequence[Any], named: dict[str, Any]) -> Any:
         """Do the step; copies of what it returns. `call` counts all calls."""
         reason, plan = self._obstacle((*inputs, *named.values())), None
-        if reason is None and recorder.one_at_a_time.acquire(blocking=False):
+        if reason is None and recorder.recording_lock.acquire(blocking=False):
             try:
                 plan = self._plan(call, key)
                 if plan is None:
@@ -190,22 +186,22 @@ class _Fallback:
                 else:
                     reason = plan.reason
             finally:
-                recorder.one_at_a_time.release()
+                recorder.recording_lock.release()
                 if plan is not None:
-                    self._say(plan.reason, plan.failures >= _TRIES)
+                    self._say(plan.reason, plan.failures >= PATIENCE)
         if key in self.plans:
             self.plans[key].recording = None  # two in a row must agree
         self._say(_OTHER_THREAD if reason is None else reason, plan is None)
-        return _copies(self.step(*inputs, **named))
+        return copy_results(self.step(*inputs, **named))
 
-    def check(self, key: Any, program: _Program, inputs: Sequence[Any], named: dict[str, Any]) -> Any:
+    def check(self, key: Any, program: Program, inputs: Sequence[Any], named: dict[str, Any]) -> Any:
         """Replay and do the step itself, from the same state; what the step returns. RuntimeError where they differ."""
         arrays = [x.array for x in (*inputs, *named.values())]
         result, difference = run_both(
             lambda: program.replay(*arrays),
-            lambda: _copies(self.step(*inputs, **named)),
-            [groups.optimizer for groups in program.groups],
-            program.leaves,
+            lambda: copy_results(self.step(*inputs, **named)),
+            [groups.optimizer for groups in program.guards.groups],
+            program.guards.leaves,
         )
         if difference is not None:
             self.plans.pop(key, None)
@@ -215,7 +211,7 @@ class _Fallback:
             )
         return result
 
-    def _obstacle(self, given: Sequence[Any]) -> _Reason | None:
+    def _obstacle(self, given: Sequence[Any]) -> Reason | None:
         if current_observer.get() is not None:
             return _OBSERVED
         if get_ident() in recorders:
@@ -224,16 +220,16 @@ class _Fallback:
             return _WITH_A_GRAPH
         return None
 
-    def _plan(self, call: int, key: Any) -> _Plan | None:
+    def _plan(self, call: int, key: Any) -> Plan | None:
         for each in self.plans.values():
-            each.forget(call)
+            each.drop_invalid(call)
         if key not in self.plans and len(self.plans) < _KINDS:
-            self.plans[key] = _Plan()
+            self.plans[key] = Plan()
         return self.plans.get(key)
 
-    def _say(self, reason: _Reason, lasts: bool) -> None:
+    def _say(self, reason: Reason, lasts: bool) -> None:
         self.attributes["status"] = str(reason)
-        if lasts and not reason.usual and reason.kind not in self.said:
+        if lasts and not reason.expected and reason.kind not in self.said:
             self.said.add(reason.kind)
             logger.warning("the captured step %s runs without replay: %s", _name_of(self.step), reason)
 

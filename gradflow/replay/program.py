@@ -1,0 +1,200 @@
+"""A recorded step as data, the comparison of two recordings, and the program that one becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+from gradflow.backend import Backend
+from gradflow.replay.guards import Guards
+from gradflow.replay.reasons import Reason, describe
+from gradflow.tensor import Tensor
+
+
+class Input(NamedTuple):
+    """The array of an input of the step."""
+
+    position: int
+
+
+class Ref(NamedTuple):
+    """The result of a call, counted from 0, or the part of it at a `path` such as "[1]" or ".array"."""
+
+    call: int
+    path: str = ""
+
+
+class NewTensor(NamedTuple):
+    """A tensor without a graph, to be created around an array."""
+
+    array: Input | Ref
+
+
+class Constant:
+    """An object that the step did not compute, such as the array of a parameter or an optimizer."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Call(NamedTuple):
+    """A call of a backend function, given by its name, or of an opaque function.
+
+    Arguments are None, `...`, bools, numbers, strings, the classes above, and tuples, lists, dicts and slices of these.
+    """
+
+    function: str | Constant
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    place: str
+    """The line of the step that makes the call."""
+
+
+class Recording(NamedTuple):
+    """The calls of a step on one backend, with its count of inputs, its result (built like an argument), and guards."""
+
+    backend: Backend
+    inputs: int
+    calls: Sequence[Call]
+    result: Any
+    guards: Guards
+
+
+# ---------------------------------------------------------------------- comparison
+
+
+def difference(before: Recording, after: Recording) -> Reason | None:
+    """The first difference between two recordings of a step, or None."""
+    for a, b in zip_longest(before.calls, after.calls):
+        if a is None or b is None or not _is_same(a[:3], b[:3]):
+            return _difference_at((b or a).place, a, b)
+    if not _is_same(before.result, after.result):
+        return _difference_at("the results", before.result, after.result)
+    return None
+
+
+def _difference_at(place: str, a: Any, b: Any) -> Reason:
+    texts = ["no call" if x is None else _text(x, _readable) for x in (a, b)]
+    if texts[0] == texts[1]:  # the same description of two objects
+        pairs = zip(_leaves(a, Constant), _leaves(b, Constant), strict=False)
+        other = next((describe(y.value) for x, y in pairs if not _is_same(x, y)), "argument")
+        texts[1] = f"the same with another {other.removeprefix('a ')}"
+    return Reason("two recordings differ", f" at {place}: {texts[0]}, then {texts[1]}")
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    """Whether two arguments are the same: constants by identity or equality, numbers by type and repr (0.0 == -0.0)."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (tuple, list, dict, slice)):
+        parts, others = _parts(a), _parts(b)
+        return len(parts) == len(others) and all(map(_is_same, parts, others))
+    if not isinstance(a, Constant):
+        return repr(a) == repr(b)
+    a, b = a.value, b.value
+    if a is b:
+        return True
+    return type(a) is type(b) and not isinstance(a, Tensor) and not hasattr(a, "dtype") and bool(a == b)
+
+
+def _parts(x: Any) -> Sequence[Any]:
+    """What a container holds; nothing for anything else."""
+    if isinstance(x, slice):
+        return x.start, x.stop, x.step
+    if isinstance(x, dict):
+        return *x, *x.values()
+    return x if isinstance(x, (tuple, list)) else ()
+
+
+def _leaves(x: Any, cls: type) -> Iterator[Any]:
+    """The instances of a class within an argument."""
+    if isinstance(x, cls):
+        yield x
+    else:
+        for part in _parts(x):
+            yield from _leaves(part, cls)
+
+
+# ---------------------------------------------------------------------- Python
+
+
+def _text(x: Any, name: Callable[[Any], str]) -> str:
+    """A call or an argument in Python. `name` gives the text for backend functions and the classes above."""
+    if isinstance(x, Call):
+        options = [f"{key}={_text(part, name)}" for key, part in x.options.items()]
+        return f"{name(x.function)}({', '.join([_text(part, name) for part in x.arguments] + options)})"
+    if isinstance(x, (Input, Ref, Constant)):
+        return name(x)
+    if isinstance(x, NewTensor):
+        return f"Tensor({name(x.array)}, F)"
+    parts = [_text(part, name) for part in _parts(x)]
+    if isinstance(x, tuple):
+        return f"({', '.join(parts)}{',' * (len(parts) == 1)})"
+    if isinstance(x, list):
+        return f"[{', '.join(parts)}]"
+    if isinstance(x, dict):
+        return f"{{{', '.join(map(': '.join, zip(parts[: len(x)], parts[len(x) :], strict=True)))}}}"
+    if isinstance(x, slice):
+        return f"slice({', '.join(parts)})"
+    return repr(x)
+
+
+def _readable(x: Any) -> str:
+    """The name of a backend function, reference or constant in a reason."""
+    if isinstance(x, str):
+        return x
+    if isinstance(x, Input):
+        return f"input {x.position}"
+    return f"result {x.call + 1}{x.path}" if isinstance(x, Ref) else describe(x.value)
+
+
+def compile_replay(recording: Recording) -> Callable[..., Any]:
+    """A function of the inputs' arrays that makes the recorded calls, and deletes each result after its last use."""
+    scope: dict[str, Any] = {"F": recording.backend, "Tensor": Tensor}
+    constants: dict[int, str] = {}
+
+    def name(x: Any) -> str:
+        if isinstance(x, str):
+            return f"F.{x}"
+        if isinstance(x, Input):
+            return f"i{x.position}"
+        if isinstance(x, Ref):
+            return f"r{x.call}{x.path}"
+        constant = constants.setdefault(id(x.value), f"c{len(constants)}")
+        scope[constant] = x.value
+        return constant
+
+    lines = [f"return {_text(recording.result, name)}"]  # from the last to the first, so that a last use is seen first
+    live = {ref.call for ref in _leaves(recording.result, Ref)}
+    for i, call in reversed([*enumerate(recording.calls)]):
+        used = {i, *(ref.call for ref in _leaves((call.arguments, call.options), Ref))}
+        if used - live:
+            lines.append(f"del {', '.join(f'r{n}' for n in sorted(used - live))}")
+        lines.append(f"r{i} = {_text(call, name)}")
+        live |= used
+    source = "\n    ".join([f"def replay({', '.join(f'i{i}' for i in range(recording.inputs))}):", *reversed(lines)])
+    exec(compile(source, "<captured step>", "exec"), scope)
+    replay: Callable[..., Any] = scope.pop("replay")  # which refers to the scope: the two would keep each other alive
+    return replay
+
+
+class Program:
+    """A recording that may be replayed: `replay(*arrays)` makes its calls on other inputs, if `is_valid()`.
+
+    states: the gradient states of `guards.leaves` in which the recorded step began.
+    """
+
+    __slots__ = ("guards", "replay", "states")
+
+    def __init__(self, recording: Recording, states: list[int | None]) -> None:
+        self.guards = recording.guards
+        self.replay = compile_replay(recording)
+        self.states = states
+
+    def is_valid(self) -> bool:
+        """Whether the step would make the same calls now."""
+        guards = self.guards
+        return guards.hold() and guards.gradient_states() == self.states
