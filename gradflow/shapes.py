@@ -6,11 +6,27 @@ from collections.abc import Iterable, Sequence
 from operator import index
 from typing import Any
 
+Axis = int | tuple[int, ...] | None
+"""One axis, several axes, or None for all."""
+
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
     """Whether an array of `shape` can be repeated along new axes and axes of length 1 to the shape `to`."""
     aligned = zip(reversed(shape), reversed(to), strict=False)
     return len(shape) <= len(to) and all(n in (1, m) for n, m in aligned)
+
+
+def check_broadcast(name: str, shapes: Sequence[Sequence[int]], error: type[Exception] = ValueError) -> None:
+    """Raise an error that names the operation and the shapes, where these do not broadcast."""
+    lengths: dict[int, int] = {}
+    for shape in shapes:
+        for axis, n in enumerate(reversed(shape)):
+            if n != 1 and lengths.setdefault(axis, n) != n:
+                listed = " and ".join(str(tuple(shape)) for shape in shapes)
+                raise error(
+                    f"{name}: the shapes {listed} do not broadcast; counted from the last, the lengths of an axis "
+                    "must be equal, or 1: reshape one"
+                ) from None
 
 
 def unravel(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -46,7 +62,35 @@ def is_sequence(x: Any) -> bool:
     return isinstance(x, Iterable) and getattr(x, "shape", None) != ()
 
 
-def axes_of(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
+def axes_of(axis: Axis, ndim: int) -> tuple[int, ...]:
     """The axes that `axis` stands for, each in [0, ndim). IndexError where there is no such axis."""
     axes = range(ndim)
     return tuple(axes) if axis is None else tuple(axes[a] for a in (axis if isinstance(axis, tuple) else (axis,)))
+
+
+def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """The axes that `axis` (a number, a tuple, or None for all) stands for, each in [0, ndim).
+
+    Raises ValueError for an axis out of range or named twice, TypeError for anything but an axis.
+    """
+    if axis is None:
+        return tuple(range(ndim))
+    try:
+        axes = tuple(map(index, axis)) if isinstance(axis, (tuple, list)) else (index(axis),)
+    except TypeError:
+        raise TypeError(f"an axis is an int or a tuple of int; got {axis!r}") from None
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise ValueError(f"axis {a} is out of range for a tensor of {ndim} axes")
+    normal = tuple(a % ndim for a in axes)
+    if len(set(normal)) != len(normal):
+        raise ValueError(f"an axis is named twice in {axis!r}")
+    return normal
+
+
+def one_axis(name: str, axis: Any, ndim: int) -> int:
+    """The one axis, in [0, ndim), of `name`. ValueError out of range, TypeError for anything but a number."""
+    try:
+        return normalize_axes(index(axis), ndim)[0]
+    except TypeError:
+        raise TypeError(f"{name} works along one axis, a number; got {axis!r}") from None

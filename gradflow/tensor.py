@@ -289,7 +289,7 @@ class Tensor:
         from gradflow import ops
 
         device, dtype = device_and_dtype(target, dtype, device)
-        out = self if device is None else ops.to_device(self, device, non_blocking)
+        out = self if device is None else ops.creation.to_device(self, device, non_blocking)
         return out if dtype is None else ops.astype(out, dtype)
 
     def pin_memory(self, device: DeviceLike = "cuda") -> Tensor:
@@ -392,7 +392,7 @@ class Tensor:
         return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        from gradflow.ops.indexing import explain, explain_assignment, raw_key
+        from gradflow.ops.indexing import explain_assignment, explain_index, raw_key
 
         self._refuse_recorded("item assignment")
         if isinstance(value, Tensor):
@@ -402,7 +402,7 @@ class Tensor:
                     "use gradflow.where, or detach()"
                 )
             if value.backend is not self.backend:
-                from gradflow.ops.table import mismatch
+                from gradflow.ops.checks import mismatch
 
                 raise mismatch("item assignment", (self, value))
             value = self.backend.astype(value.array, self.array.dtype, copy=False)
@@ -414,7 +414,7 @@ class Tensor:
         try:
             self._assign(value, raw)
         except IndexError:
-            explain(self.backend, self.shape, raw)
+            explain_index(self.backend, self.shape, raw)
             raise
         except ValueError:
             explain_assignment(self.backend, self.array, raw, value)
@@ -537,7 +537,7 @@ class Tensor:
         """A copy with memory of its own. Differentiable."""
         from gradflow import ops
 
-        return ops.copy(self)
+        return ops.elementwise.copy(self)
 
     if TYPE_CHECKING:  # attached by gradflow.ops
         # fmt: off

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import gradflow as gf
+from gradflow.ops.network import perceptron
 
 FUNCTIONS: tuple[str, ...] = (
     "add", "subtract", "multiply", "divide", "negative", "power", "exp", "log", "log1p", "expm1", "sqrt", "square",
@@ -470,7 +471,7 @@ def _perceptron(activation: str) -> dict[str, Any]:
     """gradflow's and PyTorch's function of an input and of (weight, bias) for each layer."""
 
     def ours(x: Any, *layers: Any) -> Any:
-        return gf.ops.perceptron(x, list(zip(layers[::2], layers[1::2], strict=True)), activation)
+        return perceptron(x, list(zip(layers[::2], layers[1::2], strict=True)), activation)
 
     def theirs(T: Any, x: Any, *layers: Any) -> Any:
         for w, b in zip(layers[:-2:2], layers[1:-2:2], strict=True):
@@ -496,7 +497,7 @@ for _title, _constant in (
         f"perceptron with a frozen {_title}", *_perceptron("silu").values(), normal(5, 3), *_LAYERS, constant=_constant
     )
 case("perceptron of one layer", *_perceptron("relu").values(), normal(5, 3), *_LAYERS[:2])
-case("perceptron with a layer twice", lambda x, w, b: gf.ops.perceptron(x, [(w, b), (w, b)], "tanh"),
+case("perceptron with a layer twice", lambda x, w, b: perceptron(x, [(w, b), (w, b)], "tanh"),
      lambda T, x, w, b: T.nn.functional.linear(T.tanh(T.nn.functional.linear(x, w, b)), w, b), normal(5, 4),
      normal(4, 4), normal(4))  # fmt: skip
 

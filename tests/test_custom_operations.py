@@ -10,7 +10,7 @@ import pytest
 from devices import require_gpu
 
 import gradflow as gf
-from gradflow.ops import OPERATIONS
+from gradflow.ops.table import OPERATIONS
 
 
 def host(x: gf.Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ from cases import CASES, Case
 import gradflow as gf
 from gradflow import GradcheckError, gradcheck, gradgradcheck
 from gradflow.autograd.observers import Observer, observe
-from gradflow.ops import OPERATIONS
+from gradflow.ops.table import OPERATIONS
 
 
 def normal(*shape: int, seed: int = 0) -> gf.Tensor:

@@ -12,7 +12,7 @@ import pytest
 from cases import CASES, FUNCTIONS, Case, torch_bce, torch_nll, torch_weighted
 
 import gradflow as gf
-from gradflow.ops import OPERATIONS
+from gradflow.ops.table import OPERATIONS
 
 try:
     import torch

@@ -13,11 +13,11 @@ import pytest
 from cases import CASES, Case
 
 import gradflow as gf
-from gradflow import ops
 from gradflow.autograd import grad_mode
 from gradflow.autograd.batching import Batch, Batching, batched
 from gradflow.autograd.graph import Node
 from gradflow.autograd.observers import Observer, observe
+from gradflow.ops import namespace as tensor_functions
 from gradflow.random import generator
 from gradflow.transforms import jacobians
 from gradflow.transforms.trace import Trace
@@ -913,7 +913,7 @@ def test_functions_without_a_batched_form_go_one_by_one_and_are_right() -> None:
     np.testing.assert_array_equal(host(jacobian), expected)
 
 
-NAMESPACES = {"a backend": lambda: gf.get_backend("cpu"), "tensors": lambda: ops}
+NAMESPACES = {"a backend": lambda: gf.get_backend("cpu"), "tensors": lambda: tensor_functions}
 _BATCHED_CALLS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
     "add": lambda F, x, y, m: F.add(x, y),
     "subtract from a number": lambda F, x, y, m: F.subtract(1.0, x),
@@ -953,7 +953,7 @@ _BATCHED_CALLS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
     "matmul of batches": lambda F, x, y, m: F.matmul(F.expand_dims(x, axis=1), F.expand_dims(m, axis=2)),
     "getitem": lambda F, x, y, m: F.getitem(x, (slice(None), 1)),
     "getitem by an integer": lambda F, x, y, m: F.getitem(x, 1),
-    "astype": lambda F, x, y, m: F.astype(x, m.dtype if F is not ops else gf.float64),
+    "astype": lambda F, x, y, m: F.astype(x, m.dtype if F is not tensor_functions else gf.float64),
     "zeros_like": lambda F, x, y, m: F.add(F.zeros_like(x), F.ones_like(y)),
     "softmax": lambda F, x, y, m: F.softmax(x, 1),
     "softmax along the last": lambda F, x, y, m: F.softmax(x, -1),
@@ -975,7 +975,7 @@ def test_functions_of_batches_equal_a_loop(name: str, namespace: str) -> None:
     constant = rng.normal(size=(2, 3))
 
     def made(values: np.ndarray) -> Any:
-        return gf.tensor(values) if F is ops else np.array(values)
+        return gf.tensor(values) if F is tensor_functions else np.array(values)
 
     call = _BATCHED_CALLS[name]
     result = call(batched(F), Batch(made(xs)), Batch(made(ys)), made(constant))

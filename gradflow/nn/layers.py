@@ -13,8 +13,8 @@ from gradflow.backend.registry import DeviceLike
 from gradflow.nn import init
 from gradflow.nn.module import Incompatible, Module, Parameter, StateError, fixed, speaks_for_itself
 from gradflow.ops.network import check_activation, check_dropout, check_epsilon
-from gradflow.ops.reductions import normalize_axes
 from gradflow.random.generator import Generator
+from gradflow.shapes import normalize_axes
 from gradflow.tensor import Tensor
 
 
@@ -390,7 +390,7 @@ class MLP(Sequential):
             layers.append((module.weight, module.bias))
         else:
             if layers:
-                return ops.perceptron(x, layers, activation)
+                return ops.network.perceptron(x, layers, activation)
         return super().forward(x)
 
 

@@ -12,10 +12,16 @@ from gradflow.backend import Array, Backend
 from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.dtypes import DEFAULT, DType, as_dtype, weak_number
 from gradflow.interception import opaque_call
+from gradflow.ops.checks import check_tensors, number
 from gradflow.ops.host import array_from_host, array_from_numbers, checked_cast, dtype_of, numpy_array
-from gradflow.ops.table import apply, cast, check_tensors, defop, number
+from gradflow.ops.table import apply, cast, defop
 from gradflow.shapes import shape_from
 from gradflow.tensor import Tensor
+
+__all__ = [
+    "arange", "asarray", "eye", "full", "full_like", "linspace", "one_hot", "ones", "ones_like", "zeros",
+    "zeros_like",
+]  # fmt: skip
 
 
 def native_dtype(backend: Backend, dtype: Any) -> Any:
@@ -208,3 +214,13 @@ def arange(
     elif not all(map(math.isfinite, (start, stop, step))):
         raise ValueError(f"arange takes finite numbers; got start {start}, stop {stop}, step {step}")
     return Tensor(backend.arange(start, stop, step, dtype=native_dtype(backend, chosen)), backend)
+
+
+def one_hot(labels: Tensor, classes: int, dtype: Any = "float32") -> Tensor:
+    """1 at each label and 0 elsewhere: (..., classes). labels: integers in [0, classes). TypeError for others."""
+    check_tensors("one_hot", labels)
+    (classes,) = shape_from((classes,), "classes of one_hot")
+    if labels.dtype.kind not in ("int", "uint"):
+        raise TypeError(f"one_hot takes integer labels; got {labels.dtype}")
+    native = labels.backend.dtypes[as_dtype(dtype).name]
+    return Tensor(labels.backend.one_hot(labels.array, classes, native), labels.backend)

@@ -8,7 +8,8 @@ from typing import Any
 
 from gradflow.autograd.graph import Operation
 from gradflow.interception import forbid_replay
-from gradflow.ops.table import Rule, TensorFunction, apply, kind_and_fix, mismatch
+from gradflow.ops.checks import kind_and_fix, mismatch
+from gradflow.ops.table import Rule, TensorFunction, apply
 from gradflow.tensor import Tensor
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -11,28 +11,32 @@ from numbers import Integral, Real
 from typing import Any
 
 from gradflow.dtypes import as_dtype, is_number, weak_number
+from gradflow.ops.checks import check_tensors, kind_and_fix, kind_of, mismatch
 from gradflow.ops.table import (
     BINARY_OPERATORS,
     TensorFunction,
-    _named,
     apply,
     as_operator,
     binary,
     cast,
-    check_tensors,
     counted,
     defop,
     elementwise,
     floating,
-    kind_and_fix,
-    kind_of,
-    mismatch,
-    plain_binary,
-    plain_unary,
+    named,
+    nondifferentiable_binary,
+    nondifferentiable_unary,
     promoted,
     unary,
 )
 from gradflow.tensor import Tensor
+
+__all__ = [
+    "abs", "add", "astype", "ceil", "clip", "cos", "divide", "equal", "exp", "expm1", "floor", "greater",
+    "greater_equal", "isfinite", "isinf", "isnan", "less", "less_equal", "log", "log1p", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "maximum", "minimum", "multiply", "negative", "not_equal", "outer",
+    "power", "round", "sign", "sin", "sqrt", "square", "subtract", "tanh", "where",
+]  # fmt: skip
 
 add = binary("add", lambda F, g, _out, _a, _b: g, lambda F, g, _out, _a, _b: g, "x1 + x2.", exact=True)
 subtract = binary(
@@ -129,7 +133,7 @@ def _rounding(name: str, doc: str) -> TensorFunction:
     def function(x: Tensor, /) -> Tensor:
         return copy(x) if isinstance(x, Tensor) and not x.dtype.is_floating else of_floats(x)
 
-    return _named(function, name, doc)
+    return named(function, name, doc)
 
 
 floor = _rounding("floor", "The largest whole number that is not above x. Its gradient is 0.")
@@ -226,21 +230,21 @@ def astype(x: Tensor, dtype: Any, /) -> Tensor:
     return cast(x, dtype)
 
 
-equal = plain_binary("equal", "Where x1 == x2: bool.")
-not_equal = plain_binary("not_equal", "Where x1 != x2: bool.")
-less = plain_binary("less", "Where x1 < x2: bool.")
-less_equal = plain_binary("less_equal", "Where x1 <= x2: bool.")
-greater = plain_binary("greater", "Where x1 > x2: bool.")
-greater_equal = plain_binary("greater_equal", "Where x1 >= x2: bool.")
-logical_and = plain_binary("logical_and", "Where both of two bool tensors are true.", of_bools=True)
-logical_or = plain_binary("logical_or", "Where either of two bool tensors is true.", of_bools=True)
-logical_xor = plain_binary(
+equal = nondifferentiable_binary("equal", "Where x1 == x2: bool.")
+not_equal = nondifferentiable_binary("not_equal", "Where x1 != x2: bool.")
+less = nondifferentiable_binary("less", "Where x1 < x2: bool.")
+less_equal = nondifferentiable_binary("less_equal", "Where x1 <= x2: bool.")
+greater = nondifferentiable_binary("greater", "Where x1 > x2: bool.")
+greater_equal = nondifferentiable_binary("greater_equal", "Where x1 >= x2: bool.")
+logical_and = nondifferentiable_binary("logical_and", "Where both of two bool tensors are true.", of_bools=True)
+logical_or = nondifferentiable_binary("logical_or", "Where either of two bool tensors is true.", of_bools=True)
+logical_xor = nondifferentiable_binary(
     "logical_xor", "Where one of two bool tensors is true, and not both.", of_bools=True, array_name="not_equal"
 )
-logical_not = plain_unary("logical_not", "Where a bool tensor is false.", of_bools=True)
-isfinite = plain_unary("isfinite", "Where x is neither infinite nor NaN: bool.")
-isinf = plain_unary("isinf", "Where x is infinite: bool.")
-isnan = plain_unary("isnan", "Where x is NaN: bool.")
+logical_not = nondifferentiable_unary("logical_not", "Where a bool tensor is false.", of_bools=True)
+isfinite = nondifferentiable_unary("isfinite", "Where x is neither infinite nor NaN: bool.")
+isinf = nondifferentiable_unary("isinf", "Where x is infinite: bool.")
+isnan = nondifferentiable_unary("isnan", "Where x is NaN: bool.")
 
 
 def outer(x1: Tensor, x2: Tensor, /) -> Tensor:

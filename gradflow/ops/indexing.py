@@ -9,14 +9,16 @@ from typing import Any
 from gradflow.autograd.grad_mode import FAST, OFF, current_observer, grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.autograd.parts import Part, key_of_range
+from gradflow.ops.checks import check_tensors, mismatch
 from gradflow.ops.host import array_from_host
-from gradflow.ops.reductions import one_axis
-from gradflow.ops.table import apply, check_broadcast, check_tensors, defop, mismatch
-from gradflow.shapes import broadcasts
+from gradflow.ops.table import apply, defop
+from gradflow.shapes import broadcasts, check_broadcast, one_axis
 from gradflow.tensor import Tensor
 
+__all__ = ["take", "take_along_axis"]
 
-def explain(F: Any, shape: Sequence[int], key: Any) -> None:
+
+def explain_index(F: Any, shape: Sequence[int], key: Any) -> None:
     """Raise a clear error for a key of `raw_key` that a backend has refused, if its arrays are the reason."""
     parts = key if isinstance(key, tuple) else (key,)
     arrays = [p for p in parts if hasattr(p, "shape")]
@@ -51,7 +53,7 @@ def _take(F: Any, x: Any, key: Any) -> Any:
     try:
         return F.getitem(x, key)
     except IndexError:
-        explain(F, x.shape, key)
+        explain_index(F, x.shape, key)
         raise
 
 
@@ -176,7 +178,7 @@ def _raw_part(x: Tensor, part: Any) -> Any:
         return x.backend.copy(part.array)  # a copy: the backward pass reads it again
     if isinstance(part, (list, tuple, range)):
         try:
-            array = x.backend.asarray(_plain(part))
+            array = x.backend.asarray(_as_lists(part))
             x.backend.dtype_name(array.dtype)
         except (OverflowError, TypeError, ValueError):
             raise IndexError("a list of unequal lengths, or of integers above 64 bits, is not an index") from None
@@ -208,16 +210,16 @@ def _no_index(part: Any) -> IndexError:
     return IndexError(f"an index is made of integers, slices, None, ... and arrays of integers or bools; got {part!r}")
 
 
-def _plain(part: Any) -> Any:
+def _as_lists(part: Any) -> Any:
     """Nested sequences of integers or bools, of any library, as Python lists."""
     if isinstance(part, (list, tuple, range)):
-        return [p if p.__class__ is int else _plain(p) for p in part]
+        return [p if p.__class__ is int else _as_lists(p) for p in part]
     if isinstance(part, Tensor):
         raise IndexError("a list of tensors is no index: make them one tensor with gradflow.stack")
     if hasattr(part, "tolist"):
         part = part.tolist()
     if isinstance(part, list):
-        return _plain(part)
+        return _as_lists(part)
     return part if isinstance(part, bool) else _index(part)
 
 

@@ -8,19 +8,21 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any, TypeVar
 
-from gradflow import ops
-from gradflow.backend import Backend
 from gradflow.dtypes import float32, promote
 from gradflow.interception import opaque_call
+from gradflow.ops.activations import softplus
+from gradflow.ops.checks import check_tensors, number
+from gradflow.ops.creation import one_hot
 from gradflow.ops.elementwise import abs as abs_
-from gradflow.ops.elementwise import add, divide, multiply, negative, square, subtract, where
+from gradflow.ops.elementwise import add, astype, divide, less, multiply, negative, square, subtract, where
 from gradflow.ops.indexing import take, take_along_axis
-from gradflow.ops.network import one_hot, softplus
 from gradflow.ops.reductions import mean
 from gradflow.ops.reductions import sum as sum_
 from gradflow.ops.shape import expand_dims, permute_dims, reshape, squeeze
-from gradflow.ops.table import apply, cast, check_tensors, defop, number
+from gradflow.ops.table import apply, cast, defop, promoted
 from gradflow.tensor import Tensor
+
+__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "l1_loss", "mse_loss", "nll_loss"]
 
 _Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
 REDUCTIONS = ("mean", "sum", "none")
@@ -82,15 +84,10 @@ _SQUARED_ERROR = defop(
 )
 
 
-def squared_error_backward(*arguments: Any, **options: Any) -> Any:
-    """The composed default of the kernel, on tensors."""
-    return Backend.squared_error_backward(ops, *arguments, **options)  # type: ignore[arg-type]
-
-
 def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """(input - target)^2, averaged over all elements, summed, or "none". ValueError for differing shapes."""
     _check("mse_loss", input, target, reduction)
-    input, target = ops.promoted("mse_loss", input, target, True)
+    input, target = promoted("mse_loss", input, target, True)
     if reduction == "mean" and 0 in input.array.shape:
         raise ValueError("the mean of no losses does not exist: the input is empty")
     return apply(_SQUARED_ERROR, (input, target), {"reduction": reduction})
@@ -100,7 +97,7 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """|input - target|, averaged over all elements, summed, or "none". ValueError for differing shapes."""
     _check("l1_loss", input, target, reduction)
-    input, target = ops.promoted("l1_loss", input, target, True)
+    input, target = promoted("l1_loss", input, target, True)
     return _reduced(abs_(subtract(input, target)), reduction)
 
 
@@ -115,10 +112,10 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
         advice = ": half of mse_loss is the same" if delta == math.inf else ""
         raise ValueError(f"huber_loss needs a finite delta > 0; got {delta}{advice}")
     _check("huber_loss", input, target, reduction)
-    input, target = ops.promoted("huber_loss", input, target, True)
+    input, target = promoted("huber_loss", input, target, True)
     difference = subtract(input, target)
     size = abs_(difference)
-    near = ops.less(size, delta)
+    near = less(size, delta)
     inner = where(near, difference, 0.0)  # not of the size, whose second derivative at 0 is 0; nor infinite: 0 * inf
     outer = multiply(subtract(size, 0.5 * delta), delta)
     return _reduced(where(near, multiply(square(inner), 0.5), outer), reduction)
@@ -134,11 +131,6 @@ _CROSS_ENTROPY = defop(
     joint=_cross_entropy_backward,
     residual=True,
 )
-
-
-def softmax_cross_entropy_backward(*arguments: Any, **options: Any) -> Any:
-    """The composed default of the kernel, on tensors."""
-    return Backend.softmax_cross_entropy_backward(ops, *arguments, **options)  # type: ignore[arg-type]
 
 
 def _classes_last(name: str, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
@@ -226,7 +218,7 @@ def cross_entropy(
             if weight is not None and reduction == "mean":
                 divisor, reduction = sum_(take(weight, labels)), "sum"
     elif target.shape == input.shape:
-        target = ops.astype(_classes_last("cross_entropy", target)[0], input.dtype)
+        target = astype(_classes_last("cross_entropy", target)[0], input.dtype)
     else:
         raise ValueError(
             f"cross_entropy takes class probabilities of the input's shape {input.shape}, or integer labels, made with "
@@ -294,13 +286,3 @@ def binary_cross_entropy_with_logits(
     if weight is not None:
         losses = multiply(losses, weight)
     return _reduced(losses, reduction)
-
-
-__all__ = [
-    "binary_cross_entropy_with_logits",
-    "cross_entropy",
-    "huber_loss",
-    "l1_loss",
-    "mse_loss",
-    "nll_loss",
-]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradflow import ops
-from gradflow.ops.table import BINARY_OPERATORS, COMPARISONS, as_operator, is_foreign
+from gradflow.ops import namespace as ops
+from gradflow.ops.checks import is_foreign
+from gradflow.ops.indexing import index
+from gradflow.ops.table import BINARY_OPERATORS, COMPARISONS, as_operator
 from gradflow.tensor import Tensor
 
 _METHODS = [
@@ -141,6 +143,6 @@ _set("__neg__", ops.negative)
 _set("__pos__", lambda self: self)
 _set("__abs__", ops.abs)
 _set("__invert__", ops.logical_not)
-_set("__getitem__", ops.index)
+_set("__getitem__", index)
 _set("__array_ufunc__", _array_ufunc)
 _set("__array_function__", _array_function)

@@ -12,24 +12,15 @@ from numbers import Real
 from typing import Any
 
 from gradflow.autograd.grad_mode import FAST, grad_enabled
-from gradflow.backend import ACTIVATIONS, Backend
-from gradflow.ops.reductions import flag, normalize_axes, one_axis
+from gradflow.backend import ACTIVATIONS
+from gradflow.ops.checks import check_tensors, number
 from gradflow.ops.shape import expand_dims, squeeze
-from gradflow.ops.table import (
-    OPERATIONS,
-    TensorFunction,
-    _named,
-    apply,
-    check_broadcast,
-    check_tensors,
-    defop,
-    floating,
-    number,
-    promoted,
-)
+from gradflow.ops.table import apply, defop, floating, promoted
 from gradflow.random.generator import Generator, default_generator
-from gradflow.shapes import integers, shape_from
+from gradflow.shapes import check_broadcast, integers
 from gradflow.tensor import Tensor
+
+__all__ = ["dropout", "layer_norm", "linear", "matmul"]
 
 
 def _product(F: Any, a: Any, b: Any) -> Any:
@@ -196,115 +187,6 @@ def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) ->
     return linear(x, *layers[-1])
 
 
-def _activation(name: str, doc: str) -> TensorFunction:
-    def from_out(F: Any, g: Any, out: Any, _x: Any, parameter: float) -> Any:
-        return F.activate_backward(g, out, name, parameter)
-
-    def from_x(F: Any, g: Any, _out: Any, x: Any, parameter: float) -> Any:
-        return F.activate_backward(g, x, name, parameter)
-
-    rule = from_out if ACTIVATIONS[name].saves == "out" else from_x
-    op = defop(name, rule, forward=lambda F, x, parameter: F.activate(x, name, parameter))
-    default = {"parameter": ACTIVATIONS[name].parameter}
-
-    def function(x: Tensor, /) -> Tensor:
-        check_tensors(name, x)
-        return apply(op, (floating(x),), default)
-
-    return _named(function, name, doc)
-
-
-relu = _activation("relu", "max(x, 0). Its gradient at 0 is 0.")
-sigmoid = _activation("sigmoid", "1 / (1 + exp(-x)), without overflow.")
-gelu = _activation("gelu", "x times the normal distribution function of x, in the tanh form (Hendrycks & Gimpel 2016).")
-silu = _activation("silu", "x * sigmoid(x).")
-softplus = _activation("softplus", "log(1 + exp(x)), without overflow.")
-for _name in ("leaky_relu", "elu"):
-    _activation(_name, "")
-
-
-def leaky_relu(x: Tensor, /, negative_slope: float = 0.01) -> Tensor:
-    """x where it is positive, else negative_slope * x."""
-    return _with_parameter("leaky_relu", x, negative_slope)
-
-
-def elu(x: Tensor, /, alpha: float = 1.0) -> Tensor:
-    """x where it is positive, else alpha * (exp(x) - 1) (Clevert et al. 2015)."""
-    return _with_parameter("elu", x, alpha)
-
-
-def _with_parameter(name: str, x: Tensor, parameter: float) -> Tensor:
-    check_tensors(name, x)
-    what = "negative_slope" if name == "leaky_relu" else "alpha"
-    return apply(OPERATIONS[name], (floating(x),), {"parameter": number(f"{what} of {name}", parameter)})
-
-
-def activate_backward(g: Tensor, saved: Tensor, name: str, parameter: float) -> Tensor:
-    """The VJP of the activation `name` on tensors, from its input or its output."""
-    from gradflow import ops
-
-    result: Tensor = ACTIVATIONS[name].backward(ops, g, saved, parameter)
-    return result
-
-
-def _dot_along(F: Any, a: Any, b: Any, axis: int) -> Any:
-    return F.sum(F.multiply(a, b), axis=axis, keepdims=True)
-
-
-_SOFTMAX = defop(
-    "softmax",
-    lambda F, g, out, _x, axis: F.multiply(out, F.subtract(g, _dot_along(F, g, out, axis))),
-    forward=lambda F, x, axis: F.softmax(x, axis),
-)
-_LOG_SOFTMAX = defop(
-    "log_softmax",
-    lambda F, g, out, _x, axis: F.subtract(g, F.multiply(F.exp(out), F.sum(g, axis=axis, keepdims=True))),
-    forward=lambda F, x, axis: F.log_softmax(x, axis),
-)
-
-
-def _logsumexp_rule(F: Any, g: Any, out: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
-    kept = tuple(1 if i in axis else n for i, n in enumerate(x.shape))
-    total = F.reshape(out, kept)
-    total = F.where(F.equal(total, -math.inf), 0.0, total)
-    return F.multiply(F.reshape(g, kept), F.exp(F.subtract(x, total)))
-
-
-_LOGSUMEXP = defop(
-    "logsumexp",
-    _logsumexp_rule,
-    forward=lambda F, x, axis, keepdims: F.logsumexp(x, axis, keepdims),
-)
-
-
-def softmax(x: Tensor, /, axis: int = -1) -> Tensor:
-    """exp(x) / sum(exp(x)) along `axis`, without overflow."""
-    return _along(_SOFTMAX, x, axis)
-
-
-def log_softmax(x: Tensor, /, axis: int = -1) -> Tensor:
-    """log(softmax(x)) along `axis`, finite for every finite x."""
-    return _along(_LOG_SOFTMAX, x, axis)
-
-
-def _along(op: Any, x: Tensor, axis: int) -> Tensor:
-    check_tensors(op.name, x)
-    axis = one_axis(op.name, axis, x.ndim)
-    if x.shape[axis] == 0:
-        raise ValueError(f"{op.name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")
-    return apply(op, (floating(x),), {"axis": axis})
-
-
-def logsumexp(x: Tensor, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
-    """log(sum(exp(x))) over `axis`, without overflow. ValueError where there is nothing to sum."""
-    check_tensors("logsumexp", x)
-    keepdims = flag("logsumexp", keepdims)
-    axes = normalize_axes(axis, x.ndim)
-    if not math.prod(x.shape[a] for a in axes):
-        raise ValueError(f"logsumexp of no elements does not exist: the shape is {x.shape}, the axis {axis}")
-    return apply(_LOGSUMEXP, (floating(x),), {"axis": axes, "keepdims": keepdims})
-
-
 def check_epsilon(eps: float) -> None:
     """Raise ValueError for an eps that is negative or not finite."""
     if isinstance(eps, bool) or not isinstance(eps, Real) or not 0.0 <= eps < math.inf:
@@ -378,29 +260,3 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Generat
 def dropout_factors(like: Any, p: float, key: int, counter: int) -> Tensor:
     """What `dropout` multiplies a tensor of the shape and dtype of `like` by: see `Backend.dropout_factors`."""
     return Tensor(like.backend.dropout_factors(like, p, key, counter), like.backend)
-
-
-def one_hot(labels: Tensor, classes: int, dtype: Any = "float32") -> Tensor:
-    """1 at each label and 0 elsewhere: (..., classes). labels: integers in [0, classes). TypeError for others."""
-    check_tensors("one_hot", labels)
-    (classes,) = shape_from((classes,), "classes of one_hot")
-    if labels.dtype.kind not in ("int", "uint"):
-        raise TypeError(f"one_hot takes integer labels; got {labels.dtype}")
-    from gradflow.dtypes import as_dtype
-
-    native = labels.backend.dtypes[as_dtype(dtype).name]
-    return Tensor(labels.backend.one_hot(labels.array, classes, native), labels.backend)
-
-
-def linear_backward(*arguments: Any, **options: Any) -> Any:
-    """The composed default of the kernel, on tensors."""
-    from gradflow import ops
-
-    return Backend.linear_backward(ops, *arguments, **options)  # type: ignore[arg-type]
-
-
-def layer_norm_backward(*arguments: Any, **options: Any) -> Any:
-    """The composed default of the kernel, on tensors."""
-    from gradflow import ops
-
-    return Backend.layer_norm_backward(ops, *arguments, **options)  # type: ignore[arg-type]

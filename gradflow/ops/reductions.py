@@ -4,52 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-from operator import attrgetter, index
+from operator import attrgetter
 from typing import Any
 
 from gradflow.autograd.grad_mode import FAST, grad_enabled
 from gradflow.autograd.graph import Node
-from gradflow.ops.table import TensorFunction, _named, apply, check_tensors, counted, defop, floating, number
+from gradflow.ops.checks import check_tensors, flag, number
+from gradflow.ops.table import TensorFunction, apply, counted, defop, floating, named
+from gradflow.shapes import Axis, normalize_axes, one_axis
 from gradflow.tensor import Tensor
 
-Axis = int | tuple[int, ...] | None
-
-
-def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """The axes that `axis` (a number, a tuple, or None for all) stands for, each in [0, ndim).
-
-    Raises ValueError for an axis out of range or named twice, TypeError for anything but an axis.
-    """
-    if axis is None:
-        return tuple(range(ndim))
-    try:
-        axes = tuple(map(index, axis)) if isinstance(axis, (tuple, list)) else (index(axis),)
-    except TypeError:
-        raise TypeError(f"an axis is an int or a tuple of int; got {axis!r}") from None
-    for a in axes:
-        if not -ndim <= a < ndim:
-            raise ValueError(f"axis {a} is out of range for a tensor of {ndim} axes")
-    normal = tuple(a % ndim for a in axes)
-    if len(set(normal)) != len(normal):
-        raise ValueError(f"an axis is named twice in {axis!r}")
-    return normal
-
-
-def one_axis(name: str, axis: Any, ndim: int) -> int:
-    """The one axis, in [0, ndim), of `name`. ValueError out of range, TypeError for anything but a number."""
-    try:
-        return normalize_axes(index(axis), ndim)[0]
-    except TypeError:
-        raise TypeError(f"{name} works along one axis, a number; got {axis!r}") from None
-
-
-def flag(name: str, keepdims: Any) -> bool:
-    """`keepdims` as a bool. TypeError for what is none: perhaps it was meant as an axis."""
-    if type(keepdims).__name__ != "bool":
-        raise TypeError(
-            f"keepdims of {name} is True or False; got {keepdims!r}: several axes are one tuple, as in axis=(0, 1)"
-        )
-    return bool(keepdims)
+__all__ = [
+    "all", "any", "argmax", "argmin", "argsort", "cumulative_sum", "max", "mean", "min", "prod", "std", "sum",
+    "var",
+]  # fmt: skip
 
 
 def _keep(F: Any, g: Any, x: Any, axis: Axis) -> Any:
@@ -137,7 +105,7 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrink
             return Tensor(array, backend, Node(op, backend, (parent,), saved, out, array, parameters))
         return apply(op, (x,), parameters)
 
-    return _named(function, name, doc)
+    return named(function, name, doc)
 
 
 sum = _reduction(
@@ -229,7 +197,7 @@ def cumulative_sum(x: Tensor, /, axis: int | None = None) -> Tensor:
     return apply(_CUMULATIVE_SUM, (counted(x),), {"axis": one_axis("cumulative_sum", axis, x.ndim)})
 
 
-def _plain(name: str, doc: str) -> TensorFunction:
+def _nondifferentiable(name: str, doc: str) -> TensorFunction:
     def function(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
         check_tensors(name, x)
         keepdims = flag(name, keepdims)
@@ -237,7 +205,7 @@ def _plain(name: str, doc: str) -> TensorFunction:
             axis = normalize_axes(axis, x.ndim)
         return Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
 
-    return _named(function, name, doc)
+    return named(function, name, doc)
 
 
 def _place(name: str, doc: str) -> TensorFunction:
@@ -250,11 +218,11 @@ def _place(name: str, doc: str) -> TensorFunction:
             raise ValueError(f"{name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")
         return Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
 
-    return _named(function, name, doc)
+    return named(function, name, doc)
 
 
-any = _plain("any", "Whether any element over `axis` is true (not 0).")
-all = _plain("all", "Whether all elements over `axis` are true (not 0).")
+any = _nondifferentiable("any", "Whether any element over `axis` is true (not 0).")
+all = _nondifferentiable("all", "Whether all elements over `axis` are true (not 0).")
 argmax = _place(
     "argmax",
     "The index of the first largest element along the number `axis`, or of the flat tensor. ValueError if none.",

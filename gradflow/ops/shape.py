@@ -11,11 +11,16 @@ from typing import Any
 from gradflow.autograd.grad_mode import FAST, grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.dtypes import promote, weak_number
+from gradflow.ops.checks import check_tensors, kind_of
 from gradflow.ops.indexing import parts
-from gradflow.ops.reductions import normalize_axes, one_axis
-from gradflow.ops.table import apply, cast, check_tensors, defop, kind_of
-from gradflow.shapes import broadcasts, integers, is_sequence, shape_from
+from gradflow.ops.table import apply, cast, defop
+from gradflow.shapes import broadcasts, integers, is_sequence, normalize_axes, one_axis, shape_from
 from gradflow.tensor import Tensor
+
+__all__ = [
+    "broadcast_to", "concat", "expand_dims", "flip", "matrix_transpose", "moveaxis", "pad", "permute_dims",
+    "repeat", "reshape", "split", "squeeze", "stack", "swapaxes", "tile", "unbind",
+]  # fmt: skip
 
 _RESHAPE = defop("reshape", lambda F, g, _out, _x, shape: F.reshape(g, _x.shape), view=True)
 _BROADCAST = defop("broadcast_to", lambda F, g, _out, _x, shape: g, view=True)  # the engine sums it back

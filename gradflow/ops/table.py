@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from operator import attrgetter
 from typing import Any
 
@@ -18,8 +18,16 @@ from gradflow.autograd.grad_mode import FAST, OFF, current_observer, grad_enable
 from gradflow.autograd.graph import Node, Operation
 from gradflow.backend import Backend
 from gradflow.backend.half_floats import widened
-from gradflow.backend.registry import DeviceMismatchError
 from gradflow.dtypes import DEFAULT, as_dtype, is_number, promote, weak_number
+from gradflow.ops.checks import (
+    check_bools,
+    check_tensors,
+    explain_elementwise,
+    is_bool,
+    is_foreign,
+    kind_and_fix,
+    mismatch,
+)
 from gradflow.tensor import Tensor
 
 OPERATIONS: dict[str, Operation] = {}
@@ -29,7 +37,7 @@ Rule = Callable[..., Any] | None
 TensorFunction = Callable[..., Tensor]
 
 BINARY_OPERATORS: dict[str, TensorFunction] = {}
-"""Each function of `binary` and `plain_binary` once more, as an operator: see `is_foreign`."""
+"""Each function of `binary` and `nondifferentiable_binary` once more, as an operator: see `is_foreign`."""
 
 
 def defop(name: str, *rules: Rule, forward: Callable[..., Any] | None = None, **options: Any) -> Operation:
@@ -52,76 +60,10 @@ def elementwise(name: str, array_name: str | None = None) -> Callable[..., Any]:
         try:
             return get(F)(*arrays)
         except (TypeError, ValueError):
-            explain(name, F, arrays)
+            explain_elementwise(name, F, arrays)
             raise
 
     return forward
-
-
-def explain(name: str, F: Any, arrays: Sequence[Any]) -> None:
-    """Raise what is wrong with the arrays that an elementwise function refused, if it is their shapes, or bools."""
-    arrays = [a for a in arrays if hasattr(a, "shape")]
-    check_broadcast(name, [a.shape for a in arrays])
-    kinds = {as_dtype(F.dtype_name(a.dtype)).kind for a in arrays}
-    if name == "power" and kinds <= {"int", "uint"}:
-        raise ValueError(
-            "power: integers have no negative powers among integers: convert with astype('float32')"
-        ) from None
-    if kinds == {"bool"}:
-        raise TypeError(f"{name} is not for bools: use ~, &, | or ^, or convert with astype('int64') first") from None
-
-
-def check_broadcast(name: str, shapes: Sequence[Sequence[int]], error: type[Exception] = ValueError) -> None:
-    """Raise an error that names the operation and the shapes, where these do not broadcast."""
-    lengths: dict[int, int] = {}
-    for shape in shapes:
-        for axis, n in enumerate(reversed(shape)):
-            if n != 1 and lengths.setdefault(axis, n) != n:
-                listed = " and ".join(str(tuple(shape)) for shape in shapes)
-                raise error(
-                    f"{name}: the shapes {listed} do not broadcast; counted from the last, the lengths of an axis "
-                    "must be equal, or 1: reshape one"
-                ) from None
-
-
-def mismatch(name: str, inputs: Sequence[Any]) -> DeviceMismatchError:
-    """The error of an operation whose tensors are on different devices."""
-    tensors = [x for x in inputs if isinstance(x, Tensor)]
-    each = ", ".join(f"{x.shape} {x.dtype} on {x.device}" for x in tensors)
-    return DeviceMismatchError(
-        f"{name} got tensors on different devices: {each}; move one with .to('{tensors[0].device}')"
-    )
-
-
-def check_tensors(name: str, *inputs: Any) -> None:
-    """Raise TypeError for an input of an operation that is not a tensor, DeviceMismatchError for mixed devices."""
-    for x in inputs:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} takes tensors; got {kind_and_fix(x)}")
-        if x.backend is not inputs[0].backend:
-            raise mismatch(name, inputs)
-
-
-def number(name: str, given: Any) -> float:
-    """A parameter called `name` as a float. TypeError for anything but a number."""
-    if not is_number(given):
-        raise TypeError(f"{name} is a number; got {kind_of(given)}")
-    return float(given)
-
-
-def kind_of(x: Any) -> str:
-    """The class of x by its full name; None as itself."""
-    library = type(x).__module__.partition(".")[0]
-    return "None" if x is None else type(x).__name__ if library == "builtins" else f"{library}.{type(x).__name__}"
-
-
-def kind_and_fix(x: Any) -> str:
-    """The full class name of something that is not a tensor, and how to convert it."""
-    kind, library = kind_of(x), type(x).__module__.partition(".")[0]
-    if x is None:
-        return kind
-    values = "x.detach().cpu().numpy()" if library == "torch" else "..."
-    return f"{kind}: make a tensor of it with gradflow.tensor({values}, device=...)"
 
 
 def cast(x: Tensor, dtype: Any) -> Tensor:
@@ -232,7 +174,7 @@ def unary(
             )
         return apply(op, (x if prepare is None else prepare(x),))
 
-    return _named(function, name, doc)
+    return named(function, name, doc)
 
 
 def binary(
@@ -286,7 +228,7 @@ def binary(
                     try:
                         array = get(backend)(a, b)
                     except (TypeError, ValueError):
-                        explain(name, backend, (a, b))
+                        explain_elementwise(name, backend, (a, b))
                         raise
                     reads_out, which = saves[(p is not None) + 2 * (q is not None)]
                     saved = None if which is None else (x1 if which[0] else None, x2 if which[1] else None)
@@ -301,7 +243,7 @@ def binary(
                     return NotImplemented
                 raise
 
-        return _named(function, name, doc)
+        return named(function, name, doc)
 
     BINARY_OPERATORS[name] = make(True)
     return make(False)
@@ -311,13 +253,15 @@ LARGEST_HALF = 65504.0
 """The largest finite float16."""
 
 
-def plain_binary(name: str, doc: str, of_bools: bool = False, array_name: str | None = None) -> TensorFunction:
+def nondifferentiable_binary(
+    name: str, doc: str, of_bools: bool = False, array_name: str | None = None
+) -> TensorFunction:
     """A function of two tensors or numbers whose result carries no gradient."""
     compute = elementwise(name, array_name)
 
     def function(x1: Any, x2: Any, /) -> Tensor:
         if of_bools:
-            _check_bools(name, x1, x2)
+            check_bools(name, x1, x2)
         try:
             x1, x2 = promoted(name, x1, x2)
         except OverflowError:
@@ -333,7 +277,7 @@ def plain_binary(name: str, doc: str, of_bools: bool = False, array_name: str | 
         return Tensor(compute(F, a, b), F)
 
     BINARY_OPERATORS[name] = as_operator(function)
-    return _named(function, name, doc)
+    return named(function, name, doc)
 
 
 def _compared_with_what_is_beyond(name: str, x1: Any, x2: Any) -> Tensor:
@@ -350,14 +294,6 @@ COMPARISONS = {
 """The operators of Python that compare as these functions do."""
 
 
-def is_foreign(x: Any) -> bool:
-    """Whether an operand is of a class that gradflow does not know: Python shall ask that class, then complain itself.
-
-    Not so arrays and lists: for them the error tells how to make a tensor.
-    """
-    return not (isinstance(x, (Tensor, Real, list, tuple)) or hasattr(x, "__array__"))
-
-
 def as_operator(function: TensorFunction) -> TensorFunction:
     """`function` of two operands, but with NotImplemented for what is foreign."""
 
@@ -372,31 +308,17 @@ def as_operator(function: TensorFunction) -> TensorFunction:
     return operate
 
 
-def plain_unary(name: str, doc: str, of_bools: bool = False) -> TensorFunction:
+def nondifferentiable_unary(name: str, doc: str, of_bools: bool = False) -> TensorFunction:
     """A function of one tensor whose result carries no gradient."""
     get = attrgetter(name)
 
     def function(x: Tensor, /) -> Tensor:
         check_tensors(name, x)
         if of_bools:
-            _check_bools(name, x)
+            check_bools(name, x)
         return Tensor(get(x.backend)(x.array), x.backend)
 
-    return _named(function, name, doc)
-
-
-def _is_bool(x: Any) -> bool:
-    """Whether x is a bool of Python's or of NumPy's, which is no number to Python."""
-    return type(x).__name__ == "bool"
-
-
-def _check_bools(name: str, *inputs: Any) -> None:
-    for x in inputs:
-        if not _is_bool(x) and not (isinstance(x, Tensor) and x.dtype.kind == "bool"):
-            raise TypeError(
-                f"{name} takes bool tensors; got {x.dtype if isinstance(x, Tensor) else type(x).__name__}: "
-                "compare with something first"
-            )
+    return named(function, name, doc)
 
 
 def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[Any, Any]:
@@ -422,16 +344,16 @@ def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[An
     dtype = tensor.dtype
     if dtype.is_floating:
         weak: Any = float(other)
-    elif needs_float or not (isinstance(other, Integral) or _is_bool(other)):
+    elif needs_float or not (isinstance(other, Integral) or is_bool(other)):
         tensor, weak = cast(tensor, DEFAULT), float(other)
     else:
-        if dtype.kind == "bool" and not _is_bool(other):
+        if dtype.kind == "bool" and not is_bool(other):
             tensor = cast(tensor, "int64")
         weak = weak_number(name, other, tensor.dtype)
     return (tensor, weak) if one else (weak, tensor)
 
 
-def _named(function: TensorFunction, name: str, doc: str) -> TensorFunction:
+def named(function: TensorFunction, name: str, doc: str) -> TensorFunction:
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
     function.__module__ = "gradflow"

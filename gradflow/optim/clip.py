@@ -9,7 +9,7 @@ from typing import Any
 from gradflow.autograd.leaf import Leaf
 from gradflow.backend import Array
 from gradflow.interception import opaque_call
-from gradflow.ops.table import mismatch
+from gradflow.ops.checks import mismatch
 from gradflow.optim.optimizer import number
 from gradflow.tensor import Tensor
 

@@ -15,7 +15,7 @@ from gradflow.backend import Array, Backend
 from gradflow.interception import opaque_call, report_reads
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, greater_equal, isfinite
-from gradflow.ops.table import kind_and_fix
+from gradflow.ops.checks import kind_and_fix
 from gradflow.optim.flat import Block, make_blocks
 from gradflow.tensor import Tensor
 from gradflow.tree import check_state

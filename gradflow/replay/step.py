@@ -23,7 +23,7 @@ from gradflow.autograd.grad_mode import current_observer, is_grad_enabled
 from gradflow.backend import Backend
 from gradflow.backend.registry import current_device, get_backend
 from gradflow.interception import recorders
-from gradflow.ops.table import check_tensors
+from gradflow.ops.checks import check_tensors
 from gradflow.replay import recorder
 from gradflow.replay.plan import PATIENCE, RECORDING, Plan
 from gradflow.replay.program import Program

@@ -6,10 +6,10 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gradflow import ops
 from gradflow.autograd.backward import backward
 from gradflow.autograd.grad_mode import is_grad_enabled
 from gradflow.autograd.graph import nodes_from
+from gradflow.ops.elementwise import copy
 from gradflow.printing import _describe
 from gradflow.tensor import Tensor
 from gradflow.transforms.trace import (
@@ -152,7 +152,7 @@ def gradients(
                 "it was detached"
             )
     results = [(x, found[_node(x)]) for _, x in xs]
-    return rebuild(inputs, [ops.copy(g) if create_graph else Tensor(x.backend.copy(g), x.backend) for x, g in results])
+    return rebuild(inputs, [copy(g) if create_graph else Tensor(x.backend.copy(g), x.backend) for x, g in results])
 
 
 def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:

@@ -77,7 +77,7 @@ def _columns(trace: Trace, outputs: Sequence[Tensor], record: bool) -> list[list
         blocks = []
         for x, row in zip(trace.inputs, by_input, strict=True):
             order = (*range(x.ndim, x.ndim + y.ndim), *range(x.ndim))
-            block = ops.to_device(ops.copy(ops.permute_dims(row[j], order)), x.device)
+            block = ops.creation.to_device(ops.elementwise.copy(ops.permute_dims(row[j], order)), x.device)
             blocks.append(ops.astype(block, x.dtype))
         columns.append(blocks)
     return columns

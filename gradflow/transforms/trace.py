@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
-from gradflow import ops
 from gradflow.autograd.backward import backward
 from gradflow.autograd.batching import Batch, batched
 from gradflow.autograd.grad_mode import enable_grad, is_grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.autograd.leaf import Leaf
+from gradflow.ops.elementwise import copy
 from gradflow.ops.table import apply
 from gradflow.printing import _describe
 from gradflow.tensor import Tensor, tensor
@@ -100,7 +100,7 @@ def gradients_of(
     With `batch` the first axis of the cotangents, and of the results, counts a batch. No two results share memory.
     """
     found = _walk(inputs, outputs, cotangents, record, retain, batch)
-    return [ops.copy(g) if record else Tensor(g.backend.copy(g.array), g.backend) for g in found]
+    return [copy(g) if record else Tensor(g.backend.copy(g.array), g.backend) for g in found]
 
 
 def _walk(
