@@ -272,10 +272,10 @@ def test_the_note_on_a_config_names_each_difference(command: Any, monkeypatch: p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "there is no command; try gradflow train digits"),
+        ("", "no command given; try gradflow train digits"),
         ("trian iris", "trian.+train"),
         ("--nonsense", "does not know '--nonsense'"),
-        ("--quiet train iris", "--quiet belongs behind the command: gradflow train DATASET --quiet"),
+        ("--quiet train iris", "--quiet goes after the command: gradflow train DATASET --quiet"),
         ("devices cpu", "gradflow devices does not know 'cpu'"),
         ("train", "train needs a dataset"),
         ("train mnist", "unknown dataset 'mnist'; there are digits, breast-cancer, wine, iris, diabetes"),
@@ -289,7 +289,7 @@ def test_the_note_on_a_config_names_each_difference(command: Any, monkeypatch: p
         ("train iris --schedule linear", "unknown schedule 'linear'; there are cosine, constant"),
         ("train iris --hidden 0", "each width in hidden must be an integer from 1"),
         ("train iris --hidden 8,-8", "each width in hidden .+ got -8"),
-        ("train iris --hidden a,b", "widths are integers with commas between them, like 256,128; got 'a,b'"),
+        ("train iris --hidden a,b", "widths are integers separated by commas, such as 256,128; got 'a,b'"),
         ("train iris --hidden 8,", "widths are integers"),
         ("train iris --hidden=", "widths are integers"),
         ("train iris --hidden 1048577", "each width in hidden must be an integer from 1 to 1048576"),
@@ -614,7 +614,7 @@ def test_ctrl_c_before_the_first_epoch_leaves_nothing() -> None:
         _, err = process.communicate()
     assert process.returncode == 130
     last = err.decode().splitlines()[-1]
-    assert last == "gradflow: error: interrupted before the first epoch was over; nothing is saved"
+    assert last == "gradflow: error: interrupted before the end of the first epoch; nothing is saved"
     assert b"Traceback" not in err
     assert tree() == set()
 
@@ -678,7 +678,7 @@ def test_ctrl_c_during_an_import(imported: str) -> None:
         pytest.importorskip("numba")
     with entered(imported, *LONG) as process:
         said = assert_interrupted(process)
-    run = " before the first epoch was over; nothing is saved" if imported in LATE else ""
+    run = " before the end of the first epoch; nothing is saved" if imported in LATE else ""
     assert said == f"gradflow: error: interrupted{run}"
     assert not Path("r").exists()
 
@@ -757,6 +757,12 @@ def test_help_of_train_names_every_dataset_and_option(command: Any) -> None:
     options = [f"--{name.replace('_', '-')}" for name in SETTING_NAMES if name != "dataset"]
     for words in (*DATASETS, *options, "--config", "--out", "--quiet", "130"):
         assert re.search(rf"(?<![\w-]){words}(?![\w-])", out), words
+
+
+@pytest.mark.parametrize("words", [(), ("train",), ("devices",), ("agree",)])
+def test_help_fits_a_terminal_of_80_columns(words: tuple[str, ...], command: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, command(*words, "--help").out.splitlines())) <= 80
 
 
 def test_version(command: Any) -> None:

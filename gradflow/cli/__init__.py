@@ -1,7 +1,7 @@
-"""The command `gradflow`: train a multilayer perceptron, say which devices can be used, compare their results.
+"""The command `gradflow`: train a multilayer perceptron, list the devices, compare the results of two devices.
 
-The one idea: whatever the user gets wrong is one line on stderr and exit status 2, before anything is written; so all
-checks sit where the settings are made, and this file only turns words into settings and results into words.
+Invalid input prints one line to stderr and exits with status 2, before anything is written. The checks are in
+`gradflow.training.Settings` and in what the commands call; the files here parse arguments and print results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gradflow.cli import agree, devices, train
 from gradflow.cli.output import (
     FAILED,
     INTERRUPTED,
-    MISUSED,
+    INVALID,
     PIPE_CLOSED,
     Unclosable,
     UsageError,
@@ -31,44 +31,37 @@ from gradflow.environment import VariableError
 from gradflow.training import NonFiniteLossError, SettingsError
 from gradflow.training.settings import SETTING_NAMES
 
-_GENERAL_HELP = """\
-Train multilayer perceptrons, on CPU and GPU with the same code.
+_HELP = """\
+Train multilayer perceptrons with the same code on the CPU and on a GPU.
 
   gradflow train digits                learn to read handwritten digits
   gradflow train iris --hidden 16,16   a smaller dataset, a smaller model
   gradflow train --help                all datasets and settings
-  gradflow devices                     what can be used here, and why not the rest
-  gradflow agree                       whether two devices compute the same
+  gradflow devices                     which devices can be used, and why not
+  gradflow agree                       whether two devices give the same results
 """
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; it raises UsageError for words that make no sense."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(
-        prog="gradflow",
-        usage="gradflow COMMAND [options]",
-        description=_GENERAL_HELP,
-        formatter_class=formatter,
-        allow_abbrev=False,
-    )
+    """Return the parser of the whole command line. It raises UsageError for invalid arguments."""
+    parser = _Parser(prog="gradflow", usage="gradflow COMMAND [options]", description=_HELP)
     parser.add_argument("--version", action="version", version=f"gradflow {gf.__version__}")
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", title="commands", prog="gradflow", parser_class=_Parser
-    )
-    train.add_parser(commands, formatter)
-    devices.add_parser(commands, formatter)
-    agree.add_parser(commands, formatter)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", prog="gradflow")
+    for command in (train, devices, agree):
+        command.add_parser(commands)
     return parser
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The words of a command line, taken apart. Raises UsageError for words that make no sense."""
+    """Return the parsed arguments of a command line. Raises UsageError for invalid ones."""
     arguments, rest = build_parser().parse_known_args(argv)
     if rest:
         unknown = next((word for word in rest if word.startswith("-")), rest[0])
@@ -76,50 +69,46 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         close = difflib.get_close_matches(unknown, options, 1) if arguments.command == "train" else []
         hint = f"; did you mean {close[0]}?" if close else ""
         if close == [unknown]:
-            raise UsageError(f"{unknown} belongs behind the command: gradflow train DATASET {unknown} ...")
+            raise UsageError(f"{unknown} goes after the command: gradflow train DATASET {unknown} ...")
         prog = f"gradflow {arguments.command}" if arguments.command else "gradflow"
         raise UsageError(f"{prog} does not know {unknown!r}{hint} (see {prog} --help)")
+    if arguments.command is None:
+        raise UsageError("no command given; try gradflow train digits, or gradflow --help")
     return arguments
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    """Carry out a command; the exit status."""
+    """Run a command, print its errors on one line, and return the exit status."""
     try:
         arguments = parse(argv)
         check_variables()
-        if arguments.command == "train":
-            return train.run(arguments)
-        if arguments.command == "devices":
-            return devices.run(arguments.json)
-        if arguments.command == "agree":
-            return agree.run(arguments)
-        raise UsageError("there is no command; try gradflow train digits, or gradflow --help")
+        status: int = arguments.run(arguments)
+        return status
     except SystemExit as stop:  # of --help and --version
         return int(stop.code or 0)
     except (UsageError, SettingsError, VariableError, ImportError, gf.DeviceUnavailableError) as error:
-        print_error(str(error))
-        return MISUSED
+        return _failed(str(error), INVALID)
     except train.InterruptedEarly:
-        print_error("interrupted before the first epoch was over; nothing is saved")
-        return INTERRUPTED
+        return _failed("interrupted before the end of the first epoch; nothing is saved", INTERRUPTED)
     except KeyboardInterrupt:
-        print_error("interrupted")
-        return INTERRUPTED
+        return _failed("interrupted", INTERRUPTED)
     except NonFiniteLossError as error:
-        print_error(f"{error}; nothing is saved")
-        return FAILED
+        return _failed(f"{error}; nothing is saved")
     except MemoryError:
-        print_error("out of memory; a narrower model or a smaller batch needs less")
-        return FAILED
+        return _failed("out of memory; a narrower model or a smaller batch needs less")
     except BrokenPipeError:
         raise
     except OSError as error:
-        print_error(str(error))
-        return FAILED
+        return _failed(str(error))
+
+
+def _failed(message: str, status: int = FAILED) -> int:
+    print_error(message)
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with these words (default: those of the command line); the exit status. Prints, never raises."""
+    """Run the command with these arguments (default: `sys.argv[1:]`) and return its exit status. Never raises."""
     harden_streams()
     stdout: Any = Unclosable(sys.stdout)
     stderr: Any = Unclosable(sys.stderr)
@@ -127,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             status = _run(argv)
             stdout.flush()
-        except BrokenPipeError:  # nobody reads: say nothing, and let the interpreter's last flush go nowhere
+        except BrokenPipeError:  # the reader has closed the pipe: print nothing, also when the interpreter flushes
             os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
             return PIPE_CLOSED
     return status

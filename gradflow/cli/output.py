@@ -11,21 +11,21 @@ from typing import Any
 
 from gradflow.text import printable
 
-FAILED, MISUSED, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
-"""Exit statuses: training, writing or agreement failed; bad input; Ctrl-C; nobody reads the output any more."""
+FAILED, INVALID, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
+"""Exit statuses: training, writing or a comparison failed; invalid input; Ctrl-C; the reader closed the pipe."""
 
 
 class UsageError(Exception):
-    """What the user asked for cannot be; the message says why."""
+    """The command line is invalid; the message says why."""
 
 
 @contextlib.contextmanager
 def nothing_on_stdout() -> Iterator[None]:
-    """Send to stderr what plug-ins and their libraries print meanwhile: stdout is for the report."""
+    """Inside a `with`, send to stderr what plug-ins and their libraries print: stdout is for the report."""
     sys.stdout.flush()
     try:
         kept = os.dup(1)
-        os.dup2(2, 1)  # also for what is not written in Python
+        os.dup2(2, 1)  # also for code that is not Python
     except OSError:  # one of them is closed
         kept = -1
     try:
@@ -43,7 +43,7 @@ def print_error(message: str) -> None:
 
 
 def harden_streams() -> None:
-    """Make stdout and stderr take every text: also where they are closed, or of an encoding that lacks a letter."""
+    """Make stdout and stderr accept any text, also if they are closed or their encoding lacks a character."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -62,5 +62,5 @@ class Unclosable:
         return getattr(self._stream, name)
 
     def close(self) -> None:
-        """Flush, and stay open."""
+        """Flush the stream and leave it open."""
         self._stream.flush()

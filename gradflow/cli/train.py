@@ -1,4 +1,4 @@
-"""`gradflow train`: words into settings, progress, and the outcome."""
+"""`gradflow train`: parse the settings, show the progress, print the result."""
 
 from __future__ import annotations
 
@@ -20,32 +20,37 @@ from gradflow.training.run_folder import environment, without_interrupts
 from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES
 from gradflow.training.train import describe_score, require_extra
 
-_TRAIN_HELP = """\
-Train a multilayer perceptron on a dataset that comes with scikit-learn; nothing is downloaded.
+_HELP = """\
+Train a multilayer perceptron on a dataset that comes with scikit-learn.
+Nothing is downloaded.
 
 {datasets}
 
-A fifth of the samples is held out to test on, each class in proportion. The run
-leaves a folder with weights.safetensors, metrics.csv (a row for each epoch),
-curves.png and config.toml. The same settings give the same metrics, bit for bit,
-if all that config.toml records is the same: versions, device, kernels, BLAS, threads.
-Ctrl-C stops the run and saves what the finished epochs reached.
+A fifth of the samples, the same share of each class, is held out for testing.
+The run writes a folder with weights.safetensors, metrics.csv (one row per
+epoch), curves.png and config.toml. Equal settings give equal metrics, bit for
+bit, if everything that config.toml records is equal too: versions, device,
+kernels, BLAS, threads. Ctrl-C stops the run and saves the finished epochs.
+
+Defaults are in parentheses.
 """
-_TRAIN_EXAMPLES = """\
+_EXAMPLES = """\
 examples:
   gradflow train digits
   gradflow train digits --device cuda --batch-size 256 --seed 3
   gradflow train wine --hidden 64 --activation tanh --optimizer sgd --lr 0.1
   gradflow train diabetes --hidden 32 --epochs 20 --out runs/regression
-  gradflow train --config runs/digits-seed0/config.toml            (repeats it)
-  gradflow train --config runs/digits-seed0/config.toml --seed 1   (but its seed)
 
-exit status: 0 done; 1 training or writing failed; 2 bad input; 130 Ctrl-C
+  repeat a run, or repeat it with another seed:
+  gradflow train --config runs/digits-seed0/config.toml
+  gradflow train --config runs/digits-seed0/config.toml --seed 1
+
+exit status: 0 done; 1 training or writing failed; 2 invalid input; 130 Ctrl-C
 """
 
 
 class InterruptedEarly(KeyboardInterrupt):
-    """Ctrl-C came when there was nothing to save yet."""
+    """Ctrl-C came before there was anything to save."""
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -55,47 +60,45 @@ def _widths(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"widths are integers with commas between them, like 256,128; got {text!r}"
+            f"widths are integers separated by commas, such as 256,128; got {text!r}"
         ) from None
 
 
-def add_parser(commands: Any, formatter: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add the command to the parser of the command line."""
     datasets = "\n".join(f"  {name:15}{what}" for name, what in DATASETS.items())
     parser = commands.add_parser(
         "train",
         help="train a multilayer perceptron",
         usage="gradflow train DATASET [options]\n       gradflow train --config FILE [options]",
-        description=_TRAIN_HELP.format(datasets=datasets),
-        epilog=_TRAIN_EXAMPLES,
-        formatter_class=formatter,
-        allow_abbrev=False,
+        description=_HELP.format(datasets=datasets),
+        epilog=_EXAMPLES,
     )
+    parser.set_defaults(run=run)
     default = Settings("digits")
     widths = ",".join(map(str, default.hidden))
-    rates = _own_defaults("lr")
 
     add = parser.add_argument
     add("dataset", nargs="?", metavar="DATASET", help="one of the names above")
     add("--config", metavar="FILE", help="repeat the run of a config.toml; other options override it")
-    add("--out", metavar="FOLDER", help="a new or empty folder for the results (runs/<dataset>-seed<seed>)")
-    add("--quiet", action="store_true", help="print only the last line, and errors")
+    add("--out", metavar="FOLDER", help="new or empty folder for the results (runs/<dataset>-seed<seed>)")
+    add("--quiet", action="store_true", help="print only the last line and errors")
 
-    model = parser.add_argument_group("the model").add_argument
+    model = parser.add_argument_group("model").add_argument
     model("--hidden", type=_widths, metavar="N,N", help=f"widths of the hidden layers, or none ({widths})")
     model("--activation", metavar="NAME", help=f"{_names(ACTIVATIONS)} ({default.activation})")
     model("--dropout", type=float, metavar="P", help=f"share of hidden values dropped in training ({default.dropout})")
 
-    course = parser.add_argument_group("its training").add_argument
+    course = parser.add_argument_group("training").add_argument
     course("--optimizer", metavar="NAME", help=f"{_names(OPTIMIZERS)} ({default.optimizer})")
-    course("--lr", type=float, metavar="RATE", help=f"learning rate at the start ({rates})")
+    course("--lr", type=float, metavar="RATE", help=f"initial learning rate ({_own_defaults('lr')})")
     course("--schedule", metavar="NAME", help=f"{_names(SCHEDULES)}: whether the rate falls to 0 ({default.schedule})")
-    course("--momentum", type=float, metavar="M", help=f"in [0, 1) ({_own_defaults('momentum')})")
-    course("--weight-decay", type=float, metavar="W", help=f"0 or more ({_own_defaults('weight_decay')})")
-    course("--batch-size", type=int, metavar="N", help=f"samples a step; more than all is all ({default.batch_size})")
-    course("--epochs", type=int, metavar="N", help=f"times through the training split ({default.epochs})")
-    course("--seed", type=int, metavar="N", help=f"of the split, weights, shuffles and dropout ({default.seed})")
-    course("--device", metavar="NAME", help="cpu, cuda, cuda:N or auto: cuda where it works, else cpu (auto)")
+    course("--momentum", type=float, metavar="M", help=f"at least 0, below 1 ({_own_defaults('momentum')})")
+    course("--weight-decay", type=float, metavar="W", help=f"at least 0 ({_own_defaults('weight_decay')})")
+    course("--batch-size", type=int, metavar="N", help=f"samples per step, at most all of them ({default.batch_size})")
+    course("--epochs", type=int, metavar="N", help=f"passes over the training samples ({default.epochs})")
+    course("--seed", type=int, metavar="N", help=f"of split, weights, shuffles and dropout ({default.seed})")
+    course("--device", metavar="NAME", help="cpu, cuda, cuda:N or auto: cuda if usable, else cpu (auto)")
 
 
 def _names(known: Iterable[str]) -> str:
@@ -104,12 +107,12 @@ def _names(known: Iterable[str]) -> str:
 
 
 def _own_defaults(setting: str) -> str:
-    """The default of a setting that depends on the optimizer, for each that takes it."""
+    """Return the default of a setting for each optimizer that has it, as text."""
     return ", ".join(f"{name} {own[setting]:g}" for name, own in OPTIMIZERS.items() if setting in own)
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, Any]]:
-    """The settings that the words stand for, and the environment that a config given was written in."""
+    """Return the settings, and the environment recorded in the config file, if one is given."""
     given = {n: v for n in SETTING_NAMES if (v := getattr(arguments, n)) is not None}
     settings: dict[str, Any] = {}
     recorded: dict[str, Any] = {}
@@ -117,16 +120,16 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, Any]]:
         content = read_config(arguments.config)
         settings, recorded = dict(content["settings"]), content.get("environment", {})
         if given.get("optimizer", settings.get("optimizer")) != settings.get("optimizer"):
-            for name in ("lr", "momentum", "weight_decay"):  # they were chosen for the other optimizer
+            for name in ("lr", "momentum", "weight_decay"):  # they were set for the other optimizer
                 settings.pop(name, None)
     settings.update(given)
     if "dataset" not in settings:
-        raise UsageError("train needs a dataset, like: gradflow train digits (see gradflow train --help)")
+        raise UsageError("train needs a dataset, such as gradflow train digits (see gradflow train --help)")
     return Settings(**settings), recorded
 
 
 class _Progress:
-    """What a run prints while it goes: lines about it at the start, then a bar that moves once an epoch."""
+    """The output of a run: lines on the setup, then a progress bar that moves once per epoch."""
 
     def __init__(self, recorded: dict[str, Any]) -> None:
         from tqdm import tqdm
@@ -136,7 +139,7 @@ class _Progress:
         self.bar: Any = None
 
     def start(self, setup: Setup) -> None:
-        """Print what the run is made of, import what its kernels need, and begin the bar."""
+        """Print the setup, import what the kernels need, and start the bar."""
         for line in _setup_lines(setup):
             print(line, flush=True)
         backend = gf.get_backend(setup.settings.device)
@@ -151,20 +154,20 @@ class _Progress:
             unit=" samples",
             unit_scale=True,
             desc=f"epoch 0/{self.epochs}",
-            mininterval=0.1 if sys.stderr.isatty() else 2.0,  # a log need not hold every step of the bar
+            mininterval=0.1 if sys.stderr.isatty() else 2.0,  # fewer lines in a log file
             dynamic_ncols=True,
             bar_format="{desc} {percentage:3.0f}%|{bar:20}| {rate_fmt}{postfix} [{elapsed}<{remaining}]",
         )
 
     def epoch(self, epoch: Epoch) -> None:
-        """Move the bar by an epoch."""
+        """Advance the bar by one epoch."""
         self.bar.set_description_str(f"epoch {epoch.epoch}/{self.epochs}", refresh=False)
         score = describe_score(epoch.test_score, self.classification)
         self.bar.postfix = f"loss {epoch.train_loss:.4f}, test {score}"
         self.bar.update(self.samples)
 
     def close(self) -> None:
-        """End the bar, as it stands."""
+        """Close the bar where it is."""
         if self.bar is not None:
             self.bar.close()
 
@@ -183,7 +186,7 @@ def _setup_lines(setup: Setup) -> Iterator[str]:
 
 
 def _outcome(result: Result) -> str:
-    """What a run reached, in one line."""
+    """Return the result of a run in one line."""
     done, wanted = len(result.epochs), result.settings.epochs
     where = f"saved in {result.folder}"
     if result.interrupted:
@@ -194,16 +197,16 @@ def _outcome(result: Result) -> str:
 
 
 def _differences(recorded: dict[str, Any], here: dict[str, Any]) -> str:
-    """Each thing in which this run's surroundings are not as those that a config was written in; empty if none is."""
+    """Return how this run's environment differs from the recorded one, in words; "" if it does not."""
     found = [f"{k} {v} then, {here.get(k, 'none')} now" for k, v in recorded.items() if here.get(k) != v]
     return printable("; ".join(found))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train a model and print its progress; the exit status."""
+    """Train a model, print its progress, and return the exit status."""
     settings, recorded = _settings(arguments)
     if arguments.out == "":
-        raise UsageError("--out is empty; it takes the name of a folder")
+        raise UsageError("--out is empty; it must name a folder")
     require_extra()
     progress = None if arguments.quiet else _Progress(recorded)
     try:
@@ -220,7 +223,7 @@ def run(arguments: argparse.Namespace) -> int:
         with without_interrupts():
             if progress is not None:
                 progress.close()
-    with without_interrupts():  # a key held down must not part what is saved from the line that says so
+    with without_interrupts():  # Ctrl-C must not come between saving and the line that says so
         if result.failure:
             print_error(_outcome(result))
             return FAILED
@@ -232,7 +235,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _raised_interrupts() -> Iterator[None]:
-    """Have Ctrl-C raise KeyboardInterrupt, where else it ends the process at once (see `gradflow.__main__`)."""
+    """Inside a `with`, Ctrl-C raises KeyboardInterrupt; `gradflow.__main__` had it end the process at once."""
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or before is signal.default_int_handler:
         yield
