@@ -1406,10 +1406,10 @@ def test_the_status_says_why_a_step_runs_as_it_is(name: str, caplog: pytest.LogC
 
 @pytest.mark.parametrize(("work", "reason"), [
     (assign_gradients, "assigns a gradient"), (scale_gradients, "reads a gradient"),
-    (set_the_rate, "reads how many steps an optimizer has done"),
+    (set_the_rate, "reads an optimizer's count of steps"),
     (lower_the_rate_afterwards, "changes hyperparameters of SGD"),
     (leave_one_out, "changes the parameters of SGD"), (train_one_every_other_time, "changes the parameters of SGD"),
-    (select_by_a_mask, "indexes with a mask"), (step_by_a_closure, "gives an optimizer a closure"),
+    (select_by_a_mask, "indexes with a mask"), (step_by_a_closure, "passes a closure to an optimizer"),
     (use_an_operation_of_ones_own, r"calls an operation of your own \(fill\)"),
 ])  # fmt: skip
 def test_the_log_says_why_a_training_step_runs_as_it_is(
@@ -1443,7 +1443,7 @@ def test_the_status_says_what_is_wrong_with_the_inputs(given: Callable[[], gf.Te
     assert captured.status.startswith(reason)
     for n in range(40):
         captured(gf.ones(n + 1))
-    assert captured.status.startswith("comes with more than 16 kinds of inputs")
+    assert captured.status.startswith("got more than 16 kinds of inputs")
     with gf.detect_anomaly():
         captured(gf.ones(1))
     assert captured.status.startswith("an observer sees the step")

@@ -18,7 +18,7 @@ _WORTHWHILE = 16
 """A program that has lasted so many calls was worth its recording: a change after that is no failure."""
 RECORDING = Reason("recording", expected=True)
 _EXCEPTION = Reason("raises an exception", expected=True)
-_OTHER_STATE = Reason("a gradient is held, or lies elsewhere than when the step was recorded")
+_OTHER_STATE = Reason("a gradient is held, or was stored elsewhere in the first recording")
 
 
 class Plan:

@@ -1,4 +1,4 @@
-"""A replay of a step and the step itself from the same state, compared to the bit: what `capture(check=...)` does."""
+"""A replay and the step itself, run from the same state and compared bit for bit: the `check` of `capture`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from gradflow.tree import flatten
 def run_both(
     replay: Callable[[], Any], step: Callable[[], Any], optimizers: Sequence[Any], leaves: Sequence[Leaf]
 ) -> tuple[Any, str | None]:
-    """What `step` returns, and in words the first difference that `replay` makes to it: in what it returns, in the
-    parameters and states of `optimizers`, or in gradients. All is then as the step has left it.
+    """What `step` returns, and a description of the first difference that `replay` makes, or None.
+
+    Compares what they return, the parameters and states of `optimizers`, and the gradients of `leaves` and of these
+    parameters. All is left as `step` leaves it.
     """
     leaves = list({*leaves, *(p._node for each in optimizers for p in _parameters(each) if isinstance(p._node, Leaf))})
-    put_back = [*map(_saved, optimizers), *[leaf.saved() for leaf in leaves]]
+    restore_all = [*map(_saved, optimizers), *[leaf.saved() for leaf in leaves]]
     replayed = dict(_values(replay(), optimizers, leaves))
-    for each in put_back:
-        each()
+    for restore in restore_all:
+        restore()
     result = step()
-    done = dict(_values(result, optimizers, leaves))
-    names = [*done, *(name for name in replayed if name not in done)]
-    differences = (_difference(name, replayed.get(name), done.get(name)) for name in names)
+    expected = dict(_values(result, optimizers, leaves))
+    names = [*expected, *(name for name in replayed if name not in expected)]
+    differences = (_difference(name, replayed.get(name), expected.get(name)) for name in names)
     return result, next((each for each in differences if each is not None), None)
 
 
@@ -34,21 +36,21 @@ def _parameters(optimizer: Any) -> list[Tensor]:
 
 
 def _saved(optimizer: Any) -> Callable[[], None]:
-    """What puts the parameters and the state of an optimizer back as they are now."""
+    """A function that restores the parameters and the state of an optimizer as they are now."""
     groups, state = optimizer.param_groups, optimizer.state_dict()
     parameters = [(p, p.backend.copy(p.array)) for p in _parameters(optimizer)]
 
-    def put_back() -> None:
+    def restore() -> None:
         optimizer.load_state_dict(state)
-        optimizer.param_groups = groups
+        optimizer.param_groups = groups  # the same dicts, which the user may hold
         for p, values in parameters:
             p.backend.setitem(p.array, ..., values)
 
-    return put_back
+    return restore
 
 
 def _values(result: Any, optimizers: Sequence[Any], leaves: Sequence[Leaf]) -> Iterator[tuple[str, Any]]:
-    """Everything that a step gives and changes, by name, on the host."""
+    """All that a step returns or changes, by name, on the host."""
     for path, x in flatten(result, "result"):
         yield path, x.backend.to_host(x.array)
     names: dict[Any, str] = {}
@@ -65,8 +67,9 @@ def _values(result: Any, optimizers: Sequence[Any], leaves: Sequence[Leaf]) -> I
         yield f"the gradient of {name}", None if array is None else leaf.backend.to_host(array)
 
 
-def _difference(name: str, a: Any, b: Any) -> str | None:
-    """Where two values differ, the first from a replay, in words."""
+def _difference(name: str, replayed: Any, expected: Any) -> str | None:
+    """A description of where a value from a replay differs from that of the step, or None. NaN equals NaN."""
+    a, b = replayed, expected
     if not (hasattr(a, "tobytes") and hasattr(b, "tobytes") and (a.shape, a.dtype) == (b.shape, b.dtype)):
         return None if a is b or (type(a) is type(b) and a == b) else f"{name} is {a} in a replay and {b} in the step"
     one, two, size = a.tobytes(), b.tobytes(), a.dtype.itemsize

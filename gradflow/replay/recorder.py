@@ -113,7 +113,7 @@ class StepRecorder(Recorder):
             self._check_groups(groups)
         for obj in self._changed:
             if id(obj) in used:
-                self._refuse(f"changes what it uses, {describe(obj)}")
+                self._refuse(f"changes {describe(obj)}, which it also reads")
         guards = Guards(snapshot, self._groups, list(dict.fromkeys(self._leaves)), self.call)
         self.recording = Recording(self.backend, len(views), self._calls, self._argument(result), guards)
         return result
@@ -186,7 +186,7 @@ class StepRecorder(Recorder):
         self._read[id(obj)] = obj
         if hasattr(kind, "add_param_group"):  # an optimizer
             if attribute == "steps":
-                self._refuse("reads how many steps an optimizer has done")
+                self._refuse("reads an optimizer's count of steps")
             elif attribute in ("param_groups", "learning_rates"):
                 self._paused = True
                 self._groups_of(obj).are_read = True
@@ -211,11 +211,11 @@ class StepRecorder(Recorder):
         leaves = [x for x in (first if isinstance(first, list) else [first]) if isinstance(x, Leaf)]
         self._leaves += leaves
         if any(leaf.backend is not self.backend for leaf in leaves):
-            self._refuse(f"works on other devices than {self.backend.device}")
+            self._refuse(f"uses other devices than {self.backend.device}")
         if hasattr(first, "param_groups"):
             self._check_groups(self._groups_of(first))
         if any(callable(x) for x in (*arguments[1:], *options.values())):
-            self._refuse("gives an optimizer a closure")
+            self._refuse("passes a closure to an optimizer")
         self._paused = False
         return self._call(self._constant(function), function, arguments, options)
 
@@ -280,7 +280,7 @@ class StepRecorder(Recorder):
         elif not hasattr(result, "dtype"):
             return
         if _is_numpy_bool(result):
-            self._refuse("uses one of NumPy's two bools")
+            self._refuse("computes a NumPy bool, an object that many results share")
         if id(result) not in self._references and id(result) not in self._constants:
             self._references[id(result)] = ref, result
 
@@ -299,12 +299,12 @@ class StepRecorder(Recorder):
         if x.__class__ is slice:
             return slice(self._argument(x.start), self._argument(x.stop), self._argument(x.step))
         if isinstance(x, (tuple, list, dict)):  # of a subclass, with a constructor of its own
-            self._refuse(f"gives the backend a {type(x).__name__}")
+            self._refuse(f"passes a {type(x).__name__} to the backend")
         return self._constant(x)
 
     def _constant(self, x: Any) -> Constant:
         if hasattr(x, "dtype") and not isinstance(x, Leaf) and not hasattr(x, "__setitem__"):
-            self._refuse("uses a tensor whose values are a NumPy scalar")  # the tensor may get an array
+            self._refuse("uses a tensor that holds a NumPy scalar")  # the tensor may get an array
         self._constants[id(x)] = x
         return Constant(x)
 

@@ -1,14 +1,4 @@
-"""A whole training step recorded once and replayed.
-
-What is recorded are the calls of the backend that a step makes, as lines of Python: a replay makes these calls again,
-on new inputs, without the operations, checks, nodes and the walk between them. What reads or changes Python's objects,
-such as an optimizer's step, is recorded as one call (`gradflow.interception`).
-
-A step is recorded twice before it is replayed: both must make the same calls with the same numbers and arrays. So a
-step that counts, draws random numbers, or reads a value of a tensor shows itself, and runs as it is. What gradflow
-knows to decide the calls (modes, hooks, frozen parameters, the arrays of parameters) is noted where the step reads it,
-and compared before each replay.
-"""
+"""`capture`: when a call of a captured step replays, records or runs normally, and what `status` says of it."""
 
 from __future__ import annotations
 
@@ -36,23 +26,23 @@ _Result = TypeVar("_Result")
 _Result_co = TypeVar("_Result_co", covariant=True)
 logger = logging.getLogger("gradflow")
 _KINDS = 16
-"""Kinds of inputs that one step may be recorded for; others run as they are."""
+"""The most kinds of inputs that one step is recorded for; with others it runs normally."""
 
 
 class Captured(Protocol[_Result_co]):
-    """A captured step, called as the step is."""
+    """A captured step: called like the step itself."""
 
     status: str
-    """What the last call did: "recording", "replaying", or why it can do neither and runs the step as it is."""
+    """What the last call did: "recording", "replaying", or why the step ran normally."""
 
     def __call__(self, *inputs: Any, **named: Any) -> _Result_co: ...
 
 
 _OBSERVED = Reason("an observer sees the step (detect_anomaly or gradcheck)", expected=True)
-_WITHIN = Reason("runs within another captured step", expected=True)
+_WITHIN = Reason("runs inside another captured step", expected=True)
 _WITH_A_GRAPH = Reason("an input is a parameter or requires a gradient: pass x.detach()")
-_OTHER_THREAD = Reason("another thread records a step", expected=True)
-_TOO_MANY_KINDS = Reason(f"comes with more than {_KINDS} kinds of inputs (shapes, dtypes, modes)")
+_OTHER_THREAD = Reason("another thread is recording a step", expected=True)
+_TOO_MANY_KINDS = Reason(f"got more than {_KINDS} kinds of inputs (shapes, dtypes, modes)")
 
 
 @overload
@@ -64,36 +54,42 @@ def capture(*, check: int | None = None) -> Callable[[Callable[..., _Result]], C
 
 
 def capture(step: Any = ..., *, check: int | None = None) -> Any:
-    """A function that does what `step` does, to the bit, recorded once and replayed: less time between array calls.
+    """A function that does exactly what `step` does, but replays recorded backend calls instead of running its Python.
 
-    A step is a function of tensors of one device, such as a batch and its labels, and does a whole step of training:
-    it forgets gradients, computes a loss, goes back from it, and calls the optimizer. It returns a tensor, nested
-    tuples, lists and dicts of tensors, or None. The results are copies: they carry no gradient and share no memory. A
-    method is captured when it is bound: `capture(self.step)`.
+    step: a function of tensors on one device, such as a batch and its labels, that does a whole training step: it
+    clears gradients, computes a loss, calls `backward()` and the optimizer's `step()`. It returns a tensor, nested
+    tuples, lists and dicts of tensors, or None. To capture a method, bind it: `capture(self.step)`.
+    check: in every `check`-th call, if it is a replay, run `step` from the same state, too, and compare all that it
+    returns and changes bit for bit (default None: never). A check synchronises with the device, and needs memory for
+    copies of the parameters, gradients and optimizer state.
 
-    The first calls with inputs of a shape and dtype record the step; once two in a row have made the same calls of the
-    backend, later ones replay these. Learning rates, hyperparameters and states are an optimizer's own and always
-    current, as are the values of all tensors. A change of a module that the step uses, of a hook, of what needs a
-    gradient, or of who is in an optimizer's groups leads to a new recording; changes elsewhere do not. What no replay
-    can do runs as it is: random numbers (dropout), values of tensors that are read, changes of tensors or of
-    hyperparameters in the step, gradients that it reads or assigns, masks as indices, closures for optimizers,
-    operations of your own, and Python numbers that differ between two recordings. It is tried again after 1, 2, 4 and
-    so on calls, at most 1024.
+    The first two calls with inputs of some shapes and dtypes run the step and record it. If both make the same calls
+    of the backend, later calls replay them. The returned function gives copies of the step's results: they share no
+    memory and do not require grad. Up to 16 combinations of shapes and dtypes are replayed.
 
-    `status` of the result tells what its last call did: "recording", "replaying", or the reason why it can do neither,
-    with the line of the step. The logger "gradflow" warns once of each reason that lasts.
+    A replay uses the current values of all tensors, and the current learning rates, hyperparameters and state of
+    optimizers. The step is recorded again after a change of a module that it uses, of hooks, of `requires_grad`, or
+    of the parameters in an optimizer's groups.
 
-    The rest of a step's Python does not run in a replay. What it would read (a flag, a counter that acts later, values
-    that `tensor.array` gave away) is as it was when it was recorded, and what it would write, such as a list of losses,
-    stays as it is. So it is on a GPU, where a step is a graph. Work in other threads is not seen.
-    `check=100` finds what a step should not have read: every 100th call, if it is a replay, is done once more by the
-    step itself, from the same parameters, gradients and states of optimizers, and compared to the bit. That waits for
-    the device, and holds a second copy of all these.
+    A step runs normally, without a replay, if it
 
-    Raises TypeError for what cannot be called, ValueError for a `check` below 1. A call raises TypeError for an input
-    that is no tensor and DeviceMismatchError for inputs on different devices, both before the step begins; whatever the
-    step raises; TypeError, after it, for a result that is no tensor; and RuntimeError where `check` finds a difference,
-    with all as the step itself has left it.
+    - draws random numbers (dropout) or reads values (`item()`, a tensor in an `if`),
+    - changes tensors in place or hyperparameters, reads or assigns `.grad`, or counts `Optimizer.steps`,
+    - indexes with a mask, runs hooks or a custom operation, or passes a closure to an optimizer,
+    - backpropagates through a graph from before the step, or uses Python numbers that differ between two recordings.
+
+    It is recorded again after 1, 2, 4 and so on calls, at most 1024, in case the reason is gone. The attribute
+    `status` of the returned function says what its last call did: "recording", "replaying", or why the step ran
+    normally, and in which line. The logger "gradflow" warns once of each reason that calls for a change of the step.
+
+    No other Python of the step runs in a replay. What it would read, such as a flag or a counter, has the value from
+    the recording, and what it would write, such as a list of losses, does not change. The same is true of the work
+    that the step gives to other threads, and of arrays that it gets from `tensor.array`. `check` finds such mistakes.
+
+    Raises TypeError if `step` is not callable, ValueError if `check` is not an integer of at least 1. A call raises
+    TypeError for an input that is not a tensor and DeviceMismatchError for inputs on different devices, both before
+    the step begins; whatever the step raises; TypeError, after the step, for a result that is not a tensor; and
+    RuntimeError if a check finds a difference, with the state that the step itself has left.
 
     >>> import gradflow as gf
     >>> w = gf.tensor([1.0, 2.0], requires_grad=True)
@@ -111,7 +107,8 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     >>> step.status
     'replaying'
 
-    A number that Python changes is found where two recordings differ in it, else by a check:
+    A Python number that changes during the two recordings shows up as their difference; one that changes later is
+    found by a check:
 
     >>> scale = 1.0
     >>> @gf.capture(check=10)
@@ -134,7 +131,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     calls = 0
     replayed: Plan | None = None  # by the last call
 
-    @functools.wraps(step, updated=())  # the attributes of a module that is captured stay its own
+    @functools.wraps(step, updated=())  # a captured module keeps its attributes to itself
     def captured(*inputs: Any, **named: Any) -> Any:
         nonlocal calls, replayed
         given = (*inputs, *named.values()) if named else inputs
@@ -144,12 +141,12 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
         key = (backend, device.type, device.index, tuple(named), is_grad_enabled(), *kinds)
         plan = plans.get(key)
         program = None if plan is None else plan.program
-        free = current_observer.get() is None and get_ident() not in recorders
+        may_replay = current_observer.get() is None and get_ident() not in recorders
         for x in given:
             if x._node is not None or x.__class__ is not Tensor:
-                free = False
+                may_replay = False
         calls += 1
-        if free and program is not None and program.is_valid():
+        if may_replay and program is not None and program.is_valid():
             if replayed is not plan:
                 attributes["status"], replayed = "replaying", plan
             if every and not calls % every:
@@ -158,23 +155,23 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
         replayed = None
         return fallback.run(calls, key, backend, inputs, named)
 
-    attributes = vars(captured)  # the function itself would close a cycle
+    attributes = vars(captured)  # referring to the function itself would close a reference cycle
     attributes["status"] = str(RECORDING)
     fallback = _Fallback(step, plans, attributes)
     return captured
 
 
 class _Fallback:
-    """What a captured step does instead of a replay: it records the step, or runs it as it is and says why."""
+    """The slow path of a captured step: it records the step, or runs it normally, and sets the status."""
 
     def __init__(self, step: Callable[..., Any], plans: dict[Any, Plan], attributes: dict[str, Any]) -> None:
         self.step = step
         self.plans = plans
         self.attributes = attributes
-        self.said: set[str] = set()
+        self.logged: set[str] = set()
 
     def run(self, call: int, key: Any, backend: Backend, inputs: Sequence[Any], named: dict[str, Any]) -> Any:
-        """Do the step; copies of what it returns. `call` counts all calls."""
+        """Run the step in call number `call`, and record it if it is due. Returns copies of its results."""
         reason, plan = self._obstacle((*inputs, *named.values())), None
         if reason is None and recorder.recording_lock.acquire(blocking=False):
             try:
@@ -188,14 +185,14 @@ class _Fallback:
             finally:
                 recorder.recording_lock.release()
                 if plan is not None:
-                    self._say(plan.reason, plan.failures >= PATIENCE)
+                    self._report(plan.reason, plan.failures >= PATIENCE)
         if key in self.plans:
-            self.plans[key].recording = None  # two in a row must agree
-        self._say(_OTHER_THREAD if reason is None else reason, plan is None)
+            self.plans[key].recording = None  # a program needs two recordings in a row
+        self._report(_OTHER_THREAD if reason is None else reason, plan is None)
         return copy_results(self.step(*inputs, **named))
 
     def check(self, key: Any, program: Program, inputs: Sequence[Any], named: dict[str, Any]) -> Any:
-        """Replay and do the step itself, from the same state; what the step returns. RuntimeError where they differ."""
+        """Replay the step and run it from the same state; returns its results. RuntimeError if the two differ."""
         arrays = [x.array for x in (*inputs, *named.values())]
         result, difference = run_both(
             lambda: program.replay(*arrays),
@@ -206,12 +203,13 @@ class _Fallback:
         if difference is not None:
             self.plans.pop(key, None)
             raise RuntimeError(
-                f"the captured step {_name_of(self.step)} differs from the step itself: {difference}; a replay knows "
-                "what the step read from Python when it was recorded: give what changes as a tensor among its inputs"
+                f"the captured step {_name_of(self.step)} differs from the step itself: {difference}; a replay uses "
+                "the values that the step read from Python when it was recorded: pass what changes as an input tensor"
             )
         return result
 
     def _obstacle(self, given: Sequence[Any]) -> Reason | None:
+        """Why the step cannot be recorded in this call, whatever it does."""
         if current_observer.get() is not None:
             return _OBSERVED
         if get_ident() in recorders:
@@ -221,16 +219,18 @@ class _Fallback:
         return None
 
     def _plan(self, call: int, key: Any) -> Plan | None:
+        """The plan for a kind of inputs; None if there are too many."""
         for each in self.plans.values():
             each.drop_invalid(call)
         if key not in self.plans and len(self.plans) < _KINDS:
             self.plans[key] = Plan()
         return self.plans.get(key)
 
-    def _say(self, reason: Reason, lasts: bool) -> None:
+    def _report(self, reason: Reason, lasts: bool) -> None:
+        """Set the status, and log a reason that lasts unless it is expected."""
         self.attributes["status"] = str(reason)
-        if lasts and not reason.expected and reason.kind not in self.said:
-            self.said.add(reason.kind)
+        if lasts and not reason.expected and reason.kind not in self.logged:
+            self.logged.add(reason.kind)
             logger.warning("the captured step %s runs without replay: %s", _name_of(self.step), reason)
 
 
