@@ -1,4 +1,4 @@
-"""Trees: nested tuples, lists and dicts. Everything else in them is a leaf, except None, which counts as an empty tree."""
+"""Trees: nested tuples, lists and dicts of leaves. Everything else is a leaf, but None, which is an empty tree."""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ def test_a_rule_right_on_arrays_and_wrong_on_tensors_is_found() -> None:
         "gradcheck: the derivative of result[0] by argument 0[0]",
         "by the rules on arrays: 6",
         "by the same rules on tensors: 12",
-        "off by 6; the bound is 6.01e-05: write rules in functions of F alone",
+        "off by 6; the bound is 6.01e-05: write rules with functions of F only",
     ]
 
 

@@ -53,6 +53,7 @@ LAYERS: tuple[set[str], ...] = (
     {"ops.namespace"},
     {"ops.methods"},
     {"ops"},
+    {"transforms.arguments"},
     {"transforms.trace"},
     {"transforms.derivatives", "transforms.jacobians", "transforms.recompute"},
     {"transforms"},

@@ -1,4 +1,4 @@
-"""Checking gradients against central differences, and rules for what else they may get wrong."""
+"""Checking gradients against central differences, and backward rules for other mistakes."""
 
 from __future__ import annotations
 
@@ -13,25 +13,31 @@ from gradflow.autograd.observers import Observer, observe
 from gradflow.printing import _describe
 from gradflow.shapes import unravel
 from gradflow.tensor import Tensor, tensor
+from gradflow.transforms.arguments import check_function
 from gradflow.transforms.derivatives import vjp
-from gradflow.transforms.jacobians import send_back_all, unit_vectors
-from gradflow.transforms.trace import Trace, check_function, gradients_of
+from gradflow.transforms.jacobians import batched_rows, unit_vectors
+from gradflow.transforms.trace import Trace, gradients_of
 from gradflow.tree import flatten, map_tree, rebuild
 
 
 class GradcheckError(AssertionError):
-    """A gradient is not what it should be; the message names where, both values and the bound."""
+    """A gradient is wrong; the message says which element of which argument, both values and the bound."""
 
     __module__ = "gradflow"
 
 
 def gradcheck(f: Callable[..., Any], *inputs: Any, step: float = 6e-6, rtol: float = 1e-5, atol: float = 1e-7) -> None:
-    """Raise GradcheckError unless the gradients of `f` by its float64 inputs are those of central differences.
+    """Raise GradcheckError unless the gradients of `f` equal central differences: a test of backward rules.
 
-    inputs: tensors, or nested tuples, lists and dicts of them; integers and bools are not differentiated by. f must be
-    smooth at the inputs and do the same each time. The bound is atol + rtol * |difference quotient|. Also checked: that
-    rules give the same on arrays and on tensors (as for higher derivatives), keep the dtype, and do not write into what
-    they are given. Raises TypeError for floating inputs that are not float64, where differences mean little.
+    f: a function of the inputs; smooth at them, and with the same result each time.
+    inputs: float64 tensors, or nested tuples, lists and dicts of them. Integers, bools and other arguments are passed
+        to f unchanged.
+    step: the step of the differences, times max(1, |x|) (default 6e-6).
+    rtol, atol: a gradient may differ by atol + rtol * |central difference| (default 1e-5 and 1e-7).
+
+    Also checks that the rules give the same gradients on arrays, on tensors (as for higher derivatives) and on batches;
+    that they are linear in the incoming gradient, keep its dtype and do not write into their arguments. Raises
+    TypeError for floating-point inputs that are not float64, in which differences are too inaccurate.
 
     >>> import gradflow as gf
     >>> gf.gradcheck(gf.tanh, gf.tensor([0.1, 0.2], dtype="float64"))
@@ -49,46 +55,96 @@ def gradcheck(f: Callable[..., Any], *inputs: Any, step: float = 6e-6, rtol: flo
 def gradgradcheck(
     f: Callable[..., Any], *inputs: Any, step: float = 6e-6, rtol: float = 1e-5, atol: float = 1e-7
 ) -> None:
-    """`gradcheck` of the gradient of `f`: of its VJP, by the inputs and by cotangents, which follow them as arguments.
+    """Raise GradcheckError unless the second derivatives of `f` equal central differences of its gradients.
+
+    Arguments and errors as for `gradcheck`. What is checked is the VJP of f as a function of the inputs and of a random
+    cotangent, which error messages call the last argument.
 
     >>> import gradflow as gf
     >>> gf.gradgradcheck(lambda x, y: x * gf.sin(y), *gf.tensor([[0.1, 0.2], [0.3, 0.4]], dtype="float64"))
     """
     check_function("gradgradcheck", f)
-    places, _ = _differentiable("gradgradcheck", inputs)
-    generator = random.Generator(0)
+    numbers, _ = _float64_arguments("gradgradcheck", inputs)
     with no_grad():
         value = f(*inputs)
     for path, y in flatten(value):
         if not isinstance(y, Tensor) or not y.dtype.is_floating:
-            kind = f"a {_describe(y)}" if isinstance(y, Tensor) else type(y).__name__
             raise TypeError(
-                f"gradgradcheck needs a function that returns floating-point tensors; result{path} is {kind}"
+                f"gradgradcheck needs a function that returns floating-point tensors; result{path} is {_kind(y)}"
             )
+    generator = random.Generator(0)
     cotangents = map_tree(lambda y: random.normal(y.shape, dtype=y.dtype, device=y.device, generator=generator), value)
 
     def gradient(*arguments: Any) -> Any:
-        given = arguments[: len(inputs)]
-
-        def of_floating(*floating: Any) -> Any:
-            return f(*_with(given, places, floating))
-
-        _, back = vjp(of_floating, *[given[i] for i in places])
-        return back(arguments[-1])
+        *given, cotangent = arguments
+        _, pullback = vjp(lambda *floating: f(*_with(given, numbers, floating)), *[given[i] for i in numbers])
+        return pullback(cotangent)
 
     _check("gradgradcheck", gradient, (*inputs, cotangents), step, rtol, atol)
 
 
-def _with(inputs: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:
-    out = list(inputs)
-    for i, value in zip(places, values, strict=True):
-        out[i] = value
-    return out
+def _check(what: str, f: Callable[..., Any], inputs: Sequence[Any], step: float, rtol: float, atol: float) -> None:
+    check_function(what, f)
+    numbers, named_inputs = _float64_arguments(what, inputs)
+    xs = [x for _, x in named_inputs]
+    before = [_text(x) for x in xs]
+
+    def named_outputs(values: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+        arguments = _with(inputs, numbers, rebuild([inputs[i] for i in numbers], values))
+        with no_grad():
+            return [(f"result{path}", y.detach()) for path, y in flatten(f(*arguments))]
+
+    with observe(_RuleChecker(what)):
+        trace = Trace(what, f, inputs, numbers, {})
+        outputs = trace.output_tensors()
+        on_arrays = _one_by_one(trace.inputs, outputs, record=False)
+        on_tensors = _one_by_one(trace.inputs, outputs, record=True)
+        batches = batched_rows(trace.inputs, outputs, record=False)
+        weights, combined = _combination(trace.inputs, outputs)
+    in_batch = [_elements([g[row] for g in batches]) for row in range(len(on_arrays))]
+
+    named, again = named_outputs(xs), named_outputs(xs)
+    for (name, x), text in zip(named_inputs, before, strict=True):
+        if _text(x) != text:
+            raise GradcheckError(f"{what}: the function or one of its rules changed {name} in place")
+    if [_text(y) for _, y in named] != [_text(y) for _, y in again]:
+        raise GradcheckError(f"{what}: the function gives other values the second time; seed what is random inside it")
+    differences = list(_differences(lambda values: [y for _, y in named_outputs(values)], xs, step))
+
+    advice = ": write rules with functions of F only"
+    for row, output in enumerate(_element_names(named)):
+        for column, argument in enumerate(_element_names(named_inputs)):
+            subject = f"{what}: the derivative of {output} by {argument}"
+            found, expected = on_arrays[row][column], differences[column][row]
+            recorded, batched = on_tensors[row][column], in_batch[row][column]
+            bound = atol + rtol * abs(expected)
+            _compare(subject, {"by the rules": found, "by central differences": expected}, bound)
+            _compare(
+                subject, {"by the rules on arrays": found, "by the same rules on tensors": recorded}, bound, advice
+            )
+            _compare(subject, {"by the rules one by one": found, "by the same on a batch": batched}, bound, advice)
+    for column, argument in enumerate(_element_names(named_inputs)):
+        terms = [weight * row[column] for weight, row in zip(weights, on_arrays, strict=True)]
+        subject = f"{what}: the rules are not linear in the gradient: that of {argument}"
+        values = {"of a combination": combined[column], "the combination of each": sum(terms)}
+        _compare(subject, values, atol + rtol * sum(map(abs, terms)))
 
 
-def _differentiable(what: str, inputs: Sequence[Any]) -> tuple[list[int], list[tuple[str, Tensor]]]:
-    """The numbers of the arguments to differentiate by, and their tensors with names."""
-    places, tensors = [], []
+def _compare(subject: str, values: dict[str, float], bound: float, advice: str = "") -> None:
+    """Raise GradcheckError unless two values, each with the way it was computed, differ by at most `bound`."""
+    one, other = values.values()
+    if not abs(one - other) <= bound:  # so NaN raises
+        lines = [f"{name}: {value:.9g}" for name, value in values.items()]
+        difference = f"off by {abs(one - other):.3g}; the bound is {bound:.3g}"
+        raise GradcheckError("\n  ".join([subject, *lines, difference]) + advice)
+
+
+# ---------------------------------------------------------------------- arguments and names
+
+
+def _float64_arguments(what: str, inputs: Sequence[Any]) -> tuple[list[int], list[tuple[str, Tensor]]]:
+    """The numbers of the arguments to differentiate by, and their tensors with names such as "argument 0['w']"."""
+    numbers, tensors = [], []
     for i, argument in enumerate(inputs):
         leaves = [(f"argument {i}{path}", x) for path, x in flatten(argument)]
         floating = [isinstance(x, Tensor) and x.dtype.is_floating for _, x in leaves]
@@ -96,100 +152,74 @@ def _differentiable(what: str, inputs: Sequence[Any]) -> tuple[list[int], list[t
             continue
         for (name, x), is_floating in zip(leaves, floating, strict=True):
             if not is_floating or x.dtype.name != "float64":
-                kind = f"a {_describe(x)}" if isinstance(x, Tensor) else type(x).__name__
-                raise TypeError(f"{what} needs float64 tensors; {name} is {kind}: convert it with astype('float64')")
-        places.append(i)
+                raise TypeError(
+                    f"{what} needs float64 tensors; {name} is {_kind(x)}: convert it with astype('float64')"
+                )
+        numbers.append(i)
         tensors += leaves
     if not tensors:
         raise TypeError(f"{what} needs at least one float64 tensor to differentiate by")
-    return places, tensors
+    return numbers, tensors
 
 
-def _check(what: str, f: Callable[..., Any], inputs: Sequence[Any], step: float, rtol: float, atol: float) -> None:
-    check_function(what, f)
-    places, named = _differentiable(what, inputs)
-    names, xs = [name for name, _ in named], [x for _, x in named]
-    before = [repr(x.tolist()) for x in xs]
-
-    def value(values: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-        trees = [inputs[i] for i in places]
-        arguments = _with(inputs, places, rebuild(trees, values))
-        with no_grad():
-            return [(f"result{path}", y.detach()) for path, y in flatten(f(*arguments))]
-
-    with observe(_RuleChecker(what)):
-        run = Trace(what, f, inputs, places, {})
-        results = [y for _, y in run.check_outputs(run.output)]
-        on_arrays = list(_rows(run.inputs, results, False))
-        on_tensors = list(_rows(run.inputs, results, True))
-        batched = [
-            g.reshape((len(on_arrays), x.size)).tolist()
-            for g, x in zip(send_back_all(run.inputs, results, False), xs, strict=True)
-        ]
-        weights, combined = _combination(run.inputs, results)
-    outputs, again = value(xs), value(xs)
-    for name, x, text in zip(names, xs, before, strict=True):
-        if repr(x.tolist()) != text:
-            raise GradcheckError(f"{what}: the function or one of its rules changed {name} in place")
-    if [repr(y.tolist()) for _, y in outputs] != [repr(y.tolist()) for _, y in again]:  # as text, NaN equals itself
-        raise GradcheckError(f"{what}: the function gives other values the second time; seed what is random inside it")
-    differences = list(_differences(value, xs, step))  # for each element of the inputs, all outputs
-    row = 0
-    for out_name, y in outputs:
-        for i in range(y.size):
-            column = 0
-            for k, (name, x, first, second) in enumerate(zip(names, xs, on_arrays[row], on_tensors[row], strict=True)):
-                for j in range(x.size):
-                    where = f"{what}: the derivative of {out_name}{_index(i, y)} by {name}{_index(j, x)}"
-                    expected = differences[column][row]
-                    bound = atol + rtol * abs(expected)
-                    if not abs(first[j] - expected) <= bound:
-                        pair = ("by the rules", first[j]), ("by central differences", expected)
-                        raise GradcheckError(_report(where, *pair, bound))
-                    if not abs(first[j] - second[j]) <= bound:
-                        pair = ("by the rules on arrays", first[j]), ("by the same rules on tensors", second[j])
-                        raise GradcheckError(_report(where, *pair, bound) + ": write rules in functions of F alone")
-                    if not abs(first[j] - batched[k][row][j]) <= bound:
-                        pair = ("by the rules one by one", first[j]), ("by the same on a batch", batched[k][row][j])
-                        raise GradcheckError(_report(where, *pair, bound) + ": write rules in functions of F alone")
-                    column += 1
-            row += 1
-    for k, (name, x) in enumerate(zip(names, xs, strict=True)):
-        for j in range(x.size):
-            terms = [weight * each[k][j] for weight, each in zip(weights, on_arrays, strict=True)]
-            bound = atol + rtol * sum(map(abs, terms))
-            if not abs(combined[k][j] - sum(terms)) <= bound:
-                where = f"{what}: the rules are not linear in the gradient: that of {name}{_index(j, x)}"
-                pair = ("of a combination", combined[k][j]), ("the combination of each", sum(terms))
-                raise GradcheckError(_report(where, *pair, bound))
+def _with(arguments: Sequence[Any], numbers: Sequence[int], values: Sequence[Any]) -> list[Any]:
+    """The arguments, with `values` in place of those of the given numbers."""
+    out = list(arguments)
+    for i, value in zip(numbers, values, strict=True):
+        out[i] = value
+    return out
 
 
-def _report(where: str, one: tuple[str, float], other: tuple[str, float], bound: float) -> str:
-    values = [f"{name}: {value:.9g}" for name, value in (one, other)]
-    return "\n  ".join([where, *values, f"off by {abs(one[1] - other[1]):.3g}; the bound is {bound:.3g}"])
+def _kind(x: Any) -> str:
+    return f"a {_describe(x)}" if isinstance(x, Tensor) else type(x).__name__
 
 
-def _rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], recorded: bool) -> Iterator[list[list[float]]]:
-    """For each element of the outputs its derivatives by each input, flat."""
-    for y in outputs:
-        for i in range(y.size):
-            cotangent = unit_vectors(y, i, i + 1)[0]
-            yield [g.reshape(-1).tolist() for g in gradients_of(inputs, [y], [cotangent], recorded, retain=True)]
+def _element_names(named: Sequence[tuple[str, Tensor]]) -> list[str]:
+    """The names of all elements, such as "result[0, 1]"; of a tensor of shape (), its own name."""
+    names = []
+    for name, x in named:
+        places = [unravel(i, x.shape) for i in range(x.size)]
+        names += [f"{name}[{', '.join(map(str, place))}]" if place else name for place in places]
+    return names
 
 
-def _combination(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[list[float], list[list[float]]]:
-    """Weights of either sign for all elements of the outputs, and the gradients of the inputs for that cotangent."""
+def _elements(tensors: Sequence[Tensor]) -> list[float]:
+    """The elements of all tensors in one list."""
+    return [value for x in tensors for value in x.reshape(-1).tolist()]
+
+
+def _text(x: Tensor) -> str:
+    """The values as text, in which NaN equals itself."""
+    return repr(x.tolist())
+
+
+# ---------------------------------------------------------------------- derivatives of outputs by inputs
+
+
+def _one_by_one(inputs: Sequence[Tensor], outputs: Sequence[Tensor], record: bool) -> list[list[float]]:
+    """The Jacobian, [element of the outputs][element of the inputs], with a backward pass for each row."""
+    return [
+        _elements(gradients_of(inputs, [y], [unit_vectors(y, i, i + 1)[0]], record, retain=True))
+        for y in outputs
+        for i in range(y.size)
+    ]
+
+
+def _combination(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[list[float], list[float]]:
+    """A cotangent of weights of either sign, one for each element of the outputs, and the gradient for it."""
     count = sum(y.size for y in outputs)
     weights = [(-1) ** i * (0.25 + i * 7 % 5) for i in range(count)]
     remaining, cotangents = iter(weights), []
     for y in outputs:
         values = [next(remaining) for _ in range(y.size)]
         cotangents.append(tensor(values, dtype=y.dtype, device=y.device).reshape(y.shape))
-    gradients = gradients_of(inputs, outputs, cotangents, record=False, retain=True)
-    return weights, [g.reshape(-1).tolist() for g in gradients]
+    return weights, _elements(gradients_of(inputs, outputs, cotangents, record=False, retain=True))
 
 
-def _differences(value: Callable[..., Any], xs: Sequence[Tensor], step: float) -> Iterator[list[float]]:
+def _differences(
+    f: Callable[[Sequence[Tensor]], Sequence[Tensor]], xs: Sequence[Tensor], step: float
+) -> Iterator[list[float]]:
+    """For each element of the inputs, the central differences of all elements of the outputs."""
     for n, x in enumerate(xs):
         flat = x.reshape(-1).tolist()
         for j in range(x.size):
@@ -198,18 +228,16 @@ def _differences(value: Callable[..., Any], xs: Sequence[Tensor], step: float) -
                 moved = list(flat)
                 moved[j] += sign * step * max(1.0, abs(flat[j]))
                 changed = tensor(moved, dtype=x.dtype, device=x.device).reshape(x.shape)
-                found = value([*xs[:n], changed, *xs[n + 1 :]])
-                sides.append((moved[j], [v for _, y in found for v in y.reshape(-1).tolist()]))
+                sides.append((moved[j], _elements(f([*xs[:n], changed, *xs[n + 1 :]]))))
             (above, upper), (below, lower) = sides
             yield [(u - v) / (above - below) for u, v in zip(upper, lower, strict=True)]
 
 
-def _index(place: int, x: Tensor) -> str:
-    return f"[{', '.join(map(str, unravel(place, x.shape)))}]" if x.ndim else ""
+# ---------------------------------------------------------------------- rules, one at a time
 
 
 class _RuleChecker(Observer):
-    """Looks for wrong dtypes and for rules that write into what they are given."""
+    """Raises GradcheckError for a result of another dtype, and for a rule that writes into its arguments."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -222,28 +250,24 @@ class _RuleChecker(Observer):
 
     def before_rules(self, node: Node, g: Any, out: Any, values: Sequence[Any]) -> None:
         given = [("the gradient", g), ("the result", out), *((f"input {i}", x) for i, x in enumerate(values))]
-        self.before = [(name, x, _text(x, node)) for name, x in given if _text(x, node)]
+        self.before = [(name, x, _text_of_any(x, node)) for name, x in given]
 
     def after_rule(self, node: Node, argument: int, g: Any, out: Any, values: Sequence[Any], result: Any) -> None:
+        rule = f"{self.what}: the rule of {node.op.name} for argument {argument}"
         for name, x, text in self.before:
-            if _text(x, node) != text:
-                raise GradcheckError(
-                    f"{self.what}: the rule of {node.op.name} for argument {argument} changed {name} in place"
-                )
+            if _text_of_any(x, node) != text:
+                raise GradcheckError(f"{rule} changed {name} in place")
         found, parent = getattr(result, "array", result).dtype, node.parents[argument]
-        name = parent.backend.dtype_name  # by name: a node that moves its input has another library's dtypes
+        name = parent.backend.dtype_name  # compared by name, since a node may lie on another backend than its input
         if name(found) not in (name(parent.dtype), node.backend.dtype_name(node.dtype)):
-            raise GradcheckError(
-                f"{self.what}: the rule of {node.op.name} for argument {argument} gave {found} for a gradient of "
-                f"{node.dtype}"
-            )
+            raise GradcheckError(f"{rule} gave {found} for a gradient of {node.dtype}")
 
 
-def _text(x: Any, node: Node) -> str:
-    """The values as text, in which NaN equals itself; empty for anything but an array or tensor."""
+def _text_of_any(x: Any, node: Node) -> str:
+    """The values of an array, tensor or batch as text; empty for anything else."""
     x = x.values if isinstance(x, Batch) else x
     if not isinstance(x, Tensor):
         if x is None or isinstance(x, (int, float)) or not hasattr(x, "dtype") or hasattr(x, "parents"):
             return ""
         x = Tensor(x, node.backend)
-    return repr(x.tolist())
+    return _text(x)

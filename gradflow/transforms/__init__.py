@@ -1,12 +1,12 @@
-"""Transforms: functions made of functions, which compute derivatives and leave every `.grad` alone.
+"""Transforms: they take a function and compute its derivatives, and never change a `.grad`.
 
 `grad`, `value_and_grad`, `vjp`, `jvp`, `jacobian`, `hessian` and `hvp` take a function of tensors, or of nested tuples,
-lists and dicts of them. They nest to any order: what one computes is recorded where another, or a tensor that requires
-a gradient, needs it to be. Inside `no_grad` only what the transforms themselves need is recorded.
+lists and dicts of them. They nest to any order: a derivative is recorded if an enclosing transform, or a tensor that
+requires a gradient, needs to differentiate it. Inside `no_grad`, only what a transform itself needs is recorded.
 
-A function is run once, on stand-ins for its arguments that share their values; then the backward pass of
-`gradflow.autograd` is run for just those. There is no second set of rules: `jvp` is the VJP of a VJP, which is linear
-in its cotangent (Christianson 1992), and `jacobian` computes all its rows, or columns, in one batched backward pass
+A transform calls the function once, on stand-ins that share the values of its arguments, and then runs the ordinary
+backward pass for the stand-ins alone. There is no second set of rules: `jvp` is the VJP of a VJP, which is linear in
+its cotangent (Christianson 1992), and `jacobian` computes many rows, or columns, in one batched backward pass
 (`gradflow.autograd.batching`).
 """
 

@@ -1,4 +1,4 @@
-"""Gradients, vector-Jacobian and Jacobian-vector products of functions."""
+"""Gradients, vector-Jacobian products and Jacobian-vector products."""
 
 from __future__ import annotations
 
@@ -6,38 +6,31 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gradflow import ops
 from gradflow.autograd.backward import backward
 from gradflow.autograd.grad_mode import is_grad_enabled
 from gradflow.autograd.graph import nodes_from
 from gradflow.ops.elementwise import copy
 from gradflow.printing import _describe
 from gradflow.tensor import Tensor
-from gradflow.transforms.trace import (
-    Trace,
-    _check_sequences,
-    _kind,
-    _like_arguments,
-    _matching,
-    _node,
-    _numbers,
-    _plain,
-    _pulled,
-    _scalar,
-    check_function,
-    gradients_of,
-)
+from gradflow.transforms.arguments import check_function, check_primals_and_tangents, kind_of, matching_tensors
+from gradflow.transforms.trace import Trace, detached, gradients_of, node_of
 from gradflow.tree import flatten, rebuild
 
 
 def value_and_grad(
     f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
 ) -> Callable[..., Any]:
-    """A function that returns `f` of its arguments and the gradient of that by the arguments `argnums`.
+    """A function that returns the value of `f` and its gradient with respect to the arguments `argnums`.
 
-    f returns a scalar tensor; with `has_aux`, a pair of that and anything else, which is handed on: ((value, aux),
-    gradient). The gradient has the structure of the argument, or is a tuple of such for a tuple of argnums; where f
-    does not depend on a tensor it is zeros. Raises TypeError for an argument or a result that is not a floating-point
-    tensor, ValueError for a result that is not a scalar.
+    f: a function that returns a scalar tensor.
+    argnums: the number of the positional argument to differentiate by, or a tuple of several (default 0). The argument
+        is a tensor, or nested tuples, lists and dicts of tensors.
+    has_aux: whether f returns a pair of the scalar and anything else, which is passed on: ((value, aux), gradient).
+
+    The gradient has the structure of the argument; for a tuple of argnums it is a tuple. It is zero where f does not
+    depend on a tensor. Raises TypeError for an argument or a result that is not a floating-point tensor, ValueError for
+    a result that is not a scalar.
 
     >>> import gradflow as gf
     >>> value, gradient = gf.value_and_grad(lambda w: (w * w).sum())(gf.tensor([1.0, 2.0]))
@@ -49,36 +42,36 @@ def value_and_grad(
 
 
 def _value_and_grad(
-    name: str, f: Callable[..., Any], argnums: int | Sequence[int], has_aux: bool
+    transform: str, f: Callable[..., Any], argnums: int | Sequence[int], has_aux: bool
 ) -> Callable[..., Any]:
-    check_function(name, f)
+    check_function(transform, f)
 
-    @functools.wraps(f, updated=())  # the attributes of a module stay its own
+    @functools.wraps(f, updated=())  # without the attributes of f, which may be a module
     def of_arguments(*arguments: Any, **options: Any) -> Any:
-        trace = Trace(name, f, arguments, _numbers(argnums, len(arguments), name), options)
-        output, aux = trace.output, None
+        trace = Trace(transform, f, arguments, argnums, options)
+        aux = None
         if has_aux:
-            if not isinstance(output, (tuple, list)) or len(output) != 2:
+            if not isinstance(trace.output, (tuple, list)) or len(trace.output) != 2:
                 raise TypeError(
-                    f"{name} with has_aux needs a function that returns a pair; it returned {_kind(output)}"
+                    f"{transform} with has_aux needs a function that returns a pair; it returned "
+                    f"{kind_of(trace.output)}"
                 )
-            output, aux = output
-        output = _scalar(trace, output)
-        record = trace.needs_higher_order(output, *[x for _, x in flatten(aux) if isinstance(x, Tensor)])
-        seed = Tensor(output.backend.ones_like(output.array), output.backend)
-        gradients = gradients_of(trace.inputs, [output], [seed], record)
+            trace.output, aux = trace.output
+        value = trace.scalar_output()
+        record = trace.needs_higher_order(value, *[x for _, x in flatten(aux) if isinstance(x, Tensor)])
+        gradient = trace.like_arguments(gradients_of(trace.inputs, [value], [ops.ones_like(value)], record))
         if not record:
-            output, aux = _plain(output), _plain(aux)
-        result = _like_arguments(trace, gradients, isinstance(argnums, int))
-        return ((output, aux) if has_aux else output), result
+            value, aux = detached(value), detached(aux)
+        return ((value, aux) if has_aux else value), gradient
 
     return of_arguments
 
 
 def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
-    """A function that returns the gradient of `f` by the arguments `argnums`: `value_and_grad` without the value.
+    """A function that returns the gradient of `f` with respect to the arguments `argnums`.
 
-    With `has_aux` it returns (gradient, aux). `grad(grad(f))` is the second derivative, and so on.
+    Arguments and errors as for `value_and_grad`. With `has_aux` it returns (gradient, aux). `grad(grad(f))` is the
+    second derivative, and so on.
 
     >>> import gradflow as gf
     >>> cube = lambda x: x * x * x
@@ -98,13 +91,16 @@ def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool 
 def gradients(
     outputs: Any, inputs: Any, cotangents: Any = None, create_graph: bool = False, retain_graph: bool | None = None
 ) -> Any:
-    """The gradients of recorded outputs by inputs, in the structure of the inputs; every `.grad` stays as it is.
+    """The gradients of computed tensors with respect to others, in the structure of the inputs; no `.grad` changes.
 
-    `outputs` and `inputs` are tensors, or nested tuples, lists and dicts of them; the inputs may be computed ones, and
-    one may depend on another. `cotangents` are like the outputs, and are 1 where they are left out, for outputs of one
-    element. `create_graph` and `retain_graph` as for `Tensor.backward`. Raises RuntimeError for an input that needs no
-    gradient or that no output depends on, an output that needs none, a missing cotangent, or a graph already freed;
-    TypeError or ValueError for what does not fit.
+    outputs, inputs: tensors, or nested tuples, lists and dicts of them. The inputs may be computed tensors, and one may
+        depend on another.
+    cotangents: tensors like the outputs; 1 by default, which needs outputs of one element.
+    create_graph, retain_graph: as for `Tensor.backward`.
+
+    Raises RuntimeError for an input that does not require grad or that no output depends on, for an output that
+    does not require grad, for missing cotangents, and for a graph that has been freed. Raises TypeError or
+    ValueError for cotangents that do not match the outputs.
 
     >>> import gradflow as gf
     >>> w = gf.tensor([1.0, 2.0], requires_grad=True)
@@ -117,13 +113,13 @@ def gradients(
     for path, x in (*ys, *xs):
         if not isinstance(x, Tensor):
             raise TypeError(
-                f"gradients takes tensors; {path} is {_kind(x)}"
+                f"gradients takes tensors; {path} is {kind_of(x)}"
                 + (": for the derivative of a function, use gradflow.grad" if callable(x) else "")
             )
         if x._node is None:
             raise RuntimeError(
-                f"gradients: {path}, a {_describe(x)}, needs no gradient: set requires_grad=True on what the outputs "
-                "should be differentiated by, before they are computed"
+                f"gradients: {path}, a {_describe(x)}, does not require grad: set requires_grad=True on the "
+                "tensors to differentiate by, before the outputs are computed"
             )
     if not ys or not xs:
         raise ValueError(f"gradients needs at least one tensor; {'inputs' if ys else 'outputs'} hold none")
@@ -131,70 +127,74 @@ def gradients(
         for path, y in ys:
             if y.size != 1:
                 raise RuntimeError(f"gradients: {path} has shape {y.shape}: reduce it (mean, sum) or pass cotangents=")
-        seeds = [Tensor(y.backend.ones(y.shape, dtype=y.array.dtype), y.backend) for _, y in ys]
+        given = [ops.ones_like(y) for _, y in ys]
     else:
-        seeds = _matching("gradients", "cotangent", cotangents, outputs)
-    roots, ends = [_node(y) for _, y in ys], {_node(x) for _, x in xs}
+        given = matching_tensors("gradients", "cotangent", cotangents, outputs)
+    roots, ends = [node_of(y) for _, y in ys], {node_of(x) for _, x in xs}
     found: dict[Any, Any] = dict.fromkeys(nodes_from(roots, ends, through=True))
     if ends <= found.keys():
         found = backward(
             roots,
-            seeds if create_graph else [seed.array for seed in seeds],
+            given if create_graph else [g.array for g in given],
             retain_graph=create_graph if retain_graph is None else retain_graph,
             create_graph=create_graph,
             wanted=ends,
             through=True,
         )
     for path, x in xs:
-        if _node(x) not in found:
+        if node_of(x) not in found:
             raise RuntimeError(
-                f"gradients: no output depends on {path}, a {_describe(x)}: it was not used, or what was computed from "
-                "it was detached"
+                f"gradients: no output depends on {path}, a {_describe(x)}: either it was not used, or a tensor "
+                "computed from it was detached"
             )
-    results = [(x, found[_node(x)]) for _, x in xs]
+    results = [(x, found[node_of(x)]) for _, x in xs]
     return rebuild(inputs, [copy(g) if create_graph else Tensor(x.backend.copy(g), x.backend) for x, g in results])
 
 
 def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
-    """`f` of the primals, and the function that sends a cotangent of that back: v to v^T J, a tuple, one per primal.
+    """The value of `f` at the primals, and a function that computes vector-Jacobian products: v to v^T J.
 
-    A cotangent has the structure, shapes, dtypes and devices of the result. The function may be called many times.
-    Raises TypeError or ValueError for what does not fit.
+    primals: the arguments of f: tensors, or nested tuples, lists and dicts of them.
+
+    The function takes a cotangent, with the structure, shapes, dtypes and devices of the value, and returns a tuple of
+    gradients, one for each primal; it can be called repeatedly. Both raise TypeError or ValueError for values that do
+    not match.
 
     >>> import gradflow as gf
-    >>> y, back = gf.vjp(lambda a, b: a * b, gf.tensor([1.0, 2.0]), gf.tensor([3.0, 4.0]))
-    >>> [g.tolist() for g in back(gf.tensor([1.0, 10.0]))]
+    >>> y, pullback = gf.vjp(lambda a, b: a * b, gf.tensor([1.0, 2.0]), gf.tensor([3.0, 4.0]))
+    >>> [g.tolist() for g in pullback(gf.tensor([1.0, 10.0]))]
     [[3.0, 40.0], [1.0, 20.0]]
     """
     trace = Trace("vjp", f, primals, range(len(primals)), {})
-    outputs = [y for _, y in trace.check_outputs(trace.output)]
+    outputs = trace.output_tensors()
     record = trace.needs_higher_order(*outputs)
 
     def pullback(cotangents: Any) -> tuple[Any, ...]:
-        given = _matching("vjp", "cotangent", cotangents, trace.output)
-        recorded = record or (is_grad_enabled() and any(g.requires_grad for g in given))
-        gradients = gradients_of(trace.inputs, outputs, given, recorded, retain=True)
-        return tuple(_like_arguments(trace, gradients, single=False))
+        given = matching_tensors("vjp", "cotangent", cotangents, trace.output)
+        record_this = record or (is_grad_enabled() and any(g.requires_grad for g in given))
+        found = gradients_of(trace.inputs, outputs, given, record_this, retain=True)
+        return trace.like_arguments(found)  # type: ignore[no-any-return]  # a tuple, for a range of argnums
 
-    return (trace.output if record else _plain(trace.output)), pullback
+    return (trace.output if record else detached(trace.output)), pullback
 
 
 def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
-    """`f` of the primals, and its derivative in the direction of the tangents, J t, in the structure of the result.
+    """The value of `f` at the primals and its directional derivative, the Jacobian-vector product J t.
 
-    `primals` and `tangents` are sequences, one for each argument; a tangent is like its primal. Raises TypeError or
-    ValueError for what does not fit.
+    primals: a tuple of the arguments of f: tensors, or nested tuples, lists and dicts of them.
+    tangents: a tuple of directions, one for each primal and of its structure, shapes, dtypes and devices.
+
+    The derivative has the structure of the value. Raises TypeError or ValueError for values that do not match.
 
     >>> import gradflow as gf
     >>> y, direction = gf.jvp(gf.sin, (gf.tensor(0.0),), (gf.tensor(2.0),))
     >>> direction.item()
     2.0
     """
-    _check_sequences("jvp", primals, tangents)
+    check_primals_and_tangents("jvp", primals, tangents)
     trace = Trace("jvp", f, primals, range(len(primals)), {})
-    outputs = [y for _, y in trace.check_outputs(trace.output)]
-    given = _matching("jvp", "tangent", list(tangents), rebuild(trace.trees, trace.inputs))
+    outputs = trace.output_tensors()
+    given = matching_tensors("jvp", "tangent", list(tangents), rebuild(trace.arguments, trace.inputs))
     record = trace.needs_higher_order(*outputs) or (is_grad_enabled() and any(t.requires_grad for t in given))
-    cotangents, pulled = _pulled(trace, outputs)
-    found = gradients_of(cotangents, pulled, given, record)
-    return (trace.output if record else _plain(trace.output)), rebuild(trace.output, found)
+    derivatives = gradients_of(*trace.recorded_vjp(outputs), given, record)
+    return (trace.output if record else detached(trace.output)), rebuild(trace.output, derivatives)

@@ -20,7 +20,8 @@ from gradflow.autograd.observers import Forwarder, observe
 from gradflow.autograd.saved import tick
 from gradflow.random.generator import States, restored, states_before
 from gradflow.tensor import Tensor
-from gradflow.transforms.trace import check_function, stand_in
+from gradflow.transforms.arguments import check_function
+from gradflow.transforms.trace import stand_in
 from gradflow.tree import flatten, map_tree, rebuild
 
 

@@ -1,11 +1,12 @@
-"""A function run once on stand-ins for its arguments, and the gradients of that run."""
+"""Runs of a function on stand-ins for its arguments, and the gradients of such runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
+from gradflow import ops
 from gradflow.autograd.backward import backward
 from gradflow.autograd.batching import Batch, batched
 from gradflow.autograd.grad_mode import enable_grad, is_grad_enabled
@@ -15,76 +16,149 @@ from gradflow.ops.elementwise import copy
 from gradflow.ops.table import apply
 from gradflow.printing import _describe
 from gradflow.tensor import Tensor, tensor
+from gradflow.transforms.arguments import argument_numbers, check_function, kind_of
 from gradflow.tree import flatten, map_tree, rebuild
 
 _IDENTITY = Operation("identity", lambda F, x: x, [lambda F, g, _out, _x: g], view=True)
 
 
 class Trace:
-    """A run of a function on stand-ins for some of its arguments, and what it gave.
+    """One call of a function on stand-ins for the tensors in some of its arguments.
 
-    `inputs` are the stand-ins, `output` the result; `needs_higher_order` tells whether derivatives of this run's
-    derivatives are needed, so that they must be recorded.
+    transform: the name that error messages start with.
+    f: the function, called as f(*arguments, **options).
+    argnums: the number of the positional argument to differentiate by, or several.
+
+    Attributes: `arguments`, the trees to differentiate by; `inputs`, the stand-ins of the tensors in these from left to
+    right; `output`, what f returned.
+
+    Raises TypeError for an argument that is not a floating-point tensor, ValueError if there is none.
     """
 
     def __init__(
         self,
-        what: str,
+        transform: str,
         f: Callable[..., Any],
         arguments: Sequence[Any],
-        argnums: Sequence[int],
+        argnums: int | Sequence[int],
         options: dict[str, Any],
     ) -> None:
-        self.what = what
-        check_function(what, f)
-        recording = is_grad_enabled()
-        given = list(arguments)
+        check_function(transform, f)
+        self.transform = transform
+        self._one_argument = isinstance(argnums, int)
+        self._recording = is_grad_enabled()
+        numbers = argument_numbers(transform, argnums, len(arguments))
+        self.arguments = [arguments[i] for i in numbers]
         self.inputs: list[Tensor] = []
-        self.trees = []
+        given = list(arguments)
         with enable_grad():
-            for i in argnums:
-                leaves = [_checked(what, f"argument {i}{path}", x, recording) for path, x in flatten(given[i])]
+            for i in numbers:
+                leaves = [self._input(f"argument {i}{path}", x) for path, x in flatten(given[i])]
                 self.inputs += leaves
-                self.trees.append(given[i])
                 given[i] = rebuild(given[i], leaves)
             if not self.inputs:
-                raise ValueError(f"{what} has nothing to differentiate by: the arguments hold no tensors")
-            self.nodes = [_node(x) for x in self.inputs]
+                raise ValueError(f"{transform} has nothing to differentiate by: the arguments hold no tensors")
+            self._nodes = [node_of(x) for x in self.inputs]
             self.output = f(*given, **options)
-        for x, node in zip(self.inputs, self.nodes, strict=True):
-            x._node = node  # whatever the function did to it
-        self._recording = recording
+        for x, node in zip(self.inputs, self._nodes, strict=True):
+            x._node = node  # f may have changed a stand-in in place
 
-    def check_outputs(self, output: Any) -> list[tuple[str, Tensor]]:
-        """The tensors of an output; TypeError for what is none, or carries no gradient."""
-        found = flatten(output)
+    def _input(self, where: str, x: Any) -> Tensor:
+        if isinstance(x, Real) and not isinstance(x, bool):
+            x = tensor(x)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{self.transform} differentiates by tensors; {where} is {kind_of(x)}")
+        if not x.dtype.is_floating:
+            raise TypeError(
+                f"{self.transform} cannot differentiate by {where}, a {_describe(x)}: convert it with "
+                "astype(gradflow.float32)"
+            )
+        return stand_in(x, self._recording)
+
+    def output_tensors(self) -> list[Tensor]:
+        """The tensors of the output, from left to right. Raises TypeError unless all are floating-point tensors."""
+        found = flatten(self.output)
         if not found:
-            raise TypeError(f"{self.what} needs a function that returns tensors; it returned {output!r}")
+            raise TypeError(f"{self.transform} needs a function that returns tensors; it returned {self.output!r}")
         for path, y in found:
             if not isinstance(y, Tensor):
-                raise TypeError(f"{self.what} needs a function that returns tensors; result{path} is {_kind(y)}")
+                raise TypeError(f"{self.transform} needs a function that returns tensors; result{path} is {kind_of(y)}")
             if not y.dtype.is_floating:
-                raise TypeError(f"{self.what} cannot differentiate result{path}, a {_describe(y)}: it is not floating")
-        return found
+                raise TypeError(
+                    f"{self.transform} cannot differentiate result{path}, a {_describe(y)}: it is not floating-point"
+                )
+        return [y for _, y in found]
 
-    def needs_higher_order(self, *outputs: Any) -> bool:
-        """Whether the outputs depend on something recorded before this run, or on a leaf of someone else."""
+    def scalar_output(self) -> Tensor:
+        """The output, which must be one floating-point tensor of shape (); else raises TypeError or ValueError."""
+        output = self.output
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"{self.transform} needs a function that returns a scalar tensor; it returned {kind_of(output)}"
+            )
+        self.output_tensors()
+        if output.ndim:
+            raise ValueError(
+                f"{self.transform} needs a function that returns a scalar; it returned a {_describe(output)}: "
+                "reduce it (mean, sum), or use jacobian or vjp"
+            )
+        return output
+
+    def needs_higher_order(self, *outputs: Tensor) -> bool:
+        """Whether gradients of these outputs must be recorded, since someone may differentiate them in turn.
+
+        So it is if they depend on a tensor that was recorded before this call, or on a leaf other than the stand-ins.
+        """
         if not self._recording:
             return False
-        if any(node.parents for node in self.nodes):
+        if any(node.parents for node in self._nodes):
             return True
-        own, start = set(self.nodes), self.nodes[0].id
-        roots = [y._node for y in outputs if y._node is not None and y._node not in own]
-        seen = set(roots)
-        while roots:
-            node = roots.pop()
+        own, start = set(self._nodes), self._nodes[0].id
+        stack = [y._node for y in outputs if y._node is not None and y._node not in own]
+        seen = set(stack)
+        while stack:
+            node = stack.pop()
             if node.op is None or node.id < start:
                 return True
             for parent in node.parents:
                 if parent is not None and parent not in own and parent not in seen:
                     seen.add(parent)
-                    roots.append(parent)
+                    stack.append(parent)
         return False
+
+    def recorded_vjp(self, outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The VJP as a recorded computation: new leaves for cotangents of the outputs, and gradients of the inputs.
+
+        The gradients are linear in the cotangents, so the VJP of this computation is the JVP of the function.
+        """
+        cotangents = [stand_in(ops.zeros_like(y), recorded=False) for y in outputs]
+        with enable_grad():
+            return cotangents, aliased_gradients_of(self.inputs, outputs, cotangents, record=True)
+
+    def like_arguments(self, values: Sequence[Any]) -> Any:
+        """One value for each input, in the structure of the arguments: a tree, or a tuple of trees for several."""
+        trees = rebuild(tuple(self.arguments), values)
+        return trees[0] if self._one_argument else trees
+
+
+def stand_in(x: Tensor, recorded: bool) -> Tensor:
+    """A tensor that shares the values of x: a new leaf; or if `recorded` and x needs a gradient, an operation on x."""
+    if recorded and x._node is not None:
+        return apply(_IDENTITY, (x,))
+    out = x.detach()
+    out._node = Leaf(x.backend, x.shape, x.array.dtype)
+    return out
+
+
+def node_of(x: Tensor) -> Node | Leaf:
+    """The node of a tensor that requires a gradient."""
+    assert x._node is not None
+    return x._node
+
+
+def detached(tree: Any) -> Any:
+    """A tree with its tensors detached."""
+    return map_tree(lambda y: y.detach() if isinstance(y, Tensor) else y, tree)
 
 
 def gradients_of(
@@ -95,15 +169,19 @@ def gradients_of(
     retain: bool = False,
     batch: bool = False,
 ) -> list[Tensor]:
-    """The gradients of the inputs, recorded where `record`; zeros where no output depends on one.
+    """The gradients of the inputs for cotangents of the outputs; zeros for an input that no output depends on.
 
-    With `batch` the first axis of the cotangents, and of the results, counts a batch. No two results share memory.
+    record: whether the gradients can be differentiated in turn.
+    retain: whether the graph is kept for another backward pass; implied by `record`.
+    batch: the first axis of each cotangent, and of each gradient, counts a batch.
+
+    No two results share memory.
     """
-    found = _walk(inputs, outputs, cotangents, record, retain, batch)
+    found = aliased_gradients_of(inputs, outputs, cotangents, record, retain, batch)
     return [copy(g) if record else Tensor(g.backend.copy(g.array), g.backend) for g in found]
 
 
-def _walk(
+def aliased_gradients_of(
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     cotangents: Sequence[Tensor],
@@ -111,7 +189,7 @@ def _walk(
     retain: bool = False,
     batch: bool = False,
 ) -> list[Tensor]:
-    """As `pull`, for results that are not handed to a user: they may share memory."""
+    """Like `gradients_of`, but results may share memory with each other: use them only inside a transform."""
     pairs = [(y._node, g if record else g.array) for y, g in zip(outputs, cotangents, strict=True)]
     roots = [(node, Batch(g) if batch else g) for node, g in pairs if node is not None]
     found: dict[Any, Any] = {}
@@ -121,138 +199,16 @@ def _walk(
             [g for _, g in roots],
             retain_graph=retain or record,
             create_graph=record,
-            wanted={_node(x) for x in inputs},
+            wanted={node_of(x) for x in inputs},
             batched=batched if batch else None,
         )
     leading = cotangents[0].shape[:1] if batch else ()
     results = []
     for x in inputs:
-        g = found.get(_node(x))
+        g = found.get(node_of(x))
         if g is None:
             g = x.backend.zeros((*leading, *x.shape), dtype=x.array.dtype)
         elif batch:
             g = g.values
         results.append(g if isinstance(g, Tensor) else Tensor(g, x.backend))
     return results
-
-
-def _node(x: Tensor) -> Node | Leaf:
-    assert x._node is not None
-    return x._node
-
-
-def _checked(what: str, where: str, x: Any, recording: bool) -> Tensor:
-    if isinstance(x, Real) and not isinstance(x, bool):
-        x = tensor(x)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{what} differentiates by tensors; {where} is {_kind(x)}")
-    if not x.dtype.is_floating:
-        raise TypeError(
-            f"{what} cannot differentiate by {where}, a {_describe(x)}: convert it with astype(gradflow.float32)"
-        )
-    return stand_in(x, recording)
-
-
-def stand_in(x: Tensor, recorded: bool) -> Tensor:
-    """The values of x as a new leaf; or, where x needs a gradient and this is to be `recorded`, as computed from x."""
-    if recorded and x._node is not None:
-        return apply(_IDENTITY, (x,))
-    out = x.detach()
-    out._node = Leaf(x.backend, x.shape, x.array.dtype)
-    return out
-
-
-def check_function(what: str, f: Any) -> None:
-    """Raise TypeError for anything but a function, such as what one has already computed."""
-    if isinstance(f, Tensor):
-        raise TypeError(
-            f"{what} takes a function; got a {_describe(f)}: for the gradients of what is computed already, use "
-            "gradflow.gradients(outputs, inputs)"
-        )
-    if not callable(f):
-        raise TypeError(f"{what} takes a function; got {_kind(f)}")
-
-
-def _kind(x: Any) -> str:
-    return "None" if x is None else f"{type(x).__name__}"
-
-
-def _numbers(argnums: int | Sequence[int], count: int, what: str) -> tuple[int, ...]:
-    wanted = tuple(argnums) if isinstance(argnums, (tuple, list, range)) else (argnums,)
-    for i in wanted:
-        if not isinstance(i, int) or isinstance(i, bool):
-            raise TypeError(f"argnums of {what} are numbers of positional arguments; got {argnums!r}")
-        if not -count <= i < count:
-            raise ValueError(f"{what} was told to differentiate by argument {i}, but the function got {count}")
-    normal = tuple(i % count for i in wanted)
-    if len(set(normal)) != len(normal):
-        raise ValueError(f"argnums of {what} name an argument twice: {argnums!r}")
-    return normal
-
-
-def _like_arguments(trace: Trace, gradients: Sequence[Any], single: bool) -> Any:
-    """Gradients in the structure of the arguments: a tree, or with several argnums a tuple of trees."""
-    remaining = iter(gradients)
-    trees = tuple(map_tree(lambda _: next(remaining), tree) for tree in trace.trees)
-    return trees[0] if single else trees
-
-
-def _plain(tree: Any) -> Any:
-    return map_tree(lambda y: y.detach() if isinstance(y, Tensor) else y, tree)
-
-
-def _scalar(trace: Trace, output: Any) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise TypeError(f"{trace.what} needs a function that returns a scalar tensor; it returned {_kind(output)}")
-    trace.check_outputs(output)
-    if output.ndim:
-        raise ValueError(
-            f"{trace.what} needs a function that returns a scalar; it returned a {_describe(output)}: "
-            "reduce it (mean, sum), or use jacobian or vjp"
-        )
-    return output
-
-
-def _matching(what: str, kind: str, tangents: Any, like: Any) -> list[Tensor]:
-    """The tensors of a tree of tangents that must be as `like` is; numbers stand for scalars."""
-    given, expected = dict(flatten(tangents)), flatten(like)
-    if given.keys() != {path for path, _ in expected}:
-        raise ValueError(
-            f"{what}: a {kind} must be nested like the value it belongs to: {_paths(dict(expected))}; "
-            f"got {_paths(given)}"
-        )
-    found = []
-    for path, x in expected:
-        t = given[path]
-        if isinstance(t, Real) and isinstance(x, Tensor) and not x.ndim:
-            t = tensor(float(t), dtype=x.dtype, device=x.device)
-        if not isinstance(t, Tensor):
-            raise TypeError(f"{what}: {kind}{path} must be a tensor; got {_kind(t)}")
-        if isinstance(x, Tensor) and (t.shape, t.dtype, t.device) != (x.shape, x.dtype, x.device):
-            raise ValueError(f"{what}: {kind}{path} must be like the {_describe(x)}; got a {_describe(t)}")
-        found.append(t)
-    return found
-
-
-def _paths(paths: Iterable[str]) -> str:
-    return "one tensor" if list(paths) == [""] else ", ".join(paths) or "nothing"
-
-
-def _check_sequences(what: str, primals: Any, tangents: Any) -> None:
-    for name, value in (("primals", primals), ("tangents", tangents)):
-        if not isinstance(value, (tuple, list)):
-            raise TypeError(f"{what} takes {name} as a tuple, one for each argument; got {_kind(value)}")
-    if len(primals) != len(tangents):
-        raise ValueError(
-            f"{what} needs a tangent for each primal; got {len(primals)} primals, {len(tangents)} tangents"
-        )
-
-
-def _pulled(trace: Trace, outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The VJP of a trace, recorded as a function of cotangents of its own: the VJP of that is the trace's JVP."""
-    cotangents = [
-        Tensor(y.backend.zeros(y.shape, dtype=y.array.dtype), y.backend, Leaf(y.backend, y.shape, y.array.dtype))
-        for y in outputs
-    ]
-    with enable_grad():
-        return cotangents, _walk(trace.inputs, outputs, cotangents, record=True)
