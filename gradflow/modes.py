@@ -1,7 +1,17 @@
-"""Modes: what holds inside a `with`, or while the body of a decorated function, generator or coroutine runs.
+"""Modes: context managers, also decorators, that set context variables; such as `no_grad` and `use_device`.
 
-A mode is a set of context variables and their values. One object may be entered many times, within itself, and by
-several threads and tasks at once: what it found on entering is kept in their context, not in the object.
+The modes entered in a context form a stack of entries. An entry keeps the mode, the values that it set, the values that
+they replaced, and the entry below. A mode object itself keeps nothing, so that one object can be entered many times,
+also within itself, and by several threads and tasks at once.
+
+Leaving a mode pops its entry and puts the replaced values back. Modes are not always left in the reverse order of
+entering: a generator may be closed while modes entered after its own are still active. So leaving first pops the
+entries above, from the top down, and afterwards enters their modes again.
+
+A decorated generator or coroutine is in the mode while its body runs, not while it is paused at a `yield` or `await`.
+Its body may itself pause inside `with mode:`. So at each pause the decorator pops its own entry and all entries that
+the body pushed above it, and remembers these; before the body resumes, the decorator pushes all of them again. The
+caller thus never sees a mode of the body, and the body sees its modes on top of whatever the caller is in at the time.
 """
 
 from __future__ import annotations
@@ -17,20 +27,24 @@ from typing import Any, Self, TypeVar, overload
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 entered: ContextVar[Any] = ContextVar("gradflow_modes_entered", default=None)
-"""The mode entered last in this context, the values it set, those it found, and the same of the one before it."""
+"""The top entry of this context's stack, (mode, values, replaced values, entry below), or None."""
 
 
 class Mode:
-    """A context manager and decorator. Subclasses name their `variables` and the values that these get."""
+    """A context manager and decorator that sets the context variables `variables`.
+
+    Subclasses define `variables` and `_values`. They override `_enter` and `_exited` for what else entering and leaving
+    does, and `_finish` for work at the end.
+    """
 
     variables: tuple[ContextVar[Any], ...]
 
     def _values(self) -> tuple[Any, ...]:
-        """The values of the variables for a `with`, or a call of a decorated function, that begins."""
+        """The values to set, one for each variable; computed once for each `with` and each call of a decorated body."""
         raise NotImplementedError
 
     def _enter(self, values: tuple[Any, ...]) -> None:
-        """Set the variables. A generator or coroutine that goes on after a pause enters its modes again."""
+        """Push an entry and set the variables: on entering, and whenever a popped mode is entered again."""
         entered.set((self, values, [variable.get() for variable in self.variables], entered.get()))
         self._set(values)
 
@@ -38,25 +52,28 @@ class Mode:
         for variable, value in zip(self.variables, values, strict=True):
             variable.set(value)
 
-    def _left(self) -> None:
-        """Called after the variables were set back: undoes what a subclass does in `_enter`."""
+    def _exited(self) -> None:
+        """Called after each pop, once the replaced values are back; undoes what an overridden `_enter` did."""
 
     def _finish(self, values: tuple[Any, ...], error: BaseException | None) -> None:
-        """Called at the end of a `with` and at each pause of a decorated body; may raise."""
+        """Called at the end of a `with` and at each pause and the end of a decorated body; may raise.
+
+        `error` is the exception that ended the `with` or the body, if any.
+        """
 
     def __enter__(self) -> Any:
         self._enter(self._values())
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        undone = _undo(self)
-        if not undone:  # entered in another context, as by a generator that is closed elsewhere
-            self._left()
+        popped = _pop_through(self)
+        if not popped:  # entered in another context, for example by a generator that is closed elsewhere
+            self._exited()
             return
-        _redo(undone[1:])
-        self._finish(undone[0][1], error)
+        _push(popped[1:])
+        self._finish(popped[0][1], error)
 
     def __call__(self, function: _Function) -> _Function:
-        """`function` in this mode: while its body runs, if it is a generator or coroutine, and not between."""
+        """Decorate a function, generator or coroutine: its body runs in this mode."""
         if not callable(function) or isinstance(function, type):
             raise TypeError(
                 "a mode (no_grad, use_device(...)) decorates functions, generators and coroutines, and in a class each "
@@ -67,11 +84,11 @@ class Mode:
         if inspect.isasyncgenfunction(function):
 
             async def call(*arguments: Any, **options: Any) -> AsyncGenerator[Any, Any]:
-                body, run = function(*arguments, **options), _Run(self)
+                body, run = function(*arguments, **options), _PausingRun(self)
                 step = body.asend(None)
                 while True:
                     try:
-                        result = await run.through(step)
+                        result = await run.drive(step)
                     except StopAsyncIteration:
                         return
                     try:
@@ -82,12 +99,12 @@ class Mode:
         elif inspect.iscoroutinefunction(function):
 
             async def call(*arguments: Any, **options: Any) -> Any:
-                return await _Run(self).through(function(*arguments, **options))
+                return await _PausingRun(self).drive(function(*arguments, **options))
 
         elif inspect.isgeneratorfunction(function):
 
             def call(*arguments: Any, **options: Any) -> Generator[Any, Any, Any]:
-                return (yield from _Run(self).through(function(*arguments, **options)))
+                return (yield from _PausingRun(self).drive(function(*arguments, **options)))
 
         else:
 
@@ -99,53 +116,57 @@ class Mode:
 
 
 class BareMode(Mode):
-    """A mode without arguments: `with mode():`, `@mode()` and `@mode` are the same."""
+    """A mode without arguments: `with mode:` is `with mode():`, and `@mode` is `@mode()`."""
 
     @overload
     def __call__(self) -> Self: ...
     @overload
     def __call__(self, function: _Function) -> _Function: ...
     def __call__(self, function: Any = None) -> Any:
-        """A mode of this kind, or a function in it."""
+        """Decorate a function; without one, a new mode of this kind."""
         return type(self)() if function is None else super().__call__(function)
 
 
-def _undo(mode: Mode) -> list[tuple[Mode, tuple[Any, ...]]]:
-    """Leave a mode, and first all that were entered since: all of them and their values, `mode` in front.
+def _pop_through(mode: Mode) -> list[tuple[Mode, tuple[Any, ...]]]:
+    """Pop the entries down to and including that of `mode`; returns their modes and values, `mode` first.
 
-    Nothing is left, and the list is empty, where `mode` was not entered in this context.
+    Pops nothing and returns an empty list if `mode` is not on this context's stack.
     """
-    undone, entry = [], entered.get()
+    entries, entry = [], entered.get()
     while entry is not None:
-        undone.append(entry)
+        entries.append(entry)
         if entry[0] is mode:
             break
         entry = entry[3]
     else:
         return []
-    for each, _, found, before in undone:
-        each._set(found)
-        entered.set(before)
-        each._left()
-    return [entry[:2] for entry in reversed(undone)]
+    for each, _, replaced, below in entries:
+        each._set(replaced)
+        entered.set(below)
+        each._exited()
+    return [entry[:2] for entry in reversed(entries)]
 
 
-def _redo(undone: Sequence[tuple[Mode, tuple[Any, ...]]]) -> None:
-    for mode, values in undone:
+def _push(popped: Sequence[tuple[Mode, tuple[Any, ...]]]) -> None:
+    """Enter modes again that `_pop_through` returned."""
+    for mode, values in popped:
         mode._enter(values)
 
 
-class _Run:
-    """A call of a generator or coroutine in a mode: the mode, and those that its body has entered and not left."""
+class _PausingRun:
+    """One call of a decorated generator or coroutine: enters the mode for each step of the body, and leaves at pauses.
+
+    `inner` are the modes that the body had entered itself, and not left, when it last paused.
+    """
 
     def __init__(self, mode: Mode) -> None:
-        self.mode = copy.copy(mode)  # which nobody else enters
+        self.mode = copy.copy(mode)  # an object of its own, so that its entry cannot be mistaken for another
         self.values = mode._values()
         self.inner: Sequence[tuple[Mode, tuple[Any, ...]]] = ()
 
     @types.coroutine
-    def through(self, body: Any) -> Generator[Any, Any, Any]:
-        """Run all steps of a generator, a coroutine, or one of the awaitables of an asynchronous generator."""
+    def drive(self, body: Any) -> Generator[Any, Any, Any]:
+        """Run a generator, a coroutine, or an awaitable of an asynchronous generator to its end; returns its result."""
         step, given = body.send, None
         while True:
             try:
@@ -158,14 +179,15 @@ class _Run:
                 step, given = body.throw, error
 
     def _step(self, step: Callable[[Any], Any], given: Any) -> Any:
+        """Run the body to its next pause: `step` is its `send` or `throw`."""
         error = None
         self.mode._enter(self.values)
-        _redo(self.inner)
+        _push(self.inner)
         try:
             return step(given)
         except BaseException as raised:
             error = None if isinstance(raised, StopIteration) else raised
             raise
         finally:
-            self.inner = _undo(self.mode)[1:]
+            self.inner = _pop_through(self.mode)[1:]
             self.mode._finish(self.values, error)

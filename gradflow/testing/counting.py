@@ -139,7 +139,7 @@ class forbid_sync(Mode):  # noqa: N801 (as a function, which it is called like)
         _watch()
         super()._enter(values)
 
-    def _left(self) -> None:
+    def _exited(self) -> None:
         _unwatch()
 
 
