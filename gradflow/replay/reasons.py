@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from gradflow.autograd.leaf import Leaf
+
+_INTERNAL = {"__init__", "add_hook", "apply", "draw", "forward", "function", "nodes_from"}
+"""Functions of gradflow that no user calls, so that a reason does not name them."""
 
 
 class Reason(NamedTuple):
@@ -30,3 +36,22 @@ def describe(x: Any) -> str:
     if callable(x) and hasattr(x, "__qualname__"):
         return str(x.__qualname__)
     return type(x).__name__
+
+
+def caller(own_packages: Collection[str]) -> tuple[str, str]:
+    """The innermost public function of gradflow on the stack, or "", and the line outside gradflow that led to it.
+
+    own_packages: gradflow and other packages whose frames are skipped.
+    """
+    frame, name = sys._getframe(1), ""
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in own_packages:
+        function, module = frame.f_code.co_name, frame.f_globals["__name__"]
+        is_public = (
+            not module.startswith(("gradflow.replay", "gradflow.interception"))
+            and function not in _INTERNAL
+            and not re.match("<|_[^_]", function)
+        )
+        if is_public and not name:
+            name = function
+        frame = frame.f_back
+    return name, f"{frame.f_code.co_filename}, line {frame.f_lineno}"

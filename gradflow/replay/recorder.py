@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
-import sys
 from collections.abc import Callable, Iterator, Sequence, ValuesView
 from threading import Lock, get_ident
 from typing import Any
@@ -18,7 +16,7 @@ from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend
 from gradflow.interception import Recorder, Snapshot, recorders, start, stop
 from gradflow.replay.guards import GroupsGuard, Guards
 from gradflow.replay.program import Call, Constant, Input, NewTensor, Recording, Ref
-from gradflow.replay.reasons import Reason, describe
+from gradflow.replay.reasons import Reason, caller, describe
 from gradflow.tensor import Tensor
 from gradflow.tree import flatten, map_tree
 
@@ -32,9 +30,6 @@ _NOT_REPLAYABLE = {
 }
 """Backend calls that cannot be replayed, and why: they synchronise, or mutate an array visible outside the step."""
 _RECORDED = (*ARRAY_FUNCTIONS, *KERNELS, "getitem", "copy", "from_host", "from_host_later", "pin", *_NOT_REPLAYABLE)
-_INTERNAL = {"__init__", "add_hook", "apply", "draw", "forward", "function", "nodes_from"}
-"""Functions of gradflow that no user calls, so that a reason does not name them."""
-
 recording_lock = Lock()
 """Held by the thread that records. Use it as `recorder.recording_lock`, since a forked child replaces it."""
 _undo: list[Callable[[], None]] = []
@@ -96,7 +91,7 @@ class StepRecorder(Recorder):
         """Run the step and record it. Returns copies of its results; the copying is recorded, too."""
         given = [*inputs, *named.values()]
         views = self._views_of(given)
-        with self._watching():
+        with self._intercepting():
             result = step(*views[: len(inputs)], **dict(zip(named, views[len(inputs) :], strict=True)))
             makes_calls = bool(self._calls)
             result = copy_results(result)
@@ -130,7 +125,7 @@ class StepRecorder(Recorder):
         return views
 
     @contextlib.contextmanager
-    def _watching(self) -> Iterator[None]:
+    def _intercepting(self) -> Iterator[None]:
         """Replace the functions of the backend by functions that record their calls, and receive reports."""
         own = vars(self.backend)
         before = {name: own[name] for name in _RECORDED if name in own}
@@ -142,7 +137,7 @@ class StepRecorder(Recorder):
 
         _undo.append(undo)
         for name in _RECORDED:
-            setattr(self.backend, name, self._watched(name, getattr(self.backend, name)))
+            setattr(self.backend, name, self._intercepted(name, getattr(self.backend, name)))
         start(self)
         try:
             yield
@@ -151,7 +146,7 @@ class StepRecorder(Recorder):
             _undo.remove(undo)
             undo()
 
-    def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _intercepted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             if self._paused or recorders.get(get_ident()) is not self:
                 return function(*arguments, **options)
@@ -236,23 +231,8 @@ class StepRecorder(Recorder):
     def _refuse(self, reason: str) -> None:
         """Set the reason why the step cannot be replayed, unless there is one."""
         if self.reason is None:
-            name, place = self._caller()
+            name, place = caller(self._own_packages)
             self.reason = Reason(reason.replace("{}", name), f": {place}" if recorders else "")
-
-    def _caller(self) -> tuple[str, str]:
-        """The innermost public function of gradflow on the stack, and the line outside gradflow that led to it."""
-        frame, name = sys._getframe(1), ""
-        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in self._own_packages:
-            function, module = frame.f_code.co_name, frame.f_globals["__name__"]
-            is_public = (
-                not module.startswith(("gradflow.replay", "gradflow.interception"))
-                and function not in _INTERNAL
-                and not re.match("<|_[^_]", function)
-            )
-            if is_public and not name:
-                name = function
-            frame = frame.f_back
-        return name, f"{frame.f_code.co_filename}, line {frame.f_lineno}"
 
     # ------------------------------------------------------------------ calls
 
@@ -267,7 +247,7 @@ class StepRecorder(Recorder):
             self._paused = False
         given = tuple(map(self._argument, arguments)), {key: self._argument(x) for key, x in options.items()}
         self._name(result, Ref(len(self._calls)))
-        self._calls.append(Call(recorded, *given, self._caller()[1]))
+        self._calls.append(Call(recorded, *given, caller(self._own_packages)[1]))
         return result
 
     def _name(self, result: Any, ref: Ref) -> None:
