@@ -51,7 +51,7 @@ DIFFERENT: list[tuple[Any, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("a", "b"), SAME, ids=str)
+@pytest.mark.parametrize(("a", "b"), SAME)
 def test_arguments_that_are_the_same(a: Any, b: Any) -> None:
     assert status(recording(call(a)), recording(call(a))) is None
     assert status(recording(call(a)), recording(call(b))) is None
@@ -59,7 +59,7 @@ def test_arguments_that_are_the_same(a: Any, b: Any) -> None:
     assert status(recording(result=a), recording(result=b)) is None
 
 
-@pytest.mark.parametrize(("a", "b"), DIFFERENT, ids=str)
+@pytest.mark.parametrize(("a", "b"), DIFFERENT)
 def test_arguments_that_differ(a: Any, b: Any) -> None:
     found = status(recording(call(1), call(a)), recording(call(1), call(b)))
     assert found is not None
