@@ -38,19 +38,20 @@ LAYERS: tuple[set[str], ...] = (
     {"autograd.graph", "autograd.hooks", "autograd.leaf"},
     {"autograd.backward"},
     {"autograd"},
-    {"printing"},
+    {"printing", "tensor_methods"},
     {"tensor"},
     {"random.generator", "random.quantile"},
     {"random.sampling"},
     {"random"},
     {"ops.checks", "ops.host"},
     {"ops.table"},
-    {"ops.activations", "ops.creation", "ops.custom", "ops.elementwise", "ops.reductions"},
+    {"ops.activations", "ops.custom", "ops.elementwise", "ops.reductions", "ops.transfer"},
+    {"ops.creation"},
     {"ops.indexing"},
     {"ops.shape"},
     {"ops.network"},
     {"ops.losses"},
-    {"ops.namespace"},
+    {"ops.in_place", "ops.namespace"},
     {"ops.methods"},
     {"ops"},
     {"transforms.arguments"},
@@ -65,7 +66,7 @@ LAYERS: tuple[set[str], ...] = (
     {"replay.plan"},
     {"replay.step"},
     {"replay"},
-    {"nn", "optim"},  # the core up to here
+    {"nn", "optim", "public"},  # the core up to here
     {"data", "testing"},
     {"training"},
     {"draw"},
@@ -77,9 +78,6 @@ LAYERS: tuple[set[str], ...] = (
 
 A package stands for those of its modules that are not named themselves; these may import each other.
 """
-
-WITHIN_FUNCTIONS: dict[str, set[str]] = {"tensor": {"ops", "ops.checks", "ops.indexing", "ops.shape"}}
-"""What is also imported, but in functions alone: operations as methods."""
 
 CORE = {
     name.partition(".")[0]
@@ -250,16 +248,8 @@ def test_imports_go_down_the_list_of_layers(name: str) -> None:
             assert unit(found.name) in CORE, where
         elif there is None:
             assert unit(name) not in CORE, f"{where} imports the whole package"
-        elif there != here and not (found.in_function and there in WITHIN_FUNCTIONS.get(here, ())):
+        elif there != here:
             assert LEVELS[there] < LEVELS[here], f"{where} is in no layer below {here}"
-
-
-def test_each_import_against_the_direction_is_in_use() -> None:
-    found = {
-        (layer_of(name), layer_of(i.name)) for name in FILES for i in imports(TREES[name])
-        if i.in_function and i.package == "gradflow"
-    }  # fmt: skip
-    assert {(here, there) for here, units in WITHIN_FUNCTIONS.items() for there in units} <= found
 
 
 def test_each_layer_has_modules() -> None:
@@ -399,6 +389,26 @@ def test_what_gradflow_imports_for_its_users_it_offers() -> None:
     names = {n for n in vars(gf) if not n.startswith("_")}
     submodules = {name.split(".")[1] for name in FILES if name.count(".")}
     assert names - submodules <= set(gf.__all__)
+
+
+@pytest.mark.slow
+def test_type_checkers_see_every_offered_name(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    names = [*gf.__all__, *(f"gradflow.{name}" for name in gf.__all__), *(f"ops.{name}" for name in gf.ops.__all__)]
+    methods = [f"x.{name}" for name in vars(gf.Tensor) if not name.startswith("_")]
+    lines = [
+        "import gradflow",
+        "from gradflow import *",
+        "from gradflow import ops",
+        *names,
+        "x = gradflow.ones(2)",
+        *methods,
+    ]
+    (tmp_path / "uses.py").write_text("\n".join(lines), "utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}/cache", "uses.py"]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
 
 
 @pytest.mark.parametrize("name", OFFERING)

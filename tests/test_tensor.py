@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import operator
 import pickle
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import pytest
 
 import gradflow as gf
+from gradflow.tensor_methods import TensorMethods
 
 # ---------------------------------------------------------------------- making
 
@@ -354,6 +357,18 @@ def test_methods_are_the_functions() -> None:
     assert x.elu(0.5).tolist() == gf.elu(x, 0.5).tolist()
     x.exp().log().sum().backward()
     np.testing.assert_allclose(x.grad.numpy(), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in vars(TensorMethods) if not name.startswith("__")])
+def test_a_declared_method_has_the_signature_and_the_documentation_of_its_function(name: str) -> None:
+    declared, attached = vars(TensorMethods)[name], vars(gf.Tensor)[name]
+    assert list(signature(declared).parameters.values())[1:] == list(signature(attached).parameters.values())[1:]
+    assert attached.__doc__
+
+
+def test_each_declared_operator_is_attached() -> None:
+    declared = {name for name, value in vars(TensorMethods).items() if inspect.isfunction(value)}
+    assert declared <= set(vars(gf.Tensor))
 
 
 # ---------------------------------------------------------------------- to Python

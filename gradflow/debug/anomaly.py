@@ -20,7 +20,7 @@ from gradflow.autograd.leaf import Leaf
 from gradflow.autograd.observers import Observer, observe
 from gradflow.backend import Backend
 from gradflow.modes import BareMode
-from gradflow.printing import _describe
+from gradflow.printing import describe
 from gradflow.shapes import broadcasts
 from gradflow.tensor import Tensor
 
@@ -192,7 +192,7 @@ def _describe_record(record: _Record) -> str:
         head = f"{record.head} {flat[bad[0]]} at index {index}{others}"
     else:
         head = f"{record.head} not finite somewhere, and has been changed in place since"
-    lines = [f"{record.inside} {record.line}", f"result: {_describe(result)}"]
+    lines = [f"{record.inside} {record.line}", f"result: {describe(result)}"]
     lines += [f"{name}: {_describe_input(x, index, result.shape)}" for name, x in record.inputs]
     return "\n  ".join([head, *lines])
 
@@ -200,7 +200,7 @@ def _describe_record(record: _Record) -> str:
 def _describe_input(x: Any, index: tuple[int, ...], shape: tuple[int, ...]) -> str:
     if not isinstance(x, Tensor):
         return f"the number {x}"
-    text = _describe(x)
+    text = describe(x)
     if not x.size:
         return text
     flat = x.detach().reshape(-1).tolist()

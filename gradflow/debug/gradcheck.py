@@ -10,9 +10,10 @@ from gradflow.autograd.batching import Batch
 from gradflow.autograd.grad_mode import no_grad
 from gradflow.autograd.graph import Node, Operation
 from gradflow.autograd.observers import Observer, observe
-from gradflow.printing import _describe
+from gradflow.ops.creation import tensor
+from gradflow.printing import describe
 from gradflow.shapes import unravel
-from gradflow.tensor import Tensor, tensor
+from gradflow.tensor import Tensor
 from gradflow.transforms.arguments import check_function
 from gradflow.transforms.derivatives import vjp
 from gradflow.transforms.jacobians import batched_rows, unit_vectors
@@ -171,7 +172,7 @@ def _with(arguments: Sequence[Any], numbers: Sequence[int], values: Sequence[Any
 
 
 def _kind(x: Any) -> str:
-    return f"a {_describe(x)}" if isinstance(x, Tensor) else type(x).__name__
+    return f"a {describe(x)}" if isinstance(x, Tensor) else type(x).__name__
 
 
 def _element_names(named: Sequence[tuple[str, Tensor]]) -> list[str]:

@@ -16,7 +16,8 @@ from gradflow.dtypes import DType
 from gradflow.interception import forbid_replay, invalidate, report_creation, report_reads, temporary_change
 from gradflow.ops import all as all_
 from gradflow.ops import asarray, equal, isnan, where
-from gradflow.tensor import Tensor, device_and_dtype
+from gradflow.ops.transfer import device_and_dtype
+from gradflow.tensor import Tensor
 from gradflow.tree import check_state
 
 

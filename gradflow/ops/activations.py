@@ -8,7 +8,7 @@ from typing import Any
 from gradflow.backend import ACTIVATIONS
 from gradflow.ops.checks import check_tensors, flag, number
 from gradflow.ops.table import OPERATIONS, TensorFunction, apply, defop, floating, named
-from gradflow.shapes import normalize_axes, one_axis
+from gradflow.shapes import Axis, normalize_axes, one_axis
 from gradflow.tensor import Tensor
 
 __all__ = [
@@ -107,7 +107,7 @@ def _along(op: Any, x: Tensor, axis: int) -> Tensor:
     return apply(op, (floating(x),), {"axis": axis})
 
 
-def logsumexp(x: Tensor, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+def logsumexp(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow. ValueError where there is nothing to sum."""
     check_tensors("logsumexp", x)
     keepdims = flag("logsumexp", keepdims)

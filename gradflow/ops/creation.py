@@ -1,4 +1,4 @@
-"""Making tensors, and moving them between devices."""
+"""New tensors: from data of the host, filled with numbers, counted."""
 
 from __future__ import annotations
 
@@ -7,29 +7,38 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from gradflow.autograd.batching import Batch
 from gradflow.backend import Array, Backend
 from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.dtypes import DEFAULT, DType, as_dtype, weak_number
 from gradflow.interception import opaque_call
 from gradflow.ops.checks import check_tensors, number
 from gradflow.ops.host import array_from_host, array_from_numbers, checked_cast, dtype_of, numpy_array
-from gradflow.ops.table import apply, cast, defop
+from gradflow.ops.table import cast
+from gradflow.ops.transfer import native_dtype, to_device
 from gradflow.shapes import shape_from
 from gradflow.tensor import Tensor
 
 __all__ = [
-    "arange", "asarray", "eye", "full", "full_like", "linspace", "one_hot", "ones", "ones_like", "zeros",
-    "zeros_like",
+    "arange", "asarray", "eye", "full", "full_like", "linspace", "one_hot", "ones", "ones_like", "tensor",
+    "zeros", "zeros_like",
 ]  # fmt: skip
 
 
-def native_dtype(backend: Backend, dtype: Any) -> Any:
-    """The backend's own dtype object. TypeError where it has none of that name."""
-    name = as_dtype(dtype).name
-    if not backend.supports(name):
-        raise TypeError(f"device {backend.device} does not support {name}")
-    return backend.dtypes[name]
+def tensor(data: Any, dtype: Any = None, device: DeviceLike | None = None, requires_grad: bool = False) -> Tensor:
+    """A new tensor with a copy of `data`: a number, nested sequences, a NumPy array, or a tensor.
+
+    Without a `dtype`, Python numbers become float32, integers too (bools stay bool); arrays and tensors keep theirs.
+    The device is that of a tensor given, else the current one. The copy is C-contiguous.
+    Raises TypeError or ValueError for data that is not an array of numbers; ValueError for NaN and fractions, and
+    OverflowError for numbers out of range, where `dtype` is one of integers and `data` is on the host. A tensor is cast
+    as by `astype`.
+
+    >>> import gradflow
+    >>> gradflow.tensor([1, 2.5], requires_grad=True)
+    tensor([1. , 2.5], dtype=float32, device=cpu, requires_grad=True)
+    """
+    out = asarray(data, dtype=dtype, device=device, copy=True)
+    return out.requires_grad_(requires_grad)
 
 
 def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, copy: bool | None = None) -> Tensor:
@@ -75,35 +84,6 @@ def _on_device(backend: Backend, values: Any, dtype: DType | None) -> Array:
     """Values of the host, which has cast them to `dtype` unless it has no such numbers."""
     array = backend.from_host(values)
     return array if dtype is None else backend.astype(array, native_dtype(backend, dtype), copy=False)
-
-
-def _moved(F: Backend, x: Any, target: Backend, non_blocking: bool = False) -> Any:
-    values = F.host_values(x)
-    return target.from_host_later(values) if non_blocking else target.from_host(values)
-
-
-def _moved_back(F: Any, g: Any, _out: Any, _x: Any, target: Backend, non_blocking: bool) -> Any:
-    if isinstance(g, Batch):
-        return Batch(_moved_back(F, g.values, _out, _x, target, non_blocking))
-    source = _x.backend
-    return to_device(g, source.device) if isinstance(g, Tensor) else _moved(target, g, source)
-
-
-_TO_DEVICE = defop("to_device", _moved_back, forward=_moved, exact=True)
-
-
-def to_device(x: Tensor, /, device: DeviceLike, non_blocking: bool = False) -> Tensor:
-    """x on another device; x itself where it is there already. Differentiable: the gradient comes back.
-
-    With `non_blocking`, x must not change before the copy is over; see `Tensor.to`.
-    Raises ValueError or DeviceUnavailableError for a device that does not exist here.
-    """
-    check_tensors("to", x)
-    target = get_backend(device)
-    if target is x.backend:
-        return x
-    native_dtype(target, x.dtype)
-    return apply(_TO_DEVICE, (x,), {"target": target, "non_blocking": non_blocking}, target)
 
 
 def _filled(

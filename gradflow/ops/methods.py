@@ -1,74 +1,18 @@
-"""Operations as operators and methods of `Tensor`."""
+"""The operations as operators and methods of `Tensor`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gradflow.ops import namespace as ops
-from gradflow.ops.checks import is_foreign
+from gradflow.ops import namespace, transfer
+from gradflow.ops.in_place import copy_, in_place_operator, set_item, zero_
 from gradflow.ops.indexing import index
 from gradflow.ops.table import BINARY_OPERATORS, COMPARISONS, as_operator
+from gradflow.shapes import is_sequence
 from gradflow.tensor import Tensor
+from gradflow.tensor_methods import TensorMethods
 
-_METHODS = [
-    "abs",
-    "all",
-    "any",
-    "argmax",
-    "argmin",
-    "argsort",
-    "astype",
-    "broadcast_to",
-    "ceil",
-    "clip",
-    "cos",
-    "cumulative_sum",
-    "elu",
-    "exp",
-    "expand_dims",
-    "expm1",
-    "flip",
-    "floor",
-    "gelu",
-    "isfinite",
-    "isinf",
-    "isnan",
-    "leaky_relu",
-    "log",
-    "log1p",
-    "log_softmax",
-    "logsumexp",
-    "matmul",
-    "matrix_transpose",
-    "max",
-    "maximum",
-    "mean",
-    "min",
-    "minimum",
-    "moveaxis",
-    "prod",
-    "relu",
-    "round",
-    "sigmoid",
-    "sign",
-    "silu",
-    "sin",
-    "softmax",
-    "softplus",
-    "split",
-    "sqrt",
-    "square",
-    "squeeze",
-    "std",
-    "sum",
-    "swapaxes",
-    "take",
-    "take_along_axis",
-    "tanh",
-    "unbind",
-    "var",
-]
-BINARY_OPERATORS["matmul"] = as_operator(ops.matmul)
+BINARY_OPERATORS["matmul"] = as_operator(namespace.matmul)
 _OPERATORS = {
     "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power", "matmul": "matmul",
     "and": "logical_and", "or": "logical_or", "xor": "logical_xor",
@@ -83,19 +27,39 @@ _REFLECTED = (
 """The method that stands for a function of NumPy's with a tensor as its second operand."""
 
 
+def _reshape(self: Tensor, *shape: Any) -> Tensor:
+    """The same elements in another shape, given as a tuple or as numbers; one -1 is computed."""
+    return namespace.reshape(self, _sequence(shape))
+
+
+def _permute_dims(self: Tensor, *axes: Any) -> Tensor:
+    """The axes in another order, given as a tuple or as numbers."""
+    return namespace.permute_dims(self, _sequence(axes))
+
+
+def _sequence(values: tuple[Any, ...]) -> tuple[int, ...]:
+    """The arguments of a method that takes numbers, or one sequence of them."""
+    return tuple(values[0]) if len(values) == 1 and is_sequence(values[0]) else values
+
+
+_METHODS: dict[str, Any] = {
+    "clone": namespace.copy,
+    "copy_": copy_,
+    "permute_dims": _permute_dims,
+    "pin_memory": transfer.pin_memory,
+    "reshape": _reshape,
+    "to": transfer.to,
+    "zero_": zero_,
+}
+"""The methods that are not public operations of the same name and signature."""
+
+
 def _set(name: str, function: Any) -> None:
     setattr(Tensor, name, function)
 
 
 def _reflected(operator: Any) -> Any:
     return lambda self, other: operator(other, self)
-
-
-def _in_place(function: Any, symbol: str) -> Any:
-    def operator(self: Tensor, other: Any) -> Any:
-        return NotImplemented if is_foreign(other) else self._in_place(function, symbol, other)
-
-    return operator
 
 
 def _equality(operator: Any) -> Any:
@@ -128,21 +92,23 @@ def _not_for_numpy(name: str) -> TypeError:
     )
 
 
-for _name in _METHODS:
-    _set(_name, getattr(ops, _name))
+for _name in vars(TensorMethods):
+    if not _name.startswith("__"):
+        _set(_name, _METHODS[_name] if _name in _METHODS else getattr(namespace, _name))
 for _name, _operation in _OPERATORS.items():
     _set(f"__{_name}__", BINARY_OPERATORS[_operation])
     _set(f"__r{_name}__", _reflected(BINARY_OPERATORS[_operation]))
 for _name, _symbol in _SYMBOLS.items():
-    _set(f"__i{_name}__", _in_place(getattr(ops, _OPERATORS[_name]), _symbol))
+    _set(f"__i{_name}__", in_place_operator(getattr(namespace, _OPERATORS[_name]), _symbol))
 for _operation, _name in COMPARISONS.items():
     _set(f"__{_name}__", BINARY_OPERATORS[_operation])
 _set("__eq__", _equality(BINARY_OPERATORS["equal"]))
 _set("__ne__", _equality(BINARY_OPERATORS["not_equal"]))
-_set("__neg__", ops.negative)
+_set("__neg__", namespace.negative)
 _set("__pos__", lambda self: self)
-_set("__abs__", ops.abs)
-_set("__invert__", ops.logical_not)
+_set("__abs__", namespace.abs)
+_set("__invert__", namespace.logical_not)
 _set("__getitem__", index)
+_set("__setitem__", set_item)
 _set("__array_ufunc__", _array_ufunc)
 _set("__array_function__", _array_function)

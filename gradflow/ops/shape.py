@@ -14,7 +14,7 @@ from gradflow.dtypes import promote, weak_number
 from gradflow.ops.checks import check_tensors, kind_of
 from gradflow.ops.indexing import parts
 from gradflow.ops.table import apply, cast, defop
-from gradflow.shapes import broadcasts, integers, is_sequence, normalize_axes, one_axis, shape_from
+from gradflow.shapes import Axis, broadcasts, integers, is_sequence, normalize_axes, one_axis, shape_from
 from gradflow.tensor import Tensor
 
 __all__ = [
@@ -71,7 +71,7 @@ def matrix_transpose(x: Tensor, /) -> Tensor:
     return apply(_TRANSPOSE, (x,))
 
 
-def squeeze(x: Tensor, /, axis: int | tuple[int, ...] | None = None) -> Tensor:
+def squeeze(x: Tensor, /, axis: Axis = None) -> Tensor:
     """Without the axes of length 1 that `axis` names, or without all. ValueError for one of another length."""
     check_tensors("squeeze", x)
     if axis is None:
@@ -139,7 +139,7 @@ def tile(x: Tensor, repetitions: int | Sequence[int], /) -> Tensor:
     return reshape(out, tuple(t * n for t, n in zip(times, shape, strict=True)))
 
 
-def flip(x: Tensor, /, axis: int | tuple[int, ...] | None = None) -> Tensor:
+def flip(x: Tensor, /, axis: Axis = None) -> Tensor:
     """The elements in reverse order along `axis`, or along all axes."""
     check_tensors("flip", x)
     return apply(_FLIP, (x,), {"axis": normalize_axes(axis, x.ndim)})

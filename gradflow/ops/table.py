@@ -354,6 +354,7 @@ def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[An
 
 
 def named(function: TensorFunction, name: str, doc: str) -> TensorFunction:
+    """The function with that name and docstring, as a function of gradflow."""
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
     function.__module__ = "gradflow"

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
-from gradflow.printing import _describe
-from gradflow.tensor import Tensor, tensor
+from gradflow.ops.creation import tensor
+from gradflow.printing import describe
+from gradflow.tensor import Tensor
 from gradflow.tree import flatten
 
 
@@ -20,7 +21,7 @@ def check_function(transform: str, f: Any) -> None:
     """Raise TypeError unless `f` is callable; for a tensor, the message points to `gradflow.gradients`."""
     if isinstance(f, Tensor):
         raise TypeError(
-            f"{transform} takes a function; got a {_describe(f)}: for gradients of a tensor that is already computed, "
+            f"{transform} takes a function; got a {describe(f)}: for gradients of a tensor that is already computed, "
             "use gradflow.gradients(outputs, inputs)"
         )
     if not callable(f):
@@ -77,7 +78,7 @@ def matching_tensors(transform: str, kind: str, given: Any, like: Any) -> list[T
         if not isinstance(t, Tensor):
             raise TypeError(f"{transform}: {kind}{path} must be a tensor; got {kind_of(t)}")
         if isinstance(x, Tensor) and (t.shape, t.dtype, t.device) != (x.shape, x.dtype, x.device):
-            raise ValueError(f"{transform}: {kind}{path} must be a {_describe(x)}; got a {_describe(t)}")
+            raise ValueError(f"{transform}: {kind}{path} must be a {describe(x)}; got a {describe(t)}")
         tensors.append(t)
     return tensors
 

@@ -11,7 +11,7 @@ from gradflow.autograd.backward import backward
 from gradflow.autograd.grad_mode import is_grad_enabled
 from gradflow.autograd.graph import nodes_from
 from gradflow.ops.elementwise import copy
-from gradflow.printing import _describe
+from gradflow.printing import describe
 from gradflow.tensor import Tensor
 from gradflow.transforms.arguments import check_function, check_primals_and_tangents, kind_of, matching_tensors
 from gradflow.transforms.trace import Trace, detached, gradients_of, node_of
@@ -118,7 +118,7 @@ def gradients(
             )
         if x._node is None:
             raise RuntimeError(
-                f"gradients: {path}, a {_describe(x)}, does not require grad: set requires_grad=True on the "
+                f"gradients: {path}, a {describe(x)}, does not require grad: set requires_grad=True on the "
                 "tensors to differentiate by, before the outputs are computed"
             )
     if not ys or not xs:
@@ -144,7 +144,7 @@ def gradients(
     for path, x in xs:
         if node_of(x) not in found:
             raise RuntimeError(
-                f"gradients: no output depends on {path}, a {_describe(x)}: either it was not used, or a tensor "
+                f"gradients: no output depends on {path}, a {describe(x)}: either it was not used, or a tensor "
                 "computed from it was detached"
             )
     results = [(x, found[node_of(x)]) for _, x in xs]

@@ -10,8 +10,8 @@ from typing import Any
 from gradflow import ops
 from gradflow.autograd.grad_mode import enable_grad, is_grad_enabled
 from gradflow.autograd.graph import nodes_from
-from gradflow.ops.creation import to_device
 from gradflow.ops.elementwise import copy
+from gradflow.ops.transfer import to_device
 from gradflow.tensor import Tensor
 from gradflow.transforms.arguments import check_function, check_primals_and_tangents, matching_tensors
 from gradflow.transforms.trace import Trace, aliased_gradients_of, gradients_of, node_of

@@ -12,10 +12,11 @@ from gradflow.autograd.batching import Batch, batched
 from gradflow.autograd.grad_mode import enable_grad, is_grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.autograd.leaf import Leaf
+from gradflow.ops.creation import tensor
 from gradflow.ops.elementwise import copy
 from gradflow.ops.table import apply
-from gradflow.printing import _describe
-from gradflow.tensor import Tensor, tensor
+from gradflow.printing import describe
+from gradflow.tensor import Tensor
 from gradflow.transforms.arguments import argument_numbers, check_function, kind_of
 from gradflow.tree import flatten, map_tree, rebuild
 
@@ -70,7 +71,7 @@ class Trace:
             raise TypeError(f"{self.transform} differentiates by tensors; {where} is {kind_of(x)}")
         if not x.dtype.is_floating:
             raise TypeError(
-                f"{self.transform} cannot differentiate by {where}, a {_describe(x)}: convert it with "
+                f"{self.transform} cannot differentiate by {where}, a {describe(x)}: convert it with "
                 "astype(gradflow.float32)"
             )
         return stand_in(x, self._recording)
@@ -85,7 +86,7 @@ class Trace:
                 raise TypeError(f"{self.transform} needs a function that returns tensors; result{path} is {kind_of(y)}")
             if not y.dtype.is_floating:
                 raise TypeError(
-                    f"{self.transform} cannot differentiate result{path}, a {_describe(y)}: it is not floating-point"
+                    f"{self.transform} cannot differentiate result{path}, a {describe(y)}: it is not floating-point"
                 )
         return [y for _, y in found]
 
@@ -99,7 +100,7 @@ class Trace:
         self.output_tensors()
         if output.ndim:
             raise ValueError(
-                f"{self.transform} needs a function that returns a scalar; it returned a {_describe(output)}: "
+                f"{self.transform} needs a function that returns a scalar; it returned a {describe(output)}: "
                 "reduce it (mean, sum), or use jacobian or vjp"
             )
         return output

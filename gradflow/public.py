@@ -1,0 +1,104 @@
+"""What `gradflow` offers besides its operations and packages.
+
+The list is written out, since type checkers read no other kind. In `gradflow` itself it would hide the operations from
+them, which come from the lists of their own modules.
+"""
+
+from gradflow.autograd.grad_mode import enable_grad, is_grad_enabled, no_grad
+from gradflow.backend import Device, Diagnosis
+from gradflow.backend.discovery import DeviceUnavailableError
+from gradflow.backend.registry import (
+    DeviceMismatchError,
+    choose_device,
+    current_device,
+    devices,
+    diagnose,
+    free_memory,
+    get_backend,
+    get_num_threads,
+    memory_stats,
+    register_backend,
+    set_num_threads,
+    synchronize,
+    use_device,
+)
+from gradflow.debug.anomaly import NonFiniteError, detect_anomaly
+from gradflow.debug.gradcheck import GradcheckError, gradcheck, gradgradcheck
+from gradflow.dtypes import (
+    DType,
+    bfloat16,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
+from gradflow.dtypes import bool_ as bool
+from gradflow.ops.custom import operation
+from gradflow.random.generator import Generator, manual_seed
+from gradflow.replay.step import capture
+from gradflow.tensor import Tensor
+from gradflow.transforms.derivatives import grad, gradients, jvp, value_and_grad, vjp
+from gradflow.transforms.jacobians import hessian, hvp, jacobian
+from gradflow.transforms.recompute import checkpoint
+
+__all__ = [
+    "DType",
+    "Device",
+    "DeviceMismatchError",
+    "DeviceUnavailableError",
+    "Diagnosis",
+    "Generator",
+    "GradcheckError",
+    "NonFiniteError",
+    "Tensor",
+    "bfloat16",
+    "bool",
+    "capture",
+    "checkpoint",
+    "choose_device",
+    "current_device",
+    "detect_anomaly",
+    "devices",
+    "diagnose",
+    "enable_grad",
+    "float16",
+    "float32",
+    "float64",
+    "free_memory",
+    "get_backend",
+    "get_num_threads",
+    "grad",
+    "gradcheck",
+    "gradgradcheck",
+    "gradients",
+    "hessian",
+    "hvp",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "is_grad_enabled",
+    "jacobian",
+    "jvp",
+    "manual_seed",
+    "memory_stats",
+    "no_grad",
+    "operation",
+    "register_backend",
+    "set_num_threads",
+    "synchronize",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "use_device",
+    "value_and_grad",
+    "vjp",
+]
