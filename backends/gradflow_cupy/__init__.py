@@ -1,4 +1,4 @@
-"""The CuPy backend: gradflow on NVIDIA GPUs. Importing it needs no CuPy; making a `CupyBackend` does."""
+"""The CuPy backend: gradflow on NVIDIA GPUs. Importing it needs no CuPy; creating a `CupyBackend` does."""
 
 from gradflow_cupy.backend import CupyBackend
 

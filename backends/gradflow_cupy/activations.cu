@@ -1,5 +1,5 @@
-// Activations, the end of a linear layer, and its backward pass. The formulas are those of gradflow.backend.ACTIVATIONS;
-// the codes those of gradflow_cupy.network.
+// Activations, bias and activation of a linear layer, and their backward passes. The formulas are those of
+// gradflow.backend.ACTIVATIONS; the numbers of the activations are those of gradflow_cupy.network.CODES.
 
 enum Activation { IDENTITY, RELU, LEAKY_RELU, ELU, GELU, SILU, SIGMOID, SOFTPLUS, TANH };
 
@@ -34,9 +34,9 @@ __device__ T activation(T x, int code, T parameter) {
 template <typename T>
 __device__ T activation_vjp(T g, T saved, int code, T parameter) {
     switch (code) {
-        case RELU: return saved == T(0) ? T(0) : g;  // at NaN, g
+        case RELU: return saved == T(0) ? T(0) : g;  // g where saved is NaN
         case LEAKY_RELU: return saved > T(0) ? g : g * parameter;
-        case ELU: return saved <= T(0) ? g * (exp(saved) * parameter) : g;  // at NaN, g
+        case ELU: return saved <= T(0) ? g * (exp(saved) * parameter) : g;  // g where saved is NaN
         case GELU: {
             T t = gelu_tanh(saved);
             T inner = (saved * saved * T(3 * GELU_B) + T(1)) * T(GELU_A);
@@ -63,7 +63,7 @@ __global__ void activate_backward(const T* g, const T* saved, T* out, index_t n,
     FOR_EACH_ELEMENT(i, n) out[i] = activation_vjp(g[i], saved[i], code, (T)parameter);
 }
 
-// z becomes z + bias; then out becomes its activation. out may be z, and bias may be missing.
+// z += bias, and out = activation(z). out may be z; bias may be null.
 template <typename T>
 __global__ void bias_activation(
     T* z, const T* bias, T* out, index_t rows, index_t columns, int code, double parameter) {
@@ -78,8 +78,8 @@ __global__ void bias_activation(
     }
 }
 
-// dz becomes the VJP of the activation, and sums, (gridDim.y, columns), the sums of its columns over each chunk of rows.
-// With IDENTITY, dz and saved are not touched.
+// dz = the VJP of the activation; sums, (gridDim.y, columns), = the column sums of dz over each chunk of rows.
+// With IDENTITY, g takes the place of dz; dz and saved are not accessed.
 template <typename T>
 __global__ void bias_backward(
     const T* g, const T* saved, T* dz, T* sums, index_t rows, index_t columns, index_t chunk, int code,

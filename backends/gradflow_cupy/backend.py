@@ -1,8 +1,7 @@
-"""CuPy as an array backend: array functions where CuPy's differ from the Array API, and the services of a device.
+"""The CuPy backend: array functions that differ from the Array API, and device services.
 
-CuPy takes NumPy's names and not all of the standard's keywords, and creates on the current device. What differs is
-adapted here; all else is CuPy's own function, copied. The kernels are in the modules `network`, `losses` and
-`optimizers` of this package.
+CuPy has NumPy's names but not all keywords of the standard, and creates arrays on its current device. Functions that
+differ are adapted here; all others are CuPy's own. The kernels are in the modules `network`, `losses` and `optimizers`.
 """
 
 from __future__ import annotations
@@ -23,22 +22,23 @@ from gradflow_cupy.losses import LossKernels
 from gradflow_cupy.memory import PeakCounter
 from gradflow_cupy.optimizers import OptimizerKernels
 
-_WITH_NUMBERS = (
+_WITH_PYTHON_FLOATS = (
     "add", "subtract", "multiply", "divide", "pow", "maximum", "minimum",
     "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
 )  # fmt: skip
-"""The functions of two operands that know bfloat16, and give float32 where a Python float is one of them."""
+"""The binary functions that support bfloat16, but return float32 for a bfloat16 array and a Python float."""
 _WITHOUT_BFLOAT16 = ("where", "round", "argsort")
 """The functions that do not support bfloat16: they return float32, or fail. `AccurateSums` sums in float32."""
 
 _SERVICES = ("to_host", "from_host", "from_host_later", "pin", "free_memory", "getitem", "setitem", "copy", "event")
+"""The services that use CuPy's current device."""
 
 
 class CupyBackend(LossKernels, OptimizerKernels):
-    """Arrays of CuPy in the memory of one GPU, `cuda:0`, `cuda:1`, ... Making one needs CuPy and a device.
+    """CuPy arrays in the memory of one GPU: `cuda:0`, `cuda:1`, ... Creating an object needs CuPy and a GPU.
 
-    Where there are several GPUs, every function runs with this object's one as CuPy's current device, and leaves the
-    current device as it was; with a single GPU nothing is wrapped.
+    index: the number of the GPU (default 0). If there are several GPUs, every function runs with this one as CuPy's
+    current device and restores the current device afterwards; with a single GPU nothing is wrapped.
     """
 
     name = "cuda"
@@ -51,27 +51,27 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
         self.cupy, self.cupyx, self.cublas, self.numpy = cupy, cupyx, cublas, numpy
         super().__init__(cupy, index)
-        self._place = cupy.cuda.Device(index)
+        self._cuda_device = cupy.cuda.Device(index)
         self._peak: PeakCounter | None = None
         self._streams: list[Any] = []
         if "bfloat16" in self.dtypes:
-            for name in _WITH_NUMBERS:
-                setattr(self, name, _with_numbers_of(self.dtypes["bfloat16"], getattr(self, name)))
+            for name in _WITH_PYTHON_FLOATS:
+                setattr(self, name, _with_python_floats(self.dtypes["bfloat16"], getattr(self, name)))
             for name in _WITHOUT_BFLOAT16:
                 setattr(self, name, _with_bfloat16(self, getattr(self, name)))
         if cupy.cuda.runtime.getDeviceCount() > 1:
             for function in ARRAY_FUNCTIONS:
-                setattr(self, function, _on(self._place, getattr(self, function)))
+                setattr(self, function, _on_device(self._cuda_device, getattr(self, function)))
             for method in (*_SERVICES, *KERNELS):
                 bound = getattr(self, method)
-                wrapped = _on(self._place, bound.__func__)
+                wrapped = _on_device(self._cuda_device, bound.__func__)
                 if method in KERNELS:
                     self._wrapped[wrapped] = bound.__func__
                 setattr(self, method, MethodType(wrapped, self))
 
     def _find_dtypes(self, namespace: Any) -> dict[str, Any]:
         found = {n: namespace.dtype(getattr(namespace, n)) for n in DTYPES if hasattr(namespace, n)}
-        if self.numpy.lib.NumpyVersion(self.numpy.__version__) >= "2.1.2":  # as CuPy: earlier ones crash with it
+        if self.numpy.lib.NumpyVersion(self.numpy.__version__) >= "2.1.2":  # as in CuPy: it crashes earlier NumPys
             with contextlib.suppress(ImportError):
                 found["bfloat16"] = namespace.dtype(importlib.import_module("ml_dtypes").bfloat16)
         return found
@@ -86,7 +86,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
         dtype = self.cupy.dtype(type(fill_value) if dtype is None else dtype)
         if -1 < fill_value <= 0 and dtype in self._floating:
             value = dtype.type(fill_value)
-            if value == 0 and math.copysign(1.0, value) < 0:  # CuPy clears the memory, which makes 0.0
+            if value == 0 and math.copysign(1.0, value) < 0:  # CuPy clears the memory, which gives 0.0
                 return self.cupy.negative(self.cupy.zeros(shape, dtype=dtype))
         return self.cupy.full(shape, fill_value, dtype=dtype)
 
@@ -98,7 +98,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
     def matmul(self, a: Array, b: Array, /, *, out: Array | None = None) -> Array:
         if a.dtype not in self.half_dtypes:
             return self.cupy.matmul(a, b, out=out)
-        # CuPy knows no stacks of bfloat16, and where the result is one element it rounds each term of its sum
+        # CuPy does not multiply stacks of bfloat16 matrices, and rounds each term of a dot product to the half float
         gemm = a.ndim == b.ndim == 2 and (a.shape[0] > 1 or b.shape[1] > 1)
         if gemm and (a.dtype.char == "e" or self._multiplies_bfloat16):
             return self.cupy.matmul(a, b, out=out)
@@ -115,7 +115,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
     def argsort(self, x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
         # CuPy's sort is always stable
-        if descending:  # of the reversed array, so that equal values keep their order
+        if descending:  # sort the reversed array, so that equal values keep their order
             order = self.cupy.argsort(self.cupy.flip(x, axis=axis), axis=axis)
             return self.cupy.flip(self.cupy.subtract(x.shape[axis] - 1, order), axis=axis)
         return self.cupy.argsort(x, axis=axis)
@@ -144,7 +144,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return self.cupy.asnumpy(array)
 
     def from_host(self, values: Any) -> Array:
-        # what is not page-locked goes through a page-locked copy that CuPy makes first: nothing waits
+        # CuPy first copies other memory to page-locked memory, so only page-locked values need to wait
         return self._copied(values, blocking=self._is_pinned(values))
 
     def copy(self, x: Array) -> Array:
@@ -156,7 +156,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return out
 
     def from_host_later(self, values: Any) -> Array:
-        """As in the contract. The GPU copies page-locked values itself; CuPy keeps them until then."""
+        """As in the contract. The GPU copies page-locked values asynchronously; CuPy keeps them alive until then."""
         return self._copied(values, blocking=False)
 
     def _copied(self, values: Any, blocking: bool) -> Array:
@@ -165,7 +165,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
             return self.cupy.empty(values.shape, dtype=values.dtype)
         if values.ndim:
             return self.cupy.array(values, order="C", blocking=blocking)
-        # of one number CuPy fills an array, and makes 0.0 of -0.0
+        # CuPy would fill the array with the number, which turns -0.0 into 0.0
         return self.cupy.array(values.reshape(1), blocking=blocking).reshape(())
 
     def _is_pinned(self, values: Any) -> bool:
@@ -175,16 +175,16 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return bool(runtime.pointerGetAttributes(values.ctypes.data).type == runtime.memoryTypeHost)
 
     def setitem(self, x: Array, key: Any, values: Any) -> None:
-        if isinstance(values, float) and values == 0.0:  # CuPy fills with -0.0 as with 0.0
+        if isinstance(values, float) and values == 0.0:  # CuPy writes 0.0 for -0.0
             values = self.full((), values, dtype=x.dtype)
         x[key] = values
 
     def synchronize(self) -> None:
-        self._place.synchronize()
+        self._cuda_device.synchronize()
 
     def memory_stats(self) -> MemoryStats:
-        """As in the contract. CuPy does not count the peak: the first call starts that, and gives None for it."""
-        with self._place:
+        """As in the contract. CuPy does not track the peak: the first call starts to, and returns None for it."""
+        with self._cuda_device:
             pool = self.cupy.get_default_memory_pool()
             current, reserved = pool.used_bytes(), pool.total_bytes()
         if self._peak is None:
@@ -193,7 +193,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return MemoryStats(current, max(self._peak.peak, current), reserved)
 
     def free_memory(self) -> int:
-        """As in the contract, with CuPy's page-locked host memory, which the count leaves out."""
+        """As in the contract. Also frees CuPy's page-locked host memory, which is not counted in the result."""
         pool = self.cupy.get_default_memory_pool()
         before = pool.total_bytes()
         pool.free_all_blocks()
@@ -202,11 +202,11 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[Any]:
-        """A CUDA stream that starts after the work in hand; what follows the `with` starts after its own work.
+        """A CUDA stream that waits for the work queued so far; work after the `with` waits for the work in it.
 
-        The streams are used again: CuPy's pool keeps the memory of each stream apart.
+        Streams are reused, since CuPy's memory pool keeps a separate arena for each stream.
         """
-        with self._place:
+        with self._cuda_device:
             outer = self.cupy.cuda.get_current_stream()
             inner = self._streams.pop() if self._streams else self.cupy.cuda.Stream(non_blocking=True)
             inner.wait_event(outer.record())
@@ -236,26 +236,26 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
     @functools.cached_property
     def _multiplies_bfloat16(self) -> bool:
-        """Whether cuBLAS multiplies bfloat16 on this device: from compute capability 8.0 on."""
-        return int(self._place.compute_capability) >= 80
+        """Whether cuBLAS multiplies bfloat16 on this GPU: compute capability 8.0 or higher."""
+        return int(self._cuda_device.compute_capability) >= 80
 
     @functools.cached_property
     def _wrapped(self) -> dict[Any, Any]:
-        """The kernel behind each wrapper, where there are several GPUs."""
+        """The kernel inside each wrapper, if there are several GPUs."""
         return {}
 
 
 class CudaEvent(Event):
-    """A point in the current CUDA stream. Recording does not wait; asking for the time waits for both events."""
+    """A point in the current CUDA stream. `record` does not wait; `seconds_since` waits for both events."""
 
     def __init__(self, backend: CupyBackend) -> None:
         super().__init__(backend)
-        self._cupy, self._place = backend.cupy, backend._place
+        self._cupy, self._device = backend.cupy, backend._cuda_device
         self._event = backend.cupy.cuda.Event()
         self._recorded = False
 
     def record(self) -> None:
-        with self._place:  # whose stream is the current one, not that of another device
+        with self._device:  # each device has its own current stream
             self._event.record()
         self._recorded = True
 
@@ -267,18 +267,18 @@ class CudaEvent(Event):
         return float(self._cupy.cuda.get_elapsed_time(earlier._event, self._event)) / 1000.0
 
 
-def _with_numbers_of(dtype: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of two operands, with a Python float as a number of `dtype` where the other operand is of it."""
+def _with_python_floats(dtype: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The binary `function`, converting a Python float operand to `dtype` if the other operand has it."""
 
     @functools.wraps(function, assigned=("__name__", "__doc__"), updated=())
-    def with_numbers(a: Any, b: Any, /) -> Any:
+    def with_python_floats(a: Any, b: Any, /) -> Any:
         if isinstance(b, float):
             b = dtype.type(b) if a.dtype == dtype else b
         elif isinstance(a, float) and b.dtype == dtype:
             a = dtype.type(a)
         return function(a, b)
 
-    return with_numbers
+    return with_python_floats
 
 
 def _with_bfloat16(backend: CupyBackend, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -296,12 +296,12 @@ def _with_bfloat16(backend: CupyBackend, function: Callable[..., Any]) -> Callab
     return with_bfloat16
 
 
-def _on(place: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, run with `place` as CuPy's current device."""
+def _on_device(device: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, run with `device` as CuPy's current device."""
 
     @functools.wraps(function, assigned=("__name__", "__doc__"), updated=())
     def on_device(*arguments: Any, **options: Any) -> Any:
-        with place:
+        with device:
             return function(*arguments, **options)
 
     return on_device

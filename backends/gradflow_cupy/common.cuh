@@ -1,12 +1,12 @@
-// What all kernels share. The text stands before that of each .cu file when it is compiled.
+// Definitions that all kernels share. Each .cu file is compiled with this text in front of it.
 //
-// Sums are made in a fixed order, by a tree over the threads of a block, and never by atomic additions: the same
-// input gives the same bits. A block has a power of two of threads, at most MAX_THREADS.
+// Sums are computed in a fixed order, by a tree over the threads of a block, never by atomic additions: the same input
+// gives the same bits. The number of threads per block is a power of two, at most MAX_THREADS.
 
 typedef long long index_t;
 
 #define MAX_THREADS 256
-#define TILE_COLUMNS 32  // of the kernels that sum over rows: neighbouring threads read neighbouring columns
+#define TILE_COLUMNS 32  // columns per block in kernels that sum over rows: a warp reads adjacent elements
 
 #define FOR_EACH_ELEMENT(i, n)                                                            \
     for (index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n);             \
@@ -16,8 +16,8 @@ typedef long long index_t;
 
 #define FOR_EACH_COLUMN(i, columns) for (index_t i = threadIdx.x; i < (columns); i += blockDim.x)
 
-// A running sum and that of its rounding errors (Knuth 1997, volume 2, section 4.2.2, theorem B): however many terms
-// a thread adds, the error of the sum is about that of rounding it.
+// A compensated sum: a running sum and the sum of its rounding errors (Knuth 1997, volume 2, section 4.2.2, theorem B).
+// However many terms a thread adds, the error of the result is about that of rounding it once.
 template <typename T>
 struct Sum {
     T total = T(0), lost = T(0);
@@ -29,13 +29,14 @@ struct Sum {
         lost += (before - (total - added)) + (x - added);
     }
 
-    __device__ T value() const { return lost - lost == T(0) ? total + lost : total; }  // of infinite terms, no errors
+    // The rounding errors of an infinite sum are NaN.
+    __device__ T value() const { return lost - lost == T(0) ? total + lost : total; }
 };
 
 template <typename T>
 __device__ T block_sum(T value) {
     __shared__ T shared[MAX_THREADS];
-    __syncthreads();  // every thread has read the result of the call before
+    __syncthreads();  // until every thread has read the result of an earlier call
     shared[threadIdx.x] = value;
     __syncthreads();
     for (unsigned int half = blockDim.x / 2; half > 0; half /= 2) {

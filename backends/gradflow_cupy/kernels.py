@@ -1,8 +1,8 @@
-"""The CUDA sources of this package: which kernels they hold, and launching one.
+"""The CUDA sources of this package, their kernels, and how to launch one.
 
-Kernels are templates over the element type. A source is compiled with all its kernels when the first of them is
-launched (CuPy keeps the binary on disk for later processes), and a kernel that was found is kept: a launch then costs
-one dictionary look-up beside CuPy's own price.
+Kernels are templates over the element type. A source is compiled, with all its kernels, when the first of them is
+launched; CuPy caches the binary on disk for later processes. Compiled kernels are kept in a dictionary, so a launch
+costs one look-up on top of CuPy's own launch.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
+from gradflow.backend import Array
+
 THREADS = 256
-"""Threads of a block; MAX_THREADS in common.cuh."""
+"""Threads per block at most; MAX_THREADS in common.cuh."""
 TILE_COLUMNS = 32
-"""Columns of a block that sums over rows; also in common.cuh."""
+"""Columns per block in kernels that sum over rows; also in common.cuh."""
 MAX_BLOCKS = 1 << 16
-"""Blocks of a grid at most; kernels loop over what is beyond."""
+"""Blocks per grid at most; kernels loop over the remaining elements."""
 PARTIAL_BLOCKS = 1024
-"""Blocks at most of a sum over all elements; a last block adds up one number of each."""
+"""Blocks at most in a sum over all elements; a final launch of one block adds up their partial sums."""
 SUM_THREADS = 1 << 17
-"""Threads that a sum over rows is shared out to where there are enough rows."""
+"""Threads that share a sum over rows, if there are enough rows."""
 CHUNK_ROWS = 256
-"""Rows that one block adds up in a sum over rows."""
+"""Rows that one block sums in a sum over rows."""
 
 REAL_TYPES = {"f": "float", "d": "double"}
-"""The C++ types of the element types, by dtype character, that kernels are compiled for."""
+"""The element types that kernels are compiled for: the C++ type for each dtype character."""
 
 SOURCES: dict[str, tuple[str, ...]] = {
     "activations.cu": ("activate", "activate_backward", "bias_activation", "bias_backward"),
@@ -39,11 +41,11 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "softmax.cu": ("softmax", "log_softmax", "cross_entropy", "cross_entropy_backward"),
     "sums.cu": ("sum_rows",),
 }
-"""The kernels of each source."""
+"""The kernels in each source."""
 UNTYPED = ("random_bits",)
-"""The kernels that are no templates."""
+"""The kernels that are not templates."""
 OPTIONS = ("-std=c++17",)
-"""Options of the compiler. Never -use_fast_math: results are compared with the CPU's to a few ulp."""
+"""Compiler options. Never -use_fast_math: results must agree with the CPU's to a few ulp."""
 
 _SOURCE_OF = {name: source for source, names in SOURCES.items() for name in names}
 
@@ -51,13 +53,13 @@ Grid = tuple[int, ...]
 
 
 def source_text(source: str) -> str:
-    """The text of a source, what all share before it."""
+    """The text of a source, after that of common.cuh."""
     folder = Path(__file__).resolve().parent
     return (folder / "common.cuh").read_text("utf-8") + (folder / source).read_text("utf-8")
 
 
 def expressions(source: str) -> tuple[str, ...]:
-    """The C++ names of the kernels of a source, one for each type that it is compiled for."""
+    """The C++ names of the kernels in a source: each template once for each element type."""
     names: list[str] = []
     for name in SOURCES[source]:
         names += [name] if name in UNTYPED else [f"{name}<{real}>" for real in REAL_TYPES.values()]
@@ -69,7 +71,7 @@ _KERNEL = re.compile(r"__global__ void (\w+)\(([^)]*)\)")
 
 @cache
 def parameter_types(source: str) -> dict[str, tuple[str, ...]]:
-    """The C++ types of the parameters of each kernel of a source, as in "const T*" and "index_t"."""
+    """The C++ parameter types of each kernel in a source, such as "const T*" and "index_t"."""
     found = {}
     for name, parameters in _KERNEL.findall(source_text(source)):
         found[name] = tuple(re.sub(r"\w+$", "", p.strip()).strip() for p in parameters.split(","))
@@ -78,7 +80,7 @@ def parameter_types(source: str) -> dict[str, tuple[str, ...]]:
 
 @cache
 def conversions() -> dict[str, Callable[[Any], Any]]:
-    """What makes a scalar one of a C++ type; OverflowError where it does not fit."""
+    """For each C++ scalar type, the function that converts a Python number; it raises OverflowError if out of range."""
     import numpy
 
     def integer(kind: Callable[[int], Any]) -> Callable[[Any], Any]:
@@ -95,8 +97,8 @@ def conversions() -> dict[str, Callable[[Any], Any]]:
     }  # fmt: skip
 
 
-_kernels: dict[tuple[str, str], tuple[Any, int, tuple[tuple[int, Callable[[Any], Any]], ...]]] = {}
-"""Each kernel that was launched, the number of its parameters, and the conversions of those that are scalars."""
+_kernels: dict[tuple[str, str | None], tuple[Any, int, tuple[tuple[int, Callable[[Any], Any]], ...]]] = {}
+"""For each kernel launched so far: the kernel, its number of parameters, and the conversions of scalar ones."""
 
 
 @cache
@@ -106,19 +108,30 @@ def _module(source: str) -> Any:
     return cupy.RawModule(code=source_text(source), options=OPTIONS, name_expressions=expressions(source))
 
 
-def launch(name: str, dtype: str, grid: Grid, block: Grid, *arguments: Any) -> None:
-    """Launch a kernel for elements of the dtype with the character `dtype` on the current device and stream.
+def kernel_dtype(*arrays: Array | None) -> str | None:
+    """The dtype character of the arrays, "f" or "d"; None unless kernels are compiled for it and all arrays have it.
 
-    Arguments: arrays, None for an array left out, and numbers, which become of the type of their parameter: CuPy hands
-    a number over in its own size, and a kernel reads as many bytes as its parameter has. Nothing is launched for an
-    empty grid. Raises TypeError for a number of another kind or another count of arguments, and OverflowError for a
-    number that does not fit.
+    The first array is not None.
+    """
+    dtype = arrays[0].dtype  # type: ignore[union-attr]
+    if dtype.char not in REAL_TYPES or any(x is not None and x.dtype != dtype for x in arrays):
+        return None
+    return str(dtype.char)
+
+
+def launch(name: str, dtype: str | None, grid: Grid, block: Grid, *arguments: Any) -> None:
+    """Launch a kernel on the current device and stream, unless the grid is empty.
+
+    dtype: the dtype character of the elements; None for a kernel that is not a template. arguments: arrays, None for
+    an optional array, and numbers. Numbers are converted to the type of their parameter, since CuPy passes a number in
+    its own size while the kernel reads the size of its parameter. Raises TypeError for a wrong count of arguments or a
+    number of another kind, OverflowError for a number out of range.
     """
     if 0 in grid:
         return
     found = _kernels.get((name, dtype))
     if found is None:
-        expression = name if name in UNTYPED else f"{name}<{REAL_TYPES[dtype]}>"
+        expression = name if dtype is None else f"{name}<{REAL_TYPES[dtype]}>"
         kernel = _module(_SOURCE_OF[name]).get_function(expression)
         types = parameter_types(_SOURCE_OF[name])[name]
         convert = tuple((i, conversions()[t]) for i, t in enumerate(types) if not t.endswith("*"))
@@ -133,11 +146,12 @@ def launch(name: str, dtype: str, grid: Grid, block: Grid, *arguments: Any) -> N
 
 
 def per_element(n: int, at_most: int = MAX_BLOCKS) -> tuple[Grid, Grid]:
-    """Grid and block for a kernel that works element by element."""
+    """Grid and block for an elementwise kernel of n elements."""
     return (min((n + THREADS - 1) // THREADS, at_most),), (THREADS,)
 
 
-def _fitting(columns: int) -> int:
+def _threads_for(columns: int) -> int:
+    """The threads of a block that works on one row: a power of two, at least 32 and at most `THREADS`."""
     threads = 32
     while threads < columns and threads < THREADS:
         threads *= 2
@@ -145,23 +159,23 @@ def _fitting(columns: int) -> int:
 
 
 def per_row(rows: int, columns: int) -> tuple[Grid, Grid]:
-    """Grid and block for a kernel that gives a block to each row."""
-    return (min(rows, MAX_BLOCKS),), (_fitting(columns),)
+    """Grid and block for a kernel with one block per row."""
+    return (min(rows, MAX_BLOCKS),), (_threads_for(columns),)
 
 
 def per_cell(rows: int, columns: int) -> tuple[Grid, Grid]:
-    """Grid and block for a kernel whose threads each have a column and go down the rows."""
-    threads = _fitting(columns)
+    """Grid and block for a kernel with one thread per column, which loops over rows."""
+    threads = _threads_for(columns)
     return ((columns + threads - 1) // threads, min(rows, MAX_BLOCKS - 1)), (threads,)
 
 
 def per_tile(rows: int, columns: int) -> tuple[Grid, Grid, int]:
-    """Grid and block for a kernel that sums over rows, and the rows of a chunk."""
+    """Grid and block for a kernel that sums chunks of rows, and the rows of a chunk."""
     chunk = max(CHUNK_ROWS, (rows + MAX_BLOCKS - 2) // (MAX_BLOCKS - 1))
     return ((columns + TILE_COLUMNS - 1) // TILE_COLUMNS, (rows + chunk - 1) // chunk), (THREADS,), chunk
 
 
 def sum_parts(many: int, rows: int, columns: int) -> int:
-    """The sums that `sum_rows` leaves of so many rows: enough to occupy the device, each of 64 rows or more."""
-    enough = max(SUM_THREADS // (many * columns), 32 // columns, 1)  # and neighbouring threads read neighbours
+    """How many partial sums `sum_rows` makes of these rows: enough to occupy the device, each of at least 64 rows."""
+    enough = max(SUM_THREADS // (many * columns), 32 // columns, 1)  # 32: coalesced reads of narrow matrices
     return min(enough, (rows + 63) // 64)

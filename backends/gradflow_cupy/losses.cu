@@ -1,6 +1,6 @@
 // Squared error, sums of all elements, and one-hot rows.
 
-// difference becomes x - target. Each block adds up its squares in `partial`.
+// difference = x - target; partial[block] = the sum of its squares over the elements of that block.
 template <typename T>
 __global__ void squared_error(const T* x, const T* target, T* difference, T* partial, index_t n) {
     Sum<T> terms;
@@ -13,7 +13,7 @@ __global__ void squared_error(const T* x, const T* target, T* difference, T* par
     if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
-// g has one element (g_stride 0) or n (g_stride 1). gx or gt may be missing.
+// g has one element (g_stride 0) or n (g_stride 1). gx or gt may be null.
 template <typename T>
 __global__ void squared_error_backward(
     const T* g, int g_stride, double factor, const T* difference, T* gx, T* gt, index_t n) {
@@ -24,7 +24,7 @@ __global__ void squared_error_backward(
     }
 }
 
-// One block: out[0] = sum(x) / divisor.
+// Launched with one block: out[0] = sum(x) / divisor.
 template <typename T>
 __global__ void sum_all(const T* x, T* out, index_t n, double divisor) {
     Sum<T> terms;

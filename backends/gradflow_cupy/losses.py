@@ -1,4 +1,4 @@
-"""Kernels of the losses: a loss is one launch for its terms and one for their sum, and nothing waits for it."""
+"""Loss kernels: one launch computes the terms of a loss and one their sum, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradflow.backend import Array, Backend
-from gradflow_cupy.kernels import PARTIAL_BLOCKS, REAL_TYPES, THREADS, launch, per_cell, per_element, per_row
-from gradflow_cupy.network import NetworkKernels, real_type
+from gradflow_cupy.kernels import (
+    PARTIAL_BLOCKS,
+    REAL_TYPES,
+    THREADS,
+    kernel_dtype,
+    launch,
+    per_cell,
+    per_element,
+    per_row,
+)
+from gradflow_cupy.network import NetworkKernels
 
 
 class LossKernels(NetworkKernels):
-    """The losses' kernels of a CUDA device."""
+    """Loss kernels in CUDA."""
 
     def one_hot(self, labels: Array, classes: int, dtype: Any) -> Array:
         dtype = self.cupy.dtype(dtype)
@@ -24,68 +33,68 @@ class LossKernels(NetworkKernels):
 
     def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
         dense = target.ndim == 2
-        real = real_type(logits, target if dense else None)
-        if not real or not logits.size:
+        dtype = kernel_dtype(logits, target if dense else None)
+        if dtype is None or not logits.size:
             return Backend.softmax_cross_entropy(self, logits, target, reduction)
         rows, columns = logits.shape
-        logits = self._flat(logits)
-        target = self._flat(target) if dense else self._labels(target)
+        logits = self._contiguous(logits)
+        target = self._contiguous(target) if dense else self._labels(target)
         losses, stats = self._empty((rows,), logits), self._empty((rows, 2), logits)
         labels, weights = (None, target) if dense else (target, None)
-        launch("cross_entropy", real, *per_row(rows, columns), logits, labels, weights, losses, stats, rows, columns)
-        return self._reduced(real, losses, reduction), (stats, target)
+        launch("cross_entropy", dtype, *per_row(rows, columns), logits, labels, weights, losses, stats, rows, columns)
+        return self._reduced(dtype, losses, reduction), (stats, target)
 
     def softmax_cross_entropy_backward(
         self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
         dense = target.ndim == 2
-        real = real_type(logits, g, target if dense else None)
-        if residual is None or not real or needs[1] or not needs[0]:
+        dtype = kernel_dtype(logits, g, target if dense else None)
+        if residual is None or dtype is None or needs[1] or not needs[0]:
             return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs)
         rows, columns = logits.shape
-        logits, g = self._flat(logits), self._flat(g)
+        logits, g = self._contiguous(logits), self._contiguous(g)
         stats, target = residual
         out = self._empty(logits.shape, logits)
         labels, weights = (None, target) if dense else (target, None)
         divisor = float(rows) if reduction == "mean" else 1.0
         launch(
-            "cross_entropy_backward", real, *per_row(rows, columns),
+            "cross_entropy_backward", dtype, *per_row(rows, columns),
             g, g.size > 1, divisor, logits, labels, weights, stats, out, rows, columns,
         )  # fmt: skip
         return out, None
 
-    def _reduced(self, real: str, losses: Array, reduction: str) -> Array:
+    def _reduced(self, dtype: str, losses: Array, reduction: str) -> Array:
         if reduction == "none":
             return losses
         divisor = float(losses.size) if reduction == "mean" else 1.0
-        if losses.size <= THREADS * PARTIAL_BLOCKS // 4:  # one block is quick enough
+        if losses.size <= THREADS * PARTIAL_BLOCKS // 4:  # one block is fast enough
             out = self._empty((), losses)
-            launch("sum_all", real, (1,), (THREADS,), losses, out, losses.size, divisor)
+            launch("sum_all", dtype, (1,), (THREADS,), losses, out, losses.size, divisor)
             return out
         return self.divide(self.sum(losses), divisor)
 
     def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
-        real = real_type(x, target)
-        if not real or reduction == "none" or not x.size:
+        dtype = kernel_dtype(x, target)
+        if dtype is None or reduction == "none" or not x.size:
             return Backend.squared_error(self, x, target, reduction)
-        x, target = self._flat(x), self._flat(target)
+        x, target = self._contiguous(x), self._contiguous(target)
         n, out, difference = x.size, self._empty((), x), self._empty(x.shape, x)
         grid, block = per_element(n, PARTIAL_BLOCKS)
         partial = self._empty(grid, x)
-        launch("squared_error", real, grid, block, x, target, difference, partial, n)
+        launch("squared_error", dtype, grid, block, x, target, difference, partial, n)
         divisor = float(n) if reduction == "mean" else 1.0
-        launch("sum_all", real, (1,), (THREADS,), partial, out, grid[0], divisor)
+        launch("sum_all", dtype, (1,), (THREADS,), partial, out, grid[0], divisor)
         return out, difference
 
     def squared_error_backward(
         self, g: Array, x: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        real = real_type(x, g, target, residual)
-        if not real or residual is None:
+        dtype = kernel_dtype(x, g, target, residual)
+        if dtype is None or residual is None:
             return Backend.squared_error_backward(self, g, x, target, reduction, residual, needs)
-        g, residual, n = self._flat(g), self._flat(residual), x.size
+        g, residual, n = self._contiguous(g), self._contiguous(residual), x.size
         factor = 2.0 / max(n, 1) if reduction == "mean" else 2.0
         gx = self._empty(x.shape, x) if needs[0] else None
         gt = self._empty(x.shape, x) if needs[1] else None
-        launch("squared_error_backward", real, *per_element(n), g, g.size > 1, factor, residual, gx, gt, n)
+        launch("squared_error_backward", dtype, *per_element(n), g, g.size > 1, factor, residual, gx, gt, n)
         return gx, gt

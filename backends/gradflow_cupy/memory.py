@@ -1,4 +1,4 @@
-"""The peak of the memory in use, which CuPy's pool does not count."""
+"""The peak of the memory in use, which CuPy's pool does not track."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 
 class PeakCounter:
-    """Counts the bytes that CuPy's pool hands out on one device in the thread that made the counter.
+    """Counts the bytes that CuPy's pool allocates on one device in the thread that creates the counter.
 
-    Starts from `current` bytes. CuPy calls a hook at each allocation and release, at about a microsecond each.
+    index: the number of the device. current: the bytes in use at the start. CuPy calls a hook for each allocation and
+    release, which costs about a microsecond.
     """
 
     def __init__(self, cupy: Any, index: int, current: int) -> None:
@@ -17,7 +18,7 @@ class PeakCounter:
         counter = self
 
         class Hook(cupy.cuda.MemoryHook):  # type: ignore[misc]
-            name = f"gradflow peak counter {id(counter)} of cuda:{index}"  # CuPy refuses a name that is there
+            name = f"gradflow peak counter {id(counter)} of cuda:{index}"  # CuPy refuses duplicate names
 
             def malloc_postprocess(self, **event: Any) -> None:
                 if event["device_id"] == counter.index and event["mem_ptr"]:

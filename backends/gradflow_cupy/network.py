@@ -1,7 +1,7 @@
 """Kernels of networks: activations, linear layers, softmax, normalisation, dropout, random bits, scatter.
 
-Each takes float32 and float64, and makes what is not contiguous contiguous first; any other dtype takes the composed
-default. A kernel that has a backward one keeps as its residual what that one reads, no more.
+They compute in float32 and float64; arrays of any other dtype go to the composed default. Non-contiguous arrays are
+copied first. The residual of a kernel holds exactly what its backward kernel reads.
 """
 
 from __future__ import annotations
@@ -11,45 +11,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradflow.backend import ACTIVATIONS, AccurateSums, Array, Backend, axes_of, dropout_threshold
-from gradflow_cupy.kernels import (
-    REAL_TYPES,
-    launch,
-    per_cell,
-    per_element,
-    per_row,
-    per_tile,
-    sum_parts,
-)
+from gradflow_cupy.kernels import kernel_dtype, launch, per_cell, per_element, per_row, per_tile, sum_parts
 
 IDENTITY = 0
 CODES = {"relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "silu": 5, "sigmoid": 6, "softplus": 7, "tanh": 8}
-"""The activations by name, as `enum Activation` of activations.cu numbers them."""
+"""The number of each activation, as in `enum Activation` of activations.cu."""
 
-_WORD = (1 << 64) - 1
-
-
-def real_type(*arrays: Array | None) -> str:
-    """The dtype character of the arrays if there are kernels for it and all have it, else ""."""
-    first = arrays[0]
-    assert first is not None
-    dtype = first.dtype
-    if dtype.char not in REAL_TYPES or any(x is not None and x.dtype != dtype for x in arrays):
-        return ""
-    return str(dtype.char)
+_WORD_MASK = (1 << 64) - 1
 
 
 class NetworkKernels(AccurateSums):
-    """The networks' kernels of a CUDA device, and its sums: CuPy adds long ones in each thread one after another."""
+    """Network kernels in CUDA, and accurate sums: CuPy's own add many terms one after another in each thread."""
 
     cupy: Any
     cupyx: Any
     cublas: Any
 
-    def _flat(self, x: Array) -> Array:
+    def _contiguous(self, x: Array) -> Array:
         return x if x.flags.c_contiguous else self.cupy.ascontiguousarray(x)
 
     def _labels(self, labels: Array) -> Array:
-        return self._flat(labels.astype(self.dtypes["int64"], copy=False))
+        return self._contiguous(labels.astype(self.dtypes["int64"], copy=False))
 
     def _empty(self, shape: tuple[int, ...], like: Array) -> Array:
         return self.cupy.empty(shape, dtype=like.dtype)
@@ -57,63 +39,63 @@ class NetworkKernels(AccurateSums):
     # ------------------------------------------------------------------ sums
 
     def sum(self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
-        """As in the contract, of float32 and float64 in a fixed order."""
-        real = real_type(x)
+        """As in the contract. Of float32 and float64, in a fixed order: the same input gives the same bits."""
+        dtype = kernel_dtype(x)
         axes = axes_of(axis, x.ndim)
         rows = math.prod(x.shape[a] for a in axes)
-        if not real or rows <= 32 or not x.size:
+        if dtype is None or rows <= 32 or not x.size:
             return super().sum(x, axis=axis, keepdims=keepdims)
         shape = tuple(1 if a in axes else n for a, n in enumerate(x.shape) if keepdims or a not in axes)
         start, stop = min(axes), max(axes) + 1
         if x.flags.c_contiguous and stop - start == len(axes):
             many, columns = math.prod(x.shape[:start]), math.prod(x.shape[stop:])
         else:
-            x = self._flat(self.cupy.permute_dims(x, axes + tuple(a for a in range(x.ndim) if a not in axes)))
+            x = self._contiguous(self.cupy.permute_dims(x, axes + tuple(a for a in range(x.ndim) if a not in axes)))
             many, columns = 1, x.size // rows
         while rows > 1:
             parts = sum_parts(many, rows, columns)
             out = self._empty((many, parts, columns), x)
-            launch("sum_rows", real, *per_element(out.size), x, out, many, rows, columns, parts)
+            launch("sum_rows", dtype, *per_element(out.size), x, out, many, rows, columns, parts)
             x, rows = out, parts
         return x.reshape(shape)
 
     # ------------------------------------------------------------------ activations
 
     def activate(self, x: Array, name: str, parameter: float) -> Array:
-        real = real_type(x)
-        if not real:
+        dtype = kernel_dtype(x)
+        if dtype is None:
             return Backend.activate(self, x, name, parameter)
-        x = self._flat(x)
+        x = self._contiguous(x)
         out = self._empty(x.shape, x)
-        launch("activate", real, *per_element(x.size), x, out, x.size, CODES[name], parameter)
+        launch("activate", dtype, *per_element(x.size), x, out, x.size, CODES[name], parameter)
         return out
 
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
-        real = real_type(g, saved)
-        if not real or g.shape != saved.shape:
+        dtype = kernel_dtype(g, saved)
+        if dtype is None or g.shape != saved.shape:
             return Backend.activate_backward(self, g, saved, name, parameter)
-        g, saved = self._flat(g), self._flat(saved)
+        g, saved = self._contiguous(g), self._contiguous(saved)
         out = self._empty(g.shape, g)
-        launch("activate_backward", real, *per_element(g.size), g, saved, out, g.size, CODES[name], parameter)
+        launch("activate_backward", dtype, *per_element(g.size), g, saved, out, g.size, CODES[name], parameter)
         return out
 
     def softmax(self, x: Array, axis: int) -> Array:
-        real = real_type(x)
-        if not real or not _last(x, axis):
+        dtype = kernel_dtype(x)
+        if dtype is None or not _is_last_axis(x, axis):
             return Backend.softmax(self, x, axis)
-        return self._rowwise("softmax", real, x)
+        return self._rowwise("softmax", dtype, x)
 
     def log_softmax(self, x: Array, axis: int) -> Array:
-        real = real_type(x)
-        if not real or not _last(x, axis):
+        dtype = kernel_dtype(x)
+        if dtype is None or not _is_last_axis(x, axis):
             return Backend.log_softmax(self, x, axis)
-        return self._rowwise("log_softmax", real, x)
+        return self._rowwise("log_softmax", dtype, x)
 
-    def _rowwise(self, name: str, real: str, x: Array) -> Array:
-        x = self._flat(x)
+    def _rowwise(self, name: str, dtype: str, x: Array) -> Array:
+        x = self._contiguous(x)
         out, columns = self._empty(x.shape, x), x.shape[-1]
         rows = x.size // columns
-        launch(name, real, *per_row(rows, columns), x, out, rows, columns)
+        launch(name, dtype, *per_row(rows, columns), x, out, rows, columns)
         return out
 
     # ------------------------------------------------------------------ linear layers
@@ -123,27 +105,27 @@ class NetworkKernels(AccurateSums):
             return self.matmul(a, b, out=out)
         if not a.size or not b.size:
             return out
-        if not real_type(out, a, b) or not out.flags.c_contiguous:
+        if kernel_dtype(out, a, b) is None or not out.flags.c_contiguous:
             return Backend.gemm(self, a, b, out, accumulate)
         return self.cublas.gemm("N", "N", a, b, out=out, alpha=1.0, beta=1.0)
 
     def linear(
         self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
     ) -> tuple[Array, Any]:
-        real = real_type(x, weight, bias)
-        if not real:
+        dtype = kernel_dtype(x, weight, bias)
+        if dtype is None:
             return Backend.linear(self, x, weight, bias, activation, parameter)
         features = weight.shape[0]
-        z = self.cupy.matmul(_rows(x), weight.T)
+        z = self.cupy.matmul(_as_rows(x), weight.T)
         out, residual = z, None
         if activation is not None and ACTIVATIONS[activation].saves == "x":
             out = self._empty(z.shape, z)
             residual = z.reshape((*x.shape[:-1], features))
         if activation is not None or bias is not None:
             code = IDENTITY if activation is None else CODES[activation]
-            bias = None if bias is None else self._flat(bias)
+            bias = None if bias is None else self._contiguous(bias)
             rows = z.shape[0]
-            launch("bias_activation", real, *per_cell(rows, features), z, bias, out, rows, features, code, parameter)
+            launch("bias_activation", dtype, *per_cell(rows, features), z, bias, out, rows, features, code, parameter)
         return out.reshape((*x.shape[:-1], features)), residual
 
     def linear_backward(
@@ -159,29 +141,29 @@ class NetworkKernels(AccurateSums):
         needs: Sequence[bool],
         into: Sequence[Array | None],
     ) -> tuple[Array | None, Array | None, Array | None]:
-        real = real_type(g, x, weight, bias)
-        if not real:
+        dtype = kernel_dtype(g, x, weight, bias)
+        if dtype is None:
             return Backend.linear_backward(self, g, out, x, weight, bias, activation, parameter, residual, needs, into)
         saved = None
         if activation is not None:
             saved = out if ACTIVATIONS[activation].saves == "out" else residual
-            if saved is None:  # the pre-activation was not kept
+            if saved is None:  # recompute the pre-activation
                 saved = self.linear(x, weight, bias, None, 0.0)[0]
         need_x, need_weight, need_bias = needs
         gx = gw = gb = None
-        rows = self._flat(_rows(g))
+        rows = self._contiguous(_as_rows(g))
         if need_bias:
             buffer = into[2] if into[2] is not None and into[2].flags.c_contiguous else None
             gb = self._empty(weight.shape[:1], rows) if buffer is None else buffer
             dz = None if saved is None else self._empty(rows.shape, rows)
             code = IDENTITY if activation is None else CODES[activation]
-            self._sum_rows(real, rows, None if saved is None else self._flat(saved), dz, gb, code, parameter)
+            self._sum_rows(dtype, rows, None if saved is None else self._contiguous(saved), dz, gb, code, parameter)
             rows = rows if dz is None else dz
             if into[2] is not None and buffer is None:
                 into[2][...] = gb
                 gb = into[2]
         elif activation is not None:
-            rows = self.activate_backward(rows, _rows(saved), activation, parameter)
+            rows = self.activate_backward(rows, _as_rows(saved), activation, parameter)
         if need_x:
             buffer = into[0] if x.ndim == 2 else None
             gx = self.cupy.matmul(rows, weight, out=buffer)
@@ -190,12 +172,12 @@ class NetworkKernels(AccurateSums):
                 into[0][...] = gx
                 gx = into[0]
         if need_weight:
-            gw = self.cupy.matmul(rows.T, _rows(x), out=into[1])
+            gw = self.cupy.matmul(rows.T, _as_rows(x), out=into[1])
         return gx, gw, gb
 
     def _sum_rows(
         self,
-        real: str,
+        dtype: str,
         rows: Array,
         saved: Array | None,
         dz: Array | None,
@@ -203,9 +185,10 @@ class NetworkKernels(AccurateSums):
         code: int = IDENTITY,
         parameter: float = 0.0,
     ) -> None:
-        """`sums` becomes the sum over `rows`, of the VJP of an activation, if there is one, which `dz` becomes.
+        """Write the sum over `rows` to `sums`.
 
-        One launch for the rows of a chunk, and one more to add up the chunks.
+        With an activation (`code`), first multiply by its derivative, which needs `saved`, and write that to `dz`. Each
+        block sums a chunk of rows; if there are several chunks, further launches add up their sums.
         """
         n, columns = rows.shape
         if not n:
@@ -214,26 +197,26 @@ class NetworkKernels(AccurateSums):
         grid, block, chunk = per_tile(n, columns)
         partial = sums if grid[1] == 1 else self._empty((grid[1], columns), rows)
         launch(
-            "bias_backward", real, grid, block,
+            "bias_backward", dtype, grid, block,
             rows, saved, dz, partial, n, columns, chunk, code, parameter,
         )  # fmt: skip
         if partial is not sums:
-            self._sum_rows(real, partial, None, None, sums)
+            self._sum_rows(dtype, partial, None, None, sums)
 
     # ------------------------------------------------------------------ normalisation
 
     def layer_norm(
         self, x: Array, weight: Array | None, bias: Array | None, axes: tuple[int, ...], epsilon: float
     ) -> tuple[Array, Any]:
-        real = real_type(x, weight, bias)
-        if not real or not x.size:
+        dtype = kernel_dtype(x, weight, bias)
+        if dtype is None or not x.size:
             return Backend.layer_norm(self, x, weight, bias, axes, epsilon)
-        x = self._flat(x)
-        rows, columns = _split(x, axes)
+        x = self._contiguous(x)
+        rows, columns = _rows_and_columns(x, axes)
         out, stats = self._empty(x.shape, x), self._empty((rows, 2), x)
-        weight = None if weight is None else self._flat(weight)
-        bias = None if bias is None else self._flat(bias)
-        launch("layer_norm", real, *per_row(rows, columns), x, weight, bias, out, stats, rows, columns, epsilon)
+        weight = None if weight is None else self._contiguous(weight)
+        bias = None if bias is None else self._contiguous(bias)
+        launch("layer_norm", dtype, *per_row(rows, columns), x, weight, bias, out, stats, rows, columns, epsilon)
         return out, stats
 
     def layer_norm_backward(
@@ -246,25 +229,25 @@ class NetworkKernels(AccurateSums):
         residual: Any,
         needs: Sequence[bool],
     ) -> tuple[Array | None, Array | None, Array | None]:
-        real = real_type(g, x, weight)
-        if isinstance(residual, tuple) or residual is None or not real or not x.size:
+        dtype = kernel_dtype(g, x, weight)
+        if isinstance(residual, tuple) or residual is None or dtype is None or not x.size:
             kept = residual if isinstance(residual, tuple) else None
             return Backend.layer_norm_backward(self, g, x, weight, axes, epsilon, kept, needs)
-        g, x = self._flat(g), self._flat(x)
-        rows, columns = _split(x, axes)
+        g, x = self._contiguous(g), self._contiguous(x)
+        rows, columns = _rows_and_columns(x, axes)
         gx = gw = gb = None
         if needs[0]:
             gx = self._empty(x.shape, x)
-            scale = None if weight is None else self._flat(weight)
-            launch("layer_norm_backward", real, *per_row(rows, columns), g, x, scale, residual, gx, rows, columns)
+            scale = None if weight is None else self._contiguous(weight)
+            launch("layer_norm_backward", dtype, *per_row(rows, columns), g, x, scale, residual, gx, rows, columns)
         if needs[1] or needs[2]:
             grid, block, chunk = per_tile(rows, columns)
             partial = self._empty((2, grid[1], columns), x)
-            launch("layer_norm_columns", real, grid, block, g, x, residual, partial, rows, columns, chunk)
+            launch("layer_norm_columns", dtype, grid, block, g, x, residual, partial, rows, columns, chunk)
             sums = partial[:, 0] if grid[1] == 1 else self._empty((2, columns), x)
             if grid[1] > 1:
-                self._sum_rows(real, partial[0], None, None, sums[0])
-                self._sum_rows(real, partial[1], None, None, sums[1])
+                self._sum_rows(dtype, partial[0], None, None, sums[0])
+                self._sum_rows(dtype, partial[1], None, None, sums[1])
             shape = tuple(x.shape[a] for a in axes)
             gw = sums[0].reshape(shape) if needs[1] else None
             gb = sums[1].reshape(shape) if needs[2] else None
@@ -274,49 +257,49 @@ class NetworkKernels(AccurateSums):
 
     @staticmethod
     def _philox_words(key: int, counter: int) -> list[int]:
-        """The first counter of the stream, which is one more than the given one, and the key, as 64-bit words."""
+        """The counter of the first block (`counter` + 1) and the key, as 64-bit words, the lowest first."""
         first = counter + 1
         words = [first >> shift for shift in (0, 64, 128, 192)] + [key, key >> 64]
-        return [word & _WORD for word in words]
+        return [word & _WORD_MASK for word in words]
 
     def random_bits(self, key: int, counter: int, n: int) -> Array:
         out = self.cupy.empty((n,), dtype=self.dtypes["uint64"])
-        launch("random_bits", "", *per_element((n + 3) // 4), out, n, *self._philox_words(key, counter))
+        launch("random_bits", None, *per_element((n + 3) // 4), out, n, *self._philox_words(key, counter))
         return out
 
     def dropout(self, x: Array, p: float, key: int, counter: int) -> tuple[Array, Any]:
-        real = real_type(x)
-        if not real:
+        dtype = kernel_dtype(x)
+        if dtype is None:
             return Backend.dropout(self, x, p, key, counter)
-        x = self._flat(x)
+        x = self._contiguous(x)
         out, mask = self._empty(x.shape, x), self.cupy.empty(x.shape, dtype=self.dtypes["bool"])
         grid = per_element((x.size + 7) // 8)
         launch(
-            "dropout", real, *grid,
+            "dropout", dtype, *grid,
             x, out, mask, x.size, dropout_threshold(p), 1.0 / (1.0 - p), *self._philox_words(key, counter),
         )  # fmt: skip
         return out, mask
 
     def dropout_backward(self, g: Array, mask: Array, p: float) -> Array:
-        real = real_type(g)
-        if not real or g.shape != mask.shape:
+        dtype = kernel_dtype(g)
+        if dtype is None or g.shape != mask.shape:
             return Backend.dropout_backward(self, g, mask, p)
-        g, mask = self._flat(g), self._flat(mask)
+        g, mask = self._contiguous(g), self._contiguous(mask)
         out = self._empty(g.shape, g)
-        launch("dropout_backward", real, *per_element(g.size), g, mask, out, g.size, 1.0 / (1.0 - p))
+        launch("dropout_backward", dtype, *per_element(g.size), g, mask, out, g.size, 1.0 / (1.0 - p))
         return out
 
     # ------------------------------------------------------------------ scatter
 
     def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...], into: Array | None = None) -> Array:
-        """As in the contract. Where the key repeats, floating-point additions come in no fixed order (atomics)."""
+        """As in the contract. Repeated indices are added atomically, so the rounding can differ from run to run."""
         arrays = [k for k in (key if isinstance(key, tuple) else (key,)) if hasattr(k, "dtype")]
         dtype = values.dtype
         if not arrays or (len(arrays) == 1 and arrays[0].dtype.kind == "b"):
             out = self.cupy.zeros(shape, dtype=dtype) if into is None else into
             out[key] = values if into is None else out[key] + values
             return out
-        wide = dtype  # what atomicAdd knows; half floats are summed in float32
+        wide = dtype  # one that atomicAdd supports; half floats are summed in float32
         if dtype.char not in "fdiqILQl":
             wide = self.dtypes["float32" if dtype in self.half_dtypes else "int64"]
         if into is not None and wide != dtype:
@@ -327,15 +310,15 @@ class NetworkKernels(AccurateSums):
         return out.astype(dtype, copy=False)
 
 
-def _rows(x: Array) -> Array:
+def _as_rows(x: Array) -> Array:
     return x if x.ndim == 2 else x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
-def _last(x: Array, axis: int) -> bool:
+def _is_last_axis(x: Array, axis: int) -> bool:
     return bool(x.ndim) and axis in (-1, x.ndim - 1) and x.shape[-1] > 0
 
 
-def _split(x: Array, axes: tuple[int, ...]) -> tuple[int, int]:
-    """The rows and columns of x with the trailing `axes` as columns."""
+def _rows_and_columns(x: Array, axes: tuple[int, ...]) -> tuple[int, int]:
+    """The numbers of rows and columns of x as a matrix whose columns are the trailing `axes`."""
     columns = math.prod(x.shape[a] for a in axes)
     return x.size // columns, columns

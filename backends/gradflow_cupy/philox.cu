@@ -1,4 +1,4 @@
-// Random bits and dropout: Philox4x64-10 (Salmon et al. 2011), the stream of numpy.random.Philox bit for bit.
+// Random bits and dropout by Philox4x64-10 (Salmon et al. 2011): the stream of numpy.random.Philox, bit for bit.
 
 typedef unsigned long long word_t;
 
@@ -6,7 +6,7 @@ struct Block {
     word_t word[4];
 };
 
-// The four words of the block at start + step, where start (c0 the lowest word) has 256 bits.
+// The four words of the block with the counter (c3 c2 c1 c0) + step, where c0 is the lowest of four 64-bit words.
 __device__ inline Block philox(word_t c0, word_t c1, word_t c2, word_t c3, word_t k0, word_t k1, word_t step) {
     c0 += step;
     if (c0 < step && ++c1 == 0 && ++c2 == 0) ++c3;  // carry
@@ -31,8 +31,7 @@ __global__ void random_bits(
     }
 }
 
-// A thread makes the bits of 8 neighbouring elements; the block then writes its tile with neighbouring threads at
-// neighbouring elements.
+// Each thread computes the bits of 8 adjacent elements; then the block writes its tile with coalesced writes.
 template <typename T>
 __global__ void dropout(
     const T* x, T* out, bool* mask, index_t n, unsigned int threshold, double scale, word_t c0, word_t c1, word_t c2,
@@ -46,7 +45,7 @@ __global__ void dropout(
             kept |= (unsigned int)((unsigned int)bits.word[lane] >= threshold) << (2 * lane);
             kept |= (unsigned int)((unsigned int)(bits.word[lane] >> 32) >= threshold) << (2 * lane + 1);
         }
-        __syncthreads();  // the tile before is written
+        __syncthreads();  // until the previous tile is written
         keep[threadIdx.x] = (unsigned char)kept;
         __syncthreads();
         for (index_t k = threadIdx.x; k < tile && start + k < n; k += blockDim.x) {

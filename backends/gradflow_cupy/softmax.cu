@@ -1,4 +1,4 @@
-// Softmax along rows, and the cross-entropy of it. One block works on one row.
+// Softmax along rows, and softmax cross-entropy. One block computes one row.
 
 template <typename T>
 __device__ T row_max(const T* x, index_t columns) {
@@ -34,8 +34,8 @@ __global__ void log_softmax(const T* x, T* out, index_t rows, index_t columns) {
     }
 }
 
-// stats, (rows, 2), gets the maximum and the sum of exponentials of each row, for the backward pass. A label that is
-// no class makes a loss of NaN: nothing out of range is read.
+// stats, (rows, 2), receives the maximum and the sum of exponentials of each row, for the backward pass. The loss of a
+// label out of range is NaN; nothing out of bounds is read.
 template <typename T>
 __global__ void cross_entropy(
     const T* logits, const index_t* labels, const T* weights, T* losses, T* stats, index_t rows, index_t columns) {
@@ -60,7 +60,7 @@ __global__ void cross_entropy(
     }
 }
 
-// g has one element (g_stride 0) or one for each row (g_stride 1); divisor is what a mean divided by, else 1.
+// g has one element (g_stride 0) or one for each row (g_stride 1); divisor: the number of rows for a mean, else 1.
 template <typename T>
 __global__ void cross_entropy_backward(
     const T* g, int g_stride, double divisor, const T* logits, const index_t* labels, const T* weights,

@@ -1,6 +1,7 @@
-// Sums over the middle one of three axes: for each thread every so many of its terms, down the memory.
+// Partial sums over the middle one of three axes.
 
 // x is (many, rows, columns), out is (many, parts, columns): out[i, k, j] = x[i, k, j] + x[i, k + parts, j] + ...
+// Adjacent threads compute adjacent elements of out, so that reads are coalesced.
 template <typename T>
 __global__ void sum_rows(const T* x, T* out, index_t many, index_t rows, index_t columns, index_t parts) {
     index_t width = parts * columns, length = rows * columns;

@@ -129,7 +129,7 @@ def test_not_installed(state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_packages(state: Any) -> None:
     found = state(fake_cupy(), ("cupy-cuda12x", "cupy-cuda13x"))
     assert found.code == "two-packages"
-    assert "2 packages" in found.state
+    assert "2 CuPy packages" in found.state
     assert "cupy-cuda12x, cupy-cuda13x" in found.state
     assert "pip uninstall -y cupy-cuda12x cupy-cuda13x" in found.fix
 
@@ -220,7 +220,7 @@ def test_what_the_driver_answers(state: Any, status: int) -> None:
 
 
 def test_no_two_states_have_the_same_words() -> None:
-    entries = list(diagnosis._ANSWERS.values())
+    entries = list(diagnosis._DRIVER_ERRORS.values())
     for part in zip(*entries, strict=True):
         assert len(set(part)) == len(entries)
     assert len(set(diagnosis.CODES)) == len(diagnosis.CODES)
@@ -298,7 +298,7 @@ except Exception as error:
 def test_out_of_memory(state: Any, error: BaseException) -> None:
     found = state(fake_cupy(kernel=error))
     assert found.code == "out-of-memory"
-    assert "memory of the GPU is full" in found.state
+    assert "the GPU's memory is full" in found.state
     diagnosis.diagnose.cache_clear()
     assert state(fake_cupy(matmul=error)).code == "out-of-memory"
 
@@ -331,7 +331,7 @@ def test_a_gpu_that_computes_wrongly(state: Any) -> None:
     module.__dict__["matmul"] = lambda a, b: a * 3
     found = state(module)
     assert found.code == "wrong-result"
-    assert "computes wrongly" in found.state
+    assert "computes wrong results" in found.state
 
 
 def test_it_never_raises(state: Any) -> None:

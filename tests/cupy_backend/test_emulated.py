@@ -231,7 +231,7 @@ def test_numbers_are_converted_to_the_types_of_a_kernel(cupy: Any, monkeypatch: 
         assert [(type(v), v) for v in given[2:]] == [(np.int64, 4), (np.int32, 1), (float, 0.5)]
     words = [2**64 - 1, np.uint64(2**63), 0, np.int64(7), 1, 2]
     given.clear()
-    kernels.launch("random_bits", "", (1,), (32,), cupy.zeros((4,), dtype=np.uint64), 4, *words)
+    kernels.launch("random_bits", None, (1,), (32,), cupy.zeros((4,), dtype=np.uint64), 4, *words)
     assert given[2:] == words
     assert {type(v) for v in given[2:]} == {np.uint64}
 

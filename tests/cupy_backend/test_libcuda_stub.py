@@ -144,7 +144,7 @@ STATUSES = {
     802: ("system-not-ready", "CUDA error 802", "nvidia-fabricmanager"),
     46: ("device-busy", "CUDA error 46", "nvidia-smi -c DEFAULT"),
     3: ("driver-not-initialized", "CUDA error 3", "spawn"),
-    2: ("out-of-memory", "memory of the GPU is full"),
+    2: ("out-of-memory", "the GPU's memory is full"),
     201: ("driver-error", "CUDA error 201"),
 }
 """For what the driver answers: the code of the state, and words of the diagnosis."""
