@@ -63,10 +63,10 @@ class ChangesTheGradient(Numpy):
     name = "changes_the_gradient"
 
     def adam_step(self, parameter: Any, gradient: Any, *others: Any) -> None:
-        *_, weight_decay, decoupled = others
-        if weight_decay and not decoupled:
-            gradient += weight_decay * parameter
-            others = (*others[:-2], 0.0, False)
+        *state, options, scalars = others
+        if options.weight_decay:
+            gradient += options.weight_decay * parameter
+            others = (*state, options._replace(weight_decay=0.0), scalars)
         super().adam_step(parameter, gradient, *others)
 
 
@@ -230,7 +230,8 @@ class ForgetsADecay(Numpy):
     name = "forgets_a_decay"
 
     def adam_step(self, *arguments: Any) -> None:
-        super().adam_step(*arguments[:-2], 0.0, False)
+        *arrays, options, scalars = arguments
+        super().adam_step(*arrays, options, scalars._replace(decay_factor=1.0))
 
 
 # ------------------------------------------------------------------ declarations

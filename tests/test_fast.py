@@ -17,6 +17,7 @@ import pytest
 from gradflow_numpy import FastNumpyBackend, NumpyBackend, mkl, subnormals, threads
 
 import gradflow as gf
+from gradflow.backend import AdamOptions, AdamScalars, SGDOptions, SGDScalars
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="numba, of the extra 'fast', is not installed")
@@ -278,8 +279,8 @@ def test_a_step_in_parts_gives_the_same_bits(backend: Any, monkeypatch: pytest.M
         monkeypatch.setattr("gradflow_numpy.optimizers.share_out", threads._run_on_threads)
         monkeypatch.setattr("gradflow_numpy.fast.share_out", threads._run_on_threads)
         arrays = [*(a.copy() for a in start), np.abs(start[0])]
-        backend.adam_step(*arrays, 3, 1e-2, 0.9, 0.999, 1e-8, 0.1, True)
-        backend.sgd_step(*arrays[:3], 0.1, 0.9, 0.0, True, 0.1, False)
+        backend.adam_step(*arrays, AdamOptions(0.9, 0.999, 1e-8, 0.0), AdamScalars.at(3, 1e-2, 0.9, 0.999, 0.1))
+        backend.sgd_step(*arrays[:3], SGDOptions(0.9, 0.0, 0.1, True), SGDScalars(0.1, 0.0))
         found.append([a.tobytes() for a in arrays])
     assert found[0] == found[1] == found[2]
 
@@ -438,12 +439,12 @@ def test_an_optimizer_pass_takes_subnormal_numbers_for_zero_and_nothing_else_doe
         for size in (100, *[2 * threads.SHARE] * 2):  # the second time on threads
             tiny = np.float32(1e-39)
             p, g, v = np.zeros(size, np.float32), np.zeros(size, np.float32), np.full(size, tiny)
-            backend.sgd_step(p, g, v, 1.0, 0.9, 0.0, False, 0.0, False)
+            backend.sgd_step(p, g, v, SGDOptions(0.9, 0.0, 0.0, False), SGDScalars(1.0, 0.0))
             assert not v.any()
             assert not p.any()
             assert tiny * np.float32(0.5) > 0
             normal = np.full(size, 1e-30, np.float32)
-            backend.sgd_step(p, g, normal, 1.0, 0.5, 0.0, False, 0.0, False)
+            backend.sgd_step(p, g, normal, SGDOptions(0.5, 0.0, 0.0, False), SGDScalars(1.0, 0.0))
             np.testing.assert_allclose(normal, 5e-31, rtol=1e-6)
 
 

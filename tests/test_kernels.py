@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.backend import KERNELS, Backend
+from gradflow.backend import KERNELS, Backend, RMSpropOptions, RMSpropScalars
 from gradflow.testing.conformance.harness import REFERENCE, cast
 from gradflow.testing.conformance.kernel_cases import CASES
 from gradflow.testing.conformance.kernel_cases.layer_norm import norm_parts
@@ -75,15 +75,15 @@ def scattered(values: Any, key: Any, shape: tuple[int, ...], into: Any = None) -
 
 
 def rmsprop_values(
-    p: Any, g: Any, square: Any, mean: Any, velocity: Any, lr: float, alpha: float, epsilon: float, decay: float,
-    momentum: float,
+    p: Any, g: Any, square: Any, mean: Any, velocity: Any, options: RMSpropOptions, scalars: RMSpropScalars
 ) -> Sequence[Any]:  # fmt: skip
+    alpha, epsilon, decay, momentum = options
     g = g + decay * p
     square = alpha * square + (1 - alpha) * g**2
     mean = None if mean is None else alpha * mean + (1 - alpha) * g
     update = g / (np.sqrt(square if mean is None else np.maximum(square - mean**2, 0)) + epsilon)
     velocity = None if velocity is None else momentum * velocity + update
-    return [p - lr * (update if velocity is None else velocity), square, mean, velocity]
+    return [p - scalars.lr * (update if velocity is None else velocity), square, mean, velocity]
 
 
 FORMULAS: dict[str, Callable[..., Sequence[Any]]] = {

@@ -1,15 +1,16 @@
-// Steps of optimizers over flat arrays, and clipping by the global norm. Factors that depend on the step alone come
-// ready from the host; they are rounded to T here, as a Python number is when it meets an array.
+// Optimizer steps over flat arrays, and clipping by the global norm. Numbers come as double, computed on the host, and
+// are rounded to T here, as a Python number is when it meets an array. Names are those of the options and scalars in
+// gradflow/backend/optimizer_steps.py; first the options, then what changes with each step.
 
 template <typename T>
 __global__ void sgd_step(
-    T* parameter, const T* gradient, T* velocity, index_t n, double lr, double momentum, double undamped, int nesterov,
-    double weight_decay, int first) {
+    T* parameter, const T* gradient, T* velocity, index_t n, double momentum, double one_minus_dampening,
+    double weight_decay, int nesterov, double lr, double first) {
     FOR_EACH_ELEMENT(i, n) {
         T p = parameter[i], d = gradient[i];
         if (weight_decay != 0) d += p * (T)weight_decay;
         if (velocity) {
-            T v = first ? d : velocity[i] * (T)momentum + d * (T)undamped;
+            T v = first != 0 ? d : velocity[i] * (T)momentum + d * (T)one_minus_dampening;
             velocity[i] = v;
             d = nesterov ? d + v * (T)momentum : v;
         }
@@ -17,35 +18,36 @@ __global__ void sgd_step(
     }
 }
 
-// shrink: the factor of the parameter (1 if its decay is not decoupled); decay: what is added to the gradient.
+// step_size: lr / bias_correction1. root_factor: 1 / bias_correction2_root.
 template <typename T>
 __global__ void adam_step(
-    T* parameter, const T* gradient, T* mean, T* square, index_t n, double rate, double beta1, double rest1,
-    double beta2, double rest2, double correction, double epsilon, double shrink, double decay) {
+    T* parameter, const T* gradient, T* mean, T* square, index_t n, double beta1, double one_minus_beta1, double beta2,
+    double one_minus_beta2, double epsilon, double weight_decay, double step_size, double root_factor,
+    double decay_factor) {
     FOR_EACH_ELEMENT(i, n) {
         T p = parameter[i], g = gradient[i];
-        if (shrink != 1) p *= (T)shrink;
-        if (decay != 0) g += p * (T)decay;
-        T m = mean[i] * (T)beta1 + g * (T)rest1;
-        T s = square[i] * (T)beta2 + g * g * (T)rest2;
+        if (decay_factor != 1) p *= (T)decay_factor;
+        if (weight_decay != 0) g += p * (T)weight_decay;
+        T m = mean[i] * (T)beta1 + g * (T)one_minus_beta1;
+        T s = square[i] * (T)beta2 + g * g * (T)one_minus_beta2;
         mean[i] = m;
         square[i] = s;
-        parameter[i] = p - m * (T)rate / (sqrt(s) * (T)correction + (T)epsilon);
+        parameter[i] = p - m * (T)step_size / (sqrt(s) * (T)root_factor + (T)epsilon);
     }
 }
 
-// mean is given for the centred form, velocity for the form with momentum.
+// mean: only in the centred form. velocity: only with momentum.
 template <typename T>
 __global__ void rmsprop_step(
-    T* parameter, const T* gradient, T* square, T* mean, T* velocity, index_t n, double lr, double alpha, double rest,
-    double epsilon, double weight_decay, double momentum) {
+    T* parameter, const T* gradient, T* square, T* mean, T* velocity, index_t n, double alpha, double one_minus_alpha,
+    double epsilon, double weight_decay, double momentum, double lr) {
     FOR_EACH_ELEMENT(i, n) {
         T p = parameter[i], g = gradient[i];
         if (weight_decay != 0) g += p * (T)weight_decay;
-        T s = square[i] * (T)alpha + g * g * (T)rest;
+        T s = square[i] * (T)alpha + g * g * (T)one_minus_alpha;
         square[i] = s;
         if (mean) {
-            T m = mean[i] * (T)alpha + g * (T)rest;
+            T m = mean[i] * (T)alpha + g * (T)one_minus_alpha;
             mean[i] = m;
             s -= m * m;
             if (s < T(0)) s = T(0);  // by rounding
@@ -67,7 +69,7 @@ __global__ void square_sums(const T* x, T* partial, index_t n) {
     if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
-// One block: result[0] is the norm, result[1] what to multiply by.
+// One block. result[0]: the norm; result[1]: the factor for the gradients.
 template <typename T>
 __global__ void clip_factor(const T* partial, T* result, index_t n, double max_norm) {
     Sum<T> total;

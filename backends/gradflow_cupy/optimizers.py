@@ -5,11 +5,19 @@ Other dtypes than float32 and float64, and arrays that are not contiguous, take 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from gradflow.backend import Array, Backend
+from gradflow.backend import (
+    AdamOptions,
+    AdamScalars,
+    Array,
+    Backend,
+    RMSpropOptions,
+    RMSpropScalars,
+    SGDOptions,
+    SGDScalars,
+)
 from gradflow_cupy.kernels import PARTIAL_BLOCKS, REAL_TYPES, THREADS, launch, per_element
 
 
@@ -32,55 +40,32 @@ class OptimizerKernels(Backend):
     cupy: Any
 
     def sgd_step(
-        self,
-        parameter: Array,
-        gradient: Array,
-        velocity: Array | None,
-        lr: float,
-        momentum: float,
-        dampening: float,
-        nesterov: bool,
-        weight_decay: float,
-        first: bool,
+        self, parameter: Array, gradient: Array, velocity: Array | None, options: SGDOptions, scalars: SGDScalars
     ) -> None:
         real = flat_real(parameter, gradient, velocity)
         if not real:
-            return Backend.sgd_step(
-                self, parameter, gradient, velocity, lr, momentum, dampening, nesterov, weight_decay, first
-            )
+            return Backend.sgd_step(self, parameter, gradient, velocity, options, scalars)
         n = parameter.size
+        momentum, dampening, weight_decay, nesterov = options
         launch(
             "sgd_step", real, *per_element(n),
-            parameter, gradient, velocity, n, lr, momentum, 1.0 - dampening, nesterov,
-            weight_decay, first,
+            parameter, gradient, velocity, n, momentum, 1.0 - dampening, weight_decay, nesterov, *scalars,
         )  # fmt: skip
         return None
 
     def adam_step(
-        self,
-        parameter: Array,
-        gradient: Array,
-        mean: Array,
-        square: Array,
-        step: int,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
-        weight_decay: float,
-        decoupled: bool,
+        self, parameter: Array, gradient: Array, mean: Array, square: Array, options: AdamOptions, scalars: AdamScalars
     ) -> None:
         real = flat_real(parameter, gradient, mean, square)
         if not real:
-            return Backend.adam_step(
-                self, parameter, gradient, mean, square, step, lr, beta1, beta2, epsilon, weight_decay, decoupled
-            )
+            return Backend.adam_step(self, parameter, gradient, mean, square, options, scalars)
         n = parameter.size
+        beta1, beta2, epsilon, weight_decay = options
+        lr, bias_correction1, bias_correction2_root, decay_factor = scalars
         launch(
             "adam_step", real, *per_element(n),
-            parameter, gradient, mean, square, n, lr / (1.0 - beta1**step), beta1, 1.0 - beta1, beta2,
-            1.0 - beta2, 1.0 / math.sqrt(1.0 - beta2**step), epsilon,
-            1.0 - lr * weight_decay if decoupled else 1.0, 0.0 if decoupled else weight_decay,
+            parameter, gradient, mean, square, n, beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon, weight_decay,
+            lr / bias_correction1, 1.0 / bias_correction2_root, decay_factor,
         )  # fmt: skip
         return None
 
@@ -91,22 +76,18 @@ class OptimizerKernels(Backend):
         square: Array,
         mean: Array | None,
         velocity: Array | None,
-        lr: float,
-        alpha: float,
-        epsilon: float,
-        weight_decay: float,
-        momentum: float,
+        options: RMSpropOptions,
+        scalars: RMSpropScalars,
     ) -> None:
         real = flat_real(parameter, gradient, square, mean, velocity)
         if not real:
-            return Backend.rmsprop_step(
-                self, parameter, gradient, square, mean, velocity, lr, alpha, epsilon, weight_decay, momentum
-            )
+            return Backend.rmsprop_step(self, parameter, gradient, square, mean, velocity, options, scalars)
         n = parameter.size
+        alpha, epsilon, weight_decay, momentum = options
         launch(
             "rmsprop_step", real, *per_element(n),
-            parameter, gradient, square, mean, velocity, n, lr, alpha, 1.0 - alpha, epsilon,
-            weight_decay, momentum,
+            parameter, gradient, square, mean, velocity, n, alpha, 1.0 - alpha, epsilon, weight_decay, momentum,
+            *scalars,
         )  # fmt: skip
         return None
 

@@ -162,66 +162,69 @@ def squared_difference(x: Any, target: Any, difference: Any) -> Any:
 
 @_compiled
 def sgd(
-    parameter: Any, gradient: Any, velocity: Any, lr: float, momentum: float, dampening: float,
-    nesterov: bool, weight_decay: float, first: bool,
+    parameter: Any, gradient: Any, velocity: Any, momentum: float, one_minus_dampening: float, weight_decay: float,
+    nesterov: bool, lr: float, first: bool,
 ) -> None:  # fmt: skip
     """`Backend.sgd_step`."""
-    number = parameter.dtype.type
-    rate, mu, share, decay = number(lr), number(momentum), number(1 - dampening), number(weight_decay)
+    real = parameter.dtype.type
+    lr, momentum, one_minus_dampening = real(lr), real(momentum), real(one_minus_dampening)
+    weight_decay = real(weight_decay)
     for i in range(parameter.size):
         d = gradient[i]
-        if decay != 0:
-            d += decay * parameter[i]
+        if weight_decay != 0:
+            d += weight_decay * parameter[i]
         if velocity is not None:
-            v = d if first else mu * velocity[i] + share * d
+            v = d if first else momentum * velocity[i] + one_minus_dampening * d
             velocity[i] = v
-            d = d + mu * v if nesterov else v
-        parameter[i] -= rate * d
+            d = d + momentum * v if nesterov else v
+        parameter[i] -= lr * d
 
 
 @_compiled
 def adam(
-    parameter: Any, gradient: Any, mean: Any, square: Any, rate: float, beta1: float, beta2: float,
-    epsilon: float, keep: float, weight_decay: float,
+    parameter: Any, gradient: Any, mean: Any, square: Any, beta1: float, beta2: float, scaled_epsilon: float,
+    weight_decay: float, scaled_step_size: float, decay_factor: float,
 ) -> None:  # fmt: skip
-    """`Backend.adam_step`: rate and epsilon hold the corrections; keep: what decoupled decay leaves of a parameter."""
-    number = parameter.dtype.type
-    r, b1, b2, e = number(rate), number(beta1), number(beta2), number(epsilon)
-    a1, a2, k, decay = number(1 - beta1), number(1 - beta2), number(keep), number(weight_decay)
+    """`Backend.adam_step`; scaled_epsilon, scaled_step_size: times bias_correction2_root."""
+    real = parameter.dtype.type
+    one_minus_beta1, one_minus_beta2 = real(1 - beta1), real(1 - beta2)
+    beta1, beta2, weight_decay, decay_factor = real(beta1), real(beta2), real(weight_decay), real(decay_factor)
+    scaled_epsilon, scaled_step_size = real(scaled_epsilon), real(scaled_step_size)
     for i in range(parameter.size):
-        g = gradient[i]
-        if decay != 0:
-            g += decay * parameter[i]
-        m = b1 * mean[i] + a1 * g
-        v = b2 * square[i] + a2 * (g * g)
+        p, g = decay_factor * parameter[i], gradient[i]
+        if weight_decay != 0:
+            g += weight_decay * p
+        m = beta1 * mean[i] + one_minus_beta1 * g
+        v = beta2 * square[i] + one_minus_beta2 * (g * g)
         mean[i] = m
         square[i] = v
-        parameter[i] = k * parameter[i] - r * m / (np.sqrt(v) + e)
+        parameter[i] = p - scaled_step_size * m / (np.sqrt(v) + scaled_epsilon)
 
 
 @_compiled
 def rmsprop(
-    parameter: Any, gradient: Any, square: Any, mean: Any, velocity: Any, lr: float, alpha: float, epsilon: float,
-    weight_decay: float, momentum: float,
+    parameter: Any, gradient: Any, square: Any, mean: Any, velocity: Any, alpha: float, epsilon: float,
+    weight_decay: float, momentum: float, lr: float,
 ) -> None:  # fmt: skip
     """`Backend.rmsprop_step`."""
-    number = parameter.dtype.type
-    r, a, b, e = number(lr), number(alpha), number(1 - alpha), number(epsilon)
-    mu, decay, zero = number(momentum), number(weight_decay), number(0)
+    real = parameter.dtype.type
+    one_minus_alpha, zero = real(1 - alpha), real(0)
+    alpha, epsilon, weight_decay, momentum = real(alpha), real(epsilon), real(weight_decay), real(momentum)
+    lr = real(lr)
     for i in range(parameter.size):
         g = gradient[i]
-        if decay != 0:
-            g += decay * parameter[i]
-        s = a * square[i] + b * (g * g)
+        if weight_decay != 0:
+            g += weight_decay * parameter[i]
+        s = alpha * square[i] + one_minus_alpha * (g * g)
         square[i] = s
         if mean is not None:
-            m = a * mean[i] + b * g
+            m = alpha * mean[i] + one_minus_alpha * g
             mean[i] = m
             s -= m * m
             if s < zero:  # by rounding
                 s = zero
-        update = g / (np.sqrt(s) + e)
+        update = g / (np.sqrt(s) + epsilon)
         if velocity is not None:
-            update += mu * velocity[i]
+            update += momentum * velocity[i]
             velocity[i] = update
-        parameter[i] -= r * update
+        parameter[i] -= lr * update

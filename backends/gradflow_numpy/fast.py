@@ -163,8 +163,8 @@ class FastNumpyBackend(NumpyBackend):
         total = _functions.squared_difference(x.reshape(-1), target.reshape(-1), difference.reshape(-1))
         return np.asarray(total / x.size if reduction == "mean" else total, x.dtype), difference
 
-    def _pass(self, name: str, arrays: Sequence[Array | None], options: Sequence[Any]) -> None:
+    def _pass(self, name: str, arrays: Sequence[Array | None], numbers: Sequence[Any]) -> None:
         if _fit(*[a for a in arrays if a is not None]):
-            share_out(getattr(_functions, name), arrays, options)
+            share_out(getattr(_functions, name), arrays, numbers)
         else:
-            super()._pass(name, arrays, options)
+            super()._pass(name, arrays, numbers)

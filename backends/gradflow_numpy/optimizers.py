@@ -1,4 +1,4 @@
-"""Steps of optimizers in NumPy: passes over chunks of flat arrays that stay in the second-level cache."""
+"""Optimizer steps in NumPy: passes over chunks of flat arrays that stay in the second-level cache."""
 
 from __future__ import annotations
 
@@ -8,59 +8,45 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.backend import Array, Backend
+from gradflow.backend import (
+    AdamOptions,
+    AdamScalars,
+    Array,
+    Backend,
+    RMSpropOptions,
+    RMSpropScalars,
+    SGDOptions,
+    SGDScalars,
+)
 from gradflow_numpy import sums
 from gradflow_numpy.threads import share_out
 
 _FLOAT16 = np.dtype(np.float16)
-_CHUNK = 1 << 16  # elements of an optimizer pass: the arrays of one chunk stay in the second-level cache
+_CHUNK = 1 << 16  # elements
 
 
 class OptimizerKernels(Backend):
-    """The kernels of optimizers; all change arrays in place."""
+    """The optimizers' kernels; all change arrays in place."""
 
     def sgd_step(
-        self,
-        parameter: Array,
-        gradient: Array,
-        velocity: Array | None,
-        lr: float,
-        momentum: float,
-        dampening: float,
-        nesterov: bool,
-        weight_decay: float,
-        first: bool,
+        self, parameter: Array, gradient: Array, velocity: Array | None, options: SGDOptions, scalars: SGDScalars
     ) -> None:
         if parameter.dtype == _FLOAT16:
-            return Backend.sgd_step(
-                self, parameter, gradient, velocity, lr, momentum, dampening, nesterov, weight_decay, first
-            )
-        options = (lr, momentum, float(dampening), nesterov, weight_decay, first)
-        self._pass("sgd", (parameter, gradient, velocity), options)
+            return Backend.sgd_step(self, parameter, gradient, velocity, options, scalars)
+        momentum, dampening, weight_decay, nesterov = options
+        numbers = (momentum, 1.0 - dampening, weight_decay, nesterov, scalars.lr, bool(scalars.first))
+        self._pass("sgd", (parameter, gradient, velocity), numbers)
         return None
 
     def adam_step(
-        self,
-        parameter: Array,
-        gradient: Array,
-        mean: Array,
-        square: Array,
-        step: int,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
-        weight_decay: float,
-        decoupled: bool,
+        self, parameter: Array, gradient: Array, mean: Array, square: Array, options: AdamOptions, scalars: AdamScalars
     ) -> None:
         if parameter.dtype == _FLOAT16:
-            return Backend.adam_step(
-                self, parameter, gradient, mean, square, step, lr, beta1, beta2, epsilon, weight_decay, decoupled
-            )
-        root = math.sqrt(1 - beta2**step)  # m / (sqrt(v) / root + epsilon) with one pass less
-        keep, decay = (1 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
-        options = (lr * root / (1 - beta1**step), beta1, beta2, epsilon * root, keep, decay)
-        self._pass("adam", (parameter, gradient, mean, square), options)
+            return Backend.adam_step(self, parameter, gradient, mean, square, options, scalars)
+        beta1, beta2, epsilon, weight_decay = options
+        lr, bias_correction1, root, decay_factor = scalars
+        numbers = (beta1, beta2, epsilon * root, weight_decay, lr * root / bias_correction1, decay_factor)
+        self._pass("adam", (parameter, gradient, mean, square), numbers)
         return None
 
     def rmsprop_step(
@@ -70,23 +56,17 @@ class OptimizerKernels(Backend):
         square: Array,
         mean: Array | None,
         velocity: Array | None,
-        lr: float,
-        alpha: float,
-        epsilon: float,
-        weight_decay: float,
-        momentum: float,
+        options: RMSpropOptions,
+        scalars: RMSpropScalars,
     ) -> None:
         if parameter.dtype == _FLOAT16:
-            return Backend.rmsprop_step(
-                self, parameter, gradient, square, mean, velocity, lr, alpha, epsilon, weight_decay, momentum
-            )
-        options = (lr, alpha, epsilon, weight_decay, momentum)
-        self._pass("rmsprop", (parameter, gradient, square, mean, velocity), options)
+            return Backend.rmsprop_step(self, parameter, gradient, square, mean, velocity, options, scalars)
+        self._pass("rmsprop", (parameter, gradient, square, mean, velocity), (*options, *scalars))
         return None
 
-    def _pass(self, name: str, arrays: Sequence[Array | None], options: Sequence[Any]) -> None:
-        """An optimizer's pass over flat arrays of one length, or None."""
-        share_out(_PASSES[name], arrays, options)
+    def _pass(self, name: str, arrays: Sequence[Array | None], numbers: Sequence[Any]) -> None:
+        """Call an optimizer's pass on flat arrays of one length, or None, and the numbers that it takes."""
+        share_out(_PASSES[name], arrays, numbers)
 
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
         if gradients[0].dtype == _FLOAT16:
@@ -101,8 +81,8 @@ class OptimizerKernels(Backend):
 
 
 def _sgd(
-    parameter: Array, gradient: Array, velocity: Array | None, lr: float, momentum: float, dampening: float,
-    nesterov: bool, weight_decay: float, first: bool,
+    parameter: Array, gradient: Array, velocity: Array | None, momentum: float, one_minus_dampening: float,
+    weight_decay: float, nesterov: bool, lr: float, first: bool,
 ) -> None:  # fmt: skip
     """`Backend.sgd_step`, chunk by chunk."""
     scratch = np.empty(min(_CHUNK, parameter.size), parameter.dtype)
@@ -116,7 +96,7 @@ def _sgd(
                 v[...] = g
             else:
                 np.multiply(v, momentum, v)
-                np.add(v, np.multiply(g, 1 - dampening, t) if dampening else g, v)
+                np.add(v, np.multiply(g, one_minus_dampening, t) if one_minus_dampening != 1 else g, v)
             if nesterov:
                 g = np.add(g, np.multiply(v, momentum, t), t)
             else:
@@ -126,39 +106,44 @@ def _sgd(
 
 
 def _adam(
-    parameter: Array, gradient: Array, mean: Array, square: Array, rate: float, beta1: float, beta2: float,
-    epsilon: float, keep: float, weight_decay: float,
+    parameter: Array, gradient: Array, mean: Array, square: Array, beta1: float, beta2: float, scaled_epsilon: float,
+    weight_decay: float, scaled_step_size: float, decay_factor: float,
 ) -> None:  # fmt: skip
-    """`Backend.adam_step`, chunk by chunk; keep: what a decoupled decay leaves of a parameter."""
+    """`Backend.adam_step`, chunk by chunk.
+
+    scaled_epsilon, scaled_step_size: times bias_correction2_root, which saves the division of the root by it.
+    """
+    one_minus_beta1, one_minus_beta2 = 1 - beta1, 1 - beta2
     size = min(_CHUNK, parameter.size)
     scratch = np.empty(size, parameter.dtype), np.empty(size if weight_decay else 0, parameter.dtype)
     for p, g, m, v in _chunks(parameter, gradient, mean, square):
         t = scratch[0] if scratch[0].size == p.size else scratch[0][: p.size]
-        if keep != 1:
-            np.multiply(p, keep, p)
-        elif weight_decay:
+        if decay_factor != 1:
+            np.multiply(p, decay_factor, p)
+        if weight_decay:
             u = scratch[1][: p.size]
             np.multiply(p, weight_decay, u)
             g = np.add(g, u, u)
         np.multiply(m, beta1, m)
-        np.multiply(g, 1 - beta1, t)
+        np.multiply(g, one_minus_beta1, t)
         np.add(m, t, m)
         np.multiply(v, beta2, v)
         np.multiply(g, g, t)
-        np.multiply(t, 1 - beta2, t)
+        np.multiply(t, one_minus_beta2, t)
         np.add(v, t, v)
         np.sqrt(v, t)
-        np.add(t, epsilon, t)
+        np.add(t, scaled_epsilon, t)
         np.divide(m, t, t)
-        np.multiply(t, rate, t)
+        np.multiply(t, scaled_step_size, t)
         np.subtract(p, t, p)
 
 
 def _rmsprop(
-    parameter: Array, gradient: Array, square: Array, mean: Array | None, velocity: Array | None, lr: float,
-    alpha: float, epsilon: float, weight_decay: float, momentum: float,
+    parameter: Array, gradient: Array, square: Array, mean: Array | None, velocity: Array | None, alpha: float,
+    epsilon: float, weight_decay: float, momentum: float, lr: float,
 ) -> None:  # fmt: skip
     """`Backend.rmsprop_step`, chunk by chunk."""
+    one_minus_alpha = 1 - alpha
     size = min(_CHUNK, parameter.size)
     scratch = np.empty(size, parameter.dtype), np.empty(size if weight_decay else 0, parameter.dtype)
     for p, g, s, m, v in _chunks(parameter, gradient, square, mean, velocity):
@@ -169,12 +154,12 @@ def _rmsprop(
             g = np.add(g, u, u)
         np.multiply(s, alpha, s)
         np.multiply(g, g, t)
-        np.multiply(t, 1 - alpha, t)
+        np.multiply(t, one_minus_alpha, t)
         np.add(s, t, s)
         average = s
         if m is not None:
             np.multiply(m, alpha, m)
-            np.multiply(g, 1 - alpha, t)
+            np.multiply(g, one_minus_alpha, t)
             np.add(m, t, m)
             np.multiply(m, m, t)
             average = np.maximum(np.subtract(s, t, t), 0, out=t)
@@ -194,7 +179,7 @@ _PASSES: dict[str, Callable[..., None]] = {"sgd": _sgd, "adam": _adam, "rmsprop"
 
 
 def _chunks(*arrays: Array | None) -> Sequence[Sequence[Any]]:
-    """Flat arrays of one length, or None, in parts that are worked on one after another."""
+    """Flat arrays of one length, or None, split into chunks."""
     size = arrays[0].size  # type: ignore[union-attr]
     if size <= _CHUNK:
         return (arrays,)

@@ -10,6 +10,14 @@ from gradflow.backend.contract import Backend
 from gradflow.backend.device import Device, Diagnosis, Event, MemoryStats
 from gradflow.backend.half_floats import in_float32
 from gradflow.backend.kernels import KERNELS, kernel
+from gradflow.backend.optimizer_steps import (
+    AdamOptions,
+    AdamScalars,
+    RMSpropOptions,
+    RMSpropScalars,
+    SGDOptions,
+    SGDScalars,
+)
 from gradflow.backend.philox import dropout_threshold
 from gradflow.backend.sums import AccurateSums
 from gradflow.shapes import axes_of
@@ -20,12 +28,18 @@ __all__ = [
     "KERNELS",
     "AccurateSums",
     "Activation",
+    "AdamOptions",
+    "AdamScalars",
     "Array",
     "Backend",
     "Device",
     "Diagnosis",
     "Event",
     "MemoryStats",
+    "RMSpropOptions",
+    "RMSpropScalars",
+    "SGDOptions",
+    "SGDScalars",
     "axes_of",
     "dropout_threshold",
     "in_float32",

@@ -1,80 +1,130 @@
-"""Steps of optimizers on flat arrays, and the clipping of gradients: the composed defaults."""
+"""Optimizer steps on flat arrays, and gradient clipping: the composed defaults, and the numbers that they take.
+
+A step takes its arrays, then two tuples of numbers: the options, which stay the same from step to step, and the
+scalars, which change with each. The scalars are floats only, so that they can lie in an array on the device.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from gradflow.backend.array_functions import Array
 from gradflow.backend.half_floats import in_float32
 from gradflow.backend.kernels import KernelBase, kernel
 
 
+class SGDOptions(NamedTuple):
+    """The options of `sgd_step`; `weight_decay * parameter` is added to the gradient."""
+
+    momentum: float
+    dampening: float
+    weight_decay: float
+    nesterov: bool
+
+
+class SGDScalars(NamedTuple):
+    """The scalars of `sgd_step`; `first` is 1.0 at the velocity's first step, which sets it, else 0.0."""
+
+    lr: float
+    first: float
+
+
+class AdamOptions(NamedTuple):
+    """The options of `adam_step`; `weight_decay * parameter` is added to the gradient (0 for AdamW)."""
+
+    beta1: float
+    beta2: float
+    epsilon: float
+    weight_decay: float
+
+
+class AdamScalars(NamedTuple):
+    """The scalars of `adam_step`; each parameter is first multiplied by `decay_factor` (1 for Adam).
+
+    At step t = 1, 2, ...: bias_correction1 = 1 - beta1**t, bias_correction2_root = sqrt(1 - beta2**t), and for AdamW
+    decay_factor = 1 - lr * weight_decay.
+    """
+
+    lr: float
+    bias_correction1: float
+    bias_correction2_root: float
+    decay_factor: float
+
+    @classmethod
+    def at(cls, step: int, lr: float, beta1: float, beta2: float, decoupled_decay: float = 0.0) -> AdamScalars:
+        """The scalars of step 1, 2, ...; decoupled_decay: the weight decay of AdamW."""
+        return cls(lr, 1.0 - beta1**step, math.sqrt(1.0 - beta2**step), 1.0 - lr * decoupled_decay)
+
+
+class RMSpropOptions(NamedTuple):
+    """The options of `rmsprop_step`; `weight_decay * parameter` is added to the gradient."""
+
+    alpha: float
+    epsilon: float
+    weight_decay: float
+    momentum: float
+
+
+class RMSpropScalars(NamedTuple):
+    """The scalars of `rmsprop_step`."""
+
+    lr: float
+
+
 class OptimizerKernels(KernelBase):
-    """Steps of optimizers, composed of array functions; all change arrays in place."""
+    """Optimizer steps composed of array functions; all change arrays in place."""
 
     # ------------------------------------------------------------------ kernels: optimizers, all in place
 
     @kernel
     @functools.partial(in_float32, changes=(0, 2))
     def sgd_step(
-        self,
-        parameter: Array,
-        gradient: Array,
-        velocity: Array | None,
-        lr: float,
-        momentum: float,
-        dampening: float,
-        nesterov: bool,
-        weight_decay: float,
-        first: bool,
+        self, parameter: Array, gradient: Array, velocity: Array | None, options: SGDOptions, scalars: SGDScalars
     ) -> None:
-        """A step of SGD on flat arrays: `parameter` and `velocity` change, `gradient` does not.
+        """Do a step of SGD on flat arrays: `parameter` and `velocity` change, `gradient` does not.
 
-        PyTorch's SGD: d = g + weight_decay * p; v = d at the `first` step, else momentum * v + (1 - dampening) * d;
+        PyTorch's SGD: d = g + weight_decay * p; v = d if `first`, else momentum * v + (1 - dampening) * d;
         p -= lr * (d + momentum * v if nesterov else v). `velocity` is None where momentum is 0.
         """
+        momentum, dampening, weight_decay, nesterov = options
+        one_minus_dampening = 1.0 - dampening
         d = gradient
         if weight_decay:
             d = self.add(d, self.multiply(parameter, weight_decay))
         if velocity is not None:
-            if first:
+            if scalars.first:
                 velocity[...] = d
             else:
-                velocity[...] = self.add(self.multiply(velocity, momentum), self.multiply(d, 1.0 - dampening))
+                velocity[...] = self.add(self.multiply(velocity, momentum), self.multiply(d, one_minus_dampening))
             d = self.add(d, self.multiply(velocity, momentum)) if nesterov else velocity
-        parameter[...] = self.subtract(parameter, self.multiply(d, lr))
+        parameter[...] = self.subtract(parameter, self.multiply(d, scalars.lr))
 
     @kernel
     @functools.partial(in_float32, changes=(0, 2, 3))
     def adam_step(
-        self,
-        parameter: Array,
-        gradient: Array,
-        mean: Array,
-        square: Array,
-        step: int,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
-        weight_decay: float,
-        decoupled: bool,
+        self, parameter: Array, gradient: Array, mean: Array, square: Array, options: AdamOptions, scalars: AdamScalars
     ) -> None:
-        """A step of Adam, or of AdamW with `decoupled`, on flat arrays: all but `gradient` change. step: 1, 2, ...
+        """Do a step of Adam or AdamW on flat arrays: all but `gradient` change.
 
         Kingma & Ba 2015, "Adam", algorithm 1, with epsilon as in PyTorch, outside the corrected root; Loshchilov &
-        Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
+        Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2. p *= decay_factor; g += weight_decay * p;
+        m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g**2;
+        p -= lr / bias_correction1 * m / (sqrt(v) / bias_correction2_root + epsilon).
         """
-        if weight_decay and decoupled:
-            parameter[...] = self.multiply(parameter, 1.0 - lr * weight_decay)
-        elif weight_decay:
+        beta1, beta2, epsilon, weight_decay = options
+        one_minus_beta1, one_minus_beta2 = 1.0 - beta1, 1.0 - beta2
+        if scalars.decay_factor != 1:
+            parameter[...] = self.multiply(parameter, scalars.decay_factor)
+        if weight_decay:
             gradient = self.add(gradient, self.multiply(parameter, weight_decay))
-        mean[...] = self.add(self.multiply(mean, beta1), self.multiply(gradient, 1.0 - beta1))
-        square[...] = self.add(self.multiply(square, beta2), self.multiply(self.square(gradient), 1.0 - beta2))
-        root = self.multiply(self.sqrt(square), 1.0 / math.sqrt(1.0 - beta2**step))
-        update = self.divide(self.multiply(mean, lr / (1.0 - beta1**step)), self.add(root, epsilon))
+        mean[...] = self.add(self.multiply(mean, beta1), self.multiply(gradient, one_minus_beta1))
+        square[...] = self.add(self.multiply(square, beta2), self.multiply(self.square(gradient), one_minus_beta2))
+        root = self.multiply(self.sqrt(square), 1.0 / scalars.bias_correction2_root)
+        step_size = scalars.lr / scalars.bias_correction1
+        update = self.divide(self.multiply(mean, step_size), self.add(root, epsilon))
         parameter[...] = self.subtract(parameter, update)
 
     @kernel
@@ -86,37 +136,36 @@ class OptimizerKernels(KernelBase):
         square: Array,
         mean: Array | None,
         velocity: Array | None,
-        lr: float,
-        alpha: float,
-        epsilon: float,
-        weight_decay: float,
-        momentum: float,
+        options: RMSpropOptions,
+        scalars: RMSpropScalars,
     ) -> None:
-        """A step of RMSprop on flat arrays: all but `gradient` change.
+        """Do a step of RMSprop on flat arrays: all but `gradient` change.
 
         Tieleman & Hinton 2012, lecture 6.5; centred where `mean` is given (Graves 2013, "Generating Sequences",
-        eq. 38-41), with a momentum where `velocity` is; epsilon outside the root, as in PyTorch. Where rounding makes
-        the centred mean square negative, it is 0.
+        eq. 38-41), with momentum where `velocity` is given; epsilon outside the root, as in PyTorch. A centred mean
+        square that rounding makes negative counts as 0.
         """
+        alpha, epsilon, weight_decay, momentum = options
+        one_minus_alpha = 1.0 - alpha
         if weight_decay:
             gradient = self.add(gradient, self.multiply(parameter, weight_decay))
-        square[...] = self.add(self.multiply(square, alpha), self.multiply(self.square(gradient), 1.0 - alpha))
+        square[...] = self.add(self.multiply(square, alpha), self.multiply(self.square(gradient), one_minus_alpha))
         average = square
         if mean is not None:
-            mean[...] = self.add(self.multiply(mean, alpha), self.multiply(gradient, 1.0 - alpha))
-            average = self.maximum(self.subtract(square, self.square(mean)), 0.0)  # which rounding may miss
+            mean[...] = self.add(self.multiply(mean, alpha), self.multiply(gradient, one_minus_alpha))
+            average = self.maximum(self.subtract(square, self.square(mean)), 0.0)  # rounding may make it negative
         update = self.divide(gradient, self.add(self.sqrt(average), epsilon))
         if velocity is not None:
             velocity[...] = self.add(self.multiply(velocity, momentum), update)
             update = velocity
-        parameter[...] = self.subtract(parameter, self.multiply(update, lr))
+        parameter[...] = self.subtract(parameter, self.multiply(update, scalars.lr))
 
     @kernel
     @functools.partial(in_float32, changes=(0,))
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
-        """Scale the arrays in place by min(1, max_norm / (norm + 1e-6)); returns their 2-norm before that, 0-d.
+        """Scale the arrays in place by min(1, max_norm / (norm + 1e-6)) and return their previous 2-norm, 0-d.
 
-        The norm stays on the device: nothing waits for it. Pascanu et al. 2013, "On the difficulty of training
+        The norm stays on the device, and nothing waits for it. Pascanu et al. 2013, "On the difficulty of training
         recurrent neural networks", algorithm 1.
         """
         total = self.sum(self.square(gradients[0]))

@@ -9,7 +9,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gradflow.backend import Array, Backend
+from gradflow.backend import (
+    AdamOptions,
+    AdamScalars,
+    Array,
+    Backend,
+    RMSpropOptions,
+    RMSpropScalars,
+    SGDOptions,
+    SGDScalars,
+)
 from gradflow.optim.optimizer import Optimizer, Parameters, check_numbers, check_rate, number
 from gradflow.optim.schedules import Schedule
 
@@ -63,17 +72,9 @@ class SGD(Optimizer):
         fresh: bool,
         group: Mapping[str, Any],
     ) -> None:
-        backend.sgd_step(
-            values,
-            gradients,
-            state.get("momentum_buffer"),
-            lr,
-            group["momentum"],
-            group["dampening"],
-            group["nesterov"],
-            group["weight_decay"],
-            fresh,
-        )
+        options = SGDOptions(group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"])
+        scalars = SGDScalars(lr, float(fresh))
+        backend.sgd_step(values, gradients, state.get("momentum_buffer"), options, scalars)
 
 
 class Adam(Optimizer):
@@ -122,19 +123,10 @@ class Adam(Optimizer):
         group: Mapping[str, Any],
     ) -> None:
         beta1, beta2 = group["betas"]
-        backend.adam_step(
-            values,
-            gradients,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            step,
-            lr,
-            beta1,
-            beta2,
-            group["eps"],
-            group["weight_decay"],
-            self._decoupled,
-        )
+        decay = group["weight_decay"]
+        options = AdamOptions(beta1, beta2, group["eps"], 0.0 if self._decoupled else decay)
+        scalars = AdamScalars.at(step, lr, beta1, beta2, decay if self._decoupled else 0.0)
+        backend.adam_step(values, gradients, state["exp_avg"], state["exp_avg_sq"], options, scalars)
 
 
 class AdamW(Adam):
@@ -198,15 +190,6 @@ class RMSprop(Optimizer):
         fresh: bool,
         group: Mapping[str, Any],
     ) -> None:
-        backend.rmsprop_step(
-            values,
-            gradients,
-            state["square_avg"],
-            state.get("grad_avg"),
-            state.get("momentum_buffer"),
-            lr,
-            group["alpha"],
-            group["eps"],
-            group["weight_decay"],
-            group["momentum"],
-        )
+        options = RMSpropOptions(group["alpha"], group["eps"], group["weight_decay"], group["momentum"])
+        square, mean, velocity = state["square_avg"], state.get("grad_avg"), state.get("momentum_buffer")
+        backend.rmsprop_step(values, gradients, square, mean, velocity, options, RMSpropScalars(lr))

@@ -21,9 +21,15 @@ from types import ModuleType
 from gradflow.backend import (
     ACTIVATIONS,
     ARRAY_FUNCTIONS,
+    AdamOptions,
+    AdamScalars,
     Backend,
     Diagnosis,
     MemoryStats,
+    RMSpropOptions,
+    RMSpropScalars,
+    SGDOptions,
+    SGDScalars,
     composed,
     contract,
     device,
@@ -86,6 +92,9 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 """The signature of each array function, as far as gradflow uses it: the standard's, without what is never passed."""
 
+OPTIONS = (SGDOptions, SGDScalars, AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars)
+"""What the steps of optimizers take beside arrays."""
+
 SIGNATURES: dict[str, str] = {name: given for group in GROUPS.values() for name, given in group.items()}
 
 
@@ -107,8 +116,8 @@ def methods() -> Iterator[str]:
         if base.__name__ in classes:
             yield from _methods_of(*classes[base.__name__])
     yield from ("### What they return and take", "")
-    records = dict(_classes(device))
-    for record in (Diagnosis, MemoryStats):
+    records = {**dict(_classes(device)), **dict(_classes(optimizer_steps))}
+    for record in (Diagnosis, MemoryStats, *OPTIONS):
         _, node = records[record.__name__]
         fields = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign)]
         yield from _entry(f"{node.name}({', '.join(fields)})", ast.get_docstring(node) or "")

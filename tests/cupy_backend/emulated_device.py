@@ -37,7 +37,7 @@ def numbers(shape: tuple[int, ...], real: Any = np.float32, seed: int = 0) -> An
 
 def on_device(backend: Backend, x: Any) -> Any:
     """An array, or those of a tuple or a list, moved with its layout; anything else as it is."""
-    if isinstance(x, (tuple, list)):
+    if type(x) in (tuple, list):
         return type(x)(on_device(backend, part) for part in x)
     if not isinstance(x, np.ndarray):
         return x

@@ -16,7 +16,16 @@ import pytest
 from emulated_device import REALS, agree, needs_compiler, numbers, on_device
 
 import gradflow as gf
-from gradflow.backend import ACTIVATIONS, Backend
+from gradflow.backend import (
+    ACTIVATIONS,
+    AdamOptions,
+    AdamScalars,
+    Backend,
+    RMSpropOptions,
+    RMSpropScalars,
+    SGDOptions,
+    SGDScalars,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -256,31 +265,20 @@ def test_optimizer_steps(backend: Any, reference: Any, real: Any) -> None:
         (0.9, 0.1, False, 0.0, True),
     ):
         p, g, v = state(0, 0, 0)
-        both(backend, reference, "sgd_step", p, g, v if momentum else None, 0.1, momentum, dampening, nesterov, decay,
-             first, ulp=ulp)  # fmt: skip
+        options, scalars = SGDOptions(momentum, dampening, decay, nesterov), SGDScalars(0.1, float(first))
+        both(backend, reference, "sgd_step", p, g, v if momentum else None, options, scalars, ulp=ulp)
     for decay, decoupled in ((0.0, False), (0.1, False), (0.1, True)):
         for step in (1, 100):
-            both(
-                backend,
-                reference,
-                "adam_step",
-                *state(0, 0, 0, 1),
-                step,
-                0.1,
-                0.9,
-                0.999,
-                1e-3,
-                decay,
-                decoupled,
-                ulp=ulp,
-            )
+            adam_options = AdamOptions(0.9, 0.999, 1e-3, 0.0 if decoupled else decay)
+            adam_scalars = AdamScalars.at(step, 0.1, 0.9, 0.999, decay if decoupled else 0.0)
+            both(backend, reference, "adam_step", *state(0, 0, 0, 1), adam_options, adam_scalars, ulp=ulp)
     for centred in (False, True):
         for momentum in (0.0, 0.9):
             p, g, s, m, v = state(0, 0, 1, 1, 0)
             m *= 0.1
             s += 1
-            both(backend, reference, "rmsprop_step", p, g, s, m if centred else None, v if momentum else None, 0.1, 0.9,
-                 1e-3, 0.01, momentum, ulp=ulp)  # fmt: skip
+            both(backend, reference, "rmsprop_step", p, g, s, m if centred else None, v if momentum else None,
+                 RMSpropOptions(0.9, 1e-3, 0.01, momentum), RMSpropScalars(0.1), ulp=ulp)  # fmt: skip
 
 
 @pytest.mark.parametrize("real", [*REALS, pytest.param(np.float16, id="float16")])
@@ -302,9 +300,10 @@ def test_hyperparameters_of_numpy(backend: Backend, kind: Any) -> None:
     def step(number: Any) -> list[Any]:
         p, g, m, s, v = (on_device(backend, np.abs(numbers((33,), seed=seed))) for seed in range(5))
         half, small, much = number(0.5), number(0.25), number(0.75)
-        backend.sgd_step(p, g, v, small, half, small, True, half, False)
-        backend.adam_step(p, g, m, s, 3, small, half, much, small, half, True)
-        backend.rmsprop_step(p, g, s, None, v, small, much, small, half, half)
+        backend.sgd_step(p, g, v, SGDOptions(half, small, half, True), SGDScalars(small, 0.0))
+        adam_options = AdamOptions(half, much, small, number(0.0))
+        backend.adam_step(p, g, m, s, adam_options, AdamScalars.at(3, small, half, much, half))
+        backend.rmsprop_step(p, g, s, None, v, RMSpropOptions(much, small, half, half), RMSpropScalars(small))
         norm = backend.clip_global_norm([g], half)
         x = backend.reshape(p, (3, 11))
         out, residual = backend.layer_norm(x, None, None, (1,), small)

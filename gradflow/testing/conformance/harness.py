@@ -74,7 +74,7 @@ class Case:
 
 def cast(x: Any, dtype: str) -> Any:
     """A copy of an argument, its floating arrays in another dtype."""
-    if isinstance(x, (tuple, list)):
+    if type(x) in (tuple, list):
         return type(x)(cast(part, dtype) for part in x)
     if not isinstance(x, np.ndarray):
         return x
@@ -83,7 +83,7 @@ def cast(x: Any, dtype: str) -> Any:
 
 def rounded(x: Any) -> Any:
     """Floating arrays as float32 with no more digits than bfloat16 has."""
-    if isinstance(x, (tuple, list)):
+    if type(x) in (tuple, list):
         return type(x)(rounded(part) for part in x)
     if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
         return x
@@ -113,7 +113,7 @@ class Placed:
         self.arguments = tuple(self._place(x) for x in arguments)
 
     def _place(self, x: Any) -> Any:
-        if isinstance(x, (tuple, list)):
+        if type(x) in (tuple, list):
             return type(x)(self._place(part) for part in x)
         if not isinstance(x, np.ndarray):
             return x

@@ -44,7 +44,7 @@ def test_bfloat16(backend: Backend, case: Case, dtype: str) -> None:
     given = rounded(case.arguments)
 
     def place(x: Any) -> Any:
-        if isinstance(x, (tuple, list)):
+        if type(x) in (tuple, list):
             return type(x)(place(part) for part in x)
         if not isinstance(x, np.ndarray):
             return x

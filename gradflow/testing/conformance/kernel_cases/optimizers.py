@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.backend import AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars, SGDOptions, SGDScalars
 from gradflow.testing.conformance.harness import Case
 from gradflow.testing.conformance.kernel_cases.inputs import half_case, in_place, normal
 
@@ -15,16 +16,23 @@ SIZES = (0, 1, 7, 65539)
 """One beyond a chunk of NumPy's backend, of 65536 elements."""
 
 
-def sgd_bound(
-    e: float, p: Any, g: Any, v: Any, lr: float, momentum: float, dampening: float, nesterov: bool, decay: float,
-    first: bool,
-) -> Sequence[Any]:  # fmt: skip
+def sgd_bound(e: float, p: Any, g: Any, v: Any, options: SGDOptions, scalars: SGDScalars) -> Sequence[Any]:
+    momentum, dampening, decay, nesterov = options
+    lr, first = scalars
     size = np.abs(g) + decay * np.abs(p)
     if v is None:
         return [8 * e * (np.abs(p) + lr * size), None]
     velocity = size if first else momentum * np.abs(v) + (1 - dampening) * size
     size = size + momentum * velocity if nesterov else velocity
     return [8 * e * (np.abs(p) + lr * size), 8 * e * velocity]
+
+
+def adam_numbers(
+    step: int, lr: float, beta1: float, beta2: float, epsilon: float, decay: float, decoupled: bool
+) -> tuple[AdamOptions, AdamScalars]:
+    """The options and scalars of Adam or, `decoupled`, of AdamW."""
+    options = AdamOptions(beta1, beta2, epsilon, 0.0 if decoupled else decay)
+    return options, AdamScalars.at(step, lr, beta1, beta2, decay if decoupled else 0.0)
 
 
 def root_bound(e: float, wrong: Any, square: Any, share: float) -> tuple[Any, Any]:
@@ -34,15 +42,14 @@ def root_bound(e: float, wrong: Any, square: Any, share: float) -> tuple[Any, An
 
 
 def adam_bound(
-    e: float, p: Any, g: Any, m: Any, v: Any, step: int, lr: float, b1: float, b2: float, epsilon: float, decay: float,
-    decoupled: bool,
+    e: float, p: Any, g: Any, m: Any, v: Any, options: AdamOptions, scalars: AdamScalars
 ) -> Sequence[Any]:  # fmt: skip
-    coupled = 0.0 if decoupled else decay
-    size, g = np.abs(g) + coupled * np.abs(p), g + coupled * p
+    b1, b2, epsilon, decay = options
+    size, g = np.abs(g) + decay * np.abs(p), g + decay * scalars.decay_factor * p
     mean, square = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
     root, wrong = root_bound(e, 4 * e * size, square, 1 - b2)
     wrong_mean = 6 * e * (b1 * np.abs(m) + (1 - b1) * size)
-    rate, correction = lr / (1 - b1**step), 1 / np.sqrt(1 - b2**step)
+    rate, correction = scalars.lr / scalars.bias_correction1, 1 / scalars.bias_correction2_root
     below = correction * root + epsilon
     update = rate * np.abs(mean) / below
     change = rate * wrong_mean / below + update * (correction * wrong / below + 8 * e)
@@ -50,9 +57,10 @@ def adam_bound(
 
 
 def rmsprop_bound(
-    e: float, p: Any, g: Any, square: Any, mean: Any, velocity: Any, lr: float, alpha: float, epsilon: float,
-    decay: float, momentum: float,
+    e: float, p: Any, g: Any, square: Any, mean: Any, velocity: Any, options: RMSpropOptions, scalars: RMSpropScalars
 ) -> Sequence[Any]:  # fmt: skip
+    alpha, epsilon, decay, momentum = options
+    (lr,) = scalars
     size, g = np.abs(g) + decay * np.abs(p), g + decay * p
     square = alpha * square + (1 - alpha) * g**2
     root, wrong = root_bound(e, 4 * e * size, square, 1 - alpha)
@@ -87,7 +95,7 @@ def optimizer_cases() -> list[Case]:
     cases = []
     for n in SIZES:
         p, g, v = normal((n,), 31), normal((n,), 32), normal((n,), 33)
-        some = (n == 7,)
+        some = n == 7
         for velocity, first, nesterov, dampening, decay in [
             (False, False, False, 0.0, 0.0), (False, False, False, 0.0, 0.1), (True, True, False, 0.0, 0.0),
             (True, False, False, 0.0, 0.0), (True, False, True, 0.0, 0.1), (True, True, True, 0.0, 0.1),
@@ -98,18 +106,27 @@ def optimizer_cases() -> list[Case]:
             cases.append(
                 Case(
                     "sgd_step", f"{title}-{dampening}-{decay}",
-                    (p, g, before, 0.1, 0.9 if velocity else 0.0, dampening, nesterov, decay, first),
+                    (p, g, before, SGDOptions(0.9 if velocity else 0.0, dampening, decay, nesterov),
+                     SGDScalars(0.1, float(first))),
                     sgd_bound, in_place("sgd_step", 0, 2), changes=(0, 2),
                 )
             )  # fmt: skip
         for step, (decay, decoupled) in itertools.product(
-            (1, 2, 1000) if some[0] else (1, 3), ((0.0, False), (0.1, False), (0.1, True), (0.0, True))
+            (1, 2, 1000) if some else (1, 3), ((0.0, False), (0.1, False), (0.1, True), (0.0, True))
         ):
             m, square = (np.zeros(n), np.zeros(n)) if step == 1 else (v * 0.3, normal((n,), 34) ** 2)
             cases.append(
                 Case(
                     "adam_step", f"{n}-{step}-{decay}-{decoupled}",
-                    (p, g, m, square, step, 0.01, 0.9, 0.999, 1e-8, decay, decoupled),
+                    (p, g, m, square, *adam_numbers(step, 0.01, 0.9, 0.999, 1e-8, decay, decoupled)),
+                    adam_bound, in_place("adam_step", 0, 2, 3), changes=(0, 2, 3),
+                )
+            )  # fmt: skip
+        if some:
+            numbers = AdamOptions(0.9, 0.999, 1e-8, 0.1), AdamScalars.at(3, 0.01, 0.9, 0.999, 0.1)
+            cases.append(
+                Case(
+                    "adam_step", f"{n}-both-decays", (p, g, v * 0.3, normal((n,), 34) ** 2, *numbers),
                     adam_bound, in_place("adam_step", 0, 2, 3), changes=(0, 2, 3),
                 )
             )  # fmt: skip
@@ -118,7 +135,7 @@ def optimizer_cases() -> list[Case]:
                 Case(
                     "rmsprop_step", f"{n}{'-centred' * centred}{'-velocity' * with_velocity}-{decay}",
                     (p, g, 1 + normal((n,), 35) ** 2, v * 0.2 if centred else None, v if with_velocity else None,
-                     0.01, 0.99, 1e-8, decay, 0.9 if with_velocity else 0.0),
+                     RMSpropOptions(0.99, 1e-8, decay, 0.9 if with_velocity else 0.0), RMSpropScalars(0.01)),
                     rmsprop_bound, in_place("rmsprop_step", 0, 2, 3, 4), changes=(0, 2, 3, 4),
                 )
             )  # fmt: skip
@@ -127,7 +144,7 @@ def optimizer_cases() -> list[Case]:
             Case(
                 "rmsprop_step", f"{n}-constant{'-velocity' * with_velocity}",
                 (p, constant, 0.99 * constant**2, constant, v if with_velocity else None,
-                 0.01, 0.99, 0.1, 0.0, 0.9 if with_velocity else 0.0),
+                 RMSpropOptions(0.99, 0.1, 0.0, 0.9 if with_velocity else 0.0), RMSpropScalars(0.01)),
                 rmsprop_bound, in_place("rmsprop_step", 0, 2, 3, 4), changes=(0, 2, 3, 4),
             )
             for with_velocity in (False, True)
@@ -156,7 +173,7 @@ def half_cases() -> list[Case]:
     zeros = np.zeros(6)
     options: tuple[Any, ...]
     for velocity in (None, zeros + 100.0):
-        options = (1e-8, 0.0 if velocity is None else 0.9999, 0.0, False, 1e-8, False)
+        options = (SGDOptions(0.0 if velocity is None else 0.9999, 0.0, 1e-8, False), SGDScalars(1e-8, 0.0))
         cases.append(
             half_case(
                 "sgd_step", "small" if velocity is None else "small-velocity", (p, 100 * small, velocity, *options),
@@ -164,7 +181,7 @@ def half_cases() -> list[Case]:
             )
         )  # fmt: skip
     for decoupled in (True, False):
-        options = (1, 1e-5, 0.9, 0.9999, 1e-8, 1e-6, decoupled)
+        options = adam_numbers(1, 1e-5, 0.9, 0.9999, 1e-8, 1e-6, decoupled)
         cases.append(
             half_case(
                 "adam_step", f"small-{decoupled}", (p, small, zeros, zeros, *options),
@@ -172,7 +189,7 @@ def half_cases() -> list[Case]:
             )
         )  # fmt: skip
     for mean, velocity in itertools.product((None, zeros), (None, zeros)):
-        options = (1e-5, 0.9999, 1e-8, 1e-6, 0.0 if velocity is None else 0.9)
+        options = (RMSpropOptions(0.9999, 1e-8, 1e-6, 0.0 if velocity is None else 0.9), RMSpropScalars(1e-5))
         title = f"small{'' if mean is None else '-centred'}{'' if velocity is None else '-velocity'}"
         cases.append(
             half_case(
