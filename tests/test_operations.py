@@ -294,6 +294,7 @@ def test_float32_on_a_device_agrees_with_float64_on_the_cpu(case: Case, other_de
     check_float32(case, other_device)
 
 
+@pytest.mark.slow
 @every_case
 def test_float32_on_the_cpu_agrees_with_float64(case: Case) -> None:
     check_float32(case, "cpu")

@@ -146,6 +146,7 @@ def _by_single_passes(case: Case) -> list[list[np.ndarray]]:
     return blocks
 
 
+@pytest.mark.slow
 @every_case
 def test_jacobians_by_rows_by_columns_and_recorded_equal_a_loop_of_vjps(case: Case) -> None:
     """Neither rows on arrays, nor columns, nor rows on tensors may differ from one row at a time."""
