@@ -51,6 +51,25 @@ def test_a_path_exists(path: str) -> None:
     assert list(ROOT.glob(path))
 
 
+def test_the_links_lead_to_files() -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)\)", PAGE)
+    assert targets
+    assert all((ROOT / target).exists() for target in targets)
+
+
+def test_the_names_in_capitals_are_in_the_files_beside_them() -> None:
+    """As in "`FUNCTIONS` and a case to `CASES` in `tests/cases.py`": a recipe says what to change where."""
+    recipes = " ".join(PAGE.partition("## Recipes")[2].split())
+    pairs = [
+        (name, path)
+        for names, path in re.findall(r"((?:`[A-Z_]+`[^`.;:()]*)+) in `([\w/.]+\.py)`", recipes)
+        for name in re.findall(r"`([A-Z_]+)`", names)
+    ]
+    assert len(pairs) >= 6
+    for name, path in pairs:
+        assert re.search(rf"^{name}\b", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), (name, path)
+
+
 def test_the_fast_tests_are_those_that_ci_runs_on_other_pythons() -> None:
     assert '.venv/bin/pytest -n auto -m "not slow"' in COMMANDS
     assert '-n auto -q -p no:cacheprovider -m "not slow"' in CI
