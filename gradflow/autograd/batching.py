@@ -12,13 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gradflow.backend import KERNELS, Backend
+from gradflow.backend.array_functions import ELEMENTWISE, FUNCTION_GROUPS
 
-_ELEMENTWISE = frozenset({
-    "abs", "add", "subtract", "multiply", "divide", "negative", "pow", "exp", "log", "log1p", "expm1", "sqrt",
-    "square", "sign", "sin", "cos", "tanh", "maximum", "minimum", "clip", "where", "isfinite", "isnan", "equal",
-    "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_not",
-})  # fmt: skip
-_ALONG_AXES = frozenset({"sum", "prod", "mean", "var", "std", "max", "min", "any", "all", "cumulative_sum", "flip"})
+_ALONG_AXES = frozenset({*FUNCTION_GROUPS["Reductions"], "cumulative_sum", "flip"})
 
 
 class Batch:
@@ -56,7 +52,7 @@ class Batching:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """Found once for each name: an elementwise function, a reduction, a kernel's composed default, or a loop."""
-        if name in _ELEMENTWISE:
+        if name in ELEMENTWISE:
             function = functools.partial(self._elementwise, getattr(self.F, name))
         elif name in _ALONG_AXES:
             function = functools.partial(self._along_axes, getattr(self.F, name))

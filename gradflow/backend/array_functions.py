@@ -6,24 +6,75 @@ from typing import Any
 
 Array = Any
 """An array of a backend's own library."""
-ARRAY_FUNCTIONS: tuple[str, ...] = (
-    # creation and type
-    "asarray", "empty", "zeros", "ones", "full", "arange", "zeros_like", "ones_like", "astype",
-    # element by element; a Python number may stand for one of two operands
-    "abs", "add", "subtract", "multiply", "divide", "negative", "pow", "exp", "log", "log1p", "expm1", "sqrt",
-    "square", "sign", "sin", "cos", "tanh", "floor", "ceil", "round", "maximum", "minimum", "clip", "where", "isfinite",
-    "isinf", "isnan",
-    "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or",
-    "logical_not", "bitwise_and", "bitwise_xor", "bitwise_right_shift",
-    # reductions and scans
-    "sum", "prod", "mean", "var", "std", "max", "min", "any", "all", "argmax", "argmin", "cumulative_sum", "argsort",
-    # shape
-    "reshape", "broadcast_to", "permute_dims", "matrix_transpose", "squeeze", "expand_dims", "concat", "stack",
-    "flip",
-    # selection and products
-    "take_along_axis", "matmul",
+
+_UNARY = (
+    "abs", "negative", "exp", "log", "log1p", "expm1", "sqrt", "square", "sign", "sin", "cos", "tanh", "floor", "ceil",
+    "round", "isfinite", "isinf", "isnan", "logical_not",
 )  # fmt: skip
-"""The Array-API functions that a backend must have: semantics and names of arguments are the standard's (2024.12).
+_BINARY = (
+    "add", "subtract", "multiply", "divide", "pow", "maximum", "minimum", "equal", "not_equal", "less", "less_equal",
+    "greater", "greater_equal", "logical_and", "logical_or", "bitwise_and", "bitwise_xor", "bitwise_right_shift",
+)  # fmt: skip
+
+FUNCTION_GROUPS: dict[str, dict[str, str]] = {
+    "Creation and type": {
+        "asarray": "(obj, /, *, dtype=None)",
+        "empty": "(shape, *, dtype=None)",
+        "zeros": "(shape, *, dtype=None)",
+        "ones": "(shape, *, dtype=None)",
+        "full": "(shape, fill_value, *, dtype=None)",
+        "arange": "(start, /, stop=None, step=1, *, dtype=None)",
+        "zeros_like": "(x, /)",
+        "ones_like": "(x, /)",
+        "astype": "(x, dtype, /, *, copy=True)",
+    },
+    "Elementwise, of one array": dict.fromkeys(_UNARY, "(x, /)"),
+    "Elementwise, of two; one may be a Python number": dict.fromkeys(_BINARY, "(x1, x2, /)"),
+    "Elementwise, others": {
+        "clip": "(x, /, min=None, max=None)",
+        "where": "(condition, x1, x2, /)",
+    },
+    "Reductions": {
+        **dict.fromkeys(("sum", "prod", "mean", "max", "min", "any", "all"), "(x, /, *, axis=None, keepdims=False)"),
+        **dict.fromkeys(("var", "std"), "(x, /, *, axis=None, correction=0.0, keepdims=False)"),
+    },
+    "Along one axis": {
+        **dict.fromkeys(("argmax", "argmin"), "(x, /, *, axis=None, keepdims=False)"),
+        "cumulative_sum": "(x, /, *, axis=None)",
+        "argsort": "(x, /, *, axis=-1, descending=False, stable=True)",
+    },
+    "Shape": {
+        "reshape": "(x, /, shape)",
+        "broadcast_to": "(x, /, shape)",
+        "permute_dims": "(x, /, axes)",
+        "matrix_transpose": "(x, /)",
+        "squeeze": "(x, /, axis)",
+        "expand_dims": "(x, /, *, axis=0)",
+        "concat": "(arrays, /, *, axis=0)",
+        "stack": "(arrays, /, *, axis=0)",
+        "flip": "(x, /, *, axis=None)",
+    },
+    "Selection and products": {
+        "take_along_axis": "(x, indices, /, *, axis=-1)",
+        "matmul": "(x1, x2, /)",
+    },
+}
+"""The array functions by group, with the arguments that gradflow passes: a part of the standard's.
+
+Gradient rules on batches (`gradflow.autograd.batching`) and the page on backends are made from this.
+"""
+
+ELEMENTWISE = frozenset(
+    name for title, functions in FUNCTION_GROUPS.items() if title.startswith("Elementwise") for name in functions
+)
+"""The names of the elementwise array functions."""
+
+ARRAY_FUNCTIONS: dict[str, str] = {
+    name: signature for functions in FUNCTION_GROUPS.values() for name, signature in functions.items()
+}
+"""The Array-API functions that a backend must have, by name, with the arguments that gradflow passes.
+
+Semantics and names of arguments are the standard's (2024.12).
 
 Beyond the standard, sums are accurate: that of n floating-point numbers, over any axes, and each number of a running
 sum, is within (20 + log2 n) * eps * sum(|x|) of the exact one, with eps of the result; `mean`, `var` and `std` rest on

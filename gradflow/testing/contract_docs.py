@@ -21,86 +21,24 @@ from types import ModuleType
 from gradflow.backend import (
     ACTIVATIONS,
     ARRAY_FUNCTIONS,
-    AdamOptions,
-    AdamScalars,
     Backend,
     Diagnosis,
     MemoryStats,
-    RMSpropOptions,
-    RMSpropScalars,
-    SGDOptions,
-    SGDScalars,
     composed,
     contract,
     device,
     optimizer_steps,
     philox,
 )
+from gradflow.backend.array_functions import FUNCTION_GROUPS
 
 BEGIN = "<!-- made by python -m gradflow.testing.contract_docs: do not edit from here -->"
 END = "<!-- to here -->"
 
-_UNARY = (
-    "abs", "negative", "exp", "log", "log1p", "expm1", "sqrt", "square", "sign", "sin", "cos", "tanh", "floor", "ceil",
-    "round", "isfinite", "isinf", "isnan", "logical_not",
-)  # fmt: skip
-_BINARY = (
-    "add", "subtract", "multiply", "divide", "pow", "maximum", "minimum", "equal", "not_equal", "less", "less_equal",
-    "greater", "greater_equal", "logical_and", "logical_or", "bitwise_and", "bitwise_xor", "bitwise_right_shift",
-)  # fmt: skip
-
-GROUPS: dict[str, dict[str, str]] = {
-    "Creation and type": {
-        "asarray": "(obj, /, *, dtype=None)",
-        "empty": "(shape, *, dtype=None)",
-        "zeros": "(shape, *, dtype=None)",
-        "ones": "(shape, *, dtype=None)",
-        "full": "(shape, fill_value, *, dtype=None)",
-        "arange": "(start, /, stop=None, step=1, *, dtype=None)",
-        "zeros_like": "(x, /)",
-        "ones_like": "(x, /)",
-        "astype": "(x, dtype, /, *, copy=True)",
-    },
-    "Element by element, of one array": dict.fromkeys(_UNARY, "(x, /)"),
-    "Element by element, of two; one may be a Python number": dict.fromkeys(_BINARY, "(x1, x2, /)"),
-    "Element by element, others": {
-        "clip": "(x, /, min=None, max=None)",
-        "where": "(condition, x1, x2, /)",
-    },
-    "Reductions and scans": {
-        **dict.fromkeys(("sum", "prod", "mean", "max", "min", "any", "all"), "(x, /, *, axis=None, keepdims=False)"),
-        **dict.fromkeys(("var", "std"), "(x, /, *, axis=None, correction=0.0, keepdims=False)"),
-        **dict.fromkeys(("argmax", "argmin"), "(x, /, *, axis=None, keepdims=False)"),
-        "cumulative_sum": "(x, /, *, axis=None)",
-        "argsort": "(x, /, *, axis=-1, descending=False, stable=True)",
-    },
-    "Shape": {
-        "reshape": "(x, /, shape)",
-        "broadcast_to": "(x, /, shape)",
-        "permute_dims": "(x, /, axes)",
-        "matrix_transpose": "(x, /)",
-        "squeeze": "(x, /, axis)",
-        "expand_dims": "(x, /, *, axis=0)",
-        "concat": "(arrays, /, *, axis=0)",
-        "stack": "(arrays, /, *, axis=0)",
-        "flip": "(x, /, *, axis=None)",
-    },
-    "Selection and products": {
-        "take_along_axis": "(x, indices, /, *, axis=-1)",
-        "matmul": "(x1, x2, /)",
-    },
-}
-"""The signature of each array function, as far as gradflow uses it: the standard's, without what is never passed."""
-
-OPTIONS = (SGDOptions, SGDScalars, AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars)
-"""What the steps of optimizers take beside arrays."""
-
-SIGNATURES: dict[str, str] = {name: given for group in GROUPS.values() for name, given in group.items()}
-
 
 def array_functions() -> Iterator[str]:
     """The lines on the array functions: a list for each group, names of equal signatures in one item."""
-    for title, functions in GROUPS.items():
+    for title, functions in FUNCTION_GROUPS.items():
         yield from (f"{title}:", "")
         for signature in dict.fromkeys(functions.values()):
             names = [f"`{name}`" for name, given in functions.items() if given == signature]
