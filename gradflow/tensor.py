@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gradflow.autograd.backward import backward
 from gradflow.autograd.graph import Node
 from gradflow.autograd.hooks import Handle, add_hook, retained
 from gradflow.autograd.leaf import Leaf
-from gradflow.autograd.saved import Memory
+from gradflow.autograd.memory import Memory
+from gradflow.autograd.wrapping import makes_tensors
 from gradflow.backend import Array, Backend, Device
 from gradflow.backend.registry import get_backend
 from gradflow.dtypes import DTYPES, DType
@@ -22,6 +22,7 @@ from gradflow.printing import describe, formatted, tensor_text
 from gradflow.tensor_methods import TensorMethods
 
 
+@makes_tensors
 class Tensor(TensorMethods):
     """An array of numbers on a device that knows what it was computed from. Make one with `gradflow.tensor`.
 
@@ -185,43 +186,6 @@ class Tensor(TensorMethods):
             retained(self._node, make=True)
 
     # ------------------------------------------------------------------ differentiating
-
-    def backward(
-        self, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False
-    ) -> None:
-        """Add the gradient of this tensor to `.grad` of every leaf that it depends on.
-
-        `gradient` is the cotangent, of this tensor's shape, dtype and device; 1 for a scalar. `retain_graph` keeps the
-        saved arrays for a second pass (default: the value of `create_graph`); `create_graph` records the pass, so that
-        gradients can be differentiated. Raises RuntimeError for a tensor that needs no gradient, a missing
-        `gradient`, or a graph already freed; ValueError for a `gradient` that does not fit.
-
-        Threads may go back to the same leaves at once, each through a graph of its own: no contribution is lost.
-        (Optimizers, `zero_grad` and captured steps are for one thread at a time.)
-        """
-        node = self._node
-        if node is None:
-            raise RuntimeError(
-                f"backward() on a {describe(self)} that needs no gradient: "
-                "set requires_grad=True on what it should be differentiated by, before it is computed"
-            )
-        if gradient is None:
-            if self.array.shape and self.size != 1:
-                raise RuntimeError(
-                    f"backward() without a gradient is for a tensor with one element; this one has shape {self.shape}: "
-                    "reduce it first (mean, sum) or pass gradient="
-                )
-            seed = self.backend.ones(self.array.shape, dtype=self.array.dtype)
-        else:
-            if not isinstance(gradient, Tensor):
-                raise TypeError(f"gradient must be a Tensor; got {type(gradient).__name__}")
-            if (gradient.shape, gradient.dtype, gradient.device) != (self.shape, self.dtype, self.device):
-                raise ValueError(f"gradient must be like the {describe(self)}; got a {describe(gradient)}")
-            seed = gradient.array
-        start: Any = seed
-        if create_graph:
-            start = gradient if gradient is not None else Tensor(seed, self.backend)
-        backward([node], [start], create_graph if retain_graph is None else retain_graph, create_graph)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Handle:
         """Call `hook` with the whole gradient of this tensor in each backward pass; what it returns takes its place.

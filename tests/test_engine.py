@@ -19,7 +19,7 @@ import pytest
 import gradflow as gf
 from gradflow.autograd import observers
 from gradflow.autograd.graph import Node
-from gradflow.autograd.leaf import Leaf, _accumulate
+from gradflow.autograd.leaf import Leaf, accumulate
 from gradflow.random import generator
 from gradflow.tensor import Tensor
 
@@ -379,7 +379,7 @@ def test_operations_with_a_residual_are_freed_too(name: str) -> None:
 
 
 def test_backward_refuses_what_has_no_gradient() -> None:
-    with pytest.raises(RuntimeError, match=r"shape \(2,\), float32 on cpu that needs no gradient"):
+    with pytest.raises(RuntimeError, match=r"shape \(2,\), float32 on cpu that does not require grad"):
         gf.ones(2).backward()
 
 
@@ -901,7 +901,7 @@ def test_a_child_forked_while_another_thread_adds_a_gradient_or_draws_goes_on() 
 
     def hold() -> None:
         with generator._counter_lock:
-            _accumulate(w._node, Slow(), False)
+            accumulate(w._node, Slow())
 
     thread = threading.Thread(target=hold)
     thread.start()

@@ -1,17 +1,22 @@
-"""The backward pass: nodes that remember operations, and the walk that applies their rules in reverse.
+"""The backward pass: walks over the graph that apply the gradient rules of its nodes in reverse.
 
-A node holds an operation, the nodes that its inputs came from, and the tensors that its rules read. A walk visits
-nodes from the newest to the oldest and hands each gradient on. It runs in one of two ways:
+The graph has two kinds of vertices. A `Node` records an operation: its `parents` (the nodes and leaves that its inputs
+came from) and the inputs and result that its rules read. A `Leaf` stands for a tensor that was not computed, and keeps
+its gradient. Gradients flow from a node to its parents.
 
-- on arrays, where a rule's `F` is the backend: nothing is recorded;
-- on tensors (`create_graph=True`), where `F` is `gradflow.ops`: the same rule, recorded, so that the gradient can be
-  differentiated in turn.
+A walk starts from the roots, usually one loss, with a gradient for each. It visits nodes from the newest to the
+oldest, and leaves last (`nodes_from`). A node is newer than its parents, so when the walk comes to it, every gradient
+that flows to it has been computed. Until then `pending` holds their sum, and `parts` those that indexing gives, each
+of which is zero but for a part of the tensor. The walk applies the rules of the node to the sum, adds each result to
+the sum of a parent, and frees what the node saved.
 
-Either way it can go for many gradients at once (`gradflow.batching`): the same rules again, on batches of them.
+There are two walks, which give the same gradients, to the bit:
 
-What would otherwise stand in every rule is done here, once: running it in float32 where gradients are half floats, so
-that no count or factor leaves their range, undoing broadcasts, casting gradients to the dtype of
-their input, skipping what needs no gradient, buffers, and freeing.
+- `_walk_to_buffers`, the fast path of a training step: on arrays, to all leaves, without observers and hooks. It writes
+  the gradients of parameters straight into the buffer of their optimizer where it can.
+- `_walk`, for everything else: observers and hooks; the gradients of chosen nodes instead of those of all leaves;
+  recorded walks (`create_graph=True`), in which the `F` of the rules is `gradflow.ops.namespace` rather than a backend,
+  and gradients are tensors that can be differentiated again; and batches of gradients (`gradflow.autograd.batching`).
 """
 
 from __future__ import annotations
@@ -20,51 +25,75 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gradflow.autograd import saved
+from gradflow.autograd.fitting import fitted, in_float32
 from gradflow.autograd.grad_mode import current_observer
 from gradflow.autograd.graph import Node, nodes_from
-from gradflow.autograd.hooks import _retain, _run_hooks, hooked_nodes
-from gradflow.autograd.leaf import Leaf, _accumulate, _hand_out, locks
-from gradflow.autograd.parts import Part, _PartsOf, _with_parts
-from gradflow.autograd.saved import _free, _saved
+from gradflow.autograd.hooks import hooked_nodes, retain, run_hooks
+from gradflow.autograd.leaf import CLAIMED, RESERVED, Leaf, accumulate, locks, mark_filled, release
+from gradflow.autograd.observers import Observer
+from gradflow.autograd.parts import Part, PartsOf, with_parts
+from gradflow.autograd.saved import free, saved_values
 from gradflow.backend import Backend
-from gradflow.backend.half_floats import widened
-from gradflow.shapes import broadcasts
-
-
-def _sum_to_shape(F: Any, g: Any, shape: tuple[int, ...], native: Any, backend: Backend) -> Any:
-    """The VJP of broadcasting from `shape`: g summed over what was repeated, half floats in float32."""
-    extra = g.ndim - len(shape)
-    axes = tuple(i for i, n in enumerate(g.shape) if i < extra or (shape[i - extra] == 1 and n != 1))
-    if axes:
-        if native in backend.half_dtypes:
-            g = F.astype(g, backend.dtypes["float32"])
-        g = F.sum(g, axis=axes, keepdims=True)
-    return F.reshape(g, shape)
 
 
 def backward(
     roots: Sequence[Node | Leaf],
     gradients: Sequence[Any],
     retain_graph: bool,
-    create_graph: bool,
+    functions: Any = None,
     wanted: set[Node | Leaf] | None = None,
     batched: Callable[[Any], Any] | None = None,
     through: bool = False,
 ) -> dict[Any, Any]:
-    """Walk back from `roots` with their `gradients` (arrays, or tensors with `create_graph`).
+    """Backpropagate `gradients` of `roots` to the leaves; or return the gradients of the `wanted` nodes and leaves.
 
-    Adds to the gradients of the leaves; or, with `wanted`, leaves them alone, ends at those nodes (or goes on
-    `through` them to others), and returns their gradients. `batched` turns an `F` into one for batches, which the
-    gradients then are.
-    Raises RuntimeError where saved arrays have been freed or changed.
+    Without `wanted`, the gradients are added to those of the leaves, and the returned dict is empty. With it, leaves
+    keep their gradients.
+
+    retain_graph: keep what nodes saved, for another walk.
+    functions: `gradflow.ops.namespace`, the `F` of rules on tensors: `gradients` are then tensors, and the walk is
+        recorded. None (default): they are arrays, and it is not.
+    wanted: nodes and leaves where the walk ends.
+    batched: makes of the namespace `F` one for batches (`gradflow.autograd.batching`), which `gradients` are then.
+    through: whether the walk continues beyond wanted nodes, to others that they depend on (default False).
+
+    Raises RuntimeError where saved arrays were freed, or were changed in place.
     """
     observer = current_observer.get()
-    hooked = hooked_nodes if hooked_nodes else None
-    if not create_graph and wanted is None and batched is None and observer is None and hooked is None:
-        _backward_to_buffers(roots, gradients, retain_graph)
+    if observer is None and functions is None and wanted is None and batched is None and not hooked_nodes:
+        _walk_to_buffers(roots, gradients, retain_graph)
         return {}
-    on_path: set[Any] | None = None
+    if observer is None:
+        return _walk(roots, gradients, retain_graph, functions, wanted, batched, through, None)
+    observer.before_backward()
+    try:
+        found = _walk(roots, gradients, retain_graph, functions, wanted, batched, through, observer)
+    except BaseException:
+        observer.backward_failed()
+        raise
+    observer.after_backward()
+    return found
+
+
+def _walk(
+    roots: Sequence[Node | Leaf],
+    gradients: Sequence[Any],
+    retain_graph: bool,
+    functions: Any,
+    wanted: set[Node | Leaf] | None,
+    batched: Callable[[Any], Any] | None,
+    through: bool,
+    observer: Observer | None,
+) -> dict[Any, Any]:
+    """`backward` in general."""
+
+    def namespace(backend: Backend) -> Any:
+        """The `F` of what is computed on a device."""
+        F = backend if functions is None else functions
+        return F if batched is None else batched(F)
+
+    on_arrays = functions is None and batched is None
+    on_path: set[Any] | None = None  # the nodes that depend on a wanted one, and the wanted; None: all
     if wanted is None:
         order = nodes_from(roots)
     else:
@@ -73,51 +102,41 @@ def backward(
         for node in reversed(order):
             if node not in on_path and any(p in on_path for p in node.parents):
                 on_path.add(node)
-    on_tensors = create_graph and batched is None
-    if observer is not None:
-        observer.before_backward()
+    hooked = hooked_nodes if hooked_nodes else None
     pending: dict[Any, Any] = {}
-    parts = _PartsOf()
-    for root, g in zip(roots, gradients, strict=True):
-        if root in pending:
-            F = saved.tensor_functions if create_graph else root.backend
-            g = (F if batched is None else batched(F)).add(pending[root], g)
-        pending[root] = g
+    parts = PartsOf()
     found: dict[Any, Any] = {}
+    for root, g in zip(roots, gradients, strict=True):
+        pending[root] = namespace(root.backend).add(pending[root], g) if root in pending else g
     for node in order:
+        if observer is not None:
+            observer.visit(node)
         g = pending.pop(node, None)
         if node in parts:
-            F = saved.tensor_functions if create_graph else node.backend
-            g = _with_parts(g, parts.pop(node), F if batched is None else batched(F))
+            g = with_parts(g, parts.pop(node), namespace(node.backend))
             if observer is not None:
                 observer.after_adding(node, g)
-        if g is None:
+        if g is None or (on_path is not None and node not in on_path):
             continue
-        if hooked is not None and weakref.ref(node) in hooked and (on_path is None or node in on_path):
-            g = _run_hooks(node, g, create_graph, batched)
+        if hooked is not None and weakref.ref(node) in hooked:
+            g = run_hooks(node, g, functions, batched is not None)
             if wanted is None:
-                _retain(node, g, create_graph)
-        if on_path is not None:
-            if node not in on_path:
+                retain(node, g, functions)
+        if wanted is not None and node in wanted:
+            found[node] = g
+            if not (through and any(parent in on_path for parent in node.parents)):  # type: ignore[operator]
                 continue
-            if node in wanted:  # type: ignore[operator]
-                found[node] = g
-                if not (through and any(parent in on_path for parent in node.parents)):
-                    continue
         op = node.op
         if op is None:
             if wanted is None:
-                _accumulate(node, g, create_graph)
+                accumulate(node, g, functions)
                 if observer is not None:
                     observer.after_adding(node, node.grad)
             continue
-        values, out = _saved(node, create_graph)
-        F = saved.tensor_functions if create_graph else node.backend
-        if batched is not None:
-            F = batched(F)
-        whole = op.joint is None or create_graph or batched is not None  # else its kernels see to half floats
-        if op.widens and whole and node.dtype in node.backend.half_dtypes:
-            g, out, values = _widened(F, g, out, values, node)
+        values, out = saved_values(node, functions is not None)
+        F = namespace(node.backend)
+        if op.widens and not (op.joint and on_arrays) and node.dtype in node.backend.half_dtypes:
+            g, out, values = in_float32(F, g, out, values, node)
         if observer is not None:
             observer.before_rules(node, g, out, values)
         parents, parameters = node.parents, node.parameters or {}
@@ -125,7 +144,7 @@ def backward(
             needs = [p is not None and (on_path is None or p in on_path) for p in parents]
             if op.writes_into:
                 parameters = {**parameters, "into": [None] * len(parents)}
-            if op.residual and (create_graph or batched is not None):
+            if op.residual and not on_arrays:
                 parameters = {**parameters, "residual": None}
             results = op.joint(F, g, out, *values, needs=needs, **parameters)
         else:
@@ -136,72 +155,68 @@ def backward(
                 continue
             if op.joint is None:
                 result = result(F, g, out, *values, **parameters)
+            if observer is not None:
+                whole = result.whole(F, parent.shape) if result.__class__ is Part else result
+                observer.after_rule(node, i, g, out, values, whole)
             if result.__class__ is Part:
                 parts[parent].add(result, F)
-                if observer is not None:
-                    observer.after_rule(node, i, g, out, values, result.whole(F, parent.shape))
                 continue
-            given = result
-            if observer is not None:
-                observer.after_rule(node, i, g, out, values, result)
-            result = _fitted(result, F, node, i, on_tensors)
-            total, earlier = result, pending.get(parent)
-            if earlier is not None:
-                there = saved.tensor_functions if create_graph else parent.backend  # F, unless the node moved its input
-                total = (there if batched is None else batched(there)).add(earlier, result)
+            total = fitted(result, F, node, i, functions is not None and batched is None)
+            if parent in pending:
+                total = namespace(parent.backend).add(pending[parent], total)  # F, unless the node moved its input
             pending[parent] = total
-            if observer is not None and total is not given:
+            if observer is not None and total is not result:
                 observer.after_adding(parent, total)
         if not retain_graph:
-            _free(node)
-    if observer is not None:
-        observer.after_backward()
+            free(node)
     return found
 
 
-def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], retain_graph: bool) -> None:
-    """`backward` of a training step: on arrays, to all leaves, without observers.
+def _walk_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], retain_graph: bool) -> None:
+    """`backward` of a training step: on arrays, to all leaves, without observers and hooks.
 
-    Gradients are written straight to the buffers where possible. All are added up in the same order as in any other
-    walk, so that the sums are equal to the bit.
+    A joint rule that `writes_into` buffers is given those of its parents that are RESERVED, which this walk then claims
+    (CLAIMED), so that no other walk writes to them. If nothing else flows to such a leaf, its buffer holds the gradient
+    at the end of the walk and is marked filled. Otherwise what was written is one of the summands, the sum is a new
+    array in `pending`, and the claim is released. The gradients of leaves in `pending` are accumulated at the end.
+
+    Gradients are added in the order of `_walk`, so that both give the same bits.
     """
     pending: dict[Any, Any] = {}
-    parts: _PartsOf | None = None
+    parts: PartsOf | None = None
     for root, g in zip(roots, gradients, strict=True):
         pending[root] = root.backend.add(pending[root], g) if root in pending else g
     order = nodes_from(roots)
-    written: list[Leaf] = []  # leaves whose buffers hold their only gradient so far
-    claims = 0
+    claimed: list[Leaf] = []
+    written: dict[Leaf, Any] = {}  # claimed leaves and their buffers, which hold what flowed to them first
     try:
         for node in order:
             op = node.op
-            if op is None:  # a leaf, whose gradient waits until the end
+            if op is None:  # a leaf
                 continue
             g = pending.pop(node, None)
             if parts and node in parts:
-                g = _with_parts(g, parts.pop(node), node.backend)
+                g = with_parts(g, parts.pop(node), node.backend)
             if g is None:
                 continue
             F, parents, parameters = node.backend, node.parents, node.parameters
             saves = node.inputs is not None or node.out is not None or op.saves_parameters
-            values, out = _saved(node, False) if saves else (parents, None)
+            values, out = saved_values(node, False) if saves else (parents, None)
             joint, into = op.joint, parents
             if joint is None:
                 results = op.rules
                 if op.widens and node.dtype is not F.single and node.dtype in F.half_dtypes:
-                    g, out, values = _widened(F, g, out, values, node)
+                    g, out, values = in_float32(F, g, out, values, node)
             elif op.writes_into:
                 into = []
                 with locks.claims:
                     for parent in parents:
-                        buffer = None if parent is None else parent.free
-                        if buffer is not None:  # it is written once
-                            if buffer is parent.buffer:
-                                parent.free = pending  # marks it as claimed by this walk
-                                claims += 1
-                            else:
-                                buffer = None
-                        into.append(buffer)
+                        if parent is not None and parent.state is RESERVED:
+                            parent.state = CLAIMED
+                            claimed.append(parent)
+                            into.append(parent.slot.array)
+                        else:
+                            into.append(None)
                 needs = [p is not None for p in parents]
                 results = joint(F, g, out, *values, needs=needs, into=into, **(parameters or {}))
             else:
@@ -213,64 +228,31 @@ def _backward_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any],
                 if joint is None:
                     result = result(F, g, out, *values, **parameters) if parameters else result(F, g, out, *values)
                 elif result is into[i] and not (pending and parent in pending):
-                    written.append(parent)
+                    written[parent] = result
                     continue
                 if result.shape != parent.shape or result.dtype is not parent.dtype:
                     if result.__class__ is Part:
                         if parts is None:
-                            parts = _PartsOf()
+                            parts = PartsOf()
                         parts[parent].add(result, F)
                         continue
-                    result = _fitted(result, F, node, i, False)
+                    result = fitted(result, F, node, i, False)
                 earlier = pending.get(parent)
-                if earlier is None and parent.free is pending and parent in written:
-                    earlier = parent.buffer
+                if earlier is None and written:
+                    earlier = written.get(parent)
                 pending[parent] = result if earlier is None else parent.backend.add(earlier, result)
             if saves and not retain_graph:
-                _free(node)
+                free(node)
         for leaf, found in parts.items() if parts else ():
-            g = pending.get(leaf, leaf.buffer if leaf in written else None)
-            pending[leaf] = _with_parts(g, found, leaf.backend)
-        if pending:
-            written = [leaf for leaf in written if leaf not in pending]
-        if written:
-            _hand_out(written)
-            claims -= len(written)
+            g = pending.get(leaf, written.get(leaf))
+            pending[leaf] = with_parts(g, found, leaf.backend)
+        filled = [leaf for leaf in written if leaf not in pending] if pending else list(written)
+        if filled:
+            mark_filled(filled)
+            claimed = claimed if len(claimed) > len(filled) else []
     finally:
-        if claims:  # a buffer was not written or another gradient was added to it, or a rule has raised
-            with locks.claims:
-                for node in order:
-                    if node.free is pending:
-                        node.free = None
+        if claimed:  # a rule failed or did not write to a buffer, or something else flowed to a leaf
+            release(claimed)
     for leaf, g in pending.items():
         own = parts is not None and leaf in parts and leaf.shape != ()  # without axes, NumPy's sum is a number
-        _accumulate(leaf, g, False, own)
-
-
-def _widened(F: Any, g: Any, out: Any, values: Sequence[Any], node: Node) -> tuple[Any, Any, Sequence[Any]]:
-    """What the rules of a node read, with half floats in float32."""
-    backend = node.backend
-    values = [x if x.__class__ in (Node, Leaf) else widened(x, backend, F) for x in values]
-    return widened(g, backend, F), widened(out, backend, F), values
-
-
-def _fitted(result: Any, F: Any, node: Node, argument: int, on_tensors: bool) -> Any:
-    """What a rule gave as the gradient of an argument, in the shape and the dtype of this."""
-    parent = node.parents[argument]
-    native = result.array.dtype if on_tensors else result.dtype
-    if result.shape != parent.shape:
-        _check_broadcast(node, argument, result.shape, parent.shape)
-        result = _sum_to_shape(F, result, parent.shape, native, node.backend)
-        native = result.array.dtype if on_tensors else result.dtype
-    if native is not parent.dtype and native != parent.dtype:
-        result = F.astype(result, parent.dtype)
-    return result
-
-
-def _check_broadcast(node: Node, argument: int, shape: Any, expected: Any) -> None:
-    """Raise ValueError for a gradient that is not a broadcast of its argument: a rule is wrong."""
-    if len(shape) > max(len(expected), len(node.shape)) or not broadcasts(expected, shape):
-        raise ValueError(
-            f"the rule of {node.op.name} for argument {argument} gave a gradient of shape {tuple(shape)}; "
-            f"the argument has shape {tuple(expected)}"
-        )
+        accumulate(leaf, g, None, own)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from gradflow.autograd.saved import tick
+from gradflow.autograd.memory import clock
 from gradflow.backend import Array, Backend
 from gradflow.interception import recorders, report_read
 
@@ -94,7 +94,7 @@ class Node:
         "__weakref__", "backend", "dtype", "hooks", "id", "inputs", "op", "out", "parameters", "parents", "shape",
     )  # fmt: skip
 
-    free = None  # see `Leaf`
+    state = None  # never RESERVED, see `Leaf`
     hooks: dict[int, Callable[[Any], Any]]  # only of `hooked_nodes`
 
     def __init__(
@@ -115,7 +115,7 @@ class Node:
         self.shape = array.shape
         self.dtype = array.dtype
         self.parameters = parameters
-        self.id = tick()
+        self.id = clock.tick()
 
     @property
     def ndim(self) -> int:

@@ -6,8 +6,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gradflow.autograd import saved
-from gradflow.autograd.saved import _wrap, tick
+from gradflow.autograd.memory import clock
+from gradflow.autograd.wrapping import added, wrap
 from gradflow.interception import forbid_replay, invalidate
 
 if TYPE_CHECKING:
@@ -61,18 +61,12 @@ def retained(node: Node, make: bool = False) -> Retained | None:
     return found
 
 
-def _retain(node: Any, g: Any, create_graph: bool) -> None:
-    """Add g, the gradient after all hooks, to the retained gradient of a node, if it has one."""
+def retain(node: Any, g: Any, functions: Any) -> None:
+    """Add g, the gradient after all hooks, to the retained gradient of a node, if it has one; see `added`."""
     kept = node.hooks.get(_RETAINED)
-    if kept is None:
-        return
-    forbid_replay("keeps the gradient of a computed tensor (retain_grad)")
-    if kept.grad is None:
-        kept.grad = saved.tensor_functions.copy(g) if create_graph else _wrap(node.backend.copy(g), node.backend, None)
-    elif create_graph or kept.grad._node is not None:
-        kept.grad = saved.tensor_functions.add(kept.grad, g if create_graph else _wrap(g, node.backend, None))
-    else:
-        kept.grad = _wrap(node.backend.asarray(node.backend.add(kept.grad.array, g)), node.backend, None)
+    if kept is not None:
+        forbid_replay("keeps the gradient of a computed tensor (retain_grad)")
+        kept.grad = added(node.backend, kept.grad, g, functions)
 
 
 class Handle:
@@ -80,7 +74,7 @@ class Handle:
 
     def __init__(self, hooks: dict[int, Any], hook: Callable[..., Any], owner: Any) -> None:
         self._hooks = hooks
-        self._key = tick()  # not the handle itself, which would close a cycle
+        self._key = clock.tick()  # not the handle itself, which would close a cycle
         hooks[self._key] = hook
         invalidate(owner)
 
@@ -95,16 +89,20 @@ class Handle:
         self.remove()
 
 
-def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
-    if batched is not None:
-        each = [_run_hooks(node, g.values[i, ...], create_graph, None) for i in range(g.values.shape[0])]
-        F = saved.tensor_functions if create_graph else node.backend
+def run_hooks(node: Any, g: Any, functions: Any, batched: bool) -> Any:
+    """The gradient after all hooks of a node: a tensor with `functions`, else an array, or a batch of either.
+
+    Raises RuntimeError for a hook that changes the gradient in place, TypeError for one that returns no such gradient.
+    """
+    if batched:
+        each = [run_hooks(node, g.values[i, ...], functions, False) for i in range(g.values.shape[0])]
+        F = node.backend if functions is None else functions
         return type(g)(F.stack(each, axis=0))
     for key, hook in list(node.hooks.items()):
         if key == _RETAINED:
             continue
         forbid_replay("calls a hook on a gradient")
-        given = g if create_graph else _wrap(g, node.backend, None)
+        given = wrap(g, node.backend) if functions is None else g
         memory = given._shared_memory()
         before = memory.changed
         result = hook(given)
@@ -118,5 +116,5 @@ def _run_hooks(node: Any, g: Any, create_graph: bool, batched: Any) -> Any:
                 f"a hook returns None or a gradient of shape {tuple(node.shape)}, {node.dtype} on "
                 f"{node.backend.device}; got {result!r}"
             )
-        g = result if create_graph else result.array
+        g = result.array if functions is None else result
     return g

@@ -1,15 +1,17 @@
-"""Leaves of the graph: the gradient of a tensor that was not computed, and the buffer that it is written to."""
+"""Leaves of the graph: the gradient of a tensor that was not computed, and the optimizer's buffer for it."""
 
 from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Callable, Sequence
+from enum import Enum
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
 
-from gradflow.autograd import saved
-from gradflow.autograd.saved import Memory, _wrap, tick
+from gradflow.autograd.memory import ONE_REFERENCE, Memory, clock
+from gradflow.autograd.wrapping import added, wrap
 from gradflow.backend import Array, Backend
 from gradflow.interception import invalidate, opaque_call
 
@@ -17,58 +19,80 @@ if TYPE_CHECKING:
     from gradflow.tensor import Tensor
 
 
-class _Sample:
-    __slots__ = ("attribute",)
+class GradientState(Enum):
+    """Where the gradient of a leaf is."""
 
-    def __init__(self) -> None:
-        self.attribute = object()
+    EMPTY = "there is none, and the next one is added by `accumulate`"
+    RESERVED = "there is none, and a walk may claim the buffer to write the next one straight to it"
+    CLAIMED = "a walk is writing to the buffer; what other walks add meanwhile waits in `_grad`"
+    IN_BUFFER = "in the buffer; its tensor is made when it is asked for"
+    ELSEWHERE = "in a tensor of its own"
 
 
-_sample = _Sample()
-ONE_REFERENCE = sys.getrefcount(_sample.attribute)
-"""The count of references to `x.attribute`, in just this form, where nothing else refers to it. (Of a local variable,
-the count depends on the version of Python.)"""
+EMPTY, RESERVED, CLAIMED, IN_BUFFER, ELSEWHERE = GradientState
+
+
+class GradientSlot(Memory):
+    """The part of an optimizer's flat buffer that holds the gradient of one leaf.
+
+    `array` is that part, in the shape of the leaf; `block()` returns the optimizer's block of flat arrays, or None once
+    it is gone. The slot is also the `Memory` of all tensors that lie in it: `holders` are weak references to them.
+    """
+
+    __slots__ = ("_limit", "array", "block", "holders")
+
+    def __init__(self, array: Array, block: Callable[[], Any]) -> None:
+        super().__init__()
+        self.array = array
+        self.block = block
+        self.holders: list[weakref.ref[Tensor]] = []
+        self._limit = 64  # at this length, references to dead tensors are removed
+
+    def add(self, tensor: Tensor) -> None:
+        """Record that a tensor lies in this memory."""
+        super().add(tensor)
+        if len(self.holders) >= self._limit:
+            self.holders[:] = [reference for reference in self.holders if reference() is not None]
+            self._limit = 2 * len(self.holders) + 64
+        self.holders.append(weakref.ref(tensor))
+
+    def copy_out_holders(self) -> None:
+        """Give each tensor that lies in this memory a copy of its own, before the memory is overwritten."""
+        for reference in self.holders:
+            tensor = reference()
+            if tensor is not None:
+                array = tensor.array
+                tensor.array = tensor.backend.copy(array)
+                invalidate(array)
+                tensor._memory = Memory(self.changed)
+        self.holders.clear()
 
 
 class Leaf:
-    """The end of a walk: holds the gradient of a tensor that was not computed, and the buffer to write it to.
+    """A leaf of the graph: the end of a walk, which adds a gradient to it.
 
-    Walks of several threads may end at one leaf at once. A walk adds a gradient while it holds one of
-    `locks.adding`. A walk that writes a gradient straight to the buffer has claimed it meanwhile: `free` is the sign of
-    that walk, and what others add waits in `_grad` until it is done.
+    `state` tells where the gradient is; `slot` is the optimizer's buffer for it, or None. With an optimizer, the states
+    of a training step are: `clear` makes it RESERVED; a walk claims it (CLAIMED), writes to the buffer and marks it
+    filled (IN_BUFFER); the optimizer reads the buffer. All other gradients go through `accumulate`.
+
+    Several threads may walk to one leaf at once. `accumulate` holds one of `locks.adding`. Claims, and the checks that
+    there is none, hold `locks.claims`.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_grad",
-        "backend",
-        "block",
-        "buffer",
-        "dtype",
-        "filled",
-        "free",
-        "hooks",
-        "id",
-        "memory",
-        "shape",
-    )
+    __slots__ = ("__weakref__", "_grad", "backend", "dtype", "hooks", "id", "shape", "slot", "state")
 
     op = None
     parents = ()
-    hooks: dict[int, Callable[[Any], Any]]  # only of `hooked_nodes`
+    hooks: dict[int, Callable[[Any], Any]]  # set only for `hooked_nodes`
 
     def __init__(self, backend: Backend, shape: tuple[int, ...], dtype: Any) -> None:
         self.backend = backend
         self.shape = shape
         self.dtype = dtype
+        self.state = EMPTY
+        self.slot: GradientSlot | None = None
         self._grad: Tensor | None = None
-        self.filled = False  # whether the buffer holds the gradient, for which there is no tensor yet
-        self.buffer: Array | None = None
-        self.free: Array | None = None  # the buffer, where the next gradient may be written straight to it
-        self.block: Any = None  # the optimizer's block of flat arrays that the buffer is a part of
-        self.memory = Memory()  # of the buffer
-        self.memory.tensors = []
-        self.id = tick()
+        self.id = clock.tick()
 
     @property
     def ndim(self) -> int:
@@ -76,12 +100,11 @@ class Leaf:
 
     @property
     def grad(self) -> Tensor | None:
-        """The gradient, or None. The tensor is made when it is asked for: an optimizer needs the buffer alone."""
-        if self.filled:
-            assert self.buffer is not None
-            self._grad = _wrap(self.buffer, self.backend, None)
-            self.filled = False
-            self.memory.add(self._grad)
+        """The gradient, or None."""
+        if self.state is IN_BUFFER and self._grad is None:
+            assert self.slot is not None
+            self._grad = wrap(self.slot.array, self.backend)
+            self.slot.add(self._grad)
         return self._grad
 
     @grad.setter
@@ -89,90 +112,76 @@ class Leaf:
         if value is None:
             self.clear()
         else:
-            self._grad, self.filled, self.free = value, False, None
+            in_buffer = self.slot is not None and value.array is self.slot.array and value._node is None
+            self._grad, self.state = value, IN_BUFFER if in_buffer else ELSEWHERE
 
     @property
     def array(self) -> Array | None:
         """The array of the gradient, or None."""
-        if self.filled:
-            return self.buffer
+        if self.state is IN_BUFFER:
+            assert self.slot is not None
+            return self.slot.array
         return None if self._grad is None else self._grad.array
 
     def mark_gradient_changed(self) -> None:
-        """Note a change in place of the gradient."""
-        if self.filled:
-            self.memory.change()
+        """Record an in-place change of the gradient."""
+        if self.state is IN_BUFFER:
+            assert self.slot is not None
+            self.slot.change()
         elif self._grad is not None:
             self._grad._bump()
 
-    def is_claimed(self) -> bool:
-        """Whether a walk is writing to the buffer."""
-        return self.free is not None and self.free is not self.buffer
-
     def is_held(self) -> bool:
-        """Whether a tensor in the buffer is still referenced: the gradient, an earlier gradient, or a view of one."""
-        for reference in self.memory.tensors or ():
+        """Whether anything else refers to a tensor in the buffer: the gradient, an earlier one, or a view of one."""
+        if self.slot is None:
+            return False
+        for reference in self.slot.holders:
             if reference() is not None and reference() is not self._grad:
                 return True
-        in_buffer = self._grad is not None and self._grad.array is self.buffer
-        return in_buffer and sys.getrefcount(self._grad) > ONE_REFERENCE
+        return self.state is IN_BUFFER and self._grad is not None and sys.getrefcount(self._grad) > ONE_REFERENCE
 
     def clear(self) -> None:
-        """Forget the gradient."""
+        """Drop the gradient. The buffer is reserved for the next one unless tensors that lie in it are still alive."""
         self._grad = None
-        self.filled = False
-        tensors = self.memory.tensors
-        if tensors and any(reference() is not None for reference in tensors):
-            self.free = None  # they get copies when there is another gradient to write
+        if self.slot is None:
+            self.state = EMPTY
+        elif self.slot.holders and any(reference() is not None for reference in self.slot.holders):
+            self.state = EMPTY  # they get copies when the next gradient is written
         else:
-            self.memory.tensors = []
-            self.free = self.buffer
+            self.slot.holders.clear()
+            self.state = RESERVED
 
     def saved(self) -> Callable[[], None]:
         """A function that restores the gradient as it is now."""
-        array, free = self.array, self.free
-        elsewhere = None if array is None or array is self.buffer else self._grad
+        state, array = self.state, self.array
+        elsewhere = None if state is IN_BUFFER else self._grad  # a tensor in the buffer is made again
         values = None if array is None else self.backend.copy(array)
 
-        def put_back() -> None:
+        def restore() -> None:
             self.clear()
             if array is not None:
                 self.backend.setitem(array, ..., values)
-            self._grad, self.free = elsewhere, free
-            self.filled = array is not None and elsewhere is None  # the tensor itself is not kept alive
+            self._grad, self.state = elsewhere, state
 
-        return put_back
+        return restore
 
-    def give(self, buffer: Array, block: Any) -> None:
-        """Have backward passes write to `buffer`, which is a part of `block`. A gradient stays where it is."""
-        held = self.grad  # made now, if it lies in the buffer that was
-        self.take_back()
-        self.buffer, self.block = buffer, block
-        self.free = buffer if held is None else None
+    def attach(self, buffer: Array, block: Callable[[], Any]) -> None:
+        """Have walks write to `buffer`, a part of `block()`. A gradient stays where it is, outside the buffer."""
+        grad = self.grad
+        if self.slot is not None:
+            self.slot.copy_out_holders()
+        self.slot = GradientSlot(buffer, block)
+        self.state = RESERVED if grad is None else ELSEWHERE
         invalidate(self)
 
-    def hand_out(self) -> None:
-        """Make what the buffer holds the gradient."""
-        self._grad = self.free = None
-        self.filled = True
-
-    def take_back(self) -> None:
-        """Before the buffer is written anew: who still holds the gradient that it held, or a view, gets a copy."""
-        tensors = self.memory.tensors
-        assert tensors is not None
-        for reference in tensors:
-            held = reference()
-            if held is not None:
-                array = held.array
-                held.array = self.backend.copy(array)
-                invalidate(array)
-                held._memory = Memory(self.memory.changed)
-        tensors.clear()
+    def mark_filled(self) -> None:
+        """Make the values in the buffer the gradient."""
+        self._grad, self.state = None, IN_BUFFER
 
 
 class _Locks:
-    """`claims` is held briefly to change which walk may write to a buffer. `adding`: to add to gradients; the leaf with
-    number `id` uses `adding[id % 64]`. A forked child renews them, since other threads may have held them.
+    """`claims` is held briefly, to change which walk may write to a buffer. `adding` is held to add to a gradient; the
+    leaf with number `id` uses `adding[id % 64]`. A forked child renews them, since other threads may have held them.
     """
 
     def __init__(self) -> None:
@@ -189,60 +198,56 @@ if hasattr(os, "register_at_fork"):
 
 
 @opaque_call
-def _hand_out(leaves: Sequence[Leaf]) -> None:
-    """Make what the leaves' buffers hold their gradients."""
+def mark_filled(leaves: Sequence[Leaf]) -> None:
+    """Make what a walk has written to the buffers of leaves their gradients; add what other walks left waiting."""
     waiting = []
     with locks.claims:
         for leaf in leaves:
             if leaf._grad is not None:
                 waiting.append((leaf, leaf._grad.array))
                 leaf._grad = None
-            leaf.free = None
-            leaf.filled = True
+            leaf.state = IN_BUFFER
     for leaf, g in waiting:
-        _accumulate(leaf, g, False)
+        accumulate(leaf, g)
+
+
+def release(leaves: Sequence[Leaf]) -> None:
+    """Give up the claims of a walk that did not fill these buffers."""
+    with locks.claims:
+        for leaf in leaves:
+            if leaf.state is CLAIMED:
+                leaf.state = EMPTY if leaf._grad is None else ELSEWHERE
 
 
 @opaque_call
-def _accumulate(leaf: Leaf, g: Any, create_graph: bool, own: bool = False) -> None:
-    """Add g to the gradient of a leaf, in its own buffer, which no other leaf shares. `own`: nobody else has g."""
+def accumulate(leaf: Leaf, g: Any, functions: Any = None, own: bool = False) -> None:
+    """Add g to the gradient of a leaf, in an array that no other leaf shares. For `functions` and `own` see `added`."""
     with locks.adding[leaf.id % 64]:
         while True:
             with locks.claims:
-                claimed, waiting = leaf.is_claimed(), leaf._grad
-                if not claimed:
-                    leaf.free = None
+                claimed, waiting = leaf.state is CLAIMED, leaf._grad
+                if leaf.state is RESERVED:
+                    leaf.state = EMPTY  # so that no walk claims it meanwhile
             if not claimed:
-                break
-            if create_graph:
-                total = saved.tensor_functions.copy(g) if waiting is None else saved.tensor_functions.add(waiting, g)
-            else:
-                array = leaf.backend.copy(g) if waiting is None else leaf.backend.add(waiting.array, g)
-                total = _wrap(leaf.backend.asarray(array), leaf.backend, None)
+                _add_to(leaf, g, functions, own)
+                return
+            total = added(leaf.backend, waiting, g, functions)
             with locks.claims:
-                if leaf.is_claimed():
+                if leaf.state is CLAIMED:  # else that walk is done, and has taken what waited
                     leaf._grad = total
                     return
-        _add_to(leaf, g, create_graph, own)
 
 
-def _add_to(leaf: Leaf, g: Any, create_graph: bool, own: bool) -> None:
-    grad = leaf.grad
-    if grad is None and create_graph:
-        leaf.grad = saved.tensor_functions.copy(g)
-    elif grad is None and leaf.buffer is None:
-        leaf.grad = _wrap(g if own else leaf.backend.copy(g), leaf.backend, None)
-    elif grad is None:
-        leaf.take_back()
-        if g is not leaf.buffer:
-            leaf.backend.setitem(leaf.buffer, ..., g)
-        leaf.hand_out()
-    elif create_graph:
-        leaf.grad = saved.tensor_functions.add(grad, g)
-    elif grad._node is not None:
-        leaf.grad = saved.tensor_functions.add(grad, _wrap(g, leaf.backend, None))
-    elif grad.array is leaf.buffer:
-        leaf.backend.setitem(grad.array, ..., leaf.backend.add(grad.array, g))
-        grad._bump()
-    else:  # an array that may be someone else's
-        leaf.grad = _wrap(leaf.backend.asarray(leaf.backend.add(grad.array, g)), leaf.backend, None)
+def _add_to(leaf: Leaf, g: Any, functions: Any, own: bool) -> None:
+    F, slot = leaf.backend, leaf.slot
+    if functions is None and leaf.state is IN_BUFFER:
+        assert slot is not None
+        F.setitem(slot.array, ..., F.add(slot.array, g))
+        slot.change()
+    elif functions is None and slot is not None and leaf.state is EMPTY:
+        slot.copy_out_holders()
+        if g is not slot.array:
+            F.setitem(slot.array, ..., g)
+        leaf.mark_filled()
+    else:
+        leaf.grad = added(F, leaf.grad, g, functions, own)

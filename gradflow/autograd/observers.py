@@ -23,6 +23,9 @@ class Observer:
     def before_backward(self) -> None:
         """A backward pass begins; it may do so within another."""
 
+    def visit(self, node: Node | Leaf) -> None:
+        """A backward pass comes to a node or leaf."""
+
     def before_rules(self, node: Node, g: Any, out: Any, values: Sequence[Any]) -> None:
         """The rules of a node are about to run; `values` are its inputs, as far as they were saved."""
 
@@ -33,7 +36,10 @@ class Observer:
         """The gradient of what a node stands for after it was summed over a broadcast, cast, or added to another."""
 
     def after_backward(self) -> None:
-        """A backward pass is over, unless it failed."""
+        """A backward pass ends."""
+
+    def backward_failed(self) -> None:
+        """A backward pass ends with an exception."""
 
 
 class Forwarder(Observer):
@@ -48,6 +54,9 @@ class Forwarder(Observer):
     def before_backward(self) -> None:
         self.other.before_backward()
 
+    def visit(self, node: Node | Leaf) -> None:
+        self.other.visit(node)
+
     def before_rules(self, node: Node, g: Any, out: Any, values: Sequence[Any]) -> None:
         self.other.before_rules(node, g, out, values)
 
@@ -59,6 +68,9 @@ class Forwarder(Observer):
 
     def after_backward(self) -> None:
         self.other.after_backward()
+
+    def backward_failed(self) -> None:
+        self.other.backward_failed()
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ class Parts:
         return (F.stack if single else F.concat)([part.values for part in found], axis=axis)
 
 
-class _PartsOf(dict[Any, Parts]):
+class PartsOf(dict[Any, Parts]):
     """For each node or leaf the parts of its gradient."""
 
     def __missing__(self, parent: Node | Leaf) -> Parts:
@@ -98,7 +98,7 @@ class _PartsOf(dict[Any, Parts]):
         return found
 
 
-def _with_parts(g: Any, found: Parts, F: Any) -> Any:
+def with_parts(g: Any, found: Parts, F: Any) -> Any:
     """A gradient, or None, and that of parts."""
     total = found.put_together(F)
     return total if g is None else F.add(g, total)

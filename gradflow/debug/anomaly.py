@@ -9,10 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from gradflow.autograd.backward import backward
 from gradflow.autograd.batching import Batch
 from gradflow.autograd.grad_mode import OBSERVED, OFF, current_observer, grad_enabled
 from gradflow.autograd.graph import Node, Operation
@@ -97,17 +97,28 @@ class _Record(NamedTuple):
     inside: str = "in the forward pass, at"
 
 
+class _Pass:
+    """A backward pass: the identity of the frame that called it, and the node or leaf that it is at."""
+
+    def __init__(self, caller: int) -> None:
+        self.caller = caller
+        self.node: Node | Leaf | None = None
+
+
 class _Detector(Observer):
     def __init__(self) -> None:
         self.records: list[_Record] = []
-        self.depth = 0
+        self.passes: list[_Pass] = []  # the backward passes that are running, the innermost last
         self.finite: dict[Backend, Any] = {}  # on each device, whether all results there were
         self.lines: WeakKeyDictionary[Any, _Line | str] = WeakKeyDictionary()
 
     def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
-        line: _Line | str
-        line, node = _line_of_user()
+        frame = _user_frame()
+        line: _Line | str = _line_of(frame)
         inside = "in the forward pass, at"
+        node = None  # whose rule applies the operation, unless it is user code called by a rule that does
+        if self.passes and self.passes[-1].caller == id(frame):
+            node = self.passes[-1].node
         if isinstance(node, Node):
             line, inside = self._line_of(node), f"in the rule of {node.op.name}, in the backward pass of"
         elif node is not None:
@@ -129,19 +140,25 @@ class _Detector(Observer):
         if isinstance(node, Node):
             head, line = f"the gradient of the result of {node.op.name}, added up, is", self._line_of(node)
         else:
-            head, line = "the gradient of a leaf, added up, is", _line_of_user()[0]
+            head, line = "the gradient of a leaf, added up, is", _line_of(_user_frame())
         self._note(head, _as_tensor(gradient, node.backend), (), line, "in the backward pass of")
 
     def _line_of(self, node: Node) -> _Line | str:
         return self.lines.get(node, "an operation before detect_anomaly")
 
     def before_backward(self) -> None:
-        self.depth += 1
+        self.passes.append(_Pass(id(_user_frame())))
+
+    def visit(self, node: Node | Leaf) -> None:
+        self.passes[-1].node = node
 
     def after_backward(self) -> None:
-        self.depth -= 1
-        if not self.depth:  # a pass within another, of a checkpoint, leaves it to that
+        self.passes.pop()
+        if not self.passes:  # a pass within another, of a checkpoint, leaves it to that
             self.check()
+
+    def backward_failed(self) -> None:
+        self.passes.pop()
 
     def _note(self, head: str, result: Tensor, inputs: tuple[Any, ...], line: Any, inside: str) -> None:
         if not result.dtype.is_floating:
@@ -170,16 +187,18 @@ def _as_tensor(x: Any, backend: Backend) -> Any:
     return x if isinstance(x, Tensor) or type(x) in (float, int) else Tensor(x, backend)  # numpy.float64 is a float
 
 
-def _line_of_user() -> tuple[_Line, Node | Leaf | None]:
-    """The innermost line outside this package that is being run, and the node that a backward pass within it is at."""
-    frame, node = sys._getframe(1), None
+def _user_frame() -> FrameType:
+    """The innermost frame outside this package."""
+    frame = sys._getframe(1)
     while frame.f_back is not None and (
         frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename == contextlib.__file__
     ):
-        if node is None and frame.f_code is backward.__code__:
-            node = frame.f_locals.get("node")
         frame = frame.f_back
-    return _Line(frame.f_code.co_filename, frame.f_lineno, frame.f_globals), node
+    return frame
+
+
+def _line_of(frame: FrameType) -> _Line:
+    return _Line(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
 
 
 def _describe_record(record: _Record) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from gradflow.autograd.grad_mode import no_grad
 from gradflow.autograd.hooks import Handle
-from gradflow.autograd.saved import Memory, time_of_change
+from gradflow.autograd.memory import Memory, clock
 from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.dtypes import DType
 from gradflow.interception import forbid_replay, invalidate, report_creation, report_reads, temporary_change
@@ -290,7 +290,7 @@ class Module:
             array, parameter._node = parameter.array, None
             parameter.array, parameter.backend = values.array, values.backend
             invalidate(array)
-            parameter._memory = Memory(time_of_change())  # what was recorded before is not of these values
+            parameter._memory = Memory(clock.change())  # what was recorded before is not of these values
             parameter.requires_grad_(required)
         for module in self.modules():
             for name, buffer in module._buffers.items():

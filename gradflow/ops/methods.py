@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.ops import namespace, transfer
+from gradflow.ops.backpropagate import backward
 from gradflow.ops.in_place import copy_, in_place_operator, set_item, zero_
 from gradflow.ops.indexing import index
 from gradflow.ops.table import BINARY_OPERATORS, COMPARISONS, as_operator
@@ -43,6 +44,7 @@ def _sequence(values: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 _METHODS: dict[str, Any] = {
+    "backward": backward,
     "clone": namespace.copy,
     "copy_": copy_,
     "permute_dims": _permute_dims,

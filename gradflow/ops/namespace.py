@@ -10,7 +10,6 @@ import functools
 import sys
 from typing import Any
 
-from gradflow.autograd import saved
 from gradflow.backend import Backend
 from gradflow.ops.activations import *  # noqa: F403
 from gradflow.ops.creation import *  # noqa: F403
@@ -38,5 +37,3 @@ linear_backward = functools.partial(Backend.linear_backward, _F)
 layer_norm_backward = functools.partial(Backend.layer_norm_backward, _F)
 softmax_cross_entropy_backward = functools.partial(Backend.softmax_cross_entropy_backward, _F)
 squared_error_backward = functools.partial(Backend.squared_error_backward, _F)
-
-saved.tensor_functions = _F

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from gradflow.autograd.leaf import Leaf
+from gradflow.autograd.leaf import IN_BUFFER, Leaf
 from gradflow.backend import Array
 from gradflow.interception import opaque_call
 from gradflow.ops.checks import mismatch
@@ -54,8 +54,8 @@ def _whole_arrays(leaves: list[Leaf]) -> list[Array]:
     inside: dict[Any, list[Leaf]] = {}
     arrays = []
     for leaf in leaves:
-        block = None if leaf.block is None else leaf.block()
-        if block is not None and leaf.array is leaf.buffer:
+        block = None if leaf.slot is None else leaf.slot.block()
+        if block is not None and leaf.state is IN_BUFFER:
             inside.setdefault(block, []).append(leaf)
         else:
             arrays.append(leaf.array)

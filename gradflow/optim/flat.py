@@ -16,8 +16,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from gradflow.autograd.leaf import ONE_REFERENCE, Leaf
-from gradflow.autograd.saved import Memory, time_of_change
+from gradflow.autograd.leaf import ELSEWHERE, IN_BUFFER
+from gradflow.autograd.memory import ONE_REFERENCE, Memory, clock
 from gradflow.backend import Array, Backend
 from gradflow.dtypes import DTYPES
 from gradflow.interception import invalidate
@@ -154,7 +154,7 @@ class Block:
         """Bring in what was changed outside, values and gradients; the members that have a gradient."""
         ready = []
         self.some_outside = False
-        outside: list[tuple[Member, Leaf, Array]] = []
+        outside: list[tuple[Member, Any, Array]] = []
         for member in self.members:
             tensor = member.tensor
             if tensor.array is not member.values:
@@ -162,18 +162,18 @@ class Block:
             leaf: Any = tensor._node
             if leaf is None:
                 continue
-            if leaf.buffer is not member.gradient:
-                leaf.give(member.gradient, weakref.ref(self))  # a strong one would close a cycle through the tensor
-            if leaf.filled:
+            slot = leaf.slot
+            if slot is None or slot.array is not member.gradient:
+                leaf.attach(member.gradient, weakref.ref(self))  # a strong one would close a cycle through the tensor
+            if leaf.state is IN_BUFFER:
                 ready.append(member)
-            elif leaf._grad is not None:
+            elif leaf.state is ELSEWHERE:
                 ready.append(member)
-                if leaf._grad.array is not member.gradient:
-                    outside.append((member, leaf, self.backend.copy(leaf._grad.array)))
+                outside.append((member, leaf, self.backend.copy(leaf.array)))
         for member, leaf, gradient in outside:  # only now: one may have been in the place of another
-            leaf.take_back()
+            leaf.slot.copy_out_holders()
             self.backend.setitem(member.gradient, ..., gradient)
-            leaf.hand_out()
+            leaf.mark_filled()
         return ready
 
     def runs(self, ready: list[Member]) -> list[tuple[slice, list[Member]]]:
@@ -209,7 +209,7 @@ class Block:
 
         Members that are outside get the values of their places.
         """
-        now = time_of_change()
+        now = clock.change()
         past = members[0].past
         if past.count > len(members):  # the others stay as they were
             past.count -= len(members)

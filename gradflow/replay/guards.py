@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gradflow.autograd.leaf import Leaf
+from gradflow.autograd.leaf import GradientState, Leaf
 from gradflow.interception import Snapshot
 from gradflow.replay.reasons import describe
 
@@ -67,7 +67,7 @@ class Guards:
         """Whether all is unchanged but for the states of gradients."""
         return self.snapshot.is_current() and all(map(GroupsGuard.holds, self.groups))
 
-    def gradient_states(self) -> list[int | None]:
+    def gradient_states(self) -> list[GradientState | None]:
         """The state of each leaf's gradient now."""
         return [gradient_state(leaf) for leaf in self.leaves]
 
@@ -77,13 +77,11 @@ class Guards:
         return "a parameter group" if changed is None else describe(changed)
 
 
-def gradient_state(leaf: Leaf) -> int | None:
-    """Where a leaf's gradient is: 0 nowhere, its buffer reserved; 1 nowhere; 2 in the buffer; 3 elsewhere.
+def gradient_state(leaf: Leaf) -> GradientState | None:
+    """Where a leaf's gradient is.
 
     None where other tensors share the buffer, which a backward pass would have to copy first.
     """
-    if leaf.memory.tensors and leaf.is_held():
+    if leaf.slot is not None and leaf.slot.holders and leaf.is_held():
         return None
-    if leaf._grad is not None:
-        return 2 if leaf._grad.array is leaf.buffer else 3
-    return 2 if leaf.filled else 0 if leaf.free is not None else 1
+    return leaf.state

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
+from gradflow.autograd.leaf import GradientState
 from gradflow.backend import Backend
 from gradflow.replay.guards import Guards
 from gradflow.replay.reasons import Reason, describe
@@ -189,7 +190,7 @@ class Program:
 
     __slots__ = ("guards", "replay", "states")
 
-    def __init__(self, recording: Recording, states: list[int | None]) -> None:
+    def __init__(self, recording: Recording, states: list[GradientState | None]) -> None:
         self.guards = recording.guards
         self.replay = compile_replay(recording)
         self.states = states

@@ -11,7 +11,7 @@ from typing import Any
 
 from gradflow.autograd.graph import Node
 from gradflow.autograd.leaf import Leaf
-from gradflow.autograd.saved import tick
+from gradflow.autograd.memory import clock
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend
 from gradflow.interception import Recorder, Snapshot, recorders, start, stop
 from gradflow.replay.guards import GroupsGuard, Guards
@@ -84,7 +84,7 @@ class StepRecorder(Recorder):
         self._created: dict[int, Any] = {}
         self._changed: list[Any] = []
         self._paused = False  # whether what happens is part of a recorded call, or done by the recorder itself
-        self._start = tick()
+        self._start = clock.tick()
         self._own_packages = {"gradflow", "contextlib", type(backend).__module__.partition(".")[0]}
 
     def run(self, step: Callable[..., Any], inputs: Sequence[Tensor], named: dict[str, Tensor]) -> Any:
@@ -97,7 +97,8 @@ class StepRecorder(Recorder):
             result = copy_results(result)
             used = {**self._read, **self._constants}
             for leaf in self._leaves:  # tensors that leave a gradient's buffer invalidate it: see `gradient_state`
-                used.pop(id(leaf.buffer), None)
+                if leaf.slot is not None:
+                    used.pop(id(leaf.slot.array), None)
             snapshot = Snapshot(used.values())
         for x, view in zip(given, views, strict=True):
             if view._node is not None:  # the step has called requires_grad_

@@ -10,6 +10,7 @@ from gradflow import ops
 from gradflow.autograd.backward import backward
 from gradflow.autograd.grad_mode import is_grad_enabled
 from gradflow.autograd.graph import nodes_from
+from gradflow.ops import namespace
 from gradflow.ops.elementwise import copy
 from gradflow.printing import describe
 from gradflow.tensor import Tensor
@@ -137,7 +138,7 @@ def gradients(
             roots,
             given if create_graph else [g.array for g in given],
             retain_graph=create_graph if retain_graph is None else retain_graph,
-            create_graph=create_graph,
+            functions=namespace if create_graph else None,
             wanted=ends,
             through=True,
         )

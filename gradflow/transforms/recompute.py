@@ -11,13 +11,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from gradflow import ops
 from gradflow.autograd.backward import backward
 from gradflow.autograd.batching import Batch, batched
 from gradflow.autograd.grad_mode import current_observer, enable_grad, is_grad_enabled
 from gradflow.autograd.graph import Node, Operation
+from gradflow.autograd.memory import clock
 from gradflow.autograd.observers import Forwarder, observe
-from gradflow.autograd.saved import tick
+from gradflow.ops import concat, namespace, reshape
 from gradflow.random.generator import States, restored, states_before
 from gradflow.tensor import Tensor
 from gradflow.transforms.arguments import check_function
@@ -93,7 +93,7 @@ class _Watcher(Forwarder):
     def __init__(self, segment: _Segment) -> None:
         super().__init__(current_observer.get())
         self.segment = segment
-        self.start = tick()
+        self.start = clock.tick()
 
     def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
         self.segment.check_unchanged(inputs, self.start)
@@ -104,7 +104,7 @@ class _Run:
     """A run of a segment on stand-ins for its arguments: its output, and the recorded tensors in that as a flat one."""
 
     def __init__(self, segment: _Segment, recorded: bool) -> None:
-        self.start = tick()
+        self.start = clock.tick()
         with enable_grad():
             leaves = [
                 x if node is None else stand_in(x, recorded)
@@ -122,7 +122,7 @@ class _Run:
             self.flat: Tensor | None = None
             if self.parts:
                 several = len(self.parts) > 1
-                self.flat = ops.concat([ops.reshape(y, (y.size,)) for y in self.parts]) if several else self.parts[0]
+                self.flat = concat([reshape(y, (y.size,)) for y in self.parts]) if several else self.parts[0]
 
     def beginnings(self) -> list[Any]:
         """The older nodes that the output depends on, the stand-ins aside."""
@@ -145,7 +145,7 @@ class _Run:
         pieces, start = [], 0
         for y in self.parts:
             stop = start + math.prod(y.shape)
-            pieces.append(flat if len(self.parts) == 1 else ops.reshape(flat[start:stop], y.shape))
+            pieces.append(flat if len(self.parts) == 1 else reshape(flat[start:stop], y.shape))
             start = stop
         remaining = iter(pieces)
         return map_tree(lambda y: next(remaining) if isinstance(y, Tensor) and y._node is not None else y, self.output)
@@ -170,7 +170,7 @@ def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, segment: _Se
         [run.flat._node],  # type: ignore[list-item]
         [g],
         retain_graph=recorded,
-        create_graph=recorded,
+        functions=namespace if recorded else None,
         wanted=set(ends),
         batched=batched if batch else None,
     )

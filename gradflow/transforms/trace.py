@@ -12,6 +12,7 @@ from gradflow.autograd.batching import Batch, batched
 from gradflow.autograd.grad_mode import enable_grad, is_grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.autograd.leaf import Leaf
+from gradflow.ops import namespace
 from gradflow.ops.creation import tensor
 from gradflow.ops.elementwise import copy
 from gradflow.ops.table import apply
@@ -199,7 +200,7 @@ def aliased_gradients_of(
             [node for node, _ in roots],
             [g for _, g in roots],
             retain_graph=retain or record,
-            create_graph=record,
+            functions=namespace if record else None,
             wanted={node_of(x) for x in inputs},
             batched=batched if batch else None,
         )

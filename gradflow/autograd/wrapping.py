@@ -1,0 +1,43 @@
+"""Tensors made by the backward pass, whose class lies in a module above it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gradflow.backend import Array, Backend
+
+if TYPE_CHECKING:
+    from gradflow.autograd.graph import Node
+    from gradflow.tensor import Tensor
+
+_Class = TypeVar("_Class", bound=type)
+_tensor_class: Any = None
+
+
+def makes_tensors(cls: _Class) -> _Class:
+    """Have `wrap` make tensors of this class: the decorator of `gradflow.Tensor`."""
+    global _tensor_class
+    _tensor_class = cls
+    return cls
+
+
+def wrap(array: Array, backend: Backend, node: Node | None = None) -> Tensor:
+    """A tensor of an array; with `node`, the result of that operation."""
+    tensor: Tensor = _tensor_class(array, backend, node)
+    return tensor
+
+
+def added(backend: Backend, total: Tensor | None, g: Any, functions: Any = None, own: bool = False) -> Tensor:
+    """A gradient so far, or None, plus `g`, as a new tensor.
+
+    functions: `gradflow.ops.namespace` where `g` is a tensor and the sum is recorded; None where `g` is an array.
+    own: whether nothing else refers to that array, so that it need not be copied.
+    """
+    if functions is not None:
+        result: Tensor = functions.copy(g) if total is None else functions.add(total, g)
+        return result
+    if total is None:
+        return wrap(g if own else backend.copy(g), backend)
+    if total._node is not None:
+        return total + wrap(g, backend)
+    return wrap(backend.asarray(backend.add(total.array, g)), backend)  # without axes, NumPy's sum is a scalar

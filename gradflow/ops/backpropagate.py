@@ -1,0 +1,51 @@
+"""`Tensor.backward`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradflow.autograd.backward import backward as walk
+from gradflow.ops import namespace
+from gradflow.printing import describe
+from gradflow.tensor import Tensor
+
+
+def backward(
+    x: Tensor, /, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False
+) -> None:
+    """Compute the gradients of this tensor and add them to `.grad` of every leaf that it depends on.
+
+    gradient: the gradient of this tensor, of its shape, dtype and device (default: 1, for a tensor with one element).
+    retain_graph: keep the saved arrays for a second backward pass (default: the value of `create_graph`).
+    create_graph: record the backward pass, so that the gradients can be differentiated.
+
+    Raises RuntimeError for a tensor that does not require grad, for a tensor of several elements without a `gradient`,
+    and where an earlier backward pass has freed the graph; ValueError for a `gradient` that does not fit.
+
+    Several threads may backpropagate to the same leaves at once, each through its own graph: no contribution is lost.
+    (Optimizers, `zero_grad` and captured steps are for one thread at a time.)
+    """
+    node = x._node
+    if node is None:
+        raise RuntimeError(
+            f"backward() on a {describe(x)} that does not require grad: "
+            "set requires_grad=True on what it should be differentiated by, before it is computed"
+        )
+    if gradient is None:
+        if x.array.shape and x.size != 1:
+            raise RuntimeError(
+                f"backward() without a gradient is for a tensor with one element; this one has shape {x.shape}: "
+                "reduce it first (mean, sum) or pass gradient="
+            )
+        seed = x.backend.ones(x.array.shape, dtype=x.array.dtype)
+    else:
+        if not isinstance(gradient, Tensor):
+            raise TypeError(f"gradient must be a Tensor; got {type(gradient).__name__}")
+        if (gradient.shape, gradient.dtype, gradient.device) != (x.shape, x.dtype, x.device):
+            raise ValueError(f"gradient must be like the {describe(x)}; got a {describe(gradient)}")
+        seed = gradient.array
+    start: Any = seed
+    if create_graph:
+        start = gradient if gradient is not None else Tensor(seed, x.backend)
+    functions = namespace if create_graph else None
+    walk([node], [start], create_graph if retain_graph is None else retain_graph, functions)
