@@ -21,9 +21,15 @@ from types import ModuleType
 from gradflow.backend import (
     ACTIVATIONS,
     ARRAY_FUNCTIONS,
+    AdamOptions,
+    AdamScalars,
     Backend,
     Diagnosis,
     MemoryStats,
+    RMSpropOptions,
+    RMSpropScalars,
+    SGDOptions,
+    SGDScalars,
     composed,
     contract,
     device,
@@ -34,6 +40,9 @@ from gradflow.backend.array_functions import FUNCTION_GROUPS
 
 BEGIN = "<!-- made by python -m gradflow.testing.contract_docs: do not edit from here -->"
 END = "<!-- to here -->"
+
+OPTIONS = (SGDOptions, SGDScalars, AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars)
+"""What the steps of optimizers take beside arrays."""
 
 
 def array_functions() -> Iterator[str]:
