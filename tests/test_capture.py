@@ -1,4 +1,4 @@
-"""capture: what the plain step does, to the bit, whatever happens within a step or between two; what it refuses."""
+"""capture: a captured step does what the plain step does, bit for bit, whatever happens in a call or between calls."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ STEPS = 6
 
 
 def batches(rows: int = 8, dtype: str = "float32") -> Iterator[tuple[gf.Tensor, gf.Tensor]]:
-    """Other values each time, the same ones in each training."""
+    """Batches with different values, the same in each training."""
     for i in range(STEPS):
         rng = np.random.default_rng(i)
         yield tuple(gf.tensor(rng.normal(size=(rows, n)).astype(dtype)) for n in (3, 2))  # type: ignore[misc]
 
 
 class Training:
-    """A model, its optimizer and a step; `history` has what each call gave and, by then, everything a step changes."""
+    """A model, its optimizer and a step; `history` has the results of each call and the state that it left."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ Scenario = Callable[[Callable[[Step], Step]], Training]
 
 
 def assert_same(scenario: Scenario) -> None:
-    """A scenario with a captured step leaves what it leaves with the plain one, call by call."""
+    """Assert that a scenario has the same history with a captured step as with the plain one."""
     plain, captured = scenario(as_it_is), scenario(gf.capture)
     assert len(plain.history) >= 2 * STEPS
     assert plain.history[0] != plain.history[2], "the steps do not change anything, so that comparing proves nothing"
@@ -249,7 +249,7 @@ def test_exceptions_leave_what_they_leave_in_the_plain_step(place: str, device: 
 
 
 class Counted:
-    """A step, and how often its Python has run."""
+    """A step that counts how often its Python runs."""
 
     def __init__(self, step: Step) -> None:
         self.step, self.runs = step, 0
@@ -260,7 +260,7 @@ class Counted:
         return self.step(*inputs)
 
     def runs_of(self, calls: int, *inputs: gf.Tensor) -> int:
-        """How often the step's Python runs in so many calls."""
+        """How often the step's Python runs in a number of calls."""
         before = self.runs
         for _ in range(calls):
             self.captured(*(inputs or (gf.ones((4, 3)),)))
@@ -271,7 +271,7 @@ def test_a_step_of_training_is_recorded_and_replayed(device: str) -> None:
     training = Training(as_it_is, max_norm=1.0)
     counted = Counted(training.step)
     inputs = [gf.ones((8, 3)), gf.zeros((8, 2))]
-    assert counted.runs_of(9, *inputs) <= 3  # the first finds no gradients and no places for them
+    assert counted.runs_of(9, *inputs) <= 3  # in the first there are neither gradients nor buffers for them
     assert counted.runs_of(5, *inputs) == 0
     assert counted.runs_of(5, gf.ones((5, 3)), gf.zeros((5, 2))) == 2
     assert counted.runs_of(5, *inputs) == 0
@@ -370,7 +370,7 @@ def test_the_values_of_all_tensors_are_current() -> None:
 
 
 def test_a_model_elsewhere_than_the_inputs() -> None:
-    """What is computed on another device is not seen, so that such a step must run as it is."""
+    """Calls on another device are not recorded, so such a step must run normally."""
     with twin_device() as twin:
         layer = nn.Linear(3, 2, device=twin)
         optimizer = optim.SGD(layer.parameters(), lr=0.1)
@@ -487,7 +487,7 @@ def held(w: gf.Tensor) -> gf.Tensor:
 
 
 def trained(through: Callable[[Step], Step], work: Callable[[nn.Linear, optim.Optimizer, gf.Tensor], Any]) -> Any:
-    """The weights after each of some calls of `work` as a step, on other inputs each time."""
+    """The weights after each of several calls of the step `work` on different inputs."""
     gf.manual_seed(0)
     model = nn.Linear(3, 2)
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
@@ -581,7 +581,7 @@ def train_one_every_other_time(model: nn.Linear, optimizer: optim.Optimizer, x: 
 
 
 class Batch:
-    """A batch that is kept, as an attribute of a trainer."""
+    """A batch stored as an attribute, as a trainer would."""
 
     x: gf.Tensor
 
@@ -703,7 +703,7 @@ def test_results_share_no_memory() -> None:
 
 
 class Around(nn.Module):
-    """A module that has `model`, and a forward of its own."""
+    """A module that contains `model`, with a given forward."""
 
     def __init__(self, model: nn.Module, forward: Callable[..., Any]) -> None:
         super().__init__()
@@ -885,7 +885,7 @@ def test_nothing_is_kept_when_it_is_gone() -> None:
 
 
 class Parts(nn.Module):
-    """A module that is not called itself, with modules in a list, a buffer, and attributes that decide."""
+    """A module that is not called itself, with modules in a list, a buffer, and attributes that its loss depends on."""
 
     extra: list[nn.Module]
 
@@ -906,7 +906,7 @@ class Parts(nn.Module):
 
 
 class Untold(nn.Module):
-    """A module that each step creates."""
+    """A module that each call of the step creates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -917,7 +917,7 @@ class Untold(nn.Module):
 
 
 class World:
-    """A step that uses some things and not others; `history` has all that each call leaves."""
+    """A step that uses some objects and not others; `history` has the results and the state of each call."""
 
     def __init__(self, through: Callable[[Step], Any]) -> None:
         gf.manual_seed(5)
@@ -992,17 +992,17 @@ USED: dict[str, Change] = {
     "another optimizer for the same parameters": lambda w: optim.SGD(w.parts.body.parameters(), lr=0.1),
     "more parameters to train": lambda w: w.optimizer.add_param_group({"params": list(w.parts.head.parameters())}),
 }
-"""Changes of what the step uses, after which it is recorded anew."""
+"""Changes of what the step uses, after which it is recorded again."""
 
 WITHOUT_EFFECT = [USED["a move and back"], USED["another optimizer for the same parameters"]]
-"""Other arrays, with the same values."""
+"""Changes that replace arrays but not their values."""
 
 HOOKS: dict[str, Change] = {
     "a forward hook": lambda w: w.parts.head.register_forward_hook(lambda module, inputs, out: out * 2),
     "a forward hook within a perceptron": lambda w: w.parts.body[1].register_forward_hook(lambda m, i, out: out * 2),
     "a hook on a parameter": lambda w: w.parts.body[0].weight.register_hook(lambda g: g * 2),
 }
-"""Hooks on what the step uses, with which it runs as it is."""
+"""Hooks on what the step uses, with which it runs normally."""
 
 UNUSED: dict[str, Change] = {
     "nothing": lambda w: None,
@@ -1035,11 +1035,11 @@ UNUSED: dict[str, Change] = {
     "a copy": lambda w: copy.deepcopy(w.parts),
     "another step that is captured": lambda w: gf.capture(lambda x: w.other[0](x))(gf.ones((1, 3))),
 }
-"""Changes of what the step does not use, or that are taken back, or that decide no call."""
+"""Changes of what the step does not use, changes that are undone, and changes that affect no call."""
 
 
 def both(*events: Change | int) -> tuple[World, World]:
-    """Two worlds after changes and numbers of calls, one with the plain step and one with the captured."""
+    """Two worlds, with the plain and with the captured step, after the same changes and numbers of calls."""
     worlds = World(as_it_is), World(gf.capture)
     for world in worlds:
         for event in events:
@@ -1081,7 +1081,7 @@ def test_a_change_of_what_a_step_does_not_use_leaves_it_replaying(change: Change
 
 
 def test_a_hook_elsewhere_changes_no_bit() -> None:
-    """With a hook anywhere a walk goes another way."""
+    """While any hook exists, backward passes take another path."""
 
     def work(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
         optimizer.zero_grad()
@@ -1105,7 +1105,7 @@ def test_a_hook_elsewhere_changes_no_bit() -> None:
 
 
 def test_parts_of_a_tensor_are_differentiated_twice() -> None:
-    """Selections by name, as the recorded walk makes them."""
+    """The backward pass on tensors selects parts by operations that are called by name."""
 
     def work(model: nn.Linear, optimizer: optim.Optimizer, x: gf.Tensor) -> None:
         optimizer.zero_grad()
@@ -1118,7 +1118,7 @@ def test_parts_of_a_tensor_are_differentiated_twice() -> None:
 
 
 class Lenient:
-    """Attributes in a way of its own."""
+    """A class with its own `__getattribute__`."""
 
     def __getattribute__(self, name: str) -> Any:
         return 2.0 if name == "factor" else super().__getattribute__(name)
@@ -1201,7 +1201,7 @@ EDITS: dict[str, Callable[[optim.Optimizer], Any]] = {
 @pytest.mark.parametrize("goes_on", [False, True])
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_parameters_of_a_group_that_are_edited_by_hand(edit: Callable[[optim.Optimizer], Any], goes_on: bool) -> None:
-    """The step does not read the groups itself; what it does after the optimizer's step sees the new values."""
+    """The step does not read the groups itself; what it computes after the optimizer's step depends on them."""
     found = []
     for through in (as_it_is, gf.capture):
         gf.manual_seed(0)
@@ -1222,7 +1222,7 @@ def test_parameters_of_a_group_that_are_edited_by_hand(edit: Callable[[optim.Opt
             result = call(gf.ones((2, 3)) * (i + 1.0))
             everything = (result, model.state_dict(), [p.grad for p in model.parameters()])
             results.append([(path, bits(x)) for path, x in flatten(everything)])
-            del everything  # a gradient that is held would be another state
+            del everything  # holding a gradient would change its state
             if through is not as_it_is and i not in (0, 1, 2, 6, 7, 8):
                 assert call.status == "replaying"  # type: ignore[attr-defined]
         found.append(results)
@@ -1239,7 +1239,7 @@ def test_an_attribute_called_steps_is_any_attribute_of_a_module() -> None:
 
 @pytest.mark.parametrize("when", range(4))
 def test_a_step_that_is_recorded_while_another_thread_changes_what_it_uses(when: int) -> None:
-    """In the middle of a call, after the step has read the old value."""
+    """The change comes in the middle of a call, after the step has read the old value."""
     options, calls = nn.Module(), itertools.count()
     options.alpha = 1.0
 
@@ -1293,7 +1293,7 @@ def test_a_gradient_from_before_that_a_step_reads_keeps_its_values() -> None:
         assert captured().tolist() == expected
     assert captured.status == "replaying"
     for _ in range(2):
-        step(gf.full((2, 3), 9.0))  # which needs the place of that gradient
+        step(gf.full((2, 3), 9.0))  # which writes to the buffer of that gradient
         for _ in range(3):
             assert captured().tolist() == expected
     assert captured.status == "replaying"
@@ -1305,7 +1305,7 @@ def test_a_frozen_parameter_that_gets_another_place() -> None:
     captured = gf.capture(layer)
     for _ in range(3):
         captured(gf.ones((1, 3)))
-    other = optim.SGD(layer.parameters(), lr=0.1)  # the parameters are in its memory from now on
+    other = optim.SGD(layer.parameters(), lr=0.1)  # which moves the parameters to its own buffer
     layer.load_state_dict({"weight": gf.ones((2, 3)), "bias": gf.zeros(2)})
     assert captured(gf.ones((1, 3))).tolist() == [[3.0, 3.0]]
     assert kept.steps == other.steps == 0
@@ -1328,7 +1328,7 @@ def test_gradients_that_get_another_place() -> None:
         call = through(step)
         for _ in range(4):
             call(x)
-        optimizer.step()  # only now it has the gradients in its memory
+        optimizer.step()  # which gives the gradients new buffers
         call(x * 2)
         found.append([held(p).tolist() for p in model.parameters()])
     assert found[0] == found[1]
@@ -1340,7 +1340,7 @@ def test_a_captured_step_within_functional_call_has_the_tensors_given() -> None:
 
     expected = model(x).tolist()
     for value in (0.0, 1.0, 2.0):
-        for _ in range(3):  # recorded with these tensors, which the next functional_call does not give
+        for _ in range(3):  # recorded with these tensors, which the next functional_call replaces
             given = {"model.weight": gf.full((2, 3), value), "model.bias": gf.zeros(2)}
             assert nn.functional_call(Around(model, captured), given, x).tolist() == [[3 * value] * 2]
     for _ in range(4):
@@ -1471,7 +1471,7 @@ def test_a_gradient_that_is_held_is_named() -> None:
 
 
 def recorded_calls(captured: Any, calls: int) -> list[int]:
-    """Which of so many calls of a step record it; the step tells by `RECORDED`."""
+    """Which of a number of calls record a step that appends to `RECORDED`."""
     found = []
     for i in range(calls):
         RECORDED.clear()
@@ -1500,7 +1500,7 @@ def test_it_tries_again_at_doubling_distances_and_not_for_nothing() -> None:
 
 
 def test_two_recordings_that_agree_are_made_in_a_row() -> None:
-    """Else what every second call does would seem to be what all do."""
+    """Otherwise what every second call does would seem to be what all calls do."""
     calls = itertools.count()
     captured, found = gf.capture(lambda x: x * float(next(calls) % 2)), []
     for i in range(12):
@@ -1554,7 +1554,7 @@ def test_a_program_that_was_worth_it_is_followed_by_another_at_once(change: Call
 
 
 def test_gradients_that_are_cleared_between_some_calls_only() -> None:
-    """Two states in turn: one of them is replayed, and recordings for the other become rare."""
+    """With two gradient states in turn, one is replayed, and the other is recorded more and more rarely."""
     model, optimizer = nn.Linear(3, 2), None
     optimizer = optim.SGD(model.parameters(), lr=0.01)
 
@@ -1618,7 +1618,7 @@ def test_a_check_runs_the_step_every_so_many_calls() -> None:
 
 
 class Flags:
-    """What a step reads from Python."""
+    """Python values that a step reads."""
 
     factor = 1.0
     frozen = False
@@ -1756,7 +1756,7 @@ def test_results_come_as_the_step_returns_them(of: Callable[[Any], Any]) -> None
         assert type(result) is type(expected)
         assert values_of(result) == values_of(expected)
         results.append((result, values_of(result)))
-    for result, values in results:  # each call has its own
+    for result, values in results:  # each call returns its own tensors
         assert values_of(result) == values
 
 

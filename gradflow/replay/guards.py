@@ -11,7 +11,7 @@ from gradflow.replay.reasons import describe
 
 
 class GroupsGuard:
-    """The parameter groups of an optimizer as they are now.
+    """The parameter groups of an optimizer, as they are when the guard is created.
 
     Parameters must stay the same objects in the same order. Hyperparameters may change, because `Optimizer.step` reads
     them in each replay, unless the step itself reads them too (`are_read`).
@@ -48,8 +48,8 @@ class Guards:
 
     snapshot: the versions of the objects that the step uses.
     groups: the parameter groups of the optimizers that it uses.
-    leaves: the leaves whose gradients it computes. What a step does to a gradient depends on where that is
-    (`gradient_state`), which therefore must be the same at the beginning of each replay.
+    leaves: the leaves whose gradients it computes. Each gradient must be in the same place when a replay begins
+    (`gradient_state`) as when the recorded step began.
     recorded_at: the number of the call that was recorded.
     """
 
@@ -64,7 +64,7 @@ class Guards:
         self.recorded_at = recorded_at
 
     def hold(self) -> bool:
-        """Whether all is unchanged but for the states of gradients."""
+        """Whether nothing has changed, apart from `gradient_states`."""
         return self.snapshot.is_current() and all(map(GroupsGuard.holds, self.groups))
 
     def gradient_states(self) -> list[GradientState | None]:
@@ -72,16 +72,13 @@ class Guards:
         return [gradient_state(leaf) for leaf in self.leaves]
 
     def describe_change(self) -> str:
-        """What has changed, in words."""
+        """The first thing that has changed, in words."""
         changed = self.snapshot.first_changed()
         return "a parameter group" if changed is None else describe(changed)
 
 
 def gradient_state(leaf: Leaf) -> GradientState | None:
-    """Where a leaf's gradient is.
-
-    None where other tensors share the buffer, which a backward pass would have to copy first.
-    """
+    """Where a leaf's gradient is, or None if other tensors share its buffer: the step would have to copy them first."""
     if leaf.slot is not None and leaf.slot.holders and leaf.is_held():
         return None
     return leaf.state

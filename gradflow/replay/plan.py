@@ -1,4 +1,4 @@
-"""When a step is recorded: what is known of it for one kind of inputs, and how long to wait after a failure."""
+"""Plans: when a step is recorded for one kind of inputs, and how long it runs normally after a failure."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gradflow.backend import Backend
+from gradflow.replay.guards import Guards
 from gradflow.replay.program import Program, Recording, difference
 from gradflow.replay.reasons import Reason
 from gradflow.replay.recorder import StepRecorder
 
 PATIENCE = 3
-"""After so many failures in a row a step records less often, and the reason is logged."""
+"""After this many failures in a row, the step is recorded less often, and the reason is logged."""
 _LONGEST_WAIT = 1024
-"""The most calls that run normally between two recordings."""
+"""The greatest number of calls that run normally between two recordings."""
 _WORTHWHILE = 16
-"""A program that has lasted so many calls was worth its recording: a change after that is no failure."""
+"""A program that was valid for this many calls was worth recording: its invalidation does not count as a failure."""
 RECORDING = Reason("recording", expected=True)
 _EXCEPTION = Reason("raises an exception", expected=True)
 _OTHER_STATE = Reason("a gradient is held, or was stored elsewhere in the first recording")
 
 
 class Plan:
-    """The last recording of a step for one kind of inputs, and a program once two in a row agree, else the reason.
+    """What is known of a step for one kind of inputs: its last recording, its program, or the reason for having none.
 
-    failures: recordings in a row that led to no program, or to one that a change soon invalidated.
-    next: the first call that may be recorded.
+    failures: how many recordings in a row led to no program, or to one that was soon invalidated.
+    next: the number of the first call that may be recorded.
     """
 
     def __init__(self) -> None:
@@ -46,21 +47,19 @@ class Plan:
 
     def drop_invalid(self, call: int) -> None:
         """Drop the program and the recording if what they depend on has changed."""
-        if self.program is not None and self._has_changed(self.program, call):
+        if self.program is not None and not self.program.guards.hold():
+            self._report_change(self.program.guards, call)
             self.program = None
-        if self.recording is not None and self._has_changed(self.recording, call):
+        if self.recording is not None and not self.recording.guards.hold():
+            self._report_change(self.recording.guards, call)
             self.recording = None
 
-    def _has_changed(self, recorded: Program | Recording, call: int) -> bool:
-        guards = recorded.guards
-        if guards.hold():
-            return False
+    def _report_change(self, guards: Guards, call: int) -> None:
         self.reason = Reason(f"{guards.describe_change()}, which it uses, changes between calls")
         if call - guards.recorded_at < _WORTHWHILE:
             self._fail(call)
         else:
             self.failures = self.next = 0
-        return True
 
     def record(
         self, step: Callable[..., Any], call: int, backend: Backend, inputs: Sequence[Any], named: dict[str, Any]
@@ -68,8 +67,8 @@ class Plan:
         """Run the step and record it. Returns copies of its results."""
         before, self.recording = self.recording, None
         states = [] if before is None else before.guards.gradient_states()
-        recorder = StepRecorder(backend, call, [] if before is None else before.guards.groups)
-        self.reason = _EXCEPTION
+        recorder = StepRecorder(backend, call, [] if before is None else [g.optimizer for g in before.guards.groups])
+        self.reason = _EXCEPTION  # this recording has failed unless it ends with a success
         self._fail(call + 1)
         result = recorder.run(step, inputs, named)
         reason = recorder.reason
@@ -78,7 +77,7 @@ class Plan:
             if before is not None:
                 reason = _OTHER_STATE if None in states else difference(before, self.recording)
         if reason is None:
-            if self.program is None:  # else two gradient states in turn would replace each other's program for ever
+            if self.program is None:  # otherwise steps that alternate between two gradient states are recorded for ever
                 self.failures -= 1
             if before is None:
                 self.next = call + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence, ValuesView
+from collections.abc import Callable, Iterable, Iterator, Sequence, ValuesView
 from threading import Lock, get_ident
 from typing import Any
 
@@ -63,19 +63,20 @@ def copy_results(result: Any) -> Any:
 
 
 class StepRecorder(Recorder):
-    """Records one call of a step on a backend; `before`: the groups of optimizers that an earlier recording has used.
+    """Records one call of a step. After `run`, `reason` is None, or why the `recording` cannot be replayed.
 
-    After `run`, `recording` is what was recorded, and `reason` is None or why it cannot be replayed.
+    call_number: that of the call, among all calls of the step.
+    optimizers: those that the previous recording has used; changes of their groups forbid a replay from the beginning.
     """
 
     recording: Recording
 
-    def __init__(self, backend: Backend, call: int, before: Sequence[GroupsGuard]) -> None:
+    def __init__(self, backend: Backend, call_number: int, optimizers: Iterable[Any]) -> None:
         self.backend = backend
-        self.call = call  # its number
+        self.call_number = call_number
         self.reason: Reason | None = None
         self._calls: list[Call] = []
-        self._groups = [GroupsGuard(groups.optimizer) for groups in before]
+        self._groups = list(map(GroupsGuard, optimizers))
         self._leaves: list[Leaf] = []
         # objects by id; each entry keeps its object alive, so that no other object gets the id
         self._references: dict[int, tuple[Input | Ref, Any]] = {}
@@ -83,7 +84,7 @@ class StepRecorder(Recorder):
         self._read: dict[int, Any] = {}
         self._created: dict[int, Any] = {}
         self._changed: list[Any] = []
-        self._paused = False  # whether what happens is part of a recorded call, or done by the recorder itself
+        self._paused = False  # whether to ignore reports: they come from a recorded call, or from the recorder itself
         self._start = clock.tick()
         self._own_packages = {"gradflow", "contextlib", type(backend).__module__.partition(".")[0]}
 
@@ -110,12 +111,12 @@ class StepRecorder(Recorder):
         for obj in self._changed:
             if id(obj) in used:
                 self._refuse(f"changes {describe(obj)}, which it also reads")
-        guards = Guards(snapshot, self._groups, list(dict.fromkeys(self._leaves)), self.call)
+        guards = Guards(snapshot, self._groups, list(dict.fromkeys(self._leaves)), self.call_number)
         self.recording = Recording(self.backend, len(views), self._calls, self._argument(result), guards)
         return result
 
     def _views_of(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """Views of the inputs for the step: an array that the step has from elsewhere is a different object."""
+        """Views of the inputs, to be passed to the step: their arrays are new objects, known only as inputs."""
         views = []
         for i, x in enumerate(given):
             memory = x._shared_memory()
@@ -127,7 +128,7 @@ class StepRecorder(Recorder):
 
     @contextlib.contextmanager
     def _intercepting(self) -> Iterator[None]:
-        """Replace the functions of the backend by functions that record their calls, and receive reports."""
+        """Receive reports, and have the functions of the backend record their calls, until the end of the `with`."""
         own = vars(self.backend)
         before = {name: own[name] for name in _RECORDED if name in own}
 
@@ -230,7 +231,7 @@ class StepRecorder(Recorder):
             self._refuse(f"changes hyperparameters of {name}")
 
     def _refuse(self, reason: str) -> None:
-        """Set the reason why the step cannot be replayed, unless there is one."""
+        """Set the reason why the step cannot be replayed; the first one is kept."""
         if self.reason is None:
             name, place = caller(self._own_packages)
             self.reason = Reason(reason.replace("{}", name), f": {place}" if recorders else "")
@@ -238,7 +239,7 @@ class StepRecorder(Recorder):
     # ------------------------------------------------------------------ calls
 
     def _call(self, recorded: str | Constant, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
-        """Call a function and record it as `recorded`."""
+        """Call `function` and record the call; `recorded` stands for the function in `Call`."""
         self._paused = True
         try:
             result = function(*arguments, **options)
@@ -252,7 +253,7 @@ class StepRecorder(Recorder):
         return result
 
     def _name(self, result: Any, ref: Ref) -> None:
-        """Note that later arguments refer to a result, and to its parts, by `ref`; not so a buffer that was given."""
+        """Have later arguments refer to a result and its parts by `ref`, unless it is an argument that was given."""
         if isinstance(result, Tensor):
             result, ref = result.array, Ref(ref.call, f"{ref.path}.array")
         if isinstance(result, (tuple, list)):
@@ -266,7 +267,7 @@ class StepRecorder(Recorder):
             self._references[id(result)] = ref, result
 
     def _argument(self, x: Any) -> Any:
-        """An argument as `Call` holds it."""
+        """An argument in the form that `Call` takes."""
         if id(x) in self._references:
             return self._references[id(x)][0]
         if isinstance(x, Tensor) and id(x.array) in self._references and x._node is None:
