@@ -68,6 +68,12 @@ LAYERS: tuple[set[str], ...] = (
     {"replay.plan"},
     {"replay.step"},
     {"replay"},
+    {"nn.parameter", "nn.state"},
+    {"nn.module"},
+    {"nn.constructors", "nn.functional"},
+    {"nn.activations", "nn.containers", "nn.init", "nn.losses"},
+    {"nn.layers"},
+    {"nn.perceptron"},
     {"nn", "optim", "public"},  # the core up to here
     {"data", "testing"},
     {"training"},

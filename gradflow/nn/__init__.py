@@ -1,28 +1,26 @@
 """Modules, layers, losses and initial values, with PyTorch's names and semantics."""
 
 from gradflow.nn import init
-from gradflow.nn.layers import (
+from gradflow.nn.activations import (
     ELU,
     GELU,
-    MLP,
-    Dropout,
-    Flatten,
-    Identity,
-    LayerNorm,
     LeakyReLU,
-    Linear,
     LogSoftmax,
-    ModuleList,
     ReLU,
-    Sequential,
     Sigmoid,
     SiLU,
     Softmax,
     Softplus,
     Tanh,
 )
+from gradflow.nn.containers import ModuleList, Sequential
+from gradflow.nn.functional import functional_call
+from gradflow.nn.layers import Dropout, Flatten, Identity, LayerNorm, Linear
 from gradflow.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss
-from gradflow.nn.module import Module, Parameter, StateError, functional_call
+from gradflow.nn.module import Module
+from gradflow.nn.parameter import Parameter
+from gradflow.nn.perceptron import MLP
+from gradflow.nn.state import StateError
 
 __all__ = [
     "ELU",

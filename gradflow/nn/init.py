@@ -1,6 +1,7 @@
 """Initial values of parameters, with PyTorch's names and formulas. Each function overwrites a tensor and returns it.
 
-The numbers come from a generator of `gradflow.random`, by default the global one, and are the same on every device.
+The random numbers come from `generator`, by default the global one, and are the same on every device. fan_in and
+fan_out of a weight (out, in, *kernel) are `in` and `out` times the size of the kernel.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ _GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3.0, "relu": math.sqrt(2.
 
 
 def calculate_gain(nonlinearity: str, a: float = 0.01) -> float:
-    """The factor by which weights before this activation are larger; `a` is the slope of "leaky_relu".
+    """The factor for the spread of weights whose result goes through an activation, as PyTorch recommends it.
 
-    Raises ValueError for an activation without one.
+    nonlinearity: "linear", "sigmoid" (1), "tanh" (5/3), "relu" (sqrt(2)), "selu" (3/4), or "leaky_relu".
+    a: the negative slope of "leaky_relu" (default 0.01), whose gain is sqrt(2 / (1 + a^2)).
+
+    Raises ValueError for another name.
     """
     if nonlinearity == "leaky_relu":
         return math.sqrt(2.0 / (1.0 + a * a))
@@ -29,12 +33,13 @@ def calculate_gain(nonlinearity: str, a: float = 0.01) -> float:
 
 
 def _fans(tensor: Tensor) -> tuple[int, int]:
+    """fan_in and fan_out, at least 1 each, so that an empty weight divides by no zero."""
     if tensor.ndim < 2:
         raise ValueError(
             f"fan-in and fan-out need a weight of at least two axes (out, in); the shape is {tensor.shape}"
         )
-    rest = math.prod(tensor.shape[2:])
-    return max(tensor.shape[1] * rest, 1), max(tensor.shape[0] * rest, 1)  # 0 where there is nothing to fill
+    kernel = math.prod(tensor.shape[2:])
+    return max(tensor.shape[1] * kernel, 1), max(tensor.shape[0] * kernel, 1)
 
 
 def _overwrite(tensor: Tensor, values: Tensor) -> Tensor:
@@ -43,46 +48,56 @@ def _overwrite(tensor: Tensor, values: Tensor) -> Tensor:
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Numbers spread evenly between a and b. ValueError for a > b."""
+    """Fill a tensor from U(a, b); by default U(0, 1). Raises ValueError unless a <= b."""
     if not a <= b:
         raise ValueError(f"uniform_ needs a <= b; got a={a}, b={b}")
-    how: Any = {"dtype": tensor.dtype, "device": tensor.device, "generator": generator}
-    return _overwrite(tensor, random.uniform(tensor.shape, low=a, high=b, **how))
+    options: Any = {"dtype": tensor.dtype, "device": tensor.device, "generator": generator}
+    return _overwrite(tensor, random.uniform(tensor.shape, low=a, high=b, **options))
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Normally distributed numbers. ValueError for std < 0."""
+    """Fill a tensor from N(mean, std^2); by default N(0, 1). Raises ValueError for std < 0."""
     if std < 0:
         raise ValueError(f"normal_ needs std >= 0; got {std}")
-    how: Any = {"dtype": tensor.dtype, "device": tensor.device, "generator": generator}
-    return _overwrite(tensor, random.normal(tensor.shape, mean=mean, std=std, **how))
+    options: Any = {"dtype": tensor.dtype, "device": tensor.device, "generator": generator}
+    return _overwrite(tensor, random.normal(tensor.shape, mean=mean, std=std, **options))
 
 
 def constant_(tensor: Tensor, value: float) -> Tensor:
-    """One value everywhere."""
+    """Fill a tensor with one value."""
     with no_grad():
         tensor._assign(float(value))
     return tensor
 
 
 def zeros_(tensor: Tensor) -> Tensor:
-    """0 everywhere."""
+    """Fill a tensor with 0."""
     return constant_(tensor, 0.0)
 
 
 def ones_(tensor: Tensor) -> Tensor:
-    """1 everywhere."""
+    """Fill a tensor with 1."""
     return constant_(tensor, 1.0)
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """U(-b, b) with b = gain * sqrt(6 / (fan_in + fan_out)). Glorot & Bengio 2010, eq. 16. ValueError for one axis."""
+    """Fill a weight from U(-b, b) with b = gain * sqrt(6 / (fan_in + fan_out)).
+
+    gain: see `calculate_gain` (default 1).
+
+    Glorot & Bengio 2010, eq. 16. Raises ValueError for fewer than two axes.
+    """
     bound = gain * math.sqrt(6.0 / sum(_fans(tensor)))
     return uniform_(tensor, -bound, bound, generator)
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """N(0, s^2) with s = gain * sqrt(2 / (fan_in + fan_out)). Glorot & Bengio 2010, eq. 12. ValueError for one axis."""
+    """Fill a weight from N(0, s^2) with s = gain * sqrt(2 / (fan_in + fan_out)).
+
+    gain: see `calculate_gain` (default 1).
+
+    Glorot & Bengio 2010, eq. 12. Raises ValueError for fewer than two axes.
+    """
     return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(_fans(tensor))), generator)
 
 
@@ -100,9 +115,15 @@ def kaiming_uniform_(
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
 ) -> Tensor:
-    """U(-b, b) with b = gain * sqrt(3 / fan). He et al. 2015, "Delving Deep into Rectifiers", eq. 10 and 14.
+    """Fill a weight from U(-b, b) with b = gain * sqrt(3 / fan); for layers with ReLU after them.
 
-    `a` is the slope of a leaky ReLU. Raises ValueError for one axis or an unknown mode or activation.
+    a: the negative slope of a leaky ReLU (default 0: ReLU).
+    mode: the fan, "fan_in" (default), which keeps the spread of values in the forward pass, or "fan_out", which keeps
+        that of gradients in the backward pass.
+    nonlinearity: the activation, for `calculate_gain` (default "leaky_relu").
+
+    He et al. 2015, "Delving Deep into Rectifiers", eq. 10 and 14. Raises ValueError for fewer than two axes, another
+    mode or an unknown activation.
     """
     bound = math.sqrt(3.0) * _kaiming_std(tensor, a, mode, nonlinearity)
     return uniform_(tensor, -bound, bound, generator)
@@ -115,5 +136,5 @@ def kaiming_normal_(
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
 ) -> Tensor:
-    """N(0, s^2) with s = gain / sqrt(fan). He et al. 2015, eq. 10 and 14. ValueError as for `kaiming_uniform_`."""
+    """Fill a weight from N(0, s^2) with s = gain / sqrt(fan). Arguments and errors as for `kaiming_uniform_`."""
     return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)

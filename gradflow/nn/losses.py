@@ -1,11 +1,16 @@
-"""Losses as modules, with PyTorch's names and semantics; the functions are in `gradflow.ops.losses`."""
+"""Losses as modules, with PyTorch's names and semantics; they call the functions of `gradflow.ops.losses`.
+
+Each takes `reduction`: "mean", the average (default); "sum"; or "none", the separate losses. Any other value raises
+ValueError.
+"""
 
 from __future__ import annotations
 
 import inspect
 
 from gradflow import ops
-from gradflow.nn.module import Module, speaks_for_itself
+from gradflow.nn.constructors import explains_arguments
+from gradflow.nn.module import Module
 from gradflow.ops.losses import check_reduction
 from gradflow.tensor import Tensor
 
@@ -27,24 +32,39 @@ class _Loss(Module):
         return ", ".join(shown)
 
 
+@explains_arguments
 class MSELoss(_Loss):
-    """(input - target)^2, averaged over all elements ("mean"), summed ("sum") or not ("none")."""
+    """(input - target)^2 for each element.
+
+    reduction: "mean" over all elements (default), "sum" or "none".
+    """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of an input and a target of one shape."""
+        """input, target: of one shape. The result has shape (), or theirs for reduction "none"."""
         return ops.mse_loss(input, target, self.reduction)
 
 
+@explains_arguments
 class L1Loss(_Loss):
-    """|input - target|, averaged over all elements ("mean"), summed ("sum") or not ("none")."""
+    """|input - target| for each element.
+
+    reduction: "mean" over all elements (default), "sum" or "none".
+    """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of an input and a target of one shape."""
+        """input, target: of one shape. The result has shape (), or theirs for reduction "none"."""
         return ops.l1_loss(input, target, self.reduction)
 
 
+@explains_arguments
 class HuberLoss(_Loss):
-    """Half the squared error below `delta`, else delta * (|error| - delta / 2). ValueError for delta <= 0."""
+    """e^2 / 2 where |e| < delta, else delta * (|e| - delta / 2), for each element's error e = input - target.
+
+    reduction: "mean" over all elements (default), "sum" or "none".
+    delta: where the loss changes from quadratic to linear, above 0 (default 1); else ValueError.
+
+    Huber 1964, "Robust Estimation of a Location Parameter".
+    """
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction)
@@ -53,14 +73,18 @@ class HuberLoss(_Loss):
         self.delta = delta
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of an input and a target of one shape."""
+        """input, target: of one shape. The result has shape (), or theirs for reduction "none"."""
         return ops.huber_loss(input, target, self.reduction, self.delta)
 
 
+@explains_arguments
 class CrossEntropyLoss(_Loss):
-    """The cross-entropy of softmax(logits) from labels or class probabilities; see `gradflow.cross_entropy`.
+    """-sum(p * log(softmax(input))) over the classes, where p is the target; see `gradflow.cross_entropy`.
 
-    weight: (C,), a factor for each class. label_smoothing in [0, 1], else ValueError.
+    weight: (C,), a factor for the loss of each class, or None (default).
+    reduction: "mean" (default; for labels, divides by the sum of their weights), "sum" or "none".
+    label_smoothing: the share in [0, 1] of the target that is spread evenly over all classes (default 0); else
+        ValueError.
     """
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
@@ -71,24 +95,37 @@ class CrossEntropyLoss(_Loss):
         self.label_smoothing = label_smoothing
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits (N, C) and integer labels (N,) or probabilities (N, C)."""
+        """input: logits (N, C), (C,) or (N, C, ...). target: integer labels, without the axis C, or probabilities."""
         return ops.cross_entropy(input, target, self.weight, self.reduction, self.label_smoothing)
 
 
+@explains_arguments
 class NLLLoss(_Loss):
-    """-input at each label, of log-probabilities; see `gradflow.nll_loss`. weight: (C,), a factor for each class."""
+    """-input at the label, where input are log-probabilities; see `gradflow.nll_loss`.
+
+    weight: (C,), a factor for the loss of each class, or None (default).
+    reduction: "mean" (default; divides by the sum of the labels' weights), "sum" or "none".
+    """
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
         super().__init__(reduction)
         self.register_buffer("weight", weight)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of log-probabilities (N, C) and integer labels (N,)."""
+        """input: log-probabilities (N, C), (C,) or (N, C, ...). target: integer labels, without the axis C."""
         return ops.nll_loss(input, target, self.weight, self.reduction)
 
 
+@explains_arguments
 class BCEWithLogitsLoss(_Loss):
-    """Binary cross-entropy of sigmoid(logits); see `gradflow.binary_cross_entropy_with_logits`."""
+    """-(y * log(p) + (1 - y) * log(1 - p)) for each element, where p = sigmoid(input) and y is the target.
+
+    weight: a factor for the loss of each element, of a shape that broadcasts to the input's, or None (default).
+    reduction: "mean" over all elements (default), "sum" or "none".
+    pos_weight: a factor for the term of y, of such a shape, or None (default).
+
+    See `gradflow.binary_cross_entropy_with_logits`.
+    """
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean", pos_weight: Tensor | None = None) -> None:
         super().__init__(reduction)
@@ -96,9 +133,5 @@ class BCEWithLogitsLoss(_Loss):
         self.register_buffer("pos_weight", pos_weight)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits and probabilities of one shape."""
+        """input: logits. target: probabilities of its shape. The result has shape (), or theirs for "none"."""
         return ops.binary_cross_entropy_with_logits(input, target, self.weight, self.reduction, self.pos_weight)
-
-
-for _cls in (MSELoss, L1Loss, HuberLoss, CrossEntropyLoss, NLLLoss, BCEWithLogitsLoss):
-    speaks_for_itself(_cls)
