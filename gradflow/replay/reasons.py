@@ -11,6 +11,8 @@ from gradflow.autograd.leaf import Leaf
 
 _INTERNAL = {"__init__", "add_hook", "apply", "draw", "forward", "function", "nodes_from"}
 """Functions of gradflow that no user calls, so that a reason does not name them."""
+_PUBLIC_NAMES = {"set_item": "__setitem__", "operate": "an operator such as +="}
+"""How users know functions that are only called as methods."""
 
 
 class Reason(NamedTuple):
@@ -52,6 +54,6 @@ def caller(own_packages: Collection[str]) -> tuple[str, str]:
             and not re.match("<|_[^_]", function)
         )
         if is_public and not name:
-            name = function
+            name = _PUBLIC_NAMES.get(function, function)
         frame = frame.f_back
     return name, f"{frame.f_code.co_filename}, line {frame.f_lineno}"
