@@ -548,3 +548,21 @@ def test_numbers_of_numpy_are_results_too() -> None:
         (x[0] * x[0]).sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [2.0, 0.0, 0.0]
+
+
+def test_a_pass_that_failed_is_over_for_the_next_one() -> None:
+    def fails(F: Any, g: Any, _out: Any, _x: Any) -> Any:
+        raise ZeroDivisionError
+
+    broken = gf.operation("broken", lambda F, x: F.add(x, 0.0), fails)
+    x = leaf(0.0)
+    with gf.detect_anomaly():
+        with pytest.raises(ZeroDivisionError):
+            broken(x).backward()
+        y = gf.sqrt(x)
+        with pytest.raises(NonFiniteError, match=r"the gradient of input 0 of sqrt is inf.*\n.*y = gf\.sqrt\(x\)"):
+            y.backward()  # at its end, not only at that of the `with`
+        z = gf.log(gf.tensor(0.0))
+        with pytest.raises(NonFiniteError, match=r"log gave -inf.*\n  in the forward pass.*z = gf\.log"):
+            gf.square(leaf(1.0)).backward()
+    assert z.item() == float("-inf")
