@@ -63,18 +63,18 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     returns and changes bit for bit (default None: never). A check synchronises with the device, and needs memory for
     copies of the parameters, gradients and optimizer state.
 
-    The first two calls with inputs of some shapes and dtypes run the step and record it. If both make the same calls
+    The first two calls with inputs of given shapes and dtypes run the step and record it. If both make the same calls
     of the backend, later calls replay them. The returned function gives copies of the step's results: they share no
-    memory and do not require grad. Up to 16 combinations of shapes and dtypes are replayed.
+    memory and do not require grad. Up to 16 combinations of shapes and dtypes can be replayed.
 
     A replay uses the current values of all tensors, and the current learning rates, hyperparameters and state of
-    optimizers. The step is recorded again after a change of a module that it uses, of hooks, of `requires_grad`, or
-    of the parameters in an optimizer's groups.
+    optimizers. The step is recorded again after a change of what decides its calls: of a module that it uses, hooks,
+    `requires_grad`, the parameters in an optimizer's groups, or hyperparameters that the step itself reads.
 
     A step runs normally, without a replay, if it
 
     - draws random numbers (dropout) or reads values (`item()`, a tensor in an `if`),
-    - changes tensors in place or hyperparameters, reads or assigns `.grad`, or counts `Optimizer.steps`,
+    - changes tensors in place or hyperparameters, reads or assigns `.grad`, or reads `Optimizer.steps`,
     - indexes with a mask, runs hooks or a custom operation, or passes a closure to an optimizer,
     - backpropagates through a graph from before the step, or uses Python numbers that differ between two recordings.
 
@@ -82,9 +82,9 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     `status` of the returned function says what its last call did: "recording", "replaying", or why the step ran
     normally, and in which line. The logger "gradflow" warns once of each reason that calls for a change of the step.
 
-    No other Python of the step runs in a replay. What it would read, such as a flag or a counter, has the value from
-    the recording, and what it would write, such as a list of losses, does not change. The same is true of the work
-    that the step gives to other threads, and of arrays that it gets from `tensor.array`. `check` finds such mistakes.
+    As with CUDA graphs, the rest of the step's Python does not run in a replay. What it would read, such as a flag or a
+    counter, has the value from the recording, and what it would write, such as a list of losses, does not change.
+    Work in other threads and on arrays taken from `tensor.array` is not recorded. `check` finds such mistakes.
 
     Raises TypeError if `step` is not callable, ValueError if `check` is not an integer of at least 1. A call raises
     TypeError for an input that is not a tensor and DeviceMismatchError for inputs on different devices, both before
