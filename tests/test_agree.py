@@ -240,7 +240,7 @@ def test_a_backend_that_gives_lists_and_cannot_be_described_is_told_so() -> None
     with planted(to_host=lambda self, x: Cpu.to_host(self, x).tolist(), describe=missing) as device:
         (row,) = [row for row in agree.compare("cpu", device) if row.what == "exp"]
         told = agree.heading(agree.choose([device]))
-    assert row.problem == "planted:0: TypeError: to_host must give a NumPy array; it gives list"
+    assert row.problem == "planted:0: TypeError: to_host must return a NumPy array; it returned list"
     assert "planted:0: its device cannot be described: NotImplementedError: no such function here" in " ".join(
         told.split()
     )
@@ -348,9 +348,9 @@ def test_json_of_devices_that_agree(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("cpu cpu", "two devices are compared; both are cpu"),
-        ("fake fake:0", "two devices are compared; both are fake:0"),
-        ("cpu fake cuda", "two devices are compared; there are 3: cpu, fake, cuda"),
+        ("cpu cpu", "agree compares two devices; got cpu twice"),
+        ("fake fake:0", "agree compares two devices; got fake:0 twice"),
+        ("cpu fake cuda", "agree compares two devices; got 3: cpu, fake, cuda"),
         ("nonsense", "unknown device 'nonsense'; there are cpu, cuda"),
         ("cpu nonsense", "unknown device 'nonsense'"),
         ("cuda:x", "a device is a name like 'cpu', 'cuda' or 'cuda:0'; got 'cuda:x'"),

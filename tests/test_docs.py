@@ -319,7 +319,7 @@ def test_the_command_brings_a_page_up_to_date(tmp_path: Path, capsys: pytest.Cap
     [
         ([], "usage: python -m gradflow.testing.contract_docs PAGE"),
         (["missing.md"], "missing.md: No such file"),
-        (["bare.md"], "bare.md: the page has no lines"),
+        (["bare.md"], "bare.md: the page needs a line"),
     ],
 )
 def test_a_page_that_cannot_be_brought_up_to_date(

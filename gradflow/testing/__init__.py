@@ -1,6 +1,6 @@
-"""For tests of programs and of backends: agreement, counting transfers, and a device that needs no hardware.
+"""Tools for testing programs and backends: comparison with a reference, counting of transfers, a fake device.
 
-Importing this package makes the device `fake` known.
+Importing this package registers the device `fake`.
 """
 
 from gradflow.backend.registry import register_backend

@@ -1,3 +1,3 @@
-"""The former name of `gradflow.testing.compare_devices`."""
+"""Former name of `gradflow.testing.compare_devices`; old imports keep working."""
 
 from gradflow.testing.compare_devices import *  # noqa: F403

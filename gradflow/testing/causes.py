@@ -1,4 +1,4 @@
-"""Failures of the conformance kit by what is behind them, and the declaration that would allow for them."""
+"""Failures of the conformance kit by cause, and the `unsupported` declaration that would allow for them."""
 
 from __future__ import annotations
 
@@ -15,41 +15,42 @@ WIDTH = 100
 
 
 class Outcome(NamedTuple):
-    """Of a check: the names that may stand for it in `Backend.unsupported`, and why it failed; "" where it passed."""
+    """The result of a check: the names that declare it in `Backend.unsupported`, and why it failed ("" if not)."""
 
     keys: Sequence[str]
     cause: str
 
 
 def cause(error: BaseException, subjects: Iterable[str]) -> str:
-    """What is behind a failure: the same words for all checks that fail for the same reason.
+    """Return the cause of a failure: the same text for all checks that fail for the same reason.
 
-    An exception of the backend's, by its kind and its words without numbers; a wrong result, by what gives it.
+    For an exception of the backend, that is its type and its message without numbers; for a wrong result, the function
+    that returned it.
     """
     try:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        words = " ".join(lines[:1] if isinstance(error, AssertionError) else lines) or "no reason is given"
-    except Exception:  # of its own __str__
-        words = "no reason can be shown"
+        words = " ".join(lines[:1] if isinstance(error, AssertionError) else lines) or "no message"
+    except Exception:  # its own __str__ failed
+        words = "the message cannot be shown"
     if isinstance(error, AssertionError):
         about = ", ".join(sorted(subjects))
-        return f"{about}: not what it should give" if about else words[:WIDTH]
+        return f"{about}: wrong result" if about else words[:WIDTH]
     words, found = re.sub(r"\d+", "N", words), 1
-    while found:  # what differs from call to call, from the inside out
+    while found:  # drop brackets, which differ from call to call, from the inside out
         words, found = re.subn(r" ?(\([^()\[\]]*\)|\[[^()\[\]]*\])", "", words)
     return f"{type(error).__name__}: {words if len(words) <= WIDTH else words[:WIDTH] + ' ...'}"
 
 
 def by_cause(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
-    """The causes with their numbers of failures, the most frequent first."""
+    """Return the causes with their numbers of failures, the most frequent first."""
     return Counter(outcome.cause for outcome in outcomes if outcome.cause).most_common()
 
 
 def declaration(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """What to declare as unsupported, with the reasons, in few names rather than many.
+    """Return what to declare as unsupported, with reasons, in as few names as possible.
 
-    First names of which every check failed: a dtype, a function, a function for a dtype to which half of its failures
-    belong. Then, for what is left, functions of which other checks pass; then the checks themselves.
+    First come names whose checks all failed: a dtype, a function, or a function for one dtype if half of the function's
+    failures have this dtype. Then, for the remaining failures, functions that pass other checks; then single checks.
     """
     passing = {key for outcome in outcomes if not outcome.cause for key in outcome.keys}
     known = {*ARRAY_FUNCTIONS, *KERNELS, *SERVICES}
@@ -78,13 +79,13 @@ def declaration(outcomes: Sequence[Outcome]) -> dict[str, str]:
 
 
 def report(outcomes: Sequence[Outcome]) -> list[str]:
-    """The lines below the failures; none where there is no failure."""
+    """Return the lines to print below the failures; none if there is no failure."""
     causes = by_cause(outcomes)
     if not causes:
         return []
     total, kinds = sum(count for _, count in causes), len(causes)
     lines = ["", f"by cause ({total} failure{'s' * (total > 1)}, {kinds} cause{'s' * (kinds > 1)}):"]
     lines += [f"{count:6} {words}" for words, count in causes]
-    lines += ["", "What the library cannot do may be declared, with the reason, in the class of the backend:"]
+    lines += ["", "Declare what the library cannot do, with the reason, in the class of the backend:"]
     pairs = [f"        {json.dumps(key)}: {json.dumps(why)}," for key, why in declaration(outcomes).items()]
     return [*lines, "    unsupported = {", *pairs, "    }", ""]

@@ -1,8 +1,9 @@
-"""Whether two devices compute the same: the workloads on both, judged against the CPU, as a table.
+"""Compare two devices: run the workloads on both, judge the results against the CPU, and print a table.
 
-Rounding is judged against float64 on the CPU: each device's float32 results have to be within a few ulp, or within the
-bound of the error analysis (`gradflow.testing.tolerances`). What must not round (moves, masks, comparisons, random
-bits) has to equal the CPU's to the bit. Two devices within one bound of the reference differ by at most twice that.
+Rounded results are judged against float64 on the CPU: the float32 results of each device must be within a few ulp, or
+within a bound from error analysis (`gradflow.testing.tolerances`). Results that are not rounded (moves, masks,
+comparisons, random bits) must equal the CPU's bit for bit. Two devices that are within a bound of the reference differ
+by at most twice that bound.
 """
 
 from __future__ import annotations
@@ -26,24 +27,24 @@ from gradflow.text import printable
 
 WIDTH = 80
 _NAMES = 57
-"""The columns of a row for what is compared and its bound, which stands at their right."""
+"""The width of the first two columns: what is compared, and its bound, aligned right."""
 
 
 class Row(NamedTuple):
-    """A line of the table: one result on both devices. The largest error and share are those of the worse device."""
+    """A line of the table: one result on both devices, with the error and the share of the worse device."""
 
     group: str
     what: str
     kind: str
-    """How it is judged: "exact", "ulp" or "bound"."""
+    """How the result is judged: "exact", "ulp" or "bound"."""
     bound: str
     """The bound in words."""
     ulp: float
-    """The largest error, in units in the last place of the reference; large where terms of a sum cancel."""
+    """The largest error in units in the last place of the reference; it is large where the terms of a sum cancel."""
     share: float
-    """The largest share of the bound that an error takes: at most 1 where the devices agree."""
+    """The largest error as a share of its bound: at most 1 if the devices agree."""
     problem: str
-    """What is wrong, in words, with the name of the device; "" where nothing is."""
+    """What is wrong, in words, with the name of the device; "" if nothing is."""
 
     @property
     def passed(self) -> bool:
@@ -52,7 +53,7 @@ class Row(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two devices to compare, and why these where the user did not name both; "" where they did."""
+    """Two devices to compare. `reason` says why gradflow chose them; "" if the user named them."""
 
     first: gf.Device
     second: gf.Device
@@ -60,18 +61,18 @@ class Pair(NamedTuple):
 
 
 def choose(names: Sequence[str] = ()) -> Pair:
-    """The devices that the words of the command line stand for.
+    """Return the pair of devices to compare for the names given on the command line.
 
-    Two names are taken as they are, and one is compared with the CPU. Without any, or for `cpu` alone, it is the CPU
-    and CUDA where that can be used, else the CPU and gradflow's own `fake` device. Raises ValueError for a name that
-    is none and for one device named twice, DeviceUnavailableError, with the diagnosis, for one that cannot be used.
+    One name is compared with the CPU. Without names, or with `cpu` alone, the CPU is compared with CUDA if it can be
+    used, otherwise with gradflow's own `fake` device. Raises ValueError for unknown names, more than two names, and one
+    device named twice; DeviceUnavailableError, with the diagnosis, for a device that cannot be used.
     """
     if len(names) > 2:
-        raise ValueError(f"two devices are compared; there are {len(names)}: {', '.join(names)}")
+        raise ValueError(f"agree compares two devices; got {len(names)}: {', '.join(names)}")
     pair = _pair([_device(name) for name in names])
     if pair.first == pair.second:
-        raise ValueError(f"two devices are compared; both are {pair.first}: name another")
-    for device in (pair.first, pair.second, gf.Device("cpu")):  # the last, for the reference
+        raise ValueError(f"agree compares two devices; got {pair.first} twice")
+    for device in (pair.first, pair.second, gf.Device("cpu")):  # the CPU computes the reference
         gf.get_backend(device)
     return pair
 
@@ -85,7 +86,7 @@ def _pair(named: list[gf.Device]) -> Pair:
     diagnosis = gf.diagnose("cuda")
     if diagnosis.usable:
         return Pair(cpu, gf.Device("cuda"))
-    fake = gf.Device("fake")  # which gradflow.testing makes known
+    fake = gf.Device("fake")  # registered by gradflow.testing
     return Pair(cpu, fake, f"no CUDA device: {diagnosis}. The fake device is NumPy too, behind arrays of its own.")
 
 
@@ -97,12 +98,12 @@ def _device(name: str) -> gf.Device:
 
 
 def compare(first: gf.Device | str, second: gf.Device | str, each: Callable[[Row], None] | None = None) -> list[Row]:
-    """Run all workloads on both devices and on the CPU, and judge the results; `each` is called with a row once it is
-    known.
+    """Run all workloads on both devices and on the CPU, and return the judged results.
 
-    A workload that raises on a device fails there, with what it raised. Raises DeviceUnavailableError.
+    each: called with every row as soon as it is known.
 
-    The rows of the CPU beside itself say how much of each bound NumPy takes.
+    A workload that raises on a device fails there, with the error as its problem. Compare the CPU with itself to see
+    how much of each bound NumPy uses. Raises DeviceUnavailableError.
     """
     names = list(dict.fromkeys((str(gf.get_backend(first).device), str(gf.get_backend(second).device))))
     rows = []
@@ -129,7 +130,7 @@ def _judge(workload: Workload, names: Sequence[str]) -> Iterator[Row]:
 
 
 class _Raised(str):
-    """What was raised, in words, in place of a result."""
+    """The text of an error, in place of a result."""
 
 
 def _try(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -142,12 +143,12 @@ def _try(function: Callable[..., Any], *arguments: Any) -> Any:
 def _value(value: Any) -> Any:
     found = host(value() if callable(value) else value)
     if not isinstance(found, np.ndarray):
-        raise TypeError(f"to_host must give a NumPy array; it gives {type(found).__name__}")
+        raise TypeError(f"to_host must return a NumPy array; it returned {type(found).__name__}")
     return found
 
 
 def _run(workload: Workload, place: Place, evaluate: Callable[[Any], Any]) -> list[Check]:
-    """The checks of a workload with their values on the host."""
+    """Return the checks of a workload with their values on the host."""
     with gf.use_device(place.device), np.errstate(all="ignore"):
         return [check._replace(value=evaluate(check.value)) for check in workload.run(place)]
 
@@ -164,11 +165,11 @@ def _against(value: Any, expected: Check) -> tolerances.Agreement:
     return tolerances.compare(value, expected.value, ulp=expected.bound)
 
 
-# ---------------------------------------------------------------------- words
+# ---------------------------------------------------------------------- printing
 
 
 def heading(pair: Pair) -> str:
-    """What is compared, with which versions, in lines before the table."""
+    """Return the lines above the table: versions, devices, and why these devices."""
     lines = [f"gradflow {gf.__version__}, Python {platform.python_version()}, NumPy {np.__version__}"]
     for device in (pair.first, pair.second):
         lines += _wrapped(f"{device}: {_describe(device)}", "  ")
@@ -185,7 +186,7 @@ def _describe(device: gf.Device) -> str:
 
 
 class Table:
-    """Prints rows as they come: a heading for each group, a line for each row, and below a failure what is wrong."""
+    """Prints rows as they come: a heading for each group, a line for each row, and the problem below a failed row."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -205,13 +206,13 @@ class Table:
 
 def _justified(left: str, right: str) -> str:
     room = _NAMES - len(right) - 1
-    if len(left) > room:  # what tells it from others stands at both ends
+    if len(left) > room:  # cut the middle: names differ at their ends
         left = f"{left[: room - 12]}..{left[-10:]}"
     return f"{left:{room}} {right}"
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """The line below the table: how many agree, and the row that comes nearest to its bound, or those that fail."""
+    """Return the line below the table: how many rows agree and which is nearest to its bound, or which rows fail."""
     failed = [row.what for row in rows if not row.passed]
     if failed:
         return "\n".join(_wrapped(f"{len(failed)} of {len(rows)} FAIL: {', '.join(failed)}", ""))
@@ -221,7 +222,7 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def as_json(pair: Pair, rows: Sequence[Row]) -> str:
-    """The comparison as one JSON document; an error without a number (another shape, an exception) is null."""
+    """Return the comparison as a JSON document. Errors that are not numbers (another shape, an exception) are null."""
     document = {
         "passed": all(row.passed for row in rows),
         "devices": [

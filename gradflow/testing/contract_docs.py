@@ -1,10 +1,10 @@
-"""The contract of a backend as text, made of the code.
+"""Generate the text of the backend contract from the code.
 
 `python -m gradflow.testing.contract_docs docs/write-a-backend.md`
 
-Writes the part of the page between two markers anew: the array functions with the arguments that gradflow passes, and
-the signature and docstring of each service and kernel of `gradflow.backend.Backend`. The latter are read from the
-source, so that the text does not depend on the version of Python.
+This rewrites the part of the page between two markers: the array functions with the arguments that gradflow passes, and
+the signature and docstring of each service and kernel of `gradflow.backend.Backend`. Signatures are read from the
+source, so the text does not depend on the version of Python.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ BEGIN = "<!-- made by python -m gradflow.testing.contract_docs: do not edit from
 END = "<!-- to here -->"
 
 OPTIONS = (SGDOptions, SGDScalars, AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars)
-"""What the steps of optimizers take beside arrays."""
+"""What optimizer steps take besides arrays."""
 
 
 def array_functions() -> Iterator[str]:
-    """The lines on the array functions: a list for each group, names of equal signatures in one item."""
+    """Yield the lines on the array functions: a list for each group, one item for all names with equal signatures."""
     for title, functions in FUNCTION_GROUPS.items():
         yield from (f"{title}:", "")
         for signature in dict.fromkeys(functions.values()):
@@ -56,7 +56,7 @@ def array_functions() -> Iterator[str]:
 
 
 def methods() -> Iterator[str]:
-    """The lines on the attributes, services and kernels of `Backend`: under the headings that the sources have."""
+    """Yield the lines on the attributes, services and kernels of `Backend`, under the headings of the source."""
     classes = {name: cls for module in (contract, composed, philox, optimizer_steps) for name, cls in _classes(module)}
     yield from ("### Attributes", "")
     for base in (Backend, *Backend.__bases__):
@@ -73,7 +73,7 @@ def methods() -> Iterator[str]:
 
 
 def _classes(module: ModuleType) -> Iterator[tuple[str, tuple[str, ast.ClassDef]]]:
-    """The classes of a module by name, each with the source of the module."""
+    """Yield the classes of a module by name, each with the source of the module."""
     source = inspect.getsource(module)
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef):
@@ -130,7 +130,7 @@ def _wrapped(text: str, indent: str = "") -> list[str]:
 
 
 def contract_text() -> str:
-    """The whole of what is made of the code, in Markdown."""
+    """Return everything that is generated from the code, as Markdown."""
     standard = "https://data-apis.org/array-api/2024.12/API_specification/"
     head = (
         "The functions of the [Array API standard, 2024.12](" + standard + "), with its semantics and names of "
@@ -142,20 +142,20 @@ def contract_text() -> str:
 
 
 def update(page: str) -> str:
-    """The text of a page with what stands between the markers made anew. ValueError where it lacks the markers."""
+    """Return the text of a page with the part between the markers regenerated. Raises ValueError without markers."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the page has no lines {BEGIN!r} and, below it, {END!r}")
+        raise ValueError(f"the page needs a line {BEGIN!r} and, below it, a line {END!r}")
     return f"{before}{BEGIN}\n\n{contract_text()}\n\n{END}{after}"
 
 
-def main(words: Sequence[str]) -> int:
-    """Bring the page of that name up to date; the exit status: 0 done, 2 no such page or no markers in it."""
-    if len(words) != 1:
+def main(argv: Sequence[str]) -> int:
+    """Update the page of this name. Return the exit status: 0 if done, 2 if there is no such page or no markers."""
+    if len(argv) != 1:
         print("usage: python -m gradflow.testing.contract_docs PAGE", file=sys.stderr)
         return 2
-    path = Path(words[0])
+    path = Path(argv[0])
     try:
         page = path.read_text(encoding="utf-8")
         path.write_text(update(page), encoding="utf-8")

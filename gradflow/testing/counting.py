@@ -1,9 +1,8 @@
-"""Counting and forbidding what makes the host wait for a device: `count_transfers` and `forbid_sync`.
+"""Count or forbid what makes the host wait for a device: `count_transfers` and `forbid_sync`.
 
-Both see every backend, also one that is made inside the `with`, and what happens in the code of that `with` alone, not
-in other threads. They watch the services of `Backend`, through which all of gradflow moves values and waits. What a
-library does behind a backend's back, in a kernel that asks for a number, they cannot see: for that, run the same code
-on the `fake` device, whose arrays refuse.
+Both watch the services of every `Backend` (also of one created inside the `with`), through which gradflow copies values
+and waits. They see the code inside the `with` only, not other threads. They do not see an array library that waits on
+its own, such as in a kernel that reads a number: for that, run the same code on the `fake` device, whose arrays refuse.
 
 Outside of such a `with`, nothing is watched and nothing costs time.
 """
@@ -33,7 +32,7 @@ _GRADFLOW = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 class SyncError(RuntimeError):
-    """Inside `forbid_sync`, something copied to the host or waited; the message says what, and from which line."""
+    """Code inside `forbid_sync` copied to the host or waited; the message says what did, and on which line."""
 
 
 @dataclass
@@ -73,10 +72,10 @@ _users = 0
 
 @contextlib.contextmanager
 def count_transfers() -> Iterator[Transfers]:
-    """Count, inside a `with`, the copies between host and devices, and how often the host waited.
+    """Count the copies between host and devices, and how often the host waits, inside a `with`.
 
-    On the CPU, too, where these are copies in memory: so code is made ready for a GPU without one. (What gradflow
-    reads of the CPU's memory without a copy is no transfer: labels, and a tensor on its way to another device.)
+    Copies in memory on the CPU count too, so you can prepare code for a GPU without having one. Reading the memory of
+    the CPU without a copy does not count: labels, and a tensor that moves to another device.
 
     >>> import gradflow as gf
     >>> x = gf.tensor([1.0, 2.0])
@@ -100,11 +99,11 @@ def count_transfers() -> Iterator[Transfers]:
         _counters.reset(token)
 
 
-class forbid_sync(Mode):  # noqa: N801 (as a function, which it is called like)
-    """Raise `SyncError` where something inside the `with` copies to the host or waits for a device, whichever it is.
+class forbid_sync(Mode):  # noqa: N801 (it is called like a function)
+    """Raise `SyncError` if code inside the `with` copies values to the host or waits for any device.
 
-    Also as a decorator of functions, generators and coroutines: `@forbid_sync`. `forbid_sync(False)` allows it again,
-    for a part of the code inside. Raises TypeError for another argument.
+    It also decorates functions, generators and coroutines: `@forbid_sync`. Inside, `with forbid_sync(False)` allows
+    waiting for a part of the code. Raises TypeError for other arguments.
 
     >>> import gradflow as gf
     >>> loss = gf.ones(3).sum()
@@ -144,7 +143,7 @@ class forbid_sync(Mode):  # noqa: N801 (as a function, which it is called like)
 
 
 def _watch() -> None:
-    """Have every access to a service of any backend go through `_look`, until it was told to stop as often."""
+    """Route every attribute access of any backend through `_look`, until `_unwatch` was called as often."""
     global _users
     with _lock:
         _users += 1
@@ -173,11 +172,11 @@ def _watched(backend: Backend, name: str, service: Callable[..., Any]) -> Callab
             return _watched_event(backend, service(*args, **options))
         given = [*args, *options.values()][:1]
         moves = name in _FROM_HOST
-        if name == "asarray":  # not of an array, nor of numbers that NumPy makes one for any device
+        if name == "asarray":  # neither an array nor, on the CPU, numbers are a transfer
             moves = backend.device.type != "cpu" and not any(hasattr(x, "shape") for x in given)
         if name not in _FROM_HOST:
             _refuse(backend, name, given)
-        token = _inside.set(True)  # what a service calls in turn is part of it
+        token = _inside.set(True)  # services that it calls are part of it
         try:
             result = service(*args, **options)
         finally:
@@ -225,7 +224,7 @@ def _refuse(backend: Backend, service: str, given: list[Any]) -> None:
 
 
 def _callers() -> tuple[str, FrameType]:
-    """The function of gradflow that user code called, "" where that is a service itself, and the frame of that code."""
+    """Return the gradflow function that user code called ("" if it called a service directly), and the user's frame."""
     frame = sys._getframe()
     asked = ""
     while frame.f_back is not None and _is_own(frame):

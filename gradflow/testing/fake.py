@@ -1,8 +1,8 @@
-"""The device `fake`: NumPy behind an array type that gives nothing away, and that counts what is done with it.
+"""The device `fake`: NumPy behind an array type that hides its values and counts what is done with it.
 
-A program that runs on `fake` asks no array for its value, mixes no arrays of different devices, and uses nothing of an
-array that `Backend` does not promise: what a GPU asks of it, on a machine without one. There are two devices, `fake:0`
-and `fake:1`. Importing `gradflow.testing` makes them known.
+A program that runs on `fake` reads no value implicitly, does not mix arrays of different devices, and uses no array
+attribute beyond those that `Backend` promises. So it tests what a GPU requires, on a machine without one. There are two
+devices, `fake:0` and `fake:1`; importing `gradflow.testing` registers them.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _VALUES = (
     "array", "bool", "complex", "float", "index", "int", "iter", "dlpack", "contains",
 )  # fmt: skip
-"""The methods with which Python and NumPy would ask an array for its values."""
+"""The methods by which Python and NumPy read the values of an array."""
 
 
 @dataclass
 class Counts(HostTraffic):
-    """What was done with a fake device: see `FakeBackend.counts`."""
+    """What was done on a fake device; `FakeBackend.counts` has it."""
 
     allocations: int = 0
-    """New arrays with memory of their own."""
+    """New arrays that own their memory."""
     launches: int = 0
-    """Calls of array functions, operators, and reads and writes by arrays of indices, each a kernel on a GPU."""
+    """Calls of array functions and operators, and indexing with arrays: each would be one kernel on a GPU."""
 
 
 class FakeArray:
-    """An array of a fake device: shape, dtype, ndim, arithmetic, indexing and assignment; its values stay hidden."""
+    """An array of a fake device. It has shape, dtype, ndim, arithmetic and indexing, and hides its values."""
 
     __slots__ = ("_backend", "_memory", "_values")
     __array_ufunc__ = None
@@ -59,7 +59,7 @@ class FakeArray:
 
     @property
     def dtype(self) -> Any:
-        """NumPy's dtype."""
+        """The NumPy dtype."""
         return self._values.dtype
 
     @property
@@ -119,7 +119,7 @@ for _name in _VALUES:
 
 
 class _Memory:
-    """Memory of a fake device, in use until the last array in it is gone."""
+    """A block of memory of a fake device, in use until its last array is deleted."""
 
     __slots__ = ("backend", "size")
 
@@ -134,7 +134,7 @@ class _Memory:
 
 
 class FakeBackend(Backend):
-    """NumPy's array functions on `FakeArray`s, with the composed kernels. `counts` tells what was done so far.
+    """NumPy's array functions on `FakeArray`s, with the composed kernels. `counts` says what has been done so far.
 
     >>> import gradflow as gf
     >>> with gf.use_device("fake"):
@@ -188,7 +188,7 @@ or Tensor.numpy() or .item()
         return self._wrap(np.array(obj, dtype=dtype))
 
     def empty(self, shape: Any, *, dtype: Any = None) -> FakeArray:
-        filler = math.nan if np.dtype(dtype).kind == "f" else 1  # so that nobody takes it for zeros
+        filler = math.nan if np.dtype(dtype).kind == "f" else 1  # not zeros, so that code which relies on zeros fails
         return self._wrap(np.full(shape, filler, dtype))
 
     # ------------------------------------------------------------------ device services
@@ -212,10 +212,10 @@ or Tensor.numpy() or .item()
     def memory_stats(self) -> MemoryStats:
         return MemoryStats(self._in_use, self._peak, self._in_use)
 
-    # ------------------------------------------------------------------ behind the arrays
+    # ------------------------------------------------------------------ wrapping arrays
 
     def _unwrap(self, x: Any) -> Any:
-        """The values of an argument: of an array of this device, of those in a list; Python's own as they are."""
+        """Return the NumPy values of an argument: an array of this device, a list or tuple of them, or a number."""
         if isinstance(x, FakeArray):
             if x._backend is not self:
                 raise TypeError(f"an array of {x._backend.device} in an operation on {self.device}")
@@ -230,7 +230,7 @@ or Tensor.numpy() or .item()
         return self._unwrap(key)
 
     def _wrap(self, x: Any, sources: tuple[Any, ...] = ()) -> FakeArray:
-        """An array with values: a view of the one of `sources` in whose memory it lies, else with memory of its own."""
+        """Return an array of these values: a view if they lie in the memory of a source, else with new memory."""
         values = np.asarray(x)
         for source in sources:
             if isinstance(source, FakeArray) and np.may_share_memory(source._values, values):

@@ -1,11 +1,11 @@
-"""The conformance kit for pytest: whether a backend does what gradflow asks of it.
+"""The conformance kit for pytest: checks that a backend does what gradflow requires.
 
     python -m pytest -p gradflow.testing.plugin --pyargs gradflow.testing.conformance --gradflow-backend=NAME
 
-NAME is a device: `cpu`, `cuda:1`, or the prefix of a plug-in. A backend that no entry point names is registered by a
-module of its own: `--gradflow-backend-module=MODULE`. Each check compares the backend with NumPy or with the composed
-defaults of `gradflow.backend`. What a backend does not do it declares in `Backend.unsupported`. Warnings are left to
-pytest: with `-W error` they are failures. It needs pytest and NumPy alone.
+NAME is a device: `cpu`, `cuda:1`, or the prefix of a plug-in. If no entry point names the backend,
+`--gradflow-backend-module=MODULE` imports a module that registers it. Each check compares the backend with NumPy or
+with the composed defaults of `gradflow.backend`. A backend declares what it does not do in `Backend.unsupported`.
+Warnings are left to pytest: with `-W error` they are failures. The kit needs only pytest and NumPy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytest_plugins = ["gradflow.testing.reasons"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options of the kit."""
+    """Add the options of the kit."""
     group = parser.getgroup("gradflow")
     group.addoption(
         "--gradflow-backend", default="cpu", metavar="NAME",
@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Find the backend; UsageError, one line with the diagnosis, where it cannot be used."""
+    """Load the backend. Raises UsageError, with the diagnosis on one line, if it cannot be used."""
     option = ""
     try:
         for module in config.getoption("gradflow_backend_module"):
@@ -57,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """What is checked, and what it declares."""
+    """Return what is checked, and what the backend declares as unsupported."""
     backend = chosen_backend(config)
     how = list(backend.kernels().values())
     lines = [
@@ -70,7 +70,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
-    """The failures by their causes, and the number of checks by their outcome: below pytest's own list of failures."""
+    """Print the failures by cause and the checks by outcome, below pytest's own list of failures."""
     yield
     reports = [report for kind in ("passed", "failed", "error") for report in terminalreporter.stats.get(kind, [])]
     found = [causes.Outcome(*report.conformance) for report in reports if hasattr(report, "conformance")]
@@ -84,10 +84,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Ite
 
 
 def chosen_device(config: pytest.Config) -> str:
-    """The device to check: that of the option; without this plug-in, `cpu`."""
+    """Return the device to check: the one of the option, or `cpu` without this plug-in."""
     return str(config.getoption("gradflow_backend", default="cpu"))
 
 
 def chosen_backend(config: pytest.Config) -> Backend:
-    """The backend to check."""
+    """Return the backend to check."""
     return gf.get_backend(chosen_device(config))

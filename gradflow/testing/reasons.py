@@ -1,4 +1,4 @@
-"""For pytest: what was skipped or failed as declared, at the end of a run, in one line a reason with its count."""
+"""A pytest plug-in that ends a run with one line for each reason of skips and expected failures, with its count."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 def _reason(report: Any) -> str:
     words = report.wasxfail if hasattr(report, "wasxfail") else report.longrepr
-    if isinstance(words, tuple):  # of a skip: the file, the line, and why
+    if isinstance(words, tuple):  # a skip: file, line, reason
         words = words[2]
     return " ".join(str(words).removeprefix("Skipped: ").split())
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The reasons, the most frequent first; nothing where nothing was skipped."""
+    """Print the reasons, the most frequent first; nothing if no test was skipped."""
     counted = {
         title: Counter(map(_reason, terminalreporter.stats.get(kind, [])))
         for title, kind in (("SKIPPED", "skipped"), ("XFAIL", "xfailed"))

@@ -1,11 +1,11 @@
-"""Agreement of a result with a reference, judged three ways and never by a guessed tolerance.
+"""Compare a result with a reference, in one of three ways and never with a guessed tolerance.
 
 - *Exactly*: moves, masks, comparisons, random bits. `assert_agree(name, actual, reference)`.
-- *In units in the last place*: one transcendental function. `assert_agree(..., ulp=4)`.
-- *By a bound of the error analysis*, `c * K * eps * (|A| @ |B|)`: products and sums of K terms, in any order of
+- *In units in the last place (ulp)*: one transcendental function. `assert_agree(..., ulp=4)`.
+- *Within a bound from error analysis*, `c * K * eps * (|A| @ |B|)`: products and sums of K terms, in any order of
   summation. `assert_agree(..., bound=product_bound(a, b))`.
 
-For the last two the reference is computed in float64 on the CPU, and every device, the CPU too, has to be near it.
+For the last two, compute the reference in float64 on the CPU; every device, the CPU included, must be close to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gradflow.tensor import Tensor
 
 
 def host(x: Any) -> Any:
-    """The values of a tensor, of an array of NumPy or of numbers, as a NumPy array. TypeError for anything else.
+    """Return the values of a tensor, a NumPy array or numbers as a NumPy array. Raises TypeError for anything else.
 
     >>> import gradflow as gf
     >>> host(gf.ones(2, requires_grad=True))
@@ -30,12 +30,12 @@ def host(x: Any) -> Any:
         return x.backend.to_host(x.array)
     values = np.asarray(x)
     if values.dtype.kind not in "biufV":  # V: bfloat16 of ml_dtypes
-        raise TypeError(f"values are a tensor, an array or numbers, all real; got {type(x).__name__} ({values.dtype})")
+        raise TypeError(f"expected a tensor, an array or numbers, all real; got {type(x).__name__} ({values.dtype})")
     return values
 
 
 def eps(dtype: Any = "float32") -> float:
-    """The distance from 1 to the next number of a floating dtype. ValueError for another.
+    """Return the distance from 1 to the next number of a floating dtype. Raises ValueError for other dtypes.
 
     >>> eps("float64") == 2.0**-52
     True
@@ -43,11 +43,11 @@ def eps(dtype: Any = "float32") -> float:
     try:
         return float(np.finfo(str(dtype)).eps)
     except (TypeError, ValueError):
-        raise ValueError(f"a dtype that rounds is float16, float32 or float64; got {str(dtype)!r}") from None
+        raise ValueError(f"eps needs the dtype float16, float32 or float64; got {str(dtype)!r}") from None
 
 
 def product_bound(a: Any, b: Any, dtype: Any = "float32", c: float = 1.0) -> Any:
-    """c * K * eps * (|a| @ |b|): what K products and additions in any order can be off by, with c = 1.
+    """Return c * K * eps * (|a| @ |b|). With c = 1, this bounds the error of K products and additions in any order.
 
     Higham 2002, "Accuracy and Stability of Numerical Algorithms", eq. 3.5.
 
@@ -59,7 +59,7 @@ def product_bound(a: Any, b: Any, dtype: Any = "float32", c: float = 1.0) -> Any
 
 
 def sum_bound(x: Any, axis: Any = None, dtype: Any = "float32", c: float = 1.0) -> Any:
-    """c * K * eps * sum(|x|) for a sum of K terms along `axis`.
+    """Return c * K * eps * sum(|x|), a bound on the error of sums of K terms along `axis`.
 
     >>> float(sum_bound([1.0, -2.0, 3.0])) == 3 * eps() * 6
     True
@@ -70,7 +70,7 @@ def sum_bound(x: Any, axis: Any = None, dtype: Any = "float32", c: float = 1.0) 
 
 
 def long_sum_bound(x: Any, axis: Any = None, dtype: Any = "float32") -> Any:
-    """(20 + log2 n) * eps * sum(|x|) for each sum of n terms along `axis`: what every backend keeps to.
+    """Return (20 + log2 n) * eps * sum(|x|) for sums of n terms along `axis`: every backend must keep to this bound.
 
     >>> float(long_sum_bound([1.0, -2.0, 3.0, 2.0])) == 22 * eps() * 8
     True
@@ -82,7 +82,7 @@ def long_sum_bound(x: Any, axis: Any = None, dtype: Any = "float32") -> Any:
 
 
 def ulp_bound(reference: Any, dtype: Any = "float32", ulps: float = 4.0) -> Any:
-    """So many units in the last place of each element, in `dtype`.
+    """Return `ulps` units in the last place of each element of the reference, in `dtype`.
 
     >>> float(ulp_bound(1.0)) == 4 * eps()
     True
@@ -91,18 +91,18 @@ def ulp_bound(reference: Any, dtype: Any = "float32", ulps: float = 4.0) -> Any:
 
 
 class Agreement(NamedTuple):
-    """How far a result is from its reference: see `compare`."""
+    """The error of a result; `compare` returns it."""
 
     ulp: float
     """The largest error in units in the last place of the reference, in the dtype of the result."""
     share: float
-    """The largest share of its bound that an error takes; more than 1 is a failure, inf is without a bound."""
+    """The largest error as a share of its bound; above 1 is a failure, inf if there is no bound."""
     problem: str
-    """What is wrong, in words; "" where nothing is."""
+    """What is wrong, in words; "" if nothing is."""
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether the result is within its bound."""
         return not self.problem
 
 
@@ -110,13 +110,14 @@ _SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
 
 
 def compare(actual: Any, reference: Any, bound: Any = None, ulp: float | None = None) -> Agreement:
-    """How far `actual` is from `reference` (tensors or arrays), judged in one of three ways.
+    """Return the error of `actual` against `reference` (tensors, arrays or numbers) as an `Agreement`.
 
-    With `bound`, an absolute error for each element (or one for all); with `ulp`, so many units in the last place of
-    the reference in the dtype of `actual`; with neither, equality of values, dtype and shape. Where the reference is
-    infinite or NaN, so must `actual` be. Raises TypeError or ValueError for a bound that is none.
+    bound: the largest absolute error allowed, one number or one for each element.
+    ulp: the largest error allowed, in units in the last place of the reference in the dtype of `actual`.
 
-    With `bound` and `ulp`, a zero of float32 or bfloat16 agrees with a subnormal number, which a GPU takes for zero.
+    With neither, values, dtype and shape must be equal. Where the reference is infinite or NaN, `actual` must be the
+    same. With `bound` or `ulp`, a zero of float32 or bfloat16 agrees with a subnormal number, since GPUs flush those
+    to zero. Raises TypeError or ValueError for an invalid bound.
 
     >>> compare(np.float32([1.0, 2.0]), [1.0, 2.0], ulp=4)
     Agreement(ulp=0.0, share=0.0, problem='')
@@ -130,10 +131,10 @@ def compare(actual: Any, reference: Any, bound: Any = None, ulp: float | None = 
         return Agreement(np.inf, np.inf, f"shape {found.shape}, not {expected.shape}")
     if limit is not None and not broadcasts(limit.shape, found.shape):
         raise ValueError(
-            f"a bound is one number, or one for each element; it has shape {limit.shape}, the result {found.shape}"
+            f"a bound is one number or one per element; it has shape {limit.shape}, the result has shape {found.shape}"
         )
     if ulp is not None and found.dtype.kind not in "fV":
-        return Agreement(np.inf, np.inf, f"{found.dtype}, in which there are no ulp")
+        return Agreement(np.inf, np.inf, f"{found.dtype}, which has no ulp")
     if exact and found.dtype != expected.dtype:
         return Agreement(np.inf, np.inf, f"{found.dtype}, not {expected.dtype}")
     if exact and found.dtype.kind not in "fV":  # also integers that float64 cannot hold
@@ -161,15 +162,15 @@ def compare(actual: Any, reference: Any, bound: Any = None, ulp: float | None = 
     return largest._replace(
         problem=f"{found[i]!r} at {tuple(map(int, i))}, not {expected[i]!r}: an error of {error[i]:.3g} "
         f"({errors_in_ulp[i]:.3g} ulp), {share[i]:.3g} times its bound of {limit[i]:.3g}; "
-        f"{int((share > 1).sum())} of {share.size} elements are beyond theirs, and the largest error is "
+        f"{int((share > 1).sum())} of {share.size} elements exceed theirs, and the largest error is "
         f"{largest.ulp:.3g} ulp"
     )
 
 
 def assert_agree(name: str, actual: Any, reference: Any, bound: Any = None, ulp: float | None = None) -> float:
-    """The share of the bound that the largest error takes, at most 1; `bound` and `ulp` as for `compare`.
+    """Return the largest error as a share of its bound, at most 1. The arguments are those of `compare`.
 
-    Raises AssertionError, with the largest error in ulp and in shares of its bound, where `actual` is beyond it.
+    Raises AssertionError, with the largest error in ulp and as a share of its bound, if `actual` exceeds the bound.
 
     >>> import gradflow as gf
     >>> x = gf.tensor([0.5, 1.0, 2.0])
@@ -179,7 +180,7 @@ def assert_agree(name: str, actual: Any, reference: Any, bound: Any = None, ulp:
     Traceback (most recent call last):
     ...
     AssertionError: negative: np.float32(-2.0) at (2,), not np.float64(-2.000000238418579): an error of 2.38e-07 \
-(1 ulp), 2 times its bound of 1.19e-07; 1 of 3 elements are beyond theirs, and the largest error is 1 ulp
+(1 ulp), 2 times its bound of 1.19e-07; 1 of 3 elements exceed theirs, and the largest error is 1 ulp
     """
     if not isinstance(name, str):
         raise TypeError(f"assert_agree(name, actual, reference): name is a str; got {type(name).__name__}")
@@ -191,7 +192,7 @@ def assert_agree(name: str, actual: Any, reference: Any, bound: Any = None, ulp:
 
 def _checked_limit(bound: Any, ulp: Any) -> Any:
     if bound is not None and ulp is not None:
-        raise TypeError("agreement is judged by a bound or in ulp, not by both")
+        raise TypeError("pass bound or ulp, not both")
     if ulp is not None and not isinstance(ulp, Real):
         raise TypeError(f"ulp is one number for all elements; got {ulp!r}")
     limit = host(bound if ulp is None else ulp)
@@ -201,13 +202,13 @@ def _checked_limit(bound: Any, ulp: Any) -> Any:
 
 
 def _spacing(values: Any, dtype: Any) -> Any:
-    """The unit in the last place of each value in `dtype`, as float64; 1 in a dtype of integers."""
+    """Return the unit in the last place of each value in `dtype`, as float64; 1 for integer dtypes."""
     if dtype.kind not in "fV":
         return np.ones(values.shape)
     with np.errstate(all="ignore"):
         rounded = np.abs(values).astype(dtype)
         if dtype.kind == "f":
-            rounded = np.minimum(rounded, np.finfo(dtype).max * 0.75)  # the last number's own would be inf
+            rounded = np.minimum(rounded, np.finfo(dtype).max * 0.75)  # the spacing of the largest number would be inf
         return np.spacing(rounded).astype(np.float64)
 
 

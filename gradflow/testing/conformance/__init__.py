@@ -1,7 +1,7 @@
-"""Checks of a backend, for pytest: see `gradflow.testing.plugin`, which says how to run them.
+"""Checks of a backend, for pytest; `gradflow.testing.plugin` says how to run them.
 
-A check is about a `subject`, an array function, a service or a kernel, and most about a dtype. `about` names the
-subjects of a test that is not parametrized by one.
+A check has a `subject` (an array function, a service or a kernel) and mostly a dtype. `about` names the subjects of a
+test that is not parametrized by one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REALS = ("float16", "float32", "float64")
 
 
 def about(*subjects: str) -> Callable[[_Test], _Test]:
-    """Mark a test as one of these functions, services or kernels."""
+    """Return a decorator that marks a test as a check of these functions, services or kernels."""
 
     def mark(test: _Test) -> _Test:
         test.__dict__["subjects"] = subjects

@@ -1,4 +1,4 @@
-"""The backend and the device of the checks, and what becomes of those that `Backend.unsupported` declares."""
+"""Fixtures for the backend and its device, and the handling of checks that `Backend.unsupported` declares."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def backend(pytestconfig: pytest.Config) -> Backend:
 
 @pytest.fixture
 def device(pytestconfig: pytest.Config) -> Iterator[str]:
-    """The name of the device to check, which is current during the check, with the seed 0."""
+    """The name of the device to check. It is the current device during the check, and the seed is 0."""
     gf.manual_seed(0)
     with gf.use_device(chosen_device(pytestconfig)):
         yield chosen_device(pytestconfig)
@@ -33,7 +33,7 @@ def device(pytestconfig: pytest.Config) -> Iterator[str]:
 
 @dataclass
 class _Declared:
-    """A declaration: its `reason`, how many of its checks are still to come, and what came of the others."""
+    """A declaration: its reason, the number of its checks still to run, and the outcomes of the others."""
 
     reason: str
     pending: int = 0
@@ -55,7 +55,7 @@ def _subjects(item: pytest.Function) -> set[str]:
 
 
 def _keys(item: pytest.Function) -> set[str]:
-    """The names by which a check can be declared as unsupported."""
+    """Return the names by which a check can be declared as unsupported."""
     parameters, subjects = _parameters(item), _subjects(item)
     dtypes: set[str] = {parameters["dtype"]} if "dtype" in parameters else set()
     dtypes |= {name for p in parameters.values() for name in getattr(p, "needs", ())}
@@ -64,7 +64,7 @@ def _keys(item: pytest.Function) -> set[str]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out checks of dtypes that the backend has not; `test_dtype` is the check that it has them."""
+    """Deselect checks of dtypes that the backend lacks; `test_dtype` is the check that it has them."""
     here = Path(__file__).parent
     ours = [item for item in items if isinstance(item, pytest.Function) and here in item.path.parents]
     if not ours:
@@ -88,11 +88,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure that is declared is an expected one; a declaration of which nothing failed is a failure."""
+    """A declared failure is an expected failure; a declaration without any failed check is a failure."""
     report = yield
     if isinstance(item, pytest.Function) and Path(__file__).parent in item.path.parents and report.when != "teardown":
         failed = "" if call.excinfo is None else cause(call.excinfo.value, _subjects(item))
-        if failed or report.when == "call":  # as plain words, which reach the process of the summary with xdist, too
+        if failed or report.when == "call":  # plain strings, which xdist sends to the process of the summary
             report.__dict__["conformance"] = (sorted(_keys(item)), failed)
     keys = item.stash.get(_declared_keys, [])
     if not keys or report.when == "teardown" or (report.when == "setup" and report.passed):

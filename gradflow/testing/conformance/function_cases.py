@@ -1,8 +1,8 @@
-"""The cases of `test_array_functions`: calls of every array function, and how near to NumPy each must be.
+"""The cases of `test_array_functions`: calls of every array function, and how close to NumPy each must be.
 
-Exact where IEEE 754 or the nature of the function makes it so; within 4 units in the last place of the float64 value
-for functions of one number; within K * eps * sum(|x|) for sums and products of K terms, and of many terms a sum within
-(20 + log2 K) * eps * sum(|x|).
+Results must be exact where IEEE 754 or the nature of the function makes it so; within 4 ulp of the float64 value for
+functions of one number; within K * eps * sum(|x|) for sums and products of K terms, and within
+(20 + log2 K) * eps * sum(|x|) for sums of many terms.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ALL = ("bool", *INTEGERS, *REALS)
 
 @dataclass(frozen=True)
 class Native:
-    """A dtype among arguments: the backend's own object of this name; without a name, the dtype under test."""
+    """A dtype among arguments: the backend's object of this name; without a name, that of the dtype under test."""
 
     name: str = ""
 
@@ -34,8 +34,9 @@ class Native:
 class Call:
     """A call of the array function `subject`; floating arrays among the arguments are cast to the dtype under test.
 
-    `bound(eps, *arguments, **options)`: the error allowed, of the float64 value; `ulp`: in units in the last place;
-    with neither, the result is NumPy's to the bit. `reference`: what to call in place of NumPy's function.
+    bound: `bound(eps, *arguments, **options)` returns the error allowed, from the float64 value.
+    ulp: the error allowed in units in the last place. With neither, the result must equal NumPy's bit for bit.
+    reference: the function to call instead of NumPy's.
     """
 
     subject: str
@@ -49,7 +50,7 @@ class Call:
 
     @property
     def needs(self) -> set[str]:
-        """The dtypes that it names, besides the one under test."""
+        """The dtypes that the call names, besides the one under test."""
         return {x.name for x in (*self.arguments, *self.options.values()) if isinstance(x, Native) and x.name}
 
     def __str__(self) -> str:
@@ -57,12 +58,12 @@ class Call:
 
 
 def _of(dtypes: tuple[str, ...], x: Any) -> Any:
-    """Integers between 1 and 100 for integer dtypes, whose casts lose nothing; otherwise x itself."""
+    """Return integers from 1 to 100 for integer dtypes, so that casts are exact; x itself for other dtypes."""
     return x if dtypes[0] in REALS else (np.abs(x * 20).astype(np.int64) % 100 + 1)
 
 
 class _Table:
-    """Collects calls, each under a name made of its shapes and options unless it has one."""
+    """Collects calls. A call without a name is named after its shapes and options."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -78,7 +79,7 @@ class _Table:
 
 
 def _arrays(x: Any) -> Any:
-    """NumPy's numbers as arrays, which a backend takes."""
+    """Return NumPy scalars as arrays, since backends take only those."""
     if isinstance(x, (tuple, list)):
         return type(x)(_arrays(part) for part in x)
     return np.asarray(x) if isinstance(x, np.generic) else x
@@ -137,7 +138,7 @@ def _creation(t: _Table) -> None:
 
 
 def _only_shape(shape: Any, dtype: Any) -> Any:
-    """The shape and the dtype of what may hold any values: see `test_array_function`."""
+    """The reference for `empty`, whose values are not compared: see `test_array_function`."""
     return np.zeros(shape, dtype)
 
 
@@ -172,7 +173,7 @@ def _elementwise(t: _Table) -> None:
         t.add("where", x > 0, (x * 9).astype(np.int64), (y * 9).astype(np.int64), dtypes=WIDE_INTEGERS)
     t.add("logical_not", normal((3, 4), 59) > 0, dtypes=("bool",))
     t.add("logical_not", np.asarray(True), dtypes=("bool",))
-    for subject in ("maximum", "minimum"):  # a NaN stays, whichever side it is on
+    for subject in ("maximum", "minimum"):  # NaN wins on either side
         t.add(subject, np.array([np.nan, 1.0, np.inf, -np.inf]), np.array([1.0, np.nan, 0.0, 0.0]), name="edges")
     words = np.array([0, 1, 2**63, 2**64 - 1, 0x9E3779B97F4A7C15], np.uint64)
     small = np.array([0, 1, 12, 32, 63], np.uint64)
@@ -213,7 +214,7 @@ def _terms(x: Any, axis: Any) -> int:
 
 
 def _roundings(n: Any) -> Any:
-    """How often the sum of n terms may be rounded by one eps of the sum of their magnitudes."""
+    """Return the error allowed for a sum of n terms, in units of eps times the sum of their magnitudes."""
     return np.minimum(n + 1, 20 + np.log2(np.maximum(n, 1)))
 
 
@@ -271,7 +272,7 @@ def _reductions(t: _Table) -> None:
     t.add("sum", np.ones((2000,)), name="long", bound=_sum_bound)
     t.add("mean", normal((3, 700), 62), axis=-1, bound=_mean_bound)
     t.add("sum", np.full((100,), 1000.0), name="large", dtypes=("float32", "float64"), bound=_sum_bound)
-    t.add("mean", np.full((100,), 1000.0), name="large", bound=_mean_bound)  # whose sum is beyond float16
+    t.add("mean", np.full((100,), 1000.0), name="large", bound=_mean_bound)  # the sum exceeds float16
     t.add("prod", np.array([1, 2, 3, -4]), dtypes=WIDE_INTEGERS)
     t.add("max", np.array([[1.0, np.nan], [np.inf, -np.inf]]), axis=1, name="edges")
     t.add("min", np.array([[1.0, np.nan], [np.inf, -np.inf]]), axis=1, name="edges")
@@ -298,7 +299,7 @@ def _reductions(t: _Table) -> None:
 
 
 def _long_sums(t: _Table) -> None:
-    """Of many equal numbers, whose rounding errors have one sign where they are added one after another."""
+    """Sums of many equal numbers: added one after another, their rounding errors have one sign and add up."""
     x = np.full((10_000, 3), 0.7)
     for terms, axis in (
         (x, 0), (x, None), (x.T, 1), (x.reshape(100, 100, 3), (0, 1)), (x.reshape(2, 5000, 3), 1),
@@ -318,18 +319,18 @@ def _long_sums(t: _Table) -> None:
 
 
 def _multiple(x: Any, axis: Any, times: int) -> Any:
-    """What a reduction of equal numbers gives that is a multiple of them."""
+    """Return the reduction of equal numbers to `times` the number."""
     return np.full(np.any(x, axis=axis).shape, times * float(x.reshape(-1)[0])).astype(x.dtype)
 
 
 def _multiples(x: Any, axis: int) -> Any:
-    """The running sum of equal numbers."""
+    """Return the running sum of equal numbers."""
     n = np.arange(1.0, x.shape[axis] + 1).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
     return np.broadcast_to(n * float(x.reshape(-1)[0]), x.shape).astype(x.dtype)
 
 
 def _argsort(x: Any, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
-    """The standard's: equal elements keep their order, in descending order too."""
+    """The standard's argsort: equal elements keep their order, also in descending order."""
     ranks = np.unique(x, return_inverse=True)[1].reshape(x.shape)
     return np.argsort(-ranks if descending else ranks, axis=axis, kind="stable")
 
@@ -398,4 +399,4 @@ def _calls() -> Sequence[Call]:
 
 
 CALLS = _calls()
-"""All calls, every function's."""
+"""The calls of every array function."""

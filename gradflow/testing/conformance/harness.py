@@ -1,4 +1,4 @@
-"""A case, its arguments on a device in several layouts, and the comparison of its results with what they should be."""
+"""A case, its arguments on a device in several layouts, and the comparison of its results with the reference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAYOUTS = ("contiguous", "strided", "transposed")
 
 @functools.cache
 def composed(backend: Backend) -> Backend:
-    """A backend of the same device with the composed defaults alone."""
+    """Return a backend of the same device that has only the composed defaults."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADFLOW_FUSED", "0")
         plain: Backend = type(backend)(backend.device.index)
@@ -33,11 +33,11 @@ def composed(backend: Backend) -> Backend:
 
 
 REFERENCE = composed(gf.get_backend("cpu"))
-"""NumPy with the composed defaults: what a kernel is compared with."""
+"""NumPy with the composed defaults: the reference for kernels."""
 
 
 def both(backend: Backend) -> list[tuple[str, Backend]]:
-    """The backend, and one with the composed defaults alone where that is another."""
+    """Return the backend and, if it has native kernels, one with only the composed defaults."""
     native = not set(backend.kernels().values()) <= {"composed", "host"}
     return [("native", backend), ("composed", composed(backend))] if native else [("composed", backend)]
 
@@ -46,10 +46,12 @@ def both(backend: Backend) -> list[tuple[str, Backend]]:
 class Case:
     """A call of the kernel `subject` with `arguments`, whose floating arrays are cast to the dtype under test.
 
-    `call(backend, *arguments)` gives the arrays to compare, by default the kernel's result. `bound(eps, *arguments)`
-    says for each how far it may be from the float64 value; None: equal to the composed default in the same dtype.
-    `changes`: the arguments that the kernel may change. `special`: infinities and NaN are among the arguments.
-    `aliases`: a result may share memory with an argument.
+    call: `call(backend, *arguments)` returns the arrays to compare (default: the kernel's result).
+    bound: `bound(eps, *arguments)` returns the largest error of each, from the float64 value (default: they must equal
+        those of the composed default in the same dtype).
+    changes: the positions of the arguments that the kernel may change.
+    special: whether infinities and NaN are among the arguments.
+    aliases: whether a result may share memory with an argument.
     """
 
     subject: str
@@ -63,7 +65,7 @@ class Case:
     aliases: bool = False
 
     def run(self, backend: Backend, arguments: Sequence[Any]) -> list[Any]:
-        """The results on a backend."""
+        """Return the results on a backend."""
         if self.call is not None:
             return list(self.call(backend, *arguments))
         return [getattr(backend, self.subject)(*arguments)]
@@ -73,7 +75,7 @@ class Case:
 
 
 def cast(x: Any, dtype: str) -> Any:
-    """A copy of an argument, its floating arrays in another dtype."""
+    """Return a copy of an argument, with its floating arrays in this dtype."""
     if type(x) in (tuple, list):
         return type(x)(cast(part, dtype) for part in x)
     if not isinstance(x, np.ndarray):
@@ -82,7 +84,7 @@ def cast(x: Any, dtype: str) -> Any:
 
 
 def rounded(x: Any) -> Any:
-    """Floating arrays as float32 with no more digits than bfloat16 has."""
+    """Return an argument with its floating arrays in float32, rounded to bfloat16."""
     if type(x) in (tuple, list):
         return type(x)(rounded(part) for part in x)
     if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
@@ -93,16 +95,16 @@ def rounded(x: Any) -> Any:
 
 
 def leaves(x: Any) -> list[Any]:
-    """The arrays among arguments."""
+    """Return the arrays among arguments."""
     if isinstance(x, (tuple, list)):
         return [array for part in x for array in leaves(part)]
     return [x] if hasattr(x, "dtype") else []
 
 
 class Placed:
-    """Arguments on a device in one of the layouts, and what must be as before after a call.
+    """Arguments on a device in one of the layouts, and a check that a call left them unchanged.
 
-    "strided": with other values between the elements, NaN where there are any; "transposed": the axes stored in
+    "strided": other values lie between the elements (NaN for floating dtypes); "transposed": the axes are stored in
     reverse order.
     """
 
@@ -129,7 +131,7 @@ class Placed:
         return self.backend.from_host(x)
 
     def check_the_rest(self, what: str, changes: Sequence[int] = ()) -> None:
-        """What is no argument to be changed must be as before, and so must be the memory between elements."""
+        """Check that only the arguments in `changes` changed, and that nothing was written between elements."""
         position = 0
         for i, argument in enumerate(self.arguments):
             for x in leaves([argument]):
@@ -144,19 +146,19 @@ class Placed:
 
 
 def compare_result(what: str, found: Any, expected: Any, dtype: str, bound: Any) -> None:
-    """Within the bound, or equal where there is none; a floating result is of the dtype under test."""
+    """Check that a result is within its bound, or equal if there is none, and has the dtype under test if floating."""
     if bound is None:
         assert_agree(what, found, expected)
         return
     wanted = np.dtype(dtype) if expected.dtype.kind == "f" else expected.dtype
     assert found.dtype == wanted, f"{what}: {found.dtype}, not {wanted}"
     smallest = float(np.finfo(dtype).smallest_subnormal)
-    room = (2 if dtype == "float64" else 1) * bound + 64 * smallest  # a float64 reference is rounded as well
+    room = (2 if dtype == "float64" else 1) * bound + 64 * smallest  # a float64 reference is rounded too
     assert_agree(what, found, expected, bound=np.nan_to_num(np.broadcast_to(room, expected.shape)))
 
 
 def check_case(backend: Backend, case: Case, dtype: str) -> None:
-    """Run a case on a backend, native and composed, in every layout."""
+    """Check a case on a backend, with native and with composed kernels, in every layout."""
     given = cast(case.arguments, dtype)
     exact = cast(given, "float64")
     quiet: Any = functools.partial(np.errstate, all="ignore") if case.special else contextlib.nullcontext
@@ -185,7 +187,7 @@ def check_case(backend: Backend, case: Case, dtype: str) -> None:
 
 
 def check_memory(what: str, results: Sequence[Any], arguments: Sequence[Any]) -> None:
-    """Results share no memory with arguments, as far as NumPy can tell."""
+    """Check that no result shares memory with an argument, as far as NumPy can tell."""
     for x, y in itertools.product(results, leaves(arguments)):
         if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
             assert not np.shares_memory(x, y), f"{what}: a result shares memory with an argument"
@@ -193,7 +195,7 @@ def check_memory(what: str, results: Sequence[Any], arguments: Sequence[Any]) ->
 
 @contextlib.contextmanager
 def reference_device() -> Iterator[str]:
-    """The name of a device, for the time of a `with`, that is NumPy with the composed defaults alone."""
+    """Inside a `with`, provide a device that is NumPy with only the composed defaults; yields its name."""
     cpu = type(gf.get_backend("cpu"))
     composed_kernels = {name: getattr(Backend, name) for name in KERNELS}
     gf.register_backend("reference", type("Reference", (cpu,), {"name": "reference", **composed_kernels}))

@@ -1,4 +1,4 @@
-"""The array functions of a backend: values, dtypes, shapes and defaults, in every layout, against NumPy's."""
+"""The array functions of a backend against NumPy: values, dtypes, shapes and defaults, in every layout."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ CHECKS = [pytest.param(call, dtype, id=f"{call}-{dtype}") for call in CALLS for 
 
 
 def test_every_function_has_a_call() -> None:
-    """The kit is complete."""
+    """The kit covers every array function."""
     assert {call.subject for call in CALLS} == set(ARRAY_FUNCTIONS)
 
 
 @pytest.mark.parametrize("dtype", [*ALL])
 def test_dtype(backend: Backend, dtype: str) -> None:
-    """Every dtype but bfloat16 is there, with the same object each time it is asked for."""
+    """The backend has every dtype except bfloat16, each with one object."""
     assert backend.supports(dtype), f"{backend.device} has no {dtype}"
     native = backend.dtypes[dtype]
     made = backend.zeros((2, 3), dtype=native)
@@ -35,7 +35,7 @@ def test_dtype(backend: Backend, dtype: str) -> None:
 
 
 def _typed(x: Any, dtype: str) -> Any:
-    """Arguments with their arrays in the dtype under test: floating ones, or integers where it is one of integers."""
+    """Return arguments with floating arrays in the dtype under test; int64 arrays if that is an integer dtype."""
     if isinstance(x, (tuple, list)):
         return type(x)(_typed(part, dtype) for part in x)
     if isinstance(x, Native):
@@ -50,7 +50,7 @@ def _resolved(x: Any, find: Callable[[str], Any]) -> Any:
 
 
 def _expected(call: Call, given: list[Any], dtype: str) -> tuple[Any, Any]:
-    """The value, by NumPy in float64 where a bound or ulps are allowed, and the dtype that the result must have."""
+    """Return the value by NumPy (in float64 if an error is allowed) and the dtype that the result must have."""
     function = call.reference or getattr(np, call.subject)
 
     def run(arguments: list[Any]) -> Any:
@@ -65,7 +65,7 @@ def _expected(call: Call, given: list[Any], dtype: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize(("call", "dtype"), CHECKS)
 def test_array_function(backend: Backend, call: Call, dtype: str) -> None:
-    """One call, with its arrays in every layout; it changes none of them."""
+    """One call with its arrays in every layout; it must not change them."""
     given: list[Any] = [_typed(a, dtype) for a in call.arguments]
     expected, expected_dtype = _expected(call, given, dtype)
     options = {
@@ -97,7 +97,7 @@ IN_BFLOAT16 = [call for call in CALLS if call.dtypes == REALS and "asarray" not 
 
 @pytest.mark.parametrize(("call", "dtype"), [pytest.param(c, "bfloat16", id=f"{c}-bfloat16") for c in IN_BFLOAT16])
 def test_bfloat16(backend: Backend, call: Call, dtype: str) -> None:
-    """Where it is offered, every function knows it: within one unit in the last place of the value of float64."""
+    """If the backend has bfloat16, every function supports it: within one ulp of the float64 value."""
     native, wide = backend.dtypes[dtype], backend.dtypes["float32"]
     given = [rounded(a) for a in call.arguments]
     expected, expected_dtype = _expected(call, [_typed(a, "float32") for a in given], "float32")
@@ -155,7 +155,7 @@ ERRORS: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("title", ERRORS)
 def test_what_has_no_result_raises(backend: Backend, title: str) -> None:
-    """A wrong shape or axis is an error and not another result."""
+    """A wrong shape or axis raises."""
     x, y = (backend.from_host(np.arange(12, dtype="float32").reshape(3, 4)) for _ in range(2))
     with pytest.raises(Exception):  # noqa: B017 (each library has its own)
         ERRORS[title](backend, x, y)
@@ -163,7 +163,7 @@ def test_what_has_no_result_raises(backend: Backend, title: str) -> None:
 
 @about("reshape")
 def test_a_view_is_one(backend: Backend) -> None:
-    """Basic slices, and `reshape` of a contiguous array, share memory with it: flat parameters are made of both."""
+    """Basic slices and `reshape` of a contiguous array share memory with it: flat parameters need both."""
     x = backend.from_host(np.zeros(12, "float32"))
     part = backend.reshape(x[4:10], (2, 3))
     part[...] = 1.0
@@ -174,7 +174,7 @@ def test_a_view_is_one(backend: Backend) -> None:
 @about("full", "setitem", "from_host", "copy")
 @pytest.mark.parametrize("dtype", REALS)
 def test_a_negative_zero_keeps_its_sign(backend: Backend, dtype: str) -> None:
-    """Where a number is spread out, and where an array has but one."""
+    """When a number fills an array, and in arrays of one element."""
     native = backend.dtypes[dtype]
     minus, tiny = np.asarray(-0.0, dtype), -float(np.finfo(dtype).smallest_subnormal) / 4
     x = backend.from_host(np.ones((2, 3), dtype))
@@ -199,7 +199,7 @@ def test_a_negative_zero_keeps_its_sign(backend: Backend, dtype: str) -> None:
 @about("from_host", "reshape", "concat", "where", "copy")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_subnormal_numbers(backend: Backend, dtype: str) -> None:
-    """Moves keep them; in arithmetic they are themselves or zeros of their sign."""
+    """Moves keep them; arithmetic keeps them or flushes them to zeros of the same sign."""
     tiny = float(np.finfo(dtype).smallest_normal)
     x = np.array([tiny, -tiny, 3 * tiny, tiny / 8, -tiny / 8, 0.0], dtype)
     placed, mask = backend.from_host(x), np.array([True, False, True, False, True, False])
@@ -248,7 +248,7 @@ NUMBERS: dict[str, tuple[Any, str]] = {
 @about("asarray")
 @pytest.mark.parametrize("title", NUMBERS)
 def test_python_numbers(backend: Backend, title: str) -> None:
-    """They keep all their digits: gradflow makes an array of them first, and casts it afterwards."""
+    """They keep all their digits: gradflow first creates an array of them and then casts it."""
     data, dtype = NUMBERS[title]
     made = backend.asarray(data)
     assert (backend.dtype_name(made.dtype) == "bool") == (dtype == "bool")
@@ -258,7 +258,7 @@ def test_python_numbers(backend: Backend, title: str) -> None:
 
 @pytest.mark.parametrize("dtype", REALS)
 def test_operators(backend: Backend, dtype: str) -> None:
-    """Arithmetic of arrays and numbers keeps the dtype; comparisons give bool."""
+    """Arithmetic of arrays and numbers keeps the dtype; comparisons return bool."""
     a, b = np.array([1.5, -2.0, 0.25], dtype), np.array([[2.0], [0.5]], dtype)
     x, y = backend.from_host(a), backend.from_host(b)
     for found, expected in (

@@ -1,8 +1,8 @@
 """Every kernel of a backend, and its composed default on the same device, against the composed default on NumPy.
 
 A case runs for each floating dtype and for arrays that are contiguous, strided (with NaN between the elements) and
-transposed. Results lie within a bound that the case derives from the formula, of the float64 value; masks, random
-bits, moves and selections are equal to the bit. What the contract does not change stays as it was.
+transposed. Results must be within the bound of the case from the float64 value; masks, random bits, moves and
+selections must be equal bit for bit. Arguments that the kernel may not change must stay unchanged.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ CHECKS = [pytest.param(case, dtype, id=f"{case}-{dtype}") for case in CASES for 
 
 
 def test_every_kernel_has_a_case() -> None:
-    """The kit is complete."""
+    """The kit covers every kernel."""
     assert {case.subject for case in CASES} == set(KERNELS)
     assert len({str(case) for case in CASES}) == len(CASES)
 
 
 @pytest.mark.parametrize(("case", "dtype"), CHECKS)
 def test_kernel(backend: Backend, case: Case, dtype: str) -> None:
-    """A kernel and its composed default, against the composed default on NumPy."""
+    """A kernel and its composed default agree with the composed default on NumPy."""
     check_case(backend, case, dtype)
 
 
@@ -39,7 +39,7 @@ IN_BFLOAT16 = [case for case in CASES if case.dtypes == REALS and not case.speci
 
 @pytest.mark.parametrize(("case", "dtype"), [pytest.param(c, "bfloat16", id=f"{c}-bfloat16") for c in IN_BFLOAT16])
 def test_bfloat16(backend: Backend, case: Case, dtype: str) -> None:
-    """Where it is offered, every kernel knows it: within the bound of the case for its digits, and a last rounding."""
+    """If the backend has bfloat16, every kernel supports it: within the case's bound and one rounding of the result."""
     native, wide = backend.dtypes[dtype], backend.dtypes["float32"]
     given = rounded(case.arguments)
 
@@ -67,7 +67,7 @@ def test_bfloat16(backend: Backend, case: Case, dtype: str) -> None:
 @about("clip_global_norm")
 @pytest.mark.parametrize("dtype", REALS)
 def test_gradients_below_the_norm_are_left_alone(backend: Backend, dtype: str) -> None:
-    """To the bit; and those above it have it afterwards."""
+    """Bit for bit; gradients above the norm are scaled to it."""
     given = [normal((7,), 42).astype(dtype), normal((3, 2), 43).astype(dtype)]
     for _, chosen in both(backend):
         gradients = [chosen.from_host(g) for g in given]

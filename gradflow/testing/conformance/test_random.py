@@ -1,4 +1,4 @@
-"""Randomness, equal to the bit on every device: the stream of `numpy.random.Philox` and all that is made of it."""
+"""Random numbers, equal bit for bit on every device: the stream of `numpy.random.Philox` and what is drawn from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gradflow.testing.tolerances import assert_agree
 M64, M128, M256 = (1 << 64) - 1, (1 << 128) - 1, (1 << 256) - 1
 KEYS = [0, 1, 2**63 + 12345, M64, 1 << 64, M128]
 COUNTERS = [0, 1, 5, M64 - 1, M64, 1 << 64, M128 - 3, M128 - 1, M128, (1 << 192) - 2, M256 - 1, M256]
-"""Next to where 64-bit words carry into the next, up to the wrap of all 256 bits."""
+"""Counters around the carry of one 64-bit word into the next, up to the wrap of all 256 bits."""
 
 
 def _philox(key: int, counter: int, n: int) -> Any:
@@ -41,7 +41,7 @@ def test_random_bits(backend: Backend, key: int, counter: int) -> None:
 
 @about("random_bits")
 def test_a_known_answer(backend: Backend) -> None:
-    """Of Random123's kat_vectors: philox4x64-10 with key and counter 0; NumPy starts at counter + 1, hence the wrap."""
+    """From Random123's kat_vectors: philox4x64-10 with key and counter 0. NumPy starts at counter + 1, hence M256."""
     expected = [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B]
     assert [int(w) for w in backend.to_host(backend.random_bits(0, M256, 4))] == expected
 
@@ -50,7 +50,7 @@ def test_a_known_answer(backend: Backend) -> None:
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 1e-12])
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 0), (4, 3, 3), (2049,)], ids=name_of)
 def test_dropout_masks(backend: Backend, shape: tuple[int, ...], p: float) -> None:
-    """By the 32-bit halves of the words, the low one first, in C order."""
+    """Masks use the 32-bit halves of the words, the low half first, in C order."""
     n = math.prod(shape)
     words = _philox(11, M64, (n + 1) // 2)
     halves = np.stack([words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)], axis=-1).reshape(-1)[:n]
@@ -68,7 +68,7 @@ def test_dropout_masks(backend: Backend, shape: tuple[int, ...], p: float) -> No
 @about("random_bits")
 @pytest.mark.parametrize("dtype", REALS)
 def test_uniform_numbers(device: str, dtype: str) -> None:
-    """The upper 52 bits of the words and a half, and no rounding but the last."""
+    """The upper 52 bits of the words plus a half, rounded once at the end."""
     whole = (_philox(0, 0, 1001) >> np.uint64(12)).astype("float64")
     expected = ((whole + 0.5) * 2.0**-52 * 3.0 + 2.0).astype(dtype)
     assert_agree("uniform", gf.random.uniform((1001,), low=2.0, high=5.0, dtype=dtype), expected)
@@ -80,7 +80,7 @@ def test_uniform_numbers(device: str, dtype: str) -> None:
 @about("random_bits")
 @pytest.mark.parametrize("dtype", REALS)
 def test_normal_numbers(device: str, dtype: str) -> None:
-    """Equal to the bit to those of NumPy's backend, and within 1e-9 quantiles of the uniform ones."""
+    """They equal the NumPy backend's bit for bit, and are within 1e-9 of the quantiles of the uniform numbers."""
     found = gf.random.normal((1001,), mean=1.0, std=0.5, dtype=dtype)
     with reference_device() as name:
         gf.manual_seed(0)
@@ -95,13 +95,13 @@ def test_normal_numbers(device: str, dtype: str) -> None:
 @about("random_bits", "argsort")
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 1000])
 def test_permutations(device: str, n: int) -> None:
-    """What sorts the words."""
+    """A permutation is the stable argsort of the words."""
     assert_agree("permutation", gf.random.permutation(n, device=device), np.argsort(_philox(0, 0, n), kind="stable"))
 
 
 @about("random_bits")
 def test_a_stream_goes_on(device: str) -> None:
-    """Drawn in parts or at once, the numbers are the same."""
+    """Numbers are the same whether drawn in parts or at once."""
     generator = gf.Generator(7)
     parts = [gf.random.uniform((n,), dtype="float64", generator=generator).numpy() for n in (4, 8, 4)]
     whole = gf.random.uniform((16,), dtype="float64", generator=gf.Generator(7)).numpy()
@@ -118,7 +118,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 @about("random_bits")
 @pytest.mark.parametrize("title", MODULES)
 def test_initial_weights(device: str, title: str) -> None:
-    """Of a model, equal to the bit to those on NumPy's backend."""
+    """The weights of a model equal those on the NumPy backend bit for bit."""
     found = [p.detach().numpy() for p in MODULES[title]().parameters()]
     with reference_device() as name, gf.use_device(name):
         gf.manual_seed(0)
@@ -137,7 +137,7 @@ INITIALIZERS: dict[str, Callable[[gf.Tensor], gf.Tensor]] = {
 @about("random_bits")
 @pytest.mark.parametrize("title", INITIALIZERS)
 def test_initializers(device: str, title: str) -> None:
-    """Equal to the bit to those on NumPy's backend."""
+    """They equal those on the NumPy backend bit for bit."""
     found = INITIALIZERS[title](gf.zeros((7, 5))).numpy()
     with reference_device() as name:
         gf.manual_seed(0)

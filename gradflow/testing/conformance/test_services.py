@@ -1,4 +1,4 @@
-"""The services of a device: values in and out, waiting, memory, events, indexing, and what it says of itself."""
+"""The services of a device: copies from and to the host, waiting, memory, events, indexing, descriptions."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def _values(shape: tuple[int, ...], dtype: str) -> Any:
     return np.asarray(x > 0 if dtype == "bool" else np.abs(x).astype(dtype))
 
 
-# ---------------------------------------------------------------------- values in and out
+# ---------------------------------------------------------------------- copies from and to the host
 
 
 @about("from_host", "to_host", "host_values", "from_host_later", "pin")
 @pytest.mark.parametrize("dtype", [*ALL])
 @pytest.mark.parametrize("shape", SHAPES, ids=name_of)
 def test_values_come_back(backend: Backend, shape: tuple[int, ...], dtype: str) -> None:
-    """Through each way in and out: equal to the bit, with their dtype and shape."""
+    """Every way to the device and back keeps values bit for bit, dtype and shape."""
     x = _values(shape, dtype)
     for copied in (backend.from_host(x), backend.from_host_later(backend.pin(x))):
         assert copied.dtype == backend.dtypes[dtype]
@@ -47,7 +47,7 @@ def test_values_come_back(backend: Backend, shape: tuple[int, ...], dtype: str) 
 @about("from_host", "to_host")
 @pytest.mark.parametrize("dtype", REALS)
 def test_special_values_come_back(backend: Backend, dtype: str) -> None:
-    """To the bit: the sign of 0, infinities, NaN, and the smallest and largest numbers."""
+    """Bit for bit: the sign of 0, infinities, NaN, the smallest and the largest numbers."""
     limits = np.finfo(dtype)
     x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, limits.max, limits.tiny, limits.smallest_subnormal], dtype)
     assert backend.to_host(backend.from_host(x)).tobytes() == x.tobytes()
@@ -56,7 +56,7 @@ def test_special_values_come_back(backend: Backend, dtype: str) -> None:
 @about("from_host")
 @pytest.mark.parametrize("dtype", ["float32", "int64", "bool"])
 def test_values_come_from_any_layout(backend: Backend, dtype: str) -> None:
-    """Of the array on the host: transposed, strided, reversed, spread out."""
+    """The array on the host may be transposed, strided, reversed or broadcast."""
     x = _values((4, 6), dtype)
     for source in (x.T, x[:, ::2], x[::-1, ::-1], np.broadcast_to(x[:1], (4, 6)), np.asfortranarray(x)):
         assert_agree("from_host", backend.to_host(backend.from_host(source)), source)
@@ -65,7 +65,7 @@ def test_values_come_from_any_layout(backend: Backend, dtype: str) -> None:
 @about("to_host", "host_values")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_values_come_back_from_any_layout(backend: Backend, layout: str) -> None:
-    """Of the array on the device."""
+    """The array on the device may have any layout."""
     x = _values((4, 6), "float32")
     placed = Placed(backend, [x], layout).arguments[0]
     for found in (backend.to_host(placed), backend.host_values(placed)):
@@ -75,7 +75,7 @@ def test_values_come_back_from_any_layout(backend: Backend, layout: str) -> None
 @about("from_host", "to_host")
 @pytest.mark.parametrize("dtype", [*ALL])
 def test_values_of_another_byte_order_are_native_here(backend: Backend, dtype: str) -> None:
-    """Through `gradflow.tensor`, which hands on arrays of this machine's byte order alone."""
+    """`gradflow.tensor` passes only arrays in this machine's byte order to the backend."""
     x = _values((4, 6), dtype)
     swapped = x.astype(x.dtype.newbyteorder("S"), order="F")
     made = gf.tensor(swapped, device=backend.device)
@@ -88,9 +88,9 @@ def test_values_of_another_byte_order_are_native_here(backend: Backend, dtype: s
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [*ALL])
 def test_values_leave_in_c_order(backend: Backend, dtype: str, layout: str) -> None:
-    """Whatever the layout on the device, and in the byte order of this machine: files are written from them."""
+    """For any layout on the device, and in this machine's byte order: files are written from them."""
     found = backend.to_host(Placed(backend, [_values((4, 6), dtype)], layout).arguments[0])
-    assert found.flags.c_contiguous, "to_host gives an array that is not C-contiguous"
+    assert found.flags.c_contiguous, "to_host returns an array that is not C-contiguous"
     assert found.dtype.isnative
 
 
@@ -98,7 +98,7 @@ def test_values_leave_in_c_order(backend: Backend, dtype: str, layout: str) -> N
 @pytest.mark.parametrize("layout", [*LAYOUTS, "broadcast"])
 @pytest.mark.parametrize("dtype", [*ALL])
 def test_copies_are_in_c_order(backend: Backend, dtype: str, layout: str) -> None:
-    """So that reshaping one gives a view: of `copy` of any layout on the device, of `from_host` of any on the host."""
+    """`copy` and `from_host` return C-contiguous arrays for any layout, so reshaping them gives views."""
     x = _values((4, 6), dtype)
     if layout == "broadcast":
         x = np.broadcast_to(x[:1], x.shape)
@@ -116,7 +116,7 @@ def test_copies_are_in_c_order(backend: Backend, dtype: str, layout: str) -> Non
 @about("from_host")
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
 def test_from_host_copies(backend: Backend, dtype: str) -> None:
-    """The array on the device does not change with the one on the host, nor the other way round."""
+    """The array on the device and the one on the host do not share memory."""
     x = np.ones((3, 4), dtype)
     copied = backend.from_host(x)
     x[...] = 2
@@ -129,7 +129,7 @@ def test_from_host_copies(backend: Backend, dtype: str) -> None:
 @about("to_host")
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
 def test_to_host_copies(backend: Backend, dtype: str) -> None:
-    """The array on the host is one's own to change, and does not change with the one on the device."""
+    """The array on the host can be changed, and does not share memory with the one on the device."""
     x = backend.from_host(np.ones((3, 4), dtype))
     found = backend.to_host(x)
     found[...] = 2
@@ -141,7 +141,7 @@ def test_to_host_copies(backend: Backend, dtype: str) -> None:
 
 @about("from_host_later", "synchronize")
 def test_values_from_pinned_memory(backend: Backend) -> None:
-    """`pin` gives a NumPy array of the same values, and they are on the device after `synchronize`, as a copy."""
+    """`pin` returns a NumPy array of the same values; after `synchronize` the device has a copy of them."""
     x = _values((100, 7), "float32")
     pinned = backend.pin(x.copy())
     assert isinstance(pinned, np.ndarray)
@@ -168,7 +168,7 @@ def test_values_from_pinned_memory_are_copied_at_once(backend: Backend, part: sl
 
 @about("synchronize")
 def test_synchronize(backend: Backend) -> None:
-    """With work to wait for, and without."""
+    """With and without work to wait for."""
     backend.synchronize()
     x = backend.from_host(normal((50, 50), 81))
     backend.matmul(x, x)
@@ -177,14 +177,14 @@ def test_synchronize(backend: Backend) -> None:
 
 @about("prepare")
 def test_prepare(backend: Backend) -> None:
-    """As often as anybody likes."""
+    """It may be called repeatedly."""
     for _ in range(2):
         backend.prepare()
 
 
 @about("memory_stats")
 def test_memory_of_two_objects(backend: Backend) -> None:
-    """Of one device: each tells, also after the other, and their peaks are not below what is in use."""
+    """Two backend objects of one device both report; their peaks are at least the memory in use."""
     other = type(backend)(backend.device.index)
     for _ in range(2):
         for each in (backend, other):
@@ -194,7 +194,7 @@ def test_memory_of_two_objects(backend: Backend) -> None:
 
 @about("memory_stats", "free_memory")
 def test_memory(backend: Backend) -> None:
-    """Bytes, the peak not below what is in use; what is freed is not in use."""
+    """The figures are bytes, and the peak is at least the memory in use."""
     before = backend.memory_stats()
     x = backend.zeros((1000, 100), dtype=backend.dtypes["float32"])
     backend.synchronize()
@@ -216,7 +216,7 @@ def test_memory(backend: Backend) -> None:
 
 @about("event")
 def test_event(backend: Backend) -> None:
-    """Seconds between two points, which must both have been recorded."""
+    """Seconds between two events, which must both have been recorded."""
     first, second = backend.event(), backend.event()
     with pytest.raises(RuntimeError):
         second.seconds_since(first)
@@ -233,7 +233,7 @@ def test_event(backend: Backend) -> None:
 
 @about("stream")
 def test_stream(backend: Backend) -> None:
-    """What is made inside the `with` is there after it, and inside is what was made before."""
+    """Arrays made before the `with` can be used inside it, and those made inside can be used after it."""
     x = backend.from_host(np.arange(12.0).reshape(3, 4))
     with backend.stream():
         y = backend.add(x, 1.0)
@@ -241,7 +241,7 @@ def test_stream(backend: Backend) -> None:
     assert_agree("stream", backend.to_host(z), (np.arange(12.0).reshape(3, 4) + 1) * 2)
 
 
-# ---------------------------------------------------------------------- what it says of itself
+# ---------------------------------------------------------------------- descriptions
 
 
 @about("describe")
@@ -255,7 +255,7 @@ def test_describe(backend: Backend) -> None:
 
 @about("diagnose")
 def test_diagnose(backend: Backend) -> None:
-    """It can be used, says so in words, and is asked of the class."""
+    """A class method that says, in words, that the device can be used."""
     diagnosis = type(backend).diagnose()
     assert isinstance(diagnosis, Diagnosis)
     assert diagnosis.usable is True
@@ -264,14 +264,14 @@ def test_diagnose(backend: Backend) -> None:
 
 @about("device_count")
 def test_device_count(backend: Backend) -> None:
-    """At least this one; asked of the class."""
+    """A class method that counts at least this device."""
     count = type(backend).device_count()
     assert isinstance(count, int)
     assert count > backend.device.index
 
 
 def test_name(backend: Backend, device: str) -> None:
-    """The device is found by its name, and an object serves it."""
+    """The device is found by its name, and one backend object serves it."""
     assert backend.device == gf.Device(device)
     assert backend.device.type == type(backend).name
     assert gf.get_backend(device) is backend
@@ -280,9 +280,9 @@ def test_name(backend: Backend, device: str) -> None:
 
 @about("supports", "dtype_name")
 def test_dtypes(backend: Backend) -> None:
-    """Those in `dtypes` are supported and have their names; other names and complex numbers are no dtypes."""
+    """The dtypes in `dtypes` are supported and have their names; other names and complex dtypes are not."""
     assert set(backend.dtypes) <= set(DTYPES)
-    assert {"bool", "int64", "uint64", "float32", "float64"} <= set(backend.dtypes), "the least that gradflow needs"
+    assert {"bool", "int64", "uint64", "float32", "float64"} <= set(backend.dtypes), "gradflow needs these"
     for name, native in backend.dtypes.items():
         assert backend.supports(name)
         assert backend.dtype_name(native) == name
@@ -295,20 +295,20 @@ def test_dtypes(backend: Backend) -> None:
 
 @about("kernels")
 def test_kernels(backend: Backend) -> None:
-    """Each is composed, or the word for what made it native."""
+    """Each is "composed", or a word for how it is native."""
     found = backend.kernels()
     assert list(found) == KERNELS
     assert all(isinstance(kind, str) and kind for kind in found.values())
 
 
 def test_a_name_that_is_none_raises(backend: Backend) -> None:
-    """AttributeError, naming the backend and the function."""
+    """It raises AttributeError, which names the backend and the function."""
     with pytest.raises(AttributeError, match=f"'{backend.name}'.*'einsum_of_doom'"):
         _ = backend.einsum_of_doom
 
 
 def test_declarations(backend: Backend) -> None:
-    """Every key of `unsupported` names something, and has a reason."""
+    """Every key of `unsupported` names an existing check and has a reason."""
     known = {*ARRAY_FUNCTIONS, *KERNELS, *SERVICES, *DTYPES}
     modules = (test_array_functions, test_kernels_module, test_random, test_training)
     tests = {name for module in modules for name in vars(module)} | set(globals())
@@ -344,7 +344,7 @@ def _on(backend: Backend, key: Any) -> Any:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("title", KEYS)
 def test_getitem(backend: Backend, title: str, layout: str) -> None:
-    """For every kind of key of the contract."""
+    """Every kind of key in the contract."""
     x = np.arange(12, dtype="float32").reshape(3, 4)
     placed = Placed(backend, [x], layout)
     found = backend.getitem(placed.arguments[0], _on(backend, full_key(KEYS[title])))
@@ -356,11 +356,11 @@ def test_getitem(backend: Backend, title: str, layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("title", KEYS)
 def test_setitem(backend: Backend, title: str, layout: str) -> None:
-    """For every kind of key of the contract, with an array, one that is broadcast, and a number."""
+    """Every kind of key in the contract, with an array, an array that is broadcast, and a number."""
     x = np.arange(12, dtype="float32").reshape(3, 4)
     key: Any = full_key(KEYS[title])
     several = [np.asarray(-1.0 - np.arange(x[key].size, dtype="float32").reshape(x[key].shape))]
-    if title in ("array", "table"):  # which of two values for one element stays is open
+    if title in ("array", "table"):  # of two values for one element, either may win
         several = []
     for values in (*several, np.asarray(-5.0, "float32"), -7.0):
         expected = x.copy()
@@ -378,7 +378,7 @@ WAYS: dict[str, Any] = {"rows": (slice(1, None), ...), "columns": (..., slice(1,
 @about("getitem")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_slice_is_a_view(backend: Backend, way: str) -> None:
-    """Assigning to it changes the array it is of."""
+    """Assigning to a slice changes the array."""
     x, expected = backend.from_host(np.zeros((3, 4), "float32")), np.zeros((3, 4), "float32")
     backend.setitem(backend.getitem(x, WAYS[way]), ..., 1.0)
     expected[WAYS[way]] = 1.0

@@ -1,4 +1,4 @@
-"""What the parts make together: training runs and gradients on the device, against NumPy with the composed defaults."""
+"""Training runs and gradients on the device, against NumPy with the composed defaults."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "RMSprop centred": lambda p: optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
 }
 LOSS_BOUND = {"float64": 1e-10, "float32": 1e-4}
-"""How far a loss may be from that on NumPy, relative to it: roundings of 1e-16 and 6e-8, which the steps add up."""
+"""The largest relative error of a loss against NumPy: roundings of 1e-16 and 6e-8, which add up over the steps."""
 
 
 @pytest.mark.parametrize("dtype", LOSS_BOUND)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_run(device: str, optimizer: str, dtype: str) -> None:
-    """An MLP with dropout, layer norm, clipping and cross-entropy: the losses and the parameters are NumPy's."""
+    """An MLP with dropout, layer norm, clipping and cross-entropy has NumPy's losses and parameters."""
     losses, parameters = train(device, dtype, OPTIMIZERS[optimizer])
     with reference_device() as name:
         expected, expected_parameters = train(name, dtype, OPTIMIZERS[optimizer])
@@ -45,7 +45,7 @@ def test_training_run(device: str, optimizer: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", LOSS_BOUND)
 def test_regression(device: str, dtype: str) -> None:
-    """A run with the squared error, batches in random order, and a schedule."""
+    """A run with the squared error, batches in random order and a schedule has NumPy's losses."""
 
     def run(name: str) -> list[float]:
         gf.manual_seed(5)
@@ -105,7 +105,7 @@ EXPRESSIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 
 
 def _gradients(device: str, title: str, dtype: str) -> tuple[list[Any], list[Any]]:
-    """The value and the gradients of an expression, and the gradients of their squares."""
+    """Return the value and gradients of an expression, and the gradients of the gradients' squares."""
     call, values = EXPRESSIONS[title]
     inputs = [gf.tensor(v.astype(dtype), device=device, requires_grad=True) for v in values]
     out = call(*inputs)
@@ -130,7 +130,7 @@ def _gradients(device: str, title: str, dtype: str) -> tuple[list[Any], list[Any
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("title", EXPRESSIONS)
 def test_gradients(device: str, title: str, dtype: str) -> None:
-    """Values, gradients and their gradients: within 1000 ulp of the largest number of those in float64 on NumPy."""
+    """Values and gradients of first and second order are within 1000 ulp of those in float64 on NumPy."""
     found = _gradients(device, title, dtype)
     with reference_device() as name:
         expected = _gradients(name, title, "float64")
@@ -148,6 +148,6 @@ SMOOTH = ("arithmetic", "broadcasting", "powers", "exponentials", "trigonometry"
 
 @pytest.mark.parametrize("title", SMOOTH)
 def test_gradients_are_slopes(device: str, title: str) -> None:
-    """Against central differences, in float64 on the device."""
+    """They agree with central differences, in float64 on the device."""
     call, values = EXPRESSIONS[title]
     gf.gradcheck(call, *[gf.tensor(v, device=device) for v in values])

@@ -1,4 +1,4 @@
-"""A training run of a small model with all that a step has: fused layers, dropout, a loss, clipping, an optimizer."""
+"""A training run of a small model: fused layers, dropout, layer norm, a loss, clipping and an optimizer."""
 
 from __future__ import annotations
 

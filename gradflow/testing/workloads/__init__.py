@@ -1,8 +1,8 @@
-"""What `gradflow agree` runs on each device: operations, a model's forward and backward pass, short training runs.
+"""What `gradflow agree` runs on each device: operations, the forward and backward pass of a model, training runs.
 
-A workload is a function of a `Place` that returns `Check`s: results, each with its kind of bound. It runs on the two
-devices and, for the reference, on the CPU; the bounds are computed there, from float64 values. Inputs are rounded to
-float32 first, so that all places compute from the same numbers. Every workload has its own random generator.
+A workload is a function of a `Place` that returns `Check`s: results, each with a bound on its error. It runs on both
+devices and, for the reference, on the CPU, where the bounds are computed from float64 values. Inputs are rounded to
+float32 first, so all places compute from the same numbers. Every workload has its own random generator.
 """
 
 from collections.abc import Iterator

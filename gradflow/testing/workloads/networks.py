@@ -14,7 +14,7 @@ from gradflow.testing.workloads.workload import EPS, Check, Place, Workload, f64
 
 
 def workloads() -> Iterator[Workload]:
-    """The workloads of this file."""
+    """Yield the workloads of this file."""
     yield Workload("normalisation and losses", _softmax)
     yield Workload("normalisation and losses", _layer_norm)
     for loss in (_cross_entropy, _squared_error, _absolute_errors, _binary_cross_entropy):
@@ -23,7 +23,7 @@ def workloads() -> Iterator[Workload]:
 
 
 def _softmax(at: Place) -> list[Check]:
-    """The exponent is off by eps times its size, at most the range of x, and the sum by C eps, C = 10."""
+    """The error of the exponent is eps times its size, at most the range of x; that of the sum is C eps, C = 10."""
     x = at.normal((200, 10), 1, scale=5)
     soft, log = gf.softmax(x, axis=-1), gf.log_softmax(x, axis=-1)
 
@@ -37,7 +37,7 @@ def _softmax(at: Place) -> list[Check]:
 
 
 def _layer_norm(at: Place) -> list[Check]:
-    """Means of K = 257 terms: K eps times the largest deviation bounds the error of what is divided by the root."""
+    """Means of K = 257 terms: K eps times the largest deviation bounds the error of the centred values."""
     k = 257
     x, g = at.tensor(np.random.default_rng(1).normal(size=(30, k)) + 0.5, grad=True), at.normal((30, k), 2)
     weight = at.tensor(np.ones(k), grad=True)
@@ -70,7 +70,7 @@ def _layer_norm(at: Place) -> list[Check]:
 
 
 def _cross_entropy(at: Place) -> list[Check]:
-    """Each loss within C eps (1 + the range of its logits), C = 10 classes; gradients are shares, at most 1/N."""
+    """Each loss is within C eps (1 + the range of its logits), C = 10 classes; gradients are at most 1/N."""
     n, classes = 200, 10
     x = at.normal((n, classes), 1, scale=10, grad=True)
     labels = at.tensor(np.random.default_rng(2).integers(0, classes, size=n))
@@ -128,7 +128,7 @@ def _binary_cross_entropy(at: Place) -> list[Check]:
 
 
 def _model(at: Place) -> list[Check]:
-    """Forward and backward, with a running error: each layer adds the bound of its products to what it was given."""
+    """Forward and backward pass with a running error: each layer adds the bound of its products to the error."""
     n, sizes = 50, [20, 64, 32, 4]
     x = at.normal((n, sizes[0]), 1)
     labels = at.tensor(np.random.default_rng(2).integers(0, sizes[-1], size=n))
@@ -153,10 +153,10 @@ def _model(at: Place) -> list[Check]:
 
 
 def _running_errors(model: Any, x: Any, labels: Any) -> dict[str, Any]:
-    """Bounds on the float32 errors of a tanh perceptron and its cross-entropy, from its float64 values.
+    """Return bounds on the float32 errors of a tanh perceptron and its cross-entropy, from its float64 values.
 
-    Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 3.3: with each product, |E| @ |B| of the
-    errors so far and K eps (|A| @ |B|) of its own; tanh and softmax do not expand errors.
+    Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 3.3: each product has the error
+    |E| @ |B| from its inputs and K eps (|A| @ |B|) of its own; tanh and softmax do not enlarge errors.
     """
     layers = [(name.removesuffix(".weight"), p) for name, p in model.named_parameters() if name.endswith("weight")]
     parameters = {name: f64(p) for name, p in model.named_parameters()}

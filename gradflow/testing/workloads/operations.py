@@ -16,7 +16,7 @@ from gradflow.testing.workloads.workload import EPS, Check, Place, Workload, f64
 
 
 def workloads() -> Iterator[Workload]:
-    """The workloads of this file."""
+    """Yield the workloads of this file."""
     yield Workload("element by element", _exact_elementwise, exact=True)
     for name in ("add", "subtract", "multiply", "divide", "square", "sqrt"):
         yield Workload("element by element", partial(_elementwise, name, 1))
@@ -79,7 +79,7 @@ def _elementwise(name: str, ulps: float, at: Place) -> list[Check]:
     out = getattr(gf, name)(x, at.normal((4096,), 3)) if name in _BINARY else getattr(gf, name)(x)
     out.backward(g)
 
-    def bound() -> Any:  # the rule of the gradient is a few operations, none with a result above g or g f'(x)
+    def bound() -> Any:  # the gradient rule is a few operations with results of at most |g| or |g f'(x)|
         return 16 * EPS * np.maximum(np.abs(f64(g)), np.abs(f64(x.grad)))
 
     return [
@@ -89,7 +89,7 @@ def _elementwise(name: str, ulps: float, at: Place) -> list[Check]:
 
 
 def _activation(name: str, at: Place) -> list[Check]:
-    """Some ten operations each, none of whose intermediate values is above 1 + |x|^3: 16 eps times that."""
+    """About ten operations each, whose intermediate values are at most 1 + |x|^3: the bound is 16 eps times that."""
     x, g = at.normal((4096,), 1, scale=2, grad=True), at.normal((4096,), 2)
     out = getattr(gf, name)(x)
     out.backward(g)
@@ -120,7 +120,7 @@ def _exact_reductions(at: Place) -> list[Check]:
 
 
 def _reductions(at: Place) -> list[Check]:
-    """K = 257 terms in each sum. A variance is a mean of squares whose terms are off by the error of the mean."""
+    """K = 257 terms in each sum. A variance is a mean of squares, whose terms have the error of the mean."""
     x = at.normal((33, 257), 1) + 0.5
     a, k = np.abs(f64(x)), 257
     spread = 3 * (k + 4) * EPS * ((a + a.mean(axis=1, keepdims=True)) ** 2).mean(axis=1)
@@ -181,7 +181,7 @@ def _selection(at: Place) -> list[Check]:
 
 
 def _scatter(at: Place) -> list[Check]:
-    """The gradient of a selection adds what was selected often; the bound takes all selections for one element."""
+    """The gradient of a selection adds up repeated elements; the bound assumes that all selections hit one element."""
     rows = np.random.default_rng(1).integers(0, 5, size=40)
     x, g = at.normal((5, 6), 1, grad=True), at.normal((40, 6), 2)
     gf.take(x, at.tensor(rows), axis=0).backward(g)
@@ -204,7 +204,7 @@ def _matmul(left: tuple[int, ...], right: tuple[int, ...], at: Place) -> list[Ch
 
 
 def _linear(at: Place) -> list[Check]:
-    """A product and a term more for the bias; each gradient is a product too."""
+    """A product with one more term for the bias; each gradient is a product too."""
     n, k, m = 64, 784, 100
     x, g = at.normal((n, k), 1, grad=True), at.normal((n, m), 2)
     layer = nn.Linear(k, m, device=at.device, generator=gf.Generator(3)).to(at.dtype)
@@ -229,7 +229,7 @@ def _linear(at: Place) -> list[Check]:
 
 
 def _fused(name: str, at: Place) -> list[Check]:
-    """The error of the product, which no activation expands by more than 1.2, and that of the activation."""
+    """The error of the product, which an activation multiplies by at most 1.2, plus that of the activation."""
     x, weight, bias = at.normal((20, 33), 1), at.normal((17, 33), 2, scale=0.2), at.normal((17,), 3)
     out = gf.linear(x, weight, bias, name)
 
@@ -277,4 +277,4 @@ def _random(at: Place) -> list[Check]:
 
 def _dropout_values(at: Place) -> list[Check]:
     out = gf.dropout(at.normal((31, 33), 1), 0.3, generator=gf.Generator(9))
-    return [Check("dropout: values", out, "2 ulp", 2.0)]  # two roundings: of 1 / (1 - p), and of its product with x
+    return [Check("dropout: values", out, "2 ulp", 2.0)]  # two roundings: 1 / (1 - p), and its product with x

@@ -25,7 +25,7 @@ STEPS = EPOCHS * SAMPLES // BATCH
 
 
 def workloads() -> Iterator[Workload]:
-    """The workloads of this file."""
+    """Yield the workloads of this file."""
     for name in OPTIMIZERS:
         yield Workload("optimizers", partial(_optimizer, name))
     yield Workload(f"training, {STEPS} steps", _start_of_training, exact=True)
@@ -35,8 +35,8 @@ def workloads() -> Iterator[Workload]:
 
 
 def _optimizer(name: str, at: Place) -> list[Check]:
-    """Some ten roundings in each of 10 steps, of numbers below 2: 10 * 10 eps * 2. Gradients are kept off 0, where the
-    quotient of Adam and RMSprop would be of rounding errors."""
+    """About ten roundings in each of 10 steps, of numbers below 2: 10 * 10 eps * 2. Gradients are kept away from 0,
+    where Adam and RMSprop would divide one rounding error by another."""
     p = at.normal((1000,), 1, grad=True)
     optimizer = OPTIMIZERS[name]([p])
     for step in range(10):
@@ -47,7 +47,7 @@ def _optimizer(name: str, at: Place) -> list[Check]:
 
 
 class Run:
-    """A training run with everything that draws random numbers: weights, shuffles and dropout, of one generator."""
+    """A training run in which weights, shuffles and dropout draw from one generator."""
 
     def __init__(self, at: Place, optimizer: str, seed: int = 5) -> None:
         rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ class Run:
         self.optimizer.param_groups[0]["lr"] = rate
 
     def losses(self, epochs: int = EPOCHS) -> Any:
-        """Train for some epochs; the loss of each step."""
+        """Train for some epochs and return the loss of each step."""
         losses = []
         for _ in range(epochs):
             order = gf.random.permutation(SAMPLES, device=self.device, generator=self.generator)
@@ -80,11 +80,11 @@ class Run:
         return gf.stack(losses)
 
     def state(self) -> dict[str, Any]:
-        """All that decides how the run goes on."""
+        """Return everything that decides how the run continues."""
         return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "generator")}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from the state of another run."""
+        """Continue from the state of another run."""
         for name, content in state.items():
             getattr(self, name).load_state_dict(content)
 
@@ -99,8 +99,8 @@ def _start_of_training(at: Place) -> list[Check]:
 
 
 def _of_losses(losses: Any) -> Any:
-    """In each step the sums, of at most K = 33 terms in each of 3 layers, forward and backward, are off by K eps at
-    worst, and at these rates a step does not expand differences."""
+    """In each step the sums of at most K = 33 terms, in 3 layers, forward and backward, have an error of at most K eps;
+    at these learning rates a step does not enlarge differences."""
     return STEPS * 6 * 33 * EPS * np.abs(f64(losses))
 
 
@@ -110,7 +110,7 @@ def _training(optimizer: str, at: Place) -> list[Check]:
 
 
 def _moved_training(at: Place) -> list[Check]:
-    """The first half of a run on the CPU and the second here, and the other way round."""
+    """The first half of a run on the CPU and the second half here, and the other way round."""
 
     def losses(first: Place, second: Place) -> Any:
         start, rest = Run(first, "adam"), Run(second, "adam")

@@ -1,4 +1,4 @@
-"""What a workload is: a place to run on, checks of its results, and a group of the table."""
+"""`Workload`, `Place` and `Check`: what runs, where, and how its results are judged."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ class Place(NamedTuple):
     dtype: str = "float32"
 
     def tensor(self, values: Any, grad: bool = False) -> gf.Tensor:
-        """A tensor of the values here; floating-point ones are rounded to float32, then in the place's dtype."""
+        """Return a tensor of these values; floating-point values are rounded to float32, then cast to `dtype`."""
         values = np.asarray(values)
         if values.dtype.kind == "f":
             values = values.astype(np.float32).astype(self.dtype)
         return gf.tensor(values, device=self.device, requires_grad=grad)
 
     def normal(self, shape: tuple[int, ...], seed: int, scale: float = 1.0, grad: bool = False) -> gf.Tensor:
-        """Normally distributed numbers, the same at every place."""
+        """Return normally distributed numbers, the same at every place."""
         return self.tensor(np.random.default_rng(seed).normal(size=shape) * scale, grad)
 
 
 class Check(NamedTuple):
-    """A result to be judged: what it is, its value, and the bound on its error.
+    """A result to judge: its name, its value, and the bound on its error.
 
-    The value may be a function that gives it, so that one that raises does not take the others with it. The bound is
-    None for equality to the bit, a number for so many ulp, or a function that gives the largest error allowed for each
-    element, which only the reference calls. `label` is the bound in words.
+    value: the result, or a function that returns it, so that one that raises does not stop the others.
+    label: the bound in words.
+    bound: None for equality bit for bit, a number of ulp, or a function that returns the largest error allowed for each
+        element; only the reference calls it.
     """
 
     what: str
@@ -48,7 +49,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """A group of the table, and the function that gives its checks. `exact`: the reference is of the same dtype."""
+    """A group of the table and the function that returns its checks. `exact`: the reference is float32, not float64."""
 
     group: str
     run: Callable[[Place], list[Check]]

@@ -1,4 +1,4 @@
-"""The cases of `test_kernels`: calls of every kernel, each with the bound that its formula gives."""
+"""The cases of `test_kernels`: calls of every kernel, each with an error bound derived from its formula."""
 
 from gradflow.testing.conformance.kernel_cases import (
     activations,

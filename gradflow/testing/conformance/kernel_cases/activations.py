@@ -23,7 +23,7 @@ def activation_bound(e: float, x: Any, name: str, parameter: float) -> Sequence[
 
 
 def slope_bound(e: float, g: Any, x: Any, name: str | None) -> Any:
-    """Of the VJP of an activation at x: the terms of a slope, which may cancel, times g."""
+    """Return the bound for the VJP of an activation at x: the terms of the slope, which may cancel, times g."""
     size = {"gelu": 1 + np.abs(x) + np.abs(x) ** 3 / 8, "silu": 1 + np.abs(x)}.get(name or "", 1.0)
     return 16 * e * np.abs(g) * size
 

@@ -1,4 +1,4 @@
-"""Cases of `random_bits`, `dropout` and `dropout_backward`: results are equal to the bit."""
+"""Cases of `random_bits`, `dropout` and `dropout_backward`, whose results are equal bit for bit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def random_cases() -> list[Case]:
         )  # fmt: skip
         mask = np.asarray(np.random.default_rng(24).random(shape) >= p)
         cases.append(Case("dropout_backward", f"{name_of(shape)}-{p}", (x, mask, p)))
-    half = int(np.random.Philox(key=KEY, counter=3).random_raw(2)[1]) & 0xFFFFFFFF  # of element 2: at the threshold
+    half = int(np.random.Philox(key=KEY, counter=3).random_raw(2)[1]) & 0xFFFFFFFF  # element 2 is at the threshold
     cases.append(
         Case(
             "dropout", "edge", (normal((5,), 23), half / 2**32, KEY, 3),

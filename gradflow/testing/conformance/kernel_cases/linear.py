@@ -27,7 +27,7 @@ def gemm_bound(e: float, a: Any, b: Any, out: Any, accumulate: bool) -> Sequence
 
 
 def affine(e: float, x: Any, weight: Any, bias: Any) -> tuple[Any, Any]:
-    """x @ weight.T + bias, and its bound."""
+    """Return x @ weight.T + bias and the bound on its error."""
     z, size = x @ weight.T, np.abs(x) @ np.abs(weight.T)
     if bias is not None:
         z, size = z + bias, size + np.abs(bias)
@@ -36,7 +36,7 @@ def affine(e: float, x: Any, weight: Any, bias: Any) -> tuple[Any, Any]:
 
 def linear_bound(e: float, x: Any, weight: Any, bias: Any, activation: str | None, parameter: float) -> Sequence[Any]:
     z, error = affine(e, x, weight, bias)
-    return [1.2 * error + (0.0 if activation is None else 8 * e * np.abs(z))]  # no slope is above 1.2
+    return [1.2 * error + (0.0 if activation is None else 8 * e * np.abs(z))]  # slopes are at most 1.2
 
 
 def run_linear_backward(
@@ -49,7 +49,7 @@ def run_linear_backward(
     )  # fmt: skip
     assert [f is not None for f in found] == list(needs)
     for gradient, buffer in zip(found, into, strict=True):
-        assert buffer is None or gradient is buffer, "a gradient is not in the buffer for it"
+        assert buffer is None or gradient is buffer, "a gradient is not in its buffer"
     assert np.array_equal(B.to_host(out), before, equal_nan=True), "the result was changed"
     return list(found)
 
@@ -84,7 +84,7 @@ def linear_case(
         needs = (*needs[:2], False)
     parameter = 0.0 if activation is None else ACTIVATIONS[activation].parameter
     z = affine(0.0, x, weight, bias)[0]
-    g = np.where(np.abs(z) < 0.05, 0.0, normal(z.shape, 8))  # a sign of z that rounding decides decides a slope
+    g = np.where(np.abs(z) < 0.05, 0.0, normal(z.shape, 8))  # no gradient where rounding decides the sign of z
     into = tuple(
         np.full(part.shape, np.nan) if part is not None and buffers and need else None
         for part, need in zip((x, weight, bias), needs, strict=True)
@@ -129,7 +129,7 @@ def linear_cases() -> list[Case]:
     cases += [linear_case(shape, 4, name, True, keep=False) for name in ACTIVATIONS for shape in [(6, 3), (2, 2, 3)]]
     x, weight, broken = normal((33, 17), 5), normal((9, 17), 6), np.where(np.arange(9) % 3, 0.0, np.nan)
     g = np.where(np.abs(x @ weight.T) < 0.05, 0.0, normal((33, 9), 8))
-    for needs_bias in (True, False):  # the gradient passes where the layer has become NaN
+    for needs_bias in (True, False):  # the gradient passes where z is NaN
         cases.append(
             Case(
                 "linear_backward", f"relu-special-{needs_bias}",

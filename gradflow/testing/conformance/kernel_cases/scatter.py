@@ -12,7 +12,7 @@ from gradflow.testing.conformance.kernel_cases.inputs import half_case, normal
 
 
 def full_key(key: Any) -> Any:
-    """The key as gradflow gives it to a backend: one boolean array, or a tuple with an Ellipsis."""
+    """Return the key as gradflow passes it to a backend: one boolean array, or a tuple with an Ellipsis."""
     if isinstance(key, np.ndarray) and key.dtype == bool:
         return key
     parts = key if isinstance(key, tuple) else (key,)
@@ -80,7 +80,7 @@ def scatter_cases() -> list[Case]:
 
 
 def along(indices: Any, axis: int) -> tuple[Any, ...]:
-    """The key that `indices` along `axis` are."""
+    """Return the key that selects `indices` along `axis`."""
     key = list(np.indices(indices.shape, sparse=True))
     key[axis] = indices
     return tuple(key)

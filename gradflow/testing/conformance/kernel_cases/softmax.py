@@ -12,7 +12,7 @@ from gradflow.testing.conformance.kernel_cases.inputs import half_case, name_of,
 
 
 def softmax_parts(x: Any, axis: Any) -> tuple[Any, Any, Any, int]:
-    """x less its maximum, log of the sum of its exponentials, the softmax, and the number of terms."""
+    """Return x minus its maximum, the log of the sum of exponentials, the softmax, and the number of terms."""
     shifted = x - x.max(axis=axis, keepdims=True)
     total = np.exp(shifted).sum(axis=axis, keepdims=True)
     return shifted, np.log(total), np.exp(shifted) / total, x.shape[axis]
