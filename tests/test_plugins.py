@@ -248,7 +248,7 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     "abstract": (backend("abstract", (SERVICE, "")), "cannot-be-loaded", ["lacks required services: to_host"]),
     "misnamed": (
         backend("misnamed", ('name = "misnamed"', 'name = "cpu"')), "cannot-be-loaded",
-        ["that of 'misnamed' has 'cpu': give it name"],
+        ["prefix of its devices, 'misnamed'; it is 'cpu': set name"],
     ),
     "poor": (
         backend("poor", ("\n\nclass poor", NAMESPACE + "\nclass poor"), ("(np, index)", "(Poor(), index)")),
@@ -270,9 +270,9 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     ),
     "counts": (
         backend("counts", ("return 2", "return 'two'")), "cannot-be-asked",
-        ["device_count() must give a number, of at most 4096; it gives 'two'"],
+        ["device_count() must return an integer of at most 4096; it returns 'two'"],
     ),
-    "none": (backend("none", ("return 2", "return 0")), "no-device", ["it is fine; and there is no device"]),
+    "none": (backend("none", ("return 2", "return 0")), "no-device", ["it is fine; but there is no device"]),
     "unready": (
         backend("unready", ('Diagnosis(True, "it is fine")', 'Diagnosis(False, "it is off", "type: on")')),
         "unusable", ["it is off"],
@@ -291,23 +291,23 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     ),
     "bytes": (
         backend("bytes", ('return "a toy called bytes"', 'return b"a toy"')), "unusable",
-        ["describe() must give a string; it gives b'a toy'"],
+        ["describe() must return a string; it returns b'a toy'"],
     ),
     "remembers": (
         backend("remembers", ("return MemoryStats(0, None, 0)", "return {'current': 0}")), "unusable",
-        ["memory_stats() must give a gradflow.backend.MemoryStats of numbers; it gives {'current': 0}"],
+        ["memory_stats() must return gradflow.backend.MemoryStats of integers; it returns {'current': 0}"],
     ),
     "measures": (
         backend("measures", ("return MemoryStats(0, None, 0)", "return MemoryStats('much', None, 0)")), "unusable",
-        ["memory_stats() must give a gradflow.backend.MemoryStats of numbers"],
+        ["memory_stats() must return gradflow.backend.MemoryStats of integers"],
     ),
     "many": (
         backend("many", ("return 2", "return 10**9")), "cannot-be-asked",
-        ["device_count() must give a number, of at most 4096; it gives 1000000000"],
+        ["device_count() must return an integer of at most 4096; it returns 1000000000"],
     ),
     "wordless": (
         backend("wordless", ('Diagnosis(True, "it is fine")', "Diagnosis(True, 3)")), "cannot-be-asked",
-        ["diagnose() must tell state, fix and code in strings"],
+        ["diagnose() must return strings as state, fix and code"],
     ),
     "unsayable": (
         "class Odd(Exception):\n    def __str__(self): raise OSError\nraise Odd", "cannot-be-loaded",
@@ -319,11 +319,11 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     ),
     "nameless": (
         backend("nameless", ('    name = "nameless"\n', "")), "cannot-be-loaded",
-        ["that of 'nameless' has none: give it name = "],
+        ["prefix of its devices, 'nameless'; it is missing: set name = "],
     ),
     "renamed": (
         backend("renamed", ("super().__init__(np, index)", 'self.name = "other"; super().__init__(np, index)')),
-        "cannot-be-started", ["the prefix of its devices; that of 'renamed' has 'other'"],
+        "cannot-be-started", ["the prefix of its devices, 'renamed'; it is 'other'"],
     ),
 }  # fmt: skip
 """Backends by name: the source of the module, the code of the diagnosis, and words of it."""
@@ -452,14 +452,16 @@ def test_two_packages_that_claim_one_name_get_it_neither(toy: Path, tmp_path: Pa
     assert (entry["code"], entry["usable"]) == ("claimed-twice", False)
     both = "gradflow-rival 1.0 (rival:toyBackend) and gradflow-toy 1.0 (toy_backend:toyBackend)"
     assert entry["state"] == f"2 packages claim the device 'toy', so none gets it: {both}"
-    assert entry["fix"] == "keep one; type: pip uninstall gradflow-rival, or: pip uninstall gradflow-toy"
+    assert entry["fix"] == "keep only one of them; type: pip uninstall gradflow-rival, or: pip uninstall gradflow-toy"
     assert re.search(rf"^toy +no +{re.escape(entry['state'])}$", table, re.M)
     out, err = run(f"{ERROR}\nprint(error('toy'))", rival, toy)
     assert out == f"DeviceUnavailableError: {entry['state']}; {entry['fix']}\n"
     assert err == "", "neither is loaded"
 
 
-@pytest.mark.parametrize(("name", "why"), [("cpu", "gradflow's own"), ("cuda", "gradflow's own"), ("auto", "no plain")])
+@pytest.mark.parametrize(
+    ("name", "why"), [("cpu", "gradflow's own"), ("cuda", "gradflow's own"), ("auto", "not a valid")]
+)
 def test_a_package_that_claims_what_cannot_be_claimed_is_ignored(tmp_path: Path, name: str, why: str) -> None:
     folder = package(tmp_path / "x", "gradflow-thief", "thief", "raise SystemExit", f"{name} = thief:Backend")
     table, found = devices(folder)
@@ -480,8 +482,8 @@ def test_a_blocked_backend_is_not_loaded(toy: Path) -> None:
     report = json.loads(text)
     entry = {found["prefix"]: found for found in report["backends"]}["toy"]
     assert (entry["code"], entry["usable"]) == ("blocked", False)
-    assert entry["state"] == "the backend of 'toy' is not loaded, since GRADFLOW_BACKEND_BLOCK names it"
-    assert entry["fix"] == "take toy out of GRADFLOW_BACKEND_BLOCK, or type: unset GRADFLOW_BACKEND_BLOCK"
+    assert entry["state"] == "the backend of 'toy' is not loaded, because GRADFLOW_BACKEND_BLOCK names it"
+    assert entry["fix"] == "remove toy from GRADFLOW_BACKEND_BLOCK, or type: unset GRADFLOW_BACKEND_BLOCK"
     assert re.search(rf"^toy +no +{re.escape(entry['state'])}$", table, re.M)
     assert error == f"DeviceUnavailableError: {entry['state']}; {entry['fix']}\n"
     assert report["auto"]["device"] == "cpu"
@@ -504,7 +506,7 @@ def test_blocking_the_cpu_is_said(tmp_path: Path) -> None:
     report = "from gradflow.cli import main; main(['devices', '--json'])"
     auto = json.loads(run(report, GRADFLOW_BACKEND_BLOCK="cpu,cuda")[0])["auto"]
     assert auto["device"] is None
-    assert auto["reason"].startswith("the backend of 'cpu' is not loaded, since GRADFLOW_BACKEND_BLOCK names it")
+    assert auto["reason"].startswith("the backend of 'cpu' is not loaded, because GRADFLOW_BACKEND_BLOCK names it")
 
 
 def test_blocking_holds_for_what_a_program_registers(toy: Path) -> None:

@@ -323,8 +323,8 @@ class WithoutArithmetic(Backend):
 class WithoutDtype(WithoutArithmetic):
     """Nor has it the dtype at all."""
 
-    def _find_dtypes(self, namespace: Any) -> dict[str, Any]:
-        return {name: dtype for name, dtype in super()._find_dtypes(namespace).items() if name != "uint64"}
+    def find_dtypes(self, namespace: Any) -> dict[str, Any]:
+        return {name: dtype for name, dtype in super().find_dtypes(namespace).items() if name != "uint64"}
 
 
 DRAWS: dict[str, Any] = {

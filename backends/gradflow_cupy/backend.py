@@ -69,7 +69,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
                     self._wrapped[wrapped] = bound.__func__
                 setattr(self, method, MethodType(wrapped, self))
 
-    def _find_dtypes(self, namespace: Any) -> dict[str, Any]:
+    def find_dtypes(self, namespace: Any) -> dict[str, Any]:
         found = {n: namespace.dtype(getattr(namespace, n)) for n in DTYPES if hasattr(namespace, n)}
         if self.numpy.lib.NumpyVersion(self.numpy.__version__) >= "2.1.2":  # as in CuPy: it crashes earlier NumPys
             with contextlib.suppress(ImportError):
@@ -261,7 +261,7 @@ class CudaEvent(Event):
 
     def seconds_since(self, earlier: Event) -> float:
         if not (isinstance(earlier, CudaEvent) and earlier._recorded and self._recorded):
-            raise RuntimeError("both events must be recorded before the time between them is asked for")
+            raise RuntimeError("both events must be recorded before the time between them can be measured")
         for event in (earlier, self):
             event._event.synchronize()
         return float(self._cupy.cuda.get_elapsed_time(earlier._event, self._event)) / 1000.0

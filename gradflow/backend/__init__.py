@@ -1,7 +1,7 @@
-"""The abstract array backend: all that the core asks of an array library.
+"""The abstract array backend: everything that the core needs from an array library.
 
-A backend is a class derived from `Backend`; see `gradflow.backend.contract` for its three tiers.
-`gradflow.backend.registry` finds the backend of a device by its name.
+A backend is a class derived from `Backend`, whose docstring explains its three tiers. `discovery` finds the backend
+class of a device prefix, `registry` the backend object of a device.
 """
 
 from gradflow.backend.activations import ACTIVATIONS, Activation

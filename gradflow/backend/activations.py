@@ -1,4 +1,4 @@
-"""The elementwise activations, in array functions."""
+"""The elementwise activations, composed of array functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from gradflow.backend.array_functions import Array
 
 
 class Activation(NamedTuple):
-    """An elementwise activation in array functions: its value, and its VJP from what it `saves` ("x" or "out")."""
+    """An elementwise activation, in array functions of a namespace `F`.
+
+    forward(F, x, parameter): the value. backward(F, g, saved, parameter): the VJP, where `saved` is the input or the
+    output according to `saves` ("x" or "out"). parameter: the default slope or alpha.
+    """
 
     forward: Callable[[Any, Array, float], Array]
     backward: Callable[[Any, Array, Array, float], Array]
@@ -19,7 +23,7 @@ class Activation(NamedTuple):
 
 
 def _sigmoid(F: Any, x: Array, _p: float) -> Array:
-    decay = F.exp(F.negative(F.abs(x)))  # never above 1, so that nothing overflows
+    decay = F.exp(F.negative(F.abs(x)))  # at most 1: no overflow
     return F.divide(F.where(F.greater_equal(x, 0), 1.0, decay), F.add(decay, 1.0))
 
 
@@ -75,4 +79,4 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda F, x, p: F.tanh(x), lambda F, g, out, p: F.multiply(g, F.subtract(1.0, F.square(out))), "out"
     ),
 }  # fmt: skip
-"""The activations that `activate` and `linear` know, by name."""
+"""The activations of the kernels `activate` and `linear`, by name."""

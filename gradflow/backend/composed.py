@@ -1,4 +1,7 @@
-"""The composed defaults of the kernels of layers and losses: each is the specification of its kernel."""
+"""The kernels of activations, layers, losses and indexing, composed of array functions.
+
+Each default is the specification of its kernel: shapes, dtypes, and which arrays are new.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +16,22 @@ from gradflow.backend.kernels import KernelBase, kernel
 
 
 class ComposedKernels(KernelBase):
-    """Kernels of activations, layers, losses and indexing, composed of array functions."""
+    """The composed kernels of activations, layers, losses and indexing."""
 
     # ------------------------------------------------------------------ kernels: activations
 
     @kernel
     @in_float32
     def activate(self, x: Array, name: str, parameter: float) -> Array:
-        """A new array: the activation `name` of every element. `parameter` is its slope or alpha, else ignored."""
+        """The activation `name` of every element, as a new array. `parameter`: its slope or alpha, if it has one."""
         return ACTIVATIONS[name].forward(self, x, parameter)
 
     @kernel
     @in_float32
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
-        """A new array: the VJP of `activate`; `saved` is its input or its output, as `ACTIVATIONS[name].saves` says.
+        """The VJP of `activate`, as a new array. `saved`: its input or output, according to `ACTIVATIONS[name].saves`.
 
-        Where `saved` is NaN, relu and elu pass g on, so that what has become NaN does not look like a dead unit.
+        Where `saved` is NaN, relu and elu return g, so that NaN does not look like a dead unit.
         """
         return ACTIVATIONS[name].backward(self, g, saved, parameter)
 
@@ -39,7 +42,7 @@ class ComposedKernels(KernelBase):
     @kernel
     @in_float32
     def softmax(self, x: Array, axis: int) -> Array:
-        """exp(x) / sum(exp(x)) along `axis`, of x less its maximum, so that nothing overflows."""
+        """exp(x) / sum(exp(x)) along `axis`. The maximum is subtracted first, so that nothing overflows."""
         e = self.exp(self.subtract(x, self.max(x, axis=axis, keepdims=True)))
         return self.divide(e, self.sum(e, axis=axis, keepdims=True))
 
@@ -53,11 +56,11 @@ class ComposedKernels(KernelBase):
     @kernel
     @in_float32
     def logsumexp(self, x: Array, axis: int | tuple[int, ...] | None, keepdims: bool) -> Array:
-        """log(sum(exp(x))) over `axis`, of x less its maximum; -inf where all of x is, +inf where any is."""
+        """log(sum(exp(x))) over `axis`, without overflow; -inf if all elements are -inf, +inf if any is +inf."""
         top = self.max(x, axis=axis, keepdims=True)
         top = self.where(self.isfinite(top), top, 0.0)
         total = self.sum(self.exp(self.subtract(x, top)), axis=axis, keepdims=True)
-        tiny = self.equal(total, 0)  # the logarithm of 0 would warn
+        tiny = self.equal(total, 0)  # log(0) would warn
         out = self.add(self.where(tiny, -math.inf, self.log(self.where(tiny, 1.0, total))), top)
         if keepdims:
             return out
@@ -67,7 +70,10 @@ class ComposedKernels(KernelBase):
 
     @kernel
     def gemm(self, a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
-        """`out` = a @ b for 2-D arrays, or `out` += a @ b with `accumulate`; returns `out`, which neither overlaps."""
+        """Write a @ b to `out`, or add it to `out` with `accumulate`; returns `out`.
+
+        The arrays are 2-D; `out` overlaps neither a nor b.
+        """
         product = self.matmul(a, b)
         out[...] = self.add(out, product) if accumulate else product
         return out
@@ -76,9 +82,9 @@ class ComposedKernels(KernelBase):
     def linear(
         self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
     ) -> tuple[Array, Any]:
-        """activation(x @ weight.T + bias) and a residual for `linear_backward`.
+        """activation(x @ weight.T + bias), a new array (..., out), and a residual for `linear_backward`.
 
-        x: (..., in), weight: (out, in), bias: (out,) or None; all of one dtype. The result: (..., out), new.
+        x: (..., in). weight: (out, in). bias: (out,) or None. All have one dtype.
         """
         z = _affine(self, x, weight, bias)
         if activation is None:
@@ -99,10 +105,10 @@ class ComposedKernels(KernelBase):
         needs: Sequence[bool],
         into: Sequence[Array | None],
     ) -> tuple[Array | None, Array | None, Array | None]:
-        """The VJP of `linear` for x, weight and bias, each None where `needs` is false.
+        """The VJP of `linear` for x, weight and bias; None where `needs` is false.
 
-        A gradient with a buffer in `into` is written there and the buffer returned. `residual` None: recompute.
-        g is not overwritten.
+        A gradient with a buffer in `into` is written to it, and the buffer is returned. If `residual` is None, it is
+        recomputed. g is not overwritten.
         """
         if activation is not None:
             if ACTIVATIONS[activation].saves == "out":
@@ -138,8 +144,8 @@ class ComposedKernels(KernelBase):
     ) -> tuple[Array, Any]:
         """(x - mean) / sqrt(var + epsilon) over the trailing `axes`, times weight plus bias; and a residual.
 
-        weight and bias have the shape of those axes, or are None. The residual shares no memory with the result.
-        Ba et al. 2016, "Layer Normalization", eq. 4.
+        weight, bias: arrays with the shape of those axes, or None. The residual shares no memory with the result. Ba et
+        al. 2016, "Layer Normalization", eq. 4.
         """
         normal, scale = _normalise(self, x, axes, epsilon)
         out = self.copy(normal) if weight is None else self.multiply(normal, weight)
@@ -157,7 +163,7 @@ class ComposedKernels(KernelBase):
         residual: Any,
         needs: Sequence[bool],
     ) -> tuple[Array | None, Array | None, Array | None]:
-        """The VJP of `layer_norm` for x, weight and bias, each None where `needs` is false."""
+        """The VJP of `layer_norm` for x, weight and bias; None where `needs` is false."""
         normal, scale = residual if residual is not None else _normalise(self, x, axes, epsilon)
         need_x, need_weight, need_bias = needs
         leading = tuple(range(x.ndim - len(axes)))
@@ -178,8 +184,8 @@ class ComposedKernels(KernelBase):
 
     @kernel
     def one_hot(self, labels: Array, classes: int, dtype: Any) -> Array:
-        """1 at each label and 0 elsewhere, (..., classes), in `dtype`; labels are integers in [0, classes)."""
-        i64 = self.dtypes["int64"]  # a narrow dtype may not hold all classes
+        """1 at each label and 0 elsewhere: an array (..., classes) of `dtype`. labels: integers in [0, classes)."""
+        i64 = self.dtypes["int64"]  # the labels' own dtype may not hold the number of classes
         labels = self.astype(labels, i64, copy=False)
         hot = self.equal(self.expand_dims(labels, axis=-1), self.arange(classes, dtype=i64))
         return self.astype(hot, dtype)
@@ -189,13 +195,13 @@ class ComposedKernels(KernelBase):
     def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
         """-sum(target * log_softmax(logits)) along the last axis, reduced over rows; and a residual.
 
-        logits: (N, C). target: N integers in [0, C), or weights (N, C) in the dtype of the logits.
-        The result: () for the reductions "mean" (over N) and "sum", (N,) for "none".
+        logits: (N, C). target: N integers in [0, C), or weights (N, C) with the dtype of the logits. reduction: "mean"
+        (over N) or "sum", for a 0-d result, or "none", for (N,).
         """
         logp = self.log_softmax(logits, axis=-1)
         if target.ndim == 2:
             terms = self.multiply(target, logp)
-        else:  # a selection, not a product: another class may have the log-probability -inf
+        else:  # not a product: the log-probability of another class may be -inf, and 0 * -inf is NaN
             terms = self.where(self.one_hot(target, logits.shape[1], self.dtypes["bool"]), logp, 0.0)
         losses = self.negative(self.sum(terms, axis=-1))
         return _reduce(self, losses, reduction), None
@@ -205,7 +211,7 @@ class ComposedKernels(KernelBase):
     def softmax_cross_entropy_backward(
         self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        """The VJP of `softmax_cross_entropy` for logits and target, each None where `needs` is false."""
+        """The VJP of `softmax_cross_entropy` for logits and target; None where `needs` is false."""
         if reduction == "mean":
             g = self.divide(g, float(logits.shape[0]))
         g = self.reshape(g, (-1, 1))
@@ -225,7 +231,10 @@ class ComposedKernels(KernelBase):
     @kernel
     @in_float32
     def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
-        """(x - target)^2, reduced over all elements ("mean", "sum") or not ("none"); and a residual. Equal shapes."""
+        """(x - target)^2, reduced over all elements ("mean", "sum") or not ("none"), and a residual.
+
+        x and target have one shape.
+        """
         difference = self.subtract(x, target)
         return _reduce(self, self.square(difference), reduction), difference
 
@@ -234,7 +243,7 @@ class ComposedKernels(KernelBase):
     def squared_error_backward(
         self, g: Array, x: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        """The VJP of `squared_error` for x and target, each None where `needs` is false."""
+        """The VJP of `squared_error` for x and target; None where `needs` is false."""
         difference = residual if residual is not None else self.subtract(x, target)
         factor = 2.0 / max(math.prod(x.shape), 1) if reduction == "mean" else 2.0
         gx = self.multiply(difference, self.multiply(g, factor))
@@ -244,11 +253,10 @@ class ComposedKernels(KernelBase):
 
     @kernel
     def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...], into: Array | None = None) -> Array:
-        """Zeros of `shape` with `values` added at `[key]`, each as often as the key names it: the VJP of indexing.
+        """Zeros of `shape` with `values` added at `key`, repeated indices repeatedly: the VJP of `getitem`.
 
-        key: what `x[key]` takes: integers, slices, None, Ellipsis, integer arrays, or one boolean array. `into`: an
-        array of that shape, which is added to instead of zeros, and returned. The default makes a matrix of the hits
-        by the size for integer arrays: fit for small arrays only.
+        key: as for `getitem`. into: an array of that shape to add to instead of zeros; it is returned. For integer
+        arrays, the default makes a matrix (indices, size of the result), so it is for small arrays only.
         """
         basic = not any(hasattr(k, "shape") for k in (key if isinstance(key, tuple) else (key,)))
         if into is not None:
@@ -273,7 +281,7 @@ class ComposedKernels(KernelBase):
         """Zeros of `shape` with `values` added at `indices` along `axis`: the VJP of `take_along_axis`."""
         key: list[Array] = []
         for i, n in enumerate(values.shape):
-            steps = self.arange(n, dtype=self.dtypes["int64"])  # the indices' own may not hold all steps
+            steps = self.arange(n, dtype=self.dtypes["int64"])  # the dtype of the indices may not hold n
             key.append(self.reshape(steps, tuple(n if j == i else 1 for j in range(values.ndim))))
         key[axis] = indices
         return self.scatter_add(values, tuple(key), shape)

@@ -1,22 +1,8 @@
-"""The abstract array backend: all that the core asks of an array library, in three tiers.
+"""The abstract array backend: everything that the core needs from an array library.
 
-1. *Array functions*, required: functions with Array-API names and semantics (`ARRAY_FUNCTIONS`). `Backend.__init__`
-   copies them from a namespace, so a call costs what the library's own call costs.
-2. *Device services*, required: what is there, moving values between host and device, waiting, memory.
-3. *Kernels*, optional: fused functions, each with a composed default below that states the contract. A backend
-   overrides those that it has a faster way for; `kernels()` tells which, and `GRADFLOW_FUSED=0` turns them off.
-
-Kernels compute in float32 where their arrays are half floats, and round at the end: counts, factors, squares and small
-epsilons leave the range of those. Products of matrices are left to the library.
-
-A composed default is written in array functions on `self` alone. Where a gradient rule calls one, the same function
-also runs with the differentiable operations in place of `self`, so one formula serves every order of derivative.
-
-Arrays need `shape`, `dtype`, `ndim`, arithmetic, indexing and assignment to an index; basic slices are views, and
-the results of `reshape` on contiguous arrays are too. One `Backend` object serves one device.
-
-Arithmetic and comparisons may take subnormal numbers for zeros of their sign; moves keep them, and the sign of zero.
-Where bfloat16 is offered, every array function knows it.
+`Backend` has three tiers: array functions, device services and kernels; its docstring explains them. This module
+defines the services. The array functions are listed in `gradflow.backend.array_functions`; the kernels, with their
+composed defaults, are in `composed`, `philox` and `optimizer_steps`.
 """
 
 from __future__ import annotations
@@ -37,24 +23,41 @@ from gradflow.environment import switch
 
 
 class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
-    """One device of one array library. See the module's docstring for the three tiers.
+    """One device of one array library. A backend derives from this class; an object serves one device.
 
-    `namespace` offers the array functions and the dtypes; a method or class attribute of the same name wins over it.
-    Raises NotImplementedError, naming them, where array functions are missing.
+    1. *Array functions*, required: the functions of `ARRAY_FUNCTIONS`, with the names and semantics of the Array API.
+       The constructor copies them from a namespace, so that a call costs what the library's own call costs. A method
+       or class attribute of the same name takes precedence.
+    2. *Device services*, required: the abstract methods below find devices, move values between host and device,
+       wait for the device and report its memory. Others have defaults.
+    3. *Kernels*, optional: fused functions (`KERNELS`). Each has a default composed of array functions, which also
+       specifies it. A backend overrides those that it can compute faster; `kernels()` lists which, and
+       `GRADFLOW_FUSED=0` turns them off. Defaults use array functions of `self` only, so a gradient rule can also run
+       them on tensors, with the differentiable operations as `self`: one formula serves every order of derivative.
+
+    Arrays have `shape`, `dtype` and `ndim`, arithmetic operators, indexing and assignment to an index. Basic slices are
+    views; so is the result of `reshape` of a contiguous array. Arithmetic and comparisons may flush subnormal numbers
+    to zero; copies preserve them and the sign of zero. If bfloat16 is supported, every array function supports it.
+    Kernels compute half floats in float32 and round at the end, except matrix products: see
+    `gradflow.backend.half_floats`.
+
+    namespace: the array functions and dtypes of the library. index: the number of the device (default 0). Raises
+    NotImplementedError naming the array functions that are missing.
     """
 
     name: str
-    """The device prefix, as in "cpu" or "cuda"."""
+    """The device prefix, such as "cpu" or "cuda"."""
 
     unsupported: ClassVar[dict[str, str]] = {}
-    """What fails here and may, with the reason: what `gradflow.testing.conformance` does not count as a failure.
+    """Known limitations, each with its reason: `gradflow.testing.conformance` expects these checks to fail.
 
     Keys: a dtype ("float16"), a function, service or kernel ("argsort"), one of those for a dtype ("softmax[float16]"),
-    or a check by its name ("test_a_view_is_one"). One that does not fail is an error there, so that none outlives it.
+    or the name of a check ("test_a_view_is_one"). An entry whose checks all pass is an error, so that no entry becomes
+    stale.
     """
 
     made_by: ClassVar[dict[str, str]] = {}
-    """What compiled the native kernels of these names, for `kernels` to report: {"linear": "numba"}."""
+    """The compiler or library behind native kernels, which `kernels()` reports: {"linear": "numba"}."""
 
     def __init__(self, namespace: Any, index: int = 0) -> None:
         self.device = Device(self.name, index)
@@ -67,7 +70,7 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
                     missing.append(function)
         if missing:
             raise NotImplementedError(f"backend {self.name!r} lacks required array functions: {', '.join(missing)}")
-        self.dtypes: dict[str, Any] = self._find_dtypes(namespace)
+        self.dtypes: dict[str, Any] = self.find_dtypes(namespace)
         self.single, self.double = self.dtypes.get("float32"), self.dtypes.get("float64")
         self.half_dtypes = tuple(self.dtypes[n] for n in ("float16", "bfloat16") if n in self.dtypes)
         self._dtype_names = {native: name for name, native in self.dtypes.items()}
@@ -78,83 +81,79 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.device}>"
 
-    def _find_dtypes(self, namespace: Any) -> dict[str, Any]:
-        return {n: self.empty((0,), dtype=getattr(namespace, n)).dtype for n in DTYPES if hasattr(namespace, n)}
-
     # ------------------------------------------------------------------ device services
 
     @classmethod
     @abstractmethod
     def device_count(cls) -> int:
-        """The number of devices that can be used; 0 where `diagnose` says why there is none. Never raises."""
+        """The number of usable devices; 0 if there is none, and `diagnose` explains why. Never raises."""
 
     @classmethod
     @abstractmethod
     def diagnose(cls) -> Diagnosis:
-        """Whether devices of this kind can be used here, and if not, why and what to type. Never raises."""
+        """Whether devices of this kind can be used, and if not, why and what to type. Never raises."""
 
     @abstractmethod
     def to_host(self, array: Array) -> Any:
-        """The values as a new NumPy array, C-contiguous whatever the layout here; waits until they are there."""
+        """A new NumPy array with the values of `array`, C-contiguous. Waits for the device."""
 
     @abstractmethod
     def from_host(self, values: Any) -> Array:
-        """A new array on this device, C-contiguous, with the values and the dtype of a NumPy array, which is copied.
+        """A new array on this device with the values and dtype of the NumPy array `values`, C-contiguous.
 
-        The NumPy array has any layout and this machine's byte order: gradflow converts others, and subclasses, before.
-        It may change after the return, also where it is one from `pin`.
+        `values` can have any layout; its byte order is native, and it is not of a subclass. The caller may change it
+        right after the call, even if it comes from `pin`.
         """
 
     def host_values(self, array: Array) -> Any:
-        """As `to_host`, but where an array is in host memory anyway, that memory itself: for reading at once."""
+        """Like `to_host`, but a zero-copy view if the array is in host memory: read it immediately."""
         return self.to_host(array)
 
     def pin(self, values: Any) -> Any:
-        """A NumPy array with these values in memory from which this device copies fastest (page-locked).
+        """A NumPy array with these values in the memory that this device copies from fastest (page-locked).
 
-        The default, for a device that has no such memory, is the array given.
+        The default returns `values`, for devices without such memory.
         """
         return values
 
     def from_host_later(self, values: Any) -> Array:
-        """As `from_host`, and the values may still be read after the return, until `synchronize`.
+        """Like `from_host`, but asynchronous: `values` may be read until `synchronize`, so leave them unchanged.
 
-        So the caller leaves them unchanged; in exchange, values in memory from `pin` are copied while both host and
-        device go on. The default copies at once.
+        Values from `pin` are copied while the host and the device continue. The default copies immediately.
         """
         return self.from_host(values)
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait until all work of this device is done."""
+        """Wait until all work queued on this device is done."""
 
     @abstractmethod
     def memory_stats(self) -> MemoryStats:
-        """The memory of this device in bytes, as far as the library tells."""
+        """The memory of this device in bytes, as far as the library reports it."""
 
     def free_memory(self) -> int:
-        """Give back to the system what a pool keeps and no array uses; the bytes given back, 0 without a pool."""
+        """Release unused memory of the library's pool to the system; returns the bytes released, 0 without a pool."""
         return 0
 
     def num_threads(self) -> int:
-        """The threads of the host that this device computes with; 0 where it does not compute on the host."""
+        """The number of CPU threads that this device computes with; 0 for a device other than the CPU."""
         return 0
 
     def set_num_threads(self, n: int) -> None:
-        """Compute with n threads of the host from now on. The default, for a device elsewhere, does nothing."""
+        """Compute with n CPU threads from now on. The default, for a device other than the CPU, does nothing."""
 
     def prepare(self) -> None:
-        """Import and make ready what kernels would else import when they are first called. By default, nothing."""
+        """Import and initialise now what kernels would otherwise load at their first call. Default: nothing."""
 
     def describe(self) -> str:
-        """The device in a few words: its name, its memory."""
+        """A short description of the device, such as its name and memory."""
         return type(self).__name__
 
     @functools.cached_property
     def uint64_works(self) -> bool:
-        """Whether the library computes with uint64: tried once. Without, random numbers come from the host.
+        """Whether the library computes with uint64; tried once. If not, random numbers are computed on the host.
 
-        They are the same ones to the bit; but each draw, so each mask of dropout, is then copied to the device.
+        They are the same bits, but each draw, and so each dropout mask, is copied to the device.
         """
         try:
             x = self.full((2,), (1 << 63) + 1, dtype=self.dtypes["uint64"])
@@ -163,31 +162,38 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
             self.bitwise_right_shift(x, self.full((), 12, dtype=x.dtype))
             self.astype(x, self.dtypes["float64"])
             self.argsort(x)
-        except Exception:  # each library has its own
+        except Exception:  # each library raises its own
             return False
         return True
 
+    def find_dtypes(self, namespace: Any) -> dict[str, Any]:
+        """The dtypes of this library by gradflow name, for `self.dtypes`: those of `gradflow.dtypes` in `namespace`.
+
+        Override it to add or remove dtypes.
+        """
+        return {n: self.empty((0,), dtype=getattr(namespace, n)).dtype for n in DTYPES if hasattr(namespace, n)}
+
     def supports(self, dtype: str) -> bool:
-        """Whether arrays of the dtype of this name work here."""
+        """Whether arrays of the dtype with this name work on this device."""
         return dtype in self.dtypes
 
     def dtype_name(self, native: Any) -> str:
-        """The gradflow name of a dtype object of this library; TypeError where it has none (complex numbers)."""
+        """The gradflow name of a dtype object of this library; TypeError if it has none (complex numbers)."""
         name = self._dtype_names.get(native)
         return as_dtype(native).name if name is None else name
 
     def stream(self) -> contextlib.AbstractContextManager[Any]:
-        """A stream of work of its own for the time of a `with`; on a device without streams, nothing."""
+        """A context manager that runs work in a separate stream; without streams, it does nothing."""
         return contextlib.nullcontext()
 
     def event(self) -> Event:
-        """A new event, to mark a point in the stream of work and to measure the time between two such points."""
+        """A new event: it marks a point in the stream of work, and measures the time since another event."""
         return Event(self)
 
     def kernels(self) -> dict[str, str]:
-        """For each kernel, "composed", "native", or what made it native, such as "numba".
+        """For each kernel: "composed", "native", "host", or what compiled it, such as "numba".
 
-        "host" is a default that NumPy computes on the host, for want of `uint64_works`.
+        "host": NumPy computes it on the host, because `uint64_works` is false.
         """
         found = {}
         for name in KERNELS:
@@ -201,15 +207,15 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
     # ------------------------------------------------------------------ indexing and copies
 
     def getitem(self, x: Array, key: Any) -> Array:
-        """x[key], for integers, slices, None, Ellipsis, integer arrays, or one boolean array."""
+        """x[key]. The key holds integers, slices, None, Ellipsis and integer arrays, or is one boolean array."""
         return x[key]
 
     def setitem(self, x: Array, key: Any, values: Any) -> None:
-        """x[key] = values, for a key as of `getitem`; values of the dtype of x, or a Python number, broadcast."""
+        """x[key] = values, broadcast: an array with the dtype of x, or a Python number. Keys as in `getitem`."""
         x[key] = values
 
     def copy(self, x: Array) -> Array:
-        """A new array of the values and the dtype of x, C-contiguous whatever the layout of x."""
+        """A copy of x, C-contiguous whatever the layout of x."""
         out = self.empty(x.shape, dtype=x.dtype)
         self.setitem(out, ..., x)
         return out

@@ -1,4 +1,4 @@
-"""Devices and what a backend reports about them."""
+"""Devices, and the records in which a backend reports about them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Device:
-    """A place for tensors: the `type` is the prefix of a backend ("cpu", "cuda"), `index` counts its devices.
+    """A device for tensors.
 
-    The type may carry the index, as in "cuda:1". A device equals each of its names, and has the hash of `str(device)`:
-    that is the name to look it up by. Raises ValueError for an index that is not a number >= 0.
+    type: the prefix of a backend, such as "cpu" or "cuda", or prefix and index, such as "cuda:1". index: the number of
+    the device (default 0). A device equals each of its names; its hash is that of `str(device)`. Raises ValueError for
+    an empty prefix, or an index that is not an integer >= 0.
 
     >>> Device("cuda:1") == Device("cuda", 1), str(Device("cuda")), str(Device("cpu"))
     (True, 'cuda:0', 'cpu')
@@ -55,9 +56,9 @@ class Device:
 
 
 class Diagnosis(NamedTuple):
-    """Whether a device can be used (`usable`), the state it is in, in one sentence, and the `fix` to type if not.
+    """Whether a device can be used (`usable`), its `state` in one sentence, and if not usable, the `fix` to type.
 
-    `code` names the state for programs, as in "driver-too-old"; it stays the same where the words change.
+    `code` identifies the state for programs, such as "driver-too-old"; it is stable, while the words may change.
     """
 
     usable: bool
@@ -70,7 +71,7 @@ class Diagnosis(NamedTuple):
 
 
 class MemoryStats(NamedTuple):
-    """Bytes in use now, the most since the start (None where not counted), and held from the system by the pool."""
+    """Bytes in use now, the peak since the start (None if not counted), and bytes reserved from the system."""
 
     current: int
     peak: int | None
@@ -78,7 +79,7 @@ class MemoryStats(NamedTuple):
 
 
 class Event:
-    """A point in the stream of work of a device that runs in step with the host: the time at `record`."""
+    """A point in the stream of work of a device. This class waits for the device, and takes the host's clock."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -92,7 +93,7 @@ class Event:
         self.time = time.perf_counter()
 
     def seconds_since(self, earlier: Event) -> float:
-        """Seconds between `earlier` and this event; RuntimeError where one was not recorded."""
+        """Seconds from `earlier` to this event. RuntimeError if either is not recorded."""
         if self.time is None or earlier.time is None:
-            raise RuntimeError("both events must be recorded before the time between them is asked for")
+            raise RuntimeError("both events must be recorded before the time between them can be measured")
         return self.time - earlier.time

@@ -1,12 +1,11 @@
-"""Which backend class serves a device prefix: gradflow's own, a registered one, or an installed package's.
+"""Finds the backend class of a device prefix: gradflow's own, a registered one, or one of an installed package.
 
-A device is a prefix and an index, `cpu` or `cuda:1`. A prefix belongs to a backend class. Who has a prefix, in this
-order: `cpu` and `cuda` are gradflow's own, always; then what `register_backend` was given; then the one installed
-package that claims it in the entry-point group `gradflow.backends` (name = prefix, value = `module:Class`). Two
-packages that claim one prefix get it neither of them, and `GRADFLOW_BACKEND_BLOCK` (prefixes, with commas) keeps any
-backend from being loaded.
+The prefixes `cpu` and `cuda` always belong to gradflow's own backends. Any other belongs to the class registered with
+`register_backend`, or else to the installed package that claims it in the entry-point group `gradflow.backends` (name =
+prefix, value = `module:Class`). If two packages claim a prefix, neither gets it. `GRADFLOW_BACKEND_BLOCK` (prefixes
+separated by commas) prevents backends from being loaded.
 
-Nothing is scanned or loaded before it is asked for, and then once. What fails is a `Diagnosis`, never a crash.
+Packages are scanned, and backends loaded, once, at the first use. A failure becomes a `Diagnosis`, never a crash.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ BLOCK_VARIABLE = "GRADFLOW_BACKEND_BLOCK"
 _FIRST_PARTY = {"cpu": "gradflow_numpy:CpuBackend", "cuda": "gradflow_cupy:CupyBackend"}
 _OWN_FIX = {
     "cpu": "type: pip install --force-reinstall numpy",
-    "cuda": "install gradflow-autograd again, as it was installed",
+    "cuda": "reinstall gradflow-autograd",
 }
 
 
 class DeviceUnavailableError(RuntimeError):
-    """A device was asked for that cannot be used here; the message says why and what to type."""
+    """The requested device cannot be used; the message says why and what to type."""
 
     __module__ = "gradflow"
 
 
 class Claim(NamedTuple):
-    """An entry point of the group `gradflow.backends`: the prefix it claims, its value, and whose it is."""
+    """An entry point of the group `gradflow.backends`: the prefix it claims, its value, its package and version."""
 
     prefix: str
     value: str
@@ -58,20 +57,20 @@ _loaded: dict[str, type[Backend] | Diagnosis] = {}
 
 
 def register(prefix: str, backend: type[Backend]) -> None:
-    """Make `backend` the class of `prefix`. ValueError as of `gradflow.register_backend`."""
+    """Make `backend` the class of `prefix`. Raises ValueError like `gradflow.register_backend`."""
     if not _may_be_claimed(prefix):
-        raise ValueError(f"a backend's prefix is a plain name other than auto, cpu and cuda; got {prefix!r}")
+        raise ValueError(f"a backend's prefix is an identifier other than auto, cpu and cuda; got {prefix!r}")
     check_name(prefix, backend)
     _registered[prefix] = lambda: backend
 
 
 def check_name(prefix: str, backend: Any) -> None:
-    """Raise ValueError where a backend class is called otherwise than its devices."""
+    """Raise ValueError if the attribute `name` of a backend is not the prefix of its devices."""
     name = getattr(backend, "name", None)
     if name != prefix:
         raise ValueError(
-            f"the attribute `name` of a backend is the prefix of its devices; that of {prefix!r} has "
-            f'{"none" if name is None else repr(name)}: give it name = "{prefix}"'
+            f"the attribute `name` of a backend must be the prefix of its devices, {prefix!r}; it is "
+            f'{"missing" if name is None else repr(name)}: set name = "{prefix}"'
         )
 
 
@@ -81,9 +80,9 @@ def _may_be_claimed(prefix: str) -> bool:
 
 @cache
 def _scan() -> tuple[list[Claim], list[str]]:
-    """All claims of installed packages but gradflow's own, and a sentence for each package that cannot be read.
+    """The claims of all installed packages except gradflow's own, and a sentence for each package that is unreadable.
 
-    Package by package, since one with malformed entry points would else hide all the others.
+    Packages are read one by one, so that malformed entry points of one do not hide the others.
     """
     from importlib.metadata import distributions
 
@@ -92,8 +91,8 @@ def _scan() -> tuple[list[Claim], list[str]]:
         for distribution in distributions():
             name = "?"
             try:
-                name = getattr(distribution, "_normalized_name", "") or distribution.name  # the latter reads a file
-                if name in seen:  # a second copy, further down the path
+                name = getattr(distribution, "_normalized_name", "") or distribution.name  # `name` reads a file
+                if name in seen:  # another copy, later on sys.path
                     continue
                 seen.add(name)
                 for entry in distribution.entry_points.select(group=ENTRY_POINT_GROUP):
@@ -115,51 +114,51 @@ def _blocked() -> list[str]:
 
 
 def backend_prefixes() -> list[str]:
-    """The prefixes of all backends that are known, loaded or not, and usable or not."""
+    """The prefixes of all known backends, whether loaded and usable or not."""
     claimed = [claim.prefix for claim in _scan()[0] if _may_be_claimed(claim.prefix)]
     return list(dict.fromkeys([*_FIRST_PARTY, *_registered, *claimed]))
 
 
 def backend_source(prefix: str) -> str:
-    """Where the backend of `prefix` comes from: the packages that claim it, `gradflow-autograd`, or this program."""
+    """Where the backend of `prefix` comes from: "gradflow-autograd", "this program", or the packages that claim it."""
     if prefix in _FIRST_PARTY:
         return "gradflow-autograd"
     return "this program" if prefix in _registered else " and ".join(map(str, _claims(prefix)))
 
 
 def discovery_notes() -> list[str]:
-    """A sentence for all that was found and is not used as it asks to be: what `gradflow devices` prints below."""
+    """Sentences about claims that are ignored and names that are unknown, which `gradflow devices` prints."""
     claims, unreadable = _scan()
     notes = list(unreadable)
     for claim in claims:
         if not _may_be_claimed(claim.prefix):
-            why = "which is gradflow's own" if claim.prefix in _FIRST_PARTY else "which is no plain name"
+            why = "which is gradflow's own" if claim.prefix in _FIRST_PARTY else "which is not a valid prefix"
             notes.append(
                 f"the package {claim} claims the device {claim.prefix!r}, {why}: ignored; "
                 f"type: pip uninstall {claim.package}"
             )
     known = backend_prefixes()
     notes += [
-        f"{BLOCK_VARIABLE} names {word!r}, and there is no such backend; there are {', '.join(known)}"
+        f"{BLOCK_VARIABLE} names {word!r}, but there is no such backend; there are {', '.join(known)}"
         for word in _blocked() if word not in known
     ]  # fmt: skip
     return notes
 
 
 def check_variables() -> None:
-    """Raise VariableError for a value of one of gradflow's environment variables that means nothing."""
+    """Raise VariableError if an environment variable of gradflow has an invalid value."""
     for variable in ("GRADFLOW_FAST", "GRADFLOW_FUSED"):
         switch(variable)
     for word in _blocked():
         if not word.isidentifier():
             raise VariableError(
-                f"{BLOCK_VARIABLE} has names of backends with commas between them; {word!r} is none; "
+                f"{BLOCK_VARIABLE} holds backend prefixes separated by commas; {word!r} is not a prefix; "
                 f"type: unset {BLOCK_VARIABLE}"
             )
 
 
 def find(prefix: str) -> type[Backend] | Diagnosis:
-    """The class for `prefix`, or why there is none. ValueError where nobody offers one."""
+    """The backend class of `prefix`, or why it cannot be loaded. ValueError if the prefix is unknown."""
     known = prefix in _FIRST_PARTY or prefix in _registered
     claims = [] if known else _claims(prefix) if _may_be_claimed(prefix) else []
     if not known and not claims:
@@ -168,8 +167,8 @@ def find(prefix: str) -> type[Backend] | Diagnosis:
     if prefix in blocked:
         return Diagnosis(
             False,
-            f"the backend of {prefix!r} is not loaded, since {BLOCK_VARIABLE} names it",
-            f"take {prefix} out of {BLOCK_VARIABLE}, or type: unset {BLOCK_VARIABLE}",
+            f"the backend of {prefix!r} is not loaded, because {BLOCK_VARIABLE} names it",
+            f"remove {prefix} from {BLOCK_VARIABLE}, or type: unset {BLOCK_VARIABLE}",
             "blocked",
         )
     if prefix in _registered:
@@ -179,7 +178,7 @@ def find(prefix: str) -> type[Backend] | Diagnosis:
         return Diagnosis(
             False,
             f"{len(claims)} packages claim the device {prefix!r}, so none gets it: {backend_source(prefix)}",
-            f"keep one; type: {fixes}",
+            f"keep only one of them; type: {fixes}",
             "claimed-twice",
         )
     if prefix not in _loaded:
@@ -199,7 +198,7 @@ def _load(prefix: str, target: str) -> type[Backend] | Diagnosis:
         check_name(prefix, found)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a package may do anything, sys.exit() too: it shall not end the program
+    except BaseException as error:  # whatever the package does, even sys.exit(), the program goes on
         return failed(prefix, "loaded", error)
     return found
 
@@ -227,13 +226,13 @@ def _import(target: str) -> Any:
 
 
 def failed(prefix: str, what: str, error: BaseException) -> Diagnosis:
-    """That the backend of `prefix` cannot be loaded, asked or started, and why."""
-    named = isinstance(error, VariableError)  # it says what to type
+    """The diagnosis of a backend that cannot be `what`: "loaded", "asked" (for its devices) or "started"."""
+    named = isinstance(error, VariableError)  # whose message says what to type
     fix = "" if named else _OWN_FIX.get(prefix, "")
     if not fix and not named and prefix not in _registered:
         package = _claims(prefix)[0].package
         fix = (
-            f"type: pip install --upgrade {package}, or: pip uninstall {package}, or leave it out: "
+            f"type: pip install --upgrade {package}, or: pip uninstall {package}, or disable it: "
             f"export {BLOCK_VARIABLE}={','.join([*_blocked(), prefix])}"
         )
     source = (
@@ -245,9 +244,9 @@ def failed(prefix: str, what: str, error: BaseException) -> Diagnosis:
 
 
 def backend_class(prefix: str) -> type[Backend]:
-    """The backend class for devices called `prefix`.
+    """The backend class of the devices with this prefix.
 
-    Raises ValueError where none is known, DeviceUnavailableError where it is known but cannot be loaded.
+    Raises ValueError if the prefix is unknown, DeviceUnavailableError if its backend cannot be loaded.
     """
     found = find(prefix)
     if isinstance(found, Diagnosis):

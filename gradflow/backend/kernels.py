@@ -1,4 +1,4 @@
-"""What makes a method of a backend a kernel, and what kernels use of a backend."""
+"""The decorator that declares kernels, and the base class of kernel mixins."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ A residual is only ever passed to the same backend's matching `*_backward`.
 
 
 def kernel(function: _Kernel) -> _Kernel:
-    """Mark a method of `Backend` as a kernel: optional for a backend, with this composed default."""
+    """Declare a method of `Backend` as a kernel, whose composed default it is."""
     KERNELS.append(function.__name__)
     return function
 
 
 class KernelBase:
-    """What composed kernels use of a backend: its array functions, as attributes, and its dtypes."""
+    """The base of the mixins of composed kernels: the attributes of a backend that kernels use.
+
+    `Backend.__init__` sets the array functions as attributes of the object; to a type checker, `__getattr__` has them.
+    """
 
     dtypes: dict[str, Any]
+    """The dtype objects of the library by gradflow name."""
     single: Any
+    """The library's float32."""
     double: Any
+    """The library's float64, or None."""
     half_dtypes: tuple[Any, ...]
+    """The library's float16 and bfloat16, if it has them."""
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"backend {getattr(type(self), 'name', '')!r} has no function {name!r}")

@@ -1,4 +1,4 @@
-"""Counter-based random numbers, and dropout made of them: the composed defaults."""
+"""Counter-based random bits, and dropout: the kernels composed of array functions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _U64 = (1 << 64) - 1
 
 
 def _words_of_host(key: int, counter: int, n: int) -> Any:
-    """What `Backend.random_bits` gives, as a NumPy array."""
-    from numpy.random import Philox  # in place of a library that cannot
+    """The values of `Backend.random_bits`, computed by NumPy."""
+    from numpy.random import Philox  # for libraries without uint64 arithmetic
 
     return Philox(key=key, counter=counter).random_raw(n)
 
 
 def dropout_threshold(p: float) -> int:
-    """The least 32-bit value that is kept in a dropout of probability p in [0, 1)."""
+    """The smallest 32-bit value that dropout keeps, for the probability p in [0, 1) of dropping."""
     return min(round(p * 2**32), 2**32 - 1)
 
 
 class RandomKernels(KernelBase):
-    """Random bits and dropout, composed of array functions."""
+    """The composed kernels of random bits and dropout."""
 
     # ------------------------------------------------------------------ kernels: randomness
 
@@ -35,9 +35,9 @@ class RandomKernels(KernelBase):
     def random_bits(self, key: int, counter: int, n: int) -> Array:
         """n uint64 values: the stream of `numpy.random.Philox(key=key, counter=counter)`, bit for bit.
 
-        Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3": Philox4x64-10. Value i is lane i % 4 of
-        the block of counter + 1 + i // 4; key has 128 bits and counter 256. Without `uint64_works`, the default has
-        them made by NumPy on the host.
+        Philox4x64-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"): value i is lane i % 4 of the
+        block with the counter `counter` + 1 + i // 4. key: 128 bits. counter: 256 bits. If `uint64_works` is false, the
+        default computes them by NumPy on the host.
         """
         if not self.uint64_works:
             return self.from_host(_words_of_host(key, counter, n))
@@ -77,11 +77,11 @@ class RandomKernels(KernelBase):
 
     @kernel
     def dropout(self, x: Array, p: float, key: int, counter: int) -> tuple[Array, Any]:
-        """x / (1 - p) where kept and 0 where dropped, with probability p in [0, 1); and a residual, the mask.
+        """x / (1 - p) where kept, 0 where dropped (with probability p in [0, 1)); and the mask as the residual.
 
-        Element i (in C order) is kept where the 32-bit half i % 2 (the low one first) of word i // 2 of
-        `random_bits` is at least p * 2^32. Srivastava et al. 2014, "Dropout", scaled while training. Without
-        `uint64_works`, the default has the mask made by NumPy on the host.
+        Element i (in C order) is kept if the 32-bit half i % 2 (the low half first) of word i // 2 of `random_bits` is
+        at least `dropout_threshold(p)`, about p * 2^32. Srivastava et al. 2014, "Dropout", scaled during training. If
+        `uint64_works` is false, the default computes the mask by NumPy on the host.
         """
         n = math.prod(x.shape)
         if not self.uint64_works:
@@ -100,13 +100,13 @@ class RandomKernels(KernelBase):
     @kernel
     @in_float32
     def dropout_backward(self, g: Array, mask: Array, p: float) -> Array:
-        """g / (1 - p) where the mask is true, else 0, as a new array."""
+        """g / (1 - p) where the mask is true, 0 elsewhere, as a new array."""
         return self.where(mask, self.multiply(g, 1.0 / (1.0 - p)), 0.0)
 
     def dropout_factors(self, like: Any, p: float, key: int, counter: int) -> Array:
-        """What `dropout` multiplies an array of the shape and dtype of `like` by: 0 or 1 / (1 - p).
+        """The factors, 0 or 1 / (1 - p), by which `dropout` multiplies an array with the shape and dtype of `like`.
 
-        In float32 for half floats, since 1 / (1 - p) may be beyond them.
+        In float32 for half floats, which 1 / (1 - p) may overflow.
         """
         dtype = self.single if like.dtype in self.half_dtypes else like.dtype
         return self.dropout(self.ones(like.shape, dtype=dtype), p, key, counter)[0]

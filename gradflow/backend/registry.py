@@ -1,4 +1,4 @@
-"""Devices by name, and the backend object of each."""
+"""Devices by name: the backend object of each, the current device, and functions of a device's backend."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from gradflow.text import one_line, printable
 
 logger = logging.getLogger("gradflow")
 MOST_DEVICES = 4096
-"""More than this many of one kind are taken for a fault of the backend that counts them."""
+"""A backend that counts more devices is considered faulty."""
 
 
 class DeviceMismatchError(RuntimeError):
-    """Tensors of different devices met in one operation; the message names each, and the fix."""
+    """An operation got tensors on different devices; the message names each tensor, and the fix."""
 
     __module__ = "gradflow"
 
@@ -40,9 +40,10 @@ _current: ContextVar[Device] = ContextVar("gradflow_device", default=Device("cpu
 
 
 def register_backend(prefix: str, backend: type[Backend]) -> None:
-    """Make `backend` the one of devices called `prefix`, before any entry point.
+    """Register a backend class for the devices with this prefix. It takes precedence over installed packages.
 
-    Raises ValueError for a prefix that is not a plain name, is gradflow's own, or is not the backend's `name`.
+    prefix: an identifier other than "auto", "cpu" and "cuda", equal to the attribute `name` of the class; otherwise
+    raises ValueError.
     """
     register(prefix, backend)
     for device in [d for d in _backends if d.type == prefix]:
@@ -50,35 +51,35 @@ def register_backend(prefix: str, backend: type[Backend]) -> None:
 
 
 def _ask(prefix: str, cls: type[Backend]) -> tuple[Diagnosis, int]:
-    """What the backend says of its devices, and their number. Never raises."""
+    """The backend's diagnosis, and the number of its devices. Never raises."""
     try:
         diagnosis = cls.diagnose()
         if not isinstance(diagnosis, Diagnosis):
-            raise TypeError(f"diagnose() must give a gradflow.Diagnosis; it gives {diagnosis!r}")
+            raise TypeError(f"diagnose() must return a gradflow.Diagnosis; it returns {diagnosis!r}")
         if not all(isinstance(words, str) for words in diagnosis[1:]):
-            raise TypeError(f"diagnose() must tell state, fix and code in strings; it gives {diagnosis!r}")
+            raise TypeError(f"diagnose() must return strings as state, fix and code; it returns {diagnosis!r}")
         diagnosis = Diagnosis(bool(diagnosis.usable), *map(printable, diagnosis[1:]))
         count = cls.device_count() if diagnosis.usable else 0
         if not isinstance(count, Integral) or count > MOST_DEVICES:
-            raise TypeError(f"device_count() must give a number, of at most {MOST_DEVICES}; it gives {count!r}")
+            raise TypeError(f"device_count() must return an integer of at most {MOST_DEVICES}; it returns {count!r}")
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         return failed(prefix, "asked", error), 0
     if diagnosis.usable and count < 1:
-        return diagnosis._replace(usable=False, state=f"{diagnosis.state}; and there is no device", code="no-device"), 0
+        return diagnosis._replace(usable=False, state=f"{diagnosis.state}; but there is no device", code="no-device"), 0
     return diagnosis, int(count)
 
 
 def _start(device: Device, cls: type[Backend]) -> Backend:
-    """The backend object of a device, made once; DeviceUnavailableError where that fails."""
+    """The backend object of a device, created at the first call; DeviceUnavailableError if that fails."""
     if device not in _backends:
         try:
             backend = cls(device.index)
             check_name(device.type, backend)
             if vars(backend).get("device") != device:
                 raise TypeError("its __init__(self, index) must call super().__init__(namespace, index)")
-            _backends.setdefault(device, backend)  # another thread may have been the first
+            _backends.setdefault(device, backend)  # unless another thread was faster
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -87,9 +88,9 @@ def _start(device: Device, cls: type[Backend]) -> Backend:
 
 
 def diagnose(prefix: str) -> Diagnosis:
-    """Whether devices called `prefix` can be used here, and if not, why and what to type. Never raises.
+    """Whether the devices with this prefix can be used, and if not, why and what to type. Never raises.
 
-    "Can be used" means more than what the backend says of itself: the object for its first device was made.
+    A device can be used if the backend says so and the backend object of its first device can be created.
 
     >>> diagnose("cpu").usable
     True
@@ -110,7 +111,7 @@ def diagnose(prefix: str) -> Diagnosis:
 
 
 def parse_device(device: DeviceLike) -> Device:
-    """The device that a name stands for, `auto` included; ValueError for a name that is none.
+    """The device with this name, where "auto" stands for `choose_device`. ValueError for an invalid name.
 
     >>> parse_device("cuda:1")
     Device('cuda:1')
@@ -123,10 +124,10 @@ def parse_device(device: DeviceLike) -> Device:
 
 
 def choose_device() -> tuple[Device, str]:
-    """The device that `auto` stands for, and one line that says why.
+    """The device that "auto" stands for, and one line that says why; also logged, at level INFO.
 
-    `GRADFLOW_DEVICE` if that is set; else CUDA if it can be used; else the CPU. Also logged, at level INFO. Where
-    `GRADFLOW_DEVICE` names what cannot be used, raises as `get_backend` does.
+    It is that of `GRADFLOW_DEVICE` if set, else CUDA if it can be used, else the CPU. If the device of
+    `GRADFLOW_DEVICE` cannot be used, raises like `get_backend`.
     """
     named = os.environ.get("GRADFLOW_DEVICE", "")
     if named and named != "auto":
@@ -143,9 +144,9 @@ def choose_device() -> tuple[Device, str]:
 
 
 def get_backend(device: DeviceLike | None = None) -> Backend:
-    """The backend object of a device, or of the current one.
+    """The backend object of a device (default: the current device).
 
-    Raises ValueError for an unknown name, DeviceUnavailableError, with the diagnosis, for one that cannot be used.
+    Raises ValueError for an unknown name, DeviceUnavailableError, with the diagnosis, if the device cannot be used.
     """
     device = _current.get() if device is None else parse_device(device)
     backend = _backends.get(device)
@@ -162,46 +163,48 @@ def get_backend(device: DeviceLike | None = None) -> Backend:
 
 
 def devices() -> list[Device]:
-    """All devices that can be used here, the CPU first."""
+    """All usable devices, the CPU first."""
     return [device for prefix in backend_prefixes() for device in devices_of(prefix)]
 
 
 def devices_of(prefix: str) -> list[Device]:
-    """All devices called `prefix` that can be used here."""
+    """All usable devices with this prefix."""
     if not diagnose(prefix).usable:
         return []
     return [Device(prefix, i) for i in range(_ask(prefix, backend_class(prefix))[1])]
 
 
 def describe_device(device: Device) -> tuple[str, dict[str, int | None]]:
-    """What the backend of a device says that it is, on one line, and its memory in bytes.
+    """The backend's description of a device, on one line, and its memory in bytes.
 
-    Raises DeviceUnavailableError for whatever else the backend does.
+    Raises DeviceUnavailableError if the backend fails or returns anything else.
     """
     try:
         backend = get_backend(device)
         words, memory = backend.describe(), backend.memory_stats()
         if not isinstance(words, str):
-            raise TypeError(f"describe() must give a string; it gives {words!r}")
+            raise TypeError(f"describe() must return a string; it returns {words!r}")
         numbers = isinstance(memory, MemoryStats) and all(n is None or isinstance(n, Integral) for n in memory)
         if not numbers:
-            raise TypeError(f"memory_stats() must give a gradflow.backend.MemoryStats of numbers; it gives {memory!r}")
+            raise TypeError(
+                f"memory_stats() must return gradflow.backend.MemoryStats of integers; it returns {memory!r}"
+            )
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # as where it is loaded
+    except BaseException as error:
         raise DeviceUnavailableError(f"its device cannot be described: {one_line(error)}") from error
     return printable(words), {name: None if n is None else int(n) for name, n in memory._asdict().items()}
 
 
 def current_device() -> Device:
-    """The device on which new tensors are made where none is named: the CPU, or that of `use_device`."""
+    """The device of new tensors created without `device=`: that of `use_device`, otherwise the CPU."""
     return _current.get()
 
 
-class use_device(Mode):  # noqa: N801 (as a function, which it was called like)
-    """Make new tensors on `device` inside a `with`, or while a decorated function, generator or coroutine runs.
+class use_device(Mode):  # noqa: N801 (used like a function)
+    """Create new tensors on `device` inside a `with`, or while a decorated function, generator or coroutine runs.
 
-    Existing tensors stay where they are. Entering raises as `get_backend` does.
+    Existing tensors stay on their devices. Entering raises like `get_backend`.
 
     >>> with use_device("cpu") as device:
     ...     print(device)
@@ -231,20 +234,20 @@ class use_device(Mode):  # noqa: N801 (as a function, which it was called like)
 
 
 def synchronize(device: DeviceLike | None = None) -> None:
-    """Wait until all work of a device is done: what a measurement of time needs on both its sides."""
+    """Wait until all work queued on a device (default: the current one) is done. Call it before reading a clock."""
     get_backend(device).synchronize()
 
 
 def get_num_threads() -> int:
-    """The threads that computations on the CPU use: those of BLAS, and gradflow's own."""
+    """The number of threads for computations on the CPU, by BLAS and by gradflow itself."""
     return get_backend("cpu").num_threads()
 
 
 def set_num_threads(n: int) -> None:
-    """Have computations on the CPU use n threads: those of BLAS and OpenMP (through threadpoolctl), and gradflow's own.
+    """Set the number of threads for computations on the CPU: of BLAS and OpenMP (by threadpoolctl), and gradflow's own.
 
-    At first there are as many as the process may use cores, or as OMP_NUM_THREADS says. Raises ValueError for what is
-    no integer from 1 to 1024, ImportError where threadpoolctl, of the extra `fast`, is not installed.
+    The default is OMP_NUM_THREADS, or else the number of cores available to the process. Raises ValueError unless n is
+    an integer from 1 to 1024, ImportError if threadpoolctl, of the extra `fast`, is not installed.
     """
     try:
         threads = 0 if isinstance(n, bool) else index(n)
@@ -256,13 +259,13 @@ def set_num_threads(n: int) -> None:
 
 
 def memory_stats(device: DeviceLike | None = None) -> dict[str, int | None]:
-    """Bytes of memory of a device: `current`, `peak` and `reserved`; None where the library does not count them."""
+    """The memory of a device in bytes: `current`, `peak` and `reserved`; None for what the library does not count."""
     return get_backend(device).memory_stats()._asdict()
 
 
 def free_memory(device: DeviceLike | None = None) -> int:
-    """Give memory that a device's pool keeps for later, and no array uses, back to the system; the bytes given back.
+    """Release the unused memory of a device's pool to the system; returns the bytes released.
 
-    For a process that shares the device with others, or after a far larger model. The next arrays cost more.
+    Useful if other processes share the device, or after a much larger model. The next allocations take longer.
     """
     return get_backend(device).free_memory()

@@ -1,4 +1,4 @@
-"""Accurate sums for libraries whose own functions err by more than the contract allows."""
+"""Accurate sums for libraries whose own sums are less accurate than the contract requires."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gradflow.shapes import axes_of
 
 
 class AccurateSums(Backend):
-    """A backend whose library's own sums err by more than the contract allows: inherit from it in place of `Backend`.
+    """The base class, instead of `Backend`, for libraries whose own sums are less accurate than the contract requires.
 
-    Defines `sum`, `mean`, `var`, `std` and `cumulative_sum` in other array functions. The library sums at most 32
-    numbers at a time, by `own_sum`, and makes running sums by `own_cumulative_sum`: the functions of the namespace,
-    unless the class defines them. Running sums need float64.
+    It composes `sum`, `mean`, `var`, `std` and `cumulative_sum` of other array functions, of `own_sum`, called for at
+    most 32 numbers at a time, and of `own_cumulative_sum`. These two are `sum` and `cumulative_sum` of the namespace,
+    unless the class defines them. Cumulative sums need float64.
     """
 
     own_sum: Callable[..., Array]
@@ -31,7 +31,7 @@ class AccurateSums(Backend):
 
     @in_float32
     def sum(self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
-        """The sum over `axis`: of 32 numbers each, then of 8 of those sums each, until one is left."""
+        """The sum over `axis`: sums of 32 numbers each, then of 8 of those sums each, until one is left."""
         axes = axes_of(axis, x.ndim)
         n, step = math.prod(x.shape[a] for a in axes), 32
         if n <= step or 0 in x.shape or self.dtype_name(x.dtype) not in ("float32", "float64"):
@@ -50,7 +50,7 @@ class AccurateSums(Backend):
 
     @in_float32
     def mean(self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
-        """The sum over `axis` divided by the number of its terms."""
+        """The sum over `axis`, divided by the number of terms."""
         n = math.prod(x.shape[a] for a in axes_of(axis, x.ndim))
         return self.divide(self.sum(x, axis=axis, keepdims=keepdims), float(n))
 
@@ -72,7 +72,7 @@ class AccurateSums(Backend):
 
     @in_float32
     def cumulative_sum(self, x: Array, /, *, axis: int | None = None) -> Array:
-        """The running sum along `axis`: in float64; that of float64 with the running sum of its own errors added."""
+        """The cumulative sum along `axis`, computed in float64; for float64, with its rounding errors compensated."""
         name = self.dtype_name(x.dtype)
         if name == "float32":
             wide = self.astype(x, self.dtypes["float64"])
@@ -84,9 +84,10 @@ class AccurateSums(Backend):
         start = tuple(1 if a == along else n for a, n in enumerate(x.shape))
         but_last = sums[tuple(slice(n - 1 if a == along else n) for a, n in enumerate(x.shape))]
         before = self.concat([self.zeros(start, dtype=x.dtype), but_last], axis=along)
-        step = self.subtract(sums, before)  # with what it loses, as in Knuth 1997, volume 2, section 4.2.2, theorem B
+        # the rounding error of each addition: Knuth 1997, volume 2, section 4.2.2, theorem B
+        step = self.subtract(sums, before)
         back = self.subtract(step, sums)
         lost = self.subtract(self.subtract(sums, self.subtract(step, back)), self.add(before, back))
         missing = self.subtract(self.subtract(x, step), lost)
-        missing = self.where(self.isfinite(missing), missing, 0.0)  # of infinite sums
+        missing = self.where(self.isfinite(missing), missing, 0.0)  # the errors of infinite sums are NaN
         return self.add(sums, self.own_cumulative_sum(missing, axis=axis))

@@ -71,8 +71,8 @@ class TorchBackend(AccurateSums):
             setattr(self, name, _reduction(getattr(torch, {"max": "amax", "min": "amin"}.get(name, name))))
         super().__init__(torch, index)
 
-    def _find_dtypes(self, namespace: Any) -> dict[str, Any]:
-        found = super()._find_dtypes(namespace)
+    def find_dtypes(self, namespace: Any) -> dict[str, Any]:
+        found = super().find_dtypes(namespace)
         del found["bfloat16"]  # square roots go by way of NumPy, which has none
         return found
 
