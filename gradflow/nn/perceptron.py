@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from gradflow import ops
 from gradflow.backend.registry import DeviceLike
 from gradflow.nn.constructors import explains_arguments, positive, read_only
 from gradflow.nn.containers import Sequential
 from gradflow.nn.layers import Dropout, Linear
 from gradflow.nn.state import Incompatible, StateError
-from gradflow.ops.network import check_activation, check_dropout
+from gradflow.ops.network import check_activation, check_dropout, perceptron
 from gradflow.random.generator import Generator
 
 
@@ -104,5 +103,5 @@ class MLP(Sequential):
             layers.append((module.weight, module.bias))
         else:
             if layers:
-                return ops.network.perceptron(x, layers, activation)
+                return perceptron(x, layers, activation)
         return super().forward(x)
