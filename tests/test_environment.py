@@ -1,4 +1,4 @@
-"""What surrounds gradflow: variables, Ctrl-C while something is imported, and what to type to install an extra."""
+"""The process around gradflow: variables, Ctrl-C during an import, and instructions for installing an extra."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradflow.environment import VariableError, delayed_interrupts, switch, to_i
 
 
 class Installed:
-    """A distribution as pip leaves it, with the file of PEP 610."""
+    """An installed distribution, with the file that PEP 610 describes."""
 
     requires = (
         "numpy>=2.1", "tqdm>=4.66; extra == 'train'", 'matplotlib>=3.8; extra == "train"',
@@ -60,14 +60,14 @@ def test_in_a_clone_gradflow_is_installed_with_the_extra(installed: Any, monkeyp
 
 
 @pytest.mark.parametrize("origin", ELSEWHERE)
-def test_without_a_clone_the_packages_of_the_extra_are(origin: str, installed: Any) -> None:
-    """No address is needed for that, and no file that may be gone."""
+def test_without_a_clone_the_packages_of_the_extra_are_installed(origin: str, installed: Any) -> None:
+    """The instruction needs neither an address nor the original file, which may be gone."""
     installed(ELSEWHERE[origin])
     assert to_install("train") == 'type: pip install "tqdm>=4.66" "matplotlib>=3.8"'
     assert to_install("cuda12") == 'type: pip install "cupy-cuda12x[ctk]>=14"'
 
 
-def test_the_diagnosis_of_cuda_says_what_fits(installed: Any) -> None:
+def test_the_diagnosis_of_cuda_gives_the_matching_instruction(installed: Any) -> None:
     from gradflow_cupy import diagnosis
 
     installed(EDITABLE)
@@ -89,7 +89,7 @@ def test_a_switch(value: str, meaning: bool | None, monkeypatch: pytest.MonkeyPa
     assert switch("GRADFLOW_FUSED") is None
 
 
-def test_a_switch_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_switch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADFLOW_FUSED", "off")
     message = "GRADFLOW_FUSED must be 0, 1 or unset; it is 'off'; type: unset GRADFLOW_FUSED"
     with pytest.raises(VariableError, match=message):
@@ -147,7 +147,7 @@ def test_a_second_interrupt_does_not_wait() -> None:
         importing(work)
 
 
-def test_who_handles_interrupts_alone_is_left_alone() -> None:
+def test_a_program_that_handles_interrupts_itself_is_left_alone() -> None:
     seen = []
     before = signal.signal(signal.SIGINT, lambda *_: seen.append("at once"))
     try:

@@ -1,4 +1,4 @@
-"""gradcheck and gradgradcheck: right rules pass, and each kind of mistake is named with where, what and by how much."""
+"""gradcheck and gradgradcheck: correct rules pass; the error for each kind of mistake says where and by how much."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def normal(*shape: int, seed: int = 0) -> gf.Tensor:
 
 
 def of_case(case: Case) -> tuple[Callable[..., Any], list[gf.Tensor]]:
-    """The case as a function of the inputs to differentiate by, and those."""
+    """The case as a function of the inputs to differentiate by, and these inputs."""
     inputs = [gf.tensor(x) for x in case.inputs]
     places = case.differentiable()
 
@@ -285,7 +285,7 @@ def test_a_forward_that_gives_another_dtype_is_found() -> None:
     )
     with pytest.raises(GradcheckError, match="narrow gave float32 for inputs of float64"):
         gradcheck(narrow, normal(2))
-    gradcheck(lambda x: x.astype("float32").astype("float64") * 0.0, normal(2))  # that is what astype is for
+    gradcheck(lambda x: x.astype("float32").astype("float64") * 0.0, normal(2))  # astype may change the dtype
 
 
 # ---------------------------------------------------------------------- functions that cannot be checked
@@ -362,7 +362,7 @@ def test_a_kink_is_found() -> None:
 # ---------------------------------------------------------------------- bounds
 
 
-def test_the_bounds_are_those_that_are_asked_for() -> None:
+def test_rtol_and_atol_set_the_bound() -> None:
     off = gf.operation("off", lambda F, x: F.multiply(x, 1.0), lambda F, g, _out, _x: F.multiply(g, 1.001))
     x = normal(2)
     gradcheck(off, x, rtol=2e-3)
@@ -373,7 +373,7 @@ def test_the_bounds_are_those_that_are_asked_for() -> None:
         gradcheck(off, x)
 
 
-def test_the_step_is_that_which_is_asked_for() -> None:
+def test_step_sets_the_step_of_the_differences() -> None:
     seen: list[float] = []
 
     def function(x: gf.Tensor) -> gf.Tensor:
@@ -402,7 +402,7 @@ def test_a_rule_that_is_not_linear_in_the_gradient_is_found(rule: Any) -> None:
         gf.gradcheck(sine, gf.tensor([0.3, 0.4, 0.5], dtype="float64"))
 
 
-def test_a_rule_that_does_not_go_for_batches_is_found() -> None:
+def test_a_rule_that_fails_on_batches_is_found() -> None:
     square = gf.operation("square", lambda F, x: F.multiply(x, x), lambda F, g, _out, x: g * x * 2)
     with pytest.raises(TypeError, match="functions of F alone"):
         gf.gradcheck(square, gf.tensor([0.3, 0.4], dtype="float64"))

@@ -1,4 +1,4 @@
-"""`gradients` of a graph that exists, and `retain_grad`."""
+"""`gradients` of a recorded graph, and `retain_grad`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_gradients_by_leaves_and_computed_tensors_are_pytorchs(device: str) -> N
     assert b.grad is None
 
 
-def test_the_result_is_like_the_inputs_and_grad_stays_as_it_is(device: str) -> None:
+def test_the_result_is_like_the_inputs_and_grad_does_not_change(device: str) -> None:
     model = nn.MLP([3, 4, 2])
     x = gf.ones((5, 3), requires_grad=True)
     loss = model(x).square().mean()
@@ -87,7 +87,7 @@ def test_a_graph_is_freed_or_retained(device: str) -> None:
         gf.gradients(y, x)
 
 
-def test_results_have_memory_of_their_own(device: str) -> None:
+def test_results_share_no_memory(device: str) -> None:
     x, z = leaf([1.0, 2.0]), leaf([1.0, 2.0])
     cotangent = gf.ones(2, dtype="float64")
     a, b, c = gf.gradients(x + z, [x, z, x], cotangents=cotangent)
@@ -149,13 +149,13 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_has_no_gradients_is_refused(what: str) -> None:
+def test_tensors_without_gradients_are_refused(what: str) -> None:
     call, error, message = REFUSED[what]
     with pytest.raises(error, match=message):
         call()
 
 
-def test_a_refusal_leaves_the_graph_as_it_is() -> None:
+def test_a_refused_call_leaves_the_graph_unchanged() -> None:
     y = (X * X).sum()
     with pytest.raises(RuntimeError, match="no output depends"):
         gf.gradients(y, [X, Y])
@@ -177,7 +177,7 @@ TRANSFORMS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_transform_of_no_function_names_the_one_for_a_graph(name: str) -> None:
+def test_a_transform_given_a_tensor_points_to_gradients(name: str) -> None:
     with pytest.raises(TypeError, match=rf"^{name} takes a function; got a tensor .*gradients\(outputs, inputs\)"):
         TRANSFORMS[name]((X * X).sum())
     with pytest.raises(TypeError, match=f"^{name} takes a function; got int$"):
@@ -185,7 +185,7 @@ def test_a_transform_of_no_function_names_the_one_for_a_graph(name: str) -> None
 
 
 @pytest.mark.parametrize("transform", [gf.grad, gf.value_and_grad, gf.jacobian, gf.hessian])
-def test_what_a_transform_returns_keeps_the_name_of_the_function(transform: Any) -> None:
+def test_a_transformed_function_keeps_the_name_of_the_function(transform: Any) -> None:
     def energy(x: gf.Tensor, *, scale: float = 2.0) -> gf.Tensor:
         """Half the square."""
         return (x * x).sum() * scale
@@ -206,7 +206,7 @@ def test_the_gradient_of_a_computed_tensor_is_kept_and_added_up_as_in_pytorch(de
     for t in (y, ty):
         t.register_hook(lambda g: g * 2.0)
         t.retain_grad()
-        t.register_hook(lambda g: g + 1.0)  # also a hook of later comes before
+        t.register_hook(lambda g: g + 1.0)  # a hook registered later runs first, too
         t.retain_grad()
     z, tz = (y * y * y).sum(), (ty * ty * ty).sum()
     assert y.grad is None
@@ -226,7 +226,7 @@ def test_the_gradient_of_a_computed_tensor_is_kept_and_added_up_as_in_pytorch(de
     assert y.grad.tolist() == ty.grad.tolist()
 
 
-def test_a_retained_gradient_is_recorded_where_it_is_asked_for(device: str) -> None:
+def test_a_retained_gradient_is_recorded_with_create_graph(device: str) -> None:
     x = leaf([1.0, 2.0])
     y = x * 3.0
     y.retain_grad()
@@ -239,7 +239,7 @@ def test_a_retained_gradient_is_recorded_where_it_is_asked_for(device: str) -> N
     assert y.grad.tolist() == [33.0, 120.0]
 
 
-def test_retained_gradients_have_memory_of_their_own(device: str) -> None:
+def test_retained_gradients_share_no_memory(device: str) -> None:
     x = leaf([1.0, 2.0])
     y = x + 0.0
     w = y + 0.0
@@ -251,7 +251,7 @@ def test_retained_gradients_have_memory_of_their_own(device: str) -> None:
     assert w.grad.tolist() == x.grad.tolist() == [1.0, 1.0]
 
 
-def test_of_a_leaf_it_is_kept_anyway_and_without_a_gradient_refused(device: str) -> None:
+def test_retain_grad_does_nothing_for_a_leaf_and_needs_requires_grad(device: str) -> None:
     x = leaf([1.0])
     x.retain_grad()
     (x * 2.0).sum().backward()
@@ -275,7 +275,7 @@ def test_the_gradient_of_a_computed_tensor_warns_and_says_what_to_do() -> None:
         y.grad = gf.ones(1, dtype="float64")
 
 
-def test_a_captured_step_that_retains_is_run_as_it_is(device: str) -> None:
+def test_a_captured_step_that_retains_gradients_runs_normally(device: str) -> None:
     w = gf.ones(2, requires_grad=True)
 
     @gf.capture

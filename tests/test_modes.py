@@ -22,7 +22,7 @@ from gradflow.testing.counting import _forbidden
 
 
 class Case:
-    """A mode: how to make it, and what tells that it holds."""
+    """A mode: how to make it, and how to tell that it is active."""
 
     def __init__(self, make: Callable[[], Any], holds: Callable[[], Any], opposite: Callable[[], Any] | None) -> None:
         self.make, self.holds, self.opposite = make, holds, opposite
@@ -39,7 +39,7 @@ MODES = {
 
 @pytest.fixture(params=MODES)
 def case(request: pytest.FixtureRequest) -> Any:
-    """A mode, in a context where it does not hold."""
+    """A mode, in a context where it is not active."""
     found = MODES[request.param]
     if request.param == "enable_grad":
         with gf.no_grad():
@@ -164,7 +164,7 @@ def test_a_mode_holds_while_coroutines_and_asynchronous_generators_run(case: Cas
     asyncio.run(main())
     by_hand = pause("d")
     by_hand.send(None)
-    assert not case.holds()  # nor does a mode leak to who drives a coroutine in its own context
+    assert not case.holds()  # no mode leaks to code that drives a coroutine in its own context
     by_hand.close()
 
 
@@ -306,7 +306,7 @@ def test_modes_left_in_another_order_than_entered() -> None:
     elsewhere = without_decorator()
     contextvars.copy_context().run(next, elsewhere)
     with gf.no_grad():
-        elsewhere.close()  # in another context, where there is nothing to undo
+        elsewhere.close()  # in another context, whose stack has no entry of the mode
         assert not gf.is_grad_enabled()
     assert gf.is_grad_enabled()
 
@@ -373,7 +373,7 @@ def test_detect_anomaly_checks_a_generator_at_each_pause_and_knows_its_earlier_l
         next(at_once())
 
 
-def test_a_generator_of_detect_anomaly_follows_the_mode_of_who_iterates() -> None:
+def test_a_generator_of_detect_anomaly_follows_the_grad_mode_of_its_caller() -> None:
     @gf.detect_anomaly
     def recording() -> Any:
         while True:
@@ -387,7 +387,7 @@ def test_a_generator_of_detect_anomaly_follows_the_mode_of_who_iterates() -> Non
     assert found == [False, True, False, True]
 
 
-def test_enable_grad_takes_no_shortcut_past_an_observer_that_came_later() -> None:
+def test_enable_grad_takes_no_fast_path_under_an_observer_that_came_later() -> None:
     @gf.enable_grad
     def body() -> Any:
         while True:

@@ -1,4 +1,4 @@
-"""Gradients through a move to another device: a node is of the backend of its result."""
+"""Gradients through a move to another device: a node belongs to the backend of its result."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_replacing_a_parameter_or_module_replaces_it_everywhere() -> None:
     assert "scale" not in dict(model.named_modules())
 
 
-def test_deleting_unregisters() -> None:
+def test_deleting_an_attribute_unregisters_it() -> None:
     model = Two()
     del model.scale, model.first
     assert names(model) == ["last.0.weight"]
@@ -260,7 +260,7 @@ def test_to_dtype(device: str) -> None:
         assert_agree(name, p, before[name])
 
 
-def test_to_where_it_is_already_keeps_everything(device: str) -> None:
+def test_to_the_same_device_keeps_everything(device: str) -> None:
     model = Two().eval()
     model(gf.ones((2, 3))).sum().backward()
     arrays = [p.array for p in model.parameters()]
@@ -365,7 +365,7 @@ def test_numpy_values_are_copied() -> None:
         (lambda s: s.update({"last.0.weight": None}), TypeError, "tensor is made of"),
     ],
 )
-def test_a_state_that_does_not_fit_leaves_the_model_untouched(
+def test_a_state_dict_that_does_not_match_leaves_the_model_untouched(
     change: Callable[[dict[str, Any]], Any], error: type[Exception], says: str
 ) -> None:
     model = Two()
@@ -378,7 +378,7 @@ def test_a_state_that_does_not_fit_leaves_the_model_untouched(
         assert_agree(name, p, before[name])
 
 
-def test_loading_what_is_there_without_strict() -> None:
+def test_loading_without_strict_uses_the_names_that_match() -> None:
     model, source = Two(), Two()
     before = values(model)
     state = {"scale": gf.full((4,), 3.0), "last.0.weight": source.state_dict()["last.0.weight"], "extra": gf.ones((1,))}
@@ -392,7 +392,7 @@ def test_loading_what_is_there_without_strict() -> None:
         model.load_state_dict({"scale": gf.ones((5,))}, strict=False)
 
 
-def test_a_backward_pass_through_weights_since_overwritten_is_refused() -> None:
+def test_a_backward_pass_through_overwritten_weights_is_refused() -> None:
     model = nn.MLP([2, 3, 1])
     loss = model(gf.ones((1, 2))).sum()
     model.load_state_dict(nn.MLP([2, 3, 1]).state_dict())
@@ -401,7 +401,7 @@ def test_a_backward_pass_through_weights_since_overwritten_is_refused() -> None:
 
 
 class Counting(nn.Module):
-    """A module with buffers of either kind."""
+    """A module with persistent and other buffers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -477,7 +477,7 @@ def tied() -> nn.Module:
     return model
 
 
-def test_the_state_has_every_name_of_what_is_shared(device: str) -> None:
+def test_the_state_dict_has_every_name_of_a_shared_tensor(device: str) -> None:
     model, other = tied(), tied()
     state = model.state_dict()
     assert list(state) == ["a.weight", "a.bias", "b.weight", "c.weight", "c.bias"]
@@ -500,7 +500,7 @@ def test_differing_values_of_one_parameter_are_refused(device: str) -> None:
     assert math.isnan(host(model.b.weight)[0, 0])
 
 
-def test_the_state_is_what_functional_call_takes(device: str) -> None:
+def test_functional_call_takes_a_state_dict(device: str) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -529,7 +529,7 @@ def test_a_state_error_is_a_key_error_that_reads_well() -> None:
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 @pytest.mark.parametrize("trained", [False, True], ids=["new", "in an optimizer"])
-def test_a_copy_of_a_model_is_the_same_and_apart(device: str, copied: Callable[[Any], Any], trained: bool) -> None:
+def test_a_copy_of_a_model_is_equal_and_independent(device: str, copied: Callable[[Any], Any], trained: bool) -> None:
     model = Two().eval()
     model.first.bias.requires_grad_(False)
     model.tied = model.scale
@@ -690,7 +690,7 @@ def test_a_label_out_of_range_is_named(
     weighted: bool,
 ) -> None:
     monkeypatch.setenv("GRADFLOW_FUSED", fused)
-    monkeypatch.setattr(registry, "_backends", {})  # a backend looks at the variable when it is made
+    monkeypatch.setattr(registry, "_backends", {})  # a backend reads the variable when it is created
     weight = gf.ones((3,)) if weighted else None
     with pytest.raises(ValueError, match=says):
         loss(gf.zeros(shape), gf.tensor(labels, dtype="int64"), weight)
@@ -722,13 +722,13 @@ def test_losses_of_small_integers_do_not_wrap(device: str, loss: Any) -> None:
         (lambda: gf.nll_loss(gf.zeros((0,)), gf.tensor(0, dtype="int64")), ValueError, "at least one class"),
     ],
 )
-def test_what_labels_must_be_is_said(call: Callable[[], Any], error: type[Exception], says: str) -> None:
+def test_invalid_labels_are_explained(call: Callable[[], Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         call()
 
 
 @pytest.mark.parametrize("loss", [gf.cross_entropy, gf.nll_loss])
-def test_no_labels_of_several_axes(device: str, loss: Any) -> None:
+def test_an_empty_batch_of_labels_with_several_axes(device: str, loss: Any) -> None:
     x, labels = gf.zeros((0, 3, 2)), gf.zeros((0, 2), dtype="int64")
     assert loss(x, labels, reduction="none").shape == (0, 2)
     assert loss(x, labels, reduction="sum").item() == 0
@@ -751,7 +751,7 @@ def test_dropout_keeps_the_mean_and_draws_from_its_generator(device: str) -> Non
     assert nn.Dropout(0.0)(x) is x
 
 
-def test_sequential_is_a_row_of_modules() -> None:
+def test_sequential_calls_its_modules_in_order() -> None:
     a, b = nn.Linear(2, 3), nn.ReLU()
     row = nn.Sequential(a, b)
     assert (len(row), row[0], row[-1], list(row)) == (2, a, b, [a, b])
@@ -762,7 +762,7 @@ def test_sequential_is_a_row_of_modules() -> None:
         row[2]
 
 
-def test_a_slice_of_a_row_is_a_row_of_the_same_modules() -> None:
+def test_a_slice_of_a_sequence_shares_its_modules() -> None:
     model = nn.MLP([2, 3, 4, 1])
     head = model[:-1]
     assert type(head) is nn.Sequential
@@ -862,7 +862,7 @@ def test_the_same_seed_gives_the_same_model(device: str) -> None:
         lambda: nn.HuberLoss(delta=-1.0),
     ],
 )
-def test_what_is_out_of_range_is_refused_when_a_module_is_made(make: Callable[[], Any]) -> None:
+def test_settings_out_of_range_are_refused_by_the_constructor(make: Callable[[], Any]) -> None:
     with pytest.raises(ValueError):
         make()
 
@@ -888,7 +888,7 @@ def test_what_is_out_of_range_is_refused_when_a_module_is_made(make: Callable[[]
         (lambda: nn.NLLLoss()(gf.ones((2, 3)), gf.ones((2,))), TypeError),
     ],
 )
-def test_what_does_not_fit_is_refused(make: Callable[[], Any], error: Any) -> None:
+def test_inputs_that_do_not_match_are_refused(make: Callable[[], Any], error: Any) -> None:
     with pytest.raises(error):
         make()
 
@@ -977,7 +977,7 @@ def test_constants(device: str) -> None:
     assert p.requires_grad
 
 
-def test_convolution_shaped_weights_count_their_window() -> None:
+def test_the_fans_of_convolution_weights_count_the_kernel() -> None:
     t = gf.zeros((8, 4, 3, 3), dtype="float64")
     init.kaiming_uniform_(t)
     bound = math.sqrt(6 / (4 * 9))
@@ -1014,7 +1014,7 @@ def test_gains() -> None:
         lambda: init.normal_(gf.zeros((3,)), std=-1.0),
     ],
 )
-def test_an_initialiser_refuses_what_it_cannot_do(fill: Callable[[], Any]) -> None:
+def test_initialisers_refuse_invalid_arguments(fill: Callable[[], Any]) -> None:
     with pytest.raises(ValueError):
         fill()
 
@@ -1023,7 +1023,7 @@ def test_an_initialiser_refuses_what_it_cannot_do(fill: Callable[[], Any]) -> No
 @pytest.mark.parametrize(
     "fill", [init.xavier_uniform_, init.xavier_normal_, init.kaiming_uniform_, init.kaiming_normal_]
 )
-def test_initialisers_of_no_elements(device: str, fill: Callable[[gf.Tensor], gf.Tensor], shape: Any) -> None:
+def test_initialisers_of_empty_tensors(device: str, fill: Callable[[gf.Tensor], gf.Tensor], shape: Any) -> None:
     assert fill(gf.zeros(shape)).shape == shape
 
 
@@ -1035,7 +1035,7 @@ def test_initialisers_refuse_integers() -> None:
 # ---------------------------------------------------------------------- copies
 
 
-def test_a_shallow_copy_of_a_module_has_registries_of_its_own_and_the_same_parameters(device: str) -> None:
+def test_a_shallow_copy_of_a_module_has_its_own_registries_and_the_same_parameters(device: str) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     model.register_buffer("scale", gf.ones(2), persistent=False)
     with model.register_forward_hook(lambda module, inputs, output: None):
@@ -1059,7 +1059,7 @@ def test_a_shallow_copy_of_a_module_has_registries_of_its_own_and_the_same_param
 
 
 @pytest.mark.parametrize("kind", [nn.MLP, nn.ModuleList, nn.Linear, nn.CrossEntropyLoss, nn.LayerNorm])
-def test_what_is_assigned_to_a_copy_stays_with_it(kind: Any) -> None:
+def test_assignments_to_a_copy_do_not_reach_the_original(kind: Any) -> None:
     first = {
         nn.MLP: lambda: nn.MLP([3, 4, 2], dropout=0.5), nn.ModuleList: lambda: nn.ModuleList([nn.Linear(2, 2)]),
         nn.Linear: lambda: nn.Linear(3, 2), nn.CrossEntropyLoss: lambda: nn.CrossEntropyLoss(gf.ones(3)),
@@ -1077,7 +1077,7 @@ def test_what_is_assigned_to_a_copy_stays_with_it(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("sizes", [[3, 2], [3, 4, 2], [3, 4, 5, 6, 2]])
-def test_the_names_of_an_mlp_depend_on_its_layers_alone(sizes: list[int], device: str) -> None:
+def test_the_names_of_an_mlp_depend_only_on_its_layers(sizes: list[int], device: str) -> None:
     plain, dropped = nn.MLP(sizes), nn.MLP(sizes, dropout=0.3)
     expected = [f"{i}.{kind}" for i in range(len(sizes) - 1) for kind in ("weight", "bias")]
     assert list(plain.state_dict()) == list(dropped.state_dict()) == expected

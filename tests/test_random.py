@@ -1,4 +1,4 @@
-"""Random numbers: the stream of numpy.random.Philox bit for bit, and distributions made of it."""
+"""Random numbers: the stream of numpy.random.Philox bit for bit, and the distributions computed from it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def philox(key: int, counter: int, n: int) -> np.ndarray:
 @pytest.mark.parametrize("counter", COUNTERS, ids=hex)
 @pytest.mark.parametrize("key", KEYS, ids=hex)
 def test_bits_are_those_of_numpy_native_and_composed(key: int, counter: int, device: str) -> None:
-    """The counters lie next to where 64-bit words carry into the next, up to the wrap of all 256 bits."""
+    """The counters are next to carries between 64-bit words, up to the overflow of all 256 bits."""
     backend = gf.get_backend(device)
     for n in (0, 1, 3, 4, 5, 23):
         expected = philox(key, counter, n)
@@ -74,7 +74,7 @@ def test_a_stream_continues_where_it_stopped() -> None:
     assert repr(g) == "Generator(key=7, counter=4)"
 
 
-def test_what_is_reserved_is_never_drawn_twice() -> None:
+def test_reserved_words_are_never_drawn_twice() -> None:
     g = gf.Generator(0)
     seen: list[int] = []
     for n in (1, 2, 3, 4, 5, 9):
@@ -83,7 +83,7 @@ def test_what_is_reserved_is_never_drawn_twice() -> None:
     assert len(set(seen)) == len(seen) == 24
 
 
-def test_state_survives_and_seeds_start_anew() -> None:
+def test_a_saved_state_continues_the_stream_and_a_seed_restarts_it() -> None:
     import json
 
     g = gf.Generator(M128)
@@ -102,7 +102,7 @@ def test_state_survives_and_seeds_start_anew() -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 1 << 128, 1.0, "1", None, True], ids=repr)
-def test_a_seed_that_is_none_is_refused(seed: Any) -> None:
+def test_an_invalid_seed_is_refused(seed: Any) -> None:
     with pytest.raises(ValueError, match=r"integer in \[0, 2\^128\)"):
         gf.manual_seed(seed)
     assert gf.Generator(M128).key == M128
@@ -123,8 +123,8 @@ def test_numpy_integers_are_seeds_and_shapes() -> None:
 
 
 @pytest.mark.parametrize("draw", [gf.random.normal, gf.random.uniform, gf.random.permutation])
-def test_all_after_the_shape_goes_by_keyword(draw: Any) -> None:
-    """`normal(3, 4)` is no matrix, and was three numbers of mean 4."""
+def test_arguments_after_the_shape_are_keyword_only(draw: Any) -> None:
+    """`normal(3, 4)` would not be a matrix but three numbers of mean 4."""
     with pytest.raises(TypeError, match="positional"):
         draw(3, 4)
 
@@ -132,7 +132,7 @@ def test_all_after_the_shape_goes_by_keyword(draw: Any) -> None:
 @pytest.mark.parametrize(
     "options", [{"std": -1.0}, {"std": math.nan}, {"std": math.inf}, {"mean": math.nan}, {"mean": math.inf}], ids=str
 )
-def test_a_normal_distribution_that_is_none_is_refused(options: dict[str, float]) -> None:
+def test_an_invalid_mean_or_standard_deviation_is_refused(options: dict[str, float]) -> None:
     before = gf.random.default_generator.state_dict()
     with pytest.raises(ValueError, match=r"finite std >= 0; got mean="):
         gf.random.normal((3,), **options)
@@ -227,7 +227,7 @@ def test_permutations_hold_each_number_once(n: int, device: str) -> None:
     assert order.tolist() == np.argsort(philox(0, 0, n), kind="stable").tolist()
 
 
-def test_permutations_differ_and_are_even() -> None:
+def test_all_permutations_are_equally_likely() -> None:
     """6 orders of 3, 600 draws: each 100 times give or take five standard deviations (sqrt(600 * 5 / 36) = 9.1)."""
     counts: dict[tuple[int, ...], int] = {}
     for _ in range(600):
@@ -262,7 +262,7 @@ def test_dropout_masks_follow_the_contract(shape: tuple[int, ...], p: float, dev
         np.testing.assert_allclose(backend.to_host(out), mask / (1 - p), rtol=1e-15)
 
 
-def test_dropout_of_a_transpose_goes_by_position_not_by_memory() -> None:
+def test_dropout_of_a_transpose_depends_on_position_not_on_memory_order() -> None:
     x = gf.ones((5, 3)).T
     y = gf.dropout(x, 0.5, generator=gf.Generator(2))
     assert np.array_equal(y.numpy() > 0, dropout_mask((3, 5), 0.5, 2))
@@ -293,7 +293,7 @@ def test_dropout_of_p_near_1_still_drops() -> None:
 
 
 class WithoutArithmetic(Backend):
-    """NumPy, but for arithmetic with uint64: as in PyTorch, which keeps such arrays and adds none."""
+    """NumPy without uint64 arithmetic; like PyTorch, which stores such arrays but cannot add them."""
 
     name = "less"
     device_count = classmethod(lambda cls: 1)
@@ -321,7 +321,7 @@ class WithoutArithmetic(Backend):
 
 
 class WithoutDtype(WithoutArithmetic):
-    """Nor has it the dtype at all."""
+    """NumPy without the dtype uint64."""
 
     def find_dtypes(self, namespace: Any) -> dict[str, Any]:
         return {name: dtype for name, dtype in super().find_dtypes(namespace).items() if name != "uint64"}
@@ -341,10 +341,10 @@ DRAWS: dict[str, Any] = {
 
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("kind", [WithoutArithmetic, WithoutDtype])
-def test_a_library_without_uint64_has_its_random_numbers_from_the_host(
+def test_a_library_without_uint64_gets_its_random_numbers_from_the_host(
     kind: type[Backend], draw: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same to the bit, and those after it too; and `kernels` says where they come from."""
+    """The same bits, also in later draws; and `kernels` says where they come from."""
     monkeypatch.setattr(discovery, "_registered", {})
     monkeypatch.setattr(registry, "_backends", {gf.Device("cpu"): CPU})
     gf.register_backend("less", kind)
@@ -403,7 +403,7 @@ def test_threads_that_share_a_generator_draw_different_words() -> None:
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_forked_workers_draw_equal_numbers_until_each_has_a_seed_of_its_own() -> None:
+def test_forked_workers_draw_equal_numbers_until_each_is_seeded() -> None:
     fork = multiprocessing.get_context("fork")
     for initializer, different in ((None, 1), (_seed_worker, 2)):
         with fork.Pool(2, initializer, (7,) if initializer else ()) as pool:
@@ -412,7 +412,7 @@ def test_forked_workers_draw_equal_numbers_until_each_has_a_seed_of_its_own() ->
         assert len({str(values) for values in drawn.values()}) == different
 
 
-def test_a_shallow_copy_of_a_generator_draws_the_same_and_moves_on_alone() -> None:
+def test_a_shallow_copy_of_a_generator_draws_the_same_and_advances_independently() -> None:
     generator = gf.Generator(3)
     gf.random.uniform((3,), generator=generator)
     twin = copy.copy(generator)

@@ -1,4 +1,4 @@
-"""Wrong arguments of every operation: an error is gradflow's own, never the words of an array library or of Python."""
+"""Wrong arguments of every operation: the error is gradflow's own, never that of an array library or of Python."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ SHAPES: list[tuple[int, ...]] = [(), (3,), (0,), (2, 3), (3, 2), (2, 3, 4), (3, 
 
 
 class Unknown:
-    """What no library knows."""
+    """An object of a class that no library knows."""
 
 
 def arguments() -> list[Any]:
-    """Tensors of several shapes and dtypes, and what may stand in their place by mistake."""
+    """Tensors of several shapes and dtypes, and values that users pass in their place by mistake."""
     tensors = [gf.tensor(np.ones(shape, "float32")) for shape in SHAPES]
     tensors += [gf.tensor(np.ones((2, 3), dtype)) for dtype in ("bool", "int64", "uint8", "float16")]
     odd = [
@@ -42,7 +42,7 @@ def arguments() -> list[Any]:
 
 
 def calls(name: str) -> Iterator[tuple[Any, ...]]:
-    """All of one and two arguments; of the calls with more, several hundred."""
+    """All combinations of one and two arguments, and several hundred of more."""
     parameters = inspect.signature(getattr(gf, name)).parameters.values()
     least = sum(p.default is p.empty for p in parameters)
     pool = arguments()

@@ -32,7 +32,7 @@ except ImportError:
 
 
 def needs_torch(test: Any) -> Any:
-    """Skip a test without PyTorch; its forward mode warns of what it compiles itself with."""
+    """Skip a test without PyTorch, and ignore the deprecation warning that its forward mode raises."""
     test = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")(test)
     return pytest.mark.skipif(torch is None, reason="PyTorch, the reference, is not installed")(test)
 
@@ -48,12 +48,12 @@ def normal(*shape: int, seed: int = 0) -> gf.Tensor:
 
 
 def host(x: Any) -> np.ndarray:
-    """The values of a tensor of ours or of PyTorch's."""
+    """The values of a tensor, of gradflow or PyTorch."""
     return np.asarray(x.backend.to_host(x.array)) if isinstance(x, gf.Tensor) else x.detach().numpy()
 
 
 def assert_same(actual: Any, expected: Any, rtol: float = 1e-10, atol: float = 1e-12) -> None:
-    """Two trees of one structure: |a - e| <= rtol |e| + atol max(1, max |e|) for all tensors in them."""
+    """Assert that two trees match in structure and all tensors satisfy |a - e| <= rtol |e| + atol max(1, max |e|)."""
     ours, theirs = flatten(actual), flatten(expected)
     assert [path for path, _ in ours] == [path for path, _ in theirs]
     for (path, a), (_, e) in zip(ours, theirs, strict=True):
@@ -73,7 +73,7 @@ def as_list(out: Any) -> list[Any]:
 
 
 def of_case(case: Case) -> tuple[Callable[..., list[gf.Tensor]], list[gf.Tensor]]:
-    """The case as a function of the inputs to differentiate by, and those."""
+    """The case as a function of the inputs to differentiate by, and these inputs."""
     inputs = [gf.tensor(x) for x in case.inputs]
     places = case.differentiable()
 
@@ -127,7 +127,7 @@ def state() -> dict[str, Any]:
 
 
 def _by_single_passes(case: Case) -> list[list[np.ndarray]]:
-    """The Jacobian of a case as a loop of VJPs, each with a cotangent of one 1."""
+    """The Jacobian of a case by a loop of VJPs, each with a unit vector as its cotangent."""
     function, xs = of_case(case)
     outputs, back = gf.vjp(function, *xs)
     blocks = []
@@ -207,7 +207,7 @@ def twice_projected(case: Case) -> tuple[Callable[..., gf.Tensor], list[gf.Tenso
 
 
 class _Torch:
-    """PyTorch, but for its layer norm: its third derivative (2.13) is not that of the formula, which stands here."""
+    """PyTorch, but layer norm by its formula, since the built-in third derivative differs from it (in version 2.13)."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
@@ -306,7 +306,7 @@ SCALARS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         (({"a": normal(3), "b": {"c": normal(2)}}, [normal(3, seed=1), normal(2, 2)]), normal()),
     ),
 }  # fmt: skip
-"""Functions that PyTorch's tensors can be given too, with arguments."""
+"""Functions that also accept PyTorch's tensors, with arguments."""
 
 TREES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "a vector": (lambda x: x.sin() * x.sum(), (normal(4),)),
@@ -579,7 +579,7 @@ def test_fused_operations_agree_with_elementary_ones_to_the_third_order(name: st
 # ---------------------------------------------------------------------- arguments
 
 
-def test_has_aux_hands_on_what_is_beside_the_value() -> None:
+def test_has_aux_passes_on_the_second_part_of_the_result() -> None:
     x = normal(3)
 
     def function(x: gf.Tensor) -> Any:
@@ -605,7 +605,7 @@ def test_aux_keeps_its_part_in_an_outer_computation() -> None:
     np.testing.assert_array_equal(host(w.grad), host(x))
 
 
-def test_keyword_arguments_and_other_arguments_are_handed_on() -> None:
+def test_keyword_arguments_and_other_arguments_are_passed_on() -> None:
     def function(x: gf.Tensor, how: str, labels: gf.Tensor, scale: float = 1.0) -> gf.Tensor:
         assert how == "sum"
         assert labels.dtype is gf.int64
@@ -633,7 +633,7 @@ def test_the_types_of_containers_are_kept() -> None:
     assert type(gradient["a"][0]) is Layer
 
 
-def test_what_a_function_does_not_depend_on_has_a_gradient_of_zeros() -> None:
+def test_unused_arguments_have_zero_gradients() -> None:
     x, y = normal(2, 3), gf.tensor([1.0, 2.0])
     gradient = gf.grad(lambda x, y: (y * y).sum())(x, y)
     assert (gradient.shape, gradient.dtype, gradient.device) == (x.shape, x.dtype, x.device)
@@ -649,7 +649,7 @@ def test_what_a_function_does_not_depend_on_has_a_gradient_of_zeros() -> None:
 
 
 def test_the_dtype_of_a_jacobian_is_that_of_the_argument_by_rows_and_by_columns() -> None:
-    """As of a gradient: float32 in, float32 out, however the result was computed."""
+    """As for a gradient: float32 in, float32 out, whatever dtype the computation used."""
     x = gf.tensor([1.0, 2.0])
     wide = gf.jacobian(lambda x: x.astype("float64").sum())(x)
     tall = gf.jacobian(lambda x: gf.concat([x.astype("float64")] * 5) ** 2)(x)
@@ -673,7 +673,7 @@ def test_jacobians_without_elements(function: Any, x: gf.Tensor, shape: tuple[in
     assert gf.jacobian(lambda x: {"a": function(x), "b": (x * x).sum()})(x)["a"].shape == shape
 
 
-def test_derivatives_by_nothing_but_empty_tensors() -> None:
+def test_derivatives_by_empty_tensors_only() -> None:
     x = gf.zeros((0, 2))
     assert gf.grad(lambda x: x.sum())(x).shape == (0, 2)
     assert gf.hessian(lambda x: (x * x).sum())(x).shape == (0, 2, 0, 2)
@@ -681,7 +681,7 @@ def test_derivatives_by_nothing_but_empty_tensors() -> None:
     assert gf.jvp(lambda x: x * x, (x,), (x,))[1].shape == (0, 2)
 
 
-# ---------------------------------------------------------------------- what else there is
+# ---------------------------------------------------------------------- recording
 
 
 def test_gradients_of_outer_tensors_are_left_alone() -> None:
@@ -770,7 +770,7 @@ def test_inside_no_grad_derivatives_are_computed_and_not_recorded() -> None:
     assert gf.is_grad_enabled()
 
 
-def test_no_grad_inside_a_function_is_a_constant() -> None:
+def test_no_grad_inside_a_function_makes_a_constant() -> None:
     def function(x: gf.Tensor) -> gf.Tensor:
         with gf.no_grad():
             c = x * x
@@ -835,7 +835,7 @@ def host_array(t: gf.Tensor) -> np.ndarray:
     return np.asarray(t.array)
 
 
-def test_a_pullback_can_be_called_again_and_again() -> None:
+def test_a_pullback_can_be_called_repeatedly() -> None:
     _, back = gf.vjp(lambda x: gf.exp(x), normal(3))
     first = back(gf.ones(3, dtype="float64"))[0].tolist()
     for _ in range(3):
@@ -971,7 +971,7 @@ _BATCHED_CALLS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
 @pytest.mark.parametrize("namespace", list(NAMESPACES))
 @pytest.mark.parametrize("name", list(_BATCHED_CALLS))
 def test_functions_of_batches_equal_a_loop(name: str, namespace: str) -> None:
-    """What a rule may call, once for a batch and once for each element of it."""
+    """Each function that a rule may call, on a batch and on each of its elements."""
     F = NAMESPACES[namespace]()
     rng = np.random.default_rng(5)
     xs, ys = (rng.normal(size=(4, 2, 3)) for _ in range(2))
@@ -1001,7 +1001,7 @@ def test_an_elementwise_function_of_the_contract_is_called_once_for_a_batch(name
     assert len(calls) == 1
 
 
-def test_functions_of_no_batch_go_through() -> None:
+def test_batched_functions_of_plain_arrays_call_the_backend() -> None:
     F = batched(gf.get_backend("cpu"))
     x = np.arange(6.0).reshape(2, 3)
     assert isinstance(F, Batching)
@@ -1048,7 +1048,7 @@ def test_functional_call_makes_a_function_of_the_parameters() -> None:
     np.testing.assert_allclose(host(product["0.weight"]), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_functional_call_replaces_some_parameters_for_its_time() -> None:
+def test_functional_call_replaces_some_parameters_temporarily() -> None:
     layer = gf.nn.Linear(2, 1, dtype="float64")
     x = normal(3, 2)
     expected = host(x @ layer.weight.T) + 7.0
@@ -1069,7 +1069,7 @@ def test_functional_call_replaces_a_tied_parameter_everywhere() -> None:
     assert model.second.weight is model.first.weight
 
 
-def test_functional_call_with_a_name_or_a_shape_that_does_not_fit() -> None:
+def test_functional_call_refuses_an_unknown_name_and_a_wrong_shape() -> None:
     layer = gf.nn.Linear(2, 1)
     with pytest.raises(KeyError, match=r"Linear has no parameter 'wieght'; it has weight, bias"):
         gf.nn.functional_call(layer, {"wieght": gf.ones((1, 2))}, gf.ones(2))
@@ -1231,7 +1231,7 @@ def _nothing_left_behind() -> Iterator[None]:
 # ---------------------------------------------------------------------- trees
 
 
-def test_none_holds_nothing_and_keys_have_no_order() -> None:
+def test_none_is_an_empty_tree_and_keys_have_no_order() -> None:
     parameters = {"weight": X, "bias": None}
     gradient = gf.grad(lambda p: (p["weight"] * p["weight"]).sum())(parameters)
     assert gradient["bias"] is None
@@ -1242,7 +1242,7 @@ def test_none_holds_nothing_and_keys_have_no_order() -> None:
     assert [found["a"].tolist(), found["b"].tolist()] == [h.tolist() for h in direct]
 
 
-def test_subclasses_of_dict_stay_what_they_are() -> None:
+def test_subclasses_of_dict_keep_their_type() -> None:
     given = collections.defaultdict(list, a=X)
     gradient = gf.grad(lambda p: p["a"].sum())(given)
     assert isinstance(gradient, collections.defaultdict)
