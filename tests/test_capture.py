@@ -1421,6 +1421,18 @@ def test_the_log_says_why_a_training_step_runs_as_it_is(
     assert re.search(f"runs without replay: {reason}", caplog.records[0].getMessage())
 
 
+def test_the_status_after_an_exception_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(x: gf.Tensor) -> None:
+        raise ArithmeticError
+
+    captured = gf.capture(fail)
+    for _ in range(9):
+        with pytest.raises(ArithmeticError):
+            captured(gf.ones(2))
+    assert captured.status == "raises an exception"
+    assert caplog.records == []
+
+
 def test_a_difference_names_both_calls() -> None:
     numbers = iter(range(9))
     captured = gf.capture(lambda x: (x + 1.0) * next(numbers))
