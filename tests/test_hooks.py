@@ -230,7 +230,7 @@ def test_gradient_statistics_of_every_layer() -> None:
 def test_a_gradient_that_does_not_fit_is_refused(hook: Any, create_graph: bool) -> None:
     x = leaf(1.0, 2.0)
     x.register_hook(hook)
-    with pytest.raises(TypeError, match=r"a hook returns None or a gradient of shape \(2,\), float64 on cpu; got"):
+    with pytest.raises(TypeError, match=r"a hook must return None or a gradient of shape \(2,\), float64 on cpu; got"):
         (x * x).sum().backward(create_graph=create_graph)
     assert x.grad is None
 
@@ -257,7 +257,7 @@ def test_a_change_in_place_is_refused(how: str, create_graph: bool) -> None:
                 d += 1.0
 
     x.register_hook(hook)
-    with pytest.raises(RuntimeError, match=r"a hook changed the gradient in place, .*; return a new one instead"):
+    with pytest.raises(RuntimeError, match=r"a hook changed the gradient in place, .*; return a new tensor instead"):
         (x * x).sum().backward(create_graph=create_graph)
 
 

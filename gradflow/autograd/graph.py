@@ -15,23 +15,31 @@ if TYPE_CHECKING:
 
 
 class Operation:
-    """A differentiable operation: its name, its value, and one VJP rule per argument.
+    """A differentiable operation: its name, its value, and its gradient rules (vector-Jacobian products).
 
-    `forward(F, *arrays, **parameters)` gives the value, with a residual beside it where `residual` is true.
-    Each of `rules` is `rule(F, g, out, *inputs, **parameters)`, or None for an argument without a gradient. A rule
-    whose argument is called `_name` does not read its values: the array is not kept, and it gets a stand-in with
-    `shape` and `dtype` where the argument needs a gradient, else None. A rule may give a `Part`. `widens`: for a result
-    of half floats, rules run in float32. Not where they only move values, or round them once (`exact`).
-
-    `joint` instead of `rules` gives the gradients of all arguments at once; it also takes `needs`; `residual`, if there
-    is one (None when it runs on tensors or batches); and, where `writes_into` is true, `into`: for each argument a
-    buffer to write its gradient to and return, or None. It reads all inputs unless `joint_reads_inputs` is false, and
-    the result where `joint_reads_out(parameters)`. It is given half floats as they are when it runs on arrays: its
-    kernels compute in float32. `saves_parameters`: they hold what is to be freed with the saved arrays.
+    name: the name in error messages.
+    forward: `forward(F, *arrays, **parameters)` returns the value; with `residual`, the pair (value, residual).
+    rules: for each argument `rule(F, g, out, *inputs, **parameters)`, which returns the gradient of that argument for
+        the gradient `g` of the result, as an array or a `Part`; or None where the argument has no gradient. Broadcasts
+        need not be undone, nor dtypes cast. A rule does not read the values of parameters that are named with a leading
+        underscore (`_x`, `_out`): they are not saved, and the rule gets an object with the `shape` and `dtype` of the
+        input if that requires grad, else None.
+    joint: one rule for all arguments, instead of `rules`. It returns a list of gradients, and has further keyword
+        arguments: `needs`, for each argument whether its gradient is needed; `residual`, what `forward` returned (None
+        when it runs on tensors or batches); and `into`, see `writes_into`.
+    joint_reads_inputs: whether `joint` reads the inputs (default True).
+    joint_reads_out: `joint_reads_out(parameters)` tells whether `joint` reads the result (default: it does not).
+    residual: whether `forward` returns a residual (default False).
+    writes_into: whether `joint` takes `into` (default False): for each argument None, or a buffer that it may write the
+        gradient to and return.
+    saves_parameters: whether parameters are freed together with the saved arrays (default: the value of `residual`).
+    view: whether the result shares the memory of the first input (default False).
+    exact: whether the rules only move values or round them once (default False). Other rules (`widens`) compute with
+        half floats in float32. A `joint` rule that runs on arrays gets half floats as they are: its kernels do that.
     """
 
     __slots__ = (
-        "forward", "joint", "joint_reads_inputs", "joint_reads_out", "name", "reads", "residual", "rules", "saves",
+        "forward", "joint", "joint_reads_inputs", "joint_reads_out", "name", "residual", "rules", "saves",
         "saves_parameters", "view", "widens", "writes_into",
     )  # fmt: skip
 
@@ -60,16 +68,17 @@ class Operation:
         self.saves_parameters = saves_parameters or residual
         self.view = view
         self.widens = not (exact or view)
-        # for each rule, whether it reads `out`, and which inputs
-        self.reads = tuple(None if rule is None else _reads(rule, len(self.rules)) for rule in self.rules)
-        self.saves = _Saves(self.reads)
+        self.saves = _Saves([None if rule is None else _reads(rule, len(self.rules)) for rule in self.rules])
 
     def __repr__(self) -> str:
         return f"<operation {self.name}>"
 
 
 class _Saves(dict[int, tuple[bool, tuple[bool, ...] | None]]):
-    """For each set of arguments that need a gradient (a bit mask) whether to save `out`, and which inputs."""
+    """What a node saves, for each set of arguments that require grad (a bit mask): the result or not, and which inputs.
+
+    Computed from what each rule reads when it is first asked for.
+    """
 
     def __init__(self, reads: Sequence[tuple[bool, tuple[bool, ...]] | None]) -> None:
         self.reads = reads
@@ -82,20 +91,29 @@ class _Saves(dict[int, tuple[bool, tuple[bool, ...] | None]]):
 
 
 def _reads(rule: Callable[..., Any], arity: int) -> tuple[bool, tuple[bool, ...]]:
+    """Whether a rule reads the result, and which of the inputs."""
     code = getattr(rule, "__wrapped__", rule).__code__
     names = code.co_varnames[: code.co_argcount]
     return not names[2].startswith("_"), tuple(not n.startswith("_") for n in names[3 : 3 + arity])
 
 
 class Node:
-    """A recorded operation. `shape`, `dtype` and `backend` are those of its result."""
+    """A recorded operation: a vertex of the graph.
+
+    op, parameters: the operation and what its rules take as keyword arguments, or None.
+    parents: for each input the node or leaf that it came from; None for an input that does not require grad.
+    inputs: the input tensors and numbers that the rules read, None in the place of others; None where they read none.
+    out: the array of the result if a rule reads it, else None.
+    backend, shape, dtype: those of the result.
+    id: a number of the clock. It is larger than those of the parents.
+    """
 
     __slots__ = (
         "__weakref__", "backend", "dtype", "hooks", "id", "inputs", "op", "out", "parameters", "parents", "shape",
     )  # fmt: skip
 
-    state = None  # never RESERVED, see `Leaf`
-    hooks: dict[int, Callable[[Any], Any]]  # only of `hooked_nodes`
+    state = None  # a node has no gradient buffer, see `Leaf.state`
+    hooks: dict[int, Callable[[Any], Any]]  # set only for `hooked_nodes`
 
     def __init__(
         self,
@@ -126,22 +144,23 @@ _id: Callable[[Any], int] = attrgetter("id")
 
 
 def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = (), through: bool = False) -> list[Any]:
-    """All nodes that the roots depend on, the newest first; with `ends`, only as far as can lead to one of them.
+    """The nodes that the roots depend on, roots included, from the newest to the oldest; then the leaves.
 
-    `through`: also beyond ends that are reached.
+    With `ends`, the search stops at these, unless `through`, and leaves out what is older than all of them: no path to
+    one goes through it.
     """
     seen = set(roots)
     oldest = min(map(_id, ends)) if ends else 0
     order: list[Any] = list(seen)
     leaves: list[Any] = []
-    for node in order:  # which grows meanwhile
+    for node in order:  # grows during the loop
         if through or not oldest or node not in ends:
             for parent in node.parents:
                 if parent is not None and parent not in seen and (not oldest or parent.id >= oldest):
                     seen.add(parent)
                     (leaves if parent.op is None else order).append(parent)
     if len(order) > 1:
-        order.sort(key=_id, reverse=True)  # nearly so already, which makes it quick
+        order.sort(key=_id, reverse=True)  # fast, for it is nearly sorted
     order += leaves
     if recorders:
         report_read(*order)

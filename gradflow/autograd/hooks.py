@@ -1,4 +1,7 @@
-"""Hooks on gradients, and the gradients that computed tensors retain."""
+"""Hooks on gradients, and the retained gradients of computed tensors.
+
+Few nodes have either, so a node has no `hooks` until it needs them, and `hooked_nodes` tells which nodes do.
+"""
 
 from __future__ import annotations
 
@@ -16,33 +19,33 @@ if TYPE_CHECKING:
     from gradflow.tensor import Tensor
 
 hooked_nodes: set[weakref.ref[Any]] = set()
-"""The nodes that have `hooks`: what to do with the gradient of their tensors."""
+"""The nodes and leaves whose `hooks` are set: for each key a function of the gradient, or a `Retained`."""
 
 
 def _hooks_of(node: Node | Leaf, make: bool = False) -> dict[int, Any] | None:
-    """The hooks of a node, None if it has none; or from now on a place for them."""
+    """The hooks of a node; None if it has none, unless `make`, which sets empty ones."""
     if weakref.ref(node) in hooked_nodes:
         return node.hooks
     if not make:
         return None
-    node.hooks = {}  # here, not beside the set: a hook may well hold the tensor and with it the node
+    node.hooks = {}  # kept by the node itself: a hook may refer to its tensor, and thereby to the node
     hooked_nodes.add(weakref.ref(node, hooked_nodes.discard))
     return node.hooks
 
 
 def add_hook(node: Node | Leaf, hook: Callable[[Any], Any]) -> Handle:
-    """Have `hook` see, and perhaps replace, the gradient of the tensor of a node."""
+    """Call `hook` with the gradient of a node in each walk; a result that is not None replaces the gradient."""
     hooks = _hooks_of(node, make=True)
     assert hooks is not None
     return Handle(hooks, hook, node)
 
 
 _RETAINED = 0
-"""The key in `Node.hooks` of the place for a retained gradient."""
+"""The key of a `Retained` in `hooks`. Those of functions are larger."""
 
 
 class Retained:
-    """Holds the gradient of a computed tensor after `Tensor.retain_grad`."""
+    """The retained gradient of a computed tensor (`Tensor.retain_grad`), or None before the first backward pass."""
 
     __slots__ = ("grad",)
 
@@ -51,7 +54,7 @@ class Retained:
 
 
 def retained(node: Node, make: bool = False) -> Retained | None:
-    """Where the gradient of the tensor of a node is kept, if it is; or from now on."""
+    """The place of a node's retained gradient; None if it does not retain one, unless `make`, which makes it do so."""
     hooks = _hooks_of(node, make)
     if hooks is None:
         return None
@@ -62,7 +65,7 @@ def retained(node: Node, make: bool = False) -> Retained | None:
 
 
 def retain(node: Any, g: Any, functions: Any) -> None:
-    """Add g, the gradient after all hooks, to the retained gradient of a node, if it has one; see `added`."""
+    """Add `g`, the gradient after all hooks, to the retained gradient of a node, if it has one (see `added`)."""
     kept = node.hooks.get(_RETAINED)
     if kept is not None:
         forbid_replay("keeps the gradient of a computed tensor (retain_grad)")
@@ -70,16 +73,16 @@ def retain(node: Any, g: Any, functions: Any) -> None:
 
 
 class Handle:
-    """What registering a hook returns: `remove()` takes the hook back, once; so does leaving a `with` on it."""
+    """What registering a hook returns: `remove()`, or the end of a `with` statement on the handle, removes the hook."""
 
     def __init__(self, hooks: dict[int, Any], hook: Callable[..., Any], owner: Any) -> None:
         self._hooks = hooks
-        self._key = clock.tick()  # not the handle itself, which would close a cycle
+        self._key = clock.tick()  # the handle itself would close a reference cycle
         hooks[self._key] = hook
         invalidate(owner)
 
     def remove(self) -> None:
-        """Take the hook back; nothing happens if that has been done."""
+        """Remove the hook. Does nothing if it was removed before."""
         self._hooks.pop(self._key, None)
 
     def __enter__(self) -> Handle:
@@ -90,9 +93,13 @@ class Handle:
 
 
 def run_hooks(node: Any, g: Any, functions: Any, batched: bool) -> Any:
-    """The gradient after all hooks of a node: a tensor with `functions`, else an array, or a batch of either.
+    """The gradient after all hooks of a node, which are called in the order in which they were registered.
 
-    Raises RuntimeError for a hook that changes the gradient in place, TypeError for one that returns no such gradient.
+    functions: `gradflow.ops.namespace` if `g` is a tensor, or with `batched` a batch of tensors; None for arrays.
+    batched: whether `g` is a `Batch`. Hooks are then called for each element of it.
+
+    Raises RuntimeError for a hook that changes the gradient in place; TypeError for one that returns neither None nor a
+    gradient of the same shape, dtype and device.
     """
     if batched:
         each = [run_hooks(node, g.values[i, ...], functions, False) for i in range(g.values.shape[0])]
@@ -107,13 +114,13 @@ def run_hooks(node: Any, g: Any, functions: Any, batched: bool) -> Any:
         before = memory.changed
         result = hook(given)
         if memory.changed != before:
-            raise RuntimeError("a hook changed the gradient in place, which others may share; return a new one instead")
+            raise RuntimeError("a hook changed the gradient in place, which may be shared; return a new tensor instead")
         if result is None:
             continue
         fits = isinstance(result, type(given)) and result.backend is node.backend
         if not fits or (result.shape, result.array.dtype) != (tuple(node.shape), node.dtype):
             raise TypeError(
-                f"a hook returns None or a gradient of shape {tuple(node.shape)}, {node.dtype} on "
+                f"a hook must return None or a gradient of shape {tuple(node.shape)}, {node.dtype} on "
                 f"{node.backend.device}; got {result!r}"
             )
         g = result.array if functions is None else result

@@ -1,4 +1,4 @@
-"""Observers: objects that see every operation and every gradient rule of a context."""
+"""Observers: objects that are called for every operation and every gradient rule in a context."""
 
 from __future__ import annotations
 
@@ -15,35 +15,41 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Sees every operation and every rule of a context: what `detect_anomaly` and `gradcheck` are made of."""
+    """The base class of observers, whose methods do nothing. `detect_anomaly` and `gradcheck` use observers.
+
+    Gradients and values are arrays; in a recorded pass they are tensors, and in a pass on batches they are `Batch`es.
+    """
 
     def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
-        """An operation gave `out` for `inputs` (tensors, numbers or None)."""
+        """Called when an operation has computed `out` from `inputs` (tensors, numbers or None)."""
 
     def before_backward(self) -> None:
-        """A backward pass begins; it may do so within another."""
+        """Called when a backward pass begins, perhaps inside another one."""
 
     def visit(self, node: Node | Leaf) -> None:
-        """A backward pass comes to a node or leaf."""
+        """Called when a backward pass comes to a node or leaf."""
 
     def before_rules(self, node: Node, g: Any, out: Any, values: Sequence[Any]) -> None:
-        """The rules of a node are about to run; `values` are its inputs, as far as they were saved."""
+        """Called before the rules of a node run, with all that they read: see `saved_values` for `out` and `values`."""
 
     def after_rule(self, node: Node, argument: int, g: Any, out: Any, values: Sequence[Any], result: Any) -> None:
-        """A rule gave the gradient of an argument, before broadcasts are undone and dtypes are cast."""
+        """Called with what a rule returned for an argument, before broadcasts are undone and dtypes are cast."""
 
     def after_adding(self, node: Node | Leaf, gradient: Any) -> None:
-        """The gradient of what a node stands for after it was summed over a broadcast, cast, or added to another."""
+        """Called with the gradient of a node or leaf so far, if it is not just what a rule has returned.
+
+        That is after broadcasts were undone, it was cast, or something was added to it.
+        """
 
     def after_backward(self) -> None:
-        """A backward pass ends."""
+        """Called when a backward pass has succeeded."""
 
     def backward_failed(self) -> None:
-        """A backward pass ends with an exception."""
+        """Called when a backward pass ends with an exception."""
 
 
 class Forwarder(Observer):
-    """Forwards every call to another observer, if there is one: the base class of nested observers."""
+    """Forwards every call to another observer (None: to nobody). The base class of observers inside others."""
 
     def __init__(self, other: Observer | None) -> None:
         self.other = Observer() if other is None else other
@@ -75,7 +81,7 @@ class Forwarder(Observer):
 
 @contextlib.contextmanager
 def observe(observer: Observer) -> Iterator[None]:
-    """Have `observer` see what is computed inside a `with`."""
+    """Makes `observer` that of the context inside a `with`, in place of any other, and disables fast paths."""
     first = current_observer.set(observer)
     second = grad_enabled.set(OFF if grad_enabled.get() is OFF else OBSERVED)
     try:

@@ -1,4 +1,4 @@
-"""Gradients of indexing: parts of a tensor's gradient, collected and put together by as few calls as possible."""
+"""Gradients of indexing: parts of the gradient of a tensor, collected and combined in as few calls as possible."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 class Part:
-    """The result of the rule of an indexing operation: a gradient that is `values` at `key` (as in `getitem`), else 0.
+    """What the rule of an indexing operation returns: a gradient that is `values` at some index and 0 elsewhere.
 
-    Instead of a `key`, it may have a range along an `axis`: from `start` to `stop`, or where that is None, at `start`.
+    The index is `key` (as in `getitem`). Where that is None, it is the range from `start` to `stop` along `axis`, or if
+    `stop` is None, the position `start`.
     """
 
     __slots__ = ("axis", "key", "start", "stop", "values")
@@ -27,16 +28,16 @@ class Part:
         self.start = start
         self.stop = stop
 
-    shape = dtype = None  # unequal to those of any array
+    shape = dtype = None  # not those of any array
 
     def whole(self, F: Any, shape: tuple[int, ...], into: Any = None) -> Any:
-        """All of the gradient; or `into`, to which it is added."""
+        """The gradient as an array of `shape`; or `into`, a gradient of this shape that it is added to in place."""
         key = key_of_range(self.axis, self.start, self.stop) if self.key is None else self.key
         return F.scatter_add(self.values, key, shape) if into is None else F.scatter_add(self.values, key, shape, into)
 
 
 def key_of_range(axis: int, start: int, stop: int | None) -> Any:
-    """The key, as of `getitem`, of a range along an axis, see `Part`."""
+    """The key (as in `getitem`) of the range from `start` to `stop` along an axis, or of the position `start`."""
     return (slice(None),) * axis + (start if stop is None else slice(start, stop), ...)
 
 
@@ -44,61 +45,61 @@ _start: Callable[[Part], int] = attrgetter("start")
 
 
 class Parts:
-    """The gradient of a tensor of which parts were taken.
+    """The sum of all parts of the gradient of one tensor.
 
-    Each `Part` is kept until there are as many elements as in the tensor, or the gradient is needed. Ranges along one
-    axis that make up the tensor are then joined by one call; others are added to zeros, in place.
+    Parts are collected until they have as many elements as the tensor, or the sum is needed. If they are ranges along
+    one axis that cover the tensor, one call then joins them; others are added to zeros in place.
     """
 
-    __slots__ = ("found", "room", "shape", "sum")
+    __slots__ = ("collected", "room", "shape", "sum")
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
         self.sum: Any = None
-        self.found: list[Part] = []
-        self.room = math.prod(shape)
+        self.collected: list[Part] = []
+        self.room = math.prod(shape)  # elements that may still be collected
 
     def add(self, part: Part, F: Any) -> None:
-        """Note a part."""
-        self.found.append(part)
+        """Add a part. `F`: the namespace of functions on its values."""
+        self.collected.append(part)
         self.room -= math.prod(part.values.shape)
         if self.room <= 0:
-            self.put_together(F)
+            self.total(F)
 
-    def put_together(self, F: Any) -> Any:
-        """The gradient of all parts so far: an array, or tensor, that nobody else has."""
-        found, self.found = self.found, []
+    def total(self, F: Any) -> Any:
+        """The sum of all parts so far, in memory that nothing else refers to."""
+        parts, self.collected = self.collected, []
         self.room = math.prod(self.shape)
-        if self.sum is None and found[0].key is None:
-            self.sum = self._joined(F, found)
+        if self.sum is None and parts[0].key is None:
+            self.sum = self._joined(F, parts)
             if self.sum is not None:
                 return self.sum
-        for part in found:
+        for part in parts:
             self.sum = part.whole(F, self.shape, self.sum)
         return self.sum
 
-    def _joined(self, F: Any, found: list[Part]) -> Any:
-        """The parts one after another, if they are ranges along one axis that make up the tensor; else None."""
-        found = sorted(found, key=_start)
-        axis, single, end = found[0].axis, found[0].stop is None, 0
-        for part in found:
+    def _joined(self, F: Any, parts: list[Part]) -> Any:
+        """The parts concatenated, if they are ranges along one axis that cover the tensor; else None."""
+        parts = sorted(parts, key=_start)
+        axis, single, end = parts[0].axis, parts[0].stop is None, 0
+        for part in parts:
             if part.key is not None or part.axis != axis or part.start != end or (part.stop is None) != single:
                 return None
             end = part.start + 1 if part.stop is None else part.stop
         if end != self.shape[axis]:
             return None
-        return (F.stack if single else F.concat)([part.values for part in found], axis=axis)
+        return (F.stack if single else F.concat)([part.values for part in parts], axis=axis)
 
 
 class PartsOf(dict[Any, Parts]):
-    """For each node or leaf the parts of its gradient."""
+    """For each node or leaf, the parts of its gradient."""
 
-    def __missing__(self, parent: Node | Leaf) -> Parts:
-        found = self[parent] = Parts(parent.shape)
-        return found
+    def __missing__(self, node: Node | Leaf) -> Parts:
+        parts = self[node] = Parts(node.shape)
+        return parts
 
 
-def with_parts(g: Any, found: Parts, F: Any) -> Any:
-    """A gradient, or None, and that of parts."""
-    total = found.put_together(F)
+def with_parts(g: Any, parts: Parts, F: Any) -> Any:
+    """The sum of a gradient (or None) and of parts."""
+    total = parts.total(F)
     return total if g is None else F.add(g, total)

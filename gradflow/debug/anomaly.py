@@ -1,4 +1,4 @@
-"""Finding the operation that made the first value that is not finite."""
+"""Anomaly detection: finds the operation that produced the first non-finite value."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ from gradflow.autograd.observers import Observer, observe
 from gradflow.backend import Backend
 from gradflow.modes import BareMode
 from gradflow.printing import describe
-from gradflow.shapes import broadcasts
+from gradflow.shapes import broadcasts, unravel
 from gradflow.tensor import Tensor
 
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _LONGEST = 10_000
-"""Results that wait to be looked at; more are looked at without waiting for the end of the backward pass."""
+"""How many results are kept before they are checked without waiting for the end of the backward pass."""
 
 
 class NonFiniteError(FloatingPointError):
-    """A value is infinite or not a number; the message says where it was made, of what, and by which line."""
+    """Raised by `detect_anomaly` for a value that is infinite or NaN.
+
+    The message tells which operation produced it, from what, and which line called that operation.
+    """
 
     __module__ = "gradflow"
 
 
 class _DetectAnomaly(BareMode):
-    """Raise NonFiniteError for the first value inside a `with` that is not finite, a result or a gradient.
+    """Raises NonFiniteError for the first non-finite result or gradient computed inside a `with`.
 
-    Also while a decorated function, generator or coroutine runs. The error names the operation, the line that called
-    it, shapes, dtypes and device, the first bad index and what went in. Values are looked at on their device, and the
-    host waits once, at the end of a backward pass or of the `with`, and where a generator or coroutine pauses; until
-    then all of them are kept in memory.
+    It also decorates functions, generators and coroutines. The error names the operation, the line that called it, the
+    first bad index, and the shape, dtype, device and range of its inputs. Values are checked on their device, and all
+    are kept in memory until the host synchronises: at the end of each backward pass and of the `with`, and where a
+    generator or coroutine pauses.
 
     >>> import gradflow as gf
     >>> with gf.detect_anomaly():  # doctest: +ELLIPSIS
@@ -60,7 +63,7 @@ class _DetectAnomaly(BareMode):
         return _Detector(), None
 
     def _enter(self, values: tuple[Any, ...]) -> None:
-        detector, mode = values  # None: record where it is recorded outside
+        detector, mode = values  # None: the mode of the surrounding context
         mode = grad_enabled.get() if mode is None else mode
         super()._enter((detector, OFF if mode is OFF else OBSERVED))
 
@@ -69,14 +72,14 @@ class _DetectAnomaly(BareMode):
         if error is None:
             detector.check()
         elif isinstance(error, Exception) and not isinstance(error, NonFiniteError):
-            detector.check(error)  # what is not finite may well be its cause
+            detector.check(error)  # a non-finite value may be its cause
 
 
 detect_anomaly = _DetectAnomaly()
 
 
 class _Line(NamedTuple):
-    """A line of a program."""
+    """A line of source code. `names`: the globals of its module, where a loader may be found."""
 
     file: str
     number: int
@@ -87,7 +90,12 @@ class _Line(NamedTuple):
 
 
 class _Record(NamedTuple):
-    """A result, of what (`head` says "... gave"), and on its device whether all of it is finite."""
+    """A result to be checked, and the parts of the message about it.
+
+    head: what it is, as in "exp gave".
+    finite: a bool array on the device of the result: whether all of it is finite.
+    line, inside: the line that is to blame, and where that line was running.
+    """
 
     head: str
     result: Tensor
@@ -106,17 +114,19 @@ class _Pass:
 
 
 class _Detector(Observer):
+    """The observer of `detect_anomaly`: records all results and gradients, and checks them at the end of a pass."""
+
     def __init__(self) -> None:
         self.records: list[_Record] = []
         self.passes: list[_Pass] = []  # the backward passes that are running, the innermost last
-        self.finite: dict[Backend, Any] = {}  # on each device, whether all results there were
-        self.lines: WeakKeyDictionary[Any, _Line | str] = WeakKeyDictionary()
+        self.finite: dict[Backend, Any] = {}  # for each device, a bool array: whether all results there are finite
+        self.lines: WeakKeyDictionary[Any, _Line | str] = WeakKeyDictionary()  # that made each node
 
     def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
         frame = _user_frame()
         line: _Line | str = _line_of(frame)
         inside = "in the forward pass, at"
-        node = None  # whose rule applies the operation, unless it is user code called by a rule that does
+        node = None  # that the pass was at when it called the operation, unless it called user code that did
         if self.passes and self.passes[-1].caller == id(frame):
             node = self.passes[-1].node
         if isinstance(node, Node):
@@ -154,7 +164,7 @@ class _Detector(Observer):
 
     def after_backward(self) -> None:
         self.passes.pop()
-        if not self.passes:  # a pass within another, of a checkpoint, leaves it to that
+        if not self.passes:  # a pass inside another (that of a checkpoint) is checked at the end of the outer one
             self.check()
 
     def backward_failed(self) -> None:
@@ -171,13 +181,13 @@ class _Detector(Observer):
             self.check()
 
     def check(self, cause: Exception | None = None) -> None:
-        """Wait for the flags; raise NonFiniteError for the first record that is to blame. Forget all of them."""
+        """Drop all records; raise NonFiniteError for the first non-finite one. Waits for the device."""
         records, self.records = self.records, []
         finite, self.finite = self.finite, {}
         if all(bool(F.to_host(flag)) for F, flag in finite.items()):
             return
         blamed = next(record for record in records if not bool(record.result.backend.to_host(record.finite)))
-        with observe(Observer()):  # an outer detector must not check the operations that describe this error
+        with observe(Observer()):  # so that an outer detector does not check the operations that describe the error
             message = _describe_record(blamed)
         raise NonFiniteError(message) from cause
 
@@ -188,7 +198,7 @@ def _as_tensor(x: Any, backend: Backend) -> Any:
 
 
 def _user_frame() -> FrameType:
-    """The innermost frame outside this package."""
+    """The innermost frame outside this package, which is user code."""
     frame = sys._getframe(1)
     while frame.f_back is not None and (
         frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename == contextlib.__file__
@@ -235,12 +245,3 @@ def _describe_input(x: Any, index: tuple[int, ...], shape: tuple[int, ...]) -> s
     if len(good) < len(flat):
         text += f", {len(flat) - len(good)} of {len(flat)} elements not finite themselves"
     return text
-
-
-def unravel(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The index of the element at a place in C order."""
-    index = []
-    for n in reversed(shape):
-        place, i = divmod(place, n)
-        index.append(i)
-    return tuple(reversed(index))

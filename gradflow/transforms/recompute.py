@@ -1,8 +1,8 @@
-"""Trading time for memory: a part of a computation that keeps its inputs alone, and is computed again to go back.
+"""Activation checkpoints: a segment saves only its inputs and is recomputed in the backward pass, for less memory.
 
-Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost". The part becomes one node. Its parents are the
-arguments and whatever else the part read that needs a gradient, weights for example; its rule runs the part again, with
-the random generators as they were, and sends the gradient back through that.
+Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost". A segment is recorded as one node. Its parents are
+the arguments and everything else that the segment read and that requires grad (weights, for example). Its rule runs the
+segment again, with the random generators in the states that they had, and backpropagates through that run.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ from gradflow.tree import flatten, map_tree, rebuild
 
 
 def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """`function(*arguments)`, whose intermediate values are not kept but computed again in the backward pass.
+    """`function(*arguments, **options)`, whose intermediate values are not saved but recomputed in the backward pass.
 
-    The gradients are the same to the bit, those of closed-over tensors and dropout's masks included; only where one
-    tensor is used both inside and outside may its contributions be added in another order. The function must do the
-    same each time. Its results are tensors of one dtype, or nested tuples, lists and dicts of them.
-    Raises TypeError for results of several dtypes or devices; in the backward pass RuntimeError where the second run
-    does not do what the first did, or would read a tensor that has changed in place since.
+    Gradients are the same to the bit as without the checkpoint, including those of closed-over tensors, and dropout
+    draws the same masks. Only for a tensor used both inside and outside, gradients may be added in another order.
+
+    function: computes the same each time from its arguments and from tensors that do not change. It returns tensors of
+        one dtype and device, or nested tuples, lists and dicts of them.
+
+    Raises TypeError for results of several dtypes or devices. The backward pass raises RuntimeError where the second
+    run does not do what the first did, or would read a tensor that was changed in place since.
 
     >>> import gradflow as gf
     >>> x = gf.tensor([0.0, 1.0], requires_grad=True)
@@ -54,14 +57,20 @@ def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     parents = tuple([node for node in segment.argument_nodes if node is not None] + externals)
     node = Node(_CHECKPOINT, backend, parents, None, None, array, {"segment": segment})
     segment.version = node.id
-    memory = run.flat._shared_memory()  # the function may have returned a view of what it was given
+    memory = run.flat._shared_memory()  # the function may have returned a view of an argument
     out = Tensor(array, backend, node)
     memory.add(out)
     return run.split(out)
 
 
 class _Segment:
-    """What it takes to run a function again as it ran first."""
+    """A function and all that is needed to run it a second time as the first.
+
+    tree, leaves: its arguments, nested, and as a list; argument_nodes: their nodes, None for those without a gradient.
+    states: the states of the random generators before the first run.
+    externals: the nodes of what it read besides its arguments.
+    version: the number of the clock after the first run.
+    """
 
     states: States
     externals: list[Any]
@@ -74,7 +83,7 @@ class _Segment:
         self.argument_nodes = [x._node if isinstance(x, Tensor) else None for x in self.leaves]
 
     def check_unchanged(self, tensors: Iterable[Any], until: int) -> None:
-        """Raise RuntimeError for a tensor that was changed in place since the function ran, up to `until`."""
+        """Raise RuntimeError for a tensor that was changed in place between the first run and `until`."""
         for x in tensors:
             if not isinstance(x, Tensor):
                 continue
@@ -88,7 +97,7 @@ class _Segment:
 
 
 class _Watcher(Forwarder):
-    """Sees what the second run of a segment reads and refuses what is not as it was."""
+    """Observes the second run of a segment, and raises where it reads a tensor that was changed in place."""
 
     def __init__(self, segment: _Segment) -> None:
         super().__init__(current_observer.get())
@@ -101,7 +110,11 @@ class _Watcher(Forwarder):
 
 
 class _Run:
-    """A run of a segment on stand-ins for its arguments: its output, and the recorded tensors in that as a flat one."""
+    """A run of a segment on stand-ins for its arguments.
+
+    output: what the function returned; parts: the recorded tensors in it; flat: these as one tensor, None if there are
+    none. recorded: whether the stand-ins are connected to the graph of the arguments, for higher derivatives.
+    """
 
     def __init__(self, segment: _Segment, recorded: bool) -> None:
         self.start = clock.tick()
@@ -125,7 +138,7 @@ class _Run:
                 self.flat = concat([reshape(y, (y.size,)) for y in self.parts]) if several else self.parts[0]
 
     def beginnings(self) -> list[Any]:
-        """The older nodes that the output depends on, the stand-ins aside."""
+        """The nodes from before this run that the output depends on, except the stand-ins."""
         assert self.flat is not None
         seen, stack = set(self.stand_ins), [self.flat._node]
         externals = []
@@ -141,7 +154,7 @@ class _Run:
         return sorted(externals, key=lambda node: node.id)
 
     def split(self, flat: Tensor) -> Any:
-        """The output with pieces of `flat` in place of its recorded tensors."""
+        """The output with the pieces of `flat` in place of its recorded tensors."""
         pieces, start = [], 0
         for y in self.parts:
             stop = start + math.prod(y.shape)
@@ -152,6 +165,7 @@ class _Run:
 
 
 def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, segment: _Segment) -> list[Any]:
+    """The gradient rule: the gradients of the arguments and externals, by a second run."""
     watcher = _Watcher(segment)
     segment.check_unchanged(segment.leaves, watcher.start)
     batch = isinstance(g, Batch)
@@ -161,9 +175,9 @@ def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, segment: _Se
     externals = [] if run.flat is None else run.beginnings()
     if run.flat is None or run.flat.shape != g.shape or externals != segment.externals:
         raise RuntimeError(
-            "the function of a checkpoint did something else when it was run again: it must not depend on anything "
-            "but its arguments, tensors that stay as they are, and gradflow's random generators (a module inside "
-            "functional_call has its own parameters back by then: put the checkpoint around the functional_call)"
+            "the function of a checkpoint did something else when it was run again: it must depend only on its "
+            "arguments, tensors that do not change, and gradflow's random generators (a module inside functional_call "
+            "has its own parameters back by then: put the checkpoint around the functional_call)"
         )
     ends = run.stand_ins + externals
     found = backward(
