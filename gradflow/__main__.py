@@ -1,7 +1,7 @@
-"""The command `gradflow`, from its first line: until a run trains, Ctrl-C ends it at once, with one line.
+"""The entry point of the command `gradflow`: until a run trains, Ctrl-C ends it at once, with one line.
 
-What takes time is imported under that rule. `python -m gradflow` comes here once the package is imported; the installed
-script comes here first, since a wheel holds this file as `gradflow_command`, too.
+The slow imports happen under this rule. `python -m gradflow` runs this file after importing the package; the installed
+script runs it first, since a wheel also contains this file as the module `gradflow_command`.
 """
 
 import contextlib
@@ -11,22 +11,22 @@ import sys
 
 
 def stop(*_: object) -> None:
-    """End the process, without a word from what is being imported and might take the interrupt for a fault."""
+    """End the process at once: a module that is being imported must not report the interrupt as an error."""
     with contextlib.suppress(OSError):
         os.write(2, b"gradflow: error: interrupted\n")
     os._exit(130)
 
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the process is to ignore it
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise the process ignores Ctrl-C
     signal.signal(signal.SIGINT, stop)
 
 
 def main() -> int:
-    """Run the command with the words of the command line; the exit status."""
+    """Run the command line and return the exit status."""
     from gradflow.cli import main
 
     status = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is over, but for the end of the interpreter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the end of the interpreter is left
     return status
 
 

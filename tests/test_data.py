@@ -116,7 +116,7 @@ def test_batch_sizes_may_be_numpys(integer: Any) -> None:
     assert type(batches.batch_size) is int
     assert [len(x) for x, _ in batches] == [4, 4, 2]
     for wrong in (integer(0), np.float64(4.0), True, None, "4"):
-        with pytest.raises(ValueError, match="a batch size is an integer of at least 1"):
+        with pytest.raises(ValueError, match="batch_size must be an integer of at least 1"):
             numbered(10, wrong, "cpu")  # type: ignore[arg-type]
 
 
@@ -183,7 +183,7 @@ def test_labels_without_an_output_are_refused_before_the_loss_sees_them(labels: 
             "training": lambda: next(fit(model, never, gf.optim.SGD(model.parameters()), bad, bad, 1)),
             "test": lambda: evaluate(model, never, bad),
         }[part]
-        with pytest.raises(ValueError, match=r"labels of 3 outputs lie in \[0, 3\)"):
+        with pytest.raises(ValueError, match=r"labels for 3 outputs must be in \[0, 3\)"):
             run()
 
 

@@ -1,7 +1,7 @@
-"""The real datasets that come with scikit-learn, ready to train on; nothing is downloaded.
+"""The datasets that come with scikit-learn, ready to train on; nothing is downloaded.
 
-The one idea: everything learned from data, the scale of the features included, is learned from the training split
-alone, so that the score on the test split is what unseen data would give.
+Everything learned from data, including the scale of the features, is learned from the training split alone, so the
+score on the test split is that of unseen data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DATASETS: dict[str, str] = {
     "iris": "150 flowers by 4 measurements, 3 classes",
     "diabetes": "442 patients by 10 measurements, regression",
 }
-"""The names that `load` knows, each with a few words on what it holds."""
+"""The names that `load` knows, each with a short description."""
 
 TEST_SHARE = 0.2
 """The share of the samples that `Dataset.split` holds out."""
@@ -34,11 +34,11 @@ _FARTHEST = 3.0  # standard deviations
 
 @dataclass(frozen=True, repr=False)
 class Split:
-    """What to train on and what was held out, standardised by the training part: host arrays.
+    """A training split and a held-out test split, as host arrays, standardised by the training split.
 
-    Inputs are float32 (samples, features), no farther than 3 standard deviations from the mean: a pixel that hardly
-    changes in training would otherwise be huge wherever it does. Targets are int64 labels (samples,), or float32
-    (samples, 1) in units of the standard deviation of the training targets.
+    Inputs are float32 (samples, features), clipped to 3 standard deviations from the mean: otherwise a pixel that
+    hardly varies in training could be huge elsewhere. Targets are int64 labels (samples,), or float32 (samples, 1),
+    standardised too.
     """
 
     train_inputs: Floats
@@ -57,8 +57,8 @@ class Split:
 class Dataset:
     """Samples on the host: `inputs` float32 (samples, features), `targets` int64 (samples,) or float32 (samples, 1).
 
-    Integer targets are labels in [0, len(classes)); float targets are for regression, and `classes` is empty.
-    Raises ValueError or TypeError for arrays that are not that, or numbers that are not finite.
+    Integer targets are labels in [0, len(classes)); float targets are for regression, with empty `classes`.
+    Raises TypeError or ValueError for other arrays and for non-finite numbers.
     """
 
     name: str
@@ -72,35 +72,35 @@ class Dataset:
 
     def __post_init__(self) -> None:
         inputs, targets = array_from_host(self.inputs), array_from_host(self.targets)
-        object.__setattr__(self, "inputs", inputs)  # in this machine's byte order
+        object.__setattr__(self, "inputs", inputs)  # now in this machine's byte order
         object.__setattr__(self, "targets", targets)
         if inputs.dtype != np.float32 or inputs.ndim != 2:
-            raise TypeError(f"inputs are float32 (samples, features); got {inputs.dtype} of shape {inputs.shape}")
+            raise TypeError(f"inputs must be float32 (samples, features); got {inputs.dtype} of shape {inputs.shape}")
         if len(inputs) != len(targets):
             raise ValueError(f"there are {len(inputs)} inputs and {len(targets)} targets")
         if not np.isfinite(inputs).all() or not np.isfinite(targets).all():
-            raise ValueError(f"the dataset {self.name} has a number that is not finite")
+            raise ValueError(f"the dataset {self.name} contains a non-finite number")
         if self.is_classification:
             check_labels(targets, len(self.classes))
         elif targets.dtype != np.float32 or targets.ndim != 2:
             raise TypeError(
-                f"targets are int64 (samples,) or float32 (samples, 1); got {targets.dtype} {targets.shape}"
+                f"targets must be int64 (samples,) or float32 (samples, 1); got {targets.dtype} {targets.shape}"
             )
 
     @property
     def is_classification(self) -> bool:
-        """Whether the targets are labels of classes."""
+        """Whether the targets are class labels."""
         return bool(np.issubdtype(self.targets.dtype, np.integer))
 
     @property
     def outputs(self) -> int:
-        """The width of the output layer of a model of this dataset: the number of classes, or of target columns."""
+        """The width of the output layer for this dataset: the number of classes or of target columns."""
         return len(self.classes) if self.is_classification else int(self.targets.shape[1])
 
     def split(self, seed: int, test_share: float = TEST_SHARE) -> Split:
-        """Hold out `test_share` of the samples, as many of each class as its share of all; the same for a seed.
+        """Return a split with `test_share` of the samples, and of each class, held out. A seed gives one split.
 
-        Raises ValueError for a seed outside [0, 2^32) or a share that leaves a part, or a class of it, empty.
+        Raises ValueError for a seed outside [0, 2^32), or if a split, or a class in it, would be empty.
         """
         from sklearn.model_selection import train_test_split
 
@@ -120,21 +120,21 @@ class Dataset:
 def check_labels(labels: npt.NDArray[Any], classes: int) -> None:
     """Raise TypeError for labels that are not int64 (samples,), ValueError for one outside [0, classes).
 
-    On the host and before training, because a GPU does not check: it reads past the end of a row.
+    This runs on the host before training, because CUDA kernels do not check labels: they read past the end of a row.
     """
     if labels.dtype != np.int64 or labels.ndim != 1:
-        raise TypeError(f"labels are int64 (samples,); got {labels.dtype} of shape {labels.shape}")
+        raise TypeError(f"labels must be int64 (samples,); got {labels.dtype} of shape {labels.shape}")
     if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"labels of {classes} classes lie in [0, {classes}); got {labels.min()} to {labels.max()}")
+        raise ValueError(f"labels of {classes} classes must be in [0, {classes}); got {labels.min()} to {labels.max()}")
 
 
 def load(name: str) -> Dataset:
-    """The dataset of that name. Raises ValueError for an unknown one, ModuleNotFoundError without scikit-learn."""
+    """Return the dataset of this name. Raises ValueError if unknown, ModuleNotFoundError without scikit-learn."""
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; there are {', '.join(DATASETS)}")
     from sklearn import datasets
 
-    if name == "diabetes":  # unscaled: scikit-learn's default scale has seen the samples that will be held out
+    if name == "diabetes":  # scikit-learn's default scale is computed from all samples, held-out ones too
         bunch = datasets.load_diabetes(scaled=False)
         return Dataset(name, bunch.data.astype(np.float32), bunch.target.astype(np.float32)[:, None])
     bunch = getattr(datasets, f"load_{name.replace('-', '_')}")()
@@ -143,7 +143,7 @@ def load(name: str) -> Dataset:
 
 
 def _standardised(values: Floats, reference: Floats) -> Floats:
-    """`values` less the mean of `reference`, over its standard deviation; a constant column is only shifted."""
+    """Return (values - mean) / standard deviation, both of `reference`; constant columns are only shifted."""
     mean = reference.mean(axis=0, dtype=np.float64)
     deviation = reference.std(axis=0, dtype=np.float64)
     deviation[deviation == 0] = 1.0

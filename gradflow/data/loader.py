@@ -1,7 +1,7 @@
-"""Batches that never pass through the host: the whole dataset moves to the device once, and batches are taken there.
+"""Batches on the device: the whole dataset moves there once, and batches never pass through the host.
 
-The order of an epoch is a permutation drawn on the device by a counter-based generator, so every device sees the
-same batches, and making one waits for nothing.
+The order of an epoch is a permutation drawn on the device by a counter-based generator, so every device has the same
+batches, and the host never waits for one.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ import gradflow as gf
 from gradflow.backend.registry import DeviceLike
 
 _GATHERED = 1 << 18
-"""The elements of inputs up to which several batches are gathered at once."""
+"""The most input elements of several batches that are gathered together."""
 
 
 class Batches:
-    """An epoch of batches each time it is iterated over: pairs of inputs and targets, as tensors on `device`.
+    """An iterable of batches, pairs of input and target tensors; each iteration is one epoch.
 
-    inputs, targets: arrays or tensors with one entry a sample on their first axis. `shuffle` draws a new order each
-    epoch from `generator` (default: gradflow's global one). The last batch is smaller where the samples do not
-    divide, or left out with `drop_last`. A `batch_size` above the number of samples makes one batch of them all.
-    Raises ValueError for no samples, unequal numbers of them, no batches, or a batch size below 1.
+    inputs, targets: arrays or tensors with the samples along their first axis.
+    batch_size: samples per batch. The last batch of an epoch may be smaller.
+    generator: what shuffles (default: gradflow's global generator).
+    shuffle: whether each epoch has a new order (default True).
+    drop_last: whether to leave out a smaller last batch (default False).
+    device: where the samples are kept (default: the current device).
+
+    Raises ValueError for no samples, unequal numbers of samples, no complete batch with `drop_last`, or a batch size
+    below 1.
     """
 
     def __init__(
@@ -39,11 +44,11 @@ class Batches:
         if len(inputs) != len(targets):
             raise ValueError(f"there are {len(inputs)} inputs and {len(targets)} targets")
         if not len(inputs):
-            raise ValueError("there are no samples to make batches of")
+            raise ValueError("there are no samples")
         if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 1:
-            raise ValueError(f"a batch size is an integer of at least 1; got {batch_size!r}")
+            raise ValueError(f"batch_size must be an integer of at least 1; got {batch_size!r}")
         if drop_last and batch_size > len(inputs):
-            raise ValueError(f"{len(inputs)} samples make no whole batch of {batch_size}")
+            raise ValueError(f"{len(inputs)} samples are less than one batch of {batch_size}")
         where = gf.get_backend(device).device
         self.inputs = gf.tensor(inputs, device=where)
         self.targets = gf.tensor(targets, device=where)
@@ -78,7 +83,7 @@ class Batches:
         order = gf.random.permutation(len(self.inputs), device=self.inputs.device, generator=self.generator)
         batch_elements = self.batch_size * self.inputs.size // len(self.inputs)
         step = self.batch_size * max(1, _GATHERED // max(1, batch_elements))
-        for first in range(0, self.samples, step):  # small batches are gathered together: slices cost less
+        for first in range(0, self.samples, step):  # gather small batches together: slicing is cheaper
             chosen = order[first : min(first + step, self.samples)]
             inputs, targets = self.inputs.take(chosen, axis=0), self.targets.take(chosen, axis=0)
             for start in range(0, len(chosen), self.batch_size):

@@ -1,4 +1,4 @@
-"""The picture of a run: loss and score by epoch, for the training and the test split."""
+"""The plot of a run: loss and score by epoch, for the training and the test split."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _TRAIN, _TEST = "#8a8f98", "#c0392b"
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """matplotlib with its own settings, and none of the user's or the environment's, for the time of a `with`."""
-    named = os.environ.pop("MPLBACKEND", None)  # a wrong one makes its import fail
+    """Inside a `with`, use matplotlib's default settings, not those of the user or the environment."""
+    named = os.environ.pop("MPLBACKEND", None)  # an unknown backend would make the import fail
     try:
         import matplotlib.style
     finally:
@@ -26,7 +26,7 @@ def own_settings() -> Iterator[None]:
 
 
 def curves_png(epochs: Sequence[Epoch], title: str, classification: bool) -> bytes:
-    """Two plots side by side, as a PNG image. Uses no window, and no settings but matplotlib's own."""
+    """Return a PNG image of two plots side by side. Opens no window, and uses matplotlib's default settings."""
     with own_settings():
         return _draw(epochs, title, classification)
 

@@ -1,7 +1,7 @@
 """The training loop.
 
-The one idea: within an epoch nothing is read from the device. Losses and counts add up there, and one transfer at the
-end of the epoch brings them all; so a GPU is never waited for between two steps.
+Within an epoch nothing is read from the device. Losses and counts add up there, and one transfer at the end of the
+epoch reads them all, so the host never waits for a GPU between two steps.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import gradflow as gf
 from gradflow.data import Batches
 
 Criterion = Callable[[gf.Tensor, gf.Tensor], gf.Tensor]
-"""A loss of outputs and targets, averaged over the batch: `gradflow.cross_entropy`, `gradflow.nn.MSELoss()`, ..."""
+"""A loss of outputs and targets, averaged over the batch, such as `gradflow.cross_entropy` or `nn.MSELoss()`."""
 
 
 class Epoch(NamedTuple):
-    """What an epoch came to. A score is the share of correct labels, or R² where the targets are no labels.
+    """The figures of an epoch. A score is the share of correct labels, or R² for targets that are not labels.
 
-    `epoch` counts from 1; `step` is the number of optimizer steps so far, `learning_rate` that of the last of them.
-    The training figures are means over the epoch's batches, as they were when each was trained on (with dropout, if
-    any); the test figures are those after the epoch (without).
+    `epoch` counts from 1, `step` is the number of optimizer steps so far, `learning_rate` that of the last step.
+    The training figures are means over the batches as each was trained on, with dropout; the test figures are computed
+    after the epoch, without dropout.
     """
 
     epoch: int
@@ -36,7 +36,7 @@ class Epoch(NamedTuple):
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became infinite or no number at all: training has diverged."""
+    """The loss became infinite or NaN: training has diverged."""
 
 
 def fit(
@@ -47,10 +47,10 @@ def fit(
     test_batches: Batches,
     epochs: int,
 ) -> Iterator[Epoch]:
-    """Train the model in place, and give each epoch's figures when it is over: `for epoch in fit(...): ...`.
+    """Train the model in place and yield the figures of each epoch: `for epoch in fit(...): ...`.
 
-    Leaving the loop early is fine. Raises NonFiniteLossError after an epoch whose loss is not finite, and ValueError
-    for labels that the model has no output for, before the loss sees them: on a GPU, it would not look.
+    You may leave the loop early. Raises NonFiniteLossError after an epoch with a non-finite loss, and ValueError for
+    labels outside the model's outputs, since CUDA kernels do not check labels.
     """
     train_tally, test_tally = _Tally(train_batches.targets), _Tally(test_batches.targets)
     for epoch in range(1, epochs + 1):
@@ -74,7 +74,7 @@ def fit(
 
 
 def evaluate(model: gf.nn.Module, criterion: Criterion, batches: Batches) -> tuple[float, float]:
-    """The mean loss of the model on all samples, and its score (see `Epoch`), in evaluation mode."""
+    """Return the mean loss of the model on all samples, and its score (see `Epoch`), in evaluation mode."""
     tally = _Tally(batches.targets)
     _run_test(model, criterion, batches, tally)
     loss, score = _read(tally)
@@ -91,7 +91,7 @@ def _run_test(model: gf.nn.Module, criterion: Criterion, batches: Batches, tally
 
 
 class _Tally:
-    """What an epoch comes to, kept on the device until its end: losses, and predicted labels or squared errors."""
+    """The results of an epoch, kept on the device until its end: losses, and predicted labels or squared errors."""
 
     def __init__(self, all_targets: gf.Tensor) -> None:
         self.counts_labels = not all_targets.dtype.is_floating
@@ -103,20 +103,20 @@ class _Tally:
         self.start()
 
     def start(self) -> None:
-        """Begin from nothing."""
+        """Forget all results."""
         self.losses: list[gf.Tensor] = []
         self.samples: list[int] = []
-        self.results: list[gf.Tensor] = []  # for labels, the predicted ones; else sums of squared errors
+        self.results: list[gf.Tensor] = []  # predicted labels, or sums of squared errors
         self.targets: list[gf.Tensor] = []
 
     def check(self, outputs: gf.Tensor, targets: gf.Tensor) -> None:
         lowest, highest = self.range
         if outputs.shape[:-1] == targets.shape and not 0 <= lowest <= highest < outputs.shape[-1]:
             classes = outputs.shape[-1]
-            raise ValueError(f"labels of {classes} outputs lie in [0, {classes}); got {lowest} to {highest}")
+            raise ValueError(f"labels for {classes} outputs must be in [0, {classes}); got {lowest} to {highest}")
 
     def add(self, loss: gf.Tensor, outputs: gf.Tensor, targets: gf.Tensor) -> None:
-        """Keep what `sums` needs of a batch: little is done here, between two steps."""
+        """Keep what `sums` needs of a batch; this runs between steps, so it does little."""
         outputs = outputs.detach()
         self.results.append(gf.argmax(outputs, axis=-1) if self.counts_labels else gf.sum(gf.square(outputs - targets)))
         self.losses.append(loss.detach())
@@ -124,18 +124,18 @@ class _Tally:
         self.targets.append(targets)
 
     def sums(self) -> gf.Tensor:
-        """The loss of each batch, and the correct labels or the sum of squared errors, in one tensor."""
+        """Return one tensor: the loss of each batch, then the number of correct labels or the sum of squared errors."""
         if self.counts_labels:
             last = gf.sum(gf.equal(gf.concat(self.results), gf.concat(self.targets)))
         else:
             last = gf.sum(gf.stack(self.results))
         losses = gf.stack(self.losses)
         if losses.dtype is not gf.float64:
-            losses = gf.astype(losses, "float32")  # float16 counts no further than to 2048
+            losses = gf.astype(losses, "float32")  # float16 cannot count beyond 2048
         return gf.concat([losses, gf.reshape(gf.astype(last, losses.dtype), (1,))])
 
     def figures(self, sums: list[float]) -> tuple[float, float]:
-        """The mean loss and the score, of the values of `sums`; and start again from nothing."""
+        """Return the mean loss and the score from the values of `sums`, and forget the results."""
         loss = sum(loss * n for loss, n in zip(sums, self.samples, strict=False)) / sum(self.samples)
         share = sums[-1] / sum(t.size for t in self.targets)
         self.start()
@@ -145,7 +145,7 @@ class _Tally:
 
 
 def _read(*tallies: _Tally) -> list[float]:
-    """The figures of all tallies, in one transfer."""
+    """Return the figures of all tallies, with one transfer."""
     sums = [tally.sums() for tally in tallies]
     values = iter(gf.concat(sums).tolist())
     return [figure for t, s in zip(tallies, sums, strict=True) for figure in t.figures(list(islice(values, s.size)))]

@@ -1,7 +1,7 @@
-"""The folder of a run: what it holds, and that nothing in it is ever half written.
+"""The folder of a run and its files; no file is ever left half written.
 
-A file is written under another name and renamed when it is whole; a folder in which nothing was reached is removed,
-with the parents that were made for it.
+A file is written under another name and renamed when it is complete. A folder without results is removed, with the
+parent folders that were created for it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from gradflow.training.settings import Settings, SettingsError
 
 
 class RunFolder:
-    """A new folder for the time of a `with`, kept if something was written into it.
+    """Inside a `with`, a new folder; it is kept if a file was written into it, and removed otherwise.
 
-    `out` is the folder to use, which must not exist or be empty; without it, the first of default, default-2, ...
-    that does not exist. Entering raises SettingsError where there can be no such folder or no file in it.
+    out: the folder to use; it must be empty or not exist.
+    default: the folder if `out` is None; if it exists, the first of default-2, default-3, ... that does not.
+
+    Entering raises SettingsError if the folder cannot be created or written to.
     """
 
     def __init__(self, out: str | Path | None, default: str | Path) -> None:
@@ -62,7 +64,7 @@ class RunFolder:
             self._remove()
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file of the folder, whole or not at all. Raises OSError."""
+        """Write a file into the folder, completely or not at all. Raises OSError."""
         part = self.path / f".{name}.part"
         try:
             part.write_bytes(content)
@@ -106,7 +108,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C for the time of a `with`, which is to be short."""
+    """Ignore Ctrl-C inside a `with`; keep it short."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -117,15 +119,15 @@ def without_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-# ---------------------------------------------------------------------- what the files hold
+# ---------------------------------------------------------------------- contents of the files
 
 
 def environment(device: gf.Device) -> dict[str, Any]:
-    """What besides the settings decides the last bits of a result: two runs that agree in all of it have equal bits.
+    """Return what, besides the settings, decides a result: if both are equal, two runs are equal bit for bit.
 
-    Versions, the device, which kernels run (so GRADFLOW_FUSED and GRADFLOW_FAST), the BLAS with the processor that its
-    kernels are for and its threads, and the processor that numba compiles for. Raises DeviceUnavailableError for a
-    backend that does not tell.
+    That is: the versions, the device, which kernels run (so GRADFLOW_FUSED and GRADFLOW_FAST), the BLAS library with
+    the processor type of its kernels and its threads, and the processor that numba compiles for. Raises
+    DeviceUnavailableError if the backend cannot describe its device.
     """
     kernels = Counter(gf.get_backend(device).kernels().values())
     found: dict[str, Any] = {
@@ -152,7 +154,7 @@ def environment(device: gf.Device) -> dict[str, Any]:
 
 
 def _numba_target() -> str:
-    """The processor that numba compiles for, with what it was told to use of it."""
+    """Return the processor that numba compiles for, with NUMBA_CPU_NAME and NUMBA_CPU_FEATURES applied."""
     from llvmlite.binding import get_host_cpu_name
 
     words = [os.environ.get("NUMBA_CPU_NAME") or get_host_cpu_name(), os.environ.get("NUMBA_CPU_FEATURES", "")]
@@ -160,23 +162,23 @@ def _numba_target() -> str:
 
 
 def score_name(classification: bool) -> str:
-    """What the scores of a run are called in its files."""
+    """Return the name of the score in the files of a run."""
     return "accuracy" if classification else "r2"
 
 
 def column_names(classification: bool) -> list[str]:
-    """The header of metrics.csv."""
+    """Return the header of metrics.csv."""
     return [name.replace("score", score_name(classification)) for name in Epoch._fields]
 
 
 def metrics_csv(epochs: Sequence[Epoch], classification: bool) -> bytes:
-    """A row for each epoch, every number with all its digits, and no time in it: equal runs give equal bytes."""
+    """Return one row per epoch, with all digits and without times: equal runs have equal bytes."""
     rows = [",".join(column_names(classification)), *(",".join(map(repr, epoch)) for epoch in epochs)]
     return ("\n".join(rows) + "\n").encode()
 
 
 def config_toml(settings: Settings, surroundings: Mapping[str, Any], result: Mapping[str, Any]) -> bytes:
-    """All that is needed to repeat the run, and what came of it."""
+    """Return everything needed to repeat the run, and its result, as TOML."""
     import tomli_w
 
     head = "# To repeat this run: gradflow train --config <this file>\n\n"
@@ -185,9 +187,9 @@ def config_toml(settings: Settings, surroundings: Mapping[str, Any], result: Map
 
 
 def weights_safetensors(weights: Mapping[str, gf.Tensor]) -> bytes:
-    """The weights by name, as every safetensors reader takes them.
+    """Return the weights by name, in the safetensors format.
 
-    The format's writer stores the memory of an array as it lies, so each is brought into C order first.
+    The writer stores the memory of an array as it is, so each array is copied to C order first.
     """
     from safetensors.numpy import save
 

@@ -1,6 +1,6 @@
-"""All that decides what a run computes, in one checked, immutable record that can be written down and read back.
+"""`Settings`: everything that decides what a run computes, in one checked, immutable record.
 
-Every way in (the command line, a config.toml, Python) ends in `Settings(...)`, so each rule is stated once.
+The command line, a config.toml and Python code all create `Settings(...)`, so each rule is stated once.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
     "sgd": {"lr": 0.05, "weight_decay": 0.0, "momentum": 0.9},
     "rmsprop": {"lr": 0.0005, "weight_decay": 0.0, "momentum": 0.0},
 }
-"""The optimizers by name, each with its own defaults; one without momentum takes none."""
+"""The optimizers by name, with their defaults; those without a default momentum take no momentum."""
 
 SCHEDULES = ("cosine", "constant")
-"""The courses of the learning rate: down to 0 in half a cosine over the whole run, or none."""
+"""The schedules of the learning rate: down to 0 along half a cosine over the whole run, or constant."""
 
 
 class SettingsError(ValueError):
-    """Settings that cannot be carried out; the message says, in one line, which and why."""
+    """Invalid settings; the message says, on one line, which and why."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a run. `lr`, `momentum` and `weight_decay` left None become the optimizer's own defaults.
+    """The settings of a run. If `lr`, `momentum` or `weight_decay` is None, it becomes the optimizer's default.
 
-    hidden: the widths of the hidden layers, () for none. device: a name, or "auto". seed: in [0, 2^32); it decides
+    device: a name, or "auto". hidden: the widths of the hidden layers, () for none. seed: in [0, 2^32); it decides
     the split, the initial weights, the shuffles and the dropout masks. Raises SettingsError, which names the setting,
-    for a value that cannot be.
+    for an invalid value.
     """
 
     dataset: str
@@ -72,8 +72,8 @@ class Settings:
                 object.__setattr__(self, name, value)
         if self.momentum is not None and "momentum" not in OPTIMIZERS[self.optimizer]:
             takers = " and ".join(name for name, own in OPTIMIZERS.items() if "momentum" in own)
-            raise SettingsError(f"momentum does not apply to {self.optimizer}; it does to {takers}")
-        for name in ("lr", "weight_decay", "dropout", "momentum"):  # as Python's numbers, which the files can hold
+            raise SettingsError(f"{self.optimizer} has no momentum; {takers} have")
+        for name in ("lr", "weight_decay", "dropout", "momentum"):  # as Python numbers, which can be written to files
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _number(name, getattr(self, name)))
         for name, most in (("batch_size", None), ("epochs", None), ("seed", (1 << 32) - 1)):
@@ -89,7 +89,7 @@ class Settings:
                 raise SettingsError(f"{name} must be at least 0 and below 1; got {value}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as TOML can hold them; what does not apply is left out."""
+        """Return the settings as a dict for TOML, without those that are None."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["hidden"] = list(self.hidden)
         return {name: value for name, value in values.items() if value is not None}
@@ -99,26 +99,26 @@ SETTING_NAMES = tuple(f.name for f in fields(Settings))
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The content of a run's config.toml: "settings" to make `Settings` of, and what else a run wrote there.
+    """Return the content of a run's config.toml: the "settings", and what else the run recorded.
 
-    Raises SettingsError for a file that cannot be read or is no config of a run.
+    Raises SettingsError if the file cannot be read or is not the config of a run.
     """
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows write a mark first
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{path} is not text in UTF-8: save it in this encoding") from None
-    except (ValueError, RecursionError) as error:  # of the parser's own, and numbers or nesting beyond its limits
+    except (ValueError, RecursionError) as error:  # also for numbers or nesting beyond the parser's limits
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
     unknown = set(content) - {"settings", "environment", "result"}
     if unknown:
-        raise SettingsError(f"{path} has an unknown key {sorted(unknown)[0]!r}; settings stand under [settings]")
+        raise SettingsError(f"{path} has an unknown key {sorted(unknown)[0]!r}; settings belong under [settings]")
     settings = content.get("settings")
     if not isinstance(settings, Mapping):
         raise SettingsError(f"{path} has no table [settings]")
     if not isinstance(content.get("environment", {}), Mapping):
-        raise SettingsError(f"{path} has an environment that is no table")
+        raise SettingsError(f"{path} has an environment that is not a table")
     for name in settings:
         if name not in SETTING_NAMES:
             raise SettingsError(f"{path} has an unknown setting {name!r}{_hint(name, SETTING_NAMES)}")

@@ -1,7 +1,7 @@
-"""A whole run from its settings: device, data, model, loop, and the folder it leaves.
+"""A whole run from its settings: device, data, model, loop, and the folder with its results.
 
-The one idea: a run is a function of its `Settings`. The seed decides everything random, each part from its own
-stream, so the same settings give the same numbers to the last bit where `run.environment` is the same.
+A run is a function of its `Settings`. The seed decides everything random, and each part has its own stream, so equal
+settings give equal numbers, bit for bit, if `run_folder.environment` is equal too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from gradflow.training.run_folder import (
 from gradflow.training.settings import Settings, SettingsError
 
 TEST_BATCH = 4096
-"""Samples of the test split that go through the model at once."""
+"""The batch size for the test split."""
 
 EXTRA_MODULES = {
     "matplotlib": "matplotlib",
@@ -48,15 +48,15 @@ EXTRA_MODULES = {
     "tomli_w": "tomli-w",
     "tqdm": "tqdm",
 }
-"""What the extra `train` installs: import names and the names of the packages."""
+"""What the extra `train` installs: import names, and names of packages."""
 
 _SMALL_PRODUCT = 1 << 25  # multiplications, about a millisecond of one core
-_SHUFFLE_STREAM = 1 << 64  # keys from here on are the shuffles', keys below the weights' and masks'
+_SHUFFLE_STREAM = 1 << 64  # added to the seed: shuffles use other keys than weights and masks
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run about to start: its settings (with the device that was chosen), why that device, and what was made."""
+    """A run about to start. `settings.device` is the device that was chosen, and `reason` says why."""
 
     settings: Settings
     reason: str
@@ -69,10 +69,10 @@ class Setup:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run reached: its epochs, the model as it was after the last of them, and where it is saved.
+    """The result of a run: its epochs, the model after the last of them, and the folder where it is saved.
 
-    `interrupted` tells of Ctrl-C. `failure` says why training stopped by itself before its end, `no_picture` why there
-    is no curves.png; else they are empty.
+    `interrupted` is True after Ctrl-C. `failure` says why training stopped early, `no_picture` why there is no
+    curves.png; otherwise they are empty.
     """
 
     settings: Settings
@@ -87,7 +87,7 @@ class Result:
 
     @property
     def score(self) -> str:
-        """The last score on the test split, in words."""
+        """The last score on the test split, as text."""
         return describe_score(self.epochs[-1].test_score, self.classification)
 
 
@@ -97,13 +97,16 @@ def train(
     on_start: Callable[[Setup], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Result:
-    """Train an MLP as `settings` say and leave weights, metrics.csv, curves.png and config.toml in a folder.
+    """Train an MLP and save weights.safetensors, metrics.csv, curves.png and config.toml in a folder.
 
-    `out` is a new or empty folder, by default runs/<dataset>-seed<seed>, with a number added where that exists. Seeds
-    gradflow's global generator. Ctrl-C, or a loss that is no longer finite, ends training: what the epochs before
-    reached is saved and returned.
-    Raises SettingsError for what cannot be carried out here, ModuleNotFoundError without the extra `train`, and what
-    ended training in its first epoch (KeyboardInterrupt, NonFiniteLossError); then nothing is left behind.
+    settings: what to train.
+    out: a new or empty folder (default: runs/<dataset>-seed<seed>, with a number added if that exists).
+    on_start: called with the `Setup` before training.
+    on_epoch: called with the figures of each epoch.
+
+    Seeds gradflow's global generator. Ctrl-C or a non-finite loss ends training; the finished epochs are saved and
+    returned. Raises SettingsError for settings that cannot be used here and ModuleNotFoundError without the extra
+    `train`. Raises KeyboardInterrupt or NonFiniteLossError if training ends in its first epoch; then nothing is saved.
     """
     require_extra()
     settings, reason = resolve_device(settings)
@@ -122,16 +125,16 @@ def train(
 def _run(
     setup: Setup, optimizer: gf.optim.Optimizer, on_epoch: Callable[[Epoch], None] | None
 ) -> tuple[Result, dict[str, gf.Tensor]]:
-    """Train to the end or as far as it goes; what was reached, and the weights after the last whole epoch."""
+    """Train as far as possible; return the result, and the weights after the last complete epoch."""
     classification = setup.dataset.is_classification
     criterion = gf.cross_entropy if classification else gf.mse_loss
     epochs: list[Epoch] = []
-    reached: tuple[int, dict[str, gf.Tensor]] = (0, {})  # one assignment, so that Ctrl-C cannot part the two
+    reached: tuple[int, dict[str, gf.Tensor]] = (0, {})  # set in one assignment: Ctrl-C cannot come in between
     interrupted, failure = False, ""
     began = time.perf_counter()
     course = fit(setup.model, criterion, optimizer, setup.train_batches, setup.test_batches, setup.settings.epochs)
     try:
-        with np.errstate(all="ignore"):  # divergence is told by the loss, once
+        with np.errstate(all="ignore"):  # a non-finite loss reports divergence
             for epoch in course:
                 epochs.append(epoch)
                 reached = len(epochs), setup.model.state_dict()
@@ -150,21 +153,20 @@ def _run(
 
 
 def describe_score(score: float, classification: bool) -> str:
-    """A score in words."""
+    """Return a score as text."""
     return f"accuracy {100 * score:.2f} %" if classification else f"R² {score:.4f}"
 
 
 def require_extra() -> None:
-    """Import what a run needs beside gradflow; ModuleNotFoundError, which says what to type, where some is missing.
+    """Import the packages that a run needs. Raises ModuleNotFoundError, which says what to type, if some are missing.
 
-    So no import is left to the time in which Ctrl-C is to end a run cleanly. matplotlib is not imported: whatever may
-    be wrong with it, it is needed for a picture alone.
+    Importing them now keeps imports out of the part of a run that Ctrl-C ends cleanly. matplotlib is not imported: a
+    broken installation of it costs only the plot.
     """
     missing = [package for module, package in EXTRA_MODULES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ModuleNotFoundError(
-            f'training needs {", ".join(missing)}, which the extra "train" of {DISTRIBUTION} brings; '
-            f"{to_install('train')}"
+            f'training needs {", ".join(missing)} from the extra "train" of {DISTRIBUTION}; {to_install("train")}'
         )
     with delayed_interrupts():
         for module in ("safetensors.numpy", "sklearn.datasets", "threadpoolctl", "tomli_w"):
@@ -172,7 +174,7 @@ def require_extra() -> None:
 
 
 def resolve_device(settings: Settings) -> tuple[Settings, str]:
-    """The settings with a device that exists here in place of "auto" or a short name, and one line that says why.
+    """Return the settings with the full name of an existing device, and one line that says why it was chosen.
 
     Raises SettingsError, with the diagnosis, for a device that cannot be used.
     """
@@ -186,7 +188,7 @@ def resolve_device(settings: Settings) -> tuple[Settings, str]:
 
 
 def auto_device() -> tuple[gf.Device, str]:
-    """What `gradflow.choose_device` chooses and why; SettingsError where that cannot be used."""
+    """Return the device that `gradflow.choose_device` chooses, and why. Raises SettingsError if it cannot be used."""
     try:
         device, reason = gf.choose_device()
         gf.get_backend(device)
@@ -216,25 +218,25 @@ def _prepare(settings: Settings, reason: str, folder: Path) -> tuple[Setup, gf.o
 
 
 def _least_memory(sizes: Sequence[int], batch: int) -> int:
-    """A lower bound, in bytes, on what training takes: weights, gradients and moments, and a batch's hidden values."""
+    """Return a lower bound on the bytes that training takes: weights, gradients, moments, a batch's hidden values."""
     return 4 * (3 * sum(n * m for n, m in itertools.pairwise(sizes)) + batch * sum(sizes))
 
 
 def _physical_memory() -> float:
-    """The bytes of memory of this machine, infinite where unknown.
+    """Return the bytes of memory of this machine, infinity if unknown.
 
-    Asked beforehand, because systems grant more than there is and end the process when it is used.
+    This is checked in advance, because systems grant more memory than they have and kill the process that uses it.
     """
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):  # on Windows, which grants no more than there is
+    except (AttributeError, ValueError, OSError):  # on Windows, which grants only what it has
         return math.inf
 
 
 def _thread_limit(setup: Setup) -> contextlib.AbstractContextManager[Any]:
-    """One thread on the CPU for small products.
+    """Return a context with one BLAS thread if the model is on the CPU and its products are small.
 
-    There a second thread brings nothing, and on a machine with other work the wait for it made a run ten times as long.
+    A second thread gains nothing for them, and on a busy machine waiting for it made a run ten times as long.
     """
     largest = max(n * m for n, m in itertools.pairwise(setup.model.sizes)) * setup.settings.batch_size
     if not setup.settings.device.startswith("cpu") or largest > _SMALL_PRODUCT:
@@ -263,7 +265,7 @@ def _make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.o
 
 
 def _save(folder: RunFolder, result: Result, weights: dict[str, gf.Tensor]) -> str:
-    """Write the files of a run. Returns why there is no picture, in one line; empty where there is one."""
+    """Write the files of a run. Return why there is no curves.png, on one line; "" if there is one."""
     settings, classification = result.settings, result.classification
     reached: dict[str, Any] = dict(zip(column_names(classification), result.epochs[-1], strict=True))
     if result.interrupted or result.failure:
@@ -275,7 +277,7 @@ def _save(folder: RunFolder, result: Result, weights: dict[str, gf.Tensor]) -> s
     title = f"{settings.dataset}, seed {settings.seed}: test {result.score}"
     try:
         picture = curves_png(result.epochs, title, classification)
-    except Exception as error:  # of a settings file of matplotlib's, say: the run is worth more than its picture
+    except Exception as error:  # such as from a broken matplotlibrc: the run matters more than its plot
         return one_line(error)
     folder.write("curves.png", picture)
     return ""
