@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -389,3 +390,15 @@ def test_half_floats_are_compared_with_numbers_beyond_their_range(name: str, dev
         expected = getattr(np, name)(np.array([1.0, math.inf, -math.inf, math.nan]), number)
         assert getattr(gf, name)(x, number).tolist() == expected.tolist()
         assert getattr(gf, name)(number, x).tolist() == getattr(np, name)(number, x.astype("float32").numpy()).tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "uint8", "int64"])
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_a_limit_beyond_the_dtype_clips_nothing_and_does_not_warn(dtype: str, shape: tuple[int, ...]) -> None:
+    x = gf.full(shape, 3, dtype=dtype, device="cpu")
+    for limit in (70000.0, 1e39, 1e300) if x.dtype.is_floating else (100,):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert (gf.clip(x, max=limit) == 3).all()
+            assert (gf.clip(x, min=0 if dtype == "uint8" else -limit) == 3).all()
+            assert (gf.clip(x, min=-limit if x.dtype.is_floating else 0, max=2) == 2).all()

@@ -10,13 +10,13 @@ from gradflow_numpy.fast import FastNumpyBackend
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # somebody keeps it from being imported
+    except (ImportError, ValueError):  # its import is blocked
         return False
 
 
 _wanted = switch("GRADFLOW_FAST")
 _fast = _is_installed("numba") if _wanted is None else _wanted
 CpuBackend: type[NumpyBackend] = FastNumpyBackend if _fast else NumpyBackend
-"""The backend of the device `cpu`: the fast one where numba is installed, unless GRADFLOW_FAST=0."""
+"""The backend of the device `cpu`: the fast one if numba is installed, unless GRADFLOW_FAST=0."""
 
 __all__ = ["CpuBackend", "FastNumpyBackend", "NumpyBackend"]

@@ -1,4 +1,4 @@
-"""NumPy as an array backend: array functions as they are, and device services of the host."""
+"""The NumPy backend: array functions that differ from NumPy's own or are faster, and the services of the CPU."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from gradflow_numpy.network import NetworkKernels
 from gradflow_numpy.optimizers import OptimizerKernels
 from gradflow_numpy.threads import count, set_count
 
-_reduce: Any = np.add.reduce  # less of Python around it than numpy.sum has
+_reduce: Any = np.add.reduce  # has less Python overhead than numpy.sum
 _FLOAT16 = np.dtype(np.float16)
+_LARGEST_FLOAT16 = 65504.0
 
 
 class NumpyBackend(NetworkKernels, OptimizerKernels):
-    """Arrays of NumPy in the memory of the host. Its one device is `cpu`."""
+    """NumPy arrays in host memory. Its only device is `cpu`."""
 
     name = "cpu"
     getitem: Any = staticmethod(operator.getitem)
-    # as numpy.add and so on, but ten times faster for two NumPy numbers, which sums are
+    # like numpy.add and so on, but ten times faster for two NumPy scalars, such as sums
     add: Any = staticmethod(operator.add)
     subtract: Any = staticmethod(operator.sub)
     multiply: Any = staticmethod(operator.mul)
@@ -34,28 +35,30 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
 
     def __init__(self, index: int = 0) -> None:
         super().__init__(np, index)
-        self._held: dict[tuple[Any, ...], Array] = {}
+        self._constants: dict[tuple[Any, ...], Array] = {}
 
     # ------------------------------------------------------------------ array functions
 
-    # numpy.astype and numpy.clip pass through Python wrappers that cost more than the work on small arrays
+    # numpy.astype and numpy.clip are Python wrappers, which on small arrays cost more than the work
     @staticmethod
     def astype(x: Array, dtype: Any, /, *, copy: bool = True) -> Array:
         order = "C" if copy else "K"
         if dtype == _FLOAT16:
-            with np.errstate(over="ignore"):  # beyond the largest float16, inf is right
+            with np.errstate(over="ignore"):  # inf is right for numbers beyond the largest float16
                 return x.astype(dtype, order, copy=copy)
         return x.astype(dtype, order, copy=copy)
 
     @staticmethod
     def clip(x: Array, /, min: Any = None, max: Any = None) -> Array:
         if min is not None:
-            x = np.maximum(x, min)
-        return x if max is None else np.minimum(x, max)
+            x = np.maximum(x, min if -_LARGEST_FLOAT16 <= min <= _LARGEST_FLOAT16 else _rounded_limit(min, x.dtype))
+        if max is not None:
+            x = np.minimum(x, max if -_LARGEST_FLOAT16 <= max <= _LARGEST_FLOAT16 else _rounded_limit(max, x.dtype))
+        return x
 
     @staticmethod
     def ones(shape: Any, *, dtype: Any = None) -> Array:
-        if shape == ():  # where each backward pass starts: in a quarter of the time
+        if shape == ():  # the start of each backward pass; four times faster
             return np.array(1, np.float64 if dtype is None else dtype)
         return np.ones(shape, dtype)
 
@@ -63,21 +66,21 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
     def broadcast_to(x: Array, /, shape: tuple[int, ...]) -> Array:
         if x.shape and (x.size != 1 or x.ndim > len(shape)):
             return np.broadcast_to(x, shape)
-        out = np.ndarray(shape, x.dtype, x, 0, (0,) * len(shape))  # one number, as of a loss: in a sixth of the time
-        if x.__class__ is np.ndarray:  # else a NumPy number, which is read-only
+        out = np.ndarray(shape, x.dtype, x, 0, (0,) * len(shape))  # one number, such as a loss; six times faster
+        if x.__class__ is np.ndarray:  # otherwise a NumPy scalar, which is read-only
             out.setflags(write=False)
         return out
 
     @staticmethod
     def stack(arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
-        return np.array(arrays) if axis == 0 else np.stack(arrays, axis)  # of many small ones ten times faster
+        return np.array(arrays) if axis == 0 else np.stack(arrays, axis)  # ten times faster for many small arrays
 
     @staticmethod
     def sum(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
         if x.dtype == _FLOAT16:
             return _rounded(sums.total(x, axis, keepdims), x)
         whole = axis is None or (axis.__class__ is tuple and len(axis) == x.ndim)
-        if whole and not keepdims and x.flags.c_contiguous:  # as of a loss
+        if whole and not keepdims and x.flags.c_contiguous:  # such as a loss
             return _reduce(x, None)
         return sums.total(x, axis, keepdims)
 
@@ -99,7 +102,7 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
 
     @staticmethod
     def argsort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
-        if descending:  # of the reversed array, so that equal values keep their order
+        if descending:  # sort the reversed array, so that equal values keep their order
             n = x.shape[axis]
             order = np.argsort(np.flip(x, axis=axis), axis=axis, kind="stable")
             return np.flip(n - 1 - order, axis=axis)
@@ -126,10 +129,10 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
             from threadpoolctl import threadpool_limits
         except ImportError:
             raise ImportError(
-                "setting the number of threads needs threadpoolctl, which is in the extra 'fast': "
+                "setting the number of threads needs threadpoolctl, of the extra 'fast': "
                 "pip install threadpoolctl; or set OMP_NUM_THREADS before Python starts"
             ) from None
-        threadpool_limits(n)  # of BLAS, and of OpenMP
+        threadpool_limits(n)  # BLAS and OpenMP
         set_count(n)
 
     def to_host(self, array: Array) -> Any:
@@ -161,11 +164,12 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         except ImportError:
             peak = None
-        return MemoryStats(current, None if peak is None else max(peak, current), current)  # the system's peak lags
+        # the system updates the peak with a delay
+        return MemoryStats(current, None if peak is None else max(peak, current), current)
 
     def free_memory(self) -> int:
-        """As in the contract. NumPy has no pool; the C library keeps what was freed, and glibc can be asked for it."""
-        self._held.clear()
+        """As in the contract. NumPy has no pool, but the C library keeps freed memory; glibc can release it."""
+        self._constants.clear()
         before = self.memory_stats().current
         try:
             ctypes.CDLL(None).malloc_trim(0)
@@ -175,8 +179,11 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
 
 
 def _rounded(result: Array, x: Array) -> Array:
-    """A result that was computed in float32 where x is of float16, in the dtype of that."""
-    if x.dtype != _FLOAT16:
-        return result
-    with np.errstate(over="ignore"):  # beyond the largest float16, inf is right
-        return result.astype(_FLOAT16)
+    """`result` as float16 if x is float16: it was computed in float32."""
+    return result if x.dtype != _FLOAT16 else NumpyBackend.astype(result, _FLOAT16)
+
+
+def _rounded_limit(limit: float, dtype: Any) -> Any:
+    """A limit of `clip` as a scalar of `dtype`: beyond the largest number it is infinite, without a warning."""
+    with np.errstate(over="ignore"):
+        return dtype.type(limit)

@@ -1,8 +1,7 @@
-"""Matrix products by MKL, where its wheel is installed and it is the faster one.
+"""Matrix products by MKL, if its wheel is installed, where it is faster than NumPy's OpenBLAS.
 
-On Intel processors it was measured 1.1 to 1.5 times as fast as NumPy's OpenBLAS at medium and large shapes, and slower
-below about 64 x 64 x 64. On AMD processors, with AVX2 and with AVX-512, it was not faster at any shape, so there it is
-left alone.
+On Intel processors MKL was measured to be 1.1 to 1.5 times as fast for medium and large matrices, and slower below
+about 64 x 64 x 64. On AMD processors, with AVX2 and with AVX-512, it was not faster for any shape, so it is not used.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ import numpy as np
 from gradflow.backend import Array
 from gradflow_numpy.threads import count
 
-LEAST = 64**3
-"""The least multiply-adds of a product that is MKL's."""
+MIN_SIZE = 64**3
+"""The least number of multiply-adds of a product for which MKL is used."""
 
 _ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112
 _FUNCTIONS = {
@@ -29,7 +28,7 @@ _FUNCTIONS = {
 
 
 def is_intel() -> bool:
-    """Whether this is a processor that MKL is made for."""
+    """Whether the processor is one of Intel's."""
     try:
         return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
     except OSError:  # no Linux
@@ -38,8 +37,8 @@ def is_intel() -> bool:
 
 @functools.cache
 def library() -> Any:
-    """MKL's runtime library, or None where the wheel `mkl` is not installed or cannot be loaded."""
-    from importlib import metadata  # takes as long as all the rest
+    """MKL's runtime library, or None if the wheel `mkl` is not installed or cannot be loaded."""
+    from importlib import metadata  # a slow import
 
     try:
         files = metadata.files("mkl") or []
@@ -65,9 +64,9 @@ def _prepared(mkl: Any) -> Any:
 
 
 def multiply(a: Array, b: Array, out: Array | None = None) -> Array | None:
-    """The product of 2-D arrays; None where they are not for MKL: too small, of another dtype, or with gaps."""
+    """The product of 2-D arrays; None if MKL is not used: they are small, of another dtype, or not contiguous."""
     (n, k), m = a.shape, b.shape[1]
-    if n * k * m < LEAST:
+    if n * k * m < MIN_SIZE:
         return None
     known = _FUNCTIONS.get(a.dtype)
     if known is None or b.dtype != a.dtype:
@@ -87,7 +86,7 @@ def multiply(a: Array, b: Array, out: Array | None = None) -> Array | None:
 
 
 def _layout(x: Array) -> tuple[int, int] | None:
-    """Whether x is stored as it is or transposed, and the length of what is stored as a row; None for gaps."""
+    """CBLAS's transpose flag and leading dimension of x; None if x is not contiguous."""
     if x.flags.c_contiguous:
         return _PLAIN, x.shape[1]
     if x.flags.f_contiguous:

@@ -1,7 +1,7 @@
-"""Kernels of layers, losses and indexing in NumPy.
+"""Kernels of activations, layers, losses, random numbers and indexing in NumPy.
 
-A kernel here computes in place on arrays that it made itself. NumPy's cost is a fixed price per call (about a
-microsecond) plus the memory traffic, so a kernel saves calls on small arrays and temporaries on large ones.
+A NumPy call costs about a microsecond plus memory traffic. So these kernels make fewer calls, for small arrays, and
+compute in place on arrays that they created themselves, for large ones.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import numpy as np
 from gradflow.backend import ACTIVATIONS, Array, Backend, dropout_threshold, in_float32
 from gradflow_numpy import sums
 
-_ZEROS = 1 << 16  # the longest row of zeros that is kept
-_reduce: Any = np.add.reduce  # less of Python around it than numpy.sum has
+_LONGEST_ZEROS = 1 << 16  # the longest row of zeros that is cached
+_reduce: Any = np.add.reduce  # has less Python overhead than numpy.sum
 _FLOAT16 = np.dtype(np.float16)
-_SMALL = 9216  # elements of a matrix up to which OpenBLAS multiplies it by a vector on one thread
-_ROWS = 1024  # of a gradient that are added one after another
-_BITS = {2: np.int16, 4: np.int32, 8: np.int64}  # the integers as wide as a floating-point number, by bytes
+_SMALL = 9216  # largest matrix, in elements, that OpenBLAS multiplies by a vector on one thread
+_ROWS = 1024  # most rows that are summed one after another
+_INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}  # by their size in bytes
 
 
 class NetworkKernels(Backend):
     """The kernels of activations, layers, losses, random numbers and indexing."""
 
-    _held: dict[tuple[Any, ...], Array]
+    _constants: dict[tuple[Any, ...], Array]
 
     def product(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """a @ b for 2-D arrays; by `np.dot`, whose price for small ones is half that of `matmul`."""
+        """a @ b for 2-D arrays, by `np.dot`: for small arrays it takes half the time of `np.matmul`."""
         try:
             return np.dot(a, b, out)
-        except ValueError:  # it takes no buffer with gaps
+        except ValueError:  # np.dot needs a contiguous `out`
             return np.matmul(a, b, out=out)
 
     def activate(self, x: Array, name: str, parameter: float) -> Array:
@@ -96,7 +96,7 @@ class NetworkKernels(Backend):
         return self._activated(z, activation, parameter)
 
     def _activated(self, z: Array, activation: str, parameter: float) -> tuple[Array, Any]:
-        """The activation of z, which is no longer needed, and the residual of `linear`."""
+        """The activation of z, which may be overwritten, and the residual of `linear`."""
         if activation == "tanh":
             return np.tanh(z, out=z), None
         return self.activate(z, activation, parameter), z if ACTIVATIONS[activation].saves == "x" else None
@@ -116,7 +116,7 @@ class NetworkKernels(Backend):
     ) -> tuple[Array | None, Array | None, Array | None]:
         if activation is not None:
             saved = out if ACTIVATIONS[activation].saves == "out" else residual
-            if saved is None:  # the pre-activation was not kept
+            if saved is None:  # recompute the pre-activation
                 saved = self.linear(x, weight, bias, None, 0.0)[0]
             g = self.activate_backward(g, saved, activation, parameter)
         need_x, need_weight, need_bias = needs
@@ -129,25 +129,25 @@ class NetworkKernels(Backend):
             gw = self.product(g.T, x, into[1])
         if need_bias:
             if g.size <= _SMALL:
-                gb = self.product(self._kept(np.full, g.shape[0], 1, g.dtype), g, into[2])
+                gb = self.product(self._constant(np.full, g.shape[0], 1, g.dtype), g, into[2])
             else:
                 gb = _sum_of_rows(g, into[2])
         return gx, gw, gb
 
-    def _kept(self, make: Callable[..., Array], *arguments: Any) -> Array:
-        """`make(*arguments)`, kept for the next time, and not to be changed."""
+    def _constant(self, make: Callable[..., Array], *arguments: Any) -> Array:
+        """`make(*arguments)`, cached. Do not change it in place."""
         key = (make, arguments)
-        row = self._held.get(key)
-        if row is None:
-            if len(self._held) >= 64:
-                self._held.clear()
-            row = self._held[key] = make(*arguments)
-        return row
+        array = self._constants.get(key)
+        if array is None:
+            if len(self._constants) >= 64:
+                self._constants.clear()
+            array = self._constants[key] = make(*arguments)
+        return array
 
     def _zeros_for(self, x: Array) -> Any:
-        """What to compare x with: `maximum` of two arrays takes half the time of that of an array and a number."""
+        """Zeros for `np.maximum(x, zeros)`, which takes half the time of `np.maximum(x, 0)`; 0 for other lengths."""
         n = x.shape[-1] if x.ndim else 0
-        return self._kept(np.full, n, 0, x.dtype) if 32 <= n <= _ZEROS else 0
+        return self._constant(np.full, n, 0, x.dtype) if 32 <= n <= _LONGEST_ZEROS else 0
 
     def one_hot(self, labels: Array, classes: int, dtype: Any) -> Array:
         _check_labels(labels, classes)
@@ -163,7 +163,7 @@ class NetworkKernels(Backend):
         shifted = np.subtract(logits, _row_maxima(logits))
         p = np.exp(shifted)
         if p.size <= _SMALL:
-            total = self.product(p, self._kept(np.full, classes, 1, p.dtype)).reshape(n, 1)
+            total = self.product(p, self._constant(np.full, classes, 1, p.dtype)).reshape(n, 1)
         else:
             total = self.sum(p, axis=1, keepdims=True)
         np.divide(p, total, p)
@@ -171,7 +171,7 @@ class NetworkKernels(Backend):
         if target.ndim == 2:
             losses = self.sum(target * (log_total - shifted), axis=1)
         else:
-            losses = np.subtract(log_total.reshape(n), shifted.reshape(-1).take(self._places(target, classes)))
+            losses = np.subtract(log_total.reshape(n), shifted.reshape(-1).take(self._label_positions(target, classes)))
         if reduction == "none":
             return losses, p
         loss = _reduce(losses)
@@ -185,12 +185,12 @@ class NetworkKernels(Backend):
         if reduction == "mean":
             g = g / logits.shape[0]
         gl = np.multiply(residual, g.reshape(-1, 1), order="C")
-        gl.reshape(-1)[self._places(target, logits.shape[1])] -= g
+        gl.reshape(-1)[self._label_positions(target, logits.shape[1])] -= g
         return gl.astype(logits.dtype, copy=False), None
 
-    def _places(self, labels: Array, classes: int) -> Array:
-        """Where the elements of these labels are in the flat array of all rows."""
-        starts = self._kept(np.arange, 0, labels.size * classes, classes)
+    def _label_positions(self, labels: Array, classes: int) -> Array:
+        """The positions of the labels' elements in the flattened array of logits."""
+        starts = self._constant(np.arange, 0, labels.size * classes, classes)
         return np.add(starts, labels, dtype=np.int64, casting="unsafe")
 
     def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
@@ -227,7 +227,7 @@ class NetworkKernels(Backend):
 
     def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...], into: Array | None = None) -> Array:
         arrays = [k for k in (key if key.__class__ is tuple else (key,)) if k.__class__ is np.ndarray]
-        if arrays and not (len(arrays) == 1 and arrays[0].dtype == np.bool_):  # they may name an element twice
+        if arrays and not (len(arrays) == 1 and arrays[0].dtype == np.bool_):  # indices may repeat
             if values.dtype == _FLOAT16:
                 return Backend.scatter_add(self, values, key, shape, into)
             out = np.zeros(shape, values.dtype) if into is None else into
@@ -245,7 +245,7 @@ class NetworkKernels(Backend):
 
 
 def _sum_of_rows(g: Array, out: Array | None) -> Array:
-    """The sum of g over its rows, as exact as the products beside it; of float16 in float32."""
+    """The sum of g over its rows, as accurate as the matrix products beside it; float16 is summed in float32."""
     total = sums.total(g, 0) if g.shape[0] > _ROWS else _reduce(g, 0, np.result_type(g, np.float32))
     if out is None:
         return total.astype(g.dtype, copy=False)
@@ -254,7 +254,7 @@ def _sum_of_rows(g: Array, out: Array | None) -> Array:
 
 
 def _row_maxima(x: Array) -> Array:
-    """The maximum of each row, as a column. Short rows are compared as columns, many at a time."""
+    """The maximum of each row, as a column. Short rows are transposed, so that NumPy compares many at a time."""
     if x.shape[1] <= 16:
         return np.maximum.reduce(np.ascontiguousarray(x.T), 0).reshape(-1, 1)
     return x.max(axis=1, keepdims=True)
@@ -270,13 +270,13 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _is_not_zero(x: Array) -> Array:
-    """Where x is not 0. A cast of few numbers takes less than a comparison, which makes an array of the 0 first."""
+    """Where x is not 0. For small arrays a cast is faster than a comparison, which first makes an array of the 0."""
     return x.astype(np.bool_) if x.size <= _SMALL else np.not_equal(x, 0)
 
 
 def _masked(x: Array, mask: Array) -> Array:
-    """A new array: x where the mask is true, else 0, also where x is infinite or NaN. Faster than `where`."""
-    return np.multiply(x.view(_BITS[x.dtype.itemsize]), mask).view(x.dtype)
+    """x where the mask is true, else 0, even if x is infinite or NaN, as a new array. Faster than `np.where`."""
+    return np.multiply(x.view(_INTEGERS[x.dtype.itemsize]), mask).view(x.dtype)
 
 
 def _check_labels(labels: Array, classes: int) -> None:

@@ -1,9 +1,9 @@
-"""Arithmetic that takes subnormal numbers for zero, for the time of an optimizer's pass.
+"""Flushing subnormal numbers to zero during an optimizer step.
 
-Decayed momentum and vanishing gradients end as numbers below the smallest normal one (1.2e-38 in float32), on which
-many processors are 10 to 100 times slower. x86 processors can read and write them as zero instead, by two bits of the
-MXCSR register (Intel 64 manual, vol. 1, sections 10.2.3.3 and 10.2.3.4), which each thread has of its own and the C
-library sets. CUDA kernels of CuPy, too, are compiled to flush them. Elsewhere than on Linux on x86-64, nothing is done.
+Decaying momentum and vanishing gradients become numbers below the smallest normal one (1.2e-38 in float32), on which
+many processors are 10 to 100 times slower. x86 processors can read and write them as zero instead, controlled by two
+bits of the MXCSR register of each thread (Intel 64 manual, vol. 1, sections 10.2.3.3 and 10.2.3.4), which the C library
+can set. CuPy compiles CUDA kernels with the same effect. On systems other than Linux on x86-64, nothing is done.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-_FLUSH = 0x8040  # flush results to zero, take operands for zero
-_MXCSR = 28  # where the register is in the C library's fenv_t on x86-64
+_FLUSH = 0x8040  # flush results to zero, treat operands as zero
+_MXCSR = 28  # the offset of the register in the C library's fenv_t on x86-64
 _Environment = ctypes.c_char * 32
 _flushing = _Environment()
 
 
 def _found() -> tuple[Callable[..., int], Callable[..., int]] | None:
-    """What gets and sets the floating-point environment of a thread, once `_flushing` is made from this one's."""
+    """The C functions that get and set a thread's floating-point environment, or None; also initialises `_flushing`."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
     try:
@@ -39,7 +39,7 @@ _functions = _found()
 
 
 def flushed(work: Callable[..., Any], *arguments: Any) -> None:
-    """Call `work(*arguments)` with subnormal numbers taken for zero in this thread meanwhile."""
+    """Call `work(*arguments)`; during the call, this thread flushes subnormal numbers to zero."""
     if _functions is None:
         work(*arguments)
         return

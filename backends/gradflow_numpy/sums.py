@@ -1,7 +1,8 @@
-"""Sums whose error does not grow with the number of their terms, whatever the axes and the order in memory.
+"""Sums whose error does not grow with the number of terms, over any axes and for any memory layout.
 
-NumPy adds in pairs along the axis that is contiguous, and row after row over any other: 20 million ones in each column
-add up to 16,777,216. Here at most a few dozen terms are added one after another, and what they make up in pairs.
+NumPy uses pairwise summation along a contiguous axis only. Over other axes it adds row after row: a column of 20
+million float32 ones sums to 16,777,216. Here at most a few dozen terms are added one after another, and those partial
+sums in pairs.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 Array = Any
-_reduce: Any = np.add.reduce  # less of Python around it than numpy.sum has
+_reduce: Any = np.add.reduce  # has less Python overhead than numpy.sum
 _accumulate: Any = np.add.accumulate
 _FLOAT16 = np.dtype(np.float16)
 _FEW = 32  # terms that may be added one after another
-_LONG = 1024  # elements of a row that are worth a call of NumPy's inner loop, and fit the first-level cache
-BLOCK = 2048  # elements of a product with itself, which BLAS adds up in an order of its own
+_LONG = 1024  # elements of a row that amortise a call of NumPy's inner loop, and fit the first-level cache
+BLOCK = 2048  # most elements of a dot product, which BLAS sums in an order of its own
 
 
 def total(x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Array:
-    """The sum of x over `axis`; of float16 in float32, which is then the dtype of the result.
+    """The sum of x over `axis`; for float16, computed and returned in float32.
 
-    Of n floating-point numbers, it is within (20 + log2 n) * eps * sum(|x|) of the exact sum.
+    The sum of n floating-point numbers is within (20 + log2 n) * eps * sum(|x|) of the exact sum.
     """
     shape = x.shape
     ndim = len(shape)
@@ -36,7 +37,7 @@ def total(x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = Fa
     if few or ndim == 1 or x.dtype.kind != "f":
         return _reduce(x, axis, wide, None, keepdims)
     contiguous = x.flags.c_contiguous
-    if contiguous and axes and len(axes) == ndim - min(axes):  # the last ones, which NumPy adds in pairs
+    if contiguous and axes and len(axes) == ndim - min(axes):  # the last axes: NumPy's summation is pairwise
         return _reduce(x, axis, wide, None, keepdims)
     if contiguous and len(axes) == 1 and 0 <= (a := axes[0]) < ndim:
         result = _sum_rows(x.reshape(-1, shape[a], x.strides[a] // x.itemsize), wide)
@@ -49,16 +50,16 @@ def total(x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = Fa
 
 
 def _sum(x: Array, axes: Sequence[int], wide: Any, contiguous: bool) -> Array:
-    """`total` where NumPy's own sum may miss the bound."""
+    """`total` for axes over which NumPy's own sum may miss the bound."""
     shape = x.shape
     repeated = [a for a in axes if not x.strides[a] and shape[a] > 1]
-    if repeated:  # the same memory over and over, as in the gradient of a sum
+    if repeated:  # broadcast axes, as in the gradient of a sum
         once = total(x[tuple([slice(1 if a in repeated else None) for a in range(x.ndim)])], axes)
         return np.multiply(once, math.prod([shape[a] for a in repeated]), dtype=once.dtype)
     order = range(x.ndim) if contiguous else sorted(range(x.ndim), key=lambda a: -abs(x.strides[a]))
     x = np.ascontiguousarray(x.transpose(order))
     columns = 1
-    for summed, group in itertools.groupby(reversed(order), axes.__contains__):  # neighbours are one long axis
+    for summed, group in itertools.groupby(reversed(order), axes.__contains__):  # adjacent axes are one long axis
         length = math.prod([shape[a] for a in group])
         if summed:
             x = _sum_rows(x.reshape(-1, length, columns), wide)
@@ -73,7 +74,7 @@ def _sum_rows(x: Array, wide: Any) -> Array:
     many, rows, columns = x.shape
     if rows <= _FEW or columns == 1:
         return _reduce(x, 1, wide)
-    side = min(max(_LONG // columns, 1), rows // _FEW)  # rows seen as a single long one
+    side = min(max(_LONG // columns, 1), rows // _FEW)  # rows treated as one long row
     whole = rows - rows % (side * _FEW)
     head = x if whole == rows else x[:, :whole]
     parts = _reduce(head.reshape(many, -1, _FEW, side * columns), 2, wide).reshape(many, -1, columns)
@@ -87,7 +88,7 @@ def _sum_rows(x: Array, wide: Any) -> Array:
 
 
 def square_total(x: Array) -> Any:
-    """The sum of the squares of a flat array, within the bound of `total`; of float16 in float32."""
+    """The sum of the squares of a flat array, within the bound of `total`; for float16, in float32."""
     if x.dtype == _FLOAT16:
         x = x.astype(np.float32)
     if x.size <= BLOCK:
@@ -98,21 +99,21 @@ def square_total(x: Array) -> Any:
 
 
 def mean(x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Array:
-    """`total` over the number of terms, in the dtype of that."""
+    """`total` divided by the number of terms, in the dtype of `total`."""
     result = total(x, axis, keepdims)
     return np.divide(result, x.size // max(result.size, 1))
 
 
 def variance(x: Array, axis: int | Sequence[int] | None, correction: float, keepdims: bool) -> Array:
-    """The squares of x less its mean, summed, over the number of terms less `correction`; in the dtype of `total`."""
-    apart = np.asarray(np.subtract(x, mean(x, axis, True)))
-    np.square(apart, apart)
-    result = total(apart, axis, keepdims)
+    """The sum of (x - mean)^2 divided by the number of terms less `correction`, in the dtype of `total`."""
+    deviations = np.asarray(np.subtract(x, mean(x, axis, True)))
+    np.square(deviations, deviations)
+    result = total(deviations, axis, keepdims)
     return np.divide(result, max(x.size // max(result.size, 1) - correction, 0))
 
 
 def running_total(x: Array, axis: int | None = None) -> Array:
-    """The cumulative sum along `axis`, each number within the bound of `total`; of float16 in float32."""
+    """The cumulative sum along `axis`, each number within the bound of `total`; for float16, in float32."""
     if x.dtype == _FLOAT16:
         x = x.astype(np.float32)
     n = x.size if axis is None else x.shape[axis]
@@ -123,7 +124,7 @@ def running_total(x: Array, axis: int | None = None) -> Array:
     out = np.empty_like(x)
     terms, sums = np.moveaxis(x, axis or 0, 0), np.moveaxis(out, axis or 0, 0)
     whole = n - n % _FEW
-    blocks = sums[:whole].reshape(-1, _FEW, *sums.shape[1:])  # views: an axis is parted in two
+    blocks = sums[:whole].reshape(-1, _FEW, *sums.shape[1:])  # a view: the axis is split into two
     _accumulate(terms[:whole].reshape(blocks.shape), 1, None, blocks)
     _accumulate(terms[whole:], 0, None, sums[whole:])
     ends = blocks[:, -1]
@@ -134,12 +135,12 @@ def running_total(x: Array, axis: int | None = None) -> Array:
 
 
 def _compensated(x: Array) -> Array:
-    """The cumulative sum along the first axis, and that of its own rounding errors added to it.
+    """The cumulative sum along the first axis plus the cumulative sum of its rounding errors.
 
-    Knuth 1997, "The Art of Computer Programming", volume 2, section 4.2.2, theorem B: what a difference loses.
+    Knuth 1997, "The Art of Computer Programming", volume 2, section 4.2.2, theorem B: the error of an addition.
     """
     sums = _accumulate(x, 0)
-    with np.errstate(invalid="ignore"):  # of infinite sums
+    with np.errstate(invalid="ignore"):  # the errors of infinite sums are NaN
         before = np.zeros_like(sums)
         before[1:] = sums[:-1]
         step = sums - before

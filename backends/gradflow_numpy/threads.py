@@ -1,4 +1,4 @@
-"""How many threads the CPU backend may use, and work on long arrays shared out among them."""
+"""The number of threads of the CPU backend, and work on long arrays divided among them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 from gradflow_numpy.subnormals import flushed
 
 SHARE = 1 << 21
-"""The least elements of arrays for which threads are tried; they are started for a call and end with it."""
+"""The least number of elements for which threads are tried; they are started for each call and end with it."""
 _PART = 1 << 18
-"""The elements that a thread takes at a time: one that is slower takes fewer."""
+"""The elements that a thread takes at a time, so that a slower thread takes fewer in total."""
 _TRIALS = 3
-"""How often each way is tried."""
+"""How often each way, with and without threads, is measured."""
 _trials: dict[tuple[Any, int], tuple[list[float], list[float]]] = {}
-"""For each kind of work and length of arrays the seconds that it took, alone and on threads."""
+"""The seconds measured for each function and array length, without and with threads."""
 
 _count = 0
 
 
 def count() -> int:
-    """The threads that may be used: as many as OMP_NUM_THREADS says or cores may be used, unless `set_count` said."""
+    """The number of threads to use: that of `set_count`, or else OMP_NUM_THREADS and at most the available cores."""
     global _count
     if not _count:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -35,18 +35,18 @@ def count() -> int:
 
 
 def set_count(n: int) -> None:
-    """Use n threads from now on."""
+    """Use n threads from now on, and measure again whether they pay."""
     global _count
     _count = n
     _trials.clear()
 
 
 def share_out(work: Callable[..., Any], arrays: Sequence[Any], options: Sequence[Any]) -> None:
-    """Call `work(*arrays, *options)`, on long arrays in parts on threads; flat arrays of one length, or None.
+    """Call `work(*arrays, *options)`, on long arrays in parts on several threads, flushing subnormal numbers to zero.
 
-    Whether threads pay is measured: those of OpenBLAS wait in a loop for up to 0.1 s after a product, and two cores
-    may share a memory that one can use up. The first calls with arrays so long try both ways, all later ones take the
-    faster. Subnormal numbers count as zero meanwhile. An error of a part is raised when all have ended.
+    arrays: flat arrays of one length, or None. Threads do not always pay: OpenBLAS's spin for up to 0.1 s after a
+    product, and one core may already saturate the memory bandwidth. So the first calls for each length measure both
+    ways, and later ones take the faster. An error in a part is raised after all threads have finished.
     """
     size = arrays[0].size
     if size < SHARE or count() == 1:
@@ -79,11 +79,11 @@ def _run_on_threads(work: Callable[..., Any], arrays: Sequence[Any], options: Se
 
     threads = []
     for _ in range(min(count(), -(-size // _PART)) - 1):
-        # in a copy of the context: it has what numpy.errstate says
+        # a copy of the context carries the settings of numpy.errstate
         thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="gradflow")
         try:
             thread.start()
-        except RuntimeError:  # none can be started: there are too many, or the interpreter is about to end
+        except RuntimeError:  # no more threads can be started, or the interpreter is shutting down
             break
         threads.append(thread)
     run()
