@@ -11,35 +11,35 @@ Axis = int | tuple[int, ...] | None
 
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
-    """Whether an array of `shape` can be repeated along new axes and axes of length 1 to the shape `to`."""
+    """Whether an array of `shape` broadcasts to the shape `to`."""
     aligned = zip(reversed(shape), reversed(to), strict=False)
     return len(shape) <= len(to) and all(n in (1, m) for n, m in aligned)
 
 
 def check_broadcast(name: str, shapes: Sequence[Sequence[int]], error: type[Exception] = ValueError) -> None:
-    """Raise an error that names the operation and the shapes, where these do not broadcast."""
+    """Raise an error that names the operation and the shapes if these do not broadcast together."""
     lengths: dict[int, int] = {}
     for shape in shapes:
         for axis, n in enumerate(reversed(shape)):
             if n != 1 and lengths.setdefault(axis, n) != n:
                 listed = " and ".join(str(tuple(shape)) for shape in shapes)
                 raise error(
-                    f"{name}: the shapes {listed} do not broadcast; counted from the last, the lengths of an axis "
-                    "must be equal, or 1: reshape one"
+                    f"{name}: the shapes {listed} do not broadcast; aligned at the last axis, lengths must be "
+                    "equal or 1: reshape one"
                 ) from None
 
 
-def unravel(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The index of the element at a place in C order."""
+def unravel(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The index of an element from its position in C order."""
     found = []
     for n in reversed(shape):
-        place, i = divmod(place, n)
+        position, i = divmod(position, n)
         found.append(i)
     return tuple(reversed(found))
 
 
 def integers(name: str, given: Any) -> tuple[int, ...]:
-    """An integer, or a sequence of integers, as Python ints, whatever library they are of. TypeError for others."""
+    """An integer or a sequence of integers, of any library, as Python ints. Raises TypeError for others."""
     try:
         return tuple(map(index, given)) if is_sequence(given) else (index(given),)
     except TypeError:
@@ -47,7 +47,7 @@ def integers(name: str, given: Any) -> tuple[int, ...]:
 
 
 def shape_from(given: Any, name: str = "a shape") -> tuple[int, ...]:
-    """A shape, from an integer or a sequence of integers. ValueError for anything else."""
+    """A shape from an integer or a sequence of integers. Raises ValueError if they are not integers >= 0."""
     try:
         shape = integers(name, given)
     except TypeError:
@@ -58,20 +58,20 @@ def shape_from(given: Any, name: str = "a shape") -> tuple[int, ...]:
 
 
 def is_sequence(x: Any) -> bool:
-    """Whether x is something to go through: not so arrays and tensors without axes."""
+    """Whether x can be iterated over: arrays and tensors without axes cannot."""
     return isinstance(x, Iterable) and getattr(x, "shape", None) != ()
 
 
 def axes_of(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """The axes that `axis` stands for, each in [0, ndim). IndexError where there is no such axis."""
+    """The axes that `axis` names, each in [0, ndim). Raises IndexError for an axis out of range."""
     axes = range(ndim)
     return tuple(axes) if axis is None else tuple(axes[a] for a in (axis if isinstance(axis, tuple) else (axis,)))
 
 
 def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """The axes that `axis` (a number, a tuple, or None for all) stands for, each in [0, ndim).
+    """The axes that `axis` names, each in [0, ndim), with checks for users.
 
-    Raises ValueError for an axis out of range or named twice, TypeError for anything but an axis.
+    Raises ValueError for an axis that is out of range or named twice, TypeError for anything but integers.
     """
     if axis is None:
         return tuple(range(ndim))
@@ -89,8 +89,11 @@ def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
 
 
 def one_axis(name: str, axis: Any, ndim: int) -> int:
-    """The one axis, in [0, ndim), of `name`. ValueError out of range, TypeError for anything but a number."""
+    """The axis of the operation `name`, in [0, ndim).
+
+    Raises ValueError for an axis out of range, TypeError for anything but an integer.
+    """
     try:
         return normalize_axes(index(axis), ndim)[0]
     except TypeError:
-        raise TypeError(f"{name} works along one axis, a number; got {axis!r}") from None
+        raise TypeError(f"{name} takes one axis, an integer; got {axis!r}") from None

@@ -1,6 +1,7 @@
-"""The tensor: an array of a backend, and the node that it came from.
+"""The tensor: an array of a backend, and the node of the graph that computed it.
 
-Operators and most methods are the functions of `gradflow.ops`, which attaches them to the class when it is imported.
+Operators and most methods are functions of `gradflow.ops`, attached to the class when that package is imported (see
+`gradflow.tensor_methods`).
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from gradflow.tensor_methods import TensorMethods
 
 @makes_tensors
 class Tensor(TensorMethods):
-    """An array of numbers on a device that knows what it was computed from. Make one with `gradflow.tensor`.
+    """An array of numbers on a device that records how it was computed. Create one with `gradflow.tensor`.
 
-    `array` is the array of the backend itself, shared and not to be changed; `backend` is the object that serves its
-    device.
+    array: the backend's own array. It may be shared with other tensors: do not change it.
+    backend: the `gradflow.backend.Backend` of the device.
     """
 
     __slots__ = ("__weakref__", "_frozen", "_memory", "_node", "array", "backend")
@@ -40,7 +41,7 @@ class Tensor(TensorMethods):
         self._node = node
         self._memory: Memory | None = None
 
-    # ------------------------------------------------------------------ what it is
+    # ------------------------------------------------------------------ properties
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,21 +63,21 @@ class Tensor(TensorMethods):
 
     @property
     def dtype(self) -> DType:
-        """The data type of the elements, one of `gradflow.float32` and so on."""
+        """The data type of the elements, such as `gradflow.float32`."""
         if recorders:
             report_read(self.array)
         return DTYPES[self.backend.dtype_name(self.array.dtype)]
 
     @property
     def device(self) -> Device:
-        """Where the elements are."""
+        """The device that holds the elements."""
         if recorders:
             report_read(self.array)
         return self.backend.device
 
     @property
     def requires_grad(self) -> bool:
-        """Whether operations on this tensor are recorded. Assign to a leaf to change it."""
+        """Whether operations on this tensor are recorded. It can be assigned on a leaf."""
         if recorders:
             report_read(self.array)
         return self._node is not None
@@ -86,9 +87,9 @@ class Tensor(TensorMethods):
         self.requires_grad_(value)
 
     def requires_grad_(self, value: bool = True) -> Tensor:
-        """Set whether this leaf needs a gradient; returns the tensor itself.
+        """Set whether this leaf requires grad, in place, and return the tensor.
 
-        Raises TypeError for an integer or bool tensor, RuntimeError for a tensor that was computed.
+        Raises TypeError for an integer or bool tensor, RuntimeError for a computed tensor and `value=False`.
         """
         if value == self.requires_grad:
             return self
@@ -98,12 +99,12 @@ class Tensor(TensorMethods):
         elif isinstance(self._node, Leaf):
             self._frozen, self._node = self._node, None
         else:
-            raise RuntimeError("a computed tensor cannot be told to need no gradient; use detach()")
+            raise RuntimeError("requires_grad of a computed tensor cannot be set to False: use detach()")
         invalidate(self.array)
         return self
 
     def _frozen_leaf(self) -> Leaf | None:
-        """The leaf that this tensor was before it was told to need no gradient, unless it has been moved since."""
+        """The leaf that this tensor was before `requires_grad` was set to False, unless the tensor has moved since."""
         leaf: Leaf | None = getattr(self, "_frozen", None)
         if leaf is None or (leaf.backend, leaf.shape, leaf.dtype) != (self.backend, self.array.shape, self.array.dtype):
             return None
@@ -111,27 +112,27 @@ class Tensor(TensorMethods):
 
     @property
     def is_leaf(self) -> bool:
-        """Whether this tensor was made by a user and not computed from tensors that need a gradient."""
+        """Whether this tensor was not computed from tensors that require grad."""
         if recorders:
             report_read(self.array)
         return self._node is None or self._node.op is None
 
     @property
     def grad(self) -> Tensor | None:
-        """The gradient that backward passes have added up for this leaf, or None.
+        """The gradient accumulated for this leaf by backward passes, or None.
 
-        Of a computed tensor it is kept after `retain_grad`, and a warning says so before.
+        A computed tensor has one only after `retain_grad`; reading it without is None, with a warning.
         """
         node = self._frozen_leaf() if self._node is None else self._node
         if recorders:
-            forbid_replay("reads a gradient (grad)")  # whether it is there, and in which memory, is not known before
+            forbid_replay("reads a gradient (grad)")  # a recording cannot know whether and where there is one
         if node is None or isinstance(node, Leaf):
             return None if node is None else node.grad
         kept = retained(node)
         if kept is None:
             warnings.warn(
                 f"the gradient of a computed tensor (of {node.op.name}) is not kept in .grad: call retain_grad() on it "
-                "before backward(), look at it with register_hook(), or compute it with gradflow.gradients()",
+                "before backward(), read it with register_hook(), or compute it with gradflow.gradients()",
                 stacklevel=2,
             )
             return None
@@ -143,7 +144,7 @@ class Tensor(TensorMethods):
         place = retained(node) if isinstance(node, Node) else node
         if place is None:
             fix = "set requires_grad=True" if node is None else "this is a computed tensor: call retain_grad()"
-            raise RuntimeError(f"only a leaf that requires a gradient has one; {fix} first")
+            raise RuntimeError(f"only a leaf that requires grad has a gradient; {fix} first")
         if value is not None and not isinstance(value, Tensor):
             raise TypeError(f"a gradient is a Tensor or None; got {type(value).__name__}")
         if value is not None and (value.shape, value.dtype, value.device) != (self.shape, self.dtype, self.device):
@@ -158,7 +159,7 @@ class Tensor(TensorMethods):
 
     @opaque_call
     def zero_grad(self) -> None:
-        """Forget the gradient: `.grad` becomes None, and the next backward pass starts it again."""
+        """Set `.grad` to None, so that the next backward pass does not add to the gradients of earlier ones."""
         node = self._frozen_leaf() if self._node is None else self._node
         if isinstance(node, Leaf):
             node.clear()
@@ -168,9 +169,9 @@ class Tensor(TensorMethods):
                 kept.grad = None
 
     def retain_grad(self) -> None:
-        """Keep the gradient of this computed tensor in `.grad`, as of a leaf: backward passes from now on add it up.
+        """Accumulate the gradient of this computed tensor in `.grad` from now on, as for a leaf.
 
-        It is the gradient after all hooks. RuntimeError for a tensor that needs no gradient.
+        It is the gradient after all hooks. Raises RuntimeError for a tensor that does not require grad.
 
         >>> import gradflow as gf
         >>> x = gf.tensor([1.0, 2.0], requires_grad=True)
@@ -181,17 +182,19 @@ class Tensor(TensorMethods):
         [6.0, 12.0]
         """
         if self._node is None:
-            raise RuntimeError(f"retain_grad() on a {describe(self)} that needs no gradient: there is none to keep")
+            raise RuntimeError(f"retain_grad() on a {describe(self)} that does not require grad: it has no gradient")
         if isinstance(self._node, Node):
             retained(self._node, make=True)
 
     # ------------------------------------------------------------------ differentiating
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Handle:
-        """Call `hook` with the whole gradient of this tensor in each backward pass; what it returns takes its place.
+        """Call `hook` in each backward pass with the accumulated gradient of this tensor; return a handle.
 
-        The gradient must not be changed in place. The handle takes the hook back with `remove()`, or at the end of a
-        `with` on it. Raises RuntimeError for a tensor that needs no gradient.
+        hook: takes the gradient, which it must not change in place, and returns None or a replacement for it.
+
+        The handle removes the hook with `remove()`, or at the end of a `with` statement. Raises RuntimeError for a
+        tensor that does not require grad.
 
         >>> import gradflow as gf
         >>> x = gf.tensor([1.0, 2.0], requires_grad=True)
@@ -201,45 +204,48 @@ class Tensor(TensorMethods):
         [20.0, 40.0]
         """
         if self._node is None:
-            raise RuntimeError(f"a {describe(self)} that needs no gradient has none to hook")
+            raise RuntimeError(f"register_hook() on a {describe(self)} that does not require grad: it has no gradient")
         return add_hook(self._node, hook)
 
     def detach(self) -> Tensor:
-        """The same values (shared, not copied) without the graph."""
+        """A tensor of the same values, in the same memory, that is not part of the graph."""
         memory = self._shared_memory()
         out = Tensor(self.array, self.backend)
         memory.add(out)
         return out
 
-    # ------------------------------------------------------------------ leaving the device
+    # ------------------------------------------------------------------ to the host
 
     def numpy(self) -> Any:
         """The values as a new C-contiguous NumPy array. Waits for the device.
 
-        RuntimeError for a tensor that needs a gradient.
+        Raises RuntimeError for a tensor that requires grad.
         """
         if self._node is not None:
-            raise RuntimeError("NumPy cannot carry the gradient that this tensor requires: use .detach().numpy()")
+            raise RuntimeError("a NumPy array has no gradient, and this tensor requires grad: use .detach().numpy()")
         return self.backend.to_host(self.array)
 
     def item(self) -> Any:
-        """The one element as a Python number. Waits for the device. ValueError where there is not exactly one."""
+        """The only element, as a Python number. Waits for the device.
+
+        Raises ValueError for a tensor that does not have exactly one.
+        """
         if self.size != 1:
             raise ValueError(f"item() is for a tensor with one element; this one has shape {self.shape}")
         return self.backend.to_host(self.array).item()
 
     def tolist(self) -> Any:
-        """The values as nested lists of Python numbers, a bare number for no axes. Waits for the device."""
+        """The values as nested lists of Python numbers (a number for a tensor without axes). Waits for the device."""
         return self.backend.to_host(self.array).tolist()
 
     def cpu(self) -> Tensor:
-        """This tensor on the CPU."""
+        """This tensor on the CPU; itself if it is there already. Differentiable."""
         return self.to("cpu")
 
     # ------------------------------------------------------------------ changing in place
 
     def _shared_memory(self) -> Memory:
-        """What this tensor and its views share, from now on."""
+        """The record of in-place changes that this tensor shares with its views; created on first use."""
         if not hasattr(self.array, "__setitem__"):  # a NumPy scalar
             self.array = self.backend.asarray(self.array)
         if self._memory is None:
@@ -247,10 +253,11 @@ class Tensor(TensorMethods):
         return self._memory
 
     def _bump(self) -> None:
-        """Note that the values have changed in place."""
+        """Record that the values have changed in place."""
         self._shared_memory().change()
 
     def _assign(self, values: Array, key: Any = ...) -> None:
+        """Change the array in place: array[key] = values. ValueError where its memory is read-only."""
         if not hasattr(self.array, "__setitem__"):  # a NumPy scalar
             self.array = self.backend.copy(self.array)
         try:
@@ -259,12 +266,12 @@ class Tensor(TensorMethods):
             if not is_read_only(self.array):
                 raise
             raise ValueError(
-                "this tensor cannot be changed in place: its memory is read-only, that of a NumPy array or of a "
-                "broadcast; copy it with gradflow.tensor(...) or .clone() first"
+                "this tensor cannot be changed in place: its memory is read-only, since it comes from a NumPy array or "
+                "a broadcast; copy it with gradflow.tensor(...) or .clone() first"
             ) from None
         self._bump()
 
-    # ------------------------------------------------------------------ as Python sees it
+    # ------------------------------------------------------------------ Python's protocols
 
     def __len__(self) -> int:
         if self.ndim == 0:
@@ -294,14 +301,14 @@ class Tensor(TensorMethods):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         if self.device.type != "cpu":
-            raise TypeError(f"a tensor on {self.device} does not turn into a NumPy array by itself: use .cpu().numpy()")
+            raise TypeError(f"a tensor on {self.device} is not converted to NumPy implicitly: use .cpu().numpy()")
         if copy is False:
-            raise ValueError("a tensor gives NumPy a copy of its values, and copy=False forbids one")
+            raise ValueError("a tensor can only be converted to a NumPy array by a copy; got copy=False")
         values = self.numpy()
         return values if dtype is None else values.astype(dtype, copy=False)
 
     def __copy__(self) -> Tensor:
-        """The same values in memory of their own: another leaf; of a computed tensor its `clone`, recorded."""
+        """A copy: of a leaf another leaf, of a computed tensor its `clone`, which is recorded."""
         if not self.is_leaf:
             return self.clone()
         return type(self)(self.backend.copy(self.array), self.backend).requires_grad_(self.requires_grad)
@@ -332,30 +339,30 @@ class Tensor(TensorMethods):
 
     @property
     def T(self) -> Tensor:  # noqa: N802
-        """All axes in reverse order."""
+        """The tensor with its axes in reverse order."""
         return self.permute_dims(tuple(range(self.ndim))[::-1])
 
     @property
     def mT(self) -> Tensor:  # noqa: N802
-        """The last two axes exchanged."""
+        """The tensor with its last two axes exchanged."""
         return self.matrix_transpose()
 
     def flatten(self) -> Tensor:
-        """All elements on one axis."""
+        """The tensor reshaped to one axis."""
         return self.reshape(-1)
 
 
 def _leaf(t: Tensor) -> Leaf:
     if not t.dtype.is_floating:
         raise TypeError(
-            f"only floating-point tensors carry a gradient; this one is {t.dtype}: "
+            f"only floating-point tensors can require grad; this one is {t.dtype}: "
             "convert it with astype(gradflow.float32)"
         )
     return Leaf(t.backend, t.shape, t.array.dtype)
 
 
 def is_read_only(array: Array) -> bool:
-    """Whether an array refuses changes in place: one of NumPy's may."""
+    """Whether an array cannot be changed in place, as some NumPy arrays cannot."""
     return not getattr(getattr(array, "flags", None), "writeable", True)
 
 

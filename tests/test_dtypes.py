@@ -119,10 +119,10 @@ def test_integers_become_float32_in_floating_operations() -> None:
 
 @pytest.mark.parametrize("name", [n for n, d in DTYPES.items() if not d.is_floating])
 def test_integers_and_bools_refuse_a_gradient(name: str) -> None:
-    with pytest.raises(TypeError, match=f"only floating-point tensors carry a gradient; this one is {name}"):
+    with pytest.raises(TypeError, match=f"only floating-point tensors can require grad; this one is {name}"):
         gf.zeros(2, dtype=name, requires_grad=True)
     t = gf.zeros(2, dtype=name)
-    with pytest.raises(TypeError, match="carry a gradient"):
+    with pytest.raises(TypeError, match="can require grad"):
         t.requires_grad = True
     assert not t.requires_grad
 
@@ -165,7 +165,7 @@ def test_powers_of_two_bools_are_int64() -> None:
 @pytest.mark.parametrize("name", ["negative", "sign", "subtract"])
 def test_what_bools_have_not_is_refused(name: str) -> None:
     p = gf.tensor([True])
-    with pytest.raises(TypeError, match=f"{name} is not for bools"):
+    with pytest.raises(TypeError, match=f"{name} does not take bools"):
         getattr(gf, name)(*([p] * (2 if name == "subtract" else 1)))
 
 

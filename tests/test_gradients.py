@@ -256,7 +256,7 @@ def test_retain_grad_does_nothing_for_a_leaf_and_needs_requires_grad(device: str
     x.retain_grad()
     (x * 2.0).sum().backward()
     assert x.grad.tolist() == [2.0]
-    with pytest.raises(RuntimeError, match="that needs no gradient: there is none to keep"):
+    with pytest.raises(RuntimeError, match="that does not require grad: it has no gradient"):
         gf.ones(2).retain_grad()
 
 

@@ -1,4 +1,4 @@
-"""Activations, softmax and its logarithms: kernels of the backend, each one call where the backend has it fused."""
+"""Activations, softmax, log_softmax and logsumexp. Each is one kernel of the backend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from gradflow.backend import ACTIVATIONS
 from gradflow.ops.checks import check_tensors, flag, number
-from gradflow.ops.table import OPERATIONS, TensorFunction, apply, defop, floating, named
+from gradflow.ops.table import OPERATIONS, UnaryFunction, apply, defop, floating, named
 from gradflow.shapes import Axis, normalize_axes, one_axis
 from gradflow.tensor import Tensor
 
@@ -16,7 +16,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _activation(name: str, doc: str) -> TensorFunction:
+def _activation(name: str, doc: str) -> UnaryFunction:
     def from_out(F: Any, g: Any, out: Any, _x: Any, parameter: float) -> Any:
         return F.activate_backward(g, out, name, parameter)
 
@@ -36,7 +36,7 @@ def _activation(name: str, doc: str) -> TensorFunction:
 
 relu = _activation("relu", "max(x, 0). Its gradient at 0 is 0.")
 sigmoid = _activation("sigmoid", "1 / (1 + exp(-x)), without overflow.")
-gelu = _activation("gelu", "x times the normal distribution function of x, in the tanh form (Hendrycks & Gimpel 2016).")
+gelu = _activation("gelu", "x times the normal distribution function of x, in its tanh form (Hendrycks & Gimpel 2016).")
 silu = _activation("silu", "x * sigmoid(x).")
 softplus = _activation("softplus", "log(1 + exp(x)), without overflow.")
 for _name in ("leaky_relu", "elu"):
@@ -44,12 +44,12 @@ for _name in ("leaky_relu", "elu"):
 
 
 def leaky_relu(x: Tensor, /, negative_slope: float = 0.01) -> Tensor:
-    """x where it is positive, else negative_slope * x."""
+    """x where x > 0, else negative_slope * x."""
     return _with_parameter("leaky_relu", x, negative_slope)
 
 
 def elu(x: Tensor, /, alpha: float = 1.0) -> Tensor:
-    """x where it is positive, else alpha * (exp(x) - 1) (Clevert et al. 2015)."""
+    """x where x > 0, else alpha * (exp(x) - 1) (Clevert et al. 2015)."""
     return _with_parameter("elu", x, alpha)
 
 
@@ -90,12 +90,12 @@ _LOGSUMEXP = defop(
 
 
 def softmax(x: Tensor, /, axis: int = -1) -> Tensor:
-    """exp(x) / sum(exp(x)) along `axis`, without overflow."""
+    """exp(x) / sum(exp(x)) along `axis`, without overflow. Raises ValueError for an axis without elements."""
     return _along(_SOFTMAX, x, axis)
 
 
 def log_softmax(x: Tensor, /, axis: int = -1) -> Tensor:
-    """log(softmax(x)) along `axis`, finite for every finite x."""
+    """log(softmax(x)) along `axis`, finite for every finite x. Raises ValueError for an axis without elements."""
     return _along(_LOG_SOFTMAX, x, axis)
 
 
@@ -108,7 +108,7 @@ def _along(op: Any, x: Tensor, axis: int) -> Tensor:
 
 
 def logsumexp(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """log(sum(exp(x))) over `axis`, without overflow. ValueError where there is nothing to sum."""
+    """log(sum(exp(x))) over `axis`, without overflow. Raises ValueError where there are no elements to sum."""
     check_tensors("logsumexp", x)
     keepdims = flag("logsumexp", keepdims)
     axes = normalize_axes(axis, x.ndim)

@@ -1,4 +1,4 @@
-"""Checks of what operations are given, and the words for what is wrong with it."""
+"""Checks of the arguments of operations, and their error messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradflow.tensor import Tensor
 
 
 def mismatch(name: str, inputs: Sequence[Any]) -> DeviceMismatchError:
-    """The error of an operation whose tensors are on different devices."""
+    """The error of the operation `name` for tensors on different devices."""
     tensors = [x for x in inputs if isinstance(x, Tensor)]
     each = ", ".join(f"{x.shape} {x.dtype} on {x.device}" for x in tensors)
     return DeviceMismatchError(
@@ -31,20 +31,20 @@ def check_tensors(name: str, *inputs: Any) -> None:
 
 
 def number(name: str, given: Any) -> float:
-    """A parameter called `name` as a float. TypeError for anything but a number."""
+    """The parameter `name` as a float. Raises TypeError if it is not a number."""
     if not is_number(given):
         raise TypeError(f"{name} is a number; got {kind_of(given)}")
     return float(given)
 
 
 def kind_of(x: Any) -> str:
-    """The class of x by its full name; None as itself."""
+    """The class of x, with its library, as in "numpy.ndarray"; "None" for None."""
     library = type(x).__module__.partition(".")[0]
     return "None" if x is None else type(x).__name__ if library == "builtins" else f"{library}.{type(x).__name__}"
 
 
 def kind_and_fix(x: Any) -> str:
-    """The full class name of something that is not a tensor, and how to convert it."""
+    """The class of something that is not a tensor, and how to convert it, for error messages."""
     kind, library = kind_of(x), type(x).__module__.partition(".")[0]
     if x is None:
         return kind
@@ -53,28 +53,28 @@ def kind_and_fix(x: Any) -> str:
 
 
 def explain_elementwise(name: str, F: Any, arrays: Sequence[Any]) -> None:
-    """Raise what is wrong with the arrays that an elementwise function refused, if it is their shapes, or bools."""
+    """Raise a clear error if an elementwise function failed because of the shapes or the dtypes of its arrays."""
     arrays = [a for a in arrays if hasattr(a, "shape")]
     check_broadcast(name, [a.shape for a in arrays])
     kinds = {as_dtype(F.dtype_name(a.dtype)).kind for a in arrays}
     if name == "power" and kinds <= {"int", "uint"}:
         raise ValueError(
-            "power: integers have no negative powers among integers: convert with astype('float32')"
+            "power: integers to a negative power are not integers: convert with astype('float32') first"
         ) from None
     if kinds == {"bool"}:
-        raise TypeError(f"{name} is not for bools: use ~, &, | or ^, or convert with astype('int64') first") from None
+        raise TypeError(f"{name} does not take bools: use ~, &, | or ^, or convert with astype('int64')") from None
 
 
 def is_foreign(x: Any) -> bool:
-    """Whether an operand is of a class that gradflow does not know: Python shall ask that class, then complain itself.
+    """Whether an operand is of a class that gradflow does not know, whose own operator Python must try.
 
-    Not so arrays and lists: for them the error tells how to make a tensor.
+    Arrays and lists are not foreign: gradflow's error says how to convert them.
     """
     return not (isinstance(x, (Tensor, Real, list, tuple)) or hasattr(x, "__array__"))
 
 
 def is_bool(x: Any) -> bool:
-    """Whether x is a bool of Python's or of NumPy's, which is no number to Python."""
+    """Whether x is a bool of Python or NumPy (which is not a `numbers.Number`)."""
     return type(x).__name__ == "bool"
 
 
@@ -84,14 +84,14 @@ def check_bools(name: str, *inputs: Any) -> None:
         if not is_bool(x) and not (isinstance(x, Tensor) and x.dtype.kind == "bool"):
             raise TypeError(
                 f"{name} takes bool tensors; got {x.dtype if isinstance(x, Tensor) else type(x).__name__}: "
-                "compare with something first"
+                "make one with a comparison"
             )
 
 
 def flag(name: str, keepdims: Any) -> bool:
-    """`keepdims` as a bool. TypeError for what is none: perhaps it was meant as an axis."""
+    """`keepdims` as a bool. Raises TypeError for anything else, which may be meant as a second axis."""
     if type(keepdims).__name__ != "bool":
         raise TypeError(
-            f"keepdims of {name} is True or False; got {keepdims!r}: several axes are one tuple, as in axis=(0, 1)"
+            f"keepdims of {name} is True or False; got {keepdims!r}: pass several axes as one tuple, as in axis=(0, 1)"
         )
     return bool(keepdims)

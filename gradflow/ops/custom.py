@@ -1,4 +1,4 @@
-"""Differentiable operations that users declare, in the form of the table's own."""
+"""Differentiable operations that users define, in the same form as those of the table."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from typing import Any
 from gradflow.autograd.graph import Operation
 from gradflow.interception import forbid_replay
 from gradflow.ops.checks import kind_and_fix, mismatch
-from gradflow.ops.table import Rule, TensorFunction, apply
+from gradflow.ops.table import Rule, apply
 from gradflow.tensor import Tensor
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> TensorFunction:
-    """A differentiable function of tensors, made of `forward` and one VJP rule per argument.
+def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> Callable[..., Tensor]:
+    """A differentiable function of tensors, defined by `forward` and one VJP rule per argument.
 
-    `forward(F, *arrays, **parameters)` gives the value in functions of `F`: those of a backend, with Array-API names.
-    Each rule is `rule(F, g, out, *arrays, **parameters)`, the gradient of its argument from the gradient `g` of the
-    result, or None for an argument without one. An argument of a rule that it does not read is called `_like_this`, and
-    is not kept. Written in functions of `F` alone a rule serves every device and every order of derivative. For half
-    floats, rules run in float32 and what they give is rounded. Parameters are keyword arguments; they are handed on as
-    they are. `gradflow.gradcheck` checks the rules.
-    Raises ValueError for a number of rules or of a rule's arguments that does not fit, TypeError for anything but a
-    function; and in the backward pass, for a gradient of the wrong shape, ValueError that names the rule.
+    name: the name of the operation, for error messages and `repr`.
+    forward: `forward(F, *arrays, **parameters)` returns the result. `F` has the functions of a backend, under their
+    Array-API names.
+    rules: for each array, `rule(F, g, out, *arrays, **parameters)`, which returns the gradient of the array from the
+    gradient `g` of the result `out`; or None for an array without a gradient.
+
+    A rule that calls functions of `F` only works on every device and for every order of derivative. Arguments that a
+    rule does not read have names with a leading underscore, `_like_this`: they are not saved for the backward pass.
+    For half floats, rules run in float32 and their results are rounded. Parameters are keyword arguments, passed on
+    unchanged. `gradflow.gradcheck` checks the rules.
+
+    Raises TypeError for an argument that is not a Python function, ValueError for the wrong number of rules or of
+    arguments of a rule. In the backward pass, a gradient of the wrong shape raises ValueError that names the rule.
 
     >>> import gradflow as gf
     >>> softsign = gf.operation(
@@ -71,7 +76,7 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> TensorFun
             if not isinstance(x, (Tensor, float, int)):
                 raise TypeError(f"{name} takes tensors and numbers; argument {i} ({inputs[i]}) is {kind_and_fix(x)}")
         if not tensors:
-            raise TypeError(f"{name} needs at least one tensor; got numbers alone")
+            raise TypeError(f"{name} needs at least one tensor; got only numbers")
         if any(x.backend is not tensors[0].backend for x in tensors):
             raise mismatch(name, arguments)
         forbid_replay(f"calls an operation of your own ({name})")  # its Python may do anything
@@ -90,7 +95,7 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> TensorFun
 
 
 def _arguments(name: str, what: str, function: Any, leading: int) -> tuple[list[str], set[str] | None]:
-    """The names of a function's arguments: arrays after the `leading` ones, and keywords (None: it takes any)."""
+    """The names of a function's arrays, which follow `leading` arguments, and of its keywords (None: any)."""
     if not inspect.isfunction(function):
         raise TypeError(f"operation {name}: {what} must be a function written in Python; got {function!r}")
     parameters = list(inspect.signature(function).parameters.values())
@@ -107,7 +112,7 @@ def _signature(function: Callable[..., Any]) -> str:
 
 
 def _value(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """`forward`, whose value is an array of its own."""
+    """`forward`, with a result that shares no memory with its arguments."""
 
     def value(F: Any, *arrays: Any, **parameters: Any) -> Any:
         out = forward(F, *arrays, **parameters)
@@ -120,13 +125,13 @@ def _value(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Unread:
-    """Stands for an argument that a rule names `_like_this`: it has a shape and dtype; other uses raise TypeError."""
+    """Stand-in for an argument that a rule names `_like_this`: it has only a shape and a dtype; else TypeError."""
 
     def __init__(self, message: str, like: Any) -> None:
         object.__setattr__(self, "_known", {} if like is None else {n: getattr(like, n) for n in _KNOWN})
         object.__setattr__(self, "_message", message)
 
-    def __getattribute__(self, name: str) -> Any:  # also isinstance comes here, and NumPy, which asks for `__array__`
+    def __getattribute__(self, name: str) -> Any:  # isinstance calls it too, and so does NumPy for `__array__`
         known = object.__getattribute__(self, "_known")
         if name in known:
             return known[name]
@@ -144,15 +149,15 @@ _KNOWN = ("shape", "ndim", "dtype")
 
 
 def _checked(name: str, argument: int, rule: Rule, arity: int) -> Rule:
-    """The rule, with clear errors for a result that is not an array, and for arguments read though not declared.
+    """The rule, with clear errors for a result that is not an array, and for reading an argument `_like_this`.
 
-    It keeps its name for what it reads.
+    Its `__wrapped__` is the rule, whose signature says what it reads.
     """
     if rule is None:
         return None
     which = f"the rule of {name} for argument {argument}"
     unread = [
-        (i, f"{which} reads {n}, which is not kept for it: drop the underscore, and call it {n.lstrip('_') or 'x'}")
+        (i, f"{which} reads {n}, which is not saved for it: drop the underscore and call it {n.lstrip('_') or 'x'}")
         for i, n in enumerate(inspect.signature(rule).parameters)
         if 2 <= i < 3 + arity and n.startswith("_")
     ]

@@ -14,7 +14,7 @@ from gradflow.dtypes import as_dtype, is_number, weak_number
 from gradflow.ops.checks import check_tensors, kind_and_fix, kind_of, mismatch
 from gradflow.ops.table import (
     BINARY_OPERATORS,
-    TensorFunction,
+    UnaryFunction,
     apply,
     as_operator,
     binary,
@@ -127,7 +127,7 @@ sign = unary(
 )  # fmt: skip
 
 
-def _rounding(name: str, doc: str) -> TensorFunction:
+def _rounding(name: str, doc: str) -> UnaryFunction:
     of_floats = unary(name, lambda F, g, _out, _x: F.zeros_like(g), doc)
 
     def function(x: Tensor, /) -> Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import math
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 from gradflow.autograd.grad_mode import FAST, grad_enabled
 from gradflow.autograd.graph import Node
 from gradflow.ops.checks import check_tensors, flag, number
-from gradflow.ops.table import TensorFunction, apply, counted, defop, floating, named
+from gradflow.ops.table import apply, counted, defop, floating, named
 from gradflow.shapes import Axis, normalize_axes, one_axis
 from gradflow.tensor import Tensor
 
@@ -18,6 +18,14 @@ __all__ = [
     "all", "any", "argmax", "argmin", "argsort", "cumulative_sum", "max", "mean", "min", "prod", "std", "sum",
     "var",
 ]  # fmt: skip
+
+
+class _Reduction(Protocol):
+    def __call__(self, x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor: ...
+
+
+class _AlongAxis(Protocol):
+    def __call__(self, x: Tensor, /, axis: int | None = None, keepdims: bool = False) -> Tensor: ...
 
 
 def _keep(F: Any, g: Any, x: Any, axis: Axis) -> Any:
@@ -76,7 +84,7 @@ def _over_all(ndim: int) -> dict[str, Any]:
     return {"axis": tuple(range(ndim)), "keepdims": False}
 
 
-def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrinks: bool = True) -> TensorFunction:
+def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrinks: bool = True) -> _Reduction:
     op = defop(name, rule)
     get = attrgetter(name)
     reads_out, which = op.saves[1]
@@ -197,7 +205,7 @@ def cumulative_sum(x: Tensor, /, axis: int | None = None) -> Tensor:
     return apply(_CUMULATIVE_SUM, (counted(x),), {"axis": one_axis("cumulative_sum", axis, x.ndim)})
 
 
-def _nondifferentiable(name: str, doc: str) -> TensorFunction:
+def _nondifferentiable(name: str, doc: str) -> _Reduction:
     def function(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
         check_tensors(name, x)
         keepdims = flag(name, keepdims)
@@ -208,7 +216,7 @@ def _nondifferentiable(name: str, doc: str) -> TensorFunction:
     return named(function, name, doc)
 
 
-def _place(name: str, doc: str) -> TensorFunction:
+def _place(name: str, doc: str) -> _AlongAxis:
     def function(x: Tensor, /, axis: int | None = None, keepdims: bool = False) -> Tensor:
         check_tensors(name, x)
         keepdims = flag(name, keepdims)

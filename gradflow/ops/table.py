@@ -1,8 +1,8 @@
 """The table of differentiable operations, and how an operation is applied to tensors.
 
-`defop(name, rule, ...)` makes an entry: one VJP rule per argument, written in array functions against a namespace
-`F` (see `gradflow.autograd`). `apply` computes and records; `unary` and `binary` make functions of tensors with a
-shorter way through for the commonest operations.
+`defop(name, rule, ...)` adds an entry: one VJP rule per argument, written in the functions of a namespace `F` (see
+`gradflow.autograd`). `apply` computes the result and records the operation. `unary` and `binary` make functions of
+tensors that have a fast path for the most frequent case: recorded, no observers, no casts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from gradflow.autograd.grad_mode import FAST, OFF, current_observer, grad_enabled
 from gradflow.autograd.graph import Node, Operation
@@ -34,14 +34,16 @@ OPERATIONS: dict[str, Operation] = {}
 """Every differentiable operation by name."""
 
 Rule = Callable[..., Any] | None
-TensorFunction = Callable[..., Tensor]
+UnaryFunction = Callable[[Tensor], Tensor]
+BinaryFunction = Callable[[Any, Any], Tensor]
+_Function = TypeVar("_Function", bound=Callable[..., Tensor])
 
-BINARY_OPERATORS: dict[str, TensorFunction] = {}
-"""Each function of `binary` and `nondifferentiable_binary` once more, as an operator: see `is_foreign`."""
+BINARY_OPERATORS: dict[str, BinaryFunction] = {}
+"""The functions of two operands as Python operators, which return NotImplemented for foreign operands."""
 
 
 def defop(name: str, *rules: Rule, forward: Callable[..., Any] | None = None, **options: Any) -> Operation:
-    """Make the table's entry `name`, whose value is the array function of that name unless `forward` is given."""
+    """Add the operation `name` to the table. `forward` is by default the array function of that name."""
     if forward is None:
         get = attrgetter(name)
 
@@ -53,7 +55,7 @@ def defop(name: str, *rules: Rule, forward: Callable[..., Any] | None = None, **
 
 
 def elementwise(name: str, array_name: str | None = None) -> Callable[..., Any]:
-    """An array function as the value of the operation `name`, with errors that name the operation and the shapes."""
+    """A `forward` that calls an array function, with errors that name the operation `name` and the shapes."""
     get = attrgetter(array_name or name)
 
     def forward(F: Any, *arrays: Any) -> Any:
@@ -67,7 +69,7 @@ def elementwise(name: str, array_name: str | None = None) -> Callable[..., Any]:
 
 
 def cast(x: Tensor, dtype: Any) -> Tensor:
-    """x in another dtype, recorded."""
+    """x in another dtype, recorded; x itself if it has that dtype already."""
     target = as_dtype(dtype)
     if x.dtype is target:
         return x
@@ -80,19 +82,21 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
 
 
 def floating(x: Tensor) -> Tensor:
-    """x itself, or x in the default dtype if it holds integers or bools."""
+    """x itself if it is floating-point, else x in the default dtype."""
     return x if x.dtype.is_floating else cast(x, DEFAULT)
 
 
 def apply(
     op: Operation, inputs: Sequence[Any], parameters: dict[str, Any] | None = None, to: Backend | None = None
 ) -> Tensor:
-    """The operation's value for `inputs` (tensors, Python numbers or None), recorded if any needs a gradient.
+    """The result of an operation, recorded if an input requires grad.
 
-    `to`: the backend of the result, where that is not the one of the inputs.
+    inputs: tensors, Python numbers or None, one for each array argument of the operation.
+    parameters: its keyword arguments.
+    to: the backend of the result, if it is not that of the inputs.
     """
     parameters = parameters or {}
-    memory = inputs[0]._shared_memory() if op.view else None  # before its array is taken
+    memory = inputs[0]._shared_memory() if op.view else None  # may replace x.array, so it comes first
     backend: Any = None
     arrays, parents = [], []
     recorded = False
@@ -140,7 +144,7 @@ def apply(
 
 
 def counted(x: Any) -> Any:
-    """x itself, or a bool tensor as the int64 numbers 0 and 1."""
+    """x itself, or a bool tensor as int64 (0 and 1)."""
     return cast(x, "int64") if isinstance(x, Tensor) and x._node is None and x.dtype.kind == "bool" else x
 
 
@@ -150,10 +154,13 @@ def unary(
     doc: str,
     prepare: Callable[[Tensor], Tensor] | None = floating,
     exact: bool = False,
-) -> TensorFunction:
-    """The entry `name` for a function of one array, and the function of a tensor that applies it.
+) -> UnaryFunction:
+    """Add the operation `name` of one array, and return the function that applies it to a tensor.
 
-    `prepare` converts a tensor that needs no gradient, and may hold integers. `exact`: see `Operation`.
+    rule: the VJP rule of the argument.
+    doc: the docstring of the function.
+    prepare: converts a tensor that does not require grad, such as one of integers (default: to the default dtype).
+    exact: see `Operation`.
     """
     op = defop(name, rule, forward=elementwise(name), exact=exact)
     get = attrgetter(name)
@@ -186,11 +193,17 @@ def binary(
     needs_float: bool = False,
     counts: bool = False,
     exact: bool = False,
-) -> TensorFunction:
-    """The entry `name` for a function of two arrays with broadcasting, and the function of tensors and numbers.
+) -> BinaryFunction:
+    """Add the operation `name` of two arrays that broadcast, and return the function of tensors and numbers.
 
-    `counts`: bools are the numbers 0 and 1 to it. Half floats and a number that these may not hold are computed in
-    float32.
+    first, second: the VJP rules of the arguments.
+    doc: the docstring of the function.
+    array_name: the array function, if its name differs.
+    needs_float: integers are converted to the default dtype.
+    counts: bools are converted to int64.
+    exact: see `Operation`.
+
+    Half floats with a number that they may not represent exactly are computed in float32.
     """
     get = attrgetter(array_name or name)
     compute = elementwise(name, array_name)
@@ -206,9 +219,9 @@ def binary(
     op = defop(name, first, second, forward=forward, exact=exact)
     saves = [op.saves[mask] for mask in range(4)]
 
-    def make(is_operator: bool) -> TensorFunction:
+    def make(is_operator: bool) -> BinaryFunction:
         def function(x1: Any, x2: Any, /) -> Any:
-            if isinstance(x1, Tensor):  # the commonest cases, recorded and in need of no cast, go straight through
+            if isinstance(x1, Tensor):  # the fast path: recorded, and without casts
                 p, q, backend, a = x1._node, None, x1.backend, x1.array
                 ready: object
                 if isinstance(x2, Tensor):
@@ -255,8 +268,11 @@ LARGEST_HALF = 65504.0
 
 def nondifferentiable_binary(
     name: str, doc: str, of_bools: bool = False, array_name: str | None = None
-) -> TensorFunction:
-    """A function of two tensors or numbers whose result carries no gradient."""
+) -> BinaryFunction:
+    """A function of two tensors or numbers whose result does not require grad.
+
+    of_bools: only bools are accepted. array_name: the array function, if its name differs.
+    """
     compute = elementwise(name, array_name)
 
     def function(x1: Any, x2: Any, /) -> Tensor:
@@ -267,21 +283,21 @@ def nondifferentiable_binary(
         except OverflowError:
             if (x1 if isinstance(x1, Tensor) else x2).dtype.is_floating:
                 raise
-            return _compared_with_what_is_beyond(name, x1, x2)
+            return _compare_beyond_limits(name, x1, x2)
         tensor, other = (x1, x2) if isinstance(x1, Tensor) else (x2, x1)
         F = tensor.backend
         a = x1.array if isinstance(x1, Tensor) else x1
         b = x2.array if isinstance(x2, Tensor) else x2
         if other.__class__ is float and LARGEST_HALF < abs(other) < math.inf and tensor.array.dtype in F.half_dtypes:
-            a, b = widened((a, b), F)  # not with the infinity that the number would round to
+            a, b = widened((a, b), F)  # as a half float, the number would be infinite
         return Tensor(compute(F, a, b), F)
 
     BINARY_OPERATORS[name] = as_operator(function)
     return named(function, name, doc)
 
 
-def _compared_with_what_is_beyond(name: str, x1: Any, x2: Any) -> Tensor:
-    """Compare a tensor of integers with an integer out of its range: the same result for each element."""
+def _compare_beyond_limits(name: str, x1: Any, x2: Any) -> Tensor:
+    """Compare a tensor of integers with an integer that its dtype cannot hold: all results are equal."""
     x = x1 if isinstance(x1, Tensor) else x2
     least = x.dtype.limits[0]
     truth = getattr(operator, COMPARISONS[name])(*(least if y is x else y for y in (x1, x2)))
@@ -291,11 +307,11 @@ def _compared_with_what_is_beyond(name: str, x1: Any, x2: Any) -> Tensor:
 COMPARISONS = {
     "equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge"
 }  # fmt: skip
-"""The operators of Python that compare as these functions do."""
+"""The functions that compare, each with the name of its Python operator."""
 
 
-def as_operator(function: TensorFunction) -> TensorFunction:
-    """`function` of two operands, but with NotImplemented for what is foreign."""
+def as_operator(function: BinaryFunction) -> BinaryFunction:
+    """`function` as an operator, which returns NotImplemented for foreign operands."""
 
     def operate(x1: Any, x2: Any, /) -> Any:
         try:
@@ -308,8 +324,8 @@ def as_operator(function: TensorFunction) -> TensorFunction:
     return operate
 
 
-def nondifferentiable_unary(name: str, doc: str, of_bools: bool = False) -> TensorFunction:
-    """A function of one tensor whose result carries no gradient."""
+def nondifferentiable_unary(name: str, doc: str, of_bools: bool = False) -> UnaryFunction:
+    """A function of one tensor whose result does not require grad. `of_bools`: only bools are accepted."""
     get = attrgetter(name)
 
     def function(x: Tensor, /) -> Tensor:
@@ -322,10 +338,12 @@ def nondifferentiable_unary(name: str, doc: str, of_bools: bool = False) -> Tens
 
 
 def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[Any, Any]:
-    """Two operands made ready: of one dtype, of one device, Python numbers left as they are (they are weak).
+    """Two operands of the operation `name`, converted to one dtype. Python numbers stay numbers: they are weak.
 
-    Raises TypeError for an operand that is neither a tensor nor a number, OverflowError for an integer beyond the dtype
-    of the tensor, DeviceMismatchError for mixed devices.
+    needs_float: integers are converted to the default dtype.
+
+    Raises TypeError for an operand that is neither a tensor nor a number, OverflowError for an integer that the dtype
+    of the tensor cannot hold, DeviceMismatchError for mixed devices.
     """
     one, two = isinstance(x1, Tensor), isinstance(x2, Tensor)
     if one and two:
@@ -353,8 +371,8 @@ def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[An
     return (tensor, weak) if one else (weak, tensor)
 
 
-def named(function: TensorFunction, name: str, doc: str) -> TensorFunction:
-    """The function with that name and docstring, as a function of gradflow."""
+def named(function: _Function, name: str, doc: str) -> _Function:
+    """The function itself, with a name and a docstring, as a function of the module gradflow."""
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
     function.__module__ = "gradflow"
