@@ -4,16 +4,18 @@ The graph has two kinds of vertices. A `Node` records an operation: its `parents
 came from) and the inputs and result that its rules read. A `Leaf` stands for a tensor that was not computed, and keeps
 its gradient. Gradients flow from a node to its parents.
 
-A walk starts from the roots, usually one loss, with a gradient for each. It visits nodes from the newest to the
-oldest, and leaves last (`nodes_from`). A node is newer than its parents, so when the walk comes to it, every gradient
-that flows to it has been computed. Until then `pending` holds their sum, and `parts` those that indexing gives, each
-of which is zero but for a part of the tensor. The walk applies the rules of the node to the sum, adds each result to
-the sum of a parent, and frees what the node saved.
+A walk starts from the roots, usually one loss, with a gradient for each. It visits the nodes that the roots depend on
+from the newest to the oldest, and leaves last (`nodes_from`). A node is newer than its parents, so when the walk comes
+to it, all gradients that flow to it have been computed. Until then `pending` holds their sum. (The rules of indexing
+return a `Part`, a gradient that is zero outside the index; `parts` collects these, to be combined in few calls.) The
+walk applies the rules of the node to that sum, sums each result over broadcast axes and casts it (`fitted`), and adds
+it to what is pending for the parent. Then it frees what the node saved, unless the graph is retained. At a leaf, it
+adds the sum to the gradient that is there (`accumulate`).
 
 There are two walks, which give the same gradients, to the bit:
 
-- `_walk_to_buffers`, the fast path of a training step: on arrays, to all leaves, without observers and hooks. It writes
-  the gradients of parameters straight into the buffer of their optimizer where it can.
+- `_walk_to_buffers`, the fast path of a training step: on arrays, to all leaves, without observers and hooks. Where it
+  can, it has rules write the gradients of parameters straight into the buffers of their optimizer.
 - `_walk`, for everything else: observers and hooks; the gradients of chosen nodes instead of those of all leaves;
   recorded walks (`create_graph=True`), in which the `F` of the rules is `gradflow.ops.namespace` rather than a backend,
   and gradients are tensors that can be differentiated again; and batches of gradients (`gradflow.autograd.batching`).
@@ -93,7 +95,7 @@ def _walk(
         return F if batched is None else batched(F)
 
     on_arrays = functions is None and batched is None
-    on_path: set[Any] | None = None  # the nodes that depend on a wanted one, and the wanted; None: all
+    on_path: set[Any] | None = None  # the wanted nodes and those that depend on one; None: all
     if wanted is None:
         order = nodes_from(roots)
     else:
@@ -102,7 +104,6 @@ def _walk(
         for node in reversed(order):
             if node not in on_path and any(p in on_path for p in node.parents):
                 on_path.add(node)
-    hooked = hooked_nodes if hooked_nodes else None
     pending: dict[Any, Any] = {}
     parts = PartsOf()
     found: dict[Any, Any] = {}
@@ -118,7 +119,7 @@ def _walk(
                 observer.after_adding(node, g)
         if g is None or (on_path is not None and node not in on_path):
             continue
-        if hooked is not None and weakref.ref(node) in hooked:
+        if hooked_nodes and weakref.ref(node) in hooked_nodes:
             g = run_hooks(node, g, functions, batched is not None)
             if wanted is None:
                 retain(node, g, functions)
@@ -133,6 +134,7 @@ def _walk(
                 if observer is not None:
                     observer.after_adding(node, node.grad)
             continue
+
         values, out = saved_values(node, functions is not None)
         F = namespace(node.backend)
         if op.widens and not (op.joint and on_arrays) and node.dtype in node.backend.half_dtypes:
@@ -148,7 +150,8 @@ def _walk(
                 parameters = {**parameters, "residual": None}
             results = op.joint(F, g, out, *values, needs=needs, **parameters)
         else:
-            results = op.rules
+            results = op.rules  # called below, one by one
+
         for i, parent in enumerate(parents):
             result = results[i]
             if result is None or parent is None or (on_path is not None and parent not in on_path):
@@ -163,7 +166,8 @@ def _walk(
                 continue
             total = fitted(result, F, node, i, functions is not None and batched is None)
             if parent in pending:
-                total = namespace(parent.backend).add(pending[parent], total)  # F, unless the node moved its input
+                # F, unless the operation moved its input to another device
+                total = namespace(parent.backend).add(pending[parent], total)
             pending[parent] = total
             if observer is not None and total is not result:
                 observer.after_adding(parent, total)
@@ -175,12 +179,14 @@ def _walk(
 def _walk_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], retain_graph: bool) -> None:
     """`backward` of a training step: on arrays, to all leaves, without observers and hooks.
 
-    A joint rule that `writes_into` buffers is given those of its parents that are RESERVED, which this walk then claims
-    (CLAIMED), so that no other walk writes to them. If nothing else flows to such a leaf, its buffer holds the gradient
-    at the end of the walk and is marked filled. Otherwise what was written is one of the summands, the sum is a new
-    array in `pending`, and the claim is released. The gradients of leaves in `pending` are accumulated at the end.
+    A leaf is RESERVED if it has no gradient and its buffer may be overwritten. Before a rule that `writes_into` buffers
+    runs, the walk claims the RESERVED leaves among the parents (CLAIMED), so that no walk of another thread writes to
+    their buffers, and passes the buffers to the rule. If nothing else flows to such a leaf, its buffer holds the
+    gradient at the end of the walk, and it is marked filled (IN_BUFFER). If something does, the sum with what was
+    written is a new array in `pending`, and the claim is released. Leaves in `pending` get their gradients by
+    `accumulate`, at the end.
 
-    Gradients are added in the order of `_walk`, so that both give the same bits.
+    Gradients are added in the same order as by `_walk`, so that both give the same bits.
     """
     pending: dict[Any, Any] = {}
     parts: PartsOf | None = None
@@ -188,11 +194,11 @@ def _walk_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], ret
         pending[root] = root.backend.add(pending[root], g) if root in pending else g
     order = nodes_from(roots)
     claimed: list[Leaf] = []
-    written: dict[Leaf, Any] = {}  # claimed leaves and their buffers, which hold what flowed to them first
+    written: dict[Leaf, Any] = {}  # of the claimed leaves whose buffers hold what flowed to them first, the buffers
     try:
         for node in order:
             op = node.op
-            if op is None:  # a leaf
+            if op is None:  # a leaf: its gradient is added at the end
                 continue
             g = pending.pop(node, None)
             if parts and node in parts:
@@ -202,7 +208,7 @@ def _walk_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], ret
             F, parents, parameters = node.backend, node.parents, node.parameters
             saves = node.inputs is not None or node.out is not None or op.saves_parameters
             values, out = saved_values(node, False) if saves else (parents, None)
-            joint, into = op.joint, parents
+            joint, into = op.joint, parents  # no buffers: no result is a parent
             if joint is None:
                 results = op.rules
                 if op.widens and node.dtype is not F.single and node.dtype in F.half_dtypes:
