@@ -12,6 +12,7 @@ from cases import CASES, Case
 
 import gradflow as gf
 from gradflow import GradcheckError, gradcheck, gradgradcheck
+from gradflow.autograd.batching import Batch
 from gradflow.autograd.observers import Observer, observe
 from gradflow.ops.table import OPERATIONS
 
@@ -406,3 +407,12 @@ def test_a_rule_that_fails_on_batches_is_found() -> None:
     square = gf.operation("square", lambda F, x: F.multiply(x, x), lambda F, g, _out, x: g * x * 2)
     with pytest.raises(TypeError, match="functions of F alone"):
         gf.gradcheck(square, gf.tensor([0.3, 0.4], dtype="float64"))
+
+
+def test_a_rule_right_one_by_one_and_wrong_on_batches_is_found() -> None:
+    def rule(F: Any, g: Any, _out: Any, _x: Any) -> Any:
+        return F.multiply(g, 3.0 if isinstance(g, Batch) else 2.0)
+
+    double = gf.operation("double", lambda F, x: F.multiply(x, 2.0), rule)
+    with pytest.raises(GradcheckError, match=r"(?s)one by one: 2\n.*on a batch: 3\n.*functions of F only"):
+        gradcheck(double, gf.tensor([0.3, 0.4], dtype="float64"))

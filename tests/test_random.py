@@ -117,6 +117,8 @@ def test_numpy_integers_are_seeds_and_shapes() -> None:
         for wrong in (-1, 1.5, "3"):
             with pytest.raises(ValueError, match="a shape is made of integers >= 0"):
                 call(wrong)
+    with pytest.raises(ValueError, match="a shape is made of integers >= 0"):
+        gf.random.permutation((2, 3))  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------- distributions
