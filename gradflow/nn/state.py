@@ -15,6 +15,8 @@ from gradflow.tree import check_state
 class StateError(KeyError):
     """A state dict has missing or unexpected keys; the message lists them."""
 
+    __module__ = "gradflow.nn"
+
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would show the repr of its argument
 

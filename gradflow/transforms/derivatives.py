@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gradflow import ops
 from gradflow.autograd.backward import backward
 from gradflow.autograd.grad_mode import is_grad_enabled
 from gradflow.autograd.graph import nodes_from
@@ -15,7 +14,7 @@ from gradflow.ops.elementwise import copy
 from gradflow.printing import describe
 from gradflow.tensor import Tensor
 from gradflow.transforms.arguments import check_function, check_primals_and_tangents, kind_of, matching_tensors
-from gradflow.transforms.trace import Trace, detached, gradients_of, node_of
+from gradflow.transforms.trace import Trace, cotangent_of_ones, detached, gradients_of, node_of
 from gradflow.tree import flatten, rebuild
 
 
@@ -60,7 +59,7 @@ def _value_and_grad(
             trace.output, aux = trace.output
         value = trace.scalar_output()
         record = trace.needs_higher_order(value, *[x for _, x in flatten(aux) if isinstance(x, Tensor)])
-        gradient = trace.like_arguments(gradients_of(trace.inputs, [value], [ops.ones_like(value)], record))
+        gradient = trace.like_arguments(gradients_of(trace.inputs, [value], [cotangent_of_ones(value)], record))
         if not record:
             value, aux = detached(value), detached(aux)
         return ((value, aux) if has_aux else value), gradient
@@ -128,7 +127,7 @@ def gradients(
         for path, y in ys:
             if y.size != 1:
                 raise RuntimeError(f"gradients: {path} has shape {y.shape}: reduce it (mean, sum) or pass cotangents=")
-        given = [ops.ones_like(y) for _, y in ys]
+        given = [cotangent_of_ones(y) for _, y in ys]
     else:
         given = matching_tensors("gradients", "cotangent", cotangents, outputs)
     roots, ends = [node_of(y) for _, y in ys], {node_of(x) for _, x in xs}

@@ -14,7 +14,7 @@ from gradflow.ops.elementwise import copy
 from gradflow.ops.transfer import to_device
 from gradflow.tensor import Tensor
 from gradflow.transforms.arguments import check_function, check_primals_and_tangents, matching_tensors
-from gradflow.transforms.trace import Trace, aliased_gradients_of, gradients_of, node_of
+from gradflow.transforms.trace import Trace, aliased_gradients_of, cotangent_of_ones, gradients_of, node_of
 from gradflow.tree import rebuild
 
 _LARGEST_BATCH = 1 << 24
@@ -165,4 +165,4 @@ def _recorded_gradients(trace: Trace) -> tuple[list[Tensor], bool]:
     output = trace.scalar_output()
     record = trace.needs_higher_order(output)
     with enable_grad():
-        return aliased_gradients_of(trace.inputs, [output], [ops.ones_like(output)], record=True), record
+        return aliased_gradients_of(trace.inputs, [output], [cotangent_of_ones(output)], record=True), record
