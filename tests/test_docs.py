@@ -249,7 +249,7 @@ def test_the_calls_of_the_defaults_are_counted_right(recorder: Recorder) -> None
     normalised, residual = recorder.layer_norm(f(5, 3), f(3), f(3), (1,), 1e-5)
     found = [
         calls("random_bits", 1, 2, 100), calls("dropout", f(5, 5), 0.5, 1, 2),
-        calls("sgd_step", f(9), f(9), f(9), SGDOptions(0.9, 0.0, 0.01, True), SGDScalars(0.1, 0.0)),
+        calls("sgd_step", f(9), f(9), f(9), SGDOptions(0.9, 0.0, 0.01, True), SGDScalars(0.1, False)),
         calls("adam_step", f(9), f(9), f(9), f(9), AdamOptions(0.9, 0.99, 1e-8, 0.0),
               AdamScalars.at(1, 0.1, 0.9, 0.99, 0.01)),
         calls("rmsprop_step", f(9), f(9), f(9), None, f(9), RMSpropOptions(0.9, 1e-8, 0.01, 0.9), RMSpropScalars(0.1)),

@@ -280,7 +280,7 @@ def test_a_step_in_parts_gives_the_same_bits(backend: Any, monkeypatch: pytest.M
         monkeypatch.setattr("gradflow_numpy.fast.share_out", threads._run_on_threads)
         arrays = [*(a.copy() for a in start), np.abs(start[0])]
         backend.adam_step(*arrays, AdamOptions(0.9, 0.999, 1e-8, 0.0), AdamScalars.at(3, 1e-2, 0.9, 0.999, 0.1))
-        backend.sgd_step(*arrays[:3], SGDOptions(0.9, 0.0, 0.1, True), SGDScalars(0.1, 0.0))
+        backend.sgd_step(*arrays[:3], SGDOptions(0.9, 0.0, 0.1, True), SGDScalars(0.1, False))
         found.append([a.tobytes() for a in arrays])
     assert found[0] == found[1] == found[2]
 
@@ -439,12 +439,12 @@ def test_an_optimizer_pass_takes_subnormal_numbers_for_zero_and_nothing_else_doe
         for size in (100, *[2 * threads.SHARE] * 2):  # the second time on threads
             tiny = np.float32(1e-39)
             p, g, v = np.zeros(size, np.float32), np.zeros(size, np.float32), np.full(size, tiny)
-            backend.sgd_step(p, g, v, SGDOptions(0.9, 0.0, 0.0, False), SGDScalars(1.0, 0.0))
+            backend.sgd_step(p, g, v, SGDOptions(0.9, 0.0, 0.0, False), SGDScalars(1.0, False))
             assert not v.any()
             assert not p.any()
             assert tiny * np.float32(0.5) > 0
             normal = np.full(size, 1e-30, np.float32)
-            backend.sgd_step(p, g, normal, SGDOptions(0.5, 0.0, 0.0, False), SGDScalars(1.0, 0.0))
+            backend.sgd_step(p, g, normal, SGDOptions(0.5, 0.0, 0.0, False), SGDScalars(1.0, False))
             np.testing.assert_allclose(normal, 5e-31, rtol=1e-6)
 
 

@@ -88,9 +88,9 @@ def test_parameters_are_views_of_one_array_at_multiples_of_256_bytes(device: str
     optimizer = SGD(model.parameters(), lr=0.1)
     (block,) = optimizer._blocks
     assert_same(model, before)
-    assert [m.start % elements for m in block.members] == [0] * 4
-    assert [m.start for m in block.members] == [0, elements, 2 * elements, 3 * elements]
-    for m, p in zip(block.members, model.parameters(), strict=True):
+    assert [m.start % elements for m in block.slices] == [0] * 4
+    assert [m.start for m in block.slices] == [0, elements, 2 * elements, 3 * elements]
+    for m, p in zip(block.slices, model.parameters(), strict=True):
         assert m.tensor is p
         assert shares(block.values, p.array)
         flat = host(gf.Tensor(block.values, p.backend))
@@ -105,7 +105,7 @@ def test_gradients_are_written_straight_into_the_buffer(device: str) -> None:
         optimizer.zero_grad()
         assert all(p.grad is None for p in model.parameters())
         backward(model, step)
-        for m, p in zip(block.members, model.parameters(), strict=True):
+        for m, p in zip(block.slices, model.parameters(), strict=True):
             assert p.grad.array is m.gradient
             assert shares(block.gradients, p.grad.array)
         optimizer.step()
@@ -121,7 +121,7 @@ def test_the_padding_stays_zero(device: str, make: Callable[[Any], Optimizer]) -
         clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
     inside = np.zeros(block.size, dtype=bool)
-    for m in block.members:
+    for m in block.slices:
         inside[m.start : m.stop] = True
     assert not inside.all()
     for name, flat in {"values": block.values, "gradients": block.gradients, **block.state}.items():
@@ -145,7 +145,7 @@ def test_zero_dim_and_empty_and_one_element_parameters(device: str) -> None:
 def test_mixed_dtypes_are_in_blocks_of_their_own(device: str) -> None:
     a, b, c = parameter([1.0]), parameter([1.0], "float64"), parameter([1.0])
     optimizer = Adam([a, b, c], lr=0.1)
-    assert [[m.index for m in block.members] for block in optimizer._blocks] == [[0, 2], [1]]
+    assert [[m.index for m in block.slices] for block in optimizer._blocks] == [[0, 2], [1]]
     for _ in range(3):
         optimizer.zero_grad()
         (a.sum() + b.astype("float32").sum() + c.sum()).backward()
@@ -186,6 +186,28 @@ def test_parameters_without_a_gradient_stay_and_so_does_their_state(device: str,
         assert_agree(f"q after step {step}", q, host(alone))
     assert both.state_dict()["state"][1]["step"] == 3
     assert both.state_dict()["state"][0]["step"] == 5
+
+
+def test_parameters_whose_histories_are_equal_again_are_updated_together(device: str) -> None:
+    a, b, c = (parameter(np.ones(2)) for _ in range(3))
+    optimizer = Adam([a, b, c], lr=0.1)
+    (block,) = optimizer._blocks
+
+    def step(*given: gf.Tensor) -> list[list[int]]:
+        optimizer.zero_grad()
+        for p in given:
+            p.grad = gf.ones((2,))
+        runs = [[s.index for s in run] for _, run in block.contiguous_runs(block.refresh())]
+        optimizer.step()
+        return runs
+
+    assert step(a, b, c) == [[0, 1, 2]]
+    assert step(a, c) == [[0], [2]]
+    assert step(a, b, c) == [[0], [1], [2]]
+    assert step(b) == [[1]]
+    assert step(a, b, c) == [[0, 1, 2]]
+    assert step(a, b, c) == [[0, 1, 2]]
+    assert [entry["step"] for entry in optimizer.state_dict()["state"].values()] == [5, 5, 5]
 
 
 @every_optimizer
@@ -324,7 +346,7 @@ def test_a_model_moved_after_its_optimizer_was_made_is_an_error_that_says_so(whe
         gf.mse_loss(model(x.to(where)), y.to(where)).backward()
         before = values(model)
         free.grad = gf.ones((1,))
-        with pytest.raises(RuntimeError, match="make the optimizer after"):
+        with pytest.raises(RuntimeError, match="create the optimizer after"):
             optimizer.step()
         assert_same(model, before)
         assert free.item() == 1.0, "nothing has changed"
@@ -981,13 +1003,13 @@ def test_a_parameter_moves_in_when_nothing_else_sees_its_memory_any_more(device:
     w, alias = shared_pair("alias")
     optimizer = SGD([w], lr=0.5)
     (block,) = optimizer._blocks
-    assert block.members[0].outside
+    assert block.slices[0].outside
     w.sum().backward()
     optimizer.step()
     del alias
     optimizer.step()
-    assert not block.members[0].outside
-    assert w.array is block.members[0].values
+    assert not block.slices[0].outside
+    assert w.array is block.slices[0].values
     assert w.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
 
 
@@ -1016,7 +1038,7 @@ def test_what_nothing_else_sees_lies_in_the_buffer(device: str) -> None:
     for parameters in [*[list(m.parameters()) for m in models], *[[make().requires_grad_()] for make in made]]:
         for _ in range(2):  # also where another optimizer has had them
             optimizer = SGD(parameters)
-            assert not any(m.outside for block in optimizer._blocks for m in block.members)
+            assert not any(m.outside for block in optimizer._blocks for m in block.slices)
     loss.backward()
 
 

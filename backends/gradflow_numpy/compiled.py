@@ -162,13 +162,13 @@ def squared_difference(x: Any, target: Any, difference: Any) -> Any:
 
 @_compiled
 def sgd(
-    parameter: Any, gradient: Any, velocity: Any, momentum: float, one_minus_dampening: float, weight_decay: float,
+    parameter: Any, gradient: Any, velocity: Any, momentum: float, dampening: float, weight_decay: float,
     nesterov: bool, lr: float, first: bool,
 ) -> None:  # fmt: skip
     """`Backend.sgd_step`."""
     real = parameter.dtype.type
-    lr, momentum, one_minus_dampening = real(lr), real(momentum), real(one_minus_dampening)
-    weight_decay = real(weight_decay)
+    one_minus_dampening = real(1 - dampening)
+    lr, momentum, weight_decay = real(lr), real(momentum), real(weight_decay)
     for i in range(parameter.size):
         d = gradient[i]
         if weight_decay != 0:

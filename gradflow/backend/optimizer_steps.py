@@ -1,7 +1,8 @@
 """Optimizer steps on flat arrays, and gradient clipping: the composed defaults, and the numbers that they take.
 
 A step takes its arrays, then two tuples of numbers: the options, which stay the same from step to step, and the
-scalars, which change with each. The scalars are floats only, so that they can lie in an array on the device.
+scalars, which change with each. The scalars are few numbers in a fixed order, so that they can lie in an array on the
+device, a bool as 0 or 1.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ class SGDOptions(NamedTuple):
 
 
 class SGDScalars(NamedTuple):
-    """The scalars of `sgd_step`; `first` is 1.0 at the velocity's first step, which sets it, else 0.0."""
+    """The scalars of `sgd_step`; `first`: whether this is the first step of the velocity, which sets it."""
 
     lr: float
-    first: float
+    first: bool
 
 
 class AdamOptions(NamedTuple):

@@ -3,6 +3,7 @@
 from gradflow.optim import schedules
 from gradflow.optim.algorithms import SGD, Adam, AdamW, RMSprop
 from gradflow.optim.clip import clip_grad_norm_
-from gradflow.optim.optimizer import Optimizer
+from gradflow.optim.hyperparameters import check_numbers
+from gradflow.optim.optimizer import Optimizer, Step
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "clip_grad_norm_", "schedules"]
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "Step", "check_numbers", "clip_grad_norm_", "schedules"]

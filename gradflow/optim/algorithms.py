@@ -1,6 +1,6 @@
-"""The optimizers: SGD, Adam, AdamW, RMSprop, with PyTorch's names, defaults and formulas.
+"""The optimizers SGD, Adam, AdamW and RMSprop, with PyTorch's names, defaults and formulas.
 
-The formulas are the kernels `sgd_step`, `adam_step` and `rmsprop_step` of `gradflow.backend`.
+The formulas are those of the kernels `sgd_step`, `adam_step` and `rmsprop_step` of `gradflow.backend`.
 """
 
 from __future__ import annotations
@@ -9,33 +9,32 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gradflow.backend import (
-    AdamOptions,
-    AdamScalars,
-    Array,
-    Backend,
-    RMSpropOptions,
-    RMSpropScalars,
-    SGDOptions,
-    SGDScalars,
-)
-from gradflow.optim.optimizer import Optimizer, Parameters, check_numbers, check_rate, number
+from gradflow.backend import AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars, SGDOptions, SGDScalars
+from gradflow.optim.hyperparameters import check_numbers, number
+from gradflow.optim.optimizer import Optimizer, Parameters, Step
 from gradflow.optim.schedules import Schedule
 
 
 def _check_eps(group: dict[str, Any]) -> None:
     check_numbers(group, "eps")
     if group["eps"] == 0:
-        raise ValueError("eps is a number above 0: where a gradient is 0, a step divides by it")
+        raise ValueError("eps must be above 0: where a gradient is 0, a step divides by it")
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum (Sutskever et al. 2013), Nesterov's included, and weight decay.
+    """Stochastic gradient descent, with momentum (Sutskever et al. 2013), also Nesterov's, and weight decay.
 
-    Raises ValueError for a hyperparameter out of range, or Nesterov's without momentum or with dampening.
+    - parameters: tensors or parameter groups, as for every `Optimizer`.
+    - lr: learning rate, a number or a schedule (default 1e-3).
+    - momentum: the share of the velocity that each step keeps, at least 0 (default 0: no velocity).
+    - dampening: each step adds 1 - dampening times the gradient to the velocity (default 0).
+    - weight_decay: the factor of the parameters that is added to their gradients (default 0).
+    - nesterov: Nesterov's momentum, which needs momentum > 0 and dampening 0 (default False).
+
+    Raises ValueError for a hyperparameter out of range, and like `Optimizer`.
     """
 
-    _known_state = ("momentum_buffer",)
+    state_names = ("momentum_buffer",)
 
     def __init__(
         self,
@@ -51,39 +50,38 @@ class SGD(Optimizer):
         }  # fmt: skip
         super().__init__(parameters, defaults)
 
-    def _check(self, group: dict[str, Any]) -> None:
-        check_rate(group)
+    def check_hyperparameters(self, group: dict[str, Any]) -> None:
         check_numbers(group, "momentum", "weight_decay")
         check_numbers(group, "dampening", low=-math.inf)
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov's momentum needs momentum > 0 and dampening = 0")
 
-    def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+    def needed_state(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
 
-    def _update(
-        self,
-        backend: Backend,
-        values: Array,
-        gradients: Array,
-        state: dict[str, Array],
-        lr: float,
-        step: int,
-        fresh: bool,
-        group: Mapping[str, Any],
-    ) -> None:
+    def update(self, step: Step, group: Mapping[str, Any]) -> None:
         options = SGDOptions(group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"])
-        scalars = SGDScalars(lr, float(fresh))
-        backend.sgd_step(values, gradients, state.get("momentum_buffer"), options, scalars)
+        scalars = SGDScalars(step.lr, step.first)
+        velocity = step.state.get("momentum_buffer")
+        step.backend.sgd_step(step.parameters, step.gradients, velocity, options, scalars)
 
 
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015), its weight decay added to the gradient.
 
-    betas: the decays of the mean and of the mean square of gradients. ValueError for a hyperparameter out of range.
+    - parameters: tensors or parameter groups, as for every `Optimizer`.
+    - lr: learning rate, a number or a schedule (default 1e-3).
+    - betas: the decay factors of the running means of the gradient and of its square, each in [0, 1)
+      (default (0.9, 0.999)).
+    - eps: what is added to the root of the mean square before dividing by it, above 0 (default 1e-8).
+    - weight_decay: the factor of the parameters that is added to their gradients (default 0).
+
+    Raises ValueError for a hyperparameter out of range, TypeError for betas that are not two numbers, and like
+    `Optimizer`.
     """
 
-    _known_state = ("exp_avg", "exp_avg_sq")
+    state_names = ("exp_avg", "exp_avg_sq")
+    nonnegative_state = ("exp_avg_sq",)
     _decoupled = False
 
     def __init__(
@@ -96,8 +94,7 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    def _check(self, group: dict[str, Any]) -> None:
-        check_rate(group)
+    def check_hyperparameters(self, group: dict[str, Any]) -> None:
         try:
             betas = tuple(group["betas"])
         except TypeError:
@@ -108,29 +105,21 @@ class Adam(Optimizer):
         check_numbers(group, "weight_decay")
         _check_eps(group)
 
-    def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq")
-
-    def _update(
-        self,
-        backend: Backend,
-        values: Array,
-        gradients: Array,
-        state: dict[str, Array],
-        lr: float,
-        step: int,
-        fresh: bool,
-        group: Mapping[str, Any],
-    ) -> None:
+    def update(self, step: Step, group: Mapping[str, Any]) -> None:
         beta1, beta2 = group["betas"]
-        decay = group["weight_decay"]
-        options = AdamOptions(beta1, beta2, group["eps"], 0.0 if self._decoupled else decay)
-        scalars = AdamScalars.at(step, lr, beta1, beta2, decay if self._decoupled else 0.0)
-        backend.adam_step(values, gradients, state["exp_avg"], state["exp_avg_sq"], options, scalars)
+        added, decoupled = (0.0, group["weight_decay"]) if self._decoupled else (group["weight_decay"], 0.0)
+        options = AdamOptions(beta1, beta2, group["eps"], added)
+        scalars = AdamScalars.at(step.number, step.lr, beta1, beta2, decoupled)
+        mean, square = step.state["exp_avg"], step.state["exp_avg_sq"]
+        step.backend.adam_step(step.parameters, step.gradients, mean, square, options, scalars)
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019). ValueError for a hyperparameter out of range."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): each step first shrinks the parameters.
+
+    Arguments are those of `Adam`, but weight_decay: each step multiplies the parameters by 1 - lr * weight_decay
+    (default 1e-2). Raises like `Adam`.
+    """
 
     _decoupled = True
 
@@ -146,12 +135,21 @@ class AdamW(Adam):
 
 
 class RMSprop(Optimizer):
-    """RMSprop (Tieleman & Hinton 2012), with momentum, and centred (Graves 2013) if asked for.
+    """RMSprop (Tieleman & Hinton 2012), with momentum, and centred (Graves 2013).
 
-    alpha: the decay of the mean square. Raises ValueError for a hyperparameter out of range.
+    - parameters: tensors or parameter groups, as for every `Optimizer`.
+    - lr: learning rate, a number or a schedule (default 1e-2).
+    - alpha: the decay factor of the running mean of the squared gradient, in [0, 1) (default 0.99).
+    - eps: what is added to the root of the mean square before dividing by it, above 0 (default 1e-8).
+    - weight_decay: the factor of the parameters that is added to their gradients (default 0).
+    - momentum: the share of the velocity that each step keeps, at least 0 (default 0: no velocity).
+    - centered: divide by the standard deviation of the gradient instead of its root mean square (default False).
+
+    Raises ValueError for a hyperparameter out of range, and like `Optimizer`.
     """
 
-    _known_state = ("square_avg", "grad_avg", "momentum_buffer")
+    state_names = ("square_avg", "grad_avg", "momentum_buffer")
+    nonnegative_state = ("square_avg",)
 
     def __init__(
         self,
@@ -169,27 +167,19 @@ class RMSprop(Optimizer):
         }  # fmt: skip
         super().__init__(parameters, defaults)
 
-    def _check(self, group: dict[str, Any]) -> None:
-        check_rate(group)
+    def check_hyperparameters(self, group: dict[str, Any]) -> None:
         check_numbers(group, "alpha", high=1.0)
         check_numbers(group, "weight_decay", "momentum")
         _check_eps(group)
 
-    def _state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+    def needed_state(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         names = ("square_avg", "grad_avg") if group["centered"] else ("square_avg",)
         return (*names, "momentum_buffer") if group["momentum"] else names
 
-    def _update(
-        self,
-        backend: Backend,
-        values: Array,
-        gradients: Array,
-        state: dict[str, Array],
-        lr: float,
-        step: int,
-        fresh: bool,
-        group: Mapping[str, Any],
-    ) -> None:
+    def update(self, step: Step, group: Mapping[str, Any]) -> None:
         options = RMSpropOptions(group["alpha"], group["eps"], group["weight_decay"], group["momentum"])
-        square, mean, velocity = state["square_avg"], state.get("grad_avg"), state.get("momentum_buffer")
-        backend.rmsprop_step(values, gradients, square, mean, velocity, options, RMSpropScalars(lr))
+        state = step.state
+        mean, velocity = state.get("grad_avg"), state.get("momentum_buffer")
+        step.backend.rmsprop_step(
+            step.parameters, step.gradients, state["square_avg"], mean, velocity, options, RMSpropScalars(step.lr)
+        )

@@ -10,7 +10,7 @@ from gradflow.autograd.leaf import IN_BUFFER, Leaf
 from gradflow.backend import Array
 from gradflow.interception import opaque_call
 from gradflow.ops.checks import mismatch
-from gradflow.optim.optimizer import number
+from gradflow.optim.hyperparameters import number
 from gradflow.tensor import Tensor
 
 
@@ -60,7 +60,7 @@ def _whole_arrays(leaves: list[Leaf]) -> list[Array]:
         else:
             arrays.append(leaf.array)
     for block, members in inside.items():
-        if len(members) == len(block.members):
+        if len(members) == len(block.slices):
             arrays.append(block.gradients)
         else:
             arrays += [leaf.array for leaf in members]

@@ -1,11 +1,11 @@
-"""Flat buffers: all parameters of an optimizer in one array per device and dtype, and their gradients in another.
+"""Flat buffers: all parameters of one device and dtype in one array, their gradients in another.
 
-The tensors of the model become views of the buffer, and backward passes write gradients straight into the other, so
-that an optimizer step is one pass over whole arrays. Each parameter starts at a multiple of 256 bytes; the gaps hold
-zeros, which no step changes.
+The model's tensors become views of the first array, and backward passes write gradients directly into the second, so
+that an optimizer step is one pass over whole arrays. Each parameter starts at a multiple of 256 bytes. The padding in
+between holds zeros, which no step changes.
 
-A parameter whose memory others see (another parameter that is a view of it, a detached alias, the NumPy array behind
-`asarray`) stays where it is as long as they do: a step copies it into the buffer, and its new values back.
+A parameter whose memory is shared (with a parameter that is a view of it, a detached alias, the NumPy array behind
+`asarray`) keeps its own memory while that lasts: each step copies its values into the buffer, and the new ones back.
 """
 
 from __future__ import annotations
@@ -26,53 +26,49 @@ from gradflow.tensor import Tensor, is_read_only
 _ALIGNMENT = 256  # bytes
 
 
-class Past:
-    """What `count` members of one group have in common: their steps so far, and which state arrays these `filled`."""
+History = tuple[int, int, frozenset[str]]
+"""The parameter group of a slice, by index; its steps so far; and the names of the state arrays that they initialised.
 
-    __slots__ = ("count", "filled", "group", "step")
-
-    def __init__(self, group: int, step: int = 0, filled: frozenset[str] = frozenset(), count: int = 0) -> None:
-        self.group = group
-        self.step = step
-        self.filled = filled
-        self.count = count
+A step can update slices together whose histories are equal. State arrays that are not initialised hold zeros.
+"""
 
 
-class Member:
-    """A parameter's place in a block: its tensor, [start, stop), the views of values and gradients, and its past.
+class Slice:
+    """A parameter's place [start, stop) in a block, counted in elements.
 
-    `outside`: whether the tensor is not in its place, because others see its memory.
+    index: its position among all parameters of the optimizer. values, gradient: views of the block's arrays, in the
+    parameter's shape. outside: whether the tensor keeps its own memory, because that memory is shared.
     """
 
-    __slots__ = ("gradient", "index", "outside", "past", "start", "stop", "tensor", "values")
+    __slots__ = ("gradient", "history", "index", "outside", "start", "stop", "tensor", "values")
 
-    def __init__(self, tensor: Tensor, index: int, start: int) -> None:
+    def __init__(self, tensor: Tensor, index: int, start: int, history: History) -> None:
         self.tensor = tensor
         self.index = index
         self.start = start
         self.stop = start + tensor.size
-        self.past: Past
+        self.history = history
         self.outside = False
         self.values: Array = None
         self.gradient: Array = None
 
 
-class _Place(Memory):
-    """The memory of a place in a block: used by its own tensor alone, though its array is a view of a larger one."""
+class _SliceMemory(Memory):
+    """The memory of a slice: only its tensor uses it, although the tensor's array is a view of a larger one."""
 
     __slots__ = ()
 
 
-def _is_seen_elsewhere(tensor: Tensor) -> bool:
-    """Whether anything else that is alive refers to the memory of a tensor: a tensor, an array, the array's base.
+def _is_shared(tensor: Tensor) -> bool:
+    """Whether another live object refers to a tensor's memory: a tensor, an array, or the array's base.
 
-    Of memory that another library made (a torch tensor, a bytearray) that cannot be known: it counts as seen.
+    Memory of another library (a torch tensor, a bytearray) always counts as shared, since that cannot be known.
     """
     if not hasattr(tensor.array, "__setitem__"):  # a NumPy scalar
         return False
     if tensor._memory is not None and sys.getrefcount(tensor._memory) > ONE_REFERENCE:
         return True
-    if isinstance(tensor._memory, _Place):
+    if isinstance(tensor._memory, _SliceMemory):
         return False
     if sys.getrefcount(tensor.array) > ONE_REFERENCE:
         return True
@@ -83,164 +79,161 @@ def _is_seen_elsewhere(tensor: Tensor) -> bool:
     return sys.getrefcount(tensor.array.base) > ONE_REFERENCE
 
 
-class Block:
-    """The parameters of one device and dtype: `values` and `gradients` are flat arrays, and so is each of `state`."""
+class FlatBlock:
+    """All parameters of one device and dtype: `values`, `gradients` and each array of `state` are flat.
 
-    def __init__(self, backend: Backend, native: Any, members: Sequence[tuple[int, int, Tensor]]) -> None:
+    `parameters`: the index, the parameter group and the tensor of each. Raises ValueError for a parameter in shared
+    read-only memory, which cannot be trained.
+    """
+
+    def __init__(self, backend: Backend, native: Any, parameters: Sequence[tuple[int, int, Tensor]]) -> None:
         self.backend = backend
         self.native = native
-        step = _ALIGNMENT // DTYPES[backend.dtype_name(native)].itemsize
-        self.members: list[Member] = []
-        groups, end = [], 0
-        for index, group, tensor in members:
-            if is_read_only(tensor.array) and _is_seen_elsewhere(tensor):
+        alignment = _ALIGNMENT // DTYPES[backend.dtype_name(native)].itemsize
+        self.slices: list[Slice] = []
+        self.size = 0
+        for index, group, tensor in parameters:
+            if is_read_only(tensor.array) and _is_shared(tensor):
                 raise ValueError(
                     f"parameter {index}, of shape {tensor.shape}, cannot be trained: its memory is read-only, that of "
                     "a NumPy array or of a broadcast; make the parameter with gradflow.tensor(...) or .clone()"
                 )
-            member = Member(tensor, index, math.ceil(end / step) * step)
-            self.members.append(member)
-            end = member.stop
-            groups.append(group)
-        self.size = end
-        self.whole = slice(0, end)
-        self.some_outside = False
-        self.values = backend.zeros((end,), dtype=native)
-        self.gradients = backend.zeros((end,), dtype=native)
+            start = math.ceil(self.size / alignment) * alignment
+            self.slices.append(Slice(tensor, index, start, (group, 0, frozenset())))
+            self.size = self.slices[-1].stop
+        self.whole = slice(0, self.size)
+        self.values = backend.zeros((self.size,), dtype=native)
+        self.gradients = backend.zeros((self.size,), dtype=native)
         self.state: dict[str, Array] = {}
-        for member in self.members:
-            member.values = self.view(self.values, member)
-            member.gradient = self.view(self.gradients, member)
-            self._adopt(member)
-        self.set_pasts([(group, 0, frozenset()) for group in groups])
+        self.any_outside = False
+        self._equal_histories = False  # surely all equal; where False, they still may be
+        for s in self.slices:
+            s.values, s.gradient = self.view(self.values, s), self.view(self.gradients, s)
+            self._adopt(s)
 
-    def view(self, flat: Array, member: Member) -> Array:
-        """The part of a flat array that belongs to a member, in its shape."""
-        return self.backend.reshape(flat[member.start : member.stop], member.tensor.shape)
+    def view(self, flat: Array, s: Slice) -> Array:
+        """A parameter's part of a flat array, in the parameter's shape."""
+        return self.backend.reshape(flat[s.start : s.stop], s.tensor.shape)
 
     def state_array(self, name: str) -> Array:
-        """The flat array `name` of the state; zeros at first, as where a hyperparameter that needs it is set later."""
+        """The flat state array of this name, made of zeros when first asked for."""
         if name not in self.state:
             self.state[name] = self.backend.zeros((self.size,), dtype=self.native)
         return self.state[name]
 
-    def _adopt(self, member: Member) -> None:
-        """Make the member's tensor a view of this block, its values unchanged, unless its memory is seen elsewhere."""
-        tensor = member.tensor
+    def arrays(self, part: slice, names: Sequence[str]) -> tuple[Array, Array, dict[str, Array]]:
+        """A part of the values, of the gradients, and of the state arrays of these names."""
+        state = {name: self.state_array(name) for name in names}
+        if part is self.whole:
+            return self.values, self.gradients, state
+        return self.values[part], self.gradients[part], {name: flat[part] for name, flat in state.items()}
+
+    def set_history(self, s: Slice, step: int, initialised: frozenset[str]) -> None:
+        """Set how many steps a slice has had, and which state arrays they have written."""
+        s.history = (s.history[0], step, initialised)
+        self._equal_histories = False
+
+    def _adopt(self, s: Slice) -> None:
+        """Make the slice's tensor a view of this block, its values unchanged, unless its memory is shared."""
+        tensor = s.tensor
         if tensor.backend is not self.backend or tensor.array.dtype != self.native:
             raise RuntimeError(
-                f"parameter {member.index} was moved to {tensor.dtype} on {tensor.device} after the optimizer was "
-                "made; make the optimizer after model.to(...)"
+                f"parameter {s.index} was moved to {tensor.dtype} on {tensor.device} after the optimizer was "
+                "created; create the optimizer after model.to(...)"
             )
-        member.outside = _is_seen_elsewhere(tensor)
-        self.some_outside |= member.outside
-        if member.outside:
-            tensor._shared_memory()  # a step records its change there
+        s.outside = _is_shared(tensor)
+        self.any_outside |= s.outside
+        if s.outside:
+            tensor._shared_memory()  # where each step will note its change
             return
-        self.backend.setitem(member.values, ..., tensor.array)
-        array, tensor.array = tensor.array, member.values
+        self.backend.setitem(s.values, ..., tensor.array)
+        array, tensor.array = tensor.array, s.values
         invalidate(array)
-        changed = 0 if tensor._memory is None else tensor._memory.changed
-        tensor._memory = _Place(changed)
+        tensor._memory = _SliceMemory(0 if tensor._memory is None else tensor._memory.changed)
 
-    def set_pasts(self, pasts: Sequence[tuple[int, int, frozenset[str]]]) -> None:
-        """Give each member its group, its count of steps, and the names of the state arrays that these have filled."""
-        shared: dict[tuple[int, int, frozenset[str]], Past] = {}
-        for member, key in zip(self.members, pasts, strict=True):
-            member.past = shared.setdefault(key, Past(*key))
-            member.past.count += 1
-
-    def refresh(self) -> list[Member]:
-        """Bring in what was changed outside, values and gradients; the members that have a gradient."""
+    def refresh(self) -> list[Slice]:
+        """Copy in what was changed outside of the block, and return the slices whose parameter has a gradient."""
         ready = []
-        self.some_outside = False
-        outside: list[tuple[Member, Any, Array]] = []
-        for member in self.members:
-            tensor = member.tensor
-            if tensor.array is not member.values:
-                self._adopt(member)
+        self.any_outside = False
+        elsewhere: list[tuple[Slice, Any, Array]] = []
+        for s in self.slices:
+            tensor = s.tensor
+            if tensor.array is not s.values:
+                self._adopt(s)
             leaf: Any = tensor._node
             if leaf is None:
                 continue
             slot = leaf.slot
-            if slot is None or slot.array is not member.gradient:
-                leaf.attach(member.gradient, weakref.ref(self))  # a strong one would close a cycle through the tensor
+            if slot is None or slot.array is not s.gradient:
+                leaf.attach(s.gradient, weakref.ref(self))  # a strong reference would be a cycle through the tensor
             if leaf.state is IN_BUFFER:
-                ready.append(member)
+                ready.append(s)
             elif leaf.state is ELSEWHERE:
-                ready.append(member)
-                outside.append((member, leaf, self.backend.copy(leaf.array)))
-        for member, leaf, gradient in outside:  # only now: one may have been in the place of another
+                ready.append(s)
+                elsewhere.append((s, leaf, self.backend.copy(leaf.array)))
+        for s, leaf, gradient in elsewhere:  # after all are copied: a gradient may lie in another slice
             leaf.slot.copy_out_holders()
-            self.backend.setitem(member.gradient, ..., gradient)
+            self.backend.setitem(s.gradient, ..., gradient)
             leaf.mark_filled()
         return ready
 
-    def runs(self, ready: list[Member]) -> list[tuple[slice, list[Member]]]:
-        """Members that have a gradient, in runs of one past without a gap: the range and the members of each."""
-        if len(ready) == len(self.members) and ready[0].past.count == len(ready) and not self.some_outside:
+    def contiguous_runs(self, ready: list[Slice]) -> list[tuple[slice, list[Slice]]]:
+        """The slices with a gradient in runs, without gaps and of equal histories: the range and the slices of each.
+
+        A slice outside of the block is a run of its own.
+        """
+        if self._equal_histories and len(ready) == len(self.slices) and not self.any_outside:
             return [(self.whole, ready)]
         chosen = set(ready)
-        runs: list[tuple[slice, list[Member]]] = []
-        run: list[Member] = []
-        for member in self.members:
-            alone = member.outside or (run and run[0].outside)
-            if run and (alone or not (member in chosen and member.past is run[0].past)):
-                runs.append((slice(run[0].start, run[-1].stop), run))
-                run = []
-            if member in chosen:
-                run.append(member)
-        if run:
-            runs.append((slice(run[0].start, run[-1].stop), run))
-        return runs
+        runs: list[list[Slice]] = []
+        open_run: list[Slice] = []  # which the next slice may join
+        for s in self.slices:
+            if s not in chosen:
+                open_run = []
+            elif open_run and open_run[0].history == s.history and not (s.outside or open_run[0].outside):
+                open_run.append(s)
+            else:
+                open_run = [s]
+                runs.append(open_run)
+        return [(slice(run[0].start, run[-1].stop), run) for run in runs]
 
-    def part(self, flat: Array, part: slice) -> Array:
-        """A part of a flat array."""
-        return flat if part is self.whole else flat[part]
+    def copy_in(self, run: Sequence[Slice]) -> None:
+        """Copy the values of parameters outside of the block to their slices."""
+        for s in run:
+            if s.outside:
+                self.backend.setitem(s.values, ..., s.tensor.array)
 
-    def bring_in(self, members: Sequence[Member]) -> None:
-        """Copy the values of members that are outside to their places."""
-        for member in members:
-            if member.outside:
-                self.backend.setitem(member.values, ..., member.tensor.array)
+    def record_step(self, run: list[Slice], initialised: frozenset[str]) -> None:
+        """Note that a step has changed a run of slices in place, and which state arrays are now `initialised`.
 
-    def changed(self, members: Sequence[Member], filled: frozenset[str]) -> None:
-        """Note a change in place of the members' values, count a step of each, and what is now `filled` of them.
-
-        Members that are outside get the values of their places.
+        Parameters outside of the block get the values of their slices.
         """
         now = clock.change()
-        past = members[0].past
-        if past.count > len(members):  # the others stay as they were
-            past.count -= len(members)
-            past = Past(past.group, past.step, past.filled, len(members))
-            for member in members:
-                member.past = past
-        past.step += 1
-        past.filled = filled
-        for member in members:
-            member.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` made it
-        if self.some_outside:
-            for member in members:
-                if member.outside:
-                    self.backend.setitem(member.tensor.array, ..., member.values)
-                    member.tensor._bump()
+        group, step, _ = run[0].history
+        history = (group, step + 1, initialised)
+        for s in run:
+            s.history = history
+            s.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` made it
+        self._equal_histories = len(run) == len(self.slices)
+        if self.any_outside:
+            for s in run:
+                if s.outside:
+                    self.backend.setitem(s.tensor.array, ..., s.values)
+                    s.tensor._bump()
 
 
-def make_blocks(groups: Sequence[Sequence[Tensor]], first: int = 0) -> list[Block]:
-    """Blocks for the groups from the `first` on, each parameter in one block; those of a group stand together."""
-    sorted_out: dict[tuple[int, str], tuple[Backend, Any, list[tuple[int, int, Tensor]]]] = {}
+def make_blocks(groups: Sequence[Sequence[Tensor]], first: int = 0) -> list[FlatBlock]:
+    """One block for each device and dtype among the parameters of the groups from index `first` on, in their order."""
+    parameters: dict[tuple[int, str], tuple[Backend, Any, list[tuple[int, int, Tensor]]]] = {}
     index = 0
     for g, tensors in enumerate(groups):
         for tensor in tensors:
-            if g < first:
-                index += 1
-                continue
-            key = (id(tensor.backend), tensor.dtype.name)
-            entry = sorted_out.setdefault(key, (tensor.backend, tensor.array.dtype, []))
-            entry[2].append((index, g, tensor))
+            if g >= first:
+                key = (id(tensor.backend), tensor.dtype.name)
+                entry = parameters.setdefault(key, (tensor.backend, tensor.array.dtype, []))
+                entry[2].append((index, g, tensor))
             index += 1
-    blocks = [Block(*entry) for entry in sorted_out.values()]
+    blocks = [FlatBlock(*entry) for entry in parameters.values()]
     for block in blocks:
         block.refresh()
     return blocks

@@ -265,7 +265,7 @@ def test_optimizer_steps(backend: Any, reference: Any, real: Any) -> None:
         (0.9, 0.1, False, 0.0, True),
     ):
         p, g, v = state(0, 0, 0)
-        options, scalars = SGDOptions(momentum, dampening, decay, nesterov), SGDScalars(0.1, float(first))
+        options, scalars = SGDOptions(momentum, dampening, decay, nesterov), SGDScalars(0.1, first)
         both(backend, reference, "sgd_step", p, g, v if momentum else None, options, scalars, ulp=ulp)
     for decay, decoupled in ((0.0, False), (0.1, False), (0.1, True)):
         for step in (1, 100):
@@ -300,7 +300,7 @@ def test_hyperparameters_of_numpy(backend: Backend, kind: Any) -> None:
     def step(number: Any) -> list[Any]:
         p, g, m, s, v = (on_device(backend, np.abs(numbers((33,), seed=seed))) for seed in range(5))
         half, small, much = number(0.5), number(0.25), number(0.75)
-        backend.sgd_step(p, g, v, SGDOptions(half, small, half, True), SGDScalars(small, 0.0))
+        backend.sgd_step(p, g, v, SGDOptions(half, small, half, True), SGDScalars(small, False))
         adam_options = AdamOptions(half, much, small, number(0.0))
         backend.adam_step(p, g, m, s, adam_options, AdamScalars.at(3, small, half, much, half))
         backend.rmsprop_step(p, g, s, None, v, RMSpropOptions(much, small, half, half), RMSpropScalars(small))

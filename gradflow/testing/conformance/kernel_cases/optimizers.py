@@ -107,7 +107,7 @@ def optimizer_cases() -> list[Case]:
                 Case(
                     "sgd_step", f"{title}-{dampening}-{decay}",
                     (p, g, before, SGDOptions(0.9 if velocity else 0.0, dampening, decay, nesterov),
-                     SGDScalars(0.1, float(first))),
+                     SGDScalars(0.1, first)),
                     sgd_bound, in_place("sgd_step", 0, 2), changes=(0, 2),
                 )
             )  # fmt: skip
@@ -173,7 +173,7 @@ def half_cases() -> list[Case]:
     zeros = np.zeros(6)
     options: tuple[Any, ...]
     for velocity in (None, zeros + 100.0):
-        options = (SGDOptions(0.0 if velocity is None else 0.9999, 0.0, 1e-8, False), SGDScalars(1e-8, 0.0))
+        options = (SGDOptions(0.0 if velocity is None else 0.9999, 0.0, 1e-8, False), SGDScalars(1e-8, False))
         cases.append(
             half_case(
                 "sgd_step", "small" if velocity is None else "small-velocity", (p, 100 * small, velocity, *options),
