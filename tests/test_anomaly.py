@@ -1,4 +1,4 @@
-"""detect_anomaly: which value it blames, what it says about it, and what it costs."""
+"""detect_anomaly: which value it reports, its message, and its cost."""
 
 # ruff: noqa: PT012 (which of several statements is blamed is the point)
 
@@ -19,7 +19,7 @@ from gradflow.autograd import grad_mode
 from gradflow.autograd.observers import Observer, observe
 from gradflow.debug import anomaly
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the very values that are looked for
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, about the values that are looked for
 
 HERE = __file__
 
@@ -122,7 +122,7 @@ def test_the_first_in_order_is_reported() -> None:
         ((y * z).sum() / 0.0).backward()
 
 
-def test_what_was_not_finite_before_is_said_to_be_so() -> None:
+def test_an_input_that_was_not_finite_before_is_reported_as_such() -> None:
     x = gf.tensor([1.0, float("nan"), float("inf")])
     with pytest.raises(NonFiniteError) as error, gf.detect_anomaly():
         x + 1.0
@@ -225,7 +225,7 @@ def test_an_error_of_a_forward_pass_alone_is_raised_at_the_end() -> None:
     assert reached == ["after"]
 
 
-def test_long_computations_are_looked_at_before_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_computations_are_checked_before_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anomaly, "_LONGEST", 10)
     done = []
     with pytest.raises(NonFiniteError, match=r"^log"), gf.detect_anomaly():
@@ -236,7 +236,7 @@ def test_long_computations_are_looked_at_before_their_end(monkeypatch: pytest.Mo
     assert len(done) < 15
 
 
-# ---------------------------------------------------------------------- whose line
+# ---------------------------------------------------------------------- the line of the user
 
 
 def test_the_line_is_the_users_also_where_their_files_name_begins_like_the_packages() -> None:
@@ -372,7 +372,7 @@ def test_a_training_step_waits_for_the_device_once(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(backend, "to_host", to_host)
     _step(model, optimizer, x, t)
-    assert calls == [], "a step without detect_anomaly waits"
+    assert calls == [], "a step without detect_anomaly synchronises"
     with gf.detect_anomaly():
         for _ in range(3):
             _step(model, optimizer, x, t)
@@ -390,7 +390,7 @@ def test_nothing_is_kept_after_the_with() -> None:
     assert watch() is None
 
 
-def test_off_no_observer_is_there_or_called(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_it_there_is_no_observer(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("an observer was called")
 
@@ -447,7 +447,7 @@ def test_state_is_restored_after_exceptions(where: str) -> None:
         gf.exp(x)
 
 
-def test_an_exception_of_the_users_is_the_cause_of_what_was_found_and_else_goes_on() -> None:
+def test_a_user_exception_becomes_the_cause_of_what_was_found_and_else_propagates() -> None:
     with pytest.raises(NonFiniteError, match=r"^log gave -inf") as caught, gf.detect_anomaly():
         gf.log(gf.tensor([0.0]))
         raise KeyError("mine")
@@ -483,7 +483,7 @@ def test_what_overflows_in_grad_is_found() -> None:
             (x * 3e38).sum().backward()
 
 
-def test_what_was_overwritten_since_is_still_told() -> None:
+def test_a_value_that_was_overwritten_since_is_still_reported() -> None:
     says = "log gave not finite somewhere, and has"
     with np.errstate(invalid="ignore"), pytest.raises(NonFiniteError, match=says), gf.detect_anomaly():
         y = gf.log(gf.tensor([-1.0]))
@@ -492,7 +492,7 @@ def test_what_was_overwritten_since_is_still_told() -> None:
         z.zero_()
 
 
-def test_checkpoints_do_not_wait_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_do_not_synchronise_on_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, waits = gf.get_backend("cpu"), []
     real = backend.to_host
     monkeypatch.setattr(backend, "to_host", lambda array: waits.append(1) or real(array))
@@ -542,7 +542,7 @@ def test_observers_see_every_operation_and_every_rule_in_order() -> None:
 
 
 def test_numbers_of_numpy_are_results_too() -> None:
-    """A gradient without axes may be one of NumPy's numbers, which Python takes for floats."""
+    """A gradient without axes may be a NumPy scalar, which is an instance of float."""
     x = gf.tensor(np.ones(3), requires_grad=True)
     with gf.detect_anomaly():
         (x[0] * x[0]).sum().backward()

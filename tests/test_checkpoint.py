@@ -1,4 +1,4 @@
-"""checkpoint: the same gradients, to the bit, from a second run; less memory; refusals where they would differ."""
+"""checkpoint: the same gradients, to the bit, from a second run; less memory; errors where they would differ."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_checkpoints_inside_checkpoints() -> None:
     assert results[0][1] == results[1][1]
 
 
-def test_generators_of_ones_own_are_restored_and_left_where_they_were() -> None:
+def test_user_generators_are_restored_and_left_where_they_were() -> None:
     results = []
     for through in (plain, gf.checkpoint):
         own = gf.Generator(11)
@@ -214,7 +214,7 @@ def test_generators_of_ones_own_are_restored_and_left_where_they_were() -> None:
     assert results[0][2] == results[1][2]
 
 
-def test_under_no_grad_it_is_a_call() -> None:
+def test_under_no_grad_it_is_an_ordinary_call() -> None:
     x = leaf(1.0, 2.0)
     calls = []
 
@@ -314,7 +314,7 @@ def test_a_transform_inside_a_checkpoint() -> None:
     np.testing.assert_allclose(host(x.grad), [6.0, 12.0])
 
 
-def test_retain_graph_goes_again_and_without_it_is_refused() -> None:
+def test_a_second_pass_needs_retain_graph() -> None:
     x = leaf(1.0, 2.0)
     runs = []
 
@@ -334,7 +334,7 @@ def test_retain_graph_goes_again_and_without_it_is_refused() -> None:
         z.backward()
 
 
-# ---------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------- errors
 
 
 CHANGES: dict[str, Callable[[gf.Tensor], Any]] = {
@@ -438,7 +438,7 @@ def test_a_function_that_does_something_else_the_second_time_is_an_error(what: s
         first.sum().backward()
 
 
-def test_results_of_several_dtypes_are_refused() -> None:
+def test_results_of_several_dtypes_raise() -> None:
     with pytest.raises(TypeError, match=r"of one dtype and on one device; got float64 on cpu, float32 on cpu"):
         gf.checkpoint(lambda x: (x, x.astype("float32")), leaf(1.0))
     x = leaf(1.0)
@@ -578,7 +578,7 @@ def test_the_peak_of_a_deep_network_is_lower() -> None:
     )
 
 
-def test_a_result_that_is_a_view_of_what_went_in_is_noticed_when_it_changes() -> None:
+def test_a_change_of_a_result_that_is_a_view_of_an_argument_is_detected() -> None:
     x = gf.tensor([1.0, 2.0], requires_grad=True)
     b = x * 1.0
     z = (b * b).sum()
@@ -589,7 +589,7 @@ def test_a_result_that_is_a_view_of_what_went_in_is_noticed_when_it_changes() ->
         z.backward()
 
 
-def test_a_second_backward_is_refused_and_the_arguments_are_freed() -> None:
+def test_a_second_backward_raises_and_the_arguments_are_freed() -> None:
     x = gf.tensor([1.0, 2.0], requires_grad=True)
     y = gf.exp(x)
     watch = weakref.ref(y)
@@ -627,7 +627,7 @@ def test_another_observer_sees_all_of_a_derivative_within_a_checkpoint() -> None
     assert set(seen(False)) == set(calls)
 
 
-def test_detect_anomaly_keeps_count_of_a_derivative_within_a_checkpoint() -> None:
+def test_detect_anomaly_knows_the_end_of_a_derivative_within_a_checkpoint() -> None:
     x = gf.ones(2, requires_grad=True)
     with gf.detect_anomaly():
         gf.checkpoint(lambda x: gf.grad(lambda x: (x * x * x).sum())(x), x).sum().backward()

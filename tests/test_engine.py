@@ -1,4 +1,4 @@
-"""The backward pass: what it adds up and where, what it keeps and frees, and what it refuses."""
+"""The backward pass: what it accumulates and where, what it saves and frees, and its errors."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_backward_of_a_leaf_adds_the_cotangent() -> None:
     assert x.grad.item() == 4.0
 
 
-# ---------------------------------------------------------------------- whose memory
+# ---------------------------------------------------------------------- aliasing
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
@@ -166,7 +166,7 @@ def test_leaves_with_equal_gradients_do_not_share_them(create_graph: bool) -> No
     "function", [lambda x: x.sum(), lambda x: x.reshape(4).sum(), lambda x: (x.T * 1.0).sum(), lambda x: x[0].sum()]
 )
 def test_gradients_can_be_written_to(function: Any, create_graph: bool) -> None:
-    """Rules hand on views and broadcast arrays, which NumPy refuses to write to."""
+    """Rules return views and broadcast arrays, which NumPy refuses to write to."""
     x = gf.ones((2, 2), requires_grad=True)
     function(x).backward(create_graph=create_graph)
     with gf.no_grad():
@@ -175,7 +175,7 @@ def test_gradients_can_be_written_to(function: Any, create_graph: bool) -> None:
     assert x.grad[0].tolist() == [5.0, 5.0]
 
 
-def test_gradient_does_not_alias_the_values() -> None:
+def test_a_gradient_does_not_alias_the_values() -> None:
     x = leaf(1.0, 2.0)
     y = leaf(3.0, 4.0)
     (x * y).sum().backward()
@@ -226,7 +226,7 @@ def test_only_what_depends_on_a_leaf_is_recorded() -> None:
 
 
 def test_constants_are_not_kept() -> None:
-    """x * c needs c for the gradient of x, and x for nothing where c needs no gradient."""
+    """The gradient of x * c by x needs only c. x is not saved if c does not require grad."""
     x = leaf(1.0)
     a = gf.exp(x)
     watch = weakref.ref(a)
@@ -304,7 +304,7 @@ def test_no_grad_decorates_functions() -> None:
     assert gf.is_grad_enabled()
 
 
-def test_no_grad_is_of_one_thread() -> None:
+def test_no_grad_affects_only_its_thread() -> None:
     import threading
 
     seen: list[bool] = []
@@ -340,10 +340,10 @@ def test_backward_works_within_no_grad() -> None:
     assert x.grad.item() == 4.0
 
 
-# ---------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------- errors
 
 
-def test_a_second_backward_is_refused_with_the_way_out() -> None:
+def test_a_second_backward_raises_and_names_the_fix() -> None:
     x = leaf(1.0, 2.0)
     y = gf.exp(x).sum()
     y.backward()
@@ -353,7 +353,7 @@ def test_a_second_backward_is_refused_with_the_way_out() -> None:
 
 
 @pytest.mark.parametrize("options", [{"retain_graph": True}, {"create_graph": True}], ids=str)
-def test_a_retained_graph_goes_again(options: dict[str, bool]) -> None:
+def test_a_retained_graph_can_be_walked_again(options: dict[str, bool]) -> None:
     x = leaf(1.0, 2.0)
     y = gf.exp(x).sum()
     y.backward(**options)
@@ -378,7 +378,7 @@ def test_operations_with_a_residual_are_freed_too(name: str) -> None:
         y.backward()
 
 
-def test_backward_refuses_what_has_no_gradient() -> None:
+def test_backward_of_a_tensor_that_does_not_require_grad_raises() -> None:
     with pytest.raises(RuntimeError, match=r"shape \(2,\), float32 on cpu that does not require grad"):
         gf.ones(2).backward()
 
@@ -399,7 +399,7 @@ def test_backward_needs_a_cotangent_for_more_than_one_element() -> None:
     ],
     ids=["shape", "axes", "dtype"],
 )
-def test_backward_refuses_a_cotangent_that_does_not_fit(gradient: gf.Tensor, message: str) -> None:
+def test_backward_raises_for_a_cotangent_that_does_not_fit(gradient: gf.Tensor, message: str) -> None:
     y = leaf(1.0, 2.0, 3.0) * 2.0
     with pytest.raises(ValueError, match=message):
         y.backward(gradient)
@@ -418,7 +418,7 @@ def test_backward_refuses_a_cotangent_that_does_not_fit(gradient: gf.Tensor, mes
     ],
 )
 @pytest.mark.parametrize("through", ["itself", "a view", "a detached tensor"])
-def test_a_saved_input_that_changed_is_noticed(function: Any, named: str, through: str) -> None:
+def test_a_change_of_a_saved_input_is_detected(function: Any, named: str, through: str) -> None:
     x = gf.tensor(np.array([[1.0, 2.0], [3.0, 4.0]]), requires_grad=True)
     a = x + 1.0
     y = function(x, a).sum()
@@ -434,7 +434,7 @@ def test_a_saved_input_that_changed_is_noticed(function: Any, named: str, throug
 
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("name", ["exp", "sqrt", "tanh", "sigmoid", "relu", "softmax"])
-def test_a_saved_result_that_changed_is_noticed(name: str, create_graph: bool) -> None:
+def test_a_change_of_a_saved_result_is_detected(name: str, create_graph: bool) -> None:
     x = leaf(1.0, 2.0)
     y = getattr(gf, name)(x)
     z = y.sum()
@@ -458,7 +458,7 @@ def test_a_saved_result_that_changed_is_noticed(name: str, create_graph: bool) -
     ids=["layer_norm", "dropout", "linear gelu", "linear", "mse_loss"],
 )
 def test_a_changed_result_that_no_rule_reads_does_not_matter(function: Any) -> None:
-    """What a kernel keeps for its backward must not be the result itself, which the user may change."""
+    """The residual of a kernel must not be the result itself, which the user may change."""
     values = np.array([[1.0, 2.0], [3.0, 7.0]])
     expected = gf.tensor(values, requires_grad=True)
     weights = gf.tensor(np.array([[1.0, 2.0], [3.0, 4.0]]))
@@ -486,7 +486,7 @@ def test_a_change_before_the_operation_or_after_the_backward_is_fine() -> None:
     assert x.grad.tolist() == [4.0 + 8.0, 8.0 + 16.0]
 
 
-def test_a_changed_leaf_is_noticed_after_an_optimizer_step() -> None:
+def test_a_change_of_a_leaf_by_an_optimizer_step_is_detected() -> None:
     w = leaf(1.0)
     y = w * w
     with gf.no_grad():
@@ -530,7 +530,7 @@ def alive() -> dict[str, int]:
 @pytest.mark.usefixtures("_no_collector")
 @pytest.mark.parametrize("step", [lambda y: y + 1.0, lambda y: y * 1.0, gf.sin, lambda y: gf.reshape(y, (1,))],
                          ids=["add", "multiply", "sin", "reshape"])  # fmt: skip
-def test_a_chain_of_100_000_operations_goes_forward_back_and_out_of_memory(step: Any) -> None:
+def test_a_chain_of_100_000_operations_runs_forward_and_backward_and_is_freed(step: Any) -> None:
     before = alive()
     x = leaf(0.5)
     y = x
@@ -544,7 +544,7 @@ def test_a_chain_of_100_000_operations_goes_forward_back_and_out_of_memory(step:
 
 
 @pytest.mark.usefixtures("_no_collector")
-def test_a_chain_that_never_went_back_leaves_memory_without_recursion() -> None:
+def test_a_chain_without_a_backward_pass_is_freed_without_recursion() -> None:
     before = alive()
     y = leaf(0.5)
     for _ in range(100_000):
@@ -626,7 +626,7 @@ def test_saved_arrays_are_freed_as_the_walk_passes() -> None:
     assert watch() is None, "backward did not free the saved input of multiply"
 
 
-# ---------------------------------------------------------------------- the worked forms of rules
+# ---------------------------------------------------------------------- rules
 
 
 def test_a_walk_reaches_only_what_needs_a_gradient() -> None:
@@ -643,10 +643,10 @@ def test_operations_name_themselves() -> None:
     assert repr(gf.exp(x)._node.op) == "<operation exp>"
 
 
-# ---------------------------------------------------------------------- memory that is shared
+# ---------------------------------------------------------------------- shared memory
 
 
-def test_a_gradient_that_is_held_keeps_its_values_when_the_buffer_is_written_anew() -> None:
+def test_a_held_gradient_keeps_its_values_when_the_buffer_is_overwritten() -> None:
     """An optimizer's gradients lie in a buffer that the next backward pass overwrites."""
     p = gf.tensor([1.0, 2.0], requires_grad=True)
     q = gf.tensor([1.0, 1.0], requires_grad=True)
@@ -668,7 +668,7 @@ def test_a_gradient_that_is_held_keeps_its_values_when_the_buffer_is_written_ane
     assert (q.grad.tolist(), p.grad.tolist()) == ([3.0, 3.0], [7.0, 7.0])
 
 
-def test_a_gradient_written_straight_into_its_buffer_is_held_too() -> None:
+def test_a_held_gradient_that_was_written_straight_to_its_buffer_keeps_its_values() -> None:
     layer = gf.nn.Linear(2, 3)
     optimizer = gf.optim.SGD(layer.parameters(), lr=0.0)
     for value in (1.0, 4.0):
@@ -681,7 +681,7 @@ def test_a_gradient_written_straight_into_its_buffer_is_held_too() -> None:
 
 
 @pytest.mark.parametrize("view", [lambda g: g.detach(), lambda g: g.reshape(-1), lambda g: g[:2]])
-def test_a_view_of_a_gradient_keeps_its_values_when_the_buffer_is_written_anew(view: Any) -> None:
+def test_a_view_of_a_gradient_keeps_its_values_when_the_buffer_is_overwritten(view: Any) -> None:
     p = gf.tensor([1.0, 2.0], requires_grad=True)
     q = gf.tensor([1.0, 1.0], requires_grad=True)
     optimizer = gf.optim.SGD([p], lr=0.0)
@@ -744,7 +744,7 @@ def test_a_graph_from_before_a_module_was_converted_is_refused() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda t: t.detach().requires_grad_(), lambda t: gf.nn.Parameter(t)])
-def test_an_optimizer_step_on_a_tensor_with_an_alias_is_noticed(make: Any) -> None:
+def test_an_optimizer_step_on_a_tensor_with_an_alias_is_detected(make: Any) -> None:
     p = make(gf.tensor([1.0, 2.0]))
     optimizer = gf.optim.SGD([p], lr=1.0)
     y = (p * p).sum()
@@ -754,7 +754,7 @@ def test_an_optimizer_step_on_a_tensor_with_an_alias_is_noticed(make: Any) -> No
         y.backward()
 
 
-def test_a_change_through_what_a_parameter_was_made_of_is_noticed() -> None:
+def test_a_change_through_the_source_of_a_parameter_is_detected() -> None:
     t = gf.tensor([1.0, 2.0])
     p = gf.nn.Parameter(t)
     y = (p * p).sum()
@@ -788,7 +788,7 @@ def test_a_detached_scalar_shares_its_memory() -> None:
     assert (y.item(), d.item()) == (8.0, 8.0)
 
 
-def test_a_gradient_given_back_to_its_leaf_stays_what_it_was() -> None:
+def test_a_gradient_assigned_to_its_own_leaf_keeps_its_values() -> None:
     w = gf.ones(2, requires_grad=True)
     gf.optim.SGD([w], lr=0.1)
     (w * 3.0).sum().backward()
@@ -805,7 +805,7 @@ def test_a_gradient_given_back_to_its_leaf_stays_what_it_was() -> None:
 
 @pytest.fixture
 def hasty() -> Iterator[None]:
-    """Threads that take turns as often as they can."""
+    """Switch between threads as often as possible."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -813,7 +813,7 @@ def hasty() -> Iterator[None]:
 
 
 def in_threads(work: Callable[[int], Any], count: int = 8) -> None:
-    """Call `work(i)` in as many threads, all at once; what one raises is raised here."""
+    """Call `work(i)` in several threads at once, and raise what one of them raises."""
     start = threading.Barrier(count)
 
     def run(i: int) -> None:
@@ -829,18 +829,18 @@ USES: dict[str, Callable[[gf.Tensor], gf.Tensor]] = {
     "product": lambda p: (p * 1.0).sum(),
     "linear": lambda p: gf.linear(gf.ones((1, p.shape[1])), p).sum(),
     "twice": lambda p: (gf.linear(gf.ones((1, p.shape[1])), p) * 0.5).sum() + (p * 0.5).sum(),
-    "seen": lambda p: _seen((p * 1.0).sum()),
+    "hooked": lambda p: _hooked((p * 1.0).sum()),
 }
 
 
-def _seen(y: gf.Tensor) -> gf.Tensor:
-    y.register_hook(lambda g: g)  # so that the walk is the one that others may see
+def _hooked(y: gf.Tensor) -> gf.Tensor:
+    y.register_hook(lambda g: g)  # so that the general walk runs
     return y
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["alone", "in a buffer"])
 @pytest.mark.parametrize("use", USES)
-def test_threads_that_go_back_to_one_leaf_lose_nothing(use: str, trained: bool, hasty: None) -> None:
+def test_threads_that_backpropagate_to_one_leaf_lose_nothing(use: str, trained: bool, hasty: None) -> None:
     """All contributions are ones, so that sums are exact in any order."""
     p = gf.zeros((40, 5000), requires_grad=True)
     other = gf.zeros((7,), requires_grad=True)
@@ -878,19 +878,19 @@ def test_a_walk_within_a_walk_adds_to_the_leaf_that_the_outer_one_writes_to(trai
     x = nested(gf.ones((1, 3), requires_grad=True))
     gf.linear(x, w).sum().backward()
     assert w.grad.tolist() == [[3.0] * 3] * 2
-    in_threads(lambda i: (w * 1.0).sum().backward(), 2)  # would wait for ever if the walk had kept a lock
+    in_threads(lambda i: (w * 1.0).sum().backward(), 2)  # would deadlock if the walk had kept a lock
     del keep
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_child_forked_while_another_thread_adds_a_gradient_or_draws_goes_on() -> None:
+def test_a_child_forked_while_another_thread_adds_a_gradient_or_draws_does_not_deadlock() -> None:
     inside, go_on = threading.Event(), threading.Event()
     w = gf.ones(2, requires_grad=True)
     (w * 1.0).sum().backward()
 
     class Slow:
-        """A gradient that takes its time to be added."""
+        """A gradient that is slow to add."""
 
         dtype = w.array.dtype
 
@@ -908,7 +908,7 @@ def test_a_child_forked_while_another_thread_adds_a_gradient_or_draws_goes_on() 
     assert inside.wait(20)
     child = os.fork()
     if child == 0:
-        signal.alarm(20)  # ends a child that waits for ever
+        signal.alarm(20)  # ends a child that deadlocks
         (w * 1.0).sum().backward()
         gf.random.normal((2,))
         os._exit(0 if w.grad.tolist() == [2.0, 2.0] else 1)
@@ -918,7 +918,7 @@ def test_a_child_forked_while_another_thread_adds_a_gradient_or_draws_goes_on() 
     assert w.grad.tolist() == [2.0, 2.0]
 
 
-def test_a_walk_that_fails_lets_go_of_the_leaves() -> None:
+def test_a_walk_that_fails_releases_its_claims() -> None:
     w = gf.ones((2, 3), requires_grad=True)
     optimizer = gf.optim.SGD([w], lr=1.0)
 
@@ -929,7 +929,7 @@ def test_a_walk_that_fails_lets_go_of_the_leaves() -> None:
     with pytest.raises(ZeroDivisionError):
         gf.linear(x, w).sum().backward()
     assert w.grad is None
-    in_threads(lambda i: gf.linear(gf.ones((1, 3)), w).sum().backward(), 2)  # would wait for ever
+    in_threads(lambda i: gf.linear(gf.ones((1, 3)), w).sum().backward(), 2)  # would deadlock
     assert w.grad.tolist() == [[2.0] * 3] * 2
     optimizer.step()
     assert w.tolist() == [[-1.0] * 3] * 2

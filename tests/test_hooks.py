@@ -27,7 +27,7 @@ def host(x: gf.Tensor) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def _no_hooked_node_is_left() -> Iterator[None]:
-    """A hook goes with its tensor: nothing global keeps it."""
+    """A hook is freed with its tensor: nothing global refers to it."""
     yield
     gc.collect()
     assert len(hooks.hooked_nodes) == 0
@@ -90,7 +90,7 @@ def test_a_hook_is_not_called_where_no_gradient_flows() -> None:
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
-def test_what_a_hook_returns_takes_the_place_of_the_gradient(create_graph: bool) -> None:
+def test_what_a_hook_returns_replaces_the_gradient(create_graph: bool) -> None:
     x = leaf(1.0, 2.0)
     y = x * 2.0
     y.register_hook(lambda g: g * 10)
@@ -99,7 +99,7 @@ def test_what_a_hook_returns_takes_the_place_of_the_gradient(create_graph: bool)
     assert x.grad.tolist() == [61.0, 61.0]
 
 
-def test_hooks_of_one_tensor_go_in_the_order_of_registration() -> None:
+def test_hooks_of_one_tensor_run_in_the_order_of_registration() -> None:
     x = leaf(2.0)
     seen: list[float] = []
 
@@ -118,7 +118,7 @@ def test_hooks_of_one_tensor_go_in_the_order_of_registration() -> None:
     assert x.grad.item() == 9.0
 
 
-def test_hooks_of_several_tensors_go_from_the_newest_to_the_oldest() -> None:
+def test_hooks_of_several_tensors_run_from_the_newest_to_the_oldest() -> None:
     order: list[str] = []
     x = leaf(1.0)
     a = x * 2.0
@@ -129,7 +129,7 @@ def test_hooks_of_several_tensors_go_from_the_newest_to_the_oldest() -> None:
     assert order == ["b", "a", "x"]
 
 
-def test_a_hook_changes_what_goes_on_to_older_tensors_alone() -> None:
+def test_a_hook_changes_only_what_flows_to_older_tensors() -> None:
     x = leaf(1.0)
     a = x * 2.0
     b = a * 3.0
@@ -184,11 +184,11 @@ def test_a_hook_on_a_parameter_in_an_optimizers_buffer(fused: bool, device: str)
             optimizer.step()
         np.testing.assert_allclose(host(layer.weight), host(plain.weight), rtol=1e-6)
     assert len(seen) == 2
-    assert not np.array_equal(host(seen[0]), host(seen[1])), "a gradient that a hook kept was overwritten"
+    assert not np.array_equal(host(seen[0]), host(seen[1])), "a gradient that a hook holds was overwritten"
 
 
 def test_gradient_statistics_of_every_layer() -> None:
-    """The use that hooks are for: a norm for each parameter and each layer's output, without touching the loop."""
+    """A typical use: a norm for each parameter and each layer's output, without changing the training loop."""
     gf.manual_seed(0)
     model = nn.MLP([4, 8, 8, 3], activation="tanh")
     norms: dict[str, list[float]] = {}
@@ -218,7 +218,7 @@ def test_gradient_statistics_of_every_layer() -> None:
     assert {len(found) for found in norms.values()} == {3}
 
 
-# ---------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
@@ -227,7 +227,7 @@ def test_gradient_statistics_of_every_layer() -> None:
     [lambda g: g[:1], lambda g: g.astype("float32"), lambda g: g.tolist(), lambda g: host(g), lambda g: 1.0],
     ids=["shape", "dtype", "list", "array", "number"],
 )
-def test_a_gradient_that_does_not_fit_is_refused(hook: Any, create_graph: bool) -> None:
+def test_a_gradient_that_does_not_fit_raises(hook: Any, create_graph: bool) -> None:
     x = leaf(1.0, 2.0)
     x.register_hook(hook)
     with pytest.raises(TypeError, match=r"a hook must return None or a gradient of shape \(2,\), float64 on cpu; got"):
@@ -237,7 +237,7 @@ def test_a_gradient_that_does_not_fit_is_refused(hook: Any, create_graph: bool) 
 
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("how", ["operator", "item", "view", "copy_", "zero_", "another name"])
-def test_a_change_in_place_is_refused(how: str, create_graph: bool) -> None:
+def test_a_change_in_place_raises(how: str, create_graph: bool) -> None:
     x = leaf(1.0, 2.0)
 
     def hook(g: gf.Tensor) -> None:
@@ -273,7 +273,7 @@ def test_a_hook_does_not_hide_earlier_changes_of_the_cotangent() -> None:
         product.backward()
 
 
-def test_only_a_tensor_that_needs_a_gradient_can_be_hooked() -> None:
+def test_only_a_tensor_that_requires_grad_can_be_hooked() -> None:
     with pytest.raises(RuntimeError, match=r"shape \(2,\), float32 on cpu that does not require grad: it has"):
         gf.ones(2).register_hook(print)
 
@@ -291,10 +291,10 @@ def test_an_exception_in_a_hook_passes_through() -> None:
     assert x.grad.item() == 2.0
 
 
-# ---------------------------------------------------------------------- taking hooks back
+# ---------------------------------------------------------------------- removing hooks
 
 
-def test_a_handle_takes_back_its_hook_alone_and_may_do_so_twice() -> None:
+def test_a_handle_removes_only_its_own_hook_and_may_do_so_twice() -> None:
     x = leaf(1.0)
     first, second = x.register_hook(lambda g: g * 2), x.register_hook(lambda g: g * 3)
     first.remove()
@@ -307,7 +307,7 @@ def test_a_handle_takes_back_its_hook_alone_and_may_do_so_twice() -> None:
     assert x.grad.item() == 1.0
 
 
-def test_a_with_statement_takes_a_hook_back_at_its_end_also_after_an_exception() -> None:
+def test_a_with_statement_removes_a_hook_at_its_end_also_after_an_exception() -> None:
     x = leaf(1.0)
     with x.register_hook(lambda g: g * 2):
         (x * 1.0).sum().backward()
@@ -317,7 +317,7 @@ def test_a_with_statement_takes_a_hook_back_at_its_end_also_after_an_exception()
     assert x.grad.item() == 3.0
 
 
-def test_one_function_registered_twice_is_called_twice_and_taken_back_once() -> None:
+def test_one_function_registered_twice_is_called_twice_and_removed_once() -> None:
     x = leaf(1.0)
 
     def double(g: gf.Tensor) -> gf.Tensor:
@@ -331,7 +331,7 @@ def test_one_function_registered_twice_is_called_twice_and_taken_back_once() -> 
     assert x.grad.item() == 4.0 + 2.0
 
 
-def test_a_hook_may_take_itself_back_and_register_others() -> None:
+def test_a_hook_may_remove_itself_and_register_others() -> None:
     x = leaf(1.0)
     calls: list[str] = []
 
@@ -490,7 +490,7 @@ def test_what_a_forward_hook_computes_is_recorded() -> None:
     assert layer.weight.grad.tolist() == [[5.0, 10.0]]
 
 
-def test_a_forward_hook_may_take_itself_back() -> None:
+def test_a_forward_hook_may_remove_itself() -> None:
     layer, calls = nn.ReLU(), []
 
     def once(*_: Any) -> None:
@@ -525,7 +525,7 @@ def test_forward_hooks_under_functional_call_see_the_tensors_in_place() -> None:
     assert weights[0] is other
 
 
-def test_hooks_are_no_state() -> None:
+def test_hooks_are_not_in_the_state_dict() -> None:
     layer = nn.Linear(2, 1)
     layer.register_forward_hook(lambda m, i, out: out * 0)
     layer.weight.register_hook(lambda g: g * 0)
@@ -580,7 +580,7 @@ def test_a_copied_leaf_has_no_hooks() -> None:
     assert twin.grad.item() == 2.0
 
 
-def test_hooks_close_no_cycle() -> None:
+def test_hooks_make_no_reference_cycle() -> None:
     seen: list[int] = []
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""The parts of one tensor (indices, `split`, `unbind`, iteration): right gradients in every walk, in linear time."""
+"""Parts of one tensor (indices, `split`, `unbind`, iteration): right gradients in every walk, in linear time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYS: list[Any] = [
     2, -1, slice(1, 4), slice(None, None, -2), (slice(None), 1), (None, 3, ..., 2), ..., (4, 3), [0, 2, 2, -1],
     (slice(None), [1, 1]), ([0, 1, 1], 2), MASK, (MASK, 1), (slice(1, 5), np.array([True, False, True, True])),
 ]  # fmt: skip
-"""That overlap, so that their gradients are added."""
+"""Keys that overlap, so that their gradients are added."""
 
 
 def placed(key: Any, device: str) -> Any:
@@ -33,7 +33,7 @@ def by_index(x: gf.Tensor) -> list[gf.Tensor]:
 
 
 def by_product(x: gf.Tensor) -> list[gf.Tensor]:
-    """The same parts, each the product of a matrix of zeros and ones with all elements."""
+    """The same parts, each as the product of a matrix of zeros and ones with all elements."""
     found = []
     for key in KEYS:
         places = np.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS)[key]
@@ -43,7 +43,7 @@ def by_product(x: gf.Tensor) -> list[gf.Tensor]:
 
 
 def combined(x: gf.Tensor, parts: list[gf.Tensor]) -> gf.Tensor:
-    """A number of all parts, and of the whole between them: other gradients come before, between and after."""
+    """A scalar computed from all parts, and between them from the whole tensor, so that gradients of both kinds mix."""
     total = gf.sin(x).sum()
     for i, part in enumerate(parts):
         total = total + (gf.exp(part * (0.1 * i - 0.5)) * (i + 1)).sum()
@@ -154,8 +154,8 @@ def test_stack_undoes_unbind() -> None:
         gf.unbind(gf.tensor(1.0))
 
 
-def test_a_gradient_of_parts_is_nobody_elses() -> None:
-    """What a walk adds to in place is seen by no hook, node or leaf before it is whole, and then changes no more."""
+def test_a_gradient_of_parts_is_not_shared() -> None:
+    """No hook, node or leaf gets the sum of parts before it is complete, and after that it does not change."""
     x, y = start(), start()
     z = x * 1.0 + y * 1.0  # x and y get one gradient
     kept: list[Any] = []
@@ -171,7 +171,7 @@ def test_a_gradient_of_parts_is_nobody_elses() -> None:
     assert y.grad[:2, 0].tolist() == [3.0, 1.0]
 
 
-def test_a_gradient_given_to_backward_is_not_added_to() -> None:
+def test_a_gradient_passed_to_backward_is_not_changed() -> None:
     x = start()
     y = x * 1.0
     both = gf.concat([y.reshape(-1), y[0], y[1]])
@@ -229,7 +229,7 @@ PARTS: dict[str, Callable[[gf.Tensor], list[gf.Tensor]]] = {
 
 
 def touched(n: int, of: Callable[[gf.Tensor], list[gf.Tensor]], walk: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The elements of all arrays that a pass over n parts makes on a device, in the backward pass alone."""
+    """The elements of all arrays that the backward pass through n parts makes on a device."""
     x = gf.tensor(np.ones((n, 3)), device="fake", requires_grad=True)
     y = gf.concat([(part * part).reshape(-1) for part in of(x)]).sum()
     count = 0
@@ -260,7 +260,7 @@ TILINGS: dict[str, Callable[[gf.Tensor], list[gf.Tensor]]] = {
     "all": lambda x: gf.split(x, [2, 3]),
     "in another order": lambda x: gf.split(x, [2, 3])[::-1] + gf.split(x, 3)[1:],
     "empty ones": lambda x: gf.split(x, [0, 2, 2, 6]),
-    "cuts that go back": lambda x: gf.split(x, [4, 2]),
+    "cuts in descending order": lambda x: gf.split(x, [4, 2]),
     "cuts from the end": lambda x: gf.split(x, [2, -1]),
     "cuts beyond the end": lambda x: gf.split(x, [3, 9]),
     "one is missing": lambda x: gf.unbind(x)[1:],
@@ -275,12 +275,12 @@ TILINGS: dict[str, Callable[[gf.Tensor], list[gf.Tensor]]] = {
     "a key of two parts": lambda x: [x[5, :], *gf.unbind(x)[1:]],
     "an array of integers": lambda x: [*gf.unbind(x)[:2], x[[2, 3, 4, 5, 5]]],
 }
-"""Parts that make up the tensor, and parts that seem to."""
+"""Parts that cover the tensor, and parts that seem to."""
 
 
 @pytest.mark.parametrize("walk", WALKS)
 @pytest.mark.parametrize("of", TILINGS)
-def test_parts_that_make_up_a_tensor_are_joined_and_others_added(of: str, walk: str) -> None:
+def test_parts_that_cover_a_tensor_are_joined_and_others_added(of: str, walk: str) -> None:
     def squares(x: gf.Tensor) -> gf.Tensor:
         return sum(
             ((part * part * part).sum() * (i + 1) for i, part in enumerate(TILINGS[of](x))), start=gf.tensor(0.0)
@@ -331,7 +331,7 @@ def test_embeddings_looked_up_in_a_loop_add_in_place(monkeypatch: pytest.MonkeyP
 
 
 class Counted(list[Any]):
-    """A list that counts what is read of it."""
+    """A list that counts the elements read from it."""
 
     read = 0
 
@@ -340,7 +340,7 @@ class Counted(list[Any]):
         return super().__iter__()
 
 
-def test_views_of_a_gradient_are_noted_in_linear_time() -> None:
+def test_views_of_a_gradient_are_recorded_in_linear_time() -> None:
     model = gf.nn.Linear(2, 3000)
     optimizer = gf.optim.SGD(model.parameters(), lr=0.1)
     model(gf.ones((1, 2))).sum().backward()
@@ -355,5 +355,5 @@ def test_views_of_a_gradient_are_noted_in_linear_time() -> None:
     del rows
     for _ in range(10_000):
         gradient[0]
-    assert len(memory.holders) <= 130, "those that are gone are forgotten"
+    assert len(memory.holders) <= 130, "references to dead tensors are dropped"
     optimizer.step()
