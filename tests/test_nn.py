@@ -779,7 +779,7 @@ def test_a_module_list_registers_its_modules() -> None:
     assert (len(layers), type(layers[1:])) == (5, nn.ModuleList)
     assert names(layers[1:2]) == ["0.weight", "0.bias"]
     assert list(layers)[-1] is layers[-1]
-    with pytest.raises(TypeError, match="ModuleList is made of modules; got float at place 5"):
+    with pytest.raises(TypeError, match="ModuleList is made of modules; got float at position 5"):
         layers.append(1.0)  # type: ignore[arg-type]
     with pytest.raises(NotImplementedError):
         layers(gf.ones((1, 2)))
@@ -1159,7 +1159,7 @@ def test_settings_act_or_cannot_be_assigned() -> None:
         (nn.MLP([3, 2]), "sizes"),
     ):
         with pytest.raises(
-            AttributeError, match=f"{name} of a {type(module).__name__} is read-only: make a new module"
+            AttributeError, match=f"{name} of a {type(module).__name__} is read-only: create a new module"
         ):
             setattr(module, name, 5)
     layer = nn.Linear(3, 2)
@@ -1188,8 +1188,8 @@ def test_losses_show_their_settings(text: str) -> None:
 Call = tuple[Callable[[], Any], type[Exception], str]
 I64 = {"dtype": "int64"}
 WORDS: dict[str, Call] = {
-    "inplace": (lambda: nn.ReLU(inplace=True), TypeError, "^ReLU takes no settings: .*inplace: .*leave it out"),
-    "inplace by place": (lambda: nn.Tanh(True), TypeError, "^Tanh takes no settings"),
+    "inplace": (lambda: nn.ReLU(inplace=True), TypeError, "^ReLU takes no arguments: .*inplace: .*leave it out"),
+    "inplace by place": (lambda: nn.Tanh(True), TypeError, "^Tanh takes no arguments"),
     "inplace of a setting": (lambda: nn.Dropout(0.5, inplace=True), TypeError, "^Dropout takes p, .*leave it"),
     "dim": (lambda: nn.Softmax(dim=1), TypeError, "^Softmax takes axis: .*dim: call it axis"),
     "dim of another": (lambda: nn.LogSoftmax(dim=1), TypeError, "^LogSoftmax takes axis: .*dim: call it axis"),

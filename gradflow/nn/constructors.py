@@ -38,7 +38,7 @@ def explains_arguments(cls: _ModuleClass) -> _ModuleClass:
             except TypeError as error:
                 own = list(signature.parameters)[1:]
                 advice = "".join(f"; {name}: {_ADVICE[name]}" for name in options if name in _ADVICE)
-                takes = f"takes {', '.join(own)}" if own else "takes no settings"
+                takes = f"takes {', '.join(own)}" if own else "takes no arguments"
                 raise TypeError(f"{cls.__name__} {takes}: {error}{advice}") from None
             raise
 
@@ -50,7 +50,7 @@ def read_only(name: str, value: Callable[[Any], Any], doc: str) -> Any:
     """A property that cannot be set: a setting that is fixed when the module is created."""
 
     def refuse(module: Module, _: Any) -> None:
-        raise AttributeError(f"{name} of a {type(module).__name__} is read-only: make a new module")
+        raise AttributeError(f"{name} of a {type(module).__name__} is read-only: create a new module")
 
     return property(value, refuse, doc=doc)
 
@@ -58,5 +58,5 @@ def read_only(name: str, value: Callable[[Any], Any], doc: str) -> Any:
 def positive(what: str, value: Any) -> int:
     """A size as a Python int. Raises ValueError unless it is an integer of any library, at least 1."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < 1:
-        raise ValueError(f"{what} is an integer of at least 1; got {value!r}")
+        raise ValueError(f"{what} must be an integer of at least 1; got {value!r}")
     return index(value)

@@ -16,7 +16,7 @@ class _ModuleSequence(Module):
         """Add a module at the end; returns the sequence. Raises TypeError for anything else."""
         if not isinstance(module, Module):
             name = type(self).__name__
-            raise TypeError(f"a {name} is made of modules; got {type(module).__name__} at place {len(self)}")
+            raise TypeError(f"a {name} is made of modules; got {type(module).__name__} at position {len(self)}")
         taken = [int(name) for name in self._modules if name.isdigit()]
         setattr(self, str(max(taken, default=-1) + 1), module)
         return self

@@ -115,7 +115,7 @@ class LayerNorm(Module):
         lengths = normalized_shape if isinstance(normalized_shape, Iterable) else (normalized_shape,)
         shape = self.normalized_shape = tuple(positive("a length of normalized_shape", n) for n in lengths)
         if not shape:
-            raise ValueError("normalized_shape has at least one length; got none")
+            raise ValueError("normalized_shape must have at least one length; got none")
         check_epsilon(eps)
         self.eps = eps
         affine = elementwise_affine
@@ -155,7 +155,7 @@ class Flatten(Module):
         """x with the axes merged. Raises ValueError if start_axis lies after end_axis, IndexError if x lacks one."""
         first, last = (normalize_axes(axis, x.ndim)[0] for axis in (self.start_axis, self.end_axis))
         if first > last:
-            raise ValueError(f"Flatten of the axes {first} to {last}: there are none; the shape is {x.shape}")
+            raise ValueError(f"Flatten: start_axis {first} lies after end_axis {last} in a tensor of shape {x.shape}")
         return ops.reshape(x, (*x.shape[:first], math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :]))
 
     def extra_repr(self) -> str:

@@ -90,7 +90,7 @@ class CrossEntropyLoss(_Loss):
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
         super().__init__(reduction)
         if not 0.0 <= label_smoothing <= 1.0:
-            raise ValueError(f"label_smoothing is a share in [0, 1]; got {label_smoothing}")
+            raise ValueError(f"label_smoothing must be in [0, 1]; got {label_smoothing}")
         self.register_buffer("weight", weight)
         self.label_smoothing = label_smoothing
 

@@ -261,7 +261,7 @@ class Module:
         if device is not None:
             get_backend(device)
         if dtype is not None and not dtype.is_floating:
-            raise TypeError(f"parameters are floating-point; got {dtype}")
+            raise TypeError(f"parameters must be floating-point; got {dtype}")
         with no_grad():
             moved = [(p, p.detach().to(device=device, dtype=dtype)) for p in self.parameters()]
         for parameter, values in moved:

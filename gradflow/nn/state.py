@@ -52,7 +52,7 @@ def load_state(module: str, own: Mapping[str, Tensor], state: Mapping[str, Any],
             value = asarray(given, tensor.dtype, tensor.device)  # raises for numbers that an integer dtype cannot hold
         first, _, before = values.setdefault(id(tensor), (name, tensor, value))
         if value is not before and not _same(value, before):
-            raise ValueError(f"load_state_dict: {first} and {name} share one tensor; got two with other values")
+            raise ValueError(f"load_state_dict: {first} and {name} share one tensor, but their values differ")
     with no_grad():
         for _, tensor, value in values.values():
             tensor.copy_(value)

@@ -43,7 +43,7 @@ class Generator:
         except TypeError:
             key = -1
         if not 0 <= key < 1 << _KEY_BITS:
-            raise ValueError(f"a seed is an integer in [0, 2^128); got {seed!r}")
+            raise ValueError(f"a seed must be an integer in [0, 2^128); got {seed!r}")
         self.key = key
         self.counter = 0
         return self

@@ -85,7 +85,7 @@ def _floating(dtype: Any) -> str:
     """The name of a dtype, float32 by default; TypeError unless it is floating-point."""
     found = as_dtype(DEFAULT if dtype is None else dtype)
     if not found.is_floating:
-        raise TypeError(f"random numbers are floating-point; got {found}")
+        raise TypeError(f"random numbers must be floating-point; got {found}")
     return found.name
 
 
