@@ -32,7 +32,7 @@ from gradflow.backend import (
     registry,
 )
 from gradflow.cli import build_parser
-from gradflow.testing import agree, contract_docs
+from gradflow.testing import compare_devices, contract_docs
 from gradflow.testing.workloads import Place, workloads
 from tests.test_cli import child_environment
 
@@ -145,7 +145,7 @@ def test_the_entry_point_on_the_page_names_the_example() -> None:
 def test_the_services_and_results_are_counted_right() -> None:
     assert len(Backend.__abstractmethods__) == 6
     assert WRITTEN.count("six methods") == 2
-    assert f"{len(agree.compare('cpu', 'cpu'))} results of operations" in WRITTEN
+    assert f"{len(compare_devices.compare('cpu', 'cpu'))} results of operations" in WRITTEN
 
 
 def test_the_readme_links_the_page() -> None:

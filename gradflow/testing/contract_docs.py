@@ -33,6 +33,7 @@ from gradflow.backend import (
     composed,
     contract,
     device,
+    kernels,
     optimizer_steps,
     philox,
 )
@@ -57,11 +58,12 @@ def array_functions() -> Iterator[str]:
 
 def methods() -> Iterator[str]:
     """Yield the lines on the attributes, services and kernels of `Backend`, under the headings of the source."""
-    classes = {name: cls for module in (contract, composed, philox, optimizer_steps) for name, cls in _classes(module)}
+    sources = (kernels, contract, composed, philox, optimizer_steps)
+    classes = {name: found for module in sources for name, found in _classes(module)}
     yield from ("### Attributes", "")
-    for base in (Backend, *Backend.__bases__):
-        if base.__name__ in classes:
-            yield from _methods_of(*classes[base.__name__])
+    for cls in (kernels.KernelBase, Backend, *Backend.__bases__):
+        if cls.__name__ in classes:
+            yield from _methods_of(*classes[cls.__name__])
     yield from ("### What they return and take", "")
     records = {**dict(_classes(device)), **dict(_classes(optimizer_steps))}
     for record in (Diagnosis, MemoryStats, *OPTIONS):
