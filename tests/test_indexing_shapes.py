@@ -404,7 +404,7 @@ def test_what_stands_for_integers_is_an_index(what: str) -> None:
     ("key", "message"),
     [
         ([[0], [0, 1]], "unequal lengths"), (["a"], "got 'a'"), ([0.5], r"got 0\.5"), (slice("a"), "got 'a'"),
-        (np.bool_(True), "True and False are no indices"), ([gf.tensor(0.0)], "gradflow.stack"), ([2**70], "64 bits"),
+        (np.bool_(True), "True and False are not indices"), ([gf.tensor(0.0)], "gradflow.stack"), ([2**70], "64 bits"),
     ],
 )  # fmt: skip
 def test_what_is_no_index_is_named(key: Any, message: str) -> None:
@@ -552,12 +552,12 @@ def test_masks_that_do_not_fit_are_refused() -> None:
         x[:, gf.tensor([True, False, True])]
     with pytest.raises(IndexError, match="too many indices for a tensor of shape"):
         x[gf.ones((3, 2)) > 0, 0]
-    with pytest.raises(IndexError, match="without axes must be the only one"):
+    with pytest.raises(IndexError, match="without axes must be the only index"):
         x[gf.tensor(1.0) > 0, 0]
 
 
 def test_an_index_of_python_integers_tells_how_to_make_it() -> None:
-    with pytest.raises(IndexError, match=r"this one is float32: make it with dtype='int64'.*astype\('int64'\)"):
+    with pytest.raises(IndexError, match=r"this one is float32: create it with dtype='int64'.*astype\('int64'\)"):
         gf.ones(3)[gf.tensor([0, 1])]
 
 

@@ -103,7 +103,7 @@ def _along(op: Any, x: Tensor, axis: int) -> Tensor:
     check_tensors(op.name, x)
     axis = one_axis(op.name, axis, x.ndim)
     if x.shape[axis] == 0:
-        raise ValueError(f"{op.name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")
+        raise ValueError(f"{op.name} of no elements is undefined: the shape is {x.shape}, the axis {axis}")
     return apply(op, (floating(x),), {"axis": axis})
 
 
@@ -113,5 +113,5 @@ def logsumexp(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor
     keepdims = flag("logsumexp", keepdims)
     axes = normalize_axes(axis, x.ndim)
     if not math.prod(x.shape[a] for a in axes):
-        raise ValueError(f"logsumexp of no elements does not exist: the shape is {x.shape}, the axis {axis}")
+        raise ValueError(f"logsumexp of no elements is undefined: the shape is {x.shape}, the axis {axis}")
     return apply(_LOGSUMEXP, (floating(x),), {"axis": axes, "keepdims": keepdims})

@@ -1,7 +1,7 @@
-"""Operations that work element by element, with NumPy's broadcasting.
+"""Elementwise operations, with NumPy's broadcasting.
 
-One line a rule; read `lambda F, g, out, x` as: given the gradient `g` of the result, the gradient of `x`. An argument
-with an underscore is not read (see `gradflow.autograd.graph.Operation`).
+Each rule is one line: `lambda F, g, out, x` computes the gradient of `x` from the gradient `g` of the result `out`.
+Arguments with a leading underscore are not read, so they are not saved (see `gradflow.autograd.graph.Operation`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ divide = binary(
     "divide",
     lambda F, g, _out, _a, b: F.divide(g, b),
     lambda F, g, out, _a, b: F.negative(F.divide(F.multiply(g, out), b)),
-    "x1 / x2; of integers, in float32.",
+    "x1 / x2. Integers are converted to float32.",
     needs_float=True,
 )
 
@@ -65,13 +65,13 @@ maximum = binary(
     "maximum",
     lambda F, g, _out, a, b: _half_at_ties(F, g, F.less(a, b), a, b),
     lambda F, g, _out, a, b: _half_at_ties(F, g, F.greater(a, b), a, b),
-    "The larger of x1 and x2; NaN where either is, with the whole gradient for both. Ties share it equally.",
+    "The larger of x1 and x2. Where they are equal, each gets half the gradient. NaN if either is NaN.",
 )
 minimum = binary(
     "minimum",
     lambda F, g, _out, a, b: _half_at_ties(F, g, F.greater(a, b), a, b),
     lambda F, g, _out, a, b: _half_at_ties(F, g, F.less(a, b), a, b),
-    "The smaller of x1 and x2; NaN where either is, with the whole gradient for both. Ties share it equally.",
+    "The smaller of x1 and x2. Where they are equal, each gets half the gradient. NaN if either is NaN.",
 )
 
 
@@ -86,7 +86,7 @@ def _power_base(F: Any, g: Any, _out: Any, a: Any, b: Any) -> Any:
 
 
 def _power_exponent(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
-    """g * a^b * log(a); where a is 0, 0 for b >= 0 and minus infinity below, as the limit is."""
+    """g * a^b * log(a). At a = 0 it is the limit: 0 for b >= 0, minus infinity for b < 0."""
     if isinstance(a, float):
         log = math.log(a) if a > 0 else math.nan if a else F.where(F.less(b, 0), -math.inf, F.zeros_like(b))
     else:
@@ -99,7 +99,7 @@ _power = binary("power", _power_base, _power_exponent, "", array_name="pow", cou
 
 
 def power(x1: Any, x2: Any, /) -> Tensor:
-    """x1 to the power x2. The gradient of x1^0 in x1 is 0, also where x1 is 0, infinite or NaN."""
+    """x1 to the power x2. The gradient of x1^0 with respect to x1 is 0, also where x1 is 0, infinite or NaN."""
     if isinstance(x1, Tensor) and isinstance(x2, (int, float)) and x2 == 2:  # many times faster than the general power
         return square(x1 if x1._node is not None or x2.__class__ is int else promoted("power", x1, x2)[0])
     return _power(x1, x2)
@@ -111,18 +111,19 @@ BINARY_OPERATORS["power"] = as_operator(power)
 negative = unary("negative", lambda F, g, _out, _x: F.negative(g), "-x.", prepare=None, exact=True)
 exp = unary("exp", lambda F, g, out, _x: F.multiply(g, out), "e to the power x.")
 log = unary("log", lambda F, g, _out, x: F.divide(g, x), "The natural logarithm of x.")
-log1p = unary("log1p", lambda F, g, _out, x: F.divide(g, F.add(x, 1.0)), "log(1 + x), exact for small x.")
-expm1 = unary("expm1", lambda F, g, out, _x: F.multiply(g, F.add(out, 1.0)), "exp(x) - 1, exact for small x.")
+log1p = unary("log1p", lambda F, g, _out, x: F.divide(g, F.add(x, 1.0)), "log(1 + x), accurate for small x.")
+expm1 = unary("expm1", lambda F, g, out, _x: F.multiply(g, F.add(out, 1.0)), "exp(x) - 1, accurate for small x.")
 sqrt = unary("sqrt", lambda F, g, out, _x: F.divide(g, F.multiply(out, 2.0)), "The square root of x.")
 square = unary(
-    "square", lambda F, g, _out, x: F.multiply(g, F.multiply(x, 2.0)), "x * x; of bools, in int64.", prepare=counted
+    "square", lambda F, g, _out, x: F.multiply(g, F.multiply(x, 2.0)), "x * x. Bools are converted to int64.",
+    prepare=counted,
 )  # fmt: skip
 abs = unary(
     "abs", lambda F, g, _out, x: F.multiply(g, F.sign(x)), "The absolute value of x. Its gradient at 0 is 0.",
     prepare=None,
 )  # fmt: skip
 sign = unary(
-    "sign", lambda F, g, _out, _x: F.zeros_like(g), "-1, 0 or 1 after the sign of x. Its gradient is 0.",
+    "sign", lambda F, g, _out, _x: F.zeros_like(g), "The sign of x: -1, 0 or 1. Its gradient is 0.",
     prepare=None,
 )  # fmt: skip
 
@@ -136,11 +137,11 @@ def _rounding(name: str, doc: str) -> UnaryFunction:
     return named(function, name, doc)
 
 
-floor = _rounding("floor", "The largest whole number that is not above x. Its gradient is 0.")
-ceil = _rounding("ceil", "The smallest whole number that is not below x. Its gradient is 0.")
-round = _rounding("round", "The whole number nearest to x; of two, the even one. Its gradient is 0.")
-sin = unary("sin", lambda F, g, _out, x: F.multiply(g, F.cos(x)), "The sine of x in radians.")
-cos = unary("cos", lambda F, g, _out, x: F.negative(F.multiply(g, F.sin(x))), "The cosine of x in radians.")
+floor = _rounding("floor", "The largest integer <= x, in the dtype of x. Its gradient is 0.")
+ceil = _rounding("ceil", "The smallest integer >= x, in the dtype of x. Its gradient is 0.")
+round = _rounding("round", "x rounded to the nearest integer, ties to even, in the dtype of x. Its gradient is 0.")
+sin = unary("sin", lambda F, g, _out, x: F.multiply(g, F.cos(x)), "The sine of x, in radians.")
+cos = unary("cos", lambda F, g, _out, x: F.negative(F.multiply(g, F.sin(x))), "The cosine of x, in radians.")
 tanh = unary(
     "tanh", lambda F, g, out, _x: F.activate_backward(g, out, "tanh", 0.0), "The hyperbolic tangent of x."
 )  # fmt: skip
@@ -160,10 +161,10 @@ def _inside(F: Any, x: Any, low: float | None, high: float | None) -> Any:
 
 
 def clip(x: Tensor, /, min: float | None = None, max: float | None = None) -> Tensor:
-    """x, but `min` where it is below and `max` where it is above; None for no limit. At an edge the gradient passes.
+    """x limited to [min, max]; None is no limit. Where x equals a limit, the gradient is passed on.
 
-    Raises TypeError for limits that are not numbers, ValueError where min > max, OverflowError for a limit that an
-    integer x cannot hold.
+    Raises TypeError for limits that are not numbers, ValueError if min > max, OverflowError for a limit that an integer
+    dtype cannot hold.
     """
     check_tensors("clip", x)
     for limit in (min, max):
@@ -190,14 +191,16 @@ _WHERE = defop(
 
 
 def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
-    """x1 where the bool tensor `condition` is true, else x2; all three broadcast.
+    """x1 where `condition`, a bool tensor, is true, else x2. All three broadcast.
 
-    Raises TypeError for a condition that is not bool, or what is neither tensor nor number; OverflowError for an
-    integer that the dtype of the other cannot hold.
+    x1, x2: tensors or numbers.
+
+    Raises TypeError for a condition that is not bool, or an x1 or x2 of another kind; OverflowError for an integer that
+    the dtype of the other cannot hold.
     """
     check_tensors("where", condition)
     if condition.dtype.kind != "bool":
-        raise TypeError(f"where takes a bool condition; got {condition.dtype}: compare it with something first")
+        raise TypeError(f"where takes a bool condition; got {condition.dtype}: make one with a comparison")
     if isinstance(x1, Tensor) or isinstance(x2, Tensor):
         x1, x2 = promoted("where", x1, x2)
     else:
@@ -215,40 +218,41 @@ _COPY = defop("copy", lambda F, g, _out, _x: g, forward=lambda F, x: F.copy(x), 
 
 
 def copy(x: Tensor, /) -> Tensor:
-    """The same values in memory of their own. Differentiable."""
+    """A copy of x. Differentiable."""
     check_tensors("copy", x)
     return apply(_COPY, (x,))
 
 
 def astype(x: Tensor, dtype: Any, /) -> Tensor:
-    """x in another dtype; x itself where it has it already. The gradient comes back in the dtype of x.
+    """x in another dtype, or x itself if it has that dtype. The gradient is converted back to the dtype of x.
 
-    Nothing is read from the device: what a number becomes that the dtype cannot hold (NaN or 300 in uint8) is up to the
-    backend, and fractions are cut off. Raises TypeError for an unknown dtype, or one that the device does not support.
+    To an integer dtype, fractions are truncated. Values are not checked, since that would wait for the device: a value
+    that the dtype cannot hold (NaN or 300 in uint8) becomes what the backend makes of it. Raises TypeError for an
+    unknown dtype, or one that the device does not support.
     """
     check_tensors("astype", x)
     return cast(x, dtype)
 
 
-equal = nondifferentiable_binary("equal", "Where x1 == x2: bool.")
-not_equal = nondifferentiable_binary("not_equal", "Where x1 != x2: bool.")
-less = nondifferentiable_binary("less", "Where x1 < x2: bool.")
-less_equal = nondifferentiable_binary("less_equal", "Where x1 <= x2: bool.")
-greater = nondifferentiable_binary("greater", "Where x1 > x2: bool.")
-greater_equal = nondifferentiable_binary("greater_equal", "Where x1 >= x2: bool.")
-logical_and = nondifferentiable_binary("logical_and", "Where both of two bool tensors are true.", of_bools=True)
-logical_or = nondifferentiable_binary("logical_or", "Where either of two bool tensors is true.", of_bools=True)
+equal = nondifferentiable_binary("equal", "Whether x1 == x2, as bools.")
+not_equal = nondifferentiable_binary("not_equal", "Whether x1 != x2, as bools.")
+less = nondifferentiable_binary("less", "Whether x1 < x2, as bools.")
+less_equal = nondifferentiable_binary("less_equal", "Whether x1 <= x2, as bools.")
+greater = nondifferentiable_binary("greater", "Whether x1 > x2, as bools.")
+greater_equal = nondifferentiable_binary("greater_equal", "Whether x1 >= x2, as bools.")
+logical_and = nondifferentiable_binary("logical_and", "Whether both x1 and x2 are true, for bools.", of_bools=True)
+logical_or = nondifferentiable_binary("logical_or", "Whether x1, x2 or both are true, for bools.", of_bools=True)
 logical_xor = nondifferentiable_binary(
-    "logical_xor", "Where one of two bool tensors is true, and not both.", of_bools=True, array_name="not_equal"
+    "logical_xor", "Whether exactly one of x1 and x2 is true, for bools.", of_bools=True, array_name="not_equal"
 )
-logical_not = nondifferentiable_unary("logical_not", "Where a bool tensor is false.", of_bools=True)
-isfinite = nondifferentiable_unary("isfinite", "Where x is neither infinite nor NaN: bool.")
-isinf = nondifferentiable_unary("isinf", "Where x is infinite: bool.")
-isnan = nondifferentiable_unary("isnan", "Where x is NaN: bool.")
+logical_not = nondifferentiable_unary("logical_not", "Whether x is false, for bools.", of_bools=True)
+isfinite = nondifferentiable_unary("isfinite", "Whether x is neither infinite nor NaN, as bools.")
+isinf = nondifferentiable_unary("isinf", "Whether x is infinite, as bools.")
+isnan = nondifferentiable_unary("isnan", "Whether x is NaN, as bools.")
 
 
 def outer(x1: Tensor, x2: Tensor, /) -> Tensor:
-    """Each element of a vector times each of another: (n,) and (m,) give (n, m). ValueError for other shapes."""
+    """The outer product of two vectors: (n,) and (m,) give (n, m). Raises ValueError for other shapes."""
     check_tensors("outer", x1, x2)
     if x1.ndim != 1 or x2.ndim != 1:
         raise ValueError(f"outer takes two tensors of one axis; got shapes {x1.shape} and {x2.shape}")

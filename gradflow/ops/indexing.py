@@ -1,4 +1,4 @@
-"""Selecting elements: `x[key]`, take, take_along_axis, and their VJPs, which add back where elements were taken."""
+"""Indexing: `x[key]`, take, take_along_axis, and their VJPs, which add to the elements that were taken."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["take", "take_along_axis"]
 
 
 def explain_index(F: Any, shape: Sequence[int], key: Any) -> None:
-    """Raise a clear error for a key of `raw_key` that a backend has refused, if its arrays are the reason."""
+    """Raise a clear IndexError for a key of `raw_key` that failed on a backend, if its arrays are the reason."""
     parts = key if isinstance(key, tuple) else (key,)
     arrays = [p for p in parts if hasattr(p, "shape")]
     check_broadcast("indexing", [a.shape for a in arrays], IndexError)
@@ -40,12 +40,12 @@ def explain_index(F: Any, shape: Sequence[int], key: Any) -> None:
 
 
 def explain_assignment(F: Any, x: Any, key: Any, values: Any) -> None:
-    """Raise ValueError where `values` do not broadcast to what a key of `raw_key` selects of the array x."""
+    """Raise ValueError if `values` do not broadcast to the elements of the array x that a key of `raw_key` selects."""
     chosen = F.getitem(x, key)
     if hasattr(values, "shape") and not broadcasts(values.shape, chosen.shape):
         raise ValueError(
             f"item assignment: a value of shape {tuple(values.shape)} does not broadcast to the shape "
-            f"{tuple(chosen.shape)} of what the index selects"
+            f"{tuple(chosen.shape)} of the selected elements"
         ) from None
 
 
@@ -61,14 +61,14 @@ _GETITEM = defop("take", lambda F, g, _out, _x, key: Part(g, key), forward=_take
 _GETITEM_VIEW = defop(
     "getitem", lambda F, g, _out, _x, key: Part(g, key), forward=lambda F, x, key: F.getitem(x, key), view=True
 )
-_PART = Operation(  # the view of `parts`; for users it is the same
+_PART = Operation(  # for the views of `parts`; users see one operation
     "getitem",
     lambda F, x, axis, start, stop: F.getitem(x, key_of_range(axis, start, stop)),
     [lambda F, g, _out, _x, axis, start, stop: Part(g, None, axis, start, stop)],
     view=True,
 )
 _SCATTER_ADD = defop("scatter_add", lambda F, g, _out, _x, key, shape: F.getitem(g, key), exact=True)
-_SCATTER_INTO = Operation(  # not in the table, for it changes the array of its first input, which nobody else has
+_SCATTER_INTO = Operation(  # not in the table: it changes its first input in place
     "scatter_add",
     lambda F, into, values, key, shape: F.scatter_add(values, key, shape, into),
     [
@@ -105,18 +105,18 @@ _SCATTER_ALONG = defop(
 
 
 def raw_key(x: Tensor, key: Any) -> Any:
-    """An index as a backend takes it: a mask, or a tuple with an Ellipsis, with arrays for tensors and lists.
+    """An index as backends take it: one mask, or a tuple with an Ellipsis, with arrays in place of tensors and lists.
 
-    The Ellipsis makes NumPy give a view, as other libraries do, also where only one element is left. A mask beside
-    other parts becomes the indices of its true elements, as in NumPy.
+    Because of the Ellipsis, NumPy returns a view and not a number for a single element, as other libraries do. A mask
+    beside other indices becomes the indices of its true elements, as in NumPy.
 
-    Raises IndexError for an index of another kind or out of range, DeviceMismatchError for a tensor of another device.
+    Raises IndexError for an invalid index or one out of range, DeviceMismatchError for a tensor on another device.
     """
     return _fitting(x, [_raw_part(x, part) for part in (key if isinstance(key, tuple) else (key,))])
 
 
 def _fitting(x: Tensor, raw: list[Any]) -> Any:
-    """The parts of an index, each from `_raw_part`, as one. IndexError where they do not fit x."""
+    """An index of parts from `_raw_part`. Raises IndexError if they do not fit x."""
     counts = [0 if p is None or p is Ellipsis else p.ndim if _is_mask(x, p) else 1 for p in raw]
     used, ellipses = sum(counts), sum(1 for p in raw if p is Ellipsis)
     if used > x.ndim:
@@ -137,7 +137,7 @@ def _fitting(x: Tensor, raw: list[Any]) -> Any:
             if len(raw) == 1:
                 return p
             if not n:
-                raise IndexError("a boolean index without axes must be the only one")
+                raise IndexError("a boolean index without axes must be the only index")
             axis += n
             found += _indices_of(x.backend, p)
             continue
@@ -166,13 +166,13 @@ def _raw_part(x: Tensor, part: Any) -> Any:
     if isinstance(part, slice):
         return slice(*[None if n is None else _index(n) for n in (part.start, part.stop, part.step)])
     if type(part).__name__ == "bool":  # also NumPy's
-        raise IndexError("True and False are no indices")
+        raise IndexError("True and False are not indices")
     if isinstance(part, Tensor):
         if part.backend is not x.backend:
             raise mismatch("indexing", (x, part))
         if part.dtype.is_floating:
             raise IndexError(
-                f"an index tensor holds integers or bools; this one is {part.dtype}: make it with dtype='int64' "
+                f"an index tensor holds integers or bools; this one is {part.dtype}: create it with dtype='int64' "
                 "(Python integers become float32), or convert it with astype('int64')"
             )
         return x.backend.copy(part.array)  # a copy: the backward pass reads it again
@@ -181,14 +181,16 @@ def _raw_part(x: Tensor, part: Any) -> Any:
             array = x.backend.asarray(_as_lists(part))
             x.backend.dtype_name(array.dtype)
         except (OverflowError, TypeError, ValueError):
-            raise IndexError("a list of unequal lengths, or of integers above 64 bits, is not an index") from None
+            raise IndexError(
+                "a list with rows of unequal lengths, or integers of more than 64 bits, is not an index"
+            ) from None
     elif not getattr(part, "shape", ()):
         return _index(part)
     elif hasattr(part, "__array__"):
         if x.device.type != "cpu":
             raise IndexError(
-                f"a tensor on {x.device} takes index tensors of its device, not NumPy arrays: "
-                f"make one with gradflow.tensor(index, device='{x.device}')"
+                f"a tensor on {x.device} takes index tensors on its device, not NumPy arrays: "
+                f"create one with gradflow.tensor(index, device='{x.device}')"
             )
         array = x.backend.from_host(array_from_host(part))
     else:
@@ -199,7 +201,7 @@ def _raw_part(x: Tensor, part: Any) -> Any:
 
 
 def _index(part: Any) -> int:
-    """An integer of any library as a Python int."""
+    """An integer of any library, as a Python int."""
     try:
         return index_of(part)
     except TypeError:
@@ -207,7 +209,7 @@ def _index(part: Any) -> int:
 
 
 def _no_index(part: Any) -> IndexError:
-    return IndexError(f"an index is made of integers, slices, None, ... and arrays of integers or bools; got {part!r}")
+    return IndexError(f"an index consists of integers, slices, None, ... and arrays of integers or bools; got {part!r}")
 
 
 def _as_lists(part: Any) -> Any:
@@ -215,7 +217,7 @@ def _as_lists(part: Any) -> Any:
     if isinstance(part, (list, tuple, range)):
         return [p if p.__class__ is int else _as_lists(p) for p in part]
     if isinstance(part, Tensor):
-        raise IndexError("a list of tensors is no index: make them one tensor with gradflow.stack")
+        raise IndexError("a list of tensors is not an index: join them with gradflow.stack")
     if hasattr(part, "tolist"):
         part = part.tolist()
     if isinstance(part, list):
@@ -228,14 +230,14 @@ def _is_basic(key: Any) -> bool:
 
 
 def index(x: Tensor, key: Any, /) -> Tensor:
-    """x[key], with NumPy's meaning: integers, slices, None, Ellipsis, and arrays or lists of integers or bools.
+    """x[key], as in NumPy: integers, slices, None, Ellipsis, and arrays or lists of integers or bools.
 
-    A basic index (no arrays) gives a view. A mask waits for the device, to learn how much it selects.
-    Raises IndexError for an index that does not fit.
+    A basic index (without arrays) returns a view. A mask waits for the device, since it determines the shape. Raises
+    IndexError for an index that does not fit.
     """
     if not isinstance(x, Tensor):
         check_tensors("indexing", x)
-    if key.__class__ is int:  # the commonest
+    if key.__class__ is int:  # the most frequent
         shape = x.array.shape
         if shape and -shape[0] <= key < shape[0]:
             return parts(x, 0, [(key, None)])[0]
@@ -243,14 +245,14 @@ def index(x: Tensor, key: Any, /) -> Tensor:
 
 
 def getitem(x: Tensor, key: Any, /) -> Tensor:
-    """x[key] for a key made by `raw_key`."""
+    """x[key] for a key from `raw_key`."""
     return apply(_GETITEM_VIEW if _is_basic(key) else _GETITEM, (x,), {"key": key})
 
 
 def parts(x: Tensor, axis: int, bounds: Iterable[tuple[int, int | None]]) -> list[Tensor]:
-    """For each (start, stop) the part of x between them along `axis`; where stop is None, that at start alone.
+    """Views of x along `axis`: the slice of each (start, stop), or the element at start if stop is None.
 
-    Numbers are all that is kept of an index, so that the garbage collector has nothing to look at in thousands of them.
+    The nodes hold integers and no key, so that the garbage collector does not visit thousands of keys.
     """
     mode = grad_enabled.get()
     if mode is not FAST and current_observer.get() is not None:
@@ -271,7 +273,7 @@ def parts(x: Tensor, axis: int, bounds: Iterable[tuple[int, int | None]]) -> lis
 
 
 def scatter_add(values: Tensor, key: Any, /, shape: tuple[int, ...], into: Tensor | None = None) -> Tensor:
-    """Zeros of `shape`, or `into`, whose array changes, with `values` added at `[key]`, a key as of `getitem`."""
+    """Zeros of `shape` (or `into`, in place) with `values` added at a key from `raw_key`."""
     parameters = {"key": key, "shape": tuple(shape)}
     if into is None:
         return apply(_SCATTER_ADD, (values,), parameters)
@@ -284,9 +286,9 @@ def scatter_add_along_axis(values: Tensor, indices: Tensor, /, shape: tuple[int,
 
 
 def take(x: Tensor, indices: Any, /, axis: int | None = None) -> Tensor:
-    """The elements at `indices` (integers, of any shape) along `axis`, which may be left out for one axis.
+    """The elements of x at `indices` (integers, of any shape) along `axis`.
 
-    Raises IndexError for indices that are not integers, ValueError for a missing axis.
+    Raises IndexError for indices that are not integers, ValueError without an axis unless x has only one.
     """
     check_tensors("take", x)
     if axis is None:
@@ -302,7 +304,9 @@ def take(x: Tensor, indices: Any, /, axis: int | None = None) -> Tensor:
 
 
 def take_along_axis(x: Tensor, indices: Tensor, /, axis: int = -1) -> Tensor:
-    """The element of x at each of `indices` along `axis`; all other lengths are those of x.
+    """The element of x at each of `indices` along `axis`: out[i, j] = x[i, indices[i, j]] for the last axis of two.
+
+    indices: integers, of the shape of x except along `axis`.
 
     Raises IndexError for indices that are not integers, ValueError for a shape that does not fit.
     """

@@ -89,7 +89,7 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     _check("mse_loss", input, target, reduction)
     input, target = promoted("mse_loss", input, target, True)
     if reduction == "mean" and 0 in input.array.shape:
-        raise ValueError("the mean of no losses does not exist: the input is empty")
+        raise ValueError("the mean of no losses is undefined: the input is empty")
     return apply(_SQUARED_ERROR, (input, target), {"reduction": reduction})
 
 
@@ -204,7 +204,7 @@ def cross_entropy(
     rows, shape = _classes_last("cross_entropy", input)
     n, classes = rows.shape
     if reduction == "mean" and not n:
-        raise ValueError("the mean of no losses does not exist: the input is empty")
+        raise ValueError("the mean of no losses is undefined: the input is empty")
     if weight is not None and weight.shape != (classes,):
         raise ValueError(f"cross_entropy of {classes} classes needs a weight of shape ({classes},); got {weight.shape}")
     divisor: Any = None
@@ -255,7 +255,7 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, reduct
     check_tensors("nll_loss", *((input, target) if weight is None else (input, target, weight)))
     rows, shape = _classes_last("nll_loss", input)
     if reduction == "mean" and not rows.shape[0]:
-        raise ValueError("the mean of no losses does not exist: the input is empty")
+        raise ValueError("the mean of no losses is undefined: the input is empty")
     if weight is not None and weight.shape != (rows.shape[1],):
         raise ValueError(f"nll_loss of {rows.shape[1]} classes needs a weight of that many; got shape {weight.shape}")
     labels = _check_labels("nll_loss", target, shape, rows.shape[1])

@@ -1,4 +1,4 @@
-"""Operations that take many elements to fewer: sums, extremes, and running sums."""
+"""Reductions over axes, running sums, and sorting."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class _AlongAxis(Protocol):
 
 
 def _keep(F: Any, g: Any, x: Any, axis: Axis) -> Any:
-    """g, reduced from the shape of x over axis, with the reduced axes back as 1."""
+    """g, a reduction of x over `axis`, with the reduced axes as axes of length 1."""
     axes = normalize_axes(axis, x.ndim)
     return F.reshape(g, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
 
 
 def _spread(F: Any, g: Any, x: Any, axis: Axis) -> Any:
-    """The VJP of a sum: g at each element that went into it."""
+    """The VJP of a sum: g broadcast to the shape of x."""
     return F.broadcast_to(_keep(F, g, x, axis) if g.shape else g, x.shape)
 
 
@@ -46,7 +46,9 @@ def _count(x: Any, axis: Axis) -> int:
 def _at_extremes(F: Any, g: Any, out: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     hit = F.astype(F.equal(x, _keep(F, out, x, axis)), x.dtype)
     hits = F.sum(hit, axis=axis, keepdims=True)
-    share = F.divide(_keep(F, g, x, axis), F.where(F.equal(hits, 0), math.nan, hits))  # NaN is equal to nothing
+    share = F.divide(
+        _keep(F, g, x, axis), F.where(F.equal(hits, 0), math.nan, hits)
+    )  # without a hit, the result is NaN
     return F.multiply(hit, share)
 
 
@@ -56,7 +58,7 @@ def _spread_deviations(F: Any, g: Any, x: Any, axis: Axis, n: float) -> Any:
 
 
 def _product_of_others(F: Any, x: Any) -> Any:
-    """Along the last axis, at each element the product of all others: a tree of pairs, so zeros are no trouble."""
+    """For each element, the product of all others along the last axis, without a division: by a tree of pairs."""
     n = x.shape[-1]
     if n <= 1:
         return F.ones_like(x)
@@ -80,11 +82,16 @@ def _prod_rule(F: Any, g: Any, _out: Any, x: Any, axis: Axis, keepdims: bool) ->
 
 @functools.cache
 def _over_all(ndim: int) -> dict[str, Any]:
-    """The parameters of a reduction to one number. All nodes of one share them: nobody changes parameters."""
+    """The parameters of a reduction over all axes. Nodes share them, since parameters are never changed."""
     return {"axis": tuple(range(ndim)), "keepdims": False}
 
 
-def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrinks: bool = True) -> _Reduction:
+def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, needs_elements: bool = True) -> _Reduction:
+    """Add the reduction `name` to the table, and return its function.
+
+    needs_float: integers are converted to the default dtype. needs_elements: without elements it raises ValueError;
+    where it does not, bools are converted to int64.
+    """
     op = defop(name, rule)
     get = attrgetter(name)
     reads_out, which = op.saves[1]
@@ -97,16 +104,16 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrink
             keepdims = flag(name, keepdims)
         if needs_float:
             x = floating(x)
-        elif not shrinks and x._node is None:
+        elif not needs_elements and x._node is None:
             x = counted(x)
         whole = axis is None and not keepdims
         parameters: dict[str, Any] = (
             _over_all(x.array.ndim) if whole else {"axis": normalize_axes(axis, x.ndim), "keepdims": keepdims}
         )
-        if shrinks and not _count(x, parameters["axis"]):
-            raise ValueError(f"{name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")
+        if needs_elements and not _count(x, parameters["axis"]):
+            raise ValueError(f"{name} of no elements is undefined: the shape is {x.shape}, the axis {axis}")
         parent = x._node
-        if parent is not None and grad_enabled.get() is FAST:  # recorded, and seen by nobody: straight through
+        if parent is not None and grad_enabled.get() is FAST:  # the fast path: recorded, without observers
             backend = x.backend
             array = get(backend)(x.array) if whole else get(backend)(x.array, **parameters)
             saved, out = (x,) if reads_x else None, array if reads_out else None
@@ -119,29 +126,32 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, shrink
 sum = _reduction(
     "sum",
     lambda F, g, _out, _x, axis, keepdims: F.broadcast_to(_keep(F, g, _x, axis) if g.shape else g, _x.shape),
-    "The sum over `axis` (a number, a tuple, or None for all). Integers are summed in int64.",
-    shrinks=False,
+    "The sum over `axis` (an integer, a tuple, or None for all axes). Integers are summed in int64.",
+    needs_elements=False,
 )
 mean = _reduction(
     "mean",
     lambda F, g, _out, _x, axis, keepdims: _spread(F, F.divide(g, float(_count(_x, axis))), _x, axis),
-    "The arithmetic mean over `axis`. ValueError where there is nothing to average.",
+    "The mean over `axis`. Integers are converted to float32. Raises ValueError where there are no elements.",
     needs_float=True,
 )
 max = _reduction(
     "max",
     _at_extremes,
-    "The largest element over `axis`; equals share the gradient equally. A NaN wins, and makes all gradients NaN. "
-    "ValueError if there is no element.",
+    "The largest element over `axis`. Equal ones share the gradient equally. NaN if any is NaN, and so are the "
+    "gradients. Raises ValueError where there are no elements.",
 )
 min = _reduction(
     "min",
     _at_extremes,
-    "The smallest element over `axis`; equals share the gradient equally. A NaN wins, and makes all gradients NaN. "
-    "ValueError if there is no element.",
+    "The smallest element over `axis`. Equal ones share the gradient equally. NaN if any is NaN, and so are the "
+    "gradients. Raises ValueError where there are no elements.",
 )
 prod = _reduction(
-    "prod", _prod_rule, "The product over `axis`; its gradient is right also where elements are 0.", shrinks=False
+    "prod",
+    _prod_rule,
+    "The product over `axis`. Its gradient is also correct where elements are 0.",
+    needs_elements=False,
 )
 
 _VAR = defop(
@@ -173,17 +183,17 @@ def _spread_of(op: Any, x: Tensor, axis: Axis, correction: float, keepdims: bool
 
 
 def var(x: Tensor, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
-    """The variance over `axis`: squared deviations from the mean, summed and divided by n - correction.
+    """The variance over `axis`: the sum of squared deviations from the mean, divided by n - correction.
 
-    As in the Array API and NumPy, `correction` is 0 by default (PyTorch's is 1). ValueError for n <= correction.
+    As in the Array API and NumPy, `correction` is 0 by default (in PyTorch, 1). Raises ValueError for n <= correction.
     """
     return _spread_of(_VAR, x, axis, correction, keepdims)
 
 
 def std(x: Tensor, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
-    """The standard deviation over `axis`: the square root of `var`. ValueError for n <= correction.
+    """The standard deviation over `axis`: the square root of `var`. Raises ValueError for n <= correction.
 
-    Of equal elements, its derivatives of all orders are 0.
+    Where all elements are equal, its derivatives of every order are 0.
     """
     return _spread_of(_STD, x, axis, correction, keepdims)
 
@@ -196,7 +206,7 @@ _CUMULATIVE_SUM = defop("cumulative_sum", _cumulative_sum_rule)
 
 
 def cumulative_sum(x: Tensor, /, axis: int | None = None) -> Tensor:
-    """The running sum along `axis`, which may be left out for a tensor of one axis. ValueError otherwise."""
+    """The running sum along `axis`. Raises ValueError without an axis, unless the tensor has only one."""
     check_tensors("cumulative_sum", x)
     if axis is None:
         if x.ndim != 1:
@@ -216,14 +226,14 @@ def _nondifferentiable(name: str, doc: str) -> _Reduction:
     return named(function, name, doc)
 
 
-def _place(name: str, doc: str) -> _AlongAxis:
+def _index_of(name: str, doc: str) -> _AlongAxis:
     def function(x: Tensor, /, axis: int | None = None, keepdims: bool = False) -> Tensor:
         check_tensors(name, x)
         keepdims = flag(name, keepdims)
         if axis is not None:
             axis = one_axis(name, axis, x.ndim)
         if not (x.size if axis is None else x.shape[axis]):
-            raise ValueError(f"{name} of no elements does not exist: the shape is {x.shape}, the axis {axis}")
+            raise ValueError(f"{name} of no elements is undefined: the shape is {x.shape}, the axis {axis}")
         return Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
 
     return named(function, name, doc)
@@ -231,18 +241,20 @@ def _place(name: str, doc: str) -> _AlongAxis:
 
 any = _nondifferentiable("any", "Whether any element over `axis` is true (not 0).")
 all = _nondifferentiable("all", "Whether all elements over `axis` are true (not 0).")
-argmax = _place(
+argmax = _index_of(
     "argmax",
-    "The index of the first largest element along the number `axis`, or of the flat tensor. ValueError if none.",
+    "The index of the largest element along `axis`, or of the flattened tensor (default). Of equal ones, the first. "
+    "Raises ValueError where there are no elements.",
 )
-argmin = _place(
+argmin = _index_of(
     "argmin",
-    "The index of the first smallest element along the number `axis`, or of the flat tensor. ValueError if none.",
+    "The index of the smallest element along `axis`, or of the flattened tensor (default). Of equal ones, the first. "
+    "Raises ValueError where there are no elements.",
 )
 
 
 def argsort(x: Tensor, /, axis: int = -1, descending: bool = False) -> Tensor:
-    """The indices that sort x along `axis`, equal elements in their order."""
+    """The indices that sort x along `axis`, in ascending order unless `descending`. The sort is stable."""
     check_tensors("argsort", x)
     axis = one_axis("argsort", axis, x.ndim)
     return Tensor(x.backend.argsort(x.array, axis=axis, descending=descending, stable=True), x.backend)

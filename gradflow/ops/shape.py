@@ -1,4 +1,4 @@
-"""Operations that move elements without changing them."""
+"""Operations on shapes and the order of elements: reshape, permute, join, split, repeat, pad."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 _RESHAPE = defop("reshape", lambda F, g, _out, _x, shape: F.reshape(g, _x.shape), view=True)
-_BROADCAST = defop("broadcast_to", lambda F, g, _out, _x, shape: g, view=True)  # the engine sums it back
+_BROADCAST = defop("broadcast_to", lambda F, g, _out, _x, shape: g, view=True)  # the engine sums g to the shape of x
 _PERMUTE = defop(
     "permute_dims",
     lambda F, g, _out, _x, axes: F.permute_dims(g, tuple(sorted(range(len(axes)), key=axes.__getitem__))),
@@ -34,7 +34,7 @@ _FLIP = defop("flip", lambda F, g, _out, _x, axis: F.flip(g, axis=axis), view=Tr
 
 
 def reshape(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
-    """The same elements in another shape; one length may be -1. ValueError where the numbers of elements differ."""
+    """x in another shape. One length may be -1, to be computed. Raises ValueError if the number of elements differs."""
     check_tensors("reshape", x)
     lengths = integers("reshape", shape)
     known = math.prod(n for n in lengths if n != -1)
@@ -46,7 +46,7 @@ def reshape(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
 
 
 def broadcast_to(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
-    """x repeated along new axes and axes of length 1 to `shape`. ValueError where that cannot be."""
+    """x broadcast to `shape`. Raises ValueError if it does not broadcast."""
     check_tensors("broadcast_to", x)
     shape = shape_from(shape)
     if not broadcasts(x.shape, shape):
@@ -55,7 +55,10 @@ def broadcast_to(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
 
 
 def permute_dims(x: Tensor, /, axes: Sequence[int]) -> Tensor:
-    """The axes in another order: axis i of the result is axis axes[i] of x. ValueError where not all are named once."""
+    """x with its axes in another order: axis i of the result is axis axes[i] of x.
+
+    Raises ValueError unless `axes` names each axis once.
+    """
     check_tensors("permute_dims", x)
     order = normalize_axes(integers("permute_dims", axes), x.ndim)
     if len(order) != x.ndim:
@@ -64,7 +67,7 @@ def permute_dims(x: Tensor, /, axes: Sequence[int]) -> Tensor:
 
 
 def matrix_transpose(x: Tensor, /) -> Tensor:
-    """The last two axes exchanged. ValueError for fewer than two."""
+    """x with its last two axes exchanged. Raises ValueError for fewer than two axes."""
     check_tensors("matrix_transpose", x)
     if x.ndim < 2:
         raise ValueError(f"matrix_transpose needs at least two axes; the shape is {x.shape}")
@@ -72,7 +75,7 @@ def matrix_transpose(x: Tensor, /) -> Tensor:
 
 
 def squeeze(x: Tensor, /, axis: Axis = None) -> Tensor:
-    """Without the axes of length 1 that `axis` names, or without all. ValueError for one of another length."""
+    """x without the axes of length 1 that `axis` names (default: all). Raises ValueError for one of another length."""
     check_tensors("squeeze", x)
     if axis is None:
         axes = tuple(i for i, n in enumerate(x.shape) if n == 1)
@@ -84,7 +87,7 @@ def squeeze(x: Tensor, /, axis: Axis = None) -> Tensor:
 
 
 def expand_dims(x: Tensor, /, axis: int | tuple[int, ...]) -> Tensor:
-    """With new axes of length 1 where `axis` says, counted in the result. ValueError for one out of range."""
+    """x with new axes of length 1 at `axis`, counted in the result. Raises ValueError for one out of range."""
     check_tensors("expand_dims", x)
     ndim = x.ndim + (len(axis) if isinstance(axis, (tuple, list)) else 1)
     axes = normalize_axes(axis, ndim)
@@ -93,7 +96,10 @@ def expand_dims(x: Tensor, /, axis: int | tuple[int, ...]) -> Tensor:
 
 
 def moveaxis(x: Tensor, source: int | tuple[int, ...], destination: int | tuple[int, ...], /) -> Tensor:
-    """The axes `source` at the places `destination`, the others in their order. ValueError where they do not match."""
+    """x with the axes `source` moved to the positions `destination`; the others keep their order.
+
+    Raises ValueError if they are not equally many.
+    """
     check_tensors("moveaxis", x)
     sources, places = normalize_axes(source, x.ndim), normalize_axes(destination, x.ndim)
     if len(sources) != len(places):
@@ -105,7 +111,7 @@ def moveaxis(x: Tensor, source: int | tuple[int, ...], destination: int | tuple[
 
 
 def swapaxes(x: Tensor, axis1: int, axis2: int, /) -> Tensor:
-    """Two axes exchanged."""
+    """x with two axes exchanged."""
     check_tensors("swapaxes", x)
     a, b = one_axis("swapaxes", axis1, x.ndim), one_axis("swapaxes", axis2, x.ndim)
     order = list(range(x.ndim))
@@ -114,7 +120,7 @@ def swapaxes(x: Tensor, axis1: int, axis2: int, /) -> Tensor:
 
 
 def repeat(x: Tensor, repeats: int, /, axis: int | None = None) -> Tensor:
-    """Each element `repeats` times in a row along `axis`, or of the flat tensor (PyTorch: `repeat_interleave`)."""
+    """x with each element repeated `repeats` times along `axis`, or flattened first (PyTorch: `repeat_interleave`)."""
     check_tensors("repeat", x)
     if axis is None:
         x, axis = reshape(x, -1), 0
@@ -126,7 +132,7 @@ def repeat(x: Tensor, repeats: int, /, axis: int | None = None) -> Tensor:
 
 
 def tile(x: Tensor, repetitions: int | Sequence[int], /) -> Tensor:
-    """x side by side with itself: `repetitions` times along each axis, the last where there are fewer numbers."""
+    """x repeated as a whole, `repetitions` times along each axis (the last axes, if there are fewer numbers)."""
     check_tensors("tile", x)
     times = shape_from(repetitions, "repetitions of tile")
     ndim = max(x.ndim, len(times))
@@ -140,7 +146,7 @@ def tile(x: Tensor, repetitions: int | Sequence[int], /) -> Tensor:
 
 
 def flip(x: Tensor, /, axis: Axis = None) -> Tensor:
-    """The elements in reverse order along `axis`, or along all axes."""
+    """x with its elements in reverse order along `axis` (default: along all axes)."""
     check_tensors("flip", x)
     return apply(_FLIP, (x,), {"axis": normalize_axes(axis, x.ndim)})
 
@@ -179,7 +185,7 @@ _STACK = defop(
 
 
 def concat(arrays: Sequence[Tensor], /, axis: int = 0) -> Tensor:
-    """The tensors one after another along `axis`; all other lengths are equal. ValueError where they are not."""
+    """The tensors joined along `axis`. Raises ValueError unless their shapes are equal except along it."""
     arrays = _same_dtype("concat", arrays)
     axis = one_axis("concat", axis, arrays[0].ndim)
     shapes = [x.array.shape for x in arrays]
@@ -190,7 +196,7 @@ def concat(arrays: Sequence[Tensor], /, axis: int = 0) -> Tensor:
 
 
 def stack(arrays: Sequence[Tensor], /, axis: int = 0) -> Tensor:
-    """Tensors of one shape side by side on a new axis. ValueError where the shapes differ."""
+    """The tensors joined along a new axis, at `axis` of the result. Raises ValueError unless their shapes are equal."""
     arrays = _same_dtype("stack", arrays)
     shapes = {x.array.shape for x in arrays}
     if len(shapes) > 1:
@@ -216,7 +222,7 @@ def _listed(shapes: Iterable[Any]) -> str:
 
 
 def _joined(op: Operation, tensors: list[Tensor], parameters: dict[str, Any]) -> Tensor:
-    """`apply` for an operation of perhaps thousands of tensors that saves none of them."""
+    """`apply` for an operation that saves none of its tensors, of which there may be thousands."""
     if grad_enabled.get() is not FAST:
         return apply(op, tensors, parameters)
     backend, parents = tensors[0].backend, tuple([x._node for x in tensors])
@@ -226,9 +232,11 @@ def _joined(op: Operation, tensors: list[Tensor], parameters: dict[str, Any]) ->
 
 
 def split(x: Tensor, /, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
-    """The pieces of x along `axis`: as many equal ones as a number says, or cut before each index of a sequence.
+    """The pieces of x along `axis`, as views, as in `numpy.split`.
 
-    As `numpy.split`. ValueError where a number does not divide the length.
+    indices_or_sections: the number of equal pieces, or the indices at which the later pieces start.
+
+    Raises ValueError if the number of pieces does not divide the length of the axis.
     """
     check_tensors("split", x)
     axis = one_axis("split", axis, x.ndim)
@@ -243,7 +251,7 @@ def split(x: Tensor, /, indices_or_sections: int | Sequence[int], axis: int = 0)
 
 
 def unbind(x: Tensor, /, axis: int = 0) -> list[Tensor]:
-    """The parts of x at each index of `axis`, without that axis: what `stack` puts together (Array API: unstack)."""
+    """The slices of x along `axis`, as views without that axis: the inverse of `stack` (Array API: `unstack`)."""
     check_tensors("unbind", x)
     axis = one_axis("unbind", axis, x.ndim)
     return parts(x, axis, zip(range(x.shape[axis]), itertools.repeat(None)))
@@ -268,10 +276,12 @@ _PAD = defop(
 
 
 def pad(x: Tensor, /, pad_width: int | Sequence[Any], constant_values: float = 0.0) -> Tensor:
-    """x with a border of one value.
+    """x with a border of `constant_values`.
 
-    `pad_width`, as in NumPy: a number, (before, after), or such a pair, or (width,), for each axis or once for all.
-    Raises ValueError for a negative width or a number of pairs that is not that of the axes.
+    pad_width: as in NumPy, the number of elements on both sides, or (before, after), or a sequence of such pairs or
+    (width,), one for each axis or one for all.
+
+    Raises ValueError for a negative width, or if there is not a pair for each axis.
     """
     check_tensors("pad", x)
     nested = isinstance(pad_width, Iterable) and is_sequence(pad_width) and any(map(is_sequence, pad_width))
@@ -279,8 +289,8 @@ def pad(x: Tensor, /, pad_width: int | Sequence[Any], constant_values: float = 0
     pairs = [p * 2 if len(p) == 1 else p for p in (given * x.ndim if len(given) == 1 else given)]
     if len(pairs) != x.ndim or any(len(p) != 2 or min(p) < 0 for p in pairs):
         raise ValueError(
-            f"pad_width is a number, (before, after), or {x.ndim} such pairs for this tensor of {x.ndim} axes, none "
-            f"below 0; got {pad_width!r}"
+            f"pad_width is an integer >= 0, (before, after), or {x.ndim} such pairs for this tensor of {x.ndim} axes; "
+            f"got {pad_width!r}"
         )
     value = weak_number("pad", constant_values, x.dtype)
     return apply(_PAD, (x,), {"pad_width": tuple(pairs), "value": value})
