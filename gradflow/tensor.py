@@ -14,7 +14,7 @@ from gradflow.autograd.graph import Node
 from gradflow.autograd.hooks import Handle, add_hook, retained
 from gradflow.autograd.leaf import Leaf
 from gradflow.autograd.memory import Memory
-from gradflow.autograd.wrapping import makes_tensors
+from gradflow.autograd.wrapping import register_tensor_class
 from gradflow.backend import Array, Backend, Device
 from gradflow.backend.registry import get_backend
 from gradflow.dtypes import DTYPES, DType
@@ -23,7 +23,7 @@ from gradflow.printing import describe, formatted, tensor_text
 from gradflow.tensor_methods import TensorMethods
 
 
-@makes_tensors
+@register_tensor_class
 class Tensor(TensorMethods):
     """An array of numbers on a device that records how it was computed. Create one with `gradflow.tensor`.
 

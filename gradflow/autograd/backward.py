@@ -49,17 +49,18 @@ def backward(
 ) -> dict[Any, Any]:
     """Backpropagate `gradients` of `roots` to the leaves; or return the gradients of the `wanted` nodes and leaves.
 
-    Without `wanted`, the gradients are added to those of the leaves, and the returned dict is empty. With it, leaves
-    keep their gradients.
+    Without `wanted`, the gradients are added to those of the leaves, and the returned dict is empty. With it, the
+    gradients of leaves do not change.
 
-    retain_graph: keep what nodes saved, for another walk.
-    functions: `gradflow.ops.namespace`, the `F` of rules on tensors: `gradients` are then tensors, and the walk is
-        recorded. None (default): they are arrays, and it is not.
+    retain_graph: whether nodes keep what they saved, for another walk.
+    functions: None (default) for a walk on arrays. With `gradflow.ops.namespace`, the `F` of rules on tensors,
+        `gradients` are tensors and the walk is recorded.
     wanted: nodes and leaves where the walk ends.
-    batched: makes of the namespace `F` one for batches (`gradflow.autograd.batching`), which `gradients` are then.
+    batched: converts an `F` into one for batches (`gradflow.autograd.batching.batched`); `gradients` are then batches.
     through: whether the walk continues beyond wanted nodes, to others that they depend on (default False).
 
-    Raises RuntimeError where saved arrays were freed, or were changed in place.
+    Raises RuntimeError where saved arrays were freed or changed in place, ValueError where a rule returns a gradient of
+    the wrong shape.
     """
     observer = current_observer.get()
     if observer is None and functions is None and wanted is None and batched is None and not hooked_nodes:

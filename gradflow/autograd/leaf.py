@@ -69,14 +69,13 @@ class GradientSlot(Memory):
 
 
 class Leaf:
-    """A leaf of the graph: the end of a walk, which adds a gradient to it.
+    """A leaf of the graph: a tensor that was not computed and requires grad. Walks end at leaves, and add to gradients.
 
-    `state` tells where the gradient is; `slot` is the optimizer's buffer for it, or None. With an optimizer, the states
-    of a training step are: `clear` makes it RESERVED; a walk claims it (CLAIMED), writes to the buffer and marks it
-    filled (IN_BUFFER); the optimizer reads the buffer. All other gradients go through `accumulate`.
+    `state` tells where the gradient is; `slot` is the optimizer's buffer for it, or None. In a training step with an
+    optimizer, a leaf is RESERVED after `clear`, CLAIMED by the walk that writes to its buffer, and IN_BUFFER once this
+    has marked it filled; then the optimizer reads the buffer. All other gradients are added by `accumulate`.
 
-    Several threads may walk to one leaf at once. `accumulate` holds one of `locks.adding`. Claims, and the checks that
-    there is none, hold `locks.claims`.
+    Several threads may walk to one leaf at once: see `locks`.
     """
 
     __slots__ = ("__weakref__", "_grad", "backend", "dtype", "hooks", "id", "shape", "slot", "state")
@@ -166,7 +165,7 @@ class Leaf:
         return restore
 
     def attach(self, buffer: Array, block: Callable[[], Any]) -> None:
-        """Have walks write to `buffer`, a part of `block()`. A gradient stays where it is, outside the buffer."""
+        """Make `buffer`, a part of `block()`, the one that walks write to. A gradient stays outside, unchanged."""
         grad = self.grad
         if self.slot is not None:
             self.slot.copy_out_holders()
@@ -180,8 +179,10 @@ class Leaf:
 
 
 class _Locks:
-    """`claims` is held briefly, to change which walk may write to a buffer. `adding` is held to add to a gradient; the
-    leaf with number `id` uses `adding[id % 64]`. A forked child renews them, since other threads may have held them.
+    """The locks that walks of several threads hold while they change leaves.
+
+    `claims` is held briefly, to claim and release buffers. `adding[leaf.id % 64]` is held to add to the gradient of a
+    leaf. A forked child renews them, for threads that do not exist in it may have held them.
     """
 
     def __init__(self) -> None:

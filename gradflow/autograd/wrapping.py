@@ -1,4 +1,4 @@
-"""Tensors made by the backward pass, whose class lies in a module above it."""
+"""Tensors of arrays, for the modules of `autograd`, which are below the class `Tensor` and cannot import it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _Class = TypeVar("_Class", bound=type)
 _tensor_class: Any = None
 
 
-def makes_tensors(cls: _Class) -> _Class:
-    """Have `wrap` make tensors of this class: the decorator of `gradflow.Tensor`."""
+def register_tensor_class(cls: _Class) -> _Class:
+    """The decorator of the class `Tensor`: makes it the class of what `wrap` returns."""
     global _tensor_class
     _tensor_class = cls
     return cls
 
 
 def wrap(array: Array, backend: Backend, node: Node | None = None) -> Tensor:
-    """A tensor of an array; with `node`, the result of that operation."""
+    """A tensor of an array, with `node` as the result of that operation."""
     tensor: Tensor = _tensor_class(array, backend, node)
     return tensor
 
 
 def added(backend: Backend, total: Tensor | None, g: Any, functions: Any = None, own: bool = False) -> Tensor:
-    """A gradient so far, or None, plus `g`, as a new tensor.
+    """The sum of a gradient so far (None: nothing) and `g`, as a new tensor.
 
     functions: `gradflow.ops.namespace` where `g` is a tensor and the sum is recorded; None where `g` is an array.
     own: whether nothing else refers to that array, so that it need not be copied.
