@@ -1,7 +1,7 @@
-"""What recording and differentiating cost, beside PyTorch and HIPS autograd: `python -m benchmarks.autograd [FILE]`.
+"""The cost of recording and differentiating, beside PyTorch and HIPS autograd: `python -m benchmarks.autograd [FILE]`.
 
-All rows of a table are timed in turn in one run, on the CPU, on one thread, in float32; equal work is checked before.
-The ratios are to PyTorch's medians unless they say otherwise. With FILE, the figures are also written there, as JSON.
+All rows of a table are timed in turn in one run, on one CPU thread, in float32, after a check that they compute the
+same. With FILE, the figures are also written there, as JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Figures = dict[str, Any]
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Have every library here compute on one thread."""
+    """Inside a `with`, every library computes on one thread."""
     from threadpoolctl import threadpool_limits
 
     if has("torch"):
@@ -43,26 +43,26 @@ def one_thread() -> Iterator[None]:
 
 
 def has(package: str) -> bool:
-    """Whether a peer is installed."""
+    """Return whether a package is installed."""
     return importlib.util.find_spec(package) is not None
 
 
 def check(name: str, ours: Any, theirs: Any, rtol: float) -> None:
-    """Raise AssertionError unless a peer's numbers are ours."""
+    """Raise AssertionError unless a peer's numbers agree with gradflow's."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     error = float(np.abs(ours - theirs).max() / np.abs(ours).max())
-    assert error <= rtol, f"{name}: other numbers than gradflow's, {error:.2g} apart"
+    assert error <= rtol, f"{name}: a relative difference of {error:.2g} from gradflow"
 
 
 def chain(x: Any, factor: Any, term: Any) -> Any:
-    """Alternating multiplications and additions, CHAIN of them."""
+    """Return the result of CHAIN alternating multiplications and additions."""
     for _ in range(CHAIN // 2):
         x = x * factor + term
     return x
 
 
 def overhead() -> Figures:
-    """Microseconds an operation, forward and backward, in a chain on 4 elements: all of it is overhead."""
+    """Return microseconds per operation, forward and backward, in a chain on 4 elements, where all is overhead."""
     start = np.array([1.0, 0.5, -1.0, 2.0], np.float32)
     factor, term, seed = (np.full(4, value, np.float32) for value in (1.0001, 1e-4, 1.0))
     state: dict[str, Any] = {}
@@ -114,7 +114,7 @@ def overhead() -> Figures:
 
 
 def perceptron(sizes: list[int], batch: int, dtype: str = "float32") -> tuple[list[Any], Any, Any]:
-    """Weights and biases, inputs and targets of a perceptron, on the host."""
+    """Return the weights and biases, the inputs and the targets of a perceptron, on the host."""
     rng = np.random.default_rng(0)
     weights = []
     for n, m in itertools.pairwise(sizes):
@@ -124,7 +124,7 @@ def perceptron(sizes: list[int], batch: int, dtype: str = "float32") -> tuple[li
 
 
 def second_order(sizes: list[int], batch: int) -> Figures:
-    """Milliseconds of the Hessian of a perceptron's loss, where it is small, and of its product with a vector."""
+    """Return milliseconds of a Hessian-vector product of a perceptron's loss and, if it is small, of the Hessian."""
     weights, x, y = perceptron(sizes, batch)
     rng = np.random.default_rng(1)
     vectors = [rng.normal(size=w.shape).astype(w.dtype) for w in weights]
@@ -177,7 +177,7 @@ def second_order(sizes: list[int], batch: int) -> Figures:
 
 
 def checkpointing(layers: int = 20, width: int = 256, batch: int = 4096, segment: int = 5) -> Figures:
-    """Peak MiB and milliseconds of a forward and backward pass of a deep perceptron, plain and with checkpoints."""
+    """Return peak MiB and milliseconds of a forward and backward pass of a deep perceptron, plain and checkpointed."""
     gf.manual_seed(0)
     parts = [
         nn.Sequential(*[nn.Linear(width, width, activation="relu") for _ in range(segment)])
@@ -213,7 +213,7 @@ def checkpointing(layers: int = 20, width: int = 256, batch: int = 4096, segment
 
 
 def from_lists(n: int = 1_000_000) -> Figures:
-    """Milliseconds to make a tensor of n Python numbers, and the ratio to PyTorch's."""
+    """Return milliseconds to create a tensor from n Python numbers, and the ratio to PyTorch."""
     floats = [0.1 * i for i in range(n)]
     given: dict[str, Any] = {
         "floats": floats,
@@ -236,7 +236,7 @@ def from_lists(n: int = 1_000_000) -> Figures:
 
 
 def parts(n: int = 2000, many: int = 10_000) -> Figures:
-    """Milliseconds to take a matrix of n rows apart and go back, and to take apart and stack many numbers."""
+    """Return milliseconds to split a matrix of n rows with its backward pass, and to iterate over and stack numbers."""
     values = np.random.default_rng(0).normal(size=(n, n)).astype(np.float32)
     numbers = values.reshape(-1)[:many].copy()
     rows: dict[str, Callable[[], Any]] = {}
@@ -276,12 +276,12 @@ def parts(n: int = 2000, many: int = 10_000) -> Figures:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, and write the file that the arguments name."""
+    """Measure and print; write the file that the arguments name."""
     parser = Parser(
         prog="python -m benchmarks.autograd",
-        description="Time single operations, Hessians, checkpoints and the making of tensors, beside installed peers.",
+        description="Time operations, Hessians, checkpoints and tensor creation, beside the peers that are installed.",
     )
-    parser.add_argument("file", nargs="?", metavar="FILE", help="where to write the figures, as JSON, too")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="also write the figures there, as JSON")
     file_name = parser.parse_args(arguments).file
     with one_thread():
         tables = {

@@ -1,4 +1,4 @@
-"""Fixtures of the benchmarks: the devices, the libraries, and `timed`, which measures a call and describes the row."""
+"""Fixtures of the benchmarks: devices, libraries, and `timed`, which measures a call and describes its row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.workloads import TRAININGS, Training, Workload, check_equal_work
 
 Timed = Callable[..., Any]
 
-collect_ignore = [  # pytest imports every module, to look for doctests
+collect_ignore = [  # pytest imports every module to find doctests
     f"{row.where.partition(':')[0].removeprefix('benchmarks.').replace('.', '/')}.py"
     for row in ROWS.values() if row.package and row.extra == "peers" and not importlib.util.find_spec(row.package)
 ]  # fmt: skip
@@ -25,7 +25,7 @@ collect_ignore = [  # pytest imports every module, to look for doctests
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Show the median and its spread, unless other columns are asked for; and what was skipped, in a line a reason."""
+    """Show the median and its spread unless the user chose columns, and one line per reason of skips."""
     config.pluginmanager.import_plugin("gradflow.testing.reasons")
     if hasattr(config.option, "benchmark_columns") and not config.option.benchmark_columns:
         config.option.benchmark_columns = ["median", "iqr", "rounds"]
@@ -47,7 +47,7 @@ def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
-    """Leave out every single time: the statistics say enough, in a hundredth of the space. Parameters are words."""
+    """Leave out the single times: the statistics take a hundredth of the space. Parameters become strings."""
     for row in output_json["benchmarks"]:
         row["stats"].pop("data", None)
         row["params"] = {name: str(value) for name, value in row["params"].items()}
@@ -55,7 +55,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
 
 @pytest.hookimpl(trylast=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Devices and libraries vary fastest: the rows of a group run one after another, on a machine in one mood."""
+    """Devices and libraries vary fastest, so the rows of a group run one after another, under the same machine load."""
     if "device" in metafunc.fixturenames:
         metafunc.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
     if "library" in metafunc.fixturenames:
@@ -64,7 +64,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of a device, current during the measurement; skipped, with the diagnosis, where it cannot be used."""
+    """The name of a device, current during the measurement; skips, with the diagnosis, if it cannot be used."""
     name: str = request.param
     diagnosis = gf.diagnose(name)
     if not diagnosis.usable:
@@ -77,7 +77,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def library(request: pytest.FixtureRequest, device: str) -> str:
-    """gradflow, or a peer; skipped, with the reason, where the peer cannot be used."""
+    """gradflow or a peer; skips, with the reason, if the peer cannot be used."""
     name: str = request.param
     reason = why_not(name, device)
     if reason:
@@ -87,7 +87,7 @@ def library(request: pytest.FixtureRequest, device: str) -> str:
 
 @pytest.fixture
 def training(workload: Workload, library: str, device: str) -> Training:
-    """A model in training, at its initial weights. A peer's work is compared with gradflow's before."""
+    """A model in training, at its initial weights, after a check that a peer does the same work as gradflow."""
     if library != "gradflow":
         check_equal_work(workload, library, device)
     return TRAININGS[library](workload, device)
@@ -95,7 +95,7 @@ def training(workload: Workload, library: str, device: str) -> Training:
 
 @pytest.fixture
 def timed(benchmark: Any, request: pytest.FixtureRequest) -> Timed:
-    """A function that measures a call and describes it: its group, and in `extra_info` all that the report needs."""
+    """A function that measures a call and records its group and, in `extra_info`, what the report needs."""
 
     def run(
         function: Callable[..., Any],
@@ -109,7 +109,7 @@ def timed(benchmark: Any, request: pytest.FixtureRequest) -> Timed:
         steps: int = 1,
         setup: Callable[[], tuple[Any, ...]] | None = None,
     ) -> Any:
-        """`steps`: how many times one call goes through a batch; all times that are shown are those of one."""
+        """Measure `function`. `steps`: the batches of one call; times are shown per batch."""
         benchmark.group = f"{workload}, {size}, batch {batch}" + (f", each of {steps} steps" if steps > 1 else "")
         option = request.config.option
         limits = float(option.benchmark_max_time), int(option.benchmark_min_rounds)
@@ -127,7 +127,7 @@ def timed(benchmark: Any, request: pytest.FixtureRequest) -> Timed:
 
 @pytest.fixture
 def timed_training(timed: Timed, training: Training) -> Timed:
-    """`timed`, told of the training what that knows."""
+    """`timed` with the arguments that the training determines."""
 
     def run(function: Callable[..., Any], *, workload: str, **options: Any) -> Any:
         described = training.workload

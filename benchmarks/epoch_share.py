@@ -1,8 +1,8 @@
-"""How much of `gradflow train digits` is the training step: `python -m benchmarks.epoch_share [EPOCHS]`.
+"""The share of training steps in the time of `gradflow train digits`: `python -m benchmarks.epoch_share [EPOCHS]`.
 
-The parts of the step are timed within the command as users type it, progress bar included: forgetting gradients, the
-forward pass, the loss, the backward pass, the optimizer. The rest, from the first step to the last, is the loader, the
-figures of each epoch with its test, and the bar. Exit status 1 where the step takes less than `LEAST` of it.
+The parts of the step (zeroing gradients, forward pass, loss, backward pass, optimizer) are timed inside the command,
+with its progress bar. The rest of the time from the first step to the last is the loader, the figures of each epoch
+with its test, and the bar. The exit status is 1 if the share is less than `LEAST`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ LEAST = 0.8
 
 
 class Clock:
-    """Adds up the time within functions, each of which is replaced by one that is timed."""
+    """Adds up the time spent in functions; `time` replaces each by a timed one."""
 
     def __init__(self) -> None:
         self.inside = 0.0
         self.first = self.last = 0.0
 
     def time(self, owner: Any, name: str, counts: Callable[..., bool] = lambda *_: True) -> None:
-        """Time a function or method, of the calls that count."""
+        """Time the calls of a function or method for which `counts` is true."""
         function = getattr(owner, name)
 
         def timed(*arguments: Any, **options: Any) -> Any:
@@ -46,12 +46,12 @@ class Clock:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
-    parser = Parser(prog="python -m benchmarks.epoch_share", description="Time the steps of an epoch within it.")
-    parser.add_argument("epochs", nargs="?", type=count, default=20, help="to train for (default: 20)")
+    parser = Parser(prog="python -m benchmarks.epoch_share", description="Time the training steps of a run.")
+    parser.add_argument("epochs", nargs="?", type=count, default=20, help="epochs to train (default: 20)")
     epochs = parser.parse_args(arguments).epochs
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        cli.main(["train", "digits", "--quiet", "--epochs", "1", "--out", f"{folder}/first"])  # loads and compiles
+        cli.main(["train", "digits", "--quiet", "--epochs", "1", "--out", f"{folder}/first"])  # imports and compiles
         clock.time(nn.MLP, "__call__", lambda model, *_: model.training)
         clock.time(gf, "cross_entropy", lambda *_: gf.is_grad_enabled())
         clock.time(gf.Tensor, "backward")
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         clock.time(optim.Optimizer, "step")
         cli.main(["train", "digits", "--epochs", str(epochs), "--out", f"{folder}/second"])
     share = clock.inside / (clock.last - clock.first)
-    print(f"the training step is {share:.2f} of the time from the first to the last; at least {LEAST} is asked for")
+    print(f"the training step is {share:.2f} of the time from the first step to the last; required: at least {LEAST}")
     return 0 if share >= LEAST else 1
 
 

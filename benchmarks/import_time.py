@@ -1,10 +1,9 @@
-"""The time of `import gradflow` against that of `import numpy`: `python -m benchmarks.import_time [rounds]`.
+"""The time of `import gradflow` relative to `import numpy`: `python -m benchmarks.import_time [ROUNDS]`.
 
-Each import is timed in a process of its own, with the files already in the system's cache and compiled to bytecode; the
-processes of a round follow each other in changing order, so that a disturbance of the machine meets all alike. The
-medians are compared.
-gradflow imports NumPy and asks for devices when they are first used, so the first tensor is timed, too.
-Exit status 1 where the import takes more than `LIMIT` times NumPy's.
+Each import is timed in a process of its own, with the files cached by the system and compiled to bytecode. The
+processes of a round run in random order, so that changes of machine load affect all alike; the medians are compared.
+gradflow imports NumPy and looks for devices on first use, so the first tensor is timed too. The exit status is 1 if the
+import takes more than `LIMIT` times NumPy's.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ STATEMENTS = {
 
 
 def once(statement: str) -> float:
-    """Seconds that a statement takes in a new process, from after the start of Python."""
+    """Return the seconds that a statement takes in a new process, without the start of Python."""
     code = f"import time\nstart = time.perf_counter()\n{statement}\nprint(time.perf_counter() - start)"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
@@ -35,7 +34,7 @@ def once(statement: str) -> float:
 
 
 def measure(rounds: int) -> dict[str, list[float]]:
-    """The seconds of each of `STATEMENTS`, in each round; a first round, which fills the caches, is left out."""
+    """Return the seconds of each of `STATEMENTS` in each round, without a first round that fills the caches."""
     found: dict[str, list[float]] = {name: [] for name in STATEMENTS}
     order = list(STATEMENTS)
     shuffles = random.Random(0)
@@ -49,11 +48,11 @@ def measure(rounds: int) -> dict[str, list[float]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print; the exit status."""
+    """Measure, print and return the exit status."""
     parser = Parser(
         prog="python -m benchmarks.import_time", description="Time `import gradflow` beside `import numpy`."
     )
-    parser.add_argument("rounds", nargs="?", type=count, default=40, help="in which each is timed once (default: 40)")
+    parser.add_argument("rounds", nargs="?", type=count, default=40, help="times that each is timed (default: 40)")
     rounds = parser.parse_args(arguments).rounds
     found = measure(rounds)
     base = statistics.median(found["numpy"])
@@ -62,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         low, middle, high = (1000 * q for q in statistics.quantiles(seconds, n=4, method="inclusive"))
         print(f"{name:30} {middle:7.1f}  {low:6.1f} to {high:5.1f}  {middle / base / 1000:9.2f}x")
     ratio = statistics.median(found["gradflow"]) / base
-    print(f"\nimport gradflow takes {ratio:.2f} times import numpy; at most {LIMIT} is allowed")
+    print(f"\nimport gradflow takes {ratio:.2f} times import numpy; required: at most {LIMIT}")
     return 0 if ratio <= LIMIT else 1
 
 

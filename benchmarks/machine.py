@@ -1,4 +1,4 @@
-"""What a measurement says about the machine it ran on: enough to read the numbers, nothing that names the machine."""
+"""What a measurement records about its machine: enough to interpret it, nothing that identifies the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = {
 
 
 def threads() -> int:
-    """The threads that NumPy's BLAS uses, as threadpoolctl tells; the number of cores where that is not installed."""
+    """Return the threads of NumPy's BLAS; the number of cores if threadpoolctl is not installed."""
     if importlib.util.find_spec("threadpoolctl") is None:
         return os.cpu_count() or 1
     from threadpoolctl import threadpool_info
@@ -30,7 +30,7 @@ def threads() -> int:
 
 
 def blas() -> str:
-    """NumPy's BLAS and the processor that its kernels are made for; empty where threadpoolctl is not installed."""
+    """Return NumPy's BLAS and the processor type of its kernels; "" if threadpoolctl is not installed."""
     if importlib.util.find_spec("threadpoolctl") is None:
         return ""
     import numpy  # noqa: F401  # loads its BLAS
@@ -41,7 +41,7 @@ def blas() -> str:
 
 
 def available_memory() -> int | None:
-    """The bytes that can be had without swapping; None where the system does not tell."""
+    """Return the bytes that are available without swapping; None if unknown."""
     with suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -50,7 +50,7 @@ def available_memory() -> int | None:
 
 
 def versions() -> dict[str, str]:
-    """The versions of gradflow, of Python and of the array libraries that are installed."""
+    """Return the versions of gradflow, Python and the array libraries that are installed."""
     found = {"gradflow": gf.__version__, "python": platform.python_version()}
     for name, distributions in _PACKAGES.items():
         for distribution in distributions:
@@ -62,7 +62,7 @@ def versions() -> dict[str, str]:
 
 
 def public_machine_info(machine_info: dict[str, Any]) -> dict[str, Any]:
-    """Of pytest-benchmark's `machine_info`: processor, cores, system, Python. No host name, no build paths."""
+    """Return processor, cores, system and Python from pytest-benchmark's `machine_info`; no host name, no paths."""
     cpu = machine_info.get("cpu") or {}
     kept: dict[str, Any] = {
         "cpu": {"brand_raw": cpu.get("brand_raw") or platform.processor() or "unknown", "count": os.cpu_count()},
@@ -74,12 +74,12 @@ def public_machine_info(machine_info: dict[str, Any]) -> dict[str, Any]:
 
 
 def public_commit_info(commit_info: dict[str, Any]) -> dict[str, Any]:
-    """Of pytest-benchmark's `commit_info`: the commit and whether files differed from it."""
+    """Return the commit and whether files differ from it, from pytest-benchmark's `commit_info`."""
     return {key: commit_info.get(key) for key in ("id", "time", "dirty")}
 
 
 def about() -> dict[str, Any]:
-    """The machine, the commit and the date, as far as they may be published."""
+    """Return the machine, the commit and the date, without what identifies the machine."""
     from cpuinfo import get_cpu_info  # comes with pytest-benchmark
     from pytest_benchmark.utils import get_commit_info
 

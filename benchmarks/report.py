@@ -2,8 +2,8 @@
 
     python -m benchmarks.report results.json [--out DIR]
 
-The table goes to standard output, the plot (training samples per second against batch size) to DIR. Rows of a group
-did the same work, so the speed-up is the time of gradflow on the CPU over the time of the row.
+The table goes to standard output, the plot (training samples per second by batch size) to DIR. All rows of a group did
+the same work; the speed-up is the time of gradflow on the CPU divided by the time of the row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from gradflow.training.curves import own_settings
 
 BASE = ("gradflow", "cpu")
-# by row: a colour that the colour-blind tell apart, and a marker; gradflow's lines are solid, its peers' dashed
+# by row: a colour-blind safe colour and a marker; the lines of gradflow are solid, those of peers dashed
 _STYLES = {
     ("gradflow", "cpu"): ("#0072b2", "o"),
     ("gradflow", "cuda"): ("#d55e00", "s"),
@@ -30,12 +30,12 @@ _STYLES = {
 
 
 class ReportError(Exception):
-    """What is wrong with the input, in one line."""
+    """The input is invalid; the message says why, on one line."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measured row; times are seconds for one pass through a batch."""
+    """One measured row; times are seconds per batch."""
 
     workload: str
     size: str
@@ -48,22 +48,22 @@ class Row:
 
     @property
     def group(self) -> tuple[str, str, int]:
-        """What rows of the same work have in common."""
+        """The workload, size and batch, which rows of the same work have in common."""
         return self.workload, self.size, self.batch
 
     @property
     def disturbed(self) -> bool:
-        """Whether the times lie so far apart that something else must have used the machine."""
+        """Whether the times vary so much that something else must have used the machine."""
         return self.iqr > 0.5 * self.median
 
     @property
     def backend(self) -> tuple[str, str]:
-        """Who did the work, and where."""
+        """The library and the device."""
         return self.library, self.device
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The result in a file; ReportError where it is none."""
+    """Return the result in a file. Raises ReportError if it is not one."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -71,12 +71,12 @@ def load(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ReportError(f"{path} is not JSON: {error}") from error
     if not isinstance(result, dict) or not isinstance(result.get("benchmarks"), list) or not result["benchmarks"]:
-        raise ReportError(f"{path} has no benchmarks in it; make one with pytest benchmarks --benchmark-json={path}")
+        raise ReportError(f"{path} contains no benchmarks; create it with pytest benchmarks --benchmark-json={path}")
     return result
 
 
 def rows_of(result: dict[str, Any]) -> list[Row]:
-    """The rows of a result, those of a group together; ReportError for benchmarks that are not of this folder."""
+    """Return the rows of a result, sorted by group. Raises ReportError for benchmarks from elsewhere."""
     rows = []
     for benchmark in result["benchmarks"]:
         try:
@@ -85,7 +85,7 @@ def rows_of(result: dict[str, Any]) -> list[Row]:
             described = {key: info[key] for key in ("workload", "size", "batch", "library", "device")}
             rows.append(Row(**described, median=median, iqr=iqr, samples_per_s=info["batch"] / median))
         except (KeyError, TypeError, ZeroDivisionError) as error:
-            raise ReportError(f"a benchmark in it was not made by the folder benchmarks/: no {error}") from error
+            raise ReportError(f"it contains a benchmark that is not from the folder benchmarks/: no {error}") from error
     order = {model: i for i, model in enumerate(dict.fromkeys((row.workload, row.size) for row in rows))}
     return sorted(
         rows, key=lambda r: (order[r.workload, r.size], r.batch, r.backend != BASE, r.library, r.device)
@@ -93,7 +93,7 @@ def rows_of(result: dict[str, Any]) -> list[Row]:
 
 
 def head(result: dict[str, Any]) -> str:
-    """Where and with what the result was measured."""
+    """Return where and with what the result was measured, as a list in Markdown."""
     machine, commit = result.get("machine_info") or {}, result.get("commit_info") or {}
     infos = [benchmark["extra_info"] for benchmark in result["benchmarks"]]
     cpu = machine.get("cpu") or {}
@@ -118,12 +118,12 @@ def _seconds(value: float) -> str:
 
 
 def digits(value: float) -> str:
-    """A number in three digits, without an exponent."""
+    """Return a number with three digits, without an exponent."""
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def table(rows: list[Row]) -> str:
-    """The rows in Markdown. The median is for one batch, of as many samples as the column says."""
+    """Return the rows as a Markdown table. Times are per batch."""
     lines = [
         "| workload | size | batch | row | median | IQR | samples/s | speed-up |",
         "|---|---|--:|---|--:|--:|--:|--:|",
@@ -138,13 +138,13 @@ def table(rows: list[Row]) -> str:
     if any(row.disturbed for row in rows):
         lines += [
             "",
-            "\\* The middle half of the times spreads over more than half the median: measure on an idle machine.",
+            "\\* The interquartile range is more than half the median: measure on an idle machine.",
         ]
     return "\n".join(lines)
 
 
 def sweep(rows: list[Row]) -> list[Row]:
-    """The rows of the model that was trained at the most batch sizes; none where each has but one."""
+    """Return the rows of the model trained at the most batch sizes; none if all have only one."""
     models: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.workload == "train step":
@@ -154,7 +154,7 @@ def sweep(rows: list[Row]) -> list[Row]:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Draw samples per second against batch size, a line for each backend. ImportError without matplotlib."""
+    """Draw samples per second by batch size, one line per backend. Raises ImportError without matplotlib."""
     with own_settings():
         _draw(rows, path)
 
@@ -183,7 +183,7 @@ def _draw(rows: list[Row], path: Path) -> None:
     axes.grid(which="major", color="#dddddd")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    order = [" ".join(backend) for _, backend in sorted(ends, reverse=True)]  # as the lines end, from the top
+    order = [" ".join(backend) for _, backend in sorted(ends, reverse=True)]  # the lines from the top, at their ends
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     axes.legend([handles[label] for label in order], order, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,10 +191,10 @@ def _draw(rows: list[Row], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status, 2 for what cannot be done."""
+    """Run the command and return its exit status: 2 for invalid input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description="Report a result of benchmarks/.")
-    parser.add_argument("results", type=Path, help="what pytest benchmarks --benchmark-json=FILE wrote")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the plot goes (default: beside the results)")
+    parser.add_argument("results", type=Path, help="the file that pytest benchmarks --benchmark-json=FILE wrote")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the plot (default: that of the results)")
     options = parser.parse_args(arguments)
     try:
         result = load(options.results)
@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except ImportError as error:
-        print(f"no plot: it needs matplotlib, which is in the extra 'train' ({error})", file=sys.stderr)
+        print(f"no plot: it needs matplotlib, from the extra 'train' ({error})", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"no plot: {error}", file=sys.stderr)

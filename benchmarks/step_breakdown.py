@@ -1,8 +1,8 @@
 """Where the time of a training step goes: `python -m benchmarks.step_breakdown [SECONDS]`, with Adam, on the CPU.
 
-The parts of a step are timed one by one within steps, so that each finds the caches as the one before left them. Beside
-them stand the matrix products of the step alone, by NumPy's BLAS: what no way of writing the rest could undercut. What
-is over after these is elementwise work, and Python. `GRADFLOW_FAST=0` or `1` decides on the kernels.
+The parts of a step are timed one by one inside whole steps, so each finds the caches as the part before left them. The
+matrix products of the step alone, by NumPy's BLAS, are a lower bound on its time. The rest is elementwise work and
+Python. `GRADFLOW_FAST=0` or `1` selects the kernels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PARTS = ("zero_grad", "forward", "loss", "backward", "optimizer")
 
 
 def parts(workload: Workload, seconds: float) -> dict[str, float]:
-    """The median seconds of each part, of the whole step, of its products alone, and of the step when captured."""
+    """Return the median seconds of each part, the whole step, its products alone, and the captured step."""
     ours = Gradflow(workload)
     found: dict[str, list[float]] = {name: [] for name in (*PARTS, "step")}
     end = time.perf_counter() + seconds
@@ -57,7 +57,7 @@ def parts(workload: Workload, seconds: float) -> dict[str, float]:
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
     parser = Parser(prog="python -m benchmarks.step_breakdown", description="Time the parts of a training step.")
-    parser.add_argument("seconds", nargs="?", type=duration, default=1.0, help="for each table's column (default: 1)")
+    parser.add_argument("seconds", nargs="?", type=duration, default=1.0, help="seconds for each column (default: 1)")
     seconds = parser.parse_args(arguments).seconds
     described = ", ".join(f"{name} {number}" for name, number in versions().items() if name in ("gradflow", "numpy"))
     print(f"{described}, {blas()} - {gf.get_backend('cpu').describe()}, {threads()} threads, float32")

@@ -1,7 +1,7 @@
 """Sums over leading axes and running sums, beside PyTorch and NumPy's own: `python -m benchmarks.sums`.
 
-The libraries are timed in turn, on the CPU, in float32: PyTorch on a thread for each core, gradflow and NumPy on one.
-Medians, in milliseconds.
+The libraries are timed in turn, on the CPU, in float32: PyTorch on one thread per core, gradflow and NumPy on one
+thread. The figures are median milliseconds.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def line(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print all lines; status 2, with one line, where PyTorch is not installed."""
+    """Measure and print all lines; exits with status 2 and one line if PyTorch is not installed."""
     parser = Parser(prog="python -m benchmarks.sums", description="Time sums beside PyTorch and NumPy.")
     parser.parse_args(arguments)
     if importlib.util.find_spec("torch") is None:
-        parser.error('PyTorch, with which it compares, is not installed; type: pip install -e ".[peers]"')
+        parser.error('PyTorch is not installed, and this compares with it; type: pip install -e ".[peers]"')
     import torch
 
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

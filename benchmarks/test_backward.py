@@ -1,4 +1,4 @@
-"""The backward pass alone: each call gets a fresh graph, made before the clock starts."""
+"""The backward pass alone: each call gets a new graph, created before the clock starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One epoch: shuffle, gather each batch on the device, train on it; the mean loss is read once, at the end."""
+"""One epoch: shuffle, gather each batch on the device and train on it; the mean loss is read once, at the end."""
 
 from __future__ import annotations
 

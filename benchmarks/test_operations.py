@@ -1,4 +1,4 @@
-"""Single operations on square matrices, recorded: small ones show what a call costs, large ones what the work costs."""
+"""Single recorded operations on square matrices: small ones show the overhead, large ones the work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import gradflow as gf
 from benchmarks.conftest import Timed
 
-OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {  # of two matrices, spelt as both libraries understand it
+OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {  # of two matrices, in the syntax of both libraries
     "add": lambda a, b: a + b,
     "multiply": lambda a, b: a * b,
     "matmul": lambda a, b: a @ b,

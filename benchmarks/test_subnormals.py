@@ -1,4 +1,4 @@
-"""An optimizer's step once gradients have vanished and momentum has decayed to subnormal numbers, and before that."""
+"""Optimizer steps with normal momentum, and with momentum that has decayed to subnormal numbers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Training steps (gradients to nothing, forward, backward, optimizer): always the same ones, from the initial weights.
+"""Training steps (zeroing gradients, forward, backward, optimizer), always from the initial weights.
 
-A model that is trained on does other work in the end (its gradients vanish, its numbers become subnormal), so each
-timed call begins anew.
+The work changes as a model is trained (its gradients vanish and its numbers become subnormal), so each timed call
+restores the initial weights first.
 """
 
 from __future__ import annotations

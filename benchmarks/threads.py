@@ -1,7 +1,7 @@
-"""Whether a step keeps to the threads that it may use: `python -m benchmarks.threads [SECONDS]`, with Adam, on the CPU.
+"""Check that a step uses only its threads: `python -m benchmarks.threads [SECONDS]`, with Adam, on the CPU.
 
-For each number of threads up to that of the cores: the time of a step, the processor time that the process took for
-each second of it, at most the number of threads where none is in excess, and how many threads the process has.
+For each number of threads up to the number of cores, print the time of a step, the processor seconds per second (which
+should be at most the number of threads), and the threads of the process.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from benchmarks.workloads import LARGE, MEDIUM, SMALL, Workload
 
 
 def alive() -> int | None:
-    """The threads of this process; None where the system does not tell."""
+    """Return the number of threads of this process; None if unknown."""
     tasks = Path("/proc/self/task")
     return len(os.listdir(tasks)) if tasks.exists() else None
 
 
 def measure(workload: Workload, seconds: float) -> tuple[float, float]:
-    """The median seconds of a step, and the processor seconds for each second."""
+    """Return the median seconds of a step, and the processor seconds per second."""
     training = Gradflow(workload)
     for batch in training.batches:
         training.step(*batch)
@@ -44,12 +44,12 @@ def measure(workload: Workload, seconds: float) -> tuple[float, float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print; status 1 where a step takes more processor time than its threads can."""
+    """Measure and print; return status 1 if a step uses more processor time than its threads can."""
     parser = Parser(prog="python -m benchmarks.threads", description="Time a step by its number of threads.")
-    parser.add_argument("seconds", nargs="?", type=duration, default=2.0, help="for each row (default: 2)")
+    parser.add_argument("seconds", nargs="?", type=duration, default=2.0, help="seconds per row (default: 2)")
     seconds = parser.parse_args(arguments).seconds
     print(f"{gf.get_backend('cpu').describe()}, {blas()}")
-    columns = ("perceptron", "threads", "µs a step", "processor seconds a second", "threads of the process")
+    columns = ("perceptron", "threads", "µs per step", "processor seconds per second", "threads of the process")
     print(f"| {' | '.join(columns)} |\n|---|--:|--:|--:|--:|")
     exceeded = False
     for workload in (SMALL, MEDIUM, LARGE):

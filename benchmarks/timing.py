@@ -1,7 +1,7 @@
-"""One measurement: warm up, then time the call together with the wait for the device.
+"""Measurements: warm up, then time a call together with the wait for the device.
 
-A GPU only queues what it is told to do. Timed without the wait, a call shows how long the queueing took; so the wait
-stands inside the timed call, on every device (where there is nothing to wait for, it costs a tenth of a microsecond).
+A GPU call only queues work: timed without the wait, it would show the time of queueing. So the wait is part of the
+timed call, on every device; it costs 0.1 µs if there is nothing to wait for.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ def measure(
     min_rounds: int = 5,
     steps: int = 1,
 ) -> Any:
-    """Time `function`, of so many `steps`, with pytest-benchmark's fixture; returns the function's last result.
+    """Time `function` with pytest-benchmark's fixture and return its last result.
 
-    The times are those of one step.
-
-    `setup`, if given, runs before each call, untimed, and makes the call's arguments. With timing disabled, the
-    function runs once.
+    benchmark: the fixture. With timing disabled, the function runs once.
+    synchronize: waits for the device.
+    setup: runs untimed before each call and returns its arguments (default: no arguments).
+    max_time, min_rounds: seconds and rounds to measure for, as pytest-benchmark takes them.
+    steps: the steps that one call takes; the recorded times are divided by it (default 1).
     """
 
     def timed(*arguments: Any) -> Any:
@@ -45,7 +46,7 @@ def measure(
     if not benchmark.enabled:
         return benchmark.pedantic(timed, setup=prepared)
     elapsed = 0.0
-    for _ in range(2):  # the first call compiles kernels and fills pools; the second one is typical
+    for _ in range(2):  # the first call compiles kernels and fills memory pools; the second is typical
         start = time.perf_counter()
         timed(*prepared()[0])
         elapsed = time.perf_counter() - start
@@ -62,10 +63,10 @@ def measure(
 def interleaved(
     rows: dict[str, Callable[[], Any]], rounds: int, prepare: dict[str, Callable[[], Any]] | None = None
 ) -> dict[str, float]:
-    """The median seconds of each function, called in turn, so that all of them meet the machine in the same moods.
+    """Return the median seconds of each function; they are called in turn, so all run under the same machine load.
 
-    `prepare` has what to call, untimed, before each call of a function of that name. As in `timeit`, the garbage
-    collector waits meanwhile: what one library leaves behind is not to be paid for in the time of another.
+    `prepare` maps names to functions that run untimed before each call of the function of that name. As in `timeit`,
+    garbage collection is off while a function runs, so no library pays for the garbage of another.
     """
     times: dict[str, list[float]] = {name: [] for name in rows}
     collecting = gc.isenabled()

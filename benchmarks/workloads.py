@@ -1,7 +1,7 @@
-"""What is measured: perceptrons of a few sizes, trained by gradflow and by PyTorch in the same few lines.
+"""The workloads: perceptrons of a few sizes, trained by gradflow and by PyTorch with the same few lines.
 
-`Training` holds those lines. A subclass only says how its library makes the model, the data and the optimizer, so the
-rows of a group cannot differ in anything else; `check_equal_work` compares their gradients and losses all the same.
+`Training` has those lines. A subclass only says how its library creates the model, the data and the optimizer, so the
+rows of a group differ in nothing else. `check_equal_work` also compares their gradients and losses.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import gradflow as gf
 from benchmarks.machine import threads
 
 STEPS = 10
-"""The training steps of one timed call: each call starts from the same weights."""
+"""The training steps of one timed call; each call starts from the same weights."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A perceptron with layers of these widths, its loss, its optimizer, and the data it is trained on."""
+    """A perceptron with layers of these widths, its loss, optimizer, batch size and number of batches."""
 
     letter: str
     name: str
@@ -35,7 +35,7 @@ class Workload:
 
     @property
     def size(self) -> str:
-        """The widths of the layers, a run of equal ones shortened."""
+        """The widths of the layers; many equal widths are abbreviated."""
         widths = [str(n) for n in self.layers]
         if len(widths) > 6:
             return f"{widths[0]}-{len(widths) - 2}x{widths[1]}-{widths[-1]}"
@@ -50,19 +50,19 @@ class Workload:
         return f"{self.name}-{self.batch}"
 
     def data(self) -> tuple[Any, Any]:
-        """Inputs and targets on the host, of `batches` batches: the targets are a function of the inputs."""
+        """Return inputs and targets for all batches, on the host; the targets are a function of the inputs."""
         rng = np.random.default_rng(0)
         x = rng.standard_normal((self.batch * self.batches, self.layers[0]), dtype=np.float32)
         scores = x @ rng.standard_normal((self.layers[0], self.layers[-1]), dtype=np.float32)
         return x, scores.argmax(axis=1) if self.loss == "cross_entropy" else np.tanh(scores)
 
     def slices(self) -> list[tuple[Any, Any]]:
-        """The data, batch by batch."""
+        """Return the data as a list of batches."""
         x, y = self.data()
         return [(x[i : i + self.batch], y[i : i + self.batch]) for i in range(0, len(x), self.batch)]
 
     def weights(self) -> list[Any]:
-        """gradflow's initial weights, on the host: of each layer a matrix (outputs, inputs) and a bias."""
+        """Return gradflow's initial weights, on the host: a matrix (outputs, inputs) and a bias for each layer."""
         gf.manual_seed(0)
         return [p.detach().numpy() for p in gf.nn.MLP(self.layers, device="cpu").parameters()]
 
@@ -75,13 +75,13 @@ LARGE = Workload("L", "large", (3072, 2048, 2048, 10), 512, batches=8)
 
 WORKLOADS = [TINY, SMALL, DEEP, MEDIUM]
 SWEEP = [replace(SMALL, batch=batch, batches=1) for batch in (1, 8, 512, 4096)]
-"""One model at other batch sizes than its own: where a device begins to pay."""
+"""One model at several batch sizes, to show from which size on a GPU is faster."""
 
 OPTIMIZERS: dict[str, dict[str, float]] = {"SGD": {"lr": 0.05, "momentum": 0.9}, "Adam": {"lr": 1e-3}}
 
 
 class Training:
-    """A model in training. Subclasses set the attributes below, and say what the two libraries spell differently."""
+    """A model in training. Subclasses set the attributes below and implement what the libraries do differently."""
 
     library: str
     model: Any
@@ -97,11 +97,11 @@ class Training:
         self.device = device
 
     def forward(self) -> Any:
-        """The loss of the first batch, recorded."""
+        """Return the loss of the first batch, recorded for a backward pass."""
         return self.loss_function(self.model(self.x), self.y)
 
     def step(self, x: Any, y: Any) -> Any:
-        """One training step; the loss before it."""
+        """Take one training step and return the loss before it."""
         self.optimizer.zero_grad()
         loss = self.loss_function(self.model(x), y)
         loss.backward()
@@ -109,14 +109,14 @@ class Training:
         return loss
 
     def steps(self, count: int = STEPS) -> Any:
-        """Steps on the first batch; the last loss."""
+        """Take steps on the first batch and return the last loss."""
         loss = None
         for _ in range(count):
             loss = self.step(self.x, self.y)
         return loss
 
     def epoch(self) -> float:
-        """One pass over shuffled data; the mean loss, read once, at the end."""
+        """Train on all shuffled data once and return the mean loss, which is read once, at the end."""
         batch, batches = self.workload.batch, self.workload.batches
         order = self.permutation(batch * batches)
         total = 0.0
@@ -126,11 +126,11 @@ class Training:
         return float(total) / batches
 
     def permutation(self, n: int) -> Any:
-        """The numbers 0 to n - 1 in random order, on the device."""
+        """Return the numbers 0 to n - 1 in random order, on the device."""
         raise NotImplementedError
 
     def restore(self) -> None:
-        """Go back to the initial weights and the optimizer's initial state, in the same memory."""
+        """Restore the initial weights and optimizer state, in the same memory."""
         raise NotImplementedError
 
     def synchronize(self) -> None:
@@ -138,7 +138,7 @@ class Training:
         raise NotImplementedError
 
     def gradients(self) -> list[Any]:
-        """The gradients of all parameters, on the host."""
+        """Return the gradients of all parameters, on the host."""
         raise NotImplementedError
 
 
@@ -172,7 +172,7 @@ class GradflowTraining(Training):
 
 
 class TorchTraining(Training):
-    """PyTorch's row, in its eager mode with default settings, on as many threads as NumPy, from gradflow's weights."""
+    """PyTorch's row: eager mode with default settings, on as many threads as NumPy, from gradflow's weights."""
 
     library = "PyTorch"
 
@@ -216,7 +216,7 @@ TRAININGS: dict[str, type[Training]] = {t.library: t for t in (GradflowTraining,
 
 
 def why_not(library: str, device: str) -> str | None:
-    """Why a peer library cannot be measured on a device; None where it can."""
+    """Return why a library cannot be measured on a device; None if it can."""
     if library == "gradflow":
         return None
     if importlib.util.find_spec("torch") is None:
@@ -230,20 +230,20 @@ def why_not(library: str, device: str) -> str | None:
 
 
 def make_optimizer(module: Any, workload: Workload, parameters: list[Any], **options: Any) -> Any:
-    """The workload's optimizer, of gradflow's or PyTorch's module of optimizers, or of another with their names."""
+    """Return the workload's optimizer from a module with PyTorch's names, such as `torch.optim`."""
     return getattr(module, workload.optimizer)(parameters, **OPTIMIZERS[workload.optimizer], **options)
 
 
 @cache
 def check_equal_work(workload: Workload, library: str, device: str) -> None:
-    """Raise AssertionError unless `library` gets gradflow's first gradients and its losses over 5 steps."""
+    """Raise AssertionError unless `library` has gradflow's first gradients and its losses over 5 steps."""
     trainings = [TRAININGS[name](workload, device) for name in ("gradflow", library)]
     losses = [[float(t.steps(1).detach())] for t in trainings]
     for i, (ours, theirs) in enumerate(zip(*(t.gradients() for t in trainings), strict=True)):
         bound = 1e-4 * np.linalg.norm(ours)
-        assert np.linalg.norm(ours - theirs) <= bound > 0, f"{library} has another gradient of parameter {i}"
+        assert np.linalg.norm(ours - theirs) <= bound > 0, f"{library} has a different gradient for parameter {i}"
     for training, history in zip(trainings, losses, strict=True):
         history += [float(training.steps(1).detach()) for _ in range(4)]
     ours, theirs = losses
-    assert ours[0] != ours[-1], "the losses do not change, so that comparing them proves nothing"
+    assert ours[0] != ours[-1], "the losses do not change, so comparing them proves nothing"
     assert np.allclose(ours, theirs, rtol=1e-4), f"gradflow's losses are {ours}, those of {library} {theirs}"

@@ -51,7 +51,7 @@ def test_rows_that_need_numpy_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([*TINY_RUN, "--rows", "numpy,numpy-out,gemms", "--json", str(path)]) == 0
     printed = capsys.readouterr().out
     for optimizer in ("Adam", "SGD"):
-        assert f"| {optimizer}, µs a step | T |" in printed
+        assert f"| {optimizer}, µs per step | T |" in printed
     for name in ("gradflow", "numpy", "numpy-out", "gemms"):
         assert len(re.findall(rf"^\| {re.escape(ROWS[name].title)} \| [\d.,]+ \|$", printed, re.MULTILINE)) == 2
     content = path.read_text()

@@ -1,4 +1,4 @@
-"""The command `python -m benchmarks.peers`; its `--help` says what it takes."""
+"""The command `python -m benchmarks.peers`; `--help` lists its options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BATCHES = 8
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write; status 1 where a row crashed or does other work than gradflow."""
+    """Measure, print, write; return status 1 if a row crashed or did different work than gradflow."""
     parser = Parser(prog="python -m benchmarks.peers", description="Time training steps of gradflow and its peers.")
     known = {workload.letter: replace(workload, batches=BATCHES) for workload in (*WORKLOADS, LARGE)}
     parser.add_choice("workloads", known)

@@ -1,4 +1,4 @@
-"""The floor under all rows: the matrix products of a training step, and nothing else."""
+"""The lower bound for all rows: the matrix products of a training step and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.workloads import Workload
 
 
 def products(workload: Workload) -> list[list[tuple[Any, Any, Any]]]:
-    """Of each batch the products of a step: left, right, and the array for the result."""
+    """Return, for each batch, the products of a step as (left, right, array for the result)."""
     weights = workload.weights()[::2]
     rng = np.random.default_rng(0)
 
@@ -38,7 +38,7 @@ def products(workload: Workload) -> list[list[tuple[Any, Any, Any]]]:
 
 
 class NumpyGemms(Peer):
-    """The products by NumPy's BLAS."""
+    """The products, computed by NumPy's BLAS."""
 
     trains = False
 
@@ -50,11 +50,11 @@ class NumpyGemms(Peer):
             np.matmul(left, right, out=out)
 
     def restore(self) -> None:
-        """No step has changed what the next one reads but for its values."""
+        """Nothing to restore: steps change only values, which do not affect the time."""
 
 
 def load_mkl() -> Any:
-    """MKL's single dynamic library, of the package or of the environment (conda)."""
+    """Return MKL's single dynamic library, from the package or from a conda environment."""
     try:
         paths = [Path(str(file.locate())) for file in files("mkl") or []]
     except PackageNotFoundError:
@@ -66,7 +66,7 @@ def load_mkl() -> Any:
 
 
 def sgemm_arguments(left: Any, right: Any, out: Any) -> tuple[Any, ...]:
-    """The arguments of cblas_sgemm for `left @ right`, whose rows lie one after another, or whose columns do."""
+    """Return the arguments of cblas_sgemm for `left @ right`, both with contiguous rows or contiguous columns."""
     row_major, as_is, transposed = 101, 111, 112
 
     def operand(a: Any) -> tuple[int, ctypes.c_void_p, int]:
@@ -80,7 +80,7 @@ def sgemm_arguments(left: Any, right: Any, out: Any) -> tuple[Any, ...]:
 
 
 class MklGemms(NumpyGemms):
-    """The products by MKL's cblas_sgemm."""
+    """The products, computed by MKL's cblas_sgemm."""
 
     def __init__(self, workload: Workload) -> None:
         self._sgemm = load_mkl().cblas_sgemm
@@ -89,7 +89,7 @@ class MklGemms(NumpyGemms):
         for arrays, arguments in zip(self._arrays[0], *self.batches[0], strict=True):
             expected = arrays[0] @ arrays[1]
             self._sgemm(*arguments)
-            assert np.allclose(arrays[2], expected, rtol=1e-3, atol=1e-3), "MKL's product is not NumPy's"
+            assert np.allclose(arrays[2], expected, rtol=1e-3, atol=1e-3), "MKL's product differs from NumPy's"
 
     def step(self, calls: list[tuple[Any, ...]]) -> None:
         for arguments in calls:

@@ -13,18 +13,18 @@ from benchmarks.workloads import OPTIMIZERS, Workload
 
 
 def mse_loss(outputs: Any, targets: Any) -> Any:
-    """The mean squared error."""
+    """Return the mean squared error."""
     return jnp.mean(jnp.square(outputs - targets))
 
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
-    """The mean cross-entropy of softmax(logits) from integer labels."""
+    """Return the mean cross-entropy of softmax(logits) and integer labels."""
     chosen = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - chosen)
 
 
 def compute_loss(loss: Any, parameters: Any, x: Any, y: Any) -> Any:
-    """The loss of the perceptron."""
+    """Return the loss of the perceptron."""
     for weight, bias in parameters[:-1]:
         x = jax.nn.relu(x @ weight.T + bias)
     weight, bias = parameters[-1]
@@ -32,13 +32,13 @@ def compute_loss(loss: Any, parameters: Any, x: Any, y: Any) -> Any:
 
 
 def sgd(parameters: Any, state: Any, gradients: Any, lr: float, momentum: float) -> tuple[Any, Any]:
-    """The parameters and the momentum after a step of SGD."""
+    """Return the parameters and the momentum after a step of SGD."""
     state = jax.tree.map(lambda m, g: momentum * m + g, state, gradients)
     return jax.tree.map(lambda p, m: p - lr * m, parameters, state), state
 
 
 def adam(parameters: Any, state: Any, gradients: Any, lr: float) -> tuple[Any, Any]:
-    """The parameters, and the count of steps and both moments, after a step of Adam."""
+    """Return the parameters, and the step count with both moments, after a step of Adam."""
     beta1, beta2, eps = 0.9, 0.999, 1e-8
     count, mean, square = state
     count = count + 1
@@ -52,7 +52,7 @@ def adam(parameters: Any, state: Any, gradients: Any, lr: float) -> tuple[Any, A
 
 
 class Jit(Peer):
-    """The whole step, loss, gradient and update, in one compiled function that reuses the memory of what it updates."""
+    """The whole step (loss, gradient, update) in one compiled function that reuses the memory of its arguments."""
 
     def __init__(self, workload: Workload) -> None:
         loss = partial(compute_loss, {"mse_loss": mse_loss, "cross_entropy": cross_entropy}[workload.loss])

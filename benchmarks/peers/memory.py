@@ -1,4 +1,4 @@
-"""What the process of a row takes while it trains: memory at its peak, and page faults."""
+"""The peak memory and the page faults of a row's process while it trains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak() -> int:
-    """The most bytes that this process has held since `forget_peak`, or ever where the system cannot forget."""
+    """Return the peak bytes of this process since `forget_peak`, or since its start if the system cannot reset that."""
     if _STATUS.exists():
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return 1024 * int(line.split()[1])
@@ -31,7 +31,7 @@ def peak() -> int:
 
 
 def forget_peak() -> None:
-    """Give back what is free, and let the peak be what is still held, where the system can do that."""
+    """Return free memory to the system and reset the peak to the current use, if the system supports that."""
     gc.collect()
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -40,22 +40,22 @@ def forget_peak() -> None:
 
 
 def page_faults() -> int:
-    """How often this process has been given a page that it did not have."""
+    """Return the number of (minor) page faults of this process."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def watch(make: Callable[[Workload], Peer], workload: Workload) -> dict[str, float]:
-    """The bytes of model, optimizer and steps at their peak, and the page faults of a step, in the median.
+    """Return the peak bytes of model, optimizer and steps, and the median page faults of a step.
 
-    Before, the row trains something tiny: its library's code and threads are not to count. Nor do the batches count,
-    nor the weights that `restore` goes back to, which every row holds.
+    First the row trains something tiny, so that its library's code and threads do not count. The batches and the
+    initial weights kept for `restore` do not count either; every row has them.
     """
     try:
         page_faults()
     except ImportError as error:
-        raise UnavailableError("this system does not tell what a process takes") from error
+        raise UnavailableError("this system does not report the memory of a process") from error
     kept = 4 * workload.parameters + sum(values.nbytes for values in workload.data())
     train(make(replace(workload, layers=(2, 16, 16, 10), batch=8, batches=1)), WARM_UP)
     forget_peak()
@@ -68,7 +68,7 @@ def watch(make: Callable[[Workload], Peer], workload: Workload) -> dict[str, flo
 
 
 def train(peer: Peer, steps: int) -> float:
-    """Take steps; the page faults of one, in the median."""
+    """Take steps and return the median page faults of one."""
     counts = [page_faults()]
     for batch in itertools.islice(itertools.cycle(peer.batches), steps):
         peer.step(*batch)

@@ -1,4 +1,4 @@
-"""SGD and Adam in NumPy, the straightforward way: for those who have gradients but no optimizer."""
+"""Straightforward SGD and Adam in NumPy, for peers without optimizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NumPy's row: backpropagation written down as in a textbook."""
+"""NumPy's row: backpropagation as in a textbook."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from benchmarks.workloads import Workload, make_optimizer
 
 
 def mse_loss(outputs: Any, targets: Any) -> tuple[Any, Any]:
-    """The mean squared error and its gradient."""
+    """Return the mean squared error and its gradient."""
     difference = outputs - targets
     return (difference**2).mean(), 2 / difference.size * difference
 
 
 def cross_entropy(logits: Any, labels: Any) -> tuple[Any, Any]:
-    """The mean cross-entropy of softmax(logits) from integer labels, and its gradient."""
+    """Return the mean cross-entropy of softmax(logits) and integer labels, and its gradient."""
     rows = np.arange(len(labels))
     shifted = logits - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
@@ -28,15 +28,27 @@ def cross_entropy(logits: Any, labels: Any) -> tuple[Any, Any]:
     return (np.log(sums[:, 0]) - shifted[rows, labels]).mean(), gradient / len(labels)
 
 
-class PlainNumpy(Peer):
-    """Every formula a line, every result a new array."""
+class NumpyPeer(Peer):
+    """A row with its parameters, optimizer and batches in NumPy."""
 
     def __init__(self, workload: Workload) -> None:
-        self.loss = {"mse_loss": mse_loss, "cross_entropy": cross_entropy}[workload.loss]
         self._start = workload.weights()
         self.parameters = [w.copy() for w in self._start]
         self.optimizer = make_optimizer(numpy_optimizers, workload, self.parameters)
         self.batches = workload.slices()
+
+    def restore(self) -> None:
+        for parameter, start in zip(self.parameters, self._start, strict=True):
+            parameter[...] = start
+        self.optimizer.reset()
+
+
+class PlainNumpy(NumpyPeer):
+    """One line per formula, a new array for every result."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload)
+        self.loss = {"mse_loss": mse_loss, "cross_entropy": cross_entropy}[workload.loss]
 
     def step(self, x: Any, y: Any) -> Any:
         weights, biases = self.parameters[::2], self.parameters[1::2]
@@ -51,8 +63,3 @@ class PlainNumpy(Peer):
                 gradient = gradient @ weights[i] * (inputs[i] > 0)
         self.optimizer.step(gradients)
         return loss
-
-    def restore(self) -> None:
-        for parameter, start in zip(self.parameters, self._start, strict=True):
-            parameter[...] = start
-        self.optimizer.reset()

@@ -11,7 +11,7 @@ from gradflow import nn, optim
 
 
 class Gradflow(Peer):
-    """gradflow on the CPU; the environment of its process says whether with native kernels."""
+    """gradflow on the CPU; the environment of its process selects the kernels."""
 
     def __init__(self, workload: Workload) -> None:
         gf.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What the rows have in common: a perceptron in training, driven step by step."""
+"""The interface of a row: a perceptron that is trained step by step."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 
 class UnavailableError(Exception):
-    """Why a row cannot be measured here, in one line."""
+    """A row cannot be measured here; the message says why, on one line."""
 
 
 class Peer:
-    """The training of a workload by one library, at its initial weights. `batches` has the arguments of `step`."""
+    """The training of a workload by one library, from its initial weights. `batches` has the arguments of `step`."""
 
     trains = True
-    """Whether `step` trains, so that its losses are gradflow's."""
+    """Whether `step` trains; then its losses are compared with gradflow's."""
     batches: Sequence[tuple[Any, ...]]
 
     def step(self, *batch: Any) -> Any:
-        """One finished training step on a batch; the loss before it, which has PyTorch's method `item`."""
+        """Take and finish one training step on a batch; return the loss before it, which has a method `item`."""
         raise NotImplementedError
 
     def restore(self) -> None:
-        """Go back to the initial weights and the optimizer's initial state."""
+        """Restore the initial weights and optimizer state."""
         raise NotImplementedError

@@ -31,7 +31,7 @@ class Eager(Peer):
         self.restore()
 
     def compute_loss(self, x: Any, y: Any) -> Any:
-        """The loss of a batch, recorded."""
+        """Return the recorded loss of a batch."""
         return self.loss(self.model(x), y)
 
     def step(self, x: Any, y: Any) -> Any:
@@ -51,21 +51,21 @@ class Eager(Peer):
 
 
 class Fused(Eager):
-    """PyTorch with the optimizer's update of all parameters in one kernel."""
+    """PyTorch with a fused optimizer: one kernel updates all parameters."""
 
     fused = True
 
 
 class Compiled(Fused):
-    """torch.compile of `compute_loss`, which is model and loss and so their backward pass too; a fused optimizer."""
+    """torch.compile of model and loss, and so of their backward pass, with a fused optimizer."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
-        torch._dynamo.reset()  # other shapes than the last workload's would else be compiled for shapes of any size
+        torch._dynamo.reset()  # otherwise new shapes would be compiled as dynamic
         self.compute_loss = torch.compile(super().compute_loss, fullgraph=True)  # type: ignore[method-assign]
         try:
             self.step(*self.batches[0])
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise UnavailableError(f"torch.compile fails, it needs a C++ compiler: {reason}") from error
+            raise UnavailableError(f"torch.compile fails; it needs a C++ compiler: {reason}") from error
         self.restore()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Row:
-    """A row: its title, the class that trains, the package it cannot do without, the environment of its process."""
+    """A row: its title, the class that trains, the package it needs, and the environment of its process."""
 
     title: str
     where: str
@@ -18,7 +18,7 @@ class Row:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def why_not(self) -> str | None:
-        """Why the row cannot be measured here; None where nothing is known to be missing."""
+        """Return why the row cannot be measured here; None if its package is installed."""
         if self.package is None or importlib.util.find_spec(self.package):
             return None
         return f"{self.package} is not installed; it is in the extra '{self.extra}'"
@@ -46,10 +46,10 @@ ROWS = {
     "gemms": Row("GEMMs alone, NumPy's BLAS", f"{_HERE}.gemms:NumpyGemms"),
     "gemms-mkl": Row("GEMMs alone, MKL", f"{_HERE}.gemms:MklGemms"),
 }
-"""By the names that the command knows. gradflow is always measured: the losses of the others are compared with its."""
+"""The rows by name. gradflow is always measured, since the losses of the others are compared with its losses."""
 
 RATIOS = {
     "best PyTorch": ("torch", "torch-fused", "torch-compile"),
     "JAX": ("jax",),
 }
-"""The peers that gradflow's rows are divided by: of several rows the one with the lowest median."""
+"""The peers that gradflow's rows are divided by; of several rows, the one with the lowest median."""

@@ -1,4 +1,4 @@
-"""The run: the rows' processes take turns, round after round, after their losses were found equal."""
+"""A run: check that all rows have equal losses, then let their processes take turns, round after round."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from benchmarks.peers.rows import REFERENCE, Row
 from benchmarks.workloads import Workload
 
 RTOL = 1e-4
-"""How far a row's losses may be from gradflow's, relative to these."""
+"""The largest relative difference of a row's losses from gradflow's."""
 _ROOT = Path(__file__).parents[2]
 _FORCED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
-"""What makes a library take other kernels than it finds right for the processor: no row has them in its environment."""
+"""Variables that change a library's choice of kernels; they are removed from the environment of every row."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 class LeftOutError(Exception):
-    """Why a row is not measured, though nothing is wrong."""
+    """A row cannot be measured here, which is not an error; the message says why."""
 
 
 class CrashError(Exception):
-    """The last words of a row's process."""
+    """The process of a row crashed; the message is its last line on stderr."""
 
 
 class Worker:
-    """The process of a row, on these cores, with a thread for each of them. What it complains of goes to a file."""
+    """The process of a row, on these cores, with one thread per core. Its stderr goes to a file."""
 
     def __init__(self, row: Row, cores: list[int], stderr: IO[str]) -> None:
         threads = dict.fromkeys(_THREADS, str(len(cores)))
@@ -53,7 +53,7 @@ class Worker:
         self.ask("pin", cores)
 
     def ask(self, *command: Any) -> Any:
-        """The result of a command. LeftOutError says why there is none, CrashError is raised where the worker ends."""
+        """Return the result of a command. Raises LeftOutError if the row cannot run, CrashError if the worker ends."""
         pipes: Any = self._process
         try:
             pipes.stdin.write(json.dumps(command) + "\n")
@@ -72,7 +72,7 @@ class Worker:
         return answer["result"]
 
     def close(self) -> None:
-        """End the process; it ends by itself when its input does, unless it is within a step."""
+        """End the process. It ends by itself when its input is closed, unless it is in a step."""
         try:
             self._process.communicate(timeout=5)
         except subprocess.TimeoutExpired:
@@ -82,9 +82,11 @@ class Worker:
 
 @dataclass
 class Cell:
-    """What was measured of a workload with an optimizer: of each row the median seconds of a step, by round.
+    """The measurements of a workload with an optimizer.
 
-    `memory` has the bytes at the peak of a row's training, and its page faults a step. `losses` are the first ones.
+    turns: for each row, the median seconds of a step in each round.
+    memory: for each row, the peak bytes of training and the page faults per step.
+    losses: for each row, the first losses.
     """
 
     workload: Workload
@@ -98,15 +100,16 @@ class Cell:
 
     @property
     def task(self) -> dict[str, Any]:
-        """The workload as a worker takes it."""
+        """The workload as JSON for a worker."""
         return asdict(replace(self.workload, optimizer=self.optimizer))
 
 
 @dataclass
 class Run:
-    """The measurement of these rows; `left_out` and `failed` say of what there is nothing, or not all, and why.
+    """The measurement of these rows.
 
-    `blas` is what multiplies matrices in gradflow's row, as far as it can be told.
+    `left_out` says which rows or workloads are not measured, and why; `failed` lists failures. `blas` is the BLAS of
+    gradflow's row, if known.
     """
 
     rows: dict[str, Row]
@@ -137,7 +140,7 @@ class Run:
                 self._measure(cell)
 
     def measure_memory(self, workload: Workload, optimizer: str) -> None:
-        """Watch the memory of each row in a process of its own, whose peak no other workload has raised."""
+        """Measure the memory of each row in a new process, whose peak no other workload has raised."""
         cell = self._cell(workload, optimizer)
         for name in self.rows:
             with self._working([name]):
@@ -147,7 +150,7 @@ class Run:
 
     @contextmanager
     def _working(self, names: Iterable[str]) -> Iterator[None]:
-        """Have these rows' processes meanwhile, as far as they can be measured here."""
+        """Inside a `with`, run the processes of these rows, as far as they can be measured here."""
         with ExitStack() as stack:
             stack.callback(self._workers.clear)
             for name in names:
@@ -164,13 +167,13 @@ class Run:
             yield
 
     def _cell(self, workload: Workload, optimizer: str) -> Cell:
-        """A new cell, announced to who waits."""
+        """Add a new cell and print its name as progress."""
         self.cells.append(Cell(workload, optimizer))
         print(self.cells[-1], file=sys.stderr)
         return self.cells[-1]
 
     def _ask(self, name: str, cell: Cell, *command: Any) -> Any:
-        """A worker's result; None, and its process does no more, where there is none."""
+        """Return a worker's result; if it has none, return None and drop the worker."""
         if name not in self._workers:
             return None
         title = self.rows[name].title
@@ -197,7 +200,7 @@ class Run:
                     cell.turns[name].append(seconds)
 
     def _prepare(self, cell: Cell) -> list[str]:
-        """The rows that are to be timed: those whose first losses are gradflow's."""
+        """Return the rows to time: those whose first losses equal gradflow's."""
         for name in list(self._workers):
             cell.losses[name] = self._ask(name, cell, "prepare", cell.task)
         ours = cell.losses.get(REFERENCE)
@@ -215,7 +218,7 @@ class Run:
 
 
 def equal(ours: list[float] | None, theirs: list[float]) -> bool:
-    """Whether the losses of a row are those of gradflow; False where gradflow has none."""
+    """Return whether the losses of a row equal gradflow's; False if gradflow has none."""
     return ours is not None and all(
         math.isclose(a, b, rel_tol=0, abs_tol=RTOL * abs(a)) for a, b in zip(ours, theirs, strict=True)
     )

@@ -1,4 +1,4 @@
-"""What a run found: tables for people, figures for a file."""
+"""The results of a run: tables to print, figures for a file."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _OURS = ("gradflow", "gradflow-fast")
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """The median and the quartiles of the rounds."""
+    """Return the median and the quartiles of the rounds."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return {"median": middle, "lower_quartile": low, "upper_quartile": high}
 
 
 def ratios(cell: Cell) -> dict[str, dict[str, Any]]:
-    """gradflow's rows divided by their peers, round by round: the summaries, and the row that is divided by."""
+    """Return gradflow's rows divided by their peers, round by round: summaries, and the name of the peer's row."""
     found = {}
     for label, names in RATIOS.items():
         present = [name for name in names if name in cell.turns]
@@ -37,28 +37,28 @@ def ratios(cell: Cell) -> dict[str, dict[str, Any]]:
 
 
 def markdown(title: str, columns: list[str], lines: dict[str, list[str]]) -> str:
-    """A table of the lines that have a value."""
+    """Return a Markdown table of the lines that have a value."""
     rows = [[title, *columns], ["---", *("--:" for _ in columns)]]
     rows += [[name, *values] for name, values in lines.items() if any(values)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def head(run: Run) -> str:
-    """What was measured how, in a line."""
+    """Return versions, BLAS, threads and rounds on one line."""
     described = ", ".join(f"{name} {version}" for name, version in versions().items())
     described += f", {run.blas}" if run.blas else ""
     return f"{described} - threads {len(run.cores)}, float32, median of {run.rounds} rounds"
 
 
 def text(run: Run) -> str:
-    """The workloads, the tables of each optimizer, and what was left out."""
+    """Return the workloads, the tables of each optimizer, and what was left out, as text."""
     seen = {cell.workload.letter: cell.workload for cell in run.cells}
     parts = ["\n".join(f"{w.letter}: {w.size}, batch {w.batch}, {w.loss}" for w in seen.values())]
     for optimizer in dict.fromkeys(cell.optimizer for cell in run.cells):
         cells = [cell for cell in run.cells if cell.optimizer == optimizer]
         letters = [cell.workload.letter for cell in cells]
         times = {row.title: [microseconds(cell, name) for cell in cells] for name, row in run.rows.items()}
-        parts.append(markdown(f"{optimizer}, µs a step", letters, times))
+        parts.append(markdown(f"{optimizer}, µs per step", letters, times))
         found = [ratios(cell) for cell in cells]
         labels = [f"{ROWS[ours].title} / {label}" for label in RATIOS for ours in _OURS]
         lines = {label: [f"{each[label]['median']:.2f}" if label in each else "" for each in found] for label in labels}
@@ -70,17 +70,17 @@ def text(run: Run) -> str:
 
 
 def microseconds(cell: Cell, name: str) -> str:
-    """A row's time of a step; empty where there is none."""
+    """Return a row's time of a step; "" if there is none."""
     return digits(1e6 * statistics.median(cell.turns[name])) if name in cell.turns else ""
 
 
 def left_out(run: Run) -> str:
-    """What was not measured, and why."""
+    """Return what was not measured, and why, as text."""
     return "\n".join(f"left out: {title}: {why}" for title, why in run.left_out.items())
 
 
 def figures(run: Run) -> dict[str, Any]:
-    """The run for a JSON file; times are seconds a step."""
+    """Return the run for a JSON file; times are seconds per step."""
     return {
         "dtype": "float32",
         "threads": len(run.cores),
@@ -109,6 +109,6 @@ def figures(run: Run) -> dict[str, Any]:
 
 
 def write(run: Run, path: Path) -> None:
-    """The figures as a JSON file, with what may be said about the machine."""
+    """Write the figures as a JSON file, with the public facts about the machine."""
     content = {**about(), "versions": versions(), **figures(run)}
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

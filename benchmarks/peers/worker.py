@@ -1,7 +1,7 @@
 """The process of one row: `python -m benchmarks.peers.worker MODULE:CLASS`.
 
-It reads commands from standard input, a JSON list a line, and answers each with a line: `{"result": ...}`, or
-`{"left_out": reason}` where the row cannot be measured here.
+It reads commands from standard input, one JSON list per line, and answers each with one line: `{"result": ...}`, or
+`{"left_out": reason}` if the row cannot be measured here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from benchmarks.workloads import Workload
 
 CHECKED_STEPS = 5
-"""The first steps, whose losses are compared."""
+"""The number of first steps whose losses are compared."""
 WARM_UP, MAX_STEPS = 3, 1000
 PAUSE = 0.02
 
@@ -34,15 +34,15 @@ def pin(cores: list[int]) -> None:
 
 
 def first_losses(peer: Peer) -> list[float] | None:
-    """The losses of the first steps; None of a row that does not train."""
+    """Return the losses of the first steps; None if the row does not train."""
     losses = [peer.step(*batch) for batch in itertools.islice(itertools.cycle(peer.batches), CHECKED_STEPS)]
     return [loss.item() for loss in losses] if peer.trains else None
 
 
 def turn(peer: Peer, seconds: float) -> float:
-    """The median time of a step, from the initial weights on. As in timeit, garbage is collected before and after.
+    """Return the median time of a step, starting from the initial weights. Garbage collection is off, as in timeit.
 
-    Where a step takes longer than these seconds, one warms up and one is timed.
+    If a step takes longer than these seconds, one step warms up and one is timed.
     """
     batches = itertools.cycle(peer.batches)
     times: list[float] = []
@@ -66,7 +66,7 @@ def turn(peer: Peer, seconds: float) -> float:
 
 
 def rest() -> None:
-    """Sleep until the threads of this process sleep too: those of OpenBLAS and MKL wait in a loop, 0.1 s and longer."""
+    """Sleep until the threads of this process sleep too: those of OpenBLAS and MKL spin for 0.1 s and longer."""
     for _ in range(50):
         before = time.process_time()
         time.sleep(PAUSE)
@@ -75,16 +75,16 @@ def rest() -> None:
 
 
 def make(where: str, workload: Workload) -> Peer:
-    """The row's training of a workload."""
+    """Return the row's training of a workload."""
     module, name = where.split(":")
     return getattr(importlib.import_module(module), name)(workload)
 
 
 def main(where: str) -> None:
-    """Obey until the input ends. What a library prints goes to standard error, since the output has the answers."""
+    """Answer commands until the input ends. What libraries print goes to stderr, since stdout has the answers."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    sys.stdout = sys.stderr  # whose lines do not wait until the end
+    sys.stdout = sys.stderr  # stderr is not buffered until the end
     peer: Any = None
     for line in sys.stdin:
         command, *arguments = json.loads(line)
@@ -102,7 +102,7 @@ def main(where: str) -> None:
             from benchmarks.peers.peer import UnavailableError
             from benchmarks.workloads import Workload
 
-            peer = None  # its memory is free before the next one takes some
+            peer = None  # free its memory before the next one allocates
             workload = Workload(**{**arguments[0], "layers": tuple(arguments[0]["layers"])})
             try:
                 if command == "prepare":

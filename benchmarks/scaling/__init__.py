@@ -1,4 +1,4 @@
-"""How a training step of gradflow scales with batch, width and depth, in time and in memory, beside PyTorch's.
+"""The time and memory of a training step by batch, width and depth, for gradflow and PyTorch.
 
-`python -m benchmarks.scaling` measures, prints and draws, with the rows and the processes of `benchmarks.peers`.
+`python -m benchmarks.scaling` measures, prints and draws, with the rows and processes of `benchmarks.peers`.
 """

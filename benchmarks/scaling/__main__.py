@@ -1,4 +1,4 @@
-"""The command `python -m benchmarks.scaling`; its `--help` says what it takes."""
+"""The command `python -m benchmarks.scaling`; `--help` lists its options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.workloads import Workload
 
 
 def fits(run: Run, workload: Workload, rows: int = 1) -> bool:
-    """Whether this many rows fit in the memory that is free; the run notes where they do not."""
+    """Return whether this many rows fit in the free memory; if not, note it in the run."""
     needed, free = rows * sweeps.needed(workload), available_memory()
     if free is None or needed <= free:
         return True
@@ -42,11 +42,11 @@ def measure(run: Run, names: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write, draw; status 1 where a row crashed or does other work than gradflow."""
-    parser = Parser(prog="python -m benchmarks.scaling", description="Time and memory of training steps as they grow.")
+    """Measure, print, write, draw; return status 1 if a row crashed or did different work than gradflow."""
+    parser = Parser(prog="python -m benchmarks.scaling", description="Time and memory of training steps by size.")
     parser.add_choice("sweeps", [*sweeps.SWEEPS, sweeps.MEMORY])
     parser.add_run(rounds=5, turn=0.1)
-    parser.add_argument("--plot", type=file, metavar="FILE.svg", help="where to draw the figures, too")
+    parser.add_argument("--plot", type=file, metavar="FILE.svg", help="also draw the figures there")
     options = parser.parse_args(arguments)
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("argument --plot: matplotlib is not installed; it is in the extra 'train'")

@@ -1,4 +1,4 @@
-"""What a run found, as a figure: a panel for each sweep, and one for memory."""
+"""The results of a run as a figure: a panel for each sweep, and one for memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ STYLES = {
     "gradflow-fast": {"color": "#d55e00", "marker": "s", "linestyle": "-"},
     "torch-fused": {"color": "#777777", "marker": "^", "linestyle": "--"},
 }
-"""By row: colours that the colour-blind tell apart, and markers for who sees none."""
+"""By row: a colour-blind safe colour, and a marker for readers who see no colours."""
 
 
 def plot(run: Run, names: list[str], path: Path) -> None:
-    """Draw of these sweeps those that have figures, as an SVG file: the same bytes for the same figures."""
+    """Draw the sweeps that have figures as an SVG file; equal figures give equal bytes."""
     with own_settings():
         _draw(run, names, path)
 
@@ -56,7 +56,7 @@ def _draw(run: Run, names: list[str], path: Path) -> None:
 
 
 def draw_times(axes: Any, run: Run, sweep: sweeps.Sweep) -> None:
-    """The time of a step against a sweep's number."""
+    """Draw the time of a step by the number of a sweep."""
     cells = timed(run, sweep)
     for row, described in run.rows.items():
         points = {value: statistics.median(cell.turns[row]) for value, cell in cells.items() if row in cell.turns}
@@ -69,7 +69,7 @@ def draw_times(axes: Any, run: Run, sweep: sweeps.Sweep) -> None:
 
 
 def draw_memory(axes: Any, run: Run) -> None:
-    """The peaks of the workloads, side by side."""
+    """Draw the peak memory of the workloads."""
     cells = watched(run)
     for i, (row, described) in enumerate(run.rows.items()):
         shift = 0.2 * (i - (len(run.rows) - 1) / 2)

@@ -12,15 +12,15 @@ DEPTHS = [1, 2, 5, 10, 20, 50, 100, 200]
 ROWS = ("gradflow", "gradflow-fast", "torch-fused")
 OPTIMIZER = "Adam"
 TOGETHER = 2 * 1024**3
-"""The bytes up to which the rows wait in memory for each other's turns; beyond, one row is measured after another."""
+"""Up to this many bytes the rows take turns; larger workloads are measured one row after another."""
 MEMORY = "memory"
-"""Not a sweep itself: what is asked for memory are the largest workloads of the sweeps, and `USUAL`."""
+"""Not a sweep: memory is measured for the largest workload of each sweep and for `USUAL`."""
 USUAL = (SMALL, MEDIUM, LARGE)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A number, what it counts, and the workloads by its values."""
+    """A sweep over one number: its name, its label, and the workloads by its values."""
 
     name: str
     label: str
@@ -28,7 +28,7 @@ class Sweep:
 
 
 def sweep(name: str, label: str, points: dict[int, tuple[tuple[int, ...], int]]) -> Sweep:
-    """The sweep of these layers and batch sizes, with several batches as long as they are small."""
+    """Return the sweep of these layers and batch sizes, with several batches if they are small."""
     return Sweep(
         name,
         label,
@@ -50,7 +50,7 @@ SWEEPS = {
 
 
 def needed(workload: Workload) -> int:
-    """About the bytes that a row takes, data included: rather too many than too few."""
+    """Return an upper estimate of the bytes that a row takes, data included."""
     inputs, *widths = workload.layers
-    per_sample = 2 * inputs * workload.batches + 4 * sum(widths)  # the data twice, while they are made
+    per_sample = 2 * inputs * workload.batches + 4 * sum(widths)  # twice the data, while they are created
     return 4 * (6 * workload.parameters + workload.batch * per_sample)

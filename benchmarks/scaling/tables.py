@@ -1,4 +1,4 @@
-"""What a run found, as tables for people."""
+"""The results of a run as tables."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ MIB = 2**20
 
 
 def timed(run: Run, sweep: Sweep) -> dict[int, Cell]:
-    """What was timed of a sweep, by its values."""
+    """Return the timed cells of a sweep, by its values."""
     cells = {cell.workload: cell for cell in run.cells if cell.turns}
     return {value: cells[each] for value, each in sweep.workloads.items() if each in cells}
 
 
 def watched(run: Run) -> dict[str, Cell]:
-    """Whose memory was watched, by what it is called."""
+    """Return the cells whose memory was measured, by name."""
     return {f"{cell.workload.letter}: {cell.workload.size}": cell for cell in run.cells if cell.memory}
 
 
 def time_table(run: Run, sweep: Sweep) -> str:
-    """The rows' times at each value, and gradflow's divided by PyTorch's, round by round."""
+    """Return a table of the rows' times at each value, and of gradflow's divided by PyTorch's, round by round."""
     cells = timed(run, sweep)
     found = {value: ratios(cell) for value, cell in cells.items()}
     labels = list(dict.fromkeys(label for each in found.values() for label in each))
@@ -33,11 +33,11 @@ def time_table(run: Run, sweep: Sweep) -> str:
         quotients = [f"{found[value][label]['median']:.2f}" if label in found[value] else "" for label in labels]
         lines[f"{value:,}"] = [*times, *quotients]
     titles = [row.title for row in run.rows.values()]
-    return f"µs a step, {OPTIMIZER}\n\n{markdown(sweep.label, [*titles, *labels], lines)}"
+    return f"µs per step, {OPTIMIZER}\n\n{markdown(sweep.label, [*titles, *labels], lines)}"
 
 
 def memory_table(run: Run) -> str:
-    """The rows' peaks and page faults, and gradflow's peaks divided by PyTorch's."""
+    """Return tables of the rows' peaks and page faults, and of gradflow's peaks divided by PyTorch's."""
     titles = [row.title for row in run.rows.values()]
     ours = [name for name in run.rows if name != PEER and PEER in run.rows]
     peaks, faults = {}, {}
@@ -50,6 +50,6 @@ def memory_table(run: Run) -> str:
         ]
     labels = [f"{run.rows[name].title} / PyTorch" for name in ours]
     return (
-        f"{markdown(f'MiB at the peak, {OPTIMIZER}', [*titles, *labels], peaks)}\n\n"
-        f"{markdown(f'page faults a step, {OPTIMIZER}', titles, faults)}"
+        f"{markdown(f'peak memory in MiB, {OPTIMIZER}', [*titles, *labels], peaks)}\n\n"
+        f"{markdown(f'page faults per step, {OPTIMIZER}', titles, faults)}"
     )
