@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_write_an_optimizer import Lion
 from twin import twin_device
 
 import gradflow as gf
@@ -29,6 +30,7 @@ MAKERS: dict[str, Callable[[Any], Optimizer]] = {
     "AdamW": lambda p: AdamW(p, lr=0.01),
     "RMSprop": lambda p: RMSprop(p, lr=0.01),
     "RMSprop all": lambda p: RMSprop(p, lr=0.01, momentum=0.5, centered=True, weight_decay=0.01),
+    "Lion": lambda p: Lion(p, lr=0.01, weight_decay=0.1),
 }
 every_optimizer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
