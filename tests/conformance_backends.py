@@ -1,4 +1,4 @@
-"""Backends for the conformance kit: those of `backends/`, and NumPy's with one fault each, by the name of the fault."""
+"""Backends for the conformance kit: those of `backends/`, and NumPy's with one fault each, named after the fault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ for module, name in (("strict", "StrictBackend"), ("torch_arrays", "TorchBackend
 
 Numpy: Any = type(gf.get_backend("cpu"))
 FAULTS: dict[str, tuple[str, type[Backend]]] = {}
-"""For each device with a fault: a part of the name of a check that must find it, and the backend."""
+"""For each device with a fault: part of the name of a check that must find it, and the backend."""
 
 
 def plant(check: str) -> Any:
@@ -238,7 +238,7 @@ class ForgetsADecay(Numpy):
 
 
 class Lacking(Numpy):
-    """Without cumulative sums in half precision and without one check, and says so."""
+    """Lacks cumulative sums in half precision and one check, and declares that."""
 
     name = "lacking"
     unsupported = {"cumulative_sum[float16]": "not in half precision", "test_event": "no clock"}  # noqa: RUF012
@@ -254,14 +254,14 @@ class Lacking(Numpy):
 
 
 class Humble(Numpy):
-    """Declares what it can do."""
+    """Declares something that it can do."""
 
     name = "humble"
     unsupported = {"cumulative_sum": "too hard", "test_event": "no clock"}  # noqa: RUF012
 
 
 class Confused(Numpy):
-    """Declares what does not exist, and gives no reason."""
+    """Declares something that does not exist, without a reason."""
 
     name = "confused"
     unsupported = {"cumulative_product": "", "float16": ""}  # noqa: RUF012

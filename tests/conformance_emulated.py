@@ -1,4 +1,4 @@
-"""The device `emulated` for the conformance kit: the CuPy backend on the emulated CuPy. Never a GPU run."""
+"""The device `emulated` for the conformance kit: the CuPy backend on the emulated CuPy, without a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import gradflow as gf
 from gradflow.backend import discovery
 
 sys.path.insert(0, str(Path(__file__).parent / "cupy_backend"))
-discovery.backend_class("cuda")  # the package, importable also from an uninstalled checkout
+discovery.backend_class("cuda")  # makes the package importable from an uninstalled checkout
 
 import emulated_cupy  # noqa: E402
 from emulated_device import EmulatedBackend  # noqa: E402

@@ -1,4 +1,4 @@
-"""`gradflow agree`: two devices that agree, planted faults that fail in their own rows, and what it prints."""
+"""`gradflow agree`: devices that agree, planted faults that fail in their own rows, and the output."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def planted(**attributes: Any) -> Iterator[str]:
-    """The name of a device that is the CPU's but for some attributes of its backend."""
+    """The name of a device whose backend is the CPU's, with some attributes replaced."""
     gf.register_backend("planted", type("Planted", (Cpu,), {"name": "planted", **attributes}))
     try:
         yield "planted"
@@ -72,7 +72,7 @@ def test_the_cpu_and_the_fake_device_agree() -> None:
         assert 0 <= row.share <= 1
         assert 0 <= row.ulp < math.inf
         assert row.kind != "exact" or (row.bound, row.ulp, row.share) == ("exact", 0, 0)
-        assert len(row.bound) <= 34, "it would push the columns behind it"
+        assert len(row.bound) <= 34, "the columns to its right would move"
 
 
 def test_a_backend_of_the_same_library_agrees_too() -> None:
@@ -118,7 +118,7 @@ def test_everything_that_matters_has_a_row() -> None:
 
 
 def test_bounds_are_not_far_above_what_a_correct_device_needs() -> None:
-    """In ulp, at least a tenth of the bound is used; what rounds once, by at most half an ulp."""
+    """Bounds in ulp are used to a tenth at least; results that round once are within half an ulp."""
     for row in rows_of_the_fake_device():
         if row.kind == "ulp":
             assert row.share > 0.1, row
@@ -232,7 +232,7 @@ def test_a_fault_fails_in_its_own_rows(fault: str) -> None:
     assert right <= {row.what for row in rows}
     for row in rows:
         if not row.passed:
-            assert row.problem.startswith("planted:0: "), "the fault is on one device, and named so"
+            assert row.problem.startswith("planted:0: "), "the fault is on one device, which is named"
             assert row.share > 1
 
 
@@ -247,7 +247,7 @@ def test_a_backend_that_gives_lists_and_cannot_be_described_is_told_so() -> None
 
 
 def test_a_product_in_half_precision_is_beyond_its_bound_where_it_is_tight() -> None:
-    """The bound of a long sum is wide; that of 65 terms is below what float16 loses."""
+    """The bound of a long sum is wide; that of 65 terms is below the error of float16."""
     with planted(matmul=staticmethod(matmul_in_float16)) as device:
         assert {"1x1 @ 1x1", "5x33x65 @ 5x65x17"} <= failing(agree.compare("cpu", device))
 
@@ -383,7 +383,7 @@ def test_a_mistake_is_one_line(
 def test_without_the_cpu_there_is_no_reference(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for device in ("fake:0", "fake:1"):  # which are made of the CPU's
+    for device in ("fake:0", "fake:1"):  # these use the CPU's
         gf.get_backend(device)
     monkeypatch.setenv("GRADFLOW_BACKEND_BLOCK", "cpu")
     monkeypatch.delitem(registry._backends, gf.Device("cpu"))

@@ -1,4 +1,4 @@
-"""A device against a float64 reference on the CPU, judged three ways (see `agreement`): exactly, in ulp, by bounds."""
+"""A device against a float64 reference on the CPU, in three ways (see `tolerances`): exactly, in ulp, by bounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def f64(x: Any) -> np.ndarray:
 
 
 def normal(shape: tuple[int, ...], seed: int = 0) -> gf.Tensor:
-    """Float32 numbers on the current device, the same on each."""
+    """Return float32 numbers on the current device, the same on every device."""
     return gf.tensor(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
@@ -69,7 +69,7 @@ def test_dropout_masks_are_the_same(device: str, n: int, p: float) -> None:
     halves = words(9, 0, (n + 1) // 2).astype("<u8").view("<u4")[:n]
     kept = halves >= dropout_threshold(p)
     assert_agree("mask", host(out) != 0, kept)
-    # two roundings: of 1 / (1 - p), and of its product with x
+    # two roundings: 1 / (1 - p), and its product with x
     assert_agree("values", out, np.where(kept, f64(x) / (1 - p), 0), ulp_bound(f64(x) / (1 - p), ulps=2))
     out.sum().backward()
     assert_agree("mask of the gradient", host(x.grad) != 0, kept)
@@ -123,7 +123,7 @@ def test_linear_layers(device: str, n: int, k: int, m: int) -> None:
 
 
 def slopes(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An activation and its derivative in float64."""
+    """Return an activation and its derivative, in float64."""
     s = 1 / (1 + np.exp(-x))
     t = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
     inner = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
@@ -141,7 +141,7 @@ def slopes(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "softplus", "tanh"])
 def test_activations_and_their_gradients(device: str, name: str) -> None:
-    """Some ten operations each, none of whose intermediate values is above 1 + |x|^3: 16 eps times that."""
+    """About ten operations each, whose intermediate values are at most 1 + |x|^3: the bound is 16 eps times that."""
     x, g = (normal((5000,), 1) * 2).requires_grad_(), normal((5000,), 2)
     out = getattr(gf, name)(x)
     out.backward(g)
@@ -152,7 +152,7 @@ def test_activations_and_their_gradients(device: str, name: str) -> None:
 
 
 def test_layer_norm(device: str) -> None:
-    """Means of K = 257 terms: K eps times the largest deviation bounds the error of what is divided by the root."""
+    """Means of K = 257 terms: K eps times the largest deviation bounds the error of the centred values."""
     x, g = (normal((30, 257), 1) + 0.5).requires_grad_(), normal((30, 257), 2)
     layer = nn.LayerNorm(257)
     out = layer(x)
@@ -172,7 +172,7 @@ def test_layer_norm(device: str) -> None:
 
 
 def test_cross_entropy(device: str) -> None:
-    """Each loss within C eps (1 + the range of its logits), C = 10 classes; gradients are shares, at most 1/N."""
+    """Each loss is within C eps (1 + the range of its logits), C = 10 classes; gradients are at most 1/N."""
     x = (normal((200, 10), 1) * 10).requires_grad_()
     labels = np.random.default_rng(2).integers(0, 10, size=200)
     a = f64(x)
@@ -191,8 +191,8 @@ def test_cross_entropy(device: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizer_steps(device: str, name: str) -> None:
-    """Some ten roundings in each of 10 steps, of numbers below 2: 10 * 10 eps * 2. Gradients are kept off 0, where the
-    quotient of Adam and RMSprop would be of rounding errors."""
+    """About ten roundings in each of 10 steps, of numbers below 2: 10 * 10 eps * 2. Gradients are kept away from 0,
+    where Adam and RMSprop would divide one rounding error by another."""
     start = normal((1000,), 1)
     p = gf.tensor(start, requires_grad=True)
     reference = gf.tensor(f64(start), device="cpu", requires_grad=True)
@@ -211,8 +211,8 @@ def test_optimizer_steps(device: str, name: str) -> None:
 
 
 def run_bound(dtype: str) -> float:
-    """Relative, of a loss: in each step the sums, of at most K = 33 terms in each of 3 layers, forward and backward,
-    are off by K eps at worst, and at these rates a step does not expand differences."""
+    """Return the relative error allowed for a loss: in each step the sums of at most K = 33 terms, in 3 layers, forward
+    and backward, have an error of at most K eps; at these rates a step does not enlarge differences."""
     return STEPS * 6 * 33 * eps(dtype)
 
 
@@ -228,7 +228,7 @@ def test_a_training_run_gives_the_losses_of_the_reference(device: str, dtype: st
         assert_agree(f"initial {name}", f64(p), host(q))
     losses, expected = host(here.losses()), host(reference.losses())
     assert here.generator.state_dict() == reference.generator.state_dict()
-    assert np.mean(expected[-5:]) < 0.7 * np.mean(expected[:5]), f"nothing was learnt: {expected[::5]}"
+    assert np.mean(expected[-5:]) < 0.7 * np.mean(expected[:5]), f"the run learned nothing: {expected[::5]}"
     assert_losses(f"losses in {dtype} with {optimizer}", losses, expected, dtype)
 
 
@@ -246,7 +246,7 @@ def test_another_seed_is_another_run(device: str) -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("way", ["to the CPU", "from the CPU"])
 def test_a_run_moves_to_another_device_midway(device: str, optimizer: str, way: str) -> None:
-    """On machines without a GPU the other device is one of NumPy's under another name: the run goes on to the bit."""
+    """Without a GPU the other device is NumPy under another name, and the run continues bit for bit."""
     with twin_device() as twin:
         first, second = (device, "cpu") if way == "to the CPU" else ("cpu", device)
         if first == second:
@@ -256,7 +256,7 @@ def test_a_run_moves_to_another_device_midway(device: str, optimizer: str, way: 
         start = Run(Place(first), optimizer)
         before = host(start.losses(EPOCHS // 2))
         rest = Run(Place(second), optimizer, seed=99)
-        rest.losses(1)  # a state of its own, to be replaced
+        rest.losses(1)  # another state, which load replaces
         rest.load(start.state())
         losses = np.concatenate([before, host(rest.losses(EPOCHS - EPOCHS // 2))])
         assert {str(p.device).partition(":")[0] for p in rest.model.parameters()} == {second.partition(":")[0]}

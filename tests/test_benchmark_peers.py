@@ -1,4 +1,4 @@
-"""The comparison with peers: a tiny run of the rows that need NumPy alone, and what becomes of rows that are wrong."""
+"""The comparison with peers: a tiny run of the rows that need only NumPy, and the handling of broken rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Broken(PlainNumpy):
 
 @pytest.fixture
 def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two rows more: one that computes something else, one that crashes."""
+    """Two more rows: one that computes something else, one that crashes."""
     (tmp_path / "planted.py").write_text(PLANTED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setitem(ROWS, "wrong", Row("a wrong row", "planted:Wrong"))
@@ -67,7 +67,7 @@ def test_rows_that_need_numpy_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_the_environment_of_a_row_does_not_choose_its_kernels(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And what NumPy's BLAS found right for the processor is told."""
+    """And NumPy's BLAS reports the kernels that it chose for the processor."""
     heads = []
     for kernels in ("", "Nehalem"):
         monkeypatch.setenv("OPENBLAS_CORETYPE", kernels)

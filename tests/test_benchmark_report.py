@@ -1,4 +1,4 @@
-"""The benchmarks' report and the one idea of their timing: the wait for the device is inside the timed call."""
+"""The benchmarks' report, and that the timed call includes the wait for the device."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_one_batch_size_makes_no_plot(results: Path, capsys: pytest.CaptureFixtu
 
 
 class Clock:
-    """As much of pytest-benchmark's fixture as `measure` uses: it notes how long calls take."""
+    """The part of pytest-benchmark's fixture that `measure` uses: it notes how long calls take."""
 
     enabled = True
 
@@ -132,7 +132,7 @@ class Clock:
 
 @pytest.mark.parametrize("setup", [None, tuple])
 def test_the_wait_for_the_device_is_timed(setup: Any) -> None:
-    """A stand-in for a GPU: the call only starts the work, of 5 ms."""
+    """A stand-in for a GPU: a call only starts work that takes 5 ms."""
     running: list[threading.Timer] = []
 
     def launch() -> None:
@@ -151,7 +151,7 @@ def test_the_wait_for_the_device_is_timed(setup: Any) -> None:
 
 def test_the_times_are_those_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(time, "perf_counter", iter(range(100)).__next__)  # so that each call takes 1 s
+    monkeypatch.setattr(time, "perf_counter", iter(range(100)).__next__)  # each call takes 1 s
     measure(clock, lambda: None, lambda: None, tuple, max_time=0.0, min_rounds=3, steps=10)
     assert clock.times == [0.1] * 3
 
@@ -174,7 +174,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(*words: str) -> str:
-    """What Python prints, in the folder of the project."""
+    """Return what Python prints, in the folder of the project."""
     environment = {name: v for name, v in os.environ.items() if not name.startswith("PYTEST_")}  # xdist's too
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=300
@@ -184,14 +184,14 @@ def run(*words: str) -> str:
 
 
 def seconds(words: str) -> float:
-    """The seconds of "1.07 ms"."""
+    """Return the seconds of a text like "1.07 ms"."""
     number, unit = words.split()
     return float(number) * {"ms": 1e-3, "µs": 1e-6, "us": 1e-6}[unit]
 
 
 @pytest.mark.slow
 def test_the_screen_the_file_and_the_report_give_the_time_of_one_step(tmp_path: Path) -> None:
-    """And pytest-benchmark's own comparison takes the file, by parameter, too."""
+    """And pytest-benchmark's own comparison accepts the file, grouped by parameter."""
     path = tmp_path / "x.json"
     words = ["benchmarks/test_train_step.py", "-k", "tiny-32-cpu-gradflow", "--benchmark-max-time=0.1"]
     out = run("-m", "pytest", "-p", "no:cacheprovider", *words, f"--benchmark-json={path}")

@@ -1,4 +1,4 @@
-"""The measurement of scaling: a tiny run of gradflow's row, and the options."""
+"""The scaling benchmark: a tiny run of gradflow's row, and the options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TINY_RUN = ["--rounds", "1", "--turn", "0.01", "--threads", "1"]
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little to measure: one row, one sweep of two points."""
+    """Reduce the benchmark to one row and one sweep of two points."""
     sweep = sweeps.sweep("depth", "layers", {n: ((4,) * n + (2,), 8) for n in (1, 2)})
     monkeypatch.setattr(sweeps, "ROWS", ("gradflow",))
     monkeypatch.setattr(sweeps, "USUAL", (TINY,))

@@ -1,4 +1,4 @@
-"""The command `gradflow`: what it prints and leaves behind, and that a mistake is one line and exit status 2."""
+"""The command `gradflow`: its output, its files, and that invalid input prints one line and exits with status 2."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from gradflow.training.settings import SETTING_NAMES
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {"config.toml", "curves.png", "metrics.csv", "weights.safetensors"}
 QUICK = ("--epochs", "1", "--hidden", "4", "--device", "cpu")
-DEADLINE = 240.0  # seconds after which a command counts as hanging
+DEADLINE = 240.0  # seconds until a command counts as hanging
 
 needs_extra = pytest.mark.usefixtures("_extra")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and pipes of POSIX")
 
 
 class Ended(NamedTuple):
-    """How a command ended and what it printed."""
+    """The exit status and the output of a command."""
 
     status: int
     out: str
@@ -83,7 +83,7 @@ def content(folder: str, *names: str) -> list[bytes]:
 
 
 def tree() -> set[str]:
-    """All that lies in the current folder."""
+    """All files and folders in the current folder."""
     return {str(p) for p in Path().rglob("*")}
 
 
@@ -250,7 +250,7 @@ def test_the_note_on_a_config_names_each_difference(command: Any, monkeypatch: p
     assert {"gradflow", "python", "numpy", "scikit_learn", "machine", "device", "kernels", "blas", "threads"} <= set(
         recorded
     )
-    assert re.search(r"\S+ \d\S* \S+", recorded["blas"]), "the library, its version, and whose kernels"
+    assert re.search(r"\S+ \d\S* \S+", recorded["blas"]), "library, version, and processor type of its kernels"
     for name, value in recorded.items():
         other = f"{name} = {7 if name == 'threads' else chr(34) + 'another' + chr(34)}"
         settings, heading, rest = text.partition("[environment]")
@@ -465,7 +465,7 @@ def test_a_library_that_is_told_nonsense_says_so_too() -> None:
 @needs_extra
 @pytest.mark.parametrize("how", ["backend", "usetex", "not text"])
 def test_what_matplotlib_was_told_does_not_matter(how: str) -> None:
-    """No backend for windows, no TeX: the picture is made with matplotlib's own settings."""
+    """The plot needs no window and no TeX: it is drawn with matplotlib's default settings."""
     settings = {"usetex": b"text.usetex: True\nfigure.figsize: 1, 1\n", "not text": b"\xff\xfe", "backend": b""}[how]
     Path("matplotlibrc").write_bytes(settings)
     variables = {"MPLBACKEND": "no_such_backend"} if how == "backend" else {"MATPLOTLIBRC": "matplotlibrc"}
@@ -476,7 +476,7 @@ def test_what_matplotlib_was_told_does_not_matter(how: str) -> None:
     assert done.returncode == 0, done.stderr
     assert re.fullmatch("test accuracy .+; saved in r\n", done.stdout)
     there = {p.name for p in Path("r").iterdir()}
-    if how == "not text":  # matplotlib cannot even be imported then
+    if how == "not text":  # then matplotlib cannot even be imported
         assert re.fullmatch(r"gradflow: note: there is no curves\.png: .+", done.stderr.splitlines()[-1])
         assert there == FILES - {"curves.png"}
     else:
@@ -538,7 +538,7 @@ def test_a_failure_of_the_machine_is_one_line(error: Exception, command: Any, mo
 def started(
     *words: str, module: tuple[str, ...] = ("-m", "gradflow"), environment: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The command in a process of its own, which takes Ctrl-C even where this one ignores it."""
+    """The command in a new process, which handles Ctrl-C even if this process ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
@@ -563,7 +563,7 @@ def started(
 
 
 def wait_for(pattern: bytes, stream: IO[bytes] | None) -> bytes:
-    """Read the stream up to something that matches."""
+    """Read the stream until something matches."""
     assert stream is not None
     seen = b""
     while not re.search(pattern, seen):
@@ -640,7 +640,7 @@ LONG = ("train", "iris", "--hidden", "8", "--epochs", "20000", "--device", "cpu"
 
 @contextlib.contextmanager
 def entered(imported: str, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The command by its entry module, which gets a Ctrl-C when it begins to import the module `imported`."""
+    """The command by its entry module, interrupted by Ctrl-C when it starts to import the module `imported`."""
     folder = Path("entry")
     folder.mkdir()
     (folder / "gradflow_command.py").write_bytes((ROOT / "gradflow" / "__main__.py").read_bytes())
@@ -651,7 +651,7 @@ def entered(imported: str, *words: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def assert_interrupted(process: subprocess.Popen[bytes]) -> str:
-    """It ended as after Ctrl-C, in one line, with whole epochs or nothing; what it said last."""
+    """Check that it ended as after Ctrl-C, with one line, and complete epochs or no files; return its last line."""
     out, err = process.communicate()
     assert (process.returncode, b"Traceback" in err) == (130, False), (out, err)
     last = err.decode().splitlines()[-1]
@@ -673,7 +673,7 @@ LATE = ["gradflow_numpy.backend", "numba", "llvmlite.binding", "gradflow_numpy.c
 @needs_extra
 @pytest.mark.parametrize("imported", [*EARLY, *LATE])
 def test_ctrl_c_during_an_import(imported: str) -> None:
-    """Before there is a run it ends all at once; afterwards the import is finished first."""
+    """Before the run starts it ends at once; after that, the import finishes first."""
     if imported not in ["gradflow_numpy.backend", *EARLY]:
         pytest.importorskip("numba")
     with entered(imported, *LONG) as process:

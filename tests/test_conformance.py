@@ -1,4 +1,4 @@
-"""The conformance kit: what it finds in good backends and in broken ones, and what it says.
+"""The conformance kit: its results for good and for broken backends, and its output.
 
 The kit itself is collected from `gradflow/testing/conformance` with the rest of the tests and then checks `cpu`. Here
 it runs as users run it, in processes of its own from another folder: whole on other backends (40 s each), and in parts
@@ -31,7 +31,7 @@ from gradflow.testing.causes import Outcome, cause, declaration
 ROOT = Path(__file__).resolve().parent.parent
 KIT = "gradflow.testing.conformance"
 LEAST = 5000
-"""Checks of a backend; a number much below the 7571 of `cpu` would mean that some are not found any more."""
+"""The least number of checks; `cpu` has 7571, and far fewer would mean that some are not collected."""
 
 
 def environment() -> dict[str, str]:
@@ -40,14 +40,14 @@ def environment() -> dict[str, str]:
 
 
 def run_kit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`pytest` with the kit, from a folder without any settings; warnings are failures."""
+    """Run pytest with the kit in a folder without settings; warnings are failures."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "--tb=short",
                "-p", "gradflow.testing.plugin", "--pyargs", *arguments]  # fmt: skip
     return subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True)
 
 
 def counts(out: str) -> dict[str, int]:
-    """The numbers of the kit's last line."""
+    """Return the numbers in the kit's last line."""
     found = re.search(r"^conformance of \S+: (\d+) checks: (\d+) passed, (\d+) failed, (\d+) declared", out, re.M)
     assert found is not None, out
     return dict(zip(("checks", "passed", "failed", "declared"), map(int, found.groups()), strict=True))
@@ -137,7 +137,7 @@ print(json.dumps(found))
 
 
 def node(check: str) -> str:
-    """Where a check is, by its name."""
+    """Return the file of a check, by its name."""
     module = {"test_kernel[": "test_kernels", "test_array_function[": "test_array_functions",
               "test_what_has_no_result_raises[": "test_array_functions", "test_python_numbers[": "test_array_functions",
               "test_random_bits[": "test_random", "test_dropout_masks[": "test_random",
@@ -146,7 +146,7 @@ def node(check: str) -> str:
 
 
 def sweep(folder: Path, runs: dict[str, list[str]]) -> dict[str, Any]:
-    """For each backend, the checks that fail and those that pass."""
+    """Return, for each backend, the checks that fail and those that pass."""
     command = [sys.executable, "-c", SWEEP, json.dumps(runs)]
     out = subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True)
     assert out.returncode == 0, out.stdout + out.stderr
@@ -156,7 +156,7 @@ def sweep(folder: Path, runs: dict[str, list[str]]) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_each_planted_fault_is_found_by_its_check_which_passes_without(tmp_path: Path) -> None:
-    """One test, so that the runs, which take long, are made by one worker."""
+    """One test, so that one worker does the slow runs."""
     runs = {name: [node(check)] for name, (check, _) in FAULTS.items()}
     every = sorted({check for checks in runs.values() for check in checks})
     outcomes = sweep(tmp_path, {**runs, "cpu": every})
@@ -175,7 +175,7 @@ def test_each_planted_fault_is_found_by_its_check_which_passes_without(tmp_path:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Of the backends that declare something, the checks that it is about."""
+    """Return the checks that the declarations of the backends are about."""
     about = [f"{KIT}.test_services", f"{KIT}.test_array_functions", "-k", "cumulative_sum or event or declarations"]
     return sweep(tmp_path_factory.mktemp("kit"), dict.fromkeys(("lacking", "humble", "confused"), about))
 
@@ -233,7 +233,7 @@ gf.register_backend("scanless", Scanless)
 
 @pytest.mark.slow
 def test_failures_end_by_cause_with_the_declaration_to_paste(tmp_path: Path) -> None:
-    """With what is pasted, the kit passes."""
+    """With the suggested declaration, the kit passes."""
     about = [f"{KIT}.test_services", f"{KIT}.test_array_functions", "-k", "cumulative_sum or event or declarations"]
     options = ["--gradflow-backend=scanless", "--gradflow-backend-module=scanless", "--tb=no"]
     (tmp_path / "scanless.py").write_text(SCANLESS)
@@ -243,11 +243,11 @@ def test_failures_end_by_cause_with_the_declaration_to_paste(tmp_path: Path) -> 
     assert re.search(rf"^by cause \({failed} failures, \d causes\):$", out, re.M)
     assert f"{failed - 1:6} NotImplementedError: no scan of N\n" in out
     assert "     1 NotImplementedError: no clock\n" in out
-    assert out.index("by cause") > out.rindex("\nFAILED "), "the list of failures comes first"
+    assert out.index("by cause") > out.rindex("\nFAILED "), "the list of failures must come first"
     pasted = re.search(r"^    unsupported = \{$.*?^    \}$", out, re.M | re.S)
     assert pasted is not None
     assert '"cumulative_sum' in pasted[0]
-    assert pasted[0].count("\n") <= 6, "a few names"
+    assert pasted[0].count("\n") <= 6, "more than a few names"
     (tmp_path / "scanless.py").write_text(SCANLESS.replace("    unsupported = {}", pasted[0]))
     done = run_kit(tmp_path, *about, *options)
     assert done.returncode == 0, done.stdout
@@ -258,7 +258,7 @@ def test_failures_end_by_cause_with_the_declaration_to_paste(tmp_path: Path) -> 
 
 
 def outcomes_of(failing: Any) -> list[Outcome]:
-    """Of checks of two functions for three dtypes, of which those fail that `failing` says."""
+    """Return outcomes of checks of two functions for three dtypes; `failing` says which fail."""
     return [
         Outcome([f, d, f"{f}[{d}]", f"test_{f}", f"test_{f}[{d}-{i}]"], "why" if failing(f, d, i) else "")
         for f in ("exp", "log") for d in ("float16", "float32", "float64") for i in range(2)

@@ -1,4 +1,4 @@
-"""Datasets and batches: what was held out stays unseen, and every device gets the same batches."""
+"""Datasets and batches: the test split stays unseen, and every device has the same batches."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_batches_are_copies_of_the_data_given() -> None:
 @pytest.mark.parametrize("labels", [[0, 3, 1], [0, -1, 1]])
 @pytest.mark.parametrize("part", ["training", "test"])
 def test_labels_without_an_output_are_refused_before_the_loss_sees_them(labels: list[int], part: str) -> None:
-    """Also on a device that does not look."""
+    """Also on a device whose kernels do not check labels."""
 
     def never(outputs: gf.Tensor, targets: gf.Tensor) -> gf.Tensor:
         raise AssertionError("the loss was computed")

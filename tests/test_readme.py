@@ -1,4 +1,4 @@
-"""The README is true: its snippets run and print what their comments say, and its commands exist."""
+"""The README is correct: its snippets run and print what their comments say, and its commands exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.step_breakdown` and `python -m benchmarks.threads`, on something tiny."""
+"""`python -m benchmarks.step_breakdown` and `python -m benchmarks.threads`, on a tiny workload."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def same_threads_after() -> Iterator[None]:
 @pytest.mark.skipif(importlib.util.find_spec("threadpoolctl") is None, reason="threadpoolctl is not installed")
 @pytest.mark.usefixtures("same_threads_after")
 def test_each_number_of_threads_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    assert threads.main(["0.02"]) in (0, 1)  # that of a machine which is used otherwise, too
+    assert threads.main(["0.02"]) in (0, 1)  # 1 on a machine with other load
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {TINY.size} |")]
     assert [int(row.split("|")[2]) for row in rows] == 3 * list(range(1, len(cores()) + 1))
 

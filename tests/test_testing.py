@@ -1,4 +1,4 @@
-"""`gradflow.testing`: agreement, the fake device, counting transfers, and training steps without any."""
+"""`gradflow.testing`: comparisons, the fake device, counting of transfers, and training steps without transfers."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_memory_of_a_fake_device(fake: FakeBackend) -> None:
     x = fake.zeros((1000,))
     view = fake.reshape(x, (10, 100))[3]
     del x
-    assert fake.memory_stats().current - before == 8000, "the view keeps it"
+    assert fake.memory_stats().current - before == 8000, "the view keeps the memory"
     big = fake.zeros((10000,))
     del view, big
     stats = fake.memory_stats()
@@ -294,7 +294,7 @@ WAYS: dict[str, Callable[[gf.Tensor], Any]] = {
     "synchronize": lambda x: gf.synchronize(x.device),
     "events": lambda x: _time_between_events(x.backend),
 }
-"""The ways to wait for a device; for two numbers, each waits once but for the last of them."""
+"""Ways to wait for a device. For two numbers, each waits once, except those in `TIMES`."""
 TIMES = {"numbers of an iteration": 2, "events": 3}
 
 
@@ -312,7 +312,7 @@ def test_each_way_to_wait_is_counted_and_forbidden(name: str, way: str) -> None:
         x = gf.ones(2)
         with count_transfers() as count:
             WAYS[way](x)
-        if (name, way) == ("cpu", "to"):  # read where it is
+        if (name, way) == ("cpu", "to"):  # no copy: the memory of the CPU is read in place
             assert (count.to_host, count.from_host, count.synchronizations) == (0, 1, 0)
             return
         waits = TIMES.get(way, 1)
@@ -361,7 +361,7 @@ def test_copies_to_a_device_are_counted_in_bytes(name: str) -> None:
         assert count.from_host == 0
         with forbid_sync(), count_transfers() as count:
             gf.tensor(np.ones((2, 3), "float32"))  # does not wait
-        # to the CPU's own library, its array is no transfer
+        # for NumPy on the CPU, an array is not a transfer
         assert (count.from_host, count.bytes_from_host) == ((0, 0) if name == "cpu" else (1, 24))
 
 
@@ -453,7 +453,7 @@ LOSSES: dict[str, tuple[Callable[..., Any], str]] = {
 
 
 def train(optimizer: str, loss: str, steps: int = 3) -> Callable[[], None]:
-    """A few steps with everything that a training loop has, ready to go, on the current device."""
+    """Return a function that trains for a few steps, with all parts of a training loop, on the current device."""
     model = nn.Sequential(nn.MLP([6, 16, 16], "gelu", 0.2), nn.LayerNorm(16), nn.Dropout(0.1), nn.Linear(16, CLASSES))
     x = gf.random.normal((24, 6))
     target = {"labels": gf.tensor(np.arange(24) % CLASSES), "shares": gf.softmax(x @ gf.random.normal((6, CLASSES)))}
@@ -512,7 +512,7 @@ def test_every_loss_and_optimizer_is_among_them() -> None:
 
 
 def test_subnormal_numbers_may_be_zero() -> None:
-    """In float32, where a GPU flushes them, and where a result is judged by a bound or in ulp."""
+    """In float32, since GPUs flush them, if a result is judged by a bound or in ulp."""
     tiny = float(np.finfo(np.float32).smallest_normal)
     assert compare(np.float32([0.0, 0.0]), [tiny / 2, -tiny / 2], ulp=4) == (0.0, 0.0, "")
     assert compare(np.float32([0.0]), [tiny / 2], bound=0.0).agrees

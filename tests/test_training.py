@@ -1,4 +1,4 @@
-"""The training loop, and runs: what they reach, that they repeat to the bit, and what they leave behind."""
+"""The training loop and whole runs: the scores they reach, their files, and that they repeat bit for bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = {"hidden": (16,), "epochs": 3, "device": "cpu"}
 
 
 def two_classes(device: str, n: int = 60) -> tuple[Batches, Batches]:
-    """Points on either side of a line, and the same again to test on."""
+    """Return shuffled batches of points on both sides of a line, and the same points for testing."""
     points = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
     labels = (points.sum(1) > 0).astype(np.int64)
     shuffled = Batches(points, labels, 16, gf.Generator(1), device=device)
@@ -56,7 +56,7 @@ def test_fit_repeats_bit_for_bit(device: str) -> None:
 
 def test_figures_are_means_over_samples_not_batches(device: str) -> None:
     epochs, model = run(device, 1, lr=0.02)
-    batches = two_classes(device)[1]  # of 25, 25 and 10 samples
+    batches = two_classes(device)[1]  # 25, 25 and 10 samples
     with gf.no_grad():
         outputs = model.eval()(batches.inputs)
         loss = gf.cross_entropy(outputs, batches.targets).item()
@@ -148,7 +148,7 @@ def test_saved_weights_are_those_of_the_last_row(tmp_path: Path) -> None:
 def test_a_run_repeats_bit_for_bit(device: str, tmp_path: Path) -> None:
     settings = Settings("wine", device=device, epochs=5)
     for name in ("one", "two"):
-        gf.random.uniform((7,))  # what happened before does not matter
+        gf.random.uniform((7,))  # earlier random numbers do not matter
         train(settings, tmp_path / name)
     for name in ("metrics.csv", "weights.safetensors"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
@@ -218,7 +218,7 @@ def test_bad_settings_are_named(setting: str, value: Any) -> None:
 
 
 def test_settings_may_be_numbers_of_numpy(tmp_path: Path) -> None:
-    """They are Python's afterwards, which a config can hold."""
+    """They become Python numbers, which a config can hold."""
     given = {"batch_size": 32, "epochs": 2, "seed": 7, "lr": 0.5, "dropout": 0.25, "hidden": (8, 4)}
     plain = Settings("iris", **given)
     numpys = {name: np.asarray(value)[()] for name, value in given.items() if name != "hidden"}

@@ -1,9 +1,9 @@
 """Whole training runs against PyTorch from the same initial weights, data and order.
 
-In float64 the losses of all 50 steps agree to 1e-9 and so do the final weights. Each step of both programs rounds at
-2^-53 and in another order, which these runs, at rates where training is stable, multiply by less than 1e6.
-In float32 the bound is 50 steps * K * eps, K = 32 being the longest sum: what the rounding of the sums of 50 steps adds
-up to at worst where a step does not expand differences.
+In float64 the losses of all 50 steps and the final weights agree to 1e-9. Both programs round at 2^-53, in different
+order; at learning rates where training is stable, these runs multiply such differences by less than 1e6.
+In float32 the bound is 50 steps * K * eps, where K = 32 is the longest sum: the largest rounding error of the sums of
+50 steps if a step does not enlarge differences.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RTOL = {"float64": 1e-9, "float32": STEPS * BATCH * eps("float32")}
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """The networks are too small for threads to help: with them, PyTorch takes several times as long."""
+    """The networks are too small for threads: with several, PyTorch takes several times as long."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -58,7 +58,7 @@ MODULES = {
 
 
 def models(activation: str, dtype: str, normalise: bool = False, fused: bool = True) -> tuple[nn.Module, Any]:
-    """The same network of three layers twice, with the same weights."""
+    """Return the same network of three layers in both libraries, with the same weights."""
     norm = [nn.LayerNorm(WIDTH, dtype=dtype)] if normalise else []
     act = [] if fused else [MODULES[activation]()]
     name = activation if fused else None
@@ -104,7 +104,7 @@ def train(
     clip: float | None = None,
     scheduler: Any = None,
 ) -> None:
-    """Both runs, step by step; AssertionError, with the numbers, at the first loss or final weight that differs."""
+    """Train both, step by step. Raises AssertionError at the first loss or final weight that differs."""
     (ours, theirs), (our_opt, their_opt), (our_loss, their_loss) = pair, optimizers, losses
     first = None
     for step, (x, y) in enumerate(data):
@@ -124,7 +124,7 @@ def train(
             scheduler.step()
         first = b.item() if first is None else first
         assert a.item() == pytest.approx(b.item(), rel=RTOL[dtype]), f"loss of step {step}"
-    assert b.item() != first, "nothing was learnt"
+    assert b.item() != first, "the run learned nothing"
     for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         expected = q.detach().numpy()
         atol = RTOL[dtype] * np.abs(expected).max()
@@ -254,7 +254,7 @@ def test_each_reduction_and_its_gradient(name: str, reduction: str) -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", ["sgd momentum", "adam", "adamw", "rmsprop momentum"])
 def test_parameter_groups(name: str, dtype: str) -> None:
-    """Weights and biases interleave in the model, so that the flat buffer is not in the order of the model."""
+    """Weights and biases alternate in the model, so the order of the flat buffer differs from that of the model."""
     pair = models("tanh", dtype)
     cls, options = OPTIMIZERS[name]
     made = []

@@ -1,4 +1,4 @@
-"""A second device that every machine has, to the bit like the first."""
+"""A second device on every machine, equal to the CPU bit for bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradflow.backend import discovery, registry
 
 @contextlib.contextmanager
 def twin_device() -> Iterator[str]:
-    """The name of a second device that every machine has: NumPy's backend under another name."""
+    """Inside a `with`, register NumPy's backend under another name; yields that name."""
     cpu = type(gf.get_backend("cpu"))
     gf.register_backend("twin", type("Twin", (cpu,), {"name": "twin"}))
     try:
