@@ -6,9 +6,8 @@ them, which come from the lists of their own modules.
 
 from gradflow.autograd.grad_mode import enable_grad, is_grad_enabled, no_grad
 from gradflow.backend import Device, Diagnosis
-from gradflow.backend.discovery import DeviceUnavailableError
+from gradflow.backend.device import DeviceMismatchError, DeviceUnavailableError
 from gradflow.backend.registry import (
-    DeviceMismatchError,
     choose_device,
     current_device,
     devices,

@@ -107,9 +107,7 @@ class LabBackend(Backend):
 def second_device() -> Iterator[str]:
     gf.register_backend("lab", LabBackend)
     yield "lab"
-    discovery._registered.pop("lab")
-    for d in [d for d in registry._backends if d.type == "lab"]:
-        del registry._backends[d]
+    registry.unregister_backend("lab")
 
 
 # ---------------------------------------------------------------------- names
@@ -190,7 +188,7 @@ def test_a_device_that_cannot_be_used_is_refused_with_the_diagnosis(monkeypatch:
         def diagnose(cls) -> Diagnosis:
             return Diagnosis(False, "the lab is closed", "ask for the key")
 
-    monkeypatch.setattr(discovery, "_registered", {"lab": lambda: Closed})
+    monkeypatch.setattr(discovery, "_registered", {"lab": Closed})
     with pytest.raises(gf.DeviceUnavailableError, match="'lab:0' cannot be used: the lab is closed; ask for the key"):
         gf.zeros(1, device="lab")
     assert all(d.type != "lab" for d in gf.devices())

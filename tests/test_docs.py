@@ -195,8 +195,7 @@ def recorder() -> Iterator[Recorder]:
     backend = gf.get_backend("recorder")
     assert isinstance(backend, Recorder)
     yield backend
-    del discovery._registered["recorder"]
-    registry._backends.pop(gf.Device("recorder"), None)
+    registry.unregister_backend("recorder")
 
 
 def test_gradflow_passes_what_the_page_says_and_nothing_else(recorder: Recorder) -> None:

@@ -416,7 +416,7 @@ def test_a_backend_made_inside_is_watched_and_outside_nothing_is(monkeypatch: py
                 self.synchronize()  # a part of the copy
                 return super().to_host(array)
 
-        monkeypatch.setitem(discovery._registered, "late", lambda: Late)
+        monkeypatch.setitem(discovery._registered, "late", Late)
         gf.ones(2, device="late").tolist()
     assert (count.to_host, count.synchronizations) == (1, 1)
     assert "__getattribute__" not in vars(Backend)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import gradflow as gf
-from gradflow.backend import discovery, registry
+from gradflow.backend import registry
 
 
 @contextlib.contextmanager
@@ -17,5 +17,4 @@ def twin_device() -> Iterator[str]:
     try:
         yield "twin"
     finally:
-        del discovery._registered["twin"]
-        registry._backends.pop(gf.Device("twin"), None)
+        registry.unregister_backend("twin")

@@ -1,4 +1,4 @@
-"""Devices, and the records in which a backend reports about them."""
+"""Devices, what a backend reports about them, and the errors about them."""
 
 from __future__ import annotations
 
@@ -53,6 +53,18 @@ class Device:
 
     def __repr__(self) -> str:
         return f"Device('{self}')"
+
+
+class DeviceUnavailableError(RuntimeError):
+    """The requested device cannot be used; the message says why and what to type."""
+
+    __module__ = "gradflow"
+
+
+class DeviceMismatchError(RuntimeError):
+    """An operation got tensors on different devices; the message names each tensor, and the fix."""
+
+    __module__ = "gradflow"
 
 
 class Diagnosis(NamedTuple):

@@ -15,13 +15,12 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
 from functools import cache, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradflow.backend.contract import Backend
-from gradflow.backend.device import Diagnosis
+from gradflow.backend.device import DeviceUnavailableError, Diagnosis
 from gradflow.environment import VariableError, delayed_interrupts, switch
 from gradflow.text import one_line
 
@@ -32,12 +31,6 @@ _OWN_FIX = {
     "cpu": "type: pip install --force-reinstall numpy",
     "cuda": "reinstall gradflow-autograd",
 }
-
-
-class DeviceUnavailableError(RuntimeError):
-    """The requested device cannot be used; the message says why and what to type."""
-
-    __module__ = "gradflow"
 
 
 class Claim(NamedTuple):
@@ -52,7 +45,7 @@ class Claim(NamedTuple):
         return f"{self.package} {self.version} ({self.value})".replace("  ", " ")
 
 
-_registered: dict[str, Callable[[], type[Backend]]] = {}
+_registered: dict[str, type[Backend]] = {}
 _loaded: dict[str, type[Backend] | Diagnosis] = {}
 
 
@@ -61,7 +54,12 @@ def register(prefix: str, backend: type[Backend]) -> None:
     if not _may_be_claimed(prefix):
         raise ValueError(f"a backend's prefix is an identifier other than auto, cpu and cuda; got {prefix!r}")
     check_name(prefix, backend)
-    _registered[prefix] = lambda: backend
+    _registered[prefix] = backend
+
+
+def unregister(prefix: str) -> None:
+    """Undo `register`; KeyError if the prefix is not registered."""
+    del _registered[prefix]
 
 
 def check_name(prefix: str, backend: Any) -> None:
@@ -172,7 +170,7 @@ def find(prefix: str) -> type[Backend] | Diagnosis:
             "blocked",
         )
     if prefix in _registered:
-        return _registered[prefix]()
+        return _registered[prefix]
     if len(claims) > 1:
         fixes = ", or: ".join(f"pip uninstall {claim.package}" for claim in claims)
         return Diagnosis(

@@ -10,15 +10,15 @@ from operator import index
 from typing import Any
 
 from gradflow.backend.contract import Backend
-from gradflow.backend.device import Device, Diagnosis, MemoryStats
+from gradflow.backend.device import Device, DeviceUnavailableError, Diagnosis, MemoryStats
 from gradflow.backend.discovery import (
-    DeviceUnavailableError,
     backend_class,
     backend_prefixes,
     check_name,
     failed,
     find,
     register,
+    unregister,
 )
 from gradflow.modes import Mode
 from gradflow.text import one_line, printable
@@ -26,12 +26,6 @@ from gradflow.text import one_line, printable
 logger = logging.getLogger("gradflow")
 MOST_DEVICES = 4096
 """A backend that counts more devices is considered faulty."""
-
-
-class DeviceMismatchError(RuntimeError):
-    """An operation got tensors on different devices; the message names each tensor, and the fix."""
-
-    __module__ = "gradflow"
 
 
 DeviceLike = str | Device
@@ -46,6 +40,16 @@ def register_backend(prefix: str, backend: type[Backend]) -> None:
     raises ValueError.
     """
     register(prefix, backend)
+    _forget_objects(prefix)
+
+
+def unregister_backend(prefix: str) -> None:
+    """Undo `register_backend`, for tests; KeyError if the prefix is not registered."""
+    unregister(prefix)
+    _forget_objects(prefix)
+
+
+def _forget_objects(prefix: str) -> None:
     for device in [d for d in _backends if d.type == prefix]:
         del _backends[device]
 

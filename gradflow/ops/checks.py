@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-from gradflow.backend.registry import DeviceMismatchError
+from gradflow.backend.device import DeviceMismatchError
 from gradflow.dtypes import as_dtype, is_number
 from gradflow.shapes import check_broadcast
 from gradflow.tensor import Tensor

@@ -23,7 +23,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from emulated_device import EmulatedBackend
 
     emulated_cupy.install(monkeypatch)
-    monkeypatch.setitem(discovery._registered, "emulated", lambda: EmulatedBackend)
+    monkeypatch.setitem(discovery._registered, "emulated", EmulatedBackend)
     yield sys.modules["cupy"]
     for device in [d for d in device_module._backends if d.type == "emulated"]:
         del device_module._backends[device]

@@ -387,8 +387,8 @@ def test_services_run_on_their_own_device(cupy: Any, monkeypatch: pytest.MonkeyP
 
 
 WITHOUT_ARRAYS = {
-    "describe", "device_count", "diagnose", "dtype_name", "host_values", "kernels", "memory_stats", "num_threads",
-    "prepare", "set_num_threads", "stream", "supports", "synchronize", "sigmoid", "dropout_factors",
+    "describe", "device_count", "diagnose", "dtype_name", "find_dtypes", "host_values", "kernels", "memory_stats",
+    "num_threads", "prepare", "set_num_threads", "stream", "supports", "synchronize", "sigmoid", "dropout_factors",
 }  # fmt: skip
 """The methods of a backend that make no array and launch nothing, or do so through others alone."""
 

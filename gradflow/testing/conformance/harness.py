@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.backend import KERNELS, Backend, discovery, registry
+from gradflow.backend import KERNELS, Backend, registry
 from gradflow.testing.conformance import REALS
 from gradflow.testing.tolerances import assert_agree, eps
 
@@ -202,5 +202,4 @@ def reference_device() -> Iterator[str]:
     try:
         yield "reference"
     finally:
-        discovery._registered.pop("reference")
-        registry._backends.pop(gf.Device("reference"), None)
+        registry.unregister_backend("reference")
