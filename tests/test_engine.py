@@ -882,37 +882,81 @@ def test_a_walk_within_a_walk_adds_to_the_leaf_that_the_outer_one_writes_to(trai
     del keep
 
 
+class Slow:
+    """A gradient of ones. Adding it sets `begun`, and then waits until `finish` is set."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.dtype = np.dtype("float32")
+        self.begun, self.finish = threading.Event(), threading.Event()
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        self.begun.set()
+        self.finish.wait(20)
+        return np.ones(self.shape, dtype="float32")
+
+
+def test_what_is_added_while_a_walk_writes_to_the_buffer_is_not_lost() -> None:
+    """One thread claims a leaf. Another begins to add to it, and is not done when the first one is."""
+    w = gf.ones((2, 3), requires_grad=True)
+    optimizer = gf.optim.SGD([w], lr=1.0)
+    slow = Slow(w.shape)
+
+    def waits(F: Any, g: Any, _out: Any, _x: Any) -> Any:
+        adding.start()
+        assert slow.begun.wait(20)
+        return g
+
+    adding = threading.Thread(target=lambda: accumulate(w._node, slow))
+    x = gf.operation("waits", lambda F, x: F.add(x, 0.0), waits)(gf.ones((1, 3), requires_grad=True))
+    gf.linear(x, w).sum().backward()
+    slow.finish.set()
+    adding.join()
+    assert w.grad.tolist() == [[2.0] * 3] * 2
+    optimizer.step()
+    assert w.tolist() == [[-1.0] * 3] * 2
+
+
+def test_no_walk_writes_to_the_buffer_of_a_leaf_that_another_thread_adds_to() -> None:
+    w = gf.ones((2, 3), requires_grad=True)
+    optimizer = gf.optim.SGD([w], lr=1.0)
+    slow = Slow(w.shape)
+    loss = gf.linear(gf.ones((1, 3)), w).sum()
+    adding = threading.Thread(target=lambda: accumulate(w._node, slow))
+    walking = threading.Thread(target=loss.backward)
+    adding.start()
+    assert slow.begun.wait(20)
+    walking.start()
+    walking.join(0.2)
+    slow.finish.set()
+    adding.join()
+    walking.join()
+    assert w.grad.tolist() == [[2.0] * 3] * 2
+    optimizer.step()
+    assert w.tolist() == [[-1.0] * 3] * 2
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_child_forked_while_another_thread_adds_a_gradient_or_draws_does_not_deadlock() -> None:
-    inside, go_on = threading.Event(), threading.Event()
     w = gf.ones(2, requires_grad=True)
     (w * 1.0).sum().backward()
-
-    class Slow:
-        """A gradient that is slow to add."""
-
-        dtype = w.array.dtype
-
-        def __array__(self, *_: Any, **__: Any) -> Any:
-            inside.set()
-            go_on.wait(20)
-            return np.ones(2, dtype="float32")
+    slow = Slow(w.shape)
 
     def hold() -> None:
         with generator._counter_lock:
-            accumulate(w._node, Slow())
+            accumulate(w._node, slow)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert inside.wait(20)
+    assert slow.begun.wait(20)
     child = os.fork()
     if child == 0:
         signal.alarm(20)  # ends a child that deadlocks
         (w * 1.0).sum().backward()
         gf.random.normal((2,))
         os._exit(0 if w.grad.tolist() == [2.0, 2.0] else 1)
-    go_on.set()
+    slow.finish.set()
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert w.grad.tolist() == [2.0, 2.0]
