@@ -1,7 +1,7 @@
-"""Data types by name, the same on every backend.
+"""Data types, the same on every backend.
 
-An array library has dtype objects of its own; gradflow's are names that each backend maps to them, so that
-`t.dtype == gradflow.float32` reads the same whatever library holds the values.
+Each array library has its own dtype objects. gradflow's are names that a backend maps to them, so that
+`t.dtype == gradflow.float32` works for every array library.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 class DType:
     """A data type: its `name`, its `kind` ("bool", "int", "uint" or "float") and its `itemsize` in bytes.
 
-    `limits` are the smallest and the largest number of an integer type. A dtype equals its own name and another
-    library's dtype of that name: `gradflow.float32 == "float32"`.
+    `limits` are the smallest and the largest number of an integer type. A dtype equals its name, and a dtype of that
+    name of another library: `gradflow.float32 == "float32"`.
     """
 
     __slots__ = ("itemsize", "kind", "limits", "name")
@@ -29,7 +29,7 @@ class DType:
 
     @property
     def is_floating(self) -> bool:
-        """Whether values of this type can carry a gradient."""
+        """Whether this is a floating-point type, whose tensors can require grad."""
         return self.kind == "float"
 
     def __repr__(self) -> str:
@@ -75,15 +75,17 @@ DTYPES: dict[str, DType] = {
 }  # fmt: skip
 
 DEFAULT = float32
-"""The dtype of Python numbers, and of what integers become in a floating-point operation."""
+"""The default dtype: that of Python numbers, and of integers in floating-point operations."""
 
 _PYTHON_TYPES: dict[object, DType] = {float: float32, int: int64, bool: bool_}
 
 
 def as_dtype(dtype: Any) -> DType:
-    """The gradflow dtype that `dtype` (one of gradflow's, a name, or another library's) stands for.
+    """The gradflow dtype that `dtype` names.
 
-    Raises TypeError for what names none of them, complex types included.
+    dtype: a gradflow dtype, a name, a dtype of another library, or a Python type (float, int, bool).
+
+    Raises TypeError for an unknown dtype, also a complex one.
 
     >>> as_dtype("float64")
     gradflow.float64
@@ -97,12 +99,12 @@ def as_dtype(dtype: Any) -> DType:
         name = str(dtype)
     found = DTYPES.get(name.rpartition(".")[2])
     if found is None:
-        raise TypeError(f"no gradflow dtype is called {name!r}; there are {', '.join(DTYPES)}")
+        raise TypeError(f"unknown dtype {name!r}; there are {', '.join(DTYPES)}")
     return found
 
 
 def is_number(x: Any) -> bool:
-    """Whether x is a Python number, or a NumPy scalar that counts as one (its bool is no number to Python)."""
+    """Whether x is a Python number or a NumPy scalar, bools included."""
     return (
         x.__class__ in _PYTHON_TYPES
         or isinstance(x, Real)
@@ -111,10 +113,10 @@ def is_number(x: Any) -> bool:
 
 
 def weak_number(name: str, value: Any, dtype: DType) -> Any:
-    """A number for the operation `name` with a tensor of `dtype`, as a bool, an int or a float.
+    """A number that the operation `name` combines with a tensor of `dtype`, as a bool, an int or a float.
 
-    Raises TypeError for anything but a number; where an integer dtype cannot hold it, ValueError for NaN and fractions,
-    OverflowError for numbers out of range.
+    Raises TypeError for anything but a number. For an integer dtype, NaN and fractions raise ValueError, numbers out of
+    range OverflowError.
     """
     if not is_number(value):
         raise TypeError(f"{name} takes a number; got {type(value).__name__}")
@@ -125,14 +127,14 @@ def weak_number(name: str, value: Any, dtype: DType) -> Any:
     try:
         whole = int(value)
     except ValueError:
-        raise ValueError(f"{name}: {dtype} holds no NaN: replace it, or choose another dtype") from None
+        raise ValueError(f"{name}: {dtype} cannot hold NaN: replace it, or choose another dtype") from None
     except OverflowError:
-        raise OverflowError(f"{name}: {dtype} holds no infinity: {_REMEDY}") from None
+        raise OverflowError(f"{name}: {dtype} cannot hold infinity: {_REMEDY}") from None
     low, high = dtype.limits
     if not low <= whole <= high:
         raise OverflowError(f"{name}: {value} is beyond {dtype}, which holds {low} to {high}: {_REMEDY}")
     if whole != value:
-        raise ValueError(f"{name}: {value} is no whole number, which {dtype} holds: {_REMEDY}")
+        raise ValueError(f"{name}: {value} is not an integer, and {dtype} holds only integers: {_REMEDY}")
     return whole
 
 
@@ -140,7 +142,7 @@ _REMEDY = "round or clip it, or choose another dtype"
 
 
 def promote(a: DType, b: DType) -> DType:
-    """The dtype of an operation on tensors of dtypes `a` and `b`: floating beats integer, wider beats narrower.
+    """The dtype of an operation on tensors of dtypes `a` and `b`: floating-point before integer, wider before narrower.
 
     As in PyTorch, an integer tensor never widens a floating one: int64 with float32 is float32.
     float16 with bfloat16 is float32; a signed with an unsigned integer is the next wider signed one.

@@ -104,7 +104,7 @@ def test_masked_arrays_are_refused_with_the_way_out(mask: Any, device: str) -> N
         lambda: Dataset("d", masked.astype("float32").reshape(2, 1), np.array([0, 1]), ("a", "b")),
     ]  # fmt: skip
     for call in calls:
-        with pytest.raises(TypeError, match=r"masked array .* fill them first, as with \.filled\(0\)"):
+        with pytest.raises(TypeError, match=r"masked array .* fill them first, for example with \.filled\(0\)"):
             call()
     assert gf.tensor(masked.filled(0.0), device=device).shape == (2,)
 
@@ -128,10 +128,10 @@ _RECORDS = np.zeros(2, [("age", "f4"), ("name", "U3")])
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (np.array([1.0, "a", None], object), r"got text \('a'\): .* number words with numpy\.unique"),
-        (np.array([1, None], object), r"Python objects like None: convert numbers with \.astype\('float32'\), .* NaN"),
+        (np.array([1.0, "a", None], object), r"got text \('a'\): .* encode words with numpy\.unique"),
+        (np.array([1, None], object), r"Python objects like None: convert numbers with \.astype\('float32'\) .* NaN"),
         (np.array([1, 2], object), r"Python objects like 1: convert numbers with \.astype\('float32'\)"),
-        (np.array(["1", "2"]), r"text \(<U1\): convert numbers with .* number words with numpy\.unique"),
+        (np.array(["1", "2"]), r"text \(<U1\): convert numbers with .* encode words with numpy\.unique"),
         (np.array([b"1"]), r"text \(\|S1\)"),
         (np.array(["1"], np.dtypes.StringDType()), r"text \(StringDType"),
         (np.array(["2026-01-01"], "datetime64[D]"), r"dates \(datetime64\[D\]\): count from one of them"),
@@ -142,7 +142,7 @@ _RECORDS = np.zeros(2, [("age", "f4"), ("name", "U3")])
         (Table(age="float64", name="object"), r"it cannot hold columns 'name' \(object\): leave them out"),
         (Table(a="Float64", day="Datetime", s="String"), r"columns 'day' \(Datetime\), 's' \(String\)"),
         (Table(a="bool", b="float64"), r"columns 'a' \(bool\), 'b' \(float64\)"),
-        ([1.0, "a"], r"made of numbers; got 'a' among them: convert numbers with float\(\), and give each word"),
+        ([1.0, "a"], r"made of numbers; got 'a' among them: convert numbers with float\(\), and encode words"),
         ([[1.0], [None]], r"got None among them: for a missing number write math\.nan"),
         ([1.0, 1j], r"got 1j among them: .* take \.real and \.imag"),
         ([np.datetime64("2026-01-01")], r"dates \(datetime64"),
@@ -176,7 +176,7 @@ def test_a_table_of_numbers_is_taken(device: str) -> None:
     ],
 )
 def test_ragged_lists_are_refused_with_the_place(data: Any, where: str) -> None:
-    with pytest.raises(ValueError, match=f"unequal lengths do not make a tensor: {where}"):
+    with pytest.raises(ValueError, match=f"a tensor cannot be made of lists of unequal lengths: {where}"):
         gf.tensor(data)
 
 

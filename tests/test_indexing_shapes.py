@@ -670,7 +670,7 @@ def test_padding_as_numpy(shape: tuple[int, ...], data: Any) -> None:
         (lambda x: gf.layer_norm(x, (3,), gf.ones(2)), "weights of that shape"),
         (lambda x: gf.dropout(x, 1.0), "0 <= p < 1"),
         (lambda x: gf.dropout(x, -0.1), "0 <= p < 1"),
-        (lambda x: gf.mse_loss(x, gf.ones(3)), "one shape"),
+        (lambda x: gf.mse_loss(x, gf.ones(3)), "equal shapes"),
         (lambda x: gf.mse_loss(x, x, reduction="avg"), "mean, sum, none"),
         (lambda x: gf.huber_loss(x, x, delta=0), "delta > 0"),
         (lambda x: gf.cross_entropy(x, gf.tensor(np.array([0]))), r"labels of shape \(2,\)"),

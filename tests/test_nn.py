@@ -1198,10 +1198,10 @@ WORDS: dict[str, Call] = {
     "unknown": (lambda: nn.L1Loss(speed=1), TypeError, "^L1Loss takes reduction: .*'speed'"),
     "a missing width": (lambda: nn.Linear(3), TypeError, "^Linear takes in_features, .*missing.*'out_features'"),
     "an MLP of numbers": (lambda: nn.MLP(2, 3, 1), TypeError, r"one sequence: nn.MLP\(\[2, 3, 1\]\); got 2"),
-    "a negative eps": (lambda: nn.LayerNorm(3, eps=-1.0), ValueError, "eps is a finite number of at least 0; got -1.0"),
+    "a negative eps": (lambda: nn.LayerNorm(3, eps=-1.0), ValueError, "eps is a finite number >= 0; got -1.0"),
     "an eps that is none": (lambda: nn.LayerNorm(3, eps=math.nan), ValueError, "eps is a finite number"),
     "a negative eps later": (
-        lambda: gf.layer_norm(gf.ones((2, 3)), 3, eps=-1e-9), ValueError, "eps is a finite number of at least 0",
+        lambda: gf.layer_norm(gf.ones((2, 3)), 3, eps=-1e-9), ValueError, "eps is a finite number >= 0",
     ),
     "float64 to float32": (
         lambda: nn.Linear(3, 2)(gf.ones((1, 3), dtype="float64")), TypeError,

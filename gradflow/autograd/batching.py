@@ -1,8 +1,8 @@
 """Gradient rules on a batch of gradients at once: the same rules, run with another `F`.
 
-A `Batch` is an array, or a tensor, with one more axis in front that a rule does not see. `Batching` has the functions
-of a namespace `F` (a backend, or `gradflow.ops`) for batches: each moves the axes it is told by one and calls the
-function of `F`. What is no batch (saved inputs, numbers) goes through as it is and is shared by all of the batch.
+A `Batch` is an array or a tensor with an additional first axis, which rules do not see. `Batching` has the functions of
+a namespace `F` (a backend, or `gradflow.ops.namespace`) for batches: each shifts its axes by one and calls the function
+of `F`. Non-batch arguments (saved inputs, numbers) are passed on unchanged and are shared by the whole batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ALONG_AXES = frozenset({*FUNCTION_GROUPS["Reductions"], "cumulative_sum", "flip
 
 
 class Batch:
-    """An array or tensor whose first axis counts a batch; `shape` and `ndim` are those of one element of it."""
+    """An array or tensor whose first axis is that of the batch. `shape` and `ndim` are those of one element."""
 
     __slots__ = ("dtype", "ndim", "shape", "values")
 
@@ -29,7 +29,7 @@ class Batch:
         self.dtype = getattr(values, "array", values).dtype
 
     def _refuse(self, *_: Any) -> Any:
-        raise TypeError("a gradient rule is written in functions of F alone: F.multiply(g, x) rather than g * x")
+        raise TypeError("a gradient rule calls functions of F only: F.multiply(g, x) rather than g * x")
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
     __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __neg__ = __abs__ = __getitem__ = _refuse
@@ -38,20 +38,20 @@ class Batch:
 
 @functools.lru_cache(maxsize=64)
 def batched(F: Any) -> Batching:
-    """The functions of `F` for batches."""
+    """The functions of `F` for batches (cached)."""
     return Batching(F)
 
 
 class Batching:
-    """The functions of the namespace `F`, each for arguments of which some are batches."""
+    """The functions of the namespace `F`, for arguments of which some are batches."""
 
-    half_dtypes = ()  # the engine sees to half floats before a rule runs
+    half_dtypes = ()  # the engine converts half floats before a rule runs
 
     def __init__(self, F: Any) -> None:
         self.F = F
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """Found once for each name: an elementwise function, a reduction, a kernel's composed default, or a loop."""
+        """Made once for each name: an elementwise function, a reduction, a kernel's composed default, or a loop."""
         if name in ELEMENTWISE:
             function = functools.partial(self._elementwise, getattr(self.F, name))
         elif name in _ALONG_AXES:
@@ -71,7 +71,7 @@ class Batching:
         return Batch(function(*[self._with_axes(x, ndim) if isinstance(x, Batch) else x for x in inputs]))
 
     def _with_axes(self, x: Batch, ndim: int) -> Any:
-        """The values with axes of length 1 behind the batch's, so that they broadcast to elements of `ndim` axes."""
+        """The values with axes of length 1 after that of the batch: they broadcast to elements of `ndim` axes."""
         if x.ndim >= ndim:
             return x.values
         return self.F.reshape(x.values, (x.values.shape[0], *(1,) * (ndim - x.ndim), *x.shape))
@@ -81,7 +81,7 @@ class Batching:
             return function(x, axis=axis, **options)
         if axis is None:
             axis = tuple(range(x.ndim))
-        if axis == () and not x.ndim:  # of one number: itself
+        if axis == () and not x.ndim:  # of a number: the number itself
             return Batch(function(self.F.reshape(x.values, (-1, 1)), axis=1, **options | {"keepdims": False}))
         return Batch(function(x.values, axis=_shift(axis), **options))
 
@@ -91,7 +91,7 @@ class Batching:
         return function(*inputs, **options)
 
     def _one_by_one(self, function: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        """For a function with no better way: element after element of the batch."""
+        """A loop over the elements of the batch, for a function without a batched form."""
         lengths = [x.values.shape[0] for x in inputs if isinstance(x, Batch)]
         if not lengths:
             return function(*inputs, **options)
@@ -158,7 +158,7 @@ class Batching:
 
     def matmul(self, a: Any, b: Any) -> Any:
         if isinstance(a, Batch) and a.ndim == b.ndim == 2 and not isinstance(b, Batch):
-            count, rows, inner = a.values.shape  # one large product rather than many
+            count, rows, inner = a.values.shape  # one large product instead of many
             product = self.F.matmul(self.F.reshape(a.values, (count * rows, inner)), b)
             return Batch(self.F.reshape(product, (count, rows, b.shape[1])))
         if not isinstance(a, Batch) and not isinstance(b, Batch):
@@ -208,16 +208,16 @@ class Batching:
 
 
 def _shift(axis: Any) -> Any:
-    """An axis of an element of a batch, or a tuple of them, as axes of the whole; counted from the end it stays."""
+    """An axis of the elements, or a tuple of axes, as axes of the batch. Negative axes stay as they are."""
     if isinstance(axis, tuple):
         return tuple(map(_shift, axis))
     return axis + 1 if axis >= 0 else axis
 
 
 def _keeps_place(key: Any) -> bool:
-    """Whether a key, with a slice before it, selects in each element of a batch what it selects in one alone.
+    """Whether a key works on a whole batch, after a slice for the axis of the batch.
 
-    Not so for a mask, nor for arrays and integers with a slice between them: their axes would come before the batch's.
+    A mask does not, nor do arrays and integers with a slice between them: their axes would come before the batch's.
     """
     if not isinstance(key, tuple):
         return False

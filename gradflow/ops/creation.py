@@ -1,4 +1,4 @@
-"""New tensors: from data of the host, filled with numbers, counted."""
+"""New tensors: from data on the host, or filled with numbers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ __all__ = [
 
 
 def tensor(data: Any, dtype: Any = None, device: DeviceLike | None = None, requires_grad: bool = False) -> Tensor:
-    """A new tensor with a copy of `data`: a number, nested sequences, a NumPy array, or a tensor.
+    """A new tensor with a C-contiguous copy of `data`.
 
-    Without a `dtype`, Python numbers become float32, integers too (bools stay bool); arrays and tensors keep theirs.
-    The device is that of a tensor given, else the current one. The copy is C-contiguous.
-    Raises TypeError or ValueError for data that is not an array of numbers; ValueError for NaN and fractions, and
-    OverflowError for numbers out of range, where `dtype` is one of integers and `data` is on the host. A tensor is cast
-    as by `astype`.
+    data: a number, nested sequences of numbers, a NumPy array, or a tensor.
+    dtype: by default float32 for Python numbers (also integers), bool for bools, else the dtype of the array or tensor.
+    device: by default that of a tensor, else the current device.
+    requires_grad: whether the tensor requires grad (default False).
+
+    Raises TypeError or ValueError for data that is not an array of numbers. To an integer dtype, data on the host must
+    fit: NaN and fractions raise ValueError, numbers out of range OverflowError. A tensor is converted as by `astype`.
 
     >>> import gradflow
     >>> gradflow.tensor([1, 2.5], requires_grad=True)
@@ -42,11 +44,13 @@ def tensor(data: Any, dtype: Any = None, device: DeviceLike | None = None, requi
 
 
 def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, copy: bool | None = None) -> Tensor:
-    """`data` as a tensor: a number, nested sequences, a NumPy array, an array of the backend's library, or a tensor.
+    """`data` as a tensor, without a copy where possible.
 
-    dtype and device as for `gradflow.tensor`. `copy`: True always copies, None only where it must.
-    Raises TypeError or ValueError for other data than numbers, and as `gradflow.tensor` does for numbers that
-    an integer dtype cannot hold.
+    data: as for `gradflow.tensor`, or an array of the backend's own library.
+    dtype, device: as for `gradflow.tensor`.
+    copy: True to always copy (default: only if necessary).
+
+    Raises as `gradflow.tensor`.
     """
     if isinstance(data, Tensor):
         if device is not None:
@@ -81,7 +85,7 @@ def _from_numbers(backend: Backend, data: Any, dtype: DType | None) -> Array:
 
 
 def _on_device(backend: Backend, values: Any, dtype: DType | None) -> Array:
-    """Values of the host, which has cast them to `dtype` unless it has no such numbers."""
+    """Values on the host as an array of the device, cast to `dtype` there if NumPy does not have that dtype."""
     array = backend.from_host(values)
     return array if dtype is None else backend.astype(array, native_dtype(backend, dtype), copy=False)
 
@@ -101,14 +105,14 @@ def _filled(
 def zeros(
     shape: int | Sequence[int], dtype: Any = None, device: DeviceLike | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """A tensor of zeros, float32 by default."""
+    """A tensor of zeros. dtype: float32 by default. device: the current one by default."""
     return _filled("zeros", shape, dtype, device, requires_grad)
 
 
 def ones(
     shape: int | Sequence[int], dtype: Any = None, device: DeviceLike | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """A tensor of ones, float32 by default."""
+    """A tensor of ones. dtype: float32 by default. device: the current one by default."""
     return _filled("ones", shape, dtype, device, requires_grad)
 
 
@@ -119,33 +123,33 @@ def full(
     device: DeviceLike | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """A tensor of one value, float32 by default.
+    """A tensor filled with `fill_value`. dtype: float32 by default. device: the current one by default.
 
-    Raises TypeError for anything but a number; ValueError or OverflowError for one that an integer dtype cannot hold.
+    Raises TypeError for anything but a number, ValueError or OverflowError for one that an integer dtype cannot hold.
     """
     return _filled("full", shape, dtype, device, requires_grad, fill_value)
 
 
 def zeros_like(x: Tensor, /, dtype: Any = None) -> Tensor:
-    """Zeros of the shape and on the device of x, in its dtype unless another is given."""
+    """Zeros of the shape of x, on its device, by default in its dtype."""
     check_tensors("zeros_like", x)
     return zeros(x.shape, x.dtype if dtype is None else dtype, x.device)
 
 
 def ones_like(x: Tensor, /, dtype: Any = None) -> Tensor:
-    """Ones of the shape and on the device of x, in its dtype unless another is given."""
+    """Ones of the shape of x, on its device, by default in its dtype."""
     check_tensors("ones_like", x)
     return ones(x.shape, x.dtype if dtype is None else dtype, x.device)
 
 
 def full_like(x: Tensor, /, fill_value: float, dtype: Any = None) -> Tensor:
-    """One value in the shape and on the device of x, in its dtype unless another is given."""
+    """`fill_value` in the shape of x, on its device, by default in its dtype."""
     check_tensors("full_like", x)
     return full(x.shape, fill_value, x.dtype if dtype is None else dtype, x.device)
 
 
 def eye(n_rows: int, n_cols: int | None = None, /, dtype: Any = None, device: DeviceLike | None = None) -> Tensor:
-    """The matrix with 1 on its diagonal and 0 elsewhere, square unless `n_cols` is given; float32 by default."""
+    """The matrix with 1 on the diagonal and 0 elsewhere. n_cols: `n_rows` by default. dtype: float32 by default."""
     backend = get_backend(device)
     rows, columns = shape_from((n_rows, n_rows if n_cols is None else n_cols))
     i64 = backend.dtypes["int64"]
@@ -154,7 +158,7 @@ def eye(n_rows: int, n_cols: int | None = None, /, dtype: Any = None, device: De
 
 
 def linspace(start: float, stop: float, /, num: int, dtype: Any = None, device: DeviceLike | None = None) -> Tensor:
-    """`num` numbers at equal distances from start to stop, both included: computed in float64, float32 by default."""
+    """`num` evenly spaced numbers from start to stop, both included, computed in float64. dtype: float32 by default."""
     backend = get_backend(device)
     (n,) = shape_from((num,), "num of linspace")
     low, high = number("start of linspace", start), number("stop of linspace", stop)
@@ -162,7 +166,7 @@ def linspace(start: float, stop: float, /, num: int, dtype: Any = None, device: 
         low, high = (float(weak_number("linspace", x, as_dtype(dtype))) for x in (start, stop))
     steps = backend.arange(n, dtype=backend.dtypes["float64"])
     fraction = backend.divide(steps, float(max(n - 1, 1)))
-    # weights of both ends, so that both are met exactly
+    # a weighted mean, so that both ends are exact
     first, last = (
         backend.multiply(backend.subtract(1.0, fraction), low),
         backend.multiply(fraction, high),
@@ -174,7 +178,12 @@ def linspace(start: float, stop: float, /, num: int, dtype: Any = None, device: 
 def arange(
     start: float, /, stop: float | None = None, step: float = 1, dtype: Any = None, device: DeviceLike | None = None
 ) -> Tensor:
-    """start, start + step, ... before stop; from 0 to start with one argument. int64 for integers, else float32."""
+    """start, start + step, ... up to but without stop; with one argument, from 0 to it.
+
+    dtype: by default int64 for integers, else float32.
+
+    Raises ValueError for a step of 0 or non-finite numbers, OverflowError for numbers that the dtype cannot hold.
+    """
     backend = get_backend(device)
     if stop is None:
         start, stop = 0, start
@@ -197,7 +206,11 @@ def arange(
 
 
 def one_hot(labels: Tensor, classes: int, dtype: Any = "float32") -> Tensor:
-    """1 at each label and 0 elsewhere: (..., classes). labels: integers in [0, classes). TypeError for others."""
+    """1 at each label and 0 elsewhere, of shape (..., classes).
+
+    labels: integers in [0, classes); their values are not checked. classes: the number of classes. dtype: float32 by
+    default. Raises TypeError for labels that are not integers.
+    """
     check_tensors("one_hot", labels)
     (classes,) = shape_from((classes,), "classes of one_hot")
     if labels.dtype.kind not in ("int", "uint"):

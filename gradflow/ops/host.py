@@ -1,7 +1,7 @@
-"""Data from the host (Python numbers, nested lists and arrays), checked before it reaches a device.
+"""Data from the host (Python numbers, nested lists and arrays), checked before it is copied to a device.
 
-All of it becomes a plain NumPy array in this machine's byte order, and a number that the dtype cannot hold is an error:
-on a device nobody would look. NumPy itself is reached through the backend of the CPU.
+It is converted to a plain NumPy array in native byte order. A number that the dtype cannot hold is an error, since
+devices do not check. NumPy itself is reached through the CPU backend.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ def _cpu() -> Backend:
 
 @functools.cache
 def numpy_array() -> type:
-    """The class of NumPy's arrays."""
+    """The class `numpy.ndarray`."""
     return type(_cpu().empty((0,)))
 
 
 @functools.lru_cache
 def dtype_of(native: Any) -> Any:
-    """The gradflow dtype for one of NumPy's, in any byte order; None if there is none."""
+    """The gradflow dtype of a NumPy dtype in any byte order, or None."""
     return DTYPES.get(native.name)
 
 
 def checked_cast(values: Any, dtype: DType) -> Any:
-    """A NumPy array cast to a dtype; itself if it has that dtype. Raises as `weak_number` for the first bad number."""
+    """A NumPy array cast to a dtype, or itself. Raises as `weak_number` for the first number that does not fit."""
     cpu, found = _cpu(), dtype_of(values.dtype)
-    if found is dtype or not cpu.supports(dtype.name):  # bfloat16, in which the device rounds
+    if found is dtype or not cpu.supports(dtype.name):  # bfloat16: the device rounds
         return values
     if dtype.kind in ("int", "uint") and found.kind != "bool" and values.size:
         low, high = dtype.limits
@@ -52,14 +52,14 @@ def checked_cast(values: Any, dtype: DType) -> Any:
 
 
 def array_from_numbers(data: Any, dtype: DType | None) -> Any:
-    """A new NumPy array of a number or nested lists of numbers; of float32 without a dtype, unless they are bools.
+    """A new NumPy array of a number or nested lists of numbers; by default of float32, or of bool for bools.
 
-    Raises TypeError or ValueError for what are no numbers, and as `weak_number`.
+    Raises TypeError or ValueError for anything but numbers, and as `weak_number`.
     """
     kinds = _kinds(data) if isinstance(data, _LISTS) else {type(data)}
     for kind in kinds:
         if issubclass(kind, Tensor):
-            raise TypeError("a list of tensors is made one tensor by gradflow.stack or gradflow.concat")
+            raise TypeError("a list of tensors is not converted: join them with gradflow.stack or gradflow.concat")
         if not (issubclass(kind, (int, float)) or hasattr(kind, "__array__")):
             fix = _FIXES.get(kind, "convert it with float()")
             raise TypeError(f"a tensor is made of numbers; got {_first(data, kind)!r} among them: {fix}")
@@ -68,7 +68,7 @@ def array_from_numbers(data: Any, dtype: DType | None) -> Any:
     try:
         array = cpu.asarray(data)
     except ValueError:
-        raise ValueError(f"lists of unequal lengths do not make a tensor: {_uneven(data)}") from None
+        raise ValueError(f"a tensor cannot be made of lists of unequal lengths: {_uneven(data)}") from None
     if dtype_of(array.dtype) is None:
         for item in chain.from_iterable(_levels(data)):
             if isinstance(item, int) and not -(1 << 63) <= item < 1 << 64:
@@ -76,7 +76,7 @@ def array_from_numbers(data: Any, dtype: DType | None) -> Any:
         _refuse(array, array)
     if dtype is None:
         dtype = bool_ if array.dtype.kind == "b" else DEFAULT
-    rounded = array.dtype.kind == "f" and any(issubclass(kind, Integral) for kind in kinds)  # by NumPy
+    rounded = array.dtype.kind == "f" and any(issubclass(kind, Integral) for kind in kinds)  # by NumPy, to float64
     if rounded and dtype.kind in ("int", "uint") and array.size and not cpu.abs(array).max() < 1 << 53:
         numbers = chain.from_iterable(_levels(data))
         exact = [weak_number("a tensor", x, dtype) for x in numbers if not isinstance(x, _LISTS)]
@@ -85,18 +85,18 @@ def array_from_numbers(data: Any, dtype: DType | None) -> Any:
 
 
 def array_from_host(data: Any) -> Any:
-    """Convert to a plain NumPy array, sharing memory where possible.
+    """An object with `__array__` as a plain NumPy array, which shares its memory where possible.
 
-    Raises TypeError, with the fix, for masked arrays and for what does not hold numbers.
+    Raises TypeError, with the fix, for masked arrays and for arrays of anything but numbers.
     """
     _refuse_masked(type(data))
-    values = data.__array__()  # a plain array of a matrix, too
+    values = data.__array__()  # for numpy.matrix, a plain array
     if dtype_of(values.dtype) is None:
         _refuse(data, values)
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
-# ---------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------- error messages
 
 
 def _levels(data: Any) -> Iterable[list[Any]]:
@@ -108,7 +108,7 @@ def _levels(data: Any) -> Iterable[list[Any]]:
 
 
 def _kinds(data: Any) -> set[type]:
-    """The types of the elements of nested lists, without a Python loop over the innermost lists, which may be long."""
+    """The types of the elements of nested lists, without a Python loop over the innermost lists."""
     found: set[type] = set()
     level = [data]
     while True:
@@ -125,7 +125,7 @@ def _first(data: Any, kind: type) -> Any:
 
 
 def _uneven(data: Any) -> str:
-    """Where nested lists begin to differ in length."""
+    """Where nested lists first differ in length."""
     level = [("data", data)]
     while level:
         lengths = [len(x) if isinstance(x, _LISTS) or (hasattr(x, "shape") and x.shape) else None for _, x in level]
@@ -139,18 +139,18 @@ def _uneven(data: Any) -> str:
 
 def _refuse_masked(kind: type) -> None:
     if hasattr(kind, "filled") and hasattr(kind, "mask"):
-        raise TypeError("a masked array lacks the values that are masked: fill them first, as with .filled(0)")
+        raise TypeError("a masked array has no values where it is masked: fill them first, for example with .filled(0)")
 
 
 _FIXES: dict[type, str] = {
-    str: "convert numbers with float(), and give each word a number",
+    str: "convert numbers with float(), and encode words as numbers",
     type(None): "for a missing number write math.nan",
     complex: "gradflow has no complex numbers; take .real and .imag",
 }
 
 
 def _text(example: Any) -> str:
-    number = "number words with numpy.unique(..., return_inverse=True)"
+    number = "encode words with numpy.unique(..., return_inverse=True)"
     return f"text ({example}): convert numbers with .astype('float32'), {number}"
 
 
@@ -159,13 +159,13 @@ def _objects(values: Any) -> str:
     odd = next((x for x in objects if not isinstance(x, Real)), objects[0] if objects else None)
     if isinstance(odd, str):
         return _text(repr(odd))
-    return f"Python objects like {odd!r}: convert numbers with .astype('float32'), which makes NaN of None"
+    return f"Python objects like {odd!r}: convert numbers with .astype('float32') (None becomes NaN)"
 
 
 def _records(values: Any) -> str:
     fields = values.dtype.names or ("...",)
     return (
-        f"records with the fields {', '.join(fields)}: take one, as in x[{fields[0]!r}], or all by "
+        f"records with the fields {', '.join(fields)}: take one, as in x[{fields[0]!r}], or all with "
         "numpy.lib.recfunctions.structured_to_unstructured"
     )
 
@@ -183,7 +183,7 @@ _KINDS_OF_NUMPY: dict[str, Callable[[Any], str]] = {
 
 
 def _refuse(data: Any, values: Any) -> None:
-    """Raise TypeError for an array, or a table of columns, that does not hold numbers of a dtype."""
+    """Raise TypeError for an array, or a table of columns, that does not hold numbers of one dtype."""
     columns, dtypes = getattr(data, "columns", None), getattr(data, "dtypes", None)
     if columns is not None and dtypes is not None:  # of pandas or polars
         named = [(column, str(kind)) for column, kind in zip(columns, dtypes, strict=True)]

@@ -1,7 +1,7 @@
-"""Changes of a tensor in place: `copy_`, `zero_`, `x[key] = value`, and operators such as `x += y`.
+"""In-place changes: `copy_`, `zero_`, `x[key] = value`, and operators such as `x += y`.
 
-No change in place is recorded. A tensor that is part of a graph changes only under `no_grad`; a gradient rule that
-needs the earlier values then raises.
+In-place changes are not recorded. A tensor that is part of a graph can be changed only under `no_grad`; a gradient rule
+that needs its earlier values then raises.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from gradflow.tensor import Tensor
 
 
 def copy_(x: Tensor, /, source: Any) -> Tensor:
-    """Overwrite the values with those of `source`, of this tensor's shape; returns itself.
+    """Overwrite the values with those of `source`, and return this tensor.
 
-    `source` is a tensor of any device, what `gradflow.tensor` makes one of, or one number for all elements. Raises
-    ValueError for another shape, RuntimeError where a recorded tensor would change outside `no_grad`, and as
-    `gradflow.tensor` for numbers of the host that this dtype cannot hold.
+    source: of the shape of this tensor: a tensor on any device or other data that `gradflow.tensor` takes; or one
+    number for all elements.
+
+    Raises ValueError for another shape, RuntimeError for a tensor that requires grad outside `no_grad`, and as
+    `gradflow.tensor` for numbers that the dtype cannot hold.
     """
     _refuse_recorded(x, "copy_")
     if not isinstance(source, Tensor):
@@ -41,16 +43,16 @@ def copy_(x: Tensor, /, source: Any) -> Tensor:
 
 
 def zero_(x: Tensor, /) -> Tensor:
-    """Overwrite the values with zeros; returns itself. RuntimeError as for `copy_`."""
+    """Overwrite the values with zeros, and return this tensor. Raises RuntimeError as `copy_`."""
     _refuse_recorded(x, "zero_")
     x._assign(0)
     return x
 
 
 def _refuse_recorded(x: Tensor, what: str) -> None:
-    """Raise RuntimeError where a change in place would make a recorded value wrong."""
+    """Raise RuntimeError for a tensor that requires grad, unless under `no_grad`."""
     if x._node is not None and is_grad_enabled():
-        kind = "a leaf that requires a gradient" if x.is_leaf else "a tensor that is part of a graph"
+        kind = "a leaf that requires grad" if x.is_leaf else "a tensor that is part of a graph"
         new = "make a new tensor with gradflow.where(mask, value, x), which is recorded, or "
         raise RuntimeError(
             f"{what} would change {kind} in place; {new * (what == 'item assignment')}"
@@ -59,9 +61,9 @@ def _refuse_recorded(x: Tensor, what: str) -> None:
 
 
 def in_place_operator(function: Callable[[Any, Any], Tensor], symbol: str) -> Callable[[Tensor, Any], Any]:
-    """The operator `symbol`, such as "+=", of the function of its operands: a change in place.
+    """The operator `symbol`, such as "+=", for a function of two operands.
 
-    Where a gradient is recorded it returns a new tensor instead, which takes the name.
+    It changes its first operand in place. If an operand requires grad, it returns a new tensor instead.
     """
 
     def operate(x: Tensor, other: Any) -> Any:
@@ -92,7 +94,7 @@ def set_item(x: Tensor, key: Any, value: Any, /) -> None:
     if isinstance(value, Tensor):
         if value._node is not None and is_grad_enabled():
             raise RuntimeError(
-                "item assignment is not recorded, and the value requires a gradient: use gradflow.where, or detach()"
+                "item assignment is not recorded, and the value requires grad: use gradflow.where, or detach()"
             )
         if value.backend is not x.backend:
             raise mismatch("item assignment", (x, value))

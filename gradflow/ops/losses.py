@@ -1,4 +1,4 @@
-"""Losses, with PyTorch's names and semantics: they average over the batch unless told otherwise."""
+"""Losses, with PyTorch's names and semantics: by default they average over the batch."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def _check(name: str, input: Tensor, target: Tensor, reduction: str) -> None:
     check_tensors(name, input, target)
     if input.array.shape != target.array.shape:
         raise ValueError(
-            f"{name} needs an input and a target of one shape; got {input.shape} and {target.shape}: "
+            f"{name} needs an input and a target of equal shapes; got {input.shape} and {target.shape}: "
             "reshape or broadcast one first"
         )
 
 
 def check_reduction(name: str, reduction: str) -> None:
-    """Raise ValueError for anything but a reduction."""
+    """Raise ValueError unless `reduction` is the name of a reduction."""
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
-        raise ValueError(f"{name} knows the reductions {', '.join(REDUCTIONS)}; got {reduction!r}")
+        raise ValueError(f"{name} takes the reductions {', '.join(REDUCTIONS)}; got {reduction!r}")
 
 
 def _in_float32(loss: _Loss) -> _Loss:
-    """The loss with half floats computed in float32 and rounded at the end: a large batch leaves their range."""
+    """The loss, with half floats computed in float32 and rounded at the end, since large batches overflow them."""
 
     @functools.wraps(loss)
     def wide(*arguments: Any, **options: Any) -> Tensor:
@@ -85,7 +85,13 @@ _SQUARED_ERROR = defop(
 
 
 def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """(input - target)^2, averaged over all elements, summed, or "none". ValueError for differing shapes."""
+    """The mean squared error.
+
+    input, target: of equal shapes.
+    reduction: "mean" over all elements (default), "sum", or "none" for the squared errors themselves.
+
+    Raises ValueError for different shapes or an unknown reduction.
+    """
     _check("mse_loss", input, target, reduction)
     input, target = promoted("mse_loss", input, target, True)
     if reduction == "mean" and 0 in input.array.shape:
@@ -95,7 +101,7 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
 @_in_float32
 def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """|input - target|, averaged over all elements, summed, or "none". ValueError for differing shapes."""
+    """The mean absolute error. Arguments and errors as for `mse_loss`."""
     _check("l1_loss", input, target, reduction)
     input, target = promoted("l1_loss", input, target, True)
     return _reduced(abs_(subtract(input, target)), reduction)
@@ -103,10 +109,12 @@ def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
 @_in_float32
 def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
-    """Half the squared error where it is below `delta`, else delta * (|error| - delta / 2); reduced as `mse_loss`.
+    """Half the squared error where |error| < delta, else delta * (|error| - delta / 2).
 
-    Huber 1964, "Robust Estimation of a Location Parameter". Raises ValueError for a delta that is not finite and above
-    0, or differing shapes.
+    input, target, reduction: as for `mse_loss`.
+    delta: a finite number > 0 (default 1.0).
+
+    Huber 1964, "Robust Estimation of a Location Parameter". Raises ValueError for an invalid delta, and as `mse_loss`.
     """
     if not 0 < number("delta of huber_loss", delta) < math.inf:
         advice = ": half of mse_loss is the same" if delta == math.inf else ""
@@ -116,7 +124,9 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
     difference = subtract(input, target)
     size = abs_(difference)
     near = less(size, delta)
-    inner = where(near, difference, 0.0)  # not of the size, whose second derivative at 0 is 0; nor infinite: 0 * inf
+    inner = where(
+        near, difference, 0.0
+    )  # not `size`, whose second derivative at 0 is 0; never infinite, since 0 * inf is NaN
     outer = multiply(subtract(size, 0.5 * delta), delta)
     return _reduced(where(near, multiply(square(inner), 0.5), outer), reduction)
 
@@ -134,7 +144,7 @@ _CROSS_ENTROPY = defop(
 
 
 def _classes_last(name: str, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """The input as rows of classes (N, C), and the shape of the losses. The axis of classes is 1, or 0 if alone."""
+    """The input as rows of classes (N, C), and the shape of the losses. The axis of classes is 1, or 0 of a vector."""
     shape = input.shape
     if not shape:
         raise ValueError(f"{name} needs an input of shape (C,), (N, C) or (N, C, ...); got {shape}")
@@ -152,7 +162,7 @@ def _classes_last(name: str, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 
 
 def _check_labels(name: str, target: Tensor, shape: tuple[int, ...], classes: int) -> Tensor:
-    """The labels as a row. Their values are checked where that does not wait for a device: on the CPU."""
+    """The labels as a vector. Their values are checked on the CPU only: elsewhere that would wait for the device."""
     if target.dtype.kind not in ("int", "uint", "bool") or (target.dtype.kind == "bool" and target.shape == shape):
         raise TypeError(
             f"{name} takes integer labels; got {target.dtype}: make them with gradflow.tensor(labels, dtype='int64')"
@@ -173,7 +183,7 @@ def _check_labels(name: str, target: Tensor, shape: tuple[int, ...], classes: in
 @opaque_call
 def _check_values(name: str, target: Tensor, classes: int) -> None:
     values = target.backend.host_values(target.array)
-    if values.astype("uint64").max() >= classes:  # a negative label is a huge one
+    if values.astype("uint64").max() >= classes:  # negative labels become huge
         places = zip(product(*map(range, values.shape)), values.reshape(-1).tolist(), strict=True)
         place, label = next((p, v) for p, v in places if not 0 <= v < classes)
         at = f" at index {place[0] if len(place) == 1 else place}" if place else ""
@@ -187,13 +197,17 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """The cross-entropy of softmax(input) from `target`, finite for every finite logit.
+    """The cross-entropy of softmax(input) relative to `target`, finite for every finite logit.
 
-    input: logits, (C,), (N, C) or (N, C, ...). target: integer labels in [0, C), of the shape of the input without
-    its axis of classes, or class probabilities of its shape. weight: (C,), a factor for each class; the mean over
-    labels divides by the sum of their weights. label_smoothing: in [0, 1], the share spread over all classes (Szegedy
-    et al. 2016, "Rethinking the Inception Architecture", section 7). Raises ValueError or TypeError for what does
-    not fit.
+    input: logits, (C,), (N, C) or (N, C, ...).
+    target: integer labels in [0, C), of the shape of the input without its axis of classes; or class probabilities of
+    the shape of the input.
+    weight: (C,), a factor for each class. The mean over labels divides by the sum of their weights.
+    reduction: "mean" over the batch (default), "sum" or "none".
+    label_smoothing: in [0, 1] (default 0), the probability that is spread over all classes (Szegedy et al. 2016,
+    "Rethinking the Inception Architecture", section 7).
+
+    Raises ValueError or TypeError for arguments that do not fit. Labels are checked on the CPU only.
     """
     check_reduction("cross_entropy", reduction)
     check_tensors("cross_entropy", *((input, target) if weight is None else (input, target, weight)))
@@ -210,7 +224,9 @@ def cross_entropy(
     divisor: Any = None
     if not target.dtype.is_floating:
         target = labels = _check_labels("cross_entropy", target, shape, classes)
-        if weight is not None and not label_smoothing:  # a factor of the loss: in a target it would multiply infinities
+        if (
+            weight is not None and not label_smoothing
+        ):  # a factor of the loss: as one of the target, 0 * inf would be NaN
             losses = apply(_CROSS_ENTROPY, (rows, labels), {"reduction": "none"})
             return _weighted(losses, take(weight, labels), reduction, shape)
         if label_smoothing:
@@ -238,7 +254,7 @@ _cross_entropy_in_float32 = _in_float32(cross_entropy)
 
 
 def _weighted(losses: Tensor, factors: Tensor, reduction: str, shape: tuple[int, ...]) -> Tensor:
-    """Losses times the weights of their labels; the mean divides by the sum of those."""
+    """Losses times the weights of their labels, reduced. The mean divides by the sum of the weights."""
     losses = multiply(losses, factors)
     if reduction == "none":
         return reshape(losses, shape)
@@ -247,9 +263,10 @@ def _weighted(losses: Tensor, factors: Tensor, reduction: str, shape: tuple[int,
 
 @_in_float32
 def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
-    """-input at each label: the negative log-likelihood of log-probabilities, as of `log_softmax`.
+    """The negative log-likelihood: -input at each label.
 
-    input, target (labels), weight and the mean as for `cross_entropy`. Raises ValueError or TypeError likewise.
+    input: log-probabilities, such as those of `log_softmax`.
+    target: integer labels. Shapes, weight, reduction and errors are those of `cross_entropy`.
     """
     check_reduction("nll_loss", reduction)
     check_tensors("nll_loss", *((input, target) if weight is None else (input, target, weight)))
@@ -275,8 +292,11 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """-(target * log(sigmoid(input)) + (1 - target) * log(1 - sigmoid(input))), finite for every finite logit.
 
-    target: probabilities of the input's shape. weight: a factor for each element; pos_weight: one for the positive
-    part (both broadcast). Reduced as `mse_loss`. Raises ValueError for differing shapes.
+    target: probabilities, of the shape of the input.
+    weight: a factor for each element. pos_weight: a factor for the first term. Both broadcast.
+    reduction: "mean" over all elements (default), "sum" or "none".
+
+    Raises ValueError for different shapes or an unknown reduction.
     """
     _check("binary_cross_entropy_with_logits", input, target, reduction)
     positive = multiply(target, softplus(negative(input)))  # softplus(-x) = -log(sigmoid(x))

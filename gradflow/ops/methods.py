@@ -1,4 +1,4 @@
-"""The operations as operators and methods of `Tensor`."""
+"""Attaches the operations to `Tensor` as methods and operators."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 _REFLECTED = (
     {operation: f"__r{name}__" for name, operation in _OPERATORS.items()}
     | {operation: f"__{_MIRRORED.get(name, name)}__" for operation, name in COMPARISONS.items()}
-    | {f"bitwise_{name}": f"__r{name}__" for name in ("and", "or", "xor")}  # what NumPy calls the operators & | ^
+    | {f"bitwise_{name}": f"__r{name}__" for name in ("and", "or", "xor")}  # NumPy's names of the operators & | ^
 )
-"""The method that stands for a function of NumPy's with a tensor as its second operand."""
+"""NumPy's functions of two operands, each with the reflected operator of its second operand."""
 
 
 def _reshape(self: Tensor, *shape: Any) -> Tensor:
-    """The same elements in another shape, given as a tuple or as numbers; one -1 is computed."""
+    """The tensor in another shape, given as a tuple or as integers. One length may be -1, to be computed."""
     return namespace.reshape(self, _sequence(shape))
 
 
 def _permute_dims(self: Tensor, *axes: Any) -> Tensor:
-    """The axes in another order, given as a tuple or as numbers."""
+    """The tensor with its axes in another order, given as a tuple or as integers."""
     return namespace.permute_dims(self, _sequence(axes))
 
 
 def _sequence(values: tuple[Any, ...]) -> tuple[int, ...]:
-    """The arguments of a method that takes numbers, or one sequence of them."""
+    """The arguments of a method that takes integers or one sequence of them."""
     return tuple(values[0]) if len(values) == 1 and is_sequence(values[0]) else values
 
 
@@ -65,7 +65,7 @@ def _reflected(operator: Any) -> Any:
 
 
 def _equality(operator: Any) -> Any:
-    """Lists are as foreign as anything else here: Python then finds them unequal."""
+    """The operator == or !=, for which lists are foreign too: Python then finds them unequal."""
 
     def compare(self: Tensor, other: Any) -> Any:
         return NotImplemented if isinstance(other, (list, tuple)) else operator(self, other)
@@ -74,23 +74,25 @@ def _equality(operator: Any) -> Any:
 
 
 def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-    """NumPy's functions are refused; but `numpy_number * tensor` also comes here, and goes on to the operator."""
+    """`numpy_scalar * tensor` calls the reflected operator; other functions of NumPy raise TypeError."""
     name, other = _REFLECTED.get(ufunc.__name__), inputs[0]
     if name is None or method != "__call__" or isinstance(other, Tensor) or options:
         raise _not_for_numpy(ufunc.__name__)
-    return getattr(self, name)(other.item() if getattr(other, "shape", None) == () else other)  # a number made an array
+    return getattr(self, name)(
+        other.item() if getattr(other, "shape", None) == () else other
+    )  # NumPy made the scalar an array
 
 
 def _array_function(self: Tensor, function: Any, types: Any, inputs: Any, options: Any) -> Any:
     try:
-        return function._implementation(*inputs, **options)  # as for other classes: through __array__
+        return function._implementation(*inputs, **options)  # converts tensors through __array__
     except TypeError as error:
         raise _not_for_numpy(function.__name__) from error
 
 
 def _not_for_numpy(name: str) -> TypeError:
     return TypeError(
-        f"numpy.{name} does not take tensors: use a function of gradflow, or the values as a NumPy array, .numpy()"
+        f"numpy.{name} does not take tensors: use a function of gradflow, or convert the tensor with .numpy()"
     )
 
 

@@ -1,7 +1,7 @@
-"""Operations that networks are made of: products, linear layers, activations, normalisation, dropout.
+"""The layers of networks: matrix products, linear layers, normalisation, dropout.
 
-Their values and gradients are kernels of the backend, each one call where the backend has it fused. On tensors, the
-composed default of the same kernel runs (`gradflow.backend`), so that higher derivatives follow from one formula.
+Their results and gradients are kernels of the backend, which may be fused. For higher derivatives, the composed default
+of the same kernel runs on tensors (`gradflow.ops.namespace`).
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ _MATMUL = defop(
 
 
 def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
-    """The matrix product: (..., n, k) @ (..., k, m), leading axes broadcast; a vector stands for a row or a column.
+    """The matrix product (..., n, k) @ (..., k, m), whose leading axes broadcast.
 
-    Raises ValueError for a tensor without axes or inner lengths that differ.
+    A vector is a row on the left and a column on the right. Raises ValueError for a tensor without axes or inner
+    lengths that differ.
     """
     check_tensors("matmul", x1, x2)
     if not x1.ndim or not x2.ndim:
@@ -74,16 +75,18 @@ _LINEAR = defop("linear", joint=_linear_backward, joint_reads_out=_reads_out, re
 
 
 def check_activation(name: str) -> None:
-    """Raise ValueError for anything but an activation."""
+    """Raise ValueError unless `name` is the name of an activation."""
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; there are {', '.join(ACTIVATIONS)}")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None) -> Tensor:
-    """activation(x @ weight.T + bias), fused. x: (..., in), weight: (out, in), bias: (out,); the result (..., out).
+    """activation(x @ weight.T + bias), of shape (..., out), as one operation.
 
-    `activation` is a name of `gradflow.backend.ACTIVATIONS`, with its default parameter. Raises ValueError for shapes
-    that do not fit or an unknown activation, TypeError for differing dtypes.
+    x: (..., in). weight: (out, in). bias: (out,), or None. All have one dtype.
+    activation: a name in `gradflow.backend.ACTIVATIONS`, with its default parameter, or None.
+
+    Raises ValueError for shapes that do not fit or an unknown activation, TypeError for different dtypes.
     """
     if bias is None:
         check_tensors("linear", x, weight)
@@ -107,7 +110,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
 
 
 def _dtypes_differ(name: str, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> TypeError:
-    """The error of a layer whose input is not of the dtype of its weights, or whose weights differ."""
+    """The error of a layer whose input and weights have different dtypes."""
     given = [(what, t) for what, t in (("weight", weight), ("bias", bias)) if t is not None]
     kinds = " and ".join(f"its {what} {t.dtype}" for what, t in given)
     first = given[0][1].dtype
@@ -133,7 +136,7 @@ def _perceptron_backward(
     F: Any, g: Any, out: Any, x: Any, *layers: Any,
     activation: str, parameter: float, needs: Sequence[bool], residual: Any, into: Sequence[Any],
 ) -> list[Any]:  # fmt: skip
-    if residual is None:  # not on arrays, so the hidden layers are computed again, in array functions
+    if residual is None:  # on tensors or batches: recompute the hidden layers
         residual, h = [], x
         for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
             z = F.add(F.matmul(h, F.matrix_transpose(weight)), bias)
@@ -162,7 +165,7 @@ _PERCEPTRON = defop("perceptron", forward=_perceptron, joint=_perceptron_backwar
 def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) -> Tensor:
     """`linear` for each (weight, bias) of `layers`, with the activation after all but the last, as one operation.
 
-    One record of many layers costs less than one for each. Raises as `linear` does.
+    One node for all layers costs less than one for each. Raises as `linear`.
     """
     check_activation(activation)
     parameter = ACTIVATIONS[activation].parameter
@@ -176,13 +179,13 @@ def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) ->
             shape = w.shape
             if len(shape) != 2 or shape[1] != width or b.shape != shape[:1]:
                 break
-            if w.dtype is not dtype or b.dtype is not dtype:  # perhaps equal: `linear` looks closer
+            if w.dtype is not dtype or b.dtype is not dtype:  # perhaps equal all the same: `linear` compares them
                 break
             width = shape[0]
             inputs += (weight, bias)
         else:
             return apply(_PERCEPTRON, inputs, {"activation": activation, "parameter": parameter})
-    for weight, bias in layers[:-1]:  # seen layer by layer, not recorded, or about to raise
+    for weight, bias in layers[:-1]:  # with observers, not recorded, or with an error that `linear` raises
         x = linear(x, weight, bias, activation)
     return linear(x, *layers[-1])
 
@@ -190,7 +193,7 @@ def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) ->
 def check_epsilon(eps: float) -> None:
     """Raise ValueError for an eps that is negative or not finite."""
     if isinstance(eps, bool) or not isinstance(eps, Real) or not 0.0 <= eps < math.inf:
-        raise ValueError(f"eps is a finite number of at least 0; got {eps!r}")
+        raise ValueError(f"eps is a finite number >= 0; got {eps!r}")
 
 
 def _layer_norm_backward(F: Any, g: Any, out: Any, x: Any, weight: Any, bias: Any, **options: Any) -> Any:
@@ -207,10 +210,14 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """x less its mean, over its standard deviation, both over the trailing axes `normalized_shape`; scaled, shifted.
+    """(x - mean) / sqrt(var + eps) * weight + bias, with the mean and the variance over the last axes of x.
+
+    normalized_shape: the lengths of those axes.
+    weight, bias: of that shape and the dtype of x, or None.
+    eps: a number >= 0 (default 1e-5).
 
     Ba et al. 2016, "Layer Normalization", eq. 4. Raises ValueError for shapes that do not fit or a negative eps,
-    TypeError for differing dtypes.
+    TypeError for different dtypes.
     """
     check_tensors("layer_norm", x, *[t for t in (weight, bias) if t is not None])
     check_epsilon(eps)
@@ -227,7 +234,7 @@ def layer_norm(
 
 
 def _dropout_backward(F: Any, g: Any, out: Any, x: Any, needs: Any, residual: Any, **how: Any) -> Any:
-    if residual is None:  # not on arrays, so the mask is drawn again
+    if residual is None:  # on tensors or batches: draw the same mask again
         return [F.multiply(g, F.dropout_factors(x, **how))]
     return [F.dropout_backward(g, residual, how["p"])]
 
@@ -236,16 +243,19 @@ _DROPOUT = defop("dropout", joint=_dropout_backward, joint_reads_inputs=False, r
 
 
 def check_dropout(p: float) -> None:
-    """Raise ValueError or TypeError for anything but a probability of dropping."""
+    """Raise ValueError or TypeError unless p is a number in [0, 1)."""
     if not 0.0 <= number("p of dropout", p) < 1.0:
         raise ValueError(f"dropout needs a probability 0 <= p < 1; got {p}")
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Generator | None = None) -> Tensor:
-    """x with each element 0 with probability p and else scaled by 1 / (1 - p); x itself when not training.
+    """x with each element set to 0 with probability p, and else scaled by 1 / (1 - p).
 
-    The mask comes from `generator`, by default the global one: the same on every device. Srivastava et al. 2014.
-    Raises ValueError for p outside [0, 1).
+    p: the probability (default 0.5). Raises ValueError unless it is in [0, 1).
+    training: if False, the result is x itself.
+    generator: the source of the mask (default: the global generator). The mask is the same on every device.
+
+    Srivastava et al. 2014, "Dropout".
     """
     check_tensors("dropout", x)
     check_dropout(p)
@@ -258,5 +268,5 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Generat
 
 
 def dropout_factors(like: Any, p: float, key: int, counter: int) -> Tensor:
-    """What `dropout` multiplies a tensor of the shape and dtype of `like` by: see `Backend.dropout_factors`."""
+    """The factors by which `dropout` multiplies a tensor like `like`: see `Backend.dropout_factors`."""
     return Tensor(like.backend.dropout_factors(like, p, key, counter), like.backend)

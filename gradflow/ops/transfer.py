@@ -15,7 +15,7 @@ from gradflow.tensor import Tensor
 
 
 def native_dtype(backend: Backend, dtype: Any) -> Any:
-    """The backend's own dtype object. TypeError where it has none of that name."""
+    """The backend's own dtype object. Raises TypeError for a dtype that the device does not support."""
     name = as_dtype(dtype).name
     if not backend.supports(name):
         raise TypeError(f"device {backend.device} does not support {name}")
@@ -38,9 +38,10 @@ _TO_DEVICE = defop("to_device", _moved_back, forward=_moved, exact=True)
 
 
 def to_device(x: Tensor, /, device: DeviceLike, non_blocking: bool = False) -> Tensor:
-    """x on another device; x itself where it is there already. Differentiable: the gradient comes back.
+    """x on another device, or x itself if it is there already. Differentiable: the gradient moves back.
 
-    With `non_blocking`, x must not change before the copy is over; see `Tensor.to`.
+    non_blocking: see `Tensor.to`.
+
     Raises ValueError or DeviceUnavailableError for a device that does not exist here.
     """
     check_tensors("to", x)
@@ -60,13 +61,14 @@ def to(
     device: DeviceLike | None = None,
     non_blocking: bool = False,
 ) -> Tensor:
-    """This tensor on another device, or in another dtype; itself where it is there already. Differentiable.
+    """This tensor on another device or in another dtype, or itself if there is nothing to change. Differentiable.
 
-    `target` is either of the two; `device` and `dtype` are for both at once. With `non_blocking`, a tensor from
-    `pin_memory` goes to its device while the host and the device go on; it must not change until then (see
-    `gradflow.synchronize`). Other tensors move as without it: to a GPU through a copy that CuPy makes first, from
-    a GPU when their values are there. Raises ValueError, TypeError or DeviceUnavailableError for what does not
-    exist here.
+    target: a device or a dtype. To change both, pass `device` and `dtype`.
+    non_blocking: copy a tensor from `pin_memory` asynchronously. The tensor must not change until the copy is done
+    (see `gradflow.synchronize`). Other tensors are copied as without it: to a GPU from a pinned copy that CuPy makes,
+    from a GPU after waiting for their values.
+
+    Raises ValueError, TypeError or DeviceUnavailableError for a device or a dtype that does not exist here.
     """
     device, dtype = device_and_dtype(target, dtype, device)
     out = x if device is None else to_device(x, device, non_blocking)
@@ -74,7 +76,7 @@ def to(
 
 
 def device_and_dtype(target: Any, dtype: Any, device: DeviceLike | None) -> tuple[DeviceLike | None, DType | None]:
-    """What the arguments of `to` name, None for what they do not. ValueError for a name of neither kind."""
+    """The device and the dtype that the arguments of `to` name, or None. Raises ValueError for an unknown name."""
     is_device = isinstance(target, Device)
     if isinstance(target, str) and target not in DTYPES:
         devices = [*backend_prefixes(), "auto"]
@@ -94,15 +96,15 @@ def device_and_dtype(target: Any, dtype: Any, device: DeviceLike | None) -> tupl
 
 
 def pin_memory(x: Tensor, /, device: DeviceLike = "cuda") -> Tensor:
-    """A copy of this tensor, still on the CPU, in memory from which `device` copies fastest (page-locked).
+    """A copy of this CPU tensor in pinned (page-locked) memory, from which `device` copies fastest.
 
-    For `.to(device, non_blocking=True)`. A device without such memory, the CPU for one, gives the tensor itself.
-    Raises RuntimeError for a tensor of another device, or one that needs a gradient; DeviceUnavailableError for
-    a `device` that cannot be used.
+    Use it with `.to(device, non_blocking=True)`. For a device without pinned memory, such as the CPU, it is the tensor
+    itself. Raises RuntimeError for a tensor on another device or one that requires grad, DeviceUnavailableError for a
+    `device` that cannot be used.
     """
     if x.device.type != "cpu":
         raise RuntimeError(f"only a tensor on the cpu can be pinned; this one is on {x.device}: use .cpu() first")
     if x._node is not None:
-        raise RuntimeError("pinned memory cannot carry the gradient that this tensor requires: use .detach() first")
+        raise RuntimeError("a tensor that requires grad cannot be pinned: use .detach() first")
     pinned = get_backend(device).pin(x.array)
     return x if pinned is x.array else type(x)(pinned, x.backend)
