@@ -1,4 +1,4 @@
-"""Fixtures: `device` is each of the devices of `devices.py`, current during the test."""
+"""Fixtures: `device` is each device in `devices.py`, current during the test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before NumPy is imported: the workers have the cores already
+if "PYTEST_XDIST_WORKER" in os.environ:  # before NumPy is imported: the workers already use all cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from devices import BACKENDS, DEVICES, LIBRARIES, OTHERS, require
@@ -56,24 +56,24 @@ collect_ignore = [
     f"backends/{BACKENDS[name][0]}.py" for name, library in LIBRARIES.items() if not importlib.util.find_spec(library)
 ]
 if not importlib.util.find_spec("torch"):
-    collect_ignore.append("peers/random_programs.py")  # which doctests would import
-collect_ignore.append("conformance_emulated.py")  # puts an emulated CuPy in the place of the real one when imported
+    collect_ignore.append("peers/random_programs.py")  # doctests would import it
+collect_ignore.append("conformance_emulated.py")  # replaces CuPy by the emulated one when imported
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Say what was skipped in a line a reason."""
+    """Print one line for each reason of skips."""
     config.pluginmanager.import_plugin("gradflow.testing.reasons")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what needs a GPU, the conformance kit, and the comparisons with other libraries."""
+    """Mark GPU tests, the conformance kit and comparisons with other libraries as slow."""
     for item in items:
         if item.get_closest_marker("gpu") or item.nodeid.startswith(("gradflow/testing/conformance/", "tests/peers/")):
             item.add_marker("slow")
 
 
 def pytest_collection_finish() -> None:
-    """Take the thousands of collected tests out of the garbage collector's sight: tests that collect run faster."""
+    """Freeze the thousands of collected tests, so that tests which collect garbage run faster."""
     gc.collect()
     gc.freeze()
 

@@ -1,7 +1,7 @@
-"""The devices that tests run on: NumPy, `fake`, array-api-strict, PyTorch arrays, and CUDA; an absent one is a skip.
+"""The devices that tests run on: NumPy, `fake`, array-api-strict, PyTorch arrays, CUDA; unavailable ones are skipped.
 
-`fake` hides its values, `strict` refuses implicit conversions, and neither has kernels of its own: so the composed
-defaults run through everything, too.
+`fake` hides its values and `strict` refuses implicit conversions. Neither has native kernels, so the composed defaults
+run in all tests too.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import gradflow.testing
 from gradflow.backend import discovery
 
 BACKENDS = {"strict": ("strict", "StrictBackend"), "torch": ("torch_arrays", "TorchBackend")}
-"""The backends that are for tests alone, in `backends/`: for each device, a module and its class."""
+"""The backends in `tests/backends/`, which are only for tests: for each device, a module and its class."""
 LIBRARIES = {"strict": "array_api_strict", "torch": "torch"}
 
 sys.path.insert(0, str(Path(__file__).parent / "backends"))
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 DEVICES = [*os.environ.get("GRADFLOW_TEST_DEVICES", "cpu").split(","), GPU]
-"""Where the tests of the core run; GRADFLOW_TEST_DEVICES=cpu,fake,strict for all of them, in about 13 minutes."""
+"""The devices that the tests of the core run on. GRADFLOW_TEST_DEVICES=cpu,fake,strict takes about 13 minutes."""
 OTHERS = ["fake", "strict", "torch", GPU]
-"""Where the table of operations runs, besides the CPU."""
+"""The devices that the table of operations runs on, besides the CPU."""
 
 
 def require_gpu() -> None:
-    """Skip the test where CUDA cannot be used; with GRADFLOW_REQUIRE_GPU=1, fail it."""
+    """Skip the test if CUDA cannot be used; with GRADFLOW_REQUIRE_GPU=1, fail it."""
     diagnosis = gf.diagnose("cuda")
     if not diagnosis.usable:
         if os.environ.get("GRADFLOW_REQUIRE_GPU") == "1":
@@ -41,7 +41,7 @@ def require_gpu() -> None:
 
 
 def require(device: str) -> None:
-    """Make the device known, or skip the test where it cannot be used."""
+    """Register the device, or skip the test if it cannot be used."""
     if device == "cuda":
         require_gpu()
     elif device in BACKENDS and device not in discovery._registered:
