@@ -1,11 +1,11 @@
-"""Random programs of tensor operations, the same in gradflow and in PyTorch, and a bound on how far they may differ.
+"""Random programs of tensor operations, equal in gradflow and in PyTorch, and a bound on their difference.
 
-A program is data: leaves, and a list of operations on values made earlier. It is drawn together with its values in
-float64, so that no draw leaves an operation's domain or lies too near a kink, where rounding decides the gradient.
+A program is data: leaves, and a list of operations on earlier values. It is drawn together with its float64 values, so
+that no value is outside an operation's domain or too close to a kink, where rounding decides the gradient.
 
-The bound comes from the program itself. The float64 program runs a few times with every value and every gradient
-changed at random by a few roundings of the dtype under test; how far that moves a result is what one rounding per
-operation can do to it (Vignes 1993, "A stochastic arithmetic for reliable scientific computation").
+The bound comes from the program itself. The float64 program runs a few times with every value and gradient perturbed at
+random by a few roundings of the dtype under test; the change of a result estimates the effect of one rounding per
+operation (Vignes 1993, "A stochastic arithmetic for reliable scientific computation").
 """
 
 from __future__ import annotations
@@ -24,19 +24,23 @@ from gradflow.testing import eps, host
 
 PERTURBED_RUNS = 4
 PERTURBATION = {"float64": 100.0, "float32": 4.0, "float16": 4.0}
-"""The size of a perturbation in roundings. In float64, PyTorch's own sums of many terms err by a hundred and more."""
+"""The size of a perturbation in roundings. In float64, PyTorch's own long sums have errors of a hundred and more."""
 ROUNDINGS = 10
-"""The bound in perturbations: an operation and its rule round some forty times at most, where they are composed."""
+"""The bound in perturbations: a composed operation and its gradient rule round about forty times at most."""
 LARGEST = {"float64": 1e4, "float32": 1e4, "float16": 200.0}
-"""No value of a program is larger: products of two stay far from the largest number."""
+"""The largest value of a program, so that products of two values do not overflow."""
 MARGIN = {"float64": 1e-6, "float32": 1e-2, "float16": 0.2}
-"""How far a value must be from a kink, unless it is a leaf, whose value is exact in both libraries."""
+"""The least distance of a value from a kink; leaves are exempt, since they are exact in both libraries."""
 
 
 @dataclass(frozen=True)
 class Op:
-    """`ours` and `theirs`: the operation on `arity` tensors, with the parameters drawn. `fits(x, ..., **parameters)`:
-    whether these float64 values are in the domain. `kink`: the least distance of the values to a kink.
+    """An operation in both libraries.
+
+    ours, theirs: the operation on `arity` tensors, with the drawn parameters.
+    parameters: draws the parameters.
+    fits: whether float64 values are in the domain.
+    kink: the least distance of the values to a kink.
     """
 
     ours: Callable[..., Any]
@@ -57,7 +61,7 @@ class Program:
     outputs: list[int] = field(default_factory=list)
     seed: int = 0
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # what hypothesis shows
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # hypothesis prints this
         printer.text(repr(self))
 
     def __repr__(self) -> str:
@@ -97,7 +101,7 @@ def _count(x: Any, axis: Any) -> int:
 
 
 def _gap(x: Any, axis: Any, sign: float, **_: Any) -> float:
-    """The least distance between the two largest elements along axes; equal ones share a gradient, and are no kink."""
+    """Return the least distance of the two largest elements along axes; equal ones share the gradient, without a kink."""
     dims = _dims(x, axis)
     if not dims or not x.numel():
         return math.inf
@@ -123,7 +127,7 @@ def _below(most: float, x: Any) -> bool:
 
 
 _MOST = {"exp": 5.0, "expm1": 5.0, "tanh": 2.0, "sigmoid": 3.0, "silu": 3.0, "gelu": 2.0, "softplus": 20.0}
-"""The largest elements of these operations' inputs; PyTorch's softplus is the identity above 20."""
+"""The largest input elements of these operations; PyTorch's softplus is the identity above 20."""
 
 
 def _broadcast(a: Any, b: Any) -> bool:
@@ -138,7 +142,7 @@ for _name, _function in {"add": gf.add, "subtract": gf.subtract, "multiply": gf.
 OPS["divide"] = Op(
     lambda a, b: a / (b * b + 0.5), lambda a, b: a / (b * b + 0.5), 2, fits=_broadcast,
 )  # fmt: skip
-OPS["power"] = Op(  # the derivative in both of a power 0 is 0 in PyTorch, which is wrong
+OPS["power"] = Op(  # PyTorch's mixed derivative at exponent 0 is 0, which is wrong
     lambda a, b: (a * a + 0.5) ** gf.tanh(b), lambda a, b: (a * a + 0.5) ** torch.tanh(b), 2, fits=_broadcast,
     kink=lambda a, b: _nearest(b, 0),
 )  # fmt: skip
@@ -194,7 +198,7 @@ OPS["clip"] = Op(
 
 
 def _reduced(function: Any) -> Any:
-    """PyTorch's reduction, for which an empty tuple of axes would mean all."""
+    """Return PyTorch's reduction, for which an empty tuple of axes would mean all axes."""
     return lambda x, axis, keepdims: x * 1 if axis == () else function(x, _dims(x, axis), keepdim=keepdims)
 
 
@@ -220,7 +224,7 @@ def _least_deviation(x: Any, axis: Any, **_: Any) -> float:
 
 
 def _constant_or_not(x: Any, axis: Any, **_: Any) -> bool:
-    """Whether no standard deviation is near 0 and not 0: its direction would be rounding alone."""
+    """Return whether no standard deviation is close to 0 but not 0: its gradient would be rounding noise."""
     if axis == () or not x.numel():
         return False
     deviations = torch.std(x, _dims(x, axis), correction=0)
@@ -243,7 +247,7 @@ OPS["prod"] = Op(
 OPS["cumulative_sum"] = Op(gf.cumulative_sum, lambda x, axis: torch.cumsum(x, axis), parameters=_one_axis)
 for _name in ("softmax", "log_softmax"):
     OPS[_name] = Op(getattr(gf, _name), lambda x, axis, n=_name: getattr(torch, n)(x, axis), parameters=_one_axis)
-OPS["softmax of padded rows"] = Op(  # where a row is shorter, its logits are minus infinity
+OPS["softmax of padded rows"] = Op(  # shorter rows are padded with minus infinity
     lambda x, n: gf.softmax(gf.where(gf.arange(x.shape[-1]) < n, x, -math.inf), axis=-1),
     lambda x, n: torch.softmax(torch.where(torch.arange(x.shape[-1]) < n, x, -math.inf), -1),
     parameters=lambda draw, x: {"n": draw(st.integers(1, x.shape[-1]))} if x.ndim and x.shape[-1] else None,
@@ -255,7 +259,7 @@ OPS["logsumexp of padded rows"] = Op(
 )  # fmt: skip
 OPS["layer_norm"] = Op(
     lambda x: gf.layer_norm(x, x.shape[-1:]), lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:]),
-    # rows that hardly vary are magnified; of two numbers only the sign is left
+    # rows that hardly vary are magnified; two numbers keep only their signs
     fits=lambda x: x.ndim > 0 and x.shape[-1] > 3 and x.numel() > 0 and float(torch.std(x, -1).min()) > 0.1,
 )  # fmt: skip
 
@@ -379,7 +383,7 @@ def _leaf(draw: Any, dtype: str, rng: np.random.Generator) -> np.ndarray:
     kind = draw(st.sampled_from(["normal", "eighths", "constant", "constant rows"]))
     if kind == "normal":
         x = rng.normal(size=shape)
-    elif kind == "eighths":  # many are equal, and sums of few are exact
+    elif kind == "eighths":  # many are equal, and short sums are exact
         x = rng.integers(-12, 13, shape) / 8
     else:
         x = np.full(shape, draw(st.sampled_from([0.0, 0.125, -1.0, 1.5])))
@@ -389,12 +393,12 @@ def _leaf(draw: Any, dtype: str, rng: np.random.Generator) -> np.ndarray:
 
 
 _NAMES = sorted(OPS) + 5 * ["sum", "mean", "var", "std", "cumulative_sum", "softmax", "add", "multiply"]
-"""What is drawn from: sums, and operations whose gradients are sums over a broadcast, more often than others."""
+"""The operations to draw from: sums, and operations with broadcasting, more often than others."""
 
 
 @st.composite
 def programs(draw: Any, dtype: str, smooth: bool = False) -> Program:
-    """Programs of up to 8 operations on 1 to 3 leaves of a dtype; `smooth`: also leaves keep away from kinks."""
+    """Draw programs of up to 8 operations on 1 to 3 leaves of a dtype; `smooth`: leaves too keep away from kinks."""
     program = Program(dtype, seed=draw(st.integers(0, 2**31)))
     rng = np.random.default_rng(program.seed)
     program.leaves = [_leaf(draw, dtype, rng) for _ in range(draw(st.integers(1, 3)))]
@@ -402,7 +406,7 @@ def programs(draw: Any, dtype: str, smooth: bool = False) -> Program:
     for _ in range(draw(st.integers(1, 8))):
         name = draw(st.sampled_from(_NAMES))
         op = OPS[name]
-        # mostly the last value, so that programs are deep
+        # mostly use the last value, so that programs are deep
         operands = tuple(
             len(values) - 1 if draw(st.booleans()) else draw(st.integers(0, len(values) - 1)) for _ in range(op.arity)
         )
@@ -427,7 +431,7 @@ def programs(draw: Any, dtype: str, smooth: bool = False) -> Program:
 
 
 def cotangents(program: Program, values: Sequence[Any]) -> list[np.ndarray]:
-    """What each output is multiplied by before all are added up: eighths, which are exact in all dtypes."""
+    """Return the factors of the outputs in their weighted sum: eighths, which are exact in all dtypes."""
     rng = np.random.default_rng(program.seed + 1)
     return [np.asarray(rng.integers(-8, 9, tuple(values[i].shape)) / 8) for i in program.outputs]
 
@@ -444,12 +448,12 @@ def _run(program: Program, in_torch: bool, tensors: list[Any], after: Callable[[
 
 
 def signs(like: Any, rng: Any) -> Any:
-    """1 or -1 for each element, at random."""
+    """Return 1 or -1 for each element, at random."""
     return torch.randint(0, 2, like.shape, generator=rng, dtype=like.dtype) * 2 - 1
 
 
 class _Perturbed(torch.autograd.Function):
-    """x, and its gradient, each changed at random by about `size` of its own."""
+    """Return x with value and gradient each perturbed at random by a relative `size`."""
 
     @staticmethod
     def forward(context: Any, x: Any, size: float, tiny: float, rng: Any) -> Any:
@@ -464,7 +468,7 @@ class _Perturbed(torch.autograd.Function):
 
 @dataclass
 class Results:
-    """The values of all steps, and the gradients of the leaves (zeros where a leaf has no part), in NumPy arrays."""
+    """Return the values of all steps, and the gradients of the leaves (zeros for unused leaves), as NumPy arrays."""
 
     values: list[np.ndarray]
     gradients: list[np.ndarray]
@@ -477,7 +481,7 @@ class Results:
 
 
 def ours(program: Program, second: bool = False) -> Results:
-    """The program in gradflow, in its dtype, on the current device."""
+    """Run the program in gradflow, in its dtype, on the current device."""
     leaves = [gf.tensor(x, requires_grad=True) for x in program.leaves]
     values = _run(program, False, leaves)
     weights = [gf.tensor(c, dtype=program.dtype) for c in cotangents(program, values)]
@@ -505,7 +509,7 @@ def ours(program: Program, second: bool = False) -> Results:
 
 
 def theirs(program: Program, second: bool = False, noise: int | None = None) -> Results:
-    """The program in PyTorch, in float64; with `noise`, a seed, perturbed by roundings of the program's dtype."""
+    """Run the program in PyTorch, in float64; `noise`: a seed, to perturb it by roundings of the program's dtype."""
     leaves = [torch.from_numpy(x.astype("float64")).requires_grad_() for x in program.leaves]
     after: Callable[[Any], Any] = lambda x: x  # noqa: E731
     if noise is not None:
@@ -540,7 +544,7 @@ def _dense(gradient: Any, like: Any) -> np.ndarray:
 
 
 def assert_agrees(program: Program, second: bool = False) -> None:
-    """AssertionError where gradflow's results are further from PyTorch's in float64 than roundings can explain."""
+    """Raise AssertionError if gradflow's results differ from PyTorch's in float64 by more than rounding explains."""
     expected = theirs(program, second)
     noisy = [theirs(program, second, seed) for seed in range(PERTURBED_RUNS)]
     got = ours(program, second)
@@ -550,7 +554,7 @@ def assert_agrees(program: Program, second: bool = False) -> None:
         assert what.startswith("second") or x.dtype == program.dtype, f"{what} is {x.dtype}"
         with np.errstate(invalid="ignore", over="ignore"):
             moved = np.max([np.abs(y - reference) for _, y in others], axis=0, initial=0.0)
-            # where no perturbation moves an element, its neighbours tell how large the terms were that it is made of
+            # if no perturbation moves an element, its neighbours show how large its terms were
             bound = ROUNDINGS * (moved + 0.1 * np.max(moved, initial=0.0) + tiny) + 4 * eps(program.dtype) * np.abs(
                 reference
             )

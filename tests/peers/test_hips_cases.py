@@ -1,6 +1,6 @@
-"""What HIPS autograd's tests check, in cases of our own: by central differences, and against autograd where it is.
+"""Cases like those of HIPS autograd's tests, checked by central differences and, if installed, against autograd.
 
-`python tests/peers/test_hips_cases.py` prints how many cases there are, and what of autograd's has no counterpart here.
+`python tests/peers/test_hips_cases.py` prints the number of cases, and which of autograd's have no counterpart here.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ ATOL = 1e-12
 
 @dataclass(frozen=True)
 class Case:
-    """`ours(*tensors)` and `theirs(*arrays)`, each an array or a list of them, of `inputs`; all differentiated by.
+    """`ours(*tensors)` and `theirs(*arrays)` of `inputs`, all differentiable; each returns an array or a list of them.
 
-    `theirs` None: autograd cannot say it, or says something else (NaN for a product with zeros).
+    `theirs` is None if autograd cannot express it, or has another result (NaN for a product with zeros).
     """
 
     name: str
@@ -60,7 +60,7 @@ NO_COUNTERPART: dict[str, str] = {
     "array_split rollaxis row_stack column_stack atleast_1d atleast_2d atleast_3d": "other names for split, "
     "permute_dims, concat and expand_dims",
 }
-"""What autograd's four files check and gradflow has no function for, and why."""
+"""Functions that autograd's four test files check and gradflow does not have, with the reason."""
 
 
 def rng(key: str) -> np.random.Generator:
@@ -68,7 +68,7 @@ def rng(key: str) -> np.random.Generator:
 
 
 def R(*shape: int) -> np.ndarray:  # noqa: N802
-    """Normal numbers, other ones for each call."""
+    """Return normal numbers, different ones for each call."""
     return np.asarray(rng(f"{next(_serial)}").normal(size=shape))
 
 
@@ -76,7 +76,7 @@ _serial = itertools.count()
 
 
 def apart(*shape: int) -> np.ndarray:
-    """Numbers of which no two are near each other or near 0."""
+    """Return numbers that are not close to each other or to 0."""
     order = rng(f"{next(_serial)}").permutation(math.prod(shape)).reshape(shape)
     return np.asarray(0.31 * order - 1.13)
 
@@ -90,7 +90,7 @@ def case(name: str, ours: Any, theirs: Any, *inputs: Any) -> None:
 
 
 def sweep(name: str, ours: Any, theirs: Any, *choices: Iterable[Any], **options: Iterable[Any]) -> None:
-    """A case for every combination of one of each of the inputs' choices and of the options' values."""
+    """Add a case for every combination of the inputs' choices and the options' values."""
     names = list(options)
     for inputs in itertools.product(*choices):
         for values in itertools.product(*options.values()):
@@ -184,7 +184,7 @@ for _name in ("maximum", "minimum"):
 
 
 def _tied(F: Any, x: Any) -> Any:
-    """Rows of x and constants."""
+    """Return rows of x and constants."""
     half = x * 0.0 + 0.5
     array = gf.stack if F is gf else anp.array
     return array([array([x, x, x]), array([x, half, half]), array([half, half, half]), array([x, x, half])])
@@ -218,7 +218,7 @@ for _name in ("sum", "mean", "max", "min", "prod", "var", "std"):
         for _axis, _keep in itertools.product(_AXES[len(_shape)], (False, True)):
             _numpy_axis = _axis if _axis is None else tuple(np.atleast_1d(_axis).tolist())
             if _name == "std" and math.prod(_shape[a] for a in _numpy_axis or range(len(_shape))) == 1:
-                continue  # the standard deviation of one number: no derivative by differences
+                continue  # the standard deviation of one number has no derivative
             case(
                 f"{_name} {_shape} axis={_axis} keepdims={_keep}",
                 lambda x, f=_name, a=_axis, k=_keep: getattr(gf, f)(x, axis=a, keepdims=k),
@@ -462,7 +462,7 @@ case("inner", lambda x, y: x @ y.T, lambda x, y: anp.inner(x, y), R(2, 3), R(4, 
 
 
 def tensordot(x: Any, y: Any, axes: Any) -> Any:
-    """In operations of gradflow's: permute, reshape, matmul."""
+    """Composed of gradflow operations: permute, reshape, matmul."""
     if isinstance(axes, int):
         axes = (range(x.ndim - axes, x.ndim), range(axes))
     first, second = [[a % t.ndim for a in np.atleast_1d(ax)] for ax, t in zip(axes, (x, y), strict=True)]
@@ -496,7 +496,7 @@ for _a, _b, _axes in [
 
 
 def einsum(spec: str, *xs: Any) -> Any:
-    """In operations of gradflow's: permute, reshape, multiply, sum. No ellipsis, no letter twice in one operand."""
+    """Composed of gradflow operations: permute, reshape, multiply, sum. No ellipsis, no letter twice in an operand."""
     operands, out = spec.split("->")
     letters = sorted(set(operands) - {","})
     product: Any = 1.0
@@ -570,7 +570,7 @@ def weights(shapes: Sequence[Any], seed: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_derivatives_are_those_of_central_differences(case: Case) -> None:
-    with np.errstate(invalid="ignore"):  # some cases are about what becomes of NaN
+    with np.errstate(invalid="ignore"):  # some cases have NaN
         gf.gradcheck(case.ours, *tensors(case))
         gf.gradgradcheck(case.ours, *tensors(case))
 
@@ -612,7 +612,7 @@ def test_value_and_derivatives_are_those_of_autograd(case: Case) -> None:
 
 
 def gradients(f: Callable[..., Any], *numbers: float) -> tuple[list[float], list[float]]:
-    """The first and the second derivative by each number (the second by that number alone)."""
+    """Return the first and the second derivative by each number (not the mixed ones)."""
     xs = [gf.tensor(n, dtype="float64") for n in numbers]
     with np.errstate(all="ignore"):
         first = [gf.grad(f, i)(*xs).item() for i in range(len(xs))]

@@ -1,7 +1,7 @@
-"""Histories of optimizers drawn at random agree with PyTorch's: gradients, changed settings, saved states, new groups.
+"""Random histories of optimizers agree with PyTorch's: gradients, changed settings, saved states, new groups.
 
-The bound is found as for random programs: the history runs in PyTorch in float64 a few times with each parameter,
-gradient and state array changed at random by a few roundings of the dtype under test.
+The bound is found as for random programs: the history runs in PyTorch in float64 a few times, with each parameter,
+gradient and state array perturbed at random by a few roundings of the dtype under test.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from gradflow.testing import eps, host  # noqa: E402
 SHAPES = [(), (3,), (2, 3), (70,), (0, 2)]
 NAMES = ["SGD", "Adam", "AdamW", "RMSprop"]
 LARGE = {"float64": 1e3, "float32": 1e3, "float16": 30.0}
-"""The scale of large gradients: their squares are numbers of the dtype."""
+"""The scale of large gradients, whose squares do not overflow the dtype."""
 
 
 def settings_of(draw: Any, name: str, dtype: str) -> dict[str, Any]:
-    """Hyperparameters of an optimizer, in PyTorch's names, which are gradflow's."""
+    """Draw hyperparameters of an optimizer; the names are the same in PyTorch and gradflow."""
 
     def one_of(*options: Any) -> Any:
         return draw(st.sampled_from(options))
 
-    # a mean square below half precision's smallest number is 0, and a small epsilon then decides the step alone
+    # in float16 a tiny mean square becomes 0, and a small epsilon alone would decide the step
     small = [1e-2, 1e-3] if dtype == "float16" else [1e-8, 1e-3]
     chosen = {"lr": one_of(0.1, 0.01, 0.0), "weight_decay": one_of(0.0, 0.1)}
     if name == "SGD":
@@ -52,7 +52,7 @@ def settings_of(draw: Any, name: str, dtype: str) -> dict[str, Any]:
 
 
 def changes_of(draw: Any, name: str) -> dict[str, Any]:
-    """Hyperparameters that may change in the midst of a history, whatever the others are."""
+    """Draw a hyperparameter that may change during a history, whatever the others are."""
     options = {"lr": [0.02, 0.0], "weight_decay": [0.0, 0.01]}
     options |= {"SGD": {"dampening": [0.0]}, "RMSprop": {"alpha": [0.9]}}.get(name, {"betas": [(0.8, 0.9)]})
     key = draw(st.sampled_from(sorted(options)))
@@ -61,7 +61,7 @@ def changes_of(draw: Any, name: str) -> dict[str, Any]:
 
 @dataclass
 class History:
-    """An optimizer's class and settings, the shapes of its parameters, and what happens to it, event by event."""
+    """An optimizer's class and settings, the shapes of its parameters, and its events."""
 
     dtype: str
     name: str
@@ -72,7 +72,7 @@ class History:
 
 @st.composite
 def histories(draw: Any, dtype: str) -> History:
-    """Histories of up to 12 events."""
+    """Draw histories of up to 12 events."""
     name = draw(st.sampled_from(NAMES))
     settings = settings_of(draw, name, dtype)
     shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3))
@@ -98,19 +98,19 @@ def histories(draw: Any, dtype: str) -> History:
 
 
 def gradient(history: History, kind: str, shape: tuple[int, ...], event: int, parameter: int) -> np.ndarray | None:
-    """The gradient of a parameter at an event, in the history's dtype."""
+    """Return the gradient of a parameter at an event, in the history's dtype."""
     if kind == "none":
         return None
     rng = np.random.default_rng([event, parameter])
     g = rng.normal(size=shape)
-    if kind == "constant":  # that of before but for a little: its variance is lost in rounding
+    if kind == "constant":  # nearly the same each time: its variance is lost in rounding
         g = np.full(shape, 0.7) * (1 + 4 * eps(history.dtype) * g)
     g = g * {"large": LARGE[history.dtype], "small": 1e-3, "zero": 0.0}.get(kind, 1.0)
     return np.asarray(g).astype(history.dtype)
 
 
 class Ours:
-    """A history in gradflow."""
+    """A history, run in gradflow."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -137,7 +137,7 @@ class Ours:
 
 
 class Theirs(Ours):
-    """A history in PyTorch, in float64; with `noise`, a seed, perturbed by roundings."""
+    """A history, run in PyTorch in float64; `noise`: a seed, to perturb it by roundings."""
 
     def __init__(self, history: History, noise: int | None = None) -> None:
         super().__init__(history)
@@ -183,7 +183,7 @@ def initial(history: History, shape: tuple[int, ...], index: int) -> np.ndarray:
 
 
 def live(history: History, library: Ours) -> list[list[np.ndarray]]:
-    """The parameters after each event."""
+    """Return the parameters after each event."""
     shapes = list(history.shapes)
     optimizer = library.make([library.parameter(shape) for shape in shapes], **history.settings)
     states = []
@@ -232,7 +232,7 @@ def test_random_histories_of_optimizers_agree_with_pytorch(dtype: str, random_ex
                     bound = ROUNDINGS * (
                         apart + PERTURBATION[dtype] * eps(dtype) * largest[k] + np.finfo(dtype).smallest_subnormal
                     )
-                # where PyTorch itself takes the root of a variance that rounding made negative, being finite is all
+                # if rounding makes the variance negative in PyTorch too, check only that the result is finite
                 wrong = ~((np.abs(x - y) <= bound) | ~np.isfinite(bound))
                 assert not wrong.any(), f"{where} is {x[wrong]} for {y[wrong]}, more than {bound[wrong]} apart"
 

@@ -1,4 +1,4 @@
-"""Programs drawn at random agree with PyTorch: their values, gradients, and gradients of gradients."""
+"""Random programs agree with PyTorch: values, gradients, and gradients of gradients."""
 
 from __future__ import annotations
 

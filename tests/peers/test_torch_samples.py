@@ -1,6 +1,6 @@
-"""PyTorch's own sample inputs (its OpInfos), run through gradflow: values and two derivatives, in float64.
+"""PyTorch's sample inputs (OpInfos), run through gradflow: values and two derivatives, in float64.
 
-`python tests/peers/test_torch_samples.py` prints how many samples of each operation ran and were excluded, and why.
+`python tests/peers/test_torch_samples.py` prints, for each operation, how many samples ran and were excluded, and why.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ ATOL = 1e-12
 
 
 def load_infos() -> dict[str, Any]:
-    """PyTorch's OpInfos by name, with ":variant" where they have one."""
+    """Return PyTorch's OpInfos by name, with ":variant" for variants."""
     before = None
     try:
         import hypothesis
 
         before = hypothesis.settings.get_current_profile_name()
-    except (ImportError, AttributeError):  # not installed, or older than that function
+    except (ImportError, AttributeError):  # not installed, or too old
         pass
     try:
         from torch.testing._internal.common_methods_invocations import op_db
     except ImportError as error:
         pytest.skip(f"PyTorch's sample inputs cannot be imported: {error}")
     finally:
-        if before is not None:  # the import loads a profile of its own
+        if before is not None:  # the import loads its own hypothesis profile
             hypothesis.settings.load_profile(before)
     return {":".join(filter(None, (info.name, info.variant_test_name))): info for info in op_db}
 
@@ -48,7 +48,7 @@ def infos() -> dict[str, Any]:
 
 
 def samples_of(info: Any, shared: Shared) -> list[Any]:
-    """The samples, always the same ones, with leaves that require a gradient where the operation has one."""
+    """Return the samples, always the same, with leaves that require a gradient if the operation has one."""
     dtype = getattr(torch, shared.dtype)
     torch.manual_seed(0)
     return list(info.sample_inputs("cpu", dtype, requires_grad=info.supports_autograd and dtype.is_floating_point))
@@ -69,7 +69,7 @@ def assert_agrees(what: str, ours: np.ndarray, theirs: np.ndarray) -> None:
 
 
 def projected(parts: list[Any], to_weight: Callable[[np.ndarray], Any], seed: int) -> Any:
-    """The sum of all elements, each times a number that depends on the seed only."""
+    """Return the sum of all elements, each times a number that depends only on the seed."""
     rng = np.random.default_rng(seed)
     total = None
     for part in parts:
@@ -83,7 +83,7 @@ def part_dtype(part: Any) -> str:
 
 
 def torch_gradients(parts: list[Any], inputs: list[Any], seed: int) -> list[Any]:
-    """Recorded, zeros where an input has no part in it."""
+    """Return recorded gradients; zeros for inputs that are not used."""
     total = projected(parts, torch.from_numpy, seed) if parts else None
     if total is None or not total.requires_grad:
         return [torch.zeros_like(x) for x in inputs]
@@ -107,7 +107,7 @@ def floating(results: list[Any]) -> list[int]:
 
 
 def compare(info: Any, shared: Shared, sample: Any) -> None:
-    """Raise where gradflow's answer to the sample is not PyTorch's."""
+    """Raise if gradflow's result for the sample differs from PyTorch's."""
     inputs = [x for x in leaves((sample.input, sample.args, sample.kwargs)) if getattr(x, "requires_grad", False)]
     theirs = list(leaves(shared.take(info.op(sample.input, *sample.args, **sample.kwargs))))
     made: dict[int, gf.Tensor] = {}
@@ -150,12 +150,12 @@ def described(sample: Any) -> str:
 
 
 def run(name: str, info: Any) -> tuple[int, Counter[str]]:
-    """How many samples agreed, and how many are excluded, by reason. AssertionError where one does not agree."""
+    """Return the samples that agree, and the excluded ones by reason. Raises AssertionError if a sample disagrees."""
     shared = SHARED[name]
     ran, excluded = 0, Counter[str]()
     for sample in samples_of(info, shared):
         exclusion = exclusion_of(sample, shared)
-        with np.errstate(all="ignore"):  # as PyTorch, which says nothing of NaN
+        with np.errstate(all="ignore"):  # PyTorch does not warn of NaN either
             try:
                 compare(info, shared, sample)
             except Exception as error:
@@ -174,7 +174,7 @@ def test_samples_of_torch(name: str, infos: dict[str, Any], record_property: Cal
     ran, excluded = run(name, infos[name])
     record_property("samples run", ran)
     record_property("samples excluded", dict(excluded))
-    assert ran, "each sample is excluded"
+    assert ran, "all samples are excluded"
     unused = [e.reason for e in SHARED[name].exclusions if not excluded[e.reason]]
     assert not unused, f"exclusions that no sample needs: {unused}"
 

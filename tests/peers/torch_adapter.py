@@ -1,4 +1,4 @@
-"""PyTorch's operations in terms of gradflow's: which OpInfos the two share, and which samples gradflow cannot run."""
+"""PyTorch's operations in terms of gradflow's: the OpInfos that both have, and the samples that gradflow cannot run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import gradflow as gf
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Samples that gradflow cannot run or answers otherwise: `matches(input, *args, **kwargs)`, and why."""
+    """Samples that gradflow cannot run or has other results for: `matches(input, *args, **kwargs)`, and the reason."""
 
     reason: str
     matches: Callable[..., bool]
@@ -20,10 +20,11 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class Shared:
-    """An operation of PyTorch's: `call` takes its arguments and answers with gradflow.
+    """A PyTorch operation; `call` takes its arguments and computes the result with gradflow.
 
-    `take` selects of PyTorch's results those that gradflow has, too. `dtype` is that of the samples. `order`: how many
-    derivatives PyTorch can compute.
+    take: selects those of PyTorch's results that gradflow has too.
+    dtype: the dtype of the samples.
+    order: how many derivatives PyTorch can compute.
     """
 
     call: Callable[..., Any]
@@ -34,7 +35,7 @@ class Shared:
 
 
 SHARED: dict[str, Shared] = {}
-"""By the name of the OpInfo, with ":variant" where it has one."""
+"""By the name of the OpInfo, with ":variant" for variants."""
 
 NOT_SHARED: dict[str, str] = {
     "nn.functional.softplus": "each sample has beta and threshold; the samples of logsigmoid run gradflow's softplus",
@@ -44,23 +45,23 @@ NOT_SHARED: dict[str, str] = {
     "nn.functional.softmin": "softmax of -x, which gradflow has no name for",
     "nn.functional.celu": "gradflow has no such activation",
 }
-"""OpInfos near to something of gradflow's of which no sample can run."""
+"""OpInfos similar to gradflow operations, but without a sample that can run."""
 
 
 def shared(names: str, call: Callable[..., Any], *exclusions: Exclusion, **options: Any) -> None:
-    """Map OpInfos, separated by blanks."""
+    """Map OpInfos, given by names separated by spaces."""
     for name in names.split():
         SHARED[name] = Shared(call, exclusions, **options)
 
 
 def option(names: str, reason: str) -> Exclusion:
-    """Samples that give one of the keyword arguments, which the adapter's functions do not take."""
+    """Exclude samples with one of these keyword arguments, which gradflow does not have."""
     wanted = set(names.split())
     return Exclusion(reason, lambda *args, **kwargs: bool(wanted & set(kwargs)))
 
 
 def first_dim(dim: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """The argument after the input, be it called dim or not."""
+    """Return the argument after the input, given as `dim` or by position."""
     return kwargs.get("dim", dim)
 
 
@@ -111,7 +112,7 @@ shared("nn.functional.relu6", lambda x: gf.clip(x, 0, 6))
 
 
 def _clamp(x: Any, low: Any = None, high: Any = None) -> Any:
-    """`gf.clip` takes numbers as limits; with tensors, the same is said with maximum and minimum."""
+    """`gf.clip` takes numbers as limits; for tensors, use maximum and minimum."""
     if low is not None:
         x = gf.maximum(x, low)
     return x if high is None else gf.minimum(x, high)
@@ -259,7 +260,7 @@ def _narrow(x: Any, dim: int, start: int, length: int) -> Any:
 
 
 def _pad(x: Any, widths: Sequence[int], *mode_and_value: Any) -> Any:
-    """PyTorch's pairs begin with the last axis; axes without a pair are not padded."""
+    """PyTorch's pairs start with the last axis; axes without a pair are not padded."""
     pairs = [tuple(widths[i : i + 2]) for i in range(0, len(widths), 2)]
     value = mode_and_value[-1] if mode_and_value else 0.0
     return gf.pad(x, [*[(0, 0)] * (x.ndim - len(pairs)), *reversed(pairs)], value)
@@ -370,7 +371,7 @@ shared("full", gf.full)
 
 
 def leaves(tree: Any) -> Iterator[Any]:
-    """What nested tuples, lists and dicts hold."""
+    """Yield the values in nested tuples, lists and dicts."""
     if isinstance(tree, dict):
         tree = list(tree.values())
     if isinstance(tree, (tuple, list)):
@@ -381,7 +382,7 @@ def leaves(tree: Any) -> Iterator[Any]:
 
 
 def converted(tree: Any, made: dict[int, gf.Tensor]) -> Any:
-    """Arguments for gradflow; `made` gets the tensor for each of PyTorch's, by identity, and is asked first."""
+    """Return arguments for gradflow; `made` caches the tensor for each PyTorch tensor, by identity."""
     if isinstance(tree, dict):
         return {key: converted(part, made) for key, part in tree.items()}
     if isinstance(tree, (tuple, list)):
