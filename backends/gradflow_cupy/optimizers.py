@@ -1,6 +1,6 @@
-"""Kernels of the optimizers: a step over flat arrays is one launch, and clipping never waits for the norm.
+"""The optimizers' CUDA kernels: a step over flat arrays is one launch, and clipping never waits for the norm.
 
-Other dtypes than float32 and float64, and arrays that are not contiguous, take the composed default.
+Arrays of other dtypes than float32 and float64, and arrays that are not contiguous, go to the composed default.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Kernels compiled by numba: each passes over its arrays once, where NumPy needs a pass for each operation.
+"""Kernels compiled by numba: one pass over the arrays, where NumPy needs one pass for each operation.
 
-Compiled for a dtype when first called, and kept on disk for the next process. All let go of the interpreter lock, so
-that threads can share the work. Arrays are C-contiguous, of one dtype, float32 or float64; numbers come as Python
-floats and are rounded to that dtype, so that nothing is computed in float64 by the way. Labels are not checked here.
+A kernel is compiled for a dtype when first called with it, and cached on disk for later processes. All kernels release
+the interpreter lock, so that threads can share the work. Arrays are C-contiguous and of one dtype, float32 or float64.
+Numbers come as Python floats and are rounded to that dtype, so that nothing is computed in float64 by accident. Labels
+are not checked here.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ import numba
 import numpy as np
 
 _ROWS = 1024
-"""Rows, or elements, that are summed up before their sum is added to others: rounding errors do not add up."""
+"""Rows, or elements, that are summed before their sum is added to other sums, which keeps the rounding error small."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _compiled(function: _Function) -> _Function:
-    # FMA and sums in any order, as BLAS has them; NaN and infinity stay what they are
+    # allow FMA and sums in any order, as in BLAS; NaN and infinity keep their meaning
     fastmath = {"contract", "reassoc"}
     options: Any = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
     compiled: Any
     try:
         compiled = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the cache can be written
+    except RuntimeError:  # there is no writable folder for the cache
         compiled = numba.njit(**options)(function)
     return compiled  # type: ignore[no-any-return]
 
@@ -43,7 +44,7 @@ def add_bias(z: Any, bias: Any) -> None:
 
 @_compiled
 def add_bias_relu(z: Any, bias: Any) -> None:
-    """z = relu(z + bias), NaN staying NaN, for z (n, m)."""
+    """z = relu(z + bias), where NaN stays NaN, for z (n, m)."""
     zero = z.dtype.type(0)
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
@@ -53,7 +54,7 @@ def add_bias_relu(z: Any, bias: Any) -> None:
 
 @_compiled
 def relu_backward_bias(g: Any, out: Any, result: Any, total: Any) -> None:
-    """result = g where out is not 0, else 0; total = its sum over the rows; (n, m)."""
+    """result = g where out is not 0, else 0; total = the sum of result over its rows; arrays (n, m)."""
     zero = g.dtype.type(0)
     total[:] = zero
     block = np.empty_like(total)
@@ -69,7 +70,7 @@ def relu_backward_bias(g: Any, out: Any, result: Any, total: Any) -> None:
 
 @_compiled
 def sum_rows(g: Any, total: Any) -> None:
-    """total = the sum of g over its rows; (n, m)."""
+    """total = the sum of g over its rows; g: (n, m), total: (m,)."""
     total[:] = g.dtype.type(0)
     block = np.empty_like(total)
     for start in range(0, g.shape[0], _ROWS):
@@ -85,7 +86,7 @@ def sum_rows(g: Any, total: Any) -> None:
 
 @_compiled
 def _in_pairs(sums: Any) -> Any:
-    """The sum of a flat array, which changes, by adding its halves: rounding errors do not add up."""
+    """The sum of a flat array by adding its halves, which keeps the rounding error small; overwrites the array."""
     n = sums.size
     while n > 1:
         half = n // 2
@@ -97,7 +98,7 @@ def _in_pairs(sums: Any) -> Any:
 
 @_compiled
 def less_row_maximum(x: Any, result: Any) -> None:
-    """result = x less the maximum of each row, NaN where there is one in the row; (n, m)."""
+    """result = x - the maximum of each row, NaN for rows that contain NaN; arrays (n, m)."""
     for i in range(x.shape[0]):
         top = x[i, 0]
         for j in range(1, x.shape[1]):
@@ -134,7 +135,7 @@ def label_losses(shifted: Any, e: Any, labels: Any, losses: Any) -> Any:
 
 @_compiled
 def label_losses_backward(p: Any, labels: Any, factor: float, result: Any) -> None:
-    """result = (p less 1 at the label of each row) * factor; p, result: (n, m), labels: (n,)."""
+    """result = (p - one_hot(labels)) * factor; p, result: (n, m), labels: (n,)."""
     c = p.dtype.type(factor)
     for i in range(p.shape[0]):
         for j in range(p.shape[1]):
@@ -151,13 +152,13 @@ def squared_difference(x: Any, target: Any, difference: Any) -> Any:
         for i in range(start, stop):
             difference[i] = x[i] - target[i]
         total = x.dtype.type(0)
-        for i in range(start, stop):  # a loop of its own: beside a store, the order of a sum depends on addresses
+        for i in range(start, stop):  # a separate loop: next to a store, the order of the sum would depend on addresses
             total += difference[i] * difference[i]
         sums[k] = total
     return _in_pairs(sums)
 
 
-# ---------------------------------------------------------------------- optimizers, on flat arrays or None
+# ---------------------------------------------------------------------- optimizers: flat arrays, or None
 
 
 @_compiled

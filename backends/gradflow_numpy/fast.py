@@ -1,7 +1,7 @@
-"""The NumPy backend with kernels that numba compiles: what the extra `fast` is for.
+"""The NumPy backend with kernels compiled by numba (the extra `fast`).
 
-Each kernel takes what it was compiled for, C-contiguous arrays of float32 or float64, and leaves the rest to NumPy.
-numba is imported when the first kernel runs.
+The compiled kernels take C-contiguous arrays of float32 or float64. All other arguments go to NumPy's kernels. numba is
+imported when the first compiled kernel runs.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _COMPILED = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class _Functions:
-    """The functions of `gradflow_numpy.compiled`, which is imported when the first is asked for."""
+    """The functions of `gradflow_numpy.compiled`, imported on first use."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # asked by Python itself
+        if name.startswith("_"):  # a look-up by Python itself
             raise AttributeError(name)
         try:
             with delayed_interrupts():
                 from gradflow_numpy import compiled
-        except Exception as error:  # also of settings that numba refuses, such as NUMBA_NUM_THREADS=0
+        except Exception as error:  # numba also rejects some settings, such as NUMBA_NUM_THREADS=0
             reason = " ".join(str(error).split())
             raise ImportError(
-                f"numba, of the extra 'fast', cannot be imported ({reason}): mend its installation or its settings, or "
-                "set GRADFLOW_FAST=0 to do without"
+                f"numba, of the extra 'fast', cannot be imported ({reason}): repair its installation or its "
+                "settings, or set GRADFLOW_FAST=0 to use NumPy's kernels"
             ) from error
         function = getattr(compiled, name)
         setattr(self, name, function)
@@ -44,23 +44,23 @@ _functions: Any = _Functions()
 
 
 def _fit(*arrays: Array) -> bool:
-    """Whether these are arrays that the functions were compiled for."""
+    """Whether the compiled functions can take these arrays."""
     dtype = arrays[0].dtype
     if dtype not in _COMPILED:
         return False
-    for a in arrays:  # noqa: SIM110 - a generator takes a microsecond more
+    for a in arrays:  # noqa: SIM110 (a generator takes a microsecond longer)
         if a.dtype != dtype or not a.flags.carray:
             return False
     return True
 
 
 def _are_labels(target: Array) -> bool:
-    """Whether this is a row of labels that the functions were compiled for."""
+    """Whether these are labels that the compiled functions can take."""
     return target.ndim == 1 and target.dtype == np.int64 and bool(target.flags.carray)
 
 
 class FastNumpyBackend(NumpyBackend):
-    """Arrays of NumPy in the memory of the host, with kernels compiled by numba and, on Intel, products by MKL."""
+    """NumPy arrays in host memory, with kernels compiled by numba and, on Intel processors, products by MKL."""
 
     made_by: ClassVar[dict[str, str]] = dict.fromkeys(
         (
@@ -77,7 +77,7 @@ class FastNumpyBackend(NumpyBackend):
             self.product = self.product_by_mkl  # type: ignore[method-assign]
 
     def prepare(self) -> None:
-        _functions.add_bias  # noqa: B018 (asking for a function imports them)
+        _functions.add_bias  # noqa: B018 (looking up a function imports them)
 
     def describe(self) -> str:
         from importlib.metadata import version
@@ -86,7 +86,7 @@ class FastNumpyBackend(NumpyBackend):
         return f"{super().describe()}, numba {version('numba')}{products}"
 
     def product_by_mkl(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """As `product`; by MKL, where it is the faster one."""
+        """Like `product`, by MKL where MKL is faster."""
         result = mkl.multiply(a, b, out)
         return NumpyBackend.product(self, a, b, out) if result is None else result
 

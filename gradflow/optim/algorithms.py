@@ -24,12 +24,12 @@ def _check_eps(group: dict[str, Any]) -> None:
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum (Sutskever et al. 2013), also Nesterov's, and weight decay.
 
-    - parameters: tensors or parameter groups, as for every `Optimizer`.
-    - lr: learning rate, a number or a schedule (default 1e-3).
-    - momentum: the share of the velocity that each step keeps, at least 0 (default 0: no velocity).
-    - dampening: each step adds 1 - dampening times the gradient to the velocity (default 0).
-    - weight_decay: the factor of the parameters that is added to their gradients (default 0).
-    - nesterov: Nesterov's momentum, which needs momentum > 0 and dampening 0 (default False).
+    parameters: tensors or parameter groups, as for every `Optimizer`.
+    lr: learning rate, a number or a schedule (default 1e-3).
+    momentum: the share of the velocity that each step keeps, at least 0 (default 0: no velocity).
+    dampening: each step adds 1 - dampening times the gradient to the velocity (default 0).
+    weight_decay: the factor of the parameters that is added to their gradients (default 0).
+    nesterov: Nesterov's momentum, which needs momentum > 0 and dampening 0 (default False).
 
     Raises ValueError for a hyperparameter out of range, and like `Optimizer`.
     """
@@ -69,12 +69,12 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015), its weight decay added to the gradient.
 
-    - parameters: tensors or parameter groups, as for every `Optimizer`.
-    - lr: learning rate, a number or a schedule (default 1e-3).
-    - betas: the decay factors of the running means of the gradient and of its square, each in [0, 1)
-      (default (0.9, 0.999)).
-    - eps: what is added to the root of the mean square before dividing by it, above 0 (default 1e-8).
-    - weight_decay: the factor of the parameters that is added to their gradients (default 0).
+    parameters: tensors or parameter groups, as for every `Optimizer`.
+    lr: learning rate, a number or a schedule (default 1e-3).
+    betas: the decay factors of the running means of the gradient and of its square, each in [0, 1)
+    (default (0.9, 0.999)).
+    eps: what is added to the root of the mean square before dividing by it, above 0 (default 1e-8).
+    weight_decay: the factor of the parameters that is added to their gradients (default 0).
 
     Raises ValueError for a hyperparameter out of range, TypeError for betas that are not two numbers, and like
     `Optimizer`.
@@ -137,13 +137,13 @@ class AdamW(Adam):
 class RMSprop(Optimizer):
     """RMSprop (Tieleman & Hinton 2012), with momentum, and centred (Graves 2013).
 
-    - parameters: tensors or parameter groups, as for every `Optimizer`.
-    - lr: learning rate, a number or a schedule (default 1e-2).
-    - alpha: the decay factor of the running mean of the squared gradient, in [0, 1) (default 0.99).
-    - eps: what is added to the root of the mean square before dividing by it, above 0 (default 1e-8).
-    - weight_decay: the factor of the parameters that is added to their gradients (default 0).
-    - momentum: the share of the velocity that each step keeps, at least 0 (default 0: no velocity).
-    - centered: divide by the standard deviation of the gradient instead of its root mean square (default False).
+    parameters: tensors or parameter groups, as for every `Optimizer`.
+    lr: learning rate, a number or a schedule (default 1e-2).
+    alpha: the decay factor of the running mean of the squared gradient, in [0, 1) (default 0.99).
+    eps: what is added to the root of the mean square before dividing by it, above 0 (default 1e-8).
+    weight_decay: the factor of the parameters that is added to their gradients (default 0).
+    momentum: the share of the velocity that each step keeps, at least 0 (default 0: no velocity).
+    centered: divide by the standard deviation of the gradient instead of its root mean square (default False).
 
     Raises ValueError for a hyperparameter out of range, and like `Optimizer`.
     """

@@ -1,4 +1,4 @@
-"""Clipping of gradients by their global norm, without a wait for the device."""
+"""Clipping of gradients by their global norm, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from gradflow.tensor import Tensor
 
 @opaque_call
 def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale all gradients in place so that their common 2-norm is at most `max_norm`; returns the norm before that.
+    """Scale all gradients in place so that their global 2-norm is at most `max_norm`, and return their previous norm.
 
-    The norm is a tensor without axes, on the device of the gradients: reading it waits, clipping does not. 0 where
-    there are no gradients. An infinite `max_norm` only measures. A parameter given twice counts once. Raises ValueError
-    for a `max_norm` that is not a number >= 0, DeviceMismatchError for several devices. Pascanu et al. 2013, "On the
-    difficulty of training recurrent neural networks", algorithm 1.
+    parameters: a tensor or several, on one device. Those without a gradient do not count; one given twice counts once.
+    max_norm: the largest norm allowed, at least 0. `math.inf` changes nothing: it only measures the norm.
+
+    The norm is a tensor of shape (), on the device of the gradients: reading it waits for the device, clipping does
+    not. It is 0 if there are no gradients. Pascanu et al. 2013, "On the difficulty of training recurrent neural
+    networks", algorithm 1.
+
+    Raises ValueError for another `max_norm`, DeviceMismatchError for parameters on several devices.
     """
     if max_norm != math.inf:
         number("max_norm", max_norm)
@@ -36,7 +40,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
     if any(t.backend is not backend for t, _ in with_gradient):
         raise mismatch("clip_grad_norm_", [t for t, _ in with_gradient])
     arrays = _whole_arrays([leaf for _, leaf in with_gradient])
-    if max_norm == math.inf:  # copies are scaled, since the factor is no number where the norm is infinite too
+    if max_norm == math.inf:  # scale copies: the factor is NaN if the norm is infinite, too
         return Tensor(backend.clip_global_norm([backend.copy(a) for a in arrays], math.inf), backend)
     norm = backend.clip_global_norm(arrays, float(max_norm))
     for _, leaf in with_gradient:
@@ -50,7 +54,7 @@ def _leaf(tensor: Tensor) -> Leaf | None:
 
 
 def _whole_arrays(leaves: list[Leaf]) -> list[Array]:
-    """The gradients as few arrays: of an optimizer's block, all of whose members are here, the one flat array."""
+    """The gradients in as few arrays as possible: the flat array of an optimizer's block if all of its are here."""
     inside: dict[Any, list[Leaf]] = {}
     arrays = []
     for leaf in leaves:

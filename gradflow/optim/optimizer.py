@@ -24,12 +24,12 @@ class Step(NamedTuple):
     They belong to parameters of one group that have had equally many steps, and to the padding between them: zeros,
     which must stay zeros. All arrays but `gradients` are to be changed in place.
 
-    - backend: the `Backend` of the arrays.
-    - parameters, gradients: the values of the parameters and their gradients.
-    - state: the state arrays by name; zeros before their first step.
-    - lr: the learning rate of this step.
-    - number: the steps of these parameters, this one included: 1, 2, ...
-    - first: whether any of the state arrays has not been written before.
+    backend: the `Backend` of the arrays.
+    parameters, gradients: the values of the parameters and their gradients.
+    state: the state arrays by name; zeros before their first step.
+    lr: the learning rate of this step.
+    number: the steps of these parameters, this one included: 1, 2, ...
+    first: whether any of the state arrays has not been written before.
     """
 
     backend: Backend
@@ -45,10 +45,10 @@ class Step(NamedTuple):
 class Optimizer:
     """Updates parameters from their gradients: the base class of all optimizers.
 
-    - parameters: the tensors to train, floating-point leaves; or parameter groups, mappings with "params" and
-      hyperparameters of their own.
-    - defaults: the hyperparameters by name, for groups that do not set them. "lr" is required: the learning rate, a
-      number or a schedule, which is a function of the steps done so far (see `gradflow.optim.schedules`).
+    parameters: the tensors to train, floating-point leaves; or parameter groups, mappings with "params" and
+    hyperparameters of their own.
+    defaults: the hyperparameters by name, for groups that do not set them. "lr" is required: the learning rate, a
+    number or a schedule, which is a function of the steps done so far (see `gradflow.optim.schedules`).
 
     Raises ValueError for no parameters, a parameter given twice, or a hyperparameter out of range; TypeError for
     anything but floating-point leaves.

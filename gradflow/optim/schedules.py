@@ -1,6 +1,8 @@
-"""Learning-rate schedules: pure functions of the count of steps, from 0, given to an optimizer as its `lr`.
+"""Learning-rate schedules: pure functions of the number of steps done so far, passed to an optimizer as its `lr`.
 
-Each is a small frozen class whose objects are called, so that it can be printed, compared and pickled.
+Each is a frozen dataclass whose instances are callable, so that it can be printed, compared and pickled. Any function
+of the steps can serve as a schedule, too. All raise ValueError for a rate that is negative or not finite, and for a
+number of steps that is not an integer of at least 1.
 
 >>> schedule = warmup(cosine(0.1, steps=100), steps=10)
 >>> [round(schedule(step), 3) for step in (0, 5, 10, 60, 110)]
@@ -19,15 +21,15 @@ Schedule = Callable[[int], float]
 
 def _check(steps: int, **rates: float) -> None:
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
-        raise ValueError(f"a schedule takes at least 1 step; got {steps!r}")
+        raise ValueError(f"a schedule takes an integer number of steps, at least 1; got {steps!r}")
     for name, rate in rates.items():
         if not (isinstance(rate, Real) and math.isfinite(rate) and rate >= 0):
-            raise ValueError(f"{name} is a finite number >= 0; got {rate!r}")
+            raise ValueError(f"{name} must be a finite number >= 0; got {rate!r}")
 
 
 @dataclass(frozen=True)
-class constant:  # noqa: N801 (a schedule reads as the function that it is)
-    """Always `lr`. Raises ValueError, as all schedules do, for a rate that is negative or not finite."""
+class constant:  # noqa: N801 (named like the function that it is)
+    """Always `lr`."""
 
     lr: float
 
@@ -40,7 +42,12 @@ class constant:  # noqa: N801 (a schedule reads as the function that it is)
 
 @dataclass(frozen=True)
 class step:  # noqa: N801
-    """`lr`, times `factor` after each `every` steps. ValueError for every < 1."""
+    """A rate that is multiplied by a factor at regular intervals: `lr * factor ** (steps // every)`.
+
+    lr: the first learning rate.
+    every: the steps of an interval.
+    factor: the factor (default 0.1).
+    """
 
     lr: float
     every: int
@@ -59,9 +66,11 @@ def _half_cosine(start: float, end: float, fraction: float) -> float:
 
 @dataclass(frozen=True)
 class cosine:  # noqa: N801
-    """From `lr` down to `final` in half a cosine over `steps`, then `final`.
+    """Half a cosine down from `lr` to `final`: Loshchilov & Hutter 2017, "SGDR", eq. 5, without restarts.
 
-    Loshchilov & Hutter 2017, "SGDR", eq. 5, without restarts. ValueError for steps < 1.
+    lr: the first learning rate.
+    steps: the steps until `final`.
+    final: the rate from then on (default 0).
     """
 
     lr: float
@@ -77,7 +86,11 @@ class cosine:  # noqa: N801
 
 @dataclass(frozen=True)
 class warmup:  # noqa: N801
-    """A straight rise over `steps` to where `schedule` starts, which then begins. ValueError for steps < 1."""
+    """A linear warm-up to another schedule's first rate, followed by that schedule from its step 0.
+
+    schedule: the schedule that follows.
+    steps: the steps of the warm-up, whose first rate is 1 / steps of its last.
+    """
 
     schedule: Schedule
     steps: int
@@ -93,10 +106,15 @@ class warmup:  # noqa: N801
 
 @dataclass(frozen=True)
 class one_cycle:  # noqa: N801
-    """Half a cosine up to `peak` over the share `rise` of `steps`, then one down: PyTorch's OneCycleLR.
+    """Half a cosine up to `peak`, then one down: PyTorch's OneCycleLR (Smith & Topin 2018, "Super-Convergence").
 
-    From peak / start_divisor to that over final_divisor. Smith & Topin 2018, "Super-Convergence". ValueError for
-    steps < 2, a share outside (0, 1) or a divisor that is not positive.
+    peak: the highest learning rate.
+    steps: the steps of the whole cycle, at least 2.
+    rise: the part of the steps that goes up, in (0, 1) (default 0.3).
+    start_divisor: the first rate is peak / start_divisor (default 25).
+    final_divisor: the last rate is the first rate / final_divisor (default 1e4).
+
+    Raises ValueError for fewer than 2 steps, `rise` outside (0, 1), and divisors that are not positive.
     """
 
     peak: float
