@@ -18,20 +18,14 @@ from gradflow.backend import (
     SGDOptions,
     SGDScalars,
 )
-from gradflow_cupy.kernels import PARTIAL_BLOCKS, REAL_TYPES, THREADS, launch, per_element
+from gradflow_cupy.kernels import PARTIAL_BLOCKS, THREADS, kernel_dtype, launch, per_element
 
 
-def flat_real(*arrays: Array | None) -> str:
-    """The dtype character of the arrays if the kernels can take them all as flat memory of that one type, else ""."""
-    first = arrays[0]
-    assert first is not None
-    dtype = first.dtype
-    if dtype.char not in REAL_TYPES:
-        return ""
-    for x in arrays:
-        if x is not None and (x.dtype != dtype or not x.flags.c_contiguous):
-            return ""
-    return str(dtype.char)
+def flat_dtype(*arrays: Array | None) -> str | None:
+    """The dtype character of the arrays; None unless kernels are compiled for it and all arrays are C-contiguous."""
+    if all(x is None or x.flags.c_contiguous for x in arrays):
+        return kernel_dtype(*arrays)
+    return None
 
 
 class OptimizerKernels(Backend):
@@ -42,13 +36,13 @@ class OptimizerKernels(Backend):
     def sgd_step(
         self, parameter: Array, gradient: Array, velocity: Array | None, options: SGDOptions, scalars: SGDScalars
     ) -> None:
-        real = flat_real(parameter, gradient, velocity)
-        if not real:
+        dtype = flat_dtype(parameter, gradient, velocity)
+        if dtype is None:
             return Backend.sgd_step(self, parameter, gradient, velocity, options, scalars)
         n = parameter.size
         momentum, dampening, weight_decay, nesterov = options
         launch(
-            "sgd_step", real, *per_element(n),
+            "sgd_step", dtype, *per_element(n),
             parameter, gradient, velocity, n, momentum, 1.0 - dampening, weight_decay, nesterov, *scalars,
         )  # fmt: skip
         return None
@@ -56,14 +50,14 @@ class OptimizerKernels(Backend):
     def adam_step(
         self, parameter: Array, gradient: Array, mean: Array, square: Array, options: AdamOptions, scalars: AdamScalars
     ) -> None:
-        real = flat_real(parameter, gradient, mean, square)
-        if not real:
+        dtype = flat_dtype(parameter, gradient, mean, square)
+        if dtype is None:
             return Backend.adam_step(self, parameter, gradient, mean, square, options, scalars)
         n = parameter.size
         beta1, beta2, epsilon, weight_decay = options
         lr, bias_correction1, bias_correction2_root, decay_factor = scalars
         launch(
-            "adam_step", real, *per_element(n),
+            "adam_step", dtype, *per_element(n),
             parameter, gradient, mean, square, n, beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon, weight_decay,
             lr / bias_correction1, 1.0 / bias_correction2_root, decay_factor,
         )  # fmt: skip
@@ -79,31 +73,31 @@ class OptimizerKernels(Backend):
         options: RMSpropOptions,
         scalars: RMSpropScalars,
     ) -> None:
-        real = flat_real(parameter, gradient, square, mean, velocity)
-        if not real:
+        dtype = flat_dtype(parameter, gradient, square, mean, velocity)
+        if dtype is None:
             return Backend.rmsprop_step(self, parameter, gradient, square, mean, velocity, options, scalars)
         n = parameter.size
         alpha, epsilon, weight_decay, momentum = options
         launch(
-            "rmsprop_step", real, *per_element(n),
+            "rmsprop_step", dtype, *per_element(n),
             parameter, gradient, square, mean, velocity, n, alpha, 1.0 - alpha, epsilon, weight_decay, momentum,
             *scalars,
         )  # fmt: skip
         return None
 
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
-        real = flat_real(*gradients) if gradients else ""
-        if not real:
+        dtype = flat_dtype(*gradients) if gradients else None
+        if dtype is None:
             return Backend.clip_global_norm(self, gradients, max_norm)
         grids = [per_element(g.size, PARTIAL_BLOCKS) for g in gradients]
         blocks = sum(grid[0] for grid, _ in grids)
-        dtype = gradients[0].dtype
-        partial, result = self.cupy.empty((blocks,), dtype=dtype), self.cupy.empty((2,), dtype=dtype)
+        native = gradients[0].dtype
+        partial, result = self.cupy.empty((blocks,), dtype=native), self.cupy.empty((2,), dtype=native)
         start = 0
         for gradient, (grid, block) in zip(gradients, grids, strict=True):
-            launch("square_sums", real, grid, block, gradient, partial[start:], gradient.size)
+            launch("square_sums", dtype, grid, block, gradient, partial[start:], gradient.size)
             start += grid[0]
-        launch("clip_factor", real, (1,), (THREADS,), partial, result, blocks, max_norm)
+        launch("clip_factor", dtype, (1,), (THREADS,), partial, result, blocks, max_norm)
         for gradient in gradients:
-            launch("scale_by", real, *per_element(gradient.size), gradient, result[1:], gradient.size)
+            launch("scale_by", dtype, *per_element(gradient.size), gradient, result[1:], gradient.size)
         return result[0]

@@ -1,4 +1,4 @@
-"""NumPy's second row: the same formulas with every array made beforehand, as fast as NumPy alone gets."""
+"""NumPy's second row: the same formulas with all arrays allocated beforehand, as fast as NumPy alone gets."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from benchmarks.peers.peer import Peer
 from benchmarks.workloads import OPTIMIZERS, Workload
 
 CHUNK = 65_536
-"""The elements that the optimizer takes at a time: what it reads and writes of them stays in the cache."""
+"""Elements of an optimizer's pass: its arrays stay in the cache meanwhile."""
 
 
 def views(flat: Any, like: list[Any]) -> list[Any]:
-    """Parts of a flat array, one after another, in the shapes of the arrays `like`."""
+    """Consecutive parts of a flat array, in the shapes of the arrays `like`."""
     ends = np.cumsum([a.size for a in like])
     return [flat[end - a.size : end].reshape(a.shape) for a, end in zip(like, ends, strict=True)]
 
 
 def chunks(*arrays: Any) -> Iterator[tuple[Any, ...]]:
-    """The flat arrays side by side, in chunks."""
+    """The flat arrays, split into chunks side by side."""
     for i in range(0, arrays[0].size, CHUNK):
         yield tuple(a[i : i + CHUNK] for a in arrays)
 
@@ -30,7 +30,8 @@ class SGD:
     """SGD with momentum, on a flat array and its gradient."""
 
     def __init__(self, values: Any, gradient: Any, lr: float, momentum: float) -> None:
-        self.lr, self.momentum = lr, momentum
+        # 0-d arrays, which NumPy's functions take faster than Python numbers
+        self.lr, self.momentum = np.array(lr, values.dtype), np.array(momentum, values.dtype)
         self.buffer = np.zeros_like(values)
         scratch = np.empty(min(CHUNK, values.size), values.dtype)
         self._parts = [(*part, scratch[: part[0].size]) for part in chunks(values, gradient, self.buffer)]
@@ -54,7 +55,8 @@ class Adam:
     def __init__(
         self, values: Any, gradient: Any, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
     ) -> None:
-        self.lr, self.beta1, self.beta2, self.eps = lr, beta1, beta2, eps
+        self.lr, self.beta1, self.beta2 = lr, beta1, beta2
+        self.constants = [np.array(x, values.dtype) for x in (beta1, 1 - beta1, beta2, 1 - beta2, eps)]
         self.mean, self.square = np.zeros_like(values), np.zeros_like(values)
         scratch = np.empty(min(CHUNK, values.size), values.dtype)
         parts = chunks(values, gradient, self.mean, self.square)
@@ -68,26 +70,27 @@ class Adam:
     def step(self) -> None:
         """Update the values in place."""
         self.count += 1
-        rate = self.lr / (1 - self.beta1**self.count)
-        root = (1 - self.beta2**self.count) ** -0.5
+        beta1, one_minus_beta1, beta2, one_minus_beta2, eps = self.constants
+        step_size = np.array(self.lr / (1 - self.beta1**self.count), eps.dtype)
+        root_factor = np.array((1 - self.beta2**self.count) ** -0.5, eps.dtype)
         for p, g, m, v, t in self._parts:
-            np.multiply(m, self.beta1, out=m)
-            np.multiply(g, 1 - self.beta1, out=t)
+            np.multiply(m, beta1, out=m)
+            np.multiply(g, one_minus_beta1, out=t)
             np.add(m, t, out=m)
-            np.multiply(v, self.beta2, out=v)
+            np.multiply(v, beta2, out=v)
             np.multiply(g, g, out=t)
-            np.multiply(t, 1 - self.beta2, out=t)
+            np.multiply(t, one_minus_beta2, out=t)
             np.add(v, t, out=v)
             np.sqrt(v, out=t)
-            np.multiply(t, root, out=t)
-            np.add(t, self.eps, out=t)
+            np.multiply(t, root_factor, out=t)
+            np.add(t, eps, out=t)
             np.divide(m, t, out=t)
-            np.multiply(t, rate, out=t)
+            np.multiply(t, step_size, out=t)
             np.subtract(p, t, out=p)
 
 
 class BufferedNumpy(Peer):
-    """Parameters, gradients and moments in flat arrays, every product and every formula written into a buffer."""
+    """Parameters, gradients and moments in flat arrays; every result is written into a buffer."""
 
     def __init__(self, workload: Workload) -> None:
         weights, batch = workload.weights(), workload.batch
@@ -113,7 +116,7 @@ class BufferedNumpy(Peer):
             self.batches = [(x, first + y) for x, y in self.batches]
 
     def mse_loss(self, targets: Any) -> Any:
-        """The mean squared error; its gradient goes to the last of `differences`."""
+        """The mean squared error; writes its gradient to the last of `differences`."""
         outputs, difference = self.outputs[-1], self.differences[-1]
         np.subtract(outputs, targets, out=difference)
         loss = np.vdot(difference, difference) / difference.size
@@ -121,7 +124,7 @@ class BufferedNumpy(Peer):
         return loss
 
     def cross_entropy(self, positions: Any) -> Any:
-        """The mean cross-entropy of softmax; its gradient goes to the last of `differences`."""
+        """The mean softmax cross-entropy; writes its gradient to the last of `differences`."""
         logits, difference, column, chosen = self.outputs[-1], self.differences[-1], self._column, self._chosen
         np.max(logits, axis=1, keepdims=True, out=column)
         np.subtract(logits, column, out=logits)
