@@ -101,7 +101,7 @@ def _count(x: Any, axis: Any) -> int:
 
 
 def _gap(x: Any, axis: Any, sign: float, **_: Any) -> float:
-    """Return the least distance of the two largest elements along axes; equal ones share the gradient, without a kink."""
+    """Return the smallest gap of the two largest elements along axes; equal ones share the gradient without a kink."""
     dims = _dims(x, axis)
     if not dims or not x.numel():
         return math.inf
