@@ -130,7 +130,7 @@ class Placed:
             return self.backend.getitem(whole, (..., 0))
         return self.backend.from_host(x)
 
-    def check_the_rest(self, what: str, changes: Sequence[int] = ()) -> None:
+    def check_unchanged(self, what: str, changes: Sequence[int] = ()) -> None:
         """Check that only the arguments in `changes` changed, and that nothing was written between elements."""
         position = 0
         for i, argument in enumerate(self.arguments):
@@ -180,7 +180,7 @@ def check_case(backend: Backend, case: Case, dtype: str) -> None:
                 assert (x is None) == (y is None), f"{what}: result {i} is {x!r}"
                 if y is not None:
                     compare_result(f"{what}, result {i}", chosen.to_host(x), y, dtype, bound)
-            placed.check_the_rest(what, case.changes)
+            placed.check_unchanged(what, case.changes)
             if not case.aliases:
                 changed = [id(x) for i in case.changes for x in leaves([placed.arguments[i]])]
                 check_memory(what, [x for x in found if x is not None and id(x) not in changed], placed.arguments)

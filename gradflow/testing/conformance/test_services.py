@@ -349,7 +349,7 @@ def test_getitem(backend: Backend, title: str, layout: str) -> None:
     placed = Placed(backend, [x], layout)
     found = backend.getitem(placed.arguments[0], _on(backend, full_key(KEYS[title])))
     assert_agree(title, backend.to_host(found), x[full_key(KEYS[title])])
-    placed.check_the_rest(title)
+    placed.check_unchanged(title)
 
 
 @about("setitem")
@@ -369,7 +369,7 @@ def test_setitem(backend: Backend, title: str, layout: str) -> None:
         moved = backend.from_host(values) if isinstance(values, np.ndarray) else values
         backend.setitem(placed.arguments[0], _on(backend, key), moved)
         assert_agree(title, backend.to_host(placed.arguments[0]), expected)
-        placed.check_the_rest(title, changes=[0])
+        placed.check_unchanged(title, changes=[0])
 
 
 WAYS: dict[str, Any] = {"rows": (slice(1, None), ...), "columns": (..., slice(1, 3)), "row": (0, ...), "whole": ...}

@@ -12,7 +12,7 @@ from gradflow.testing.conformance.kernel_cases.inputs import half_case, name_of,
 KEY = (2**127 + 12345) ^ 2**63
 
 
-def random_cases() -> list[Case]:
+def dropout_cases() -> list[Case]:
     cases = []
     for counter, n in itertools.product(
         [0, 7, 2**64 - 2, 2**128 - 3, 2**192 - 1, 2**256 - 1, 2**256 - 40], [0, 1, 4, 5, 1027]
@@ -50,4 +50,4 @@ def half_cases() -> list[Case]:
     return [half_case("dropout_backward", "rare", (normal((64,), 49, 1e-3), np.arange(64) % 2 == 0, 0.99999))]
 
 
-CASES = [*random_cases(), *half_cases()]
+CASES = [*dropout_cases(), *half_cases()]

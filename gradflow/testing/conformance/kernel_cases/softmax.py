@@ -33,7 +33,7 @@ def logsumexp_bound(e: float, x: Any, axis: Any, keepdims: bool) -> Sequence[Any
     return [e * (2 * top + 2 * np.log(x.size) + x.size + 8)]
 
 
-def row_cases() -> list[Case]:
+def softmax_cases() -> list[Case]:
     cases = []
     shapes = [((3, 10), (-1, 0)), ((1, 1), (1,)), ((0, 4), (1,)), ((4, 33), (1,)), ((2, 700), (-1, 0)), ((5,), (0,)),
               ((2, 3, 4), (0, 1, 2))]  # fmt: skip
@@ -64,4 +64,4 @@ def half_cases() -> list[Case]:
     return [*cases, half_case("logsumexp", "long", (row, 1, False))]
 
 
-CASES = [*row_cases(), *half_cases()]
+CASES = [*softmax_cases(), *half_cases()]
