@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Numbers nodes and in-place changes in the order in which they happen."""
+    """Numbers nodes and in-place changes in the order in which they happen.
+
+    `tick()` returns the next number; `last_change` is that of the last in-place change of anything (0: none).
+    """
 
     __slots__ = ("last_change", "tick")
 

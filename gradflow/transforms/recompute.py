@@ -51,7 +51,7 @@ def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) ->
         run = _Run(segment, recorded=False)
     if run.flat is None:
         return run.output
-    externals = run.beginnings()
+    externals = run.external_nodes()
     segment.states, segment.externals = states, externals
     backend, array = run.flat.backend, run.flat.array
     parents = tuple([node for node in segment.argument_nodes if node is not None] + externals)
@@ -112,8 +112,10 @@ class _Watcher(Forwarder):
 class _Run:
     """A run of a segment on stand-ins for its arguments.
 
-    output: what the function returned; parts: the recorded tensors in it; flat: these as one tensor, None if there are
-    none. recorded: whether the stand-ins are connected to the graph of the arguments, for higher derivatives.
+    recorded: whether the stand-ins are connected to the graph of the arguments, for higher derivatives.
+
+    `output` is what the function returned, `parts` are the recorded tensors in it, and `flat` is one tensor of all
+    their elements, or None if there are none.
     """
 
     def __init__(self, segment: _Segment, recorded: bool) -> None:
@@ -137,7 +139,7 @@ class _Run:
                 several = len(self.parts) > 1
                 self.flat = concat([reshape(y, (y.size,)) for y in self.parts]) if several else self.parts[0]
 
-    def beginnings(self) -> list[Any]:
+    def external_nodes(self) -> list[Any]:
         """The nodes from before this run that the output depends on, except the stand-ins."""
         assert self.flat is not None
         seen, stack = set(self.stand_ins), [self.flat._node]
@@ -172,7 +174,7 @@ def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, segment: _Se
     recorded = isinstance(g.values if batch else g, Tensor)
     with restored(segment.states), observe(watcher):
         run = _Run(segment, recorded)
-    externals = [] if run.flat is None else run.beginnings()
+    externals = [] if run.flat is None else run.external_nodes()
     if run.flat is None or run.flat.shape != g.shape or externals != segment.externals:
         raise RuntimeError(
             "the function of a checkpoint did something else when it was run again: it must depend only on its "
