@@ -16,17 +16,16 @@ from typing import Any
 import numpy as np
 
 import gradflow as gf
+from gradflow.ops import creation
 from gradflow.ops.network import perceptron
 
-FUNCTIONS: tuple[str, ...] = (
-    "add", "subtract", "multiply", "divide", "negative", "power", "exp", "log", "log1p", "expm1", "sqrt", "square",
-    "abs", "sign", "floor", "ceil", "round", "maximum", "minimum", "clip", "where", "sin", "cos", "tanh", "sigmoid",
-    "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "softmax", "log_softmax", "logsumexp", "sum", "mean",
-    "var", "std", "max", "min", "prod", "cumulative_sum", "matmul", "matrix_transpose", "permute_dims", "reshape",
-    "broadcast_to", "squeeze", "expand_dims", "moveaxis", "swapaxes", "repeat", "tile", "outer", "concat", "stack",
-    "split", "flip", "pad", "take", "take_along_axis", "getitem", "astype", "linear", "dropout", "layer_norm",
-    "mse_loss", "l1_loss", "huber_loss", "cross_entropy", "binary_cross_entropy_with_logits", "nll_loss",
-)  # fmt: skip
+NONDIFFERENTIABLE = {
+    *creation.__all__, "all", "any", "argmax", "argmin", "argsort", "equal", "greater", "greater_equal", "isfinite",
+    "isinf", "isnan", "less", "less_equal", "logical_and", "logical_not", "logical_or", "logical_xor", "not_equal",
+}  # fmt: skip
+"""The public operations whose results do not require grad."""
+
+FUNCTIONS = {*gf.ops.__all__, "getitem"} - NONDIFFERENTIABLE
 """Every differentiable function that gradflow promises; "getitem" is basic and integer-array indexing."""
 
 
@@ -650,3 +649,4 @@ case(f"{_BCE} at logits of zero", getattr(gf, _BCE), lambda T, x, t: torch_bce(T
 case(f"{_BCE} at logits of zero, weights of positives", lambda x, t, p: getattr(gf, _BCE)(x, t, pos_weight=p),
      lambda T, x, t, p: torch_bce(T, x, t, None, p, "mean"), np.zeros((2, 2)), np.array([[0.0, 1.0], [0.25, 0.5]]),
      positive(2))  # fmt: skip
+case("unbind", lambda x: gf.unbind(x, 1), lambda T, x: list(T.unbind(x, 1)), normal(2, 3))
