@@ -30,9 +30,9 @@ def tensor_text(t: Tensor) -> str:
 
 
 def formatted(t: Tensor, spec: str) -> str:
-    """`format(t, spec)`: of the element if there is one only, else of the text of the tensor.
+    """`format(t, spec)`: the formatted element of a tensor of one element, else the formatted text of the tensor.
 
-    Raises TypeError where the text of several elements cannot be formatted so.
+    Raises TypeError for several elements and a format of numbers.
     """
     if spec and t.size == 1:
         return format(t.item(), spec)
@@ -40,6 +40,6 @@ def formatted(t: Tensor, spec: str) -> str:
         return format(str(t), spec)
     except ValueError:
         raise TypeError(
-            f"a {describe(t)} is formatted by {spec!r} only with one element: format its elements, of "
-            ".tolist(), or round the values first, .numpy().round(2)"
+            f"the format {spec!r} is for a tensor of one element; this is a {describe(t)}: format the elements of "
+            ".tolist(), or round the values first with .numpy().round(2)"
         ) from None

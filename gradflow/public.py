@@ -1,7 +1,7 @@
-"""What `gradflow` offers besides its operations and packages.
+"""The public names of `gradflow` other than its operations and packages.
 
-The list is written out, since type checkers read no other kind. In `gradflow` itself it would hide the operations from
-them, which come from the lists of their own modules.
+Type checkers read only a list that is written out. In `gradflow` itself, this list would hide the operations from them,
+which come from the lists of their modules.
 """
 
 from gradflow.autograd.grad_mode import enable_grad, is_grad_enabled, no_grad

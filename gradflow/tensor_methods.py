@@ -1,7 +1,7 @@
-"""The operations that are methods and operators of `Tensor`, with their signatures, for type checkers and editors.
+"""The signatures of the operations that are methods and operators of `Tensor`, for type checkers and editors.
 
-`gradflow.ops.methods` replaces each method of this class by the function of the same name: to make an operation a
-method, declare it here. A test compares the signatures.
+To make an operation a method, declare it here: `gradflow.ops.methods` attaches the function of the same name to
+`Tensor`. A test compares the signatures.
 """
 
 # mypy: disable-error-code="empty-body"
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TensorMethods:
-    """What `Tensor` inherits: methods without bodies, until `gradflow.ops` is imported."""
+    """The base class of `Tensor`: methods without bodies, which `gradflow.ops` overrides on `Tensor`."""
 
     __slots__ = ()
 

@@ -76,7 +76,8 @@ ARRAY_FUNCTIONS: dict[str, str] = {
 
 Semantics and names of arguments are the standard's (2024.12).
 
-Beyond the standard, sums are accurate: that of n floating-point numbers, over any axes, and each number of a running
-sum, is within (20 + log2 n) * eps * sum(|x|) of the exact one, with eps of the result; `mean`, `var` and `std` rest on
-such sums. Half floats are summed in float32. `AccurateSums` is for libraries whose own functions err by more.
+Sums must be more accurate than the standard requires: the error of a sum of n floating-point numbers over any axes, and
+of each element of a running sum, is at most (20 + log2 n) * eps * sum(|x|), with eps of the result. `mean`, `var` and
+`std` are computed from such sums. Half floats are summed in float32. A backend whose library is less accurate can
+inherit from `AccurateSums`.
 """

@@ -1,7 +1,7 @@
 """The differentiable operations, as functions of tensors.
 
-An operation is public if the `__all__` of its module names it: then it is here and in `gradflow`. It is a method if
-`gradflow.tensor_methods` declares it.
+The `__all__` of each module lists its public operations, which this package and `gradflow` offer. Those that
+`gradflow.tensor_methods` declares are also methods of `Tensor`.
 """
 
 from __future__ import annotations

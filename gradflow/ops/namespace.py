@@ -24,14 +24,13 @@ from gradflow.ops.network import *  # noqa: F403
 from gradflow.ops.network import dropout_factors as dropout_factors
 from gradflow.ops.reductions import *  # noqa: F403
 from gradflow.ops.shape import *  # noqa: F403
-from gradflow.tensor import Tensor as Tensor
 
 _F: Any = sys.modules[__name__]
 
 half_dtypes: tuple[Any, ...] = ()
-"""None: the engine converts half floats to float32 before a rule runs on tensors."""
+"""Empty: the engine converts half floats to float32 before a rule runs on tensors."""
 
-# The kernels that rules call run as their composed defaults, so each has one formula for every order of derivative.
+# The kernels that rules call: their composed defaults, so that one formula serves every order of derivative.
 activate_backward = functools.partial(Backend.activate_backward, _F)
 linear_backward = functools.partial(Backend.linear_backward, _F)
 layer_norm_backward = functools.partial(Backend.layer_norm_backward, _F)
