@@ -394,7 +394,9 @@ def test_one_element_formats_as_a_number() -> None:
         assert f"{x:.2f}" == "2.00"
         assert f"{x}" == str(x)
     assert f"{gf.tensor([7], dtype='int64'):03d}" == "007"
-    with pytest.raises(TypeError, match=r"tensor of shape \(2,\), float32 on cpu .* by '\.2f' only with one element"):
+    with pytest.raises(
+        TypeError, match=r"format '\.2f' is for a tensor of one element; .* shape \(2,\), float32 on cpu"
+    ):
         f"{gf.ones(2):.2f}"
     assert f"{gf.ones(2):>60}" == f"{gf.ones(2)!r:>60}"
 
