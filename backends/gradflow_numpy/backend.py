@@ -51,9 +51,11 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
     @staticmethod
     def clip(x: Array, /, min: Any = None, max: Any = None) -> Array:
         if min is not None:
-            x = np.maximum(x, min if -_LARGEST_FLOAT16 <= min <= _LARGEST_FLOAT16 else _rounded_limit(min, x.dtype))
+            fits = isinstance(min, np.ndarray) or -_LARGEST_FLOAT16 <= min <= _LARGEST_FLOAT16
+            x = np.maximum(x, min if fits else _rounded_limit(min, x.dtype))
         if max is not None:
-            x = np.minimum(x, max if -_LARGEST_FLOAT16 <= max <= _LARGEST_FLOAT16 else _rounded_limit(max, x.dtype))
+            fits = isinstance(max, np.ndarray) or -_LARGEST_FLOAT16 <= max <= _LARGEST_FLOAT16
+            x = np.minimum(x, max if fits else _rounded_limit(max, x.dtype))
         return x
 
     @staticmethod
