@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from gradflow.backend import ACTIVATIONS
-from gradflow.ops.checks import check_tensors, flag, number
+from gradflow.ops.checks import check_tensors, keepdims_flag, number
 from gradflow.ops.table import OPERATIONS, UnaryFunction, apply, defop, floating, named
 from gradflow.shapes import Axis, normalize_axes, one_axis
 from gradflow.tensor import Tensor
@@ -110,7 +110,7 @@ def _along(op: Any, x: Tensor, axis: int) -> Tensor:
 def logsumexp(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow. Raises ValueError where there are no elements to sum."""
     check_tensors("logsumexp", x)
-    keepdims = flag("logsumexp", keepdims)
+    keepdims = keepdims_flag("logsumexp", keepdims)
     axes = normalize_axes(axis, x.ndim)
     if not math.prod(x.shape[a] for a in axes):
         raise ValueError(f"logsumexp of no elements is undefined: the shape is {x.shape}, the axis {axis}")

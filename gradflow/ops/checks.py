@@ -88,7 +88,7 @@ def check_bools(name: str, *inputs: Any) -> None:
             )
 
 
-def flag(name: str, keepdims: Any) -> bool:
+def keepdims_flag(name: str, keepdims: Any) -> bool:
     """`keepdims` as a bool. Raises TypeError for anything else, which may be meant as a second axis."""
     if type(keepdims).__name__ != "bool":
         raise TypeError(

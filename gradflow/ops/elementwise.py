@@ -18,8 +18,8 @@ from gradflow.ops.table import (
     apply,
     as_operator,
     binary,
+    bools_to_int64,
     cast,
-    counted,
     defop,
     elementwise,
     floating,
@@ -95,7 +95,7 @@ def _power_exponent(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
     return F.multiply(F.multiply(g, out), log)
 
 
-_power = binary("power", _power_base, _power_exponent, "", array_name="pow", counts=True)
+_power = binary("power", _power_base, _power_exponent, "", array_name="pow", takes_bools=True)
 
 
 def power(x1: Any, x2: Any, /) -> Tensor:
@@ -116,7 +116,7 @@ expm1 = unary("expm1", lambda F, g, out, _x: F.multiply(g, F.add(out, 1.0)), "ex
 sqrt = unary("sqrt", lambda F, g, out, _x: F.divide(g, F.multiply(out, 2.0)), "The square root of x.")
 square = unary(
     "square", lambda F, g, _out, x: F.multiply(g, F.multiply(x, 2.0)), "x * x. Bools are converted to int64.",
-    prepare=counted,
+    prepare=bools_to_int64,
 )  # fmt: skip
 abs = unary(
     "abs", lambda F, g, _out, x: F.multiply(g, F.sign(x)), "The absolute value of x. Its gradient at 0 is 0.",

@@ -8,12 +8,11 @@ from gradflow.ops import namespace, transfer
 from gradflow.ops.backpropagate import backward
 from gradflow.ops.in_place import copy_, in_place_operator, set_item, zero_
 from gradflow.ops.indexing import index
-from gradflow.ops.table import BINARY_OPERATORS, COMPARISONS, as_operator
+from gradflow.ops.table import BINARY_OPERATORS, COMPARISONS
 from gradflow.shapes import is_sequence
 from gradflow.tensor import Tensor
 from gradflow.tensor_methods import TensorMethods
 
-BINARY_OPERATORS["matmul"] = as_operator(namespace.matmul)
 _OPERATORS = {
     "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power", "matmul": "matmul",
     "and": "logical_and", "or": "logical_or", "xor": "logical_xor",

@@ -15,7 +15,7 @@ from gradflow.autograd.grad_mode import FAST, grad_enabled
 from gradflow.backend import ACTIVATIONS
 from gradflow.ops.checks import check_tensors, number
 from gradflow.ops.shape import expand_dims, squeeze
-from gradflow.ops.table import apply, defop, floating, promoted
+from gradflow.ops.table import BINARY_OPERATORS, apply, as_operator, defop, floating, promoted
 from gradflow.random.generator import Generator, default_generator
 from gradflow.shapes import check_broadcast, integers
 from gradflow.tensor import Tensor
@@ -60,6 +60,9 @@ def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
         x2 = expand_dims(x2, 1)
     out = apply(_MATMUL, (x1, x2))
     return squeeze(out, vectors) if vectors else out
+
+
+BINARY_OPERATORS["matmul"] = as_operator(matmul)
 
 
 def _linear_backward(F: Any, g: Any, out: Any, x: Any, weight: Any, bias: Any, **options: Any) -> Any:

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from gradflow.autograd.grad_mode import FAST, grad_enabled
 from gradflow.autograd.graph import Node
-from gradflow.ops.checks import check_tensors, flag, number
-from gradflow.ops.table import apply, counted, defop, floating, named
+from gradflow.ops.checks import check_tensors, keepdims_flag, number
+from gradflow.ops.table import apply, bools_to_int64, defop, floating, named
 from gradflow.shapes import Axis, normalize_axes, one_axis
 from gradflow.tensor import Tensor
 
@@ -101,11 +101,11 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, needs_
         if not isinstance(x, Tensor):
             check_tensors(name, x)
         if keepdims.__class__ is not bool:
-            keepdims = flag(name, keepdims)
+            keepdims = keepdims_flag(name, keepdims)
         if needs_float:
             x = floating(x)
         elif not needs_elements and x._node is None:
-            x = counted(x)
+            x = bools_to_int64(x)
         whole = axis is None and not keepdims
         parameters: dict[str, Any] = (
             _over_all(x.array.ndim) if whole else {"axis": normalize_axes(axis, x.ndim), "keepdims": keepdims}
@@ -173,7 +173,7 @@ _STD = defop("std", _std_rule)
 
 def _spread_of(op: Any, x: Tensor, axis: Axis, correction: float, keepdims: bool) -> Tensor:
     check_tensors(op.name, x)
-    keepdims = flag(op.name, keepdims)
+    keepdims = keepdims_flag(op.name, keepdims)
     axes = normalize_axes(axis, x.ndim)
     if _count(x, axes) - number(f"correction of {op.name}", correction) <= 0:
         raise ValueError(
@@ -212,13 +212,13 @@ def cumulative_sum(x: Tensor, /, axis: int | None = None) -> Tensor:
         if x.ndim != 1:
             raise ValueError(f"cumulative_sum needs an axis for a tensor of {x.ndim} axes")
         axis = 0
-    return apply(_CUMULATIVE_SUM, (counted(x),), {"axis": one_axis("cumulative_sum", axis, x.ndim)})
+    return apply(_CUMULATIVE_SUM, (bools_to_int64(x),), {"axis": one_axis("cumulative_sum", axis, x.ndim)})
 
 
 def _nondifferentiable(name: str, doc: str) -> _Reduction:
     def function(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
         check_tensors(name, x)
-        keepdims = flag(name, keepdims)
+        keepdims = keepdims_flag(name, keepdims)
         if axis is not None:
             axis = normalize_axes(axis, x.ndim)
         return Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
@@ -229,7 +229,7 @@ def _nondifferentiable(name: str, doc: str) -> _Reduction:
 def _index_of(name: str, doc: str) -> _AlongAxis:
     def function(x: Tensor, /, axis: int | None = None, keepdims: bool = False) -> Tensor:
         check_tensors(name, x)
-        keepdims = flag(name, keepdims)
+        keepdims = keepdims_flag(name, keepdims)
         if axis is not None:
             axis = one_axis(name, axis, x.ndim)
         if not (x.size if axis is None else x.shape[axis]):

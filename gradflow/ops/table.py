@@ -143,7 +143,7 @@ def apply(
     return out
 
 
-def counted(x: Any) -> Any:
+def bools_to_int64(x: Any) -> Any:
     """x itself, or a bool tensor as int64 (0 and 1)."""
     return cast(x, "int64") if isinstance(x, Tensor) and x._node is None and x.dtype.kind == "bool" else x
 
@@ -191,7 +191,7 @@ def binary(
     doc: str,
     array_name: str | None = None,
     needs_float: bool = False,
-    counts: bool = False,
+    takes_bools: bool = False,
     exact: bool = False,
 ) -> BinaryFunction:
     """Add the operation `name` of two arrays that broadcast, and return the function of tensors and numbers.
@@ -200,7 +200,7 @@ def binary(
     doc: the docstring of the function.
     array_name: the array function, if its name differs.
     needs_float: integers are converted to the default dtype.
-    counts: bools are converted to int64.
+    takes_bools: bools are converted to int64.
     exact: see `Operation`.
 
     Half floats with a number that they may not represent exactly are computed in float32.
@@ -248,8 +248,8 @@ def binary(
                     out = array if reads_out else None
                     return Tensor(array, backend, Node(op, backend, (p, q), saved, out, array, None))
             try:
-                if counts:
-                    x1, x2 = counted(x1), counted(x2)
+                if takes_bools:
+                    x1, x2 = bools_to_int64(x1), bools_to_int64(x2)
                 return apply(op, promoted(name, x1, x2, needs_float))
             except TypeError:
                 if is_operator and (is_foreign(x1) or is_foreign(x2)):
