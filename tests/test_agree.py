@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import math
 import re
@@ -105,6 +106,11 @@ def test_the_cpu_and_cuda_agree() -> None:
 
     require_gpu()
     assert [(row.what, row.problem) for row in agree.compare("cpu", "cuda") if not row.passed] == []
+
+
+def test_the_former_module_name_is_importable() -> None:
+    former = importlib.import_module("gradflow.testing.agree")
+    assert former.compare is agree.compare
 
 
 def test_everything_that_matters_has_a_row() -> None:

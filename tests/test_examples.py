@@ -1,4 +1,4 @@
-"""The worked examples that gradflow grew from, lecture notes on backpropagation, each with its numbers."""
+"""Worked examples from lecture notes on backpropagation, from which gradflow grew, with their numbers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def leaf(value: Any, dtype: str = "float64") -> gf.Tensor:
 
 
 def close(what: str, actual: Any, expected: Any, atol: float = 1e-12) -> None:
-    """To rounding in float64; `atol` larger where the notes give rounded numbers."""
+    """Compare up to float64 rounding; `atol` is larger if the notes give rounded numbers."""
     np.testing.assert_allclose(host(actual), host(expected), rtol=1e-12, atol=atol, err_msg=what)
 
 
 def through(gate: Any, x: gf.Tensor, upstream: float) -> tuple[float, float]:
-    """A gate by itself: its value, and the gradient of its input for a gradient of its output."""
+    """Return the value of a gate and the gradient of its input, given the gradient of its output."""
     x = leaf(x.item())
     out = gate(x)
     out.backward(gf.tensor(upstream, dtype="float64"))
@@ -202,7 +202,7 @@ def test_07_a_vjp_never_forms_the_jacobian(device: str) -> None:
     assert total < 4096 * 2.0**-23, f"the columns of diag(p) - p p^T sum to 0; got {total:g}"
 
 
-ACTIVATIONS = {  # f_k, and its derivative from the output
+ACTIVATIONS = {  # f_k, and its derivative as a function of the output
     "sigmoid": (sigmoid, lambda y: y * (1 - y)),
     "tanh": (np.tanh, lambda y: 1 - y**2),
     "relu": (lambda z: np.maximum(z, 0), lambda y: (y > 0).astype(float)),
@@ -223,7 +223,7 @@ def test_08_layer_recursion(device: str, depth: int, activation: str) -> None:
     ys = [x]
     for w, b in zip(weights, biases, strict=True):
         ys.append(f(w @ ys[-1] + b))
-    grad_y = ys[-1] - d  # of Div(Y, d) = |Y - d|^2 / 2
+    grad_y = ys[-1] - d  # the gradient of Div(Y, d) = |Y - d|^2 / 2
     by_hand = []
     for w, before, y in zip(reversed(weights), reversed(ys[:-1]), reversed(ys[1:]), strict=True):
         grad_z = grad_y * slope(y)
@@ -321,7 +321,7 @@ def test_10_binary_cross_entropy_of_a_two_layer_network(device: str) -> None:
 
 
 def test_10_finite_at_certainty(device: str) -> None:
-    """h is exactly 0 or 1 in floating point at these logits; the notes' formula would be infinite or NaN."""
+    """At these logits h is exactly 0 or 1 in floating point; the notes' formula would give infinity or NaN."""
     logits = gf.tensor([-200.0, -1e30, 200.0, 1e30, -200.0, 200.0], requires_grad=True)
     target = gf.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 0.0])
     assert set(gf.sigmoid(logits).tolist()) <= {0.0, 1.0, *gf.sigmoid(gf.tensor([-200.0])).tolist()}
@@ -336,7 +336,7 @@ def xor() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_11_full_batch_until_convergence(device: str) -> None:
-    """Loss and gradients summed over all T samples; W <- W - (eta/T) grad_W, until the loss changes no more."""
+    """Loss and gradients summed over all T samples; W <- W - (eta/T) grad_W, until the loss stops changing."""
     x, y = xor()
     eta, samples, tolerance = 4.0, len(x), 1e-6
     gf.manual_seed(1)

@@ -1,4 +1,4 @@
-"""What comes from the host: byte order, subclasses, kinds that are no numbers, and numbers beyond an integer dtype."""
+"""Data from the host: byte order, subclasses, data that is not numeric, and numbers beyond an integer dtype."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def other_order(dtype: str) -> np.dtype[Any]:
 
 
 def ways_in(values: Any, device: str) -> dict[str, gf.Tensor]:
-    """An array of shape (2, 3) that enters by each way, and is there afterwards."""
+    """Return tensors of an array of shape (2, 3) that is brought to the device in each way."""
     x = gf.zeros((2, 3), values.dtype.name, device)
     with gf.no_grad():
         copied, assigned, rows = gf.zeros_like(x).copy_(values), gf.zeros_like(x), gf.zeros_like(x)
@@ -113,7 +113,7 @@ def test_masked_arrays_are_refused_with_the_way_out(mask: Any, device: str) -> N
 
 
 class Table:
-    """As a data frame of pandas or polars: columns, their dtypes, and an array of what they have in common."""
+    """Like a data frame of pandas or polars: columns with dtypes, and an array of their common dtype."""
 
     def __init__(self, dtype: Any = object, **columns: str) -> None:
         self.columns, self.dtypes, self.dtype = list(columns), list(columns.values()), dtype
@@ -220,7 +220,7 @@ def unfit(dtype: str) -> list[tuple[Any, type[Exception]]]:
 
 
 def host_data(number: Any) -> list[Any]:
-    """A number as it may come from the host."""
+    """A number in the forms in which it may come from the host."""
     lists = [[number], [[1, 0], [0, number]]]
     arrays = [np.array(data) for data in (number, *lists)]
     return [number, *lists, *(a for a in arrays if a.dtype.kind in "iuf")]
@@ -230,7 +230,7 @@ def host_data(number: Any) -> list[Any]:
 def test_numbers_that_an_integer_dtype_cannot_hold_are_refused(dtype: str, device: str) -> None:
     x = gf.ones((2, 2), dtype, device)
     for number, error in unfit(dtype):
-        if isinstance(number, int) and not -(2**63) <= number < 2**64:  # too large for a list of them
+        if isinstance(number, int) and not -(2**63) <= number < 2**64:  # too large for a list of integers
             error = (error, ValueError)  # type: ignore[assignment]
         for data in host_data(number):
             with pytest.raises(error):

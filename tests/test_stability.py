@@ -1,4 +1,4 @@
-"""Numbers far out: no overflow, no NaN, no warning (pytest turns each warning into an error)."""
+"""Extreme numbers give no overflow, no NaN and no warning (pytest turns warnings into errors)."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_sigmoid_keeps_its_small_values() -> None:
 
 
 def test_softmax_and_log_softmax_with_masked_classes() -> None:
-    """-inf is how a class is ruled out: its share and its gradient are 0."""
+    """A logit of -inf excludes a class: its probability and its gradient are 0."""
     x = gf.tensor([[1.0, -math.inf, 1.0]], requires_grad=True)
     assert gf.softmax(x).detach().tolist() == [[0.5, 0.0, 0.5]]
     loss = gf.cross_entropy(x, gf.tensor(np.array([0])))
@@ -138,7 +138,7 @@ def test_variance_of_a_large_offset() -> None:
 
 
 def test_standard_deviation_of_a_constant_has_gradient_zero() -> None:
-    """As in PyTorch: of the subgradients at 0 deviation, the one that moves nothing."""
+    """As in PyTorch: at 0 deviation, the subgradient 0."""
     x = gf.tensor([3.0, 3.0, 3.0], requires_grad=True)
     gf.std(x).backward()
     assert x.grad.tolist() == [0.0, 0.0, 0.0]
@@ -159,7 +159,7 @@ def test_powers_of_zero() -> None:
 
 
 def test_negative_powers_of_zero_go_down_without_end() -> None:
-    """0^b is infinite for b < 0 and 0 above: as in PyTorch, its derivative is minus infinity, not NaN."""
+    """0^b is infinite for b < 0 and 0 for b > 0: as in PyTorch, its derivative is minus infinity, not NaN."""
     for zero in (0.0, gf.tensor([0.0, 0.0, 0.0]), gf.tensor([0.0, 0.0, 0.0], requires_grad=True)):
         b = gf.tensor([-1.0, 0.0, 2.0], requires_grad=True)
         with np.errstate(all="ignore"):
@@ -227,7 +227,7 @@ NAN = math.nan
 
 
 def gradients(function: Any, *inputs: list[float]) -> list[list[float]]:
-    """The gradients of the inputs for a gradient of 3 of each result."""
+    """Return the gradients of the inputs for gradients of 3 of all results."""
     tensors = [gf.tensor(x).requires_grad_() for x in inputs]
     out = function(*tensors)
     out.backward(gf.full(out.shape, 3.0))
@@ -245,7 +245,7 @@ AT_NAN: dict[str, tuple[Any, list[list[float]], list[list[float]]]] = {
     "max": (lambda x: gf.max(x, axis=0), [BROKEN], [[NAN] * 3]),
     "min": (lambda x: gf.min(x, axis=0), [BROKEN], [[NAN] * 3]),
 }
-"""Functions that choose, inputs, and their gradients: what PyTorch 2.13 gives (for max and min, `amax` and `amin`)."""
+"""Functions that select, inputs, and their gradients in PyTorch 2.13 (for max and min, those of `amax` and `amin`)."""
 
 
 @pytest.mark.parametrize("name", AT_NAN)
@@ -273,7 +273,7 @@ def test_pytorch_gives_these_gradients_at_nan(name: str) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_network_with_relu_that_has_become_nan_shows_it(layers: int, device: str) -> None:
-    """Also with one operation for all its layers: else the next step would take it for a network of dead units."""
+    """Also if one operation computes all layers; without gradients, its units would look dead."""
     model = gf.nn.MLP([3, *[4] * layers, 2], activation="relu")
     first, second = list(model.parameters())[:2]
     with gf.no_grad():
