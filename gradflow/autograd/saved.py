@@ -22,20 +22,20 @@ def saved_values(node: Node, as_tensors: bool) -> tuple[Sequence[Any], Any]:
     A parent stands in for an input whose values no rule reads. The result is None where no rule reads it.
     Raises RuntimeError where they were freed, or changed in place since they were saved.
     """
-    parents, inputs, out = node.parents, node.inputs, node.out
+    inputs, out = node.inputs, node.out
     if inputs is FREED:
         raise RuntimeError(
             f"the arrays that {node.op.name} saved for the backward pass were freed by an earlier one; "
             "call the first backward with retain_graph=True to go through the same graph twice"
         )
-    values: Sequence[Any] = parents
+    values: Any = node.parents
     if inputs is not None:
         if node.id < clock.last_change:
             _check_unchanged(node)
-        values = [
-            parent if x is None else x if as_tensors or x.__class__ in _NUMBERS else x.array
-            for x, parent in zip(inputs, parents, strict=True)
-        ]
+        values = list(values)
+        for i, x in enumerate(inputs):  # faster than a comprehension over pairs
+            if x is not None:
+                values[i] = x if as_tensors or x.__class__ in _NUMBERS else x.array
     if out is not None:
         if out.__class__ is Changed:
             kind = f"the result of {node.op.name}, a tensor of shape {tuple(node.shape)}, {node.dtype}"
