@@ -87,7 +87,7 @@ def squeeze(x: Tensor, /, axis: Axis = None) -> Tensor:
 
 
 def expand_dims(x: Tensor, /, axis: int | tuple[int, ...]) -> Tensor:
-    """x with new axes of length 1 at `axis`, bools_to_int64 in the result. Raises ValueError for one out of range."""
+    """x with new axes of length 1 at `axis`, counted in the result. Raises ValueError for one out of range."""
     check_tensors("expand_dims", x)
     ndim = x.ndim + (len(axis) if isinstance(axis, (tuple, list)) else 1)
     axes = normalize_axes(axis, ndim)
