@@ -1,4 +1,4 @@
-"""Optimizers: flat buffers, whose parameters move and when, state, clipping, memory."""
+"""Optimizers: flat buffers, which parameters are updated and when, state, clipping, memory."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def assert_same(model: nn.Module, expected: dict[str, np.ndarray]) -> None:
 
 
 def shares(a: Any, b: Any) -> bool:
-    """Whether a change of the one array shows in the other. (a and b are arrays of any library.)"""
+    """Whether a change of one array shows in the other, for arrays of any library."""
     before = host(gf.Tensor(b, gf.get_backend())).copy()
     a[...] = a + 1
     changed = bool((host(gf.Tensor(b, gf.get_backend())) != before).any())
@@ -99,7 +99,7 @@ def test_parameters_are_views_of_one_array_at_multiples_of_256_bytes(device: str
         np.testing.assert_array_equal(flat[m.start : m.stop].reshape(p.shape), host(p))
 
 
-def test_gradients_are_written_straight_into_the_buffer(device: str) -> None:
+def test_gradients_are_written_directly_into_the_buffer(device: str) -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=0.1)
     (block,) = optimizer._blocks
@@ -144,7 +144,7 @@ def test_zero_dim_and_empty_and_one_element_parameters(device: str) -> None:
     assert scalar.item() == 3 - 0.5 * 2
 
 
-def test_mixed_dtypes_are_in_blocks_of_their_own(device: str) -> None:
+def test_each_dtype_has_its_own_block(device: str) -> None:
     a, b, c = parameter([1.0]), parameter([1.0], "float64"), parameter([1.0])
     optimizer = Adam([a, b, c], lr=0.1)
     assert [[m.index for m in block.slices] for block in optimizer._blocks] == [[0, 2], [1]]
@@ -167,7 +167,7 @@ def test_mixed_dtypes_are_in_blocks_of_their_own(device: str) -> None:
 
 @every_optimizer
 def test_parameters_without_a_gradient_stay_and_so_does_their_state(device: str, make: Any) -> None:
-    """p, r get gradients always, q at the steps 0, 3 and 4: q must move as if the other steps were not."""
+    """p and r always have gradients, q only at steps 0, 3 and 4: q must move as if there were no other steps."""
     rng = np.random.default_rng(0)
     start, gradients = rng.normal(size=(3, 4)), rng.normal(size=(5, 3, 4))
     p, q, r = (parameter(v, "float64") for v in start)
@@ -213,7 +213,7 @@ def test_parameters_whose_histories_are_equal_again_are_updated_together(device:
 
 
 @every_optimizer
-def test_a_zero_gradient_is_not_a_missing_one(device: str, make: Any) -> None:
+def test_a_zero_gradient_differs_from_a_missing_one(device: str, make: Any) -> None:
     p = parameter([1.0, 2.0])
     optimizer = make([p])
     p.grad = gf.zeros((2,))
@@ -231,7 +231,7 @@ def test_frozen_parameters_stay(device: str, make: Any) -> None:
     train(model, optimizer, range(3))
     assert_agree("frozen weight", model[0].weight, before["0.weight"])
     assert (host(model[1].weight) != before["1.weight"]).all()
-    model[0].requires_grad_()  # thawed: joins at the next step
+    model[0].requires_grad_()  # unfrozen: updated from the next step on
     train(model, optimizer, range(3, 4))
     assert (host(model[0].weight) != before["0.weight"]).all()
     model.requires_grad_(False)
@@ -262,7 +262,7 @@ def test_gradients_may_be_exchanged_between_parameters(device: str) -> None:
 
 
 def test_a_recorded_gradient_is_used(device: str) -> None:
-    """backward(create_graph=True) gives gradients that can be differentiated in turn; a step takes their values."""
+    """backward(create_graph=True) makes gradients that can be differentiated; a step uses their values."""
     p = parameter([3.0], "float64")
     optimizer = SGD([p], lr=0.01)
     (p * p * p).sum().backward(create_graph=True)
@@ -295,7 +295,7 @@ def test_backward_passes_add_up_until_zero_grad(device: str) -> None:
 
 
 def test_a_parameter_used_twice_sums_its_gradients_in_the_buffer(device: str) -> None:
-    """Written straight into the buffer, the second use must not overwrite the first."""
+    """Gradients are written directly into the buffer: the second use must not overwrite the first."""
     w = parameter(np.array([[0.5, -1.0], [2.0, 0.25]]), "float64")
     free = parameter(host(w), "float64")
     optimizer = SGD([w], lr=1.0)
@@ -310,7 +310,7 @@ def test_a_parameter_used_twice_sums_its_gradients_in_the_buffer(device: str) ->
 
 @pytest.mark.parametrize("makes", [("SGD momentum", "SGD momentum"), ("Adam", "RMSprop")])
 def test_two_optimizers_may_share_a_parameter(device: str, makes: tuple[str, str]) -> None:
-    """Each step of either sees the other's: as with plain arrays."""
+    """Each step starts from the other optimizer's result, as with plain arrays."""
     start = np.random.default_rng(0).normal(size=(3, 4))
     p, q, r = (parameter(v, "float64") for v in start)
     first, second = MAKERS[makes[0]]([p, q]), MAKERS[makes[1]]([q, r])
@@ -357,7 +357,7 @@ def test_a_model_moved_after_its_optimizer_was_made_is_an_error_that_says_so(whe
         assert (host(model[0].weight) != before["0.weight"]).any()
 
 
-def test_a_model_moved_away_and_back_goes_on() -> None:
+def test_a_model_moved_away_and_back_continues() -> None:
     with twin_device():
         model, stay = network(), network()
         optimizer, other = (SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (model, stay))
@@ -406,7 +406,7 @@ def test_a_closure_computes_the_loss_first(device: str) -> None:
 
 
 def test_hyperparameters_may_change_between_steps(device: str) -> None:
-    """v = 0.9 v + d from when momentum is on; then plain steps; then v goes on from where it was."""
+    """v = 0.9 v + d while momentum is on; then plain steps; then v continues from its last value."""
     p = parameter([0.0], "float64")
     sgd = SGD([p], lr=1.0)
     (group,) = sgd.param_groups
@@ -430,7 +430,7 @@ def test_hyperparameters_may_change_between_steps(device: str) -> None:
 
 @pytest.mark.parametrize("saved", [None, 2, 3, 5], ids=lambda at: f"saved at {at}")
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_momentum_that_is_turned_on_and_off_is_pytorchs(device: str, saved: int | None, nesterov: bool) -> None:
+def test_momentum_that_is_turned_on_and_off_works_as_in_pytorch(device: str, saved: int | None, nesterov: bool) -> None:
     """With dampening, the first step of a buffer differs from later ones; one parameter joins late."""
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
@@ -459,7 +459,7 @@ def test_momentum_that_is_turned_on_and_off_is_pytorchs(device: str, saved: int 
             np.testing.assert_allclose(host(p), q.detach().numpy(), rtol=1e-14, err_msg=f"step {step}")
 
 
-def test_state_that_no_step_has_filled_is_none() -> None:
+def test_state_that_no_step_has_initialised_is_none() -> None:
     p = parameter([1.0])
     sgd = SGD([p], lr=0.1)
     p.grad = gf.ones((1,))
@@ -513,7 +513,7 @@ def test_a_group_may_be_added(device: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, None])
-def test_a_rate_set_out_of_range_is_refused_before_anything_changes(bad: Any) -> None:
+def test_a_rate_set_out_of_range_raises_before_anything_changes(bad: Any) -> None:
     p = parameter([1.0])
     sgd = SGD([p], lr=0.1)
     p.grad = gf.ones((1,))
@@ -540,7 +540,7 @@ def test_hyperparameters_may_be_numpy_numbers(device: str) -> None:
 def test_centred_rmsprop_of_a_gradient_that_does_not_vary_stays_finite(
     device: str, dtype: str, momentum: float
 ) -> None:
-    """The mean square less the squared mean is then all rounding, and negative for some."""
+    """The mean square minus the squared mean is then rounding error only, and negative for some elements."""
     p = parameter([0.0] * 200, dtype)
     optimizer = RMSprop([p], lr=1e-9, alpha=0.5, momentum=momentum, centered=True)
     gradient = gf.tensor(np.linspace(0.1, 7.0, 200), dtype=dtype)
@@ -606,7 +606,7 @@ ONE = [gf.tensor([1.0], requires_grad=True)]
         lambda: SGD([{"params": ONE, "betas": (0.9, 0.9)}]),
     ],
 )
-def test_what_is_out_of_range_is_refused(make: Callable[[], Any]) -> None:
+def test_hyperparameters_out_of_range_raise(make: Callable[[], Any]) -> None:
     with pytest.raises(ValueError):
         make()
 
@@ -625,7 +625,7 @@ def test_what_is_out_of_range_is_refused(make: Callable[[], Any]) -> None:
         lambda: "ab",
     ],
 )
-def test_what_is_no_parameter_is_refused(parameters: Callable[[], Any]) -> None:
+def test_other_objects_than_parameters_raise(parameters: Callable[[], Any]) -> None:
     with pytest.raises(TypeError):
         SGD(parameters())
 
@@ -643,7 +643,7 @@ def test_a_type_error_says_what_to_pass(make: Callable[[], Any], says: str) -> N
         make()
 
 
-def test_an_optimizer_that_was_refused_leaves_its_parameters_alone() -> None:
+def test_a_constructor_that_raises_leaves_the_parameters_unchanged() -> None:
     p = parameter([1.0])
     array = p.array
     with pytest.raises(TypeError):
@@ -662,7 +662,7 @@ def test_repr() -> None:
 
 @every_optimizer
 @pytest.mark.parametrize("through", ["dict", "pickle", "numpy"])
-def test_a_state_dict_goes_on_to_the_bit(device: str, make: Any, through: str) -> None:
+def test_training_continues_from_a_state_dict_to_the_bit(device: str, make: Any, through: str) -> None:
     model, resumed = network(), network()
     optimizer = make(model.parameters())
     train(model, optimizer, range(5))
@@ -697,7 +697,7 @@ def test_a_state_dict_covers_groups_frozen_parameters_and_schedules(device: str)
     assert state["param_groups"][1]["lr"] == 0.02
     resumed.load_state_dict(model.state_dict())
     other = make(resumed)
-    train(resumed, other, range(2))  # a state of its own, to be replaced
+    train(resumed, other, range(2))  # so that it has a state to replace
     resumed.load_state_dict(model.state_dict())
     other.load_state_dict(state)
     assert other.learning_rates == optimizer.learning_rates
@@ -708,7 +708,7 @@ def test_a_state_dict_covers_groups_frozen_parameters_and_schedules(device: str)
 
 
 def test_a_schedule_stays_when_a_state_is_loaded(device: str) -> None:
-    """It is code: what the state had for a rate is not put in its place."""
+    """A schedule is code: the state's learning rate does not replace it."""
     state = SGD([parameter([1.0])], lr=0.5, momentum=0.9).state_dict()
     state["steps"] = 5
     rate = schedules.cosine(0.1, 10)
@@ -793,7 +793,7 @@ def _put(state: dict[str, Any], value: Any, *path: Any) -> None:
         (lambda s: s["param_groups"][0]["params"].append(4), ValueError),
     ],
 )
-def test_a_state_that_does_not_fit_leaves_the_optimizer_untouched(change: Any, error: type[Exception]) -> None:
+def test_a_state_that_does_not_fit_leaves_the_optimizer_unchanged(change: Any, error: type[Exception]) -> None:
     model, control = network(), network()
     optimizer, reference = Adam(model.parameters(), lr=0.01), Adam(control.parameters(), lr=0.01)
     train(model, optimizer, range(3))
@@ -813,7 +813,7 @@ def test_a_state_that_does_not_fit_leaves_the_optimizer_untouched(change: Any, e
 
 
 @pytest.mark.parametrize("name", ["SGD momentum", "Adam", "RMSprop all"])
-def test_no_negative_mean_of_squares_and_no_unknown_name_is_loaded(name: str) -> None:
+def test_a_negative_mean_of_squares_or_an_unknown_name_in_a_state_raises(name: str) -> None:
     p = parameter([1.0, 2.0])
     optimizer = MAKERS[name]([p])
     p.sum().backward()
@@ -827,7 +827,7 @@ def test_no_negative_mean_of_squares_and_no_unknown_name_is_loaded(name: str) ->
         else:
             optimizer.load_state_dict(state)
     steps = optimizer.state_dict()
-    steps["state"][0]["step"] = gf.tensor(4.0)  # as PyTorch has it
+    steps["state"][0]["step"] = gf.tensor(4.0)  # as in PyTorch
     optimizer.load_state_dict(steps)
     assert optimizer.state_dict()["state"][0]["step"] == 4
 
@@ -835,14 +835,14 @@ def test_no_negative_mean_of_squares_and_no_unknown_name_is_loaded(name: str) ->
 @pytest.mark.parametrize(
     "wrong", [{"param_groups": [3]}, {"param_groups": None}, {"param_groups": [{}]}, {"state": None}, {"state": {0: 3}}]
 )
-def test_a_state_of_another_structure_is_refused(wrong: dict[str, Any]) -> None:
+def test_a_state_of_another_structure_raises(wrong: dict[str, Any]) -> None:
     optimizer = SGD([parameter([1.0])])
     with pytest.raises(TypeError, match="param_groups, a list of mappings with 'params', and state, a mapping"):
         optimizer.load_state_dict({**optimizer.state_dict(), **wrong})
 
 
 @pytest.mark.parametrize("given", ["adam.pt", Path("adam.pt"), [1], None])
-def test_what_is_no_state_is_refused(given: Any) -> None:
+def test_other_objects_than_states_raise(given: Any) -> None:
     with pytest.raises(TypeError, match="load_state_dict takes a state dict, as state_dict"):
         SGD([parameter([1.0])]).load_state_dict(given)
     with pytest.raises(TypeError, match="load_state_dict takes a state dict, as state_dict"):
@@ -850,7 +850,7 @@ def test_what_is_no_state_is_refused(given: Any) -> None:
 
 
 @pytest.mark.parametrize(("a", "b"), [("SGD", "Adam"), ("Adam", "RMSprop"), ("RMSprop", "SGD")])
-def test_a_state_of_another_optimizer_is_refused(a: str, b: str) -> None:
+def test_a_state_of_another_optimizer_raises(a: str, b: str) -> None:
     state = MAKERS[a]([parameter([1.0])]).state_dict()
     with pytest.raises(ValueError, match="hyperparameters"):
         MAKERS[b]([parameter([1.0])]).load_state_dict(state)
@@ -871,7 +871,7 @@ def test_a_model_and_its_optimizer_are_copied_together(device: str, make: Any, c
 
 
 @every_optimizer
-def test_a_shallow_copy_has_groups_and_state_of_its_own_and_the_same_parameters(device: str, make: Any) -> None:
+def test_a_shallow_copy_has_its_own_groups_and_state_and_the_same_parameters(device: str, make: Any) -> None:
     model, control = network(), network()
     optimizer, reference = make(model.parameters()), make(control.parameters())
     train(model, optimizer, range(3))
@@ -894,7 +894,7 @@ def test_a_shallow_copy_has_groups_and_state_of_its_own_and_the_same_parameters(
 
 
 def shared_pair(way: str) -> tuple[gf.Tensor, gf.Tensor]:
-    """A parameter, and a tensor that sees its memory in the shape of that transposed or the same."""
+    """A parameter, and a tensor that shares its memory, in the same shape or transposed."""
     w = parameter([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     if way == "alias":
         return w, w.detach()
@@ -905,7 +905,7 @@ def shared_pair(way: str) -> tuple[gf.Tensor, gf.Tensor]:
 
 @every_optimizer
 @pytest.mark.parametrize("owner", ["torch", "bytearray", "memoryview"])
-def test_memory_of_another_library_sees_what_an_optimizer_trains(make: Any, owner: str) -> None:
+def test_memory_of_another_library_shows_what_an_optimizer_trains(make: Any, owner: str) -> None:
     values = [1.0, 2.0, 3.0]
     memory: Any = bytearray(np.array(values, dtype="float32").tobytes())
     if owner == "torch":
@@ -923,7 +923,7 @@ def test_memory_of_another_library_sees_what_an_optimizer_trains(make: Any, owne
         assert seen == w.tolist() != values
 
 
-def test_read_only_memory_that_others_see_is_refused_and_other_is_copied() -> None:
+def test_shared_read_only_memory_raises_and_unshared_is_copied() -> None:
     array = np.ones(3, dtype="float32")
     array.flags.writeable = False
     spread = np.broadcast_to(np.ones(1, dtype="float32"), (3,))
@@ -940,7 +940,7 @@ def test_read_only_memory_that_others_see_is_refused_and_other_is_copied() -> No
 
 @every_optimizer
 @pytest.mark.parametrize("way", ["alias", "view", "row"])
-def test_an_alias_sees_what_an_optimizer_trains(device: str, make: Any, way: str) -> None:
+def test_an_alias_shows_what_an_optimizer_trains(device: str, make: Any, way: str) -> None:
     w, other = shared_pair(way)
     control = parameter([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     optimizer, reference = make([parameter([0.0]), w]), make([parameter([0.0]), control])
@@ -955,7 +955,7 @@ def test_an_alias_sees_what_an_optimizer_trains(device: str, make: Any, way: str
 
 
 @every_optimizer
-def test_the_array_behind_asarray_sees_what_an_optimizer_trains(make: Any) -> None:
+def test_the_array_behind_asarray_shows_what_an_optimizer_trains(make: Any) -> None:
     whole = np.arange(6.0).reshape(2, 3)
     for array in (whole, whole[0], whole.T, whole[:, ::2]):
         w = gf.asarray(array, device="cpu").requires_grad_()
@@ -966,7 +966,7 @@ def test_the_array_behind_asarray_sees_what_an_optimizer_trains(make: Any) -> No
             optimizer.step()
             assert w.tolist() == array.tolist()
             assert (before != array).all()
-        array[...] = 100.0  # and the parameter sees what is done to the array
+        array[...] = 100.0  # and a change of the array shows in the parameter
         optimizer.step()
         assert w.tolist() == array.tolist()
         assert (np.abs(array - 100.0) < 5.0).all()
@@ -1001,7 +1001,7 @@ def test_a_decoder_whose_weight_is_the_encoders_transposed_trains_as_in_pytorch(
         np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), rtol=1e-12, atol=1e-14)
 
 
-def test_a_parameter_moves_in_when_nothing_else_sees_its_memory_any_more(device: str) -> None:
+def test_a_parameter_moves_into_the_buffer_once_its_memory_is_no_longer_shared(device: str) -> None:
     w, alias = shared_pair("alias")
     optimizer = SGD([w], lr=0.5)
     (block,) = optimizer._blocks
@@ -1027,10 +1027,10 @@ def test_an_alias_of_a_trained_parameter_stays_with_it_under_another_optimizer(d
     assert w.tolist() == [-2.0, -1.0]
 
 
-def test_what_nothing_else_sees_lies_in_the_buffer(device: str) -> None:
+def test_parameters_with_unshared_memory_lie_in_the_buffer(device: str) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.MLP([4, 5, 2], dropout=0.1))
     copied = copy.deepcopy(model)
-    loss = model(gf.ones((2, 3))).sum()  # which reads the parameters, and sees their values as they are now
+    loss = model(gf.ones((2, 3))).sum()  # saves the parameters as they are now
     models = [model, copied, pickle.loads(pickle.dumps(model)), copy.deepcopy(copied).to("float64")]
     made = [
         lambda: gf.random.normal((3, 4)),
@@ -1038,7 +1038,7 @@ def test_what_nothing_else_sees_lies_in_the_buffer(device: str) -> None:
         lambda: gf.ones((3, 3)).sum(axis=0).detach(),
     ]
     for parameters in [*[list(m.parameters()) for m in models], *[[make().requires_grad_()] for make in made]]:
-        for _ in range(2):  # also where another optimizer has had them
+        for _ in range(2):  # also after another optimizer
             optimizer = SGD(parameters)
             assert not any(m.outside for block in optimizer._blocks for m in block.slices)
     loss.backward()
@@ -1059,7 +1059,7 @@ def test_a_saved_value_that_a_step_changes_outside_of_the_buffer_is_an_error() -
 
 
 def regroup(optimizer: Optimizer, more: gf.Tensor, *, move: bool) -> None:
-    """Another group with `more`; the first parameter goes there, or the first group goes away."""
+    """Add a group with `more`, and move the first parameter there, or remove the first group."""
     optimizer.add_param_group({"params": [more]})
     first, second = optimizer.param_groups
     if move:
@@ -1078,13 +1078,13 @@ EDITS: dict[str, tuple[Callable[[Any, gf.Tensor], Any], list[int]]] = {
     "move to another group": (lambda o, more: regroup(o, more, move=True), [0, 1, 2, 3]),
     "assign the groups": (lambda o, more: setattr(o, "param_groups", [{"params": [more]}]), [3]),
 }
-"""Edits of the groups of an optimizer of three parameters; who is trained from then on, 3 being one more."""
+"""Edits of the groups of an optimizer of three parameters, and which are trained from then on; 3 is a new one."""
 
 
 @every_optimizer
 @pytest.mark.parametrize("kind", EDITS)
-def test_edits_of_the_groups_decide_who_is_trained(device: str, make: Any, kind: str) -> None:
-    """As if each parameter had been trained alone, by an optimizer of its own."""
+def test_edits_of_the_groups_decide_which_parameters_are_trained(device: str, make: Any, kind: str) -> None:
+    """The result is as if a separate optimizer had trained each parameter."""
     starts = [[1.0, 2.0], [3.0], [[4.0]], [5.0, 6.0]]
     ours = [parameter(start) for start in starts]
     alone = [parameter(start) for start in starts]
@@ -1129,7 +1129,7 @@ def test_a_list_of_parameters_can_be_edited_again_after_a_step() -> None:
         p.zero_grad(), q.zero_grad()
 
 
-def test_an_edit_that_does_not_fit_is_refused_before_anything_changes(device: str) -> None:
+def test_an_invalid_edit_raises_before_anything_changes(device: str) -> None:
     p, q = parameter([1.0]), parameter([2.0])
     optimizer = SGD([p], lr=1.0)
     for bad, error in (
@@ -1201,7 +1201,7 @@ def test_clipping_scales_to_the_norm(device: str, where: str, max_norm: float) -
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = 0.0
-        optimizer.step()  # brings the gradients into the buffers
+        optimizer.step()  # copies the gradients into the buffers
     norm = math.sqrt(sum(float((a**2).sum()) for a in arrays))
     found = clip_grad_norm_(parameters, max_norm)
     assert isinstance(found, gf.Tensor)
@@ -1213,7 +1213,7 @@ def test_clipping_scales_to_the_norm(device: str, where: str, max_norm: float) -
     assert extra.grad.tolist() == [7, 8]
 
 
-def test_clipping_of_gradients_in_the_buffer_makes_no_other_array(device: str) -> None:
+def test_clipping_of_gradients_in_the_buffer_allocates_no_other_array(device: str) -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=1.0)
     backward(model)
@@ -1248,7 +1248,7 @@ def test_clipping_without_gradients(device: str) -> None:
     assert p.grad.item() == 0
 
 
-def test_clipping_of_what_is_not_finite(device: str) -> None:
+def test_clipping_of_non_finite_gradients(device: str) -> None:
     p = parameter([1.0, 1.0])
     p.grad = gf.tensor([math.nan, 1.0])
     assert math.isnan(clip_grad_norm_([p], 1.0).item())
@@ -1276,12 +1276,12 @@ def test_an_infinite_norm_only_measures(device: str, biggest: float) -> None:
 
 
 @pytest.mark.parametrize("bad", [-1.0, -math.inf, math.nan, None, "1"])
-def test_clipping_refuses_what_is_no_norm(bad: Any) -> None:
+def test_clipping_to_an_invalid_norm_raises(bad: Any) -> None:
     with pytest.raises(ValueError, match="max_norm"):
         clip_grad_norm_([parameter([1.0])], bad)
 
 
-def test_clipping_refuses_mixed_devices() -> None:
+def test_clipping_of_mixed_devices_raises() -> None:
     with twin_device() as twin:
         a, b = parameter([1.0]), gf.tensor([1.0], device=twin, requires_grad=True)
         a.grad, b.grad = gf.ones((1,)), gf.ones((1,), device=twin)

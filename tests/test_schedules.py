@@ -1,4 +1,4 @@
-"""Learning-rate schedules: closed forms, against PyTorch's schedulers, and as the rate of an optimizer."""
+"""Learning-rate schedules: closed forms, comparisons with PyTorch's schedulers, and use in an optimizer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch, the reference, 
 
 
 def rates_of_torch(lr: float, steps: int, make: Callable[[Any], Any]) -> list[float]:
-    """The rates that a scheduler of PyTorch gives to the steps 0, 1, ..."""
+    """The rates of a PyTorch scheduler at steps 0, 1, ..."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=lr)
     scheduler = make(optimizer)
     rates = []
@@ -35,7 +35,7 @@ def rates_of_torch(lr: float, steps: int, make: Callable[[Any], Any]) -> list[fl
 
 
 def compare(ours: Callable[[int], float], theirs: list[float]) -> None:
-    """To rounding: PyTorch computes some schedules as a recurrence, each step from the one before."""
+    """Equal up to rounding: PyTorch computes some schedules by recurrence, each rate from the one before."""
     for step, expected in enumerate(theirs):
         found = ours(step)
         assert math.isclose(found, expected, rel_tol=1e-11, abs_tol=1e-15), f"step {step}: {found!r}, not {expected!r}"
@@ -60,7 +60,7 @@ def test_cosine_is_cosineannealinglr(steps: int, final: float) -> None:
     compare(schedules.cosine(0.2, steps, final), theirs)
 
 
-def test_cosine_stays_at_its_end() -> None:
+def test_cosine_stays_at_its_final_rate() -> None:
     rate = schedules.cosine(1.0, 10, 0.25)
     assert [rate(s) for s in (0, 10, 11, 15, 20, 10**6)] == [1.0, 0.25, 0.25, 0.25, 0.25, 0.25]
     assert math.isclose(rate(5), (1.0 + 0.25) / 2)
@@ -93,7 +93,7 @@ def test_one_cycle_with_other_divisors() -> None:
     compare(schedules.one_cycle(0.7, 21, 0.3, 10, 100), theirs)
 
 
-def test_one_cycle_begins_peaks_ends_and_stays() -> None:
+def test_one_cycle_starts_peaks_and_ends_where_it_should() -> None:
     rate = schedules.one_cycle(1.0, 101, rise=30 / 101)
     values = [rate(s) for s in range(101)]
     assert math.isclose(values[0], 1 / 25)
@@ -134,7 +134,7 @@ def test_warmup_then_cosine_is_sequentiallr() -> None:
     compare(schedules.warmup(schedules.cosine(0.2, 20), 5), rates_of_torch(0.2, 25, make))
 
 
-def test_warmup_rises_straight_to_the_start_of_its_schedule() -> None:
+def test_warmup_rises_linearly_to_the_first_rate_of_its_schedule() -> None:
     rate = schedules.warmup(schedules.step(1.0, 2), 4)
     assert [rate(s) for s in range(8)] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.1, 0.1])
 
@@ -191,12 +191,12 @@ def test_schedules_are_pure() -> None:
         lambda: schedules.one_cycle(0.1, 10, final_divisor=0),
     ],
 )
-def test_what_is_no_schedule_is_refused_when_it_is_made(make: Callable[[], Any]) -> None:
+def test_a_schedule_with_invalid_arguments_raises(make: Callable[[], Any]) -> None:
     with pytest.raises(ValueError):
         make()
 
 
-def test_an_optimizer_asks_its_schedule_for_each_step() -> None:
+def test_an_optimizer_calls_its_schedule_at_each_step() -> None:
     asked: list[int] = []
 
     def rate(step: int) -> float:
@@ -213,7 +213,7 @@ def test_an_optimizer_asks_its_schedule_for_each_step() -> None:
     assert sgd.learning_rates == [0.25]
 
 
-def test_each_group_may_have_its_schedule() -> None:
+def test_each_group_may_have_its_own_schedule() -> None:
     p, q = gf.tensor([0.0], requires_grad=True), gf.tensor([0.0], requires_grad=True)
     sgd = SGD([{"params": [p], "lr": schedules.step(1.0, 1, 0.5)}, {"params": [q]}], lr=0.25)
     for _ in range(3):
@@ -224,7 +224,7 @@ def test_each_group_may_have_its_schedule() -> None:
 
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, None, "0.1"])
-def test_a_schedule_that_gives_no_rate_is_refused_before_anything_changes(bad: Any) -> None:
+def test_a_schedule_that_returns_an_invalid_rate_raises_before_anything_changes(bad: Any) -> None:
     p, q = gf.tensor([1.0], requires_grad=True), gf.tensor([1.0], requires_grad=True)
     sgd = SGD([{"params": [p]}, {"params": [q], "lr": lambda step: bad}], lr=0.1)
     p.grad, q.grad = gf.tensor([1.0]), gf.tensor([1.0])
