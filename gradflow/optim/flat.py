@@ -27,9 +27,9 @@ _ALIGNMENT = 256  # bytes
 
 
 History = tuple[int, int, frozenset[str]]
-"""The parameter group of a slice, by index; its steps so far; and the names of the state arrays that they initialised.
+"""The history of a slice: its parameter group, by index; its steps so far; the state arrays that these initialised.
 
-A step can update slices together whose histories are equal. State arrays that are not initialised hold zeros.
+A step updates slices of equal histories together, with the same numbers. State arrays that are not initialised are zero.
 """
 
 
@@ -66,15 +66,15 @@ def _is_shared(tensor: Tensor) -> bool:
     """
     if not hasattr(tensor.array, "__setitem__"):  # a NumPy scalar
         return False
-    if tensor._memory is not None and sys.getrefcount(tensor._memory) > ONE_REFERENCE:
+    if tensor._memory is not None and sys.getrefcount(tensor._memory) > ONE_REFERENCE:  # aliases and views share it
         return True
-    if isinstance(tensor._memory, _SliceMemory):
+    if isinstance(tensor._memory, _SliceMemory):  # in a block, whose arrays refer to this memory anyway
         return False
     if sys.getrefcount(tensor.array) > ONE_REFERENCE:
         return True
-    if getattr(tensor.array, "base", None) is None:
+    if getattr(tensor.array, "base", None) is None:  # the array owns its memory
         return False
-    if not isinstance(tensor.array.base, type(tensor.array)):
+    if not isinstance(tensor.array.base, type(tensor.array)):  # another library owns it
         return not is_read_only(tensor.array)
     return sys.getrefcount(tensor.array.base) > ONE_REFERENCE
 
@@ -106,7 +106,7 @@ class FlatBlock:
         self.gradients = backend.zeros((self.size,), dtype=native)
         self.state: dict[str, Array] = {}
         self.any_outside = False
-        self._equal_histories = False  # surely all equal; where False, they still may be
+        self._equal_histories = False  # True: all are equal. False: unknown
         for s in self.slices:
             s.values, s.gradient = self.view(self.values, s), self.view(self.gradients, s)
             self._adopt(s)
@@ -116,7 +116,7 @@ class FlatBlock:
         return self.backend.reshape(flat[s.start : s.stop], s.tensor.shape)
 
     def state_array(self, name: str) -> Array:
-        """The flat state array of this name, made of zeros when first asked for."""
+        """The flat state array of this name; zeros at first."""
         if name not in self.state:
             self.state[name] = self.backend.zeros((self.size,), dtype=self.native)
         return self.state[name]
@@ -129,7 +129,7 @@ class FlatBlock:
         return self.values[part], self.gradients[part], {name: flat[part] for name, flat in state.items()}
 
     def set_history(self, s: Slice, step: int, initialised: frozenset[str]) -> None:
-        """Set how many steps a slice has had, and which state arrays they have written."""
+        """Set the steps of a slice so far, and the names of the state arrays that they initialised."""
         s.history = (s.history[0], step, initialised)
         self._equal_histories = False
 
@@ -152,7 +152,10 @@ class FlatBlock:
         tensor._memory = _SliceMemory(0 if tensor._memory is None else tensor._memory.changed)
 
     def refresh(self) -> list[Slice]:
-        """Copy in what was changed outside of the block, and return the slices whose parameter has a gradient."""
+        """Copy values and gradients that lie outside of the block into it; return the slices that have a gradient.
+
+        Also adopts parameters whose array was replaced, and attaches the gradient buffers of new leaves.
+        """
         ready = []
         self.any_outside = False
         elsewhere: list[tuple[Slice, Any, Array]] = []
@@ -178,9 +181,10 @@ class FlatBlock:
         return ready
 
     def contiguous_runs(self, ready: list[Slice]) -> list[tuple[slice, list[Slice]]]:
-        """The slices with a gradient in runs, without gaps and of equal histories: the range and the slices of each.
+        """The slices of `ready` in runs that one update can cover: the range and the slices of each run.
 
-        A slice outside of the block is a run of its own.
+        The slices of a run have equal histories, and no other slice lies between them. A parameter outside of the block
+        is a run by itself, since its values are copied in before the update and out after it.
         """
         if self._equal_histories and len(ready) == len(self.slices) and not self.any_outside:
             return [(self.whole, ready)]
@@ -204,9 +208,9 @@ class FlatBlock:
                 self.backend.setitem(s.values, ..., s.tensor.array)
 
     def record_step(self, run: list[Slice], initialised: frozenset[str]) -> None:
-        """Note that a step has changed a run of slices in place, and which state arrays are now `initialised`.
+        """Record a step of a run of slices: their new history, and that their parameters have changed in place.
 
-        Parameters outside of the block get the values of their slices.
+        Parameters outside of the block get a copy of the new values.
         """
         now = clock.change()
         group, step, _ = run[0].history
