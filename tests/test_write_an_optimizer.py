@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import pickle
 import re
@@ -14,7 +15,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import nn, optim
-from gradflow.optim import Adam, Optimizer, Step
+from gradflow.optim import Adam, FlatArrays, Optimizer
 from gradflow.testing import assert_agree, host
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "write-an-optimizer.md").read_text(encoding="utf-8")
@@ -36,12 +37,15 @@ def test_the_snippets_print_what_their_comments_say() -> None:
     assert printed.getvalue().splitlines() == expected
 
 
-def test_the_page_names_the_hooks_and_the_fields() -> None:
+def test_the_page_names_the_hooks_and_the_arguments() -> None:
     for name in ("state_names", "nonnegative_state", "needed_state", "check_hyperparameters", "update"):
         assert f"`{name}" in PAGE
         assert hasattr(Optimizer, name)
-    table = PAGE[PAGE.index("| field |") :].partition("\n\n")[0]
-    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(Step._fields)
+    table = PAGE[PAGE.index("| argument |") :].partition("\n\n")[0]
+    arguments = list(inspect.signature(Optimizer.update).parameters)
+    assert arguments[:2] == ["self", "flat"]
+    expected = [*(f"flat.{name}" for name in FlatArrays._fields), *arguments[2:]]
+    assert re.findall(r"^\| `([\w.]+)`", table, re.MULTILINE) == expected
 
 
 # ---------------------------------------------------------------------- Lion

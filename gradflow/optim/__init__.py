@@ -3,7 +3,18 @@
 from gradflow.optim import schedules
 from gradflow.optim.algorithms import SGD, Adam, AdamW, RMSprop
 from gradflow.optim.clip import clip_grad_norm_
+from gradflow.optim.flat import FlatArrays
 from gradflow.optim.hyperparameters import check_numbers
-from gradflow.optim.optimizer import Optimizer, Step
+from gradflow.optim.optimizer import Optimizer
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "Step", "check_numbers", "clip_grad_norm_", "schedules"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "FlatArrays",
+    "Optimizer",
+    "RMSprop",
+    "check_numbers",
+    "clip_grad_norm_",
+    "schedules",
+]

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradflow.backend import AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars, SGDOptions, SGDScalars
+from gradflow.optim.flat import FlatArrays
 from gradflow.optim.hyperparameters import check_numbers, number
-from gradflow.optim.optimizer import Optimizer, Parameters, Step
+from gradflow.optim.optimizer import Optimizer, Parameters
 from gradflow.optim.schedules import Schedule
 
 
@@ -59,11 +60,10 @@ class SGD(Optimizer):
     def needed_state(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
 
-    def update(self, step: Step, group: Mapping[str, Any]) -> None:
+    def update(self, flat: FlatArrays, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
         options = SGDOptions(group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"])
-        scalars = SGDScalars(step.lr, step.first)
-        velocity = step.state.get("momentum_buffer")
-        step.backend.sgd_step(step.parameters, step.gradients, velocity, options, scalars)
+        velocity = flat.state.get("momentum_buffer")
+        flat.backend.sgd_step(flat.parameters, flat.gradients, velocity, options, SGDScalars(lr, first))
 
 
 class Adam(Optimizer):
@@ -105,13 +105,13 @@ class Adam(Optimizer):
         check_numbers(group, "weight_decay")
         _check_eps(group)
 
-    def update(self, step: Step, group: Mapping[str, Any]) -> None:
+    def update(self, flat: FlatArrays, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
         beta1, beta2 = group["betas"]
         added, decoupled = (0.0, group["weight_decay"]) if self._decoupled else (group["weight_decay"], 0.0)
         options = AdamOptions(beta1, beta2, group["eps"], added)
-        scalars = AdamScalars.at(step.number, step.lr, beta1, beta2, decoupled)
-        mean, square = step.state["exp_avg"], step.state["exp_avg_sq"]
-        step.backend.adam_step(step.parameters, step.gradients, mean, square, options, scalars)
+        scalars = AdamScalars.at(step, lr, beta1, beta2, decoupled)
+        mean, square = flat.state["exp_avg"], flat.state["exp_avg_sq"]
+        flat.backend.adam_step(flat.parameters, flat.gradients, mean, square, options, scalars)
 
 
 class AdamW(Adam):
@@ -176,10 +176,10 @@ class RMSprop(Optimizer):
         names = ("square_avg", "grad_avg") if group["centered"] else ("square_avg",)
         return (*names, "momentum_buffer") if group["momentum"] else names
 
-    def update(self, step: Step, group: Mapping[str, Any]) -> None:
+    def update(self, flat: FlatArrays, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
         options = RMSpropOptions(group["alpha"], group["eps"], group["weight_decay"], group["momentum"])
-        state = step.state
+        state = flat.state
         mean, velocity = state.get("grad_avg"), state.get("momentum_buffer")
-        step.backend.rmsprop_step(
-            step.parameters, step.gradients, state["square_avg"], mean, velocity, options, RMSpropScalars(step.lr)
+        flat.backend.rmsprop_step(
+            flat.parameters, flat.gradients, state["square_avg"], mean, velocity, options, RMSpropScalars(lr)
         )

@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 import sys
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from gradflow.autograd.leaf import ELSEWHERE, IN_BUFFER
 from gradflow.autograd.memory import ONE_REFERENCE, Memory, clock
@@ -29,8 +29,26 @@ _ALIGNMENT = 256  # bytes
 History = tuple[int, int, frozenset[str]]
 """The history of a slice: its parameter group, by index; its steps so far; the state arrays that these initialised.
 
-A step updates slices of equal histories together, with the same numbers. State arrays that are not initialised are zero.
+A step updates slices of equal histories together, with the same numbers. Other state arrays hold zeros.
 """
+
+
+class FlatArrays(NamedTuple):
+    """The arrays of an update, flat and of one length: part of a block.
+
+    They belong to parameters of one group that have had equally many steps, and to the padding between them, which
+    holds zeros and must keep them.
+
+    backend: the `Backend` of the arrays.
+    parameters: the values, to be changed in place.
+    gradients: the gradients, to be left unchanged.
+    state: the state arrays by name, to be changed in place.
+    """
+
+    backend: Backend
+    parameters: Array
+    gradients: Array
+    state: Mapping[str, Array]
 
 
 class Slice:
@@ -105,6 +123,7 @@ class FlatBlock:
         self.values = backend.zeros((self.size,), dtype=native)
         self.gradients = backend.zeros((self.size,), dtype=native)
         self.state: dict[str, Array] = {}
+        self._whole_arrays: dict[tuple[str, ...], FlatArrays] = {}
         self.any_outside = False
         self._equal_histories = False  # True: all are equal. False: unknown
         for s in self.slices:
@@ -121,12 +140,15 @@ class FlatBlock:
             self.state[name] = self.backend.zeros((self.size,), dtype=self.native)
         return self.state[name]
 
-    def arrays(self, part: slice, names: Sequence[str]) -> tuple[Array, Array, dict[str, Array]]:
+    def arrays(self, part: slice, names: tuple[str, ...]) -> FlatArrays:
         """A part of the values, of the gradients, and of the state arrays of these names."""
-        state = {name: self.state_array(name) for name in names}
+        if part is self.whole and names in self._whole_arrays:
+            return self._whole_arrays[names]
+        state = {name: self.state_array(name)[part] for name in names}
+        arrays = FlatArrays(self.backend, self.values[part], self.gradients[part], state)
         if part is self.whole:
-            return self.values, self.gradients, state
-        return self.values[part], self.gradients[part], {name: flat[part] for name, flat in state.items()}
+            self._whole_arrays[names] = arrays
+        return arrays
 
     def set_history(self, s: Slice, step: int, initialised: frozenset[str]) -> None:
         """Set the steps of a slice so far, and the names of the state arrays that they initialised."""

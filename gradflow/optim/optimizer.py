@@ -5,40 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import is_
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-from gradflow.backend import Array, Backend
 from gradflow.interception import opaque_call, report_reads
 from gradflow.ops.checks import kind_and_fix
-from gradflow.optim.flat import FlatBlock, make_blocks
+from gradflow.optim.flat import FlatArrays, FlatBlock, make_blocks
 from gradflow.optim.hyperparameters import number
 from gradflow.optim.state import check_entries, collect, parts_of, restore
 from gradflow.tensor import Tensor
 
 Parameters = Iterable[Tensor] | Iterable[Mapping[str, Any]]
-
-
-class Step(NamedTuple):
-    """What `Optimizer.update` gets: flat arrays of one length, and the numbers of the step.
-
-    They belong to parameters of one group that have had equally many steps, and to the padding between them: zeros,
-    which must stay zeros. All arrays but `gradients` are to be changed in place.
-
-    backend: the `Backend` of the arrays.
-    parameters, gradients: the values of the parameters and their gradients.
-    state: the state arrays by name; zeros before their first step.
-    lr: the learning rate of this step.
-    number: the steps of these parameters, this one included: 1, 2, ...
-    first: whether any of the state arrays has not been written before.
-    """
-
-    backend: Backend
-    parameters: Array
-    gradients: Array
-    state: dict[str, Array]
-    lr: float
-    number: int
-    first: bool
 
 
 @report_reads
@@ -87,10 +63,15 @@ class Optimizer:
         numbers.
         """
 
-    def update(self, step: Step, group: Mapping[str, Any]) -> None:
-        """Update `step.parameters` and `step.state` in place, with the hyperparameters of `group`.
+    def update(self, flat: FlatArrays, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
+        """Update `flat.parameters` and `flat.state` in place, from `flat.gradients`.
 
         Each element must depend on the same element of the other arrays only: the flat arrays hold several parameters.
+
+        group: the parameter group, with all hyperparameters.
+        lr: the learning rate of this step.
+        step: the steps of these parameters, this one included: 1, 2, ...
+        first: whether any of the state arrays is new, so that it holds zeros.
         """
         raise NotImplementedError
 
@@ -243,7 +224,7 @@ class Optimizer:
                     block.copy_in(run)
                 names = self.needed_state(group)
                 first = not initialised.issuperset(names)
-                self.update(Step(block.backend, *block.arrays(part, names), rates[g], steps + 1, first), group)
+                self.update(block.arrays(part, names), group, rates[g], steps + 1, first)
                 block.record_step(run, initialised.union(names) if first else initialised)
         self.steps += 1
         return loss
