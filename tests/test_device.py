@@ -1,7 +1,7 @@
 """Devices by name, the registry of backends, and tensors on two devices at once.
 
-The second device here, `lab`, is NumPy behind an array type of its own that refuses to meet plain NumPy arrays: an
-array that slips from one device to the other, in a rule, a sum or a gradient, raises.
+The second device here, `lab`, wraps NumPy in an array type that refuses plain NumPy arrays: an array that gets from one
+device to the other by mistake, in a rule, a sum or a gradient, raises an error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class LabArray(np.ndarray):
-    """An array that only works with its own kind and with numbers."""
+    """An array that operates only with arrays of its own type and with numbers."""
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         outs = options.pop("out", ())
@@ -313,7 +313,7 @@ def test_two_devices_of_one_backend_do_not_mix(second_device: str) -> None:
 
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_gradients_travel_back_between_devices(second_device: str, create_graph: bool) -> None:
-    """Both ways, with contributions from both sides to one tensor, broadcasts and casts on the way."""
+    """In both directions, with gradients from both devices for one tensor, and with broadcasts and casts."""
     x = gf.tensor(np.array([[1.0, 2.0, 3.0]]), requires_grad=True)
     w = gf.tensor(np.array([2.0, 3.0, 4.0], "float32"), device="lab", requires_grad=True)
     there = x.to("lab")
@@ -420,7 +420,7 @@ print(before, freed, gf.memory_stats("cpu")["current"], last.sum())
 
 
 def test_memory_that_was_freed_goes_back() -> None:
-    """glibc keeps small pieces below one in use; it is asked for them. Elsewhere the answer is 0."""
+    """glibc keeps freed blocks below one in use until `malloc_trim`. With other C libraries, the result is 0."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "backends")))}
     out = subprocess.run([sys.executable, "-c", FREE], env=environment, capture_output=True, text=True, check=True)
     before, freed, after, total = (float(word) for word in out.stdout.split())
@@ -471,7 +471,7 @@ def test_pickled_tensors_come_back_to_their_device(second_device: str) -> None:
 
 
 def test_a_model_trains_on_a_backend_of_composed_kernels(second_device: str) -> None:
-    """Every array of a training step stays of the device's type, and the numbers are those of the CPU."""
+    """Every array of a training step keeps the device's type, and the numbers equal those of the CPU."""
 
     def train(device: str) -> list[float]:
         gf.manual_seed(0)

@@ -1,5 +1,4 @@
-"""The page "Write a backend" is true: its examples run and print what they say, its commands exist, and the contract on
-it is the code's."""
+"""The page "Write a backend" is true: its examples print what they say, its commands exist, its contract is current."""
 
 from __future__ import annotations
 
@@ -52,14 +51,14 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the first example of the page, as it stands there, as the module gradflow_plain."""
+    """A folder with the first example of the page, unchanged, as the module gradflow_plain."""
     folder = tmp_path_factory.mktemp("plain")
     (folder / "gradflow_plain.py").write_text(PYTHON[0], encoding="utf-8")
     return folder
 
 
 def run(*words: str, folder: Path | None = None) -> str:
-    """What a new Python prints, which must succeed without a warning."""
+    """Run a new Python, which must succeed without a warning; returns what it prints."""
     environment = child_environment()
     if folder is not None:
         environment["PYTHONPATH"] = f"{folder}:{environment['PYTHONPATH']}"
@@ -95,7 +94,7 @@ def test_the_example_agrees_with_the_cpu(example: Path) -> None:
 
 @pytest.mark.slow
 def test_the_example_conforms(example: Path) -> None:
-    """By the command of the page, which names the module; of the kit, what takes seconds and not minutes."""
+    """With the page's command that names the module, and the checks of the kit that take seconds."""
     (command,) = [c for c in COMMANDS if "--gradflow-backend-module" in c]
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "pytest"]
@@ -158,7 +157,7 @@ def test_the_readme_links_the_page() -> None:
 
 
 class Recorder(Backend):
-    """NumPy with the composed kernels; each call of an array function is kept, with its arguments."""
+    """NumPy with the composed kernels; it records each call of an array function with its arguments."""
 
     name = "recorder"
     device_count = classmethod(lambda cls: 1)
@@ -199,7 +198,7 @@ def recorder() -> Iterator[Recorder]:
 
 
 def test_gradflow_passes_what_the_page_says_and_nothing_else(recorder: Recorder) -> None:
-    """Every call that the workloads of `gradflow agree` make fits the signature on the page."""
+    """Every call in the workloads of `gradflow agree` fits the signature on the page."""
     signatures: dict[str, inspect.Signature] = {}
     for name, text in ARRAY_FUNCTIONS.items():
         scope: dict[str, Any] = {}

@@ -25,7 +25,7 @@ needs_mkl = pytest.mark.skipif(mkl.library() is None, reason="MKL, of the extra 
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Python on `code`, with more in its environment; an empty value removes a variable."""
+    """Run `code` in a new Python, with these environment variables; an empty value removes a variable."""
     whole = {**os.environ, **environment}
     kept = {name: value for name, value in whole.items() if value}
     return subprocess.run([sys.executable, "-c", code], env=kept, capture_output=True, text=True)
@@ -83,7 +83,7 @@ def test_numba_is_not_imported_before_a_kernel_runs() -> None:
 @needs_numba
 @pytest.mark.parametrize("spoil", ["read-only", "transposed", "with gaps", "another dtype object", "float16"])
 def test_arrays_that_nothing_was_compiled_for_give_what_numpy_gives(spoil: str) -> None:
-    """And do not make numba compile anew."""
+    """And do not make numba compile again."""
     rng = np.random.default_rng(0)
 
     def spoilt(*shape: int) -> Any:
@@ -181,7 +181,7 @@ def test_what_is_not_for_mkl_is_left_to_numpy() -> None:
 
 @pytest.fixture
 def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work on 100 elements and more is tried on three threads, in parts of 30."""
+    """Arrays of at least 100 elements are tried on three threads, in parts of 30."""
     monkeypatch.setattr(threads, "_count", 3)
     monkeypatch.setattr(threads, "SHARE", 100)
     monkeypatch.setattr(threads, "_PART", 30)
@@ -239,7 +239,7 @@ def test_an_error_in_a_part_is_raised() -> None:
 
 @pytest.mark.usefixtures("short_parts")
 def test_without_threads_the_parts_run_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As at the end of the interpreter."""
+    """As during the shutdown of the interpreter."""
 
     def refuse(*_: Any) -> Any:
         raise RuntimeError("can't create new thread at interpreter shutdown")
@@ -323,7 +323,7 @@ def test_without_a_folder_for_its_cache_numba_compiles_all_the_same(monkeypatch:
 
 
 def close_together() -> Any:
-    """A place where one array begins right where another ends."""
+    """Memory in which one array begins right where another ends."""
     memory, used = np.empty(100_000, np.float32), [0]
 
     def place(values: Any) -> Any:
@@ -345,7 +345,7 @@ def close_together() -> Any:
     "label_losses_backward", "squared_difference", "sgd", "adam", "rmsprop",
 ])  # fmt: skip
 def test_results_do_not_depend_on_where_arrays_lie(function: str, columns: int) -> None:
-    """To the bit, so that the same training gives the same weights: loops for short distances are others."""
+    """Bit for bit, so that the same training gives the same weights: compilers use other loops for nearby arrays."""
     from gradflow_numpy import compiled
 
     rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
-"""What the conformance kit does not say of kernels: which are native, and that its reference is the formulas.
+"""What the conformance kit does not check about kernels: which are native, and whether the composed defaults are right.
 
 The kit (`gradflow/testing/conformance`) compares every kernel with its composed default on NumPy. Here those defaults
-are compared with plain NumPy, and the reports of `kernels()` with what is there.
+are compared with plain NumPy, and the results of `kernels()` with the native kernels.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NATIVE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=py
 
 
 def test_a_composed_default_uses_no_native_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a case calls composed is, so that a native kernel is not compared with itself."""
+    """The reference of a case is really composed, so that no native kernel is compared with itself."""
     native = type(gf.get_backend("cpu"))
 
     def refuse(*_: Any) -> Any:

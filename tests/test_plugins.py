@@ -1,7 +1,7 @@
-"""Backends of installed packages: found, chosen by name only, and never in the way, whatever they do.
+"""Backends of installed packages are found, are chosen by name only, and never disturb gradflow, whatever they do.
 
-The packages are made here. One is installed with pip into a fresh virtual environment; the others lie unpacked, as pip
-leaves them, in folders of their own on the path. Each question goes to a new process.
+The packages are created here. One is installed with pip into a new virtual environment; the others are unpacked, as by
+pip, in separate folders on the path. Each test starts a new process.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class NAMEBackend(Backend):
 
 
 def backend(name: str, *changes: tuple[str, str]) -> str:
-    """The source of a backend, with words replaced."""
+    """The source of a backend, with the given texts replaced."""
     source = BACKEND.replace("NAME", name)
     for old, new in changes:
         assert old in source
@@ -73,7 +73,7 @@ def backend(name: str, *changes: tuple[str, str]) -> str:
 
 
 def package(folder: Path, name: str, module: str, source: str, *entry_points: str, version: str = "1.0") -> Path:
-    """Lay a package of one module into `folder`, as pip does; the folder."""
+    """Unpack a package of one module into `folder`, as pip does; returns the folder."""
     folder.mkdir(exist_ok=True)
     (folder / f"{module}.py").write_text(source)
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
@@ -87,7 +87,7 @@ def package(folder: Path, name: str, module: str, source: str, *entry_points: st
 
 
 def run(code: str, *path: Path, python: str = sys.executable, **variables: str) -> tuple[str, str]:
-    """What a new process prints, on stdout and stderr; these folders come first on its path."""
+    """Run a new process with these folders first on its path; returns what it prints to stdout and stderr."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GRADFLOW_")}
     numpy_folder = Path(np.__file__).resolve().parent.parent
     environment["PYTHONPATH"] = os.pathsep.join(map(str, [*path, ROOT, ROOT / "backends", numpy_folder]))
@@ -326,10 +326,10 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
         "cannot-be-started", ["the prefix of its devices, 'renamed'; it is 'other'"],
     ),
 }  # fmt: skip
-"""Backends by name: the source of the module, the code of the diagnosis, and words of it."""
+"""For each backend: the source of its module, the code of the diagnosis, and texts in the diagnosis."""
 
 WORKS_ANYWAY = {"speechless", "leaves", "cancels", "bytes", "remembers", "measures"}
-"""They can compute; only `gradflow devices` asks what they cannot tell."""
+"""Backends that compute, but fail in a service that only `gradflow devices` uses."""
 LOUD = """
 import os, subprocess, sys
 print("hello from loud")
@@ -340,7 +340,7 @@ subprocess.run([sys.executable, "-c", "print('and from a child')"])
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Folders with a package for each of `FAULTS`, some that work, and one with broken entry points."""
+    """Folders with a package for each of `FAULTS`, some that work, and one with malformed entry points."""
     folder = tmp_path_factory.mktemp("faulty")
     for name, (source, _, _) in FAULTS.items():
         package(folder, f"gradflow-{name}", f"{name}_backend", source, f"{name} = {name}_backend:{name}Backend")
@@ -356,7 +356,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def report(faulty: list[Path]) -> tuple[str, dict[str, Any]]:
-    """What `gradflow devices` says where all of them are installed."""
+    """The output of `gradflow devices` with all of them installed."""
     return devices(*faulty)
 
 
@@ -372,7 +372,7 @@ def test_those_that_work_are_listed_beside_those_that_do_not(report: Any) -> Non
 
 
 def test_what_a_package_prints_is_not_in_the_report(report: Any, faulty: list[Path]) -> None:
-    """Nor does it steer the terminal; `devices` has parsed the JSON, before which it would stand."""
+    """Nor does it send control codes to the terminal; the fixture has parsed the JSON, which it would precede."""
     table, found = report
     assert table.startswith("device ")
     assert all(character.isprintable() or character == "\n" for character in table)
@@ -401,7 +401,7 @@ def test_a_package_with_a_fault_is_a_line(report: Any, name: str) -> None:
 
 
 def test_the_error_of_a_device_says_the_same(report: Any, faulty: list[Path]) -> None:
-    """And neither the import of gradflow nor the CPU takes notice."""
+    """And neither the import of gradflow nor the CPU is affected."""
     names = [name for name in FAULTS if name not in WORKS_ANYWAY]
     code = f"{ERROR}\nprint(gradflow.ones(2).sum().item())\nfor name in {names}: print(' '.join(error(name).split()))"
     first, *errors = run(code, *faulty)[0].splitlines()

@@ -51,11 +51,9 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
     @staticmethod
     def clip(x: Array, /, min: Any = None, max: Any = None) -> Array:
         if min is not None:
-            fits = isinstance(min, np.ndarray) or -_LARGEST_FLOAT16 <= min <= _LARGEST_FLOAT16
-            x = np.maximum(x, min if fits else _rounded_limit(min, x.dtype))
+            x = np.maximum(x, _limit(min, x.dtype))
         if max is not None:
-            fits = isinstance(max, np.ndarray) or -_LARGEST_FLOAT16 <= max <= _LARGEST_FLOAT16
-            x = np.minimum(x, max if fits else _rounded_limit(max, x.dtype))
+            x = np.minimum(x, _limit(max, x.dtype))
         return x
 
     @staticmethod
@@ -185,7 +183,9 @@ def _rounded(result: Array, x: Array) -> Array:
     return result if x.dtype != _FLOAT16 else NumpyBackend.astype(result, _FLOAT16)
 
 
-def _rounded_limit(limit: float, dtype: Any) -> Any:
-    """A limit of `clip` as a scalar of `dtype`: beyond the largest number it is infinite, without a warning."""
+def _limit(limit: Any, dtype: Any) -> Any:
+    """A limit of `clip`: a float that may overflow `dtype` as its scalar, so that it becomes inf without a warning."""
+    if limit.__class__ is not float or -_LARGEST_FLOAT16 <= limit <= _LARGEST_FLOAT16 or dtype.kind != "f":
+        return limit
     with np.errstate(over="ignore"):
         return dtype.type(limit)

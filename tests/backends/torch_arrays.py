@@ -1,7 +1,7 @@
 """The device `torch`: PyTorch's tensors as arrays, on the CPU: a library with its own memory, names and scalars.
 
-What follows is where PyTorch is not the Array API: names of functions and arguments, numbers as operands, reductions
-over several axes or none, keys; and unsigned integers and exact roots, which NumPy computes in the same memory.
+It adapts PyTorch where it differs from the Array API: names of functions and arguments, numbers as operands, reductions
+over several axes or none, keys. NumPy computes unsigned integers and exact square roots, in the same memory.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class TorchBackend(AccurateSums):
 
     def find_dtypes(self, namespace: Any) -> dict[str, Any]:
         found = super().find_dtypes(namespace)
-        del found["bfloat16"]  # square roots go by way of NumPy, which has none
+        del found["bfloat16"]  # NumPy computes square roots, and has no bfloat16
         return found
 
     own_sum = staticmethod(_reduction(_sum))
@@ -143,7 +143,7 @@ def _axes(x: Array, axis: Any) -> list[int]:
 
 
 def _key(x: Array, key: Any) -> tuple[Any, ...]:
-    """The key for PyTorch, to which uint8 is a mask; one with a step backwards, which it has not, as integer arrays."""
+    """A key for PyTorch, where uint8 is a mask; slices with a negative step, which it lacks, become integer arrays."""
     parts = key if isinstance(key, tuple) else (key,)
     parts = tuple(k.long() if isinstance(k, torch.Tensor) and k.dtype != torch.bool else k for k in parts)
     if not any(isinstance(k, slice) and (k.step or 1) < 0 for k in parts):

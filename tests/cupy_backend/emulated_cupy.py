@@ -1,12 +1,17 @@
 """A stand-in for the part of CuPy that gradflow_cupy uses, on the CPU. EMULATED: nothing here ran on a GPU.
 
-It lets the whole `CupyBackend` run in tests without a GPU. The values come from NumPy, and the kernels from the CUDA
-sources compiled for the host. It keeps to CuPy where CuPy is not NumPy: signatures (compared with the installed CuPy's
-by `test_names.py`), arrays that do not turn into NumPy's by themselves, operands of NumPy refused, reductions that give
-arrays, indices that wrap, arrays bound to the device that was current; page-locked memory is copied later; a fill with
--0.0 gives 0.0; float32 subnormals are zero in arithmetic; bfloat16 becomes another dtype, or fails, where CuPy has no
-loop for it (`test_names.py` asks the installed CuPy); numbers go to kernels in their own size. It is stricter
-where a training step must not go: the truth or the value of an array cannot be asked for.
+It lets the whole `CupyBackend` run in tests without a GPU. NumPy computes the values, and kernels are the CUDA sources
+compiled for the host. It behaves like CuPy where CuPy differs from NumPy:
+
+- signatures are CuPy's (`test_names.py` compares them with the installed CuPy);
+- arrays do not convert to NumPy implicitly, refuse NumPy operands, and belong to the device that was current;
+- reductions return arrays; indices out of range wrap; a fill with -0.0 gives 0.0;
+- page-locked memory is copied later; numbers are passed to kernels in their own size;
+- float32 subnormals are flushed to zero in arithmetic;
+- bfloat16 becomes another dtype, or fails, where CuPy has no loop for it (`test_names.py` compares).
+
+It is stricter than CuPy in one point: asking for the value or truth of an array, which a training step must not do,
+raises an error.
 """
 
 from __future__ import annotations
@@ -47,7 +52,7 @@ class Flags:
 
 
 class ndarray:  # noqa: N801
-    """An array that is opaque: its values are in `_values`, which only this module reads."""
+    """An opaque array: only this module reads its values, in `_values`."""
 
     __array_ufunc__ = None
 
@@ -143,12 +148,12 @@ def _wrapped_key(values: Any, key: Any) -> Any:
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NO_BFLOAT16 = ("round", "where")
-"""The elementwise functions that have no loop for bfloat16, and take that for float32."""
+"""The elementwise functions without a loop for bfloat16, which they convert to float32."""
 TINY = float(np.finfo(np.float32).smallest_normal)
 
 
 def _flushed(values: Any) -> Any:
-    """Float32 with zeros for subnormals."""
+    """The values with float32 subnormals as zeros."""
     if values.dtype == np.float32:
         small = np.abs(values) < TINY
         if values[small].any():
@@ -236,19 +241,19 @@ def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
 
 
 GUARD = 64
-"""Bytes behind the memory of an array of `empty`, NaN as floating-point numbers: no kernel may write there."""
+"""Guard bytes after the memory of an array of `empty`, NaN as floating-point numbers: no kernel may write there."""
 
 
 def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     native, size = np.dtype(dtype), math.prod(shape) if isinstance(shape, tuple) else shape
     memory = np.full(size * native.itemsize + GUARD, 0xFF, np.uint8)
     out = memory[:-GUARD].view(native).reshape(shape, order=order)  # type: ignore[call-overload]
-    out.fill(np.nan if out.dtype.kind == "f" else 1)  # that nobody takes for zeros what was never written
+    out.fill(np.nan if out.dtype.kind == "f" else 1)  # uninitialised memory must not look like zeros
     return _counted(ndarray(out))
 
 
 def _guarded(values: Any) -> bool:
-    """Whether nothing was written behind the memory that `values` lies in."""
+    """Whether the guard bytes after the memory of `values` are unchanged."""
     while isinstance(values.base, np.ndarray):
         values = values.base
     return values.dtype != np.uint8 or bool((values[-GUARD:] == 0xFF).all())
@@ -295,7 +300,7 @@ def where(condition: Any, x: Any = None, y: Any = None) -> ndarray:
     return _where(condition.astype("?"), x, y)
 
 
-_where = _elementwise(np.where, flush=np.asarray)  # a selection is no arithmetic
+_where = _elementwise(np.where, flush=np.asarray)  # a selection is not arithmetic
 
 
 def _widened(a: Any) -> Any:
@@ -475,7 +480,7 @@ class RawModule:
         kinds = tuple(re.sub(r"\bT\b", real, kind) for kind in kinds)
 
         def pointer(value: Any, kind: str) -> int:
-            """The address of an array, whose dtype and strides a kernel does not see: they must be right."""
+            """The address of an array. A kernel does not see its dtype and strides, so they are checked here."""
             values = _unwrap(value)
             assert values.dtype == _ELEMENTS[kind.removeprefix("const ").rstrip("*")], (name, kind, values.dtype)
             assert values.flags.c_contiguous, (name, kind)
@@ -540,11 +545,11 @@ def modules() -> dict[str, types.ModuleType]:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, devices: int = 1) -> None:
-    """Put the stand-in in the place of CuPy until the end of the test. Its kernels are kept apart."""
+    """Replace CuPy by the stand-in until the end of the test. Its compiled kernels are kept apart."""
     from gradflow_cupy import diagnosis, kernels
 
     monkeypatch.setattr(State, "devices", devices)
-    # its answer is cached: that of the emulation must not remain for the real CuPy
+    # the diagnosis is cached: that of the emulation must not remain for the real CuPy
     monkeypatch.setattr(diagnosis, "diagnose", lambda: Diagnosis(False, "CuPy is EMULATED in this test"))
     for name, value in (("hooks", {}), ("pinned", []), ("in_flight", []), ("streams", {}), ("device", 0)):
         monkeypatch.setattr(State, name, value)

@@ -1,7 +1,7 @@
 """Each kernel of the CuPy backend against its composed default on NumPy, through the Python that launches it.
 
-Layouts, dtypes, empty arrays, buffers and fallbacks: on the emulated CuPy, which is never a GPU run, and, marked `gpu`,
-on a real one where there is one.
+Layouts, dtypes, empty arrays, buffers and fallbacks: on the emulated CuPy, without a GPU, and, marked `gpu`, on a real
+GPU if there is one.
 """
 
 from __future__ import annotations
@@ -295,7 +295,7 @@ def test_clip_global_norm(backend: Any, reference: Any, real: Any) -> None:
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_hyperparameters_of_numpy(backend: Backend, kind: Any) -> None:
-    """What they are worth counts, and not their size in memory."""
+    """Their values count, not their sizes in memory."""
 
     def step(number: Any) -> list[Any]:
         p, g, m, s, v = (on_device(backend, np.abs(numbers((33,), seed=seed))) for seed in range(5))

@@ -1,7 +1,6 @@
-"""Each state of CUDA is told from the others, and names what to type.
+"""Each state of CUDA is distinguished from the others, and names what to type.
 
-The states are made by a fake module in the place of CuPy, which answers as CuPy does; the real state of the machine at
-hand is asked once.
+A fake module in place of CuPy produces the states; the real state of this machine is diagnosed once.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ class CUDARuntimeError(RuntimeError):
 
 
 class OutOfMemoryError(MemoryError):
-    """As `cupy.cuda.memory.OutOfMemoryError`."""
+    """Like `cupy.cuda.memory.OutOfMemoryError`."""
 
 
 class DynamicLibNotFoundError(RuntimeError):
-    """As that of cuda.pathfinder."""
+    """Like the error of cuda.pathfinder."""
 
 
 def raises(error: BaseException) -> Callable[..., Any]:
@@ -48,7 +47,7 @@ def raises(error: BaseException) -> Callable[..., Any]:
 def fake_cupy(
     count: Any = 1, driver: int = 12090, kernel: BaseException | None = None, matmul: BaseException | None = None
 ) -> ModuleType:
-    """A working CuPy, but for what is given: `count` is a number or an error."""
+    """A working CuPy except for the given parts; `count` is a number or an error."""
     module = ModuleType("cupy")
 
     class RawKernel:
@@ -76,7 +75,7 @@ def fake_cupy(
 
 @pytest.fixture
 def state(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`state(module, installed)`: the diagnosis where that module is CuPy and those distributions are installed."""
+    """`state(module, installed)`: the diagnosis if that module is CuPy and those distributions are installed."""
     diagnosis.diagnose.cache_clear()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -154,7 +153,7 @@ def test_broken_import(state: Any, monkeypatch: pytest.MonkeyPatch, error: Excep
 
 @pytest.fixture
 def kernel_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where the diagnosis looks for the driver that the system has loaded: nothing is there yet."""
+    """The path at which the diagnosis looks for a loaded kernel driver; no file is there yet."""
     path = tmp_path / "version"
     monkeypatch.setattr(diagnosis, "KERNEL_DRIVER", str(path))
     return path
@@ -207,7 +206,7 @@ ANSWERS = {
     3: ("driver-not-initialized", "spawn"),
     1: ("driver-error", "nvidia-smi"),
 }
-"""For what the driver answers: the code of the state, and a word of what to type."""
+"""For each status of the driver: the code of the state, and a part of the fix."""
 
 
 @pytest.mark.parametrize("status", ANSWERS)
@@ -251,7 +250,7 @@ def real_cupy() -> Any:
 
 
 def test_the_error_of_cupy_without_cublas(state: Any) -> None:
-    """The words are CuPy's own, of an import that fails here for want of the library."""
+    """With CuPy's own message, from an import that fails here because the library is missing."""
     real_cupy()
     try:
         importlib.import_module("cupy.cublas")
@@ -263,7 +262,7 @@ def test_the_error_of_cupy_without_cublas(state: Any) -> None:
 
 
 def test_the_error_of_cupy_without_nvrtc(state: Any) -> None:
-    """The words are CuPy's own, in a Python that finds neither NVIDIA's wheels nor a toolkit."""
+    """With CuPy's own message, in a Python that finds neither NVIDIA's wheels nor a toolkit."""
     real_cupy()
     code = """
 import sys
@@ -343,7 +342,7 @@ def test_it_never_raises(state: Any) -> None:
 
 
 def test_this_machine() -> None:
-    """The real state: whatever it is, it is a sentence and, unless all is fine, a command."""
+    """The real state of this machine has a sentence and, unless CUDA is usable, a command."""
     diagnosis.diagnose.cache_clear()
     found = gf.diagnose("cuda")
     assert isinstance(found.usable, bool)

@@ -1,7 +1,7 @@
-"""The whole CuPy backend on an emulated CuPy (`emulated_cupy.py`): never a GPU run.
+"""The whole CuPy backend on an emulated CuPy (`emulated_cupy.py`), without a GPU.
 
-Its array functions against NumPy's backend, its services, every operation with both derivatives, and a short training
-run. It proves the Python of the backend: names, shapes, arguments, fallbacks, devices.
+Array functions compared with NumPy's backend, services, every operation with first and second derivatives, and a short
+training run. This tests the backend's Python: names, shapes, arguments, fallbacks, devices.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def test_the_pool_gives_back_what_it_keeps(backend: Any) -> None:
 
 
 def test_streams_wait_for_each_other(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The inner one for the work before it, the outer one for the inner one's, also after an error."""
+    """The inner stream waits for earlier work of the outer one, the outer then for the inner, also after an error."""
     stream = emulated_cupy.get_current_stream()
     recorded: list[Any] = []
     original = type(stream).record
@@ -180,7 +180,7 @@ def test_streams_wait_for_each_other(backend: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_streams_are_used_again(backend: Any) -> None:
-    """CuPy's pool keeps the memory of each stream apart; one within another is its own."""
+    """CuPy's pool has a separate arena for each stream; nested streams differ."""
     with backend.stream() as first, backend.stream() as second:
         assert first is not second
     made = emulated_cupy.State.made_streams
@@ -199,7 +199,7 @@ def test_two_objects_of_a_device_count_their_memory(cupy: Any) -> None:
 
 
 def test_events_and_streams_of_the_second_device(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their own device's, whichever is the current one."""
+    """Those of their own device, whichever is current."""
     monkeypatch.setattr(emulated_cupy.State, "devices", 2)
     first, second = EmulatedBackend(0), EmulatedBackend(1)
     start, end = second.event(), second.event()
@@ -220,7 +220,7 @@ def test_events_and_streams_of_the_second_device(cupy: Any, monkeypatch: pytest.
 
 
 def test_numbers_are_converted_to_the_types_of_a_kernel(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CuPy hands a number over in its own size: a float32 for a double would be four bytes of something else."""
+    """CuPy passes a number in its own size: of a float32 for a double, four bytes would be garbage."""
     given: list[Any] = []
     monkeypatch.setattr(emulated_cupy, "host_kernel", lambda name: lambda grid, block, values: given.extend(values))
     x = cupy.zeros((4,), dtype=np.float32)
@@ -261,7 +261,7 @@ def test_every_parameter_of_a_kernel_has_a_known_type() -> None:
 
 @pytest.mark.slow
 def test_labels_are_cast_once(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a step: the backward pass reads what the forward pass made of them."""
+    """In a step, the backward pass reads the labels that the forward pass has converted."""
     logits, labels = backend.from_host(numbers((6, 9))), backend.from_host(np.arange(6, dtype=np.int32))
     casts: list[Any] = []
     original = emulated_cupy.ndarray.astype
@@ -297,7 +297,7 @@ def test_a_pinned_tensor_moves_without_waiting(backend: Any) -> None:
 
 @pytest.mark.parametrize("values", [np.ones(3), np.ones(()), np.ones((0, 3)), np.ones((2, 3)).T])
 def test_other_tensors_move_as_ever(backend: Any, values: Any) -> None:
-    """What is not pinned, and what is and is not contiguous, goes through the copy that CuPy makes first."""
+    """Memory that is not pinned, or pinned but not contiguous, goes through a copy that CuPy makes first."""
     x = gf.tensor(values)
     for source in (x, x.sum(), x.pin_memory("emulated").T if values.size > 1 else x):
         moved = source.to("emulated", non_blocking=True)
@@ -308,7 +308,7 @@ def test_other_tensors_move_as_ever(backend: Any, values: Any) -> None:
 
 @pytest.mark.parametrize("part", [slice(None), slice(1, None)])
 def test_a_pinned_buffer_may_be_filled_anew_after_a_blocking_move(backend: Any, part: slice) -> None:
-    """CuPy copies page-locked memory directly and later, unless it is told to block."""
+    """CuPy copies page-locked memory directly and asynchronously, unless told to block."""
     pinned = backend.pin(numbers((4, 3)))
     expected = pinned[part].copy()
     moved = gf.tensor(pinned[part], device="emulated")
@@ -344,7 +344,7 @@ def test_a_gradient_comes_back_from_a_tensor_that_moved_without_waiting(backend:
 
 @pytest.mark.parametrize("name", [*ARRAY_FUNCTIONS, *KERNELS])
 def test_everything_runs_on_its_own_device(cupy: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """With two devices, each function is wrapped, and its arrays are made on the backend's device."""
+    """With two devices, each function is wrapped, and creates its arrays on the backend's device."""
     monkeypatch.setattr(emulated_cupy.State, "devices", 2)
     second = EmulatedBackend(1)
     assert second.kernels() == {
@@ -390,11 +390,11 @@ WITHOUT_ARRAYS = {
     "describe", "device_count", "diagnose", "dtype_name", "find_dtypes", "host_values", "kernels", "memory_stats",
     "num_threads", "prepare", "set_num_threads", "stream", "supports", "synchronize", "sigmoid", "dropout_factors",
 }  # fmt: skip
-"""The methods of a backend that make no array and launch nothing, or do so through others alone."""
+"""The methods that create no array and launch no kernel themselves."""
 
 
 def test_what_runs_on_its_own_device_is_complete() -> None:
-    """A method that is new either runs with its device as the current one, or need not."""
+    """A new method either runs with its device as the current one, or is listed as not needing that."""
     public = {name for name in dir(CupyBackend) if not name.startswith("_") and callable(getattr(CupyBackend, name))}
     assert public - {*ARRAY_FUNCTIONS, *KERNELS, *_SERVICES} == WITHOUT_ARRAYS
 
@@ -409,7 +409,7 @@ LAUNCHES_NOTHING = ("empty", "asarray", "reshape", "broadcast_to", "permute_dims
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "RMSprop"])
 def test_launches_of_a_training_step(cupy: Any, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
-    """19: 8 products; for each layer its end and its bias gradient; 2 of the loss, 2 backward; 1 of the optimizer."""
+    """19: 8 products; bias and activation, and a bias gradient, per layer; 2 + 2 for the loss; 1 for the optimizer."""
     launches: list[str] = []
 
     def counted(name: str, function: Any) -> Any:
@@ -440,7 +440,7 @@ def test_launches_of_a_training_step(cupy: Any, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_operation(backend: Any, case: Any, dtype: str) -> None:
-    """Value, first and second derivative of every case: as on the CPU."""
+    """Value, first and second derivative of every case equal the CPU's."""
     with np.errstate(all="ignore"):
         expected = differentiate(case, "cpu", dtype)
     gf.manual_seed(0)

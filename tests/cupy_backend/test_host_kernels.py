@@ -1,7 +1,7 @@
 """The kernels, compiled for the CPU, against the composed defaults on NumPy.
 
-Each kernel is called by its own arguments, below the Python that launches it: a wrong index, a missing barrier or a
-wrong formula shows here without a GPU. What the GPU's compiler and its functions (exp, tanh) do differently does not.
+Each kernel is called directly, without the Python that launches it: this finds wrong indices, missing barriers and
+wrong formulas without a GPU, but not differences of the GPU's compiler and its functions (exp, tanh).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHAPES = [(1, 1), (3, 10), (5, 32), (4, 33), (2, 700), (300, 3)]
 
 @pytest.fixture(scope="module")
 def composed() -> NumpyBackend:
-    """NumPy with the composed defaults alone."""
+    """NumPy with only the composed defaults."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADFLOW_FUSED", "0")
         return NumpyBackend()
@@ -41,7 +41,7 @@ def numbers(shape: tuple[int, ...], real: Any, seed: int = 0, scale: float = 3.0
 
 
 def assert_ulp(actual: Any, expected: Any, ulp: float = 8, scale: Any = 0.0) -> None:
-    """Equal to `ulp` units in the last place of the expected value, or of `scale` where that is larger.
+    """Equal to `ulp` units in the last place of the expected value, or of `scale` if that is larger.
 
     A subnormal number may be zero.
     """
@@ -58,7 +58,7 @@ def assert_ulp(actual: Any, expected: Any, ulp: float = 8, scale: Any = 0.0) -> 
 @pytest.mark.parametrize("columns", [1, 31, 33, 256, 257, 10**5])
 @pytest.mark.parametrize("rows", [1, 65535, 65536, 10**7, 2**33])
 def test_grids_are_within_the_limits_of_cuda(rows: int, columns: int) -> None:
-    """And blocks are what the sums of a block ask for: a power of two of threads, that shared memory is there for."""
+    """And blocks suit the sums of a block: a power of two of threads, at most as many as its shared memory holds."""
     for grid, block, *_ in (
         per_element(rows * columns), per_row(rows, columns), per_cell(rows, columns), per_tile(rows, columns)
     ):  # fmt: skip
@@ -280,7 +280,7 @@ def test_sums_of_what_is_not_finite(real: Any) -> None:
 
 @pytest.mark.parametrize("real", REALS)
 def test_the_sums_of_a_thread_do_not_drift(real: Any) -> None:
-    """A thread that adds 20,000 equal numbers, in each kernel that makes sums."""
+    """In each kernel with sums, a thread adds 20,000 equal numbers."""
     n = 20_000
     x, zeros, difference, partial = np.full(n, 0.7, real), np.zeros(n, real), np.zeros(n, real), np.zeros(1, real)
     value, one = float(x[0]), np.ones(1)
@@ -291,7 +291,7 @@ def test_the_sums_of_a_thread_do_not_drift(real: Any) -> None:
     launch("sum_all", real, (1,), (1,), x, partial, n, 1.0)
     assert_ulp(partial, (n * value * one).astype(real), 2)
     out, stats = np.zeros(n, real), np.zeros((1, 2), real)
-    x[0] = 0.8  # the others are smaller: their exponentials are no whole numbers
+    x[0] = 0.8  # the others are smaller, so that their exponentials are not integers
     launch("softmax", real, (1,), (1,), x, out, 1, n)
     expected = np.exp(x.astype("float64") - 0.8)
     assert_ulp(out, (expected / expected.sum()).astype(real), 4)
@@ -359,7 +359,7 @@ RACES = {
 
 @pytest.mark.parametrize("name", RACES)
 def test_races_show(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """What a GPU may do in another order is done in several."""
+    """Work that a GPU may do in any order is done in several orders."""
     grid, body = RACES[name]
     kernel = planted(monkeypatch, name, body)
     results = set()
@@ -371,7 +371,7 @@ def test_races_show(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 def test_a_number_has_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What lies behind it is not zero, so a kernel that reads more gets something else."""
+    """The memory after a value is not zero, so a kernel that reads beyond it gets another number."""
     kernel = planted(monkeypatch, "reading", "x[0] = T(y);")
     x = np.zeros(1, np.float32)
     for number, same in ((0.5, True), (np.float64(0.5), True), (np.float32(0.5), False), (np.float16(0.5), False)):

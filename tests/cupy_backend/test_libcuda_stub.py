@@ -1,10 +1,10 @@
-"""The states of CUDA, each made on a machine without a GPU: the real CuPy and CUDA runtime, and a driver of our own.
+"""The states of CUDA on a machine without a GPU, with the real CuPy and CUDA runtime but a fake driver.
 
-A stand-in for `libcuda.so.1`, compiled here, answers the runtime's first questions (`cuInit`, `cuDriverGetVersion`)
-with the status and the version that the environment names; the loader finds it before any other. What the command
-`gradflow devices` and the error of `device="cuda"` then say is read from a process of its own. No GPU and no driver is
-needed, and where they are, they are not used. States behind the first device (libraries, memory, kernels) cannot be
-made this way: the runtime asks the driver for undocumented tables before it shows one. `test_diagnosis.py` has those.
+A stand-in for `libcuda.so.1`, compiled here, answers the runtime's first calls (`cuInit`, `cuDriverGetVersion`) with
+the status and version that environment variables give; the loader finds it first. The output of `gradflow devices` and
+the error of `device="cuda"` are read from a new process. No GPU and no driver is needed, or used if there is one. Later
+states (libraries, memory, kernels) cannot be produced like this, because the runtime asks the driver for undocumented
+tables before it shows a device. They are tested in `test_diagnosis.py`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ main(["devices", "--json"])
 
 
 class Answer(NamedTuple):
-    """What a process says of CUDA: in the table, in the error, and in JSON."""
+    """What a process reports about CUDA: in the table, in the error, and in JSON."""
 
     table: str
     error: str
@@ -95,7 +95,7 @@ class Answer(NamedTuple):
 
 
 def ask(*path: Path, **variables: str) -> Answer:
-    """What gradflow says in a process with these variables, and these folders before all others."""
+    """What gradflow reports in a process with these variables, and with these folders first on its path."""
     unwanted = ("CUDA_", "NVIDIA_", "GRADFLOW_", "STAND_IN_", "LD_LIBRARY_PATH")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, [*path, ROOT, ROOT / "backends"]))
@@ -110,7 +110,7 @@ def ask(*path: Path, **variables: str) -> Answer:
 
 
 def assert_says(answer: Answer, code: str, *words: str) -> None:
-    """The three ways of asking agree, name what to type, and hold these words."""
+    """Check that the three reports agree, name what to type, and contain these words."""
     cuda = answer.cuda
     assert (cuda["code"], cuda["usable"], cuda["devices"]) == (code, False, [])
     assert cuda["fix"]
@@ -184,7 +184,7 @@ def test_no_driver_by_its_version(libcuda: Path) -> None:
 
 
 def test_a_driver_that_is_an_empty_file(tmp_path: Path) -> None:
-    """As in an image that was made without a GPU: the loader goes on, and finds none where the machine has none."""
+    """As in an image built without a GPU: the loader skips the file, and finds the machine's driver, if any."""
     (tmp_path / "libcuda.so.1").touch()
     answer = ask(LD_LIBRARY_PATH=str(tmp_path))
     if answer.cuda["usable"]:

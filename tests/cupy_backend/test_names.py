@@ -1,6 +1,6 @@
 """Every name of CuPy that the backend uses exists in the installed CuPy, and takes the keywords that it is given.
 
-Read from the source of the backend, so that no list goes stale. Needs no GPU: CuPy imports without one.
+The names are read from the source of the backend, so that no list becomes stale. CuPy imports without a GPU.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def uses() -> dict[tuple[str, str], set[str]]:
 
 
 def parameters(cupy: ModuleType, module: str, name: str) -> list[str] | None:
-    """The parameters of a function, None where Python cannot tell them; AttributeError where there is no such name."""
+    """The parameters of a function; None if Python does not know them. AttributeError if there is no such name."""
     if module == "cupy.cublas":  # its import needs the library
         assert cupy.__file__ is not None
         tree = ast.parse((Path(cupy.__file__).parent / "cublas.py").read_text("utf-8"))
@@ -106,7 +106,7 @@ def test_names_are_found_in_the_source() -> None:
 
 @pytest.mark.parametrize("name", ARRAY_FUNCTIONS)
 def test_array_functions(cupy: ModuleType, name: str) -> None:
-    """What is copied from CuPy is a ufunc (positional operands) or takes the keywords that the core gives."""
+    """A function copied from CuPy is a ufunc (positional operands), or takes the keywords that the core passes."""
     if name in vars(CupyBackend) or name in ("mean", "var", "std"):  # which are composed
         return
     function = getattr(cupy, name)
@@ -133,7 +133,7 @@ def _loop(function: Any, *types: Any) -> Any:
 
 @pytest.mark.parametrize("name", [n for n in ARRAY_FUNCTIONS if hasattr(np, n)])
 def test_dtypes_of_results(cupy: ModuleType, name: str) -> None:
-    """CuPy's ufuncs give what NumPy's give; with bfloat16 what the emulation gives, which has its own tests."""
+    """CuPy's ufuncs give NumPy's dtypes; with bfloat16 those of the emulation, which has its own tests."""
     function = getattr(cupy, name, None)
     if not isinstance(function, cupy.ufunc):
         return
@@ -154,7 +154,7 @@ def test_dtypes_of_results(cupy: ModuleType, name: str) -> None:
 
 
 def test_what_knows_no_bfloat16(cupy: ModuleType) -> None:
-    """The functions that are computed in float32 for it, and no others."""
+    """Exactly the functions that the backend adapts."""
     half = _dtype("bfloat16")
     where = importlib.import_module("cupy._sorting.search")._where_ufunc
     assert _loop(where, np.dtype("bool"), half, half) == "float32"
@@ -182,7 +182,7 @@ def test_the_emulation_has_the_same_parameters(cupy: ModuleType, name: str) -> N
 
 @pytest.mark.parametrize("value", [0.5, -3, 2**63, True, np.float32(0.5), np.int32(7), np.uint64(9), np.bool_(1)])
 def test_numbers_lie_in_memory_as_in_cupy(cupy: ModuleType, value: Any) -> None:
-    """What the emulation hands to a kernel for a number is what CuPy does, and behind it is no zero."""
+    """The emulation passes a number to a kernel as CuPy does; the memory after it is not zero."""
     number = importlib.import_module("cupy._core._scalar").CScalar(value)
     size = number.descr.itemsize
     found = host_kernels._slot(value).raw
@@ -191,7 +191,7 @@ def test_numbers_lie_in_memory_as_in_cupy(cupy: ModuleType, value: Any) -> None:
 
 
 def test_the_extras_ask_for_the_cupy_that_was_read() -> None:
-    """14.2 is the first to keep kernels of templates on disk; its rules are those of the emulation."""
+    """14.2 is the first to cache kernels of templates on disk; the emulation follows its rules."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
     asked = [r for extra in project["optional-dependencies"].values() for r in extra if r.startswith("cupy")]
     assert len(asked) == 3

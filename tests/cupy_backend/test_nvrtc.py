@@ -1,4 +1,4 @@
-"""The CUDA sources compile with NVRTC for the architectures in use, and hold each kernel that Python launches.
+"""The CUDA sources compile with NVRTC for the architectures in use, and contain each kernel that Python launches.
 
 This needs no driver and no GPU. It proves that the sources are valid CUDA; what they compute is tested on the host by
 `test_host_kernels.py`, and on a GPU by the tests marked `gpu`.
@@ -19,7 +19,7 @@ ARCHITECTURES = (70, 75, 80, 89, 90, 100, 120)
 
 
 OF_CUPY = ("-ftz=true", "--device-as-default-execution-space")
-"""What CuPy adds to the options of a RawModule, beside folders of headers."""
+"""The options that CuPy adds to those of a RawModule, besides include folders."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def compile_source(nvrtc: Any, source: str, architecture: str) -> tuple[Any, dic
 
 
 def test_every_generation_is_compiled(nvrtc: Any) -> None:
-    """Those that the installed NVRTC knows from Volta on, each by one of its architectures at least."""
+    """For each generation that the installed NVRTC supports, from Volta on, at least one architecture is tested."""
     known = {number // 10 for number in nvrtc.getSupportedArchs() if number >= 70}
     assert known <= {number // 10 for number in ARCHITECTURES} | {11}, "11: Jetson boards alone"
     assert len([number for number in ARCHITECTURES if number in nvrtc.getSupportedArchs()]) >= 5
@@ -66,7 +66,7 @@ def test_compiles(nvrtc: Any, source: str, architecture: int) -> None:
 
 @pytest.mark.parametrize("source", ["philox.cu", "sums.cu"])
 def test_cupy_compiles(nvrtc: Any, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its own way, with its own options and folders of headers, all but the question to the device for its kind."""
+    """CuPy's own compilation, with its options and include folders; only the device's architecture is given."""
     import cupy
 
     seen: list[str] = []
@@ -85,7 +85,7 @@ def test_cupy_compiles(nvrtc: Any, source: str, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_kernels_of_float_compute_in_float(nvrtc: Any, source: str) -> None:
-    """No function of double is called in a float kernel: an overload that is missed costs speed, silently."""
+    """A float kernel calls no double function: a missed overload would silently cost speed."""
     program, lowered = compile_source(nvrtc, source, "compute_90")
     ptx = nvrtc.getPTX(program)
     ptx = ptx.decode() if isinstance(ptx, bytes) else ptx
@@ -99,7 +99,7 @@ def test_kernels_of_float_compute_in_float(nvrtc: Any, source: str) -> None:
 
 
 def test_the_compiler_keeps_the_errors_of_a_sum(nvrtc: Any) -> None:
-    """That of each term is found by four subtractions and an addition, which algebra would take for zero."""
+    """The error of each term takes four subtractions and an addition, which an algebraic optimiser would remove."""
     program, lowered = compile_source(nvrtc, "sums.cu", "compute_90")
     ptx = nvrtc.getPTX(program)
     ptx = ptx.decode() if isinstance(ptx, bytes) else ptx
