@@ -256,7 +256,7 @@ def _walk_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], ret
         filled = [leaf for leaf in written if leaf not in pending] if pending else list(written)
         if filled:
             mark_filled(filled)
-            claimed = claimed if len(claimed) > len(filled) else []
+            claimed = [] if len(claimed) == len(filled) else list(set(claimed).difference(filled))
     finally:
         if claimed:  # a rule failed or did not write to a buffer, or something else flowed to a leaf
             release(claimed)
