@@ -1,15 +1,17 @@
 """Computing with half floats (float16 and bfloat16) in float32, rounding once at the end.
 
-Counts, factors, squares and small epsilons leave the range of half floats, and sums lose their digits. So everything
-but the products of matrices, which are left to the library, runs in float32. There are five places, each of which knows
-what comes in and what must be rounded; all of them convert arrays by `widened`:
+Counts, factors, squares and small epsilons leave the range of half floats, and sums lose digits. So everything except
+matrix products, which are left to the library, is computed in float32. `widened` converts arrays; where it is called
+differs in what comes in and in what is rounded at the end:
 
-- kernels and accurate sums, methods of a backend: `in_float32` rounds their results and the arrays that they change;
-- gradient rules (`gradflow.autograd.backward`): what a rule reads is widened, and the engine casts each gradient to
-  the dtype of its input;
-- an operation on a tensor and a Python number that half floats cannot hold exactly (`gradflow.ops.table`);
-- losses (`gradflow.ops.losses`): the conversions are recorded operations, so that a gradient is rounded once, too;
-- array functions of CuPy that do not know bfloat16 (`gradflow_cupy.backend`).
+- kernels and accurate sums, which are methods of a backend: `in_float32` rounds their results and the arrays that they
+  change in place;
+- gradient rules (`gradflow.autograd.backward`): a rule reads widened arrays, and the engine casts each gradient to the
+  dtype of its input anyway;
+- operations on a tensor and a Python number that half floats cannot hold (`gradflow.ops.table`): the result is rounded;
+- array functions of CuPy that do not support bfloat16 (`gradflow_cupy.backend`): a float32 result is rounded.
+
+Losses (`gradflow.ops.losses`) convert tensors instead, by recorded operations, so that gradients are rounded once, too.
 """
 
 from __future__ import annotations
