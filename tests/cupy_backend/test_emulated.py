@@ -251,6 +251,14 @@ def test_numbers_that_do_not_fit_are_refused(cupy: Any, arguments: Any, error: t
         kernels.launch("activate", "f", (1,), (32,), x, 5, 4, 1, 0.5)
 
 
+def test_a_kernel_is_for_arrays_of_one_compiled_dtype(cupy: Any) -> None:
+    single, double, half = (cupy.zeros((2,), dtype=dtype) for dtype in (np.float32, np.float64, np.float16))
+    assert kernels.kernel_dtype(single, None, single) == "f"
+    assert kernels.kernel_dtype(double) == "d"
+    assert kernels.kernel_dtype(single, double) is None
+    assert kernels.kernel_dtype(half, half) is None
+
+
 def test_every_parameter_of_a_kernel_has_a_known_type() -> None:
     for source, names in kernels.SOURCES.items():
         found = kernels.parameter_types(source)
