@@ -18,7 +18,13 @@ from gradflow.backend.kernels import KernelBase, kernel
 
 
 class SGDOptions(NamedTuple):
-    """The options of `sgd_step`; `weight_decay * parameter` is added to the gradient."""
+    """The options of `sgd_step`.
+
+    momentum: the factor of the velocity, 0 without one.
+    dampening: each step adds 1 - dampening times the gradient to the velocity.
+    weight_decay: the factor of the parameter that is added to the gradient.
+    nesterov: whether the momentum is Nesterov's.
+    """
 
     momentum: float
     dampening: float
@@ -27,14 +33,23 @@ class SGDOptions(NamedTuple):
 
 
 class SGDScalars(NamedTuple):
-    """The scalars of `sgd_step`; `first`: whether this is the first step of the velocity, which sets it."""
+    """The scalars of `sgd_step`.
+
+    lr: the learning rate.
+    first: whether this is the first step of the velocity, which does not read it.
+    """
 
     lr: float
     first: bool
 
 
 class AdamOptions(NamedTuple):
-    """The options of `adam_step`; `weight_decay * parameter` is added to the gradient (0 for AdamW)."""
+    """The options of `adam_step`.
+
+    beta1, beta2: the decay factors of the running means of the gradient and of its square.
+    epsilon: what is added to the corrected root of the mean square.
+    weight_decay: the factor of the parameter that is added to the gradient, 0 for AdamW.
+    """
 
     beta1: float
     beta2: float
@@ -43,10 +58,12 @@ class AdamOptions(NamedTuple):
 
 
 class AdamScalars(NamedTuple):
-    """The scalars of `adam_step`; each parameter is first multiplied by `decay_factor` (1 for Adam).
+    """The scalars of `adam_step` at step t = 1, 2, ...
 
-    At step t = 1, 2, ...: bias_correction1 = 1 - beta1**t, bias_correction2_root = sqrt(1 - beta2**t), and for AdamW
-    decay_factor = 1 - lr * weight_decay.
+    lr: the learning rate.
+    bias_correction1: 1 - beta1**t.
+    bias_correction2_root: sqrt(1 - beta2**t).
+    decay_factor: what the parameter is multiplied by first: 1 - lr * weight_decay for AdamW, 1 for Adam.
     """
 
     lr: float
@@ -56,12 +73,18 @@ class AdamScalars(NamedTuple):
 
     @classmethod
     def at(cls, step: int, lr: float, beta1: float, beta2: float, decoupled_decay: float = 0.0) -> AdamScalars:
-        """The scalars of step 1, 2, ...; decoupled_decay: the weight decay of AdamW."""
+        """The scalars of a step, counted from 1; decoupled_decay: the weight decay of AdamW (default 0)."""
         return cls(lr, 1.0 - beta1**step, math.sqrt(1.0 - beta2**step), 1.0 - lr * decoupled_decay)
 
 
 class RMSpropOptions(NamedTuple):
-    """The options of `rmsprop_step`; `weight_decay * parameter` is added to the gradient."""
+    """The options of `rmsprop_step`.
+
+    alpha: the decay factor of the running means of the squared gradient and of the gradient.
+    epsilon: what is added to the root of the mean square.
+    weight_decay: the factor of the parameter that is added to the gradient.
+    momentum: the factor of the velocity, 0 without one.
+    """
 
     alpha: float
     epsilon: float
@@ -70,7 +93,7 @@ class RMSpropOptions(NamedTuple):
 
 
 class RMSpropScalars(NamedTuple):
-    """The scalars of `rmsprop_step`."""
+    """The scalars of `rmsprop_step`: the learning rate."""
 
     lr: float
 

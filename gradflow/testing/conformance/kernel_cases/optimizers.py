@@ -13,7 +13,7 @@ from gradflow.testing.conformance.harness import Case
 from gradflow.testing.conformance.kernel_cases.inputs import half_case, in_place, normal
 
 SIZES = (0, 1, 7, 65539)
-"""One beyond a chunk of NumPy's backend, of 65536 elements."""
+"""The largest takes two chunks of NumPy's backend, of 65536 elements."""
 
 
 def sgd_bound(e: float, p: Any, g: Any, v: Any, options: SGDOptions, scalars: SGDScalars) -> Sequence[Any]:
@@ -35,10 +35,11 @@ def adam_numbers(
     return options, AdamScalars.at(step, lr, beta1, beta2, decay if decoupled else 0.0)
 
 
-def root_bound(e: float, wrong: Any, square: Any, share: float) -> tuple[Any, Any]:
-    """The root of an average of squares and its bound, where `wrong` is that of what is squared with this share."""
+def root_bound(e: float, error: Any, square: Any, share: float) -> tuple[Any, Any]:
+    """sqrt(square), for a running mean of squares, and its bound; `error`: the bound of the number squared last, whose
+    square has the weight `share`."""
     root = np.sqrt(square)
-    return root, np.sqrt(share) * wrong + 4 * e * root
+    return root, np.sqrt(share) * error + 4 * e * root
 
 
 def adam_bound(
@@ -47,13 +48,13 @@ def adam_bound(
     b1, b2, epsilon, decay = options
     size, g = np.abs(g) + decay * np.abs(p), g + decay * scalars.decay_factor * p
     mean, square = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
-    root, wrong = root_bound(e, 4 * e * size, square, 1 - b2)
-    wrong_mean = 6 * e * (b1 * np.abs(m) + (1 - b1) * size)
+    root, error = root_bound(e, 4 * e * size, square, 1 - b2)
+    mean_error = 6 * e * (b1 * np.abs(m) + (1 - b1) * size)
     rate, correction = scalars.lr / scalars.bias_correction1, 1 / scalars.bias_correction2_root
-    below = correction * root + epsilon
-    update = rate * np.abs(mean) / below
-    change = rate * wrong_mean / below + update * (correction * wrong / below + 8 * e)
-    return [8 * e * np.abs(p) + 2 * change, wrong_mean, 2 * root * wrong + wrong**2 + 4 * e * square]
+    denominator = correction * root + epsilon
+    update = rate * np.abs(mean) / denominator
+    change = rate * mean_error / denominator + update * (correction * error / denominator + 8 * e)
+    return [8 * e * np.abs(p) + 2 * change, mean_error, 2 * root * error + error**2 + 4 * e * square]
 
 
 def rmsprop_bound(
@@ -63,18 +64,20 @@ def rmsprop_bound(
     (lr,) = scalars
     size, g = np.abs(g) + decay * np.abs(p), g + decay * p
     square = alpha * square + (1 - alpha) * g**2
-    root, wrong = root_bound(e, 4 * e * size, square, 1 - alpha)
-    wrong_square = 2 * root * wrong + wrong**2 + 4 * e * square
-    bounds = [wrong_square, None, None]
-    average, wrong = square, wrong_square
+    root, error = root_bound(e, 4 * e * size, square, 1 - alpha)
+    square_error = 2 * root * error + error**2 + 4 * e * square
+    bounds = [square_error, None, None]
+    average, error = square, square_error
     if mean is not None:
         bounds[1] = 6 * e * (alpha * np.abs(mean) + (1 - alpha) * size)
         mean = alpha * mean + (1 - alpha) * g
-        average, wrong = square - mean**2, wrong + 2 * np.abs(mean) * bounds[1] + 4 * e * (square + mean**2)
-        wrong, average = np.where(average + wrong < 0, 0.0, wrong), np.maximum(average, 0.0)
-    below = np.sqrt(average) + epsilon
-    update = np.abs(g) / below
-    change = 4 * e * size / below + update * (wrong / np.sqrt(np.where(wrong == 0, 1.0, average)) / below + 8 * e)
+        average, error = square - mean**2, error + 2 * np.abs(mean) * bounds[1] + 4 * e * (square + mean**2)
+        error, average = np.where(average + error < 0, 0.0, error), np.maximum(average, 0.0)
+    denominator = np.sqrt(average) + epsilon
+    update = np.abs(g) / denominator
+    change = 4 * e * size / denominator + update * (
+        error / np.sqrt(np.where(error == 0, 1.0, average)) / denominator + 8 * e
+    )
     if velocity is not None:
         update = momentum * np.abs(velocity) + update
         change = bounds[2] = change + 4 * e * update
@@ -101,7 +104,7 @@ def optimizer_cases() -> list[Case]:
             (True, False, False, 0.0, 0.0), (True, False, True, 0.0, 0.1), (True, True, True, 0.0, 0.1),
             (True, False, False, 0.3, 0.0), (True, False, False, 0.3, 0.1), (True, True, False, 0.3, 0.1),
         ]:  # fmt: skip
-            before = None if not velocity else np.full(n, np.nan) if first else v  # nothing reads it at the first step
+            before = None if not velocity else np.full(n, np.nan) if first else v  # the first step must not read it
             title = f"{n}-{'velocity' if velocity else 'plain'}{'-first' * first}{'-nesterov' * nesterov}"
             cases.append(
                 Case(
@@ -139,7 +142,7 @@ def optimizer_cases() -> list[Case]:
                     rmsprop_bound, in_place("rmsprop_step", 0, 2, 3, 4), changes=(0, 2, 3, 4),
                 )
             )  # fmt: skip
-        constant = 1 + np.abs(v)  # a gradient that does not vary, its mean square less than its square
+        constant = 1 + np.abs(v)  # a constant gradient whose running mean square is below its square
         cases += [
             Case(
                 "rmsprop_step", f"{n}-constant{'-velocity' * with_velocity}",
