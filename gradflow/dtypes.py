@@ -13,8 +13,8 @@ from typing import Any
 class DType:
     """A data type: its `name`, its `kind` ("bool", "int", "uint" or "float") and its `itemsize` in bytes.
 
-    `limits` are the smallest and the largest number of an integer type. A dtype equals its name, and a dtype of that
-    name of another library: `gradflow.float32 == "float32"`.
+    `limits` are the smallest and the largest number of an integer type. A dtype equals its name,
+    `gradflow.float32 == "float32"`, and dtypes of the same name from other libraries.
     """
 
     __slots__ = ("itemsize", "kind", "limits", "name")
@@ -85,7 +85,7 @@ def as_dtype(dtype: Any) -> DType:
 
     dtype: a gradflow dtype, a name, a dtype of another library, or a Python type (float, int, bool).
 
-    Raises TypeError for an unknown dtype, also a complex one.
+    Raises TypeError for unknown dtypes and for complex ones.
 
     >>> as_dtype("float64")
     gradflow.float64

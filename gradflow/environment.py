@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 DISTRIBUTION = "gradflow-autograd"
-"""The name that pip knows gradflow by."""
+"""The name of gradflow's distribution, as pip takes it."""
 
 
 class VariableError(ValueError):
@@ -28,7 +28,7 @@ def switch(variable: str) -> bool | None:
 
 @contextlib.contextmanager
 def delayed_interrupts() -> Iterator[None]:
-    """Delay the KeyboardInterrupt of Ctrl-C to the end of a `with` that imports a library; a second one is immediate.
+    """Delay Ctrl-C to the end of a `with` that imports a library; a second Ctrl-C raises KeyboardInterrupt at once.
 
     A library whose import is interrupted stays half imported for the rest of the process, and many then blame their
     own installation. Does nothing outside the main thread or where the program handles SIGINT itself.
@@ -58,7 +58,7 @@ def delayed_interrupts() -> Iterator[None]:
 
 
 def to_install(extra: str) -> str:
-    """Instructions for installing the packages of an extra: in a clone, gradflow with the extra; else the packages.
+    """Instructions for installing an extra: in a clone, gradflow with the extra; otherwise the packages of the extra.
 
     >>> to_install("cuda12").startswith("type")
     True

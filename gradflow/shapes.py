@@ -39,7 +39,7 @@ def unravel(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def integers(name: str, given: Any) -> tuple[int, ...]:
-    """An integer or a sequence of integers, of any library, as Python ints. Raises TypeError for others."""
+    """An integer or a sequence of integers, of any library, as Python ints. Raises TypeError for anything else."""
     try:
         return tuple(map(index, given)) if is_sequence(given) else (index(given),)
     except TypeError:
@@ -69,7 +69,7 @@ def axes_of(axis: Axis, ndim: int) -> tuple[int, ...]:
 
 
 def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """The axes that `axis` names, each in [0, ndim), with checks for users.
+    """The axes that `axis` names, each in [0, ndim), with error messages for users.
 
     Raises ValueError for an axis that is out of range or named twice, TypeError for anything but integers.
     """

@@ -1,4 +1,4 @@
-"""Trees: nested tuples, lists and dicts of leaves. Everything else is a leaf, but None, which is an empty tree."""
+"""Trees: nested tuples, lists and dicts of leaves. Everything else is a leaf, except None, which is an empty tree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def flatten(tree: Any, path: str = "") -> list[tuple[str, Any]]:
-    """The leaves of a tree from left to right, each with its path, such as "[0]['weight']", after the prefix `path`."""
+    """The leaves of a tree from left to right, each with its path, such as "[0]['weight']", prefixed by `path`."""
     return list(_walk(tree, path))
 
 

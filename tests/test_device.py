@@ -225,7 +225,7 @@ def test_what_the_environment_names_wrongly_is_said_to_be_its(
     monkeypatch: pytest.MonkeyPatch, second_device: str, named: str, kind: type[Exception], problem: str
 ) -> None:
     monkeypatch.setenv("GRADFLOW_DEVICE", named)
-    with pytest.raises(kind, match=f"auto stands for GRADFLOW_DEVICE: {problem}"):
+    with pytest.raises(kind, match=f"auto selects the device of GRADFLOW_DEVICE: {problem}"):
         gf.zeros(1, device="auto")
 
 

@@ -438,7 +438,7 @@ def test_a_faulty_backend_that_the_environment_names(faulty: list[Path]) -> None
     out, err = run("from gradflow.cli import main; print(main(['devices']))", *faulty, GRADFLOW_DEVICE="poor")
     assert out.endswith("\n2\n")
     assert "zebra:0" in out
-    assert "gradflow: error: auto stands for GRADFLOW_DEVICE: the backend of 'poor'" in err
+    assert "gradflow: error: auto selects the device of GRADFLOW_DEVICE: the backend of 'poor'" in err
     assert "expm1, matmul" in err
 
 

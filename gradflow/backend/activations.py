@@ -10,10 +10,12 @@ from gradflow.backend.array_functions import Array
 
 
 class Activation(NamedTuple):
-    """An elementwise activation, in array functions of a namespace `F`.
+    """An elementwise activation and its VJP, written in the array functions of a namespace `F`.
 
-    forward(F, x, parameter): the value. backward(F, g, saved, parameter): the VJP, where `saved` is the input or the
-    output according to `saves` ("x" or "out"). parameter: the default slope or alpha.
+    forward: `forward(F, x, parameter)` returns the value.
+    backward: `backward(F, g, saved, parameter)` returns the VJP; `saved` is the input or the output, see `saves`.
+    saves: what `backward` reads: "x" (the input) or "out" (the output).
+    parameter: the default slope or alpha (default 0, for activations without one).
     """
 
     forward: Callable[[Any, Array, float], Array]

@@ -59,9 +59,9 @@ FUNCTION_GROUPS: dict[str, dict[str, str]] = {
         "matmul": "(x1, x2, /)",
     },
 }
-"""The array functions by group, with the arguments that gradflow passes: a part of the standard's.
+"""The array functions by group, with the arguments that gradflow passes: a subset of the standard's.
 
-Gradient rules on batches (`gradflow.autograd.batching`) and the page on backends are made from this.
+`gradflow.autograd.batching` and the page on backends derive their lists from this table.
 """
 
 ELEMENTWISE = frozenset(

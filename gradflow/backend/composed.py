@@ -253,10 +253,10 @@ class ComposedKernels(KernelBase):
 
     @kernel
     def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...], into: Array | None = None) -> Array:
-        """Zeros of `shape` with `values` added at `key`, repeated indices repeatedly: the VJP of `getitem`.
+        """Zeros of `shape` with `values` added at `key`, where repeated indices add up: the VJP of `getitem`.
 
-        key: as for `getitem`. into: an array of that shape to add to instead of zeros; it is returned. For integer
-        arrays, the default makes a matrix (indices, size of the result), so it is for small arrays only.
+        key: as for `getitem`. into: an array of that shape to add to instead of zeros; it is returned. For keys with
+        integer arrays, the default makes a matrix (indices, size of the result), so it suits small arrays only.
         """
         basic = not any(hasattr(k, "shape") for k in (key if isinstance(key, tuple) else (key,)))
         if into is not None:

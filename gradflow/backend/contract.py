@@ -23,7 +23,7 @@ from gradflow.environment import switch
 
 
 class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
-    """One device of one array library. A backend derives from this class; an object serves one device.
+    """The base class of backends. An object serves one device of one array library.
 
     1. *Array functions*, required: the functions of `ARRAY_FUNCTIONS`, with the names and semantics of the Array API.
        The constructor copies them from a namespace, so that a call costs what the library's own call costs. A method
@@ -41,8 +41,10 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
     Kernels compute half floats in float32 and round at the end, except matrix products: see
     `gradflow.backend.half_floats`.
 
-    namespace: the array functions and dtypes of the library. index: the number of the device (default 0). Raises
-    NotImplementedError naming the array functions that are missing.
+    namespace: an object with the array functions and dtypes of the library.
+    index: the number of the device (default 0).
+
+    Raises NotImplementedError, which names the missing functions, if array functions are missing.
     """
 
     name: str
@@ -101,8 +103,8 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
     def from_host(self, values: Any) -> Array:
         """A new array on this device with the values and dtype of the NumPy array `values`, C-contiguous.
 
-        `values` can have any layout; its byte order is native, and it is not of a subclass. The caller may change it
-        right after the call, even if it comes from `pin`.
+        `values` is a plain `ndarray` (no subclass) with native byte order and any memory layout. The caller may change
+        it right after the call, even if it comes from `pin`.
         """
 
     def host_values(self, array: Array) -> Any:
@@ -143,7 +145,7 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
         """Compute with n CPU threads from now on. The default, for a device other than the CPU, does nothing."""
 
     def prepare(self) -> None:
-        """Import and initialise now what kernels would otherwise load at their first call. Default: nothing."""
+        """Import and initialise what kernels would otherwise load at their first call. The default does nothing."""
 
     def describe(self) -> str:
         """A short description of the device, such as its name and memory."""

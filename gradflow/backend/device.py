@@ -91,7 +91,7 @@ class MemoryStats(NamedTuple):
 
 
 class Event:
-    """A point in the stream of work of a device. This class waits for the device, and takes the host's clock."""
+    """A point in the stream of work of a device. This base class waits for the device and reads the host's clock."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend

@@ -196,7 +196,7 @@ def _load(prefix: str, target: str) -> type[Backend] | Diagnosis:
         check_name(prefix, found)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever the package does, even sys.exit(), the program goes on
+    except BaseException as error:  # no error of a package, not even its sys.exit(), ends the program
         return failed(prefix, "loaded", error)
     return found
 
@@ -225,7 +225,7 @@ def _import(target: str) -> Any:
 
 def failed(prefix: str, what: str, error: BaseException) -> Diagnosis:
     """The diagnosis of a backend that cannot be `what`: "loaded", "asked" (for its devices) or "started"."""
-    named = isinstance(error, VariableError)  # whose message says what to type
+    named = isinstance(error, VariableError)  # its message already says what to type
     fix = "" if named else _OWN_FIX.get(prefix, "")
     if not fix and not named and prefix not in _registered:
         package = _claims(prefix)[0].package

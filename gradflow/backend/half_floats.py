@@ -1,8 +1,8 @@
 """Computing with half floats (float16 and bfloat16) in float32, rounding once at the end.
 
 Counts, factors, squares and small epsilons leave the range of half floats, and sums lose digits. So everything except
-matrix products, which are left to the library, is computed in float32. `widened` converts arrays; where it is called
-differs in what comes in and in what is rounded at the end:
+matrix products, which are left to the library, is computed in float32. `widened` converts arrays. Its callers differ in
+what they convert and in what they round at the end:
 
 - kernels and accurate sums, which are methods of a backend: `in_float32` rounds their results and the arrays that they
   change in place;
@@ -32,11 +32,12 @@ def widened(x: Any, backend: Any, F: Any = None) -> Any:
 
 
 def in_float32(method: _Method, changes: tuple[int, ...] = ()) -> _Method:
-    """A method of a backend that computes half floats in float32: it calls the backend's own method of that name.
+    """Decorate a method of a backend: for half floats, it calls the backend's method of that name in float32.
 
-    The dtype of the first argument, an array or a list of arrays, decides. Results are rounded to it; of a forward
-    kernel's pair, only the value: the residual stays in float32. `changes`: the positions of the arguments that the
-    method changes in place.
+    The dtype of the first argument, an array or a list of arrays, decides. Results are rounded to it; of the pair that
+    a forward kernel returns, only the value is: the residual stays in float32.
+
+    changes: the positions of the arguments that the method changes in place (default: none).
     """
     name = method.__name__
 

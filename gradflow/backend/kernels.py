@@ -14,7 +14,7 @@ A residual is only ever passed to the same backend's matching `*_backward`.
 
 
 def kernel(function: _Kernel) -> _Kernel:
-    """Declare a method of `Backend` as a kernel, whose composed default it is."""
+    """Declare a method of `Backend` as the composed default of a kernel."""
     KERNELS.append(function.__name__)
     return function
 
@@ -22,7 +22,8 @@ def kernel(function: _Kernel) -> _Kernel:
 class KernelBase:
     """The base of the mixins of composed kernels: the attributes of a backend that kernels use.
 
-    `Backend.__init__` sets the array functions as attributes of the object; to a type checker, `__getattr__` has them.
+    `Backend.__init__` sets the array functions as attributes of the object; `__getattr__` declares them for type
+    checkers, and raises AttributeError for other names.
     """
 
     dtypes: dict[str, Any]

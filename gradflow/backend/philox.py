@@ -106,7 +106,7 @@ class RandomKernels(KernelBase):
     def dropout_factors(self, like: Any, p: float, key: int, counter: int) -> Array:
         """The factors, 0 or 1 / (1 - p), by which `dropout` multiplies an array with the shape and dtype of `like`.
 
-        In float32 for half floats, which 1 / (1 - p) may overflow.
+        For half floats the factors are float32, since 1 / (1 - p) may be too large for float16.
         """
         dtype = self.single if like.dtype in self.half_dtypes else like.dtype
         return self.dropout(self.ones(like.shape, dtype=dtype), p, key, counter)[0]

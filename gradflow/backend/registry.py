@@ -115,7 +115,7 @@ def diagnose(prefix: str) -> Diagnosis:
 
 
 def parse_device(device: DeviceLike) -> Device:
-    """The device with this name, where "auto" stands for `choose_device`. ValueError for an invalid name.
+    """The device with this name; "auto" is that of `choose_device`. ValueError for an invalid name.
 
     >>> parse_device("cuda:1")
     Device('cuda:1')
@@ -128,9 +128,9 @@ def parse_device(device: DeviceLike) -> Device:
 
 
 def choose_device() -> tuple[Device, str]:
-    """The device that "auto" stands for, and one line that says why; also logged, at level INFO.
+    """The device that "auto" selects, and one line that says why, which is also logged at level INFO.
 
-    It is that of `GRADFLOW_DEVICE` if set, else CUDA if it can be used, else the CPU. If the device of
+    It is `GRADFLOW_DEVICE` if that is set, else CUDA if it can be used, else the CPU. If the device of
     `GRADFLOW_DEVICE` cannot be used, raises like `get_backend`.
     """
     named = os.environ.get("GRADFLOW_DEVICE", "")
@@ -138,7 +138,7 @@ def choose_device() -> tuple[Device, str]:
         try:
             device, reason = get_backend(named).device, "GRADFLOW_DEVICE is set"
         except (ValueError, DeviceUnavailableError) as error:
-            raise type(error)(f"auto stands for GRADFLOW_DEVICE: {error}") from None
+            raise type(error)(f"auto selects the device of GRADFLOW_DEVICE: {error}") from None
     else:
         diagnosis = diagnose("cuda")
         device = Device("cuda" if diagnosis.usable else "cpu")

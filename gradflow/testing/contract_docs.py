@@ -43,7 +43,7 @@ BEGIN = "<!-- made by python -m gradflow.testing.contract_docs: do not edit from
 END = "<!-- to here -->"
 
 OPTIONS = (SGDOptions, SGDScalars, AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars)
-"""What optimizer steps take besides arrays."""
+"""The types of the options and scalars of optimizer steps."""
 
 
 def array_functions() -> Iterator[str]:
@@ -64,7 +64,7 @@ def methods() -> Iterator[str]:
     for cls in (kernels.KernelBase, Backend, *Backend.__bases__):
         if cls.__name__ in classes:
             yield from _methods_of(*classes[cls.__name__])
-    yield from ("### What they return and take", "")
+    yield from ("### Types of results and options", "")
     records = {**dict(_classes(device)), **dict(_classes(optimizer_steps))}
     for record in (Diagnosis, MemoryStats, *OPTIONS):
         _, node = records[record.__name__]
@@ -136,7 +136,7 @@ def contract_text() -> str:
     standard = "https://data-apis.org/array-api/2024.12/API_specification/"
     head = (
         "The functions of the [Array API standard, 2024.12](" + standard + "), with its semantics and names of "
-        "arguments. An argument that the standard has and this list does not is never passed. `dtype` is a value of "
+        "arguments. gradflow never passes arguments of the standard that are not in this list. `dtype` is a value of "
         "`Backend.dtypes`."
     )
     lines = [f"### {len(ARRAY_FUNCTIONS)} array functions", "", *_wrapped(head), "", *array_functions(), *methods()]
@@ -153,7 +153,7 @@ def update(page: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Update the page of this name. Return the exit status: 0 if done, 2 if there is no such page or no markers."""
+    """Update the page of this name. Return the exit status: 0 for success, 2 without such a page or its markers."""
     if len(argv) != 1:
         print("usage: python -m gradflow.testing.contract_docs PAGE", file=sys.stderr)
         return 2
