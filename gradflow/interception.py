@@ -1,13 +1,13 @@
 """Low-level hooks for `gradflow.capture`: opaque calls and invalidation.
 
 While a thread records a step, the rest of gradflow reports to its recorder what the step does besides calling the
-backend: the objects it reads, creates and changes, the calls to record as a whole (`opaque_call`), and whatever cannot
-be replayed (`forbid_replay`). With no recorder, a report costs one test of an empty dict.
+backend: the objects it reads, creates and changes, the calls to record as a whole (`opaque_call`), and the actions that
+cannot be replayed (`forbid_replay`). Without a recorder, a report costs one test of an empty dict.
 
 The reported objects are those that decide which calls a step makes: modules (attributes, training mode, forward
-hooks), optimizers, leaves (hooks, gradient buffers), and the arrays of tensors. An array stands for its tensor, which
-may get another array, or start or stop requiring a gradient. Whoever changes such an object calls `invalidate`. This
-advances the version of the object if some `Snapshot` includes it; changes of all other objects cost one look-up.
+hooks), optimizers, leaves (hooks, gradient buffers), and the arrays of tensors. A tensor is reported by its array: it
+may get another array, or start or stop requiring a gradient. Code that changes such an object calls `invalidate`. This
+advances the version of the object if some `Snapshot` includes it; otherwise it costs one look-up.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _Class = TypeVar("_Class", bound=type)
 
 
 class Recorder:
-    """The interface of a recorder: what it is told about the thread that it records."""
+    """The interface of a recorder: the reports about the thread that it records."""
 
     def forbid_replay(self, reason: str) -> None:
-        """The thread does something that cannot be replayed. "{}" in the reason stands for the public function."""
+        """The thread does something that cannot be replayed. "{}" in the reason: the name of the public function."""
         raise NotImplementedError
 
     def on_read(self, obj: Any, attribute: str = "") -> None:
@@ -75,7 +75,7 @@ def stop() -> None:
 
 
 def report_reads(cls: _Class) -> _Class:
-    """Decorate a class: recorders are told when an attribute of an instance is read. Free without a recorder."""
+    """Decorate a class to report reads of the attributes of its instances. Costs nothing without a recorder."""
 
     def read_attribute(self: Any, name: str) -> Any:
         recorder = recorders.get(get_ident())
@@ -96,14 +96,17 @@ def report_read(*objects: Any) -> None:
 
 
 def report_creation(obj: Any) -> None:
-    """Report that this thread has created an object, whose changes therefore concern nobody else."""
+    """Report that this thread has created an object, so that later changes of the object do not forbid a replay."""
     recorder = recorders.get(get_ident()) if recorders else None
     if recorder is not None:
         recorder.on_create(obj)
 
 
 def forbid_replay(reason: str) -> None:
-    """Report that this thread does what cannot be replayed. "{}" in the reason stands for the public function."""
+    """Report that this thread does something that cannot be replayed.
+
+    reason: the end of a sentence about the step; "{}" in it is replaced by the name of the public function.
+    """
     recorder = recorders.get(get_ident()) if recorders else None
     if recorder is not None:
         recorder.forbid_replay(reason)
@@ -128,7 +131,7 @@ def opaque_call(function: Callable[_P, _Result]) -> Callable[_P, _Result]:
 
 
 class _Version:
-    """When an object last changed, 0 at first. It keeps the object alive, so that no other object gets its id."""
+    """The time of the last change of an object, 0 at first. Keeps the object alive, so that none other gets its id."""
 
     __slots__ = ("__weakref__", "obj", "value")
 
@@ -139,7 +142,7 @@ class _Version:
 
 _tick: Callable[[], int] = itertools.count(1).__next__
 _last_change = 0
-"""The time of the last change of any object that has a version."""
+"""The time (a count of changes) of the last change of any object that has a version."""
 _versions: WeakValueDictionary[int, _Version] = WeakValueDictionary()
 """The versions by the id of the object, as long as a `Snapshot` holds them."""
 
@@ -171,9 +174,9 @@ def _set_version(obj: Any, value: int | None) -> None:
 
 @contextlib.contextmanager
 def temporary_change(*objects: Any) -> Iterator[None]:
-    """Objects that are changed within a `with`, and restored at its end: snapshots from before are valid again then.
+    """Declare that objects change within a `with` and are restored at its end: earlier snapshots are valid again then.
 
-    The recorder of this thread is not told, since it sees the calls that are made within.
+    The recorder of this thread gets no report, since it sees the calls that are made within.
     """
     before = [(obj, _versions.get(id(obj))) for obj in objects]
     values = [None if version is None else version.value for _, version in before]
@@ -189,7 +192,7 @@ def temporary_change(*objects: Any) -> Iterator[None]:
 
 
 class Snapshot:
-    """The versions of some objects: `is_current` tells whether none of them has changed since."""
+    """The versions of some objects: `is_current` returns whether none of them has changed since."""
 
     __slots__ = ("_checked", "_values", "_versions")
 
@@ -199,7 +202,7 @@ class Snapshot:
         self._values = [version.value for version in self._versions]
 
     def is_current(self) -> bool:
-        """Whether no object has changed. Cheap as long as no object of any snapshot has."""
+        """Whether no object has changed. Cheap as long as no object of any snapshot has changed."""
         now = _last_change
         if self._checked == now:
             return True

@@ -598,7 +598,7 @@ def test_a_second_backward_raises_and_the_arguments_are_freed() -> None:
     total = z.sum()
     total.backward()
     assert watch() is None
-    with pytest.raises(RuntimeError, match="freed by an earlier one"):
+    with pytest.raises(RuntimeError, match="freed by an earlier backward pass"):
         total.backward()
 
 

@@ -1,16 +1,16 @@
 """The backward pass: walks over the graph that apply the gradient rules of its nodes in reverse.
 
 The graph has two kinds of vertices. A `Node` records an operation: its `parents` (the nodes and leaves that its inputs
-came from) and the inputs and result that its rules read. A `Leaf` stands for a tensor that was not computed, and keeps
-its gradient. Gradients flow from a node to its parents.
+came from) and the inputs and result that its rules read. A `Leaf` represents a tensor that no recorded operation
+computed, and holds its gradient. Gradients flow from a node to its parents.
 
 A walk starts from the roots, usually one loss, with a gradient for each. It visits the nodes that the roots depend on
 from the newest to the oldest, and leaves last (`nodes_from`). A node is newer than its parents, so when the walk comes
 to it, all gradients that flow to it have been computed. Until then `pending` holds their sum. (The rules of indexing
-return a `Part`, a gradient that is zero outside the index; `parts` collects these, to be combined in few calls.) The
+return a `Part`, a gradient that is zero outside the index; `parts` collects these and combines them in few calls.) The
 walk applies the rules of the node to that sum, sums each result over broadcast axes and casts it (`fitted`), and adds
 it to what is pending for the parent. Then it frees what the node saved, unless the graph is retained. At a leaf, it
-adds the sum to the gradient that is there (`accumulate`).
+adds the sum to the leaf's gradient (`accumulate`).
 
 There are two walks, which give the same gradients, to the bit:
 
@@ -88,7 +88,7 @@ def _walk(
     through: bool,
     observer: Observer | None,
 ) -> dict[Any, Any]:
-    """`backward` in general."""
+    """The general walk of `backward`."""
 
     def namespace(backend: Backend) -> Any:
         """The `F` of what is computed on a device."""
@@ -178,7 +178,7 @@ def _walk(
 
 
 def _walk_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], retain_graph: bool) -> None:
-    """`backward` of a training step: on arrays, to all leaves, without observers and hooks.
+    """The walk of a training step: on arrays, to all leaves, without observers and hooks.
 
     A leaf is RESERVED if it has no gradient and its buffer may be overwritten. Before a rule that `writes_into` buffers
     runs, the walk claims the RESERVED leaves among the parents (CLAIMED), so that no walk of another thread writes to
@@ -195,7 +195,7 @@ def _walk_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], ret
         pending[root] = root.backend.add(pending[root], g) if root in pending else g
     order = nodes_from(roots)
     claimed: list[Leaf] = []
-    written: dict[Leaf, Any] = {}  # of the claimed leaves whose buffers hold what flowed to them first, the buffers
+    written: dict[Leaf, Any] = {}  # the buffers of claimed leaves that hold the first gradient that flowed to the leaf
     try:
         for node in order:
             op = node.op
@@ -261,5 +261,5 @@ def _walk_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], ret
         if claimed:  # a rule failed or did not write to a buffer, or something else flowed to a leaf
             release(claimed)
     for leaf, g in pending.items():
-        own = parts is not None and leaf in parts and leaf.shape != ()  # without axes, NumPy's sum is a number
+        own = parts is not None and leaf in parts and leaf.shape != ()  # NumPy's sum of 0-d arrays is a scalar
         accumulate(leaf, g, None, own)

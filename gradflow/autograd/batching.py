@@ -51,7 +51,7 @@ class Batching:
         self.F = F
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """Made once for each name: an elementwise function, a reduction, a kernel's composed default, or a loop."""
+        """The function `name` of `F` for batches, made at its first use."""
         if name in ELEMENTWISE:
             function = functools.partial(self._elementwise, getattr(self.F, name))
         elif name in _ALONG_AXES:

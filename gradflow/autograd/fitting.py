@@ -1,4 +1,4 @@
-"""What a walk does to every gradient so that no rule has to: half floats in float32, broadcasts undone, dtypes cast."""
+"""What the walk does for every gradient rule: half floats in float32, sums over broadcast axes, casts to the dtype."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gradflow.shapes import broadcasts
 
 
 def in_float32(F: Any, g: Any, out: Any, values: Sequence[Any], node: Node) -> tuple[Any, Any, Sequence[Any]]:
-    """What the rules of a node read (gradient, result, inputs), with half floats as float32.
+    """What the rules of a node read (gradient, result, inputs), with half floats converted to float32.
 
-    No count or factor in a rule then leaves the range of half floats; `fitted` rounds the gradients that it returns.
+    So no count or factor in a rule leaves the range of half floats; `fitted` rounds the gradients that a rule returns.
     """
     backend = node.backend
     values = [x if x.__class__ in (Node, Leaf) else widened(x, backend, F) for x in values]
@@ -22,9 +22,9 @@ def in_float32(F: Any, g: Any, out: Any, values: Sequence[Any], node: Node) -> t
 
 
 def fitted(result: Any, F: Any, node: Node, argument: int, on_tensors: bool) -> Any:
-    """The result of a rule in the shape and the dtype of the argument: summed over what was broadcast, and cast.
+    """The result of a rule in the shape and dtype of the argument: summed over broadcast axes, and cast.
 
-    Raises ValueError for a result that is not a broadcast of the argument, which is an error of the rule.
+    Raises ValueError if the argument does not broadcast to the shape of the result: an error in the rule.
     """
     parent = node.parents[argument]
     native = result.array.dtype if on_tensors else result.dtype

@@ -20,22 +20,22 @@ class Operation:
     name: the name in error messages.
     forward: `forward(F, *arrays, **parameters)` returns the value; with `residual`, the pair (value, residual).
     rules: for each argument `rule(F, g, out, *inputs, **parameters)`, which returns the gradient of that argument for
-        the gradient `g` of the result, as an array or a `Part`; or None where the argument has no gradient. Broadcasts
-        need not be undone, nor dtypes cast. A rule does not read the values of parameters that are named with a leading
-        underscore (`_x`, `_out`): they are not saved, and the rule gets an object with the `shape` and `dtype` of the
-        input if that requires grad, else None.
+        the gradient `g` of the result, as an array or a `Part`; or None where the argument has no gradient. The walk
+        sums over broadcast axes and casts, so a rule need not. A rule does not read the values of parameters that are
+        named with a leading underscore (`_x`, `_out`): they are not saved, and the rule gets an object with the `shape`
+        and `dtype` of the input if that requires grad, else None.
     joint: one rule for all arguments, instead of `rules`. It returns a list of gradients, and has further keyword
         arguments: `needs`, for each argument whether its gradient is needed; `residual`, what `forward` returned (None
         when it runs on tensors or batches); and `into`, see `writes_into`.
     joint_reads_inputs: whether `joint` reads the inputs (default True).
-    joint_reads_out: `joint_reads_out(parameters)` tells whether `joint` reads the result (default: it does not).
+    joint_reads_out: `joint_reads_out(parameters)` returns whether `joint` reads the result (default: it does not).
     residual: whether `forward` returns a residual (default False).
     writes_into: whether `joint` takes `into` (default False): for each argument None, or a buffer that it may write the
         gradient to and return.
     saves_parameters: whether parameters are freed together with the saved arrays (default: the value of `residual`).
     view: whether the result shares the memory of the first input (default False).
     exact: whether the rules only move values or round them once (default False). Other rules (`widens`) compute with
-        half floats in float32. A `joint` rule that runs on arrays gets half floats as they are: its kernels do that.
+        half floats in float32. A `joint` rule that runs on arrays gets half floats: its kernels convert them.
     """
 
     __slots__ = (
@@ -102,7 +102,7 @@ class Node:
 
     op, parameters: the operation and what its rules take as keyword arguments, or None.
     parents: for each input the node or leaf that it came from; None for an input that does not require grad.
-    inputs: the input tensors and numbers that the rules read, None in the place of others; None where they read none.
+    inputs: the input tensors and numbers, with None for each that no rule reads; None if the rules read no input.
     out: the array of the result if a rule reads it, else None.
     backend, shape, dtype: those of the result.
     id: a number of the clock. It is larger than those of the parents.
@@ -146,8 +146,8 @@ _id: Callable[[Any], int] = attrgetter("id")
 def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = (), through: bool = False) -> list[Any]:
     """The nodes that the roots depend on, roots included, from the newest to the oldest; then the leaves.
 
-    With `ends`, the search stops at these, unless `through`, and leaves out what is older than all of them: no path to
-    one goes through it.
+    With `ends`, the search does not continue beyond these, unless `through`, and skips all that is older than each of
+    them: no path to an end leads through an older node.
     """
     seen = set(roots)
     oldest = min(map(_id, ends)) if ends else 0

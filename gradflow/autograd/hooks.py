@@ -1,6 +1,6 @@
 """Hooks on gradients, and the retained gradients of computed tensors.
 
-Few nodes have either, so a node has no `hooks` until it needs them, and `hooked_nodes` tells which nodes do.
+Few nodes have either, so the attribute `hooks` of a node is set only when needed, and `hooked_nodes` holds these nodes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from gradflow.tensor import Tensor
 
 hooked_nodes: set[weakref.ref[Any]] = set()
-"""The nodes and leaves whose `hooks` are set: for each key a function of the gradient, or a `Retained`."""
+"""The nodes and leaves whose `hooks` are set: a dict of functions of the gradient, and of the node's `Retained`."""
 
 
 def _hooks_of(node: Node | Leaf, make: bool = False) -> dict[int, Any] | None:
-    """The hooks of a node; None if it has none, unless `make`, which sets empty ones."""
+    """The hooks of a node, or None if they are not set; `make` sets them to an empty dict then."""
     if weakref.ref(node) in hooked_nodes:
         return node.hooks
     if not make:
         return None
-    node.hooks = {}  # kept by the node itself: a hook may refer to its tensor, and thereby to the node
+    node.hooks = {}  # an attribute of the node, since a hook may refer to its tensor, and through it to the node
     hooked_nodes.add(weakref.ref(node, hooked_nodes.discard))
     return node.hooks
 
@@ -54,7 +54,7 @@ class Retained:
 
 
 def retained(node: Node, make: bool = False) -> Retained | None:
-    """The place of a node's retained gradient; None if it does not retain one, unless `make`, which makes it do so."""
+    """The `Retained` of a node, or None if the node does not retain its gradient; `make` creates it then."""
     hooks = _hooks_of(node, make)
     if hooks is None:
         return None
@@ -73,7 +73,7 @@ def retain(node: Any, g: Any, functions: Any) -> None:
 
 
 class Handle:
-    """What registering a hook returns: `remove()`, or the end of a `with` statement on the handle, removes the hook."""
+    """The handle of a registered hook: `remove()`, or the end of a `with` statement on the handle, removes the hook."""
 
     def __init__(self, hooks: dict[int, Any], hook: Callable[..., Any], owner: Any) -> None:
         self._hooks = hooks

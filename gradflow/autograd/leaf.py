@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 class GradientState(Enum):
     """Where the gradient of a leaf is."""
 
-    EMPTY = "there is none, and the next one is added by `accumulate`"
-    RESERVED = "there is none, and a walk may claim the buffer to write the next one straight to it"
-    CLAIMED = "a walk is writing to the buffer; what other walks add meanwhile waits in `_grad`"
-    IN_BUFFER = "in the buffer; its tensor is made when it is asked for"
-    ELSEWHERE = "in a tensor of its own"
+    EMPTY = "no gradient; the next one is added by `accumulate`"
+    RESERVED = "no gradient; a walk may claim the buffer to write the next one straight to it"
+    CLAIMED = "a walk is writing to the buffer; what other walks add waits in `_grad`"
+    IN_BUFFER = "in the buffer; `Leaf.grad` makes a tensor of it when read"
+    ELSEWHERE = "in a tensor outside the buffer"
 
 
 EMPTY, RESERVED, CLAIMED, IN_BUFFER, ELSEWHERE = GradientState
@@ -57,7 +57,7 @@ class GradientSlot(Memory):
         self.holders.append(weakref.ref(tensor))
 
     def copy_out_holders(self) -> None:
-        """Give each tensor that lies in this memory a copy of its own, before the memory is overwritten."""
+        """Give each tensor that lies in this memory its own copy, before the memory is overwritten."""
         for reference in self.holders:
             tensor = reference()
             if tensor is not None:
@@ -69,13 +69,13 @@ class GradientSlot(Memory):
 
 
 class Leaf:
-    """A leaf of the graph: a tensor that was not computed and requires grad. Walks end at leaves, and add to gradients.
+    """A leaf of the graph, for a tensor that was not computed and requires grad. Walks add to the gradients of leaves.
 
-    `state` tells where the gradient is; `slot` is the optimizer's buffer for it, or None. In a training step with an
-    optimizer, a leaf is RESERVED after `clear`, CLAIMED by the walk that writes to its buffer, and IN_BUFFER once this
-    has marked it filled; then the optimizer reads the buffer. All other gradients are added by `accumulate`.
+    `state` says where the gradient is; `slot` is the optimizer's buffer for it, or None. In a training step with an
+    optimizer, a leaf is RESERVED after `clear`, CLAIMED by the walk that writes to its buffer, and IN_BUFFER once that
+    walk has marked it filled; then the optimizer reads the buffer. All other gradients are added by `accumulate`.
 
-    Several threads may walk to one leaf at once: see `locks`.
+    Walks of several threads may reach one leaf at the same time: see `locks`.
     """
 
     __slots__ = ("__weakref__", "_grad", "backend", "dtype", "hooks", "id", "shape", "slot", "state")
@@ -140,7 +140,7 @@ class Leaf:
         return self.state is IN_BUFFER and self._grad is not None and sys.getrefcount(self._grad) > ONE_REFERENCE
 
     def clear(self) -> None:
-        """Drop the gradient. The buffer is reserved for the next one unless tensors that lie in it are still alive."""
+        """Drop the gradient, and reserve the buffer for the next one unless tensors that lie in it are still alive."""
         self._grad = None
         if self.slot is None:
             self.state = EMPTY
@@ -151,9 +151,9 @@ class Leaf:
             self.state = RESERVED
 
     def saved(self) -> Callable[[], None]:
-        """A function that restores the gradient as it is now."""
+        """A function that restores the gradient to its present values and place."""
         state, array = self.state, self.array
-        elsewhere = None if state is IN_BUFFER else self._grad  # a tensor in the buffer is made again
+        elsewhere = None if state is IN_BUFFER else self._grad  # `grad` makes a new tensor of the buffer
         values = None if array is None else self.backend.copy(array)
 
         def restore() -> None:
@@ -165,7 +165,7 @@ class Leaf:
         return restore
 
     def attach(self, buffer: Array, block: Callable[[], Any]) -> None:
-        """Make `buffer`, a part of `block()`, the one that walks write to. A gradient stays outside, unchanged."""
+        """Make `buffer`, a part of `block()`, the one that walks write to. A present gradient stays where it is."""
         grad = self.grad
         if self.slot is not None:
             self.slot.copy_out_holders()
@@ -182,7 +182,7 @@ class _Locks:
     """The locks that walks of several threads hold while they change leaves.
 
     `claims` is held briefly, to claim and release buffers. `adding[leaf.id % 64]` is held to add to the gradient of a
-    leaf. A forked child renews them, for threads that do not exist in it may have held them.
+    leaf. A forked child creates new locks, since threads that do not exist in it may have held the old ones.
     """
 
     def __init__(self) -> None:
@@ -228,13 +228,13 @@ def accumulate(leaf: Leaf, g: Any, functions: Any = None, own: bool = False) -> 
             with locks.claims:
                 claimed, waiting = leaf.state is CLAIMED, leaf._grad
                 if leaf.state is RESERVED:
-                    leaf.state = EMPTY  # so that no walk claims it meanwhile
+                    leaf.state = EMPTY  # so that no walk claims the buffer while this adds
             if not claimed:
                 _add_to(leaf, g, functions, own)
                 return
             total = added(leaf.backend, waiting, g, functions)
             with locks.claims:
-                if leaf.state is CLAIMED:  # else that walk is done, and has taken what waited
+                if leaf.state is CLAIMED:  # else that walk has finished and added what waited: try again
                     leaf._grad = total
                     return
 

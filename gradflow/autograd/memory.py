@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Clock:
     """Numbers nodes and in-place changes in the order in which they happen.
 
-    `tick()` returns the next number; `last_change` is that of the last in-place change of anything (0: none).
+    `tick()` returns the next number; `last_change` is the number of the last in-place change of any memory (0: none).
     """
 
     __slots__ = ("last_change", "tick")
@@ -30,7 +30,7 @@ class Clock:
         self.last_change = 0
 
     def change(self) -> int:
-        """The number of an in-place change that happens now."""
+        """Count an in-place change, and return its number."""
         self.last_change = now = self.tick()
         return now
 
@@ -39,10 +39,10 @@ clock = Clock()
 
 
 class Memory:
-    """What tensors that share memory have in common: the number of its last in-place change, and whose result it is.
+    """Memory that tensors share: the number of its last in-place change (`changed`), and whose result it is.
 
-    A tensor gets one when it is first changed or shared. `node`: a weak reference to the node whose result lies in this
-    memory, or None.
+    A tensor gets a `Memory` when it is first changed or shared. `node`: a weak reference to the node whose result lies
+    in this memory, or None.
     """
 
     __slots__ = ("changed", "node")

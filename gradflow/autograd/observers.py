@@ -33,12 +33,12 @@ class Observer:
         """Called before the rules of a node run, with all that they read: see `saved_values` for `out` and `values`."""
 
     def after_rule(self, node: Node, argument: int, g: Any, out: Any, values: Sequence[Any], result: Any) -> None:
-        """Called with what a rule returned for an argument, before broadcasts are undone and dtypes are cast."""
+        """Called with what a rule returned for an argument, before it is summed over broadcast axes and cast."""
 
     def after_adding(self, node: Node | Leaf, gradient: Any) -> None:
-        """Called with the gradient of a node or leaf so far, if it is not just what a rule has returned.
+        """Called with the gradient of a node or leaf so far, if it differs from what a rule has just returned.
 
-        That is after broadcasts were undone, it was cast, or something was added to it.
+        That is, if the gradient was summed over broadcast axes or cast, or added to an earlier one.
         """
 
     def after_backward(self) -> None:
@@ -49,7 +49,7 @@ class Observer:
 
 
 class Forwarder(Observer):
-    """Forwards every call to another observer (None: to nobody). The base class of observers inside others."""
+    """Forwards every call to the observer `other`, unless that is None. The base class of nested observers."""
 
     def __init__(self, other: Observer | None) -> None:
         self.other = Observer() if other is None else other
@@ -81,7 +81,7 @@ class Forwarder(Observer):
 
 @contextlib.contextmanager
 def observe(observer: Observer) -> Iterator[None]:
-    """Makes `observer` that of the context inside a `with`, in place of any other, and disables fast paths."""
+    """Make `observer` the observer of the context inside a `with`, instead of any other, and disable fast paths."""
     first = current_observer.set(observer)
     second = grad_enabled.set(OFF if grad_enabled.get() is OFF else OBSERVED)
     try:

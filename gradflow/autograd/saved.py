@@ -19,14 +19,14 @@ _NUMBERS = (float, int)
 def saved_values(node: Node, as_tensors: bool) -> tuple[Sequence[Any], Any]:
     """The inputs and the result that the rules of a node read, as tensors or as arrays.
 
-    A parent stands in for an input whose values no rule reads. The result is None where no rule reads it.
+    An input whose values no rule reads is replaced by its parent, the result by None where no rule reads it.
     Raises RuntimeError where they were freed, or changed in place since they were saved.
     """
     inputs, out = node.inputs, node.out
     if inputs is FREED:
         raise RuntimeError(
-            f"the arrays that {node.op.name} saved for the backward pass were freed by an earlier one; "
-            "call the first backward with retain_graph=True to go through the same graph twice"
+            f"the arrays that {node.op.name} saved for the backward pass were freed by an earlier backward pass; to "
+            "backpropagate through the same graph twice, call the first backward with retain_graph=True"
         )
     values: Any = node.parents
     if inputs is not None:

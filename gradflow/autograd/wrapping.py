@@ -1,4 +1,4 @@
-"""Tensors of arrays, for the modules of `autograd`, which are below the class `Tensor` and cannot import it."""
+"""Makes tensors of arrays for the modules of `autograd`, which are below the class `Tensor` and cannot import it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def register_tensor_class(cls: _Class) -> _Class:
 
 
 def wrap(array: Array, backend: Backend, node: Node | None = None) -> Tensor:
-    """A tensor of an array, with `node` as the result of that operation."""
+    """A tensor with this array; `node` records the operation that computed it (default None: none)."""
     tensor: Tensor = _tensor_class(array, backend, node)
     return tensor
 
 
 def added(backend: Backend, total: Tensor | None, g: Any, functions: Any = None, own: bool = False) -> Tensor:
-    """The sum of a gradient so far (None: nothing) and `g`, as a new tensor.
+    """The sum of the gradient so far (`total`, or None) and `g`, as a new tensor.
 
     functions: `gradflow.ops.namespace` where `g` is a tensor and the sum is recorded; None where `g` is an array.
     own: whether nothing else refers to that array, so that it need not be copied.

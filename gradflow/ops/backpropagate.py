@@ -29,7 +29,7 @@ def backward(
     if node is None:
         raise RuntimeError(
             f"backward() on a {describe(x)} that does not require grad: "
-            "set requires_grad=True on what it should be differentiated by, before it is computed"
+            "set requires_grad=True on the tensors to differentiate by, before it is computed"
         )
     if gradient is None:
         if x.array.shape and x.size != 1:
