@@ -1,7 +1,7 @@
 """The public names of `gradflow` other than its operations and packages.
 
-Type checkers read only a list that is written out. In `gradflow` itself, this list would hide the operations from them,
-which come from the lists of their modules.
+Type checkers need an `__all__` that is written out. In `gradflow/__init__.py`, it would hide the operations from them,
+whose names come from the `__all__` of their modules.
 """
 
 from gradflow.autograd.grad_mode import enable_grad, is_grad_enabled, no_grad

@@ -121,11 +121,11 @@ class Tensor(TensorMethods):
     def grad(self) -> Tensor | None:
         """The gradient accumulated for this leaf by backward passes, or None.
 
-        A computed tensor has one only after `retain_grad`; reading it without is None, with a warning.
+        A computed tensor has one only after `retain_grad`; without that, reading it warns and returns None.
         """
         node = self._frozen_leaf() if self._node is None else self._node
         if recorders:
-            forbid_replay("reads a gradient (grad)")  # a recording cannot know whether and where there is one
+            forbid_replay("reads a gradient (grad)")  # in a replay, it may be elsewhere or None
         if node is None or isinstance(node, Leaf):
             return None if node is None else node.grad
         kept = retained(node)
@@ -235,7 +235,7 @@ class Tensor(TensorMethods):
         return self.backend.to_host(self.array).item()
 
     def tolist(self) -> Any:
-        """The values as nested lists of Python numbers (a number for a tensor without axes). Waits for the device."""
+        """The values as nested lists of Python numbers, or one number without axes. Waits for the device."""
         return self.backend.to_host(self.array).tolist()
 
     def cpu(self) -> Tensor:

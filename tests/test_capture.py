@@ -1408,11 +1408,11 @@ def test_the_status_says_why_a_step_runs_as_it_is(name: str, caplog: pytest.LogC
 
 @pytest.mark.parametrize(("work", "reason"), [
     (assign_gradients, "assigns a gradient"), (scale_gradients, "reads a gradient"),
-    (set_the_rate, "reads an optimizer's count of steps"),
+    (set_the_rate, "reads the step count of an optimizer"),
     (lower_the_rate_afterwards, "changes hyperparameters of SGD"),
     (leave_one_out, "changes the parameters of SGD"), (train_one_every_other_time, "changes the parameters of SGD"),
     (select_by_a_mask, "indexes with a mask"), (step_by_a_closure, "passes a closure to an optimizer"),
-    (use_an_operation_of_ones_own, r"calls an operation of your own \(fill\)"),
+    (use_an_operation_of_ones_own, r"calls a custom operation \(fill\)"),
 ])  # fmt: skip
 def test_the_log_says_why_a_training_step_runs_as_it_is(
     work: Callable[..., Any], reason: str, caplog: pytest.LogCaptureFixture
@@ -1475,7 +1475,7 @@ def test_a_gradient_that_is_held_is_named() -> None:
     for _ in range(4):
         gradients.append(held(model.weight))
         captured(gf.ones((2, 3)))
-    assert captured.status.startswith("a gradient is held")
+    assert captured.status.startswith("other tensors share the buffer of a gradient")
     for _ in range(3):
         captured(gf.ones((2, 3)))
     assert captured.status == "replaying"
@@ -1740,7 +1740,7 @@ def test_an_exception_of_the_step_in_a_check_is_the_steps() -> None:
 
 @pytest.mark.parametrize("check", [0, -1, 1.5, "100", True])
 def test_a_check_is_a_count(check: Any) -> None:
-    with pytest.raises(ValueError, match="check is a count of calls, an integer of at least 1"):
+    with pytest.raises(ValueError, match="check is a number of calls, an integer of at least 1"):
         gf.capture(check=check)
     assert gf.capture(lambda x: x, check=np.int64(3)).status == "recording"
 

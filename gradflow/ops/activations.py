@@ -36,7 +36,7 @@ def _activation(name: str, doc: str) -> UnaryFunction:
 
 relu = _activation("relu", "max(x, 0). Its gradient at 0 is 0.")
 sigmoid = _activation("sigmoid", "1 / (1 + exp(-x)), without overflow.")
-gelu = _activation("gelu", "x times the normal distribution function of x, in its tanh form (Hendrycks & Gimpel 2016).")
+gelu = _activation("gelu", "x * Phi(x), Phi the normal CDF in its tanh approximation (Hendrycks & Gimpel 2016).")
 silu = _activation("silu", "x * sigmoid(x).")
 softplus = _activation("softplus", "log(1 + exp(x)), without overflow.")
 for _name in ("leaky_relu", "elu"):

@@ -66,9 +66,9 @@ def explain_elementwise(name: str, F: Any, arrays: Sequence[Any]) -> None:
 
 
 def is_foreign(x: Any) -> bool:
-    """Whether an operand is of a class that gradflow does not know, whose own operator Python must try.
+    """Whether gradflow does not know the class of an operand, so that Python tries the operator of that class.
 
-    Arrays and lists are not foreign: gradflow's error says how to convert them.
+    Arrays and lists are not foreign: gradflow raises an error that says how to convert them.
     """
     return not (isinstance(x, (Tensor, Real, list, tuple)) or hasattr(x, "__array__"))
 
@@ -89,7 +89,7 @@ def check_bools(name: str, *inputs: Any) -> None:
 
 
 def keepdims_flag(name: str, keepdims: Any) -> bool:
-    """`keepdims` as a bool. Raises TypeError for anything else, which may be meant as a second axis."""
+    """`keepdims` as a bool. Raises TypeError for anything else, such as an integer meant as a second axis."""
     if type(keepdims).__name__ != "bool":
         raise TypeError(
             f"keepdims of {name} is True or False; got {keepdims!r}: pass several axes as one tuple, as in axis=(0, 1)"

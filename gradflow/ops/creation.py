@@ -32,8 +32,8 @@ def tensor(data: Any, dtype: Any = None, device: DeviceLike | None = None, requi
     device: by default that of a tensor, else the current device.
     requires_grad: whether the tensor requires grad (default False).
 
-    Raises TypeError or ValueError for data that is not an array of numbers. To an integer dtype, data on the host must
-    fit: NaN and fractions raise ValueError, numbers out of range OverflowError. A tensor is converted as by `astype`.
+    Raises TypeError or ValueError for data that is not an array of numbers. Data on the host must fit an integer dtype:
+    NaN and fractions raise ValueError, numbers out of range OverflowError. A tensor is converted as by `astype`.
 
     >>> import gradflow
     >>> gradflow.tensor([1, 2.5], requires_grad=True)
@@ -50,7 +50,7 @@ def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, c
     dtype, device: as for `gradflow.tensor`.
     copy: True to always copy (default: only if necessary).
 
-    Raises as `gradflow.tensor`.
+    Raises like `gradflow.tensor`.
     """
     if isinstance(data, Tensor):
         if device is not None:
@@ -178,7 +178,7 @@ def linspace(start: float, stop: float, /, num: int, dtype: Any = None, device: 
 def arange(
     start: float, /, stop: float | None = None, step: float = 1, dtype: Any = None, device: DeviceLike | None = None
 ) -> Tensor:
-    """start, start + step, ... up to but without stop; with one argument, from 0 to it.
+    """start, start + step, ... up to `stop`, which is excluded; `arange(stop)` starts at 0.
 
     dtype: by default int64 for integers, else float32.
 
@@ -196,7 +196,7 @@ def arange(
     if chosen.kind in ("int", "uint"):
         start, step = weak_number("arange", start, chosen), weak_number("arange", step, as_dtype("int64"))
         if not math.isfinite(stop):
-            weak_number("arange", stop, chosen)  # which raises
+            weak_number("arange", stop, chosen)  # raises
         n = math.ceil((stop - start) / step)
         if n > 0:
             weak_number("arange", start + (n - 1) * step, chosen)

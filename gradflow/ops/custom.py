@@ -1,4 +1,4 @@
-"""Differentiable operations that users define, in the same form as those of the table."""
+"""Differentiable operations that users define, in the same form as gradflow's own."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> Callable[
     rules: for each array, `rule(F, g, out, *arrays, **parameters)`, which returns the gradient of the array from the
     gradient `g` of the result `out`; or None for an array without a gradient.
 
-    A rule that calls functions of `F` only works on every device and for every order of derivative. Arguments that a
-    rule does not read have names with a leading underscore, `_like_this`: they are not saved for the backward pass.
-    For half floats, rules run in float32 and their results are rounded. Parameters are keyword arguments, passed on
-    unchanged. `gradflow.gradcheck` checks the rules.
+    A rule that calls only functions of `F` works on every device and for every order of derivative. Start the names of
+    arguments that a rule does not read with an underscore, `_like_this`: they are not saved for the backward pass. For
+    half floats, rules run in float32 and their results are rounded. Parameters are keyword arguments, which `forward`
+    and the rules get unchanged. `gradflow.gradcheck` checks the rules.
 
     Raises TypeError for an argument that is not a Python function, ValueError for the wrong number of rules or of
     arguments of a rule. In the backward pass, a gradient of the wrong shape raises ValueError that names the rule.
@@ -50,7 +50,7 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> Callable[
     if len(rules) != len(inputs):
         raise ValueError(
             f"operation {name}: forward takes {len(inputs)} arrays ({', '.join(inputs)}), so there must be as many "
-            f"rules; got {len(rules)} (None stands for an argument without a gradient)"
+            f"rules; got {len(rules)} (pass None for an argument without a gradient)"
         )
     for i, rule in enumerate(rules):
         if rule is None:
@@ -79,7 +79,7 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> Callable[
             raise TypeError(f"{name} needs at least one tensor; got only numbers")
         if any(x.backend is not tensors[0].backend for x in tensors):
             raise mismatch(name, arguments)
-        forbid_replay(f"calls an operation of your own ({name})")  # its Python may do anything
+        forbid_replay(f"calls a custom operation ({name})")  # its Python may do anything
         recorded = any(
             rule is not None and isinstance(x, Tensor) and x.requires_grad
             for rule, x in zip(rules, arguments, strict=True)
@@ -125,7 +125,7 @@ def _value(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Unread:
-    """Stand-in for an argument that a rule names `_like_this`: it has only a shape and a dtype; else TypeError."""
+    """Replaces an argument that a rule names `_like_this`: it has a shape and a dtype; other uses raise TypeError."""
 
     def __init__(self, message: str, like: Any) -> None:
         object.__setattr__(self, "_known", {} if like is None else {n: getattr(like, n) for n in _KNOWN})
@@ -151,7 +151,7 @@ _KNOWN = ("shape", "ndim", "dtype")
 def _checked(name: str, argument: int, rule: Rule, arity: int) -> Rule:
     """The rule, with clear errors for a result that is not an array, and for reading an argument `_like_this`.
 
-    Its `__wrapped__` is the rule, whose signature says what it reads.
+    Its `__wrapped__` is the original rule, whose signature says what it reads.
     """
     if rule is None:
         return None

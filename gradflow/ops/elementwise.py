@@ -161,7 +161,7 @@ def _inside(F: Any, x: Any, low: float | None, high: float | None) -> Any:
 
 
 def clip(x: Tensor, /, min: float | None = None, max: float | None = None) -> Tensor:
-    """x limited to [min, max]; None is no limit. Where x equals a limit, the gradient is passed on.
+    """x limited to [min, max]; None means no limit. Where x equals a limit, the gradient is passed on.
 
     Raises TypeError for limits that are not numbers, ValueError if min > max, OverflowError for a limit that an integer
     dtype cannot hold.
@@ -226,8 +226,8 @@ def copy(x: Tensor, /) -> Tensor:
 def astype(x: Tensor, dtype: Any, /) -> Tensor:
     """x in another dtype, or x itself if it has that dtype. The gradient is converted back to the dtype of x.
 
-    To an integer dtype, fractions are truncated. Values are not checked, since that would wait for the device: a value
-    that the dtype cannot hold (NaN or 300 in uint8) becomes what the backend makes of it. Raises TypeError for an
+    Fractions are truncated for an integer dtype. Values are not checked, since that would wait for the device: the
+    result for a value that the dtype cannot hold (NaN or 300 in uint8) depends on the backend. Raises TypeError for an
     unknown dtype, or one that the device does not support.
     """
     check_tensors("astype", x)

@@ -1,7 +1,7 @@
 """Data from the host (Python numbers, nested lists and arrays), checked before it is copied to a device.
 
-It is converted to a plain NumPy array in native byte order. A number that the dtype cannot hold is an error, since
-devices do not check. NumPy itself is reached through the CPU backend.
+It is converted to a plain NumPy array in native byte order. A number that the dtype cannot hold is an error here, since
+devices do not check for it. NumPy's functions are called through the CPU backend.
 """
 
 from __future__ import annotations

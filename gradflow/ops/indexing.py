@@ -61,7 +61,7 @@ _GETITEM = defop("take", lambda F, g, _out, _x, key: Part(g, key), forward=_take
 _GETITEM_VIEW = defop(
     "getitem", lambda F, g, _out, _x, key: Part(g, key), forward=lambda F, x, key: F.getitem(x, key), view=True
 )
-_PART = Operation(  # for the views of `parts`; users see one operation
+_PART = Operation(  # for the views of `parts`; errors call both of them getitem
     "getitem",
     lambda F, x, axis, start, stop: F.getitem(x, key_of_range(axis, start, stop)),
     [lambda F, g, _out, _x, axis, start, stop: Part(g, None, axis, start, stop)],
@@ -108,7 +108,7 @@ def raw_key(x: Tensor, key: Any) -> Any:
     """An index as backends take it: one mask, or a tuple with an Ellipsis, with arrays in place of tensors and lists.
 
     Because of the Ellipsis, NumPy returns a view and not a number for a single element, as other libraries do. A mask
-    beside other indices becomes the indices of its true elements, as in NumPy.
+    that is not the only index is replaced by the indices of its true elements, as in NumPy.
 
     Raises IndexError for an invalid index or one out of range, DeviceMismatchError for a tensor on another device.
     """
@@ -232,12 +232,12 @@ def _is_basic(key: Any) -> bool:
 def index(x: Tensor, key: Any, /) -> Tensor:
     """x[key], as in NumPy: integers, slices, None, Ellipsis, and arrays or lists of integers or bools.
 
-    A basic index (without arrays) returns a view. A mask waits for the device, since it determines the shape. Raises
-    IndexError for an index that does not fit.
+    A basic index (without arrays) returns a view. Indexing with a mask waits for the device, since the values of the
+    mask determine the shape. Raises IndexError for an index that does not fit.
     """
     if not isinstance(x, Tensor):
         check_tensors("indexing", x)
-    if key.__class__ is int:  # the most frequent
+    if key.__class__ is int:  # the most frequent kind
         shape = x.array.shape
         if shape and -shape[0] <= key < shape[0]:
             return parts(x, 0, [(key, None)])[0]

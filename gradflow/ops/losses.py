@@ -45,7 +45,7 @@ def check_reduction(name: str, reduction: str) -> None:
 
 
 def _in_float32(loss: _Loss) -> _Loss:
-    """The loss, with half floats computed in float32 and rounded at the end, since large batches overflow them."""
+    """Decorate a loss: half floats are computed in float32 and rounded at the end, since sums may overflow float16."""
 
     @functools.wraps(loss)
     def wide(*arguments: Any, **options: Any) -> Tensor:
@@ -117,16 +117,15 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
     Huber 1964, "Robust Estimation of a Location Parameter". Raises ValueError for an invalid delta, and as `mse_loss`.
     """
     if not 0 < number("delta of huber_loss", delta) < math.inf:
-        advice = ": half of mse_loss is the same" if delta == math.inf else ""
+        advice = ": use half of mse_loss, which is the same" if delta == math.inf else ""
         raise ValueError(f"huber_loss needs a finite delta > 0; got {delta}{advice}")
     _check("huber_loss", input, target, reduction)
     input, target = promoted("huber_loss", input, target, True)
     difference = subtract(input, target)
     size = abs_(difference)
     near = less(size, delta)
-    inner = where(
-        near, difference, 0.0
-    )  # not `size`, whose second derivative at 0 is 0; never infinite, since 0 * inf is NaN
+    # `difference` and not `size`, whose second derivative at 0 is 0; `where` avoids infinities, since 0 * inf is NaN
+    inner = where(near, difference, 0.0)
     outer = multiply(subtract(size, 0.5 * delta), delta)
     return _reduced(where(near, multiply(square(inner), 0.5), outer), reduction)
 
@@ -224,9 +223,8 @@ def cross_entropy(
     divisor: Any = None
     if not target.dtype.is_floating:
         target = labels = _check_labels("cross_entropy", target, shape, classes)
-        if (
-            weight is not None and not label_smoothing
-        ):  # a factor of the loss: as one of the target, 0 * inf would be NaN
+        if weight is not None and not label_smoothing:
+            # the weight multiplies the loss: if it multiplied the target, 0 * inf would be NaN
             losses = apply(_CROSS_ENTROPY, (rows, labels), {"reduction": "none"})
             return _weighted(losses, take(weight, labels), reduction, shape)
         if label_smoothing:

@@ -24,11 +24,11 @@ _REFLECTED = (
     | {operation: f"__{_MIRRORED.get(name, name)}__" for operation, name in COMPARISONS.items()}
     | {f"bitwise_{name}": f"__r{name}__" for name in ("and", "or", "xor")}  # NumPy's names of the operators & | ^
 )
-"""NumPy's functions of two operands, each with the reflected operator of its second operand."""
+"""The reflected operators (methods of the second operand) by the names of NumPy's functions of two operands."""
 
 
 def _reshape(self: Tensor, *shape: Any) -> Tensor:
-    """The tensor in another shape, given as a tuple or as integers. One length may be -1, to be computed."""
+    """The tensor in another shape, given as a tuple or as integers. One length may be -1: it is computed."""
     return namespace.reshape(self, _sequence(shape))
 
 
@@ -64,7 +64,7 @@ def _reflected(operator: Any) -> Any:
 
 
 def _equality(operator: Any) -> Any:
-    """The operator == or !=, for which lists are foreign too: Python then finds them unequal."""
+    """The operator == or !=, which leaves lists and tuples to Python: they are unequal to any tensor."""
 
     def compare(self: Tensor, other: Any) -> Any:
         return NotImplemented if isinstance(other, (list, tuple)) else operator(self, other)
@@ -77,9 +77,9 @@ def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options:
     name, other = _REFLECTED.get(ufunc.__name__), inputs[0]
     if name is None or method != "__call__" or isinstance(other, Tensor) or options:
         raise _not_for_numpy(ufunc.__name__)
-    return getattr(self, name)(
-        other.item() if getattr(other, "shape", None) == () else other
-    )  # NumPy made the scalar an array
+    if getattr(other, "shape", None) == ():
+        other = other.item()  # NumPy made the scalar an array
+    return getattr(self, name)(other)
 
 
 def _array_function(self: Tensor, function: Any, types: Any, inputs: Any, options: Any) -> Any:

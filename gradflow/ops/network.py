@@ -168,7 +168,7 @@ _PERCEPTRON = defop("perceptron", forward=_perceptron, joint=_perceptron_backwar
 def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) -> Tensor:
     """`linear` for each (weight, bias) of `layers`, with the activation after all but the last, as one operation.
 
-    One node for all layers costs less than one for each. Raises as `linear`.
+    One node for all layers costs less than one per layer. Raises like `linear`.
     """
     check_activation(activation)
     parameter = ACTIVATIONS[activation].parameter
@@ -182,13 +182,13 @@ def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) ->
             shape = w.shape
             if len(shape) != 2 or shape[1] != width or b.shape != shape[:1]:
                 break
-            if w.dtype is not dtype or b.dtype is not dtype:  # perhaps equal all the same: `linear` compares them
+            if w.dtype is not dtype or b.dtype is not dtype:  # they may still be equal: `linear` compares them
                 break
             width = shape[0]
             inputs += (weight, bias)
         else:
             return apply(_PERCEPTRON, inputs, {"activation": activation, "parameter": parameter})
-    for weight, bias in layers[:-1]:  # with observers, not recorded, or with an error that `linear` raises
+    for weight, bias in layers[:-1]:  # observed, not recorded, or with arguments for which `linear` raises
         x = linear(x, weight, bias, activation)
     return linear(x, *layers[-1])
 
@@ -226,7 +226,7 @@ def layer_norm(
     check_epsilon(eps)
     shape = integers("normalized_shape", normalized_shape)
     if not shape or x.shape[-len(shape) :] != shape:
-        raise ValueError(f"layer_norm over {shape} needs those as the last axes; the shape is {x.shape}")
+        raise ValueError(f"layer_norm over {shape} needs an input whose last axes are these; its shape is {x.shape}")
     for t in (weight, bias):
         if t is not None and t.shape != shape:
             raise ValueError(f"layer_norm over {shape} needs weights of that shape; got {t.shape}")
@@ -252,7 +252,7 @@ def check_dropout(p: float) -> None:
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Generator | None = None) -> Tensor:
-    """x with each element set to 0 with probability p, and else scaled by 1 / (1 - p).
+    """x with each element set to 0 with probability p, and otherwise scaled by 1 / (1 - p).
 
     p: the probability (default 0.5). Raises ValueError unless it is in [0, 1).
     training: if False, the result is x itself.

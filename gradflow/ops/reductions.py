@@ -46,9 +46,8 @@ def _count(x: Any, axis: Axis) -> int:
 def _at_extremes(F: Any, g: Any, out: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     hit = F.astype(F.equal(x, _keep(F, out, x, axis)), x.dtype)
     hits = F.sum(hit, axis=axis, keepdims=True)
-    share = F.divide(
-        _keep(F, g, x, axis), F.where(F.equal(hits, 0), math.nan, hits)
-    )  # without a hit, the result is NaN
+    hits = F.where(F.equal(hits, 0), math.nan, hits)  # without a hit, the extreme is NaN
+    share = F.divide(_keep(F, g, x, axis), hits)
     return F.multiply(hit, share)
 
 
@@ -89,8 +88,9 @@ def _over_all(ndim: int) -> dict[str, Any]:
 def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, needs_elements: bool = True) -> _Reduction:
     """Add the reduction `name` to the table, and return its function.
 
-    needs_float: integers are converted to the default dtype. needs_elements: without elements it raises ValueError;
-    where it does not, bools are converted to int64.
+    needs_float: whether integers are converted to the default dtype (default False).
+    needs_elements: whether a reduction of no elements raises ValueError (default True). If False, bools are converted
+        to int64.
     """
     op = defop(name, rule)
     get = attrgetter(name)
@@ -138,13 +138,13 @@ mean = _reduction(
 max = _reduction(
     "max",
     _at_extremes,
-    "The largest element over `axis`. Equal ones share the gradient equally. NaN if any is NaN, and so are the "
+    "The largest element over `axis`. Ties share the gradient equally. NaN if any element is NaN, and so are the "
     "gradients. Raises ValueError where there are no elements.",
 )
 min = _reduction(
     "min",
     _at_extremes,
-    "The smallest element over `axis`. Equal ones share the gradient equally. NaN if any is NaN, and so are the "
+    "The smallest element over `axis`. Ties share the gradient equally. NaN if any element is NaN, and so are the "
     "gradients. Raises ValueError where there are no elements.",
 )
 prod = _reduction(
@@ -243,12 +243,12 @@ any = _nondifferentiable("any", "Whether any element over `axis` is true (not 0)
 all = _nondifferentiable("all", "Whether all elements over `axis` are true (not 0).")
 argmax = _index_of(
     "argmax",
-    "The index of the largest element along `axis`, or of the flattened tensor (default). Of equal ones, the first. "
+    "The index of the largest element along `axis`, or of the flattened tensor (default); of ties, the first. "
     "Raises ValueError where there are no elements.",
 )
 argmin = _index_of(
     "argmin",
-    "The index of the smallest element along `axis`, or of the flattened tensor (default). Of equal ones, the first. "
+    "The index of the smallest element along `axis`, or of the flattened tensor (default); of ties, the first. "
     "Raises ValueError where there are no elements.",
 )
 

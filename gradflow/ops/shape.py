@@ -34,7 +34,7 @@ _FLIP = defop("flip", lambda F, g, _out, _x, axis: F.flip(g, axis=axis), view=Tr
 
 
 def reshape(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
-    """x in another shape. One length may be -1, to be computed. Raises ValueError if the number of elements differs."""
+    """x in another shape. One length may be -1: it is computed. Raises ValueError if the number of elements differs."""
     check_tensors("reshape", x)
     lengths = integers("reshape", shape)
     known = math.prod(n for n in lengths if n != -1)
@@ -120,7 +120,7 @@ def swapaxes(x: Tensor, axis1: int, axis2: int, /) -> Tensor:
 
 
 def repeat(x: Tensor, repeats: int, /, axis: int | None = None) -> Tensor:
-    """x with each element repeated `repeats` times along `axis`, or flattened first (PyTorch: `repeat_interleave`)."""
+    """x with each element repeated `repeats` times along `axis` (default: of x flattened), as `repeat_interleave`."""
     check_tensors("repeat", x)
     if axis is None:
         x, axis = reshape(x, -1), 0
@@ -222,7 +222,7 @@ def _listed(shapes: Iterable[Any]) -> str:
 
 
 def _joined(op: Operation, tensors: list[Tensor], parameters: dict[str, Any]) -> Tensor:
-    """`apply` for an operation that saves none of its tensors, of which there may be thousands."""
+    """`apply`, faster for thousands of tensors: for an operation that saves none of them."""
     if grad_enabled.get() is not FAST:
         return apply(op, tensors, parameters)
     backend, parents = tensors[0].backend, tuple([x._node for x in tensors])

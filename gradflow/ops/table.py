@@ -43,7 +43,12 @@ BINARY_OPERATORS: dict[str, BinaryFunction] = {}
 
 
 def defop(name: str, *rules: Rule, forward: Callable[..., Any] | None = None, **options: Any) -> Operation:
-    """Add the operation `name` to the table. `forward` is by default the array function of that name."""
+    """Add an operation to the table, and return it.
+
+    name: the name in the table and in error messages.
+    rules: the VJP rule of each argument, or None.
+    forward: see `Operation` (default: the array function of that name). options: other arguments of `Operation`.
+    """
     if forward is None:
         get = attrgetter(name)
 
@@ -199,8 +204,8 @@ def binary(
     first, second: the VJP rules of the arguments.
     doc: the docstring of the function.
     array_name: the array function, if its name differs.
-    needs_float: integers are converted to the default dtype.
-    takes_bools: bools are converted to int64.
+    needs_float: whether integers are converted to the default dtype (default False).
+    takes_bools: whether bools are converted to int64 (default False).
     exact: see `Operation`.
 
     Half floats with a number that they may not represent exactly are computed in float32.
@@ -307,7 +312,7 @@ def _compare_beyond_limits(name: str, x1: Any, x2: Any) -> Tensor:
 COMPARISONS = {
     "equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge"
 }  # fmt: skip
-"""The functions that compare, each with the name of its Python operator."""
+"""The names of the comparison functions, each with that of its Python operator."""
 
 
 def as_operator(function: BinaryFunction) -> BinaryFunction:

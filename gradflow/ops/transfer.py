@@ -65,8 +65,8 @@ def to(
 
     target: a device or a dtype. To change both, pass `device` and `dtype`.
     non_blocking: copy a tensor from `pin_memory` asynchronously. The tensor must not change until the copy is done
-    (see `gradflow.synchronize`). Other tensors are copied as without it: to a GPU from a pinned copy that CuPy makes,
-    from a GPU after waiting for their values.
+    (see `gradflow.synchronize`). It has no effect on other tensors: they are copied to a GPU from a pinned copy that
+    CuPy makes, and from a GPU after waiting for their values.
 
     Raises ValueError, TypeError or DeviceUnavailableError for a device or a dtype that does not exist here.
     """

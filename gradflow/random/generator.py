@@ -37,7 +37,7 @@ class Generator:
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> Generator:
-        """Restart the stream with `seed`; returns the generator. Raises ValueError as the constructor does."""
+        """Restart the stream with `seed`; returns the generator. Raises ValueError like the constructor."""
         try:
             key = -1 if isinstance(seed, bool) else index(seed)
         except TypeError:
@@ -72,11 +72,11 @@ class Generator:
 
 
 default_generator = Generator(0)
-"""The generator of every function that is not given another one."""
+"""The generator that functions of random numbers use by default."""
 States = dict[Generator, tuple[int, int]]
-"""The key and counter of each of some generators."""
+"""Keys and counters by generator."""
 _used: ContextVar[States | None] = ContextVar("gradflow_used_generators", default=None)
-"""Where the innermost `states_before` of this context collects, if there is one."""
+"""The dict that the innermost `states_before` of this context fills, if there is one."""
 
 
 @contextlib.contextmanager

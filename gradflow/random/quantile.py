@@ -33,7 +33,7 @@ _TAIL = (
 
 
 def normal_quantile(p: Array, F: Backend) -> Array:
-    """The number that a standard normal variable is below with probability p; p: float64 in [2^-53, 1 - 2^-53].
+    """The x such that a standard normal variable is below x with probability p (float64 in [2^-53, 1 - 2^-53]).
 
     By Wichura's rational approximations, with r = sqrt(-log(min(p, 1 - p))): in the centre where |p - 1/2| <= 0.425,
     in the middle where r <= 5, and in the tail. Accurate to about 3e-15.

@@ -75,7 +75,7 @@ def permutation(n: int, *, device: DeviceLike | None = None, generator: Generato
 
 
 def unit_interval(words: Array, F: Backend) -> Array:
-    """float64 numbers (k + 1/2) / 2^52 in (0, 1), exactly, where k are the upper 52 bits of 64-bit words."""
+    """The float64 numbers (k + 1/2) / 2^52 in (0, 1), without rounding, where k is the upper 52 bits of each word."""
     shift = F.full((), 12, dtype=F.dtypes["uint64"])
     k = F.astype(F.bitwise_right_shift(words, shift), F.dtypes["float64"])
     return F.multiply(F.add(k, 0.5), 2.0**-52)
@@ -96,7 +96,7 @@ def _sample(
     generator: Generator | None,
     values: Callable[[Backend, Array], Array],
 ) -> Tensor:
-    """A tensor of what `values` computes from random 64-bit words, one for each element."""
+    """A tensor with the values that `values` computes from random 64-bit words, one word for each element."""
     backend = get_backend(device)
     if not backend.supports(dtype):
         raise TypeError(f"device {backend.device} does not support {dtype}")

@@ -11,7 +11,7 @@ from gradflow.replay.reasons import describe
 
 
 class GroupsGuard:
-    """The parameter groups of an optimizer, as they are when the guard is created.
+    """The parameter groups of an optimizer when the guard is created.
 
     Parameters must stay the same objects in the same order. Hyperparameters may change, because `Optimizer.step` reads
     them in each replay, unless the step itself reads them too (`are_read`).
@@ -26,7 +26,7 @@ class GroupsGuard:
         self.are_read = False
 
     def holds(self) -> bool:
-        """Whether a replay may use the optimizer as it is."""
+        """Whether a replay is valid with the present groups of the optimizer."""
         return self.has_same_parameters() and (not self.are_read or self.has_same_settings())
 
     def has_same_parameters(self) -> bool:
@@ -78,7 +78,7 @@ class Guards:
 
 
 def gradient_state(leaf: Leaf) -> GradientState | None:
-    """Where a leaf's gradient is, or None if other tensors share its buffer: the step would have to copy them first."""
+    """Where a leaf's gradient is; None if other tensors share its buffer, which the step would have to copy first."""
     if leaf.slot is not None and leaf.slot.holders and leaf.is_held():
         return None
     return leaf.state

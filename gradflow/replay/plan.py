@@ -1,4 +1,4 @@
-"""Plans: when a step is recorded for one kind of inputs, and how long it runs normally after a failure."""
+"""Plans: when to record a step for one kind of inputs, and how many calls run normally after a failure."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _WORTHWHILE = 16
 """A program that was valid for this many calls was worth recording: its invalidation does not count as a failure."""
 RECORDING = Reason("recording", expected=True)
 _EXCEPTION = Reason("raises an exception", expected=True)
-_OTHER_STATE = Reason("a gradient is held, or was stored elsewhere in the first recording")
+_OTHER_STATE = Reason("other tensors share the buffer of a gradient, or the first recording stored it elsewhere")
 
 
 class Plan:
-    """What is known of a step for one kind of inputs: its last recording, its program, or the reason for having none.
+    """The state of a step for one kind of inputs: its last recording, its program, or the reason why it has none.
 
     failures: how many recordings in a row led to no program, or to one that was soon invalidated.
     next: the number of the first call that may be recorded.
@@ -77,7 +77,7 @@ class Plan:
             if before is not None:
                 reason = _OTHER_STATE if None in states else difference(before, self.recording)
         if reason is None:
-            if self.program is None:  # otherwise steps that alternate between two gradient states are recorded for ever
+            if self.program is None:  # otherwise a step that alternates between two gradient states is always recorded
                 self.failures -= 1
             if before is None:
                 self.next = call + 1

@@ -1,4 +1,4 @@
-"""A recorded step as data, the comparison of two recordings, and the program that one becomes."""
+"""A recorded step as data, the comparison of two recordings, and the program compiled from a recording."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Call(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """The calls of a step on one backend, with its count of inputs, its result (built like an argument), and guards."""
+    """The calls of a step on one backend, its number of inputs, its result (in the form of an argument), and guards."""
 
     backend: Backend
     inputs: int
@@ -102,7 +102,7 @@ def _is_same(a: Any, b: Any) -> bool:
 
 
 def _parts(x: Any) -> Sequence[Any]:
-    """What a container holds; nothing for anything else."""
+    """The elements of a tuple, list, dict (keys, then values) or slice; none for other objects."""
     if isinstance(x, slice):
         return x.start, x.stop, x.step
     if isinstance(x, dict):
@@ -168,7 +168,7 @@ def compile_replay(recording: Recording) -> Callable[..., Any]:
         scope[constant] = x.value
         return constant
 
-    lines = [f"return {_text(recording.result, name)}"]  # from the last to the first, so that a last use is seen first
+    lines = [f"return {_text(recording.result, name)}"]  # the last line first, so that a result's last use comes first
     live = {ref.call for ref in _leaves(recording.result, Ref)}
     for i, call in reversed([*enumerate(recording.calls)]):
         used = {i, *(ref.call for ref in _leaves((call.arguments, call.options), Ref))}
@@ -178,7 +178,7 @@ def compile_replay(recording: Recording) -> Callable[..., Any]:
         live |= used
     source = "\n    ".join([f"def replay({', '.join(f'i{i}' for i in range(recording.inputs))}):", *reversed(lines)])
     exec(compile(source, "<captured step>", "exec"), scope)
-    replay: Callable[..., Any] = scope.pop("replay")  # which refers to the scope: the two would keep each other alive
+    replay: Callable[..., Any] = scope.pop("replay")  # popped, since it refers to the scope: a cycle otherwise
     return replay
 
 

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 from gradflow.autograd.leaf import Leaf
 
 _INTERNAL = {"__init__", "add_hook", "apply", "draw", "forward", "function", "nodes_from"}
-"""Functions of gradflow that no user calls, so that a reason does not name them."""
+"""Functions of gradflow that users do not call, so reasons do not name them."""
 _PUBLIC_NAMES = {"set_item": "__setitem__", "operate": "an operator such as +="}
-"""How users know functions that are only called as methods."""
+"""The names that reasons use for functions that users call only as methods or operators."""
 
 
 class Reason(NamedTuple):
     """A reason for not replaying a step. Each `kind` is logged once per step; `details` name the call and the line.
 
-    An `expected` reason calls for no change of the step and is not logged.
+    An `expected` reason needs no change of the step and is not logged.
     """
 
     kind: str

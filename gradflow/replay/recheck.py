@@ -14,10 +14,10 @@ from gradflow.tree import flatten
 def run_both(
     replay: Callable[[], Any], step: Callable[[], Any], optimizers: Sequence[Any], leaves: Sequence[Leaf]
 ) -> tuple[Any, str | None]:
-    """What `step` returns, and a description of the first difference that `replay` makes, or None.
+    """What `step` returns, and a description of the first difference between `replay` and `step`, or None.
 
     Compares what they return, the parameters and states of `optimizers`, and the gradients of `leaves` and of these
-    parameters. All is left as `step` leaves it.
+    parameters. Afterwards all of these have the values that `step` gave them.
     """
     leaves = list({*leaves, *(p._node for each in optimizers for p in _parameters(each) if isinstance(p._node, Leaf))})
     restore_all = [*map(_saved, optimizers), *[leaf.saved() for leaf in leaves]]
@@ -36,7 +36,7 @@ def _parameters(optimizer: Any) -> list[Tensor]:
 
 
 def _saved(optimizer: Any) -> Callable[[], None]:
-    """A function that restores the parameters and the state of an optimizer as they are now."""
+    """A function that restores the present parameters and state of an optimizer."""
     groups, state = optimizer.param_groups, optimizer.state_dict()
     parameters = [(p, p.backend.copy(p.array)) for p in _parameters(optimizer)]
 

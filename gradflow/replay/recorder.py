@@ -1,4 +1,4 @@
-"""The recorder: runs a step once, and notes which calls it makes and what they depend on."""
+"""The recorder: runs a step once, and records which calls it makes and what they depend on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _undo: list[Callable[[], None]] = []
 
 
 def _forget_other_threads() -> None:
-    """Clean up in a forked child, where only the current thread runs on: another one may have been recording."""
+    """Clean up in a forked child, where only the current thread continues: another one may have been recording."""
     global recording_lock
     if get_ident() not in recorders:
         while _undo:
@@ -65,8 +65,8 @@ def copy_results(result: Any) -> Any:
 class StepRecorder(Recorder):
     """Records one call of a step. After `run`, `reason` is None, or why the `recording` cannot be replayed.
 
-    call_number: that of the call, among all calls of the step.
-    optimizers: those that the previous recording has used; changes of their groups forbid a replay from the beginning.
+    call_number: the number of this call among all calls of the step.
+    optimizers: those of the previous recording; their groups are compared from the beginning of the step.
     """
 
     recording: Recording
@@ -97,7 +97,7 @@ class StepRecorder(Recorder):
             makes_calls = bool(self._calls)
             result = copy_results(result)
             used = {**self._read, **self._constants}
-            for leaf in self._leaves:  # tensors that leave a gradient's buffer invalidate it: see `gradient_state`
+            for leaf in self._leaves:  # not the buffers of gradients, which `gradient_state` guards
                 if leaf.slot is not None:
                     used.pop(id(leaf.slot.array), None)
             snapshot = Snapshot(used.values())
@@ -116,7 +116,7 @@ class StepRecorder(Recorder):
         return result
 
     def _views_of(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """Views of the inputs, to be passed to the step: their arrays are new objects, known only as inputs."""
+        """Views of the inputs, to be passed to the step: their arrays are new objects, so each is known as an input."""
         views = []
         for i, x in enumerate(given):
             memory = x._shared_memory()
@@ -128,7 +128,7 @@ class StepRecorder(Recorder):
 
     @contextlib.contextmanager
     def _intercepting(self) -> Iterator[None]:
-        """Receive reports, and have the functions of the backend record their calls, until the end of the `with`."""
+        """Receive reports, and record the calls of the backend's functions, until the end of the `with`."""
         own = vars(self.backend)
         before = {name: own[name] for name in _RECORDED if name in own}
 
@@ -183,7 +183,7 @@ class StepRecorder(Recorder):
         self._read[id(obj)] = obj
         if hasattr(kind, "add_param_group"):  # an optimizer
             if attribute == "steps":
-                self._refuse("reads an optimizer's count of steps")
+                self._refuse("reads the step count of an optimizer")
             elif attribute in ("param_groups", "learning_rates"):
                 self._paused = True
                 self._groups_of(obj).are_read = True
@@ -239,7 +239,7 @@ class StepRecorder(Recorder):
     # ------------------------------------------------------------------ calls
 
     def _call(self, recorded: str | Constant, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
-        """Call `function` and record the call; `recorded` stands for the function in `Call`."""
+        """Call `function` and record the call, with `recorded` as the `function` of the `Call`."""
         self._paused = True
         try:
             result = function(*arguments, **options)
@@ -253,7 +253,7 @@ class StepRecorder(Recorder):
         return result
 
     def _name(self, result: Any, ref: Ref) -> None:
-        """Have later arguments refer to a result and its parts by `ref`, unless it is an argument that was given."""
+        """Record that later arguments refer to a result and its parts by `ref`, unless it is one of the arguments."""
         if isinstance(result, Tensor):
             result, ref = result.array, Ref(ref.call, f"{ref.path}.array")
         if isinstance(result, (tuple, list)):
@@ -280,7 +280,7 @@ class StepRecorder(Recorder):
             return {self._argument(key): self._argument(part) for key, part in x.items()}
         if x.__class__ is slice:
             return slice(self._argument(x.start), self._argument(x.stop), self._argument(x.step))
-        if isinstance(x, (tuple, list, dict)):  # of a subclass, with a constructor of its own
+        if isinstance(x, (tuple, list, dict)):  # a subclass, whose constructor is unknown
             self._refuse(f"passes a {type(x).__name__} to the backend")
         return self._constant(x)
 
@@ -292,10 +292,10 @@ class StepRecorder(Recorder):
 
 
 def _listed(x: Any) -> Any:
-    """An iterator, which can be read only once, or the values of a dict, which may change, as a list."""
+    """x, or a list if x is an iterator, which can be read only once, or the values of a dict, which may change."""
     return list(x) if isinstance(x, (Iterator, ValuesView)) else x
 
 
 def _is_numpy_bool(x: Any) -> bool:
-    """Whether this is one of NumPy's two scalar bools, each of which many results share."""
+    """Whether x is one of NumPy's two scalar bools, which many results share."""
     return type(x).__name__ == "bool" and hasattr(x, "dtype")

@@ -1,4 +1,4 @@
-"""`capture`: when a call of a captured step replays, records or runs normally, and what `status` says of it."""
+"""`capture`: whether a call of a captured step is replayed, recorded or run normally, and its `status`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Result = TypeVar("_Result")
 _Result_co = TypeVar("_Result_co", covariant=True)
 logger = logging.getLogger("gradflow")
 _KINDS = 16
-"""The most kinds of inputs that one step is recorded for; with others it runs normally."""
+"""The largest number of kinds of inputs for which one step is recorded; with others it runs normally."""
 
 
 class Captured(Protocol[_Result_co]):
@@ -54,21 +54,21 @@ def capture(*, check: int | None = None) -> Callable[[Callable[..., _Result]], C
 
 
 def capture(step: Any = ..., *, check: int | None = None) -> Any:
-    """A function that does exactly what `step` does, but replays recorded backend calls instead of running its Python.
+    """A function that computes the same as `step`, but replays recorded backend calls instead of running its Python.
 
     step: a function of tensors on one device, such as a batch and its labels, that does a whole training step: it
     clears gradients, computes a loss, calls `backward()` and the optimizer's `step()`. It returns a tensor, nested
     tuples, lists and dicts of tensors, or None. To capture a method, bind it: `capture(self.step)`.
-    check: in every `check`-th call, if it is a replay, run `step` from the same state, too, and compare all that it
-    returns and changes bit for bit (default None: never). A check synchronises with the device, and needs memory for
-    copies of the parameters, gradients and optimizer state.
+    check: in every `check`-th call, if it is a replay, also run `step` from the same state, and compare bit for bit
+    what both return and change (default None: never). A check synchronises with the device, and needs memory for copies
+    of the parameters, gradients and optimizer state.
 
     The first two calls with inputs of given shapes and dtypes run the step and record it. If both make the same calls
-    of the backend, later calls replay them. The returned function gives copies of the step's results: they share no
+    of the backend, later calls replay them. The returned function returns copies of the step's results, which share no
     memory and do not require grad. Up to 16 combinations of shapes and dtypes can be replayed.
 
     A replay uses the current values of all tensors, and the current learning rates, hyperparameters and state of
-    optimizers. The step is recorded again after a change of what decides its calls: of a module that it uses, hooks,
+    optimizers. The step is recorded again after a change that may change its calls: of a module that it uses, hooks,
     `requires_grad`, the parameters in an optimizer's groups, or hyperparameters that the step itself reads.
 
     A step runs normally, without a replay, if it
@@ -78,9 +78,9 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     - indexes with a mask, runs hooks or a custom operation, or passes a closure to an optimizer,
     - backpropagates through a graph from before the step, or uses Python numbers that differ between two recordings.
 
-    It is recorded again after 1, 2, 4 and so on calls, at most 1024, in case the reason is gone. The attribute
+    It is recorded again after 1, 2, 4 and so on calls, at most 1024, in case the reason has disappeared. The attribute
     `status` of the returned function says what its last call did: "recording", "replaying", or why the step ran
-    normally, and in which line. The logger "gradflow" warns once of each reason that calls for a change of the step.
+    normally, and in which line. The logger "gradflow" warns once of each reason that needs a change of the step.
 
     As with CUDA graphs, the rest of the step's Python does not run in a replay. What it would read, such as a flag or a
     counter, has the value from the recording, and what it would write, such as a list of losses, does not change.
@@ -88,8 +88,8 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
 
     Raises TypeError if `step` is not callable, ValueError if `check` is not an integer of at least 1. A call raises
     TypeError for an input that is not a tensor and DeviceMismatchError for inputs on different devices, both before
-    the step begins; whatever the step raises; TypeError, after the step, for a result that is not a tensor; and
-    RuntimeError if a check finds a difference, with the state that the step itself has left.
+    the step begins; any error of the step; TypeError, after the step, for a result that is not a tensor; and
+    RuntimeError if a check finds a difference, after which tensors have the values that the step itself computed.
 
     >>> import gradflow as gf
     >>> w = gf.tensor([1.0, 2.0], requires_grad=True)
@@ -121,7 +121,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     RuntimeError: the captured step scaled differs from the step itself: result at index (0,) is 1.0 in a replay ...
     """
     if check is not None and (isinstance(check, bool) or not hasattr(check, "__index__") or index(check) < 1):
-        raise ValueError(f"check is a count of calls, an integer of at least 1; got {check!r}")
+        raise ValueError(f"check is a number of calls, an integer of at least 1; got {check!r}")
     every = 0 if check is None else index(check)
     if step is ...:
         return functools.partial(capture, check=check)
@@ -131,7 +131,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     calls = 0
     replayed: Plan | None = None  # by the last call
 
-    @functools.wraps(step, updated=())  # a captured module keeps its attributes to itself
+    @functools.wraps(step, updated=())  # without the attributes of the step, which may be a module
     def captured(*inputs: Any, **named: Any) -> Any:
         nonlocal calls, replayed
         given = (*inputs, *named.values()) if named else inputs
@@ -209,7 +209,7 @@ class _Fallback:
         return result
 
     def _obstacle(self, given: Sequence[Any]) -> Reason | None:
-        """Why the step cannot be recorded in this call, whatever it does."""
+        """Why no step could be recorded in this call, or None."""
         if current_observer.get() is not None:
             return _OBSERVED
         if get_ident() in recorders:
