@@ -1,7 +1,7 @@
-"""Modes: context managers, also decorators, that set context variables; such as `no_grad` and `use_device`.
+"""Modes, such as `no_grad` and `use_device`: context managers and decorators that set context variables.
 
 The modes entered in a context form a stack of entries. An entry keeps the mode, the values that it set, the values that
-they replaced, and the entry below. A mode object itself keeps nothing, so that one object can be entered many times,
+they replaced, and the entry below. A mode object itself has no state, so that one object can be entered many times,
 also within itself, and by several threads and tasks at once.
 
 Leaving a mode pops its entry and puts the replaced values back. Modes are not always left in the reverse order of
@@ -11,7 +11,7 @@ entries above, from the top down, and afterwards enters their modes again.
 A decorated generator or coroutine is in the mode while its body runs, not while it is paused at a `yield` or `await`.
 Its body may itself pause inside `with mode:`. So at each pause the decorator pops its own entry and all entries that
 the body pushed above it, and remembers these; before the body resumes, the decorator pushes all of them again. The
-caller thus never sees a mode of the body, and the body sees its modes on top of whatever the caller is in at the time.
+caller thus never sees a mode of the body, and the body sees its modes on top of those that the caller is in then.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ entered: ContextVar[Any] = ContextVar("gradflow_modes_entered", default=None)
 class Mode:
     """A context manager and decorator that sets the context variables `variables`.
 
-    Subclasses define `variables` and `_values`. They override `_enter` and `_exited` for what else entering and leaving
-    does, and `_finish` for work at the end.
+    Subclasses define `variables` and `_values`. They may override `_enter` and `_exited`, to do more when the mode is
+    entered and left, and `_finish`, for work at the end.
     """
 
     variables: tuple[ContextVar[Any], ...]
@@ -160,7 +160,7 @@ class _PausingRun:
     """
 
     def __init__(self, mode: Mode) -> None:
-        self.mode = copy.copy(mode)  # an object of its own, so that its entry cannot be mistaken for another
+        self.mode = copy.copy(mode)  # a copy, so that its entry is not mistaken for another entry of the same object
         self.values = mode._values()
         self.inner: Sequence[tuple[Mode, tuple[Any, ...]]] = ()
 

@@ -26,13 +26,13 @@ from gradflow.tensor import Tensor
 
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _LONGEST = 10_000
-"""How many results are kept before they are checked without waiting for the end of the backward pass."""
+"""When more results than this are kept, they are checked before the end of the backward pass."""
 
 
 class NonFiniteError(FloatingPointError):
     """Raised by `detect_anomaly` for a value that is infinite or NaN.
 
-    The message tells which operation produced it, from what, and which line called that operation.
+    The message says which operation produced it, from which inputs, and which line called that operation.
     """
 
     __module__ = "gradflow"
@@ -53,7 +53,7 @@ class _DetectAnomaly(BareMode):
     gradflow.NonFiniteError: multiply gave inf at index (1,)
       in the forward pass, at <doctest ...>:2: y = gf.tensor([1.0, float("inf")]) * 2.0
       result: tensor of shape (2,), float32 on cpu
-      input 0: tensor of shape (2,), float32 on cpu, inf there, from 1.0 to 1.0, 1 of 2 elements not finite themselves
+      input 0: tensor of shape (2,), float32 on cpu, inf there, from 1.0 to 1.0, 1 of 2 elements non-finite
       input 1: the number 2.0
     """
 
@@ -79,7 +79,7 @@ detect_anomaly = _DetectAnomaly()
 
 
 class _Line(NamedTuple):
-    """A line of source code. `names`: the globals of its module, where a loader may be found."""
+    """A line of source code. `names`: the globals of its module, from which `linecache` gets the module's loader."""
 
     file: str
     number: int
@@ -92,9 +92,9 @@ class _Line(NamedTuple):
 class _Record(NamedTuple):
     """A result to be checked, and the parts of the message about it.
 
-    head: what it is, as in "exp gave".
-    finite: a bool array on the device of the result: whether all of it is finite.
-    line, inside: the line that is to blame, and where that line was running.
+    head: the beginning of the message, such as "exp gave".
+    finite: a 0-d bool array on the device of the result: whether all elements are finite.
+    line, inside: the line that called the operation, and the words before it, such as "in the forward pass, at".
     """
 
     head: str
@@ -120,13 +120,13 @@ class _Detector(Observer):
         self.records: list[_Record] = []
         self.passes: list[_Pass] = []  # the backward passes that are running, the innermost last
         self.finite: dict[Backend, Any] = {}  # for each device, a bool array: whether all results there are finite
-        self.lines: WeakKeyDictionary[Any, _Line | str] = WeakKeyDictionary()  # that made each node
+        self.lines: WeakKeyDictionary[Any, _Line | str] = WeakKeyDictionary()  # by the node it made
 
     def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
         frame = _user_frame()
         line: _Line | str = _line_of(frame)
         inside = "in the forward pass, at"
-        node = None  # that the pass was at when it called the operation, unless it called user code that did
+        node = None  # the pass was at this node, and called the operation itself, not by way of user code
         if self.passes and self.passes[-1].caller == id(frame):
             node = self.passes[-1].node
         if isinstance(node, Node):
@@ -217,10 +217,10 @@ def _describe_record(record: _Record) -> str:
     bad = [i for i, value in enumerate(flat) if not math.isfinite(value)]
     index = unravel(bad[0], result.shape) if bad else ()
     if bad:
-        others = f", the first of {len(bad)} elements of {result.size} that are not finite" if len(bad) > 1 else ""
+        others = f", the first of {len(bad)} non-finite elements of {result.size}" if len(bad) > 1 else ""
         head = f"{record.head} {flat[bad[0]]} at index {index}{others}"
     else:
-        head = f"{record.head} not finite somewhere, and has been changed in place since"
+        head = f"{record.head} a non-finite value at an unknown index: the tensor has been changed in place since"
     lines = [f"{record.inside} {record.line}", f"result: {describe(result)}"]
     lines += [f"{name}: {_describe_input(x, index, result.shape)}" for name, x in record.inputs]
     return "\n  ".join([head, *lines])
@@ -243,5 +243,5 @@ def _describe_input(x: Any, index: tuple[int, ...], shape: tuple[int, ...]) -> s
     if good:
         text += f", from {min(good)} to {max(good)}"
     if len(good) < len(flat):
-        text += f", {len(flat) - len(good)} of {len(flat)} elements not finite themselves"
+        text += f", {len(flat) - len(good)} of {len(flat)} elements non-finite"
     return text

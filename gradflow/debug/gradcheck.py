@@ -1,4 +1,4 @@
-"""Checking gradients against central differences, and backward rules for other mistakes."""
+"""Checks of gradients against central differences, and of backward rules for other mistakes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class GradcheckError(AssertionError):
 def gradcheck(f: Callable[..., Any], *inputs: Any, step: float = 6e-6, rtol: float = 1e-5, atol: float = 1e-7) -> None:
     """Raise GradcheckError unless the gradients of `f` equal central differences: a test of backward rules.
 
-    f: a function of the inputs; smooth at them, and with the same result each time.
+    f: a function of the inputs that is smooth at them and returns the same values each time.
     inputs: float64 tensors, or nested tuples, lists and dicts of them. Integers, bools and other arguments are passed
         to f unchanged.
     step: the step of the differences, times max(1, |x|) (default 6e-6).
@@ -58,8 +58,8 @@ def gradgradcheck(
 ) -> None:
     """Raise GradcheckError unless the second derivatives of `f` equal central differences of its gradients.
 
-    Arguments and errors as for `gradcheck`. What is checked is the VJP of f as a function of the inputs and of a random
-    cotangent, which error messages call the last argument.
+    Arguments and errors as for `gradcheck`. It checks the VJP of f as a function of the inputs and of a random
+    cotangent; error messages count the cotangent as the last argument.
 
     >>> import gradflow as gf
     >>> gf.gradgradcheck(lambda x, y: x * gf.sin(y), *gf.tensor([[0.1, 0.2], [0.3, 0.4]], dtype="float64"))
@@ -109,7 +109,7 @@ def _check(what: str, f: Callable[..., Any], inputs: Sequence[Any], step: float,
         if _text(x) != text:
             raise GradcheckError(f"{what}: the function or one of its rules changed {name} in place")
     if [_text(y) for _, y in named] != [_text(y) for _, y in again]:
-        raise GradcheckError(f"{what}: the function gives other values the second time; seed what is random inside it")
+        raise GradcheckError(f"{what}: the function returns other values when called again: seed its random numbers")
     differences = list(_differences(lambda values: [y for _, y in named_outputs(values)], xs, step))
 
     advice = ": write rules with functions of F only"
@@ -123,11 +123,12 @@ def _check(what: str, f: Callable[..., Any], inputs: Sequence[Any], step: float,
             _compare(
                 subject, {"by the rules on arrays": found, "by the same rules on tensors": recorded}, bound, advice
             )
-            _compare(subject, {"by the rules one by one": found, "by the same on a batch": batched}, bound, advice)
+            values = {"by the rules on one gradient": found, "by the same rules on a batch": batched}
+            _compare(subject, values, bound, advice)
     for column, argument in enumerate(_element_names(named_inputs)):
         terms = [weight * row[column] for weight, row in zip(weights, on_arrays, strict=True)]
-        subject = f"{what}: the rules are not linear in the gradient: that of {argument}"
-        values = {"of a combination": combined[column], "the combination of each": sum(terms)}
+        subject = f"{what}: the rules are not linear in the incoming gradient: the gradient of {argument}"
+        values = {"for a linear combination of cotangents": combined[column], "as the sum of its terms": sum(terms)}
         _compare(subject, values, atol + rtol * sum(map(abs, terms)))
 
 

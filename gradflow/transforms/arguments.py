@@ -1,4 +1,4 @@
-"""Checks of what transforms are given: functions, numbers of arguments, and cotangents or tangents."""
+"""Checks of the arguments of transforms: functions, `argnums`, and cotangents or tangents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradflow.tree import flatten
 
 
 def kind_of(x: Any) -> str:
-    """What an error message calls a value of the wrong type."""
+    """The name of the type of a value, for error messages."""
     return "None" if x is None else type(x).__name__
 
 
@@ -39,7 +39,7 @@ def argument_numbers(transform: str, argnums: int | Sequence[int], count: int) -
             raise TypeError(f"argnums of {transform} must be numbers of positional arguments; got {argnums!r}")
         if not -count <= i < count:
             raise ValueError(
-                f"{transform} is to differentiate by argument {i}, but the function got {count} positional arguments"
+                f"argnums of {transform} names argument {i}, but the function got {count} positional arguments"
             )
     normal = tuple(i % count for i in wanted)
     if len(set(normal)) != len(normal):
@@ -61,7 +61,9 @@ def check_primals_and_tangents(transform: str, primals: Any, tangents: Any) -> N
 def matching_tensors(transform: str, kind: str, given: Any, like: Any) -> list[Tensor]:
     """The tensors of the tree `given`, which must match the tree `like` in structure, shapes, dtypes and devices.
 
-    kind: "cotangent" or "tangent", for error messages. A number stands for a tensor of shape ().
+    kind: "cotangent" or "tangent", for error messages.
+
+    A number in `given` is converted where a tensor of shape () is expected.
     Raises TypeError for a leaf that is not a tensor, ValueError for one that does not match.
     """
     leaves, expected = dict(flatten(given)), flatten(like)

@@ -18,7 +18,7 @@ from gradflow.transforms.trace import Trace, aliased_gradients_of, cotangent_of_
 from gradflow.tree import rebuild
 
 _LARGEST_BATCH = 1 << 24
-"""How many elements the batch of gradients of one node may have in `batched_rows`."""
+"""The largest number of elements of a batch of gradients of one node in `batched_rows`."""
 
 
 def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -78,9 +78,9 @@ def by_columns(trace: Trace, outputs: Sequence[Tensor], record: bool) -> list[li
 
 
 def batched_rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], record: bool) -> list[Tensor]:
-    """For each input, the gradients of all elements of all outputs: (elements, *input).
+    """For each input, the gradients of all elements of all outputs, of shape (elements, *input).
 
-    Several rows share one batched backward pass, as many as keep its largest gradient within `_LARGEST_BATCH`.
+    A batched backward pass computes several rows: as many as keep its largest gradient within `_LARGEST_BATCH`.
     """
     total = sum(y.size for y in outputs)
     if not total:
@@ -105,7 +105,7 @@ def batched_rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], record: bo
 def unit_vectors(y: Tensor, start: int, stop: int, before: int = 0, after: int = 0) -> Tensor:
     """A batch of tensors like y, (batch, *y): in each, one element is 1, from element `start` of y up to `stop`.
 
-    `before` and `after` are the numbers of tensors of zeros in front of these and behind them.
+    before, after: the numbers of tensors of zeros before and after these in the batch (default 0).
     """
     places = ops.arange(start, stop, dtype="int64", device=y.device)
     units = ops.pad(ops.one_hot(places, y.size, y.dtype), ((before, after), (0, 0)))

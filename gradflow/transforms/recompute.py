@@ -28,14 +28,15 @@ from gradflow.tree import flatten, map_tree, rebuild
 def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """`function(*arguments, **options)`, whose intermediate values are not saved but recomputed in the backward pass.
 
-    Gradients are the same to the bit as without the checkpoint, including those of closed-over tensors, and dropout
-    draws the same masks. Only for a tensor used both inside and outside, gradients may be added in another order.
+    Gradients are bit for bit those without the checkpoint, including those of closed-over tensors, and dropout draws
+    the same masks. Only the gradients of a tensor that is used both inside and outside may be added in another order.
 
-    function: computes the same each time from its arguments and from tensors that do not change. It returns tensors of
-        one dtype and device, or nested tuples, lists and dicts of them.
+    function: must compute the same values each time from its arguments and from tensors that do not change. It returns
+        tensors of one dtype and device, or nested tuples, lists and dicts of them.
+    arguments, options: what the function is called with.
 
-    Raises TypeError for results of several dtypes or devices. The backward pass raises RuntimeError where the second
-    run does not do what the first did, or would read a tensor that was changed in place since.
+    Raises TypeError for results of several dtypes or devices. The backward pass raises RuntimeError if the second run
+    differs from the first, or would read a tensor that was changed in place since.
 
     >>> import gradflow as gf
     >>> x = gf.tensor([0.0, 1.0], requires_grad=True)
@@ -64,11 +65,11 @@ def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) ->
 
 
 class _Segment:
-    """A function and all that is needed to run it a second time as the first.
+    """A function, and what is needed to repeat its first run.
 
     tree, leaves: its arguments, nested, and as a list; argument_nodes: their nodes, None for those without a gradient.
     states: the states of the random generators before the first run.
-    externals: the nodes of what it read besides its arguments.
+    externals: the nodes of other tensors that it read and that require grad.
     version: the number of the clock after the first run.
     """
 
@@ -178,8 +179,8 @@ def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, segment: _Se
     if run.flat is None or run.flat.shape != g.shape or externals != segment.externals:
         raise RuntimeError(
             "the function of a checkpoint did something else when it was run again: it must depend only on its "
-            "arguments, tensors that do not change, and gradflow's random generators (a module inside functional_call "
-            "has its own parameters back by then: put the checkpoint around the functional_call)"
+            "arguments, tensors that do not change, and gradflow's random generators (a functional_call that contains "
+            "the checkpoint has ended by then: put the checkpoint around the functional_call)"
         )
     ends = run.stand_ins + externals
     found = backward(

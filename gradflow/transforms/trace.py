@@ -106,9 +106,9 @@ class Trace:
         return output
 
     def needs_higher_order(self, *outputs: Tensor) -> bool:
-        """Whether gradients of these outputs must be recorded, since someone may differentiate them in turn.
+        """Whether gradients of these outputs must be recorded, because they may be differentiated in turn.
 
-        So it is if they depend on a tensor that was recorded before this call, or on a leaf other than the stand-ins.
+        True if they depend on a tensor that was recorded before this call, or on a leaf other than the stand-ins.
         """
         if not self._recording:
             return False
@@ -161,7 +161,7 @@ def node_of(x: Tensor) -> Node | Leaf:
 
 
 def cotangent_of_ones(y: Tensor) -> Tensor:
-    """The cotangent of ones for y: faster than `ops.ones_like`, since the backend's own dtype is at hand."""
+    """The cotangent of ones for y. Faster than `ops.ones_like`, which converts the dtype."""
     return Tensor(y.backend.ones(y.shape, dtype=y.array.dtype), y.backend)
 
 
@@ -181,8 +181,8 @@ def gradients_of(
     """The gradients of the inputs for cotangents of the outputs; zeros for an input that no output depends on.
 
     record: whether the gradients can be differentiated in turn.
-    retain: whether the graph is kept for another backward pass; implied by `record`.
-    batch: the first axis of each cotangent, and of each gradient, counts a batch.
+    retain: whether the graph is kept for another backward pass (default False); implied by `record`.
+    batch: whether the cotangents and the gradients have an additional first axis, that of a batch (default False).
 
     No two results share memory.
     """
