@@ -1,7 +1,7 @@
 """The datasets that come with scikit-learn, ready to train on; nothing is downloaded.
 
-Everything learned from data, including the scale of the features, is learned from the training split alone, so the
-score on the test split is that of unseen data.
+Everything learned from data, including the scale of the features, is learned from the training split only, so the score
+on the test split is that of unseen data.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Dataset:
         return len(self.classes) if self.is_classification else int(self.targets.shape[1])
 
     def split(self, seed: int, test_share: float = TEST_SHARE) -> Split:
-        """Return a split with `test_share` of the samples, and of each class, held out. A seed gives one split.
+        """Return a split with `test_share` of the samples, and of each class, held out. The seed determines the split.
 
         Raises ValueError for a seed outside [0, 2^32), or if a split, or a class in it, would be empty.
         """

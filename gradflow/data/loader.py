@@ -1,7 +1,7 @@
 """Batches on the device: the whole dataset moves there once, and batches never pass through the host.
 
-The order of an epoch is a permutation drawn on the device by a counter-based generator, so every device has the same
-batches, and the host never waits for one.
+The order of an epoch is a permutation drawn on the device by a counter-based generator, so the batches are the same on
+every device, and the host never waits for a device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import gradflow as gf
 from gradflow.backend.registry import DeviceLike
 
 _GATHERED = 1 << 18
-"""The most input elements of several batches that are gathered together."""
+"""The largest number of input elements that are gathered at once, for several batches."""
 
 
 class Batches:
@@ -22,7 +22,7 @@ class Batches:
 
     inputs, targets: arrays or tensors with the samples along their first axis.
     batch_size: samples per batch. The last batch of an epoch may be smaller.
-    generator: what shuffles (default: gradflow's global generator).
+    generator: draws the order of each epoch (default: gradflow's global generator).
     shuffle: whether each epoch has a new order (default True).
     drop_last: whether to leave out a smaller last batch (default False).
     device: where the samples are kept (default: the current device).

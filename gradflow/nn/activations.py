@@ -70,7 +70,7 @@ class Softplus(_Activation):
 class LeakyReLU(Module):
     """x where x > 0, else negative_slope * x; elementwise (Maas et al. 2013).
 
-    negative_slope: default 0.01.
+    negative_slope: the slope where x <= 0 (default 0.01).
     """
 
     def __init__(self, negative_slope: float = 0.01) -> None:
@@ -89,7 +89,7 @@ class LeakyReLU(Module):
 class ELU(Module):
     """x where x > 0, else alpha * (exp(x) - 1); elementwise (Clevert et al. 2016).
 
-    alpha: default 1.
+    alpha: the factor where x <= 0; the result is above -alpha (default 1).
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
@@ -117,7 +117,7 @@ class _AlongAxis(Module):
 class Softmax(_AlongAxis):
     """exp(x) / sum(exp(x)), summed along an axis.
 
-    axis: default -1, the last.
+    axis: the axis along which results sum to 1 (default -1, the last).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class Softmax(_AlongAxis):
 class LogSoftmax(_AlongAxis):
     """The logarithm of softmax(x), computed without overflow.
 
-    axis: default -1, the last.
+    axis: the axis of the softmax (default -1, the last).
     """
 
     def forward(self, x: Tensor) -> Tensor:

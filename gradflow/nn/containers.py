@@ -44,7 +44,7 @@ class _ModuleSequence(Module):
 
 @explains_arguments
 class ModuleList(_ModuleSequence):
-    """A list of modules whose parameters are found; it has no `forward` of its own. A slice is another ModuleList.
+    """A list whose modules, and their parameters, are registered; it has no `forward`. A slice is a ModuleList.
 
     modules: any number of modules (default none).
     """
@@ -59,7 +59,7 @@ class ModuleList(_ModuleSequence):
 
 @explains_arguments
 class Sequential(_ModuleSequence):
-    """Modules that are called in order, each with the result of the one before. A slice is another Sequential.
+    """Modules that are called in order, each with the result of the one before. A slice is a Sequential.
 
     modules: any number of modules; without any, the input is returned.
     """

@@ -18,7 +18,7 @@ _GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3.0, "relu": math.sqrt(2.
 
 
 def calculate_gain(nonlinearity: str, a: float = 0.01) -> float:
-    """The factor for the spread of weights whose result goes through an activation, as PyTorch recommends it.
+    """The gain of an activation: a factor for the standard deviation of the weights before it, as in PyTorch.
 
     nonlinearity: "linear", "sigmoid" (1), "tanh" (5/3), "relu" (sqrt(2)), "selu" (3/4), or "leaky_relu".
     a: the negative slope of "leaky_relu" (default 0.01), whose gain is sqrt(2 / (1 + a^2)).
@@ -33,7 +33,7 @@ def calculate_gain(nonlinearity: str, a: float = 0.01) -> float:
 
 
 def _fans(tensor: Tensor) -> tuple[int, int]:
-    """fan_in and fan_out, at least 1 each, so that an empty weight divides by no zero."""
+    """fan_in and fan_out, at least 1 each, so that an empty weight causes no division by zero."""
     if tensor.ndim < 2:
         raise ValueError(
             f"fan-in and fan-out need a weight of at least two axes (out, in); the shape is {tensor.shape}"
@@ -115,11 +115,11 @@ def kaiming_uniform_(
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
 ) -> Tensor:
-    """Fill a weight from U(-b, b) with b = gain * sqrt(3 / fan); for layers with ReLU after them.
+    """Fill a weight from U(-b, b) with b = gain * sqrt(3 / fan), for layers followed by ReLU.
 
     a: the negative slope of a leaky ReLU (default 0: ReLU).
-    mode: the fan, "fan_in" (default), which keeps the spread of values in the forward pass, or "fan_out", which keeps
-        that of gradients in the backward pass.
+    mode: the fan, "fan_in" (default), which preserves the variance of values in the forward pass, or "fan_out", which
+        preserves that of gradients in the backward pass.
     nonlinearity: the activation, for `calculate_gain` (default "leaky_relu").
 
     He et al. 2015, "Delving Deep into Rectifiers", eq. 10 and 14. Raises ValueError for fewer than two axes, another

@@ -20,7 +20,7 @@ from gradflow.tensor import Tensor
 
 @explains_arguments
 class Linear(Module):
-    """activation(x @ weight.T + bias), one fused operation.
+    """activation(x @ weight.T + bias), as one fused operation.
 
     in_features, out_features: the widths of the input and of the result, at least 1.
     bias: whether to add a bias (default True).

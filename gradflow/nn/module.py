@@ -1,4 +1,4 @@
-"""The base class of modules: functions with parameters, which it finds by name."""
+"""The base class of modules, which registers parameters, buffers and submodules by name."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _OWN = {*_REGISTRIES, "_non_persistent", "_forward_hooks"}
 class Module:
     """A function with parameters: the base class of all layers, losses and models.
 
-    Subclasses call `super().__init__()`, assign parameters and modules to attributes, and define `forward`. Attributes:
-    `training`, whether the module is in training mode (True at first; see `train` and `eval`).
+    Subclasses call `super().__init__()`, assign parameters and modules to attributes, and define `forward`. The
+    attribute `training` says whether the module is in training mode (initially True; see `train` and `eval`).
 
     >>> from gradflow import nn
     >>> class Twice(nn.Module):
@@ -87,7 +87,7 @@ class Module:
         invalidate(self)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """Assign a parameter, or None if this instance does without it. Raises TypeError for another value."""
+        """Assign a parameter, or None if this instance has no such parameter. Raises TypeError for another value."""
         if parameter is not None and not isinstance(parameter, Parameter):
             raise TypeError(f"{name!r} must be a Parameter or None; got {type(parameter).__name__}")
         self._register("_parameters", name, parameter)
@@ -128,7 +128,7 @@ class Module:
     def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> Handle:
         """Call `hook(module, inputs, output)` after each `forward`; a result other than None replaces the output.
 
-        Returns a handle, whose `remove()` removes the hook; so does the end of a `with` on it.
+        Returns a handle. Its `remove()`, or the end of a `with` statement on it, removes the hook.
 
         >>> import gradflow as gf
         >>> layer, sizes = gf.nn.Linear(2, 3), []
@@ -142,7 +142,7 @@ class Module:
         return Handle(hooks, hook, self)
 
     def __copy__(self) -> Self:
-        """A shallow copy: it shares parameters, buffers and modules, but registers and replaces them on its own."""
+        """A shallow copy: it shares parameters, buffers and modules, but has its own registries of them."""
         out = type(self).__new__(type(self))
         kept = {name: copy.copy(value) for name, value in self.__dict__.items() if name in _OWN}
         out.__dict__.update({**self.__dict__, **kept})

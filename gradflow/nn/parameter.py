@@ -8,7 +8,7 @@ from gradflow.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A tensor that a module trains: a leaf that requires grad, and that a module registers when it is assigned.
+    """A tensor that a module trains: a leaf that requires grad. A module registers it on assignment to an attribute.
 
     values: a floating-point tensor, whose memory the parameter shares.
     requires_grad: default True.
@@ -26,4 +26,4 @@ class Parameter(Tensor):
             raise TypeError(f"a Parameter is made of a tensor; got {type(values).__name__}")
         super().__init__(values.array, values.backend)
         values._shared_memory().add(self)
-        self.requires_grad_().requires_grad_(requires_grad)  # the first call refuses integers in either case
+        self.requires_grad_().requires_grad_(requires_grad)  # the first call raises for integers in either case

@@ -66,7 +66,7 @@ class MLP(Sequential):
     sizes = read_only("sizes", lambda self: self._sizes, "The widths of all layers, the inputs first.")
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Incompatible:
-        """As `Module.load_state_dict`; the error for layers numbered 0, 2, 4, ... says how to rename them."""
+        """Like `Module.load_state_dict`; the error for layers numbered 0, 2, 4, ... says how to rename them."""
         try:
             return super().load_state_dict(state, strict)
         except StateError as error:

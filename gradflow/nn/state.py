@@ -29,9 +29,11 @@ class Incompatible(NamedTuple):
 
 
 def load_state(module: str, own: Mapping[str, Tensor], state: Mapping[str, Any], strict: bool) -> Incompatible:
-    """Copy the values of a state dict into the tensors `own`, by name: what `Module.load_state_dict` does.
+    """Copy the values of a state dict into the tensors `own`, by name, for `Module.load_state_dict`.
 
-    `module` is the name of the class, for error messages. Checks everything before it changes anything.
+    module: the name of the class, for error messages. strict: whether missing or unexpected names are an error.
+
+    Returns the missing and unexpected names. Checks everything before it changes anything.
     """
     check_state(state)
     names = Incompatible([n for n in own if n not in state], [n for n in state if n not in own])

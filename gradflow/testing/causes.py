@@ -1,4 +1,4 @@
-"""Failures of the conformance kit by cause, and the `unsupported` declaration that would allow for them."""
+"""Failures of the conformance kit by cause, and the `unsupported` declaration that would make them expected."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def by_cause(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
 
 
 def declaration(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """Return what to declare as unsupported, with reasons, in as few names as possible.
+    """Return what to declare as unsupported, by name with its reason, with as few names as possible.
 
     First come names whose checks all failed: a dtype, a function, or a function for one dtype if half of the function's
     failures have this dtype. Then, for the remaining failures, functions that pass other checks; then single checks.

@@ -87,7 +87,9 @@ def _pair(named: list[gf.Device]) -> Pair:
     if diagnosis.usable:
         return Pair(cpu, gf.Device("cuda"))
     fake = gf.Device("fake")  # registered by gradflow.testing
-    return Pair(cpu, fake, f"no CUDA device: {diagnosis}. The fake device is NumPy too, behind arrays of its own.")
+    return Pair(
+        cpu, fake, f"no CUDA device: {diagnosis}. The fake device computes with NumPy too, in arrays of its own class."
+    )
 
 
 def _device(name: str) -> gf.Device:

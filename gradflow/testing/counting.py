@@ -1,10 +1,11 @@
-"""Count or forbid what makes the host wait for a device: `count_transfers` and `forbid_sync`.
+"""Count, or forbid, copies between host and devices and waits of the host: `count_transfers` and `forbid_sync`.
 
 Both watch the services of every `Backend` (also of one created inside the `with`), through which gradflow copies values
-and waits. They see the code inside the `with` only, not other threads. They do not see an array library that waits on
-its own, such as in a kernel that reads a number: for that, run the same code on the `fake` device, whose arrays refuse.
+and waits. They see the code inside the `with` only, not other threads. They do not see waits inside the array library,
+such as those of a kernel that reads a number: to find these, run the same code on the `fake` device, whose arrays raise
+an error.
 
-Outside of such a `with`, nothing is watched and nothing costs time.
+Outside such a `with`, nothing is watched, so there is no cost.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ _users = 0
 def count_transfers() -> Iterator[Transfers]:
     """Count the copies between host and devices, and how often the host waits, inside a `with`.
 
-    Copies in memory on the CPU count too, so you can prepare code for a GPU without having one. Reading the memory of
-    the CPU without a copy does not count: labels, and a tensor that moves to another device.
+    Copies in memory on the CPU count too, so you can prepare code for a GPU without having one. Reads of the CPU's
+    memory without a copy do not count, such as the check of labels or the move of a tensor to another device.
 
     >>> import gradflow as gf
     >>> x = gf.tensor([1.0, 2.0])

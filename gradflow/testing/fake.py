@@ -1,8 +1,8 @@
-"""The device `fake`: NumPy behind an array type that hides its values and counts what is done with it.
+"""The device `fake`: NumPy behind an array type that hides its values and counts operations.
 
 A program that runs on `fake` reads no value implicitly, does not mix arrays of different devices, and uses no array
-attribute beyond those that `Backend` promises. So it tests what a GPU requires, on a machine without one. There are two
-devices, `fake:0` and `fake:1`; importing `gradflow.testing` registers them.
+attribute beyond those that `Backend` promises. So it meets these requirements of a GPU, tested on a machine without
+one. There are two devices, `fake:0` and `fake:1`; importing `gradflow.testing` registers them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _VALUES = (
 
 @dataclass
 class Counts(HostTraffic):
-    """What was done on a fake device; `FakeBackend.counts` has it."""
+    """Counts of operations on a fake device: see `FakeBackend.counts`."""
 
     allocations: int = 0
     """New arrays that own their memory."""
@@ -102,7 +102,7 @@ def _refusal(name: str) -> Callable[..., Any]:
     def refuse(self: FakeArray, *_: Any, **__: Any) -> Any:
         raise TypeError(
             f"__{name}__ would wait for {self._backend.device} and copy an array of shape {self.shape} to the host: "
-            "say so with Backend.to_host, or Tensor.numpy() or .item()"
+            "do so explicitly with Backend.to_host, Tensor.numpy() or .item()"
         )
 
     return refuse
@@ -134,7 +134,7 @@ class _Memory:
 
 
 class FakeBackend(Backend):
-    """NumPy's array functions on `FakeArray`s, with the composed kernels. `counts` says what has been done so far.
+    """NumPy's array functions on `FakeArray`s, with the composed kernels. `counts` counts the operations so far.
 
     >>> import gradflow as gf
     >>> with gf.use_device("fake"):
@@ -151,8 +151,8 @@ class FakeBackend(Backend):
     >>> float(y.array[0, 0])
     Traceback (most recent call last):
     ...
-    TypeError: __float__ would wait for fake:0 and copy an array of shape () to the host: say so with Backend.to_host, \
-or Tensor.numpy() or .item()
+    TypeError: __float__ would wait for fake:0 and copy an array of shape () to the host: do so explicitly with \
+Backend.to_host, Tensor.numpy() or .item()
     """
 
     name = "fake"

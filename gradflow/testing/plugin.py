@@ -1,11 +1,11 @@
-"""The conformance kit for pytest: checks that a backend does what gradflow requires.
+"""The conformance kit for pytest: checks that a backend meets gradflow's requirements.
 
     python -m pytest -p gradflow.testing.plugin --pyargs gradflow.testing.conformance --gradflow-backend=NAME
 
 NAME is a device: `cpu`, `cuda:1`, or the prefix of a plug-in. If no entry point names the backend,
 `--gradflow-backend-module=MODULE` imports a module that registers it. Each check compares the backend with NumPy or
-with the composed defaults of `gradflow.backend`. A backend declares what it does not do in `Backend.unsupported`.
-Warnings are left to pytest: with `-W error` they are failures. The kit needs only pytest and NumPy.
+with the composed defaults of `gradflow.backend`. A backend declares its limitations in `Backend.unsupported`. Warnings
+are left to pytest: with `-W error` they are failures. The kit needs only pytest and NumPy.
 """
 
 from __future__ import annotations

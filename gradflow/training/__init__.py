@@ -1,4 +1,4 @@
-"""Training: the loop `fit`, and `train`, a whole run whose folder is enough to repeat it."""
+"""Training: the loop `fit`, and `train`, a whole run whose folder holds what is needed to repeat it."""
 
 from gradflow.training.loop import Epoch, NonFiniteLossError, evaluate, fit
 from gradflow.training.settings import Settings, SettingsError, read_config

@@ -1,6 +1,6 @@
 """The training loop.
 
-Within an epoch nothing is read from the device. Losses and counts add up there, and one transfer at the end of the
+Within an epoch nothing is read from the device. Losses and counts are kept there, and one transfer at the end of the
 epoch reads them all, so the host never waits for a GPU between two steps.
 """
 
@@ -49,7 +49,11 @@ def fit(
 ) -> Iterator[Epoch]:
     """Train the model in place and yield the figures of each epoch: `for epoch in fit(...): ...`.
 
-    You may leave the loop early. Raises NonFiniteLossError after an epoch with a non-finite loss, and ValueError for
+    model, criterion, optimizer: what to train, its loss (see `Criterion`), and what updates its parameters.
+    train_batches, test_batches: the batches of an epoch, and those that are evaluated after it.
+    epochs: the number of epochs. You may leave the loop early.
+
+    Raises NonFiniteLossError after an epoch with a non-finite loss, and ValueError for
     labels outside the model's outputs, since CUDA kernels do not check labels.
     """
     train_tally, test_tally = _Tally(train_batches.targets), _Tally(test_batches.targets)
@@ -103,7 +107,7 @@ class _Tally:
         self.start()
 
     def start(self) -> None:
-        """Forget all results."""
+        """Drop all results."""
         self.losses: list[gf.Tensor] = []
         self.samples: list[int] = []
         self.results: list[gf.Tensor] = []  # predicted labels, or sums of squared errors
@@ -135,7 +139,7 @@ class _Tally:
         return gf.concat([losses, gf.reshape(gf.astype(last, losses.dtype), (1,))])
 
     def figures(self, sums: list[float]) -> tuple[float, float]:
-        """Return the mean loss and the score from the values of `sums`, and forget the results."""
+        """Return the mean loss and the score from the values of `sums`, and drop the results."""
         loss = sum(loss * n for loss, n in zip(sums, self.samples, strict=False)) / sum(self.samples)
         share = sums[-1] / sum(t.size for t in self.targets)
         self.start()

@@ -123,7 +123,7 @@ def without_interrupts() -> Iterator[None]:
 
 
 def environment(device: gf.Device) -> dict[str, Any]:
-    """Return what, besides the settings, decides a result: if both are equal, two runs are equal bit for bit.
+    """Return what else than the settings determines a result: if both are equal, two runs are equal bit for bit.
 
     That is: the versions, the device, which kernels run (so GRADFLOW_FUSED and GRADFLOW_FAST), the BLAS library with
     the processor type of its kernels and its threads, and the processor that numba compiles for. Raises

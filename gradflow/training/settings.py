@@ -1,4 +1,4 @@
-"""`Settings`: everything that decides what a run computes, in one checked, immutable record.
+"""`Settings`: everything that determines what a run computes, in one checked, immutable record.
 
 The command line, a config.toml and Python code all create `Settings(...)`, so each rule is stated once.
 """
@@ -23,7 +23,7 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
     "sgd": {"lr": 0.05, "weight_decay": 0.0, "momentum": 0.9},
     "rmsprop": {"lr": 0.0005, "weight_decay": 0.0, "momentum": 0.0},
 }
-"""The optimizers by name, with their defaults; those without a default momentum take no momentum."""
+"""The optimizers by name, with their defaults; those without a default momentum have no such setting."""
 
 SCHEDULES = ("cosine", "constant")
 """The schedules of the learning rate: down to 0 along half a cosine over the whole run, or constant."""
@@ -37,9 +37,15 @@ class SettingsError(ValueError):
 class Settings:
     """The settings of a run. If `lr`, `momentum` or `weight_decay` is None, it becomes the optimizer's default.
 
-    device: a name, or "auto". hidden: the widths of the hidden layers, () for none. seed: in [0, 2^32); it decides
-    the split, the initial weights, the shuffles and the dropout masks. Raises SettingsError, which names the setting,
-    for an invalid value.
+    dataset: a name in `gradflow.data.DATASETS`. device: a name, or "auto" (default).
+    hidden: the widths of the hidden layers, () for none (default (256, 128)). activation: its name (default "relu").
+    dropout: the probability of dropping an element, at least 0 and below 1 (default 0.2).
+    optimizer: a name in `OPTIMIZERS` (default "adamw"). lr, momentum, weight_decay: its hyperparameters.
+    schedule: a name in `SCHEDULES` (default "cosine"). batch_size: samples per batch (default 64).
+    epochs: passes through the training split (default 40).
+    seed: in [0, 2^32) (default 0); it determines the split, the initial weights, the shuffles and the dropout masks.
+
+    Raises SettingsError, which names the setting, for an invalid value.
     """
 
     dataset: str

@@ -1,7 +1,7 @@
 """A whole run from its settings: device, data, model, loop, and the folder with its results.
 
-A run is a function of its `Settings`. The seed decides everything random, and each part has its own stream, so equal
-settings give equal numbers, bit for bit, if `run_folder.environment` is equal too.
+A run is a function of its `Settings`. The seed determines everything random, and each part has its own stream of random
+numbers, so equal settings give equal results, bit for bit, if `run_folder.environment` is equal too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ EXTRA_MODULES = {
     "tomli_w": "tomli-w",
     "tqdm": "tqdm",
 }
-"""What the extra `train` installs: import names, and names of packages."""
+"""What the extra `train` installs: the names to import, each with the name of its package."""
 
 _SMALL_PRODUCT = 1 << 25  # multiplications, about a millisecond of one core
 _SHUFFLE_STREAM = 1 << 64  # added to the seed: shuffles use other keys than weights and masks
@@ -236,7 +236,7 @@ def _physical_memory() -> float:
 def _thread_limit(setup: Setup) -> contextlib.AbstractContextManager[Any]:
     """Return a context with one BLAS thread if the model is on the CPU and its products are small.
 
-    A second thread gains nothing for them, and on a busy machine waiting for it made a run ten times as long.
+    A second thread does not make these faster, and on a busy machine waiting for it made a run ten times as long.
     """
     largest = max(n * m for n, m in itertools.pairwise(setup.model.sizes)) * setup.settings.batch_size
     if not setup.settings.device.startswith("cpu") or largest > _SMALL_PRODUCT:

@@ -64,7 +64,7 @@ def _keys(item: pytest.Function) -> set[str]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect checks of dtypes that the backend lacks; `test_dtype` is the check that it has them."""
+    """Deselect checks of dtypes that the backend lacks, except `test_dtype`, which checks that it has them."""
     here = Path(__file__).parent
     ours = [item for item in items if isinstance(item, pytest.Function) and here in item.path.parents]
     if not ours:
@@ -88,7 +88,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A declared failure is an expected failure; a declaration without any failed check is a failure."""
+    """Report a declared failure as expected, and a declaration whose checks all passed as a failure."""
     report = yield
     if isinstance(item, pytest.Function) and Path(__file__).parent in item.path.parents and report.when != "teardown":
         failed = "" if call.excinfo is None else cause(call.excinfo.value, _subjects(item))

@@ -301,7 +301,7 @@ def test_kernels(backend: Backend) -> None:
     assert all(isinstance(kind, str) and kind for kind in found.values())
 
 
-def test_a_name_that_is_none_raises(backend: Backend) -> None:
+def test_an_unknown_name_raises(backend: Backend) -> None:
     """It raises AttributeError, which names the backend and the function."""
     with pytest.raises(AttributeError, match=f"'{backend.name}'.*'einsum_of_doom'"):
         _ = backend.einsum_of_doom

@@ -43,7 +43,7 @@ class Call:
 
     @property
     def needs(self) -> set[str]:
-        """The dtypes that the call names, besides the one under test."""
+        """The dtypes that the call names, other than the one under test."""
         return {x.name for x in (*self.arguments, *self.options.values()) if isinstance(x, Native) and x.name}
 
     def __str__(self) -> str:
