@@ -79,7 +79,7 @@ __global__ void bias_activation(
 }
 
 // dz = the VJP of the activation; sums, (gridDim.y, columns), = the column sums of dz over each chunk of rows.
-// With IDENTITY, g takes the place of dz; dz and saved are not accessed.
+// With IDENTITY, sums are those of g; dz and saved are not accessed.
 template <typename T>
 __global__ void bias_backward(
     const T* g, const T* saved, T* dz, T* sums, index_t rows, index_t columns, index_t chunk, int code,

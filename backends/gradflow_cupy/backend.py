@@ -71,7 +71,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
     def find_dtypes(self, namespace: Any) -> dict[str, Any]:
         found = {n: namespace.dtype(getattr(namespace, n)) for n in DTYPES if hasattr(namespace, n)}
-        if self.numpy.lib.NumpyVersion(self.numpy.__version__) >= "2.1.2":  # as in CuPy: it crashes earlier NumPys
+        if self.numpy.lib.NumpyVersion(self.numpy.__version__) >= "2.1.2":  # as in CuPy: earlier versions crash
             with contextlib.suppress(ImportError):
                 found["bfloat16"] = namespace.dtype(importlib.import_module("ml_dtypes").bfloat16)
         return found

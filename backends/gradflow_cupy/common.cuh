@@ -1,4 +1,4 @@
-// Definitions that all kernels share. Each .cu file is compiled with this text in front of it.
+// Definitions that all kernels share: this text is put before that of each .cu file.
 //
 // Sums are computed in a fixed order, by a tree over the threads of a block, never by atomic additions: the same input
 // gives the same bits. The number of threads per block is a power of two, at most MAX_THREADS.

@@ -184,7 +184,7 @@ def _rounded(result: Array, x: Array) -> Array:
 
 
 def _limit(limit: Any, dtype: Any) -> Any:
-    """A limit of `clip`: a float that may overflow `dtype` as its scalar, so that it becomes inf without a warning."""
+    """A limit of `clip`. A float beyond float16 becomes a scalar of `dtype`: there, overflow to inf does not warn."""
     if limit.__class__ is not float or -_LARGEST_FLOAT16 <= limit <= _LARGEST_FLOAT16 or dtype.kind != "f":
         return limit
     with np.errstate(over="ignore"):

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 _ROWS = 1024
-"""Rows, or elements, that are summed before their sum is added to other sums, which keeps the rounding error small."""
+"""The number of rows, or elements, in a partial sum. Adding partial sums keeps the rounding error small."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 

@@ -18,7 +18,7 @@ from gradflow.backend import Array
 from gradflow_numpy.threads import count
 
 MIN_SIZE = 64**3
-"""The least number of multiply-adds of a product for which MKL is used."""
+"""The smallest number of multiply-adds of a product for which MKL is used."""
 
 _ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112
 _FUNCTIONS = {

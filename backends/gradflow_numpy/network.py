@@ -245,7 +245,7 @@ class NetworkKernels(Backend):
 
 
 def _sum_of_rows(g: Array, out: Array | None) -> Array:
-    """The sum of g over its rows, as accurate as the matrix products beside it; float16 is summed in float32."""
+    """The sum of g over its rows, as accurate as a matrix product; float16 is summed in float32."""
     total = sums.total(g, 0) if g.shape[0] > _ROWS else _reduce(g, 0, np.result_type(g, np.float32))
     if out is None:
         return total.astype(g.dtype, copy=False)
@@ -270,7 +270,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _is_not_zero(x: Array) -> Array:
-    """Where x is not 0. For small arrays a cast is faster than a comparison, which first makes an array of the 0."""
+    """Where x is not 0. For small arrays a cast is faster than a comparison, which first converts the 0 to an array."""
     return x.astype(np.bool_) if x.size <= _SMALL else np.not_equal(x, 0)
 
 

@@ -21,7 +21,7 @@ _accumulate: Any = np.add.accumulate
 _FLOAT16 = np.dtype(np.float16)
 _FEW = 32  # terms that may be added one after another
 _LONG = 1024  # elements of a row that amortise a call of NumPy's inner loop, and fit the first-level cache
-BLOCK = 2048  # most elements of a dot product, which BLAS sums in an order of its own
+BLOCK = 2048  # the largest number of elements of a dot product, whose order of summation BLAS chooses
 
 
 def total(x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 from gradflow_numpy.subnormals import flushed
 
 SHARE = 1 << 21
-"""The least number of elements for which threads are tried; they are started for each call and end with it."""
+"""The smallest number of elements for which threads are tried; they are started for each call and end with it."""
 _PART = 1 << 18
 """The elements that a thread takes at a time, so that a slower thread takes fewer in total."""
 _TRIALS = 3
@@ -25,7 +25,7 @@ _count = 0
 
 
 def count() -> int:
-    """The number of threads to use: that of `set_count`, or else OMP_NUM_THREADS and at most the available cores."""
+    """The number of threads to use: that of `set_count`, else OMP_NUM_THREADS, but at most the available cores."""
     global _count
     if not _count:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -35,7 +35,7 @@ def count() -> int:
 
 
 def set_count(n: int) -> None:
-    """Use n threads from now on, and measure again whether they pay."""
+    """Use n threads from now on, and measure again whether they are faster."""
     global _count
     _count = n
     _trials.clear()
@@ -44,9 +44,12 @@ def set_count(n: int) -> None:
 def share_out(work: Callable[..., Any], arrays: Sequence[Any], options: Sequence[Any]) -> None:
     """Call `work(*arrays, *options)`, on long arrays in parts on several threads, flushing subnormal numbers to zero.
 
-    arrays: flat arrays of one length, or None. Threads do not always pay: OpenBLAS's spin for up to 0.1 s after a
-    product, and one core may already saturate the memory bandwidth. So the first calls for each length measure both
-    ways, and later ones take the faster. An error in a part is raised after all threads have finished.
+    work: a function that changes its arrays in place. options: its other arguments.
+    arrays: flat arrays of one length, or None.
+
+    Threads are not always faster: those of OpenBLAS spin for up to 0.1 s after a product, and one core may already
+    saturate the memory bandwidth. So the first calls for each length measure both ways, and later calls take the faster
+    one. An error in a part is raised after all threads have finished.
     """
     size = arrays[0].size
     if size < SHARE or count() == 1:
