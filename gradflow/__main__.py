@@ -1,6 +1,6 @@
-"""The entry point of the command `gradflow`: until a run trains, Ctrl-C ends it at once, with one line.
+"""The entry point of the command `gradflow`: until training starts, Ctrl-C ends the process at once, with one line.
 
-The slow imports happen under this rule. `python -m gradflow` runs this file after importing the package; the installed
+This holds during the slow imports too. `python -m gradflow` runs this file after importing the package; the installed
 script runs it first, since a wheel also contains this file as the module `gradflow_command`.
 """
 

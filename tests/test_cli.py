@@ -117,7 +117,7 @@ def test_a_run_says_what_it_does_and_leaves_its_files(command: Any) -> None:
 
 @needs_extra
 def test_a_device_that_was_asked_for_is_named_as_such(command: Any) -> None:
-    assert re.match(r"device: cpu, .+ \(as asked\)\n", command("train", "iris", *QUICK).out)
+    assert re.match(r"device: cpu, .+ \(as requested\)\n", command("train", "iris", *QUICK).out)
 
 
 @pytest.mark.slow
@@ -477,7 +477,7 @@ def test_what_matplotlib_was_told_does_not_matter(how: str) -> None:
     assert re.fullmatch("test accuracy .+; saved in r\n", done.stdout)
     there = {p.name for p in Path("r").iterdir()}
     if how == "not text":  # then matplotlib cannot even be imported
-        assert re.fullmatch(r"gradflow: note: there is no curves\.png: .+", done.stderr.splitlines()[-1])
+        assert re.fullmatch(r"gradflow: note: curves\.png could not be drawn: .+", done.stderr.splitlines()[-1])
         assert there == FILES - {"curves.png"}
     else:
         assert done.stderr == ""
@@ -495,7 +495,7 @@ def test_a_picture_that_cannot_be_drawn_is_one_line(command: Any, monkeypatch: p
     status, out, err = command("train", "iris", *QUICK, "--quiet")
     assert status == 0
     assert out.endswith("saved in runs/iris-seed0\n")
-    assert err == "gradflow: note: there is no curves.png: RuntimeError: no font\n"
+    assert err == "gradflow: note: curves.png could not be drawn: RuntimeError: no font\n"
     assert {p.name for p in Path("runs/iris-seed0").iterdir()} == FILES - {"curves.png"}
 
 

@@ -229,13 +229,13 @@ def run(arguments: argparse.Namespace) -> int:
             return FAILED
         print(_outcome(result), flush=True)
         if result.no_picture:
-            print(f"gradflow: note: there is no curves.png: {result.no_picture}", file=sys.stderr, flush=True)
+            print(f"gradflow: note: curves.png could not be drawn: {result.no_picture}", file=sys.stderr, flush=True)
         return INTERRUPTED if result.interrupted else 0
 
 
 @contextlib.contextmanager
 def _raised_interrupts() -> Iterator[None]:
-    """Inside a `with`, Ctrl-C raises KeyboardInterrupt; `gradflow.__main__` had it end the process at once."""
+    """Inside a `with`, Ctrl-C raises KeyboardInterrupt and does not end the process, as set by `gradflow.__main__`."""
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or before is signal.default_int_handler:
         yield

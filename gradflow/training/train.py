@@ -182,7 +182,7 @@ def resolve_device(settings: Settings) -> tuple[Settings, str]:
         device, reason = auto_device()
         return replace(settings, device=str(device)), reason
     try:
-        return replace(settings, device=str(gf.get_backend(settings.device).device)), "as asked"
+        return replace(settings, device=str(gf.get_backend(settings.device).device)), "as requested"
     except (ValueError, gf.DeviceUnavailableError) as error:
         raise SettingsError(str(error)) from None
 
@@ -265,7 +265,7 @@ def _make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.o
 
 
 def _save(folder: RunFolder, result: Result, weights: dict[str, gf.Tensor]) -> str:
-    """Write the files of a run. Return why there is no curves.png, on one line; "" if there is one."""
+    """Write the files of a run. Return why curves.png could not be drawn, on one line; "" if it was."""
     settings, classification = result.settings, result.classification
     reached: dict[str, Any] = dict(zip(column_names(classification), result.epochs[-1], strict=True))
     if result.interrupted or result.failure:

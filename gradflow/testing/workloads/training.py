@@ -35,8 +35,10 @@ def workloads() -> Iterator[Workload]:
 
 
 def _optimizer(name: str, at: Place) -> list[Check]:
-    """About ten roundings in each of 10 steps, of numbers below 2: 10 * 10 eps * 2. Gradients are kept away from 0,
-    where Adam and RMSprop would divide one rounding error by another."""
+    """About ten roundings in each of 10 steps, of numbers below 2: 10 * 10 eps * 2.
+
+    Gradients are kept away from 0, where Adam and RMSprop would divide one rounding error by another.
+    """
     p = at.normal((1000,), 1, grad=True)
     optimizer = OPTIMIZERS[name]([p])
     for step in range(10):
@@ -80,7 +82,7 @@ class Run:
         return gf.stack(losses)
 
     def state(self) -> dict[str, Any]:
-        """Return everything that decides how the run continues."""
+        """Return everything that determines how the run continues."""
         return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "generator")}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -99,8 +101,8 @@ def _start_of_training(at: Place) -> list[Check]:
 
 
 def _of_losses(losses: Any) -> Any:
-    """In each step the sums of at most K = 33 terms, in 3 layers, forward and backward, have an error of at most K eps;
-    at these learning rates a step does not enlarge differences."""
+    """The bound of the losses: in each step, sums of at most K = 33 terms have an error of at most K eps, in 3 layers,
+    forward and backward. At these learning rates a step does not enlarge differences."""
     return STEPS * 6 * 33 * EPS * np.abs(f64(losses))
 
 
