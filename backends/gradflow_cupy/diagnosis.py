@@ -230,7 +230,7 @@ def _kernel_failed(error: Exception) -> Diagnosis:
     if isinstance(error, ImportError) or "notfound" in type(error).__name__.lower() or (
         missing and ("cannot open" in text or "not found" in text or "no such file" in text)
     ):  # fmt: skip
-        which = ", ".join(missing) if missing else "unknown which"
+        which = ", ".join(missing) if missing else "names unknown"
         code = next((f"no-{name}" for name in ("nvrtc", "cublas") if name in missing), "no-library")
         return Diagnosis(
             False,

@@ -17,17 +17,17 @@ from typing import Any
 from gradflow.backend import Array
 
 THREADS = 256
-"""Threads per block at most; MAX_THREADS in common.cuh."""
+"""The largest number of threads per block: MAX_THREADS in common.cuh."""
 TILE_COLUMNS = 32
-"""Columns per block in kernels that sum over rows; also in common.cuh."""
+"""The number of columns per block in kernels that sum over rows: TILE_COLUMNS in common.cuh."""
 MAX_BLOCKS = 1 << 16
-"""Blocks per grid at most; kernels loop over the remaining elements."""
+"""The largest number of blocks per grid; kernels loop over the remaining elements."""
 PARTIAL_BLOCKS = 1024
-"""Blocks at most in a sum over all elements; a final launch of one block adds up their partial sums."""
+"""The largest number of blocks in a sum over all elements; a final launch of one block adds up their partial sums."""
 SUM_THREADS = 1 << 17
-"""Threads that share a sum over rows, if there are enough rows."""
+"""The number of threads that share a sum over rows, if there are enough rows."""
 CHUNK_ROWS = 256
-"""Rows that one block sums in a sum over rows."""
+"""The number of rows that one block sums in a sum over rows."""
 
 REAL_TYPES = {"f": "float", "d": "double"}
 """The element types that kernels are compiled for: the C++ type for each dtype character."""
@@ -122,10 +122,11 @@ def kernel_dtype(*arrays: Array | None) -> str | None:
 def launch(name: str, dtype: str | None, grid: Grid, block: Grid, *arguments: Any) -> None:
     """Launch a kernel on the current device and stream, unless the grid is empty.
 
-    dtype: the dtype character of the elements; None for a kernel that is not a template. arguments: arrays, None for
-    an optional array, and numbers. Numbers are converted to the type of their parameter, since CuPy passes a number in
-    its own size while the kernel reads the size of its parameter. Raises TypeError for a wrong count of arguments or a
-    number of another kind, OverflowError for a number out of range.
+    dtype: the dtype character of the elements; None for a kernel that is not a template.
+    arguments: arrays, None for an optional array, and numbers. Numbers are converted to the type of their parameter,
+        since CuPy passes a number in its own size while the kernel reads the size of its parameter.
+
+    Raises TypeError for a wrong number of arguments or a number of another kind, OverflowError for one out of range.
     """
     if 0 in grid:
         return
@@ -176,6 +177,6 @@ def per_tile(rows: int, columns: int) -> tuple[Grid, Grid, int]:
 
 
 def sum_parts(many: int, rows: int, columns: int) -> int:
-    """How many partial sums `sum_rows` makes of these rows: enough to occupy the device, each of at least 64 rows."""
+    """The number of partial sums for `sum_rows`: enough to occupy the device, each of at least 64 rows."""
     enough = max(SUM_THREADS // (many * columns), 32 // columns, 1)  # 32: coalesced reads of narrow matrices
     return min(enough, (rows + 63) // 64)
