@@ -1,4 +1,4 @@
-"""The cost of recording and differentiating, beside PyTorch and HIPS autograd: `python -m benchmarks.autograd [FILE]`.
+"""The cost of recording and differentiating, against PyTorch and HIPS autograd: `python -m benchmarks.autograd [FILE]`.
 
 All rows of a table are timed in turn in one run, on one CPU thread, in float32, after a check that they compute the
 same. With FILE, the figures are also written there, as JSON.
@@ -62,7 +62,7 @@ def chain(x: Any, factor: Any, term: Any) -> Any:
 
 
 def overhead() -> Figures:
-    """Return microseconds per operation, forward and backward, in a chain on 4 elements, where all is overhead."""
+    """Return microseconds per operation, forward and backward, in a chain on 4 elements: almost all of it overhead."""
     start = np.array([1.0, 0.5, -1.0, 2.0], np.float32)
     factor, term, seed = (np.full(4, value, np.float32) for value in (1.0001, 1e-4, 1.0))
     state: dict[str, Any] = {}
@@ -279,7 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure and print; write the file that the arguments name."""
     parser = Parser(
         prog="python -m benchmarks.autograd",
-        description="Time operations, Hessians, checkpoints and tensor creation, beside the peers that are installed.",
+        description="Time operations, Hessians, checkpoints and tensor creation, against the peers that are installed.",
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="also write the figures there, as JSON")
     file_name = parser.parse_args(arguments).file

@@ -1,6 +1,6 @@
 """The time of `import gradflow` relative to `import numpy`: `python -m benchmarks.import_time [ROUNDS]`.
 
-Each import is timed in a process of its own, with the files cached by the system and compiled to bytecode. The
+Each import is timed in its own process, with the files cached by the system and compiled to bytecode. The
 processes of a round run in random order, so that changes of machine load affect all alike; the medians are compared.
 gradflow imports NumPy and looks for devices on first use, so the first tensor is timed too. The exit status is 1 if the
 import takes more than `LIMIT` times NumPy's.
@@ -50,9 +50,11 @@ def measure(rounds: int) -> dict[str, list[float]]:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print and return the exit status."""
     parser = Parser(
-        prog="python -m benchmarks.import_time", description="Time `import gradflow` beside `import numpy`."
+        prog="python -m benchmarks.import_time", description="Time `import gradflow` against `import numpy`."
     )
-    parser.add_argument("rounds", nargs="?", type=count, default=40, help="times that each is timed (default: 40)")
+    parser.add_argument(
+        "rounds", nargs="?", type=count, default=40, help="how often each import is timed (default: 40)"
+    )
     rounds = parser.parse_args(arguments).rounds
     found = measure(rounds)
     base = statistics.median(found["numpy"])

@@ -1,4 +1,4 @@
-"""Sums over leading axes and running sums, beside PyTorch and NumPy's own: `python -m benchmarks.sums`.
+"""Sums over leading axes and running sums, against PyTorch and NumPy: `python -m benchmarks.sums`.
 
 The libraries are timed in turn, on the CPU, in float32: PyTorch on one thread per core, gradflow and NumPy on one
 thread. The figures are median milliseconds.
@@ -42,7 +42,7 @@ def line(
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print all lines; exits with status 2 and one line if PyTorch is not installed."""
-    parser = Parser(prog="python -m benchmarks.sums", description="Time sums beside PyTorch and NumPy.")
+    parser = Parser(prog="python -m benchmarks.sums", description="Time sums against PyTorch and NumPy.")
     parser.parse_args(arguments)
     if importlib.util.find_spec("torch") is None:
         parser.error('PyTorch is not installed, and this compares with it; type: pip install -e ".[peers]"')

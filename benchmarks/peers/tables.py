@@ -70,7 +70,7 @@ def text(run: Run) -> str:
 
 
 def microseconds(cell: Cell, name: str) -> str:
-    """Return a row's time of a step; "" if there is none."""
+    """Return a row's time of a step, as text; "" if it was not timed."""
     return digits(1e6 * statistics.median(cell.turns[name])) if name in cell.turns else ""
 
 
