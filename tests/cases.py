@@ -25,7 +25,7 @@ NONDIFFERENTIABLE = {
 }  # fmt: skip
 """The public operations whose results do not require grad."""
 
-FUNCTIONS = {*gf.ops.__all__, "getitem"} - NONDIFFERENTIABLE
+FUNCTIONS = sorted({*gf.ops.__all__, "getitem"} - NONDIFFERENTIABLE)
 """Every differentiable function that gradflow promises; "getitem" is basic and integer-array indexing."""
 
 
