@@ -1,6 +1,6 @@
 // Optimizer steps over flat arrays, and clipping by the global norm. Numbers come as double, computed on the host, and
-// are rounded to T here, as a Python number is when it meets an array. Names are those of the options and scalars in
-// gradflow/backend/optimizer_steps.py; first the options, then what changes with each step.
+// are rounded to T here, as array libraries round a Python number in an operation with an array. Names are those in
+// gradflow/backend/optimizer_steps.py: first the options, then the scalars, which change with each step.
 
 template <typename T>
 __global__ void sgd_step(

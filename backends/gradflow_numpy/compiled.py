@@ -186,7 +186,7 @@ def adam(
     parameter: Any, gradient: Any, mean: Any, square: Any, beta1: float, beta2: float, scaled_epsilon: float,
     weight_decay: float, scaled_step_size: float, decay_factor: float,
 ) -> None:  # fmt: skip
-    """`Backend.adam_step`; scaled_epsilon, scaled_step_size: times bias_correction2_root."""
+    """`Backend.adam_step`, with epsilon and the step size (lr / bias_correction1) times bias_correction2_root."""
     real = parameter.dtype.type
     one_minus_beta1, one_minus_beta2 = real(1 - beta1), real(1 - beta2)
     beta1, beta2, weight_decay, decay_factor = real(beta1), real(beta2), real(weight_decay), real(decay_factor)

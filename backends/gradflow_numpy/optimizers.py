@@ -64,7 +64,7 @@ class OptimizerKernels(Backend):
         return None
 
     def _pass(self, name: str, arrays: Sequence[Array | None], numbers: Sequence[Any]) -> None:
-        """Call an optimizer's pass on flat arrays of one length, or None, and the numbers that it takes."""
+        """Call the pass `name` of an optimizer with flat arrays of one length (or None) and with its numbers."""
         share_out(_PASSES[name], arrays, numbers)
 
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
@@ -117,7 +117,8 @@ def _adam(
 ) -> None:  # fmt: skip
     """`Backend.adam_step`, chunk by chunk.
 
-    scaled_epsilon, scaled_step_size: times bias_correction2_root, which saves the division of the root by it.
+    scaled_epsilon, scaled_step_size: epsilon and the step size times bias_correction2_root, which saves the division
+    of the root by it.
     """
     dtype = parameter.dtype
     beta1, one_minus_beta1, beta2, one_minus_beta2 = _constants(dtype, beta1, 1 - beta1, beta2, 1 - beta2)

@@ -11,7 +11,7 @@ from benchmarks.peers.peer import Peer
 from benchmarks.workloads import OPTIMIZERS, Workload
 
 CHUNK = 65_536
-"""Elements of an optimizer's pass: its arrays stay in the cache meanwhile."""
+"""The number of elements that an optimizer updates at a time, so that the arrays stay in the cache."""
 
 
 def views(flat: Any, like: list[Any]) -> list[Any]:

@@ -24,6 +24,9 @@ def in_float32(F: Any, g: Any, out: Any, values: Sequence[Any], node: Node) -> t
 def fitted(result: Any, F: Any, node: Node, argument: int, on_tensors: bool) -> Any:
     """The result of a rule in the shape and dtype of the argument: summed over broadcast axes, and cast.
 
+    F: the namespace of the rule. node, argument: the node, and the index of the argument that the rule is for.
+    on_tensors: whether the result is a tensor, and not an array or a batch.
+
     Raises ValueError if the argument does not broadcast to the shape of the result: an error in the rule.
     """
     parent = node.parents[argument]

@@ -75,6 +75,8 @@ class Leaf:
     optimizer, a leaf is RESERVED after `clear`, CLAIMED by the walk that writes to its buffer, and IN_BUFFER once that
     walk has marked it filled; then the optimizer reads the buffer. All other gradients are added by `accumulate`.
 
+    backend, shape, dtype: those of the tensor.
+
     Walks of several threads may reach one leaf at the same time: see `locks`.
     """
 

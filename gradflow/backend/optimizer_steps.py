@@ -23,7 +23,7 @@ class SGDOptions(NamedTuple):
     momentum: the factor of the velocity, 0 without one.
     dampening: each step adds 1 - dampening times the gradient to the velocity.
     weight_decay: the factor of the parameter that is added to the gradient.
-    nesterov: whether the momentum is Nesterov's.
+    nesterov: whether to use Nesterov momentum.
     """
 
     momentum: float
@@ -36,7 +36,7 @@ class SGDScalars(NamedTuple):
     """The scalars of `sgd_step`.
 
     lr: the learning rate.
-    first: whether this is the first step of the velocity, which does not read it.
+    first: whether this is the first step with a velocity, which overwrites it without reading it.
     """
 
     lr: float

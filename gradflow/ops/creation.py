@@ -105,14 +105,18 @@ def _filled(
 def zeros(
     shape: int | Sequence[int], dtype: Any = None, device: DeviceLike | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """A tensor of zeros. dtype: float32 by default. device: the current one by default."""
+    """A tensor of zeros.
+
+    shape: an integer or a sequence of integers. dtype: float32 by default. device: the current one by default.
+    requires_grad: whether the tensor requires grad (default False).
+    """
     return _filled("zeros", shape, dtype, device, requires_grad)
 
 
 def ones(
     shape: int | Sequence[int], dtype: Any = None, device: DeviceLike | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """A tensor of ones. dtype: float32 by default. device: the current one by default."""
+    """A tensor of ones. Arguments as for `zeros`."""
     return _filled("ones", shape, dtype, device, requires_grad)
 
 
@@ -123,7 +127,7 @@ def full(
     device: DeviceLike | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """A tensor filled with `fill_value`. dtype: float32 by default. device: the current one by default.
+    """A tensor filled with `fill_value`. Other arguments as for `zeros`.
 
     Raises TypeError for anything but a number, ValueError or OverflowError for one that an integer dtype cannot hold.
     """

@@ -27,7 +27,7 @@ class SGD(Optimizer):
 
     parameters: tensors or parameter groups, as for every `Optimizer`.
     lr: learning rate, a number or a schedule (default 1e-3).
-    momentum: the share of the velocity that each step keeps, at least 0 (default 0: no velocity).
+    momentum: the factor of the velocity in each step, at least 0 (default 0: no velocity).
     dampening: each step adds 1 - dampening times the gradient to the velocity (default 0).
     weight_decay: the factor of the parameters that is added to their gradients (default 0).
     nesterov: Nesterov's momentum, which needs momentum > 0 and dampening 0 (default False).
@@ -67,7 +67,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015), its weight decay added to the gradient.
+    """Adam (Kingma & Ba 2015), with weight decay added to the gradient.
 
     parameters: tensors or parameter groups, as for every `Optimizer`.
     lr: learning rate, a number or a schedule (default 1e-3).
@@ -117,7 +117,7 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019): each step first shrinks the parameters.
 
-    Arguments are those of `Adam`, but weight_decay: each step multiplies the parameters by 1 - lr * weight_decay
+    Arguments as for `Adam`, except weight_decay: each step multiplies the parameters by 1 - lr * weight_decay
     (default 1e-2). Raises like `Adam`.
     """
 
@@ -142,7 +142,7 @@ class RMSprop(Optimizer):
     alpha: the decay factor of the running mean of the squared gradient, in [0, 1) (default 0.99).
     eps: what is added to the root of the mean square before dividing by it, above 0 (default 1e-8).
     weight_decay: the factor of the parameters that is added to their gradients (default 0).
-    momentum: the share of the velocity that each step keeps, at least 0 (default 0: no velocity).
+    momentum: the factor of the velocity in each step, at least 0 (default 0: no velocity).
     centered: divide by the standard deviation of the gradient instead of its root mean square (default False).
 
     Raises ValueError for a hyperparameter out of range, and like `Optimizer`.

@@ -40,7 +40,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
     if any(t.backend is not backend for t, _ in with_gradient):
         raise mismatch("clip_grad_norm_", [t for t, _ in with_gradient])
     arrays = _whole_arrays([leaf for _, leaf in with_gradient])
-    if max_norm == math.inf:  # scale copies: the factor is NaN if the norm is infinite, too
+    if max_norm == math.inf:  # scale copies, since the factor is NaN if the norm is infinite too
         return Tensor(backend.clip_global_norm([backend.copy(a) for a in arrays], math.inf), backend)
     norm = backend.clip_global_norm(arrays, float(max_norm))
     for _, leaf in with_gradient:

@@ -5,7 +5,7 @@ that an optimizer step is one pass over whole arrays. Each parameter starts at a
 between holds zeros, which no step changes.
 
 A parameter whose memory is shared (with a parameter that is a view of it, a detached alias, the NumPy array behind
-`asarray`) keeps its own memory while that lasts: each step copies its values into the buffer, and the new ones back.
+`asarray`) keeps its own memory while it is shared: each step copies its values into the buffer, and the new ones back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ALIGNMENT = 256  # bytes
 
 
 History = tuple[int, int, frozenset[str]]
-"""The history of a slice: its parameter group, by index; its steps so far; the state arrays that these initialised.
+"""The history of a slice: the index of its parameter group, its steps so far, the state arrays that these initialised.
 
 A step updates slices of equal histories together, with the same numbers. Other state arrays hold zeros.
 """
@@ -80,7 +80,7 @@ class _SliceMemory(Memory):
 def _is_shared(tensor: Tensor) -> bool:
     """Whether another live object refers to a tensor's memory: a tensor, an array, or the array's base.
 
-    Memory of another library (a torch tensor, a bytearray) always counts as shared, since that cannot be known.
+    Memory of another library (a torch tensor, a bytearray) always counts as shared, since its users are unknown.
     """
     if not hasattr(tensor.array, "__setitem__"):  # a NumPy scalar
         return False
@@ -100,8 +100,10 @@ def _is_shared(tensor: Tensor) -> bool:
 class FlatBlock:
     """All parameters of one device and dtype: `values`, `gradients` and each array of `state` are flat.
 
-    `parameters`: the index, the parameter group and the tensor of each. Raises ValueError for a parameter in shared
-    read-only memory, which cannot be trained.
+    backend, native: the backend of the device, and the dtype as an object of its library.
+    parameters: the index, the parameter group and the tensor of each.
+
+    Raises ValueError for a parameter in shared read-only memory, which cannot be trained.
     """
 
     def __init__(self, backend: Backend, native: Any, parameters: Sequence[tuple[int, int, Tensor]]) -> None:
@@ -166,7 +168,7 @@ class FlatBlock:
         s.outside = _is_shared(tensor)
         self.any_outside |= s.outside
         if s.outside:
-            tensor._shared_memory()  # where each step will note its change
+            tensor._shared_memory()  # each step records its change there
             return
         self.backend.setitem(s.values, ..., tensor.array)
         array, tensor.array = tensor.array, s.values
@@ -206,7 +208,7 @@ class FlatBlock:
         """The slices of `ready` in runs that one update can cover: the range and the slices of each run.
 
         The slices of a run have equal histories, and no other slice lies between them. A parameter outside of the block
-        is a run by itself, since its values are copied in before the update and out after it.
+        is a run of its own, since its values are copied in before the update and out after it.
         """
         if self._equal_histories and len(ready) == len(self.slices) and not self.any_outside:
             return [(self.whole, ready)]
@@ -239,7 +241,7 @@ class FlatBlock:
         history = (group, step + 1, initialised)
         for s in run:
             s.history = history
-            s.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` made it
+            s.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` has set it
         self._equal_histories = len(run) == len(self.slices)
         if self.any_outside:
             for s in run:

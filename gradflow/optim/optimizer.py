@@ -21,8 +21,8 @@ Parameters = Iterable[Tensor] | Iterable[Mapping[str, Any]]
 class Optimizer:
     """Updates parameters from their gradients: the base class of all optimizers.
 
-    parameters: the tensors to train, floating-point leaves; or parameter groups, mappings with "params" and
-    hyperparameters of their own.
+    parameters: the tensors to train, floating-point leaves; or parameter groups, mappings with "params" and the
+    hyperparameters that differ from the defaults.
     defaults: the hyperparameters by name, for groups that do not set them. "lr" is required: the learning rate, a
     number or a schedule, which is a function of the steps done so far (see `gradflow.optim.schedules`).
 
@@ -31,7 +31,7 @@ class Optimizer:
 
     The parameters become views of a flat buffer, so create the optimizer after moving the model to its device. A
     parameter whose memory is shared (with a parameter that is a view of it, a detached alias, the NumPy array behind
-    `gradflow.asarray`) keeps its own memory while that lasts, at the cost of two copies a step.
+    `gradflow.asarray`) keeps its own memory while it is shared, at the cost of two copies per step.
 
     `param_groups` is the list of groups, each a dict with "params" and all hyperparameters. Changes to it take effect
     at the next step; a parameter moved to another group keeps its state. `steps` counts the calls of `step`.
@@ -42,9 +42,9 @@ class Optimizer:
     """
 
     state_names: ClassVar[tuple[str, ...]] = ()
-    """The names of all state arrays, those included that only some hyperparameters need."""
+    """The names of all state arrays, including those that only some hyperparameters need."""
     nonnegative_state: ClassVar[tuple[str, ...]] = ()
-    """The names of those that never hold a negative number, which `load_state_dict` checks: means of squares."""
+    """The names of state arrays without negative numbers, such as means of squares; `load_state_dict` checks them."""
 
     param_groups: list[dict[str, Any]]
     steps: int
@@ -95,9 +95,11 @@ class Optimizer:
         self._make_blocks()
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Train more parameters: a mapping with "params" and hyperparameters of their own.
+        """Train more parameters.
 
-        A schedule continues with the optimizer's count of steps. Raises like the constructor.
+        group: a mapping with "params" and the hyperparameters that differ from the defaults.
+
+        A schedule gets the optimizer's step count, as for other groups. Raises like the constructor.
         """
         self._follow_edits()
         self._append(group)
@@ -207,7 +209,7 @@ class Optimizer:
 
     @opaque_call
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Update the parameters that have a gradient; the others and their state stay as they are.
+        """Update the parameters that have a gradient; the others and their state do not change.
 
         closure: a function that computes the loss and its gradients before the update (default None). Returns its
         result.
@@ -243,10 +245,10 @@ class Optimizer:
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all that an optimizer of the same parameters needs to continue: "state", "param_groups", "steps".
+        """A copy of what an optimizer of the same parameters needs to continue: "state", "param_groups" and "steps".
 
         "state" has, by parameter index, the steps and the state arrays, None for an array that no step has written.
-        A schedule is code, so it is left out: it stays with the optimizer that loads.
+        A schedule is code and not part of it: the optimizer that loads the state keeps its own schedule.
         """
         self._follow_edits()
         groups, index = [], 0
@@ -261,10 +263,10 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from a state that `state_dict` returned, here or on another device.
 
-        Hyperparameters come from the state, but a learning rate that is a schedule stays, and continues at the state's
-        count of steps. Everything is checked before anything changes, which waits for the device. Raises TypeError for
-        an object that is not a state dict; KeyError or ValueError for the state of other parameters or of another
-        optimizer; ValueError for steps that are not a count, non-finite numbers, and negative means of squares.
+        Hyperparameters come from the state, except a learning rate that is a schedule: it is kept, and continues at the
+        step count of the state. Everything is checked before anything changes, which waits for the device. Raises
+        TypeError for an object that is not a state dict; KeyError or ValueError for the state of other parameters or of
+        another optimizer; ValueError for an invalid step count, non-finite numbers, and negative means of squares.
         """
         groups, states, steps = parts_of(state_dict)
         self._follow_edits()

@@ -29,7 +29,10 @@ def _check(steps: int, **rates: float) -> None:
 
 @dataclass(frozen=True)
 class constant:  # noqa: N801 (named like the function that it is)
-    """Always `lr`."""
+    """A constant rate.
+
+    lr: the learning rate.
+    """
 
     lr: float
 
@@ -89,7 +92,7 @@ class warmup:  # noqa: N801
     """A linear warm-up to another schedule's first rate, followed by that schedule from its step 0.
 
     schedule: the schedule that follows.
-    steps: the steps of the warm-up, whose first rate is 1 / steps of its last.
+    steps: the steps of the warm-up. Its first rate is 1 / steps times the last one.
     """
 
     schedule: Schedule
@@ -110,7 +113,7 @@ class one_cycle:  # noqa: N801
 
     peak: the highest learning rate.
     steps: the steps of the whole cycle, at least 2.
-    rise: the part of the steps that goes up, in (0, 1) (default 0.3).
+    rise: the share of the steps in which the rate rises, in (0, 1) (default 0.3).
     start_divisor: the first rate is peak / start_divisor (default 25).
     final_divisor: the last rate is the first rate / final_divisor (default 1e4).
 

@@ -34,9 +34,9 @@ def collect(blocks: Sequence[FlatBlock], needed: Sequence[tuple[str, ...]]) -> d
 
 
 def parts_of(state_dict: Any) -> tuple[Sequence[Mapping[str, Any]], Mapping[Any, Mapping[str, Any]], int]:
-    """The groups, the entries and the count of steps of a state dict.
+    """The groups, the entries and the step count of a state dict.
 
-    Raises TypeError for another structure, KeyError for a missing part, ValueError for steps that are not a count.
+    Raises TypeError for another structure, KeyError for a missing part, ValueError for an invalid step count.
     """
     check_state(state_dict)
     missing = {"param_groups", "state", "steps"} - set(state_dict)
@@ -59,10 +59,13 @@ def check_entries(
     known: tuple[str, ...],
     nonnegative: tuple[str, ...],
 ) -> Entries:
-    """The entries of a state dict as counts and tensors. Waits for the device.
+    """The entries of a state dict as step counts and tensors. Waits for the device.
 
-    needed: each group's state arrays; known: all that the optimizer may have; nonnegative: those without negative
-    numbers. Raises KeyError for a missing name, TypeError or ValueError for an entry that does not fit.
+    states: the entries, by parameter index. blocks: those of the optimizer.
+    needed: each group's state arrays. known: all that the optimizer may have. nonnegative: those without negative
+    numbers.
+
+    Raises KeyError for a missing name, TypeError or ValueError for an entry that does not fit.
     """
     slices = {s.index: s for block in blocks for s in block.slices}
     entries: Entries = {}
@@ -102,7 +105,7 @@ def restore(blocks: Sequence[FlatBlock], entries: Entries) -> None:
 
 
 def _count(name: str, value: Any) -> int:
-    """A count of steps, given as an integer, a float without a fraction or a tensor of one. Raises ValueError."""
+    """A step count, given as an integer, a float without a fraction or a tensor of one. Raises ValueError."""
     count = value.item() if hasattr(value, "item") else value
     if isinstance(count, bool) or not isinstance(count, (int, float)) or count != count // 1 or count < 0:
         raise ValueError(f"{name} must be a count, an integer of at least 0; the state's is {value!r}")

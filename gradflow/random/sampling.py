@@ -70,7 +70,10 @@ def normal(
 
 
 def permutation(n: int, *, device: DeviceLike | None = None, generator: Generator | None = None) -> Tensor:
-    """The integers 0 to n - 1 in random order, int64: the permutation that sorts n random 64-bit words."""
+    """The integers 0 to n - 1 in random order, int64: the permutation that sorts n random 64-bit words.
+
+    device, generator: as for `uniform`.
+    """
     return _sample((n,), "int64", device, generator, lambda F, words: F.argsort(words, axis=-1, stable=True))
 
 

@@ -30,14 +30,16 @@ def sgd_bound(e: float, p: Any, g: Any, v: Any, options: SGDOptions, scalars: SG
 def adam_numbers(
     step: int, lr: float, beta1: float, beta2: float, epsilon: float, decay: float, decoupled: bool
 ) -> tuple[AdamOptions, AdamScalars]:
-    """The options and scalars of Adam or, `decoupled`, of AdamW."""
+    """The options and scalars of Adam, or of AdamW if `decoupled`."""
     options = AdamOptions(beta1, beta2, epsilon, 0.0 if decoupled else decay)
     return options, AdamScalars.at(step, lr, beta1, beta2, decay if decoupled else 0.0)
 
 
 def root_bound(e: float, error: Any, square: Any, share: float) -> tuple[Any, Any]:
-    """sqrt(square), for a running mean of squares, and its bound; `error`: the bound of the number squared last, whose
-    square has the weight `share`."""
+    """The root of `square`, a running mean of squares, and the bound on its error.
+
+    error: the bound on the error of the number that was squared last. share: the weight of its square in the mean.
+    """
     root = np.sqrt(square)
     return root, np.sqrt(share) * error + 4 * e * root
 
