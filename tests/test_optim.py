@@ -1324,3 +1324,119 @@ def test_a_model_outlives_its_optimizer(device: str) -> None:
     train(model, optim.Adam(model.parameters()), range(2, 4))
     train(other, optim.Adam(other.parameters()), range(2, 4))
     assert_same(model, values(other))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_clipping_recovers_from_a_nan_gradient(device: str, dtype: str) -> None:
+    """The padding between the gradients was NaN from then on, and so was the norm."""
+    a, b = parameter([1.0] * 3, dtype), parameter([1.0] * 3, dtype)
+    optimizer = SGD([a, b], lr=0.1)
+    norms = []
+    for factor in (1.0, math.nan, 1.0):
+        optimizer.zero_grad()
+        (a.sum() * factor + b.sum()).backward()
+        norms.append(clip_grad_norm_([a, b], 1.0).item())
+    assert math.isnan(norms[1])
+    assert norms[2] == norms[0] > 2
+    assert np.allclose(host(a.grad), 6**-0.5, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtypes", [("float16", "float32"), ("float32", "float16"), ("float32", "float64")], ids=str)
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_clipping_keeps_the_range_and_precision_of_each_dtype(
+    device: str, dtypes: tuple[str, str], in_blocks: bool
+) -> None:
+    """The dtype of the first gradient decided that of the computation: others became 0 or infinite."""
+    for big in (1e-9, 1e5):
+        pair = [parameter([0.0, 0.0], dtype) for dtype in dtypes]
+        _ = SGD(pair) if in_blocks else None
+        values = {p.dtype.name: 300.0 if p.dtype == "float16" else big for p in pair}
+        for p in pair:
+            (p * values[p.dtype.name]).sum().backward()
+        before = [host(p.grad).copy() for p in pair]
+        norm = clip_grad_norm_(pair, 1e9)
+        assert norm.dtype == max((p.dtype for p in pair), key=lambda dtype: dtype.itemsize)
+        assert norm.item() == pytest.approx(math.sqrt(2 * sum(v**2 for v in values.values())), rel=1e-6)
+        for p, values_before in zip(pair, before, strict=True):
+            assert_agree("gradient", p.grad, values_before)
+        if norm.item() < 1e-3:
+            continue  # the 1e-6 that is added to the norm would count
+        clip_grad_norm_(pair, norm.item() / 2)
+        for p, values_before in zip(pair, before, strict=True):
+            half = values_before / 2
+            assert_agree("gradient", p.grad, half, 4 * eps(host(p.grad).dtype) * np.abs(half) + 1e-7 * half)
+
+
+def test_clipping_a_read_only_gradient_raises_before_any_changes() -> None:
+    p, q = parameter([1.0] * 3), parameter([1.0] * 3)
+    p.grad = gf.tensor([3.0] * 3)
+    q.grad = gf.broadcast_to(gf.tensor(3.0), (3,))
+    assert clip_grad_norm_([p, q], math.inf).item() == pytest.approx(math.sqrt(54))
+    with pytest.raises(ValueError, match="read-only"):
+        clip_grad_norm_([p, q], 1.0)
+    assert p.grad.tolist() == [3.0] * 3
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_a_tensor_assigned_as_the_gradient_may_be_written_again(device: str, make: Any, dtype: str) -> None:
+    """A step made the flat buffer the gradient, so that later steps ignored the assigned tensor."""
+    p, q = parameter([1.0, 2.0], dtype), parameter([1.0, 2.0], dtype)
+    optimizer, expected = make([p]), make([q])
+    p.grad = buffer = gf.zeros((2,), dtype=dtype)
+    for i in range(3):
+        buffer[...] = float(i + 1)
+        q.grad = gf.full((2,), float(i + 1), dtype=dtype)
+        optimizer.step()
+        expected.step()
+        assert p.grad is buffer
+        assert_agree("parameter", p, host(q))
+
+
+def test_a_step_keeps_the_graph_of_a_gradient(device: str) -> None:
+    p = parameter([1.0, 2.0])
+    optimizer = SGD([p])
+    (p * p * p).sum().backward(create_graph=True)
+    gradient = p.grad
+    optimizer.step()
+    assert p.grad is gradient
+    assert gradient.requires_grad
+
+
+@every_optimizer
+@pytest.mark.parametrize("outside", [False, True])
+def test_an_interrupted_update_counts_as_a_step(device: str, make: Any, outside: bool) -> None:
+    """Its parameters have changed: a graph that needs their old values must know, and so must the state."""
+    p = parameter([1.0, 2.0])
+    alias = p.detach() if outside else None
+    optimizer = make([p])
+    loss = (p * p).sum()
+    p.grad = gf.ones((2,))
+    update = optimizer.update
+
+    def interrupted(*arguments: Any) -> None:
+        update(*arguments)
+        raise KeyboardInterrupt
+
+    optimizer.update = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    assert optimizer.state_dict()["state"][0]["step"] == 1
+    if outside:
+        assert_agree("an alias", alias, p)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_gradient_that_a_move_dropped_does_not_reappear(frozen: bool) -> None:
+    layer = nn.Linear(2, 2)
+    weight = layer.weight.requires_grad_(False).requires_grad_(True)
+    layer(gf.tensor([[1.0, 2.0]])).sum().backward()
+    weight.requires_grad_(not frozen)
+    assert weight.grad is not None
+    layer.to("float64")
+    assert weight.grad is None
+    layer.to("float32")
+    assert weight.grad is None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
-from typing import Any
 
 from gradflow.autograd.leaf import IN_BUFFER, Leaf
 from gradflow.backend import Array
+from gradflow.dtypes import promote
 from gradflow.interception import opaque_call
+from gradflow.ops import zeros
 from gradflow.ops.checks import mismatch
+from gradflow.optim.flat import FlatBlock
 from gradflow.optim.hyperparameters import number
-from gradflow.tensor import Tensor
+from gradflow.tensor import Tensor, is_read_only
 
 
 @opaque_call
@@ -21,11 +24,13 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
     parameters: a tensor or several, on one device. Those without a gradient do not count; one given twice counts once.
     max_norm: the largest norm allowed, at least 0. `math.inf` changes nothing: it only measures the norm.
 
-    The norm is a tensor of shape (), on the device of the gradients: reading it waits for the device, clipping does
-    not. It is 0 if there are no gradients. Pascanu et al. 2013, "On the difficulty of training recurrent neural
-    networks", algorithm 1.
+    The norm is a tensor of shape (), of the widest dtype of the gradients and on their device: reading it waits for the
+    device, clipping does not. It is 0 if there are no gradients. The gradient of a parameter that has been frozen
+    counts, although `Optimizer.step` ignores it. As in PyTorch, a tensor that is the gradient of two parameters counts
+    and is scaled twice. Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", algorithm 1.
 
-    Raises ValueError for another `max_norm`, DeviceMismatchError for parameters on several devices.
+    Raises ValueError for another `max_norm` and for a read-only gradient, DeviceMismatchError for parameters on several
+    devices.
     """
     if max_norm != math.inf:
         number("max_norm", max_norm)
@@ -33,16 +38,27 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
     tensors = list({id(t): t for t in given}.values())
     with_gradient = [(t, leaf) for t in tensors if (leaf := _leaf(t)) is not None and leaf.array is not None]
     if not with_gradient:
-        from gradflow.ops import zeros
-
         return zeros((), device=tensors[0].device if tensors else None)
     backend = with_gradient[0][0].backend
     if any(t.backend is not backend for t, _ in with_gradient):
         raise mismatch("clip_grad_norm_", [t for t, _ in with_gradient])
-    arrays = _whole_arrays([leaf for _, leaf in with_gradient])
-    if max_norm == math.inf:  # scale copies, since the factor is NaN if the norm is infinite too
-        return Tensor(backend.clip_global_norm([backend.copy(a) for a in arrays], math.inf), backend)
-    norm = backend.clip_global_norm(arrays, float(max_norm))
+    blocks, arrays = _joined([leaf for _, leaf in with_gradient])
+    native = backend.dtypes[functools.reduce(promote, {t.dtype for t, _ in with_gradient}).name]
+    if max_norm != math.inf and any(map(is_read_only, arrays)):
+        raise ValueError(
+            "a gradient cannot be clipped in place: its memory is read-only, since it comes from a NumPy array or a "
+            "broadcast; copy it with .clone() first"
+        )
+    arrays += [block.gradients for block in blocks]
+    if max_norm == math.inf:  # clip copies and discard them: inf / inf would make the gradients NaN
+        return Tensor(backend.clip_global_norm([backend.astype(a, native) for a in arrays], math.inf), backend)
+    converted = [a if a.dtype == native else backend.astype(a, native) for a in arrays]
+    norm = backend.clip_global_norm(converted, float(max_norm))
+    for array, clipped in zip(arrays, converted, strict=True):
+        if clipped is not array:
+            backend.setitem(array, ..., backend.astype(clipped, array.dtype))
+    for block in blocks:
+        block.zero_gradient_padding()
     for _, leaf in with_gradient:
         leaf.mark_gradient_changed()
     return Tensor(norm, backend)
@@ -53,19 +69,18 @@ def _leaf(tensor: Tensor) -> Leaf | None:
     return node if isinstance(node, Leaf) else None
 
 
-def _whole_arrays(leaves: list[Leaf]) -> list[Array]:
-    """The gradients in as few arrays as possible: the flat array of an optimizer's block if all of its are here."""
-    inside: dict[Any, list[Leaf]] = {}
-    arrays = []
+def _joined(leaves: list[Leaf]) -> tuple[list[FlatBlock], list[Array]]:
+    """The optimizers' blocks whose gradients are all in these leaves, to be clipped as a whole; the other gradients."""
+    inside: dict[FlatBlock, list[Leaf]] = {}
+    arrays: list[Array] = []
     for leaf in leaves:
         block = None if leaf.slot is None else leaf.slot.block()
         if block is not None and leaf.state is IN_BUFFER:
             inside.setdefault(block, []).append(leaf)
         else:
             arrays.append(leaf.array)
+    blocks = [block for block, members in inside.items() if len(members) == len(block.slices)]
     for block, members in inside.items():
-        if len(members) == len(block.slices):
-            arrays.append(block.gradients)
-        else:
+        if block not in blocks:
             arrays += [leaf.array for leaf in members]
-    return arrays
+    return blocks, arrays

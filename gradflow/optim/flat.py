@@ -126,6 +126,7 @@ class FlatBlock:
         self.gradients = backend.zeros((self.size,), dtype=native)
         self.state: dict[str, Array] = {}
         self._whole_arrays: dict[tuple[str, ...], FlatArrays] = {}
+        self._padding: Array = None
         self.any_outside = False
         self._equal_histories = False  # True: all are equal. False: unknown
         for s in self.slices:
@@ -151,6 +152,15 @@ class FlatBlock:
         if part is self.whole:
             self._whole_arrays[names] = arrays
         return arrays
+
+    def zero_gradient_padding(self) -> None:
+        """Set the padding of the gradients to zero, after an operation on all of them: zero times NaN is NaN."""
+        if self._padding is None:
+            stops = [0, *(s.stop for s in self.slices)]
+            between = [i for stop, s in zip(stops, self.slices, strict=False) for i in range(stop, s.start)]
+            self._padding = self.backend.asarray(between, dtype=self.backend.dtypes["int64"])
+        if self._padding.shape[0]:
+            self.backend.setitem(self.gradients, self._padding, 0.0)
 
     def set_history(self, s: Slice, step: int, initialised: frozenset[str]) -> None:
         """Set the steps of a slice so far, and the names of the state arrays that they initialised."""
@@ -182,7 +192,6 @@ class FlatBlock:
         """
         ready = []
         self.any_outside = False
-        elsewhere: list[tuple[Slice, Any, Array]] = []
         for s in self.slices:
             tensor = s.tensor
             if tensor.array is not s.values:
@@ -195,13 +204,10 @@ class FlatBlock:
                 leaf.attach(s.gradient, weakref.ref(self))  # a strong reference would be a cycle through the tensor
             if leaf.state is IN_BUFFER:
                 ready.append(s)
-            elif leaf.state is ELSEWHERE:
+            elif leaf.state is ELSEWHERE:  # it stays there: the user may write the next gradient to the same tensor
                 ready.append(s)
-                elsewhere.append((s, leaf, self.backend.copy(leaf.array)))
-        for s, leaf, gradient in elsewhere:  # after all are copied: a gradient may lie in another slice
-            leaf.slot.copy_out_holders()
-            self.backend.setitem(s.gradient, ..., gradient)
-            leaf.mark_filled()
+                leaf.slot.copy_out_holders()  # such as the gradient of another parameter, assigned from this one
+                self.backend.setitem(s.gradient, ..., leaf.array)
         return ready
 
     def contiguous_runs(self, ready: list[Slice]) -> list[tuple[slice, list[Slice]]]:
@@ -231,10 +237,17 @@ class FlatBlock:
             if s.outside:
                 self.backend.setitem(s.values, ..., s.tensor.array)
 
-    def record_step(self, run: list[Slice], initialised: frozenset[str]) -> None:
-        """Record a step of a run of slices: their new history, and that their parameters have changed in place.
+    def copy_out(self, run: Sequence[Slice]) -> None:
+        """Copy the updated values of parameters outside of the block to their own memory."""
+        for s in run:
+            if s.outside:
+                self.backend.setitem(s.tensor.array, ..., s.values)
+                s.tensor._bump()
 
-        Parameters outside of the block get a copy of the new values.
+    def record_step(self, run: list[Slice], initialised: frozenset[str]) -> None:
+        """Record a step of a run of slices: their new history, and that their parameters change in place.
+
+        This precedes the update. One that is interrupted counts as a step, as in PyTorch: some values have changed.
         """
         now = clock.change()
         group, step, _ = run[0].history
@@ -243,11 +256,6 @@ class FlatBlock:
             s.history = history
             s.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` has set it
         self._equal_histories = len(run) == len(self.slices)
-        if self.any_outside:
-            for s in run:
-                if s.outside:
-                    self.backend.setitem(s.tensor.array, ..., s.values)
-                    s.tensor._bump()
 
 
 def make_blocks(groups: Sequence[Sequence[Tensor]], first: int = 0) -> list[FlatBlock]:

@@ -226,8 +226,10 @@ class Optimizer:
                     block.copy_in(run)
                 names = self.needed_state(group)
                 first = not initialised.issuperset(names)
-                self.update(block.arrays(part, names), group, rates[g], steps + 1, first)
                 block.record_step(run, initialised.union(names) if first else initialised)
+                self.update(block.arrays(part, names), group, rates[g], steps + 1, first)
+                if block.any_outside:
+                    block.copy_out(run)
         self.steps += 1
         return loss
 
