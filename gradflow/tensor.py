@@ -95,7 +95,7 @@ class Tensor(TensorMethods):
             return self
         if value:
             frozen = self._frozen_leaf()
-            self._node = _leaf(self) if frozen is None else frozen
+            self._node, self._frozen = _leaf(self) if frozen is None else frozen, None
         elif isinstance(self._node, Leaf):
             self._frozen, self._node = self._node, None
         else:

@@ -268,7 +268,7 @@ class Module:
             if values.backend is parameter.backend and values.dtype == parameter.dtype:
                 continue
             required = parameter.requires_grad
-            array, parameter._node = parameter.array, None
+            array, parameter._node, parameter._frozen = parameter.array, None, None
             parameter.array, parameter.backend = values.array, values.backend
             invalidate(array)
             parameter._memory = Memory(clock.change())  # graphs recorded before refer to the old values
