@@ -1,6 +1,8 @@
-"""Text from other sources, such as error messages of libraries, made safe to print on one line."""
+"""Text for messages: text from other sources made safe to print on one line, and suggestions for misspelt names."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
@@ -21,3 +23,15 @@ def one_line(error: BaseException) -> str:
         message = f"an error that cannot be shown ({type(failure).__name__})"
     message = message if len(message) <= 400 else f"{message[:400]} ..."
     return f"{type(error).__name__}: {message}".rstrip(": ")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The suggestion of the known name that is most similar to `name`; "" if none is similar.
+
+    >>> did_you_mean("trian", ["train", "devices"])
+    '; did you mean train?'
+    """
+    import difflib  # only for an error message: it is slow to import
+
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""

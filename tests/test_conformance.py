@@ -26,7 +26,7 @@ import pytest
 from conformance_backends import FAULTS
 from devices import require
 
-from gradflow.testing.causes import Outcome, cause, declaration
+from gradflow.testing.causes import Outcome, cause, declaration, report
 
 ROOT = Path(__file__).resolve().parent.parent
 KIT = "gradflow.testing.conformance"
@@ -255,6 +255,21 @@ def test_failures_end_by_cause_with_the_declaration_to_paste(tmp_path: Path) -> 
     assert (found["failed"], found["declared"]) == (0, failed)
     assert "by cause" not in done.stdout
     assert "XFAIL [1] declared unsupported: event: NotImplementedError: no clock\n" in done.stdout
+
+
+def test_wrong_results_and_checks_of_the_kit_are_not_declared() -> None:
+    scan = [Outcome(["cumulative_sum", f"test_scan[{i}]"], "NotImplementedError: no scan") for i in range(2)]
+    event = Outcome(["event", "test_event"], "NotImplementedError: no clock")
+    calls = Outcome(["test_every_function_has_a_call"], "assert {'sinh'} == set()", wrong=True)
+    total = [Outcome(["sum", f"test_sum[{i}]"], "sum: wrong result", wrong=True) for i in range(3)]
+    assert set(declaration([*scan, event, calls, *total])) == {"cumulative_sum", "event"}
+    last = Outcome(["cumulative_sum", "test_scan[2]"], "cumulative_sum: wrong result", wrong=True)
+    assert set(declaration([*scan, event, last])) == {"event"}, "the declaration would hide the wrong result"
+    lines = report([*scan, calls, *total])
+    assert "4 of the failures are not exceptions but wrong results: correct the backend." in lines
+    assert not [line for line in lines if "sum: wrong" in line and "unsupported" in line]
+    assert "    unsupported = {" in lines
+    assert "    unsupported = {" not in report([calls, *total])
 
 
 def outcomes_of(failing: Any) -> list[Outcome]:

@@ -547,6 +547,20 @@ def test_a_prefix_that_is_taken_or_no_name_is_refused(prefix: str) -> None:
         gf.register_backend(prefix, LabBackend)
 
 
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        (3, "derived from gradflow.backend.Backend; it is of type int"),
+        (gf.Device, "derived from gradflow.backend.Backend; it is the class Device"),
+        (type("Half", (Backend,), {"name": "half"}), "the backend Half lacks required services: .*memory_stats"),
+    ],
+)
+def test_only_a_complete_backend_class_is_registered(backend: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        gf.register_backend("half", backend)
+    assert "half" not in discovery.backend_prefixes()
+
+
 def test_every_array_function_is_numpys_own() -> None:
     assert [n for n in ARRAY_FUNCTIONS if not hasattr(np, n)] == []
 

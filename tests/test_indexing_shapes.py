@@ -652,7 +652,7 @@ def test_padding_as_numpy(shape: tuple[int, ...], data: Any) -> None:
         (lambda x: gf.split(x, 0), "does not split"),
         (lambda x: gf.pad(x, -1), "pad_width"),
         (lambda x: gf.pad(x, ((1, 1),) * 3), "2 such pairs for this tensor of 2 axes"),
-        (lambda x: gf.matmul(x, x), "inner lengths differ"),
+        (lambda x: gf.matmul(x, x), "inner lengths differ: 3 and 2"),
         (lambda x: gf.matmul(x, gf.tensor(1.0)), "at least one axis"),
         (lambda x: gf.cumulative_sum(x), "needs an axis"),
         (lambda x: gf.clip(x, 2, 1), "min <= max"),

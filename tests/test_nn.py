@@ -1198,6 +1198,7 @@ WORDS: dict[str, Call] = {
     "unknown": (lambda: nn.L1Loss(speed=1), TypeError, "^L1Loss takes reduction: .*'speed'"),
     "a missing width": (lambda: nn.Linear(3), TypeError, "^Linear takes in_features, .*missing.*'out_features'"),
     "an MLP of numbers": (lambda: nn.MLP(2, 3, 1), TypeError, r"one sequence: nn.MLP\(\[2, 3, 1\]\); got 2"),
+    "an MLP of text": (lambda: nn.MLP("2,4"), TypeError, r"one sequence: nn.MLP\(\[2, 3, 1\]\); got '2,4'"),
     "a negative eps": (lambda: nn.LayerNorm(3, eps=-1.0), ValueError, "eps is a finite number >= 0; got -1.0"),
     "an eps that is none": (lambda: nn.LayerNorm(3, eps=math.nan), ValueError, "eps is a finite number"),
     "a negative eps later": (

@@ -50,16 +50,27 @@ _loaded: dict[str, type[Backend] | Diagnosis] = {}
 
 
 def register(prefix: str, backend: type[Backend]) -> None:
-    """Make `backend` the class of `prefix`. Raises ValueError like `gradflow.register_backend`."""
+    """Make `backend` the class of `prefix`. Raises ValueError and TypeError like `gradflow.register_backend`."""
     if not _may_be_claimed(prefix):
         raise ValueError(f"a backend's prefix is an identifier other than auto, cpu and cuda; got {prefix!r}")
-    check_name(prefix, backend)
-    _registered[prefix] = backend
+    _registered[prefix] = _checked(prefix, backend)
 
 
 def unregister(prefix: str) -> None:
     """Undo `register`; KeyError if the prefix is not registered."""
     del _registered[prefix]
+
+
+def _checked(prefix: str, found: Any) -> type[Backend]:
+    """`found`, a backend class with all required services (else TypeError), named like its prefix (else ValueError)."""
+    if not (inspect.isclass(found) and issubclass(found, Backend)):
+        kind = f"the class {found.__name__}" if inspect.isclass(found) else f"of type {type(found).__name__}"
+        raise TypeError(f"a backend must be a class derived from gradflow.backend.Backend; it is {kind}")
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        raise TypeError(f"the backend {found.__name__} lacks required services: {', '.join(missing)}")
+    check_name(prefix, found)
+    checked: type[Backend] = found
+    return checked
 
 
 def check_name(prefix: str, backend: Any) -> None:
@@ -160,7 +171,10 @@ def find(prefix: str) -> type[Backend] | Diagnosis:
     known = prefix in _FIRST_PARTY or prefix in _registered
     claims = [] if known else _claims(prefix) if _may_be_claimed(prefix) else []
     if not known and not claims:
-        raise ValueError(f"unknown device {prefix!r}; there are {', '.join(backend_prefixes())} (and auto)")
+        raise ValueError(
+            f"unknown device {prefix!r}; there are {', '.join(backend_prefixes())} (and auto); "
+            "type gradflow devices to see which can be used"
+        )
     blocked = _blocked()
     if prefix in blocked:
         return Diagnosis(
@@ -188,17 +202,11 @@ def _load(prefix: str, target: str) -> type[Backend] | Diagnosis:
     try:
         with delayed_interrupts():
             found = _import(target)
-        if not (inspect.isclass(found) and issubclass(found, Backend)):
-            kind = f"the class {found.__name__}" if inspect.isclass(found) else f"of type {type(found).__name__}"
-            raise TypeError(f"it must be a class derived from gradflow.backend.Backend; it is {kind}")
-        if missing := sorted(getattr(found, "__abstractmethods__", ())):
-            raise TypeError(f"it lacks required services: {', '.join(missing)}")
-        check_name(prefix, found)
+        return _checked(prefix, found)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # no error of a package, not even its sys.exit(), ends the program
         return failed(prefix, "loaded", error)
-    return found
 
 
 def _import(target: str) -> Any:

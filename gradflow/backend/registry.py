@@ -36,8 +36,10 @@ _current: ContextVar[Device] = ContextVar("gradflow_device", default=Device("cpu
 def register_backend(prefix: str, backend: type[Backend]) -> None:
     """Register a backend class for the devices with this prefix. It takes precedence over installed packages.
 
-    prefix: an identifier other than "auto", "cpu" and "cuda", equal to the attribute `name` of the class; otherwise
-    raises ValueError.
+    prefix: an identifier other than "auto", "cpu" and "cuda", equal to the attribute `name` of the class.
+
+    Raises ValueError for another prefix, TypeError unless `backend` is derived from `gradflow.backend.Backend` and
+    defines all required services.
     """
     register(prefix, backend)
     _forget_objects(prefix)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from gradflow.cli.output import (
     print_error,
 )
 from gradflow.environment import VariableError
+from gradflow.text import did_you_mean
 from gradflow.training import NonFiniteLossError, SettingsError
 from gradflow.training.settings import SETTING_NAMES
 
@@ -40,6 +40,9 @@ Train multilayer perceptrons with the same code on the CPU and on a GPU.
   gradflow devices                     which devices can be used, and why not
   gradflow agree                       whether two devices give the same results
 """
+
+
+_COMMANDS = {"train": train, "devices": devices, "agree": agree}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,24 +58,30 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gradflow", usage="gradflow COMMAND [options]", description=_HELP)
     parser.add_argument("--version", action="version", version=f"gradflow {gf.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", prog="gradflow")
-    for command in (train, devices, agree):
+    for command in _COMMANDS.values():
         command.add_parser(commands)
     return parser
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the parsed arguments of a command line. Raises UsageError for invalid ones."""
-    arguments, rest = build_parser().parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    command = next((word for word in words if not word.startswith("-")), None)
+    if command is not None and command not in _COMMANDS:
+        hint = did_you_mean(command, _COMMANDS) or f"; there are {', '.join(_COMMANDS)}"
+        raise UsageError(f"unknown command {command!r}{hint} (see gradflow --help)")
+    arguments, rest = build_parser().parse_known_args(words)
     if rest:
         unknown = next((word for word in rest if word.startswith("-")), rest[0])
         options = ["--config", "--out", "--quiet", *(f"--{name.replace('_', '-')}" for name in SETTING_NAMES[1:])]
-        close = difflib.get_close_matches(unknown, options, 1) if arguments.command == "train" else []
-        hint = f"; did you mean {close[0]}?" if close else ""
-        if close == [unknown]:
+        hint = did_you_mean(unknown, options) if command == "train" else ""
+        if command == "train" and unknown in options:
             raise UsageError(f"{unknown} goes after the command: gradflow train DATASET {unknown} ...")
-        prog = f"gradflow {arguments.command}" if arguments.command else "gradflow"
+        if command == "train" and not unknown.startswith("-"):
+            raise UsageError(f"train takes one dataset; got {arguments.dataset} and {unknown}")
+        prog = f"gradflow {command}" if command else "gradflow"
         raise UsageError(f"{prog} does not know {unknown!r}{hint} (see {prog} --help)")
-    if arguments.command is None:
+    if command is None:
         raise UsageError("no command given; try gradflow train digits, or gradflow --help")
     return arguments
 

@@ -47,7 +47,7 @@ class MLP(Sequential):
         dtype: Any = None,
         generator: Generator | None = None,
     ) -> None:
-        if not isinstance(sizes, Iterable):
+        if isinstance(sizes, str) or not isinstance(sizes, Iterable):
             raise TypeError(f"an MLP takes its sizes as one sequence: nn.MLP([2, 3, 1]); got {sizes!r}")
         widths = tuple(positive("a size", n) for n in sizes)
         if len(widths) < 2:

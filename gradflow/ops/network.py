@@ -50,8 +50,10 @@ def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
     check_tensors("matmul", x1, x2)
     if not x1.ndim or not x2.ndim:
         raise ValueError(f"matmul needs at least one axis on each side; got shapes {x1.shape} and {x2.shape}")
-    if x1.shape[-1] != x2.shape[-2 if x2.ndim > 1 else 0]:
-        raise ValueError(f"matmul of shapes {x1.shape} and {x2.shape}: the inner lengths differ")
+    inner = x1.shape[-1], x2.shape[-2 if x2.ndim > 1 else 0]
+    if inner[0] != inner[1]:
+        lengths = f"the inner lengths differ: {inner[0]} and {inner[1]}"
+        raise ValueError(f"matmul of shapes {x1.shape} and {x2.shape}: {lengths}")
     x1, x2 = promoted("matmul", x1, x2)
     vectors = (-2,) * (x1.ndim == 1) + (-1,) * (x2.ndim == 1)
     if x1.ndim == 1:

@@ -15,10 +15,14 @@ WIDTH = 100
 
 
 class Outcome(NamedTuple):
-    """The result of a check: the names that declare it in `Backend.unsupported`, and why it failed ("" if not)."""
+    """The result of a check: the names that declare it in `Backend.unsupported`, and why it failed ("" if not).
+
+    wrong: whether the check itself found a mistake, such as a wrong result; otherwise the backend raised an exception.
+    """
 
     keys: Sequence[str]
     cause: str
+    wrong: bool = False
 
 
 def cause(error: BaseException, subjects: Iterable[str]) -> str:
@@ -49,13 +53,16 @@ def by_cause(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
 def declaration(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Return what to declare as unsupported, by name with its reason, with as few names as possible.
 
+    Only exceptions can be declared, and no name that would hide a wrong result.
+
     First come names whose checks all failed: a dtype, a function, or a function for one dtype if half of the function's
     failures have this dtype. Then, for the remaining failures, functions that pass other checks; then single checks.
     """
     passing = {key for outcome in outcomes if not outcome.cause for key in outcome.keys}
+    wrong = {key for outcome in outcomes if outcome.wrong for key in outcome.keys}
     known = {*ARRAY_FUNCTIONS, *KERNELS, *SERVICES}
     tests = {key for outcome in outcomes for key in outcome.keys if key.startswith("test_")}
-    failed, found = [outcome for outcome in outcomes if outcome.cause], {}
+    failed, found = [outcome for outcome in outcomes if outcome.cause and not outcome.wrong], {}
 
     def whole(key: str, counts: Counter[str]) -> bool:
         return key not in passing and key not in tests and 2 * counts[key] >= counts[key.partition("[")[0]]
@@ -69,7 +76,7 @@ def declaration(outcomes: Sequence[Outcome]) -> dict[str, str]:
     for allowed in (whole, known_one, test):
         while True:
             counts = Counter(key for outcome in failed for key in outcome.keys)
-            covered = {key: count for key, count in counts.items() if allowed(key, counts)}
+            covered = {key: count for key, count in counts.items() if key not in wrong and allowed(key, counts)}
             if not covered:
                 break
             key = max(covered, key=lambda k: (covered[k], -len(k), k))
@@ -86,6 +93,10 @@ def report(outcomes: Sequence[Outcome]) -> list[str]:
     total, kinds = sum(count for _, count in causes), len(causes)
     lines = ["", f"by cause ({total} failure{'s' * (total > 1)}, {kinds} cause{'s' * (kinds > 1)}):"]
     lines += [f"{count:6} {words}" for words, count in causes]
-    lines += ["", "Declare what the library cannot do, with the reason, in the class of the backend:"]
-    pairs = [f"        {json.dumps(key)}: {json.dumps(why)}," for key, why in declaration(outcomes).items()]
-    return [*lines, "    unsupported = {", *pairs, "    }", ""]
+    if wrong := sum(outcome.wrong for outcome in outcomes):
+        lines += ["", f"{wrong} of the failures are not exceptions but wrong results: correct the backend."]
+    if declared := declaration(outcomes):
+        pairs = [f"        {json.dumps(key)}: {json.dumps(why)}," for key, why in declared.items()]
+        lines += ["", "Declare what the library cannot do, with the reason, in the class of the backend:"]
+        lines += ["    unsupported = {", *pairs, "    }"]
+    return [*lines, ""]

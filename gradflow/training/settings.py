@@ -5,7 +5,6 @@ The command line, a config.toml and Python code all create `Settings(...)`, so e
 
 from __future__ import annotations
 
-import difflib
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 from gradflow.backend import ACTIVATIONS
 from gradflow.data import DATASETS
+from gradflow.text import did_you_mean
 
 OPTIMIZERS: dict[str, dict[str, float]] = {
     "adamw": {"lr": 0.002, "weight_decay": 0.01},
@@ -133,8 +133,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 def _hint(name: str, known: Iterable[str]) -> str:
     known = list(known)
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+    return did_you_mean(name, known) or f"; there are {', '.join(known)}"
 
 
 def _one_of(name: str, value: Any, known: Iterable[str]) -> None:

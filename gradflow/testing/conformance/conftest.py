@@ -91,9 +91,11 @@ def pytest_runtest_makereport(
     """Report a declared failure as expected, and a declaration whose checks all passed as a failure."""
     report = yield
     if isinstance(item, pytest.Function) and Path(__file__).parent in item.path.parents and report.when != "teardown":
-        failed = "" if call.excinfo is None else cause(call.excinfo.value, _subjects(item))
-        if failed or report.when == "call":  # plain strings, which xdist sends to the process of the summary
-            report.__dict__["conformance"] = (sorted(_keys(item)), failed)
+        error = None if call.excinfo is None else call.excinfo.value
+        failed = "" if error is None else cause(error, _subjects(item))
+        if failed or report.when == "call":  # plain values, which xdist sends to the process of the summary
+            wrong = isinstance(error, (AssertionError, pytest.fail.Exception))
+            report.__dict__["conformance"] = (sorted(_keys(item)), failed, wrong)
     keys = item.stash.get(_declared_keys, [])
     if not keys or report.when == "teardown" or (report.when == "setup" and report.passed):
         return report
