@@ -246,7 +246,7 @@ def test_a_backend_that_gives_lists_and_cannot_be_described_is_told_so() -> None
         (row,) = [row for row in agree.compare("cpu", device) if row.what == "exp"]
         told = agree.heading(agree.choose([device]))
     assert row.problem == "planted:0: TypeError: to_host must return a NumPy array; it returned list"
-    assert "planted:0: its device cannot be described: NotImplementedError: no such function here" in " ".join(
+    assert "planted:0: device 'planted:0' cannot be described: NotImplementedError: no such function here" in " ".join(
         told.split()
     )
 

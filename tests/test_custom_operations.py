@@ -127,7 +127,7 @@ def test_parameters_with_defaults_and_parameters_of_any_name() -> None:
 
 
 def test_no_rule_no_gradient() -> None:
-    """A mask, an index, a label: what stands beside it has its gradient all the same."""
+    """Such an argument is a mask, an index or a label; the other arguments still get their gradients."""
     masked = gf.operation("masked", lambda F, x, m: F.multiply(x, m), lambda F, g, _out, _x, m: F.multiply(g, m), None)
     x, m = gf.ones(2, requires_grad=True), gf.tensor([1.0, 0.0], requires_grad=True)
     masked(x, m).sum().backward()
@@ -167,7 +167,7 @@ def test_a_gradient_with_more_axes_than_argument_and_result_is_refused() -> None
 
 
 def test_a_forward_that_returns_its_input_gives_a_copy() -> None:
-    """Else a change of the result in place would change the input, unnoticed."""
+    """Otherwise an in-place change of the result would change the input, unnoticed."""
     same = gf.operation("same", lambda F, x: x, lambda F, g, _out, _x: g)
     x = gf.tensor([1.0, 2.0], requires_grad=True)
     y = same(x)
@@ -311,7 +311,7 @@ def test_mistakes_in_a_call() -> None:
 )
 def test_a_forward_that_gives_no_array_says_so(value: Any, kind: str) -> None:
     bad = gf.operation("bad", lambda F, x: value, one)
-    with pytest.raises(TypeError, match=f"the forward of bad gave {kind}, not an array"):
+    with pytest.raises(TypeError, match=f"the forward of bad must return an array; it returned {kind}"):
         bad(gf.ones(1))
 
 
@@ -347,7 +347,7 @@ def test_a_gradient_of_the_wrong_shape_names_the_rule(rule: Any, shape: str, cre
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize(("value", "kind"), [(1.0, "float"), (None, "NoneType"), ([1.0], "list")])
 def test_a_gradient_that_is_no_array_names_the_rule(value: Any, kind: str, create_graph: bool) -> None:
-    with pytest.raises(TypeError, match=f"the rule of bad for argument 0 gave {kind}, not an array"):
+    with pytest.raises(TypeError, match=f"the rule of bad for argument 0 must return an array; it returned {kind}"):
         backward_of(lambda F, g, _out, _a, _b: value, right, create_graph=create_graph)
 
 
@@ -358,7 +358,7 @@ def test_a_gradient_of_the_wrong_shape_in_a_jacobian_names_the_rule() -> None:
 
 
 def test_a_gradient_of_another_dtype_is_cast() -> None:
-    """As everywhere: float32 in, float32 gradients out."""
+    """As for all operations: float32 in, float32 gradients out."""
     wide = gf.operation(
         "wide",
         lambda F, x: F.add(x, 0.0),

@@ -198,7 +198,7 @@ def describe_device(device: Device) -> tuple[str, dict[str, int | None]]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise DeviceUnavailableError(f"its device cannot be described: {one_line(error)}") from error
+        raise DeviceUnavailableError(f"device '{device}' cannot be described: {one_line(error)}") from error
     return printable(words), {name: None if n is None else int(n) for name, n in memory._asdict().items()}
 
 

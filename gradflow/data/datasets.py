@@ -77,7 +77,7 @@ class Dataset:
         if inputs.dtype != np.float32 or inputs.ndim != 2:
             raise TypeError(f"inputs must be float32 (samples, features); got {inputs.dtype} of shape {inputs.shape}")
         if len(inputs) != len(targets):
-            raise ValueError(f"there are {len(inputs)} inputs and {len(targets)} targets")
+            raise ValueError(f"each input needs one target; got {len(inputs)} inputs and {len(targets)} targets")
         if not np.isfinite(inputs).all() or not np.isfinite(targets).all():
             raise ValueError(f"the dataset {self.name} contains a non-finite number")
         if self.is_classification:

@@ -42,13 +42,15 @@ class Batches:
         device: DeviceLike | None = None,
     ) -> None:
         if len(inputs) != len(targets):
-            raise ValueError(f"there are {len(inputs)} inputs and {len(targets)} targets")
+            raise ValueError(f"each input needs one target; got {len(inputs)} inputs and {len(targets)} targets")
         if not len(inputs):
-            raise ValueError("there are no samples")
+            raise ValueError("Batches needs at least one sample; got none")
         if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 1:
             raise ValueError(f"batch_size must be an integer of at least 1; got {batch_size!r}")
         if drop_last and batch_size > len(inputs):
-            raise ValueError(f"{len(inputs)} samples are less than one batch of {batch_size}")
+            raise ValueError(
+                f"with drop_last, {len(inputs)} samples give no batch of {batch_size}: choose a smaller batch_size"
+            )
         where = gf.get_backend(device).device
         self.inputs = gf.tensor(inputs, device=where)
         self.targets = gf.tensor(targets, device=where)

@@ -117,7 +117,7 @@ def _value(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
     def value(F: Any, *arrays: Any, **parameters: Any) -> Any:
         out = forward(F, *arrays, **parameters)
         if not hasattr(out, "shape") or not hasattr(out, "dtype"):
-            raise TypeError(f"the forward of {name} gave {type(out).__name__}, not an array")
+            raise TypeError(f"the forward of {name} must return an array; it returned {type(out).__name__}")
         shared = getattr(out, "base", None) is not None or any(out is array for array in arrays)
         return F.copy(out) if shared else out
 
@@ -168,7 +168,7 @@ def _checked(name: str, argument: int, rule: Rule, arity: int) -> Rule:
             given[i] = _Unread(message, given[i])
         gradient = rule(*given, **parameters)
         if not hasattr(gradient, "shape") or not hasattr(gradient, "dtype"):
-            raise TypeError(f"{which} gave {type(gradient).__name__}, not an array")
+            raise TypeError(f"{which} must return an array; it returned {type(gradient).__name__}")
         if type(gradient) is _Unread:
             gradient._refuse()
         return gradient

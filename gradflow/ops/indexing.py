@@ -166,7 +166,7 @@ def _raw_part(x: Tensor, part: Any) -> Any:
     if isinstance(part, slice):
         return slice(*[None if n is None else _index(n) for n in (part.start, part.stop, part.step)])
     if type(part).__name__ == "bool":  # also NumPy's
-        raise IndexError("True and False are not indices")
+        raise IndexError("True and False are not indices: use 0 or 1, or a tensor of bools as a mask")
     if isinstance(part, Tensor):
         if part.backend is not x.backend:
             raise mismatch("indexing", (x, part))

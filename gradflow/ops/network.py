@@ -196,7 +196,7 @@ def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) ->
 
 
 def check_epsilon(eps: float) -> None:
-    """Raise ValueError for an eps that is negative or not finite."""
+    """Raise ValueError for an eps that is negative or non-finite."""
     if isinstance(eps, bool) or not isinstance(eps, Real) or not 0.0 <= eps < math.inf:
         raise ValueError(f"eps is a finite number >= 0; got {eps!r}")
 

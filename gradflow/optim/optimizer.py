@@ -134,7 +134,7 @@ class Optimizer:
                 )
                 raise TypeError(f"an optimizer takes leaves that are floating-point tensors; got {what}")
             if id(tensor) in seen:
-                raise ValueError("a parameter is given to the optimizer twice")
+                raise ValueError(f"a parameter, of shape {tensor.shape}, is given to the optimizer twice: pass it once")
             seen.add(id(tensor))
         return whole
 

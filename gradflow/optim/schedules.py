@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the number of steps done so far, passed to an optimizer as its `lr`.
 
 Each is a frozen dataclass whose instances are callable, so that it can be printed, compared and pickled. Any function
-of the steps can serve as a schedule, too. All raise ValueError for a rate that is negative or not finite, and for a
+of the steps can serve as a schedule, too. All raise ValueError for a rate that is negative or non-finite, and for a
 number of steps that is not an integer of at least 1.
 
 >>> schedule = warmup(cosine(0.1, steps=100), steps=10)
