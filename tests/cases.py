@@ -69,7 +69,7 @@ _serial = itertools.count()
 
 
 def normal(*shape: int, away: float = 0.0) -> np.ndarray:
-    """Normal numbers, each case's its own; with `away`, at least that far from 0."""
+    """Normal numbers, different for each case; with `away`, at least that far from 0."""
     rng = np.random.default_rng(zlib.crc32(f"{next(_serial)} {shape}".encode()))
     x = rng.normal(size=shape)
     return np.asarray(x + np.copysign(away, x))
@@ -81,7 +81,7 @@ def positive(*shape: int) -> np.ndarray:
 
 
 def distinct(*shape: int) -> np.ndarray:
-    """Numbers of which no two are near each other, in no order."""
+    """Numbers in random order, no two of which are close to each other."""
     rng = np.random.default_rng(next(_serial))
     return np.asarray(rng.permutation(math.prod(shape)).reshape(shape) * 0.37 - 1.9)
 
@@ -582,7 +582,7 @@ for _what, _shape in _SHAPES_OF_LOGITS.items():
 
 
 def torch_weighted(T: Any, x: Any, t: Any, w: Any, reduction: str, smoothing: float) -> Any:
-    """Cross-entropy with weights in elementary functions; a test holds it against PyTorch's own."""
+    """Cross-entropy with weights in elementary functions; a test compares it with PyTorch's own."""
     axis = 0 if x.ndim == 1 else 1
     classes = x.shape[axis]
     dense = t

@@ -67,7 +67,7 @@ def test_rows_that_need_numpy_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_the_environment_of_a_row_does_not_choose_its_kernels(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And NumPy's BLAS reports the kernels that it chose for the processor."""
+    """NumPy's BLAS also reports the kernels that it chose for the processor."""
     heads = []
     for kernels in ("", "Nehalem"):
         monkeypatch.setenv("OPENBLAS_CORETYPE", kernels)

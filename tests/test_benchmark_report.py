@@ -191,7 +191,7 @@ def seconds(words: str) -> float:
 
 @pytest.mark.slow
 def test_the_screen_the_file_and_the_report_give_the_time_of_one_step(tmp_path: Path) -> None:
-    """And pytest-benchmark's own comparison accepts the file, grouped by parameter."""
+    """pytest-benchmark's own comparison accepts the file too, grouped by parameter."""
     path = tmp_path / "x.json"
     words = ["benchmarks/test_train_step.py", "-k", "tiny-32-cpu-gradflow", "--benchmark-max-time=0.1"]
     out = run("-m", "pytest", "-p", "no:cacheprovider", *words, f"--benchmark-json={path}")

@@ -1,4 +1,4 @@
-"""The programs of captured steps: how two recordings are compared, and the Python that one becomes."""
+"""The programs of captured steps: how two recordings are compared, and the Python generated from one."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_difference_is_described_by_its_calls() -> None:
 
 
 def test_arguments_of_all_kinds_are_given_again() -> None:
-    """In a program they are what the recording says of them."""
+    """A program passes the arguments that the recording lists."""
     seen: list[Any] = []
 
     def pair(*arguments: Any, **options: Any) -> Any:

@@ -549,7 +549,7 @@ def test_steps_leave_nothing_behind_without_the_garbage_collector(create_graph: 
 def test_the_peak_of_a_deep_network_is_lower() -> None:
     """20 layers of 256, a batch of 2,048: 20 activations of 2 MB without checkpoints; 5 and 4 with five segments.
 
-    What else there is, gradients of activations and of weights, is the same for both; so the bound is not 9/20.
+    All other memory, gradients of activations and of weights, is the same for both; so the bound is not 9/20.
     """
 
     def peak(through: Callable[..., Any]) -> tuple[int, list[np.ndarray]]:

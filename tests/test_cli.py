@@ -218,7 +218,7 @@ def test_a_config_repeats_its_run_to_the_byte(command: Any) -> None:
 
 
 @needs_extra
-def test_options_beside_a_config_win_over_it(command: Any) -> None:
+def test_options_override_a_config(command: Any) -> None:
     command("train", "iris", *QUICK, "--lr", "0.5", "--out", "first")
     assert command("train", "--config", "first/config.toml", "--seed", "1").status == 0
     assert settings_of("runs/iris-seed1") == {**settings_of("first"), "seed": 1}
@@ -226,7 +226,7 @@ def test_options_beside_a_config_win_over_it(command: Any) -> None:
 
 
 @needs_extra
-def test_another_optimizer_beside_a_config_has_its_own_defaults(command: Any) -> None:
+def test_another_optimizer_than_that_of_a_config_has_its_own_defaults(command: Any) -> None:
     command("train", "iris", *QUICK, "--optimizer", "sgd", "--lr", "0.5", "--out", "first")
     assert command("train", "--config", "first/config.toml", "--optimizer", "adam", "--out", "second").status == 0
     defaults = Settings("iris", epochs=1, hidden=(4,), device="cpu", optimizer="adam")
@@ -465,7 +465,7 @@ def test_a_library_that_is_told_nonsense_says_so_too() -> None:
 @pytest.mark.slow
 @needs_extra
 @pytest.mark.parametrize("how", ["backend", "usetex", "not text"])
-def test_what_matplotlib_was_told_does_not_matter(how: str) -> None:
+def test_settings_of_matplotlib_do_not_matter(how: str) -> None:
     """The plot needs no window and no TeX: it is drawn with matplotlib's default settings."""
     settings = {"usetex": b"text.usetex: True\nfigure.figsize: 1, 1\n", "not text": b"\xff\xfe", "backend": b""}[how]
     Path("matplotlibrc").write_bytes(settings)

@@ -26,7 +26,7 @@ ALL_SLOW = {
     "tests/cupy_backend/test_cupy_kernels.py", "tests/cupy_backend/test_host_kernels.py",
     "tests/cupy_backend/test_nvrtc.py", "tests/test_training_vs_torch.py",
 }  # fmt: skip
-"""The test files without a fast test, beside those of `tests/peers`: they compile kernels or need PyTorch."""
+"""The test files without a fast test, other than those of `tests/peers`: they compile kernels or need PyTorch."""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -57,7 +57,7 @@ def test_the_links_lead_to_files() -> None:
     assert all((ROOT / target).exists() for target in targets)
 
 
-def test_the_names_in_capitals_are_in_the_files_beside_them() -> None:
+def test_the_names_in_capitals_are_in_the_files_that_a_recipe_names() -> None:
     """As in "`FUNCTIONS` and a case to `CASES` in `tests/cases.py`": a recipe says what to change where."""
     recipes = " ".join(PAGE.partition("## Recipes")[2].split())
     pairs = [

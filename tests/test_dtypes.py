@@ -257,7 +257,7 @@ def _pairs(loss: str, **options: Any) -> Any:
 
 
 def _first(function: Any) -> Any:
-    """The function, of which the first element alone has a gradient."""
+    """The function, with a gradient for its first element only."""
     return lambda x: function(x).reshape(-1)[0]
 
 
@@ -294,7 +294,7 @@ OF_MANY: dict[str, Any] = {
 def test_functions_of_many_half_floats_and_their_gradients_are_right(name: str, recorded: bool, device: str) -> None:
     """To two units in the last place of float16, against float64: a gradient is rounded once for each operation.
 
-    But log_softmax: its rule takes the exponential of the result, some -12, which was rounded.
+    The exception is log_softmax: its rule takes the exponential of the result, about -12, which was rounded.
     """
     needs_float16(device)
     scatters = name.startswith(("take", "nll")) and gf.get_backend(device).kernels()["scatter_add"] == "composed"

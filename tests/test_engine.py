@@ -97,7 +97,7 @@ def test_ten_thousand_uses_of_one_computed_tensor_in_one_concat_add_up() -> None
 
 
 def test_a_gradient_is_the_same_to_the_bit_however_it_is_computed() -> None:
-    """Straight into an optimizer's memory, past a hook elsewhere, after a gradient, by `gradients`."""
+    """Written to an optimizer's buffer, with a hook elsewhere, added to an earlier gradient, or by `gradients`."""
 
     def gradient(trained: bool, hooked: bool, more: bool, asked: bool) -> bytes:
         rng = np.random.default_rng(0)

@@ -83,7 +83,7 @@ def test_numba_is_not_imported_before_a_kernel_runs() -> None:
 @needs_numba
 @pytest.mark.parametrize("spoil", ["read-only", "transposed", "with gaps", "another dtype object", "float16"])
 def test_arrays_that_nothing_was_compiled_for_give_what_numpy_gives(spoil: str) -> None:
-    """And do not make numba compile again."""
+    """They do not make numba compile again, either."""
     rng = np.random.default_rng(0)
 
     def spoilt(*shape: int) -> Any:

@@ -262,7 +262,7 @@ def test_a_change_in_place_raises(how: str, create_graph: bool) -> None:
 
 
 def test_a_hook_does_not_hide_earlier_changes_of_the_cotangent() -> None:
-    """The cotangent of a recorded pass is the user's own tensor, whose history others rely on."""
+    """The cotangent of a recorded pass is the user's own tensor, whose record of changes other graphs use."""
     x, w, cotangent = leaf(1.0, 2.0), leaf(1.0, 1.0), gf.tensor(np.array([1.0, 1.0]))
     product = (cotangent * w).sum()
     cotangent += 1
@@ -545,9 +545,9 @@ def double(module: nn.Module, inputs: Any, output: gf.Tensor) -> gf.Tensor:
 
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 def test_copies_of_a_module_have_its_forward_hooks_and_not_those_of_its_parameters_gradients(how: Any) -> None:
-    """A forward hook belongs to the module, as an attribute does; a gradient's hook to one tensor, and a copy is new.
+    """A forward hook belongs to the module, like an attribute; a gradient hook belongs to one tensor and is not copied.
 
-    The hooks of a copy are its own: taking one back from the original leaves the copy as it is.
+    A copy has its own hooks: removing one from the original does not change the copy.
     """
     gf.manual_seed(0)
     layer = nn.Linear(2, 1)

@@ -145,7 +145,7 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in {**FILES, **
 
 
 def unit(name: str) -> str:
-    """The package or module that a name is in: "nn" of gradflow.nn.layers.Linear; "gradflow" of what is in none."""
+    """The package or module that a name is in: "nn" of gradflow.nn.layers.Linear; "gradflow" for other names."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 and f"gradflow.{parts[1]}" in FILES else "gradflow"
 
@@ -154,7 +154,7 @@ LEVELS = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 
 
 def layer_of(name: str) -> str | None:
-    """The longest name in LAYERS that stands for a module, or for something in a module."""
+    """The longest name in LAYERS that is this module, or a module or package that contains it."""
     parts = name.split(".")[1:]
     names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
     return next((n for n in names if n in LEVELS), None)
@@ -266,7 +266,7 @@ def test_each_layer_has_modules() -> None:
 
 
 def test_autograd_does_not_know_the_operations() -> None:
-    """What the table of layers implies, said outright for the ones that matter most."""
+    """What LAYERS implies, checked directly for the most important modules."""
     for here, never in {
         "autograd": {"tensor", "ops", "nn", "optim"}, "ops": {"nn", "optim", "transforms"}, "nn": {"optim", "training"},
         "optim": {"nn", "training"}, "data": {"training", "cli"},

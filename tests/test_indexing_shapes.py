@@ -1,4 +1,4 @@
-"""Shapes that nobody thought of: broadcasting, reductions and indexing against NumPy, over generated examples."""
+"""Broadcasting, reductions and indexing against NumPy, over generated shapes and keys."""
 
 from __future__ import annotations
 
@@ -323,7 +323,7 @@ def masked(draw: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
 @pytest.mark.parametrize("create_graph", [False, True])
 @settings(modest, max_examples=300)
 @given(shape=hnp.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=3), data=st.data())
-def test_masks_beside_other_indices_as_numpy(create_graph: bool, shape: tuple[int, ...], data: Any) -> None:
+def test_masks_with_other_indices_as_numpy(create_graph: bool, shape: tuple[int, ...], data: Any) -> None:
     key, x = data.draw(masked(shape)), numbers(shape)
     ours = tuple(gf.tensor(k) if isinstance(k, np.ndarray) else k for k in key)
     try:
@@ -344,7 +344,7 @@ def test_masks_beside_other_indices_as_numpy(create_graph: bool, shape: tuple[in
     close(changed, copy)
 
 
-def test_masks_beside_other_indices_on_every_device(device: str) -> None:
+def test_masks_with_other_indices_on_every_device(device: str) -> None:
     values, mask, other = numbers((3, 4, 2)), np.array([True, False, True, True]), np.array([False, True])
     place = {id(m): gf.tensor(m) for m in (mask, other)}
     keys: list[Any] = [
@@ -369,7 +369,7 @@ def test_masks_beside_other_indices_on_every_device(device: str) -> None:
 
 
 def test_a_mask_waits_no_more_often_than_it_must() -> None:
-    """One wait for each of its axes; the copies of an index are none."""
+    """One wait for each axis of the mask; copying an index does not wait."""
     x = gf.tensor(numbers((3, 4)), device="fake")
     rows = gf.tensor([True, False, True], device="fake")
     with count_transfers() as count:

@@ -53,7 +53,7 @@ def weighted(outs: list[Any], weights: list[Any]) -> Any:
 
 
 def take_gradients(tensors: list[Any]) -> list[np.ndarray]:
-    """The gradients as NumPy arrays (zeros where there is none), and none left behind."""
+    """The gradients as NumPy arrays (zeros where there is none); clears them."""
     found = [t.backend.to_host(t.grad.array if t.grad is not None else gf.zeros_like(t).array) for t in tensors]
     for t in tensors:
         t.zero_grad()
@@ -68,7 +68,7 @@ class Derivatives:
 
 
 def differentiate(case: Case, device: str = "cpu", dtype: str = "float64", layout: Any = None) -> Derivatives:
-    """By gradflow: once with arrays (the plain backward), then recorded, then through the record."""
+    """Differentiate with gradflow: on arrays (an ordinary backward pass), recorded, and through the recorded pass."""
     inputs = leaves(case, device, dtype, layout)
     chosen = [inputs[i] for i in case.differentiable()]
     outs = as_list(case.call(*inputs))

@@ -372,7 +372,7 @@ def test_those_that_work_are_listed_beside_those_that_do_not(report: Any) -> Non
 
 
 def test_what_a_package_prints_is_not_in_the_report(report: Any, faulty: list[Path]) -> None:
-    """Nor does it send control codes to the terminal; the fixture has parsed the JSON, which it would precede."""
+    """It sends no control codes to the terminal either; the fixture parses the JSON, which such output would break."""
     table, found = report
     assert table.startswith("device ")
     assert all(character.isprintable() or character == "\n" for character in table)
@@ -401,7 +401,7 @@ def test_a_package_with_a_fault_is_a_line(report: Any, name: str) -> None:
 
 
 def test_the_error_of_a_device_says_the_same(report: Any, faulty: list[Path]) -> None:
-    """And neither the import of gradflow nor the CPU is affected."""
+    """Neither the import of gradflow nor the CPU is affected."""
     names = [name for name in FAULTS if name not in WORKS_ANYWAY]
     code = f"{ERROR}\nprint(gradflow.ones(2).sum().item())\nfor name in {names}: print(' '.join(error(name).split()))"
     first, *errors = run(code, *faulty)[0].splitlines()

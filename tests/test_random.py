@@ -57,7 +57,7 @@ def test_bits_of_any_key_and_counter(key: int, counter: int, n: int) -> None:
 
 
 def test_a_known_answer() -> None:
-    """Of Random123's kat_vectors: philox4x64-10 with key and counter 0; numpy starts at counter + 1, hence the wrap."""
+    """From Random123's kat_vectors: philox4x64-10 with key and counter 0. NumPy starts at counter + 1, hence M256."""
     expected = [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B]
     assert [int(w) for w in CPU.random_bits(0, M256, 4)] == expected
     assert [int(w) for w in Backend.random_bits(CPU, 0, M256, 4)] == expected

@@ -44,7 +44,7 @@ def all_axes(ndim: int) -> list[tuple[int, ...]]:
 
 
 def exactly(function: Any, x: Any, **options: Any) -> Any:
-    """By NumPy in its longest floating-point numbers, of a contiguous copy with the reduced axes last."""
+    """The sum by NumPy in its widest floating-point type, of a contiguous copy with the reduced axes last."""
     return function(np.ascontiguousarray(x, np.longdouble), **options).astype(np.float64)
 
 

@@ -215,7 +215,7 @@ def test_equality_with_none_and_text_is_false() -> None:
 
 
 class Foreign:
-    """Knows tensors, which do not know it."""
+    """A class whose operators take tensors, and which gradflow does not know."""
 
     def __radd__(self, other: Any) -> str:
         return "foreign"

@@ -169,7 +169,7 @@ ASKING: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("what", ASKING)
-def test_a_fake_array_does_not_tell_its_values(fake: FakeBackend, what: str) -> None:
+def test_a_fake_array_does_not_reveal_its_values(fake: FakeBackend, what: str) -> None:
     for shape in ((), (1,), (2, 3)):
         with pytest.raises(TypeError, match=f"__{what}__ would wait for fake:0 .* explicitly with Backend.to_host"):
             ASKING[what](fake.ones(shape, dtype=fake.dtypes["int64"]))

@@ -1,4 +1,4 @@
-"""The page on writing an optimizer is true: its code runs, and its Lion is one in all that the page promises."""
+"""The page on writing an optimizer is correct: its code runs, and its Lion does all that the page promises."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def train(model: nn.Module, optimizer: Optimizer, steps: range, train_step: Any 
 
 
 def test_lion_is_its_formula(device: str) -> None:
-    """Against NumPy in float64, whose gradients it is given. Each of n = 20 steps rounds each number less than 8 times,
-    and all numbers are below 4: the bound is 20 * 8 * eps * 4. Gradients keep the sign's argument off 0."""
+    """Against NumPy in float64, with the same gradients. Each of n = 20 steps rounds each number less than 8 times, and
+    all numbers are below 4: the bound is 20 * 8 * eps * 4. The gradients keep the argument of the sign away from 0."""
     rng = np.random.default_rng(0)
     start, lr, decay = rng.normal(size=(4, 3)), optim.schedules.cosine(0.1, 20), 0.1
     p = gf.tensor(start, requires_grad=True)

@@ -45,7 +45,7 @@ class StrictBackend(AccurateSums):
     def memory_stats(self) -> MemoryStats:
         return MemoryStats(0, None, 0)
 
-    # the Array API has no arrays of integers beside slices, and no slices beyond the end: those NumPy takes
+    # unlike NumPy, the Array API has neither integer arrays combined with slices nor slices beyond the end
 
     def getitem(self, x: Any, key: Any) -> Any:
         try:

@@ -1,10 +1,9 @@
-// As much of CUDA as the kernels of gradflow_cupy use, for a C++ compiler: so that the same sources run on the CPU.
+// The part of CUDA that the kernels of gradflow_cupy use, for a C++ compiler, so that the same sources run on the CPU.
 //
-// Blocks run one after another in a random order. The threads of a block are fibres: they change at __syncthreads(),
-// and now and then where a thread asks for its index, and they go on in a random order, as nothing says in which they
-// do on a GPU. A block in which some threads end while others wait at a barrier is an error, as it is there. Shared
-// memory holds nothing of use when a block starts. Nothing here says anything about speed, or about what the compiler
-// for the GPU makes of the sources.
+// Blocks run one after another in a random order. The threads of a block are fibres: they switch at __syncthreads(),
+// and sometimes where a thread asks for its index, and continue in a random order, since a GPU guarantees none. A block
+// in which some threads end while others wait at a barrier is an error, as in CUDA. Shared memory contains garbage when
+// a block starts. This says nothing about speed, or about the code that the compiler for the GPU generates.
 
 #pragma once
 
@@ -32,7 +31,7 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 namespace host {
 
 constexpr size_t STACK = 1 << 16;
-constexpr unsigned int SWITCH = 64;  // a thread is interrupted at one of so many questions for its index
+constexpr unsigned int SWITCH = 64;  // a thread is interrupted at one in so many requests for its index
 
 enum State { READY, WAITING, DONE };
 
@@ -107,7 +106,7 @@ inline bool run_block(size_t threads) {
             done += fibres[t].state == DONE;
         }
         if (done == threads) return true;
-        if (waiting == threads) {  // all are at the barrier: past it
+        if (waiting == threads) {  // all are at the barrier: let them pass
             for (size_t t = 0; t < threads; t++) fibres[t].state = READY;
             continue;
         }

@@ -15,7 +15,7 @@ class CUDARuntimeError(RuntimeError):
 
 
 class Copy:
-    """A copy from page-locked memory that the GPU makes when it gets to it."""
+    """An asynchronous copy from page-locked memory, which the GPU makes later."""
 
     def __init__(self, source: Any, target: Any) -> None:
         self.source, self.target, self.promised, self.made = source, target, source.copy(), False
@@ -27,7 +27,7 @@ class Copy:
 
 
 class State:
-    """What is current, and what has been counted."""
+    """The current device and stream, and the counts."""
 
     device = 0
     devices = 1
@@ -46,13 +46,13 @@ class State:
 
     @classmethod
     def reach(cls) -> None:
-        """The GPU works: it has made the copies that it was given before."""
+        """Let the GPU work: it makes all copies queued so far."""
         for copy in cls.in_flight:
             copy.make()
 
     @classmethod
     def wait(cls) -> None:
-        """Wait for the GPU. What it copied from must still be what it was: nothing says when it read that."""
+        """Wait for the GPU. The sources of its copies must be unchanged, since it may read them at any time."""
         cls.synchronizations += 1
         cls.reach()
         copies, cls.in_flight = cls.in_flight, []
@@ -82,7 +82,7 @@ class Device:
 
 
 class Event:
-    """Belongs to the device that was current, and to streams of that one alone."""
+    """An event of the device that is current at its creation, for streams of that device only."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.device = State.device
@@ -188,7 +188,7 @@ class Pool:
 
 
 class PinnedPool:
-    """The pool of page-locked memory, which does not tell how many bytes it has."""
+    """The pool of page-locked memory, which does not report how many bytes it has."""
 
     def free_all_blocks(self) -> None:
         State.pinned_pool_freed += 1

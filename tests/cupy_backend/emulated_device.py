@@ -18,7 +18,7 @@ REALS = [pytest.param(np.float32, id="float32"), pytest.param(np.float64, id="fl
 
 
 class EmulatedBackend(CupyBackend):
-    """The CuPy backend under a name of its own, so that nothing takes it for a GPU."""
+    """The CuPy backend under its own name, so that nothing mistakes it for a GPU."""
 
     name = "emulated"
 

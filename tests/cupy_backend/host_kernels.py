@@ -70,7 +70,7 @@ def _library(source: str) -> ctypes.CDLL:
 
 
 def _slot(value: Any) -> Any:
-    """The memory in which CuPy hands a value over: as many bytes as its own type has, and after them what there is."""
+    """The memory that CuPy passes for a value: the bytes of its own type, followed by unrelated bytes."""
     if value is None:
         held = np.uint64(0)
     elif isinstance(value, bool):

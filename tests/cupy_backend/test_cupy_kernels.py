@@ -295,7 +295,7 @@ def test_clip_global_norm(backend: Any, reference: Any, real: Any) -> None:
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_hyperparameters_of_numpy(backend: Backend, kind: Any) -> None:
-    """Their values count, not their sizes in memory."""
+    """NumPy scalars are passed by value, whatever their size in memory."""
 
     def step(number: Any) -> list[Any]:
         p, g, m, s, v = (on_device(backend, np.abs(numbers((33,), seed=seed))) for seed in range(5))

@@ -199,7 +199,7 @@ def test_two_objects_of_a_device_count_their_memory(cupy: Any) -> None:
 
 
 def test_events_and_streams_of_the_second_device(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of their own device, whichever is current."""
+    """Events and streams use their own device, whichever is current."""
     monkeypatch.setattr(emulated_cupy.State, "devices", 2)
     first, second = EmulatedBackend(0), EmulatedBackend(1)
     start, end = second.event(), second.event()
@@ -315,7 +315,7 @@ def test_other_tensors_move_as_ever(backend: Any, values: Any) -> None:
 
 
 @pytest.mark.parametrize("part", [slice(None), slice(1, None)])
-def test_a_pinned_buffer_may_be_filled_anew_after_a_blocking_move(backend: Any, part: slice) -> None:
+def test_a_pinned_buffer_may_be_refilled_after_a_blocking_move(backend: Any, part: slice) -> None:
     """CuPy copies page-locked memory directly and asynchronously, unless told to block."""
     pinned = backend.pin(numbers((4, 3)))
     expected = pinned[part].copy()

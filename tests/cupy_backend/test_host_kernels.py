@@ -58,7 +58,7 @@ def assert_ulp(actual: Any, expected: Any, ulp: float = 8, scale: Any = 0.0) -> 
 @pytest.mark.parametrize("columns", [1, 31, 33, 256, 257, 10**5])
 @pytest.mark.parametrize("rows", [1, 65535, 65536, 10**7, 2**33])
 def test_grids_are_within_the_limits_of_cuda(rows: int, columns: int) -> None:
-    """And blocks suit the sums of a block: a power of two of threads, at most as many as its shared memory holds."""
+    """Blocks also suit block sums: their threads are a power of two, at most as many as the shared memory holds."""
     for grid, block, *_ in (
         per_element(rows * columns), per_row(rows, columns), per_cell(rows, columns), per_tile(rows, columns)
     ):  # fmt: skip
