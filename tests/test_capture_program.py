@@ -37,7 +37,8 @@ SAME: list[tuple[Any, Any]] = [
     (1, 1), (0.5, 0.5), ("a", "a"), (None, None), (..., ...), (True, True),
     ((1, [2, {"a": slice(0, 3)}]), (1, [2, {"a": slice(0, 3)}])), (Ref(0, "[1]"), Ref(0, "[1]")), (Input(0), Input(0)),
     (Constant(ARRAY), Constant(ARRAY)), (Constant(np.dtype("f4")), Constant(np.dtype("f4"))),
-    (Constant(float("inf")), Constant(float("inf"))), (NewTensor(Input(1)), NewTensor(Input(1))),
+    (Constant(float("inf")), Constant(float("inf"))), (Constant(float("nan")), Constant(float("nan"))),
+    (NewTensor(Input(1)), NewTensor(Input(1))),
 ]  # fmt: skip
 
 DIFFERENT: list[tuple[Any, Any]] = [
@@ -47,7 +48,7 @@ DIFFERENT: list[tuple[Any, Any]] = [
     (Ref(0), Ref(1)), (Ref(0, "[0]"), Ref(0, "[1]")), (Ref(0), Input(0)), (Input(0), 0),
     (Input(0), NewTensor(Input(0))),
     (Constant(ARRAY), Constant(ARRAY.copy())), (Constant(np.dtype("f4")), Constant(np.dtype("f8"))),
-    (Constant(gf.ones(1)), Constant(gf.ones(1))), (Constant(1), 1), (Constant(float("nan")), Constant(float("nan"))),
+    (Constant(gf.ones(1)), Constant(gf.ones(1))), (Constant(1), 1), (Constant(float("nan")), Constant(-float("nan"))),
 ]  # fmt: skip
 
 

@@ -168,6 +168,11 @@ def get_backend(device: DeviceLike | None = None) -> Backend:
     return backend
 
 
+def started_backends() -> list[Backend]:
+    """The backend objects that exist: those of the devices used so far."""
+    return list(_backends.values())
+
+
 def devices() -> list[Device]:
     """All usable devices, the CPU first."""
     return [device for prefix in backend_prefixes() for device in devices_of(prefix)]

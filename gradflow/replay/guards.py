@@ -14,32 +14,36 @@ class GroupsGuard:
     """The parameter groups of an optimizer when the guard is created.
 
     Parameters must stay the same objects in the same order. Hyperparameters may change, because `Optimizer.step` reads
-    them in each replay, unless the step itself reads them too (`are_read`).
+    them in each replay, unless the step itself reads them too (`hyperparameters_read`).
     """
 
-    __slots__ = ("are_read", "optimizer", "parameters", "settings")
+    __slots__ = ("hyperparameters", "hyperparameters_read", "optimizer", "parameters")
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
-        self.parameters = [list(group["params"]) for group in optimizer.param_groups]
-        self.settings = _settings(optimizer)
-        self.are_read = False
+        given = [group["params"] for group in optimizer.param_groups]
+        self.parameters = [list(each) if isinstance(each, list) else each for each in given]
+        self.hyperparameters = _hyperparameters(optimizer)
+        self.hyperparameters_read = False
 
-    def holds(self) -> bool:
-        """Whether a replay is valid with the present groups of the optimizer."""
-        return self.has_same_parameters() and (not self.are_read or self.has_same_settings())
+    def hold(self) -> bool:
+        """Whether the guard allows a replay now."""
+        return self.has_same_parameters() and (not self.hyperparameters_read or self.has_same_hyperparameters())
 
     def has_same_parameters(self) -> bool:
         """Whether the groups have the same parameters."""
-        same: bool = self.optimizer.holds(self.parameters)
+        try:
+            same: bool = self.optimizer.holds(self.parameters)
+        except TypeError:  # `params` is not a list; the error of `Optimizer.step` says so
+            return False
         return same
 
-    def has_same_settings(self) -> bool:
+    def has_same_hyperparameters(self) -> bool:
         """Whether the groups have the same hyperparameters."""
-        return _settings(self.optimizer) == self.settings
+        return _hyperparameters(self.optimizer) == self.hyperparameters
 
 
-def _settings(optimizer: Any) -> list[dict[str, Any]]:
+def _hyperparameters(optimizer: Any) -> list[dict[str, Any]]:
     return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 
 
@@ -48,9 +52,8 @@ class Guards:
 
     snapshot: the versions of the objects that the step uses.
     groups: the parameter groups of the optimizers that it uses.
-    leaves: the leaves whose gradients it computes. Each gradient must be in the same place when a replay begins
-    (`gradient_state`) as when the recorded step began.
-    recorded_at: the number of the call that was recorded.
+    leaves: the leaves whose gradients it computes.
+    recorded_at: the number of the recorded call among all calls of the step.
     """
 
     __slots__ = ("groups", "leaves", "recorded_at", "snapshot")
@@ -64,8 +67,8 @@ class Guards:
         self.recorded_at = recorded_at
 
     def hold(self) -> bool:
-        """Whether nothing has changed, apart from `gradient_states`."""
-        return self.snapshot.is_current() and all(map(GroupsGuard.holds, self.groups))
+        """Whether nothing has changed; ignores gradient states, which `Program.is_valid` compares."""
+        return self.snapshot.is_current() and all(map(GroupsGuard.hold, self.groups))
 
     def gradient_states(self) -> list[GradientState | None]:
         """The state of each leaf's gradient now."""
@@ -78,7 +81,7 @@ class Guards:
 
 
 def gradient_state(leaf: Leaf) -> GradientState | None:
-    """Where a leaf's gradient is; None if other tensors share its buffer, which the step would have to copy first."""
+    """Where a leaf's gradient is; None if other tensors share its buffer, which a replay would overwrite."""
     if leaf.slot is not None and leaf.slot.holders and leaf.is_held():
         return None
     return leaf.state

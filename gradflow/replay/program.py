@@ -1,7 +1,8 @@
-"""A recorded step as data, the comparison of two recordings, and the program compiled from a recording."""
+"""Recordings of a step, their comparison, and their compilation to a `Program`."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ class Input(NamedTuple):
 
 
 class Ref(NamedTuple):
-    """The result of a call, counted from 0, or the part of it at a `path` such as "[1]" or ".array"."""
+    """The result of a call, numbered from 0, or the part of it at `path`, Python source such as "[1]" or ".array"."""
 
     call: int
     path: str = ""
@@ -33,7 +34,7 @@ class NewTensor(NamedTuple):
 
 
 class Constant:
-    """An object that the step did not compute, such as the array of a parameter or an optimizer."""
+    """An object from before the step, such as the array of a parameter or an optimizer."""
 
     __slots__ = ("value",)
 
@@ -51,14 +52,14 @@ class Call(NamedTuple):
     arguments: tuple[Any, ...]
     options: dict[str, Any]
     place: str
-    """The line of the step that makes the call."""
+    """The file and the line of the step that makes the call; ignored in comparisons."""
 
 
 class Recording(NamedTuple):
-    """The calls of a step on one backend, its number of inputs, its result (in the form of an argument), and guards."""
+    """What a step did in one call; the result has the form of an argument."""
 
     backend: Backend
-    inputs: int
+    input_count: int
     calls: Sequence[Call]
     result: Any
     guards: Guards
@@ -70,7 +71,7 @@ class Recording(NamedTuple):
 def difference(before: Recording, after: Recording) -> Reason | None:
     """The first difference between two recordings of a step, or None."""
     for a, b in zip_longest(before.calls, after.calls):
-        if a is None or b is None or not _is_same(a[:3], b[:3]):
+        if a is None or b is None or not _is_same(a._replace(place=""), b._replace(place="")):
             return _difference_at((b or a).place, a, b)
     if not _is_same(before.result, after.result):
         return _difference_at("the results", before.result, after.result)
@@ -79,7 +80,7 @@ def difference(before: Recording, after: Recording) -> Reason | None:
 
 def _difference_at(place: str, a: Any, b: Any) -> Reason:
     texts = ["no call" if x is None else _text(x, _readable) for x in (a, b)]
-    if texts[0] == texts[1]:  # the same description of two objects
+    if texts[0] == texts[1]:  # two objects with the same description
         pairs = zip(_leaves(a, Constant), _leaves(b, Constant), strict=False)
         other = next((describe(y.value) for x, y in pairs if not _is_same(x, y)), "argument")
         texts[1] = f"the same with another {other.removeprefix('a ')}"
@@ -87,18 +88,27 @@ def _difference_at(place: str, a: Any, b: Any) -> Reason:
 
 
 def _is_same(a: Any, b: Any) -> bool:
-    """Whether two arguments are the same: constants by identity or equality, numbers by type and repr (0.0 == -0.0)."""
+    """Whether two arguments are the same: plain values by type and repr (so that 0.0 and -0.0 differ)."""
     if type(a) is not type(b):
         return False
     if isinstance(a, (tuple, list, dict, slice)):
         parts, others = _parts(a), _parts(b)
         return len(parts) == len(others) and all(map(_is_same, parts, others))
-    if not isinstance(a, Constant):
-        return repr(a) == repr(b)
-    a, b = a.value, b.value
+    return _is_same_object(a.value, b.value) if isinstance(a, Constant) else repr(a) == repr(b)
+
+
+def _is_same_object(a: Any, b: Any) -> bool:
+    """Whether two constants are the same: arrays and tensors by identity, floats by their bits, others by equality."""
     if a is b:
         return True
-    return type(a) is type(b) and not isinstance(a, Tensor) and not hasattr(a, "dtype") and bool(a == b)
+    if type(a) is not type(b) or isinstance(a, Tensor) or hasattr(a, "dtype"):
+        return False
+    if isinstance(a, float):
+        return struct.pack("d", a) == struct.pack("d", b)
+    try:
+        return bool(a == b)
+    except Exception:  # of a user's __eq__
+        return False
 
 
 def _parts(x: Any) -> Sequence[Any]:
@@ -176,16 +186,17 @@ def compile_replay(recording: Recording) -> Callable[..., Any]:
             lines.append(f"del {', '.join(f'r{n}' for n in sorted(used - live))}")
         lines.append(f"r{i} = {_text(call, name)}")
         live |= used
-    source = "\n    ".join([f"def replay({', '.join(f'i{i}' for i in range(recording.inputs))}):", *reversed(lines)])
+    inputs = ", ".join(f"i{i}" for i in range(recording.input_count))
+    source = "\n    ".join([f"def replay({inputs}):", *reversed(lines)])
     exec(compile(source, "<captured step>", "exec"), scope)
-    replay: Callable[..., Any] = scope.pop("replay")  # popped, since it refers to the scope: a cycle otherwise
+    replay: Callable[..., Any] = scope.pop("replay")  # otherwise the function and its globals form a cycle
     return replay
 
 
 class Program:
-    """A recording that may be replayed: `replay(*arrays)` makes its calls on other inputs, if `is_valid()`.
+    """A replayable recording: `replay(*arrays)` makes its calls on other inputs. Only valid if `is_valid()`.
 
-    states: the gradient states of `guards.leaves` in which the recorded step began.
+    states: the gradient states of `guards.leaves` when the recorded step began.
     """
 
     __slots__ = ("guards", "replay", "states")

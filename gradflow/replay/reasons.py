@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from gradflow.autograd.leaf import Leaf
 
+_SKIPPED = {"gradflow", "contextlib"}
+"""The packages whose frames lie between the user's code and a call of the backend."""
 _INTERNAL = {"__init__", "add_hook", "apply", "draw", "forward", "function", "nodes_from"}
-"""Functions of gradflow that users do not call, so reasons do not name them."""
+"""Internal functions, which reasons do not name."""
 _PUBLIC_NAMES = {"set_item": "__setitem__", "operate": "an operator such as +="}
 """The names that reasons use for functions that users call only as methods or operators."""
 
@@ -40,13 +41,10 @@ def describe(x: Any) -> str:
     return type(x).__name__
 
 
-def caller(own_packages: Collection[str]) -> tuple[str, str]:
-    """The innermost public function of gradflow on the stack, or "", and the line outside gradflow that led to it.
-
-    own_packages: gradflow and other packages whose frames are skipped.
-    """
+def user_call_site() -> tuple[str, str]:
+    """The innermost public function of gradflow on the stack, or "", and the line outside gradflow that called it."""
     frame, name = sys._getframe(1), ""
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in own_packages:
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _SKIPPED:
         function, module = frame.f_code.co_name, frame.f_globals["__name__"]
         is_public = (
             not module.startswith(("gradflow.replay", "gradflow.interception"))

@@ -1,4 +1,4 @@
-"""The recorder: runs a step once, and records which calls it makes and what they depend on."""
+"""The recorder: runs a step once and records its backend calls and the objects that they depend on."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from gradflow.autograd.graph import Node
 from gradflow.autograd.leaf import Leaf
 from gradflow.autograd.memory import clock
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend
+from gradflow.backend.registry import started_backends
 from gradflow.interception import Recorder, Snapshot, recorders, start, stop
 from gradflow.replay.guards import GroupsGuard, Guards
 from gradflow.replay.program import Call, Constant, Input, NewTensor, Recording, Ref
-from gradflow.replay.reasons import Reason, caller, describe
+from gradflow.replay.reasons import Reason, describe, user_call_site
 from gradflow.tensor import Tensor
 from gradflow.tree import flatten, map_tree
 
@@ -28,16 +29,16 @@ _NOT_REPLAYABLE = {
     "stream": "uses a stream of the device ({})",
     "setitem": "changes a tensor in place ({})",
 }
-"""Backend calls that cannot be replayed, and why: they synchronise, or mutate an array visible outside the step."""
-_RECORDED = (*ARRAY_FUNCTIONS, *KERNELS, "getitem", "copy", "from_host", "from_host_later", "pin", *_NOT_REPLAYABLE)
+"""Backend functions whose calls cannot be replayed, because they synchronise or change an array in place, and why."""
+_INTERCEPTED = (*ARRAY_FUNCTIONS, *KERNELS, "getitem", "copy", "from_host", "from_host_later", "pin", *_NOT_REPLAYABLE)
 recording_lock = Lock()
 """Held by the thread that records. Use it as `recorder.recording_lock`, since a forked child replaces it."""
 _undo: list[Callable[[], None]] = []
-"""While a thread records, the function that restores its backend."""
+"""While a thread records, the function that restores the backends."""
 
 
 def _forget_other_threads() -> None:
-    """Clean up in a forked child, where only the current thread continues: another one may have been recording."""
+    """Clean up in a forked child, where only the forking thread survives, if another thread was recording."""
     global recording_lock
     if get_ident() not in recorders:
         while _undo:
@@ -52,7 +53,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def copy_results(result: Any) -> Any:
-    """What a step returned, without its graph, in new arrays. TypeError unless it consists of tensors."""
+    """Copies of a step's results, without their graph. Raises TypeError unless they are tensors."""
     for path, value in flatten(result):
         if not isinstance(value, Tensor):
             raise TypeError(
@@ -63,10 +64,10 @@ def copy_results(result: Any) -> Any:
 
 
 class StepRecorder(Recorder):
-    """Records one call of a step. After `run`, `reason` is None, or why the `recording` cannot be replayed.
+    """Records one call of a step. After `run`, `reason` says why `recording` cannot be replayed, or is None.
 
-    call_number: the number of this call among all calls of the step.
-    optimizers: those of the previous recording; their groups are compared from the beginning of the step.
+    call_number: the number of the call, among all calls of the step.
+    optimizers: those that the previous recording used. If the step changes their groups, it cannot be replayed.
     """
 
     recording: Recording
@@ -78,79 +79,95 @@ class StepRecorder(Recorder):
         self._calls: list[Call] = []
         self._groups = list(map(GroupsGuard, optimizers))
         self._leaves: list[Leaf] = []
-        # objects by id; each entry keeps its object alive, so that no other object gets the id
+        # Objects by id. Each entry keeps its object alive, so that no other object gets the id.
         self._references: dict[int, tuple[Input | Ref, Any]] = {}
         self._constants: dict[int, Any] = {}
-        self._read: dict[int, Any] = {}
-        self._created: dict[int, Any] = {}
+        self._read: dict[int, Any] = {}  # objects from before the step
+        self._created: dict[int, Any] = {}  # modules and other objects that the step creates
         self._changed: list[Any] = []
-        self._paused = False  # whether to ignore reports: they come from a recorded call, or from the recorder itself
+        self._paused = False  # whether to ignore reports, because a recorded call or the recorder itself makes them
         self._start = clock.tick()
-        self._own_packages = {"gradflow", "contextlib", type(backend).__module__.partition(".")[0]}
 
     def run(self, step: Callable[..., Any], inputs: Sequence[Tensor], named: dict[str, Tensor]) -> Any:
         """Run the step and record it. Returns copies of its results; the copying is recorded, too."""
         given = [*inputs, *named.values()]
         views = self._views_of(given)
-        with self._intercepting():
-            result = step(*views[: len(inputs)], **dict(zip(named, views[len(inputs) :], strict=True)))
-            makes_calls = bool(self._calls)
-            result = copy_results(result)
-            used = {**self._read, **self._constants}
-            for leaf in self._leaves:  # not the buffers of gradients, which `gradient_state` guards
-                if leaf.slot is not None:
-                    used.pop(id(leaf.slot.array), None)
-            snapshot = Snapshot(used.values())
-        for x, view in zip(given, views, strict=True):
-            if view._node is not None:  # the step has called requires_grad_
-                x._node = view._node
-        if not makes_calls:
-            self._refuse(f"calls nothing on {self.backend.device}")
+        try:
+            with self._intercepting():
+                result = step(*views[: len(inputs)], **dict(zip(named, views[len(inputs) :], strict=True)))
+                if not self._calls:
+                    self._refuse(f"calls nothing on {self.backend.device}", with_line=False)
+                result = copy_results(result)
+                used = self._used()
+                snapshot = Snapshot(used.values())
+        finally:
+            for x, view in zip(given, views, strict=True):
+                _set_leaf(x, view)
         for groups in self._groups:
-            self._check_groups(groups)
+            self._check_groups(groups, with_line=False)
         for obj in self._changed:
             if id(obj) in used:
-                self._refuse(f"changes {describe(obj)}, which it also reads")
+                self._refuse(f"changes {describe(obj)}, which it also reads", with_line=False)
         guards = Guards(snapshot, self._groups, list(dict.fromkeys(self._leaves)), self.call_number)
-        self.recording = Recording(self.backend, len(views), self._calls, self._argument(result), guards)
+        self.recording = Recording(self.backend, len(views), self._calls, self._described_result(result), guards)
         return result
 
+    def _used(self) -> dict[int, Any]:
+        """The objects whose change invalidates the recording, by id."""
+        used = {**self._read, **self._constants}
+        for leaf in self._leaves:
+            if leaf.slot is not None:  # `gradient_state` watches this array; it changes when a tensor leaves the buffer
+                used.pop(id(leaf.slot.array), None)
+        return used
+
     def _views_of(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """Views of the inputs, to be passed to the step: their arrays are new objects, so each is known as an input."""
-        views = []
+        """Views of the inputs, to be passed to the step. Their arrays are new objects, so each identifies its input.
+
+        A tensor that is given twice has one view.
+        """
+        views: dict[int, Tensor] = {}
         for i, x in enumerate(given):
-            memory = x._shared_memory()
-            view = Tensor(self.backend.reshape(x.array, x.array.shape), self.backend)
-            memory.add(view)
-            self._references[id(view.array)] = Input(i), view.array
-            views.append(view)
-        return views
+            if id(x) not in views:
+                memory = x._shared_memory()
+                view = Tensor(self.backend.reshape(x.array, x.array.shape), self.backend)
+                memory.add(view)
+                _set_leaf(view, x)
+                self._references[id(view.array)] = Input(i), view.array
+                views[id(x)] = view
+        return [views[id(x)] for x in given]
 
     @contextlib.contextmanager
     def _intercepting(self) -> Iterator[None]:
-        """Receive reports, and record the calls of the backend's functions, until the end of the `with`."""
-        own = vars(self.backend)
-        before = {name: own[name] for name in _RECORDED if name in own}
+        """Within the `with`, record this thread's calls of the backend; calls of other backends forbid the replay."""
+        backends = dict.fromkeys([self.backend, *started_backends()])
+        originals = [(vars(each), {name: vars(each).get(name) for name in _INTERCEPTED}) for each in backends]
 
         def undo() -> None:
-            for name in _RECORDED:
-                own.pop(name, None)
-            own.update(before)
+            for own, functions in originals:
+                for name, function in functions.items():  # one by one, since other threads call them meanwhile
+                    if function is None:
+                        own.pop(name, None)
+                    else:
+                        own[name] = function
 
-        _undo.append(undo)
-        for name in _RECORDED:
-            setattr(self.backend, name, self._intercepted(name, getattr(self.backend, name)))
-        start(self)
         try:
+            _undo.append(undo)
+            for each in backends:
+                for name in _INTERCEPTED:
+                    setattr(each, name, self._intercepted(each, name, getattr(each, name)))
+            start(self)
             yield
         finally:
             stop()
-            _undo.remove(undo)
             undo()
+            _undo.clear()
 
-    def _intercepted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _intercepted(self, backend: Backend, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             if self._paused or recorders.get(get_ident()) is not self:
+                return function(*arguments, **options)
+            if backend is not self.backend:
+                self._refuse(f"also uses {backend.device} ({{}})")
                 return function(*arguments, **options)
             if name in _NOT_REPLAYABLE:
                 self._refuse(_NOT_REPLAYABLE[name])
@@ -160,8 +177,16 @@ class StepRecorder(Recorder):
 
         return call
 
+    @contextlib.contextmanager
+    def _ignoring_reports(self) -> Iterator[None]:
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
     def _has_mask(self, key: Any) -> bool:
-        """Whether an index contains a mask, so that the size of the result depends on values."""
+        """Whether an index contains a mask, which makes the size of the result depend on values."""
         if isinstance(key, (tuple, list)):
             return any(map(self._has_mask, key))
         return hasattr(key, "dtype") and self.backend.dtype_name(key.dtype) == "bool"
@@ -175,19 +200,18 @@ class StepRecorder(Recorder):
     def on_read(self, obj: Any, attribute: str = "") -> None:
         if self._paused or id(obj) in self._references or id(obj) in self._created:
             return
-        kind = type(obj)  # reading obj.__class__ would be reported, too
-        if kind in (Leaf, Node) and obj.id > self._start:
+        cls = type(obj)  # reading obj.__class__ would be reported, too
+        if cls in (Leaf, Node) and obj.id > self._start:
             return
-        if kind is Node:
+        if cls is Node:
             self._refuse("backpropagates through operations recorded before the step ({})")
         self._read[id(obj)] = obj
-        if hasattr(kind, "add_param_group"):  # an optimizer
+        if hasattr(cls, "add_param_group"):  # an optimizer
             if attribute == "steps":
                 self._refuse("reads the step count of an optimizer")
             elif attribute in ("param_groups", "learning_rates"):
-                self._paused = True
-                self._groups_of(obj).are_read = True
-                self._paused = False
+                with self._ignoring_reports():
+                    self._groups_of(obj).hyperparameters_read = True
 
     def on_create(self, obj: Any) -> None:
         self._created[id(obj)] = obj
@@ -204,16 +228,16 @@ class StepRecorder(Recorder):
             return function(*arguments, **options)
         arguments, options = tuple(map(_listed, arguments)), {name: _listed(x) for name, x in options.items()}
         first = arguments[0] if arguments else None
-        self._paused = True
-        leaves = [x for x in (first if isinstance(first, list) else [first]) if isinstance(x, Leaf)]
-        self._leaves += leaves
-        if any(leaf.backend is not self.backend for leaf in leaves):
-            self._refuse(f"uses other devices than {self.backend.device}")
-        if hasattr(first, "param_groups"):
-            self._check_groups(self._groups_of(first))
-        if any(callable(x) for x in (*arguments[1:], *options.values())):
-            self._refuse("passes a closure to an optimizer")
-        self._paused = False
+        with self._ignoring_reports():
+            leaves = [x for x in (first if isinstance(first, list) else [first]) if isinstance(x, Leaf)]
+            self._leaves += leaves
+            for leaf in leaves:
+                if leaf.backend is not self.backend:
+                    self._refuse(f"also uses {leaf.backend.device} ({{}})")
+            if hasattr(first, "param_groups"):
+                self._check_groups(self._groups_of(first))
+            if any(callable(x) for x in (*arguments[1:], *options.values())):
+                self._refuse("passes a closure to an optimizer")
         return self._call(self._constant(function), function, arguments, options)
 
     def _groups_of(self, optimizer: Any) -> GroupsGuard:
@@ -223,42 +247,42 @@ class StepRecorder(Recorder):
             self._groups.append(found)
         return found
 
-    def _check_groups(self, groups: GroupsGuard) -> None:
+    def _check_groups(self, groups: GroupsGuard, with_line: bool = True) -> None:
         name = type(groups.optimizer).__name__
         if not groups.has_same_parameters():
-            self._refuse(f"changes the parameters of {name}")
-        if not groups.has_same_settings():
-            self._refuse(f"changes hyperparameters of {name}")
+            self._refuse(f"changes the parameters of {name}", with_line)
+        if not groups.has_same_hyperparameters():
+            self._refuse(f"changes hyperparameters of {name}", with_line)
 
-    def _refuse(self, reason: str) -> None:
-        """Set the reason why the step cannot be replayed; the first one is kept."""
+    def _refuse(self, reason: str, with_line: bool = True) -> None:
+        """Set the reason why the step cannot be replayed, unless there is one.
+
+        with_line: whether the line of the step that is running now is the cause.
+        """
         if self.reason is None:
-            name, place = caller(self._own_packages)
-            self.reason = Reason(reason.replace("{}", name), f": {place}" if recorders else "")
+            function, line = user_call_site()
+            self.reason = Reason(reason.replace("{}", function), f": {line}" if with_line else "")
 
     # ------------------------------------------------------------------ calls
 
     def _call(self, recorded: str | Constant, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
-        """Call `function` and record the call, with `recorded` as the `function` of the `Call`."""
-        self._paused = True
-        try:
+        """Call `function` and record the call; `recorded` stands for the function in `Call`."""
+        with self._ignoring_reports():
             result = function(*arguments, **options)
             if _is_numpy_bool(result):
                 result = self.backend.asarray(result)
-        finally:
-            self._paused = False
         given = tuple(map(self._argument, arguments)), {key: self._argument(x) for key, x in options.items()}
-        self._name(result, Ref(len(self._calls)))
-        self._calls.append(Call(recorded, *given, caller(self._own_packages)[1]))
+        self._register(result, Ref(len(self._calls)))
+        self._calls.append(Call(recorded, *given, user_call_site()[1]))
         return result
 
-    def _name(self, result: Any, ref: Ref) -> None:
-        """Record that later arguments refer to a result and its parts by `ref`, unless it is one of the arguments."""
+    def _register(self, result: Any, ref: Ref) -> None:
+        """Register a result, so that later arguments resolve to `ref`. A result that is an argument keeps its entry."""
         if isinstance(result, Tensor):
             result, ref = result.array, Ref(ref.call, f"{ref.path}.array")
         if isinstance(result, (tuple, list)):
             for i, part in enumerate(result):
-                self._name(part, Ref(ref.call, f"{ref.path}[{i}]"))
+                self._register(part, Ref(ref.call, f"{ref.path}[{i}]"))
         elif not hasattr(result, "dtype"):
             return
         if _is_numpy_bool(result):
@@ -267,7 +291,7 @@ class StepRecorder(Recorder):
             self._references[id(result)] = ref, result
 
     def _argument(self, x: Any) -> Any:
-        """An argument in the form that `Call` takes."""
+        """Translate an argument to the form that `Call` takes."""
         if id(x) in self._references:
             return self._references[id(x)][0]
         if isinstance(x, Tensor) and id(x.array) in self._references and x._node is None:
@@ -280,22 +304,47 @@ class StepRecorder(Recorder):
             return {self._argument(key): self._argument(part) for key, part in x.items()}
         if x.__class__ is slice:
             return slice(self._argument(x.start), self._argument(x.stop), self._argument(x.step))
-        if isinstance(x, (tuple, list, dict)):  # a subclass, whose constructor is unknown
+        if isinstance(x, (tuple, list, dict)):  # of a subclass, which has its own constructor
             self._refuse(f"passes a {type(x).__name__} to the backend")
         return self._constant(x)
 
+    def _described_result(self, result: Any) -> Any:
+        """Translate the result of the step to the form that `Recording` takes."""
+        subclass = _container_subclass(result)
+        if subclass is None:
+            return self._argument(result)
+        self._refuse(f"returns a {subclass.__name__}: return a tuple, list or dict", with_line=False)
+        return None
+
     def _constant(self, x: Any) -> Constant:
         if hasattr(x, "dtype") and not isinstance(x, Leaf) and not hasattr(x, "__setitem__"):
-            self._refuse("uses a tensor that holds a NumPy scalar")  # the tensor may get an array
+            self._refuse("uses a tensor that holds a NumPy scalar")  # which the tensor may later replace by an array
         self._constants[id(x)] = x
         return Constant(x)
 
 
+def _set_leaf(target: Tensor, source: Tensor) -> None:
+    """Give a tensor the leaf of another one, and the one that it had before `requires_grad` was set to False."""
+    target._node = source._node
+    if hasattr(source, "_frozen"):
+        target._frozen = source._frozen
+
+
+def _container_subclass(x: Any) -> type | None:
+    """The class of the first container in a tree that is an instance of a subclass of tuple, list or dict, or None."""
+    if not isinstance(x, (tuple, list, dict)):
+        return None
+    if x.__class__ not in (tuple, list, dict):
+        return x.__class__
+    parts = x.values() if isinstance(x, dict) else x
+    return next(filter(None, map(_container_subclass, parts)), None)
+
+
 def _listed(x: Any) -> Any:
-    """x, or a list if x is an iterator, which can be read only once, or the values of a dict, which may change."""
+    """Convert an iterator or a view of a dict's values to a list, which can be read in each replay."""
     return list(x) if isinstance(x, (Iterator, ValuesView)) else x
 
 
 def _is_numpy_bool(x: Any) -> bool:
-    """Whether x is one of NumPy's two scalar bools, which many results share."""
+    """Whether x is one of NumPy's two scalar bools. Many results share each of them."""
     return type(x).__name__ == "bool" and hasattr(x, "dtype")

@@ -25,8 +25,8 @@ from gradflow.tensor import Tensor
 _Result = TypeVar("_Result")
 _Result_co = TypeVar("_Result_co", covariant=True)
 logger = logging.getLogger("gradflow")
-_KINDS = 16
-"""The largest number of kinds of inputs for which one step is recorded; with others it runs normally."""
+_MAX_SIGNATURES = 16
+"""The largest number of signatures of inputs for which one step is recorded; with others it runs normally."""
 
 
 class Captured(Protocol[_Result_co]):
@@ -39,10 +39,10 @@ class Captured(Protocol[_Result_co]):
 
 
 _OBSERVED = Reason("an observer sees the step (detect_anomaly or gradcheck)", expected=True)
-_WITHIN = Reason("runs inside another captured step", expected=True)
+_NESTED = Reason("runs inside another captured step", expected=True)
 _WITH_A_GRAPH = Reason("an input is a parameter or requires a gradient: pass x.detach()")
 _OTHER_THREAD = Reason("another thread is recording a step", expected=True)
-_TOO_MANY_KINDS = Reason(f"got more than {_KINDS} kinds of inputs (shapes, dtypes, modes)")
+_TOO_MANY_SIGNATURES = Reason(f"got inputs with more than {_MAX_SIGNATURES} signatures (shapes, dtypes, modes)")
 
 
 @overload
@@ -129,7 +129,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
         raise TypeError(f"capture takes a function that does a training step; got {type(step).__name__}")
     plans: dict[Any, Plan] = {}
     calls = 0
-    replayed: Plan | None = None  # by the last call
+    replayed: Plan | None = None  # the plan of the last call, if that was a replay
 
     @functools.wraps(step, updated=())  # without the attributes of the step, which may be a module
     def captured(*inputs: Any, **named: Any) -> Any:
@@ -137,23 +137,24 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
         given = (*inputs, *named.values()) if named else inputs
         check_tensors("a captured step", *given)
         backend = given[0].backend if given else get_backend()
-        device, kinds = current_device(), [(x.array.shape, x.array.dtype) for x in given]
-        key = (backend, device.type, device.index, tuple(named), is_grad_enabled(), *kinds)
-        plan = plans.get(key)
-        program = None if plan is None else plan.program
-        may_replay = current_observer.get() is None and get_ident() not in recorders
-        for x in given:
-            if x._node is not None or x.__class__ is not Tensor:
-                may_replay = False
+        device, signature = current_device(), [(x.array.shape, x.array.dtype) for x in given]
+        key = (backend, device.type, device.index, tuple(named), is_grad_enabled(), *signature)
+        if len({*map(id, given)}) < len(given):  # a tensor is given twice
+            ids = [*map(id, given)]
+            key += tuple(map(ids.index, ids))
+        plan, obstacle = plans.get(key), _obstacle(given)
         calls += 1
-        if may_replay and program is not None and program.is_valid():
-            if replayed is not plan:
-                attributes["status"], replayed = "replaying", plan
-            if every and not calls % every:
-                return fallback.check(key, program, inputs, named)
-            return program.replay(*[x.array for x in given])
+        if plan is not None and obstacle is None:
+            for program in plan.programs:
+                if program.is_valid():
+                    if replayed is not plan:
+                        attributes["status"], replayed = "replaying", plan
+                    if every and not calls % every:
+                        replayed = None  # the check may drop the plan
+                        return fallback.check(key, program, inputs, named)
+                    return program.replay(*[x.array for x in given])
         replayed = None
-        return fallback.run(calls, key, backend, inputs, named)
+        return fallback.run(calls, key, backend, inputs, named, obstacle)
 
     attributes = vars(captured)  # referring to the function itself would close a reference cycle
     attributes["status"] = str(RECORDING)
@@ -161,34 +162,56 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     return captured
 
 
+def _obstacle(given: Sequence[Any]) -> Reason | None:
+    """Why this call can neither be replayed nor recorded, or None."""
+    if current_observer.get() is not None:
+        return _OBSERVED
+    if get_ident() in recorders:
+        return _NESTED
+    for x in given:
+        if x._node is not None or x.__class__ is not Tensor:
+            return _WITH_A_GRAPH
+    return None
+
+
 class _Fallback:
-    """The slow path of a captured step: it records the step, or runs it normally, and sets the status."""
+    """The slow path of a captured step: records the step or runs it normally, and sets the status."""
 
     def __init__(self, step: Callable[..., Any], plans: dict[Any, Plan], attributes: dict[str, Any]) -> None:
         self.step = step
-        self.plans = plans
+        self.plans = plans  # changed only by the thread that holds the lock, except that a check drops a plan
         self.attributes = attributes
         self.logged: set[str] = set()
 
-    def run(self, call: int, key: Any, backend: Backend, inputs: Sequence[Any], named: dict[str, Any]) -> Any:
+    def run(
+        self,
+        call: int,
+        key: Any,
+        backend: Backend,
+        inputs: Sequence[Any],
+        named: dict[str, Any],
+        obstacle: Reason | None,
+    ) -> Any:
         """Run the step in call number `call`, and record it if it is due. Returns copies of its results."""
-        reason, plan = self._obstacle((*inputs, *named.values())), None
-        if reason is None and recorder.recording_lock.acquire(blocking=False):
+        reason, persistent = obstacle or _OTHER_THREAD, True
+        if obstacle is None and recorder.recording_lock.acquire(blocking=False):
             try:
                 plan = self._plan(call, key)
                 if plan is None:
-                    reason = _TOO_MANY_KINDS
+                    reason = _TOO_MANY_SIGNATURES
                 elif plan.is_due(call):
-                    return plan.record(self.step, call, backend, inputs, named)
+                    try:
+                        return plan.record(self.step, call, backend, inputs, named)
+                    finally:
+                        self._report(plan.reason, plan.failures >= PATIENCE)
                 else:
-                    reason = plan.reason
+                    reason, persistent = plan.reason, plan.failures >= PATIENCE
             finally:
                 recorder.recording_lock.release()
-                if plan is not None:
-                    self._report(plan.reason, plan.failures >= PATIENCE)
-        if key in self.plans:
-            self.plans[key].recording = None  # a program needs two recordings in a row
-        self._report(_OTHER_THREAD if reason is None else reason, plan is None)
+        plan = self.plans.get(key)
+        if plan is not None:
+            plan.candidates = []  # a program needs recordings in a row
+        self._report(reason, persistent)
         return copy_results(self.step(*inputs, **named))
 
     def check(self, key: Any, program: Program, inputs: Sequence[Any], named: dict[str, Any]) -> Any:
@@ -208,28 +231,19 @@ class _Fallback:
             )
         return result
 
-    def _obstacle(self, given: Sequence[Any]) -> Reason | None:
-        """Why no step could be recorded in this call, or None."""
-        if current_observer.get() is not None:
-            return _OBSERVED
-        if get_ident() in recorders:
-            return _WITHIN
-        if any(x._node is not None or x.__class__ is not Tensor for x in given):
-            return _WITH_A_GRAPH
-        return None
-
     def _plan(self, call: int, key: Any) -> Plan | None:
-        """The plan for a kind of inputs; None if there are too many."""
-        for each in self.plans.values():
+        """The plan for a signature of inputs; None if there are too many."""
+        for each in list(self.plans.values()):
             each.drop_invalid(call)
-        if key not in self.plans and len(self.plans) < _KINDS:
-            self.plans[key] = Plan()
-        return self.plans.get(key)
+        plan = self.plans.get(key)
+        if plan is None and len(self.plans) < _MAX_SIGNATURES:
+            plan = self.plans[key] = Plan()
+        return plan
 
-    def _report(self, reason: Reason, lasts: bool) -> None:
-        """Set the status, and log a reason that lasts unless it is expected."""
+    def _report(self, reason: Reason, persistent: bool) -> None:
+        """Set the status, and log a persistent reason unless it is expected."""
         self.attributes["status"] = str(reason)
-        if lasts and not reason.expected and reason.kind not in self.logged:
+        if persistent and not reason.expected and reason.kind not in self.logged:
             self.logged.add(reason.kind)
             logger.warning("the captured step %s runs without replay: %s", _name_of(self.step), reason)
 
