@@ -1,4 +1,4 @@
-"""A replay and the step itself, run from the same state and compared bit for bit: the `check` of `capture`."""
+"""The `check` of `capture`: runs a replay and the step itself from the same state and compares them bit for bit."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def _saved(optimizer: Any) -> Callable[[], None]:
 
 
 def _values(result: Any, optimizers: Sequence[Any], leaves: Sequence[Leaf]) -> Iterator[tuple[str, Any]]:
-    """All that a step returns or changes, by name, on the host."""
+    """Everything that a step returns or changes, by name, on the host."""
     for path, x in flatten(result, "result"):
         yield path, x.backend.to_host(x.array)
     names: dict[Any, str] = {}
     for i, each in enumerate(optimizers):
-        kind = type(each).__name__ + (f" {i}" if len(optimizers) > 1 else "")
+        optimizer = type(each).__name__ + (f" {i}" if len(optimizers) > 1 else "")
         for j, p in enumerate(_parameters(each)):
-            names[p._node] = f"parameter {j} of {kind}"
-            yield f"parameter {j} of {kind}", p.backend.to_host(p.array)
-        for path, x in flatten(each.state_dict()["state"], f"the state of {kind}, "):
+            names[p._node] = f"parameter {j} of {optimizer}"
+            yield f"parameter {j} of {optimizer}", p.backend.to_host(p.array)
+        for path, x in flatten(each.state_dict()["state"], f"the state of {optimizer}, "):
             yield path, x.backend.to_host(x.array) if isinstance(x, Tensor) else x
     for i, leaf in enumerate(leaves):
         array = leaf.array
@@ -68,7 +68,7 @@ def _values(result: Any, optimizers: Sequence[Any], leaves: Sequence[Leaf]) -> I
 
 
 def _difference(name: str, replayed: Any, expected: Any) -> str | None:
-    """A description of where a value from a replay differs from that of the step, or None. NaN equals NaN."""
+    """Describe where a value differs between a replay and the step; None if nowhere. NaNs with equal bits are equal."""
     a, b = replayed, expected
     if not (hasattr(a, "tobytes") and hasattr(b, "tobytes") and (a.shape, a.dtype) == (b.shape, b.dtype)):
         return None if a is b or (type(a) is type(b) and a == b) else f"{name} is {a} in a replay and {b} in the step"

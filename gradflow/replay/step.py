@@ -54,31 +54,36 @@ def capture(*, check: int | None = None) -> Callable[[Callable[..., _Result]], C
 
 
 def capture(step: Any = ..., *, check: int | None = None) -> Any:
-    """A function that computes the same as `step`, but replays recorded backend calls instead of running its Python.
+    """Return a function equivalent to `step` that replays recorded backend calls instead of running the step's Python.
 
     step: a function of tensors on one device, such as a batch and its labels, that does a whole training step: it
     clears gradients, computes a loss, calls `backward()` and the optimizer's `step()`. It returns a tensor, nested
     tuples, lists and dicts of tensors, or None. To capture a method, bind it: `capture(self.step)`.
     check: in every `check`-th call, if it is a replay, also run `step` from the same state, and compare bit for bit
     what both return and change (default None: never). A check synchronises with the device, and needs memory for copies
-    of the parameters, gradients and optimizer state.
+    of the parameters, gradients and optimizer state. It restores only what `Optimizer.state_dict` contains: an
+    optimizer whose `update` changes other attributes differs in a check.
 
     The first two calls with inputs of given shapes and dtypes run the step and record it. If both make the same calls
     of the backend, later calls replay them. The returned function returns copies of the step's results, which share no
-    memory and do not require grad. Up to 16 combinations of shapes and dtypes can be replayed.
+    memory and do not require grad. Up to 16 combinations of shapes and dtypes can be replayed, and in each up to 4
+    combinations of places of gradients: gradient accumulation needs two, for calls that begin without gradients and
+    for calls that add to them. A call that is recorded keeps all intermediate results alive until its end.
 
     A replay uses the current values of all tensors, and the current learning rates, hyperparameters and state of
-    optimizers. The step is recorded again after a change that may change its calls: of a module that it uses, hooks,
-    `requires_grad`, the parameters in an optimizer's groups, or hyperparameters that the step itself reads.
+    optimizers. The step is recorded again after a change of anything known to determine its calls: a module that it
+    uses, hooks, `requires_grad`, the parameters in an optimizer's groups, or hyperparameters that the step itself
+    reads.
 
     A step runs normally, without a replay, if it
 
     - draws random numbers (dropout) or reads values (`item()`, a tensor in an `if`),
-    - changes tensors in place or hyperparameters, reads or assigns `.grad`, or reads `Optimizer.steps`,
-    - indexes with a mask, runs hooks or a custom operation, or passes a closure to an optimizer,
+    - changes tensors in place, reads or assigns `.grad`, or calls functions of other devices than that of its inputs,
+    - changes hyperparameters, reads `Optimizer.steps`, or passes a closure to an optimizer,
+    - indexes with a mask, or runs hooks or a custom operation,
     - backpropagates through a graph from before the step, or uses Python numbers that differ between two recordings.
 
-    It is recorded again after 1, 2, 4 and so on calls, at most 1024, in case the reason has disappeared. The attribute
+    It is recorded again after 1, 2, 4 and so on calls, at most 1024, in case the cause has been fixed. The attribute
     `status` of the returned function says what its last call did: "recording", "replaying", or why the step ran
     normally, and in which line. The logger "gradflow" warns once of each reason that needs a change of the step.
 
@@ -86,10 +91,13 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     counter, has the value from the recording, and what it would write, such as a list of losses, does not change.
     Work in other threads and on arrays taken from `tensor.array` is not recorded. `check` finds such mistakes.
 
+    Captured steps that compute gradients of the same leaves are for one thread at a time: while one is replayed,
+    another thread must not call `backward()` for these leaves, or gradients are lost.
+
     Raises TypeError if `step` is not callable, ValueError if `check` is not an integer of at least 1. A call raises
     TypeError for an input that is not a tensor and DeviceMismatchError for inputs on different devices, both before
     the step begins; any error of the step; TypeError, after the step, for a result that is not a tensor; and
-    RuntimeError if a check finds a difference, after which tensors have the values that the step itself computed.
+    RuntimeError if a check finds a difference, leaving the state from the step, not from the replay.
 
     >>> import gradflow as gf
     >>> w = gf.tensor([1.0, 2.0], requires_grad=True)
@@ -139,7 +147,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
         backend = given[0].backend if given else get_backend()
         device, signature = current_device(), [(x.array.shape, x.array.dtype) for x in given]
         key = (backend, device.type, device.index, tuple(named), is_grad_enabled(), *signature)
-        if len({*map(id, given)}) < len(given):  # a tensor is given twice
+        if len({*given}) < len(given):  # a tensor is given twice
             ids = [*map(id, given)]
             key += tuple(map(ids.index, ids))
         plan, obstacle = plans.get(key), _obstacle(given)
@@ -166,7 +174,7 @@ def _obstacle(given: Sequence[Any]) -> Reason | None:
     """Why this call can neither be replayed nor recorded, or None."""
     if current_observer.get() is not None:
         return _OBSERVED
-    if get_ident() in recorders:
+    if recorders and get_ident() in recorders:
         return _NESTED
     for x in given:
         if x._node is not None or x.__class__ is not Tensor:
