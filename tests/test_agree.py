@@ -364,6 +364,8 @@ def test_json_of_devices_that_agree(capsys: pytest.CaptureFixture[str]) -> None:
         ("closed", "the lab is closed; ask for the key"),
         ("poor", "lacks required array functions: expm1"),
         ("--jsn", "gradflow agree does not know '--jsn'"),
+        ("cpu nosuch --module nosuch", "--module nosuch: ModuleNotFoundError: No module named 'nosuch'"),
+        ("cpu nosuch --module=", "--module : ValueError: Empty module name"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -78,18 +78,16 @@ def test_the_examples_print_what_their_comments_say(example: Path) -> None:
     assert run("page.py", folder=example).splitlines() == expected
 
 
-def test_the_example_takes_fifteen_lines() -> None:
+def test_the_example_takes_about_twenty_lines() -> None:
     lines = [line for line in PYTHON[0].splitlines() if line and not line.startswith(("import", "from", "gf."))]
     assert lines[0].startswith("class PlainBackend")
-    assert len(lines) == 15
-    assert "15 lines" in WRITTEN
+    assert len(lines) == 22
+    assert "about 20 lines" in WRITTEN
 
 
 def test_the_example_agrees_with_the_cpu(example: Path) -> None:
-    code = (
-        "import sys, gradflow_plain; from gradflow.cli import main; sys.exit(main(['agree', 'cpu', 'plain', '--json']))"
-    )
-    assert '"passed": true' in run("-c", code, folder=example)
+    (command,) = [c for c in COMMANDS if "--module" in c]
+    assert '"passed": true' in run(*shlex.split(command)[1:], "--json", folder=example)
 
 
 @pytest.mark.slow
@@ -110,6 +108,8 @@ def test_the_commands_exist() -> None:
     assert len(COMMANDS) == 5
     for command in COMMANDS:
         program, *words = shlex.split(command)
+        if words[:2] == ["-m", "gradflow"]:
+            program, words = "gradflow", words[2:]
         if program == "gradflow":
             assert build_parser().parse_args(words).command == "agree"
         elif words[1] != "pytest":
@@ -144,7 +144,7 @@ def test_the_entry_point_on_the_page_names_the_example() -> None:
 def test_the_services_and_results_are_counted_right() -> None:
     assert len(Backend.__abstractmethods__) == 6
     assert WRITTEN.count("six methods") == 2
-    assert f"{len(compare_devices.compare('cpu', 'cpu'))} results of operations" in WRITTEN
+    assert f"some {round(len(compare_devices.compare('cpu', 'cpu')), -1)} results of operations" in WRITTEN
 
 
 def test_the_readme_links_the_page() -> None:
@@ -304,7 +304,7 @@ def test_the_command_brings_a_page_up_to_date(tmp_path: Path, capsys: pytest.Cap
     page.write_text(f"before\n{contract_docs.BEGIN}\nold\n{contract_docs.END}\nafter\n", encoding="utf-8")
     assert contract_docs.main([str(page)]) == 0
     text = page.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{contract_docs.BEGIN}\n\n### 72 array functions")
+    assert text.startswith(f"before\n{contract_docs.BEGIN}\n\n### {len(ARRAY_FUNCTIONS)} array functions")
     assert text.endswith(f"{contract_docs.END}\nafter\n")
     assert "old" not in text.split()
     assert contract_docs.main([str(page)]) == 0

@@ -36,4 +36,7 @@ class KernelBase:
     """The library's float16 and bfloat16, if it has them."""
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"backend {getattr(type(self), 'name', '')!r} has no function {name!r}")
+        raise AttributeError(
+            f"backend {getattr(type(self), 'name', '')!r} has no function {name!r} "
+            "(gradflow.backend.ARRAY_FUNCTIONS and KERNELS list the functions of a backend)"
+        )
