@@ -276,8 +276,8 @@ def test_every_function_service_and_kernel_is_in_the_contract() -> None:
     public = {n for c in classes for n, value in vars(c).items() if not n.startswith("_") and inspect.isroutine(value)}
     assert set(KERNELS) | Backend.__abstractmethods__ <= public
     for name in public:
-        assert re.search(rf"^{name}\(", MADE, re.M), name
-        (text,) = re.findall(rf"^{name}\([^`]*```\n\n(.*)", MADE, re.M)
+        assert re.search(rf"^{name}[(:]", MADE, re.M), name
+        (text,) = re.findall(rf"^{name}[(:][^`]*```\n\n(.*)", MADE, re.M)
         assert text.startswith("Required. ") == (name in Backend.__abstractmethods__)
         assert text.startswith("Inherited. ") == (name not in {*Backend.__abstractmethods__, *KERNELS})
 

@@ -45,7 +45,7 @@ def batched(F: Any) -> Batching:
 class Batching:
     """The functions of the namespace `F`, for arguments of which some are batches."""
 
-    half_dtypes = ()  # the engine converts half floats before a rule runs
+    half_dtypes = ()  # the walk converts half floats before a rule runs
 
     def __init__(self, F: Any) -> None:
         self.F = F

@@ -28,8 +28,8 @@ FUNCTION_GROUPS: dict[str, dict[str, str]] = {
         "ones_like": "(x, /)",
         "astype": "(x, dtype, /, *, copy=True)",
     },
-    "Elementwise, of one array": dict.fromkeys(_UNARY, "(x, /)"),
-    "Elementwise, of two; one may be a Python number": dict.fromkeys(_BINARY, "(x1, x2, /)"),
+    "Elementwise, one array": dict.fromkeys(_UNARY, "(x, /)"),
+    "Elementwise, two arrays, or an array and a Python number": dict.fromkeys(_BINARY, "(x1, x2, /)"),
     "Elementwise, others": {
         "clip": "(x, /, min=None, max=None)",
         "where": "(condition, x1, x2, /)",

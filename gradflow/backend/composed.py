@@ -107,8 +107,8 @@ class ComposedKernels(KernelBase):
     ) -> tuple[Array | None, Array | None, Array | None]:
         """The VJP of `linear` for x, weight and bias; None where `needs` is false.
 
-        A gradient with a buffer in `into` is written to it, and the buffer is returned. If `residual` is None, it is
-        recomputed. g is not overwritten.
+        residual: that of `linear`, or None to recompute it. A gradient with a buffer in `into` is written to it, and
+        the buffer is returned. g is not overwritten.
         """
         if activation is not None:
             if ACTIVATIONS[activation].saves == "out":
@@ -163,7 +163,10 @@ class ComposedKernels(KernelBase):
         residual: Any,
         needs: Sequence[bool],
     ) -> tuple[Array | None, Array | None, Array | None]:
-        """The VJP of `layer_norm` for x, weight and bias; None where `needs` is false."""
+        """The VJP of `layer_norm` for x, weight and bias; None where `needs` is false.
+
+        residual: that of `layer_norm`, or None to recompute it.
+        """
         normal, scale = residual if residual is not None else _normalise(self, x, axes, epsilon)
         need_x, need_weight, need_bias = needs
         leading = tuple(range(x.ndim - len(axes)))
@@ -196,7 +199,7 @@ class ComposedKernels(KernelBase):
         """-sum(target * log_softmax(logits)) along the last axis, reduced over rows; and a residual.
 
         logits: (N, C). target: N integers in [0, C), or weights (N, C) with the dtype of the logits. reduction: "mean"
-        (over N) or "sum", for a 0-d result, or "none", for (N,).
+        (over N) or "sum", with a 0-d result, or "none", with a result of shape (N,).
         """
         logp = self.log_softmax(logits, axis=-1)
         if target.ndim == 2:
@@ -211,7 +214,10 @@ class ComposedKernels(KernelBase):
     def softmax_cross_entropy_backward(
         self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        """The VJP of `softmax_cross_entropy` for logits and target; None where `needs` is false."""
+        """The VJP of `softmax_cross_entropy` for logits and target; None where `needs` is false.
+
+        residual: that of `softmax_cross_entropy`, or None to recompute it.
+        """
         if reduction == "mean":
             g = self.divide(g, float(logits.shape[0]))
         g = self.reshape(g, (-1, 1))
@@ -243,7 +249,10 @@ class ComposedKernels(KernelBase):
     def squared_error_backward(
         self, g: Array, x: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        """The VJP of `squared_error` for x and target; None where `needs` is false."""
+        """The VJP of `squared_error` for x and target; None where `needs` is false.
+
+        residual: that of `squared_error`, or None to recompute it.
+        """
         difference = residual if residual is not None else self.subtract(x, target)
         factor = 2.0 / max(math.prod(x.shape), 1) if reduction == "mean" else 2.0
         gx = self.multiply(difference, self.multiply(g, factor))

@@ -88,7 +88,7 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
     @classmethod
     @abstractmethod
     def device_count(cls) -> int:
-        """The number of usable devices; 0 if there is none, and `diagnose` explains why. Never raises."""
+        """The number of usable devices; if it is 0, `diagnose` explains why. Never raises."""
 
     @classmethod
     @abstractmethod
@@ -142,7 +142,7 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
         return 0
 
     def set_num_threads(self, n: int) -> None:
-        """Compute with n CPU threads from now on. The default, for a device other than the CPU, does nothing."""
+        """Set the number of CPU threads to n. The default, for a device other than the CPU, does nothing."""
 
     def prepare(self) -> None:
         """Import and initialise what kernels would otherwise load at their first call. The default does nothing."""
@@ -153,9 +153,9 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
 
     @functools.cached_property
     def uint64_works(self) -> bool:
-        """Whether the library computes with uint64; tried once. If not, random numbers are computed on the host.
+        """Whether the library computes with uint64, tried once. If not, random numbers are computed on the host.
 
-        They are the same bits, but each draw, and so each dropout mask, is copied to the device.
+        The numbers are the same, but each draw, and so each dropout mask, is copied to the device.
         """
         try:
             x = self.full((2,), (1 << 63) + 1, dtype=self.dtypes["uint64"])

@@ -6,7 +6,7 @@ what they convert and in what they round at the end:
 
 - kernels and accurate sums, which are methods of a backend: `in_float32` rounds their results and the arrays that they
   change in place;
-- gradient rules (`gradflow.autograd.backward`): a rule reads widened arrays, and the engine casts each gradient to the
+- gradient rules (`gradflow.autograd.backward`): a rule reads widened arrays, and the walk casts each gradient to the
   dtype of its input anyway;
 - operations on a tensor and a Python number that half floats cannot hold (`gradflow.ops.table`): the result is rounded;
 - array functions of CuPy that do not support bfloat16 (`gradflow_cupy.backend`): a float32 result is rounded.

@@ -28,7 +28,7 @@ from gradflow.ops.shape import *  # noqa: F403
 _F: Any = sys.modules[__name__]
 
 half_dtypes: tuple[Any, ...] = ()
-"""Empty: the engine converts half floats to float32 before a rule runs on tensors."""
+"""Empty: the walk converts half floats to float32 before a rule runs on tensors."""
 
 # The kernels that rules call: their composed defaults, so that one formula serves every order of derivative.
 activate_backward = functools.partial(Backend.activate_backward, _F)

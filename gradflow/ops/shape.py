@@ -23,7 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 _RESHAPE = defop("reshape", lambda F, g, _out, _x, shape: F.reshape(g, _x.shape), view=True)
-_BROADCAST = defop("broadcast_to", lambda F, g, _out, _x, shape: g, view=True)  # the engine sums g to the shape of x
+_BROADCAST = defop("broadcast_to", lambda F, g, _out, _x, shape: g, view=True)  # the walk sums g to the shape of x
 _PERMUTE = defop(
     "permute_dims",
     lambda F, g, _out, _x, axes: F.permute_dims(g, tuple(sorted(range(len(axes)), key=axes.__getitem__))),

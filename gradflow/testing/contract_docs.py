@@ -103,6 +103,8 @@ def _methods_of(source: str, cls: ast.ClassDef) -> Iterator[str]:
 def _kind(node: ast.FunctionDef) -> str:
     decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
     kind = "Required." if "abstractmethod" in decorators else "Inherited." if "kernel" not in decorators else ""
+    if "functools.cached_property" in decorators:
+        return f"{kind} A property."
     return f"{kind} A class method." if "classmethod" in decorators else kind
 
 
@@ -113,6 +115,8 @@ def _signature(node: ast.FunctionDef) -> str:
         texts[-i] += f" = {ast.unparse(default)}"
     del texts[0]  # self or cls
     returned = ast.unparse(node.returns) if node.returns else "None"
+    if _kind(node).endswith("A property."):
+        return f"{node.name}: {returned}"
     whole = f"{node.name}({', '.join(texts)}) -> {returned}"
     if len(whole) <= 110:
         return whole
