@@ -12,7 +12,8 @@ from tests.test_imports import FILES, LEVELS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-ROOMS = re.findall(r"^\| (`gradflow/.+?) \|", PAGE, re.M)
+README = (ROOT / "README.md").read_text("utf-8")
+ROWS = re.findall(r"^\| (`gradflow/.+?) \|", PAGE, re.M)
 
 
 def names(row: str) -> list[str]:
@@ -26,17 +27,25 @@ def test_every_path_exists() -> None:
     assert missing == []
 
 
-def test_every_room_is_in_the_table() -> None:
-    told = {name for row in ROOMS for name in names(row)}
-    rooms = {name.split(".")[1] for name in FILES if name.count(".")}
-    assert rooms - told == {"__main__"}
+def test_every_package_is_in_the_table() -> None:
+    told = {name for row in ROWS for name in names(row)}
+    packages = {name.split(".")[1] for name in FILES if name.count(".")}
+    assert packages - told == {"__main__"}
 
 
-def test_rooms_stand_in_the_order_of_imports() -> None:
-    levels = [[level for name, level in LEVELS.items() if name.split(".")[0] in names(row)] for row in ROOMS]
+def test_the_table_is_in_the_order_of_imports() -> None:
+    levels = [[level for name, level in LEVELS.items() if name.split(".")[0] in names(row)] for row in ROWS]
     for above, below in pairwise(levels):
         assert min(above) >= min(below)
         assert max(above) >= max(below)
+
+
+def test_the_sample_of_the_table_of_operations_is_in_the_code() -> None:
+    (entry,) = re.findall(
+        r"^multiply = .*?^\)$", (ROOT / "gradflow/ops/elementwise.py").read_text("utf-8"), re.M | re.S
+    )
+    assert f"```python\n{entry}\n```" in PAGE
+    assert re.sub(r"\s|,(?=\s*\)$)", "", entry) in re.sub(r"\s", "", README)
 
 
 def test_every_public_name_exists() -> None:
