@@ -84,7 +84,7 @@ LAYERS: tuple[set[str], ...] = (
 )
 """The modules and packages of gradflow, the lowest first: each imports from layers below its own, and no other.
 
-A package stands for those of its modules that are not named themselves; these may import each other.
+The name of a package covers its modules that are not listed themselves; these may import each other.
 """
 
 CORE = {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gradflow.tensor import Tensor
 
 hooked_nodes: set[weakref.ref[Any]] = set()
-"""The nodes and leaves whose `hooks` are set: a dict of functions of the gradient, and of the node's `Retained`."""
+"""The nodes and leaves whose `hooks` are set: a dict that holds functions of the gradient, and a `Retained`."""
 
 
 def _hooks_of(node: Node | Leaf, make: bool = False) -> dict[int, Any] | None:

@@ -266,7 +266,7 @@ class StepRecorder(Recorder):
     # ------------------------------------------------------------------ calls
 
     def _call(self, recorded: str | Constant, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
-        """Call `function` and record the call; `recorded` stands for the function in `Call`."""
+        """Call `function` and record the call, with `recorded` as the `function` of the `Call`."""
         with self._ignoring_reports():
             result = function(*arguments, **options)
             if _is_numpy_bool(result):
