@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gradflow.autograd.graph import Node
-from gradflow.autograd.hooks import Handle, add_hook, retained
+from gradflow.autograd.hooks import Handle, add_hook, retain_gradient, retained
 from gradflow.autograd.leaf import Leaf
 from gradflow.autograd.memory import Memory
 from gradflow.autograd.wrapping import register_tensor_class
@@ -184,7 +184,7 @@ class Tensor(TensorMethods):
         if self._node is None:
             raise RuntimeError(f"retain_grad() on a {describe(self)} that does not require grad: it has no gradient")
         if isinstance(self._node, Node):
-            retained(self._node, make=True)
+            retain_gradient(self._node)
 
     # ------------------------------------------------------------------ differentiating
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
 import signal
 import sys
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ import gradflow as gf
 from gradflow.autograd import observers
 from gradflow.autograd.graph import Node
 from gradflow.autograd.leaf import Leaf, accumulate
+from gradflow.autograd.observers import Observer, observe
 from gradflow.random import generator
 from gradflow.tensor import Tensor
 
@@ -504,6 +507,27 @@ def test_the_key_of_an_index_is_its_own() -> None:
     assert x.grad.tolist() == [1.0, 1.0, 0.0]
 
 
+@pytest.mark.parametrize("method", ["before_backward", "visit", "before_rules", "after_rule"])
+def test_an_observer_learns_of_a_pass_that_fails_in_one_of_its_own_methods(method: str) -> None:
+    calls: list[str] = []
+
+    class Fails(Observer):
+        def backward_failed(self) -> None:
+            calls.append("backward_failed")
+
+        def after_backward(self) -> None:
+            calls.append("after_backward")
+
+    def fail(*_: Any) -> None:
+        raise KeyError("mine")
+
+    setattr(Fails, method, fail)
+    y = leaf(1.0) * 2.0
+    with observe(Fails()), pytest.raises(KeyError, match="mine"):
+        y.backward()
+    assert calls == ["backward_failed"]
+
+
 # ---------------------------------------------------------------------- long chains, memory
 
 
@@ -624,6 +648,31 @@ def test_saved_arrays_are_freed_as_the_walk_passes() -> None:
     assert watch() is not None
     y.backward()
     assert watch() is None, "backward did not free the saved input of multiply"
+
+
+@pytest.mark.parametrize("observed", [False, True])
+@pytest.mark.parametrize("layers", ["one rule for all", "a rule for each"])
+def test_the_last_step_of_a_pass_does_not_hold_all_gradients_twice(layers: str, observed: bool) -> None:
+    """Leaves without an optimizer get copies, and each gradient is freed once it was copied."""
+    weights = [gf.ones((256, 256), requires_grad=True) for _ in range(6)]
+    x = gf.ones((2, 256))
+    if layers == "one rule for all":
+        y = gf.ops.network.perceptron(x, [(w, gf.zeros(256)) for w in weights], "tanh")
+    else:
+        y = x
+        for w in weights:
+            y = y @ w
+    loss = y.sum()
+    tracemalloc.start()
+    try:
+        with observe(Observer()) if observed else contextlib.nullcontext():
+            loss.backward()
+        needed, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    one = 256 * 256 * 4
+    assert 6 * one <= needed
+    assert peak < needed + 2.5 * one
 
 
 # ---------------------------------------------------------------------- rules

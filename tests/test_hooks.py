@@ -14,7 +14,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import nn
-from gradflow.autograd import hooks
+from gradflow.autograd import backward, hooks
 
 
 def leaf(*values: float, dtype: str = "float64") -> gf.Tensor:
@@ -315,6 +315,46 @@ def test_a_with_statement_removes_a_hook_at_its_end_also_after_an_exception() ->
         raise KeyError
     (x * 1.0).sum().backward()
     assert x.grad.item() == 3.0
+
+
+def test_passes_are_fast_again_once_all_hooks_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast: list[int] = []
+    walk = backward._walk_to_buffers
+    monkeypatch.setattr(backward, "_walk_to_buffers", lambda *arguments: fast.append(1) or walk(*arguments))
+    x, unrelated = leaf(1.0), leaf(1.0)
+
+    def passes_are_fast() -> bool:
+        fast.clear()
+        (x * 1.0).sum().backward()
+        return bool(fast)
+
+    first, second = unrelated.register_hook(print), unrelated.register_hook(print)
+    assert not passes_are_fast()
+    first.remove()
+    assert not passes_are_fast()
+    second.remove()
+    assert passes_are_fast()
+    third = unrelated.register_hook(print)
+    first.remove()  # again
+    assert not passes_are_fast()
+    twin = copy.deepcopy(third)
+    twin.remove()  # changes only the copy
+    assert not passes_are_fast()
+    pickle.loads(pickle.dumps(third)).remove()
+    assert not passes_are_fast()
+    third.remove()
+    assert passes_are_fast()
+
+
+def test_a_tensor_whose_hooks_are_removed_still_retains_its_gradient() -> None:
+    x = leaf(1.0)
+    y = x * 2.0
+    handle = y.register_hook(lambda g: g * 3)
+    y.retain_grad()
+    handle.remove()
+    (y * 5.0).sum().backward()
+    assert y.grad.tolist() == [5.0]
+    assert x.grad.tolist() == [10.0]
 
 
 def test_one_function_registered_twice_is_called_twice_and_removed_once() -> None:

@@ -186,7 +186,6 @@ class Batching:
         if not _keeps_place(key):
             whole = self._one_by_one(self.F.scatter_add, values, key, shape)
             return whole if into is None else self.add(into, whole)
-        whole = (values.values.shape[0], *shape)
         shape, into = (values.values.shape[0], *shape), None if into is None else into.values
         return Batch(self.F.scatter_add(values.values, (slice(None), *key), shape, into))
 

@@ -21,25 +21,30 @@ def in_float32(F: Any, g: Any, out: Any, values: Sequence[Any], node: Node) -> t
     return widened(g, backend, F), widened(out, backend, F), values
 
 
-def fitted(result: Any, F: Any, node: Node, argument: int, on_tensors: bool) -> Any:
+def fitted(result: Any, F: Any, node: Node, argument: int) -> Any:
     """The result of a rule in the shape and dtype of the argument: summed over broadcast axes, and cast.
 
-    F: the namespace of the rule. node, argument: the node, and the index of the argument that the rule is for.
-    on_tensors: whether the result is a tensor, and not an array or a batch.
+    result, F: an array, a tensor or a batch, and the namespace of functions on it.
+    node, argument: the node, and the index of the argument that the rule is for.
 
     Raises ValueError if the argument does not broadcast to the shape of the result: an error in the rule.
     """
     parent = node.parents[argument]
-    native = result.array.dtype if on_tensors else result.dtype
+    native = _native_dtype(result)
     if result.shape != parent.shape:
         _check_broadcast(node, argument, result.shape, parent.shape)
         if native in node.backend.half_dtypes:
             result = F.astype(result, node.backend.single)
         result = _sum_to_shape(F, result, parent.shape)
-        native = result.array.dtype if on_tensors else result.dtype
+        native = _native_dtype(result)
     if native is not parent.dtype and native != parent.dtype:
         result = F.astype(result, parent.dtype)
     return result
+
+
+def _native_dtype(x: Any) -> Any:
+    """The backend's dtype of an array, a tensor or a batch."""
+    return getattr(x, "array", x).dtype
 
 
 def _sum_to_shape(F: Any, g: Any, shape: tuple[int, ...]) -> Any:

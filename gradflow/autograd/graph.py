@@ -113,7 +113,7 @@ class Node:
     )  # fmt: skip
 
     state = None  # a node has no gradient buffer, see `Leaf.state`
-    hooks: dict[int, Callable[[Any], Any]]  # set only for `hooked_nodes`
+    hooks: dict[int, Any]  # unset until the first hook is added
 
     def __init__(
         self,
@@ -143,18 +143,20 @@ class Node:
 _id: Callable[[Any], int] = attrgetter("id")
 
 
-def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = (), through: bool = False) -> list[Any]:
-    """The nodes that the roots depend on, roots included, from the newest to the oldest; then the leaves.
+def nodes_from(roots: Sequence[Node | Leaf], ends: Collection[Node | Leaf] = (), past_ends: bool = False) -> list[Any]:
+    """Return the nodes that the roots depend on, roots included, from the newest to the oldest; then the leaves.
 
-    With `ends`, the search does not continue beyond these, unless `through`, and skips all that is older than each of
-    them: no path to an end leads through an older node.
+    Leaves among the roots come between the nodes, by age. They are still older than all nodes that depend on them.
+
+    ends: the search stops at these, unless `past_ends`. It leaves out nodes older than all of them, because no path to
+        an end goes through such a node.
     """
     seen = set(roots)
     oldest = min(map(_id, ends)) if ends else 0
     order: list[Any] = list(seen)
     leaves: list[Any] = []
     for node in order:  # grows during the loop
-        if through or not oldest or node not in ends:
+        if past_ends or not oldest or node not in ends:
             for parent in node.parents:
                 if parent is not None and parent not in seen and (not oldest or parent.id >= oldest):
                     seen.add(parent)

@@ -1,6 +1,7 @@
 """Hooks on gradients, and the retained gradients of computed tensors.
 
-Few nodes have either, so the attribute `hooks` of a node is set only when needed, and `hooked_nodes` holds these nodes.
+Few nodes have either, so a node has no attribute `hooks` until the first is added. `hooked_nodes` holds the nodes that
+have any; while it is empty, backward passes take the fast path.
 """
 
 from __future__ import annotations
@@ -19,25 +20,44 @@ if TYPE_CHECKING:
     from gradflow.tensor import Tensor
 
 hooked_nodes: set[weakref.ref[Any]] = set()
-"""The nodes and leaves whose `hooks` are set: a dict that holds functions of the gradient, and a `Retained`."""
+"""The nodes and leaves that have hooks."""
 
 
-def _hooks_of(node: Node | Leaf, make: bool = False) -> dict[int, Any] | None:
-    """The hooks of a node, or None if they are not set; `make` sets them to an empty dict then."""
-    if weakref.ref(node) in hooked_nodes:
-        return node.hooks
-    if not make:
-        return None
-    node.hooks = {}  # an attribute of the node, since a hook may refer to its tensor, and through it to the node
-    hooked_nodes.add(weakref.ref(node, hooked_nodes.discard))
+class _Hooks(dict[int, Any]):
+    """The hooks of a node: for each key a function of the gradient, or a `Retained`.
+
+    The node is in `hooked_nodes` while it has any. Only the node refers to this dict, and nothing global does: a hook
+    may refer to its tensor, and through it to the node, which would never be freed.
+    """
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Node | Leaf) -> None:
+        self.node = weakref.ref(node, hooked_nodes.discard)
+
+    def __setitem__(self, key: int, hook: Any) -> None:
+        super().__setitem__(key, hook)
+        hooked_nodes.add(self.node)
+
+    def pop(self, key: int, default: Any = None) -> Any:
+        hook = super().pop(key, default)
+        if not self:
+            hooked_nodes.discard(self.node)
+        return hook
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)  # in a copy of a `Handle`, which belongs to no node
+
+
+def _hooks_of(node: Node | Leaf) -> dict[int, Any]:
+    if not hasattr(node, "hooks"):
+        node.hooks = _Hooks(node)
     return node.hooks
 
 
 def add_hook(node: Node | Leaf, hook: Callable[[Any], Any]) -> Handle:
     """Call `hook` with the gradient of a node in each walk; a result that is not None replaces the gradient."""
-    hooks = _hooks_of(node, make=True)
-    assert hooks is not None
-    return Handle(hooks, hook, node)
+    return Handle(_hooks_of(node), hook, node)
 
 
 _RETAINED = 0
@@ -53,14 +73,16 @@ class Retained:
         self.grad: Tensor | None = None
 
 
-def retained(node: Node, make: bool = False) -> Retained | None:
-    """The `Retained` of a node, or None if the node does not retain its gradient; `make` creates it then."""
-    hooks = _hooks_of(node, make)
-    if hooks is None:
-        return None
-    if make and _RETAINED not in hooks:
+def retain_gradient(node: Node) -> None:
+    """Make a node retain its gradient; see `retained`."""
+    hooks = _hooks_of(node)
+    if _RETAINED not in hooks:
         hooks[_RETAINED] = Retained()
-    found: Retained | None = hooks.get(_RETAINED)
+
+
+def retained(node: Node) -> Retained | None:
+    """The `Retained` of a node, or None if the node does not retain its gradient."""
+    found: Retained | None = getattr(node, "hooks", {}).get(_RETAINED)
     return found
 
 

@@ -84,7 +84,7 @@ class Leaf:
 
     op = None
     parents = ()
-    hooks: dict[int, Callable[[Any], Any]]  # set only for `hooked_nodes`
+    hooks: dict[int, Any]  # unset until the first hook is added
 
     def __init__(self, backend: Backend, shape: tuple[int, ...], dtype: Any) -> None:
         self.backend = backend
@@ -142,7 +142,10 @@ class Leaf:
         return self.state is IN_BUFFER and self._grad is not None and sys.getrefcount(self._grad) > ONE_REFERENCE
 
     def clear(self) -> None:
-        """Drop the gradient, and reserve the buffer for the next one unless tensors that lie in it are still alive."""
+        """Drop the gradient, and reserve the buffer for the next one unless tensors that lie in it are still alive.
+
+        Not allowed while another thread walks to this leaf: the next walk could write to the same buffer as that one.
+        """
         self._grad = None
         if self.slot is None:
             self.state = EMPTY
@@ -167,7 +170,18 @@ class Leaf:
         return restore
 
     def attach(self, buffer: Array, block: Callable[[], Any]) -> None:
-        """Make `buffer`, a part of `block()`, the one that walks write to. A present gradient stays where it is."""
+        """Make `buffer`, a part of `block()`, the one that walks write to. A present gradient stays where it is.
+
+        Raises RuntimeError while a walk writes to the present buffer.
+        """
+        with locks.claims:
+            if self.state is CLAIMED:
+                raise RuntimeError(
+                    "a parameter was passed to a new optimizer while a backward pass writes its gradient for another "
+                    "one: create optimizers before or after backward()"
+                )
+            if self.state is RESERVED:
+                self.state = EMPTY  # so that no walk claims the old buffer
         grad = self.grad
         if self.slot is not None:
             self.slot.copy_out_holders()
@@ -212,6 +226,23 @@ def mark_filled(leaves: Sequence[Leaf]) -> None:
             leaf.state = IN_BUFFER
     for leaf, g in waiting:
         accumulate(leaf, g)
+
+
+def claim(parents: Sequence[Any], claimed: list[Leaf]) -> list[Array | None]:
+    """Claim the RESERVED leaves among the parents of a node. Return the buffers of these, and None for other parents.
+
+    The leaves are also appended to `claimed`, for `release`.
+    """
+    buffers: list[Array | None] = []
+    with locks.claims:
+        for parent in parents:
+            if parent is not None and parent.state is RESERVED:
+                claimed.append(parent)  # first, so that an interrupt leaves no claim that is not in the list
+                parent.state = CLAIMED
+                buffers.append(parent.slot.array)
+            else:
+                buffers.append(None)
+    return buffers
 
 
 def release(leaves: Sequence[Leaf]) -> None:

@@ -10,6 +10,7 @@ import itertools
 import sys
 import weakref
 from collections.abc import Callable
+from heapq import heappushpop
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,18 +21,20 @@ if TYPE_CHECKING:
 class Clock:
     """Numbers nodes and in-place changes in the order in which they happen.
 
-    `tick()` returns the next number; `last_change` is the number of the last in-place change of any memory (0: none).
+    `tick()` returns the next number; `last_change` is a list of one number, that of the last in-place change of
+    any memory (0: none).
     """
 
     __slots__ = ("last_change", "tick")
 
     def __init__(self) -> None:
         self.tick: Callable[[], int] = itertools.count(1).__next__
-        self.last_change = 0
+        self.last_change = [0]
 
     def change(self) -> int:
-        """Count an in-place change, and return its number."""
-        self.last_change = now = self.tick()
+        """Count an in-place change, and return its number. Threads may call this at the same time."""
+        now = self.tick()
+        heappushpop(self.last_change, now)  # the larger number stays: atomic, unlike a comparison and an assignment
         return now
 
 

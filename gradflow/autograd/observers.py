@@ -45,7 +45,7 @@ class Observer:
         """Called when a backward pass has succeeded."""
 
     def backward_failed(self) -> None:
-        """Called when a backward pass ends with an exception."""
+        """Called when a backward pass ends with an exception, which `before_backward` may have raised."""
 
 
 class Forwarder(Observer):

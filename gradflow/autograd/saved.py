@@ -22,7 +22,7 @@ def saved_values(node: Node, as_tensors: bool) -> tuple[Sequence[Any], Any]:
     An input whose values no rule reads is replaced by its parent, the result by None where no rule reads it.
     Raises RuntimeError where they were freed, or changed in place since they were saved.
     """
-    inputs, out = node.inputs, node.out
+    out, inputs = node.out, node.inputs  # in this order, see `free`
     if inputs is FREED:
         raise RuntimeError(
             f"the arrays that {node.op.name} saved for the backward pass were freed by an earlier backward pass; to "
@@ -30,7 +30,7 @@ def saved_values(node: Node, as_tensors: bool) -> tuple[Sequence[Any], Any]:
         )
     values: Any = node.parents
     if inputs is not None:
-        if node.id < clock.last_change:
+        if node.id < clock.last_change[0]:
             _check_unchanged(node)
         values = list(values)
         for i, x in enumerate(inputs):  # faster than a comprehension over pairs
@@ -46,9 +46,13 @@ def saved_values(node: Node, as_tensors: bool) -> tuple[Sequence[Any], Any]:
 
 
 def free(node: Node) -> None:
-    """Drop the references to what a node saved."""
+    """Drop the references to what a node saved.
+
+    Another thread may be about to apply the rules of this node. It reads `inputs` last, and then either finds them
+    FREED and raises, or has read everything before it was freed.
+    """
     if node.inputs is not None or node.out is not None or node.op.saves_parameters:
-        node.inputs = FREED
+        node.inputs = FREED  # first
         node.out = node.parameters = None
 
 

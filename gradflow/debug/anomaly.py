@@ -168,7 +168,7 @@ class _Detector(Observer):
             self.check()
 
     def backward_failed(self) -> None:
-        self.passes.pop()
+        del self.passes[-1:]  # there may be none, if an exception interrupted `before_backward`
 
     def _note(self, head: str, result: Tensor, inputs: tuple[Any, ...], line: Any, inside: str) -> None:
         if not result.dtype.is_floating:

@@ -131,15 +131,15 @@ def gradients(
     else:
         given = matching_tensors("gradients", "cotangent", cotangents, outputs)
     roots, ends = [node_of(y) for _, y in ys], {node_of(x) for _, x in xs}
-    found: dict[Any, Any] = dict.fromkeys(nodes_from(roots, ends, through=True))
+    found: dict[Any, Any] = dict.fromkeys(nodes_from(roots, ends, past_ends=True))
     if ends <= found.keys():
         found = backward(
             roots,
             given if create_graph else [g.array for g in given],
             retain_graph=create_graph if retain_graph is None else retain_graph,
-            functions=namespace if create_graph else None,
+            namespace=namespace if create_graph else None,
             wanted=ends,
-            through=True,
+            past_wanted=True,
         )
     for path, x in xs:
         if node_of(x) not in found:

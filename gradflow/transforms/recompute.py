@@ -187,9 +187,9 @@ def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, segment: _Se
         [run.flat._node],  # type: ignore[list-item]
         [g],
         retain_graph=recorded,
-        functions=namespace if recorded else None,
+        namespace=namespace if recorded else None,
         wanted=set(ends),
-        batched=batched if batch else None,
+        to_batched=batched if batch else None,
     )
     return [found.get(node) for node in ends]
 

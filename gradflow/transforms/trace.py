@@ -207,9 +207,9 @@ def aliased_gradients_of(
             [node for node, _ in roots],
             [g for _, g in roots],
             retain_graph=retain or record,
-            functions=namespace if record else None,
+            namespace=namespace if record else None,
             wanted={node_of(x) for x in inputs},
-            batched=batched if batch else None,
+            to_batched=batched if batch else None,
         )
     leading = cotangents[0].shape[:1] if batch else ()
     results = []
