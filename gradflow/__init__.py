@@ -14,3 +14,8 @@ __version__ = "0.1.0"
 
 if not _typing.TYPE_CHECKING:  # type checkers follow the imports above
     __all__ = sorted(["nn", "optim", "random", *_ops.__all__, *_public.__all__])
+
+    def __getattr__(name: str) -> _typing.NoReturn:
+        from gradflow.pytorch_names import missing_function
+
+        raise missing_function(name)
