@@ -1036,7 +1036,7 @@ UNUSED: dict[str, Change] = {
     "a copy": lambda w: copy.deepcopy(w.parts),
     "another step that is captured": lambda w: gf.capture(lambda x: w.other[0](x))(gf.ones((1, 3))),
 }
-"""Changes of what the step does not use, changes that are undone, and changes that affect no call."""
+"""Changes to things the step does not use, changes that are reverted, and changes that affect no call."""
 
 
 def both(*events: Change | int) -> tuple[World, World]:

@@ -184,7 +184,7 @@ def refused(package):
     return package not in sys.stdlib_module_names and not package.startswith("gradflow")
 {REFUSE}
 """
-"""A Python in which nothing is installed: with the option -S, and no other package found in a folder at hand."""
+"""A Python in which nothing is installed: with the option -S, and other packages on its path refused."""
 
 
 # ---------------------------------------------------------------------- no array library in the core

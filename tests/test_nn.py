@@ -1200,7 +1200,7 @@ WORDS: dict[str, Call] = {
     "an MLP of numbers": (lambda: nn.MLP(2, 3, 1), TypeError, r"one sequence: nn.MLP\(\[2, 3, 1\]\); got 2"),
     "an MLP of text": (lambda: nn.MLP("2,4"), TypeError, r"one sequence: nn.MLP\(\[2, 3, 1\]\); got '2,4'"),
     "a negative eps": (lambda: nn.LayerNorm(3, eps=-1.0), ValueError, "eps is a finite number >= 0; got -1.0"),
-    "an eps that is none": (lambda: nn.LayerNorm(3, eps=math.nan), ValueError, "eps is a finite number"),
+    "an eps of NaN": (lambda: nn.LayerNorm(3, eps=math.nan), ValueError, "eps is a finite number"),
     "a negative eps later": (
         lambda: gf.layer_norm(gf.ones((2, 3)), 3, eps=-1e-9), ValueError, "eps is a finite number >= 0",
     ),

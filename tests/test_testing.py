@@ -108,7 +108,7 @@ MISUSES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: compare(np.ones(2), np.ones(2), bound=np.ones(3)), ValueError, r"\(3,\), the result has shape \(2,\)",
     ),
     "eps of integers": (lambda: eps("int32"), ValueError, "float16, float32 or float64; got 'int32'"),
-    "eps of what is none": (lambda: eps("nonsense"), ValueError, "float16, float32 or float64; got 'nonsense'"),
+    "eps of an unknown dtype": (lambda: eps("nonsense"), ValueError, "float16, float32 or float64; got 'nonsense'"),
     "a device": (lambda: forbid_sync("cpu"), TypeError, "True or False, for all devices: .*; got 'cpu'"),
     "a class": (lambda: forbid_sync(type("Model", (), {})), TypeError, "`with forbid_sync.*; got <class "),
 }  # fmt: skip

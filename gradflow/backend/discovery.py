@@ -62,7 +62,7 @@ def unregister(prefix: str) -> None:
 
 
 def _checked(prefix: str, found: Any) -> type[Backend]:
-    """`found`, a backend class with all required services (else TypeError), named like its prefix (else ValueError)."""
+    """Return `found`: a class with all required services (else TypeError), named like its prefix (else ValueError)."""
     if not (inspect.isclass(found) and issubclass(found, Backend)):
         kind = f"the class {found.__name__}" if inspect.isclass(found) else f"of type {type(found).__name__}"
         raise TypeError(f"a backend must be a class derived from gradflow.backend.Backend; it is {kind}")
