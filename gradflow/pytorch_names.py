@@ -1,6 +1,6 @@
-"""PyTorch's names for what gradflow calls otherwise: the errors for these names say what to write.
+"""Errors for PyTorch's names of functions and methods that have another name in gradflow: they say what to write.
 
-The names do not exist in gradflow: `hasattr` is False for all of them.
+These names do not exist in gradflow: `hasattr` is False for all of them.
 """
 
 from __future__ import annotations
