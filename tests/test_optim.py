@@ -1440,3 +1440,185 @@ def test_a_gradient_that_a_move_dropped_does_not_reappear(frozen: bool) -> None:
     assert weight.grad is None
     layer.to("float32")
     assert weight.grad is None
+
+
+# ---------------------------------------------------------------------- edits, copies and memory
+
+
+@pytest.mark.parametrize("make", [Adam, AdamW, RMSprop, SGD])
+@pytest.mark.parametrize(
+    "edit",
+    [{"betas": 0.9}, {"betas": (0.9, 1.0)}, {"eps": 0.0}, {"momentum": -5.0}, {"alpha": 1.0}, {"unknown": 1.0}],
+    ids=str,
+)
+def test_an_invalid_hyperparameter_set_between_steps_raises_before_anything_changes(make: Any, edit: Any) -> None:
+    """It raised in the middle of the step, after the parameters of earlier groups had changed, or not at all."""
+    p, q = parameter([1.0, 2.0]), parameter([1.0, 2.0])
+    optimizer = make([{"params": [p]}, {"params": [q]}])
+    (name,) = edit
+    if name != "unknown" and name not in optimizer.defaults:
+        return
+    for each in (p, q):
+        each.grad = gf.ones((2,))
+    optimizer.step()
+    before, state = host(p).copy(), optimizer.state_dict()["state"]
+    old = optimizer.param_groups[1].get(name)
+    optimizer.param_groups[1].update(edit)
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError), match=name):
+            optimizer.step()
+    assert_agree("parameter", p, before)
+    optimizer.param_groups[1][name] = old
+    if old is None:
+        del optimizer.param_groups[1][name]
+    assert optimizer.steps == 1
+    assert optimizer.state_dict()["state"].keys() == state.keys()
+    optimizer.step()
+    assert optimizer.steps == 2
+
+
+@pytest.mark.parametrize("make", [Adam, AdamW, RMSprop])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_an_eps_that_is_zero_in_the_dtype_raises(make: Any, dtype: str) -> None:
+    """The step of a zero gradient was NaN, and so was the padding."""
+    smallest = 1e-38 if dtype != "float64" else 1e-308
+    with pytest.raises(ValueError, match="eps must be above 0, also in the dtype"):
+        make([parameter([1.0], dtype)], eps=smallest)
+    p, q = parameter([1.0], dtype), parameter([2.0], dtype)
+    optimizer = make([p, q], eps=smallest * 100)
+    for each in (p, q):
+        each.grad = gf.zeros((1,), dtype=dtype)
+    optimizer.step()
+    assert p.isfinite().all()
+    optimizer.param_groups[0]["eps"] = smallest
+    with pytest.raises(ValueError, match="eps"):
+        optimizer.step()
+
+
+@every_optimizer
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_an_optimizer_with_non_finite_state_is_copied(device: str, make: Any, bad: float, copied: Any) -> None:
+    p = parameter([1.0, 2.0])
+    optimizer = make([p])
+    p.grad = gf.full((2,), bad)
+    optimizer.step()
+    found, expected = copied(optimizer).state_dict(), optimizer.state_dict()
+    assert found["steps"] == 1
+    for name, value in expected["state"][0].items():
+        if isinstance(value, gf.Tensor):
+            np.testing.assert_array_equal(host(found["state"][0][name]), host(value))
+        else:
+            assert found["state"][0][name] == value
+
+
+def read_only(values: Any) -> gf.Tensor:
+    read_only.arrays = [*getattr(read_only, "arrays", []), np.array(values, np.float32)]  # type: ignore[attr-defined]
+    read_only.arrays[-1].flags.writeable = False  # type: ignore[attr-defined]
+    return gf.asarray(read_only.arrays[-1])  # type: ignore[attr-defined]
+
+
+def test_a_group_that_cannot_be_added_leaves_the_optimizer_unchanged() -> None:
+    p = parameter([1.0])
+    optimizer = SGD([p], lr=1.0)
+    with pytest.raises(ValueError, match="read-only"):
+        optimizer.add_param_group({"params": [read_only([1.0]).requires_grad_()]})
+    assert len(optimizer.param_groups) == 1
+    p.grad = gf.ones((1,))
+    optimizer.step()
+    assert p.item() == 0.0
+
+
+def test_a_frozen_parameter_may_be_read_only_until_it_is_trained() -> None:
+    frozen, p = read_only([1.0]), parameter([1.0])
+    optimizer = SGD([frozen, p], lr=1.0)
+    p.grad = gf.ones((1,))
+    optimizer.step()
+    assert (frozen.item(), p.item()) == (1.0, 0.0)
+    frozen.requires_grad_()
+    with pytest.raises(ValueError, match=r"parameter 0, of shape .* read-only"):
+        optimizer.step()
+    assert p.item() == 0.0
+
+
+def viewed_memory(kind: str, folder: Path) -> tuple[Any, np.ndarray]:
+    """Float32 memory of another owner behind a view, 6 zeros: the array of a parameter, and another array of it."""
+    if kind == "reshaped bytearray":
+        memory = bytearray(24)
+        return np.frombuffer(memory, np.float32).reshape(2, 3), np.frombuffer(memory, np.float32)
+    if kind == "transposed buffer":
+        memory = bytearray(24)
+        return np.ndarray((3, 2), np.float32, memory).T, np.frombuffer(memory, np.float32)
+    path = folder / "values"
+    np.zeros(6, np.float32).tofile(path)
+    mapped = np.memmap(path, np.float32, "r+", shape=(2, 3))
+    return np.asarray(mapped), np.memmap(path, np.float32, "r+")
+
+
+@every_optimizer
+@pytest.mark.parametrize("kind", ["reshaped bytearray", "transposed buffer", "memmap"])
+def test_memory_of_another_owner_behind_a_view_shows_what_an_optimizer_trains(
+    tmp_path: Path, make: Any, kind: str
+) -> None:
+    array, other = viewed_memory(kind, tmp_path)
+    p = gf.asarray(array).requires_grad_()
+    del array
+    optimizer = make([p])
+    for _ in range(2):
+        p.grad = gf.ones((2, 3))
+        optimizer.step()
+    assert (other != 0).all()
+    assert_agree("memory", p.detach().flatten(), other)
+
+
+@pytest.mark.parametrize("params", [lambda q: (x for x in [q]), lambda q: q, lambda q: gf.tensor(1.0)])
+@pytest.mark.parametrize("use", [SGD.zero_grad, SGD.step])
+def test_params_that_are_not_a_list_raise(params: Any, use: Any) -> None:
+    """A generator was used up by zero_grad, so that its group trained nothing."""
+    p = parameter([1.0, 2.0])
+    optimizer = SGD([p])
+    optimizer.param_groups[0]["params"] = params(p)
+    with pytest.raises(TypeError, match=r"must be a list; got a (generator|Tensor): use list\(...\)"):
+        use(optimizer)
+    optimizer = SGD([p])
+    optimizer.param_groups.append({"params": (x for x in [parameter([1.0])])})
+    with pytest.raises(TypeError, match="must be a list"):
+        optimizer.zero_grad()
+
+
+def test_the_rate_of_a_group_that_was_appended_is_the_default() -> None:
+    optimizer = SGD([parameter([1.0])], lr=0.5)
+    optimizer.param_groups.append({"params": [parameter([1.0])]})
+    assert optimizer.learning_rates == [0.5, 0.5]
+
+
+def test_an_edit_does_not_hide_that_the_model_was_moved() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), momentum=0.9)
+    model.to("float64")
+    optimizer.param_groups[0]["params"].pop()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="parameter 0 was moved to float64"):
+            optimizer.step()
+
+
+@pytest.mark.parametrize("key", [0.7, -0.5])
+def test_a_state_whose_keys_are_no_indices_raises(key: Any) -> None:
+    optimizer = SGD([parameter([1.0])], momentum=0.9)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {"0": {"step": 1, "momentum_buffer": np.ones(1)}}})
+    state = optimizer.state_dict()
+    entry = state["state"][0]
+    with pytest.raises(ValueError, match="has a parameter"):
+        optimizer.load_state_dict({**state, "state": {key: entry}})
+    with pytest.raises(ValueError, match="has parameter 0 twice"):
+        optimizer.load_state_dict({**state, "state": {"0": entry, 0: entry}})
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize(("dtype", "big"), [("float32", 1e300), ("float16", 1e6)])
+def test_a_state_beyond_the_dtype_of_the_parameter_raises(device: str, dtype: str, big: float) -> None:
+    optimizer = SGD([parameter([1.0], dtype)], momentum=0.9)
+    state = {"0": {"step": 1, "momentum_buffer": np.full(1, big)}}
+    with pytest.raises(ValueError, match=f"non-finite in {dtype}"):
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

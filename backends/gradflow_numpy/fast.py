@@ -6,7 +6,7 @@ imported when the first compiled kernel runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -163,8 +163,8 @@ class FastNumpyBackend(NumpyBackend):
         total = _functions.squared_difference(x.reshape(-1), target.reshape(-1), difference.reshape(-1))
         return np.asarray(total / x.size if reduction == "mean" else total, x.dtype), difference
 
-    def _pass(self, name: str, arrays: Sequence[Array | None], numbers: Sequence[Any]) -> None:
+    def _pass(self, step: Callable[..., None], arrays: Sequence[Array | None], numbers: Sequence[Any]) -> None:
         if _fit(*[a for a in arrays if a is not None]):
-            share_out(getattr(_functions, name), arrays, numbers)
+            share_out(getattr(_functions, step.__name__), arrays, numbers)
         else:
-            super()._pass(name, arrays, numbers)
+            super()._pass(step, arrays, numbers)

@@ -34,7 +34,7 @@ class OptimizerKernels(Backend):
     ) -> None:
         if parameter.dtype == _FLOAT16:
             return Backend.sgd_step(self, parameter, gradient, velocity, options, scalars)
-        self._pass("sgd", (parameter, gradient, velocity), (*options, *scalars))
+        self._pass(sgd, (parameter, gradient, velocity), (*options, *scalars))
         return None
 
     def adam_step(
@@ -45,7 +45,7 @@ class OptimizerKernels(Backend):
         beta1, beta2, epsilon, weight_decay = options
         lr, bias_correction1, root, decay_factor = scalars
         numbers = (beta1, beta2, epsilon * root, weight_decay, lr * root / bias_correction1, decay_factor)
-        self._pass("adam", (parameter, gradient, mean, square), numbers)
+        self._pass(adam, (parameter, gradient, mean, square), numbers)
         return None
 
     def rmsprop_step(
@@ -60,12 +60,12 @@ class OptimizerKernels(Backend):
     ) -> None:
         if parameter.dtype == _FLOAT16:
             return Backend.rmsprop_step(self, parameter, gradient, square, mean, velocity, options, scalars)
-        self._pass("rmsprop", (parameter, gradient, square, mean, velocity), (*options, *scalars))
+        self._pass(rmsprop, (parameter, gradient, square, mean, velocity), (*options, *scalars))
         return None
 
-    def _pass(self, name: str, arrays: Sequence[Array | None], numbers: Sequence[Any]) -> None:
-        """Call the pass `name` of an optimizer with flat arrays of one length (or None) and with its numbers."""
-        share_out(_PASSES[name], arrays, numbers)
+    def _pass(self, step: Callable[..., None], arrays: Sequence[Array | None], numbers: Sequence[Any]) -> None:
+        """Call a step of this module with flat arrays of one length (or None) and with its numbers."""
+        share_out(step, arrays, numbers)
 
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
         if gradients[0].dtype == _FLOAT16:
@@ -80,23 +80,26 @@ class OptimizerKernels(Backend):
 
 
 @functools.lru_cache(maxsize=64)
-def _constants(dtype: Any, *numbers: float) -> list[Array]:
+def _constants(dtype: Any, *numbers: float) -> tuple[Array, ...]:
     """Options of a step as 0-d arrays, which a NumPy function takes twice as fast as Python numbers."""
-    return [np.array(x, dtype) for x in numbers]
+    return tuple([np.array(x, dtype) for x in numbers])
 
 
-def _sgd(
+def sgd(
     parameter: Array, gradient: Array, velocity: Array | None, momentum: float, dampening: float, weight_decay: float,
-    nesterov: bool, lr: float, first: bool,
+    nesterov: bool, lr: Any, first: bool,
 ) -> None:  # fmt: skip
     """`Backend.sgd_step`, chunk by chunk."""
-    one_minus_dampening = 1 - dampening
-    scratch = np.empty(min(_CHUNK, parameter.size), parameter.dtype)
+    momentum, one_minus_dampening = _constants(parameter.dtype, momentum, 1 - dampening)
+    lr = np.array(lr, parameter.dtype)
+    size = min(_CHUNK, parameter.size)
+    scratch = np.empty(size, parameter.dtype), np.empty(size if weight_decay else 0, parameter.dtype)
     for p, g, v in _chunks(parameter, gradient, velocity):
-        t = scratch if scratch.size == p.size else scratch[: p.size]
+        t = scratch[0] if scratch[0].size == p.size else scratch[0][: p.size]
         if weight_decay:
-            np.multiply(p, weight_decay, t)
-            g = np.add(g, t)
+            u = scratch[1][: p.size]
+            np.multiply(p, weight_decay, u)
+            g = np.add(g, u, u)
         if v is not None:
             if first:
                 v[...] = g
@@ -111,7 +114,7 @@ def _sgd(
         np.subtract(p, t, p)
 
 
-def _adam(
+def adam(
     parameter: Array, gradient: Array, mean: Array, square: Array, beta1: float, beta2: float, scaled_epsilon: Any,
     weight_decay: float, scaled_step_size: Any, decay_factor: float,
 ) -> None:  # fmt: skip
@@ -147,7 +150,7 @@ def _adam(
         np.subtract(p, t, p)
 
 
-def _rmsprop(
+def rmsprop(
     parameter: Array, gradient: Array, square: Array, mean: Array | None, velocity: Array | None, alpha: float,
     epsilon: float, weight_decay: float, momentum: float, lr: Any,
 ) -> None:  # fmt: skip
@@ -183,9 +186,6 @@ def _rmsprop(
         else:
             np.multiply(t, lr, t)
         np.subtract(p, t, p)
-
-
-_PASSES: dict[str, Callable[..., None]] = {"sgd": _sgd, "adam": _adam, "rmsprop": _rmsprop}
 
 
 def _chunks(*arrays: Array | None) -> Sequence[Sequence[Any]]:

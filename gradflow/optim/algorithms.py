@@ -5,21 +5,33 @@ The formulas are those of the kernels `sgd_step`, `adam_step` and `rmsprop_step`
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradflow.backend import AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars, SGDOptions, SGDScalars
+from gradflow.dtypes import float64
 from gradflow.optim.flat import FlatArrays
 from gradflow.optim.hyperparameters import check_numbers, number
 from gradflow.optim.optimizer import Optimizer, Parameters
 from gradflow.optim.schedules import Schedule
 
+_SMALLEST32, _SMALLEST64 = 2.0**-126, 2.0**-1022
+"""The smallest normal numbers of float32 and float64. Steps of half floats are computed in float32."""
 
-def _check_eps(group: dict[str, Any]) -> None:
+# options stay the same from step to step, and looking them up is faster than making them
+_sgd_options: Callable[..., SGDOptions] = functools.lru_cache(SGDOptions)
+_adam_options: Callable[..., AdamOptions] = functools.lru_cache(AdamOptions)
+_rmsprop_options: Callable[..., RMSpropOptions] = functools.lru_cache(RMSpropOptions)
+
+
+def _check_eps(group: dict[str, Any], factor: float = 1.0) -> None:
+    """Raise ValueError if eps times a factor rounds to 0 in the dtype of a parameter: a step would divide 0 by 0."""
     check_numbers(group, "eps")
-    if group["eps"] == 0:
-        raise ValueError("eps must be above 0: where a gradient is 0, a step divides by it")
+    least = group["eps"] * factor
+    if least < _SMALLEST64 or (least < _SMALLEST32 and any(t.dtype != float64 for t in group["params"])):
+        raise ValueError(f"eps must be above 0, also in the dtype of the parameters; got {group['eps']!r}")
 
 
 class SGD(Optimizer):
@@ -61,7 +73,7 @@ class SGD(Optimizer):
         return ("momentum_buffer",) if group["momentum"] else ()
 
     def update(self, flat: FlatArrays, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
-        options = SGDOptions(group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"])
+        options = _sgd_options(group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"])
         velocity = flat.state.get("momentum_buffer")
         flat.backend.sgd_step(flat.parameters, flat.gradients, velocity, options, SGDScalars(lr, first))
 
@@ -103,12 +115,12 @@ class Adam(Optimizer):
             raise ValueError(f"betas are two numbers, such as (0.9, 0.999); got {betas}")
         group["betas"] = tuple(number("each of betas", beta, 0.0, 1.0) for beta in betas)
         check_numbers(group, "weight_decay")
-        _check_eps(group)
+        _check_eps(group, math.sqrt(1.0 - group["betas"][1]))
 
     def update(self, flat: FlatArrays, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
         beta1, beta2 = group["betas"]
         added, decoupled = (0.0, group["weight_decay"]) if self._decoupled else (group["weight_decay"], 0.0)
-        options = AdamOptions(beta1, beta2, group["eps"], added)
+        options = _adam_options(beta1, beta2, group["eps"], added)
         scalars = AdamScalars.at(step, lr, beta1, beta2, decoupled)
         mean, square = flat.state["exp_avg"], flat.state["exp_avg_sq"]
         flat.backend.adam_step(flat.parameters, flat.gradients, mean, square, options, scalars)
@@ -177,7 +189,7 @@ class RMSprop(Optimizer):
         return (*names, "momentum_buffer") if group["momentum"] else names
 
     def update(self, flat: FlatArrays, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
-        options = RMSpropOptions(group["alpha"], group["eps"], group["weight_decay"], group["momentum"])
+        options = _rmsprop_options(group["alpha"], group["eps"], group["weight_decay"], group["momentum"])
         state = flat.state
         mean, velocity = state.get("grad_avg"), state.get("momentum_buffer")
         flat.backend.rmsprop_step(

@@ -78,23 +78,34 @@ class _SliceMemory(Memory):
 
 
 def _is_shared(tensor: Tensor) -> bool:
-    """Whether another live object refers to a tensor's memory: a tensor, an array, or the array's base.
+    """Whether another live object refers to a tensor's memory: a tensor, an array, or an array that it is a view of.
 
-    Memory of another library (a torch tensor, a bytearray) always counts as shared, since its users are unknown.
+    Writable memory of another library (a torch tensor, a bytearray, a file) counts as shared: its users are unknown.
     """
     if not hasattr(tensor.array, "__setitem__"):  # a NumPy scalar
         return False
     if tensor._memory is not None and sys.getrefcount(tensor._memory) > ONE_REFERENCE:  # aliases and views share it
         return True
-    if isinstance(tensor._memory, _SliceMemory):  # in a block, whose arrays refer to this memory anyway
+    if isinstance(tensor._memory, _SliceMemory):  # in a block: the other parameters refer to the same array
         return False
     if sys.getrefcount(tensor.array) > ONE_REFERENCE:
         return True
-    if getattr(tensor.array, "base", None) is None:  # the array owns its memory
-        return False
-    if not isinstance(tensor.array.base, type(tensor.array)):  # another library owns it
-        return not is_read_only(tensor.array)
-    return sys.getrefcount(tensor.array.base) > ONE_REFERENCE
+    view = tensor.array
+    while getattr(view, "base", None) is not None:
+        if not isinstance(view.base, type(tensor.array)):
+            return not is_read_only(tensor.array)
+        if sys.getrefcount(view.base) > ONE_REFERENCE:
+            return True
+        view = view.base
+    return False
+
+
+def _check_writable(tensor: Tensor, index: int) -> None:
+    if is_read_only(tensor.array) and _is_shared(tensor):
+        raise ValueError(
+            f"parameter {index}, of shape {tensor.shape}, cannot be trained: its memory is read-only, that of a NumPy "
+            "array or of a broadcast; make the parameter with gradflow.tensor(...) or .clone()"
+        )
 
 
 class FlatBlock:
@@ -113,11 +124,8 @@ class FlatBlock:
         self.slices: list[Slice] = []
         self.size = 0
         for index, group, tensor in parameters:
-            if is_read_only(tensor.array) and _is_shared(tensor):
-                raise ValueError(
-                    f"parameter {index}, of shape {tensor.shape}, cannot be trained: its memory is read-only, that of "
-                    "a NumPy array or of a broadcast; make the parameter with gradflow.tensor(...) or .clone()"
-                )
+            if tensor.requires_grad:
+                _check_writable(tensor, index)
             start = math.ceil(self.size / alignment) * alignment
             self.slices.append(Slice(tensor, index, start, (group, 0, frozenset())))
             self.size = self.slices[-1].stop
@@ -145,8 +153,8 @@ class FlatBlock:
 
     def arrays(self, part: slice, names: tuple[str, ...]) -> FlatArrays:
         """A part of the values, of the gradients, and of the state arrays of these names."""
-        if part is self.whole and names in self._whole_arrays:
-            return self._whole_arrays[names]
+        if part is self.whole and (known := self._whole_arrays.get(names)) is not None:
+            return known
         state = {name: self.state_array(name)[part] for name in names}
         arrays = FlatArrays(self.backend, self.values[part], self.gradients[part], state)
         if part is self.whole:
@@ -167,14 +175,26 @@ class FlatBlock:
         s.history = (s.history[0], step, initialised)
         self._equal_histories = False
 
-    def _adopt(self, s: Slice) -> None:
-        """Make the slice's tensor a view of this block, its values unchanged, unless its memory is shared."""
+    def copy_state(self, s: Slice, block: FlatBlock, source: Slice) -> None:
+        """Copy the steps and the state arrays of a slice of another block."""
+        _, steps, initialised = source.history
+        self.set_history(s, steps, initialised)
+        for name in initialised:
+            self.backend.setitem(self.view(self.state_array(name), s), ..., block.view(block.state[name], source))
+
+    def check_not_moved(self, s: Slice) -> None:
+        """Raise RuntimeError if the tensor of a slice has got another device or dtype."""
         tensor = s.tensor
         if tensor.backend is not self.backend or tensor.array.dtype != self.native:
             raise RuntimeError(
                 f"parameter {s.index} was moved to {tensor.dtype} on {tensor.device} after the optimizer was "
                 "created; create the optimizer after model.to(...)"
             )
+
+    def _adopt(self, s: Slice) -> None:
+        """Make the slice's tensor a view of this block, its values unchanged, unless its memory is shared."""
+        self.check_not_moved(s)
+        tensor = s.tensor
         s.outside = _is_shared(tensor)
         self.any_outside |= s.outside
         if s.outside:
@@ -201,6 +221,7 @@ class FlatBlock:
                 continue
             slot = leaf.slot
             if slot is None or slot.array is not s.gradient:
+                _check_writable(tensor, s.index)
                 leaf.attach(s.gradient, weakref.ref(self))  # a strong reference would be a cycle through the tensor
             if leaf.state is IN_BUFFER:
                 ready.append(s)
@@ -258,13 +279,13 @@ class FlatBlock:
         self._equal_histories = len(run) == len(self.slices)
 
 
-def make_blocks(groups: Sequence[Sequence[Tensor]], first: int = 0) -> list[FlatBlock]:
-    """One block for each device and dtype among the parameters of the groups from index `first` on, in their order."""
+def make_blocks(groups: Sequence[Sequence[Tensor]], first_group: int = 0) -> list[FlatBlock]:
+    """One block for each device and dtype among the parameters of the groups from index `first_group` on, in order."""
     parameters: dict[tuple[int, str], tuple[Backend, Any, list[tuple[int, int, Tensor]]]] = {}
     index = 0
     for g, tensors in enumerate(groups):
         for tensor in tensors:
-            if g >= first:
+            if g >= first_group:
                 key = (id(tensor.backend), tensor.dtype.name)
                 entry = parameters.setdefault(key, (tensor.backend, tensor.array.dtype, []))
                 entry[2].append((index, g, tensor))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import is_
 from typing import Any, ClassVar
@@ -15,6 +14,14 @@ from gradflow.optim.state import check_entries, collect, parts_of, restore
 from gradflow.tensor import Tensor
 
 Parameters = Iterable[Tensor] | Iterable[Mapping[str, Any]]
+
+
+def _listed_params(group: Mapping[str, Any]) -> Any:
+    """The parameters of a group. Raises TypeError unless they are in a list, since they are read more than once."""
+    tensors: Any = group["params"]
+    if tensors.__class__ is not list and (isinstance(tensors, Tensor) or not hasattr(tensors, "__len__")):
+        raise TypeError(f"the params of a group must be a list; got a {type(tensors).__name__}: use list(...)")
+    return tensors
 
 
 @report_reads
@@ -49,6 +56,8 @@ class Optimizer:
     param_groups: list[dict[str, Any]]
     steps: int
     _blocks: list[FlatBlock]
+    _params_in_blocks: list[list[Tensor]]  # group by group
+    _unedited: list[list[Any]]  # the values of each group when they were last checked, and its parameters
 
     # ------------------------------------------------------------------ what a subclass defines
 
@@ -88,41 +97,32 @@ class Optimizer:
         if not given:
             raise ValueError("an optimizer needs at least one parameter; got none")
         self.defaults = dict(defaults)
-        self.param_groups = []
         self.steps = 0
+        self._blocks = []
+        groups: list[dict[str, Any]] = []
         for group in given if isinstance(given[0], Mapping) else [{"params": given}]:
-            self._append(group)
-        self._make_blocks()
+            groups.append(self._complete(group, groups))
+        self._train(groups, self._new_blocks(groups))
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Train more parameters.
 
         group: a mapping with "params" and the hyperparameters that differ from the defaults.
 
-        A schedule gets the optimizer's step count, as for other groups. Raises like the constructor.
+        A schedule gets the optimizer's step count, as for other groups. Raises like the constructor, before anything
+        changes.
         """
         self._follow_edits()
-        self._append(group)
-        self._make_blocks(len(self.param_groups) - 1)
+        added = self._complete(group, self.param_groups)
+        blocks = self._new_blocks([*self.param_groups, added], len(self.param_groups))
+        self.param_groups.append(added)
+        self._train(self.param_groups, [*self._blocks, *blocks])
 
-    def _append(self, group: Mapping[str, Any]) -> None:
-        """Check a group and add it to `param_groups`."""
-        self.param_groups.append(self._checked(group, self.param_groups))
-
-    def _checked(self, group: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    def _complete(self, group: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """A copy of a group with all hyperparameters. Raises for an invalid group or a parameter in `others`."""
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError("a parameter group is a mapping with 'params'; groups and tensors do not mix")
-        unknown = set(group) - set(self.defaults) - {"params"}
-        if unknown:
-            raise ValueError(
-                f"{type(self).__name__} has no hyperparameter {', '.join(sorted(unknown))}; "
-                f"there are {', '.join(self.defaults)}"
-            )
-        members = group["params"]
-        tensors = [members] if isinstance(members, Tensor) else list(members)
-        whole = {"params": tensors, **self.defaults, **{k: v for k, v in group.items() if k != "params"}}
-        self._check(whole)
+        tensors = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         seen = {id(t) for g in others for t in g["params"]}
         for tensor in tensors:
             if not isinstance(tensor, Tensor) or not tensor.is_leaf or not tensor.dtype.is_floating:
@@ -136,63 +136,88 @@ class Optimizer:
             if id(tensor) in seen:
                 raise ValueError(f"a parameter, of shape {tensor.shape}, is given to the optimizer twice: pass it once")
             seen.add(id(tensor))
-        return whole
+        return self._checked({**self.defaults, **group, "params": tensors})
 
-    def _check(self, group: dict[str, Any]) -> None:
-        """Check all hyperparameters of a group, and convert them in place."""
-        if not callable(group["lr"]):
-            group["lr"] = number("lr", group["lr"])
-        self.check_hyperparameters(group)
+    def _checked(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of a group with checked hyperparameters. Raises ValueError for one that is unknown or out of range."""
+        unknown = set(group) - set(self.defaults) - {"params"}
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} has no hyperparameter {', '.join(sorted(unknown))}; "
+                f"there are {', '.join(self.defaults)}"
+            )
+        checked = dict(group)
+        if not callable(checked["lr"]):
+            checked["lr"] = number("lr", checked["lr"])
+        self.check_hyperparameters(checked)
+        return checked
 
-    def _make_blocks(self, first: int = 0) -> None:
-        """Make blocks for the groups from index `first` on."""
-        blocks = make_blocks([group["params"] for group in self.param_groups], first)
-        names = {name for group in self.param_groups for name in self.needed_state(group)}
+    def _new_blocks(self, groups: Sequence[Mapping[str, Any]], first_group: int = 0) -> list[FlatBlock]:
+        """Blocks for the parameters of the groups from index `first_group` on."""
+        blocks = make_blocks([group["params"] for group in groups], first_group)
+        names = {name for group in groups for name in self.needed_state(group)}
         for block in blocks:
             for name in sorted(names):
                 block.state_array(name)
-        self._blocks = [*self._blocks, *blocks] if first else blocks
-        self._trained = [list(group["params"]) for group in self.param_groups]
+        return blocks
 
-    def holds(self, parameters: Sequence[Sequence[Tensor]]) -> bool:
-        """Whether the groups hold exactly these parameters, group by group, in this order."""
+    def _train(self, groups: list[dict[str, Any]], blocks: list[FlatBlock]) -> None:
+        """Train these groups, whose parameters are in these blocks, until `param_groups` is edited."""
+        self.param_groups, self._blocks = groups, blocks
+        self._params_in_blocks = [[*group["params"]] for group in groups]
+        self._unedited = [[*group.values(), *group["params"]] for group in groups]
+
+    def has_parameters(self, parameters: Sequence[Sequence[Tensor]]) -> bool:
+        """Whether the groups have exactly these parameters, group by group, in this order."""
         groups = self.param_groups
         if len(groups) != len(parameters):
             return False
         for group, expected in zip(groups, parameters):  # noqa: B905 (this runs in every step)
-            members = group["params"]
-            if len(members) != len(expected) or not all(map(is_, members, expected)):
+            tensors = _listed_params(group)
+            if len(tensors) != len(expected) or not all(map(is_, tensors, expected)):
                 return False
         return True
 
     def _follow_edits(self) -> None:
-        """Make new blocks if the parameters in `param_groups` have changed; each parameter keeps its state."""
-        groups = self.param_groups
-        try:
-            if self.holds(self._trained):
-                return
-        except TypeError:
-            given = next(g["params"] for g in groups if not hasattr(g["params"], "__len__"))
-            raise TypeError(
-                f"the params of a group must be a list; got a {type(given).__name__}: use list(...)"
-            ) from None
-        checked: list[dict[str, Any]] = []
-        for group in groups:
-            checked.append(self._checked(group, checked))
-        for group, whole in zip(groups, checked, strict=True):
+        """Check hyperparameters that have changed, and make new blocks if parameters have; each keeps its state.
+
+        Raises like the constructor, before anything changes, and RuntimeError for a parameter that was moved.
+        """
+        groups, unedited = self.param_groups, self._unedited
+        if len(groups) == len(unedited):
+            try:
+                for group, objects in zip(groups, unedited):  # noqa: B905 (this runs in every step)
+                    now = [*group.values(), *group["params"]]
+                    if len(now) != len(objects) or not all(map(is_, now, objects)):
+                        break
+                else:
+                    return
+            except TypeError:  # the params of a group are not iterable: `has_parameters` says so
+                pass
+        self._apply_edits()
+
+    def _apply_edits(self) -> None:
+        groups, blocks, complete = self.param_groups, self._blocks, []
+        if self.has_parameters(self._params_in_blocks):
+            complete = [self._checked(group) for group in groups]
+        else:
+            for group in groups:
+                complete.append(self._complete(group, complete))
+            places = {id(s.tensor): (block, s) for block in self._blocks for s in block.slices}
+            kept = [places[id(t)] for group in complete for t in group["params"] if id(t) in places]
+            for block, s in kept:
+                block.check_not_moved(s)
+            blocks = self._new_blocks(complete)
+            for block in blocks:
+                for s in block.slices:
+                    if id(s.tensor) in places:
+                        block.copy_state(s, *places[id(s.tensor)])
+        for group, checked in zip(groups, complete, strict=True):
             members = group["params"]
-            group.update(whole)
+            group.update(checked)
             if isinstance(members, list):  # keep the group's own list, which may be edited again
                 group["params"] = members
-        before = {id(s.tensor): (block, s) for block in self._blocks for s in block.slices}
-        self._make_blocks()
-        for block in self._blocks:
-            for s in block.slices:
-                old, was = before.get(id(s.tensor), (block, s))
-                _, steps, initialised = was.history
-                block.set_history(s, steps, initialised)
-                for name in initialised:
-                    block.backend.setitem(block.view(block.state_array(name), s), ..., old.view(old.state[name], was))
+        self._train(groups, blocks)
 
     # ------------------------------------------------------------------ use
 
@@ -200,7 +225,7 @@ class Optimizer:
     def zero_grad(self) -> None:
         """Set all gradients to None; the next backward pass writes new ones into the same memory."""
         for group in self.param_groups:
-            for tensor in group["params"]:
+            for tensor in _listed_params(group):
                 leaf = tensor._node
                 if leaf is None:
                     tensor.zero_grad()
@@ -216,7 +241,7 @@ class Optimizer:
         """
         loss = None if closure is None else closure()
         self._follow_edits()
-        rates = self.learning_rates
+        rates = [group["lr"] if group["lr"].__class__ is float else self._rate(group) for group in self.param_groups]
         ready = [(block, block.refresh()) for block in self._blocks]
         for block, slices in ready:
             for part, run in block.contiguous_runs(slices):
@@ -236,13 +261,13 @@ class Optimizer:
     @property
     def learning_rates(self) -> list[float]:
         """The learning rate of the next step, for each group."""
+        self._follow_edits()
         return [self._rate(group) for group in self.param_groups]
 
     def _rate(self, group: Mapping[str, Any]) -> float:
+        """The learning rate of a group, which has been checked unless it is a schedule."""
         lr = group["lr"]
-        if lr.__class__ is float and 0.0 <= lr < math.inf:
-            return lr
-        return number("lr", lr(self.steps) if callable(lr) else lr)
+        return number("lr", lr(self.steps)) if callable(lr) else float(lr)
 
     # ------------------------------------------------------------------ state
 
@@ -253,13 +278,18 @@ class Optimizer:
         A schedule is code and not part of it: the optimizer that loads the state keeps its own schedule.
         """
         self._follow_edits()
+        entries, state = collect(self._blocks), {}
         groups, index = [], 0
         for group in self.param_groups:
             n = len(group["params"])
             kept = {k: v for k, v in group.items() if k != "params" and not (k == "lr" and callable(v))}
-            groups.append({**kept, "params": list(range(index, index + n))})
+            indices = list(range(index, index + n))
             index += n
-        state = collect(self._blocks, [self.needed_state(group) for group in self.param_groups])
+            groups.append({**kept, "params": indices})
+            for i in indices:
+                if i in entries:
+                    steps, arrays = entries[i]
+                    state[i] = {"step": steps, **dict.fromkeys(self.needed_state(group)), **arrays}
         return {"state": state, "param_groups": groups, "steps": self.steps}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -278,7 +308,8 @@ class Optimizer:
         new_groups = [self._merged(own, group) for own, group in zip(self.param_groups, groups, strict=True)]
         needed = [self.needed_state(group) for group in new_groups]
         entries = check_entries(states, self._blocks, needed, self.state_names, self.nonnegative_state)
-        self.param_groups, self.steps = new_groups, steps
+        self._train(new_groups, self._blocks)
+        self.steps = steps
         restore(self._blocks, entries)
 
     def _merged(self, own: Mapping[str, Any], loaded: Mapping[str, Any]) -> dict[str, Any]:
@@ -287,19 +318,21 @@ class Optimizer:
         if unknown:
             raise ValueError(f"the state has hyperparameters that {type(self).__name__} lacks: {sorted(unknown)}")
         kept = {"params", "lr"} if callable(own["lr"]) else {"params"}
-        group = {**own, **{k: v for k, v in loaded.items() if k not in kept}}
-        self._check(group)
-        return group
+        return self._checked({**own, **{k: v for k, v in loaded.items() if k not in kept}})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_blocks": self.state_dict()}  # a copy with its model's parameters gets its own blocks
+        self._follow_edits()
+        return {
+            **self.__dict__,
+            "_blocks": collect(self._blocks),
+        }  # `__setstate__` makes blocks of the parameters' copies
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.param_groups = [{**group, "params": list(group["params"])} for group in self.param_groups]
+        groups = [{**group, "params": list(group["params"])} for group in self.param_groups]
         self.defaults = dict(self.defaults)
-        self._make_blocks()
-        self.load_state_dict(state["_blocks"])
+        self._train(groups, self._new_blocks(groups))
+        restore(self._blocks, state["_blocks"])
 
     def __repr__(self) -> str:
         groups = []

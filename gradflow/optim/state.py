@@ -18,19 +18,16 @@ Entries = dict[int, tuple[int, dict[str, Tensor]]]
 """By parameter index, the steps so far and the state arrays that they have written."""
 
 
-def collect(blocks: Sequence[FlatBlock], needed: Sequence[tuple[str, ...]]) -> dict[int, dict[str, Any]]:
-    """The entries of all parameters that have had a step, by index; `needed`: each group's state arrays."""
-    state: dict[int, dict[str, Any]] = {}
+def collect(blocks: Sequence[FlatBlock]) -> Entries:
+    """The entries of all parameters that have had a step; the arrays are copies."""
+    entries: Entries = {}
     for block in blocks:
         for s in block.slices:
-            group, steps, initialised = s.history
+            _, steps, initialised = s.history
             if steps:
-                entry: dict[str, Any] = {"step": steps, **dict.fromkeys(needed[group])}
-                for name in sorted(initialised):
-                    array = block.backend.copy(block.view(block.state_array(name), s))
-                    entry[name] = Tensor(array, block.backend)
-                state[s.index] = entry
-    return state
+                copies = {name: block.backend.copy(block.view(block.state[name], s)) for name in sorted(initialised)}
+                entries[s.index] = steps, {name: Tensor(array, block.backend) for name, array in copies.items()}
+    return entries
 
 
 def parts_of(state_dict: Any) -> tuple[Sequence[Mapping[str, Any]], Mapping[Any, Mapping[str, Any]], int]:
@@ -71,8 +68,10 @@ def check_entries(
     entries: Entries = {}
     for key, entry in states.items():
         index = int(key)
-        if index not in slices:
-            raise ValueError(f"the state has a parameter {index}; this optimizer has {len(slices)}")
+        if index not in slices or index != float(key):
+            raise ValueError(f"the state has a parameter {key}; this optimizer has {len(slices)}")
+        if index in entries:
+            raise ValueError(f"the state has parameter {index} twice")
         s = slices[index]
         for name in ("step", *needed[s.history[0]]):
             if name not in entry:
@@ -119,8 +118,9 @@ def _checked_array(what: str, value: Any, parameter: Tensor, nonnegative: bool) 
         raise ValueError(f"{what} must have shape {parameter.shape}; the state's has {array.shape}")
     if not array.dtype.is_floating:
         raise TypeError(f"{what} must be floating-point; the state's is {array.dtype}")
+    array = array.to(device=parameter.device, dtype=parameter.dtype)
     if not bool(all_(isfinite(array))):
-        raise ValueError(f"{what} in the state has a non-finite number")
+        raise ValueError(f"{what} in the state has a number that is non-finite in {parameter.dtype}")
     if nonnegative and not bool(all_(greater_equal(array, 0.0))):
         raise ValueError(f"{what} in the state has a negative number")
     return array

@@ -33,7 +33,7 @@ class GroupsGuard:
     def has_same_parameters(self) -> bool:
         """Whether the groups have the same parameters."""
         try:
-            same: bool = self.optimizer.holds(self.parameters)
+            same: bool = self.optimizer.has_parameters(self.parameters)
         except TypeError:  # `params` is not a list; the error of `Optimizer.step` says so
             return False
         return same
