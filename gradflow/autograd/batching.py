@@ -18,7 +18,7 @@ _ALONG_AXES = frozenset({*FUNCTION_GROUPS["Reductions"], "cumulative_sum", "flip
 
 
 class Batch:
-    """An array or tensor whose first axis is that of the batch. `shape` and `ndim` are those of one element."""
+    """An array or tensor whose first axis runs over the batch. `shape` and `ndim` describe one element."""
 
     __slots__ = ("dtype", "ndim", "shape", "values")
 
@@ -38,12 +38,12 @@ class Batch:
 
 @functools.lru_cache(maxsize=64)
 def batched(F: Any) -> Batching:
-    """The functions of `F` for batches (cached)."""
+    """Return the functions of `F` for batches (cached)."""
     return Batching(F)
 
 
 class Batching:
-    """The functions of the namespace `F`, for arguments of which some are batches."""
+    """The functions of the namespace `F`, for arguments that may be batches."""
 
     half_dtypes = ()  # the walk converts half floats before a rule runs
 
@@ -51,7 +51,7 @@ class Batching:
         self.F = F
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """The function `name` of `F` for batches, made at its first use."""
+        """Return the function `name` of `F` for batches, created at its first use."""
         if name in ELEMENTWISE:
             function = functools.partial(self._elementwise, getattr(self.F, name))
         elif name in _ALONG_AXES:
@@ -71,7 +71,7 @@ class Batching:
         return Batch(function(*[self._with_axes(x, ndim) if isinstance(x, Batch) else x for x in inputs]))
 
     def _with_axes(self, x: Batch, ndim: int) -> Any:
-        """The values with axes of length 1 after that of the batch: they broadcast to elements of `ndim` axes."""
+        """Return the values with axes of length 1 after the batch axis, so that elements broadcast to `ndim` axes."""
         if x.ndim >= ndim:
             return x.values
         return self.F.reshape(x.values, (x.values.shape[0], *(1,) * (ndim - x.ndim), *x.shape))
@@ -91,7 +91,7 @@ class Batching:
         return function(*inputs, **options)
 
     def _one_by_one(self, function: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        """A loop over the elements of the batch, for a function without a batched form."""
+        """Call a function that has no batched form for each element of the batch."""
         lengths = [x.values.shape[0] for x in inputs if isinstance(x, Batch)]
         if not lengths:
             return function(*inputs, **options)
@@ -207,14 +207,14 @@ class Batching:
 
 
 def _shift(axis: Any) -> Any:
-    """An axis of the elements, or a tuple of axes, as axes of the batch. Negative axes stay as they are."""
+    """Convert an axis of an element, or a tuple of axes, to axes of the batch. Negative axes stay the same."""
     if isinstance(axis, tuple):
         return tuple(map(_shift, axis))
     return axis + 1 if axis >= 0 else axis
 
 
 def _keeps_place(key: Any) -> bool:
-    """Whether a key works on a whole batch, after a slice for the axis of the batch.
+    """Return whether a key can index a whole batch, after a slice for the batch axis.
 
     A mask does not, nor do arrays and integers with a slice between them: their axes would come before the batch's.
     """

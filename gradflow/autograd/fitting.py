@@ -12,7 +12,7 @@ from gradflow.shapes import broadcasts
 
 
 def in_float32(F: Any, g: Any, out: Any, values: Sequence[Any], node: Node) -> tuple[Any, Any, Sequence[Any]]:
-    """What the rules of a node read (gradient, result, inputs), with half floats converted to float32.
+    """Return what the rules of a node read (gradient, result, inputs), with half floats converted to float32.
 
     So no count or factor in a rule leaves the range of half floats; `fitted` rounds the gradients that a rule returns.
     """
@@ -22,7 +22,7 @@ def in_float32(F: Any, g: Any, out: Any, values: Sequence[Any], node: Node) -> t
 
 
 def fitted(result: Any, F: Any, node: Node, argument: int) -> Any:
-    """The result of a rule in the shape and dtype of the argument: summed over broadcast axes, and cast.
+    """Return the result of a rule in the shape and dtype of the argument: summed over broadcast axes, and cast.
 
     result, F: an array, a tensor or a batch, and the namespace of functions on it.
     node, argument: the node, and the index of the argument that the rule is for.
@@ -43,12 +43,12 @@ def fitted(result: Any, F: Any, node: Node, argument: int) -> Any:
 
 
 def _native_dtype(x: Any) -> Any:
-    """The backend's dtype of an array, a tensor or a batch."""
+    """Return the backend's dtype of an array, a tensor or a batch."""
     return getattr(x, "array", x).dtype
 
 
 def _sum_to_shape(F: Any, g: Any, shape: tuple[int, ...]) -> Any:
-    """The VJP of broadcasting from `shape`: g summed over the axes that were added or repeated."""
+    """Return the VJP of broadcasting from `shape`: g summed over the axes that were added or repeated."""
     extra = g.ndim - len(shape)
     axes = tuple(i for i, n in enumerate(g.shape) if i < extra or (shape[i - extra] == 1 and n != 1))
     return F.reshape(F.sum(g, axis=axes, keepdims=True), shape)

@@ -52,7 +52,7 @@ class _SetsGradMode(BareMode):
 
 
 def _mode_if(recording: bool) -> GradMode:
-    """The mode that records operations or not, under the current observer or without one."""
+    """Return the mode that records operations, or does not: OBSERVED if there is an observer now, else FAST; or OFF."""
     if not recording:
         return OFF
     return FAST if current_observer.get() is None else OBSERVED
@@ -79,7 +79,7 @@ class _NoGrad(_SetsGradMode):
 class _EnableGrad(_SetsGradMode):
     """Enables recording inside a `with`, or while a decorated function, generator or coroutine runs.
 
-    It has effect inside `no_grad` too.
+    Also inside `no_grad`.
     """
 
     recording = True
@@ -90,5 +90,5 @@ enable_grad = _EnableGrad()
 
 
 def is_grad_enabled() -> bool:
-    """Whether operations are recorded in the current context."""
+    """Return whether operations are recorded in the current context."""
     return grad_enabled.get() is not OFF

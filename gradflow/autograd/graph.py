@@ -20,7 +20,7 @@ class Operation:
     name: the name in error messages.
     forward: `forward(F, *arrays, **parameters)` returns the value; with `residual`, the pair (value, residual).
     rules: for each argument `rule(F, g, out, *inputs, **parameters)`, which returns the gradient of that argument for
-        the gradient `g` of the result, as an array or a `Part`; or None where the argument has no gradient. The walk
+        the gradient `g` of the result, as an array or a `Part`; or None if the argument has no gradient. The walk
         sums over broadcast axes and casts, so a rule need not. A rule does not read the values of parameters that are
         named with a leading underscore (`_x`, `_out`): they are not saved, and the rule gets an object with the `shape`
         and `dtype` of the input if that requires grad, else None.
@@ -31,7 +31,7 @@ class Operation:
     joint_reads_out: `joint_reads_out(parameters)` returns whether `joint` reads the result (default: it does not).
     residual: whether `forward` returns a residual (default False).
     writes_into: whether `joint` takes `into` (default False): for each argument None, or a buffer that it may write the
-        gradient to and return.
+        gradient to and then return (the same array, not a view of it).
     saves_parameters: whether parameters are freed together with the saved arrays (default: the value of `residual`).
     view: whether the result shares the memory of the first input (default False).
     exact: whether the rules only move values or round them once (default False). Other rules (`widens`) compute with
@@ -91,7 +91,7 @@ class _Saves(dict[int, tuple[bool, tuple[bool, ...] | None]]):
 
 
 def _reads(rule: Callable[..., Any], arity: int) -> tuple[bool, tuple[bool, ...]]:
-    """Whether a rule reads the result, and which of the inputs."""
+    """Return whether a rule reads the result, and for each input whether it reads that."""
     code = getattr(rule, "__wrapped__", rule).__code__
     names = code.co_varnames[: code.co_argcount]
     return not names[2].startswith("_"), tuple(not n.startswith("_") for n in names[3 : 3 + arity])
@@ -104,8 +104,8 @@ class Node:
     parents: for each input the node or leaf that it came from; None for an input that does not require grad.
     inputs: the input tensors and numbers, with None for each that no rule reads; None if the rules read no input.
     out: the array of the result if a rule reads it, else None.
-    backend, shape, dtype: those of the result.
-    id: a number of the clock. It is larger than those of the parents.
+    backend, shape, dtype: of the result.
+    id: the number of the clock at its creation, larger than the ids of the parents.
     """
 
     __slots__ = (

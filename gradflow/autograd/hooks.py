@@ -61,7 +61,7 @@ def add_hook(node: Node | Leaf, hook: Callable[[Any], Any]) -> Handle:
 
 
 _RETAINED = 0
-"""The key of a `Retained` in `hooks`. Those of functions are larger."""
+"""The key of a `Retained` in `hooks`. Functions have larger keys."""
 
 
 class Retained:
@@ -81,17 +81,17 @@ def retain_gradient(node: Node) -> None:
 
 
 def retained(node: Node) -> Retained | None:
-    """The `Retained` of a node, or None if the node does not retain its gradient."""
+    """Return the `Retained` of a node, or None if the node does not retain its gradient."""
     found: Retained | None = getattr(node, "hooks", {}).get(_RETAINED)
     return found
 
 
-def retain(node: Any, g: Any, functions: Any) -> None:
+def retain(node: Any, g: Any, namespace: Any) -> None:
     """Add `g`, the gradient after all hooks, to the retained gradient of a node, if it has one (see `added`)."""
     kept = node.hooks.get(_RETAINED)
     if kept is not None:
         forbid_replay("keeps the gradient of a computed tensor (retain_grad)")
-        kept.grad = added(node.backend, kept.grad, g, functions)
+        kept.grad = added(node.backend, kept.grad, g, namespace)
 
 
 class Handle:
@@ -114,24 +114,24 @@ class Handle:
         self.remove()
 
 
-def run_hooks(node: Any, g: Any, functions: Any, batched: bool) -> Any:
-    """The gradient after all hooks of a node, which are called in the order in which they were registered.
+def run_hooks(node: Any, g: Any, namespace: Any, batched: bool) -> Any:
+    """Call the hooks of a node in the order in which they were registered, and return the gradient after all of them.
 
-    functions: `gradflow.ops.namespace` if `g` is a tensor, or with `batched` a batch of tensors; None for arrays.
-    batched: whether `g` is a `Batch`. Hooks are then called for each element of it.
+    namespace: `gradflow.ops.namespace` if `g` is a tensor, or with `batched` a batch of tensors; None for arrays.
+    batched: whether `g` is a `Batch`. Each hook is then called for each of its elements.
 
     Raises RuntimeError for a hook that changes the gradient in place; TypeError for one that returns neither None nor a
     gradient of the same shape, dtype and device.
     """
     if batched:
-        each = [run_hooks(node, g.values[i, ...], functions, False) for i in range(g.values.shape[0])]
-        F = node.backend if functions is None else functions
+        each = [run_hooks(node, g.values[i, ...], namespace, False) for i in range(g.values.shape[0])]
+        F = node.backend if namespace is None else namespace
         return type(g)(F.stack(each, axis=0))
     for key, hook in list(node.hooks.items()):
         if key == _RETAINED:
             continue
         forbid_replay("calls a hook on a gradient")
-        given = wrap(g, node.backend) if functions is None else g
+        given = wrap(g, node.backend) if namespace is None else g
         memory = given._shared_memory()
         before = memory.changed
         result = hook(given)
@@ -145,5 +145,5 @@ def run_hooks(node: Any, g: Any, functions: Any, batched: bool) -> Any:
                 f"a hook must return None or a gradient of shape {tuple(node.shape)}, {node.dtype} on "
                 f"{node.backend.device}; got {result!r}"
             )
-        g = result.array if functions is None else result
+        g = result.array if namespace is None else result
     return g

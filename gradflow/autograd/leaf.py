@@ -1,4 +1,4 @@
-"""Leaves of the graph: the gradient of a tensor that was not computed, and the optimizer's buffer for it."""
+"""Leaves of the graph: the gradient of a tensor that no operation computed, and the optimizer's buffer for it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Leaf:
     optimizer, a leaf is RESERVED after `clear`, CLAIMED by the walk that writes to its buffer, and IN_BUFFER once that
     walk has marked it filled; then the optimizer reads the buffer. All other gradients are added by `accumulate`.
 
-    backend, shape, dtype: those of the tensor.
+    backend, shape, dtype: of the tensor.
 
     Walks of several threads may reach one leaf at the same time: see `locks`.
     """
@@ -133,7 +133,7 @@ class Leaf:
             self._grad._bump()
 
     def is_held(self) -> bool:
-        """Whether anything else refers to a tensor in the buffer: the gradient, an earlier one, or a view of one."""
+        """Return whether anything else refers to a tensor in the buffer: the gradient, an earlier one, or a view."""
         if self.slot is None:
             return False
         for reference in self.slot.holders:
@@ -156,7 +156,7 @@ class Leaf:
             self.state = RESERVED
 
     def saved(self) -> Callable[[], None]:
-        """A function that restores the gradient to its present values and place."""
+        """Return a function that restores the gradient to its present values and place."""
         state, array = self.state, self.array
         elsewhere = None if state is IN_BUFFER else self._grad  # `grad` makes a new tensor of the buffer
         values = None if array is None else self.backend.copy(array)
@@ -216,7 +216,7 @@ if hasattr(os, "register_at_fork"):
 
 @opaque_call
 def mark_filled(leaves: Sequence[Leaf]) -> None:
-    """Make what a walk has written to the buffers of leaves their gradients; add what other walks left waiting."""
+    """Make the values that a walk wrote to the buffers of leaves their gradients. Add what other walks left waiting."""
     waiting = []
     with locks.claims:
         for leaf in leaves:
@@ -229,7 +229,7 @@ def mark_filled(leaves: Sequence[Leaf]) -> None:
 
 
 def claim(parents: Sequence[Any], claimed: list[Leaf]) -> list[Array | None]:
-    """Claim the RESERVED leaves among the parents of a node. Return the buffers of these, and None for other parents.
+    """Claim the RESERVED leaves among the parents of a node; return their buffers, with None for the other parents.
 
     The leaves are also appended to `claimed`, for `release`.
     """
@@ -246,7 +246,7 @@ def claim(parents: Sequence[Any], claimed: list[Leaf]) -> list[Array | None]:
 
 
 def release(leaves: Sequence[Leaf]) -> None:
-    """Give up the claims of a walk that did not fill these buffers."""
+    """Release the claims of a walk that did not fill the buffers of these leaves. Others stay unchanged."""
     with locks.claims:
         for leaf in leaves:
             if leaf.state is CLAIMED:
@@ -254,8 +254,8 @@ def release(leaves: Sequence[Leaf]) -> None:
 
 
 @opaque_call
-def accumulate(leaf: Leaf, g: Any, functions: Any = None, own: bool = False) -> None:
-    """Add g to the gradient of a leaf, in an array that no other leaf shares. For `functions` and `own` see `added`."""
+def accumulate(leaf: Leaf, g: Any, namespace: Any = None, own: bool = False) -> None:
+    """Add g to the gradient of a leaf, in an array of its own. For `namespace` and `own` see `added`."""
     with locks.adding[leaf.id % 64]:
         while True:
             with locks.claims:
@@ -263,25 +263,25 @@ def accumulate(leaf: Leaf, g: Any, functions: Any = None, own: bool = False) -> 
                 if leaf.state is RESERVED:
                     leaf.state = EMPTY  # so that no walk claims the buffer while this adds
             if not claimed:
-                _add_to(leaf, g, functions, own)
+                _add_to(leaf, g, namespace, own)
                 return
-            total = added(leaf.backend, waiting, g, functions)
+            total = added(leaf.backend, waiting, g, namespace)
             with locks.claims:
                 if leaf.state is CLAIMED:  # else that walk has finished and added what waited: try again
                     leaf._grad = total
                     return
 
 
-def _add_to(leaf: Leaf, g: Any, functions: Any, own: bool) -> None:
+def _add_to(leaf: Leaf, g: Any, namespace: Any, own: bool) -> None:
     F, slot = leaf.backend, leaf.slot
-    if functions is None and leaf.state is IN_BUFFER:
+    if namespace is None and leaf.state is IN_BUFFER:
         assert slot is not None
         F.setitem(slot.array, ..., F.add(slot.array, g))
         slot.change()
-    elif functions is None and slot is not None and leaf.state is EMPTY:
+    elif namespace is None and slot is not None and leaf.state is EMPTY:
         slot.copy_out_holders()
         if g is not slot.array:
             F.setitem(slot.array, ..., g)
         leaf.mark_filled()
     else:
-        leaf.grad = added(F, leaf.grad, g, functions, own)
+        leaf.grad = added(F, leaf.grad, g, namespace, own)

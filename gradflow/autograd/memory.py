@@ -1,4 +1,4 @@
-"""In-place changes: when memory that tensors share was last changed.
+"""In-place changes: the number of the last change of memory that tensors share.
 
 Nodes and in-place changes are numbered by one clock. A node is therefore newer than its inputs, and a tensor whose
 memory has changed since a node saved it has a larger number than the node: its values are not those that the node saw.
@@ -59,7 +59,7 @@ class Memory:
         tensor._memory = self
 
     def change(self) -> None:
-        """Record an in-place change."""
+        """Record an in-place change. Threads must not change the same memory at the same time."""
         self.changed = clock.change()
         node = None if self.node is None else self.node()
         if node is not None and node.out is not None:
@@ -84,7 +84,7 @@ class _Sample:
 
 _sample = _Sample()
 ONE_REFERENCE = sys.getrefcount(_sample.attribute)
-"""What `sys.getrefcount(x.attribute)`, written in this form, returns where nothing else refers to the object.
+"""What `sys.getrefcount(x.attribute)`, written in this form, returns if nothing else refers to the object.
 
 (For a local variable, the count depends on the version of Python.)
 """

@@ -27,10 +27,10 @@ class Observer:
         """Called when a backward pass begins, perhaps inside another one."""
 
     def visit(self, node: Node | Leaf) -> None:
-        """Called when a backward pass comes to a node or leaf."""
+        """Called when a backward pass reaches a node or leaf."""
 
     def before_rules(self, node: Node, g: Any, out: Any, values: Sequence[Any]) -> None:
-        """Called before the rules of a node run, with all that they read: see `saved_values` for `out` and `values`."""
+        """Called before the rules of a node run, with all that they read; see `saved_values` for `out` and `values`."""
 
     def after_rule(self, node: Node, argument: int, g: Any, out: Any, values: Sequence[Any], result: Any) -> None:
         """Called with what a rule returned for an argument, before it is summed over broadcast axes and cast."""

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Part:
     """What the rule of an indexing operation returns: a gradient that is `values` at some index and 0 elsewhere.
 
-    The index is `key` (as in `getitem`). Where that is None, it is the range from `start` to `stop` along `axis`, or if
-    `stop` is None, the position `start`.
+    The index is `key` (as in `getitem`). If that is None, it is the range from `start` to `stop` along `axis`, or if
+    `stop` is also None, the position `start`.
     """
 
     __slots__ = ("axis", "key", "start", "stop", "values")
@@ -28,16 +28,16 @@ class Part:
         self.start = start
         self.stop = stop
 
-    shape = dtype = None  # not those of any array
+    shape = dtype = None  # unlike those of every array, so that the fast walk's test of both finds parts too
 
     def whole(self, F: Any, shape: tuple[int, ...], into: Any = None) -> Any:
-        """The gradient as an array of `shape`; or `into`, a gradient of this shape that it is added to in place."""
+        """Return the gradient as an array of `shape`; or add it to `into`, a gradient of this shape, in place."""
         key = key_of_range(self.axis, self.start, self.stop) if self.key is None else self.key
         return F.scatter_add(self.values, key, shape) if into is None else F.scatter_add(self.values, key, shape, into)
 
 
 def key_of_range(axis: int, start: int, stop: int | None) -> Any:
-    """The key (as in `getitem`) of the range from `start` to `stop` along an axis, or of the position `start`."""
+    """Return the key (see `getitem`) of the range from `start` to `stop` along an axis, or of the position `start`."""
     return (slice(None),) * axis + (start if stop is None else slice(start, stop), ...)
 
 
@@ -60,14 +60,14 @@ class Parts:
         self.room = math.prod(shape)  # elements that may still be collected
 
     def add(self, part: Part, F: Any) -> None:
-        """Add a part. `F`: the namespace of functions on its values."""
+        """Add a part. `F`: the namespace for its values."""
         self.collected.append(part)
         self.room -= math.prod(part.values.shape)
         if self.room <= 0:
             self.total(F)
 
     def total(self, F: Any) -> Any:
-        """The sum of all parts so far, in memory that nothing else refers to."""
+        """Return the sum of all parts so far, in memory that nothing else refers to."""
         parts, self.collected = self.collected, []
         self.room = math.prod(self.shape)
         if self.sum is None and parts[0].key is None:
@@ -79,7 +79,7 @@ class Parts:
         return self.sum
 
     def _joined(self, F: Any, parts: list[Part]) -> Any:
-        """The parts concatenated, if they are ranges along one axis that cover the tensor; else None."""
+        """Concatenate the parts, if they are ranges along one axis that cover the tensor; else return None."""
         parts = sorted(parts, key=_start)
         axis, single, end = parts[0].axis, parts[0].stop is None, 0
         for part in parts:
@@ -100,6 +100,6 @@ class PartsOf(dict[Any, Parts]):
 
 
 def with_parts(g: Any, parts: Parts, F: Any) -> Any:
-    """The sum of a gradient (or None) and of parts."""
+    """Return the sum of a gradient (or None) and of parts."""
     total = parts.total(F)
     return total if g is None else F.add(g, total)

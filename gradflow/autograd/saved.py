@@ -17,10 +17,10 @@ _NUMBERS = (float, int)
 
 
 def saved_values(node: Node, as_tensors: bool) -> tuple[Sequence[Any], Any]:
-    """The inputs and the result that the rules of a node read, as tensors or as arrays.
+    """Return the inputs and the result that the rules of a node read, as tensors or as arrays.
 
-    An input whose values no rule reads is replaced by its parent, the result by None where no rule reads it.
-    Raises RuntimeError where they were freed, or changed in place since they were saved.
+    An input whose values no rule reads is replaced by its parent, the result by None if no rule reads it.
+    Raises RuntimeError if they were freed, or changed in place since they were saved.
     """
     out, inputs = node.out, node.inputs  # in this order, see `free`
     if inputs is FREED:
@@ -57,7 +57,7 @@ def free(node: Node) -> None:
 
 
 def _check_unchanged(node: Node) -> None:
-    """Raise RuntimeError where a saved input was changed in place since."""
+    """Raise RuntimeError if a saved input was changed in place since."""
     assert node.inputs is not None
     for i, x in enumerate(node.inputs):
         memory = getattr(x, "_memory", None)

@@ -15,26 +15,26 @@ _tensor_class: Any = None
 
 
 def register_tensor_class(cls: _Class) -> _Class:
-    """The decorator of the class `Tensor`: makes it the class of what `wrap` returns."""
+    """Decorate the class `Tensor`: `wrap` returns instances of it."""
     global _tensor_class
     _tensor_class = cls
     return cls
 
 
 def wrap(array: Array, backend: Backend, node: Node | None = None) -> Tensor:
-    """A tensor with this array; `node` records the operation that computed it (default None: none)."""
+    """Return a tensor with this array; `node` records the operation that computed it (default None: none)."""
     tensor: Tensor = _tensor_class(array, backend, node)
     return tensor
 
 
-def added(backend: Backend, total: Tensor | None, g: Any, functions: Any = None, own: bool = False) -> Tensor:
-    """The sum of the gradient so far (`total`, or None) and `g`, as a new tensor.
+def added(backend: Backend, total: Tensor | None, g: Any, namespace: Any = None, own: bool = False) -> Tensor:
+    """Return the sum of the gradient so far (`total`, or None) and `g`, as a new tensor.
 
-    functions: `gradflow.ops.namespace` where `g` is a tensor and the sum is recorded; None where `g` is an array.
+    namespace: `gradflow.ops.namespace` if `g` is a tensor and the sum is recorded; None (default) if `g` is an array.
     own: whether nothing else refers to that array, so that it need not be copied.
     """
-    if functions is not None:
-        result: Tensor = functions.copy(g) if total is None else functions.add(total, g)
+    if namespace is not None:
+        result: Tensor = namespace.copy(g) if total is None else namespace.add(total, g)
         return result
     if total is None:
         return wrap(g if own else backend.copy(g), backend)

@@ -43,7 +43,7 @@ class _DetectAnomaly(BareMode):
 
     It also decorates functions, generators and coroutines. The error names the operation, the line that called it, the
     first bad index, and the shape, dtype, device and range of its inputs. Values are checked on their device, and all
-    are kept in memory until the host synchronises: at the end of each backward pass and of the `with`, and where a
+    are kept in memory until the host synchronises: at the end of each backward pass and of the `with`, and when a
     generator or coroutine pauses.
 
     >>> import gradflow as gf
@@ -164,11 +164,11 @@ class _Detector(Observer):
 
     def after_backward(self) -> None:
         self.passes.pop()
-        if not self.passes:  # a pass inside another (that of a checkpoint) is checked at the end of the outer one
+        if not self.passes:  # a pass inside another (in a checkpoint) is checked at the end of the outer one
             self.check()
 
     def backward_failed(self) -> None:
-        del self.passes[-1:]  # there may be none, if an exception interrupted `before_backward`
+        del self.passes[-1:]  # none if `before_backward` was interrupted
 
     def _note(self, head: str, result: Tensor, inputs: tuple[Any, ...], line: Any, inside: str) -> None:
         if not result.dtype.is_floating:
@@ -198,7 +198,7 @@ def _as_tensor(x: Any, backend: Backend) -> Any:
 
 
 def _user_frame() -> FrameType:
-    """The innermost frame outside this package, which is user code."""
+    """Return the innermost frame outside this package: user code."""
     frame = sys._getframe(1)
     while frame.f_back is not None and (
         frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename == contextlib.__file__

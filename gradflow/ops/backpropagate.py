@@ -47,5 +47,5 @@ def backward(
     start: Any = seed
     if create_graph:
         start = gradient if gradient is not None else Tensor(seed, x.backend)
-    functions = namespace if create_graph else None
-    walk([node], [start], create_graph if retain_graph is None else retain_graph, functions)
+    retain = create_graph if retain_graph is None else retain_graph
+    walk([node], [start], retain, namespace if create_graph else None)

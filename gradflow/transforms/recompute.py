@@ -28,8 +28,8 @@ from gradflow.tree import flatten, map_tree, rebuild
 def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """`function(*arguments, **options)`, whose intermediate values are not saved but recomputed in the backward pass.
 
-    Gradients are bit for bit those without the checkpoint, including those of closed-over tensors, and dropout draws
-    the same masks. Only the gradients of a tensor that is used both inside and outside may be added in another order.
+    Gradients are bitwise identical to those without the checkpoint, including those of closed-over tensors, and dropout
+    draws the same masks. Only the gradients of a tensor used both inside and outside may be added in another order.
 
     function: must compute the same values each time from its arguments and from tensors that do not change. It returns
         tensors of one dtype and device, or nested tuples, lists and dicts of them.
@@ -98,7 +98,7 @@ class _Segment:
 
 
 class _Watcher(Forwarder):
-    """Observes the second run of a segment, and raises where it reads a tensor that was changed in place."""
+    """Observes the second run of a segment, and raises if it reads a tensor that was changed in place."""
 
     def __init__(self, segment: _Segment) -> None:
         super().__init__(current_observer.get())
@@ -141,7 +141,7 @@ class _Run:
                 self.flat = concat([reshape(y, (y.size,)) for y in self.parts]) if several else self.parts[0]
 
     def external_nodes(self) -> list[Any]:
-        """The nodes from before this run that the output depends on, except the stand-ins."""
+        """Return the nodes from before this run that the output depends on, except the stand-ins."""
         assert self.flat is not None
         seen, stack = set(self.stand_ins), [self.flat._node]
         externals = []
@@ -157,7 +157,7 @@ class _Run:
         return sorted(externals, key=lambda node: node.id)
 
     def split(self, flat: Tensor) -> Any:
-        """The output with the pieces of `flat` in place of its recorded tensors."""
+        """Return the output with the pieces of `flat` in place of its recorded tensors."""
         pieces, start = [], 0
         for y in self.parts:
             stop = start + math.prod(y.shape)
@@ -168,7 +168,7 @@ class _Run:
 
 
 def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, segment: _Segment) -> list[Any]:
-    """The gradient rule: the gradients of the arguments and externals, by a second run."""
+    """The gradient rule: run the segment again, and return the gradients of its arguments and externals."""
     watcher = _Watcher(segment)
     segment.check_unchanged(segment.leaves, watcher.start)
     batch = isinstance(g, Batch)
