@@ -266,7 +266,7 @@ def test_wrong_results_and_checks_of_the_kit_are_not_declared() -> None:
     last = Outcome(["cumulative_sum", "test_scan[2]"], "cumulative_sum: wrong result", wrong=True)
     assert set(declaration([*scan, event, last])) == {"event"}, "the declaration would hide the wrong result"
     lines = report([*scan, calls, *total])
-    assert "4 of the failures are not exceptions but wrong results: correct the backend." in lines
+    assert "Wrong results and other failed checks: 4. Correct them: they are not for `unsupported`." in lines
     assert not [line for line in lines if "sum: wrong" in line and "unsupported" in line]
     assert "    unsupported = {" in lines
     assert "    unsupported = {" not in report([calls, *total])

@@ -94,7 +94,7 @@ def report(outcomes: Sequence[Outcome]) -> list[str]:
     lines = ["", f"by cause ({total} failure{'s' * (total > 1)}, {kinds} cause{'s' * (kinds > 1)}):"]
     lines += [f"{count:6} {words}" for words, count in causes]
     if wrong := sum(outcome.wrong for outcome in outcomes):
-        lines += ["", f"{wrong} of the failures are not exceptions but wrong results: correct the backend."]
+        lines += ["", f"Wrong results and other failed checks: {wrong}. Correct them: they are not for `unsupported`."]
     if declared := declaration(outcomes):
         pairs = [f"        {json.dumps(key)}: {json.dumps(why)}," for key, why in declared.items()]
         lines += ["", "Declare what the library cannot do, with the reason, in the class of the backend:"]
