@@ -500,7 +500,7 @@ case("perceptron with a layer twice", lambda x, w, b: perceptron(x, [(w, b), (w,
      lambda T, x, w, b: T.nn.functional.linear(T.tanh(T.nn.functional.linear(x, w, b)), w, b), normal(5, 4),
      normal(4, 4), normal(4))  # fmt: skip
 
-# ---------------------------------------------------------------------- normalisation, dropout, types
+# ---------------------------------------------------------------------- normalization, dropout, types
 
 case("layer_norm", lambda x, w, b: gf.layer_norm(x, (4,), w, b),
      lambda T, x, w, b: T.nn.functional.layer_norm(x, (4,), w, b), normal(3, 4), normal(4), normal(4))  # fmt: skip

@@ -244,7 +244,7 @@ def test_the_calls_of_the_defaults_are_counted_right(recorder: Recorder) -> None
     assert recorder.uint64_works, "it is tried once, by the first that asks"
     labels, needs, none = np.array([0, 1, 2, 0, 1]), (True,) * 3, (None,) * 3
     relu, gelu = ((f(5, 4), f(3, 4), f(3), name, 0.0) for name in ("relu", "gelu"))
-    normalised, residual = recorder.layer_norm(f(5, 3), f(3), f(3), (1,), 1e-5)
+    normalized, residual = recorder.layer_norm(f(5, 3), f(3), f(3), (1,), 1e-5)
     found = [
         calls("random_bits", 1, 2, 100), calls("dropout", f(5, 5), 0.5, 1, 2),
         calls("sgd_step", f(9), f(9), f(9), SGDOptions(0.9, 0.0, 0.01, True), SGDScalars(0.1, False)),
@@ -256,7 +256,7 @@ def test_the_calls_of_the_defaults_are_counted_right(recorder: Recorder) -> None
         calls("softmax_cross_entropy", f(5, 3), labels, "mean"),
         calls("softmax_cross_entropy_backward", np.float32(1), f(5, 3), labels, "mean", None, (True, False)),
         calls("layer_norm", f(5, 3), f(3), f(3), (1,), 1e-5),
-        calls("layer_norm_backward", f(5, 3), normalised, f(3), (1,), 1e-5, residual, needs),
+        calls("layer_norm_backward", f(5, 3), normalized, f(3), (1,), 1e-5, residual, needs),
     ]  # fmt: skip
     table = WRITTEN[WRITTEN.index("| kernel |") :].partition("\n\n")[0]
     assert [int(n) for n in re.findall(r"(?<!uint)\b(\d+)\b", table)] == found

@@ -1,4 +1,4 @@
-"""Modules, layers, losses and initialisers."""
+"""Modules, layers, losses and initializers."""
 
 from __future__ import annotations
 
@@ -893,7 +893,7 @@ def test_inputs_that_do_not_match_are_refused(make: Callable[[], Any], error: An
         make()
 
 
-# ---------------------------------------------------------------------- initialisers
+# ---------------------------------------------------------------------- initializers
 
 
 def uniforms(seed: int, n: int) -> np.ndarray:
@@ -925,7 +925,7 @@ UNIFORM = {
 
 @pytest.mark.parametrize("name", UNIFORM)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_uniform_initialisers_are_their_formula_of_the_generators_numbers(device: str, name: str, dtype: str) -> None:
+def test_uniform_initializers_are_their_formula_of_the_generators_numbers(device: str, name: str, dtype: str) -> None:
     fill, low, high = UNIFORM[name]
     t = gf.zeros(SHAPE, dtype=dtype)
     assert fill(t, gf.Generator(7)) is t
@@ -956,7 +956,7 @@ NORMAL = {
 
 
 @pytest.mark.parametrize("name", NORMAL)
-def test_normal_initialisers_are_quantiles_of_the_generators_numbers(device: str, name: str) -> None:
+def test_normal_initializers_are_quantiles_of_the_generators_numbers(device: str, name: str) -> None:
     from statistics import NormalDist
 
     fill, mean, std = NORMAL[name]
@@ -1014,7 +1014,7 @@ def test_gains() -> None:
         lambda: init.normal_(gf.zeros((3,)), std=-1.0),
     ],
 )
-def test_initialisers_refuse_invalid_arguments(fill: Callable[[], Any]) -> None:
+def test_initializers_refuse_invalid_arguments(fill: Callable[[], Any]) -> None:
     with pytest.raises(ValueError):
         fill()
 
@@ -1023,11 +1023,11 @@ def test_initialisers_refuse_invalid_arguments(fill: Callable[[], Any]) -> None:
 @pytest.mark.parametrize(
     "fill", [init.xavier_uniform_, init.xavier_normal_, init.kaiming_uniform_, init.kaiming_normal_]
 )
-def test_initialisers_of_empty_tensors(device: str, fill: Callable[[gf.Tensor], gf.Tensor], shape: Any) -> None:
+def test_initializers_of_empty_tensors(device: str, fill: Callable[[gf.Tensor], gf.Tensor], shape: Any) -> None:
     assert fill(gf.zeros(shape)).shape == shape
 
 
-def test_initialisers_refuse_integers() -> None:
+def test_initializers_refuse_integers() -> None:
     with pytest.raises(TypeError, match="floating"):
         init.uniform_(gf.arange(3))
 

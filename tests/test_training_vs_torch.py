@@ -57,9 +57,9 @@ MODULES = {
 }
 
 
-def models(activation: str, dtype: str, normalise: bool = False, fused: bool = True) -> tuple[nn.Module, Any]:
+def models(activation: str, dtype: str, normalize: bool = False, fused: bool = True) -> tuple[nn.Module, Any]:
     """Return the same network of three layers in both libraries, with the same weights."""
-    norm = [nn.LayerNorm(WIDTH, dtype=dtype)] if normalise else []
+    norm = [nn.LayerNorm(WIDTH, dtype=dtype)] if normalize else []
     act = [] if fused else [MODULES[activation]()]
     name = activation if fused else None
     ours = nn.Sequential(
@@ -67,7 +67,7 @@ def models(activation: str, dtype: str, normalise: bool = False, fused: bool = T
         nn.Linear(WIDTH, WIDTH, activation=name, dtype=dtype), *act, nn.Linear(WIDTH, OUTPUTS, dtype=dtype),
     )  # fmt: skip
     make = TORCH_ACTIVATIONS[activation]
-    their_norm = [torch.nn.LayerNorm(WIDTH)] if normalise else []
+    their_norm = [torch.nn.LayerNorm(WIDTH)] if normalize else []
     theirs = torch.nn.Sequential(
         torch.nn.Linear(INPUTS, WIDTH), make(), *their_norm,
         torch.nn.Linear(WIDTH, WIDTH), make(), torch.nn.Linear(WIDTH, OUTPUTS),
@@ -181,7 +181,7 @@ def test_activations(activation: str, fused: bool, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", ["sgd all", "adamw"])
 def test_layer_norm(name: str, dtype: str) -> None:
-    pair = models("relu", dtype, normalise=True)
+    pair = models("relu", dtype, normalize=True)
     losses = nn.CrossEntropyLoss(), torch.nn.CrossEntropyLoss()
     train(dtype, pair, make_optimizers(name, pair), losses, batches(dtype, "labels"))
 

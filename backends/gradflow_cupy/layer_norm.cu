@@ -1,4 +1,4 @@
-// Layer normalisation over rows (Ba et al. 2016), and its gradients for the input, the weight and the bias.
+// Layer normalization over rows (Ba et al. 2016), and its gradients for the input, the weight and the bias.
 
 // weight and bias may be null. stats, (rows, 2), receives the mean and 1 / sqrt(var + epsilon) of each row.
 template <typename T>
@@ -45,7 +45,7 @@ __global__ void layer_norm_backward(
 }
 
 // sums, (2, gridDim.y, columns), receives the sums of g * normal and of g over each chunk of rows, where normal is the
-// normalised input: the partial gradients of weight and bias.
+// normalized input: the partial gradients of weight and bias.
 template <typename T>
 __global__ void layer_norm_columns(
     const T* g, const T* x, const T* stats, T* sums, index_t rows, index_t columns, index_t chunk) {

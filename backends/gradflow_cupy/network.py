@@ -1,4 +1,4 @@
-"""Kernels of networks: activations, linear layers, softmax, normalisation, dropout, random bits, scatter.
+"""Kernels of networks: activations, linear layers, softmax, normalization, dropout, random bits, scatter.
 
 They compute in float32 and float64; arrays of any other dtype go to the composed default. Non-contiguous arrays are
 copied first. The residual of a kernel holds exactly what its backward kernel reads.
@@ -203,7 +203,7 @@ class NetworkKernels(AccurateSums):
         if partial is not sums:
             self._sum_rows(dtype, partial, None, None, sums)
 
-    # ------------------------------------------------------------------ normalisation
+    # ------------------------------------------------------------------ normalization
 
     def layer_norm(
         self, x: Array, weight: Array | None, bias: Array | None, axes: tuple[int, ...], epsilon: float

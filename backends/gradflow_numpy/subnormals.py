@@ -21,7 +21,7 @@ _flushing = _Environment()
 
 
 def _found() -> tuple[Callable[..., int], Callable[..., int]] | None:
-    """The C functions that get and set a thread's floating-point environment, or None; also initialises `_flushing`."""
+    """The C functions that get and set a thread's floating-point environment, or None; also initializes `_flushing`."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
     try:

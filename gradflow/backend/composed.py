@@ -147,7 +147,7 @@ class ComposedKernels(KernelBase):
         weight, bias: arrays with the shape of those axes, or None. The residual shares no memory with the result. Ba et
         al. 2016, "Layer Normalization", eq. 4.
         """
-        normal, scale = _normalise(self, x, axes, epsilon)
+        normal, scale = _normalize(self, x, axes, epsilon)
         out = self.copy(normal) if weight is None else self.multiply(normal, weight)
         return (out if bias is None else self.add(out, bias)), (normal, scale)
 
@@ -167,7 +167,7 @@ class ComposedKernels(KernelBase):
 
         residual: that of `layer_norm`, or None to recompute it.
         """
-        normal, scale = residual if residual is not None else _normalise(self, x, axes, epsilon)
+        normal, scale = residual if residual is not None else _normalize(self, x, axes, epsilon)
         need_x, need_weight, need_bias = needs
         leading = tuple(range(x.ndim - len(axes)))
         gx = gw = gb = None
@@ -301,7 +301,7 @@ def _affine(F: Any, x: Array, weight: Array, bias: Array | None) -> Array:
     return z if bias is None else F.add(z, bias)
 
 
-def _normalise(F: Any, x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array]:
+def _normalize(F: Any, x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array]:
     centred = F.subtract(x, F.mean(x, axis=axes, keepdims=True))
     variance = F.mean(F.square(centred), axis=axes, keepdims=True)
     scale = F.divide(1.0, F.sqrt(F.add(variance, epsilon)))

@@ -145,7 +145,7 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
         """Set the number of CPU threads to n. The default, for a device other than the CPU, does nothing."""
 
     def prepare(self) -> None:
-        """Import and initialise what kernels would otherwise load at their first call. The default does nothing."""
+        """Import and initialize what kernels would otherwise load at their first call. The default does nothing."""
 
     def describe(self) -> str:
         """A short description of the device, such as its name and memory."""

@@ -1,4 +1,4 @@
-"""Layers: linear maps, dropout, normalisation and flattening, with PyTorch's names."""
+"""Layers: linear maps, dropout, normalization and flattening, with PyTorch's names."""
 
 from __future__ import annotations
 

@@ -62,6 +62,6 @@ def load_state(module: str, own: Mapping[str, Tensor], state: Mapping[str, Any],
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one shape, on any devices, hold the same numbers; NaN equals NaN. Synchronises."""
+    """Whether two tensors of one shape, on any devices, hold the same numbers; NaN equals NaN. Synchronizes."""
     a, b = a.detach(), b.detach().to(a.device)
     return bool(all_(where(isnan(a), isnan(b), equal(a, b))))

@@ -1,4 +1,4 @@
-"""The layers of networks: matrix products, linear layers, normalisation, dropout.
+"""The layers of networks: matrix products, linear layers, normalization, dropout.
 
 Their results and gradients are kernels of the backend, which may be fused. For higher derivatives, the composed default
 of the same kernel runs on tensors (`gradflow.ops.namespace`).

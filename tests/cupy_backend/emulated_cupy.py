@@ -248,7 +248,7 @@ def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     native, size = np.dtype(dtype), math.prod(shape) if isinstance(shape, tuple) else shape
     memory = np.full(size * native.itemsize + GUARD, 0xFF, np.uint8)
     out = memory[:-GUARD].view(native).reshape(shape, order=order)  # type: ignore[call-overload]
-    out.fill(np.nan if out.dtype.kind == "f" else 1)  # uninitialised memory must not look like zeros
+    out.fill(np.nan if out.dtype.kind == "f" else 1)  # uninitialized memory must not look like zeros
     return _counted(ndarray(out))
 
 

@@ -465,7 +465,7 @@ def test_operation(backend: Any, case: Any, dtype: str) -> None:
 @pytest.mark.parametrize("place", ["emulated", "emulated:1"])
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW", "RMSprop"])
 def test_training(cupy: Any, monkeypatch: pytest.MonkeyPatch, optimizer: str, place: str) -> None:
-    """Ten steps of a network with dropout and normalisation: the CPU's losses, and nothing goes through the host.
+    """Ten steps of a network with dropout and normalization: the CPU's losses, and nothing goes through the host.
 
     On the second device, too, while the first one is the current one.
     """

@@ -70,7 +70,7 @@ AXIS_OF_0D = Exclusion(
     lambda x, *args, **kwargs: x.ndim == 0 and first_dim(*args, **kwargs) not in (None, [], ()),
 )
 NO_ELEMENTS = Exclusion(
-    "gradflow raises where there are no elements to normalise over",
+    "gradflow raises where there are no elements to normalize over",
     lambda x, dim, *args, **kwargs: x.ndim > 0 and x.shape[dim] == 0,
 )
 ALPHA = option("alpha", "gradflow has no factor alpha; multiply first")

@@ -1,4 +1,4 @@
-"""Normalisation, losses, and the forward and backward pass of a perceptron."""
+"""Normalization, losses, and the forward and backward pass of a perceptron."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gradflow.testing.workloads.workload import EPS, Check, Place, Workload, f64
 
 def workloads() -> Iterator[Workload]:
     """Yield the workloads of this file."""
-    yield Workload("normalisation and losses", _softmax)
-    yield Workload("normalisation and losses", _layer_norm)
+    yield Workload("normalization and losses", _softmax)
+    yield Workload("normalization and losses", _layer_norm)
     for loss in (_cross_entropy, _squared_error, _absolute_errors, _binary_cross_entropy):
-        yield Workload("normalisation and losses", loss)
+        yield Workload("normalization and losses", loss)
     yield Workload("a perceptron of 20-64-32-4", _model)
 
 

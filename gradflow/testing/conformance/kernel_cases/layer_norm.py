@@ -13,7 +13,7 @@ from gradflow.testing.conformance.kernel_cases.inputs import half_case, name_of,
 
 
 def norm_parts(e: float, x: Any, axes: Any, epsilon: float) -> tuple[Any, Any, Any, Any, int]:
-    """Return the normalised x and its bound, the scale and its relative bound, and the number of terms."""
+    """Return the normalized x and its bound, the scale and its relative bound, and the number of terms."""
     n = int(np.prod([x.shape[a] for a in axes]))
     centred = x - x.mean(axis=axes, keepdims=True)
     scale = 1 / np.sqrt((centred**2).mean(axis=axes, keepdims=True) + epsilon)
