@@ -134,7 +134,9 @@ class FlatBlock:
         self.gradients = backend.zeros((self.size,), dtype=native)
         self.state: dict[str, Array] = {}
         self._whole_arrays: dict[tuple[str, ...], FlatArrays] = {}
-        self._padding: Array = None
+        stops = [0, *(s.stop for s in self.slices)]
+        between = [i for stop, s in zip(stops, self.slices, strict=False) for i in range(stop, s.start)]
+        self._padding = backend.asarray(between, dtype=backend.dtypes["int64"])
         self.any_outside = False
         self._equal_histories = False  # True: all are equal. False: unknown
         for s in self.slices:
@@ -163,10 +165,6 @@ class FlatBlock:
 
     def zero_gradient_padding(self) -> None:
         """Set the padding of the gradients to zero, after an operation on all of them: zero times NaN is NaN."""
-        if self._padding is None:
-            stops = [0, *(s.stop for s in self.slices)]
-            between = [i for stop, s in zip(stops, self.slices, strict=False) for i in range(stop, s.start)]
-            self._padding = self.backend.asarray(between, dtype=self.backend.dtypes["int64"])
         if self._padding.shape[0]:
             self.backend.setitem(self.gradients, self._padding, 0.0)
 
