@@ -268,9 +268,10 @@ def _walk_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], ret
     finally:
         if claimed:  # a rule failed or returned another array, or the leaf received further gradients
             release(claimed)
-    results = result = earlier = None  # so that a gradient is freed once its leaf has a copy
-    for leaf in list(pending):
-        g = pending.pop(leaf)
-        # for a leaf without axes, NumPy's add returns a scalar, which must be converted
-        own = parts is not None and leaf in parts and leaf.shape != ()
-        accumulate(leaf, g, None, own)
+    if pending:
+        results = result = earlier = None  # so that a gradient is freed once its leaf has a copy
+        for leaf in list(pending):
+            g = pending.pop(leaf)
+            # for a leaf without axes, NumPy's add returns a scalar, which must be converted
+            own = parts is not None and leaf in parts and leaf.shape != ()
+            accumulate(leaf, g, None, own)
