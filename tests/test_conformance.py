@@ -265,6 +265,10 @@ def test_wrong_results_and_checks_of_the_kit_are_not_declared() -> None:
     assert set(declaration([*scan, event, calls, *total])) == {"cumulative_sum", "event"}
     last = Outcome(["cumulative_sum", "test_scan[2]"], "cumulative_sum: wrong result", wrong=True)
     assert set(declaration([*scan, event, last])) == {"event"}, "the declaration would hide the wrong result"
+    half = [Outcome(["exp", "float16", "exp[float16]"], "TypeError: no float16")] * 2
+    single = [Outcome(["exp", "float32", "exp[float32]"], "exp: wrong result", wrong=True)] * 3
+    log = Outcome(["log", "float16", "log[float16]"], "")
+    assert set(declaration([*half, *single, log])) == {"exp[float16]"}
     lines = report([*scan, calls, *total])
     assert "Wrong results and other failed checks: 4. Correct them: they are not for `unsupported`." in lines
     assert not [line for line in lines if "sum: wrong" in line and "unsupported" in line]
