@@ -22,6 +22,7 @@ from twin import twin_device
 
 import gradflow as gf
 from gradflow import nn, optim
+from gradflow.autograd.hooks import hooked_nodes
 from gradflow.interception import recorders
 from gradflow.optim import schedules
 from gradflow.random import default_generator
@@ -30,6 +31,13 @@ from gradflow.tree import flatten
 
 Step = Callable[..., Any]
 STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def no_hooks_of_earlier_tests() -> None:
+    """A hooked leaf in a garbage cycle selects the general walk until it is collected, perhaps between two calls."""
+    if hooked_nodes:
+        gc.collect()
 
 
 def batches(rows: int = 8, dtype: str = "float32") -> Iterator[tuple[gf.Tensor, gf.Tensor]]:
