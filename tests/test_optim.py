@@ -199,7 +199,7 @@ def test_parameters_whose_histories_are_equal_again_are_updated_together(device:
         optimizer.zero_grad()
         for p in given:
             p.grad = gf.ones((2,))
-        runs = [[s.index for s in run] for _, run in block.contiguous_runs(block.refresh())]
+        runs = [[s.index for s in run] for _, run in block.contiguous_runs(block.collect_ready())]
         optimizer.step()
         return runs
 

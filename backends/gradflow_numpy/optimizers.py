@@ -92,12 +92,12 @@ def sgd(
     """`Backend.sgd_step`, chunk by chunk."""
     momentum, one_minus_dampening = _constants(parameter.dtype, momentum, 1 - dampening)
     lr = np.array(lr, parameter.dtype)
-    size = min(_CHUNK, parameter.size)
-    scratch = np.empty(size, parameter.dtype), np.empty(size if weight_decay else 0, parameter.dtype)
+    scratch = np.empty(min(_CHUNK, parameter.size), parameter.dtype)
+    decayed = np.empty_like(scratch) if weight_decay else scratch
     for p, g, v in _chunks(parameter, gradient, velocity):
-        t = scratch[0] if scratch[0].size == p.size else scratch[0][: p.size]
+        t = scratch if scratch.size == p.size else scratch[: p.size]
         if weight_decay:
-            u = scratch[1][: p.size]
+            u = decayed[: p.size]
             np.multiply(p, weight_decay, u)
             g = np.add(g, u, u)
         if v is not None:
@@ -126,14 +126,14 @@ def adam(
     dtype = parameter.dtype
     beta1, one_minus_beta1, beta2, one_minus_beta2 = _constants(dtype, beta1, 1 - beta1, beta2, 1 - beta2)
     scaled_epsilon, scaled_step_size = np.array(scaled_epsilon, dtype), np.array(scaled_step_size, dtype)
-    size = min(_CHUNK, parameter.size)
-    scratch = np.empty(size, parameter.dtype), np.empty(size if weight_decay else 0, parameter.dtype)
+    scratch = np.empty(min(_CHUNK, parameter.size), parameter.dtype)
+    decayed = np.empty_like(scratch) if weight_decay else scratch
     for p, g, m, v in _chunks(parameter, gradient, mean, square):
-        t = scratch[0] if scratch[0].size == p.size else scratch[0][: p.size]
+        t = scratch if scratch.size == p.size else scratch[: p.size]
         if decay_factor != 1:
             np.multiply(p, decay_factor, p)
         if weight_decay:
-            u = scratch[1][: p.size]
+            u = decayed[: p.size]
             np.multiply(p, weight_decay, u)
             g = np.add(g, u, u)
         np.multiply(m, beta1, m)
@@ -157,12 +157,12 @@ def rmsprop(
     """`Backend.rmsprop_step`, chunk by chunk."""
     alpha, one_minus_alpha, epsilon, momentum = _constants(parameter.dtype, alpha, 1 - alpha, epsilon, momentum)
     lr = np.array(lr, parameter.dtype)
-    size = min(_CHUNK, parameter.size)
-    scratch = np.empty(size, parameter.dtype), np.empty(size if weight_decay else 0, parameter.dtype)
+    scratch = np.empty(min(_CHUNK, parameter.size), parameter.dtype)
+    decayed = np.empty_like(scratch) if weight_decay else scratch
     for p, g, s, m, v in _chunks(parameter, gradient, square, mean, velocity):
-        t = scratch[0] if scratch[0].size == p.size else scratch[0][: p.size]
+        t = scratch if scratch.size == p.size else scratch[: p.size]
         if weight_decay:
-            u = scratch[1][: p.size]
+            u = decayed[: p.size]
             np.multiply(p, weight_decay, u)
             g = np.add(g, u, u)
         np.multiply(s, alpha, s)

@@ -25,9 +25,12 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
     max_norm: the largest norm allowed, at least 0. `math.inf` changes nothing: it only measures the norm.
 
     The norm is a tensor of shape (), of the widest dtype of the gradients and on their device: reading it waits for the
-    device, clipping does not. It is 0 if there are no gradients. The gradient of a parameter that has been frozen
-    counts, although `Optimizer.step` ignores it. As in PyTorch, a tensor that is the gradient of two parameters counts
-    and is scaled twice. Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", algorithm 1.
+    device, clipping does not. It is 0 if there are no gradients. Pascanu et al. 2013, "On the difficulty of training
+    recurrent neural networks", algorithm 1.
+
+    As in PyTorch, the gradient of a frozen parameter counts, although `Optimizer.step` ignores it; a tensor that is the
+    gradient of two parameters counts and is scaled twice; and the norm is infinite where the sum of squares is, that is
+    from 1.8e19 in float32 on: then finite gradients become 0.
 
     Raises ValueError for another `max_norm` and for a read-only gradient, DeviceMismatchError for parameters on several
     devices.

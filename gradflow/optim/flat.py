@@ -1,11 +1,18 @@
 """Flat buffers: all parameters of one device and dtype in one array, their gradients in another.
 
 The model's tensors become views of the first array, and backward passes write gradients directly into the second, so
-that an optimizer step is one pass over whole arrays. Each parameter starts at a multiple of 256 bytes. The padding in
-between holds zeros, which no step changes.
+that an optimizer step is one pass over whole arrays. Each optimizer state is an array of the same layout.
+
+Each parameter starts at a multiple of 256 bytes. The padding in between holds zeros, and steps must keep them: clipping
+includes the padding of the gradients in the norm, and NumPy warns of numbers that are not finite, wherever they are.
 
 A parameter whose memory is shared (with a parameter that is a view of it, a detached alias, the NumPy array behind
-`asarray`) keeps its own memory while it is shared: each step copies its values into the buffer, and the new ones back.
+`asarray`) keeps its own memory as long as it is shared: each step copies its values into the buffer and the updated
+values back. Whether it is shared is decided when the optimizer is made, when `param_groups` gets other parameters, and,
+for a parameter outside of the buffer, in each step.
+
+Nothing here takes a lock: threads may run backward passes at the same time, but only one may call `step`, and none may
+use the parameters meanwhile.
 """
 
 from __future__ import annotations
@@ -27,17 +34,18 @@ _ALIGNMENT = 256  # bytes
 
 
 History = tuple[int, int, frozenset[str]]
-"""The history of a slice: the index of its parameter group, its steps so far, the state arrays that these initialised.
+"""The history of a slice: the index of its parameter group; how many steps it has had; which state arrays they wrote.
 
-A step updates slices of equal histories together, with the same numbers. Other state arrays hold zeros.
+One call of `update` covers adjacent slices of equal histories, since these have the same hyperparameters and step; for
+this, the group is part of it. A state array that is not in the history of a slice is still zero there.
 """
 
 
 class FlatArrays(NamedTuple):
     """The arrays of an update, flat and of one length: part of a block.
 
-    They belong to parameters of one group that have had equally many steps, and to the padding between them, which
-    holds zeros and must keep them.
+    They belong to parameters of one group that have had equally many steps, and to the padding between them, where all
+    of them are zero: `update` must map zeros to zeros.
 
     backend: the `Backend` of the arrays.
     parameters: the values, to be changed in place.
@@ -54,8 +62,10 @@ class FlatArrays(NamedTuple):
 class Slice:
     """A parameter's place [start, stop) in a block, counted in elements.
 
-    index: its position among all parameters of the optimizer. values, gradient: views of the block's arrays, in the
-    parameter's shape. outside: whether the tensor keeps its own memory, because that memory is shared.
+    index: its position among all parameters of the optimizer.
+    history: its group, steps and written state arrays.
+    values, gradient: views of the block's arrays, in the parameter's shape.
+    outside: whether the tensor keeps its own memory, because that memory is shared.
     """
 
     __slots__ = ("gradient", "history", "index", "outside", "start", "stop", "tensor", "values")
@@ -72,7 +82,10 @@ class Slice:
 
 
 class _SliceMemory(Memory):
-    """The memory of a slice: only its tensor uses it, although the tensor's array is a view of a larger one."""
+    """Marks a tensor as a slice of a block. Aliases made later share this record.
+
+    The slices of a block are views of one array, so the number of references to that array says nothing.
+    """
 
     __slots__ = ()
 
@@ -86,7 +99,7 @@ def _is_shared(tensor: Tensor) -> bool:
         return False
     if tensor._memory is not None and sys.getrefcount(tensor._memory) > ONE_REFERENCE:  # aliases and views share it
         return True
-    if isinstance(tensor._memory, _SliceMemory):  # in a block: the other parameters refer to the same array
+    if isinstance(tensor._memory, _SliceMemory):  # in a block, without an alias
         return False
     if sys.getrefcount(tensor.array) > ONE_REFERENCE:
         return True
@@ -103,24 +116,24 @@ def _is_shared(tensor: Tensor) -> bool:
 def _check_writable(tensor: Tensor, index: int) -> None:
     if is_read_only(tensor.array) and _is_shared(tensor):
         raise ValueError(
-            f"parameter {index}, of shape {tensor.shape}, cannot be trained: its memory is read-only, that of a NumPy "
-            "array or of a broadcast; make the parameter with gradflow.tensor(...) or .clone()"
+            f"parameter {index}, of shape {tensor.shape}, cannot be trained: its memory is read-only: it belongs to a "
+            "NumPy array or a broadcast; make the parameter with gradflow.tensor(...) or .clone()"
         )
 
 
 class FlatBlock:
     """All parameters of one device and dtype: `values`, `gradients` and each array of `state` are flat.
 
-    backend, native: the backend of the device, and the dtype as an object of its library.
+    backend, native_dtype: the backend of the device, and the dtype as an object of its library.
     parameters: the index, the parameter group and the tensor of each.
 
-    Raises ValueError for a parameter in shared read-only memory, which cannot be trained.
+    Raises ValueError for a parameter that requires grad and is in shared read-only memory: it cannot be trained.
     """
 
-    def __init__(self, backend: Backend, native: Any, parameters: Sequence[tuple[int, int, Tensor]]) -> None:
+    def __init__(self, backend: Backend, native_dtype: Any, parameters: Sequence[tuple[int, int, Tensor]]) -> None:
         self.backend = backend
-        self.native = native
-        alignment = _ALIGNMENT // DTYPES[backend.dtype_name(native)].itemsize
+        self.native_dtype = native_dtype
+        alignment = _ALIGNMENT // DTYPES[backend.dtype_name(native_dtype)].itemsize
         self.slices: list[Slice] = []
         self.size = 0
         for index, group, tensor in parameters:
@@ -130,15 +143,15 @@ class FlatBlock:
             self.slices.append(Slice(tensor, index, start, (group, 0, frozenset())))
             self.size = self.slices[-1].stop
         self.whole = slice(0, self.size)
-        self.values = backend.zeros((self.size,), dtype=native)
-        self.gradients = backend.zeros((self.size,), dtype=native)
+        self.values = backend.zeros((self.size,), dtype=native_dtype)
+        self.gradients = backend.zeros((self.size,), dtype=native_dtype)
         self.state: dict[str, Array] = {}
         self._whole_arrays: dict[tuple[str, ...], FlatArrays] = {}
         stops = [0, *(s.stop for s in self.slices)]
         between = [i for stop, s in zip(stops, self.slices, strict=False) for i in range(stop, s.start)]
         self._padding = backend.asarray(between, dtype=backend.dtypes["int64"])
         self.any_outside = False
-        self._equal_histories = False  # True: all are equal. False: unknown
+        self._known_equal_histories = False
         for s in self.slices:
             s.values, s.gradient = self.view(self.values, s), self.view(self.gradients, s)
             self._adopt(s)
@@ -150,7 +163,7 @@ class FlatBlock:
     def state_array(self, name: str) -> Array:
         """The flat state array of this name; zeros at first."""
         if name not in self.state:
-            self.state[name] = self.backend.zeros((self.size,), dtype=self.native)
+            self.state[name] = self.backend.zeros((self.size,), dtype=self.native_dtype)
         return self.state[name]
 
     def arrays(self, part: slice, names: tuple[str, ...]) -> FlatArrays:
@@ -171,7 +184,7 @@ class FlatBlock:
     def set_history(self, s: Slice, step: int, initialised: frozenset[str]) -> None:
         """Set the steps of a slice so far, and the names of the state arrays that they initialised."""
         s.history = (s.history[0], step, initialised)
-        self._equal_histories = False
+        self._known_equal_histories = False
 
     def copy_state(self, s: Slice, block: FlatBlock, source: Slice) -> None:
         """Copy the steps and the state arrays of a slice of another block."""
@@ -183,30 +196,32 @@ class FlatBlock:
     def check_not_moved(self, s: Slice) -> None:
         """Raise RuntimeError if the tensor of a slice has got another device or dtype."""
         tensor = s.tensor
-        if tensor.backend is not self.backend or tensor.array.dtype != self.native:
+        if tensor.backend is not self.backend or tensor.array.dtype != self.native_dtype:
             raise RuntimeError(
                 f"parameter {s.index} was moved to {tensor.dtype} on {tensor.device} after the optimizer was "
                 "created; create the optimizer after model.to(...)"
             )
 
     def _adopt(self, s: Slice) -> None:
-        """Make the slice's tensor a view of this block, its values unchanged, unless its memory is shared."""
+        """Make a tensor that is not a view of this block one, its values unchanged, unless its memory is shared."""
         self.check_not_moved(s)
         tensor = s.tensor
         s.outside = _is_shared(tensor)
         self.any_outside |= s.outside
         if s.outside:
-            tensor._shared_memory()  # each step records its change there
+            tensor._shared_memory()  # so that `record_step` can mark it changed
             return
         self.backend.setitem(s.values, ..., tensor.array)
         array, tensor.array = tensor.array, s.values
         invalidate(array)
         tensor._memory = _SliceMemory(0 if tensor._memory is None else tensor._memory.changed)
 
-    def refresh(self) -> list[Slice]:
-        """Copy values and gradients that lie outside of the block into it; return the slices that have a gradient.
+    def collect_ready(self) -> list[Slice]:
+        """The slices that have a gradient, with their gradients in the block.
 
-        Also adopts parameters whose array was replaced, and attaches the gradient buffers of new leaves.
+        Also makes views of this block of parameters that are none, such as one whose array was replaced, and attaches
+        the gradient buffers of new leaves. Raises RuntimeError for a parameter that was moved, ValueError for one that
+        requires grad now and is in shared read-only memory.
         """
         ready = []
         self.any_outside = False
@@ -225,21 +240,21 @@ class FlatBlock:
                 ready.append(s)
             elif leaf.state is ELSEWHERE:  # it stays there: the user may write the next gradient to the same tensor
                 ready.append(s)
-                leaf.slot.copy_out_holders()  # such as the gradient of another parameter, assigned from this one
+                leaf.slot.copy_out_holders()  # another parameter's `grad`, or this one, may be in this slice
                 self.backend.setitem(s.gradient, ..., leaf.array)
         return ready
 
     def contiguous_runs(self, ready: list[Slice]) -> list[tuple[slice, list[Slice]]]:
-        """The slices of `ready` in runs that one update can cover: the range and the slices of each run.
+        """The slices of `ready` in maximal runs that one update can cover: the range and the slices of each run.
 
         The slices of a run have equal histories, and no other slice lies between them. A parameter outside of the block
-        is a run of its own, since its values are copied in before the update and out after it.
+        is a run of its own: it may overlap another one in memory, whose update it must see.
         """
-        if self._equal_histories and len(ready) == len(self.slices) and not self.any_outside:
+        if self._known_equal_histories and len(ready) == len(self.slices) and not self.any_outside:
             return [(self.whole, ready)]
         chosen = set(ready)
         runs: list[list[Slice]] = []
-        open_run: list[Slice] = []  # which the next slice may join
+        open_run: list[Slice] = []  # the run that the next slice may join
         for s in self.slices:
             if s not in chosen:
                 open_run = []
@@ -274,7 +289,7 @@ class FlatBlock:
         for s in run:
             s.history = history
             s.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` has set it
-        self._equal_histories = len(run) == len(self.slices)
+        self._known_equal_histories = len(run) == len(self.slices)
 
 
 def make_blocks(groups: Sequence[Sequence[Tensor]], first_group: int = 0) -> list[FlatBlock]:
@@ -290,5 +305,5 @@ def make_blocks(groups: Sequence[Sequence[Tensor]], first_group: int = 0) -> lis
             index += 1
     blocks = [FlatBlock(*entry) for entry in parameters.values()]
     for block in blocks:
-        block.refresh()
+        block.collect_ready()
     return blocks

@@ -19,7 +19,7 @@ Parameters = Iterable[Tensor] | Iterable[Mapping[str, Any]]
 def _listed_params(group: Mapping[str, Any]) -> Any:
     """The parameters of a group. Raises TypeError unless they are in a list, since they are read more than once."""
     tensors: Any = group["params"]
-    if tensors.__class__ is not list and (isinstance(tensors, Tensor) or not hasattr(tensors, "__len__")):
+    if isinstance(tensors, Tensor) or not hasattr(tensors, "__len__"):
         raise TypeError(f"the params of a group must be a list; got a {type(tensors).__name__}: use list(...)")
     return tensors
 
@@ -31,17 +31,22 @@ class Optimizer:
     parameters: the tensors to train, floating-point leaves; or parameter groups, mappings with "params" and the
     hyperparameters that differ from the defaults.
     defaults: the hyperparameters by name, for groups that do not set them. "lr" is required: the learning rate, a
-    number or a schedule, which is a function of the steps done so far (see `gradflow.optim.schedules`).
+    number or a schedule, which is a function of the number of completed steps (see `gradflow.optim.schedules`).
 
-    Raises ValueError for no parameters, a parameter given twice, or a hyperparameter out of range; TypeError for
-    anything but floating-point leaves.
+    Raises ValueError for no parameters, a parameter given twice, an unknown hyperparameter or one out of range;
+    TypeError for parameters that are not floating-point leaves.
 
     The parameters become views of a flat buffer, so create the optimizer after moving the model to its device. A
     parameter whose memory is shared (with a parameter that is a view of it, a detached alias, the NumPy array behind
-    `gradflow.asarray`) keeps its own memory while it is shared, at the cost of two copies per step.
+    `gradflow.asarray`) keeps its own memory as long as it is shared, at the cost of two copies per step. An array that
+    is taken from a parameter later (`p.array`) shows its steps until `param_groups` gets other parameters.
 
-    `param_groups` is the list of groups, each a dict with "params" and all hyperparameters. Changes to it take effect
-    at the next step; a parameter moved to another group keeps its state. `steps` counts the calls of `step`.
+    Frozen parameters have a place in the buffers of gradients and state, too. The buffers live as long as any of their
+    parameters, even without the optimizer.
+
+    `param_groups` is the list of groups, each a dict with "params" and all hyperparameters. Changes to it are checked
+    and take effect at the next step; a parameter moved to another group keeps its state. `steps` counts the calls of
+    `step`.
 
     To write an optimizer, derive a class, name its state arrays in `state_names`, and define `update`; define
     `check_hyperparameters` and `needed_state` where needed. Saving, loading, groups, schedules and captured steps work
@@ -57,7 +62,7 @@ class Optimizer:
     steps: int
     _blocks: list[FlatBlock]
     _params_in_blocks: list[list[Tensor]]  # group by group
-    _unedited: list[list[Any]]  # the values of each group when they were last checked, and its parameters
+    _unedited: list[Any]  # of each group when it was last checked: all values, then all parameters
 
     # ------------------------------------------------------------------ what a subclass defines
 
@@ -68,19 +73,19 @@ class Optimizer:
     def check_hyperparameters(self, group: dict[str, Any]) -> None:
         """Check a group's hyperparameters, and convert them in place where needed (default: accept all).
 
-        "lr" has been checked. Raise ValueError for one out of range; `gradflow.optim.check_numbers` does so for
-        numbers.
+        "lr" has been checked. Raise ValueError for one out of range; for numbers, use `gradflow.optim.check_numbers`.
+        It is called for new groups, and before a step that follows a change of hyperparameters.
         """
 
     def update(self, flat: FlatArrays, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
         """Update `flat.parameters` and `flat.state` in place, from `flat.gradients`.
 
-        Each element must depend on the same element of the other arrays only: the flat arrays hold several parameters.
+        It must be elementwise, since the arrays span several parameters, and map zeros to zeros, for the padding.
 
         group: the parameter group, with all hyperparameters.
         lr: the learning rate of this step.
-        step: the steps of these parameters, this one included: 1, 2, ...
-        first: whether any of the state arrays is new, so that it holds zeros.
+        step: the step number of these parameters, 1, 2, ... (not `self.steps`, which counts all calls).
+        first: whether no step has written one or more of the needed state arrays, which are zero then.
         """
         raise NotImplementedError
 
@@ -165,7 +170,7 @@ class Optimizer:
         """Train these groups, whose parameters are in these blocks, until `param_groups` is edited."""
         self.param_groups, self._blocks = groups, blocks
         self._params_in_blocks = [[*group["params"]] for group in groups]
-        self._unedited = [[*group.values(), *group["params"]] for group in groups]
+        self._unedited = [x for group in groups for x in (*group.values(), *group["params"])]
 
     def has_parameters(self, parameters: Sequence[Sequence[Tensor]]) -> bool:
         """Whether the groups have exactly these parameters, group by group, in this order."""
@@ -183,18 +188,16 @@ class Optimizer:
 
         Raises like the constructor, before anything changes, and RuntimeError for a parameter that was moved.
         """
-        groups, unedited = self.param_groups, self._unedited
-        if len(groups) == len(unedited):
-            try:
-                for group, objects in zip(groups, unedited):  # noqa: B905 (this runs in every step)
-                    now = [*group.values(), *group["params"]]
-                    if len(now) != len(objects) or not all(map(is_, now, objects)):
-                        break
-                else:
-                    return
-            except TypeError:  # the params of a group are not iterable: `has_parameters` says so
-                pass
-        self._apply_edits()
+        unedited = self._unedited
+        present: list[Any] = []
+        try:
+            for group in self.param_groups:  # this runs in every step
+                present.extend(group.values())
+                present.extend(group["params"])
+        except (TypeError, AttributeError):  # not a group, or params that are not a list: `_apply_edits` raises
+            present.clear()
+        if len(present) != len(unedited) or not all(map(is_, present, unedited)):
+            self._apply_edits()
 
     def _apply_edits(self) -> None:
         groups, blocks, complete = self.param_groups, self._blocks, []
@@ -225,7 +228,8 @@ class Optimizer:
     def zero_grad(self) -> None:
         """Set all gradients to None; the next backward pass writes new ones into the same memory."""
         for group in self.param_groups:
-            for tensor in _listed_params(group):
+            tensors = group["params"]
+            for tensor in tensors if tensors.__class__ is list else _listed_params(group):
                 leaf = tensor._node
                 if leaf is None:
                     tensor.zero_grad()
@@ -238,11 +242,16 @@ class Optimizer:
 
         closure: a function that computes the loss and its gradients before the update (default None). Returns its
         result.
+
+        Raises before anything changes: TypeError or ValueError for an invalid edit of `param_groups` or an invalid
+        learning rate, RuntimeError for a parameter that was moved to another device or dtype. A step that is
+        interrupted during the update counts for the parameters that it may have changed. Call it from one thread at a
+        time.
         """
         loss = None if closure is None else closure()
         self._follow_edits()
         rates = [group["lr"] if group["lr"].__class__ is float else self._rate(group) for group in self.param_groups]
-        ready = [(block, block.refresh()) for block in self._blocks]
+        ready = [(block, block.collect_ready()) for block in self._blocks]
         for block, slices in ready:
             for part, run in block.contiguous_runs(slices):
                 g, steps, initialised = run[0].history
