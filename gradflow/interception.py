@@ -36,7 +36,7 @@ class Recorder:
         raise NotImplementedError
 
     def on_read(self, obj: Any, attribute: str = "") -> None:
-        """The thread reads an object (an `attribute` of it, where that is known)."""
+        """The thread reads an object: its `attribute`, or "" if that is unknown."""
         raise NotImplementedError
 
     def on_create(self, obj: Any) -> None:
@@ -59,14 +59,14 @@ _attribute_readers: dict[Any, Callable[[Any, str], Any]] = {}
 
 
 def start(recorder: Recorder) -> None:
-    """Report to `recorder` what this thread does from now on."""
+    """Start reporting what this thread does to `recorder`."""
     for cls, read_attribute in _attribute_readers.items():
         cls.__getattribute__ = read_attribute
     recorders[get_ident()] = recorder
 
 
 def stop() -> None:
-    """Report no more to the recorder of this thread."""
+    """Stop reporting to the recorder of this thread."""
     recorders.pop(get_ident(), None)
     if not recorders:
         for cls in _attribute_readers:

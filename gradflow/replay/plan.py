@@ -123,7 +123,7 @@ class Plan:
             found = difference(candidate.recording, recording)
             if found is None and None not in now:
                 del candidates[i]
-                return self._add_program(Program(recording, now))  # both recordings have the same leaves
+                return self._add_program(Program(recording, now))  # both have the same leaves, in the same order
             if candidate.states is None or candidate.states == now:
                 del candidates[i]
                 reason = found or _SHARED

@@ -113,7 +113,7 @@ class StepRecorder(Recorder):
         return result
 
     def _used(self) -> dict[int, Any]:
-        """The objects whose change invalidates the recording, by id."""
+        """The objects whose changes invalidate the recording, by id."""
         used = {**self._read, **self._constants}
         for leaf in self._leaves:
             if leaf.slot is not None:  # `gradient_state` watches this array; it changes when a tensor leaves the buffer
@@ -267,11 +267,11 @@ class StepRecorder(Recorder):
 
     def _call(self, recorded: str | Constant, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
         """Call `function` and record the call, with `recorded` as the `function` of the `Call`."""
+        given = tuple(map(self._argument, arguments)), {key: self._argument(x) for key, x in options.items()}
         with self._ignoring_reports():
             result = function(*arguments, **options)
             if _is_numpy_bool(result):
                 result = self.backend.asarray(result)
-        given = tuple(map(self._argument, arguments)), {key: self._argument(x) for key, x in options.items()}
         self._register(result, Ref(len(self._calls)))
         self._calls.append(Call(recorded, *given, user_call_site()[1]))
         return result
@@ -304,7 +304,7 @@ class StepRecorder(Recorder):
             return {self._argument(key): self._argument(part) for key, part in x.items()}
         if x.__class__ is slice:
             return slice(self._argument(x.start), self._argument(x.stop), self._argument(x.step))
-        if isinstance(x, (tuple, list, dict)):  # of a subclass, which has its own constructor
+        if isinstance(x, (tuple, list, dict)):  # a subclass, whose constructor is unknown
             self._refuse(f"passes a {type(x).__name__} to the backend")
         return self._constant(x)
 

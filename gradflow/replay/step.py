@@ -78,7 +78,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     A step runs normally, without a replay, if it
 
     - draws random numbers (dropout) or reads values (`item()`, a tensor in an `if`),
-    - changes tensors in place, reads or assigns `.grad`, or calls functions of other devices than that of its inputs,
+    - changes tensors in place, reads or assigns `.grad`, or works on other devices than that of its inputs,
     - changes hyperparameters, reads `Optimizer.steps`, or passes a closure to an optimizer,
     - indexes with a mask, or runs hooks or a custom operation,
     - backpropagates through a graph from before the step, or uses Python numbers that differ between two recordings.
