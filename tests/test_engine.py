@@ -1026,3 +1026,18 @@ def test_a_walk_that_fails_releases_its_claims() -> None:
     assert w.grad.tolist() == [[2.0] * 3] * 2
     optimizer.step()
     assert w.tolist() == [[-1.0] * 3] * 2
+
+
+def test_a_gradient_that_requires_grad_is_not_overwritten_by_a_later_one() -> None:
+    """As in meta-learning, where a gradient is differentiated by: it has become a leaf, and may be saved by a node."""
+    w = gf.tensor([1.0, 2.0], requires_grad=True)
+    optimizer = gf.optim.SGD([w], lr=0.0)
+    (w * w).sum().backward()
+    g = w.grad.requires_grad_()
+    inner = (g * g * g).sum()
+    (w * 10.0).sum().backward()
+    inner.backward()
+    assert g.tolist() == [2.0, 4.0]
+    assert g.grad.tolist() == [12.0, 48.0]
+    assert w.grad.tolist() == [12.0, 14.0]
+    optimizer.step()

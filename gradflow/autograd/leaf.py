@@ -113,7 +113,7 @@ class Leaf:
         if value is None:
             self.clear()
         else:
-            in_buffer = self.slot is not None and value.array is self.slot.array and value._node is None
+            in_buffer = self.slot is not None and value.array is self.slot.array
             self._grad, self.state = value, IN_BUFFER if in_buffer else ELSEWHERE
 
     @property
@@ -274,7 +274,7 @@ def accumulate(leaf: Leaf, g: Any, namespace: Any = None, own: bool = False) -> 
 
 def _add_to(leaf: Leaf, g: Any, namespace: Any, own: bool) -> None:
     F, slot = leaf.backend, leaf.slot
-    if namespace is None and leaf.state is IN_BUFFER:
+    if namespace is None and leaf.state is IN_BUFFER and (leaf._grad is None or leaf._grad._node is None):
         assert slot is not None
         F.setitem(slot.array, ..., F.add(slot.array, g))
         slot.change()
