@@ -43,8 +43,9 @@ class OptimizerKernels(Backend):
         if parameter.dtype == _FLOAT16:
             return Backend.adam_step(self, parameter, gradient, mean, square, options, scalars)
         beta1, beta2, epsilon, weight_decay = options
-        lr, bias_correction1, root, decay_factor = scalars
-        numbers = (beta1, beta2, epsilon * root, weight_decay, lr * root / bias_correction1, decay_factor)
+        lr, bias_correction1, bias_correction2_root, decay_factor = scalars
+        scaled_epsilon, scaled_lr = epsilon * bias_correction2_root, lr * bias_correction2_root
+        numbers = (beta1, beta2, scaled_epsilon, weight_decay, scaled_lr / bias_correction1, decay_factor)
         self._pass(adam, (parameter, gradient, mean, square), numbers)
         return None
 
@@ -72,7 +73,7 @@ class OptimizerKernels(Backend):
             return Backend.clip_global_norm(self, gradients, max_norm)
         norm = math.sqrt(sum(float(sums.square_total(g.reshape(-1))) for g in gradients))
         factor = min(max_norm / (norm + 1e-6), 1.0)
-        if not factor >= 1.0:  # a NaN scales too, as it does in the composed default
+        if factor < 1.0 or math.isnan(factor):  # NaN scales too, as it does in the composed default
             for g in gradients:
                 g *= factor
         with np.errstate(over="ignore"):  # beyond the largest number, the norm is inf
@@ -120,20 +121,20 @@ def adam(
 ) -> None:  # fmt: skip
     """`Backend.adam_step`, chunk by chunk.
 
-    scaled_epsilon, scaled_step_size: epsilon and the step size times bias_correction2_root, which saves the division
-    of the root by it.
+    scaled_epsilon, scaled_step_size: epsilon and the step size, both multiplied by bias_correction2_root, which saves
+    dividing sqrt(v) by it.
     """
     dtype = parameter.dtype
     beta1, one_minus_beta1, beta2, one_minus_beta2 = _constants(dtype, beta1, 1 - beta1, beta2, 1 - beta2)
     scaled_epsilon, scaled_step_size = np.array(scaled_epsilon, dtype), np.array(scaled_step_size, dtype)
-    scratch = np.empty(min(_CHUNK, parameter.size), parameter.dtype)
-    decayed = np.empty_like(scratch) if weight_decay else scratch
+    size = min(_CHUNK, parameter.size)
+    scratch = np.empty(size, parameter.dtype), np.empty(size if weight_decay else 0, parameter.dtype)
     for p, g, m, v in _chunks(parameter, gradient, mean, square):
-        t = scratch if scratch.size == p.size else scratch[: p.size]
+        t = scratch[0] if scratch[0].size == p.size else scratch[0][: p.size]
         if decay_factor != 1:
             np.multiply(p, decay_factor, p)
         if weight_decay:
-            u = decayed[: p.size]
+            u = scratch[1][: p.size]
             np.multiply(p, weight_decay, u)
             g = np.add(g, u, u)
         np.multiply(m, beta1, m)
@@ -157,12 +158,12 @@ def rmsprop(
     """`Backend.rmsprop_step`, chunk by chunk."""
     alpha, one_minus_alpha, epsilon, momentum = _constants(parameter.dtype, alpha, 1 - alpha, epsilon, momentum)
     lr = np.array(lr, parameter.dtype)
-    scratch = np.empty(min(_CHUNK, parameter.size), parameter.dtype)
-    decayed = np.empty_like(scratch) if weight_decay else scratch
+    size = min(_CHUNK, parameter.size)
+    scratch = np.empty(size, parameter.dtype), np.empty(size if weight_decay else 0, parameter.dtype)
     for p, g, s, m, v in _chunks(parameter, gradient, square, mean, velocity):
-        t = scratch if scratch.size == p.size else scratch[: p.size]
+        t = scratch[0] if scratch[0].size == p.size else scratch[0][: p.size]
         if weight_decay:
-            u = decayed[: p.size]
+            u = scratch[1][: p.size]
             np.multiply(p, weight_decay, u)
             g = np.add(g, u, u)
         np.multiply(s, alpha, s)

@@ -1,8 +1,8 @@
 """Optimizer steps on flat arrays, and gradient clipping: the composed defaults, and the numbers that they take.
 
 A step takes its arrays, then two tuples of numbers: the options, which stay the same from step to step, and the
-scalars, which change with each. The scalars are few numbers in a fixed order, so that they can lie in an array on the
-device, a bool as 0 or 1.
+scalars, which change with each. The scalars are a few numbers in a fixed order, so that a replayed step can read them
+from an array on the device, bools as 0 or 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gradflow.backend.kernels import KernelBase, kernel
 class SGDOptions(NamedTuple):
     """The options of `sgd_step`.
 
-    momentum: the factor of the velocity, 0 without one.
+    momentum: the factor by which the velocity decays (0: no velocity).
     dampening: each step adds 1 - dampening times the gradient to the velocity.
     weight_decay: the factor of the parameter that is added to the gradient.
     nesterov: whether to use Nesterov momentum.
@@ -36,7 +36,7 @@ class SGDScalars(NamedTuple):
     """The scalars of `sgd_step`.
 
     lr: the learning rate.
-    first: whether this is the first step with a velocity, which overwrites it without reading it.
+    first: whether the velocity is uninitialised: it is set to the gradient with weight decay instead of decayed.
     """
 
     lr: float
@@ -47,7 +47,7 @@ class AdamOptions(NamedTuple):
     """The options of `adam_step`.
 
     beta1, beta2: the decay factors of the running means of the gradient and of its square.
-    epsilon: what is added to the corrected root of the mean square.
+    epsilon: what is added to sqrt(v) / bias_correction2_root before dividing by it (eps of `Adam`).
     weight_decay: the factor of the parameter that is added to the gradient, 0 for AdamW.
     """
 
@@ -63,7 +63,7 @@ class AdamScalars(NamedTuple):
     lr: the learning rate.
     bias_correction1: 1 - beta1**t.
     bias_correction2_root: sqrt(1 - beta2**t).
-    decay_factor: what the parameter is multiplied by first: 1 - lr * weight_decay for AdamW, 1 for Adam.
+    decay_factor: the factor applied to the parameter before the update: 1 - lr * weight_decay for AdamW, 1 for Adam.
     """
 
     lr: float
@@ -81,9 +81,9 @@ class RMSpropOptions(NamedTuple):
     """The options of `rmsprop_step`.
 
     alpha: the decay factor of the running means of the squared gradient and of the gradient.
-    epsilon: what is added to the root of the mean square.
+    epsilon: what is added to the root of the mean square before dividing by it (eps of `RMSprop`).
     weight_decay: the factor of the parameter that is added to the gradient.
-    momentum: the factor of the velocity, 0 without one.
+    momentum: the factor by which the velocity decays (0: no velocity).
     """
 
     alpha: float
@@ -146,9 +146,9 @@ class OptimizerKernels(KernelBase):
             gradient = self.add(gradient, self.multiply(parameter, weight_decay))
         mean[...] = self.add(self.multiply(mean, beta1), self.multiply(gradient, one_minus_beta1))
         square[...] = self.add(self.multiply(square, beta2), self.multiply(self.square(gradient), one_minus_beta2))
-        root = self.multiply(self.sqrt(square), 1.0 / scalars.bias_correction2_root)
+        corrected_root = self.multiply(self.sqrt(square), 1.0 / scalars.bias_correction2_root)
         step_size = scalars.lr / scalars.bias_correction1
-        update = self.divide(self.multiply(mean, step_size), self.add(root, epsilon))
+        update = self.divide(self.multiply(mean, step_size), self.add(corrected_root, epsilon))
         parameter[...] = self.subtract(parameter, update)
 
     @kernel
@@ -189,6 +189,7 @@ class OptimizerKernels(KernelBase):
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
         """Scale the arrays in place by min(1, max_norm / (norm + 1e-6)) and return their previous 2-norm, 0-d.
 
+        The arrays have one dtype, which is that of the norm. A norm of NaN makes all numbers NaN.
         The norm stays on the device, and nothing waits for it. Pascanu et al. 2013, "On the difficulty of training
         recurrent neural networks", algorithm 1.
         """

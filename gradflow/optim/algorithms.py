@@ -13,7 +13,7 @@ from typing import Any
 from gradflow.backend import AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars, SGDOptions, SGDScalars
 from gradflow.dtypes import float64
 from gradflow.optim.flat import FlatArrays
-from gradflow.optim.hyperparameters import check_numbers, number
+from gradflow.optim.hyperparameters import check_numbers, checked_number
 from gradflow.optim.optimizer import Optimizer, Parameters
 from gradflow.optim.schedules import Schedule
 
@@ -39,12 +39,12 @@ class SGD(Optimizer):
 
     parameters: tensors or parameter groups, as for every `Optimizer`.
     lr: learning rate, a number or a schedule (default 1e-3).
-    momentum: the factor of the velocity in each step, at least 0 (default 0: no velocity).
+    momentum: the factor by which the velocity decays each step, at least 0 (default 0: no velocity).
     dampening: each step adds 1 - dampening times the gradient to the velocity (default 0).
-    weight_decay: the factor of the parameters that is added to their gradients (default 0).
+    weight_decay: L2 penalty: weight_decay * p is added to the gradient of a parameter p (default 0).
     nesterov: Nesterov's momentum, which needs momentum > 0 and dampening 0 (default False).
 
-    Raises ValueError for a hyperparameter out of range, and like `Optimizer`.
+    Raises ValueError for a hyperparameter out of range, and whatever `Optimizer` raises.
     """
 
     state_names = ("momentum_buffer",)
@@ -85,11 +85,11 @@ class Adam(Optimizer):
     lr: learning rate, a number or a schedule (default 1e-3).
     betas: the decay factors of the running means of the gradient and of its square, each in [0, 1)
     (default (0.9, 0.999)).
-    eps: what is added to the root of the mean square before dividing by it, above 0 (default 1e-8).
-    weight_decay: the factor of the parameters that is added to their gradients (default 0).
+    eps: what is added to the root of the mean square before dividing by it, above 0 in the dtype (default 1e-8).
+    weight_decay: L2 penalty: weight_decay * p is added to the gradient of a parameter p (default 0).
 
-    Raises ValueError for a hyperparameter out of range, TypeError for betas that are not two numbers, and like
-    `Optimizer`.
+    Raises ValueError for a hyperparameter out of range, TypeError for betas that are not two numbers, and
+    whatever `Optimizer` raises.
     """
 
     state_names = ("exp_avg", "exp_avg_sq")
@@ -113,15 +113,16 @@ class Adam(Optimizer):
             raise TypeError(f"betas are two numbers, such as (0.9, 0.999); got {group['betas']!r}") from None
         if len(betas) != 2:
             raise ValueError(f"betas are two numbers, such as (0.9, 0.999); got {betas}")
-        group["betas"] = tuple(number("each of betas", beta, 0.0, 1.0) for beta in betas)
+        group["betas"] = tuple(checked_number("each of betas", beta, 0.0, 1.0) for beta in betas)
         check_numbers(group, "weight_decay")
         _check_eps(group, math.sqrt(1.0 - group["betas"][1]))
 
     def update(self, flat: FlatArrays, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
         beta1, beta2 = group["betas"]
-        added, decoupled = (0.0, group["weight_decay"]) if self._decoupled else (group["weight_decay"], 0.0)
-        options = _adam_options(beta1, beta2, group["eps"], added)
-        scalars = AdamScalars.at(step, lr, beta1, beta2, decoupled)
+        decay = group["weight_decay"]
+        coupled_decay, decoupled_decay = (0.0, decay) if self._decoupled else (decay, 0.0)
+        options = _adam_options(beta1, beta2, group["eps"], coupled_decay)
+        scalars = AdamScalars.at(step, lr, beta1, beta2, decoupled_decay)
         mean, square = flat.state["exp_avg"], flat.state["exp_avg_sq"]
         flat.backend.adam_step(flat.parameters, flat.gradients, mean, square, options, scalars)
 
@@ -152,12 +153,12 @@ class RMSprop(Optimizer):
     parameters: tensors or parameter groups, as for every `Optimizer`.
     lr: learning rate, a number or a schedule (default 1e-2).
     alpha: the decay factor of the running mean of the squared gradient, in [0, 1) (default 0.99).
-    eps: what is added to the root of the mean square before dividing by it, above 0 (default 1e-8).
-    weight_decay: the factor of the parameters that is added to their gradients (default 0).
-    momentum: the factor of the velocity in each step, at least 0 (default 0: no velocity).
+    eps: what is added to the root of the mean square before dividing by it, above 0 in the dtype (default 1e-8).
+    weight_decay: L2 penalty: weight_decay * p is added to the gradient of a parameter p (default 0).
+    momentum: the factor by which the velocity decays each step, at least 0 (default 0: no velocity).
     centered: divide by the standard deviation of the gradient instead of its root mean square (default False).
 
-    Raises ValueError for a hyperparameter out of range, and like `Optimizer`.
+    Raises ValueError for a hyperparameter out of range, and whatever `Optimizer` raises.
     """
 
     state_names = ("square_avg", "grad_avg", "momentum_buffer")

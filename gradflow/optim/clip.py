@@ -13,7 +13,7 @@ from gradflow.interception import opaque_call
 from gradflow.ops import zeros
 from gradflow.ops.checks import mismatch
 from gradflow.optim.flat import FlatBlock
-from gradflow.optim.hyperparameters import number
+from gradflow.optim.hyperparameters import checked_number
 from gradflow.tensor import Tensor, is_read_only
 
 
@@ -36,7 +36,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
     devices.
     """
     if max_norm != math.inf:
-        number("max_norm", max_norm)
+        checked_number("max_norm", max_norm)
     given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     tensors = list({id(t): t for t in given}.values())
     with_gradient = [(t, leaf) for t in tensors if (leaf := _leaf(t)) is not None and leaf.array is not None]

@@ -7,20 +7,20 @@ from numbers import Real
 from typing import Any
 
 
-def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
+def checked_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
     """`value` as a float. Raises ValueError unless it is a finite number in [low, high)."""
     if isinstance(value, bool) or not isinstance(value, (float, int, Real)) or not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number; got {value!r}")
-    number = float(value)
-    if not low <= number < high:
+    result = float(value)
+    if not low <= result < high:
         raise ValueError(f"{name} must be in [{low:g}, {high:g}); got {value!r}")
-    return number
+    return result
 
 
 def check_numbers(group: dict[str, Any], *names: str, low: float = 0.0, high: float = math.inf) -> None:
     """Convert these hyperparameters of a parameter group to floats, in place.
 
-    Raises ValueError unless each is a finite number in [low, high), by default any that is not negative.
+    Raises ValueError unless each is a finite number in [low, high) (default: any nonnegative number).
     """
     for name in names:
-        group[name] = number(name, group[name], low, high)
+        group[name] = checked_number(name, group[name], low, high)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from gradflow.interception import opaque_call, report_reads
 from gradflow.ops.checks import kind_and_fix
 from gradflow.optim.flat import FlatArrays, FlatBlock, make_blocks
-from gradflow.optim.hyperparameters import number
+from gradflow.optim.hyperparameters import checked_number
 from gradflow.optim.state import check_entries, collect, parts_of, restore
 from gradflow.tensor import Tensor
 
@@ -153,7 +153,7 @@ class Optimizer:
             )
         checked = dict(group)
         if not callable(checked["lr"]):
-            checked["lr"] = number("lr", checked["lr"])
+            checked["lr"] = checked_number("lr", checked["lr"])
         self.check_hyperparameters(checked)
         return checked
 
@@ -276,15 +276,15 @@ class Optimizer:
     def _rate(self, group: Mapping[str, Any]) -> float:
         """The learning rate of a group, which has been checked unless it is a schedule."""
         lr = group["lr"]
-        return number("lr", lr(self.steps)) if callable(lr) else float(lr)
+        return checked_number("lr", lr(self.steps)) if callable(lr) else float(lr)
 
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of what an optimizer of the same parameters needs to continue: "state", "param_groups" and "steps".
+        """A copy of everything needed to resume with the same parameters: "state", "param_groups" and "steps".
 
         "state" has, by parameter index, the steps and the state arrays, None for an array that no step has written.
-        A schedule is code and not part of it: the optimizer that loads the state keeps its own schedule.
+        Schedules are not saved; the optimizer that loads the state keeps its own.
         """
         self._follow_edits()
         entries, state = collect(self._blocks), {}

@@ -28,7 +28,7 @@ def _check(steps: int, **rates: float) -> None:
 
 
 @dataclass(frozen=True)
-class constant:  # noqa: N801 (named like the function that it is)
+class constant:  # noqa: N801 (lower case: used like functions)
     """A constant rate.
 
     lr: the learning rate.

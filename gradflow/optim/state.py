@@ -84,7 +84,7 @@ def check_entries(
                 )
             if name != "step" and value is not None:
                 what = f"{name} of parameter {index}"
-                arrays[name] = _checked_array(what, value, s.tensor, nonnegative=name in nonnegative)
+                arrays[name] = _fitting_array(what, value, s.tensor, nonnegative=name in nonnegative)
         entries[index] = _count(f"step of parameter {index}", entry["step"]), arrays
     return entries
 
@@ -106,12 +106,12 @@ def restore(blocks: Sequence[FlatBlock], entries: Entries) -> None:
 def _count(name: str, value: Any) -> int:
     """A step count, given as an integer, a float without a fraction or a tensor of one. Raises ValueError."""
     count = value.item() if hasattr(value, "item") else value
-    if isinstance(count, bool) or not isinstance(count, (int, float)) or count != count // 1 or count < 0:
+    if isinstance(count, bool) or not isinstance(count, (int, float)) or count % 1 != 0 or count < 0:
         raise ValueError(f"{name} must be a count, an integer of at least 0; the state's is {value!r}")
     return int(count)
 
 
-def _checked_array(what: str, value: Any, parameter: Tensor, nonnegative: bool) -> Tensor:
+def _fitting_array(what: str, value: Any, parameter: Tensor, nonnegative: bool) -> Tensor:
     """A state array of `parameter` as a tensor. Raises TypeError or ValueError for an array that does not fit."""
     array = value if isinstance(value, Tensor) else asarray(value, device=parameter.device)
     if array.shape != parameter.shape:
