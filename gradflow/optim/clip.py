@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from gradflow.autograd.leaf import IN_BUFFER, Leaf
 from gradflow.backend import Array
-from gradflow.dtypes import promote
+from gradflow.dtypes import DTYPES, promote
 from gradflow.interception import opaque_call
 from gradflow.ops import zeros
 from gradflow.ops.checks import mismatch
@@ -39,30 +39,32 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
         checked_number("max_norm", max_norm)
     given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     tensors = list({id(t): t for t in given}.values())
-    with_gradient = [(t, leaf) for t in tensors if (leaf := _leaf(t)) is not None and leaf.array is not None]
-    if not with_gradient:
+    leaves = [leaf for t in tensors if (leaf := _leaf(t)) is not None and leaf.array is not None]
+    if not leaves:
         return zeros((), device=tensors[0].device if tensors else None)
-    backend = with_gradient[0][0].backend
-    if any(t.backend is not backend for t, _ in with_gradient):
-        raise mismatch("clip_grad_norm_", [t for t, _ in with_gradient])
-    blocks, arrays = _joined([leaf for _, leaf in with_gradient])
-    native = backend.dtypes[functools.reduce(promote, {t.dtype for t, _ in with_gradient}).name]
+    backend = leaves[0].backend
+    if len({leaf.backend for leaf in leaves}) > 1:
+        raise mismatch("clip_grad_norm_", [t for t in tensors if _leaf(t) in leaves])
+    blocks, arrays = _joined(leaves)
     if max_norm != math.inf and any(map(is_read_only, arrays)):
         raise ValueError(
             "a gradient cannot be clipped in place: its memory is read-only, since it comes from a NumPy array or a "
             "broadcast; copy it with .clone() first"
         )
     arrays += [block.gradients for block in blocks]
+    converted = arrays  # to the widest dtype
+    if len({array.dtype for array in arrays}) > 1:
+        widest = functools.reduce(promote, [DTYPES[backend.dtype_name(array.dtype)] for array in arrays])
+        converted = [backend.astype(array, backend.dtypes[widest.name]) for array in arrays]
     if max_norm == math.inf:  # clip copies and discard them: inf / inf would make the gradients NaN
-        return Tensor(backend.clip_global_norm([backend.astype(a, native) for a in arrays], math.inf), backend)
-    converted = [a if a.dtype == native else backend.astype(a, native) for a in arrays]
+        return Tensor(backend.clip_global_norm([backend.copy(array) for array in converted], math.inf), backend)
     norm = backend.clip_global_norm(converted, float(max_norm))
-    for array, clipped in zip(arrays, converted, strict=True):
-        if clipped is not array:
+    if converted is not arrays:
+        for array, clipped in zip(arrays, converted, strict=True):
             backend.setitem(array, ..., backend.astype(clipped, array.dtype))
     for block in blocks:
         block.zero_gradient_padding()
-    for _, leaf in with_gradient:
+    for leaf in leaves:
         leaf.mark_gradient_changed()
     return Tensor(norm, backend)
 
@@ -82,8 +84,10 @@ def _joined(leaves: list[Leaf]) -> tuple[list[FlatBlock], list[Array]]:
             inside.setdefault(block, []).append(leaf)
         else:
             arrays.append(leaf.array)
-    blocks = [block for block, members in inside.items() if len(members) == len(block.slices)]
+    blocks = []
     for block, members in inside.items():
-        if block not in blocks:
+        if len(members) == len(block.slices):
+            blocks.append(block)
+        else:
             arrays += [leaf.array for leaf in members]
     return blocks, arrays
