@@ -77,8 +77,6 @@ LAYERS: tuple[set[str], ...] = (
     {"nn", "optim", "public"},  # the core up to here
     {"data", "testing"},
     {"training"},
-    {"draw"},
-    {"interop"},
     {"cli"},
     {"__main__"},
 )
@@ -261,8 +259,7 @@ def test_imports_go_down_the_list_of_layers(name: str) -> None:
 
 
 def test_each_layer_has_modules() -> None:
-    planned = {"draw", "interop"}
-    assert {name for name in LEVELS if f"gradflow.{name}" not in FILES} == planned
+    assert {name for name in LEVELS if f"gradflow.{name}" not in FILES} == set()
 
 
 def test_autograd_does_not_know_the_operations() -> None:
