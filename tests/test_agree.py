@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,9 +109,26 @@ def test_the_cpu_and_cuda_agree() -> None:
     assert [(row.what, row.problem) for row in agree.compare("cpu", "cuda") if not row.passed] == []
 
 
-def test_the_former_module_name_is_importable() -> None:
-    former = importlib.import_module("gradflow.testing.agree")
-    assert former.compare is agree.compare
+FORMER = {
+    "gradflow.testing.agree": ("gradflow.testing.compare_devices", "compare"),
+    "gradflow.testing.agreement": ("gradflow.testing.tolerances", "compare"),
+    "gradflow.testing.contract": ("gradflow.testing.contract_docs", "update"),
+    "gradflow.training.run": ("gradflow.training.run_folder", "RunFolder"),
+}
+
+
+@pytest.mark.parametrize("name", FORMER)
+def test_former_module_names_are_importable(name: str) -> None:
+    module, offered = FORMER[name]
+    assert getattr(importlib.import_module(name), offered) is getattr(importlib.import_module(module), offered)
+
+
+def test_the_former_command_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["contract"])
+    monkeypatch.delitem(sys.modules, "gradflow.testing.contract", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("gradflow.testing.contract", run_name="__main__")
+    assert capsys.readouterr().err.startswith("usage:")
 
 
 def test_everything_that_matters_has_a_row() -> None:
