@@ -527,6 +527,25 @@ def test_a_state_error_is_a_key_error_that_reads_well() -> None:
 # ---------------------------------------------------------------------- copies and text
 
 
+def test_pickles_of_models_that_name_former_modules_load() -> None:
+    layers = [nn.ReLU(), nn.ELU(), nn.GELU(), nn.LeakyReLU(), nn.LogSoftmax(), nn.SiLU(), nn.Sigmoid(), nn.Softmax()]
+    model = nn.Sequential(nn.MLP([2, 3, 2], dropout=0.5), nn.LayerNorm(2), *layers, nn.Softplus(), nn.Tanh()).eval()
+    model[1].more = nn.ModuleList([nn.Linear(2, 2)])
+    written = pickle.dumps((model, gf.optim.Adam(model.parameters()), nn.StateError("x"), nn.functional_call), 0)
+    former = re.sub(rb"gradflow\.nn\.(activations|containers|perceptron)\n", b"gradflow.nn.layers\n", written)
+    former = re.sub(rb"gradflow\.nn\.(functional|parameter|state)\n", b"gradflow.nn.module\n", former)
+    assert len(former) < len(written)
+    assert b"_transient" in former  # the name of an attribute of every module
+    loaded, optimizer, error, function = pickle.loads(former)
+    assert (type(error), function) == (nn.StateError, nn.functional_call)
+    assert loaded(gf.ones((1, 2))).tolist() == model(gf.ones((1, 2))).tolist()
+    loaded.register_buffer("kept", gf.ones(1))
+    assert list(loaded.state_dict()) == ["kept", *model.state_dict()]
+    loaded[0](gf.ones((1, 2))).sum().backward()
+    optimizer.step()
+    assert loaded[0][-1].bias.tolist() != model[0][-1].bias.tolist()
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 @pytest.mark.parametrize("trained", [False, True], ids=["new", "in an optimizer"])
 def test_a_copy_of_a_model_is_equal_and_independent(device: str, copied: Callable[[Any], Any], trained: bool) -> None:

@@ -1,6 +1,6 @@
 """Modules, layers, losses and initial values, with PyTorch's names and semantics."""
 
-from gradflow.nn import init
+from gradflow.nn import init, layers, module
 from gradflow.nn.activations import (
     ELU,
     GELU,
@@ -53,3 +53,11 @@ __all__ = [
     "functional_call",
     "init",
 ]
+
+# Pickles of earlier versions look for these where they were defined then.
+for _class in (
+    ELU, GELU, MLP, LeakyReLU, LogSoftmax, ModuleList, ReLU, Sequential, SiLU, Sigmoid, Softmax, Softplus, Tanh
+):  # fmt: skip
+    setattr(layers, _class.__name__, _class)
+for _moved in (StateError, functional_call):
+    setattr(module, _moved.__name__, _moved)

@@ -19,7 +19,7 @@ from gradflow.tensor import Tensor
 
 _REGISTRIES = {"_parameters": "a parameter", "_buffers": "a buffer", "_modules": "a module"}
 """The dicts of a module that hold its parameters, buffers and modules by name, and what error messages call these."""
-_OWN = {*_REGISTRIES, "_non_persistent", "_forward_hooks"}
+_OWN = {*_REGISTRIES, "_transient", "_forward_hooks"}
 """The attributes that a copy of a module does not share with it."""
 
 
@@ -45,7 +45,7 @@ class Module:
     _parameters: dict[str, Parameter | None]
     _buffers: dict[str, Tensor | None]
     _modules: dict[str, Module | None]
-    _non_persistent: set[str]  # the names of buffers that are not in the state dict
+    _transient: set[str]  # the names of buffers that are not in the state dict
     _forward_hooks: dict[int, Callable[..., Any]] | None = None
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Module:
         object.__setattr__(self, "_parameters", {})
         object.__setattr__(self, "_buffers", {})
         object.__setattr__(self, "_modules", {})
-        object.__setattr__(self, "_non_persistent", set())
+        object.__setattr__(self, "_transient", set())
         object.__setattr__(self, "training", True)
 
     if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Module:
         if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(f"the buffer {name!r} must be a tensor or None; got {type(tensor).__name__}")
         self._register("_buffers", name, tensor)
-        (self._non_persistent.discard if persistent else self._non_persistent.add)(name)
+        (self._transient.discard if persistent else self._transient.add)(name)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """Compute the result of the module; subclasses define it."""
@@ -287,7 +287,7 @@ class Module:
         """The tensors of the state dict; a shared one appears under each of its names."""
         found: dict[str, Tensor] = {}
         for prefix, module in self.named_modules(remove_duplicate=False):
-            kept = {name: buffer for name, buffer in module._buffers.items() if name not in module._non_persistent}
+            kept = {name: buffer for name, buffer in module._buffers.items() if name not in module._transient}
             for name, tensor in (module._parameters | kept).items():
                 if tensor is not None:
                     found[f"{prefix}.{name}" if prefix else name] = tensor
