@@ -332,8 +332,11 @@ class Tensor(TensorMethods):
             )
         return _unpickle, (type(self), self.backend.to_host(self.array), str(self.device), self.requires_grad)
 
-    __format__ = formatted
-    __repr__ = tensor_text
+    def __format__(self, spec: str) -> str:
+        return formatted(self, spec)
+
+    def __repr__(self) -> str:
+        return tensor_text(self)
 
     # ------------------------------------------------------------------ shapes
 

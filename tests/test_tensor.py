@@ -704,6 +704,30 @@ def test_computed_tensors_refuse_to_be_copied_with_their_graph() -> None:
         pickle.dumps(y)
 
 
+METHODS = [name for name, value in vars(gf.Tensor).items() if inspect.isfunction(value) and not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", [*METHODS, "__format__", "__repr__", "__setitem__"])
+def test_methods_can_be_pickled(name: str) -> None:
+    method = getattr(gf.Tensor, name)
+    assert pickle.loads(pickle.dumps(method)) is method
+    bound = pickle.loads(pickle.dumps(getattr(gf.tensor([1.0, 2.0]), name)))
+    assert bound.__func__ is method
+    assert bound.__self__.tolist() == [1.0, 2.0]
+
+
+def test_errors_name_methods_as_users_call_them() -> None:
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(TypeError, match=r"^Tensor\.clone\(\) takes 1 positional argument but 2 were given$"):
+        x.clone(1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^Tensor\.to\(\) got an unexpected keyword argument 'of'$"):
+        x.to(of="cpu")  # type: ignore[call-arg]
+    gf.Tensor.backward(self=x.sum())
+    assert x.grad is not None
+    assert x.grad.tolist() == [1.0, 1.0]
+    assert repr(gf.Tensor.reshape).startswith("<function Tensor.reshape at ")
+
+
 def transposed(device: str) -> gf.Tensor:
     """A tensor whose memory holds the columns one after the other."""
     with gf.no_grad():

@@ -380,6 +380,20 @@ def test_the_error_names_what_waited_and_the_line() -> None:
             x.backend.to_host(array=x.array)
 
 
+@pytest.mark.parametrize("name", ["__repr__", "__format__", "to", "copy_", "backward"])
+def test_the_error_names_methods_as_users_call_them(name: str) -> None:
+    x = gf.ones(1, device="fake")
+    calls: dict[str, Callable[[], object]] = {
+        "__repr__": lambda: repr(x),
+        "__format__": lambda: f"{x:.1f}",
+        "to": lambda: x.to("cpu"),
+        "copy_": lambda: x.copy_(gf.ones(1, device="cpu")),
+        "backward": gf.ones(1, device="cpu", requires_grad=True).to("fake").backward,
+    }
+    with pytest.raises(SyncError, match=rf"^Tensor\.{name} copies 4 bytes"), forbid_sync():
+        calls[name]()
+
+
 def test_counters_nest_and_a_part_may_be_allowed() -> None:
     x = gf.ones(1)
     with count_transfers() as outer:

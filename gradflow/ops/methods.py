@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any
 
 from gradflow.ops import namespace, transfer
@@ -29,12 +30,12 @@ _REFLECTED = (
 """The reflected operators (methods of the second operand) by the names of NumPy's functions of two operands."""
 
 
-def _reshape(self: Tensor, *shape: Any) -> Tensor:
+def reshape(self: Tensor, *shape: Any) -> Tensor:
     """The tensor in another shape, given as a tuple or as integers. One length may be -1: it is computed."""
     return namespace.reshape(self, _sequence(shape))
 
 
-def _permute_dims(self: Tensor, *axes: Any) -> Tensor:
+def permute_dims(self: Tensor, *axes: Any) -> Tensor:
     """The tensor with its axes in another order, given as a tuple or as integers."""
     return namespace.permute_dims(self, _sequence(axes))
 
@@ -45,12 +46,13 @@ def _sequence(values: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 _METHODS: dict[str, Any] = {
+    "__setitem__": set_item,
     "backward": backward,
     "clone": namespace.copy,
     "copy_": copy_,
-    "permute_dims": _permute_dims,
+    "permute_dims": permute_dims,
     "pin_memory": transfer.pin_memory,
-    "reshape": _reshape,
+    "reshape": reshape,
     "to": transfer.to,
     "zero_": zero_,
 }
@@ -59,6 +61,18 @@ _METHODS: dict[str, Any] = {
 
 def _set(name: str, function: Any) -> None:
     setattr(Tensor, name, function)
+
+
+def _method(name: str, function: FunctionType) -> FunctionType:
+    """The same function as a method defined in the class: errors, `repr` and pickles call it `Tensor.name`."""
+    code, qualname = function.__code__, f"Tensor.{name}"
+    x, *others = code.co_varnames
+    code = code.replace(co_name=name, co_qualname=qualname, co_varnames=("self", *others), co_posonlyargcount=0)
+    method = FunctionType(code, function.__globals__, name, function.__defaults__, function.__closure__)
+    method.__module__, method.__qualname__, method.__doc__ = Tensor.__module__, qualname, function.__doc__
+    method.__annotations__ = {variable: text for variable, text in function.__annotations__.items() if variable != x}
+    method.__kwdefaults__ = function.__kwdefaults__
+    return method
 
 
 def _reflected(operator: Any) -> Any:
@@ -98,8 +112,10 @@ def _not_for_numpy(name: str) -> TypeError:
 
 
 for _name in vars(TensorMethods):
-    if not _name.startswith("__"):
-        _set(_name, _METHODS[_name] if _name in _METHODS else getattr(namespace, _name))
+    if not _name.startswith("__") and _name not in _METHODS:
+        _set(_name, getattr(namespace, _name))
+for _name, _function in _METHODS.items():
+    _set(_name, _method(_name, _function))
 for _name, _operation in _OPERATORS.items():
     _set(f"__{_name}__", BINARY_OPERATORS[_operation])
     _set(f"__r{_name}__", _reflected(BINARY_OPERATORS[_operation]))
@@ -114,7 +130,6 @@ _set("__pos__", lambda self: self)
 _set("__abs__", namespace.abs)
 _set("__invert__", namespace.logical_not)
 _set("__getitem__", index)
-_set("__setitem__", set_item)
 _set("__array_ufunc__", _array_ufunc)
 _set("__array_function__", _array_function)
 for _name in PYTORCH_METHODS:

@@ -10,9 +10,9 @@ from gradflow.autograd.leaf import Leaf
 
 _SKIPPED = {"gradflow", "contextlib"}
 """The packages whose frames lie between the user's code and a call of the backend."""
-_INTERNAL = {"__init__", "add_hook", "apply", "draw", "forward", "function", "nodes_from"}
+_INTERNAL = {"__init__", "add_hook", "apply", "draw", "forward", "formatted", "function", "nodes_from", "tensor_text"}
 """Internal functions, which reasons do not name."""
-_PUBLIC_NAMES = {"set_item": "__setitem__", "operate": "an operator such as +="}
+_PUBLIC_NAMES = {"operate": "an operator such as +="}
 """The names that reasons use for functions that users call only as methods or operators."""
 
 
