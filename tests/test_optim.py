@@ -1622,3 +1622,23 @@ def test_a_state_beyond_the_dtype_of_the_parameter_raises(device: str, dtype: st
     state = {"0": {"step": 1, "momentum_buffer": np.full(1, big)}}
     with pytest.raises(ValueError, match=f"non-finite in {dtype}"):
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def test_an_invalid_edit_stops_steps_and_nothing_else() -> None:
+    """A state can be saved, loaded over it, and copied; loading mends it."""
+    w = gf.tensor([1.0, 2.0], requires_grad=True)
+    optimizer = optim.SGD([w], lr=0.1, momentum=0.9, nesterov=True)
+    (w * w).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    before = w.tolist()
+    optimizer.param_groups[0]["momentum"] = 0.0
+    with pytest.raises(ValueError, match="Nesterov"):
+        optimizer.step()
+    assert w.tolist() == before
+    assert optimizer.state_dict()["param_groups"][0]["momentum"] == 0.0
+    assert optimizer.learning_rates == [0.1]
+    copy.deepcopy((w, optimizer))
+    optimizer.load_state_dict(state)
+    optimizer.step()
+    assert w.tolist() != before

@@ -199,6 +199,11 @@ class Optimizer:
         if len(present) != len(unedited) or not all(map(is_, present, unedited)):
             self._apply_edits()
 
+    def _follow_parameters(self) -> None:
+        """Make new blocks if parameters have changed. Hyperparameters are not checked otherwise: the next step does."""
+        if not self.has_parameters(self._params_in_blocks):
+            self._apply_edits()
+
     def _apply_edits(self) -> None:
         groups, blocks, complete = self.param_groups, self._blocks, []
         if self.has_parameters(self._params_in_blocks):
@@ -270,7 +275,7 @@ class Optimizer:
     @property
     def learning_rates(self) -> list[float]:
         """The learning rate of the next step, for each group."""
-        self._follow_edits()
+        self._follow_parameters()
         return [self._rate(group) for group in self.param_groups]
 
     def _rate(self, group: Mapping[str, Any]) -> float:
@@ -286,7 +291,7 @@ class Optimizer:
         "state" has, by parameter index, the steps and the state arrays, None for an array that no step has written.
         Schedules are not saved; the optimizer that loads the state keeps its own.
         """
-        self._follow_edits()
+        self._follow_parameters()
         entries, state = collect(self._blocks), {}
         groups, index = [], 0
         for group in self.param_groups:
@@ -310,7 +315,7 @@ class Optimizer:
         another optimizer; ValueError for an invalid step count, non-finite numbers, and negative means of squares.
         """
         groups, states, steps = parts_of(state_dict)
-        self._follow_edits()
+        self._follow_parameters()
         sizes, given = [len(g["params"]) for g in self.param_groups], [len(g["params"]) for g in groups]
         if given != sizes:
             raise ValueError(f"the state is of groups of {given} parameters; this optimizer has {sizes}")
@@ -330,11 +335,11 @@ class Optimizer:
         return self._checked({**own, **{k: v for k, v in loaded.items() if k not in kept}})
 
     def __getstate__(self) -> dict[str, Any]:
-        self._follow_edits()
+        self._follow_parameters()
         return {
             **self.__dict__,
             "_blocks": collect(self._blocks),
-        }  # `__setstate__` makes blocks of the parameters' copies
+        }  # `__setstate__` makes blocks of the copied parameters
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
