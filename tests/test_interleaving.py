@@ -33,6 +33,7 @@ def before_instruction(count: int, codes: set[CodeType], action: Callable[[], No
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 traces instructions only if a frame asked for it beforehand
     sys.settrace(trace)
     try:
         run()
