@@ -13,15 +13,22 @@ import gradflow as gf
 from gradflow.autograd import backward
 from gradflow.autograd.leaf import IN_BUFFER
 from gradflow.autograd.observers import Observer, observe
+from gradflow.backend import Backend
 
 WIDTH = 4
+
+
+def half(backend: Backend) -> str:
+    return "float16" if backend.supports("float16") else "float32"
+
+
 UNARY = {
     "tanh": gf.tanh,
     "exp of a bounded value": lambda x: gf.exp(gf.tanh(x)),
     "square": gf.square,
     "a mean with keepdims": lambda x: x.mean(axis=-1, keepdims=True) * gf.ones((WIDTH,), x.dtype),
     "a transpose, twice": lambda x: gf.matrix_transpose(gf.matrix_transpose(x)),
-    "another dtype": lambda x: x.astype("float64" if x.dtype is gf.float32 else "float16").astype(x.dtype),
+    "another dtype": lambda x: x.astype("float64" if x.dtype is gf.float32 else half(x.backend)).astype(x.dtype),
     "a row": lambda x: x + x[0],
     "a slice": lambda x: x * x[..., 1:2],
     "rows by number, some of them twice": lambda x: x - x[[0] * x.shape[0]],
@@ -39,7 +46,7 @@ class Graph:
 
     def __init__(self, seed: int, device: str) -> None:
         draw, rng = random.Random(seed), np.random.default_rng(seed)
-        dtype = draw.choice(["float32", "float32", "float64", "float16"])
+        dtype = draw.choice(["float32", "float32", "float64", half(gf.get_backend(device))])
 
         def leaf(*shape: int) -> gf.Tensor:
             values = rng.normal(size=shape, scale=0.5)
