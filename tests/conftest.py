@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before NumPy is imported: the workers
 from devices import BACKENDS, DEVICES, LIBRARIES, OTHERS, require
 
 import gradflow as gf
+from gradflow.autograd.hooks import hooked_nodes
 
 
 def _number(argument: str) -> int:
@@ -99,3 +100,10 @@ def other_device(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     gf.manual_seed(0)
+
+
+@pytest.fixture
+def no_hooks_of_earlier_tests() -> None:
+    """A hooked leaf in a garbage cycle selects the general walk until it is collected, perhaps between two calls."""
+    if hooked_nodes:
+        gc.collect()

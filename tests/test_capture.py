@@ -18,26 +18,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from captured_steps import Step, as_it_is, held, make_training_of_a_layer
 from twin import twin_device
 
 import gradflow as gf
 from gradflow import nn, optim
-from gradflow.autograd.hooks import hooked_nodes
 from gradflow.interception import recorders
 from gradflow.optim import schedules
 from gradflow.random import default_generator
 from gradflow.testing import forbid_sync, host
 from gradflow.tree import flatten
 
-Step = Callable[..., Any]
+pytestmark = pytest.mark.usefixtures("no_hooks_of_earlier_tests")
 STEPS = 6
-
-
-@pytest.fixture(autouse=True)
-def no_hooks_of_earlier_tests() -> None:
-    """A hooked leaf in a garbage cycle selects the general walk until it is collected, perhaps between two calls."""
-    if hooked_nodes:
-        gc.collect()
 
 
 def batches(rows: int = 8, dtype: str = "float32") -> Iterator[tuple[gf.Tensor, gf.Tensor]]:
@@ -91,10 +84,6 @@ class Training:
 
 def bits(x: Any) -> Any:
     return (str(x.dtype), x.shape, host(x).tobytes()) if isinstance(x, gf.Tensor) else x
-
-
-def as_it_is(step: Step) -> Step:
-    return step
 
 
 Scenario = Callable[[Callable[[Step], Step]], Training]
@@ -495,11 +484,6 @@ def test_an_observed_step_is_not_replayed() -> None:
 # ---------------------------------------------------------------------- what is easily missed
 
 
-def held(w: gf.Tensor) -> gf.Tensor:
-    assert w.grad is not None
-    return w.grad
-
-
 def trained(through: Callable[[Step], Step], work: Callable[[nn.Linear, optim.Optimizer, gf.Tensor], Any]) -> Any:
     """The weights after each of several calls of the step `work` on different inputs."""
     gf.manual_seed(0)
@@ -655,21 +639,6 @@ def test_clipping_is_replayed_however_the_parameters_are_given() -> None:
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     counted = Counted(lambda x: clip_what_is_given_by_name(model, optimizer, x))
     assert counted.runs_of(9) <= 3
-
-
-def make_training_of_a_layer() -> tuple[nn.Linear, optim.Optimizer, Step]:
-    gf.manual_seed(0)
-    model = nn.Linear(3, 2)
-    optimizer = optim.SGD(model.parameters(), lr=0.01)
-
-    def step(x: gf.Tensor) -> gf.Tensor:
-        optimizer.zero_grad()
-        loss = model(x).square().mean()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return model, optimizer, step
 
 
 def test_gradients_that_are_read_between_calls_leave_it_replaying() -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
+from captured_steps import Step, as_it_is, held, make_training_of_a_layer
 
 import gradflow as gf
-from gradflow import nn, optim
-from gradflow.autograd.hooks import hooked_nodes
+from gradflow import optim
 from gradflow.backend import ARRAY_FUNCTIONS
 from gradflow.interception import recorders
 from gradflow.replay import reasons, recorder
@@ -24,38 +24,7 @@ from gradflow.replay.plan import Plan
 from gradflow.replay.program import Program
 from gradflow.replay.recorder import StepRecorder
 
-Step = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def no_hooks_of_earlier_tests() -> None:
-    """A hooked leaf in a garbage cycle selects the general walk until it is collected, perhaps between two calls."""
-    if hooked_nodes:
-        gc.collect()
-
-
-def as_it_is(step: Step) -> Step:
-    return step
-
-
-def held(w: gf.Tensor) -> gf.Tensor:
-    assert w.grad is not None
-    return w.grad
-
-
-def make_training_of_a_layer() -> tuple[nn.Linear, optim.Optimizer, Step]:
-    gf.manual_seed(0)
-    model = nn.Linear(3, 2)
-    optimizer = optim.SGD(model.parameters(), lr=0.01)
-
-    def step(x: gf.Tensor) -> gf.Tensor:
-        optimizer.zero_grad()
-        loss = model(x).square().mean()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return model, optimizer, step
+pytestmark = pytest.mark.usefixtures("no_hooks_of_earlier_tests")
 
 
 class Pair(NamedTuple):
