@@ -1,15 +1,111 @@
-"""The plot of a run: loss and score by epoch, for the training and the test split."""
+"""Pictures of the curves of runs: losses and metrics by epoch, for the training and the validation samples."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from gradflow.training.loop import Epoch
+from gradflow.text import printable
 
-_TRAIN, _TEST = "#8a8f98", "#c0392b"
+TRAINING, VALIDATION = "#b8560b", "#0b63b8"
+"""The colours of the two kinds of curves: apart for people with any kind of colour blindness, and in grey."""
+
+_RUNS = ("#0b63b8", "#d0660f", "#1a8f6b", "#b0488f", "#7a6a00", "#3aa0d8", "#555b66")
+_DASHES = ("-", "--", ":", "-.")
+_LABELS = {"r2": "R²", "rmse": "RMSE", "f1": "F1", "auroc": "AUROC"}
+_LONGEST = 70  # characters of a title or name
+
+
+class EpochFigures(Protocol):
+    """What the curves need of an epoch; see `gradflow.training.Epoch`."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def train_loss(self) -> float: ...
+    @property
+    def train_metrics(self) -> Mapping[str, float]: ...
+    @property
+    def validation_loss(self) -> float | None: ...
+    @property
+    def validation_metrics(self) -> Mapping[str, float]: ...
+    @property
+    def stale(self) -> int: ...
+
+
+History = Sequence[EpochFigures]
+"""The epochs of one model, in order."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One model's course of one figure. A value is NaN where there is none."""
+
+    epochs: list[int]
+    training: list[float]
+    validation: list[float]
+    best: int | None
+
+    @property
+    def watched(self) -> list[float]:
+        """The validation values; the training values where there is no validation."""
+        return self.validation if any(map(math.isfinite, self.validation)) else self.training
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The curves of one figure, for each model. `name` is "loss" or a metric, `label` its name with the unit."""
+
+    name: str
+    label: str
+    curves: list[Curve]
+
+    @property
+    def log(self) -> bool:
+        """Whether a logarithmic axis shows more: positive losses over a range of more than 20."""
+        values = [v for c in self.curves for v in (*c.training, *c.validation) if math.isfinite(v)]
+        return self.name == "loss" and bool(values) and 0 < 20 * min(values) < max(values)
+
+
+def best_epoch(history: History) -> int | None:
+    """Return the number of the epoch whose weights were kept: the last that was the best so far; None if none was."""
+    return next((e.epoch for e in reversed(history) if e.stale == 0), None)
+
+
+def panels(histories: Sequence[History]) -> list[Panel]:
+    """Return the panel of the loss and one for each metric, in percent where it is an accuracy."""
+    names = dict.fromkeys(n for h in histories for e in h for n in (*e.validation_metrics, *e.train_metrics))
+    found = [Panel("loss", "loss", [_curve(h, "loss") for h in histories])]
+    for name in names:
+        label = f"{_LABELS.get(name, name.replace('_', ' '))}{' (%)' if _scale(name) == 100 else ''}"
+        found.append(Panel(name, label, [_curve(h, name) for h in histories]))
+    return found
+
+
+def _scale(name: str) -> float:
+    return 100.0 if name.endswith("accuracy") else 1.0
+
+
+def _curve(history: History, name: str) -> Curve:
+    def values(losses: list[float | None], metrics: list[Mapping[str, float]]) -> list[float]:
+        if name == "loss":
+            return [math.nan if loss is None else loss for loss in losses]
+        return [_scale(name) * m.get(name, math.nan) for m in metrics]
+
+    return Curve(
+        [e.epoch for e in history],
+        values([e.train_loss for e in history], [e.train_metrics for e in history]),
+        values([e.validation_loss for e in history], [e.validation_metrics for e in history]),
+        best_epoch(history),
+    )
 
 
 @contextlib.contextmanager
@@ -21,17 +117,131 @@ def own_settings() -> Iterator[None]:
     finally:
         if named is not None:
             os.environ["MPLBACKEND"] = named
-    with matplotlib.style.context("default"):
+    with matplotlib.style.context("default"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # for names in scripts that the font lacks
         yield
 
 
-def curves_png(epochs: Sequence[Epoch], title: str, classification: bool) -> bytes:
+def run_png(histories: Sequence[History], title: str) -> bytes:
+    """Return a PNG image of the curves of a run: a plot of the loss and one for each metric, the best epoch marked.
+
+    histories: the epochs of each member of the ensemble; a single one without.
+
+    Opens no window, and uses matplotlib's default settings.
+    """
+    with own_settings():
+        figure, plots = _plots(panels(histories), title)
+        for axes, panel in plots:
+            for i, curve in enumerate(panel.curves):
+                many = {"linewidth": 1.0, "alpha": 0.7} if len(panel.curves) > 1 else {"linewidth": 1.6}
+                for values, label, color, dash in (
+                    (curve.training, "training", TRAINING, (0, (4, 1.5))),
+                    (curve.validation, "validation", VALIDATION, "-"),
+                ):
+                    if any(map(math.isfinite, values)):
+                        _line(axes, curve, values, color=color, linestyle=dash, label=label if not i else None, **many)
+                _mark_best(axes, curve, VALIDATION if curve.watched is curve.validation else TRAINING)
+        return _finish(figure, plots[0][0])
+
+
+def compare_png(names: Sequence[str], runs: Sequence[Sequence[History]], title: str = "") -> bytes:
+    """Return a PNG image of the curves of several runs, one colour each, the best epochs marked.
+
+    names: the runs' names. runs: for each run, the epochs of each of its members.
+
+    A run's curves are those of its validation samples, or of its training samples, dotted, where it has no others.
+    """
+    with own_settings():
+        figure, plots = _plots(panels([history for run in runs for history in run]), title)
+        owners = [i for i, run in enumerate(runs) for _ in run]
+        for axes, panel in plots:
+            seen: set[int] = set()
+            for i, curve in zip(owners, panel.curves, strict=True):
+                if not any(map(math.isfinite, curve.watched)):
+                    continue
+                validated = curve.watched is curve.validation
+                dash = _DASHES[i // len(_RUNS) % len(_DASHES)] if validated else (0, (1, 1))
+                color = _RUNS[i % len(_RUNS)]
+                name = _short(names[i]) + ("" if validated else " (training)")
+                _line(axes, curve, curve.watched, color=color, linestyle=dash, label=None if i in seen else name)
+                _mark_best(axes, curve, color)
+                seen.add(i)
+        return _finish(figure, plots[0][0])
+
+
+def _plots(shown: Sequence[Panel], title: str) -> tuple[Any, list[tuple[Any, Panel]]]:
+    """Return a figure with axes for each panel, two in a row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+
+    columns = min(2, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(5 * columns, 3.8 * rows + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(_short(title), parse_math=False)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in grid[len(shown) :]:
+        unused.remove()
+    plots = list(zip(grid, shown, strict=False))
+    for axes, panel in plots:
+        axes.set_title(panel.label, fontsize="medium")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if panel.log:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, plots
+
+
+def _line(axes: Any, curve: Curve, values: Sequence[float], **style: Any) -> None:
+    axes.plot(curve.epochs, values, marker="o" if len(curve.epochs) == 1 else None, markersize=4, **style)
+
+
+def _mark_best(axes: Any, curve: Curve, color: str) -> None:
+    if curve.best is None:
+        return
+    value = curve.watched[curve.epochs.index(curve.best)]
+    if math.isfinite(value):
+        axes.plot(curve.best, value, marker="o", markersize=6, color=color, markerfacecolor="white", zorder=5)
+
+
+def _finish(figure: Any, first: Any) -> bytes:
+    """Add a legend below all plots, and return the picture."""
+    from matplotlib.lines import Line2D
+
+    lines, labels = first.get_legend_handles_labels()
+    if any(line.get_markerfacecolor() == "white" for line in first.get_lines()):
+        lines.append(Line2D([], [], linestyle="", marker="o", markersize=6, color="#555", markerfacecolor="white"))
+        labels.append("best epoch")
+    columns = 4 if max(map(len, labels), default=0) < 20 else 2
+    legend = figure.legend(lines, labels, loc="outside lower center", ncols=columns, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    buffer = io.BytesIO()
+    figure.canvas.print_figure(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def _short(text: str) -> str:
+    text = printable(text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def curves_png(epochs: Sequence[Any], title: str, classification: bool) -> bytes:
     """Return a PNG image of two plots side by side. Opens no window, and uses matplotlib's default settings."""
     with own_settings():
         return _draw(epochs, title, classification)
 
 
-def _draw(epochs: Sequence[Epoch], title: str, classification: bool) -> bytes:
+def _draw(epochs: Sequence[Any], title: str, classification: bool) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -45,8 +255,8 @@ def _draw(epochs: Sequence[Epoch], title: str, classification: bool) -> bytes:
         (score, [e.train_score for e in epochs], [e.test_score for e in epochs]),
     ):
         marker = "o" if len(xs) == 1 else None
-        axes.plot(xs, train, color=_TRAIN, marker=marker, label="training")
-        axes.plot(xs, test, color=_TEST, marker=marker, label="test")
+        axes.plot(xs, train, color=TRAINING, marker=marker, label="training")
+        axes.plot(xs, test, color=VALIDATION, marker=marker, label="test")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -57,7 +267,7 @@ def _draw(epochs: Sequence[Epoch], title: str, classification: bool) -> bytes:
         loss.set_yscale("log")
     score.set_title("accuracy" if classification else "R²")
     if classification:
-        score.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        score.yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.suptitle(title)
     buffer = io.BytesIO()
     canvas.print_figure(buffer, format="png", dpi=120)
