@@ -103,7 +103,7 @@ def test_each_has_a_line_that_tells_what_it_is() -> None:
     batches = Batches(np.zeros((30, 4), "float32"), np.arange(30), np.int64(8), shuffle=False)  # type: ignore[arg-type]
     assert repr(batches) == (
         "Batches(30 samples of inputs (4,) float32 and targets () int64, batch_size=8, shuffle=False, drop_last=False, "
-        "device=cpu)"
+        "device=cpu, kept on the device)"
     )
     assert repr(data) == "Dataset('iris', 150 samples of 4 features, 3 classes)"
     assert repr(data.split(0)) == "Split(120 samples to train on, 30 to test, 4 features, targets () int64)"

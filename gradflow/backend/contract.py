@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from gradflow.backend.array_functions import ARRAY_FUNCTIONS, Array
@@ -125,6 +126,15 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
         """
         return self.from_host(values)
 
+    def from_host_ahead(self, values: Sequence[Any]) -> tuple[list[Array], Event]:
+        """New arrays like those of `from_host_later`, and an event: copied while the device computes.
+
+        The copy waits for the work queued so far, and later work does not wait for it. Call the event's `wait` before
+        work reads the arrays, and its `synchronize` before `values`, which come from `pin`, change or the arrays are
+        deleted unused. The default copies immediately.
+        """
+        return [self.from_host(x) for x in values], Event(self)
+
     @abstractmethod
     def synchronize(self) -> None:
         """Wait until all work queued on this device is done."""
@@ -132,6 +142,10 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
     @abstractmethod
     def memory_stats(self) -> MemoryStats:
         """The memory of this device in bytes, as far as the library reports it."""
+
+    def available_memory(self) -> int | None:
+        """The bytes that new arrays can take on this device now; None, the default, if that is unknown."""
+        return None
 
     def free_memory(self) -> int:
         """Release unused memory of the library's pool to the system; returns the bytes released, 0 without a pool."""

@@ -104,6 +104,12 @@ class Event:
         self.backend.synchronize()
         self.time = time.perf_counter()
 
+    def wait(self) -> None:
+        """Let work queued from now on begin after this point; the host does not wait."""
+
+    def synchronize(self) -> None:
+        """Wait on the host until the device has reached this point."""
+
     def seconds_since(self, earlier: Event) -> float:
         """Seconds from `earlier` to this event. RuntimeError if either is not recorded."""
         if self.time is None or earlier.time is None:

@@ -1,34 +1,43 @@
-"""Batches on the device: the whole dataset moves there once, and batches never pass through the host.
+"""Batches on the device. The data is kept there, or on the host if the device has too little memory for it.
 
-The order of an epoch is a permutation drawn on the device by a counter-based generator, so the batches are the same on
-every device, and the host never waits for a device.
+The order of an epoch is a permutation drawn by a counter-based generator, so the batches are the same on every device
+and wherever the data is kept, and the host never waits for a device to know them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import index
 from typing import Any
 
 import gradflow as gf
 from gradflow.backend.registry import DeviceLike
+from gradflow.data.checks import fingerprint, first_non_finite, host_array, weights_of
+from gradflow.data.streaming import streamed
 
 _GATHERED = 1 << 18
 """The largest number of input elements that are gathered at once, for several batches."""
 
 
 class Batches:
-    """An iterable of batches, pairs of input and target tensors; each iteration is one epoch.
+    """An iterable of batches on a device: pairs of inputs and targets, or triples with weights. One pass is an epoch.
 
-    inputs, targets: arrays or tensors with the samples along their first axis.
+    inputs, targets: arrays, lists or tensors with the samples along their first axis. Dtypes stay; lists of numbers
+        become float32.
     batch_size: samples per batch. The last batch of an epoch may be smaller.
     generator: draws the order of each epoch (default: gradflow's global generator).
     shuffle: whether each epoch has a new order (default True).
     drop_last: whether to leave out a smaller last batch (default False).
-    device: where the samples are kept (default: the current device).
+    device: where the batches are (default: the current device).
+    weights: one finite number of at least 0 for each sample, not all 0 (default: no weights). They become float64 for
+        float64 inputs, else float32.
+    keep: "device" to copy the data to the device; "host" to leave it on the host, also in a `numpy.memmap`, from where
+        batches are copied ahead while the device computes; None (default) for "device" if the data takes at most half
+        of the device's free memory. The batches are the same. Tensors on the device are not copied, and data on the
+        host is read during each epoch: do not change either.
 
-    Raises ValueError for no samples, unequal numbers of samples, no complete batch with `drop_last`, or a batch size
-    below 1.
+    Raises ValueError for no samples, unequal numbers of samples, no complete batch with `drop_last`, a batch size
+    below 1, or other weights; TypeError for data that is not an array of numbers.
     """
 
     def __init__(
@@ -40,31 +49,47 @@ class Batches:
         shuffle: bool = True,
         drop_last: bool = False,
         device: DeviceLike | None = None,
+        *,
+        weights: Any = None,
+        keep: str | None = None,
     ) -> None:
-        if len(inputs) != len(targets):
-            raise ValueError(f"each input needs one target; got {len(inputs)} inputs and {len(targets)} targets")
-        if not len(inputs):
+        backend = gf.get_backend(device)
+        self.device = backend.device
+        if keep not in (None, "device", "host"):
+            raise ValueError(f"keep is 'device', 'host' or None; got {keep!r}")
+        data = {"inputs": host_array("inputs", inputs), "targets": host_array("targets", targets)}
+        n = len(data["inputs"])
+        if n != len(data["targets"]):
+            raise ValueError(f"each input needs one target; got {n} inputs and {len(data['targets'])} targets")
+        if not n:
             raise ValueError("Batches needs at least one sample; got none")
         if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 1:
             raise ValueError(f"batch_size must be an integer of at least 1; got {batch_size!r}")
-        if drop_last and batch_size > len(inputs):
-            raise ValueError(
-                f"with drop_last, {len(inputs)} samples give no batch of {batch_size}: choose a smaller batch_size"
-            )
-        where = gf.get_backend(device).device
-        self.inputs = gf.tensor(inputs, device=where)
-        self.targets = gf.tensor(targets, device=where)
+        if drop_last and batch_size > n:
+            raise ValueError(f"with drop_last, {n} samples give no batch of {batch_size}: choose a smaller batch_size")
+        if weights is not None:
+            data["weights"] = weights_of(weights, data["inputs"])
+        self.kept = keep or _where_it_fits(backend, list(data.values()))
+        """Where the data is kept: "device" or "host"."""
+        kept = {name: _kept(x, self.device, self.kept) for name, x in data.items()}
+        self.inputs, self.targets, self.weights = kept["inputs"], kept["targets"], kept.get("weights")
         self.batch_size = index(batch_size)
         self.generator = generator
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self._results: dict[str, tuple[list[Any], Any]] = {}
 
     def __repr__(self) -> str:
-        each = [f"{name} {x.shape[1:]} {x.dtype}" for name, x in (("inputs", self.inputs), ("targets", self.targets))]
+        each = [f"{name} {tuple(x.shape[1:])} {x.dtype}" for name, x in self._data().items()]
         return (
-            f"Batches({len(self.inputs)} samples of {' and '.join(each)}, batch_size={self.batch_size}, "
-            f"shuffle={self.shuffle}, drop_last={self.drop_last}, device={self.inputs.device})"
+            f"Batches({len(self.inputs)} samples of {', '.join(each[:-1])} and {each[-1]}, "
+            f"batch_size={self.batch_size}, shuffle={self.shuffle}, drop_last={self.drop_last}, "
+            f"device={self.device}, kept on the {self.kept})"
         )
+
+    def _data(self) -> dict[str, Any]:
+        found = {"inputs": self.inputs, "targets": self.targets, "weights": self.weights}
+        return {name: x for name, x in found.items() if x is not None}
 
     @property
     def samples(self) -> int:
@@ -76,18 +101,81 @@ class Batches:
         """The number of batches in an epoch."""
         return -(-self.samples // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[gf.Tensor, gf.Tensor]]:
-        if not self.shuffle:
-            for start in range(0, self.samples, self.batch_size):
-                part = slice(start, start + self.batch_size)
-                yield self.inputs[part], self.targets[part]
-            return
-        order = gf.random.permutation(len(self.inputs), device=self.inputs.device, generator=self.generator)
+    def __iter__(self) -> Iterator[tuple[gf.Tensor, ...]]:
+        return self.epoch()
+
+    def epoch(self, first: int = 0) -> Iterator[tuple[gf.Tensor, ...]]:
+        """An iterator over a new epoch, from its batch number `first` on (default 0; `len(self)`: no batch).
+
+        This call draws the order of the whole epoch, so an epoch goes on from batch `first` if the generator is in the
+        state that it had before the epoch began. Batches before `first` are not copied.
+
+        Raises ValueError unless `first` is an integer in [0, len(self)].
+        """
+        if isinstance(first, bool) or not hasattr(first, "__index__") or not 0 <= index(first) <= len(self):
+            raise ValueError(f"an epoch has {len(self)} batches; it cannot start at batch {first!r}")
+        data, order = list(self._data().values()), None
+        if self.shuffle:
+            where = self.device if self.kept == "device" else "cpu"
+            order = gf.random.permutation(len(self.inputs), device=where, generator=self.generator)
+        start = index(first) * self.batch_size
         batch_elements = self.batch_size * self.inputs.size // len(self.inputs)
-        step = self.batch_size * max(1, _GATHERED // max(1, batch_elements))
-        for first in range(0, self.samples, step):  # gather small batches together: slicing is cheaper
-            chosen = order[first : min(first + step, self.samples)]
-            inputs, targets = self.inputs.take(chosen, axis=0), self.targets.take(chosen, axis=0)
-            for start in range(0, len(chosen), self.batch_size):
+        step = self.batch_size * max(1, _GATHERED // max(1, batch_elements))  # slicing is cheaper than gathering
+        parts = [slice(i, min(i + step, self.samples)) for i in range(start, self.samples, step)]
+        if self.kept == "host":
+            rows = None if order is None else order.numpy()
+            return self._sliced(streamed(gf.get_backend(self.device), data, rows, parts))
+        if order is None:
+            return self._sliced(
+                tuple(x[part] for x in data) for part in ([slice(start, self.samples)] if parts else [])
+            )
+        return self._sliced(tuple(x.take(order[part], axis=0) for x in data) for part in parts)
+
+    def _sliced(self, gathered: Iterator[tuple[gf.Tensor, ...]]) -> Iterator[tuple[gf.Tensor, ...]]:
+        """The batches of gathered samples."""
+        for several in gathered:
+            inputs, targets = several[:2]
+            for start in range(0, len(inputs), self.batch_size):
                 part = slice(start, start + self.batch_size)
-                yield inputs[part], targets[part]
+                if self.weights is None:
+                    yield inputs[part], targets[part]
+                else:
+                    yield inputs[part], targets[part], several[2][part]
+
+    def check_finite(self) -> None:
+        """Raise ValueError for the first NaN or infinity in inputs, targets or weights, with its row and column.
+
+        Data on the device costs one read, data on the host is read in chunks. The answer is kept.
+        """
+        self._once("check_finite", first_non_finite)
+
+    def fingerprint(self) -> str:
+        """A hash of values, dtypes and shapes, in hexadecimal: equal for equal data, wherever it is kept.
+
+        It is computed on the host, at about 1 GB/s, once: the result is kept.
+        """
+        return str(self._once("fingerprint", fingerprint))
+
+    def _once(self, name: str, function: Callable[[dict[str, Any]], Any]) -> Any:
+        """The result of a function of the data, computed once as long as the arrays are the same objects."""
+        data = self._data()
+        arrays, result = self._results.get(name, ([], None))
+        if len(arrays) != len(data) or any(a is not b for a, b in zip(arrays, data.values(), strict=True)):
+            result = function(data)
+            self._results = {**self._results, name: (list(data.values()), result)}
+        return result
+
+
+def _where_it_fits(backend: Any, arrays: list[Any]) -> str:
+    """ "device" if the arrays that are elsewhere take at most half of the device's free memory, or if it is unknown."""
+    elsewhere = [x for x in arrays if not (isinstance(x, gf.Tensor) and x.device == backend.device)]
+    needed = sum(x.size * x.dtype.itemsize for x in elsewhere)
+    free = backend.available_memory() if elsewhere else None
+    return "device" if free is None or needed <= free // 2 else "host"
+
+
+def _kept(x: Any, device: gf.Device, where: str) -> Any:
+    """An array or a tensor as a tensor on the device, without a copy if it is there; or as an array on the host."""
+    if where == "host":
+        return x.backend.host_values(x.array) if isinstance(x, gf.Tensor) else x
+    return x.detach().to(device=device) if isinstance(x, gf.Tensor) else gf.tensor(x, device=device)
