@@ -42,6 +42,7 @@ from gradflow.dtypes import bool_ as bool
 from gradflow.ops.custom import operation
 from gradflow.random.generator import Generator, manual_seed
 from gradflow.replay.step import capture
+from gradflow.saving import InvalidFileError, load, save
 from gradflow.tensor import Tensor
 from gradflow.transforms.derivatives import grad, gradients, jvp, value_and_grad, vjp
 from gradflow.transforms.jacobians import hessian, hvp, jacobian
@@ -55,6 +56,7 @@ __all__ = [
     "Diagnosis",
     "Generator",
     "GradcheckError",
+    "InvalidFileError",
     "NonFiniteError",
     "Tensor",
     "bfloat16",
@@ -86,11 +88,13 @@ __all__ = [
     "is_grad_enabled",
     "jacobian",
     "jvp",
+    "load",
     "manual_seed",
     "memory_stats",
     "no_grad",
     "operation",
     "register_backend",
+    "save",
     "set_num_threads",
     "synchronize",
     "uint8",

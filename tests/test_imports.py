@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ROOT / "backends"
 
 LAYERS: tuple[set[str], ...] = (
-    {"dtypes", "environment", "interception", "modes", "pytorch_names", "shapes", "text", "tree"},
+    {"dtypes", "environment", "files", "interception", "modes", "pytorch_names", "shapes", "text", "tree"},
     {"backend.array_functions", "backend.device", "backend.half_floats", "backend.kernels"},
     {"backend.activations", "backend.optimizer_steps", "backend.philox"},
     {"backend.composed"},
@@ -74,7 +74,9 @@ LAYERS: tuple[set[str], ...] = (
     {"nn.activations", "nn.containers", "nn.init", "nn.losses"},
     {"nn.layers"},
     {"nn.perceptron"},
-    {"nn", "optim", "public"},  # the core up to here
+    {"nn", "optim"},  # the core up to here
+    {"saving"},
+    {"public"},
     {"data", "testing"},
     {"training"},
     {"cli"},
@@ -89,7 +91,7 @@ CORE = {
     name.partition(".")[0]
     for layer in LAYERS[: 1 + next(i for i, layer in enumerate(LAYERS) if "nn" in layer)]
     for name in layer
-} | {"gradflow"}
+} | {"gradflow", "public"}
 HOST = {"numpy"}
 """What the packages above the core, which work on the host, import like the standard library."""
 IN_PLACE_OF_A_DEVICE = {("gradflow.backend.philox", "numpy.random.Philox")}

@@ -1,0 +1,270 @@
+"""Saved states: trees of tensors and plain values in one file, in the safetensors format.
+
+The tensors of a tree are those of the file, so other programs read them. One entry of the file's metadata, "gradflow",
+holds as JSON the format version, a checksum, and the tree, which names its tensors:
+
+    {"gradflow": 1, "checksum": "89abcdef", "tree": {"dict": [["lr", 0.1], ["weight", {"tensor": "weight"}]]}}
+
+Lists, strings, finite numbers, bools and None are those of JSON. An object with one key is what JSON lacks: a "dict"
+(as pairs, since its keys may be integers), a "tuple", a "float" that is not finite, a "tensor".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+from gradflow.backend.registry import DeviceLike, get_backend
+from gradflow.environment import DISTRIBUTION, to_install
+from gradflow.files import Path, read_file, write_file
+from gradflow.ops import tensor
+from gradflow.tensor import Tensor
+from gradflow.text import one_line, printable
+
+FORMAT = 1
+"""The version of the tree's description. A file of a later version is refused."""
+DEPTH = 100
+"""How deep a tree may be nested."""
+_KEY = "gradflow"
+_BITS = 1024
+"""The most bits of an integer: Python may refuse to read longer decimal numbers."""
+_DTYPES = {
+    "BOOL": "bool", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16",
+    "U32": "uint32", "U64": "uint64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+}  # fmt: skip
+"""gradflow's dtypes by their names in the file."""
+
+
+class InvalidFileError(ValueError):
+    """A file is not one that `gradflow.load` reads; the message is one line that names the file and says why."""
+
+    __module__ = "gradflow"
+
+
+def save(path: Path, tree: Any) -> None:
+    """Write a tree to a file, which is then whole, or what it was before if there is an error.
+
+    path: the file; by custom, its name ends in ".safetensors".
+    tree: nested dicts (with keys that are strings or integers), lists and tuples of tensors, numbers, strings, bools
+    and None; for example the `state_dict()` of a module, an optimizer or a generator. An instance of a subclass is
+    saved as what it extends: a named tuple as a tuple.
+
+    A tensor is saved without its gradient and graph. One that appears several times is saved once, and loads as one.
+    Equal trees give equal bytes. A link at `path` is replaced. Raises TypeError or ValueError, which name the place in
+    the tree, for what cannot be saved; OSError, which names the file; ModuleNotFoundError without safetensors.
+
+    >>> import gradflow as gf
+    >>> model = gf.nn.Linear(2, 1)
+    >>> gf.save("model.safetensors", {"weights": model.state_dict(), "epoch": 3})  # doctest: +SKIP
+    >>> saved = gf.load("model.safetensors")  # doctest: +SKIP
+    >>> model.load_state_dict(saved["weights"])  # doctest: +SKIP
+    """
+    write_file(path, to_bytes(tree))
+
+
+def load(path: Path, device: DeviceLike | None = None) -> Any:
+    """The tree that `save` wrote to a file, with its tensors on `device` (default: the current device).
+
+    The tensors have the bits that were saved, and do not require grad. float16 and bfloat16 load as float32, which
+    holds the same numbers, on a device that lacks them. A safetensors file of another program loads as a dict of its
+    tensors by name. Nothing in a file is executed.
+
+    Raises InvalidFileError for a file that is damaged, written by a newer gradflow or in another format; OSError where
+    it cannot be read; ModuleNotFoundError without safetensors; and like `gradflow.tensor` for a device or a dtype that
+    does not exist here.
+    """
+    get_backend(device)
+    try:
+        content = read_file(path)
+    except ValueError as error:
+        raise InvalidFileError(printable(str(error))) from None
+    return from_bytes(content, str(path), device)
+
+
+def to_bytes(tree: Any) -> bytes:
+    """The content of the file that `save` writes."""
+    numpy = _safetensors("gradflow.save").numpy
+    arrays: dict[str, Any] = {}
+    description = _described(tree, (), arrays, {})
+    text = _json(description)
+    parts = [(name, a.dtype.name, a.shape, a.reshape(-1).view("uint8")) for name, a in arrays.items()]
+    entry = {_KEY: FORMAT, "checksum": _checksum(text, parts), "tree": description}
+    return bytes(numpy.save(arrays, {_KEY: _json(entry)}))
+
+
+def from_bytes(content: bytes, name: str, device: DeviceLike | None = None) -> Any:
+    """The tree in the content of a file, like `load`; `name` is what errors call the file."""
+    try:
+        return _tree(content, device)
+    except InvalidFileError as error:
+        raise InvalidFileError(f"{printable(name)} {error}") from None
+
+
+# ---------------------------------------------------------------------- writing
+
+
+def _described(x: Any, path: tuple[Any, ...], arrays: dict[str, Any], names: dict[int, str]) -> Any:
+    """The description of a tree; collects its tensors as NumPy arrays in `arrays`, and their names by id."""
+    if len(path) > DEPTH:
+        raise ValueError(f"a tree is saved up to {DEPTH} levels deep; this one goes on at {_place(path[:3])}...")
+    if x is None or isinstance(x, (bool, str)):
+        return x
+    if isinstance(x, int):
+        if x.bit_length() > _BITS:
+            raise ValueError(f"{_place(path)} is an integer of more than {_BITS} bits: save it as a string")
+        return x
+    if isinstance(x, float):
+        return float(x) if math.isfinite(x) else {"float": repr(float(x))}
+    if isinstance(x, Tensor):
+        if id(x) not in names:
+            names[id(x)] = _name(path, arrays)
+            arrays[names[id(x)]] = x.backend.to_host(x.array)
+        return {"tensor": names[id(x)]}
+    if isinstance(x, (list, tuple)):
+        parts = [_described(part, (*path, i), arrays, names) for i, part in enumerate(x)]
+        return parts if isinstance(x, list) else {"tuple": parts}
+    if isinstance(x, dict):
+        for key in x:
+            if not isinstance(key, (str, int)) or isinstance(key, bool):
+                raise TypeError(
+                    f"the keys of a dict are saved if they are strings or integers; {_place(path)} has {key!r}"
+                )
+        return {"dict": [[key, _described(part, (*path, key), arrays, names)] for key, part in x.items()]}
+    raise TypeError(f"{_place(path)} is a {type(x).__name__}, which is not saved: {_fix(x)}")
+
+
+def _place(path: tuple[Any, ...]) -> str:
+    return f"tree{''.join(f'[{key!r}]' for key in path)}"
+
+
+def _fix(x: Any) -> str:
+    if hasattr(x, "state_dict"):
+        return "pass its state_dict()"
+    if hasattr(x, "__array__"):
+        return "convert it with gradflow.tensor(...), or a single number with .item()"
+    if callable(x):
+        return "leave it out, and save the numbers that it was made from"
+    return "save numbers, strings, bools, None, tensors, and dicts, lists and tuples of them"
+
+
+def _name(path: tuple[Any, ...], taken: dict[str, Any]) -> str:
+    """The name of a tensor in the file: its keys, joined by dots as in a state dict."""
+    name = ".".join(map(str, path)).encode("utf-8", "backslashreplace").decode() or "tensor"
+    while name in taken or name == "__metadata__":
+        name += "'"
+    return name
+
+
+def _json(x: Any) -> str:
+    return json.dumps(x, separators=(",", ":"), allow_nan=False)
+
+
+def _checksum(tree: str, tensors: Iterable[tuple[str, str, Iterable[int], Any]]) -> str:
+    """The CRC-32 of a tree's description and of the name, dtype, shape and bytes of each tensor."""
+    total = zlib.crc32(tree.encode())
+    for name, dtype, shape, data in sorted(tensors, key=lambda t: t[0]):
+        total = zlib.crc32(data, zlib.crc32(_json([name, dtype, list(shape)]).encode(), total))
+    return f"{total:08x}"
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def _tree(content: bytes, device: DeviceLike | None) -> Any:
+    """The tree in a file. Raises InvalidFileError with a message that goes on after the file's name."""
+    safetensors = _safetensors("gradflow.load")
+    try:
+        tensors = dict(safetensors.deserialize(content))
+    except safetensors.SafetensorError as error:
+        raise InvalidFileError(f"is not a whole safetensors file{_guess(content)}: {one_line(error)}") from None
+    header = json.loads(str(content[8 : 8 + int.from_bytes(content[:8], "little")], "utf-8"))
+    metadata = header.pop("__metadata__", None) or {}
+    for name, part in tensors.items():
+        if part["dtype"] not in _DTYPES:
+            raise InvalidFileError(f"has a tensor {name!r} of {part['dtype']}, a dtype that gradflow lacks")
+    if _KEY not in metadata and not any(f'"{_KEY}":' in value for value in metadata.values()):
+        return {name: _tensor(tensors[name], device) for name in header}
+    try:
+        entry = json.loads(metadata[_KEY])
+        version, checksum, description = entry[_KEY], entry["checksum"], entry["tree"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise InvalidFileError("is damaged: its description of the saved tree cannot be read") from None
+    if isinstance(version, int) and version > FORMAT:
+        raise InvalidFileError(
+            f"was written by a newer gradflow, in version {version} of the format; this one reads {FORMAT}: upgrade it"
+        )
+    parts = [(name, _DTYPES[part["dtype"]], part["shape"], part["data"]) for name, part in tensors.items()]
+    if version != FORMAT or checksum != _checksum(_json(description), parts):
+        raise InvalidFileError("is damaged: its checksum does not fit its content")
+    loaded: dict[str, Tensor] = {}
+    tree = _built(description, tensors, loaded, device, 0)
+    if len(loaded) != len(tensors):
+        raise InvalidFileError(f"has a tensor that its tree does not use: {min(set(tensors) - set(loaded))!r}")
+    return tree
+
+
+def _built(x: Any, tensors: dict[str, Any], loaded: dict[str, Tensor], device: DeviceLike | None, depth: int) -> Any:
+    """A part of the tree from its description; `loaded` has the tensors so far."""
+    if depth > DEPTH:
+        raise InvalidFileError(f"has a tree that is more than {DEPTH} levels deep")
+
+    def built(part: Any) -> Any:
+        return _built(part, tensors, loaded, device, depth + 1)
+
+    if x is None or isinstance(x, (bool, int, float, str)):
+        return x
+    if isinstance(x, list):
+        return [built(part) for part in x]
+    kind, value = next(iter(x.items())) if len(x) == 1 else ("", None)
+    if kind == "tensor" and value in tensors:
+        if value not in loaded:
+            loaded[value] = _tensor(tensors[value], device)
+        return loaded[value]
+    if kind == "float" and value in ("nan", "inf", "-inf"):
+        return float(value)
+    if kind == "tuple" and isinstance(value, list):
+        return tuple(built(part) for part in value)
+    if kind == "dict" and isinstance(value, list):
+        return {key: built(part) for key, part in value}
+    raise InvalidFileError(f"has a tree with a part that this gradflow cannot read: {_json(x)[:100]}")
+
+
+def _tensor(part: dict[str, Any], device: DeviceLike | None) -> Tensor:
+    """A tensor from its dtype, shape and bytes."""
+    import numpy as np
+
+    name = _DTYPES[part["dtype"]]
+    supported = get_backend(device).supports(name)
+    if name == "bool":
+        values = np.frombuffer(part["data"], "uint8") != 0
+    elif name != "bfloat16":
+        values = np.frombuffer(part["data"], name)
+    elif supported:
+        import ml_dtypes
+
+        values = np.frombuffer(part["data"], ml_dtypes.bfloat16)
+    else:
+        values = (np.frombuffer(part["data"], "uint16").astype("uint32") << 16).view("float32")
+    if not supported and name in ("float16", "bfloat16"):
+        values = values.astype("float32")
+    return tensor(values.reshape(part["shape"]), device=device)
+
+
+def _guess(content: bytes) -> str:
+    """What a file in another format may be."""
+    if content.startswith(b"PK"):
+        return ", but a zip archive, as numpy.savez and torch.save write it"
+    return ", but perhaps a pickle, which gradflow does not load" if content.startswith(b"\x80") else ""
+
+
+def _safetensors(what: str) -> Any:
+    try:
+        import safetensors.numpy
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f'{what} needs safetensors from the extra "train" of {DISTRIBUTION}; {to_install("train")}'
+        ) from None
+    return safetensors
