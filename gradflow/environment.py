@@ -76,3 +76,20 @@ def to_install(extra: str) -> str:
     needs = [need.partition(";") for need in installed.requires or []]
     names = [f'"{name.strip()}"' for name, _, marker in needs if f"extra == '{extra}'" in marker.replace('"', "'")]
     return f"type: pip install {' '.join(names)}"
+
+
+def imported_extra(module: str, package: str, extra: str) -> Any:
+    """The module of an optional package, imported. Raises ModuleNotFoundError, which says what to type, without it.
+
+    package: its name as pip takes it. extra: of gradflow's distribution, to which it belongs.
+    """
+    import importlib
+
+    try:
+        with delayed_interrupts():
+            return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise  # the package is there, but broken
+        needed = f'this needs {package} from the extra "{extra}" of {DISTRIBUTION}'
+        raise ModuleNotFoundError(f"{needed}; {to_install(extra)}", name=error.name) from None

@@ -599,9 +599,9 @@ def test_ctrl_c_keeps_the_whole_epochs() -> None:
     assert Path("r/curves.png").read_bytes().endswith(b"IEND\xaeB`\x82")
     model = gf.nn.MLP([4, 8, 3], dropout=0.2)
     model.load_state_dict(load_file("r/weights.safetensors"))
-    split = gf.data.load("iris").split(0)
+    split = gf.data.load("iris").split(0, validation=0)
     with gf.no_grad():
-        loss = gf.cross_entropy(model.eval()(gf.tensor(split.test_inputs)), gf.tensor(split.test_targets))
+        loss = gf.cross_entropy(model.eval()(gf.tensor(split.test.inputs)), gf.tensor(split.test.targets))
     assert loss.item() == pytest.approx(float(rows[-1]["test_loss"]), rel=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Datasets and batches: the test split stays unseen, and every device has the same batches."""
+"""Batches: every device has the same ones."""
 
 from __future__ import annotations
 
@@ -10,104 +10,16 @@ import pytest
 from twin import twin_device
 
 import gradflow as gf
-from gradflow.data import DATASETS, Batches, Dataset, load
+from gradflow.data import Batches
 from gradflow.training import evaluate, fit
 
-pytest.importorskip("sklearn")
 
-SHAPES = {
-    "digits": (1797, 64, 10),
-    "breast-cancer": (569, 30, 2),
-    "wine": (178, 13, 3),
-    "iris": (150, 4, 3),
-    "diabetes": (442, 10, 1),
-}
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_each_dataset_is_whole(name: str) -> None:
-    data = load(name)
-    assert (*data.inputs.shape, data.outputs) == SHAPES[name]
-    assert data.inputs.dtype == np.float32
-    assert data.is_classification == (name != "diabetes")
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_split_is_stratified_and_standardised_by_its_training_part(name: str) -> None:
-    data = load(name)
-    split = data.split(seed=3)
-    assert len(split.train_inputs) + len(split.test_inputs) == len(data.inputs)
-    assert len(split.test_inputs) == pytest.approx(0.2 * len(data.inputs), abs=1)
-    assert split.train_inputs.dtype == split.test_inputs.dtype == np.float32
-    assert np.isfinite(split.train_inputs).all()
-    assert np.isfinite(split.test_inputs).all()
-    if data.is_classification:
-        whole, held_out = (np.bincount(t, minlength=data.outputs) for t in (data.targets, split.test_targets))
-        np.testing.assert_allclose(held_out, 0.2 * whole, atol=1)
-    else:
-        np.testing.assert_allclose(split.train_targets.mean(0), 0, atol=1e-5)
-        np.testing.assert_allclose(split.train_targets.std(0), 1, atol=1e-5)
-
-
-def test_held_out_samples_do_not_reach_the_training_part() -> None:
-    from sklearn.model_selection import train_test_split
-
-    data = load("iris")
-    _, held_out = train_test_split(np.arange(150), test_size=0.2, stratify=data.targets, random_state=0)
-    changed = data.inputs.copy()
-    changed[held_out] = 1000.0
-    after = Dataset("changed", changed, data.targets, data.classes).split(0)
-    np.testing.assert_array_equal(after.train_inputs, data.split(0).train_inputs)
-
-
-def test_seed_decides_the_split() -> None:
-    data = load("wine")
-    np.testing.assert_array_equal(data.split(1).test_inputs, data.split(1).test_inputs)
-    assert not np.array_equal(data.split(1).test_targets, data.split(2).test_targets)
-
-
-def test_constant_feature_is_harmless() -> None:
-    inputs = np.ones((20, 2), np.float32)
-    inputs[:, 1] = np.arange(20)
-    split = Dataset("flat", inputs, np.arange(20, dtype=np.int64) % 2, ("even", "odd")).split(0)
-    assert (split.train_inputs[:, 0] == 0).all()
-    assert (split.test_inputs[:, 0] == 0).all()
-
-
-@pytest.mark.parametrize(
-    ("targets", "error"),
-    [
-        (np.array([0, 1, 2]), ValueError),
-        (np.array([0, 1, -1]), ValueError),
-        (np.array([0, 1, 1], np.int32), TypeError),
-        (np.array([0, 1]), ValueError),
-        (np.array([0.0, 1.0, np.nan], np.float32)[:, None], ValueError),
-        (np.array([0.0, 1.0, 2.0], np.float32), TypeError),
-    ],
-)
-def test_bad_targets_are_refused_on_the_host(targets: np.ndarray, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        Dataset("bad", np.zeros((3, 2), np.float32), targets, ("a", "b"))
-
-
-def test_unknown_dataset_names_the_known() -> None:
-    with pytest.raises(ValueError, match=r"'mnist'.*digits"):
-        load("mnist")
-
-
-# ---------------------------------------------------------------------- batches
-
-
-def test_each_has_a_line_that_tells_what_it_is() -> None:
-    data = load("iris")
+def test_batches_have_a_line_that_tells_what_they_are() -> None:
     batches = Batches(np.zeros((30, 4), "float32"), np.arange(30), np.int64(8), shuffle=False)  # type: ignore[arg-type]
     assert repr(batches) == (
         "Batches(30 samples of inputs (4,) float32 and targets () int64, batch_size=8, shuffle=False, drop_last=False, "
         "device=cpu, kept on the device)"
     )
-    assert repr(data) == "Dataset('iris', 150 samples of 4 features, 3 classes)"
-    assert repr(data.split(0)) == "Split(120 samples to train on, 30 to test, 4 features, targets () int64)"
-    assert repr(load("diabetes")) == "Dataset('diabetes', 442 samples of 10 features, targets (1,) for regression)"
 
 
 @pytest.mark.parametrize("integer", [np.int64, np.uint8, np.int16])
@@ -222,5 +134,3 @@ def test_a_shallow_copy_of_batches_has_settings_of_its_own() -> None:
     assert len(twin) == 5
     assert all(not x.any() for x, _ in batches)
     assert all(x.all() for x, _ in twin)
-    split = load("iris").split(0)
-    assert copy.copy(split) is not split

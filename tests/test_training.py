@@ -140,8 +140,8 @@ def test_saved_weights_are_those_of_the_last_row(tmp_path: Path) -> None:
     model.load_state_dict(weights)
     from gradflow.data import load
 
-    split = load("iris").split(0)
-    batches = Batches(split.test_inputs, split.test_targets, 100, shuffle=False)
+    split = load("iris").split(0, validation=0)
+    batches = Batches(split.test.inputs, split.test.targets, 100, shuffle=False)
     assert evaluate(model, gf.cross_entropy, batches) == (result.epochs[-1].test_loss, result.epochs[-1].test_score)
 
 

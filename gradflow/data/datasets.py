@@ -1,21 +1,24 @@
-"""The datasets that come with scikit-learn, ready to train on; nothing is downloaded.
-
-Everything learned from data, including the scale of the features, is learned from the training split only, so the score
-on the test split is that of unseen data.
-"""
+"""Datasets on the host: those that come with scikit-learn, and those made of arrays or read from files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gradflow.data import splits
+from gradflow.data.inputs import DataError, check_finite, checked_inputs, image_shape_of, listed
+from gradflow.data.labels import Label, checked_targets, codes_among, encode
+from gradflow.data.scaling import rows_at_once
+from gradflow.environment import imported_extra
 from gradflow.ops.host import array_from_host
 
-Floats = npt.NDArray[np.float32]
-Targets = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
 
 DATASETS: dict[str, str] = {
     "digits": "1797 handwritten digits of 8x8 pixels, 10 classes",
@@ -26,45 +29,34 @@ DATASETS: dict[str, str] = {
 }
 """The names that `load` knows, each with a short description."""
 
-TEST_SHARE = 0.2
-"""The share of the samples that `Dataset.split` holds out."""
 
-_FARTHEST = 3.0  # standard deviations
-
-
-@dataclass(frozen=True, repr=False)
-class Split:
-    """A training split and a held-out test split, as host arrays, standardised by the training split.
-
-    Inputs are float32 (samples, features), clipped to 3 standard deviations from the mean: otherwise a pixel that
-    hardly varies in training could be huge elsewhere. Targets are int64 labels (samples,), or float32 (samples, 1),
-    standardised too.
-    """
-
-    train_inputs: Floats
-    train_targets: Targets
-    test_inputs: Floats
-    test_targets: Targets
-
-    def __repr__(self) -> str:
-        return (
-            f"Split({len(self.train_inputs)} samples to train on, {len(self.test_inputs)} to test, "
-            f"{self.train_inputs.shape[1]} features, targets {self.train_targets.shape[1:]} {self.train_targets.dtype})"
-        )
-
-
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Samples on the host: `inputs` float32 (samples, features), `targets` int64 (samples,) or float32 (samples, 1).
+    """Samples on the host, as they were measured: `split` gives them the scale that a model is trained on.
 
-    Integer targets are labels in [0, len(classes)); float targets are for regression, with empty `classes`.
-    Raises TypeError or ValueError for other arrays and for non-finite numbers.
+    name: what to call it in messages and run folders.
+    inputs: real numbers (samples, features), in the dtype that they have in the file, such as uint8 for images.
+    targets: codes in [0, len(classes)), int64 (samples,), or floats (samples, columns) for regression.
+    classes: the names of the classes as text; () for regression.
+    labels: the label of each class as it was in the data (default: 0, 1, ...).
+    features: the names of the features; () if they have none.
+    columns: the names of the target columns in regression; () if they have none.
+    image_shape: (height, width) or (height, width, channels) if inputs are images, row by row; otherwise None.
+    test: the dataset's own test set, or None.
+
+    `Dataset.from_arrays` makes one of arrays in other forms. Raises TypeError or ValueError for other arrays, lengths
+    that differ, and non-finite numbers.
     """
 
     name: str
-    inputs: Floats
-    targets: Targets
+    inputs: Array
+    targets: Array
     classes: tuple[str, ...] = ()
+    labels: tuple[Label, ...] = ()
+    features: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    image_shape: tuple[int, ...] | None = None
+    test: Dataset | None = None
 
     def __repr__(self) -> str:
         kind = f"{len(self.classes)} classes" if self.classes else f"targets {self.targets.shape[1:]} for regression"
@@ -72,24 +64,71 @@ class Dataset:
 
     def __post_init__(self) -> None:
         inputs, targets = array_from_host(self.inputs), array_from_host(self.targets)
+        inputs = checked_inputs(inputs, self.name, self.features)
         object.__setattr__(self, "inputs", inputs)  # now in this machine's byte order
         object.__setattr__(self, "targets", targets)
-        if inputs.dtype != np.float32 or inputs.ndim != 2:
-            raise TypeError(f"inputs must be float32 (samples, features); got {inputs.dtype} of shape {inputs.shape}")
         if len(inputs) != len(targets):
-            raise ValueError(f"each input needs one target; got {len(inputs)} inputs and {len(targets)} targets")
-        if not np.isfinite(inputs).all() or not np.isfinite(targets).all():
-            raise ValueError(f"the dataset {self.name} contains a non-finite number")
+            raise DataError(f"{self.name}: each input needs one target; got {len(inputs)} and {len(targets)}")
         if self.is_classification:
             check_labels(targets, len(self.classes))
-        elif targets.dtype != np.float32 or targets.ndim != 2:
+            if not self.labels:
+                object.__setattr__(self, "labels", tuple(range(len(self.classes))))
+        elif targets.dtype.kind != "f" or targets.ndim != 2:
             raise TypeError(
-                f"targets must be int64 (samples,) or float32 (samples, 1); got {targets.dtype} {targets.shape}"
+                f"targets must be int64 (samples,) or float (samples, n); got {targets.dtype} {targets.shape}"
             )
+        else:
+            check_finite(targets, f"{self.name}: the target", self.columns)
+        named = {"features": self.features, "columns": self.columns, "labels": self.labels}
+        expected = {"features": inputs.shape[1], "columns": self.outputs, "labels": len(self.classes)}
+        for what, names in named.items():
+            if names and len(names) != expected[what]:
+                raise DataError(f"{self.name}: {expected[what]} {what} need as many names; got {len(names)}")
+        if self.image_shape is not None and np.prod(self.image_shape) != inputs.shape[1]:
+            raise DataError(f"{self.name}: images of shape {self.image_shape} have not {inputs.shape[1]} features")
+
+    @classmethod
+    def from_arrays(
+        cls,
+        inputs: Any,
+        targets: Any,
+        name: str = "arrays",
+        *,
+        features: Sequence[str] = (),
+        classes: Sequence[str] = (),
+        columns: Sequence[str] = (),
+        image_shape: tuple[int, ...] | None = None,
+        test: tuple[Any, Any] | None = None,
+    ) -> Dataset:
+        """Return a dataset of arrays, checked; classes are encoded.
+
+        inputs: real numbers (samples, features), (samples,) for one feature, or images (samples, height, width) or
+        (samples, height, width, channels).
+        targets: for classes, integers, bools or text (samples,), or one-hot rows of any dtype; for regression, floats
+        (samples,) or (samples, columns), whole numbers too.
+        name: what to call the data in messages.
+        features, columns: the names of the features and, in regression, of the target columns.
+        classes: their names, in the order of the sorted labels (default: the labels as text).
+        image_shape: for images that are already flattened.
+        test: the inputs and targets of a test set of its own.
+
+        Raises DataError for data that cannot be used.
+        """
+        shape = image_shape or image_shape_of(np.shape(inputs))
+        values, found = checked_inputs(inputs, name, features), checked_targets(targets, name)
+        if found.dtype.kind in "biuU":
+            codes, labels, names = encode(found, name, classes)
+            made = cls(name, values, codes, names, labels, tuple(features), (), shape)
+        else:
+            made = cls(name, values, found, (), (), tuple(features), tuple(columns), shape)
+        if test is None:
+            return made
+        own = cls.from_arrays(*test, f"the test part of {name}", features=features, image_shape=shape)
+        return replace(made, test=own.like(made))
 
     @property
     def is_classification(self) -> bool:
-        """Whether the targets are class labels."""
+        """Whether the targets are codes of classes."""
         return bool(np.issubdtype(self.targets.dtype, np.integer))
 
     @property
@@ -97,27 +136,69 @@ class Dataset:
         """The width of the output layer for this dataset: the number of classes or of target columns."""
         return len(self.classes) if self.is_classification else int(self.targets.shape[1])
 
-    def split(self, seed: int, test_share: float = TEST_SHARE) -> Split:
-        """Return a split with `test_share` of the samples, and of each class, held out. The seed determines the split.
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all samples, classes and labels, and of those of the test set; not of names or of the file.
 
-        Raises ValueError for a seed outside [0, 2^32), or if a split, or a class in it, would be empty.
+        SHA-256 as hex digits. The dtype counts: the same numbers as float32 and as float64 are different data.
         """
-        from sklearn.model_selection import train_test_split
+        hashed = hashlib.sha256(repr((self.classes, self.labels)).encode())
+        for array in (self.inputs, self.targets):
+            hashed.update(f"{array.dtype.name}{array.shape}".encode())
+            step = rows_at_once(array[0].size)
+            for start in range(0, len(array), step):
+                part = np.ascontiguousarray(array[start : start + step])
+                hashed.update(part.astype(part.dtype.newbyteorder("<"), copy=False).view(np.uint8).data)
+        if self.test is not None:
+            hashed.update(self.test.fingerprint.encode())
+        return hashed.hexdigest()
 
-        train_x, test_x, train_y, test_y = train_test_split(
-            self.inputs,
-            self.targets,
-            test_size=test_share,
-            stratify=self.targets if self.is_classification else None,
-            random_state=seed,
-        )
+    def split(
+        self,
+        seed: int,
+        test: float | None = None,
+        validation: float = splits.VALIDATION_SHARE,
+        test_set: Dataset | None = None,
+        validation_set: Dataset | None = None,
+    ) -> splits.Split:
+        """Return a split into training, validation and test samples, on the scale of the training samples.
+
+        seed: in [0, 2^32); it determines the split.
+        test: the share of all samples, and of each class, that is held out for the test, 0 for no test (default: the
+        dataset's own test set, or 0.2 if it has none).
+        validation: the share of the other samples that is held out for validation, 0 for none (default 0.2).
+        test_set, validation_set: samples of other data instead of shares, with the same features and classes.
+
+        Raises DataError if a part, or a class in it, would be empty, if the training samples are of one class, and for
+        other data that does not fit; ValueError for a share or a seed out of range; ModuleNotFoundError without
+        scikit-learn, where a share is held out.
+        """
+        return splits.split(self, seed, test, validation, test_set, validation_set)
+
+    def like(self, other: Dataset) -> Dataset:
+        """Return this dataset with its classes encoded as in `other`.
+
+        Raises DataError, which names the difference, for other features, target columns or classes.
+        """
+        checked_inputs(self.inputs[:1], self.name, other.features, other.inputs.shape[1])
+        for theirs, own in zip(other.features, self.features, strict=False):
+            if theirs != own:
+                raise DataError(f"{self.name}: the feature {own!r} stands where {theirs!r} is expected")
+        if self.is_classification != other.is_classification:
+            kinds = ["values for regression", "labels of classes"]
+            got, expected = kinds[self.is_classification], kinds[other.is_classification]
+            raise DataError(f"{self.name}: the targets are {got}; {expected} are expected, as in {other.name}")
         if not self.is_classification:
-            train_y, test_y = _standardised(train_y, train_y), _standardised(test_y, train_y)
-        near_train, near_test = (np.clip(_standardised(x, train_x), -_FARTHEST, _FARTHEST) for x in (train_x, test_x))
-        return Split(near_train, train_y, near_test, test_y)
+            if self.outputs != other.outputs:
+                raise DataError(f"{self.name}: {other.outputs} target columns are expected; got {self.outputs}")
+            return self
+        used, codes = np.unique(self.targets, return_inverse=True)
+        labels, names = [self.labels[i] for i in used], [self.classes[i] for i in used]
+        codes = codes_among(labels, names, other.labels, other.classes, self.name)[codes]
+        return replace(self, targets=codes, classes=other.classes, labels=other.labels)
 
 
-def check_labels(labels: npt.NDArray[Any], classes: int) -> None:
+def check_labels(labels: Array, classes: int) -> None:
     """Raise TypeError for labels that are not int64 (samples,), ValueError for one outside [0, classes).
 
     This runs on the host before training, because CUDA kernels do not check labels: they read past the end of a row.
@@ -129,23 +210,26 @@ def check_labels(labels: npt.NDArray[Any], classes: int) -> None:
 
 
 def load(name: str) -> Dataset:
-    """Return the dataset of this name. Raises ValueError if unknown, ModuleNotFoundError without scikit-learn."""
-    if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}; there are {', '.join(DATASETS)}")
-    from sklearn import datasets
+    """Return the dataset of this name.
 
+    Raises DataError if unknown, ModuleNotFoundError without scikit-learn.
+    """
+    if name in DATASETS:
+        return _built_in(name)
+    raise DataError(f"unknown dataset {name!r}; there are {listed(list(DATASETS))}")
+
+
+def _built_in(name: str) -> Dataset:
+    datasets = imported_extra("sklearn.datasets", "scikit-learn", "train")
     if name == "diabetes":  # scikit-learn's default scale is computed from all samples, held-out ones too
         bunch = datasets.load_diabetes(scaled=False)
-        return Dataset(name, bunch.data.astype(np.float32), bunch.target.astype(np.float32)[:, None])
+        return Dataset.from_arrays(bunch.data, bunch.target, name, features=bunch.feature_names)
     bunch = getattr(datasets, f"load_{name.replace('-', '_')}")()
-    classes = tuple(str(c) for c in bunch.target_names)
-    return Dataset(name, bunch.data.astype(np.float32), bunch.target.astype(np.int64), classes)
-
-
-def _standardised(values: Floats, reference: Floats) -> Floats:
-    """Return (values - mean) / standard deviation, both of `reference`; constant columns are only shifted."""
-    mean = reference.mean(axis=0, dtype=np.float64)
-    deviation = reference.std(axis=0, dtype=np.float64)
-    deviation[deviation == 0] = 1.0
-    standardised: Floats = ((values - mean) / deviation).astype(np.float32)
-    return standardised
+    return Dataset.from_arrays(
+        bunch.data,
+        bunch.target,
+        name,
+        features=[str(feature) for feature in bunch.feature_names],
+        classes=[str(c) for c in bunch.target_names],
+        image_shape=(8, 8) if name == "digits" else None,
+    )

@@ -199,12 +199,13 @@ def auto_device() -> tuple[gf.Device, str]:
 
 def _prepare(settings: Settings, reason: str, folder: Path) -> tuple[Setup, gf.optim.Optimizer]:
     dataset = load(settings.dataset)
-    split = dataset.split(settings.seed)
+    split = dataset.split(settings.seed, validation=0)
     gf.manual_seed(settings.seed)
     shuffles = gf.Generator(settings.seed + _SHUFFLE_STREAM)
     device = settings.device
-    train = Batches(split.train_inputs, split.train_targets, settings.batch_size, shuffles, device=device)
-    test = Batches(split.test_inputs, split.test_targets, TEST_BATCH, shuffle=False, device=device)
+    assert split.test is not None
+    train = Batches(split.train.inputs, split.train.targets, settings.batch_size, shuffles, device=device)
+    test = Batches(split.test.inputs, split.test.targets, TEST_BATCH, shuffle=False, device=device)
     sizes = [dataset.inputs.shape[1], *settings.hidden, dataset.outputs]
     try:
         if device == "cpu" and _least_memory(sizes, min(settings.batch_size, train.samples)) > _physical_memory():

@@ -1,0 +1,83 @@
+"""Inputs as they come from users, checked and brought to one form before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradflow.data.scaling import rows_at_once
+from gradflow.ops.host import array_from_host
+from gradflow.text import printable
+
+Array = npt.NDArray[Any]
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message says, on one line, where it comes from, what is wrong and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def feature_name(column: int, features: Sequence[str]) -> str:
+    """Return what to call a column of the inputs: its name in quotes, where there are names, or "column 3"."""
+    return repr(features[column]) if features else f"column {column}"
+
+
+def listed(names: Sequence[Any], most: int = 10) -> str:
+    """Return names separated by commas; of more than `most`, the first ones and how many there are."""
+    shown = ", ".join(str(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown}, ... ({len(names)} in all)"
+
+
+def checked_inputs(values: Any, source: str, features: Sequence[str] = (), width: int | None = None) -> Array:
+    """Return inputs as an array of real numbers (samples, features), of the dtype they have; images are flattened.
+
+    values: (samples,) for one feature, (samples, features), or (samples, height, width[, channels]).
+    source: what to call them in messages, such as the name of a file.
+    features: the names of the features, or ().
+    width: the number of features that is expected (default: any).
+
+    Raises DataError for anything else, no samples, another width, and numbers that are not finite.
+    """
+    if not hasattr(values, "__array__"):
+        values = np.asarray(values)
+    try:
+        array: Array = array_from_host(values)
+    except TypeError as error:
+        raise DataError(f"{source}: the inputs cannot be used: {error}") from None
+    if not array.ndim or not array.size:
+        raise DataError(f"{source}: inputs are an array (samples, features); got one of shape {array.shape}")
+    array = array.reshape(len(array), -1)
+    if width is not None and array.shape[1] != width:
+        missing = (
+            f"; the first that is missing is {features[array.shape[1]]!r}" if array.shape[1] < len(features) else ""
+        )
+        raise DataError(f"{source}: {width} features are expected; got {array.shape[1]}{missing}")
+    check_finite(array, f"{source}: the input", features)
+    return array
+
+
+def check_finite(values: Array, what: str, names: Sequence[str] = ()) -> None:
+    """Raise DataError, with the row and the column, for the first number in (samples, columns) that is not finite."""
+    if values.dtype.kind in "biu":
+        return
+    step = rows_at_once(values.shape[1])
+    for start in range(0, len(values), step):
+        finite = np.isfinite(values[start : start + step])
+        if not finite.all():
+            row, column = (int(i) for i in np.argwhere(~finite)[0])
+            row += start
+            raise DataError(
+                f"{what} in row {row} (the first is 0), {feature_name(column, names)}, is {values[row, column]}: "
+                "leave out such rows, or fill the gaps"
+            )
+
+
+def image_shape_of(shape: Sequence[int]) -> tuple[int, ...] | None:
+    """Return (height, width) or (height, width, channels) of an array of images with this shape, None for others."""
+    pictures = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3, 4))
+    return tuple(shape[1:]) if pictures else None

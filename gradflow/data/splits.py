@@ -1,0 +1,150 @@
+"""Training, validation and test samples of a dataset, on the scale of the training samples.
+
+Everything learned from data, the scale of the features too, is learned from the training samples only, so figures on
+the others are those of unseen data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradflow.data.inputs import DataError
+from gradflow.data.scaling import Standardizer
+from gradflow.environment import imported_extra
+
+if TYPE_CHECKING:
+    from gradflow.data.datasets import Dataset
+
+Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
+
+TEST_SHARE = 0.2
+"""The share of the samples that is held out for the test where the dataset has no test set of its own."""
+
+VALIDATION_SHARE = 0.2
+"""The share of the other samples that is held out for validation."""
+
+LIMIT = 3.0
+"""The standard deviations to which inputs are clipped: a pixel that hardly varied in training may be huge elsewhere."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Part:
+    """Samples of a split, ready for `Batches`.
+
+    inputs: float32 (samples, features), standardised and clipped to `LIMIT` deviations.
+    targets: codes of classes, int64 (samples,), or float32 (samples, columns), standardised.
+    dataset: where the samples come from, with the classes encoded as in the training set.
+    indices: their rows in `dataset`, int64 (samples,).
+    """
+
+    inputs: npt.NDArray[np.float32]
+    targets: npt.NDArray[np.float32] | npt.NDArray[np.int64]
+    dataset: Dataset
+    indices: Rows
+
+    def __repr__(self) -> str:
+        return f"Part({len(self.indices)} samples of {self.dataset.name!r})"
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.indices)
+
+    @property
+    def raw_inputs(self) -> Array:
+        """The inputs as they are in the dataset."""
+        return self.dataset.inputs[self.indices]
+
+    @property
+    def raw_targets(self) -> Array:
+        """The targets in their own units, or the codes of the classes."""
+        return self.dataset.targets[self.indices]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """The parts of a dataset: `train`, and `validation` and `test` where there are any.
+
+    input_scale: the `Standardizer` of the inputs. target_scale: that of the targets in regression, otherwise None.
+    """
+
+    train: Part
+    validation: Part | None
+    test: Part | None
+    input_scale: Standardizer
+    target_scale: Standardizer | None
+
+    def __repr__(self) -> str:
+        held_out = ((part, what) for part, what in ((self.validation, "to validate"), (self.test, "to test")) if part)
+        counts = "".join(f", {len(part)} {what}" for part, what in held_out)
+        x, y = self.train.inputs, self.train.targets
+        return f"Split({len(x)} samples to train on{counts}, {x.shape[1]} features, targets {y.shape[1:]} {y.dtype})"
+
+
+def split(
+    dataset: Dataset,
+    seed: int,
+    test: float | None = None,
+    validation: float = VALIDATION_SHARE,
+    test_set: Dataset | None = None,
+    validation_set: Dataset | None = None,
+) -> Split:
+    """Return a split of a dataset; see `Dataset.split`."""
+    for name, share in (("test", test), ("validation", validation)):
+        if share is not None and not 0 <= share < 1:
+            raise ValueError(f"the {name} share must be at least 0 and below 1; got {share!r}")
+    if test_set is None and test is None:
+        test_set = dataset.test
+    train = np.arange(len(dataset.inputs))
+    parts: dict[str, tuple[Dataset, Rows] | None] = {"validation": None, "test": None}
+    shares = {"test": TEST_SHARE if test is None else test, "validation": validation}
+    for name, own in (("test", test_set), ("validation", validation_set)):
+        if own is not None:
+            parts[name] = own.like(dataset), np.arange(len(own.inputs))
+        elif shares[name]:
+            train, held_out = _hold_out(dataset, train, shares[name], seed, name)
+            parts[name] = dataset, held_out
+    if dataset.is_classification and (dataset.targets[train] == dataset.targets[train[0]]).all():
+        only = dataset.classes[dataset.targets[train[0]]]
+        raise DataError(f"{dataset.name}: all training samples are of the class {only!r}; at least two are needed")
+    input_scale = Standardizer.fit(dataset.inputs, train, LIMIT)
+    target_scale = None if dataset.is_classification else Standardizer.fit(dataset.targets, train)
+
+    def part(source: Dataset, rows: Rows) -> Part:
+        targets = source.targets[rows] if target_scale is None else target_scale.apply(source.targets, rows)
+        return Part(input_scale.apply(source.inputs, rows), targets, source, rows)
+
+    held = {name: None if found is None else part(*found) for name, found in parts.items()}
+    return Split(part(dataset, train), held["validation"], held["test"], input_scale, target_scale)
+
+
+def _hold_out(dataset: Dataset, rows: Rows, share: float, seed: int, what: str) -> tuple[Rows, Rows]:
+    """Return the rows that stay and those held out, a share of all and of each class."""
+    labels = dataset.targets[rows] if dataset.is_classification else None
+    n, taken = len(rows), math.ceil(share * len(rows))  # as scikit-learn rounds
+    instead = f"take another share, or give a {what} set of its own"
+    if labels is not None:
+        classes, counts = np.unique(labels, return_counts=True)
+        rarest = int(counts.argmin())
+        if counts[rarest] < 2:
+            raise DataError(
+                f"{dataset.name}: the class {dataset.classes[classes[rarest]]!r} has 1 sample left for training and "
+                f"{what}, and each needs one: leave this class out, or give a {what} set of its own"
+            )
+        if min(taken, n - taken) < len(classes):
+            raise DataError(
+                f"{dataset.name}: a {what} share of {share:g} splits {n} samples into {n - taken} and {taken}, and "
+                f"each part needs the {len(classes)} classes: {instead}"
+            )
+    elif not taken or taken == n:
+        raise DataError(
+            f"{dataset.name}: a {what} share of {share:g} of {n} samples leaves none on one side: {instead}"
+        )
+    selection = imported_extra("sklearn.model_selection", "scikit-learn", "train")
+    stay, held_out = selection.train_test_split(rows, test_size=share, stratify=labels, random_state=seed)
+    return stay, held_out
