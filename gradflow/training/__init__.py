@@ -1,18 +1,21 @@
 """Training: the loop `fit`, and `train`, a whole run whose folder holds what is needed to repeat it."""
 
 from gradflow.training.loop import Epoch, NonFiniteLossError, evaluate, fit
+from gradflow.training.predictor import Predictor, load_run
 from gradflow.training.settings import Settings, SettingsError, read_config
 from gradflow.training.train import Result, Setup, train
 
 __all__ = [
     "Epoch",
     "NonFiniteLossError",
+    "Predictor",
     "Result",
     "Settings",
     "SettingsError",
     "Setup",
     "evaluate",
     "fit",
+    "load_run",
     "read_config",
     "train",
 ]

@@ -1,0 +1,271 @@
+"""`Predictor`: trained models with everything that a prediction needs, in memory and in a model file.
+
+That is the weights, the architecture, the scales of the inputs and targets, and the classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+import gradflow as gf
+from gradflow.backend.registry import DeviceLike
+from gradflow.data.inputs import DataError, checked_inputs
+from gradflow.data.labels import Label, checked_targets, encode_as
+from gradflow.data.scaling import Standardizer
+from gradflow.text import printable
+from gradflow.training.metrics import figures_of
+from gradflow.training.model_file import FORMAT, VERSION, arguments, build_model, some
+
+CLASS_FIGURES = ("accuracy", "balanced_accuracy", "f1", "auroc", "log_loss", "calibration_error")
+VALUE_FIGURES = ("r2", "rmse", "mae")
+"""The figures of `Predictor.evaluate`, for classes and for values; see `gradflow.training.metrics`."""
+
+MODEL_FILE = "model.safetensors"
+"""The name of the model file in the folder of a run."""
+
+_BATCH_VALUES = 1 << 22  # the values of all layers for one batch of inputs: some 16 MB
+
+Array = npt.NDArray[Any]
+
+
+class Predictor:
+    """Predicts from inputs as they are in the data: labels as they are there, or values in their units.
+
+    members: trained MLPs of one architecture, which are copied. Several are an ensemble: their probabilities are
+        averaged, or their values in a regression.
+    inputs: the scale of the inputs, with one mean and deviation for each feature.
+    targets: the scale of the targets, with one mean and deviation for each output; None (default) for classification.
+    classes: the name of each class, in the order of the outputs (default, none: a regression).
+    labels: the label of each class as it is in the data: a string, an integer or a bool (default, `classes`).
+    features, columns: the names of the features, and of the outputs of a regression (default, none).
+    image_shape: the (height, width) or (height, width, channels) of inputs that are images (default None).
+    score: what the models reached, as numbers or strings by name (default, nothing).
+    device: where predictions are computed (default, the current device).
+
+    The attributes have the names of the arguments; `sizes`, `activation` and `dropout` are those of the members. Raises
+    ValueError for arguments that do not fit each other.
+
+    >>> from gradflow.data.scaling import Standardizer
+    >>> scale = Standardizer(np.array([5.0, 3.0]), np.array([2.0, 1.0]), limit=3.0)
+    >>> predictor = Predictor([gf.nn.MLP([2, 8, 3])], scale, classes=["setosa", "versicolor", "virginica"])
+    >>> predictor
+    Predictor(2-8-3, relu, 3 classes, device=cpu)
+    >>> predictor.predict([[5.1, 3.5], [6.2, 2.9]]).shape, predictor.predict_proba([[5.1, 3.5]]).shape
+    ((2,), (1, 3))
+    """
+
+    def __init__(
+        self,
+        members: Sequence[gf.nn.MLP],
+        inputs: Standardizer,
+        targets: Standardizer | None = None,
+        *,
+        classes: Sequence[Label] = (),
+        labels: Sequence[Label] = (),
+        features: Sequence[str] = (),
+        columns: Sequence[str] = (),
+        image_shape: Sequence[int] | None = None,
+        score: Mapping[str, Any] | None = None,
+        device: DeviceLike | None = None,
+    ) -> None:
+        kinds = {(m.sizes, m.activation, _dropout(m)) for m in members}
+        if len(kinds) != 1:
+            raise ValueError(f"the members must be models of one architecture; got {len(kinds)} architectures")
+        ((self.sizes, self.activation, self.dropout),) = kinds
+        width, outputs = self.sizes[0], self.sizes[-1]
+        self.inputs, self.targets = inputs, targets
+        self.classes = tuple(map(str, classes))
+        self.labels = tuple(map(_plain, labels or classes))
+        self.features, self.columns = tuple(features), tuple(columns)
+        self.image_shape = None if image_shape is None else tuple(image_shape)
+        self.score = dict(score or {})
+        if (targets is None) == (not self.classes):
+            raise ValueError("a model has either classes or a scale of its targets")
+        for what, count, expected in (
+            ("classes", len(self.classes), 0 if targets else outputs),
+            ("labels", len(self.labels), len(self.classes)),
+            ("different labels", len(set(self.labels)), len(self.classes)),
+            ("different classes", len(set(self.classes)), len(self.classes)),
+            ("means of inputs", len(inputs.mean), width),
+            ("means of targets", len(targets.mean) if targets else outputs, outputs),
+            ("names of features", len(self.features) or width, width),
+            ("names of target columns", len(self.columns) or outputs, outputs),
+        ):
+            if count != expected:
+                raise ValueError(
+                    f"a model with {width} inputs and {outputs} outputs has {expected} {what}; got {count}"
+                )
+        image = self.image_shape or (width, 1)
+        if len(image) not in (2, 3) or min(image) < 1 or math.prod(image) != width:
+            raise ValueError(f"images of shape {self.image_shape} do not fit {width} inputs")
+        self.device = gf.get_backend(device).device
+        self.members = [build_model(*kinds.copy().pop(), m.state_dict(), self.device) for m in members]
+
+    def __repr__(self) -> str:
+        kind = f"{len(self.classes)} classes" if self.classes else "regression"
+        many = f"{len(self.members)} times " if len(self.members) > 1 else ""
+        return f"Predictor({many}{'-'.join(map(str, self.sizes))}, {self.activation}, {kind}, device={self.device})"
+
+    # ------------------------------------------------------------------ predictions
+
+    def predict(self, x: Any) -> Array:
+        """Return the predicted label of each input, or its values for a regression, as a NumPy array.
+
+        x: inputs as they are in the data, not scaled: an array or nested lists of real numbers of any dtype, of shape
+            (n, features), or (n, height, width) or (n, height, width, channels) for images.
+
+        Labels are those of the data, (n,). Values are float32, (n,) or (n, outputs) if there are several, in the units
+        of the data. Batches pass through the models one by one, so the memory needed is bounded. Raises DataError, a
+        ValueError, which names the place, for inputs of another width, not finite, or not numbers.
+        """
+        if self.classes:
+            labels = np.array(self.labels, None if len(set(map(type, self.labels))) == 1 else object)
+            found: Array = labels[self.predict_proba(x).argmax(axis=1)]
+            return found
+        assert self.targets is not None
+        values = self.targets.undo(self._averages(x, lambda outputs: outputs)).astype(np.float32)
+        return values[:, 0] if values.shape[1] == 1 else values
+
+    def predict_proba(self, x: Any) -> Array:
+        """Return the probability of each class for each input, float32 (n, classes), as `predict` takes them.
+
+        Raises TypeError for a regression, and as `predict`.
+        """
+        if not self.classes:
+            raise TypeError("this model predicts values, not classes, so there are no probabilities: call predict")
+        return self._averages(x, lambda outputs: gf.softmax(outputs, axis=-1)).astype(np.float32)
+
+    def _averages(self, x: Any, finish: Callable[[gf.Tensor], gf.Tensor]) -> Array:
+        """Return the average of what `finish` makes of the outputs of each member, (n, outputs)."""
+        rows = self._rows(x)
+        results = np.zeros((len(rows), self.sizes[-1]), np.float64)
+        count = max(1, _BATCH_VALUES // sum(self.sizes))
+        dtype = next(self.members[0].parameters()).dtype
+        with gf.no_grad(), np.errstate(all="ignore"):  # a GPU does not warn either
+            for start in range(0, len(rows), count):
+                part = slice(start, start + count)
+                inputs = gf.tensor(self.inputs.apply(rows[part]), dtype=dtype, device=self.device)
+                for member in self.members:
+                    results[part] += finish(member(inputs)).numpy()
+        results /= len(self.members)
+        return results
+
+    def _rows(self, x: Any) -> Array:
+        """Return inputs as an array of finite numbers, (n, features). Raises DataError."""
+        values, width = x if hasattr(x, "__array__") else np.asarray(x), self.sizes[0]
+        shape = tuple(values.shape)
+        if shape == self.image_shape or (shape == (width,) and width > 1):
+            raise DataError(
+                f"the inputs are one sample of shape {shape}; predict takes several: add an axis, as in x[None]"
+            )
+        return checked_inputs(values, "the inputs", self.features, width)
+
+    def evaluate(self, x: Any, y: Any) -> dict[str, float]:
+        """Return the figures of the predictions for inputs whose labels or values are known, by name.
+
+        x: as for `predict`.
+        y: the labels as they are in the data, or the names of the classes, (n,); one-hot rows; or values (n,) or
+            (n, outputs) in their units.
+
+        Raises DataError, which names it, for an unknown label, and for what does not fit the model.
+        """
+        if not self.classes:
+            values = checked_targets(y, "the targets")
+            if values.dtype.kind != "f" or values.shape[1] != self.sizes[-1]:
+                got = f"{values.dtype} of shape {values.shape}"
+                raise DataError(f"the targets must be floats of {self.sizes[-1]} columns; got {got}")
+            self._check_count(x, values)
+            return figures_of(VALUE_FIGURES, "values", self.predict(x).reshape(values.shape), values)
+        codes = encode_as(y, self.labels, self.classes, "the targets")
+        self._check_count(x, codes)
+        return figures_of(CLASS_FIGURES, "classes", self.predict_proba(x), codes)
+
+    @staticmethod
+    def _check_count(x: Any, y: Any) -> None:
+        if len(x) != len(y):
+            raise DataError(f"each input needs one target; got {len(x)} inputs and {len(y)} targets")
+
+    # ------------------------------------------------------------------ the content of a model file
+
+    def tree(self) -> dict[str, Any]:
+        """Return the content of a model file, for `gradflow.save`."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "gradflow": gf.__version__,
+            "architecture": {"sizes": list(self.sizes), "activation": self.activation, "dropout": self.dropout},
+            "members": [member.state_dict() for member in self.members],
+            "inputs": self.inputs.state(),
+            "targets": None if self.targets is None else self.targets.state(),
+            "classes": list(self.classes),
+            "labels": list(self.labels),
+            "features": list(self.features),
+            "columns": list(self.columns),
+            "image_shape": None if self.image_shape is None else list(self.image_shape),
+            "score": dict(self.score),
+        }
+
+    @classmethod
+    def from_tree(cls, tree: Any, name: str = "the model", device: DeviceLike | None = None) -> Self:
+        """Return the Predictor with this content of a model file, as `gradflow.load` returns it.
+
+        name: what error messages call the file.
+        device: where predictions are computed (default, the current device).
+
+        Raises InvalidFileError if the content is not that of a model, or of a newer format.
+        """
+        try:
+            return cls(**arguments(tree), device=device)
+        except ValueError as error:
+            raise gf.InvalidFileError(f"{name}: {printable(str(error))}") from None
+
+
+def load_run(path: str | Path, device: DeviceLike | None = None) -> Predictor:
+    """Return the Predictor of a run, ready to predict: `load_run("runs/digits-1").predict(x)`.
+
+    path: the folder of a run, or its model file.
+    device: where predictions are computed (default, the current device), whatever device the run was made on.
+
+    Raises FileNotFoundError if there is no model, and says what to do; InvalidFileError for a file that is not a model
+    file, is damaged or was written by a newer gradflow.
+    """
+    path = Path(path)
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.exists():
+        raise FileNotFoundError(_why_no_model(path))
+    return Predictor.from_tree(gf.load(file, "cpu"), str(file), device)
+
+
+def _why_no_model(path: Path) -> str:
+    if not path.is_dir():
+        return f"{path} does not exist; it must be the folder of a run, or its {MODEL_FILE}"
+    if (path / "weights.safetensors").exists():
+        return (
+            f"{path} was written by an earlier gradflow, which did not save the scale of the inputs; "
+            f"run it again: gradflow train --config {path / 'config.toml'}"
+        )
+    if (path / "config.toml").exists():
+        return f"{path} has no {MODEL_FILE}: the run is not finished; to go on with it: gradflow train --resume {path}"
+    return f"{path} is not the folder of a run: it has neither {MODEL_FILE} nor config.toml"
+
+
+# ---------------------------------------------------------------------- parts of a Predictor
+
+
+def _dropout(model: gf.nn.MLP) -> float:
+    return float(model.dropout0.p) if hasattr(model, "dropout0") else 0.0
+
+
+def _plain(label: Any) -> Label:
+    """Return a label as Python's own string, integer or bool."""
+    for kind, plain in ((str, str), ((bool, np.bool_), bool), (Integral, int)):
+        if isinstance(label, kind):
+            return plain(label)
+    raise ValueError(f"a label is a string, an integer or a bool; got {some([label])}")

@@ -1,0 +1,214 @@
+"""Predictors: what they take and refuse, what they return, and the model files they are read from."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gradflow as gf
+from gradflow import nn
+from gradflow.data.inputs import DataError
+from gradflow.data.scaling import Standardizer
+from gradflow.training.predictor import Predictor
+
+NAMES = ["setosa", "versicolor", "virginica"]
+
+
+def scale(width: int, limit: float = 3.0, seed: int = 0) -> Standardizer:
+    random = np.random.default_rng(seed)
+    return Standardizer(random.normal(5, 3, width), random.uniform(0.5, 2.0, width), limit)
+
+
+def classifier(members: int = 1, **options: Any) -> Predictor:
+    models = [nn.MLP([4, 8, 3], dropout=0.5) for _ in range(members)]
+    return Predictor(models, scale(4), **{"classes": NAMES, **options})
+
+
+def regressor(outputs: int = 1, **options: Any) -> Predictor:
+    return Predictor([nn.MLP([4, 8, outputs], "tanh")], scale(4), scale(outputs, math.inf, 1), **options)
+
+
+def samples(n: int, width: int = 4) -> Any:
+    return np.random.default_rng(7).normal(5, 3, (n, width)).astype(np.float32)
+
+
+def by_hand(predictor: Predictor, x: Any) -> Any:
+    """The probabilities, or the standardised values, of each member, in float64."""
+    z = np.clip((x - predictor.inputs.mean) / predictor.inputs.deviation, -3, 3)
+    found = []
+    for member in predictor.members:
+        w = {name: np.float64(value.numpy()) for name, value in member.state_dict().items()}
+        hidden = z @ w["0.weight"].T + w["0.bias"]
+        hidden = np.maximum(hidden, 0) if predictor.activation == "relu" else np.tanh(hidden)
+        out = hidden @ w["1.weight"].T + w["1.bias"]
+        found.append(out if predictor.targets else np.exp(out) / np.exp(out).sum(axis=1, keepdims=True))
+    return found
+
+
+# ---------------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_labels_are_those_of_the_highest_averaged_probability(members: int, device: str) -> None:
+    predictor, x = classifier(members), samples(50)
+    expected = np.mean(by_hand(predictor, x), axis=0)
+    found = predictor.predict_proba(x)
+    assert (found.dtype, found.shape) == (np.float32, (50, 3))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    labels = predictor.predict(x)
+    assert labels.tolist() == [NAMES[i] for i in expected.argmax(axis=1)]
+    assert len(set(labels.tolist())) > 1
+
+
+def test_integer_labels_are_predicted_as_they_are_in_the_data(device: str) -> None:
+    labels = classifier(classes=np.array([7, -1, 40])).predict(samples(20))
+    assert labels.dtype == np.int64
+    assert set(labels.tolist()) <= {7, -1, 40}
+    assert classifier(labels=[True, False, "unknown"]).predict(samples(20)).dtype == object
+
+
+def test_labels_may_have_other_names() -> None:
+    predictor = classifier(labels=[0, 1, 2])
+    assert predictor.classes == tuple(NAMES)
+    assert (predictor.predict(samples(20)) == predictor.predict_proba(samples(20)).argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_values_are_in_the_units_of_the_targets(outputs: int, device: str) -> None:
+    predictor, x = regressor(outputs), samples(30)
+    assert predictor.targets is not None
+    expected = by_hand(predictor, x)[0] * predictor.targets.deviation + predictor.targets.mean
+    found = predictor.predict(x)
+    assert (found.dtype, found.shape) == (np.float32, (30,) if outputs == 1 else (30, 2))
+    np.testing.assert_allclose(found.reshape(30, outputs), expected, rtol=1e-4)
+    with pytest.raises(TypeError, match=r"values, not classes.*call predict"):
+        predictor.predict_proba(x)
+
+
+def test_dropout_is_off_and_the_models_given_are_left_alone(device: str) -> None:
+    model = nn.MLP([4, 8, 3], dropout=0.5)
+    drawn = gf.random.normal((2,)).tolist()
+    gf.manual_seed(0)
+    nn.MLP([4, 8, 3], dropout=0.5)
+    predictor = Predictor([model], scale(4), classes=NAMES)
+    assert model.training
+    before = predictor.predict_proba(samples(20))
+    assert gf.random.normal((2,)).tolist() == drawn  # the global generator is not used
+    with gf.no_grad():
+        model[0].weight.copy_(gf.zeros((8, 4)))
+    assert (predictor.predict_proba(samples(20)) == before).all()
+    assert before.std(axis=0).min() > 0
+    assert predictor.dropout == 0.5
+
+
+def test_batches_bound_the_memory_and_give_the_same_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, x = classifier(), samples(1000)
+    whole, sizes = predictor.predict_proba(x), []
+    monkeypatch.setattr("gradflow.training.predictor._BATCH_VALUES", 15 * 100)
+    forward = nn.MLP.forward
+    monkeypatch.setattr(nn.MLP, "forward", lambda self, x: sizes.append(len(x)) or forward(self, x))
+    np.testing.assert_allclose(predictor.predict_proba(x), whole, rtol=1e-6)
+    assert sizes == [100] * 10
+    sizes.clear()
+    monkeypatch.setattr("gradflow.training.predictor._BATCH_VALUES", 1)
+    predictor.predict_proba(x[:3])
+    assert sizes == [1, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool", "float16", "float64", ">f4", ">i2"])
+def test_inputs_may_be_numbers_of_any_dtype(dtype: str) -> None:
+    predictor = classifier()
+    x = samples(10).astype(np.int8).astype(dtype)
+    expected = predictor.predict_proba(x.astype(np.float32))
+    assert (predictor.predict_proba(x) == expected).all()
+    assert (predictor.predict_proba(x.tolist()) == expected).all()
+    assert (predictor.predict_proba(x[:, ::-1][:, ::-1]) == expected).all()
+
+
+def test_images_may_have_their_shape(device: str) -> None:
+    predictor = classifier(image_shape=(2, 2))
+    x = samples(10)
+    assert (predictor.predict_proba(x.reshape(10, 2, 2)) == predictor.predict_proba(x)).all()
+    with pytest.raises(DataError, match=re.escape("one sample of shape (2, 2)")):
+        predictor.predict(x[0].reshape(2, 2))
+
+
+def test_a_model_of_another_dtype_predicts(device: str) -> None:
+    if not gf.get_backend(device).supports("float64"):
+        pytest.skip("no float64")
+    predictor = Predictor([nn.MLP([4, 8, 3], dtype="float64")], scale(4), classes=NAMES)
+    x = samples(10)
+    np.testing.assert_allclose(predictor.predict_proba(x), by_hand(predictor, x)[0], rtol=1e-6)
+    assert Predictor.from_tree(predictor.tree()).members[0][0].weight.dtype is gf.float64
+
+
+def with_value(value: float, row: int, column: int) -> Any:
+    x = samples(10).astype(np.float64)
+    x[row, column] = value
+    return x
+
+
+FLOWERS = ["sepal length", "sepal width", "petal length", "petal width"]
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (samples(5, 3), "4 features are expected; got 3; the first that is missing is 'petal width'"),
+        (samples(5, 5), "4 features are expected; got 5"),
+        (samples(5)[0], "one sample of shape (4,); predict takes several: add an axis, as in x[None]"),
+        (samples(5)[:, 0], "4 features are expected; got 1"),
+        (3.0, "shape ()"),
+        ([], "shape (0,)"),
+        (samples(0), "shape (0, 4)"),
+        (with_value(math.nan, 7, 2), "the input in row 7 (the first is 0), 'petal length', is nan"),
+        (with_value(-math.inf, 0, 3), "'petal width', is -inf"),
+        (np.array([["a"] * 4]), "text"),
+        (np.array([[1, 2, 3, None]], dtype=object), "None"),
+        ([["1", "2", "3", "4"]], "text"),
+        (samples(2) + 1j, "complex"),
+        (np.ma.masked_array(samples(2), samples(2) > 5), "masked"),
+        (None, "None"),
+        ("digits", "text"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named(x: Any, words: str) -> None:
+    with pytest.raises(DataError, match=re.escape(words)) as raised:
+        classifier(features=FLOWERS).predict(x)
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith("the inputs")
+
+
+# ---------------------------------------------------------------------- parts that do not fit
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"members": []}, "0 architectures"),
+        ({"members": [nn.MLP([4, 3]), nn.MLP([4, 8, 3])]}, "2 architectures"),
+        ({"inputs": scale(5)}, "4 means of inputs; got 5"),
+        ({"classes": ["a", "b"]}, "3 classes; got 2"),
+        ({"classes": ["a", "b", "a"]}, "3 different labels; got 2"),
+        ({"classes": ["1", "2", "1"], "labels": [1, 2, 3]}, "3 different classes; got 2"),
+        ({"labels": [0, 1]}, "3 labels; got 2"),
+        ({"labels": [True, 1, 2]}, "3 different labels; got 2"),
+        ({"classes": [1.5, 2.5, 3.5]}, "a label is a string, an integer or a bool; got 1.5"),
+        ({"targets": scale(3)}, "either classes or a scale of its targets"),
+        ({"classes": ()}, "either classes or a scale of its targets"),
+        ({"targets": scale(2), "classes": ()}, "3 means of targets; got 2"),
+        ({"features": ["a"]}, "4 names of features; got 1"),
+        ({"columns": ["a"]}, "3 names of target columns; got 1"),
+        ({"image_shape": (3, 2)}, "images of shape (3, 2) do not fit 4 inputs"),
+        ({"image_shape": (-2, -2)}, "images of shape (-2, -2) do not fit"),
+        ({"image_shape": (4,)}, "images of shape (4,) do not fit"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(options: dict[str, Any], words: str) -> None:
+    parts = {"members": [nn.MLP([4, 8, 3])], "inputs": scale(4), "classes": NAMES}
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Predictor(**{**parts, **options})
