@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterable
 from typing import Any
 
 from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.environment import DISTRIBUTION, to_install
-from gradflow.files import Path, read_file, write_file
+from gradflow.files import FilePath, open_file, write_file
 from gradflow.ops import tensor
 from gradflow.tensor import Tensor
-from gradflow.text import one_line, printable
+from gradflow.text import printable
 
 FORMAT = 1
 """The version of the tree's description. A file of a later version is refused."""
@@ -44,7 +45,7 @@ class InvalidFileError(ValueError):
     __module__ = "gradflow"
 
 
-def save(path: Path, tree: Any) -> None:
+def save(path: FilePath, tree: Any) -> None:
     """Write a tree to a file, which is then whole, or what it was before if there is an error.
 
     path: the file; by custom, its name ends in ".safetensors".
@@ -65,7 +66,7 @@ def save(path: Path, tree: Any) -> None:
     write_file(path, to_bytes(tree))
 
 
-def load(path: Path, device: DeviceLike | None = None) -> Any:
+def load(path: FilePath, device: DeviceLike | None = None) -> Any:
     """The tree that `save` wrote to a file, with its tensors on `device` (default: the current device).
 
     The tensors have the bits that were saved, and do not require grad. float16 and bfloat16 load as float32, which
@@ -78,7 +79,11 @@ def load(path: Path, device: DeviceLike | None = None) -> Any:
     """
     get_backend(device)
     try:
-        content = read_file(path)
+        with open_file(path) as file:
+            start = file.read(9)  # so that the rest of a long file of another kind is not read
+            if not start[8:] == b"{" or int.from_bytes(start[:8], "little") > os.fstat(file.fileno()).st_size:
+                raise InvalidFileError(f"{path} is not a whole safetensors file{_guess(start)}")
+            content = start + file.read()
     except ValueError as error:
         raise InvalidFileError(printable(str(error))) from None
     return from_bytes(content, str(path), device)
@@ -179,7 +184,7 @@ def _tree(content: bytes, device: DeviceLike | None) -> Any:
     try:
         tensors = dict(safetensors.deserialize(content))
     except safetensors.SafetensorError as error:
-        raise InvalidFileError(f"is not a whole safetensors file{_guess(content)}: {one_line(error)}") from None
+        raise InvalidFileError(f"is not a whole safetensors file{_guess(content)}: {error}") from None
     header = json.loads(str(content[8 : 8 + int.from_bytes(content[:8], "little")], "utf-8"))
     metadata = header.pop("__metadata__", None) or {}
     for name, part in tensors.items():
@@ -190,46 +195,58 @@ def _tree(content: bytes, device: DeviceLike | None) -> Any:
     try:
         entry = json.loads(metadata[_KEY])
         version, checksum, description = entry[_KEY], entry["checksum"], entry["tree"]
+        text = _json(description)
     except (KeyError, TypeError, ValueError, RecursionError):
         raise InvalidFileError("is damaged: its description of the saved tree cannot be read") from None
     if isinstance(version, int) and version > FORMAT:
         raise InvalidFileError(
-            f"was written by a newer gradflow, in version {version} of the format; this one reads {FORMAT}: upgrade it"
+            f"was written by a newer gradflow: its format is {version}, this gradflow reads {FORMAT}; upgrade gradflow"
         )
     parts = [(name, _DTYPES[part["dtype"]], part["shape"], part["data"]) for name, part in tensors.items()]
-    if version != FORMAT or checksum != _checksum(_json(description), parts):
+    if version != FORMAT or checksum != _checksum(text, parts):
         raise InvalidFileError("is damaged: its checksum does not fit its content")
     loaded: dict[str, Tensor] = {}
     tree = _built(description, tensors, loaded, device, 0)
-    if len(loaded) != len(tensors):
-        raise InvalidFileError(f"has a tensor that its tree does not use: {min(set(tensors) - set(loaded))!r}")
+    unused = sorted(set(tensors) - set(loaded))
+    if unused:
+        raise InvalidFileError(f"has a tensor that its tree does not use: {unused[0]!r}")
     return tree
 
 
-def _built(x: Any, tensors: dict[str, Any], loaded: dict[str, Tensor], device: DeviceLike | None, depth: int) -> Any:
-    """A part of the tree from its description; `loaded` has the tensors so far."""
+def _built(
+    description: Any, tensors: dict[str, Any], loaded: dict[str, Tensor], device: DeviceLike | None, depth: int
+) -> Any:
+    """A part of the tree from its description; `loaded` collects the tensors."""
     if depth > DEPTH:
         raise InvalidFileError(f"has a tree that is more than {DEPTH} levels deep")
 
     def built(part: Any) -> Any:
         return _built(part, tensors, loaded, device, depth + 1)
 
-    if x is None or isinstance(x, (bool, int, float, str)):
-        return x
-    if isinstance(x, list):
-        return [built(part) for part in x]
-    kind, value = next(iter(x.items())) if len(x) == 1 else ("", None)
-    if kind == "tensor" and value in tensors:
-        if value not in loaded:
-            loaded[value] = _tensor(tensors[value], device)
-        return loaded[value]
-    if kind == "float" and value in ("nan", "inf", "-inf"):
-        return float(value)
-    if kind == "tuple" and isinstance(value, list):
-        return tuple(built(part) for part in value)
-    if kind == "dict" and isinstance(value, list):
-        return {key: built(part) for key, part in value}
-    raise InvalidFileError(f"has a tree with a part that this gradflow cannot read: {_json(x)[:100]}")
+    match description:
+        case None | bool() | int() | float() | str():
+            return description
+        case list():
+            return [built(part) for part in description]
+        case {"tuple": list(parts)}:
+            return tuple(built(part) for part in parts)
+        case {"float": "nan" | "inf" | "-inf" as number}:
+            return float(number)
+        case {"tensor": str(name)} if name in tensors:
+            if name not in loaded:
+                loaded[name] = _tensor(tensors[name], device)
+            return loaded[name]
+        case {"dict": list(pairs)}:
+            out: dict[str | int, Any] = {}
+            for pair in pairs:
+                match pair:
+                    case [str() | int() as key, part] if not isinstance(key, bool) and key not in out:
+                        out[key] = built(part)
+                    case _:
+                        break
+            else:
+                return out
+    raise InvalidFileError(f"has a tree with a part that gradflow does not write: {_json(description)[:80]}")
 
 
 def _tensor(part: dict[str, Any], device: DeviceLike | None) -> Tensor:
