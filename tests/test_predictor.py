@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -212,3 +213,46 @@ def test_parts_that_do_not_fit_are_refused(options: dict[str, Any], words: str) 
     parts = {"members": [nn.MLP([4, 8, 3])], "inputs": scale(4), "classes": NAMES}
     with pytest.raises(ValueError, match=re.escape(words)):
         Predictor(**{**parts, **options})
+
+
+# ---------------------------------------------------------------------- figures
+
+
+def test_figures_are_those_of_labels_or_of_names(device: str) -> None:
+    predictor, x = classifier(labels=[7, 8, 9]), samples(60)
+    codes = np.random.default_rng(0).integers(0, 3, 60)
+    found = predictor.evaluate(x, codes + 7)
+    assert found["accuracy"] == (predictor.predict(x) == codes + 7).mean()
+    p = predictor.predict_proba(x).astype(np.float64)
+    assert found["log_loss"] == pytest.approx(-np.log(p[np.arange(60), codes]).mean(), rel=1e-6)
+    assert predictor.evaluate(x, np.array(NAMES)[codes]) == found
+    assert predictor.evaluate(x, [NAMES[c] for c in codes]) == found
+
+
+def test_figures_of_values_are_in_their_units(device: str) -> None:
+    for outputs in (1, 2):
+        predictor, x = regressor(outputs), samples(60)
+        y = np.random.default_rng(0).normal(10, 4, (60, outputs))
+        errors = predictor.predict(x).reshape(60, outputs).astype(np.float64) - y
+        found = predictor.evaluate(x, y)
+        assert found["rmse"] == pytest.approx(math.sqrt((errors**2).mean()), rel=1e-6)
+        assert found["r2"] == pytest.approx((1 - (errors**2).sum(0) / ((y - y.mean(0)) ** 2).sum(0)).mean(), rel=1e-6)
+        if outputs == 1:
+            assert predictor.evaluate(x, y[:, 0]) == found
+
+
+@pytest.mark.parametrize(
+    ("make", "y", "words"),
+    [
+        (classifier, ["setosa", "rose", "rose"], "the targets has the class 'rose'"),
+        (classifier, [0.5, 1.0, 2.0], "labels are expected"),
+        (classifier, ["setosa"] * 2, "got 3 inputs and 2 targets"),
+        (regressor, [1.0, 2.0], "got 3 inputs and 2 targets"),
+        (regressor, [[1.0, 2.5]] * 3, "floats of 1 columns; got float64 of shape (3, 2)"),
+        (regressor, ["a", "b", "c"], "floats of 1 columns; got <U1"),
+        (regressor, [1.0, math.nan, 2.0], "the target in row 1"),
+    ],
+)
+def test_targets_that_do_not_fit_are_named(make: Callable[[], Predictor], y: Any, words: str) -> None:
+    with pytest.raises(DataError, match=re.escape(words)):
+        make().evaluate(samples(3), y)

@@ -224,7 +224,7 @@ class Predictor:
         try:
             return cls(**arguments(tree), device=device)
         except ValueError as error:
-            raise gf.InvalidFileError(f"{name}: {printable(str(error))}") from None
+            raise gf.InvalidFileError(f"{name}: {printable(str(error))[:300]}") from None
 
 
 def load_run(path: str | Path, device: DeviceLike | None = None) -> Predictor:
