@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,14 @@ _BINS = 15
 """The number of bins of the calibration error."""
 
 
-def import_scikit_learn(names: Sequence[str]) -> None:
-    """Import scikit-learn for these metrics; ModuleNotFoundError, which says what to type, if it is not installed."""
+def import_scikit_learn(names: Iterable[str]) -> None:
+    """Import scikit-learn if these metrics need it; ModuleNotFoundError, which says what to type, if it is missing."""
+    needing = [name for name in names if name != "calibration_error"]
+    if not needing:
+        return
     if importlib.util.find_spec("sklearn") is None:
         raise ModuleNotFoundError(
-            f'metrics such as {names[0]} need scikit-learn from the extra "train" of {DISTRIBUTION}; '
+            f'the metrics {", ".join(needing)} need scikit-learn, from the extra "train" of {DISTRIBUTION}; '
             f"{to_install('train')}"
         )
     with delayed_interrupts():
@@ -41,7 +44,7 @@ def host_figures(names: Sequence[str], kind: str, outputs: Any, targets: Any, we
     if not len(targets) or not np.isfinite(predictions).all():
         return dict.fromkeys(names, math.nan)
     columns = _columns(kind, predictions, targets, weights)
-    return {name: float(np.mean([_ON_HOST[name](*column) for column in columns])) for name in names}
+    return {name: float(np.mean([FIGURES[name](*column) for column in columns])) for name in names}
 
 
 def _predictions(kind: str, outputs: Any) -> Any:
@@ -127,7 +130,7 @@ def _mae(values: Any, targets: Any, weights: Any) -> Any:
     return metrics.mean_absolute_error(targets, values, sample_weight=weights)
 
 
-_ON_HOST = {
+FIGURES = {
     "auroc": _of_each_class("roc_auc_score"),
     "average_precision": _of_each_class("average_precision_score"),
     "balanced_accuracy": _of_predicted_labels("recall_score", "macro", math.nan),  # the mean over classes with samples

@@ -46,13 +46,13 @@ METRICS = {
     "log_loss": ("classification", -1),
     "precision": ("classification", 1),
     "recall": ("classification", 1),
-    "mae": ("regression", -1),
     "r2": ("regression", 1),
     "rmse": ("regression", -1),
+    "mae": ("regression", -1),
 }
 """The metrics by name: the task that each suits, and 1 if larger is better, else -1."""
 
-_LOSSES: tuple[tuple[Any, Any, str], ...] = (
+_LOSSES = (
     (gf.cross_entropy, gf.nn.CrossEntropyLoss, "classes or probabilities"),
     (gf.nll_loss, gf.nn.NLLLoss, "classes"),
     (gf.binary_cross_entropy_with_logits, gf.nn.BCEWithLogitsLoss, "binary"),
@@ -69,17 +69,12 @@ def kind_of(loss: Any, targets: Any) -> str:
         targets; or a kind, which is returned.
     targets: a tensor or an array; only its dtype matters.
 
-    Raises TypeError for targets of a dtype that the loss does not take, or that does not tell the kind.
+    Raises TypeError for targets of a dtype that the loss does not take, or that does not tell the kind, and ValueError
+    for an unknown kind.
     """
-    if isinstance(loss, str) and loss in KINDS:
-        return loss
-    while isinstance(loss, functools.partial):
-        loss = loss.func
+    name, kind = _known_loss(loss)
     dtype = as_dtype(targets.dtype)
-    name, kind = next(
-        ((f.__name__, kind) for f, module, kind in _LOSSES if loss is f or isinstance(loss, module)), ("", "")
-    )
-    if kind in ("binary", "values"):
+    if kind in ("binary", "probabilities", "values"):
         return kind
     if dtype.kind in ("int", "uint"):
         return "classes"
@@ -87,8 +82,22 @@ def kind_of(loss: Any, targets: Any) -> str:
         return "probabilities" if kind else "values"
     supported = {"classes": "integer labels", "": "integer labels or floating-point values"}
     what = supported.get(kind, "integer labels or floating-point class probabilities")
-    whose = f"{name} takes" if name else "metrics of a loss that is not one of gradflow's take"
+    whose = f"{name} needs" if name else "metrics of a loss that is not one of gradflow's need"
     raise TypeError(f"{whose} {what} as targets; got {dtype}: convert them with targets.astype(...)")
+
+
+def _known_loss(loss: Any) -> tuple[str, str]:
+    """The name and the kind of a loss of gradflow, or of a kind itself; two empty strings for another loss."""
+    if isinstance(loss, str):
+        if loss not in KINDS:
+            raise ValueError(f"unknown kind {loss!r}; there are {', '.join(KINDS)}")
+        return loss, loss
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    for function, module, kind in _LOSSES:
+        if loss is function or isinstance(loss, module):
+            return function.__name__, kind
+    return "", ""
 
 
 def default_metric(loss: Any, targets: Any) -> str:
@@ -136,13 +145,13 @@ class Metrics:
         for name in self.names:
             if METRICS[name][0] != task:
                 fitting = ", ".join(other for other, (suits, _) in METRICS.items() if suits == task)
-                raise ValueError(
-                    f"the metric {name} does not suit {_described(self.kind)}, which the loss and the "
-                    f"{batches.targets.dtype} targets tell; there are {fitting}"
+                dtype = as_dtype(batches.targets.dtype)
+                told = (
+                    "" if _known_loss(loss)[1] else f", which {dtype} targets are for a loss that is not gradflow's own"
                 )
+                raise ValueError(f"the metric {name} does not suit {_described(self.kind)}{told}; there are {fitting}")
         self._host_names = [name for name in self.names if name not in ON_DEVICE]
-        if set(self._host_names) - {"calibration_error"}:
-            import_scikit_learn(self._host_names)
+        import_scikit_learn(self._host_names)
         self._samples = batches.samples
         self._elements = math.prod(batches.targets.shape[2 if self.kind == "probabilities" else 1 :])
         if "r2" in self.names:  # squares of deviations from about the mean lose no digits; of equal targets, they are 0
@@ -220,10 +229,10 @@ def figures_of(
 
     Raises as `Metrics` and `Metrics.partial`, and ValueError for probabilities outside [0, 1].
 
-    >>> figures_of(["accuracy"], "classes", [[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]], np.array([0, 1, 1]))
+    >>> figures_of(["accuracy"], "classes", [[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]], [0, 1, 1])
     {'accuracy': 0.6666666666666666}
     """
-    outputs = np.asarray(predictions, dtype=np.float64)
+    outputs, targets = np.asarray(predictions, dtype=np.float64), np.asarray(targets)
     if kind != "values":
         if ((outputs < 0) | (outputs > 1)).any():
             raise ValueError(f"probabilities must be in [0, 1]; got {outputs.min()} to {outputs.max()}")
