@@ -136,6 +136,14 @@ class ReadsForGood(Numpy):
         return np.asarray(values)
 
 
+@plant("test_values_are_copied_ahead[float32]")
+class LendsItsBuffers(Numpy):
+    name = "lends_its_buffers"
+
+    def from_host_ahead(self, values: Any) -> Any:
+        return [np.asarray(x) for x in values], super().event()
+
+
 @plant("test_python_numbers[float]")
 class ShortensNumbers(Numpy):
     name = "shortens_numbers"

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import importlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import MethodType
 from typing import Any
 
@@ -30,7 +30,10 @@ _WITH_PYTHON_FLOATS = (
 _WITHOUT_BFLOAT16 = ("where", "round", "argsort")
 """The functions that do not support bfloat16: they return float32, or fail. `AccurateSums` sums in float32."""
 
-_SERVICES = ("to_host", "from_host", "from_host_later", "pin", "free_memory", "getitem", "setitem", "copy", "event")
+_SERVICES = (
+    "to_host", "from_host", "from_host_later", "from_host_ahead", "pin", "free_memory", "getitem", "setitem", "copy",
+    "event",
+)  # fmt: skip
 """The services that use CuPy's current device."""
 
 
@@ -159,6 +162,18 @@ class CupyBackend(LossKernels, OptimizerKernels):
         """As in the contract. The GPU copies page-locked values asynchronously; CuPy keeps them alive until then."""
         return self._copied(values, blocking=False)
 
+    def from_host_ahead(self, values: Sequence[Any]) -> tuple[list[Array], Event]:
+        """As in the contract. Values that are not page-locked are copied before this returns.
+
+        The memory comes from the current stream's arena of CuPy's pool and returns there, so only later work of that
+        stream can use it again; the copies, on another stream, wait for its earlier work.
+        """
+        arrays = [self.cupy.empty(x.shape, dtype=x.dtype) for x in values]
+        self._copier.wait_event(self.cupy.cuda.get_current_stream().record())
+        for array, x in zip(arrays, values, strict=True):
+            array.set(x, self._copier)
+        return arrays, CudaEvent(self, self._copier)
+
     def _copied(self, values: Any, blocking: bool) -> Array:
         values = self.numpy.asarray(values)
         if not values.size:
@@ -191,6 +206,13 @@ class CupyBackend(LossKernels, OptimizerKernels):
             self._peak = PeakCounter(self.cupy, self.device.index, current)
             return MemoryStats(current, None, reserved)
         return MemoryStats(current, max(self._peak.peak, current), reserved)
+
+    def available_memory(self) -> int:
+        """As in the contract: the GPU's free memory, and what CuPy's pool has to spare."""
+        with self._cuda_device:
+            pool = self.cupy.get_default_memory_pool()
+            free, _ = self.cupy.cuda.runtime.memGetInfo()
+            return int(free + pool.total_bytes() - pool.used_bytes())
 
     def free_memory(self) -> int:
         """As in the contract. Also frees CuPy's page-locked host memory, which is not counted in the result."""
@@ -231,6 +253,11 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return found
 
     @functools.cached_property
+    def _copier(self) -> Any:
+        """The stream of `from_host_ahead`."""
+        return self.cupy.cuda.Stream(non_blocking=True)
+
+    @functools.cached_property
     def _floating(self) -> frozenset[Any]:
         return frozenset(self.dtypes[n] for n in ("bfloat16", "float16", "float32", "float64") if n in self.dtypes)
 
@@ -246,18 +273,28 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
 
 class CudaEvent(Event):
-    """A point in the current CUDA stream. `record` does not wait; `seconds_since` waits for both events."""
+    """A point in the current CUDA stream. `record` does not wait; `seconds_since` waits for both events.
 
-    def __init__(self, backend: CupyBackend) -> None:
+    stream: where to record the event now (default: it is recorded later).
+    """
+
+    def __init__(self, backend: CupyBackend, stream: Any = None) -> None:
         super().__init__(backend)
         self._cupy, self._device = backend.cupy, backend._cuda_device
-        self._event = backend.cupy.cuda.Event()
-        self._recorded = False
+        self._event = backend.cupy.cuda.Event() if stream is None else stream.record()
+        self._recorded = stream is not None
 
     def record(self) -> None:
         with self._device:  # each device has its own current stream
             self._event.record()
         self._recorded = True
+
+    def wait(self) -> None:
+        with self._device:
+            self._cupy.cuda.get_current_stream().wait_event(self._event)
+
+    def synchronize(self) -> None:
+        self._event.synchronize()
 
     def seconds_since(self, earlier: Event) -> float:
         if not (isinstance(earlier, CudaEvent) and earlier._recorded and self._recorded):

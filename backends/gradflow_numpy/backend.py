@@ -6,6 +6,7 @@ import ctypes
 import operator
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -167,6 +168,15 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
         # the system updates the peak with a delay
         return MemoryStats(current, None if peak is None else max(peak, current), current)
 
+    def available_memory(self) -> int | None:
+        """As in the contract. Where the system does not tell how much is free, it is all of its memory."""
+        try:
+            with open("/proc/meminfo") as meminfo:
+                kilobytes = next(line.split()[1] for line in meminfo if line.startswith("MemAvailable:"))
+            return min(int(kilobytes) * 1024, _limit_of_container())
+        except (OSError, StopIteration):
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+
     def free_memory(self) -> int:
         """As in the contract. NumPy has no pool, but the C library keeps freed memory; glibc can release it."""
         self._constants.clear()
@@ -176,6 +186,15 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
         except (AttributeError, OSError, TypeError):  # another C library
             return 0
         return max(before - self.memory_stats().current, 0)
+
+
+def _limit_of_container() -> int:
+    """The memory in bytes that the control group of this process may use, or a number beyond any memory."""
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit:
+            return int(limit.read())
+    except (OSError, ValueError):  # none, or "max"
+        return sys.maxsize
 
 
 def _rounded(result: Array, x: Array) -> Array:

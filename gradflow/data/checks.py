@@ -22,8 +22,12 @@ def host_array(name: str, data: Any) -> Any:
     """
     if data is None:
         raise TypeError(f"Batches needs {name}; got None")
+    made: Any
     if isinstance(data, gf.Tensor):
         made = data.detach()
+    elif isinstance(data, np.ndarray) and data.ndim and not data.dtype.isnative:
+        array_from_host(data[:0])  # raises; the data itself, perhaps larger than memory, is not converted
+        made = data.__array__()
     elif hasattr(data, "__array__"):
         made = array_from_host(data)
     elif isinstance(data, (list, tuple, range)):
@@ -50,7 +54,7 @@ def weights_of(weights: Any, inputs: Any) -> Any:
     values = given.numpy() if isinstance(given, gf.Tensor) else given
     if values.shape != (len(inputs),):
         raise ValueError(f"weights need the shape ({len(inputs)},), one for each sample; got {tuple(values.shape)}")
-    values = values.astype("float64" if str(inputs.dtype) == "float64" else "float32")
+    values = values.astype("float64" if inputs.dtype.name == "float64" else "float32")
     wrong = ~((values >= 0) & np.isfinite(values))
     if wrong.any():
         row = int(wrong.argmax())
@@ -68,7 +72,7 @@ def first_non_finite(data: dict[str, Any]) -> None:
         if isinstance(x, gf.Tensor):
             if x.dtype.is_floating and x.size:
                 wrong = gf.logical_not(gf.isfinite(gf.reshape(x.detach(), (-1,))))
-                on_device[name] = gf.where(gf.any(wrong), gf.argmax(wrong), -1)
+                on_device[name] = gf.where(gf.any(wrong), gf.argmax(gf.astype(wrong, "uint8")), -1)
         elif x.dtype.kind not in "iub":
             where[name] = _first_on_host(x)
     if on_device:
@@ -99,7 +103,7 @@ def fingerprint(data: dict[str, Any]) -> str:
     """A hash of names, dtypes, shapes and values, in hexadecimal; the same for arrays on the host and tensors."""
     digest = hashlib.sha256()
     for name, x in data.items():
-        digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
+        digest.update(f"{name} {x.dtype.name} {tuple(x.shape)}\n".encode())
         for part in _chunks(x):
             little = part if part.dtype.str[0] != ">" else part.astype(part.dtype.newbyteorder("<"))
             digest.update(little.reshape(-1).view(np.uint8))

@@ -14,6 +14,7 @@ import gradflow as gf
 from gradflow.backend.registry import DeviceLike
 from gradflow.data.checks import fingerprint, first_non_finite, host_array, weights_of
 from gradflow.data.streaming import streamed
+from gradflow.ops.transfer import native_dtype
 
 _GATHERED = 1 << 18
 """The largest number of input elements that are gathered at once, for several batches."""
@@ -69,6 +70,8 @@ class Batches:
             raise ValueError(f"with drop_last, {n} samples give no batch of {batch_size}: choose a smaller batch_size")
         if weights is not None:
             data["weights"] = weights_of(weights, data["inputs"])
+        for x in data.values():
+            native_dtype(backend, x.dtype.name)
         self.kept = keep or _where_it_fits(backend, list(data.values()))
         """Where the data is kept: "device" or "host"."""
         kept = {name: _kept(x, self.device, self.kept) for name, x in data.items()}
@@ -123,7 +126,7 @@ class Batches:
         step = self.batch_size * max(1, _GATHERED // max(1, batch_elements))  # slicing is cheaper than gathering
         parts = [slice(i, min(i + step, self.samples)) for i in range(start, self.samples, step)]
         if self.kept == "host":
-            rows = None if order is None else order.numpy()
+            rows = None if order is None else order.backend.host_values(order.array)
             return self._sliced(streamed(gf.get_backend(self.device), data, rows, parts))
         if order is None:
             return self._sliced(
@@ -132,15 +135,16 @@ class Batches:
         return self._sliced(tuple(x.take(order[part], axis=0) for x in data) for part in parts)
 
     def _sliced(self, gathered: Iterator[tuple[gf.Tensor, ...]]) -> Iterator[tuple[gf.Tensor, ...]]:
-        """The batches of gathered samples."""
+        """The batches of gathered samples: views, made without the checks of an index, which would take longer."""
         for several in gathered:
-            inputs, targets = several[:2]
-            for start in range(0, len(inputs), self.batch_size):
-                part = slice(start, start + self.batch_size)
-                if self.weights is None:
-                    yield inputs[part], targets[part]
-                else:
-                    yield inputs[part], targets[part], several[2][part]
+            sources = [(x.array, x.backend, x._shared_memory()) for x in several]
+            for start in range(0, len(several[0]), self.batch_size):
+                key = (slice(start, start + self.batch_size), ...)
+                batch = []
+                for array, backend, memory in sources:
+                    batch.append(part := gf.Tensor(backend.getitem(array, key), backend))
+                    memory.add(part)
+                yield tuple(batch)
 
     def check_finite(self) -> None:
         """Raise ValueError for the first NaN or infinity in inputs, targets or weights, with its row and column.

@@ -26,6 +26,7 @@ _NOT_REPLAYABLE = {
     "host_values": "reads a value ({})",
     "synchronize": "waits for the device ({})",
     "event": "uses an event of the device ({})",
+    "from_host_ahead": "copies values from the host ahead ({})",
     "stream": "uses a stream of the device ({})",
     "setitem": "changes a tensor in place ({})",
 }

@@ -27,7 +27,7 @@ from gradflow.backend import Backend
 from gradflow.dtypes import DTYPES
 from gradflow.modes import Mode
 
-_FROM_HOST = ("from_host", "from_host_later", "asarray")
+_FROM_HOST = ("from_host", "from_host_later", "from_host_ahead", "asarray")
 _WATCHED = {"to_host", *_FROM_HOST, "synchronize", "event"}
 _GRADFLOW = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -187,7 +187,8 @@ def _watched(backend: Backend, name: str, service: Callable[..., Any]) -> Callab
             if name == "to_host":
                 counter.bytes_to_host += result.nbytes
             elif moves:
-                counter.bytes_from_host += _bytes(backend, result)
+                made = result[0] if name == "from_host_ahead" else [result]
+                counter.bytes_from_host += sum(_bytes(backend, array) for array in made)
         return result
 
     return call

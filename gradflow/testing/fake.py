@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gradflow.backend import ARRAY_FUNCTIONS, Backend, Diagnosis, MemoryStats
+from gradflow.backend import ARRAY_FUNCTIONS, Backend, Diagnosis, Event, MemoryStats
 from gradflow.backend.registry import get_backend
 from gradflow.testing.counting import HostTraffic
 
@@ -133,6 +133,21 @@ class _Memory:
         self.backend._in_use -= self.size
 
 
+class _CopyAhead(Event):
+    """The end of a copy that is made as late as allowed, so that code which does not wait for it gets other values."""
+
+    def __init__(self, backend: FakeBackend, values: Sequence[Any], arrays: Sequence[FakeArray]) -> None:
+        super().__init__(backend)
+        self._left = list(zip(values, arrays, strict=True))
+
+    def synchronize(self) -> None:
+        for x, array in self._left:
+            array._values[...] = x
+        self._left = []
+
+    wait = synchronize
+
+
 class FakeBackend(Backend):
     """NumPy's array functions on `FakeArray`s, with the composed kernels. `counts` counts the operations so far.
 
@@ -202,6 +217,11 @@ Backend.to_host, Tensor.numpy() or .item()
     def from_host(self, values: Any) -> FakeArray:
         self.counts.record("from_host")
         return self._wrap(np.array(values, order="C"))
+
+    def from_host_ahead(self, values: Sequence[Any]) -> tuple[list[FakeArray], Event]:
+        self.counts.record("from_host")
+        arrays = [self.empty(x.shape, dtype=x.dtype) for x in values]
+        return arrays, _CopyAhead(self, values, arrays)
 
     def copy(self, x: FakeArray) -> FakeArray:
         return self._run(lambda values: np.array(values, order="C"), (x,))

@@ -1,4 +1,8 @@
-"""The devices, streams, events and hooks of the emulated CuPy, and what is counted. EMULATED: no GPU."""
+"""The devices, streams, events and hooks of the emulated CuPy, and what is counted. EMULATED: no GPU.
+
+A GPU may do the work of two streams in any order, unless one has waited for an event of the other. Here, a copy from
+page-locked memory is made as late as that allows, so work of a stream that has not waited reads what was there before.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,11 @@ class CUDARuntimeError(RuntimeError):
 
 
 class Copy:
-    """An asynchronous copy from page-locked memory, which the GPU makes later."""
+    """An asynchronous copy from page-locked memory in a stream, which the GPU makes later."""
 
-    def __init__(self, source: Any, target: Any) -> None:
+    def __init__(self, source: Any, target: Any, stream: Stream) -> None:
         self.source, self.target, self.promised, self.made = source, target, source.copy(), False
+        self.moment = stream.queue()
 
     def make(self) -> None:
         if not self.made:
@@ -45,17 +50,19 @@ class State:
         return any(x.ctypes.data <= address < x.ctypes.data + x.nbytes for x in cls.pinned)
 
     @classmethod
-    def reach(cls) -> None:
-        """Let the GPU work: it makes all copies queued so far."""
-        for copy in cls.in_flight:
+    def reach(cls, before: dict[Any, int] | None = None) -> list[Copy]:
+        """Let the GPU make the copies before some moments of streams (default: all), which are returned."""
+        found = [c for c in cls.in_flight if before is None or before.get(c.moment[0], 0) >= c.moment[1]]
+        for copy in found:
             copy.make()
+        return found
 
     @classmethod
-    def wait(cls) -> None:
+    def wait(cls, before: dict[Any, int] | None = None) -> None:
         """Wait for the GPU. The sources of its copies must be unchanged, since it may read them at any time."""
         cls.synchronizations += 1
-        cls.reach()
-        copies, cls.in_flight = cls.in_flight, []
+        copies = cls.reach(before)
+        cls.in_flight = [copy for copy in cls.in_flight if copy not in copies]
         for copy in copies:
             assert copy.source.tobytes() == copy.promised.tobytes(), (
                 "page-locked memory was changed while the GPU copied from it"
@@ -88,6 +95,7 @@ class Event:
         self.device = State.device
         self.time: float | None = None
         self.complete = False
+        self.before: dict[Any, int] = {}
 
     @property
     def done(self) -> bool:
@@ -98,9 +106,10 @@ class Event:
         if stream.device_id != self.device:
             raise CUDARuntimeError(400, f"an event of device {self.device}, a stream of device {stream.device_id}")
         self.time, self.complete = time.perf_counter(), False
+        self.before = dict(stream.before)
 
     def synchronize(self) -> None:
-        State.wait()
+        State.wait(self.before)
         self.complete = True
 
 
@@ -118,7 +127,13 @@ class Stream:
     def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int = 0) -> None:
         self.device_id = State.device
         self.waited_for: list[Event] = []
+        self.before: dict[Any, int] = {self: 0}  # how much of the work of each stream its next work comes after
         State.made_streams += 1
+
+    def queue(self) -> tuple[Stream, int]:
+        """Queue some work; returns its moment."""
+        self.before[self] += 1
+        return self, self.before[self]
 
     def __enter__(self) -> Stream:
         if self.device_id != State.device:
@@ -142,9 +157,10 @@ class Stream:
         if event.time is None:
             raise CUDARuntimeError(400, "an event that was not recorded")
         self.waited_for.append(event)
+        self.before |= {s: max(n, self.before.get(s, 0)) for s, n in event.before.items()}
 
     def synchronize(self) -> None:
-        State.wait()
+        State.wait(self.before)
 
 
 def get_current_stream(device_id: int = -1) -> Stream:

@@ -59,6 +59,7 @@ class ndarray:  # noqa: N801
     def __init__(self, values: Any, device: int | None = None) -> None:
         self._values = np.asarray(values)
         self._device = State.device if device is None else device
+        self._allocated: Any = None  # the moment, for an array of `empty`
 
     shape = property(lambda self: self._values.shape)
     dtype = property(lambda self: self._values.dtype)
@@ -104,6 +105,19 @@ class ndarray:  # noqa: N801
     def reshape(self, *shape: Any) -> ndarray:
         return ndarray(_unwrap(self).reshape(*shape))
 
+    def set(self, arr: Any, stream: Any = None) -> None:
+        assert (arr.shape, arr.dtype, arr.flags.c_contiguous) == (self.shape, self.dtype, True)
+        stream = get_current_stream() if stream is None else stream
+        made, moment = self._allocated
+        assert made is stream or stream.before.get(made, 0) >= moment, (
+            "a copy into memory that earlier work of another stream may still use"
+        )
+        State.transfers += 1
+        if arr.size and State.is_pinned(arr.ctypes.data):
+            State.in_flight.append(Copy(arr, self._values, stream))
+        else:
+            self._values[...] = arr
+
     def scatter_add(self, slices: Any, value: Any) -> None:
         text = "`ndarray.scatter_add` is deprecated. Please use `cupy.add.at` instead."
         warnings.warn(text, DeprecationWarning, stacklevel=2)
@@ -114,7 +128,7 @@ def _unwrap(x: Any) -> Any:
     """The values of an operand, which must be an array of the current device, or a number."""
     if isinstance(x, ndarray):
         assert x._device == State.device, f"an array of device {x._device} in an operation on device {State.device}"
-        State.reach()
+        State.reach(get_current_stream().before)
         return x._values
     if isinstance(x, np.ndarray):
         raise TypeError(f"Unsupported type {type(x)}")
@@ -212,7 +226,7 @@ def array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K", subo
         return ndarray(_filled((), values, values.dtype))
     if values.size and values.flags.c_contiguous and State.is_pinned(values.ctypes.data):
         out = empty(values.shape, values.dtype)
-        State.in_flight.append(Copy(values, out._values))
+        State.in_flight.append(Copy(values, out._values, get_current_stream()))
     else:
         out = ndarray(np.array(values, order=order))
     if blocking:
@@ -230,7 +244,7 @@ def asarray(
 
 def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> Any:
     State.transfers += 1
-    State.wait()
+    State.wait(get_current_stream().before)
     State.synchronizations -= 1  # counted as a transfer
     return np.array(_unwrap(a), order="C")
 
@@ -249,7 +263,9 @@ def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     memory = np.full(size * native.itemsize + GUARD, 0xFF, np.uint8)
     out = memory[:-GUARD].view(native).reshape(shape, order=order)  # type: ignore[call-overload]
     out.fill(np.nan if out.dtype.kind == "f" else 1)  # uninitialized memory must not look like zeros
-    return _counted(ndarray(out))
+    made = ndarray(out)
+    made._allocated = get_current_stream().queue()
+    return _counted(made)
 
 
 def _guarded(values: Any) -> bool:
@@ -528,6 +544,7 @@ def modules() -> dict[str, types.ModuleType]:
         driverGetVersion=lambda: 12090,
         runtimeGetVersion=lambda: 12090,
         CUDARuntimeError=CUDARuntimeError,
+        memGetInfo=lambda: (2**33, 2**34),
         memoryTypeHost=1,
         pointerGetAttributes=pointer_attributes,
     )

@@ -163,6 +163,28 @@ def test_values_from_pinned_memory_are_copied_at_once(backend: Backend, part: sl
     assert_agree("from_host", backend.to_host(copied), x[part])
 
 
+@about("from_host_ahead", "pin")
+@pytest.mark.parametrize("dtype", [*ALL])
+def test_values_are_copied_ahead(backend: Backend, dtype: str) -> None:
+    """Work after the event's `wait` reads them; after its `synchronize`, the buffers may be overwritten."""
+    sources = [_values((50, 7), dtype), _values((0, 3), dtype), _values((50,), dtype)]
+    buffers = [backend.pin(np.empty(x.shape, x.dtype)) for x in sources]
+    made: list[tuple[Any, Any]] = []
+    for turn in range(3):
+        for buffer, x in zip(buffers, sources, strict=True):
+            buffer[...] = np.roll(x, turn)
+        arrays, copied = backend.from_host_ahead([*buffers, buffers[0][3:9]])
+        copied.wait()
+        made += zip([backend.copy(array) for array in arrays], arrays, strict=True)
+        copied.synchronize()
+    rolled = [[np.roll(x, turn) for x in sources] for turn in range(3)]
+    expected = [x for each in rolled for x in (*each, each[0][3:9])]
+    for (copy, array), x in zip(made, expected, strict=True):
+        assert array.dtype == backend.dtypes[dtype]
+        assert_agree("a copy of it", backend.to_host(copy), x)
+        assert_agree("from_host_ahead", backend.to_host(array), x)
+
+
 # ---------------------------------------------------------------------- waiting, memory, time
 
 
@@ -214,6 +236,13 @@ def test_memory(backend: Backend) -> None:
     assert freed >= 0
 
 
+@about("available_memory")
+def test_available_memory(backend: Backend) -> None:
+    """Bytes, or None."""
+    found = backend.available_memory()
+    assert found is None or (isinstance(found, int) and found >= 0)
+
+
 @about("event")
 def test_event(backend: Backend) -> None:
     """Seconds between two events, which must both have been recorded."""
@@ -229,6 +258,8 @@ def test_event(backend: Backend) -> None:
     seconds = second.seconds_since(first)
     assert isinstance(seconds, float)
     assert 0.0 <= seconds < 60.0
+    second.wait()
+    second.synchronize()
 
 
 @about("stream")
