@@ -93,3 +93,14 @@ def imported_extra(module: str, package: str, extra: str) -> Any:
             raise  # the package is there, but broken
         needed = f'this needs {package} from the extra "{extra}" of {DISTRIBUTION}'
         raise ModuleNotFoundError(f"{needed}; {to_install(extra)}", name=error.name) from None
+
+
+def physical_memory() -> float:
+    """The bytes of memory of this machine, infinity if unknown.
+
+    For checks in advance: systems grant more memory than they have and kill the process that uses it.
+    """
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # on Windows, which grants only what it has
+        return float("inf")

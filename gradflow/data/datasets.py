@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,12 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradflow.data import splits
-from gradflow.data.inputs import DataError, check_finite, checked_inputs, image_shape_of, listed
+from gradflow.data import arrays, images, splits
+from gradflow.data.inputs import DataError, as_rows, check_finite, checked_inputs, image_shape_of, listed
 from gradflow.data.labels import Label, checked_targets, codes_among, encode
+from gradflow.data.reading import Samples, reading
 from gradflow.data.scaling import rows_at_once
 from gradflow.environment import imported_extra
+from gradflow.files import FilePath, open_file
 from gradflow.ops.host import array_from_host
+from gradflow.text import did_you_mean
 
 Array = npt.NDArray[Any]
 
@@ -95,8 +99,7 @@ class Dataset:
         name: str = "arrays",
         *,
         features: Sequence[str] = (),
-        classes: Sequence[str] = (),
-        columns: Sequence[str] = (),
+        names: Sequence[str] = (),
         image_shape: tuple[int, ...] | None = None,
         test: tuple[Any, Any] | None = None,
     ) -> Dataset:
@@ -107,24 +110,24 @@ class Dataset:
         targets: for classes, integers, bools or text (samples,), or one-hot rows of any dtype; for regression, floats
         (samples,) or (samples, columns), whole numbers too.
         name: what to call the data in messages.
-        features, columns: the names of the features and, in regression, of the target columns.
-        classes: their names, in the order of the sorted labels (default: the labels as text).
+        features: the names of the features.
+        names: of the classes, in the order of the sorted labels (default: the labels as text); of the target columns.
         image_shape: for images that are already flattened.
         test: the inputs and targets of a test set of its own.
 
         Raises DataError for data that cannot be used.
         """
+        rows, found = as_rows(inputs, name), checked_targets(targets, name)
         shape = image_shape or image_shape_of(np.shape(inputs))
-        values, found = checked_inputs(inputs, name, features), checked_targets(targets, name)
         if found.dtype.kind in "biuU":
-            codes, labels, names = encode(found, name, classes)
-            made = cls(name, values, codes, names, labels, tuple(features), (), shape)
+            codes, labels, classes = encode(found, name, names)
+            made = cls(name, rows, codes, classes, labels, tuple(features), image_shape=shape)
         else:
-            made = cls(name, values, found, (), (), tuple(features), tuple(columns), shape)
-        if test is None:
-            return made
-        own = cls.from_arrays(*test, f"the test part of {name}", features=features, image_shape=shape)
-        return replace(made, test=own.like(made))
+            made = cls(name, rows, found, features=tuple(features), columns=tuple(names), image_shape=shape)
+        if test is not None:
+            own = cls.from_arrays(*test, f"the test part of {name}", image_shape=shape)
+            object.__setattr__(made, "test", own.like(made))
+        return made
 
     @property
     def is_classification(self) -> bool:
@@ -209,14 +212,67 @@ def check_labels(labels: Array, classes: int) -> None:
         raise ValueError(f"labels of {classes} classes must be in [0, {classes}); got {labels.min()} to {labels.max()}")
 
 
-def load(name: str) -> Dataset:
-    """Return the dataset of this name.
+def load(name: FilePath) -> Dataset:
+    """Return the dataset of this name, or the one in this file or folder.
 
-    Raises DataError if unknown, ModuleNotFoundError without scikit-learn.
+    name: a name in `DATASETS`; an npz file (see `gradflow.data.arrays`); a folder with MNIST's IDX files or with those
+    of CIFAR-10's binary version (see `gradflow.data.images`). A test part becomes the `test` of the dataset.
+
+    Raises DataError, which names the file, if it cannot be used; ModuleNotFoundError for a name without scikit-learn.
     """
-    if name in DATASETS:
+    if isinstance(name, str) and name in DATASETS:
         return _built_in(name)
-    raise DataError(f"unknown dataset {name!r}; there are {listed(list(DATASETS))}")
+    main, test = _parts(name)
+    if main is None:
+        raise DataError(f"{os.fspath(name)} has test images only: the files with training images are missing")
+    for part in (main, test):
+        if part is not None and part.targets is None:
+            what = "no targets" if part is main else "no targets for its test part"
+            raise DataError(f"{os.fspath(name)} has {what}: a dataset needs inputs and targets, such as X and y")
+    return Dataset.from_arrays(
+        main.inputs,
+        main.targets,
+        os.fspath(name),
+        features=main.features,
+        names=main.names,
+        test=None if test is None else (test.inputs, test.targets),
+    )
+
+
+def load_inputs(path: FilePath) -> Samples:
+    """Return the inputs in a file or folder to predict or to evaluate on, not yet checked; targets are optional.
+
+    path: as for `load`; or an npy file, one IDX file of images, or one of CIFAR-10's binary files. Where there is a
+    test part, that is what is returned.
+
+    Raises DataError, which names the file, if it cannot be read.
+    """
+    main, test = _parts(path)
+    found = test or main
+    assert found is not None  # one of the two, or else DataError
+    return found
+
+
+def _parts(path: FilePath) -> tuple[Samples | None, Samples | None]:
+    """Return the samples in a file or folder, and those of its test part."""
+    name = os.fspath(path)
+    if not os.path.exists(name):
+        known = did_you_mean(name, DATASETS) or f"; there are {listed(list(DATASETS))}"
+        raise DataError(f"unknown dataset {name!r}: no file or folder, and no dataset that comes with gradflow{known}")
+    if os.path.isdir(name):
+        return images.read_image_folder(name)
+    if name.endswith(".bin"):
+        return images.read_cifar([name], name), None
+    with reading(name), open_file(name) as file:
+        start = file.read(8)
+    if start.startswith(arrays.NPZ_MAGIC):
+        return arrays.read_npz(name)
+    if start.startswith(arrays.NPY_MAGIC):
+        return arrays.read_npy(name), None
+    if start.startswith((images.GZIP_MAGIC, b"\0\0")):
+        return Samples(name, images.read_idx(name)), None
+    kinds = "an npz or npy file of NumPy's, an IDX file, or one of CIFAR-10's binary files"
+    raise DataError(f"{name} is {'empty' if not start else 'of an unknown kind'}; give {kinds}")
 
 
 def _built_in(name: str) -> Dataset:
@@ -230,6 +286,6 @@ def _built_in(name: str) -> Dataset:
         bunch.target,
         name,
         features=[str(feature) for feature in bunch.feature_names],
-        classes=[str(c) for c in bunch.target_names],
+        names=[str(c) for c in bunch.target_names],
         image_shape=(8, 8) if name == "digits" else None,
     )

@@ -22,11 +22,6 @@ class DataError(ValueError):
         super().__init__(printable(message))
 
 
-def feature_name(column: int, features: Sequence[str]) -> str:
-    """Return what to call a column of the inputs: its name in quotes, where there are names, or "column 3"."""
-    return repr(features[column]) if features else f"column {column}"
-
-
 def listed(names: Sequence[Any], most: int = 10) -> str:
     """Return names separated by commas; of more than `most`, the first ones and how many there are."""
     shown = ", ".join(str(name) for name in names[:most])
@@ -43,15 +38,7 @@ def checked_inputs(values: Any, source: str, features: Sequence[str] = (), width
 
     Raises DataError for anything else, no samples, another width, and numbers that are not finite.
     """
-    if not hasattr(values, "__array__"):
-        values = np.asarray(values)
-    try:
-        array: Array = array_from_host(values)
-    except TypeError as error:
-        raise DataError(f"{source}: the inputs cannot be used: {error}") from None
-    if not array.ndim or not array.size:
-        raise DataError(f"{source}: inputs are an array (samples, features); got one of shape {array.shape}")
-    array = array.reshape(len(array), -1)
+    array = as_rows(values, source)
     if width is not None and array.shape[1] != width:
         missing = (
             f"; the first that is missing is {features[array.shape[1]]!r}" if array.shape[1] < len(features) else ""
@@ -59,6 +46,27 @@ def checked_inputs(values: Any, source: str, features: Sequence[str] = (), width
         raise DataError(f"{source}: {width} features are expected; got {array.shape[1]}{missing}")
     check_finite(array, f"{source}: the input", features)
     return array
+
+
+def as_rows(values: Any, source: str) -> Array:
+    """Return inputs as an array of real numbers (samples, features), not yet checked further.
+
+    Raises DataError for anything but numbers, and for none.
+    """
+    if not hasattr(values, "__array__"):
+        values = np.asarray(values)
+    try:
+        array: Array = array_from_host(values)
+    except TypeError as error:
+        raise DataError(f"{source}: the inputs are no numbers: {cause(error)}") from None
+    if not array.ndim or not array.size:
+        raise DataError(f"{source}: inputs are an array (samples, features); got one of shape {array.shape}")
+    return array.reshape(len(array), -1)
+
+
+def cause(error: TypeError) -> str:
+    """Return what is wrong with an array, of the error that `array_from_host` raised."""
+    return str(error).removeprefix("a tensor is made of numbers; ")
 
 
 def check_finite(values: Array, what: str, names: Sequence[str] = ()) -> None:
@@ -71,8 +79,9 @@ def check_finite(values: Array, what: str, names: Sequence[str] = ()) -> None:
         if not finite.all():
             row, column = (int(i) for i in np.argwhere(~finite)[0])
             row += start
+            named = f" ({names[column]!r})" if names else ""
             raise DataError(
-                f"{what} in row {row} (the first is 0), {feature_name(column, names)}, is {values[row, column]}: "
+                f"{what} in row {row}, column {column}{named}, both counted from 0, is {values[row, column]}: "
                 "leave out such rows, or fill the gaps"
             )
 

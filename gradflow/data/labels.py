@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradflow.data.inputs import Array, DataError, check_finite, listed
+from gradflow.data.inputs import Array, DataError, cause, check_finite, listed
 from gradflow.ops.host import array_from_host
 
 Label = int | str | bool
@@ -39,7 +39,7 @@ def checked_targets(values: Any, source: str) -> Array:
         try:
             array = np.asarray(array_from_host(values if hasattr(values, "__array__") else array))
         except TypeError as error:
-            raise DataError(f"{source}: the targets cannot be used: {error}") from None
+            raise DataError(f"{source}: the targets cannot be used: {cause(error)}") from None
     if array.ndim not in (1, 2) or not array.size:
         raise DataError(f"{source}: targets are an array (samples,) or (samples, columns); got shape {array.shape}")
     columns: Array = array.reshape(len(array), -1)
