@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 DISTRIBUTION = "gradflow-autograd"
@@ -27,18 +27,21 @@ def switch(variable: str) -> bool | None:
 
 
 @contextlib.contextmanager
-def delayed_interrupts() -> Iterator[None]:
-    """Delay Ctrl-C to the end of a `with` that imports a library; a second Ctrl-C raises KeyboardInterrupt at once.
+def delayed_interrupts() -> Iterator[Callable[[], bool]]:
+    """Delay Ctrl-C to the end of a `with`; a second Ctrl-C raises KeyboardInterrupt at once.
 
-    A library whose import is interrupted stays half imported for the rest of the process, and many then blame their
-    own installation. Does nothing outside the main thread or where the program handles SIGINT itself.
+    Yields a function that says whether Ctrl-C has been pressed. Does nothing outside the main thread or where the
+    program handles SIGINT itself.
+
+    It is for imports: a library whose import is interrupted stays half imported for the rest of the process, and many
+    then blame their own installation. And it is for changes that are not to be left half done.
     """
     import signal
     import threading
 
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
+        yield lambda: False
         return
     interrupted = False
 
@@ -50,11 +53,11 @@ def delayed_interrupts() -> Iterator[None]:
 
     signal.signal(signal.SIGINT, remember)
     try:
-        yield
+        yield lambda: interrupted
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if interrupted:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt from None
 
 
 def to_install(extra: str) -> str:

@@ -314,6 +314,13 @@ class Optimizer:
         TypeError for an object that is not a state dict; KeyError or ValueError for the state of other parameters or of
         another optimizer; ValueError for an invalid step count, non-finite numbers, and negative means of squares.
         """
+        self.state_loader(state_dict)()
+
+    def state_loader(self, state_dict: Mapping[str, Any], finite: bool = True) -> Callable[[], None]:
+        """Check a state for `load_state_dict`, and return the function that loads it. Raises like `load_state_dict`.
+
+        finite: whether numbers that are not finite are an error (default True).
+        """
         groups, states, steps = parts_of(state_dict)
         self._follow_parameters()
         sizes, given = [len(g["params"]) for g in self.param_groups], [len(g["params"]) for g in groups]
@@ -321,10 +328,14 @@ class Optimizer:
             raise ValueError(f"the state is of groups of {given} parameters; this optimizer has {sizes}")
         new_groups = [self._merged(own, group) for own, group in zip(self.param_groups, groups, strict=True)]
         needed = [self.needed_state(group) for group in new_groups]
-        entries = check_entries(states, self._blocks, needed, self.state_names, self.nonnegative_state)
-        self._train(new_groups, self._blocks)
-        self.steps = steps
-        restore(self._blocks, entries)
+        entries = check_entries(states, self._blocks, needed, self.state_names, self.nonnegative_state, finite)
+
+        def load() -> None:
+            self._train(new_groups, self._blocks)
+            self.steps = steps
+            restore(self._blocks, entries)
+
+        return load
 
     def _merged(self, own: Mapping[str, Any], loaded: Mapping[str, Any]) -> dict[str, Any]:
         """A group with the hyperparameters of the one that is loaded. Raises ValueError for one that is unknown."""

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradflow.ops import all as all_
-from gradflow.ops import asarray, greater_equal, isfinite
+from gradflow.ops import any as any_
+from gradflow.ops import asarray, isfinite, less
 from gradflow.optim.flat import FlatBlock
 from gradflow.tensor import Tensor
 from gradflow.tree import check_state
@@ -55,12 +56,13 @@ def check_entries(
     needed: Sequence[tuple[str, ...]],
     known: tuple[str, ...],
     nonnegative: tuple[str, ...],
+    finite: bool,
 ) -> Entries:
     """The entries of a state dict as step counts and tensors. Waits for the device.
 
     states: the entries, by parameter index. blocks: those of the optimizer.
     needed: each group's state arrays. known: all that the optimizer may have. nonnegative: those without negative
-    numbers.
+    numbers. finite: whether numbers that are not finite are an error.
 
     Raises KeyError for a missing name, TypeError or ValueError for an entry that does not fit.
     """
@@ -84,7 +86,7 @@ def check_entries(
                 )
             if name != "step" and value is not None:
                 what = f"{name} of parameter {index}"
-                arrays[name] = _fitting_array(what, value, s.tensor, nonnegative=name in nonnegative)
+                arrays[name] = _fitting_array(what, value, s.tensor, name in nonnegative, finite)
         entries[index] = _count(f"step of parameter {index}", entry["step"]), arrays
     return entries
 
@@ -111,7 +113,7 @@ def _count(name: str, value: Any) -> int:
     return int(count)
 
 
-def _fitting_array(what: str, value: Any, parameter: Tensor, nonnegative: bool) -> Tensor:
+def _fitting_array(what: str, value: Any, parameter: Tensor, nonnegative: bool, finite: bool) -> Tensor:
     """A state array of `parameter` as a tensor. Raises TypeError or ValueError for an array that does not fit."""
     array = value if isinstance(value, Tensor) else asarray(value, device=parameter.device)
     if array.shape != parameter.shape:
@@ -119,8 +121,8 @@ def _fitting_array(what: str, value: Any, parameter: Tensor, nonnegative: bool) 
     if not array.dtype.is_floating:
         raise TypeError(f"{what} must be floating-point; the state's is {array.dtype}")
     array = array.to(device=parameter.device, dtype=parameter.dtype)
-    if not bool(all_(isfinite(array))):
+    if finite and not bool(all_(isfinite(array))):
         raise ValueError(f"{what} in the state has a number that is non-finite in {parameter.dtype}")
-    if nonnegative and not bool(all_(greater_equal(array, 0.0))):
+    if nonnegative and bool(any_(less(array, 0.0))):
         raise ValueError(f"{what} in the state has a negative number")
     return array

@@ -1,9 +1,11 @@
 """Training: the loop `fit`, and `train`, a whole run whose folder holds what is needed to repeat it."""
 
+from gradflow.training.epoch import Step
 from gradflow.training.loop import Epoch, NonFiniteLossError, evaluate, fit
 from gradflow.training.predictor import Predictor, load_run
 from gradflow.training.settings import Settings, SettingsError, read_config
 from gradflow.training.train import Result, Setup, train
+from gradflow.training.trainer import Trainer
 
 __all__ = [
     "Epoch",
@@ -13,6 +15,8 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Setup",
+    "Step",
+    "Trainer",
     "evaluate",
     "fit",
     "load_run",

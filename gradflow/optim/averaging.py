@@ -1,0 +1,141 @@
+"""The exponential moving average of the weights, over the flat buffers of an optimizer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from gradflow.autograd.memory import clock
+from gradflow.backend import Array
+from gradflow.backend.optimizer_steps import SGDOptions, SGDScalars
+from gradflow.interception import opaque_call
+from gradflow.optim.flat import FlatBlock
+from gradflow.optim.hyperparameters import checked_number
+from gradflow.optim.optimizer import Optimizer
+from gradflow.tensor import Tensor
+
+_TOWARDS = SGDOptions(momentum=0.0, dampening=0.0, weight_decay=-1.0, nesterov=False)
+"""With these, `sgd_step` of rate -r on the average, with the weights as its gradient, adds r * (weights - average)."""
+
+
+class WeightAverage:
+    """The average of an optimizer's parameters over all steps, in which each step counts `decay` times the next.
+
+    optimizer: its parameters are averaged.
+    decay: a number in (0, 1).
+
+    In update t = 1, 2, ... the average moves by r * (weights - average), r = (1 - decay) / (1 - decay^t): the moving
+    average with the correction of Adam's means (Kingma and Ba 2015, "Adam", section 3), so that the first weights do
+    not count more than others. Raises ValueError for another decay.
+    """
+
+    def __init__(self, optimizer: Optimizer, decay: float) -> None:
+        if not 0.0 < checked_number("the decay of an average", decay) < 1.0:
+            raise ValueError(f"the decay of an average is in (0, 1); got {decay!r}")
+        self.optimizer = optimizer
+        self.decay = float(decay)
+        self.steps = 0
+        self._blocks: list[FlatBlock] = []
+        self._arrays: list[Array] = []
+        self._follow()
+
+    def _follow(self) -> None:
+        """Average the optimizer's present parameters: each keeps its average, new ones start with their values."""
+        self.optimizer._follow_parameters()
+        if self._blocks is self.optimizer._blocks:
+            return
+        known = {id(tensor): value for tensor, value in self._averages()}
+        self._blocks, self._arrays = self.optimizer._blocks, []
+        for block in self._blocks:
+            _adopt_all(block)
+            self._arrays.append(block.backend.copy(block.values))
+        for tensor, value in self._averages():
+            if id(tensor) in known:
+                value.copy_(known[id(tensor)])
+
+    def _averages(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each parameter with its average, a view."""
+        for block, array in zip(self._blocks, self._arrays, strict=True):
+            for s in block.slices:
+                yield s.tensor, Tensor(block.view(array, s), block.backend)
+
+    @opaque_call
+    def update(self) -> None:
+        """Count the present weights, after a step of the optimizer. It can be replayed in a captured step."""
+        if self._blocks is not self.optimizer._blocks:
+            self._follow()
+        self.steps += 1
+        rate = (1.0 - self.decay) / (1.0 - self.decay**self.steps)
+        for block, array in zip(self._blocks, self._arrays, strict=True):
+            if block.any_outside:
+                block.copy_in(block.slices)
+            block.backend.sgd_step(array, block.values, None, _TOWARDS, SGDScalars(-rate, True))
+
+    @contextlib.contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Give the parameters their averages inside a `with`, in the same memory; before the first update, nothing."""
+        if not self.steps:
+            yield
+            return
+        self._follow()
+        weights = []
+        for block in self._blocks:
+            _adopt_all(block)
+            weights.append(block.backend.copy(block.values))
+        try:
+            self._assign(self._arrays)
+            yield
+        finally:
+            self._assign(weights)
+
+    def _assign(self, arrays: list[Array]) -> None:
+        for block, array in zip(self._blocks, arrays, strict=True):
+            block.backend.setitem(block.values, ..., array)
+            now = clock.change()
+            for s in block.slices:
+                s.tensor._memory.changed = now  # type: ignore[union-attr]  # a slice has one
+            block.copy_out(block.slices)
+
+    def restart(self) -> None:
+        """Set the average to the present weights; the number of updates stays."""
+        self._blocks = []
+        self._arrays = []
+        self._follow()
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the average: "steps", the number of updates, and "weights", in the order of the parameters."""
+        self._follow()
+        averages = {id(tensor): value for tensor, value in self._averages()}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return {"steps": self.steps, "weights": [averages[id(p)].clone() for p in parameters]}
+
+    def state_loader(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Check a state that `state_dict` returned, and return the function that loads it. Raises ValueError."""
+        self._follow()
+        steps, weights = state.get("steps"), state.get("weights")
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if type(steps) is not int or steps < 0:
+            raise ValueError(f"the number of updates of an average is an integer of at least 0; got {steps!r}")
+        if not isinstance(weights, list) or len(weights) != len(parameters):
+            raise ValueError(f"the average must have {len(parameters)} tensors, one for each parameter")
+        for p, value in zip(parameters, weights, strict=True):
+            if not isinstance(value, Tensor) or value.shape != p.shape or value.dtype is not p.dtype:
+                got = f"{value.dtype} {value.shape}" if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"the average of a parameter must be {p.dtype} {p.shape}; got {got}")
+
+        def load() -> None:
+            averages = {id(tensor): value for tensor, value in self._averages()}
+            for p, value in zip(parameters, weights, strict=True):
+                averages[id(p)].copy_(value)
+            self.steps = steps
+
+        return load
+
+
+def _adopt_all(block: FlatBlock) -> None:
+    """Make the block have the present values of all its parameters."""
+    for s in block.slices:
+        if s.tensor.array is not s.values:
+            block._adopt(s)
+    block.copy_in(block.slices)

@@ -1,0 +1,28 @@
+"""The bar that shows the progress within an epoch."""
+
+from __future__ import annotations
+
+import gradflow as gf
+from gradflow.environment import DISTRIBUTION, to_install
+
+
+class Bar:
+    """A bar for an epoch of so many batches, on stderr. Raises ModuleNotFoundError without tqdm."""
+
+    def __init__(self, title: str, batches: int) -> None:
+        try:
+            from tqdm import tqdm
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(
+                f'a progress bar needs tqdm from the extra "train" of {DISTRIBUTION}; {to_install("train")}'
+            ) from None
+        self._bar = tqdm(total=batches, desc=title, unit="batch", leave=False)
+
+    def show(self, batches: int, loss: gf.Tensor) -> None:
+        """Show that so many batches are done. The loss is read only when the bar is drawn, some times per second."""
+        if self._bar.update(batches - self._bar.n):
+            self._bar.set_postfix(loss=f"{loss.item():.4g}", refresh=False)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.close()

@@ -1,0 +1,64 @@
+"""The figures of an epoch and of a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import gradflow as gf
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The figures of an epoch. `str()` is one line. `seconds` and `samples_per_second` do not count in comparisons.
+
+    epoch: its number, from 1. step: the number of optimizer steps so far.
+    learning_rate: that of the last step, of the optimizer's first parameter group.
+    train_loss, train_metrics: over the samples as they were trained on: each batch with the weights before its step,
+        with dropout.
+    validation_loss, validation_metrics: after the epoch, without dropout; None and {} without validation.
+    stale: the number of epochs since the best; 0 for the best so far.
+    seconds: the time of the epoch with its validation. samples_per_second: training samples in this time.
+    """
+
+    epoch: int
+    step: int
+    learning_rate: float
+    train_loss: float
+    train_metrics: dict[str, float]
+    validation_loss: float | None
+    validation_metrics: dict[str, float]
+    stale: int
+    seconds: float = field(compare=False)
+    samples_per_second: float = field(compare=False)
+
+    def __str__(self) -> str:
+        parts = [f"epoch {self.epoch}: {_figures(self.train_loss, self.train_metrics)}"]
+        if self.validation_loss is not None:
+            parts.append(f"validation {_figures(self.validation_loss, self.validation_metrics)}")
+        parts.append(f"rate {self.learning_rate:.3g}")
+        parts.append(f"{self.samples_per_second:,.0f} samples/s")
+        parts.append(f"stale {self.stale}" if self.stale else "best")
+        return "; ".join(parts)
+
+
+def _figures(loss: float, metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in {"loss": loss, **metrics}.items())
+
+
+class Step(NamedTuple):
+    """An optimizer step.
+
+    step: its number, from 1. epoch: the number of its epoch, from 1.
+    loss: the loss that it minimised, a tensor of shape () on the device; reading it waits for the device.
+    finished: the figures of the epoch if this was its last step, else None.
+    """
+
+    step: int
+    epoch: int
+    loss: gf.Tensor
+    finished: Epoch | None
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became infinite or NaN: training has diverged."""

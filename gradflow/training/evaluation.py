@@ -1,0 +1,138 @@
+"""The figures of batches: the mean loss and the metrics. What they are computed from stays on the device until then."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import gradflow as gf
+from gradflow.data import Batches
+from gradflow.interception import temporary_change
+from gradflow.random.generator import restored
+from gradflow.training.checks import check_labels, generators_of
+from gradflow.training.metrics import Metrics
+from gradflow.training.objective import Loss, Objective
+
+Partial = tuple[gf.Tensor, ...]
+"""What the metrics need of a batch; see `Metrics.partial`."""
+_JOINED = 1024
+"""After so many batches, their results are joined, so that few objects are kept."""
+
+
+class Tally:
+    """The losses of batches, and what the metrics need of them; all stays on the device."""
+
+    def __init__(self, losses: gf.Tensor | None = None, partial: Partial = ()) -> None:
+        self._losses = [] if losses is None else [losses]
+        self._partials = [partial] if partial else []
+        self._new: list[gf.Tensor] = []
+
+    def add(self, loss: gf.Tensor, partial: Partial) -> None:
+        """Add a batch; this runs between steps, so it does little."""
+        self._new.append(loss)
+        if partial:
+            self._partials.append(partial)
+        if len(self._new) == _JOINED:
+            self.join()
+
+    def join(self) -> tuple[gf.Tensor | None, Partial]:
+        """Join what is kept, and return it: the losses of the batches, (batches,), and what the metrics need."""
+        if self._new:
+            losses = gf.stack(self._new)
+            self._losses.append(losses if losses.dtype is gf.float64 else gf.astype(losses, "float32"))
+            self._new = []
+        if len(self._losses) > 1:
+            self._losses = [gf.concat(self._losses)]
+        if len(self._partials) > 1:
+            self._partials = [tuple(gf.concat(parts) for parts in zip(*self._partials, strict=True))]
+        return self._losses[0] if self._losses else None, self._partials[0] if self._partials else ()
+
+
+class Figures:
+    """How the figures of batches are computed: with their `objective` and their `metrics`.
+
+    model: whose outputs are tried for two samples. loss, batches, class_weights: see `Objective`.
+    names: see `Metrics`.
+
+    Raises TypeError or ValueError for batches that the model does not take, targets that do not fit the outputs, a loss
+    that is not one number, and labels out of range, since kernels on a GPU do not check labels.
+    """
+
+    def __init__(
+        self,
+        model: gf.nn.Module,
+        loss: Loss,
+        batches: Batches,
+        names: Sequence[str] = (),
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        self.batches = batches
+        self.objective = Objective(loss, batches, class_weights)
+        self.metrics = Metrics(names, loss, batches)
+        full, rest = divmod(batches.samples, batches.batch_size)
+        self.sizes = [batches.batch_size] * full + [rest] * (rest > 0)
+        """The number of samples in each batch of an epoch."""
+        outputs, targets, *weights = trial(model, batches)
+        check_labels(loss, outputs, batches)
+        try:
+            with gf.no_grad():
+                value = self.objective(outputs, targets, *weights)
+                self.partial = self.metrics.partial(outputs, targets, *weights)
+        except (TypeError, ValueError) as error:
+            what = f"the targets do not fit the outputs of the model (tried with {len(targets)} samples)"
+            raise type(error)(f"{what}: {error}") from error
+        if not isinstance(value, gf.Tensor) or value.shape != () or not value.dtype.is_floating:
+            got = f"{value.dtype} of shape {value.shape}" if isinstance(value, gf.Tensor) else type(value).__name__
+            raise ValueError(f"the loss must be one floating-point number, averaged over the batch; got {got}")
+
+    def tally(self, model: gf.nn.Module) -> Tally:
+        """The results of an epoch in evaluation mode."""
+        tally = Tally()
+        with evaluating(model):
+            for inputs, targets, *weights in self.batches:
+                outputs = model(inputs)
+                tally.add(self.objective(outputs, targets, *weights), self.metrics.partial(outputs, targets, *weights))
+        return tally
+
+    def read(self, tally: Tally) -> tuple[float, dict[str, float]]:
+        """The mean loss over the samples, and the metrics. Reads the results of an epoch from the device."""
+        losses, partial = tally.join()
+        assert losses is not None
+        total = sum(loss * n for loss, n in zip(losses.tolist(), self.sizes, strict=True))
+        return total / sum(self.sizes), self.metrics.figures([partial])
+
+
+def trial(model: gf.nn.Module, batches: Batches) -> tuple[gf.Tensor, ...]:
+    """The outputs of the model for the first two samples, their targets, and their weights if there are any.
+
+    The model is in evaluation mode, and random generators stay as they were. Raises TypeError or ValueError for inputs
+    that the model does not take.
+    """
+    data = [x for x in (batches.inputs, batches.targets, batches.weights) if x is not None]
+    inputs, *others = [x[:2] if isinstance(x, gf.Tensor) else gf.tensor(x[:2], device=batches.device) for x in data]
+    with restored({g: (g.key, g.counter) for g in generators_of(model)}), evaluating(model):
+        try:
+            outputs = model(inputs)
+        except (TypeError, ValueError) as error:
+            what = f"the model does not take the inputs (tried with {len(inputs)} samples)"
+            raise type(error)(f"{what}: {error}") from error
+    if not isinstance(outputs, gf.Tensor):
+        raise TypeError(f"the model must return a tensor; got {type(outputs).__name__}")
+    return outputs, *others
+
+
+@contextlib.contextmanager
+def evaluating(model: gf.nn.Module) -> Iterator[None]:
+    """Set evaluation mode without gradients inside a `with`; then each module has its own mode again.
+
+    Captured steps stay valid, since the modules are as they were.
+    """
+    modules = [module for module in model.modules() if module.training]
+    with gf.no_grad(), temporary_change(*modules):
+        try:
+            for module in modules:
+                object.__setattr__(module, "training", False)
+            yield
+        finally:
+            for module in modules:
+                object.__setattr__(module, "training", True)

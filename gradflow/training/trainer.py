@@ -1,0 +1,355 @@
+"""The training loop as an iterator: `for epoch in trainer.epochs(200): ...`.
+
+Within an epoch nothing is read from the device. Losses and what the metrics need are kept there, and are read at the
+end of the epoch, so the host never waits for a GPU between two steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import index
+from typing import Any
+
+import gradflow as gf
+from gradflow.data import Batches
+from gradflow.environment import delayed_interrupts
+from gradflow.optim.averaging import WeightAverage
+from gradflow.random.generator import default_generator, restored
+from gradflow.saving import load, save
+from gradflow.training import checks, trainer_state
+from gradflow.training.bar import Bar
+from gradflow.training.epoch import Epoch, NonFiniteLossError, Step
+from gradflow.training.evaluation import Figures, trial
+from gradflow.training.metrics import ON_DEVICE, better
+from gradflow.training.objective import ClassWeight, Loss, check_loss, class_weights_of
+from gradflow.training.progress import Progress
+from gradflow.training.step import TrainingStep, can_be_captured
+
+
+class Trainer:
+    """Trains a model: `epochs` and `steps` are iterators that go on from where the trainer stands.
+
+    model, loss, optimizer: what to train; its loss, a function of outputs and targets that averages over the batch; and
+        what updates its parameters.
+    train: the batches of an epoch. validation: those that are evaluated after each epoch (default None: none).
+    metrics: the names of figures besides the loss, such as "accuracy" (default: none); see
+        `gradflow.training.metrics.METRICS`.
+    watch: the figure that decides which epoch is best, "loss" (default) or one of `metrics`: of the validation if there
+        is one, else of the training. Of equal epochs the first is best; NaN never is.
+    clip_norm: the largest global norm of the gradients (default None: any).
+    accumulate: the number of batches whose union gives the gradient of a step (default 1). The last step of an epoch
+        has the batches that are left.
+    average: the decay, in (0, 1), of an exponential moving average of the weights (default None: no average). With it,
+        the averaged weights are evaluated, and kept as the best.
+    class_weight: the weights of the classes: "balanced", one number for each class, or a dict of numbers by class
+        (others: 1; default None: all 1). They multiply the weights of the samples; together these have mean 1.
+    capture: whether to replay the step (see `gradflow.capture`). "auto" (default) does so if the model and the loss are
+        made of gradflow's own and draw no random numbers, since a replay does not run a user's Python.
+    progress: whether to show a bar within each epoch (default False; it needs tqdm, of the extra `train`).
+
+    `history` has the finished epochs, `best` is the best of them or None; `captures` says whether steps are captured.
+
+    Ctrl-C during a step ends the step and then raises KeyboardInterrupt: the trainer can be saved, and can go on. After
+    an error within a step, or a second Ctrl-C, the weights may be half updated: the trainer refuses to go on until a
+    saved state is loaded.
+
+    Raises TypeError or ValueError for arguments that do not fit, such as data with a NaN, or targets that do not fit
+    the outputs of the model.
+
+    >>> import gradflow as gf
+    >>> from gradflow.data import Batches
+    >>> from gradflow.training import Trainer
+    >>> x = gf.random.normal((64, 1), generator=gf.Generator(0))
+    >>> model = gf.nn.Linear(1, 1, generator=gf.Generator(0))
+    >>> optimizer = gf.optim.SGD(model.parameters(), lr=0.5)
+    >>> trainer = Trainer(model, gf.mse_loss, optimizer, Batches(x, 2 * x + 1, 16))
+    >>> for epoch in trainer.epochs(5):
+    ...     pass
+    >>> epoch.step, epoch.train_loss < 1e-3, trainer.best == epoch
+    (20, True, True)
+    """
+
+    def __init__(
+        self,
+        model: gf.nn.Module,
+        loss: Loss,
+        optimizer: gf.optim.Optimizer,
+        train: Batches,
+        validation: Batches | None = None,
+        *,
+        metrics: Sequence[str] = (),
+        watch: str = "loss",
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        average: float | None = None,
+        class_weight: ClassWeight = None,
+        capture: bool | str = "auto",
+        progress: bool = False,
+    ) -> None:
+        check_loss(loss)
+        checks.check_parts(model, loss, optimizer, train, validation, clip_norm, accumulate)
+        names = checks.metric_names(metrics, watch)
+        if capture not in (True, False, "auto"):
+            raise ValueError(f"capture is True, False or 'auto'; got {capture!r}")
+        self.model, self.loss, self.optimizer, self.train, self.validation = model, loss, optimizer, train, validation
+        self.watch, self.clip_norm, self.accumulate, self.progress = watch, clip_norm, index(accumulate), progress
+        self.captures = can_be_captured(model, loss) if capture == "auto" else bool(capture)
+        self.metrics = names
+        self.class_weights = class_weights_of(class_weight, loss, train, trial(model, train)[0])
+        """The weight of each class, or None."""
+        on_train = names if validation is None else [name for name in names if name in ON_DEVICE]
+        self._on_train = Figures(model, loss, train, on_train, self.class_weights)
+        self._on_validation = None
+        if validation is not None:
+            self._on_validation = Figures(model, loss, validation, names, self.class_weights)
+        self._average = None if average is None else WeightAverage(optimizer, average)
+        objective, metrics_on_train = self._on_train.objective, self._on_train.metrics
+        self._step = TrainingStep(
+            model, objective, optimizer, metrics_on_train.partial, clip_norm, self._average, self.captures
+        )
+        self._scales: dict[float, gf.Tensor] = {}
+        self._progress = Progress()
+        self._batches: Iterator[tuple[gf.Tensor, ...]] | None = None  # what is left of the epoch
+        self._torn = False
+        self._bar: Bar | None = None
+
+    # ------------------------------------------------------------------ where it stands
+
+    @property
+    def history(self) -> list[Epoch]:
+        """The finished epochs."""
+        return self._progress.history
+
+    @property
+    def epoch(self) -> int:
+        """The number of finished epochs."""
+        return len(self._progress.history)
+
+    @property
+    def step(self) -> int:
+        """The number of optimizer steps of this trainer."""
+        return self._progress.step
+
+    @property
+    def best(self) -> Epoch | None:
+        """The best epoch so far, or None."""
+        return self._progress.best
+
+    # ------------------------------------------------------------------ training
+
+    def epochs(self, n: int) -> Iterator[Epoch]:
+        """Train until `n` epochs are finished in all, and yield the figures of each: `for epoch in trainer.epochs(9)`.
+
+        You may leave the loop, and go on later with another; an epoch that has begun goes on where it was left.
+        Raises NonFiniteLossError after an epoch with a loss that is not finite, RuntimeError after a step that was
+        interrupted (see `Trainer`).
+        """
+        return self._epochs(_count("epochs", n))
+
+    def _epochs(self, n: int) -> Iterator[Epoch]:
+        while self.epoch < n:
+            with self._working() as interrupted:
+                while self._progress.batches < len(self._on_train.sizes):
+                    self._update()
+                    if interrupted():
+                        raise KeyboardInterrupt
+                epoch = self._finish()
+            yield epoch
+
+    def steps(self, n: int) -> Iterator[Step]:
+        """Train until `n` optimizer steps are done in all, and yield each. Raises as `epochs`."""
+        return self._steps(_count("steps", n))
+
+    def _steps(self, n: int) -> Iterator[Step]:
+        progress, all_batches = self._progress, len(self._on_train.sizes)
+        while progress.step < n or progress.batches == all_batches:
+            with self._working():
+                if progress.batches == all_batches:  # an error ended the validation after the last step
+                    self._finish()
+                    continue
+                number, loss = self.epoch + 1, self._update()
+                finished = self._finish() if progress.batches == all_batches else None
+            yield Step(progress.step, number, loss, finished)
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[Callable[[], bool]]:
+        """Delay Ctrl-C inside a `with`, and add its time to the epoch's. Yields a function: has Ctrl-C been pressed?"""
+        self._check_whole()
+        self._since = time.perf_counter()
+        try:
+            with delayed_interrupts() as interrupted:
+                yield interrupted
+        finally:
+            self._progress.seconds += time.perf_counter() - self._since
+
+    def _check_whole(self) -> None:
+        if self._torn:
+            raise RuntimeError(
+                "a step was interrupted while it changed the weights: load a saved state, or make a new Trainer"
+            )
+
+    def _update(self) -> gf.Tensor:
+        """Do one optimizer step and return its loss."""
+        progress = self._progress
+        if self._batches is None:
+            self._batches = self._open()
+        if not self.model.training:
+            self.model.train()
+        self._torn = True
+        if self.accumulate == 1:
+            loss, partial = self._step.whole(*next(self._batches))
+            progress.tally.add(loss, partial)
+            progress.batches += 1
+        else:
+            loss = self._accumulated(self._batches)
+        progress.step += 1
+        self._torn = False
+        if self._bar is not None:
+            self._bar.show(progress.batches, loss)
+        return loss
+
+    def _accumulated(self, batches: Iterator[tuple[gf.Tensor, ...]]) -> gf.Tensor:
+        """Do one optimizer step with the gradient of the union of several batches, and return the loss of the union."""
+        progress, losses = self._progress, []
+        sizes = self._on_train.sizes[progress.batches : progress.batches + self.accumulate]
+        self._step.zero_grad()
+        for n in sizes:
+            scale = self._scale(n / sum(sizes))
+            loss, partial = self._step.gradient(*next(batches), scale=scale)
+            progress.tally.add(loss, partial)
+            losses.append(gf.multiply(loss, scale))
+        self._step.update()
+        progress.batches += len(sizes)
+        return functools.reduce(gf.add, losses)
+
+    def _scale(self, share: float) -> gf.Tensor:
+        """A number as a tensor on the device, which a captured step takes."""
+        if share not in self._scales:
+            dtype = gf.float64 if next(self.model.parameters()).dtype is gf.float64 else gf.float32
+            self._scales[share] = gf.tensor(share, dtype, self.train.device)
+        return self._scales[share]
+
+    def _open(self) -> Iterator[tuple[gf.Tensor, ...]]:
+        """The batches of the epoch that are left, in the order that was drawn when it began."""
+        progress = self._progress
+        if self.progress:
+            self._bar = Bar(f"epoch {self.epoch + 1}", len(self._on_train.sizes))
+        generator = default_generator if self.train.generator is None else self.train.generator
+        if progress.order is None:
+            progress.order = generator.key, generator.counter
+            return self.train.epoch()
+        with restored({generator: progress.order}):
+            return self.train.epoch(progress.batches)
+
+    def _finish(self) -> Epoch:
+        """Validate, read the figures of the epoch, keep the weights if they are the best, and start the next epoch."""
+        progress, number = self._progress, self.epoch + 1
+        with self._averaged():
+            validation = None if self._on_validation is None else self._on_validation.tally(self.model)
+            train_loss, train_metrics = self._on_train.read(progress.tally)
+            loss: float | None = None
+            metrics: dict[str, float] = {}
+            if self._on_validation is not None and validation is not None:
+                loss, metrics = self._on_validation.read(validation)
+            for value in (train_loss, loss):
+                if value is not None and not math.isfinite(value):
+                    raise NonFiniteLossError(f"the loss became {value} in epoch {number}; try a lower learning rate")
+            figures = {"loss": train_loss, **train_metrics} if loss is None else {"loss": loss, **metrics}
+            is_best = self._is_best(figures[self.watch])
+            weights = self.model.state_dict() if is_best else progress.best_weights
+        stale = 0 if is_best else number - (0 if progress.best is None else progress.best.epoch)
+        rate = self.optimizer.param_groups[0]["lr"]
+        rate = float(rate(self.optimizer.steps - 1) if callable(rate) else rate)
+        seconds = progress.seconds + time.perf_counter() - self._since
+        speed = sum(self._on_train.sizes) / seconds
+        epoch = Epoch(number, progress.step, rate, train_loss, train_metrics, loss, metrics, stale, seconds, speed)
+        self._torn = True
+        progress.finish_epoch(epoch, is_best, weights)
+        self._batches, self._since = None, time.perf_counter()
+        self._torn = False
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        return epoch
+
+    def _is_best(self, value: float) -> bool:
+        """Whether a value of the watched figure is better than that of the best epoch so far."""
+        if self._best_value is None:
+            return not math.isnan(value)
+        return better(self.watch) * (value - self._best_value) > 0.0
+
+    @property
+    def _best_value(self) -> float | None:
+        best = self.best
+        if best is None:
+            return None
+        if self.validation is None:
+            return best.train_loss if self.watch == "loss" else best.train_metrics[self.watch]
+        return best.validation_loss if self.watch == "loss" else best.validation_metrics[self.watch]
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Give the model the averaged weights inside a `with`, if there are any."""
+        return contextlib.nullcontext() if self._average is None else self._average.swapped()
+
+    # ------------------------------------------------------------------ use
+
+    def evaluate(self, batches: Batches) -> dict[str, float]:
+        """Return the mean loss over all samples, "loss", and the metrics, in evaluation mode; with averaged weights.
+
+        Raises TypeError or ValueError for batches that do not fit.
+        """
+        checks.check_batches("batches", batches)
+        figures = Figures(self.model, self.loss, batches, self.metrics, self.class_weights)
+        with delayed_interrupts(), self._averaged():
+            tally = figures.tally(self.model)
+        loss, metrics = figures.read(tally)
+        return {"loss": loss, **metrics}
+
+    def restore_best(self) -> None:
+        """Give the model the weights of the best epoch. Raises RuntimeError if no epoch has been the best."""
+        if self._progress.best_weights is None:
+            raise RuntimeError("no epoch is the best yet: train for at least one, with a figure that is not NaN")
+        self.model.load_state_dict(self._progress.best_weights)
+        if self._average is not None:
+            self._average.restart()
+
+    # ------------------------------------------------------------------ saved states
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all that is needed to go on with the same bits to a file, which is then whole; see `gradflow.save`.
+
+        At any step, in the middle of an epoch, too. Raises RuntimeError after a step that was interrupted.
+        """
+        save(path, self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from the state in a file, which a trainer with the same arguments saved, here or on another device.
+
+        Everything is checked before anything changes. Raises InvalidFileError for a damaged file, ValueError for the
+        state of another run, which says what differs.
+        """
+        self.load_state_dict(load(path, self.train.device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of what `save` writes, a tree for `gradflow.save`."""
+        self._check_whole()
+        return trainer_state.collect(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned; see `load`."""
+        trainer_state.restore(self, state)
+
+    def _go_on_from(self, progress: Progress) -> None:
+        """Be where a saved state was; the weights and the optimizer are already."""
+        self._progress, self._batches, self._torn = progress, None, False
+
+
+def _count(name: str, n: Any) -> int:
+    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 0:
+        raise ValueError(f"{name} takes a number of {name}, an integer of at least 0; got {n!r}")
+    return index(n)

@@ -1,0 +1,99 @@
+"""The saved state of a trainer: collecting it, checking one that is loaded, and going on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gradflow.training.checks import generators_of
+from gradflow.training.objective import describe_loss
+from gradflow.training.progress import Progress, damaged, generator_state, listed, part, weights_of
+
+if TYPE_CHECKING:
+    from gradflow.training.trainer import Trainer
+
+
+def collect(trainer: Trainer) -> dict[str, Any]:
+    """The state as a tree of copies, for `gradflow.save`."""
+    return {
+        "run": _run(trainer),
+        "model": trainer.model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "average": None if trainer._average is None else trainer._average.state_dict(),
+        "generators": [[g.key, g.counter] for g in _generators(trainer)],
+        "progress": trainer._progress.tree(),
+    }
+
+
+def restore(trainer: Trainer, state: Any) -> None:
+    """Go on from a state that `collect` returned. Checks everything before anything changes; raises ValueError."""
+    if not isinstance(state, Mapping) or not isinstance(state.get("run"), dict):
+        raise ValueError("this is not the state of a trainer: it is what Trainer.save writes to a file")
+    _check_same(state["run"], _run(trainer))
+    own = trainer.model.state_dict()
+    weights = weights_of("model", state.get("model"), own)
+    generators = _generators(trainer)
+    states = [
+        generator_state(*each) if isinstance(each, list) and len(each) == 2 else generator_state(each, 0)
+        for each in listed(state, "generators")
+    ]
+    if len(states) != len(generators):
+        raise ValueError(f"the saved run draws from {len(states)} random generators; this one from {len(generators)}")
+    figures = trainer._on_train
+    progress = Progress.from_tree(
+        part(state, "progress"), trainer.train.device, own, len(figures.sizes), trainer.accumulate, figures.partial
+    )
+    try:
+        load_optimizer = trainer.optimizer.state_loader(part(state, "optimizer"), finite=False)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the saved state is damaged: {error}") from error
+    load_average = None
+    if trainer._average is not None:
+        load_average = trainer._average.state_loader(part(state, "average"))
+    elif state.get("average") is not None:
+        raise damaged("average", state["average"])
+
+    trainer._torn = True
+    trainer.model.load_state_dict(weights)
+    load_optimizer()
+    if load_average is not None:
+        load_average()
+    for generator, (key, counter) in zip(generators, states, strict=True):
+        generator.key, generator.counter = key, counter
+    trainer._go_on_from(progress)
+
+
+def _generators(trainer: Trainer) -> Any:
+    return generators_of(trainer.model, trainer.train, trainer.validation)
+
+
+def _run(trainer: Trainer) -> dict[str, Any]:
+    """What two runs have in common if one goes on with the state of the other."""
+    train, validation = trainer.train, trainer.validation
+    return {
+        "model": {name: f"{x.dtype.name} {list(x.shape)}" for name, x in trainer.model.state_dict().items()},
+        "loss": describe_loss(trainer.loss),
+        "optimizer": type(trainer.optimizer).__name__,
+        "metrics": list(trainer.metrics),
+        "watch": trainer.watch,
+        "clip_norm": trainer.clip_norm,
+        "accumulate": trainer.accumulate,
+        "average": None if trainer._average is None else trainer._average.decay,
+        "class_weight": trainer.class_weights,
+        "batch_size": train.batch_size,
+        "shuffle": train.shuffle,
+        "drop_last": train.drop_last,
+        "training data": train.fingerprint(),
+        "validation data": None if validation is None else validation.fingerprint(),
+    }
+
+
+def _check_same(saved: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raise ValueError for the first difference between two runs."""
+    for name, value in own.items():
+        if name not in saved or saved[name] != value:
+            before = saved.get(name)
+            if isinstance(before, dict) and isinstance(value, dict):
+                keys = [k for k in [*before, *value] if before.get(k) != value.get(k)]
+                name, before, value = f"{name}: {keys[0]}", before.get(keys[0]), value.get(keys[0])
+            raise ValueError(f"the saved state is of another run: {name} was {before!r}, and is {value!r} here")
