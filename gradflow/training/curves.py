@@ -188,7 +188,9 @@ def _plots(shown: Sequence[Panel], title: str) -> tuple[Any, list[tuple[Any, Pan
     for axes, panel in plots:
         axes.set_title(panel.label, fontsize="medium")
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if all(len(c.epochs) == 1 for c in panel.curves):
+            axes.set_xlim(0, 2)
         if panel.log:
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -2,58 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
-from typing import Any, Literal
+import math
+from importlib.resources import files
 
-import numpy.typing as npt
+import numpy as np
 
-from gradflow.training.curves import EpochFigures
+from gradflow.training.curves import Panel, panels
+from gradflow.training.report_data import ReportData
+from gradflow.training.report_figures import line_chart
+from gradflow.training.report_markup import facts, listed, name, text
+from gradflow.training.report_results import (
+    classification_sections,
+    figures_of,
+    figures_section,
+    regression_sections,
+)
+from gradflow.training.report_story import lead, notices, story
 
+__all__ = ["ReportData", "report_html"]
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ReportData:
-    """What the report of a run tells. All arrays are on the host.
-
-    name: the run, such as "digits-1". dataset: the name of the data.
-    settings: every setting of the run by its name. environment: versions, device, kernels, data hash.
-    sizes: the widths of the layers, from the inputs to the outputs.
-    counts: how many samples trained the model, how many validated it, and how many were set aside to test it.
-    histories: for each member of the ensemble (one without), its finished epochs.
-    assessed: which samples `inputs`, `targets`, `outputs` and `rows` are: "test", or "validation" without a test set.
-    inputs: (samples, features), raw: as they were in the data. targets: labels (samples,), or values (samples, columns)
-    in their units. outputs: probabilities (samples, classes), or values (samples, columns) in their units, of the
-    weights that are kept; None if there is nothing to assess. rows: (samples,), the row of each sample in the data.
-    features: their names, () if unknown. means, deviations: (features,), of the training samples.
-    image_shape: (height, width), (channels, height, width) or (height, width, channels) if the inputs are images.
-    classes: the names of the classes, () for regression.
-    seconds: how long the training took. stopped: why it ended before its last epoch, "" if it did not.
-    command: what repeats the run in a shell.
-    """
-
-    name: str
-    dataset: str
-    settings: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    sizes: Sequence[int]
-    counts: tuple[int, int, int]
-    histories: Sequence[Sequence[EpochFigures]]
-    assessed: Literal["test", "validation"] = "test"
-    inputs: npt.NDArray[Any] | None = None
-    targets: npt.NDArray[Any] | None = None
-    outputs: npt.NDArray[Any] | None = None
-    rows: npt.NDArray[Any] | None = None
-    features: Sequence[str] = ()
-    means: npt.NDArray[Any] | None = None
-    deviations: npt.NDArray[Any] | None = None
-    image_shape: tuple[int, ...] | None = None
-    classes: Sequence[str] = ()
-    seconds: float = 0.0
-    stopped: str = ""
-    command: str = ""
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_MOST_TOLD = 10  # members of an ensemble
 
 
 def report_html(data: ReportData) -> str:
-    """Return the page. Equal data give equal text: there is no date in it."""
-    return f"<!doctype html><title>{escape(data.name)}</title>"
+    """Return the page. Equal data give equal text: there is no date in it.
+
+    It loads nothing and has no script; pictures are in the text. It follows the reader's theme, light or dark.
+    """
+    finite = data.outputs is not None and len(data.outputs) > 0 and bool(np.isfinite(data.outputs).all())
+    figures = figures_of(data) if finite else []
+    sections = []
+    if figures:
+        sections.append(("figures", f"Figures on the {data.assessed} samples", figures_section(data, figures)))
+    sections.append(("training", "What was trained on what", story(data)))
+    if any(data.histories):
+        sections.append(("curves", "Curves", _curves(data)))
+    if figures:
+        sections += classification_sections(data) if data.classes else regression_sections(data)
+    sections.append(("repeat", "Environment and how to repeat it", _repeat(data)))
+    links = "".join(f'<li><a href="#{key}">{heading}</a></li>' for key, heading, _ in sections)
+    style = (files("gradflow.training") / "report.css").read_text("utf-8")
+    body = "\n".join(
+        f'<section aria-labelledby="{key}">\n<h2 id="{key}">{heading}</h2>\n{content}\n</section>'
+        for key, heading, content in sections
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{text(data.name)}: report of a training run</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f'<header>\n<p class="kind">Report of a training run</p>\n<h1>{name(data.name)}</h1>\n'
+        f'<p class="lead">{lead(data, figures)}</p>\n{"".join(notices(data, finite))}\n'
+        f'<nav aria-label="sections"><ul>{links}</ul></nav>\n</header>\n<main>\n{body}\n</main>\n</body>\n</html>\n'
+    )
+
+
+def _curves(data: ReportData) -> str:
+    """Return a figure for the loss and for each metric, with one key for all."""
+    shown = panels([h for h in data.histories if h][:_MOST_TOLD])
+    charts = "".join(f"<figure><h3>{text(_title(panel))}</h3>{line_chart(panel)}</figure>" for panel in shown)
+    line = '<svg viewBox="0 0 28 10" aria-hidden="true"><path class="curve {0}" d="M0 5H28"/></svg>'
+    key = [f"{line.format('training')}training"]
+    if any(math.isfinite(v) for c in shown[0].curves for v in c.validation):
+        key.append(f"{line.format('validation')}validation")
+    if any(c.best is not None for c in shown[0].curves):
+        circle = '<svg viewBox="0 0 28 10" aria-hidden="true"><circle class="best" cx="14" cy="5" r="4"/></svg>'
+        best = listed([f"{c.best}" for c in shown[0].curves if c.best is not None])
+        key.append(f"{circle}best epoch ({best})")
+    items = "".join(f"<li>{item}</li>" for item in key)
+    notes = []
+    if len(data.histories) > 1:
+        of = (
+            f"the first {_MOST_TOLD} of {len(data.histories)} members"
+            if len(data.histories) > _MOST_TOLD
+            else "each member"
+        )
+        notes.append(f"There is one line for {of} of the ensemble.")
+    notes.append("Training figures are means over an epoch while the weights change, with dropout where there is any.")
+    return f'<ul class="key">{items}</ul><div class="row">{charts}</div><p class="note">{" ".join(notes)}</p>'
+
+
+def _title(panel: Panel) -> str:
+    label = panel.label[:1].upper() + panel.label[1:]
+    return f"{label}, logarithmic" if panel.log else label
+
+
+def _repeat(data: ReportData) -> str:
+    command = f"<pre><code>{text(data.command)}</code></pre>" if data.command else ""
+    told = (
+        "<p>This command repeats the run; the figures are equal to the last bit where the environment is the same.</p>"
+        if command
+        else ""
+    )
+    return (
+        f'{told}{command}<div class="row"><div><h3>Settings</h3>{facts(data.settings.items())}</div>'
+        f"<div><h3>Environment</h3>{facts(data.environment.items())}</div></div>"
+    )

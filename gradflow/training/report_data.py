@@ -1,0 +1,53 @@
+"""What the report of a run tells, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy.typing as npt
+
+from gradflow.training.curves import History
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReportData:
+    """What the report of a run tells. All arrays are on the host.
+
+    name: the run, such as "digits-1". dataset: the name of the data.
+    settings: every setting of the run by its name. environment: versions, device, kernels, data hash.
+    sizes: the widths of the layers, from the inputs to the outputs.
+    counts: how many samples trained the model, how many validated it, and how many were set aside to test it.
+    histories: for each member of the ensemble (one without), its finished epochs.
+    assessed: which samples `inputs`, `targets`, `outputs` and `rows` are: "test", or "validation" without a test set.
+    inputs: (samples, features), raw: as they were in the data. targets: labels (samples,), or values (samples, columns)
+    in their units. outputs: probabilities (samples, classes), or values (samples, columns) in their units, of the
+    weights that are kept; None if there is nothing to assess. rows: (samples,), the row of each sample in the data.
+    features: their names, () if unknown. means, deviations: (features,), of the training samples.
+    image_shape: (height, width), (channels, height, width) or (height, width, channels) if the inputs are images.
+    classes: the names of the classes, () for regression.
+    seconds: how long the training took. stopped: why it ended before its last epoch, "" if it did not.
+    command: what repeats the run in a shell.
+    """
+
+    name: str
+    dataset: str
+    settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    sizes: Sequence[int]
+    counts: tuple[int, int, int]
+    histories: Sequence[History]
+    assessed: Literal["test", "validation"] = "test"
+    inputs: npt.NDArray[Any] | None = None
+    targets: npt.NDArray[Any] | None = None
+    outputs: npt.NDArray[Any] | None = None
+    rows: npt.NDArray[Any] | None = None
+    features: Sequence[str] = ()
+    means: npt.NDArray[Any] | None = None
+    deviations: npt.NDArray[Any] | None = None
+    image_shape: tuple[int, ...] | None = None
+    classes: Sequence[str] = ()
+    seconds: float = 0.0
+    stopped: str = ""
+    command: str = ""

@@ -1,0 +1,224 @@
+"""The figures of a report as inline SVG in the colours of the page's theme, and pictures of samples as PNG."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradflow.training.curves import Curve, Panel
+from gradflow.training.report_numbers import BINS, Bins, Floats
+
+MOST_POINTS = 2000
+"""How many points a scatter plot has at most; of more samples it shows some, evenly spaced in the order of the data."""
+
+_MOST_EPOCHS = 400  # points on a curve
+_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 54, 8, 8, 34
+
+
+class Axis:
+    """A linear or logarithmic scale from numbers to positions in a figure, with ticks at round numbers.
+
+    low, high: the range of the numbers. start, end: the positions of the range's ends.
+    """
+
+    def __init__(self, low: float, high: float, start: float, end: float, log: bool = False, whole: bool = False):
+        self.log = log
+        if log:
+            low, high = math.log10(low), math.log10(high)
+        elif low == high:
+            low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+        self.low, self.high, self.start, self.end = low, high, start, end
+        self.ticks = self._log_ticks() if log else self._linear_ticks(whole)
+
+    def __call__(self, value: float) -> float:
+        value = math.log10(value) if self.log else value
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def _linear_ticks(self, whole: bool) -> list[tuple[float, str]]:
+        rough = (self.high - self.low) / 5
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+        if whole:
+            step = max(1.0, step)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+        return [(i * step, tick_label(i * step, decimals)) for i in range(first, last + 1)]
+
+    def _log_ticks(self) -> list[tuple[float, str]]:
+        parts = (1, 2, 5) if self.high - self.low < 3.5 else (1,)
+        exponents = range(math.floor(self.low), math.ceil(self.high) + 1)
+        values = [float(f"{m}e{e}") for e in exponents for m in parts]
+        return [(v, f"{v:g}") for v in values if self.low - 1e-9 <= math.log10(v) <= self.high + 1e-9]
+
+
+def tick_label(value: float, decimals: int) -> str:
+    """Return a number with that many decimals, or as a power of ten if it is very large or very small."""
+    if decimals > 5 or abs(value) >= 1e6:
+        return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def line_chart(panel: Panel) -> str:
+    """Return the curves of one figure by epoch, training dashed, validation solid, the best epochs marked."""
+    values = [v for c in panel.curves for v in (*c.training, *c.validation) if math.isfinite(v)]
+    epochs = [e for c in panel.curves for e in c.epochs]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    pad = (high - low) * 0.04
+    bounds = (low / 1.1, high * 1.1) if panel.log else (low - pad, high + pad)
+    height = 220
+    y = Axis(*bounds, height - _BOTTOM, _TOP, log=panel.log)
+    ends = (min(epochs), max(epochs)) if min(epochs) < max(epochs) else (epochs[0] - 1, epochs[0] + 1)
+    x = Axis(*ends, _LEFT + 4, _WIDTH - _RIGHT - 4, whole=True)
+    many = " many" if len(panel.curves) > 1 else ""
+    parts = [_axes(x, y, height, "epoch", "")]
+    for curve in panel.curves:
+        for course, kind in ((curve.training, "training"), (curve.validation, "validation")):
+            parts.append(f'<path class="curve {kind}{many}" d="{_path(x, y, curve.epochs, course)}"/>')
+            if len(curve.epochs) == 1 and math.isfinite(course[0]):
+                parts.append(
+                    f'<circle class="dot {kind}" cx="{x(curve.epochs[0]):.1f}" cy="{y(course[0]):.1f}" r="3"/>'
+                )
+        value = curve.watched[curve.epochs.index(curve.best)] if curve.best is not None else math.nan
+        if curve.best is not None and math.isfinite(value):
+            parts.append(f'<circle class="best" cx="{x(curve.best):.1f}" cy="{y(value):.1f}" r="4.5"/>')
+    return _svg(height, _describe(panel), parts)
+
+
+def reliability(bins: Bins) -> str:
+    """Return how often the prediction was right against its probability, and how many samples each bin has."""
+    height, split = 290, 200
+    x = Axis(0, 1, _LEFT, _WIDTH - _RIGHT)
+    y, counts = Axis(0, 1, split, _TOP), Axis(0, max(1, bins.counts.max()), height - _BOTTOM, split + 28)
+    parts = [_axes(x, y, height, "probability of the prediction", "share that is right")]
+    parts.append(f'<path class="ideal" d="M{x(0):.1f} {y(0):.1f}L{x(1):.1f} {y(1):.1f}"/>')
+    parts.append(f'<text class="end" x="{_LEFT - 6}" y="{height - _BOTTOM:.1f}">samples</text>')
+    for b, n in enumerate(bins.counts.tolist()):
+        left, top = x(b / BINS) + 1, counts(n)
+        width = x(1 / BINS) - x(0) - 2
+        middle = left + width / 2
+        parts.append(
+            f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{counts(0) - top:.1f}"/>'
+        )
+        parts.append(f'<text class="small middle" x="{middle:.1f}" y="{top - 3:.1f}">{_short_count(n)}</text>')
+        if n:
+            low, high = wilson(float(bins.accuracy[b]), n)
+            at, share = x(bins.confidence[b]), y(bins.accuracy[b])
+            parts.append(f'<path class="whisker" d="M{at:.1f} {y(low):.1f}V{y(high):.1f}"/>')
+            parts.append(f'<circle class="dot validation" cx="{at:.1f}" cy="{share:.1f}" r="3.5"/>')
+    told = [
+        f"{b / BINS:.0%} to {(b + 1) / BINS:.0%}: {n} samples, {bins.accuracy[b]:.0%} right"
+        for b, n in enumerate(bins.counts.tolist())
+        if n
+    ]
+    return _svg(height, f"Reliability by the probability of the prediction. {'; '.join(told)}.", parts)
+
+
+def scatter(xs: Floats, ys: Floats, x_label: str, y_label: str, diagonal: bool) -> str:
+    """Return a scatter plot with the line y = x, both axes alike, or the line y = 0."""
+    points = np.stack([xs, ys], axis=1)[:: -(-len(xs) // MOST_POINTS)]
+    low, high = points.min(axis=0), points.max(axis=0)
+    if diagonal:
+        low, high = np.full(2, low.min()), np.full(2, high.max())
+    pad = (high - low) * 0.04
+    (x_low, y_low), (x_high, y_high) = (low - pad).tolist(), (high + pad).tolist()
+    height = 300
+    x, y = Axis(x_low, x_high, _LEFT, _WIDTH - _RIGHT), Axis(y_low, y_high, height - _BOTTOM, _TOP)
+    parts = [_axes(x, y, height, x_label, y_label)]
+    parts.append(f'<path class="points" d="{"".join(f"M{x(a):.1f} {y(b):.1f}h0" for a, b in points.tolist())}"/>')
+    start, end = (x_low, x_high)
+    line = (
+        f"M{x(start):.1f} {y(start):.1f}L{x(end):.1f} {y(end):.1f}" if diagonal else f"M{_LEFT} {y(0):.1f}H{x(end):.1f}"
+    )
+    if diagonal or y_low <= 0 <= y_high:
+        parts.append(f'<path class="ideal" d="{line}"/>')
+    return _svg(height, f"Scatter plot of {len(points)} samples: {y_label} against {x_label}", parts)
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of Wilson (1927) for a share of n samples."""
+    z = 1.959964
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def picture(pixels: npt.NDArray[Any], shape: Sequence[int], low: float, high: float) -> str:
+    """Return a PNG image as a data URI: grey, or red, green and blue, from `low` (black) to `high` (white).
+
+    pixels: the inputs of one sample. shape: (height, width), or with 1 or 3 channels as its first or last axis.
+    """
+    image = np.reshape(pixels, shape)
+    if image.ndim == 3 and image.shape[0] in (1, 3):
+        image = np.moveaxis(image, 0, -1)
+    image = image if image.ndim == 3 else image[:, :, None]
+    scaled = np.clip((image - low) / ((high - low) or 1.0) * 255, 0, 255).round().astype(np.uint8)
+    height, width, channels = scaled.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in scaled)
+    head = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _svg(height: int, description: str, parts: Iterable[str]) -> str:
+    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(description)}">{"".join(parts)}</svg>'
+
+
+def _axes(x: Axis, y: Axis, height: int, x_label: str, y_label: str) -> str:
+    """Return the grid, the numbers at the ticks, and the labels of both axes."""
+    bottom = height - _BOTTOM
+    parts = [f'<path class="grid" d="{"".join(f"M{_LEFT} {y(v):.1f}H{_WIDTH - _RIGHT}" for v, _ in y.ticks)}"/>']
+    parts += [f'<text class="end" x="{_LEFT - 6}" y="{y(v) + 3.5:.1f}">{label}</text>' for v, label in y.ticks]
+    parts += [f'<text class="middle" x="{x(v):.1f}" y="{bottom + 14}">{label}</text>' for v, label in x.ticks]
+    parts.append(f'<path class="axis" d="M{_LEFT} {bottom}H{_WIDTH - _RIGHT}"/>')
+    parts.append(
+        f'<text class="middle" x="{(_LEFT + _WIDTH - _RIGHT) / 2:.1f}" y="{height - 5}">{escape(x_label)}</text>'
+    )
+    if y_label:
+        middle = (y.start + y.end) / 2
+        parts.append(f'<text class="middle" transform="translate(10 {middle:.1f})rotate(-90)">{escape(y_label)}</text>')
+    return "".join(parts)
+
+
+def _path(x: Axis, y: Axis, epochs: Sequence[int], values: Sequence[float]) -> str:
+    """Return the line through the finite values, broken where one is not; of very many epochs, through some."""
+    step = -(-len(epochs) // _MOST_EPOCHS)
+    shown = [i for i in range(len(epochs)) if i % step == 0 or i == len(epochs) - 1]
+    path, command = [], "M"
+    for i in shown:
+        if math.isfinite(values[i]):
+            path.append(f"{command}{x(epochs[i]):.1f} {y(values[i]):.1f}")
+            command = "L"
+        else:
+            command = "M"
+    return "".join(path)
+
+
+def _describe(panel: Panel) -> str:
+    """Return the figure in words."""
+
+    def course(curve: Curve) -> str:
+        told = []
+        for values, kind in ((curve.training, "training"), (curve.validation, "validation")):
+            finite = [v for v in values if math.isfinite(v)]
+            if finite:
+                told.append(f"{kind} from {finite[0]:.4g} to {finite[-1]:.4g}")
+        return ", ".join(told) + (f"; best epoch {curve.best}" if curve.best is not None else "")
+
+    return f"{panel.label} by epoch: {'. '.join(course(curve) for curve in panel.curves[:10])}"
+
+
+def _short_count(n: int) -> str:
+    return f"{n}" if n < 10_000 else f"{n / 1000:.0f}k"

@@ -1,0 +1,167 @@
+"""The numbers of a report: figures with bootstrap intervals, the confusion matrix, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+RESAMPLES = 2000
+"""How many bootstrap resamples an interval is made from."""
+
+BINS = 15
+"""How many bins of equal width the confidences fall into for calibration."""
+
+F1 = "F1, mean of the classes"
+
+_SEED = 0
+_DRAWS = 1 << 22  # of samples at a time
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its 95 % interval, whose ends are NaN where it has none. `percent`: it is a share."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    percent: bool = False
+
+
+@dataclass(frozen=True)
+class Bins:
+    """For each of `BINS` bins of the confidence: the samples in it, their mean confidence, and their accuracy."""
+
+    counts: Integers
+    confidence: Floats
+    accuracy: Floats
+
+
+def classification_figures(targets: Integers, probabilities: npt.NDArray[Any]) -> list[Figure]:
+    """Return the accuracy, the mean F1, the log loss, the calibration error, and with two classes the AUROC.
+
+    targets: labels (samples,). probabilities: (samples, classes).
+
+    The mean F1 is over the classes that occur among the targets or the predictions. The expected calibration error is
+    that of the most probable class, in `BINS` bins of equal width (Guo et al., 2017).
+    """
+    classes = probabilities.shape[1]
+    predicted = probabilities.argmax(axis=1)
+    hits = predicted == targets
+    one = np.eye(classes)
+    chosen = probabilities[np.arange(len(targets)), targets]
+    losses = -np.log(np.maximum(chosen, np.finfo(chosen.dtype).eps, dtype=np.float64))
+    bins, confidence = _bins(probabilities)
+    gaps = np.eye(BINS)[bins] * (hits - confidence)[:, None]
+    columns = np.hstack([one[targets], one[predicted], one[targets] * hits[:, None], losses[:, None], gaps])
+    ends = np.cumsum([classes, classes, classes, 1])
+
+    def figures(weights: Floats) -> dict[str, Floats]:
+        support, guessed, right, loss, gap = np.split(weights @ columns, ends, axis=1)
+        both = support + guessed
+        f1 = 2 * right / np.where(both, both, 1)
+        n = weights.sum(axis=1)
+        found = {
+            "accuracy": right.sum(axis=1) / n,
+            F1: f1.sum(axis=1) / (both > 0).sum(axis=1),
+        }
+        if classes == 2:
+            found["AUROC"] = _auroc(weights, targets == 1, probabilities[:, 1])
+        return found | {"log loss": loss[:, 0] / n, "calibration error": np.abs(gap).sum(axis=1) / n}
+
+    return _with_intervals(len(targets), figures, percent={"accuracy", F1, "calibration error"})
+
+
+def regression_figures(targets: npt.NDArray[Any], values: npt.NDArray[Any], names: list[str]) -> list[Figure]:
+    """Return R², the root of the mean squared error and the mean absolute error of each column, in its units.
+
+    targets, values: (samples, columns). names: a prefix for the figures of each column shown, "" for a single one.
+
+    Of several columns, the mean of all their R² comes first.
+    """
+    truth = np.asarray(targets, np.float64)
+    residuals = np.asarray(values, np.float64) - truth
+    truth = truth - truth.mean(axis=0)
+
+    def figures(weights: Floats) -> dict[str, Floats]:
+        n = weights.sum(axis=1)
+        squared, absolute = weights @ residuals**2, weights @ np.abs(residuals)
+        spread = weights @ truth**2 - (weights @ truth) ** 2 / n[:, None]
+        varies = spread > 1e-12 * (truth**2).sum(axis=0)
+        r2 = np.where(varies, 1 - squared / np.where(varies, spread, 1), np.nan)
+        found = {"R², mean of the targets": r2.mean(axis=1)} if r2.shape[1] > 1 else {}
+        for j, name in enumerate(names):
+            found[f"{name}R²"] = r2[:, j]
+            found[f"{name}RMSE"] = np.sqrt(squared[:, j] / n)
+            found[f"{name}MAE"] = absolute[:, j] / n
+        return found
+
+    return _with_intervals(len(truth), figures)
+
+
+def confusion(targets: Integers, predicted: Integers, classes: int) -> Integers:
+    """Return how many samples of each class (rows) were taken for each class (columns)."""
+    return np.bincount(targets * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+
+
+def calibration(targets: Integers, probabilities: npt.NDArray[Any]) -> Bins:
+    """Return how often the most probable class is right, by its probability. Empty bins have NaN."""
+    bins, confidence = _bins(probabilities)
+    hits = probabilities.argmax(axis=1) == targets
+    counts = np.bincount(bins, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        sums = (np.bincount(bins, weights=w, minlength=BINS) / counts for w in (confidence, hits))
+        return Bins(counts, *sums)
+
+
+def _bins(probabilities: npt.NDArray[Any]) -> tuple[Integers, Floats]:
+    """Return the bin of each sample, and its confidence: the highest probability."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    return np.clip((confidence * BINS).astype(np.int64), 0, BINS - 1), confidence
+
+
+def _auroc(weights: Floats, positive: npt.NDArray[np.bool_], scores: npt.NDArray[Any]) -> Floats:
+    """Return the share of pairs of a positive and a negative sample that the scores order rightly; a tie is half."""
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    above = np.add.reduceat(weights[:, order] * positive[order], starts, axis=1)
+    below = np.add.reduceat(weights[:, order] * ~positive[order], starts, axis=1)
+    pairs = above.sum(axis=1) * below.sum(axis=1)
+    ordered = (above * (np.cumsum(below, axis=1) - below / 2)).sum(axis=1)
+    return np.where(pairs, ordered / np.where(pairs, pairs, 1), np.nan)
+
+
+def _with_intervals(
+    n: int, figures: Callable[[Floats], dict[str, Floats]], percent: set[str] | frozenset[str] = frozenset()
+) -> list[Figure]:
+    """Return the figures with percentile bootstrap intervals (Efron and Tibshirani, 1993, section 13.3).
+
+    figures: returns each figure for each row of weights, (rows, n): how often a resample has each sample.
+    """
+    (values,) = [figures(np.ones((1, n)))]
+    draws = [figures(weights) for weights in resamples(n)] if n > 1 else []
+    found = []
+    for name, value in values.items():
+        drawn = np.concatenate([d[name] for d in draws]) if draws else np.full(1, np.nan)
+        drawn = drawn[~np.isnan(drawn)]
+        low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
+        found.append(Figure(name, float(value[0]), float(low), float(high), name in percent))
+    return found
+
+
+def resamples(n: int) -> Iterator[Floats]:
+    """Yield the weights of the bootstrap's resamples of n samples, some rows at a time: (rows, n)."""
+    generator = np.random.Generator(np.random.PCG64(_SEED))
+    left = RESAMPLES
+    while left:
+        rows = min(left, max(1, _DRAWS // n))
+        drawn = generator.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+        left -= rows

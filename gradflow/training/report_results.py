@@ -1,0 +1,283 @@
+"""The sections of a report on what the kept weights do on samples that did not train them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradflow.training import report_figures as draw
+from gradflow.training.report_data import ReportData
+from gradflow.training.report_markup import MINUS, NONE, Number, count, name, number, percent, scrolling, table, text
+from gradflow.training.report_numbers import (
+    BINS,
+    F1,
+    RESAMPLES,
+    Figure,
+    Integers,
+    calibration,
+    classification_figures,
+    confusion,
+    regression_figures,
+)
+
+_LARGEST_MATRIX = 25  # classes
+_SHARES_IN_MATRIX = 12  # classes
+_LONG_TABLE = 25  # rows
+_PAIRS = 20
+_MISTAKES = 12
+_COLUMNS = 6  # of targets
+_UNUSUAL = 3  # features
+
+_RESIDUAL = f"actual {MINUS} predicted"
+
+_MEANINGS = {
+    "accuracy": "share of the samples whose class is predicted",
+    F1: "harmonic mean of precision and recall",
+    "AUROC": "how often a sample of {1} gets a higher probability of it than one of {0}; 1 is best",
+    "log loss": "mean of the negative logarithm of the probability of the true class; 0 is best",
+    "calibration error": "mean gap between the predicted probability and the share that is right; 0 is best",
+    "R²": "share of the variance that is explained; 1 is best",
+    "R², mean of the targets": "share of the variance that is explained; 1 is best",
+    "RMSE": "root of the mean squared error, in the units of the target",
+    "MAE": "mean absolute error, in the units of the target",
+}
+
+
+def figures_of(data: ReportData) -> list[Figure]:
+    """Return the figures of the assessed samples, the main one first."""
+    targets, outputs = _assessed(data)
+    if data.classes:
+        return classification_figures(targets, outputs)
+    return regression_figures(targets, outputs, _target_prefixes(outputs.shape[1]))
+
+
+def figures_section(data: ReportData, figures: Sequence[Figure]) -> str:
+    """Return the table of the figures and what the intervals mean."""
+    n = len(_assessed(data)[0])
+    rows, names = [], [name(c) for c in data.classes]
+    explained = set()
+    for f in figures:
+        show = percent if f.percent else lambda v, f=f: number(v, like=(f.value, f.high - f.low))
+        interval = NONE if math.isnan(f.low) else f"{show(f.low)} to {show(f.high)}"
+        value = Number(f'<span class="value">{show(f.value)}</span>')
+        kind = f.name.split(": ")[-1]
+        meaning = "" if kind in explained else f"<small>{_MEANINGS[kind].format(*names)}</small>"
+        rows.append([f"{text(f.name)}{meaning}", value, Number(interval)])
+        explained.add(kind)
+    notes = [
+        f"Intervals are percentile bootstrap intervals at 95 %, from {RESAMPLES:,} resamples of the "
+        f"{count(n, f'{data.assessed} sample')}. They tell how much the choice of these samples matters, not that of "
+        "another split or another seed."
+    ]
+    if n == 1:
+        notes = ["A single sample gives no interval."]
+    elif n < 50:
+        notes.append("With so few samples they are rough.")
+    if data.classes and figures[0].value == 1.0:
+        bound = percent(1 - 0.05 ** (1 / n))
+        notes.append(f"No sample is predicted wrong, which an error rate of up to {bound} would allow (95 % bound).")
+    shown = table(["figure", "value", "95 % interval"], rows, "figures")
+    return f'{shown}<p class="note">{" ".join(notes)}</p>'
+
+
+def classification_sections(data: ReportData) -> list[tuple[str, str, str]]:
+    """Return the sections on classes, each as (identifier, heading, markup)."""
+    targets, probabilities = _assessed(data)
+    predicted = probabilities.argmax(axis=1)
+    counts = confusion(targets, predicted, len(data.classes))
+    small = len(data.classes) <= _LARGEST_MATRIX
+    heading = "Confusion matrix" if small else "Classes that are confused"
+    return [
+        ("confusion", heading, _matrix(counts, data.classes) if small else _pairs(counts, data.classes)),
+        ("classes", "Each class", _class_table(counts, data.classes)),
+        ("calibration", "Calibration", _calibration(targets, probabilities)),
+        ("mistakes", "The most confident mistakes", _mistakes(data, targets, probabilities)),
+    ]
+
+
+def regression_sections(data: ReportData) -> list[tuple[str, str, str]]:
+    """Return the sections on predicted values, each as (identifier, heading, markup)."""
+    targets, values = _assessed(data)
+    prefixes = _target_prefixes(values.shape[1])
+    plots = []
+    for j, prefix in enumerate(prefixes):
+        title = prefix.removesuffix(": ")
+        heading = f"{title}: p" if title else "P"
+        plots.append(
+            f"<figure><h3>{heading}redicted and actual values</h3>"
+            f"{draw.scatter(targets[:, j], values[:, j], 'actual', 'predicted', diagonal=True)}"
+            "<figcaption>On the dashed line the prediction equals the actual value.</figcaption></figure>"
+            f"<figure><h3>{f'{title}: r' if title else 'R'}esiduals</h3>"
+            f"{draw.scatter(values[:, j], targets[:, j] - values[:, j], 'predicted', _RESIDUAL, diagonal=False)}"
+            "<figcaption>Above the dashed line the prediction is too low, below it too high.</figcaption></figure>"
+        )
+    notes = []
+    if len(values) > draw.MOST_POINTS:
+        step = -(-len(values) // draw.MOST_POINTS)
+        notes.append(f"The plots show one in {step} of the {count(len(values), 'sample')}.")
+    if values.shape[1] > len(prefixes):
+        notes.append(f"Shown are the first {len(prefixes)} of {values.shape[1]} targets.")
+    note = f'<p class="note">{" ".join(notes)}</p>' if notes else ""
+    return [
+        ("predictions", "Predictions", f'<div class="row">{"".join(plots)}</div>{note}'),
+        ("mistakes", "The largest errors", _largest_errors(data, targets, values, prefixes)),
+    ]
+
+
+def _assessed(data: ReportData) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    if data.targets is None or data.outputs is None:
+        raise ValueError("the report has no outputs to assess")
+    return data.targets, data.outputs
+
+
+def _target_prefixes(columns: int) -> list[str]:
+    return [""] if columns == 1 else [f"target {j + 1}: " for j in range(min(columns, _COLUMNS))]
+
+
+def _matrix(counts: Integers, classes: Sequence[str]) -> str:
+    """Return the confusion matrix as a table, shaded by the share of the row."""
+    totals = counts.sum(axis=1)
+    with_shares = len(classes) <= _SHARES_IN_MATRIX
+    parts = ['<tr><th scope="col" class="axis-name">actual ↓<br>predicted →</th>']
+    parts += [f'<th scope="col">{name(c)}</th>' for c in classes] + ['<th scope="col">total</th></tr>']
+    head = "".join(parts)
+    body = []
+    for i, cls in enumerate(classes):
+        body.append(f'<tr><th scope="row">{name(cls)}</th>')
+        for j, n in enumerate(counts[i].tolist()):
+            share = n / max(1, int(totals[i]))
+            small = f"<small>{percent(share)}</small>" if with_shares and n else ""
+            kind = ("right" if i == j else "wrong") if n else "none"
+            style = f' style="--share:{share:.3f}"' if n else ""
+            body.append(f'<td class="{kind}"{style}>{n:,}{small}</td>')
+        body.append(f'<td class="total">{totals[i]:,}</td></tr>')
+    caption = (
+        "Each row has the samples of one class, each column those predicted as one: the diagonal is right"
+        f"{'; the share is that of the row' if with_shares else ''}. The shade follows the share of the row, in blue "
+        "on the diagonal and orange beside it."
+    )
+    return f'<p class="note">{caption}</p>' + scrolling(
+        f'<table class="matrix"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>',
+        label="confusion matrix",
+    )
+
+
+def _pairs(counts: Integers, classes: Sequence[str]) -> str:
+    """Return the most frequent mistakes as a table."""
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong.ravel(), kind="stable")[:_PAIRS]
+    pairs = [(*divmod(int(k), len(classes)), int(wrong.ravel()[k])) for k in order if wrong.ravel()[k]]
+    if not pairs:
+        return "<p>No sample was taken for another class.</p>"
+    totals = counts.sum(axis=1)
+    rows = [
+        [name(classes[i]), name(classes[j]), Number(f"{n:,}"), Number(percent(n / int(totals[i])))] for i, j, n in pairs
+    ]
+    caption = (
+        f"The {len(pairs)} most frequent of {count(int((wrong > 0).sum()), 'kind')} of mistake among "
+        f"{len(classes)} classes; the share is that of the samples of the actual class."
+    )
+    return f'<p class="note">{caption}</p>' + table(["actual", "predicted", "samples", "share"], rows)
+
+
+def _class_table(counts: Integers, classes: Sequence[str]) -> str:
+    """Return support, precision, recall and F1 of each class."""
+    right, support, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        precision, recall, f1 = right / predicted, right / support, 2 * right / (support + predicted)
+    long = len(classes) > _LONG_TABLE
+    order = np.argsort(np.nan_to_num(f1, nan=2.0), kind="stable") if long else range(len(classes))
+    rows = [
+        [name(classes[c]), Number(f"{support[c]:,}"), *(Number(percent(v[c])) for v in (precision, recall, f1))]
+        for c in order
+    ]
+    caption = (
+        "Support: the samples of the class. Precision: the share of the predictions of the class that are right. "
+        "Recall: the share of its samples that are found. F1: the harmonic mean of both."
+    )
+    note = "The class with the lowest F1 comes first. " if long else ""
+    return f'<p class="note">{note}{caption}</p>' + table(
+        ["class", "support", "precision", "recall", "F1"], rows, "tall" if long else ""
+    )
+
+
+def _calibration(targets: Integers, probabilities: npt.NDArray[Any]) -> str:
+    bins = calibration(targets, probabilities)
+    return (
+        f'<div class="row"><figure>{draw.reliability(bins)}</figure>'
+        f'<p class="note">The predicted class has a probability; the samples are sorted into {BINS} bins by it. Each '
+        "point is one bin: its mean probability, and the share of its predictions that are right, with the 95 % Wilson "
+        "interval. On the dashed line both are equal; below it the model is too sure of itself, above it not sure "
+        "enough. The bars at the bottom count the samples in each bin.</p></div>"
+    )
+
+
+def _mistakes(data: ReportData, targets: Integers, probabilities: npt.NDArray[Any]) -> str:
+    predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != targets)
+    if not len(wrong):
+        return f"<p>None of the {count(len(targets), f'{data.assessed} sample')} is predicted wrong.</p>"
+    shown = wrong[np.argsort(-sure[wrong], kind="stable")][:_MISTAKES].tolist()
+    intro = f"{count(len(wrong), 'sample')} of {len(targets):,} {'is' if len(wrong) == 1 else 'are'} predicted wrong"
+    most = f"; these are the {len(shown)} of which the model is most sure" if len(wrong) > len(shown) else ""
+    intro = f"<p>{intro}{most}. Rows count from 0.</p>"
+    rows = _row_numbers(data)
+    facts = [(name(data.classes[targets[i]]), name(data.classes[predicted[i]]), percent(float(sure[i]))) for i in shown]
+    if data.inputs is None or data.image_shape is None:
+        cells = [
+            [Number(str(rows[i])), actual, taken, Number(share), *_unusual(data, i)]
+            for i, (actual, taken, share) in zip(shown, facts, strict=True)
+        ]
+        return intro + table(["row", "actual", "predicted", "probability", *_unusual_head(data)], cells)
+    low, high = float(data.inputs.min()), float(data.inputs.max())
+    items = [
+        f'<li><img src="{draw.picture(data.inputs[i], data.image_shape, low, high)}" alt="sample in row {rows[i]}">'
+        f"{actual}, taken for {taken}<br><span>{share} sure<br>row {rows[i]}</span></li>"
+        for i, (actual, taken, share) in zip(shown, facts, strict=True)
+    ]
+    return f'{intro}<ul class="mistakes">{"".join(items)}</ul>'
+
+
+def _largest_errors(
+    data: ReportData, targets: npt.NDArray[Any], values: npt.NDArray[Any], prefixes: Sequence[str]
+) -> str:
+    errors = (targets - values)[:, : len(prefixes)].astype(np.float64)
+    scale = np.sqrt((errors**2).mean(axis=0))
+    relative = np.abs(errors) / np.where(scale, scale, 1)
+    order = np.argsort(-relative.ravel(), kind="stable")[:_MISTAKES]
+    rows, cells = _row_numbers(data), []
+    for i, j in (divmod(int(k), len(prefixes)) for k in order):
+        numbers = [float(targets[i, j]), float(values[i, j]), float(errors[i, j])]
+        which = [text(prefixes[j].removesuffix(": "))] if len(prefixes) > 1 else []
+        shown = [Number(number(v, like=numbers)) for v in numbers]
+        cells.append([Number(str(rows[i])), *which, *shown, *_unusual(data, i)])
+    target = ["target"] if len(prefixes) > 1 else []
+    return table(["row", *target, "actual", "predicted", _RESIDUAL, *_unusual_head(data)], cells)
+
+
+def _row_numbers(data: ReportData) -> Sequence[int]:
+    """Return the row in the data of each assessed sample."""
+    found: list[int] = range(len(_assessed(data)[0])) if data.rows is None else data.rows.tolist()  # type: ignore[assignment]
+    return found
+
+
+def _unusual_head(data: ReportData) -> list[str]:
+    has = data.inputs is not None and data.means is not None and data.deviations is not None
+    return ["most unusual features"] if has else []
+
+
+def _unusual(data: ReportData, i: int) -> list[str]:
+    """Return a cell with the features of a sample that are farthest from their mean, in standard deviations."""
+    if data.inputs is None or data.means is None or data.deviations is None:
+        return []
+    varies = data.deviations > 0
+    away = np.where(varies, (data.inputs[i] - data.means) / np.where(varies, data.deviations, 1), 0.0)
+    order = np.argsort(-np.abs(away), kind="stable")[:_UNUSUAL].tolist()
+    names = data.features or [f"feature {f + 1}" for f in range(len(away))]
+    told = [f"{name(names[f])} {number(float(data.inputs[i][f]))} ({away[f]:+.1f} sd)" for f in order]
+    shown = "; ".join(told).replace("(-", f"({MINUS}")
+    return [f'<div class="wide">{shown}</div>']

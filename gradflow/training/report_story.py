@@ -1,0 +1,136 @@
+"""The sentences of a report: what was trained on what, and what a reader must know before the figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from gradflow.training.curves import best_epoch
+from gradflow.training.report_data import ReportData
+from gradflow.training.report_markup import NONE, TIMES, count, duration, listed, name, number, percent, text
+from gradflow.training.report_numbers import Figure
+
+_OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "rmsprop": "RMSprop"}
+_ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "elu": "ELU", "selu": "SELU"}
+
+
+def lead(data: ReportData, figures: Sequence[Figure]) -> str:
+    """Return the run and its main figure in one or two sentences."""
+    members = len(data.histories)
+    what = f"An ensemble of {members} multilayer perceptrons" if members > 1 else "A multilayer perceptron"
+    if data.classes:
+        task = f"tells {count(len(data.classes), 'class')} of <strong>{name(data.dataset)}</strong> apart"
+    else:
+        values = "a value" if data.sizes[-1] == 1 else f"{data.sizes[-1]} values"
+        features = count(data.sizes[0], "feature")
+        task = f"predicts {values} of <strong>{name(data.dataset)}</strong> from {features}"
+    verb = task if members < 2 else task.replace("tells", "tell", 1).replace("predicts", "predict", 1)
+    if not figures or data.targets is None:
+        return f"{what} that {verb}."
+    main = figures[0]
+    show = percent if main.percent else lambda v: number(v, like=(main.value, main.high - main.low))
+    score = (
+        f"is right for <strong>{show(main.value)}</strong> of"
+        if data.classes
+        else (f"reaches an R² of <strong>{show(main.value)}</strong> on")
+    )
+    interval = "" if math.isnan(main.low) else f" (95 % interval: {show(main.low)} to {show(main.high)})"
+    unseen = ", which it never saw before" if data.assessed == "test" else ""
+    samples = count(len(data.targets), f"{data.assessed} sample")
+    return f"{what} that {verb}. It {score} {samples}{unseen}{interval}."
+
+
+def notices(data: ReportData, finite: bool) -> Iterator[str]:
+    """Yield what a reader must know before the figures. finite: whether the outputs are."""
+    if data.stopped:
+        done = listed([str(len(history)) for history in data.histories] or ["0"])
+        yield _notice(
+            "Training ended early", f", after {done} of {text(data.settings['epochs'])} epochs: {text(data.stopped)}."
+        )
+    if data.outputs is None or not len(data.outputs):
+        yield _notice("No samples were held out", ", so nothing tells how the model does on samples it has not seen.")
+    elif not finite:
+        yield _notice("There are no figures", ", because the weights that were kept predict NaN or infinity.")
+    elif data.assessed == "validation":
+        yield _notice(
+            "There is no test set.",
+            " The figures are those of the validation samples, which chose the "
+            "epoch that is kept, so they are somewhat too good.",
+        )
+
+
+def story(data: ReportData) -> str:
+    """Return what was trained on what, in three paragraphs."""
+    return "".join(f"<p>{' '.join(part)}</p>" for part in (_the_data(data), _the_model(data), _the_training(data)))
+
+
+def _notice(strong: str, rest: str) -> str:
+    return f'<p class="notice"><strong>{strong}</strong>{rest}</p>'
+
+
+def _the_data(data: ReportData) -> Iterator[str]:
+    train, validation, test = data.counts
+    if data.image_shape is None:
+        inputs = count(data.sizes[0], "feature")
+    else:
+        inputs = f"{f'{TIMES}'.join(map(str, data.image_shape))} pixels"
+    kind = count(len(data.classes), "class") if data.classes else count(data.sizes[-1], "target value")
+    samples = count(sum(data.counts), "sample")
+    yield f"The data are <strong>{name(data.dataset)}</strong>: {samples} of {inputs}, with {kind}."
+    parts = [f"{train:,} trained the model"]
+    if validation:
+        parts.append(f"{validation:,} validated it after each epoch and chose the epoch that is kept")
+    if test:
+        parts.append(f"{test:,} {'was' if test == 1 else 'were'} set aside and used for nothing but this report")
+    yield f"{listed(parts)}."
+    yield "Inputs are standardised by the mean and the standard deviation of the training samples."
+
+
+def _the_model(data: ReportData) -> Iterator[str]:
+    settings, members = data.settings, len(data.histories)
+    hidden = len(data.sizes) > 2
+    averaged = "probabilities" if data.classes else "predictions"
+    subject = (
+        f"The model is an ensemble of {members} whose {averaged} are averaged; each member"
+        if members > 1
+        else ("The model")
+    )
+    kind = "multilayer perceptron" if hidden else "linear model"
+    parameters = count(sum((n + 1) * m for n, m in pairwise(data.sizes)), "parameter")
+    layers = NONE.join(map(str, data.sizes))
+    activation = str(settings.get("activation", ""))
+    activated = f", {text(_ACTIVATIONS.get(activation, activation))} between them" if activation and hidden else ""
+    yield f"{subject} is a {kind} with layers of {layers} units{activated}, and has {parameters}."
+    if settings.get("dropout") and hidden:
+        yield f"In training, {percent(settings['dropout'])} of the hidden values are dropped."
+
+
+def _the_training(data: ReportData) -> Iterator[str]:
+    settings = data.settings
+    optimizer = str(settings["optimizer"])
+    falls = ", which falls to 0 along half a cosine," if settings.get("schedule") == "cosine" else ""
+    options = [f"a learning rate of {settings['lr']:g}{falls}"]
+    options += [f"momentum {settings['momentum']:g}"] if settings.get("momentum") else []
+    options += [f"weight decay {settings['weight_decay']:g}"] if settings.get("weight_decay") else []
+    loss = "cross-entropy" if data.classes else "mean squared error"
+    yield f"{text(_OPTIMIZERS.get(optimizer, optimizer))} with {listed(options)} minimised the {loss}"
+    yield f"in batches of {settings['batch_size']}."
+    if (settings.get("accumulate") or 1) > 1:
+        yield f"Each update adds up the gradients of {settings['accumulate']} batches."
+    if settings.get("clip_norm"):
+        yield f"Gradients are clipped to a norm of {settings['clip_norm']:g}."
+    if settings.get("average"):
+        yield f"The weights are an exponential moving average with decay {settings['average']:g}."
+    if settings.get("class_weight"):
+        yield "Rare classes count more: each class is weighted by the inverse of its frequency."
+    done = [len(history) for history in data.histories]
+    if done:
+        epochs = count(done[0], "epoch") if len(set(done)) == 1 else f"{listed([str(n) for n in done])} epochs"
+        yield f"Training took {duration(data.seconds)} for {epochs}{' of each member' if len(done) > 1 else ''}."
+    best = [str(b) for history in data.histories if (b := best_epoch(history)) is not None]
+    if best:
+        watched = text(settings.get("watch") or "loss").replace("_", " ")
+        on = "validation" if data.counts[1] else "training"
+        which = f"epoch {best[0]}" if len(best) == 1 else f"each member's best epoch ({listed(best)})"
+        yield f"Kept are the weights of {which}, judged by the {watched} on the {on} samples."
