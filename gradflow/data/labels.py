@@ -28,8 +28,12 @@ def checked_targets(values: Any, source: str) -> Array:
     Raises DataError for anything else, and for numbers that are not finite.
     """
     array = np.asarray(values)
-    if array.dtype.kind == "O" and all(isinstance(x, str) for x in array.flat):  # a column of words in pandas
-        array = array.astype(str)
+    if array.dtype.kind == "O":
+        odd = [x for x in array.flat if not isinstance(x, str)]
+        if odd:
+            kinds = "save integers, floats, or text for each sample"
+            raise DataError(f"{source}: the targets are Python objects, among them {odd[0]!r}: {kinds}")
+        array = array.astype(str)  # a column of words in pandas
     if array.dtype.kind in "TS":
         try:
             array = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array.astype(str)
@@ -65,8 +69,8 @@ def encode(values: Array, source: str, names: Sequence[str] = ()) -> tuple[Codes
     """Return the codes of labels, the label of each class, and the name of each class.
 
     values: labels, as `checked_targets` returns them.
-    names: of the classes, in the order of the sorted labels, or where labels count from 0 or are names themselves, of
-    the classes 0, 1, ... (default: the labels as text).
+    names: of the classes: the labels themselves; or those of the labels 0, 1, ...; or one for each label that occurs,
+    in the order of the sorted labels (default: the labels as text).
 
     Raises DataError for names that do not fit, and for labels that are hardly classes, because more than half of the
     samples, and more than 20, have one of their own.
@@ -80,34 +84,25 @@ def encode(values: Array, source: str, names: Sequence[str] = ()) -> tuple[Codes
             f"{source}: {len(labels)} different integers in {len(values)} samples are hardly classes: for regression, "
             "save the targets as floats, as in y.astype('float32')"
         )
-    texts = [str(label) for label in labels]
-    known: Sequence[Label]
-    if not names or len(set(names)) < len(names):
-        if names:
-            raise DataError(f"{source}: the names of the classes are not all different: {listed(names)}")
-        return codes.astype(np.int64), tuple(labels), tuple(texts)
-    if set(texts) <= set(names):
-        place = {name: i for i, name in enumerate(names)}
-        known = list(names) if values.dtype.kind == "U" else _values(names, labels, place)
-        where = [place[text] for text in texts]
-    elif values.dtype.kind != "U" and int(labels[0]) >= 0 and int(labels[-1]) < len(names):
-        known, where = list(range(len(names))), [int(label) for label in labels]
-    elif len(names) == len(labels):
-        known, where = labels, list(range(len(labels)))
-    else:
-        raise DataError(
-            f"{source}: {len(names)} names of classes do not fit the {len(labels)} labels {listed(labels)}; give one "
-            "name for each label"
-        )
-    return np.array(where, np.int64)[codes], tuple(known), tuple(names)
-
-
-def _values(names: Sequence[str], labels: Sequence[Label], place: dict[str, int]) -> list[Label]:
-    """Return the labels in the order of their names; a class that does not occur has its name as its label."""
+    if not names:
+        return codes.astype(np.int64), tuple(labels), tuple(str(label) for label in labels)
+    if len(set(names)) < len(names):
+        raise DataError(f"{source}: the names of the classes are not all different: {listed(names)}")
     known: list[Label] = list(names)
-    for label in labels:
-        known[place[str(label)]] = label
-    return known
+    if values.dtype.kind == "b":
+        known = [False, True]
+    elif values.dtype.kind != "U":
+        try:
+            known = [int(name) for name in names]
+        except ValueError:
+            known = list(range(len(names)))
+    if len(known) != len(names) or not set(labels) <= set(known):
+        if len(labels) != len(names):
+            counts = f"{len(names)} names of classes do not fit the {len(labels)} labels {listed(labels)}"
+            raise DataError(f"{source}: {counts}: give one name for each label")
+        known = labels
+    place = {label: i for i, label in enumerate(known)}
+    return np.array([place[label] for label in labels], np.int64)[codes], tuple(known), tuple(names)
 
 
 def codes_among(
@@ -135,11 +130,17 @@ def codes_among(
 def encode_as(values: Any, labels: Sequence[Label], classes: Sequence[str], source: str) -> Codes:
     """Return the codes of labels, in any form that `checked_targets` takes, among the classes of the training data.
 
-    labels, classes: of the training data, as in `Dataset`. Raises DataError, which names the first unknown class.
+    labels, classes: of the training data, as in `Dataset`. The columns of one-hot rows are in their order.
+
+    Raises DataError, which names the first unknown class.
     """
     found = checked_targets(values, source)
     if found.dtype.kind not in "biuU":
         raise DataError(f"{source}: labels are expected, since the model tells classes apart; got {found.dtype}")
+    if np.ndim(values) == 2 and np.shape(values)[1] > 1:  # one-hot rows
+        if np.shape(values)[1] != len(classes):
+            raise DataError(f"{source}: one-hot rows of {len(classes)} columns are expected; got {np.shape(values)[1]}")
+        return found
     distinct, codes = np.unique(found, return_inverse=True)
     here = distinct.tolist()
     return codes_among(here, [str(label) for label in here], labels, classes, source)[codes]

@@ -112,8 +112,11 @@ def split(
     if dataset.is_classification and (dataset.targets[train] == dataset.targets[train[0]]).all():
         only = dataset.classes[dataset.targets[train[0]]]
         raise DataError(f"{dataset.name}: all training samples are of the class {only!r}; at least two are needed")
-    input_scale = Standardizer.fit(dataset.inputs, train, LIMIT)
-    target_scale = None if dataset.is_classification else Standardizer.fit(dataset.targets, train)
+    try:
+        input_scale = Standardizer.fit(dataset.inputs, train, LIMIT)
+        target_scale = None if dataset.is_classification else Standardizer.fit(dataset.targets, train)
+    except ValueError as error:
+        raise DataError(f"{dataset.name}: {error}") from None
 
     def part(source: Dataset, rows: Rows) -> Part:
         targets = source.targets[rows] if target_scale is None else target_scale.apply(source.targets, rows)
@@ -132,9 +135,10 @@ def _hold_out(dataset: Dataset, rows: Rows, share: float, seed: int, what: str) 
         classes, counts = np.unique(labels, return_counts=True)
         rarest = int(counts.argmin())
         if counts[rarest] < 2:
+            name, of = dataset.classes[classes[rarest]], int((dataset.targets == classes[rarest]).sum())
             raise DataError(
-                f"{dataset.name}: the class {dataset.classes[classes[rarest]]!r} has 1 sample left for training and "
-                f"{what}, and each needs one: leave this class out, or give a {what} set of its own"
+                f"{dataset.name}: the class {name!r} has {of} sample{'s' * (of > 1)}, and 1 is left for training and "
+                f"{what}, which need one each: leave this class out, or give a {what} set of its own"
             )
         if min(taken, n - taken) < len(classes):
             raise DataError(
