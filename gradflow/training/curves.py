@@ -9,39 +9,21 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from gradflow.text import printable
+from gradflow.training.epoch import Epoch
 
 TRAINING, VALIDATION = "#b8560b", "#0b63b8"
 """The colours of the two kinds of curves: apart for people with any kind of colour blindness, and in grey."""
 
 _RUNS = ("#0b63b8", "#d0660f", "#1a8f6b", "#b0488f", "#7a6a00", "#3aa0d8", "#555b66")
 _DASHES = ("-", "--", ":", "-.")
-_LABELS = {"r2": "R²", "rmse": "RMSE", "f1": "F1", "auroc": "AUROC"}
+_LABELS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "f1": "F1", "auroc": "AUROC"}
 _LONGEST = 70  # characters of a title or name
 
 
-class EpochFigures(Protocol):
-    """What the curves need of an epoch; see `gradflow.training.Epoch`."""
-
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def train_loss(self) -> float: ...
-    @property
-    def train_metrics(self) -> Mapping[str, float]: ...
-    @property
-    def validation_loss(self) -> float | None: ...
-    @property
-    def validation_metrics(self) -> Mapping[str, float]: ...
-    @property
-    def stale(self) -> int: ...
-
-
-History = Sequence[EpochFigures]
+History = Sequence[Epoch]
 """The epochs of one model, in order."""
 
 

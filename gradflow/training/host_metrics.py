@@ -12,7 +12,7 @@ import numpy as np
 
 from gradflow.environment import DISTRIBUTION, delayed_interrupts, to_install
 
-_BINS = 15
+BINS = 15
 """The number of bins of the calibration error."""
 
 
@@ -119,9 +119,13 @@ def _calibration_error(p: Any, y: Any, weights: Any) -> Any:
     """
     weights = np.ones(len(y)) if weights is None else weights
     confidence = p.max(axis=1)
-    bins = np.clip(np.ceil(confidence * _BINS) - 1, 0, _BINS - 1).astype(int)
-    gaps = np.bincount(bins, weights * ((p.argmax(axis=1) == y) - confidence))
+    gaps = np.bincount(bin_of(confidence), weights * ((p.argmax(axis=1) == y) - confidence))
     return np.abs(gaps).sum() / weights.sum()
+
+
+def bin_of(confidence: Any) -> Any:
+    """Return the bin of each confidence, of `BINS` bins of equal width: (0, 1/15], (1/15, 2/15], ..."""
+    return np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1).astype(int)
 
 
 def _mae(values: Any, targets: Any, weights: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from gradflow.training.curves import Panel, panels
 from gradflow.training.report_data import ReportData
 from gradflow.training.report_figures import line_chart
-from gradflow.training.report_markup import facts, listed, name, text
+from gradflow.training.report_markup import facts, name, text
 from gradflow.training.report_results import (
     classification_sections,
     figures_of,
@@ -68,8 +68,7 @@ def _curves(data: ReportData) -> str:
         key.append(f"{line.format('validation')}validation")
     if any(c.best is not None for c in shown[0].curves):
         circle = '<svg viewBox="0 0 28 10" aria-hidden="true"><circle class="best" cx="14" cy="5" r="4"/></svg>'
-        best = listed([f"{c.best}" for c in shown[0].curves if c.best is not None])
-        key.append(f"{circle}best epoch ({best})")
+        key.append(f"{circle}best epoch")
     items = "".join(f"<li>{item}</li>" for item in key)
     notes = []
     if len(data.histories) > 1:

@@ -25,8 +25,8 @@ class ReportData:
     in their units. outputs: probabilities (samples, classes), or values (samples, columns) in their units, of the
     weights that are kept; None if there is nothing to assess. rows: (samples,), the row of each sample in the data.
     features: their names, () if unknown. means, deviations: (features,), of the training samples.
-    image_shape: (height, width), (channels, height, width) or (height, width, channels) if the inputs are images.
-    classes: the names of the classes, () for regression.
+    image_shape: (height, width) or (height, width, channels) if the inputs are images.
+    classes: the names of the classes, () for regression. columns: those of the target values, () if they have none.
     seconds: how long the training took. stopped: why it ended before its last epoch, "" if it did not.
     command: what repeats the run in a shell.
     """
@@ -48,6 +48,7 @@ class ReportData:
     deviations: npt.NDArray[Any] | None = None
     image_shape: tuple[int, ...] | None = None
     classes: Sequence[str] = ()
+    columns: Sequence[str] = ()
     seconds: float = 0.0
     stopped: str = ""
     command: str = ""

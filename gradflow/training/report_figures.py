@@ -14,10 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gradflow.training.curves import Curve, Panel
-from gradflow.training.report_numbers import BINS, Bins, Floats
+from gradflow.training.host_metrics import BINS
+from gradflow.training.report_numbers import Bins, Floats
 
 MOST_POINTS = 2000
-"""How many points a scatter plot has at most; of more samples it shows some, evenly spaced in the order of the data."""
+"""How many points a scatter plot has at most; of more samples it shows some, evenly spaced in their order."""
+
+CHANNELS = {1: 0, 3: 2, 4: 6}
+"""PNG's type of colour for grey, for red, green and blue, and for these with an opacity."""
 
 _MOST_EPOCHS = 400  # points on a curve
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 54, 8, 8, 34
@@ -79,6 +83,7 @@ def line_chart(panel: Panel) -> str:
     y = Axis(*bounds, height - _BOTTOM, _TOP, log=panel.log)
     ends = (min(epochs), max(epochs)) if min(epochs) < max(epochs) else (epochs[0] - 1, epochs[0] + 1)
     x = Axis(*ends, _LEFT + 4, _WIDTH - _RIGHT - 4, whole=True)
+    x.ticks = [tick for tick in x.ticks if min(epochs) <= tick[0] <= max(epochs)]
     many = " many" if len(panel.curves) > 1 else ""
     parts = [_axes(x, y, height, "epoch", "")]
     for curve in panel.curves:
@@ -153,18 +158,15 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def picture(pixels: npt.NDArray[Any], shape: Sequence[int], low: float, high: float) -> str:
-    """Return a PNG image as a data URI: grey, or red, green and blue, from `low` (black) to `high` (white).
+    """Return a PNG image as a data URI, whose values from `low` to `high` go from dark to bright.
 
-    pixels: the inputs of one sample. shape: (height, width), or with 1 or 3 channels as its first or last axis.
+    pixels: the inputs of one sample. shape: (height, width) or (height, width, channels) of a number in `CHANNELS`.
     """
-    image = np.reshape(pixels, shape)
-    if image.ndim == 3 and image.shape[0] in (1, 3):
-        image = np.moveaxis(image, 0, -1)
-    image = image if image.ndim == 3 else image[:, :, None]
+    image = np.reshape(pixels, (*shape, 1)[:3]).astype(np.float64)
     scaled = np.clip((image - low) / ((high - low) or 1.0) * 255, 0, 255).round().astype(np.uint8)
     height, width, channels = scaled.shape
     rows = b"".join(b"\0" + row.tobytes() for row in scaled)
-    head = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, 8, CHANNELS[channels], 0, 0, 0)
     chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
     png = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks

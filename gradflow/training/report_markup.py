@@ -78,7 +78,7 @@ def duration(seconds: float) -> str:
     ('4.2 s', '12 min 34 s', '2 h 5 min')
     """
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f} s" if seconds >= 0.1 else "less than 0.1 s"
     minutes, rest = divmod(round(seconds), 60)
     hours, over = divmod(minutes, 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{hours} h {over} min"

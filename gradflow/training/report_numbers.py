@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradflow.training.host_metrics import BINS, bin_of
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 RESAMPLES = 2000
 """How many bootstrap resamples an interval is made from."""
-
-BINS = 15
-"""How many bins of equal width the confidences fall into for calibration."""
-
-F1 = "F1, mean of the classes"
 
 _SEED = 0
 _DRAWS = 1 << 22  # of samples at a time
@@ -45,20 +42,22 @@ class Bins:
 
 
 def classification_figures(targets: Integers, probabilities: npt.NDArray[Any]) -> list[Figure]:
-    """Return the accuracy, the mean F1, the log loss, the calibration error, and with two classes the AUROC.
+    """Return the accuracy, F1, the log loss, the calibration error, and with two classes the AUROC.
 
     targets: labels (samples,). probabilities: (samples, classes).
 
-    The mean F1 is over the classes that occur among the targets or the predictions. The expected calibration error is
-    that of the most probable class, in `BINS` bins of equal width (Guo et al., 2017).
+    They are defined as in `gradflow.training.metrics`. F1 and AUROC of two classes are those of the second class; F1 of
+    more is the mean over the classes that occur.
     """
+    probabilities = np.asarray(probabilities, np.float64)
     classes = probabilities.shape[1]
     predicted = probabilities.argmax(axis=1)
     hits = predicted == targets
     one = np.eye(classes)
     chosen = probabilities[np.arange(len(targets)), targets]
-    losses = -np.log(np.maximum(chosen, np.finfo(chosen.dtype).eps, dtype=np.float64))
-    bins, confidence = _bins(probabilities)
+    losses = -np.log(np.maximum(chosen, np.finfo(np.float64).eps))
+    confidence = probabilities.max(axis=1)
+    bins = bin_of(confidence)
     gaps = np.eye(BINS)[bins] * (hits - confidence)[:, None]
     columns = np.hstack([one[targets], one[predicted], one[targets] * hits[:, None], losses[:, None], gaps])
     ends = np.cumsum([classes, classes, classes, 1])
@@ -68,15 +67,13 @@ def classification_figures(targets: Integers, probabilities: npt.NDArray[Any]) -
         both = support + guessed
         f1 = 2 * right / np.where(both, both, 1)
         n = weights.sum(axis=1)
-        found = {
-            "accuracy": right.sum(axis=1) / n,
-            F1: f1.sum(axis=1) / (both > 0).sum(axis=1),
-        }
+        mean_f1 = f1[:, 1] if classes == 2 else f1.sum(axis=1) / (both > 0).sum(axis=1)
+        found = {"accuracy": right.sum(axis=1) / n, "F1": mean_f1}
         if classes == 2:
             found["AUROC"] = _auroc(weights, targets == 1, probabilities[:, 1])
         return found | {"log loss": loss[:, 0] / n, "calibration error": np.abs(gap).sum(axis=1) / n}
 
-    return _with_intervals(len(targets), figures, percent={"accuracy", F1, "calibration error"})
+    return _with_intervals(len(targets), figures, percent={"accuracy", "F1", "calibration error"})
 
 
 def regression_figures(targets: npt.NDArray[Any], values: npt.NDArray[Any], names: list[str]) -> list[Figure]:
@@ -95,7 +92,8 @@ def regression_figures(targets: npt.NDArray[Any], values: npt.NDArray[Any], name
         squared, absolute = weights @ residuals**2, weights @ np.abs(residuals)
         spread = weights @ truth**2 - (weights @ truth) ** 2 / n[:, None]
         varies = spread > 1e-12 * (truth**2).sum(axis=0)
-        r2 = np.where(varies, 1 - squared / np.where(varies, spread, 1), np.nan)
+        of_constants = np.where(squared == 0, 1.0, 0.0 if len(truth) > 1 else np.nan)
+        r2 = np.where(varies, 1 - squared / np.where(varies, spread, 1), of_constants)
         found = {"R², mean of the targets": r2.mean(axis=1)} if r2.shape[1] > 1 else {}
         for j, name in enumerate(names):
             found[f"{name}R²"] = r2[:, j]
@@ -113,18 +111,13 @@ def confusion(targets: Integers, predicted: Integers, classes: int) -> Integers:
 
 def calibration(targets: Integers, probabilities: npt.NDArray[Any]) -> Bins:
     """Return how often the most probable class is right, by its probability. Empty bins have NaN."""
-    bins, confidence = _bins(probabilities)
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    bins = bin_of(confidence)
     hits = probabilities.argmax(axis=1) == targets
     counts = np.bincount(bins, minlength=BINS)
     with np.errstate(invalid="ignore"):
         sums = (np.bincount(bins, weights=w, minlength=BINS) / counts for w in (confidence, hits))
         return Bins(counts, *sums)
-
-
-def _bins(probabilities: npt.NDArray[Any]) -> tuple[Integers, Floats]:
-    """Return the bin of each sample, and its confidence: the highest probability."""
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    return np.clip((confidence * BINS).astype(np.int64), 0, BINS - 1), confidence
 
 
 def _auroc(weights: Floats, positive: npt.NDArray[np.bool_], scores: npt.NDArray[Any]) -> Floats:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gradflow.training import report_figures as draw
+from gradflow.training.host_metrics import BINS
 from gradflow.training.report_data import ReportData
 from gradflow.training.report_markup import MINUS, NONE, Number, count, name, number, percent, scrolling, table, text
 from gradflow.training.report_numbers import (
-    BINS,
-    F1,
     RESAMPLES,
     Figure,
     Integers,
@@ -36,8 +35,8 @@ _RESIDUAL = f"actual {MINUS} predicted"
 
 _MEANINGS = {
     "accuracy": "share of the samples whose class is predicted",
-    F1: "harmonic mean of precision and recall",
-    "AUROC": "how often a sample of {1} gets a higher probability of it than one of {0}; 1 is best",
+    "F1": "harmonic mean of precision and recall, {of}",
+    "AUROC": "how often a sample of {second} gets a higher probability of it than one of {first}; 1 is best",
     "log loss": "mean of the negative logarithm of the probability of the true class; 0 is best",
     "calibration error": "mean gap between the predicted probability and the share that is right; 0 is best",
     "R²": "share of the variance that is explained; 1 is best",
@@ -52,36 +51,51 @@ def figures_of(data: ReportData) -> list[Figure]:
     targets, outputs = _assessed(data)
     if data.classes:
         return classification_figures(targets, outputs)
-    return regression_figures(targets, outputs, _target_prefixes(outputs.shape[1]))
+    return regression_figures(targets, outputs, _target_prefixes(data, outputs.shape[1]))
 
 
 def figures_section(data: ReportData, figures: Sequence[Figure]) -> str:
-    """Return the table of the figures and what the intervals mean."""
-    n = len(_assessed(data)[0])
-    rows, names = [], [name(c) for c in data.classes]
-    explained = set()
+    """Return the table of the figures, and what they are to be compared with."""
+    first, *rest = [name(c) for c in data.classes] or [""]
+    second = rest[0] if rest else ""
+    words = {"first": first, "second": second, "of": f"of {second}" if len(rest) == 1 else "mean of the classes"}
+    rows, explained = [], set()
     for f in figures:
         show = percent if f.percent else lambda v, f=f: number(v, like=(f.value, f.high - f.low))
         interval = NONE if math.isnan(f.low) else f"{show(f.low)} to {show(f.high)}"
         value = Number(f'<span class="value">{show(f.value)}</span>')
         kind = f.name.split(": ")[-1]
-        meaning = "" if kind in explained else f"<small>{_MEANINGS[kind].format(*names)}</small>"
+        meaning = "" if kind in explained else f"<small>{_MEANINGS[kind].format(**words)}</small>"
         rows.append([f"{text(f.name)}{meaning}", value, Number(interval)])
         explained.add(kind)
-    notes = [
+    shown = table(["figure", "value", "95 % interval"], rows, "figures")
+    return f'{shown}<p class="note">{" ".join(_notes(data, figures[0]))}</p>'
+
+
+def _notes(data: ReportData, main: Figure) -> Iterator[str]:
+    """Yield what the figures are to be compared with, and what the intervals mean."""
+    targets, _ = _assessed(data)
+    n = len(targets)
+    if data.classes:
+        most = int(np.bincount(targets).argmax())
+        share = percent(float((targets == most).mean()))
+        yield f"Always to predict the most frequent class, {name(data.classes[most])}, is right for {share}."
+        if main.value == 1.0:
+            bound = percent(1 - 0.05 ** (1 / n))
+            yield f"No sample is predicted wrong: with 95 % confidence, the error rate is below {bound}."
+    elif targets.shape[1] == 1:
+        deviation = number(float(targets.std()))
+        yield f"Always to predict the mean of these samples has an R² of 0 and an RMSE of {deviation}."
+    if n == 1:
+        yield "A single sample has no interval."
+        return
+    yield (
         f"Intervals are percentile bootstrap intervals at 95 %, from {RESAMPLES:,} resamples of the "
         f"{count(n, f'{data.assessed} sample')}. They tell how much the choice of these samples matters, not that of "
         "another split or another seed."
-    ]
-    if n == 1:
-        notes = ["A single sample gives no interval."]
-    elif n < 50:
-        notes.append("With so few samples they are rough.")
-    if data.classes and figures[0].value == 1.0:
-        bound = percent(1 - 0.05 ** (1 / n))
-        notes.append(f"No sample is predicted wrong, which an error rate of up to {bound} would allow (95 % bound).")
-    shown = table(["figure", "value", "95 % interval"], rows, "figures")
-    return f'{shown}<p class="note">{" ".join(notes)}</p>'
+    )
+    if n < 50:
+        yield "With so few samples they are rough."
 
 
 def classification_sections(data: ReportData) -> list[tuple[str, str, str]]:
@@ -102,16 +116,15 @@ def classification_sections(data: ReportData) -> list[tuple[str, str, str]]:
 def regression_sections(data: ReportData) -> list[tuple[str, str, str]]:
     """Return the sections on predicted values, each as (identifier, heading, markup)."""
     targets, values = _assessed(data)
-    prefixes = _target_prefixes(values.shape[1])
+    prefixes = _target_prefixes(data, values.shape[1])
     plots = []
     for j, prefix in enumerate(prefixes):
-        title = prefix.removesuffix(": ")
-        heading = f"{title}: p" if title else "P"
+        of = f" of {name(prefix.removesuffix(': '))}" if prefix else ""
         plots.append(
-            f"<figure><h3>{heading}redicted and actual values</h3>"
+            f"<figure><h3>Predicted and actual values{of}</h3>"
             f"{draw.scatter(targets[:, j], values[:, j], 'actual', 'predicted', diagonal=True)}"
             "<figcaption>On the dashed line the prediction equals the actual value.</figcaption></figure>"
-            f"<figure><h3>{f'{title}: r' if title else 'R'}esiduals</h3>"
+            f"<figure><h3>Residuals{of}</h3>"
             f"{draw.scatter(values[:, j], targets[:, j] - values[:, j], 'predicted', _RESIDUAL, diagonal=False)}"
             "<figcaption>Above the dashed line the prediction is too low, below it too high.</figcaption></figure>"
         )
@@ -134,8 +147,19 @@ def _assessed(data: ReportData) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     return data.targets, data.outputs
 
 
-def _target_prefixes(columns: int) -> list[str]:
-    return [""] if columns == 1 else [f"target {j + 1}: " for j in range(min(columns, _COLUMNS))]
+def _pictures(data: ReportData, rows: Sequence[int]) -> list[str] | None:
+    """Return the pictures of these samples as data URIs; None if they are not images."""
+    shape = data.image_shape
+    if data.inputs is None or shape is None or (*shape, 1)[2] not in draw.CHANNELS:
+        return None
+    low, high = float(data.inputs.min()), float(data.inputs.max())
+    return [draw.picture(data.inputs[i], shape, low, high) for i in rows]
+
+
+def _target_prefixes(data: ReportData, columns: int) -> list[str]:
+    """Return what the figures of the first target columns are called; nothing if there is one."""
+    names = data.columns or [f"target {j + 1}" for j in range(columns)]
+    return [""] if columns == 1 else [f"{name}: " for name in names[:_COLUMNS]]
 
 
 def _matrix(counts: Integers, classes: Sequence[str]) -> str:
@@ -227,17 +251,17 @@ def _mistakes(data: ReportData, targets: Integers, probabilities: npt.NDArray[An
     intro = f"<p>{intro}{most}. Rows count from 0.</p>"
     rows = _row_numbers(data)
     facts = [(name(data.classes[targets[i]]), name(data.classes[predicted[i]]), percent(float(sure[i]))) for i in shown]
-    if data.inputs is None or data.image_shape is None:
+    pictures = _pictures(data, shown)
+    if pictures is None:
         cells = [
             [Number(str(rows[i])), actual, taken, Number(share), *_unusual(data, i)]
             for i, (actual, taken, share) in zip(shown, facts, strict=True)
         ]
         return intro + table(["row", "actual", "predicted", "probability", *_unusual_head(data)], cells)
-    low, high = float(data.inputs.min()), float(data.inputs.max())
     items = [
-        f'<li><img src="{draw.picture(data.inputs[i], data.image_shape, low, high)}" alt="sample in row {rows[i]}">'
+        f'<li><img src="{picture}" alt="sample in row {rows[i]}">'
         f"{actual}, taken for {taken}<br><span>{share} sure<br>row {rows[i]}</span></li>"
-        for i, (actual, taken, share) in zip(shown, facts, strict=True)
+        for i, picture, (actual, taken, share) in zip(shown, pictures, facts, strict=True)
     ]
     return f'{intro}<ul class="mistakes">{"".join(items)}</ul>'
 

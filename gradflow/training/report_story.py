@@ -74,7 +74,8 @@ def _the_data(data: ReportData) -> Iterator[str]:
     if data.image_shape is None:
         inputs = count(data.sizes[0], "feature")
     else:
-        inputs = f"{f'{TIMES}'.join(map(str, data.image_shape))} pixels"
+        height, width, *channels = data.image_shape
+        inputs = f"{height}{TIMES}{width} pixels{f' in {channels[0]} channels' if channels else ''}"
     kind = count(len(data.classes), "class") if data.classes else count(data.sizes[-1], "target value")
     samples = count(sum(data.counts), "sample")
     yield f"The data are <strong>{name(data.dataset)}</strong>: {samples} of {inputs}, with {kind}."
@@ -96,12 +97,15 @@ def _the_model(data: ReportData) -> Iterator[str]:
         if members > 1
         else ("The model")
     )
-    kind = "multilayer perceptron" if hidden else "linear model"
+    kind = (
+        f"multilayer perceptron with layers of {NONE.join(map(str, data.sizes))} units"
+        if hidden
+        else (f"linear model of {data.sizes[0]} inputs and {count(data.sizes[-1], 'output')}")
+    )
     parameters = count(sum((n + 1) * m for n, m in pairwise(data.sizes)), "parameter")
-    layers = NONE.join(map(str, data.sizes))
     activation = str(settings.get("activation", ""))
     activated = f", {text(_ACTIVATIONS.get(activation, activation))} between them" if activation and hidden else ""
-    yield f"{subject} is a {kind} with layers of {layers} units{activated}, and has {parameters}."
+    yield f"{subject} is a {kind}{activated}, and has {parameters}."
     if settings.get("dropout") and hidden:
         yield f"In training, {percent(settings['dropout'])} of the hidden values are dropped."
 
