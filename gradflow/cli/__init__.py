@@ -1,4 +1,4 @@
-"""The command `gradflow`: train a multilayer perceptron, list the devices, compare the results of two devices.
+"""The command `gradflow`: train multilayer perceptrons and use them, list the devices, compare two devices.
 
 Invalid input prints one line to stderr and exits with status 2, before anything is written. The checks are in
 `gradflow.training.Settings` and in what the commands call; the files here parse arguments and print results.
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import gradflow as gf
 from gradflow.backend.discovery import check_variables
-from gradflow.cli import agree, devices, train
+from gradflow.cli import agree, devices, evaluate, predict, train
 from gradflow.cli.output import (
     FAILED,
     INTERRUPTED,
@@ -37,12 +37,14 @@ Train multilayer perceptrons with the same code on the CPU and on a GPU.
   gradflow train digits                learn to read handwritten digits
   gradflow train iris --hidden 16,16   a smaller dataset, a smaller model
   gradflow train --help                all datasets and settings
+  gradflow predict runs/iris-1 new.npz       predictions for inputs in a file
+  gradflow evaluate runs/iris-1 other.npz    how good they are on other samples
   gradflow devices                     which devices can be used, and why not
   gradflow agree                       whether two devices give the same results
 """
 
 
-_COMMANDS = {"train": train, "devices": devices, "agree": agree}
+_COMMANDS = {"train": train, "predict": predict, "evaluate": evaluate, "devices": devices, "agree": agree}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -56,7 +56,7 @@ class Predictor:
     >>> scale = Standardizer(np.array([5.0, 3.0]), np.array([2.0, 1.0]), limit=3.0)
     >>> predictor = Predictor([gf.nn.MLP([2, 8, 3])], scale, classes=["setosa", "versicolor", "virginica"])
     >>> predictor
-    Predictor(2-8-3, relu, 3 classes, device=cpu)
+    Predictor(2-8-3, relu, 3 classes, on cpu)
     >>> predictor.predict([[5.1, 3.5], [6.2, 2.9]]).shape, predictor.predict_proba([[5.1, 3.5]]).shape
     ((2,), (1, 3))
     """
@@ -109,9 +109,13 @@ class Predictor:
         self.members = [build_model(*kinds.copy().pop(), m.state_dict(), self.device) for m in members]
 
     def __repr__(self) -> str:
+        return f"Predictor({self.describe()})"
+
+    def describe(self) -> str:
+        """Return what predicts in a few words."""
         kind = f"{len(self.classes)} classes" if self.classes else "regression"
         many = f"{len(self.members)} times " if len(self.members) > 1 else ""
-        return f"Predictor({many}{'-'.join(map(str, self.sizes))}, {self.activation}, {kind}, device={self.device})"
+        return f"{many}{'-'.join(map(str, self.sizes))}, {self.activation}, {kind}, on {self.device}"
 
     # ------------------------------------------------------------------ predictions
 
@@ -176,21 +180,29 @@ class Predictor:
 
         Raises DataError, which names it, for an unknown label, and for what does not fit the model.
         """
-        if not self.classes:
-            values = checked_targets(y, "the targets")
-            if values.dtype.kind != "f" or values.shape[1] != self.sizes[-1]:
-                got = f"{values.dtype} of shape {values.shape}"
-                raise DataError(f"the targets must be floats of {self.sizes[-1]} columns; got {got}")
-            self._check_count(x, values)
-            return figures_of(VALUE_FIGURES, "values", self.predict(x).reshape(values.shape), values)
-        codes = encode_as(y, self.labels, self.classes, "the targets")
-        self._check_count(x, codes)
-        return figures_of(CLASS_FIGURES, "classes", self.predict_proba(x), codes)
+        return self.figures(*self.with_targets(x, y))
 
-    @staticmethod
-    def _check_count(x: Any, y: Any) -> None:
-        if len(x) != len(y):
-            raise DataError(f"each input needs one target; got {len(x)} inputs and {len(y)} targets")
+    def with_targets(self, x: Any, y: Any) -> tuple[Array, Array]:
+        """Return what a figure compares: the outputs for the inputs x, and their targets y, as `evaluate` takes them.
+
+        For classes, probabilities (n, classes) and the codes of the labels, int64 (n,); for a regression, the predicted
+        and the known values, (n, outputs). Raises as `evaluate`.
+        """
+        if self.classes:
+            targets = encode_as(y, self.labels, self.classes, "the targets")
+        else:
+            targets = checked_targets(y, "the targets")
+            if targets.dtype.kind != "f" or targets.shape[1] != self.sizes[-1]:
+                got = f"{targets.dtype} of shape {targets.shape}"
+                raise DataError(f"the targets must be floats of {self.sizes[-1]} columns; got {got}")
+        if len(x) != len(targets):
+            raise DataError(f"each input needs one target; got {len(x)} inputs and {len(targets)} targets")
+        return (self.predict_proba(x) if self.classes else self.predict(x).reshape(targets.shape)), targets
+
+    def figures(self, outputs: Any, targets: Any) -> dict[str, float]:
+        """Return the figures of `evaluate` of what `with_targets` returns."""
+        kind = "classes" if self.classes else "values"
+        return figures_of(CLASS_FIGURES if self.classes else VALUE_FIGURES, kind, outputs, targets)
 
     # ------------------------------------------------------------------ the content of a model file
 

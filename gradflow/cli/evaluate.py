@@ -1,0 +1,172 @@
+"""`gradflow evaluate`: the figures of a run on samples whose labels or values are known."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from gradflow.cli.output import UsageError
+from gradflow.cli.predict import add_device, load, usage_errors
+from gradflow.text import printable
+
+if TYPE_CHECKING:
+    from gradflow.training import Predictor
+
+_HELP = """\
+Evaluate the model of a run on samples whose labels or values are known, and
+print the figures, with 95 % bootstrap intervals where they have one.
+
+FOLDER is the folder of a run, or its model.safetensors. DATA is an npz file
+with arrays X and y (or inputs and labels), a folder of IDX files or of
+CIFAR-10's binary files, or the name of a dataset. Where there is a test part,
+that part is evaluated. Labels are as in the data that the run was trained on,
+or the names of its classes.
+"""
+_EXAMPLES = """\
+examples:
+  gradflow evaluate runs/digits-1 held_out.npz
+  gradflow evaluate runs/digits-1 held_out.npz --json
+
+exit status: 0 done; 2 invalid input; 130 Ctrl-C
+"""
+_SAME = {
+    "accuracy": "accuracy", "F1": "f1", "AUROC": "auroc", "log loss": "log_loss",
+    "calibration error": "calibration_error", "R²": "r2", "RMSE": "rmse", "MAE": "mae",
+}  # fmt: skip
+"""The names of figures with intervals in a report, and those that they have as metrics."""
+_MOST_RESAMPLED = 50_000
+"""The most samples that intervals are computed for: with more, they are narrow and take long."""
+_PERCENT = ("accuracy", "balanced_accuracy")
+_LABELS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "f1": "F1", "auroc": "AUROC"}
+_FEW = 20
+"""With up to so many classes, the table has a row for each."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser of the command line."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="figures of a trained model on other data",
+        usage="gradflow evaluate FOLDER DATA [--json] [--device DEVICE]",
+        description=_HELP,
+        epilog=_EXAMPLES,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("folder", metavar="FOLDER", help="the folder of a run, or its model.safetensors")
+    parser.add_argument("data", metavar="DATA", help="a file or folder with inputs and targets, or a dataset's name")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    add_device(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, print the figures, and return the exit status."""
+    predictor, samples = load(arguments.folder, arguments.data, arguments.device)
+    if samples.targets is None:
+        raise UsageError(f"{arguments.data} has no labels or values to compare with: it needs an array y or labels")
+    with usage_errors(arguments.data):
+        outputs, targets = predictor.with_targets(samples.inputs, samples.targets)
+        figures = list(_figures(predictor, outputs, targets))
+    classes = _classes(predictor, outputs, targets) if predictor.classes else []
+    if arguments.json:
+        document = {
+            "folder": arguments.folder,
+            "data": arguments.data,
+            "samples": len(targets),
+            "figures": {name: {"value": value, "low": low, "high": high} for name, value, low, high in figures},
+            "classes": classes,
+        }
+        print(json.dumps(_plain(document), indent=2, allow_nan=False))
+    else:
+        print(printable(f"{arguments.folder} ({predictor.describe()}) on {len(targets)} samples of {arguments.data}"))
+        for line in _table(predictor, figures, classes):
+            print(line)
+    if _trained_on(arguments.folder, arguments.data):
+        note = f"{arguments.folder} was trained on a part of {arguments.data}, so these are not figures of unseen data"
+        print(f"gradflow: note: {printable(note)}", file=sys.stderr, flush=True)
+    return 0
+
+
+def _figures(predictor: Predictor, outputs: Any, targets: Any) -> Iterator[tuple[str, float, float, float]]:
+    """Yield the name and the value of each figure, and the ends of its interval: NaN where it has none."""
+    from gradflow.training.report_numbers import classification_figures, regression_figures
+
+    intervals = {}
+    if len(targets) <= _MOST_RESAMPLED:
+        if predictor.classes:
+            drawn = classification_figures(targets, outputs)
+        else:
+            drawn = regression_figures(targets, outputs, [""]) if targets.shape[1] == 1 else []
+        intervals = {_SAME.get(figure.name): (figure.low, figure.high) for figure in drawn}
+        if len(predictor.classes) == 2:
+            del intervals["f1"]  # here of the second class, there the mean of both
+    for name, value in predictor.figures(outputs, targets).items():
+        yield name, value, *intervals.get(name, (math.nan, math.nan))
+
+
+def _classes(predictor: Predictor, outputs: Any, targets: Any) -> list[dict[str, Any]]:
+    """Return the samples, precision, recall and F1 of each class; NaN where a share is of nothing."""
+    import numpy as np
+
+    from gradflow.training.report_numbers import confusion
+
+    counts = confusion(targets, outputs.argmax(axis=1), len(predictor.classes))
+    right, actual, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        columns = right / predicted, right / actual, 2 * right / (predicted + actual)
+    rows = zip(predictor.classes, actual.tolist(), *(column.tolist() for column in columns), strict=True)
+    return [dict(zip(("class", "samples", "precision", "recall", "f1"), row, strict=True)) for row in rows]
+
+
+def _table(predictor: Predictor, figures: Iterable[tuple[str, float, float, float]], classes: Any) -> Iterator[str]:
+    for name, value, low, high in figures:
+        label = _LABELS.get(name, name.replace("_", " "))
+        if name == "f1":
+            label += (
+                f" of {printable(predictor.classes[1])}" if len(predictor.classes) == 2 else ", mean of the classes"
+            )
+        interval = "" if math.isnan(low) else f"   ({_text(name, low)} to {_text(name, high)})"
+        yield f"{label:26}{_text(name, value):>10}{interval}"
+    if 0 < len(classes) <= _FEW:
+        names = [printable(row["class"]) for row in classes]
+        width = max(map(len, ["class", *names]))
+        yield ""
+        yield f"{'class':{width}}   samples   precision    recall        F1"
+        for name, row in zip(names, classes, strict=True):
+            shares = "".join(
+                f"{_text('', row[share]):>{n}}" for share, n in (("precision", 12), ("recall", 10), ("f1", 10))
+            )
+            yield f"{name:{width}}{row['samples']:10}{shares}"
+
+
+def _text(name: str, value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{100 * value:.2f} %" if name in _PERCENT else f"{value:.4f}" if abs(value) < 1e4 else f"{value:.6g}"
+
+
+def _plain(x: Any) -> Any:
+    """The document with None for numbers that JSON lacks."""
+    if isinstance(x, dict):
+        return {key: _plain(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [_plain(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
+
+
+def _trained_on(folder: str, data: str) -> bool:
+    """Return whether the data has the hash of that which the run was trained on."""
+    import os
+
+    from gradflow.data import load as load_data
+    from gradflow.training import read_config
+
+    with contextlib.suppress(ValueError, OSError):  # also if it is no folder of a run, or the data has no labels
+        recorded = read_config(os.path.join(folder, "config.toml")).get("data", {}).get("hash")
+        dataset = load_data(data)
+        return dataset.test is None and dataset.fingerprint == recorded
+    return False
