@@ -88,7 +88,9 @@ def line_chart(panel: Panel) -> str:
     parts = [_axes(x, y, height, "epoch", "")]
     for curve in panel.curves:
         for course, kind in ((curve.training, "training"), (curve.validation, "validation")):
-            parts.append(f'<path class="curve {kind}{many}" d="{_path(x, y, curve.epochs, course)}"/>')
+            path = _path(x, y, curve.epochs, course)
+            if path:
+                parts.append(f'<path class="curve {kind}{many}" d="{path}"/>')
             if len(curve.epochs) == 1 and math.isfinite(course[0]):
                 parts.append(
                     f'<circle class="dot {kind}" cx="{x(curve.epochs[0]):.1f}" cy="{y(course[0]):.1f}" r="3"/>'
