@@ -154,7 +154,7 @@ class Trainer:
     def _epochs(self, n: int) -> Iterator[Epoch]:
         while self.epoch < n:
             with self._working() as interrupted:
-                while self._progress.batches < len(self._on_train.sizes):
+                while not self._is_at_the_end():
                     self._update()
                     if interrupted():
                         raise KeyboardInterrupt
@@ -166,15 +166,18 @@ class Trainer:
         return self._steps(_count("steps", n))
 
     def _steps(self, n: int) -> Iterator[Step]:
-        progress, all_batches = self._progress, len(self._on_train.sizes)
-        while progress.step < n or progress.batches == all_batches:
+        while self.step < n or self._is_at_the_end():
             with self._working():
-                if progress.batches == all_batches:  # an error ended the validation after the last step
+                if self._is_at_the_end():  # an error ended the validation after the last step
                     self._finish()
                     continue
                 number, loss = self.epoch + 1, self._update()
-                finished = self._finish() if progress.batches == all_batches else None
-            yield Step(progress.step, number, loss, finished)
+                finished = self._finish() if self._is_at_the_end() else None
+            yield Step(self.step, number, loss, finished)
+
+    def _is_at_the_end(self) -> bool:
+        """Whether all batches of the epoch are done."""
+        return self._progress.batches == len(self._on_train.sizes)
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[Callable[[], bool]]:

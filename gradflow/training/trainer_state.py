@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.training.checks import generators_of
 from gradflow.training.objective import describe_loss
-from gradflow.training.progress import Progress, damaged, generator_state, listed, part, weights_of
+from gradflow.training.progress import Progress, generator_state, listed, part, weights_of
 
 if TYPE_CHECKING:
     from gradflow.training.trainer import Trainer
@@ -43,15 +43,12 @@ def restore(trainer: Trainer, state: Any) -> None:
     progress = Progress.from_tree(
         part(state, "progress"), trainer.train.device, own, len(figures.sizes), trainer.accumulate, figures.partial
     )
+    average = trainer._average
     try:
         load_optimizer = trainer.optimizer.state_loader(part(state, "optimizer"), finite=False)
-    except (KeyError, TypeError, ValueError) as error:
+        load_average = None if average is None else average.state_loader(part(state, "average"))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"the saved state is damaged: {error}") from error
-    load_average = None
-    if trainer._average is not None:
-        load_average = trainer._average.state_loader(part(state, "average"))
-    elif state.get("average") is not None:
-        raise damaged("average", state["average"])
 
     trainer._torn = True
     trainer.model.load_state_dict(weights)
@@ -74,6 +71,9 @@ def _run(trainer: Trainer) -> dict[str, Any]:
         "model": {name: f"{x.dtype.name} {list(x.shape)}" for name, x in trainer.model.state_dict().items()},
         "loss": describe_loss(trainer.loss),
         "optimizer": type(trainer.optimizer).__name__,
+        "learning rate": [
+            "schedule" if callable(group["lr"]) else "number" for group in trainer.optimizer.param_groups
+        ],
         "metrics": list(trainer.metrics),
         "watch": trainer.watch,
         "clip_norm": trainer.clip_norm,

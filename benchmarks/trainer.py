@@ -1,0 +1,82 @@
+"""What the Trainer costs: `python -m benchmarks.trainer [ROUNDS]`, on the CPU.
+
+An epoch of a captured `Trainer` without metrics is compared with a bare loop, `for x, y in batches: step(x, y)`, of the
+same captured step over the same batches. The two are interleaved, and of each the median counts. Before, the losses of
+both are compared: they must be equal bit for bit. The exit status is 1 if a ratio is above its bound.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import gradflow as gf
+from benchmarks.peers.options import Parser, count
+from benchmarks.timing import interleaved
+from benchmarks.workloads import MEDIUM, SMALL, TINY, GradflowTraining, Workload
+from gradflow.data import Batches
+from gradflow.training import Trainer
+
+BOUNDS = {"tiny": 1.2, "small": 1.05, "medium": 1.05}
+"""The most that an epoch of the Trainer may take, relative to the bare loop."""
+EPOCH = 128
+"""The batches of an epoch."""
+
+
+class Both:
+    """A workload, trained twice from the same weights: by a Trainer, and by a bare loop."""
+
+    def __init__(self, workload: Workload) -> None:
+        self.trained, self.looped = GradflowTraining(workload, "cpu"), GradflowTraining(workload, "cpu")
+        self.trainer = Trainer(*self._parts(self.trained))
+        self.epochs = self.trainer.epochs(10**9)
+        model, loss, optimizer, self.batches = self._parts(self.looped)
+
+        def step(x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
+            optimizer.zero_grad()
+            value = loss(model(x), y)
+            value.backward()
+            optimizer.step()
+            return value
+
+        self.step: Callable[..., gf.Tensor] = gf.capture(step)
+
+    def _parts(self, training: GradflowTraining) -> tuple[Any, ...]:
+        batches = Batches(training.inputs, training.targets, training.workload.batch, gf.Generator(0))
+        return training.model, training.loss_function, training.optimizer, batches
+
+    def loop(self) -> None:
+        """Train for an epoch; nothing is kept."""
+        for x, y in self.batches:
+            self.step(x, y)
+
+    def check_equal(self) -> None:
+        """Raise AssertionError unless the mean losses of two epochs are equal."""
+        for _ in range(2):
+            losses = [(self.step(x, y).item(), len(x)) for x, y in self.batches]
+            expected = sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
+            found = next(self.epochs).train_loss
+            assert found == expected, f"the Trainer's loss is {found}, that of the bare loop {expected}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = Parser(prog="python -m benchmarks.trainer", description="Time an epoch of the Trainer and of a bare loop.")
+    parser.add_argument("rounds", nargs="?", type=count, default=30, help="epochs of each (default: 30)")
+    rounds = parser.parse_args(arguments).rounds
+    failed = False
+    for workload in (replace(each, batches=EPOCH) for each in (TINY, SMALL, MEDIUM)):
+        both = Both(workload)
+        both.check_equal()
+        times = interleaved({"trainer": lambda b=both: next(b.epochs), "loop": both.loop}, rounds)
+        ratio, bound = times["trainer"] / times["loop"], BOUNDS[workload.name]
+        failed |= ratio > bound
+        steps = [f"{name} {1e6 * seconds / EPOCH:.1f} µs" for name, seconds in times.items()]
+        print(f"{workload.size}, batch {workload.batch}: {', '.join(steps)} a step; {ratio:.3f} (at most {bound})")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
