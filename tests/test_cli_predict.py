@@ -120,7 +120,7 @@ def test_out_is_written_whole_and_replaces_only_predictions(command: Any) -> Non
     assert len(rows(Path("p.csv").read_text())) == 4
     assert set(os.listdir()) == {"run", "new.npy", "p.csv"}
     before = Path("new.npy").read_bytes()
-    message = "--out new.npy exists, and gradflow predict did not write it"
+    message = "--out new.npy exists, and this command did not write it"
     assert_one_line(command("predict", "run", "new.npy", "--out", "new.npy"), message)
     assert Path("new.npy").read_bytes() == before
     assert predictor.classes == tuple(NAMES)
@@ -289,14 +289,16 @@ def test_figures_with_an_interval_are_those_of_the_report(evaluated: Any, comman
     """Two modules compute them; they must agree, or a value would lie outside its interval."""
     from gradflow.training.report_numbers import classification_figures, regression_figures
 
-    for predictor, y in ((evaluated[0], evaluated[2]), (regressor(), np.random.default_rng(0).normal(10, 3, 80))):
+    two = Predictor([nn.MLP([4, 2])], scale(4), classes=["no", "yes"])
+    values = np.random.default_rng(0).normal(10, 3, 80)
+    for predictor, y in ((evaluated[0], evaluated[2]), (two, ["no", "yes"] * 40), (regressor(), values)):
         outputs, targets = predictor.with_targets(evaluated[1], y)
         drawn = (
             classification_figures(targets, outputs)
             if predictor.classes
             else regression_figures(targets, outputs, [""])
         )
-        names = {"F1": "f1", "R²": "r2"}
+        names = {"R²": "r2"}
         figures = predictor.figures(outputs, targets)
         for figure in drawn:
             name = names.get(figure.name, figure.name.lower().replace(" ", "_"))

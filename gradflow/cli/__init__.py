@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import gradflow as gf
 from gradflow.backend.discovery import check_variables
-from gradflow.cli import agree, devices, evaluate, predict, train
+from gradflow.cli import agree, compare, devices, evaluate, predict, train
 from gradflow.cli.output import (
     FAILED,
     INTERRUPTED,
@@ -37,14 +37,22 @@ Train multilayer perceptrons with the same code on the CPU and on a GPU.
   gradflow train digits                learn to read handwritten digits
   gradflow train iris --hidden 16,16   a smaller dataset, a smaller model
   gradflow train --help                all datasets and settings
-  gradflow predict runs/iris-1 new.npz       predictions for inputs in a file
-  gradflow evaluate runs/iris-1 other.npz    how good they are on other samples
+  gradflow predict FOLDER new.npz      what a trained model makes of inputs in a file
+  gradflow evaluate FOLDER test.npz    how good it is on other samples
+  gradflow compare FOLDER FOLDER       what differs between two runs
   gradflow devices                     which devices can be used, and why not
   gradflow agree                       whether two devices give the same results
 """
 
 
-_COMMANDS = {"train": train, "predict": predict, "evaluate": evaluate, "devices": devices, "agree": agree}
+_COMMANDS = {
+    "train": train,
+    "predict": predict,
+    "evaluate": evaluate,
+    "compare": compare,
+    "devices": devices,
+    "agree": agree,
+}
 
 
 class _Parser(argparse.ArgumentParser):

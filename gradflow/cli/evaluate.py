@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             "figures": {name: {"value": value, "low": low, "high": high} for name, value, low, high in figures},
             "classes": classes,
         }
-        print(json.dumps(_plain(document), indent=2, allow_nan=False))
+        print(json.dumps(finite(document), indent=2, allow_nan=False))
     else:
         print(printable(f"{arguments.folder} ({predictor.describe()}) on {len(targets)} samples of {arguments.data}"))
         for line in _table(predictor, figures, classes):
@@ -89,6 +89,15 @@ def run(arguments: argparse.Namespace) -> int:
         note = f"{arguments.folder} was trained on a part of {arguments.data}, so these are not figures of unseen data"
         print(f"gradflow: note: {printable(note)}", file=sys.stderr, flush=True)
     return 0
+
+
+def finite(x: Any) -> Any:
+    """Return a document with None for numbers that are not finite, which JSON lacks."""
+    if isinstance(x, dict):
+        return {key: finite(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [finite(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 def _figures(predictor: Predictor, outputs: Any, targets: Any) -> Iterator[tuple[str, float, float, float]]:
@@ -102,8 +111,6 @@ def _figures(predictor: Predictor, outputs: Any, targets: Any) -> Iterator[tuple
         else:
             drawn = regression_figures(targets, outputs, [""]) if targets.shape[1] == 1 else []
         intervals = {_SAME.get(figure.name): (figure.low, figure.high) for figure in drawn}
-        if len(predictor.classes) == 2:
-            del intervals["f1"]  # here of the second class, there the mean of both
     for name, value in predictor.figures(outputs, targets).items():
         yield name, value, *intervals.get(name, (math.nan, math.nan))
 
@@ -147,15 +154,6 @@ def _text(name: str, value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{100 * value:.2f} %" if name in _PERCENT else f"{value:.4f}" if abs(value) < 1e4 else f"{value:.6g}"
-
-
-def _plain(x: Any) -> Any:
-    """The document with None for numbers that JSON lacks."""
-    if isinstance(x, dict):
-        return {key: _plain(value) for key, value in x.items()}
-    if isinstance(x, list):
-        return [_plain(value) for value in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 def _trained_on(folder: str, data: str) -> bool:

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ def add_device(parser: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Predict, print or write the predictions, and return the exit status."""
     if arguments.out is not None:
-        _check_out(arguments.out)
+        check_out(arguments.out, lambda start: start.lstrip(b'"').startswith(b"prediction"))
     predictor, samples = load(arguments.folder, arguments.inputs, arguments.device)
     with usage_errors():
         rows = table(predictor, samples.inputs)
@@ -177,8 +177,11 @@ def without_formula(text: str) -> str:
     return text
 
 
-def _check_out(out: str) -> None:
-    """Raise UsageError for a file that is not to be replaced."""
+def check_out(out: str, is_ours: Callable[[bytes], bool]) -> None:
+    """Raise UsageError for an --out that cannot be written, or that is a file which must not be replaced.
+
+    is_ours: tells from the first bytes of a file whether this command may have written it.
+    """
     from gradflow.files import open_file
 
     if not out:
@@ -190,11 +193,9 @@ def _check_out(out: str) -> None:
         return
     try:
         with open_file(out) as file:
-            start = file.read(20)
+            start = file.read(256)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not a regular file"
         raise UsageError(f"--out {out} cannot be replaced: {why}") from None
-    if start and not start.lstrip(b'"').startswith(b"prediction"):
-        raise UsageError(
-            f"--out {out} exists, and gradflow predict did not write it: remove it, or choose another name"
-        )
+    if start and not is_ours(start):
+        raise UsageError(f"--out {out} exists, and this command did not write it: remove it, or choose another file")
