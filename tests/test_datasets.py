@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -263,6 +264,9 @@ LABELS = np.array(["a", "b", "b"] * 4)
         ({"targets": np.ones((12, 2), int)}, "f: int64 targets of shape .* neither labels .* nor one-hot"),
         ({"targets": np.full((12, 2), "a")}, "f: <U1 targets of shape .* neither labels"),
         ({"targets": np.ones((12, 2, 2))}, r"f: targets are an array .*; got shape \(12, 2, 2\)"),
+        ({"targets": np.ma.masked_array(LABELS, [True] + [False] * 11)}, "f: the targets are a masked array"),
+        ({"targets": [[1, 0], [1]]}, "f: the targets are nested lists of unequal lengths"),
+        ({"inputs": [[1, 0], [1]]}, "f: the inputs are nested lists of unequal lengths"),
         ({"targets": 3}, r"f: targets are an array .*; got shape \(\)"),
         (
             {"names": ["one", "two", "three"]},
@@ -358,6 +362,19 @@ def test_classes_of_other_data_are_found_by_name_and_else_by_value() -> None:
     renamed = Dataset.from_arrays(iris.inputs[some], iris.targets[some] - 1, "renamed", names=iris.classes[1:])
     for other in (named, values, renamed):
         np.testing.assert_array_equal(iris.split(0, test_set=other).test.targets, iris.targets[some])
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load("iris")
+    monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
+    with pytest.raises(
+        ModuleNotFoundError, match='needs scikit-learn from the extra "train" of gradflow-autograd'
+    ):
+        data.split(0)
+    assert len(data.split(0, test=0, validation=0).train) == 150
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ModuleNotFoundError, match="scikit-learn"):
+        load("iris")
 
 
 # ---------------------------------------------------------------------- hashes

@@ -53,15 +53,21 @@ def as_rows(values: Any, source: str) -> Array:
 
     Raises DataError for anything but numbers, and for none.
     """
-    if not hasattr(values, "__array__"):
-        values = np.asarray(values)
     try:
-        array: Array = array_from_host(values)
+        array: Array = array_from_host(as_array(values, f"{source}: the inputs"))
     except TypeError as error:
         raise DataError(f"{source}: the inputs are no numbers: {cause(error)}") from None
     if not array.ndim or not array.size:
         raise DataError(f"{source}: inputs are an array (samples, features); got one of shape {array.shape}")
     return array.reshape(len(array), -1)
+
+
+def as_array(values: Any, what: str) -> Any:
+    """Return an array as it is, and nested lists as an array. Raises DataError for lists of unequal lengths."""
+    try:
+        return values if hasattr(values, "__array__") else np.asarray(values)
+    except ValueError:
+        raise DataError(f"{what} are nested lists of unequal lengths") from None
 
 
 def cause(error: TypeError) -> str:

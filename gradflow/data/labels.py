@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradflow.data.inputs import Array, DataError, cause, check_finite, listed
+from gradflow.data.inputs import Array, DataError, as_array, cause, check_finite, listed
 from gradflow.ops.host import array_from_host
 
 Label = int | str | bool
@@ -27,7 +27,9 @@ def checked_targets(values: Any, source: str) -> Array:
 
     Raises DataError for anything else, and for numbers that are not finite.
     """
-    array = np.asarray(values)
+    if np.ma.isMaskedArray(values):
+        raise DataError(f"{source}: the targets are a masked array: leave out the samples that have none")
+    array = np.asarray(as_array(values, f"{source}: the targets"))
     if array.dtype.kind == "O":
         odd = [x for x in array.flat if not isinstance(x, str)]
         if odd:
@@ -41,7 +43,7 @@ def checked_targets(values: Any, source: str) -> Array:
             raise DataError(f"{source}: the labels are bytes that are not UTF-8: {error}") from None
     if array.dtype.kind != "U":
         try:
-            array = np.asarray(array_from_host(values if hasattr(values, "__array__") else array))
+            array = np.asarray(array_from_host(array))
         except TypeError as error:
             raise DataError(f"{source}: the targets cannot be used: {cause(error)}") from None
     if array.ndim not in (1, 2) or not array.size:
