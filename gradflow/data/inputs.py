@@ -19,7 +19,8 @@ class DataError(ValueError):
     """Data that cannot be used; the message says, on one line, where it comes from, what is wrong and what to do."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        told = printable(message)
+        super().__init__(told if len(told) <= 800 else f"{told[:800]} ...")
 
 
 def listed(names: Sequence[Any], most: int = 10) -> str:
