@@ -367,9 +367,7 @@ def test_classes_of_other_data_are_found_by_name_and_else_by_value() -> None:
 def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     data = load("iris")
     monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
-    with pytest.raises(
-        ModuleNotFoundError, match='needs scikit-learn from the extra "train" of gradflow-autograd'
-    ):
+    with pytest.raises(ModuleNotFoundError, match='needs scikit-learn from the extra "train" of gradflow-autograd'):
         data.split(0)
     assert len(data.split(0, test=0, validation=0).train) == 150
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)

@@ -58,6 +58,14 @@ def test_values_are_clipped_to_the_limit_and_constant_columns_only_shifted() -> 
     assert scaled.tolist() == [[0.0, 0.0], [2.0, 3.0], [3.0, -3.0]]
 
 
+@pytest.mark.parametrize("samples", [2, 37, 1000])
+def test_constant_columns_are_found_whatever_their_value(samples: int) -> None:
+    constants = np.random.default_rng(0).normal(size=200) * 10.0 ** np.arange(-100, 100)
+    scale = Standardizer.fit(np.tile(constants, (samples, 1)))
+    assert (scale.mean == constants).all()
+    assert (scale.deviation == 1).all()
+
+
 def test_what_scaling_takes_beyond_its_result_is_bounded() -> None:
     values = np.zeros((10_000, 784), np.uint8)
     values[::2] = 9

@@ -45,22 +45,18 @@ class Standardizer:
         n = len(values) if rows is None else len(rows)
         if not n:
             raise ValueError("a scale is learned from at least one sample; got none")
-        columns = values.shape[1]
-        total, low, high = np.zeros(columns), np.full(columns, np.inf), np.full(columns, -np.inf)
+        total, first, second = np.zeros((3, values.shape[1]))
         with np.errstate(over="ignore", invalid="ignore"):  # told below
             for chunk in _chunks(values, rows):
                 total += chunk.sum(axis=0)
-                np.minimum(low, chunk.min(axis=0), out=low)
-                np.maximum(high, chunk.max(axis=0), out=high)
-            mean, first, second = total / n, np.zeros(columns), np.zeros(columns)
+            mean = total / n
             for chunk in _chunks(values, rows):
                 chunk -= mean
                 first += chunk.sum(axis=0)
                 second += np.einsum("ij,ij->j", chunk, chunk)
             mean += first / n
             deviation = np.sqrt(np.maximum(second - first * first / n, 0) / n)
-        constant = low == high
-        mean[constant], deviation[constant | (deviation == 0)] = low[constant], 1.0
+        deviation[deviation <= np.finfo(np.float64).eps * np.abs(mean)] = 1.0  # constant, but for rounding
         if not np.isfinite(deviation).all():
             worst = int(np.flatnonzero(~np.isfinite(deviation))[0])
             raise ValueError(f"the numbers of column {worst} are too large for their deviation: divide them first")
@@ -80,7 +76,8 @@ class Standardizer:
             chunk -= self.mean
             chunk /= self.deviation
             np.clip(chunk, -self.limit, self.limit, out=chunk)
-            scaled[start : start + len(chunk)] = chunk
+            with np.errstate(over="ignore"):  # infinite in float32, which `Batches` finds
+                scaled[start : start + len(chunk)] = chunk
             start += len(chunk)
         return scaled
 
