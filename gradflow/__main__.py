@@ -1,4 +1,4 @@
-"""The entry point of the command `gradflow`: until training starts, Ctrl-C ends the process at once, with one line.
+"""The entry point of the command `gradflow`: until training starts, a signal ends the process at once, with one line.
 
 This holds during the slow imports too. `python -m gradflow` runs this file after importing the package; the installed
 script runs it first, since a wheel also contains this file as the module `gradflow_command`.
@@ -10,15 +10,18 @@ import signal
 import sys
 
 
-def stop(*_: object) -> None:
+def stop(number: int, _: object) -> None:
     """End the process at once: a module that is being imported must not report the interrupt as an error."""
+    what = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
     with contextlib.suppress(OSError):
-        os.write(2, b"gradflow: error: interrupted\n")
-    os._exit(130)
+        os.write(2, f"gradflow: error: {what}\n".encode())
+    os._exit(128 + number)
 
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise the process ignores Ctrl-C
-    signal.signal(signal.SIGINT, stop)
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+for _number in SIGNALS:
+    if signal.getsignal(_number) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(_number, stop)
 
 
 def main() -> int:
@@ -26,7 +29,8 @@ def main() -> int:
     from gradflow.cli import main
 
     status = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the end of the interpreter is left
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # only the end of the interpreter is left
     return status
 
 

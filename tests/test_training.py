@@ -12,13 +12,14 @@ import pytest
 
 import gradflow as gf
 from gradflow.data import Batches
-from gradflow.training import Epoch, NonFiniteLossError, Settings, SettingsError, evaluate, fit, read_config, train
-from gradflow.training.run_folder import RunFolder, metrics_csv, weights_safetensors
+from gradflow.training import Epoch, Run, Settings, SettingsError, evaluate, fit, load_run, read_config, train
+from gradflow.training.epoch import NonFiniteLossError
+from gradflow.training.members import Members
 
 for _package in ("sklearn", "matplotlib", "safetensors", "tomli_w"):
     pytest.importorskip(_package)
 
-FILES = {"config.toml", "curves.png", "metrics.csv", "weights.safetensors"}
+FILES = {"config.toml", "curves.png", "metrics.csv", "model.safetensors", "report.html"}
 SMALL = {"hidden": (16,), "epochs": 3, "device": "cpu"}
 
 
@@ -91,7 +92,7 @@ def test_fit_stops_at_a_loss_that_is_not_finite(device: str) -> None:
         for parameter in model.parameters():
             parameter.copy_(parameter * float("nan"))
     optimizer = gf.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(NonFiniteLossError, match="nan in epoch 1"):
+    with pytest.raises(ArithmeticError, match="nan in epoch 1"):
         list(fit(model, gf.cross_entropy, optimizer, batches, batches, 2))
 
 
@@ -100,49 +101,60 @@ def test_fit_stops_at_a_loss_that_is_not_finite(device: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_digits_reach_97_percent_with_default_settings(seed: int, tmp_path: Path) -> None:
+def test_digits_reach_96_percent_with_default_settings(seed: int, tmp_path: Path) -> None:
     result = train(Settings("digits", seed=seed, device="cpu"), tmp_path / "run")
-    assert result.epochs[-1].test_score >= 0.97
+    assert result.assessed == "test"
+    assert result.figures["accuracy"] >= 0.96
     assert result.seconds < 30
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least"), [("breast-cancer", 0.94), ("wine", 0.94), ("iris", 0.9), ("diabetes", 0.1)])
+@pytest.mark.parametrize(("name", "least"), [("breast-cancer", 0.92), ("wine", 0.92), ("iris", 0.9), ("diabetes", 0.1)])
 def test_other_datasets_reach_what_they_should(name: str, least: float, tmp_path: Path) -> None:
     result = train(Settings(name, device="cpu"), tmp_path / "run")
-    assert result.epochs[-1].test_score >= least
+    assert result.figures["r2" if name == "diabetes" else "accuracy"] >= least
     header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
-    assert header.split(",")[-1] == ("test_r2" if name == "diabetes" else "test_accuracy")
+    assert header.split(",")[-1] == ("validation_r2" if name == "diabetes" else "validation_accuracy")
 
 
-def test_a_run_leaves_its_four_files(device: str, tmp_path: Path) -> None:
+def test_a_run_leaves_its_files(device: str, tmp_path: Path) -> None:
     settings = Settings("iris", **{**SMALL, "device": device})
     result = train(settings, tmp_path / "run")
     assert {p.name for p in result.folder.iterdir()} == FILES
     with (result.folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    names = ["epoch", "step", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]
-    assert list(rows[0]) == names
-    assert [tuple(map(float, row.values())) for row in rows] == [tuple(map(float, e)) for e in result.epochs]
+    assert list(rows[0]) == [
+        "epoch", "step", "learning_rate", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy",
+    ]  # fmt: skip
+    assert [tuple(map(float, row.values())) for row in rows] == [
+        (e.epoch, e.step, e.learning_rate, e.train_loss, e.train_metrics["accuracy"], e.validation_loss,
+         e.validation_metrics["accuracy"]) for e in result.histories[0]
+    ]  # fmt: skip
     config = tomllib.loads((result.folder / "config.toml").read_text())
     assert Settings(**config["settings"]) == result.settings
-    assert config["result"]["test_accuracy"] == result.epochs[-1].test_score
+    data_hash = gf.data.load("iris").fingerprint
+    assert config["data"] == {"hash": data_hash, "train": 96, "validation": 24, "test": 30}
+    assert config["result"]["test_accuracy"] == result.figures["accuracy"]
+    assert config["result"]["validation_loss"] == result.best[0].validation_loss
     assert (result.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "</html>" in (result.folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_saved_weights_are_those_of_the_last_row(tmp_path: Path) -> None:
-    from safetensors.numpy import load_file
-
-    result = train(Settings("iris", **SMALL), tmp_path / "run")
-    weights = load_file(tmp_path / "run" / "weights.safetensors")
-    assert {n: w.shape for n, w in weights.items()} == {n: p.shape for n, p in result.model.state_dict().items()}
-    model = gf.nn.MLP([4, 16, 3], dropout=0.2)
-    model.load_state_dict(weights)
-    from gradflow.data import load
-
-    split = load("iris").split(0, validation=0)
-    batches = Batches(split.test.inputs, split.test.targets, 100, shuffle=False)
-    assert evaluate(model, gf.cross_entropy, batches) == (result.epochs[-1].test_loss, result.epochs[-1].test_score)
+def test_the_model_is_that_of_the_best_epoch(tmp_path: Path) -> None:
+    result = train(Settings("wine", **{**SMALL, "epochs": 12, "lr": 0.05}), tmp_path / "run")
+    losses = [e.validation_loss for e in result.histories[0]]
+    assert result.best[0].validation_loss == min(losses)
+    assert losses[-1] != min(losses), "the last epoch is another one"
+    split = gf.data.load("wine").split(0)
+    assert split.validation is not None
+    assert split.test is not None
+    model = load_run(tmp_path / "run").members[0]
+    batches = Batches(split.validation.inputs, split.validation.targets, 100, shuffle=False)
+    with gf.no_grad():
+        loss = gf.cross_entropy(model(batches.inputs), batches.targets).item()
+    assert loss == pytest.approx(min(losses), rel=1e-5)
+    figures = load_run(tmp_path / "run").evaluate(split.test.raw_inputs, split.test.raw_targets)
+    assert figures["accuracy"] == result.figures["accuracy"]
 
 
 def test_a_run_repeats_bit_for_bit(device: str, tmp_path: Path) -> None:
@@ -150,49 +162,107 @@ def test_a_run_repeats_bit_for_bit(device: str, tmp_path: Path) -> None:
     for name in ("one", "two"):
         gf.random.uniform((7,))  # earlier random numbers do not matter
         train(settings, tmp_path / name)
-    for name in ("metrics.csv", "weights.safetensors"):
+    for name in ("metrics.csv", "model.safetensors"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     other = train(Settings("wine", device=device, epochs=5, seed=1), tmp_path / "three")
     assert (tmp_path / "one" / "metrics.csv").read_bytes() != (other.folder / "metrics.csv").read_bytes()
 
 
-def test_interruption_keeps_the_whole_epochs(tmp_path: Path) -> None:
-    whole = train(Settings("iris", **SMALL), tmp_path / "whole")
+def test_an_ensemble_averages_models_of_several_seeds(tmp_path: Path) -> None:
+    small = {**SMALL, "hidden": (4,), "lr": 0.05}
+    result = train(Settings("wine", ensemble=3, **small), tmp_path / "three")
+    alone = train(Settings("wine", **small), tmp_path / "one")
+    assert result.histories[0] == alone.histories[0], "the first is the model of a run without an ensemble"
+    assert len({tuple(e.train_loss for e in history) for history in result.histories}) == 3
+    predictor = load_run(tmp_path / "three")
+    inputs = gf.data.load("wine").inputs
+    scaled = gf.tensor(predictor.inputs.apply(inputs))
+    with gf.no_grad():
+        mean = np.mean([gf.softmax(member(scaled), axis=-1).numpy() for member in predictor.members], axis=0)
+    np.testing.assert_allclose(predictor.predict_proba(inputs), mean, atol=1e-6)
+    assert result.members[0]["accuracy"] == alone.figures["accuracy"]
+    rows = (tmp_path / "three" / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["member", *"111222333"]
 
-    def interrupt(epoch: Epoch) -> None:
-        if epoch.epoch == 2:
-            raise KeyboardInterrupt
 
-    result = train(Settings("iris", **SMALL), tmp_path / "part", on_epoch=interrupt)
-    assert result.interrupted
-    assert result.epochs == whole.epochs[:2]
+def test_patience_ends_training_after_as_many_epochs_without_an_improvement(tmp_path: Path) -> None:
+    settings = {**SMALL, "epochs": 200, "lr": 0.05}
+    result = train(Settings("iris", patience=4, **settings), tmp_path / "run")
+    (history,) = result.histories
+    assert history[-1].stale == 4
+    assert len(history) < 200
+    assert result.stopped == ""
+    assert result.best[0].epoch == len(history) - 4
+
+
+def test_without_validation_the_training_loss_chooses_the_epoch(tmp_path: Path) -> None:
+    result = train(Settings("iris", validation=0.0, **SMALL), tmp_path / "run")
+    assert result.best[0].train_loss == min(e.train_loss for e in result.histories[0])
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert header == "epoch,step,learning_rate,train_loss,train_accuracy"
+
+
+def test_without_samples_for_testing_the_figures_are_those_of_the_validation(tmp_path: Path) -> None:
+    result = train(Settings("iris", test=0.0, **SMALL), tmp_path / "run")
+    assert result.assessed == "validation"
+    assert result.figures["accuracy"] == result.best[0].validation_metrics["accuracy"]
+    result = train(Settings("iris", test=0.0, validation=0.0, **SMALL), tmp_path / "all")
+    assert (result.assessed, result.figures) == ("", {})
     assert {p.name for p in result.folder.iterdir()} == FILES
-    assert read_config(result.folder / "config.toml")["result"]["stopped"] == "interrupted"
 
 
-def test_failure_in_the_middle_keeps_the_whole_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradflow.training import train as package_function
-    from gradflow.training.train import fit as real_fit
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [({"clip_norm": 0.01}, 6), ({"accumulate": 2}, 3), ({"average": 0.9}, 6), ({"class_weight": "balanced"}, 6)],
+)
+def test_settings_of_the_step_reach_the_trainer(settings: dict[str, Any], steps: int, tmp_path: Path) -> None:
+    """A class of the wine is rarer than the others, so balanced weights differ from equal ones."""
+    plain = train(Settings("wine", **SMALL), tmp_path / "plain")
+    other = train(Settings("wine", **settings, **SMALL), tmp_path / "other")
+    assert plain.histories[0][-1].validation_loss != other.histories[0][-1].validation_loss
+    assert other.histories[0][-1].step == steps
 
-    def diverging(*arguments: Any) -> Any:
-        yield next(real_fit(*arguments))
-        raise NonFiniteLossError("the loss became inf in epoch 2")
 
-    monkeypatch.setitem(package_function.__globals__, "fit", diverging)
+def test_data_of_files_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 60), ("held", 20), ("check", 30)):
+        x = rng.normal(size=(n, 3))
+        np.savez(tmp_path / f"{name}.npz", X=x, y=np.where(x.sum(1) > 0, "up", "down"))
+    monkeypatch.chdir(tmp_path)
+    result = train(Settings("train.npz", test_file="held.npz", validation_file="check.npz", **SMALL))
+    assert result.folder == Path("runs/train-1")
+    config = read_config(result.folder)
+    assert config["data"] | {"hash": ""} == {"hash": "", "train": 60, "validation": 30, "test": 20}
+    monkeypatch.chdir("/")  # the paths in the config mean the same from everywhere
+    again = train(Settings(**config["settings"]), tmp_path / "again")
+    assert again.histories == result.histories
+    assert set(load_run(tmp_path / "again").predict(rng.normal(size=(50, 3)))) == {"up", "down"}
+
+
+def test_divergence_keeps_the_best_epoch_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Members.steps
+
+    def diverging(members: Members) -> Any:
+        for step in real(members):
+            yield step
+            if step.finished and step.epoch == 2:
+                raise NonFiniteLossError("the loss became inf in epoch 3")
+
+    monkeypatch.setattr(Members, "steps", diverging)
     result = train(Settings("iris", **SMALL), tmp_path / "run")
-    assert (result.failure, len(result.epochs), result.interrupted) == ("the loss became inf in epoch 2", 1, False)
+    assert (result.stopped, result.failed) == ("the loss became inf in epoch 3", True)
+    assert [len(history) for history in result.histories] == [2]
     assert {p.name for p in result.folder.iterdir()} == FILES
+    assert read_config(result.folder)["result"]["stopped"] == "the loss became inf in epoch 3"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_a_run_that_reached_nothing_leaves_nothing(error: type[BaseException], tmp_path: Path) -> None:
-    def fail(setup: Any) -> None:
-        assert setup.folder.is_dir()
-        raise error
-
-    with pytest.raises(error):
-        train(Settings("iris", **SMALL), tmp_path / "a" / "b", on_start=fail)
-    with pytest.raises(NonFiniteLossError):
+def test_a_run_that_reached_nothing_leaves_nothing(tmp_path: Path) -> None:
+    run = Run.new(Settings("iris", **SMALL), tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    with run:
+        assert [p.name for p in run.folder.iterdir()] == ["config.toml"]
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(NonFiniteLossError, match=r"epoch 1.+nothing is saved"):
         train(Settings("iris", optimizer="sgd", lr=1e38, **SMALL), tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
 
@@ -203,11 +273,15 @@ def test_a_run_that_reached_nothing_leaves_nothing(error: type[BaseException], t
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("dataset", "mnist"), ("activation", "step"), ("optimizer", "lion"), ("schedule", "linear"),
+        ("dataset", ""), ("dataset", 3), ("test_file", ""), ("test_file", "a\0b"),
+        ("activation", "step"), ("optimizer", "lion"), ("schedule", "linear"),
         ("hidden", (0,)), ("hidden", (2, -1)), ("hidden", 8), ("hidden", ("8",)), ("hidden", (True,)),
         ("lr", 0.0), ("lr", -1.0), ("lr", float("nan")), ("lr", float("inf")), ("lr", "0.1"),
         ("momentum", 0.9), ("weight_decay", -1.0), ("weight_decay", float("nan")), ("dropout", 1.0), ("dropout", -0.1),
         ("dropout", float("nan")), ("batch_size", 0), ("batch_size", 2.0), ("epochs", 0), ("epochs", True),
+        ("test", 1.0), ("test", -0.1), ("validation", 1.0), ("clip_norm", 0.0), ("average", 0.0), ("average", 1.0),
+        ("accumulate", 0), ("class_weight", "all"), ("class_weight", 3), ("patience", 0), ("ensemble", 0),
+        ("ensemble", 1001), ("epochs", 1_000_001), ("hidden", (65_537,)), ("hidden", (1,) * 1001),
         ("seed", -1), ("seed", 1 << 32), ("device", 3),
     ],
 )  # fmt: skip
@@ -261,39 +335,3 @@ def test_a_config_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     path.write_text("[settings]\ndataset = 'iris'\n", encoding="utf-16")
     with pytest.raises(SettingsError, match="not text in UTF-8: save it"):
         read_config(path)
-
-
-def test_safetensors_of_arrays_that_are_not_in_c_order() -> None:
-    from safetensors.numpy import load
-
-    values = np.arange(6, dtype=np.float32).reshape(2, 3)
-    turned = gf.Tensor(np.asfortranarray(values), gf.get_backend("cpu"))
-    found = load(weights_safetensors({"turned": turned, "view": gf.tensor(values).T, "scalar": gf.tensor(2.0)}))
-    np.testing.assert_array_equal(found["turned"], values)
-    np.testing.assert_array_equal(found["view"], values.T)
-    assert found["scalar"].shape == ()
-
-
-def test_metrics_keep_every_digit() -> None:
-    epoch = Epoch(1, 2, 0.1, 1 / 3, 2 / 3, 1e-17, 0.1 + 0.2)
-    row = metrics_csv([epoch], classification=True).decode().splitlines()[1]
-    assert tuple(map(float, row.split(","))) == epoch
-
-
-def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path: Path) -> None:
-    with RunFolder(tmp_path / "run", "unused") as folder, pytest.raises(TypeError):
-        folder.write("metrics.csv", "text")  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_default_folders_are_numbered(tmp_path: Path) -> None:
-    for expected in ("iris", "iris-2", "iris-3"):
-        with RunFolder(None, tmp_path / "runs" / "iris") as folder:
-            folder.write("x", b"")
-        assert folder.path.name == expected
-
-
-def test_an_empty_folder_may_be_used_and_is_not_removed(tmp_path: Path) -> None:
-    with RunFolder(tmp_path, "unused"):
-        pass
-    assert tmp_path.is_dir()

@@ -26,10 +26,11 @@ from gradflow.cli.output import (
     harden_streams,
     print_error,
 )
+from gradflow.data.inputs import DataError
 from gradflow.environment import VariableError
 from gradflow.text import did_you_mean
-from gradflow.training import NonFiniteLossError, SettingsError
-from gradflow.training.settings import SETTING_NAMES
+from gradflow.training.epoch import NonFiniteLossError
+from gradflow.training.settings import SETTING_NAMES, SettingsError
 
 _HELP = """\
 Train multilayer perceptrons with the same code on the CPU and on a GPU.
@@ -37,7 +38,7 @@ Train multilayer perceptrons with the same code on the CPU and on a GPU.
   gradflow train digits                learn to read handwritten digits
   gradflow train iris --hidden 16,16   a smaller dataset, a smaller model
   gradflow train --help                all datasets and settings
-  gradflow predict FOLDER new.npz      what a trained model makes of inputs in a file
+  gradflow predict FOLDER new.npz      what a trained model predicts
   gradflow evaluate FOLDER test.npz    how good it is on other samples
   gradflow compare FOLDER FOLDER       what differs between two runs
   gradflow devices                     which devices can be used, and why not
@@ -83,7 +84,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments, rest = build_parser().parse_known_args(words)
     if rest:
         unknown = next((word for word in rest if word.startswith("-")), rest[0])
-        options = ["--config", "--out", "--quiet", *(f"--{name.replace('_', '-')}" for name in SETTING_NAMES[1:])]
+        own = ["--config", "--resume", "--out", "--save-every", "--keep", "--quiet"]
+        options = [*own, *(f"--{name.replace('_', '-')}" for name in SETTING_NAMES[1:])]
         hint = did_you_mean(unknown, options) if command == "train" else ""
         if command == "train" and unknown in options:
             raise UsageError(f"{unknown} goes after the command: gradflow train DATASET {unknown} ...")
@@ -100,19 +102,18 @@ def _run(argv: Sequence[str] | None) -> int:
     """Run a command, print its errors on one line, and return the exit status."""
     try:
         arguments = parse(argv)
+        arguments.whole_process = argv is None  # which has nothing left to do afterwards
         check_variables()
         status: int = arguments.run(arguments)
         return status
     except SystemExit as stop:  # of --help and --version
         return int(stop.code or 0)
-    except (UsageError, SettingsError, VariableError, ImportError, gf.DeviceUnavailableError) as error:
+    except (UsageError, SettingsError, DataError, VariableError, ImportError, gf.DeviceUnavailableError) as error:
         return _failed(str(error), INVALID)
-    except train.InterruptedEarly:
-        return _failed("interrupted before the end of the first epoch; nothing is saved", INTERRUPTED)
     except KeyboardInterrupt:
         return _failed("interrupted", INTERRUPTED)
     except NonFiniteLossError as error:
-        return _failed(f"{error}; nothing is saved")
+        return _failed(str(error))
     except MemoryError:
         return _failed("out of memory; a narrower model or a smaller batch needs less")
     except BrokenPipeError:

@@ -11,8 +11,7 @@ from gradflow.backend.discovery import backend_prefixes, backend_source, discove
 from gradflow.backend.registry import describe_device, devices_of
 from gradflow.cli.output import INVALID, nothing_on_stdout, print_error
 from gradflow.text import printable
-from gradflow.training import SettingsError
-from gradflow.training.train import auto_device
+from gradflow.training.preparation import DeviceError, auto_device
 
 _HELP = """\
 List the devices. For each that cannot be used, say why and what to type.
@@ -89,7 +88,7 @@ def _report() -> dict[str, Any]:
     try:
         chosen, reason = auto_device()
         auto = {"device": str(chosen), "reason": printable(reason)}
-    except SettingsError as error:
+    except DeviceError as error:
         auto = {"device": None, "reason": printable(str(error))}
     notes = list(map(printable, discovery_notes()))
     return {"gradflow": gf.__version__, "backends": backends, "auto": auto, "notes": notes}

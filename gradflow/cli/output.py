@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -61,6 +62,27 @@ class Unclosable:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
+    def write(self, text: str) -> int:
+        """Write text; where a terminal was closed, drop it."""
+        with _closed_terminal():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered; where a terminal was closed, drop it."""
+        with _closed_terminal():
+            self._stream.flush()
+
     def close(self) -> None:
         """Flush the stream and leave it open."""
-        self._stream.flush()
+        self.flush()
+
+
+@contextlib.contextmanager
+def _closed_terminal() -> Iterator[None]:
+    """Inside a `with`, an error of a terminal that was closed is no error: a run saves and ends after it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise

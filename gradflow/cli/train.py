@@ -4,33 +4,44 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
+import os
+import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import gradflow as gf
 from gradflow.backend import ACTIVATIONS
 from gradflow.backend.registry import describe_device
-from gradflow.cli.output import FAILED, INTERRUPTED, UsageError, print_error
-from gradflow.data import DATASETS
+from gradflow.cli.output import FAILED, UsageError, print_error
+from gradflow.data import DATASETS, load
 from gradflow.text import printable
-from gradflow.training import Epoch, Result, Settings, Setup, read_config, train
-from gradflow.training.run_folder import environment, without_interrupts
-from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES
-from gradflow.training.train import describe_score, require_extra
+from gradflow.training.epoch import Epoch, Step
+from gradflow.training.run_folder import refuse_used, unfinished_config
+from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES, Settings, read_config
+
+if TYPE_CHECKING:
+    from gradflow.training.results import Result
+    from gradflow.training.runs import Run
 
 _HELP = """\
-Train a multilayer perceptron on a dataset that comes with scikit-learn.
-Nothing is downloaded.
+Train a multilayer perceptron on a dataset that comes with scikit-learn, or on
+data of your own. Nothing is downloaded.
 
 {datasets}
+  PATH           an .npz file of arrays, a folder of IDX files such as MNIST's,
+                 or CIFAR-10's binary files
 
-A fifth of the samples, the same share of each class, is held out for testing.
-The run writes a folder with weights.safetensors, metrics.csv (one row per
-epoch), curves.png and config.toml. Equal settings give equal metrics, bit for
-bit, if everything that config.toml records is equal too: versions, device,
-kernels, BLAS, threads. Ctrl-C stops the run and saves the finished epochs.
+A fifth of the samples, the same share of each class, is held out for testing;
+a fifth of the others chooses the best epoch, whose weights are kept. The run
+writes a folder with model.safetensors (all that predicting needs), metrics.csv
+(one row per epoch), curves.png, report.html and config.toml. Equal settings
+give equal metrics, bit for bit, if everything that config.toml records is equal
+too: data, versions, device, kernels, BLAS, threads.
+
+From time to time, the state is saved as checkpoint.safetensors. Ctrl-C, SIGTERM
+and SIGHUP stop the run and save; --resume goes on with the same bits, also
+after a crash.
 
 Defaults are in parentheses.
 """
@@ -38,19 +49,19 @@ _EXAMPLES = """\
 examples:
   gradflow train digits
   gradflow train digits --device cuda --batch-size 256 --seed 3
-  gradflow train wine --hidden 64 --activation tanh --optimizer sgd --lr 0.1
-  gradflow train diabetes --hidden 32 --epochs 20 --out runs/regression
+  gradflow train arrays.npz --hidden 64 --optimizer sgd --lr 0.1 --patience 20
+  gradflow train diabetes --hidden 32 --ensemble 5 --out runs/regression
 
-  repeat a run, or repeat it with another seed:
-  gradflow train --config runs/digits-seed0/config.toml
-  gradflow train --config runs/digits-seed0/config.toml --seed 1
+  go on with a run; repeat it; repeat it with another seed:
+  gradflow train --resume runs/digits-1
+  gradflow train --config runs/digits-1
+  gradflow train --config runs/digits-1 --seed 1
 
-exit status: 0 done; 1 training or writing failed; 2 invalid input; 130 Ctrl-C
+exit status: 0 done; 1 training or writing failed; 2 invalid input; 130 Ctrl-C,
+143 SIGTERM, 129 SIGHUP
 """
-
-
-class InterruptedEarly(KeyboardInterrupt):
-    """Ctrl-C came before there was anything to save."""
+_ALSO_WITH_RESUME = {"device"}
+"""The settings that --resume takes: where to go on."""
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -70,7 +81,9 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train a multilayer perceptron",
-        usage="gradflow train DATASET [options]\n       gradflow train --config FILE [options]",
+        usage="gradflow train DATA [options]\n"
+        "       gradflow train --config FOLDER [options]\n"
+        "       gradflow train --resume FOLDER",
         description=_HELP.format(datasets=datasets),
         epilog=_EXAMPLES,
     )
@@ -79,15 +92,31 @@ def add_parser(commands: Any) -> None:
     widths = ",".join(map(str, default.hidden))
 
     add = parser.add_argument
-    add("dataset", nargs="?", metavar="DATASET", help="one of the names above")
-    add("--config", metavar="FILE", help="repeat the run of a config.toml; other options override it")
-    add("--out", metavar="FOLDER", help="new or empty folder for the results (runs/<dataset>-seed<seed>)")
+    add("dataset", nargs="?", metavar="DATA", help="one of the names above, or a path")
+    add("--config", metavar="FOLDER", help="repeat a run, or its config.toml; other options override it")
+    add("--resume", metavar="FOLDER", help="go on with a run that was stopped")
+    add("--out", metavar="FOLDER", help="new or empty folder for the results (runs/<name>-1, -2, ...)")
+    add("--save-every", type=_seconds, metavar="SECONDS", help="between saved states (by their cost: 1%% of the time)")
+    add("--keep", action="store_true", help="keep checkpoint.safetensors at the end")
     add("--quiet", action="store_true", help="print only the last line and errors")
+
+    data = parser.add_argument_group("data").add_argument
+    data("--test", type=float, metavar="SHARE", help="held out for testing (the data's own test set, or 0.2)")
+    data(
+        "--validation",
+        type=float,
+        metavar="SHARE",
+        help=f"of the rest, to choose the best epoch ({default.validation})",
+    )
+    data("--test-file", metavar="PATH", help="data to test on, instead of a share")
+    data("--validation-file", metavar="PATH", help="data to choose the best epoch by, instead of a share")
+    data("--class-weight", metavar="RULE", help="balanced: all classes weigh the same in the loss (equal samples do)")
 
     model = parser.add_argument_group("model").add_argument
     model("--hidden", type=_widths, metavar="N,N", help=f"widths of the hidden layers, or none ({widths})")
     model("--activation", metavar="NAME", help=f"{_names(ACTIVATIONS)} ({default.activation})")
     model("--dropout", type=float, metavar="P", help=f"share of hidden values dropped in training ({default.dropout})")
+    model("--ensemble", type=int, metavar="K", help=f"models to train and average ({default.ensemble})")
 
     course = parser.add_argument_group("training").add_argument
     course("--optimizer", metavar="NAME", help=f"{_names(OPTIMIZERS)} ({default.optimizer})")
@@ -95,10 +124,24 @@ def add_parser(commands: Any) -> None:
     course("--schedule", metavar="NAME", help=f"{_names(SCHEDULES)}: whether the rate falls to 0 ({default.schedule})")
     course("--momentum", type=float, metavar="M", help=f"at least 0, below 1 ({_own_defaults('momentum')})")
     course("--weight-decay", type=float, metavar="W", help=f"at least 0 ({_own_defaults('weight_decay')})")
-    course("--batch-size", type=int, metavar="N", help=f"samples per step, at most all of them ({default.batch_size})")
+    course("--batch-size", type=int, metavar="N", help=f"samples per batch, at most all of them ({default.batch_size})")
+    course("--accumulate", type=int, metavar="N", help=f"batches per step ({default.accumulate})")
+    course("--clip-norm", type=float, metavar="X", help="largest norm of the gradient (any)")
+    course("--average", type=float, metavar="D", help="decay of a moving average of the weights, as 0.999 (none)")
     course("--epochs", type=int, metavar="N", help=f"passes over the training samples ({default.epochs})")
+    course("--patience", type=int, metavar="N", help="stop after N epochs without an improvement (never)")
     course("--seed", type=int, metavar="N", help=f"of split, weights, shuffles and dropout ({default.seed})")
     course("--device", metavar="NAME", help="cpu, cuda, cuda:N or auto: cuda if usable, else cpu (auto)")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number of seconds, at least 0; got {text!r}")
+    return seconds
 
 
 def _names(known: Iterable[str]) -> str:
@@ -113,7 +156,7 @@ def _own_defaults(setting: str) -> str:
 
 def _settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, Any]]:
     """Return the settings, and the environment recorded in the config file, if one is given."""
-    given = {n: v for n in SETTING_NAMES if (v := getattr(arguments, n)) is not None}
+    given = _given(arguments)
     settings: dict[str, Any] = {}
     recorded: dict[str, Any] = {}
     if arguments.config is not None:
@@ -122,126 +165,209 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, Any]]:
         if given.get("optimizer", settings.get("optimizer")) != settings.get("optimizer"):
             for name in ("lr", "momentum", "weight_decay"):  # they were set for the other optimizer
                 settings.pop(name, None)
+        for part in ("test", "validation"):
+            for name, other in ((part, f"{part}_file"), (f"{part}_file", part)):  # one replaces the other
+                if name in given:
+                    settings.pop(other, None)
     settings.update(given)
     if "dataset" not in settings:
-        raise UsageError("train needs a dataset, such as gradflow train digits (see gradflow train --help)")
+        raise UsageError("train needs data, such as gradflow train digits (see gradflow train --help)")
     return Settings(**settings), recorded
 
 
-class _Progress:
-    """The output of a run: lines on the setup, then a progress bar that moves once per epoch."""
-
-    def __init__(self, recorded: dict[str, Any]) -> None:
-        from tqdm import tqdm
-
-        self.recorded = recorded
-        self.make_bar = tqdm
-        self.bar: Any = None
-
-    def start(self, setup: Setup) -> None:
-        """Print the setup, import what the kernels need, and start the bar."""
-        for line in _setup_lines(setup):
-            print(line, flush=True)
-        backend = gf.get_backend(setup.settings.device)
-        different = _differences(self.recorded, environment(backend.device)) if self.recorded else ""
-        if different:
-            print(f"note: the last bits may differ from the recorded run's: {different}", flush=True)
-        backend.prepare()
-        self.samples, self.epochs = setup.train_batches.samples, setup.settings.epochs
-        self.classification = setup.dataset.is_classification
-        self.bar = self.make_bar(
-            total=self.samples * self.epochs,
-            unit=" samples",
-            unit_scale=True,
-            desc=f"epoch 0/{self.epochs}",
-            mininterval=0.1 if sys.stderr.isatty() else 2.0,  # fewer lines in a log file
-            dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {rate_fmt}{postfix} [{elapsed}<{remaining}]",
-        )
-
-    def epoch(self, epoch: Epoch) -> None:
-        """Advance the bar by one epoch."""
-        self.bar.set_description_str(f"epoch {epoch.epoch}/{self.epochs}", refresh=False)
-        score = describe_score(epoch.test_score, self.classification)
-        self.bar.postfix = f"loss {epoch.train_loss:.4f}, test {score}"
-        self.bar.update(self.samples)
-
-    def close(self) -> None:
-        """Close the bar where it is."""
-        if self.bar is not None:
-            self.bar.close()
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name in SETTING_NAMES if (value := getattr(arguments, name)) is not None}
 
 
-def _setup_lines(setup: Setup) -> Iterator[str]:
-    backend = gf.get_backend(setup.settings.device)
-    yield f"device: {backend.device}, {describe_device(backend.device)[0]} ({printable(setup.reason)})"
-    data, train_on, test_on = setup.dataset, setup.train_batches.samples, setup.test_batches.samples
-    kind = f"{len(data.classes)} classes" if data.is_classification else "regression"
-    samples, features = data.inputs.shape
-    shares = f"{train_on} to train on, {test_on} to test on"
-    yield f"data: {data.name}, {samples} samples of {features} features, {kind}; {shares}"
-    sizes = "-".join(map(str, setup.model.sizes))
-    parameters = sum(p.size for p in setup.model.parameters())
-    yield f"model: {sizes}, {setup.settings.activation}, {parameters} parameters"
-
-
-def _outcome(result: Result) -> str:
-    """Return the result of a run in one line."""
-    done, wanted = len(result.epochs), result.settings.epochs
-    where = f"saved in {result.folder}"
-    if result.interrupted:
-        return f"interrupted after {done} of {wanted} epochs: test {result.score}; {where}"
-    if result.failure:
-        return f"{result.failure}; the state after epoch {done} is {where}"
-    return f"test {result.score} after {done} epoch{'s' * (done > 1)} in {result.seconds:.1f} s; {where}"
-
-
-def _differences(recorded: dict[str, Any], here: dict[str, Any]) -> str:
-    """Return how this run's environment differs from the recorded one, in words; "" if it does not."""
-    found = [f"{k} {v} then, {here.get(k, 'none')} now" for k, v in recorded.items() if here.get(k) != v]
-    return printable("; ".join(found))
+def _check_resume(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for arguments that contradict --resume."""
+    given = [name for name in ("config", "out") if getattr(arguments, name) is not None]
+    contradicting = [*given, *(name for name in _given(arguments) if name not in _ALSO_WITH_RESUME)]
+    if contradicting:
+        name = contradicting[0]
+        what = "dataset" if name == "dataset" else f"--{name.replace('_', '-')}"
+        raise UsageError(f"--resume goes on with the settings of its run, and takes no {what}; --config takes it")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train a model, print its progress, and return the exit status."""
-    settings, recorded = _settings(arguments)
-    if arguments.out == "":
-        raise UsageError("--out is empty; it must name a folder")
-    require_extra()
-    progress = None if arguments.quiet else _Progress(recorded)
-    try:
-        with _raised_interrupts():
-            result = train(
-                settings,
-                arguments.out,
-                on_start=progress.start if progress else None,
-                on_epoch=progress.epoch if progress else None,
-            )
-    except KeyboardInterrupt:
-        raise InterruptedEarly from None
-    finally:
-        with without_interrupts():
-            if progress is not None:
-                progress.close()
-    with without_interrupts():  # Ctrl-C must not come between saving and the line that says so
-        if result.failure:
+    from gradflow.training.stopping import Stopping, reason
+
+    run = _prepared(arguments)
+    progress = _Progress(run, show=not arguments.quiet)
+    with contextlib.ExitStack() as stack:
+        stopping = stack.enter_context(Stopping(restore=not arguments.whole_process))
+        stack.enter_context(run)
+        stack.callback(progress.close)
+        progress.start()
+        stop = None
+        for step in run.steps(arguments.save_every):
+            progress.step(step)
+            stop = stopping.signal
+            if stop is not None:
+                break
+        progress.close()
+        result = run.finish(reason(stop), arguments.keep)
+        if result.failed:
             print_error(_outcome(result))
             return FAILED
         print(_outcome(result), flush=True)
-        if result.no_picture:
-            print(f"gradflow: note: curves.png could not be drawn: {result.no_picture}", file=sys.stderr, flush=True)
-        return INTERRUPTED if result.interrupted else 0
+        if result.omitted:
+            print(f"gradflow: note: not written: {result.omitted}", file=sys.stderr, flush=True)
+        return 0 if stop is None else 128 + stop
 
 
-@contextlib.contextmanager
-def _raised_interrupts() -> Iterator[None]:
-    """Inside a `with`, Ctrl-C raises KeyboardInterrupt and does not end the process, as set by `gradflow.__main__`."""
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before) or before is signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def _prepared(arguments: argparse.Namespace) -> Run:
+    """Return the run that the arguments ask for. What can be wrong is told first, then that it starts.
+
+    The line comes before slow imports, such as that of scikit-learn.
+    """
+    for name in ("out", "config", "resume"):
+        if getattr(arguments, name) == "":
+            raise UsageError(f"--{name} is empty; it must name a folder")
+    if arguments.resume is not None:
+        _check_resume(arguments)
+        unfinished_config(arguments.resume)
+        line = f"resuming {arguments.resume}"
+    else:
+        settings, recorded = _settings(arguments)
+        if arguments.out is not None:
+            refuse_used(arguments.out)
+        for path in (settings.dataset, settings.test_file, settings.validation_file):
+            if path is not None and path not in DATASETS and not os.path.exists(path):
+                load(path)  # which says what is wrong
+        epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
+        line = f"training on {settings.dataset}: {epochs}, seed {settings.seed}"
+    if not arguments.quiet:
+        print(printable(line), flush=True)
+
+    from gradflow.training.preparation import DeviceError
+    from gradflow.training.runs import Run
+
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        if arguments.resume is not None:
+            return Run.resumed(arguments.resume, arguments.device)
+        run = Run.new(settings, arguments.out)
+    except DeviceError as error:
+        if arguments.device is None and (arguments.resume or arguments.config):
+            raise UsageError(f"{error}; on a device of this machine: --device auto") from None
+        raise
+    run.recorded = recorded
+    return run
+
+
+class _Progress:
+    """The output of a run: lines on the setup, then a progress bar; nothing at all without `show`."""
+
+    def __init__(self, run: Run, show: bool) -> None:
+        """Import what the bar and the kernels need."""
+        from tqdm import tqdm
+
+        self._run, self._show = run, show
+        self._members, self._settings = run.members, run.plan.settings
+        self._batch = self._settings.batch_size * self._settings.accumulate
+        self._make_bar = tqdm
+        self._bar: Any = None
+        gf.get_backend(self._settings.device).prepare()
+
+    def start(self) -> None:
+        """Print the setup and what differs from the recorded environment, and start the bar where the run stands."""
+        run = self._run
+        for line in _setup_lines(run):
+            self._print(line)
+        different = _differences(run.recorded, run.environment) if run.recorded else ""
+        if different:
+            self._print(f"note: the last bits may differ from the recorded run's: {different}")
+        wide = shutil.get_terminal_size().columns >= 100
+        self._bar = self._make_bar(
+            desc=self._description(),
+            total=self._members.trainer.train.samples * self._settings.epochs * self._settings.ensemble,
+            initial=self._done(),
+            unit=" samples",
+            unit_scale=True,
+            mininterval=0.1 if sys.stderr.isatty() else 2.0,  # fewer lines in a log file
+            dynamic_ncols=True,
+            bar_format="{desc} |{bar}| " + "{rate_fmt} " * wide + "[{elapsed}<{remaining}]",
+            disable=not self._show,
+        )
+
+    def step(self, step: Step) -> None:
+        """Advance the bar by a step."""
+        if step.finished is None:
+            self._bar.update(self._batch)
+        else:
+            self._bar.set_description_str(self._description(), refresh=False)
+            self._bar.update(self._done() - self._bar.n)
+
+    def close(self) -> None:
+        """Close the bar where it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _print(self, line: str) -> None:
+        if self._show:
+            print(line, flush=True)
+
+    def _done(self) -> int:
+        """Return the samples that were trained on, with those of the epochs that patience saved."""
+        from gradflow.training.preparation import steps_per_epoch
+
+        trainer, settings = self._members.trainer, self._settings
+        epochs = len(self._members.finished) * settings.epochs + trainer.epoch
+        steps = trainer.step - trainer.epoch * steps_per_epoch(settings, trainer.train)
+        return trainer.train.samples * epochs + self._batch * steps
+
+    def _description(self) -> str:
+        trainer, settings = self._members.trainer, self._settings
+        text = f"epoch {trainer.epoch}/{settings.epochs}"
+        if settings.ensemble > 1:
+            text = f"model {self._members.number}/{settings.ensemble}, {text}"
+        return f"{text}, {_score(trainer.history[-1])}" if trainer.history else text
+
+
+def _score(epoch: Epoch) -> str:
+    """Return the loss of an epoch and its score on the samples that choose the best epoch."""
+    from gradflow.training.results import describe_figure
+
+    validated = epoch.validation_loss is not None
+    kind = "validation" if validated else "training"
+    ((name, value),) = (epoch.validation_metrics if validated else epoch.train_metrics).items()
+    return f"loss {epoch.train_loss:.4f}, {kind} {describe_figure(name, value).removeprefix('accuracy ')}"
+
+
+def _setup_lines(run: Run) -> Iterator[str]:
+    plan = run.plan
+    backend = gf.get_backend(plan.settings.device)
+    yield f"device: {backend.device}, {describe_device(backend.device)[0]} ({printable(plan.reason)})"
+    data, split = plan.dataset, plan.split
+    kind = f"{len(data.classes)} classes" if data.is_classification else "regression"
+    samples, features = data.inputs.shape
+    uses = {"train": split.train, "validate": split.validation, "test": split.test}
+    shares = ", ".join(f"{len(part)} to {use} on" for use, part in uses.items() if part)
+    yield f"data: {printable(data.name)}, {samples} samples of {features} features, {kind}; {shares}"
+    sizes = "-".join(map(str, plan.sizes))
+    parameters = sum(p.size for p in run.members.trainer.model.parameters())
+    models = f"{plan.settings.ensemble} times " if plan.settings.ensemble > 1 else ""
+    yield f"model: {models}{sizes}, {plan.settings.activation}, {parameters} parameters"
+    yield f"folder: {run.folder}; Ctrl-C stops and saves"
+
+
+def _outcome(result: Result) -> str:
+    """Return the result of a run in one line."""
+    from gradflow.training.results import describe
+
+    done, wanted = sum(map(len, result.histories)), result.settings.epochs * result.settings.ensemble
+    where, score = f"saved in {result.folder}", describe(result)
+    if result.failed:
+        return f"{result.stopped}; the best epoch before is {where}"
+    if result.stopped:
+        until = f"{result.stopped} after {done} of {wanted} epochs"
+        return f"{until}{score and f': {score}'}; {where}; to go on: gradflow train --resume {result.folder}"
+    best = f" (best: {result.best[0].epoch})" if result.settings.ensemble == 1 else ""
+    return f"{score or 'trained'} after {done} epoch{'s' * (done > 1)}{best} in {result.seconds:.1f} s; {where}"
+
+
+def _differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Return how this run's environment differs from the recorded one, in words; "" if it does not."""
+    found = [f"{k} {v} then, {here.get(k, 'none')} now" for k, v in recorded.items() if here.get(k) != v]
+    return printable("; ".join(found))

@@ -3,8 +3,9 @@
 from gradflow.training.epoch import Step
 from gradflow.training.loop import Epoch, NonFiniteLossError, evaluate, fit
 from gradflow.training.predictor import Predictor, load_run
+from gradflow.training.results import Result
+from gradflow.training.runs import Run, resume, train
 from gradflow.training.settings import Settings, SettingsError, read_config
-from gradflow.training.train import Result, Setup, train
 from gradflow.training.trainer import Trainer
 
 __all__ = [
@@ -12,14 +13,15 @@ __all__ = [
     "NonFiniteLossError",
     "Predictor",
     "Result",
+    "Run",
     "Settings",
     "SettingsError",
-    "Setup",
     "Step",
     "Trainer",
     "evaluate",
     "fit",
     "load_run",
     "read_config",
+    "resume",
     "train",
 ]

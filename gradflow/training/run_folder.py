@@ -1,7 +1,8 @@
-"""The folder of a run and its files; no file is ever left half written.
+"""The folder of a run, which belongs to one run at a time; no file in it is ever half written.
 
-A file is written under another name and renamed when it is complete. A folder without results is removed, with the
-parent folders that were created for it.
+The folder is held by a descriptor, and locked as long as it is held, so that two runs are never in one folder; a
+process that is killed gives up its lock. Files are written through the descriptor, so a folder or a link that takes the
+place of the folder gets none of them. A folder without results is removed, with the parents that were made for it.
 """
 
 from __future__ import annotations
@@ -9,188 +10,196 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import platform
-import signal
-import sys
-import tempfile
-import threading
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
+from gradflow.files import remove_parts, write_file
+from gradflow.training.settings import SettingsError, read_config
 
-import gradflow as gf
-from gradflow.backend.registry import describe_device
-from gradflow.training.loop import Epoch
-from gradflow.training.settings import Settings, SettingsError
+CONFIG, CHECKPOINT, MODEL = "config.toml", "checkpoint.safetensors", "model.safetensors"
+METRICS, CURVES, REPORT = "metrics.csv", "curves.png", "report.html"
+"""The names of the files of a run."""
 
 
 class RunFolder:
-    """Inside a `with`, a new folder; it is kept if a file was written into it, and removed otherwise.
+    """A folder that belongs to this process until the end of a `with`; `claim` and `reopen` make one.
 
-    out: the folder to use; it must be empty or not exist.
-    default: the folder if `out` is None; if it exists, the first of default-2, default-3, ... that does not.
-
-    Entering raises SettingsError if the folder cannot be created or written to.
+    path: the folder. kept: whether it holds something worth keeping; if not, it is removed at the end.
     """
 
-    def __init__(self, out: str | Path | None, default: str | Path) -> None:
-        self.path = Path(default if out is None else out)
-        self._chosen = out is not None
-        self._made: list[Path] = []
-        self._written = False
+    def __init__(self, path: Path, made: list[Path], kept: bool = False, locks_needed: bool = False) -> None:
+        self.path = path
+        self.kept = kept
+        self._made = made
+        self._written: set[str] = set()
+        self._absolute = path.absolute()
+        self._descriptor = _lock(path, locks_needed)
+
+    @classmethod
+    def claim(cls, out: str | Path | None, default: str | Path) -> Self:
+        """Return a new or empty folder, for a new run.
+
+        out: the folder; it must be empty or not exist.
+        default: used if `out` is None: the first of default-1, default-2, ... that does not exist.
+
+        Raises SettingsError if the folder is used, or cannot be made.
+        """
+        if out is not None:
+            return cls._claim(Path(out))
+        for count in itertools.count(1):
+            path = Path(f"{default}-{count}")
+            if not os.path.lexists(path):
+                with contextlib.suppress(_UsedError):  # by another run just now
+                    return cls._claim(path)
+        raise AssertionError("there is always a next number")
+
+    @classmethod
+    def _claim(cls, path: Path) -> Self:
+        made: list[Path] = []
+        try:
+            refuse_used(path)
+            for folder in [*reversed([p for p in path.parents if not p.exists()]), path]:
+                with contextlib.suppress(FileExistsError):
+                    folder.mkdir()
+                    made.append(folder)
+            alone = path in made
+            made = made[:-1] if alone else made  # the last is removed by whoever locks it
+            claimed = cls(path, [*made, path] if alone else made, locks_needed=not alone)
+            if os.listdir(claimed._absolute):
+                claimed._unlock()
+                raise _UsedError(f"{path} is already used: another run was in it; choose a new folder")
+        except BaseException as error:
+            _remove(made)
+            if isinstance(error, OSError):
+                raise SettingsError(f"cannot write to {path}: {error.strerror or error}") from None
+            raise
+        return claimed
+
+    @classmethod
+    def reopen(cls, path: str | Path) -> Self:
+        """Return the folder of a run, to go on with it, without what a killed run left half written.
+
+        Raises SettingsError if another run is using the folder, or if it cannot be read.
+        """
+        path = Path(path)
+        try:
+            folder = cls(path, [], kept=True)
+            remove_parts(path if folder._descriptor is None else folder._descriptor)
+        except OSError as error:
+            raise SettingsError(f"cannot use {path}: {error.strerror or error}") from None
+        return folder
 
     def __enter__(self) -> Self:
-        try:
-            self._claim()
-            with tempfile.TemporaryFile(dir=self.path):
-                pass
-        except OSError as error:
-            self._remove()
-            raise SettingsError(f"cannot write to {self.path}: {error.strerror or error}") from None
-        except BaseException:
-            self._remove()
-            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._written:
-            self._remove()
+        if not self.kept:
+            for name in self._written:
+                with contextlib.suppress(OSError):
+                    self.remove(name)
+            _remove(self._made)
+        self._unlock()
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file into the folder, completely or not at all. Raises OSError."""
-        part = self.path / f".{name}.part"
+        """Write a file into the folder, completely or not at all.
+
+        Raises OSError, which names the file, if that fails or if the folder is no longer at its path.
+        """
+        self._check(name)
         try:
-            part.write_bytes(content)
-            os.replace(part, self.path / name)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        self._written = True
+            write_file(name if self._descriptor is not None else self._absolute / name, content, self._descriptor)
+        except OSError as error:
+            raise OSError(f"cannot write {self.path / name}: {error.strerror or error}") from None
+        self._written.add(name)
+        self._check(name)
 
-    def _claim(self) -> None:
-        missing = [p for p in self.path.parents if not p.exists()]
-        for parent in reversed(missing):
-            with contextlib.suppress(FileExistsError):
-                parent.mkdir()
-                self._made.append(parent)
-        if self._chosen:
-            if self.path.is_dir():
-                if any(self.path.iterdir()):
-                    raise SettingsError(
-                        f"{self.path} is already used: it is a folder that is not empty; choose a new one"
-                    )
-                return
-            if self.path.exists() or self.path.is_symlink():
-                raise SettingsError(f"{self.path} is already used: it is a file; choose a new folder")
-            self.path.mkdir()
-        else:
-            first = self.path
-            for count in itertools.count(2):
-                try:
-                    self.path.mkdir()
-                    break
-                except FileExistsError:
-                    self.path = first.with_name(f"{first.name}-{count}")
-        self._made.append(self.path)
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name if self._descriptor is not None else self._absolute / name, dir_fd=self._descriptor)
 
-    def _remove(self) -> None:
-        while self._made:
-            with contextlib.suppress(OSError):
-                self._made.pop().rmdir()
+    def _check(self, name: str) -> None:
+        if self._descriptor is not None and not _is_at(self._descriptor, self._absolute):
+            raise OSError(f"cannot write {self.path / name}: its folder was removed, or replaced by another one")
+
+    def _unlock(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
-@contextlib.contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C inside a `with`; keep it short."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+class _UsedError(SettingsError):
+    """The folder is used."""
+
+
+def refuse_used(path: str | Path) -> None:
+    """Raise SettingsError if there is a file at this path, or a folder that is not empty."""
+    path = Path(path)
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise _UsedError(f"{path} is already used: it is a folder that is not empty; choose a new one")
+    elif path.exists() or path.is_symlink():
+        raise _UsedError(f"{path} is already used: it is a file; choose a new folder")
+
+
+def unfinished_config(path: str | Path) -> dict[str, Any]:
+    """Return the content of the config of a run that can go on; see `read_config`.
+
+    Raises SettingsError if the folder is not that of a run, or if there is nothing left to do.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SettingsError(f"{path} does not exist; it must be the folder of a run")
+    if not (path / CONFIG).exists():
+        raise SettingsError(f"{path} is not the folder of a run: it has no {CONFIG}")
+    content = read_config(path / CONFIG)
+    result = content.get("result")
+    if "data" not in content:
+        raise SettingsError(f"{path} is of an earlier version, which saved no states; to repeat it: --config {path}")
+    if result is not None and not ("stopped" in result and (path / CHECKPOINT).exists()):
+        raise SettingsError(f"{path} is finished; to repeat it: --config {path}")
+    return content
+
+
+def _lock(path: Path, needed: bool) -> int | None:
+    """Return a descriptor of a folder, locked as long as it is open; None on systems that have no such thing.
+
+    needed: whether a file system without locks is an error; a folder that was just made belongs to its maker anyway.
+    """
+    if os.name != "posix":
+        return None
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _UsedError(f"{path} is already used: another run is writing to it") from None
+        except OSError:
+            if needed:
+                raise _UsedError(f"{path} is on a file system without locks: choose a folder that is new") from None
+        if not _is_at(descriptor, path):
+            raise _UsedError(f"{path} is already used: another run has just removed it; try again")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
-# ---------------------------------------------------------------------- contents of the files
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Return whether the folder of this descriptor is at this path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
-def environment(device: gf.Device) -> dict[str, Any]:
-    """Return what else than the settings determines a result: if both are equal, two runs are equal bit for bit.
-
-    That is: the versions, the device, which kernels run (so GRADFLOW_FUSED and GRADFLOW_FAST), the BLAS library with
-    the processor type of its kernels and its threads, and the processor that numba compiles for. Raises
-    DeviceUnavailableError if the backend cannot describe its device.
-    """
-    kernels = Counter(gf.get_backend(device).kernels().values())
-    found: dict[str, Any] = {
-        "gradflow": gf.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scikit_learn": version("scikit-learn"),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "device": describe_device(device)[0],
-        "kernels": ", ".join(f"{count} {how}" for how, count in sorted(kernels.items())),
-    }
-    if device.type == "cuda":
-        found["cupy"] = sys.modules["cupy"].__version__
-    if "numba" in kernels:
-        found["numba_target"] = _numba_target()
-    with contextlib.suppress(ImportError):  # comes with scikit-learn
-        from threadpoolctl import threadpool_info
-
-        pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
-        names = {f"{p['internal_api']} {p['version']} {p.get('architecture', '')}".strip() for p in pools}
-        found["blas"] = ", ".join(sorted(names))
-        found["threads"] = max((pool["num_threads"] for pool in pools), default=1)
-    return found
-
-
-def _numba_target() -> str:
-    """Return the processor that numba compiles for, with NUMBA_CPU_NAME and NUMBA_CPU_FEATURES applied."""
-    from llvmlite.binding import get_host_cpu_name
-
-    words = [os.environ.get("NUMBA_CPU_NAME") or get_host_cpu_name(), os.environ.get("NUMBA_CPU_FEATURES", "")]
-    return " ".join(filter(None, words))
-
-
-def score_name(classification: bool) -> str:
-    """Return the name of the score in the files of a run."""
-    return "accuracy" if classification else "r2"
-
-
-def column_names(classification: bool) -> list[str]:
-    """Return the header of metrics.csv."""
-    return [name.replace("score", score_name(classification)) for name in Epoch._fields]
-
-
-def metrics_csv(epochs: Sequence[Epoch], classification: bool) -> bytes:
-    """Return one row per epoch, with all digits and without times: equal runs have equal bytes."""
-    rows = [",".join(column_names(classification)), *(",".join(map(repr, epoch)) for epoch in epochs)]
-    return ("\n".join(rows) + "\n").encode()
-
-
-def config_toml(settings: Settings, surroundings: Mapping[str, Any], result: Mapping[str, Any]) -> bytes:
-    """Return everything needed to repeat the run, and its result, as TOML."""
-    import tomli_w
-
-    head = "# To repeat this run: gradflow train --config <this file>\n\n"
-    tables = {"settings": settings.to_dict(), "environment": dict(surroundings), "result": dict(result)}
-    return (head + tomli_w.dumps(tables)).encode()
-
-
-def weights_safetensors(weights: Mapping[str, gf.Tensor]) -> bytes:
-    """Return the weights by name, in the safetensors format.
-
-    The writer stores the memory of an array as it is, so each array is copied to C order first.
-    """
-    from safetensors.numpy import save
-
-    return save({name: tensor.detach().numpy() for name, tensor in weights.items()})
+def _remove(folders: list[Path]) -> None:
+    """Remove these folders, the last first, as far as they are empty."""
+    while folders:
+        with contextlib.suppress(OSError):
+            folders.pop().rmdir()

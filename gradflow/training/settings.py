@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from gradflow.backend import ACTIVATIONS
-from gradflow.data import DATASETS
+from gradflow.files import read_file
 from gradflow.text import did_you_mean
 
 OPTIMIZERS: dict[str, dict[str, float]] = {
@@ -29,20 +29,42 @@ SCHEDULES = ("cosine", "constant")
 """The schedules of the learning rate: down to 0 along half a cosine over the whole run, or constant."""
 
 
+CLASS_WEIGHTS = ("balanced",)
+"""The rules for the weights of classes."""
+
+VALIDATION_SHARE = 0.2
+"""The share of the samples, without those for testing, that is held out for validation by default."""
+
+
 class SettingsError(ValueError):
     """Invalid settings; the message says, on one line, which and why."""
+
+
+MOST_EPOCHS, MOST_UNITS, MOST_LAYERS, MOST_MEMBERS = 1_000_000, 65_536, 1_000, 1_000
+"""The limits of `epochs`, of each width in `hidden`, of the number of these widths, and of `ensemble`."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings of a run. If `lr`, `momentum` or `weight_decay` is None, it becomes the optimizer's default.
 
-    dataset: a name in `gradflow.data.DATASETS`. device: a name, or "auto" (default).
+    dataset: a name in `gradflow.data.DATASETS`, or the path of a file or folder that `gradflow.data.load` reads.
+    device: a name, or "auto" (default).
+    test: the share of the samples that is held out for testing, in [0, 1) (default None: the test set of the data, or
+        0.2 if it has none).
+    validation: the share of the rest that chooses the best epoch, in [0, 1) (default 0.2). With 0, the training loss
+        chooses it.
+    test_file, validation_file: paths of data to use for this instead of a share (default None).
     hidden: the widths of the hidden layers, () for none (default (256, 128)). activation: its name (default "relu").
     dropout: the probability of dropping an element, at least 0 and below 1 (default 0.2).
     optimizer: a name in `OPTIMIZERS` (default "adamw"). lr, momentum, weight_decay: its hyperparameters.
     schedule: a name in `SCHEDULES` (default "cosine"). batch_size: samples per batch (default 64).
-    epochs: passes through the training split (default 40).
+    accumulate: batches per step (default 1). clip_norm: the largest norm of the gradient (default None: any).
+    average: the decay of a moving average of the weights, which is then what is kept (default None: no average).
+    class_weight: "balanced" to weight each class by the inverse of its frequency (default None: equal weights).
+    epochs: passes through the training samples (default 40). patience: how many epochs without an improvement end
+        training (default None: train for all epochs).
+    ensemble: how many models to train, whose predictions are averaged (default 1).
     seed: in [0, 2^32) (default 0); it determines the split, the initial weights, the shuffles and the dropout masks.
 
     Raises SettingsError, which names the setting, for an invalid value.
@@ -50,6 +72,10 @@ class Settings:
 
     dataset: str
     device: str = "auto"
+    test: float | None = None
+    validation: float | None = None
+    test_file: str | None = None
+    validation_file: str | None = None
     hidden: tuple[int, ...] = (256, 128)
     activation: str = "relu"
     dropout: float = 0.2
@@ -59,40 +85,61 @@ class Settings:
     weight_decay: float | None = None
     schedule: str = "cosine"
     batch_size: int = 64
+    accumulate: int = 1
+    clip_norm: float | None = None
+    average: float | None = None
+    class_weight: str | None = None
     epochs: int = 40
+    patience: int | None = None
+    ensemble: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _one_of("dataset", self.dataset, DATASETS)
+        for name in ("dataset", "device", "test_file", "validation_file"):
+            value = getattr(self, name)
+            if value is None and name.endswith("_file"):
+                continue
+            if not isinstance(value, str) or not value or "\0" in value:
+                what = "a name like cpu or cuda:0" if name == "device" else "a name or a path"
+                raise SettingsError(f"{name} must be {what}; got {value!r}")
         _one_of("activation", self.activation, ACTIVATIONS)
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
-        if not isinstance(self.device, str):
-            raise SettingsError(f"device must be a name like cpu or cuda:0; got {self.device!r}")
-        if not isinstance(self.hidden, (tuple, list)):
-            raise SettingsError(f"hidden must be a list of widths; got {self.hidden!r}")
-        hidden = tuple(_integer("each width in hidden", width, 1, 1 << 20) for width in self.hidden)
+        if self.class_weight is not None:
+            _one_of("class_weight", self.class_weight, CLASS_WEIGHTS)
+        self._check_hidden()
+        self._choose_defaults()
+        for name, low, high in _INTEGERS:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _integer(name, getattr(self, name), low, high))
+        for name, fits, bounds in _NUMBERS:
+            if getattr(self, name) is not None:
+                value = _number(name, getattr(self, name))
+                if not fits(value):
+                    raise SettingsError(f"{name} must be {bounds}; got {value}")
+                object.__setattr__(self, name, value)  # a Python number, which can be written to files
+
+    def _check_hidden(self) -> None:
+        if not isinstance(self.hidden, (tuple, list)) or len(self.hidden) > MOST_LAYERS:
+            got = repr(self.hidden) if not isinstance(self.hidden, (tuple, list)) else f"{len(self.hidden)} widths"
+            raise SettingsError(f"hidden must be a list of at most {MOST_LAYERS} widths; got {got}")
+        hidden = tuple(_integer("each width in hidden", width, 1, MOST_UNITS) for width in self.hidden)
         object.__setattr__(self, "hidden", hidden)
-        for name, value in OPTIMIZERS[self.optimizer].items():
+
+    def _choose_defaults(self) -> None:
+        for part in ("test", "validation"):
+            share, file = getattr(self, part), getattr(self, f"{part}_file")
+            if share and file is not None:
+                raise SettingsError(f"{part} and {part}_file exclude each other; got {share!r} and {file!r}")
+        if self.validation is None:
+            object.__setattr__(self, "validation", VALIDATION_SHARE if self.validation_file is None else 0.0)
+        own = OPTIMIZERS[self.optimizer]
+        for name, value in own.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        if self.momentum is not None and "momentum" not in OPTIMIZERS[self.optimizer]:
-            takers = " and ".join(name for name, own in OPTIMIZERS.items() if "momentum" in own)
+        if self.momentum is not None and "momentum" not in own:
+            takers = " and ".join(name for name, theirs in OPTIMIZERS.items() if "momentum" in theirs)
             raise SettingsError(f"{self.optimizer} has no momentum; {takers} have")
-        for name in ("lr", "weight_decay", "dropout", "momentum"):  # as Python numbers, which can be written to files
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, _number(name, getattr(self, name)))
-        for name, most in (("batch_size", None), ("epochs", None), ("seed", (1 << 32) - 1)):
-            low = 0 if name == "seed" else 1
-            object.__setattr__(self, name, _integer(name, getattr(self, name), low, most))
-        if not _number("lr", self.lr) > 0:
-            raise SettingsError(f"lr must be above 0; got {self.lr}")
-        if _number("weight_decay", self.weight_decay) < 0:
-            raise SettingsError(f"weight_decay must be 0 or more; got {self.weight_decay}")
-        for name in ("dropout", "momentum"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise SettingsError(f"{name} must be at least 0 and below 1; got {value}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict for TOML, without those that are None."""
@@ -101,33 +148,68 @@ class Settings:
         return {name: value for name, value in values.items() if value is not None}
 
 
+_INTEGERS = (
+    ("batch_size", 1, None),
+    ("accumulate", 1, None),
+    ("epochs", 1, MOST_EPOCHS),
+    ("patience", 1, None),
+    ("ensemble", 1, MOST_MEMBERS),
+    ("seed", 0, (1 << 32) - 1),
+)
+_NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("lr", lambda x: x > 0, "above 0"),
+    ("weight_decay", lambda x: x >= 0, "0 or more"),
+    ("clip_norm", lambda x: x > 0, "above 0"),
+    ("average", lambda x: 0 < x < 1, "above 0 and below 1"),
+    *((name, lambda x: 0 <= x < 1, "at least 0 and below 1") for name in ("dropout", "momentum", "test", "validation")),
+)
+
 SETTING_NAMES = tuple(f.name for f in fields(Settings))
+_TABLES = ("data", "environment", "result")
+_LONGEST_CONFIG = 1 << 20  # bytes
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """Return the content of a run's config.toml: the "settings", and what else the run recorded.
 
+    path: the file, or the folder of a run.
+
     Raises SettingsError if the file cannot be read or is not the config of a run.
     """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "config.toml"
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
-    except OSError as error:
-        raise SettingsError(f"cannot read {path}: {error.strerror or error}") from None
+        text = read_file(path, _LONGEST_CONFIG).decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError:
         raise SettingsError(f"{path} is not text in UTF-8: save it in this encoding") from None
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, path: str) -> dict[str, Any]:
+    """Return the content of a config.toml like `read_config`, from its text; `path` is for error messages."""
+    try:
+        content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also for numbers or nesting beyond the parser's limits
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
-    unknown = set(content) - {"settings", "environment", "result"}
+    unknown = set(content) - {"settings", *_TABLES}
     if unknown:
         raise SettingsError(f"{path} has an unknown key {sorted(unknown)[0]!r}; settings belong under [settings]")
     settings = content.get("settings")
-    if not isinstance(settings, Mapping):
+    if not isinstance(settings, dict):
         raise SettingsError(f"{path} has no table [settings]")
-    if not isinstance(content.get("environment", {}), Mapping):
-        raise SettingsError(f"{path} has an environment that is not a table")
+    for name in _TABLES:
+        if not isinstance(content.get(name, {}), dict):
+            raise SettingsError(f"{path} has {'an' if name[0] in 'ae' else 'a'} {name} that is not a table")
     for name in settings:
         if name not in SETTING_NAMES:
             raise SettingsError(f"{path} has an unknown setting {name!r}{_hint(name, SETTING_NAMES)}")
+    if "environment" in content and "data" not in content:  # of a version that had no validation
+        settings.setdefault("validation", 0.0)
     return content
 
 

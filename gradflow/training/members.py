@@ -1,0 +1,115 @@
+"""The models of a run, trained one after another: one, or the members of an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import gradflow as gf
+from gradflow.training.epoch import Epoch, Step
+from gradflow.training.predictor import Predictor
+from gradflow.training.preparation import Plan, make_trainer, steps_per_epoch
+from gradflow.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model that is trained: the weights of its best epoch, and its epochs."""
+
+    weights: dict[str, gf.Tensor]
+    history: list[Epoch]
+
+
+class Members:
+    """The models of a plan. `steps` trains them; the state of all of them can be saved between two steps.
+
+    trainer: of the model that is being trained. finished: the models before it.
+
+    Raises SettingsError if there is not enough memory.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.finished: list[Member] = []
+        self.trainer = make_trainer(plan, 0)
+
+    @property
+    def number(self) -> int:
+        """The number of the member that is being trained, from 1."""
+        return len(self.finished) + 1
+
+    @property
+    def histories(self) -> list[list[Epoch]]:
+        """The epochs of each member that has some."""
+        return [m.history for m in self.finished] + ([self.trainer.history] if self.trainer.history else [])
+
+    def steps(self) -> Iterator[Step]:
+        """Train what is left to train, and yield each step."""
+        settings = self.plan.settings
+        while True:
+            total = settings.epochs * steps_per_epoch(settings, self.trainer.train)
+            if not self._is_trained():
+                for step in self.trainer.steps(total):
+                    yield step
+                    if step.finished is not None and self._is_trained():  # by its patience
+                        break
+            if self.number == settings.ensemble:
+                return
+            self.finished.append(Member(best_weights(self.trainer), self.trainer.history))
+            self.trainer = make_trainer(self.plan, len(self.finished))
+
+    def _is_trained(self) -> bool:
+        settings, history = self.plan.settings, self.trainer.history
+        patience = settings.epochs if settings.patience is None else settings.patience
+        return len(history) == settings.epochs or bool(history and history[-1].stale >= patience)
+
+    def weights(self) -> list[dict[str, gf.Tensor]]:
+        """Return the weights of the best epoch so far of each member that has one; before that, the current weights."""
+        found = [member.weights for member in self.finished]
+        return found if found and not self.trainer.history else [*found, best_weights(self.trainer)]
+
+    def predictor(self, weights: Sequence[dict[str, gf.Tensor]]) -> Predictor:
+        """Return what predicts with these weights of one or more models."""
+        data, split = self.plan.dataset, self.plan.split
+        return Predictor(
+            list(map(self._model, weights)),
+            split.input_scale,
+            split.target_scale,
+            classes=data.classes,
+            labels=data.labels,
+            features=data.features,
+            columns=data.columns,
+            image_shape=data.image_shape,
+            device=self.plan.settings.device,
+        )
+
+    def _model(self, weights: dict[str, gf.Tensor]) -> gf.nn.MLP:
+        settings = self.plan.settings
+        model = gf.nn.MLP(
+            self.plan.sizes, settings.activation, settings.dropout, settings.device, generator=gf.Generator(0)
+        )
+        model.load_state_dict(weights)
+        return model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all members, for `gradflow.save`."""
+        finished = [{"weights": m.weights, "history": [asdict(epoch) for epoch in m.history]} for m in self.finished]
+        return {"finished": finished, "trainer": self.trainer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of `state_dict`. Raises ValueError, KeyError or TypeError for any other."""
+        self.finished = [
+            Member(member["weights"], [Epoch(**epoch) for epoch in member["history"]]) for member in state["finished"]
+        ]
+        for member in self.finished:
+            self._model(member.weights)  # which checks them
+        self.trainer = make_trainer(self.plan, len(self.finished))
+        self.trainer.load_state_dict(state["trainer"])
+
+
+def best_weights(trainer: Trainer) -> dict[str, gf.Tensor]:
+    """Return the weights of the best epoch so far, or the current ones before the first epoch."""
+    if trainer.best is not None:
+        trainer.restore_best()
+    return trainer.model.state_dict()

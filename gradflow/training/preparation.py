@@ -1,0 +1,216 @@
+"""What a run needs before it starts: packages, a device, the data, and models with their trainers."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import itertools
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradflow as gf
+from gradflow.data import DATASETS, Batches, Dataset, Split, load
+from gradflow.environment import DISTRIBUTION, delayed_interrupts, to_install
+from gradflow.training.settings import Settings, SettingsError
+from gradflow.training.trainer import Trainer
+
+EXTRA_MODULES = {
+    "matplotlib": "matplotlib",
+    "safetensors": "safetensors",
+    "sklearn": "scikit-learn",
+    "tomli_w": "tomli-w",
+    "tqdm": "tqdm",
+}
+"""What the extra `train` installs: the names to import, each with the name of its package."""
+
+VALIDATION_BATCH = 4096
+"""The batch size for the validation samples."""
+
+_SMALL_PRODUCT = 1 << 25  # multiplications, about a millisecond of one core
+_SHUFFLE_STREAM = 1 << 64  # added to the seed: shuffles use other keys than weights and masks
+_MEMBER_STREAM = 1 << 32  # added for each member of an ensemble: seeds are below
+
+
+class DeviceError(SettingsError):
+    """The device of the settings cannot be used here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run trains, on which data, on which device.
+
+    settings: with the device that was chosen, and absolute paths. reason: why it was chosen.
+    dataset, split: the data, and its parts. data_hash: of all of it, in hex digits.
+    """
+
+    settings: Settings
+    reason: str
+    dataset: Dataset
+    split: Split
+    data_hash: str
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The widths of the layers, from the inputs to the outputs."""
+        return (self.dataset.inputs.shape[1], *self.settings.hidden, self.dataset.outputs)
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric that is shown."""
+        return "accuracy" if self.dataset.is_classification else "r2"
+
+
+def require_extra() -> None:
+    """Import the packages that a run needs. Raises ModuleNotFoundError, which says what to type, if some are missing.
+
+    Importing them now keeps imports out of the part of a run that signals end cleanly. matplotlib is not imported: a
+    broken installation of it costs only the plot.
+    """
+    missing = [package for module, package in EXTRA_MODULES.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f'training needs {", ".join(missing)} from the extra "train" of {DISTRIBUTION}; {to_install("train")}'
+        )
+    with delayed_interrupts():
+        for module in ("safetensors.numpy", "sklearn.datasets", "sklearn.model_selection", "threadpoolctl", "tomli_w"):
+            importlib.import_module(module)
+
+
+def resolve_device(settings: Settings) -> tuple[Settings, str]:
+    """Return the settings with the full name of an existing device, and one line that says why it was chosen.
+
+    Raises DeviceError, with the diagnosis, for a device that cannot be used.
+    """
+    if settings.device == "auto":
+        device, reason = auto_device()
+        return replace(settings, device=str(device)), reason
+    try:
+        return replace(settings, device=str(gf.get_backend(settings.device).device)), "as requested"
+    except (ValueError, gf.DeviceUnavailableError) as error:
+        raise DeviceError(str(error)) from None
+
+
+def auto_device() -> tuple[gf.Device, str]:
+    """Return the device that `gradflow.choose_device` chooses, and why. Raises DeviceError if it cannot be used."""
+    try:
+        device, reason = gf.choose_device()
+        gf.get_backend(device)
+    except (ValueError, gf.DeviceUnavailableError) as error:
+        raise DeviceError(str(error)) from None
+    return device, reason
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """Return the settings with absolute paths of the data, so that they mean the same from every folder."""
+    paths: dict[str, Any] = {name: getattr(settings, name) for name in ("dataset", "test_file", "validation_file")}
+    paths = {name: str(Path(p).absolute()) for name, p in paths.items() if p is not None and p not in DATASETS}
+    return replace(settings, **paths)
+
+
+def plan(settings: Settings) -> Plan:
+    """Return the plan of a run: choose its device, load its data and split it.
+
+    Raises SettingsError for a device that cannot be used here, and like `load` and `Dataset.split`.
+    """
+    settings, reason = resolve_device(settings)
+    dataset = load(settings.dataset)
+    own = {name: load(path) for name in ("test", "validation") if (path := getattr(settings, f"{name}_file"))}
+    assert settings.validation is not None  # chosen by `Settings`
+    split = dataset.split(settings.seed, settings.test, settings.validation, own.get("test"), own.get("validation"))
+    hashes = [dataset.fingerprint, *(f"{name} {data.fingerprint}" for name, data in own.items())]
+    data_hash = hashes[0] if not own else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+    return Plan(with_absolute_paths(settings), reason, dataset, split, data_hash)
+
+
+def make_trainer(plan: Plan, member: int) -> Trainer:
+    """Return the trainer of a new model, that of the ensemble's member with this number, from 0.
+
+    Raises SettingsError if there is not enough memory.
+    """
+    settings, split, device = plan.settings, plan.split, plan.settings.device
+    seed = settings.seed + member * _MEMBER_STREAM
+    shuffles, draws = gf.Generator(seed + _SHUFFLE_STREAM), gf.Generator(seed)
+    train = Batches(split.train.inputs, split.train.targets, settings.batch_size, shuffles, device=device)
+    held = split.validation
+    validation = (
+        None if held is None else Batches(held.inputs, held.targets, VALIDATION_BATCH, shuffle=False, device=device)
+    )
+    try:
+        if device == "cpu" and _least_memory(plan.sizes, min(settings.batch_size, train.samples)) > _physical_memory():
+            raise MemoryError
+        model = gf.nn.MLP(plan.sizes, settings.activation, settings.dropout, device=device, generator=draws)
+        optimizer = _make_optimizer(settings, model, settings.epochs * steps_per_epoch(settings, train))
+    except MemoryError:
+        widths = ", ".join(map(str, settings.hidden))
+        raise SettingsError(f"there is not enough memory on {device} for hidden layers of {widths}") from None
+    return Trainer(
+        model,
+        gf.cross_entropy if plan.dataset.is_classification else gf.mse_loss,
+        optimizer,
+        train,
+        validation,
+        metrics=[plan.metric],
+        clip_norm=settings.clip_norm,
+        accumulate=settings.accumulate,
+        average=settings.average,
+        class_weight=settings.class_weight,
+    )
+
+
+def steps_per_epoch(settings: Settings, train: Batches) -> int:
+    """Return the number of optimizer steps in an epoch."""
+    return -(-len(train) // settings.accumulate)
+
+
+def _least_memory(sizes: tuple[int, ...], batch: int) -> int:
+    """Return a lower bound on the bytes that training takes: weights, gradients, moments, a batch's hidden values."""
+    return 4 * (3 * sum(n * m for n, m in itertools.pairwise(sizes)) + batch * sum(sizes))
+
+
+def _physical_memory() -> float:
+    """Return the bytes of memory of this machine, infinity if unknown.
+
+    This is checked in advance, because systems grant more memory than they have and kill the process that uses it.
+    """
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # on Windows, which grants only what it has
+        return math.inf
+
+
+def thread_limit(plan: Plan) -> contextlib.AbstractContextManager[Any]:
+    """Return a context with one BLAS thread if the model is on the CPU and its products are small.
+
+    A second thread does not make these faster, and on a busy machine waiting for it made a run ten times as long.
+    """
+    largest = max(n * m for n, m in itertools.pairwise(plan.sizes)) * plan.settings.batch_size
+    if not plan.settings.device.startswith("cpu") or largest > _SMALL_PRODUCT:
+        return contextlib.nullcontext()
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
+    limit: contextlib.AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
+    return limit
+
+
+def _make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.optim.Optimizer:
+    kinds: dict[str, Callable[..., gf.optim.Optimizer]] = {
+        "adamw": gf.optim.AdamW,
+        "adam": gf.optim.Adam,
+        "sgd": gf.optim.SGD,
+        "rmsprop": gf.optim.RMSprop,
+    }
+    courses: dict[str, Callable[..., Any]] = {
+        "constant": gf.optim.schedules.constant,
+        "cosine": partial(gf.optim.schedules.cosine, steps=steps),
+    }
+    options: dict[str, Any] = {"lr": courses[settings.schedule](settings.lr), "weight_decay": settings.weight_decay}
+    if settings.momentum is not None:
+        options["momentum"] = settings.momentum
+    return kinds[settings.optimizer](model.parameters(), **options)

@@ -1,0 +1,280 @@
+"""A whole run from its settings: device, data, models, loop, and the folder with its results.
+
+A run is a function of its `Settings`. The seed determines everything random, and each part has its own stream of random
+numbers, so equal settings give equal results, bit for bit, if the data and `records.environment` are equal too. While
+it trains, a run saves its state in its folder, from which it goes on with the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+import gradflow as gf
+from gradflow.data import DATASETS
+from gradflow.saving import load, to_bytes
+from gradflow.text import one_line
+from gradflow.training.curves import run_png
+from gradflow.training.epoch import NonFiniteLossError, Step
+from gradflow.training.members import Members
+from gradflow.training.preparation import plan, require_extra, thread_limit
+from gradflow.training.records import config_toml, environment, metrics_csv
+from gradflow.training.report import report_html
+from gradflow.training.results import Result, describe, report_data, result_of, result_table
+from gradflow.training.run_folder import (
+    CHECKPOINT,
+    CONFIG,
+    CURVES,
+    METRICS,
+    MODEL,
+    REPORT,
+    RunFolder,
+    refuse_used,
+    unfinished_config,
+)
+from gradflow.training.settings import Settings, SettingsError
+from gradflow.training.stopping import Stopping, reason
+
+_SHARE = 100
+"""Saving takes at most one part in so many of the time."""
+_SOONEST = 5.0
+"""The least seconds between two saves, and before the first."""
+
+
+class Run:
+    """A run: `new` starts one, `resumed` goes on with one. Inside a `with`, its folder belongs to it.
+
+    members: its models. plan: what they are trained on.
+    environment: what else determines the result; recorded: the same of the run that this one repeats or goes on with.
+
+        with run:
+            for step in run.steps():
+                ...
+            result = run.finish()
+    """
+
+    def __init__(self, members: Members, out: str | Path | None, folder: RunFolder | None = None) -> None:
+        self.members = members
+        self.plan = members.plan
+        self.environment: Mapping[str, Any] = {}
+        self.recorded: Mapping[str, Any] = {}
+        self._out, self._folder = out, folder
+        self._earlier_seconds, self._failure, self._saved = 0.0, "", "nothing is saved"
+        self._contexts = contextlib.ExitStack()
+
+    @classmethod
+    def new(cls, settings: Settings, out: str | Path | None = None) -> Self:
+        """Return a run of these settings, ready to start.
+
+        out: a new or empty folder (default: the first of runs/<dataset>-1, -2, ... that does not exist).
+
+        Raises SettingsError for settings that cannot be used here, DataError for data that cannot, and
+        ModuleNotFoundError without the extra `train`.
+        """
+        if out is not None:
+            refuse_used(out)
+        require_extra()
+        return cls(Members(plan(settings)), out)
+
+    @classmethod
+    def resumed(cls, path: str | Path, device: str | None = None) -> Self:
+        """Return the run in a folder, ready to go on from its last saved state.
+
+        device: where to go on (default: the run's).
+
+        Raises SettingsError if the run is finished or is going on elsewhere, or for other data; and like `new`.
+        """
+        require_extra()
+        folder = RunFolder.reopen(path)
+        try:
+            content = unfinished_config(folder.path)
+            settings = Settings(**content["settings"] | ({} if device is None else {"device": device}))
+            members = Members(plan(settings))
+            if members.plan.data_hash != content["data"].get("hash"):
+                raise SettingsError(f"{settings.dataset} is not the data that {path} was trained on: its hash differs")
+            run = cls(members, None, folder)
+            run.recorded = content.get("environment", {})
+            if (folder.path / CHECKPOINT).exists():
+                run._load(folder.path / CHECKPOINT)
+        except BaseException:
+            folder.__exit__(None, None, None)
+            raise
+        return run
+
+    def _load(self, checkpoint: Path) -> None:
+        try:
+            state = load(checkpoint, self.plan.settings.device)
+            self.members.load_state_dict(state["members"])
+            self._earlier_seconds = float(state["seconds"])
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise SettingsError(
+                f"cannot go on from {checkpoint}: {one_line(error)}; without this file, the run goes on from its start"
+            ) from None
+        self._saved = self._saved_state()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run. It exists inside the `with`."""
+        assert self._folder is not None
+        return self._folder.path
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(thread_limit(self.plan))
+            stack.enter_context(np.errstate(all="ignore"))  # a non-finite loss reports divergence
+            self.environment = environment(gf.get_backend(self.plan.settings.device).device)
+            if self._folder is None:
+                self._folder = RunFolder.claim(self._out, Path("runs") / run_name(self.plan.settings))
+                stack.enter_context(self._folder)
+                self._write(CONFIG, config_toml(self.plan, self.environment, {}))
+            else:
+                stack.enter_context(self._folder)
+            self._contexts = stack.pop_all()
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._contexts.close()
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has been training, with its earlier parts as far as they were saved."""
+        return self._earlier_seconds + time.monotonic() - self._began
+
+    def steps(self, save_every: float | None = None) -> Iterator[Step]:
+        """Train, and yield each step; between two steps, save the state from time to time.
+
+        save_every: the seconds between two saves (default: at least 5, and 100 times what the last one took).
+
+        A non-finite loss ends training, and is told in the result. Raises NonFiniteLossError if there is none because
+        the loss is not finite in the first epoch, and OSError, which says what is saved, if the state cannot be saved.
+        """
+        due = time.monotonic() + (_SOONEST if save_every is None else save_every)
+        try:
+            for step in self.members.steps():
+                yield step
+                began = time.monotonic()
+                if began >= due:
+                    self._save_state()
+                    now = time.monotonic()
+                    due = now + (max(_SOONEST, _SHARE * (now - began)) if save_every is None else save_every)
+        except NonFiniteLossError as error:
+            if not self.members.histories:
+                raise NonFiniteLossError(f"{error}; {self._saved}") from None
+            self._failure = str(error)
+
+    def finish(self, stopped: str = "", keep: bool = False) -> Result:
+        """Write what the run reached, and return it.
+
+        stopped: why training was stopped early, such as "interrupted"; its state is saved, too, so that it can go on.
+        keep: whether to keep the saved state of a finished run (default False).
+
+        Raises OSError, which says what is saved, if a file cannot be written.
+        """
+        assert self._folder is not None
+        if stopped or keep:
+            self._save_state()
+        result, outputs = result_of(
+            self.members, self.folder, self.seconds, stopped or self._failure, failed=bool(self._failure)
+        )
+        self._write(MODEL, to_bytes(result.predictor.tree()))
+        self._write(METRICS, metrics_csv(self.plan, result.histories))
+        omitted = self._write_for_people(result, outputs)
+        self._write(CONFIG, config_toml(self.plan, self.environment, result_table(result)))
+        if not (stopped or keep):
+            self._folder.remove(CHECKPOINT)
+        return replace(result, omitted=omitted)
+
+    def _write_for_people(self, result: Result, outputs: Any) -> str:
+        """Write the picture and the report; return why they are missing, "" if they are not."""
+        omitted = []
+        command = f"gradflow train --config {shlex.quote(str(self.folder))}"
+        score = describe(result)
+        makers: dict[str, Callable[[], bytes]] = {
+            CURVES: lambda: run_png(result.histories, f"{self.folder.name}: {score}"),
+            REPORT: lambda: report_html(report_data(self.plan, result, outputs, self.environment, command)).encode(),
+        }
+        for name, make in makers.items() if result.histories else ():
+            try:
+                content = make()
+            except Exception as error:  # such as from a broken matplotlibrc: the run matters more than its plot
+                omitted.append(f"{name}: {one_line(error)}")
+            else:
+                self._write(name, content)
+        return "; ".join(omitted)
+
+    def _save_state(self) -> None:
+        state = {"members": self.members.state_dict(), "seconds": self.seconds}
+        self._write(CHECKPOINT, to_bytes(state))
+        self._write(METRICS, metrics_csv(self.plan, self.members.histories))
+        self._saved = self._saved_state()
+
+    def _saved_state(self) -> str:
+        n, trainer = self.members.number, self.members.trainer
+        member = f" of model {n}" if self.plan.settings.ensemble > 1 else ""
+        return f"the state after step {trainer.step}{member} is saved in {self.folder}"
+
+    def _write(self, name: str, content: bytes) -> None:
+        assert self._folder is not None
+        try:
+            self._folder.write(name, content)
+        except OSError as error:
+            raise OSError(f"{error}; {self._saved}") from None
+        if name != CONFIG:
+            self._folder.kept = True
+
+
+def run_name(settings: Settings) -> str:
+    """Return the name of a run's folder, without its number: that of the dataset, or of the file or folder of data."""
+    if settings.dataset in DATASETS:
+        return settings.dataset
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(settings.dataset).stem).strip(".") or "data"
+
+
+def train(settings: Settings, out: str | Path | None = None) -> Result:
+    """Train an MLP, or an ensemble, and save it in a folder with all that repeats, resumes, describes and uses it.
+
+    settings: what to train.
+    out: a new or empty folder (default: the first of runs/<dataset>-1, -2, ... that does not exist).
+
+    Ctrl-C ends training after the step; what was reached is saved and returned, and `resume` goes on. SIGTERM and
+    SIGHUP do the same, and then have their usual effect. A non-finite loss ends training; the best epoch before it is
+    kept.
+
+    Raises SettingsError for settings that cannot be used here, DataError for data that cannot, ModuleNotFoundError
+    without the extra `train`, NonFiniteLossError for a non-finite loss in the first epoch, and OSError, which says what
+    is saved, if a file cannot be written.
+    """
+    return _trained(Run.new(settings, out))
+
+
+def resume(folder: str | Path) -> Result:
+    """Go on with the run in a folder, like `train`: with the bits of a run that was never stopped.
+
+    Raises SettingsError if the run is finished or is going on elsewhere, or for other data; and like `train`.
+    """
+    return _trained(Run.resumed(folder))
+
+
+def _trained(run: Run) -> Result:
+    with Stopping() as stopping, run:
+        stop = None
+        for _ in run.steps():
+            stop = stopping.signal
+            if stop is not None:
+                break
+        result = run.finish(reason(stop))
+    if stop is not None and stop != signal.SIGINT:
+        signal.raise_signal(stop)
+    return result
