@@ -402,6 +402,19 @@ def test_r2_of_one_sample_is_undefined(device: str) -> None:
     assert found["rmse"] == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # NumPy's own, of float32
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_r2_and_rmse_of_values_whose_squares_overflow(wrong: float, device: str) -> None:
+    targets = draw((N, 2))
+    outputs = targets.copy()
+    outputs[3, 1] = wrong
+    found = figures(["r2", "rmse"], gf.mse_loss, outputs, targets)
+    assert math.isnan(found["r2"])
+    assert not math.isfinite(found["rmse"])
+    assert figures(["rmse"], gf.mse_loss, 1e30 * targets, -1e30 * targets) == {"rmse": math.inf}
+    assert math.isnan(figures(["r2"], gf.mse_loss, 1e30 * targets, 1e30 * targets)["r2"])
+
+
 # ---------------------------------------------------------------------- sums
 
 

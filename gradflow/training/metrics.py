@@ -196,8 +196,8 @@ class Metrics:
 
         partials: what `partial` returned for each batch, at least one; or the same tensors, some of them joined.
 
-        A figure that is undefined is NaN: R² of one sample, AUROC and average precision without samples of a class,
-        and every metric that scikit-learn would compute from outputs that are not finite.
+        A figure that is undefined is NaN: R² of one sample or of squares that overflow, AUROC and average precision
+        without samples of a class, and every metric that scikit-learn would compute from outputs that are not finite.
         """
         if not self.names:
             return {}
@@ -212,7 +212,7 @@ class Metrics:
             if "rmse" in self.names:
                 found["rmse"] = math.sqrt(sums[0].sum() / (total * self._elements)) if total else math.nan
             if "r2" in self.names:
-                found["r2"] = _r2(total, *sums) if self._samples > 1 and total else math.nan
+                found["r2"] = _r2(total, sums) if self._samples > 1 and total else math.nan
         if self._host_names:
             found |= host_figures(self._host_names, self.kind, *values[summed:])
         return {name: found[name] for name in self.names}
@@ -310,9 +310,11 @@ def _read(tensors: Sequence[gf.Tensor]) -> list[Any]:
     return [part.reshape(x.shape) for part, x in zip(parts, tensors, strict=True)]
 
 
-def _r2(total: float, errors: Any, squares: Any, deviations: Any) -> float:
+def _r2(total: float, sums: Any) -> float:
     """R² as scikit-learn's `r2_score`: the mean over the columns, where one with equal targets has 1 or 0."""
+    if not np.isfinite(sums).all():
+        return math.nan
+    errors, squares, deviations = sums
     spread = squares - deviations**2 / total
-    varies = spread > 1e-6 * squares  # less is what float32 cannot tell from 0
-    of_constants = np.where(errors == 0, 1.0, 0.0 * errors)  # NaN stays
-    return float(np.mean(np.where(varies, 1.0 - errors / np.where(varies, spread, 1.0), of_constants)))
+    constant = spread <= 1e-6 * squares  # less is what float32 cannot tell from 0
+    return float(np.mean(np.where(constant, errors == 0, 1.0 - errors / np.where(constant, 1.0, spread))))
