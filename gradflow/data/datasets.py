@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradflow.data import arrays, images, splits
-from gradflow.data.inputs import DataError, as_rows, check_finite, checked_inputs, image_shape_of, listed
+from gradflow.data.inputs import DataError, as_rows, check_finite, check_names, checked_inputs, image_shape_of, listed
 from gradflow.data.labels import Label, checked_targets, codes_among, encode
 from gradflow.data.reading import Samples, reading
 from gradflow.data.scaling import rows_at_once
@@ -116,6 +116,12 @@ class Dataset:
         test: the inputs and targets of a test set of its own.
 
         Raises DataError for data that cannot be used.
+
+        >>> flowers = Dataset.from_arrays([[5.1, 3.5], [6.2, 2.9], [5.8, 2.7]], ["setosa", "virginica", "virginica"])
+        >>> flowers
+        Dataset('arrays', 3 samples of 2 features, 2 classes)
+        >>> flowers.classes, flowers.targets.tolist()
+        (('setosa', 'virginica'), [0, 1, 1])
         """
         rows, found = as_rows(inputs, name), checked_targets(targets, name)
         shape = image_shape or image_shape_of(np.shape(inputs))
@@ -184,9 +190,8 @@ class Dataset:
         Raises DataError, which names the difference, for other features, target columns or classes.
         """
         checked_inputs(self.inputs[:1], self.name, other.features, other.inputs.shape[1])
-        for theirs, own in zip(other.features, self.features, strict=False):
-            if theirs != own:
-                raise DataError(f"{self.name}: the feature {own!r} stands where {theirs!r} is expected")
+        check_names(self.features, other.features, self.name)
+        check_names(self.columns, other.columns, self.name, "target column")
         if self.is_classification != other.is_classification:
             kinds = ["values for regression", "labels of classes"]
             got, expected = kinds[self.is_classification], kinds[other.is_classification]

@@ -93,6 +93,13 @@ def check_finite(values: Array, what: str, names: Sequence[str] = ()) -> None:
             )
 
 
+def check_names(names: Sequence[str], expected: Sequence[str], source: str, what: str = "feature") -> None:
+    """Raise DataError for the first name that is not the one expected at its place; () fits any names."""
+    for own, theirs in zip(names, expected, strict=False):
+        if own != theirs:
+            raise DataError(f"{source}: the {what} {own!r} stands where {theirs!r} is expected")
+
+
 def image_shape_of(shape: Sequence[int]) -> tuple[int, ...] | None:
     """Return (height, width) or (height, width, channels) of an array of images with this shape, None for others."""
     pictures = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3, 4))
