@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 DISTRIBUTION = "gradflow-autograd"
@@ -26,38 +26,53 @@ def switch(variable: str) -> bool | None:
     return None if value == "" else value == "1"
 
 
+class Interrupts:
+    """What `delayed_interrupts` yields. `pending`: Ctrl-C was pressed. `delayed`: it is not raised at once."""
+
+    __slots__ = ("delayed", "pending")
+
+    def __init__(self) -> None:
+        self.delayed = True
+        self.pending = False
+
+    def end(self) -> None:
+        """Stop delaying, and raise the KeyboardInterrupt that was delayed."""
+        self.delayed = False
+        if self.pending:
+            self.pending = False
+            raise KeyboardInterrupt from None
+
+
 @contextlib.contextmanager
-def delayed_interrupts() -> Iterator[Callable[[], bool]]:
+def delayed_interrupts() -> Iterator[Interrupts]:
     """Delay Ctrl-C to the end of a `with`; a second Ctrl-C raises KeyboardInterrupt at once.
 
-    Yields a function that says whether Ctrl-C has been pressed. Does nothing outside the main thread or where the
-    program handles SIGINT itself.
+    Does nothing outside the main thread or where the program handles SIGINT itself.
 
-    It is for imports: a library whose import is interrupted stays half imported for the rest of the process, and many
-    then blame their own installation. And it is for changes that are not to be left half done.
+    It is for changes that must not be left half done, and for imports: a library whose import is interrupted stays half
+    imported for the rest of the process, and many then blame their own installation.
     """
     import signal
     import threading
 
+    interrupts = Interrupts()
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
+        yield interrupts
         return
-    interrupted = False
 
     def remember(number: int, frame: Any) -> None:
-        nonlocal interrupted
-        if interrupted:
+        if interrupts.pending or not interrupts.delayed:
             signal.default_int_handler(number, frame)
-        interrupted = True
+        interrupts.pending = True
 
     signal.signal(signal.SIGINT, remember)
     try:
-        yield lambda: interrupted
+        yield interrupts
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if interrupted:
-            raise KeyboardInterrupt from None
+        if signal.getsignal(signal.SIGINT) is remember:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupts.end()
 
 
 def to_install(extra: str) -> str:

@@ -15,8 +15,7 @@ import gradflow as gf
 from gradflow import nn, optim
 from gradflow.data import Batches
 from gradflow.testing import forbid_sync
-from gradflow.training import Trainer
-from gradflow.training.epoch import Epoch, NonFiniteLossError
+from gradflow.training import Epoch, NonFiniteLossError, Trainer, evaluate, fit
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(70, 4)).astype("float32")
@@ -386,6 +385,41 @@ def test_evaluation_computes_over_all_samples(device: str) -> None:
         loss = gf.cross_entropy(outputs, batches.targets).item()
     accuracy = float((outputs.numpy().argmax(1) == LABELS).mean())
     assert trainer.evaluate(batches) == pytest.approx({"loss": loss, "accuracy": accuracy}, rel=1e-6)
+
+
+# ---------------------------------------------------------------------- fit and evaluate
+
+
+def test_fit_is_a_trainer_with_a_metric_that_suits(device: str) -> None:
+    fitted, trained = make(validate=True), make(validate=True, metrics=["accuracy"])
+    history = list(fit(fitted.model, gf.cross_entropy, fitted.optimizer, fitted.train, fitted.validation, 3))
+    assert history == list(trained.epochs(3))
+    assert equal(weights_of(fitted), weights_of(trained))
+    figures = evaluate(fitted.model, gf.cross_entropy, fitted.validation)
+    assert figures == (history[-1].validation_loss, history[-1].validation_metrics["accuracy"])
+
+
+def test_the_score_of_a_regression_is_r2(device: str) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    batches = Batches(INPUTS, VALUES, 16, shuffle=False)
+    model = nn.Linear(4, 2)
+    with gf.no_grad():
+        expected = metrics.r2_score(VALUES, model(batches.inputs).numpy())
+    assert evaluate(model, gf.mse_loss, batches)[1] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("batches", [None, [(INPUTS, LABELS)]])
+def test_fit_and_evaluate_take_batches(batches: Any) -> None:
+    trainer = make()
+    given = (trainer.model, gf.cross_entropy, trainer.optimizer)
+    for use in (
+        lambda: fit(*given, trainer.train, batches, 1),
+        lambda: fit(*given, batches, trainer.train, 1),
+        lambda: evaluate(trainer.model, gf.cross_entropy, batches),
+        lambda: trainer.evaluate(batches),
+    ):
+        with pytest.raises(TypeError, match=r"batches must be gradflow.data.Batches.*got (None|a list)"):
+            use()
 
 
 # ---------------------------------------------------------------------- interrupts and errors

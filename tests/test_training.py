@@ -1,4 +1,4 @@
-"""The training loop and whole runs: the scores they reach, their files, and that they repeat bit for bit."""
+"""Whole runs: the scores they reach, their files, and that they repeat bit for bit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 import gradflow as gf
 from gradflow.data import Batches
-from gradflow.training import Epoch, Run, Settings, SettingsError, evaluate, fit, load_run, read_config, train
+from gradflow.training import Run, Settings, SettingsError, load_run, read_config, train
 from gradflow.training.epoch import NonFiniteLossError
 from gradflow.training.members import Members
 
@@ -21,79 +21,6 @@ for _package in ("sklearn", "matplotlib", "safetensors", "tomli_w"):
 
 FILES = {"config.toml", "curves.png", "metrics.csv", "model.safetensors", "report.html"}
 SMALL = {"hidden": (16,), "epochs": 3, "device": "cpu"}
-
-
-def two_classes(device: str, n: int = 60) -> tuple[Batches, Batches]:
-    """Return shuffled batches of points on both sides of a line, and the same points for testing."""
-    points = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
-    labels = (points.sum(1) > 0).astype(np.int64)
-    shuffled = Batches(points, labels, 16, gf.Generator(1), device=device)
-    return shuffled, Batches(points, labels, 25, shuffle=False, device=device)
-
-
-def run(device: str, epochs: int, **options: Any) -> tuple[list[Epoch], gf.nn.MLP]:
-    gf.manual_seed(0)
-    train_batches, test_batches = two_classes(device)
-    model = gf.nn.MLP([2, 8, 2], device=device, dropout=0.1)
-    optimizer = gf.optim.Adam(model.parameters(), **options)
-    return list(fit(model, gf.cross_entropy, optimizer, train_batches, test_batches, epochs)), model
-
-
-# ---------------------------------------------------------------------- the loop
-
-
-def test_fit_learns(device: str) -> None:
-    epochs, _ = run(device, 30, lr=0.02)
-    assert [e.epoch for e in epochs] == list(range(1, 31))
-    assert [e.step for e in epochs] == list(range(4, 121, 4))
-    assert epochs[-1].test_score > 0.95
-    assert epochs[-1].test_loss < epochs[0].test_loss
-    assert epochs[-1].train_loss < epochs[0].train_loss
-
-
-def test_fit_repeats_bit_for_bit(device: str) -> None:
-    assert run(device, 5, lr=0.02)[0] == run(device, 5, lr=0.02)[0]
-
-
-def test_figures_are_means_over_samples_not_batches(device: str) -> None:
-    epochs, model = run(device, 1, lr=0.02)
-    batches = two_classes(device)[1]  # 25, 25 and 10 samples
-    with gf.no_grad():
-        outputs = model.eval()(batches.inputs)
-        loss = gf.cross_entropy(outputs, batches.targets).item()
-        accuracy = (outputs.numpy().argmax(1) == batches.targets.numpy()).mean()
-    assert evaluate(model, gf.cross_entropy, batches) == pytest.approx((loss, accuracy), rel=1e-5)
-    assert (epochs[0].test_loss, epochs[0].test_score) == pytest.approx((loss, accuracy), rel=1e-5)
-
-
-def test_learning_rate_of_an_epoch_is_that_of_its_last_step(device: str) -> None:
-    schedule = gf.optim.schedules.cosine(0.1, 8)
-    epochs, _ = run(device, 2, lr=schedule)
-    assert [e.learning_rate for e in epochs] == [schedule(3), schedule(7)]
-
-
-def test_score_of_a_regression_is_r2(device: str) -> None:
-    from sklearn.metrics import r2_score
-
-    rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(40, 3)).astype(np.float32)
-    targets = (inputs.sum(1, keepdims=True) + rng.normal(size=(40, 1))).astype(np.float32)
-    batches = Batches(inputs, targets, 16, shuffle=False, device=device)
-    model = gf.nn.MLP([3, 1], device=device)
-    with gf.no_grad():
-        expected = r2_score(targets, model(batches.inputs).numpy())
-    assert evaluate(model, gf.mse_loss, batches)[1] == pytest.approx(expected, rel=1e-5)
-
-
-def test_fit_stops_at_a_loss_that_is_not_finite(device: str) -> None:
-    batches, _ = two_classes(device)
-    model = gf.nn.MLP([2, 2], device=device)
-    with gf.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter * float("nan"))
-    optimizer = gf.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ArithmeticError, match="nan in epoch 1"):
-        list(fit(model, gf.cross_entropy, optimizer, batches, batches, 2))
 
 
 # ---------------------------------------------------------------------- whole runs

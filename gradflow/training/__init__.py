@@ -1,7 +1,7 @@
-"""Training: the loop `fit`, and `train`, a whole run whose folder holds what is needed to repeat it."""
+"""Training: the `Trainer`, whose loop is yours, and `train`, a whole run with a folder of what it needs to go on."""
 
-from gradflow.training.epoch import Step
-from gradflow.training.loop import Epoch, NonFiniteLossError, evaluate, fit
+from gradflow.training.epoch import Epoch, NonFiniteLossError, Step
+from gradflow.training.loop import evaluate, fit
 from gradflow.training.predictor import Predictor, load_run
 from gradflow.training.results import Result
 from gradflow.training.runs import Run, resume, train

@@ -78,9 +78,14 @@ def metric_names(metrics: Any, watch: Any) -> tuple[str, ...]:
 
 
 def check_labels(loss: Loss, outputs: gf.Tensor, batches: Batches) -> None:
-    """Raise ValueError for labels outside the outputs, if the loss takes labels. Reads the range of the targets."""
-    targets = batches.targets
-    if not takes_labels(loss) or as_dtype(targets.dtype).kind not in ("int", "uint") or not outputs.ndim:
+    """Raise ValueError for labels outside the outputs, if the targets are labels. Reads their range.
+
+    They are if the loss is one of gradflow's for labels, or if the outputs have another axis, of several classes.
+    """
+    targets, shape = batches.targets, outputs.shape
+    if as_dtype(targets.dtype).kind not in ("int", "uint") or not shape:
+        return
+    if not takes_labels(loss) and (len(shape) != len(targets.shape) + 1 or shape[1] < 2):
         return
     if isinstance(targets, gf.Tensor):
         lowest, highest = gf.stack([gf.min(targets), gf.max(targets)]).tolist()

@@ -23,29 +23,33 @@ class Tally:
     """The losses of batches, and what the metrics need of them; all stays on the device."""
 
     def __init__(self, losses: gf.Tensor | None = None, partial: Partial = ()) -> None:
-        self._losses = [] if losses is None else [losses]
-        self._partials = [partial] if partial else []
-        self._new: list[gf.Tensor] = []
+        self._joined = [] if losses is None else [(losses, *partial)]
+        self._losses: list[gf.Tensor] = []  # those that are not joined yet
+        self._partials: list[Partial] = []
 
     def add(self, loss: gf.Tensor, partial: Partial) -> None:
         """Add a batch; this runs between steps, so it does little."""
-        self._new.append(loss)
-        if partial:
-            self._partials.append(partial)
-        if len(self._new) == _JOINED:
-            self.join()
+        self._losses.append(loss)
+        self._partials.append(partial)
+        if len(self._losses) == _JOINED:
+            self._join()
 
-    def join(self) -> tuple[gf.Tensor | None, Partial]:
-        """Join what is kept, and return it: the losses of the batches, (batches,), and what the metrics need."""
-        if self._new:
-            losses = gf.stack(self._new)
-            self._losses.append(losses if losses.dtype is gf.float64 else gf.astype(losses, "float32"))
-            self._new = []
-        if len(self._losses) > 1:
-            self._losses = [gf.concat(self._losses)]
-        if len(self._partials) > 1:
-            self._partials = [tuple(gf.concat(parts) for parts in zip(*self._partials, strict=True))]
-        return self._losses[0] if self._losses else None, self._partials[0] if self._partials else ()
+    def _join(self) -> None:
+        losses = gf.stack(self._losses)
+        losses = losses if losses.dtype is gf.float64 else gf.astype(losses, "float32")
+        self._joined.append((losses, *(gf.concat(parts) for parts in zip(*self._partials, strict=True))))
+        self._losses, self._partials = [], []
+
+    def results(self) -> tuple[gf.Tensor | None, Partial]:
+        """The losses of the batches, (batches,), and what the metrics need; None and () without batches."""
+        if self._losses:
+            self._join()
+        if not self._joined:
+            return None, ()
+        if len(self._joined) > 1:
+            self._joined = [tuple(gf.concat(parts) for parts in zip(*self._joined, strict=True))]
+        losses, *partial = self._joined[0]
+        return losses, tuple(partial)
 
 
 class Figures:
@@ -96,7 +100,7 @@ class Figures:
 
     def read(self, tally: Tally) -> tuple[float, dict[str, float]]:
         """The mean loss over the samples, and the metrics. Reads the results of an epoch from the device."""
-        losses, partial = tally.join()
+        losses, partial = tally.results()
         assert losses is not None
         total = sum(loss * n for loss, n in zip(losses.tolist(), self.sizes, strict=True))
         return total / sum(self.sizes), self.metrics.figures([partial])

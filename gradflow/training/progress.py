@@ -41,7 +41,7 @@ class Progress:
 
     def tree(self) -> dict[str, Any]:
         """A tree for `gradflow.save`."""
-        losses, partials = self.tally.join()
+        losses, partials = self.tally.results()
         return {
             "step": self.step,
             "history": [asdict(epoch) for epoch in self.history],

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradflow as gf
 from gradflow import nn
+from gradflow.interception import opaque_call
 from gradflow.optim import Optimizer, clip_grad_norm_
 from gradflow.optim.averaging import WeightAverage
 from gradflow.training.evaluation import Partial
@@ -38,8 +39,6 @@ class TrainingStep:
         average: WeightAverage | None,
         capture: bool,
     ) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-
         def gradient(
             inputs: gf.Tensor, targets: gf.Tensor, weights: gf.Tensor | None = None, *, scale: gf.Tensor | None = None
         ) -> tuple[gf.Tensor, Partial]:
@@ -50,7 +49,7 @@ class TrainingStep:
 
         def update() -> None:
             if clip_norm is not None:
-                clip_grad_norm_(parameters, clip_norm)
+                _clip(optimizer, clip_norm)
             optimizer.step()
             if average is not None:
                 average.update()
@@ -65,6 +64,12 @@ class TrainingStep:
         self.gradient: Gradient = gf.capture(gradient) if capture else gradient
         self.update = update
         self.zero_grad = optimizer.zero_grad
+
+
+@opaque_call
+def _clip(optimizer: Optimizer, norm: float) -> None:
+    """Clip the gradients of the optimizer's present parameters."""
+    clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], norm)
 
 
 def can_be_captured(model: nn.Module, loss: Any) -> bool:

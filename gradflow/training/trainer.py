@@ -11,13 +11,13 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import index
 from typing import Any
 
 import gradflow as gf
 from gradflow.data import Batches
-from gradflow.environment import delayed_interrupts
+from gradflow.environment import Interrupts, delayed_interrupts
 from gradflow.optim.averaging import WeightAverage
 from gradflow.random.generator import default_generator, restored
 from gradflow.saving import load, save
@@ -116,6 +116,7 @@ class Trainer:
         self._progress = Progress()
         self._batches: Iterator[tuple[gf.Tensor, ...]] | None = None  # what is left of the epoch
         self._torn = False
+        self._since = 0.0
         self._bar: Bar | None = None
 
     # ------------------------------------------------------------------ where it stands
@@ -152,43 +153,34 @@ class Trainer:
         return self._epochs(_count("epochs", n))
 
     def _epochs(self, n: int) -> Iterator[Epoch]:
-        while self.epoch < n:
-            with self._working() as interrupted:
-                while not self._is_at_the_end():
-                    self._update()
-                    if interrupted():
-                        raise KeyboardInterrupt
-                epoch = self._finish()
-            yield epoch
+        with delayed_interrupts() as interrupts:
+            while self.epoch < n:
+                with _Work(self, interrupts):
+                    while not self._is_at_the_end() and not interrupts.pending:
+                        self._update()
+                    if interrupts.pending:
+                        break
+                    epoch = self._finish()
+                yield epoch
 
     def steps(self, n: int) -> Iterator[Step]:
         """Train until `n` optimizer steps are done in all, and yield each. Raises as `epochs`."""
         return self._steps(_count("steps", n))
 
     def _steps(self, n: int) -> Iterator[Step]:
-        while self.step < n or self._is_at_the_end():
-            with self._working():
-                if self._is_at_the_end():  # an error ended the validation after the last step
-                    self._finish()
-                    continue
-                number, loss = self.epoch + 1, self._update()
-                finished = self._finish() if self._is_at_the_end() else None
-            yield Step(self.step, number, loss, finished)
+        with delayed_interrupts() as interrupts:
+            while self.step < n or self._is_at_the_end():
+                with _Work(self, interrupts):
+                    if self._is_at_the_end():  # an error ended the validation after the last step
+                        self._finish()
+                        continue
+                    number, loss = self.epoch + 1, self._update()
+                    finished = self._finish() if self._is_at_the_end() else None
+                yield Step(self.step, number, loss, finished)
 
     def _is_at_the_end(self) -> bool:
         """Whether all batches of the epoch are done."""
         return self._progress.batches == len(self._on_train.sizes)
-
-    @contextlib.contextmanager
-    def _working(self) -> Iterator[Callable[[], bool]]:
-        """Delay Ctrl-C inside a `with`, and add its time to the epoch's. Yields a function: has Ctrl-C been pressed?"""
-        self._check_whole()
-        self._since = time.perf_counter()
-        try:
-            with delayed_interrupts() as interrupted:
-                yield interrupted
-        finally:
-            self._progress.seconds += time.perf_counter() - self._since
 
     def _check_whole(self) -> None:
         if self._torn:
@@ -350,6 +342,24 @@ class Trainer:
     def _go_on_from(self, progress: Progress) -> None:
         """Be where a saved state was; the weights and the optimizer are already."""
         self._progress, self._batches, self._torn = progress, None, False
+
+
+class _Work:
+    """A `with` in which the trainer works: Ctrl-C is delayed to its end, and its time is added to that of the epoch."""
+
+    __slots__ = ("interrupts", "trainer")
+
+    def __init__(self, trainer: Trainer, interrupts: Interrupts) -> None:
+        self.trainer, self.interrupts = trainer, interrupts
+
+    def __enter__(self) -> None:
+        self.trainer._check_whole()
+        self.interrupts.delayed = True
+        self.trainer._since = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.trainer._progress.seconds += time.perf_counter() - self.trainer._since
+        self.interrupts.end()
 
 
 def _count(name: str, n: Any) -> int:
