@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import gradflow as gf
 from gradflow import nn
 from gradflow.cli import main
 from gradflow.cli.predict import without_formula
+from gradflow.data import load
 from gradflow.training.predictor import MODEL_FILE, Predictor, load_run
 from tests.test_cli import Ended, assert_one_line, child_environment, posix
 from tests.test_predictor import FLOWERS, NAMES, classifier, regressor, samples, scale
@@ -320,9 +322,41 @@ def test_targets_that_cannot_be_used_are_one_line(arrays: dict[str, Any], messag
     assert_one_line(command("evaluate", "run", "data.npz"), message)
 
 
+def test_the_data_of_the_training_is_noted(command: Any) -> None:
+    run_of(classifier())
+    for recorded, noted in ((load("iris").fingerprint, True), ("0" * 64, False)):
+        Path("run/config.toml").write_text(f'[settings]\ndataset = "iris"\n[data]\nhash = "{recorded}"\n')
+        status, out, err = command("evaluate", "run", "iris", "--json")
+        assert status == 0
+        assert json.loads(out)["samples"] == 150
+        assert err.startswith("gradflow: note: run was trained on a part of iris") == noted
+
+
 def test_load_run_predicts_what_the_command_prints(command: Any) -> None:
     run_of(classifier(3))
     np.save("new.npy", samples(20))
     assert [row[0] for row in rows(command("predict", "run", "new.npy").out)[1:]] == load_run("run").predict(
         samples(20)
     ).tolist()
+
+
+@pytest.mark.slow
+def test_a_run_of_the_command_is_used_by_the_others(command: Any) -> None:
+    for package in ("matplotlib", "tomli_w", "tqdm"):
+        pytest.importorskip(package)
+    for k in ("1", "2"):
+        words = ("--hidden", "16", "--epochs", "3", "--ensemble", k, "--out", k, "--quiet")
+        assert command("train", "iris", *words).status == 0
+        settings = tomllib.loads(Path(k, "config.toml").read_text(encoding="utf-8"))
+        data = load("iris")
+        part = data.split(0).test
+        assert part is not None
+        np.savez("test.npz", X=part.raw_inputs, y=part.raw_targets)
+        found = json.loads(command("evaluate", k, "test.npz", "--json").out)["figures"]
+        assert {f"test_{name}": figure["value"] for name, figure in found.items()}.items() <= settings["result"].items()
+        assert len(rows(command("predict", k, "test.npz").out)) == 31
+        assert load_run(k).score["test_accuracy"] == found["accuracy"]["value"]
+    ended = command("compare", "1", "2", "--out", "curves.png")
+    assert ended.status == 0
+    assert re.search(r"  ensemble +1 +2\n", ended.out)
+    assert "note" not in ended.err

@@ -78,12 +78,12 @@ def test_what_differs_is_shown_side_by_side_and_the_best_is_marked(command: Any)
         == """\
                   digits-1   digits-2
 state             finished   finished
-settings that differ
+settings: these differ
   hidden           256,128       none
   lr                 0.002       0.01
   dropout                -        0.5
 data: all equal
-environment that differ
+environment: these differ
   device               cpu     cuda:0
 figures (* best)
   test accuracy   75.00 %    87.50 %*

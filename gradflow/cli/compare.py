@@ -91,7 +91,7 @@ def _report(records: Sequence[Record]) -> Iterator[str]:
     rows: list[tuple[str, list[str]]] = [("", _names(records)), ("state", [_text(r.state) for r in records])]
     for table in compare.TABLES:
         different = compare.differences(records, table)
-        rows.append((f"{table} that differ" if different else f"{table}: all equal", []))
+        rows.append((f"{table}: {'these differ' if different else 'all equal'}", []))
         rows += [(f"  {name}", [_text(value) for value in values]) for name, values in different.items()]
     figures = compare.figures(records)
     rows.append(("figures (* best)" if figures else "no figures yet", []))

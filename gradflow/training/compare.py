@@ -119,8 +119,10 @@ def _histories(path: Path) -> list[list[Epoch]]:
     return list(found.values())
 
 
-def _epoch(row: dict[str, str], before: Sequence[Epoch]) -> Epoch:
+def _epoch(row: dict[Any, Any], before: Sequence[Epoch]) -> Epoch:
     """Return the epoch in a row. Raises ValueError, KeyError or TypeError for a row that has none."""
+    if None in row:
+        raise ValueError("more cells than the header has")
     metrics: dict[str, dict[str, float]] = {"train": {}, "validation": {}}
     for name, text in row.items():
         part, _, metric = name.partition("_")
