@@ -27,6 +27,7 @@ from gradflow.training.report_numbers import (
     classification_figures,
     confusion,
     regression_figures,
+    resample_count,
     resamples,
 )
 
@@ -391,6 +392,11 @@ def test_resamples_draw_each_sample_equally_often() -> None:
     assert (weights.sum(axis=1) == 50).all()
     assert abs(weights.mean(axis=0) - 1).max() < 5 / np.sqrt(RESAMPLES)
     assert weights.var() == pytest.approx(1 - 1 / 50, rel=0.05)  # a binomial number of draws
+
+
+def test_very_many_samples_have_fewer_resamples() -> None:
+    assert [resample_count(n) for n in (2, 25_000, 50_000, 10**9)] == [RESAMPLES, RESAMPLES, 1000, 200]
+    assert sum(map(len, resamples(300_000))) == 200
 
 
 def test_the_interval_of_the_accuracy_is_that_of_a_binomial_number() -> None:

@@ -15,10 +15,11 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 RESAMPLES = 2000
-"""How many bootstrap resamples an interval is made from."""
+"""How many bootstrap resamples an interval is made from, unless there are very many samples; see `resample_count`."""
 
 _SEED = 0
 _DRAWS = 1 << 22  # of samples at a time
+_MOST_DRAWS = 50_000_000  # of samples in all: more take minutes
 
 
 @dataclass(frozen=True)
@@ -51,27 +52,22 @@ def classification_figures(targets: Integers, probabilities: npt.NDArray[Any]) -
     """
     probabilities = np.asarray(probabilities, np.float64)
     classes = probabilities.shape[1]
-    predicted = probabilities.argmax(axis=1)
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     hits = predicted == targets
-    one = np.eye(classes)
-    chosen = probabilities[np.arange(len(targets)), targets]
-    losses = -np.log(np.maximum(chosen, np.finfo(np.float64).eps))
-    confidence = probabilities.max(axis=1)
-    bins = bin_of(confidence)
-    gaps = np.eye(BINS)[bins] * (hits - confidence)[:, None]
-    columns = np.hstack([one[targets], one[predicted], one[targets] * hits[:, None], losses[:, None], gaps])
-    ends = np.cumsum([classes, classes, classes, 1])
+    losses = -np.log(np.maximum(probabilities[np.arange(len(targets)), targets], np.finfo(np.float64).eps))
+    bins, gaps = bin_of(confidence), hits - confidence
 
     def figures(weights: Floats) -> dict[str, Floats]:
-        support, guessed, right, loss, gap = np.split(weights @ columns, ends, axis=1)
-        both = support + guessed
-        f1 = 2 * right / np.where(both, both, 1)
         n = weights.sum(axis=1)
+        right = _sums(weights * hits, targets, classes)
+        both = _sums(weights, targets, classes) + _sums(weights, predicted, classes)
+        f1 = 2 * right / np.where(both, both, 1)
         mean_f1 = f1[:, 1] if classes == 2 else f1.sum(axis=1) / (both > 0).sum(axis=1)
         found = {"accuracy": right.sum(axis=1) / n, "F1": mean_f1}
         if classes == 2:
             found["AUROC"] = _auroc(weights, targets == 1, probabilities[:, 1])
-        return found | {"log loss": loss[:, 0] / n, "calibration error": np.abs(gap).sum(axis=1) / n}
+        error = np.abs(_sums(weights * gaps, bins, BINS)).sum(axis=1) / n
+        return found | {"log loss": weights @ losses / n, "calibration error": error}
 
     return _with_intervals(len(targets), figures, percent={"accuracy", "F1", "calibration error"})
 
@@ -120,6 +116,11 @@ def calibration(targets: Integers, probabilities: npt.NDArray[Any]) -> Bins:
         return Bins(counts, *sums)
 
 
+def _sums(weights: Floats, groups: Integers, count: int) -> Floats:
+    """Return the sums of each row of weights over the samples of each group, (rows, count)."""
+    return np.stack([np.bincount(groups, row, count) for row in weights])
+
+
 def _auroc(weights: Floats, positive: npt.NDArray[np.bool_], scores: npt.NDArray[Any]) -> Floats:
     """Return the share of pairs of a positive and a negative sample that the scores order rightly; a tie is half."""
     order = np.argsort(scores, kind="stable")
@@ -149,10 +150,15 @@ def _with_intervals(
     return found
 
 
+def resample_count(n: int) -> int:
+    """Return how many resamples of n samples an interval is made from: fewer of more than 25,000 samples."""
+    return min(RESAMPLES, max(200, _MOST_DRAWS // n))
+
+
 def resamples(n: int) -> Iterator[Floats]:
     """Yield the weights of the bootstrap's resamples of n samples, some rows at a time: (rows, n)."""
     generator = np.random.Generator(np.random.PCG64(_SEED))
-    left = RESAMPLES
+    left = resample_count(n)
     while left:
         rows = min(left, max(1, _DRAWS // n))
         drawn = generator.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]

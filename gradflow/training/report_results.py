@@ -14,13 +14,13 @@ from gradflow.training.host_metrics import BINS
 from gradflow.training.report_data import ReportData
 from gradflow.training.report_markup import MINUS, NONE, Number, count, name, number, percent, scrolling, table, text
 from gradflow.training.report_numbers import (
-    RESAMPLES,
     Figure,
     Integers,
     calibration,
     classification_figures,
     confusion,
     regression_figures,
+    resample_count,
 )
 
 _LARGEST_MATRIX = 25  # classes
@@ -90,7 +90,7 @@ def _notes(data: ReportData, main: Figure) -> Iterator[str]:
         yield "A single sample has no interval."
         return
     yield (
-        f"Intervals are percentile bootstrap intervals at 95 %, from {RESAMPLES:,} resamples of the "
+        f"Intervals are percentile bootstrap intervals at 95 %, from {resample_count(n):,} resamples of the "
         f"{count(n, f'{data.assessed} sample')}. They tell how much the choice of these samples matters, not that of "
         "another split or another seed."
     )
