@@ -14,6 +14,9 @@ from gradflow.ops.host import array_from_host, array_from_numbers
 _CHUNK = 1 << 22
 """The bytes of data on the host, and 16 times those of data on the device, that are read at once."""
 
+_WHOLE = ("i", "u", "b", "int", "uint", "bool")
+"""The kinds of dtypes, of NumPy and of gradflow, whose numbers are finite."""
+
 
 def host_array(name: str, data: Any) -> Any:
     """Samples as a tensor if they are one, else as an array on the host, without a copy where possible.
@@ -64,45 +67,41 @@ def weights_of(weights: Any, inputs: Any) -> Any:
     return values
 
 
-def first_non_finite(data: dict[str, Any]) -> None:
-    """Raise ValueError for the first number that is not finite, with its array, row and column."""
-    where: dict[str, int] = {}
-    on_device: dict[str, gf.Tensor] = {}
+def check_finite(data: dict[str, Any]) -> None:
+    """Raise ValueError for the first number that is not finite, with its array, row and column.
+
+    Data on a device costs one read; data on the host, also in tensors on the CPU, is read in chunks.
+    """
+    data = {name: _on_host(x) for name, x in data.items()}
+    there = [gf.all(gf.isfinite(x)) for x in data.values() if isinstance(x, gf.Tensor)]
+    all_finite_there = not there or gf.all(gf.stack(there)).item()
     for name, x in data.items():
-        if isinstance(x, gf.Tensor):
-            if x.dtype.is_floating and x.size:
-                wrong = gf.logical_not(gf.isfinite(gf.reshape(x.detach(), (-1,))))
-                on_device[name] = gf.where(gf.any(wrong), gf.argmax(gf.astype(wrong, "uint8")), -1)
-        elif x.dtype.kind not in "iub":
-            where[name] = _first_on_host(x)
-    if on_device:
-        read = gf.stack([gf.astype(x, "int64") for x in on_device.values()]).tolist()
-        where |= zip(on_device, read, strict=True)
-    for name, x in data.items():
-        if where.get(name, -1) >= 0:
-            place = tuple(map(int, np.unravel_index(where[name], tuple(x.shape))))
-            value = x[place].item() if isinstance(x, gf.Tensor) else x[place]
-            column = f", column {', '.join(map(str, place[1:]))}," if len(place) > 1 else ""
-            raise ValueError(
-                f"row {place[0]}{column} of the {name} is {value}: replace numbers that are not finite, or leave out "
-                "their rows, before training"
-            )
+        if (isinstance(x, gf.Tensor) and all_finite_there) or str(x.dtype.kind) in _WHOLE:
+            continue
+        done = 0
+        for part in _chunks(x):
+            wrong = ~np.isfinite(part)
+            if wrong.any():
+                first = int(wrong.argmax())
+                row, *others = map(int, np.unravel_index(done + first, tuple(x.shape)))
+                column = f", column {', '.join(map(str, others))}," if others else ""
+                raise ValueError(
+                    f"row {row}{column} of the {name} is {part.reshape(-1)[first]}: replace numbers that are not "
+                    "finite, or leave out their rows, before training"
+                )
+            done += part.size
 
 
-def _first_on_host(x: Any) -> int:
-    done = 0
-    for part in _chunks(x):
-        wrong = ~np.isfinite(part)
-        if wrong.any():
-            return done + int(wrong.argmax())
-        done += part.size
-    return -1
+def _on_host(x: Any) -> Any:
+    """A tensor on the CPU as an array, without a copy; anything else as it is."""
+    return x.backend.host_values(x.array) if isinstance(x, gf.Tensor) and x.device.type == "cpu" else x
 
 
 def fingerprint(data: dict[str, Any]) -> str:
     """A hash of names, dtypes, shapes and values, in hexadecimal; the same for arrays on the host and tensors."""
     digest = hashlib.sha256()
     for name, x in data.items():
+        x = _on_host(x)
         digest.update(f"{name} {x.dtype.name} {tuple(x.shape)}\n".encode())
         for part in _chunks(x):
             little = part if part.dtype.str[0] != ">" else part.astype(part.dtype.newbyteorder("<"))

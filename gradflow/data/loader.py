@@ -12,7 +12,7 @@ from typing import Any
 
 import gradflow as gf
 from gradflow.backend.registry import DeviceLike
-from gradflow.data.checks import fingerprint, first_non_finite, host_array, weights_of
+from gradflow.data.checks import check_finite, fingerprint, host_array, weights_of
 from gradflow.data.streaming import streamed
 from gradflow.ops.transfer import native_dtype
 
@@ -151,7 +151,7 @@ class Batches:
 
         Data on the device costs one read, data on the host is read in chunks. The answer is kept.
         """
-        self._once("check_finite", first_non_finite)
+        self._once("check_finite", check_finite)
 
     def fingerprint(self) -> str:
         """A hash of values, dtypes and shapes, in hexadecimal: equal for equal data, wherever it is kept.
