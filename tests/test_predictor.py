@@ -12,6 +12,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import nn
+from gradflow.data import Dataset
 from gradflow.data.inputs import DataError
 from gradflow.data.scaling import Standardizer
 from gradflow.training.predictor import Predictor
@@ -182,6 +183,23 @@ def test_inputs_that_do_not_fit_are_named(x: Any, words: str) -> None:
         classifier(features=FLOWERS).predict(x)
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith("the inputs")
+
+
+def test_a_predictor_of_a_split_takes_its_scales_and_names(device: str) -> None:
+    pytest.importorskip("sklearn")
+    x, y = samples(60), np.array(["b", "a", "c"] * 20)
+    split = Dataset.from_arrays(x, y, features=FLOWERS).split(0)
+    predictor = Predictor.from_split([nn.MLP([4, 8, 3])], split)
+    assert (predictor.classes, predictor.features) == (("a", "b", "c"), tuple(FLOWERS))
+    assert predictor.device == gf.current_device()
+    with gf.no_grad():
+        outputs = gf.softmax(predictor.members[0](gf.tensor(split.train.inputs)), axis=-1).numpy()
+    np.testing.assert_allclose(predictor.predict_proba(split.train.raw_inputs), outputs, rtol=1e-6)
+    regression = Dataset.from_arrays(x, x.sum(axis=1) * 100).split(0)
+    values = Predictor.from_split([nn.MLP([4, 8, 1])], regression)
+    assert values.targets is regression.target_scale
+    with pytest.raises(ValueError, match="3 classes; got 2"):
+        Predictor.from_split([nn.MLP([4, 8, 3])], Dataset.from_arrays(x, y == "a").split(0))
 
 
 # ---------------------------------------------------------------------- parts that do not fit

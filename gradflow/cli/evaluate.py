@@ -39,8 +39,6 @@ _SAME = {
     "calibration error": "calibration_error", "R²": "r2", "RMSE": "rmse", "MAE": "mae",
 }  # fmt: skip
 """The names of figures with intervals in a report, and those that they have as metrics."""
-_MOST_RESAMPLED = 50_000
-"""The most samples that intervals are computed for: with more, they are narrow and take long."""
 _PERCENT = ("accuracy", "balanced_accuracy")
 _LABELS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "f1": "F1", "auroc": "AUROC"}
 _FEW = 20
@@ -104,13 +102,11 @@ def _figures(predictor: Predictor, outputs: Any, targets: Any) -> Iterator[tuple
     """Yield the name and the value of each figure, and the ends of its interval: NaN where it has none."""
     from gradflow.training.report_numbers import classification_figures, regression_figures
 
-    intervals = {}
-    if len(targets) <= _MOST_RESAMPLED:
-        if predictor.classes:
-            drawn = classification_figures(targets, outputs)
-        else:
-            drawn = regression_figures(targets, outputs, [""]) if targets.shape[1] == 1 else []
-        intervals = {_SAME.get(figure.name): (figure.low, figure.high) for figure in drawn}
+    if predictor.classes:
+        drawn = classification_figures(targets, outputs)
+    else:
+        drawn = regression_figures(targets, outputs, [""]) if targets.shape[1] == 1 else []
+    intervals = {_SAME.get(figure.name): (figure.low, figure.high) for figure in drawn}
     for name, value in predictor.figures(outputs, targets).items():
         yield name, value, *intervals.get(name, (math.nan, math.nan))
 

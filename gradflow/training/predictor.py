@@ -19,6 +19,7 @@ from gradflow.backend.registry import DeviceLike
 from gradflow.data.inputs import DataError, checked_inputs
 from gradflow.data.labels import Label, checked_targets, encode_as
 from gradflow.data.scaling import Standardizer
+from gradflow.data.splits import Split
 from gradflow.text import printable
 from gradflow.training.metrics import figures_of
 from gradflow.training.model_file import FORMAT, VERSION, arguments, build_model, some
@@ -47,7 +48,7 @@ class Predictor:
     features, columns: the names of the features, and of the outputs of a regression (default, none).
     image_shape: the (height, width) or (height, width, channels) of inputs that are images (default None).
     score: what the models reached, as numbers or strings by name (default, nothing).
-    device: where predictions are computed (default, the current device).
+    device: where predictions are computed (default, that of the members).
 
     The attributes have the names of the arguments; `sizes`, `activation` and `dropout` are those of the members. Raises
     ValueError for arguments that do not fit each other.
@@ -105,8 +106,18 @@ class Predictor:
         image = self.image_shape or (width, 1)
         if len(image) not in (2, 3) or min(image) < 1 or math.prod(image) != width:
             raise ValueError(f"images of shape {self.image_shape} do not fit {width} inputs")
-        self.device = gf.get_backend(device).device
+        self.device = next(members[0].parameters()).device if device is None else gf.get_backend(device).device
         self.members = [build_model(*kinds.copy().pop(), m.state_dict(), self.device) for m in members]
+
+    @classmethod
+    def from_split(cls, members: Sequence[gf.nn.MLP], split: Split) -> Self:
+        """Return the Predictor of models that were trained on a split: with its scales, and the names in its data.
+
+        Raises ValueError for models that do not fit the split.
+        """
+        data = split.train.dataset
+        names = {name: getattr(data, name) for name in ("classes", "labels", "features", "columns", "image_shape")}
+        return cls(members, split.input_scale, split.target_scale, **names)
 
     def __repr__(self) -> str:
         return f"Predictor({self.describe()})"
@@ -234,7 +245,7 @@ class Predictor:
         Raises InvalidFileError if the content is not that of a model, or of a newer format.
         """
         try:
-            return cls(**arguments(tree), device=device)
+            return cls(**arguments(tree), device=gf.get_backend(device).device)
         except ValueError as error:
             raise gf.InvalidFileError(f"{name}: {printable(str(error))[:300]}") from None
 
