@@ -100,7 +100,10 @@ def test_inputs_alone_are_enough_to_predict(tmp_path: Path) -> None:
         ({"X": X, "y": np.array([None] * 30)}, "y in {path} holds pickled Python objects, which are never loaded"),
         ({"X": X, "y": Y[:9]}, "{path}: each input needs one target; got 30 and 9"),
         ({"X": X, "y": Y, "x_test": X[:, :3], "y_test": Y}, "the test part of {path}: 4 features are expected; got 3"),
-        ({"X": X, "y": Y, "x_test": X, "y_test": Y + 1}, "the test part of {path} has the class 3, which the training"),
+        (
+            {"X": X, "y": Y, "x_test": X, "y_test": Y + 1},
+            "the test part of {path}: there is no class 3 in the training data",
+        ),
         ({"X": X, "y": Y, "feature_names": list("ab")}, "{path}: 4 features need as many names; got 2"),
         ({"X": np.zeros(30, [("a", "f4")]), "y": Y}, "{path}: the inputs are no numbers: got records"),
         ({"X": X.astype("datetime64[s]"), "y": Y}, "{path}: the inputs are no numbers: got dates"),

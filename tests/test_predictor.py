@@ -262,8 +262,8 @@ def test_figures_of_values_are_in_their_units(device: str) -> None:
 @pytest.mark.parametrize(
     ("make", "y", "words"),
     [
-        (classifier, ["setosa", "rose", "rose"], "the targets has the class 'rose'"),
-        (classifier, [0.5, 1.0, 2.0], "labels are expected"),
+        (classifier, ["setosa", "rose", "rose"], "the targets: there is no class 'rose'"),
+        (classifier, [0.5, 1.0, 2.0], "labels of classes are expected"),
         (classifier, ["setosa"] * 2, "got 3 inputs and 2 targets"),
         (regressor, [1.0, 2.0], "got 3 inputs and 2 targets"),
         (regressor, [[1.0, 2.5]] * 3, "floats of 1 columns; got float64 of shape (3, 2)"),

@@ -157,8 +157,11 @@ TRAINING = Dataset.from_arrays(X, LABELS, "train.npz", features=["u", "v", "w"])
         (Dataset.from_arrays(X[:, [0, 1, 2, 2]], LABELS, "t"), "t: 3 features are expected; got 4"),
         (Dataset.from_arrays(X, LABELS, "t", features="uwv"), "t: the feature 'w' stands where 'v' is expected"),
         (Dataset.from_arrays(X, FLOATS, "t"), "t: the targets are values for regression; labels .* as in train.npz"),
-        (Dataset.from_arrays(X, ["a", "b", "new"] * 4, "t"), "t has the class 'new', which .*: its classes are a, b"),
-        (Dataset.from_arrays(X, [0, 1, 2] * 4, "t"), "t has the class 0, which"),
+        (
+            Dataset.from_arrays(X, ["a", "b", "new"] * 4, "t"),
+            "t: there is no class 'new' in the training data; its classes are a, b",
+        ),
+        (Dataset.from_arrays(X, [0, 1, 2] * 4, "t"), "t: there is no class 0 in the training data"),
     ],
 )
 @pytest.mark.parametrize("which", ["test_set", "validation_set"])

@@ -124,7 +124,7 @@ def codes_among(
     unknown = [label for label in labels if label not in place] if plain else [n for n in names if n not in classes]
     if unknown:
         raise DataError(
-            f"{source} has the class {unknown[0]!r}, which the training data has not: its classes are {listed(classes)}"
+            f"{source}: there is no class {unknown[0]!r} in the training data; its classes are {listed(classes)}"
         )
     return np.array([place[label] for label in labels], np.int64)
 
@@ -138,7 +138,7 @@ def encode_as(values: Any, labels: Sequence[Label], classes: Sequence[str], sour
     """
     found = checked_targets(values, source)
     if found.dtype.kind not in "biuU":
-        raise DataError(f"{source}: labels are expected, since the model tells classes apart; got {found.dtype}")
+        raise DataError(f"{source}: labels of classes are expected: integers or text; got {found.dtype}")
     if np.ndim(values) == 2 and np.shape(values)[1] > 1:  # one-hot rows
         if np.shape(values)[1] != len(classes):
             raise DataError(f"{source}: one-hot rows of {len(classes)} columns are expected; got {np.shape(values)[1]}")
