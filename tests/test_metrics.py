@@ -435,11 +435,11 @@ def test_counts_are_exact_beyond_float32_and_float16(device: str) -> None:
         found = figures(["accuracy"], gf.cross_entropy, outputs, np.ones(5000, int), size=4999)
         assert found == {"accuracy": 4999 / 5000}
     metrics = make(["accuracy"])
-    total, right = metrics.partial(gf.zeros((2, 2)), gf.tensor([0, 1], dtype="int64"))
-    assert (total.dtype, right.dtype, total.tolist(), right.tolist()) == (gf.int64, gf.int64, [2], [1])
-    big = 1 << 24
-    partials = [(gf.tensor([n], dtype="int64"), gf.tensor([n], dtype="int64")) for n in (big, 1, 1, 1)]
-    partials.append((gf.tensor([1], dtype="int64"), gf.tensor([0], dtype="int64")))
+    (right,) = metrics.partial(gf.zeros((2, 2)), gf.tensor([0, 1], dtype="int64"))
+    assert right.tolist() == [True, False]
+    big = float(1 << 24)
+    partials = [(gf.tensor([n]), gf.tensor([n])) for n in (big, 1.0, 1.0, 1.0)]  # weights, and those of the right ones
+    partials.append((gf.tensor([1.0]), gf.tensor([0.0])))
     assert metrics.figures(partials) == {"accuracy": (big + 3) / (big + 4)}
 
 

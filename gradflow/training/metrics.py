@@ -173,12 +173,11 @@ class Metrics:
         _check_shapes(self.kind, outputs.shape, targets, weights)
         outputs, n = outputs.detach(), len(targets)
         parts: list[gf.Tensor] = []
-        if len(self._host_names) < len(self.names):
-            total = gf.full((1,), n, dtype="int64", device=outputs.device) if weights is None else gf.sum(weights)
-            parts.append(gf.reshape(total, (1,)))
-        if "accuracy" in self.names:
-            right = _weighted(_matches(self.kind, outputs, targets), weights)
-            parts.append(gf.reshape(gf.sum(right), (1,)))
+        if weights is not None and len(self._host_names) < len(self.names):
+            parts.append(weights)
+        if "accuracy" in self.names:  # for each sample: `figures` sums once an epoch, since a sum takes long in a step
+            right = _matches(self.kind, outputs, targets)
+            parts.append(_weighted(right if right.ndim == 1 else gf.sum(gf.reshape(right, (n, -1)), axis=1), weights))
         if "r2" in self.names or "rmse" in self.names:
             values, wanted = gf.reshape(_wide(outputs), (n, -1)), gf.reshape(_wide(targets), (n, -1))
             terms = [gf.square(values - wanted)]
@@ -202,11 +201,13 @@ class Metrics:
         if not self.names:
             return {}
         slots = [gf.concat(parts) for parts in zip(*partials, strict=True)]
-        summed = 0 if len(self._host_names) == len(self.names) else 2
-        values = _read([gf.sum(_double(x), axis=0) for x in slots[:summed]] + slots[summed:])
+        summed = len(self._host_names) < len(self.names)
+        weighted = len(slots) > summed + 2 * bool(self._host_names)
+        own = summed * (1 + weighted)  # the slots that are summed; the others are for scikit-learn
+        values = _read([gf.sum(_double(x), axis=0) for x in slots[:own]] + slots[own:])
         found: dict[str, float] = {}
         if summed:
-            total, sums = float(values[0]), values[1]
+            total, sums = float(values[0]) if weighted else self._samples, values[own - 1]
             if "accuracy" in self.names:
                 found["accuracy"] = float(sums) / (total * self._elements) if total else math.nan
             if "rmse" in self.names:
@@ -214,7 +215,7 @@ class Metrics:
             if "r2" in self.names:
                 found["r2"] = _r2(total, sums) if self._samples > 1 and total else math.nan
         if self._host_names:
-            found |= host_figures(self._host_names, self.kind, *values[summed:])
+            found |= host_figures(self._host_names, self.kind, *values[own:])
         return {name: found[name] for name in self.names}
 
 
