@@ -15,7 +15,7 @@ from twin import twin_device
 import gradflow as gf
 from gradflow.data import Batches
 from gradflow.testing.counting import count_transfers, forbid_sync
-from gradflow.training import evaluate, fit
+from gradflow.training import Trainer, evaluate, fit
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,29 @@ def test_an_epoch_reads_nothing_from_the_device(device: str, keep: str) -> None:
     with forbid_sync(), count_transfers() as count:
         assert sum(len(targets) for _, targets, _ in batches) == 60
     assert count.to_host == 0
-    assert count.from_host == (1 if keep == "host" else 0), "all parts of the data in one copy"
+    assert count.from_host == (1 if keep == "host" else 0), "all arrays of a part in one copy"
+    assert count.bytes_from_host == (60 * (2 * 4 + 8 + 4) if keep == "host" else 0)
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_training_is_the_same_wherever_the_data_is_kept(
+    device: str, capture: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradflow.data.loader._GATHERED", 100)
+    rng = np.random.default_rng(0)
+    x, y, w = rng.standard_normal((70, 5)).astype("float32"), rng.integers(0, 3, 70), rng.random(70)
+
+    def figures(keep: str) -> tuple[Any, Any]:
+        gf.manual_seed(0)
+        model = gf.nn.MLP([5, 8, 3], dropout=0.2)
+        optimizer = gf.optim.Adam(model.parameters())
+        train = Batches(x, y, 8, gf.Generator(1), weights=w, keep=keep)
+        held_out = Batches(x[:30], y[:30], 7, shuffle=False, keep=keep)
+        trainer = Trainer(model, gf.cross_entropy, optimizer, train, held_out, metrics=["accuracy"], capture=capture)
+        history = list(trainer.epochs(3))
+        return history, [p.tolist() for p in model.parameters()]
+
+    assert figures("host") == figures("device")
 
 
 # ---------------------------------------------------------------------- epochs from any batch

@@ -26,7 +26,7 @@ def streamed(
     """
     rows = max((part.stop - part.start for part in parts), default=0)
     shapes = [((rows, *x.shape[1:]), x.dtype.newbyteorder("=")) for x in data]
-    buffers = [[backend.pin(np.empty(*shape)) for shape in shapes] for _ in range(2)]
+    buffers = [[backend.pin(np.empty(*shape)) for shape in shapes] for _ in parts[:2]]
     copied = [Event(backend)] * 2  # from each buffer
     ahead: tuple[list[Any], Event] | None = None
     try:
