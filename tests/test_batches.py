@@ -386,7 +386,7 @@ def test_a_fingerprint_tells_data_apart_and_nothing_else(
     zero = np.where(np.arange(200).reshape(50, 4) == 7, np.float32(0.0), x)
     others = [
         (changed, y, None), (x.astype("float64"), y, None), (x.reshape(50, 2, 2), y, None), (x, y, w), (x, y, 2 * w),
-        (x[::-1], y, None), (x, y.astype("int32"), None), (y, x, None), (zero, y, None),
+        (x[::-1], y, None), (x, y.astype("int32"), None), (y, x, None), (zero, y, None), (x, y.view("float64"), None),
         (np.where(zero, zero, -zero), y, None),
     ]  # fmt: skip
     found = {Batches(a, b, 7, weights=c).fingerprint() for a, b, c in others}

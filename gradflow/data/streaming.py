@@ -51,7 +51,7 @@ def _gathered(x: Any, order: Any, part: slice, buffer: Any) -> Any:
     out = buffer[: part.stop - part.start]
     if order is None:
         out[...] = x[part]
-    elif x.flags.c_contiguous and x.flags.aligned and x.dtype == out.dtype:
+    elif x.flags.c_contiguous and x.flags.aligned:
         np.take(x, order[part], axis=0, out=out, mode="clip")  # of other arrays, it would make a copy first
     else:
         out[...] = x[order[part]]
