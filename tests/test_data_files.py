@@ -115,6 +115,19 @@ def test_npz_files_that_cannot_be_used(arrays: dict[str, Any], message: str, tmp
     refused(tmp_path / "a.npz", message.replace("{path}", str(tmp_path / "a.npz")))
 
 
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed, np.save])
+def test_files_that_are_cut_off_are_told(kept: float, save: Any, tmp_path: Path) -> None:
+    path = tmp_path / ("a.npy" if save is np.save else "a.npz")
+    if save is np.save:
+        save(path, X)
+    else:
+        save(path, X=X, y=Y)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    refused(path, "cut off", load_inputs)
+
+
 class Harmful:
     """What calls `os.mkdir` when it is unpickled."""
 

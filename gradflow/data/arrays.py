@@ -83,7 +83,7 @@ def _array(file: BinaryIO, name: str, most: int) -> Array:
     except (EOFError, OSError):
         raise
     except Exception as error:  # NumPy's parser raises several kinds
-        raise DataError(f"{name} is not an array of NumPy's: {error}") from None
+        raise DataError(f"{name} is damaged or cut off, or no array of NumPy's: {error}") from None
     if dtype.hasobject:
         raise DataError(f"{name} holds pickled Python objects, which are never loaded: save numbers, or text as str")
     values = read_numbers(file, name, shape[::-1] if columns_first else shape, dtype, most)

@@ -108,7 +108,7 @@ def read_cifar_folder(folder: FilePath) -> tuple[Samples | None, Samples | None]
     names: list[str] = []
     if meta.exists():
         with reading(meta):
-            names = read_file(meta, 1 << 16).decode().split()
+            names = [line for line in read_file(meta, 1 << 16).decode().splitlines() if line.strip()]
     return (
         read_cifar(batches, source, names) if batches else None,
         read_cifar([test], source, names) if test.exists() else None,
