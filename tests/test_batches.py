@@ -358,7 +358,7 @@ def test_a_number_that_is_not_finite_is_found(device: str, keep: str, monkeypatc
     with count_transfers() as count:
         good.check_finite()
         good.check_finite()
-    assert count.to_host == (keep == "device"), "one read, once"
+    assert count.to_host == (keep == "device" and device != "cpu"), "one read, once"
     x[33, 2], x[40, 0] = np.nan, np.inf
     with pytest.raises(ValueError, match=r"^row 33, column 2, of the inputs is nan: .*leave out"):
         Batches(x, y, 7, keep=keep).check_finite()
