@@ -125,6 +125,7 @@ def test_constant_feature_is_harmless() -> None:
         (labelled({"a": 9, "b": 1}), {"test": 0}, "'b' has 1 sample, and 1 is left for training and validation"),
         (labelled({"a": 9, "b": 3}), {"test": 0.6}, "'b' has 3 samples, and 1 is left for training and validation"),
         (labelled({"a": 9, "b": 9, "c": 9}), {"test": 0.05}, "share of 0.05 splits 27 samples into 25 and 2, .* 3"),
+        (labelled({"a": 98, "b": 98, "c": 2}), {"test": 0.95}, "share of 0.95 leaves no sample of the class 'c': take"),
         (labelled({"a": 9}), {}, "made: all training samples are of the class 'a'; at least two are needed"),
         (labelled({"a": 9}), {"test": 0, "validation": 0}, "all training samples are of the class 'a'"),
         (Dataset.from_arrays(X[:1], FLOATS[:1], "one"), {}, "one: a test share of 0.2 of 1 samples leaves none"),

@@ -178,7 +178,7 @@ class Dataset:
         validation: the share of the other samples that is held out for validation, 0 for none (default 0.2).
         test_set, validation_set: samples of other data instead of shares, with the same features and classes.
 
-        Raises DataError if a part, or a class in it, would be empty, if the training samples are of one class, and for
+        Raises DataError if a part would be empty, if the training samples would lack a class or are all of one, and for
         other data that does not fit; ValueError for a share or a seed out of range; ModuleNotFoundError without
         scikit-learn, where a share is held out.
         """

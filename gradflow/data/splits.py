@@ -151,4 +151,9 @@ def _hold_out(dataset: Dataset, rows: Rows, share: float, seed: int, what: str) 
         )
     selection = imported_extra("sklearn.model_selection", "scikit-learn", "train")
     stay, held_out = selection.train_test_split(rows, test_size=share, stratify=labels, random_state=seed)
+    if labels is not None and (lost := np.setdiff1d(labels, dataset.targets[stay])).size:
+        name = dataset.classes[lost[0]]
+        raise DataError(
+            f"{dataset.name}: a {what} share of {share:g} leaves no sample of the class {name!r}: {instead}"
+        )
     return stay, held_out
