@@ -8,8 +8,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 FilePath = str | os.PathLike[str]
 _PART = re.compile(r"\.gradflow-[0-9a-f]{16}\.part")
@@ -61,11 +61,15 @@ def open_file(path: FilePath) -> BinaryIO:
     Raises ValueError, with one line that names the file, for a folder, a device or a pipe; OSError where it cannot be
     opened.
     """
-    file = open(path, "rb", opener=_opener("O_NONBLOCK", "O_NOCTTY"))  # noqa: SIM115 (the caller closes it)
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ValueError(f"{os.fspath(path)} is not a regular file")
-    return file
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = _opener("O_NONBLOCK", "O_NOCTTY")(name, flags)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ValueError(f"{os.fspath(path)} is not a regular file")
+        return descriptor
+
+    return open(path, "rb", opener=opener)
 
 
 def read_file(path: FilePath, limit: int) -> bytes:
@@ -109,7 +113,7 @@ def _opened(head: str, folder: int | None) -> Iterator[tuple[str, int | None]]:
         os.close(where)
 
 
-def _opener(*flags: str, where: int | None = None) -> Any:
+def _opener(*flags: str, where: int | None = None) -> Callable[[str, int], int]:
     """An opener for `open` that adds flags, where the system has them."""
     added = sum(getattr(os, flag, 0) for flag in flags)
     return lambda path, usual: os.open(path, usual | added, 0o666, dir_fd=where)

@@ -1,9 +1,9 @@
 """Saved states: trees of tensors and plain values in one file, in the safetensors format.
 
 The tensors of a tree are those of the file, so other programs read them. One entry of the file's metadata, "gradflow",
-holds as JSON the format version, a checksum, and the tree, which names its tensors:
+holds as JSON the version of the format, the tree, which names its tensors, and a checksum:
 
-    {"gradflow": 1, "checksum": "89abcdef", "tree": {"dict": [["lr", 0.1], ["weight", {"tensor": "weight"}]]}}
+    {"gradflow": 1, "tree": {"dict": [["lr", 0.1], ["weight", {"tensor": "weight"}]]}, "checksum": "89abcdef"}
 
 Lists, strings, finite numbers, bools and None are those of JSON. An object with one key is what JSON lacks: a "dict"
 (as pairs, since its keys may be integers), a "tuple", a "float" that is not finite, a "tensor".
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -30,6 +31,8 @@ FORMAT = 1
 DEPTH = 100
 """How deep a tree may be nested."""
 _KEY = "gradflow"
+_ENTRY = re.compile(r'"gradflow":|"checksum":"[0-9a-f]{8}"')
+"""What is still found in metadata whose entry is damaged, and not in that of other programs."""
 _BITS = 1024
 """The most bits of an integer: Python may refuse to read longer decimal numbers."""
 _DTYPES = {
@@ -57,11 +60,16 @@ def save(path: FilePath, tree: Any) -> None:
     Equal trees give equal bytes. A link at `path` is replaced. Raises TypeError or ValueError, which name the place in
     the tree, for what cannot be saved; OSError, which names the file; ModuleNotFoundError without safetensors.
 
+    >>> import tempfile
     >>> import gradflow as gf
     >>> model = gf.nn.Linear(2, 1)
-    >>> gf.save("model.safetensors", {"weights": model.state_dict(), "epoch": 3})  # doctest: +SKIP
-    >>> saved = gf.load("model.safetensors")  # doctest: +SKIP
-    >>> model.load_state_dict(saved["weights"])  # doctest: +SKIP
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     gf.save(f"{folder}/state.safetensors", {"model": model.state_dict(), "epoch": 3})
+    ...     state = gf.load(f"{folder}/state.safetensors")
+    >>> state["epoch"]
+    3
+    >>> model.load_state_dict(state["model"])
+    Incompatible(missing_keys=[], unexpected_keys=[])
     """
     write_file(path, to_bytes(tree))
 
@@ -96,7 +104,7 @@ def to_bytes(tree: Any) -> bytes:
     description = _described(tree, (), arrays, {})
     text = _json(description)
     parts = [(name, a.dtype.name, a.shape, a.reshape(-1).view("uint8")) for name, a in arrays.items()]
-    entry = {_KEY: FORMAT, "checksum": _checksum(text, parts), "tree": description}
+    entry = {_KEY: FORMAT, "tree": description, "checksum": _checksum(text, parts)}
     return bytes(numpy.save(arrays, {_KEY: _json(entry)}))
 
 
@@ -138,7 +146,7 @@ def _described(x: Any, path: tuple[Any, ...], arrays: dict[str, Any], names: dic
                     f"the keys of a dict are saved if they are strings or integers; {_place(path)} has {key!r}"
                 )
         return {"dict": [[key, _described(part, (*path, key), arrays, names)] for key, part in x.items()]}
-    raise TypeError(f"{_place(path)} is a {type(x).__name__}, which is not saved: {_fix(x)}")
+    raise TypeError(f"{_place(path)} has the type {type(x).__name__}, which is not saved: {_fix(x)}")
 
 
 def _place(path: tuple[Any, ...]) -> str:
@@ -184,13 +192,13 @@ def _tree(content: bytes, device: DeviceLike | None) -> Any:
     try:
         tensors = dict(safetensors.deserialize(content))
     except safetensors.SafetensorError as error:
-        raise InvalidFileError(f"is not a whole safetensors file{_guess(content)}: {error}") from None
+        raise InvalidFileError(f"is not a whole safetensors file{_guess(content)}: {str(error)[:160]}") from None
     header = json.loads(str(content[8 : 8 + int.from_bytes(content[:8], "little")], "utf-8"))
     metadata = header.pop("__metadata__", None) or {}
     for name, part in tensors.items():
         if part["dtype"] not in _DTYPES:
             raise InvalidFileError(f"has a tensor {name!r} of {part['dtype']}, a dtype that gradflow lacks")
-    if _KEY not in metadata and not any(f'"{_KEY}":' in value for value in metadata.values()):
+    if _KEY not in metadata and not any(map(_ENTRY.search, [*metadata, *metadata.values()])):
         return {name: _tensor(tensors[name], device) for name in header}
     try:
         entry = json.loads(metadata[_KEY])
@@ -267,7 +275,11 @@ def _tensor(part: dict[str, Any], device: DeviceLike | None) -> Tensor:
         values = (np.frombuffer(part["data"], "uint16").astype("uint32") << 16).view("float32")
     if not supported and name in ("float16", "bfloat16"):
         values = values.astype("float32")
-    return tensor(values.reshape(part["shape"]), device=device)
+    try:
+        values = values.reshape(part["shape"])
+    except (OverflowError, ValueError):  # more than 64 axes, or longer ones
+        raise InvalidFileError(f"has a tensor whose shape NumPy cannot hold: {str(part['shape'])[:80]}") from None
+    return tensor(values, device=device)
 
 
 def _guess(content: bytes) -> str:

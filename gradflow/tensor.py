@@ -16,6 +16,7 @@ from gradflow.autograd.leaf import Leaf
 from gradflow.autograd.memory import Memory
 from gradflow.autograd.wrapping import register_tensor_class
 from gradflow.backend import Array, Backend, Device
+from gradflow.backend.device import DeviceUnavailableError
 from gradflow.backend.registry import get_backend
 from gradflow.dtypes import DTYPES, DType
 from gradflow.interception import forbid_replay, invalidate, opaque_call, recorders, report_read
@@ -370,6 +371,13 @@ def is_read_only(array: Array) -> bool:
 
 
 def _unpickle(cls: type[Tensor], values: Any, device: str, requires_grad: bool) -> Tensor:
-    backend = get_backend(device)
+    """A pickled tensor on its device; where the device is missing, on the CPU, with a warning."""
+    try:
+        backend = get_backend(device)
+    except (ValueError, DeviceUnavailableError) as error:
+        warnings.warn(f"a pickled tensor opens on the cpu: {error}", stacklevel=2)
+        backend = get_backend("cpu")
+        if not backend.supports(values.dtype.name):  # bfloat16
+            values = values.astype("float32")
     out = cls(backend.from_host(values), backend)
     return out.requires_grad_(requires_grad)
