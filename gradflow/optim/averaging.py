@@ -36,6 +36,8 @@ class WeightAverage:
         self.optimizer = optimizer
         self.decay = float(decay)
         self.steps = 0
+        self.is_swapped = False
+        """Whether the parameters have their averages now, or are half way between."""
         self._blocks: list[FlatBlock] = []
         self._arrays: list[Array] = []
         self._follow()
@@ -83,11 +85,13 @@ class WeightAverage:
         for block in self._blocks:
             _adopt_all(block)
             weights.append(block.backend.copy(block.values))
+        self.is_swapped = True
         try:
             self._assign(self._arrays)
             yield
         finally:
             self._assign(weights)
+            self.is_swapped = False
 
     def _assign(self, arrays: list[Array]) -> None:
         for block, array in zip(self._blocks, arrays, strict=True):
@@ -128,7 +132,7 @@ class WeightAverage:
             averages = {id(tensor): value for tensor, value in self._averages()}
             for p, value in zip(parameters, weights, strict=True):
                 averages[id(p)].copy_(value)
-            self.steps = steps
+            self.steps, self.is_swapped = steps, False
 
         return load
 

@@ -114,7 +114,7 @@ def _epoch(entry: Any, number: int) -> Epoch:
         value = entry[f.name]
         if f.name.endswith("metrics"):
             fits = isinstance(value, dict) and all(
-                isinstance(name, str) and type(x) is float for name, x in value.items()
+                isinstance(name, str) and isinstance(x, float) for name, x in value.items()
             )
         else:
             fits = isinstance(value, _KINDS[str(f.type)]) and not isinstance(value, bool)

@@ -153,22 +153,21 @@ class Trainer:
         return self._epochs(_count("epochs", n))
 
     def _epochs(self, n: int) -> Iterator[Epoch]:
-        with delayed_interrupts() as interrupts:
-            while self.epoch < n:
-                with _Work(self, interrupts):
-                    while not self._is_at_the_end() and not interrupts.pending:
-                        self._update()
-                    if interrupts.pending:
-                        break
-                    epoch = self._finish()
-                yield epoch
+        while self.epoch < n:
+            with delayed_interrupts() as interrupts, _Work(self, interrupts):
+                while not self._is_at_the_end() and not interrupts.pending:
+                    self._update()
+                if interrupts.pending:
+                    break
+                epoch = self._finish()
+            yield epoch
 
     def steps(self, n: int) -> Iterator[Step]:
         """Train until `n` optimizer steps are done in all, and yield each. Raises as `epochs`."""
         return self._steps(_count("steps", n))
 
     def _steps(self, n: int) -> Iterator[Step]:
-        with delayed_interrupts() as interrupts:
+        with delayed_interrupts() as interrupts:  # once: it costs much of the time of a short step
             while self.step < n or self._is_at_the_end():
                 with _Work(self, interrupts):
                     if self._is_at_the_end():  # an error ended the validation after the last step
@@ -183,7 +182,7 @@ class Trainer:
         return self._progress.batches == len(self._on_train.sizes)
 
     def _check_whole(self) -> None:
-        if self._torn:
+        if self._torn or (self._average is not None and self._average.is_swapped):
             raise RuntimeError(
                 "a step was interrupted while it changed the weights: load a saved state, or make a new Trainer"
             )
@@ -232,6 +231,7 @@ class Trainer:
     def _open(self) -> Iterator[tuple[gf.Tensor, ...]]:
         """The batches of the epoch that are left, in the order that was drawn when it began."""
         progress = self._progress
+        self._close_bar()
         if self.progress:
             self._bar = Bar(f"epoch {self.epoch + 1}", len(self._on_train.sizes))
         generator = default_generator if self.train.generator is None else self.train.generator
@@ -261,16 +261,19 @@ class Trainer:
         rate = self.optimizer.param_groups[0]["lr"]
         rate = float(rate(self.optimizer.steps - 1) if callable(rate) else rate)
         seconds = progress.seconds + time.perf_counter() - self._since
-        speed = sum(self._on_train.sizes) / seconds
+        speed = self.train.samples / seconds
         epoch = Epoch(number, progress.step, rate, train_loss, train_metrics, loss, metrics, stale, seconds, speed)
         self._torn = True
         progress.finish_epoch(epoch, is_best, weights)
         self._batches, self._since = None, time.perf_counter()
         self._torn = False
+        self._close_bar()
+        return epoch
+
+    def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        return epoch
 
     def _is_best(self, value: float) -> bool:
         """Whether a value of the watched figure is better than that of the best epoch so far."""

@@ -1,0 +1,242 @@
+"""Interrupts and errors in a Trainer's steps, and the arguments that it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from trainers import INPUTS, LABELS, VALUES, WEIGHTS, equal, make, user_loss, weights_of
+
+import gradflow as gf
+from gradflow import nn, optim
+from gradflow.data import Batches
+from gradflow.training import NonFiniteLossError, Trainer
+
+# ---------------------------------------------------------------------- interrupts and errors
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="os.kill sends no SIGINT to the own process on Windows")
+
+
+def pressing(trainer: Trainer, at: int, times: int = 1) -> None:
+    """Make Ctrl-C be pressed within step number `at`."""
+    whole = trainer._step.whole
+
+    def pressed(*batch: gf.Tensor) -> Any:
+        if trainer.step == at - 1:
+            for _ in range(times):
+                press_ctrl_c()
+        return whole(*batch)
+
+    trainer._step.whole = pressed
+
+
+@posix
+@pytest.mark.parametrize("how", ["epochs", "steps"])
+def test_ctrl_c_ends_the_step(how: str) -> None:
+    trainer, other = make(), make()
+    pressing(trainer, at=7)
+    with pytest.raises(KeyboardInterrupt):
+        list(getattr(trainer, how)(100))
+    assert trainer.step == 7
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    trainer.state_dict()
+    list(trainer.epochs(3))
+    list(other.epochs(3))
+    assert trainer.history == other.history
+
+
+@posix
+def test_ctrl_c_in_the_validation_ends_the_epoch() -> None:
+    trainer = make(validate=True)
+    read = trainer._on_train.read
+
+    def pressed(tally: Any) -> Any:
+        press_ctrl_c()
+        return read(tally)
+
+    trainer._on_train.read = pressed  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        list(trainer.epochs(3))
+    assert (trainer.epoch, trainer.step) == (1, 5)
+
+
+@posix
+def test_a_second_ctrl_c_ends_within_the_step_and_the_trainer_says_so() -> None:
+    trainer = make()
+    state = trainer.state_dict()
+    pressing(trainer, at=3, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        list(trainer.epochs(3))
+    for use in (lambda: list(trainer.epochs(3)), lambda: list(trainer.steps(9)), trainer.state_dict):
+        with pytest.raises(RuntimeError, match="load a saved state"):
+            use()
+    trainer.load_state_dict(state)
+    trainer._step = make()._step
+    assert list(make().epochs(0)) == []
+
+
+def test_after_an_error_within_a_step_a_saved_state_goes_on() -> None:
+    trainer, other = make(), make()
+    list(trainer.steps(2))
+    state, update = trainer.state_dict(), trainer.optimizer.update
+
+    def failing(*arguments: Any) -> None:
+        update(*arguments)
+        raise OSError("no more")
+
+    trainer.optimizer.update = failing  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="no more"):
+        list(trainer.steps(4))
+    with pytest.raises(RuntimeError, match="load a saved state"):
+        next(trainer.epochs(1))
+    trainer.optimizer.update = update  # type: ignore[method-assign]
+    trainer.load_state_dict(state)
+    assert list(trainer.epochs(2)) == list(other.epochs(2))
+    assert equal(weights_of(trainer), weights_of(other))
+
+
+def test_an_error_in_the_validation_tears_nothing() -> None:
+    trainer, other = make(validate=True, average=0.9), make(validate=True, average=0.9)
+    list(trainer.steps(4))
+    on_validation: Any = trainer._on_validation
+    tally = on_validation.tally
+    on_validation.tally = lambda model: 1 / 0
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            list(trainer.steps(6))
+        assert trainer.step == 5
+    on_validation.tally = tally
+    list(trainer.steps(10))
+    assert trainer.history == list(other.epochs(2))
+    assert equal(weights_of(trainer), weights_of(other))
+
+
+@pytest.mark.parametrize("capture", [True, False])
+def test_a_loss_that_is_not_finite_ends_training(device: str, capture: bool) -> None:
+    trainer = make(lr=1e30, capture=capture)
+    with np.errstate(all="ignore"):
+        for _ in range(2):
+            with pytest.raises(NonFiniteLossError, match=r"the loss became (nan|inf) in epoch 1; try a lower"):
+                list(trainer.epochs(2))
+        with pytest.raises(NonFiniteLossError):
+            list(trainer.steps(50))
+    assert trainer.history == []
+    assert trainer.step == 5
+
+
+def test_a_bar_shows_the_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    trainer = make(progress=True)
+    assert list(trainer.epochs(2)) == list(make().epochs(2))
+    shown = capsys.readouterr().err
+    assert "epoch 1" in shown
+    assert "epoch 2" in shown
+    assert "0/5" in shown
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+def changed(**changes: Any) -> Any:
+    """Return a function that makes a trainer with changed arguments."""
+
+    def build() -> Trainer:
+        model = changes.get("model", nn.Linear(4, 3))
+        optimizer = changes.get("optimizer") or optim.SGD(nn.ModuleList([model]).parameters(), 0.1)
+        data = Batches(
+            changes.get("inputs", INPUTS), changes.get("targets", LABELS), 16, weights=changes.get("weights")
+        )
+        given = (
+            changes.get("loss", gf.cross_entropy),
+            optimizer,
+            changes.get("train", data),
+            changes.get("validation"),
+        )
+        return Trainer(model, *given, **changes.get("options", {}))
+
+    return build
+
+
+def with_(array: Any, value: Any, at: Any) -> Any:
+    array = array.copy()
+    array[at] = value
+    return array
+
+
+REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"train": None}, TypeError, "train must be gradflow.data.Batches.*got None"),
+    ({"train": [(INPUTS, LABELS)]}, TypeError, "train must be gradflow.data.Batches.*got a list"),
+    ({"validation": [1]}, TypeError, "validation must be gradflow.data.Batches.*got a list"),
+    ({"loss": "mse"}, TypeError, "the loss is a function.*got 'mse'"),
+    ({"loss": nn.CrossEntropyLoss(reduction="sum")}, ValueError, "reduction must be 'mean'; got 'sum'"),
+    ({"loss": partial(gf.cross_entropy, reduction="none")}, ValueError, "reduction must be 'mean'; got 'none'"),
+    ({"loss": lambda outputs, targets: outputs}, ValueError, r"one floating-point number.*shape \(2, 3\)"),
+    ({"loss": user_loss, "weights": WEIGHTS}, TypeError, "user_loss has no `reduction`"),
+    ({"loss": user_loss, "options": {"class_weight": [1, 2, 3]}}, TypeError, "user_loss has no `reduction`"),
+    ({"loss": gf.mse_loss}, ValueError, "targets do not fit the outputs of the model.*equal shapes"),
+    ({"targets": LABELS[:, None]}, ValueError, "targets do not fit the outputs of the model"),
+    ({"targets": with_(LABELS, 3, 40)}, ValueError, r"labels for 3 outputs must be in \[0, 3\); got 0 to 3"),
+    ({"targets": with_(LABELS, -1, 40)}, ValueError, "got -1 to 2"),
+    ({"inputs": with_(INPUTS, np.nan, (40, 2))}, ValueError, "row 40.*column 2"),
+    ({"inputs": INPUTS[:, :3]}, ValueError, "the model does not take the inputs"),
+    ({"options": {"average": 1.0}}, ValueError, r"the decay of an average is in \(0, 1\); got 1.0"),
+    ({"options": {"average": 0}}, ValueError, r"in \(0, 1\); got 0"),
+    ({"options": {"average": "a"}}, ValueError, "the decay of an average"),
+    ({"options": {"accumulate": 0}}, ValueError, "accumulate is a number of batches.*got 0"),
+    ({"options": {"accumulate": 1.5}}, ValueError, "accumulate is a number of batches.*got 1.5"),
+    ({"options": {"accumulate": True}}, ValueError, "accumulate is a number of batches.*got True"),
+    (
+        {"options": {"accumulate": 2}, "loss": nn.CrossEntropyLoss(weight=gf.ones(3, device="cpu"))},
+        ValueError, "pass class_weight to the Trainer instead",
+    ),
+    ({"options": {"clip_norm": -1}}, ValueError, "clip_norm is a finite number above 0"),
+    ({"options": {"metrics": ["acuracy"]}}, ValueError, "unknown metric 'acuracy'; did you mean accuracy?"),
+    ({"options": {"metrics": "accuracy"}}, TypeError, "list of names"),
+    ({"options": {"metrics": ["r2"]}}, ValueError, "does not suit"),
+    ({"options": {"watch": "acuracy"}}, ValueError, "got 'acuracy'; did you mean accuracy?"),
+    ({"options": {"watch": "accuracy"}}, ValueError, r"add it to metrics=\['accuracy', ...\]"),
+    ({"options": {"capture": "yes"}}, ValueError, "capture is True, False or 'auto'; got 'yes'"),
+    ({"options": {"class_weight": [1, 2]}}, ValueError, "one number for each of 3 classes; got 2"),
+    ({"options": {"class_weight": [1, 2, -3]}}, ValueError, "finite numbers of at least 0"),
+    ({"options": {"class_weight": "equal"}}, ValueError, "'balanced' or one number for each class; got 'equal'"),
+    ({"options": {"class_weight": {3: 1.0}}}, ValueError, "has the class 3; the classes are 0 to 2"),
+    (
+        {"loss": gf.mse_loss, "targets": VALUES, "model": nn.Linear(4, 2, device="cpu"),
+         "options": {"class_weight": [1, 2]}},
+        ValueError, "class_weight needs targets that are classes",
+    ),
+    ({"model": len, "optimizer": 1}, TypeError, "the model is a gradflow.nn.Module"),
+    ({"optimizer": "sgd"}, TypeError, "the optimizer is a gradflow.optim.Optimizer; got a str"),
+    (
+        {"optimizer": optim.SGD(nn.Linear(4, 3, device="cpu").parameters(), 0.1)},
+        ValueError, r"a parameter, of shape \(3, 4\), that is not the model's",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), REFUSED)
+def test_arguments_that_do_not_fit(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        changed(**changes)()
+
+
+def test_a_model_on_another_device_than_its_batches() -> None:
+    model = nn.Linear(4, 3, device="fake")
+    with pytest.raises(gf.DeviceMismatchError, match="the model is on fake:0, but its batches are on cpu"):
+        changed(model=model)()
+
+
+@pytest.mark.parametrize("n", [-1, 1.5, True, None, "3"])
+def test_numbers_of_epochs_and_steps(n: Any) -> None:
+    for use in (make().epochs, make().steps):
+        with pytest.raises(ValueError, match="an integer of at least 0"):
+            use(n)
