@@ -256,7 +256,8 @@ def test_equal_data_give_equal_text() -> None:
         ("no test set", ["There is no test set.", "Figures on the validation samples", "of 300 validation samples"]),
         ("nothing held out", ["No samples were held out"]),
         ("one sample", ["A single sample has no interval."]),
-        ("no mistakes", ["None of the 20 test samples is predicted wrong", "the error rate is below 13.9 %"]),
+        ("no mistakes", ["It is right for 100.0 % of 20 test samples, which it never saw before.",
+                         "None of the 20 test samples is predicted wrong", "the error rate is below 13.9 %"]),
         ("an ensemble", ["An ensemble of 3 multilayer perceptrons", "12, 9, and 12 epochs", "line for each member"]),
         ("classes", ["1,500 samples of 12 features, with 5 classes", "1,000 trained the model, 200 validated it",
                      "AdamW with a learning rate of 0.002, which falls to 0 along half a cosine, and weight decay 0.01",
@@ -349,7 +350,7 @@ def test_figures_of_values_are_those_of_the_metrics() -> None:
 @pytest.mark.parametrize("classes", [2, 4])
 def test_intervals_are_those_of_a_slow_bootstrap(monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
     monkeypatch.setattr("gradflow.training.report_numbers.RESAMPLES", 60)
-    monkeypatch.setattr("gradflow.training.report_numbers._DRAWS", 500)  # in several parts
+    monkeypatch.setattr("gradflow.training.report_numbers._DRAWS", 500)  # of samples at a time, so in several parts
     targets, outputs = probabilities(25, classes)
     outputs = outputs.round(1) + 0.01  # ties
     outputs /= outputs.sum(axis=1, keepdims=True)

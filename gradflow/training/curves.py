@@ -20,7 +20,7 @@ TRAINING, VALIDATION = "#b8560b", "#0b63b8"
 _RUNS = ("#0b63b8", "#d0660f", "#1a8f6b", "#b0488f", "#7a6a00", "#3aa0d8", "#555b66")
 _DASHES = ("-", "--", ":", "-.")
 _LABELS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "f1": "F1", "auroc": "AUROC"}
-_LONGEST = 70  # characters of a title or name
+_LONGEST_TITLE, _LONGEST_NAME = 100, 50  # characters
 
 
 History = Sequence[Epoch]
@@ -144,7 +144,7 @@ def compare_png(names: Sequence[str], runs: Sequence[Sequence[History]], title: 
                 validated = curve.watched is curve.validation
                 dash = _DASHES[i // len(_RUNS) % len(_DASHES)] if validated else (0, (1, 1))
                 color = _RUNS[i % len(_RUNS)]
-                name = _short(names[i]) + ("" if validated else " (training)")
+                name = _short(names[i], _LONGEST_NAME) + ("" if validated else " (training)")
                 _line(axes, curve, curve.watched, color=color, linestyle=dash, label=None if i in seen else name)
                 _mark_best(axes, curve, color)
                 seen.add(i)
@@ -162,7 +162,7 @@ def _plots(shown: Sequence[Panel], title: str) -> tuple[Any, list[tuple[Any, Pan
     figure = Figure(figsize=(5 * columns, 3.8 * rows + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(_short(title), parse_math=False)
+        figure.suptitle(_short(title, _LONGEST_TITLE), parse_math=False)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in grid[len(shown) :]:
         unused.remove()
@@ -214,9 +214,9 @@ def _finish(figure: Any, first: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _short(text: str) -> str:
+def _short(text: str, longest: int) -> str:
     text = printable(text)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def curves_png(epochs: Sequence[Any], title: str, classification: bool) -> bytes:

@@ -88,13 +88,15 @@ def _title(panel: Panel) -> str:
 
 
 def _repeat(data: ReportData) -> str:
-    command = f"<pre><code>{text(data.command)}</code></pre>" if data.command else ""
-    told = (
-        "<p>This command repeats the run; the figures are equal to the last bit where the environment is the same.</p>"
-        if command
-        else ""
-    )
+    command = ""
+    if data.command:
+        does = "starts the run again, from its first epoch to its last" if data.stopped else "repeats the run"
+        command = (
+            f"<p>This command {does}; its figures are equal to the last bit where the "
+            "environment is the same.</p>"
+            f"<pre><code>{text(data.command)}</code></pre>"
+        )
     return (
-        f'{told}{command}<div class="row"><div><h3>Settings</h3>{facts(data.settings.items())}</div>'
+        f'{command}<div class="row"><div><h3>Settings</h3>{facts(data.settings.items())}</div>'
         f"<div><h3>Environment</h3>{facts(data.environment.items())}</div></div>"
     )

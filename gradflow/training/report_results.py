@@ -109,7 +109,7 @@ def classification_sections(data: ReportData) -> list[tuple[str, str, str]]:
         ("confusion", heading, _matrix(counts, data.classes) if small else _pairs(counts, data.classes)),
         ("classes", "Each class", _class_table(counts, data.classes)),
         ("calibration", "Calibration", _calibration(targets, probabilities)),
-        ("mistakes", "The most confident mistakes", _mistakes(data, targets, probabilities)),
+        ("mistakes", "Most confident mistakes", _mistakes(data, targets, probabilities)),
     ]
 
 
@@ -137,7 +137,7 @@ def regression_sections(data: ReportData) -> list[tuple[str, str, str]]:
     note = f'<p class="note">{" ".join(notes)}</p>' if notes else ""
     return [
         ("predictions", "Predictions", f'<div class="row">{"".join(plots)}</div>{note}'),
-        ("mistakes", "The largest errors", _largest_errors(data, targets, values, prefixes)),
+        ("mistakes", "Largest errors", _largest_errors(data, targets, values, prefixes)),
     ]
 
 

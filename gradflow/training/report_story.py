@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -18,27 +17,27 @@ _ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "elu": "ELU", "s
 def lead(data: ReportData, figures: Sequence[Figure]) -> str:
     """Return the run and its main figure in one or two sentences."""
     members = len(data.histories)
-    what = f"An ensemble of {members} multilayer perceptrons" if members > 1 else "A multilayer perceptron"
+    what, s = (
+        (f"An ensemble of {members} multilayer perceptrons", "") if members > 1 else ("A multilayer perceptron", "s")
+    )
+    dataset = f"<strong>{name(data.dataset)}</strong>"
     if data.classes:
-        task = f"tells {count(len(data.classes), 'class')} of <strong>{name(data.dataset)}</strong> apart"
+        task = f"tell{s} {count(len(data.classes), 'class')} of {dataset} apart"
     else:
         values = "a value" if data.sizes[-1] == 1 else f"{data.sizes[-1]} values"
-        features = count(data.sizes[0], "feature")
-        task = f"predicts {values} of <strong>{name(data.dataset)}</strong> from {features}"
-    verb = task if members < 2 else task.replace("tells", "tell", 1).replace("predicts", "predict", 1)
+        task = f"predict{s} {values} of {dataset} from {count(data.sizes[0], 'feature')}"
     if not figures or data.targets is None:
-        return f"{what} that {verb}."
-    main = figures[0]
+        return f"{what} that {task}."
+    main, n = figures[0], len(data.targets)
     show = percent if main.percent else lambda v: number(v, like=(main.value, main.high - main.low))
-    score = (
-        f"is right for <strong>{show(main.value)}</strong> of"
-        if data.classes
-        else (f"reaches an R² of <strong>{show(main.value)}</strong> on")
-    )
-    interval = "" if math.isnan(main.low) else f" (95 % interval: {show(main.low)} to {show(main.high)})"
+    scored = "is right for {} of" if data.classes else "reaches an R² of {} on"
+    if main.low < main.high:
+        interval = f" (95 % interval: {show(main.low)} to {show(main.high)})"
+    else:  # none is wrong, or all are: the note on the figures says what that tells
+        interval = ""
     unseen = ", which it never saw before" if data.assessed == "test" else ""
-    samples = count(len(data.targets), f"{data.assessed} sample")
-    return f"{what} that {verb}. It {score} {samples}{unseen}{interval}."
+    score = scored.format(f"<strong>{show(main.value)}</strong>")
+    return f"{what} that {task}. It {score} {count(n, f'{data.assessed} sample')}{unseen}{interval}."
 
 
 def notices(data: ReportData, finite: bool) -> Iterator[str]:
@@ -84,7 +83,7 @@ def _the_data(data: ReportData) -> Iterator[str]:
         parts.append(f"{validation:,} validated it after each epoch and chose the epoch that is kept")
     if test:
         parts.append(f"{test:,} {'was' if test == 1 else 'were'} set aside and used for nothing but this report")
-    yield f"{listed(parts)}."
+    yield f"{listed(parts)}." if len(parts) > 1 else "All of them trained the model."
     yield "Inputs are standardised by the mean and the standard deviation of the training samples."
 
 
@@ -128,6 +127,8 @@ def _the_training(data: ReportData) -> Iterator[str]:
         yield f"The weights are an exponential moving average with decay {settings['average']:g}."
     if settings.get("class_weight"):
         yield "Rare classes count more: each class is weighted by the inverse of its frequency."
+    if settings.get("patience"):
+        yield f"It was to end after {count(settings['patience'], 'epoch')} without a better one."
     done = [len(history) for history in data.histories]
     if done:
         epochs = count(done[0], "epoch") if len(set(done)) == 1 else f"{listed([str(n) for n in done])} epochs"

@@ -152,6 +152,7 @@ def report_data(
         deviations=split.input_scale.deviation,
         image_shape=data.image_shape,
         classes=data.classes,
+        columns=data.columns,
         seconds=result.seconds,
         stopped=result.stopped,
         command=command,
