@@ -85,13 +85,18 @@ def read_file(path: FilePath, limit: int) -> bytes:
     return content
 
 
+def is_part(name: str) -> bool:
+    """Whether this is the name of a file that `write_file` has not finished."""
+    return _PART.fullmatch(name) is not None
+
+
 def remove_parts(folder: FilePath | int) -> list[str]:
     """Remove the files that `write_file` left in a folder when its process was killed; returns their names.
 
     folder: a path, or the descriptor of an open folder. No process may be writing into it.
     """
     prefix, where = ("", folder) if isinstance(folder, int) else (os.path.join(folder, ""), None)
-    names = sorted(name for name in os.listdir(folder) if _PART.fullmatch(name))
+    names = sorted(name for name in os.listdir(folder) if is_part(name))
     for name in names:
         os.unlink(prefix + name, dir_fd=where)
     return names

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from gradflow.files import remove_parts, write_file
+from gradflow.files import is_part, remove_parts, write_file
 from gradflow.training.settings import SettingsError, read_config
 
 CONFIG, CHECKPOINT, MODEL = "config.toml", "checkpoint.safetensors", "model.safetensors"
@@ -66,6 +66,7 @@ class RunFolder:
             alone = path in made
             made = made[:-1] if alone else made  # the last is removed by whoever locks it
             claimed = cls(path, [*made, path] if alone else made, locks_needed=not alone)
+            remove_parts(claimed._absolute if claimed._descriptor is None else claimed._descriptor)
             if os.listdir(claimed._absolute):
                 claimed._unlock()
                 raise _UsedError(f"{path} is already used: another run was in it; choose a new folder")
@@ -100,6 +101,8 @@ class RunFolder:
             for name in self._written:
                 with contextlib.suppress(OSError):
                     self.remove(name)
+            if self._made[-1:] == [self.path] and not self._is_at_its_path():
+                self._made.pop()
             _remove(self._made)
         self._unlock()
 
@@ -122,8 +125,11 @@ class RunFolder:
             os.unlink(name if self._descriptor is not None else self._absolute / name, dir_fd=self._descriptor)
 
     def _check(self, name: str) -> None:
-        if self._descriptor is not None and not _is_at(self._descriptor, self._absolute):
+        if not self._is_at_its_path():
             raise OSError(f"cannot write {self.path / name}: its folder was removed, or replaced by another one")
+
+    def _is_at_its_path(self) -> bool:
+        return self._descriptor is None or _is_at(self._descriptor, self._absolute)
 
     def _unlock(self) -> None:
         if self._descriptor is not None:
@@ -139,7 +145,7 @@ def refuse_used(path: str | Path) -> None:
     """Raise SettingsError if there is a file at this path, or a folder that is not empty."""
     path = Path(path)
     if path.is_dir():
-        if any(path.iterdir()):
+        if not all(map(is_part, os.listdir(path))):  # of a run that was killed at once
             raise _UsedError(f"{path} is already used: it is a folder that is not empty; choose a new one")
     elif path.exists() or path.is_symlink():
         raise _UsedError(f"{path} is already used: it is a file; choose a new folder")

@@ -217,8 +217,8 @@ class Run:
     def _save_state(self) -> None:
         state = {"members": self.members.state_dict(), "seconds": self.seconds}
         self._write(CHECKPOINT, to_bytes(state))
-        self._write(METRICS, metrics_csv(self.plan, self.members.histories))
         self._saved = self._saved_state()
+        self._write(METRICS, metrics_csv(self.plan, self.members.histories))
 
     def _saved_state(self) -> str:
         n, trainer = self.members.number, self.members.trainer
