@@ -1,0 +1,140 @@
+"""The page on training is true: its snippets run in order, and what it shows is what they print, up to numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gradflow.cli import main
+from gradflow.data import load
+from gradflow.training.metrics import METRICS
+from gradflow.training.predictor import CLASS_FIGURES, VALUE_FIGURES
+from tests.test_cli import child_environment
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS, README_BLOCKS = (re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL) for page in (PAGE, README))
+EXAMPLE = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+"""A command in a block, and what it prints."""
+
+for package in ("matplotlib", "safetensors", "sklearn", "tomli_w", "tqdm"):
+    pytest.importorskip(package)
+
+
+def without_numbers(text: str) -> list[str]:
+    """The lines of an output, with N for each number, and without what differs between machines."""
+    text = re.sub(r"(?m)^(device: \w+).*", r"\1", text)
+    text = re.sub(r"; (best|stale \d+)$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\d[\d,.]*(e-?\d+)?|\bnan\b", "N", text).replace("*", "")
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def assert_shows(shown: str, printed: str) -> None:
+    """The output is that on the page, where a line of three dots stands for any lines."""
+    expected, found = without_numbers(shown), without_numbers(printed)
+    if "..." in expected:
+        gap = expected.index("...")
+        tail = len(expected) - gap - 1
+        assert len(found) >= gap + tail
+        expected, found = expected[:gap] + expected[gap + 1 :], found[:gap] + found[len(found) - tail :]
+    assert found == expected
+
+
+def interrupted(words: list[str]) -> str:
+    """What a run prints that gets Ctrl-C after three seconds."""
+    began = set(Path("runs").iterdir())
+    with subprocess.Popen(
+        [sys.executable, "-m", "gradflow", *words], env=child_environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while "--resume" not in words and set(Path("runs").iterdir()) == began and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        out = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, out
+    return out
+
+
+def run_command(command: str) -> str:
+    """The output of a command of the page, stdout first, without progress bars."""
+    words = shlex.split(command, comments=True)
+    if words[0] != "gradflow":
+        return subprocess.run(words, capture_output=True, check=True, encoding="utf-8").stdout
+    if "Ctrl-C" in command or "--resume" in words:
+        return interrupted(words[1:])
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert main(words[1:]) == 0, err.getvalue()
+    notes = [line for line in re.split(r"[\r\n]+", err.getvalue()) if line.startswith("gradflow: ")]
+    return out.getvalue() + "".join(f"{note}\n" for note in notes)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_the_examples_print_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRADFLOW_DEVICE", "cpu")
+    scope: dict[str, object] = {}
+    printed = io.StringIO()
+    for language, text in BLOCKS:
+        if language == "python":
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(text, "docs/train.md", "exec"), scope)
+            promised = re.findall(r"^print\(.*?\) +# (.*)$", text, re.MULTILINE)
+            if promised:
+                assert printed.getvalue().splitlines() == promised
+        elif language == "text":
+            assert_shows(text, printed.getvalue())
+        elif language == "console":
+            for command, shown in EXAMPLE.findall(text):
+                found = run_command(command)
+                if shown:
+                    assert_shows(shown, found)
+
+
+@pytest.mark.slow
+def test_the_first_screen_of_the_readme_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRADFLOW_DEVICE", "cpu")
+    flowers = load("iris")
+    np.savez("flowers.npz", X=flowers.inputs, y=np.array(flowers.classes)[flowers.targets])
+    np.save("new.npy", flowers.inputs[:1])
+    first, second = (text for language, text in README_BLOCKS[:2] if language == "console")
+    setup, shown = first.split("\n", 1)
+    assert setup.endswith(".venv/bin/gradflow train digits")
+    assert_shows(shown, run_command("gradflow train digits"))
+    for command, shown in EXAMPLE.findall(second):
+        assert_shows(shown, "".join(line for line in run_command(command).splitlines(True) if "gradflow:" not in line))
+
+
+def test_the_page_has_each_kind_of_example() -> None:
+    assert {language for language, _ in BLOCKS} == {"python", "console", "text"}
+    assert PAGE.count("```") == 2 * len(BLOCKS)
+
+
+def test_every_figure_is_explained() -> None:
+    (table,) = re.findall(r"\| figure \| meaning \|\n(.*?)\n\n", PAGE, re.DOTALL)
+    named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == {*METRICS, "loss"}
+    assert set(CLASS_FIGURES + VALUE_FIGURES) <= named
+
+
+def test_the_links_lead_to_files() -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)\)", PAGE):
+        assert target.startswith("https://") or (ROOT / "docs" / target).exists(), target
+    assert "(docs/train.md)" in README
