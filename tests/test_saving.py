@@ -466,6 +466,7 @@ def described(tree: Any, version: Any = 1, **tensors: Any) -> bytes:
 
 
 ONE = to_bytes({"x": gf.ones(2)})
+TWO = to_bytes({"x": gf.ones((2, 3)), "y": gf.zeros((2, 3))})
 DEEP = '{"dict":[["x",' * 100_000
 WHOLE = "is not a whole safetensors file"
 FOREIGN: dict[str, tuple[bytes, str]] = {
@@ -491,6 +492,9 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     "dtype": (safetensors_file({"x": entry("F8_E4M3", [1], 0, 1)}, b"\0"), "has a tensor 'x' of F8_E4M3, a dtype that"),
     "axes": (safetensors_file({"x": entry("U8", [1] * 99, 0, 1)}, b"x"), "has a tensor whose shape NumPy cannot hold"),
     "long axis": (safetensors_file({"x": entry("U8", [0, 2**63], 0, 0)}), "has a tensor whose shape NumPy cannot hold"),
+    "another dtype": (ONE.replace(b'"F32"', b'"I32"'), "is damaged: its checksum"),
+    "another shape": (TWO.replace(b"[2,3]", b"[3,2]"), "is damaged: its checksum"),
+    "names exchanged": (re.sub(rb'"([xy])":{', lambda m: b'"%c":{' % (m[1][0] ^ 1), TWO), "is damaged: its checksum"),
     "key is gone": (ONE.replace(b'"gradflow":"', b'"gradfl0w":"'), "is damaged: its description"),
     "no JSON": (numpy_save({}, {"gradflow": "x"}), "is damaged: its description"),
     "deep JSON": (numpy_save({}, {"gradflow": DEEP}), "is damaged: its description"),
@@ -565,9 +569,11 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 
 
 @posix
-def test_the_rest_of_a_long_file_of_another_kind_is_not_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [b"", (1 << 50).to_bytes(8, "little") + b"{"])
+def test_the_rest_of_a_long_file_of_another_kind_is_not_read(start: bytes, tmp_path: Path) -> None:
     with open(tmp_path / "file", "wb") as file:
-        file.truncate(1 << 42)  # 4 TB, without any block on the disk
+        file.write(start)
+        file.truncate(1 << 42)  # 4 TB, without blocks on the disk
     with pytest.raises(gf.InvalidFileError, match=WHOLE):
         gf.load(tmp_path / "file")
 
