@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
 import numpy as np
@@ -11,6 +12,7 @@ from gradflow.training.curves import Panel, panels
 from gradflow.training.report_data import ReportData
 from gradflow.training.report_figures import line_chart
 from gradflow.training.report_markup import facts, name, text
+from gradflow.training.report_numbers import Figure
 from gradflow.training.report_results import (
     classification_sections,
     figures_of,
@@ -30,17 +32,10 @@ def report_html(data: ReportData) -> str:
 
     It loads nothing and has no script; pictures are in the text. It follows the reader's theme, light or dark.
     """
-    finite = data.outputs is not None and len(data.outputs) > 0 and bool(np.isfinite(data.outputs).all())
-    figures = figures_of(data) if finite else []
-    sections = []
-    if figures:
-        sections.append(("figures", f"Figures on the {data.assessed} samples", figures_section(data, figures)))
-    sections.append(("training", "What was trained on what", story(data)))
-    if any(data.histories):
-        sections.append(("curves", "Curves", _curves(data)))
-    if figures:
-        sections += classification_sections(data) if data.classes else regression_sections(data)
-    sections.append(("repeat", "Environment and how to repeat it", _repeat(data)))
+    with np.errstate(over="ignore", invalid="ignore"):  # of values near the limit of float64
+        finite = data.outputs is not None and len(data.outputs) > 0 and bool(np.isfinite(data.outputs).all())
+        figures = figures_of(data) if finite else []
+        sections = list(_sections(data, figures))
     links = "".join(f'<li><a href="#{key}">{heading}</a></li>' for key, heading, _ in sections)
     style = (files("gradflow.training") / "report.css").read_text("utf-8")
     body = "\n".join(
@@ -56,6 +51,18 @@ def report_html(data: ReportData) -> str:
         f'<p class="lead">{lead(data, figures)}</p>\n{"".join(notices(data, finite))}\n'
         f'<nav aria-label="sections"><ul>{links}</ul></nav>\n</header>\n<main>\n{body}\n</main>\n</body>\n</html>\n'
     )
+
+
+def _sections(data: ReportData, figures: Sequence[Figure]) -> Iterator[tuple[str, str, str]]:
+    """Yield the sections, each as (identifier, heading, markup)."""
+    if figures:
+        yield "figures", f"Figures on the {data.assessed} samples", figures_section(data, figures)
+    yield "training", "What was trained on what", story(data)
+    if any(data.histories):
+        yield "curves", "Curves", _curves(data)
+    if figures:
+        yield from classification_sections(data) if data.classes else regression_sections(data)
+    yield "repeat", "Environment and how to repeat it", _repeat(data)
 
 
 def _curves(data: ReportData) -> str:
@@ -97,6 +104,6 @@ def _repeat(data: ReportData) -> str:
             f"<pre><code>{text(data.command)}</code></pre>"
         )
     return (
-        f'{command}<div class="row"><div><h3>Settings</h3>{facts(data.settings.items())}</div>'
-        f"<div><h3>Environment</h3>{facts(data.environment.items())}</div></div>"
+        f'{command}<div class="row"><div><h3>Settings</h3>{facts("settings", data.settings.items())}</div>'
+        f"<div><h3>Environment</h3>{facts('environment', data.environment.items())}</div></div>"
     )

@@ -90,10 +90,10 @@ def listed(items: Sequence[str]) -> str:
     return f"{', '.join(items[:-1])}{comma} and {items[-1]}" if len(items) > 1 else items[0]
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+def table(label: str, head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
     """Return a table whose first column holds the headers of the rows, in a box that scrolls if it is too wide.
 
-    head: the markup of the columns' headers. rows: the markup of the cells.
+    label: what it shows, for screen readers. head: the markup of the columns' headers. rows: the markup of the cells.
     kind: the CSS class of the table; "tall" limits its height.
     """
     rows = list(rows)
@@ -105,17 +105,17 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") ->
         parts.append(f'<tr><th scope="row"{_right(isinstance(first, Number))}>{first}</th>')
         parts += [f"<td{_right(isinstance(cell, Number))}>{cell}</td>" for cell in cells]
         parts.append("</tr>")
-    return scrolling(f'<table class="{kind}">{"".join(parts)}</tbody></table>', "tall" if kind == "tall" else "")
+    return scrolling(label, f'<table class="{kind}">{"".join(parts)}</tbody></table>', "tall" if kind == "tall" else "")
 
 
-def scrolling(content: str, kind: str = "", label: str = "table") -> str:
+def scrolling(label: str, content: str, kind: str = "") -> str:
     """Return the content in a box that scrolls, with the keyboard too."""
     return f'<div class="{f"scroll {kind}".strip()}" tabindex="0" role="region" aria-label="{label}">{content}</div>'
 
 
-def facts(pairs: Iterable[tuple[str, Any]]) -> str:
+def facts(label: str, pairs: Iterable[tuple[str, Any]]) -> str:
     """Return a table of names and their values."""
-    return table(["name", "value"], [[text(k.replace("_", " ")), _value(v)] for k, v in pairs], "facts")
+    return table(label, ["name", "value"], [[text(k.replace("_", " ")), _value(v)] for k, v in pairs], "facts")
 
 
 def _value(value: Any) -> str:

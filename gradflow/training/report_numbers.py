@@ -139,7 +139,7 @@ def _with_intervals(
 
     figures: returns each figure for each row of weights, (rows, n): how often a resample has each sample.
     """
-    (values,) = [figures(np.ones((1, n)))]
+    values = figures(np.ones((1, n)))
     draws = [figures(weights) for weights in resamples(n)] if n > 1 else []
     found = []
     for name, value in values.items():

@@ -68,7 +68,7 @@ def figures_section(data: ReportData, figures: Sequence[Figure]) -> str:
         meaning = "" if kind in explained else f"<small>{_MEANINGS[kind].format(**words)}</small>"
         rows.append([f"{text(f.name)}{meaning}", value, Number(interval)])
         explained.add(kind)
-    shown = table(["figure", "value", "95 % interval"], rows, "figures")
+    shown = table("figures", ["figure", "value", "95 % interval"], rows, "figures")
     return f'{shown}<p class="note">{" ".join(_notes(data, figures[0]))}</p>'
 
 
@@ -185,8 +185,7 @@ def _matrix(counts: Integers, classes: Sequence[str]) -> str:
         "on the diagonal and orange beside it."
     )
     return f'<p class="note">{caption}</p>' + scrolling(
-        f'<table class="matrix"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>',
-        label="confusion matrix",
+        "confusion matrix", f'<table class="matrix"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
     )
 
 
@@ -205,7 +204,9 @@ def _pairs(counts: Integers, classes: Sequence[str]) -> str:
         f"The {len(pairs)} most frequent of {count(int((wrong > 0).sum()), 'kind')} of mistake among "
         f"{len(classes)} classes; the share is that of the samples of the actual class."
     )
-    return f'<p class="note">{caption}</p>' + table(["actual", "predicted", "samples", "share"], rows)
+    return f'<p class="note">{caption}</p>' + table(
+        "confused classes", ["actual", "predicted", "samples", "share"], rows
+    )
 
 
 def _class_table(counts: Integers, classes: Sequence[str]) -> str:
@@ -225,7 +226,7 @@ def _class_table(counts: Integers, classes: Sequence[str]) -> str:
     )
     note = "The class with the lowest F1 comes first. " if long else ""
     return f'<p class="note">{note}{caption}</p>' + table(
-        ["class", "support", "precision", "recall", "F1"], rows, "tall" if long else ""
+        "classes", ["class", "support", "precision", "recall", "F1"], rows, "tall" if long else ""
     )
 
 
@@ -257,7 +258,7 @@ def _mistakes(data: ReportData, targets: Integers, probabilities: npt.NDArray[An
             [Number(str(rows[i])), actual, taken, Number(share), *_unusual(data, i)]
             for i, (actual, taken, share) in zip(shown, facts, strict=True)
         ]
-        return intro + table(["row", "actual", "predicted", "probability", *_unusual_head(data)], cells)
+        return intro + table("mistakes", ["row", "actual", "predicted", "probability", *_unusual_head(data)], cells)
     items = [
         f'<li><img src="{picture}" alt="sample in row {rows[i]}">'
         f"{actual}, taken for {taken}<br><span>{share} sure<br>row {rows[i]}</span></li>"
@@ -280,7 +281,7 @@ def _largest_errors(
         shown = [Number(number(v, like=numbers)) for v in numbers]
         cells.append([Number(str(rows[i])), *which, *shown, *_unusual(data, i)])
     target = ["target"] if len(prefixes) > 1 else []
-    return table(["row", *target, "actual", "predicted", _RESIDUAL, *_unusual_head(data)], cells)
+    return table("errors", ["row", *target, "actual", "predicted", _RESIDUAL, *_unusual_head(data)], cells)
 
 
 def _row_numbers(data: ReportData) -> Sequence[int]:
