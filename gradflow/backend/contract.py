@@ -203,7 +203,11 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
         return contextlib.nullcontext()
 
     def event(self) -> Event:
-        """A new event: it marks a point in the stream of work, and measures the time since another event."""
+        """A new event: `record()` marks a point in the stream of work.
+
+        `seconds_since(earlier)` measures the time between two events, `wait()` lets later work begin after the event,
+        and `synchronize()` waits for it on the host.
+        """
         return Event(self)
 
     def kernels(self) -> dict[str, str]:

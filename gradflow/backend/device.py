@@ -91,7 +91,10 @@ class MemoryStats(NamedTuple):
 
 
 class Event:
-    """A point in the stream of work of a device. This base class waits for the device and reads the host's clock."""
+    """A point in the stream of work of a device.
+
+    This base class waits for the device when it is recorded, so nothing is left to wait for, and reads the host's clock.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
