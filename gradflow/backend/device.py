@@ -93,7 +93,8 @@ class MemoryStats(NamedTuple):
 class Event:
     """A point in the stream of work of a device.
 
-    This base class waits for the device when it is recorded, so nothing is left to wait for, and reads the host's clock.
+    This base class waits for the device when it is recorded, so later nothing is left to wait for, and reads the clock
+    of the host.
     """
 
     def __init__(self, backend: Backend) -> None:
