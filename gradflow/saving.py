@@ -35,6 +35,8 @@ _ENTRY = re.compile(r'"gradflow":|"checksum":"[0-9a-f]{8}"')
 """What is still found in metadata whose entry is damaged, and not in that of other programs."""
 _BITS = 1024
 """The most bits of an integer: Python may refuse to read longer decimal numbers."""
+_LONGEST = 50_000_000
+"""The most characters of the entry, half of what a safetensors header may have."""
 _DTYPES = {
     "BOOL": "bool", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16",
     "U32": "uint32", "U64": "uint64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
@@ -89,7 +91,7 @@ def load(path: FilePath, device: DeviceLike | None = None) -> Any:
     try:
         with open_file(path) as file:
             start = file.read(9)  # so that the rest of a long file of another kind is not read
-            if not start[8:] == b"{" or int.from_bytes(start[:8], "little") > os.fstat(file.fileno()).st_size:
+            if start[8:] != b"{" or int.from_bytes(start[:8], "little") > os.fstat(file.fileno()).st_size:
                 raise InvalidFileError(f"{path} is not a whole safetensors file{_guess(start)}")
             content = start + file.read()
     except ValueError as error:
@@ -104,8 +106,12 @@ def to_bytes(tree: Any) -> bytes:
     description = _described(tree, (), arrays, {})
     text = _json(description)
     parts = [(name, a.dtype.name, a.shape, a.reshape(-1).view("uint8")) for name, a in arrays.items()]
-    entry = {_KEY: FORMAT, "tree": description, "checksum": _checksum(text, parts)}
-    return bytes(numpy.save(arrays, {_KEY: _json(entry)}))
+    entry = _json({_KEY: FORMAT, "tree": description, "checksum": _checksum(text, parts)})
+    if len(_json(entry)) > _LONGEST:
+        raise ValueError(
+            f"a tree without its tensors takes at most {_LONGEST} characters: save long lists of numbers as tensors"
+        )
+    return bytes(numpy.save(arrays, {_KEY: entry}))
 
 
 def from_bytes(content: bytes, name: str, device: DeviceLike | None = None) -> Any:

@@ -386,6 +386,14 @@ def test_a_tree_is_at_most_100_levels_deep() -> None:
         to_bytes(cycle)
 
 
+@pytest.mark.slow
+def test_a_tree_that_a_header_cannot_hold_is_refused() -> None:
+    assert through_bytes(["x" * 1_000_000]) == ["x" * 1_000_000]
+    for tree in ("x" * 50_000_000, '"' * 17_000_000):
+        with pytest.raises(ValueError, match="at most 50000000 characters: save long lists of numbers as tensors"):
+            to_bytes(tree)
+
+
 def test_errors_of_the_disk_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=re.escape(repr(str(tmp_path / "no" / "state")))):
         gf.save(tmp_path / "no" / "state", {})
