@@ -135,6 +135,12 @@ def test_runs_are_compared_in_colours_and_dashes_of_their_own(drawn: Any) -> Non
     assert [t.get_text() for t in legend.get_texts()] == [*names[:9], "runs/digits-9 (training)", "best epoch"]
 
 
+def test_the_loss_of_compared_runs_is_logarithmic_where_what_is_shown_has_a_wide_range(drawn: Any) -> None:
+    for losses, scale in (([1.0, 0.5, 0.052], "linear"), ([1.0, 0.5, 0.04], "log")):
+        axes = drawn(curves.compare_png, ["a"], [[history([0.5, 0.6, 0.7], losses)]]).axes[0]
+        assert axes.get_yscale() == scale
+
+
 def test_a_run_without_a_metric_is_missing_in_its_plot_only(drawn: Any) -> None:
     figure = drawn(curves.compare_png, ["a", "b"], [[history([0.5, 0.6])], [history([0.5, 0.6], f1=0.3)]])
     assert [len(a.get_lines()) for a in figure.axes] == [4, 4, 2]

@@ -113,15 +113,10 @@ def _figures(predictor: Predictor, outputs: Any, targets: Any) -> Iterator[tuple
 
 def _classes(predictor: Predictor, outputs: Any, targets: Any) -> list[dict[str, Any]]:
     """Return the samples, precision, recall and F1 of each class; NaN where a share is of nothing."""
-    import numpy as np
+    from gradflow.training.report_numbers import class_scores, confusion
 
-    from gradflow.training.report_numbers import confusion
-
-    counts = confusion(targets, outputs.argmax(axis=1), len(predictor.classes))
-    right, actual, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        columns = right / predicted, right / actual, 2 * right / (predicted + actual)
-    rows = zip(predictor.classes, actual.tolist(), *(column.tolist() for column in columns), strict=True)
+    columns = class_scores(confusion(targets, outputs.argmax(axis=1), len(predictor.classes)))
+    rows = zip(predictor.classes, *(column.tolist() for column in columns), strict=True)
     return [dict(zip(("class", "samples", "precision", "recall", "f1"), row, strict=True)) for row in rows]
 
 

@@ -50,10 +50,13 @@ class Panel:
     label: str
     curves: list[Curve]
 
-    @property
-    def log(self) -> bool:
-        """Whether a logarithmic axis shows more: positive losses over a range of more than 20."""
-        values = [v for c in self.curves for v in (*c.training, *c.validation) if math.isfinite(v)]
+    def log(self, watched: bool = False) -> bool:
+        """Whether a logarithmic axis shows more: positive losses over a range of more than 20.
+
+        watched: whether only the watched values are shown.
+        """
+        shown = [c.watched if watched else [*c.training, *c.validation] for c in self.curves]
+        values = [v for course in shown for v in course if math.isfinite(v)]
         return self.name == "loss" and bool(values) and 0 < 20 * min(values) < max(values)
 
 
@@ -134,7 +137,7 @@ def compare_png(names: Sequence[str], runs: Sequence[Sequence[History]], title: 
     A run's curves are those of its validation samples, or of its training samples, dotted, where it has no others.
     """
     with own_settings():
-        figure, plots = _plots(panels([history for run in runs for history in run]), title)
+        figure, plots = _plots(panels([history for run in runs for history in run]), title, watched=True)
         owners = [i for i, run in enumerate(runs) for _ in run]
         for axes, panel in plots:
             seen: set[int] = set()
@@ -151,7 +154,7 @@ def compare_png(names: Sequence[str], runs: Sequence[Sequence[History]], title: 
         return _finish(figure, plots[0][0])
 
 
-def _plots(shown: Sequence[Panel], title: str) -> tuple[Any, list[tuple[Any, Panel]]]:
+def _plots(shown: Sequence[Panel], title: str, watched: bool = False) -> tuple[Any, list[tuple[Any, Panel]]]:
     """Return a figure with axes for each panel, two in a row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -173,7 +176,7 @@ def _plots(shown: Sequence[Panel], title: str) -> tuple[Any, list[tuple[Any, Pan
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if all(len(c.epochs) == 1 for c in panel.curves):
             axes.set_xlim(0, 2)
-        if panel.log:
+        if panel.log(watched):
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))

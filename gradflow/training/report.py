@@ -91,7 +91,7 @@ def _curves(data: ReportData) -> str:
 
 def _title(panel: Panel) -> str:
     label = panel.label[:1].upper() + panel.label[1:]
-    return f"{label}, logarithmic" if panel.log else label
+    return f"{label}, logarithmic" if panel.log() else label
 
 
 def _repeat(data: ReportData) -> str:

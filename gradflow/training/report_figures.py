@@ -78,9 +78,9 @@ def line_chart(panel: Panel) -> str:
         return ""
     low, high = min(values), max(values)
     pad = (high - low) * 0.04
-    bounds = (low / 1.1, high * 1.1) if panel.log else (low - pad, high + pad)
+    bounds = (low / 1.1, high * 1.1) if panel.log() else (low - pad, high + pad)
     height = 220
-    y = Axis(*bounds, height - _BOTTOM, _TOP, log=panel.log)
+    y = Axis(*bounds, height - _BOTTOM, _TOP, log=panel.log())
     ends = (min(epochs), max(epochs)) if min(epochs) < max(epochs) else (epochs[0] - 1, epochs[0] + 1)
     x = Axis(*ends, _LEFT + 4, _WIDTH - _RIGHT - 4, whole=True)
     x.ticks = [tick for tick in x.ticks if min(epochs) <= tick[0] <= max(epochs)]

@@ -105,6 +105,13 @@ def confusion(targets: Integers, predicted: Integers, classes: int) -> Integers:
     return np.bincount(targets * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
+def class_scores(counts: Integers) -> tuple[Integers, Floats, Floats, Floats]:
+    """Return the samples of each class, its precision, recall and F1, from the confusion matrix; NaN for 0 of 0."""
+    right, actual, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return actual, right / predicted, right / actual, 2 * right / (actual + predicted)
+
+
 def calibration(targets: Integers, probabilities: npt.NDArray[Any]) -> Bins:
     """Return how often the most probable class is right, by its probability. Empty bins have NaN."""
     confidence = probabilities.max(axis=1).astype(np.float64)

@@ -17,6 +17,7 @@ from gradflow.training.report_numbers import (
     Figure,
     Integers,
     calibration,
+    class_scores,
     classification_figures,
     confusion,
     regression_figures,
@@ -211,15 +212,11 @@ def _pairs(counts: Integers, classes: Sequence[str]) -> str:
 
 def _class_table(counts: Integers, classes: Sequence[str]) -> str:
     """Return support, precision, recall and F1 of each class."""
-    right, support, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        precision, recall, f1 = right / predicted, right / support, 2 * right / (support + predicted)
+    support, *scores = class_scores(counts)
+    f1 = scores[-1]
     long = len(classes) > _LONG_TABLE
     order = np.argsort(np.nan_to_num(f1, nan=2.0), kind="stable") if long else range(len(classes))
-    rows = [
-        [name(classes[c]), Number(f"{support[c]:,}"), *(Number(percent(v[c])) for v in (precision, recall, f1))]
-        for c in order
-    ]
+    rows = [[name(classes[c]), Number(f"{support[c]:,}"), *(Number(percent(v[c])) for v in scores)] for c in order]
     caption = (
         "Support: the samples of the class. Precision: the share of the predictions of the class that are right. "
         "Recall: the share of its samples that are found. F1: the harmonic mean of both."
