@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -225,6 +226,29 @@ def test_data_is_kept_on_the_device_if_half_of_its_memory_suffices(
 def test_the_memory_of_the_cpu_is_that_of_the_machine() -> None:
     available = gf.get_backend("cpu").available_memory()
     assert available is None or 1 << 20 < available < 1 << 50
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"/proc/meminfo": "MemTotal: 90 kB\nMemAvailable:   70 kB\n"}, 70 << 10),
+        ({"/proc/meminfo": "MemAvailable: 70 kB\n", "/sys/fs/cgroup/memory.max": "max\n"}, 70 << 10),
+        ({"/proc/meminfo": "MemAvailable: 70 kB\n", "/sys/fs/cgroup/memory.max": "4096\n"}, 4096),
+        ({"/proc/meminfo": "MemTotal: 90 kB\n"}, 6 * 6), ({}, 6 * 6),
+    ],
+)  # fmt: skip
+def test_how_the_system_tells_its_memory(files: Any, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(path: str) -> Any:
+        if path not in files:
+            raise FileNotFoundError(path)
+        return io.StringIO(files[path])
+
+    monkeypatch.setattr("gradflow_numpy.backend.open", opened, raising=False)
+    monkeypatch.setattr("os.sysconf", lambda name: 6, raising=False)
+    assert gf.get_backend("cpu").available_memory() == expected
+    monkeypatch.delattr("os.sysconf")
+    if expected == 36:
+        assert gf.get_backend("cpu").available_memory() is None
 
 
 def test_a_file_is_read_in_parts(tmp_path: Path) -> None:
