@@ -13,6 +13,7 @@ import pytest
 from gradflow.cli import main
 from gradflow.training.compare import best, read_record
 from gradflow.training.settings import SettingsError
+from tests.mutations import mutants
 from tests.test_cli import Ended, assert_one_line
 
 
@@ -223,3 +224,17 @@ def test_a_hostile_config_is_printed_safely(command: Any) -> None:
     assert max(map(len, out.splitlines())) < 80
     with pytest.raises(SettingsError):
         read_record("absent")
+
+
+def test_damaged_figures_are_refused_in_one_line_or_read(random_examples: Any) -> None:
+    make("a")
+    read, messages = 0, []
+    for _, content in mutants(METRICS.encode(), random_examples(200).max_examples):
+        Path("a/metrics.csv").write_bytes(content)
+        try:
+            read += len(read_record("a").histories) <= 4
+        except SettingsError as error:
+            messages.append(str(error))
+    assert read
+    assert messages
+    assert [m for m in messages if not m.startswith("a/metrics.csv is damaged: ") or not m.isprintable()] == []

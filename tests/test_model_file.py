@@ -15,6 +15,7 @@ import pytest
 import gradflow as gf
 from gradflow import nn
 from gradflow.training.predictor import MODEL_FILE, Predictor, load_run
+from tests.mutations import mutants
 from tests.test_predictor import FLOWERS, NAMES, classifier, regressor, samples, scale
 
 pytest.importorskip("safetensors")
@@ -224,3 +225,22 @@ def test_a_changed_tree_is_refused_in_one_line_or_predicts(kind: str, random_exa
             assert np.isfinite(found.predict_proba(x) if found.classes else found.predict(x)).all()
     assert len(messages) > 100
     assert [m for m in messages if not re.fullmatch(r"m\.safetensors: .{1,400}", m) or not m.isprintable()] == []
+
+
+@pytest.mark.parametrize("kind", ["labels", "values"])
+def test_a_damaged_file_is_refused_in_one_line_or_predicts_the_same_bits(
+    kind: str, tmp_path: Path, random_examples: Any
+) -> None:
+    predictor, x, path = PREDICTORS[kind](), samples(5), tmp_path / MODEL_FILE
+    content, expected = saved(path, predictor).read_bytes(), predictor.predict(x).tolist()
+    messages = []
+    for what, damaged in mutants(content, random_examples(100).max_examples):
+        path.write_bytes(damaged)
+        try:
+            found = load_run(tmp_path)
+        except gf.InvalidFileError as error:
+            messages.append(str(error))
+        else:
+            assert found.predict(x).tolist() == expected, what
+    assert len(messages) > 50
+    assert [m for m in messages if str(path) not in m or not m.isprintable()] == []
