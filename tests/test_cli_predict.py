@@ -133,7 +133,7 @@ def test_out_is_written_whole_and_replaces_only_predictions(command: Any) -> Non
     [
         ("", "--out is empty"),
         ("no/p.csv", "there is no folder no"),
-        ("run", "cannot be replaced: Is a directory"),
+        ("run", "--out run cannot be replaced"),
         ("/dev/null", "not a regular file"),
     ],
 )
@@ -311,9 +311,9 @@ def test_figures_with_an_interval_are_those_of_the_report(evaluated: Any, comman
     ("arrays", "message"),
     [
         ({"X": samples(3)}, "data.npz has no labels or values to compare with"),
-        ({"X": samples(3), "y": ["setosa", "rose", "rose"]}, "data.npz: the targets .*'rose'"),
+        ({"X": samples(3), "y": ["setosa", "rose", "rose"]}, "data.npz: y: .*'rose'"),
         ({"X": samples(3), "y": ["setosa", "setosa"]}, "data.npz: each input needs one target; got 3 inputs and 2"),
-        ({"X": samples(3), "y": [0.5, 1.5, 2.5]}, "data.npz: the targets: labels are expected"),
+        ({"X": samples(3), "y": [0.5, 1.5, 2.5]}, "data.npz: y: labels .*are expected"),
     ],
 )
 def test_targets_that_cannot_be_used_are_one_line(arrays: dict[str, Any], message: str, command: Any) -> None:

@@ -170,6 +170,7 @@ FLOWERS = ["sepal length", "sepal width", "petal length", "petal width"]
         (with_value(math.nan, 7, 2), "the input in row 7, column 2 ('petal length')"),
         (with_value(-math.inf, 0, 3), "column 3 ('petal width'), both counted from 0, is -inf"),
         (np.array([["a"] * 4]), "text"),
+        ([[1, 2, 3, 4], [1]], "unequal lengths"),
         (np.array([[1, 2, 3, None]], dtype=object), "None"),
         ([["1", "2", "3", "4"]], "text"),
         (samples(2) + 1j, "complex"),
@@ -182,7 +183,7 @@ def test_inputs_that_do_not_fit_are_named(x: Any, words: str) -> None:
     with pytest.raises(DataError, match=re.escape(words)) as raised:
         classifier(features=FLOWERS).predict(x)
     assert "\n" not in str(raised.value)
-    assert str(raised.value).startswith("the inputs")
+    assert str(raised.value).startswith("x")
 
 
 def test_a_predictor_of_a_split_takes_its_scales_and_names(device: str) -> None:
@@ -262,12 +263,12 @@ def test_figures_of_values_are_in_their_units(device: str) -> None:
 @pytest.mark.parametrize(
     ("make", "y", "words"),
     [
-        (classifier, ["setosa", "rose", "rose"], "the targets: there is no class 'rose'"),
+        (classifier, ["setosa", "rose", "rose"], "y: there is no class 'rose'"),
         (classifier, [0.5, 1.0, 2.0], "labels of classes are expected"),
         (classifier, ["setosa"] * 2, "got 3 inputs and 2 targets"),
         (regressor, [1.0, 2.0], "got 3 inputs and 2 targets"),
-        (regressor, [[1.0, 2.5]] * 3, "floats of 1 columns; got float64 of shape (3, 2)"),
-        (regressor, ["a", "b", "c"], "floats of 1 columns; got <U1"),
+        (regressor, [[1.0, 2.5]] * 3, "y must be floats of 1 columns; got float64 of shape (3, 2)"),
+        (regressor, ["a", "b", "c"], "y must be floats of 1 columns; got <U1"),
         (regressor, [1.0, math.nan, 2.0], "the target in row 1"),
     ],
 )

@@ -174,13 +174,14 @@ class Predictor:
 
     def _rows(self, x: Any) -> Array:
         """Return inputs as an array of finite numbers, (n, features). Raises DataError."""
-        values, width = x if hasattr(x, "__array__") else np.asarray(x), self.sizes[0]
-        shape = tuple(values.shape)
+        width = self.sizes[0]
+        try:
+            shape = np.shape(x)
+        except ValueError:  # of lists of unequal lengths, as `checked_inputs` says
+            shape = ()
         if shape == self.image_shape or (shape == (width,) and width > 1):
-            raise DataError(
-                f"the inputs are one sample of shape {shape}; predict takes several: add an axis, as in x[None]"
-            )
-        return checked_inputs(values, "the inputs", self.features, width)
+            raise DataError(f"x is one sample of shape {shape}; predict takes several: add an axis, as in x[None]")
+        return checked_inputs(x, "x", self.features, width)
 
     def evaluate(self, x: Any, y: Any) -> dict[str, float]:
         """Return the figures of the predictions for inputs whose labels or values are known, by name.
@@ -200,12 +201,12 @@ class Predictor:
         and the known values, (n, outputs). Raises as `evaluate`.
         """
         if self.classes:
-            targets = encode_as(y, self.labels, self.classes, "the targets")
+            targets = encode_as(y, self.labels, self.classes, "y")
         else:
-            targets = checked_targets(y, "the targets")
+            targets = checked_targets(y, "y")
             if targets.dtype.kind != "f" or targets.shape[1] != self.sizes[-1]:
                 got = f"{targets.dtype} of shape {targets.shape}"
-                raise DataError(f"the targets must be floats of {self.sizes[-1]} columns; got {got}")
+                raise DataError(f"y must be floats of {self.sizes[-1]} columns; got {got}")
         if len(x) != len(targets):
             raise DataError(f"each input needs one target; got {len(x)} inputs and {len(targets)} targets")
         return (self.predict_proba(x) if self.classes else self.predict(x).reshape(targets.shape)), targets
