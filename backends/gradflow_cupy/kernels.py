@@ -38,6 +38,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "losses.cu": ("squared_error", "squared_error_backward", "sum_all", "one_hot"),
     "optimizers.cu": ("sgd_step", "adam_step", "rmsprop_step", "square_sums", "clip_factor", "scale_by"),
     "philox.cu": ("random_bits", "dropout", "dropout_backward"),
+    "scatter.cu": ("scatter_rows",),
     "softmax.cu": ("softmax", "log_softmax", "cross_entropy", "cross_entropy_backward"),
     "sums.cu": ("sum_rows",),
 }
@@ -174,6 +175,21 @@ def per_tile(rows: int, columns: int) -> tuple[Grid, Grid, int]:
     """Grid and block for a kernel that sums chunks of rows, and the rows of a chunk."""
     chunk = max(CHUNK_ROWS, (rows + MAX_BLOCKS - 2) // (MAX_BLOCKS - 1))
     return ((columns + TILE_COLUMNS - 1) // TILE_COLUMNS, (rows + chunk - 1) // chunk), (THREADS,), chunk
+
+
+def per_run(n: int, rows: int, columns: int) -> tuple[Grid, Grid, int]:
+    """Grid and block for a kernel that sums the runs of equal ones among n sorted numbers below `rows`.
+
+    The third result is the number of columns that a block sums at once. The other threads share a run: four, or more
+    for longer runs.
+    """
+    lanes, width = 4, 1
+    while lanes < THREADS and lanes * rows < 4 * n:
+        lanes *= 2
+    while width < columns and width * lanes < THREADS:
+        width *= 2
+    tiles = (columns + width - 1) // width
+    return (min(n, MAX_BLOCKS), min(tiles, MAX_BLOCKS - 1)), (max(32, width * lanes),), width
 
 
 def sum_parts(many: int, rows: int, columns: int) -> int:

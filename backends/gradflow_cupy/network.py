@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradflow.backend import ACTIVATIONS, AccurateSums, Array, Backend, axes_of, dropout_threshold
-from gradflow_cupy.kernels import kernel_dtype, launch, per_cell, per_element, per_row, per_tile, sum_parts
+from gradflow_cupy.kernels import kernel_dtype, launch, per_cell, per_element, per_row, per_run, per_tile, sum_parts
 
 IDENTITY = 0
 CODES = {"relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "silu": 5, "sigmoid": 6, "softplus": 7, "tanh": 8}
@@ -292,22 +292,54 @@ class NetworkKernels(AccurateSums):
     # ------------------------------------------------------------------ scatter
 
     def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...], into: Array | None = None) -> Array:
-        """As in the contract. Repeated indices are added atomically, so the rounding can differ from run to run."""
-        arrays = [k for k in (key if isinstance(key, tuple) else (key,)) if hasattr(k, "dtype")]
+        """As in the contract. Repeated indices are added in a fixed order: the same input gives the same bits."""
+        parts = key if isinstance(key, tuple) else (key,)
+        arrays = [k for k in parts if hasattr(k, "dtype")]
         dtype = values.dtype
         if not arrays or (len(arrays) == 1 and arrays[0].dtype.kind == "b"):
             out = self.cupy.zeros(shape, dtype=dtype) if into is None else into
             out[key] = values if into is None else out[key] + values
             return out
-        wide = dtype  # one that atomicAdd supports; half floats are summed in float32
-        if dtype.char not in "fdiqILQl":
+        wide = dtype
+        if dtype.char not in "fdiqILQl":  # half floats are summed in float32, other integers as CuPy can add them
             wide = self.dtypes["float32" if dtype in self.half_dtypes else "int64"]
-        if into is not None and wide != dtype:
-            into[...] = self.cupy.add(into, self.scatter_add(values, key, shape))
+        if wide != dtype:
+            start = None if into is None else into.astype(wide)
+            found = self.scatter_add(values.astype(wide), key, shape, start).astype(dtype)
+            if into is None:
+                return found
+            into[...] = found
             return into
-        out = self.cupy.zeros(shape, dtype=wide) if into is None else into
-        self.cupy.add.at(out, key, values.astype(wide, copy=False))
-        return out.astype(dtype, copy=False)
+        out = self.cupy.zeros(shape, dtype=dtype) if into is None else into
+        if dtype.kind != "f":
+            self.cupy.add.at(out, key, values)  # atomically, which is exact for integers
+        elif out.flags.c_contiguous:
+            self._scatter_rows(values, parts, out)
+        else:
+            out[...] = self.cupy.add(out, self.scatter_add(values, key, shape))
+        return out
+
+    def _scatter_rows(self, values: Array, parts: tuple[Any, ...], out: Array) -> None:
+        """Add `values` at an index of arrays to `out`: sort its positions, then sum what has the same one.
+
+        Axes that the index does not name are last in `out` and in `values`, so all their elements move together.
+        """
+        if parts[-1] is Ellipsis:
+            parts = parts[:-1]
+        named = out.ndim if any(k is Ellipsis for k in parts) else sum(k is not None for k in parts)
+        rows, rest = math.prod(out.shape[:named]), out.shape[named:]
+        positions = self.cupy.arange(rows, dtype=self.dtypes["int64"]).reshape(out.shape[:named])[parts]
+        n, columns = positions.size, math.prod(rest)
+        if not n or not columns:
+            return
+        values = self._contiguous(self.cupy.broadcast_to(values, positions.shape + rest))
+        positions = positions.reshape((n,))
+        order = self.cupy.argsort(positions)  # stable
+        grid, block, width = per_run(n, rows, columns)
+        launch(
+            "scatter_rows", values.dtype.char, grid, block,
+            values, order, positions[order], out, n, columns, width,
+        )  # fmt: skip
 
 
 def _as_rows(x: Array) -> Array:

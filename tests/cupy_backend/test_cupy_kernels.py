@@ -250,6 +250,25 @@ def test_scatter_add(backend: Any, reference: Any, dtype: str) -> None:
         both(backend, reference, "scatter_add", values, key, (4, 2))
 
 
+def test_repeated_indices_are_not_added_atomically(
+    cupy: Any, backend: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Atomic additions of floats come in any order; those of integers are exact. Half floats are added in float32."""
+    monkeypatch.setattr(cupy.add, "at", lambda *_: pytest.fail("an atomic addition"))
+    key = np.array([1, 0, 1, 1])
+    for dtype in (np.float32, np.float64, np.float16):
+        values, into = numbers((4, 3), dtype), numbers((2, 3), dtype, 1)
+        both(backend, reference, "scatter_add", values, key, (2, 3))
+        both(backend, reference, "scatter_add", values, key, (2, 3), into)
+        columns = numbers((3, 4), dtype, 2)  # the array to add to is transposed
+        both(backend, reference, "scatter_add", columns, (slice(None), key), (3, 2), np.asfortranarray(into.T))
+    ones, many = backend.from_host(np.ones(5000, np.float16)), backend.from_host(np.zeros(5000, np.int64))
+    assert backend.to_host(backend.scatter_add(ones, (many, ...), (2,))).tolist() == [5000, 0]
+    w, i = gf.tensor(numbers((4, 3)), device="emulated", requires_grad=True), gf.tensor(key, device="emulated")
+    (w[i].square().sum() + gf.take_along_axis(w, gf.reshape(i, (4, 1)), axis=1).sum()).backward()
+    assert w.grad is not None
+
+
 @pytest.mark.parametrize("real", [*REALS, pytest.param(np.float16, id="float16")])
 def test_optimizer_steps(backend: Any, reference: Any, real: Any) -> None:
     def state(*signs: int) -> list[Any]:

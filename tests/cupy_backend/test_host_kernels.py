@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gradflow_cupy.kernels import REAL_TYPES, per_cell, per_element, per_row, per_tile
+from gradflow_cupy.kernels import REAL_TYPES, per_cell, per_element, per_row, per_run, per_tile
 from gradflow_cupy.network import CODES
 from gradflow_numpy import NumpyBackend
 from host_kernels import COMPILER, NO_COMPILER, host_kernel
@@ -60,7 +60,8 @@ def assert_ulp(actual: Any, expected: Any, ulp: float = 8, scale: Any = 0.0) -> 
 def test_grids_are_within_the_limits_of_cuda(rows: int, columns: int) -> None:
     """Blocks also suit block sums: their threads are a power of two, at most as many as the shared memory holds."""
     for grid, block, *_ in (
-        per_element(rows * columns), per_row(rows, columns), per_cell(rows, columns), per_tile(rows, columns)
+        per_element(rows * columns), per_row(rows, columns), per_cell(rows, columns), per_tile(rows, columns),
+        per_run(rows, 1, columns), per_run(rows, rows, columns), per_run(1, rows, columns),
     ):  # fmt: skip
         assert 0 < grid[0] < 2**31
         assert all(0 < n < 2**16 for n in grid[1:])
@@ -279,6 +280,31 @@ def test_sums_of_what_is_not_finite(real: Any) -> None:
 
 
 @pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("columns", [1, 5, 70])
+@pytest.mark.parametrize(("n", "rows"), [(1, 1), (1, 9), (33, 4), (40, 1000), (90, 2)])
+def test_scatter_rows(n: int, rows: int, columns: int, real: Any) -> None:
+    """Runs of every length, rows without any, and the same bits in whatever order blocks and threads run."""
+    rng = np.random.default_rng(n)
+    targets = np.minimum(rng.geometric(0.3, n) - 1, rows - 1)
+    values, start = numbers((n, columns), real), numbers((rows, columns), real, 1)
+    order = np.argsort(targets, kind="stable")
+    expected = start.astype("longdouble")
+    np.add.at(expected, targets, values.astype("longdouble"))
+    terms = np.abs(start)
+    np.add.at(terms, targets, np.abs(values))
+    grid, block, width = per_run(n, rows, columns)
+    results = []
+    for blocks in (grid, (5, 1), (2, 1)):
+        out = start.copy()
+        launch("scatter_rows", real, blocks, block, values, order, targets[order], out, n, columns, width)
+        results.append(out.tobytes())
+    assert len(set(results)) == 1
+    assert_ulp(out, expected.astype(real), 2, terms)
+    untouched = np.bincount(targets, minlength=rows) == 0
+    assert np.array_equal(out[untouched], start[untouched])
+
+
+@pytest.mark.parametrize("real", REALS)
 def test_the_sums_of_a_thread_do_not_drift(real: Any) -> None:
     """In each kernel with sums, a thread adds 20,000 equal numbers."""
     n = 20_000
@@ -299,6 +325,10 @@ def test_the_sums_of_a_thread_do_not_drift(real: Any) -> None:
     launch("layer_norm", real, (1,), (1,), x, None, None, out, stats, 1, n, 1.0)
     assert_ulp(stats[0, :1], (value * one).astype(real), 2)
     launch("bias_backward", real, (1, 1), (32,), x, None, None, partial, n, 1, n, 0, 0.0)
+    assert_ulp(partial, (n * value * one).astype(real), 2)
+    partial[:] = 0
+    same = np.zeros(n, np.int64)
+    launch("scatter_rows", real, (1, 1), (1,), x, np.arange(n), same, partial, n, 1, 1)
     assert_ulp(partial, (n * value * one).astype(real), 2)
 
 
