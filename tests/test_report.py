@@ -9,14 +9,16 @@ import subprocess
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gradflow.training import Settings, train
 from gradflow.training.report import report_html
 from gradflow.training.report_figures import MOST_POINTS
-from tests.reports import CASES, HOSTILE, Page, classified, history, measured
+from tests.reports import CASES, HOSTILE, Page, classified, history, measured, shown
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -75,6 +77,22 @@ def test_text_from_outside_is_escaped(pages: dict[str, str]) -> None:
 def test_equal_data_give_equal_text() -> None:
     assert report_html(classified()) == report_html(classified())
     assert report_html(classified()) != report_html(classified(seed=1))
+
+
+@pytest.mark.parametrize("name", ["iris", "diabetes"])
+def test_the_report_of_a_run_tells_its_figures(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    result = train(Settings(name, epochs=3, hidden=(8,), ensemble=2, device="cpu"), tmp_path / "run")
+    page = Page((tmp_path / "run" / "report.html").read_text("utf-8"))
+    rows = {row[0]: row[1] for row in page.table("figure", "value", "95 % interval")}
+    if name == "iris":
+        assert rows["accuracyshare of the samples whose class is predicted"] == shown(result.figures["accuracy"])
+    else:
+        r2 = next(float(value.replace("\u2212", "-")) for row, value in rows.items() if row.startswith("R²"))
+        assert r2 == pytest.approx(result.figures["r2"], abs=0.01)
+    assert f"best epoch ({result.best[0].epoch} and {result.best[1].epoch})" in page.text
+    assert "An ensemble of 2 multilayer perceptrons" in page.text
+    assert f"gradflow train --config {tmp_path / 'run'}" in page.text
 
 
 @pytest.mark.parametrize(
