@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from functools import partial
 from typing import Any
 
@@ -147,6 +148,12 @@ def test_a_bar_shows_the_epoch(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 # ---------------------------------------------------------------------- what is refused
+
+
+def test_a_bar_without_tqdm_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ModuleNotFoundError, match='needs tqdm from the extra "train"'):
+        make(progress=True)
 
 
 def changed(**changes: Any) -> Any:

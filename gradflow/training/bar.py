@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradflow as gf
 from gradflow.environment import DISTRIBUTION, to_install
 
 
+def tqdm() -> Any:
+    """The class of bars. Raises ModuleNotFoundError, which says what to type, if it is not installed."""
+    try:
+        import tqdm
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f'a progress bar needs tqdm from the extra "train" of {DISTRIBUTION}; {to_install("train")}'
+        ) from None
+    return tqdm.tqdm
+
+
 class Bar:
-    """A bar for an epoch of so many batches, on stderr. Raises ModuleNotFoundError without tqdm."""
+    """A bar for an epoch of so many batches, on stderr."""
 
     def __init__(self, title: str, batches: int) -> None:
-        try:
-            from tqdm import tqdm
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                f'a progress bar needs tqdm from the extra "train" of {DISTRIBUTION}; {to_install("train")}'
-            ) from None
-        self._bar = tqdm(total=batches, desc=title, unit="batch", leave=False)
+        self._bar = tqdm()(total=batches, desc=title, unit="batch", leave=False)
 
     def show(self, batches: int, loss: gf.Tensor) -> None:
         """Show that so many batches are done. The loss is read only when the bar is drawn, some times per second."""

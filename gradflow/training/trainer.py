@@ -22,7 +22,7 @@ from gradflow.optim.averaging import WeightAverage
 from gradflow.random.generator import default_generator, restored
 from gradflow.saving import load, save
 from gradflow.training import checks, trainer_state
-from gradflow.training.bar import Bar
+from gradflow.training.bar import Bar, tqdm
 from gradflow.training.epoch import Epoch, NonFiniteLossError, Step
 from gradflow.training.evaluation import Figures, trial
 from gradflow.training.metrics import ON_DEVICE, better
@@ -96,6 +96,8 @@ class Trainer:
         names = checks.metric_names(metrics, watch)
         if capture not in (True, False, "auto"):
             raise ValueError(f"capture is True, False or 'auto'; got {capture!r}")
+        if progress:
+            tqdm()
         self.model, self.loss, self.optimizer, self.train, self.validation = model, loss, optimizer, train, validation
         self.watch, self.clip_norm, self.accumulate, self.progress = watch, clip_norm, index(accumulate), progress
         self.captures = can_be_captured(model, loss) if capture == "auto" else bool(capture)
