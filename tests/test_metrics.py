@@ -313,8 +313,11 @@ def test_a_string_of_names_is_an_error() -> None:
         make("accuracy")
 
 
-def test_a_name_given_twice_counts_once() -> None:
-    assert make(["f1", "accuracy", "f1"]).names == ("f1", "accuracy")
+def test_figures_are_in_the_order_of_the_names_each_once() -> None:
+    metrics = make(["f1", "accuracy", "f1"])
+    assert metrics.names == ("f1", "accuracy")
+    outputs, labels = gf.tensor([[0.0, 1.0], [1.0, 0.0]]), gf.tensor([1, 1], dtype="int64")
+    assert list(metrics.figures([metrics.partial(outputs, labels)]).items()) == [("f1", 2 / 3), ("accuracy", 0.5)]
 
 
 def test_without_names_every_loss_will_do() -> None:

@@ -154,9 +154,9 @@ class Metrics:
         import_scikit_learn(self._host_names)
         self._samples = batches.samples
         self._elements = math.prod(batches.targets.shape[2 if self.kind == "probabilities" else 1 :])
-        if "r2" in self.names:  # squares of deviations from about the mean lose no digits; of equal targets, they are 0
-            first = _wide(gf.tensor(batches.targets[:_CENTRED], device=batches.device))
-            self._centre = gf.reshape(first[0] + gf.mean(first - first[0], axis=0), (1, -1))
+        if "r2" in self.names:  # the squares of deviations from about the mean lose no digits
+            first = gf.tensor(batches.targets[:_CENTRED], device=batches.device)
+            self._centre = gf.reshape(gf.mean(_wide(first), axis=0), (1, -1))
 
     def partial(
         self, outputs: gf.Tensor, targets: gf.Tensor, weights: gf.Tensor | None = None
