@@ -41,6 +41,7 @@ _SAME = {
 """The names of figures with intervals in a report, and those that they have as metrics."""
 _PERCENT = ("accuracy", "balanced_accuracy")
 _LABELS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "f1": "F1", "auroc": "AUROC"}
+_WIDEST = 20  # characters of the name of a class in a label
 _FEW = 20
 """With up to so many classes, the table has a row for each."""
 
@@ -124,9 +125,8 @@ def _table(predictor: Predictor, figures: Iterable[tuple[str, float, float, floa
     for name, value, low, high in figures:
         label = _LABELS.get(name, name.replace("_", " "))
         if name == "f1":
-            label += (
-                f" of {printable(predictor.classes[1])}" if len(predictor.classes) == 2 else ", mean of the classes"
-            )
+            two = len(predictor.classes) == 2
+            label += f" of {printable(predictor.classes[1])[:_WIDEST]}" if two else ", mean of the classes"
         interval = "" if math.isnan(low) else f"   ({_text(name, low)} to {_text(name, high)})"
         yield f"{label:26}{_text(name, value):>10}{interval}"
     if 0 < len(classes) <= _FEW:
