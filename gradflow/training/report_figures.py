@@ -57,10 +57,13 @@ class Axis:
         return [(i * step, tick_label(i * step, decimals)) for i in range(first, last + 1)]
 
     def _log_ticks(self) -> list[tuple[float, str]]:
-        parts = (1, 2, 5) if self.high - self.low < 3.5 else (1,)
         exponents = range(math.floor(self.low), math.ceil(self.high) + 1)
-        values = [float(f"{m}e{e}") for e in exponents for m in parts]
-        return [(v, f"{v:g}") for v in values if self.low - 1e-9 <= math.log10(v) <= self.high + 1e-9]
+        if self.high - self.low < 3.5:
+            values = [float(f"{m}e{e}") for e in exponents for m in (1, 2, 5)]
+            ticks = [(v, f"{v:g}") for v in values]
+        else:
+            ticks = [(float(f"1e{e}"), f"1e{e}") for e in exponents[:: -(-len(exponents) // 8)]]
+        return [(v, label) for v, label in ticks if v and self.low - 1e-9 <= math.log10(v) <= self.high + 1e-9]
 
 
 def tick_label(value: float, decimals: int) -> str:

@@ -95,6 +95,8 @@ def _notes(data: ReportData, main: Figure) -> Iterator[str]:
         f"{count(n, f'{data.assessed} sample')}. They tell how much the choice of these samples matters, not that of "
         "another split or another seed."
     )
+    if data.classes:
+        yield "That of the calibration error lies rather high, since a resample strays further from its probabilities."
     if n < 50:
         yield "With so few samples they are rough."
 
