@@ -316,7 +316,7 @@ def test_a_string_of_names_is_an_error() -> None:
 def test_figures_are_in_the_order_of_the_names_each_once() -> None:
     metrics = make(["f1", "accuracy", "f1"])
     assert metrics.names == ("f1", "accuracy")
-    outputs, labels = gf.tensor([[0.0, 1.0], [1.0, 0.0]]), gf.tensor([1, 1], dtype="int64")
+    outputs, labels = gf.tensor([[0.0, 1.0], [1.0, 0.0]] * 2), gf.tensor([1] * 4, dtype="int64")
     assert list(metrics.figures([metrics.partial(outputs, labels)]).items()) == [("f1", 2 / 3), ("accuracy", 0.5)]
 
 
