@@ -56,7 +56,7 @@ def interrupted(words: list[str]) -> str:
     """What a run prints that gets Ctrl-C after three seconds."""
     began = set(Path("runs").iterdir())
     with subprocess.Popen(
-        [sys.executable, "-m", "gradflow", *words], env=child_environment(), text=True,
+        [sys.executable, "-m", "gradflow", *words], env=child_environment(GRADFLOW_FAST="0"), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as process:  # fmt: skip
         deadline = time.monotonic() + 120
