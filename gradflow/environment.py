@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 DISTRIBUTION = "gradflow-autograd"
@@ -73,6 +73,25 @@ def delayed_interrupts() -> Iterator[Interrupts]:
         if signal.getsignal(signal.SIGINT) is remember:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         interrupts.end()
+
+
+def offering(package: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a package that imports what it offers, its module `public`, when a name is used first.
+
+    The settings of a run, for example, are then at hand in a command line that has not imported NumPy.
+    """
+    import importlib
+    import importlib.util
+    import sys
+
+    def offered(name: str) -> Any:
+        if importlib.util.find_spec(f"{package}.{name}"):  # a module, which `from package import module` imports
+            raise AttributeError(f"module {package!r} has no attribute {name!r} before it is imported")
+        value = getattr(importlib.import_module(f"{package}.public"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return offered
 
 
 def to_install(extra: str) -> str:

@@ -26,7 +26,6 @@ from gradflow.cli.output import (
     harden_streams,
     print_error,
 )
-from gradflow.data.inputs import DataError
 from gradflow.environment import VariableError
 from gradflow.text import did_you_mean
 from gradflow.training.epoch import NonFiniteLossError
@@ -108,12 +107,18 @@ def _run(argv: Sequence[str] | None) -> int:
         return status
     except SystemExit as stop:  # of --help and --version
         return int(stop.code or 0)
-    except (UsageError, SettingsError, DataError, VariableError, ImportError, gf.DeviceUnavailableError) as error:
+    except (UsageError, SettingsError, VariableError, ImportError, gf.DeviceUnavailableError) as error:
         return _failed(str(error), INVALID)
     except KeyboardInterrupt:
         return _failed("interrupted", INTERRUPTED)
     except NonFiniteLossError as error:
         return _failed(str(error))
+    except ValueError as error:
+        from gradflow.data import DataError  # which imports NumPy
+
+        if not isinstance(error, DataError):
+            raise
+        return _failed(str(error), INVALID)
     except MemoryError:
         return _failed("out of memory; a narrower model or a smaller batch needs less")
     except BrokenPipeError:

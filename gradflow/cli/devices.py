@@ -11,7 +11,6 @@ from gradflow.backend.discovery import backend_prefixes, backend_source, discove
 from gradflow.backend.registry import describe_device, devices_of
 from gradflow.cli.output import INVALID, nothing_on_stdout, print_error
 from gradflow.text import printable
-from gradflow.training.preparation import DeviceError, auto_device
 
 _HELP = """\
 List the devices. For each that cannot be used, say why and what to type.
@@ -84,6 +83,8 @@ def _report() -> dict[str, Any]:
                 "devices": found if diagnosis.usable else [],
             }
         )
+    from gradflow.training.preparation import DeviceError, auto_device
+
     auto: dict[str, str | None]
     try:
         chosen, reason = auto_device()

@@ -14,7 +14,7 @@ import gradflow as gf
 from gradflow.backend import ACTIVATIONS
 from gradflow.backend.registry import describe_device
 from gradflow.cli.output import FAILED, UsageError, print_error
-from gradflow.data import DATASETS, load
+from gradflow.data.built_in import DATASETS
 from gradflow.text import printable
 from gradflow.training.epoch import Epoch, Step
 from gradflow.training.run_folder import refuse_used, unfinished_config
@@ -235,6 +235,8 @@ def _prepared(arguments: argparse.Namespace) -> Run:
             refuse_used(arguments.out)
         for path in (settings.dataset, settings.test_file, settings.validation_file):
             if path is not None and path not in DATASETS and not os.path.exists(path):
+                from gradflow.data import load
+
                 load(path)  # which says what is wrong
         epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
         line = f"training on {settings.dataset}: {epochs}, seed {settings.seed}"

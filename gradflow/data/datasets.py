@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradflow.data import arrays, images, splits
+from gradflow.data.built_in import DATASETS
 from gradflow.data.inputs import DataError, as_rows, check_finite, check_names, checked_inputs, image_shape_of, listed
 from gradflow.data.labels import Label, checked_targets, codes_among, encode
 from gradflow.data.reading import Samples, reading
@@ -23,15 +24,6 @@ from gradflow.ops.host import array_from_host
 from gradflow.text import did_you_mean
 
 Array = npt.NDArray[Any]
-
-DATASETS: dict[str, str] = {
-    "digits": "1797 handwritten digits of 8x8 pixels, 10 classes",
-    "breast-cancer": "569 tumours by 30 measurements, 2 classes",
-    "wine": "178 wines by 13 measurements, 3 classes",
-    "iris": "150 flowers by 4 measurements, 3 classes",
-    "diabetes": "442 patients by 10 measurements, regression",
-}
-"""The names that `load` knows, each with a short description."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

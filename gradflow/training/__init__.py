@@ -1,27 +1,10 @@
 """Training: the `Trainer`, whose loop is yours, and `train`, a whole run with a folder of what it needs to go on."""
 
-from gradflow.training.epoch import Epoch, NonFiniteLossError, Step
-from gradflow.training.loop import evaluate, fit
-from gradflow.training.predictor import Predictor, load_run
-from gradflow.training.results import Result
-from gradflow.training.runs import Run, resume, train
-from gradflow.training.settings import Settings, SettingsError, read_config
-from gradflow.training.trainer import Trainer
+import typing as _typing
 
-__all__ = [
-    "Epoch",
-    "NonFiniteLossError",
-    "Predictor",
-    "Result",
-    "Run",
-    "Settings",
-    "SettingsError",
-    "Step",
-    "Trainer",
-    "evaluate",
-    "fit",
-    "load_run",
-    "read_config",
-    "resume",
-    "train",
-]
+if _typing.TYPE_CHECKING:
+    from gradflow.training.public import *  # noqa: F403
+else:
+    from gradflow.environment import offering as _offering
+
+    __getattr__ = _offering(__name__)

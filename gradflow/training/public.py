@@ -1,0 +1,27 @@
+"""What `gradflow.training` offers; it is imported when it is used first."""
+
+from gradflow.training.epoch import Epoch, NonFiniteLossError, Step
+from gradflow.training.loop import evaluate, fit
+from gradflow.training.predictor import Predictor, load_run
+from gradflow.training.results import Result
+from gradflow.training.runs import Run, resume, train
+from gradflow.training.settings import Settings, SettingsError, read_config
+from gradflow.training.trainer import Trainer
+
+__all__ = [
+    "Epoch",
+    "NonFiniteLossError",
+    "Predictor",
+    "Result",
+    "Run",
+    "Settings",
+    "SettingsError",
+    "Step",
+    "Trainer",
+    "evaluate",
+    "fit",
+    "load_run",
+    "read_config",
+    "resume",
+    "train",
+]
