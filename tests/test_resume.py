@@ -398,6 +398,25 @@ def test_a_damaged_state_changes_nothing(options: dict[str, Any]) -> None:
     assert not any("\n" in error for error in errors)
 
 
+def test_different_values_of_one_parameter_change_nothing() -> None:
+    def make() -> Trainer:
+        layer = nn.Linear(3, 3, generator=gf.Generator(0))
+        model = nn.Sequential(layer, nn.Tanh(), layer)
+        train = Batches(INPUTS, LABELS, 16, gf.Generator(1))
+        return Trainer(model, gf.cross_entropy, optim.Adam(model.parameters()), train, average=0.9)
+
+    trainer, other = make(), make()
+    list(trainer.steps(5))
+    state = trainer.state_dict()
+    other.load_state_dict(state)
+    state["model"]["2.weight"] = state["model"]["2.weight"] + 1.0
+    before = outcome(trainer)
+    with pytest.raises(ValueError, match=r"0\.weight and 2\.weight share one tensor"):
+        trainer.load_state_dict(state)
+    assert outcome(trainer) == before
+    assert (losses(trainer, 12), outcome(trainer)) == (losses(other, 12), outcome(other))
+
+
 @pytest.mark.parametrize("content", [b"", b"abc", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
 def test_a_file_that_is_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(content)

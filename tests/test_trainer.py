@@ -124,6 +124,12 @@ def hooked() -> nn.Module:
     return model
 
 
+def hooked_parameter() -> nn.Module:
+    model = nn.Linear(4, 3)
+    model.weight.register_hook(lambda g: 2.0 * g)
+    return model
+
+
 def own_forward() -> nn.Module:
     model = nn.Linear(4, 3)
     model.forward = lambda x: gf.nn.Linear.forward(model, x)  # type: ignore[method-assign]
@@ -139,6 +145,7 @@ def own_forward() -> nn.Module:
         (lambda: nn.MLP([4, 8, 3], dropout=0.1), gf.cross_entropy, False),
         (lambda: nn.Sequential(nn.Linear(4, 3), Doubled()), gf.cross_entropy, False),
         (hooked, gf.cross_entropy, False),
+        (hooked_parameter, gf.cross_entropy, False),
         (own_forward, gf.cross_entropy, False),
         (lambda: nn.Linear(4, 3), user_loss, False),
         (lambda: nn.Linear(4, 3), partial(user_loss), False),

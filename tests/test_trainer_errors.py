@@ -245,6 +245,11 @@ def test_a_model_on_another_device_than_its_batches() -> None:
         changed(model=model)()
 
 
+def test_an_evaluation_on_another_device_than_the_model() -> None:
+    with pytest.raises(gf.DeviceMismatchError, match="fake:0"):
+        make().evaluate(Batches(INPUTS, LABELS, 16, device="fake"))
+
+
 @pytest.mark.parametrize("n", [-1, 1.5, True, None, "3"])
 def test_numbers_of_epochs_and_steps(n: Any) -> None:
     for use in (make().epochs, make().steps):

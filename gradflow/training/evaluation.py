@@ -83,8 +83,7 @@ class Figures:
                 value = self.objective(outputs, targets, *weights)
                 self.partial = self.metrics.partial(outputs, targets, *weights)
         except (TypeError, ValueError) as error:
-            what = f"the targets do not fit the outputs of the model (tried with {len(targets)} samples)"
-            raise type(error)(f"{what}: {error}") from error
+            raise _explained(error, "the targets do not fit the outputs of the model", len(targets)) from error
         if not isinstance(value, gf.Tensor) or value.shape != () or not value.dtype.is_floating:
             got = f"{value.dtype} of shape {value.shape}" if isinstance(value, gf.Tensor) else type(value).__name__
             raise ValueError(f"the loss must be one floating-point number, averaged over the batch; got {got}")
@@ -118,11 +117,17 @@ def trial(model: gf.nn.Module, batches: Batches) -> tuple[gf.Tensor, ...]:
         try:
             outputs = model(inputs)
         except (TypeError, ValueError) as error:
-            what = f"the model does not take the inputs (tried with {len(inputs)} samples)"
-            raise type(error)(f"{what}: {error}") from error
+            raise _explained(error, "the model does not take the inputs", len(inputs)) from error
     if not isinstance(outputs, gf.Tensor):
         raise TypeError(f"the model must return a tensor; got {type(outputs).__name__}")
     return outputs, *others
+
+
+def _explained(error: Exception, what: str, samples: int) -> Exception:
+    """A TypeError or ValueError that begins with what is wrong; an error of another class as it is."""
+    if type(error) in (TypeError, ValueError):
+        return type(error)(f"{what} (tried with {samples} samples): {error}")
+    return error
 
 
 @contextlib.contextmanager

@@ -83,8 +83,8 @@ def can_be_captured(model: nn.Module, loss: Any) -> bool:
 
 
 def _is_own(module: nn.Module) -> bool:
-    own = type(module).__module__.startswith("gradflow.nn.")
-    return own and not module._forward_hooks and "forward" not in vars(module)
+    hooked = module._forward_hooks or any(getattr(p._node, "hooks", None) for p in module.parameters())
+    return type(module).__module__.startswith("gradflow.nn.") and not hooked and "forward" not in vars(module)
 
 
 def _is_own_loss(loss: Any) -> bool:
