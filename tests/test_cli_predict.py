@@ -289,7 +289,7 @@ def test_values_are_evaluated_in_their_units(outputs: int, command: Any) -> None
 
 def test_figures_with_an_interval_are_those_of_the_report(evaluated: Any, command: Any) -> None:
     """Two modules compute them; they must agree, or a value would lie outside its interval."""
-    from gradflow.training.report_numbers import classification_figures, regression_figures
+    from gradflow.training.report.numbers import classification_figures, regression_figures
 
     two = Predictor([nn.MLP([4, 2])], scale(4), classes=["no", "yes"])
     values = np.random.default_rng(0).normal(10, 3, 80)

@@ -17,7 +17,7 @@ import pytest
 
 from gradflow.training import Settings, train
 from gradflow.training.report import report_html
-from gradflow.training.report_figures import MOST_POINTS
+from gradflow.training.report.figures import MOST_POINTS
 from tests.reports import CASES, HOSTILE, Page, classified, history, measured, shown
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -153,7 +153,7 @@ def test_colours_have_enough_contrast() -> None:
         low, high = sorted((luminance(a), luminance(b)))
         return (high + 0.05) / (low + 0.05)
 
-    css = (files("gradflow.training") / "report.css").read_text("utf-8")
+    css = (files("gradflow.training.report") / "report.css").read_text("utf-8")
     themes = re.findall(r":root \{(.*?)\}", css, re.S)
     assert len(themes) == 3  # light, dark, print
     for theme in themes:

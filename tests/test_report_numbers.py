@@ -10,8 +10,8 @@ import pytest
 
 from gradflow.training.metrics import figures_of
 from gradflow.training.report import report_html
-from gradflow.training.report_figures import Axis, picture, wilson
-from gradflow.training.report_numbers import (
+from gradflow.training.report.figures import Axis, picture, wilson
+from gradflow.training.report.numbers import (
     RESAMPLES,
     calibration,
     classification_figures,
@@ -52,8 +52,8 @@ def test_figures_of_values_are_those_of_the_metrics() -> None:
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_intervals_are_those_of_a_slow_bootstrap(monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
-    monkeypatch.setattr("gradflow.training.report_numbers.RESAMPLES", 60)
-    monkeypatch.setattr("gradflow.training.report_numbers._DRAWS", 500)  # of samples at a time, so in several parts
+    monkeypatch.setattr("gradflow.training.report.numbers.RESAMPLES", 60)
+    monkeypatch.setattr("gradflow.training.report.numbers._DRAWS", 500)  # of samples at a time, so in several parts
     targets, outputs = probabilities(25, classes)
     outputs = outputs.round(1) + 0.01  # ties
     outputs /= outputs.sum(axis=1, keepdims=True)
@@ -68,7 +68,7 @@ def test_intervals_are_those_of_a_slow_bootstrap(monkeypatch: pytest.MonkeyPatch
 
 
 def test_intervals_of_values_are_those_of_a_slow_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradflow.training.report_numbers.RESAMPLES", 60)
+    monkeypatch.setattr("gradflow.training.report.numbers.RESAMPLES", 60)
     data = measured(n=25, columns=2)
     drawn = [np.repeat(np.arange(25), w.astype(int)) for weights in resamples(25) for w in weights]
     slow = [
@@ -100,7 +100,7 @@ def test_resamples_draw_each_sample_equally_often() -> None:
 
 def test_very_many_samples_have_fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [resample_count(n) for n in (2, 25_000, 50_000, 10**9)] == [RESAMPLES, RESAMPLES, 1000, 200]
-    monkeypatch.setattr("gradflow.training.report_numbers._MOST_DRAWS", 3000)
+    monkeypatch.setattr("gradflow.training.report.numbers._MOST_DRAWS", 3000)
     assert sum(map(len, resamples(10))) == 300
 
 

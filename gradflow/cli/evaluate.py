@@ -101,7 +101,7 @@ def finite(x: Any) -> Any:
 
 def _figures(predictor: Predictor, outputs: Any, targets: Any) -> Iterator[tuple[str, float, float, float]]:
     """Yield the name and the value of each figure, and the ends of its interval: NaN where it has none."""
-    from gradflow.training.report_numbers import classification_figures, regression_figures
+    from gradflow.training.report.numbers import classification_figures, regression_figures
 
     if predictor.classes:
         drawn = classification_figures(targets, outputs)
@@ -114,7 +114,7 @@ def _figures(predictor: Predictor, outputs: Any, targets: Any) -> Iterator[tuple
 
 def _classes(predictor: Predictor, outputs: Any, targets: Any) -> list[dict[str, Any]]:
     """Return the samples, precision, recall and F1 of each class; NaN where a share is of nothing."""
-    from gradflow.training.report_numbers import class_scores, confusion
+    from gradflow.training.report.numbers import class_scores, confusion
 
     columns = class_scores(confusion(targets, outputs.argmax(axis=1), len(predictor.classes)))
     rows = zip(predictor.classes, *(column.tolist() for column in columns), strict=True)

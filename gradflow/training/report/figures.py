@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gradflow.training.curves import Curve, Panel
 from gradflow.training.host_metrics import BINS
-from gradflow.training.report_numbers import Bins, Floats
+from gradflow.training.report.numbers import Bins, Floats
 
 MOST_POINTS = 2000
 """How many points a scatter plot has at most; of more samples it shows some, evenly spaced in their order."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from gradflow.training.curves import best_epoch
-from gradflow.training.report_data import ReportData
-from gradflow.training.report_markup import NONE, TIMES, count, duration, listed, name, number, percent, text
-from gradflow.training.report_numbers import Figure
+from gradflow.training.report.data import ReportData
+from gradflow.training.report.markup import NONE, TIMES, count, duration, listed, name, number, percent, text
+from gradflow.training.report.numbers import Figure
 
 _OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "rmsprop": "RMSprop"}
 _ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "elu": "ELU", "selu": "SELU"}

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page without network, for a reader who did not run it."""
+"""The page of a report: its sections, its style, its head."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from importlib.resources import files
 import numpy as np
 
 from gradflow.training.curves import Panel, panels
-from gradflow.training.report_data import ReportData
-from gradflow.training.report_figures import line_chart
-from gradflow.training.report_markup import facts, name, text
-from gradflow.training.report_numbers import Figure
-from gradflow.training.report_results import (
+from gradflow.training.report.data import ReportData
+from gradflow.training.report.figures import line_chart
+from gradflow.training.report.markup import facts, name, text
+from gradflow.training.report.numbers import Figure
+from gradflow.training.report.results import (
     classification_sections,
     figures_of,
     figures_section,
     regression_sections,
 )
-from gradflow.training.report_story import lead, notices, story
-
-__all__ = ["ReportData", "report_html"]
+from gradflow.training.report.story import lead, notices, story
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _MOST_TOLD = 10  # members of an ensemble
@@ -37,7 +35,7 @@ def report_html(data: ReportData) -> str:
         figures = figures_of(data) if finite else []
         sections = list(_sections(data, figures))
     links = "".join(f'<li><a href="#{key}">{heading}</a></li>' for key, heading, _ in sections)
-    style = (files("gradflow.training") / "report.css").read_text("utf-8")
+    style = (files("gradflow.training.report") / "report.css").read_text("utf-8")
     body = "\n".join(
         f'<section aria-labelledby="{key}">\n<h2 id="{key}">{heading}</h2>\n{content}\n</section>'
         for key, heading, content in sections

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradflow.training import report_figures as draw
 from gradflow.training.host_metrics import BINS
-from gradflow.training.report_data import ReportData
-from gradflow.training.report_markup import MINUS, NONE, Number, count, name, number, percent, scrolling, table, text
-from gradflow.training.report_numbers import (
+from gradflow.training.report import figures as draw
+from gradflow.training.report.data import ReportData
+from gradflow.training.report.markup import MINUS, NONE, Number, count, name, number, percent, scrolling, table, text
+from gradflow.training.report.numbers import (
     Figure,
     Integers,
     calibration,
