@@ -234,6 +234,22 @@ def test_parts_that_do_not_fit_are_refused(options: dict[str, Any], words: str) 
         Predictor(**{**parts, **options})
 
 
+def test_models_that_a_file_would_not_describe_are_refused() -> None:
+    """Their predictions would be others than those of the model that was trained."""
+    tanh, hooked, replaced, patched = (nn.MLP([4, 8, 3]) for _ in range(4))
+    tanh[0].activation = "tanh"
+    hooked.register_forward_hook(lambda module, inputs, output: output * 2)
+    setattr(replaced, "1", nn.Identity())
+    patched[0].forward = lambda x: x
+    for model in (tanh, hooked, replaced, patched):
+        with pytest.raises(ValueError, match="as it was made"):
+            Predictor([model], scale(4), classes=NAMES)
+    with pytest.raises(TypeError, match=re.escape("class nn.MLP; got Sequential")):
+        Predictor([nn.Sequential(nn.Linear(4, 3))], scale(4), classes=NAMES)  # type: ignore[list-item]
+    tanh.activation = "tanh"
+    assert Predictor([tanh], scale(4), classes=NAMES).activation == "tanh"
+
+
 # ---------------------------------------------------------------------- figures
 
 

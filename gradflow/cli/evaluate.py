@@ -81,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(finite(document), indent=2, allow_nan=False))
     else:
-        print(printable(f"{arguments.folder} ({predictor.describe()}) on {len(targets)} samples of {arguments.data}"))
+        samples_of = f"{len(targets)} sample{'s' * (len(targets) != 1)} of {arguments.data}"
+        print(printable(f"{arguments.folder} ({predictor.describe()}) on {samples_of}"))
         for line in _table(predictor, figures, classes):
             print(line)
     if _trained_on(arguments.folder, arguments.data):

@@ -79,7 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         write_file(arguments.out, "".join(rows).encode("utf-8", "surrogatepass"))
     where = "" if arguments.out is None else f"; written to {arguments.out}"
-    what = f"{len(samples.inputs)} predictions of {arguments.folder} ({predictor.describe()})"
+    n = len(samples.inputs)
+    what = f"{n} prediction{'s' * (n != 1)} of {arguments.folder} ({predictor.describe()})"
     print(f"gradflow: {printable(what + where)}", file=sys.stderr, flush=True)
     return 0
 

@@ -33,6 +33,8 @@ MODEL_FILE = "model.safetensors"
 
 _BATCH_VALUES = 1 << 22  # the values of all layers for one batch of inputs: some 16 MB
 
+_KINDS = (gf.nn.MLP, gf.nn.Linear, gf.nn.Dropout)
+
 Array = npt.NDArray[Any]
 
 
@@ -51,7 +53,7 @@ class Predictor:
     device: where predictions are computed (default, that of the members).
 
     The attributes have the names of the arguments; `sizes`, `activation` and `dropout` are those of the members. Raises
-    ValueError for arguments that do not fit each other.
+    ValueError for arguments that do not fit each other, TypeError for models of another class.
 
     >>> from gradflow.data.scaling import Standardizer
     >>> scale = Standardizer(np.array([5.0, 3.0]), np.array([2.0, 1.0]), limit=3.0)
@@ -76,10 +78,11 @@ class Predictor:
         score: Mapping[str, Any] | None = None,
         device: DeviceLike | None = None,
     ) -> None:
-        kinds = {(m.sizes, m.activation, _dropout(m)) for m in members}
+        kinds = {_architecture(member) for member in members}
         if len(kinds) != 1:
             raise ValueError(f"the members must be models of one architecture; got {len(kinds)} architectures")
-        ((self.sizes, self.activation, self.dropout),) = kinds
+        (architecture,) = kinds
+        self.sizes, self.activation, self.dropout = architecture
         width, outputs = self.sizes[0], self.sizes[-1]
         self.inputs, self.targets = inputs, targets
         self.classes = tuple(map(str, classes))
@@ -107,7 +110,7 @@ class Predictor:
         if len(image) not in (2, 3) or min(image) < 1 or math.prod(image) != width:
             raise ValueError(f"images of shape {self.image_shape} do not fit {width} inputs")
         self.device = next(members[0].parameters()).device if device is None else gf.get_backend(device).device
-        self.members = [build_model(*kinds.copy().pop(), m.state_dict(), self.device) for m in members]
+        self.members = [build_model(*architecture, m.state_dict(), self.device) for m in members]
 
     @classmethod
     def from_split(cls, members: Sequence[gf.nn.MLP], split: Split) -> Self:
@@ -283,8 +286,16 @@ def _why_no_model(path: Path) -> str:
 # ---------------------------------------------------------------------- parts of a Predictor
 
 
-def _dropout(model: gf.nn.MLP) -> float:
-    return float(model.dropout0.p) if hasattr(model, "dropout0") else 0.0
+def _architecture(model: gf.nn.MLP) -> tuple[tuple[int, ...], str, float]:
+    """Return the sizes, the activation and the dropout of an MLP. Raises TypeError or ValueError for another module."""
+    if type(model) is not gf.nn.MLP:
+        raise TypeError(f"a Predictor takes models of the class nn.MLP; got {type(model).__name__}")
+    layers = [layer for layer in model.children() if type(layer) is gf.nn.Linear]
+    activations = [*[model.activation] * (len(model.sizes) - 2), None]
+    others = [m for m in model.modules() if type(m) not in _KINDS or m._forward_hooks or "forward" in vars(m)]
+    if [layer.activation for layer in layers] != activations or others:
+        raise ValueError("a Predictor takes an MLP as it was made; this one has other layers or activations, or hooks")
+    return model.sizes, model.activation, float(model.dropout0.p) if hasattr(model, "dropout0") else 0.0
 
 
 def _plain(label: Any) -> Label:
