@@ -1,4 +1,4 @@
-"""`python -m benchmarks.step_breakdown` and `python -m benchmarks.threads`, on a tiny workload."""
+"""The benchmarks that are commands, such as `python -m benchmarks.step_breakdown`, on a tiny workload."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import gradflow as gf
-from benchmarks import epoch_share, import_time, step_breakdown, threads
+from benchmarks import epoch_share, import_time, step_breakdown, threads, trainer
 from benchmarks.peers.options import cores
 from benchmarks.workloads import TINY
 
@@ -59,7 +59,14 @@ def test_the_share_of_the_step_in_an_epoch_is_measured() -> None:
     assert re.search(r"^the training step is 0\.\d\d of the time", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", [step_breakdown, threads, epoch_share, import_time])
+def test_the_trainer_and_the_bare_loop_that_are_timed_have_equal_losses() -> None:
+    both = trainer.Both(replace(TINY, batches=4))
+    both.check_equal()
+    assert both.step.status == both.trainer._step.whole.status == "replaying"
+    assert trainer.saved(both.trainer)[0] > 4 * TINY.parameters
+
+
+@pytest.mark.parametrize("command", [step_breakdown, threads, epoch_share, import_time, trainer])
 def test_a_wrong_argument_is_one_line_and_status_2(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         command.main(["many"])
