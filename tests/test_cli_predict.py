@@ -19,7 +19,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import nn
-from gradflow.cli import main
+from gradflow.cli import build_parser, main
 from gradflow.cli.predict import without_formula
 from gradflow.data import load
 from gradflow.training.predictor import MODEL_FILE, Predictor, load_run
@@ -210,6 +210,18 @@ def test_what_cannot_be_used_is_one_line(name: str, words: tuple[str, ...], mess
     np.savez("objects.npz", X=np.array([[1, None]], object), y=y[:1])
     np.savez("unnamed.npz", a=x)
     assert_one_line(command(name, *words), re.escape(message).replace(r"\.\*", ".*"))
+
+
+@pytest.mark.parametrize("name", ["predict", "evaluate", "compare"])
+def test_help_fits_80_columns_and_its_examples_are_accepted(name: str, command: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, err = command(name, "--help")
+    assert (status, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    examples = re.findall(rf"^  gradflow ({name} .*)$", out, re.MULTILINE)
+    assert len(examples) >= 2
+    for example in examples:
+        assert build_parser().parse_args(example.split()).command == name
 
 
 @posix

@@ -32,7 +32,8 @@ examples:
 The picture replaces one that gradflow drew, and no other file. A run that is
 not finished is compared by what it has written so far.
 
-exit status: 0 done; 1 the picture cannot be written; 2 invalid input; 130 Ctrl-C
+exit status: 0 done; 1 the picture cannot be written; 2 invalid input;
+130 Ctrl-C
 """
 _WIDEST = 24  # characters of a value
 

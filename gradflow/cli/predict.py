@@ -37,7 +37,8 @@ earlier `gradflow predict` wrote, and no other. A class whose name a
 spreadsheet would run as a formula (it starts with =, +, - or @) is written
 with an apostrophe before it.
 
-exit status: 0 done; 1 the file cannot be written; 2 invalid input; 130 Ctrl-C
+exit status: 0 done; 1 the file cannot be written; 2 invalid input;
+130 Ctrl-C
 """
 _ROWS = 4096  # that become text at once
 
