@@ -157,21 +157,21 @@ def test_an_average_of_parameters_whose_memory_is_shared(device: str, capture: b
     assert equal(weights, expected[1])
 
 
-def test_an_interrupted_exchange_of_weights_and_averages_is_noticed() -> None:
+def test_a_failed_exchange_of_weights_and_averages_is_noticed() -> None:
     trainer = make(average=0.9, validate=True)
     list(trainer.epochs(1))
     state, average = trainer.state_dict(), trainer._average
     assert average is not None
     assign, calls = average._assign, []
 
-    def interrupted(arrays: Any) -> None:
+    def failing(arrays: Any) -> None:
         calls.append(arrays)
         if len(calls) == 2:  # back to the weights
-            raise KeyboardInterrupt
+            raise MemoryError
         assign(arrays)
 
-    average._assign = interrupted  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
+    average._assign = failing  # type: ignore[method-assign]
+    with pytest.raises(MemoryError):
         list(trainer.epochs(2))
     average._assign = assign  # type: ignore[method-assign]
     for use in (trainer.state_dict, lambda: list(trainer.epochs(2))):

@@ -24,7 +24,7 @@ from gradflow.saving import load, save
 from gradflow.training import checks, trainer_state
 from gradflow.training.bar import Bar, tqdm
 from gradflow.training.epoch import Epoch, NonFiniteLossError, Step
-from gradflow.training.evaluation import Figures, trial
+from gradflow.training.evaluation import Figures, Tally, trial
 from gradflow.training.metrics import ON_DEVICE, better
 from gradflow.training.objective import ClassWeight, Loss, check_loss, class_weights_of
 from gradflow.training.progress import Progress
@@ -192,11 +192,11 @@ class Trainer:
     def _update(self) -> gf.Tensor:
         """Do one optimizer step and return its loss."""
         progress = self._progress
+        self._torn = True
         if self._batches is None:
             self._batches = self._open()
         if not self.model.training:
             self.model.train()
-        self._torn = True
         if self.accumulate == 1:
             loss, partial = self._step.whole(*next(self._batches))
             progress.tally.add(loss, partial)
@@ -247,7 +247,7 @@ class Trainer:
         """Validate, read the figures of the epoch, keep the weights if they are the best, and start the next epoch."""
         progress, number = self._progress, self.epoch + 1
         with self._averaged():
-            validation = None if self._on_validation is None else self._on_validation.tally(self.model)
+            validation = None if self._on_validation is None else self._validated(self._on_validation)
             train_loss, train_metrics = self._on_train.read(progress.tally)
             loss: float | None = None
             metrics: dict[str, float] = {}
@@ -271,6 +271,16 @@ class Trainer:
         self._torn = False
         self._close_bar()
         return epoch
+
+    def _validated(self, figures: Figures) -> Tally:
+        """The results of the validation. If an error ends it, generators go back, so that it can be done again."""
+        states = [(g, g.key, g.counter) for g in checks.generators_of(self.model, self.validation)]
+        try:
+            return figures.tally(self.model)
+        except Exception:
+            for generator, key, counter in states:
+                generator.key, generator.counter = key, counter
+            raise
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -350,7 +360,10 @@ class Trainer:
 
 
 class _Work:
-    """A `with` in which the trainer works: Ctrl-C is delayed to its end, and its time is added to that of the epoch."""
+    """A `with` in which the trainer works: Ctrl-C is delayed to its end, and its time is added to that of the epoch.
+
+    Another KeyboardInterrupt, such as of a second Ctrl-C, comes at any line: the trainer must not go on after it.
+    """
 
     __slots__ = ("interrupts", "trainer")
 
@@ -362,7 +375,9 @@ class _Work:
         self.interrupts.delayed = True
         self.trainer._since = time.perf_counter()
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self.trainer._torn = True
         self.trainer._progress.seconds += time.perf_counter() - self.trainer._since
         self.interrupts.end()
 
