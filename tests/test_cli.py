@@ -470,6 +470,31 @@ def test_help_and_devices_need_only_numpy() -> None:
     assert re.fullmatch(r'gradflow: error: .+extra "train".+\n', done.stderr)
 
 
+FIRST_LINE = """
+import sys
+
+class Out:
+    errors = "strict"
+
+    def write(self, text):
+        slow = [m for m in ("numpy", "sklearn", "gradflow.training.trainer") if m in sys.modules]
+        print(text.strip(), slow, file=sys.stderr)
+        raise SystemExit(0)
+
+    def flush(self):
+        pass
+
+sys.stdout = Out()
+from gradflow.cli import main
+main(["train", "iris"])
+"""
+
+
+def test_the_first_line_is_printed_before_slow_imports() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_LINE], env=child_environment(), capture_output=True, text=True)
+    assert done.stderr == "training on iris: 40 epochs, seed 0 []\n"
+
+
 @pytest.mark.parametrize("words", [("devices",), ("devices", "--json"), ("agree",), ("train", "iris", *QUICK)])
 @pytest.mark.parametrize(
     ("variable", "value"),
@@ -677,8 +702,12 @@ def test_a_terminal_that_is_closed_loses_nothing() -> None:
     watchdog.start()
     try:
         seen = b""
-        while not re.search(rb"epoch [1-9]\d*/", seen):
+        while not re.search(rb"epoch [1-9]\d*/.+<", seen):
             seen += os.read(terminal, 4096)
+        lines = re.split(r"[\r\n]+", seen.decode())
+        bars = [line for line in lines if line.startswith("epoch") and "|" in line]
+        assert re.search(r", loss \d\.\d{4}, validation \d+\.\d\d % \|", bars[-1]), "the score is seen at 80 columns"
+        assert max(map(len, bars)) <= 80
         os.close(terminal)
         _, status = os.waitpid(child, 0)
     finally:

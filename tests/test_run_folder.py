@@ -278,7 +278,10 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(
     for step in range(1, steps + 1, 1 if device == "cpu" and not settings.get("patience") else 3):
         folder = stopped(tmp_path / f"{step}", step, **settings)
         assert names(folder) >= {"config.toml", "checkpoint.safetensors", "model.safetensors", "metrics.csv"}
-        result = resume(folder)
+        run = Run.resumed(folder)
+        with run:
+            assert sum(1 for _ in run.steps()) == steps - step, "it does not start from its beginning"
+            result = run.finish()
         assert result.histories == whole.histories
         assert contents(folder) == contents(whole.folder)
         assert names(folder) == RESULTS

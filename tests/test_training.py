@@ -96,7 +96,7 @@ def test_a_run_repeats_bit_for_bit(device: str, tmp_path: Path) -> None:
 
 
 def test_an_ensemble_averages_models_of_several_seeds(tmp_path: Path) -> None:
-    small = {**SMALL, "hidden": (4,), "lr": 0.05}
+    small = {**SMALL, "hidden": (16,), "epochs": 12, "lr": 0.05}
     result = train(Settings("wine", ensemble=3, **small), tmp_path / "three")
     alone = train(Settings("wine", **small), tmp_path / "one")
     assert result.histories[0] == alone.histories[0], "the first is the model of a run without an ensemble"
@@ -108,8 +108,11 @@ def test_an_ensemble_averages_models_of_several_seeds(tmp_path: Path) -> None:
         mean = np.mean([gf.softmax(member(scaled), axis=-1).numpy() for member in predictor.members], axis=0)
     np.testing.assert_allclose(predictor.predict_proba(inputs), mean, atol=1e-6)
     assert result.members[0]["accuracy"] == alone.figures["accuracy"]
+    assert alone.best[0].epoch < 12
+    for name, weights in predictor.members[0].state_dict().items():
+        np.testing.assert_array_equal(weights.numpy(), alone.predictor.members[0].state_dict()[name].numpy())
     rows = (tmp_path / "three" / "metrics.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows] == ["member", *"111222333"]
+    assert [row.split(",")[0] for row in rows] == ["member", *"1" * 12, *"2" * 12, *"3" * 12]
 
 
 def test_patience_ends_training_after_as_many_epochs_without_an_improvement(tmp_path: Path) -> None:
