@@ -406,6 +406,18 @@ def test_cuda_without_a_gpu_is_an_error_that_says_why(command: Any) -> None:
 
 
 @needs_extra
+def test_a_run_of_a_gpu_says_on_a_laptop_how_it_repeats(command: Any) -> None:
+    if gf.diagnose("cuda").usable:
+        pytest.skip("there is a CUDA device")
+    assert command("train", "iris", *QUICK, "--out", "r").status == 0
+    text = Path("r/config.toml").read_text().replace('device = "cpu"', 'device = "cuda:0"')
+    Path("r/config.toml").write_text(text)
+    again = command("train", "--config", "r")
+    assert_one_line(again, r"device 'cuda:0' cannot be used.+; on a device of this machine: --device auto\n")
+    assert command("train", "--config", "r", "--device", "auto").status == 0
+
+
+@needs_extra
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 @pytest.mark.parametrize("words", [("--out", "locked"), ("--out", "locked/a/b"), ()])
 def test_a_folder_without_permission_is_one_line(words: tuple[str, ...], command: Any) -> None:
@@ -640,8 +652,9 @@ def wait_for(pattern: bytes, stream: IO[bytes] | None) -> bytes:
 @pytest.mark.slow
 @posix
 @needs_extra
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_what_was_reached(number: signal.Signals) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_saves_what_was_reached(name: str) -> None:
+    number = signal.Signals[name]
     with started("train", "iris", "--hidden", "8", "--epochs", "1000000", "--device", "cpu", "--out", "r") as process:
         wait_for(rb"epoch [1-9]\d*/", process.stderr)
         process.send_signal(number)
@@ -689,6 +702,7 @@ def test_ctrl_c_in_the_first_epoch_saves_the_step_too(command: Any) -> None:
 @pytest.mark.slow
 @posix
 @needs_extra
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_terminal_that_is_closed_loses_nothing() -> None:
     import pty
     import termios

@@ -30,7 +30,7 @@ for _package in ("sklearn", "matplotlib", "safetensors", "tomli_w", "tqdm"):
     pytest.importorskip(_package)
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, descriptors of folders and forks of POSIX")
-pytestmark = posix
+pytestmark = [posix, pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")]
 
 SMALL = {"hidden": (6,), "epochs": 4, "device": "cpu", "dropout": 0.2}
 SAME = ("metrics.csv", "model.safetensors")
@@ -392,8 +392,9 @@ def test_saving_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pyt
 # ---------------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_signal_is_noted_and_handlers_are_restored(number: signal.Signals) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_the_first_signal_is_noted_and_handlers_are_restored(name: str) -> None:
+    number = signal.Signals[name]
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with Stopping() as stopping:
         signal.raise_signal(number)

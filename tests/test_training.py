@@ -57,7 +57,9 @@ def test_a_run_leaves_its_files(device: str, tmp_path: Path) -> None:
         (e.epoch, e.step, e.learning_rate, e.train_loss, e.train_metrics["accuracy"], e.validation_loss,
          e.validation_metrics["accuracy"]) for e in result.histories[0]
     ]  # fmt: skip
-    config = tomllib.loads((result.folder / "config.toml").read_text())
+    text = (result.folder / "config.toml").read_text()
+    assert ("add: --device auto" in text) == (device != "cpu")
+    config = tomllib.loads(text)
     assert Settings(**config["settings"]) == result.settings
     data_hash = gf.data.load("iris").fingerprint
     assert config["data"] == {"hash": data_hash, "train": 96, "validation": 24, "test": 30}
