@@ -48,6 +48,8 @@ _SHARE = 100
 """Saving takes at most one part in so many of the time."""
 _SOONEST = 5.0
 """The least seconds between two saves, and before the first."""
+_SAVING_PARAMETERS = 1e7
+"""The parameters of a model whose state is saved in a second, as far as is known before the first save: some 160 MB."""
 
 
 class Run:
@@ -155,12 +157,14 @@ class Run:
     def steps(self, save_every: float | None = None) -> Iterator[Step]:
         """Train, and yield each step; between two steps, save the state from time to time.
 
-        save_every: the seconds between two saves (default: at least 5, and 100 times what the last one took).
+        save_every: the seconds between two saves (default: at least 5, and 100 times what the last one took; before the
+            first, what it may take follows from the number of parameters).
 
         A non-finite loss ends training, and is told in the result. Raises NonFiniteLossError if there is none because
         the loss is not finite in the first epoch, and OSError, which says what is saved, if the state cannot be saved.
         """
-        due = time.monotonic() + (_SOONEST if save_every is None else save_every)
+        guess = sum(p.size for p in self.members.trainer.model.parameters()) / _SAVING_PARAMETERS
+        due = time.monotonic() + _interval(guess, save_every)
         try:
             for step in self.members.steps():
                 yield step
@@ -168,7 +172,7 @@ class Run:
                 if began >= due:
                     self._save_state()
                     now = time.monotonic()
-                    due = now + (max(_SOONEST, _SHARE * (now - began)) if save_every is None else save_every)
+                    due = now + _interval(now - began, save_every)
         except NonFiniteLossError as error:
             if not self.members.histories:
                 raise NonFiniteLossError(f"{error}; {self._saved}") from None
@@ -233,6 +237,11 @@ class Run:
             raise OSError(f"{error}; {self._saved}") from None
         if name != CONFIG:
             self._folder.kept = True
+
+
+def _interval(cost: float, save_every: float | None) -> float:
+    """Return the seconds until the next save, if one takes `cost` seconds."""
+    return max(_SOONEST, _SHARE * cost) if save_every is None else save_every
 
 
 def run_name(settings: Settings) -> str:
