@@ -190,7 +190,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return bool(runtime.pointerGetAttributes(values.ctypes.data).type == runtime.memoryTypeHost)
 
     def setitem(self, x: Array, key: Any, values: Any) -> None:
-        if isinstance(values, float) and values == 0.0:  # CuPy writes 0.0 for -0.0
+        if isinstance(values, float) and values == 0.0 and math.copysign(1.0, values) < 0.0:  # CuPy would write 0.0
             values = self.full((), values, dtype=x.dtype)
         x[key] = values
 
