@@ -48,6 +48,19 @@ class Noisy(nn.Module):
         return self.inner(x).tanh()
 
 
+class Table(nn.Module):
+    """A module of a user that looks up rows of a table: each index occurs many times in a batch."""
+
+    def __init__(self, out: int, p: float) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(gf.random.normal((5, 4)))
+        self.head = nn.Sequential(nn.Dropout(p), nn.Linear(12, out))
+
+    def forward(self, x: gf.Tensor) -> gf.Tensor:
+        indices = gf.astype(gf.clip(gf.floor(2.0 * x) + 2.0, 0.0, 4.0), "int64")
+        return self.head(gf.reshape(self.rows[indices], (len(x), 12)))
+
+
 MODELS: dict[str, Callable[[int, float], nn.Module]] = {
     "perceptron": lambda out, p: nn.MLP([3, 6, 5, out], "tanh", dropout=p, generator=gf.Generator(3)),
     "sequential": lambda out, p: nn.Sequential(
@@ -55,6 +68,7 @@ MODELS: dict[str, Callable[[int, float], nn.Module]] = {
     ),
     "linear": lambda out, p: nn.Sequential(nn.Dropout(p, gf.Generator(7)), nn.Linear(3, out)),
     "user": lambda out, p: nn.Sequential(Noisy(gf.Generator(8)), nn.Dropout(p), nn.Linear(3, out)),
+    "table": Table,
 }
 OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
     "sgd": optim.SGD,

@@ -1,39 +1,163 @@
-"""Runs that stop and go on, on the CuPy backend with an emulated CuPy. It says nothing about a GPU."""
+"""The Trainer on the CuPy backend with an emulated CuPy: what it reads, waits for and launches; runs that go on.
+
+It says nothing about a GPU.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import emulated_cupy
 import pytest
 from emulated_device import needs_compiler
 from test_resume import Case, check_resume
+from test_runs_on_devices import check_going_on, check_kept
 
 import gradflow as gf
-from gradflow.testing.workloads.workload import EPS
+from gradflow import nn, optim
+from gradflow.data import Batches
+from gradflow.training import Trainer
+from tests.trainers import INPUTS, LABELS, WEIGHTS
 
 pytestmark = needs_compiler
+State = emulated_cupy.State
 
 
-@pytest.mark.slow
+def trainer_of(capture: bool = False, weights: Any = None, keep: str = "device", **options: Any) -> Trainer:
+    """Return a trainer with five batches in an epoch."""
+    model = nn.MLP([4, 8, 3], "tanh", generator=gf.Generator(1))
+    train = Batches(INPUTS, LABELS, 16, gf.Generator(2), weights=weights, keep=keep)
+    validation = Batches(INPUTS[:30], LABELS[:30], 20, shuffle=False, keep=keep)
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    return Trainer(model, gf.cross_entropy, optimizer, train, validation, capture=capture, **options)
+
+
+# ---------------------------------------------------------------------- what is read, waited for and launched
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"metrics": ["accuracy"], "average": 0.9, "clip_norm": 0.5},
+    {"accumulate": 2, "weights": WEIGHTS, "class_weight": "balanced"},
+]
+
+
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_an_epoch_is_read_at_its_end_alone(backend: Any, capture: bool, options: dict[str, Any]) -> None:
+    """Nothing is copied or waited for within; at the end, losses are read, and metrics, of both `Batches`."""
+    with gf.use_device("emulated"):
+        trainer = trainer_of(capture, **options)
+        next(trainer.epochs(1))
+        reads, before = 4 if trainer.metrics else 2, (0, 0)
+        for step in trainer.steps(3 * trainer.step):
+            if step.step > trainer.history[0].step + 1:
+                found = State.transfers - before[0], State.synchronizations - before[1]
+                assert found == ((reads, 0) if step.finished else (0, 0)), step
+            before = State.transfers, State.synchronizations
+    assert trainer.epoch == 3
+
+
+def test_streamed_data_is_waited_for_only_to_fill_a_buffer_again(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five batches of two arrays, one is copied ahead, and the first two fill new buffers."""
+    monkeypatch.setattr("gradflow.data.loader._GATHERED", 1)  # each batch is copied on its own
+    with gf.use_device("emulated"):
+        trainer, found = trainer_of(keep="host"), []
+        before = State.transfers, State.synchronizations
+        for step in trainer.steps(10):
+            if not step.finished:
+                found.append((State.transfers - before[0], State.synchronizations - before[1]))
+            before = State.transfers, State.synchronizations
+    assert found == [(4, 0), (2, 1), (2, 1), (2, 1)] * 2
+
+
+def calls_of(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count the calls of CuPy's functions, and the launches of kernels, from now on."""
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return function(*arguments, **options)
+
+        return call
+
+    for name, function in list(vars(cupy).items()):
+        if callable(function) and not isinstance(function, type):
+            monkeypatch.setattr(cupy, name, counted(name, function))
+    get_function = emulated_cupy.RawModule.get_function
+    monkeypatch.setattr(
+        emulated_cupy.RawModule, "get_function", lambda self, name: counted(name, get_function(self, name))
+    )
+    return calls
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_a_trainer_launches_what_a_plain_loop_does(cupy: Any, capture: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics, clipping and an average add so many launches, and nothing else does."""
+    calls = calls_of(cupy, monkeypatch)
+    with gf.use_device("emulated"):
+        other = trainer_of()  # for its model, optimizer and batches
+        model, optimizer = other.model, other.optimizer
+
+        def step(inputs: gf.Tensor, targets: gf.Tensor) -> gf.Tensor:
+            optimizer.zero_grad()
+            loss = gf.cross_entropy(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        run = gf.capture(step) if capture else step
+        batch = next(iter(other.train))
+
+        def counts_of(go: Callable[[], Any]) -> Counter[str]:
+            for _ in range(8):  # a step is recorded in the first calls; the eighth is within an epoch
+                calls.clear()
+                go()
+            return Counter(calls)
+
+        bare = counts_of(lambda: run(*batch))
+        assert sum(bare.values()) > 10
+        for options, more in (
+            ({}, {}),
+            ({"average": 0.9}, {"sgd_step<float>": 1}),
+            ({"metrics": ["accuracy"]}, {"argmax": 1, "equal": 1, **({"array": 1} if capture else {})}),
+            ({"clip_norm": 0.5}, {f"{name}<float>": 1 for name in ("square_sums", "clip_factor", "scale_by")}),
+        ):
+            trainer = trainer_of(capture, **options)  # type: ignore[arg-type]
+            steps = trainer.steps(10)
+            found = counts_of(lambda steps=steps: next(steps))  # type: ignore[misc]
+            found.subtract(bare)
+            assert {name: n for name, n in found.items() if n and name != "empty"} == more
+
+
+# ---------------------------------------------------------------------- runs that stop and move
+
+
 @pytest.mark.parametrize(
     "case",
     [
-        Case(capture=True, keep="host", optimizer="momentum", loss="values"),
-        Case(accumulate=2, average=0.9, clip_norm=0.5, weights=True, dropout=0.2),
+        Case(model="table", capture=True, optimizer="momentum", loss="values", keep="host"),
+        Case(model="table", dropout=0.3, accumulate=2, average=0.9, clip_norm=0.5, weights=True),
     ],
 )
 def test_a_run_goes_on_with_the_same_bits(cupy: Any, case: Case, tmp_path: Path) -> None:
+    """With gradients of repeated indices and with dropout, plain and captured."""
     with gf.use_device("emulated"):
         check_resume(case, [3], 7, tmp_path / "state.safetensors")
 
 
-def test_a_run_goes_on_on_the_cpu_within_the_bound_of_agree(cupy: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "second"), [("emulated", "cpu"), ("cpu", "emulated")])
+def test_a_run_goes_on_on_the_other_device(cupy: Any, first: str, second: str, tmp_path: Path) -> None:
+    check_going_on(Case(model="table", average=0.9), first, second, tmp_path / "state.safetensors")
+
+
+def test_a_run_is_the_same_wherever_the_data_is_kept(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies are made as late as the order of the streams allows."""
+    monkeypatch.setattr("gradflow.data.loader._GATHERED", 1)
     with gf.use_device("emulated"):
-        trainer = Case().trainer()
-        list(trainer.steps(6))
-        trainer.save(tmp_path / "state.safetensors")
-        expected = [step.loss.item() for step in trainer.steps(26)]
-    trainer = Case().trainer()
-    trainer.load(tmp_path / "state.safetensors")
-    assert [step.loss.item() for step in trainer.steps(26)] == pytest.approx(expected, rel=6 * 17 * EPS * 20)
+        check_kept(Case(capture=True, weights=True, batch=7, validation=False), 12)
