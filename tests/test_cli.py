@@ -812,6 +812,22 @@ def test_ctrl_c_at_any_time(delay: float) -> None:
         assert re.match("gradflow: error: interrupted|interrupted after ", assert_interrupted(process))
 
 
+@pytest.mark.slow
+@posix
+@needs_extra
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_before_training_is_one_line_and_leaves_nothing(name: str) -> None:
+    """The first line is printed before the slow imports, so the signal comes during these."""
+    with started("train", "digits", "--epochs", "100000", "--device", "cpu", "--out", "r") as process:
+        wait_for(rb"training on digits", process.stdout)
+        process.send_signal(signal.Signals[name])
+        _, err = process.communicate()
+    assert process.returncode == 128 + signal.Signals[name]
+    what = "interrupted" if name == "SIGINT" else f"stopped by {name}"
+    assert err.decode() == f"gradflow: error: {what}\n"
+    assert tree() == set()
+
+
 def test_ctrl_c_while_there_is_no_run_says_only_that(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: str) -> None:
         raise KeyboardInterrupt
