@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,7 +29,7 @@ def switch(variable: str) -> bool | None:
 
 
 class Interrupts:
-    """What `delayed_interrupts` yields. `pending`: Ctrl-C was pressed. `delayed`: it is not raised at once."""
+    """What `delayed_interrupts` yields. `delayed`: Ctrl-C is not raised at once. `pending`: it was pressed since."""
 
     __slots__ = ("delayed", "pending")
 
@@ -35,44 +37,50 @@ class Interrupts:
         self.delayed = True
         self.pending = False
 
-    def end(self) -> None:
-        """Stop delaying, and raise the KeyboardInterrupt that was delayed."""
+    def end(self) -> bool:
+        """Stop delaying, and return whether Ctrl-C was pressed, which then is no longer pending."""
         self.delayed = False
-        if self.pending:
-            self.pending = False
-            raise KeyboardInterrupt from None
+        pressed, self.pending = self.pending, False
+        return pressed
+
+
+_interrupts: list[Interrupts] = []
+"""Those of each `with delayed_interrupts()` that has not ended, also in a generator that is suspended."""
+
+
+def _remember(number: int, frame: Any) -> None:
+    """The handler of SIGINT during `delayed_interrupts`: the outermost that delays remembers the first Ctrl-C."""
+    delaying = [each for each in _interrupts if each.delayed]
+    if not delaying or delaying[0].pending:
+        signal.default_int_handler(number, frame)
+    delaying[0].pending = True
 
 
 @contextlib.contextmanager
 def delayed_interrupts() -> Iterator[Interrupts]:
-    """Delay Ctrl-C to the end of a `with`; a second Ctrl-C raises KeyboardInterrupt at once.
+    """Delay Ctrl-C to the end of a `with`, or of the outermost; a second Ctrl-C raises KeyboardInterrupt at once.
 
-    Does nothing outside the main thread or where the program handles SIGINT itself.
+    After an error, KeyboardInterrupt comes with the error as its `__context__`. Does nothing outside the main thread or
+    where the program handles SIGINT itself.
 
     It is for changes that must not be left half done, and for imports: a library whose import is interrupted stays half
     imported for the rest of the process, and many then blame their own installation.
     """
-    import signal
-    import threading
-
     interrupts = Interrupts()
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if not main or signal.getsignal(signal.SIGINT) not in (signal.default_int_handler, _remember):
         yield interrupts
         return
-
-    def remember(number: int, frame: Any) -> None:
-        if interrupts.pending or not interrupts.delayed:
-            signal.default_int_handler(number, frame)
-        interrupts.pending = True
-
-    signal.signal(signal.SIGINT, remember)
+    _interrupts.append(interrupts)
+    signal.signal(signal.SIGINT, _remember)
     try:
         yield interrupts
     finally:
-        if signal.getsignal(signal.SIGINT) is remember:
+        _interrupts.remove(interrupts)
+        if not _interrupts and signal.getsignal(signal.SIGINT) is _remember:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        interrupts.end()
+        if interrupts.end():
+            raise KeyboardInterrupt
 
 
 def offering(package: str) -> Callable[[str], Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import tracemalloc
 from collections.abc import Callable
@@ -137,14 +136,37 @@ def test_batches_are_the_same_however_many_are_gathered_at_once(
     assert batches() == expected
 
 
-def test_a_shallow_copy_of_batches_has_settings_of_its_own() -> None:
-    batches = Batches(np.zeros((10, 2), "float32"), np.zeros(10, "int64"), 5, generator=gf.Generator(0))
-    twin = copy.copy(batches)
-    twin.batch_size, twin.shuffle, twin.inputs = 2, False, gf.ones((10, 2))
-    assert len(batches) == 2
-    assert len(twin) == 5
-    assert all(not x.any() for x, _ in batches)
-    assert all(x.all() for x, _ in twin)
+@pytest.mark.parametrize("keep", ["device", "host"])
+def test_few_rows_are_gathered_where_any_array_is_wide(device: str, keep: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets and weights count like inputs, so that data on the host needs little memory on the device."""
+    monkeypatch.setattr("gradflow.data.loader._GATHERED", 64)
+    batches = Batches(np.zeros((40, 1), "float32"), np.zeros((40, 15), "float32"), 2, keep=keep)
+    gathered = []
+    sliced = batches._sliced
+    monkeypatch.setattr(batches, "_sliced", lambda parts: sliced(gathered.append(p[1].shape) or p for p in parts))
+    assert len(list(batches)) == 20
+    assert gathered == [(4, 15)] * 10
+
+
+@pytest.mark.parametrize("keep", ["device", "host"])
+def test_batches_in_order_are_all_samples_and_draw_nothing(device: str, keep: str) -> None:
+    generator = gf.Generator(0)
+    batches = Batches(np.arange(10.0), np.arange(10), 4, generator, drop_last=True, weights=np.ones(10), keep=keep)
+    ordered = batches.in_order()
+    assert [y.tolist() for _, y, _ in ordered] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert generator.counter == 0
+    assert ordered.inputs is batches.inputs
+    assert (batches.shuffle, batches.samples, ordered.samples) == (True, 8, 10)
+    assert ordered.fingerprint() == batches.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["inputs", "targets", "weights", "batch_size", "shuffle", "drop_last", "generator"])
+def test_the_attributes_of_batches_are_set_once(name: str) -> None:
+    batches = Batches(np.zeros((10, 2), "float32"), np.zeros(10, "int64"), 5)
+    before = getattr(batches, name)
+    with pytest.raises(AttributeError, match=f"{name} of a Batches cannot change: make a new one"):
+        setattr(batches, name, 2)
+    assert getattr(batches, name) is before
 
 
 # ---------------------------------------------------------------------- where the data is kept
@@ -418,13 +440,8 @@ def test_a_fingerprint_tells_data_apart_and_nothing_else(
     assert expected not in found
 
 
-def test_results_are_those_of_the_present_arrays() -> None:
-    batches = numbered(10, 2, "cpu")
-    batches.check_finite()
-    first = batches.fingerprint()
-    assert batches.fingerprint() == first
-    batches.inputs = gf.full((10, 2), np.nan)
-    assert batches.fingerprint() != first
+def test_a_number_that_is_not_finite_is_told_each_time() -> None:
+    batches = Batches(np.full((10, 2), np.nan, "float32"), np.zeros(10), 2)
     for _ in range(2):
         with pytest.raises(ValueError, match="row 0, column 0, of the inputs is nan"):
             batches.check_finite()

@@ -137,6 +137,20 @@ def test_an_interrupt_is_not_lost_in_the_failure_of_an_import() -> None:
 
 
 @pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_waits_for_the_end_of_the_outermost() -> None:
+    reached = []
+
+    def work() -> None:
+        importing(interrupt)
+        reached.append("the end")
+
+    with pytest.raises(KeyboardInterrupt):
+        importing(work)
+    assert reached == ["the end"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_does_not_wait() -> None:
     def work() -> None:
         interrupt()

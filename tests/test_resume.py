@@ -354,7 +354,7 @@ def test_the_state_of_another_run(changes: dict[str, Any], message: str) -> None
 def test_other_data_is_refused() -> None:
     state = Case().trainer().state_dict()
     trainer = Case().trainer()
-    trainer.train.inputs = trainer.train.inputs + 1.0
+    vars(trainer.train)["inputs"] = trainer.train.inputs + 1.0
     with pytest.raises(ValueError, match="another run: training data was"):
         trainer.load_state_dict(state)
 

@@ -238,6 +238,37 @@ def test_evaluation_computes_over_all_samples(device: str) -> None:
     assert trainer.evaluate(batches) == pytest.approx({"loss": loss, "accuracy": accuracy}, rel=1e-6)
 
 
+class AlwaysNoisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 3, generator=gf.Generator(0))
+
+    def forward(self, x: gf.Tensor) -> gf.Tensor:
+        return self.inner(gf.dropout(x, 0.5))
+
+
+def test_an_evaluation_changes_nothing_of_the_training(device: str) -> None:
+    """Evaluation goes through all samples in order, and what a model draws in it leaves the generators as they were."""
+
+    def trained(evaluating: bool) -> tuple[Any, list[Any]]:
+        gf.manual_seed(0)
+        model = AlwaysNoisy()
+        train = Batches(INPUTS, LABELS, 16)
+        trainer = Trainer(model, gf.cross_entropy, optim.SGD(model.parameters(), 0.1), train, train)
+        found = []
+        for _ in trainer.steps(12):
+            if evaluating:
+                found.append(trainer.evaluate(Batches(INPUTS, LABELS, 32, drop_last=True)))
+                assert trainer.evaluate(Batches(INPUTS, LABELS, 32, drop_last=True)) == found[-1]
+                assert trainer.evaluate(Batches(INPUTS, LABELS, 32, shuffle=False)) == found[-1]
+        return trainer.history, weights_of(trainer)
+
+    history, weights = trained(evaluating=True)
+    expected = trained(evaluating=False)
+    assert history == expected[0]
+    assert equal(weights, expected[1])
+
+
 # ---------------------------------------------------------------------- fit and evaluate
 
 

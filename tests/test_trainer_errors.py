@@ -59,18 +59,86 @@ def test_ctrl_c_ends_the_step(how: str) -> None:
 
 
 @posix
-def test_ctrl_c_in_the_validation_ends_the_epoch() -> None:
-    trainer = make(validate=True)
+@pytest.mark.parametrize("how", ["epochs", "steps"])
+def test_ctrl_c_in_the_validation_ends_the_epoch_which_is_yielded(how: str) -> None:
+    trainer, yielded = make(validate=True), []
     read = trainer._on_train.read
 
     def pressed(tally: Any) -> Any:
         press_ctrl_c()
         return read(tally)
 
+    def loop() -> None:
+        for each in getattr(trainer, how)(15):
+            yielded.append(each if how == "epochs" else each.finished)
+
     trainer._on_train.read = pressed  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        list(trainer.epochs(3))
+        loop()
+    trainer._on_train.read = read  # type: ignore[method-assign]
     assert (trainer.epoch, trainer.step) == (1, 5)
+    assert yielded[-1] == trainer.history[0]
+    assert list(trainer.epochs(2)) == trainer.history[1:]
+
+
+@posix
+@pytest.mark.parametrize("how", ["epochs", "steps"])
+def test_one_ctrl_c_in_one_of_two_loops_at_a_time_tears_neither(how: str) -> None:
+    first, second = make(), make()
+    pressing(second, at=7)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in zip(getattr(first, how)(20), getattr(second, how)(20), strict=True):
+            pass
+    assert second.step == 7
+    for each in (first, second):
+        each.state_dict()
+        assert len(list(each.epochs(5))) > 0
+    assert first.history == second.history
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@posix
+@pytest.mark.parametrize("use", ["evaluate", "restore_best"])
+def test_ctrl_c_in_the_body_of_a_loop_leaves_the_weights_whole(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, other = make(average=0.9), make(average=0.9)
+    name = "_assign" if use == "evaluate" else "restart"
+    work, calls = getattr(trainer._average, name), []
+
+    def pressed(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            press_ctrl_c()
+        work(*arguments)
+
+    def loop() -> None:
+        for _ in trainer.steps(8):
+            trainer.evaluate(trainer.train) if use == "evaluate" else trainer.restore_best()
+
+    list(trainer.epochs(1))
+    monkeypatch.setattr(trainer._average, name, pressed)
+    with pytest.raises(KeyboardInterrupt):
+        loop()
+    list(other.epochs(1))
+    list(other.steps(6))
+    if use == "restore_best":
+        other.restore_best()
+    assert equal(weights_of(trainer), weights_of(other))
+    assert trainer.evaluate(trainer.train) == other.evaluate(other.train)
+
+
+@posix
+def test_an_error_in_a_step_with_ctrl_c_is_the_context_of_the_interrupt() -> None:
+    trainer = make()
+
+    def failing(*batch: gf.Tensor) -> Any:
+        press_ctrl_c()
+        raise OSError("no more")
+
+    trainer._step.whole = failing
+    with pytest.raises(KeyboardInterrupt) as caught:
+        list(trainer.epochs(1))
+    assert isinstance(caught.value.__context__, OSError)
+    assert not caught.value.__suppress_context__
 
 
 @posix
@@ -111,10 +179,10 @@ def test_after_an_error_within_a_step_a_saved_state_goes_on() -> None:
 def test_an_error_in_the_validation_tears_nothing() -> None:
     def make_one() -> Trainer:
         gf.manual_seed(5)
-        trainer = make(validate=True, average=0.9)
-        assert trainer.validation is not None
-        trainer.validation.shuffle = True  # by the default generator
-        return trainer
+        validation = Batches(INPUTS[:30], LABELS[:30], 20)  # to be shuffled by the default generator
+        model = nn.MLP([4, 8, 3], generator=gf.Generator(1))
+        optimizer = optim.SGD(model.parameters(), 0.05)
+        return Trainer(model, gf.cross_entropy, optimizer, Batches(INPUTS, LABELS, 16), validation, average=0.9)
 
     other = make_one()
     list(other.epochs(2))

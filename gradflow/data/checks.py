@@ -18,6 +18,15 @@ _WHOLE = ("i", "u", "b", "int", "uint", "bool")
 """The kinds of dtypes, of NumPy and of gradflow, whose numbers are finite."""
 
 
+class SetOnce:
+    """A base class of objects whose public attributes are set once, as what uses such an object relies on them."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self) and not name.startswith("_"):
+            raise AttributeError(f"{name} of a {type(self).__name__} cannot change: make a new one")
+        super().__setattr__(name, value)
+
+
 def host_array(name: str, data: Any) -> Any:
     """Samples as a tensor if they are one, else as an array on the host, without a copy where possible.
 

@@ -6,21 +6,22 @@ and wherever the data is kept, and the host never waits for a device to know the
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from operator import index
 from typing import Any
 
 import gradflow as gf
 from gradflow.backend.registry import DeviceLike
-from gradflow.data.checks import check_finite, fingerprint, host_array, weights_of
+from gradflow.data.checks import SetOnce, check_finite, fingerprint, host_array, weights_of
 from gradflow.data.streaming import streamed
 from gradflow.ops.transfer import native_dtype
 
 _GATHERED = 1 << 18
-"""The largest number of input elements that are gathered at once, for several batches."""
+"""The largest number of elements that are gathered at once, for several batches."""
 
 
-class Batches:
+class Batches(SetOnce):
     """An iterable of batches on a device: pairs of inputs and targets, or triples with weights. One pass is an epoch.
 
     inputs, targets: arrays, lists or tensors with the samples along their first axis. Dtypes stay; lists of numbers
@@ -36,6 +37,8 @@ class Batches:
         batches are copied ahead while the device computes; None (default) for "device" if the data takes at most half
         of the device's free memory. The batches are the same. Tensors on the device are not copied, and data on the
         host is read during each epoch: do not change either.
+
+    The attributes are set once: for another batch size, make new Batches.
 
     Raises ValueError for no samples, unequal numbers of samples, no complete batch with `drop_last`, a batch size
     below 1, or other weights; TypeError for data that is not an array of numbers.
@@ -80,7 +83,7 @@ class Batches:
         self.generator = generator
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self._results: dict[str, tuple[list[Any], Any]] = {}
+        self._results: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         each = [f"{name} {tuple(x.shape[1:])} {x.dtype}" for name, x in self._data().items()]
@@ -104,6 +107,12 @@ class Batches:
         """The number of batches in an epoch."""
         return -(-self.samples // self.batch_size)
 
+    def in_order(self) -> Batches:
+        """Return batches of the same data, which is not copied: all samples, in order, without drawing numbers."""
+        other = copy.copy(self)
+        vars(other).update(shuffle=False, drop_last=False)
+        return other
+
     def __iter__(self) -> Iterator[tuple[gf.Tensor, ...]]:
         return self.epoch()
 
@@ -122,7 +131,7 @@ class Batches:
             where = self.device if self.kept == "device" else "cpu"
             order = gf.random.permutation(len(self.inputs), device=where, generator=self.generator)
         start = index(first) * self.batch_size
-        batch_elements = self.batch_size * self.inputs.size // len(self.inputs)
+        batch_elements = self.batch_size * sum(x.size for x in data) // len(self.inputs)
         step = self.batch_size * max(1, _GATHERED // max(1, batch_elements))  # slicing is cheaper than gathering
         parts = [slice(i, min(i + step, self.samples)) for i in range(start, self.samples, step)]
         if self.kept == "host":
@@ -161,13 +170,10 @@ class Batches:
         return str(self._once("fingerprint", fingerprint))
 
     def _once(self, name: str, function: Callable[[dict[str, Any]], Any]) -> Any:
-        """The result of a function of the data, computed once as long as the arrays are the same objects."""
-        data = self._data()
-        arrays, result = self._results.get(name, ([], None))
-        if len(arrays) != len(data) or any(a is not b for a, b in zip(arrays, data.values(), strict=True)):
-            result = function(data)
-            self._results = {**self._results, name: (list(data.values()), result)}
-        return result
+        """The result of a function of the data, computed once."""
+        if name not in self._results:
+            self._results[name] = function(self._data())
+        return self._results[name]
 
 
 def _where_it_fits(backend: Any, arrays: list[Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Iterator, Sequence
 
 import gradflow as gf
@@ -55,7 +56,7 @@ class Tally:
 class Figures:
     """How the figures of batches are computed: with their `objective` and their `metrics`.
 
-    model: whose outputs are tried for two samples. loss, batches, class_weights: see `Objective`.
+    model: whose outputs are tried for two samples, see `trial`. loss, batches, class_weights: see `Objective`.
     names: see `Metrics`.
 
     Raises TypeError or ValueError for batches that the model does not take, targets that do not fit the outputs, a loss
@@ -89,9 +90,12 @@ class Figures:
             raise ValueError(f"the loss must be one floating-point number, averaged over the batch; got {got}")
 
     def tally(self, model: gf.nn.Module) -> Tally:
-        """The results of an epoch in evaluation mode."""
+        """The results of an epoch in evaluation mode. Random generators stay as they were."""
+        return contextvars.copy_context().run(self._tally, model)  # also an interrupt leaves no mode set
+
+    def _tally(self, model: gf.nn.Module) -> Tally:
         tally = Tally()
-        with evaluating(model):
+        with _without_draws(model), evaluating(model):
             for inputs, targets, *weights in self.batches:
                 outputs = model(inputs)
                 tally.add(self.objective(outputs, targets, *weights), self.metrics.partial(outputs, targets, *weights))
@@ -113,7 +117,7 @@ def trial(model: gf.nn.Module, batches: Batches) -> tuple[gf.Tensor, ...]:
     """
     data = [x for x in (batches.inputs, batches.targets, batches.weights) if x is not None]
     inputs, *others = [x[:2] if isinstance(x, gf.Tensor) else gf.tensor(x[:2], device=batches.device) for x in data]
-    with restored({g: (g.key, g.counter) for g in generators_of(model)}), evaluating(model):
+    with _without_draws(model), evaluating(model):
         try:
             outputs = model(inputs)
         except (TypeError, ValueError) as error:
@@ -121,6 +125,11 @@ def trial(model: gf.nn.Module, batches: Batches) -> tuple[gf.Tensor, ...]:
     if not isinstance(outputs, gf.Tensor):
         raise TypeError(f"the model must return a tensor; got {type(outputs).__name__}")
     return outputs, *others
+
+
+def _without_draws(model: gf.nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Inside this `with`, what the model draws leaves its random generators as they were."""
+    return restored({g: (g.key, g.counter) for g in generators_of(model)})
 
 
 def _explained(error: Exception, what: str, samples: int) -> Exception:

@@ -40,11 +40,12 @@ def fit(
 def evaluate(model: gf.nn.Module, criterion: Loss, batches: Batches) -> tuple[float, float]:
     """Return the mean loss of the model over all samples, and its accuracy, or R² for values, in evaluation mode.
 
+    The samples are taken in order, also with `shuffle` or `drop_last`.
     Each module is then in the mode that it was in. Raises TypeError or ValueError for batches that do not fit.
     """
     check_batches("batches", batches)
     check_loss(criterion)
     name = default_metric(criterion, batches.targets)
-    figures = Figures(model, criterion, batches, [name])
+    figures = Figures(model, criterion, batches.in_order(), [name])
     loss, metrics = figures.read(figures.tally(model))
     return loss, metrics[name]

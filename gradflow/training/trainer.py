@@ -24,7 +24,7 @@ from gradflow.saving import load, save
 from gradflow.training import checks, trainer_state
 from gradflow.training.bar import Bar, tqdm
 from gradflow.training.epoch import Epoch, NonFiniteLossError, Step
-from gradflow.training.evaluation import Figures, Tally, trial
+from gradflow.training.evaluation import Figures, trial
 from gradflow.training.metrics import ON_DEVICE, better
 from gradflow.training.objective import ClassWeight, Loss, check_loss, class_weights_of
 from gradflow.training.progress import Progress
@@ -36,7 +36,8 @@ class Trainer:
 
     model, loss, optimizer: what to train; its loss, a function of outputs and targets that averages over the batch; and
         what updates its parameters.
-    train: the batches of an epoch. validation: those that are evaluated after each epoch (default None: none).
+    train: the batches of an epoch. validation: those that are evaluated after each epoch, all samples in order
+        (default None: none).
     metrics: the names of figures besides the loss, such as "accuracy" (default: none); see
         `gradflow.training.metrics.METRICS`.
     watch: the figure that decides which epoch is best, "loss" (default) or one of `metrics`: of the validation if there
@@ -54,7 +55,8 @@ class Trainer:
 
     `history` has the finished epochs, `best` is the best of them or None; `captures` says whether steps are captured.
 
-    Ctrl-C during a step ends the step and then raises KeyboardInterrupt: the trainer can be saved, and can go on. After
+    Ctrl-C during a step ends the step, and the loop raises KeyboardInterrupt before it does another: an epoch that has
+    ended meanwhile is yielded first. The trainer can be saved then, and can go on. After
     an error within a step, or a second Ctrl-C, the weights may be half updated: the trainer refuses to go on until a
     saved state is loaded.
 
@@ -108,7 +110,7 @@ class Trainer:
         self._on_train = Figures(model, loss, train, on_train, self.class_weights)
         self._on_validation = None
         if validation is not None:
-            self._on_validation = Figures(model, loss, validation, names, self.class_weights)
+            self._on_validation = Figures(model, loss, validation.in_order(), names, self.class_weights)
         self._average = None if average is None else WeightAverage(optimizer, average)
         objective, metrics_on_train = self._on_train.objective, self._on_train.metrics
         self._step = TrainingStep(
@@ -156,13 +158,14 @@ class Trainer:
 
     def _epochs(self, n: int) -> Iterator[Epoch]:
         while self.epoch < n:
-            with delayed_interrupts() as interrupts, _Work(self, interrupts):
+            with delayed_interrupts() as interrupts, _Work(self, interrupts) as work:
                 while not self._is_at_the_end() and not interrupts.pending:
                     self._update()
-                if interrupts.pending:
-                    break
-                epoch = self._finish()
-            yield epoch
+                epoch = None if interrupts.pending else self._finish()
+            if epoch is not None:
+                yield epoch
+            if work.pressed:
+                raise KeyboardInterrupt
 
     def steps(self, n: int) -> Iterator[Step]:
         """Train until `n` optimizer steps are done in all, and yield each. Raises as `epochs`."""
@@ -171,13 +174,15 @@ class Trainer:
     def _steps(self, n: int) -> Iterator[Step]:
         with delayed_interrupts() as interrupts:  # once: it costs much of the time of a short step
             while self.step < n or self._is_at_the_end():
-                with _Work(self, interrupts):
+                with _Work(self, interrupts) as work:
                     if self._is_at_the_end():  # an error ended the validation after the last step
                         self._finish()
                         continue
                     number, loss = self.epoch + 1, self._update()
                     finished = self._finish() if self._is_at_the_end() else None
                 yield Step(self.step, number, loss, finished)
+                if work.pressed:
+                    raise KeyboardInterrupt
 
     def _is_at_the_end(self) -> bool:
         """Whether all batches of the epoch are done."""
@@ -247,7 +252,7 @@ class Trainer:
         """Validate, read the figures of the epoch, keep the weights if they are the best, and start the next epoch."""
         progress, number = self._progress, self.epoch + 1
         with self._averaged():
-            validation = None if self._on_validation is None else self._validated(self._on_validation)
+            validation = None if self._on_validation is None else self._on_validation.tally(self.model)
             train_loss, train_metrics = self._on_train.read(progress.tally)
             loss: float | None = None
             metrics: dict[str, float] = {}
@@ -271,16 +276,6 @@ class Trainer:
         self._torn = False
         self._close_bar()
         return epoch
-
-    def _validated(self, figures: Figures) -> Tally:
-        """The results of the validation. If an error ends it, generators go back, so that it can be done again."""
-        states = [(g, g.key, g.counter) for g in checks.generators_of(self.model, self.validation)]
-        try:
-            return figures.tally(self.model)
-        except Exception:
-            for generator, key, counter in states:
-                generator.key, generator.counter = key, counter
-            raise
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -309,12 +304,13 @@ class Trainer:
     # ------------------------------------------------------------------ use
 
     def evaluate(self, batches: Batches) -> dict[str, float]:
-        """Return the mean loss over all samples, "loss", and the metrics, in evaluation mode; with averaged weights.
+        """Evaluate the model, with averaged weights if there are any: "loss", a mean over the samples, and metrics.
 
+        Goes through all samples in order, in evaluation mode, also with `shuffle` or `drop_last`.
         Raises TypeError or ValueError for batches that do not fit.
         """
         checks.check_batches("batches", batches)
-        figures = Figures(self.model, self.loss, batches, self.metrics, self.class_weights)
+        figures = Figures(self.model, self.loss, batches.in_order(), self.metrics, self.class_weights)
         with delayed_interrupts(), self._averaged():
             tally = figures.tally(self.model)
         loss, metrics = figures.read(tally)
@@ -324,9 +320,12 @@ class Trainer:
         """Give the model the weights of the best epoch. Raises RuntimeError if no epoch has been the best."""
         if self._progress.best_weights is None:
             raise RuntimeError("no epoch is the best yet: train for at least one, with a figure that is not NaN")
-        self.model.load_state_dict(self._progress.best_weights)
-        if self._average is not None:
-            self._average.restart()
+        with delayed_interrupts():
+            self._torn = True
+            self.model.load_state_dict(self._progress.best_weights)
+            if self._average is not None:
+                self._average.restart()
+            self._torn = False
 
     # ------------------------------------------------------------------ saved states
 
@@ -360,26 +359,31 @@ class Trainer:
 
 
 class _Work:
-    """A `with` in which the trainer works: Ctrl-C is delayed to its end, and its time is added to that of the epoch.
+    """A `with` in which the trainer works: Ctrl-C is delayed, and the time is added to that of the epoch.
+
+    pressed: after the `with`, whether Ctrl-C was pressed in it. If it ends with an error, KeyboardInterrupt follows it.
 
     Another KeyboardInterrupt, such as of a second Ctrl-C, comes at any line: the trainer must not go on after it.
     """
 
-    __slots__ = ("interrupts", "trainer")
+    __slots__ = ("interrupts", "pressed", "trainer")
 
     def __init__(self, trainer: Trainer, interrupts: Interrupts) -> None:
         self.trainer, self.interrupts = trainer, interrupts
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Work:
         self.trainer._check_whole()
         self.interrupts.delayed = True
         self.trainer._since = time.perf_counter()
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None and not issubclass(kind, Exception):
             self.trainer._torn = True
         self.trainer._progress.seconds += time.perf_counter() - self.trainer._since
-        self.interrupts.end()
+        self.pressed = self.interrupts.end()
+        if self.pressed and kind is not None:
+            raise KeyboardInterrupt
 
 
 def _count(name: str, n: Any) -> int:
