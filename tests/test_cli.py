@@ -25,11 +25,13 @@ import gradflow as gf
 from gradflow.backend import KERNELS, registry
 from gradflow.cli import main
 from gradflow.data import DATASETS
-from gradflow.training import Settings, load_run, preparation, runs
+from gradflow.training import Settings, load_run
 from gradflow.training.epoch import NonFiniteLossError
-from gradflow.training.members import Members
-from gradflow.training.run_folder import RunFolder
-from gradflow.training.settings import SETTING_NAMES
+from gradflow.training.runs import preparation
+from gradflow.training.runs import run as runs
+from gradflow.training.runs.folder import RunFolder
+from gradflow.training.runs.members import Members
+from gradflow.training.runs.settings import SETTING_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {"config.toml", "curves.png", "metrics.csv", "model.safetensors", "report.html"}

@@ -22,7 +22,7 @@ from gradflow import nn
 from gradflow.cli import build_parser, main
 from gradflow.cli.predict import without_formula
 from gradflow.data import load
-from gradflow.training.predictor import MODEL_FILE, Predictor, load_run
+from gradflow.training.runs.predictor import MODEL_FILE, Predictor, load_run
 from tests.test_cli import Ended, assert_one_line, child_environment, posix
 from tests.test_predictor import FLOWERS, NAMES, classifier, regressor, samples, scale
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from gradflow.cli import main
-from gradflow.training.compare import best, read_record
-from gradflow.training.settings import SettingsError
+from gradflow.training.runs.compare import best, read_record
+from gradflow.training.runs.settings import SettingsError
 from tests.mutations import mutants
 from tests.test_cli import Ended, assert_one_line
 

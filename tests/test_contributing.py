@@ -24,9 +24,11 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 PROGRAMS = {"pip", "pre-commit", "pytest", "python", "ruff", "mypy"}
 ALL_SLOW = {
     "tests/cupy_backend/test_cupy_kernels.py", "tests/cupy_backend/test_host_kernels.py",
-    "tests/cupy_backend/test_nvrtc.py", "tests/test_training_vs_torch.py",
+    "tests/cupy_backend/test_nvrtc.py", "tests/test_mnist.py", "tests/test_trainer_interrupts.py",
+    "tests/test_training_vs_torch.py",
 }  # fmt: skip
-"""The test files without a fast test, other than those of `tests/peers`: they compile kernels or need PyTorch."""
+"""The test files without a fast test, other than those of `tests/peers`: they compile kernels, need PyTorch, fetch data
+or try each line."""
 
 
 @pytest.mark.parametrize("command", COMMANDS)

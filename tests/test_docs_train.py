@@ -19,7 +19,7 @@ import pytest
 from gradflow.cli import main
 from gradflow.data import load
 from gradflow.training.metrics import METRICS
-from gradflow.training.predictor import CLASS_FIGURES, VALUE_FIGURES
+from gradflow.training.runs.predictor import CLASS_FIGURES, VALUE_FIGURES
 from tests.test_cli import child_environment
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import nn
-from gradflow.training.predictor import MODEL_FILE, Predictor, load_run
+from gradflow.training.runs.predictor import MODEL_FILE, Predictor, load_run
 from tests.mutations import mutants
 from tests.test_predictor import FLOWERS, NAMES, classifier, regressor, samples, scale
 

@@ -15,7 +15,7 @@ from gradflow import nn
 from gradflow.data import Dataset
 from gradflow.data.inputs import DataError
 from gradflow.data.scaling import Standardizer
-from gradflow.training.predictor import Predictor
+from gradflow.training.runs.predictor import Predictor
 
 NAMES = ["setosa", "versicolor", "virginica"]
 
@@ -110,13 +110,13 @@ def test_dropout_is_off_and_the_models_given_are_left_alone(device: str) -> None
 def test_batches_bound_the_memory_and_give_the_same_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor, x = classifier(), samples(1000)
     whole, sizes = predictor.predict_proba(x), []
-    monkeypatch.setattr("gradflow.training.predictor._BATCH_VALUES", 15 * 100)
+    monkeypatch.setattr("gradflow.training.runs.predictor._BATCH_VALUES", 15 * 100)
     forward = nn.MLP.forward
     monkeypatch.setattr(nn.MLP, "forward", lambda self, x: sizes.append(len(x)) or forward(self, x))
     np.testing.assert_allclose(predictor.predict_proba(x), whole, rtol=1e-6)
     assert sizes == [100] * 10
     sizes.clear()
-    monkeypatch.setattr("gradflow.training.predictor._BATCH_VALUES", 1)
+    monkeypatch.setattr("gradflow.training.runs.predictor._BATCH_VALUES", 1)
     predictor.predict_proba(x[:3])
     assert sizes == [1, 1, 1]
 

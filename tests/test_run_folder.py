@@ -21,10 +21,10 @@ import pytest
 import gradflow as gf
 from gradflow.cli import main
 from gradflow.training import Settings, SettingsError, read_config, resume, train
-from gradflow.training import runs as runs_module
-from gradflow.training.run_folder import RunFolder
-from gradflow.training.runs import Run
-from gradflow.training.stopping import Stopping
+from gradflow.training.runs import run as runs_module
+from gradflow.training.runs.folder import RunFolder
+from gradflow.training.runs.run import Run
+from gradflow.training.runs.stopping import Stopping
 
 for _package in ("sklearn", "matplotlib", "safetensors", "tomli_w", "tqdm"):
     pytest.importorskip(_package)

@@ -14,7 +14,7 @@ import gradflow as gf
 from gradflow.data import Batches
 from gradflow.training import Run, Settings, SettingsError, load_run, read_config, train
 from gradflow.training.epoch import NonFiniteLossError
-from gradflow.training.members import Members
+from gradflow.training.runs.members import Members
 
 for _package in ("sklearn", "matplotlib", "safetensors", "tomli_w"):
     pytest.importorskip(_package)

@@ -29,7 +29,7 @@ from gradflow.cli.output import (
 from gradflow.environment import VariableError
 from gradflow.text import did_you_mean
 from gradflow.training.epoch import NonFiniteLossError
-from gradflow.training.settings import SETTING_NAMES, SettingsError
+from gradflow.training.runs.settings import SETTING_NAMES, SettingsError
 
 _HELP = """\
 Train multilayer perceptrons with the same code on the CPU and on a GPU.

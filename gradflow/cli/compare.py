@@ -16,7 +16,7 @@ from gradflow.cli.predict import check_out
 from gradflow.text import printable
 
 if TYPE_CHECKING:
-    from gradflow.training.compare import Record
+    from gradflow.training.runs.compare import Record
 
 _HELP = """\
 Compare runs by their folders: print which settings, data and environment
@@ -55,7 +55,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare runs, print what differs, and return the exit status."""
-    from gradflow.training import compare
+    from gradflow.training.runs import compare
 
     folders = arguments.folders
     if len(folders) < 2:
@@ -87,7 +87,7 @@ def _names(records: Sequence[Record]) -> list[str]:
 
 def _report(records: Sequence[Record]) -> Iterator[str]:
     """Yield the lines of the comparison."""
-    from gradflow.training import compare
+    from gradflow.training.runs import compare
 
     rows: list[tuple[str, list[str]]] = [("", _names(records)), ("state", [_text(r.state) for r in records])]
     for table in compare.TABLES:
@@ -123,7 +123,7 @@ def _number(name: str, value: float | None) -> str:
 
 def _document(records: Sequence[Record]) -> dict[str, Any]:
     """Return the comparison as JSON has it, without numbers that are not finite."""
-    from gradflow.training import compare
+    from gradflow.training.runs import compare
 
     figures = compare.figures(records)
     document: dict[str, Any] = finite(

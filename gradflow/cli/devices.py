@@ -83,7 +83,7 @@ def _report() -> dict[str, Any]:
                 "devices": found if diagnosis.usable else [],
             }
         )
-    from gradflow.training.preparation import DeviceError, auto_device
+    from gradflow.training.runs.preparation import DeviceError, auto_device
 
     auto: dict[str, str | None]
     try:

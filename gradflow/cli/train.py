@@ -17,12 +17,12 @@ from gradflow.cli.output import FAILED, UsageError, print_error
 from gradflow.data.built_in import DATASETS
 from gradflow.text import printable
 from gradflow.training.epoch import Epoch, Step
-from gradflow.training.run_folder import refuse_used, unfinished_config
-from gradflow.training.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES, Settings, read_config
+from gradflow.training.runs.folder import refuse_used, unfinished_config
+from gradflow.training.runs.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES, Settings, read_config
 
 if TYPE_CHECKING:
-    from gradflow.training.results import Result
-    from gradflow.training.runs import Run
+    from gradflow.training.runs.results import Result
+    from gradflow.training.runs.run import Run
 
 _HELP = """\
 Train a multilayer perceptron on a dataset that comes with scikit-learn, or on
@@ -191,7 +191,7 @@ def _check_resume(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train a model, print its progress, and return the exit status."""
-    from gradflow.training.stopping import Stopping, reason
+    from gradflow.training.runs.stopping import Stopping, reason
 
     run = _prepared(arguments)
     progress = _Progress(run, show=not arguments.quiet)
@@ -243,8 +243,8 @@ def _prepared(arguments: argparse.Namespace) -> Run:
     if not arguments.quiet:
         print(printable(line), flush=True)
 
-    from gradflow.training.preparation import DeviceError
-    from gradflow.training.runs import Run
+    from gradflow.training.runs.preparation import DeviceError
+    from gradflow.training.runs.run import Run
 
     try:
         if arguments.resume is not None:
@@ -312,7 +312,7 @@ class _Progress:
 
     def _done(self) -> int:
         """Return the samples that were trained on, with those of the epochs that patience saved."""
-        from gradflow.training.preparation import steps_per_epoch
+        from gradflow.training.runs.preparation import steps_per_epoch
 
         trainer, settings = self._members.trainer, self._settings
         epochs = len(self._members.finished) * settings.epochs + trainer.epoch
@@ -329,7 +329,7 @@ class _Progress:
 
 def _score(epoch: Epoch) -> str:
     """Return the loss of an epoch and its score on the samples that choose the best epoch."""
-    from gradflow.training.results import describe_figure
+    from gradflow.training.runs.results import describe_figure
 
     validated = epoch.validation_loss is not None
     kind = "validation" if validated else "training"
@@ -356,7 +356,7 @@ def _setup_lines(run: Run) -> Iterator[str]:
 
 def _outcome(result: Result) -> str:
     """Return the result of a run in one line."""
-    from gradflow.training.results import describe
+    from gradflow.training.runs.results import describe
 
     done, wanted = sum(map(len, result.histories)), result.settings.epochs * result.settings.ensemble
     where, score = f"saved in {result.folder}", describe(result)

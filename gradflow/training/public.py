@@ -2,10 +2,10 @@
 
 from gradflow.training.epoch import Epoch, NonFiniteLossError, Step
 from gradflow.training.loop import evaluate, fit
-from gradflow.training.predictor import Predictor, load_run
-from gradflow.training.results import Result
-from gradflow.training.runs import Run, resume, train
-from gradflow.training.settings import Settings, SettingsError, read_config
+from gradflow.training.runs.predictor import Predictor, load_run
+from gradflow.training.runs.results import Result
+from gradflow.training.runs.run import Run, resume, train
+from gradflow.training.runs.settings import Settings, SettingsError, read_config
 from gradflow.training.trainer import Trainer
 
 __all__ = [

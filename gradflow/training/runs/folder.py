@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gradflow.files import is_part, remove_parts, write_file
-from gradflow.training.settings import SettingsError, read_config
+from gradflow.training.runs.settings import SettingsError, read_config
 
 CONFIG, CHECKPOINT, MODEL = "config.toml", "checkpoint.safetensors", "model.safetensors"
 METRICS, CURVES, REPORT = "metrics.csv", "curves.png", "report.html"

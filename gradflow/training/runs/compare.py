@@ -13,7 +13,7 @@ from typing import Any
 from gradflow.files import read_file
 from gradflow.training.epoch import Epoch
 from gradflow.training.metrics import METRICS, better
-from gradflow.training.settings import SettingsError, read_config
+from gradflow.training.runs.settings import SettingsError, read_config
 
 TABLES = ("settings", "data", "environment")
 """The tables of a config.toml that say how a result came about."""

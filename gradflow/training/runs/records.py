@@ -17,7 +17,7 @@ import gradflow as gf
 from gradflow.backend.registry import describe_device
 from gradflow.data import Part
 from gradflow.training.epoch import Epoch
-from gradflow.training.preparation import Plan
+from gradflow.training.runs.preparation import Plan
 
 
 def environment(device: gf.Device) -> dict[str, Any]:

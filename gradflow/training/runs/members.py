@@ -8,8 +8,8 @@ from typing import Any
 
 import gradflow as gf
 from gradflow.training.epoch import Epoch, Step
-from gradflow.training.predictor import Predictor
-from gradflow.training.preparation import Plan, make_trainer, steps_per_epoch
+from gradflow.training.runs.predictor import Predictor
+from gradflow.training.runs.preparation import Plan, make_trainer, steps_per_epoch
 from gradflow.training.trainer import Trainer
 
 

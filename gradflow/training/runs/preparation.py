@@ -18,7 +18,7 @@ from typing import Any
 import gradflow as gf
 from gradflow.data import DATASETS, Batches, Dataset, Split, load
 from gradflow.environment import DISTRIBUTION, delayed_interrupts, to_install
-from gradflow.training.settings import Settings, SettingsError
+from gradflow.training.runs.settings import Settings, SettingsError
 from gradflow.training.trainer import Trainer
 
 EXTRA_MODULES = {

@@ -22,7 +22,7 @@ from gradflow.data.scaling import Standardizer
 from gradflow.data.splits import Split
 from gradflow.text import printable
 from gradflow.training.metrics import figures_of
-from gradflow.training.model_file import FORMAT, VERSION, arguments, build_model, some
+from gradflow.training.runs.model_file import FORMAT, VERSION, arguments, build_model, some
 
 CLASS_FIGURES = ("accuracy", "balanced_accuracy", "f1", "auroc", "log_loss", "calibration_error")
 VALUE_FIGURES = ("r2", "rmse", "mae")

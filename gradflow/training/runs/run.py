@@ -25,12 +25,12 @@ from gradflow.saving import load, to_bytes
 from gradflow.text import one_line
 from gradflow.training.curves import run_png
 from gradflow.training.epoch import NonFiniteLossError, Step
-from gradflow.training.members import Members
-from gradflow.training.preparation import plan, require_extra, thread_limit
-from gradflow.training.records import config_toml, environment, metrics_csv
+from gradflow.training.runs.members import Members
+from gradflow.training.runs.preparation import plan, require_extra, thread_limit
+from gradflow.training.runs.records import config_toml, environment, metrics_csv
 from gradflow.training.report import report_html
-from gradflow.training.results import Result, describe, report_data, result_of, result_table
-from gradflow.training.run_folder import (
+from gradflow.training.runs.results import Result, describe, report_data, result_of, result_table
+from gradflow.training.runs.folder import (
     CHECKPOINT,
     CONFIG,
     CURVES,
@@ -41,8 +41,8 @@ from gradflow.training.run_folder import (
     refuse_used,
     unfinished_config,
 )
-from gradflow.training.settings import Settings, SettingsError
-from gradflow.training.stopping import Stopping, reason
+from gradflow.training.runs.settings import Settings, SettingsError
+from gradflow.training.runs.stopping import Stopping, reason
 
 _SHARE = 100
 """Saving takes at most one part in so many of the time."""
