@@ -301,6 +301,73 @@ def test_what_is_not_finite_goes_on(tmp_path: Path) -> None:
             list(trainer.steps(4))
 
 
+def test_what_is_frozen_and_in_which_mode_goes_on(device: str, tmp_path: Path) -> None:
+    case = Case(dropout=0.3, capture=True)
+
+    def run(stop: int) -> Any:
+        trainer, found = case.trainer(), []
+        layers = [*trainer.model.modules()]
+        layers[1].requires_grad_(False)  # the script of a user, who thaws a layer later
+        for step in trainer.steps(9):
+            if step.step == 3:
+                layers[1].requires_grad_(True)
+                layers[-1].requires_grad_(False)
+                next(m for m in layers if isinstance(m, nn.Dropout)).eval()
+            if step.step == stop:
+                trainer.save(tmp_path / "state")
+                trainer = case.trainer()
+                trainer.load(tmp_path / "state")
+                break
+        found = losses(trainer, 15)[-6:]
+        return found, outcome(trainer), [p.requires_grad for p in trainer.model.parameters()]
+
+    expected = run(0)
+    assert run(3) == run(7) == expected
+    assert expected[2] == [True] * 4 + [False] * 2
+
+
+class Listed(nn.Module):
+    """A module with generators in a list, a tuple and a dict."""
+
+    def __init__(self, shared: bool) -> None:
+        super().__init__()
+        first = gf.Generator(7)
+        self.generators = [first], {"second": first if shared else gf.Generator(7)}
+        self.listed, self.named = self.generators
+        self.inner = nn.Linear(3, 3, generator=gf.Generator(0))
+
+    def forward(self, x: gf.Tensor) -> gf.Tensor:
+        x = gf.dropout(x, 0.5, self.training, generator=self.listed[0])
+        return self.inner(gf.dropout(x, 0.5, self.training, generator=self.named["second"]))
+
+
+def test_generators_in_lists_and_dicts_and_how_they_are_shared(tmp_path: Path) -> None:
+    def make(shared: bool) -> Trainer:
+        model = Listed(shared)
+        return Trainer(model, gf.cross_entropy, optim.Adam(model.parameters()), Batches(INPUTS, LABELS, 16))
+
+    gf.manual_seed(0)
+    trainer = make(shared=True)
+    list(trainer.steps(3))
+    trainer.save(tmp_path / "state")
+    expected = losses(trainer, 9), outcome(trainer)
+    again = make(shared=True)
+    again.load(tmp_path / "state")
+    assert (losses(again, 9), outcome(again)) == expected
+    with pytest.raises(ValueError, match=r"sharing of random generators was \[.*\], and is \[.*\] here"):
+        make(shared=False).load(tmp_path / "state")
+
+
+def test_a_state_does_not_change_later() -> None:
+    trainer = Case(average=0.9, optimizer="momentum").trainer()
+    list(trainer.steps(6))
+    state = trainer.state_dict()
+    before = bits(state)
+    list(trainer.steps(11))
+    trainer.restore_best()
+    assert bits(state) == before
+
+
 @pytest.mark.parametrize(("options", "weights"), [({}, False), ({"accumulate": 2, "average": 0.9}, True)])
 def test_a_state_of_another_device_goes_on_within_the_bounds(
     other_device: str, options: dict[str, Any], weights: bool, tmp_path: Path
@@ -328,7 +395,7 @@ def test_a_state_of_another_device_goes_on_within_the_bounds(
         ({"model": "sequential"}, r"model: 1.weight was 'float32 \[5, 6\]', and is 'float32 \[6\]' here"),
         ({"loss": "values"}, "model: "),
         ({"optimizer": "sgd"}, "optimizer was 'Adam', and is 'SGD' here"),
-        ({"schedule": "number"}, "learning rate was"),
+        ({"schedule": "number"}, r"learning rate was \['cosine\(.*\)'\], and is \['number'\] here"),
         ({"accumulate": 2}, "accumulate was 1, and is 2 here"),
         ({"average": 0.9}, "average was None, and is 0.9 here"),
         ({"clip_norm": 0.5}, "clip_norm was None, and is 0.5 here"),
@@ -349,6 +416,42 @@ def test_the_state_of_another_run(changes: dict[str, Any], message: str) -> None
     with pytest.raises(ValueError, match=f"the saved state is of another run: {message}"):
         trainer.load_state_dict(state)
     assert outcome(trainer) == before
+
+
+def made(**changes: Any) -> Trainer:
+    p, rate, activation = changes.get("p", 0.1), changes.get("rate", 0.1), changes.get("activation", nn.ReLU())
+    model = nn.Sequential(nn.Linear(3, 3), activation, nn.Dropout(p))
+    parameters = [*model.parameters()]
+    groups = [{"params": [x]} for x in parameters] if "groups" in changes else parameters
+    loss = nn.CrossEntropyLoss(weight=gf.tensor(changes.get("weight", [1.0, 2.0, 3.0])))
+    lr = changes.get("lr", optim.schedules.warmup(optim.schedules.cosine(rate, 20), 3))
+    validation = Batches(INPUTS, LABELS, changes.get("validation", 20))
+    return Trainer(model, loss, optim.SGD(groups, lr), Batches(INPUTS, LABELS, 16), validation)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"p": 0.2}, r"layer: 2 was 'Dropout\(p=0.1\)', and is 'Dropout\(p=0.2\)' here"),
+        ({"activation": nn.Tanh()}, r"layer: 1 was 'ReLU\(\)', and is 'Tanh\(\)' here"),
+        ({"rate": 0.2}, r"learning rate was .*lr=0.1.*, and is .*lr=0.2"),
+        ({"lr": lambda step: 0.1}, r"learning rate was .*, and is \['<function <lambda>>'\] here"),
+        ({"groups": True}, r"parameter groups was \[2\], and is \[1, 1\] here"),
+        ({"weight": [1.0, 2.0, 4.0]}, r"loss was .*weight=\[1.0, 2.0, 3.0\]', and is .*weight=\[1.0, 2.0, 4.0\]' here"),
+        ({"validation": 10}, "validation batch_size was 20, and is 10 here"),
+    ],
+)
+def test_the_state_of_a_run_that_differs_in_one_thing(changes: dict[str, Any], message: str) -> None:
+    state = made().state_dict()
+    made().load_state_dict(state)
+    with pytest.raises(ValueError, match=f"another run: {message}"):
+        made(**changes).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("name", "value"), [("optimizer", None), ("trainable", ["x"]), ("training", [3])])
+def test_a_state_with_a_damaged_part_is_told_once(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^the saved state is damaged: its {name} cannot be "):
+        made().load_state_dict({**made().state_dict(), name: value})
 
 
 def test_other_data_is_refused() -> None:

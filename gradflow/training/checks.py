@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gradflow as gf
@@ -96,9 +96,19 @@ def check_labels(loss: Loss, outputs: gf.Tensor, batches: Batches) -> None:
         raise ValueError(f"labels for {classes} outputs must be in [0, {classes}); got {lowest} to {highest}")
 
 
-def generators_of(model: gf.nn.Module, *batches: Batches | None) -> Sequence[Generator]:
-    """The generators that training draws from: the default one, those of the batches and of the modules, each once."""
-    found = [default_generator, *(b.generator for b in batches if b is not None)]
+def generators_of(model: gf.nn.Module, *batches: Batches) -> Sequence[Generator]:
+    """The generators that training draws from: those of `generator_places`, each once."""
+    return list({id(g): g for g in generator_places(model, *batches)}.values())
+
+
+def generator_places(model: gf.nn.Module, *batches: Batches) -> Sequence[Generator]:
+    """The default generator, those of the batches, and those that are attributes of modules, also in a list or dict."""
+    found = [default_generator, *(b.generator or default_generator for b in batches)]
     for module in model.modules():
-        found += [x for x in vars(module).values() if isinstance(x, Generator)]
-    return list({id(g): g for g in found if g is not None}.values())
+        for x in vars(module).values():
+            found += [g for g in _parts(x) if isinstance(g, Generator)]
+    return found
+
+
+def _parts(x: Any) -> Iterable[Any]:
+    return x.values() if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else (x,)

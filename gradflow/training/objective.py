@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -137,12 +138,18 @@ def describe_loss(loss: Any) -> str:
         options = [*map(_described, loss.args), *(f"{k}={_described(v)}" for k, v in sorted(loss.keywords.items()))]
         return f"{describe_loss(loss.func)}({', '.join(options)})"
     if isinstance(loss, gf.nn.Module):
-        return repr(loss)
+        tensors = [f", {k}={_described(v)}" for k, v in sorted(vars(loss).items()) if isinstance(v, gf.Tensor)]
+        return repr(loss) + "".join(tensors)
     return str(getattr(loss, "__qualname__", type(loss).__qualname__))
 
 
 def _described(option: Any) -> str:
-    return str(option.tolist()) if isinstance(option, gf.Tensor) else repr(option)
+    return str(option.tolist()) if isinstance(option, gf.Tensor) else in_words(repr(option))
+
+
+def in_words(text: str) -> str:
+    """A repr without addresses, so that it is the same in another process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def class_weights_of(class_weight: ClassWeight, loss: Loss, batches: Batches, outputs: gf.Tensor) -> list[float] | None:

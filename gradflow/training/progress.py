@@ -149,6 +149,15 @@ def listed(tree: Mapping[str, Any], name: str) -> list[Any]:
     return value
 
 
+def names_of(tree: Mapping[str, Any], name: str, known: Mapping[str, Any]) -> list[str]:
+    """The list of this name, which has some of the known names."""
+    values = listed(tree, name)
+    for value in values:
+        if not isinstance(value, str) or value not in known:
+            raise damaged(name, value)
+    return values
+
+
 def part(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The dict of this name."""
     value = tree.get(name)

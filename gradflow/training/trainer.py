@@ -332,20 +332,23 @@ class Trainer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that is needed to go on with the same bits to a file, which is then whole; see `gradflow.save`.
 
-        At any step, in the middle of an epoch, too. Raises RuntimeError after a step that was interrupted.
+        At any step, in the middle of an epoch, too. Of random generators, it has the default one, that of `train` and
+        those that are attributes of modules. Raises RuntimeError after a step that was interrupted.
         """
         save(path, self.state_dict())
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from the state in a file, which a trainer with the same arguments saved, here or on another device.
 
-        Everything is checked before anything changes. Raises InvalidFileError for a damaged file, ValueError for the
-        state of another run, which says what differs.
+        The hyperparameters of the optimizer, which parameters require a gradient, and the mode of each module are those
+        of the file; a schedule is the trainer's own. Everything is checked before anything changes.
+
+        Raises InvalidFileError for a damaged file, ValueError for the state of another run, which says what differs.
         """
         self.load_state_dict(load(path, self.train.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of what `save` writes, a tree for `gradflow.save`."""
+        """What `save` writes, a tree for `gradflow.save` that does not change with later steps."""
         self._check_whole()
         return trainer_state.collect(self)
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gradflow.training.checks import generators_of
-from gradflow.training.objective import describe_loss
-from gradflow.training.progress import Progress, generator_state, listed, part, weights_of
+from gradflow.training.checks import generator_places, generators_of
+from gradflow.training.objective import describe_loss, in_words
+from gradflow.training.progress import Progress, damaged, generator_state, listed, names_of, part, weights_of
 
 if TYPE_CHECKING:
     from gradflow.training.trainer import Trainer
 
 
 def collect(trainer: Trainer) -> dict[str, Any]:
-    """The state as a tree of copies, for `gradflow.save`."""
+    """The state as a tree for `gradflow.save`, in which nothing changes later."""
     return {
         "run": _run(trainer),
         "model": trainer.model.state_dict(),
+        "trainable": [name for name, p in trainer.model.named_parameters() if p.requires_grad],
+        "training": [name for name, module in trainer.model.named_modules() if module.training],
         "optimizer": trainer.optimizer.state_dict(),
         "average": None if trainer._average is None else trainer._average.state_dict(),
         "generators": [[g.key, g.counter] for g in _generators(trainer)],
@@ -30,23 +32,27 @@ def restore(trainer: Trainer, state: Any) -> None:
     if not isinstance(state, Mapping) or not isinstance(state.get("run"), dict):
         raise ValueError("this is not the state of a trainer: it is what Trainer.save writes to a file")
     _check_same(state["run"], _run(trainer))
-    own = trainer.model.state_dict()
+    own = trainer.model._state()
     weights = weights_of("model", state.get("model"), own)
+    parameters, modules = dict(trainer.model.named_parameters()), dict(trainer.model.named_modules())
+    trainable, training = names_of(state, "trainable", parameters), names_of(state, "training", modules)
     generators = _generators(trainer)
     states = [
         generator_state(*each) if isinstance(each, list) and len(each) == 2 else generator_state(each, 0)
         for each in listed(state, "generators")
     ]
     if len(states) != len(generators):
-        raise ValueError(f"the saved run draws from {len(states)} random generators; this one from {len(generators)}")
+        raise damaged("generators", state["generators"])
     figures = trainer._on_train
     progress = Progress.from_tree(
         part(state, "progress"), trainer.train.device, own, len(figures.sizes), trainer.accumulate, figures.partial
     )
     average = trainer._average
+    optimizer_state = part(state, "optimizer")
+    average_state = {} if average is None else part(state, "average")
     try:
-        load_optimizer = trainer.optimizer.state_loader(part(state, "optimizer"), finite=False)
-        load_average = None if average is None else average.state_loader(part(state, "average"))
+        load_optimizer = trainer.optimizer.state_loader(optimizer_state, finite=False)
+        load_average = None if average is None else average.state_loader(average_state)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"the saved state is damaged: {error}") from error
 
@@ -59,25 +65,32 @@ def restore(trainer: Trainer, state: Any) -> None:
     load_optimizer()
     if load_average is not None:
         load_average()
+    for name, parameter in parameters.items():
+        if parameter.requires_grad != (name in trainable):
+            parameter.requires_grad_(name in trainable)
+    for name, module in modules.items():
+        if module.training != (name in training):
+            module.training = name in training
     for generator, (key, counter) in zip(generators, states, strict=True):
         generator.key, generator.counter = key, counter
     trainer._go_on_from(progress)
 
 
 def _generators(trainer: Trainer) -> Any:
-    return generators_of(trainer.model, trainer.train, trainer.validation)
+    return generators_of(trainer.model, trainer.train)
 
 
 def _run(trainer: Trainer) -> dict[str, Any]:
     """What two runs have in common if one goes on with the state of the other."""
-    train, validation = trainer.train, trainer.validation
+    model, groups, train, validation = trainer.model, trainer.optimizer.param_groups, trainer.train, trainer.validation
+    places = [*map(id, generator_places(model, train))]
     return {
-        "model": {name: f"{x.dtype.name} {list(x.shape)}" for name, x in trainer.model.state_dict().items()},
+        "model": {name: f"{x.dtype.name} {list(x.shape)}" for name, x in model._state().items()},
+        "layer": {name: in_words(f"{type(m).__name__}({m.extra_repr()})") for name, m in model.named_modules()},
         "loss": describe_loss(trainer.loss),
         "optimizer": type(trainer.optimizer).__name__,
-        "learning rate": [
-            "schedule" if callable(group["lr"]) else "number" for group in trainer.optimizer.param_groups
-        ],
+        "parameter groups": [len(group["params"]) for group in groups],
+        "learning rate": [in_words(repr(group["lr"])) if callable(group["lr"]) else "number" for group in groups],
         "metrics": list(trainer.metrics),
         "watch": trainer.watch,
         "clip_norm": trainer.clip_norm,
@@ -87,8 +100,10 @@ def _run(trainer: Trainer) -> dict[str, Any]:
         "batch_size": train.batch_size,
         "shuffle": train.shuffle,
         "drop_last": train.drop_last,
+        "sharing of random generators": [places.index(each) for each in places],
         "training data": train.fingerprint(),
         "validation data": None if validation is None else validation.fingerprint(),
+        "validation batch_size": None if validation is None else validation.batch_size,
     }
 
 
