@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from gradflow.data import Part
 from gradflow.training.epoch import Epoch
-from gradflow.training.runs.members import Members
 from gradflow.training.metrics import figures_of
+from gradflow.training.report import ReportData
+from gradflow.training.runs.members import Members
 from gradflow.training.runs.predictor import CLASS_FIGURES, VALUE_FIGURES, Predictor
 from gradflow.training.runs.preparation import Plan
-from gradflow.training.report import ReportData
 from gradflow.training.runs.settings import Settings
 
 Array = npt.NDArray[Any]

@@ -25,11 +25,7 @@ from gradflow.saving import load, to_bytes
 from gradflow.text import one_line
 from gradflow.training.curves import run_png
 from gradflow.training.epoch import NonFiniteLossError, Step
-from gradflow.training.runs.members import Members
-from gradflow.training.runs.preparation import plan, require_extra, thread_limit
-from gradflow.training.runs.records import config_toml, environment, metrics_csv
 from gradflow.training.report import report_html
-from gradflow.training.runs.results import Result, describe, report_data, result_of, result_table
 from gradflow.training.runs.folder import (
     CHECKPOINT,
     CONFIG,
@@ -41,6 +37,10 @@ from gradflow.training.runs.folder import (
     refuse_used,
     unfinished_config,
 )
+from gradflow.training.runs.members import Members
+from gradflow.training.runs.preparation import plan, require_extra, thread_limit
+from gradflow.training.runs.records import config_toml, environment, metrics_csv
+from gradflow.training.runs.results import Result, describe, report_data, result_of, result_table
 from gradflow.training.runs.settings import Settings, SettingsError
 from gradflow.training.runs.stopping import Stopping, reason
 
