@@ -14,6 +14,7 @@ from gradflow import nn, optim
 from gradflow.data import Batches
 from gradflow.testing import forbid_sync
 from gradflow.training import Epoch, Trainer, evaluate, fit
+from gradflow.training.step import draws
 
 # ---------------------------------------------------------------------- the loop
 
@@ -159,7 +160,7 @@ def test_models_of_gradflow_are_captured(model: Any, loss: Any, captured: bool) 
     assert trainer.captures == captured
     list(trainer.epochs(2))
     assert not Trainer(model, loss, optimizer, train, capture=False).captures
-    assert Trainer(model, loss, optimizer, train, capture=True).captures
+    assert Trainer(model, loss, optimizer, train, capture=True).captures != draws(model)  # nothing captures dropout
 
 
 # ---------------------------------------------------------------------- the best
@@ -205,6 +206,28 @@ def test_without_validation_the_training_is_watched() -> None:
     best = max(history, key=lambda e: (e.train_metrics["accuracy"], -e.epoch))
     assert trainer.best is best
     assert all(e.validation_loss is None and e.validation_metrics == {} for e in history)
+
+
+def test_the_history_is_a_list_of_ones_own() -> None:
+    trainer = make()
+    list(trainer.epochs(2))
+    trainer.history.clear()
+    assert [e.epoch for e in trainer.history] == [1, 2]
+
+
+ARGUMENTS = [
+    "model", "loss", "optimizer", "train", "validation", "metrics", "watch", "clip_norm", "accumulate", "captures",
+    "class_weights", "progress",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*ARGUMENTS, "history", "step", "epoch", "best"])
+def test_the_arguments_of_a_trainer_are_set_once(name: str) -> None:
+    trainer = make()
+    before = getattr(trainer, name)
+    with pytest.raises(AttributeError):
+        setattr(trainer, name, 1)
+    assert getattr(trainer, name) == before
 
 
 def test_restore_best_without_an_epoch() -> None:

@@ -214,6 +214,42 @@ def test_a_loss_that_is_not_finite_ends_training(device: str, capture: bool) -> 
     assert trainer.step == 5
 
 
+def test_the_validation_loss_is_named_where_it_is_not_finite() -> None:
+    trainer = make(validate=True)
+    trainer._on_validation.read = lambda tally: (float("inf"), {})  # type: ignore[union-attr, method-assign]
+    with pytest.raises(NonFiniteLossError, match="the validation loss became inf in epoch 1; try a lower"):
+        list(trainer.epochs(2))
+
+
+@pytest.mark.parametrize("how", ["left", "done", "error", "load"])
+def test_a_bar_is_removed_when_the_loop_ends(how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    trainer = make(progress=True)
+    state = trainer.state_dict()
+    if how == "error":
+        whole = trainer._step.whole
+        trainer._step.whole = lambda *batch: whole(*batch) if trainer.step < 3 else 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            list(trainer.steps(9))
+    else:
+        steps = trainer.steps(3)
+        if how == "done":
+            list(steps)
+        elif how == "left":
+            next(steps)
+            steps.close()  # type: ignore[attr-defined]
+        else:
+            next(steps)
+            trainer.load_state_dict(state)
+    assert trainer._bar._bar is None
+    assert capsys.readouterr().err.endswith("\r")
+    if how in ("left", "done"):
+        list(trainer.epochs(1))
+        shown = capsys.readouterr().err
+        assert f"{trainer.step - 5 + (1 if how == 'left' else 3)}/5" in shown
+        assert shown.endswith("\r")
+
+
 def test_a_bar_shows_the_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tqdm")
     trainer = make(progress=True)

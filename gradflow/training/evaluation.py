@@ -88,6 +88,7 @@ class Figures:
         if not isinstance(value, gf.Tensor) or value.shape != () or not value.dtype.is_floating:
             got = f"{value.dtype} of shape {value.shape}" if isinstance(value, gf.Tensor) else type(value).__name__
             raise ValueError(f"the loss must be one floating-point number, averaged over the batch; got {got}")
+        self.loss_dtype = value.dtype
 
     def tally(self, model: gf.nn.Module) -> Tally:
         """The results of an epoch in evaluation mode. Random generators stay as they were."""

@@ -72,7 +72,7 @@ def kind_of(loss: Any, targets: Any) -> str:
     Raises TypeError for targets of a dtype that the loss does not take, or that does not tell the kind, and ValueError
     for an unknown kind.
     """
-    name, kind = _known_loss(loss)
+    name, kind = known_loss(loss)
     dtype = as_dtype(targets.dtype)
     if kind in ("binary", "probabilities", "values"):
         return kind
@@ -86,14 +86,20 @@ def kind_of(loss: Any, targets: Any) -> str:
     raise TypeError(f"{whose} {what} as targets; got {dtype}: convert them with targets.astype(...)")
 
 
-def _known_loss(loss: Any) -> tuple[str, str]:
+def unwrapped(loss: Any) -> Any:
+    """The function in a `functools.partial`, or the loss itself."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return loss
+
+
+def known_loss(loss: Any) -> tuple[str, str]:
     """The name and the kind of a loss of gradflow, or of a kind itself; two empty strings for another loss."""
     if isinstance(loss, str):
         if loss not in KINDS:
             raise ValueError(f"unknown kind {loss!r}; there are {', '.join(KINDS)}")
         return loss, loss
-    while isinstance(loss, functools.partial):
-        loss = loss.func
+    loss = unwrapped(loss)
     for function, module, kind in _LOSSES:
         if loss is function or isinstance(loss, module):
             return function.__name__, kind
@@ -147,7 +153,7 @@ class Metrics:
                 fitting = ", ".join(other for other, (suits, _) in METRICS.items() if suits == task)
                 dtype = as_dtype(batches.targets.dtype)
                 told = (
-                    "" if _known_loss(loss)[1] else f", which {dtype} targets are for a loss that is not gradflow's own"
+                    "" if known_loss(loss)[1] else f", which {dtype} targets are for a loss that is not gradflow's own"
                 )
                 raise ValueError(f"the metric {name} does not suit {_described(self.kind)}{told}; there are {fitting}")
         self._host_names = [name for name in self.names if name not in ON_DEVICE]

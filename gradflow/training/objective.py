@@ -12,7 +12,7 @@ from typing import Any
 
 import gradflow as gf
 from gradflow.data import Batches
-from gradflow.training.metrics import kind_of
+from gradflow.training.metrics import kind_of, known_loss, unwrapped
 
 Loss = Callable[..., gf.Tensor]
 """A loss of outputs and targets, averaged over the batch, such as `gradflow.cross_entropy` or `nn.MSELoss()`."""
@@ -91,6 +91,8 @@ def _aligned(x: gf.Tensor, like: gf.Tensor) -> gf.Tensor:
 
 def check_loss(loss: Any) -> None:
     """Raise TypeError unless the loss is a function, ValueError if it does not average over the batch."""
+    if isinstance(loss, type):
+        raise TypeError(f"the loss is the class {loss.__name__}: pass {loss.__name__}()")
     if not callable(loss):
         raise TypeError(f"the loss is a function of outputs and targets, such as gradflow.mse_loss; got {loss!r}")
     reduction = _option(loss, "reduction")
@@ -105,15 +107,14 @@ def adds_up(loss: Any) -> bool:
 
 def takes_labels(loss: Any) -> bool:
     """Whether this is a loss of gradflow that takes integer labels as targets."""
-    while isinstance(loss, partial):
-        loss = loss.func
-    return loss in (gf.cross_entropy, gf.nll_loss) or isinstance(loss, (gf.nn.CrossEntropyLoss, gf.nn.NLLLoss))
+    return known_loss(loss)[1].startswith("classes")
 
 
 def _option(loss: Any, name: str) -> Any:
     """An option that a loss was given as a module or in a `functools.partial`, or None."""
-    if isinstance(loss, partial):
-        return loss.keywords[name] if name in loss.keywords else _option(loss.func, name)
+    if isinstance(loss, partial) and name in loss.keywords:
+        return loss.keywords[name]
+    loss = unwrapped(loss)
     return getattr(loss, name, None) if isinstance(loss, gf.nn.Module) else None
 
 
@@ -164,6 +165,8 @@ def class_weights_of(class_weight: ClassWeight, loss: Loss, batches: Batches, ou
         return None
     kind = kind_of(loss, batches.targets)
     columns = outputs.shape[1] if outputs.ndim > 1 else 1
+    if kind in ("classes", "probabilities") and columns < 2:
+        raise ValueError(f"class_weight needs outputs of at least 2 classes; got outputs of shape {outputs.shape}")
     if kind == "values" or (kind == "binary" and columns != 1):
         what = "values" if kind == "values" else f"the {columns} columns of a binary loss"
         raise ValueError(f"class_weight needs targets that are classes; these are {what}")
@@ -179,7 +182,7 @@ def class_weights_of(class_weight: ClassWeight, loss: Loss, batches: Batches, ou
         class_weight = [class_weight.get(c, 1.0) for c in range(classes)]
     try:
         weights = [float(w) for w in class_weight]
-    except TypeError:
+    except (TypeError, ValueError):
         raise ValueError(f"class_weight is 'balanced' or one number for each class; got {class_weight!r}") from None
     if len(weights) != classes:
         raise ValueError(f"class_weight needs one number for each of {classes} classes; got {len(weights)}")

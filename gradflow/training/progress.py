@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -21,6 +22,9 @@ class Progress:
     Of the epoch that is running:
     batches: how many are done. tally: their results. seconds: the time so far.
     order: the key and counter of the generator of the order before it drew the order, or None before that.
+
+    Of what runs now, and not saved:
+    torn: whether weights may be half changed. since: the time from which on nothing is counted in `seconds` yet.
     """
 
     step: int = 0
@@ -31,6 +35,13 @@ class Progress:
     tally: Tally = field(default_factory=Tally)
     seconds: float = 0.0
     order: tuple[int, int] | None = None
+    torn: bool = False
+    since: float = 0.0
+
+    def count_time(self) -> None:
+        """Count the time until now."""
+        now = time.perf_counter()
+        self.seconds, self.since = self.seconds + now - self.since, now
 
     def finish_epoch(self, epoch: Epoch, is_best: bool, weights: dict[str, gf.Tensor] | None) -> None:
         """Add a finished epoch with the weights of the best, and be before the first batch of the next one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import gradflow as gf
@@ -12,6 +11,7 @@ from gradflow.interception import opaque_call
 from gradflow.optim import Optimizer, clip_grad_norm_
 from gradflow.optim.averaging import WeightAverage
 from gradflow.training.evaluation import Partial
+from gradflow.training.metrics import unwrapped
 from gradflow.training.objective import Objective
 
 Gradient = Callable[..., tuple[gf.Tensor, Partial]]
@@ -44,7 +44,7 @@ class TrainingStep:
         ) -> tuple[gf.Tensor, Partial]:
             outputs = model(inputs)
             loss = objective(outputs, targets, weights)
-            (loss if scale is None else gf.multiply(loss, scale)).backward()
+            loss.backward(scale)
             return loss.detach(), partial_of(outputs.detach(), targets, weights)
 
         def update() -> None:
@@ -72,14 +72,14 @@ def _clip(optimizer: Optimizer, norm: float) -> None:
     clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], norm)
 
 
-def can_be_captured(model: nn.Module, loss: Any) -> bool:
-    """Whether a replay is sure to do what the model and the loss do: they are gradflow's own, and draw nothing.
+def draws(model: nn.Module) -> bool:
+    """Whether the model has dropout, with which a step draws random numbers and cannot be replayed."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0.0 for module in model.modules())
 
-    A replay does not run the Python of a user's module, hook or loss.
-    """
-    return _is_own_loss(loss) and all(
-        _is_own(module) and not (isinstance(module, nn.Dropout) and module.p > 0.0) for module in model.modules()
-    )
+
+def is_own(model: nn.Module, loss: Any) -> bool:
+    """Whether model and loss are gradflow's own. A replay does not run the Python of a user's module, hook or loss."""
+    return _is_own_loss(loss) and all(map(_is_own, model.modules()))
 
 
 def _is_own(module: nn.Module) -> bool:
@@ -88,8 +88,7 @@ def _is_own(module: nn.Module) -> bool:
 
 
 def _is_own_loss(loss: Any) -> bool:
-    if isinstance(loss, partial):
-        return _is_own_loss(loss.func)
+    loss = unwrapped(loss)
     if isinstance(loss, nn.Module):
         return all(map(_is_own, loss.modules()))
     return any(loss is getattr(gf, name) for name in gf.ops.losses.__all__)

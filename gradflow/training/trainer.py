@@ -17,6 +17,7 @@ from typing import Any
 
 import gradflow as gf
 from gradflow.data import Batches
+from gradflow.data.checks import SetOnce
 from gradflow.environment import Interrupts, delayed_interrupts
 from gradflow.optim.averaging import WeightAverage
 from gradflow.random.generator import default_generator, restored
@@ -28,10 +29,10 @@ from gradflow.training.evaluation import Figures, trial
 from gradflow.training.metrics import ON_DEVICE, better
 from gradflow.training.objective import ClassWeight, Loss, check_loss, class_weights_of
 from gradflow.training.progress import Progress
-from gradflow.training.step import TrainingStep, can_be_captured
+from gradflow.training.step import TrainingStep, draws, is_own
 
 
-class Trainer:
+class Trainer(SetOnce):
     """Trains a model: `epochs` and `steps` are iterators that go on from where the trainer stands.
 
     model, loss, optimizer: what to train; its loss, a function of outputs and targets that averages over the batch; and
@@ -50,10 +51,11 @@ class Trainer:
     class_weight: the weights of the classes: "balanced", one number for each class, or a dict of numbers by class
         (others: 1; default None: all 1). They multiply the weights of the samples; together these have mean 1.
     capture: whether to replay the step (see `gradflow.capture`). "auto" (default) does so if the model and the loss are
-        made of gradflow's own and draw no random numbers, since a replay does not run a user's Python.
+        made of gradflow's own, since a replay does not run a user's Python. A model with dropout is never captured.
     progress: whether to show a bar within each epoch (default False; it needs tqdm, of the extra `train`).
 
     `history` has the finished epochs, `best` is the best of them or None; `captures` says whether steps are captured.
+    The arguments are attributes, which are set once; hyperparameters can change, in `optimizer.param_groups`.
 
     Ctrl-C during a step ends the step, and the loop raises KeyboardInterrupt before it does another: an epoch that has
     ended meanwhile is yielded first. The trainer can be saved then, and can go on. After
@@ -102,9 +104,11 @@ class Trainer:
             tqdm()
         self.model, self.loss, self.optimizer, self.train, self.validation = model, loss, optimizer, train, validation
         self.watch, self.clip_norm, self.accumulate, self.progress = watch, clip_norm, index(accumulate), progress
-        self.captures = can_be_captured(model, loss) if capture == "auto" else bool(capture)
+        self.captures = bool(capture) and not draws(model) and (capture is True or is_own(model, loss))
         self.metrics = names
-        self.class_weights = class_weights_of(class_weight, loss, train, trial(model, train)[0])
+        self.class_weights = (
+            None if class_weight is None else class_weights_of(class_weight, loss, train, trial(model, train)[0])
+        )
         """The weight of each class, or None."""
         on_train = names if validation is None else [name for name in names if name in ON_DEVICE]
         self._on_train = Figures(model, loss, train, on_train, self.class_weights)
@@ -116,19 +120,17 @@ class Trainer:
         self._step = TrainingStep(
             model, objective, optimizer, metrics_on_train.partial, clip_norm, self._average, self.captures
         )
-        self._scales: dict[float, gf.Tensor] = {}
+        self._shares: dict[float, gf.Tensor] = {}
         self._progress = Progress()
         self._batches: Iterator[tuple[gf.Tensor, ...]] | None = None  # what is left of the epoch
-        self._torn = False
-        self._since = 0.0
-        self._bar: Bar | None = None
+        self._bar = Bar(len(train))
 
     # ------------------------------------------------------------------ where it stands
 
     @property
     def history(self) -> list[Epoch]:
-        """The finished epochs."""
-        return self._progress.history
+        """The finished epochs, as a new list."""
+        return [*self._progress.history]
 
     @property
     def epoch(self) -> int:
@@ -157,28 +159,32 @@ class Trainer:
         return self._epochs(_count("epochs", n))
 
     def _epochs(self, n: int) -> Iterator[Epoch]:
-        while self.epoch < n:
-            with delayed_interrupts() as interrupts, _Work(self, interrupts) as work:
-                while not self._is_at_the_end() and not interrupts.pending:
-                    self._update()
-                epoch = None if interrupts.pending else self._finish()
-            if epoch is not None:
-                yield epoch
-            if work.pressed:
-                raise KeyboardInterrupt
+        with contextlib.closing(self._bar):
+            while self.epoch < n:
+                with delayed_interrupts() as interrupts, _Work(self, interrupts) as work:
+                    while not self._is_at_the_end() and not interrupts.pending:
+                        self._update()
+                    epoch = None if interrupts.pending else self._finish()
+                if epoch is not None:
+                    yield epoch
+                if work.pressed:
+                    raise KeyboardInterrupt
 
     def steps(self, n: int) -> Iterator[Step]:
         """Train until `n` optimizer steps are done in all, and yield each. Raises as `epochs`."""
         return self._steps(_count("steps", n))
 
     def _steps(self, n: int) -> Iterator[Step]:
-        with delayed_interrupts() as interrupts:  # once: it costs much of the time of a short step
+        with (
+            contextlib.closing(self._bar),
+            delayed_interrupts() as interrupts,
+        ):  # once: it takes as long as a short step
             while self.step < n or self._is_at_the_end():
                 with _Work(self, interrupts) as work:
                     if self._is_at_the_end():  # an error ended the validation after the last step
                         self._finish()
                         continue
-                    number, loss = self.epoch + 1, self._update()
+                    number, loss = self.epoch + 1, self._union(self._update())
                     finished = self._finish() if self._is_at_the_end() else None
                 yield Step(self.step, number, loss, finished)
                 if work.pressed:
@@ -189,58 +195,63 @@ class Trainer:
         return self._progress.batches == len(self._on_train.sizes)
 
     def _check_whole(self) -> None:
-        if self._torn or (self._average is not None and self._average.is_swapped):
+        if self._progress.torn or (self._average is not None and self._average.is_swapped):
             raise RuntimeError(
                 "a step was interrupted while it changed the weights: load a saved state, or make a new Trainer"
             )
 
-    def _update(self) -> gf.Tensor:
-        """Do one optimizer step and return its loss."""
+    def _update(self) -> list[gf.Tensor]:
+        """Do one optimizer step and return the losses of its batches."""
         progress = self._progress
-        self._torn = True
+        progress.torn = True
         if self._batches is None:
             self._batches = self._open()
         if not self.model.training:
             self.model.train()
+        if self.progress:
+            self._bar.open(self.epoch + 1, progress.batches)
         if self.accumulate == 1:
             loss, partial = self._step.whole(*next(self._batches))
             progress.tally.add(loss, partial)
             progress.batches += 1
+            losses = [loss]
         else:
-            loss = self._accumulated(self._batches)
+            losses = self._accumulated(self._batches)
         progress.step += 1
-        self._torn = False
-        if self._bar is not None:
-            self._bar.show(progress.batches, loss)
-        return loss
+        progress.torn = False
+        if self.progress:
+            self._bar.show(progress.batches, losses[-1])
+        return losses
 
-    def _accumulated(self, batches: Iterator[tuple[gf.Tensor, ...]]) -> gf.Tensor:
-        """Do one optimizer step with the gradient of the union of several batches, and return the loss of the union."""
+    def _accumulated(self, batches: Iterator[tuple[gf.Tensor, ...]]) -> list[gf.Tensor]:
+        """Do one optimizer step with the gradient of the union of several batches, and return their losses."""
         progress, losses = self._progress, []
-        sizes = self._on_train.sizes[progress.batches : progress.batches + self.accumulate]
+        scales = self._scales(progress.batches)
         self._step.zero_grad()
-        for n in sizes:
-            scale = self._scale(n / sum(sizes))
+        for scale in scales:
             loss, partial = self._step.gradient(*next(batches), scale=scale)
             progress.tally.add(loss, partial)
-            losses.append(gf.multiply(loss, scale))
+            losses.append(loss)
         self._step.update()
-        progress.batches += len(sizes)
-        return functools.reduce(gf.add, losses)
+        progress.batches += len(losses)
+        return losses
 
-    def _scale(self, share: float) -> gf.Tensor:
-        """A number as a tensor on the device, which a captured step takes."""
-        if share not in self._scales:
-            dtype = gf.float64 if next(self.model.parameters()).dtype is gf.float64 else gf.float32
-            self._scales[share] = gf.tensor(share, dtype, self.train.device)
-        return self._scales[share]
+    def _union(self, losses: list[gf.Tensor]) -> gf.Tensor:
+        """The loss of the union of the last batches."""
+        if len(losses) == 1:
+            return losses[0]
+        return functools.reduce(gf.add, map(gf.multiply, losses, self._scales(self._progress.batches - len(losses))))
+
+    def _scales(self, first: int) -> list[gf.Tensor]:
+        """The share of each batch in the union of a step that begins with batch `first`, on the device."""
+        sizes = self._on_train.sizes[first : first + self.accumulate]
+        for share in {n / sum(sizes) for n in sizes} - self._shares.keys():
+            self._shares[share] = gf.tensor(share, self._on_train.loss_dtype, self.train.device)
+        return [self._shares[n / sum(sizes)] for n in sizes]
 
     def _open(self) -> Iterator[tuple[gf.Tensor, ...]]:
         """The batches of the epoch that are left, in the order that was drawn when it began."""
         progress = self._progress
-        self._close_bar()
-        if self.progress:
-            self._bar = Bar(f"epoch {self.epoch + 1}", len(self._on_train.sizes))
         generator = default_generator if self.train.generator is None else self.train.generator
         if progress.order is None:
             progress.order = generator.key, generator.counter
@@ -258,29 +269,25 @@ class Trainer:
             metrics: dict[str, float] = {}
             if self._on_validation is not None and validation is not None:
                 loss, metrics = self._on_validation.read(validation)
-            for value in (train_loss, loss):
+            for name, value in (("loss", train_loss), ("validation loss", loss)):
                 if value is not None and not math.isfinite(value):
-                    raise NonFiniteLossError(f"the loss became {value} in epoch {number}; try a lower learning rate")
+                    raise NonFiniteLossError(f"the {name} became {value} in epoch {number}; try a lower learning rate")
             figures = {"loss": train_loss, **train_metrics} if loss is None else {"loss": loss, **metrics}
             is_best = self._is_best(figures[self.watch])
             weights = self.model.state_dict() if is_best else progress.best_weights
         stale = 0 if is_best else number - (0 if progress.best is None else progress.best.epoch)
         rate = self.optimizer.param_groups[0]["lr"]
         rate = float(rate(self.optimizer.steps - 1) if callable(rate) else rate)
-        seconds = progress.seconds + time.perf_counter() - self._since
+        progress.count_time()
+        seconds = progress.seconds
         speed = self.train.samples / seconds
         epoch = Epoch(number, progress.step, rate, train_loss, train_metrics, loss, metrics, stale, seconds, speed)
-        self._torn = True
+        progress.torn = True
         progress.finish_epoch(epoch, is_best, weights)
-        self._batches, self._since = None, time.perf_counter()
-        self._torn = False
-        self._close_bar()
+        self._batches = None
+        progress.torn = False
+        self._bar.close()
         return epoch
-
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
     def _is_best(self, value: float) -> bool:
         """Whether a value of the watched figure is better than that of the best epoch so far."""
@@ -317,15 +324,18 @@ class Trainer:
         return {"loss": loss, **metrics}
 
     def restore_best(self) -> None:
-        """Give the model the weights of the best epoch. Raises RuntimeError if no epoch has been the best."""
+        """Give the model the weights of the best epoch. Raises RuntimeError if no epoch has been the best.
+
+        Each module stays in its mode, in training mode after a loop: call `model.eval()` before you predict.
+        """
         if self._progress.best_weights is None:
             raise RuntimeError("no epoch is the best yet: train for at least one, with a figure that is not NaN")
         with delayed_interrupts():
-            self._torn = True
+            self._progress.torn = True
             self.model.load_state_dict(self._progress.best_weights)
             if self._average is not None:
                 self._average.restart()
-            self._torn = False
+            self._progress.torn = False
 
     # ------------------------------------------------------------------ saved states
 
@@ -358,7 +368,8 @@ class Trainer:
 
     def _go_on_from(self, progress: Progress) -> None:
         """Be where a saved state was; the weights and the optimizer are already."""
-        self._progress, self._batches, self._torn = progress, None, False
+        self._bar.close()
+        self._progress, self._batches = progress, None
 
 
 class _Work:
@@ -377,13 +388,13 @@ class _Work:
     def __enter__(self) -> _Work:
         self.trainer._check_whole()
         self.interrupts.delayed = True
-        self.trainer._since = time.perf_counter()
+        self.trainer._progress.since = time.perf_counter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None and not issubclass(kind, Exception):
-            self.trainer._torn = True
-        self.trainer._progress.seconds += time.perf_counter() - self.trainer._since
+            self.trainer._progress.torn = True
+        self.trainer._progress.count_time()
         self.pressed = self.interrupts.end()
         if self.pressed and kind is not None:
             raise KeyboardInterrupt

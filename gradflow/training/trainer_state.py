@@ -56,11 +56,11 @@ def restore(trainer: Trainer, state: Any) -> None:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"the saved state is damaged: {error}") from error
 
-    was_torn, trainer._torn = trainer._torn, True
+    was_torn, trainer._progress.torn = trainer._progress.torn, True
     try:
         trainer.model.load_state_dict(weights)
     except ValueError:  # different values of a parameter that has several names: nothing has changed
-        trainer._torn = was_torn
+        trainer._progress.torn = was_torn
         raise
     load_optimizer()
     if load_average is not None:
