@@ -150,8 +150,20 @@ def test_a_full_disk_leaves_no_file(command: Any, monkeypatch: pytest.MonkeyPatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    assert_one_line(command("predict", "run", "new.npy", "--out", "p.csv"), r"No space left on device.*p\.csv", 1)
+    assert_one_line(
+        command("predict", "run", "new.npy", "--out", "p.csv"), r"cannot write p\.csv: No space left on device", 1
+    )
     assert set(os.listdir()) == {"run", "new.npy"}
+
+
+def test_inputs_on_another_scale_are_one_line(command: Any) -> None:
+    run_of(classifier())
+    np.savez("new.npz", X=samples(20) / 1000, y=[NAMES[0]] * 20)
+    for name in ("predict", "evaluate"):
+        status, out, err = command(name, "run", "new.npz")
+        assert (status, bool(out)) == (0, True)
+        (told,) = [line for line in err.splitlines() if "warning" in line]
+        assert told.startswith("gradflow: warning: the inputs vary ")
 
 
 def test_images_are_predicted_from_idx_files(command: Any) -> None:

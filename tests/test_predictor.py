@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 
 import gradflow as gf
 from gradflow import nn
-from gradflow.data import Dataset
+from gradflow.data import DATASETS, Dataset, load
 from gradflow.data.inputs import DataError
 from gradflow.data.scaling import Standardizer
+from gradflow.training.runs.plausible import doubt
 from gradflow.training.runs.predictor import Predictor
 
 NAMES = ["setosa", "versicolor", "virginica"]
@@ -121,6 +123,7 @@ def test_batches_bound_the_memory_and_give_the_same_predictions(monkeypatch: pyt
     assert sizes == [1, 1, 1]
 
 
+@pytest.mark.filterwarnings("ignore:.*the same scale")
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "bool", "float16", "float64", ">f4", ">i2"])
 def test_inputs_may_be_numbers_of_any_dtype(dtype: str) -> None:
     predictor = classifier()
@@ -283,11 +286,73 @@ def test_figures_of_values_are_in_their_units(device: str) -> None:
         (classifier, [0.5, 1.0, 2.0], "labels of classes are expected"),
         (classifier, ["setosa"] * 2, "got 3 inputs and 2 targets"),
         (regressor, [1.0, 2.0], "got 3 inputs and 2 targets"),
-        (regressor, [[1.0, 2.5]] * 3, "y must be floats of 1 columns; got float64 of shape (3, 2)"),
-        (regressor, ["a", "b", "c"], "y must be floats of 1 columns; got <U1"),
+        (regressor, [[1.0, 2.5]] * 3, "y must be numbers in 1 column; got float64 of shape (3, 2)"),
+        (regressor, ["a", "b", "c"], "y must be numbers in 1 column; got <U1"),
         (regressor, [1.0, math.nan, 2.0], "the target in row 1"),
+        (regressor, np.ma.masked_array([1, 2, 3], [0, 0, 1]), "masked array"),
     ],
 )
 def test_targets_that_do_not_fit_are_named(make: Callable[[], Predictor], y: Any, words: str) -> None:
     with pytest.raises(DataError, match=re.escape(words)):
         make().evaluate(samples(3), y)
+
+
+def test_values_that_are_whole_are_values() -> None:
+    predictor, y = regressor(), np.arange(60)
+    assert predictor.evaluate(samples(60), y) == predictor.evaluate(samples(60), y.astype(np.float64))
+
+
+# ---------------------------------------------------------------------- inputs on another scale
+
+
+def pixels(n: int, seed: int = 0) -> Any:
+    """Pictures as bytes, most of whose pixels are rarely bright, as those at the edge of MNIST's are."""
+    random = np.random.default_rng(seed)
+    return (random.integers(0, 256, (n, 100)) * (random.random((n, 100)) < np.linspace(0.001, 0.9, 100))).astype("u1")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda x: x / 255,
+            "the inputs vary 25[0-9] times less than those of the training: are they on the same scale?",
+        ),
+        (lambda x: x * 100.0, "the inputs vary 1[0-9]{2} times more"),
+        (lambda x: x + 1000.0, "100% of the inputs lie more than 3 standard deviations from the training means"),
+    ],
+)
+def test_inputs_on_another_scale_are_warned_of(change: Callable[[Any], Any], words: str) -> None:
+    predictor = Predictor([nn.MLP([100, 8, 3])], Standardizer.fit(pixels(2000), limit=3.0), classes=NAMES)
+    x = change(pixels(200, 1))
+    for use in (predictor.predict, predictor.predict_proba):
+        with pytest.warns(UserWarning, match=words) as caught:
+            use(x)
+        assert [Path(warning.filename) for warning in caught] == [Path(__file__)]  # the line of the caller
+
+
+@pytest.mark.parametrize("n", [1, 9, 10, 200])
+def test_inputs_like_those_of_the_training_are_not(n: int) -> None:
+    predictor = Predictor([nn.MLP([100, 8, 3])], Standardizer.fit(pixels(2000), limit=3.0), classes=NAMES)
+    predictor.predict(pixels(n, 2))  # a warning is an error here
+    predictor.predict(np.repeat(pixels(1, 2), n, axis=0))  # the same picture again and again
+    one_feature = np.repeat(pixels(1, 2), n, axis=0)
+    one_feature[:, 99] = np.linspace(0, 255, n)
+    predictor.predict(one_feature)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("seed", range(3))
+def test_no_test_part_of_a_dataset_is_taken_for_one_on_another_scale(name: str, seed: int) -> None:
+    split = load(name).split(seed)
+    assert split.test is not None
+    x = split.test.raw_inputs
+    for rows in (x, x[:10], x[-10:]):
+        assert doubt(rows, split.input_scale) == ""
+
+
+def test_the_scaled_diabetes_of_scikit_learn_is_on_another_scale() -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    scale_of_ours = load("diabetes").split(0).input_scale
+    assert doubt(datasets.load_diabetes(return_X_y=True, scaled=False)[0], scale_of_ours) == ""
+    assert "times less" in doubt(datasets.load_diabetes(return_X_y=True)[0], scale_of_ours)

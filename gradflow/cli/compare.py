@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.cli.evaluate import finite
 from gradflow.cli.output import UsageError
-from gradflow.cli.predict import check_out
+from gradflow.cli.predict import check_out, write_out
 from gradflow.text import printable
 
 if TYPE_CHECKING:
@@ -140,13 +140,12 @@ def _document(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _draw(records: Sequence[Record], out: str) -> None:
-    from gradflow.files import write_file
     from gradflow.training.curves import compare_png
 
     drawn = [(name, record) for name, record in zip(_names(records), records, strict=True) if record.histories]
     if not drawn:
         raise UsageError("none of the runs has finished an epoch, so there are no curves to draw")
-    write_file(out, compare_png([name for name, _ in drawn], [record.histories for _, record in drawn]))
+    write_out(out, compare_png([name for name, _ in drawn], [record.histories for _, record in drawn]))
     left_out = sorted(set(_names(records)) - {name for name, _ in drawn})
     more = f"; not in it, since no epoch is finished: {', '.join(left_out)}" if left_out else ""
     print(f"gradflow: the curves are in {printable(out)}{more}", file=sys.stderr, flush=True)

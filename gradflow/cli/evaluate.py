@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gradflow.cli.output import UsageError
-from gradflow.cli.predict import add_device, load, usage_errors
+from gradflow.cli.predict import add_device, load, usage_errors, warnings_on_a_line
 from gradflow.text import printable
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     predictor, samples = load(arguments.folder, arguments.data, arguments.device)
     if samples.targets is None:
         raise UsageError(f"{arguments.data} has no labels or values to compare with: it needs an array y or labels")
-    with usage_errors(arguments.data):
+    with usage_errors(arguments.data), warnings_on_a_line():
         outputs, targets = predictor.with_targets(samples.inputs, samples.targets)
         figures = list(_figures(predictor, outputs, targets))
     classes = _classes(predictor, outputs, targets) if predictor.classes else []

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -69,16 +70,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         check_out(arguments.out, lambda start: start.lstrip(b'"').startswith(b"prediction"))
     predictor, samples = load(arguments.folder, arguments.inputs, arguments.device)
-    with usage_errors():
+    with usage_errors(), warnings_on_a_line():
         rows = table(predictor, samples.inputs)
     if arguments.out is None:
         for text in rows:
             sys.stdout.write(text)
         sys.stdout.flush()
     else:
-        from gradflow.files import write_file
-
-        write_file(arguments.out, "".join(rows).encode("utf-8", "surrogatepass"))
+        write_out(arguments.out, "".join(rows).encode("utf-8", "surrogatepass"))
     where = "" if arguments.out is None else f"; written to {arguments.out}"
     n = len(samples.inputs)
     what = f"{n} prediction{'s' * (n != 1)} of {arguments.folder} ({predictor.describe()})"
@@ -133,6 +132,17 @@ def usage_errors(what: str = "") -> Iterator[None]:
         raise UsageError(f"{what}: {error}" if what else str(error)) from None
 
 
+@contextlib.contextmanager
+def warnings_on_a_line() -> Iterator[None]:
+    """Inside a `with`, print each warning for users as one line of stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: print(
+            f"gradflow: warning: {printable(str(message))}", file=sys.stderr, flush=True
+        )
+        yield
+
+
 def table(predictor: Predictor, inputs: Any) -> Iterator[str]:
     """Yield the lines of a CSV table of the predictions, a header first, many at once. Predicts when called."""
     import numpy as np
@@ -177,6 +187,16 @@ def without_formula(text: str) -> str:
     except ValueError:
         return f"'{text}"
     return text
+
+
+def write_out(out: str, content: bytes) -> None:
+    """Write the file of --out. Raises OSError, which says what could not be written, and why."""
+    from gradflow.files import write_file
+
+    try:
+        write_file(out, content)
+    except OSError as error:
+        raise OSError(f"cannot write {out}: {error.strerror or error}") from None
 
 
 def check_out(out: str, is_ours: Callable[[bytes], bool]) -> None:

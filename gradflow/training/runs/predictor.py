@@ -6,7 +6,8 @@ That is the weights, the architecture, the scales of the inputs and targets, and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
@@ -16,13 +17,14 @@ import numpy.typing as npt
 
 import gradflow as gf
 from gradflow.backend.registry import DeviceLike
-from gradflow.data.inputs import DataError, checked_inputs
+from gradflow.data.inputs import DataError, as_array, checked_inputs
 from gradflow.data.labels import Label, checked_targets, encode_as
 from gradflow.data.scaling import Standardizer
 from gradflow.data.splits import Split
 from gradflow.text import printable
 from gradflow.training.metrics import figures_of
 from gradflow.training.runs.model_file import FORMAT, VERSION, arguments, build_model, some
+from gradflow.training.runs.plausible import doubt
 
 CLASS_FIGURES = ("accuracy", "balanced_accuracy", "f1", "auroc", "log_loss", "calibration_error")
 VALUE_FIGURES = ("r2", "rmse", "mae")
@@ -141,14 +143,15 @@ class Predictor:
 
         Labels are those of the data, (n,). Values are float32, (n,) or (n, outputs) if there are several, in the units
         of the data. Batches pass through the models one by one, so the memory needed is bounded. Raises DataError, a
-        ValueError, which names the place, for inputs of another width, not finite, or not numbers.
+        ValueError, which names the place, for inputs of another width, not finite, or not numbers. Warns of 10 or more
+        inputs that are probably on another scale than those of the training.
         """
         if self.classes:
             labels = np.array(self.labels, None if len(set(map(type, self.labels))) == 1 else object)
-            found: Array = labels[self.predict_proba(x).argmax(axis=1)]
+            found: Array = labels[self._averages(x).argmax(axis=1)]
             return found
         assert self.targets is not None
-        values = self.targets.undo(self._averages(x, lambda outputs: outputs)).astype(np.float32)
+        values = self.targets.undo(self._averages(x)).astype(np.float32)
         return values[:, 0] if values.shape[1] == 1 else values
 
     def predict_proba(self, x: Any) -> Array:
@@ -158,10 +161,10 @@ class Predictor:
         """
         if not self.classes:
             raise TypeError("this model predicts values, not classes, so there are no probabilities: call predict")
-        return self._averages(x, lambda outputs: gf.softmax(outputs, axis=-1)).astype(np.float32)
+        return self._averages(x).astype(np.float32)
 
-    def _averages(self, x: Any, finish: Callable[[gf.Tensor], gf.Tensor]) -> Array:
-        """Return the average of what `finish` makes of the outputs of each member, (n, outputs)."""
+    def _averages(self, x: Any) -> Array:
+        """Return the average over the members of their probabilities or standardised values, float64 (n, outputs)."""
         rows = self._rows(x)
         results = np.zeros((len(rows), self.sizes[-1]), np.float64)
         count = max(1, _BATCH_VALUES // sum(self.sizes))
@@ -171,7 +174,8 @@ class Predictor:
                 part = slice(start, start + count)
                 inputs = gf.tensor(self.inputs.apply(rows[part]), dtype=dtype, device=self.device)
                 for member in self.members:
-                    results[part] += finish(member(inputs)).numpy()
+                    outputs = member(inputs)
+                    results[part] += (gf.softmax(outputs, axis=-1) if self.classes else outputs).numpy()
         results /= len(self.members)
         return results
 
@@ -184,14 +188,17 @@ class Predictor:
             shape = ()
         if shape == self.image_shape or (shape == (width,) and width > 1):
             raise DataError(f"x is one sample of shape {shape}; predict takes several: add an axis, as in x[None]")
-        return checked_inputs(x, "x", self.features, width)
+        rows = checked_inputs(x, "x", self.features, width)
+        if why := doubt(rows, self.inputs):
+            warnings.warn(why, stacklevel=4)  # at the line that calls predict
+        return rows
 
     def evaluate(self, x: Any, y: Any) -> dict[str, float]:
         """Return the figures of the predictions for inputs whose labels or values are known, by name.
 
         x: as for `predict`.
-        y: the labels as they are in the data, or the names of the classes, (n,); one-hot rows; or values (n,) or
-            (n, outputs) in their units.
+        y: the labels as they are in the data, or the names of the classes, (n,); one-hot rows; or values, floats or
+            integers (n,) or (n, outputs), in their units.
 
         Raises DataError, which names it, for an unknown label, and for what does not fit the model.
         """
@@ -206,10 +213,11 @@ class Predictor:
         if self.classes:
             targets = encode_as(y, self.labels, self.classes, "y")
         else:
-            targets = checked_targets(y, "y")
+            values = np.asanyarray(as_array(y, "y: the targets"))
+            targets = checked_targets(values.astype(np.float64) if values.dtype.kind in "iu" else y, "y")
             if targets.dtype.kind != "f" or targets.shape[1] != self.sizes[-1]:
-                got = f"{targets.dtype} of shape {targets.shape}"
-                raise DataError(f"y must be floats of {self.sizes[-1]} columns; got {got}")
+                columns = f"{self.sizes[-1]} column{'s' * (self.sizes[-1] > 1)}"
+                raise DataError(f"y must be numbers in {columns}; got {targets.dtype} of shape {targets.shape}")
         if len(x) != len(targets):
             raise DataError(f"each input needs one target; got {len(x)} inputs and {len(targets)} targets")
         return (self.predict_proba(x) if self.classes else self.predict(x).reshape(targets.shape)), targets
