@@ -190,7 +190,7 @@ def test_a_dataset_is_predicted_by_its_name(command: Any) -> None:
         (("unfinished", "new.npz"), "gradflow train --resume unfinished"),
         (("old", "new.npz"), "gradflow train --config old/config.toml"),
         (("new.npz", "new.npz"), "new.npz is not a whole safetensors file, but a zip archive"),
-        (("run", "absent.npz"), "'absent.npz'.*no file or folder"),
+        (("run", "absent.npz"), "absent.npz does not exist"),
         (("run", "run/model.safetensors"), "of an unknown kind; give an npz"),
         (("run", "empty"), "empty has no files"),
         (("run", "narrow.npz"), "4 features are expected; got 3; the first that is missing is 'petal width'"),

@@ -74,6 +74,14 @@ def test_npz_files_may_name_features_and_classes_and_have_a_test_part(tmp_path: 
     assert list(held_out.features) == ["a", "b", "c", "d"]
 
 
+def test_arrays_of_a_file_that_are_not_used_are_told(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", X=X, y=Y, w=np.ones(len(Y)), weights=np.ones(len(Y)))
+    assert load_inputs(tmp_path / "a.npz").unused == ["w", "weights"]
+    assert load(tmp_path / "a.npz").notes == [f"{tmp_path / 'a.npz'}: not used: w, weights"]
+    np.savez(tmp_path / "b.npz", X=X, y=Y, X_test=X, y_test=Y, feature_names=list("abcd"), classes=list("uvw"))
+    assert load(tmp_path / "b.npz").notes == []
+
+
 def test_inputs_alone_are_enough_to_predict(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", X=X)
     np.save(tmp_path / "a.npy", X)
@@ -283,7 +291,7 @@ def test_folders_that_cannot_be_used(change: dict[str, bytes | None], message: s
 
 
 def test_what_is_not_a_file_of_data_is_told(tmp_path: Path) -> None:
-    refused(tmp_path / "none.npz", "unknown dataset")
+    refused(tmp_path / "none.npz", "none.npz does not exist")
     (tmp_path / "table.csv").write_text("1,2\n")
     refused(tmp_path / "table.csv", "is of an unknown kind; give an npz or npy file of NumPy's")
     (tmp_path / "empty.npz").touch()

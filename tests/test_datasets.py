@@ -120,6 +120,32 @@ def test_floats_are_for_regression_even_whole_ones(targets: np.ndarray) -> None:
     np.testing.assert_allclose(split.target_scale.undo(split.test.targets), split.test.raw_targets, atol=1e-6)
 
 
+class Frame:
+    """What a data frame of pandas or polars has, as far as a dataset uses it."""
+
+    def __init__(self, values: Any, columns: list[Any]) -> None:
+        self.values, self.columns = np.asarray(values), columns
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.asarray(self.values, dtype)
+
+
+def test_the_columns_of_a_data_frame_name_the_features_and_the_values() -> None:
+    data = Dataset.from_arrays(Frame(X, ["a", "b", "c"]), Frame(np.stack([FLOATS, FLOATS], 1), ["up", "down"]))
+    assert data.features == ("a", "b", "c")
+    assert data.columns == ("up", "down")
+    assert Dataset.from_arrays(Frame(X, ["a", "b", "c"]), FLOATS, features=list("xyz")).features == tuple("xyz")
+    assert Dataset.from_arrays(Frame(X, [0, 1, 2]), FLOATS).features == ()
+
+
+def test_floats_that_may_be_classes_are_noted() -> None:
+    (note,) = Dataset.from_arrays(X, [0.0, 1.0, 2.0] * 4, "codes").notes
+    assert note == "codes: regression on floats with 3 distinct whole values; for classes, save integers"
+    assert Dataset.from_arrays(X, [0.0, 1.5, 2.0] * 4).notes == []
+    assert Dataset.from_arrays(X, [0, 1, 2] * 4).notes == []
+    assert load("diabetes").notes == [], "it is whole numbers, but of many values"
+
+
 @pytest.mark.parametrize(
     ("shape", "image"),
     [

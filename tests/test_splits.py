@@ -52,6 +52,15 @@ def test_split_is_stratified_and_standardised_by_its_training_part(name: str) ->
         np.testing.assert_allclose(split.train.targets.std(0), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("labels", [["platinum", "gold"], [7, 3], [False, True]])
+def test_raw_targets_are_the_labels_as_they_are_in_the_data(labels: list[Any]) -> None:
+    targets = np.array(labels * 20)
+    data = Dataset.from_arrays(np.arange(40.0)[:, None], targets)
+    part = data.split(0).train
+    assert part.raw_targets.dtype == targets.dtype
+    np.testing.assert_array_equal(part.raw_targets, targets[part.indices])
+
+
 @pytest.mark.parametrize("name", ["wine", "diabetes"])
 def test_the_test_samples_of_a_seed_are_those_of_scikit_learn(name: str) -> None:
     from sklearn.model_selection import train_test_split

@@ -50,7 +50,8 @@ def read_npz(path: FilePath) -> tuple[Samples, Samples | None]:
     if "test targets" in found and "test inputs" not in found:
         raise DataError(f"{source} has y_test, but no x_test")
     features, names = _texts(found.get("features")), _texts(found.get("names"))
-    main = Samples(source, found["inputs"], found.get("targets"), features, names)
+    unused = [name for name in there if not any(name.lower() in known for known in NAMES.values())]
+    main = Samples(source, found["inputs"], found.get("targets"), features, names, unused)
     if "test inputs" not in found:
         return main, None
     return main, Samples(source, found["test inputs"], found.get("test targets"), features, names)

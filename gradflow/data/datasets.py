@@ -15,7 +15,7 @@ import numpy.typing as npt
 from gradflow.data import arrays, images, splits
 from gradflow.data.built_in import DATASETS
 from gradflow.data.inputs import DataError, as_rows, check_finite, check_names, checked_inputs, image_shape_of, listed
-from gradflow.data.labels import Label, checked_targets, codes_among, encode
+from gradflow.data.labels import FEW_LABELS, Label, checked_targets, codes_among, encode
 from gradflow.data.reading import Samples, reading
 from gradflow.data.scaling import rows_at_once
 from gradflow.environment import imported_extra
@@ -39,6 +39,7 @@ class Dataset:
     columns: the names of the target columns in regression; () if they have none.
     image_shape: (height, width) or (height, width, channels) if inputs are images, row by row; otherwise None.
     test: the dataset's own test set, or None.
+    unused: the names of the arrays in its file that are not used.
 
     `Dataset.from_arrays` makes one of arrays in other forms. Raises TypeError or ValueError for other arrays, lengths
     that differ, and non-finite numbers.
@@ -53,6 +54,7 @@ class Dataset:
     columns: tuple[str, ...] = ()
     image_shape: tuple[int, ...] | None = None
     test: Dataset | None = None
+    unused: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         kind = f"{len(self.classes)} classes" if self.classes else f"targets {self.targets.shape[1:]} for regression"
@@ -102,7 +104,7 @@ class Dataset:
         targets: for classes, integers, bools or text (samples,), or one-hot rows of any dtype; for regression, floats
         (samples,) or (samples, columns), whole numbers too.
         name: what to call the data in messages.
-        features: the names of the features.
+        features: the names of the features (default: the columns of a data frame).
         names: of the classes, in the order of the sorted labels (default: the labels as text); of the target columns.
         image_shape: for images that are already flattened.
         test: the inputs and targets of a test set of its own.
@@ -117,11 +119,12 @@ class Dataset:
         """
         rows, found = as_rows(inputs, name), checked_targets(targets, name)
         shape = image_shape or image_shape_of(np.shape(inputs))
+        features = tuple(features) or _column_names(inputs)
         if found.dtype.kind in "biuU":
             codes, labels, classes = encode(found, name, names)
-            made = cls(name, rows, codes, classes, labels, tuple(features), image_shape=shape)
+            made = cls(name, rows, codes, classes, labels, features, image_shape=shape)
         else:
-            made = cls(name, rows, found, features=tuple(features), columns=tuple(names), image_shape=shape)
+            made = cls(name, rows, found, (), (), features, tuple(names) or _column_names(targets), shape)
         if test is not None:
             own = cls.from_arrays(*test, f"the test part of {name}", image_shape=shape)
             object.__setattr__(made, "test", own.like(made))
@@ -136,6 +139,17 @@ class Dataset:
     def outputs(self) -> int:
         """The width of the output layer for this dataset: the number of classes or of target columns."""
         return len(self.classes) if self.is_classification else int(self.targets.shape[1])
+
+    @property
+    def notes(self) -> list[str]:
+        """What is in the data and may be meant otherwise than it is taken, each in one sentence."""
+        notes = [f"{self.name}: not used: {listed(self.unused)}"] if self.unused else []
+        if not self.is_classification and self.outputs == 1:
+            values = np.unique(self.targets)
+            if len(values) <= min(FEW_LABELS, len(self.targets) / 2) and (values == np.rint(values)).all():
+                count = f"{len(values)} distinct whole value{'s' * (len(values) > 1)}"
+                notes.append(f"{self.name}: regression on floats with {count}; for classes, save integers")
+        return notes
 
     @cached_property
     def fingerprint(self) -> str:
@@ -164,7 +178,8 @@ class Dataset:
     ) -> splits.Split:
         """Return a split into training, validation and test samples, on the scale of the training samples.
 
-        seed: in [0, 2^32); it determines the split.
+        seed: in [0, 2^32); it determines the split. It has no default: who compares two models by their test samples
+        must know that they are the same.
         test: the share of all samples, and of each class, that is held out for the test, 0 for no test (default: the
         dataset's own test set, or 0.2 if it has none).
         validation: the share of the other samples that is held out for validation, 0 for none (default 0.2).
@@ -198,6 +213,12 @@ class Dataset:
         return replace(self, targets=codes, classes=other.classes, labels=other.labels)
 
 
+def _column_names(table: Any) -> tuple[str, ...]:
+    """Return the names of the columns of a data frame; () for an array, and for columns with numbers only."""
+    columns = tuple(getattr(table, "columns", ()))
+    return columns if all(isinstance(column, str) for column in columns) else ()
+
+
 def check_labels(labels: Array, classes: int) -> None:
     """Raise TypeError for labels that are not int64 (samples,), ValueError for one outside [0, classes).
 
@@ -226,7 +247,7 @@ def load(name: FilePath) -> Dataset:
         if part is not None and part.targets is None:
             what = "no targets" if part is main else "no targets for its test part"
             raise DataError(f"{os.fspath(name)} has {what}: a dataset needs inputs and targets, such as X and y")
-    return Dataset.from_arrays(
+    made = Dataset.from_arrays(
         main.inputs,
         main.targets,
         os.fspath(name),
@@ -234,6 +255,7 @@ def load(name: FilePath) -> Dataset:
         names=main.names,
         test=None if test is None else (test.inputs, test.targets),
     )
+    return replace(made, unused=tuple(main.unused))
 
 
 def load_inputs(path: FilePath) -> Samples:
@@ -254,6 +276,8 @@ def _parts(path: FilePath) -> tuple[Samples | None, Samples | None]:
     """Return the samples in a file or folder, and those of its test part."""
     name = os.fspath(path)
     if not os.path.exists(name):
+        if os.path.dirname(name) or os.path.splitext(name)[1]:
+            raise DataError(f"{name} does not exist")
         known = did_you_mean(name, DATASETS) or f"; there are {listed(list(DATASETS))}"
         raise DataError(f"unknown dataset {name!r}: no file or folder, and no dataset that comes with gradflow{known}")
     if os.path.isdir(name):

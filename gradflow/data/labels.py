@@ -14,7 +14,7 @@ from gradflow.ops.host import array_from_host
 Label = int | str | bool
 Codes = npt.NDArray[np.int64]
 
-_FEW = 20
+FEW_LABELS = 20
 """As many distinct labels are classes in any case, even where each occurs once."""
 
 
@@ -79,7 +79,7 @@ def encode(values: Array, source: str, names: Sequence[str] = ()) -> tuple[Codes
     """
     distinct, codes = np.unique(values, return_inverse=True)
     labels: list[Label] = distinct.tolist()
-    if len(labels) > max(_FEW, len(values) / 2):
+    if len(labels) > max(FEW_LABELS, len(values) / 2):
         if values.dtype.kind == "U":
             raise DataError(f"{source}: {len(labels)} different texts in {len(values)} samples are no classes")
         raise DataError(

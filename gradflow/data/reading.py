@@ -32,6 +32,7 @@ class Samples:
     source: the file or folder, for messages.
     inputs: an array with the samples along its first axis. targets: one for each sample, or None.
     features: the names of the features, or (). names: of the classes or target columns, or ().
+    unused: the names of the arrays in the file that are not used.
     """
 
     source: str
@@ -39,6 +40,7 @@ class Samples:
     targets: Array | None = None
     features: Sequence[str] = ()
     names: Sequence[str] = ()
+    unused: Sequence[str] = ()
 
 
 @contextlib.contextmanager

@@ -62,8 +62,9 @@ class Part:
 
     @property
     def raw_targets(self) -> Array:
-        """The targets in their own units, or the codes of the classes."""
-        return self.dataset.targets[self.indices]
+        """The targets as they are in the data: the labels of the classes, or values in their own units."""
+        targets = self.dataset.targets[self.indices]
+        return np.array(self.dataset.labels)[targets] if self.dataset.is_classification else targets
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -78,7 +78,7 @@ def _assessed(plan: Plan, predictor: Predictor) -> tuple[dict[str, float], Array
         return {}, None
     if plan.dataset.is_classification:
         outputs = predictor.predict_proba(part.raw_inputs)
-        return figures_of(CLASS_FIGURES, "classes", outputs, part.raw_targets), outputs
+        return figures_of(CLASS_FIGURES, "classes", outputs, part.targets), outputs
     outputs = predictor.predict(part.raw_inputs).reshape(len(part), -1)
     return figures_of(VALUE_FIGURES, "values", outputs, part.raw_targets), outputs
 
@@ -144,7 +144,7 @@ def report_data(
         histories=result.histories,
         assessed="test" if split.test else "validation",
         inputs=None if part is None else part.raw_inputs,
-        targets=None if part is None else part.raw_targets,
+        targets=None if part is None else part.targets if data.is_classification else part.raw_targets,
         outputs=outputs,
         rows=None if part is None else part.indices,
         features=data.features,
