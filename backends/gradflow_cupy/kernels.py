@@ -28,6 +28,8 @@ SUM_THREADS = 1 << 17
 """The number of threads that share a sum over rows, if there are enough rows."""
 CHUNK_ROWS = 256
 """The number of rows that one block sums in a sum over rows."""
+SORTED_ROWS = 32
+"""The number of sorted rows that one thread sums in `scatter_rows`."""
 
 REAL_TYPES = {"f": "float", "d": "double"}
 """The element types that kernels are compiled for: the C++ type for each dtype character."""
@@ -175,21 +177,6 @@ def per_tile(rows: int, columns: int) -> tuple[Grid, Grid, int]:
     """Grid and block for a kernel that sums chunks of rows, and the rows of a chunk."""
     chunk = max(CHUNK_ROWS, (rows + MAX_BLOCKS - 2) // (MAX_BLOCKS - 1))
     return ((columns + TILE_COLUMNS - 1) // TILE_COLUMNS, (rows + chunk - 1) // chunk), (THREADS,), chunk
-
-
-def per_run(n: int, rows: int, columns: int) -> tuple[Grid, Grid, int]:
-    """Grid and block for a kernel that sums the runs of equal ones among n sorted numbers below `rows`.
-
-    The third result is the number of columns that a block sums at once. The other threads share a run: four, or more
-    for longer runs.
-    """
-    lanes, width = 4, 1
-    while lanes < THREADS and lanes * rows < 4 * n:
-        lanes *= 2
-    while width < columns and width * lanes < THREADS:
-        width *= 2
-    tiles = (columns + width - 1) // width
-    return (min(n, MAX_BLOCKS), min(tiles, MAX_BLOCKS - 1)), (max(32, width * lanes),), width
 
 
 def sum_parts(many: int, rows: int, columns: int) -> int:

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradflow.backend import ACTIVATIONS, AccurateSums, Array, Backend, axes_of, dropout_threshold
-from gradflow_cupy.kernels import kernel_dtype, launch, per_cell, per_element, per_row, per_run, per_tile, sum_parts
+from gradflow_cupy.kernels import (
+    SORTED_ROWS,
+    kernel_dtype,
+    launch,
+    per_cell,
+    per_element,
+    per_row,
+    per_tile,
+    sum_parts,
+)
 
 IDENTITY = 0
 CODES = {"relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "silu": 5, "sigmoid": 6, "softplus": 7, "tanh": 8}
@@ -335,11 +344,19 @@ class NetworkKernels(AccurateSums):
         values = self._contiguous(self.cupy.broadcast_to(values, positions.shape + rest))
         positions = positions.reshape((n,))
         order = self.cupy.argsort(positions)  # stable
-        grid, block, width = per_run(n, rows, columns)
-        launch(
-            "scatter_rows", values.dtype.char, grid, block,
-            values, order, positions[order], out, n, columns, width,
-        )  # fmt: skip
+        targets = positions[order]
+        while True:  # each launch leaves the sums of the runs that may go on: two rows for SORTED_ROWS of them
+            threads = (n + SORTED_ROWS - 1) // SORTED_ROWS
+            sums = ends = None
+            if threads > 1:
+                sums, ends = self._empty((2 * threads, columns), values), self._empty((2 * threads,), targets)
+            launch(
+                "scatter_rows", values.dtype.char, *per_element(threads * columns),
+                values, order, targets, out, sums, ends, n, columns, SORTED_ROWS,
+            )  # fmt: skip
+            if threads == 1:
+                return
+            values, order, targets, n = sums, None, ends, 2 * threads
 
 
 def _as_rows(x: Array) -> Array:

@@ -1,29 +1,55 @@
 // Sums of rows with the same destination: the gradient of indexing with repeated indices.
 
-// Adds to each row of out the rows of values that belong there. order sorts the rows of values by their destination, and
-// targets are the destinations in that order; equal ones are a run. The block of the first of a run adds up all of it:
-// its threads are lanes of width columns, each of which adds every so many rows, and then the lanes are added.
+#define READ_AHEAD 8  // elements that a thread reads before it adds them, so that it waits for memory once
+
+// Adds to each row of out the rows of values that belong there. order sorts the rows of values by their destination (null:
+// they are sorted), and targets are the destinations in that order; equal ones are a run. Each thread goes through
+// `length` of them in one column, however long the runs are, and adds the sums of its runs to out. Its first and its last
+// run may go on in its neighbours: their sums are rows 2 s and 2 s + 1 of sums, for part s, with their destinations in
+// ends. These are sorted, too, for the next launch. In the last launch there is one part, and sums and ends are null.
 template <typename T>
 __global__ void scatter_rows(
-    const T* values, const index_t* order, const index_t* targets, T* out, index_t n, index_t columns, int width) {
-    __shared__ T shared[MAX_THREADS];
-    int lane = threadIdx.x / width, lanes = blockDim.x / width;
-    FOR_EACH_ROW(first, n) {
-        index_t target = targets[first];
-        if (first > 0 && targets[first - 1] == target) continue;
-        for (index_t left = (index_t)blockIdx.y * width; left < columns; left += (index_t)gridDim.y * width) {
-            index_t column = left + threadIdx.x % width;
-            Sum<T> total;
-            if (column < columns)
-                for (index_t i = first + lane; i < n && targets[i] == target; i += lanes)
-                    total.add(values[order[i] * columns + column]);
-            shared[threadIdx.x] = total.value();
-            __syncthreads();
-            for (int half = lanes / 2; half > 0; half /= 2) {
-                if (lane < half) shared[threadIdx.x] += shared[threadIdx.x + half * width];
-                __syncthreads();
+    const T* values, const index_t* order, const index_t* targets, T* out, T* sums, index_t* ends, index_t n,
+    index_t columns, index_t length) {
+    FOR_EACH_ELEMENT(k, (n + length - 1) / length * columns) {
+        index_t part = k / columns, column = k % columns;
+        index_t start = part * length, stop = start + length < n ? start + length : n;
+        index_t target = targets[start];
+        T* first = sums == nullptr ? nullptr : sums + 2 * part * columns + column;
+        T* last = first == nullptr ? nullptr : first + columns;
+        bool is_first = true;
+        Sum<T> total;
+        for (index_t i = start; i < stop; i += READ_AHEAD) {
+            index_t where[READ_AHEAD];
+            T x[READ_AHEAD];
+            for (int j = 0; j < READ_AHEAD; j++) {
+                index_t at = i + j < stop ? i + j : stop - 1;
+                where[j] = targets[at];
+                x[j] = values[(order == nullptr ? at : order[at]) * columns + column];
             }
-            if (lane == 0 && column < columns) out[target * columns + column] += shared[threadIdx.x];
+            for (int j = 0; j < READ_AHEAD; j++) {
+                if (i + j >= stop) continue;
+                if (where[j] != target) {
+                    if (is_first && first != nullptr)
+                        *first = total.value();
+                    else
+                        out[target * columns + column] += total.value();
+                    is_first = false;
+                    target = where[j];
+                    total = Sum<T>();
+                }
+                total.add(x[j]);
+            }
+        }
+        if (first == nullptr) {
+            out[target * columns + column] += total.value();
+        } else {
+            if (is_first) *first = total.value();
+            *last = is_first ? T(0) : total.value();
+            if (column == 0) {
+                ends[2 * part] = targets[start];
+                ends[2 * part + 1] = target;
+            }
         }
     }
 }

@@ -6,11 +6,12 @@ wrong formulas without a GPU, but not differences of the GPU's compiler and its 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
-from gradflow_cupy.kernels import REAL_TYPES, per_cell, per_element, per_row, per_run, per_tile
+from gradflow_cupy.kernels import REAL_TYPES, SORTED_ROWS, per_cell, per_element, per_row, per_tile
 from gradflow_cupy.network import CODES
 from gradflow_numpy import NumpyBackend
 from host_kernels import COMPILER, NO_COMPILER, host_kernel
@@ -61,7 +62,6 @@ def test_grids_are_within_the_limits_of_cuda(rows: int, columns: int) -> None:
     """Blocks also suit block sums: their threads are a power of two, at most as many as the shared memory holds."""
     for grid, block, *_ in (
         per_element(rows * columns), per_row(rows, columns), per_cell(rows, columns), per_tile(rows, columns),
-        per_run(rows, 1, columns), per_run(rows, rows, columns), per_run(1, rows, columns),
     ):  # fmt: skip
         assert 0 < grid[0] < 2**31
         assert all(0 < n < 2**16 for n in grid[1:])
@@ -279,29 +279,58 @@ def test_sums_of_what_is_not_finite(real: Any) -> None:
     assert np.array_equal(out, [[100, np.inf, -np.inf, np.nan]], equal_nan=True)
 
 
+def scattered(values: Any, targets: Any, out: Any, length: int, blocks: int | None = None) -> int:
+    """Add rows of values to the rows `targets` of out with the kernel, and return the number of launches."""
+    order = np.argsort(targets, kind="stable")
+    targets, n, columns = targets[order], *values.shape
+    for launches in itertools.count(1):
+        threads = (n + length - 1) // length
+        sums = np.full((2 * threads, columns), np.nan, values.dtype) if threads > 1 else None
+        ends = np.full(2 * threads, -1) if threads > 1 else None
+        grid, block = per_element(threads * columns)
+        launch(
+            "scatter_rows", values.dtype, grid if blocks is None else (blocks,), block,
+            values, order, targets, out, sums, ends, n, columns, length,
+        )  # fmt: skip
+        if sums is None or ends is None:
+            return launches
+        values, order, targets, n = sums, None, ends, 2 * threads
+    raise AssertionError
+
+
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("columns", [1, 5, 70])
-@pytest.mark.parametrize(("n", "rows"), [(1, 1), (1, 9), (33, 4), (40, 1000), (90, 2)])
-def test_scatter_rows(n: int, rows: int, columns: int, real: Any) -> None:
+@pytest.mark.parametrize("length", [4, 8, 32])
+@pytest.mark.parametrize(("n", "rows"), [(1, 1), (1, 9), (32, 4), (33, 4), (40, 1000), (90, 2), (97, 1), (600, 3)])
+def test_scatter_rows(n: int, rows: int, length: int, columns: int, real: Any) -> None:
     """Runs of every length, rows without any, and the same bits in whatever order blocks and threads run."""
     rng = np.random.default_rng(n)
     targets = np.minimum(rng.geometric(0.3, n) - 1, rows - 1)
     values, start = numbers((n, columns), real), numbers((rows, columns), real, 1)
-    order = np.argsort(targets, kind="stable")
     expected = start.astype("longdouble")
     np.add.at(expected, targets, values.astype("longdouble"))
     terms = np.abs(start)
     np.add.at(terms, targets, np.abs(values))
-    grid, block, width = per_run(n, rows, columns)
     results = []
-    for blocks in (grid, (5, 1), (2, 1)):
+    for blocks in (None, 5, 1):
         out = start.copy()
-        launch("scatter_rows", real, blocks, block, values, order, targets[order], out, n, columns, width)
+        scattered(values, targets, out, length, blocks)
         results.append(out.tobytes())
     assert len(set(results)) == 1
     assert_ulp(out, expected.astype(real), 2, terms)
     untouched = np.bincount(targets, minlength=rows) == 0
     assert np.array_equal(out[untouched], start[untouched])
+
+
+@pytest.mark.parametrize("spread", [1, 3, 100_000])
+def test_a_thread_adds_few_rows_however_often_an_index_repeats(spread: int) -> None:
+    """Of 200,000 rows, a thread adds SORTED_ROWS in each of few launches, whether they have one destination or many."""
+    n = 200_000
+    values, out = np.full((n, 1), 0.7, "float32"), np.zeros((spread, 1), "float32")
+    targets = np.random.default_rng(0).integers(0, spread, n)
+    assert scattered(values, targets, out, SORTED_ROWS) == 5
+    counts = np.bincount(targets, minlength=spread)[:, None]
+    assert_ulp(out, (counts * np.float64(values[0, 0])).astype("float32"), 2)
 
 
 @pytest.mark.parametrize("real", REALS)
@@ -327,8 +356,7 @@ def test_the_sums_of_a_thread_do_not_drift(real: Any) -> None:
     launch("bias_backward", real, (1, 1), (32,), x, None, None, partial, n, 1, n, 0, 0.0)
     assert_ulp(partial, (n * value * one).astype(real), 2)
     partial[:] = 0
-    same = np.zeros(n, np.int64)
-    launch("scatter_rows", real, (1, 1), (1,), x, np.arange(n), same, partial, n, 1, 1)
+    scattered(x[:, None], np.zeros(n, np.int64), partial[:, None], n)
     assert_ulp(partial, (n * value * one).astype(real), 2)
 
 
