@@ -2,11 +2,12 @@
 
 #define READ_AHEAD 8  // elements that a thread reads before it adds them, so that it waits for memory once
 
-// Adds to each row of out the rows of values that belong there. order sorts the rows of values by their destination (null:
-// they are sorted), and targets are the destinations in that order; equal ones are a run. Each thread goes through
-// `length` of them in one column, however long the runs are, and adds the sums of its runs to out. Its first and its last
-// run may go on in its neighbours: their sums are rows 2 s and 2 s + 1 of sums, for part s, with their destinations in
-// ends. These are sorted, too, for the next launch. In the last launch there is one part, and sums and ends are null.
+// Adds to each row of out the rows of values that belong there. order sorts the rows of values by their destination
+// (null: they are sorted), and targets are the destinations in that order; equal ones are a run. Each thread goes
+// through `length` of them in one column, however long the runs are, and adds the sums of its runs to out. Its first
+// and its last run may go on in its neighbours: their sums are rows 2 s and 2 s + 1 of sums, for part s, with their
+// destinations in ends. These are sorted, too, for the next launch. In the last launch there is one part, and sums
+// and ends are null.
 template <typename T>
 __global__ void scatter_rows(
     const T* values, const index_t* order, const index_t* targets, T* out, T* sums, index_t* ends, index_t n,
