@@ -77,7 +77,7 @@ def test_predictions_are_the_names_of_classes_with_their_probabilities(command: 
     [
         (1, [], ["prediction"]),
         (1, ["height"], ["prediction"]),
-        (2, [], ["prediction(1)", "prediction(2)"]),
+        (2, [], ["prediction(0)", "prediction(1)"]),
         (2, ["height", "weight, kg"], ["prediction(height)", "prediction(weight, kg)"]),
     ],
 )
@@ -96,8 +96,8 @@ def test_any_name_of_a_class_survives(command: Any) -> None:
     assert command("predict", "run", "new.npy", "--out", "p.csv").status == 0
     with open("p.csv", encoding="utf-8", newline="") as file:
         header, *found = csv.reader(file, strict=True)
-    assert header == ["prediction", *(f"p({name})" for name in names)]
     shown = [name if name != "=1+1" else "'=1+1" for name in names]
+    assert header == ["prediction", *(f"p({name})" for name in shown)]
     assert {row[0] for row in found} <= set(shown)
     assert "'=1+1" in {row[0] for row in found}
 
@@ -291,11 +291,20 @@ def test_json_is_all_that_is_printed_and_has_the_same_figures(evaluated: Any, co
         "samples": 80,
     }
     assert {name: figure["value"] for name, figure in found["figures"].items()} == predictor.evaluate(x, y)
-    for name in ("accuracy", "f1", "log_loss", "calibration_error"):
+    for name in ("accuracy", "balanced_accuracy", "f1", "log_loss"):
         figure = found["figures"][name]
         assert figure["low"] <= figure["value"] <= figure["high"]
+    assert found["figures"]["calibration_error"]["low"] is None
     assert [row["class"] for row in found["classes"]] == NAMES
     assert sum(row["samples"] for row in found["classes"]) == 80
+
+
+def test_a_model_that_is_always_right_has_a_bound_for_no_interval(evaluated: Any, command: Any) -> None:
+    predictor, x, _ = evaluated
+    np.savez("right.npz", X=x, y=predictor.predict(x))
+    first, second, *_ = command("evaluate", "run", "right.npz").out.splitlines()[1:]
+    assert re.fullmatch(r"accuracy +100.00 % +\(with 95 % confidence, above 96.32 %\)", first)  # 0.05 ** (1 / 80)
+    assert re.fullmatch(r"balanced accuracy +100.00 %", second)
 
 
 @pytest.mark.parametrize("outputs", [1, 2])

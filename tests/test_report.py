@@ -84,7 +84,7 @@ def test_the_report_of_a_run_tells_its_figures(name: str, tmp_path: Path) -> Non
     pytest.importorskip("sklearn")
     result = train(Settings(name, epochs=3, hidden=(8,), ensemble=2, device="cpu"), tmp_path / "run")
     page = Page((tmp_path / "run" / "report.html").read_text("utf-8"))
-    rows = {row[0]: row[1] for row in page.table("figure", "value", "95 % interval")}
+    rows = {row[0]: row[1] for row in page.table("figure", "value", "95\u202f% interval")}
     if name == "iris":
         assert rows["accuracyshare of the samples whose class is predicted"] == shown(result.figures["accuracy"])
     else:
@@ -102,6 +102,7 @@ def test_the_report_of_a_run_tells_its_figures(name: str, tmp_path: Path) -> Non
         ("diverged at once", ["after 0 of 12 epochs", "There are no figures, because the weights"]),
         ("no test set", ["There is no test set.", "Figures on the validation samples", "of 300 validation samples"]),
         ("nothing held out", ["No samples were held out"]),
+        ("two classes", ["The calibration error has none"]),
         ("one sample", ["A single sample has no interval."]),
         ("no mistakes", ["It is right for 100.0 % of 20 test samples, which it never saw before.",
                          "None of the 20 test samples is predicted wrong", "the error rate is below 13.9 %"]),
@@ -110,8 +111,9 @@ def test_the_report_of_a_run_tells_its_figures(name: str, tmp_path: Path) -> Non
                      "AdamW with a learning rate of 0.002, which falls to 0 along half a cosine, and weight decay 0.01",
                      "12\u201332\u201316\u20135 units, ReLU between them, and has 1,029 parameters",
                      "took 4.2 s", "Kept are the weights of epoch 12", "gradflow train --config runs/digits-1"]),
+        ("pictures", ["Rows count from 0", "clipped at 3 standard deviations"]),
         ("values", ["predicts a value of digits from 12 features", "It reaches an R² of"]),
-        ("three values", ["R², mean of the targets", "target 3: RMSE"]),
+        ("three values", ["R², mean of the targets", "target 2: RMSE", "Rows and features count from 0"]),
     ],
 )  # fmt: skip
 def test_what_the_page_says(pages: dict[str, str], case: str, words: list[str]) -> None:

@@ -16,6 +16,7 @@ from gradflow.training.report.numbers import (
     calibration,
     classification_figures,
     confusion,
+    error_bound,
     regression_figures,
     resample_count,
     resamples,
@@ -33,7 +34,7 @@ def pages() -> dict[str, str]:
 @pytest.mark.parametrize("classes", [2, 5])
 def test_figures_are_those_of_the_metrics(classes: int) -> None:
     targets, outputs = probabilities(100, classes)
-    names = ["accuracy", "f1", *(["auroc"] if classes == 2 else []), "log_loss", "calibration_error"]
+    names = ["accuracy", "balanced_accuracy", "f1", "auroc", "log_loss", "calibration_error"]
     expected = figures_of(names, "classes", outputs, targets)
     found = classification_figures(targets, outputs)
     assert [f.name.lower().replace(" ", "_") for f in found] == names
@@ -59,12 +60,33 @@ def test_intervals_are_those_of_a_slow_bootstrap(monkeypatch: pytest.MonkeyPatch
     outputs /= outputs.sum(axis=1, keepdims=True)
     drawn = [np.repeat(np.arange(25), w.astype(int)) for weights in resamples(25) for w in weights]
     assert len(drawn) == 60
-    names = ["accuracy", "f1", *(["auroc"] if classes == 2 else []), "log_loss", "calibration_error"]
+    names = ["accuracy", "balanced_accuracy", "f1", *(["auroc"] if classes == 2 else []), "log_loss"]
     slow = [list(figures_of(names, "classes", outputs[rows], targets[rows]).values()) for rows in drawn]
     low, high = np.percentile(slow, [2.5, 97.5], axis=0)
-    found = classification_figures(targets, outputs)
+    *found, calibration_error = classification_figures(targets, outputs)
+    assert np.isnan(calibration_error.low)
+    if classes > 2:
+        area = found.pop(3)
+        assert (area.name, np.isnan(area.low)) == ("AUROC", True)
     assert [f.low for f in found] == pytest.approx(low.tolist(), rel=1e-9)
     assert [f.high for f in found] == pytest.approx(high.tolist(), rel=1e-9)
+
+
+def test_figures_that_every_resample_has_get_no_interval() -> None:
+    targets = np.arange(20) % 4
+    found = {f.name: f for f in classification_figures(targets, np.eye(4)[targets])}
+    assert found["accuracy"].value == found["balanced accuracy"].value == 1
+    assert np.isnan([found["accuracy"].low, found["balanced accuracy"].high]).all()
+    assert error_bound(20) == pytest.approx(0.1391, abs=1e-4)
+
+
+def test_a_class_without_samples_counts_for_no_balanced_accuracy_and_leaves_no_area() -> None:
+    targets, outputs = probabilities(60, 4)
+    targets %= 3
+    found = {f.name: f.value for f in classification_figures(targets, outputs)}
+    expected = figures_of(["balanced_accuracy", "auroc"], "classes", outputs, targets)
+    assert found["balanced accuracy"] == pytest.approx(expected["balanced_accuracy"])
+    assert np.isnan([found["AUROC"], expected["auroc"]]).all()
 
 
 def test_intervals_of_values_are_those_of_a_slow_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +204,7 @@ def test_the_most_confident_mistakes_come_first(pages: dict[str, str]) -> None:
         assert row[1:4] == [f"class {data.targets[i]}", f"class {predicted[i]}", shown(sure[i])]
         away = (data.inputs[i] - data.means) / data.deviations
         farthest = int(abs(away).argmax())
-        assert row[4].startswith(f"feature {farthest + 1} ")
+        assert row[4].startswith(f"feature {farthest} ")
         assert f"({away[farthest]:+.1f} sd)".replace("-", "\u2212") in row[4]
 
 

@@ -35,8 +35,8 @@ examples:
 exit status: 0 done; 2 invalid input; 130 Ctrl-C
 """
 _SAME = {
-    "accuracy": "accuracy", "F1": "f1", "AUROC": "auroc", "log loss": "log_loss",
-    "calibration error": "calibration_error", "R²": "r2", "RMSE": "rmse", "MAE": "mae",
+    "accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "F1": "f1", "AUROC": "auroc",
+    "log loss": "log_loss", "calibration error": "calibration_error", "R²": "r2", "RMSE": "rmse", "MAE": "mae",
 }  # fmt: skip
 """The names of figures with intervals in a report, and those that they have as metrics."""
 _PERCENT = ("accuracy", "balanced_accuracy")
@@ -123,12 +123,17 @@ def _classes(predictor: Predictor, outputs: Any, targets: Any) -> list[dict[str,
 
 
 def _table(predictor: Predictor, figures: Iterable[tuple[str, float, float, float]], classes: Any) -> Iterator[str]:
+    from gradflow.training.report.numbers import error_bound
+
     for name, value, low, high in figures:
         label = _LABELS.get(name, name.replace("_", " "))
         if name == "f1":
             two = len(predictor.classes) == 2
             label += f" of {printable(predictor.classes[1])[:_WIDEST]}" if two else ", mean of the classes"
         interval = "" if math.isnan(low) else f"   ({_text(name, low)} to {_text(name, high)})"
+        if name == "accuracy" and value == 1.0:
+            bound = 1 - error_bound(sum(row["samples"] for row in classes))
+            interval = f"   (with 95 % confidence, above {_text(name, bound)})"
         yield f"{label:26}{_text(name, value):>10}{interval}"
     if 0 < len(classes) <= _FEW:
         names = [printable(row["class"]) for row in classes]

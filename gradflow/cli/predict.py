@@ -25,7 +25,8 @@ the prediction, and for classes the probability of each.
 FOLDER is the folder of a run, or its model.safetensors. INPUTS are as in the
 data that the run was trained on, not scaled: a file of NumPy's (.npy, or .npz
 with an array X or inputs; labels in it are ignored), an IDX file, a folder of
-IDX files or of CIFAR-10's binary files, or the name of a dataset.
+IDX files or of CIFAR-10's binary files, or the name of a dataset. Where there
+is a test part, that part is predicted.
 """
 _EXAMPLES = """\
 examples:
@@ -80,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_out(arguments.out, "".join(rows).encode("utf-8", "surrogatepass"))
     where = "" if arguments.out is None else f"; written to {arguments.out}"
     n = len(samples.inputs)
-    what = f"{n} prediction{'s' * (n != 1)} of {arguments.folder} ({predictor.describe()})"
+    part = "" if samples.source == arguments.inputs else f" for {samples.source}"
+    what = f"{n} prediction{'s' * (n != 1)}{part} of {arguments.folder} ({predictor.describe()})"
     print(f"gradflow: {printable(what + where)}", file=sys.stderr, flush=True)
     return 0
 
@@ -150,10 +152,10 @@ def table(predictor: Predictor, inputs: Any) -> Iterator[str]:
     if predictor.classes:
         numbers = predictor.predict_proba(inputs)
         names = np.array([_cell(without_formula(name)) for name in predictor.classes], object)
-        header = ["prediction", *(f"p({name})" for name in predictor.classes)]
+        header = ["prediction", *(f"p({without_formula(name)})" for name in predictor.classes)]
         return _lines(header, numbers, names[numbers.argmax(axis=1)])
     numbers = predictor.predict(inputs).reshape(len(inputs), -1)
-    outputs = range(1, numbers.shape[1] + 1)
+    outputs = range(numbers.shape[1])
     header = [f"prediction({name})" for name in predictor.columns or outputs] if len(outputs) > 1 else ["prediction"]
     return _lines(header, numbers)
 

@@ -25,6 +25,7 @@ CHANNELS = {1: 0, 3: 2, 4: 6}
 
 _MOST_EPOCHS = 400  # points on a curve
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 54, 8, 8, 34
+_BELOW_TITLE = 26  # where a vertical axis with a title above it begins
 
 
 class Axis:
@@ -106,9 +107,9 @@ def line_chart(panel: Panel) -> str:
 
 def reliability(bins: Bins) -> str:
     """Return how often the prediction was right against its probability, and how many samples each bin has."""
-    height, split = 290, 200
+    height, split = 308, 218
     x = Axis(0, 1, _LEFT, _WIDTH - _RIGHT)
-    y, counts = Axis(0, 1, split, _TOP), Axis(0, max(1, bins.counts.max()), height - _BOTTOM, split + 28)
+    y, counts = Axis(0, 1, split, _BELOW_TITLE), Axis(0, max(1, bins.counts.max()), height - _BOTTOM, split + 28)
     parts = [_axes(x, y, height, "probability of the prediction", "share that is right")]
     parts.append(f'<path class="ideal" d="M{x(0):.1f} {y(0):.1f}L{x(1):.1f} {y(1):.1f}"/>')
     parts.append(f'<text class="end" x="{_LEFT - 6}" y="{height - _BOTTOM:.1f}">samples</text>')
@@ -141,8 +142,8 @@ def scatter(xs: Floats, ys: Floats, x_label: str, y_label: str, diagonal: bool) 
         low, high = np.full(2, low.min()), np.full(2, high.max())
     pad = (high - low) * 0.04
     (x_low, y_low), (x_high, y_high) = (low - pad).tolist(), (high + pad).tolist()
-    height = 300
-    x, y = Axis(x_low, x_high, _LEFT, _WIDTH - _RIGHT), Axis(y_low, y_high, height - _BOTTOM, _TOP)
+    height = 318
+    x, y = Axis(x_low, x_high, _LEFT, _WIDTH - _RIGHT), Axis(y_low, y_high, height - _BOTTOM, _BELOW_TITLE)
     parts = [_axes(x, y, height, x_label, y_label)]
     parts.append(f'<path class="points" d="{"".join(f"M{x(a):.1f} {y(b):.1f}h0" for a, b in points.tolist())}"/>')
     start, end = (x_low, x_high)
@@ -184,7 +185,7 @@ def _svg(height: int, description: str, parts: Iterable[str]) -> str:
 
 
 def _axes(x: Axis, y: Axis, height: int, x_label: str, y_label: str) -> str:
-    """Return the grid, the numbers at the ticks, and the labels of both axes."""
+    """Return the grid, the numbers at the ticks, and the titles of both axes, that of the vertical one above it."""
     bottom = height - _BOTTOM
     parts = [f'<path class="grid" d="{"".join(f"M{_LEFT} {y(v):.1f}H{_WIDTH - _RIGHT}" for v, _ in y.ticks)}"/>']
     parts += [f'<text class="end" x="{_LEFT - 6}" y="{y(v) + 3.5:.1f}">{label}</text>' for v, label in y.ticks]
@@ -194,8 +195,7 @@ def _axes(x: Axis, y: Axis, height: int, x_label: str, y_label: str) -> str:
         f'<text class="middle" x="{(_LEFT + _WIDTH - _RIGHT) / 2:.1f}" y="{height - 5}">{escape(x_label)}</text>'
     )
     if y_label:
-        middle = (y.start + y.end) / 2
-        parts.append(f'<text class="middle" transform="translate(10 {middle:.1f})rotate(-90)">{escape(y_label)}</text>')
+        parts.append(f'<text x="0" y="10">{escape(y_label)}</text>')  # above the numbers, however wide they are
     return "".join(parts)
 
 

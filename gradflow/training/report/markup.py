@@ -15,6 +15,9 @@ MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 _NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
+LEVEL = f"95{_NARROW_SPACE}%"
+"""The confidence level of intervals."""
+
 _LONGEST_NAME = 120
 
 

@@ -43,12 +43,14 @@ class Bins:
 
 
 def classification_figures(targets: Integers, probabilities: npt.NDArray[Any]) -> list[Figure]:
-    """Return the accuracy, F1, the log loss, the calibration error, and with two classes the AUROC.
+    """Return the accuracy, the balanced accuracy, F1, the AUROC, the log loss and the calibration error.
 
     targets: labels (samples,). probabilities: (samples, classes).
 
-    They are defined as in `gradflow.training.metrics`. F1 and AUROC of two classes are those of the second class; F1 of
-    more is the mean over the classes that occur.
+    They are defined as in `gradflow.training.metrics`: F1 and AUROC of two classes are those of the second class, of
+    more the mean over the classes. The AUROC of more than two classes has no interval, which would sort the samples for
+    each class in each resample; nor has the calibration error, since resamples stray further from their probabilities,
+    so that the percentiles lie too high and may miss the figure itself.
     """
     probabilities = np.asarray(probabilities, np.float64)
     classes = probabilities.shape[1]
@@ -59,17 +61,25 @@ def classification_figures(targets: Integers, probabilities: npt.NDArray[Any]) -
 
     def figures(weights: Floats) -> dict[str, Floats]:
         n = weights.sum(axis=1)
-        right = _sums(weights * hits, targets, classes)
-        both = _sums(weights, targets, classes) + _sums(weights, predicted, classes)
+        right, actual = _sums(weights * hits, targets, classes), _sums(weights, targets, classes)
+        recall = right / np.where(actual, actual, 1)
+        both = actual + _sums(weights, predicted, classes)
         f1 = 2 * right / np.where(both, both, 1)
         mean_f1 = f1[:, 1] if classes == 2 else f1.sum(axis=1) / (both > 0).sum(axis=1)
-        found = {"accuracy": right.sum(axis=1) / n, "F1": mean_f1}
+        found = {"accuracy": right.sum(axis=1) / n}
+        found |= {"balanced accuracy": recall.sum(axis=1) / (actual > 0).sum(axis=1), "F1": mean_f1}
         if classes == 2:
             found["AUROC"] = _auroc(weights, targets == 1, probabilities[:, 1])
-        error = np.abs(_sums(weights * gaps, bins, BINS)).sum(axis=1) / n
-        return found | {"log loss": weights @ losses / n, "calibration error": error}
+        return found | {"log loss": weights @ losses / n}
 
-    return _with_intervals(len(targets), figures, percent={"accuracy", "F1", "calibration error"})
+    shares = {"accuracy", "balanced accuracy", "F1"}
+    *shown, log_loss = _with_intervals(len(targets), figures, percent=shares)
+    if classes > 2:
+        once = np.ones((1, len(targets)))
+        areas = [_auroc(once, targets == c, probabilities[:, c])[0] for c in range(classes)]
+        shown.append(Figure("AUROC", float(np.mean(areas)), np.nan, np.nan))
+    error = float(np.abs(np.bincount(bins, gaps)).sum() / len(targets))
+    return [*shown, log_loss, Figure("calibration error", error, np.nan, np.nan, percent=True)]
 
 
 def regression_figures(targets: npt.NDArray[Any], values: npt.NDArray[Any], names: list[str]) -> list[Figure]:
@@ -98,6 +108,15 @@ def regression_figures(targets: npt.NDArray[Any], values: npt.NDArray[Any], name
         return found
 
     return _with_intervals(len(truth), figures)
+
+
+def error_bound(n: int) -> float:
+    """Return the error rate that is exceeded with 5 % probability at most if none of n samples is predicted wrong.
+
+    At a higher rate, n samples would all be right less often than that: (1 - rate)**n = 0.05 (Clopper and Pearson,
+    1934).
+    """
+    return float(1 - 0.05 ** (1 / n))
 
 
 def confusion(targets: Integers, predicted: Integers, classes: int) -> Integers:
@@ -153,6 +172,8 @@ def _with_intervals(
         drawn = np.concatenate([d[name] for d in draws]) if draws else np.full(1, np.nan)
         drawn = drawn[~np.isnan(drawn)]
         low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
+        if low == high:  # all resamples are alike, as where no sample is predicted wrong: that bounds nothing
+            low = high = np.nan
         found.append(Figure(name, float(value[0]), float(low), float(high), name in percent))
     return found
 

@@ -12,7 +12,19 @@ import numpy.typing as npt
 from gradflow.training.host_metrics import BINS
 from gradflow.training.report import figures as draw
 from gradflow.training.report.data import ReportData
-from gradflow.training.report.markup import MINUS, NONE, Number, count, name, number, percent, scrolling, table, text
+from gradflow.training.report.markup import (
+    LEVEL,
+    MINUS,
+    NONE,
+    Number,
+    count,
+    name,
+    number,
+    percent,
+    scrolling,
+    table,
+    text,
+)
 from gradflow.training.report.numbers import (
     Figure,
     Integers,
@@ -20,6 +32,7 @@ from gradflow.training.report.numbers import (
     class_scores,
     classification_figures,
     confusion,
+    error_bound,
     regression_figures,
     resample_count,
 )
@@ -36,8 +49,9 @@ _RESIDUAL = f"actual {MINUS} predicted"
 
 _MEANINGS = {
     "accuracy": "share of the samples whose class is predicted",
+    "balanced accuracy": "mean over the classes of the share that is right, so that rare classes count as much",
     "F1": "harmonic mean of precision and recall, {of}",
-    "AUROC": "how often a sample of {second} gets a higher probability of it than one of {first}; 1 is best",
+    "AUROC": "how often a sample of {area}; 0.5 is chance, 1 is best",
     "log loss": "mean of the negative logarithm of the probability of the true class; 0 is best",
     "calibration error": "mean gap between the predicted probability and the share that is right; 0 is best",
     "R²": "share of the variance that is explained; 1 is best",
@@ -59,7 +73,13 @@ def figures_section(data: ReportData, figures: Sequence[Figure]) -> str:
     """Return the table of the figures, and what they are to be compared with."""
     first, *rest = [name(c) for c in data.classes] or [""]
     second = rest[0] if rest else ""
-    words = {"first": first, "second": second, "of": f"of {second}" if len(rest) == 1 else "mean of the classes"}
+    two = len(rest) == 1
+    words = {
+        "of": f"of {second}" if two else "mean of the classes",
+        "area": f"{second} gets a higher probability of it than one of {first}"
+        if two
+        else "a class gets a higher probability of it than one of the others, mean of the classes",
+    }
     rows, explained = [], set()
     for f in figures:
         show = percent if f.percent else lambda v, f=f: number(v, like=(f.value, f.high - f.low))
@@ -69,7 +89,7 @@ def figures_section(data: ReportData, figures: Sequence[Figure]) -> str:
         meaning = "" if kind in explained else f"<small>{_MEANINGS[kind].format(**words)}</small>"
         rows.append([f"{text(f.name)}{meaning}", value, Number(interval)])
         explained.add(kind)
-    shown = table("figures", ["figure", "value", "95 % interval"], rows, "figures")
+    shown = table("figures", ["figure", "value", f"{LEVEL} interval"], rows, "figures")
     return f'{shown}<p class="note">{" ".join(_notes(data, figures[0]))}</p>'
 
 
@@ -82,8 +102,8 @@ def _notes(data: ReportData, main: Figure) -> Iterator[str]:
         share = percent(float((targets == most).mean()))
         yield f"Always to predict the most frequent class, {name(data.classes[most])}, is right for {share}."
         if main.value == 1.0:
-            bound = percent(1 - 0.05 ** (1 / n))
-            yield f"No sample is predicted wrong: with 95 % confidence, the error rate is below {bound}."
+            bound = percent(error_bound(n))
+            yield f"No sample is predicted wrong: with {LEVEL} confidence, the error rate is below {bound}."
     elif targets.shape[1] == 1:
         deviation = number(float(targets.std()))
         yield f"Always to predict the mean of these samples has an R² of 0 and an RMSE of {deviation}."
@@ -91,12 +111,13 @@ def _notes(data: ReportData, main: Figure) -> Iterator[str]:
         yield "A single sample has no interval."
         return
     yield (
-        f"Intervals are percentile bootstrap intervals at 95 %, from {resample_count(n):,} resamples of the "
+        f"Intervals are percentile bootstrap intervals at {LEVEL}, from {resample_count(n):,} resamples of the "
         f"{count(n, f'{data.assessed} sample')}. They tell how much the choice of these samples matters, not that of "
         "another split or another seed."
     )
     if data.classes:
-        yield "That of the calibration error lies rather high, since a resample strays further from its probabilities."
+        several = "The AUROC of several classes and the" if len(data.classes) > 2 else "The"
+        yield f"{several} calibration error {'have' if len(data.classes) > 2 else 'has'} none."
     if n < 50:
         yield "With so few samples they are rough."
 
@@ -161,7 +182,7 @@ def _pictures(data: ReportData, rows: Sequence[int]) -> list[str] | None:
 
 def _target_prefixes(data: ReportData, columns: int) -> list[str]:
     """Return what the figures of the first target columns are called; nothing if there is one."""
-    names = data.columns or [f"target {j + 1}" for j in range(columns)]
+    names = data.columns or [f"target {j}" for j in range(columns)]
     return [""] if columns == 1 else [f"{name}: " for name in names[:_COLUMNS]]
 
 
@@ -234,9 +255,9 @@ def _calibration(targets: Integers, probabilities: npt.NDArray[Any]) -> str:
     return (
         f'<div class="row"><figure>{draw.reliability(bins)}</figure>'
         f'<p class="note">The predicted class has a probability; the samples are sorted into {BINS} bins by it. Each '
-        "point is one bin: its mean probability, and the share of its predictions that are right, with the 95 % Wilson "
-        "interval. On the dashed line both are equal; below it the model is too sure of itself, above it not sure "
-        "enough. The bars at the bottom count the samples in each bin.</p></div>"
+        "point is one bin: its mean probability, and the share of its predictions that are right, with the "
+        f"{LEVEL} Wilson interval. On the dashed line both are equal; below it the model is too sure of itself, above "
+        "it not sure enough. The bars at the bottom count the samples in each bin.</p></div>"
     )
 
 
@@ -248,7 +269,7 @@ def _mistakes(data: ReportData, targets: Integers, probabilities: npt.NDArray[An
     shown = wrong[np.argsort(-sure[wrong], kind="stable")][:_MISTAKES].tolist()
     intro = f"{count(len(wrong), 'sample')} of {len(targets):,} {'is' if len(wrong) == 1 else 'are'} predicted wrong"
     most = f"; these are the {len(shown)} of which the model is most sure" if len(wrong) > len(shown) else ""
-    intro = f"<p>{intro}{most}. Rows count from 0.</p>"
+    intro = f"<p>{intro}{most}. {_counted(data)}</p>"
     rows = _row_numbers(data)
     facts = [(name(data.classes[targets[i]]), name(data.classes[predicted[i]]), percent(float(sure[i]))) for i in shown]
     pictures = _pictures(data, shown)
@@ -280,13 +301,19 @@ def _largest_errors(
         shown = [Number(number(v, like=numbers)) for v in numbers]
         cells.append([Number(str(rows[i])), *which, *shown, *_unusual(data, i)])
     target = ["target"] if len(prefixes) > 1 else []
-    return table("errors", ["row", *target, "actual", "predicted", _RESIDUAL, *_unusual_head(data)], cells)
+    counted = f"<p>{_counted(data)}</p>"
+    return counted + table("errors", ["row", *target, "actual", "predicted", _RESIDUAL, *_unusual_head(data)], cells)
 
 
 def _row_numbers(data: ReportData) -> Sequence[int]:
     """Return the row in the data of each assessed sample."""
     found: list[int] = range(len(_assessed(data)[0])) if data.rows is None else data.rows.tolist()  # type: ignore[assignment]
     return found
+
+
+def _counted(data: ReportData) -> str:
+    numbered = bool(_unusual_head(data)) and not data.features and _pictures(data, []) is None
+    return f"Rows {'and features ' if numbered else ''}count from 0."
 
 
 def _unusual_head(data: ReportData) -> list[str]:
@@ -301,7 +328,7 @@ def _unusual(data: ReportData, i: int) -> list[str]:
     varies = data.deviations > 0
     away = np.where(varies, (data.inputs[i] - data.means) / np.where(varies, data.deviations, 1), 0.0)
     order = np.argsort(-np.abs(away), kind="stable")[:_UNUSUAL].tolist()
-    names = data.features or [f"feature {f + 1}" for f in range(len(away))]
+    names = data.features or [f"feature {f}" for f in range(len(away))]
     told = [f"{name(names[f])} {number(float(data.inputs[i][f]))} ({away[f]:+.1f} sd)" for f in order]
     shown = "; ".join(told).replace("(-", f"({MINUS}")
     return [f'<div class="wide">{shown}</div>']

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from gradflow.data.splits import LIMIT
 from gradflow.training.curves import best_epoch
 from gradflow.training.report.data import ReportData
-from gradflow.training.report.markup import NONE, TIMES, count, duration, listed, name, number, percent, text
+from gradflow.training.report.markup import LEVEL, NONE, TIMES, count, duration, listed, name, number, percent, text
 from gradflow.training.report.numbers import Figure
 
 _OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "rmsprop": "RMSprop"}
@@ -32,7 +33,7 @@ def lead(data: ReportData, figures: Sequence[Figure]) -> str:
     show = percent if main.percent else lambda v: number(v, like=(main.value, main.high - main.low))
     scored = "is right for {} of" if data.classes else "reaches an R² of {} on"
     if main.low < main.high:
-        interval = f" (95 % interval: {show(main.low)} to {show(main.high)})"
+        interval = f" ({LEVEL} interval: {show(main.low)} to {show(main.high)})"
     else:  # none is wrong, or all are: the note on the figures says what that tells
         interval = ""
     unseen = ", which it never saw before" if data.assessed == "test" else ""
@@ -84,7 +85,8 @@ def _the_data(data: ReportData) -> Iterator[str]:
     if test:
         parts.append(f"{test:,} {'was' if test == 1 else 'were'} set aside and used for nothing but this report")
     yield f"{listed(parts)}." if len(parts) > 1 else "All of them trained the model."
-    yield "Inputs are standardised by the mean and the standard deviation of the training samples."
+    yield "Inputs are standardised by the mean and the standard deviation of the training samples,"
+    yield f"and clipped at {LIMIT:g} standard deviations: beyond them, predictions do not change."
 
 
 def _the_model(data: ReportData) -> Iterator[str]:

@@ -287,7 +287,9 @@ def _why_no_model(path: Path) -> str:
             f"run it again: gradflow train --config {path / 'config.toml'}"
         )
     if (path / "config.toml").exists():
-        return f"{path} has no {MODEL_FILE}: the run is not finished; to go on with it: gradflow train --resume {path}"
+        return (
+            f"{path} has no {MODEL_FILE}: the run has not ended yet; if it was stopped: gradflow train --resume {path}"
+        )
     return f"{path} is not the folder of a run: it has neither {MODEL_FILE} nor config.toml"
 
 
