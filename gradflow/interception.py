@@ -155,6 +155,15 @@ def invalidate(*objects: Any) -> None:
         _set_version(obj, None)
 
 
+def report_mode(module: Any) -> None:
+    """Report, after the fact, that the mode of a module has changed: its `training`, which a `Snapshot` compares."""
+    global _last_change
+    if recorders:
+        _report_change((module,))
+    if id(module) in _versions:
+        _last_change = _tick()
+
+
 def _report_change(objects: Iterable[Any], others_only: bool = False) -> None:
     for thread, recorder in list(recorders.items()):
         if not (others_only and thread == get_ident()):
@@ -192,21 +201,24 @@ def temporary_change(*objects: Any) -> Iterator[None]:
 
 
 class Snapshot:
-    """The versions of some objects: `is_current` returns whether none of them has changed since."""
+    """The versions and modes of some objects: `is_current` returns whether they are the same now.
+
+    A change makes a snapshot invalid for good, another mode (`training` of a module) until the mode is back.
+    """
 
     __slots__ = ("_checked", "_values", "_versions")
 
     def __init__(self, objects: Iterable[Any]) -> None:
         self._checked = _last_change
         self._versions = [_versions.setdefault(id(obj), _Version(obj)) for obj in objects]
-        self._values = [version.value for version in self._versions]
+        self._values = [*map(_value_and_mode, self._versions)]
 
     def is_current(self) -> bool:
         """Whether no object has changed. Cheap as long as no object of any snapshot has changed."""
         now = _last_change
         if self._checked == now:
             return True
-        if [version.value for version in self._versions] != self._values:
+        if [*map(_value_and_mode, self._versions)] != self._values:
             return False
         self._checked = now
         return True
@@ -214,4 +226,11 @@ class Snapshot:
     def first_changed(self) -> Any:
         """The first object that has changed, or None."""
         pairs = zip(self._versions, self._values, strict=True)
-        return next((version.obj for version, value in pairs if version.value != value), None)
+        return next((version.obj for version, value in pairs if _value_and_mode(version) != value), None)
+
+
+def _value_and_mode(version: _Version) -> tuple[int, Any]:
+    try:
+        return version.value, object.__getattribute__(version.obj, "training")  # which reports no read
+    except AttributeError:
+        return version.value, None

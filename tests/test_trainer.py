@@ -111,6 +111,26 @@ def test_a_replay_goes_on_after_a_validation() -> None:
     assert set(statuses) == {"replaying"}
 
 
+@pytest.mark.parametrize("use", ["eval and train", "eval", "evaluate"])
+def test_a_replay_goes_on_after_each_prediction_in_the_body_of_the_loop(use: str) -> None:
+    """PyTorch's `model.eval(); ...; model.train()`, 30 times: the steps are not recorded again."""
+    trainer = make()
+    list(trainer.epochs(3))
+    steps = trainer._step.whole
+    statuses = []
+    for _ in trainer.epochs(33):
+        statuses.append(steps.status)  # type: ignore[attr-defined]
+        if use == "evaluate":
+            trainer.evaluate(trainer.train)
+        else:
+            trainer.model.eval()
+            trainer.model(trainer.train.inputs)
+            if use == "eval and train":
+                trainer.model.train()
+        statuses.append(next(trainer.steps(trainer.step + 1)) and steps.status)  # type: ignore[attr-defined]
+    assert set(statuses) == {"replaying"}
+
+
 # ---------------------------------------------------------------------- capture
 
 

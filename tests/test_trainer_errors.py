@@ -321,7 +321,41 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         {"options": {"accumulate": 2}, "loss": nn.CrossEntropyLoss(weight=gf.ones(3, device="cpu"))},
         ValueError, "pass class_weight to the Trainer instead",
     ),
-    ({"options": {"clip_norm": -1}}, ValueError, "clip_norm is a finite number above 0"),
+    ({"options": {"clip_norm": -1}}, ValueError, r"clip_norm must be in \[0, inf\); got -1"),
+    ({"options": {"clip_norm": 0}}, ValueError, "clip_norm must be above 0; got 0"),
+    ({"options": {"clip_norm": True}}, ValueError, "clip_norm must be a finite number; got True"),
+    ({"options": {"metrics": None}}, TypeError, "metrics is a list of names; got None"),
+    ({"options": {"metrics": ["loss"]}}, ValueError, "the loss is always among the figures"),
+    ({"options": {"watch": "f1"}}, ValueError, r"got 'f1'; add it to metrics=\['f1', ...\]"),
+    ({"options": {"class_weight": {0: "a"}}}, ValueError, "'balanced' or one number for each class; got"),
+    ({"loss": nn.CrossEntropyLoss}, TypeError, r"the loss is the class CrossEntropyLoss: pass CrossEntropyLoss\(\)"),
+    (
+        {"loss": lambda outputs, targets, reduction="mean": gf.mean(outputs), "targets": LABELS[:, None],
+         "model": nn.Linear(4, 1, device="cpu"), "options": {"class_weight": "balanced"}},
+        ValueError, r"class_weight needs outputs of at least 2 classes; got outputs of shape \(2, 1\)",
+    ),
+    (
+        {"loss": gf.binary_cross_entropy_with_logits, "targets": 2.0 * LABELS[:, None] - 1.0,
+         "model": nn.Linear(4, 1, device="cpu")},
+        ValueError, r"the targets of binary_cross_entropy_with_logits must be in \[0, 1\]; got -1 to 3",
+    ),
+    (
+        {"loss": nn.BCEWithLogitsLoss(), "targets": LABELS[:, None], "model": nn.Linear(4, 1, device="cpu")},
+        ValueError, r"must be in \[0, 1\]; got 0 to 2",
+    ),
+    (
+        {"validation": Batches(INPUTS[:, :3], LABELS, 16, device="cpu")},
+        ValueError, r"validation: the model does not take the inputs \(tried with 2 samples\)",
+    ),
+    ({"validation": Batches(INPUTS, LABELS + 1, 16, device="cpu")}, ValueError, "validation: labels for 3 outputs"),
+    (
+        {"options": {"accumulate": 2}, "loss": lambda o, t: gf.cross_entropy(o, t, weight=gf.tensor([1.0, 2.0, 9.0]))},
+        ValueError, "for 14 samples, but .* on average for two parts of them",
+    ),
+    (
+        {"options": {"accumulate": 2}, "loss": lambda o, t: gf.sum(gf.cross_entropy(o, t, reduction="none"))},
+        ValueError, "a loss whose mean over a union of batches is the mean of theirs; this one is",
+    ),
     ({"options": {"metrics": ["acuracy"]}}, ValueError, "unknown metric 'acuracy'; did you mean accuracy?"),
     ({"options": {"metrics": "accuracy"}}, TypeError, "list of names"),
     ({"options": {"metrics": ["r2"]}}, ValueError, "does not suit"),
@@ -344,6 +378,24 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError, r"a parameter, of shape \(3, 4\), that is not the model's",
     ),
 ]  # fmt: skip
+
+
+def test_losses_that_add_up_can_be_accumulated() -> None:
+    binary = {"targets": (LABELS[:, None] > 0).astype("float32"), "model": nn.Linear(4, 1)}
+    weight = gf.tensor([2.0])
+    for changes in (
+        {**binary, "loss": nn.BCEWithLogitsLoss(weight=weight)},
+        {**binary, "loss": partial(gf.binary_cross_entropy_with_logits, pos_weight=weight)},
+        {**binary, "loss": gf.mse_loss},
+        {"loss": user_loss},
+        {"loss": partial(gf.cross_entropy, weight=gf.tensor([1.0, 2.0, 3.0])), "weights": WEIGHTS},
+        {"loss": user_loss, "inputs": INPUTS[:1], "targets": LABELS[:1]},
+    ):
+        list(changed(**changes, options={"accumulate": 2})().epochs(1))
+
+
+def test_a_norm_may_be_a_number_of_numpy() -> None:
+    assert make(clip_norm=np.float32(0.5)).clip_norm == 0.5
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), REFUSED)

@@ -126,6 +126,13 @@ def test_the_average_is_validated_and_kept_as_the_best(device: str, capture: boo
     assert plain.evaluate(trainer.validation)["loss"] == best.validation_loss  # type: ignore[arg-type]
 
 
+def test_an_average_of_half_precision_is_refused() -> None:
+    model = nn.Linear(4, 3).to("float16")
+    train = Batches(INPUTS.astype("float16"), LABELS, 16)
+    with pytest.raises(ValueError, match="an average needs float32 or float64 parameters; one is float16"):
+        Trainer(model, gf.cross_entropy, optim.SGD(model.parameters(), 0.1), train, average=0.9)
+
+
 def test_an_average_follows_parameters_that_are_added() -> None:
     model = nn.MLP([4, 8, 3], generator=gf.Generator(0))
     parameters = list(model.parameters())

@@ -11,7 +11,7 @@ from gradflow.autograd.hooks import Handle
 from gradflow.autograd.memory import Memory, clock
 from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.dtypes import DType
-from gradflow.interception import forbid_replay, invalidate, report_creation, report_reads
+from gradflow.interception import forbid_replay, invalidate, report_creation, report_mode, report_reads
 from gradflow.nn.parameter import Parameter
 from gradflow.nn.state import Incompatible, load_state
 from gradflow.ops.transfer import device_and_dtype
@@ -228,7 +228,7 @@ class Module:
         for module in self.modules():
             if module.training != mode:
                 object.__setattr__(module, "training", mode)
-                invalidate(module)
+                report_mode(module)
         return self
 
     def eval(self) -> Self:

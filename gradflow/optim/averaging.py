@@ -27,7 +27,8 @@ class WeightAverage:
 
     In update t = 1, 2, ... the average moves by r * (weights - average), r = (1 - decay) / (1 - decay^t): the moving
     average with the correction of Adam's means (Kingma and Ba 2015, "Adam", section 3), so that the first weights do
-    not count more than others. Raises ValueError for another decay.
+    not count more than others. Raises ValueError for another decay, and for parameters of 16 bits, in which an average
+    would stand still.
     """
 
     def __init__(self, optimizer: Optimizer, decay: float) -> None:
@@ -47,6 +48,10 @@ class WeightAverage:
         self.optimizer._follow_parameters()
         if self._blocks is self.optimizer._blocks:
             return
+        for block in self.optimizer._blocks:
+            for s in block.slices:
+                if s.tensor.dtype.itemsize < 4:
+                    raise ValueError(f"an average needs float32 or float64 parameters; one is {s.tensor.dtype}")
         known = {id(tensor): value for tensor, value in self._averages()}
         self._blocks, self._arrays = self.optimizer._blocks, []
         for block in self._blocks:

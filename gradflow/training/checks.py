@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gradflow as gf
 from gradflow.data import Batches
 from gradflow.dtypes import as_dtype
+from gradflow.optim.hyperparameters import checked_number
 from gradflow.random.generator import Generator, default_generator
 from gradflow.text import did_you_mean
-from gradflow.training.metrics import METRICS
-from gradflow.training.objective import Loss, adds_up, takes_labels
+from gradflow.training.metrics import METRICS, known_loss
+from gradflow.training.objective import Loss
 
 
-def check_parts(
-    model: Any, loss: Loss, optimizer: Any, train: Any, validation: Any, clip_norm: Any, accumulate: Any
-) -> None:
+def check_parts(model: Any, optimizer: Any, train: Any, validation: Any, accumulate: Any) -> None:
     """Raise TypeError or ValueError for parts of a trainer that do not fit together, or data with a NaN."""
     if not isinstance(model, gf.nn.Module):
         raise TypeError(f"the model is a gradflow.nn.Module; got {_a(model)}")
@@ -28,13 +26,6 @@ def check_parts(
         check_batches("validation", validation)
     if isinstance(accumulate, bool) or not hasattr(accumulate, "__index__") or accumulate < 1:
         raise ValueError(f"accumulate is a number of batches, an integer of at least 1; got {accumulate!r}")
-    if accumulate > 1 and train.weights is None and not adds_up(loss):
-        raise ValueError(
-            "accumulate needs a loss whose mean over a union of batches is the mean of theirs; one with `weight` "
-            "divides by the weights of its batch: pass class_weight to the Trainer instead"
-        )
-    if clip_norm is not None and not (isinstance(clip_norm, (int, float)) and 0 < clip_norm < math.inf):
-        raise ValueError(f"clip_norm is a finite number above 0, or None; got {clip_norm!r}")
     own = {id(p) for p in model.parameters()}
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -52,6 +43,14 @@ def check_parts(
                 )
 
 
+def norm_of(clip_norm: Any) -> float | None:
+    """The largest norm as a float, or None. Raises ValueError unless it is a finite number above 0."""
+    norm = None if clip_norm is None else checked_number("clip_norm", clip_norm)
+    if norm == 0.0:
+        raise ValueError(f"clip_norm must be above 0; got {clip_norm!r}")
+    return norm
+
+
 def check_batches(name: str, batches: Any) -> None:
     """Raise TypeError unless these are `Batches`, ValueError for the first number that is not finite."""
     if not isinstance(batches, Batches):
@@ -65,35 +64,48 @@ def _a(x: Any) -> str:
     return "None" if x is None else f"a {type(x).__name__}"
 
 
-def metric_names(metrics: Any, watch: Any) -> tuple[str, ...]:
-    """The names of metrics, each once. Raises TypeError for a string, ValueError for a `watch` that is not in them."""
-    if isinstance(metrics, str):
-        raise TypeError(f"metrics is a list of names; got the string {metrics!r}: write [{metrics!r}]")
-    names = tuple(dict.fromkeys(metrics))
+def check_watch(watch: Any, names: Sequence[str]) -> None:
+    """Raise ValueError unless "loss" or one of the metrics is watched."""
     if watch not in ("loss", *names):
-        hint = did_you_mean(str(watch), ("loss", *METRICS))
-        known = f"add it to metrics=[{watch!r}, ...]" if watch in METRICS else f"there are loss, {', '.join(METRICS)}"
-        raise ValueError(f"watch is 'loss' or one of the metrics {list(names)}; got {watch!r}{hint}; {known}")
-    return names
+        hint = f"; there are loss, {', '.join(METRICS)}"
+        if watch in METRICS:
+            hint = f"; add it to metrics=[{watch!r}, ...]"
+        elif isinstance(watch, str):
+            hint = did_you_mean(watch, ("loss", *METRICS)) + hint
+        raise ValueError(f"watch is 'loss' or one of the metrics {list(names)}; got {watch!r}{hint}")
 
 
 def check_labels(loss: Loss, outputs: gf.Tensor, batches: Batches) -> None:
-    """Raise ValueError for labels outside the outputs, if the targets are labels. Reads their range.
+    """Raise ValueError for labels outside the outputs, or binary targets outside [0, 1]. Reads the range of targets.
 
-    They are if the loss is one of gradflow's for labels, or if the outputs have another axis, of several classes.
+    Integer targets are labels if the loss is one of gradflow's for labels, or if the outputs have another axis, of
+    several classes.
     """
-    targets, shape = batches.targets, outputs.shape
-    if as_dtype(targets.dtype).kind not in ("int", "uint") or not shape:
+    targets, shape, (name, kind) = batches.targets, outputs.shape, known_loss(loss)
+    dtype = as_dtype(targets.dtype)
+    if kind == "binary" and dtype.kind != "bool":
+        lowest, highest = _range(targets)
+        if not -_ROUNDING <= lowest <= highest <= 1 + _ROUNDING:
+            raise ValueError(f"the targets of {name} must be in [0, 1]; got {lowest:g} to {highest:g}")
+    if dtype.kind not in ("int", "uint") or not shape:
         return
-    if not takes_labels(loss) and (len(shape) != len(targets.shape) + 1 or shape[1] < 2):
+    if not kind.startswith("classes") and (len(shape) != len(targets.shape) + 1 or shape[1] < 2):
         return
-    if isinstance(targets, gf.Tensor):
-        lowest, highest = gf.stack([gf.min(targets), gf.max(targets)]).tolist()
-    else:
-        lowest, highest = int(targets.min()), int(targets.max())
+    lowest, highest = _range(targets)
     classes = outputs.shape[min(1, outputs.ndim - 1)]
     if not 0 <= lowest <= highest < classes:
         raise ValueError(f"labels for {classes} outputs must be in [0, {classes}); got {lowest} to {highest}")
+
+
+_ROUNDING = 1e-6
+
+
+def _range(x: Any) -> tuple[Any, Any]:
+    """The lowest and the highest number."""
+    if isinstance(x, gf.Tensor):
+        lowest, highest = gf.stack([gf.min(x), gf.max(x)]).tolist()
+        return lowest, highest
+    return x.min().item(), x.max().item()
 
 
 def generators_of(model: gf.nn.Module, *batches: Batches) -> Sequence[Generator]:

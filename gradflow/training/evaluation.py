@@ -12,7 +12,7 @@ from gradflow.interception import temporary_change
 from gradflow.random.generator import restored
 from gradflow.training.checks import check_labels, generators_of
 from gradflow.training.metrics import Metrics
-from gradflow.training.objective import Loss, Objective
+from gradflow.training.objective import Loss, Objective, divides_by_weights
 
 Partial = tuple[gf.Tensor, ...]
 """What the metrics need of a batch; see `Metrics.partial`."""
@@ -79,12 +79,12 @@ class Figures:
         """The number of samples in each batch of an epoch."""
         outputs, targets, *weights = trial(model, batches)
         check_labels(loss, outputs, batches)
-        try:
-            with gf.no_grad():
-                value = self.objective(outputs, targets, *weights)
-                self.partial = self.metrics.partial(outputs, targets, *weights)
-        except (TypeError, ValueError) as error:
-            raise _explained(error, "the targets do not fit the outputs of the model", len(targets)) from error
+        with (
+            naming(f"the targets do not fit the outputs of the model (tried with {len(targets)} samples)"),
+            gf.no_grad(),
+        ):
+            value = self.objective(outputs, targets, *weights)
+            self.partial = self.metrics.partial(outputs, targets, *weights)
         if not isinstance(value, gf.Tensor) or value.shape != () or not value.dtype.is_floating:
             got = f"{value.dtype} of shape {value.shape}" if isinstance(value, gf.Tensor) else type(value).__name__
             raise ValueError(f"the loss must be one floating-point number, averaged over the batch; got {got}")
@@ -110,19 +110,42 @@ class Figures:
         return total / sum(self.sizes), self.metrics.figures([partial])
 
 
-def trial(model: gf.nn.Module, batches: Batches) -> tuple[gf.Tensor, ...]:
-    """The outputs of the model for the first two samples, their targets, and their weights if there are any.
+def check_adds_up(model: gf.nn.Module, figures: Figures) -> None:
+    """Raise ValueError unless the loss of a union of batches is the mean of their losses. Tries some samples."""
+    tried = trial(model, figures.batches, 16)
+    n = len(tried[0])
+    parts = [slice(0, n), slice(0, (n + 2) // 3), slice((n + 2) // 3, n)]
+    with gf.no_grad():
+        sums = [
+            figures.objective(*(x[p] for x in tried)).item() * (p.stop - p.start) for p in parts if p.start < p.stop
+        ]
+    whole, apart, bound = sums[0], sum(sums[1:]), 1e-3 if figures.loss_dtype.itemsize > 2 else 0.05
+    reason = ""
+    if divides_by_weights(figures.objective.loss):
+        reason = "this one divides by the weights of the classes in its batch"
+    elif abs(whole - apart) > bound * sum(map(abs, sums[1:])):
+        reason = f"this one is {whole / n:.4g} for {n} samples, but {apart / n:.4g} on average for two parts of them"
+    if reason:
+        raise ValueError(
+            f"accumulate needs a loss whose mean over a union of batches is the mean of theirs; {reason}. For weights "
+            "of classes, pass class_weight to the Trainer instead"
+        )
+
+
+def trial(model: gf.nn.Module, batches: Batches, samples: int = 2) -> tuple[gf.Tensor, ...]:
+    """The outputs of the model for some samples, their targets, and their weights if there are any.
+
+    samples: how many, evenly spaced (default 2).
 
     The model is in evaluation mode, and random generators stay as they were. Raises TypeError or ValueError for inputs
     that the model does not take.
     """
-    data = [x for x in (batches.inputs, batches.targets, batches.weights) if x is not None]
-    inputs, *others = [x[:2] if isinstance(x, gf.Tensor) else gf.tensor(x[:2], device=batches.device) for x in data]
-    with _without_draws(model), evaluating(model):
-        try:
-            outputs = model(inputs)
-        except (TypeError, ValueError) as error:
-            raise _explained(error, "the model does not take the inputs", len(inputs)) from error
+    spaced = slice(0, None, -(-len(batches.inputs) // samples))
+    data = [x[spaced] for x in (batches.inputs, batches.targets, batches.weights) if x is not None]
+    inputs, *others = [x if isinstance(x, gf.Tensor) else gf.tensor(x, device=batches.device) for x in data]
+    refused = f"the model does not take the inputs (tried with {len(inputs)} samples)"
+    with _without_draws(model), evaluating(model), naming(refused):
+        outputs = model(inputs)
     if not isinstance(outputs, gf.Tensor):
         raise TypeError(f"the model must return a tensor; got {type(outputs).__name__}")
     return outputs, *others
@@ -133,11 +156,15 @@ def _without_draws(model: gf.nn.Module) -> contextlib.AbstractContextManager[Non
     return restored({g: (g.key, g.counter) for g in generators_of(model)})
 
 
-def _explained(error: Exception, what: str, samples: int) -> Exception:
-    """A TypeError or ValueError that begins with what is wrong; an error of another class as it is."""
-    if type(error) in (TypeError, ValueError):
-        return type(error)(f"{what} (tried with {samples} samples): {error}")
-    return error
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Make the message of a TypeError or ValueError begin with `what`; errors of other classes stay as they are."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if type(error) in (TypeError, ValueError):
+            raise type(error)(f"{what}: {error}") from error
+        raise
 
 
 @contextlib.contextmanager

@@ -119,7 +119,20 @@ def better(name: str) -> int:
     return -1 if name == "loss" else _known(name)[1]
 
 
+def metric_names(metrics: Any) -> tuple[str, ...]:
+    """Return the names of metrics, each once. Raises TypeError unless it is a list, ValueError for an unknown name."""
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        hint = f": write [{metrics!r}]" if isinstance(metrics, str) else ""
+        raise TypeError(f"metrics is a list of names; got {metrics!r}{hint}")
+    names = tuple(dict.fromkeys(metrics))
+    for name in names:
+        _known(name)
+    return names
+
+
 def _known(name: str) -> tuple[str, int]:
+    if name == "loss":
+        raise ValueError("the loss is always among the figures: leave it out of the metrics")
     if not isinstance(name, str) or name not in METRICS:
         hint = did_you_mean(name, METRICS) if isinstance(name, str) else ""
         there_are = f"; there are {', '.join(METRICS)}"
@@ -139,11 +152,7 @@ class Metrics:
     """
 
     def __init__(self, names: Iterable[str], loss: Any, batches: Batches) -> None:
-        if isinstance(names, str):
-            raise TypeError(f"metrics must be a list of names; got the string {names!r}: write [{names!r}]")
-        self.names = tuple(dict.fromkeys(names))
-        for name in self.names:
-            _known(name)
+        self.names = metric_names(names)
         if not self.names:
             return
         self.kind = kind_of(loss, batches.targets)

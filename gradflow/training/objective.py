@@ -35,13 +35,15 @@ class Objective:
     """
 
     def __init__(self, loss: Loss, batches: Batches, class_weights: Sequence[float] | None = None) -> None:
-        self._loss = loss
+        self.loss = loss
         self._table: gf.Tensor | None = None
         self._scale = 1.0
         if class_weights is None and batches.weights is None:
             return
-        self._loss = _without_reduction(loss)
+        self.loss = _without_reduction(loss)
         self._kind = kind_of(loss, batches.targets)
+        if class_weights is not None and self._kind == "binary":
+            class_weights = [class_weights[0], class_weights[1] - class_weights[0]]
         table = None if class_weights is None else gf.tensor(class_weights, "float64", "cpu")
         weights = None if batches.weights is None else _on_cpu(batches.weights)
         factors = gf.astype(self._factors(_on_cpu(batches.targets), weights, table), "float64")
@@ -56,15 +58,18 @@ class Objective:
 
     def __call__(self, outputs: gf.Tensor, targets: gf.Tensor, weights: gf.Tensor | None = None) -> gf.Tensor:
         if weights is None and self._table is None:
-            return self._loss(outputs, targets)
-        losses = self._loss(outputs, targets)
+            return self.loss(outputs, targets)
+        losses = self.loss(outputs, targets)
         factors = self._factors(targets, weights, self._table)
         if self._table is None:
             factors = gf.multiply(factors, self._scale)
         return gf.mean(gf.multiply(losses, _aligned(factors, losses)))
 
     def _factors(self, targets: gf.Tensor, weights: gf.Tensor | None, table: gf.Tensor | None) -> gf.Tensor:
-        """The weight of each loss, before scaling; at least one of the arguments is not None."""
+        """The weight of each loss, before scaling; at least one of the arguments is not None.
+
+        table: the weights of the classes; of two classes in a binary loss, the first and the difference of the second.
+        """
         if table is None:
             assert weights is not None
             return weights
@@ -73,7 +78,7 @@ class Objective:
         elif self._kind == "probabilities":
             factors = gf.sum(gf.multiply(targets, _aligned(gf.reshape(table, (1, -1)), targets)), axis=1)
         else:  # binary
-            factors = gf.add(table[0], gf.multiply(targets, gf.subtract(table[1], table[0])))
+            factors = gf.add(table[0], gf.multiply(targets, table[1]))
         return factors if weights is None else gf.multiply(factors, _aligned(weights, factors))
 
 
@@ -100,14 +105,10 @@ def check_loss(loss: Any) -> None:
         raise ValueError(f"the loss must average over the batch: its reduction must be 'mean'; got {reduction!r}")
 
 
-def adds_up(loss: Any) -> bool:
-    """Whether the mean loss of a union of batches is the mean of their losses: not if it divides by class weights."""
-    return _option(loss, "weight") is None
-
-
-def takes_labels(loss: Any) -> bool:
-    """Whether this is a loss of gradflow that takes integer labels as targets."""
-    return known_loss(loss)[1].startswith("classes")
+def divides_by_weights(loss: Any) -> bool:
+    """Whether this is a loss of gradflow that divides by the weights of the classes in its batch."""
+    is_mean = _option(loss, "reduction") in (None, "mean")
+    return is_mean and known_loss(loss)[1].startswith("classes") and _option(loss, "weight") is not None
 
 
 def _option(loss: Any, name: str) -> Any:

@@ -25,8 +25,8 @@ from gradflow.saving import load, save
 from gradflow.training import checks, trainer_state
 from gradflow.training.bar import Bar, tqdm
 from gradflow.training.epoch import Epoch, NonFiniteLossError, Step
-from gradflow.training.evaluation import Figures, trial
-from gradflow.training.metrics import ON_DEVICE, better
+from gradflow.training.evaluation import Figures, check_adds_up, naming, trial
+from gradflow.training.metrics import ON_DEVICE, better, metric_names
 from gradflow.training.objective import ClassWeight, Loss, check_loss, class_weights_of
 from gradflow.training.progress import Progress
 from gradflow.training.step import TrainingStep, draws, is_own
@@ -96,8 +96,9 @@ class Trainer(SetOnce):
         progress: bool = False,
     ) -> None:
         check_loss(loss)
-        checks.check_parts(model, loss, optimizer, train, validation, clip_norm, accumulate)
-        names = checks.metric_names(metrics, watch)
+        checks.check_parts(model, optimizer, train, validation, accumulate)
+        clip_norm, names = checks.norm_of(clip_norm), metric_names(metrics)
+        checks.check_watch(watch, names)
         if capture not in (True, False, "auto"):
             raise ValueError(f"capture is True, False or 'auto'; got {capture!r}")
         if progress:
@@ -114,7 +115,10 @@ class Trainer(SetOnce):
         self._on_train = Figures(model, loss, train, on_train, self.class_weights)
         self._on_validation = None
         if validation is not None:
-            self._on_validation = Figures(model, loss, validation.in_order(), names, self.class_weights)
+            with naming("validation"):
+                self._on_validation = Figures(model, loss, validation.in_order(), names, self.class_weights)
+        if self.accumulate > 1:
+            check_adds_up(model, self._on_train)
         self._average = None if average is None else WeightAverage(optimizer, average)
         objective, metrics_on_train = self._on_train.objective, self._on_train.metrics
         self._step = TrainingStep(
