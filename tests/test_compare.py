@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gradflow.cli import main
-from gradflow.training.runs.compare import best, read_record
+from gradflow.training.runs.compare import averaged, best, figures, read_record
 from gradflow.training.runs.settings import SettingsError
 from tests.mutations import mutants
 from tests.test_cli import Ended, assert_one_line
@@ -145,7 +145,50 @@ def test_members_are_histories_of_their_own() -> None:
     )
     record = read_record("run")
     assert [[e.epoch for e in history] for history in record.histories] == [[1, 2, 3], [1, 2, 3]]
-    assert record.figures == {"validation_loss": 0.75}
+    assert record.numbers == {"validation_loss": [0.5, 1.0]}
+    assert (figures([record]), averaged([record])) == ({"validation_loss": [0.75]}, {"validation_loss"})
+
+
+def test_an_unfinished_run_is_compared_by_its_best_epoch_so_far(command: Any) -> None:
+    make("a", result={})
+    make("b", result={"epochs": 3, "best_epoch": 3, "validation_loss": 0.75, "validation_accuracy": 0.75})
+    out = command("compare", "a", "b").out.splitlines()
+    found = {line[2:22].strip(): line[22:].split() for line in out if line.startswith("  ")}
+    assert out[1].split(maxsplit=1)[1].split("  ")[0].strip() == "not finished"
+    assert found["validation loss"] == ["0.5*", "0.75"]
+    assert found["validation accuracy"] == ["87.50", "%*", "75.00", "%"]
+    assert (found["best epoch"], found["epochs"], found["train loss"]) == (["2", "3"], ["3", "3"], ["0.75", "-"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"test_accuracy": [0], "train_loss": [1], "test_log_loss": [0]}),
+        ({"class_weight": "balanced"}, {"test_accuracy": [0], "train_loss": [], "test_log_loss": [0]}),
+        ({"dataset": "wine"}, {"test_accuracy": [], "train_loss": [], "test_log_loss": []}),
+    ],
+)
+def test_only_what_compares_is_marked(settings: dict[str, str], expected: dict[str, list[int]], command: Any) -> None:
+    make("a", result={"test_accuracy": 0.5, "train_loss": 0.75, "test_log_loss": 0.25})
+    make("b", result={"test_accuracy": 0.25, "train_loss": 0.5, "test_log_loss": 0.5}, **settings)
+    _, out, err = command("compare", "a", "b", "--json")
+    assert {name: figure["best"] for name, figure in json.loads(out)["figures"].items()} == expected
+    assert ("different data" in err) == ("dataset" in settings)
+
+
+def test_figures_that_are_printed_alike_share_the_mark(command: Any) -> None:
+    for name, accuracy, area in (("a", 0.75001, 0.99971), ("b", 0.75002, 0.99972), ("c", 0.5, 0.99969)):
+        make(name, result={"test_accuracy": accuracy, "test_auroc": area})
+    lines = command("compare", "a", "b", "c").out.splitlines()
+    assert "  test accuracy   75.00 %*   75.00 %*   50.00 % ".rstrip() in lines
+    assert next(line.split()[2:] for line in lines if "auroc" in line) == ["0.9997"] * 3
+
+
+def test_data_files_are_told_by_their_names(command: Any) -> None:
+    make("a", dataset="/data/of/the/first/project/first.npz")
+    make("b", dataset="/data/of/the/first/project/second.npz")
+    (line,) = [line for line in command("compare", "a", "b").out.splitlines() if "dataset" in line]
+    assert line.split() == ["dataset", "first.npz", "second.npz"]
 
 
 @pytest.mark.parametrize(

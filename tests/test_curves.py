@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -132,7 +133,11 @@ def test_runs_are_compared_in_colours_and_dashes_of_their_own(drawn: Any) -> Non
     assert len(shown) == 11
     assert len({(line.get_color(), line.get_linestyle()) for line in shown[:9]}) == 9
     (legend,) = figure.legends
-    assert [t.get_text() for t in legend.get_texts()] == [*names[:9], "runs/digits-9 (training)", "best epoch"]
+    assert [t.get_text() for t in legend.get_texts()] == [
+        *names[:9],
+        "runs/digits-9 (2 models, training)",
+        "best epoch",
+    ]
 
 
 def test_the_loss_of_compared_runs_is_logarithmic_where_what_is_shown_has_a_wide_range(drawn: Any) -> None:
@@ -155,3 +160,21 @@ def test_titles_and_names_may_be_any_text() -> None:
 def test_losses_that_are_not_finite_leave_a_gap(drawn: Any) -> None:
     axes = drawn(curves.run_png, [history([0.5, 0.6, 0.7], losses=[1.0, math.nan, math.inf])], "run").axes[0]
     assert all(map(math.isfinite, axes.get_ylim()))
+
+
+def test_compared_curves_say_of_which_samples_and_of_how_many_models_they_are(drawn: Any) -> None:
+    runs = [[history([0.5, 0.75])], [history([0.5, 0.6]), history([0.4, 0.7])]]
+    figure = drawn(curves.compare_png, ["one", "three"], runs)
+    assert [axes.get_title() for axes in figure.axes] == ["validation loss", "validation accuracy (%)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "three (2 models)", "best epoch"]
+    figure = drawn(curves.compare_png, ["one"], [[history([0.5, 0.75], validated=False)]])
+    assert figure.axes[0].get_title() == "loss"
+    assert figure.legends[0].get_texts()[0].get_text() == "one (training)"
+
+
+def test_matplotlib_logs_no_news_while_it_draws() -> None:
+    logger = logging.getLogger("matplotlib")
+    before = logger.level
+    with curves.own_settings():
+        assert not logger.isEnabledFor(logging.WARNING)
+    assert logger.level == before

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 _HELP = """\
 Compare runs by their folders: print which settings, data and environment
-differ, and the figures side by side, the best marked with *. With --out, draw
-their curves in one picture.
+differ, and the figures side by side, the best marked with *; none is marked
+where runs are on different data, nor a loss with other class weights. With
+--out, draw their curves in one picture.
 """
 _EXAMPLES = """\
 examples:
@@ -30,7 +31,7 @@ examples:
   gradflow compare runs/digits-1 runs/digits-2 --json
 
 The picture replaces one that gradflow drew, and no other file. A run that is
-not finished is compared by what it has written so far.
+not finished is compared by the figures of its best epoch so far.
 
 exit status: 0 done; 1 the picture cannot be written; 2 invalid input;
 130 Ctrl-C
@@ -72,7 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
         for line in _report(records):
             print(line)
     if not compare.comparable(records):
-        note = "the runs have other test samples (other data, seed or shares), so their figures compare only roughly"
+        note = "the runs have other test samples (another seed or other shares), so their figures compare only roughly"
+        if not compare.same_data(records):
+            note = "the runs are on different data, so their figures do not compare, and none is marked"
         print(f"gradflow: note: {note}", file=sys.stderr, flush=True)
     if arguments.out is not None:
         _draw(records, arguments.out)
@@ -93,17 +96,27 @@ def _report(records: Sequence[Record]) -> Iterator[str]:
     for table in compare.TABLES:
         different = compare.differences(records, table)
         rows.append((f"{table}: {'these differ' if different else 'all equal'}", []))
-        rows += [(f"  {name}", [_text(value) for value in values]) for name, values in different.items()]
-    figures = compare.figures(records)
+        rows += [(f"  {name}", list(map(_text, _short_paths(name, values)))) for name, values in different.items()]
+    figures, averaged = compare.figures(records), compare.averaged(records)
     rows.append(("figures (* best)" if figures else "no figures yet", []))
     for name, values in figures.items():
-        top = compare.best(name, values)
-        cells = [_number(name, v) + ("*" if i in top else " " if top else "") for i, v in enumerate(values)]
-        rows.append((f"  {name.replace('_', ' ')}", cells))
+        cells = [_number(name, value) for value in values]
+        top = {cells[i] for i in compare.marks(records, name, values)}
+        if top and set(cells) - top - {"-"}:  # not all are printed alike
+            cells = [cell + ("*" if cell in top else " ") for cell in cells]
+        rows.append((f"  {name.replace('_', ' ')}{', mean' if name in averaged else ''}", cells))
     first = max(len(label) for label, cells in rows if cells)
     widths = [max((len(cells[i]) for _, cells in rows if cells), default=0) for i in range(len(records))]
     for label, cells in rows:
         yield f"{label:{first}}{''.join(f'   {c:>{w}}' for c, w in zip(cells, widths, strict=False))}".rstrip()
+
+
+def _short_paths(name: str, values: Sequence[Any]) -> Sequence[Any]:
+    """Return the values of a setting, those of files by their names alone if these differ."""
+    if not name.endswith(("dataset", "_file")):
+        return values
+    last = [value if value is None else os.path.basename(os.path.normpath(str(value))) for value in values]
+    return last if len(set(last)) == len(set(values)) else values
 
 
 def _text(value: Any) -> str:
@@ -132,7 +145,7 @@ def _document(records: Sequence[Record]) -> dict[str, Any]:
                 {"folder": r.folder, "state": r.state, **{n: dict(t) for n, t in r.tables.items()}} for r in records
             ],
             "different": {table: compare.differences(records, table) for table in compare.TABLES},
-            "figures": {name: {"values": v, "best": compare.best(name, v)} for name, v in figures.items()},
+            "figures": {name: {"values": v, "best": compare.marks(records, name, v)} for name, v in figures.items()},
             "comparable": compare.comparable(records),
         }
     )

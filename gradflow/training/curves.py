@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 import os
 import warnings
@@ -95,7 +96,10 @@ def _curve(history: History, name: str) -> Curve:
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Inside a `with`, use matplotlib's default settings, not those of the user or the environment."""
+    """Inside a `with`, use matplotlib's default settings, not those of the user or the environment, and log no news."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it tells of its cache where the home folder is read-only
     named = os.environ.pop("MPLBACKEND", None)  # an unknown backend would make the import fail
     try:
         import matplotlib.style
@@ -104,7 +108,10 @@ def own_settings() -> Iterator[None]:
             os.environ["MPLBACKEND"] = named
     with matplotlib.style.context("default"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # for names in scripts that the font lacks
-        yield
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def run_png(histories: Sequence[History], title: str) -> bytes:
@@ -134,7 +141,8 @@ def compare_png(names: Sequence[str], runs: Sequence[Sequence[History]], title: 
 
     names: the runs' names. runs: for each run, the epochs of each of its members.
 
-    A run's curves are those of its validation samples, or of its training samples, dotted, where it has no others.
+    A run's curves are those of its validation samples, or of its training samples, dotted, where it has no others. An
+    ensemble has one for each member.
     """
     with own_settings():
         figure, plots = _plots(panels([history for run in runs for history in run]), title, watched=True)
@@ -147,7 +155,8 @@ def compare_png(names: Sequence[str], runs: Sequence[Sequence[History]], title: 
                 validated = curve.watched is curve.validation
                 dash = _DASHES[i // len(_RUNS) % len(_DASHES)] if validated else (0, (1, 1))
                 color = _RUNS[i % len(_RUNS)]
-                name = _short(names[i], _LONGEST_NAME) + ("" if validated else " (training)")
+                told = [*([f"{len(runs[i])} models"] if len(runs[i]) > 1 else []), *([] if validated else ["training"])]
+                name = _short(names[i], _LONGEST_NAME) + (f" ({', '.join(told)})" if told else "")
                 _line(axes, curve, curve.watched, color=color, linestyle=dash, label=None if i in seen else name)
                 _mark_best(axes, curve, color)
                 seen.add(i)
@@ -171,7 +180,8 @@ def _plots(shown: Sequence[Panel], title: str, watched: bool = False) -> tuple[A
         unused.remove()
     plots = list(zip(grid, shown, strict=False))
     for axes, panel in plots:
-        axes.set_title(panel.label, fontsize="medium")
+        validated = watched and any(curve.watched is curve.validation for curve in panel.curves)
+        axes.set_title(f"validation {panel.label}" if validated else panel.label, fontsize="medium")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if all(len(c.epochs) == 1 for c in panel.curves):

@@ -41,14 +41,16 @@ class Record:
         return str(result.get("stopped", "finished")) if result else "not finished"
 
     @property
-    def figures(self) -> dict[str, float]:
-        """The numbers that the run reached, by name; of an ensemble, some are means over its models."""
+    def numbers(self) -> dict[str, list[float]]:
+        """What the run reached, or has reached so far, by name: one number, or one for each model of an ensemble."""
+        if not self.tables["result"]:
+            return _so_far(self.histories)
         found = {}
         for name, value in self.tables["result"].items():
             numbers = value if isinstance(value, list) else [value]
             plain = all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers)
             if numbers and plain and not name.startswith("members_"):
-                found[name] = sum(numbers) / len(numbers)
+                found[name] = numbers
         return found
 
 
@@ -75,11 +77,29 @@ def differences(records: Sequence[Record], table: str) -> dict[str, list[Any]]:
 
 
 def figures(records: Sequence[Record]) -> dict[str, list[float | None]]:
-    """Return each figure in each run, None where it is absent; those of the test first."""
-    names = dict.fromkeys(name for record in records for name in record.figures)
+    """Return each figure in each run, None where it is absent; those of the test first.
+
+    Where a run has a number for each of several models, its figure is their mean; see `averaged`.
+    """
+    numbers = [record.numbers for record in records]
+    names = dict.fromkeys(name for each in numbers for name in each)
     kinds = ("test_", "validation_", "train_", "")
     ordered = sorted(names, key=lambda name: next(i for i, kind in enumerate(kinds) if name.startswith(kind)))
-    return {name: [record.figures.get(name) for record in records] for name in ordered}
+    return {name: [sum(n[name]) / len(n[name]) if name in n else None for n in numbers] for name in ordered}
+
+
+def averaged(records: Sequence[Record]) -> set[str]:
+    """Return the names of the figures that are means over the models of an ensemble in one of the runs."""
+    return {name for record in records for name, numbers in record.numbers.items() if len(numbers) > 1}
+
+
+def marks(records: Sequence[Record], name: str, values: Sequence[float | None]) -> list[int]:
+    """Return which of the values of a figure are the best, as `best`; [] where the values cannot be compared.
+
+    That is: of any figure of runs on different data, and of losses with other class weights.
+    """
+    weighted = name in ("train_loss", "validation_loss") and "class_weight" in differences(records, "settings")
+    return best(name, values) if same_data(records) and not weighted else []
 
 
 def best(name: str, values: Sequence[float | None]) -> list[int]:
@@ -92,10 +112,28 @@ def best(name: str, values: Sequence[float | None]) -> list[int]:
     return [i for i, value in enumerate(values) if value == top]
 
 
+def same_data(records: Sequence[Record]) -> bool:
+    """Return whether the runs are of one data set."""
+    return len({record.tables["data"].get("hash", record.tables["settings"].get("dataset")) for record in records}) == 1
+
+
 def comparable(records: Sequence[Record]) -> bool:
     """Return whether the figures are of the same samples: of one data set, split in the same way."""
-    hashes = {record.tables["data"].get("hash", record.tables["settings"].get("dataset")) for record in records}
-    return len(hashes) == 1 and not set(differences(records, "settings")) & set(_SPLIT)
+    return same_data(records) and not set(differences(records, "settings")) & set(_SPLIT)
+
+
+def _so_far(histories: Sequence[Sequence[Epoch]]) -> dict[str, list[float]]:
+    """Return the numbers that a run would have as its result if it ended now, but for those of the test."""
+    found: dict[str, list[float]] = {}
+    for history in histories:
+        best_yet = history[len(history) - 1 - history[-1].stale]
+        reached: dict[str, float | None] = {"epochs": len(history), "best_epoch": best_yet.epoch}
+        reached |= {"train_loss": best_yet.train_loss, "validation_loss": best_yet.validation_loss}
+        reached |= {f"validation_{name}": value for name, value in best_yet.validation_metrics.items()}
+        for name, number in reached.items():
+            if number is not None:
+                found.setdefault(name, []).append(number)
+    return found
 
 
 def _histories(path: Path) -> list[list[Epoch]]:
