@@ -202,7 +202,7 @@ LABELS = np.array(["a", "b", "b"] * 4)
         ({"names": ["one", "one"]}, "f: the names of the classes are not all different"),
         ({"features": ["u", "v"]}, "f: 3 features need as many names; got 2"),
         ({"targets": FLOATS, "names": ["u", "v"]}, "f: 1 columns need as many names; got 2"),
-        ({"image_shape": (2, 2)}, r"f: images of shape \(2, 2\) have not 3 features"),
+        ({"image_shape": (2, 2)}, r"f: images of shape \(2, 2\) are expected; got 3 numbers each"),
     ],
 )
 def test_data_that_cannot_be_used_is_told_in_one_line(arguments: dict[str, Any], message: str) -> None:

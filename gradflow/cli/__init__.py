@@ -83,18 +83,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments, rest = build_parser().parse_known_args(words)
     if rest:
         unknown = next((word for word in rest if word.startswith("-")), rest[0])
-        own = ["--config", "--resume", "--out", "--save-every", "--keep", "--quiet"]
-        options = [*own, *(f"--{name.replace('_', '-')}" for name in SETTING_NAMES[1:])]
-        hint = did_you_mean(unknown, options) if command == "train" else ""
+        own = ["config", "resume", "out", "save-every", "keep", "quiet"]
+        options = [f"--{name.replace('_', '-')}" for name in (*own, *SETTING_NAMES[1:])]
+        hint = _did_you_mean_option(unknown, options) if command == "train" else ""
         if command == "train" and unknown in options:
             raise UsageError(f"{unknown} goes after the command: gradflow train DATASET {unknown} ...")
         if command == "train" and not unknown.startswith("-"):
-            raise UsageError(f"train takes one dataset; got {arguments.dataset} and {unknown}")
+            widths = "; widths are separated by commas: --hidden 32,16" if unknown.isdecimal() else ""
+            raise UsageError(f"train takes one dataset; got {arguments.dataset} and {unknown}{widths}")
         prog = f"gradflow {command}" if command else "gradflow"
         raise UsageError(f"{prog} does not know {unknown!r}{hint} (see {prog} --help)")
     if command is None:
         raise UsageError("no command given; try gradflow train digits, or gradflow --help")
     return arguments
+
+
+def _did_you_mean_option(word: str, options: Sequence[str]) -> str:
+    """Return the suggestion of an option. The dashes do not count: they make short words similar."""
+    if word.startswith("--early"):
+        return "; did you mean --patience?"
+    return did_you_mean(word.lstrip("-"), [option.lstrip("-") for option in options]).replace("mean ", "mean --")
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -141,7 +149,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             status = _run(argv)
             stdout.flush()
-        except BrokenPipeError:  # the reader has closed the pipe: print nothing, also when the interpreter flushes
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
-            return PIPE_CLOSED
+        except BrokenPipeError:  # the reader has closed the pipe
+            status = PIPE_CLOSED
+            _discard(stdout)
+        except OSError as error:  # of the last flush
+            status = status or _failed(str(error))
+            _discard(stdout)
     return status
+
+
+def _discard(stream: Any) -> None:
+    """Drop what is left to print, also when the interpreter flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

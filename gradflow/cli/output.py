@@ -43,6 +43,11 @@ def print_error(message: str) -> None:
     print(f"gradflow: error: {printable(message)}", file=sys.stderr, flush=True)
 
 
+def print_note(message: str) -> None:
+    """Print on one line of stderr what the user may want to know."""
+    print(f"gradflow: note: {printable(message)}", file=sys.stderr, flush=True)
+
+
 def harden_streams() -> None:
     """Make stdout and stderr accept any text, also if they are closed or their encoding lacks a character."""
     for name in ("stdout", "stderr"):
@@ -64,25 +69,26 @@ class Unclosable:
 
     def write(self, text: str) -> int:
         """Write text; where a terminal was closed, drop it."""
-        with _closed_terminal():
+        with self._writing():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Write what is buffered; where a terminal was closed, drop it."""
-        with _closed_terminal():
+        with self._writing():
             self._stream.flush()
 
     def close(self) -> None:
         """Flush the stream and leave it open."""
         self.flush()
 
-
-@contextlib.contextmanager
-def _closed_terminal() -> Iterator[None]:
-    """Inside a `with`, an error of a terminal that was closed is no error: a run saves and ends after it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.EIO:
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Inside a `with`, an error names the stream; that of a closed terminal is none: a run then saves and ends."""
+        try:
+            yield
+        except BrokenPipeError:
             raise
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise OSError(f"cannot write to {self._stream.name.strip('<>')}: {error.strerror or error}") from None

@@ -8,17 +8,26 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradflow as gf
 from gradflow.backend import ACTIVATIONS
 from gradflow.backend.registry import describe_device
-from gradflow.cli.output import FAILED, UsageError, print_error
+from gradflow.cli.output import FAILED, UsageError, print_error, print_note
 from gradflow.data.built_in import DATASETS
 from gradflow.text import printable
 from gradflow.training.epoch import Epoch, Step
 from gradflow.training.runs.folder import refuse_used, unfinished_config
-from gradflow.training.runs.settings import OPTIMIZERS, SCHEDULES, SETTING_NAMES, Settings, read_config
+from gradflow.training.runs.settings import (
+    OPTIMIZERS,
+    PLACES,
+    SCHEDULES,
+    SETTING_NAMES,
+    Settings,
+    check_places,
+    read_config,
+)
 
 if TYPE_CHECKING:
     from gradflow.training.runs.results import Result
@@ -60,8 +69,6 @@ examples:
 exit status: 0 done; 1 training or writing failed; 2 invalid input; 130 Ctrl-C,
 143 SIGTERM, 129 SIGHUP
 """
-_ALSO_WITH_RESUME = {"device"}
-"""The settings that --resume takes: where to go on."""
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -83,7 +90,7 @@ def add_parser(commands: Any) -> None:
         help="train a multilayer perceptron",
         usage="gradflow train DATA [options]\n"
         "       gradflow train --config FOLDER [options]\n"
-        "       gradflow train --resume FOLDER",
+        "       gradflow train --resume FOLDER [DATA]",
         description=_HELP.format(datasets=datasets),
         epilog=_EXAMPLES,
     )
@@ -94,11 +101,11 @@ def add_parser(commands: Any) -> None:
     add = parser.add_argument
     add("dataset", nargs="?", metavar="DATA", help="one of the names above, or a path")
     add("--config", metavar="FOLDER", help="repeat a run, or its config.toml; other options override it")
-    add("--resume", metavar="FOLDER", help="go on with a run that was stopped")
+    add("--resume", metavar="FOLDER", help="go on with a run that was stopped; DATA if its data was moved")
     add("--out", metavar="FOLDER", help="new or empty folder for the results (runs/<name>-1, -2, ...)")
-    add("--save-every", type=_seconds, metavar="SECONDS", help="between saved states (by their cost: 1%% of the time)")
+    add("--save-every", type=_seconds, metavar="SECONDS", help="how often the state is saved (at most 1%% of the time)")
     add("--keep", action="store_true", help="keep checkpoint.safetensors at the end")
-    add("--quiet", action="store_true", help="print only the last line and errors")
+    add("--quiet", action="store_true", help="print only the last line, notes and errors")
 
     data = parser.add_argument_group("data").add_argument
     data("--test", type=float, metavar="SHARE", help="held out for testing (the data's own test set, or 0.2)")
@@ -172,7 +179,10 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, Any]]:
     settings.update(given)
     if "dataset" not in settings:
         raise UsageError("train needs data, such as gradflow train digits (see gradflow train --help)")
-    return Settings(**settings), recorded
+    made = Settings(**settings)
+    if arguments.config is not None:
+        check_places(made, given, f"gradflow train --config {arguments.config}")
+    return made, recorded
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -182,11 +192,12 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 def _check_resume(arguments: argparse.Namespace) -> None:
     """Raise UsageError for arguments that contradict --resume."""
     given = [name for name in ("config", "out") if getattr(arguments, name) is not None]
-    contradicting = [*given, *(name for name in _given(arguments) if name not in _ALSO_WITH_RESUME)]
+    contradicting = [*given, *(name for name in _given(arguments) if name not in PLACES)]
     if contradicting:
         name = contradicting[0]
-        what = "dataset" if name == "dataset" else f"--{name.replace('_', '-')}"
-        raise UsageError(f"--resume goes on with the settings of its run, and takes no {what}; --config takes it")
+        what = f"--{name.replace('_', '-')}"
+        again = f"; --config {arguments.resume} {what} repeats it with another" if name in SETTING_NAMES else ""
+        raise UsageError(f"--resume goes on with the settings of its run, and takes no {what}{again}")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -194,7 +205,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gradflow.training.runs.stopping import Stopping, reason
 
     run = _prepared(arguments)
-    progress = _Progress(run, show=not arguments.quiet)
+    progress = _Progress(run, arguments)
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(Stopping(restore=not arguments.whole_process))
         stack.enter_context(run)
@@ -211,9 +222,14 @@ def run(arguments: argparse.Namespace) -> int:
         if result.failed:
             print_error(_outcome(result))
             return FAILED
-        print(_outcome(result), flush=True)
+        try:
+            print(_outcome(result), flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # a full disk
+            raise OSError(f"{error}; the run is saved in {result.folder}") from None
         if result.omitted:
-            print(f"gradflow: note: not written: {result.omitted}", file=sys.stderr, flush=True)
+            print_note(f"not written: {result.omitted}")
         return 0 if stop is None else 128 + stop
 
 
@@ -248,7 +264,7 @@ def _prepared(arguments: argparse.Namespace) -> Run:
 
     try:
         if arguments.resume is not None:
-            return Run.resumed(arguments.resume, arguments.device)
+            return Run.resumed(arguments.resume, **_given(arguments))
         run = Run.new(settings, arguments.out)
     except DeviceError as error:
         if arguments.device is None and (arguments.resume or arguments.config):
@@ -261,11 +277,11 @@ def _prepared(arguments: argparse.Namespace) -> Run:
 class _Progress:
     """The output of a run: lines on the setup, then a progress bar; nothing at all without `show`."""
 
-    def __init__(self, run: Run, show: bool) -> None:
+    def __init__(self, run: Run, arguments: argparse.Namespace) -> None:
         """Import what the bar and the kernels need."""
         from tqdm import tqdm
 
-        self._run, self._show = run, show
+        self._run, self._arguments, self._show = run, arguments, not arguments.quiet
         self._members, self._settings = run.members, run.plan.settings
         self._batch = self._settings.batch_size * self._settings.accumulate
         self._make_bar = tqdm
@@ -275,8 +291,10 @@ class _Progress:
     def start(self) -> None:
         """Print the setup and what differs from the recorded environment, and start the bar where the run stands."""
         run = self._run
-        for line in _setup_lines(run):
+        for line in _setup_lines(run, self._arguments):
             self._print(line)
+        for note in run.plan.notes:
+            print_note(note)
         different = _differences(run.recorded, run.environment) if run.recorded else ""
         if different:
             self._print(f"note: the last bits may differ from the recorded run's: {different}")
@@ -337,21 +355,25 @@ def _score(epoch: Epoch) -> str:
     return f"loss {epoch.train_loss:.4f}, {kind} {describe_figure(name, value).removeprefix('accuracy ')}"
 
 
-def _setup_lines(run: Run) -> Iterator[str]:
+def _setup_lines(run: Run, arguments: argparse.Namespace) -> Iterator[str]:
     plan = run.plan
     backend = gf.get_backend(plan.settings.device)
-    yield f"device: {backend.device}, {describe_device(backend.device)[0]} ({printable(plan.reason)})"
+    reason = "as in the run" if arguments.device is None and plan.reason == "as requested" else plan.reason
+    yield f"device: {backend.device}, {describe_device(backend.device)[0]} ({printable(reason)})"
     data, split = plan.dataset, plan.split
     kind = f"{len(data.classes)} classes" if data.is_classification else "regression"
     samples, features = data.inputs.shape
     uses = {"train": split.train, "validate": split.validation, "test": split.test}
     shares = ", ".join(f"{len(part)} to {use} on" for use, part in uses.items() if part)
-    yield f"data: {printable(data.name)}, {samples} samples of {features} features, {kind}; {shares}"
+    name = os.path.relpath(data.name) if Path(data.name).is_relative_to(Path.cwd()) else data.name
+    yield f"data: {printable(name)}, {samples} samples of {features} features, {kind}; {shares}"
     sizes = "-".join(map(str, plan.sizes))
     parameters = sum(p.size for p in run.members.trainer.model.parameters())
     models = f"{plan.settings.ensemble} times " if plan.settings.ensemble > 1 else ""
     yield f"model: {models}{sizes}, {plan.settings.activation}, {parameters} parameters"
     yield f"folder: {run.folder}; Ctrl-C stops and saves"
+    if arguments.resume is not None:
+        yield f"from: {run.start}"
 
 
 def _outcome(result: Result) -> str:
@@ -365,7 +387,7 @@ def _outcome(result: Result) -> str:
     if result.stopped:
         until = f"{result.stopped} after {done} of {wanted} epochs"
         return f"{until}{score and f': {score}'}; {where}; to go on: gradflow train --resume {result.folder}"
-    best = f" (best: {result.best[0].epoch})" if result.settings.ensemble == 1 else ""
+    best = f" (best: {result.best[0].epoch})" if result.settings.ensemble == 1 else " in all"
     return f"{score or 'trained'} after {done} epoch{'s' * (done > 1)}{best} in {result.seconds:.1f} s; {where}"
 
 

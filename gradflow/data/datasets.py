@@ -83,7 +83,9 @@ class Dataset:
             if names and len(names) != expected[what]:
                 raise DataError(f"{self.name}: {expected[what]} {what} need as many names; got {len(names)}")
         if self.image_shape is not None and np.prod(self.image_shape) != inputs.shape[1]:
-            raise DataError(f"{self.name}: images of shape {self.image_shape} have not {inputs.shape[1]} features")
+            raise DataError(
+                f"{self.name}: images of shape {self.image_shape} are expected; got {inputs.shape[1]} numbers each"
+            )
 
     @classmethod
     def from_arrays(

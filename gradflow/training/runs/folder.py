@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gradflow.files import is_part, remove_parts, write_file
-from gradflow.training.runs.settings import SettingsError, read_config
+from gradflow.training.runs.settings import SettingsError, check_unicode, read_config
 
 CONFIG, CHECKPOINT, MODEL = "config.toml", "checkpoint.safetensors", "model.safetensors"
 METRICS, CURVES, REPORT = "metrics.csv", "curves.png", "report.html"
@@ -101,7 +101,7 @@ class RunFolder:
             for name in self._written:
                 with contextlib.suppress(OSError):
                     self.remove(name)
-            if self._made[-1:] == [self.path] and not self._is_at_its_path():
+            if self._made[-1:] == [self.path] and not self.is_at_its_path():
                 self._made.pop()
             _remove(self._made)
         self._unlock()
@@ -125,10 +125,11 @@ class RunFolder:
             os.unlink(name if self._descriptor is not None else self._absolute / name, dir_fd=self._descriptor)
 
     def _check(self, name: str) -> None:
-        if not self._is_at_its_path():
+        if not self.is_at_its_path():
             raise OSError(f"cannot write {self.path / name}: its folder was removed, or replaced by another one")
 
-    def _is_at_its_path(self) -> bool:
+    def is_at_its_path(self) -> bool:
+        """Return whether the folder is still where it was."""
         return self._descriptor is None or _is_at(self._descriptor, self._absolute)
 
     def _unlock(self) -> None:
@@ -142,7 +143,8 @@ class _UsedError(SettingsError):
 
 
 def refuse_used(path: str | Path) -> None:
-    """Raise SettingsError if there is a file at this path, or a folder that is not empty."""
+    """Raise SettingsError if there is a file at this path, or a folder that is not empty, or if it is not text."""
+    check_unicode(os.fspath(path), "out")
     path = Path(path)
     if path.is_dir():
         if not all(map(is_part, os.listdir(path))):  # of a run that was killed at once
@@ -168,6 +170,19 @@ def unfinished_config(path: str | Path) -> dict[str, Any]:
     if result is not None and not ("stopped" in result and (path / CHECKPOINT).exists()):
         raise SettingsError(f"{path} is finished; to repeat it: --config {path}")
     return content
+
+
+def going_on(path: str | Path) -> str:
+    """Return why the run in a folder has no result: "it is running", "it was killed"; "" if it has one."""
+    if "result" in read_config(path):
+        return ""
+    try:
+        descriptor = _lock(Path(path), needed=False)
+    except _UsedError:
+        return "it is running"
+    if descriptor is not None:
+        os.close(descriptor)
+    return "it was killed"
 
 
 def _lock(path: Path, needed: bool) -> int | None:

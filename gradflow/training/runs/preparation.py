@@ -48,6 +48,7 @@ class Plan:
 
     settings: with the device that was chosen, and absolute paths. reason: why it was chosen.
     dataset, split: the data, and its parts. data_hash: of all of it, in hex digits.
+    notes: what is in the data and may be meant otherwise than it is taken.
     """
 
     settings: Settings
@@ -55,6 +56,7 @@ class Plan:
     dataset: Dataset
     split: Split
     data_hash: str
+    notes: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -121,12 +123,20 @@ def plan(settings: Settings) -> Plan:
     """
     settings, reason = resolve_device(settings)
     dataset = load(settings.dataset)
+    if settings.class_weight is not None and not dataset.is_classification:
+        raise SettingsError(f"class_weight needs classes; the targets of {dataset.name} are floats: a regression")
     own = {name: load(path) for name in ("test", "validation") if (path := getattr(settings, f"{name}_file"))}
     assert settings.validation is not None  # chosen by `Settings`
     split = dataset.split(settings.seed, settings.test, settings.validation, own.get("test"), own.get("validation"))
     hashes = [dataset.fingerprint, *(f"{name} {data.fingerprint}" for name, data in own.items())]
     data_hash = hashes[0] if not own else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
-    return Plan(with_absolute_paths(settings), reason, dataset, split, data_hash)
+    notes = [note for data in (dataset, *own.values()) for note in data.notes]
+    notes += [
+        f"{data.name} is the data that is trained on: figures on it are not those of unseen data"
+        for data in own.values()
+        if data.fingerprint == dataset.fingerprint
+    ]
+    return Plan(with_absolute_paths(settings), reason, dataset, split, data_hash, tuple(notes))
 
 
 def make_trainer(plan: Plan, member: int) -> Trainer:

@@ -99,9 +99,8 @@ def describe(result: Result) -> str:
     if not result.members:
         return score
     low, high = (limit(f[name] for f in result.members) for limit in (min, max))
-    return (
-        f"{score} of {len(result.members)} models ({describe_figure(name, low)} to {describe_figure(name, high)} alone)"
-    )
+    ends = " to ".join(describe_figure(name, value).split(" ", 1)[1] for value in (low, high))
+    return f"{score} of {len(result.members)} models ({ends} each alone)"
 
 
 def result_table(result: Result) -> dict[str, Any]:

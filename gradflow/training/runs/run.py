@@ -41,15 +41,14 @@ from gradflow.training.runs.members import Members
 from gradflow.training.runs.preparation import plan, require_extra, thread_limit
 from gradflow.training.runs.records import config_toml, environment, metrics_csv
 from gradflow.training.runs.results import Result, describe, report_data, result_of, result_table
-from gradflow.training.runs.settings import Settings, SettingsError
+from gradflow.training.runs.settings import PLACES, Settings, SettingsError, check_places
 from gradflow.training.runs.stopping import Stopping, reason
 
 _SHARE = 100
 """Saving takes at most one part in so many of the time."""
-_SOONEST = 5.0
-"""The least seconds between two saves, and before the first."""
-_SAVING_PARAMETERS = 1e7
-"""The parameters of a model whose state is saved in a second, as far as is known before the first save: some 160 MB."""
+_FIRST, _SOONEST = 1.0, 5.0
+"""The seconds before the first save, whatever it takes, and the least seconds between two saves."""
+_NOTHING = "nothing is saved"
 
 
 class Run:
@@ -70,7 +69,7 @@ class Run:
         self.environment: Mapping[str, Any] = {}
         self.recorded: Mapping[str, Any] = {}
         self._out, self._folder = out, folder
-        self._earlier_seconds, self._failure, self._saved = 0.0, "", "nothing is saved"
+        self._earlier_seconds, self._failure, self._saved = 0.0, "", _NOTHING
         self._contexts = contextlib.ExitStack()
 
     @classmethod
@@ -88,10 +87,11 @@ class Run:
         return cls(Members(plan(settings)), out)
 
     @classmethod
-    def resumed(cls, path: str | Path, device: str | None = None) -> Self:
+    def resumed(cls, path: str | Path, **places: str) -> Self:
         """Return the run in a folder, ready to go on from its last saved state.
 
-        device: where to go on (default: the run's).
+        places: the `device` where to go on, and the `dataset`, `test_file` and `validation_file` if the data lies
+            elsewhere now (default: those of the run).
 
         Raises SettingsError if the run is finished or is going on elsewhere, or for other data; and like `new`.
         """
@@ -99,7 +99,8 @@ class Run:
         folder = RunFolder.reopen(path)
         try:
             content = unfinished_config(folder.path)
-            settings = Settings(**content["settings"] | ({} if device is None else {"device": device}))
+            settings = Settings(**content["settings"] | places)
+            check_places(settings, places, f"gradflow train --resume {path}")
             members = Members(plan(settings))
             if members.plan.data_hash != content["data"].get("hash"):
                 raise SettingsError(f"{settings.dataset} is not the data that {path} was trained on: its hash differs")
@@ -115,13 +116,26 @@ class Run:
     def _load(self, checkpoint: Path) -> None:
         try:
             state = load(checkpoint, self.plan.settings.device)
-            self.members.load_state_dict(state["members"])
-            self._earlier_seconds = float(state["seconds"])
+            saved, own = state["settings"], self._fixed_settings()
+            changed = [name for name in {**saved, **own} if saved.get(name) != own.get(name)]
+            if not changed:
+                self.members.load_state_dict(state["members"])
+                self._earlier_seconds = float(state["seconds"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise SettingsError(
                 f"cannot go on from {checkpoint}: {one_line(error)}; without this file, the run goes on from its start"
             ) from None
+        if changed:
+            was = ", ".join(f"{name} was {saved.get(name, 'not set')}" for name in changed)
+            raise SettingsError(
+                f"cannot go on from {checkpoint}: {CONFIG} was changed since it was saved: {was}; "
+                f"to train with other settings: gradflow train --config {checkpoint.parent}"
+            )
         self._saved = self._saved_state()
+
+    def _fixed_settings(self) -> dict[str, Any]:
+        """Return the settings without those that may change when a run goes on."""
+        return {name: value for name, value in self.plan.settings.to_dict().items() if name not in PLACES}
 
     @property
     def folder(self) -> Path:
@@ -157,14 +171,13 @@ class Run:
     def steps(self, save_every: float | None = None) -> Iterator[Step]:
         """Train, and yield each step; between two steps, save the state from time to time.
 
-        save_every: the seconds between two saves (default: at least 5, and 100 times what the last one took; before the
-            first, what it may take follows from the number of parameters).
+        save_every: the seconds between two saves, and before the first (default: 1 before the first; then at least 5,
+            and 100 times what the last one took).
 
         A non-finite loss ends training, and is told in the result. Raises NonFiniteLossError if there is none because
         the loss is not finite in the first epoch, and OSError, which says what is saved, if the state cannot be saved.
         """
-        guess = sum(p.size for p in self.members.trainer.model.parameters()) / _SAVING_PARAMETERS
-        due = time.monotonic() + _interval(guess, save_every)
+        due = time.monotonic() + (_FIRST if save_every is None else save_every)
         try:
             for step in self.members.steps():
                 yield step
@@ -172,7 +185,7 @@ class Run:
                 if began >= due:
                     self._save_state()
                     now = time.monotonic()
-                    due = now + _interval(now - began, save_every)
+                    due = now + (max(_SOONEST, _SHARE * (now - began)) if save_every is None else save_every)
         except NonFiniteLossError as error:
             if not self.members.histories:
                 raise NonFiniteLossError(f"{error}; {self._saved}") from None
@@ -219,29 +232,42 @@ class Run:
         return "; ".join(omitted)
 
     def _save_state(self) -> None:
-        state = {"members": self.members.state_dict(), "seconds": self.seconds}
+        state: dict[str, Any] = {
+            "settings": self._fixed_settings(),
+            "members": self.members.state_dict(),
+            "seconds": self.seconds,
+        }
         self._write(CHECKPOINT, to_bytes(state))
         self._saved = self._saved_state()
         self._write(METRICS, metrics_csv(self.plan, self.members.histories))
+        best = state["members"]["trainer"]["progress"]["best_weights"]
+        weights = [member.weights for member in self.members.finished] + ([] if best is None else [best])
+        if weights:  # so that a run that is killed can predict
+            self._write(MODEL, to_bytes(self.members.predictor(weights).tree()))
 
     def _saved_state(self) -> str:
         n, trainer = self.members.number, self.members.trainer
         member = f" of model {n}" if self.plan.settings.ensemble > 1 else ""
         return f"the state after step {trainer.step}{member} is saved in {self.folder}"
 
+    @property
+    def start(self) -> str:
+        """Where a resumed run stands before it goes on, in words."""
+        n, trainer = self.members.number, self.members.trainer
+        if self._saved == _NOTHING:
+            return "the beginning, since no state was saved"
+        member = f" of model {n}" if self.plan.settings.ensemble > 1 else ""
+        return f"epoch {trainer.epoch}, step {trainer.step}{member}"
+
     def _write(self, name: str, content: bytes) -> None:
         assert self._folder is not None
         try:
             self._folder.write(name, content)
         except OSError as error:
-            raise OSError(f"{error}; {self._saved}") from None
+            lost = self._saved != _NOTHING and not self._folder.is_at_its_path()
+            raise OSError(f"{error}; {'what was saved went with it' if lost else self._saved}") from None
         if name != CONFIG:
             self._folder.kept = True
-
-
-def _interval(cost: float, save_every: float | None) -> float:
-    """Return the seconds until the next save, if one takes `cost` seconds."""
-    return max(_SOONEST, _SHARE * cost) if save_every is None else save_every
 
 
 def run_name(settings: Settings) -> str:
@@ -268,12 +294,14 @@ def train(settings: Settings, out: str | Path | None = None) -> Result:
     return _trained(Run.new(settings, out))
 
 
-def resume(folder: str | Path) -> Result:
+def resume(folder: str | Path, **places: str) -> Result:
     """Go on with the run in a folder, like `train`: with the bits of a run that was never stopped.
+
+    places: another `device`, or where its data lies now, if it was moved: `dataset`, `test_file`, `validation_file`.
 
     Raises SettingsError if the run is finished or is going on elsewhere, or for other data; and like `train`.
     """
-    return _trained(Run.resumed(folder))
+    return _trained(Run.resumed(folder, **places))
 
 
 def _trained(run: Run) -> Result:

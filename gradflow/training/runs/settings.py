@@ -5,15 +5,17 @@ The command line, a config.toml and Python code all create `Settings(...)`, so e
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from gradflow.backend import ACTIVATIONS
+from gradflow.data.built_in import DATASETS
 from gradflow.files import read_file
 from gradflow.text import did_you_mean
 
@@ -95,13 +97,14 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("dataset", "device", "test_file", "validation_file"):
+        for name in PLACES:
             value = getattr(self, name)
             if value is None and name.endswith("_file"):
                 continue
             if not isinstance(value, str) or not value or "\0" in value:
                 what = "a name like cpu or cuda:0" if name == "device" else "a name or a path"
                 raise SettingsError(f"{name} must be {what}; got {value!r}")
+            check_unicode(value, name)
         _one_of("activation", self.activation, ACTIVATIONS)
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
@@ -165,6 +168,8 @@ _NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
 )
 
 SETTING_NAMES = tuple(f.name for f in fields(Settings))
+PLACES = ("dataset", "device", "test_file", "validation_file")
+"""The settings that may change when a run goes on: where, and where its data lies."""
 _TABLES = ("data", "environment", "result")
 _LONGEST_CONFIG = 1 << 20  # bytes
 
@@ -218,9 +223,31 @@ def _hint(name: str, known: Iterable[str]) -> str:
     return did_you_mean(name, known) or f"; there are {', '.join(known)}"
 
 
+def check_places(settings: Settings, given: Container[str], again: str) -> None:
+    """Raise SettingsError if the data of a run that is repeated or resumed is not where it was.
+
+    given: the names of the settings that are not of that run. again: the command, which takes another place.
+    """
+    options = {"dataset": "DATA", "test_file": "--test-file PATH", "validation_file": "--validation-file PATH"}
+    for name, option in options.items():
+        place = getattr(settings, name)
+        if name not in given and place not in (None, *DATASETS) and not os.path.exists(place):
+            raise SettingsError(f"the data of this run was at {place}; give its path: {again} {option}")
+
+
+def check_unicode(path: str, what: str) -> None:
+    """Raise SettingsError for a path that is not text, as Linux allows: files in UTF-8 cannot name it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(f"{what}: the path {path} is not UTF-8, so config.toml cannot name it: rename it") from None
+
+
 def _one_of(name: str, value: Any, known: Iterable[str]) -> None:
-    if value not in list(known):
-        raise SettingsError(f"unknown {name} {value!r}; there are {', '.join(known)}")
+    names = list(known)
+    if value not in names:
+        there_are = f"the only one is {names[0]}" if len(names) == 1 else f"there are {', '.join(names)}"
+        raise SettingsError(f"unknown {name} {value!r}; {there_are}")
 
 
 def _integer(name: str, value: Any, low: int, high: int | None = None) -> int:
