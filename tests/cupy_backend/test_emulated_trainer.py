@@ -135,6 +135,29 @@ def test_a_trainer_launches_what_a_plain_loop_does(cupy: Any, capture: bool, mon
             assert {name: n for name, n in found.items() if n and name != "empty"} == more
 
 
+@pytest.mark.parametrize("capture", [False, True])
+def test_only_a_loop_over_steps_computes_the_loss_of_a_union(
+    cupy: Any, capture: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The share of each batch is the seed of its gradient, and costs no product."""
+    calls = calls_of(cupy, monkeypatch)
+    with gf.use_device("emulated"):
+        found = []
+        for how in ("_update", "steps"):
+            trainer = trainer_of(capture, accumulate=2)
+            list(trainer.epochs(3))
+            calls.clear()
+            if how == "steps":
+                next(trainer.steps(100))  # type: ignore[call-overload]
+            else:
+                trainer._update()
+            found.append(Counter(calls))
+    epochs, steps = found
+    assert epochs["multiply"] == 0
+    steps.subtract(epochs)
+    assert {name: n for name, n in steps.items() if n and name != "empty"} == {"multiply": 2, "add": 1}
+
+
 # ---------------------------------------------------------------------- runs that stop and move
 
 
