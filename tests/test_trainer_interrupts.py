@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from test_resume import Case, losses, outcome
 
+import gradflow as gf
+from gradflow.autograd import grad_mode
 from gradflow.optim import averaging
 from gradflow.training import Trainer, evaluation, progress, step, trainer
 
 pytestmark = pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces the tests")
-FILES = {str(Path(str(module.__file__))) for module in (averaging, evaluation, progress, step, trainer)}
+FILES = {str(Path(str(module.__file__))) for module in (averaging, evaluation, grad_mode, progress, step, trainer)}
 
 
 class Interruption:
@@ -49,6 +51,7 @@ def attempt(at: int) -> tuple[Any, Any] | None:
     list(run.steps(1))
     with pytest.raises(KeyboardInterrupt), Interruption(at):
         list(run.steps(3))
+    assert gf.is_grad_enabled()
     try:
         return losses(run, 6)[-2:], outcome(run)
     except RuntimeError as error:

@@ -119,7 +119,7 @@ def check_adds_up(model: gf.nn.Module, figures: Figures) -> None:
         sums = [
             figures.objective(*(x[p] for x in tried)).item() * (p.stop - p.start) for p in parts if p.start < p.stop
         ]
-    whole, apart, bound = sums[0], sum(sums[1:]), 1e-3 if figures.loss_dtype.itemsize > 2 else 0.05
+    whole, apart, bound = sums[0], sum(sums[1:]), 1e-4 if figures.loss_dtype.itemsize > 2 else 0.05
     reason = ""
     if divides_by_weights(figures.objective.loss):
         reason = "this one divides by the weights of the classes in its batch"

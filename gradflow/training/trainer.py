@@ -16,6 +16,7 @@ from operator import index
 from typing import Any
 
 import gradflow as gf
+from gradflow.autograd.grad_mode import grad_enabled
 from gradflow.data import Batches
 from gradflow.data.checks import SetOnce
 from gradflow.environment import Interrupts, delayed_interrupts
@@ -381,10 +382,11 @@ class _Work:
 
     pressed: after the `with`, whether Ctrl-C was pressed in it. If it ends with an error, KeyboardInterrupt follows it.
 
-    Another KeyboardInterrupt, such as of a second Ctrl-C, comes at any line: the trainer must not go on after it.
+    Another KeyboardInterrupt, such as of a second Ctrl-C, comes at any line, also in the end of a `no_grad`: gradients
+    are enabled again if they were, and the trainer must not go on.
     """
 
-    __slots__ = ("interrupts", "pressed", "trainer")
+    __slots__ = ("interrupts", "mode", "pressed", "trainer")
 
     def __init__(self, trainer: Trainer, interrupts: Interrupts) -> None:
         self.trainer, self.interrupts = trainer, interrupts
@@ -392,12 +394,14 @@ class _Work:
     def __enter__(self) -> _Work:
         self.trainer._check_whole()
         self.interrupts.delayed = True
+        self.mode = grad_enabled.get()
         self.trainer._progress.since = time.perf_counter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None and not issubclass(kind, Exception):
             self.trainer._progress.torn = True
+            grad_enabled.set(self.mode)
         self.trainer._progress.count_time()
         self.pressed = self.interrupts.end()
         if self.pressed and kind is not None:
