@@ -262,6 +262,20 @@ def evaluated() -> tuple[Predictor, Any, Any]:
     return predictor, x, y
 
 
+def test_a_run_that_has_not_ended_and_arrays_that_are_not_used_are_noted(evaluated: Any, command: Any) -> None:
+    _, x, y = evaluated
+    np.savez("weighted.npz", X=x, y=y, w=np.ones(80))
+    Path("run/config.toml").write_text('[settings]\ndataset = "data.npz"\n')
+    killed = "gradflow: note: run has not ended: it was killed; this is its best epoch so far\n"
+    assert command("evaluate", "run", "data.npz").err == killed
+    status, _, err = command("predict", "run", "weighted.npz")
+    assert status == 0
+    assert err.startswith(f"{killed}gradflow: note: weighted.npz: not used: w\ngradflow: 80 predictions of run")
+    with Path("run/config.toml").open("a") as file:
+        file.write("[result]\n")
+    assert command("evaluate", "run", "data.npz").err == ""
+
+
 def test_the_table_has_the_figures_with_intervals_and_a_row_for_each_class(evaluated: Any, command: Any) -> None:
     predictor, x, y = evaluated
     status, out, err = command("evaluate", "run", "data.npz")
@@ -362,7 +376,7 @@ def test_the_data_of_the_training_is_noted(command: Any) -> None:
         status, out, err = command("evaluate", "run", "iris", "--json")
         assert status == 0
         assert json.loads(out)["samples"] == 150
-        assert err.startswith("gradflow: note: run was trained on a part of iris") == noted
+        assert ("gradflow: note: run was trained on a part of iris" in err) == noted
 
 
 def test_load_run_predicts_what_the_command_prints(command: Any) -> None:

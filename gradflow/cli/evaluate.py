@@ -6,11 +6,10 @@ import argparse
 import contextlib
 import json
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from gradflow.cli.output import UsageError
+from gradflow.cli.output import UsageError, print_note
 from gradflow.cli.predict import add_device, load, usage_errors, warnings_on_a_line
 from gradflow.text import printable
 
@@ -87,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(line)
     if _trained_on(arguments.folder, arguments.data):
         note = f"{arguments.folder} was trained on a part of {arguments.data}, so these are not figures of unseen data"
-        print(f"gradflow: note: {printable(note)}", file=sys.stderr, flush=True)
+        print_note(note)
     return 0
 
 

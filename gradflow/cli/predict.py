@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gradflow.cli.output import UsageError, nothing_on_stdout
+from gradflow.cli.output import UsageError, nothing_on_stdout, print_note
 from gradflow.text import printable
 
 if TYPE_CHECKING:
@@ -90,8 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
 def load(folder: str, data: str, device: str) -> tuple[Predictor, Samples]:
     """Return the model of a run, and samples that it takes. Raises UsageError if one of them cannot be used."""
     import gradflow as gf
-    from gradflow.data.inputs import checked_inputs
+    from gradflow.data.inputs import checked_inputs, listed
     from gradflow.training import load_run
+    from gradflow.training.runs.folder import going_on
 
     with nothing_on_stdout(), usage_errors():
         if device == "auto":
@@ -102,7 +103,13 @@ def load(folder: str, data: str, device: str) -> tuple[Predictor, Samples]:
         for expected, found in zip(predictor.features, samples.features, strict=False):
             if expected != found:
                 raise UsageError(f"{data}: the feature {found!r} stands where {expected!r} is expected")
-        return predictor, replace(samples, inputs=inputs)
+    with contextlib.suppress(ValueError, OSError):  # a model file, or a folder without the rest of its run
+        why = going_on(folder)
+        if why:
+            print_note(f"{folder} has not ended: {why}; this is its best epoch so far")
+    if samples.unused:
+        print_note(f"{data}: not used: {listed(samples.unused)}")
+    return predictor, replace(samples, inputs=inputs)
 
 
 def _samples(data: str) -> Samples:

@@ -180,8 +180,9 @@ def going_on(path: str | Path) -> str:
         descriptor = _lock(Path(path), needed=False)
     except _UsedError:
         return "it is running"
-    if descriptor is not None:
-        os.close(descriptor)
+    if descriptor is None:
+        return "it is running, or was killed"
+    os.close(descriptor)
     return "it was killed"
 
 
