@@ -14,6 +14,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import nn
+from gradflow.data.scaling import Standardizer
 from gradflow.training.runs.predictor import MODEL_FILE, Predictor, load_run
 from tests.mutations import mutants
 from tests.test_predictor import FLOWERS, NAMES, classifier, regressor, samples, scale
@@ -31,7 +32,12 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = {
     "bools": lambda: Predictor(
         [nn.MLP([4, 2], "gelu")], scale(4, math.inf), labels=[False, True], classes=["no", "yes"]
     ),
-    "images": lambda: Predictor([nn.MLP([12, 5, 2])], scale(12), classes=["cat", "dog"], image_shape=(2, 2, 3)),
+    "images": lambda: Predictor(
+        [nn.MLP([12, 5, 2])],
+        Standardizer.fit(samples(40, 12), limit=3.0),
+        classes=["cat", "dog"],
+        image_shape=(2, 2, 3),
+    ),
     "values": lambda: regressor(2, columns=["height", "weight"]),
     "float64": lambda: Predictor([nn.MLP([4, 3, 3], dtype="float64")], scale(4), classes=NAMES),
 }
@@ -78,7 +84,10 @@ def test_other_programs_read_the_weights_by_name(tmp_path: Path) -> None:
     [
         (None, "runs/one does not exist; it must be the folder of a run"),
         ([], "runs/one is not the folder of a run: it has neither model.safetensors nor config.toml"),
-        (["config.toml", "checkpoint.safetensors"], "not finished; to go on with it: gradflow train --resume runs/one"),
+        (
+            ["config.toml", "checkpoint.safetensors"],
+            "has not ended yet; if it was stopped: gradflow train --resume runs/one",
+        ),
         (["config.toml", "weights.safetensors"], "earlier gradflow.*: gradflow train --config runs/one/config.toml"),
     ],
 )

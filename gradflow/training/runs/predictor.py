@@ -173,9 +173,9 @@ class Predictor:
             for start in range(0, len(rows), count):
                 part = slice(start, start + count)
                 inputs = gf.tensor(self.inputs.apply(rows[part]), dtype=dtype, device=self.device)
-                for member in self.members:
-                    outputs = member(inputs)
-                    results[part] += (gf.softmax(outputs, axis=-1) if self.classes else outputs).numpy()
+                outputs = gf.stack([member(inputs) for member in self.members])
+                for of_member in (gf.softmax(outputs, axis=-1) if self.classes else outputs).numpy():  # one read
+                    results[part] += of_member
         results /= len(self.members)
         return results
 
