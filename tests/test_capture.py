@@ -1497,6 +1497,26 @@ def test_it_tries_again_at_doubling_distances_and_not_for_nothing() -> None:
     assert captured.status == "replaying"
 
 
+def test_a_program_is_valid_again_when_the_mode_is_back() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.0))
+
+    def step(x: gf.Tensor) -> gf.Tensor:
+        RECORDED.append(bool(recorders))
+        return model(x)
+
+    captured = gf.capture(step)
+    recorded_calls(captured, 5)
+    for change in (model.eval, model[1].eval):
+        change()
+        model.train()
+        assert recorded_calls(captured, 3) == []
+    model.eval()
+    assert len(recorded_calls(captured, 5)) == 2
+    model.train()
+    model[1].p = 0.0  # a change for good
+    assert len(recorded_calls(captured, 20)) == 2
+
+
 def test_two_recordings_that_agree_are_made_in_a_row() -> None:
     """Otherwise what every second call does would seem to be what all calls do."""
     calls = itertools.count()

@@ -306,7 +306,12 @@ def _matches(kind: str, outputs: gf.Tensor, targets: gf.Tensor) -> gf.Tensor:
 
 
 def _weighted(x: gf.Tensor, weights: gf.Tensor | None) -> gf.Tensor:
-    return x if weights is None else x * gf.reshape(weights, (-1,) + (1,) * (x.ndim - 1))
+    return x if weights is None else x * aligned(weights, x)
+
+
+def aligned(x: gf.Tensor, like: gf.Tensor) -> gf.Tensor:
+    """x with further axes of length 1 at its end, as many as `like` has."""
+    return x if x.ndim == like.ndim else gf.reshape(x, (*x.shape, *[1] * (like.ndim - x.ndim)))
 
 
 def _wide(x: gf.Tensor) -> gf.Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradflow as gf
 from gradflow.data import Batches
-from gradflow.training.metrics import kind_of, known_loss, unwrapped
+from gradflow.training.metrics import aligned, kind_of, known_loss, unwrapped
 
 Loss = Callable[..., gf.Tensor]
 """A loss of outputs and targets, averaged over the batch, such as `gradflow.cross_entropy` or `nn.MSELoss()`."""
@@ -63,7 +63,7 @@ class Objective:
         factors = self._factors(targets, weights, self._table)
         if self._table is None:
             factors = gf.multiply(factors, self._scale)
-        return gf.mean(gf.multiply(losses, _aligned(factors, losses)))
+        return gf.mean(gf.multiply(losses, aligned(factors, losses)))
 
     def _factors(self, targets: gf.Tensor, weights: gf.Tensor | None, table: gf.Tensor | None) -> gf.Tensor:
         """The weight of each loss, before scaling; at least one of the arguments is not None.
@@ -76,19 +76,14 @@ class Objective:
         if self._kind == "classes":
             factors = gf.take(table, gf.reshape(targets, (-1,)), axis=0).reshape(targets.shape)
         elif self._kind == "probabilities":
-            factors = gf.sum(gf.multiply(targets, _aligned(gf.reshape(table, (1, -1)), targets)), axis=1)
+            factors = gf.sum(gf.multiply(targets, aligned(gf.reshape(table, (1, -1)), targets)), axis=1)
         else:  # binary
             factors = gf.add(table[0], gf.multiply(targets, table[1]))
-        return factors if weights is None else gf.multiply(factors, _aligned(weights, factors))
+        return factors if weights is None else gf.multiply(factors, aligned(weights, factors))
 
 
 def _on_cpu(x: Any) -> gf.Tensor:
     return x.detach().cpu() if isinstance(x, gf.Tensor) else gf.asarray(x, device="cpu")
-
-
-def _aligned(x: gf.Tensor, like: gf.Tensor) -> gf.Tensor:
-    """x with further axes of length 1 at its end, as many as `like` has."""
-    return x if x.ndim == like.ndim else gf.reshape(x, (*x.shape, *[1] * (like.ndim - x.ndim)))
 
 
 # ---------------------------------------------------------------------- losses
