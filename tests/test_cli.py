@@ -125,6 +125,13 @@ def test_a_run_says_what_it_does_and_leaves_its_files(command: Any) -> None:
 
 
 @needs_extra
+def test_a_narrow_terminal_shows_the_score(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    bar = re.split(r"[\r\n]+", command("train", "iris", "--epochs", "3", "--hidden", "8").err.strip())[-1]
+    assert re.match(r"epoch 3/3, validation \d+\.\d\d % \|", bar), bar
+
+
+@needs_extra
 def test_a_device_that_was_asked_for_is_named_as_such(command: Any) -> None:
     assert re.search(r"^device: cpu, .+ \(as requested\)\n", command("train", "iris", *QUICK).out, re.M)
 
@@ -307,7 +314,7 @@ def test_the_note_on_a_config_names_each_difference(command: Any, monkeypatch: p
         ("train --resume used", "used is not the folder of a run: it has no config.toml"),
         ("train --resume nothing", "nothing does not exist; it must be the folder of a run"),
         ("train --resume=", "--resume is empty"),
-        ("train --resume used --lr 0.1", "takes no --lr; --config used --lr repeats it with another"),
+        ("train --resume used --lr 0.1", "takes no --lr; to repeat it with another: --config used --lr ..."),
         ("train --resume used --out new", "takes no --out$"),
         ("train --resume used --config used", "takes no --config"),
         ("train iris wine", "train takes one dataset; got iris and wine$"),

@@ -103,7 +103,12 @@ def add_parser(commands: Any) -> None:
     add("--config", metavar="FOLDER", help="repeat a run, or its config.toml; other options override it")
     add("--resume", metavar="FOLDER", help="go on with a run that was stopped; DATA if its data was moved")
     add("--out", metavar="FOLDER", help="new or empty folder for the results (runs/<name>-1, -2, ...)")
-    add("--save-every", type=_seconds, metavar="SECONDS", help="how often the state is saved (at most 1%% of the time)")
+    add(
+        "--save-every",
+        type=_seconds,
+        metavar="SECONDS",
+        help="between saves (1 before the first; then 1%% of the time goes to saving)",
+    )
     add("--keep", action="store_true", help="keep checkpoint.safetensors at the end")
     add("--quiet", action="store_true", help="print only the last line, notes and errors")
 
@@ -196,7 +201,7 @@ def _check_resume(arguments: argparse.Namespace) -> None:
     if contradicting:
         name = contradicting[0]
         what = f"--{name.replace('_', '-')}"
-        again = f"; --config {arguments.resume} {what} repeats it with another" if name in SETTING_NAMES else ""
+        again = f"; to repeat it with another: --config {arguments.resume} {what} ..." if name in SETTING_NAMES else ""
         raise UsageError(f"--resume goes on with the settings of its run, and takes no {what}{again}")
 
 
@@ -342,7 +347,10 @@ class _Progress:
         text = f"epoch {trainer.epoch}/{settings.epochs}"
         if settings.ensemble > 1:
             text = f"model {self._members.number}/{settings.ensemble}, {text}"
-        return f"{text}, {_score(trainer.history[-1])}" if trainer.history else text
+        if not trainer.history:
+            return text
+        score = _score(trainer.history[-1])
+        return f"{text}, {score if shutil.get_terminal_size().columns >= 60 else score.split(', ')[1]}"
 
 
 def _score(epoch: Epoch) -> str:
