@@ -166,6 +166,15 @@ def test_inputs_on_another_scale_are_one_line(command: Any) -> None:
         assert told.startswith("gradflow: warning: the inputs vary ")
 
 
+def test_a_test_part_is_what_is_predicted_and_is_named(command: Any) -> None:
+    run_of(classifier())
+    np.savez("parts.npz", X=samples(20), y=[NAMES[0]] * 20, X_test=samples(5), y_test=[NAMES[1]] * 5)
+    assert command("predict", "run", "parts.npz").err.startswith(
+        "gradflow: 5 predictions for the test part of parts.npz"
+    )
+    assert "on 5 samples of the test part of parts.npz" in command("evaluate", "run", "parts.npz").out
+
+
 def test_images_are_predicted_from_idx_files(command: Any) -> None:
     predictor = run_of(Predictor([nn.MLP([64, 2])], scale(64), classes=["even", "odd"], image_shape=(8, 8)))
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8), np.uint8)

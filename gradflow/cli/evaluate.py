@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(finite(document), indent=2, allow_nan=False))
     else:
-        samples_of = f"{len(targets)} sample{'s' * (len(targets) != 1)} of {arguments.data}"
+        samples_of = f"{len(targets)} sample{'s' * (len(targets) != 1)} of {samples.source}"
         print(printable(f"{arguments.folder} ({predictor.describe()}) on {samples_of}"))
         for line in _table(predictor, figures, classes):
             print(line)

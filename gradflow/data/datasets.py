@@ -269,6 +269,8 @@ def load_inputs(path: FilePath) -> Samples:
     Raises DataError, which names the file, if it cannot be read.
     """
     main, test = _parts(path)
+    if main is not None and test is not None:
+        return replace(test, source=f"the test part of {os.fspath(path)}")
     found = test or main
     assert found is not None  # one of the two, or else DataError
     return found

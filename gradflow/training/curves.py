@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradflow.text import printable
-from gradflow.training.epoch import Epoch
+from gradflow.training.epoch import Epoch, best_of
 
 TRAINING, VALIDATION = "#b8560b", "#0b63b8"
 """The colours of the two kinds of curves: apart for people with any kind of colour blindness, and in grey."""
@@ -61,11 +61,6 @@ class Panel:
         return self.name == "loss" and bool(values) and 0 < 20 * min(values) < max(values)
 
 
-def best_epoch(history: History) -> int | None:
-    """Return the number of the epoch whose weights were kept: the last that was the best so far; None if none was."""
-    return next((e.epoch for e in reversed(history) if e.stale == 0), None)
-
-
 def panels(histories: Sequence[History]) -> list[Panel]:
     """Return the panel of the loss and one for each metric, in percent where it is an accuracy."""
     names = dict.fromkeys(n for h in histories for e in h for n in (*e.validation_metrics, *e.train_metrics))
@@ -86,11 +81,12 @@ def _curve(history: History, name: str) -> Curve:
             return [math.nan if loss is None else loss for loss in losses]
         return [_scale(name) * m.get(name, math.nan) for m in metrics]
 
+    best = best_of(history)
     return Curve(
         [e.epoch for e in history],
         values([e.train_loss for e in history], [e.train_metrics for e in history]),
         values([e.validation_loss for e in history], [e.validation_metrics for e in history]),
-        best_epoch(history),
+        None if best is None else best.epoch,
     )
 
 

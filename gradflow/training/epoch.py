@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -40,6 +41,11 @@ class Epoch:
         parts.append(f"{self.samples_per_second:,.0f} samples/s")
         parts.append(f"stale {self.stale}" if self.stale else "best")
         return "; ".join(parts)
+
+
+def best_of(history: Sequence[Epoch]) -> Epoch | None:
+    """Return the epoch of a history whose weights are kept: the last that was the best so far; None if none was."""
+    return next((epoch for epoch in reversed(history) if epoch.stale == 0), None)
 
 
 def _figures(loss: float, metrics: dict[str, float]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from gradflow.data.splits import LIMIT
-from gradflow.training.curves import best_epoch
+from gradflow.training.epoch import best_of
 from gradflow.training.report.data import ReportData
 from gradflow.training.report.markup import LEVEL, NONE, TIMES, count, duration, listed, name, number, percent, text
 from gradflow.training.report.numbers import Figure
@@ -135,7 +135,7 @@ def _the_training(data: ReportData) -> Iterator[str]:
     if done:
         epochs = count(done[0], "epoch") if len(set(done)) == 1 else f"{listed([str(n) for n in done])} epochs"
         yield f"Training took {duration(data.seconds)} for {epochs}{' of each member' if len(done) > 1 else ''}."
-    best = [str(b) for history in data.histories if (b := best_epoch(history)) is not None]
+    best = [str(epoch.epoch) for history in data.histories if (epoch := best_of(history)) is not None]
     if best:
         watched = text(settings.get("watch") or "loss").replace("_", " ")
         on = "validation" if data.counts[1] else "training"

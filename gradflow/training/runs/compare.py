@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gradflow.files import read_file
-from gradflow.training.epoch import Epoch
+from gradflow.training.epoch import Epoch, best_of
 from gradflow.training.metrics import METRICS, better
 from gradflow.training.runs.settings import SettingsError, read_config
 
@@ -126,7 +126,7 @@ def _so_far(histories: Sequence[Sequence[Epoch]]) -> dict[str, list[float]]:
     """Return the numbers that a run would have as its result if it ended now, but for those of the test."""
     found: dict[str, list[float]] = {}
     for history in histories:
-        best_yet = history[len(history) - 1 - history[-1].stale]
+        best_yet = best_of(history) or history[-1]
         reached: dict[str, float | None] = {"epochs": len(history), "best_epoch": best_yet.epoch}
         reached |= {"train_loss": best_yet.train_loss, "validation_loss": best_yet.validation_loss}
         reached |= {f"validation_{name}": value for name, value in best_yet.validation_metrics.items()}

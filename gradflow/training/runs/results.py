@@ -10,7 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from gradflow.data import Part
-from gradflow.training.epoch import Epoch
+from gradflow.training.epoch import Epoch, best_of
 from gradflow.training.metrics import figures_of
 from gradflow.training.report import ReportData
 from gradflow.training.runs.members import Members
@@ -47,8 +47,8 @@ class Result:
 
     @property
     def best(self) -> list[Epoch]:
-        """The epoch of each model whose weights are kept."""
-        return [history[len(history) - 1 - history[-1].stale] for history in self.histories]
+        """The epoch of each model whose weights are kept: the last one if none was the best."""
+        return [best_of(history) or history[-1] for history in self.histories]
 
 
 def result_of(
