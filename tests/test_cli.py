@@ -125,6 +125,15 @@ def test_a_run_says_what_it_does_and_leaves_its_files(command: Any) -> None:
 
 
 @needs_extra
+def test_an_ensemble_is_told_in_one_line(command: Any) -> None:
+    line = command("train", "iris", *QUICK, "--ensemble", "2", "--quiet").out
+    said = (
+        r"test accuracy \S+ % of 2 models \(\S+ % to \S+ % each alone\) after \d+ epochs in all in \S+ s; saved in .+\n"
+    )
+    assert re.fullmatch(said, line), line
+
+
+@needs_extra
 def test_a_narrow_terminal_shows_the_score(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     bar = re.split(r"[\r\n]+", command("train", "iris", "--epochs", "3", "--hidden", "8").err.strip())[-1]
