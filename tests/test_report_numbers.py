@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 
 import numpy as np
 import pytest
@@ -215,6 +216,17 @@ def test_the_largest_errors_come_first(pages: dict[str, str]) -> None:
     order = sorted(range(200), key=lambda i: -abs(errors[i]))[:12]
     assert [int(row[0]) for row in rows] == [7000 + i for i in order]
     assert [float(row[3].replace("\u2212", "-")) for row in rows] == pytest.approx(errors[order].tolist(), abs=0.51)
+
+
+@pytest.mark.parametrize("case", ["values", "huge values", "classes"])
+def test_the_title_of_an_axis_stands_above_its_numbers(pages: dict[str, str], case: str) -> None:
+    figures = [figure for figure in re.findall("<svg.*?</svg>", pages[case]) if '<text x="0" y="10">' in figure]
+    assert len(figures) == (1 if case == "classes" else 2)
+    for figure in figures:
+        numbers = [float(y) for y in re.findall(r'<text class="end" x="48" y="([\d.]+)">', figure)]
+        assert len(numbers) > 2
+        assert min(numbers) - 10 > 10  # the height of a line
+        assert "rotate" not in figure
 
 
 @pytest.mark.parametrize(("shape", "channels"), [((5, 4), 1), ((5, 4, 1), 1), ((5, 4, 3), 3), ((5, 4, 4), 4)])
