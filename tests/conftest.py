@@ -6,6 +6,7 @@ import argparse
 import gc
 import importlib.util
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -100,6 +101,17 @@ def other_device(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     gf.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals() -> Iterator[None]:
+    """The usual effects of signals. Under `nohup`, or in the background of a shell, processes ignore some of them."""
+    usual = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL, "SIGTERM": signal.SIG_DFL}
+    numbers = [getattr(signal, name) for name in usual if hasattr(signal, name)]
+    before = [signal.signal(number, usual[number.name]) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -637,18 +637,14 @@ def test_a_failure_of_the_machine_is_one_line(error: Exception, command: Any, mo
 def started(
     *words: str, module: tuple[str, ...] = ("-m", "gradflow"), environment: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The command in a new process, which handles Ctrl-C even if this process ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen(
-            [sys.executable, *module, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=environment or child_environment(PYTHONIOENCODING="utf-8"),
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
+    """The command in a new process."""
+    process = subprocess.Popen(
+        [sys.executable, *module, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        env=environment or child_environment(PYTHONIOENCODING="utf-8"),
+    )
     watchdog = threading.Timer(DEADLINE, process.kill)
     watchdog.start()
     try:
