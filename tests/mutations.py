@@ -4,16 +4,23 @@
         ...  # loading it raises the proper error, or gives the values of the valid file; `what` says what was done
 
 Any content has bytes changed, removed, inserted and moved. In a safetensors file, mutations also change the header,
-and in it the JSON of metadata, such that it stays valid JSON of the right length.
+and in it the JSON of metadata, such that it stays valid JSON of the right length. `changed_tree` changes what a file
+holds before it is written.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import random
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import numpy as np
+
+import gradflow as gf
 
 STRANGE = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63), 10**30, 0.5, 1e300, "", "x", "nan", "F32", "BOOL",
@@ -182,3 +189,37 @@ def _places(document: Any) -> Iterator[tuple[Any, Any]]:
     for key in keys:
         yield document, key
         yield from _places(document[key])
+
+
+# ---------------------------------------------------------------------- trees
+
+PARTS = [
+    None, True, 0, -1, 1, 3, 1 << 70, 0.0, -1.5, math.nan, math.inf, "", "relu", "x\n\x1b[31m", "y" * 1000, [], [[]],
+    [0, 1, 2], ["a", "b", "c"], {}, {"kind": "table"}, (), (1, 2), gf.zeros(()), gf.zeros((0, 3)),
+]  # fmt: skip
+
+
+def changed_tree(tree: Any, random: np.random.Generator) -> Any:
+    """A tree with one to three parts replaced, removed, repeated or swapped."""
+    tree = copy.deepcopy(tree)
+    for _ in range(random.integers(1, 4)):
+        part, depth = tree, 0
+        while True:
+            keys = list(part) if isinstance(part, dict) else list(range(len(part)))
+            if not keys:
+                break
+            key = keys[random.integers(len(keys))]
+            if isinstance(part[key], (dict, list)) and random.random() < 0.8:
+                part, depth = part[key], depth + 1
+                continue
+            how = random.integers(4)
+            if how == 0:
+                del part[key]
+            elif how == 1 and isinstance(part, list):
+                part.append(part[key])
+            elif how == 2:
+                part[key], part[keys[0]] = part[keys[0]], part[key]
+            else:
+                part[key] = PARTS[random.integers(len(PARTS))]
+            break
+    return tree

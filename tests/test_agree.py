@@ -113,7 +113,6 @@ FORMER = {
     "gradflow.testing.agree": ("gradflow.testing.compare_devices", "compare"),
     "gradflow.testing.agreement": ("gradflow.testing.tolerances", "compare"),
     "gradflow.testing.contract": ("gradflow.testing.contract_docs", "update"),
-    "gradflow.training.run": ("gradflow.training.runs.folder", "RunFolder"),
 }
 
 

@@ -16,7 +16,7 @@ import gradflow as gf
 from gradflow import nn
 from gradflow.data.scaling import Standardizer
 from gradflow.training.runs.predictor import MODEL_FILE, Predictor, load_run
-from tests.mutations import mutants
+from tests.mutations import changed_tree, mutants
 from tests.test_predictor import FLOWERS, NAMES, classifier, regressor, samples, scale
 
 pytest.importorskip("safetensors")
@@ -187,38 +187,6 @@ def test_every_entry_of_a_model_file_is_required(name: str) -> None:
             Predictor.from_tree(tree)
 
 
-VALUES = [
-    None, True, 0, -1, 1, 3, 1 << 70, 0.0, -1.5, math.nan, math.inf, "", "relu", "x\n\x1b[31m", "y" * 1000, [], [[]],
-    [0, 1, 2], ["a", "b", "c"], {}, {"kind": "table"}, (), (1, 2), gf.zeros(()), gf.zeros((0, 3)),
-]  # fmt: skip
-
-
-def mutated(tree: Any, random: np.random.Generator) -> Any:
-    """A tree with one to three parts replaced, removed, repeated or swapped."""
-    tree = copy.deepcopy(tree)
-    for _ in range(random.integers(1, 4)):
-        part, depth = tree, 0
-        while True:
-            keys = list(part) if isinstance(part, dict) else list(range(len(part)))
-            if not keys:
-                break
-            key = keys[random.integers(len(keys))]
-            if isinstance(part[key], (dict, list)) and random.random() < 0.8:
-                part, depth = part[key], depth + 1
-                continue
-            how = random.integers(4)
-            if how == 0:
-                del part[key]
-            elif how == 1 and isinstance(part, list):
-                part.append(part[key])
-            elif how == 2:
-                part[key], part[keys[0]] = part[keys[0]], part[key]
-            else:
-                part[key] = VALUES[random.integers(len(VALUES))]
-            break
-    return tree
-
-
 @pytest.mark.parametrize("kind", ["labels", "values"])
 def test_a_changed_tree_is_refused_in_one_line_or_predicts(kind: str, random_examples: Any) -> None:
     predictor = PREDICTORS[kind]()
@@ -226,7 +194,7 @@ def test_a_changed_tree_is_refused_in_one_line_or_predicts(kind: str, random_exa
     messages = []
     for _ in range(random_examples(200).max_examples):
         try:
-            found = Predictor.from_tree(mutated(tree, random), "m.safetensors")
+            found = Predictor.from_tree(changed_tree(tree, random), "m.safetensors")
         except gf.InvalidFileError as error:
             messages.append(str(error))
         else:

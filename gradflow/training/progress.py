@@ -94,7 +94,7 @@ class Progress:
                 rows = x.shape[:1] if isinstance(x, gf.Tensor) else ()
                 tensor_of("partials", x, (*rows, *like.shape[1:]), (like.dtype.name,))
             tally = Tally(losses.to(device=device), tuple(x.to(device=device) for x in given))
-        history = [_epoch(entry, i) for i, entry in enumerate(listed(tree, "history"), 1)]
+        history = history_of(tree)
         best, kept = tree.get("best"), None
         if best is not None:
             if type(best) is not int or not 1 <= best <= len(history):
@@ -114,6 +114,11 @@ class Progress:
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {"int": int, "float": float, "float | None": (float, type(None))}
+
+
+def history_of(tree: Mapping[str, Any]) -> list[Epoch]:
+    """The epochs of "history", a list of what `asdict` made of each. Raises ValueError for any other."""
+    return [_epoch(entry, i) for i, entry in enumerate(listed(tree, "history"), 1)]
 
 
 def _epoch(entry: Any, number: int) -> Epoch:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import gradflow as gf
 from gradflow.training.epoch import Epoch, Step
+from gradflow.training.progress import damaged, history_of, listed, part, weights_of
 from gradflow.training.runs.predictor import Predictor
 from gradflow.training.runs.preparation import Plan, make_trainer, steps_per_epoch
 from gradflow.training.trainer import Trainer
@@ -97,15 +98,16 @@ class Members:
         finished = [{"weights": m.weights, "history": [asdict(epoch) for epoch in m.history]} for m in self.finished]
         return {"finished": finished, "trainer": self.trainer.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of `state_dict`. Raises ValueError, KeyError or TypeError for any other."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of `state_dict`. Raises ValueError for any other."""
+        own, finished = self.trainer.model.state_dict(), listed(state, "finished")
+        if len(finished) >= self.plan.settings.ensemble or not all(isinstance(member, dict) for member in finished):
+            raise damaged("finished", finished)
         self.finished = [
-            Member(member["weights"], [Epoch(**epoch) for epoch in member["history"]]) for member in state["finished"]
+            Member(weights_of("weights", member.get("weights"), own), history_of(member)) for member in finished
         ]
-        for member in self.finished:
-            self._model(member.weights)  # which checks them
         self.trainer = make_trainer(self.plan, len(self.finished))
-        self.trainer.load_state_dict(state["trainer"])
+        self.trainer.load_state_dict(part(state, "trainer"))
 
 
 def best_weights(trainer: Trainer) -> dict[str, gf.Tensor]:

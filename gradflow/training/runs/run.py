@@ -22,9 +22,10 @@ import numpy as np
 import gradflow as gf
 from gradflow.data import DATASETS
 from gradflow.saving import load, to_bytes
-from gradflow.text import one_line
+from gradflow.text import one_line, printable
 from gradflow.training.curves import run_png
 from gradflow.training.epoch import NonFiniteLossError, Step
+from gradflow.training.progress import part
 from gradflow.training.report import report_html
 from gradflow.training.runs.folder import (
     CHECKPOINT,
@@ -116,17 +117,19 @@ class Run:
     def _load(self, checkpoint: Path) -> None:
         try:
             state = load(checkpoint, self.plan.settings.device)
-            saved, own = state["settings"], self._fixed_settings()
+            if not isinstance(state, dict):
+                raise ValueError("it is not the state of a run")
+            saved, own = part(state, "settings"), self._fixed_settings()
             changed = [name for name in {**saved, **own} if saved.get(name) != own.get(name)]
             if not changed:
-                self.members.load_state_dict(state["members"])
+                self.members.load_state_dict(part(state, "members"))
                 self._earlier_seconds = float(state["seconds"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise SettingsError(
                 f"cannot go on from {checkpoint}: {one_line(error)}; without this file, the run goes on from its start"
             ) from None
         if changed:
-            was = ", ".join(f"{name} was {saved.get(name, 'not set')}" for name in changed)
+            was = printable(", ".join(f"{name} was {saved.get(name, 'not set')}" for name in changed))
             raise SettingsError(
                 f"cannot go on from {checkpoint}: {CONFIG} was changed since it was saved: {was}; "
                 f"to train with other settings: gradflow train --config {checkpoint.parent}"
