@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.training import NonFiniteLossError, Settings, SettingsError, read_config
+from gradflow.training import NonFiniteLossError, Settings, SettingsError
 from gradflow.training.runs.folder import unfinished_config
 from gradflow.training.runs.run import Run
 from tests.mutations import changed_tree, mutants
@@ -45,8 +45,7 @@ def test_a_mutated_config_is_refused_in_one_line_or_is_one(folder: Path, tmp_pat
     for what, mutant in mutants(content, random_examples(300).max_examples):
         path.write_bytes(mutant)
         try:
-            settings = Settings(**read_config(path)["settings"])
-            unfinished_config(tmp_path)
+            settings = Settings(**unfinished_config(tmp_path)["settings"])
         except SettingsError as error:
             messages.append(str(error))
         else:

@@ -36,6 +36,8 @@ def restore(trainer: Trainer, state: Any) -> None:
     weights = weights_of("model", state.get("model"), own)
     parameters, modules = dict(trainer.model.named_parameters()), dict(trainer.model.named_modules())
     trainable, training = names_of(state, "trainable", parameters), names_of(state, "training", modules)
+    if not trainable:  # no step would be possible
+        raise damaged("trainable", trainable)
     generators = _generators(trainer)
     states = [
         generator_state(*each) if isinstance(each, list) and len(each) == 2 else generator_state(each, 0)

@@ -167,6 +167,8 @@ def unfinished_config(path: str | Path) -> dict[str, Any]:
     result = content.get("result")
     if "data" not in content:
         raise SettingsError(f"{path} is of an earlier version, which saved no states; to repeat it: --config {path}")
+    if "dataset" not in content["settings"]:
+        raise SettingsError(f"{path / CONFIG} has no setting dataset, which the run needs to go on")
     if result is not None and not ("stopped" in result and (path / CHECKPOINT).exists()):
         raise SettingsError(f"{path} is finished; to repeat it: --config {path}")
     return content
