@@ -123,10 +123,11 @@ def to_install(extra: str) -> str:
     return f"type: pip install {' '.join(names)}"
 
 
-def imported_extra(module: str, package: str, extra: str) -> Any:
+def imported_extra(module: str, package: str, extra: str, what: str = "this") -> Any:
     """The module of an optional package, imported. Raises ModuleNotFoundError, which says what to type, without it.
 
-    package: its name as pip takes it. extra: of gradflow's distribution, to which it belongs.
+    package: its name as pip takes it. extra: of gradflow's distribution, to which it belongs. what: what needs it, for
+    the message.
     """
     import importlib
 
@@ -136,7 +137,7 @@ def imported_extra(module: str, package: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
             raise  # the package is there, but broken
-        needed = f'this needs {package} from the extra "{extra}" of {DISTRIBUTION}'
+        needed = f'{what} needs {package} from the extra "{extra}" of {DISTRIBUTION}'
         raise ModuleNotFoundError(f"{needed}; {to_install(extra)}", name=error.name) from None
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gradflow.backend.registry import DeviceLike, get_backend
-from gradflow.environment import DISTRIBUTION, to_install
+from gradflow.environment import imported_extra
 from gradflow.files import FilePath, open_file, write_file
 from gradflow.ops import tensor
 from gradflow.tensor import Tensor
@@ -296,10 +296,7 @@ def _guess(content: bytes) -> str:
 
 
 def _safetensors(what: str) -> Any:
-    try:
-        import safetensors.numpy
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f'{what} needs safetensors from the extra "train" of {DISTRIBUTION}; {to_install("train")}'
-        ) from None
+    imported_extra("safetensors.numpy", "safetensors", "train", what)
+    import safetensors
+
     return safetensors

@@ -87,18 +87,26 @@ def check_finite(data: dict[str, Any]) -> None:
     for name, x in data.items():
         if (isinstance(x, gf.Tensor) and all_finite_there) or str(x.dtype.kind) in _WHOLE:
             continue
-        done = 0
-        for part in _chunks(x):
-            wrong = ~np.isfinite(part)
-            if wrong.any():
-                first = int(wrong.argmax())
-                row, *others = map(int, np.unravel_index(done + first, tuple(x.shape)))
-                column = f", column {', '.join(map(str, others))}," if others else ""
-                raise ValueError(
-                    f"row {row}{column} of the {name} is {part.reshape(-1)[first]}: replace numbers that are not "
-                    "finite, or leave out their rows, before training"
-                )
-            done += part.size
+        found = first_non_finite(x)
+        if found is not None:
+            (row, *others), value = found
+            column = f", column {', '.join(map(str, others))}," if others else ""
+            raise ValueError(
+                f"row {row}{column} of the {name} is {value}: replace numbers that are not finite, or leave out their "
+                "rows, before training"
+            )
+
+
+def first_non_finite(x: Any) -> tuple[tuple[int, ...], Any] | None:
+    """The index and the value of the first number in an array or a tensor that is not finite, or None."""
+    done = 0
+    for part in _chunks(x):
+        wrong = ~np.isfinite(part)
+        if wrong.any():
+            first = int(wrong.argmax())
+            return tuple(map(int, np.unravel_index(done + first, tuple(x.shape)))), part.reshape(-1)[first]
+        done += part.size
+    return None
 
 
 def _on_host(x: Any) -> Any:
@@ -112,10 +120,15 @@ def fingerprint(data: dict[str, Any]) -> str:
     for name, x in data.items():
         x = _on_host(x)
         digest.update(f"{name} {x.dtype.name} {tuple(x.shape)}\n".encode())
-        for part in _chunks(x):
-            little = part if part.dtype.str[0] != ">" else part.astype(part.dtype.newbyteorder("<"))
-            digest.update(little.reshape(-1).view(np.uint8))
+        hash_values(digest, x)
     return digest.hexdigest()
+
+
+def hash_values(digest: Any, x: Any) -> None:
+    """Add the values of an array or a tensor to a hash of `hashlib`, row by row, in little-endian byte order."""
+    for part in _chunks(x):
+        little = part.astype(part.dtype.newbyteorder("<"), copy=False)
+        digest.update(little.reshape(-1).view(np.uint8))
 
 
 def _chunks(x: Any) -> Iterator[Any]:

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from gradflow.data import arrays, images, splits
 from gradflow.data.built_in import DATASETS
+from gradflow.data.checks import hash_values
 from gradflow.data.inputs import DataError, as_rows, check_finite, check_names, checked_inputs, image_shape_of, listed
 from gradflow.data.labels import FEW_LABELS, Label, checked_targets, codes_among, encode
 from gradflow.data.reading import Samples, reading
-from gradflow.data.scaling import rows_at_once
 from gradflow.environment import imported_extra
 from gradflow.files import FilePath, open_file
 from gradflow.ops.host import array_from_host
@@ -162,10 +162,7 @@ class Dataset:
         hashed = hashlib.sha256(repr((self.classes, self.labels)).encode())
         for array in (self.inputs, self.targets):
             hashed.update(f"{array.dtype.name}{array.shape}".encode())
-            step = rows_at_once(array[0].size)
-            for start in range(0, len(array), step):
-                part = np.ascontiguousarray(array[start : start + step])
-                hashed.update(part.astype(part.dtype.newbyteorder("<"), copy=False).view(np.uint8).data)
+            hash_values(hashed, array)
         if self.test is not None:
             hashed.update(self.test.fingerprint.encode())
         return hashed.hexdigest()

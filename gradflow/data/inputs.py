@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradflow.data.scaling import rows_at_once
+from gradflow.data.checks import first_non_finite
 from gradflow.ops.host import array_from_host
 from gradflow.text import printable
 
@@ -80,17 +80,14 @@ def check_finite(values: Array, what: str, names: Sequence[str] = ()) -> None:
     """Raise DataError, with the row and the column, for the first number in (samples, columns) that is not finite."""
     if values.dtype.kind in "biu":
         return
-    step = rows_at_once(values.shape[1])
-    for start in range(0, len(values), step):
-        finite = np.isfinite(values[start : start + step])
-        if not finite.all():
-            row, column = (int(i) for i in np.argwhere(~finite)[0])
-            row += start
-            named = f" ({names[column]!r})" if names else ""
-            raise DataError(
-                f"{what} in row {row}, column {column}{named}, both counted from 0, is {values[row, column]}: "
-                "leave out such rows, or fill the gaps"
-            )
+    found = first_non_finite(values)
+    if found is not None:
+        (row, column), value = found
+        named = f" ({names[column]!r})" if names else ""
+        raise DataError(
+            f"{what} in row {row}, column {column}{named}, both counted from 0, is {value}: "
+            "leave out such rows, or fill the gaps"
+        )
 
 
 def check_names(names: Sequence[str], expected: Sequence[str], source: str, what: str = "feature") -> None:

@@ -107,14 +107,14 @@ class Standardizer:
         return cls(mean, deviation, limit)
 
 
-def rows_at_once(columns: int) -> int:
+def _rows_at_once(columns: int) -> int:
     """Return how many rows of this many columns make one chunk."""
     return max(1, _CHUNK // max(1, columns))
 
 
 def _chunks(values: Array, rows: npt.NDArray[np.int64] | None) -> Iterator[npt.NDArray[np.float64]]:
     """Yield the rows of an array, some at a time, as new float64 arrays."""
-    step = rows_at_once(values.shape[1])
+    step = _rows_at_once(values.shape[1])
     for start in range(0, len(values) if rows is None else len(rows), step):
         part = slice(start, start + step)
         yield np.array(values[part if rows is None else rows[part]], np.float64)

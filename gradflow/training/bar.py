@@ -5,18 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import gradflow as gf
-from gradflow.environment import DISTRIBUTION, to_install
+from gradflow.environment import imported_extra
 
 
 def tqdm() -> Any:
     """The class of bars. Raises ModuleNotFoundError, which says what to type, if it is not installed."""
-    try:
-        import tqdm
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f'a progress bar needs tqdm from the extra "train" of {DISTRIBUTION}; {to_install("train")}'
-        ) from None
-    return tqdm.tqdm
+    return imported_extra("tqdm", "tqdm", "train", "a progress bar").tqdm
 
 
 class Bar:
