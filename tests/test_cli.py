@@ -454,7 +454,7 @@ def test_a_folder_without_permission_is_one_line(words: tuple[str, ...], command
 def test_memory_that_the_system_would_grant_but_does_not_have_is_not_used(
     command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparation, "_physical_memory", lambda: 12e6)
+    monkeypatch.setattr(preparation, "physical_memory", lambda: 12e6)
     assert command("train", "iris", *QUICK, "--quiet").status == 0
     assert_one_line(command("train", "iris", *QUICK, "--hidden", "1000,1000"), "not enough memory on cpu")
     assert_one_line(command("train", "digits", *QUICK, "--hidden", "3000", "--batch-size", "9999"), "not enough memory")

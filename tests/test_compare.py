@@ -1,4 +1,4 @@
-"""The command `gradflow compare`: what differs between runs, and that what is no run is told in one line."""
+"""The command `gradflow compare`: the differences between runs, and one-line errors for folders that are not runs."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 def load(folder: str, data: str, device: str) -> tuple[Predictor, Samples]:
     """Return the model of a run, and samples that it takes. Raises UsageError if one of them cannot be used."""
     import gradflow as gf
-    from gradflow.data.inputs import checked_inputs, listed
+    from gradflow.data.inputs import check_names, checked_inputs, listed
     from gradflow.training import load_run
     from gradflow.training.runs.folder import going_on
 
@@ -100,9 +100,7 @@ def load(folder: str, data: str, device: str) -> tuple[Predictor, Samples]:
         gf.get_backend(device)
         predictor, samples = load_run(folder, device), _samples(data)
         inputs = checked_inputs(samples.inputs, data, predictor.features, predictor.sizes[0])
-        for expected, found in zip(predictor.features, samples.features, strict=False):
-            if expected != found:
-                raise UsageError(f"{data}: the feature {found!r} stands where {expected!r} is expected")
+        check_names(samples.features, predictor.features, data)
     with contextlib.suppress(ValueError, OSError):  # a model file, or a folder without the rest of its run
         why = going_on(folder)
         if why:

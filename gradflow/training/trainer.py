@@ -152,6 +152,11 @@ class Trainer(SetOnce):
         """The best epoch so far, or None."""
         return self._progress.best
 
+    @property
+    def best_weights(self) -> dict[str, gf.Tensor] | None:
+        """The state dict of the model after the best epoch, with averaged weights if there are any; None before it."""
+        return self._progress.best_weights
+
     # ------------------------------------------------------------------ training
 
     def epochs(self, n: int) -> Iterator[Epoch]:

@@ -11,7 +11,6 @@ from gradflow.training.epoch import Epoch, Step
 from gradflow.training.progress import damaged, history_of, listed, part, weights_of
 from gradflow.training.runs.predictor import Predictor
 from gradflow.training.runs.preparation import Plan, make_trainer, steps_per_epoch
-from gradflow.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Members:
                         break
             if self.number == settings.ensemble:
                 return
-            self.finished.append(Member(best_weights(self.trainer), self.trainer.history))
+            self.finished.append(Member(self.weights()[-1], self.trainer.history))
             self.trainer = make_trainer(self.plan, len(self.finished))
 
     def _is_trained(self) -> bool:
@@ -65,25 +64,18 @@ class Members:
         patience = settings.epochs if settings.patience is None else settings.patience
         return len(history) == settings.epochs or bool(history and history[-1].stale >= patience)
 
+    def best_weights(self) -> list[dict[str, gf.Tensor]]:
+        """Return the weights of the best epoch so far of each member that has one."""
+        best = self.trainer.best_weights
+        return [*(member.weights for member in self.finished), *([] if best is None else [best])]
+
     def weights(self) -> list[dict[str, gf.Tensor]]:
         """Return the weights of the best epoch so far of each member that has one; before that, the current weights."""
-        found = [member.weights for member in self.finished]
-        return found if found and not self.trainer.history else [*found, best_weights(self.trainer)]
+        return self.best_weights() or [self.trainer.model.state_dict()]
 
     def predictor(self, weights: Sequence[dict[str, gf.Tensor]]) -> Predictor:
         """Return what predicts with these weights of one or more models."""
-        data, split = self.plan.dataset, self.plan.split
-        return Predictor(
-            list(map(self._model, weights)),
-            split.input_scale,
-            split.target_scale,
-            classes=data.classes,
-            labels=data.labels,
-            features=data.features,
-            columns=data.columns,
-            image_shape=data.image_shape,
-            device=self.plan.settings.device,
-        )
+        return Predictor.from_split(list(map(self._model, weights)), self.plan.split)
 
     def _model(self, weights: dict[str, gf.Tensor]) -> gf.nn.MLP:
         settings = self.plan.settings
@@ -108,10 +100,3 @@ class Members:
         ]
         self.trainer = make_trainer(self.plan, len(self.finished))
         self.trainer.load_state_dict(part(state, "trainer"))
-
-
-def best_weights(trainer: Trainer) -> dict[str, gf.Tensor]:
-    """Return the weights of the best epoch so far, or the current ones before the first epoch."""
-    if trainer.best is not None:
-        trainer.restore_best()
-    return trainer.model.state_dict()

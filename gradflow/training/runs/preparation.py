@@ -7,8 +7,6 @@ import hashlib
 import importlib
 import importlib.util
 import itertools
-import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +15,7 @@ from typing import Any
 
 import gradflow as gf
 from gradflow.data import DATASETS, Batches, Dataset, Split, load
-from gradflow.environment import DISTRIBUTION, delayed_interrupts, to_install
+from gradflow.environment import DISTRIBUTION, delayed_interrupts, physical_memory, to_install
 from gradflow.training.runs.settings import Settings, SettingsError
 from gradflow.training.trainer import Trainer
 
@@ -153,7 +151,7 @@ def make_trainer(plan: Plan, member: int) -> Trainer:
         None if held is None else Batches(held.inputs, held.targets, VALIDATION_BATCH, shuffle=False, device=device)
     )
     try:
-        if device == "cpu" and _least_memory(plan.sizes, min(settings.batch_size, train.samples)) > _physical_memory():
+        if device == "cpu" and _least_memory(plan.sizes, min(settings.batch_size, train.samples)) > physical_memory():
             raise MemoryError
         model = gf.nn.MLP(plan.sizes, settings.activation, settings.dropout, device=device, generator=draws)
         optimizer = _make_optimizer(settings, model, settings.epochs * steps_per_epoch(settings, train))
@@ -182,17 +180,6 @@ def steps_per_epoch(settings: Settings, train: Batches) -> int:
 def _least_memory(sizes: tuple[int, ...], batch: int) -> int:
     """Return a lower bound on the bytes that training takes: weights, gradients, moments, a batch's hidden values."""
     return 4 * (3 * sum(n * m for n, m in itertools.pairwise(sizes)) + batch * sum(sizes))
-
-
-def _physical_memory() -> float:
-    """Return the bytes of memory of this machine, infinity if unknown.
-
-    This is checked in advance, because systems grant more memory than they have and kill the process that uses it.
-    """
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):  # on Windows, which grants only what it has
-        return math.inf
 
 
 def thread_limit(plan: Plan) -> contextlib.AbstractContextManager[Any]:

@@ -243,8 +243,7 @@ class Run:
         self._write(CHECKPOINT, to_bytes(state))
         self._saved = self._saved_state()
         self._write(METRICS, metrics_csv(self.plan, self.members.histories))
-        best = state["members"]["trainer"]["progress"]["best_weights"]
-        weights = [member.weights for member in self.members.finished] + ([] if best is None else [best])
+        weights = self.members.best_weights()
         if weights:  # so that a run that is killed can predict
             self._write(MODEL, to_bytes(self.members.predictor(weights).tree()))
 
