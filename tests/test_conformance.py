@@ -41,8 +41,8 @@ def environment() -> dict[str, str]:
 
 def run_kit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run pytest with the kit in a folder without settings; warnings are failures."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "--tb=short",
-               "-p", "gradflow.testing.plugin", "--pyargs", *arguments]  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:benchmark", "-W", "error",
+               "--tb=short", "-p", "gradflow.testing.plugin", "--pyargs", *arguments]  # fmt: skip
     return subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True)
 
 

@@ -76,6 +76,7 @@ LAYERS: tuple[set[str], ...] = (
     {"nn.perceptron"},
     {"nn", "optim"},  # the core up to here
     {"saving"},
+    {"drawing"},
     {"public"},
     {"data", "testing"},
     {"training.epoch", "training.host_metrics"},

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from types import MethodType
 from typing import Any
@@ -35,6 +34,10 @@ _SERVICES = (
     "event",
 )  # fmt: skip
 """The services that use CuPy's current device."""
+
+
+_SMALLEST_NORMAL = 2.0**-126
+"""The smallest positive float32 that is not subnormal."""
 
 
 class CupyBackend(LossKernels, OptimizerKernels):
@@ -87,10 +90,11 @@ class CupyBackend(LossKernels, OptimizerKernels):
 
     def full(self, shape: Any, fill_value: Any, *, dtype: Any = None) -> Array:
         dtype = self.cupy.dtype(type(fill_value) if dtype is None else dtype)
-        if -1 < fill_value <= 0 and dtype in self._floating:
+        if -1 < fill_value < 1 and dtype in self._floating:
             value = dtype.type(fill_value)
-            if value == 0 and math.copysign(1.0, value) < 0:  # CuPy clears the memory, which gives 0.0
-                return self.cupy.negative(self.cupy.zeros(shape, dtype=dtype))
+            bits = value.view(f"u{dtype.itemsize}")
+            if bits and abs(value) < _SMALLEST_NORMAL:  # CuPy would fill with zeros, which lose the sign of -0.0
+                return self.cupy.full(shape, bits, dtype=bits.dtype).view(dtype)
         return self.cupy.full(shape, fill_value, dtype=dtype)
 
     def clip(self, x: Array, /, min: Any = None, max: Any = None) -> Array:
@@ -190,7 +194,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return bool(runtime.pointerGetAttributes(values.ctypes.data).type == runtime.memoryTypeHost)
 
     def setitem(self, x: Array, key: Any, values: Any) -> None:
-        if isinstance(values, float) and values == 0.0 and math.copysign(1.0, values) < 0.0:  # CuPy would write 0.0
+        if isinstance(values, float) and abs(values) < _SMALLEST_NORMAL and str(values) != "0.0":  # see `full`
             values = self.full((), values, dtype=x.dtype)
         x[key] = values
 

@@ -72,6 +72,9 @@ class ndarray:  # noqa: N801
     def T(self) -> ndarray:  # noqa: N802
         return ndarray(self._values.T, self._device)
 
+    def view(self, dtype: Any) -> ndarray:
+        return ndarray(self._values.view(dtype), self._device)
+
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
 
@@ -207,12 +210,12 @@ for _name in (
 
 
 def _filled(shape: Any, value: Any, dtype: Any) -> Any:
-    """Filled with a number as CuPy does, which clears the memory for what equals 0."""
+    """Filled with a number as CuPy does, which clears the memory for what equals 0, and flushes subnormal numbers."""
     out = np.empty(shape, dtype)
     number = np.asarray(value, dtype=out.dtype)
     if number.shape:
         raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
-    out[...] = 0 if number == 0 else number
+    out[...] = 0 if number == 0 else _flushed(number)
     return out
 
 

@@ -1,0 +1,1 @@
+"""Computational graphs as pictures and text: traces, explanations and their renderings."""
