@@ -23,6 +23,7 @@ from gradflow.backend.registry import (
 )
 from gradflow.debug.anomaly import NonFiniteError, detect_anomaly
 from gradflow.debug.gradcheck import GradcheckError, gradcheck, gradgradcheck
+from gradflow.drawing.tracing import trace
 from gradflow.dtypes import (
     DType,
     bfloat16,
@@ -97,6 +98,7 @@ __all__ = [
     "save",
     "set_num_threads",
     "synchronize",
+    "trace",
     "uint8",
     "uint16",
     "uint32",

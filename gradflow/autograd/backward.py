@@ -130,6 +130,8 @@ def _walk(
             g = run_hooks(node, g, namespace, to_batched is not None)
             if wanted is None:
                 retain(node, g, namespace)
+        if observer is not None:
+            observer.gradient(node, g)
         if wanted is not None and node in wanted:
             wanted_gradients[node] = g
             if not (past_wanted and any(parent in on_path for parent in node.parents)):  # type: ignore[operator]
@@ -172,9 +174,13 @@ def _walk(
                 whole = result.whole(F, parent.shape) if result.__class__ is Part else result
                 observer.after_rule(node, i, g, out, values, whole)
             if result.__class__ is Part:  # its sum has the shape and dtype of the parent
+                if observer is not None:
+                    observer.received(node, i, whole)
                 parts[parent].add(result, F)
                 continue
             total = fitted(result, F, node, i)
+            if observer is not None:
+                observer.received(node, i, total)
             if parent in pending:  # the parent's namespace is F, unless the operation is a transfer between devices
                 total = functions_of(parent.backend).add(pending[parent], total)
             pending[parent] = total

@@ -41,6 +41,15 @@ class Observer:
         That is, if the gradient was summed over broadcast axes or cast, or added to an earlier one.
         """
 
+    def received(self, node: Node, argument: int, gradient: Any) -> None:
+        """Called with the gradient that an argument receives from a rule: summed over broadcast axes, and cast."""
+
+    def gradient(self, node: Node | Leaf, gradient: Any) -> None:
+        """Called with the gradient of a node or leaf: the sum of all that it receives in this pass, after its hooks."""
+
+    def stands_for(self, stand_in: Tensor, original: Tensor) -> None:
+        """Called when a transform computes with `stand_in`, which has a node of its own, in place of `original`."""
+
     def after_backward(self) -> None:
         """Called when a backward pass has succeeded."""
 
@@ -71,6 +80,15 @@ class Forwarder(Observer):
 
     def after_adding(self, node: Node | Leaf, gradient: Any) -> None:
         self.other.after_adding(node, gradient)
+
+    def received(self, node: Node, argument: int, gradient: Any) -> None:
+        self.other.received(node, argument, gradient)
+
+    def gradient(self, node: Node | Leaf, gradient: Any) -> None:
+        self.other.gradient(node, gradient)
+
+    def stands_for(self, stand_in: Tensor, original: Tensor) -> None:
+        self.other.stands_for(stand_in, original)
 
     def after_backward(self) -> None:
         self.other.after_backward()

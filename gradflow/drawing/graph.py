@@ -54,14 +54,19 @@ class Value:
     """A value: an edge, or several from the same source.
 
     index: its place in `Graph.values`.
+    label: what formulas call it: its name, a number ("2"), or "v1", "v2", ...; a gradient that a recorded backward pass
+        computed is called "df/dx".
     name: the name of a variable ("q") or parameter ("0.weight"), or None.
-    kind: "input" (requires grad, computed by no step), "parameter", "constant" (no gradient), or "result" of a step.
-    forward: its numbers, or None if they were not kept.
-    gradient: its gradient, summed over all uses; None if none was computed or kept.
+    kind: "input" (requires grad, computed by no step), "parameter", "result" (computed by a step, requires grad), or
+        "constant" (without a gradient; a step may have computed it).
+    forward: its numbers, or None if they were not kept. A Python number has the dtype "number" and no device.
+    gradient: its gradient, summed over all uses, in the last backward pass that reached it; None if none was computed
+        or kept.
     step: the index of the step that computed it, or None.
     """
 
     index: int
+    label: str
     name: str | None
     kind: Kind
     forward: Numbers | None = None
@@ -106,15 +111,35 @@ class Step:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Backward:
+    """A backward pass.
+
+    root: the index of the value that was differentiated (the last one, if there were several).
+    steps: the indices of the steps whose rules ran, in this order.
+    gradients: the gradients of values, by index.
+    received: what each input received from a step, by the index of the step and the place of the input in it.
+    recorded: whether the gradients are values of the graph too (`create_graph=True`).
+    """
+
+    root: int
+    steps: tuple[int, ...]
+    gradients: dict[int, Numbers]
+    received: dict[tuple[int, int], Numbers]
+    recorded: bool = False
+
+
 @dataclass
 class Graph:
     """A computational graph: its steps in the order of the forward pass, and their values.
 
-    outputs: indices of the values that nothing else uses, or that were asked for.
+    outputs: indices of the values that no step uses, or that were asked for.
     title: one line, or "".
+    passes: the backward passes, in the order in which they ran.
     """
 
     values: list[Value]
     steps: list[Step]
     outputs: tuple[int, ...] = ()
     title: str = ""
+    passes: list[Backward] = field(default_factory=list)

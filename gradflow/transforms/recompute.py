@@ -61,6 +61,9 @@ def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     memory = run.flat._shared_memory()  # the function may have returned a view of an argument
     out = Tensor(array, backend, node)
     memory.add(out)
+    observer = current_observer.get()
+    if observer is not None:
+        observer.stands_for(out, run.flat)
     return run.split(out)
 
 

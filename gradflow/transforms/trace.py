@@ -8,7 +8,7 @@ from typing import Any
 
 from gradflow.autograd.backward import backward
 from gradflow.autograd.batching import Batch, batched
-from gradflow.autograd.grad_mode import enable_grad, is_grad_enabled
+from gradflow.autograd.grad_mode import current_observer, enable_grad, is_grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.autograd.leaf import Leaf
 from gradflow.ops import namespace
@@ -20,7 +20,7 @@ from gradflow.tensor import Tensor
 from gradflow.transforms.arguments import argument_numbers, check_function, kind_of
 from gradflow.tree import flatten, map_tree, rebuild
 
-_IDENTITY = Operation("identity", lambda F, x: x, [lambda F, g, _out, _x: g], view=True)
+IDENTITY = Operation("identity", lambda F, x: x, [lambda F, g, _out, _x: g], view=True)
 
 
 class Trace:
@@ -148,9 +148,13 @@ class Trace:
 def stand_in(x: Tensor, recorded: bool) -> Tensor:
     """A tensor that shares the values of x: a new leaf; or if `recorded` and x needs a gradient, an operation on x."""
     if recorded and x._node is not None:
-        return apply(_IDENTITY, (x,))
-    out = x.detach()
-    out._node = Leaf(x.backend, x.shape, x.array.dtype)
+        out = apply(IDENTITY, (x,))
+    else:
+        out = x.detach()
+        out._node = Leaf(x.backend, x.shape, x.array.dtype)
+    observer = current_observer.get()
+    if observer is not None:
+        observer.stands_for(out, x)
     return out
 
 

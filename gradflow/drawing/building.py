@@ -1,0 +1,169 @@
+"""Builds the `Graph` of a recorder: numbers on the host, labels, formulas."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from gradflow.drawing.formulas import Text, filled, text_of
+from gradflow.drawing.graph import Backward, Graph, Numbers, Step, Value
+from gradflow.drawing.numbers import short
+from gradflow.drawing.places import Call
+from gradflow.drawing.recorder import Applied, Pass, Recorder
+from gradflow.drawing.summaries import Summary
+
+
+def graph_of(recorder: Recorder, roots: Mapping[int, str], outputs: tuple[int, ...] = ()) -> Graph:
+    """The graph that a recorder has seen. Waits for the devices.
+
+    roots: the names of the outermost modules, by id. outputs: see `Graph` (default: the values that no step uses).
+    """
+    recorder.summaries.read()
+    labels = _labels(recorder)
+    values = [
+        Value(i, label, seen.name, seen.kind, _read(seen.forward), None, seen.step)
+        for i, (seen, label) in enumerate(zip(recorder.values, labels, strict=True))
+    ]
+    passes = [_backward(each, recorder) for each in recorder.passes if each.gradients]
+    modules = _Modules(roots)
+    steps = [_step(i, applied, labels, modules) for i, applied in enumerate(recorder.steps)]
+    for backward in passes:
+        _show(backward, values, steps, [text_of(s.op.name, len(s.inputs)) for s in recorder.steps])
+    used = {i for step in steps for i in step.inputs}
+    outputs = outputs or tuple(step.output for step in steps if step.output not in used)
+    return Graph(values, steps, outputs, "", passes)
+
+
+def _read(forward: Summary | float | None) -> Numbers | None:
+    if forward is None or isinstance(forward, Summary):
+        return None if forward is None else forward.numbers
+    number = float(forward)
+    return Numbers((), "number", "", forward, number, 0.0, number, number)
+
+
+def _labels(recorder: Recorder) -> list[str]:
+    """What formulas call each value."""
+    taken = {seen.name for seen in recorder.values}
+    fresh = (name for n in itertools.count(1) if (name := f"v{n}") not in taken)
+    labels: list[str] = []
+    for seen in recorder.values:
+        if seen.name is not None:
+            labels.append(seen.name)
+        elif isinstance(seen.forward, (int, float)):
+            labels.append(short(seen.forward) if seen.forward >= 0 else f"({short(seen.forward)})")
+        elif seen.gradient_of is not None:
+            backward, index = seen.gradient_of
+            labels.append(derivative(labels[next(iter(backward.gradients))], labels[index]))
+        else:
+            labels.append(next(fresh))
+    return labels
+
+
+def derivative(of: str, by: str) -> str:
+    """The derivative of one value by another as text: "df/dx".
+
+    >>> derivative("loss", "0.weight")
+    'dloss/d(0.weight)'
+    """
+    return "/".join(f"d{label}" if label.isidentifier() else f"d({label})" for label in (of, by))
+
+
+def _backward(each: Pass, recorder: Recorder) -> Backward:
+    places = [_places(step) for step in recorder.steps]
+    received = {(s, places[s].index(a)): _known(x) for (s, a), x in each.received.items()}
+    gradients = {i: _known(x) for i, x in each.gradients.items()}
+    return Backward(next(iter(gradients)), tuple(each.steps), gradients, received, each.recorded)
+
+
+def _known(summary: Summary) -> Numbers:
+    assert summary.numbers is not None
+    return summary.numbers
+
+
+def _places(applied: Applied) -> list[int]:
+    """The arguments that are inputs of a step: all but those that are None."""
+    return [i for i, index in enumerate(applied.inputs) if index is not None]
+
+
+def _step(index: int, applied: Applied, labels: list[str], modules: _Modules) -> Step:
+    text = text_of(applied.op.name, len(applied.inputs))
+    names = ["None" if i is None else labels[i] for i in applied.inputs]
+    return Step(
+        index,
+        applied.op.name,
+        text.symbol,
+        tuple([i for i in applied.inputs if i is not None]),
+        applied.output,
+        f"{labels[applied.output]} = {filled(text.formula, names, labels[applied.output], applied.parameters)}",
+        role=text.role,
+        module=modules.path(applied.place.calls),
+        recorded_by=applied.recorded_by,
+        line=applied.place.line,
+        options=_options(applied.parameters),
+    )
+
+
+def _options(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that a reader understands: numbers, strings, and tuples of them."""
+    plain = (bool, int, float, str, tuple, list, type(None))
+    return {name: value for name, value in parameters.items() if name != "residual" and isinstance(value, plain)}
+
+
+def _show(backward: Backward, values: list[Value], steps: list[Step], texts: list[Text]) -> None:
+    """Set the gradients, rules and order of the steps from a backward pass."""
+    root = values[backward.root].label
+    for index, numbers in backward.gradients.items():
+        values[index].gradient = numbers
+    for order, s in enumerate(backward.steps):
+        step = steps[s]
+        step.backward = order
+        step.received = tuple([backward.received.get((s, i)) for i in range(len(step.inputs))])
+        step.rule = tuple(
+            [None if got is None else rule_text(step, i, values, texts[s], root) for i, got in enumerate(step.received)]
+        )
+
+
+def rule_text(step: Step, i: int, values: list[Value], text: Text, root: str) -> str:
+    """What the backward pass computes for an input of a step, as a formula."""
+    labels = [values[j].label for j in step.inputs]
+    out = values[step.output].label
+    upstream = derivative(root, out)
+    local = text.local[i] if i < len(text.local) else None
+    shown = derivative(out, labels[i]) if local is None else filled(local, labels, out, step.options)
+    return f"{derivative(root, labels[i])} = {upstream} * {shown}"
+
+
+class _Modules:
+    """The names of the boxes that modules are: "0 (Linear)"; of a second call of the same module "0 (Linear), 2"."""
+
+    def __init__(self, roots: Mapping[int, str]) -> None:
+        self.roots = roots
+        self.calls: dict[tuple[int, ...], list[int]] = {}
+
+    def path(self, calls: tuple[Call, ...]) -> tuple[str, ...]:
+        """The names of the boxes around a step, the outermost first."""
+        names = []
+        outer: Any = None
+        within: tuple[int, ...] = ()
+        for call in calls:
+            key = (*within, id(call.module))
+            numbers = self.calls.setdefault(key, [])
+            if call.number not in numbers:
+                numbers.append(call.number)
+            again = numbers.index(call.number)
+            within = (*key, call.number)
+            if call.module is None:
+                name = "checkpoint"
+            else:
+                kind = type(call.module).__name__
+                path = self._name(call.module, outer)
+                name = f"{path} ({kind})" if path else kind
+                outer = call.module
+            names.append(f"{name}, call {again + 1}" if again else name)
+        return tuple(names)
+
+    def _name(self, module: Any, outer: Any) -> str | None:
+        inside = () if outer is None else outer.named_modules()
+        found = next((name for name, child in inside if child is module), None)
+        return found or self.roots.get(id(module))

@@ -1,0 +1,71 @@
+"""Names of values: the caller's variables, the names that were passed, and the paths of parameters in their modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+from gradflow.drawing.recorder import Recorder
+from gradflow.nn.module import Module
+from gradflow.tensor import Tensor
+
+
+def checked_names(function: str, names: Mapping[str, Any]) -> None:
+    """Raise TypeError for a name that was passed for something else than a tensor or a module."""
+    for name, value in names.items():
+        if not isinstance(value, (Tensor, Module)):
+            raise TypeError(
+                f"{function} takes names of tensors and modules, as in {function}(x=x, model=model); "
+                f"{name} is {type(value).__name__}"
+            )
+
+
+def variables(frame: FrameType) -> dict[str, Any]:
+    """The variables of a frame that can be named: those of its function first, then those of its module."""
+    found = {**frame.f_locals}
+    for name, value in frame.f_globals.items():
+        found.setdefault(name, value)
+    return {name: value for name, value in found.items() if not name.startswith("_")}
+
+
+def name_values(recorder: Recorder, given: Mapping[str, Any], found: Mapping[str, Any]) -> dict[int, str]:
+    """Name the values of a recorder; returns the names of the outermost modules, by their ids.
+
+    given: names that were passed, which win. found: variables of the caller.
+    """
+    modules = _modules(recorder, given, found)
+    roots = {id(module): name for name, module in modules}
+    owners = [
+        (f"{name}.{path}" if len(modules) > 1 or name in given else path, parameter)
+        for name, module in modules
+        for path, parameter in (*module.named_parameters(), *module.named_buffers())
+    ]
+    for pairs in (_tensors(given), owners, _tensors(found)):
+        for name, tensor in pairs:
+            for index in recorder.all_of(tensor):
+                if recorder.values[index].name is None:
+                    recorder.values[index].name = name
+    return roots
+
+
+def _tensors(names: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    return ((name, value) for name, value in names.items() if isinstance(value, Tensor))
+
+
+def _modules(recorder: Recorder, given: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[str, Module]]:
+    """The modules that ran outermost, or hold a parameter of the graph, each with its name."""
+    called = [step.place.calls[0].module for step in recorder.steps if step.place.calls]
+    outermost = {id(module): module for module in called if module is not None}
+    named = [(n, v) for names in (given, found) for n, v in names.items() if isinstance(v, Module)]
+    inner = {id(child) for _, module in named for child in module.modules() if child is not module}
+    result: dict[int, tuple[str, Module]] = {}
+    for name, module in named:
+        used = id(module) in outermost or any(recorder.all_of(p) for p in module.parameters())
+        if used and id(module) not in inner:
+            result.setdefault(id(module), (name, module))
+    covered = {id(child) for _, module in result.values() for child in module.modules()}
+    for key, module in outermost.items():
+        if key not in covered:
+            result[key] = type(module).__name__.lower(), module
+    return list(result.values())

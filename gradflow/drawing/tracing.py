@@ -1,0 +1,73 @@
+"""`trace`: what runs in a `with`, as a graph with its values and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+from gradflow.autograd.grad_mode import OBSERVED, OFF, current_observer, grad_enabled
+from gradflow.drawing.graph import Graph
+from gradflow.drawing.names import checked_names, name_values, variables
+from gradflow.drawing.picture import Picture
+from gradflow.drawing.places import user_frame
+from gradflow.drawing.recorder import Recorder
+from gradflow.modes import Mode
+
+
+class _Recording(Mode):
+    """The mode in which a recorder is the observer."""
+
+    variables = (current_observer, grad_enabled)
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def _values(self) -> tuple[Any, ...]:
+        return self.recorder, OFF if grad_enabled.get() is OFF else OBSERVED
+
+
+class Trace(Picture):
+    """What ran in the `with` of `gradflow.trace`; see there."""
+
+    def __init__(self, names: dict[str, Any]) -> None:
+        self._names = names
+        self._mode: _Recording | None = None
+        self._read: Callable[[], Graph] | None = None
+        self._graph: Graph | None = None
+
+    def __enter__(self) -> Self:
+        if self._mode is not None:
+            raise RuntimeError("a trace records one `with`: call gradflow.trace() again for another")
+        self._mode = _Recording(Recorder(current_observer.get()))
+        self._mode.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        assert self._mode is not None
+        self._mode.__exit__(*error)
+        recorder = self._mode.recorder
+        recorder.places.forget()
+        roots = name_values(recorder, self._names, variables(user_frame()))
+        self._names = {}
+
+        def read() -> Graph:
+            from gradflow.drawing.building import graph_of
+
+            return graph_of(recorder, roots)
+
+        self._read = read
+
+    @property
+    def graph(self) -> Graph:
+        """The graph as plain data. Its first use copies the numbers from the devices."""
+        if self._read is not None:
+            self._graph, self._read = self._read(), None
+        if self._graph is None:
+            raise RuntimeError("the graph of a trace is complete at the end of its `with`")
+        return self._graph
+
+
+def trace(**names: Any) -> Trace:
+    """Record every operation and gradient inside a `with`, to see them as a table or a picture."""
+    checked_names("trace", names)
+    return Trace(names)
