@@ -23,7 +23,7 @@ STEPS = 10
 
 @dataclass(frozen=True)
 class Workload:
-    """A perceptron with layers of these widths, its loss, optimizer, batch size and number of batches."""
+    """A perceptron with layers of these widths, its loss, optimizer, batch size, number of batches and dtype."""
 
     letter: str
     name: str
@@ -32,6 +32,7 @@ class Workload:
     loss: str = "cross_entropy"
     optimizer: str = "SGD"
     batches: int = 32
+    dtype: str = "float32"
 
     @property
     def size(self) -> str:

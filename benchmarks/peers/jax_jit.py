@@ -46,7 +46,8 @@ def adam(parameters: Any, state: Any, gradients: Any, lr: float) -> tuple[Any, A
     square = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, square, gradients)
 
     def update(p: Any, m: Any, v: Any) -> Any:
-        return p - lr * (m / (1 - beta1**count)) / (jnp.sqrt(v / (1 - beta2**count)) + eps)
+        step = lr * (m / (1 - beta1**count)) / (jnp.sqrt(v / (1 - beta2**count)) + eps)
+        return (p - step).astype(p.dtype)
 
     return jax.tree.map(update, parameters, mean, square), (count, mean, square)
 
@@ -66,8 +67,13 @@ class Jit(Peer):
         self._step, self._adaptive = step, workload.optimizer == "Adam"
         weights = workload.weights()
         self._start = list(zip(weights[::2], weights[1::2], strict=True))
-        self.batches = [(jnp.array(x), jnp.array(y)) for x, y in workload.slices()]
+        self._dtype = workload.dtype
+        self.batches = [(self._moved(x), self._moved(y)) for x, y in workload.slices()]
         self.restore()
+
+    def _moved(self, values: Any) -> Any:
+        """Values on JAX's device; labels stay integers."""
+        return jnp.array(values, self._dtype if values.dtype.kind == "f" else None)
 
     def step(self, x: Any, y: Any) -> Any:
         self.parameters, self.state, loss = jax.block_until_ready(self._step(self.parameters, self.state, x, y))
@@ -77,6 +83,6 @@ class Jit(Peer):
         def zeros() -> Any:
             return jax.tree.map(jnp.zeros_like, self.parameters)
 
-        self.parameters = jax.tree.map(jnp.array, self._start)
+        self.parameters = jax.tree.map(self._moved, self._start)
         self.state = (jnp.zeros((), jnp.int32), zeros(), zeros()) if self._adaptive else zeros()
         jax.block_until_ready((self.parameters, self.state))

@@ -13,13 +13,19 @@ from gradflow import nn, optim
 class Gradflow(Peer):
     """gradflow on the CPU; the environment of its process selects the kernels."""
 
+    device = "cpu"
+
     def __init__(self, workload: Workload) -> None:
         gf.manual_seed(0)
-        self.model = nn.MLP(workload.layers, device="cpu")
+        self.model = nn.MLP(workload.layers, device=self.device, dtype=workload.dtype)
         self.loss = nn.MSELoss() if workload.loss == "mse_loss" else nn.CrossEntropyLoss()
         self.optimizer = make_optimizer(optim, workload, list(self.model.parameters()))
         self._start = self.model.state_dict(), self.optimizer.state_dict()
-        self.batches = [(gf.tensor(x, device="cpu"), gf.tensor(y, device="cpu")) for x, y in workload.slices()]
+        self.batches = [(self._moved(x, workload.dtype), self._moved(y, workload.dtype)) for x, y in workload.slices()]
+
+    def _moved(self, values: Any, dtype: str) -> Any:
+        """Values of a batch on the device; labels stay integers."""
+        return gf.tensor(values, device=self.device, dtype=dtype if values.dtype.kind == "f" else None)
 
     def step(self, x: Any, y: Any) -> Any:
         self.optimizer.zero_grad()

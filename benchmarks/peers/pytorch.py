@@ -16,19 +16,24 @@ from benchmarks.workloads import Workload, make_optimizer
 class Eager(Peer):
     """PyTorch with its defaults."""
 
-    fused: bool | None = None
+    device = "cpu"
+    options: dict[str, Any] = {}  # noqa: RUF012  # of the optimizer
 
     def __init__(self, workload: Workload) -> None:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         modules: list[nn.Module] = []
         for n, m in pairwise(workload.layers):
             modules += [nn.Linear(n, m), nn.ReLU()]
-        self.model = nn.Sequential(*modules[:-1])
+        self.model = nn.Sequential(*modules[:-1]).to(self.device, getattr(torch, workload.dtype))
         self.loss = nn.MSELoss() if workload.loss == "mse_loss" else nn.CrossEntropyLoss()
-        self.optimizer = make_optimizer(torch.optim, workload, list(self.model.parameters()), fused=self.fused)
-        self.batches = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in workload.slices()]
+        self.optimizer = make_optimizer(torch.optim, workload, list(self.model.parameters()), **self.options)
+        self.batches = [(self._moved(x, workload.dtype), self._moved(y, workload.dtype)) for x, y in workload.slices()]
         self._start = [torch.from_numpy(w) for w in workload.weights()]
         self.restore()
+
+    def _moved(self, values: Any, dtype: str) -> Any:
+        """Values of a batch on the device; labels stay integers."""
+        return torch.from_numpy(values).to(self.device, getattr(torch, dtype) if values.dtype.kind == "f" else None)
 
     def compute_loss(self, x: Any, y: Any) -> Any:
         """Return the recorded loss of a batch."""
@@ -53,7 +58,7 @@ class Eager(Peer):
 class Fused(Eager):
     """PyTorch with a fused optimizer: one kernel updates all parameters."""
 
-    fused = True
+    options = {"fused": True}  # noqa: RUF012
 
 
 class Compiled(Fused):

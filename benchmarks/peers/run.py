@@ -18,8 +18,8 @@ from typing import IO, Any
 from benchmarks.peers.rows import REFERENCE, Row
 from benchmarks.workloads import Workload
 
-RTOL = 1e-4
-"""The largest relative difference of a row's losses from gradflow's."""
+RTOL = {"float32": 1e-4, "bfloat16": 2e-2}
+"""The largest relative difference of a row's losses from gradflow's, by dtype."""
 _ROOT = Path(__file__).parents[2]
 _FORCED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
 """Variables that change a library's choice of kernels; they are removed from the environment of every row."""
@@ -31,7 +31,11 @@ class LeftOutError(Exception):
 
 
 class CrashError(Exception):
-    """The process of a row crashed; the message is its last line on stderr."""
+    """The process of a row crashed; the message is its last line on stderr, `trace` the last 40."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
 
 
 class Worker:
@@ -65,11 +69,16 @@ class Worker:
             self._process.wait()
             self._stderr.seek(0)
             words = [line for line in self._stderr.read().splitlines() if line.strip()]
-            raise CrashError(words[-1] if words else f"it ended with status {self._process.returncode}")
+            status = f"it ended with status {self._process.returncode}"
+            raise CrashError(words[-1] if words else status, "\n".join([*words[-40:], status]))
         answer = json.loads(line)
         if "left_out" in answer:
             raise LeftOutError(answer["left_out"])
         return answer["result"]
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
 
     def close(self) -> None:
         """End the process. It ends by itself when its input is closed, unless it is in a step."""
@@ -159,12 +168,17 @@ class Run:
                 if reason:
                     self.left_out[row.title] = reason
                 else:
-                    stderr = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
-                    self._workers[name] = Worker(row, self.cores, stderr)
-                    stack.callback(self._workers[name].close)
+                    self._start(name, stack)
                     if name == REFERENCE and not self.blas:
                         self.blas = self._workers[name].ask("blas")
             yield
+
+    def _start(self, name: str, stack: ExitStack) -> None:
+        """Start the process of a row, which ends with the stack."""
+        stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        stack.enter_context(stderr)
+        self._workers[name] = Worker(self.rows[name], self.cores, stderr)
+        stack.callback(self._workers[name].close)
 
     def _cell(self, workload: Workload, optimizer: str) -> Cell:
         """Add a new cell and print its name as progress."""
@@ -204,21 +218,21 @@ class Run:
         for name in list(self._workers):
             cell.losses[name] = self._ask(name, cell, "prepare", cell.task)
         ours = cell.losses.get(REFERENCE)
-        found = []
+        found, rtol = [], RTOL[cell.workload.dtype]
         for name in list(self._workers):
             theirs = cell.losses[name]
-            if theirs is None or equal(ours, theirs):
+            if theirs is None or equal(ours, theirs, rtol):
                 found.append(name)
             else:
                 self.failed.append(
                     f"{self.rows[name].title} is not timed in {cell}: its losses are {theirs}, gradflow's {ours}; "
-                    f"they may differ by {RTOL:g} of gradflow's"
+                    f"they may differ by {rtol:g} of gradflow's"
                 )
         return found
 
 
-def equal(ours: list[float] | None, theirs: list[float]) -> bool:
-    """Return whether the losses of a row equal gradflow's; False if gradflow has none."""
+def equal(ours: list[float] | None, theirs: list[float], rtol: float = RTOL["float32"]) -> bool:
+    """Return whether the losses of a row equal gradflow's up to this part of them; False if gradflow has none."""
     return ours is not None and all(
-        math.isclose(a, b, rel_tol=0, abs_tol=RTOL * abs(a)) for a, b in zip(ours, theirs, strict=True)
+        math.isclose(a, b, rel_tol=0, abs_tol=rtol * abs(a)) for a, b in zip(ours, theirs, strict=True)
     )

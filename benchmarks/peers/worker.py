@@ -35,8 +35,8 @@ def pin(cores: list[int]) -> None:
 
 def first_losses(peer: Peer) -> list[float] | None:
     """Return the losses of the first steps; None if the row does not train."""
-    losses = [peer.step(*batch) for batch in itertools.islice(itertools.cycle(peer.batches), CHECKED_STEPS)]
-    return [loss.item() for loss in losses] if peer.trains else None
+    batches = itertools.islice(itertools.cycle(peer.batches), CHECKED_STEPS)
+    return [peer.step(*batch).item() for batch in batches] if peer.trains else None
 
 
 def turn(peer: Peer, seconds: float) -> float:
@@ -96,7 +96,7 @@ def main(where: str) -> None:
 
             answer["result"] = blas()
         elif command == "turn":
-            answer["result"] = turn(peer, *arguments)
+            answer["result"] = getattr(peer, "turn", partial(turn, peer))(*arguments)
         else:
             from benchmarks.peers.memory import watch
             from benchmarks.peers.peer import UnavailableError

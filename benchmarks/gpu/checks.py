@@ -1,0 +1,94 @@
+"""Before anything is timed: the tests marked `gpu`, and the kernels under compute-sanitizer."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from benchmarks.gpu.run import progress, without_paths
+
+ROOT = Path(__file__).parents[2]
+KERNELS = "tests/cupy_backend/test_cupy_kernels.py"
+
+
+def run_tests(seconds: float, dry: bool) -> dict[str, Any]:
+    """Run the tests marked `gpu`, skips as failures. In a dry run: a few kernels, emulated."""
+    chosen = [KERNELS, "-k", "emulated and one_hot"] if dry else ["tests", "-m", "gpu"]
+    parallel = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") and not dry else []
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        found = _run(
+            [*_pytest(), *chosen, *parallel, f"--junitxml={report}"],
+            seconds,
+            "the tests marked gpu",
+            _GPU if not dry else {},
+        )
+        return {**found, **(_counts(report) if report.exists() else {})}
+
+
+def run_sanitizer(seconds: float, dry: bool) -> dict[str, Any]:
+    """Run the kernels' tests on the GPU under compute-sanitizer, which finds accesses out of bounds."""
+    tool = shutil.which("compute-sanitizer")
+    if tool is None and not dry:
+        return {"left_out": "compute-sanitizer is not installed; it comes with the CUDA toolkit"}
+    checker = [] if dry else [str(tool), "--tool", "memcheck", "--error-exitcode", "9", "--target-processes", "all"]
+    chosen = "emulated and one_hot" if dry else "cuda and not many and not large"
+    return _run([*checker, *_pytest(), KERNELS, "-k", chosen], seconds, "compute-sanitizer", {} if dry else _GPU)
+
+
+_GPU = {"GRADFLOW_REQUIRE_GPU": "1"}
+
+
+def _pytest() -> list[str]:
+    return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
+
+
+def _run(command: list[str], seconds: float, what: str, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a command for at most these seconds; returns its status, its time and its last lines."""
+    progress(f"{what}, at most {seconds:.0f} s")
+    start = time.perf_counter()
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, **environment}
+        )
+        try:
+            status: Any = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            status = "it took too long"
+        output.seek(0)
+        lines = [without_paths(line) for line in output.read().splitlines() if line.strip()]
+    progress(f"  status {status}: {lines[-1] if lines else ''}")
+    return {"status": status, "seconds": round(time.perf_counter() - start, 1), "last_lines": lines[-15:]}
+
+
+def _counts(report: Path) -> dict[str, Any]:
+    """The numbers of tests, and the names of those that failed or were skipped, from a report of pytest."""
+    failed, skipped, count = [], [], 0
+    for case in ElementTree.parse(report).iter("testcase"):
+        count += 1
+        name = f"{case.get('classname')}::{case.get('name')}"
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.append(name)
+        skip = case.find("skipped")
+        if skip is not None and skip.get("type") != "pytest.xfail":
+            skipped.append(f"{name}: {without_paths(skip.get('message') or '')}")
+    return {"tests": count, "failed": failed, "skipped": skipped}
+
+
+def passed(found: dict[str, Any]) -> bool:
+    """Whether a check passed: nothing failed, nothing was skipped."""
+    return "left_out" in found or (found["status"] == 0 and not found.get("skipped"))

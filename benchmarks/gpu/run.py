@@ -1,0 +1,120 @@
+"""A run that goes on: a row that crashes, hangs or computes something else is left out of one workload only."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from benchmarks.peers.rows import Row
+from benchmarks.peers.run import RTOL, Cell, CrashError, LeftOutError, Run, equal
+from benchmarks.workloads import Workload
+
+_START = time.perf_counter()
+
+
+def progress(text: str) -> None:
+    """Print a line with the seconds since the start of the command."""
+    print(f"{time.perf_counter() - _START:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+
+def without_paths(text: str) -> str:
+    """A traceback without folders, which would identify the machine."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/\"':]+/)*", "", text)
+
+
+class GpuRun(Run):
+    """Runs the workloads one after another; each row has `limit` seconds to compile, and the run `budget` in all.
+
+    `left_out` and `failed` name rows and workloads; `traces` has the last lines that a crashed row wrote.
+    """
+
+    def __init__(
+        self, rows: dict[str, Row], cores: list[int], rounds: int, seconds: float, limit: float, budget: float
+    ) -> None:
+        super().__init__(rows, cores, rounds, seconds)
+        self.limit, self._end = limit, _START + budget
+        self.traces: dict[str, str] = {}
+
+    def measure_each(self, workloads: list[Workload], after: Callable[[], None]) -> None:
+        """Measure the workloads; call `after` after each."""
+        with ExitStack() as stack:
+            stack.callback(self._workers.clear)
+            for workload in workloads:
+                for name, row in self.rows.items():
+                    reason = row.why_not()
+                    if reason:
+                        self.left_out[row.title] = reason
+                    elif name not in self._workers:
+                        self._start(name, stack)
+                progress(f"{workload.letter}: {workload.size}, batch {workload.batch}, {workload.dtype}")
+                self._measure(self._cell(workload, workload.optimizer))
+                after()
+
+    def _measure(self, cell: Cell) -> None:
+        prepared = self._prepare(cell)
+        cell.turns.update((name, []) for name in prepared)
+        for _ in range(self.rounds):
+            self._order.shuffle(prepared)
+            for name in list(prepared):
+                if self._left() < self.seconds + 1:
+                    self.left_out[f"rounds of {cell}"] = "no time was left"
+                    return
+                found = self._ask(name, cell, "turn", self.seconds)
+                if found is None:
+                    prepared.remove(name)
+                    del cell.turns[name]
+                else:
+                    cell.turns[name].append(found)
+        medians = {name: statistics.median(turns) for name, turns in cell.turns.items()}
+        progress("  " + ", ".join(f"{name} {1e6 * median:.1f} us" for name, median in medians.items()))
+
+    def _prepare(self, cell: Cell) -> list[str]:
+        """Return the rows to time: those whose first losses equal those of the first row that has any."""
+        rtol, found, first = RTOL[cell.workload.dtype], [], None
+        for name in [name for name in self.rows if name in self._workers]:
+            start = time.perf_counter()
+            losses = self._ask(name, cell, "prepare", cell.task)
+            if losses is None:
+                continue
+            progress(f"  {self.rows[name].title} is ready after {time.perf_counter() - start:.1f} s: {losses}")
+            cell.losses[name] = losses
+            first = first or name
+            if equal(cell.losses[first], losses, rtol):
+                found.append(name)
+            else:
+                self.failed.append(
+                    f"{self.rows[name].title} is not timed in {cell}: its losses are {losses}, those of "
+                    f"{self.rows[first].title} {cell.losses[first]}; they may differ by {rtol:g} of them"
+                )
+                progress(f"  {self.failed[-1]}")
+        return found
+
+    def _left(self) -> float:
+        return self._end - time.perf_counter()
+
+    def _ask(self, name: str, cell: Cell, *command: Any) -> Any:
+        """Return a worker's result; if it has none in time, return None and end the worker."""
+        worker, what = self._workers[name], f"{self.rows[name].title} in {cell}"
+        timer = threading.Timer(max(min(self.limit, self._left()), 1), worker.kill)
+        timer.start()
+        try:
+            return worker.ask(*command)
+        except LeftOutError as reason:
+            self.left_out[what] = str(reason)
+            progress(f"  left out: {what}: {reason}")
+        except CrashError as crash:
+            late = timer.finished.is_set()
+            self.failed.append(f"{what}: {'it took too long' if late else without_paths(str(crash))}")
+            self.traces[what] = without_paths(crash.trace)
+            progress(f"  {self.failed[-1]}")
+        finally:
+            timer.cancel()
+        worker.close()
+        del self._workers[name]
+        return None

@@ -1,0 +1,92 @@
+"""The measurement on a GPU, as its dry run on the CPU, and what it computes from the times."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import rows as gpu_rows
+from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.checks import passed
+from benchmarks.gpu.run import without_paths
+from benchmarks.gpu.tables import ratios
+from benchmarks.peers.rows import Row
+from benchmarks.peers.run import Cell
+from benchmarks.workloads import TINY
+
+BROKEN = """
+from benchmarks.gpu.pytorch import Eager
+
+
+class Broken(Eager):
+    def step(self, x, y):
+        raise RuntimeError("out of order")
+"""
+
+
+@pytest.mark.slow
+def test_a_dry_run_measures_its_rows_and_goes_on_after_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed; it is in the extra 'peers'")
+    (tmp_path / "planted.py").write_text(BROKEN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    known = gpu_rows.rows
+
+    def planted(device: str) -> dict[str, Row]:
+        found = known(device)
+        environment = found["torch"].environment
+        return {**found, "torch-compile": Row("a broken row", "planted:Broken", environment=environment)}
+
+    monkeypatch.setattr(gpu_rows, "rows", planted)
+    options = ["--workloads", "t,b", "--rows", "captured,torch,torch-compile", "--rounds", "1", "--no-sanitizer"]
+    assert main([*options, "--turn", "0.01", "--dry-run", "--commit", "c0ffee", "--out", str(tmp_path)]) == 1
+    (path,) = tmp_path.glob("dry-run-*.json")
+    content = json.loads(path.read_text())
+    assert content["dry_run"] in ("emulated", "cpu")
+    assert content["commit_info"] == {"id": "c0ffee"}
+    assert content["checks"]["tests"]["tests"] == 1
+    assert content["failed"] == [f"a broken row in Adam, {w}: RuntimeError: out of order" for w in "tb"]
+    assert all("in step" in trace for trace in content["traces"].values())
+    for cell, dtype in zip(content["cells"], ("float32", "bfloat16"), strict=True):
+        assert cell["workload"]["dtype"] == dtype
+        assert set(cell["rows"]) == {"gradflow", "captured", "torch"}
+        assert all(row["median"] > 0 for row in cell["rows"].values())
+    assert not re.search(r"(?<!\w)/\w", path.read_text()), "a path"
+    assert f'"{platform.node()}"' not in path.read_text()
+    printed = capfd.readouterr().out
+    assert "| time of the peer / time of gradflow, captured | t | b |" in printed
+    assert "failed: a broken row in Adam, t: RuntimeError: out of order" in printed
+
+
+def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import gradflow as gf
+
+    if gf.diagnose("cuda").usable:
+        pytest.skip("there is a GPU")
+    assert main([]) == 2
+    assert capsys.readouterr().err.startswith("no CUDA device: ")
+
+
+def test_ratios_are_times_of_the_fastest_peer_divided_by_gradflows() -> None:
+    turns = {"captured": [1.0, 2.0, 4.0], "torch-compile": [9.0, 9.0, 9.0], "torch-tuned": [4.0, 8.0, 8.0]}
+    found = ratios(Cell(TINY, "Adam", turns), "captured")
+    assert set(found) == {"torch.compile"}
+    assert found["torch.compile"]["row"] == "torch-tuned"
+    assert found["torch.compile"]["median"] == 4.0
+
+
+def test_a_skip_is_a_failure() -> None:
+    assert passed({"status": 0, "skipped": []})
+    assert not passed({"status": 0, "skipped": ["test_x: no GPU"]})
+    assert not passed({"status": "it took too long"})
+    assert passed({"left_out": "compute-sanitizer is not installed"})
+
+
+def test_paths_are_left_out_of_traces() -> None:
+    assert without_paths('File "/home/me/x.py", line 3') == 'File "x.py", line 3'
+    assert without_paths("a/b 1/2") == "a/b 1/2"
