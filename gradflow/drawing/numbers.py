@@ -29,8 +29,10 @@ def signature(numbers: Numbers) -> str:
     return f"{numbers.shape} {numbers.dtype} {numbers.device}"
 
 
-def describe(numbers: Numbers) -> list[str]:
-    """The numbers of an array, one line each: all of them if it is small, else mean, standard deviation and range.
+def describe(numbers: Numbers, most_lines: int | None = None) -> list[str]:
+    """The numbers of an array as lines: all of them if it is small, else mean, standard deviation and range.
+
+    most_lines: of an array in full; one that takes more is not small.
 
     Lines of an array in full are aligned in a font of fixed width.
 
@@ -39,8 +41,9 @@ def describe(numbers: Numbers) -> list[str]:
     >>> describe(Numbers((64, 784), "float32", "cpu", None, 0.13066, 0.3081, 0.0, 1.0))
     ['mean 0.1307 std 0.3081', 'range 0 ... 1']
     """
-    if numbers.values is not None:
-        return _in_full(numbers.values)
+    full = [] if numbers.values is None else _in_full(numbers.values)
+    if full and (most_lines is None or len(full) <= most_lines):
+        return full
     if numbers.mean is None or numbers.deviation is None:
         return []
     return [
