@@ -16,6 +16,6 @@ if not _typing.TYPE_CHECKING:  # type checkers follow the imports above
     __all__ = sorted(["nn", "optim", "random", *_ops.__all__, *_public.__all__])
 
     def __getattr__(name: str) -> _typing.NoReturn:
-        from gradflow.pytorch_names import missing_function
+        from gradflow.pytorch_names import missing_name
 
-        raise missing_function(name)
+        raise missing_name(__name__, name)

@@ -1,43 +1,429 @@
-"""Errors for PyTorch's names of functions and methods that have another name in gradflow: they say what to write.
+"""Errors for names and arguments of PyTorch that gradflow does not have: they say what to write instead.
 
-These names do not exist in gradflow: `hasattr` is False for all of them.
+These names do not exist in gradflow: `hasattr` is False for all of them, and `dir` does not list them.
 """
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import CodeType, FunctionType
+from typing import Any, NoReturn, TypeVar
 
 FUNCTIONS = {
-    "bmm": "matmul", "cat": "concat", "clamp": "clip", "cumsum": "cumulative_sum", "div": "divide",
-    "from_numpy": "tensor", "gather": "take_along_axis", "mm": "matmul", "mul": "multiply", "permute": "permute_dims",
-    "pow": "power", "rand": "random.uniform", "randn": "random.normal", "randperm": "random.permutation",
-    "sub": "subtract", "transpose": "swapaxes", "unsqueeze": "expand_dims",
-}  # fmt: skip
-"""For functions of `torch`: the name in `gradflow`."""
+    "BoolTensor": "gradflow.tensor(data, dtype=gradflow.bool)",
+    "FloatTensor": "gradflow.tensor(data)",
+    "LongTensor": "gradflow.tensor(data, dtype=gradflow.int64)",
+    "Size": "tuple: Tensor.shape is a tuple of integers",
+    "absolute": "gradflow.abs",
+    "addmm": "x @ w + b, or gradflow.linear(x, weight, bias)",
+    "allclose": "none: compare with gradflow.testing.assert_agree, or the .numpy() of both with numpy.allclose",
+    "as_tensor": "gradflow.asarray",
+    "bernoulli": "gradflow.random.uniform(shape) < p",
+    "bmm": "gradflow.matmul, or the operator @",
+    "cat": "gradflow.concat(arrays, axis)",
+    "chunk": "gradflow.split(x, pieces, axis)",
+    "clamp": "gradflow.clip(x, min, max)",
+    "clone": "Tensor.clone",
+    "compile": "none: gradflow.capture records a training step and replays it without the Python in between",
+    "complex64": "none: there are no complex dtypes",
+    "concatenate": "gradflow.concat(arrays, axis)",
+    "cuda": "gradflow.diagnose('cuda').usable in place of is_available(), gradflow.devices(), gradflow.synchronize(), "
+    "gradflow.memory_stats('cuda') and gradflow.free_memory('cuda')",
+    "cumsum": "gradflow.cumulative_sum",
+    "default_generator": "gradflow.random.default_generator",
+    "device": "gradflow.Device('cuda:0'), or the text 'cuda:0' wherever a device is expected",
+    "diag": "none: multiply by gradflow.eye(n), or take a diagonal with x[i, i], where i = gradflow.arange(n)",
+    "distributed": "none: gradflow trains on one device",
+    "div": "gradflow.divide, or the operator /",
+    "dot": "gradflow.matmul, or the operator @",
+    "double": "gradflow.float64",
+    "dtype": "gradflow.DType",
+    "einsum": "none: combine gradflow.matmul, gradflow.permute_dims and gradflow.sum",
+    "empty": "none: gradflow.zeros, whose memory is also set",
+    "empty_like": "none: gradflow.zeros_like, whose memory is also set",
+    "eq": "gradflow.equal, or the operator ==",
+    "erf": "none: gradflow.gelu and gradflow.tanh are the nearest",
+    "flatten": "Tensor.flatten() for one axis, gradflow.nn.Flatten for all but the first, or gradflow.reshape",
+    "float": "gradflow.float32",
+    "from_numpy": "gradflow.asarray, which shares the memory, or gradflow.tensor, which copies it",
+    "func": "gradflow itself: gradflow.grad, gradflow.vjp, gradflow.jvp, gradflow.jacobian, gradflow.hessian",
+    "gather": "gradflow.take_along_axis(x, indices, axis)",
+    "ge": "gradflow.greater_equal, or the operator >=",
+    "get_default_device": "gradflow.current_device",
+    "gt": "gradflow.greater, or the operator >",
+    "half": "gradflow.float16",
+    "hstack": "gradflow.concat(arrays, axis=1)",
+    "index_select": "gradflow.take(x, indices, axis)",
+    "inference_mode": "gradflow.no_grad",
+    "int": "gradflow.int32",
+    "is_tensor": "isinstance(x, gradflow.Tensor)",
+    "jit": "none: gradflow.capture records a training step and replays it without the Python in between",
+    "le": "gradflow.less_equal, or the operator <=",
+    "long": "gradflow.int64",
+    "lt": "gradflow.less, or the operator <",
+    "masked_fill": "gradflow.where(mask, value, x)",
+    "mm": "gradflow.matmul, or the operator @",
+    "mul": "gradflow.multiply, or the operator *",
+    "mv": "gradflow.matmul, or the operator @",
+    "ne": "gradflow.not_equal, or the operator !=",
+    "neg": "gradflow.negative, or the operator -",
+    "norm": "gradflow.sqrt(gradflow.sum(gradflow.square(x)))",
+    "normal": "gradflow.random.normal",
+    "numel": "Tensor.size",
+    "permute": "gradflow.permute_dims(x, axes)",
+    "pow": "gradflow.power, or the operator **",
+    "rand": "gradflow.random.uniform(shape)",
+    "randint": "gradflow.random.uniform(shape, low=..., high=...).astype('int64')",
+    "randn": "gradflow.random.normal(shape)",
+    "randperm": "gradflow.random.permutation(n)",
+    "repeat_interleave": "gradflow.repeat(x, repeats, axis)",
+    "rsqrt": "1 / gradflow.sqrt(x)",
+    "set_default_device": "gradflow.use_device",
+    "set_default_dtype": "none: the default dtype is gradflow.float32; pass dtype=, or Module.to('float64')",
+    "set_grad_enabled": "gradflow.no_grad() or gradflow.enable_grad()",
+    "sort": "gradflow.take_along_axis(x, gradflow.argsort(x, axis), axis)",
+    "sub": "gradflow.subtract, or the operator -",
+    "t": "Tensor.T",
+    "topk": "gradflow.argsort(x, descending=True)[..., :k], the indices; gradflow.take_along_axis takes the values",
+    "transpose": "gradflow.swapaxes(x, axis1, axis2)",
+    "true_divide": "gradflow.divide, or the operator /",
+    "unsqueeze": "gradflow.expand_dims(x, axis)",
+    "utils": "gradflow.data.Batches for DataLoader, gradflow.checkpoint for checkpoint",
+    "vmap": "none: write operations for the whole batch; gradflow.jacobian and gradflow.hessian batch by themselves",
+    "vstack": "gradflow.concat(arrays, axis=0)",
+}
+"""For names of `torch`: what to write in gradflow, or "none" and what is nearest."""
 
 METHODS = {
-    "clamp": "clip", "cumsum": "cumulative_sum", "dim": "ndim", "gather": "take_along_axis", "numel": "size",
-    "permute": "permute_dims", "transpose": "swapaxes", "type": "astype", "unsqueeze": "expand_dims",
-    "view": "reshape",
-}  # fmt: skip
-"""For methods of `torch.Tensor`: the name of the method or property of `gradflow.Tensor`."""
+    "add": "gradflow.add, or the operator +",
+    "add_": "the operator +=",
+    "bool": "Tensor.astype('bool')",
+    "chunk": "Tensor.split(pieces, axis)",
+    "clamp": "Tensor.clip(min, max)",
+    "clamp_": "Tensor.copy_(x.clip(min, max)) under gradflow.no_grad",
+    "clamp_min": "Tensor.clip(min)",
+    "contiguous": "none: leave it out, since operations take tensors of any strides",
+    "cuda": "Tensor.to('cuda')",
+    "cumsum": "Tensor.cumulative_sum(axis)",
+    "data": "Tensor.detach()",
+    "detach_": "Tensor.detach()",
+    "dim": "Tensor.ndim",
+    "div": "gradflow.divide, or the operator /",
+    "div_": "the operator /=",
+    "double": "Tensor.astype('float64')",
+    "element_size": "Tensor.dtype.itemsize",
+    "eq": "gradflow.equal, or the operator ==",
+    "expand": "Tensor.broadcast_to(shape)",
+    "expand_as": "Tensor.broadcast_to(other.shape)",
+    "fill_": "Tensor.copy_(value)",
+    "float": "Tensor.astype('float32')",
+    "gather": "Tensor.take_along_axis(indices, axis)",
+    "get_device": "Tensor.device",
+    "grad_fn": "none: printing the tensor names its operation, and Tensor.is_leaf says whether it has one",
+    "half": "Tensor.astype('float16')",
+    "index_select": "Tensor.take(indices, axis)",
+    "int": "Tensor.astype('int32')",
+    "is_cuda": "Tensor.device.type == 'cuda'",
+    "long": "Tensor.astype('int64')",
+    "masked_fill": "gradflow.where(mask, value, x)",
+    "masked_fill_": "x[mask] = value under gradflow.no_grad",
+    "mm": "Tensor.matmul, or the operator @",
+    "mul": "gradflow.multiply, or the operator *",
+    "mul_": "the operator *=",
+    "ndimension": "Tensor.ndim",
+    "new_zeros": "gradflow.zeros(shape, x.dtype, x.device)",
+    "norm": "gradflow.sqrt(gradflow.sum(gradflow.square(x)))",
+    "normal_": "gradflow.nn.init.normal_",
+    "numel": "Tensor.size",
+    "permute": "Tensor.permute_dims(*axes)",
+    "pow": "gradflow.power, or the operator **",
+    "repeat": "gradflow.tile(x, repetitions)",
+    "repeat_interleave": "gradflow.repeat(x, repeats, axis)",
+    "scatter_": "none: assign with x[indices] = values under gradflow.no_grad; gradflow.one_hot makes one-hot rows",
+    "share_memory_": "none: gradflow trains in one process",
+    "sort": "Tensor.argsort(axis), the indices; Tensor.take_along_axis(indices, axis) takes the values",
+    "stride": "none: how the elements lie in memory is the backend's affair",
+    "sub": "gradflow.subtract, or the operator -",
+    "sub_": "the operator -=",
+    "t": "Tensor.T",
+    "topk": "Tensor.argsort(descending=True)[..., :k], the indices",
+    "transpose": "Tensor.swapaxes(axis1, axis2)",
+    "type": "Tensor.astype(dtype)",
+    "uniform_": "gradflow.nn.init.uniform_",
+    "unsqueeze": "Tensor.expand_dims(axis)",
+    "view": "Tensor.reshape(*shape), which is a view where it can be",
+    "view_as": "Tensor.reshape(other.shape)",
+}
+"""For attributes of `torch.Tensor`, as `FUNCTIONS`."""
+
+MODULE_METHODS = {
+    "add_module": "assigning the module to an attribute, or gradflow.nn.Sequential and gradflow.nn.ModuleList",
+    "bfloat16": "Module.to('bfloat16')",
+    "compile": "none: gradflow.capture records a training step and replays it without the Python in between",
+    "cpu": "Module.to('cpu')",
+    "cuda": "Module.to('cuda')",
+    "double": "Module.to('float64')",
+    "float": "Module.to('float32')",
+    "get_parameter": "dict(Module.named_parameters())[name]",
+    "get_submodule": "dict(Module.named_modules())[name]",
+    "half": "Module.to('float16')",
+    "register_forward_pre_hook": "none: Module.register_forward_hook sees the inputs and the output",
+    "register_full_backward_hook": "none: Tensor.register_hook on the output or an input sees its gradient",
+    "register_module": "assigning the module to an attribute, or gradflow.nn.Sequential and gradflow.nn.ModuleList",
+    "type": "Module.to(dtype)",
+}
+"""For methods of `torch.nn.Module`, as `FUNCTIONS`."""
+
+OPTIMIZER_METHODS = {
+    "register_step_post_hook": "none: do it after Optimizer.step()",
+    "register_step_pre_hook": "none: do it before Optimizer.step()",
+    "state": "Optimizer.state_dict()['state']",
+}
+"""For attributes of `torch.optim.Optimizer`, as `FUNCTIONS`."""
+
+_BATCH_NORM = "none: gradflow.nn.LayerNorm normalizes each sample, independently of the others in its batch"
+_CONVOLUTION = "none: gradflow trains multilayer perceptrons; gradflow.nn.Flatten and gradflow.nn.Linear take images"
+_RECURRENT = "none: gradflow trains multilayer perceptrons; derive a cell from gradflow.nn.Module"
+_ATTENTION = "none: derive one from gradflow.nn.Module, with gradflow.matmul and gradflow.softmax"
+_PARALLEL = "none: gradflow trains on one device"
+
+NN = {
+    **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm", "InstanceNorm1d"), _BATCH_NORM),
+    **dict.fromkeys(("Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "MaxPool2d", "AvgPool2d"), _CONVOLUTION),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _RECURRENT),
+    **dict.fromkeys(("MultiheadAttention", "Transformer"), _ATTENTION),
+    "BCELoss": "gradflow.nn.BCEWithLogitsLoss, without the sigmoid in front of it: it is part of the loss",
+    "DataParallel": _PARALLEL,
+    "Dropout1d": "gradflow.nn.Dropout",
+    "Dropout2d": "gradflow.nn.Dropout",
+    "Embedding": "none: gradflow.nn.Linear of gradflow.one_hot(labels, classes), or weight[labels] of a parameter",
+    "Hardtanh": "none: gradflow.clip(x, -1, 1) in the forward of a module, or gradflow.nn.Tanh",
+    "KLDivLoss": "none: gradflow.nn.CrossEntropyLoss with probabilities differs from it by a constant",
+    "Mish": "none: gradflow.nn.SiLU and gradflow.nn.GELU are the nearest",
+    "ModuleDict": "none: gradflow.nn.ModuleList, or attributes",
+    "PReLU": "none: gradflow.nn.LeakyReLU(negative_slope), whose slope is not trained",
+    "ParameterList": "none: assign each gradflow.nn.Parameter to an attribute",
+    "RMSNorm": "none: gradflow.nn.LayerNorm",
+    "ReLU6": "none: gradflow.clip(x, 0, 6) in the forward of a module, or gradflow.nn.ReLU",
+    "SELU": "none: gradflow.nn.ELU",
+    "SmoothL1Loss": "gradflow.nn.HuberLoss, which is equal to it for beta=1",
+    "utils": "gradflow.optim.clip_grad_norm_ for clip_grad_norm_",
+}
+"""For names of `torch.nn`, as `FUNCTIONS`."""
+
+FUNCTIONAL = {
+    **dict.fromkeys(("avg_pool2d", "conv1d", "conv2d", "max_pool2d"), _CONVOLUTION),
+    "batch_norm": "none: gradflow.layer_norm normalizes each sample, independently of the others in its batch",
+    "binary_cross_entropy": "gradflow.binary_cross_entropy_with_logits, of the values in front of the sigmoid",
+    "embedding": "weight[labels]",
+    "hardtanh": "gradflow.clip(x, -1, 1)",
+    "kl_div": "none: gradflow.cross_entropy with probabilities differs from it by a constant",
+    "normalize": "none: divide by gradflow.sqrt(gradflow.sum(gradflow.square(x), axis, keepdims=True))",
+    "relu6": "gradflow.clip(x, 0, 6)",
+    "scaled_dot_product_attention": "none: combine gradflow.matmul and gradflow.softmax",
+    "smooth_l1_loss": "gradflow.huber_loss, which is equal to it for beta=1",
+}
+"""For names of `torch.nn.functional`, as `FUNCTIONS`; its other functions are functions of `gradflow`."""
+
+INIT = {
+    "eye_": "Tensor.copy_(gradflow.eye(n)) under gradflow.no_grad",
+    "orthogonal_": "none: gradflow.nn.init.xavier_uniform_ keeps variances alike",
+    "sparse_": "none: gradflow.nn.init.normal_",
+    "trunc_normal_": "none: gradflow.nn.init.normal_ or gradflow.nn.init.uniform_",
+    "xavier_normal": "gradflow.nn.init.xavier_normal_",
+    "xavier_uniform": "gradflow.nn.init.xavier_uniform_",
+}
+"""For names of `torch.nn.init`, as `FUNCTIONS`."""
+
+OPTIM = {
+    "ASGD": "none: gradflow.optim.SGD, and gradflow.training.Settings(average=...) averages the weights",
+    "Adadelta": "none: gradflow.optim.RMSprop is the nearest",
+    "Adagrad": "none: gradflow.optim.RMSprop is the nearest",
+    "Adamax": "none: gradflow.optim.Adam is the nearest",
+    "LBFGS": "none: gradflow.optim.Adam, or gradflow.optim.SGD with all data as one batch",
+    "NAdam": "none: gradflow.optim.Adam, or gradflow.optim.SGD with nesterov=True",
+    "RAdam": "none: gradflow.optim.Adam with gradflow.optim.schedules.warmup",
+    "Rprop": "none: gradflow.optim.RMSprop is the nearest",
+    "lr_scheduler": "gradflow.optim.schedules: an optimizer takes a schedule as its lr. StepLR is "
+    "gradflow.optim.schedules.step, CosineAnnealingLR gradflow.optim.schedules.cosine, OneCycleLR "
+    "gradflow.optim.schedules.one_cycle, LinearLR gradflow.optim.schedules.warmup, LambdaLR any function of the step",
+}
+"""For names of `torch.optim`, as `FUNCTIONS`."""
+
+SCHEDULES = {
+    "ConstantLR": "gradflow.optim.schedules.constant",
+    "CosineAnnealingLR": "gradflow.optim.schedules.cosine",
+    "ExponentialLR": "gradflow.optim.schedules.step(lr, every=1, factor=gamma)",
+    "LambdaLR": "any function of the step: pass it to the optimizer as its lr",
+    "LinearLR": "gradflow.optim.schedules.warmup",
+    "OneCycleLR": "gradflow.optim.schedules.one_cycle",
+    "StepLR": "gradflow.optim.schedules.step",
+}
+"""For names of `torch.optim.lr_scheduler`, as `FUNCTIONS`."""
+
+AUTOGRAD = {
+    "Function": "gradflow.operation(name, forward, *rules)",
+    "Variable": "gradflow.tensor(data, requires_grad=True)",
+    "detect_anomaly": "gradflow.detect_anomaly",
+    "functional": "gradflow itself: gradflow.vjp, gradflow.jvp, gradflow.jacobian, gradflow.hessian, gradflow.hvp",
+    "grad": "gradflow.gradients(outputs, inputs)",
+    "gradcheck": "gradflow.gradcheck",
+    "set_detect_anomaly": "gradflow.detect_anomaly",
+}
+"""For names of `torch.autograd`, as `FUNCTIONS`."""
+
+MODULES: dict[str, Mapping[str, str]] = {
+    "gradflow": FUNCTIONS,
+    "gradflow.autograd": AUTOGRAD,
+    "gradflow.nn": NN,
+    "gradflow.nn.functional": FUNCTIONAL,
+    "gradflow.nn.init": INIT,
+    "gradflow.optim": OPTIM,
+    "gradflow.optim.schedules": SCHEDULES,
+}
+"""The modules with hints, each with its table."""
+
+_INPUT = "leave the name out: gradflow takes it by position"
+_FUSED = "leave it out: one kernel updates all parameters"
+KEYWORDS = {
+    "amsgrad": "gradflow has no AMSGrad",
+    "capturable": _FUSED,
+    "dim": "gradflow says axis=",
+    "dims": "gradflow says axis=",
+    "end_dim": "gradflow says end_axis=",
+    "foreach": _FUSED,
+    "fused": _FUSED,
+    "inplace": "operations make new tensors, so leave it out",
+    "input": _INPUT,
+    "keepdim": "gradflow says keepdims=",
+    "maximize": "minimize the negative of the loss",
+    "other": _INPUT,
+    "out": "operations make new tensors, so leave it out",
+    "params": "gradflow says parameters=",
+    "reduce": "use reduction=",
+    "size_average": "use reduction=",
+    "split_size_or_sections": "gradflow takes the number of pieces, or the indices at which they start",
+    "start_dim": "gradflow says start_axis=",
+    "tensors": _INPUT,
+    "unbiased": "use correction=1 for True, correction=0 for False (default)",
+}
+"""For arguments of PyTorch's functions and classes: what to do instead."""
 
 
-def missing_function(name: str) -> AttributeError:
-    """The error for a name that `gradflow` does not have."""
-    hint = f"; PyTorch's {name} is gradflow.{FUNCTIONS[name]}" if name in FUNCTIONS else ""
-    return AttributeError(f"module 'gradflow' has no attribute {name!r}{hint}")
+def _hint(name: str, text: str) -> str:
+    nearest = text.removeprefix("none: ")
+    return f"PyTorch's {name} is {text}" if nearest is text else f"gradflow has no {name}: {nearest}"
 
 
-class MissingMethod:
-    """A method of PyTorch's tensors that `Tensor` does not have: reading it raises AttributeError with the hint.
+def hints_of(module: str, functions: Iterable[str] = ()) -> Callable[[str], NoReturn]:
+    """A `__getattr__` for a module, which raises the error for a name that the module does not have.
 
-    Unlike `Tensor.__getattr__`, it does not slow down the access to other attributes.
+    functions: names that PyTorch has in this module, and gradflow in `gradflow` (default none).
     """
 
-    def __init__(self, name: str) -> None:
+    def __getattr__(name: str) -> NoReturn:  # noqa: N807
+        raise missing_name(module, name, functions)
+
+    return __getattr__
+
+
+def missing_name(module: str, name: str, functions: Iterable[str] = ()) -> Exception:
+    """The error for a name that `module` does not have, to be raised by its `__getattr__`.
+
+    It is an AttributeError, or for `from module import name` an ImportError, since Python drops the text of an
+    AttributeError there.
+    """
+    text = MODULES[module].get(name, f"gradflow.{name}" if name in functions else None)
+    hint = "" if text is None else f"; {_hint(name, text)}"
+    frame = sys._getframe(2)
+    if hint and _imports_a_name(frame.f_code, frame.f_lasti):
+        return ImportError(f"cannot import name {name!r} from {module!r}{hint}", name=module)
+    return AttributeError(f"module {module!r} has no attribute {name!r}{hint}")
+
+
+def _imports_a_name(code: CodeType, instruction: int) -> bool:
+    from opcode import opmap
+
+    return instruction >= 0 and code.co_code[instruction] == opmap["IMPORT_FROM"]
+
+
+class MissingAttribute:
+    """An attribute that PyTorch's class has and gradflow's does not: reading it raises AttributeError with the hint.
+
+    Unlike `__getattr__`, it does not slow down the access to other attributes.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
         self.name = name
+        self.text = text
 
     def __get__(self, instance: Any, owner: type) -> NoReturn:
-        hint = f"PyTorch's {self.name} is Tensor.{METHODS[self.name]} in gradflow"
-        raise AttributeError(f"{owner.__name__!r} object has no attribute {self.name!r}; {hint}")
+        raise AttributeError(f"{owner.__name__!r} object has no attribute {self.name!r}; {_hint(self.name, self.text)}")
+
+
+_Class = TypeVar("_Class", bound=type)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def hints_at(names: Mapping[str, str]) -> Callable[[_Class], _Class]:
+    """Decorate a class: its instances do not have these attributes, and an error says so with the hint."""
+
+    def decorate(cls: _Class) -> _Class:
+        for name, text in names.items():
+            setattr(cls, name, MissingAttribute(name, text))
+        cls.__dir__ = _dir_without_hints  # type: ignore[method-assign, assignment]
+        return cls
+
+    return decorate
+
+
+def _dir_without_hints(instance: Any) -> list[str]:
+    names = object.__dir__(instance)
+    return [n for n in names if not isinstance(inspect.getattr_static(instance, n, None), MissingAttribute)]
+
+
+def explains_arguments(cls: _Class) -> _Class:
+    """Decorate a class: a TypeError for unexpected arguments names the class, its arguments, and what to do."""
+    init = cls.__init__  # type: ignore[misc]
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def __init__(self: Any, *arguments: Any, **options: Any) -> None:  # noqa: N807
+        try:
+            init(self, *arguments, **options)
+        except TypeError:
+            try:
+                signature.bind(self, *arguments, **options)
+            except TypeError as error:
+                own = list(signature.parameters)[1:]
+                advice = "".join(f"; {name}: {KEYWORDS[name]}" for name in options if name in KEYWORDS)
+                takes = f"takes {', '.join(own)}" if own else "takes no arguments"
+                raise TypeError(f"{cls.__name__} {takes}: {error}{advice}") from None
+            raise
+
+    cls.__init__ = __init__  # type: ignore[misc]
+    return cls
+
+
+def explains_keywords(function: _Function) -> _Function:
+    """Decorate a function whose last parameter `**others` collects unexpected keywords, for `unexpected`.
+
+    Its signature does not show that parameter. (A wrapper that catches the TypeError of Python would cost a call.)
+    """
+    plain: Any = function
+    code = plain.__code__
+    shown = FunctionType(code.replace(co_flags=code.co_flags & ~inspect.CO_VARKEYWORDS), {}, code.co_name)
+    shown.__defaults__, shown.__kwdefaults__ = plain.__defaults__, plain.__kwdefaults__
+    shown.__annotations__ = {name: kind for name, kind in plain.__annotations__.items() if name != "others"}
+    plain.__wrapped__ = shown  # what `inspect.signature` reads
+    return function
+
+
+def unexpected(name: str, keywords: Mapping[str, Any]) -> TypeError:
+    """The error for unexpected keywords of the function `name`."""
+    first = next(iter(keywords))
+    advice = f": {KEYWORDS[first]}" if first in KEYWORDS else ""
+    return TypeError(f"{name}() got an unexpected keyword argument {first!r}{advice}")

@@ -21,9 +21,11 @@ from gradflow.backend.registry import get_backend
 from gradflow.dtypes import DTYPES, DType
 from gradflow.interception import forbid_replay, invalidate, opaque_call, recorders, report_read
 from gradflow.printing import describe, formatted, tensor_text
+from gradflow.pytorch_names import METHODS, hints_at
 from gradflow.tensor_methods import TensorMethods
 
 
+@hints_at(METHODS)
 @register_tensor_class
 class Tensor(TensorMethods):
     """An array of numbers on a device that records how it was computed. Create one with `gradflow.tensor`.
@@ -159,8 +161,24 @@ class Tensor(TensorMethods):
         place.grad = value
 
     @opaque_call
-    def zero_grad(self) -> None:
-        """Set `.grad` to None, so that the next backward pass does not add to the gradients of earlier ones."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set `.grad` to None, so that the next backward pass does not add to the gradients of earlier ones.
+
+        set_to_none: False to fill a gradient that is there with zeros instead (default True).
+
+        >>> import gradflow as gf
+        >>> x = gf.tensor(3.0, requires_grad=True)
+        >>> (x * x).backward()
+        >>> x.zero_grad()
+        >>> (x * x).backward()
+        >>> x.grad.item()
+        6.0
+        """
+        if not set_to_none:
+            gradient = self.grad
+            if gradient is not None:
+                gradient.detach().zero_()
+            return
         node = self._frozen_leaf() if self._node is None else self._node
         if isinstance(node, Leaf):
             node.clear()

@@ -1,50 +1,155 @@
-"""The errors for PyTorch's names say what gradflow calls them."""
+"""The errors for names and arguments of PyTorch say what gradflow calls them."""
 
 from __future__ import annotations
 
+import importlib
+import re
 from functools import reduce
+from typing import Any
 
 import pytest
 
 import gradflow as gf
-from gradflow.pytorch_names import FUNCTIONS, METHODS
+from gradflow import nn, optim
+from gradflow.pytorch_names import KEYWORDS, METHODS, MODULE_METHODS, MODULES, OPTIMIZER_METHODS
+
+NAMES = [(module, name, text) for module, table in MODULES.items() for name, text in table.items()]
+OBJECTS: dict[str, Any] = {
+    "Tensor": gf.ones(2), "Module": nn.Linear(2, 2), "Optimizer": optim.SGD([gf.ones(2, requires_grad=True)])
+}  # fmt: skip
+ATTRIBUTES = [
+    (kind, name, text)
+    for kind, table in (("Tensor", METHODS), ("Module", MODULE_METHODS), ("Optimizer", OPTIMIZER_METHODS))
+    for name, text in table.items()
+]
 
 
-@pytest.mark.parametrize(("name", "own"), FUNCTIONS.items())
-def test_a_function_of_pytorch_is_missing_with_a_hint(name: str, own: str) -> None:
-    assert callable(reduce(getattr, own.split("."), gf))
-    assert not hasattr(gf, name)
-    with pytest.raises(AttributeError, match=f"^module 'gradflow' has no attribute '{name}'; .* is gradflow.{own}$"):
-        getattr(gf, name)
+def hint(name: str, text: str) -> str:
+    start = f"gradflow has no {name}: " if text.startswith("none: ") else f"PyTorch's {name} is "
+    return start + text.removeprefix("none: ")
 
 
-@pytest.mark.parametrize(("name", "own"), METHODS.items())
-def test_a_method_of_pytorch_is_missing_with_a_hint(name: str, own: str) -> None:
-    x = gf.ones(2)
-    assert hasattr(x, own)
+@pytest.mark.parametrize(("module", "name", "text"), NAMES)
+def test_a_name_of_pytorch_is_missing_with_a_hint(module: str, name: str, text: str) -> None:
+    place = importlib.import_module(module)
+    assert not hasattr(place, name)
+    assert name not in dir(place)
+    with pytest.raises(AttributeError) as read:
+        getattr(place, name)
+    assert str(read.value) == f"module {module!r} has no attribute {name!r}; {hint(name, text)}"
+    with pytest.raises(ImportError) as imported:
+        exec(f"from {module} import {name}")
+    assert str(imported.value) == f"cannot import name {name!r} from {module!r}; {hint(name, text)}"
+
+
+@pytest.mark.parametrize(("kind", "name", "text"), ATTRIBUTES)
+def test_an_attribute_of_pytorch_is_missing_with_a_hint(kind: str, name: str, text: str) -> None:
+    x = OBJECTS[kind]
     assert not hasattr(x, name)
-    assert not hasattr(gf.Tensor, name)
-    with pytest.raises(AttributeError, match=f"^'Tensor' object has no attribute '{name}'; .* is Tensor.{own} in"):
+    assert not hasattr(type(x), name)
+    assert name not in dir(x)
+    with pytest.raises(AttributeError) as read:
         getattr(x, name)
+    assert str(read.value) == f"{type(x).__name__!r} object has no attribute {name!r}; {hint(name, text)}"
 
 
-def test_another_missing_name_is_pythons_error() -> None:
+TEXTS = [text for *_, text in (*NAMES, *ATTRIBUTES)] + list(KEYWORDS.values())
+
+
+def test_there_is_what_the_hints_name() -> None:
+    roots = {"gradflow": gf, **OBJECTS}
+    found = [path for text in TEXTS for path in re.findall(r"\b(?:gradflow|Tensor|Module|Optimizer)(?:\.\w+)+", text)]
+    assert len(found) > 200
+    for path in found:
+        root, *names = path.split(".")
+        if names[0] in ("testing", "training", "data"):
+            importlib.import_module(f"{root}.{names[0]}")
+        assert reduce(getattr, names, roots[root]) is not None, path
+
+
+def test_other_missing_names_are_pythons_error() -> None:
     with pytest.raises(AttributeError, match=r"^module 'gradflow' has no attribute 'nonsense'$"):
         _ = gf.nonsense  # type: ignore[attr-defined]
     with pytest.raises(AttributeError, match=r"^'Tensor' object has no attribute 'nonsense'$"):
         _ = gf.ones(2).nonsense  # type: ignore[attr-defined]
+    with pytest.raises(ImportError, match=r"^cannot import name 'nonsense' from 'gradflow.nn' \("):
+        exec("from gradflow.nn import nonsense")
 
 
-def test_a_subclass_may_define_the_name() -> None:
+def test_functions_of_pytorchs_functional_are_functions_of_gradflow() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'relu'; PyTorch's relu is gradflow.relu$"):
+        _ = nn.functional.relu  # type: ignore[attr-defined]
+    with pytest.raises(ImportError, match=r"PyTorch's softmax is gradflow.softmax$"):
+        exec("from gradflow.nn.functional import softmax")
+
+
+def test_a_subclass_or_an_instance_may_have_the_name() -> None:
     class Viewed(gf.Tensor):
         def view(self) -> str:
             return "a view"
 
     x = gf.ones(2)
-    assert Viewed(x.array, x.backend).view() == "a view"
+    viewed = Viewed(x.array, x.backend)
+    assert viewed.view() == "a view"
+    assert "view" in dir(viewed)
+    layer = nn.Identity()
+    layer.half = nn.Identity()
+    assert "half" in dir(layer)
+    assert [name for name, _ in layer.named_children()] == ["half"]
 
 
 def test_the_names_are_pytorchs() -> None:
     torch = pytest.importorskip("torch")
-    assert [name for name in FUNCTIONS if not hasattr(torch, name)] == []
-    assert [name for name in METHODS if not hasattr(torch.Tensor, name)] == []
+    places = {module: reduce(getattr, module.split(".")[1:], torch) for module in MODULES if "schedules" not in module}
+    places["gradflow.optim.schedules"] = torch.optim.lr_scheduler
+    assert [(module, name) for module, name, _ in NAMES if not hasattr(places[module], name)] == []
+    optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)])
+    objects = {"Tensor": torch.ones(2), "Module": torch.nn.Linear(2, 2), "Optimizer": optimizer}
+    assert [(kind, name) for kind, name, _ in ATTRIBUTES if name not in dir(objects[kind])] == []
+
+
+# ---------------------------------------------------------------------- set_to_none
+
+
+def steps(set_to_none: bool, zero_grad: Any) -> list[list[float]]:
+    """The gradient and the parameter after one step with momentum, `zero_grad`, and another step."""
+    layer = nn.Linear(1, 1, bias=False)
+    with gf.no_grad():
+        layer.weight.copy_(2.0)
+    optimizer = optim.SGD(layer.parameters(), lr=0.1, momentum=0.5)
+    layer(gf.ones(1)).sum().backward()
+    optimizer.step()
+    zero_grad(layer, optimizer)(set_to_none=set_to_none)
+    gradient = layer.weight.grad
+    optimizer.step()
+    return [[] if gradient is None else gradient.reshape(-1).tolist(), layer.weight.reshape(-1).tolist()]
+
+
+@pytest.mark.parametrize("zero_grad", [lambda m, o: m.zero_grad, lambda m, o: o.zero_grad], ids=["module", "optimizer"])
+def test_set_to_none_is_pytorchs(zero_grad: Any) -> None:
+    assert steps(True, zero_grad) == [[], [pytest.approx(1.9)]]  # no gradient, so the parameter does not move
+    assert steps(False, zero_grad) == [[0.0], [pytest.approx(1.85)]]  # a gradient of 0: the velocity moves it
+    torch = pytest.importorskip("torch")
+    weight = torch.tensor([2.0], requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.5)
+    weight.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+    optimizer.step()
+    assert weight.tolist() == [pytest.approx(1.85)]
+
+
+def test_a_captured_step_zeroes_gradients() -> None:
+    x = gf.tensor([2.0], requires_grad=True)
+    optimizer = optim.SGD([x], lr=0.1)
+
+    @gf.capture
+    def step() -> gf.Tensor:
+        optimizer.zero_grad(set_to_none=False)
+        loss = (x * x).sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    values = [step().item() for _ in range(6)]
+    assert values == pytest.approx([4.0 * 0.64**n for n in range(6)])

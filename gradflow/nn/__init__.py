@@ -1,5 +1,7 @@
 """Modules, layers, losses and initial values, with PyTorch's names and semantics."""
 
+from typing import TYPE_CHECKING
+
 from gradflow.nn import init, layers, module
 from gradflow.nn.activations import (
     ELU,
@@ -21,6 +23,7 @@ from gradflow.nn.module import Module
 from gradflow.nn.parameter import Parameter
 from gradflow.nn.perceptron import MLP
 from gradflow.nn.state import StateError
+from gradflow.pytorch_names import hints_of
 
 __all__ = [
     "ELU",
@@ -61,3 +64,6 @@ for _class in (
     setattr(layers, _class.__name__, _class)
 for _moved in (StateError, functional_call):
     setattr(module, _moved.__name__, _moved)
+
+if not TYPE_CHECKING:
+    __getattr__ = hints_of(__name__)

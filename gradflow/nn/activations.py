@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow import ops
-from gradflow.nn.constructors import explains_arguments
 from gradflow.nn.module import Module
+from gradflow.pytorch_names import explains_arguments
 from gradflow.tensor import Tensor
 
 

@@ -1,49 +1,12 @@
-"""What the constructors of gradflow's own modules share: checks of sizes, error messages, read-only settings."""
+"""What the constructors of gradflow's own modules share: checks of sizes, read-only settings."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
 from operator import index
-from typing import Any, TypeVar
+from typing import Any
 
 from gradflow.nn.module import Module
-
-_ModuleClass = TypeVar("_ModuleClass", bound=type[Module])
-
-_ADVICE = {
-    "inplace": "operations make new tensors, so leave it out",
-    "dim": "call it axis",
-    "start_dim": "call it start_axis",
-    "end_dim": "call it end_axis",
-    "size_average": "use reduction=",
-    "reduce": "use reduction=",
-}
-"""Arguments of modules in other libraries, and what to do instead."""
-
-
-def explains_arguments(cls: _ModuleClass) -> _ModuleClass:
-    """Decorate a class: a TypeError for unexpected arguments names the class, its arguments, and what to do."""
-    init = cls.__init__
-    signature = inspect.signature(init)
-
-    @functools.wraps(init)
-    def __init__(self: Module, *arguments: Any, **options: Any) -> None:  # noqa: N807
-        try:
-            init(self, *arguments, **options)
-        except TypeError:
-            try:
-                signature.bind(self, *arguments, **options)
-            except TypeError as error:
-                own = list(signature.parameters)[1:]
-                advice = "".join(f"; {name}: {_ADVICE[name]}" for name in options if name in _ADVICE)
-                takes = f"takes {', '.join(own)}" if own else "takes no arguments"
-                raise TypeError(f"{cls.__name__} {takes}: {error}{advice}") from None
-            raise
-
-    cls.__init__ = __init__  # type: ignore[method-assign]
-    return cls
 
 
 def read_only(name: str, value: Callable[[Any], Any], doc: str) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
-from gradflow.nn.constructors import explains_arguments
 from gradflow.nn.module import Module
+from gradflow.pytorch_names import explains_arguments
 
 
 class _ModuleSequence(Module):

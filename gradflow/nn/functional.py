@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gradflow import ops
 from gradflow.interception import temporary_change
 from gradflow.nn.module import Module
 from gradflow.ops import asarray
+from gradflow.pytorch_names import hints_of
 from gradflow.tensor import Tensor
 
 
@@ -50,3 +52,7 @@ def functional_call(module: Module, parameters: Mapping[str, Tensor], *inputs: A
         finally:
             for owner, attribute, tensor in places:
                 object.__setattr__(owner, attribute, tensor)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = hints_of(__name__, ops.__all__)

@@ -7,10 +7,11 @@ fan_out of a weight (out, in, *kernel) are `in` and `out` times the size of the 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradflow import random
 from gradflow.autograd.grad_mode import no_grad
+from gradflow.pytorch_names import hints_of
 from gradflow.random.generator import Generator
 from gradflow.tensor import Tensor
 
@@ -138,3 +139,7 @@ def kaiming_normal_(
 ) -> Tensor:
     """Fill a weight from N(0, s^2) with s = gain / sqrt(fan). Arguments and errors as for `kaiming_uniform_`."""
     return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = hints_of(__name__)

@@ -9,10 +9,11 @@ from typing import Any
 from gradflow import ops
 from gradflow.backend.registry import DeviceLike
 from gradflow.nn import init
-from gradflow.nn.constructors import explains_arguments, positive, read_only
+from gradflow.nn.constructors import positive, read_only
 from gradflow.nn.module import Module
 from gradflow.nn.parameter import Parameter
 from gradflow.ops.network import check_activation, check_dropout, check_epsilon
+from gradflow.pytorch_names import explains_arguments
 from gradflow.random.generator import Generator
 from gradflow.shapes import normalize_axes
 from gradflow.tensor import Tensor

@@ -9,9 +9,9 @@ from __future__ import annotations
 import inspect
 
 from gradflow import ops
-from gradflow.nn.constructors import explains_arguments
 from gradflow.nn.module import Module
 from gradflow.ops.losses import check_reduction
+from gradflow.pytorch_names import explains_arguments
 from gradflow.tensor import Tensor
 
 

@@ -15,6 +15,7 @@ from gradflow.interception import forbid_replay, invalidate, report_creation, re
 from gradflow.nn.parameter import Parameter
 from gradflow.nn.state import Incompatible, load_state
 from gradflow.ops.transfer import device_and_dtype
+from gradflow.pytorch_names import MODULE_METHODS, hints_at
 from gradflow.tensor import Tensor
 
 _REGISTRIES = {"_parameters": "a parameter", "_buffers": "a buffer", "_modules": "a module"}
@@ -23,6 +24,7 @@ _OWN = {*_REGISTRIES, "_transient", "_forward_hooks"}
 """The attributes that a copy of a module does not share with it."""
 
 
+@hints_at(MODULE_METHODS)
 @report_reads
 class Module:
     """A function with parameters: the base class of all layers, losses and models.
@@ -235,10 +237,22 @@ class Module:
         """Set evaluation mode, without dropout, here and in all submodules; returns the module."""
         return self.train(False)
 
-    def zero_grad(self) -> None:
-        """Drop the gradients of all parameters."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set the gradients of all parameters to None, or to zeros with `set_to_none=False`.
+
+        An optimizer passes over a parameter whose gradient is None, and updates one whose gradient is zero.
+
+        >>> import gradflow as gf
+        >>> layer = gf.nn.Linear(2, 1)
+        >>> layer(gf.ones(2)).sum().backward()
+        >>> layer.bias.grad.tolist()
+        [1.0]
+        >>> layer.zero_grad(set_to_none=False)
+        >>> layer.bias.grad.tolist()
+        [0.0]
+        """
         for parameter in self.parameters():
-            parameter.zero_grad()
+            parameter.zero_grad(set_to_none)
 
     def requires_grad_(self, value: bool = True) -> Self:
         """Set `requires_grad` of all parameters; returns the module."""

@@ -7,11 +7,12 @@ from itertools import pairwise
 from typing import Any
 
 from gradflow.backend.registry import DeviceLike
-from gradflow.nn.constructors import explains_arguments, positive, read_only
+from gradflow.nn.constructors import positive, read_only
 from gradflow.nn.containers import Sequential
 from gradflow.nn.layers import Dropout, Linear
 from gradflow.nn.state import Incompatible, StateError
 from gradflow.ops.network import check_activation, check_dropout, perceptron
+from gradflow.pytorch_names import explains_arguments
 from gradflow.random.generator import Generator
 
 

@@ -10,8 +10,6 @@ from gradflow.ops.backpropagate import backward
 from gradflow.ops.in_place import copy_, in_place_operator, set_item, zero_
 from gradflow.ops.indexing import index
 from gradflow.ops.table import BINARY_OPERATORS, COMPARISONS
-from gradflow.pytorch_names import METHODS as PYTORCH_METHODS
-from gradflow.pytorch_names import MissingMethod
 from gradflow.shapes import is_sequence
 from gradflow.tensor import Tensor
 from gradflow.tensor_methods import TensorMethods
@@ -132,5 +130,3 @@ _set("__invert__", namespace.logical_not)
 _set("__getitem__", index)
 _set("__array_ufunc__", _array_ufunc)
 _set("__array_function__", _array_function)
-for _name in PYTORCH_METHODS:
-    setattr(Tensor, _name, MissingMethod(_name))

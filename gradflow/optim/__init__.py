@@ -1,11 +1,14 @@
 """Optimizers over flat buffers, learning-rate schedules, and clipping of gradients."""
 
+from typing import TYPE_CHECKING
+
 from gradflow.optim import schedules
 from gradflow.optim.algorithms import SGD, Adam, AdamW, RMSprop
 from gradflow.optim.clip import clip_grad_norm_
 from gradflow.optim.flat import FlatArrays
 from gradflow.optim.hyperparameters import check_numbers
 from gradflow.optim.optimizer import Optimizer
+from gradflow.pytorch_names import hints_of
 
 __all__ = [
     "SGD",
@@ -18,3 +21,6 @@ __all__ = [
     "clip_grad_norm_",
     "schedules",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = hints_of(__name__)

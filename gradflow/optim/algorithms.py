@@ -16,6 +16,7 @@ from gradflow.optim.flat import FlatArrays
 from gradflow.optim.hyperparameters import check_numbers, checked_number
 from gradflow.optim.optimizer import Optimizer, Parameters
 from gradflow.optim.schedules import Schedule
+from gradflow.pytorch_names import explains_arguments
 
 _SMALLEST32, _SMALLEST64 = 2.0**-126, 2.0**-1022
 """The smallest normal numbers of float32 and float64. Steps of half floats are computed in float32."""
@@ -34,6 +35,7 @@ def _check_eps(group: dict[str, Any], factor: float = 1.0) -> None:
         raise ValueError(f"eps must be above 0, also in the dtype of the parameters; got {group['eps']!r}")
 
 
+@explains_arguments
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum (Sutskever et al. 2013), also Nesterov's, and weight decay.
 
@@ -78,6 +80,7 @@ class SGD(Optimizer):
         flat.backend.sgd_step(flat.parameters, flat.gradients, velocity, options, SGDScalars(lr, first))
 
 
+@explains_arguments
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015), with weight decay added to the gradient.
 
@@ -127,6 +130,7 @@ class Adam(Optimizer):
         flat.backend.adam_step(flat.parameters, flat.gradients, mean, square, options, scalars)
 
 
+@explains_arguments
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019): each step first shrinks the parameters.
 
@@ -147,6 +151,7 @@ class AdamW(Adam):
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
 
+@explains_arguments
 class RMSprop(Optimizer):
     """RMSprop (Tieleman & Hinton 2012), with momentum, and centred (Graves 2013).
 

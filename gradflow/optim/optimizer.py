@@ -11,6 +11,7 @@ from gradflow.ops.checks import kind_and_fix
 from gradflow.optim.flat import FlatArrays, FlatBlock, make_blocks
 from gradflow.optim.hyperparameters import checked_number
 from gradflow.optim.state import check_entries, collect, parts_of, restore
+from gradflow.pytorch_names import OPTIMIZER_METHODS, hints_at
 from gradflow.tensor import Tensor
 
 Parameters = Iterable[Tensor] | Iterable[Mapping[str, Any]]
@@ -24,6 +25,7 @@ def _listed_params(group: Mapping[str, Any]) -> Any:
     return tensors
 
 
+@hints_at(OPTIMIZER_METHODS)
 @report_reads
 class Optimizer:
     """Updates parameters from their gradients: the base class of all optimizers.
@@ -230,8 +232,25 @@ class Optimizer:
     # ------------------------------------------------------------------ use
 
     @opaque_call
-    def zero_grad(self) -> None:
-        """Set all gradients to None; the next backward pass writes new ones into the same memory."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set all gradients to None; the next backward pass writes new ones into the same memory.
+
+        set_to_none: False to fill the gradients that are there with zeros instead, so that `step` updates their
+            parameters: with momentum and weight decay, these still move (default True).
+
+        >>> import gradflow as gf
+        >>> x = gf.tensor([2.0], requires_grad=True)
+        >>> optimizer = gf.optim.SGD([x], lr=0.1)
+        >>> (x * x).sum().backward()
+        >>> optimizer.zero_grad()
+        >>> x.grad is None
+        True
+        """
+        if not set_to_none:
+            for group in self.param_groups:
+                for tensor in group["params"]:
+                    tensor.zero_grad(set_to_none=False)
+            return
         for group in self.param_groups:
             tensors = group["params"]
             for tensor in tensors if tensors.__class__ is list else _listed_params(group):

@@ -15,6 +15,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import TYPE_CHECKING
+
+from gradflow.pytorch_names import hints_of
 
 Schedule = Callable[[int], float]
 
@@ -139,3 +142,7 @@ class one_cycle:  # noqa: N801
         if step <= top:
             return _half_cosine(start, self.peak, step / top if top else 1.0)
         return _half_cosine(self.peak, start / self.final_divisor, (step - top) / (self.steps - 1.0 - top))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = hints_of(__name__)
