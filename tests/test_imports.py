@@ -70,8 +70,8 @@ LAYERS: tuple[set[str], ...] = (
     {"replay"},
     {"nn.parameter", "nn.state"},
     {"nn.module"},
-    {"nn.constructors", "nn.functional"},
-    {"nn.activations", "nn.containers", "nn.init", "nn.losses"},
+    {"nn.constructors", "nn.functional", "nn.measuring"},
+    {"nn.activations", "nn.containers", "nn.init", "nn.losses", "nn.summaries"},
     {"nn.layers"},
     {"nn.perceptron"},
     {"nn", "optim"},  # the core up to here

@@ -23,6 +23,7 @@ from gradflow.nn.module import Module
 from gradflow.nn.parameter import Parameter
 from gradflow.nn.perceptron import MLP
 from gradflow.nn.state import StateError
+from gradflow.nn.summaries import LayerSummary, StepMemory, Summary, summary
 from gradflow.pytorch_names import hints_of
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Identity",
     "L1Loss",
     "LayerNorm",
+    "LayerSummary",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
@@ -52,9 +54,12 @@ __all__ = [
     "Softmax",
     "Softplus",
     "StateError",
+    "StepMemory",
+    "Summary",
     "Tanh",
     "functional_call",
     "init",
+    "summary",
 ]
 
 # Pickles of earlier versions look for these where they were defined then.
