@@ -127,6 +127,7 @@ METHODS = {
     "index_select": "Tensor.take(indices, axis)",
     "int": "Tensor.astype('int32')",
     "is_cuda": "Tensor.device.type == 'cuda'",
+    "is_floating_point": "Tensor.dtype.is_floating",
     "long": "Tensor.astype('int64')",
     "masked_fill": "gradflow.where(mask, value, x)",
     "masked_fill_": "x[mask] = value under gradflow.no_grad",
@@ -134,6 +135,7 @@ METHODS = {
     "mul": "gradflow.multiply, or the operator *",
     "mul_": "the operator *=",
     "ndimension": "Tensor.ndim",
+    "nelement": "Tensor.size",
     "new_zeros": "gradflow.zeros(shape, x.dtype, x.device)",
     "norm": "gradflow.sqrt(gradflow.sum(gradflow.square(x)))",
     "normal_": "gradflow.nn.init.normal_",
@@ -385,6 +387,20 @@ def _dir_without_hints(instance: Any) -> list[str]:
     return [n for n in names if not isinstance(inspect.getattr_static(instance, n, None), MissingAttribute)]
 
 
+class Size(int):
+    """A number of elements: an int, but calling it like a method, as in PyTorch, raises TypeError with the hint."""
+
+    __slots__ = ()
+
+    def __call__(self, *axes: Any, **options: Any) -> NoReturn:
+        raise TypeError(
+            "Tensor.size is the number of elements, not a method: PyTorch's size() is Tensor.shape, size(0) is shape[0]"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (int(self),)
+
+
 def explains_arguments(cls: _Class) -> _Class:
     """Decorate a class: a TypeError for unexpected arguments names the class, its arguments, and what to do."""
     init = cls.__init__  # type: ignore[misc]
@@ -408,22 +424,23 @@ def explains_arguments(cls: _Class) -> _Class:
     return cls
 
 
-def explains_keywords(function: _Function) -> _Function:
-    """Decorate a function whose last parameter `**others` collects unexpected keywords, for `unexpected`.
+def refuses_keywords(function: _Function) -> _Function:
+    """Decorate a function whose last parameters are keywords of PyTorch, None by default, for `refuse`.
 
-    Its signature does not show that parameter. (A wrapper that catches the TypeError of Python would cost a call.)
+    Its signature does not show them. As parameters they cost a call nothing measurable, which a wrapper would not.
     """
     plain: Any = function
     code = plain.__code__
-    shown = FunctionType(code.replace(co_flags=code.co_flags & ~inspect.CO_VARKEYWORDS), {}, code.co_name)
-    shown.__defaults__, shown.__kwdefaults__ = plain.__defaults__, plain.__kwdefaults__
-    shown.__annotations__ = {name: kind for name, kind in plain.__annotations__.items() if name != "others"}
-    plain.__wrapped__ = shown  # what `inspect.signature` reads
+    own = [name for name in code.co_varnames[: code.co_argcount] if name not in KEYWORDS]
+    defaults = plain.__defaults__[: len(own) - code.co_argcount]
+    code = code.replace(co_argcount=len(own))
+    shown = FunctionType(code, plain.__globals__, code.co_name, defaults, plain.__closure__)
+    shown.__annotations__ = {name: kind for name, kind in plain.__annotations__.items() if name not in KEYWORDS}
+    plain.__wrapped__ = shown  # whose signature `inspect.signature` reads
     return function
 
 
-def unexpected(name: str, keywords: Mapping[str, Any]) -> TypeError:
-    """The error for unexpected keywords of the function `name`."""
-    first = next(iter(keywords))
-    advice = f": {KEYWORDS[first]}" if first in KEYWORDS else ""
-    return TypeError(f"{name}() got an unexpected keyword argument {first!r}{advice}")
+def refuse(function: str, **keywords: Any) -> NoReturn:
+    """Raise TypeError for the keywords of PyTorch that `function` got."""
+    name = next(name for name, value in keywords.items() if value is not None)
+    raise TypeError(f"{function}() got an unexpected keyword argument {name!r}: {KEYWORDS[name]}")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
+import pickle
 import re
 from functools import reduce
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -108,6 +111,18 @@ def test_the_names_are_pytorchs() -> None:
     assert [(kind, name) for kind, name, _ in ATTRIBUTES if name not in dir(objects[kind])] == []
 
 
+def test_size_is_a_number_that_tells_of_shape_when_called() -> None:
+    size: Any = gf.ones((2, 3)).size
+    assert (size, size + 1, f"{size:03d}", repr(size), json.dumps(size)) == (6, 7, "006", "6", "6")
+    assert type(pickle.loads(pickle.dumps(size))) is int
+    assert (gf.ones(2) * size).tolist() == [6.0, 6.0]
+    for call in (lambda: size(), lambda: size(0), lambda: size(dim=0)):
+        with pytest.raises(
+            TypeError, match=r"number of elements.* PyTorch's size\(\) is Tensor.shape, size\(0\) is shape\[0\]$"
+        ):
+            call()
+
+
 # ---------------------------------------------------------------------- set_to_none
 
 
@@ -153,3 +168,68 @@ def test_a_captured_step_zeroes_gradients() -> None:
 
     values = [step().item() for _ in range(6)]
     assert values == pytest.approx([4.0 * 0.64**n for n in range(6)])
+
+
+# ---------------------------------------------------------------------- keywords
+
+CALLS: dict[str, Any] = {
+    **{f"x.{name}": lambda x, name=name, **given: getattr(x, name)(**given) for name in (
+        "all", "any", "argmax", "argmin", "argsort", "cumulative_sum", "log_softmax", "logsumexp", "max", "mean", "min",
+        "prod", "softmax", "squeeze", "std", "sum", "unbind", "var",
+    )},
+    "concat": lambda x, **given: gf.concat([x, x], **given),
+    "expand_dims": lambda x, **given: gf.expand_dims(x, 0, **given),
+    "repeat": lambda x, **given: gf.repeat(x, 2, **given),
+    "split": lambda x, **given: x.split(2, **given),
+    "stack": lambda x, **given: gf.stack([x, x], **given),
+    "take": lambda x, **given: x.take([0], **given),
+    "take_along_axis": lambda x, **given: x.take_along_axis(x, **given),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_dim_is_refused_with_a_hint(name: str) -> None:
+    name_alone = name.removeprefix("x.")
+    error = rf"^{name_alone}\(\) got an unexpected keyword argument 'dim': gradflow says axis=$"
+    with pytest.raises(TypeError, match=error):
+        CALLS[name](gf.ones((2, 2)), dim=0)
+
+
+@pytest.mark.parametrize("name", ["any", "argmax", "logsumexp", "max", "mean", "std", "sum", "var"])
+def test_keepdim_is_refused_with_a_hint(name: str) -> None:
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'keepdim': gradflow says keepdims=$"):
+        CALLS[f"x.{name}"](gf.ones((2, 2)), axis=0, keepdim=True)
+
+
+def test_other_keywords_are_refused_with_a_hint() -> None:
+    x = gf.ones((2, 2))
+    for call, hinted in {
+        "x.std(unbiased=False)": "correction=1 for True, correction=0",
+        "x.flip(dims=(0,))": "gradflow says axis=",
+        "nn.Softmax(dim=1)": "gradflow says axis=",
+        "nn.ReLU(inplace=True)": "so leave it out",
+        "optim.Adam([x], amsgrad=True)": "gradflow has no AMSGrad",
+        "optim.SGD(params=[x])": "gradflow says parameters=",
+        "optim.AdamW([x], fused=True)": "one kernel updates all",
+        "optim.RMSprop([x], maximize=True)": "minimize the negative",
+    }.items():
+        with pytest.raises(TypeError, match=hinted):
+            eval(call, {"x": x, "nn": nn, "optim": optim})
+
+
+@pytest.mark.parametrize("name", ["sum", "softmax", "std", "stack", "any", "argmax", "flip"])
+def test_signatures_do_not_show_the_keywords(name: str) -> None:
+    shown = signature(getattr(gf, name))
+    assert "axis" in shown.parameters
+    assert not KEYWORDS.keys() & shown.parameters.keys()
+    assert shown.parameters["axis"].default in (None, -1, 0)
+    assert shown.return_annotation == "Tensor"
+
+
+def test_every_function_with_an_axis_refuses_dim() -> None:
+    for name in gf.ops.__all__:
+        function = getattr(gf, name)
+        if "axis" in signature(function).parameters:
+            assert (
+                "dim" in KEYWORDS.keys() & signature(function, follow_wrapped=False).parameters.keys() or name == "flip"
+            )

@@ -8,6 +8,7 @@ from typing import Any
 from gradflow.backend import ACTIVATIONS
 from gradflow.ops.checks import check_tensors, keepdims_flag, number
 from gradflow.ops.table import OPERATIONS, UnaryFunction, apply, defop, floating, named
+from gradflow.pytorch_names import refuse, refuses_keywords
 from gradflow.shapes import Axis, normalize_axes, one_axis
 from gradflow.tensor import Tensor
 
@@ -89,13 +90,19 @@ _LOGSUMEXP = defop(
 )
 
 
-def softmax(x: Tensor, /, axis: int = -1) -> Tensor:
+@refuses_keywords
+def softmax(x: Tensor, /, axis: int = -1, dim: None = None) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`, without overflow. Raises ValueError for an axis without elements."""
+    if dim is not None:
+        refuse("softmax", dim=dim)
     return _along(_SOFTMAX, x, axis)
 
 
-def log_softmax(x: Tensor, /, axis: int = -1) -> Tensor:
+@refuses_keywords
+def log_softmax(x: Tensor, /, axis: int = -1, dim: None = None) -> Tensor:
     """log(softmax(x)) along `axis`, finite for every finite x. Raises ValueError for an axis without elements."""
+    if dim is not None:
+        refuse("log_softmax", dim=dim)
     return _along(_LOG_SOFTMAX, x, axis)
 
 
@@ -107,8 +114,13 @@ def _along(op: Any, x: Tensor, axis: int) -> Tensor:
     return apply(op, (floating(x),), {"axis": axis})
 
 
-def logsumexp(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
+@refuses_keywords
+def logsumexp(
+    x: Tensor, /, axis: Axis = None, keepdims: bool = False, dim: None = None, keepdim: None = None
+) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow. Raises ValueError where there are no elements to sum."""
+    if dim is not None or keepdim is not None:
+        refuse("logsumexp", dim=dim, keepdim=keepdim)
     check_tensors("logsumexp", x)
     keepdims = keepdims_flag("logsumexp", keepdims)
     axes = normalize_axes(axis, x.ndim)

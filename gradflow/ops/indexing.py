@@ -12,6 +12,7 @@ from gradflow.autograd.parts import Part, key_of_range
 from gradflow.ops.checks import check_tensors, mismatch
 from gradflow.ops.host import array_from_host
 from gradflow.ops.table import apply, defop
+from gradflow.pytorch_names import refuse, refuses_keywords
 from gradflow.shapes import broadcasts, check_broadcast, one_axis
 from gradflow.tensor import Tensor
 
@@ -285,11 +286,14 @@ def scatter_add_along_axis(values: Tensor, indices: Tensor, /, shape: tuple[int,
     return apply(_SCATTER_ALONG, (values, indices), {"shape": tuple(shape), "axis": axis})
 
 
-def take(x: Tensor, indices: Any, /, axis: int | None = None) -> Tensor:
+@refuses_keywords
+def take(x: Tensor, indices: Any, /, axis: int | None = None, dim: None = None) -> Tensor:
     """The elements of x at `indices` (integers, of any shape) along `axis`.
 
     Raises IndexError for indices that are not integers, ValueError without an axis unless x has only one.
     """
+    if dim is not None:
+        refuse("take", dim=dim)
     check_tensors("take", x)
     if axis is None:
         if x.ndim != 1:
@@ -303,13 +307,16 @@ def take(x: Tensor, indices: Any, /, axis: int | None = None) -> Tensor:
     return getitem(x, _fitting(x, [slice(None)] * one_axis("take", axis, x.ndim) + [part]))
 
 
-def take_along_axis(x: Tensor, indices: Tensor, /, axis: int = -1) -> Tensor:
+@refuses_keywords
+def take_along_axis(x: Tensor, indices: Tensor, /, axis: int = -1, dim: None = None) -> Tensor:
     """The element of x at each of `indices` along `axis`: out[i, j] = x[i, indices[i, j]] for the last axis of two.
 
     indices: integers, of the shape of x except along `axis`.
 
     Raises IndexError for indices that are not integers, ValueError for a shape that does not fit.
     """
+    if dim is not None:
+        refuse("take_along_axis", dim=dim)
     check_tensors("take_along_axis", x, indices)
     axis = one_axis("take_along_axis", axis, x.ndim)
     if indices.dtype.kind not in ("int", "uint"):

@@ -11,6 +11,7 @@ from gradflow.autograd.grad_mode import FAST, grad_enabled
 from gradflow.autograd.graph import Node
 from gradflow.ops.checks import check_tensors, keepdims_flag, number
 from gradflow.ops.table import apply, bools_to_int64, defop, floating, named
+from gradflow.pytorch_names import refuse, refuses_keywords
 from gradflow.shapes import Axis, normalize_axes, one_axis
 from gradflow.tensor import Tensor
 
@@ -97,7 +98,11 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, needs_
     reads_out, which = op.saves[1]
     reads_x = which is not None
 
-    def function(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    def function(
+        x: Tensor, /, axis: Axis = None, keepdims: bool = False, dim: None = None, keepdim: None = None
+    ) -> Tensor:
+        if dim is not None or keepdim is not None:
+            refuse(name, dim=dim, keepdim=keepdim)
         if not isinstance(x, Tensor):
             check_tensors(name, x)
         if keepdims.__class__ is not bool:
@@ -120,7 +125,7 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, needs_
             return Tensor(array, backend, Node(op, backend, (parent,), saved, out, array, parameters))
         return apply(op, (x,), parameters)
 
-    return named(function, name, doc)
+    return refuses_keywords(named(function, name, doc))
 
 
 sum = _reduction(
@@ -182,19 +187,43 @@ def _spread_of(op: Any, x: Tensor, axis: Axis, correction: float, keepdims: bool
     return apply(op, (floating(x),), {"axis": axes, "correction": correction, "keepdims": keepdims})
 
 
-def var(x: Tensor, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+@refuses_keywords
+def var(
+    x: Tensor,
+    /,
+    axis: Axis = None,
+    correction: float = 0.0,
+    keepdims: bool = False,
+    dim: None = None,
+    keepdim: None = None,
+    unbiased: None = None,
+) -> Tensor:
     """The variance over `axis`: the sum of squared deviations from the mean, divided by n - correction.
 
     As in the Array API and NumPy, `correction` is 0 by default (in PyTorch, 1). Raises ValueError for n <= correction.
     """
+    if dim is not None or keepdim is not None or unbiased is not None:
+        refuse("var", dim=dim, keepdim=keepdim, unbiased=unbiased)
     return _spread_of(_VAR, x, axis, correction, keepdims)
 
 
-def std(x: Tensor, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+@refuses_keywords
+def std(
+    x: Tensor,
+    /,
+    axis: Axis = None,
+    correction: float = 0.0,
+    keepdims: bool = False,
+    dim: None = None,
+    keepdim: None = None,
+    unbiased: None = None,
+) -> Tensor:
     """The standard deviation over `axis`: the square root of `var`. Raises ValueError for n <= correction.
 
     Where all elements are equal, its derivatives of every order are 0.
     """
+    if dim is not None or keepdim is not None or unbiased is not None:
+        refuse("std", dim=dim, keepdim=keepdim, unbiased=unbiased)
     return _spread_of(_STD, x, axis, correction, keepdims)
 
 
@@ -205,8 +234,11 @@ def _cumulative_sum_rule(F: Any, g: Any, _out: Any, _x: Any, axis: int) -> Any:
 _CUMULATIVE_SUM = defop("cumulative_sum", _cumulative_sum_rule)
 
 
-def cumulative_sum(x: Tensor, /, axis: int | None = None) -> Tensor:
+@refuses_keywords
+def cumulative_sum(x: Tensor, /, axis: int | None = None, dim: None = None) -> Tensor:
     """The running sum along `axis`. Raises ValueError without an axis, unless the tensor has only one."""
+    if dim is not None:
+        refuse("cumulative_sum", dim=dim)
     check_tensors("cumulative_sum", x)
     if axis is None:
         if x.ndim != 1:
@@ -216,18 +248,26 @@ def cumulative_sum(x: Tensor, /, axis: int | None = None) -> Tensor:
 
 
 def _nondifferentiable(name: str, doc: str) -> _Reduction:
-    def function(x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    def function(
+        x: Tensor, /, axis: Axis = None, keepdims: bool = False, dim: None = None, keepdim: None = None
+    ) -> Tensor:
+        if dim is not None or keepdim is not None:
+            refuse(name, dim=dim, keepdim=keepdim)
         check_tensors(name, x)
         keepdims = keepdims_flag(name, keepdims)
         if axis is not None:
             axis = normalize_axes(axis, x.ndim)
         return Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
 
-    return named(function, name, doc)
+    return refuses_keywords(named(function, name, doc))
 
 
 def _index_of(name: str, doc: str) -> _AlongAxis:
-    def function(x: Tensor, /, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    def function(
+        x: Tensor, /, axis: int | None = None, keepdims: bool = False, dim: None = None, keepdim: None = None
+    ) -> Tensor:
+        if dim is not None or keepdim is not None:
+            refuse(name, dim=dim, keepdim=keepdim)
         check_tensors(name, x)
         keepdims = keepdims_flag(name, keepdims)
         if axis is not None:
@@ -236,7 +276,7 @@ def _index_of(name: str, doc: str) -> _AlongAxis:
             raise ValueError(f"{name} of no elements is undefined: the shape is {x.shape}, the axis {axis}")
         return Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
 
-    return named(function, name, doc)
+    return refuses_keywords(named(function, name, doc))
 
 
 any = _nondifferentiable("any", "Whether any element over `axis` is true (not 0).")
@@ -253,8 +293,11 @@ argmin = _index_of(
 )
 
 
-def argsort(x: Tensor, /, axis: int = -1, descending: bool = False) -> Tensor:
+@refuses_keywords
+def argsort(x: Tensor, /, axis: int = -1, descending: bool = False, dim: None = None) -> Tensor:
     """The indices that sort x along `axis`, in ascending order unless `descending`. The sort is stable."""
+    if dim is not None:
+        refuse("argsort", dim=dim)
     check_tensors("argsort", x)
     axis = one_axis("argsort", axis, x.ndim)
     return Tensor(x.backend.argsort(x.array, axis=axis, descending=descending, stable=True), x.backend)

@@ -14,6 +14,7 @@ from gradflow.dtypes import promote, weak_number
 from gradflow.ops.checks import check_tensors, kind_of
 from gradflow.ops.indexing import parts
 from gradflow.ops.table import apply, cast, defop
+from gradflow.pytorch_names import refuse, refuses_keywords
 from gradflow.shapes import Axis, broadcasts, integers, is_sequence, normalize_axes, one_axis, shape_from
 from gradflow.tensor import Tensor
 
@@ -39,10 +40,11 @@ def reshape(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
     lengths = integers("reshape", shape)
     known = math.prod(n for n in lengths if n != -1)
     unknown = lengths.count(-1)
-    fits = x.size == known if not unknown else known and x.size % known == 0
+    size = x.size
+    fits = size == known if not unknown else known and size % known == 0
     if unknown > 1 or any(n < -1 for n in lengths) or not fits:
         raise ValueError(f"a tensor of shape {x.shape} cannot be reshaped to {lengths}")
-    return apply(_RESHAPE, (x,), {"shape": tuple(x.size // known if n == -1 else n for n in lengths)})
+    return apply(_RESHAPE, (x,), {"shape": tuple(size // known if n == -1 else n for n in lengths)})
 
 
 def broadcast_to(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
@@ -74,8 +76,11 @@ def matrix_transpose(x: Tensor, /) -> Tensor:
     return apply(_TRANSPOSE, (x,))
 
 
-def squeeze(x: Tensor, /, axis: Axis = None) -> Tensor:
+@refuses_keywords
+def squeeze(x: Tensor, /, axis: Axis = None, dim: None = None) -> Tensor:
     """x without the axes of length 1 that `axis` names (default: all). Raises ValueError for one of another length."""
+    if dim is not None:
+        refuse("squeeze", dim=dim)
     check_tensors("squeeze", x)
     if axis is None:
         axes = tuple(i for i, n in enumerate(x.shape) if n == 1)
@@ -86,8 +91,11 @@ def squeeze(x: Tensor, /, axis: Axis = None) -> Tensor:
     return reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))
 
 
-def expand_dims(x: Tensor, /, axis: int | tuple[int, ...]) -> Tensor:
+@refuses_keywords
+def expand_dims(x: Tensor, /, axis: int | tuple[int, ...], dim: None = None) -> Tensor:
     """x with new axes of length 1 at `axis`, counted in the result. Raises ValueError for one out of range."""
+    if dim is not None:
+        refuse("expand_dims", dim=dim)
     check_tensors("expand_dims", x)
     ndim = x.ndim + (len(axis) if isinstance(axis, (tuple, list)) else 1)
     axes = normalize_axes(axis, ndim)
@@ -119,8 +127,11 @@ def swapaxes(x: Tensor, axis1: int, axis2: int, /) -> Tensor:
     return apply(_PERMUTE, (x,), {"axes": tuple(order)})
 
 
-def repeat(x: Tensor, repeats: int, /, axis: int | None = None) -> Tensor:
+@refuses_keywords
+def repeat(x: Tensor, repeats: int, /, axis: int | None = None, dim: None = None) -> Tensor:
     """x with each element repeated `repeats` times along `axis` (default: of x flattened), as `repeat_interleave`."""
+    if dim is not None:
+        refuse("repeat", dim=dim)
     check_tensors("repeat", x)
     if axis is None:
         x, axis = reshape(x, -1), 0
@@ -145,8 +156,11 @@ def tile(x: Tensor, repetitions: int | Sequence[int], /) -> Tensor:
     return reshape(out, tuple(t * n for t, n in zip(times, shape, strict=True)))
 
 
-def flip(x: Tensor, /, axis: Axis = None) -> Tensor:
+@refuses_keywords
+def flip(x: Tensor, /, axis: Axis = None, dims: None = None) -> Tensor:
     """x with its elements in reverse order along `axis` (default: along all axes)."""
+    if dims is not None:
+        refuse("flip", dims=dims)
     check_tensors("flip", x)
     return apply(_FLIP, (x,), {"axis": normalize_axes(axis, x.ndim)})
 
@@ -184,8 +198,11 @@ _STACK = defop(
 )
 
 
-def concat(arrays: Sequence[Tensor], /, axis: int = 0) -> Tensor:
+@refuses_keywords
+def concat(arrays: Sequence[Tensor], /, axis: int = 0, dim: None = None) -> Tensor:
     """The tensors joined along `axis`. Raises ValueError unless their shapes are equal except along it."""
+    if dim is not None:
+        refuse("concat", dim=dim)
     arrays = _same_dtype("concat", arrays)
     axis = one_axis("concat", axis, arrays[0].ndim)
     shapes = [x.array.shape for x in arrays]
@@ -195,8 +212,11 @@ def concat(arrays: Sequence[Tensor], /, axis: int = 0) -> Tensor:
     return _joined(_CONCAT, arrays, {"axis": axis, "lengths": tuple([shape[axis] for shape in shapes])})
 
 
-def stack(arrays: Sequence[Tensor], /, axis: int = 0) -> Tensor:
+@refuses_keywords
+def stack(arrays: Sequence[Tensor], /, axis: int = 0, dim: None = None) -> Tensor:
     """The tensors joined along a new axis, at `axis` of the result. Raises ValueError unless their shapes are equal."""
+    if dim is not None:
+        refuse("stack", dim=dim)
     arrays = _same_dtype("stack", arrays)
     shapes = {x.array.shape for x in arrays}
     if len(shapes) > 1:
@@ -231,13 +251,16 @@ def _joined(op: Operation, tensors: list[Tensor], parameters: dict[str, Any]) ->
     return Tensor(result, backend, node)
 
 
-def split(x: Tensor, /, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
+@refuses_keywords
+def split(x: Tensor, /, indices_or_sections: int | Sequence[int], axis: int = 0, dim: None = None) -> list[Tensor]:
     """The pieces of x along `axis`, as views, as in `numpy.split`.
 
     indices_or_sections: the number of equal pieces, or the indices at which the later pieces start.
 
     Raises ValueError if the number of pieces does not divide the length of the axis.
     """
+    if dim is not None:
+        refuse("split", dim=dim)
     check_tensors("split", x)
     axis = one_axis("split", axis, x.ndim)
     n = x.shape[axis]
@@ -250,8 +273,11 @@ def split(x: Tensor, /, indices_or_sections: int | Sequence[int], axis: int = 0)
     return parts(x, axis, zip([0, *cuts], [*cuts, n], strict=True))
 
 
-def unbind(x: Tensor, /, axis: int = 0) -> list[Tensor]:
+@refuses_keywords
+def unbind(x: Tensor, /, axis: int = 0, dim: None = None) -> list[Tensor]:
     """The slices of x along `axis`, as views without that axis: the inverse of `stack` (Array API: `unstack`)."""
+    if dim is not None:
+        refuse("unbind", dim=dim)
     check_tensors("unbind", x)
     axis = one_axis("unbind", axis, x.ndim)
     return parts(x, axis, zip(range(x.shape[axis]), itertools.repeat(None)))
