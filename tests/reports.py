@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradflow.training.epoch import Epoch
+from gradflow.training.layers import Snapshot, Spread, histograms
 from gradflow.training.report import ReportData
 
 HOSTILE = (
@@ -35,6 +36,31 @@ def history(n: int = 12, validated: bool = True, metric: str = "accuracy") -> li
         )
         for i, loss in enumerate(losses)
     ]  # fmt: skip
+
+
+def snapshots(
+    epochs: Sequence[int] = (1, 2, 4, 8, 12), layers: int = 3, dead: bool = True, broken: bool = False
+) -> list[Snapshot]:
+    """What was watched of a perceptron whose gradients shrink; at the end, numbers are not finite if `broken`."""
+    rng = np.random.default_rng(0)
+    names = [f"{i}.{kind}" for i in range(layers) for kind in ("weight", "bias")]
+    found = []
+    for epoch in epochs:
+        bad = broken and epoch == epochs[-1]
+
+        def spreads(scale: float, bad: bool = bad) -> dict[str, Spread]:
+            values = [(scale * rng.normal(size=500)).astype(np.float32) for _ in names]
+            counts = histograms(np.concatenate(values) * (np.nan if bad else 1.0), [500] * len(names))
+            return {n: Spread(np.nan if bad else scale, c) for n, c in zip(names, counts, strict=True)}
+
+        found.append(
+            Snapshot(
+                epoch, 10 * epoch, spreads(0.1), spreads(0.1**epoch),
+                dict.fromkeys(names, np.nan if bad else 1e-3 / epoch),
+                {str(i): 0.125 * i for i in range(layers - 1)} if dead else {},
+            )
+        )  # fmt: skip
+    return found
 
 
 def probabilities(n: int, classes: int, seed: int = 0) -> tuple[Any, Any]:
@@ -151,7 +177,10 @@ CASES = {
     ),
     "hostile columns": measured(columns=3, columns_named=HOSTILE[:3]),
     "one sample": classified(n=1),
-    "one epoch": classified(histories=[history(1)]),
+    "one epoch": classified(histories=[history(1)], snapshots=snapshots([1])),
+    "watched": classified(snapshots=snapshots()),
+    "watched and diverged": classified(snapshots=snapshots(broken=True, dead=False)),
+    "watched and deep": classified(snapshots=snapshots(layers=30)),
     "no mistakes": classified(n=20, outputs=np.eye(5)[probabilities(20, 5)[0]]),
     "an ensemble": classified(histories=ENSEMBLE),
     "diverged": classified(stopped=DIVERGED),

@@ -186,29 +186,29 @@ def test_models_of_gradflow_are_captured(model: Any, loss: Any, captured: bool) 
 # ---------------------------------------------------------------------- the best
 
 
-def trainer_with(figures: list[float], watch: str) -> Trainer:
-    """Return a trainer whose epochs have these values of the watched figure."""
-    trainer = make(validate=True, watch=watch, metrics=["accuracy"])
+def trainer_with(figures: list[float], monitor: str) -> Trainer:
+    """Return a trainer whose epochs have these values of the monitored figure."""
+    trainer = make(validate=True, monitor=monitor, metrics=["accuracy"])
     read = iter(figures)
 
     def next_figures(tally: Any) -> tuple[float, dict[str, float]]:
         value = next(read)
-        return (value, {"accuracy": 0.5}) if watch == "loss" else (1.0, {"accuracy": value})
+        return (value, {"accuracy": 0.5}) if monitor == "loss" else (1.0, {"accuracy": value})
 
     trainer._on_validation.read = next_figures  # type: ignore[union-attr, method-assign]
     return trainer
 
 
 @pytest.mark.parametrize(
-    ("watch", "figures", "stale"),
+    ("monitor", "figures", "stale"),
     [
         ("loss", [3.0, 2.0, 2.0, 2.5, 1.0], [0, 0, 1, 2, 0]),
         ("accuracy", [0.5, 0.6, 0.6, 0.4, 0.7], [0, 0, 1, 2, 0]),
         ("accuracy", [math.nan, math.nan, 0.1, math.nan, 0.2], [1, 2, 0, 1, 0]),
     ],
 )
-def test_the_best_epoch(watch: str, figures: list[float], stale: list[int]) -> None:
-    trainer = trainer_with(figures, watch)
+def test_the_best_epoch(monitor: str, figures: list[float], stale: list[int]) -> None:
+    trainer = trainer_with(figures, monitor)
     kept: list[Any] = []
     for epoch in trainer.epochs(5):
         if epoch.stale == 0:
@@ -220,8 +220,8 @@ def test_the_best_epoch(watch: str, figures: list[float], stale: list[int]) -> N
     assert equal(kept, weights_of(trainer))
 
 
-def test_without_validation_the_training_is_watched() -> None:
-    trainer = make(metrics=["accuracy"], watch="accuracy", lr=0.5)
+def test_without_validation_the_training_is_monitored() -> None:
+    trainer = make(metrics=["accuracy"], monitor="accuracy", lr=0.5)
     history = list(trainer.epochs(8))
     best = max(history, key=lambda e: (e.train_metrics["accuracy"], -e.epoch))
     assert trainer.best is best
@@ -236,7 +236,7 @@ def test_the_history_is_a_list_of_ones_own() -> None:
 
 
 ARGUMENTS = [
-    "model", "loss", "optimizer", "train", "validation", "metrics", "watch", "clip_norm", "accumulate", "captures",
+    "model", "loss", "optimizer", "train", "validation", "metrics", "monitor", "clip_norm", "accumulate", "captures",
     "class_weights", "progress",
 ]  # fmt: skip
 

@@ -64,15 +64,15 @@ def _a(x: Any) -> str:
     return "None" if x is None else f"a {type(x).__name__}"
 
 
-def check_watch(watch: Any, names: Sequence[str]) -> None:
-    """Raise ValueError unless "loss" or one of the metrics is watched."""
-    if watch not in ("loss", *names):
+def check_monitor(monitor: Any, names: Sequence[str]) -> None:
+    """Raise ValueError unless "loss" or one of the metrics is monitored."""
+    if monitor not in ("loss", *names):
         hint = f"; there are loss, {', '.join(METRICS)}"
-        if watch in METRICS:
-            hint = f"; add it to metrics=[{watch!r}, ...]"
-        elif isinstance(watch, str):
-            hint = did_you_mean(watch, ("loss", *METRICS)) + hint
-        raise ValueError(f"watch is 'loss' or one of the metrics {list(names)}; got {watch!r}{hint}")
+        if monitor in METRICS:
+            hint = f"; add it to metrics=[{monitor!r}, ...]"
+        elif isinstance(monitor, str):
+            hint = did_you_mean(monitor, ("loss", *METRICS)) + hint
+        raise ValueError(f"monitor is 'loss' or one of the metrics {list(names)}; got {monitor!r}{hint}")
 
 
 def check_labels(loss: Loss, outputs: gf.Tensor, batches: Batches) -> None:

@@ -96,7 +96,7 @@ class Figures:
 
     def _tally(self, model: gf.nn.Module) -> Tally:
         tally = Tally()
-        with _without_draws(model), evaluating(model):
+        with without_draws(model), evaluating(model):
             for inputs, targets, *weights in self.batches:
                 outputs = model(inputs)
                 tally.add(self.objective(outputs, targets, *weights), self.metrics.partial(outputs, targets, *weights))
@@ -144,14 +144,14 @@ def trial(model: gf.nn.Module, batches: Batches, samples: int = 2) -> tuple[gf.T
     data = [x[spaced] for x in (batches.inputs, batches.targets, batches.weights) if x is not None]
     inputs, *others = [x if isinstance(x, gf.Tensor) else gf.tensor(x, device=batches.device) for x in data]
     refused = f"the model does not take the inputs (tried with {len(inputs)} samples)"
-    with _without_draws(model), evaluating(model), naming(refused):
+    with without_draws(model), evaluating(model), naming(refused):
         outputs = model(inputs)
     if not isinstance(outputs, gf.Tensor):
         raise TypeError(f"the model must return a tensor; got {type(outputs).__name__}")
     return outputs, *others
 
 
-def _without_draws(model: gf.nn.Module) -> contextlib.AbstractContextManager[None]:
+def without_draws(model: gf.nn.Module) -> contextlib.AbstractContextManager[None]:
     """Inside this `with`, what the model draws leaves its random generators as they were."""
     return restored({g: (g.key, g.counter) for g in generators_of(model)})
 

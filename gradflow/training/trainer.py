@@ -31,6 +31,7 @@ from gradflow.training.metrics import ON_DEVICE, better, metric_names
 from gradflow.training.objective import ClassWeight, Loss, check_loss, class_weights_of
 from gradflow.training.progress import Progress
 from gradflow.training.step import TrainingStep, draws, is_own
+from gradflow.training.watching import Watch
 
 
 class Trainer(SetOnce):
@@ -42,8 +43,8 @@ class Trainer(SetOnce):
         (default None: none).
     metrics: the names of figures besides the loss, such as "accuracy" (default: none); see
         `gradflow.training.metrics.METRICS`.
-    watch: the figure that decides which epoch is best, "loss" (default) or one of `metrics`: of the validation if there
-        is one, else of the training. Of equal epochs the first is best; NaN never is.
+    monitor: the figure that decides which epoch is best, "loss" (default) or one of `metrics`: of the validation if
+        there is one, else of the training. Of equal epochs the first is best; NaN never is.
     clip_norm: the largest global norm of the gradients (default None: any).
     accumulate: the number of batches whose union gives the gradient of a step (default 1). The last step of an epoch
         has the batches that are left.
@@ -88,7 +89,7 @@ class Trainer(SetOnce):
         validation: Batches | None = None,
         *,
         metrics: Sequence[str] = (),
-        watch: str = "loss",
+        monitor: str = "loss",
         clip_norm: float | None = None,
         accumulate: int = 1,
         average: float | None = None,
@@ -99,13 +100,13 @@ class Trainer(SetOnce):
         check_loss(loss)
         checks.check_parts(model, optimizer, train, validation, accumulate)
         clip_norm, names = checks.norm_of(clip_norm), metric_names(metrics)
-        checks.check_watch(watch, names)
+        checks.check_monitor(monitor, names)
         if capture not in (True, False, "auto"):
             raise ValueError(f"capture is True, False or 'auto'; got {capture!r}")
         if progress:
             tqdm()
         self.model, self.loss, self.optimizer, self.train, self.validation = model, loss, optimizer, train, validation
-        self.watch, self.clip_norm, self.accumulate, self.progress = watch, clip_norm, index(accumulate), progress
+        self.monitor, self.clip_norm, self.accumulate, self.progress = monitor, clip_norm, index(accumulate), progress
         self.captures = bool(capture) and not draws(model) and (capture is True or is_own(model, loss))
         self.metrics = names
         self.class_weights = (
@@ -129,6 +130,7 @@ class Trainer(SetOnce):
         self._progress = Progress()
         self._batches: Iterator[tuple[gf.Tensor, ...]] | None = None  # what is left of the epoch
         self._bar = Bar(len(train))
+        self._watch: Watch | None = None
 
     # ------------------------------------------------------------------ where it stands
 
@@ -220,6 +222,9 @@ class Trainer(SetOnce):
             self.model.train()
         if self.progress:
             self._bar.open(self.epoch + 1, progress.batches)
+        watch = self._watch_of_step()
+        if watch is not None:
+            watch.before_step()
         if self.accumulate == 1:
             loss, partial = self._step.whole(*next(self._batches))
             progress.tally.add(loss, partial)
@@ -227,11 +232,20 @@ class Trainer(SetOnce):
             losses = [loss]
         else:
             losses = self._accumulated(self._batches)
+        if watch is not None:
+            watch.after_step()
         progress.step += 1
         progress.torn = False
         if self.progress:
             self._bar.show(progress.batches, losses[-1])
         return losses
+
+    def _watch_of_step(self) -> Watch | None:
+        """The watch, if the next step is the last of an epoch that is watched."""
+        watch = self._watch
+        if watch is None or (self.epoch + 1) % watch.every:
+            return None
+        return watch if self._progress.batches + self.accumulate >= len(self._on_train.sizes) else None
 
     def _accumulated(self, batches: Iterator[tuple[gf.Tensor, ...]]) -> list[gf.Tensor]:
         """Do one optimizer step with the gradient of the union of several batches, and return their losses."""
@@ -272,6 +286,8 @@ class Trainer(SetOnce):
     def _finish(self) -> Epoch:
         """Validate, read the figures of the epoch, keep the weights if they are the best, and start the next epoch."""
         progress, number = self._progress, self.epoch + 1
+        if self._watch is not None:
+            self._watch.finish_epoch(number, progress.step)
         with self._averaged():
             validation = None if self._on_validation is None else self._on_validation.tally(self.model)
             train_loss, train_metrics = self._on_train.read(progress.tally)
@@ -283,7 +299,7 @@ class Trainer(SetOnce):
                 if value is not None and not math.isfinite(value):
                     raise NonFiniteLossError(f"the {name} became {value} in epoch {number}; try a lower learning rate")
             figures = {"loss": train_loss, **train_metrics} if loss is None else {"loss": loss, **metrics}
-            is_best = self._is_best(figures[self.watch])
+            is_best = self._is_best(figures[self.monitor])
             weights = self.model.state_dict() if is_best else progress.best_weights
         stale = 0 if is_best else number - (0 if progress.best is None else progress.best.epoch)
         rate = self.optimizer.param_groups[0]["lr"]
@@ -300,10 +316,10 @@ class Trainer(SetOnce):
         return epoch
 
     def _is_best(self, value: float) -> bool:
-        """Whether a value of the watched figure is better than that of the best epoch so far."""
+        """Whether a value of the monitored figure is better than that of the best epoch so far."""
         if self._best_value is None:
             return not math.isnan(value)
-        return better(self.watch) * (value - self._best_value) > 0.0
+        return better(self.monitor) * (value - self._best_value) > 0.0
 
     @property
     def _best_value(self) -> float | None:
@@ -311,8 +327,8 @@ class Trainer(SetOnce):
         if best is None:
             return None
         if self.validation is None:
-            return best.train_loss if self.watch == "loss" else best.train_metrics[self.watch]
-        return best.validation_loss if self.watch == "loss" else best.validation_metrics[self.watch]
+            return best.train_loss if self.monitor == "loss" else best.train_metrics[self.monitor]
+        return best.validation_loss if self.monitor == "loss" else best.validation_metrics[self.monitor]
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         """Give the model the averaged weights inside a `with`, if there are any."""
@@ -332,6 +348,38 @@ class Trainer(SetOnce):
             tally = figures.tally(self.model)
         loss, metrics = figures.read(tally)
         return {"loss": loss, **metrics}
+
+    def watch(self, every: int = 1) -> Watch:
+        """Watch the layers from now on, and return the `Watch`, which has a `Snapshot` of each epoch that is watched.
+
+        every: how many epochs there are from one that is watched to the next (default 1).
+
+        A snapshot tells how the weights and gradients of each parameter are spread after the last step of the epoch,
+        how much this step changed them, and which units are dead, see `gradflow.training.layers`. It takes one transfer
+        from the device, and changes nothing in the training. The snapshots are part of a saved state. Called again, it
+        returns the same Watch. Raises ValueError unless `every` is an integer of at least 1.
+
+        >>> import gradflow as gf
+        >>> from gradflow.data import Batches
+        >>> model = gf.nn.MLP([2, 8, 1], generator=gf.Generator(0))
+        >>> x = gf.random.normal((64, 2), generator=gf.Generator(1))
+        >>> optimizer = gf.optim.SGD(model.parameters(), lr=0.1)
+        >>> trainer = gf.training.Trainer(model, gf.mse_loss, optimizer, Batches(x, x[:, :1], 16))
+        >>> watch = trainer.watch()
+        >>> for epoch in trainer.epochs(3):
+        ...     large = watch[-1].ratios["0.weight"] > 0.1
+        >>> len(watch), large, list(watch[-1].dead)
+        (3, False, ['0'])
+        """
+        if isinstance(every, bool) or not hasattr(every, "__index__") or every < 1:
+            raise ValueError(f"every is a number of epochs, an integer of at least 1; got {every!r}")
+        if self._watch is None:
+            self._watch = self._new_watch()
+        self._watch.every = index(every)
+        return self._watch
+
+    def _new_watch(self) -> Watch:
+        return Watch(self.model, self.train if self.validation is None else self.validation)
 
     def restore_best(self) -> None:
         """Give the model the weights of the best epoch. Raises RuntimeError if no epoch has been the best.
@@ -376,10 +424,10 @@ class Trainer(SetOnce):
         """Go on from a state that `state_dict` returned; see `load`."""
         trainer_state.restore(self, state)
 
-    def _go_on_from(self, progress: Progress) -> None:
-        """Be where a saved state was; the weights and the optimizer are already."""
+    def _go_on_from(self, progress: Progress, watch: Watch | None) -> None:
+        """Be where a saved state was; the weights, the optimizer and the watch are already."""
         self._bar.close()
-        self._progress, self._batches = progress, None
+        self._progress, self._batches, self._watch = progress, None, watch
 
 
 class _Work:

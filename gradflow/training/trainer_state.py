@@ -24,6 +24,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "average": None if trainer._average is None else trainer._average.state_dict(),
         "generators": [[g.key, g.counter] for g in _generators(trainer)],
         "progress": trainer._progress.tree(),
+        "watch": None if trainer._watch is None else trainer._watch.tree(),
     }
 
 
@@ -49,6 +50,12 @@ def restore(trainer: Trainer, state: Any) -> None:
     progress = Progress.from_tree(
         part(state, "progress"), trainer.train.device, own, len(figures.sizes), trainer.accumulate, figures.partial
     )
+    watch, watched = trainer._watch, None if state.get("watch") is None else part(state, "watch")
+    if watched is not None and watch is None:  # the run was watched, so it is from here on
+        watch = trainer._new_watch()
+    load_watch = None
+    if watch is not None:  # of a run that was not watched, nothing is known yet
+        load_watch = watch.clear if watched is None else watch.loader(watched)
     average = trainer._average
     optimizer_state = part(state, "optimizer")
     average_state = {} if average is None else part(state, "average")
@@ -67,6 +74,8 @@ def restore(trainer: Trainer, state: Any) -> None:
     load_optimizer()
     if load_average is not None:
         load_average()
+    if load_watch is not None:
+        load_watch()
     for name, parameter in parameters.items():
         if parameter.requires_grad != (name in trainable):
             parameter.requires_grad_(name in trainable)
@@ -75,7 +84,7 @@ def restore(trainer: Trainer, state: Any) -> None:
             module.training = name in training
     for generator, (key, counter) in zip(generators, states, strict=True):
         generator.key, generator.counter = key, counter
-    trainer._go_on_from(progress)
+    trainer._go_on_from(progress, watch)
 
 
 def _generators(trainer: Trainer) -> Any:
@@ -94,7 +103,7 @@ def _run(trainer: Trainer) -> dict[str, Any]:
         "parameter groups": [len(group["params"]) for group in groups],
         "learning rate": [in_words(repr(group["lr"])) if callable(group["lr"]) else "number" for group in groups],
         "metrics": list(trainer.metrics),
-        "watch": trainer.watch,
+        "monitor": trainer.monitor,
         "clip_norm": trainer.clip_norm,
         "accumulate": trainer.accumulate,
         "average": None if trainer._average is None else trainer._average.decay,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from gradflow.training.curves import History
+from gradflow.training.layers import Snapshot
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,6 +21,7 @@ class ReportData:
     sizes: the widths of the layers, from the inputs to the outputs.
     counts: how many samples trained the model, how many validated it, and how many were set aside to test it.
     histories: for each member of the ensemble (one without), its finished epochs.
+    snapshots: what is known of the layers of the first member, in the order of its epochs.
     assessed: which samples `inputs`, `targets`, `outputs` and `rows` are: "test", or "validation" without a test set.
     inputs: (samples, features), raw: as they were in the data. targets: labels (samples,), or values (samples, columns)
     in their units. outputs: probabilities (samples, classes), or values (samples, columns) in their units, of the
@@ -38,6 +40,7 @@ class ReportData:
     sizes: Sequence[int]
     counts: tuple[int, int, int]
     histories: Sequence[History]
+    snapshots: Sequence[Snapshot] = ()
     assessed: Literal["test", "validation"] = "test"
     inputs: npt.NDArray[Any] | None = None
     targets: npt.NDArray[Any] | None = None

@@ -24,7 +24,8 @@ CHANNELS = {1: 0, 3: 2, 4: 6}
 """PNG's type of colour for grey, for red, green and blue, and for these with an opacity."""
 
 _MOST_EPOCHS = 400  # points on a curve
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 54, 8, 8, 34
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360, 54, 8, 8, 34
+"""The width of a figure, and the margins around its axes."""
 _BELOW_TITLE = 26  # where a vertical axis with a title above it begins
 
 
@@ -84,15 +85,15 @@ def line_chart(panel: Panel) -> str:
     pad = (high - low) * 0.04
     bounds = (low / 1.1, high * 1.1) if panel.log() else (low - pad, high + pad)
     height = 220
-    y = Axis(*bounds, height - _BOTTOM, _TOP, log=panel.log())
+    y = Axis(*bounds, height - BOTTOM, TOP, log=panel.log())
     ends = (min(epochs), max(epochs)) if min(epochs) < max(epochs) else (epochs[0] - 1, epochs[0] + 1)
-    x = Axis(*ends, _LEFT + 4, _WIDTH - _RIGHT - 4, whole=True)
+    x = Axis(*ends, LEFT + 4, WIDTH - RIGHT - 4, whole=True)
     x.ticks = [tick for tick in x.ticks if min(epochs) <= tick[0] <= max(epochs)]
     many = " many" if len(panel.curves) > 1 else ""
-    parts = [_axes(x, y, height, "epoch", "")]
+    parts = [axes(x, y, height, "epoch", "")]
     for curve in panel.curves:
         for course, kind in ((curve.training, "training"), (curve.validation, "validation")):
-            path = _path(x, y, curve.epochs, course)
+            path = line(x, y, curve.epochs, course)
             if path:
                 parts.append(f'<path class="curve {kind}{many}" d="{path}"/>')
             if len(curve.epochs) == 1 and math.isfinite(course[0]):
@@ -102,17 +103,17 @@ def line_chart(panel: Panel) -> str:
         value = curve.watched[curve.epochs.index(curve.best)] if curve.best is not None else math.nan
         if curve.best is not None and math.isfinite(value):
             parts.append(f'<circle class="best" cx="{x(curve.best):.1f}" cy="{y(value):.1f}" r="4.5"/>')
-    return _svg(height, _describe(panel), parts)
+    return svg(height, _describe(panel), parts)
 
 
 def reliability(bins: Bins) -> str:
     """Return how often the prediction was right against its probability, and how many samples each bin has."""
     height, split = 308, 218
-    x = Axis(0, 1, _LEFT, _WIDTH - _RIGHT)
-    y, counts = Axis(0, 1, split, _BELOW_TITLE), Axis(0, max(1, bins.counts.max()), height - _BOTTOM, split + 28)
-    parts = [_axes(x, y, height, "probability of the prediction", "share that is right")]
+    x = Axis(0, 1, LEFT, WIDTH - RIGHT)
+    y, counts = Axis(0, 1, split, _BELOW_TITLE), Axis(0, max(1, bins.counts.max()), height - BOTTOM, split + 28)
+    parts = [axes(x, y, height, "probability of the prediction", "share that is right")]
     parts.append(f'<path class="ideal" d="M{x(0):.1f} {y(0):.1f}L{x(1):.1f} {y(1):.1f}"/>')
-    parts.append(f'<text class="end" x="{_LEFT - 6}" y="{height - _BOTTOM:.1f}">samples</text>')
+    parts.append(f'<text class="end" x="{LEFT - 6}" y="{height - BOTTOM:.1f}">samples</text>')
     for b, n in enumerate(bins.counts.tolist()):
         left, top = x(b / BINS) + 1, counts(n)
         width = x(1 / BINS) - x(0) - 2
@@ -131,7 +132,7 @@ def reliability(bins: Bins) -> str:
         for b, n in enumerate(bins.counts.tolist())
         if n
     ]
-    return _svg(height, f"Reliability by the probability of the prediction. {'; '.join(told)}.", parts)
+    return svg(height, f"Reliability by the probability of the prediction. {'; '.join(told)}.", parts)
 
 
 def scatter(xs: Floats, ys: Floats, x_label: str, y_label: str, diagonal: bool) -> str:
@@ -143,16 +144,16 @@ def scatter(xs: Floats, ys: Floats, x_label: str, y_label: str, diagonal: bool) 
     pad = (high - low) * 0.04
     (x_low, y_low), (x_high, y_high) = (low - pad).tolist(), (high + pad).tolist()
     height = 318
-    x, y = Axis(x_low, x_high, _LEFT, _WIDTH - _RIGHT), Axis(y_low, y_high, height - _BOTTOM, _BELOW_TITLE)
-    parts = [_axes(x, y, height, x_label, y_label)]
+    x, y = Axis(x_low, x_high, LEFT, WIDTH - RIGHT), Axis(y_low, y_high, height - BOTTOM, _BELOW_TITLE)
+    parts = [axes(x, y, height, x_label, y_label)]
     parts.append(f'<path class="points" d="{"".join(f"M{x(a):.1f} {y(b):.1f}h0" for a, b in points.tolist())}"/>')
     start, end = (x_low, x_high)
     line = (
-        f"M{x(start):.1f} {y(start):.1f}L{x(end):.1f} {y(end):.1f}" if diagonal else f"M{_LEFT} {y(0):.1f}H{x(end):.1f}"
+        f"M{x(start):.1f} {y(start):.1f}L{x(end):.1f} {y(end):.1f}" if diagonal else f"M{LEFT} {y(0):.1f}H{x(end):.1f}"
     )
     if diagonal or y_low <= 0 <= y_high:
         parts.append(f'<path class="ideal" d="{line}"/>')
-    return _svg(height, f"Scatter plot of {len(points)} samples: {y_label} against {x_label}", parts)
+    return svg(height, f"Scatter plot of {len(points)} samples: {y_label} against {x_label}", parts)
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -180,26 +181,25 @@ def picture(pixels: npt.NDArray[Any], shape: Sequence[int], low: float, high: fl
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _svg(height: int, description: str, parts: Iterable[str]) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(description)}">{"".join(parts)}</svg>'
+def svg(height: int, description: str, parts: Iterable[str]) -> str:
+    """Return a figure of the usual width. description: what it shows, for screen readers."""
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(description)}">{"".join(parts)}</svg>'
 
 
-def _axes(x: Axis, y: Axis, height: int, x_label: str, y_label: str) -> str:
+def axes(x: Axis, y: Axis, height: int, x_label: str, y_label: str) -> str:
     """Return the grid, the numbers at the ticks, and the titles of both axes, that of the vertical one above it."""
-    bottom = height - _BOTTOM
-    parts = [f'<path class="grid" d="{"".join(f"M{_LEFT} {y(v):.1f}H{_WIDTH - _RIGHT}" for v, _ in y.ticks)}"/>']
-    parts += [f'<text class="end" x="{_LEFT - 6}" y="{y(v) + 3.5:.1f}">{label}</text>' for v, label in y.ticks]
+    bottom = height - BOTTOM
+    parts = [f'<path class="grid" d="{"".join(f"M{LEFT} {y(v):.1f}H{WIDTH - RIGHT}" for v, _ in y.ticks)}"/>']
+    parts += [f'<text class="end" x="{LEFT - 6}" y="{y(v) + 3.5:.1f}">{label}</text>' for v, label in y.ticks]
     parts += [f'<text class="middle" x="{x(v):.1f}" y="{bottom + 14}">{label}</text>' for v, label in x.ticks]
-    parts.append(f'<path class="axis" d="M{_LEFT} {bottom}H{_WIDTH - _RIGHT}"/>')
-    parts.append(
-        f'<text class="middle" x="{(_LEFT + _WIDTH - _RIGHT) / 2:.1f}" y="{height - 5}">{escape(x_label)}</text>'
-    )
+    parts.append(f'<path class="axis" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>')
+    parts.append(f'<text class="middle" x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{height - 5}">{escape(x_label)}</text>')
     if y_label:
         parts.append(f'<text x="0" y="10">{escape(y_label)}</text>')  # above the numbers, however wide they are
     return "".join(parts)
 
 
-def _path(x: Axis, y: Axis, epochs: Sequence[int], values: Sequence[float]) -> str:
+def line(x: Axis, y: Axis, epochs: Sequence[int], values: Sequence[float]) -> str:
     """Return the line through the finite values, broken where one is not; of very many epochs, through some."""
     step = -(-len(epochs) // _MOST_EPOCHS)
     shown = [i for i in range(len(epochs)) if i % step == 0 or i == len(epochs) - 1]

@@ -9,8 +9,10 @@ from importlib.resources import files
 import numpy as np
 
 from gradflow.training.curves import Panel, panels
+from gradflow.training.layers import Snapshot
 from gradflow.training.report.data import ReportData
 from gradflow.training.report.figures import line_chart
+from gradflow.training.report.layers import layers_section
 from gradflow.training.report.markup import facts, name, text
 from gradflow.training.report.numbers import Figure
 from gradflow.training.report.results import (
@@ -35,19 +37,32 @@ def report_html(data: ReportData) -> str:
         figures = figures_of(data) if finite else []
         sections = list(_sections(data, figures))
     links = "".join(f'<li><a href="#{key}">{heading}</a></li>' for key, heading, _ in sections)
-    style = (files("gradflow.training.report") / "report.css").read_text("utf-8")
+    header = (
+        f'<p class="kind">Report of a training run</p>\n<h1>{name(data.name)}</h1>\n'
+        f'<p class="lead">{lead(data, figures)}</p>\n{"".join(notices(data, finite))}\n'
+        f'<nav aria-label="sections"><ul>{links}</ul></nav>'
+    )
     body = "\n".join(
         f'<section aria-labelledby="{key}">\n<h2 id="{key}">{heading}</h2>\n{content}\n</section>'
         for key, heading, content in sections
     )
+    return _page(f"{text(data.name)}: report of a training run", header, body)
+
+
+def layers_html(snapshots: Sequence[Snapshot]) -> str:
+    """Return a page with the figures on the layers alone, like that of a report. snapshots: at least one."""
+    header = "<h1>Inside the network</h1>"
+    return _page("Inside the network", header, layers_section(snapshots, {}))
+
+
+def _page(title: str, header: str, body: str) -> str:
+    style = (files("gradflow.training.report") / "report.css").read_text("utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(data.name)}: report of a training run</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<header>\n<p class="kind">Report of a training run</p>\n<h1>{name(data.name)}</h1>\n'
-        f'<p class="lead">{lead(data, figures)}</p>\n{"".join(notices(data, finite))}\n'
-        f'<nav aria-label="sections"><ul>{links}</ul></nav>\n</header>\n<main>\n{body}\n</main>\n</body>\n</html>\n'
+        f"<title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<header>\n{header}\n</header>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -58,6 +73,8 @@ def _sections(data: ReportData, figures: Sequence[Figure]) -> Iterator[tuple[str
     yield "training", "What was trained on what", story(data)
     if any(data.histories):
         yield "curves", "Curves", _curves(data)
+    if data.snapshots:
+        yield "layers", "Inside the network", _layers(data)
     if figures:
         yield from classification_sections(data) if data.classes else regression_sections(data)
     yield "repeat", "Environment and how to repeat it", _repeat(data)
@@ -85,6 +102,15 @@ def _curves(data: ReportData) -> str:
         notes.append(f"There is one line for {of} of the ensemble.")
     notes.append("Training figures are means over an epoch while the weights change, with dropout where there is any.")
     return f'<ul class="key">{items}</ul><div class="row">{charts}</div><p class="note">{" ".join(notes)}</p>'
+
+
+def _layers(data: ReportData) -> str:
+    """Return the figures on the layers of the first member."""
+    seen, done = [s.epoch for s in data.snapshots], len(data.histories[0]) if data.histories else 0
+    which = "each epoch" if len(seen) >= done else f"{len(seen)} of {done} epochs"
+    of = " of the first member of the ensemble" if len(data.histories) > 1 else ""
+    rates = {epoch.epoch: epoch.learning_rate for epoch in (data.histories[0] if data.histories else ())}
+    return layers_section(data.snapshots, rates, f"Taken at the end of {which}{of}.")
 
 
 def _title(panel: Panel) -> str:

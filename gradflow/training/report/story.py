@@ -137,7 +137,7 @@ def _the_training(data: ReportData) -> Iterator[str]:
         yield f"Training took {duration(data.seconds)} for {epochs}{' of each member' if len(done) > 1 else ''}."
     best = [str(epoch.epoch) for history in data.histories if (epoch := best_of(history)) is not None]
     if best:
-        watched = text(settings.get("watch") or "loss").replace("_", " ")
+        monitored = text(settings.get("monitor") or "loss").replace("_", " ")
         on = "validation" if data.counts[1] else "training"
         which = f"epoch {best[0]}" if len(best) == 1 else f"each member's best epoch ({listed(best)})"
-        yield f"Kept are the weights of {which}, judged by the {watched} on the {on} samples."
+        yield f"Kept are the weights of {which}, judged by the {monitored} on the {on} samples."

@@ -128,9 +128,10 @@ def _each(values: list[Any]) -> Any:
 
 
 def report_data(
-    plan: Plan, result: Result, outputs: Array | None, environment: Mapping[str, Any], command: str
+    members: Members, result: Result, outputs: Array | None, environment: Mapping[str, Any], command: str
 ) -> ReportData:
     """Return what the report tells about a run. outputs: those of `result_of`."""
+    plan = members.plan
     data, split = plan.dataset, plan.split
     part: Part | None = split.test or split.validation
     return ReportData(
@@ -141,6 +142,7 @@ def report_data(
         sizes=plan.sizes,
         counts=(len(split.train), len(split.validation or ()), len(split.test or ())),
         histories=result.histories,
+        snapshots=members.snapshots,
         assessed="test" if split.test else "validation",
         inputs=None if part is None else part.raw_inputs,
         targets=None if part is None else part.targets if data.is_classification else part.raw_targets,

@@ -223,7 +223,7 @@ class Run:
         score = describe(result)
         makers: dict[str, Callable[[], bytes]] = {
             CURVES: lambda: run_png(result.histories, f"{self.folder.name}: {score}"),
-            REPORT: lambda: report_html(report_data(self.plan, result, outputs, self.environment, command)).encode(),
+            REPORT: lambda: report_html(report_data(self.members, result, outputs, self.environment, command)).encode(),
         }
         for name, make in makers.items() if result.histories else ():
             try:

@@ -1,0 +1,262 @@
+"""The section of a report on the layers: histograms of weights and gradients, what a step changes, dead units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from gradflow.training.layers import EDGES, Array, Snapshot, Spread
+from gradflow.training.report.figures import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Axis, axes, line, svg
+from gradflow.training.report.markup import listed, text
+
+_MOST_LAYERS = 8
+_MOST_ROWS = 9
+_ROW, _PEAK = 20, 38  # the distance between two histograms, and the height of the highest peak
+_BINS = 72  # of the histograms of weights
+_USUAL = 1e-3  # update / weight
+
+_RATIO = (
+    "The RMS of what the last step of an epoch changed, divided by the RMS of the weights. About 0.001, the dashed "
+    "line, is usual (Karpathy, CS231n: Ratio of weights:updates). Far below it, a layer hardly learns; far above it, "
+    "the learning rate is too high."
+)
+_GRADIENT = (
+    "The RMS of the gradient of the last step, which is of one batch. Gradients vanish where the first layers lie "
+    "decades below the last ones, and explode where lines rise from epoch to epoch."
+)
+_DEAD = (
+    "Units whose output is 0 for each of up to 1,024 samples. No gradient reaches their weights, so they rarely come "
+    "back. A few do no harm; a growing share is width that is lost, often to a learning rate that is too high."
+)
+_RATE = "That of the last step of each epoch."
+_WEIGHTS = "Histograms of the weights, the first epoch at the top; its number is at the left. All have the same area."
+_GRADIENTS = (
+    "Histograms of the absolute values of the gradient of the last step, on a logarithmic axis; at the right, the "
+    "share that is 0. A layer whose histogram moves to the left learns less and less."
+)
+
+
+def layers_section(snapshots: Sequence[Snapshot], rates: Mapping[int, float], note: str = "") -> str:
+    """Return the markup of the figures on the layers.
+
+    snapshots: in the order of their epochs, at least one. rates: the learning rate of each epoch. note: a sentence on
+        what they are from.
+    """
+    names = _shown_layers(snapshots[0])
+    parts = [f'<p class="note">{" ".join(filter(None, [note, *_notes(snapshots, names)]))}</p>', _key(names)]
+    epochs = [s.epoch for s in snapshots]
+    charts = [
+        ("Update / weight, logarithmic", _RATIO, _course(snapshots, names, lambda s, n: s.ratios[n]), True, _USUAL),
+        ("RMS of the gradient, logarithmic", _GRADIENT, _course(snapshots, names, _gradient), True, None),
+    ]
+    dead = [name for name in snapshots[0].dead if f"{name}.weight" in names] or [*snapshots[0].dead][:_MOST_LAYERS]
+    if dead:
+        shares = {f"{n}.weight": [100 * s.dead.get(n, math.nan) for s in snapshots] for n in dead}
+        charts.append(("Dead units (%)", _DEAD, shares, False, None))
+    figures = [
+        _figure(title, told, _chart(title, epochs, courses, names, log, usual))
+        for title, told, courses, log, usual in charts
+    ]
+    if rates:
+        chart = _chart("Learning rate", [*rates], {"learning rate": [*rates.values()]}, ["learning rate"], False, None)
+        figures.append(_figure("Learning rate", _RATE, chart))
+    parts.append(f'<div class="row">{"".join(figures)}</div>')
+    full = [s for s in snapshots if s.weights[names[0]].counts is not None]
+    full = [full[i] for i in _spaced(len(full), _MOST_ROWS)]
+    for what, told, spreads in (("Weights", _WEIGHTS, _weights_of), ("Gradients", _GRADIENTS, _gradients_of)):
+        ridges = "".join(
+            _figure(text(name), "", _ridges(what, name, full, [spreads(s)[name] for s in full])) for name in names
+        )
+        parts.append(f'<h3>{what} by epoch</h3><p class="note">{told}</p><div class="row ridges">{ridges}</div>')
+    return "".join(parts)
+
+
+def _shown_layers(snapshot: Snapshot) -> list[str]:
+    """Return the names of the weights to show, without biases where there are others."""
+    names = [name for name in snapshot.weights if name.endswith("weight")] or [*snapshot.weights]
+    return [names[i] for i in _spaced(len(names), _MOST_LAYERS)]
+
+
+def _spaced(n: int, most: int) -> list[int]:
+    """Return at most so many of the numbers below n, evenly spaced, with the first and the last."""
+    return sorted({round(i) for i in np.linspace(0, n - 1, min(n, most)).tolist()})
+
+
+def _notes(snapshots: Sequence[Snapshot], names: Sequence[str]) -> Iterator[str]:
+    total = sum(name.endswith("weight") for name in snapshots[0].weights)
+    if total > len(names):
+        yield f"Shown are {len(names)} of {total} layers."
+    for what, spreads in (("Weights", _weights_of), ("Gradients", _gradients_of)):
+        bad = [s for s in snapshots if any(_is_broken(spread, s) for spread in spreads(s).items())]
+        if bad:
+            where = [name for name, spread in spreads(bad[0]).items() if _is_broken((name, spread), bad[0])]
+            yield (
+                f"<strong>{what} are not finite from epoch {bad[0].epoch} on, first in "
+                f"{text(listed(where[:3]))}{' and others' if len(where) > 3 else ''}.</strong>"
+            )
+
+
+def _is_broken(named: tuple[str, Spread], snapshot: Snapshot) -> bool:
+    """Return whether there are numbers that are not finite. A parameter without a gradient changes by 0."""
+    name, spread = named
+    return not math.isfinite(spread.rms) and snapshot.ratios[name] != 0
+
+
+def _weights_of(snapshot: Snapshot) -> Mapping[str, Spread]:
+    return snapshot.weights
+
+
+def _gradients_of(snapshot: Snapshot) -> Mapping[str, Spread]:
+    return snapshot.gradients
+
+
+def _gradient(snapshot: Snapshot, name: str) -> float:
+    return snapshot.gradients[name].rms
+
+
+def _course(
+    snapshots: Sequence[Snapshot], names: Sequence[str], value: Callable[[Snapshot, str], float]
+) -> dict[str, list[float]]:
+    return {name: [value(s, name) for s in snapshots] for name in names}
+
+
+def _color(i: int, n: int) -> str:
+    """Return the colour of a layer: from that of the first to that of the last."""
+    share = round(100 * i / (n - 1)) if n > 1 else 0
+    return f"color-mix(in oklab, var(--accent), var(--second) {share}%)"
+
+
+def _key(names: Sequence[str]) -> str:
+    items = (
+        f'<li><svg viewBox="0 0 28 10" aria-hidden="true"><path class="layer" style="stroke:{_color(i, len(names))}" '
+        f'd="M0 5H28"/></svg>{text(name)}</li>'
+        for i, name in enumerate(names)
+    )
+    return f'<ul class="key">{"".join(items)}</ul>'
+
+
+def _figure(title: str, told: str, chart: str) -> str:
+    caption = f"<figcaption>{told}</figcaption>" if told else ""
+    return f"<figure><h3>{title}</h3>{chart}{caption}</figure>" if chart else ""
+
+
+def _chart(
+    title: str,
+    epochs: Sequence[int],
+    courses: Mapping[str, Sequence[float]],
+    names: Sequence[str],
+    log: bool,
+    usual: float | None,
+) -> str:
+    """Return a figure with a line for each layer, "" if there is no number to show."""
+    clean = {
+        name: [v if math.isfinite(v) and (v > 0 or not log) else math.nan for v in values]
+        for name, values in courses.items()
+    }
+    values = [v for course in clean.values() for v in course if math.isfinite(v)]
+    if not values:
+        return ""
+    low, high = min([*values, *([usual] if usual else [])]), max([*values, *([usual] if usual else [])])
+    if not log:
+        low, high = min(0.0, low), max(high, 1.0 if "%" in title else low + 1e-12)
+    height = 220
+    y = Axis(*((low / 1.3, high * 1.3) if log else (low, high * 1.04)), height - BOTTOM, TOP, log=log)
+    ends = (epochs[0], epochs[-1]) if len(epochs) > 1 else (epochs[0] - 1, epochs[0] + 1)
+    x = Axis(*ends, LEFT + 4, WIDTH - RIGHT - 4, whole=True)
+    x.ticks = [tick for tick in x.ticks if epochs[0] <= tick[0] <= epochs[-1]]
+    parts = [axes(x, y, height, "epoch", "")]
+    if usual is not None:
+        parts.append(f'<path class="ideal" d="M{LEFT} {y(usual):.1f}H{WIDTH - RIGHT}"/>')
+    told = []
+    for name, course in clean.items():
+        color = _color(names.index(name) if name in names else 0, len(names))
+        parts.append(f'<path class="layer" style="stroke:{color}" d="{line(x, y, epochs, course)}"/>')
+        if len(epochs) == 1 and math.isfinite(course[0]):
+            parts.append(f'<circle style="fill:{color}" cx="{x(epochs[0]):.1f}" cy="{y(course[0]):.1f}" r="3"/>')
+        finite = [v for v in course if math.isfinite(v)]
+        if finite:
+            told.append(f"{name} from {finite[0]:.3g} to {finite[-1]:.3g}")
+    return svg(height, f"{title}, by epoch: {'; '.join(told)}", parts)
+
+
+def _ridges(what: str, name: str, snapshots: Sequence[Snapshot], spreads: Sequence[Spread]) -> str:
+    """Return the histograms of a layer below each other, the first epoch at the top; "" if there is nothing to show."""
+    all_counts = [np.asarray(spread.counts, np.float64) for spread in spreads]
+    zeros = [counts[len(counts) // 2] / max(1.0, counts.sum()) for counts in all_counts]
+    log = what == "Gradients"
+    edges, rows = _of_sizes(all_counts) if log else _linear(all_counts)
+    if not rows:
+        return ""
+    height = TOP + _PEAK + _ROW * (len(rows) - 1) + BOTTOM
+    right = WIDTH - RIGHT - (44 if log else 0)
+    x = Axis(float(edges[0]), float(edges[-1]), LEFT, right)
+    if log:  # the edges are powers of 10
+        step = -(-(math.floor(x.high) - math.ceil(x.low)) // 6) or 1
+        powers = range(math.ceil(x.low), math.floor(x.high) + 1, step)
+        x.ticks = [(float(p), f"1e{p}".replace("-", "\N{MINUS SIGN}")) for p in powers]
+    else:
+        x.ticks = x.ticks[:: 2 if len(x.ticks) > 5 else 1]
+    highest = max(float(row.max()) for row in rows) or 1.0
+    bottom = height - BOTTOM
+    parts = [f'<path class="grid" d="{"".join(f"M{x(v):.1f} {TOP}V{bottom}" for v, _ in x.ticks)}"/>']
+    middles = [x(v) for v in ((edges[1:] + edges[:-1]) / 2).tolist()]
+    for i, (row, snapshot, zero) in enumerate(zip(rows, snapshots, zeros, strict=True)):
+        base = TOP + _PEAK + _ROW * i
+        points = "L".join(
+            f"{at:.1f} {base - _PEAK * float(v) / highest:.1f}" for at, v in zip(middles, row, strict=True)
+        )
+        parts.append(f'<path class="ridge" d="M{middles[0]:.1f} {base}L{points}L{middles[-1]:.1f} {base}"/>')
+        parts.append(f'<text class="end" x="{LEFT - 6}" y="{base:.1f}">{snapshot.epoch}</text>')
+        if log and zero >= 0.005:
+            parts.append(f'<text class="end" x="{WIDTH - RIGHT}" y="{base:.1f}">{zero:.0%}</text>')
+    parts += [f'<text class="middle" x="{x(v):.1f}" y="{bottom + 14}">{label}</text>' for v, label in x.ticks]
+    shown = [s.rms for s in spreads]
+    return svg(height, f"{what} of {name}, histograms by epoch: RMS from {shown[0]:.3g} to {shown[-1]:.3g}", parts)
+
+
+def _linear(all_counts: Sequence[Array]) -> tuple[Array, list[Array]]:
+    """Return linear bins for what lies around 0, and the share of each histogram in each."""
+    limits = [_quantile(_sizes(counts), 0.998) for counts in all_counts if counts.sum()]
+    if not limits:
+        return EDGES, []
+    limit = max(limits)
+    edges = np.linspace(-limit, limit, _BINS + 1)
+    rows = []
+    for counts in all_counts:
+        below = np.concatenate([[0.0], np.cumsum(counts)]) / max(1.0, counts.sum())
+        rows.append(_smooth(np.diff(np.interp(edges, EDGES, below))))
+    return edges, rows
+
+
+def _of_sizes(all_counts: Sequence[Array]) -> tuple[Array, list[Array]]:
+    """Return the bins of sizes, as powers of 10, where there are any, and the share of each histogram in each."""
+    sizes = [_sizes(counts) for counts in all_counts]
+    total = np.sum(sizes, axis=0)
+    if not total.any():
+        return EDGES, []
+    cumulated = np.cumsum(total) / total.sum()
+    first, last = int((cumulated > 0.005).argmax()), int(np.flatnonzero(total)[-1]) + 1
+    edges = np.log10(EDGES[len(EDGES) // 2 :])[first : last + 1]
+    return edges, [_smooth(s[first:last] / max(1.0, counts.sum())) for s, counts in zip(sizes, all_counts, strict=True)]
+
+
+def _sizes(counts: Array) -> Array:
+    """Return how many numbers of both signs there are by size, without those next to 0."""
+    middle = len(counts) // 2
+    found: Array = counts[middle + 1 :] + counts[:middle][::-1]
+    return found
+
+
+def _quantile(sizes: Array, share: float) -> float:
+    if not sizes.any():
+        return 1.0
+    at = int((np.cumsum(sizes) >= share * sizes.sum()).argmax())
+    return float(EDGES[len(EDGES) // 2 + at + 1])
+
+
+def _smooth(row: Array) -> Array:
+    padded = np.concatenate([row[:1], row, row[-1:]])
+    smooth: Array = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
+    return smooth

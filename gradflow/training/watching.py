@@ -1,0 +1,274 @@
+"""Watching a model's layers while it trains: `Trainer.watch`.
+
+What is watched is computed on the device around the last step of an epoch, and read at the end of the epoch, at once.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+import numpy as np
+
+import gradflow as gf
+from gradflow.autograd.observers import Observer, observe
+from gradflow.backend import Array, Backend
+from gradflow.data import Batches
+from gradflow.files import FilePath, write_file
+from gradflow.training.evaluation import evaluating, without_draws
+from gradflow.training.layers import EDGES, Snapshot, Spread, histograms
+from gradflow.training.progress import damaged, listed, tensor_of
+from gradflow.training.report import layers_html
+
+_VALUES = 4096
+"""How many values of a parameter, and of its gradient, a histogram is made of."""
+_SAMPLES = 1024
+"""How many samples say which units are dead."""
+_KEPT = 40
+"""How many snapshots keep their histograms, at most; of more, every second, fourth, ... does, and the last."""
+
+
+class Watch:
+    """What `Trainer.watch` returns: a sequence of the `Snapshot`s so far; `watch[-1]` is that of the last epoch.
+
+    `print(watch)` shows the last one as a table, `watch.save(path)` writes a page with all pictures, and a notebook
+    shows that page.
+
+    Histograms of long runs are thinned out: at most 40 snapshots have them, evenly spaced, and the last.
+    """
+
+    def __init__(self, model: gf.nn.Module, batches: Batches) -> None:
+        self.every = 1
+        self._model = model
+        self._parameters = dict(model.named_parameters())
+        self._backend: Backend = gf.get_backend(batches.device)
+        inputs = batches.inputs[:: -(-len(batches.inputs) // _SAMPLES)]
+        self._inputs = inputs if isinstance(inputs, gf.Tensor) else gf.tensor(inputs, device=batches.device)
+        self._snapshots: list[Snapshot] = []
+        self._full: list[int] = []  # the snapshots that have histograms
+        self._before: list[Array] = []  # the parameters before the step that is being watched
+        self._waiting: gf.Tensor | None = None  # what is known of that step, on the device
+
+    def __len__(self) -> int:
+        return len(self._snapshots)
+
+    def __getitem__(self, index: int) -> Snapshot:
+        return self._snapshots[index]
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        return iter([*self._snapshots])
+
+    def __str__(self) -> str:
+        return str(self._snapshots[-1]) if self._snapshots else repr(self)
+
+    def __repr__(self) -> str:
+        n = len(self._snapshots)
+        return f"<Watch of {len(self._parameters)} parameters, {n} snapshot{'' if n == 1 else 's'}>"
+
+    def save(self, path: FilePath) -> None:
+        """Write a page with the pictures of all snapshots, HTML that loads nothing, as in the report of a run.
+
+        Raises RuntimeError if there is no snapshot yet, OSError where the file cannot be written.
+        """
+        if not self._snapshots:
+            raise RuntimeError("nothing is watched yet: train for an epoch, then save the pictures of its layers")
+        write_file(path, layers_html(self._snapshots).encode())
+
+    def _repr_html_(self) -> str | None:
+        """The page, for notebooks."""
+        if not self._snapshots:
+            return None
+        page = escape(layers_html(self._snapshots))
+        style = "width: 100%; height: 40rem; border: 0"
+        return f'<iframe srcdoc="{page}" title="Inside the network" style="{style}"></iframe>'
+
+    # ------------------------------------------------------------------ for the trainer
+
+    def before_step(self) -> None:
+        """Keep the weights before the step that is watched."""
+        self._before = [self._backend.copy(p.array) for p in self._parameters.values()]
+
+    def after_step(self) -> None:
+        """Compute what is known of the step, which stays on the device."""
+        F = self._backend
+        samples, squares = [], []
+        with np.errstate(all="ignore"):
+            for p, before in zip(self._parameters.values(), self._before, strict=True):
+                leaf: Any = p._node
+                gradient = None if leaf is None else leaf.array
+                if gradient is None:
+                    gradient = F.full(p.shape, math.nan, dtype=F.single)
+                samples += [_some(F, p.array), _some(F, gradient)]
+                squares += [_mean_square(F, x) for x in (p.array, gradient, before, F.subtract(p.array, before))]
+            self._waiting = gf.Tensor(F.concat([*samples, F.stack(squares)]), F)
+        self._before = []
+
+    def finish_epoch(self, epoch: int, step: int) -> None:
+        """Read what is known of the epoch's last step, if it was watched."""
+        if self._waiting is None:
+            return
+        names, dead = contextvars.copy_context().run(self._dead)  # also an interrupt leaves no mode set
+        values, n = self._waiting.numpy(), len(self._parameters)
+        squares = values[-4 * n :].astype(np.float64).reshape(n, 4)
+        with np.errstate(all="ignore"):
+            weight, gradient, before, change = np.sqrt(squares).T
+            ratios = dict(zip(self._parameters, (change / before).tolist(), strict=True))
+        counts = histograms(values[: -4 * n], [_sampled(p) for p in self._parameters.values() for _ in range(2)])
+        weights = _spreads(self._parameters, weight, counts[::2])
+        gradients = _spreads(self._parameters, gradient, counts[1::2])
+        shares = dict(zip(names, dead.tolist() if names else [], strict=True))
+        self._waiting = None
+        self._add(Snapshot(epoch, step, weights, gradients, ratios, shares))
+
+    def _dead(self) -> tuple[list[str], Any]:
+        """The names of the layers with rectified units, and their shares of dead units, a tensor."""
+        seen = _Rectified(self._model)
+        with without_draws(self._model), evaluating(self._model), observe(seen), np.errstate(all="ignore"):
+            self._model(self._inputs)
+        return list(seen.dead), gf.stack(list(seen.dead.values())) if seen.dead else None
+
+    def _add(self, snapshot: Snapshot) -> None:
+        snapshots, step = self._snapshots, 1
+        self._full.append(len(snapshots))
+        snapshots.append(snapshot)
+        while len(snapshots) > step * _KEPT:
+            step *= 2
+        for i in self._full[:-1]:
+            if i % step:
+                s = snapshots[i]
+                snapshots[i] = replace(s, weights=_bare(s.weights), gradients=_bare(s.gradients))
+        self._full = [i for i in self._full if i % step == 0 or i == len(snapshots) - 1]
+
+    # ------------------------------------------------------------------ saved states
+
+    def tree(self) -> dict[str, Any]:
+        """A tree for `gradflow.save`."""
+        snapshots = self._snapshots
+        names = list(self._parameters)
+        dead = list(dict.fromkeys(name for s in snapshots for name in s.dead))
+        shares = [[s.dead.get(k, math.nan) for k in dead] for s in snapshots]
+        figures = [[(s.weights[k].rms, s.gradients[k].rms, s.ratios[k]) for k in names] for s in snapshots]
+        full = [snapshots[i] for i in self._full]
+        counts = [[(s.weights[k].counts, s.gradients[k].counts) for k in names] for s in full]
+        return {
+            "every": self.every,
+            "epochs": [[s.epoch, s.step] for s in snapshots],
+            "figures": _tensor(figures, np.float64, (len(snapshots), len(names), 3)),
+            "rectified": dead,
+            "dead": _tensor(shares, np.float64, (len(snapshots), len(dead))),
+            "with_histograms": [*self._full],
+            "histograms": _tensor(counts, np.uint16, (len(full), len(names), 2, len(EDGES) - 1)),
+            "waiting": self._waiting,
+        }
+
+    def clear(self) -> None:
+        """Forget what was watched."""
+        self._snapshots, self._full, self._before, self._waiting = [], [], [], None
+
+    def loader(self, tree: Mapping[str, Any]) -> Callable[[], None]:
+        """Check what `tree` returned, and return the function that goes on from it. Raises ValueError."""
+        names, every, epochs = list(self._parameters), tree.get("every"), listed(tree, "epochs")
+        if type(every) is not int or every < 1:
+            raise damaged("every", every)
+        for pair in epochs:
+            if not isinstance(pair, list) or len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
+                raise damaged("epochs", epochs)
+        rectified, kept = listed(tree, "rectified"), listed(tree, "with_histograms")
+        if not all(isinstance(name, str) for name in rectified) or len(set(rectified)) != len(rectified):
+            raise damaged("rectified", rectified)
+        if not all(type(i) is int and 0 <= i < len(epochs) for i in kept):
+            raise damaged("with_histograms", kept)
+        shapes = {
+            "figures": ((len(epochs), len(names), 3), ("float64",)),
+            "dead": ((len(epochs), len(rectified)), ("float64",)),
+            "histograms": ((len(kept), len(names), 2, len(EDGES) - 1), ("uint16",)),
+        }
+        figures, dead, counts = (tensor_of(name, tree.get(name), *fits).numpy() for name, fits in shapes.items())
+        waiting = tree.get("waiting")
+        if waiting is not None:
+            size = sum(2 * _sampled(p) + 4 for p in self._parameters.values())
+            waiting = tensor_of("waiting", waiting, (size,), ("float32",)).to(device=self._backend.device)
+        with_counts = dict(zip(kept, counts, strict=True))
+        snapshots = []
+        for i, (epoch, step) in enumerate(epochs):
+            weight, gradient, ratio = figures[i].T
+            of_both = with_counts[i] if i in with_counts else np.full((len(names), 2), None)
+            snapshots.append(
+                Snapshot(
+                    epoch,
+                    step,
+                    _spreads(names, weight, of_both[:, 0]),
+                    _spreads(names, gradient, of_both[:, 1]),
+                    dict(zip(names, ratio.tolist(), strict=True)),
+                    {k: v for k, v in zip(rectified, dead[i].tolist(), strict=True) if not math.isnan(v)},
+                )
+            )
+
+        def load() -> None:
+            self.every, self._snapshots, self._full = every, snapshots, kept
+            self._before, self._waiting = [], waiting
+
+        return load
+
+
+class _Rectified(Observer):
+    """Computes the share of dead units of each layer whose units are rectified, by the name of its linear layer."""
+
+    def __init__(self, model: gf.nn.Module) -> None:
+        layers = {name: m for name, m in model.named_modules() if isinstance(m, gf.nn.Linear)}
+        self.layers = {id(m.weight): (name, m.activation == "relu") for name, m in layers.items()}
+        self.latest = ""
+        self.dead: dict[str, gf.Tensor] = {}
+
+    def forward(self, op: Any, inputs: Sequence[Any], out: gf.Tensor) -> None:
+        rectified = op.name == "relu"
+        if op.name == "linear":
+            self.latest, rectified = self.layers.get(id(inputs[1]), ("", False))
+        if not rectified or not out.ndim:
+            return
+        name = base = self.latest or "relu"
+        n = 1
+        while name in self.dead:
+            n += 1
+            name = f"{base} ({n})"
+        F = out.backend
+        units = F.reshape(out.array, (out.shape[0], -1))
+        dead = F.all(F.less_equal(units, 0.0), axis=0)  # not where a value is NaN
+        self.dead[name] = gf.Tensor(F.mean(F.astype(dead, F.single)), F)
+
+
+def _sampled(p: gf.Tensor) -> int:
+    return -(-p.size // _stride(p.shape))
+
+
+def _stride(shape: tuple[int, ...]) -> int:
+    """The distance between the values of a sample, which has no factor in common with the length of a row."""
+    step = max(1, -(-math.prod(shape) // _VALUES))
+    while len(shape) > 1 and math.gcd(step, shape[-1]) > 1:
+        step += 1
+    return step
+
+
+def _some(F: Backend, x: Array) -> Array:
+    flat = F.reshape(x, (-1,))
+    return F.astype(F.getitem(flat, slice(None, None, _stride(x.shape))), F.single)
+
+
+def _mean_square(F: Backend, x: Array) -> Array:
+    return F.astype(F.mean(F.square(F.astype(x, F.single) if x.dtype in F.half_dtypes else x)), F.single)
+
+
+def _spreads(names: Iterable[str], figures: Any, counts: Any) -> dict[str, Spread]:
+    return {name: Spread(rms, c) for name, rms, c in zip(names, figures.tolist(), counts, strict=True)}
+
+
+def _bare(spreads: Mapping[str, Spread]) -> dict[str, Spread]:
+    return {name: Spread(spread.rms, None) for name, spread in spreads.items()}
+
+
+def _tensor(values: Any, dtype: Any, shape: tuple[int, ...]) -> gf.Tensor:
+    return gf.tensor(np.asarray(values, dtype).reshape(shape), device="cpu")
