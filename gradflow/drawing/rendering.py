@@ -7,11 +7,11 @@ import os
 from gradflow.drawing.graph import Graph
 from gradflow.files import FilePath, write_file
 
-SUFFIXES = (".svg", ".png", ".pdf", ".dot")
+SUFFIXES = (".svg", ".png", ".pdf", ".html", ".dot")
 
 
 def save(graph: Graph, path: FilePath, *, local: bool = False, roles: bool = False) -> None:
-    """Write a picture of a graph as a file: .svg, .png or .pdf (which need the extra "viz"), or .dot.
+    """Write a picture of a graph as a file: .svg, .png or .pdf (which need the extra "viz"), .html or .dot.
 
     local: draw the local derivatives of each step. roles: draw what each step does to a gradient ("switches").
 
@@ -28,6 +28,10 @@ def save(graph: Graph, path: FilePath, *, local: bool = False, roles: bool = Fal
 
 
 def _content(graph: Graph, suffix: str, *, local: bool, roles: bool) -> bytes:
+    if suffix == ".html":
+        from gradflow.drawing.page import to_html
+
+        return to_html(graph, local=local, roles=roles).encode()
     if suffix == ".dot":
         from gradflow.drawing.dot import to_dot
 

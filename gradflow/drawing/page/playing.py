@@ -1,0 +1,129 @@
+"""The forward and the backward passes of a graph as one list of steps, as its page plays them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gradflow.drawing.building import derivative
+from gradflow.drawing.graph import Backward, Graph, Numbers, Step
+from gradflow.drawing.numbers import describe, short, signature, warning
+
+MARK = "\N{WARNING SIGN}\N{VARIATION SELECTOR-15} "
+"""What stands before numbers that are not finite."""
+_WIDEST = 60
+"""The characters of an array in full in a sentence."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A step of the forward or a backward pass, as the page plays it.
+
+    turn: 0 for the forward pass, or the number of the backward pass. step: its index; None for the start of a backward
+    pass. parts: what it computes, as formulas with numbers.
+    """
+
+    turn: int
+    step: int | None
+    parts: Sequence[str]
+
+
+class Play:
+    """All steps of all passes in the order in which the page plays them, and when each value and gradient arrives.
+
+    A backward pass comes after the step that computed its root; the last one after all steps.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.moments: list[Moment] = []
+        self.at: dict[tuple[int, int | None], int] = {}
+        """The number of the moment of a turn and step."""
+        self.uses = [self._uses(each) for each in graph.passes]
+        """For each backward pass and value: the steps and places of inputs that its gradient comes from."""
+        left = deque(graph.steps)
+        for turn, each in enumerate(graph.passes, 1):
+            root = graph.values[each.root]
+            end = len(graph.steps) if turn == len(graph.passes) or root.step is None else root.step + 1
+            self._forward(left, end)
+            self._backward(turn, each)
+        self._forward(left, len(graph.steps))
+
+    def _uses(self, each: Backward) -> dict[int, list[tuple[int, int]]]:
+        uses: dict[int, list[tuple[int, int]]] = {}
+        for s in each.steps:
+            for k, i in enumerate(self.graph.steps[s].inputs):
+                if (s, k) in each.received:
+                    uses.setdefault(i, []).append((s, k))
+        return uses
+
+    def _add(self, turn: int, step: int | None, parts: Sequence[str]) -> None:
+        self.moments.append(Moment(turn, step, parts))
+        self.at[turn, step] = len(self.moments)
+
+    def _forward(self, left: deque[Step], end: int) -> None:
+        while left and left[0].index < end:
+            step = left.popleft()
+            self._add(0, step.index, [equal(step.formula, self.graph.values[step.output].forward)])
+
+    def _backward(self, turn: int, each: Backward) -> None:
+        values, steps = self.graph.values, self.graph.steps
+        root = values[each.root].label
+        self._add(turn, None, [equal(derivative(root, root), each.gradients.get(each.root))])
+        last = {s: n for n, other in enumerate(self.graph.passes, 1) for s in other.steps}
+        for s in each.steps:
+            parts = []
+            for k, i in enumerate(steps[s].inputs):
+                if (s, k) in each.received:
+                    rule = steps[s].rule[k] if last[s] == turn else None  # a step keeps the rules of the last pass
+                    parts.append(equal(rule or derivative(root, values[i].label), each.received[s, k]))
+            for i in dict.fromkeys(steps[s].inputs):
+                uses = self.uses[turn - 1].get(i, [])
+                if len(uses) > 1 and uses[-1][0] == s and i in each.gradients:
+                    sum_ = equal(" + ".join(_brief(each.received[use]) for use in uses), each.gradients[i])
+                    scalar = not each.gradients[i].shape and len(uses) < 5
+                    total = sum_ if scalar else equal(f"sum over {len(uses)} uses", each.gradients[i])
+                    parts.append(f"{derivative(root, values[i].label)} = {total}")
+            self._add(turn, s, parts)
+
+    def gradients(self, value: int) -> Iterator[tuple[int, Numbers]]:
+        """When each gradient of a value is complete, and its numbers."""
+        for turn, (each, uses) in enumerate(zip(self.graph.passes, self.uses, strict=True), 1):
+            if value in each.gradients:
+                steps = [s for s, _ in uses.get(value, ())]
+                yield max((self.at[turn, s] for s in steps), default=self.at[turn, None]), each.gradients[value]
+
+    def received(self, step: int, k: int) -> Iterator[tuple[int, Numbers]]:
+        """When an input receives a part of its gradient from a step, and its numbers, where there are several parts."""
+        value = self.graph.steps[step].inputs[k]
+        for turn, (each, uses) in enumerate(zip(self.graph.passes, self.uses, strict=True), 1):
+            if (step, k) in each.received and len(uses[value]) > 1:
+                yield self.at[turn, step], each.received[step, k]
+
+    def row(self, moment: Moment) -> tuple[str, str, str, str]:
+        """The pass, the operation, what it computes, and where."""
+        several = len(self.graph.passes) > 1
+        direction = "forward" if not moment.turn else f"backward {moment.turn}" if several else "backward"
+        step = None if moment.step is None else self.graph.steps[moment.step]
+        where = () if step is None else (*step.module[-1:], *([step.line] if step.line else []))
+        return direction, "start" if step is None else step.operation, "; ".join(moment.parts), ", ".join(where)
+
+
+def equal(formula: str, numbers: Numbers | None) -> str:
+    """A formula and what it is equal to."""
+    return formula if numbers is None else f"{formula} = {_brief(numbers)}"
+
+
+def _brief(numbers: Numbers) -> str:
+    """The numbers in a line: in full if they fit, else as shape, mean and standard deviation."""
+    text = " ".join(line.strip() for line in describe(numbers))
+    if numbers.values is None or len(text) > _WIDEST:
+        text = f"{signature(numbers)}, {spread(numbers)}" if numbers.mean is not None else signature(numbers)
+    alarm = warning(numbers)
+    return text if alarm is None else f"{text} ({alarm})" if numbers.shape else f"{MARK}{text}"
+
+
+def spread(numbers: Numbers) -> str:
+    """Mean and standard deviation as text."""
+    return f"mean {short(numbers.mean)} std {short(numbers.deviation)}"
