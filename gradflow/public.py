@@ -23,6 +23,8 @@ from gradflow.backend.registry import (
 )
 from gradflow.debug.anomaly import NonFiniteError, detect_anomaly
 from gradflow.debug.gradcheck import GradcheckError, gradcheck, gradgradcheck
+from gradflow.drawing.existing import draw
+from gradflow.drawing.explanation import explain
 from gradflow.drawing.tracing import trace
 from gradflow.dtypes import (
     DType,
@@ -69,7 +71,9 @@ __all__ = [
     "detect_anomaly",
     "devices",
     "diagnose",
+    "draw",
     "enable_grad",
+    "explain",
     "float16",
     "float32",
     "float64",

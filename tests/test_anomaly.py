@@ -519,7 +519,7 @@ def test_observers_see_every_operation_and_every_rule_in_order() -> None:
         def __init__(self) -> None:
             self.events: list[str] = []
 
-        def forward(self, op: Any, inputs: Any, out: Any) -> None:
+        def forward(self, op: Any, inputs: Any, out: Any, parameters: Any) -> None:
             self.events.append(op.name)
 
         def before_rules(self, node: Any, g: Any, out: Any, values: Any) -> None:

@@ -477,7 +477,7 @@ def test_an_observer_sees_both_runs() -> None:
     seen: list[str] = []
 
     class Names(observers.Observer):
-        def forward(self, op: Any, inputs: Any, out: Any) -> None:
+        def forward(self, op: Any, inputs: Any, out: Any, parameters: Any) -> None:
             seen.append(op.name)
 
     x = leaf(1.0)

@@ -42,7 +42,7 @@ class _Names(Observer):
     def __init__(self) -> None:
         self.names: set[str] = set()
 
-    def forward(self, op: Any, inputs: Any, out: gf.Tensor) -> None:
+    def forward(self, op: Any, inputs: Any, out: gf.Tensor, parameters: Any) -> None:
         if out.requires_grad:
             self.names.add(op.name)
 

@@ -106,7 +106,7 @@ class Counter(Observer):
         self.operations: list[str] = []
         self.rules: list[str] = []
 
-    def forward(self, op: Any, inputs: Any, out: Any) -> None:
+    def forward(self, op: Any, inputs: Any, out: Any, parameters: Any) -> None:
         self.operations.append(op.name)
 
     def before_rules(self, node: Node, g: Any, out: Any, values: Any) -> None:

@@ -20,8 +20,8 @@ class Observer:
     Gradients and values are arrays; in a recorded pass they are tensors, and in a pass on batches they are `Batch`es.
     """
 
-    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
-        """Called when an operation has computed `out` from `inputs` (tensors, numbers or None)."""
+    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, parameters: dict[str, Any]) -> None:
+        """Called when an operation has computed `out` from `inputs` (tensors, numbers or None) and keyword arguments."""
 
     def before_backward(self) -> None:
         """Called when a backward pass begins, perhaps inside another one."""
@@ -63,8 +63,8 @@ class Forwarder(Observer):
     def __init__(self, other: Observer | None) -> None:
         self.other = Observer() if other is None else other
 
-    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
-        self.other.forward(op, inputs, out)
+    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, parameters: dict[str, Any]) -> None:
+        self.other.forward(op, inputs, out, parameters)
 
     def before_backward(self) -> None:
         self.other.before_backward()

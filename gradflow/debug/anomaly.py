@@ -17,7 +17,7 @@ from gradflow.autograd.batching import Batch
 from gradflow.autograd.grad_mode import OBSERVED, OFF, current_observer, grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.autograd.leaf import Leaf
-from gradflow.autograd.observers import Observer, observe
+from gradflow.autograd.observers import Forwarder, Observer, observe
 from gradflow.backend import Backend
 from gradflow.modes import BareMode
 from gradflow.printing import describe
@@ -113,16 +113,18 @@ class _Pass:
         self.node: Node | Leaf | None = None
 
 
-class _Detector(Observer):
+class _Detector(Forwarder):
     """The observer of `detect_anomaly`: records all results and gradients, and checks them at the end of a pass."""
 
     def __init__(self) -> None:
+        super().__init__(current_observer.get())
         self.records: list[_Record] = []
         self.passes: list[_Pass] = []  # the backward passes that are running, the innermost last
         self.finite: dict[Backend, Any] = {}  # for each device, a bool array: whether all results there are finite
         self.lines: WeakKeyDictionary[Any, _Line | str] = WeakKeyDictionary()  # by the node it made
 
-    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
+    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, parameters: dict[str, Any]) -> None:
+        super().forward(op, inputs, out, parameters)
         frame = _user_frame()
         line: _Line | str = _line_of(frame)
         inside = "in the forward pass, at"
@@ -139,6 +141,7 @@ class _Detector(Observer):
         self._note(f"{op.name} gave", out, named, line, inside)
 
     def after_rule(self, node: Node, argument: int, g: Any, out: Any, values: Sequence[Any], result: Any) -> None:
+        super().after_rule(node, argument, g, out, values, result)
         inputs = [(f"input {i}", x) for i, x in enumerate(values) if not isinstance(x, (Node, Leaf))]
         named = [("gradient of the result", g), *inputs]
         line, inside = self._line_of(node), "in the backward pass of"
@@ -147,6 +150,7 @@ class _Detector(Observer):
         self._note(head, _as_tensor(result, node.parents[argument].backend), tensors, line, inside)
 
     def after_adding(self, node: Node | Leaf, gradient: Any) -> None:
+        super().after_adding(node, gradient)
         if isinstance(node, Node):
             head, line = f"the gradient of the result of {node.op.name}, added up, is", self._line_of(node)
         else:
@@ -157,17 +161,21 @@ class _Detector(Observer):
         return self.lines.get(node, "an operation before detect_anomaly")
 
     def before_backward(self) -> None:
+        super().before_backward()
         self.passes.append(_Pass(id(_user_frame())))
 
     def visit(self, node: Node | Leaf) -> None:
+        super().visit(node)
         self.passes[-1].node = node
 
     def after_backward(self) -> None:
+        super().after_backward()
         self.passes.pop()
         if not self.passes:  # a pass inside another (in a checkpoint) is checked at the end of the outer one
             self.check()
 
     def backward_failed(self) -> None:
+        super().backward_failed()
         del self.passes[-1:]  # none if `before_backward` was interrupted
 
     def _note(self, head: str, result: Tensor, inputs: tuple[Any, ...], line: Any, inside: str) -> None:

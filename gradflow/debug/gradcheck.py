@@ -245,7 +245,7 @@ class _RuleChecker(Observer):
         self.what = what
         self.before: list[tuple[str, Any, str]] = []
 
-    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
+    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, parameters: dict[str, Any]) -> None:
         kinds = [x.dtype for x in inputs if isinstance(x, Tensor) and x.dtype.is_floating]
         if op.name != "astype" and out.dtype.is_floating and kinds and out.dtype not in kinds:
             raise GradcheckError(f"{self.what}: {op.name} gave {out.dtype} for inputs of {kinds[0]}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from gradflow.drawing.formulas import Text, filled, text_of
-from gradflow.drawing.graph import Backward, Graph, Numbers, Step, Value
+from gradflow.drawing.formulas import Text, formula_of, local_of, rule_of, text_of
+from gradflow.drawing.graph import Backward, Graph, Local, Numbers, Step, Value
 from gradflow.drawing.numbers import short
 from gradflow.drawing.places import Call
 from gradflow.drawing.recorder import Applied, Pass, Recorder
@@ -25,11 +26,15 @@ def graph_of(recorder: Recorder, roots: Mapping[int, str], outputs: tuple[int, .
         Value(i, label, seen.name, seen.kind, _read(seen.forward), None, seen.step)
         for i, (seen, label) in enumerate(zip(recorder.values, labels, strict=True))
     ]
-    passes = [_backward(each, recorder) for each in recorder.passes if each.gradients]
     modules = _Modules(roots)
-    steps = [_step(i, applied, labels, modules) for i, applied in enumerate(recorder.steps)]
+    texts = [text_of(s.op.name, len(s.inputs), s.parameters) for s in recorder.steps]
+    steps = [
+        _step(i, applied, text, labels, modules)
+        for i, (applied, text) in enumerate(zip(recorder.steps, texts, strict=True))
+    ]
+    passes = [_backward(each, recorder, texts, labels, values) for each in recorder.passes if each.gradients]
     for backward in passes:
-        _show(backward, values, steps, [text_of(s.op.name, len(s.inputs)) for s in recorder.steps])
+        _show(backward, values, steps)
     used = {i for step in steps for i in step.inputs}
     outputs = outputs or tuple(step.output for step in steps if step.output not in used)
     return Graph(values, steps, outputs, "", passes)
@@ -69,11 +74,18 @@ def derivative(of: str, by: str) -> str:
     return "/".join(f"d{label}" if label.isidentifier() else f"d({label})" for label in (of, by))
 
 
-def _backward(each: Pass, recorder: Recorder) -> Backward:
-    places = [_places(step) for step in recorder.steps]
-    received = {(s, places[s].index(a)): _known(x) for (s, a), x in each.received.items()}
+def _backward(
+    each: Pass, recorder: Recorder, texts: list[Text], labels: list[str], values: list[Value]
+) -> Backward:  # fmt: skip
     gradients = {i: _known(x) for i, x in each.gradients.items()}
-    return Backward(next(iter(gradients)), tuple(each.steps), gradients, received, each.recorded)
+    root = next(iter(gradients))
+    received, rules = {}, {}
+    for (s, argument), summary in each.received.items():
+        applied = recorder.steps[s]
+        place = _places(applied).index(argument)
+        received[s, place] = _known(summary)
+        rules[s, place] = _rule(applied, argument, texts[s], labels, values, labels[root])
+    return Backward(root, tuple(each.steps), gradients, received, rules, each.recorded)
 
 
 def _known(summary: Summary) -> Numbers:
@@ -86,22 +98,32 @@ def _places(applied: Applied) -> list[int]:
     return [i for i, index in enumerate(applied.inputs) if index is not None]
 
 
-def _step(index: int, applied: Applied, labels: list[str], modules: _Modules) -> Step:
-    text = text_of(applied.op.name, len(applied.inputs))
-    names = ["None" if i is None else labels[i] for i in applied.inputs]
+def _step(index: int, applied: Applied, text: Text, labels: list[str], modules: _Modules) -> Step:
+    names = [None if i is None else labels[i] for i in applied.inputs]
+    out, options = labels[applied.output], applied.parameters
     return Step(
         index,
         applied.op.name,
         text.symbol,
         tuple([i for i in applied.inputs if i is not None]),
         applied.output,
-        f"{labels[applied.output]} = {filled(text.formula, names, labels[applied.output], applied.parameters)}",
+        f"{out} = {formula_of(text, names, out, options)}",
+        local=tuple([_local(applied, i, text, names, out) for i in _places(applied)]),
         role=text.role,
         module=modules.path(applied.place.calls),
         recorded_by=applied.recorded_by,
         line=applied.place.line,
-        options=_options(applied.parameters),
+        options=_options(options),
     )
+
+
+def _local(applied: Applied, argument: int, text: Text, names: list[str | None], out: str) -> Local | None:
+    found = applied.local[argument] if applied.local else None
+    if found is None:
+        return None
+    form, summary = found
+    formula = local_of(text, argument, names, out, applied.parameters)
+    return Local(formula, form, None if summary is None else summary.numbers)
 
 
 def _options(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -110,28 +132,36 @@ def _options(parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if name != "residual" and isinstance(value, plain)}
 
 
-def _show(backward: Backward, values: list[Value], steps: list[Step], texts: list[Text]) -> None:
+def _show(backward: Backward, values: list[Value], steps: list[Step]) -> None:
     """Set the gradients, rules and order of the steps from a backward pass."""
-    root = values[backward.root].label
     for index, numbers in backward.gradients.items():
         values[index].gradient = numbers
     for order, s in enumerate(backward.steps):
         step = steps[s]
         step.backward = order
         step.received = tuple([backward.received.get((s, i)) for i in range(len(step.inputs))])
-        step.rule = tuple(
-            [None if got is None else rule_text(step, i, values, texts[s], root) for i, got in enumerate(step.received)]
-        )
+        step.rule = tuple([backward.rules.get((s, i)) for i in range(len(step.inputs))])
 
 
-def rule_text(step: Step, i: int, values: list[Value], text: Text, root: str) -> str:
-    """What the backward pass computes for an input of a step, as a formula."""
-    labels = [values[j].label for j in step.inputs]
-    out = values[step.output].label
+def _rule(applied: Applied, argument: int, text: Text, labels: list[str], values: list[Value], root: str) -> str:
+    """What the backward pass computes for an argument of a step, as a formula."""
+    names = [None if i is None else labels[i] for i in applied.inputs]
+    out, index = labels[applied.output], applied.inputs[argument]
+    assert index is not None
     upstream = derivative(root, out)
-    local = text.local[i] if i < len(text.local) else None
-    shown = derivative(out, labels[i]) if local is None else filled(local, labels, out, step.options)
-    return f"{derivative(root, labels[i])} = {upstream} * {shown}"
+    rule = rule_of(text, argument, names, out, upstream, applied.parameters)
+    if rule is None:
+        rule = f"{upstream} * {derivative(out, labels[index])}"
+    elif text.rules == (None,) and _is_broadcast(values[index], values[applied.output]):
+        rule = f"sum({rule})"
+    return f"{derivative(root, labels[index])} = {rule}"
+
+
+def _is_broadcast(x: Value, out: Value) -> bool:
+    """Whether an elementwise operation broadcast an input: what it receives is then summed."""
+    if x.forward is None or out.forward is None:
+        return False
+    return math.prod(x.forward.shape) < math.prod(out.forward.shape)
 
 
 class _Modules:

@@ -1,8 +1,12 @@
-"""Each operation as text: its symbol, its formula, its local derivatives, and what it does to a gradient."""
+"""Each operation as text: its symbol, its formula, its local derivatives, and what it does to a gradient.
+
+Templates name the arguments of an operation {0}, {1}, ..., its result {out} and the gradient of that {g}. [a > b] is 1
+where a > b, else 0.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from gradflow.drawing.graph import Role
@@ -12,33 +16,218 @@ class Text(NamedTuple):
     """How an operation is written.
 
     symbol: what to draw.
-    formula: its value in terms of its arguments {0}, {1}, ... and options.
-    local: for each argument the local derivative, in terms of the arguments and the result {out}.
+    formula: its value.
+    local: for each argument the local derivative, or None if there is no short one. The last is that of all further
+        arguments.
     role: what it does to a gradient.
+    rules: for each argument the gradient that it receives (default: {g} times the local derivative).
     """
 
     symbol: str
     formula: str
-    local: Sequence[str | None] = ()
+    local: Sequence[str | None] = (None,)
     role: Role | None = None
+    rules: Sequence[str | None] = (None,)
 
 
-TEXTS: dict[str, Text] = {
-    "add": Text("+", "{0} + {1}", ("1", "1"), "distributes"),
-    "subtract": Text("-", "{0} - {1}", ("1", "-1"), "distributes"),
+def _scales(formula: str, local: str, symbol: str = "") -> Text:
+    """The text of an elementwise operation of one argument."""
+    return Text(symbol or formula.partition("(")[0], formula, (local,), "scales")
+
+
+def _moves(formula: str, rule: str, symbol: str = "") -> Text:
+    """The text of an operation that moves elements."""
+    return Text(symbol or formula.partition("(")[0], formula, (None,), "moves", (rule,))
+
+
+def _routes(formula: str, *local: str | None, symbol: str = "") -> Text:
+    """The text of an operation that passes the gradient to some of its elements or arguments."""
+    return Text(symbol or formula.partition("(")[0], formula, local, "routes")
+
+
+def _index(options: dict[str, Any]) -> Text:
+    where = _index_text(options)
+    return Text(f"[{where}]", f"{{0}}[{where}]", (None,), "routes", (f"{{g}} at [{where}], else 0",))
+
+
+def _index_text(options: dict[str, Any]) -> str:
+    """The index of `getitem` and `take` as in Python."""
+    if "axis" in options:
+        start, stop = options["start"], options["stop"]
+        return ":, " * options["axis"] + (f"{start}" if stop is None else f"{start}:{stop}")
+    key = options.get("key")
+    parts = [] if key is None else list(key) if isinstance(key, tuple) else [key]
+    if parts and parts[-1] is Ellipsis:
+        parts.pop()
+    return ", ".join(map(_part, parts)) or "..."
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, slice):
+        bounds = ["" if n is None else str(n) for n in (part.start, part.stop)]
+        return ":".join([*bounds, *([] if part.step is None else [str(part.step)])])
+    return "..." if part is Ellipsis else "indices" if hasattr(part, "shape") else str(part)
+
+
+def _reduction(name: str, local: str, role: Role) -> Callable[[dict[str, Any]], Text]:
+    return lambda options: Text(name, f"{name}({{0}}{_axis(options)})", (local,), role)
+
+
+def _axis(options: dict[str, Any]) -> str:
+    axis = options.get("axis")
+    if axis is None:
+        return ""
+    return f", axis={axis[0] if isinstance(axis, tuple) and len(axis) == 1 else axis}"
+
+
+def _along(name: str, local: str | None, rule: str) -> Callable[[dict[str, Any]], Text]:
+    return lambda options: Text(name, f"{name}({{0}}{_axis(options)})", (local,), "mixes", (rule,))
+
+
+SLOPES = {
+    "relu": "[{out} > 0]",
+    "sigmoid": "{out} * (1 - {out})",
+    "tanh": "(1 - {out}^2)",
+}
+"""The derivatives of activations in terms of their results."""
+
+
+def _linear(options: dict[str, Any]) -> Text:
+    activation = options.get("activation")
+    product = "{0} @ {1}^T + {2}"
+    slope = "" if activation is None else SLOPES.get(activation, f"{activation}'({product})")
+    upstream = f"{{g}} * {slope}" if slope else "{g}"
+    grouped = f"({upstream})" if slope else upstream
+    return Text(
+        "linear" if activation is None else f"linear, {activation}",
+        product if activation is None else f"{activation}({product})",
+        (None,),
+        "mixes",
+        (f"{grouped} @ {{1}}", f"{grouped}^T @ {{0}}", f"sum({upstream}) over the rows"),
+    )
+
+
+def _loss(value: str, *local: str) -> Callable[[dict[str, Any]], Text]:
+    def text(options: dict[str, Any]) -> Text:
+        reduction = options.get("reduction", "mean")
+        shown = value if reduction == "none" else f"{reduction}({value})"
+        return Text("loss", shown, [f"{each} / n" if reduction == "mean" else each for each in local], "scales")
+
+    return text
+
+
+def _cross_entropy(options: dict[str, Any]) -> Text:
+    scale = " / n" if options.get("reduction", "mean") == "mean" else ""
+    local = (f"(softmax({{0}}) - {{1}}){scale}", f"-log_softmax({{0}}){scale}")
+    return Text("cross_entropy", "cross_entropy({0}, {1})", local, "scales")
+
+
+TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
+    # elementwise, two arguments
+    "add": Text("+", "{0} + {1}", ("1",), "distributes"),
+    "subtract": Text("-", "{0} - {1}", ("1", "(-1)"), "distributes"),
     "multiply": Text("*", "{0} * {1}", ("{1}", "{0}"), "switches"),
+    "divide": Text("/", "{0} / {1}", ("1 / {1}", "(-{out} / {1})"), "scales"),
+    "power": Text("^", "{0} ^ {1}", ("{1} * {0}^({1} - 1)", "{out} * log({0})"), "scales"),
+    "maximum": _routes("max({0}, {1})", "[{0} > {1}]", "[{1} > {0}]"),
+    "minimum": _routes("min({0}, {1})", "[{0} < {1}]", "[{1} < {0}]"),
+    "where": _routes("where({0}, {1}, {2})", None, "[{0}]", "[not {0}]"),
+    # elementwise, one argument
+    "negative": _scales("-{0}", "(-1)", "-"),
+    "exp": _scales("exp({0})", "{out}"),
+    "log": _scales("log({0})", "1 / {0}"),
+    "log1p": _scales("log1p({0})", "1 / (1 + {0})"),
+    "expm1": _scales("expm1({0})", "({out} + 1)"),
+    "sqrt": _scales("sqrt({0})", "1 / (2 * {out})"),
+    "square": _scales("{0}^2", "2 * {0}", "^2"),
+    "abs": _scales("|{0}|", "sign({0})", "abs"),
+    "sin": _scales("sin({0})", "cos({0})"),
+    "cos": _scales("cos({0})", "(-sin({0}))"),
+    "tanh": _scales("tanh({0})", SLOPES["tanh"]),
+    "sigmoid": _scales("sigmoid({0})", SLOPES["sigmoid"]),
+    "softplus": _scales("softplus({0})", "sigmoid({0})"),
+    "silu": _scales("silu({0})", "sigmoid({0}) * (1 + {0} * (1 - sigmoid({0})))"),
+    "gelu": _scales("gelu({0})", "gelu'({0})"),
+    "sign": _scales("sign({0})", "0"),
+    "floor": _scales("floor({0})", "0"),
+    "ceil": _scales("ceil({0})", "0"),
+    "round": _scales("round({0})", "0"),
+    "relu": _routes("relu({0})", "[{0} > 0]"),
+    "leaky_relu": _routes("leaky_relu({0})", "([{0} > 0] + {parameter} * [{0} <= 0])"),
+    "elu": _scales("elu({0})", "([{0} > 0] + ({out} + {parameter}) * [{0} <= 0])"),
+    "clip": _routes("clip({0}, {min}, {max})", "[{0} within the limits]"),
+    "dropout": _routes("dropout({0}, {p})", "[kept] / (1 - {p})"),
+    # shapes and places
+    "copy": _moves("copy({0})", "{g}"),
+    "astype": _moves("astype({0})", "{g}"),
+    "to_device": _moves("to_device({0})", "{g}"),
+    "reshape": _moves("reshape({0}, {shape})", "reshape({g})"),
+    "permute_dims": _moves("permute_dims({0}, {axes})", "permute_dims({g})"),
+    "matrix_transpose": _moves("{0}^T", "{g}^T", "T"),
+    "flip": _moves("flip({0})", "flip({g})"),
+    "pad": _moves("pad({0})", "the inside of {g}"),
+    "concat": _moves("", "its part of {g}", "concat"),
+    "stack": _moves("", "its part of {g}", "stack"),
+    "broadcast_to": Text(
+        "broadcast_to", "broadcast_to({0}, {shape})", (None,), "sums", ("sum of {g} over the copies",)
+    ),
+    "getitem": _index,
+    "take": _index,
+    "take_along_axis": _routes("take_along_axis({0}, {1})", None),
+    # reductions
+    "sum": _reduction("sum", "1", "distributes"),
+    "mean": _reduction("mean", "(1 / n)", "distributes"),
+    "max": _reduction("max", "[{0} = {out}]", "routes"),
+    "min": _reduction("min", "[{0} = {out}]", "routes"),
+    "prod": _reduction("prod", "(the product of the others)", "scales"),
+    "var": _reduction("var", "2 * ({0} - mean({0})) / n", "scales"),
+    "std": _reduction("std", "({0} - mean({0})) / (n * {out})", "scales"),
+    "logsumexp": _reduction("logsumexp", "exp({0} - {out})", "scales"),
+    "softmax": _along("softmax", "diag({out}) - {out} {out}^T", "{out} * ({g} - sum({g} * {out}))"),
+    "log_softmax": _along("log_softmax", "I - 1 exp({out})^T", "{g} - exp({out}) * sum({g})"),
+    "cumulative_sum": _along("cumulative_sum", None, "the running sum of {g} from the end"),
+    # layers and losses
+    "matmul": Text("@", "{0} @ {1}", (None,), "mixes", ("{g} @ {1}^T", "{0}^T @ {g}")),
+    "linear": _linear,
+    "mse_loss": _loss("({0} - {1})^2", "2 * ({0} - {1})", "(-2) * ({0} - {1})"),
+    "cross_entropy": _cross_entropy,
 }
 
 
-def text_of(op: str, arity: int) -> Text:
+def text_of(name: str, arity: int, options: dict[str, Any]) -> Text:
     """The text of an operation, a generic one if the table has none."""
-    found = TEXTS.get(op)
-    if found is None:
-        arguments = ", ".join(f"{{{i}}}" for i in range(arity))
-        found = Text(op, f"{op}({arguments})")
-    return found
+    found = TEXTS.get(name, Text(name, "", role="mixes"))
+    text = found if isinstance(found, Text) else found(options)
+    if not text.formula:
+        text = text._replace(formula=f"{name}({', '.join(f'{{{i}}}' for i in range(arity))})")
+    return text
 
 
-def filled(template: str, labels: Sequence[str], out: str, options: dict[str, Any]) -> str:
-    """A template with the names of values in it."""
-    return template.format(*labels, out=out, **options)
+def formula_of(text: Text, labels: Sequence[str | None], out: str, options: dict[str, Any]) -> str:
+    """The value of an operation as text. A label of None is an argument that is not there."""
+    template = text.formula
+    for i, label in enumerate(labels):
+        if label is None:
+            template = template.replace(f" + {{{i}}}", "").replace(f", {{{i}}}", "")
+    return _filled(template, labels, out, "", options)
+
+
+def local_of(text: Text, argument: int, labels: Sequence[str | None], out: str, options: dict[str, Any]) -> str | None:
+    """The local derivative for an argument as text, or None if there is no short one."""
+    template = text.local[min(argument, len(text.local) - 1)]
+    return None if template is None else _filled(template, labels, out, "", options)
+
+
+def rule_of(
+    text: Text, argument: int, labels: Sequence[str | None], out: str, g: str, options: dict[str, Any]
+) -> str | None:
+    """What an argument receives, as text, in terms of the gradient `g` of the result; None for a generic rule."""
+    template = text.rules[min(argument, len(text.rules) - 1)]
+    if template is not None:
+        return _filled(template, labels, out, g, options)
+    local = local_of(text, argument, labels, out, options)
+    return None if local is None else f"{g} * {local}"
+
+
+def _filled(template: str, labels: Sequence[str | None], out: str, g: str, options: dict[str, Any]) -> str:
+    return template.format(*labels, out=out, g=g, **options)

@@ -119,6 +119,7 @@ class Backward:
     steps: the indices of the steps whose rules ran, in this order.
     gradients: the gradients of values, by index.
     received: what each input received from a step, by the index of the step and the place of the input in it.
+    rules: how that was computed, as formulas ("df/dq = df/df * z").
     recorded: whether the gradients are values of the graph too (`create_graph=True`).
     """
 
@@ -126,6 +127,7 @@ class Backward:
     steps: tuple[int, ...]
     gradients: dict[int, Numbers]
     received: dict[tuple[int, int], Numbers]
+    rules: dict[tuple[int, int], str]
     recorded: bool = False
 
 

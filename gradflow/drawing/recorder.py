@@ -4,6 +4,8 @@ A `Recorder` is an observer. `gradflow.trace` makes it the observer of a `with`;
 graph and a backward pass of its own. Values are summarized on their device as they appear, and are read together when
 the graph is first used.
 
+The second run of a checkpoint is recognized as the first, so that the steps of the first get the gradients.
+
 A value is recognized by the node or leaf of its tensor; by the tensor, if that requires no grad; and by the array,
 which `detach` shares. The recorder keeps none of them alive. A tensor that was changed in place is a new value.
 """
@@ -11,19 +13,23 @@ which `detach` shares. The recorder keeps none of them alive. A tensor that was 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from gradflow.autograd.batching import Batch
-from gradflow.autograd.graph import Node, Operation
+from gradflow.autograd.graph import Node, Operation, nodes_from
 from gradflow.autograd.leaf import Leaf
+from gradflow.autograd.memory import Changed
 from gradflow.autograd.observers import Forwarder, Observer
+from gradflow.autograd.saved import FREED
 from gradflow.backend import Backend
 from gradflow.drawing.graph import Kind
+from gradflow.drawing.local import Form, local_derivatives
 from gradflow.drawing.places import Place, Places
 from gradflow.drawing.summaries import Summaries, Summary
 from gradflow.nn.parameter import Parameter
 from gradflow.tensor import Tensor
+from gradflow.transforms.recompute import CHECKPOINT
 from gradflow.transforms.trace import IDENTITY
 
 
@@ -66,7 +72,7 @@ class Applied:
         self.parameters = parameters
         self.place = place
         self.recorded_by = recorded_by
-        self.local: Sequence[Any] = ()
+        self.local: Sequence[tuple[Form, Summary | None] | None] = ()
 
 
 class Pass:
@@ -82,6 +88,17 @@ class Pass:
         self.received: dict[tuple[int, int], Summary] = {}
 
 
+class _Running:
+    """A backward pass that is running, perhaps inside another: what it is at.
+
+    again: the steps that the second run of a checkpoint repeats, while the pass is at the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.node: Node | Leaf | None = None
+        self.again: Iterator[int] = iter(())
+
+
 class Recorder(Forwarder):
     """Records operations and backward passes. `other` is the observer to which it forwards everything, or None."""
 
@@ -94,10 +111,11 @@ class Recorder(Forwarder):
         self.passes: list[Pass] = []
         self._known: dict[int, tuple[weakref.ref[Tensor], int]] = {}  # by the ids of a tensor and of its array
         self._nodes: weakref.WeakKeyDictionary[Node | Leaf, int] = weakref.WeakKeyDictionary()
-        self._running: list[Node | Leaf | None] = []  # for each running pass, also inside another, what it is at
+        self._steps: weakref.WeakKeyDictionary[Node, int] = weakref.WeakKeyDictionary()
+        self._running: list[_Running] = []
         self._last: int | None = None  # the step whose rule ran last
+        self._inside: dict[int, list[int]] = {}  # the steps in a call of `checkpoint`, by the number of the call
         self._checkpoints: weakref.WeakKeyDictionary[Node, list[int]] = weakref.WeakKeyDictionary()
-        self._again: list[list[int]] = []
 
     # ------------------------------------------------------------------ values
 
@@ -117,10 +135,14 @@ class Recorder(Forwarder):
         return None
 
     def all_of(self, x: Tensor) -> list[int]:
-        """The indices of the values that a tensor, or its memory, has been: of several if it was changed in place."""
+        """The indices of the values that a tensor has been: of several if it was changed in place."""
         found = {index for index, seen in enumerate(self.values) if seen.owner is not None and seen.owner() is x}
         index = self.find(x)
         return sorted(found if index is None else found | {index})
+
+    def index_of(self, node: Node | Leaf) -> int | None:
+        """The index of the value of a node or leaf, or None if it was not seen."""
+        return self._nodes.get(node)
 
     def _value(self, x: Any) -> int | None:
         """The index of the value of an input: a tensor, a number or None."""
@@ -152,30 +174,71 @@ class Recorder(Forwarder):
 
     # ------------------------------------------------------------------ forward
 
-    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
-        super().forward(op, inputs, out)
+    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, parameters: dict[str, Any]) -> None:
+        super().forward(op, inputs, out, parameters)
         if op is IDENTITY:  # see `stands_for`
             return
-        if self._running and isinstance(self._running[-1], Leaf):  # its gradient is copied
+        running = self._running[-1] if self._running else None
+        if running is not None and isinstance(running.node, Leaf):  # its gradient is copied
             source = self.find(inputs[0])
             if source is not None:
                 self._register(out, source)
                 return
-        indices = tuple([self._value(x) for x in inputs])
-        step = len(self.steps)
-        kind: Kind = "constant" if out._node is None else "result"
-        value = self._new(kind, self.summaries.add(out.array, out.backend), step)
-        node = out._node
-        parameters = node.parameters if isinstance(node, Node) else None
-        recorded_by = self._last if self._running else None
-        self.steps.append(Applied(op, indices, value, parameters or {}, self.places.current(), recorded_by))
-        self._register(out, value)
+        place = self.places.current()
+        step = None if running is None else next(running.again, None)
+        if step is None or self.steps[step].op is not op:
+            indices = tuple([self._value(x) for x in inputs])
+            step = len(self.steps)
+            kind: Kind = "constant" if out._node is None else "result"
+            value = self._new(kind, self.summaries.add(out.array, out.backend), step)
+            recorded_by = None if running is None else self._last
+            self.steps.append(Applied(op, indices, value, parameters, place, recorded_by))
+        self._register(out, self.steps[step].output)
+        if isinstance(out._node, Node):
+            self._steps[out._node] = step
+        for call in place.calls:
+            if call.module is None:
+                self._inside.setdefault(call.number, []).append(step)
 
     def stands_for(self, stand_in: Tensor, original: Tensor) -> None:
         super().stands_for(stand_in, original)
         index = self._value(original)
         assert index is not None
         self._register(stand_in, index)
+        node = stand_in._node
+        if isinstance(node, Node) and node.op is CHECKPOINT:
+            number = next(call.number for call in reversed(self.places.current().calls) if call.module is None)
+            self._checkpoints[node] = self._inside.pop(number, [])
+
+    # ------------------------------------------------------------------ a graph that exists
+
+    def add_graph(self, roots: Sequence[Node | Leaf], tensors: Iterable[Tensor] = ()) -> None:
+        """Add the steps that computed the roots, with the values that nodes keep. Those that were seen stay.
+
+        tensors: others whose values are known, such as the caller's variables.
+        """
+        order = [node for node in reversed(nodes_from(roots)) if node not in self._nodes]
+        arrays = _kept(order, tensors)
+        for node in order:
+            index = self._new("input" if node.op is None else "result", self._kept_summary(node, arrays))
+            self._nodes[node] = index
+            if isinstance(node, Node):
+                step = self.values[index].step = self._steps[node] = len(self.steps)
+                inputs = tuple([self._input_of(node, i) for i in range(len(node.parents))])
+                self.steps.append(Applied(node.op, inputs, index, node.parameters or {}, Place((), None), None))
+                assert step < len(self.steps)
+
+    def _kept_summary(self, node: Node | Leaf, arrays: dict[Node | Leaf, Any]) -> Summary | None:
+        return self.summaries.add(arrays[node], node.backend) if node in arrays else None
+
+    def _input_of(self, node: Node, argument: int) -> int | None:
+        parent = node.parents[argument]
+        if parent is not None:
+            return self._nodes[parent]
+        if node.inputs is None or node.inputs is FREED:
+            return None if node.op.joint is not None else self._new("constant", None)
+        x = node.inputs[argument]
+        return self._value(x) if x is not None or node.op.joint is not None else self._new("constant", None)
 
     # ------------------------------------------------------------------ backward
 
@@ -183,36 +246,41 @@ class Recorder(Forwarder):
         super().before_backward()
         if not self._running:
             self.passes.append(Pass())
-        self._running.append(None)
+        self._running.append(_Running())
 
     def visit(self, node: Node | Leaf) -> None:
         super().visit(node)
-        self._running[-1] = node
+        self._running[-1].node = node
 
     def gradient(self, node: Node | Leaf, gradient: Any) -> None:
         super().gradient(node, gradient)
+        current = self.passes[-1]
+        if not current.gradients and node not in self._nodes:  # the graph is older than this recorder
+            self.add_graph([node])
         index = self._nodes.get(node)
         if index is None:
             return
-        self.passes[-1].gradients[index] = self._summary(gradient, node.backend)
-        step = self.values[index].step
+        current.gradients[index] = self._summary(gradient, node.backend)
         if isinstance(gradient, Tensor):
-            self.passes[-1].recorded = True
+            current.recorded = True
             found = self.find(gradient)
             if found is not None and self.values[found].gradient_of is None:
-                self.values[found].gradient_of = self.passes[-1], index
-        if step is not None:
-            self._last = step
+                self.values[found].gradient_of = current, index
+        if isinstance(node, Node):
+            self._last = self._steps.get(node, self._last)
 
     def before_rules(self, node: Node, g: Any, out: Any, values: Sequence[Any]) -> None:
         super().before_rules(node, g, out, values)
-        step = self._step_of(node)
+        step = self._steps.get(node)
         if step is not None:
             self.passes[-1].steps.append(step)
+            if not isinstance(g, (Tensor, Batch)) and not self.steps[step].local:
+                self.steps[step].local = local_derivatives(node, out, values, self.summaries)
+        self._running[-1].again = iter(self._checkpoints.get(node, ()))
 
     def received(self, node: Node, argument: int, gradient: Any) -> None:
         super().received(node, argument, gradient)
-        step = self._step_of(node)
+        step = self._steps.get(node)
         if step is not None:
             summary = self._summary(gradient, node.parents[argument].backend)
             self.passes[-1].received[step, argument] = summary
@@ -225,10 +293,6 @@ class Recorder(Forwarder):
         del self._running[-1:]
         super().backward_failed()
 
-    def _step_of(self, node: Node) -> int | None:
-        index = self._nodes.get(node)
-        return None if index is None else self.values[index].step
-
     def _summary(self, gradient: Any, backend: Backend) -> Summary:
         values = gradient.values if isinstance(gradient, Batch) else gradient
         return self.summaries.add(getattr(values, "array", values), backend)
@@ -236,3 +300,23 @@ class Recorder(Forwarder):
 
 def _version(x: Tensor) -> int:
     return 0 if x._memory is None else x._memory.changed
+
+
+def _kept(order: Iterable[Node | Leaf], tensors: Iterable[Tensor]) -> dict[Node | Leaf, Any]:
+    """The arrays of the values of nodes and leaves, as far as something keeps them unchanged."""
+    arrays: dict[Node | Leaf, Any] = {}
+    used: dict[Node | Leaf, int] = {}  # the first node that uses a value
+    for node in order:
+        if not isinstance(node, Node):
+            continue
+        for parent, x in zip(node.parents, node.inputs or (), strict=False):
+            if isinstance(x, Tensor) and parent is not None and _version(x) <= node.id:
+                arrays[parent] = x.array
+        for parent in node.parents:
+            used.setdefault(parent, node.id)
+        if node.out is not None and node.out.__class__ is not Changed:
+            arrays[node] = node.out
+    for x in tensors:
+        if x._node is not None and _version(x) <= used.get(x._node, x._node.id):
+            arrays.setdefault(x._node, x.array)
+    return arrays

@@ -1,20 +1,173 @@
-"""A graph as a table of its steps: forward, and then backward in the order of the backward pass."""
+"""A graph as text: the table of its steps, and its backward pass explained."""
 
 from __future__ import annotations
 
-from gradflow.drawing.graph import Graph, Numbers
-from gradflow.drawing.numbers import describe
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from gradflow.drawing.building import derivative
+from gradflow.drawing.graph import Backward, Graph, Local, Numbers, Role, Step
+from gradflow.drawing.numbers import describe, short, signature, warning
+
+_WIDEST = 60
+"""The longest formula that the others are aligned with."""
+_FEW = 16
+"""Local derivatives with at most so many numbers are printed in full."""
+_ROLES: dict[Role, str] = {
+    "distributes": "each input receives the gradient",
+    "switches": "each input receives the gradient times the other input",
+    "routes": "the gradient goes to where the value came from",
+    "scales": "the gradient times the local derivative",
+    "sums": "the gradients of the copies are added up",
+    "moves": "the gradient moves back to where the elements came from",
+    "mixes": "each element receives a part of every gradient",
+}
 
 
 def table(graph: Graph) -> str:
     """The steps of a graph, one line each: forward, then for each backward pass what each input receives."""
-    lines = [f"{step.formula} = {_text(graph.values[step.output].forward)}" for step in graph.steps]
-    for step in sorted((s for s in graph.steps if s.backward is not None), key=lambda s: s.backward or 0):
-        for rule, got in zip(step.rule, step.received, strict=True):
-            if rule is not None:
-                lines.append(f"{rule} = {_text(got)}")
-    return "\n".join(lines)
+    sections = [_aligned(_forward_rows(graph, [step for step in graph.steps if step.recorded_by is None]))]
+    if graph.title:
+        sections.insert(0, [graph.title])
+    recorded = [step for step in graph.steps if step.recorded_by is not None]
+    if recorded:
+        title = "computed by a recorded backward pass (create_graph=True):"
+        sections.append([title, *_aligned(_forward_rows(graph, recorded))])
+    for number, backward in enumerate(graph.passes):
+        which = "" if len(graph.passes) == 1 else f" pass {number + 1}"
+        title = f"backward{which}, from {graph.values[backward.root].label}:"
+        sections.append([title, *_aligned(_backward_rows(graph, backward))])
+    if not graph.passes:
+        kept = [(f"{v.label}.grad", line_of(v.gradient)) for v in graph.values if v.gradient is not None]
+        sections.append(["gradients that are kept:", *_aligned(kept)] if kept else [])
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
-def _text(numbers: Numbers | None) -> str:
-    return "not kept" if numbers is None else " ".join(describe(numbers))
+def explained(graph: Graph) -> str:
+    """The backward pass of a graph, step by step: what each input receives, with the local derivatives."""
+    (backward,) = graph.passes
+    root = graph.values[backward.root].label
+    sums = _Sums(graph, backward)
+    sections = [
+        [f"The backward pass of {root}: upstream gradient * local derivative = what each input receives."],
+        [" = ".join(_seed(graph, backward))],
+    ]
+    for s in backward.steps:
+        step = graph.steps[s]
+        role = "" if step.role is None else f"   ({step.role}: {_ROLES[step.role]})"
+        lines = [f"{step.formula} = {line_of(graph.values[step.output].forward)}{role}"]
+        for place in _reached(step, backward):
+            lines.append(f"  {' = '.join(_received(graph, backward, step, place, sums.of[step.inputs[place]]))}")
+            lines += [f"    {line}" for line in _local_lines(graph, step, place)]
+            lines += [f"  {' = '.join(row)}" for row in sums.after(step, place)]
+        sections.append(lines)
+    return "\n\n".join("\n".join(lines) for lines in sections)
+
+
+def line_of(numbers: Numbers | None) -> str:
+    """Numbers in one line."""
+    if numbers is None:
+        return "not kept"
+    words = [] if numbers.values is not None else [signature(numbers)]
+    words += [line.strip() for line in describe(numbers)]
+    bad = warning(numbers)
+    return " ".join([*words, *([f"({bad})"] if bad and numbers.shape else [])])
+
+
+def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    rows = list(rows)
+    width = max((len(row[0]) for row in rows if len(row[0]) <= _WIDEST), default=0)
+    return [f"{row[0]:<{width}} = {' = '.join(row[1:])}" for row in rows]
+
+
+def _forward_rows(graph: Graph, steps: Iterable[Step]) -> Iterator[tuple[str, ...]]:
+    return ((step.formula, line_of(graph.values[step.output].forward)) for step in steps)
+
+
+def _seed(graph: Graph, backward: Backward) -> tuple[str, str]:
+    root = graph.values[backward.root].label
+    return derivative(root, root), line_of(backward.gradients[backward.root])
+
+
+def _backward_rows(graph: Graph, backward: Backward) -> Iterator[tuple[str, ...]]:
+    sums = _Sums(graph, backward)
+    yield _seed(graph, backward)
+    for s in backward.steps:
+        step = graph.steps[s]
+        for place in _reached(step, backward):
+            rule = backward.rules[s, place]
+            got = line_of(backward.received[s, place])
+            yield (rule.replace(" = ", " gets ", 1) if sums.of[step.inputs[place]] > 1 else rule), got
+            yield from sums.after(step, place)
+
+
+def _reached(step: Step, backward: Backward) -> list[int]:
+    return [place for place in range(len(step.inputs)) if (step.index, place) in backward.received]
+
+
+class _Sums:
+    """How often each value receives a gradient in a backward pass (`of`), and lines with the sums."""
+
+    def __init__(self, graph: Graph, backward: Backward) -> None:
+        self.graph = graph
+        self.backward = backward
+        self.parts: dict[int, list[Numbers]] = {}
+        self.of = Counter(graph.steps[s].inputs[place] for s, place in backward.received)
+
+    def after(self, step: Step, place: int) -> Iterator[tuple[str, ...]]:
+        """The line of the sum, once an input that is used more than once has received its last part."""
+        index = step.inputs[place]
+        parts = self.parts.setdefault(index, [])
+        parts.append(self.backward.received[step.index, place])
+        total = self.backward.gradients.get(index)
+        if self.of[index] > 1 and len(parts) == self.of[index] and total is not None:
+            values = [part.values for part in parts]
+            terms = " + ".join(map(_term, values)) if not total.shape else f"the sum of these {len(parts)}"
+            root = self.graph.values[self.backward.root].label
+            yield derivative(root, self.graph.values[index].label), terms, line_of(total)
+
+
+def _term(number: float) -> str:
+    return short(number) if number >= 0 or math.isnan(number) else f"({short(number)})"
+
+
+def _received(graph: Graph, backward: Backward, step: Step, place: int, uses: int) -> tuple[str, ...]:
+    """The formula of what an input receives; of scalars also with the numbers in it; and the result."""
+    rule = backward.rules[step.index, place]
+    if uses > 1:
+        rule = rule.replace(" = ", " gets ", 1)
+    got = line_of(backward.received[step.index, place])
+    local = step.local[place] if step.local else None
+    upstream = backward.gradients.get(step.output)
+    if local is None or local.form != "number" or local.numbers is None or upstream is None:
+        return rule, got
+    one, other = _scalar(upstream), _scalar(local.numbers)
+    return rule, f"{_term(one)} * {_term(other)}", got
+
+
+def _scalar(numbers: Numbers) -> float:
+    """The only element of an array."""
+    value = numbers.values
+    while isinstance(value, list):
+        value = value[0]
+    return float(value)
+
+
+def _local_lines(graph: Graph, step: Step, place: int) -> list[str]:
+    """What is said of a local derivative that is not a number."""
+    local: Local | None = step.local[place] if step.local else None
+    if local is None or local.form == "number":
+        return []
+    x, out = graph.values[step.inputs[place]], graph.values[step.output]
+    name = derivative(out.label, x.label)
+    formula = "" if local.formula is None else f" {local.formula}"
+    kind = {"diagonal": "a diagonal Jacobian", "full": "a full Jacobian", "implicit": "a Jacobian"}[local.form]
+    if local.numbers is None:
+        return [f"{name}:{formula}, {kind} that is never formed".replace(":,", ":")]
+    head = f"{name}:{formula}, {kind}".replace(":,", ":")
+    if local.form == "full":
+        head += f" of shape {local.numbers.shape}"
+    if math.prod(local.numbers.shape) > _FEW:
+        return [f"{head}: {line_of(local.numbers)}"]
+    return [f"{head}: {line_of(local.numbers)}"]

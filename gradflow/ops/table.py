@@ -144,7 +144,7 @@ def apply(
         memory.add(out)
     observer = current_observer.get()
     if observer is not None:
-        observer.forward(op, inputs, out)
+        observer.forward(op, inputs, out, parameters)
     return out
 
 

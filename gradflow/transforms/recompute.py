@@ -56,7 +56,7 @@ def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     segment.states, segment.externals = states, externals
     backend, array = run.flat.backend, run.flat.array
     parents = tuple([node for node in segment.argument_nodes if node is not None] + externals)
-    node = Node(_CHECKPOINT, backend, parents, None, None, array, {"segment": segment})
+    node = Node(CHECKPOINT, backend, parents, None, None, array, {"segment": segment})
     segment.version = node.id
     memory = run.flat._shared_memory()  # the function may have returned a view of an argument
     out = Tensor(array, backend, node)
@@ -108,9 +108,9 @@ class _Watcher(Forwarder):
         self.segment = segment
         self.start = clock.tick()
 
-    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
+    def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, parameters: dict[str, Any]) -> None:
         self.segment.check_unchanged(inputs, self.start)
-        super().forward(op, inputs, out)
+        super().forward(op, inputs, out, parameters)
 
 
 class _Run:
@@ -197,4 +197,4 @@ def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, segment: _Se
     return [found.get(node) for node in ends]
 
 
-_CHECKPOINT = Operation("checkpoint", lambda F: None, joint=_run_again, joint_reads_inputs=False, saves_parameters=True)
+CHECKPOINT = Operation("checkpoint", lambda F: None, joint=_run_again, joint_reads_inputs=False, saves_parameters=True)

@@ -1,0 +1,120 @@
+"""`draw`: the graph of a tensor that was computed before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gradflow.autograd.graph import Node, nodes_from
+from gradflow.autograd.hooks import retained
+from gradflow.autograd.leaf import Leaf
+from gradflow.autograd.saved import FREED
+from gradflow.drawing.graph import Graph
+from gradflow.drawing.names import checked_names, name_values, variables
+from gradflow.drawing.picture import Picture
+from gradflow.drawing.places import user_frame
+from gradflow.drawing.recorder import Recorder
+from gradflow.nn.module import Module
+from gradflow.printing import describe
+from gradflow.tensor import Tensor
+
+LARGEST = 20_000
+"""The largest number of steps of a graph that is drawn or explained."""
+
+
+class Drawing(Picture):
+    """A graph, and its picture."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    @property
+    def graph(self) -> Graph:
+        return self._graph
+
+
+def draw(output: Tensor, /, **names: Any) -> Drawing:
+    """The computational graph of a tensor that was computed before, with the values that it keeps.
+
+    output: a tensor that requires grad and was computed from others.
+    names: tensors, or modules with parameters, by the name to draw (default: the names of the caller's variables).
+
+    The graph keeps what its gradient rules need, and the caller's variables and the parameters of modules are known
+    too. Other values have a shape and no numbers. Gradients are those in `.grad`: of leaves, and of results after
+    `retain_grad()`. To see all values and gradients, compute them inside `gradflow.trace()`.
+
+    Raises TypeError for something else than a tensor, RuntimeError for a tensor without a graph, ValueError for a graph
+    of more than 20,000 steps.
+
+    >>> import gradflow as gf
+    >>> x, y = gf.tensor(3.0, requires_grad=True), gf.tensor(4.0, requires_grad=True)
+    >>> f = x * y
+    >>> print(gf.draw(f))
+    f = x * y = 12
+    """
+    checked_names("draw", names)
+    node = root_of("draw", output)
+    found = variables(user_frame())
+    recorder = Recorder()
+    recorder.add_graph([node], known_tensors(output, names, found))
+    roots = name_values(recorder, names, found)
+    index = recorder.index_of(node)
+    assert index is not None
+    return Drawing(with_kept_gradients(recorder, node, roots, index))
+
+
+def root_of(function: str, output: Any) -> Node:
+    """The node of a tensor to draw or explain. Raises as `draw` does."""
+    if isinstance(output, (tuple, list, dict)):
+        raise TypeError(f"{function} takes one tensor, not a {type(output).__name__}: pass one of them, or their sum")
+    if not isinstance(output, Tensor):
+        raise TypeError(f"{function} takes a tensor; got {type(output).__name__}")
+    node = output._node
+    if not isinstance(node, Node):
+        kind = "does not require grad" if node is None else "is a leaf: no operation computed it"
+        fix = "set requires_grad=True on the tensors to differentiate by, before it is computed" if node is None else (
+            f"pass what was computed from it, as in {function}(loss)"
+        )  # fmt: skip
+        raise RuntimeError(f"{function}() on a {describe(output)} that {kind}, so it has no graph: {fix}")
+    count = sum(1 for each in nodes_from([node]) if each.op is not None)
+    if count > LARGEST:
+        raise ValueError(
+            f"{function}() on a graph of {count} steps; the largest is {LARGEST}: pass a result in the middle of it, or "
+            "put the part to see inside `with gradflow.trace()`"
+        )
+    return node
+
+
+def is_freed(node: Node) -> bool:
+    """Whether a backward pass has freed what a graph saved."""
+    return any(each.op is not None and each.inputs is FREED for each in nodes_from([node]))
+
+
+def known_tensors(output: Tensor, *names: Mapping[str, Any]) -> list[Tensor]:
+    """The output, and the tensors and parameters of modules that have a name."""
+    found = [output]
+    for value in (value for each in names for value in each.values()):
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, Module):
+            found += value.parameters()
+    return found
+
+
+def with_kept_gradients(recorder: Recorder, root: Node, roots: Mapping[int, str], output: int) -> Graph:
+    """The graph of a recorder, with the gradients that leaves and retaining nodes keep."""
+    from gradflow.drawing.building import graph_of
+
+    kept = []
+    for node in nodes_from([root]):
+        holder = node if isinstance(node, Leaf) else retained(node)
+        if holder is not None and holder.grad is not None:
+            index = recorder.index_of(node)
+            kept.append((index, recorder.summaries.add(holder.grad.array, node.backend)))
+    graph = graph_of(recorder, roots, (output,))
+    for index, summary in kept:
+        assert index is not None
+        graph.values[index].gradient = summary.numbers
+    if is_freed(root):
+        graph.title = "backward() has freed values of this graph: backward(retain_graph=True) keeps them"
+    return graph

@@ -1,0 +1,74 @@
+"""`explain`: the backward pass of a tensor, step by step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradflow.autograd.backward import backward
+from gradflow.autograd.graph import nodes_from
+from gradflow.autograd.observers import observe
+from gradflow.drawing.existing import Drawing, is_freed, known_tensors, root_of
+from gradflow.drawing.names import checked_names, name_values, variables
+from gradflow.drawing.places import user_frame
+from gradflow.drawing.recorder import Recorder
+from gradflow.printing import describe
+from gradflow.tensor import Tensor
+
+
+class Explanation(Drawing):
+    """A backward pass. It prints step by step, and is also a picture with all values, gradients and derivatives."""
+
+    def __str__(self) -> str:
+        from gradflow.drawing.text import explained
+
+        return explained(self.graph)
+
+
+def explain(output: Tensor, /, gradient: Tensor | None = None, **names: Any) -> Explanation:
+    """The backward pass of `output`, step by step: upstream gradient x local derivative = what each input receives.
+
+    output: a tensor that requires grad and was computed from others.
+    gradient: its gradient (default: ones, which for a tensor with one element is that of `backward()`).
+    names: tensors, or modules with parameters, by the name to print (default: the names of the caller's variables).
+
+    Where a value is used more than once, the sum of what it receives is shown. For arrays, a step shows the
+    vector-Jacobian product that it computes, and the local derivative while that is small: the diagonal of the Jacobian
+    of an elementwise operation, or the full Jacobian. `explain` computes the pass itself: it changes no `.grad`, keeps
+    the graph for a later `backward()`, and needs neither a trace nor `retain_grad`.
+
+    Raises as `gradflow.draw`, RuntimeError for a graph that an earlier backward pass has freed, ValueError for a
+    gradient that does not fit.
+
+    >>> import gradflow as gf
+    >>> x, y, z = (gf.tensor(v, requires_grad=True) for v in (-2.0, 5.0, -4.0))
+    >>> q = x + y
+    >>> f = q * z
+    >>> print(gf.explain(f))
+    """
+    checked_names("explain", names)
+    node = root_of("explain", output)
+    if is_freed(node):
+        raise RuntimeError(
+            f"explain() on a {describe(output)} whose graph an earlier backward pass has freed: call explain() before "
+            "backward(), keep the graph with backward(retain_graph=True), or record both with gradflow.trace()"
+        )
+    if gradient is None:
+        seed = output.backend.ones(node.shape, dtype=node.dtype)
+    elif not isinstance(gradient, Tensor):
+        raise TypeError(f"explain takes a tensor as gradient; got {type(gradient).__name__}")
+    elif (gradient.shape, gradient.dtype, gradient.device) != (output.shape, output.dtype, output.device):
+        raise ValueError(f"gradient must be like the {describe(output)}; got a {describe(gradient)}")
+    else:
+        seed = gradient.array
+    found = variables(user_frame())
+    recorder = Recorder()
+    recorder.add_graph([node], known_tensors(output, names, found))
+    with observe(recorder):
+        backward([node], [seed], retain_graph=True, wanted=set(nodes_from([node])), past_wanted=True)
+    roots = name_values(recorder, names, found)
+    index = recorder.index_of(node)
+    assert index is not None
+
+    from gradflow.drawing.building import graph_of
+
+    return Explanation(graph_of(recorder, roots, (index,)))
