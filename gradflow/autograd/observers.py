@@ -21,7 +21,10 @@ class Observer:
     """
 
     def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, parameters: dict[str, Any]) -> None:
-        """Called when an operation has computed `out` from `inputs` (tensors, numbers or None) and keyword arguments."""
+        """Called when an operation has computed `out` from `inputs` (tensors, numbers or None).
+
+        parameters: its keyword arguments; they may contain what the gradient rule needs (`residual`).
+        """
 
     def before_backward(self) -> None:
         """Called when a backward pass begins, perhaps inside another one."""

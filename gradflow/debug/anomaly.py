@@ -117,7 +117,8 @@ class _Detector(Forwarder):
     """The observer of `detect_anomaly`: records all results and gradients, and checks them at the end of a pass."""
 
     def __init__(self) -> None:
-        super().__init__(current_observer.get())
+        other = current_observer.get()
+        super().__init__(None if isinstance(other, _Detector) else other)  # an inner detector is in charge
         self.records: list[_Record] = []
         self.passes: list[_Pass] = []  # the backward passes that are running, the innermost last
         self.finite: dict[Backend, Any] = {}  # for each device, a bool array: whether all results there are finite

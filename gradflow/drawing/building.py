@@ -11,23 +11,26 @@ from gradflow.drawing.formulas import Text, formula_of, local_of, rule_of, text_
 from gradflow.drawing.graph import Backward, Graph, Local, Numbers, Step, Value
 from gradflow.drawing.numbers import short
 from gradflow.drawing.places import Call
-from gradflow.drawing.recorder import Applied, Pass, Recorder
+from gradflow.drawing.recorder import Applied, Pass, Recorder, Seen
+from gradflow.drawing.simplifying import merge_vector_products
 from gradflow.drawing.summaries import Summary
 
 
-def graph_of(recorder: Recorder, roots: Mapping[int, str], outputs: tuple[int, ...] = ()) -> Graph:
-    """The graph that a recorder has seen. Waits for the devices.
+def graph_of(recorder: Recorder, roots: Mapping[int, str], output: Seen | None = None) -> Graph:
+    """The graph that a recorder has seen, which is complete. Waits for the devices.
 
-    roots: the names of the outermost modules, by id. outputs: see `Graph` (default: the values that no step uses).
+    roots: the names of the outermost modules, by id. output: the only output of the graph (default: all values that no
+    step uses).
     """
+    merge_vector_products(recorder)
     recorder.summaries.read()
     labels = _labels(recorder)
     values = [
-        Value(i, label, seen.name, seen.kind, _read(seen.forward), None, seen.step)
+        Value(i, label, seen.name, seen.kind, seen.shape, _read(seen.forward), _read(seen.kept), seen.step)
         for i, (seen, label) in enumerate(zip(recorder.values, labels, strict=True))
     ]
     modules = _Modules(roots)
-    texts = [text_of(s.op.name, len(s.inputs), s.parameters) for s in recorder.steps]
+    texts = [_text(step, recorder) for step in recorder.steps]
     steps = [
         _step(i, applied, text, labels, modules)
         for i, (applied, text) in enumerate(zip(recorder.steps, texts, strict=True))
@@ -36,7 +39,10 @@ def graph_of(recorder: Recorder, roots: Mapping[int, str], outputs: tuple[int, .
     for backward in passes:
         _show(backward, values, steps)
     used = {i for step in steps for i in step.inputs}
-    outputs = outputs or tuple(step.output for step in steps if step.output not in used)
+    outputs = tuple(
+        i for i, seen in enumerate(recorder.values)
+        if (seen is output if output is not None else seen.step is not None and i not in used)
+    )  # fmt: skip
     return Graph(values, steps, outputs, "", passes)
 
 
@@ -91,6 +97,15 @@ def _backward(
 def _known(summary: Summary) -> Numbers:
     assert summary.numbers is not None
     return summary.numbers
+
+
+def _text(applied: Applied, recorder: Recorder) -> Text:
+    """The text of an operation. An axis is not told where it is all axes."""
+    first = next((i for i in applied.inputs if i is not None), None)
+    options = applied.parameters
+    if first is not None and options.get("axis") == tuple(range(len(recorder.values[first].shape))):
+        options = {**options, "axis": None}
+    return text_of(applied.op.name, len(applied.inputs), options)
 
 
 def _places(applied: Applied) -> list[int]:
@@ -159,9 +174,7 @@ def _rule(applied: Applied, argument: int, text: Text, labels: list[str], values
 
 def _is_broadcast(x: Value, out: Value) -> bool:
     """Whether an elementwise operation broadcast an input: what it receives is then summed."""
-    if x.forward is None or out.forward is None:
-        return False
-    return math.prod(x.forward.shape) < math.prod(out.forward.shape)
+    return math.prod(x.shape) < math.prod(out.shape)
 
 
 class _Modules:

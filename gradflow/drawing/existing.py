@@ -57,10 +57,18 @@ def draw(output: Tensor, /, **names: Any) -> Drawing:
     found = variables(user_frame())
     recorder = Recorder()
     recorder.add_graph([node], known_tensors(output, names, found))
+    for each in nodes_from([node]):
+        holder = each if isinstance(each, Leaf) else retained(each)
+        if holder is not None and holder.grad is not None:
+            recorder.seen(each).kept = recorder.summaries.add(holder.grad.array, each.backend)
     roots = name_values(recorder, names, found)
-    index = recorder.index_of(node)
-    assert index is not None
-    return Drawing(with_kept_gradients(recorder, node, roots, index))
+
+    from gradflow.drawing.building import graph_of
+
+    graph = graph_of(recorder, roots, recorder.seen(node))
+    if is_freed(node):
+        graph.title = "backward() has freed values of this graph; backward(retain_graph=True) keeps them"
+    return Drawing(graph)
 
 
 def root_of(function: str, output: Any) -> Node:
@@ -79,8 +87,8 @@ def root_of(function: str, output: Any) -> Node:
     count = sum(1 for each in nodes_from([node]) if each.op is not None)
     if count > LARGEST:
         raise ValueError(
-            f"{function}() on a graph of {count} steps; the largest is {LARGEST}: pass a result in the middle of it, or "
-            "put the part to see inside `with gradflow.trace()`"
+            f"{function}() on a graph of {count} steps; the largest is {LARGEST}: pass a result in the middle of it, "
+            "or put the part to see inside `with gradflow.trace()`"
         )
     return node
 
@@ -99,22 +107,3 @@ def known_tensors(output: Tensor, *names: Mapping[str, Any]) -> list[Tensor]:
         elif isinstance(value, Module):
             found += value.parameters()
     return found
-
-
-def with_kept_gradients(recorder: Recorder, root: Node, roots: Mapping[int, str], output: int) -> Graph:
-    """The graph of a recorder, with the gradients that leaves and retaining nodes keep."""
-    from gradflow.drawing.building import graph_of
-
-    kept = []
-    for node in nodes_from([root]):
-        holder = node if isinstance(node, Leaf) else retained(node)
-        if holder is not None and holder.grad is not None:
-            index = recorder.index_of(node)
-            kept.append((index, recorder.summaries.add(holder.grad.array, node.backend)))
-    graph = graph_of(recorder, roots, (output,))
-    for index, summary in kept:
-        assert index is not None
-        graph.values[index].gradient = summary.numbers
-    if is_freed(root):
-        graph.title = "backward() has freed values of this graph: backward(retain_graph=True) keeps them"
-    return graph

@@ -44,6 +44,17 @@ def explain(output: Tensor, /, gradient: Tensor | None = None, **names: Any) -> 
     >>> q = x + y
     >>> f = q * z
     >>> print(gf.explain(f))
+    The backward pass of f: upstream gradient * local derivative = what each input receives.
+    <BLANKLINE>
+    df/df = 1
+    <BLANKLINE>
+    f = q * z = -12   (switches: each input receives the gradient times the other input)
+      df/dq = df/df * z = 1 * (-4) = -4
+      df/dz = df/df * q = 1 * 3 = 3
+    <BLANKLINE>
+    q = x + y = 3   (distributes: each input receives the gradient)
+      df/dx = df/dq * 1 = (-4) * 1 = -4
+      df/dy = df/dq * 1 = (-4) * 1 = -4
     """
     checked_names("explain", names)
     node = root_of("explain", output)
@@ -66,9 +77,7 @@ def explain(output: Tensor, /, gradient: Tensor | None = None, **names: Any) -> 
     with observe(recorder):
         backward([node], [seed], retain_graph=True, wanted=set(nodes_from([node])), past_wanted=True)
     roots = name_values(recorder, names, found)
-    index = recorder.index_of(node)
-    assert index is not None
 
     from gradflow.drawing.building import graph_of
 
-    return Explanation(graph_of(recorder, roots, (index,)))
+    return Explanation(graph_of(recorder, roots, recorder.seen(node)))

@@ -53,8 +53,8 @@ def _index(options: dict[str, Any]) -> Text:
 def _index_text(options: dict[str, Any]) -> str:
     """The index of `getitem` and `take` as in Python."""
     if "axis" in options:
-        start, stop = options["start"], options["stop"]
-        return ":, " * options["axis"] + (f"{start}" if stop is None else f"{start}:{stop}")
+        axis, start, stop = options["axis"], options["start"], options["stop"]
+        return ":, " * int(axis) + (f"{start}" if stop is None else f"{start}:{stop}")
     key = options.get("key")
     parts = [] if key is None else list(key) if isinstance(key, tuple) else [key]
     if parts and parts[-1] is Ellipsis:

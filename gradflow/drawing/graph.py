@@ -59,6 +59,7 @@ class Value:
     name: the name of a variable ("q") or parameter ("0.weight"), or None.
     kind: "input" (requires grad, computed by no step), "parameter", "result" (computed by a step, requires grad), or
         "constant" (without a gradient; a step may have computed it).
+    shape: the shape.
     forward: its numbers, or None if they were not kept. A Python number has the dtype "number" and no device.
     gradient: its gradient, summed over all uses, in the last backward pass that reached it; None if none was computed
         or kept.
@@ -69,6 +70,7 @@ class Value:
     label: str
     name: str | None
     kind: Kind
+    shape: tuple[int, ...] = ()
     forward: Numbers | None = None
     gradient: Numbers | None = None
     step: int | None = None

@@ -93,7 +93,7 @@ def _products(node: Node, g: Any, out: Any, values: Sequence[Any], F: Any) -> li
     else:
         pairs = zip(op.rules, needs, strict=True)
         results = [rule(F, g, out, *values, **parameters) if rule and need else None for rule, need in pairs]
-    found = []
+    found: list[Any] = []
     for i, result in enumerate(results):
         if result is None or not needs[i]:
             found.append(None)

@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 from gradflow.drawing.graph import Graph
+from gradflow.files import FilePath
 
 
 class Picture:
-    """A computational graph. It prints as a table of its steps; a notebook shows it; `save` writes it to a file."""
+    """A computational graph. It prints as a table of its steps, a notebook shows it, and `save` writes it to a file."""
 
     @property
     def graph(self) -> Graph:
-        """The graph as plain data, see `gradflow.drawing.graph`."""
+        """The graph as plain data: see `gradflow.drawing.graph`."""
         raise NotImplementedError
 
+    def save(self, path: FilePath, *, local: bool = False, roles: bool = False) -> None:
+        """Write the picture to a file: .svg, .png or .pdf (which need the extra "viz"), .html or .dot, by its suffix.
+
+        local: draw the local derivatives of each step (default False).
+        roles: draw what each step does to a gradient, as in "switches" (default False).
+
+        Raises ValueError for another suffix; ModuleNotFoundError without the extra; OSError where the file cannot be
+        written. Then no file is written, and one that was there stays as it was.
+        """
+        from gradflow.drawing.rendering import save
+
+        save(self.graph, path, local=local, roles=roles)
+
     def __str__(self) -> str:
+        """The steps as a table."""
         from gradflow.drawing.text import table
 
         return table(self.graph)
+
+    def _repr_svg_(self) -> str | None:
+        """The picture in a notebook; None without the extra "viz"."""
+        from gradflow.drawing.svg import to_svg
+
+        try:
+            return to_svg(self.graph)
+        except ModuleNotFoundError:
+            return None
+
+    def _repr_html_(self) -> str | None:
+        """The table in a notebook, where there is no picture."""
+        import html
+
+        return None if self._repr_svg_() else f"<pre>{html.escape(str(self))}</pre>"

@@ -36,13 +36,17 @@ from gradflow.transforms.trace import IDENTITY
 class Seen:
     """A value that was seen: its kind, its summary (or a Python number, or None if unknown), and its step."""
 
-    __slots__ = ("forward", "gradient_of", "kind", "name", "owner", "step", "version")
+    __slots__ = ("forward", "gradient_of", "kept", "kind", "name", "owner", "shape", "step", "version")
 
-    def __init__(self, kind: Kind, forward: Summary | float | None, step: int | None = None) -> None:
+    def __init__(
+        self, kind: Kind, shape: tuple[int, ...], forward: Summary | float | None, step: int | None = None
+    ) -> None:
         self.kind = kind
+        self.shape = shape
         self.forward = forward
         self.step = step
         self.name: str | None = None
+        self.kept: Summary | None = None  # the gradient in `.grad`, for a graph that no pass was observed on
         self.version = 0  # the number of the last in-place change of its memory
         self.owner: weakref.ref[Tensor] | None = None  # the first tensor that had this value
         self.gradient_of: tuple[Pass, int] | None = None  # the value whose gradient a recorded backward pass computed
@@ -140,25 +144,25 @@ class Recorder(Forwarder):
         index = self.find(x)
         return sorted(found if index is None else found | {index})
 
-    def index_of(self, node: Node | Leaf) -> int | None:
-        """The index of the value of a node or leaf, or None if it was not seen."""
-        return self._nodes.get(node)
+    def seen(self, node: Node | Leaf) -> Seen:
+        """The value of a node or leaf that was seen."""
+        return self.values[self._nodes[node]]
 
     def _value(self, x: Any) -> int | None:
         """The index of the value of an input: a tensor, a number or None."""
         if x is None:
             return None
         if not isinstance(x, Tensor):
-            return self._new("constant", x)
+            return self._new("constant", (), x)
         index = self.find(x)
         if index is None:
             kind: Kind = "constant" if x._node is None else "parameter" if isinstance(x, Parameter) else "input"
-            index = self._new(kind, self.summaries.add(x.array, x.backend))
+            index = self._new(kind, x.shape, self.summaries.add(x.array, x.backend))
         self._register(x, index)
         return index
 
-    def _new(self, kind: Kind, forward: Any, step: int | None = None) -> int:
-        self.values.append(Seen(kind, forward, step))
+    def _new(self, kind: Kind, shape: tuple[int, ...], forward: Any, step: int | None = None) -> int:
+        self.values.append(Seen(kind, shape, forward, step))
         return len(self.values) - 1
 
     def _register(self, x: Tensor, index: int) -> None:
@@ -190,7 +194,7 @@ class Recorder(Forwarder):
             indices = tuple([self._value(x) for x in inputs])
             step = len(self.steps)
             kind: Kind = "constant" if out._node is None else "result"
-            value = self._new(kind, self.summaries.add(out.array, out.backend), step)
+            value = self._new(kind, out.shape, self.summaries.add(out.array, out.backend), step)
             recorded_by = None if running is None else self._last
             self.steps.append(Applied(op, indices, value, parameters, place, recorded_by))
         self._register(out, self.steps[step].output)
@@ -220,13 +224,13 @@ class Recorder(Forwarder):
         order = [node for node in reversed(nodes_from(roots)) if node not in self._nodes]
         arrays = _kept(order, tensors)
         for node in order:
-            index = self._new("input" if node.op is None else "result", self._kept_summary(node, arrays))
+            kind: Kind = "input" if node.op is None else "result"
+            index = self._new(kind, tuple(node.shape), self._kept_summary(node, arrays))
             self._nodes[node] = index
             if isinstance(node, Node):
-                step = self.values[index].step = self._steps[node] = len(self.steps)
+                self.values[index].step = self._steps[node] = len(self.steps)
                 inputs = tuple([self._input_of(node, i) for i in range(len(node.parents))])
                 self.steps.append(Applied(node.op, inputs, index, node.parameters or {}, Place((), None), None))
-                assert step < len(self.steps)
 
     def _kept_summary(self, node: Node | Leaf, arrays: dict[Node | Leaf, Any]) -> Summary | None:
         return self.summaries.add(arrays[node], node.backend) if node in arrays else None
@@ -236,9 +240,9 @@ class Recorder(Forwarder):
         if parent is not None:
             return self._nodes[parent]
         if node.inputs is None or node.inputs is FREED:
-            return None if node.op.joint is not None else self._new("constant", None)
+            return None if node.op.joint is not None else self._new("constant", (), None)
         x = node.inputs[argument]
-        return self._value(x) if x is not None or node.op.joint is not None else self._new("constant", None)
+        return self._value(x) if x is not None or node.op.joint is not None else self._new("constant", (), None)
 
     # ------------------------------------------------------------------ backward
 

@@ -12,8 +12,6 @@ from gradflow.drawing.numbers import describe, short, signature, warning
 
 _WIDEST = 60
 """The longest formula that the others are aligned with."""
-_FEW = 16
-"""Local derivatives with at most so many numbers are printed in full."""
 _ROLES: dict[Role, str] = {
     "distributes": "each input receives the gradient",
     "switches": "each input receives the gradient times the other input",
@@ -68,9 +66,9 @@ def explained(graph: Graph) -> str:
 def line_of(numbers: Numbers | None) -> str:
     """Numbers in one line."""
     if numbers is None:
-        return "not kept"
+        return "(not kept)"
     words = [] if numbers.values is not None else [signature(numbers)]
-    words += [line.strip() for line in describe(numbers)]
+    words += " ".join(describe(numbers)).split()
     bad = warning(numbers)
     return " ".join([*words, *([f"({bad})"] if bad and numbers.shape else [])])
 
@@ -123,7 +121,7 @@ class _Sums:
         total = self.backward.gradients.get(index)
         if self.of[index] > 1 and len(parts) == self.of[index] and total is not None:
             values = [part.values for part in parts]
-            terms = " + ".join(map(_term, values)) if not total.shape else f"the sum of these {len(parts)}"
+            terms = " + ".join(map(_term, values)) if not total.shape else f"the sum of {len(parts)}"
             root = self.graph.values[self.backward.root].label
             yield derivative(root, self.graph.values[index].label), terms, line_of(total)
 
@@ -157,7 +155,7 @@ def _scalar(numbers: Numbers) -> float:
 def _local_lines(graph: Graph, step: Step, place: int) -> list[str]:
     """What is said of a local derivative that is not a number."""
     local: Local | None = step.local[place] if step.local else None
-    if local is None or local.form == "number":
+    if local is None or local.form == "number" or step.role == "moves":
         return []
     x, out = graph.values[step.inputs[place]], graph.values[step.output]
     name = derivative(out.label, x.label)
@@ -168,6 +166,4 @@ def _local_lines(graph: Graph, step: Step, place: int) -> list[str]:
     head = f"{name}:{formula}, {kind}".replace(":,", ":")
     if local.form == "full":
         head += f" of shape {local.numbers.shape}"
-    if math.prod(local.numbers.shape) > _FEW:
-        return [f"{head}: {line_of(local.numbers)}"]
     return [f"{head}: {line_of(local.numbers)}"]

@@ -68,6 +68,39 @@ class Trace(Picture):
 
 
 def trace(**names: Any) -> Trace:
-    """Record every operation and gradient inside a `with`, to see them as a table or a picture."""
+    """Record every operation inside a `with`, and the gradients of all its values, to see them as a table or a picture.
+
+    names: tensors, or modules with parameters, by the name to show (default: the names that the caller's variables have
+        at the end of the `with`; parameters have the path in their module, as in "0.weight").
+
+    The `with` gives a `Trace`: it prints as a table of the steps, forward and then backward; a notebook shows its
+    picture; `save("graph.svg")` writes it to a file (.svg, .png, .pdf, .html or .dot); `graph` is the plain data.
+
+    Operations and backward passes are those of this thread (its context): under `no_grad` too, of checkpoints, of
+    recorded passes (`create_graph=True`), and of `gradflow.grad` and its like. A captured step runs normally. Gradients
+    are shown of all values, without `retain_grad`. Values are those at the time: each is summarized on its device at
+    once, and copied to the host together with the others, one transfer for each device, when the trace is first used.
+    Small arrays are kept in full, with the local derivatives of small steps. After an exception, the trace has what ran
+    before it.
+
+    Raises TypeError for a name of something else.
+
+    >>> import gradflow as gf
+    >>> x, y, z = (gf.tensor(v, requires_grad=True) for v in (-2.0, 5.0, -4.0))
+    >>> with gf.trace() as trace:
+    ...     q = x + y
+    ...     f = q * z
+    ...     f.backward()
+    >>> print(trace)
+    q = x + y = 3
+    f = q * z = -12
+    <BLANKLINE>
+    backward, from f:
+    df/df             = 1
+    df/dq = df/df * z = -4
+    df/dz = df/df * q = 3
+    df/dx = df/dq * 1 = -4
+    df/dy = df/dq * 1 = -4
+    """
     checked_names("trace", names)
     return Trace(names)

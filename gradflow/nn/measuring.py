@@ -48,7 +48,7 @@ def calls(model: Module, inputs: Sequence[Tensor]) -> dict[str, Calls]:
     failed: dict[int, tuple[str, str]] = {}
 
     class Counter(Observer):
-        def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor) -> None:
+        def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, parameters: dict[str, Any]) -> None:
             if op.name in _PRODUCTS and inside:
                 found[inside[-1]].multiply_adds += out.size * inputs[0].shape[-1]
 

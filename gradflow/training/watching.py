@@ -224,7 +224,7 @@ class _Rectified(Observer):
         self.latest = ""
         self.dead: dict[str, gf.Tensor] = {}
 
-    def forward(self, op: Any, inputs: Sequence[Any], out: gf.Tensor) -> None:
+    def forward(self, op: Any, inputs: Sequence[Any], out: gf.Tensor, parameters: dict[str, Any]) -> None:
         rectified = op.name == "relu"
         if op.name == "linear":
             self.latest, rectified = self.layers.get(id(inputs[1]), ("", False))
