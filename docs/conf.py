@@ -11,7 +11,8 @@ os.environ["GRADFLOW_DEVICE"] = "cpu"  # pictures and outputs are those of the C
 project = "gradflow"
 author = "The gradflow authors"
 copyright = author
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "docstrings", "pictures", "repository"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions += ["docstrings", "formulas", "names", "objects", "pictures", "repository"]  # in extensions/
 exclude_patterns = ["_build", "README.ko.md"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath", "amsmath"]
@@ -20,9 +21,10 @@ default_role = "py:obj"  # `name` in a docstring: a link, if there is such a nam
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 add_function_parentheses = True
-toc_object_entries_show_parents = "hide"
+toc_object_entries = False  # with them, each page takes three times as long
 python_use_unqualified_type_names = True
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "gradflow"
 html_static_path = ["static"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import runpy
 import subprocess
 import sys
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -17,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 sys.path.append(str(DOCS / "extensions"))
 from snippets import run_page  # noqa: E402
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 PAGES = [p for p in sorted(DOCS.rglob("*.md")) if "_build" not in p.parts and "\n```pycon\n" in p.read_text("utf-8")]
 LOADS = {
@@ -58,7 +64,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Links]:
     out = tmp_path_factory.mktemp("docs")
     words = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(out)]
     done = subprocess.run(words, capture_output=True, text=True, env=child_environment())
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     return {path: Links(path.read_text("utf-8")) for path in sorted(out.rglob("*.html"))}
 
 
@@ -97,3 +103,30 @@ def test_the_pages_that_visitors_start_from_are_there(built: dict[Path, Links]) 
 def test_the_code_of_a_page_prints_what_it_shows(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADFLOW_DEVICE", "cpu")
     run_page(page.read_text("utf-8"), page.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_an_example_prints_what_its_page_shows(
+    example: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GRADFLOW_DEVICE", "cpu")
+    include = f"```{{literalinclude}} ../../examples/{example.name}\n```\n\n```text\n"
+    (page,) = [text for p in DOCS.rglob("*.md") if include in (text := p.read_text("utf-8"))]
+    runpy.run_path(str(example), run_name="__main__")
+    assert capsys.readouterr().out == page.partition(include)[2].partition("```")[0]
+
+
+def test_the_reference_shows_each_public_name_once() -> None:
+    pages = [p.read_text("utf-8") for p in sorted((DOCS / "api").glob("*.md"))]
+    blocks = [found for text in pages for found in re.findall(r"^```\{objects\} (\S+)\n(.*?)^```$", text, re.S | re.M)]
+    shown = [getattr(importlib.import_module(module), name) for module, names in blocks for name in names.split()]
+    assert [value for value, times in Counter(shown).items() if times > 1] == []
+    missing = []
+    for suffix in ("", ".backend", ".data", ".nn", ".optim", ".random", ".testing", ".training"):
+        module = importlib.import_module(f"gradflow{suffix}")
+        for name in module.__all__:
+            value = getattr(module, name)
+            if callable(value) and value is not Any and value not in shown:
+                missing.append(f"{module.__name__}.{name}")
+    assert missing == []

@@ -14,7 +14,7 @@ ARGUMENT = re.compile(r"([a-z_]\w*(?:, \w+)*): (.*)", re.DOTALL)
 def escaped(text: str) -> str:
     """A text without markup other than names in backticks and words in asterisks."""
     parts = re.split(r"(``.*?``|`[^`]*`|(?<!\S)\*\w[\w ]*\*(?!\w))", text, flags=re.DOTALL)
-    return "".join(part if i % 2 else re.sub(r"([*|_\\`])", r"\\\1", part) for i, part in enumerate(parts))
+    return "".join(part if i % 2 else re.sub(r"([*|\\`]|_(?!\w))", r"\\\1", part) for i, part in enumerate(parts))
 
 
 def as_arguments(lines: list[str]) -> list[str]:
@@ -23,7 +23,7 @@ def as_arguments(lines: list[str]) -> list[str]:
     for line in lines:
         match = ARGUMENT.fullmatch(line)
         if match:
-            made += [", ".join(f"**{escaped(name)}**" for name in match[1].split(", ")), f"    {match[2]}"]
+            made += [", ".join(f"**{name}**" for name in match[1].split(", ")), f"    {match[2]}"]
         else:
             made.append(f"    {line.strip()}")
     return made
@@ -33,10 +33,13 @@ def as_rest(lines: list[str]) -> list[str]:
     """The lines of a docstring as reStructuredText."""
     made: list[str] = []
     for paragraph in re.split(r"\n\s*\n", "\n".join(lines).rstrip()):
-        if not paragraph.lstrip().startswith(">>>"):
-            paragraph = escaped(paragraph)
-        split = paragraph.split("\n")
-        made += as_arguments(split) if ARGUMENT.fullmatch(split[0]) else split
+        if paragraph.startswith("    "):  # code
+            made += ["::", "", *paragraph.split("\n")]
+        elif paragraph.startswith(">>>"):
+            made += paragraph.split("\n")
+        else:
+            split = escaped(paragraph).split("\n")
+            made += as_arguments(split) if ARGUMENT.fullmatch(split[0]) else split
         made.append("")
     return made
 

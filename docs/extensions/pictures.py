@@ -1,14 +1,9 @@
-"""The directive `{picture} NAME`: the graph that the page's code has drawn so far under that name, as inline SVG.
+"""The directive `{picture} NAME`: the graph that the page's code has drawn under that name, as inline SVG.
 
-The code of a page with pictures runs when the page is built, so each picture is that of the code above it.
+The code of a page with pictures runs when the page is built, so a picture is always that of the page's code.
 """
 
 from __future__ import annotations
-
-import re
-import tempfile
-from pathlib import Path
-from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -16,47 +11,49 @@ from snippets import run_page
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-
-def as_svg(picture: Any, options: dict[str, bool]) -> str:
-    """The SVG of a trace or a picture, without the XML declaration."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.svg"
-        picture.save(path, **options)
-        text = path.read_text("utf-8")
-    return text[text.index("<svg") :]
+from gradflow.drawing.colors import DARK, LIGHT
+from gradflow.drawing.svg import to_svg
 
 
-def draw_pictures(app: Sphinx, page: str, source: list[str]) -> None:
-    """Run the code of a page with pictures, and keep them for the directives."""
-    svgs: list[str] = []
+def run_code(app: Sphinx, page: str, source: list[str]) -> None:
+    """Run the code of a page with pictures, and keep the names that it defines for the directives."""
+    app.env.temp_data["names"] = run_page(source[0], page) if "```{picture}" in source[0] else {}
 
-    def draw(picture: Any, body: str) -> None:
-        options = dict.fromkeys(re.findall(r"^:(\w+):", body, re.MULTILINE), True)
-        svgs.append(as_svg(picture, options))
 
-    if "```{picture}" in source[0]:
-        run_page(source[0], page, draw)
-    app.env.temp_data["pictures"] = iter(svgs)
+def colours(theme: str, palette: dict[str, str]) -> str:
+    """The rules for pictures on pages whose theme the reader has chosen, whatever the browser prefers."""
+    return " ".join(
+        f'body[data-theme="{theme}"] .gradflow [{attribute}="{LIGHT[name]}"] {{ {attribute}: {colour} }}'
+        for name, colour in palette.items()
+        for attribute in ("fill", "stroke")
+    )
+
+
+CHOSEN = f" {colours('light', LIGHT)} {colours('dark', DARK)}</style>"
 
 
 class Picture(SphinxDirective):
-    """The next picture of the page, with the content of the directive as its caption."""
+    """The picture of a name, with the content of the directive as its caption."""
 
     required_arguments = 1
-    final_argument_whitespace = True
     has_content = True
     option_spec = {"local": directives.flag, "roles": directives.flag}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
-        svg = next(self.env.temp_data["pictures"])
+        name = self.arguments[0]
+        picture = self.env.temp_data["names"][name]
+        svg = to_svg(picture.graph, **dict.fromkeys(self.options, True))
+        svg = svg.replace(' id="', f' id="{name}-')  # ids are those of the page, not of the picture
+        svg = svg.replace("</style>", CHOSEN)
+        width = float(svg.partition(' width="')[2].partition('"')[0])
+        size = f"width: {1.25 * width:.0f}px; min-width: {0.7 * width:.0f}px"
         figure = nodes.container(classes=["graph"])
-        figure += nodes.raw("", f'<div class="graph-picture">{svg}</div>', format="html")
-        caption = nodes.container(classes=["graph-caption"])
-        self.state.nested_parse(self.content, self.content_offset, caption)
-        return [figure, caption]
+        figure += nodes.raw("", svg.replace("<svg", f'<svg style="{size}"', 1), format="html")
+        self.state.nested_parse(self.content, self.content_offset, figure)
+        return [figure]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("picture", Picture)
-    app.connect("source-read", draw_pictures)
+    app.connect("source-read", run_code)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
