@@ -70,7 +70,7 @@ __global__ void bias_activation(
     index_t column = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (column >= columns) return;
     T shift = bias ? bias[column] : T(0);
-    for (index_t row = blockIdx.y; row < rows; row += gridDim.y) {
+    FOR_EACH_CELL_ROW(row, rows) {
         index_t i = row * columns + column;
         T value = bias ? z[i] + shift : z[i];
         if (bias && out != z) z[i] = value;

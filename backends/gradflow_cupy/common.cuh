@@ -1,7 +1,8 @@
 // Definitions that all kernels share: this text is put before that of each .cu file.
 //
 // Sums are computed in a fixed order, by a tree over the threads of a block, never by atomic additions: the same input
-// gives the same bits. The number of threads per block is a power of two, at most MAX_THREADS.
+// gives the same bits. A block is (x, y) threads, together at most MAX_THREADS: x is a power of two; y is 1, except in
+// kernels that work on y rows at a time, one with each x threads.
 
 typedef long long index_t;
 
@@ -12,9 +13,21 @@ typedef long long index_t;
     for (index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n);             \
          i += (index_t)gridDim.x * blockDim.x)
 
-#define FOR_EACH_ROW(row, rows) for (index_t row = blockIdx.x; row < (rows); row += gridDim.x)
+// The x threads with the same threadIdx.y share a row. All threads of a block make the same number of turns, so they
+// meet at barriers: those without a row of their own do the last one too, and write what is there already.
+#define FOR_EACH_ROW(row, rows)                                                                            \
+    for (index_t first = (index_t)blockIdx.x * blockDim.y, row = at_most(first + threadIdx.y, (rows)-1);   \
+         first < (rows);                                                                                   \
+         first += (index_t)gridDim.x * blockDim.y, row = at_most(first + threadIdx.y, (rows)-1))
+
+// Of kernels with one thread for each column of several rows.
+#define FOR_EACH_CELL_ROW(row, rows)                                                     \
+    for (index_t row = (index_t)blockIdx.y * blockDim.y + threadIdx.y; row < (rows);    \
+         row += (index_t)gridDim.y * blockDim.y)
 
 #define FOR_EACH_COLUMN(i, columns) for (index_t i = threadIdx.x; i < (columns); i += blockDim.x)
+
+__device__ inline index_t at_most(index_t i, index_t top) { return i < top ? i : top; }
 
 // A compensated sum: a running sum and the sum of its rounding errors (Knuth 1997, volume 2, section 4.2.2, theorem B).
 // However many terms a thread adds, the error of the result is about that of rounding it once.
@@ -33,9 +46,11 @@ struct Sum {
     __device__ T value() const { return lost - lost == T(0) ? total + lost : total; }
 };
 
+// The sum over the x threads of a row; in a block without rows, over all threads.
 template <typename T>
 __device__ T block_sum(T value) {
-    __shared__ T shared[MAX_THREADS];
+    __shared__ T all[MAX_THREADS];
+    T* shared = all + threadIdx.y * blockDim.x;
     __syncthreads();  // until every thread has read the result of an earlier call
     shared[threadIdx.x] = value;
     __syncthreads();
@@ -48,7 +63,8 @@ __device__ T block_sum(T value) {
 
 template <typename T>
 __device__ T block_max(T value) {
-    __shared__ T shared[MAX_THREADS];
+    __shared__ T all[MAX_THREADS];
+    T* shared = all + threadIdx.y * blockDim.x;
     __syncthreads();
     shared[threadIdx.x] = value;
     __syncthreads();

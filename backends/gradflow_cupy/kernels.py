@@ -18,6 +18,8 @@ from gradflow.backend import Array
 
 THREADS = 256
 """The largest number of threads per block: MAX_THREADS in common.cuh."""
+BLOCKS = 4096
+"""The number of blocks that occupies any device several times, so that no more of them are needed."""
 TILE_COLUMNS = 32
 """The number of columns per block in kernels that sum over rows: TILE_COLUMNS in common.cuh."""
 MAX_BLOCKS = 1 << 16
@@ -154,23 +156,23 @@ def per_element(n: int, at_most: int = MAX_BLOCKS) -> tuple[Grid, Grid]:
     return (min((n + THREADS - 1) // THREADS, at_most),), (THREADS,)
 
 
-def _threads_for(columns: int) -> int:
-    """The threads of a block that works on one row: a power of two, at least 32 and at most `THREADS`."""
-    threads = 32
-    while threads < columns and threads < THREADS:
-        threads *= 2
-    return threads
+def _block_for(rows: int, columns: int) -> Grid:
+    """A block that works on rows: a power of two of threads for each, and several rows if they are narrow and many."""
+    threads = min(1 << (columns - 1).bit_length(), THREADS)
+    return threads, max(min(THREADS // threads, rows // 512), 1)
 
 
 def per_row(rows: int, columns: int) -> tuple[Grid, Grid]:
-    """Grid and block for a kernel with one block per row."""
-    return (min(rows, MAX_BLOCKS),), (_threads_for(columns),)
+    """Grid and block for a kernel in which the threads of a row work together."""
+    block = _block_for(rows, columns)
+    return (min((rows + block[1] - 1) // block[1], MAX_BLOCKS),), block
 
 
 def per_cell(rows: int, columns: int) -> tuple[Grid, Grid]:
     """Grid and block for a kernel with one thread per column, which loops over rows."""
-    threads = _threads_for(columns)
-    return ((columns + threads - 1) // threads, min(rows, MAX_BLOCKS - 1)), (threads,)
+    block = _block_for(rows, columns)
+    across = (columns + block[0] - 1) // block[0]
+    return (across, min((rows + block[1] - 1) // block[1], BLOCKS // max(across, 1) or 1)), block
 
 
 def per_tile(rows: int, columns: int) -> tuple[Grid, Grid, int]:

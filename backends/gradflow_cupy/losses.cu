@@ -24,19 +24,19 @@ __global__ void squared_error_backward(
     }
 }
 
-// Launched with one block: out[0] = sum(x) / divisor.
+// out[block] = the sum of x over the elements of that block / divisor.
 template <typename T>
 __global__ void sum_all(const T* x, T* out, index_t n, double divisor) {
     Sum<T> terms;
-    FOR_EACH_COLUMN(i, n) terms.add(x[i]);
+    FOR_EACH_ELEMENT(i, n) terms.add(x[i]);
     T total = block_sum(terms.value());
-    if (threadIdx.x == 0) out[0] = total / (T)divisor;
+    if (threadIdx.x == 0) out[blockIdx.x] = total / (T)divisor;
 }
 
 template <typename T>
 __global__ void one_hot(const index_t* labels, T* out, index_t rows, index_t classes) {
     index_t column = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (column >= classes) return;
-    for (index_t row = blockIdx.y; row < rows; row += gridDim.y)
+    FOR_EACH_CELL_ROW(row, rows)
         out[row * classes + column] = labels[row] == column ? T(1) : T(0);
 }

@@ -67,11 +67,14 @@ class LossKernels(NetworkKernels):
         if reduction == "none":
             return losses
         divisor = float(losses.size) if reduction == "mean" else 1.0
-        if losses.size <= THREADS * PARTIAL_BLOCKS // 4:  # one block is fast enough
-            out = self._empty((), losses)
-            launch("sum_all", dtype, (1,), (THREADS,), losses, out, losses.size, divisor)
-            return out
-        return self.divide(self.sum(losses), divisor)
+        if losses.size > 16 * THREADS:  # too many for one block
+            grid, block = per_element(losses.size, PARTIAL_BLOCKS)
+            partial = self._empty(grid, losses)
+            launch("sum_all", dtype, grid, block, losses, partial, losses.size, 1.0)
+            losses = partial
+        out = self._empty((), losses)
+        launch("sum_all", dtype, (1,), (THREADS,), losses, out, losses.size, divisor)
+        return out
 
     def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
         dtype = kernel_dtype(x, target)

@@ -1,4 +1,4 @@
-// Softmax along rows, and softmax cross-entropy. One block computes one row.
+// Softmax along rows, and softmax cross-entropy. A block computes one row, or several narrow ones.
 
 template <typename T>
 __device__ T row_max(const T* x, index_t columns) {

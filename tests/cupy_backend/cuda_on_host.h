@@ -72,12 +72,20 @@ inline void leave(State state) {
     swapcontext(&fibres[thread].context, &scheduler);
 }
 
-struct ThreadIndex {
-    operator unsigned int() const {
-        size_t thread = current;
-        if (random_below(SWITCH) == 0) leave(READY);
-        return (unsigned int)thread;
-    }
+static unsigned int threads_across;
+
+inline size_t thread_index() {
+    size_t thread = current;
+    if (random_below(SWITCH) == 0) leave(READY);
+    return thread;
+}
+
+struct ThreadIndexX {
+    operator unsigned int() const { return (unsigned int)(thread_index() % threads_across); }
+};
+
+struct ThreadIndexY {
+    operator unsigned int() const { return (unsigned int)(thread_index() / threads_across); }
 };
 
 static void run_thread() {
@@ -128,7 +136,8 @@ struct Index3 {
 static Index3 blockIdx, blockDim, gridDim;
 
 static struct {
-    host::ThreadIndex x;
+    host::ThreadIndexX x;
+    host::ThreadIndexY y;
 } threadIdx;
 
 inline void __syncthreads() { host::leave(host::WAITING); }
@@ -139,8 +148,10 @@ namespace host {
 inline int launch(const unsigned int* grid, const unsigned int* block, bool flush, const std::function<void()>& body) {
     kernel = &body;
     gridDim = {grid[0], grid[1], 1};
-    blockDim = {block[0], 1, 1};
-    if (fibres.size() < block[0]) fibres.resize(block[0]);
+    blockDim = {block[0], block[1], 1};
+    threads_across = block[0];
+    size_t threads = block[0] * block[1];
+    if (fibres.size() < threads) fibres.resize(threads);
     std::vector<unsigned int> order(grid[0] * grid[1]);
     for (size_t b = 0; b < order.size(); b++) order[b] = (unsigned int)b;
     shuffle(order);
@@ -152,7 +163,7 @@ inline int launch(const unsigned int* grid, const unsigned int* block, bool flus
     for (size_t i = 0; i < order.size() && meet; i++) {
         blockIdx = {order[i] % grid[0], order[i] / grid[0], 0};
         block_number++;
-        meet = run_block(block[0]);
+        meet = run_block(threads);
     }
 #ifdef __SSE__
     _mm_setcsr(mode);

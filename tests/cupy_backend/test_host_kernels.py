@@ -7,6 +7,7 @@ wrong formulas without a GPU, but not differences of the GPU's compiler and its 
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from gradflow.backend import ACTIVATIONS, Backend, dropout_threshold
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)]
 
 REALS = [pytest.param(np.float32, id="float32"), pytest.param(np.float64, id="float64")]
-SHAPES = [(1, 1), (3, 10), (5, 32), (4, 33), (2, 700), (300, 3)]
+SHAPES = [(1, 1), (3, 10), (5, 32), (4, 33), (2, 700), (300, 3), (1027, 10)]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,8 @@ def test_grids_are_within_the_limits_of_cuda(rows: int, columns: int) -> None:
     ):  # fmt: skip
         assert 0 < grid[0] < 2**31
         assert all(0 < n < 2**16 for n in grid[1:])
-        assert block in [(32,), (64,), (128,), (256,)]
+        assert block[0] in [2**i for i in range(9)]
+        assert math.prod(block) <= 256
 
 
 # ------------------------------------------------------------------ randomness: exact
