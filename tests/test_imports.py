@@ -93,6 +93,7 @@ LAYERS: tuple[set[str], ...] = (
     {"training.loop"},
     {"training.runs"},
     {"training"},
+    {"plot"},
     {"cli"},
     {"__main__"},
 )
@@ -145,7 +146,7 @@ def imports(tree: ast.AST, in_function: bool = False, typing: bool = False) -> I
             if isinstance(name, ast.Constant):
                 yield Import(name.value, node.lineno, in_function, typing)
         function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        checking = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        checking = isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "_typing.TYPE_CHECKING")
         yield from imports(node, in_function or function, typing or checking)
 
 

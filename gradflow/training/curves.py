@@ -51,6 +51,14 @@ class Panel:
     label: str
     curves: list[Curve]
 
+    @classmethod
+    def of_rates(cls, history: History) -> Panel:
+        """Return the panel of the learning rate, which is that of the training."""
+        none = [math.nan] * len(history)
+        return cls(
+            "rate", "learning rate", [Curve([e.epoch for e in history], [e.learning_rate for e in history], none, None)]
+        )
+
     def log(self, watched: bool = False) -> bool:
         """Whether a logarithmic axis shows more: positive losses over a range of more than 20.
 
@@ -118,18 +126,23 @@ def run_png(histories: Sequence[History], title: str) -> bytes:
     Opens no window, and uses matplotlib's default settings.
     """
     with own_settings():
-        figure, plots = _plots(panels(histories), title)
-        for axes, panel in plots:
-            for i, curve in enumerate(panel.curves):
-                many = {"linewidth": 1.0, "alpha": 0.7} if len(panel.curves) > 1 else {"linewidth": 1.6}
-                for values, label, color, dash in (
-                    (curve.training, "training", TRAINING, (0, (4, 1.5))),
-                    (curve.validation, "validation", VALIDATION, "-"),
-                ):
-                    if any(map(math.isfinite, values)):
-                        _line(axes, curve, values, color=color, linestyle=dash, label=label if not i else None, **many)
-                _mark_best(axes, curve, VALIDATION if curve.watched is curve.validation else TRAINING)
-        return _finish(figure, plots[0][0])
+        return png(run_figure(panels(histories), title))
+
+
+def run_figure(shown: Sequence[Panel], title: str) -> Any:
+    """Return the figure of `run_png`, of these panels. Call it within `own_settings`."""
+    figure, plots = _plots(shown, title)
+    for axes, panel in plots:
+        for i, curve in enumerate(panel.curves):
+            many = {"linewidth": 1.0, "alpha": 0.7} if len(panel.curves) > 1 else {"linewidth": 1.6}
+            for values, label, color, dash in (
+                (curve.training, "training", TRAINING, (0, (4, 1.5))),
+                (curve.validation, "validation", VALIDATION, "-"),
+            ):
+                if any(map(math.isfinite, values)):
+                    _line(axes, curve, values, color=color, linestyle=dash, label=label if not i else None, **many)
+            _mark_best(axes, curve, VALIDATION if curve.watched is curve.validation else TRAINING)
+    return _finish(figure, plots[0][0])
 
 
 def compare_png(names: Sequence[str], runs: Sequence[Sequence[History]], title: str = "") -> bytes:
@@ -156,7 +169,7 @@ def compare_png(names: Sequence[str], runs: Sequence[Sequence[History]], title: 
                 _line(axes, curve, curve.watched, color=color, linestyle=dash, label=None if i in seen else name)
                 _mark_best(axes, curve, color)
                 seen.add(i)
-        return _finish(figure, plots[0][0])
+        return png(_finish(figure, plots[0][0]))
 
 
 def _plots(shown: Sequence[Panel], title: str, watched: bool = False) -> tuple[Any, list[tuple[Any, Panel]]]:
@@ -206,8 +219,8 @@ def _mark_best(axes: Any, curve: Curve, color: str) -> None:
         axes.plot(curve.best, value, marker="o", markersize=6, color=color, markerfacecolor="white", zorder=5)
 
 
-def _finish(figure: Any, first: Any) -> bytes:
-    """Add a legend below all plots, and return the picture."""
+def _finish(figure: Any, first: Any) -> Any:
+    """Add a legend below all plots, and return the figure."""
     from matplotlib.lines import Line2D
 
     lines, labels = first.get_legend_handles_labels()
@@ -218,6 +231,11 @@ def _finish(figure: Any, first: Any) -> bytes:
     legend = figure.legend(lines, labels, loc="outside lower center", ncols=columns, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
+    return figure
+
+
+def png(figure: Any) -> bytes:
+    """Return a figure as a PNG image. Call it within `own_settings`."""
     buffer = io.BytesIO()
     figure.canvas.print_figure(buffer, format="png", dpi=120)
     return buffer.getvalue()
