@@ -1,4 +1,4 @@
-"""The command `gradflow`: train multilayer perceptrons and use them, list the devices, compare two devices.
+"""The command `gradflow`: train multilayer perceptrons and use them, draw graphs, list and compare devices.
 
 Invalid input prints one line to stderr and exits with status 2, before anything is written. The checks are in
 `gradflow.training.Settings` and in what the commands call; the files here parse arguments and print results.
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import gradflow as gf
 from gradflow.backend.discovery import check_variables
-from gradflow.cli import agree, compare, devices, evaluate, predict, train
+from gradflow.cli import agree, compare, devices, evaluate, graph, predict, summary, train
 from gradflow.cli.output import (
     FAILED,
     INTERRUPTED,
@@ -40,6 +40,8 @@ Train multilayer perceptrons with the same code on the CPU and on a GPU.
   gradflow predict FOLDER new.npz      what a trained model predicts
   gradflow evaluate FOLDER test.npz    how good it is on other samples
   gradflow compare FOLDER FOLDER       what differs between two runs
+  gradflow summary FOLDER              its layers, and the memory of training it
+  gradflow graph "(x+y)*z" x=1 y=2 z=3 an expression, its values and gradients
   gradflow devices                     which devices can be used, and why not
   gradflow agree                       whether two devices give the same results
 """
@@ -50,6 +52,8 @@ _COMMANDS = {
     "predict": predict,
     "evaluate": evaluate,
     "compare": compare,
+    "summary": summary,
+    "graph": graph,
     "devices": devices,
     "agree": agree,
 }
@@ -80,6 +84,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if command is not None and command not in _COMMANDS:
         hint = did_you_mean(command, _COMMANDS) or f"; there are {', '.join(_COMMANDS)}"
         raise UsageError(f"unknown command {command!r}{hint} (see gradflow --help)")
+    if command == "graph":
+        start = words.index(command) + 1
+        words = [*words[:start], *graph.options_first(words[start:])]
     arguments, rest = build_parser().parse_known_args(words)
     if rest:
         unknown = next((word for word in rest if word.startswith("-")), rest[0])

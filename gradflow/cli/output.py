@@ -48,6 +48,11 @@ def print_note(message: str) -> None:
     print(f"gradflow: note: {printable(message)}", file=sys.stderr, flush=True)
 
 
+def print_warning(message: str) -> None:
+    """Print on one line of stderr what may be a mistake."""
+    print(f"gradflow: warning: {printable(message)}", file=sys.stderr, flush=True)
+
+
 def harden_streams() -> None:
     """Make stdout and stderr accept any text, also if they are closed or their encoding lacks a character."""
     for name in ("stdout", "stderr"):

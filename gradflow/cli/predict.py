@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gradflow.cli.output import UsageError, nothing_on_stdout, print_note
+from gradflow.cli.output import UsageError, nothing_on_stdout, print_note, print_warning
 from gradflow.text import printable
 
 if TYPE_CHECKING:
@@ -87,10 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def load(folder: str, data: str, device: str) -> tuple[Predictor, Samples]:
-    """Return the model of a run, and samples that it takes. Raises UsageError if one of them cannot be used."""
+def load_model(folder: str, device: str) -> Predictor:
+    """Return the model of a run on a device. Raises UsageError if one of them cannot be used."""
     import gradflow as gf
-    from gradflow.data.inputs import check_names, checked_inputs, listed
     from gradflow.training import load_run
     from gradflow.training.runs.folder import going_on
 
@@ -98,13 +97,23 @@ def load(folder: str, data: str, device: str) -> tuple[Predictor, Samples]:
         if device == "auto":
             device = str(gf.choose_device()[0])
         gf.get_backend(device)
-        predictor, samples = load_run(folder, device), _samples(data)
-        inputs = checked_inputs(samples.inputs, data, predictor.features, predictor.sizes[0])
-        check_names(samples.features, predictor.features, data)
+        predictor = load_run(folder, device)
     with contextlib.suppress(ValueError, OSError):  # a model file, or a folder without the rest of its run
         why = going_on(folder)
         if why:
             print_note(f"{folder} has not ended: {why}; this is its best epoch so far")
+    return predictor
+
+
+def load(folder: str, data: str, device: str) -> tuple[Predictor, Samples]:
+    """Return the model of a run, and samples that it takes. Raises UsageError if one of them cannot be used."""
+    from gradflow.data.inputs import check_names, checked_inputs, listed
+
+    predictor = load_model(folder, device)
+    with nothing_on_stdout(), usage_errors():
+        samples = _samples(data)
+        inputs = checked_inputs(samples.inputs, data, predictor.features, predictor.sizes[0])
+        check_names(samples.features, predictor.features, data)
     if samples.unused:
         print_note(f"{data}: not used: {listed(samples.unused)}")
     return predictor, replace(samples, inputs=inputs)
@@ -144,9 +153,7 @@ def warnings_on_a_line() -> Iterator[None]:
     """Inside a `with`, print each warning for users as one line of stderr."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: print(
-            f"gradflow: warning: {printable(str(message))}", file=sys.stderr, flush=True
-        )
+        warnings.showwarning = lambda message, *_: print_warning(str(message))
         yield
 
 

@@ -99,7 +99,7 @@ class Expression:
     def compute(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the computed values: those of assigned names, and the result, under the key "" if it has no name.
 
-        values: a tensor for each of `names`, of one dtype and device; at least one.
+        values: a tensor for each of `names` but constants, of one dtype and device (without any, float64 on the CPU).
 
         Raises ExpressionError, which says where, for arguments that a function does not take.
 
@@ -107,7 +107,7 @@ class Expression:
         >>> parse("q = x + 2; f = q^2").compute({"x": ops.tensor(3.0)})["f"].item()
         25.0
         """
-        like = next(iter(values.values()))
+        like = next(iter(values.values()), ops.zeros((), "float64", "cpu"))
         known: dict[str, Any] = {**CONSTANTS, **values}
         computed: dict[str, Tensor] = {}
         stack: list[Any] = []

@@ -11,14 +11,15 @@ from gradflow.nn.module import Module
 from gradflow.tensor import Tensor
 
 
-def checked_names(function: str, names: Mapping[str, Any]) -> None:
-    """Raise TypeError for a name that was passed for something else than a tensor or a module."""
+def checked_names(function: str, names: dict[str, Any]) -> dict[str, Any]:
+    """Return the names. Raise TypeError for a name that was passed for something else than a tensor or a module."""
     for name, value in names.items():
         if not isinstance(value, (Tensor, Module)):
             raise TypeError(
                 f"{function} takes names of tensors and modules, as in {function}(x=x, model=model); "
                 f"{name} is {type(value).__name__}"
             )
+    return names
 
 
 def variables(frame: FrameType) -> dict[str, Any]:

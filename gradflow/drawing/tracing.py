@@ -57,6 +57,10 @@ class Trace(Picture):
 
         self._read = read
 
+    def name(self, /, **names: Any) -> None:
+        """Inside the `with`: name tensors and modules that are no variables of the caller, as `trace(x=x)` does."""
+        self._names |= checked_names("name", names)
+
     @property
     def graph(self) -> Graph:
         """The graph as plain data. Its first use copies the numbers from the devices."""
@@ -102,5 +106,4 @@ def trace(**names: Any) -> Trace:
     df/dx = df/dq * 1 = -4
     df/dy = df/dq * 1 = -4
     """
-    checked_names("trace", names)
-    return Trace(names)
+    return Trace(checked_names("trace", names))

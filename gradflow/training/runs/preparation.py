@@ -154,7 +154,7 @@ def make_trainer(plan: Plan, member: int) -> Trainer:
         if device == "cpu" and _least_memory(plan.sizes, min(settings.batch_size, train.samples)) > physical_memory():
             raise MemoryError
         model = gf.nn.MLP(plan.sizes, settings.activation, settings.dropout, device=device, generator=draws)
-        optimizer = _make_optimizer(settings, model, settings.epochs * steps_per_epoch(settings, train))
+        optimizer = make_optimizer(settings, model, settings.epochs * steps_per_epoch(settings, train))
     except MemoryError:
         widths = ", ".join(map(str, settings.hidden))
         raise SettingsError(f"there is not enough memory on {device} for hidden layers of {widths}") from None
@@ -196,7 +196,8 @@ def thread_limit(plan: Plan) -> contextlib.AbstractContextManager[Any]:
     return limit
 
 
-def _make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.optim.Optimizer:
+def make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.optim.Optimizer:
+    """Return the optimizer of a model that is trained for so many steps."""
     kinds: dict[str, Callable[..., gf.optim.Optimizer]] = {
         "adamw": gf.optim.AdamW,
         "adam": gf.optim.Adam,
