@@ -100,7 +100,7 @@ class Graph(Eager):
 
 
 class CompiledGraph(Graph):
-    """The same, of the compiled loss: the fewest kernels that PyTorch makes of a step."""
+    """The same, of the compiled loss, which has fewer kernels."""
 
     def __init__(self, workload: Workload) -> None:
         torch._dynamo.reset()
@@ -109,6 +109,5 @@ class CompiledGraph(Graph):
 
     def compute_loss(self, x: Any, y: Any) -> Any:
         if self._compiled is None:
-            mode = "max-autotune-no-cudagraphs" if self.device == "cuda" else "default"
-            self._compiled = torch.compile(_Objective(self.model, self.loss), fullgraph=True, mode=mode)
+            self._compiled = torch.compile(_Objective(self.model, self.loss), fullgraph=True)
         return self._compiled(x, y)

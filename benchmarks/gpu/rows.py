@@ -16,6 +16,8 @@ RATIOS = {
     "JAX scan": ("jax-scan",),
 }
 """The peers of gradflow, of several rows the fastest."""
+SLOW = ("torch-tuned",)
+"""The rows measured only if asked for: their compilation takes a minute and longer for each workload."""
 
 WORKLOADS = {
     "t": replace(TINY, letter="t", optimizer="Adam"),

@@ -46,6 +46,9 @@ class GpuRun(Run):
         with ExitStack() as stack:
             stack.callback(self._workers.clear)
             for workload in workloads:
+                if self._left() < 2 * self.seconds * len(self.rows):
+                    self.left_out[f"workload {workload.letter}"] = "no time was left"
+                    continue
                 for name, row in self.rows.items():
                     reason = row.why_not()
                     if reason:
