@@ -15,6 +15,12 @@ class DType:
 
     `limits` are the smallest and the largest number of an integer type. A dtype equals its name,
     `gradflow.float32 == "float32"`, and dtypes of the same name from other libraries.
+
+    >>> import gradflow as gf
+    >>> gf.int8.kind, gf.int8.itemsize, gf.int8.limits
+    ('int', 1, (-128, 127))
+    >>> gf.zeros(2).dtype == "float32"
+    True
     """
 
     __slots__ = ("itemsize", "kind", "limits", "name")

@@ -32,6 +32,15 @@ class Tensor(TensorMethods):
 
     array: the backend's own array. It may be shared with other tensors: do not change it.
     backend: the `gradflow.backend.Backend` of the device.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    >>> x.shape, x.ndim, x.size, x.dtype, x.device, x.is_leaf
+    ((2, 2), 2, 4, gradflow.float32, Device('cpu'), True)
+    >>> x[0].square().sum().backward()
+    >>> x.grad
+    tensor([[2., 4.],
+            [0., 0.]], dtype=float32, device=cpu)
     """
 
     __slots__ = ("__weakref__", "_frozen", "_memory", "_node", "array", "backend")
@@ -93,6 +102,11 @@ class Tensor(TensorMethods):
         """Set whether this leaf requires grad, in place, and return the tensor.
 
         Raises TypeError for an integer or bool tensor, RuntimeError for a computed tensor and `value=False`.
+
+        >>> import gradflow as gf
+        >>> x = gf.random.normal((2, 3)).requires_grad_()
+        >>> x.requires_grad, (x * 2).requires_grad
+        (True, True)
         """
         if value == self.requires_grad:
             return self
@@ -227,7 +241,13 @@ class Tensor(TensorMethods):
         return add_hook(self._node, hook)
 
     def detach(self) -> Tensor:
-        """A tensor of the same values, in the same memory, that is not part of the graph."""
+        """A tensor of the same values, in the same memory, that is not part of the graph.
+
+        >>> import gradflow as gf
+        >>> x = gf.tensor([1.0, 2.0], requires_grad=True)
+        >>> x.detach().requires_grad, (x.detach() * x).requires_grad
+        (False, True)
+        """
         memory = self._shared_memory()
         out = Tensor(self.array, self.backend)
         memory.add(out)
@@ -239,6 +259,10 @@ class Tensor(TensorMethods):
         """The values as a new C-contiguous NumPy array. Waits for the device.
 
         Raises RuntimeError for a tensor that requires grad.
+
+        >>> import gradflow as gf
+        >>> gf.tensor([[1.0, 2.0]]).numpy()
+        array([[1., 2.]], dtype=float32)
         """
         if self._node is not None:
             raise RuntimeError("a NumPy array has no gradient, and this tensor requires grad: use .detach().numpy()")
@@ -248,17 +272,32 @@ class Tensor(TensorMethods):
         """The only element, as a Python number. Waits for the device.
 
         Raises ValueError for a tensor that does not have exactly one.
+
+        >>> import gradflow as gf
+        >>> gf.tensor([1.0, 2.0]).sum().item()
+        3.0
         """
         if self.size != 1:
             raise ValueError(f"item() is for a tensor with one element; this one has shape {self.shape}")
         return self.backend.to_host(self.array).item()
 
     def tolist(self) -> Any:
-        """The values as nested lists of Python numbers, or one number without axes. Waits for the device."""
+        """The values as nested lists of Python numbers, or one number without axes. Waits for the device.
+
+        >>> import gradflow as gf
+        >>> gf.tensor([[1, 2], [3, 4]]).tolist(), gf.tensor(2.5).tolist()
+        ([[1.0, 2.0], [3.0, 4.0]], 2.5)
+        """
         return self.backend.to_host(self.array).tolist()
 
     def cpu(self) -> Tensor:
-        """This tensor on the CPU; itself if it is there already. Differentiable."""
+        """This tensor on the CPU; itself if it is there already. Differentiable.
+
+        >>> import gradflow as gf
+        >>> import gradflow.testing  # the device "fake"
+        >>> gf.zeros(2, device="fake").cpu().device
+        Device('cpu')
+        """
         return self.to("cpu")
 
     # ------------------------------------------------------------------ changing in place
@@ -370,7 +409,12 @@ class Tensor(TensorMethods):
         return self.matrix_transpose()
 
     def flatten(self) -> Tensor:
-        """The tensor reshaped to one axis."""
+        """The tensor reshaped to one axis.
+
+        >>> import gradflow as gf
+        >>> gf.tensor([[1.0, 2.0], [3.0, 4.0]]).flatten().tolist()
+        [1.0, 2.0, 3.0, 4.0]
+        """
         return self.reshape(-1)
 
 

@@ -44,7 +44,7 @@ LAYERS: tuple[set[str], ...] = (
     {"random.generator", "random.quantile"},
     {"random.sampling"},
     {"random"},
-    {"ops.checks", "ops.host"},
+    {"ops.checks", "ops.examples", "ops.host"},
     {"ops.table"},
     {"ops.activations", "ops.custom", "ops.elementwise", "ops.reductions", "ops.transfer"},
     {"ops.creation"},

@@ -90,5 +90,13 @@ enable_grad = _EnableGrad()
 
 
 def is_grad_enabled() -> bool:
-    """Return whether operations are recorded in the current context."""
+    """Return whether operations are recorded in the current context.
+
+    >>> import gradflow as gf
+    >>> with gf.no_grad():
+    ...     gf.is_grad_enabled()
+    False
+    >>> gf.is_grad_enabled()
+    True
+    """
     return grad_enabled.get() is not OFF

@@ -56,13 +56,29 @@ class Device:
 
 
 class DeviceUnavailableError(RuntimeError):
-    """The requested device cannot be used; the message says why and what to type."""
+    """The requested device cannot be used; the message says why and what to type.
+
+    >>> import gradflow as gf
+    >>> gf.zeros(1, device="cpu:1")
+    Traceback (most recent call last):
+        ...
+    gradflow.DeviceUnavailableError: device 'cpu:1' does not exist: there is one; use 'cpu'
+    """
 
     __module__ = "gradflow"
 
 
 class DeviceMismatchError(RuntimeError):
-    """An operation got tensors on different devices; the message names each tensor, and the fix."""
+    """An operation got tensors on different devices; the message names each tensor, and the fix.
+
+    >>> import gradflow as gf
+    >>> import gradflow.testing  # the device "fake"
+    >>> try:
+    ...     gf.ones(2, device="cpu") + gf.ones(2, device="fake")
+    ... except gf.DeviceMismatchError as error:
+    ...     print(str(error).partition("; ")[2])
+    move one with .to('cpu')
+    """
 
     __module__ = "gradflow"
 

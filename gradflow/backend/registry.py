@@ -134,6 +134,11 @@ def choose_device() -> tuple[Device, str]:
 
     It is `GRADFLOW_DEVICE` if that is set, else CUDA if it can be used, else the CPU. If the device of
     `GRADFLOW_DEVICE` cannot be used, raises like `get_backend`.
+
+    >>> import gradflow as gf
+    >>> device, reason = gf.choose_device()
+    >>> isinstance(device, gf.Device), len(reason) > 0
+    (True, True)
     """
     named = os.environ.get("GRADFLOW_DEVICE", "")
     if named and named != "auto":
@@ -153,6 +158,11 @@ def get_backend(device: DeviceLike | None = None) -> Backend:
     """The backend object of a device (default: the current device).
 
     Raises ValueError for an unknown name, DeviceUnavailableError, with the diagnosis, if the device cannot be used.
+
+    >>> import gradflow as gf
+    >>> backend = gf.get_backend("cpu")
+    >>> backend.device, backend.supports("float64")
+    (Device('cpu'), True)
     """
     device = _current.get() if device is None else parse_device(device)
     backend = _backends.get(device)
@@ -174,7 +184,12 @@ def started_backends() -> list[Backend]:
 
 
 def devices() -> list[Device]:
-    """All usable devices, the CPU first."""
+    """All usable devices, the CPU first.
+
+    >>> import gradflow as gf
+    >>> gf.devices()[0]
+    Device('cpu')
+    """
     return [device for prefix in backend_prefixes() for device in devices_of(prefix)]
 
 
@@ -208,7 +223,14 @@ def describe_device(device: Device) -> tuple[str, dict[str, int | None]]:
 
 
 def current_device() -> Device:
-    """The device of new tensors created without `device=`: that of `use_device`, otherwise the CPU."""
+    """The device of new tensors created without `device=`: that of `use_device`, otherwise the CPU.
+
+    >>> import gradflow as gf
+    >>> import gradflow.testing  # the device "fake"
+    >>> with gf.use_device("fake"):
+    ...     gf.current_device(), gf.zeros(1).device
+    (Device('fake:0'), Device('fake:0'))
+    """
     return _current.get()
 
 
@@ -245,12 +267,22 @@ class use_device(Mode):  # noqa: N801 (used like a function)
 
 
 def synchronize(device: DeviceLike | None = None) -> None:
-    """Wait until all work queued on a device (default: the current one) is done. Call it before reading a clock."""
+    """Wait until all work queued on a device (default: the current one) is done. Call it before reading a clock.
+
+    >>> import gradflow as gf
+    >>> loss = gf.ones(1000).sum()
+    >>> gf.synchronize(loss.device)
+    """
     get_backend(device).synchronize()
 
 
 def get_num_threads() -> int:
-    """The number of threads for computations on the CPU, by BLAS and by gradflow itself."""
+    """The number of threads for computations on the CPU, by BLAS and by gradflow itself.
+
+    >>> import gradflow as gf
+    >>> gf.get_num_threads() >= 1
+    True
+    """
     return get_backend("cpu").num_threads()
 
 
@@ -259,6 +291,13 @@ def set_num_threads(n: int) -> None:
 
     The default is OMP_NUM_THREADS, or else the number of cores available to the process. Raises ValueError unless n is
     an integer from 1 to 1024, ImportError if threadpoolctl, of the extra `fast`, is not installed.
+
+    >>> import gradflow as gf
+    >>> before = gf.get_num_threads()
+    >>> gf.set_num_threads(1)
+    >>> gf.get_num_threads()
+    1
+    >>> gf.set_num_threads(before)
     """
     try:
         threads = 0 if isinstance(n, bool) else index(n)
@@ -270,7 +309,12 @@ def set_num_threads(n: int) -> None:
 
 
 def memory_stats(device: DeviceLike | None = None) -> dict[str, int | None]:
-    """The memory of a device in bytes: `current`, `peak` and `reserved`; None for what the library does not count."""
+    """The memory of a device in bytes: `current`, `peak` and `reserved`; None for what the library does not count.
+
+    >>> import gradflow as gf
+    >>> sorted(gf.memory_stats("cpu"))
+    ['current', 'peak', 'reserved']
+    """
     return get_backend(device).memory_stats()._asdict()
 
 
@@ -278,5 +322,9 @@ def free_memory(device: DeviceLike | None = None) -> int:
     """Release the unused memory of a device's pool to the system; returns the bytes released.
 
     Useful if other processes share the device, or after a much larger model. The next allocations take longer.
+
+    >>> import gradflow as gf
+    >>> gf.free_memory("cpu") >= 0
+    True
     """
     return get_backend(device).free_memory()

@@ -33,6 +33,15 @@ class NonFiniteError(FloatingPointError):
     """Raised by `detect_anomaly` for a value that is infinite or NaN.
 
     The message says which operation produced it, from which inputs, and which line called that operation.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([1.0, float("inf")], requires_grad=True)
+    >>> try:
+    ...     with gf.detect_anomaly():
+    ...         y = x * 2
+    ... except gf.NonFiniteError as error:
+    ...     print(str(error).splitlines()[0])
+    multiply gave inf at index (1,)
     """
 
     __module__ = "gradflow"

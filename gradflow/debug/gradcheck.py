@@ -22,7 +22,17 @@ from gradflow.tree import flatten, map_tree, rebuild
 
 
 class GradcheckError(AssertionError):
-    """A gradient is wrong; the message says which element of which argument, both values and the bound."""
+    """A gradient is wrong; the message says which element of which argument, both values and the bound.
+
+    >>> import gradflow as gf
+    >>> wrong = gf.operation("twice", lambda F, x: F.multiply(x, 2.0), lambda F, g, _out, _x: F.multiply(g, 3.0))
+    >>> try:
+    ...     gf.gradcheck(wrong, gf.ones(2, dtype="float64"))
+    ... except gf.GradcheckError as error:
+    ...     print(*str(error).splitlines()[1:3], sep="\\n")
+      by the rules: 3
+      by central differences: 2
+    """
 
     __module__ = "gradflow"
 

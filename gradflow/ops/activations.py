@@ -45,12 +45,22 @@ for _name in ("leaky_relu", "elu"):
 
 
 def leaky_relu(x: Tensor, /, negative_slope: float = 0.01) -> Tensor:
-    """x where x > 0, else negative_slope * x."""
+    """x where x > 0, else negative_slope * x.
+
+    >>> import gradflow as gf
+    >>> gf.leaky_relu(gf.tensor([-2.0, 3.0]), negative_slope=0.5).tolist()
+    [-1.0, 3.0]
+    """
     return _with_parameter("leaky_relu", x, negative_slope)
 
 
 def elu(x: Tensor, /, alpha: float = 1.0) -> Tensor:
-    """x where x > 0, else alpha * (exp(x) - 1) (Clevert et al. 2015)."""
+    """x where x > 0, else alpha * (exp(x) - 1) (Clevert et al. 2015).
+
+    >>> import gradflow as gf
+    >>> [round(y, 3) for y in gf.elu(gf.tensor([-100.0, -1.0, 2.0]), alpha=2.0).tolist()]
+    [-2.0, -1.264, 2.0]
+    """
     return _with_parameter("elu", x, alpha)
 
 
@@ -92,7 +102,13 @@ _LOGSUMEXP = defop(
 
 @refuses_keywords
 def softmax(x: Tensor, /, axis: int = -1, dim: None = None) -> Tensor:
-    """exp(x) / sum(exp(x)) along `axis`, without overflow. Raises ValueError for an axis without elements."""
+    """exp(x) / sum(exp(x)) along `axis`, without overflow. Raises ValueError for an axis without elements.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([[0.0, 0.0], [1000.0, 0.0]])
+    >>> gf.softmax(x, axis=1).tolist()
+    [[0.5, 0.5], [1.0, 0.0]]
+    """
     if dim is not None:
         refuse("softmax", dim=dim)
     return _along(_SOFTMAX, x, axis)
@@ -100,7 +116,12 @@ def softmax(x: Tensor, /, axis: int = -1, dim: None = None) -> Tensor:
 
 @refuses_keywords
 def log_softmax(x: Tensor, /, axis: int = -1, dim: None = None) -> Tensor:
-    """log(softmax(x)) along `axis`, finite for every finite x. Raises ValueError for an axis without elements."""
+    """log(softmax(x)) along `axis`, finite for every finite x. Raises ValueError for an axis without elements.
+
+    >>> import gradflow as gf
+    >>> gf.log_softmax(gf.tensor([1000.0, 0.0])).tolist()
+    [0.0, -1000.0]
+    """
     if dim is not None:
         refuse("log_softmax", dim=dim)
     return _along(_LOG_SOFTMAX, x, axis)
@@ -118,7 +139,13 @@ def _along(op: Any, x: Tensor, axis: int) -> Tensor:
 def logsumexp(
     x: Tensor, /, axis: Axis = None, keepdims: bool = False, dim: None = None, keepdim: None = None
 ) -> Tensor:
-    """log(sum(exp(x))) over `axis`, without overflow. Raises ValueError where there are no elements to sum."""
+    """log(sum(exp(x))) over `axis`, without overflow. Raises ValueError where there are no elements to sum.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([1000.0, 1000.0])
+    >>> round(gf.logsumexp(x).item(), 3)
+    1000.693
+    """
     if dim is not None or keepdim is not None:
         refuse("logsumexp", dim=dim, keepdim=keepdim)
     check_tensors("logsumexp", x)

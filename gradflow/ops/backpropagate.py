@@ -24,6 +24,12 @@ def backward(
 
     Several threads may backpropagate to the same leaves at once, each through its own graph: no contribution is lost.
     (Optimizers, `zero_grad` and captured steps are for one thread at a time.)
+
+    >>> import gradflow as gf
+    >>> x, y = gf.tensor(-2.0, requires_grad=True), gf.tensor(5.0, requires_grad=True)
+    >>> ((x + y) * -4).backward()
+    >>> x.grad.item(), y.grad.item()
+    (-4.0, -4.0)
     """
     node = x._node
     if node is None:

@@ -51,6 +51,14 @@ def asarray(data: Any, /, dtype: Any = None, device: DeviceLike | None = None, c
     copy: True to always copy (default: only if necessary).
 
     Raises like `gradflow.tensor`.
+
+    >>> import gradflow as gf
+    >>> import numpy as np
+    >>> values = np.array([1.0, 2.0])
+    >>> x = gf.asarray(values)
+    >>> values[0] = 5.0
+    >>> x.tolist()
+    [5.0, 2.0]
     """
     if isinstance(data, Tensor):
         if device is not None:
@@ -109,6 +117,11 @@ def zeros(
 
     shape: an integer or a sequence of integers. dtype: float32 by default. device: the current one by default.
     requires_grad: whether the tensor requires grad (default False).
+
+    >>> import gradflow as gf
+    >>> gf.zeros((2, 3), dtype="int64")
+    tensor([[0, 0, 0],
+            [0, 0, 0]], dtype=int64, device=cpu)
     """
     return _filled("zeros", shape, dtype, device, requires_grad)
 
@@ -116,7 +129,12 @@ def zeros(
 def ones(
     shape: int | Sequence[int], dtype: Any = None, device: DeviceLike | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """A tensor of ones. Arguments as for `zeros`."""
+    """A tensor of ones. Arguments as for `zeros`.
+
+    >>> import gradflow as gf
+    >>> gf.ones(2, requires_grad=True)
+    tensor([1., 1.], dtype=float32, device=cpu, requires_grad=True)
+    """
     return _filled("ones", shape, dtype, device, requires_grad)
 
 
@@ -130,30 +148,54 @@ def full(
     """A tensor filled with `fill_value`. Other arguments as for `zeros`.
 
     Raises TypeError for anything but a number, ValueError or OverflowError for one that an integer dtype cannot hold.
+
+    >>> import gradflow as gf
+    >>> gf.full((2, 2), 0.5).tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
     """
     return _filled("full", shape, dtype, device, requires_grad, fill_value)
 
 
 def zeros_like(x: Tensor, /, dtype: Any = None) -> Tensor:
-    """Zeros of the shape of x, on its device, by default in its dtype."""
+    """Zeros of the shape of x, on its device, by default in its dtype.
+
+    >>> import gradflow as gf
+    >>> gf.zeros_like(gf.tensor([[1, 2]], dtype="int8"))
+    tensor([[0, 0]], dtype=int8, device=cpu)
+    """
     check_tensors("zeros_like", x)
     return zeros(x.shape, x.dtype if dtype is None else dtype, x.device)
 
 
 def ones_like(x: Tensor, /, dtype: Any = None) -> Tensor:
-    """Ones of the shape of x, on its device, by default in its dtype."""
+    """Ones of the shape of x, on its device, by default in its dtype.
+
+    >>> import gradflow as gf
+    >>> gf.ones_like(gf.tensor([[1, 2]], dtype="int8"), dtype="float64")
+    tensor([[1., 1.]], dtype=float64, device=cpu)
+    """
     check_tensors("ones_like", x)
     return ones(x.shape, x.dtype if dtype is None else dtype, x.device)
 
 
 def full_like(x: Tensor, /, fill_value: float, dtype: Any = None) -> Tensor:
-    """`fill_value` in the shape of x, on its device, by default in its dtype."""
+    """`fill_value` in the shape of x, on its device, by default in its dtype.
+
+    >>> import gradflow as gf
+    >>> gf.full_like(gf.zeros((2, 1)), 7).tolist()
+    [[7.0], [7.0]]
+    """
     check_tensors("full_like", x)
     return full(x.shape, fill_value, x.dtype if dtype is None else dtype, x.device)
 
 
 def eye(n_rows: int, n_cols: int | None = None, /, dtype: Any = None, device: DeviceLike | None = None) -> Tensor:
-    """The matrix with 1 on the diagonal and 0 elsewhere. n_cols: `n_rows` by default. dtype: float32 by default."""
+    """The matrix with 1 on the diagonal and 0 elsewhere. n_cols: `n_rows` by default. dtype: float32 by default.
+
+    >>> import gradflow as gf
+    >>> gf.eye(2, 3).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    """
     backend = get_backend(device)
     rows, columns = shape_from((n_rows, n_rows if n_cols is None else n_cols))
     i64 = backend.dtypes["int64"]
@@ -162,7 +204,12 @@ def eye(n_rows: int, n_cols: int | None = None, /, dtype: Any = None, device: De
 
 
 def linspace(start: float, stop: float, /, num: int, dtype: Any = None, device: DeviceLike | None = None) -> Tensor:
-    """`num` evenly spaced numbers from start to stop, both included, computed in float64. dtype: float32 by default."""
+    """`num` evenly spaced numbers from start to stop, both included, computed in float64. dtype: float32 by default.
+
+    >>> import gradflow as gf
+    >>> gf.linspace(0, 1, 5).tolist()
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
     backend = get_backend(device)
     (n,) = shape_from((num,), "num of linspace")
     low, high = number("start of linspace", start), number("stop of linspace", stop)
@@ -187,6 +234,10 @@ def arange(
     dtype: by default int64 for integers, else float32.
 
     Raises ValueError for a step of 0 or non-finite numbers, OverflowError for numbers that the dtype cannot hold.
+
+    >>> import gradflow as gf
+    >>> gf.arange(3), gf.arange(1, 0, -0.25).tolist()
+    (tensor([0, 1, 2], dtype=int64, device=cpu), [1.0, 0.75, 0.5, 0.25])
     """
     backend = get_backend(device)
     if stop is None:
@@ -214,6 +265,10 @@ def one_hot(labels: Tensor, classes: int, dtype: Any = "float32") -> Tensor:
 
     labels: integers in [0, classes); their values are not checked. classes: the number of classes. dtype: float32 by
     default. Raises TypeError for labels that are not integers.
+
+    >>> import gradflow as gf
+    >>> gf.one_hot(gf.tensor([2, 0], dtype="int64"), 3).tolist()
+    [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     """
     check_tensors("one_hot", labels)
     (classes,) = shape_from((classes,), "classes of one_hot")

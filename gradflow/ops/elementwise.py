@@ -99,7 +99,14 @@ _power = binary("power", _power_base, _power_exponent, "", array_name="pow", tak
 
 
 def power(x1: Any, x2: Any, /) -> Tensor:
-    """x1 to the power x2. The gradient of x1^0 with respect to x1 is 0, also where x1 is 0, infinite or NaN."""
+    """x1 to the power x2. The gradient of x1^0 with respect to x1 is 0, also where x1 is 0, infinite or NaN.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([0.0, 2.0, 3.0], requires_grad=True)
+    >>> gf.power(x, 3).sum().backward()
+    >>> x.grad.tolist()
+    [0.0, 12.0, 27.0]
+    """
     if isinstance(x1, Tensor) and isinstance(x2, (int, float)) and x2 == 2:  # many times faster than the general power
         return square(x1 if x1._node is not None or x2.__class__ is int else promoted("power", x1, x2)[0])
     return _power(x1, x2)
@@ -165,6 +172,13 @@ def clip(x: Tensor, /, min: float | None = None, max: float | None = None) -> Te
 
     Raises TypeError for limits that are not numbers, ValueError if min > max, OverflowError for a limit that an integer
     dtype cannot hold.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([-2.0, 0.5, 1.0, 3.0], requires_grad=True)
+    >>> y = gf.clip(x, 0.0, 1.0)
+    >>> y.sum().backward()
+    >>> y.tolist(), x.grad.tolist()
+    ([0.0, 0.5, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0])
     """
     check_tensors("clip", x)
     for limit in (min, max):
@@ -197,6 +211,13 @@ def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
 
     Raises TypeError for a condition that is not bool, or an x1 or x2 of another kind; OverflowError for an integer that
     the dtype of the other cannot hold.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([-1.0, 2.0], requires_grad=True)
+    >>> y = gf.where(x > 0, x, x / 4)
+    >>> y.sum().backward()
+    >>> x.grad.tolist()
+    [0.25, 1.0]
     """
     check_tensors("where", condition)
     if condition.dtype.kind != "bool":
@@ -218,7 +239,14 @@ _COPY = defop("copy", lambda F, g, _out, _x: g, forward=lambda F, x: F.copy(x), 
 
 
 def copy(x: Tensor, /) -> Tensor:
-    """A copy of x. Differentiable."""
+    """A copy of x. Differentiable.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([1.0, 2.0], requires_grad=True)
+    >>> x.clone().sum().backward()
+    >>> x.grad.tolist()
+    [1.0, 1.0]
+    """
     check_tensors("copy", x)
     return apply(_COPY, (x,))
 
@@ -229,6 +257,10 @@ def astype(x: Tensor, dtype: Any, /) -> Tensor:
     Fractions are truncated for an integer dtype. Values are not checked, since that would wait for the device: the
     result for a value that the dtype cannot hold (NaN or 300 in uint8) depends on the backend. Raises TypeError for an
     unknown dtype, or one that the device does not support.
+
+    >>> import gradflow as gf
+    >>> gf.astype(gf.tensor([1.9, -1.9]), "int32").tolist()
+    [1, -1]
     """
     check_tensors("astype", x)
     return cast(x, dtype)
@@ -252,7 +284,12 @@ isnan = nondifferentiable_unary("isnan", "Whether x is NaN, as bools.")
 
 
 def outer(x1: Tensor, x2: Tensor, /) -> Tensor:
-    """The outer product of two vectors: (n,) and (m,) give (n, m). Raises ValueError for other shapes."""
+    """The outer product of two vectors: (n,) and (m,) give (n, m). Raises ValueError for other shapes.
+
+    >>> import gradflow as gf
+    >>> gf.outer(gf.tensor([1.0, 2.0]), gf.tensor([1.0, 10.0, 100.0])).tolist()
+    [[1.0, 10.0, 100.0], [2.0, 20.0, 200.0]]
+    """
     check_tensors("outer", x1, x2)
     if x1.ndim != 1 or x2.ndim != 1:
         raise ValueError(f"outer takes two tensors of one axis; got shapes {x1.shape} and {x2.shape}")

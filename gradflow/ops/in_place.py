@@ -26,6 +26,12 @@ def copy_(x: Tensor, /, source: Any) -> Tensor:
 
     Raises ValueError for another shape, RuntimeError for a tensor that requires grad outside `no_grad`, and as
     `gradflow.tensor` for numbers that the dtype cannot hold.
+
+    >>> import gradflow as gf
+    >>> weight = gf.zeros(2, requires_grad=True)
+    >>> with gf.no_grad():
+    ...     weight.copy_([1.0, 2.0])
+    tensor([1., 2.], dtype=float32, device=cpu, requires_grad=True)
     """
     _refuse_recorded(x, "copy_")
     if not isinstance(source, Tensor):
@@ -43,7 +49,13 @@ def copy_(x: Tensor, /, source: Any) -> Tensor:
 
 
 def zero_(x: Tensor, /) -> Tensor:
-    """Overwrite the values with zeros, and return this tensor. Raises RuntimeError as `copy_`."""
+    """Overwrite the values with zeros, and return this tensor. Raises RuntimeError as `copy_`.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([1.0, 2.0])
+    >>> x.zero_().tolist()
+    [0.0, 0.0]
+    """
     _refuse_recorded(x, "zero_")
     x._assign(0)
     return x

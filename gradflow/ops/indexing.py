@@ -291,6 +291,12 @@ def take(x: Tensor, indices: Any, /, axis: int | None = None, dim: None = None) 
     """The elements of x at `indices` (integers, of any shape) along `axis`.
 
     Raises IndexError for indices that are not integers, ValueError without an axis unless x has only one.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    >>> gf.take(x, [0, 0], axis=0).sum().backward()
+    >>> x.grad.tolist()
+    [[2.0, 2.0], [0.0, 0.0]]
     """
     if dim is not None:
         refuse("take", dim=dim)
@@ -314,6 +320,11 @@ def take_along_axis(x: Tensor, indices: Tensor, /, axis: int = -1, dim: None = N
     indices: integers, of the shape of x except along `axis`.
 
     Raises IndexError for indices that are not integers, ValueError for a shape that does not fit.
+
+    >>> import gradflow as gf
+    >>> logits, labels = gf.tensor([[0.1, 2.0], [5.0, 1.0]]), gf.tensor([1, 0], dtype="int64")
+    >>> gf.take_along_axis(logits, labels[:, None], axis=1).tolist()
+    [[2.0], [5.0]]
     """
     if dim is not None:
         refuse("take_along_axis", dim=dim)

@@ -91,6 +91,13 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     reduction: "mean" over all elements (default), "sum", or "none" for the squared errors themselves.
 
     Raises ValueError for different shapes or an unknown reduction.
+
+    >>> import gradflow as gf
+    >>> x, y = gf.tensor([1.0, 2.0], requires_grad=True), gf.tensor([1.0, 4.0])
+    >>> loss = gf.mse_loss(x, y)
+    >>> loss.backward()
+    >>> loss.item(), x.grad.tolist()
+    (2.0, [0.0, -2.0])
     """
     _check("mse_loss", input, target, reduction)
     input, target = promoted("mse_loss", input, target, True)
@@ -101,7 +108,12 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
 @_in_float32
 def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """The mean absolute error. Arguments and errors as for `mse_loss`."""
+    """The mean absolute error. Arguments and errors as for `mse_loss`.
+
+    >>> import gradflow as gf
+    >>> gf.l1_loss(gf.tensor([1.0, 2.0]), gf.tensor([1.0, 4.0]), reduction="none").tolist()
+    [0.0, 2.0]
+    """
     _check("l1_loss", input, target, reduction)
     input, target = promoted("l1_loss", input, target, True)
     return _reduced(abs_(subtract(input, target)), reduction)
@@ -115,6 +127,10 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
     delta: a finite number > 0 (default 1.0).
 
     Huber 1964, "Robust Estimation of a Location Parameter". Raises ValueError for an invalid delta, and as `mse_loss`.
+
+    >>> import gradflow as gf
+    >>> gf.huber_loss(gf.tensor([0.5, 10.0]), gf.zeros(2), reduction="none").tolist()
+    [0.125, 9.5]
     """
     if not 0 < number("delta of huber_loss", delta) < math.inf:
         advice = ": use half of mse_loss, which is the same" if delta == math.inf else ""
@@ -207,6 +223,13 @@ def cross_entropy(
     "Rethinking the Inception Architecture", section 7).
 
     Raises ValueError or TypeError for arguments that do not fit. Labels are checked on the CPU only.
+
+    >>> import gradflow as gf
+    >>> logits = gf.zeros((2, 4), requires_grad=True)
+    >>> loss = gf.cross_entropy(logits, gf.tensor([0, 3], dtype="int64"))
+    >>> loss.backward()
+    >>> round(loss.item(), 4), logits.grad.tolist()[0]
+    (1.3863, [-0.375, 0.125, 0.125, 0.125])
     """
     check_reduction("cross_entropy", reduction)
     check_tensors("cross_entropy", *((input, target) if weight is None else (input, target, weight)))
@@ -265,6 +288,12 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, reduct
 
     input: log-probabilities, such as those of `log_softmax`.
     target: integer labels. Shapes, weight, reduction and errors are those of `cross_entropy`.
+
+    >>> import gradflow as gf
+    >>> probabilities = gf.tensor([[0.5, 0.25, 0.25]])
+    >>> loss = gf.nll_loss(gf.log(probabilities), gf.tensor([1], dtype="int64"))
+    >>> round(loss.item(), 4)
+    1.3863
     """
     check_reduction("nll_loss", reduction)
     check_tensors("nll_loss", *((input, target) if weight is None else (input, target, weight)))
@@ -295,6 +324,13 @@ def binary_cross_entropy_with_logits(
     reduction: "mean" over all elements (default), "sum" or "none".
 
     Raises ValueError for different shapes or an unknown reduction.
+
+    >>> import gradflow as gf
+    >>> logits = gf.tensor([0.0, 100.0], requires_grad=True)
+    >>> loss = gf.binary_cross_entropy_with_logits(logits, gf.tensor([1.0, 0.0]), reduction="sum")
+    >>> loss.backward()
+    >>> round(loss.item(), 3), logits.grad.tolist()
+    (100.693, [-0.5, 1.0])
     """
     _check("binary_cross_entropy_with_logits", input, target, reduction)
     positive = multiply(target, softplus(negative(input)))  # softplus(-x) = -log(sigmoid(x))

@@ -29,12 +29,23 @@ _REFLECTED = (
 
 
 def reshape(self: Tensor, *shape: Any) -> Tensor:
-    """The tensor in another shape, given as a tuple or as integers. One length may be -1: it is computed."""
+    """The tensor in another shape, given as a tuple or as integers. One length may be -1: it is computed.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([1.0, 2.0, 3.0, 4.0])
+    >>> x.reshape(2, 2).tolist(), x.reshape((4, -1)).shape
+    ([[1.0, 2.0], [3.0, 4.0]], (4, 1))
+    """
     return namespace.reshape(self, _sequence(shape))
 
 
 def permute_dims(self: Tensor, *axes: Any) -> Tensor:
-    """The tensor with its axes in another order, given as a tuple or as integers."""
+    """The tensor with its axes in another order, given as a tuple or as integers.
+
+    >>> import gradflow as gf
+    >>> gf.zeros((2, 3, 4)).permute_dims(2, 0, 1).shape
+    (4, 2, 3)
+    """
     return namespace.permute_dims(self, _sequence(axes))
 
 

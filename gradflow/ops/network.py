@@ -46,6 +46,12 @@ def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
 
     A vector is a row on the left and a column on the right. Raises ValueError for a tensor without axes or inner
     lengths that differ.
+
+    >>> import gradflow as gf
+    >>> x, w = gf.tensor([[1.0, 2.0]]), gf.tensor([[3.0], [4.0]], requires_grad=True)
+    >>> (x @ w).backward()
+    >>> w.grad.tolist()
+    [[1.0], [2.0]]
     """
     check_tensors("matmul", x1, x2)
     if not x1.ndim or not x2.ndim:
@@ -92,6 +98,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     activation: a name in `gradflow.backend.ACTIVATIONS`, with its default parameter, or None.
 
     Raises ValueError for shapes that do not fit or an unknown activation, TypeError for different dtypes.
+
+    >>> import gradflow as gf
+    >>> x, w, b = gf.tensor([[1.0, -2.0]]), gf.tensor([[1.0, 1.0], [3.0, 1.0]]), gf.tensor([0.5, 0.5])
+    >>> gf.linear(x, w, b).tolist(), gf.linear(x, w, b, activation="relu").tolist()
+    ([[-0.5, 1.5]], [[0.0, 1.5]])
     """
     if bias is None:
         check_tensors("linear", x, weight)
@@ -223,6 +234,11 @@ def layer_norm(
 
     Ba et al. 2016, "Layer Normalization", eq. 4. Raises ValueError for shapes that do not fit or a negative eps,
     TypeError for different dtypes.
+
+    >>> import gradflow as gf
+    >>> y = gf.layer_norm(gf.tensor([[1.0, 3.0], [10.0, 30.0]]), 2)
+    >>> [[round(v, 3) for v in row] for row in y.tolist()]
+    [[-1.0, 1.0], [-1.0, 1.0]]
     """
     check_tensors("layer_norm", x, *[t for t in (weight, bias) if t is not None])
     check_epsilon(eps)
@@ -261,6 +277,13 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Generat
     generator: the source of the mask (default: the global generator). The mask is the same on every device.
 
     Srivastava et al. 2014, "Dropout".
+
+    >>> import gradflow as gf
+    >>> generator = gf.Generator(0)
+    >>> gf.dropout(gf.ones(8), p=0.5, generator=generator).tolist()
+    [0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 2.0]
+    >>> gf.dropout(gf.ones(8), p=0.5, training=False).tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
     check_tensors("dropout", x)
     check_dropout(p)

@@ -201,6 +201,11 @@ def var(
     """The variance over `axis`: the sum of squared deviations from the mean, divided by n - correction.
 
     As in the Array API and NumPy, `correction` is 0 by default (in PyTorch, 1). Raises ValueError for n <= correction.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([1.0, 2.0, 3.0, 4.0])
+    >>> gf.var(x).item(), round(gf.var(x, correction=1).item(), 4)
+    (1.25, 1.6667)
     """
     if dim is not None or keepdim is not None or unbiased is not None:
         refuse("var", dim=dim, keepdim=keepdim, unbiased=unbiased)
@@ -221,6 +226,10 @@ def std(
     """The standard deviation over `axis`: the square root of `var`. Raises ValueError for n <= correction.
 
     Where all elements are equal, its derivatives of every order are 0.
+
+    >>> import gradflow as gf
+    >>> gf.std(gf.tensor([[1.0, 3.0], [2.0, 10.0]]), axis=1).tolist()
+    [1.0, 4.0]
     """
     if dim is not None or keepdim is not None or unbiased is not None:
         refuse("std", dim=dim, keepdim=keepdim, unbiased=unbiased)
@@ -236,7 +245,15 @@ _CUMULATIVE_SUM = defop("cumulative_sum", _cumulative_sum_rule)
 
 @refuses_keywords
 def cumulative_sum(x: Tensor, /, axis: int | None = None, dim: None = None) -> Tensor:
-    """The running sum along `axis`. Raises ValueError without an axis, unless the tensor has only one."""
+    """The running sum along `axis`. Raises ValueError without an axis, unless the tensor has only one.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> y = gf.cumulative_sum(x)
+    >>> y.sum().backward()
+    >>> y.tolist(), x.grad.tolist()
+    ([1.0, 3.0, 6.0], [3.0, 2.0, 1.0])
+    """
     if dim is not None:
         refuse("cumulative_sum", dim=dim)
     check_tensors("cumulative_sum", x)
@@ -295,7 +312,14 @@ argmin = _index_of(
 
 @refuses_keywords
 def argsort(x: Tensor, /, axis: int = -1, descending: bool = False, dim: None = None) -> Tensor:
-    """The indices that sort x along `axis`, in ascending order unless `descending`. The sort is stable."""
+    """The indices that sort x along `axis`, in ascending order unless `descending`. The sort is stable.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([3.0, 1.0, 2.0])
+    >>> order = gf.argsort(x)
+    >>> order.tolist(), x[order].tolist()
+    ([1, 2, 0], [1.0, 2.0, 3.0])
+    """
     if dim is not None:
         refuse("argsort", dim=dim)
     check_tensors("argsort", x)

@@ -35,7 +35,13 @@ _FLIP = defop("flip", lambda F, g, _out, _x, axis: F.flip(g, axis=axis), view=Tr
 
 
 def reshape(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
-    """x in another shape. One length may be -1: it is computed. Raises ValueError if the number of elements differs."""
+    """x in another shape. One length may be -1: it is computed. Raises ValueError if the number of elements differs.
+
+    >>> import gradflow as gf
+    >>> x = gf.arange(6)
+    >>> gf.reshape(x, (2, -1)).tolist()
+    [[0, 1, 2], [3, 4, 5]]
+    """
     check_tensors("reshape", x)
     lengths = integers("reshape", shape)
     known = math.prod(n for n in lengths if n != -1)
@@ -48,7 +54,14 @@ def reshape(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
 
 
 def broadcast_to(x: Tensor, /, shape: Sequence[int] | int) -> Tensor:
-    """x broadcast to `shape`. Raises ValueError if it does not broadcast."""
+    """x broadcast to `shape`. Raises ValueError if it does not broadcast.
+
+    >>> import gradflow as gf
+    >>> bias = gf.tensor([1.0, 2.0], requires_grad=True)
+    >>> gf.broadcast_to(bias, (3, 2)).sum().backward()
+    >>> bias.grad.tolist()
+    [3.0, 3.0]
+    """
     check_tensors("broadcast_to", x)
     shape = shape_from(shape)
     if not broadcasts(x.shape, shape):
@@ -60,6 +73,11 @@ def permute_dims(x: Tensor, /, axes: Sequence[int]) -> Tensor:
     """x with its axes in another order: axis i of the result is axis axes[i] of x.
 
     Raises ValueError unless `axes` names each axis once.
+
+    >>> import gradflow as gf
+    >>> images = gf.zeros((10, 32, 24, 3))
+    >>> gf.permute_dims(images, (0, 3, 1, 2)).shape
+    (10, 3, 32, 24)
     """
     check_tensors("permute_dims", x)
     order = normalize_axes(integers("permute_dims", axes), x.ndim)
@@ -69,7 +87,12 @@ def permute_dims(x: Tensor, /, axes: Sequence[int]) -> Tensor:
 
 
 def matrix_transpose(x: Tensor, /) -> Tensor:
-    """x with its last two axes exchanged. Raises ValueError for fewer than two axes."""
+    """x with its last two axes exchanged. Raises ValueError for fewer than two axes.
+
+    >>> import gradflow as gf
+    >>> gf.matrix_transpose(gf.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])).tolist()
+    [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]
+    """
     check_tensors("matrix_transpose", x)
     if x.ndim < 2:
         raise ValueError(f"matrix_transpose needs at least two axes; the shape is {x.shape}")
@@ -78,7 +101,13 @@ def matrix_transpose(x: Tensor, /) -> Tensor:
 
 @refuses_keywords
 def squeeze(x: Tensor, /, axis: Axis = None, dim: None = None) -> Tensor:
-    """x without the axes of length 1 that `axis` names (default: all). Raises ValueError for one of another length."""
+    """x without the axes of length 1 that `axis` names (default: all). Raises ValueError for one of another length.
+
+    >>> import gradflow as gf
+    >>> x = gf.zeros((1, 3, 1))
+    >>> gf.squeeze(x).shape, gf.squeeze(x, axis=0).shape
+    ((3,), (3, 1))
+    """
     if dim is not None:
         refuse("squeeze", dim=dim)
     check_tensors("squeeze", x)
@@ -93,7 +122,13 @@ def squeeze(x: Tensor, /, axis: Axis = None, dim: None = None) -> Tensor:
 
 @refuses_keywords
 def expand_dims(x: Tensor, /, axis: int | tuple[int, ...], dim: None = None) -> Tensor:
-    """x with new axes of length 1 at `axis`, counted in the result. Raises ValueError for one out of range."""
+    """x with new axes of length 1 at `axis`, counted in the result. Raises ValueError for one out of range.
+
+    >>> import gradflow as gf
+    >>> x = gf.zeros((3, 4))
+    >>> gf.expand_dims(x, 0).shape, gf.expand_dims(x, -1).shape
+    ((1, 3, 4), (3, 4, 1))
+    """
     if dim is not None:
         refuse("expand_dims", dim=dim)
     check_tensors("expand_dims", x)
@@ -107,6 +142,10 @@ def moveaxis(x: Tensor, source: int | tuple[int, ...], destination: int | tuple[
     """x with the axes `source` moved to the positions `destination`; the others keep their order.
 
     Raises ValueError if they are not equally many.
+
+    >>> import gradflow as gf
+    >>> gf.moveaxis(gf.zeros((10, 32, 24, 3)), -1, 1).shape
+    (10, 3, 32, 24)
     """
     check_tensors("moveaxis", x)
     sources, places = normalize_axes(source, x.ndim), normalize_axes(destination, x.ndim)
@@ -119,7 +158,12 @@ def moveaxis(x: Tensor, source: int | tuple[int, ...], destination: int | tuple[
 
 
 def swapaxes(x: Tensor, axis1: int, axis2: int, /) -> Tensor:
-    """x with two axes exchanged."""
+    """x with two axes exchanged.
+
+    >>> import gradflow as gf
+    >>> gf.swapaxes(gf.zeros((2, 3, 4)), 0, 2).shape
+    (4, 3, 2)
+    """
     check_tensors("swapaxes", x)
     a, b = one_axis("swapaxes", axis1, x.ndim), one_axis("swapaxes", axis2, x.ndim)
     order = list(range(x.ndim))
@@ -129,7 +173,13 @@ def swapaxes(x: Tensor, axis1: int, axis2: int, /) -> Tensor:
 
 @refuses_keywords
 def repeat(x: Tensor, repeats: int, /, axis: int | None = None, dim: None = None) -> Tensor:
-    """x with each element repeated `repeats` times along `axis` (default: of x flattened), as `repeat_interleave`."""
+    """x with each element repeated `repeats` times along `axis` (default: of x flattened), as `repeat_interleave`.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([[1, 2], [3, 4]])
+    >>> gf.repeat(x, 2).tolist(), gf.repeat(x, 2, axis=1).tolist()
+    ([1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0], [[1.0, 1.0, 2.0, 2.0], [3.0, 3.0, 4.0, 4.0]])
+    """
     if dim is not None:
         refuse("repeat", dim=dim)
     check_tensors("repeat", x)
@@ -143,7 +193,12 @@ def repeat(x: Tensor, repeats: int, /, axis: int | None = None, dim: None = None
 
 
 def tile(x: Tensor, repetitions: int | Sequence[int], /) -> Tensor:
-    """x repeated as a whole, `repetitions` times along each axis (the last axes, if there are fewer numbers)."""
+    """x repeated as a whole, `repetitions` times along each axis (the last axes, if there are fewer numbers).
+
+    >>> import gradflow as gf
+    >>> gf.tile(gf.tensor([1.0, 2.0]), (2, 2)).tolist()
+    [[1.0, 2.0, 1.0, 2.0], [1.0, 2.0, 1.0, 2.0]]
+    """
     check_tensors("tile", x)
     times = shape_from(repetitions, "repetitions of tile")
     ndim = max(x.ndim, len(times))
@@ -158,7 +213,13 @@ def tile(x: Tensor, repetitions: int | Sequence[int], /) -> Tensor:
 
 @refuses_keywords
 def flip(x: Tensor, /, axis: Axis = None, dims: None = None) -> Tensor:
-    """x with its elements in reverse order along `axis` (default: along all axes)."""
+    """x with its elements in reverse order along `axis` (default: along all axes).
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> gf.flip(x).tolist(), gf.flip(x, axis=0).tolist()
+    ([[4.0, 3.0], [2.0, 1.0]], [[3.0, 4.0], [1.0, 2.0]])
+    """
     if dims is not None:
         refuse("flip", dims=dims)
     check_tensors("flip", x)
@@ -200,7 +261,13 @@ _STACK = defop(
 
 @refuses_keywords
 def concat(arrays: Sequence[Tensor], /, axis: int = 0, dim: None = None) -> Tensor:
-    """The tensors joined along `axis`. Raises ValueError unless their shapes are equal except along it."""
+    """The tensors joined along `axis`. Raises ValueError unless their shapes are equal except along it.
+
+    >>> import gradflow as gf
+    >>> x, y = gf.ones((2, 2), requires_grad=True), gf.zeros((2, 1))
+    >>> gf.concat([x, y], axis=1).tolist()
+    [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
+    """
     if dim is not None:
         refuse("concat", dim=dim)
     arrays = _same_dtype("concat", arrays)
@@ -214,7 +281,13 @@ def concat(arrays: Sequence[Tensor], /, axis: int = 0, dim: None = None) -> Tens
 
 @refuses_keywords
 def stack(arrays: Sequence[Tensor], /, axis: int = 0, dim: None = None) -> Tensor:
-    """The tensors joined along a new axis, at `axis` of the result. Raises ValueError unless their shapes are equal."""
+    """The tensors joined along a new axis, at `axis` of the result. Raises ValueError unless their shapes are equal.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([1.0, 2.0])
+    >>> gf.stack([x, 10 * x]).tolist(), gf.stack([x, 10 * x], axis=1).tolist()
+    ([[1.0, 2.0], [10.0, 20.0]], [[1.0, 10.0], [2.0, 20.0]])
+    """
     if dim is not None:
         refuse("stack", dim=dim)
     arrays = _same_dtype("stack", arrays)
@@ -258,6 +331,11 @@ def split(x: Tensor, /, indices_or_sections: int | Sequence[int], axis: int = 0,
     indices_or_sections: the number of equal pieces, or the indices at which the later pieces start.
 
     Raises ValueError if the number of pieces does not divide the length of the axis.
+
+    >>> import gradflow as gf
+    >>> x = gf.arange(6)
+    >>> [piece.tolist() for piece in gf.split(x, 3)], [piece.tolist() for piece in gf.split(x, [1, 4])]
+    ([[0, 1], [2, 3], [4, 5]], [[0], [1, 2, 3], [4, 5]])
     """
     if dim is not None:
         refuse("split", dim=dim)
@@ -275,7 +353,13 @@ def split(x: Tensor, /, indices_or_sections: int | Sequence[int], axis: int = 0,
 
 @refuses_keywords
 def unbind(x: Tensor, /, axis: int = 0, dim: None = None) -> list[Tensor]:
-    """The slices of x along `axis`, as views without that axis: the inverse of `stack` (Array API: `unstack`)."""
+    """The slices of x along `axis`, as views without that axis: the inverse of `stack` (Array API: `unstack`).
+
+    >>> import gradflow as gf
+    >>> rows = gf.unbind(gf.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    >>> [row.tolist() for row in rows]
+    [[1.0, 2.0], [3.0, 4.0]]
+    """
     if dim is not None:
         refuse("unbind", dim=dim)
     check_tensors("unbind", x)
@@ -308,6 +392,10 @@ def pad(x: Tensor, /, pad_width: int | Sequence[Any], constant_values: float = 0
     (width,), one for each axis or one for all.
 
     Raises ValueError for a negative width, or if there is not a pair for each axis.
+
+    >>> import gradflow as gf
+    >>> gf.pad(gf.tensor([[1.0, 2.0]]), ((0, 1), (1, 0))).tolist()
+    [[0.0, 1.0, 2.0], [0.0, 0.0, 0.0]]
     """
     check_tensors("pad", x)
     nested = isinstance(pad_width, Iterable) and is_sequence(pad_width) and any(map(is_sequence, pad_width))

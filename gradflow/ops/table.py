@@ -28,6 +28,7 @@ from gradflow.ops.checks import (
     kind_and_fix,
     mismatch,
 )
+from gradflow.ops.examples import EXAMPLES
 from gradflow.tensor import Tensor
 
 OPERATIONS: dict[str, Operation] = {}
@@ -377,9 +378,9 @@ def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[An
 
 
 def named(function: _Function, name: str, doc: str) -> _Function:
-    """The function itself, with a name and a docstring, as a function of the module gradflow."""
+    """The function itself, with a name and a docstring with its example, as a function of the module gradflow."""
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = doc
+    function.__doc__ = f"{doc}\n\n    >>> import gradflow as gf{EXAMPLES[name]}" if name in EXAMPLES else doc
     function.__module__ = "gradflow"
     return function
 

@@ -69,6 +69,14 @@ def to(
     CuPy makes, and from a GPU after waiting for their values.
 
     Raises ValueError, TypeError or DeviceUnavailableError for a device or a dtype that does not exist here.
+
+    >>> import gradflow as gf
+    >>> import gradflow.testing  # the device "fake"
+    >>> x = gf.tensor([1.0, 2.0], requires_grad=True)
+    >>> y = x.to("fake", dtype="float64")
+    >>> y.sum().backward()
+    >>> y.device, x.grad
+    (Device('fake:0'), tensor([1., 1.], dtype=float32, device=cpu))
     """
     device, dtype = device_and_dtype(target, dtype, device)
     out = x if device is None else to_device(x, device, non_blocking)
@@ -101,6 +109,11 @@ def pin_memory(x: Tensor, /, device: DeviceLike = "cuda") -> Tensor:
     Use it with `.to(device, non_blocking=True)`. For a device without pinned memory, such as the CPU, it is the tensor
     itself. Raises RuntimeError for a tensor on another device or one that requires grad, DeviceUnavailableError for a
     `device` that cannot be used.
+
+    >>> import gradflow as gf
+    >>> x = gf.ones(3).pin_memory("cpu")
+    >>> x.to("cpu", non_blocking=True).tolist()
+    [1.0, 1.0, 1.0]
     """
     if x.device.type != "cpu":
         raise RuntimeError(f"only a tensor on the cpu can be pinned; this one is on {x.device}: use .cpu() first")

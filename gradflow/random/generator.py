@@ -31,6 +31,14 @@ class Generator:
     seed: an integer in [0, 2^128) (default 0); else ValueError.
 
     Threads may share a generator. They never draw the same numbers, but which thread draws which depends on timing.
+
+    >>> import gradflow as gf
+    >>> generator = gf.Generator(seed=1)
+    >>> state = generator.state_dict()
+    >>> x = gf.random.normal(3, generator=generator)
+    >>> generator.load_state_dict(state)
+    >>> (gf.random.normal(3, generator=generator) == x).tolist()
+    [True, True, True]
     """
 
     def __init__(self, seed: int = 0) -> None:
