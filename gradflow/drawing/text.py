@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from gradflow.drawing.building import derivative
 from gradflow.drawing.graph import Backward, Graph, Local, Numbers, Role, Step
@@ -12,7 +13,7 @@ from gradflow.drawing.numbers import describe, short, signature, warning
 
 _WIDEST = 60
 """The longest formula that the others are aligned with."""
-_ROLES: dict[Role, str] = {
+ROLES: Final[dict[Role, str]] = {
     "distributes": "each input receives the gradient",
     "switches": "each input receives the gradient times the other input",
     "routes": "the gradient goes to where the value came from",
@@ -21,6 +22,7 @@ _ROLES: dict[Role, str] = {
     "moves": "the gradient moves back to where the elements came from",
     "mixes": "each element receives a part of every gradient",
 }
+"""What each role means."""
 
 
 def table(graph: Graph) -> str:
@@ -49,11 +51,11 @@ def explained(graph: Graph) -> str:
     sums = _Sums(graph, backward)
     sections = [
         [f"The backward pass of {root}: upstream gradient * local derivative = what each input receives."],
-        [" = ".join(_seed(graph, backward))],
+        [" = ".join(seed(graph, backward))],
     ]
     for s in backward.steps:
         step = graph.steps[s]
-        role = "" if step.role is None else f"   ({step.role}: {_ROLES[step.role]})"
+        role = "" if step.role is None else f"   ({step.role}: {ROLES[step.role]})"
         lines = [f"{step.formula} = {line_of(graph.values[step.output].forward)}{role}"]
         for place in _reached(step, backward):
             lines.append(f"  {' = '.join(_received(graph, backward, step, place, sums.of[step.inputs[place]]))}")
@@ -83,21 +85,30 @@ def _forward_rows(graph: Graph, steps: Iterable[Step]) -> Iterator[tuple[str, ..
     return ((step.formula, line_of(graph.values[step.output].forward)) for step in steps)
 
 
-def _seed(graph: Graph, backward: Backward) -> tuple[str, str]:
+def seed(graph: Graph, backward: Backward) -> tuple[str, str]:
+    """The gradient that a backward pass starts with: formula and numbers."""
     root = graph.values[backward.root].label
     return derivative(root, root), line_of(backward.gradients[backward.root])
 
 
 def _backward_rows(graph: Graph, backward: Backward) -> Iterator[tuple[str, ...]]:
+    yield seed(graph, backward)
+    for _, rows in backward_steps(graph, backward):
+        yield from rows
+
+
+def backward_steps(graph: Graph, backward: Backward) -> Iterator[tuple[int, list[tuple[str, ...]]]]:
+    """For each step of a backward pass its index and what it computes: rows of formulas and numbers that are equal."""
     sums = _Sums(graph, backward)
-    yield _seed(graph, backward)
     for s in backward.steps:
         step = graph.steps[s]
+        rows: list[tuple[str, ...]] = []
         for place in _reached(step, backward):
             rule = backward.rules[s, place]
             got = line_of(backward.received[s, place])
-            yield (rule.replace(" = ", " gets ", 1) if sums.of[step.inputs[place]] > 1 else rule), got
-            yield from sums.after(step, place)
+            rows.append(((rule.replace(" = ", " gets ", 1) if sums.of[step.inputs[place]] > 1 else rule), got))
+            rows += sums.after(step, place)
+        yield s, rows
 
 
 def _reached(step: Step, backward: Backward) -> list[int]:

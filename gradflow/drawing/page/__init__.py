@@ -16,10 +16,13 @@ from gradflow.drawing.colors import DARK, LIGHT
 from gradflow.drawing.graph import Graph, Local, Numbers, Step, Value
 from gradflow.drawing.numbers import describe, short, signature, warning
 from gradflow.drawing.page.folding import Folding, fold
-from gradflow.drawing.page.playing import MARK, Play, equal, spread
+from gradflow.drawing.page.playing import Play
+from gradflow.drawing.text import ROLES
 
 _WIDEST_ON_EDGE = 24
 _MOST_LINES_ON_EDGE = 3
+_MARK = "\N{WARNING SIGN}\N{VARIATION SELECTOR-15} "
+"""What stands before numbers that are not finite."""
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 """Control characters, line ends, marks that turn the direction of the text around them, lone surrogates."""
@@ -95,17 +98,17 @@ def _on_edge(numbers: Numbers | None, with_shape: bool) -> list[str]:
         return []
     alarm = warning(numbers)
     lines = describe(numbers) if numbers.values is not None else []
-    if not lines or len(lines) > _MOST_LINES_ON_EDGE or max(map(len, lines)) > _WIDEST_ON_EDGE:
+    if not 0 < len(lines) <= _MOST_LINES_ON_EDGE or max(map(len, lines)) > _WIDEST_ON_EDGE:
         lines = [f"{numbers.shape} {numbers.dtype}"] if with_shape else []
-        lines += [spread(numbers)] if numbers.mean is not None else []
+        lines += describe(numbers, 0)[:1]
     if alarm is None:
         return lines
-    return [f"{MARK}{alarm}", *lines] if numbers.shape else [f"{MARK}{line}" for line in lines]
+    return [f"{_MARK}{alarm}", *lines] if numbers.shape else [f"{_MARK}{line}" for line in lines]
 
 
 def _in_card(numbers: Numbers) -> list[str]:
     alarm = warning(numbers)
-    marked = [f"{MARK}{alarm}"] if alarm else []
+    marked = [f"{_MARK}{alarm}"] if alarm else []
     what = signature(numbers) if numbers.shape else f"{numbers.dtype} {numbers.device}".rstrip()
     return [*describe(numbers), *marked, what]
 
@@ -179,14 +182,12 @@ def _local(local: Local | None) -> str:
 
 
 def _numbers_rows(value: Value) -> list[Any]:
-    shown = (("forward", value.forward), ("gradient", value.gradient))
+    shown = (("value", value.forward), ("gradient", value.gradient))
     return [[term, _in_card(numbers)] for term, numbers in shown if numbers is not None]
 
 
 def _step_card(graph: Graph, step: Step) -> list[Any]:
-    """A heading, and rows of a term and its lines."""
-    received = step.received or (None,) * len(step.inputs)
-    rules = [equal(rule, numbers) for rule, numbers in zip(step.rule, received, strict=False) if rule is not None]
+    """A heading, and rows of a term and its lines; the script adds what the passes compute, from the table."""
     out = graph.values[step.output].label
     local = [
         f"{derivative(out, graph.values[i].label)} = {_local(each)}"
@@ -196,15 +197,13 @@ def _step_card(graph: Graph, step: Step) -> list[Any]:
     ]
     rule_of = None if step.recorded_by is None else graph.steps[step.recorded_by]
     rows: dict[str, list[str]] = {
-        "formula": [step.formula],
-        "backward": rules,
-        "local": local,
-        "part": [step.role] if step.role else [],
+        "local derivative": local,
+        "role": [f"{step.role}: {ROLES[step.role]}"] if step.role else [],
         "options": [f"{name}={value!r}" for name, value in step.options.items()],
         "module": [" / ".join(step.module)] if step.module else [],
         "rule of": [] if rule_of is None else [f"step {rule_of.index + 1}, {rule_of.operation}"],
         "code": [step.line] if step.line else [],
     }
-    formula, *others = [[term, [_clean(line) for line in lines]] for term, lines in rows.items() if lines]
+    others = [[term, [_clean(line) for line in lines]] for term, lines in rows.items() if lines]
     heading = f"step {step.index + 1}: {step.operation}"
-    return [_clean(heading), formula, *_numbers_rows(graph.values[step.output]), *others]
+    return [_clean(heading), *_numbers_rows(graph.values[step.output]), *others]

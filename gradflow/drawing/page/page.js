@@ -1,6 +1,7 @@
 // The page: zoom, the moments of the passes, folding, search, cards, keys.
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");
+const rows = byId("table").querySelectorAll("tbody tr");
 let size = { w: 1, h: 1 };
 
 function draw(anchor) {
@@ -71,7 +72,8 @@ function bringIntoView(element) {
 
 // ---- the moments of both passes ----
 
-const rows = byId("table").querySelectorAll("tbody tr");
+const momentsOf = steps.map(() => []);
+moments.forEach(([, step], m) => step !== null && momentsOf[step].push(m));
 
 function showMoment() {
   const { moment } = state, [turn, step] = moments[moment - 1] ?? [0];
@@ -132,7 +134,7 @@ function foldAll(open) {
 
 const plain = (text) => text.normalize("NFKC").toLowerCase();
 const findable = [
-  ...groups.map((group, g) => ({ key: "g" + g, text: group.name, around: group.parent, place: group.steps[0] - 0.7 })).slice(1),
+  ...groups.map((group, g) => ({ key: "g" + g, text: group.name, around: group.parent, place: group.steps[0] - 0.7 })).filter((_, g) => groups[g].kind === "module"),
   ...steps.map((step, s) => ({ key: stepKey(s), text: `${step.operation} ${values[step.output].name}`, around: step.group, place: s })),
   ...values.map((value, v) => ({ key: leafKey(v), text: value.name, around: value.group, place: (value.uses[0]?.[0] ?? 0) - 0.5 })).filter((_, v) => values[v].step === null),
 ].map((entry) => ({ ...entry, text: plain(entry.text) })).sort((a, b) => a.place - b.place);
@@ -187,20 +189,26 @@ if (bad.length) {
 
 // ---- the card of a node ----
 
+function cardOf(key) { // a heading, and rows of a term and its lines
+  const i = +key.slice(1);
+  if (key[0] === "v") return values[i].card;
+  const [heading, ...lines] = steps[i].card;
+  const passes = momentsOf[i].map((m) => [...rows[m].cells].map((cell) => cell.textContent)).map((cells) => [cells[1], cells[3].split("; ")]);
+  return [heading, ...passes, ...lines];
+}
 let hiding = 0;
 function showCard(node) {
   clearTimeout(hiding);
-  const key = node.dataset.key, i = +key.slice(1);
-  const lines = key[0] === "s" ? steps[i].card : key[0] === "v" ? values[i].card : null;
-  if (!lines) return hideCard();
+  if (node.dataset.key[0] === "g") return hideCard();
+  const [heading, ...lines] = cardOf(node.dataset.key);
   const list = document.createElement("dl");
-  for (const [term, text] of lines.slice(1)) {
+  for (const [term, text] of lines) {
     const name = document.createElement("dt"), content = document.createElement("dd");
-    name.textContent = term, content.textContent = text.join("\n"), content.className = term;
+    name.textContent = term, content.textContent = text.join("\n"), content.className = term.split(" ")[0];
     list.append(name, content);
   }
   const title = document.createElement("p");
-  title.textContent = lines[0];
+  title.textContent = heading;
   card.replaceChildren(title, list);
   card.hidden = false;
   const r = node.getBoundingClientRect(), height = card.offsetHeight, width = card.offsetWidth;

@@ -146,10 +146,12 @@ function leafItem(v) {
   return sized(item, 12, 12);
 }
 
+const spanOf = ({ steps: [first, last] }) => `${first + 1} to ${last + 1}`;
+
 function foldedItem(g, leaving) {
   const group = groups[g], out = [...leaving.get("g" + g) ?? []], count = group.steps[1] - group.steps[0] + 1;
   const item = { key: "g" + g, order: group.steps[0], group: g, left: 8, strip: 0, name: shortened(group.name, 200) };
-  item.detail = count === 1 ? "1 step" : `${count.toLocaleString("en")} steps: ${group.steps[0] + 1} to ${group.steps[1] + 1}`;
+  item.detail = count === 1 ? "1 step" : `${count.toLocaleString("en")} steps: ${spanOf(group)}`;
   item.body = Math.max(widthOf(item.name, "name"), widthOf(item.detail)) + 34;
   if (out.length === 1) labelled(item, out[0], true);
   else if (out.length) item.above = [[["label", `${out.length} values`, "muted"]]], item.strip = widest(item.above) + 14;
@@ -160,7 +162,8 @@ function foldedItem(g, leaving) {
 
 function openItem(g, routes) {
   const box = arrange(g, routes), group = groups[g];
-  const item = { key: "g" + g, order: group.steps[0], group: g, box, name: shortened(group.name, Math.max(150, box.w)) };
+  const item = { key: "g" + g, order: group.steps[0], group: g, box, name: shortened(group.name, Math.max(150, box.w - 150)) };
+  if (group.kind === "steps") item.name += ` (${spanOf(group)})`;
   item.w = Math.max(box.w + 2 * PAD, widthOf(item.name, "name") + 44);
   item.h = box.h + HEAD + PAD;
   item.in = (v) => HEAD + box.ports.get("in" + v).y;
@@ -203,8 +206,9 @@ const at = (from, element, to = null) => (timed.push([element, from, to ?? Infin
 const arrow = (x, y) => svg("path", { class: "arrow", d: `M${x} ${y}l-7 -3.5v7z` });
 
 function textLine(spans, x, y, anchor) {
-  return svg("text", { x, y, "text-anchor": anchor }, ...spans.map(([kind, text, tone]) =>
-    svg("tspan", { class: [kind, tone].filter(Boolean).join(" ") }, text)));
+  const look = ([kind, , tone]) => tone ? `${kind} ${tone}` : kind;
+  if (spans.length === 1) return svg("text", { x, y, "text-anchor": anchor, class: look(spans[0]) }, spans[0][1]);
+  return svg("text", { x, y, "text-anchor": anchor }, ...spans.map((span) => svg("tspan", { class: look(span) }, span[1])));
 }
 
 function drawLabels(item, into) {
@@ -230,9 +234,9 @@ function drawLabels(item, into) {
 }
 
 function describe(item) {
-  const lines = item.step ? item.step.card : item.leaf ? values[item.value].card : null;
-  if (!lines) return `${item.name}, ${item.detail ?? "open"}`;
-  return [lines[0], ...lines.slice(1).filter(([term]) => /formula|forward|gradient/.test(term)).map(([term, text]) => `${term}: ${text.join(" ")}`)].join("; ");
+  if (item.group !== undefined) return `${item.name}, ${item.detail ?? "open"}`;
+  const [heading, ...lines] = cardOf(item.key);
+  return [heading, ...lines.slice(0, 3).map(([term, text]) => `${term}: ${text.join(" ")}`)].join("; ");
 }
 
 function nodeFor(item, x, y, kind, role) {

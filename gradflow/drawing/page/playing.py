@@ -6,14 +6,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gradflow.drawing.building import derivative
 from gradflow.drawing.graph import Backward, Graph, Numbers, Step
-from gradflow.drawing.numbers import describe, short, signature, warning
-
-MARK = "\N{WARNING SIGN}\N{VARIATION SELECTOR-15} "
-"""What stands before numbers that are not finite."""
-_WIDEST = 60
-"""The characters of an array in full in a sentence."""
+from gradflow.drawing.text import backward_steps, line_of, seed
 
 
 @dataclass(frozen=True)
@@ -65,27 +59,12 @@ class Play:
     def _forward(self, left: deque[Step], end: int) -> None:
         while left and left[0].index < end:
             step = left.popleft()
-            self._add(0, step.index, [equal(step.formula, self.graph.values[step.output].forward)])
+            self._add(0, step.index, [f"{step.formula} = {line_of(self.graph.values[step.output].forward)}"])
 
     def _backward(self, turn: int, each: Backward) -> None:
-        values, steps = self.graph.values, self.graph.steps
-        root = values[each.root].label
-        self._add(turn, None, [equal(derivative(root, root), each.gradients.get(each.root))])
-        last = {s: n for n, other in enumerate(self.graph.passes, 1) for s in other.steps}
-        for s in each.steps:
-            parts = []
-            for k, i in enumerate(steps[s].inputs):
-                if (s, k) in each.received:
-                    rule = steps[s].rule[k] if last[s] == turn else None  # a step keeps the rules of the last pass
-                    parts.append(equal(rule or derivative(root, values[i].label), each.received[s, k]))
-            for i in dict.fromkeys(steps[s].inputs):
-                uses = self.uses[turn - 1].get(i, [])
-                if len(uses) > 1 and uses[-1][0] == s and i in each.gradients:
-                    sum_ = equal(" + ".join(_brief(each.received[use]) for use in uses), each.gradients[i])
-                    scalar = not each.gradients[i].shape and len(uses) < 5
-                    total = sum_ if scalar else equal(f"sum over {len(uses)} uses", each.gradients[i])
-                    parts.append(f"{derivative(root, values[i].label)} = {total}")
-            self._add(turn, s, parts)
+        self._add(turn, None, [" = ".join(seed(self.graph, each))])
+        for s, rows in backward_steps(self.graph, each):
+            self._add(turn, s, [" = ".join(row) for row in rows])
 
     def gradients(self, value: int) -> Iterator[tuple[int, Numbers]]:
         """When each gradient of a value is complete, and its numbers."""
@@ -108,22 +87,3 @@ class Play:
         step = None if moment.step is None else self.graph.steps[moment.step]
         where = () if step is None else (*step.module[-1:], *([step.line] if step.line else []))
         return direction, "start" if step is None else step.operation, "; ".join(moment.parts), ", ".join(where)
-
-
-def equal(formula: str, numbers: Numbers | None) -> str:
-    """A formula and what it is equal to."""
-    return formula if numbers is None else f"{formula} = {_brief(numbers)}"
-
-
-def _brief(numbers: Numbers) -> str:
-    """The numbers in a line: in full if they fit, else as shape, mean and standard deviation."""
-    text = " ".join(line.strip() for line in describe(numbers))
-    if numbers.values is None or len(text) > _WIDEST:
-        text = f"{signature(numbers)}, {spread(numbers)}" if numbers.mean is not None else signature(numbers)
-    alarm = warning(numbers)
-    return text if alarm is None else f"{text} ({alarm})" if numbers.shape else f"{MARK}{text}"
-
-
-def spread(numbers: Numbers) -> str:
-    """Mean and standard deviation as text."""
-    return f"mean {short(numbers.mean)} std {short(numbers.deviation)}"
