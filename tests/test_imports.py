@@ -87,7 +87,7 @@ LAYERS: tuple[set[str], ...] = (
     {"training.checks"},
     {"training.evaluation"},
     {"training.progress", "training.step"},
-    {"training.watching"},
+    {"training.tensorboard", "training.watching"},
     {"training.trainer_state"},
     {"training.trainer"},
     {"training.loop"},

@@ -6,6 +6,7 @@ from gradflow.training.runs.predictor import Predictor, load_run
 from gradflow.training.runs.results import Result
 from gradflow.training.runs.run import Run, resume, train
 from gradflow.training.runs.settings import Settings, SettingsError, read_config
+from gradflow.training.tensorboard import TensorBoard
 from gradflow.training.trainer import Trainer
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Step",
+    "TensorBoard",
     "Trainer",
     "evaluate",
     "fit",
