@@ -51,7 +51,7 @@ class Observer:
         """Called with the gradient of a node or leaf: the sum of all that it receives in this pass, after its hooks."""
 
     def stands_for(self, stand_in: Tensor, original: Tensor) -> None:
-        """Called when a transform computes with `stand_in`, which has a node of its own, in place of `original`."""
+        """Called when `stand_in`, a tensor with the values of `original`, takes its place in what follows."""
 
     def after_backward(self) -> None:
         """Called when a backward pass has succeeded."""

@@ -14,12 +14,13 @@ from gradflow.drawing.places import Call
 from gradflow.drawing.recorder import Applied, Pass, Recorder, Seen
 from gradflow.drawing.simplifying import merge_vector_products
 from gradflow.drawing.summaries import Summary
+from gradflow.nn.module import Module
 
 
-def graph_of(recorder: Recorder, roots: Mapping[int, str], output: Seen | None = None) -> Graph:
+def graph_of(recorder: Recorder, modules: Mapping[int, str], output: Seen | None = None) -> Graph:
     """The graph that a recorder has seen, which is complete. Waits for the devices.
 
-    roots: the names of the outermost modules, by id. output: the only output of the graph (default: all values that no
+    modules: their names, by id. output: the only output of the graph (default: all values that no
     step uses).
     """
     merge_vector_products(recorder)
@@ -29,10 +30,10 @@ def graph_of(recorder: Recorder, roots: Mapping[int, str], output: Seen | None =
         Value(i, label, seen.name, seen.kind, seen.shape, _read(seen.forward), _read(seen.kept), seen.step)
         for i, (seen, label) in enumerate(zip(recorder.values, labels, strict=True))
     ]
-    modules = _Modules(roots)
+    boxes = _Boxes(modules)
     texts = [_text(step, recorder) for step in recorder.steps]
     steps = [
-        _step(i, applied, text, labels, modules)
+        _step(i, applied, text, labels, boxes)
         for i, (applied, text) in enumerate(zip(recorder.steps, texts, strict=True))
     ]
     passes = [_backward(each, recorder, texts, labels, values) for each in recorder.passes if each.gradients]
@@ -113,7 +114,7 @@ def _places(applied: Applied) -> list[int]:
     return [i for i, index in enumerate(applied.inputs) if index is not None]
 
 
-def _step(index: int, applied: Applied, text: Text, labels: list[str], modules: _Modules) -> Step:
+def _step(index: int, applied: Applied, text: Text, labels: list[str], boxes: _Boxes) -> Step:
     names = [None if i is None else labels[i] for i in applied.inputs]
     out, options = labels[applied.output], applied.parameters
     return Step(
@@ -125,7 +126,7 @@ def _step(index: int, applied: Applied, text: Text, labels: list[str], modules: 
         f"{out} = {formula_of(text, names, out, options)}",
         local=tuple([_local(applied, i, text, names, out) for i in _places(applied)]),
         role=text.role,
-        module=modules.path(applied.place.calls),
+        module=boxes.path(applied.place.calls),
         recorded_by=applied.recorded_by,
         line=applied.place.line,
         options=_options(options),
@@ -177,17 +178,17 @@ def _is_broadcast(x: Value, out: Value) -> bool:
     return math.prod(x.shape) < math.prod(out.shape)
 
 
-class _Modules:
-    """The names of the boxes that modules are: "0 (Linear)"; of a second call of the same module "0 (Linear), 2"."""
+class _Boxes:
+    """The names of the boxes that modules are: "0 (Linear)"; for a second call of a module "0 (Linear), call 2"."""
 
-    def __init__(self, roots: Mapping[int, str]) -> None:
-        self.roots = roots
+    def __init__(self, modules: Mapping[int, str]) -> None:
+        self.modules = modules
         self.calls: dict[tuple[int, ...], list[int]] = {}
 
     def path(self, calls: tuple[Call, ...]) -> tuple[str, ...]:
         """The names of the boxes around a step, the outermost first."""
         names = []
-        outer: Any = None
+        outer: Module | None = None
         within: tuple[int, ...] = ()
         for call in calls:
             key = (*within, id(call.module))
@@ -196,17 +197,13 @@ class _Modules:
                 numbers.append(call.number)
             again = numbers.index(call.number)
             within = (*key, call.number)
-            if call.module is None:
-                name = "checkpoint"
-            else:
-                kind = type(call.module).__name__
-                path = self._name(call.module, outer)
-                name = f"{path} ({kind})" if path else kind
-                outer = call.module
+            name = "checkpoint" if call.module is None else self._name(call.module, outer)
+            outer = call.module or outer
             names.append(f"{name}, call {again + 1}" if again else name)
         return tuple(names)
 
-    def _name(self, module: Any, outer: Any) -> str | None:
+    def _name(self, module: Module, outer: Module | None) -> str:
         inside = () if outer is None else outer.named_modules()
-        found = next((name for name, child in inside if child is module), None)
-        return found or self.roots.get(id(module))
+        path = next((path for path, inner in inside if inner is module), None) or self.modules.get(id(module))
+        kind = type(module).__name__
+        return f"{path} ({kind})" if path else kind

@@ -61,11 +61,11 @@ def draw(output: Tensor, /, **names: Any) -> Drawing:
         holder = each if isinstance(each, Leaf) else retained(each)
         if holder is not None and holder.grad is not None:
             recorder.seen(each).kept = recorder.summaries.add(holder.grad.array, each.backend)
-    roots = name_values(recorder, names, found)
+    modules = name_values(recorder, names, found)
 
     from gradflow.drawing.building import graph_of
 
-    graph = graph_of(recorder, roots, recorder.seen(node))
+    graph = graph_of(recorder, modules, recorder.seen(node))
     if is_freed(node):
         graph.title = "backward() has freed values of this graph; backward(retain_graph=True) keeps them"
     return Drawing(graph)

@@ -76,8 +76,8 @@ def explain(output: Tensor, /, gradient: Tensor | None = None, **names: Any) -> 
     recorder.add_graph([node], known_tensors(output, names, found))
     with observe(recorder):
         backward([node], [seed], retain_graph=True, wanted=set(nodes_from([node])), past_wanted=True)
-    roots = name_values(recorder, names, found)
+    modules = name_values(recorder, names, found)
 
     from gradflow.drawing.building import graph_of
 
-    return Explanation(graph_of(recorder, roots, recorder.seen(node)))
+    return Explanation(graph_of(recorder, modules, recorder.seen(node)))

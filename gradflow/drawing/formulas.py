@@ -69,6 +69,11 @@ def _part(part: Any) -> str:
     return "..." if part is Ellipsis else "indices" if hasattr(part, "shape") else str(part)
 
 
+def _clip(options: dict[str, Any]) -> Text:
+    limits = [f"{name}={options[name]}" for name in ("min", "max") if options.get(name) is not None]
+    return _routes(f"clip({{0}}, {', '.join(limits)})", "[{0} within the limits]")
+
+
 def _reduction(name: str, local: str, role: Role) -> Callable[[dict[str, Any]], Text]:
     return lambda options: Text(name, f"{name}({{0}}{_axis(options)})", (local,), role)
 
@@ -132,6 +137,22 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     "maximum": _routes("max({0}, {1})", "[{0} > {1}]", "[{1} > {0}]"),
     "minimum": _routes("min({0}, {1})", "[{0} < {1}]", "[{1} < {0}]"),
     "where": _routes("where({0}, {1}, {2})", None, "[{0}]", "[not {0}]"),
+    # without gradients
+    **{
+        name: Text(symbol, f"{{0}} {symbol} {{1}}")
+        for name, symbol in {
+            "equal": "==",
+            "not_equal": "!=",
+            "less": "<",
+            "less_equal": "<=",
+            "greater": ">",
+            "greater_equal": ">=",
+            "logical_and": "and",
+            "logical_or": "or",
+            "logical_xor": "xor",
+        }.items()
+    },
+    "logical_not": Text("not", "not {0}"),
     # elementwise, one argument
     "negative": _scales("-{0}", "(-1)", "-"),
     "exp": _scales("exp({0})", "{out}"),
@@ -155,7 +176,7 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     "relu": _routes("relu({0})", "[{0} > 0]"),
     "leaky_relu": _routes("leaky_relu({0})", "([{0} > 0] + {parameter} * [{0} <= 0])"),
     "elu": _scales("elu({0})", "([{0} > 0] + ({out} + {parameter}) * [{0} <= 0])"),
-    "clip": _routes("clip({0}, {min}, {max})", "[{0} within the limits]"),
+    "clip": _clip,
     "dropout": _routes("dropout({0}, {p})", "[kept] / (1 - {p})"),
     # shapes and places
     "copy": _moves("copy({0})", "{g}"),
@@ -205,11 +226,7 @@ def text_of(name: str, arity: int, options: dict[str, Any]) -> Text:
 
 def formula_of(text: Text, labels: Sequence[str | None], out: str, options: dict[str, Any]) -> str:
     """The value of an operation as text. A label of None is an argument that is not there."""
-    template = text.formula
-    for i, label in enumerate(labels):
-        if label is None:
-            template = template.replace(f" + {{{i}}}", "").replace(f", {{{i}}}", "")
-    return _filled(template, labels, out, "", options)
+    return _filled(text.formula, labels, out, "", options)
 
 
 def local_of(text: Text, argument: int, labels: Sequence[str | None], out: str, options: dict[str, Any]) -> str | None:
@@ -230,4 +247,7 @@ def rule_of(
 
 
 def _filled(template: str, labels: Sequence[str | None], out: str, g: str, options: dict[str, Any]) -> str:
+    for i, label in enumerate(labels):
+        if label is None:
+            template = template.replace(f" + {{{i}}}", "").replace(f", {{{i}}}", "")
     return template.format(*labels, out=out, g=g, **options)

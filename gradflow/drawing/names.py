@@ -27,31 +27,42 @@ def variables(frame: FrameType) -> dict[str, Any]:
     found = {**frame.f_locals}
     for name, value in frame.f_globals.items():
         found.setdefault(name, value)
-    return {name: value for name, value in found.items() if not name.startswith("_")}
+    return {name: value for name, value in found.items() if name.isidentifier() and not name.startswith("_")}
 
 
 def name_values(recorder: Recorder, given: Mapping[str, Any], found: Mapping[str, Any]) -> dict[int, str]:
-    """Name the values of a recorder; returns the names of the outermost modules, by their ids.
+    """Name the values of a recorder; returns the names of modules, by their ids.
 
     given: names that were passed, which win. found: variables of the caller.
     """
     modules = _modules(recorder, given, found)
-    roots = {id(module): name for name, module in modules}
+    paths: dict[int, str] = {}
+    for name, module in modules:
+        for path, inner in module.named_modules():
+            paths.setdefault(id(inner), f"{name}.{path}" if path else name)
     owners = [
         (f"{name}.{path}" if len(modules) > 1 or name in given else path, parameter)
         for name, module in modules
         for path, parameter in (*module.named_parameters(), *module.named_buffers())
     ]
-    for pairs in (_tensors(given), owners, _tensors(found)):
+    for pairs in (_tensors(given), owners, _tensors(found), _contained(found)):
         for name, tensor in pairs:
             for index in recorder.all_of(tensor):
                 if recorder.values[index].name is None:
                     recorder.values[index].name = name
-    return roots
+    return paths
 
 
 def _tensors(names: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     return ((name, value) for name, value in names.items() if isinstance(value, Tensor))
+
+
+def _contained(names: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in lists, tuples and dicts, with names such as "weights[0]"."""
+    for name, value in names.items():
+        if isinstance(value, (list, tuple, dict)):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            yield from ((f"{name}[{key!r}]", x) for key, x in items if isinstance(x, Tensor))
 
 
 def _modules(recorder: Recorder, given: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[str, Module]]:

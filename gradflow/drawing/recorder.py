@@ -47,7 +47,7 @@ class Seen:
         self.step = step
         self.name: str | None = None
         self.kept: Summary | None = None  # the gradient in `.grad`, for a graph that no pass was observed on
-        self.version = 0  # the number of the last in-place change of its memory
+        self.version: int | None = None  # the number of the last in-place change of its memory; None: any
         self.owner: weakref.ref[Tensor] | None = None  # the first tensor that had this value
         self.gradient_of: tuple[Pass, int] | None = None  # the value whose gradient a recorded backward pass computed
 
@@ -127,7 +127,7 @@ class Recorder(Forwarder):
         """The index of the value of a tensor, or None if it was not seen, or was changed in place since."""
         version = _version(x)
         index = None if x._node is None else self._nodes.get(x._node)
-        if index is not None and self.values[index].version == version:
+        if index is not None and self.values[index].version in (None, version):
             return index
         for key in (id(x), id(x.array)):
             reference, index = self._known.get(key, (None, None))

@@ -63,28 +63,6 @@ class Summaries:
                 start += size
 
 
-def host_numbers(values: Any, dtype: str, device: str) -> Numbers:
-    """The `Numbers` of a NumPy array: in full if it is small."""
-    import numpy as np
-
-    values = np.asarray(values)
-    wide = values.astype(np.float64)
-    finite = wide[np.isfinite(wide)]
-    known = bool(finite.size)
-    exact = wide if DTYPES[dtype].is_floating else values.astype(bool if dtype == "bool" else np.int64)
-    return Numbers(
-        shape=values.shape,
-        dtype=dtype,
-        device=device,
-        values=exact.tolist() if values.size <= IN_FULL else None,
-        mean=float(finite.mean()) if known else None,
-        deviation=float(finite.std()) if known else None,
-        least=float(finite.min()) if known else None,
-        greatest=float(finite.max()) if known else None,
-        nonfinite=int(values.size - finite.size),
-    )
-
-
 def _wide(F: Backend) -> Any:
     """The dtype in which statistics are computed and numbers are read."""
     return F.dtypes["float64" if F.supports("float64") else "float32"]
@@ -102,20 +80,34 @@ def _statistics(array: Array, F: Backend) -> Array:
     return F.stack([count, mean, F.sqrt(variance), least, greatest], axis=0)
 
 
-def _numbers(summary: Summary, values: Any) -> Numbers:
+def _numbers(summary: Summary, read: Any) -> Numbers:
+    """The numbers of a summary, from what was read for it, a NumPy array."""
     size = math.prod(summary.shape)
+    values, known = None, read.tolist()
     if size <= IN_FULL:
-        return host_numbers(values.reshape(summary.shape), summary.dtype, summary.device)
-    count, mean, deviation, least, greatest = values.tolist()
-    known = count > 0
+        if not DTYPES[summary.dtype].is_floating:
+            read = read.astype("bool" if summary.dtype == "bool" else "int64")
+        values = read.reshape(summary.shape).tolist()
+        known = _statistics_on_host(known)
+    count, mean, deviation, least, greatest = known
     return Numbers(
         shape=summary.shape,
         dtype=summary.dtype,
         device=summary.device,
-        values=None,
-        mean=mean if known else None,
-        deviation=deviation if known else None,
-        least=least if known else None,
-        greatest=greatest if known else None,
+        values=values,
+        mean=mean if count else None,
+        deviation=deviation if count else None,
+        least=least if count else None,
+        greatest=greatest if count else None,
         nonfinite=size - int(count),
     )
+
+
+def _statistics_on_host(values: list[float]) -> tuple[float, float, float, float, float]:
+    """What `_statistics` computes, of a few numbers."""
+    finite = [x for x in values if math.isfinite(x)]
+    if not finite:
+        return 0.0, 0.0, 0.0, 0.0, 0.0
+    mean = sum(x / len(finite) for x in finite)
+    deviation = math.sqrt(sum((x - mean) * (x - mean) / len(finite) for x in finite))
+    return len(finite), mean, deviation, min(finite), max(finite)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from gradflow.drawing.building import derivative
 from gradflow.drawing.graph import Backward, Graph, Local, Numbers, Role, Step
 from gradflow.drawing.numbers import describe, short, signature, warning
 
+_IN_FULL = 16
+"""Arrays of at most so many elements are printed in full."""
 _WIDEST = 60
 """The longest formula that the others are aligned with."""
 ROLES: Final[dict[Role, str]] = {
@@ -69,10 +72,12 @@ def line_of(numbers: Numbers | None) -> str:
     """Numbers in one line."""
     if numbers is None:
         return "(not kept)"
+    if math.prod(numbers.shape) > _IN_FULL:
+        numbers = replace(numbers, values=None)
     words = [] if numbers.values is not None else [signature(numbers)]
     words += " ".join(describe(numbers)).split()
     bad = warning(numbers)
-    return " ".join([*words, *([f"({bad})"] if bad and numbers.shape else [])])
+    return " ".join([*words, *([f"({bad})"] if bad and numbers.shape else [])]).replace("[ ", "[")
 
 
 def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -47,13 +47,13 @@ class Trace(Picture):
         self._mode.__exit__(*error)
         recorder = self._mode.recorder
         recorder.places.forget()
-        roots = name_values(recorder, self._names, variables(user_frame()))
+        modules = name_values(recorder, self._names, variables(user_frame()))
         self._names = {}
 
         def read() -> Graph:
             from gradflow.drawing.building import graph_of
 
-            return graph_of(recorder, roots)
+            return graph_of(recorder, modules)
 
         self._read = read
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from gradflow.autograd.grad_mode import current_observer
 from gradflow.backend.registry import DeviceLike
 from gradflow.nn.constructors import positive, read_only
 from gradflow.nn.containers import Sequential
@@ -103,6 +104,6 @@ class MLP(Sequential):
                 break
             layers.append((module.weight, module.bias))
         else:
-            if layers:
+            if layers and current_observer.get() is None:  # an observer sees each layer
                 return perceptron(x, layers, activation)
         return super().forward(x)

@@ -8,9 +8,9 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from gradflow.autograd.grad_mode import FAST, grad_enabled
-from gradflow.autograd.graph import Node
+from gradflow.autograd.graph import Node, Operation
 from gradflow.ops.checks import check_tensors, keepdims_flag, number
-from gradflow.ops.table import apply, bools_to_int64, defop, floating, named
+from gradflow.ops.table import apply, bools_to_int64, defop, floating, named, observed
 from gradflow.pytorch_names import refuse, refuses_keywords
 from gradflow.shapes import Axis, normalize_axes, one_axis
 from gradflow.tensor import Tensor
@@ -265,6 +265,8 @@ def cumulative_sum(x: Tensor, /, axis: int | None = None, dim: None = None) -> T
 
 
 def _nondifferentiable(name: str, doc: str) -> _Reduction:
+    op = Operation(name, lambda F, x, **how: getattr(F, name)(x, **how))
+
     def function(
         x: Tensor, /, axis: Axis = None, keepdims: bool = False, dim: None = None, keepdim: None = None
     ) -> Tensor:
@@ -274,12 +276,15 @@ def _nondifferentiable(name: str, doc: str) -> _Reduction:
         keepdims = keepdims_flag(name, keepdims)
         if axis is not None:
             axis = normalize_axes(axis, x.ndim)
-        return Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
+        how = {"axis": axis, "keepdims": keepdims}
+        return observed(op, (x,), Tensor(op.forward(x.backend, x.array, **how), x.backend), how)
 
     return refuses_keywords(named(function, name, doc))
 
 
 def _index_of(name: str, doc: str) -> _AlongAxis:
+    op = Operation(name, lambda F, x, **how: getattr(F, name)(x, **how))
+
     def function(
         x: Tensor, /, axis: int | None = None, keepdims: bool = False, dim: None = None, keepdim: None = None
     ) -> Tensor:
@@ -291,7 +296,8 @@ def _index_of(name: str, doc: str) -> _AlongAxis:
             axis = one_axis(name, axis, x.ndim)
         if not (x.size if axis is None else x.shape[axis]):
             raise ValueError(f"{name} of no elements is undefined: the shape is {x.shape}, the axis {axis}")
-        return Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
+        how = {"axis": axis, "keepdims": keepdims}
+        return observed(op, (x,), Tensor(op.forward(x.backend, x.array, **how), x.backend), how)
 
     return refuses_keywords(named(function, name, doc))
 
@@ -310,6 +316,9 @@ argmin = _index_of(
 )
 
 
+_ARGSORT = Operation("argsort", lambda F, x, **how: F.argsort(x, stable=True, **how))
+
+
 @refuses_keywords
 def argsort(x: Tensor, /, axis: int = -1, descending: bool = False, dim: None = None) -> Tensor:
     """The indices that sort x along `axis`, in ascending order unless `descending`. The sort is stable.
@@ -324,4 +333,5 @@ def argsort(x: Tensor, /, axis: int = -1, descending: bool = False, dim: None = 
         refuse("argsort", dim=dim)
     check_tensors("argsort", x)
     axis = one_axis("argsort", axis, x.ndim)
-    return Tensor(x.backend.argsort(x.array, axis=axis, descending=descending, stable=True), x.backend)
+    how = {"axis": axis, "descending": descending}
+    return observed(_ARGSORT, (x,), Tensor(_ARGSORT.forward(x.backend, x.array, **how), x.backend), how)

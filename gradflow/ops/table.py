@@ -83,7 +83,7 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
         raise TypeError(f"device {x.device} does not support {target}")
     native = x.backend.dtypes[target.name]
     if not target.is_floating:  # no gradient flows through integers
-        return Tensor(x.backend.astype(x.array, native), x.backend)
+        return observed(ASTYPE, (x,), Tensor(x.backend.astype(x.array, native), x.backend), {"dtype": native})
     return apply(ASTYPE, (x,), {"dtype": native})
 
 
@@ -146,6 +146,14 @@ def apply(
     observer = current_observer.get()
     if observer is not None:
         observer.forward(op, inputs, out, parameters)
+    return out
+
+
+def observed(op: Operation, inputs: Sequence[Any], out: Tensor, parameters: dict[str, Any] | None = None) -> Tensor:
+    """`out` itself, the result of an operation without gradients, after the observer of this context was told of it."""
+    observer = current_observer.get()
+    if observer is not None:
+        observer.forward(op, inputs, out, parameters or {})
     return out
 
 
@@ -280,6 +288,7 @@ def nondifferentiable_binary(
     of_bools: only bools are accepted. array_name: the array function, if its name differs.
     """
     compute = elementwise(name, array_name)
+    op = Operation(name, compute)
 
     def function(x1: Any, x2: Any, /) -> Tensor:
         if of_bools:
@@ -296,7 +305,7 @@ def nondifferentiable_binary(
         b = x2.array if isinstance(x2, Tensor) else x2
         if other.__class__ is float and LARGEST_HALF < abs(other) < math.inf and tensor.array.dtype in F.half_dtypes:
             a, b = widened((a, b), F)  # as a half float, the number would be infinite
-        return Tensor(compute(F, a, b), F)
+        return observed(op, (x1, x2), Tensor(compute(F, a, b), F))
 
     BINARY_OPERATORS[name] = as_operator(function)
     return named(function, name, doc)
@@ -333,12 +342,13 @@ def as_operator(function: BinaryFunction) -> BinaryFunction:
 def nondifferentiable_unary(name: str, doc: str, of_bools: bool = False) -> UnaryFunction:
     """A function of one tensor whose result does not require grad. `of_bools`: only bools are accepted."""
     get = attrgetter(name)
+    op = Operation(name, elementwise(name))
 
     def function(x: Tensor, /) -> Tensor:
         check_tensors(name, x)
         if of_bools:
             check_bools(name, x)
-        return Tensor(get(x.backend)(x.array), x.backend)
+        return observed(op, (x,), Tensor(get(x.backend)(x.array), x.backend))
 
     return named(function, name, doc)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, ValuesView
 from threading import Lock, get_ident
 from typing import Any
 
+from gradflow.autograd.grad_mode import current_observer
 from gradflow.autograd.graph import Node
 from gradflow.autograd.leaf import Leaf
 from gradflow.autograd.memory import clock
@@ -61,7 +62,15 @@ def copy_results(result: Any) -> Any:
                 f"a captured step returns tensors, tuples, lists and dicts of them, or None; result{path} is "
                 f"{type(value).__name__}: return the tensor, and read its value after the step"
             )
-    return map_tree(lambda x: Tensor(x.backend.copy(x.array), x.backend), result)
+    return map_tree(_copy, result)
+
+
+def _copy(x: Tensor) -> Tensor:
+    out = Tensor(x.backend.copy(x.array), x.backend)
+    observer = current_observer.get()
+    if observer is not None:
+        observer.stands_for(out, x)
+    return out
 
 
 class StepRecorder(Recorder):

@@ -38,7 +38,7 @@ class Captured(Protocol[_Result_co]):
     def __call__(self, *inputs: Any, **named: Any) -> _Result_co: ...
 
 
-_OBSERVED = Reason("an observer sees the step (detect_anomaly or gradcheck)", expected=True)
+_OBSERVED = Reason("an observer sees the step (trace, detect_anomaly or gradcheck)", expected=True)
 _NESTED = Reason("runs inside another captured step", expected=True)
 _WITH_A_GRAPH = Reason("an input is a parameter or requires a gradient: pass x.detach()")
 _OTHER_THREAD = Reason("another thread is recording a step", expected=True)

@@ -1,0 +1,218 @@
+"""`gradflow.explain` and `gradflow.draw`: graphs that exist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CASES, Case
+from graphs import close, forward, gradients, local
+
+import gradflow as gf
+from gradflow.drawing import existing, summaries
+from gradflow.drawing.graph import Graph
+
+
+def case_tensors(case: Case) -> list[gf.Tensor]:
+    wanted = case.differentiable()
+    return [
+        gf.tensor(x, "float64" if x.dtype.kind == "f" else None, requires_grad=i in wanted)
+        for i, x in enumerate(case.inputs)
+    ]
+
+
+def check_products(graph: Graph) -> int:
+    """Each input receives the upstream gradient times the local derivative; returns how many were checked."""
+    count = 0
+    for each in [each for each in graph.steps if each.backward is not None]:
+        upstream = graph.values[each.output].gradient
+        for received, derivative, index in zip(each.received, each.local, each.inputs, strict=True):
+            if derivative is None or derivative.numbers is None or received is None or upstream is None:
+                continue
+            g = np.reshape(np.array(upstream.values, "float64"), upstream.shape)
+            jacobian = np.reshape(np.array(derivative.numbers.values, "float64"), derivative.numbers.shape)
+            if derivative.form == "full":
+                assert derivative.numbers.shape == (*graph.values[each.output].shape, *graph.values[index].shape)
+                product = np.tensordot(g, jacobian, g.ndim)
+            else:
+                product = g.reshape(jacobian.shape) * jacobian
+            expected = np.reshape(np.array(received.values, "float64"), received.shape)
+            np.testing.assert_allclose(product.reshape(expected.shape), expected, rtol=1e-12, atol=1e-12)
+            count += 1
+    return count
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_operation(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients are those of `gradients`, and each is the upstream gradient times the local derivative."""
+    monkeypatch.setattr(summaries, "IN_FULL", 4096)
+    inputs = case_tensors(case)
+    with gf.trace() as trace:
+        y = case.call(*inputs)
+        ys = [each for each in (y if isinstance(y, (list, tuple)) else [y]) if each.requires_grad]
+        if not ys:
+            pytest.skip("has no gradient")
+        y = ys[0]
+        seed = gf.random.normal(y.shape, dtype=y.dtype)
+        y.backward(seed, retain_graph=True)
+    if y.is_leaf:
+        pytest.skip("is its argument")
+    wanted = [x for x in inputs if x.requires_grad]
+    expected = gf.gradients(y, wanted, cotangents=seed, retain_graph=True)
+    explained = gf.explain(y, seed)
+    for picture in (trace, explained):
+        found = gradients(picture.graph)
+        for i, x in enumerate(inputs):
+            if x.requires_grad and f"inputs[{i}]" in found:
+                g = expected[next(j for j, w in enumerate(wanted) if w is x)]
+                assert found[f"inputs[{i}]"] is None or close(found[f"inputs[{i}]"], g)
+        assert str(picture)
+        assert check_products(picture.graph)
+    graph = explained.graph
+    assert [s.operation for s in gf.draw(y).graph.steps] == [s.operation for s in graph.steps]
+
+
+def test_what_draw_knows(device: str) -> None:
+    """Values that a rule reads or a variable holds, and gradients of leaves and of retaining tensors."""
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    h = gf.exp(x) * 3.0
+    h.retain_grad()
+    f = (h + 1.0).sum()
+    graph = gf.draw(f).graph
+    assert [s.formula for s in graph.steps] == ["v1 = exp(x)", "h = v1 * 3", "v2 = h + v3", "f = sum(v2)"]
+    known = forward(graph)
+    assert known["x"] == [1, 2]
+    assert known["v1"] == pytest.approx([np.e, np.e**2], rel=1e-6)
+    assert "v2" not in known
+    assert gradients(graph) == {}
+    f.backward()
+    graph = gf.draw(f).graph
+    assert gradients(graph) == {"h": [1, 1], "x": pytest.approx([3 * np.e, 3 * np.e**2], rel=1e-6)}
+    assert "freed" in graph.title
+    assert "h.grad" in str(gf.draw(f))
+
+
+def test_draw_does_not_show_values_from_after_a_change(device: str) -> None:
+    w = gf.tensor([2.0], requires_grad=True)
+    f = (w + 1.0).sum()
+    assert forward(gf.draw(f).graph)["w"] == [2]
+    with gf.no_grad():
+        w.zero_()
+    assert "w" not in forward(gf.draw(f).graph)
+
+
+def test_explain_changes_nothing(device: str) -> None:
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    h = x * x
+    f = (h * x).sum()
+    first = str(gf.explain(f))
+    assert x.grad is None
+    assert str(gf.explain(f)) == first
+    f.backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [3, 12]
+    h.retain_grad()
+    assert h.grad is None
+
+
+def test_explain_shows_sums_and_jacobians() -> None:
+    x = gf.tensor([1.0, -2.0], requires_grad=True)
+    s = gf.softmax(x)
+    f = (s * x).sum()
+    text = str(gf.explain(f)).splitlines()
+    assert text[2] == "df/df = 1"
+    assert "  df/dx gets df/dv1 * s = [0.9526 0.04743]" in text
+    assert "  df/dx = the sum of 2 = [1.088 -0.0881]" in text
+    assert (
+        "    ds/dx: diag(s) - s s^T, a full Jacobian of shape (2, 2): [[0.04518 -0.04518] [-0.04518 0.04518]]" in text
+    )
+    assert "    dv1/ds: x, a diagonal Jacobian: [1 -2]" in text
+
+
+def test_a_given_gradient_is_the_seed(device: str) -> None:
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    y = x * x
+    found = gradients(gf.explain(y, gf.tensor([1.0, 10.0])).graph)
+    assert found == {"y": [1, 10], "x": [2, 40]}
+
+
+def test_names(device: str) -> None:
+    model = gf.nn.MLP([2, 3, 1], dtype="float64")
+    x = gf.ones((4, 2), dtype="float64")
+    loss = model(x).square().mean()
+    expected = {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert expected | {"loss", "x"} <= set(forward(gf.explain(loss).graph))
+    named = forward(gf.explain(loss, net=model, batch=x).graph)
+    assert {f"net.{name}" for name in expected} | {"loss", "batch"} <= set(named)
+
+
+def test_a_fused_perceptron_is_explained(device: str) -> None:
+    model = gf.nn.MLP([2, 3, 1], activation="tanh", dtype="float64")
+    y = model(gf.ones((2, 2), dtype="float64"))
+    found = gradients(gf.explain(y).graph)
+    expected = gf.gradients(y, dict(model.named_parameters()), cotangents=gf.ones((2, 1), dtype="float64"))
+    assert all(close(found[name], g) for name, g in expected.items())
+
+
+def test_draw_and_explain_need_one_transfer() -> None:
+    with gf.use_device("fake"):
+        x = gf.tensor([[0.1, 0.2], [0.3, 0.4]], requires_grad=True)
+        f = gf.softmax(x @ x).square().sum()
+        with gf.testing.count_transfers() as count:
+            gf.draw(f)
+            gf.explain(f)
+        assert (count.to_host, count.from_host) == (2, 0)
+
+
+# ---------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("function", [gf.draw, gf.explain])
+def test_errors(function: Any, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    name = function.__name__
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(TypeError, match=f"{name} takes a tensor; got float"):
+        function(1.0)
+    with pytest.raises(TypeError, match=f"{name} takes one tensor, not a list: pass one of them, or their sum"):
+        function([x * 2, x * 3])
+    with pytest.raises(
+        RuntimeError, match=rf"{name}\(\) on a tensor .* does not require grad, so it has no graph: set"
+    ):
+        function(gf.ones(2))
+    with pytest.raises(RuntimeError, match=rf"is a leaf: no operation computed it.*as in {name}\(loss\)"):
+        function(x)
+    with pytest.raises(TypeError, match=rf"{name} takes names of tensors and modules.* scale is float"):
+        function(x * 2, scale=2.0)
+    y = x
+    for _ in range(5):
+        y = y * 2.0
+    monkeypatch.setattr(existing, "LARGEST", 4)
+    with pytest.raises(ValueError, match=rf"{name}\(\) on a graph of 5 steps; the largest is 4: pass a result in the"):
+        function(y)
+
+
+def test_a_freed_graph_is_not_explained(device: str) -> None:
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    f = (x * x).sum()
+    f.backward()
+    with pytest.raises(RuntimeError, match=r"freed: call explain\(\) before backward\(\).*retain_graph=True.*trace"):
+        gf.explain(f)
+
+
+def test_a_gradient_that_does_not_fit(device: str) -> None:
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(TypeError, match="takes a tensor as gradient; got float"):
+        gf.explain(x * x, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"gradient must be like the tensor of shape \(2,\)"):
+        gf.explain(x * x, gf.ones(3))
+
+
+def test_local_derivatives_are_not_formed_beyond_a_size(device: str) -> None:
+    x = gf.ones((40, 40), requires_grad=True)
+    y = (x * 2.0).sum()
+    graph = gf.explain(y).graph
+    product, total = graph.steps
+    assert [each and (each.form, each.numbers) for each in product.local] == [("diagonal", None), None]
+    assert [each and (each.form, each.numbers) for each in total.local] == [("implicit", None)]
+    assert local(gf.explain(x[0, :2]).graph, "v1", "x").form == "implicit"
