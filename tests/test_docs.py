@@ -119,7 +119,9 @@ def test_the_commands_exist() -> None:
             assert words[2:6] == ["-p", "gradflow.testing.plugin", "--pyargs", "gradflow.testing.conformance"]
 
 
-@pytest.mark.parametrize("page", [PATH, ROOT / "docs/cpu.md", ROOT / "README.md"])
+@pytest.mark.parametrize(
+    "page", [PATH, ROOT / "docs/cpu.md", ROOT / "docs/concepts.md", ROOT / "docs/command-line.md", ROOT / "README.md"]
+)
 def test_the_links_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8"))
     assert targets

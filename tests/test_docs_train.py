@@ -23,6 +23,7 @@ from tests.test_cli import child_environment
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
 BLOCKS, README_BLOCKS = (re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL) for page in (PAGE, README))
 EXAMPLE = re.compile(r'^\$ (python -c "[^"]*"|.*)\n((?:(?!\$ ).*\n)*)', re.MULTILINE)
 """A command in a block, and what it prints."""
@@ -107,14 +108,16 @@ def test_the_examples_print_what_the_page_shows(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_the_first_screen_of_the_readme_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readme_and_the_page_on_commands_show_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRADFLOW_DEVICE", "cpu")
-    first, second = (text for language, text in README_BLOCKS[:2] if language == "console")
-    setup, shown = first.split("\n", 1)
+    setup, shown = README_BLOCKS[0][1].split("\n", 1)
     assert setup.endswith(".venv/bin/gradflow train digits")
     assert_shows(shown, run_command("gradflow train digits"))
-    activate, *examples = EXAMPLE.findall(second)
+    (words,) = re.findall(r"The labels may be words:\n\n```console\n(.*?)```", COMMANDS, re.DOTALL)
+    activate, *examples = EXAMPLE.findall(words)
     assert activate == (". .venv/bin/activate", "")
     for command, shown in examples:
         assert_shows(shown, run_command(command))

@@ -1,4 +1,4 @@
-"""The README is correct: its snippets run and print what their comments say, and its commands exist."""
+"""The README, and the pages that it leads to, are right: snippets print what their comments say, commands exist."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from gradflow.cli import build_parser
+from gradflow.cli import build_parser, main
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+README, *PAGES = (
+    (ROOT / page).read_text(encoding="utf-8")
+    for page in ("README.md", "docs/concepts.md", "docs/command-line.md", "docs/install.md")
+)
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", "\n".join([README, *PAGES]), re.DOTALL)
 SNIPPETS = [text for language, text in BLOCKS if language == "python"]
 COMMANDS = [
     line[2:].partition("  #")[0].strip()
@@ -52,7 +55,18 @@ def test_the_two_commands_that_set_everything_up_are_on_the_page() -> None:
     assert 'python3 -m venv .venv && .venv/bin/pip install -e ".[test]"  && .venv/bin/pytest -n auto' in COMMANDS
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) < 900
+
+
+def test_the_picture_is_the_one_that_the_command_draws(tmp_path: Path) -> None:
+    pytest.importorskip("pygraphviz")
+    (command,) = [c for c in COMMANDS if c.startswith("gradflow graph") and c.endswith("-o graph.svg")]
+    assert main([*shlex.split(command)[1:-1], str(tmp_path / "graph.svg")]) == 0
+    assert (tmp_path / "graph.svg").read_bytes() == (ROOT / "docs" / "graph.svg").read_bytes()
+
+
 def test_every_extra_that_the_readme_names_exists() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {extra for group in re.findall(r'-e "\.\[([\w,-]+)\]"', README) for extra in group.split(",")}
+    named = {extra for group in re.findall(r'"\.\[([\w,-]+)\]"', README + "".join(PAGES)) for extra in group.split(",")}
     assert named <= set(project["optional-dependencies"])

@@ -120,6 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
         title, trace = what[:_TITLE], _of_expression(what, values, arguments.device)
     title = printable(title)
     trace.graph.title = title
+    for step in trace.graph.steps:
+        step.line = None  # no line of the user's code calls it
     if arguments.out:
         if of_run:
             print(title)
