@@ -28,7 +28,7 @@ BLOCKS, README_BLOCKS = (re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL) for 
 EXAMPLE = re.compile(r'^\$ (python -c "[^"]*"|.*)\n((?:(?!\$ ).*\n)*)', re.MULTILINE)
 """A command in a block, and what it prints."""
 
-for package in ("matplotlib", "safetensors", "sklearn", "tomli_w", "tqdm"):
+for package in ("matplotlib", "pygraphviz", "safetensors", "sklearn", "tensorboardX", "tomli_w", "tqdm"):
     pytest.importorskip(package)
 
 

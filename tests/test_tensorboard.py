@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,8 @@ def test_tensorboard_itself_reads_the_files(tmp_path: Path) -> None:
     assert read.Histograms("gradients/1.weight")[-1].histogram_value.num == 24
 
 
-def test_a_resumed_run_adds_to_the_folder(tmp_path: Path) -> None:
+def test_a_resumed_run_adds_to_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tensorboardX.event_file_writer.time", SimpleNamespace(time=lambda: 1234567890.0))
     trainer = make()
     for n in (1, 2):
         with TensorBoard(tmp_path) as board:

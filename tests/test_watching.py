@@ -59,6 +59,7 @@ def test_a_snapshot_tells_of_the_last_step(device: str, options: dict[str, Any])
         before = weights_of(twin)
         list(twin.steps(2 * last))
     assert [(s.epoch, s.step) for s in watch] == [(1, last), (2, 2 * last)]
+    assert watch[-1].learning_rate == 0.05
     after = weights_of(twin)
     assert equal(after, weights_of(trainer))
     for (name, p), old, new in zip(twin.model.named_parameters(), before, after, strict=True):
@@ -118,6 +119,24 @@ def test_dead_units_are_found_in_any_model(device: str, name: str, validated: bo
     assert watch[0].dead[names[0]] == pytest.approx(np.mean((hidden == 0).all(axis=0)))
     assert watch[0].dead[names[0]] >= 0.5
     assert watch[0].dead[names[1]] >= 0.2
+
+
+def test_dead_units_are_looked_for_in_evaluation_mode_without_a_graph() -> None:
+    seen = []
+
+    class Layer(nn.Linear):
+        def forward(self, x: gf.Tensor) -> gf.Tensor:
+            seen.append((self.training, gf.is_grad_enabled(), len(x)))
+            return super().forward(x)
+
+    model = nn.Sequential(Layer(4, 8, device="cpu"), nn.ReLU(), nn.Linear(8, 3, device="cpu"))
+    data = Batches(np.tile(INPUTS, (30, 1)), np.tile(LABELS, 30), 2100, device="cpu")
+    trainer = Trainer(model, gf.cross_entropy, optim.SGD(model.parameters(), 0.1), data)
+    trainer.watch()
+    seen.clear()
+    list(trainer.epochs(1))
+    assert seen == [(True, True, 2100), (False, False, 700)]  # every third sample
+    assert model.training
 
 
 def test_without_rectified_units_none_is_dead() -> None:
@@ -300,7 +319,8 @@ def test_a_state_that_was_not_watched_starts_a_watch_anew(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("every", 0), ("every", None), ("epochs", [[1, 5, 6]]), ("epochs", None), ("rectified", [1]),
+        ("every", 0), ("every", None), ("epochs", [[1, 5, 6]]),
+        ("epochs", [[0, 5, 0.1], [2, 10, 0.1]]), ("epochs", None), ("rectified", [1]),
         ("with_histograms", [9]), ("with_histograms", ["x"]), ("figures", None), ("dead", gf.zeros((1,), device="cpu")),
         ("histograms", gf.zeros((2, 4, 2, 7), device="cpu")), ("waiting", gf.zeros((3,), device="cpu")),
         ("waiting", 5),

@@ -61,7 +61,7 @@ class Spread:
 class Snapshot:
     """What is known of a model's layers after an epoch. `str()` is a table.
 
-    epoch: its number. step: that of its last step.
+    epoch: its number. step: that of its last step. learning_rate: of this step, in the first parameter group.
     weights, gradients: by the name of the parameter, after the last step of the epoch, and of this step: as the
         optimizer got them, summed over the accumulated batches and clipped. A gradient that does not exist has the RMS
         NaN.
@@ -72,6 +72,7 @@ class Snapshot:
 
     epoch: int
     step: int
+    learning_rate: float
     weights: Mapping[str, Spread]
     gradients: Mapping[str, Spread]
     ratios: Mapping[str, float]
@@ -86,7 +87,8 @@ class Snapshot:
         wide = max(map(len, [head[0], *(row[0] for row in rows)]))
         lines = [f"epoch {self.epoch}, step {self.step}"]
         for name, *values in (head, *rows):
-            lines.append(name.ljust(wide) + "".join(f"  {v:>{len(h)}}" for h, v in zip(head[1:], values, strict=True)))
+            cells = (f"{v:>{max(9, len(h))}}" for h, v in zip(head[1:], values, strict=True))
+            lines.append("  ".join([name.ljust(wide), *cells]))
         if self.dead:
             lines.append("dead units: " + ", ".join(f"{name} {share:.1%}" for name, share in self.dead.items()))
         return "\n".join(lines)

@@ -286,8 +286,10 @@ class Trainer(SetOnce):
     def _finish(self) -> Epoch:
         """Validate, read the figures of the epoch, keep the weights if they are the best, and start the next epoch."""
         progress, number = self._progress, self.epoch + 1
+        rate = self.optimizer.param_groups[0]["lr"]
+        rate = float(rate(self.optimizer.steps - 1) if callable(rate) else rate)
         if self._watch is not None:
-            self._watch.finish_epoch(number, progress.step)
+            self._watch.finish_epoch(number, progress.step, rate)
         with self._averaged():
             validation = None if self._on_validation is None else self._on_validation.tally(self.model)
             train_loss, train_metrics = self._on_train.read(progress.tally)
@@ -302,8 +304,6 @@ class Trainer(SetOnce):
             is_best = self._is_best(figures[self.monitor])
             weights = self.model.state_dict() if is_best else progress.best_weights
         stale = 0 if is_best else number - (0 if progress.best is None else progress.best.epoch)
-        rate = self.optimizer.param_groups[0]["lr"]
-        rate = float(rate(self.optimizer.steps - 1) if callable(rate) else rate)
         progress.count_time()
         seconds = progress.seconds
         speed = self.train.samples / seconds

@@ -107,7 +107,7 @@ class Watch:
             self._waiting = gf.Tensor(F.concat([*samples, F.stack(squares)]), F)
         self._before = []
 
-    def finish_epoch(self, epoch: int, step: int) -> None:
+    def finish_epoch(self, epoch: int, step: int, learning_rate: float) -> None:
         """Read what is known of the epoch's last step, if it was watched."""
         if self._waiting is None:
             return
@@ -122,7 +122,7 @@ class Watch:
         gradients = _spreads(self._parameters, gradient, counts[1::2])
         shares = dict(zip(names, dead.tolist() if names else [], strict=True))
         self._waiting = None
-        self._add(Snapshot(epoch, step, weights, gradients, ratios, shares))
+        self._add(Snapshot(epoch, step, learning_rate, weights, gradients, ratios, shares))
 
     def _dead(self) -> tuple[list[str], Any]:
         """The names of the layers with rectified units, and their shares of dead units, a tensor."""
@@ -156,7 +156,7 @@ class Watch:
         counts = [[(s.weights[k].counts, s.gradients[k].counts) for k in names] for s in full]
         return {
             "every": self.every,
-            "epochs": [[s.epoch, s.step] for s in snapshots],
+            "epochs": [[s.epoch, s.step, s.learning_rate] for s in snapshots],
             "figures": _tensor(figures, np.float64, (len(snapshots), len(names), 3)),
             "rectified": dead,
             "dead": _tensor(shares, np.float64, (len(snapshots), len(dead))),
@@ -174,8 +174,8 @@ class Watch:
         names, every, epochs = list(self._parameters), tree.get("every"), listed(tree, "epochs")
         if type(every) is not int or every < 1:
             raise damaged("every", every)
-        for pair in epochs:
-            if not isinstance(pair, list) or len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
+        for entry in epochs:
+            if not isinstance(entry, list) or [*map(type, entry)] != [int, int, float] or min(entry[:2]) < 1:
                 raise damaged("epochs", epochs)
         rectified, kept = listed(tree, "rectified"), listed(tree, "with_histograms")
         if not all(isinstance(name, str) for name in rectified) or len(set(rectified)) != len(rectified):
@@ -194,13 +194,14 @@ class Watch:
             waiting = tensor_of("waiting", waiting, (size,), ("float32",)).to(device=self._backend.device)
         with_counts = dict(zip(kept, counts, strict=True))
         snapshots = []
-        for i, (epoch, step) in enumerate(epochs):
+        for i, (epoch, step, rate) in enumerate(epochs):
             weight, gradient, ratio = figures[i].T
             of_both = with_counts[i] if i in with_counts else np.full((len(names), 2), None)
             snapshots.append(
                 Snapshot(
                     epoch,
                     step,
+                    rate,
                     _spreads(names, weight, of_both[:, 0]),
                     _spreads(names, gradient, of_both[:, 1]),
                     dict(zip(names, ratio.tolist(), strict=True)),

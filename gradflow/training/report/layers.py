@@ -38,11 +38,10 @@ _GRADIENTS = (
 )
 
 
-def layers_section(snapshots: Sequence[Snapshot], rates: Mapping[int, float], note: str = "") -> str:
+def layers_section(snapshots: Sequence[Snapshot], note: str = "") -> str:
     """Return the markup of the figures on the layers.
 
-    snapshots: in the order of their epochs, at least one. rates: the learning rate of each epoch. note: a sentence on
-        what they are from.
+    snapshots: in the order of their epochs, at least one. note: a sentence on what they are from.
     """
     names = _shown_layers(snapshots[0])
     parts = [f'<p class="note">{" ".join(filter(None, [note, *_notes(snapshots, names)]))}</p>', _key(names)]
@@ -59,9 +58,9 @@ def layers_section(snapshots: Sequence[Snapshot], rates: Mapping[int, float], no
         _figure(title, told, _chart(title, epochs, courses, names, log, usual))
         for title, told, courses, log, usual in charts
     ]
-    if rates:
-        chart = _chart("Learning rate", [*rates], {"learning rate": [*rates.values()]}, ["learning rate"], False, None)
-        figures.append(_figure("Learning rate", _RATE, chart))
+    rates = {"learning rate": [s.learning_rate for s in snapshots]}
+    chart = _chart("Learning rate", epochs, rates, ["learning rate"], False, None)
+    figures.append(_figure("Learning rate", _RATE, chart))
     parts.append(f'<div class="row">{"".join(figures)}</div>')
     full = [s for s in snapshots if s.weights[names[0]].counts is not None]
     full = [full[i] for i in _spaced(len(full), _MOST_ROWS)]

@@ -52,7 +52,7 @@ def report_html(data: ReportData) -> str:
 def layers_html(snapshots: Sequence[Snapshot]) -> str:
     """Return a page with the figures on the layers alone, like that of a report. snapshots: at least one."""
     header = "<h1>Inside the network</h1>"
-    return _page("Inside the network", header, layers_section(snapshots, {}))
+    return _page("Inside the network", header, layers_section(snapshots))
 
 
 def _page(title: str, header: str, body: str) -> str:
@@ -109,8 +109,7 @@ def _layers(data: ReportData) -> str:
     seen, done = [s.epoch for s in data.snapshots], len(data.histories[0]) if data.histories else 0
     which = "each epoch" if len(seen) >= done else f"{len(seen)} of {done} epochs"
     of = " of the first member of the ensemble" if len(data.histories) > 1 else ""
-    rates = {epoch.epoch: epoch.learning_rate for epoch in (data.histories[0] if data.histories else ())}
-    return layers_section(data.snapshots, rates, f"Taken at the end of {which}{of}.")
+    return layers_section(data.snapshots, f"Taken at the end of {which}{of}.")
 
 
 def _title(panel: Panel) -> str:
