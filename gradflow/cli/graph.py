@@ -302,7 +302,8 @@ def _of_run(folder: str, number: int, device: str) -> tuple[str, Trace]:
     else:
         known = f"value {_plain(part.raw_targets[number])}, predicted {_plain(predictor.targets.undo(result)[0])}"
     members = f", member 1 of {len(predictor.members)}" if len(predictor.members) > 1 else ""
-    return f"{folder}, sample {number} of the {which} part ({len(part)} samples){members}: {known}", trace
+    name = os.path.basename(os.path.realpath(folder))
+    return f"{name}, sample {number} of the {which} part ({len(part)} samples){members}: {known}", trace
 
 
 def _plain(values: Any) -> str:

@@ -15,8 +15,8 @@ from gradflow.text import printable
 SANS = "Helvetica, Arial, Liberation Sans, Apple SD Gothic Neo, Malgun Gothic, Noto Sans CJK KR, sans-serif"
 MONO = "DejaVu Sans Mono, Menlo, Consolas, Liberation Mono, D2Coding, Noto Sans Mono CJK KR, monospace"
 """Families of fonts whose characters are equally wide, so that a picture fits its text where it was not made."""
-_LONGEST = 36
-"""The characters of a name or formula in a picture; a longer one loses its middle."""
+_LONGEST, _LONGEST_TITLE = 36, 100
+"""The characters of a name or formula in a picture, and of its title; a longer one loses its middle."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Span:
 Line = Sequence[Span]
 
 
-def cut(text: str) -> str:
-    """A text on one line, without its middle if it is long."""
+def cut(text: str, longest: int = _LONGEST) -> str:
+    """A text on one line, without its middle if it is longer than so many characters."""
     text = printable(text)
-    half = _LONGEST // 2
-    return text if len(text) <= _LONGEST else f"{text[: half - 1]}…{text[-half:]}"
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[: half - 1]}…{text[-half:]}"
 
 
 def width(line: Line) -> float:
@@ -82,7 +82,8 @@ def legend(graph: Graph) -> str:
     pills = "".join(f'<TD CELLPADDING="8">{_pill(kind)}</TD>' for kind in kinds)
     step = _framed(Span("operation", "ink", 10), "ROUNDED", LIGHT["step"])
     value = table([[Span("forward value", "forward", 10)]], [[Span("gradient", "gradient", 10)]], align="CENTER")
-    title = f'<TR><TD ALIGN="LEFT" COLSPAN="9">{Span(cut(graph.title), bold=True).html()}</TD></TR>' * bool(graph.title)
+    span = Span(cut(graph.title, _LONGEST_TITLE), bold=True)
+    title = f'<TR><TD ALIGN="LEFT" COLSPAN="9">{span.html()}</TD></TR>' * bool(graph.title)
     head = '<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="2">'
     return f'<{head}{title}<TR><TD CELLPADDING="8">{step}</TD>{pills}<TD>{value}</TD></TR></TABLE>>'
 
