@@ -45,7 +45,20 @@ _DTYPES = {
 
 
 class InvalidFileError(ValueError):
-    """A file is not one that `gradflow.load` reads; the message is one line that names the file and says why."""
+    """A file is not one that `gradflow.load` reads; the message is one line that names the file and says why.
+
+    >>> import gradflow as gf
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "state.safetensors")
+    ...     gf.save(path, {"weight": gf.ones(2)})
+    ...     os.truncate(path, os.path.getsize(path) - 1)
+    ...     try:
+    ...         gf.load(path)
+    ...     except gf.InvalidFileError:
+    ...         print("damaged")
+    damaged
+    """
 
     __module__ = "gradflow"
 
@@ -86,6 +99,14 @@ def load(path: FilePath, device: DeviceLike | None = None) -> Any:
     Raises InvalidFileError for a file that is damaged, written by a newer gradflow or in another format; OSError where
     it cannot be read; ModuleNotFoundError without safetensors; and like `gradflow.tensor` for a device or a dtype that
     does not exist here.
+
+    >>> import gradflow as gf
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "state.safetensors")
+    ...     gf.save(path, {"weight": gf.tensor([1.0, 2.0]), "rates": [0.1, 0.01]})
+    ...     gf.load(path, device="cpu")
+    {'weight': tensor([1., 2.], dtype=float32, device=cpu), 'rates': [0.1, 0.01]}
     """
     get_backend(device)
     try:

@@ -87,6 +87,10 @@ class Diagnosis(NamedTuple):
     """Whether a device can be used (`usable`), its `state` in one sentence, and if not usable, the `fix` to type.
 
     `code` identifies the state for programs, such as "driver-too-old"; it is stable, while the words may change.
+
+    >>> import gradflow as gf
+    >>> gf.diagnose("cpu").usable
+    True
     """
 
     usable: bool

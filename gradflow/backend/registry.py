@@ -40,6 +40,12 @@ def register_backend(prefix: str, backend: type[Backend]) -> None:
 
     Raises ValueError for another prefix, TypeError unless `backend` is derived from `gradflow.backend.Backend` and
     defines all required services.
+
+    >>> import gradflow as gf
+    >>> gf.register_backend("cpu", type(gf.get_backend("cpu")))
+    Traceback (most recent call last):
+        ...
+    ValueError: a backend's prefix is an identifier other than auto, cpu and cuda; got 'cpu'
     """
     register(prefix, backend)
     _forget_objects(prefix)

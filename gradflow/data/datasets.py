@@ -43,6 +43,13 @@ class Dataset:
 
     `Dataset.from_arrays` makes one of arrays in other forms. Raises TypeError or ValueError for other arrays, lengths
     that differ, and non-finite numbers.
+
+    >>> from gradflow.data import Dataset
+    >>> data = Dataset.from_arrays([[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]], [0.5, 1.0, 2.0], name="masses")
+    >>> data
+    Dataset('masses', 3 samples of 2 features, targets (1,) for regression)
+    >>> data.is_classification
+    False
     """
 
     name: str
@@ -236,6 +243,15 @@ def load(name: FilePath) -> Dataset:
     of CIFAR-10's binary version (see `gradflow.data.images`). A test part becomes the `test` of the dataset.
 
     Raises DataError, which names the file, if it cannot be used; ModuleNotFoundError for a name without scikit-learn.
+
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from gradflow.data import load
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "flowers.npz")
+    ...     np.savez(path, X=np.ones((4, 2)), y=["iris", "rose", "rose", "iris"])
+    ...     load(path).classes
+    ('iris', 'rose')
     """
     if isinstance(name, str) and name in DATASETS:
         return _built_in(name)
@@ -264,6 +280,15 @@ def load_inputs(path: FilePath) -> Samples:
     test part, that is what is returned.
 
     Raises DataError, which names the file, if it cannot be read.
+
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from gradflow.data import load_inputs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "new.npy")
+    ...     np.save(path, np.zeros((5, 64)))
+    ...     load_inputs(path).inputs.shape
+    (5, 64)
     """
     main, test = _parts(path)
     if main is not None and test is not None:

@@ -16,7 +16,15 @@ Array = npt.NDArray[Any]
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message says, on one line, where it comes from, what is wrong and what to do."""
+    """Data that cannot be used; the message says, on one line, where it comes from, what is wrong and what to do.
+
+    >>> from gradflow.data import DataError, Dataset
+    >>> try:
+    ...     Dataset.from_arrays([[1.0], [float("nan")]], ["a", "b"])
+    ... except DataError as error:
+    ...     print(error)
+    arrays: the input in row 1, column 0, both counted from 0, is nan: leave out such rows, or fill the gaps
+    """
 
     def __init__(self, message: str) -> None:
         told = printable(message)

@@ -42,6 +42,13 @@ class Batches(SetOnce):
 
     Raises ValueError for no samples, unequal numbers of samples, no complete batch with `drop_last`, a batch size
     below 1, or other weights; TypeError for data that is not an array of numbers.
+
+    >>> import gradflow as gf
+    >>> from gradflow.data import Batches
+    >>> labels = gf.tensor([0, 1, 1], dtype="int64")
+    >>> batches = Batches([[0.5], [1.5], [2.5]], labels, batch_size=2, shuffle=False)
+    >>> [(x.tolist(), y.tolist()) for x, y in batches]
+    [([[0.5], [1.5]], [0, 1]), ([[2.5]], [1])]
     """
 
     def __init__(

@@ -33,6 +33,16 @@ class Samples:
     inputs: an array with the samples along its first axis. targets: one for each sample, or None.
     features: the names of the features, or (). names: of the classes or target columns, or ().
     unused: the names of the arrays in the file that are not used.
+
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from gradflow.data import load_inputs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "new.npz")
+    ...     np.savez(path, X=np.ones((3, 2)))
+    ...     samples = load_inputs(path)
+    >>> samples.inputs.shape, samples.targets
+    ((3, 2), None)
     """
 
     source: str

@@ -22,6 +22,12 @@ class Standardizer:
     mean, deviation: float64 (columns,). A column that was constant has the deviation 1: it is only shifted.
     limit: in deviations; infinity for no clipping. A limit keeps a pixel that hardly varied in training from being huge
     elsewhere.
+
+    >>> import numpy as np
+    >>> from gradflow.data import Standardizer
+    >>> scale = Standardizer.fit(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    >>> scale.apply(np.array([[2.0, 6.0], [5.0, 5.0]])).tolist()
+    [[0.0, 1.0], [3.0, 0.0]]
     """
 
     mean: npt.NDArray[np.float64]

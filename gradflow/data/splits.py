@@ -41,6 +41,11 @@ class Part:
     targets: codes of classes, int64 (samples,), or float32 (samples, columns), standardised.
     dataset: where the samples come from, with the classes encoded as in the training set.
     indices: their rows in `dataset`, int64 (samples,).
+
+    >>> from gradflow.data import Dataset
+    >>> split = Dataset.from_arrays([[float(i)] for i in range(10)], [i % 2 for i in range(10)]).split(seed=0)
+    >>> len(split.train), split.test.raw_inputs.shape, sorted({*split.train.indices} & {*split.test.indices})
+    (6, (2, 1), [])
     """
 
     inputs: npt.NDArray[np.float32]
@@ -72,6 +77,12 @@ class Split:
     """The parts of a dataset: `train`, and `validation` and `test` where there are any.
 
     input_scale: the `Standardizer` of the inputs. target_scale: that of the targets in regression, otherwise None.
+
+    >>> from gradflow.data import Dataset
+    >>> data = Dataset.from_arrays([[float(i)] for i in range(20)], [i % 2 for i in range(20)])
+    >>> split = data.split(test=0.2, validation=0.25, seed=0)
+    >>> [len(part) for part in (split.train, split.validation, split.test)]
+    [12, 4, 4]
     """
 
     train: Part

@@ -23,21 +23,37 @@ class _Activation(Module):
 
 @explains_arguments
 class ReLU(_Activation):
-    """max(x, 0), elementwise; the gradient at 0 is 0 (Nair & Hinton 2010)."""
+    """max(x, 0), elementwise; the gradient at 0 is 0 (Nair & Hinton 2010).
+
+    >>> import gradflow as gf
+    >>> gf.nn.ReLU()(gf.tensor([-1.0, 2.0])).tolist()
+    [0.0, 2.0]
+    """
 
     function = staticmethod(ops.relu)
 
 
 @explains_arguments
 class Sigmoid(_Activation):
-    """1 / (1 + exp(-x)), elementwise."""
+    """1 / (1 + exp(-x)), elementwise.
+
+    >>> import gradflow as gf
+    >>> [round(y, 4) for y in gf.nn.Sigmoid()(gf.tensor([-1.0, 0.0, 1.0])).tolist()]
+    [0.2689, 0.5, 0.7311]
+    """
 
     function = staticmethod(ops.sigmoid)
 
 
 @explains_arguments
 class Tanh(_Activation):
-    """The hyperbolic tangent, elementwise."""
+    """The hyperbolic tangent, elementwise.
+
+    >>> import gradflow as gf
+    >>> model = gf.nn.Sequential(gf.nn.Linear(2, 3), gf.nn.Tanh())
+    >>> model(gf.ones((5, 2))).shape
+    (5, 3)
+    """
 
     function = staticmethod(ops.tanh)
 
@@ -47,6 +63,10 @@ class GELU(_Activation):
     """The Gaussian error linear unit, elementwise, in its tanh form (Hendrycks & Gimpel 2016).
 
     0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))).
+
+    >>> import gradflow as gf
+    >>> [round(y, 3) for y in gf.nn.GELU()(gf.tensor([-1.0, 0.0, 1.0])).tolist()]
+    [-0.159, 0.0, 0.841]
     """
 
     function = staticmethod(ops.gelu)
@@ -54,14 +74,24 @@ class GELU(_Activation):
 
 @explains_arguments
 class SiLU(_Activation):
-    """x * sigmoid(x), elementwise (Elfwing et al. 2018)."""
+    """x * sigmoid(x), elementwise (Elfwing et al. 2018).
+
+    >>> import gradflow as gf
+    >>> [round(y, 3) for y in gf.nn.SiLU()(gf.tensor([-1.0, 0.0, 1.0])).tolist()]
+    [-0.269, 0.0, 0.731]
+    """
 
     function = staticmethod(ops.silu)
 
 
 @explains_arguments
 class Softplus(_Activation):
-    """log(1 + exp(x)), elementwise (Dugas et al. 2001)."""
+    """log(1 + exp(x)), elementwise (Dugas et al. 2001).
+
+    >>> import gradflow as gf
+    >>> [round(y, 3) for y in gf.nn.Softplus()(gf.tensor([-1.0, 0.0, 100.0])).tolist()]
+    [0.313, 0.693, 100.0]
+    """
 
     function = staticmethod(ops.softplus)
 
@@ -71,6 +101,10 @@ class LeakyReLU(Module):
     """x where x > 0, else negative_slope * x; elementwise (Maas et al. 2013).
 
     negative_slope: the slope where x <= 0 (default 0.01).
+
+    >>> import gradflow as gf
+    >>> gf.nn.LeakyReLU(0.25)(gf.tensor([-4.0, 4.0])).tolist()
+    [-1.0, 4.0]
     """
 
     def __init__(self, negative_slope: float = 0.01) -> None:
@@ -90,6 +124,10 @@ class ELU(Module):
     """x where x > 0, else alpha * (exp(x) - 1); elementwise (Clevert et al. 2016).
 
     alpha: the factor where x <= 0; the result is above -alpha (default 1).
+
+    >>> import gradflow as gf
+    >>> [round(y, 3) for y in gf.nn.ELU(alpha=2.0)(gf.tensor([-100.0, 3.0])).tolist()]
+    [-2.0, 3.0]
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
@@ -118,6 +156,10 @@ class Softmax(_AlongAxis):
     """exp(x) / sum(exp(x)), summed along an axis.
 
     axis: the axis along which results sum to 1 (default -1, the last).
+
+    >>> import gradflow as gf
+    >>> gf.nn.Softmax(axis=0)(gf.tensor([[1.0, 0.0], [1.0, 1000.0]])).tolist()
+    [[0.5, 0.0], [0.5, 1.0]]
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,6 +172,10 @@ class LogSoftmax(_AlongAxis):
     """The logarithm of softmax(x), computed without overflow.
 
     axis: the axis of the softmax (default -1, the last).
+
+    >>> import gradflow as gf
+    >>> gf.nn.LogSoftmax()(gf.tensor([[1000.0, 0.0]])).tolist()
+    [[0.0, -1000.0]]
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -47,6 +47,18 @@ class ModuleList(_ModuleSequence):
     """A list whose modules, and their parameters, are registered; it has no `forward`. A slice is a ModuleList.
 
     modules: any number of modules (default none).
+
+    >>> import gradflow as gf
+    >>> class Residual(gf.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.layers = gf.nn.ModuleList(gf.nn.Linear(4, 4) for _ in range(3))
+    ...     def forward(self, x):
+    ...         for layer in self.layers:
+    ...             x = x + layer(x)
+    ...         return x
+    >>> len(list(Residual().parameters()))
+    6
     """
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
@@ -62,6 +74,11 @@ class Sequential(_ModuleSequence):
     """Modules that are called in order, each with the result of the one before. A slice is a Sequential.
 
     modules: any number of modules; without any, the input is returned.
+
+    >>> import gradflow as gf
+    >>> model = gf.nn.Sequential(gf.nn.Linear(2, 8), gf.nn.ReLU(), gf.nn.Linear(8, 1))
+    >>> model(gf.ones((5, 2))).shape, model[0].weight.shape
+    ((5, 1), (8, 2))
     """
 
     def __init__(self, *modules: Module) -> None:

@@ -25,6 +25,10 @@ def calculate_gain(nonlinearity: str, a: float = 0.01) -> float:
     a: the negative slope of "leaky_relu" (default 0.01), whose gain is sqrt(2 / (1 + a^2)).
 
     Raises ValueError for another name.
+
+    >>> import gradflow as gf
+    >>> round(gf.nn.init.calculate_gain("relu") ** 2, 6)
+    2.0
     """
     if nonlinearity == "leaky_relu":
         return math.sqrt(2.0 / (1.0 + a * a))
@@ -49,7 +53,13 @@ def _overwrite(tensor: Tensor, values: Tensor) -> Tensor:
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Fill a tensor from U(a, b); by default U(0, 1). Raises ValueError unless a <= b."""
+    """Fill a tensor from U(a, b); by default U(0, 1). Raises ValueError unless a <= b.
+
+    >>> import gradflow as gf
+    >>> weight = gf.nn.init.uniform_(gf.zeros(1000), -0.5, 0.5)
+    >>> weight.min().item() >= -0.5, weight.max().item() <= 0.5
+    (True, True)
+    """
     if not a <= b:
         raise ValueError(f"uniform_ needs a <= b; got a={a}, b={b}")
     options: Any = {"dtype": tensor.dtype, "device": tensor.device, "generator": generator}
@@ -57,7 +67,13 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generato
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Fill a tensor from N(mean, std^2); by default N(0, 1). Raises ValueError for std < 0."""
+    """Fill a tensor from N(mean, std^2); by default N(0, 1). Raises ValueError for std < 0.
+
+    >>> import gradflow as gf
+    >>> weight = gf.nn.init.normal_(gf.zeros(10000), mean=1.0, std=0.5, generator=gf.Generator(0))
+    >>> round(weight.mean().item(), 1), round(weight.std().item(), 1)
+    (1.0, 0.5)
+    """
     if std < 0:
         raise ValueError(f"normal_ needs std >= 0; got {std}")
     options: Any = {"dtype": tensor.dtype, "device": tensor.device, "generator": generator}
@@ -65,19 +81,36 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Gene
 
 
 def constant_(tensor: Tensor, value: float) -> Tensor:
-    """Fill a tensor with one value."""
+    """Fill a tensor with one value.
+
+    >>> import gradflow as gf
+    >>> layer = gf.nn.Linear(2, 3)
+    >>> gf.nn.init.constant_(layer.bias, 0.1).shape
+    (3,)
+    """
     with no_grad():
         tensor._assign(float(value))
     return tensor
 
 
 def zeros_(tensor: Tensor) -> Tensor:
-    """Fill a tensor with 0."""
+    """Fill a tensor with 0.
+
+    >>> import gradflow as gf
+    >>> layer = gf.nn.Linear(2, 3)
+    >>> gf.nn.init.zeros_(layer.bias)
+    tensor([0., 0., 0.], dtype=float32, device=cpu, requires_grad=True)
+    """
     return constant_(tensor, 0.0)
 
 
 def ones_(tensor: Tensor) -> Tensor:
-    """Fill a tensor with 1."""
+    """Fill a tensor with 1.
+
+    >>> import gradflow as gf
+    >>> gf.nn.init.ones_(gf.zeros((1, 2))).tolist()
+    [[1.0, 1.0]]
+    """
     return constant_(tensor, 1.0)
 
 
@@ -87,6 +120,11 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Generator | No
     gain: see `calculate_gain` (default 1).
 
     Glorot & Bengio 2010, eq. 16. Raises ValueError for fewer than two axes.
+
+    >>> import gradflow as gf
+    >>> weight = gf.nn.init.xavier_uniform_(gf.zeros((300, 100)), generator=gf.Generator(0))
+    >>> round(weight.std().item(), 3) == round((2 / (300 + 100)) ** 0.5, 3)
+    True
     """
     bound = gain * math.sqrt(6.0 / sum(_fans(tensor)))
     return uniform_(tensor, -bound, bound, generator)
@@ -98,6 +136,11 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | Non
     gain: see `calculate_gain` (default 1).
 
     Glorot & Bengio 2010, eq. 12. Raises ValueError for fewer than two axes.
+
+    >>> import gradflow as gf
+    >>> weight = gf.nn.init.xavier_normal_(gf.zeros((300, 100)), generator=gf.Generator(0))
+    >>> round(weight.std().item(), 2) == round((2 / (300 + 100)) ** 0.5, 2)
+    True
     """
     return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(_fans(tensor))), generator)
 
@@ -125,6 +168,12 @@ def kaiming_uniform_(
 
     He et al. 2015, "Delving Deep into Rectifiers", eq. 10 and 14. Raises ValueError for fewer than two axes, another
     mode or an unknown activation.
+
+    >>> import gradflow as gf
+    >>> layer = gf.nn.Linear(100, 50)
+    >>> bound = (6 / 100) ** 0.5
+    >>> gf.nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu").max().item() <= bound
+    True
     """
     bound = math.sqrt(3.0) * _kaiming_std(tensor, a, mode, nonlinearity)
     return uniform_(tensor, -bound, bound, generator)
@@ -137,7 +186,16 @@ def kaiming_normal_(
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
 ) -> Tensor:
-    """Fill a weight from N(0, s^2) with s = gain / sqrt(fan). Arguments and errors as for `kaiming_uniform_`."""
+    """Fill a weight from N(0, s^2) with s = gain / sqrt(fan). Arguments and errors as for `kaiming_uniform_`.
+
+    >>> import gradflow as gf
+    >>> x = gf.random.normal((1000, 256), generator=gf.Generator(0))
+    >>> for _ in range(5):
+    ...     weight = gf.nn.init.kaiming_normal_(gf.zeros((256, 256)), nonlinearity="relu", generator=gf.Generator(1))
+    ...     x = gf.relu(x @ weight.T)
+    >>> 0.2 < x.square().mean().item() < 5.0
+    True
+    """
     return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)
 
 

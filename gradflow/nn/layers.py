@@ -31,6 +31,13 @@ class Linear(Module):
 
     Parameters: weight, (out_features, in_features), and bias, (out_features,) or None. Both start as U(-b, b) with
     b = 1 / sqrt(in_features), as in PyTorch. Raises ValueError for a width below 1 or an unknown activation.
+
+    >>> import gradflow as gf
+    >>> layer = gf.nn.Linear(3, 2, activation="relu")
+    >>> layer
+    Linear(in_features=3, out_features=2, bias=True, activation='relu')
+    >>> layer(gf.ones((5, 3))).shape, layer.weight.shape, layer.bias.shape
+    ((5, 2), (2, 3), (2,))
     """
 
     def __init__(
@@ -75,6 +82,11 @@ class Dropout(Module):
     generator: draws the masks, which are the same on every device (default, the global generator).
 
     Srivastava et al. 2014. Raises ValueError for another p.
+
+    >>> import gradflow as gf
+    >>> layer = gf.nn.Dropout(0.5, generator=gf.Generator(1))
+    >>> layer(gf.ones(6)).tolist(), layer.eval()(gf.ones(6)).tolist()
+    ([0.0, 0.0, 2.0, 2.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     """
 
     def __init__(self, p: float = 0.5, generator: Generator | None = None) -> None:
@@ -102,6 +114,11 @@ class LayerNorm(Module):
     device, dtype: of the parameters (default, the current device and float32).
 
     Ba et al. 2016. Raises ValueError for a length below 1 or a negative eps.
+
+    >>> import gradflow as gf
+    >>> layer = gf.nn.LayerNorm(2)
+    >>> [[round(v, 3) for v in row] for row in layer(gf.tensor([[1.0, 3.0], [10.0, 30.0]])).tolist()]
+    [[-1.0, 1.0], [-1.0, 1.0]]
     """
 
     def __init__(
@@ -133,7 +150,14 @@ class LayerNorm(Module):
 
 @explains_arguments
 class Identity(Module):
-    """Returns its input."""
+    """Returns its input.
+
+    >>> import gradflow as gf
+    >>> p = 0.0
+    >>> layer = gf.nn.Dropout(p) if p else gf.nn.Identity()
+    >>> layer(gf.tensor([1.0, 2.0])).tolist()
+    [1.0, 2.0]
+    """
 
     def forward(self, x: Any) -> Any:
         """The input."""
@@ -145,6 +169,10 @@ class Flatten(Module):
     """Merges consecutive axes into one.
 
     start_axis, end_axis: the first and the last of them (default 1 and -1: all axes but the first).
+
+    >>> import gradflow as gf
+    >>> gf.nn.Flatten()(gf.zeros((10, 28, 28))).shape
+    (10, 784)
     """
 
     def __init__(self, start_axis: int = 1, end_axis: int = -1) -> None:

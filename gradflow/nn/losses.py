@@ -37,6 +37,10 @@ class MSELoss(_Loss):
     """(input - target)^2 for each element.
 
     reduction: "mean" over all elements (default), "sum" or "none".
+
+    >>> import gradflow as gf
+    >>> gf.nn.MSELoss()(gf.tensor([1.0, -2.0]), gf.zeros(2)).item()
+    2.5
     """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -49,6 +53,10 @@ class L1Loss(_Loss):
     """|input - target| for each element.
 
     reduction: "mean" over all elements (default), "sum" or "none".
+
+    >>> import gradflow as gf
+    >>> gf.nn.L1Loss(reduction="sum")(gf.tensor([1.0, -2.0]), gf.zeros(2)).item()
+    3.0
     """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -64,6 +72,11 @@ class HuberLoss(_Loss):
     delta: where the loss changes from quadratic to linear, above 0 (default 1); else ValueError.
 
     Huber 1964, "Robust Estimation of a Location Parameter".
+
+    >>> import gradflow as gf
+    >>> loss = gf.nn.HuberLoss(reduction="none", delta=2.0)
+    >>> loss(gf.tensor([1.0, 10.0]), gf.zeros(2)).tolist()
+    [0.5, 18.0]
     """
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
@@ -85,6 +98,11 @@ class CrossEntropyLoss(_Loss):
     reduction: "mean" (default; for labels, divides by the sum of their weights), "sum" or "none".
     label_smoothing: the share in [0, 1] of the target that is spread evenly over all classes (default 0); else
         ValueError.
+
+    >>> import gradflow as gf
+    >>> loss = gf.nn.CrossEntropyLoss(weight=gf.tensor([1.0, 3.0]), reduction="none")
+    >>> [round(v, 4) for v in loss(gf.zeros((2, 2)), gf.tensor([0, 1], dtype="int64")).tolist()]
+    [0.6931, 2.0794]
     """
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
@@ -105,6 +123,11 @@ class NLLLoss(_Loss):
 
     weight: (C,), a factor for the loss of each class, or None (default).
     reduction: "mean" (default; divides by the sum of the labels' weights), "sum" or "none".
+
+    >>> import gradflow as gf
+    >>> log_probabilities = gf.nn.LogSoftmax()(gf.zeros((1, 4)))
+    >>> round(gf.nn.NLLLoss()(log_probabilities, gf.tensor([2], dtype="int64")).item(), 4)
+    1.3863
     """
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
@@ -125,6 +148,11 @@ class BCEWithLogitsLoss(_Loss):
     pos_weight: a factor for the term of y, of such a shape, or None (default).
 
     See `gradflow.binary_cross_entropy_with_logits`.
+
+    >>> import gradflow as gf
+    >>> loss = gf.nn.BCEWithLogitsLoss(pos_weight=gf.tensor(3.0), reduction="none")
+    >>> [round(v, 4) for v in loss(gf.zeros(2), gf.tensor([1.0, 0.0])).tolist()]
+    [2.0794, 0.6931]
     """
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean", pos_weight: Tensor | None = None) -> None:

@@ -89,7 +89,14 @@ class Module:
         invalidate(self)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """Assign a parameter, or None if this instance has no such parameter. Raises TypeError for another value."""
+        """Assign a parameter, or None if this instance has no such parameter. Raises TypeError for another value.
+
+        >>> import gradflow as gf
+        >>> layer = gf.nn.Linear(2, 1, bias=False)
+        >>> layer.register_parameter("bias", gf.nn.Parameter(gf.zeros(1)))
+        >>> layer
+        Linear(in_features=2, out_features=1, bias=True)
+        """
         if parameter is not None and not isinstance(parameter, Parameter):
             raise TypeError(f"{name!r} must be a Parameter or None; got {type(parameter).__name__}")
         self._register("_parameters", name, parameter)
@@ -113,7 +120,15 @@ class Module:
         (self._transient.discard if persistent else self._transient.add)(name)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """Compute the result of the module; subclasses define it."""
+        """Compute the result of the module; subclasses define it.
+
+        >>> import gradflow as gf
+        >>> class Double(gf.nn.Module):
+        ...     def forward(self, x):
+        ...         return 2 * x
+        >>> Double()(gf.tensor([1.0, 2.0])).tolist()
+        [2.0, 4.0]
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
@@ -153,7 +168,13 @@ class Module:
     # ------------------------------------------------------------------ modules, parameters and buffers by name
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        """The direct submodules with their names, each once."""
+        """The direct submodules with their names, each once.
+
+        >>> import gradflow as gf
+        >>> model = gf.nn.Sequential(gf.nn.Linear(2, 2), gf.nn.Sequential(gf.nn.Tanh()))
+        >>> [(name, type(child).__name__) for name, child in model.named_children()]
+        [('0', 'Linear'), ('1', 'Sequential')]
+        """
         seen = set()
         for name, module in self._modules.items():
             if module is not None and id(module) not in seen:
@@ -161,7 +182,12 @@ class Module:
                 yield name, module
 
     def children(self) -> Iterator[Module]:
-        """The direct submodules, each once."""
+        """The direct submodules, each once.
+
+        >>> import gradflow as gf
+        >>> [type(child).__name__ for child in gf.nn.Sequential(gf.nn.Linear(2, 2), gf.nn.Tanh()).children()]
+        ['Linear', 'Tanh']
+        """
         for _, module in self.named_children():
             yield module
 
@@ -169,6 +195,11 @@ class Module:
         """This module and all its submodules, with dotted names that start with `prefix`.
 
         remove_duplicate: whether a module that is used in several places appears only once (default True).
+
+        >>> import gradflow as gf
+        >>> model = gf.nn.Sequential(gf.nn.Linear(2, 2), gf.nn.Sequential(gf.nn.Tanh()))
+        >>> [name for name, _ in model.named_modules()]
+        ['', '0', '1', '1.0']
         """
         yield from self._walk(prefix, set() if remove_duplicate else None)
 
@@ -183,7 +214,13 @@ class Module:
                 yield from module._walk(f"{prefix}.{name}" if prefix else name, seen)
 
     def modules(self) -> Iterator[Module]:
-        """This module and all its submodules, each once."""
+        """This module and all its submodules, each once.
+
+        >>> import gradflow as gf
+        >>> model = gf.nn.Sequential(gf.nn.Linear(2, 2), gf.nn.Dropout(0.1))
+        >>> [module.p for module in model.modules() if isinstance(module, gf.nn.Dropout)]
+        [0.1]
+        """
         for _, module in self.named_modules():
             yield module
 
@@ -199,25 +236,56 @@ class Module:
         """All parameters, with dotted names.
 
         remove_duplicate: whether a parameter that is used in several places appears only once (default True).
+
+        >>> import gradflow as gf
+        >>> model = gf.nn.Sequential(gf.nn.Linear(2, 3), gf.nn.ReLU(), gf.nn.Linear(3, 1, bias=False))
+        >>> [(name, p.shape) for name, p in model.named_parameters()]
+        [('0.weight', (3, 2)), ('0.bias', (3,)), ('2.weight', (1, 3))]
         """
         return self._named("_parameters", remove_duplicate)
 
     def parameters(self) -> Iterator[Parameter]:
-        """All parameters, each once."""
+        """All parameters, each once.
+
+        >>> import gradflow as gf
+        >>> sum(p.size for p in gf.nn.MLP([784, 128, 10]).parameters())
+        101770
+        """
         for _, parameter in self.named_parameters():
             yield parameter
 
     def named_buffers(self, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
-        """All buffers, with dotted names; `remove_duplicate` as for `named_parameters`."""
+        """All buffers, with dotted names; `remove_duplicate` as for `named_parameters`.
+
+        >>> import gradflow as gf
+        >>> loss = gf.nn.CrossEntropyLoss(weight=gf.tensor([1.0, 3.0]))
+        >>> [name for name, _ in loss.named_buffers()]
+        ['weight']
+        """
         return self._named("_buffers", remove_duplicate)
 
     def buffers(self) -> Iterator[Tensor]:
-        """All buffers, each once."""
+        """All buffers, each once.
+
+        >>> import gradflow as gf
+        >>> loss = gf.nn.CrossEntropyLoss(weight=gf.tensor([1.0, 3.0]))
+        >>> [buffer.tolist() for buffer in loss.buffers()]
+        [[1.0, 3.0]]
+        """
         for _, buffer in self.named_buffers():
             yield buffer
 
     def apply(self, function: Callable[[Module], Any]) -> Self:
-        """Call `function` with each submodule, then with this module; returns the module."""
+        """Call `function` with each submodule, then with this module; returns the module.
+
+        >>> import gradflow as gf
+        >>> def reset(module):
+        ...     if isinstance(module, gf.nn.Linear):
+        ...         gf.nn.init.zeros_(module.bias)
+        >>> model = gf.nn.MLP([2, 3, 1]).apply(reset)
+        >>> model(gf.zeros((1, 2))).tolist()
+        [[0.0]]
+        """
         for module in self.children():
             module.apply(function)
         function(self)
@@ -226,7 +294,13 @@ class Module:
     # ------------------------------------------------------------------ training, gradients, device
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode, in which dropout is active, here and in all submodules; returns the module."""
+        """Set training mode, in which dropout is active, here and in all submodules; returns the module.
+
+        >>> import gradflow as gf
+        >>> model = gf.nn.Sequential(gf.nn.Dropout(0.5))
+        >>> model.train(False)[0].training, model.train()[0].training
+        (False, True)
+        """
         for module in self.modules():
             if module.training != mode:
                 object.__setattr__(module, "training", mode)
@@ -234,7 +308,13 @@ class Module:
         return self
 
     def eval(self) -> Self:
-        """Set evaluation mode, without dropout, here and in all submodules; returns the module."""
+        """Set evaluation mode, without dropout, here and in all submodules; returns the module.
+
+        >>> import gradflow as gf
+        >>> model = gf.nn.Sequential(gf.nn.Linear(2, 2), gf.nn.Dropout(0.9)).eval()
+        >>> (model(gf.ones((1, 2))) == model[0](gf.ones((1, 2)))).all().item()
+        True
+        """
         return self.train(False)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -255,7 +335,15 @@ class Module:
             parameter.zero_grad(set_to_none)
 
     def requires_grad_(self, value: bool = True) -> Self:
-        """Set `requires_grad` of all parameters; returns the module."""
+        """Set `requires_grad` of all parameters; returns the module.
+
+        >>> import gradflow as gf
+        >>> model = gf.nn.Sequential(gf.nn.Linear(2, 2), gf.nn.Linear(2, 1))
+        >>> model[0].requires_grad_(False)
+        Linear(in_features=2, out_features=2, bias=True)
+        >>> [name for name, p in model.named_parameters() if p.requires_grad]
+        ['1.weight', '1.bias']
+        """
         for parameter in self.parameters():
             parameter.requires_grad_(value)
         return self
@@ -270,6 +358,11 @@ class Module:
         Parameters stay the same objects, but lose their gradients if they move; buffers are replaced. A dtype does not
         apply to buffers of integers and bools. Create optimizers after moving the module. Raises TypeError for a dtype
         that is not floating-point.
+
+        >>> import gradflow as gf
+        >>> model = gf.nn.Linear(2, 1).to("cpu", dtype="float64")
+        >>> model.weight.dtype, model(gf.ones((1, 2), dtype="float64")).dtype
+        (gradflow.float64, gradflow.float64)
         """
         device, dtype = device_and_dtype(target, dtype, device)
         if device is not None:
@@ -311,6 +404,14 @@ class Module:
         """Copies of all parameters and persistent buffers by dotted name, for `load_state_dict`.
 
         A tensor that is used in several places appears under each of its names, as one copy.
+
+        >>> import gradflow as gf
+        >>> layer = gf.nn.Linear(2, 1)
+        >>> state = layer.state_dict()
+        >>> gf.nn.init.zeros_(layer.weight)
+        tensor([[0., 0.]], dtype=float32, device=cpu, requires_grad=True)
+        >>> sorted(state), state["weight"].tolist() == layer.weight.tolist()
+        (['bias', 'weight'], False)
         """
         state = self._state()
         with no_grad():
@@ -326,13 +427,25 @@ class Module:
         Everything is checked before anything changes. Raises StateError, a KeyError, for missing or unexpected names if
         `strict`; ValueError for another shape, or for different values of one parameter that has several names (PyTorch
         uses the last); TypeError for integers in place of floating-point numbers, and the reverse.
+
+        >>> import gradflow as gf
+        >>> one, two = gf.nn.Linear(2, 1), gf.nn.Linear(2, 1)
+        >>> two.load_state_dict(one.state_dict())
+        Incompatible(missing_keys=[], unexpected_keys=[])
+        >>> (one(gf.ones(2)) == two(gf.ones(2))).item()
+        True
         """
         return load_state(type(self).__name__, self._state(), state, strict)
 
     # ------------------------------------------------------------------ as text
 
     def extra_repr(self) -> str:
-        """The text between the parentheses of the repr; subclasses define it."""
+        """The text between the parentheses of the repr; subclasses define it.
+
+        >>> import gradflow as gf
+        >>> gf.nn.Dropout(0.1).extra_repr(), gf.nn.Dropout(0.1)
+        ('p=0.1', Dropout(p=0.1))
+        """
         return ""
 
     def __repr__(self) -> str:

@@ -14,6 +14,16 @@ class Parameter(Tensor):
     requires_grad: default True.
 
     Raises TypeError for values that are not a floating-point tensor.
+
+    >>> import gradflow as gf
+    >>> class Scale(gf.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.factor = gf.nn.Parameter(gf.tensor(2.0))
+    ...     def forward(self, x):
+    ...         return self.factor * x
+    >>> Scale()(gf.tensor([1.0, 3.0])).tolist(), [name for name, _ in Scale().named_parameters()]
+    ([2.0, 6.0], ['factor'])
     """
 
     __slots__ = ()

@@ -13,7 +13,16 @@ from gradflow.tree import check_state
 
 
 class StateError(KeyError):
-    """A state dict has missing or unexpected keys; the message lists them."""
+    """A state dict has missing or unexpected keys; the message lists them.
+
+    >>> import gradflow as gf
+    >>> layer = gf.nn.Linear(2, 1)
+    >>> try:
+    ...     layer.load_state_dict({"weight": gf.ones((1, 2))})
+    ... except gf.nn.StateError as error:
+    ...     print(error.args[0])
+    load_state_dict of Linear: missing: bias
+    """
 
     __module__ = "gradflow.nn"
 

@@ -35,6 +35,11 @@ class LayerSummary:
     parameters, trainable: how many numbers its parameters hold, and how many of these require grad; parameters that a
         layer before it has too count there.
     bytes: of its parameters. multiply_adds: in the forward pass of one sample, of all its calls.
+
+    >>> import gradflow as gf
+    >>> layer = gf.nn.summary(gf.nn.MLP([784, 512, 10]), 784).layers[0]
+    >>> layer.type, layer.outputs, layer.parameters == 784 * 512 + 512, layer.multiply_adds == 784 * 512
+    ('Linear', ((1, 512),), True, True)
     """
 
     name: str
@@ -52,6 +57,11 @@ class StepMemory:
     """The bytes that a training step keeps on one device: until its backward pass, and from step to step.
 
     activations: what the forward pass of the batch saves for the backward pass, the batch included where it is saved.
+
+    >>> import gradflow as gf
+    >>> memory = gf.nn.summary(gf.nn.Linear(100, 10), 100, batch_size=32, optimizer=gf.optim.Adam).memory["cpu"]
+    >>> memory.parameters, memory.gradients, memory.optimizer == 2 * memory.parameters
+    (4040, 4040, True)
     """
 
     parameters: int = 0
@@ -75,6 +85,11 @@ class Summary:
         which they are registered.
     memory: what a training step keeps, by device. optimizer: the name of the optimizer's class, or None.
     parameters, trainable, bytes, multiply_adds: sums over the layers.
+
+    >>> import gradflow as gf
+    >>> small, large = (gf.nn.summary(gf.nn.MLP([784, width, 10]), 784) for width in (64, 128))
+    >>> small.parameters, large.parameters, round(large.multiply_adds / small.multiply_adds, 2)
+    (50890, 101770, 2.0)
     """
 
     type: str

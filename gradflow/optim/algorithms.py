@@ -47,6 +47,17 @@ class SGD(Optimizer):
     nesterov: Nesterov's momentum, which needs momentum > 0 and dampening 0 (default False).
 
     Raises ValueError for a hyperparameter out of range, and whatever `Optimizer` raises.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([1.0], requires_grad=True)
+    >>> optimizer = gf.optim.SGD([x], lr=0.1, momentum=0.5)
+    >>> for _ in range(2):
+    ...     optimizer.zero_grad()
+    ...     x.sum().backward()
+    ...     optimizer.step()
+    ...     print(round(x.item(), 4))
+    0.9
+    0.75
     """
 
     state_names = ("momentum_buffer",)
@@ -93,6 +104,14 @@ class Adam(Optimizer):
 
     Raises ValueError for a hyperparameter out of range, TypeError for betas that are not two numbers, and
     whatever `Optimizer` raises.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([1.0, 1.0], requires_grad=True)
+    >>> optimizer = gf.optim.Adam([x], lr=0.1)
+    >>> (x * gf.tensor([1.0, 1000.0])).sum().backward()
+    >>> optimizer.step()
+    >>> [round(v, 4) for v in x.tolist()]
+    [0.9, 0.9]
     """
 
     state_names = ("exp_avg", "exp_avg_sq")
@@ -136,6 +155,14 @@ class AdamW(Adam):
 
     Arguments as for `Adam`, except weight_decay: each step multiplies the parameters by 1 - lr * weight_decay
     (default 1e-2). Raises like `Adam`.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([1.0, 100.0], requires_grad=True)
+    >>> optimizer = gf.optim.AdamW([x], lr=0.1, weight_decay=0.1)
+    >>> x.sum().backward()
+    >>> optimizer.step()
+    >>> [round(v, 3) for v in x.tolist()]
+    [0.89, 98.9]
     """
 
     _decoupled = True
@@ -164,6 +191,14 @@ class RMSprop(Optimizer):
     centered: divide by the standard deviation of the gradient instead of its root mean square (default False).
 
     Raises ValueError for a hyperparameter out of range, and whatever `Optimizer` raises.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([1.0, 1.0], requires_grad=True)
+    >>> optimizer = gf.optim.RMSprop([x], lr=0.01)
+    >>> (x * gf.tensor([1.0, 1000.0])).sum().backward()
+    >>> optimizer.step()
+    >>> [round(v, 3) for v in x.tolist()]
+    [0.9, 0.9]
     """
 
     state_names = ("square_avg", "grad_avg", "momentum_buffer")

@@ -34,6 +34,14 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
 
     Raises ValueError for another `max_norm` and for a read-only gradient, DeviceMismatchError for parameters on several
     devices.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([0.0, 0.0], requires_grad=True)
+    >>> (x * gf.tensor([3.0, 4.0])).sum().backward()
+    >>> gf.optim.clip_grad_norm_([x], max_norm=1.0).item()
+    5.0
+    >>> [round(v, 4) for v in x.grad.tolist()]
+    [0.6, 0.8]
     """
     if max_norm != math.inf:
         checked_number("max_norm", max_norm)

@@ -51,6 +51,17 @@ class FlatArrays(NamedTuple):
     parameters: the values, to be changed in place.
     gradients: the gradients, to be left unchanged.
     state: the state arrays by name, to be changed in place.
+
+    >>> import gradflow as gf
+    >>> class Descent(gf.optim.Optimizer):
+    ...     def update(self, flat, group, lr, step, first):
+    ...         flat.parameters[...] -= lr * flat.gradients
+    >>> x, y = gf.tensor([1.0, 2.0], requires_grad=True), gf.tensor(3.0, requires_grad=True)
+    >>> optimizer = Descent([x, y], {"lr": 0.5})
+    >>> (x.sum() + y).backward()
+    >>> optimizer.step()
+    >>> x.tolist(), y.item()
+    ([0.5, 1.5], 2.5)
     """
 
     backend: Backend

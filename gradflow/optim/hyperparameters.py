@@ -21,6 +21,12 @@ def check_numbers(group: dict[str, Any], *names: str, low: float = 0.0, high: fl
     """Convert these hyperparameters of a parameter group to floats, in place.
 
     Raises ValueError unless each is a finite number in [low, high) (default: any nonnegative number).
+
+    >>> import gradflow as gf
+    >>> gf.optim.check_numbers({"momentum": 1.5}, "momentum", high=1.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: momentum must be in [0, 1); got 1.5
     """
     for name in names:
         group[name] = checked_number(name, group[name], low, high)

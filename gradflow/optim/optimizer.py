@@ -53,6 +53,20 @@ class Optimizer:
     To write an optimizer, derive a class, name its state arrays in `state_names`, and define `update`; define
     `check_hyperparameters` and `needed_state` where needed. Saving, loading, groups, schedules and captured steps work
     without more code. docs/write-an-optimizer.md has an example.
+
+    >>> import gradflow as gf
+    >>> class SignDescent(gf.optim.Optimizer):
+    ...     def __init__(self, parameters, lr=0.1):
+    ...         super().__init__(parameters, {"lr": lr})
+    ...     def update(self, flat, group, lr, step, first):
+    ...         F = flat.backend
+    ...         flat.parameters[...] = F.subtract(flat.parameters, F.multiply(F.sign(flat.gradients), lr))
+    >>> x = gf.tensor([1.0, -2.0], requires_grad=True)
+    >>> optimizer = SignDescent([x])
+    >>> (x * x).sum().backward()
+    >>> optimizer.step()
+    >>> [round(v, 4) for v in x.tolist()]
+    [0.9, -1.9]
     """
 
     state_names: ClassVar[tuple[str, ...]] = ()
@@ -69,7 +83,13 @@ class Optimizer:
     # ------------------------------------------------------------------ what a subclass defines
 
     def needed_state(self, group: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the state arrays that a group needs with its hyperparameters (default: all `state_names`)."""
+        """The names of the state arrays that a group needs with its hyperparameters (default: all `state_names`).
+
+        >>> import gradflow as gf
+        >>> optimizer = gf.optim.SGD([gf.zeros(1, requires_grad=True)], momentum=0.9)
+        >>> optimizer.needed_state(optimizer.param_groups[0]), optimizer.needed_state({"momentum": 0.0})
+        (('momentum_buffer',), ())
+        """
         return self.state_names
 
     def check_hyperparameters(self, group: dict[str, Any]) -> None:
@@ -77,6 +97,12 @@ class Optimizer:
 
         "lr" has been checked. Raise ValueError for one out of range; for numbers, use `gradflow.optim.check_numbers`.
         It is called for new groups, and before a step that follows a change of hyperparameters.
+
+        >>> import gradflow as gf
+        >>> gf.optim.SGD([gf.zeros(1, requires_grad=True)], momentum=-1.0)
+        Traceback (most recent call last):
+            ...
+        ValueError: momentum must be in [0, inf); got -1.0
         """
 
     def update(self, flat: FlatArrays, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
@@ -88,6 +114,16 @@ class Optimizer:
         lr: the learning rate of this step.
         step: the step number of these parameters, 1, 2, ... (not `self.steps`, which counts all calls).
         first: whether no step has written one or more of the needed state arrays, which are zero then.
+
+        >>> import gradflow as gf
+        >>> class Report(gf.optim.Optimizer):
+        ...     def update(self, flat, group, lr, step, first):
+        ...         print(lr, step, first)
+        >>> x = gf.tensor([1.0, 2.0], requires_grad=True)
+        >>> optimizer = Report([x], {"lr": 0.5})
+        >>> x.sum().backward()
+        >>> optimizer.step()
+        0.5 1 False
         """
         raise NotImplementedError
 
@@ -118,6 +154,13 @@ class Optimizer:
 
         A schedule gets the optimizer's step count, as for other groups. Raises like the constructor, before anything
         changes.
+
+        >>> import gradflow as gf
+        >>> x, y = gf.zeros(1, requires_grad=True), gf.zeros(1, requires_grad=True)
+        >>> optimizer = gf.optim.SGD([x], lr=0.1)
+        >>> optimizer.add_param_group({"params": [y], "lr": 0.01})
+        >>> optimizer.learning_rates
+        [0.1, 0.01]
         """
         self._follow_edits()
         added = self._complete(group, self.param_groups)
@@ -175,7 +218,14 @@ class Optimizer:
         self._unedited = [x for group in groups for x in (*group.values(), *group["params"])]
 
     def has_parameters(self, parameters: Sequence[Sequence[Tensor]]) -> bool:
-        """Whether the groups have exactly these parameters, group by group, in this order."""
+        """Whether the groups have exactly these parameters, group by group, in this order.
+
+        >>> import gradflow as gf
+        >>> x, y = gf.zeros(1, requires_grad=True), gf.zeros(1, requires_grad=True)
+        >>> optimizer = gf.optim.SGD([x, y])
+        >>> optimizer.has_parameters([[x, y]]), optimizer.has_parameters([[x], [y]])
+        (True, False)
+        """
         groups = self.param_groups
         if len(groups) != len(parameters):
             return False
@@ -271,6 +321,14 @@ class Optimizer:
         learning rate, RuntimeError for a parameter that was moved to another device or dtype. A step that is
         interrupted during the update counts for the parameters that it may have changed. Call it from one thread at a
         time.
+
+        >>> import gradflow as gf
+        >>> x = gf.tensor([3.0], requires_grad=True)
+        >>> optimizer = gf.optim.SGD([x], lr=0.25)
+        >>> (x * x).sum().backward()
+        >>> optimizer.step()
+        >>> x.item(), optimizer.steps
+        (1.5, 1)
         """
         loss = None if closure is None else closure()
         self._follow_edits()
@@ -309,6 +367,15 @@ class Optimizer:
 
         "state" has, by parameter index, the steps and the state arrays, None for an array that no step has written.
         Schedules are not saved; the optimizer that loads the state keeps its own.
+
+        >>> import gradflow as gf
+        >>> x = gf.tensor([1.0], requires_grad=True)
+        >>> optimizer = gf.optim.SGD([x], lr=0.1, momentum=0.9)
+        >>> x.sum().backward()
+        >>> optimizer.step()
+        >>> state = optimizer.state_dict()
+        >>> state["steps"], state["state"][0]["momentum_buffer"].tolist()
+        (1, [1.0])
         """
         self._follow_parameters()
         entries, state = collect(self._blocks), {}
@@ -332,6 +399,11 @@ class Optimizer:
         step count of the state. Everything is checked before anything changes, which waits for the device. Raises
         TypeError for an object that is not a state dict; KeyError or ValueError for the state of other parameters or of
         another optimizer; ValueError for an invalid step count, non-finite numbers, and negative means of squares.
+
+        >>> import gradflow as gf
+        >>> x = gf.tensor([1.0], requires_grad=True)
+        >>> optimizer = gf.optim.Adam([x], lr=0.1)
+        >>> gf.optim.Adam([x], lr=0.5).load_state_dict(optimizer.state_dict())
         """
         self.state_loader(state_dict)()
 
@@ -339,6 +411,13 @@ class Optimizer:
         """Check a state for `load_state_dict`, and return the function that loads it. Raises like `load_state_dict`.
 
         finite: whether numbers that are not finite are an error (default True).
+
+        >>> import gradflow as gf
+        >>> optimizer = gf.optim.SGD([gf.zeros(1, requires_grad=True)], lr=0.1)
+        >>> load = optimizer.state_loader({**optimizer.state_dict(), "steps": 7})
+        >>> load()
+        >>> optimizer.steps
+        7
         """
         groups, states, steps = parts_of(state_dict)
         self._follow_parameters()

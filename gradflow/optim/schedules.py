@@ -35,6 +35,11 @@ class constant:  # noqa: N801 (lower case: used like functions)
     """A constant rate.
 
     lr: the learning rate.
+
+    >>> import gradflow as gf
+    >>> schedule = gf.optim.schedules.constant(0.1)
+    >>> schedule(0), schedule(10**6)
+    (0.1, 0.1)
     """
 
     lr: float
@@ -53,6 +58,11 @@ class step:  # noqa: N801
     lr: the first learning rate.
     every: the steps of an interval.
     factor: the factor (default 0.1).
+
+    >>> import gradflow as gf
+    >>> schedule = gf.optim.schedules.step(0.1, every=10, factor=0.5)
+    >>> [schedule(n) for n in (0, 9, 10, 20)]
+    [0.1, 0.1, 0.05, 0.025]
     """
 
     lr: float
@@ -77,6 +87,11 @@ class cosine:  # noqa: N801
     lr: the first learning rate.
     steps: the steps until `final`.
     final: the rate from then on (default 0).
+
+    >>> import gradflow as gf
+    >>> schedule = gf.optim.schedules.cosine(0.1, steps=100, final=0.02)
+    >>> [round(schedule(n), 3) for n in (0, 50, 100, 200)]
+    [0.1, 0.06, 0.02, 0.02]
     """
 
     lr: float
@@ -96,6 +111,11 @@ class warmup:  # noqa: N801
 
     schedule: the schedule that follows.
     steps: the steps of the warm-up. Its first rate is 1 / steps times the last one.
+
+    >>> from gradflow.optim.schedules import constant, warmup
+    >>> schedule = warmup(constant(0.1), steps=4)
+    >>> [round(schedule(n), 3) for n in (0, 1, 3, 4, 100)]
+    [0.025, 0.05, 0.1, 0.1, 0.1]
     """
 
     schedule: Schedule
@@ -121,6 +141,11 @@ class one_cycle:  # noqa: N801
     final_divisor: the last rate is the first rate / final_divisor (default 1e4).
 
     Raises ValueError for fewer than 2 steps, `rise` outside (0, 1), and divisors that are not positive.
+
+    >>> import gradflow as gf
+    >>> schedule = gf.optim.schedules.one_cycle(0.5, steps=10)
+    >>> [round(schedule(n), 3) for n in (0, 1, 2, 5, 9)]
+    [0.02, 0.26, 0.5, 0.306, 0.0]
     """
 
     peak: float

@@ -33,6 +33,11 @@ def uniform(
     generator: default, `gradflow.random.default_generator`.
 
     Raises ValueError for invalid bounds, TypeError for a dtype that is not floating-point or not on the device.
+
+    >>> import gradflow as gf
+    >>> x = gf.random.uniform(1000, low=-1.0, high=3.0)
+    >>> -1.0 <= x.min().item(), x.max().item() < 3.0, round(x.mean().item())
+    (True, True, 1)
     """
     if not -math.inf < low <= high < math.inf:
         raise ValueError(f"uniform needs finite low <= high; got low={low}, high={high}")
@@ -59,6 +64,13 @@ def normal(
     dtype, device, generator: as for `uniform`.
 
     Raises ValueError for an invalid mean or std, TypeError as `uniform` does.
+
+    >>> import gradflow as gf
+    >>> x = gf.random.normal((2, 3), generator=gf.Generator(0))
+    >>> x.shape, x.dtype
+    ((2, 3), gradflow.float32)
+    >>> (gf.random.normal((2, 3), generator=gf.Generator(0)) == x).all().item()
+    True
     """
     if not (math.isfinite(mean) and 0 <= std < math.inf):
         raise ValueError(f"normal needs a finite mean and a finite std >= 0; got mean={mean}, std={std}")
@@ -73,6 +85,11 @@ def permutation(n: int, *, device: DeviceLike | None = None, generator: Generato
     """The integers 0 to n - 1 in random order, int64: the permutation that sorts n random 64-bit words.
 
     device, generator: as for `uniform`.
+
+    >>> import gradflow as gf
+    >>> order = gf.random.permutation(5, generator=gf.Generator(0))
+    >>> sorted(order.tolist())
+    [0, 1, 2, 3, 4]
     """
     return _sample((n,), "int64", device, generator, lambda F, words: F.argsort(words, axis=-1, stable=True))
 

@@ -33,7 +33,17 @@ _GRADFLOW = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 class SyncError(RuntimeError):
-    """Code inside `forbid_sync` copied to the host or waited; the message says what did, and on which line."""
+    """Code inside `forbid_sync` copied to the host or waited; the message says what did, and on which line.
+
+    >>> import gradflow as gf
+    >>> from gradflow.testing import SyncError, forbid_sync
+    >>> try:
+    ...     with forbid_sync():
+    ...         gf.ones(3).sum().item()
+    ... except SyncError as error:
+    ...     print(str(error).partition(":")[0])
+    Tensor.item copies 4 bytes (shape (), float32) from cpu to the host
+    """
 
 
 @dataclass
@@ -56,7 +66,15 @@ class HostTraffic:
 
 @dataclass
 class Transfers(HostTraffic):
-    """What `count_transfers` has counted so far."""
+    """What `count_transfers` has counted so far.
+
+    >>> import gradflow as gf
+    >>> from gradflow.testing import count_transfers
+    >>> with count_transfers() as count:
+    ...     _ = gf.ones(2).tolist()
+    >>> count.to_host, count.bytes_to_host
+    (1, 8)
+    """
 
     bytes_to_host: int = 0
     """The bytes of all copies to the host."""

@@ -32,7 +32,17 @@ _VALUES = (
 
 @dataclass
 class Counts(HostTraffic):
-    """Counts of operations on a fake device: see `FakeBackend.counts`."""
+    """Counts of operations on a fake device: see `FakeBackend.counts`.
+
+    >>> import gradflow as gf
+    >>> from gradflow.testing import FakeBackend
+    >>> x = gf.ones(3, device="fake")
+    >>> before = x.backend.counts.to_host
+    >>> x.tolist()
+    [1.0, 1.0, 1.0]
+    >>> x.backend.counts.to_host - before
+    1
+    """
 
     allocations: int = 0
     """New arrays that own their memory."""
@@ -41,7 +51,14 @@ class Counts(HostTraffic):
 
 
 class FakeArray:
-    """An array of a fake device. It has shape, dtype, ndim, arithmetic and indexing, and hides its values."""
+    """An array of a fake device. It has shape, dtype, ndim, arithmetic and indexing, and hides its values.
+
+    >>> import gradflow as gf
+    >>> import gradflow.testing
+    >>> x = gf.ones((2, 3), device="fake")
+    >>> x.array, x.array.shape
+    (<FakeArray of shape (2, 3), float32 on fake:0>, (2, 3))
+    """
 
     __slots__ = ("_backend", "_memory", "_values")
     __array_ufunc__ = None

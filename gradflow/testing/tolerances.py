@@ -91,7 +91,13 @@ def ulp_bound(reference: Any, dtype: Any = "float32", ulps: float = 4.0) -> Any:
 
 
 class Agreement(NamedTuple):
-    """The error of a result; `compare` returns it."""
+    """The error of a result; `compare` returns it.
+
+    >>> import numpy as np
+    >>> from gradflow.testing import compare
+    >>> compare(np.float32([1.0, 2.0]), [1.0, 2.25], bound=0.5).share
+    0.5
+    """
 
     ulp: float
     """The largest error in units in the last place of the reference, in the dtype of the result."""

@@ -20,6 +20,16 @@ class Epoch:
     validation_loss, validation_metrics: after the epoch, without dropout; None and {} without validation.
     stale: the number of epochs since the best; 0 for the best so far.
     seconds: the time of the epoch with its validation. samples_per_second: training samples in this time.
+
+    >>> import gradflow as gf
+    >>> from gradflow.data import Batches
+    >>> from gradflow.training import Trainer
+    >>> model = gf.nn.Linear(1, 1)
+    >>> batches = Batches([[1.0], [2.0], [3.0]], [[2.0], [4.0], [6.0]], batch_size=1)
+    >>> trainer = Trainer(model, gf.mse_loss, gf.optim.SGD(model.parameters(), lr=0.1), batches)
+    >>> first, *_, last = trainer.epochs(20)
+    >>> last.epoch, last.step, last.train_loss < first.train_loss
+    (20, 60, True)
     """
 
     epoch: int
@@ -58,6 +68,15 @@ class Step(NamedTuple):
     step: its number, from 1. epoch: the number of its epoch, from 1.
     loss: the loss that it minimised, a tensor of shape () on the device; reading it waits for the device.
     finished: the figures of the epoch if this was its last step, else None.
+
+    >>> import gradflow as gf
+    >>> from gradflow.data import Batches
+    >>> from gradflow.training import Trainer
+    >>> model = gf.nn.Linear(1, 1)
+    >>> batches = Batches([[1.0], [2.0]], [[2.0], [4.0]], batch_size=1)
+    >>> trainer = Trainer(model, gf.mse_loss, gf.optim.SGD(model.parameters(), lr=0.1), batches)
+    >>> [(step.step, step.epoch, step.finished is None) for step in trainer.steps(3)]
+    [(1, 1, True), (2, 1, False), (3, 2, True)]
     """
 
     step: int
@@ -67,4 +86,18 @@ class Step(NamedTuple):
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became infinite or NaN: training has diverged."""
+    """The loss became infinite or NaN: training has diverged.
+
+    >>> import gradflow as gf
+    >>> from gradflow.data import Batches
+    >>> from gradflow.training import NonFiniteLossError, Trainer
+    >>> model = gf.nn.Linear(1, 1)
+    >>> batches = Batches([[1.0], [2.0]], [[1.0], [2.0]], batch_size=1)
+    >>> optimizer = gf.optim.SGD(model.parameters())
+    >>> trainer = Trainer(model, lambda output, target: gf.mse_loss(output, target) * float("nan"), optimizer, batches)
+    >>> try:
+    ...     list(trainer.epochs(9))
+    ... except NonFiniteLossError:
+    ...     print(f"diverged in epoch {trainer.epoch + 1}")
+    diverged in epoch 1
+    """

@@ -29,6 +29,16 @@ def fit(
     epochs: the number of epochs. You may leave the loop early.
 
     It is a `Trainer` with one metric: "r2" for values, "accuracy" for labels. Raises as that and its `epochs`.
+
+    >>> import gradflow as gf
+    >>> from gradflow.data import Batches
+    >>> from gradflow.training import fit
+    >>> x = gf.random.normal((200, 2), generator=gf.Generator(0))
+    >>> batches = Batches(x, (x[:, 0] > x[:, 1]).astype("int64"), batch_size=20)
+    >>> model = gf.nn.MLP([2, 16, 2])
+    >>> *_, last = fit(model, gf.cross_entropy, gf.optim.Adam(model.parameters(), lr=0.01), batches, batches, epochs=20)
+    >>> last.validation_metrics["accuracy"] > 0.95
+    True
     """
     check_batches("train_batches", train_batches)
     check_batches("test_batches", test_batches)
@@ -42,6 +52,15 @@ def evaluate(model: gf.nn.Module, criterion: Loss, batches: Batches) -> tuple[fl
 
     The samples are taken in order, also with `shuffle` or `drop_last`.
     Each module is then in the mode that it was in. Raises TypeError or ValueError for batches that do not fit.
+
+    >>> import gradflow as gf
+    >>> from gradflow.data import Batches
+    >>> from gradflow.training import evaluate
+    >>> labels = gf.tensor([1, 0, 1], dtype="int64")
+    >>> batches = Batches([[-1.0, 1.0], [1.0, -1.0], [3.0, 1.0]], labels, batch_size=2)
+    >>> loss, accuracy = evaluate(gf.nn.Identity(), gf.cross_entropy, batches)
+    >>> round(accuracy, 4)
+    0.6667
     """
     check_batches("batches", batches)
     check_loss(criterion)

@@ -270,6 +270,16 @@ def load_run(path: str | Path, device: DeviceLike | None = None) -> Predictor:
 
     Raises FileNotFoundError if there is no model, and says what to do; InvalidFileError for a file that is not a model
     file, is damaged or was written by a newer gradflow.
+
+    >>> import tempfile
+    >>> import gradflow as gf
+    >>> from gradflow.data import Dataset
+    >>> from gradflow.training import Predictor, load_run
+    >>> split = Dataset.from_arrays([[float(i)] for i in range(10)], ["low"] * 5 + ["high"] * 5).split(seed=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     gf.save(f"{folder}/model.safetensors", Predictor.from_split([gf.nn.MLP([1, 8, 2])], split).tree())
+    ...     load_run(f"{folder}/model.safetensors")
+    Predictor(1-8-2, relu, 2 classes, on cpu)
     """
     path = Path(path)
     file = path / MODEL_FILE if path.is_dir() else path

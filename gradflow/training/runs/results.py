@@ -31,6 +31,16 @@ class Result:
         testing; "" and {} if there are neither. members: the same of each model of an ensemble.
     seconds: how long training took. stopped: why it ended before its last epoch, "" if it did not; `failed`: whether
         that was an error. omitted: why a picture or the report is missing, "" if none is.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from gradflow.training import Settings, train
+    >>> x = np.random.default_rng(0).normal(size=(100, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/data.npz", X=x, y=x[:, 0] + x[:, 1])
+    ...     result = train(Settings(f"{folder}/data.npz", epochs=2, hidden=(), ensemble=2), out=f"{folder}/run")
+    >>> [len(history) for history in result.histories], sorted(result.figures), len(result.members)
+    ([2, 2], ['mae', 'r2', 'rmse'], 2)
     """
 
     settings: Settings

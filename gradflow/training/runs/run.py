@@ -62,6 +62,17 @@ class Run:
             for step in run.steps():
                 ...
             result = run.finish()
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from gradflow.training import Run, Settings
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/data.npz", X=np.eye(10), y=np.arange(10) % 2)
+    ...     settings = Settings(f"{folder}/data.npz", test=0, validation=0, epochs=3, batch_size=5)
+    ...     with Run.new(settings, out=f"{folder}/run") as run:
+    ...         steps = [step.step for step in run.steps()]
+    >>> steps
+    [1, 2, 3, 4, 5, 6]
     """
 
     def __init__(self, members: Members, out: str | Path | None, folder: RunFolder | None = None) -> None:
@@ -292,6 +303,16 @@ def train(settings: Settings, out: str | Path | None = None) -> Result:
     Raises SettingsError for settings that cannot be used here, DataError for data that cannot, ModuleNotFoundError
     without the extra `train`, NonFiniteLossError for a non-finite loss in the first epoch, and OSError, which says what
     is saved, if a file cannot be written.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from gradflow.training import Settings, train
+    >>> x = np.random.default_rng(0).normal(size=(100, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/data.npz", X=x, y=x[:, 0] > 0)
+    ...     result = train(Settings(f"{folder}/data.npz", epochs=40, lr=0.1, hidden=(8,)), out=f"{folder}/run")
+    >>> result.assessed, "accuracy" in result.figures, result.predictor.predict([[-2.0, 0.0], [2.0, 0.0]])
+    ('test', True, array([False,  True]))
     """
     return _trained(Run.new(settings, out))
 
@@ -302,6 +323,19 @@ def resume(folder: str | Path, **places: str) -> Result:
     places: another `device`, or where its data lies now, if it was moved: `dataset`, `test_file`, `validation_file`.
 
     Raises SettingsError if the run is finished or is going on elsewhere, or for other data; and like `train`.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from gradflow.training import SettingsError, Settings, resume, train
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/data.npz", X=np.eye(10), y=np.arange(10) % 2)
+    ...     train(Settings(f"{folder}/data.npz", test=0, epochs=1), out=f"{folder}/run").stopped
+    ...     try:
+    ...         resume(f"{folder}/run")
+    ...     except SettingsError as error:
+    ...         print(str(error).partition(" is ")[2].partition(";")[0])
+    ''
+    finished
     """
     return _trained(Run.resumed(folder, **places))
 

@@ -39,7 +39,14 @@ VALIDATION_SHARE = 0.2
 
 
 class SettingsError(ValueError):
-    """Invalid settings; the message says, on one line, which and why."""
+    """Invalid settings; the message says, on one line, which and why.
+
+    >>> from gradflow.training import Settings
+    >>> Settings("digits", dropout=1.0)
+    Traceback (most recent call last):
+        ...
+    gradflow.training.runs.settings.SettingsError: dropout must be at least 0 and below 1; got 1.0
+    """
 
 
 MOST_EPOCHS, MOST_UNITS, MOST_LAYERS, MOST_MEMBERS = 1_000_000, 65_536, 1_000, 1_000
@@ -70,6 +77,11 @@ class Settings:
     seed: in [0, 2^32) (default 0); it determines the split, the initial weights, the shuffles and the dropout masks.
 
     Raises SettingsError, which names the setting, for an invalid value.
+
+    >>> from gradflow.training import Settings
+    >>> settings = Settings("digits", hidden=(32,), optimizer="sgd", epochs=5)
+    >>> settings.lr, settings.momentum, settings.batch_size
+    (0.05, 0.9, 64)
     """
 
     dataset: str
@@ -180,6 +192,15 @@ def read_config(path: str | Path) -> dict[str, Any]:
     path: the file, or the folder of a run.
 
     Raises SettingsError if the file cannot be read or is not the config of a run.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from gradflow.training import Run, Settings, read_config
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/data.npz", X=np.eye(10), y=np.arange(10) % 2)
+    ...     with Run.new(Settings(f"{folder}/data.npz", test=0, hidden=(32, 16)), out=f"{folder}/run"):
+    ...         read_config(f"{folder}/run")["settings"]["hidden"]
+    [32, 16]
     """
     path = Path(path)
     if path.is_dir():
