@@ -12,7 +12,7 @@ project = "gradflow"
 author = "The gradflow authors"
 copyright = author
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-extensions += ["docstrings", "formulas", "names", "objects", "pictures", "repository"]  # in extensions/
+extensions += ["docstrings", "formulas", "names", "notebooks", "objects", "pictures", "repository"]  # in extensions/
 exclude_patterns = ["_build", "README.ko.md"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath", "amsmath"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import runpy
 import subprocess
@@ -115,6 +116,29 @@ def test_an_example_prints_what_its_page_shows(
     (page,) = [text for p in DOCS.rglob("*.md") if include in (text := p.read_text("utf-8"))]
     runpy.run_path(str(example), run_name="__main__")
     assert capsys.readouterr().out == page.partition(include)[2].partition("```")[0]
+
+
+def outputs_of(path: Path) -> list[tuple[str, set[str], str]]:
+    """What each cell of a notebook prints, which kinds of pictures it shows, and its value if it shows none."""
+    shown = []
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        outputs = [output for output in cell.get("outputs", ()) if output.get("name") != "stderr"]
+        kinds = {kind for output in outputs for kind in output.get("data", {}) if kind.startswith("image/")}
+        values = [] if kinds else [text for o in outputs for text in o.get("data", {}).get("text/plain", ())]
+        shown.append(("".join(text for o in outputs for text in o.get("text", ())), kinds, "".join(values)))
+    return shown
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    """After a change: `jupyter execute --inplace examples/backpropagation.ipynb`."""
+    for package in ("ipykernel", "matplotlib", "nbclient", "pygraphviz"):
+        pytest.importorskip(package)
+    notebook, copy = ROOT / "examples" / "backpropagation.ipynb", tmp_path / "executed"
+    words = [sys.executable, "-c", "from nbclient.cli import main; main()", str(notebook), f"--output={copy}"]
+    done = subprocess.run(words, capture_output=True, text=True, env=child_environment(GRADFLOW_DEVICE="cpu"))
+    assert done.returncode == 0, done.stderr
+    assert outputs_of(copy.with_suffix(".ipynb")) == outputs_of(notebook)
 
 
 def test_the_reference_shows_each_public_name_once() -> None:

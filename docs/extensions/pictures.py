@@ -32,25 +32,24 @@ def colours(theme: str, palette: dict[str, str]) -> str:
 CHOSEN = f" {colours('light', LIGHT)} {colours('dark', DARK)}</style>"
 
 
+def on_page(svg: str, name: str) -> str:
+    """The SVG of a picture as a part of a page, with ids that begin with the name."""
+    svg = svg[svg.index("<svg") :].replace(' id="', f' id="{name}-').replace("</style>", CHOSEN)
+    width = float(svg.partition(' width="')[2].partition('"')[0])
+    size = f"width: {1.25 * width:.0f}px; min-width: {0.7 * width:.0f}px"
+    return f'<div class="graph"><svg style="{size}"{svg.removeprefix("<svg")}</div>'
+
+
 class Picture(SphinxDirective):
-    """The picture of a name, with the content of the directive as its caption."""
+    """The picture of a name that the page's code has defined."""
 
     required_arguments = 1
-    has_content = True
     option_spec = {"local": directives.flag, "roles": directives.flag}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
-        picture = self.env.temp_data["names"][name]
-        svg = to_svg(picture.graph, **dict.fromkeys(self.options, True))
-        svg = svg.replace(' id="', f' id="{name}-')  # ids are those of the page, not of the picture
-        svg = svg.replace("</style>", CHOSEN)
-        width = float(svg.partition(' width="')[2].partition('"')[0])
-        size = f"width: {1.25 * width:.0f}px; min-width: {0.7 * width:.0f}px"
-        figure = nodes.container(classes=["graph"])
-        figure += nodes.raw("", svg.replace("<svg", f'<svg style="{size}"', 1), format="html")
-        self.state.nested_parse(self.content, self.content_offset, figure)
-        return [figure]
+        svg = to_svg(self.env.temp_data["names"][name].graph, **dict.fromkeys(self.options, True))
+        return [nodes.raw("", on_page(svg, name), format="html")]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

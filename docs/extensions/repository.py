@@ -35,6 +35,8 @@ class RepositoryLinks(SphinxTransform):
             path = (Path(self.env.doc2path(self.env.docname)).parent / link["reftarget"]).resolve()
             if not path.is_file() or not path.is_relative_to(root) or path.is_relative_to(self.env.srcdir):
                 continue
+            if path.suffix == ".ipynb":  # to be downloaded
+                continue
             name = path.relative_to(root).as_posix()
             link.replace_self(
                 addnodes.pending_xref(
