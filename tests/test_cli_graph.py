@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import gradflow as gf
 from gradflow.cli import main
 from gradflow.cli.graph import options_first
 from gradflow.training import load_run
@@ -347,10 +346,3 @@ def test_the_commands_of_the_help_of_graph_run(command: Any) -> None:
     assert len(examples) == 4
     for example in examples:
         assert command(*shlex.split(example)).status == 0, example
-
-
-def test_the_command_changes_no_state_of_the_library(command: Any) -> None:
-    state = gf.random.default_generator.state_dict()
-    command("graph", "dropout(x, 0.5)", "x=[1,2,3]")
-    assert gf.is_grad_enabled()
-    assert set(state) == {"key", "counter"}

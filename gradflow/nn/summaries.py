@@ -122,7 +122,7 @@ class Summary:
             "gradients": "gradients",
             "optimizer": f"state of {self.optimizer}" if self.optimizer else "state of an optimizer (none given)",
             "activations": f"saved activations (batch of {self.batch_size})",
-            "total": "total",
+            "total": "total without temporary arrays",
         }
         steps = self.memory.values()
         memory = [("memory of a training step", *self.memory)]
@@ -162,9 +162,10 @@ def summary(
 
     The model runs in training mode on two small batches of ones (zeros for integers) where its parameters are, as a
     copy: the model, its buffers and random generators stay as they were. What grows with the batch is taken to grow in
-    proportion. Only products of matrices count as multiply-adds (`linear`, `matmul`). Memory is that of all elements,
-    without the up to 255 bytes by which an optimizer aligns each parameter, and without the gradients of activations,
-    which come and go during the backward pass. Forward hooks are not called.
+    proportion. Only products of matrices count as multiply-adds (`linear`, `matmul`). Memory is what is kept from step
+    to step, and from the forward to the backward pass: the elements of these arrays, without the padding with which an
+    optimizer aligns parameters (less than 2 kB each). The peak is higher, by gradients of activations and the temporary
+    arrays of kernels. Forward hooks are not called.
 
     Raises TypeError for anything but a module, and for inputs of a dtype that it does not take; ValueError for inputs
     of a shape that it does not take, naming the layer.
@@ -189,7 +190,7 @@ def summary(
     gradients                         1.63 MB
     state of Adam                     3.26 MB
     saved activations (batch of 64)    332 kB
-    total                             6.84 MB
+    total without temporary arrays    6.84 MB
     """
     if not isinstance(model, Module):
         made = isinstance(model, type) and issubclass(model, Module)
