@@ -57,7 +57,7 @@ def snapshots(
             Snapshot(
                 epoch, 10 * epoch, 0.1, spreads(0.1), spreads(0.1**epoch),
                 dict.fromkeys(names, np.nan if bad else 1e-3 / epoch),
-                {str(i): 0.125 * i for i in range(layers - 1)} if dead else {},
+                {str(i): i / layers for i in range(layers - 1)} if dead else {},
             )
         )  # fmt: skip
     return found

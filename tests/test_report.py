@@ -111,6 +111,9 @@ def test_the_report_of_a_run_tells_its_figures(name: str, tmp_path: Path) -> Non
                      "AdamW with a learning rate of 0.002, which falls to 0 along half a cosine, and weight decay 0.01",
                      "12\u201332\u201316\u20135 units, ReLU between them, and has 1,029 parameters",
                      "took 4.2 s", "Kept are the weights of epoch 12", "gradflow train --config runs/digits-1"]),
+        ("watched", ["Inside the network", "Taken at the end of 5 of 12 epochs.", "About 0.001, the dashed line"]),
+        ("watched and deep", ["Shown are 8 of 30 layers."]),
+        ("watched and diverged", ["Weights are not finite from epoch 12 on, first in 0.weight, 0.bias, 1.weight and"]),
         ("pictures", ["Rows count from 0", "clipped at 3 standard deviations"]),
         ("values", ["predicts a value of digits from 12 features", "It reaches an R² of"]),
         ("three values", ["R², mean of the targets", "target 2: RMSE", "Rows and features count from 0"]),
@@ -128,6 +131,19 @@ def test_an_ensemble_has_the_curves_of_all_members(pages: dict[str, str]) -> Non
     assert pages["an ensemble"].count('class="curve validation many"') == 6
     assert pages["an ensemble"].count('class="best"') == 7
     assert not re.search('class="(curve|dot) validation', pages["nothing held out"])
+
+
+def test_each_layer_has_a_line_and_histograms(pages: dict[str, str]) -> None:
+    watched = pages["watched"]
+    assert watched.count('<path class="ridge"') == 2 * 3 * 5  # weights and gradients, layers, epochs
+    assert watched.count('<path class="layer"') == 3 + 3 + 3 + 2 + 1  # the key, ratios, gradients, dead units, rate
+    assert pages["watched and diverged"].count('<path class="ridge"') == 2 * 3 * 4
+    assert pages["watched and diverged"].count("none is finite</text>") == 2 * 3
+    assert "Dead units" in watched
+    assert "Dead units" not in pages["watched and diverged"]
+    labels = [svg["aria-label"] for svg in Page(watched).found("svg") if "aria-label" in svg]
+    assert "Weights of 0.weight, histograms by epoch: RMS from 0.1 to 0.1" in labels
+    assert "Inside the network" not in pages["classes"]
 
 
 def test_pages_are_small() -> None:

@@ -256,11 +256,12 @@ def _stride(shape: tuple[int, ...]) -> int:
 
 def _some(F: Backend, x: Array) -> Array:
     flat = F.reshape(x, (-1,))
-    return F.astype(F.getitem(flat, slice(None, None, _stride(x.shape))), F.single)
+    return F.astype(F.getitem(flat, slice(None, None, _stride(x.shape))), F.single, copy=False)
 
 
 def _mean_square(F: Backend, x: Array) -> Array:
-    return F.astype(F.mean(F.square(F.astype(x, F.single) if x.dtype in F.half_dtypes else x)), F.single)
+    x = F.astype(x, F.single, copy=False) if x.dtype in F.half_dtypes else x
+    return F.astype(F.mean(F.square(x)), F.single, copy=False)
 
 
 def _spreads(names: Iterable[str], figures: Any, counts: Any) -> dict[str, Spread]:

@@ -34,7 +34,7 @@ _RATE = "That of the last step of each epoch."
 _WEIGHTS = "Histograms of the weights, the first epoch at the top; its number is at the left. All have the same area."
 _GRADIENTS = (
     "Histograms of the absolute values of the gradient of the last step, on a logarithmic axis; at the right, the "
-    "share that is 0. A layer whose histogram moves to the left learns less and less."
+    "share that is 0, or below 1e-12. A layer whose histogram moves to the left learns less and less."
 )
 
 
@@ -90,11 +90,9 @@ def _notes(snapshots: Sequence[Snapshot], names: Sequence[str]) -> Iterator[str]
     for what, spreads in (("Weights", _weights_of), ("Gradients", _gradients_of)):
         bad = [s for s in snapshots if any(_is_broken(spread, s) for spread in spreads(s).items())]
         if bad:
-            where = [name for name, spread in spreads(bad[0]).items() if _is_broken((name, spread), bad[0])]
-            yield (
-                f"<strong>{what} are not finite from epoch {bad[0].epoch} on, first in "
-                f"{text(listed(where[:3]))}{' and others' if len(where) > 3 else ''}.</strong>"
-            )
+            where = [text(name) for name, spread in spreads(bad[0]).items() if _is_broken((name, spread), bad[0])]
+            first = listed(where) if len(where) < 4 else f"{', '.join(where[:3])} and others"
+            yield f"<strong>{what} are not finite from epoch {bad[0].epoch} on, first in {first}.</strong>"
 
 
 def _is_broken(named: tuple[str, Spread], snapshot: Snapshot) -> bool:
@@ -192,7 +190,7 @@ def _ridges(what: str, name: str, snapshots: Sequence[Snapshot], spreads: Sequen
     right = WIDTH - RIGHT - (44 if log else 0)
     x = Axis(float(edges[0]), float(edges[-1]), LEFT, right)
     if log:  # the edges are powers of 10
-        step = -(-(math.floor(x.high) - math.ceil(x.low)) // 6) or 1
+        step = -(-(math.floor(x.high) - math.ceil(x.low)) // 4) or 1
         powers = range(math.ceil(x.low), math.floor(x.high) + 1, step)
         x.ticks = [(float(p), f"1e{p}".replace("-", "\N{MINUS SIGN}")) for p in powers]
     else:
@@ -203,10 +201,14 @@ def _ridges(what: str, name: str, snapshots: Sequence[Snapshot], spreads: Sequen
     middles = [x(v) for v in ((edges[1:] + edges[:-1]) / 2).tolist()]
     for i, (row, snapshot, zero) in enumerate(zip(rows, snapshots, zeros, strict=True)):
         base = TOP + _PEAK + _ROW * i
-        points = "L".join(
-            f"{at:.1f} {base - _PEAK * float(v) / highest:.1f}" for at, v in zip(middles, row, strict=True)
-        )
-        parts.append(f'<path class="ridge" d="M{middles[0]:.1f} {base}L{points}L{middles[-1]:.1f} {base}"/>')
+        if row.any():
+            points = "L".join(
+                f"{at:.1f} {base - _PEAK * float(v) / highest:.1f}" for at, v in zip(middles, row, strict=True)
+            )
+            parts.append(f'<path class="ridge" d="M{middles[0]:.1f} {base}L{points}L{middles[-1]:.1f} {base}"/>')
+        else:
+            none = "all 0" if zero else "none is finite"
+            parts.append(f'<text class="middle" x="{(LEFT + right) / 2:.1f}" y="{base:.1f}">{none}</text>')
         parts.append(f'<text class="end" x="{LEFT - 6}" y="{base:.1f}">{snapshot.epoch}</text>')
         if log and zero >= 0.005:
             parts.append(f'<text class="end" x="{WIDTH - RIGHT}" y="{base:.1f}">{zero:.0%}</text>')
