@@ -2,19 +2,519 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 import pytest
+from graphs import close, forward, gradients, step
 
 import gradflow as gf
+from gradflow.drawing.graph import Graph
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_gates(device: str, dtype: str) -> None:
-    x, y, z = (gf.tensor(v, dtype, requires_grad=True) for v in (-2.0, 5.0, -4.0))
+def leaf(values: Any) -> gf.Tensor:
+    return gf.tensor(values, "float64", requires_grad=True)
+
+
+def formulas(graph: Graph) -> list[str]:
+    return [s.formula for s in graph.steps]
+
+
+# ---------------------------------------------------------------------- gradients
+
+
+def random_graph(seed: int) -> tuple[list[gf.Tensor], gf.Tensor]:
+    """Some leaves and what was computed from them, and their sum; each value is used by several others."""
+    rng = np.random.default_rng(seed)
+    vs = [leaf(rng.normal(size=(3,))) for _ in range(3)]
+    choices: list[Any] = [
+        lambda a, b: a * b, lambda a, b: a + b, lambda a, b: a - 2.0 * b, lambda a, _b: gf.tanh(a),
+        lambda a, b: gf.maximum(a, b), lambda a, _b: gf.softmax(a), lambda a, b: gf.where(a > b, a, b * b),
+        lambda a, b: gf.stack([a, b]).sum(axis=0), lambda a, _b: a.reshape(3, 1)[:, 0], lambda a, _b: a[[2, 0, 0]],
+        lambda a, b: a / (1.0 + b * b), lambda a, _b: a.mean() * a,
+    ]  # fmt: skip
+    for _ in range(15):
+        a, b = (vs[i] for i in rng.integers(0, len(vs), 2))
+        vs.append(choices[rng.integers(len(choices))](a, b))
+    total = vs[0].sum()
+    for v in vs[1:]:
+        total = total + v.sum()
+    return vs, total
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_gradients_of_all_values_are_those_of_gradients(seed: int) -> None:
     with gf.trace() as trace:
-        q = x + y
-        f = q * z
+        vs, f = random_graph(seed)
+        f.backward(retain_graph=True)
+    expected = gf.gradients(f, vs, retain_graph=True)
+    for graph in (trace.graph, gf.explain(f).graph):
+        found = gradients(graph)
+        for i, g in enumerate(expected):
+            if f"vs[{i}]" in found:
+                assert close(found[f"vs[{i}]"], g), (seed, i)
+        assert sum(f"vs[{i}]" in found for i in range(len(vs))) >= 10
+    for v in vs:
+        assert v.is_leaf or gf.autograd.hooks.retained(v._node) is None
+
+
+def test_a_value_that_is_used_several_times_sums(device: str) -> None:
+    x = gf.tensor(3.0, requires_grad=True)
+    with gf.trace() as trace:
+        f = x * x * x
         f.backward()
+    assert gradients(trace.graph)["x"] == 27
+    assert str(trace).splitlines()[-4:] == [
+        "df/dx gets df/df * v1 = 9",
+        "df/dx gets df/dv1 * x = 9",
+        "df/dx gets df/dv1 * x = 9",
+        "df/dx                 = 9 + 9 + 9 = 27",
+    ]
+
+
+def test_gradients_after_hooks_are_shown(device: str) -> None:
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    with gf.trace() as trace:
+        y = x * 2.0
+        y.register_hook(lambda g: g * 10.0)
+        y.sum().backward()
+    assert gradients(trace.graph)["y"] == [10, 10]
+    assert gradients(trace.graph)["x"] == [20, 20]
+
+
+def test_several_passes(device: str) -> None:
+    w = gf.tensor([1.0, 2.0], requires_grad=True)
+    with gf.trace() as trace:
+        a = (w * 2.0).sum()
+        b = (w * w).sum()
+        a.backward()
+        b.backward()
     graph = trace.graph
-    found = {v.name: (v.forward.values, v.gradient.values) for v in graph.values if v.forward and v.gradient}
-    assert found == {"x": (-2, -4), "y": (5, -4), "z": (-4, 3), "q": (3, -4), "f": (-12, 1)}
-    assert [(s.operation, s.formula) for s in graph.steps] == [("add", "q = x + y"), ("multiply", "f = q * z")]
+    assert [graph.values[p.root].name for p in graph.passes] == ["a", "b"]
+    (index,) = [v.index for v in graph.values if v.name == "w"]
+    assert [p.gradients[index].values for p in graph.passes] == [[2, 2], [2, 4]]
+    assert "backward pass 2, from b:" in str(trace)
+
+
+def test_of_a_graph_that_is_older_than_the_trace(device: str) -> None:
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    f = (x * x).sum()
+    with gf.trace() as trace:
+        f.backward()
+    assert gradients(trace.graph) == {"f": 1, "v1": [1, 1], "x": [2, 4]}
+    h = x * 3.0
+    with gf.trace() as trace:
+        y = (h * h).sum()
+        y.backward()
+    assert gradients(trace.graph)["h"] == [6, 12]
+    assert formulas(trace.graph) == ["v1 = h * h", "y = sum(v1)"]
+
+
+# ---------------------------------------------------------------------- higher derivatives and transforms
+
+
+def test_second_order(device: str) -> None:
+    x = gf.tensor(2.0, requires_grad=True)
+    with gf.trace() as trace:
+        y = x * x * x
+        (g,) = gf.gradients(y, [x], create_graph=True)
+        g.backward()
+    graph = trace.graph
+    assert forward(graph)["dy/dx"] == forward(graph)["g"] == 12
+    assert gradients(graph)["x"] == 12  # d(3 x^2)/dx
+    assert graph.passes[0].recorded
+    assert not graph.passes[1].recorded
+    first = [s for s in graph.steps if s.recorded_by is None]
+    second = [s for s in graph.steps if s.recorded_by is not None]
+    assert [s.operation for s in first] == ["multiply", "multiply", "copy"]
+    assert {graph.steps[s.recorded_by or 0].operation for s in second} == {"multiply"}
+    assert any(s.backward is not None for s in second)
+    assert "computed by a recorded backward pass (create_graph=True):" in str(trace)
+
+
+def test_transforms(device: str) -> None:
+    x = leaf([1.0, 2.0])
+    with gf.trace() as trace:
+        g = gf.grad(lambda t: (t * t * t).sum())(x)
+    assert gradients(trace.graph)["x"] == [3, 12] == g.tolist()
+    with gf.trace() as trace:
+        _, pullback = gf.vjp(lambda t: t * t, x)
+        pullback(gf.tensor([1.0, 10.0], "float64"))
+    assert gradients(trace.graph)["x"] == [2, 40]
+    assert formulas(trace.graph)[0] == "v1 = x * x"
+    with gf.trace() as trace:
+        gf.jacobian(gf.softmax)(x)
+        gf.hessian(lambda t: (t * t * t).sum())(x)
+    assert "softmax" in str(trace)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_checkpoint_is_a_box_that_runs_once(nested: bool, device: str) -> None:
+    def inner(t: gf.Tensor) -> gf.Tensor:
+        return gf.exp(gf.ops.dropout(t, 0.5) * w)
+
+    def part(t: gf.Tensor) -> gf.Tensor:
+        h = gf.checkpoint(inner, t) if nested else inner(t)
+        return h * t
+
+    x, w = leaf([0.5, 1.0, 2.0, 3.0]), leaf(2.0)
+    gf.manual_seed(3)
+    with gf.trace() as plain:
+        y = part(x).sum()
+        y.backward()
+    gf.manual_seed(3)
+    with gf.trace() as trace:
+        y = gf.checkpoint(part, x).sum()
+        y.backward()
+    assert formulas(trace.graph) == formulas(plain.graph)
+    assert gradients(trace.graph) == gradients(plain.graph)
+    assert [s.backward for s in trace.graph.steps] == [s.backward for s in plain.graph.steps]
+    boxes = [s.module for s in trace.graph.steps]
+    assert boxes[-1] == ()
+    assert boxes[0] == ("checkpoint", "checkpoint") if nested else ("checkpoint",)
+    assert {box[0] for box in boxes[:-1]} == {"checkpoint"}
+
+
+def test_a_checkpoint_with_several_results(device: str) -> None:
+    x = leaf([0.5, 1.0])
+    with gf.trace() as trace:
+        a, b = gf.checkpoint(lambda t: (gf.exp(t), t * t), x)
+        y = (a * b).sum()
+        y.backward()
+    a, b = gf.exp(x), x * x
+    (expected,) = gf.gradients((a * b).sum(), [x])
+    assert close(gradients(trace.graph)["x"], expected)
+    exp = next(s for s in trace.graph.steps if s.operation == "exp")
+    assert exp.backward is not None
+
+
+def test_a_captured_step_runs_normally(device: str) -> None:
+    model = gf.nn.MLP([2, 3, 1], activation="tanh")
+    optimizer = gf.optim.SGD(model.parameters(), lr=0.1)
+
+    @gf.capture
+    def training(x: gf.Tensor) -> gf.Tensor:
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    x = gf.ones((4, 2))
+    for _ in range(4):
+        training(x)
+    with gf.trace() as trace:
+        first = training(x)
+        second = training(x)
+    graph = trace.graph
+    assert [graph.values[p.root].name for p in graph.passes] == ["first", "second"]
+    assert forward(graph)["first"] == first.item() != second.item()
+    weights = [v for v in graph.values if v.name == "0.weight"]
+    assert len(weights) == 2  # before and after the optimizer's step
+    assert weights[0].forward != weights[1].forward
+    assert training.status.startswith("an observer sees the step")
+    training(x)
+    assert training.status == "replaying"
+
+
+# ---------------------------------------------------------------------- what is seen, and when
+
+
+def test_operations_without_gradient_are_constants(device: str) -> None:
+    x = gf.tensor([[1.0, 3.0], [4.0, 2.0]], requires_grad=True)
+    with gf.trace() as trace, gf.no_grad():
+        y = x * 2.0
+        label = y.argmax(axis=1)
+        right = (label == gf.tensor([1, 1], "int64")).astype("float32").mean()
+    graph = trace.graph
+    assert forward(graph)["label"] == label.tolist() == [1, 0]
+    assert forward(graph)["right"] == right.item() == 0.5
+    assert {v.kind for v in graph.values if v.step is not None} == {"constant"}
+    assert [s.operation for s in graph.steps] == ["multiply", "argmax", "equal", "astype", "mean"]
+    assert graph.passes == []
+
+
+def test_values_are_those_at_the_time(device: str) -> None:
+    x = gf.tensor([1.0, 2.0])
+    large = gf.ones(1000)
+    with gf.trace() as trace:
+        a = x + 1.0
+        total = large.sum()
+        x.zero_()
+        large[:] = gf.full(1000, 5.0)
+        b = x + 1.0
+    graph = trace.graph
+    assert [v.forward.values for v in graph.values if v.name == "x" and v.forward] == [[1, 2], [0, 0]]
+    assert [v.forward.mean for v in graph.values if v.name == "large" and v.forward] == [1]
+    assert (forward(graph)["a"], forward(graph)["b"], forward(graph)["total"]) == ([2, 3], [1, 1], 1000)
+    assert (a.tolist(), b.tolist(), total.item()) == ([2, 3], [1, 1], 1000)
+
+
+def test_statistics_of_large_arrays(device: str) -> None:
+    values = np.random.default_rng(0).normal(size=(30, 40)).astype("float32")
+    values[3, 4:7] = np.nan, np.inf, -np.inf
+    x = gf.tensor(values)
+    with gf.trace() as trace:
+        x * 1.0
+    numbers = trace.graph.values[0].forward
+    assert numbers is not None
+    finite = values[np.isfinite(values)].astype("float64")
+    assert (numbers.shape, numbers.dtype, numbers.values, numbers.nonfinite) == ((30, 40), "float32", None, 3)
+    found = (numbers.mean, numbers.deviation, numbers.least, numbers.greatest)
+    assert found == pytest.approx((finite.mean(), finite.std(), finite.min(), finite.max()), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float64"])
+def test_dtypes(dtype: str) -> None:
+    values = [True, False] if dtype == "bool" else [3, 7]
+    x = gf.tensor(values, dtype)
+    with gf.trace() as trace:
+        x.reshape(2, 1)
+    numbers = trace.graph.values[0].forward
+    assert numbers is not None
+    assert (numbers.dtype, numbers.values) == (dtype, values)
+    assert [type(v) for v in numbers.values] == [type(v) for v in x.tolist()]
+
+
+def test_one_transfer() -> None:
+    with gf.use_device("fake"):
+        model = gf.nn.MLP([3, 100, 2])
+        x = gf.random.normal((32, 3))
+        y = gf.tensor([0, 1] * 16, "int64")
+        with gf.testing.count_transfers() as count:
+            with gf.testing.forbid_sync(), gf.trace() as trace:
+                loss = gf.cross_entropy(model(x), y)
+                loss.backward()
+            assert (count.to_host, count.synchronizations) == (0, 0)
+            assert len(trace.graph.steps) == 3
+            assert str(trace)
+        assert (count.to_host, count.from_host) == (1, 0)
+        assert {v.forward.device for v in trace.graph.values if v.forward} == {"fake:0"}
+
+
+def test_after_an_exception_the_trace_has_what_ran(device: str) -> None:
+    x = gf.tensor(2.0, requires_grad=True)
+
+    def fail() -> None:
+        with trace:
+            y = x * x
+            y.backward()
+            raise ValueError("in between")
+
+    trace = gf.trace()
+    with pytest.raises(ValueError, match="in between"):
+        fail()
+    assert forward(trace.graph)["y"] == 4
+    assert gradients(trace.graph)["x"] == 4
+    assert not gf.autograd.grad_mode.current_observer.get()
+
+
+def test_a_backward_pass_that_fails(device: str) -> None:
+    x = gf.tensor(2.0, requires_grad=True)
+    failing = gf.operation("failing", lambda F, a: F.multiply(a, 2.0), lambda F, g, _out, _a: {}["no"])
+    with gf.trace() as trace:
+        y = failing(x) * 3.0
+        with pytest.raises(KeyError):
+            y.backward()
+        z = x * 5.0
+        z.backward()
+    assert gradients(trace.graph)["x"] == 5
+    assert gradients(trace.graph)["v1"] == 3
+
+
+def test_traces_inside_each_other_and_anomaly_detection(device: str) -> None:
+    x = gf.tensor(2.0, requires_grad=True)
+    with gf.detect_anomaly(), gf.trace() as outer:
+        a = x * 2.0
+        with gf.trace() as inner, gf.detect_anomaly():
+            b = a * 3.0
+            b.backward()
+        c = x + 1.0
+    assert formulas(inner.graph) == ["b = a * 3"]
+    assert formulas(outer.graph) == ["a = x * 2", "b = a * 3", "c = x + 1"]
+    for trace in (inner, outer):
+        assert gradients(trace.graph)["a"] == 3
+    assert c.item() == 3
+    with pytest.raises(gf.NonFiniteError), gf.trace() as trace, gf.detect_anomaly():
+        x * float("inf")
+    assert [s.operation for s in trace.graph.steps] == ["multiply"]
+
+
+def test_a_trace_sees_its_own_thread() -> None:
+    x = gf.tensor(2.0, requires_grad=True)
+    other: list[gf.Tensor] = []
+    with gf.trace() as trace:
+        thread = threading.Thread(target=lambda: other.append(x * 5.0))
+        thread.start()
+        thread.join()
+        y = x * 3.0
+    assert formulas(trace.graph) == ["y = x * 3"]
+    assert (other[0].item(), y.item()) == (10, 6)
+
+
+def test_a_generator_leaves_its_trace_at_the_end() -> None:
+    def traced() -> Iterator[Any]:
+        with gf.trace() as trace:
+            inside = gf.ones(2) * 3.0
+            yield trace
+        yield inside
+
+    generator = traced()
+    trace = next(generator)
+    next(generator)
+    assert formulas(trace.graph) == ["inside = v1 * 3"]
+
+
+# ---------------------------------------------------------------------- names, modules and places
+
+
+def test_a_name_is_never_that_of_another_value(device: str) -> None:
+    x = gf.tensor(1.0, requires_grad=True)
+    first = x
+    with gf.trace() as trace:
+        for _ in range(2):
+            x = x * 2.0
+    assert formulas(trace.graph) == ["v1 = first * 2", "x = v1 * 2"]
+    del first
+    start = x
+    with gf.trace(y=start) as trace:
+        y = start + 1.0
+        del start
+        (y * 2.0).sum()
+    assert [v.name for v in trace.graph.values] == ["y", None, None, None, None, None][: len(trace.graph.values)]
+
+
+def test_given_names_win(device: str) -> None:
+    x = gf.tensor(1.0, requires_grad=True)
+    layer = gf.nn.Linear(2, 2)
+    with gf.trace(speed=x, net=layer) as trace:
+        y = x * layer(gf.ones((1, 2)))
+    assert y.shape == (1, 2)
+    names = {v.name for v in trace.graph.values}
+    assert {"speed", "net.weight", "net.bias", "y"} <= names
+    assert not {"x", "weight"} & names
+
+
+def test_variables_of_the_module_are_found() -> None:
+    names: dict[str, Any] = {"gf": gf}
+    exec("x = gf.ones(2)\nwith gf.trace() as trace:\n    y = x * 2.0\n", names)
+    assert formulas(names["trace"].graph) == ["y = x * 2"]
+
+
+def test_modules_are_boxes(device: str) -> None:
+    class Block(gf.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = gf.nn.ModuleList([gf.nn.Linear(2, 2), gf.nn.Linear(2, 2)])
+
+        def forward(self, x: gf.Tensor) -> gf.Tensor:
+            for layer in self.layers:
+                x = gf.tanh(layer(x))
+            return x
+
+    class Net(gf.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Block()
+            self.mlp = gf.nn.MLP([2, 3, 1])
+
+        def forward(self, x: gf.Tensor) -> gf.Tensor:
+            return self.mlp(self.block(self.block(x)))
+
+    net = Net()
+    with gf.trace() as trace:
+        y = net(gf.ones((4, 2)))
+        y.sum().backward()
+    outer = "net (Net)"
+    assert [s.module for s in trace.graph.steps] == [
+        (outer, "block (Block)", "layers.0 (Linear)"),
+        (outer, "block (Block)"),
+        (outer, "block (Block)", "layers.1 (Linear)"),
+        (outer, "block (Block)"),
+        (outer, "block (Block), call 2", "layers.0 (Linear)"),
+        (outer, "block (Block), call 2"),
+        (outer, "block (Block), call 2", "layers.1 (Linear)"),
+        (outer, "block (Block), call 2"),
+        (outer, "mlp (MLP)", "0 (Linear)"),
+        (outer, "mlp (MLP)", "1 (Linear)"),
+        (),
+    ]
+    names = {v.name for v in trace.graph.values if v.kind == "parameter"}
+    assert names == {name for name, _ in net.named_parameters()}
+    with gf.trace() as trace:
+        net.mlp[0](gf.ones((1, 2)))
+    assert trace.graph.steps[0].module == ("net.mlp.0 (Linear)",)
+
+
+def test_the_line_is_the_callers() -> None:
+    with gf.trace() as trace:
+        y = gf.ones(2) * 2.0
+        line = sys._getframe().f_lineno - 1
+    assert trace.graph.steps[0].line == f"test_trace.py:{line}"
+    assert y.shape == (2,)
+
+
+def test_axes_that_matmul_adds_are_not_shown(device: str) -> None:
+    W, x = leaf([[1.0, 2.0], [3.0, 4.0]]), leaf([1.0, -1.0])
+    with gf.trace() as trace:
+        a = W @ x
+        b = x @ a
+        column = x.reshape(2, 1)
+        c = W @ column
+        (b * c).sum().backward()
+    assert formulas(trace.graph)[:4] == ["a = W @ x", "b = x @ a", "column = reshape(x, (2, 1))", "c = W @ column"]
+    assert step(trace.graph, "b").output in {i for s in trace.graph.steps for i in s.inputs}
+    found = gradients(trace.graph)
+    expected = gf.gradients((x @ (W @ x) * (W @ x.reshape(2, 1))).sum(), [W, x])
+    assert all(close(found[name], g) for name, g in zip(("W", "x"), expected, strict=True))
+
+
+# ---------------------------------------------------------------------- objects and errors
+
+
+def test_a_trace_keeps_nothing_alive() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        model = gf.nn.Linear(2, 2)
+        with gf.trace() as trace:
+            y = model(gf.ones((1, 2)))
+            z = y.sum()
+            z.backward()
+        found = [weakref.ref(y), weakref.ref(z), weakref.ref(z._node)]
+        del y, z
+        assert [each() for each in found] == [None, None, None]
+        assert len(trace.graph.steps) == 2
+    finally:
+        gc.enable()
+
+
+def test_errors() -> None:
+    with pytest.raises(TypeError, match=r"trace takes names of tensors and modules, as in trace\(x=x, .* n is int"):
+        gf.trace(n=3)
+    with gf.trace() as trace, pytest.raises(RuntimeError, match="complete at the end of its `with`"):
+        print(trace)
+    with pytest.raises(RuntimeError, match="a trace records one `with`"), trace:
+        pass
+    assert str(trace) == ""
+
+
+def test_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = gf.tensor(2.0, requires_grad=True)
+    with gf.trace() as trace:
+        y = x * x
+        y.backward()
+    picture = pytest.importorskip("pygraphviz") and trace._repr_svg_()
+    assert picture is not None
+    assert "<svg" in picture
+    assert trace._repr_html_() is None
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert trace._repr_svg_() is None
+    page = trace._repr_html_()
+    assert page is not None
+    assert page.startswith("<iframe srcdoc=")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 from gradflow.drawing.recorder import Recorder
 from gradflow.nn.module import Module
 from gradflow.tensor import Tensor
+
+_OWN = 3
+"""What `sys.getrefcount` returns for a dict that a variable and a frame refer to."""
 
 
 def checked_names(function: str, names: dict[str, Any]) -> dict[str, Any]:
@@ -24,9 +29,10 @@ def checked_names(function: str, names: dict[str, Any]) -> dict[str, Any]:
 
 def variables(frame: FrameType) -> dict[str, Any]:
     """The variables of a frame that can be named: those of its function first, then those of its module."""
-    found = {**frame.f_locals}
-    for name, value in frame.f_globals.items():
-        found.setdefault(name, value)
+    local = frame.f_locals
+    found = {**local, **{name: value for name, value in frame.f_globals.items() if name not in local}}
+    if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED and sys.getrefcount(local) <= _OWN:
+        local.clear()  # a copy that the frame keeps: tensors in it would live until the function returns
     return {name: value for name, value in found.items() if name.isidentifier() and not name.startswith("_")}
 
 
@@ -45,7 +51,8 @@ def name_values(recorder: Recorder, given: Mapping[str, Any], found: Mapping[str
         for name, module in modules
         for path, parameter in (*module.named_parameters(), *module.named_buffers())
     ]
-    for pairs in (_tensors(given), owners, _tensors(found), _contained(found)):
+    free = {name: value for name, value in found.items() if name not in given}
+    for pairs in (_tensors(given), owners, _tensors(free), _contained(free)):
         for name, tensor in pairs:
             for index in recorder.all_of(tensor):
                 if recorder.values[index].name is None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from gradflow.drawing.graph import Graph
 from gradflow.files import FilePath
+
+_LARGEST = 150
+"""The largest number of steps that a notebook shows as a picture; a larger graph is a page, which folds."""
 
 
 class Picture:
@@ -34,16 +39,21 @@ class Picture:
         return table(self.graph)
 
     def _repr_svg_(self) -> str | None:
-        """The picture in a notebook; None without the extra "viz"."""
+        """The picture in a notebook, of a graph that is not large, with the extra "viz"."""
         from gradflow.drawing.svg import to_svg
 
-        try:
-            return to_svg(self.graph)
-        except ModuleNotFoundError:
-            return None
+        return to_svg(self.graph) if self._is_drawn() else None
 
     def _repr_html_(self) -> str | None:
-        """The table in a notebook, where there is no picture."""
+        """The page in a notebook, where there is no picture."""
         import html
 
-        return None if self._repr_svg_() else f"<pre>{html.escape(str(self))}</pre>"
+        from gradflow.drawing.page import to_html
+
+        if self._is_drawn():
+            return None
+        page = html.escape(to_html(self.graph))
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 36rem; border: 0"></iframe>'
+
+    def _is_drawn(self) -> bool:
+        return len(self.graph.steps) <= _LARGEST and importlib.util.find_spec("pygraphviz") is not None
