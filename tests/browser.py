@@ -18,7 +18,7 @@ MISSING = "there is no Chromium; on Debian: apt-get install chromium"
 _OPTIONS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND", "--disable-features=IsolateSandboxedIframes",
 ]  # fmt: skip
 _EXEC = """
 import fcntl, os, sys

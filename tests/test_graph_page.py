@@ -187,8 +187,11 @@ def test_a_value_used_more_than_once_sums_what_comes_back(pages: dict[str, str])
     parts = "; ".join(row[3] for row in Document(pages["shared"]).rows)
     assert len(re.findall(r"df/dx gets [^;]* = [23]\b", parts)) == 3
     assert re.search(r"df/dx = (3 \+ 3 \+ 2|2 \+ 3 \+ 3) = 8", parts)
-    received = [part for step in data_of(pages["shared"])["steps"] for part in step["received"]]
-    assert sorted(text for parts in received for _, _, text in parts) == ["2", "3", "3"]
+    data = data_of(pages["shared"])
+    received = [part for step in data["steps"] for parts in step["received"] for part in parts]
+    assert sorted(text for _, _, text in received) == ["2", "3", "3"]
+    ((arrives, _, _),) = next(value for value in data["values"] if value["name"] == "x")["gradient"]
+    assert arrives == max(at for at, _, _ in received) > min(at for at, _, _ in received)
 
 
 def test_each_backward_pass_is_played(pages: dict[str, str]) -> None:
@@ -240,6 +243,8 @@ def test_modules_are_groups() -> None:
             name = small.groups[small.of_values[value.index]].name
             assert value.name is not None
             assert name == f"{value.name.split('.')[-2]} (Linear)"
+        if value.name == "x":
+            assert small.of_values[value.index] == 0
 
 
 def test_recorded_steps_are_a_group_of_their_own() -> None:
@@ -376,6 +381,30 @@ def test_search_opens_the_module_of_a_hit_and_shows_it(chromium: Callable[..., B
 
 
 @pytest.mark.slow
+def test_the_picture_is_zoomed_and_moved(chromium: Callable[..., Browser]) -> None:
+    page = chromium("deep network", 800)
+    width = "document.querySelector('#view svg').getBoundingClientRect().width"
+    before = page.value(width)
+    page.press("+")
+    assert page.value(width) > 1.2 * before
+    page.press("0")
+    assert page.value(width) <= 800
+    page.press("+", "+", "+", "+", "+", "+")
+    frame = page.value(
+        "(({ x, y, width, height }) => [x, y, width, height])(document.querySelector('#view').getBoundingClientRect())"
+    )
+    x, y = frame[0] + frame[2] / 2, frame[1] + frame[3] - 12
+    left = page.value("document.querySelector('#view').scrollLeft")
+    for kind, at in (("mousePressed", x), ("mouseMoved", x - 40), ("mouseReleased", x - 40)):
+        page.call("Input.dispatchMouseEvent", type=kind, x=at, y=y, button="left", buttons=1, clickCount=1)
+    assert page.value("document.querySelector('#view').scrollLeft") == left + 40
+    before = page.value(width)
+    page.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-120, modifiers=2)
+    assert page.value(f"new Promise((done) => setTimeout(() => done({width}), 200))") > before
+    assert page.errors == []
+
+
+@pytest.mark.slow
 def test_a_card_shows_what_the_mouse_or_the_focus_is_on(chromium: Callable[..., Browser]) -> None:
     page = chromium("vectors")
     card = "document.getElementById('card').innerText"
@@ -428,7 +457,10 @@ def test_a_page_works_in_a_sandboxed_frame(
         "utf-8",
     )
     page.open(tmp_path / "notebook.html")
-    page.press("Tab", "Tab")
+    (frame,) = page.call("Page.getFrameTree")["frameTree"]["childFrames"]
+    world = page.call("Page.createIsolatedWorld", frameId=frame["frame"]["id"])["executionContextId"]
+    picture = "document.querySelectorAll('#view text.symbol').length"
+    assert page.call("Runtime.evaluate", expression=picture, contextId=world)["result"]["value"] == 2
     assert page.errors == []
 
 

@@ -19,10 +19,12 @@ from gradflow.drawing.page.folding import Folding, fold
 from gradflow.drawing.page.playing import Play
 from gradflow.drawing.text import ROLES
 
-_WIDEST_ON_EDGE = 24
+_WIDEST_ON_EDGE = 30
 _MOST_LINES_ON_EDGE = 3
 _MARK = "\N{WARNING SIGN}\N{VARIATION SELECTOR-15} "
 """What stands before numbers that are not finite."""
+
+_FORMS = {"number": "", "diagonal": "diagonal Jacobian", "full": "full Jacobian", "implicit": "Jacobian, never formed"}
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 """Control characters, line ends, marks that turn the direction of the text around them, lone surrogates."""
@@ -159,8 +161,7 @@ def _value_data(value: Value, folding: Folding, play: Play) -> dict[str, Any]:
     }
     if value.step is None:
         heading = value.kind if value.name is None else f"{value.name}: {value.kind}"
-        scalar = value.forward is not None and not value.forward.shape
-        entry["bare"] = scalar and value.kind == "constant" and value.name is None
+        entry["bare"] = value.forward is not None and value.forward.dtype == "number" and value.name is None
         entry |= {"group": folding.of_values[value.index], "card": [_clean(heading), *_numbers_rows(value)]}
     return entry
 
@@ -178,7 +179,7 @@ def _local(local: Local | None) -> str:
         return ""
     number = short(local.numbers.values) if local.numbers is not None and local.form == "number" else None
     parts = [part for part in (local.formula, number) if part is not None]
-    return _clean(" = ".join(dict.fromkeys(parts)) or local.form)
+    return _clean(" = ".join(dict.fromkeys(parts)) or _FORMS[local.form])
 
 
 def _numbers_rows(value: Value) -> list[Any]:
@@ -189,12 +190,12 @@ def _numbers_rows(value: Value) -> list[Any]:
 def _step_card(graph: Graph, step: Step) -> list[Any]:
     """A heading, and rows of a term and its lines; the script adds what the passes compute, from the table."""
     out = graph.values[step.output].label
-    local = [
-        f"{derivative(out, graph.values[i].label)} = {_local(each)}"
-        + (f" ({each.form})" if each.form != "number" else "")
-        for i, each in zip(step.inputs, step.local, strict=False)
-        if each is not None
-    ]
+    local = []
+    for i, each in zip(step.inputs, step.local, strict=False):
+        if each is not None:
+            local.append(f"{derivative(out, graph.values[i].label)} = {_local(each)}")
+            if each.form != "number":
+                local += [_FORMS[each.form], *(describe(each.numbers) if each.numbers is not None else ())]
     rule_of = None if step.recorded_by is None else graph.steps[step.recorded_by]
     rows: dict[str, list[str]] = {
         "local derivative": local,

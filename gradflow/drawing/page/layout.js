@@ -139,7 +139,7 @@ function setCoordinates(layers, segments, edges) {
     }
     if (layer.length) x += width;
     const steepest = segments[i].reduce((most, s) => Math.max(most, Math.abs(s.a.y + s.aY - s.b.y - s.bY)), 0);
-    if (layer.length && i < layers.length - 1) x += Math.min(90, 22 + steepest / 6);
+    if (layer.length && i < layers.length - 1) x += Math.min(160, 22 + steepest / 6);
   });
   for (const edge of edges) {
     const { from, to } = edge;

@@ -196,9 +196,10 @@ function cardOf(key) { // a heading, and rows of a term and its lines
   const passes = momentsOf[i].map((m) => [...rows[m].cells].map((cell) => cell.textContent)).map((cells) => [cells[1], cells[3].split("; ")]);
   return [heading, ...passes, ...lines];
 }
-let hiding = 0;
+let hiding = 0, carded = null;
 function showCard(node) {
   clearTimeout(hiding);
+  carded = node;
   if (node.dataset.key[0] === "g") return hideCard();
   const [heading, ...lines] = cardOf(node.dataset.key);
   const list = document.createElement("dl");
@@ -211,7 +212,10 @@ function showCard(node) {
   title.textContent = heading;
   card.replaceChildren(title, list);
   card.hidden = false;
-  const r = node.getBoundingClientRect(), height = card.offsetHeight, width = card.offsetWidth;
+  placeCard();
+}
+function placeCard() { // below its node, or above it
+  const r = carded.getBoundingClientRect(), height = card.offsetHeight, width = card.offsetWidth;
   const top = r.bottom + 6 + height < innerHeight ? r.bottom + 6 : Math.max(6, r.top - height - 6);
   card.style.top = `${top}px`;
   card.style.left = `${Math.max(6, Math.min(innerWidth - width - 6, (r.left + r.right - width) / 2))}px`;
@@ -230,7 +234,7 @@ view.addEventListener("pointerover", (event) => {
 view.addEventListener("pointerout", (event) => { if (nodeAt(event)) hideSoon(), light(null, false); });
 view.addEventListener("focusin", (event) => { if (nodeAt(event)?.matches(":focus-visible")) showCard(nodeAt(event)), bringIntoView(nodeAt(event)); });
 view.addEventListener("focusout", hideSoon);
-view.addEventListener("scroll", () => { if (!card.hidden && !card.matches(":hover")) hideSoon(); });
+for (const target of [view, window]) target.addEventListener("scroll", () => card.hidden || placeCard());
 card.addEventListener("pointerenter", () => clearTimeout(hiding));
 card.addEventListener("pointerleave", hideSoon);
 view.addEventListener("click", (event) => {
@@ -284,4 +288,4 @@ document.querySelector(".folds").hidden = groups.length === 1;
 showLegend();
 draw();
 fit(0.8);
-view.scrollTo({ left: 0, behavior: "instant" });
+view.scrollTo({ left: 0, top: (view.scrollHeight - view.clientHeight) / 2, behavior: "instant" });

@@ -123,15 +123,16 @@ function stepItem(s) {
   const noted = texts.length > 0;
   if (noted) item.left = 16 + Math.max(...texts.map((text) => widthOf(text)));
   item.notes = notes;
-  item.wide = step.symbol.length > 3;
-  item.shape = item.wide ? widthOf(step.symbol) + 20 : 2 * RADIUS;
+  item.wide = step.symbol.length > 3 || step.inputs.length > 2;
+  item.shape = item.wide ? Math.max(widthOf(step.symbol) + 20, 2 * RADIUS) : 2 * RADIUS;
   item.role = byId("roles").checked ? step.role : "";
   item.body = Math.max(item.shape, widthOf(item.role));
   labelled(item, step.output, true);
   const space = noted ? 2 * LINE + 2 : step.inputs.length > 2 ? 11 : 16;
   const spread = (step.inputs.length - 1) / 2 * space;
   const free = noted ? LINE : 4;
-  sized(item, Math.max(RADIUS, spread + free), Math.max(item.role ? RADIUS + LINE : RADIUS, spread + free));
+  item.half = item.wide ? Math.max(RADIUS, spread + 6) : RADIUS;
+  sized(item, Math.max(item.half, spread + free), Math.max(item.role ? item.half + LINE : item.half, spread + free));
   item.ports = step.inputs.map((_, k) => item.up - spread + k * space);
   item.in = (k) => item.ports[k];
   return item;
@@ -249,7 +250,7 @@ function nodeFor(item, x, y, kind, role) {
 function drawStep(item, x, y) {
   const { step } = item, node = nodeFor(item, x, y, "step", "img"), cx = item.left + item.body / 2, cy = item.up;
   item.ports.forEach((py, k) => {
-    const value = values[step.inputs[k]], dy = Math.min(Math.abs(py - cy), RADIUS - 2);
+    const value = values[step.inputs[k]], dy = item.wide ? Math.abs(py - cy) : Math.min(Math.abs(py - cy), RADIUS - 2);
     const end = item.wide ? cx - item.shape / 2 : cx - Math.sqrt(RADIUS ** 2 - dy ** 2);
     const to = cy + Math.sign(py - cy) * dy, start = item.left - 8;
     node.append(at(value.at, svg("path", { class: "edge stub", d: `M0 ${py}H${start}` + (to === py ? `H${end}` : `L${end} ${to}`) })));
@@ -260,10 +261,10 @@ function drawStep(item, x, y) {
   });
   drawLabels(item, node);
   node.append(item.wide
-    ? svg("rect", { class: "shape", x: cx - item.shape / 2, y: cy - RADIUS, width: item.shape, height: 2 * RADIUS, rx: 8 })
+    ? svg("rect", { class: "shape", x: cx - item.shape / 2, y: cy - item.half, width: item.shape, height: 2 * item.half, rx: 8 })
     : svg("circle", { class: "shape", cx, cy, r: RADIUS }));
   node.append(svg("text", { class: item.wide ? "word" : step.symbol.length > 2 ? "symbol long" : "symbol", x: cx, y: cy + (step.symbol.length > 2 ? 4 : 5.5), "text-anchor": "middle" }, step.symbol));
-  if (item.role) node.append(svg("text", { class: "role", x: cx, y: cy + RADIUS + 13, "text-anchor": "middle" }, item.role));
+  if (item.role) node.append(svg("text", { class: "role", x: cx, y: cy + item.half + 13, "text-anchor": "middle" }, item.role));
   at(values[step.output].at, node);
   return node;
 }
