@@ -90,7 +90,7 @@ def save(path: FilePath, tree: Any) -> None:
 
 
 def load(path: FilePath, device: DeviceLike | None = None) -> Any:
-    """The tree that `save` wrote to a file, with its tensors on `device` (default: the current device).
+    """The tree that `save` wrote to the file `path`, with its tensors on `device` (default: the current device).
 
     The tensors have the bits that were saved, and do not require grad. float16 and bfloat16 load as float32, which
     holds the same numbers, on a device that lacks them. A safetensors file of another program loads as a dict of its

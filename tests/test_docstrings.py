@@ -6,6 +6,7 @@ import doctest
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,3 +68,26 @@ def test_there_is_an_example(name: str) -> None:
 def test_the_example_is_run(name: str) -> None:
     value = PUBLIC[name]
     assert f"{value.__module__}.{value.__qualname__}" in collected(value.__module__)
+
+
+CLEAR = {"self", "x", "x1", "x2", "arrays", "tensor", "inputs", "options"}
+"""Names of arguments that need no words."""
+MADE_BY_GRADFLOW = {
+    "gradflow.Tensor", "gradflow.nn.Parameter", "gradflow.nn.StepMemory", "gradflow.training.Run",
+    "gradflow.testing.Agreement", "gradflow.testing.Counts", "gradflow.testing.FakeArray",
+    "gradflow.testing.FakeBackend", "gradflow.testing.Transfers",
+}  # fmt: skip
+"""Classes that users do not call: their docstrings tell of the attributes that they read."""
+
+
+def arguments(value: Any) -> set[str]:
+    if inspect.isclass(value) and issubclass(value, Exception):
+        return set()
+    return set(inspect.signature(value).parameters) - CLEAR
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in MADE_BY_GRADFLOW])
+def test_the_arguments_are_told(name: str) -> None:
+    text = (inspect.getdoc(PUBLIC[name]) or "").partition(">>>")[0]
+    if not re.search(r"[Aa]rguments (as|are those) (for|of)|[ ,]as for `", text):
+        assert {argument for argument in arguments(PUBLIC[name]) if not re.search(rf"\b{argument}\b", text)} == set()

@@ -55,6 +55,8 @@ def _overwrite(tensor: Tensor, values: Tensor) -> Tensor:
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill a tensor from U(a, b); by default U(0, 1). Raises ValueError unless a <= b.
 
+    generator: draws the numbers (default, the global generator).
+
     >>> import gradflow as gf
     >>> weight = gf.nn.init.uniform_(gf.zeros(1000), -0.5, 0.5)
     >>> weight.min().item() >= -0.5, weight.max().item() <= 0.5
@@ -68,6 +70,8 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generato
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill a tensor from N(mean, std^2); by default N(0, 1). Raises ValueError for std < 0.
+
+    generator: draws the numbers (default, the global generator).
 
     >>> import gradflow as gf
     >>> weight = gf.nn.init.normal_(gf.zeros(10000), mean=1.0, std=0.5, generator=gf.Generator(0))
@@ -117,7 +121,7 @@ def ones_(tensor: Tensor) -> Tensor:
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill a weight from U(-b, b) with b = gain * sqrt(6 / (fan_in + fan_out)).
 
-    gain: see `calculate_gain` (default 1).
+    gain: see `calculate_gain` (default 1). generator: draws the numbers (default, the global generator).
 
     Glorot & Bengio 2010, eq. 16. Raises ValueError for fewer than two axes.
 
@@ -133,7 +137,7 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Generator | No
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill a weight from N(0, s^2) with s = gain * sqrt(2 / (fan_in + fan_out)).
 
-    gain: see `calculate_gain` (default 1).
+    gain: see `calculate_gain` (default 1). generator: draws the numbers (default, the global generator).
 
     Glorot & Bengio 2010, eq. 12. Raises ValueError for fewer than two axes.
 
@@ -165,6 +169,7 @@ def kaiming_uniform_(
     mode: the fan, "fan_in" (default), which preserves the variance of values in the forward pass, or "fan_out", which
         preserves that of gradients in the backward pass.
     nonlinearity: the activation, for `calculate_gain` (default "leaky_relu").
+    generator: draws the numbers (default, the global generator).
 
     He et al. 2015, "Delving Deep into Rectifiers", eq. 10 and 14. Raises ValueError for fewer than two axes, another
     mode or an unknown activation.

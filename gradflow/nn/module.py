@@ -89,7 +89,9 @@ class Module:
         invalidate(self)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """Assign a parameter, or None if this instance has no such parameter. Raises TypeError for another value.
+        """Assign a parameter to the attribute `name`, or None if this instance has no such parameter.
+
+        Raises TypeError for another value.
 
         >>> import gradflow as gf
         >>> layer = gf.nn.Linear(2, 1, bias=False)
@@ -102,7 +104,7 @@ class Module:
         self._register("_parameters", name, parameter)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Assign a tensor that is not trained but moves with the module (`to`), or None.
+        """Assign to the attribute `name` a tensor that is not trained but moves with the module (`to`), or None.
 
         persistent: whether it is part of the state dict (default True).
 
@@ -335,7 +337,7 @@ class Module:
             parameter.zero_grad(set_to_none)
 
     def requires_grad_(self, value: bool = True) -> Self:
-        """Set `requires_grad` of all parameters; returns the module.
+        """Set `requires_grad` of all parameters to `value` (default True); returns the module.
 
         >>> import gradflow as gf
         >>> model = gf.nn.Sequential(gf.nn.Linear(2, 2), gf.nn.Linear(2, 1))

@@ -141,6 +141,8 @@ def logsumexp(
 ) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow. Raises ValueError where there are no elements to sum.
 
+    keepdims: whether the axes stay, with length 1 (default False).
+
     >>> import gradflow as gf
     >>> x = gf.tensor([1000.0, 1000.0])
     >>> round(gf.logsumexp(x).item(), 3)

@@ -190,7 +190,9 @@ def full_like(x: Tensor, /, fill_value: float, dtype: Any = None) -> Tensor:
 
 
 def eye(n_rows: int, n_cols: int | None = None, /, dtype: Any = None, device: DeviceLike | None = None) -> Tensor:
-    """The matrix with 1 on the diagonal and 0 elsewhere. n_cols: `n_rows` by default. dtype: float32 by default.
+    """The matrix with 1 on the diagonal and 0 elsewhere.
+
+    n_cols: `n_rows` by default. dtype: float32 by default. device: the current one by default.
 
     >>> import gradflow as gf
     >>> gf.eye(2, 3).tolist()
@@ -204,7 +206,9 @@ def eye(n_rows: int, n_cols: int | None = None, /, dtype: Any = None, device: De
 
 
 def linspace(start: float, stop: float, /, num: int, dtype: Any = None, device: DeviceLike | None = None) -> Tensor:
-    """`num` evenly spaced numbers from start to stop, both included, computed in float64. dtype: float32 by default.
+    """`num` evenly spaced numbers from start to stop, both included, computed in float64.
+
+    dtype: float32 by default. device: the current one by default.
 
     >>> import gradflow as gf
     >>> gf.linspace(0, 1, 5).tolist()
@@ -231,7 +235,7 @@ def arange(
 ) -> Tensor:
     """start, start + step, ... up to `stop`, which is excluded; `arange(stop)` starts at 0.
 
-    dtype: by default int64 for integers, else float32.
+    dtype: by default int64 for integers, else float32. device: the current one by default.
 
     Raises ValueError for a step of 0 or non-finite numbers, OverflowError for numbers that the dtype cannot hold.
 

@@ -21,6 +21,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+KEEPDIMS = "\n\n    keepdims: whether the axes stay, with length 1 (default False)."
+
+
 class _Reduction(Protocol):
     def __call__(self, x: Tensor, /, axis: Axis = None, keepdims: bool = False) -> Tensor: ...
 
@@ -125,7 +128,7 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, needs_
             return Tensor(array, backend, Node(op, backend, (parent,), saved, out, array, parameters))
         return apply(op, (x,), parameters)
 
-    return refuses_keywords(named(function, name, doc))
+    return refuses_keywords(named(function, name, doc + KEEPDIMS))
 
 
 sum = _reduction(
@@ -200,6 +203,8 @@ def var(
 ) -> Tensor:
     """The variance over `axis`: the sum of squared deviations from the mean, divided by n - correction.
 
+    keepdims: whether the axes stay, with length 1 (default False).
+
     As in the Array API and NumPy, `correction` is 0 by default (in PyTorch, 1). Raises ValueError for n <= correction.
 
     >>> import gradflow as gf
@@ -224,6 +229,8 @@ def std(
     unbiased: None = None,
 ) -> Tensor:
     """The standard deviation over `axis`: the square root of `var`. Raises ValueError for n <= correction.
+
+    keepdims: whether the axes stay, with length 1 (default False).
 
     Where all elements are equal, its derivatives of every order are 0.
 
@@ -279,7 +286,7 @@ def _nondifferentiable(name: str, doc: str) -> _Reduction:
         how = {"axis": axis, "keepdims": keepdims}
         return observed(op, (x,), Tensor(op.forward(x.backend, x.array, **how), x.backend), how)
 
-    return refuses_keywords(named(function, name, doc))
+    return refuses_keywords(named(function, name, doc + KEEPDIMS))
 
 
 def _index_of(name: str, doc: str) -> _AlongAxis:
@@ -299,7 +306,7 @@ def _index_of(name: str, doc: str) -> _AlongAxis:
         how = {"axis": axis, "keepdims": keepdims}
         return observed(op, (x,), Tensor(op.forward(x.backend, x.array, **how), x.backend), how)
 
-    return refuses_keywords(named(function, name, doc))
+    return refuses_keywords(named(function, name, doc + KEEPDIMS))
 
 
 any = _nondifferentiable("any", "Whether any element over `axis` is true (not 0).")

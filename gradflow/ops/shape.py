@@ -158,7 +158,7 @@ def moveaxis(x: Tensor, source: int | tuple[int, ...], destination: int | tuple[
 
 
 def swapaxes(x: Tensor, axis1: int, axis2: int, /) -> Tensor:
-    """x with two axes exchanged.
+    """x with two axes, axis1 and axis2, exchanged.
 
     >>> import gradflow as gf
     >>> gf.swapaxes(gf.zeros((2, 3, 4)), 0, 2).shape

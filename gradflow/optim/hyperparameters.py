@@ -20,6 +20,8 @@ def checked_number(name: str, value: Any, low: float = 0.0, high: float = math.i
 def check_numbers(group: dict[str, Any], *names: str, low: float = 0.0, high: float = math.inf) -> None:
     """Convert these hyperparameters of a parameter group to floats, in place.
 
+    names: those of the hyperparameters.
+
     Raises ValueError unless each is a finite number in [low, high) (default: any nonnegative number).
 
     >>> import gradflow as gf

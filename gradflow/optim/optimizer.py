@@ -410,7 +410,7 @@ class Optimizer:
     def state_loader(self, state_dict: Mapping[str, Any], finite: bool = True) -> Callable[[], None]:
         """Check a state for `load_state_dict`, and return the function that loads it. Raises like `load_state_dict`.
 
-        finite: whether numbers that are not finite are an error (default True).
+        state_dict: what `state_dict` returned. finite: whether numbers that are not finite are an error (default True).
 
         >>> import gradflow as gf
         >>> optimizer = gf.optim.SGD([gf.zeros(1, requires_grad=True)], lr=0.1)

@@ -121,8 +121,9 @@ def count_transfers() -> Iterator[Transfers]:
 class forbid_sync(Mode):  # noqa: N801 (it is called like a function)
     """Raise `SyncError` if code inside the `with` copies values to the host or waits for any device.
 
-    It also decorates functions, generators and coroutines: `@forbid_sync`. Inside, `with forbid_sync(False)` allows
-    waiting for a part of the code. Raises TypeError for other arguments.
+    forbidden: False to allow waiting again, for a part of the code inside (default True).
+
+    It also decorates functions, generators and coroutines: `@forbid_sync`. Raises TypeError for other arguments.
 
     >>> import gradflow as gf
     >>> loss = gf.ones(3).sum()

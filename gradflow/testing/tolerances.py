@@ -49,7 +49,7 @@ def eps(dtype: Any = "float32") -> float:
 def product_bound(a: Any, b: Any, dtype: Any = "float32", c: float = 1.0) -> Any:
     """Return c * K * eps * (|a| @ |b|). With c = 1, this bounds the error of K products and additions in any order.
 
-    Higham 2002, "Accuracy and Stability of Numerical Algorithms", eq. 3.5.
+    Higham 2002, "Accuracy and Stability of Numerical Algorithms", eq. 3.5. eps is that of `dtype`, float32 by default.
 
     >>> product_bound([[3.0, -4.0]], [[1.0], [1.0]]) == 2 * eps() * 7
     array([[ True]])
@@ -59,7 +59,7 @@ def product_bound(a: Any, b: Any, dtype: Any = "float32", c: float = 1.0) -> Any
 
 
 def sum_bound(x: Any, axis: Any = None, dtype: Any = "float32", c: float = 1.0) -> Any:
-    """Return c * K * eps * sum(|x|), a bound on the error of sums of K terms along `axis`.
+    """Return c * K * eps * sum(|x|), a bound on the error of sums of K terms along `axis`; eps is that of `dtype`.
 
     >>> float(sum_bound([1.0, -2.0, 3.0])) == 3 * eps() * 6
     True

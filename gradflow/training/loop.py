@@ -25,6 +25,7 @@ def fit(
     """Train the model in place and yield the figures of each epoch: `for epoch in fit(...): ...`.
 
     criterion: a loss of outputs and targets that averages over the batch, such as `gradflow.cross_entropy`.
+    optimizer: what updates the parameters of the model.
     train_batches, test_batches: the batches of an epoch, and those that are evaluated after it (its validation).
     epochs: the number of epochs. You may leave the loop early.
 
@@ -49,6 +50,8 @@ def fit(
 
 def evaluate(model: gf.nn.Module, criterion: Loss, batches: Batches) -> tuple[float, float]:
     """Return the mean loss of the model over all samples, and its accuracy, or R² for values, in evaluation mode.
+
+    criterion: a loss of outputs and targets that averages over the batch.
 
     The samples are taken in order, also with `shuffle` or `drop_last`.
     Each module is then in the mode that it was in. Raises TypeError or ValueError for batches that do not fit.
