@@ -82,14 +82,16 @@ class Expression:
             if name in taken:
                 where = _at(self.text, taken[name].position)
                 raise ExpressionError(f"{name} has a value, {name}=..., and is computed {where}: drop one of them")
-        known = {*taken, *given, *CONSTANTS}
-        missing = [i for i in self.program if i.kind == "name" and i.value not in known]
+        known = {*given, *CONSTANTS}
+        missing = [i for i in self.program if i.kind == "name" and i.value in self.names and i.value not in known]
         unused = [name for name in given if name not in self.names]
         if missing:
             name, where = missing[0].value, _at(self.text, missing[0].position)
+            if name in taken:
+                raise ExpressionError(f"{name} is used before it is computed, {where}")
             if name in functions():
                 raise ExpressionError(f"{name} is a function, {where}: it needs arguments, as in {name}(x)")
-            hint = did_you_mean(name, unused or known)
+            hint = did_you_mean(name, unused or known | {*taken})
             raise ExpressionError(f"{name} has no value {where}{hint or f': give it one: {name}=2'}")
         if unused:
             others = f"; its names are {', '.join(self.names)}" if self.names else "; it has no names"
