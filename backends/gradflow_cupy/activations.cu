@@ -78,6 +78,8 @@ __global__ void bias_activation(
     }
 }
 
+#define AT_ONCE 4  // rows that a thread loads before it needs the first of them
+
 // dz = the VJP of the activation; sums, (gridDim.y, columns), = the column sums of dz over each chunk of rows.
 // With IDENTITY, sums are those of g; dz and saved are not accessed.
 template <typename T>
@@ -90,14 +92,22 @@ __global__ void bias_backward(
     index_t start = (index_t)blockIdx.y * chunk, stop = start + chunk < rows ? start + chunk : rows;
     Sum<T> total;
     if (column < columns) {
-        for (index_t row = start + group; row < stop; row += groups) {
-            index_t i = row * columns + column;
-            T value = g[i];
-            if (code != IDENTITY) {
-                value = activation_vjp(value, saved[i], code, (T)parameter);
-                dz[i] = value;
+        for (index_t first = start + group; first < stop; first += AT_ONCE * groups) {
+            T value[AT_ONCE], from[AT_ONCE];
+            for (int k = 0; k < AT_ONCE; k++) {
+                index_t row = first + k * groups;
+                value[k] = row < stop ? g[row * columns + column] : T(0);
+                from[k] = row < stop && code != IDENTITY ? saved[row * columns + column] : T(0);
             }
-            total.add(value);
+            for (int k = 0; k < AT_ONCE; k++) {
+                index_t row = first + k * groups;
+                if (row >= stop) break;
+                if (code != IDENTITY) {
+                    value[k] = activation_vjp(value[k], from[k], code, (T)parameter);
+                    dz[row * columns + column] = value[k];
+                }
+                total.add(value[k]);
+            }
         }
     }
     shared[threadIdx.x] = total.value();

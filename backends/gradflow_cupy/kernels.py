@@ -8,11 +8,10 @@ costs one look-up on top of CuPy's own launch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import cache
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradflow.backend import Array
 
@@ -83,27 +82,48 @@ def parameter_types(source: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-@cache
-def conversions() -> dict[str, Callable[[Any], Any]]:
-    """For each C++ scalar type, the function that converts a Python number; it raises OverflowError if out of range."""
+class Scalar(NamedTuple):
+    """A parameter that is a number: its position, its Python type, and its range."""
+
+    position: int
+    kind: type
+    low: float
+    high: float
+
+
+_INFINITY = float("inf")
+SCALARS: dict[str, tuple[type, float, float]] = {
+    "double": (float, -_INFINITY, _INFINITY),
+    "int": (int, -(1 << 31), (1 << 31) - 1),
+    "unsigned int": (int, 0, (1 << 32) - 1),
+    "index_t": (int, -(1 << 63), (1 << 63) - 1),
+    "word_t": (int, 0, (1 << 64) - 1),
+}
+"""For each C++ type of a number, the Python type that CuPy passes to it, and its range.
+
+CuPy passes a Python int in 8 bytes, of which a kernel reads the lower ones that its parameter has, and a Python float
+as double. It would pass a number of NumPy, or a bool, in a size of its own.
+"""
+
+
+def _converted(name: str, scalars: tuple[Scalar, ...], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments with numbers as `SCALARS` says. Raises TypeError for something else, OverflowError out of range."""
     import numpy
 
-    def integer(kind: Callable[[int], Any]) -> Callable[[Any], Any]:
-        def convert(value: Any) -> Any:
-            if type(value) is not int:
-                value = int(value) if isinstance(value, (bool, numpy.bool_)) else index(value)
-            return kind(value)
-
-        return convert
-
-    return {
-        "double": float, "int": integer(numpy.int32), "unsigned int": integer(numpy.uint32),
-        "index_t": integer(numpy.int64), "word_t": integer(numpy.uint64),
-    }  # fmt: skip
+    converted = list(arguments)
+    for i, kind, low, high in scalars:
+        value = arguments[i]
+        if kind is float:
+            converted[i] = float(value)
+            continue
+        converted[i] = number = int(value) if isinstance(value, (bool, numpy.bool_)) else index(value)
+        if not low <= number <= high:
+            raise OverflowError(f"argument {i} of the kernel {name} is between {low} and {high}; got {number}")
+    return tuple(converted)
 
 
-_kernels: dict[tuple[str, str | None], tuple[Any, int, tuple[tuple[int, Callable[[Any], Any]], ...]]] = {}
-"""For each kernel launched so far: the kernel, its number of parameters, and the conversions of scalar ones."""
+_kernels: dict[tuple[str, str | None], tuple[Any, int, tuple[Scalar, ...]]] = {}
+"""For each kernel launched so far: the kernel, its number of parameters, and those that are numbers."""
 
 
 @cache
@@ -119,17 +139,19 @@ def kernel_dtype(*arrays: Array | None) -> str | None:
     The first array is not None.
     """
     dtype = arrays[0].dtype  # type: ignore[union-attr]
-    if dtype.char not in REAL_TYPES or any(x is not None and x.dtype != dtype for x in arrays):
+    if dtype.char not in REAL_TYPES:
         return None
-    return str(dtype.char)
+    for x in arrays:
+        if x is not None and x.dtype is not dtype and x.dtype != dtype:
+            return None
+    return dtype.char  # type: ignore[no-any-return]
 
 
 def launch(name: str, dtype: str | None, grid: Grid, block: Grid, *arguments: Any) -> None:
     """Launch a kernel on the current device and stream, unless the grid is empty.
 
     dtype: the dtype character of the elements; None for a kernel that is not a template.
-    arguments: arrays, None for an optional array, and numbers. Numbers are converted to the type of their parameter,
-        since CuPy passes a number in its own size while the kernel reads the size of its parameter.
+    arguments: arrays, None for an optional array, and numbers, which are passed as `SCALARS` says.
 
     Raises TypeError for a wrong number of arguments or a number of another kind, OverflowError for one out of range.
     """
@@ -140,15 +162,17 @@ def launch(name: str, dtype: str | None, grid: Grid, block: Grid, *arguments: An
         expression = name if dtype is None else f"{name}<{REAL_TYPES[dtype]}>"
         kernel = _module(_SOURCE_OF[name]).get_function(expression)
         types = parameter_types(_SOURCE_OF[name])[name]
-        convert = tuple((i, conversions()[t]) for i, t in enumerate(types) if not t.endswith("*"))
-        found = _kernels[name, dtype] = kernel, len(types), convert
-    kernel, count, convert = found
+        scalars = tuple(Scalar(i, *SCALARS[t]) for i, t in enumerate(types) if not t.endswith("*"))
+        found = _kernels[name, dtype] = kernel, len(types), scalars
+    kernel, count, scalars = found
     if len(arguments) != count:
         raise TypeError(f"the kernel {name} takes {count} arguments; got {len(arguments)}")
-    converted = list(arguments)
-    for i, to in convert:
-        converted[i] = to(converted[i])
-    kernel(grid, block, tuple(converted))
+    for i, kind, low, high in scalars:
+        value = arguments[i]
+        if type(value) is not kind or not low <= value <= high:  # type: ignore[operator]
+            arguments = _converted(name, scalars, arguments)
+            break
+    kernel(grid, block, arguments)
 
 
 def per_element(n: int, at_most: int = MAX_BLOCKS) -> tuple[Grid, Grid]:

@@ -59,7 +59,7 @@ class LossKernels(NetworkKernels):
         divisor = float(rows) if reduction == "mean" else 1.0
         launch(
             "cross_entropy_backward", dtype, *per_row(rows, columns),
-            g, g.size > 1, divisor, logits, labels, weights, stats, out, rows, columns,
+            g, int(g.size > 1), divisor, logits, labels, weights, stats, out, rows, columns,
         )  # fmt: skip
         return out, None
 
@@ -99,5 +99,5 @@ class LossKernels(NetworkKernels):
         factor = 2.0 / max(n, 1) if reduction == "mean" else 2.0
         gx = self._empty(x.shape, x) if needs[0] else None
         gt = self._empty(x.shape, x) if needs[1] else None
-        launch("squared_error_backward", dtype, *per_element(n), g, g.size > 1, factor, residual, gx, gt, n)
+        launch("squared_error_backward", dtype, *per_element(n), g, int(g.size > 1), factor, residual, gx, gt, n)
         return gx, gt

@@ -43,7 +43,7 @@ class OptimizerKernels(Backend):
         momentum, dampening, weight_decay, nesterov = options
         launch(
             "sgd_step", dtype, *per_element(n),
-            parameter, gradient, velocity, n, momentum, 1.0 - dampening, weight_decay, nesterov, *scalars,
+            parameter, gradient, velocity, n, momentum, 1.0 - dampening, weight_decay, int(nesterov), *scalars,
         )  # fmt: skip
         return None
 
