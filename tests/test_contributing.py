@@ -42,7 +42,7 @@ def test_a_command_names_what_exists(command: str) -> None:
         if words[1:2] == ["-m"]:
             assert words[0].endswith("pytest") or importlib.util.find_spec(words[2])
         for word in words[1:]:
-            if "/" in word:
+            if "/" in word and word != "docs/_build":  # which the command makes
                 assert (ROOT / word).exists(), word
             if extra := re.fullmatch(r"\.\[(.*)\]", word):
                 assert extra[1] in EXTRAS

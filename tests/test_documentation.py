@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+import gradflow as gf
+from gradflow import nn, optim
 from tests.test_cli import child_environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,13 +111,28 @@ def test_the_code_of_a_page_prints_what_it_shows(page: Path, monkeypatch: pytest
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
 def test_an_example_prints_what_its_page_shows(
-    example: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("pygraphviz")
     monkeypatch.setenv("GRADFLOW_DEVICE", "cpu")
+    monkeypatch.chdir(tmp_path)
     include = f"```{{literalinclude}} ../../examples/{example.name}\n```\n\n```text\n"
     (page,) = [text for p in DOCS.rglob("*.md") if include in (text := p.read_text("utf-8"))]
     runpy.run_path(str(example), run_name="__main__")
     assert capsys.readouterr().out == page.partition(include)[2].partition("```")[0]
+
+
+def test_the_names_that_are_said_to_be_the_same_are() -> None:
+    page = (DOCS / "coming-from-pytorch.md").read_text("utf-8")
+    table = page.partition("## The same")[2].partition("Values, derivatives")[0]
+    cells = [row.split("|") for row in table.splitlines() if "`" in row]
+    rows = {name.strip(): re.findall(r"`(\w+)`", text) for _, name, text, _ in cells}
+    assert set(rows) == {"tensors", "modes", "modules", "losses", "optimizers", "initial values"}
+    homes = {"tensors": gf.Tensor, "modes": gf, "losses": nn, "optimizers": optim, "modules": nn, "initial values": nn}
+    members = {"optimizers": optim.SGD, "modules": nn.Module}
+    for row, names in rows.items():
+        for name in names:
+            assert hasattr(homes[row], name) or hasattr(members[row], name), f"{row}: {name}"
 
 
 def outputs_of(path: Path) -> list[tuple[str, set[str], str]]:
@@ -147,7 +164,7 @@ def test_the_reference_shows_each_public_name_once() -> None:
     shown = [getattr(importlib.import_module(module), name) for module, names in blocks for name in names.split()]
     assert [value for value, times in Counter(shown).items() if times > 1] == []
     missing = []
-    for suffix in ("", ".backend", ".data", ".nn", ".optim", ".random", ".testing", ".training"):
+    for suffix in ("", ".backend", ".data", ".nn", ".optim", ".plot", ".random", ".testing", ".training"):
         module = importlib.import_module(f"gradflow{suffix}")
         for name in module.__all__:
             value = getattr(module, name)

@@ -14,6 +14,7 @@ ARGUMENT = re.compile(r"([a-z_]\w*(?:, \w+)*): (.*)", re.DOTALL)
 def escaped(text: str) -> str:
     """A text without markup other than names in backticks and words in asterisks."""
     parts = re.split(r"(``.*?``|`[^`]*`|(?<!\S)\*\w[\w ]*\*(?!\w))", text, flags=re.DOTALL)
+    parts[1::2] = [re.sub(r"^`(\..*)`$", r"``\1``", part) for part in parts[1::2]]  # `.grad` is no link
     return "".join(part if i % 2 else re.sub(r"([*|\\`]|_(?!\w))", r"\\\1", part) for i, part in enumerate(parts))
 
 
