@@ -45,7 +45,7 @@ def test_the_sample_of_the_table_of_operations_is_in_the_code() -> None:
         r"^multiply = .*?^\)$", (ROOT / "gradflow/ops/elementwise.py").read_text("utf-8"), re.M | re.S
     )
     assert f"```python\n{entry}\n```" in PAGE
-    assert re.sub(r"\s|,(?=\s*\)$)", "", entry) in re.sub(r"\s", "", README)
+    assert re.sub(r"\s", "", entry) in re.sub(r"\s", "", README)
 
 
 def test_every_public_name_exists() -> None:

@@ -105,12 +105,13 @@ def assert_one_line(ended: Ended, words: str, status: int = 2) -> None:
 @needs_extra
 def test_a_run_says_what_it_does_and_leaves_its_files(command: Any) -> None:
     status, out, err = command("train", "iris", "--epochs", "3", "--hidden", "8")
-    first, device, data, model, folder, last = out.splitlines()
+    first, device, data, parts, model, folder, last = out.splitlines()
     chosen, reason = gf.choose_device()
     assert status == 0
     assert first == "training on iris: 3 epochs, seed 0"
     assert device == f"device: {chosen}, {gf.get_backend(chosen).describe()} ({reason})"
-    assert data == "data: iris, 150 samples of 4 features, 3 classes; 96 to train on, 24 to validate on, 30 to test on"
+    assert data == "data: iris, 150 samples of 4 features, 3 classes"
+    assert parts == "parts: 96 samples to train on, 24 to validate on, 30 to test on"
     assert model == "model: 4-8-3, relu, 67 parameters"
     assert folder == "folder: runs/iris-1; Ctrl-C stops and saves"
     assert re.fullmatch(

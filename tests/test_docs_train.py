@@ -113,7 +113,7 @@ def test_the_readme_and_the_page_on_commands_show_what_is_printed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRADFLOW_DEVICE", "cpu")
-    setup, shown = README_BLOCKS[0][1].split("\n", 1)
+    _, setup, shown = README_BLOCKS[0][1].split("\n", 2)
     assert setup.endswith(".venv/bin/gradflow train digits")
     assert_shows(shown, run_command("gradflow train digits"))
     (words,) = re.findall(r"The labels may be words:\n\n```console\n(.*?)```", COMMANDS, re.DOTALL)

@@ -24,7 +24,7 @@ COMMANDS = [
     line[2:].partition("  #")[0].strip()
     for language, text in BLOCKS
     if language == "console"
-    for line in text.splitlines()
+    for line in re.sub(r" *\\\n *", " ", text).splitlines()  # a command may continue on the next line
     if line.startswith("$ ")
 ]
 
@@ -52,11 +52,13 @@ def test_a_gradflow_command_is_accepted_by_the_command_line(command: str) -> Non
 
 def test_the_two_commands_that_set_everything_up_are_on_the_page() -> None:
     assert 'python3 -m venv .venv && .venv/bin/pip install -e ".[train]" && .venv/bin/gradflow train digits' in COMMANDS
-    assert 'python3 -m venv .venv && .venv/bin/pip install -e ".[test]"  && .venv/bin/pytest -n auto' in COMMANDS
+    assert 'python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/pytest -n auto' in COMMANDS
 
 
 def test_the_readme_is_short() -> None:
     assert len(README.split()) < 900
+    for _, text in re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL):
+        assert max(map(len, text.splitlines())) <= 86, "cut at the right edge of a page of 800 pixels"
 
 
 def test_the_picture_is_the_one_that_the_command_draws(tmp_path: Path) -> None:

@@ -372,9 +372,10 @@ def _setup_lines(run: Run, arguments: argparse.Namespace) -> Iterator[str]:
     kind = f"{len(data.classes)} classes" if data.is_classification else "regression"
     samples, features = data.inputs.shape
     uses = {"train": split.train, "validate": split.validation, "test": split.test}
-    shares = ", ".join(f"{len(part)} to {use} on" for use, part in uses.items() if part)
+    parts = ", ".join(f"{len(part)} {'samples ' * (use == 'train')}to {use} on" for use, part in uses.items() if part)
     name = os.path.relpath(data.name) if Path(data.name).is_relative_to(Path.cwd()) else data.name
-    yield f"data: {printable(name)}, {samples} samples of {features} features, {kind}; {shares}"
+    yield f"data: {printable(name)}, {samples} samples of {features} features, {kind}"
+    yield f"parts: {parts}"
     sizes = "-".join(map(str, plan.sizes))
     parameters = sum(p.size for p in run.members.trainer.model.parameters())
     models = f"{plan.settings.ensemble} times " if plan.settings.ensemble > 1 else ""
