@@ -18,8 +18,10 @@ from gradflow.drawing.numbers import describe, short, signature, warning
 
 _SOURCES = {"input": "rounded,filled", "parameter": "filled", "constant": "rounded,dashed"}
 """The styles of the boxes that values which no step computed come from."""
-_LARGE = 300
+_LARGE = 100
 """The steps from which on Graphviz spends less time on crossings and curves of lines."""
+_FAR = 60
+"""A step so many steps after a value gets the name of the value in place of a line that crosses all between them."""
 _MOST_LINES = 4
 """An array that takes more lines in full is drawn as its mean, standard deviation and range."""
 
@@ -44,15 +46,21 @@ def to_dot(graph: Graph, *, local: bool = False, roles: bool = False) -> str:
     edges: list[str] = []
     for value in graph.values:
         used = uses[value.index]
-        if used or value.index in graph.outputs or value.step is not None:
-            box = root.at(_box_of_value(graph, value, used))
-            box.nodes += _nodes(graph, value, used)
-            edges += _edges(graph, value, used)
+        if not used and value.index not in graph.outputs and value.step is None:
+            continue
+        start = value.step if value.step is not None else used[0].index if used else 0
+        near = [step for step in used if step.index - start <= _FAR]
+        root.at(_box_of_value(graph, value, near)).nodes += _nodes(graph, value)
+        edges += _edges(graph, value, near)
+        for step in used[len(near) :]:
+            reference = f"reference-{value.index}-{step.index}"
+            root.at(_box_of_step(graph, step)).nodes.append(_reference(reference, value))
+            edges.append(f'"{reference}" -> "step-{step.index}"')
     for step in graph.steps:
         root.at(_box_of_step(graph, step)).nodes.append(_step(graph, step, local, roles))
     for index in dict.fromkeys(graph.outputs):
         root.nodes.append(_node(f"out-{index}", "out", shape="point", style="invis", width="0.01", label=""))
-    hurry = {"splines": "polyline", "nslimit": "2", "nslimit1": "2", "mclimit": "0.2"}
+    hurry = {"splines": "polyline", "nslimit": "0.1", "nslimit1": "0.1", "mclimit": "0.2"}
     general = {"rankdir": "LR", "ranksep": "0.22", "nodesep": "0.16", "pad": "0.15", "bgcolor": LIGHT["page"]}
     general |= {"fontname": SANS, "fontcolor": LIGHT["ink"], "labelloc": "b", "labeljust": "l"}
     general |= {"label": legend(graph)} | (hurry if len(graph.steps) >= _LARGE else {})
@@ -89,13 +97,9 @@ class _Box:
             inner = f"{identifier}-{i}"
             recorded = label.startswith(_RECORDED)
             look = {"style": "rounded,dashed" if recorded else "rounded,filled", "fillcolor": LIGHT["module"]}
-            look |= {
-                "color": LIGHT["line"],
-                "labelloc": "t",
-                "fontcolor": LIGHT["muted"],
-                "class": "recorded" if recorded else "module",
-            }
-            look |= {"label": f"<{Span(cut(label), 'muted', 11).html()}>", "id": inner, "margin": "10"}
+            look |= {"class": "recorded" if recorded else "module", "color": LIGHT["line"], "id": inner, "margin": "10"}
+            look |= {"label": f"<{Span(cut(label), 'muted', 11).html()}>", "fontcolor": LIGHT["muted"]}
+            look |= {"labelloc": "b", "labeljust": "r"} if recorded else {"labelloc": "t", "labeljust": "l"}
             yield f'subgraph "cluster-{inner}" {{ graph [{_attributes(look)}]'
             yield from box.lines(inner)
             yield "}"
@@ -139,12 +143,11 @@ def _edges(graph: Graph, value: Value, used: list[Step]) -> Iterator[str]:
 
 def _is_bare(graph: Graph, value: Value) -> bool:
     """Whether a value is drawn as its number alone: a constant number without a name."""
-    scalar = value.forward is not None and value.forward.shape == ()
-    unnamed = value.kind == "constant" and value.name is None and value.step is None
-    return unnamed and scalar and value.index not in graph.outputs
+    number = value.kind == "constant" and value.step is None and value.shape == () and value.forward is not None
+    return number and value.name is None and value.index not in graph.outputs
 
 
-def _nodes(graph: Graph, value: Value, used: list[Step]) -> Iterator[str]:
+def _nodes(graph: Graph, value: Value) -> Iterator[str]:
     """The source of a value, unless a step computed it, and its numbers."""
     bare = _is_bare(graph, value)
     if value.step is None:
@@ -157,19 +160,19 @@ def _nodes(graph: Graph, value: Value, used: list[Step]) -> Iterator[str]:
         yield _node(f"source-{value.index}", f"source {value.kind}", **look)
     if not bare:
         kind = f"value {value.kind}"
-        yield _node(f"value-{value.index}", kind, shape="plain", label=f"<{_numbers(value, used)}>")
+        yield _node(f"value-{value.index}", kind, shape="plain", label=f"<{_numbers(graph, value)}>")
 
 
-def _numbers(value: Value, used: list[Step]) -> str:
+def _numbers(graph: Graph, value: Value) -> str:
     """The table of a value: its name and forward value above the line, its gradient below."""
     forward, gradient = value.forward, value.gradient
     name = [] if value.step is None else [Span(cut(value.label), "ink" if value.name else "muted")]
-    above = _lines(forward, "forward", name) if forward else [[*name, Span(" not kept", "muted", 10)]]
+    above = _lines(forward, "forward", name) if forward else [[*name, Span(f" {value.shape} not kept", "muted", 10)]]
     below: list[list[Span]] = []
     if gradient is not None:
         same = forward is not None and signature(forward) == signature(gradient)
         below = _lines(gradient, "gradient", [], with_signature=not same)
-        below[-1 if warning(gradient) is None else -2].append(Span(_sum(value, used), "gradient", 10))
+        below[-1 if warning(gradient) is None else -2].append(Span(_sum(graph, value), "gradient", 10))
     return table(above, below)
 
 
@@ -185,19 +188,22 @@ def _lines(numbers: Numbers, color: str, name: list[Span], with_signature: bool 
     return lines + ([[Span(f" ! {marked} ", "page", 11, bold=True, background="ink")]] if marked else [])
 
 
-def _sum(value: Value, used: list[Step]) -> str:
+def _sum(graph: Graph, value: Value) -> str:
     """What to write behind the gradient of a value that is used more than once: of what it is the sum."""
-    parts = [
-        step.received[i]
-        for step in {step.index: step for step in used}.values()
-        for i, index in enumerate(step.inputs)
-        if index == value.index and i < len(step.received) and step.received[i] is not None
-    ]
+    last = next((each for each in reversed(graph.passes) if value.index in each.gradients), None)
+    received = {} if last is None else last.received
+    parts = [part for (step, i), part in received.items() if graph.steps[step].inputs[i] == value.index]
     if len(parts) < 2:
         return ""
-    if len(parts) > 3 or any(part is None or part.shape for part in parts):
+    if len(parts) > 3 or value.shape:
         return f" sum of {len(parts)}"
-    return " = " + " + ".join(short(part.values) for part in parts if part is not None)
+    return " = " + " + ".join(short(part.values) for part in parts)
+
+
+def _reference(identifier: str, value: Value) -> str:
+    """The name of a value, where a step uses it that is far from where it is drawn."""
+    label = f"<{Span(cut(value.label), 'muted', 11).html()}>"
+    return _node(identifier, "reference", shape="cds", margin="0.08,0.02", height="0.2", label=label)
 
 
 def _step(graph: Graph, step: Step, local: bool, roles: bool) -> str:
@@ -223,9 +229,9 @@ def _local(graph: Graph, step: Step) -> Iterator[list[Span]]:
     for index, local in zip(step.inputs, step.local, strict=False):
         if local is None:
             continue
-        head = f"d/d{cut(graph.values[index].label)}"
-        formula = f" = {cut(local.formula)}" if local.formula else ""
         numbers = describe(local.numbers, _MOST_LINES) if local.numbers is not None else []
+        head = f"d/d{cut(graph.values[index].label)}"
+        formula = f" = {cut(local.formula)}" if local.formula and [local.formula] != numbers else ""
         if local.form == "number":
             yield [Span(head + formula, "muted", 11)] + [Span(f" = {line}", "ink", 11, mono=True) for line in numbers]
             continue

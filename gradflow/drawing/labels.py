@@ -71,7 +71,7 @@ def table(above: Sequence[Line], below: Sequence[Line] = (), *, line: bool = Tru
 def _row(line: Line, align: str) -> str:
     background = f' BGCOLOR="{LIGHT[line[0].background]}"' if line[0].background else ""
     return (
-        f'<TR><TD ALIGN="{align}" WIDTH="{math.ceil(width(line)) + 2}"{background}>'
+        f'<TR><TD ALIGN="{align}" WIDTH="{max(math.ceil(width(line)) + 2, 16)}"{background}>'
         f"{''.join(text.html() for text in line)}</TD></TR>"
     )
 
@@ -79,13 +79,13 @@ def _row(line: Line, align: str) -> str:
 def legend(graph: Graph) -> str:
     """What the shapes and colours mean, under the title of the graph."""
     kinds = dict.fromkeys(value.kind for value in graph.values if value.step is None)
-    pills = "".join(f'<TD CELLPADDING="8">{_pill(kind)}</TD>' for kind in kinds)
+    pills = "".join(f'<TD CELLPADDING="4">{_pill(kind)}</TD>' for kind in kinds)
     step = _framed(Span("operation", "ink", 10), "ROUNDED", LIGHT["step"])
     value = table([[Span("forward value", "forward", 10)]], [[Span("gradient", "gradient", 10)]], align="CENTER")
     span = Span(cut(graph.title, _LONGEST_TITLE), bold=True)
     title = f'<TR><TD ALIGN="LEFT" COLSPAN="9">{span.html()}</TD></TR>' * bool(graph.title)
-    head = '<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="2">'
-    return f'<{head}{title}<TR><TD CELLPADDING="8">{step}</TD>{pills}<TD>{value}</TD></TR></TABLE>>'
+    head = '<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="6" CELLPADDING="0">'
+    return f'<{head}{title}<TR><TD CELLPADDING="4">{step}</TD>{pills}<TD>{value}</TD></TR></TABLE>>'
 
 
 def _pill(kind: str) -> str:
@@ -96,5 +96,5 @@ def _pill(kind: str) -> str:
 def _framed(text: Span, style: str, fill: str) -> str:
     return (
         f'<TABLE BORDER="1" CELLBORDER="0" CELLPADDING="3" CELLSPACING="0" STYLE="{style}" COLOR="{LIGHT["line"]}" '
-        f'BGCOLOR="{fill}"><TR><TD WIDTH="{math.ceil(width([text]))}">{text.html()}</TD></TR></TABLE>'
+        f'BGCOLOR="{fill}"><TR><TD WIDTH="{math.ceil(width([text])) + 8}">{text.html()}</TD></TR></TABLE>'
     )

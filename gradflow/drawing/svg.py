@@ -14,6 +14,8 @@ from gradflow.text import printable
 
 _SVG = "http://www.w3.org/2000/svg"
 _NAMES = {color: name for name, color in LIGHT.items()}
+_MOST_STEPS = 3000
+"""More take Graphviz minutes, and make a picture that no one finds anything in."""
 _DPI = "192"
 """Of PNG: two pixels a point, sharp on dense screens and in print."""
 
@@ -24,9 +26,9 @@ def to_svg(graph: Graph, *, local: bool = False, roles: bool = False) -> str:
     Its text is text. The elements of steps and values have ids and classes as in DOT (see `to_dot`), `data-name`, and a
     title that says in words what is drawn; texts have their colour as a class ("forward", "gradient").
 
-    Raises ModuleNotFoundError without the extra "viz".
+    Raises ModuleNotFoundError without the extra "viz"; ValueError for a graph of more than 3000 steps.
     """
-    root = ET.fromstring(_drawn(to_dot(graph, local=local, roles=roles), "svg"))
+    root = ET.fromstring(_drawn(graph, "svg", local=local, roles=roles))
     for size in ("width", "height"):
         root.set(size, root.get(size, "").removesuffix("pt"))
     root.set("class", "gradflow")
@@ -50,19 +52,25 @@ def to_svg(graph: Graph, *, local: bool = False, roles: bool = False) -> str:
 def to_bytes(graph: Graph, format: str, *, local: bool = False, roles: bool = False) -> bytes:
     """The picture of a graph as the content of a file: "svg", or, on a white page, "png" or "pdf".
 
-    Raises ModuleNotFoundError without the extra "viz".
+    Raises ModuleNotFoundError without the extra "viz"; ValueError for a graph of more than 3000 steps.
     """
     if format == "svg":
         return to_svg(graph, local=local, roles=roles).encode()
-    return _drawn(to_dot(graph, local=local, roles=roles), format)
+    return _drawn(graph, format, local=local, roles=roles)
 
 
-def _drawn(dot: str, format: str) -> bytes:
-    graph = imported_extra("pygraphviz", "pygraphviz", "viz", "a picture of a graph").AGraph(string=dot)
+def _drawn(graph: Graph, format: str, *, local: bool, roles: bool) -> bytes:
+    if len(graph.steps) > _MOST_STEPS:
+        raise ValueError(
+            f"a picture has at most {_MOST_STEPS} steps, and this graph has {len(graph.steps)}; "
+            "save it as .html, which folds steps, or as .dot"
+        )
+    dot = to_dot(graph, local=local, roles=roles)
+    picture = imported_extra("pygraphviz", "pygraphviz", "viz", "a picture of a graph").AGraph(string=dot)
     if format == "png":
-        graph.graph_attr["dpi"] = _DPI
-    graph.has_layout = True  # not so, but with a layout as `prog`, it warns of more than 1000 nodes
-    content: bytes = graph.draw(format=format, args="-Kdot")
+        picture.graph_attr["dpi"] = _DPI
+    picture.has_layout = True  # not so, but with a layout as `prog`, it warns of more than 1000 nodes
+    content: bytes = picture.draw(format=format, args="-Kdot")
     return content
 
 
@@ -80,6 +88,16 @@ def _name(group: ET.Element, graph: Graph) -> None:
     title = ET.Element(f"{{{_SVG}}}title")
     title.text = words
     group.insert(0, title)
+    for polygon in group.iter(f"{{{_SVG}}}polygon") if kind == "value" else ():
+        if polygon.get("fill") == LIGHT["line"]:
+            polygon.set("points", _longer(polygon.get("points", "")))
+
+
+def _longer(points: str) -> str:
+    """The line of a value, a point longer at both ends: so far from it, the lines to and from it may end."""
+    corners = [[float(x) for x in corner.split(",")] for corner in points.split()]
+    middle = sum(x for x, _ in corners[:4]) / 4
+    return " ".join(f"{x + (1 if x > middle else -1):g},{y:g}" for x, y in corners)
 
 
 def _step_in_words(step: Step) -> str:
