@@ -391,5 +391,5 @@ def test_a_thousand_steps(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_graph_that_is_too_large_for_graphviz_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"at most 3000 steps.*3001.*\.html"):
-        to_svg(chain(3001))
+    with pytest.raises(ValueError, match=r"at most 2000 steps.*2001.*\.html"):
+        to_svg(chain(2001))

@@ -14,7 +14,7 @@ from gradflow.text import printable
 
 _SVG = "http://www.w3.org/2000/svg"
 _NAMES = {color: name for name, color in LIGHT.items()}
-_MOST_STEPS = 3000
+_MOST_STEPS = 2000
 """More take Graphviz minutes, and make a picture that no one finds anything in."""
 _DPI = "192"
 """Of PNG: two pixels a point, sharp on dense screens and in print."""
@@ -26,7 +26,7 @@ def to_svg(graph: Graph, *, local: bool = False, roles: bool = False) -> str:
     Its text is text. The elements of steps and values have ids and classes as in DOT (see `to_dot`), `data-name`, and a
     title that says in words what is drawn; texts have their colour as a class ("forward", "gradient").
 
-    Raises ModuleNotFoundError without the extra "viz"; ValueError for a graph of more than 3000 steps.
+    Raises ModuleNotFoundError without the extra "viz"; ValueError for a graph of more than 2000 steps.
     """
     root = ET.fromstring(_drawn(graph, "svg", local=local, roles=roles))
     for size in ("width", "height"):
@@ -52,7 +52,7 @@ def to_svg(graph: Graph, *, local: bool = False, roles: bool = False) -> str:
 def to_bytes(graph: Graph, format: str, *, local: bool = False, roles: bool = False) -> bytes:
     """The picture of a graph as the content of a file: "svg", or, on a white page, "png" or "pdf".
 
-    Raises ModuleNotFoundError without the extra "viz"; ValueError for a graph of more than 3000 steps.
+    Raises ModuleNotFoundError without the extra "viz"; ValueError for a graph of more than 2000 steps.
     """
     if format == "svg":
         return to_svg(graph, local=local, roles=roles).encode()
