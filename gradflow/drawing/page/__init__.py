@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable
 from html import escape
@@ -21,6 +22,8 @@ from gradflow.drawing.text import ROLES
 
 _WIDEST_ON_EDGE = 30
 _MOST_LINES_ON_EDGE = 3
+_MOST_ON_EDGE = 16
+"""The characters, the lines and the elements of an array that an edge shows in full."""
 _MARK = "\N{WARNING SIGN}\N{VARIATION SELECTOR-15} "
 """What stands before numbers that are not finite."""
 
@@ -99,10 +102,10 @@ def _on_edge(numbers: Numbers | None, with_shape: bool) -> list[str]:
     if numbers is None:
         return []
     alarm = warning(numbers)
-    lines = describe(numbers) if numbers.values is not None else []
+    lines = describe(numbers) if numbers.values is not None and math.prod(numbers.shape) <= _MOST_ON_EDGE else []
     if not 0 < len(lines) <= _MOST_LINES_ON_EDGE or max(map(len, lines)) > _WIDEST_ON_EDGE:
         lines = [f"{numbers.shape} {numbers.dtype}"] if with_shape else []
-        lines += describe(numbers, 0)[:1]
+        lines += [f"mean {short(numbers.mean)} std {short(numbers.deviation)}"] if numbers.mean is not None else []
     if alarm is None:
         return lines
     return [f"{_MARK}{alarm}", *lines] if numbers.shape else [f"{_MARK}{line}" for line in lines]
