@@ -41,4 +41,4 @@ for depth in (1, 2, 3, 10, 100):
     x, d = rng.normal(size=3), rng.normal(size=2)
     pairs = zip(by_hand(weights, biases, x, d), by_gradflow(weights, biases, x, d), strict=True)
     differences = [np.abs(hand - found).max() for layer in pairs for hand, found in zip(*layer, strict=True)]
-    print(f"{depth:3} layers: {2 * len(weights):3} gradients are equal to rounding:", max(differences) < 1e-14)
+    print(f"depth {depth:3}: {2 * len(weights):3} gradients are equal to rounding:", max(differences) < 1e-14)
