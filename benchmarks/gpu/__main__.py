@@ -29,8 +29,11 @@ def parser(names: list[str]) -> Parser:
     found.add_argument("--no-sanitizer", action="store_true", help="leave out compute-sanitizer")
     found.add_choice("workloads", _rows.WORKLOADS)
     found.add_choice("rows", names)
-    found.set_defaults(rows=[name for name in names if name not in _rows.SLOW])
-    found.add_argument("--rounds", type=count, default=7, metavar="N", help="turns of each row (default: 7)")
+    found.set_defaults(
+        workloads=[name for name in _rows.WORKLOADS if name not in _rows.SLOW],
+        rows=[name for name in names if name not in _rows.SLOW],
+    )
+    found.add_argument("--rounds", type=count, default=5, metavar="N", help="turns of each row (default: 5)")
     found.add_argument("--turn", type=duration, default=0.2, metavar="S", help="seconds a turn (default: 0.2)")
     found.add_argument("--limit", type=count, default=100, metavar="S", help="seconds to compile a row (default: 100)")
     found.add_argument("--budget", type=count, default=470, metavar="S", help="seconds in all (default: 470)")

@@ -16,8 +16,8 @@ RATIOS = {
     "JAX scan": ("jax-scan",),
 }
 """The peers of gradflow, of several rows the fastest."""
-SLOW = ("torch-tuned",)
-"""The rows measured only if asked for: their compilation takes a minute and longer for each workload."""
+SLOW = ("torch-tuned", "b32")
+"""The row and the workload measured only if asked for, since they take a minute and longer."""
 
 WORKLOADS = {
     "t": replace(TINY, letter="t", optimizer="Adam"),
