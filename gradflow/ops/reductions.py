@@ -7,10 +7,10 @@ import math
 from operator import attrgetter
 from typing import Any, Protocol
 
-from gradflow.autograd.grad_mode import FAST, grad_enabled
+from gradflow.autograd.grad_mode import FAST, current_observer, grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.ops.checks import check_tensors, keepdims_flag, number
-from gradflow.ops.table import apply, bools_to_int64, defop, floating, named, observed
+from gradflow.ops.table import apply, bools_to_int64, defop, floating, named
 from gradflow.pytorch_names import refuse, refuses_keywords
 from gradflow.shapes import Axis, normalize_axes, one_axis
 from gradflow.tensor import Tensor
@@ -272,7 +272,7 @@ def cumulative_sum(x: Tensor, /, axis: int | None = None, dim: None = None) -> T
 
 
 def _nondifferentiable(name: str, doc: str) -> _Reduction:
-    op = Operation(name, lambda F, x, **how: getattr(F, name)(x, **how))
+    op = Operation(name, lambda F, x, axis, keepdims: getattr(F, name)(x, axis=axis, keepdims=keepdims))
 
     def function(
         x: Tensor, /, axis: Axis = None, keepdims: bool = False, dim: None = None, keepdim: None = None
@@ -283,14 +283,17 @@ def _nondifferentiable(name: str, doc: str) -> _Reduction:
         keepdims = keepdims_flag(name, keepdims)
         if axis is not None:
             axis = normalize_axes(axis, x.ndim)
-        how = {"axis": axis, "keepdims": keepdims}
-        return observed(op, (x,), Tensor(op.forward(x.backend, x.array, **how), x.backend), how)
+        out = Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
+        observer = current_observer.get()
+        if observer is not None:
+            observer.forward(op, (x,), out, {"axis": axis, "keepdims": keepdims})
+        return out
 
     return refuses_keywords(named(function, name, doc + KEEPDIMS))
 
 
 def _index_of(name: str, doc: str) -> _AlongAxis:
-    op = Operation(name, lambda F, x, **how: getattr(F, name)(x, **how))
+    op = Operation(name, lambda F, x, axis, keepdims: getattr(F, name)(x, axis=axis, keepdims=keepdims))
 
     def function(
         x: Tensor, /, axis: int | None = None, keepdims: bool = False, dim: None = None, keepdim: None = None
@@ -303,8 +306,11 @@ def _index_of(name: str, doc: str) -> _AlongAxis:
             axis = one_axis(name, axis, x.ndim)
         if not (x.size if axis is None else x.shape[axis]):
             raise ValueError(f"{name} of no elements is undefined: the shape is {x.shape}, the axis {axis}")
-        how = {"axis": axis, "keepdims": keepdims}
-        return observed(op, (x,), Tensor(op.forward(x.backend, x.array, **how), x.backend), how)
+        out = Tensor(getattr(x.backend, name)(x.array, axis=axis, keepdims=keepdims), x.backend)
+        observer = current_observer.get()
+        if observer is not None:
+            observer.forward(op, (x,), out, {"axis": axis, "keepdims": keepdims})
+        return out
 
     return refuses_keywords(named(function, name, doc + KEEPDIMS))
 
@@ -341,4 +347,8 @@ def argsort(x: Tensor, /, axis: int = -1, descending: bool = False, dim: None = 
     check_tensors("argsort", x)
     axis = one_axis("argsort", axis, x.ndim)
     how = {"axis": axis, "descending": descending}
-    return observed(_ARGSORT, (x,), Tensor(_ARGSORT.forward(x.backend, x.array, **how), x.backend), how)
+    out = Tensor(_ARGSORT.forward(x.backend, x.array, **how), x.backend)
+    observer = current_observer.get()
+    if observer is not None:
+        observer.forward(_ARGSORT, (x,), out, how)
+    return out

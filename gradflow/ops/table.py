@@ -83,7 +83,11 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
         raise TypeError(f"device {x.device} does not support {target}")
     native = x.backend.dtypes[target.name]
     if not target.is_floating:  # no gradient flows through integers
-        return observed(ASTYPE, (x,), Tensor(x.backend.astype(x.array, native), x.backend), {"dtype": native})
+        out = Tensor(x.backend.astype(x.array, native), x.backend)
+        observer = current_observer.get()
+        if observer is not None:
+            observer.forward(ASTYPE, (x,), out, {"dtype": native})
+        return out
     return apply(ASTYPE, (x,), {"dtype": native})
 
 
@@ -146,14 +150,6 @@ def apply(
     observer = current_observer.get()
     if observer is not None:
         observer.forward(op, inputs, out, parameters)
-    return out
-
-
-def observed(op: Operation, inputs: Sequence[Any], out: Tensor, parameters: dict[str, Any] | None = None) -> Tensor:
-    """`out` itself, the result of an operation without gradients, after the observer of this context was told of it."""
-    observer = current_observer.get()
-    if observer is not None:
-        observer.forward(op, inputs, out, parameters or {})
     return out
 
 
@@ -305,7 +301,11 @@ def nondifferentiable_binary(
         b = x2.array if isinstance(x2, Tensor) else x2
         if other.__class__ is float and LARGEST_HALF < abs(other) < math.inf and tensor.array.dtype in F.half_dtypes:
             a, b = widened((a, b), F)  # as a half float, the number would be infinite
-        return observed(op, (x1, x2), Tensor(compute(F, a, b), F))
+        out = Tensor(compute(F, a, b), F)
+        observer = current_observer.get()
+        if observer is not None:
+            observer.forward(op, (x1, x2), out, {})
+        return out
 
     BINARY_OPERATORS[name] = as_operator(function)
     return named(function, name, doc)
@@ -348,7 +348,11 @@ def nondifferentiable_unary(name: str, doc: str, of_bools: bool = False) -> Unar
         check_tensors(name, x)
         if of_bools:
             check_bools(name, x)
-        return observed(op, (x,), Tensor(get(x.backend)(x.array), x.backend))
+        out = Tensor(get(x.backend)(x.array), x.backend)
+        observer = current_observer.get()
+        if observer is not None:
+            observer.forward(op, (x,), out, {})
+        return out
 
     return named(function, name, doc)
 
