@@ -217,6 +217,7 @@ def test_a_captured_step_runs_normally(device: str) -> None:
     weights = [v for v in graph.values if v.name == "0.weight"]
     assert len(weights) == 2  # before and after the optimizer's step
     assert weights[0].forward != weights[1].forward
+    assert [w.gradient for w in weights] == [p.gradients[w.index] for p, w in zip(graph.passes, weights, strict=True)]
     assert training.status.startswith("an observer sees the step")
     training(x)
     assert training.status == "replaying"
@@ -469,6 +470,11 @@ def test_axes_that_matmul_adds_are_not_shown(device: str) -> None:
         (b * c).sum().backward()
     assert formulas(trace.graph)[:4] == ["a = W @ x", "b = x @ a", "column = reshape(x, (2, 1))", "c = W @ column"]
     assert step(trace.graph, "b").output in {i for s in trace.graph.steps for i in s.inputs}
+    with gf.trace() as second:
+        product = W @ x.reshape(2, 1)
+        flat = product.reshape(2)
+    assert formulas(second.graph)[1:] == ["product = W @ v1", "flat = reshape(product, (2,))"]
+    assert flat.tolist() == a.tolist()
     found = gradients(trace.graph)
     expected = gf.gradients((x @ (W @ x) * (W @ x.reshape(2, 1))).sum(), [W, x])
     assert all(close(found[name], g) for name, g in zip(("W", "x"), expected, strict=True))
