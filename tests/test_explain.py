@@ -167,6 +167,24 @@ def test_draw_and_explain_need_one_transfer() -> None:
         assert (count.to_host, count.from_host) == (2, 0)
 
 
+def test_an_operation_of_the_user(device: str) -> None:
+    """Whatever its name and its parameters are called."""
+    mixed = gf.operation(
+        "exp",
+        lambda F, x, shape=3.0: F.multiply(F.flip(x, axis=0), shape),
+        lambda F, g, _out, _x, shape=3.0: F.multiply(F.flip(g, axis=0), shape),
+    )
+    odd = gf.operation("{odd} <b>", lambda F, x: F.add(x, x), lambda F, g, _out, _x: F.add(g, g))
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    graph = gf.explain(odd(mixed(x)), gf.tensor([1.0, 10.0])).graph
+    assert [s.formula for s in graph.steps] == ["v1 = exp(x)", "v2 = {odd} <b>(v1)"]
+    jacobian = local(graph, "v1", "x")
+    assert jacobian.form == "full"
+    assert jacobian.numbers is not None
+    assert jacobian.numbers.values == [[0, 3], [3, 0]]
+    assert gradients(graph)["x"] == [60, 6]
+
+
 # ---------------------------------------------------------------------- errors
 
 

@@ -106,7 +106,7 @@ def _text(applied: Applied, recorder: Recorder) -> Text:
     options = applied.parameters
     if first is not None and options.get("axis") == tuple(range(len(recorder.values[first].shape))):
         options = {**options, "axis": None}
-    return text_of(applied.op.name, len(applied.inputs), options)
+    return text_of(applied.op, len(applied.inputs), options)
 
 
 def _places(applied: Applied) -> list[int]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from gradflow.autograd.graph import Operation
 from gradflow.drawing.graph import Role
+from gradflow.ops.custom import is_custom
 
 
 class Text(NamedTuple):
@@ -215,11 +217,12 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
 }
 
 
-def text_of(name: str, arity: int, options: dict[str, Any]) -> Text:
+def text_of(op: Operation, arity: int, options: dict[str, Any]) -> Text:
     """The text of an operation, a generic one if the table has none."""
-    found = TEXTS.get(name, Text(name, "", role="mixes"))
+    found = Text(op.name, "") if is_custom(op) else TEXTS.get(op.name, Text(op.name, "", role="mixes"))
     text = found if isinstance(found, Text) else found(options)
     if not text.formula:
+        name = op.name.replace("{", "{{").replace("}", "}}")
         text = text._replace(formula=f"{name}({', '.join(f'{{{i}}}' for i in range(arity))})")
     return text
 
@@ -250,4 +253,4 @@ def _filled(template: str, labels: Sequence[str | None], out: str, g: str, optio
     for i, label in enumerate(labels):
         if label is None:
             template = template.replace(f" + {{{i}}}", "").replace(f", {{{i}}}", "")
-    return template.format(*labels, out=out, g=g, **options)
+    return template.format(*labels, **{**options, "out": out, "g": g})

@@ -18,6 +18,7 @@ from gradflow.autograd.parts import Part
 from gradflow.backend import ACTIVATIONS, Backend
 from gradflow.backend.array_functions import ELEMENTWISE
 from gradflow.drawing.summaries import Summaries, Summary
+from gradflow.ops.custom import is_custom
 
 Form = Literal["number", "diagonal", "full", "implicit"]
 
@@ -62,7 +63,7 @@ def form_of(node: Node, parent: Any) -> Form:
     rows, columns = math.prod(node.shape), math.prod(parent.shape)
     if rows == columns == 1:
         return "number"
-    if node.op.name in _ELEMENTWISE and tuple(node.shape) == tuple(parent.shape):
+    if node.op.name in _ELEMENTWISE and not is_custom(node.op) and tuple(node.shape) == tuple(parent.shape):
         return "diagonal"
     return "full" if rows * columns <= LARGEST else "implicit"
 

@@ -94,6 +94,11 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> Callable[
     return function
 
 
+def is_custom(op: Operation) -> bool:
+    """Whether an operation was defined by `operation`: its name says nothing of what it computes."""
+    return op.forward.__module__ == __name__
+
+
 def _arguments(name: str, what: str, function: Any, leading: int) -> tuple[list[str], set[str] | None]:
     """The names of a function's arrays, which follow `leading` arguments, and of its keywords (None: any)."""
     if not inspect.isfunction(function):
