@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import doctest
 import re
-from pathlib import Path
 from typing import Any
 
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-INCLUDE = re.compile(r"^```\{literalinclude\} (\S+\.py)$", re.MULTILINE)
 
 
 def run_page(text: str, name: str) -> dict[str, Any]:
@@ -34,8 +32,3 @@ def run_page(text: str, name: str) -> dict[str, Any]:
             doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=complaints.append, clear_globs=False)
             assert not complaints, "".join(complaints)
     return names
-
-
-def included(page: Path) -> list[Path]:
-    """The Python files that a page includes."""
-    return [(page.parent / path).resolve() for path in INCLUDE.findall(page.read_text("utf-8"))]
