@@ -185,6 +185,14 @@ def test_an_operation_of_the_user(device: str) -> None:
     assert gradients(graph)["x"] == [60, 6]
 
 
+def test_a_rule_of_the_user_that_works_on_arrays_only() -> None:
+    flipped = gf.operation("flipped", lambda F, x: F.flip(x, axis=0), lambda _F, g, _out, _x: g[::-1] * 1.0)
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    graph = gf.explain(flipped(x), gf.tensor([1.0, 10.0])).graph
+    assert gradients(graph)["x"] == [10, 1]
+    assert local(graph, "v1", "x").form == "implicit"
+
+
 # ---------------------------------------------------------------------- errors
 
 

@@ -34,7 +34,7 @@ def local_derivatives(
 
     out, values: what the rules read, see `saved_values`. An argument without a gradient has None.
     """
-    forms = [None if parent is None else form_of(node, parent) for parent in node.parents]
+    forms: list[Form | None] = [None if parent is None else form_of(node, parent) for parent in node.parents]
     formed: list[Any] = [None] * len(forms)
     size = math.prod(node.shape)
     if any(form in ("number", "diagonal") and size <= LARGEST for form in forms):
@@ -42,7 +42,13 @@ def local_derivatives(
         formed = _products(node, ones, out, values, node.backend)
     if "full" in forms:
         units = Batch(_unit_vectors(node.backend, node.shape, _dtype_of_gradients(node)))
-        rows = _products(node, units, out, values, batched(node.backend))
+        try:
+            rows = _products(node, units, out, values, batched(node.backend))
+        except Exception:
+            if not is_custom(node.op):
+                raise
+            rows = [None] * len(forms)  # a user's rule that works on arrays, not on batches
+            forms = ["implicit" if form == "full" else form for form in forms]
         formed = [row if form == "full" else one for form, row, one in zip(forms, rows, formed, strict=True)]
     result: list[tuple[Form, Summary | None] | None] = []
     for form, numbers, parent in zip(forms, formed, node.parents, strict=True):
