@@ -155,7 +155,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return self._copied(values, blocking=self._is_pinned(values))
 
     def copy(self, x: Array) -> Array:
-        return x.copy(order="C")
+        return self.cupy.array(x, order="C")
 
     def pin(self, values: Any) -> Any:
         out = self.cupyx.empty_pinned(values.shape, dtype=values.dtype)

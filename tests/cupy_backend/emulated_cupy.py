@@ -105,9 +105,6 @@ class ndarray:  # noqa: N801
         with np.errstate(all="ignore"):
             return ndarray(_unwrap(self).astype(dtype, order=order, copy=copy))
 
-    def copy(self, order: str = "C") -> ndarray:
-        return ndarray(_unwrap(self).copy(order))
-
     def reshape(self, *shape: Any) -> ndarray:
         return ndarray(_unwrap(self).reshape(*shape))
 
