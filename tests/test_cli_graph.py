@@ -41,7 +41,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Any:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of three runs: classes, values, and an ensemble with SGD."""
     for package in ("sklearn", "safetensors", "tomli_w", "tqdm", "matplotlib"):
-        pytest.importorskip(package)
+        pytest.importorskip(package, exc_type=ImportError)
     folder = tmp_path_factory.mktemp("runs")
     for name, words in {
         "iris": ["iris", "--hidden", "5,4", "--batch-size", "8"],
@@ -215,7 +215,7 @@ def test_the_dot_and_the_page_have_the_values(command: Any) -> None:
 
 
 def test_an_svg_has_the_values_as_text(command: Any) -> None:
-    pytest.importorskip("pygraphviz")
+    pytest.importorskip("pygraphviz", exc_type=ImportError)
     assert command("graph", *EXAMPLE, "-o", "graph.svg").status == 0
     texts = ["".join(e.itertext()) for e in ET.parse("graph.svg").iter("{http://www.w3.org/2000/svg}text")]
     assert {"-12", "3", "-4"} <= set(" ".join(texts).split())
@@ -339,7 +339,7 @@ def test_help_fits_80_columns(name: str, command: Any) -> None:
 
 
 def test_the_commands_of_the_help_of_graph_run(command: Any) -> None:
-    pytest.importorskip("pygraphviz")
+    pytest.importorskip("pygraphviz", exc_type=ImportError)
     import shlex
 
     examples = re.findall(r"^  gradflow (graph [\"].+)$", command("graph", "--help").out, re.M)

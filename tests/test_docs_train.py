@@ -29,7 +29,7 @@ EXAMPLE = re.compile(r'^\$ (python -c "[^"]*"|.*)\n((?:(?!\$ ).*\n)*)', re.MULTI
 """A command in a block, and what it prints."""
 
 for package in ("matplotlib", "pygraphviz", "safetensors", "sklearn", "tensorboardX", "tomli_w", "tqdm"):
-    pytest.importorskip(package)
+    pytest.importorskip(package, exc_type=ImportError)
 
 
 def without_numbers(text: str) -> list[str]:

@@ -63,7 +63,7 @@ class Links(HTMLParser):
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Links]:
     """The pages of the documentation, built from nothing with warnings as errors."""
     for package in ("furo", "myst_parser", "pygraphviz", "sphinx"):
-        pytest.importorskip(package)
+        pytest.importorskip(package, exc_type=ImportError)
     out = tmp_path_factory.mktemp("docs")
     words = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(out)]
     done = subprocess.run(words, capture_output=True, text=True, env=child_environment())
@@ -113,7 +113,7 @@ def test_the_code_of_a_page_prints_what_it_shows(page: Path, monkeypatch: pytest
 def test_an_example_prints_what_its_page_shows(
     example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("pygraphviz")
+    pytest.importorskip("pygraphviz", exc_type=ImportError)
     monkeypatch.setenv("GRADFLOW_DEVICE", "cpu")
     monkeypatch.chdir(tmp_path)
     include = f"```{{literalinclude}} ../../examples/{example.name}\n```\n\n```text\n"
@@ -150,7 +150,7 @@ def outputs_of(path: Path) -> list[tuple[str, set[str], str]]:
 def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     """After a change: `jupyter execute --inplace examples/backpropagation.ipynb`."""
     for package in ("ipykernel", "matplotlib", "nbclient", "pygraphviz"):
-        pytest.importorskip(package)
+        pytest.importorskip(package, exc_type=ImportError)
     notebook, copy = ROOT / "examples" / "backpropagation.ipynb", tmp_path / "executed"
     words = [sys.executable, "-c", "from nbclient.cli import main; main()", str(notebook), f"--output={copy}"]
     done = subprocess.run(words, capture_output=True, text=True, env=child_environment(GRADFLOW_DEVICE="cpu"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 import re
@@ -20,11 +19,11 @@ from gradflow.drawing.colors import DARK, LIGHT
 from gradflow.drawing.dot import to_dot
 from gradflow.drawing.graph import Graph, Numbers, Step, Value
 from gradflow.drawing.rendering import save
-from gradflow.drawing.svg import to_svg
+from gradflow.drawing.svg import has_graphviz, to_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 needs_graphviz = pytest.mark.skipif(
-    importlib.util.find_spec("pygraphviz") is None, reason='pygraphviz, of the extra "viz", is not installed'
+    not has_graphviz(), reason='pygraphviz, of the extra "viz", is not installed, or cannot be imported'
 )
 
 
@@ -377,6 +376,15 @@ def test_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         save(linear(), tmp_path / "graph.png")
     assert not list(tmp_path.iterdir())
     save(linear(), tmp_path / "graph.dot")
+
+
+def test_a_library_that_pygraphviz_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pygraphviz.py").write_text("raise ImportError('libgobject-2.0.so.0: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pygraphviz", raising=False)
+    with pytest.raises(ImportError, match=r"libgobject.*libglib2\.0-0 in Debian.*\.html or \.dot"):
+        save(linear(), tmp_path / "graph.png")
+    assert not has_graphviz()
 
 
 @needs_graphviz

@@ -62,7 +62,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_picture_is_the_one_that_the_command_draws(tmp_path: Path) -> None:
-    pytest.importorskip("pygraphviz")
+    pytest.importorskip("pygraphviz", exc_type=ImportError)
     (command,) = [c for c in COMMANDS if c.startswith("gradflow graph") and c.endswith("-o graph.svg")]
     assert main([*shlex.split(command)[1:-1], str(tmp_path / "graph.svg")]) == 0
     assert (tmp_path / "graph.svg").read_bytes() == (ROOT / "docs" / "graph.svg").read_bytes()

@@ -104,7 +104,7 @@ def test_what_is_not_finite_is_written_as_far_as_there_is_something(tmp_path: Pa
 
 
 def test_the_picture_of_a_graph_is_an_image(tmp_path: Path) -> None:
-    pytest.importorskip("pygraphviz")
+    pytest.importorskip("pygraphviz", exc_type=ImportError)
     trainer = make()
     with TensorBoard(tmp_path) as board:
         for epoch in trainer.epochs(2):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from gradflow.drawing.graph import Graph
 from gradflow.files import FilePath
 
@@ -25,7 +23,7 @@ class Picture:
         local: draw the local derivatives of each step (default False).
         roles: draw what each step does to a gradient, as in "switches" (default False).
 
-        Raises ValueError for another suffix; ModuleNotFoundError without the extra; OSError where the file cannot be
+        Raises ValueError for another suffix; ImportError without the extra; OSError where the file cannot be
         written. Then no file is written, and one that was there stays as it was.
         """
         from gradflow.drawing.rendering import save
@@ -56,4 +54,6 @@ class Picture:
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 36rem; border: 0"></iframe>'
 
     def _is_drawn(self) -> bool:
-        return len(self.graph.steps) <= _LARGEST and importlib.util.find_spec("pygraphviz") is not None
+        from gradflow.drawing.svg import has_graphviz
+
+        return len(self.graph.steps) <= _LARGEST and has_graphviz()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from typing import Any
 
 from gradflow.drawing.colors import DARK, LIGHT
 from gradflow.drawing.dot import to_dot
@@ -26,7 +27,7 @@ def to_svg(graph: Graph, *, local: bool = False, roles: bool = False) -> str:
     Its text is text. The elements of steps and values have ids and classes as in DOT (see `to_dot`), `data-name`, and a
     title that says in words what is drawn; texts have their colour as a class ("forward", "gradient").
 
-    Raises ModuleNotFoundError without the extra "viz"; ValueError for a graph of more than 2000 steps.
+    Raises ImportError without the extra "viz"; ValueError for a graph of more than 2000 steps.
     """
     root = ET.fromstring(_drawn(graph, "svg", local=local, roles=roles))
     for size in ("width", "height"):
@@ -52,11 +53,33 @@ def to_svg(graph: Graph, *, local: bool = False, roles: bool = False) -> str:
 def to_bytes(graph: Graph, format: str, *, local: bool = False, roles: bool = False) -> bytes:
     """The picture of a graph as the content of a file: "svg", or, on a white page, "png" or "pdf".
 
-    Raises ModuleNotFoundError without the extra "viz"; ValueError for a graph of more than 2000 steps.
+    Raises ImportError without the extra "viz"; ValueError for a graph of more than 2000 steps.
     """
     if format == "svg":
         return to_svg(graph, local=local, roles=roles).encode()
     return _drawn(graph, format, local=local, roles=roles)
+
+
+def graphviz() -> Any:
+    """The module pygraphviz. Raises ImportError, which says what to do, where it cannot be imported."""
+    try:
+        return imported_extra("pygraphviz", "pygraphviz", "viz", "a picture of a graph")
+    except ModuleNotFoundError:
+        raise
+    except ImportError as error:  # its wheels hold Graphviz, but not GLib, which small containers lack
+        raise ImportError(
+            f"pygraphviz cannot be imported: {error}; install the library (GLib is libglib2.0-0 in Debian and Ubuntu), "
+            "or save the graph as .html or .dot, which need nothing"
+        ) from error
+
+
+def has_graphviz() -> bool:
+    """Whether pictures can be drawn."""
+    try:
+        graphviz()
+    except ImportError:
+        return False
+    return True
 
 
 def _drawn(graph: Graph, format: str, *, local: bool, roles: bool) -> bytes:
@@ -66,7 +89,7 @@ def _drawn(graph: Graph, format: str, *, local: bool, roles: bool) -> bytes:
             "save it as .html, which folds steps, or as .dot"
         )
     dot = to_dot(graph, local=local, roles=roles)
-    picture = imported_extra("pygraphviz", "pygraphviz", "viz", "a picture of a graph").AGraph(string=dot)
+    picture = graphviz().AGraph(string=dot)
     if format == "png":
         picture.graph_attr["dpi"] = _DPI
     picture.has_layout = True  # not so, but with a layout as `prog`, it warns of more than 1000 nodes
