@@ -11,16 +11,16 @@ images = rng.uniform(size=(10, 32, 32, 3))[labels] + 0.5 * rng.normal(size=(500,
 images -= images.mean(axis=0)
 
 x = gf.tensor(images.astype("float32")).reshape(500, -1)  # 32 * 32 * 3 = 3072 numbers an image
-t = gf.tensor(labels)
+d = gf.tensor(labels)
 model = nn.MLP([3072, 100, 10], generator=gf.Generator(0))  # two layers have weights: a "two-layer" network
 print(f"{sum(p.size for p in model.parameters()):,} parameters")
 
 sgd = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 for step in range(1, 41):
     sgd.zero_grad()
-    loss = gf.cross_entropy(model(x), t)
+    loss = gf.cross_entropy(model(x), d)
     loss.backward()
     sgd.step()
     if step in (1, 10, 40):
         print(f"step {step:2}: loss {loss:.2f}")  # it starts near ln 10 = 2.30: ten equal guesses
-print(f"{(model(x).argmax(axis=1) == t).mean():.0%} of the training images are right")
+print(f"{(model(x).argmax(axis=1) == d).mean():.0%} of the training images are right")

@@ -7,19 +7,19 @@ from gradflow import nn, optim
 
 rng = np.random.default_rng(0)
 x = rng.normal(size=(200, 2))
-y = (x @ [2.0, -1.0] + 0.5 > 0).astype(float)[:, None]  # the sign of a linear function
+d = (x @ [2.0, -1.0] + 0.5 > 0).astype(float)[:, None]  # the sign of a linear function
 
 model = nn.Linear(2, 1, activation="sigmoid", dtype="float64", generator=gf.Generator(0))
-inputs, targets = gf.tensor(x), gf.tensor(y)
+inputs, targets = gf.tensor(x), gf.tensor(d)
 
 loss = gf.mse_loss(model(inputs), targets)
 loss.backward()
 
 w, b = model.weight.detach().numpy(), model.bias.detach().numpy()
-yhat = 1 / (1 + np.exp(-(x @ w.T + b)))
-factor = -2 / len(x) * (y - yhat) * yhat * (1 - yhat)  # dJ/dz of each sample
-print("dJ/dw by hand  ", (factor * x).sum(axis=0).round(6))
-print("dJ/dw, gradflow", model.weight.grad.numpy()[0].round(6))
+y = 1 / (1 + np.exp(-(x @ w.T + b)))
+factor = -2 / len(x) * (d - y) * y * (1 - y)  # dL/dz of each sample
+print("dL/dw by hand  ", (factor * x).sum(axis=0).round(6))
+print("dL/dw, gradflow", model.weight.grad.numpy()[0].round(6))
 
 optimizer = optim.SGD(model.parameters(), lr=2.0)
 for _ in range(500):
@@ -28,5 +28,5 @@ for _ in range(500):
     loss.backward()
     optimizer.step()
 with gf.no_grad():
-    right = (model(inputs).numpy() > 0.5) == y
+    right = (model(inputs).numpy() > 0.5) == d
 print(f"after 500 steps: loss {loss:.4f}, {right.mean():.1%} of the samples are right")
