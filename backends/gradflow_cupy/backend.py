@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from types import MethodType
 from typing import Any
@@ -38,6 +39,11 @@ _SERVICES = (
 
 _SMALLEST_NORMAL = 2.0**-126
 """The smallest positive float32 that is not subnormal."""
+
+
+def _becomes_zero(value: Any) -> bool:
+    """Whether CuPy fills an array with 0.0 for this number: for -0.0 and for subnormal numbers."""
+    return abs(value) < _SMALLEST_NORMAL and (value != 0 or math.copysign(1.0, value) < 0)
 
 
 class CupyBackend(LossKernels, OptimizerKernels):
@@ -92,8 +98,8 @@ class CupyBackend(LossKernels, OptimizerKernels):
         dtype = self.cupy.dtype(type(fill_value) if dtype is None else dtype)
         if -1 < fill_value < 1 and dtype in self._floating:
             value = dtype.type(fill_value)
-            bits = value.view(f"u{dtype.itemsize}")
-            if bits and abs(value) < _SMALLEST_NORMAL:  # CuPy would fill with zeros, which lose the sign of -0.0
+            if _becomes_zero(value):
+                bits = value.view(f"u{dtype.itemsize}")
                 return self.cupy.full(shape, bits, dtype=bits.dtype).view(dtype)
         return self.cupy.full(shape, fill_value, dtype=dtype)
 
@@ -194,7 +200,7 @@ class CupyBackend(LossKernels, OptimizerKernels):
         return bool(runtime.pointerGetAttributes(values.ctypes.data).type == runtime.memoryTypeHost)
 
     def setitem(self, x: Array, key: Any, values: Any) -> None:
-        if isinstance(values, float) and abs(values) < _SMALLEST_NORMAL and str(values) != "0.0":  # see `full`
+        if isinstance(values, float) and _becomes_zero(values):
             values = self.full((), values, dtype=x.dtype)
         x[key] = values
 

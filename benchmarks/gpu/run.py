@@ -104,16 +104,22 @@ class GpuRun(Run):
     def _ask(self, name: str, cell: Cell, *command: Any) -> Any:
         """Return a worker's result; if it has none in time, return None and end the worker."""
         worker, what = self._workers[name], f"{self.rows[name].title} in {cell}"
-        timer = threading.Timer(max(min(self.limit, self._left()), 1), worker.kill)
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()  # before the kill, whose end is awaited below
+            worker.kill()
+
+        timer = threading.Timer(max(min(self.limit, self._left()), 1), end)
         timer.start()
         try:
             return worker.ask(*command)
-        except LeftOutError as reason:
-            self.left_out[what] = str(reason)
-            progress(f"  left out: {what}: {reason}")
+        except LeftOutError as why:
+            self.left_out[what] = str(why)
+            progress(f"  left out: {what}: {why}")
         except CrashError as crash:
-            late = timer.finished.is_set()
-            self.failed.append(f"{what}: {'it took too long' if late else without_paths(str(crash))}")
+            reason = "it took too long" if late.is_set() else without_paths(str(crash))
+            self.failed.append(f"{what}: {reason}")
             self.traces[what] = without_paths(crash.trace)
             progress(f"  {self.failed[-1]}")
         finally:
