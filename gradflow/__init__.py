@@ -12,17 +12,27 @@ from gradflow.public import *  # noqa: F403
 
 if _typing.TYPE_CHECKING:
     from gradflow import plot as plot
+    from gradflow.drawing.existing import draw as draw
+    from gradflow.drawing.explanation import explain as explain
+    from gradflow.drawing.tracing import trace as trace
 
 __version__ = "0.1.0"
 
 if not _typing.TYPE_CHECKING:  # type checkers follow the imports above
-    __all__ = sorted(["nn", "optim", "plot", "random", *_ops.__all__, *_public.__all__])
+    _WHEN_USED = {
+        "draw": "drawing.existing", "explain": "drawing.explanation", "plot": "plot", "trace": "drawing.tracing"
+    }  # fmt: skip
+    """What is imported when it is first used, since training does not need it: names, and their modules."""
+
+    __all__ = sorted(["nn", "optim", "random", *_WHEN_USED, *_ops.__all__, *_public.__all__])
 
     def __getattr__(name: str) -> _typing.Any:
-        if name == "plot":  # imported when used: it needs what is above the core
+        if name in _WHEN_USED:
             import importlib
 
-            return importlib.import_module(f"{__name__}.{name}")
+            module = importlib.import_module(f"{__name__}.{_WHEN_USED[name]}")
+            globals()[name] = getattr(module, name, module)
+            return globals()[name]
         from gradflow.pytorch_names import missing_name
 
         raise missing_name(__name__, name)

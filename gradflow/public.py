@@ -23,9 +23,6 @@ from gradflow.backend.registry import (
 )
 from gradflow.debug.anomaly import NonFiniteError, detect_anomaly
 from gradflow.debug.gradcheck import GradcheckError, gradcheck, gradgradcheck
-from gradflow.drawing.existing import draw
-from gradflow.drawing.explanation import explain
-from gradflow.drawing.tracing import trace
 from gradflow.dtypes import (
     DType,
     bfloat16,
@@ -71,9 +68,7 @@ __all__ = [
     "detect_anomaly",
     "devices",
     "diagnose",
-    "draw",
     "enable_grad",
-    "explain",
     "float16",
     "float32",
     "float64",
@@ -102,7 +97,6 @@ __all__ = [
     "save",
     "set_num_threads",
     "synchronize",
-    "trace",
     "uint8",
     "uint16",
     "uint32",

@@ -399,20 +399,6 @@ def _dir_without_hints(instance: Any) -> list[str]:
     return [n for n in names if not isinstance(inspect.getattr_static(instance, n, None), MissingAttribute)]
 
 
-class Size(int):
-    """A number of elements: an int, but calling it like a method, as in PyTorch, raises TypeError with the hint."""
-
-    __slots__ = ()
-
-    def __call__(self, *axes: Any, **options: Any) -> NoReturn:
-        raise TypeError(
-            "Tensor.size is the number of elements, not a method: PyTorch's size() is Tensor.shape, size(0) is shape[0]"
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return int, (int(self),)
-
-
 def explains_arguments(cls: _Class) -> _Class:
     """Decorate a class: a TypeError for unexpected arguments names the class, its arguments, and what to do."""
     init = cls.__init__  # type: ignore[misc]

@@ -21,7 +21,7 @@ from gradflow.backend.registry import get_backend
 from gradflow.dtypes import DTYPES, DType
 from gradflow.interception import forbid_replay, invalidate, opaque_call, recorders, report_read
 from gradflow.printing import describe, formatted, tensor_text
-from gradflow.pytorch_names import METHODS, Size, hints_at
+from gradflow.pytorch_names import METHODS, hints_at
 from gradflow.tensor_methods import TensorMethods
 
 
@@ -71,7 +71,7 @@ class Tensor(TensorMethods):
         n = 1
         for length in self.array.shape:
             n *= length
-        return Size(n)
+        return n
 
     @property
     def dtype(self) -> DType:

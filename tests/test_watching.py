@@ -204,6 +204,18 @@ def test_numbers_that_are_not_finite_are_shown(tmp_path: Path) -> None:
     assert [s.epoch for s in watch] == [1]
 
 
+def test_a_trace_around_a_training_sees_the_pass_that_finds_dead_units() -> None:
+    def layers(watched: bool) -> int:
+        trainer = make(capture=False)
+        if watched:
+            trainer.watch()
+        with gf.trace() as trace:
+            list(trainer.epochs(1))
+        return sum(step.operation in ("linear", "perceptron") for step in trace.graph.steps)
+
+    assert layers(True) == layers(False) + 2
+
+
 # ---------------------------------------------------------------------- what it costs the training
 
 

@@ -1,6 +1,6 @@
 """Modules, layers, losses and initial values, with PyTorch's names and semantics."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradflow.nn import init, layers, module
 from gradflow.nn.activations import (
@@ -23,8 +23,9 @@ from gradflow.nn.module import Module
 from gradflow.nn.parameter import Parameter
 from gradflow.nn.perceptron import MLP
 from gradflow.nn.state import StateError
-from gradflow.nn.summaries import LayerSummary, StepMemory, Summary, summary
-from gradflow.pytorch_names import hints_of
+
+if TYPE_CHECKING:
+    from gradflow.nn.summaries import LayerSummary, StepMemory, Summary, summary
 
 __all__ = [
     "ELU",
@@ -71,4 +72,12 @@ for _moved in (StateError, functional_call):
     setattr(module, _moved.__name__, _moved)
 
 if not TYPE_CHECKING:
-    __getattr__ = hints_of(__name__)
+
+    def __getattr__(name: str) -> Any:
+        if name in ("LayerSummary", "StepMemory", "Summary", "summary"):  # imported when used
+            from gradflow.nn import summaries
+
+            return getattr(summaries, name)
+        from gradflow.pytorch_names import missing_name
+
+        raise missing_name(__name__, name)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 import gradflow as gf
-from gradflow.autograd.observers import Observer, observe
+from gradflow.autograd.grad_mode import current_observer
+from gradflow.autograd.observers import Forwarder, observe
 from gradflow.backend import Array, Backend
 from gradflow.data import Batches
 from gradflow.files import FilePath, write_file
@@ -216,16 +217,18 @@ class Watch:
         return load
 
 
-class _Rectified(Observer):
+class _Rectified(Forwarder):
     """Computes the share of dead units of each layer whose units are rectified, by the name of its linear layer."""
 
     def __init__(self, model: gf.nn.Module) -> None:
+        super().__init__(current_observer.get())
         layers = {name: m for name, m in model.named_modules() if isinstance(m, gf.nn.Linear)}
         self.layers = {id(m.weight): (name, m.activation == "relu") for name, m in layers.items()}
         self.latest = ""
         self.dead: dict[str, gf.Tensor] = {}
 
     def forward(self, op: Any, inputs: Sequence[Any], out: gf.Tensor, parameters: dict[str, Any]) -> None:
+        super().forward(op, inputs, out, parameters)
         rectified = op.name == "relu"
         if op.name == "linear":
             self.latest, rectified = self.layers.get(id(inputs[1]), ("", False))
