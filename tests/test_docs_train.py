@@ -128,8 +128,8 @@ def test_the_page_has_each_kind_of_example() -> None:
     assert PAGE.count("```") == 2 * len(BLOCKS)
 
 
-def test_every_figure_is_explained() -> None:
-    (table,) = re.findall(r"\| figure \| meaning \|\n(.*?)\n\n", PAGE, re.DOTALL)
+def test_every_metric_is_explained() -> None:
+    (table,) = re.findall(r"\| metric \| meaning \|\n(.*?)\n\n", PAGE, re.DOTALL)
     named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert named == {*METRICS, "loss"}
     assert set(CLASS_FIGURES + VALUE_FIGURES) <= named
