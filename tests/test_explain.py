@@ -132,6 +132,23 @@ def test_explain_shows_sums_and_jacobians() -> None:
     assert "    dv1/ds: x, a diagonal Jacobian: [1 -2]" in text
 
 
+def test_formulas_at_ties_and_with_a_correction() -> None:
+    """What is computed where values are equal, and where a variance divides by n - 1."""
+    v = gf.tensor([3.0, 3.0, 1.0], requires_grad=True)
+    a, b = gf.tensor(3.0, requires_grad=True), gf.tensor(3.0, requires_grad=True)
+    for y, formula, received in (
+        (gf.maximum(a, b), "[a > b] + [a = b] / 2", [0.5, 0.5]),
+        (gf.minimum(a, b), "[a < b] + [a = b] / 2", [0.5, 0.5]),
+        (v.max(), "[v = y] / sum([v = y])", [[0.5, 0.5, 0]]),
+        (v.min(), "[v = y] / sum([v = y])", [[0, 0, 1]]),
+        (v.var(correction=1), "2 * (v - mean(v)) / (n - 1)", [pytest.approx([2 / 3, 2 / 3, -4 / 3])]),
+    ):
+        (shown,) = gf.explain(y).graph.steps
+        assert shown.local[0] is not None
+        assert shown.local[0].formula in (formula, f"({formula})")
+        assert [each and each.values for each in shown.received] == received
+
+
 def test_a_given_gradient_is_the_seed(device: str) -> None:
     x = gf.tensor([1.0, 2.0], requires_grad=True)
     y = x * x

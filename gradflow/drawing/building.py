@@ -12,7 +12,6 @@ from gradflow.drawing.graph import Backward, Graph, Local, Numbers, Step, Value
 from gradflow.drawing.numbers import short
 from gradflow.drawing.places import Call
 from gradflow.drawing.recorder import Applied, Pass, Recorder, Seen
-from gradflow.drawing.simplifying import merge_vector_products
 from gradflow.drawing.summaries import Summary
 from gradflow.nn.module import Module
 
@@ -23,7 +22,6 @@ def graph_of(recorder: Recorder, modules: Mapping[int, str], output: Seen | None
     modules: their names, by id. output: the only output of the graph (default: all values that no
     step uses).
     """
-    merge_vector_products(recorder)
     recorder.summaries.read()
     labels = _labels(recorder)
     values = [

@@ -80,6 +80,15 @@ def _reduction(name: str, local: str, role: Role) -> Callable[[dict[str, Any]], 
     return lambda options: Text(name, f"{name}({{0}}{_axis(options)})", (local,), role)
 
 
+def _deviation(name: str, local: str) -> Callable[[dict[str, Any]], Text]:
+    def text(options: dict[str, Any]) -> Text:
+        correction = options.get("correction", 0)
+        n = f"(n - {correction:g})" if correction else "n"
+        return _reduction(name, local.replace("<n>", n), "scales")(options)
+
+    return text
+
+
 def _axis(options: dict[str, Any]) -> str:
     axis = options.get("axis")
     if axis is None:
@@ -129,6 +138,9 @@ def _cross_entropy(options: dict[str, Any]) -> Text:
     return Text("cross_entropy", "cross_entropy({0}, {1})", local, "scales")
 
 
+_SHARE = "[{0} = {out}] / sum([{0} = {out}])"
+"""The derivative of the largest or smallest element: equal ones share the gradient."""
+
 TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     # elementwise, two arguments
     "add": Text("+", "{0} + {1}", ("1",), "distributes"),
@@ -136,8 +148,10 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     "multiply": Text("*", "{0} * {1}", ("{1}", "{0}"), "switches"),
     "divide": Text("/", "{0} / {1}", ("1 / {1}", "(-{out} / {1})"), "scales"),
     "power": Text("^", "{0} ^ {1}", ("{1} * {0}^({1} - 1)", "{out} * log({0})"), "scales"),
-    "maximum": _routes("max({0}, {1})", "[{0} > {1}]", "[{1} > {0}]"),
-    "minimum": _routes("min({0}, {1})", "[{0} < {1}]", "[{1} < {0}]"),
+    "maximum": _routes(  # where they are equal, each has half the gradient
+        "max({0}, {1})", "([{0} > {1}] + [{0} = {1}] / 2)", "([{1} > {0}] + [{1} = {0}] / 2)"
+    ),
+    "minimum": _routes("min({0}, {1})", "([{0} < {1}] + [{0} = {1}] / 2)", "([{1} < {0}] + [{1} = {0}] / 2)"),
     "where": _routes("where({0}, {1}, {2})", None, "[{0}]", "[not {0}]"),
     # without gradients
     **{
@@ -200,11 +214,11 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     # reductions
     "sum": _reduction("sum", "1", "distributes"),
     "mean": _reduction("mean", "(1 / n)", "distributes"),
-    "max": _reduction("max", "[{0} = {out}]", "routes"),
-    "min": _reduction("min", "[{0} = {out}]", "routes"),
+    "max": _reduction("max", _SHARE, "routes"),
+    "min": _reduction("min", _SHARE, "routes"),
     "prod": _reduction("prod", "(the product of the others)", "scales"),
-    "var": _reduction("var", "2 * ({0} - mean({0})) / n", "scales"),
-    "std": _reduction("std", "({0} - mean({0})) / (n * {out})", "scales"),
+    "var": _deviation("var", "2 * ({0} - mean({0})) / <n>"),
+    "std": _deviation("std", "({0} - mean({0})) / (<n> * {out})"),
     "logsumexp": _reduction("logsumexp", "exp({0} - {out})", "scales"),
     "softmax": _along("softmax", "diag({out}) - {out} {out}^T", "{out} * ({g} - sum({g} * {out}))"),
     "log_softmax": _along("log_softmax", "I - 1 exp({out})^T", "{g} - exp({out}) * sum({g})"),

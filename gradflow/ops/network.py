@@ -14,7 +14,6 @@ from typing import Any
 from gradflow.autograd.grad_mode import FAST, grad_enabled
 from gradflow.backend import ACTIVATIONS
 from gradflow.ops.checks import check_tensors, number
-from gradflow.ops.shape import expand_dims, squeeze
 from gradflow.ops.table import BINARY_OPERATORS, apply, as_operator, defop, floating, promoted
 from gradflow.random.generator import Generator, default_generator
 from gradflow.shapes import check_broadcast, integers
@@ -24,21 +23,49 @@ __all__ = ["dropout", "layer_norm", "linear", "matmul"]
 
 
 def _product(F: Any, a: Any, b: Any) -> Any:
+    left, right = _row(F, a), _column(F, b)
     try:
-        return F.matmul(a, b)
+        out = F.matmul(left, right)
     except (TypeError, ValueError):
         shapes = f"matmul of shapes {tuple(a.shape)} and {tuple(b.shape)}"
-        check_broadcast(f"{shapes}, all axes but the last two", [a.shape[:-2], b.shape[:-2]])
+        check_broadcast(f"{shapes}, all axes but the last two", [left.shape[:-2], right.shape[:-2]])
         raise
+    if left is a and right is b:
+        return out
+    batch, rows, columns = out.shape[:-2], out.shape[-2:-1], out.shape[-1:]
+    return F.reshape(out, (*batch, *rows * (left is a), *columns * (right is b)))
 
 
-_MATMUL = defop(
-    "matmul",
-    lambda F, g, _out, _a, b: F.matmul(g, F.matrix_transpose(b)),
-    lambda F, g, _out, a, _b: F.matmul(F.matrix_transpose(a), g),
-    forward=_product,
-    exact=True,
-)
+def _row(F: Any, a: Any) -> Any:
+    """The left factor of a product; a vector is a row."""
+    return F.reshape(a, (1, *a.shape)) if len(a.shape) == 1 else a
+
+
+def _column(F: Any, b: Any) -> Any:
+    """The right factor of a product; a vector is a column."""
+    return F.reshape(b, (*b.shape, 1)) if len(b.shape) == 1 else b
+
+
+def _of_matrices(F: Any, g: Any, a: Any, b: Any) -> Any:
+    """The gradient of the product of `a` and `b`, with the axes that it would have if vectors were matrices."""
+    rows, columns = len(a.shape) == 1, len(b.shape) == 1
+    if not rows and not columns:
+        return g
+    shape = (*g.shape, 1) if columns else g.shape
+    return F.reshape(g, (*shape[:-1], 1, *shape[-1:]) if rows else shape)
+
+
+def _left_rule(F: Any, g: Any, _out: Any, _a: Any, b: Any) -> Any:
+    found = F.matmul(_of_matrices(F, g, _a, b), F.matrix_transpose(_column(F, b)))
+    return F.reshape(found, (*found.shape[:-2], *found.shape[-1:])) if len(_a.shape) == 1 else found
+
+
+def _right_rule(F: Any, g: Any, _out: Any, a: Any, _b: Any) -> Any:
+    found = F.matmul(F.matrix_transpose(_row(F, a)), _of_matrices(F, g, a, _b))
+    return F.reshape(found, found.shape[:-1]) if len(_b.shape) == 1 else found
+
+
+_MATMUL = defop("matmul", _left_rule, _right_rule, forward=_product, exact=True)
 
 
 def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
@@ -61,13 +88,7 @@ def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
         lengths = f"the inner lengths differ: {inner[0]} and {inner[1]}"
         raise ValueError(f"matmul of shapes {x1.shape} and {x2.shape}: {lengths}")
     x1, x2 = promoted("matmul", x1, x2)
-    vectors = (-2,) * (x1.ndim == 1) + (-1,) * (x2.ndim == 1)
-    if x1.ndim == 1:
-        x1 = expand_dims(x1, 0)
-    if x2.ndim == 1:
-        x2 = expand_dims(x2, 1)
-    out = apply(_MATMUL, (x1, x2))
-    return squeeze(out, vectors) if vectors else out
+    return apply(_MATMUL, (x1, x2))
 
 
 BINARY_OPERATORS["matmul"] = as_operator(matmul)
