@@ -1,4 +1,4 @@
-"""The binary cross-entropy of a two-layer sigmoid network: its formula, its gradients, and why it takes logits."""
+"""The binary cross-entropy of a two-layer sigmoid network, by hand and by gradflow, and its use of logits."""
 
 import numpy as np
 
@@ -16,7 +16,8 @@ by_formula = -np.mean(d * np.log(y) + (1 - d) * np.log(1 - y))
 delta2 = (y - d) / len(x)  # dL/dz2: the sigmoid's slope y(1 - y) cancels
 delta1 = delta2 @ W2 * h * (1 - h)
 
-loss = gf.binary_cross_entropy_with_logits(model(gf.tensor(x)), gf.tensor(d))  # the model returns z2, not y
+z2 = model(gf.tensor(x))  # the model returns z2, not y
+loss = gf.binary_cross_entropy_with_logits(z2, gf.tensor(d))
 loss.backward()
 print(f"loss {by_formula:.6f} by hand, {loss:.6f} by gradflow")
 by_hand = (delta1.T @ x, delta1.sum(axis=0), delta2.T @ h, delta2.sum(axis=0))

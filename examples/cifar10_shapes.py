@@ -1,4 +1,4 @@
-"""A two-layer network, 3072-100-10, on images with the shape of CIFAR-10's: max(0, x W1 + b1) W2 + b2."""
+"""A two-layer network, 3072-100-10, on images with the shape of CIFAR-10's."""
 
 import numpy as np
 
@@ -7,12 +7,13 @@ from gradflow import nn, optim
 
 rng = np.random.default_rng(0)
 labels = rng.integers(0, 10, size=500)
-images = rng.uniform(size=(10, 32, 32, 3))[labels] + 0.5 * rng.normal(size=(500, 32, 32, 3))  # not CIFAR-10 itself
+patterns = rng.uniform(size=(10, 32, 32, 3))  # one for each class
+images = patterns[labels] + 0.5 * rng.normal(size=(500, 32, 32, 3))
 images -= images.mean(axis=0)
 
 x = gf.tensor(images.astype("float32")).reshape(500, -1)  # 32 * 32 * 3 = 3072 numbers an image
 d = gf.tensor(labels)
-model = nn.MLP([3072, 100, 10], generator=gf.Generator(0))  # two layers have weights: a "two-layer" network
+model = nn.MLP([3072, 100, 10], generator=gf.Generator(0))  # max(0, x W1^T + b1) W2^T + b2
 print(f"{sum(p.size for p in model.parameters()):,} parameters")
 
 sgd = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)

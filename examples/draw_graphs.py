@@ -1,4 +1,4 @@
-"""Pictures of the first graphs of "Backpropagation, drawn", as files for slides: run it in an empty folder."""
+"""Pictures of the first graphs of "Backpropagation, drawn", as files for slides, in this folder."""
 
 import gradflow as gf
 
@@ -7,33 +7,35 @@ def inputs(*values):
     return [gf.tensor(value, requires_grad=True) for value in values]
 
 
+def save(trace, file, **options):
+    trace.save(file, **options)
+    print(f"{file}: {len(trace.graph.steps)} steps")
+
+
 w, x, b = inputs(-2.0, 5.0, 3.0)
 with gf.trace() as line:
     g = w * x
     f = g + b
     f.backward()
-line.save("line.svg", local=True)
+save(line, "line.svg", local=True)
 
 x, y, z = inputs(-2.0, 5.0, -4.0)
 with gf.trace() as product:
     q = x + y
     f = q * z
     f.backward()
-product.save("product.pdf", roles=True)
+save(product, "product.pdf", roles=True)
 
 w0, x0, w1, x1, w2 = inputs(2.0, -1.0, -3.0, -2.0, -3.0)
 with gf.trace() as neuron:
     z = w0 * x0 + w1 * x1 + w2
     f = 1 / (1 + gf.exp(-z))
     f.backward()
-neuron.save("neuron.html")  # step through it with the arrow keys
+save(neuron, "neuron.html")  # step through it with the arrow keys
 
 W, x = inputs([[0.1, 0.5], [-0.3, 0.8]], [0.2, 0.4])
 with gf.trace() as norm:
     q = W @ x
     f = q.square().sum()
     f.backward()
-norm.save("norm.png")
-
-for trace in (line, product, neuron, norm):
-    print(len(trace.graph.steps), "steps")
+save(norm, "norm.png")

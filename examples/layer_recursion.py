@@ -1,4 +1,4 @@
-"""Backpropagation through any number of layers: the recursion written by hand in NumPy, and gradflow's gradients."""
+"""Backpropagation through any number of layers, by hand in NumPy and by gradflow."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import gradflow as gf
 
 
 def by_hand(weights, biases, x, d):
-    """The gradients of L = |y_K - d|^2 / 2 for a network of K tanh layers, the last layer first."""
+    """The gradients of L = |y_K - d|^2 / 2 in a network of K tanh layers, from the last to the first."""
     ys = [x]
     for W, b in zip(weights, biases, strict=True):
         ys.append(np.tanh(W @ ys[-1] + b))  # z_k = W_k y_(k-1) + b_k,  y_k = tanh(z_k)
@@ -30,7 +30,7 @@ def by_gradflow(weights, biases, x, d):
         y = gf.tanh(W @ y + b)
     loss = (y - gf.tensor(d)).square().sum() / 2
     loss.backward()
-    return [(W.grad.numpy(), b.grad.numpy()) for W, b in zip(reversed(ws), reversed(bs), strict=True)]
+    return [(W.grad.numpy(), b.grad.numpy()) for W, b in reversed(list(zip(ws, bs, strict=True)))]
 
 
 rng = np.random.default_rng(0)

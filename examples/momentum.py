@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with momentum 0.5: a layered NumPy network, and gradflow's SGD step by step beside it."""
+"""Stochastic gradient descent with momentum 0.5, by hand in NumPy and by gradflow's SGD."""
 
 import numpy as np
 
@@ -27,7 +27,7 @@ for step in range(1, 1001):
     for k in range(3):
         z = outputs[k] @ parameters[2 * k].T + parameters[2 * k + 1]
         outputs.append(sigmoid(z) if k < 2 else z)
-    delta = outputs[3] - d[rows]  # backward: the factor 2/N of the mean squared error comes with the update
+    delta = outputs[3] - d[rows]  # backward; the factor 2/N comes with the update
     gradients = [None] * 6
     for k in reversed(range(3)):
         gradients[2 * k], gradients[2 * k + 1] = delta.T @ outputs[k], delta.sum(axis=0)

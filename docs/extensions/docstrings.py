@@ -15,6 +15,9 @@ def escaped(text: str) -> str:
     """A text without markup other than names in backticks and words in asterisks."""
     parts = re.split(r"(``.*?``|`[^`]*`|(?<!\S)\*\w[\w ]*\*(?!\w))", text, flags=re.DOTALL)
     parts[1::2] = [re.sub(r"^`(\..*)`$", r"``\1``", part) for part in parts[1::2]]  # `.grad` is no link
+    extras = [i for i in range(1, len(parts), 2) if parts[i - 1].endswith(("the extra ", "the extra\n"))]
+    for i in extras:
+        parts[i] = f"`{parts[i]}`"  # the name of an extra is no link
     return "".join(part if i % 2 else re.sub(r"([*|\\`]|_(?!\w))", r"\\\1", part) for i, part in enumerate(parts))
 
 

@@ -14,9 +14,14 @@ from sphinx.util.docutils import SphinxDirective
 
 from gradflow import pytorch_names
 
-_CALL = r"(?:\[[^\]]*\]|\((?:[^()]|\([^()]*\))*\))"
-CODE = re.compile(rf"(?:gradflow|Tensor|Module|Optimizer|dict|isinstance)\b(?:[.\w]*\w)?{_CALL}*")
-"""Names and calls in a hint."""
+_CALL = r"(?:\[[^\]]*\]|\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))"
+_NAME = rf"(?:gradflow|numpy|Tensor|Module|Optimizer|dict|isinstance)\b(?:[.\w]*\w)?{_CALL}*(?:\.\w+{_CALL}*)*"
+_ELEMENTS = r"\b[xy]\[[^\]]+\]"
+CODE = re.compile(
+    rf"(?:1 / )?{_NAME}(?: [<>=]= (?:{_NAME}|'\w+'))?|1 / x|{_ELEMENTS}(?: \+ {_ELEMENTS}| = \w+)?|\.numpy\(\)"
+    r"|(?<=operator )[^\s\w,;.]+|'[\w:]+'|\bdtype="
+)
+"""Names, calls and expressions in a hint."""
 
 
 class Hints(SphinxDirective):

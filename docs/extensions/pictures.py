@@ -20,23 +20,23 @@ def run_code(app: Sphinx, page: str, source: list[str]) -> None:
     app.env.temp_data["names"] = run_page(source[0], page) if "```{picture}" in source[0] else {}
 
 
-def colours(theme: str, palette: dict[str, str]) -> str:
+def colors(theme: str, palette: dict[str, str]) -> str:
     """The rules for pictures on pages whose theme the reader has chosen, whatever the browser prefers."""
     return " ".join(
-        f'body[data-theme="{theme}"] .gradflow [{attribute}="{LIGHT[name]}"] {{ {attribute}: {colour} }}'
-        for name, colour in palette.items()
+        f'body[data-theme="{theme}"] .gradflow [{attribute}="{LIGHT[name]}"] {{ {attribute}: {color} }}'
+        for name, color in palette.items()
         for attribute in ("fill", "stroke")
     )
 
 
-CHOSEN = f" {colours('light', LIGHT)} {colours('dark', DARK)}</style>"
+CHOSEN = f" {colors('light', LIGHT)} {colors('dark', DARK)}</style>"
 
 
 def on_page(svg: str, name: str) -> str:
     """The SVG of a picture as a part of a page, with ids that begin with the name."""
     svg = svg[svg.index("<svg") :].replace(' id="', f' id="{name}-').replace("</style>", CHOSEN)
     width = float(svg.partition(' width="')[2].partition('"')[0])
-    size = f"width: {1.25 * width:.0f}px; min-width: {0.7 * width:.0f}px"
+    size = f"width: {1.2 * width:.0f}px; min-width: {0.75 * width:.0f}px"
     return f'<div class="graph"><svg style="{size}"{svg.removeprefix("<svg")}</div>'
 
 
