@@ -75,7 +75,7 @@ def boundary(model: Any, x: Any, y: Any) -> Figure:
         for one logit per sample; labels as they are in the data for a `Predictor`. Other numbers are the values of a
         regression.
 
-    Classes have colours that colour-blind people can tell apart, and markers of their own. The paler a region, the less
+    Classes have colors that color-blind people can tell apart, and markers of their own. The paler a region, the less
     certain the model; lines are where the most probable class changes. Of more than 2000 samples, it shows some, evenly
     spaced.
 

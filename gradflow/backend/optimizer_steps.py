@@ -36,7 +36,7 @@ class SGDScalars(NamedTuple):
     """The scalars of `sgd_step`.
 
     lr: the learning rate.
-    first: whether the velocity is uninitialised: it is set to the gradient with weight decay instead of decayed.
+    first: whether the velocity is uninitialized: it is set to the gradient with weight decay instead of decayed.
     """
 
     lr: float
@@ -165,8 +165,8 @@ class OptimizerKernels(KernelBase):
     ) -> None:
         """Do a step of RMSprop on flat arrays: all but `gradient` change.
 
-        Tieleman & Hinton 2012, lecture 6.5; centred where `mean` is given (Graves 2013, "Generating Sequences",
-        eq. 38-41), with momentum where `velocity` is given; epsilon outside the root, as in PyTorch. A centred mean
+        Tieleman & Hinton 2012, lecture 6.5; centered where `mean` is given (Graves 2013, "Generating Sequences",
+        eq. 38-41), with momentum where `velocity` is given; epsilon outside the root, as in PyTorch. A centered mean
         square that rounding makes negative counts as 0.
         """
         alpha, epsilon, weight_decay, momentum = options

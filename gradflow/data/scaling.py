@@ -71,7 +71,7 @@ class Standardizer:
     def apply(self, values: Array, rows: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float32]:
         """Return the samples (rows of `values`, by default all) on this scale, as float32 (samples, columns).
 
-        They are centred in float64: in float32, times in seconds since 1970 would keep half of their distinct values.
+        They are centered in float64: in float32, times in seconds since 1970 would keep half of their distinct values.
         Raises ValueError for another number of columns.
         """
         if values.ndim != 2 or values.shape[1] != len(self.mean):

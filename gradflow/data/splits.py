@@ -37,8 +37,8 @@ LIMIT = 3.0
 class Part:
     """Samples of a split, ready for `Batches`.
 
-    inputs: float32 (samples, features), standardised and clipped to `LIMIT` deviations.
-    targets: codes of classes, int64 (samples,), or float32 (samples, columns), standardised.
+    inputs: float32 (samples, features), standardized and clipped to `LIMIT` deviations.
+    targets: codes of classes, int64 (samples,), or float32 (samples, columns), standardized.
     dataset: where the samples come from, with the classes encoded as in the training set.
     indices: their rows in `dataset`, int64 (samples,).
 

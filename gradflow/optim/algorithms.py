@@ -180,7 +180,7 @@ class AdamW(Adam):
 
 @explains_arguments
 class RMSprop(Optimizer):
-    """RMSprop (Tieleman & Hinton 2012), with momentum, and centred (Graves 2013).
+    """RMSprop (Tieleman & Hinton 2012), with momentum, and centered (Graves 2013).
 
     parameters: tensors or parameter groups, as for every `Optimizer`.
     lr: learning rate, a number or a schedule (default 1e-2).

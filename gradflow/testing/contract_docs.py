@@ -128,7 +128,8 @@ def _entry(signature: str, text: str, kind: str = "") -> Iterator[str]:
     first, *rest = inspect.cleandoc(text).split("\n\n")
     yield from ("```python", signature, "```", "")
     for paragraph in (f"{kind} {first}".strip(), *rest):
-        yield from (*_wrapped(paragraph), "")
+        if not paragraph.startswith(">>>"):  # the reference has the examples
+            yield from (*_wrapped(paragraph), "")
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:

@@ -146,7 +146,7 @@ def run_figure(shown: Sequence[Panel], title: str) -> Any:
 
 
 def compare_png(names: Sequence[str], runs: Sequence[Sequence[History]], title: str = "") -> bytes:
-    """Return a PNG image of the curves of several runs, one colour each, the best epochs marked.
+    """Return a PNG image of the curves of several runs, one color each, the best epochs marked.
 
     names: the runs' names. runs: for each run, the epochs of each of its members.
 

@@ -66,7 +66,7 @@ class Step(NamedTuple):
     """An optimizer step.
 
     step: its number, from 1. epoch: the number of its epoch, from 1.
-    loss: the loss that it minimised, a tensor of shape () on the device; reading it waits for the device.
+    loss: the loss that it minimized, a tensor of shape () on the device; reading it waits for the device.
     finished: the figures of the epoch if this was its last step, else None.
 
     >>> import gradflow as gf

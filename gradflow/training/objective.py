@@ -1,4 +1,4 @@
-"""What training minimises: the mean loss of a batch, with weights of samples and classes."""
+"""What training minimizes: the mean loss of a batch, with weights of samples and classes."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def _the_data(data: ReportData) -> Iterator[str]:
     if test:
         parts.append(f"{test:,} {'was' if test == 1 else 'were'} set aside and used for nothing but this report")
     yield f"{listed(parts)}." if len(parts) > 1 else "All of them trained the model."
-    yield "Inputs are standardised by the mean and the standard deviation of the training samples,"
+    yield "Inputs are standardized by the mean and the standard deviation of the training samples,"
     yield f"and clipped at {LIMIT:g} standard deviations: beyond them, predictions do not change."
 
 
@@ -119,7 +119,7 @@ def _the_training(data: ReportData) -> Iterator[str]:
     options += [f"momentum {settings['momentum']:g}"] if settings.get("momentum") else []
     options += [f"weight decay {settings['weight_decay']:g}"] if settings.get("weight_decay") else []
     loss = "cross-entropy" if data.classes else "mean squared error"
-    yield f"{text(_OPTIMIZERS.get(optimizer, optimizer))} with {listed(options)} minimised the {loss}"
+    yield f"{text(_OPTIMIZERS.get(optimizer, optimizer))} with {listed(options)} minimized the {loss}"
     yield f"in batches of {settings['batch_size']}."
     if (settings.get("accumulate") or 1) > 1:
         yield f"Each update adds up the gradients of {settings['accumulate']} batches."

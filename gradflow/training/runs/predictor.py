@@ -164,7 +164,7 @@ class Predictor:
         return self._averages(x).astype(np.float32)
 
     def _averages(self, x: Any) -> Array:
-        """Return the average over the members of their probabilities or standardised values, float64 (n, outputs)."""
+        """Return the average over the members of their probabilities or standardized values, float64 (n, outputs)."""
         rows = self._rows(x)
         results = np.zeros((len(rows), self.sizes[-1]), np.float64)
         count = max(1, _BATCH_VALUES // sum(self.sizes))
