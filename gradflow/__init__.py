@@ -11,7 +11,10 @@ from gradflow.ops import *  # noqa: F403
 from gradflow.public import *  # noqa: F403
 
 if _typing.TYPE_CHECKING:
+    from gradflow import data as data
     from gradflow import plot as plot
+    from gradflow import testing as testing
+    from gradflow import training as training
     from gradflow.drawing.existing import draw as draw
     from gradflow.drawing.explanation import explain as explain
     from gradflow.drawing.tracing import trace as trace
@@ -20,11 +23,12 @@ __version__ = "0.1.0"
 
 if not _typing.TYPE_CHECKING:  # type checkers follow the imports above
     _WHEN_USED = {
-        "draw": "drawing.existing", "explain": "drawing.explanation", "plot": "plot", "trace": "drawing.tracing"
+        "draw": "drawing.existing", "explain": "drawing.explanation", "trace": "drawing.tracing",
+        "data": "data", "plot": "plot", "testing": "testing", "training": "training",
     }  # fmt: skip
-    """What is imported when it is first used, since training does not need it: names, and their modules."""
+    """What is imported when it is first used: names, and their modules."""
 
-    __all__ = sorted(["nn", "optim", "random", *_WHEN_USED, *_ops.__all__, *_public.__all__])
+    __all__ = sorted(["draw", "explain", "nn", "optim", "random", "trace", *_ops.__all__, *_public.__all__])
 
     def __getattr__(name: str) -> _typing.Any:
         if name in _WHEN_USED:
@@ -38,4 +42,4 @@ if not _typing.TYPE_CHECKING:  # type checkers follow the imports above
         raise missing_name(__name__, name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__all__, *_WHEN_USED})

@@ -18,6 +18,7 @@ from gradflow.saving import to_bytes
 from gradflow.testing import forbid_sync
 from gradflow.training import NonFiniteLossError, Settings, Trainer
 from gradflow.training.layers import EDGES, histograms
+from gradflow.training.report import layers_html
 from gradflow.training.runs.run import Run
 from gradflow.training.watching import Watch
 from tests.reports import Page
@@ -135,7 +136,7 @@ def test_dead_units_are_looked_for_in_evaluation_mode_without_a_graph() -> None:
     trainer.watch()
     seen.clear()
     list(trainer.epochs(1))
-    assert seen == [(True, True, 2100), (False, False, 700)]  # every third sample
+    assert seen == [(True, True, 2100), (False, False, 700)]  # every third sample, fewer than a batch
     assert model.training
 
 
@@ -202,6 +203,83 @@ def test_numbers_that_are_not_finite_are_shown(tmp_path: Path) -> None:
     with np.errstate(all="ignore"), pytest.raises(NonFiniteLossError):
         list(trainer.epochs(20))
     assert [s.epoch for s in watch] == [1]
+
+
+def test_sizes_of_gradients_are_right_where_their_squares_vanish_or_overflow(device: str) -> None:
+    """The first layer's gradient is 1e-30 in one training, 1e30 in another; float64 goes further."""
+    for scale, dtype in ((1e-30, "float32"), (1e30, "float32"), (1e-200, "float64"), (1e200, "float64")):
+        with gf.use_device(device):
+            model = nn.Linear(2, 1, dtype=dtype)
+            train = Batches(np.ones((4, 2), dtype), np.zeros((4, 1), dtype), 4)
+
+            def loss(out: gf.Tensor, target: gf.Tensor, scale: float = scale) -> gf.Tensor:
+                return gf.sum(out * scale) + 0.0 * gf.sum(target)
+
+            trainer = Trainer(model, loss, optim.SGD(model.parameters(), lr=0.0), train)
+            watch = trainer.watch()
+            list(trainer.epochs(1))
+        assert watch[0].gradients["weight"].rms == pytest.approx(4 * scale, rel=1e-6)
+
+
+def test_what_does_not_change_has_the_ratio_0() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))
+    for p in model[1].parameters():
+        p.requires_grad = False  # its bias is 0, so that 0 / 0 is at stake
+    trainer = Trainer(model, gf.cross_entropy, optim.SGD(model.parameters(), 0.1), Batches(INPUTS, LABELS, 16))
+    watch = trainer.watch()
+    list(trainer.epochs(1))
+    assert watch[0].ratios["1.bias"] == watch[0].ratios["1.weight"] == 0.0
+    assert "not finite" not in layers_html([*watch])
+
+
+def test_a_users_model_gets_batches_of_the_size_that_it_trains_with() -> None:
+    sizes = []
+
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6, activation="relu"), nn.Linear(6, 3)
+
+        def forward(self, x: gf.Tensor) -> Any:
+            if not self.training:
+                sizes.append(len(x))
+            return self.last(self.first(x.reshape((min(16, len(x)), 4))))
+
+    model = Fixed()
+    bias = np.zeros(6, "float32")
+    bias[0] = -100.0
+    model.first.load_state_dict({"weight": model.first.weight.detach(), "bias": bias})
+    optimizer = optim.SGD(model.parameters(), 0.0)
+    trainer = Trainer(model, gf.cross_entropy, optimizer, Batches(INPUTS, LABELS, 16))
+    watch = trainer.watch()
+    sizes.clear()
+    list(trainer.epochs(1))
+    assert sizes == [16, 16, 16, 16, 6]
+    hidden = INPUTS @ model.first.weight.detach().numpy().T + bias
+    assert watch[0].dead["first"] == pytest.approx(np.mean((hidden <= 0).all(axis=0)))
+
+
+def test_a_watched_epoch_takes_one_more_transfer() -> None:
+    def transfers(watched: bool) -> int:
+        with gf.use_device("fake"):
+            trainer = make()
+            if watched:
+                trainer.watch()
+            list(trainer.epochs(1))
+            with gf.testing.count_transfers() as count:
+                list(trainer.epochs(2))
+        return count.to_host
+
+    assert transfers(True) == transfers(False) + 1
+
+
+def test_a_watch_is_saved_as_a_page_only(tmp_path: Path) -> None:
+    trainer = make()
+    watch = trainer.watch()
+    list(trainer.epochs(1))
+    with pytest.raises(ValueError, match=r"save them as \.html; got .*watch\.png"):
+        watch.save(tmp_path / "watch.png")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_trace_around_a_training_sees_the_pass_that_finds_dead_units() -> None:

@@ -66,8 +66,9 @@ class Snapshot:
         optimizer got them, summed over the accumulated batches and clipped. A gradient that does not exist has the RMS
         NaN.
     ratios: by the name of the parameter, the RMS of what the last step changed, divided by that of the parameter before
-        it: about 0.001 is usual (Karpathy, CS231n, "Ratio of weights:updates").
-    dead: by the name of the layer, the share of its rectified units that are 0 for each of at most 1024 samples.
+        it: about 0.001 is usual (Karpathy, CS231n, "Ratio of weights:updates"). 0 where nothing changed.
+    dead: by the name of the layer, the share of its rectified units (of `relu`, not of `maximum(x, 0)`) that are 0 for
+        each of at most 1024 samples.
     """
 
     epoch: int

@@ -79,7 +79,12 @@ def draws(model: nn.Module) -> bool:
 
 def is_own(model: nn.Module, loss: Any) -> bool:
     """Whether model and loss are gradflow's own. A replay does not run the Python of a user's module, hook or loss."""
-    return _is_own_loss(loss) and all(map(_is_own, model.modules()))
+    return _is_own_loss(loss) and is_own_model(model)
+
+
+def is_own_model(model: nn.Module) -> bool:
+    """Whether a model is made of gradflow's own modules, without hooks."""
+    return all(map(_is_own, model.modules()))
 
 
 def _is_own(module: nn.Module) -> bool:

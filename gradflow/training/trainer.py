@@ -356,15 +356,17 @@ class Trainer(SetOnce):
 
         A snapshot tells how the weights and gradients of each parameter are spread after the last step of the epoch,
         how much this step changed them, and which units are dead, see `gradflow.training.layers`. It takes one transfer
-        from the device, and changes nothing in the training. The snapshots are part of a saved state. Called again, it
-        returns the same Watch. Raises ValueError unless `every` is an integer of at least 1.
+        from the device and one forward pass of at most 1024 samples (of a user's model, in batches of the usual size),
+        and changes nothing in the training. The snapshots are part of a saved state. Called again, it returns the same
+        Watch. Raises ValueError unless `every` is an integer of at least 1.
 
         >>> import gradflow as gf
         >>> from gradflow.data import Batches
+        >>> from gradflow.training import Trainer
         >>> model = gf.nn.MLP([2, 8, 1], generator=gf.Generator(0))
         >>> x = gf.random.normal((64, 2), generator=gf.Generator(1))
         >>> optimizer = gf.optim.SGD(model.parameters(), lr=0.1)
-        >>> trainer = gf.training.Trainer(model, gf.mse_loss, optimizer, Batches(x, x[:, :1], 16))
+        >>> trainer = Trainer(model, gf.mse_loss, optimizer, Batches(x, x[:, :1], 16))
         >>> watch = trainer.watch()
         >>> for epoch in trainer.epochs(3):
         ...     large = watch[-1].ratios["0.weight"] > 0.1
@@ -408,8 +410,9 @@ class Trainer(SetOnce):
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from the state in a file, which a trainer with the same arguments saved, here or on another device.
 
-        The hyperparameters of the optimizer, which parameters require a gradient, and the mode of each module are those
-        of the file; a schedule is the trainer's own. Everything is checked before anything changes.
+        The hyperparameters of the optimizer, which parameters require a gradient, how often layers are watched, and the
+        mode of each module are those of the file; a schedule is the trainer's own. Everything is checked before
+        anything changes.
 
         Raises InvalidFileError for a damaged file, ValueError for the state of another run, which says what differs.
         """

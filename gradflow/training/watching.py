@@ -24,11 +24,14 @@ from gradflow.training.evaluation import evaluating, without_draws
 from gradflow.training.layers import EDGES, Snapshot, Spread, histograms
 from gradflow.training.progress import damaged, listed, tensor_of
 from gradflow.training.report import layers_html
+from gradflow.training.step import is_own_model
 
 _VALUES = 4096
 """How many values of a parameter, and of its gradient, a histogram is made of."""
 _SAMPLES = 1024
 """How many samples say which units are dead."""
+_LEAST = float(np.finfo(np.float32).tiny)
+"""What the numbers of an array are divided by at least, before they are squared."""
 _KEPT = 40
 """How many snapshots keep their histograms, at most; of more, every second, fourth, ... does, and the last."""
 
@@ -49,6 +52,7 @@ class Watch:
         self._backend: Backend = gf.get_backend(batches.device)
         inputs = batches.inputs[:: -(-len(batches.inputs) // _SAMPLES)]
         self._inputs = inputs if isinstance(inputs, gf.Tensor) else gf.tensor(inputs, device=batches.device)
+        self._pass = len(self._inputs) if is_own_model(model) else batches.batch_size  # a user's may take no more
         self._snapshots: list[Snapshot] = []
         self._full: list[int] = []  # the snapshots that have histograms
         self._before: list[Array] = []  # the parameters before the step that is being watched
@@ -73,8 +77,11 @@ class Watch:
     def save(self, path: FilePath) -> None:
         """Write a page with the pictures of all snapshots, HTML that loads nothing, as in the report of a run.
 
-        Raises RuntimeError if there is no snapshot yet, OSError where the file cannot be written.
+        Raises ValueError for a path that does not end in .html, RuntimeError if there is no snapshot yet, OSError where
+        the file cannot be written.
         """
+        if not str(path).lower().endswith((".html", ".htm")):
+            raise ValueError(f"the pictures of a watch are a page: save them as .html; got {str(path)!r}")
         if not self._snapshots:
             raise RuntimeError("nothing is watched yet: train for an epoch, then save the pictures of its layers")
         write_file(path, layers_html(self._snapshots).encode())
@@ -96,41 +103,58 @@ class Watch:
     def after_step(self) -> None:
         """Compute what is known of the step, which stays on the device."""
         F = self._backend
-        samples, squares = [], []
+        kind = F.double if any(p.array.dtype == F.double for p in self._parameters.values()) else F.single
+        samples, sizes = [], []
         with np.errstate(all="ignore"):
             for p, before in zip(self._parameters.values(), self._before, strict=True):
                 leaf: Any = p._node
                 gradient = None if leaf is None else leaf.array
                 if gradient is None:
                     gradient = F.full(p.shape, math.nan, dtype=F.single)
-                samples += [_some(F, p.array), _some(F, gradient)]
-                squares += [_mean_square(F, x) for x in (p.array, gradient, before, F.subtract(p.array, before))]
-            self._waiting = gf.Tensor(F.concat([*samples, F.stack(squares)]), F)
+                samples += [_some(F, p.array, kind), _some(F, gradient, kind)]
+                for x in (p.array, gradient, before, F.subtract(p.array, before)):
+                    sizes += _size(F, x, kind)
+            self._waiting = gf.Tensor(F.concat([*samples, F.stack(sizes)]), F)
         self._before = []
 
     def finish_epoch(self, epoch: int, step: int, learning_rate: float) -> None:
         """Read what is known of the epoch's last step, if it was watched."""
         if self._waiting is None:
             return
-        names, dead = contextvars.copy_context().run(self._dead)  # also an interrupt leaves no mode set
-        values, n = self._waiting.numpy(), len(self._parameters)
-        squares = values[-4 * n :].astype(np.float64).reshape(n, 4)
+        dead = contextvars.copy_context().run(self._dead)  # also an interrupt leaves no mode set
+        F, n, waiting = self._backend, len(self._parameters), self._waiting.array
+        if dead:
+            waiting = F.concat([waiting, F.astype(F.stack([*dead.values()]), waiting.dtype)])
+        values: Any = F.to_host(waiting)
+        values, sizes, shares = np.split(values, [len(values) - len(dead) - 8 * n, len(values) - len(dead)])
         with np.errstate(all="ignore"):
-            weight, gradient, before, change = np.sqrt(squares).T
-            ratios = dict(zip(self._parameters, (change / before).tolist(), strict=True))
-        counts = histograms(values[: -4 * n], [_sampled(p) for p in self._parameters.values() for _ in range(2)])
-        weights = _spreads(self._parameters, weight, counts[::2])
-        gradients = _spreads(self._parameters, gradient, counts[1::2])
-        shares = dict(zip(names, dead.tolist() if names else [], strict=True))
+            largest, means = sizes.astype(np.float64).reshape(n, 4, 2).transpose(2, 1, 0)
+            weight, gradient, before, change = largest * np.sqrt(means)
+            ratios = np.where(change == 0.0, 0.0, change / before).tolist()
+        counts = histograms(values, [_sampled(p) for p in self._parameters.values() for _ in range(2)])
         self._waiting = None
-        self._add(Snapshot(epoch, step, learning_rate, weights, gradients, ratios, shares))
+        self._add(
+            Snapshot(
+                epoch,
+                step,
+                learning_rate,
+                _spreads(self._parameters, weight, counts[::2]),
+                _spreads(self._parameters, gradient, counts[1::2]),
+                dict(zip(self._parameters, ratios, strict=True)),
+                dict(zip(dead, shares.tolist(), strict=True)),
+            )
+        )
 
-    def _dead(self) -> tuple[list[str], Any]:
-        """The names of the layers with rectified units, and their shares of dead units, a tensor."""
-        seen = _Rectified(self._model)
-        with without_draws(self._model), evaluating(self._model), observe(seen), np.errstate(all="ignore"):
-            self._model(self._inputs)
-        return list(seen.dead), gf.stack(list(seen.dead.values())) if seen.dead else None
+    def _dead(self) -> dict[str, Array]:
+        """The share of dead units of each layer with rectified units, on the device."""
+        F, size = self._backend, self._pass
+        dead: dict[str, Array] = {}
+        for start in range(0, len(self._inputs), size):
+            seen = _Rectified(self._model)
+            with without_draws(self._model), evaluating(self._model), observe(seen), np.errstate(all="ignore"):
+                self._model(gf.Tensor(F.getitem(self._inputs.array, slice(start, start + size)), F))
+            dead = {k: F.logical_and(dead[k], units) if k in dead else units for k, units in seen.dead.items()}
+        return {name: F.mean(F.astype(units, F.single)) for name, units in dead.items()}
 
     def _add(self, snapshot: Snapshot) -> None:
         snapshots, step = self._snapshots, 1
@@ -181,7 +205,7 @@ class Watch:
         rectified, kept = listed(tree, "rectified"), listed(tree, "with_histograms")
         if not all(isinstance(name, str) for name in rectified) or len(set(rectified)) != len(rectified):
             raise damaged("rectified", rectified)
-        if not all(type(i) is int and 0 <= i < len(epochs) for i in kept):
+        if not all(type(i) is int and 0 <= i < len(epochs) for i in kept) or kept != sorted(set(kept)):
             raise damaged("with_histograms", kept)
         shapes = {
             "figures": ((len(epochs), len(names), 3), ("float64",)),
@@ -191,8 +215,8 @@ class Watch:
         figures, dead, counts = (tensor_of(name, tree.get(name), *fits).numpy() for name, fits in shapes.items())
         waiting = tree.get("waiting")
         if waiting is not None:
-            size = sum(2 * _sampled(p) + 4 for p in self._parameters.values())
-            waiting = tensor_of("waiting", waiting, (size,), ("float32",)).to(device=self._backend.device)
+            size = sum(2 * _sampled(p) + 8 for p in self._parameters.values())
+            waiting = tensor_of("waiting", waiting, (size,), ("float32", "float64")).to(device=self._backend.device)
         with_counts = dict(zip(kept, counts, strict=True))
         snapshots = []
         for i, (epoch, step, rate) in enumerate(epochs):
@@ -218,14 +242,14 @@ class Watch:
 
 
 class _Rectified(Forwarder):
-    """Computes the share of dead units of each layer whose units are rectified, by the name of its linear layer."""
+    """Finds the rectified units that are dead in a pass, by the name of their linear layer."""
 
     def __init__(self, model: gf.nn.Module) -> None:
         super().__init__(current_observer.get())
         layers = {name: m for name, m in model.named_modules() if isinstance(m, gf.nn.Linear)}
         self.layers = {id(m.weight): (name, m.activation == "relu") for name, m in layers.items()}
         self.latest = ""
-        self.dead: dict[str, gf.Tensor] = {}
+        self.dead: dict[str, Array] = {}
 
     def forward(self, op: Any, inputs: Sequence[Any], out: gf.Tensor, parameters: dict[str, Any]) -> None:
         super().forward(op, inputs, out, parameters)
@@ -241,8 +265,7 @@ class _Rectified(Forwarder):
             name = f"{base} ({n})"
         F = out.backend
         units = F.reshape(out.array, (out.shape[0], -1))
-        dead = F.all(F.less_equal(units, 0.0), axis=0)  # not where a value is NaN
-        self.dead[name] = gf.Tensor(F.mean(F.astype(dead, F.single)), F)
+        self.dead[name] = F.all(F.less_equal(units, 0.0), axis=0)  # not where a value is NaN
 
 
 def _sampled(p: gf.Tensor) -> int:
@@ -257,14 +280,18 @@ def _stride(shape: tuple[int, ...]) -> int:
     return step
 
 
-def _some(F: Backend, x: Array) -> Array:
+def _some(F: Backend, x: Array, kind: Any) -> Array:
     flat = F.reshape(x, (-1,))
-    return F.astype(F.getitem(flat, slice(None, None, _stride(x.shape))), F.single, copy=False)
+    return F.astype(F.getitem(flat, slice(None, None, _stride(x.shape))), kind, copy=False)
 
 
-def _mean_square(F: Backend, x: Array) -> Array:
-    x = F.astype(x, F.single, copy=False) if x.dtype in F.half_dtypes else x
-    return F.astype(F.mean(F.square(x)), F.single, copy=False)
+def _size(F: Backend, x: Array, kind: Any) -> list[Array]:
+    """The largest absolute value m, and the mean of (x / m)^2, neither of which overflows or vanishes as squares do."""
+    if not math.prod(x.shape):
+        return [F.full((), math.nan, dtype=kind)] * 2
+    x = F.abs(F.astype(x, F.single, copy=False) if x.dtype in F.half_dtypes else x)
+    largest = F.maximum(F.max(x), _LEAST)
+    return [F.astype(v, kind, copy=False) for v in (largest, F.mean(F.square(F.divide(x, largest))))]
 
 
 def _spreads(names: Iterable[str], figures: Any, counts: Any) -> dict[str, Spread]:
