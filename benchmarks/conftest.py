@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import gradflow as gf
+from benchmarks.gpu import rows as gpu_rows
 from benchmarks.machine import blas, public_commit_info, public_machine_info, threads, versions
 from benchmarks.peers.rows import ROWS
 from benchmarks.timing import measure
@@ -19,7 +20,8 @@ Timed = Callable[..., Any]
 
 collect_ignore = [  # pytest imports every module to find doctests
     f"{row.where.partition(':')[0].removeprefix('benchmarks.').replace('.', '/')}.py"
-    for row in ROWS.values() if row.package and row.extra == "peers" and not importlib.util.find_spec(row.package)
+    for row in [*ROWS.values(), *gpu_rows.rows("cuda").values()]
+    if row.package and row.extra == "peers" and not importlib.util.find_spec(row.package)
 ]  # fmt: skip
 
 
