@@ -151,6 +151,57 @@ def test_all_steps_of_a_recorded_pass_belong_to_a_rule(device: str) -> None:
     assert {s.recorded_by for s in trace.graph.steps} == {None, 0, 1, 2, 3}
 
 
+def test_the_cotangent_of_a_recorded_pass_may_be_a_value(device: str) -> None:
+    x, held = leaf([1.0, 2.0]), {"v": gf.ones(2, dtype="float64")}
+    with gf.trace() as trace:
+        y = x * held["v"] * x
+        y.backward(held["v"], create_graph=True)
+    assert formulas(trace.graph)[:2] == ["v1 = x * held['v']", "y = v1 * x"]
+    assert "dy/dx" in {v.label for v in trace.graph.values}
+
+
+def test_a_mask_that_selects_nothing(device: str) -> None:
+    x = leaf([-1.0, -2.0])
+    with gf.trace() as trace:
+        x[x > 0].sum().backward()
+    assert gradients(trace.graph)["x"] == [0, 0]
+    assert gradients(gf.explain(x[x > 0].sum()).graph)["x"] == [0, 0]
+
+
+def test_a_checkpoint_that_ran_before_is_one_step(device: str) -> None:
+    x, w = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    f = gf.checkpoint(lambda z: gf.sin(z) * w, x).sum()
+    explained = gf.explain(f).graph
+    with gf.trace() as trace:
+        f.backward()
+    for graph in (explained, trace.graph):
+        assert [s.operation for s in graph.steps] == ["checkpoint", "sum"]
+        assert gradients(graph)["w"] == pytest.approx(np.sin([1.0, 2.0]))
+        assert [r and r.values for r in graph.steps[0].received] == [gradients(graph)["x"], gradients(graph)["w"]]
+
+
+def test_parts_of_a_gradient_from_before_the_trace_are_told(device: str) -> None:
+    x = leaf(3.0)
+    y = x * 2.0
+    with gf.trace() as trace:
+        z = y * x
+        z.backward()
+    assert gradients(trace.graph)["x"] == 12
+    assert "= 6 + 6 (1 of them from steps that were not recorded) = 12" in str(trace)
+
+
+def test_what_hooks_change_is_told(device: str) -> None:
+    x = leaf(3.0)
+    with gf.trace() as trace:
+        y = x * 2.0
+        y.register_hook(lambda g: g * 10.0)
+        z = y * y
+        z.backward()
+    lines = [" ".join(line.split()) for line in str(trace).splitlines()]
+    assert lines[-3:] == ["dz/dy = 6 + 6 = 12", "dz/dy after hooks = 120", "dz/dx = dz/dy * 2 = 240"]
+    assert "computed in hooks:" in lines
+
+
 def test_transforms(device: str) -> None:
     x = leaf([1.0, 2.0])
     with gf.trace() as trace:
@@ -340,6 +391,7 @@ def test_a_backward_pass_that_fails(device: str) -> None:
         z.backward()
     assert gradients(trace.graph)["x"] == 5
     assert gradients(trace.graph)["v1"] == 3
+    assert "backward pass 1, from y, which failed:" in str(trace)
 
 
 def test_traces_inside_each_other_and_anomaly_detection(device: str) -> None:
@@ -505,6 +557,9 @@ def test_a_trace_keeps_nothing_alive() -> None:
         del y, z
         assert [each() for each in found] == [None, None, None]
         assert len(trace.graph.steps) == 2
+        reference = weakref.ref(model)
+        del model
+        assert reference() is None
     finally:
         gc.enable()
 
@@ -516,7 +571,11 @@ def test_errors() -> None:
         print(trace)
     with pytest.raises(RuntimeError, match="a trace records one `with`"), trace:
         pass
-    assert str(trace) == ""
+    assert str(trace) == "no operation was recorded in the `with`"
+    with pytest.raises(RuntimeError, match="name\\(\\) is for the inside of the `with`"):
+        trace.name(x=gf.ones(2))
+    assert repr(gf.trace()) == "<a trace whose `with` has not ended>"
+    assert repr(trace) == "<trace of 0 steps and 0 backward passes: print it, or save it as a picture>"
 
 
 def test_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -527,7 +586,12 @@ def test_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = pytest.importorskip("pygraphviz", exc_type=ImportError) and trace._repr_svg_()
     assert picture is not None
     assert "<svg" in picture
+    assert "max-width: 100%" in picture
     assert trace._repr_html_() is None
+    shown = gf.explain(x * x)
+    assert shown._repr_svg_() is None  # type: ignore[func-returns-value]
+    assert "df/d" not in shown._repr_html_()
+    assert shown._repr_html_().startswith("<pre>The backward pass of v1")
     monkeypatch.setitem(sys.modules, "pygraphviz", None)
     assert trace._repr_svg_() is None
     page = trace._repr_html_()

@@ -127,7 +127,9 @@ def _walk(
         if g is None or (on_path is not None and node not in on_path):
             continue
         if hooked_nodes and weakref.ref(node) in hooked_nodes:
-            g = run_hooks(node, g, namespace, to_batched is not None)
+            before, g = g, run_hooks(node, g, namespace, to_batched is not None)
+            if observer is not None and g is not before:
+                observer.changed_by_hooks(node, before)
             if wanted is None:
                 retain(node, g, namespace)
         if observer is not None:

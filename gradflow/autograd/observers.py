@@ -50,6 +50,9 @@ class Observer:
     def gradient(self, node: Node | Leaf, gradient: Any) -> None:
         """Called with the gradient of a node or leaf: the sum of all that it receives in this pass, after its hooks."""
 
+    def changed_by_hooks(self, node: Node | Leaf, gradient: Any) -> None:
+        """Called before `gradient` with what that was before the hooks of the node, if they changed it."""
+
     def stands_for(self, stand_in: Tensor, original: Tensor) -> None:
         """Called when `stand_in`, a tensor with the values of `original`, takes its place in what follows."""
 
@@ -90,6 +93,9 @@ class Forwarder(Observer):
     def gradient(self, node: Node | Leaf, gradient: Any) -> None:
         self.other.gradient(node, gradient)
 
+    def changed_by_hooks(self, node: Node | Leaf, gradient: Any) -> None:
+        self.other.changed_by_hooks(node, gradient)
+
     def stands_for(self, stand_in: Tensor, original: Tensor) -> None:
         self.other.stands_for(stand_in, original)
 
@@ -101,8 +107,11 @@ class Forwarder(Observer):
 
 
 @contextlib.contextmanager
-def observe(observer: Observer) -> Iterator[None]:
-    """Make `observer` the observer of the context inside a `with`, instead of any other, and disable fast paths."""
+def observe(observer: Observer | None) -> Iterator[None]:
+    """Make `observer` the observer of the context inside a `with`, instead of any other, and disable fast paths.
+
+    With None, nothing observes.
+    """
     first = current_observer.set(observer)
     second = grad_enabled.set(OFF if grad_enabled.get() is OFF else OBSERVED)
     try:

@@ -25,7 +25,7 @@ def graph_of(recorder: Recorder, modules: Mapping[int, str], output: Seen | None
     recorder.summaries.read()
     labels = _labels(recorder)
     values = [
-        Value(i, label, seen.name, seen.kind, seen.shape, _read(seen.forward), _read(seen.kept), seen.step)
+        Value(i, label, seen.name, seen.kind, seen.shape, _read(seen.forward), None, seen.step, _read(seen.kept))
         for i, (seen, label) in enumerate(zip(recorder.values, labels, strict=True))
     ]
     boxes = _Boxes(modules)
@@ -90,7 +90,11 @@ def _backward(
         place = _places(applied).index(argument)
         received[s, place] = _known(summary)
         rules[s, place] = _rule(applied, argument, texts[s], labels, values, labels[root])
-    return Backward(root, tuple(each.steps), gradients, received, rules, each.recorded)
+    elsewhere = {i: tuple(map(_known, parts)) for i, parts in each.elsewhere.items()}
+    before_hooks = {i: _known(x) for i, x in each.before_hooks.items()}
+    return Backward(
+        root, tuple(each.steps), gradients, received, rules, each.recorded, each.failed, elsewhere, before_hooks
+    )
 
 
 def _known(summary: Summary) -> Numbers:

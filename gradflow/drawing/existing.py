@@ -18,6 +18,10 @@ from gradflow.nn.module import Module
 from gradflow.printing import describe
 from gradflow.tensor import Tensor
 
+NO_GRAPH = (
+    "set requires_grad=True on the tensors to differentiate by, before it is computed, "
+    "and compute it outside of no_grad() and without detach()"
+)
 LARGEST = 20_000
 """The largest number of steps of a graph that is drawn or explained."""
 
@@ -40,8 +44,9 @@ def draw(output: Tensor, /, **names: Any) -> Drawing:
     names: tensors, or modules with parameters, by the name to draw (default: the names of the caller's variables).
 
     The graph keeps what its gradient rules need, and the caller's variables and the parameters of modules are known
-    too. Other values have a shape and no numbers. Gradients are those in `.grad`: of leaves, and of results after
-    `retain_grad()`. To see all values and gradients, compute them inside `gradflow.trace()`.
+    too. Other values have a shape and no numbers. The picture has no gradients: what `.grad` holds may be of other
+    functions too, and is only printed. `gradflow.explain` computes those of this graph, and `gradflow.trace` records
+    all values with their gradients.
 
     Raises TypeError for something else than a tensor, RuntimeError for a tensor without a graph, ValueError for a graph
     of more than 20,000 steps.
@@ -67,7 +72,9 @@ def draw(output: Tensor, /, **names: Any) -> Drawing:
 
     graph = graph_of(recorder, modules, recorder.seen(node))
     if is_freed(node):
-        graph.title = "backward() has freed values of this graph; backward(retain_graph=True) keeps them"
+        graph.title = "backward() has freed values of this graph: a gradflow.trace() around both shows all"
+    elif any(value.kept is not None for value in graph.values):
+        graph.title = "no gradients: gradflow.explain computes those of this graph"
     return Drawing(graph)
 
 
@@ -76,11 +83,11 @@ def root_of(function: str, output: Any) -> Node:
     if isinstance(output, (tuple, list, dict)):
         raise TypeError(f"{function} takes one tensor, not a {type(output).__name__}: pass one of them, or their sum")
     if not isinstance(output, Tensor):
-        raise TypeError(f"{function} takes a tensor; got {type(output).__name__}")
+        raise TypeError(f"{function} takes a tensor, such as the loss; got {type(output).__name__}")
     node = output._node
     if not isinstance(node, Node):
         kind = "does not require grad" if node is None else "is a leaf: no operation computed it"
-        fix = "set requires_grad=True on the tensors to differentiate by, before it is computed" if node is None else (
+        fix = NO_GRAPH if node is None else (
             f"pass what was computed from it, as in {function}(loss)"
         )  # fmt: skip
         raise RuntimeError(f"{function}() on a {describe(output)} that {kind}, so it has no graph: {fix}")

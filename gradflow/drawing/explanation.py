@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 from gradflow.autograd.backward import backward
@@ -11,6 +12,7 @@ from gradflow.drawing.existing import Drawing, is_freed, known_tensors, root_of
 from gradflow.drawing.names import checked_names, name_values, variables
 from gradflow.drawing.places import user_frame
 from gradflow.drawing.recorder import Recorder
+from gradflow.drawing.tracing import Trace
 from gradflow.printing import describe
 from gradflow.tensor import Tensor
 
@@ -23,12 +25,20 @@ class Explanation(Drawing):
 
         return explained(self.graph)
 
+    def _repr_svg_(self) -> None:
+        """No picture in a notebook: the text has what an explanation adds to it."""
 
-def explain(output: Tensor, /, gradient: Tensor | None = None, **names: Any) -> Explanation:
+    def _repr_html_(self) -> str:
+        """The text in a notebook."""
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def explain(output: Tensor | Trace, /, gradient: Tensor | float | None = None, **names: Any) -> Explanation:
     """The backward pass of `output`, step by step: upstream gradient x local derivative = what each input receives.
 
-    output: a tensor that requires grad and was computed from others.
-    gradient: its gradient (default: ones, which for a tensor with one element is that of `backward()`).
+    output: a tensor that requires grad and was computed from others; or a trace, whose backward passes are explained.
+    gradient: its gradient, a tensor like it or a number for all elements (default: 1, which for a tensor with one
+        element is that of `backward()`).
     names: tensors, or modules with parameters, by the name to print (default: the names of the caller's variables).
 
     Where a value is used more than once, the sum of what it receives is shown. For arrays, a step shows the
@@ -36,8 +46,8 @@ def explain(output: Tensor, /, gradient: Tensor | None = None, **names: Any) -> 
     of an elementwise operation, or the full Jacobian. `explain` computes the pass itself: it changes no `.grad`, keeps
     the graph for a later `backward()`, and needs neither a trace nor `retain_grad`.
 
-    Raises as `gradflow.draw`, RuntimeError for a graph that an earlier backward pass has freed, ValueError for a
-    gradient that does not fit.
+    Raises as `gradflow.draw`, RuntimeError for a graph that an earlier backward pass has freed and for a trace without
+    a backward pass, ValueError for a gradient that does not fit.
 
     >>> import gradflow as gf
     >>> x, y, z = (gf.tensor(v, requires_grad=True) for v in (-2.0, 5.0, -4.0))
@@ -57,16 +67,19 @@ def explain(output: Tensor, /, gradient: Tensor | None = None, **names: Any) -> 
       df/dy = df/dq * 1 = (-4) * 1 = -4
     """
     checked_names("explain", names)
+    if isinstance(output, Trace):
+        return _of_trace(output, gradient, names)
     node = root_of("explain", output)
     if is_freed(node):
         raise RuntimeError(
             f"explain() on a {describe(output)} whose graph an earlier backward pass has freed: call explain() before "
-            "backward(), keep the graph with backward(retain_graph=True), or record both with gradflow.trace()"
+            "backward(), keep the graph with backward(retain_graph=True), or, where a trace recorded both, call "
+            "explain(trace)"
         )
-    if gradient is None:
-        seed = output.backend.ones(node.shape, dtype=node.dtype)
+    if gradient is None or isinstance(gradient, (int, float)):
+        seed = output.backend.full(node.shape, 1.0 if gradient is None else float(gradient), dtype=node.dtype)
     elif not isinstance(gradient, Tensor):
-        raise TypeError(f"explain takes a tensor as gradient; got {type(gradient).__name__}")
+        raise TypeError(f"explain takes a tensor or a number as gradient; got {type(gradient).__name__}")
     elif (gradient.shape, gradient.dtype, gradient.device) != (output.shape, output.dtype, output.device):
         raise ValueError(f"gradient must be like the {describe(output)}; got a {describe(gradient)}")
     else:
@@ -75,9 +88,19 @@ def explain(output: Tensor, /, gradient: Tensor | None = None, **names: Any) -> 
     recorder = Recorder()
     recorder.add_graph([node], known_tensors(output, names, found))
     with observe(recorder):
-        backward([node], [seed], retain_graph=True, wanted=set(nodes_from([node])), past_wanted=True)
+        backward([node], [seed], retain_graph=True, wanted={each for each in nodes_from([node]) if each.op is None})
     modules = name_values(recorder, names, found)
 
     from gradflow.drawing.building import graph_of
 
     return Explanation(graph_of(recorder, modules, recorder.seen(node)))
+
+
+def _of_trace(trace: Trace, gradient: Any, names: dict[str, Any]) -> Explanation:
+    if gradient is not None or names:
+        raise TypeError(
+            "explain(trace) takes nothing else: a trace has its gradients and names; trace(x=x) names values"
+        )
+    if not trace.graph.passes:
+        raise RuntimeError("explain() on a trace without a backward pass: call backward() inside its `with`")
+    return Explanation(trace.graph)

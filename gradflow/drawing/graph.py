@@ -61,8 +61,8 @@ class Value:
         "constant" (without a gradient; a step may have computed it).
     shape: the shape.
     forward: its numbers, or None if they were not kept. A Python number has the dtype "number" and no device.
-    gradient: its gradient, summed over all uses, in the last backward pass that reached it; None if none was computed
-        or kept.
+    gradient: its gradient, summed over all uses, in the last backward pass that reached it; None if none was computed.
+    kept: in a graph that `draw` found, what `.grad` holds; it may be of other functions too.
     step: the index of the step that computed it, or None.
     """
 
@@ -74,6 +74,7 @@ class Value:
     forward: Numbers | None = None
     gradient: Numbers | None = None
     step: int | None = None
+    kept: Numbers | None = None
 
 
 @dataclass
@@ -123,6 +124,9 @@ class Backward:
     received: what each input received from a step, by the index of the step and the place of the input in it.
     rules: how that was computed, as formulas ("df/dq = df/df * z").
     recorded: whether the gradients are values of the graph too (`create_graph=True`).
+    failed: whether it ended with an exception.
+    elsewhere: parts of gradients that came from operations that the graph does not have, by the index of the value.
+    before_hooks: gradients that hooks changed, as they were before, by the index of the value.
     """
 
     root: int
@@ -131,6 +135,9 @@ class Backward:
     received: dict[tuple[int, int], Numbers]
     rules: dict[tuple[int, int], str]
     recorded: bool = False
+    failed: bool = False
+    elsewhere: dict[int, tuple[Numbers, ...]] = field(default_factory=dict)
+    before_hooks: dict[int, Numbers] = field(default_factory=dict)
 
 
 @dataclass

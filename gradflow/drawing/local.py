@@ -19,6 +19,7 @@ from gradflow.backend import ACTIVATIONS, Backend
 from gradflow.backend.array_functions import ELEMENTWISE
 from gradflow.drawing.summaries import Summaries, Summary
 from gradflow.ops.custom import is_custom
+from gradflow.transforms.recompute import CHECKPOINT
 
 Form = Literal["number", "diagonal", "full", "implicit"]
 
@@ -67,11 +68,13 @@ def local_derivatives(
 def form_of(node: Node, parent: Any) -> Form:
     """The form of the local derivative of a node by one of its parents."""
     rows, columns = math.prod(node.shape), math.prod(parent.shape)
+    if node.op is CHECKPOINT:  # its rule runs it again
+        return "implicit"
     if rows == columns == 1:
         return "number"
     if node.op.name in _ELEMENTWISE and not is_custom(node.op) and tuple(node.shape) == tuple(parent.shape):
         return "diagonal"
-    return "full" if rows * columns <= LARGEST else "implicit"
+    return "full" if 0 < rows * columns <= LARGEST else "implicit"
 
 
 def _dtype_of_gradients(node: Node) -> Any:

@@ -69,7 +69,9 @@ def _contained(names: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     for name, value in names.items():
         if isinstance(value, (list, tuple, dict)):
             items = value.items() if isinstance(value, dict) else enumerate(value)
-            yield from ((f"{name}[{key!r}]", x) for key, x in items if isinstance(x, Tensor))
+            yield from (
+                (f"{name}[{key!r}]", x) for key, x in items if isinstance(x, Tensor) and isinstance(key, (int, str))
+            )
 
 
 def _modules(recorder: Recorder, given: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[str, Module]]:

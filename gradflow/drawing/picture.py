@@ -5,8 +5,8 @@ from __future__ import annotations
 from gradflow.drawing.graph import Graph
 from gradflow.files import FilePath
 
-_LARGEST = 150
-"""The largest number of steps that a notebook shows as a picture; a larger graph is a page, which folds."""
+_LARGEST = 30
+"""The largest number of steps that a notebook shows as a picture; a larger graph is a page, which folds and zooms."""
 
 
 class Picture:
@@ -36,11 +36,18 @@ class Picture:
 
         return table(self.graph)
 
+    def __repr__(self) -> str:
+        steps, passes = len(self.graph.steps), len(self.graph.passes)
+        kind = type(self).__name__.lower()
+        return f"<{kind} of {steps} steps and {passes} backward passes: print it, or save it as a picture>"
+
     def _repr_svg_(self) -> str | None:
         """The picture in a notebook, of a graph that is not large, with the extra "viz"."""
         from gradflow.drawing.svg import to_svg
 
-        return to_svg(self.graph) if self._is_drawn() else None
+        if not self._is_drawn():
+            return None
+        return to_svg(self.graph).replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)
 
     def _repr_html_(self) -> str | None:
         """The page in a notebook, where there is no picture."""

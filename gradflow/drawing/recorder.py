@@ -20,7 +20,7 @@ from gradflow.autograd.batching import Batch
 from gradflow.autograd.graph import Node, Operation, nodes_from
 from gradflow.autograd.leaf import Leaf
 from gradflow.autograd.memory import Changed
-from gradflow.autograd.observers import Forwarder, Observer
+from gradflow.autograd.observers import Forwarder, Observer, observe
 from gradflow.autograd.saved import FREED
 from gradflow.backend import Backend
 from gradflow.drawing.graph import Kind
@@ -83,10 +83,16 @@ class Pass:
     """A backward pass: its steps in order, the gradients of values, and what each argument of a step received.
 
     recorded: whether its gradients are tensors, which can be differentiated in turn (`create_graph=True`).
+    failed: whether it ended with an exception.
+    elsewhere: the parts of gradients that came from operations that were not seen.
+    before_hooks: the gradients that hooks changed, as they were before.
     """
 
     def __init__(self) -> None:
         self.recorded = False
+        self.failed = False
+        self.elsewhere: dict[int, list[Summary]] = {}
+        self.before_hooks: dict[int, Summary] = {}
         self.steps: list[int] = []
         self.gradients: dict[int, Summary] = {}
         self.received: dict[tuple[int, int], Summary] = {}
@@ -96,11 +102,19 @@ class _Running:
     """A backward pass that is running, perhaps inside another: what it is at.
 
     again: the steps that the second run of a checkpoint repeats, while the pass is at the checkpoint.
+    hidden: whether it is inside a checkpoint whose first run was not seen, which is one step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: bool) -> None:
         self.node: Node | Leaf | None = None
         self.again: Iterator[int] = iter(())
+        self.hidden = hidden
+
+    def is_in_step(self) -> bool:
+        """Whether what runs now is part of a step."""
+        return self.hidden or self.at_checkpoint
+
+    at_checkpoint = False
 
 
 class Recorder(Forwarder):
@@ -114,6 +128,7 @@ class Recorder(Forwarder):
         self.steps: list[Applied] = []
         self.passes: list[Pass] = []
         self._known: dict[int, tuple[weakref.ref[Tensor], int]] = {}  # by the ids of a tensor and of its array
+        self._owned: dict[int, list[int]] = {}  # values by the ids of their owners
         self._nodes: weakref.WeakKeyDictionary[Node | Leaf, int] = weakref.WeakKeyDictionary()
         self._steps: weakref.WeakKeyDictionary[Node, int] = weakref.WeakKeyDictionary()
         self._running: list[_Running] = []
@@ -140,7 +155,7 @@ class Recorder(Forwarder):
 
     def all_of(self, x: Tensor) -> list[int]:
         """The indices of the values that a tensor has been: of several if it was changed in place."""
-        found = {index for index, seen in enumerate(self.values) if seen.owner is not None and seen.owner() is x}
+        found = {index for index in self._owned.get(id(x), ()) if _is(self.values[index].owner, x)}
         index = self.find(x)
         return sorted(found if index is None else found | {index})
 
@@ -174,6 +189,7 @@ class Recorder(Forwarder):
         reference = weakref.ref(x)
         if seen.owner is None:
             seen.owner = reference
+            self._owned.setdefault(id(x), []).append(index)
         self._known[id(x)] = self._known[id(x.array)] = reference, index
 
     # ------------------------------------------------------------------ forward
@@ -183,6 +199,8 @@ class Recorder(Forwarder):
         if op is IDENTITY:  # see `stands_for`
             return
         running = self._running[-1] if self._running else None
+        if running is not None and running.is_in_step():
+            return
         if running is not None and isinstance(running.node, Leaf):  # its gradient is copied
             source = self.find(inputs[0])
             if source is not None:
@@ -196,7 +214,8 @@ class Recorder(Forwarder):
             kind: Kind = "constant" if out._node is None else "result"
             value = self._new(kind, out.shape, self.summaries.add(out.array, out.backend), step)
             recorded_by = None if running is None else self._last
-            self.steps.append(Applied(op, indices, value, parameters, place, recorded_by))
+            shown = {name: x for name, x in parameters.items() if name != "residual"}  # which may be large
+            self.steps.append(Applied(op, indices, value, shown, place, recorded_by))
         self._register(out, self.steps[step].output)
         if isinstance(out._node, Node):
             self._steps[out._node] = step
@@ -250,14 +269,17 @@ class Recorder(Forwarder):
         super().before_backward()
         if not self._running:
             self.passes.append(Pass())
-        self._running.append(_Running())
+        self._running.append(_Running(hidden=bool(self._running) and self._running[-1].is_in_step()))
 
     def visit(self, node: Node | Leaf) -> None:
         super().visit(node)
-        self._running[-1].node = node
+        running = self._running[-1]
+        running.node, running.at_checkpoint = node, False
 
     def gradient(self, node: Node | Leaf, gradient: Any) -> None:
         super().gradient(node, gradient)
+        if self._running[-1].hidden:
+            return
         current = self.passes[-1]
         if not current.gradients and node not in self._nodes:  # the graph is older than this recorder
             self.add_graph([node])
@@ -268,38 +290,63 @@ class Recorder(Forwarder):
         if isinstance(gradient, Tensor):
             current.recorded = True
             found = self.find(gradient)
-            if found is not None and self.values[found].gradient_of is None:
-                self.values[found].gradient_of = current, index
+            seen = None if found is None else self.values[found]
+            if seen is not None and seen.gradient_of is None and self._is_recorded(seen.step):
+                seen.gradient_of = current, index
         if isinstance(node, Node):
             self._last = self._steps.get(node, self._last)
 
     def before_rules(self, node: Node, g: Any, out: Any, values: Sequence[Any]) -> None:
         super().before_rules(node, g, out, values)
+        running = self._running[-1]
+        if running.hidden:
+            return
         step = self._steps.get(node)
         if step is not None:
             self.passes[-1].steps.append(step)
             if not isinstance(g, (Tensor, Batch)) and not self.steps[step].local:
-                self.steps[step].local = local_derivatives(node, out, values, self.summaries)
-        self._running[-1].again = iter(self._checkpoints.get(node, ()))
+                with observe(None):
+                    self.steps[step].local = local_derivatives(node, out, values, self.summaries)
+        running.again = iter(self._checkpoints.get(node, ()))
+        running.at_checkpoint = node.op is CHECKPOINT and node not in self._checkpoints
 
     def received(self, node: Node, argument: int, gradient: Any) -> None:
         super().received(node, argument, gradient)
-        step = self._steps.get(node)
-        if step is not None:
-            summary = self._summary(gradient, node.parents[argument].backend)
-            self.passes[-1].received[step, argument] = summary
+        parent, current = node.parents[argument], self.passes[-1]
+        if self._running[-1].hidden or (node not in self._steps and parent not in self._nodes):
+            return
+        summary = self._summary(gradient, parent.backend)
+        if node in self._steps:
+            current.received[self._steps[node], argument] = summary
+        elif not self._checkpoints.get(node):  # the steps of a checkpoint that was seen have received it
+            current.elsewhere.setdefault(self._nodes[parent], []).append(summary)
+
+    def changed_by_hooks(self, node: Node | Leaf, gradient: Any) -> None:
+        super().changed_by_hooks(node, gradient)
+        if node in self._nodes and not self._running[-1].hidden:
+            self.passes[-1].before_hooks[self._nodes[node]] = self._summary(gradient, node.backend)
 
     def after_backward(self) -> None:
         self._running.pop()
         super().after_backward()
 
     def backward_failed(self) -> None:
+        if self._running:
+            self.passes[-1].failed = True
         del self._running[-1:]
         super().backward_failed()
+
+    def _is_recorded(self, step: int | None) -> bool:
+        """Whether a step is one that a recorded backward pass computed."""
+        return step is not None and self.steps[step].recorded_by is not None
 
     def _summary(self, gradient: Any, backend: Backend) -> Summary:
         values = gradient.values if isinstance(gradient, Batch) else gradient
         return self.summaries.add(getattr(values, "array", values), backend)
+
+
+def _is(reference: weakref.ref[Tensor] | None, x: Tensor) -> bool:
+    return reference is not None and reference() is x
 
 
 def _version(x: Tensor) -> int:

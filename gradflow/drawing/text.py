@@ -35,21 +35,25 @@ def table(graph: Graph) -> str:
         sections.insert(0, [graph.title])
     recorded = [step for step in graph.steps if step.recorded_by is not None]
     if recorded:
-        title = "computed by a recorded backward pass (create_graph=True):"
+        recording = any(each.recorded for each in graph.passes)
+        title = "computed by a recorded backward pass (create_graph=True):" if recording else "computed in hooks:"
         sections.append([title, *_aligned(_forward_rows(graph, recorded))])
     for number, backward in enumerate(graph.passes):
         which = "" if len(graph.passes) == 1 else f" pass {number + 1}"
-        title = f"backward{which}, from {graph.values[backward.root].label}:"
+        failed = ", which failed" if backward.failed else ""
+        title = f"backward{which}, from {graph.values[backward.root].label}{failed}:"
         sections.append([title, *_aligned(_backward_rows(graph, backward))])
-    if not graph.passes:
-        kept = [(f"{v.label}.grad", line_of(v.gradient)) for v in graph.values if v.gradient is not None]
-        sections.append(["gradients that are kept:", *_aligned(kept)] if kept else [])
+    kept = [(f"{v.label}.grad", line_of(v.kept)) for v in graph.values if v.kept is not None]
+    sections.append(["gradients that are kept, perhaps of other functions too:", *_aligned(kept)] if kept else [])
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
 def explained(graph: Graph) -> str:
-    """The backward pass of a graph, step by step: what each input receives, with the local derivatives."""
-    (backward,) = graph.passes
+    """The backward passes of a graph, step by step: what each input receives, with the local derivatives."""
+    return "\n\n".join(_explained(graph, backward) for backward in graph.passes)
+
+
+def _explained(graph: Graph, backward: Backward) -> str:
     root = graph.values[backward.root].label
     sums = _Sums(graph, backward)
     sections = [
@@ -126,8 +130,9 @@ class _Sums:
     def __init__(self, graph: Graph, backward: Backward) -> None:
         self.graph = graph
         self.backward = backward
-        self.parts: dict[int, list[Numbers]] = {}
+        self.parts = {index: list(parts) for index, parts in backward.elsewhere.items()}
         self.of = Counter(graph.steps[s].inputs[place] for s, place in backward.received)
+        self.of.update({index: len(parts) for index, parts in backward.elsewhere.items()})
 
     def after(self, step: Step, place: int) -> Iterator[tuple[str, ...]]:
         """The line of the sum, once an input that is used more than once has received its last part."""
@@ -135,11 +140,17 @@ class _Sums:
         parts = self.parts.setdefault(index, [])
         parts.append(self.backward.received[step.index, place])
         total = self.backward.gradients.get(index)
-        if self.of[index] > 1 and len(parts) == self.of[index] and total is not None:
-            values = [part.values for part in parts]
-            terms = " + ".join(map(_term, values)) if not total.shape else f"the sum of {len(parts)}"
-            root = self.graph.values[self.backward.root].label
-            yield derivative(root, self.graph.values[index].label), terms, line_of(total)
+        if len(parts) < self.of[index] or total is None:
+            return
+        name = derivative(self.graph.values[self.backward.root].label, self.graph.values[index].label)
+        before = self.backward.before_hooks.get(index)
+        if len(parts) > 1:
+            outside = len(self.backward.elsewhere.get(index, ()))
+            terms = [_term(part.values) for part in parts] if not total.shape else [f"the sum of {len(parts)}"]
+            note = f" ({outside} of them from steps that were not recorded)" if outside else ""
+            yield name, " + ".join(terms) + note, line_of(before or total)
+        if before is not None:
+            yield f"{name} after hooks", line_of(total)
 
 
 def _term(number: float) -> str:

@@ -45,7 +45,7 @@ class Trace(Picture):
     def __exit__(self, *error: Any) -> None:
         assert self._mode is not None
         self._mode.__exit__(*error)
-        recorder = self._mode.recorder
+        recorder, self._mode.recorder = self._mode.recorder, Recorder()  # which keeps arrays and modules alive
         recorder.places.forget()
         modules = name_values(recorder, self._names, variables(user_frame()))
         self._names = {}
@@ -53,13 +53,21 @@ class Trace(Picture):
         def read() -> Graph:
             from gradflow.drawing.building import graph_of
 
-            return graph_of(recorder, modules)
+            graph = graph_of(recorder, modules)
+            if not graph.steps:
+                graph.title = "no operation was recorded in the `with`"
+            return graph
 
         self._read = read
 
     def name(self, /, **names: Any) -> None:
         """Inside the `with`: name tensors and modules that are no variables of the caller, as `trace(x=x)` does."""
+        if self._read is not None or self._graph is not None:
+            raise RuntimeError("name() is for the inside of the `with`: the names of this trace are known")
         self._names |= checked_names("name", names)
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self._read or self._graph else "<a trace whose `with` has not ended>"
 
     @property
     def graph(self) -> Graph:

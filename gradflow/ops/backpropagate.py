@@ -35,7 +35,8 @@ def backward(
     if node is None:
         raise RuntimeError(
             f"backward() on a {describe(x)} that does not require grad: "
-            "set requires_grad=True on the tensors to differentiate by, before it is computed"
+            "set requires_grad=True on the tensors to differentiate by, before it is computed, "
+            "and compute it outside of no_grad() and without detach()"
         )
     if gradient is None:
         if x.array.shape and x.size != 1:
