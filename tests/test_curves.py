@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -170,6 +171,19 @@ def test_compared_curves_say_of_which_samples_and_of_how_many_models_they_are(dr
     figure = drawn(curves.compare_png, ["one"], [[history([0.5, 0.75], validated=False)]])
     assert figure.axes[0].get_title() == "loss"
     assert figure.legends[0].get_texts()[0].get_text() == "one (training)"
+
+
+def test_names_in_hangul_have_a_font_where_one_is_installed() -> None:
+    with curves.own_settings():
+        from matplotlib import font_manager, rcParams
+
+        known = {font.name for font in font_manager.fontManager.ttflist}
+        assert rcParams["font.family"] == ["DejaVu Sans", *(name for name in curves._HANGUL if name in known)]
+        if "NanumGothic" not in known:
+            pytest.skip("NanumGothic is not installed")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a glyph that is missing warns
+            curves.png(curves.run_figure(curves.panels([history([0.5, 0.6])]), "학습"))
 
 
 def test_matplotlib_logs_no_news_while_it_draws() -> None:

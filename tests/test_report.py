@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -16,9 +17,11 @@ import numpy as np
 import pytest
 
 from gradflow.training import Settings, train
+from gradflow.training.layers import Spread, histograms
 from gradflow.training.report import report_html
 from gradflow.training.report.figures import MOST_POINTS
-from tests.reports import CASES, HOSTILE, Page, classified, history, measured, shown
+from gradflow.training.report.layers import layers_section
+from tests.reports import CASES, HOSTILE, Page, classified, history, measured, shown, snapshots
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -263,3 +266,27 @@ def test_the_browser_reports_no_errors_but_those_of_a_broken_page(in_browser: An
     assert broken["loaded"] == ["https://pictures.invalid/x.png"]
     messages = [line for line in log.splitlines() if "CONSOLE" in line]
     assert [line for line in messages if "pictures.invalid" not in line and "ERR_NAME_NOT_RESOLVED" not in line] == []
+
+
+ZEROS = histograms(np.zeros(500, np.float32), [500])[0]
+
+
+def test_layers_whose_gradient_is_0_are_drawn_and_named() -> None:
+    found = []
+    for s in snapshots():
+        gradients = {n: Spread(0.0, ZEROS) if n[0] in "01" else g for n, g in s.gradients.items()}
+        found.append(replace(s, gradients=gradients, dead={"0": 1.0}))
+    page = layers_section(found)
+    assert "The gradient is exactly 0 in all epochs: 0.weight and 1.weight." in page
+    assert "All units are dead, so that no gradient passes: 0." in page
+    assert page.count("all 0") == 2 * 5  # layers, epochs
+    gradients = page.split("RMS of the gradient, logarithmic</h3>")[1].split("</svg>")[0]
+    assert gradients.count('<path class="layer"') == gradients.count(' d="M58') == 3
+    assert ">0</text>" in gradients
+
+
+def test_a_gradient_that_becomes_0_is_told_with_its_epoch() -> None:
+    *before, last = snapshots()
+    last = replace(last, gradients={n: Spread(0.0, ZEROS) for n in last.gradients})
+    text = layers_section([*before, last])
+    assert "The gradient is exactly 0 from epoch 12 on: 0.weight, 1.weight, and 2.weight." in text

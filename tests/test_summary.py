@@ -321,3 +321,37 @@ def test_what_is_no_model_or_optimizer_is_refused(model: Any, options: dict[str,
 def test_one_dtype_is_for_each_input() -> None:
     with pytest.raises(ValueError, match="one for each of 2; got 3"):
         nn.summary(Pair(), [(), (3,)], dtype=["int64", None, None])
+
+
+class Swallowing(nn.Module):
+    """Catches the error of one layer; then another fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(5, 4), nn.Linear(7, 4)
+
+    def forward(self, x: gf.Tensor) -> gf.Tensor:
+        try:
+            return self.a(x)
+        except ValueError:
+            pass
+        return self.c(x)
+
+
+class OwnCall(nn.Module):
+    def __call__(self, x: gf.Tensor) -> gf.Tensor:
+        raise ValueError("no layer")
+
+
+def test_the_error_that_ended_the_pass_names_its_layer() -> None:
+    with pytest.raises(ValueError, match=r"\(in c, a Linear\)"):
+        nn.summary(Swallowing(), 4)
+    with pytest.raises(ValueError, match="a batch of 8: no layer"):
+        nn.summary(OwnCall(), 4)
+
+
+def test_a_notebook_shows_the_table() -> None:
+    shown: list[str] = []
+    found = nn.summary(nn.MLP([4, 3]), 4)
+    found._repr_pretty_(type("Printer", (), {"text": staticmethod(shown.append)}), False)
+    assert shown == [str(found)]

@@ -45,7 +45,7 @@ def calls(model: Module, inputs: Sequence[Tensor]) -> dict[str, Calls]:
     twin = _twin(model)
     found = {name: Calls() for name, _ in twin.named_modules()}
     inside: list[str] = []
-    failed: dict[int, tuple[str, str]] = {}
+    failed: tuple[BaseException, str, str] | None = None  # the latest error, and the innermost module that raised it
 
     class Counter(Observer):
         def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, parameters: dict[str, Any]) -> None:
@@ -56,11 +56,13 @@ def calls(model: Module, inputs: Sequence[Tensor]) -> dict[str, Calls]:
         forward = module.forward
 
         def call(*inputs: Any, **options: Any) -> Any:
+            nonlocal failed
             inside.append(name)
             try:
                 output = forward(*inputs, **options)
-            except (TypeError, ValueError) as error:
-                failed.setdefault(id(error), (name, type(module).__name__))  # innermost first
+            except Exception as error:
+                if failed is None or failed[0] is not error:
+                    failed = error, name, type(module).__name__
                 raise
             finally:
                 inside.pop()
@@ -74,9 +76,12 @@ def calls(model: Module, inputs: Sequence[Tensor]) -> dict[str, Calls]:
         object.__setattr__(module, "forward", watched(name, module))
     try:
         _run(twin, inputs, Counter())
-    except (TypeError, ValueError) as error:
-        name, kind = failed[id(error)]
+    except Exception as error:
+        _, name, kind = failed if failed is not None and failed[0] is error else (error, "", "")
         where = f" (in {name}, a {kind})" if name else ""
+        if not isinstance(error, (TypeError, ValueError)):
+            error.add_note(f"raised by the model{where}, which summary called")
+            raise
         shapes = " and ".join(f"{x.shape}, {x.dtype}" for x in inputs)
         raise (TypeError if isinstance(error, TypeError) else ValueError)(
             f"summary: the model does not take inputs of shape {shapes}, a batch of {len(inputs[0])}{where}: {error}"

@@ -107,6 +107,10 @@ class Summary:
         for name in ("parameters", "trainable", "bytes", "multiply_adds"):
             object.__setattr__(self, name, sum(getattr(layer, name) for layer in self.layers))
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the table in a notebook."""
+        printer.text(str(self))
+
     def __str__(self) -> str:
         given = " and ".join(f"{shape}, {dtype}" for shape, dtype in self.inputs)
         rows = [("layer", "type", "output", "parameters", "bytes", "multiply-adds")]
@@ -310,7 +314,8 @@ def _table(rows: Sequence[Sequence[str]], left: int) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths[0] = max(12, min(widths[0], _WIDEST - sum(widths[1:]) - 3 * (len(widths) - 1)))
     for name, *cells in rows:
-        cut = name if len(name) <= widths[0] else f"...{name[3 - widths[0] :]}"
+        tail = 2 * (widths[0] - 3) // 3
+        cut = name if len(name) <= widths[0] else f"{name[: widths[0] - 3 - tail]}...{name[-tail:]}"
         line = [
             f"{c:{w}}" if i < left else f"{c:>{w}}" for i, (c, w) in enumerate(zip([cut, *cells], widths, strict=True))
         ]

@@ -21,6 +21,9 @@ TRAINING, VALIDATION = "#b8560b", "#0b63b8"
 _RUNS = ("#0b63b8", "#d0660f", "#1a8f6b", "#b0488f", "#7a6a00", "#3aa0d8", "#555b66")
 _DASHES = ("-", "--", ":", "-.")
 _LABELS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "f1": "F1", "auroc": "AUROC"}
+_HANGUL = ("NanumGothic", "Noto Sans CJK KR", "Noto Sans KR", "Apple SD Gothic Neo", "Malgun Gothic")
+"""Fonts that have what matplotlib's own font lacks, in this order, where they are installed."""
+
 _LONGEST_TITLE, _LONGEST_NAME = 100, 50  # characters
 
 
@@ -111,6 +114,10 @@ def own_settings() -> Iterator[None]:
         if named is not None:
             os.environ["MPLBACKEND"] = named
     with matplotlib.style.context("default"), warnings.catch_warnings():
+        from matplotlib import font_manager, rcParams
+
+        known = {font.name for font in font_manager.fontManager.ttflist}
+        rcParams["font.family"] = ["DejaVu Sans", *(name for name in _HANGUL if name in known)]
         warnings.filterwarnings("ignore", "Glyph .* missing")  # for names in scripts that the font lacks
         try:
             yield

@@ -299,7 +299,10 @@ class Trainer(SetOnce):
                 loss, metrics = self._on_validation.read(validation)
             for name, value in (("loss", train_loss), ("validation loss", loss)):
                 if value is not None and not math.isfinite(value):
-                    raise NonFiniteLossError(f"the {name} became {value} in epoch {number}; try a lower learning rate")
+                    raise NonFiniteLossError(
+                        f"the {name} became {value} in epoch {number}; try a lower learning rate, or find the "
+                        "operation that made it with gradflow.detect_anomaly() or gradflow.trace()"
+                    )
             figures = {"loss": train_loss, **train_metrics} if loss is None else {"loss": loss, **metrics}
             is_best = self._is_best(figures[self.monitor])
             weights = self.model.state_dict() if is_best else progress.best_weights

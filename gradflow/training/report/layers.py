@@ -14,6 +14,7 @@ from gradflow.training.report.markup import listed, text
 _MOST_LAYERS = 8
 _MOST_ROWS = 9
 _ROW, _PEAK = 20, 38  # the distance between two histograms, and the height of the highest peak
+_NAMES, _NAME, _MOST_LETTERS = 52, 11, 9  # the width of names beside lines, the height of one, and its letters
 _BINS = 72  # of the histograms of weights
 _USUAL = 1e-3  # update / weight
 
@@ -93,6 +94,23 @@ def _notes(snapshots: Sequence[Snapshot], names: Sequence[str]) -> Iterator[str]
             where = [text(name) for name, spread in spreads(bad[0]).items() if _is_broken((name, spread), bad[0])]
             first = listed(where) if len(where) < 4 else f"{', '.join(where[:3])} and others"
             yield f"<strong>{what} are not finite from epoch {bad[0].epoch} on, first in {first}.</strong>"
+    unreached: dict[int, list[str]] = {}  # by the place of the first snapshot from which on the gradient is 0
+    for name in snapshots[-1].gradients:
+        others = [i for i, s in enumerate(snapshots) if s.gradients[name].rms != 0]
+        since = others[-1] + 1 if others else 0
+        if name.endswith("weight") and since < len(snapshots):
+            unreached.setdefault(since, []).append(text(name))
+    for since, zeros in sorted(unreached.items()):
+        when = f"from epoch {snapshots[since].epoch} on" if since else "in all epochs"
+        yield f"<strong>The gradient is exactly 0 {when}: {_some(zeros)}.</strong>"
+    lost = [text(name) for name, share in snapshots[-1].dead.items() if share == 1]
+    if lost:
+        yield f"<strong>All units are dead, so that no gradient passes: {_some(lost)}.</strong>"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_LAYERS
+    return f"{', '.join(names[:_MOST_LAYERS])}, and {more} more" if more > 0 else listed(names)
 
 
 def _is_broken(named: tuple[str, Spread], snapshot: Snapshot) -> bool:
@@ -125,10 +143,15 @@ def _color(i: int, n: int) -> str:
     return f"color-mix(in oklab, var(--accent), var(--second) {share}%)"
 
 
+def _dashes(i: int) -> str:
+    """Return the attribute that tells a layer from its neighbors, whose colors are much alike."""
+    return ' stroke-dasharray="6 3"' if i % 2 else ""
+
+
 def _key(names: Sequence[str]) -> str:
     items = (
-        f'<li><svg viewBox="0 0 28 10" aria-hidden="true"><path class="layer" style="stroke:{_color(i, len(names))}" '
-        f'd="M0 5H28"/></svg>{text(name)}</li>'
+        f'<li><svg viewBox="0 0 28 10" aria-hidden="true"><path class="layer" style="stroke:{_color(i, len(names))}"'
+        f'{_dashes(i)} d="M0 5H28"/></svg>{text(name)}</li>'
         for i, name in enumerate(names)
     )
     return f'<ul class="key">{"".join(items)}</ul>'
@@ -148,34 +171,58 @@ def _chart(
     usual: float | None,
 ) -> str:
     """Return a figure with a line for each layer, "" if there is no number to show."""
-    clean = {
-        name: [v if math.isfinite(v) and (v > 0 or not log) else math.nan for v in values]
-        for name, values in courses.items()
-    }
-    values = [v for course in clean.values() for v in course if math.isfinite(v)]
+    values = [v for course in courses.values() for v in course if math.isfinite(v)]
     if not values:
         return ""
-    low, high = min([*values, *([usual] if usual else [])]), max([*values, *([usual] if usual else [])])
+    has_zeros = log and 0 in values
+    shown = [v for v in [*values, *([usual] if usual else [])] if v or not log] or [1.0]
+    low, high = min(shown), max(shown)
+    if has_zeros:
+        low /= 10 ** max(1.0, math.log10(high / low) / 8)  # where 0 is drawn, below all others
     if not log:
         low, high = min(0.0, low), max(high, 1.0 if "%" in title else low + 1e-12)
     height = 220
     y = Axis(*((low / 1.3, high * 1.3) if log else (low, high * 1.04)), height - BOTTOM, TOP, log=log)
+    if has_zeros:
+        y.ticks = [(low, "0"), *((v, label) for v, label in y.ticks if v > low * (high / low) ** 0.06)]
     ends = (epochs[0], epochs[-1]) if len(epochs) > 1 else (epochs[0] - 1, epochs[0] + 1)
-    x = Axis(*ends, LEFT + 4, WIDTH - RIGHT - 4, whole=True)
+    x = Axis(*ends, LEFT + 4, WIDTH - RIGHT - (_NAMES if len(courses) > 1 else 4), whole=True)
     x.ticks = [tick for tick in x.ticks if epochs[0] <= tick[0] <= epochs[-1]]
     parts = [axes(x, y, height, "epoch", "")]
     if usual is not None:
         parts.append(f'<path class="ideal" d="M{LEFT} {y(usual):.1f}H{WIDTH - RIGHT}"/>')
-    told = []
-    for name, course in clean.items():
-        color = _color(names.index(name) if name in names else 0, len(names))
-        parts.append(f'<path class="layer" style="stroke:{color}" d="{line(x, y, epochs, course)}"/>')
+    told, ends_at = [], []
+    for name, course in courses.items():
+        i = names.index(name) if name in names else 0
+        color = _color(i, len(names))
+        course = [low if has_zeros and v == 0 else v for v in course]
+        parts.append(f'<path class="layer" style="stroke:{color}"{_dashes(i)} d="{line(x, y, epochs, course)}"/>')
+        last = [(x(e), y(v)) for e, v in zip(epochs, course, strict=True) if math.isfinite(v)][-1:]
+        ends_at += [(*at, name) for at in last]
         if len(epochs) == 1 and math.isfinite(course[0]):
             parts.append(f'<circle style="fill:{color}" cx="{x(epochs[0]):.1f}" cy="{y(course[0]):.1f}" r="3"/>')
-        finite = [v for v in course if math.isfinite(v)]
+        finite = [v for v in courses[name] if math.isfinite(v)]
         if finite:
             told.append(f"{name} from {finite[0]:.3g} to {finite[-1]:.3g}")
+    if len(courses) > 1:
+        parts += _labels(ends_at, height)
     return svg(height, f"{title}, by epoch: {'; '.join(told)}", parts)
+
+
+def _labels(ends: Sequence[tuple[float, float, str]], height: int) -> Iterator[str]:
+    """Yield the names of layers beside the ends of their lines, moved apart where lines end together."""
+    bottom = float(height - BOTTOM)
+    places: list[float] = []
+    for _, at, _ in (found := sorted(ends, key=lambda end: end[1])):
+        places.append(max(at, places[-1] + _NAME if places else TOP))
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], places[i + 1] - _NAME if i + 1 < len(places) else bottom)
+    for (across, at, name), place in zip(found, places, strict=True):
+        label = name.removesuffix(".weight")
+        label = label if len(label) <= _MOST_LETTERS else f"…{label[1 - _MOST_LETTERS :]}"
+        right = WIDTH - RIGHT - _NAMES
+        yield f'<path class="grid" d="M{across:.1f} {at:.1f}L{right + 9} {place:.1f}"/>'
+        yield f'<text class="small label" x="{right + 11}" y="{place + 3:.1f}">{text(label)}</text>'
 
 
 def _ridges(what: str, name: str, snapshots: Sequence[Snapshot], spreads: Sequence[Spread]) -> str:
@@ -236,7 +283,7 @@ def _of_sizes(all_counts: Sequence[Array]) -> tuple[Array, list[Array]]:
     sizes = [_sizes(counts) for counts in all_counts]
     total = np.sum(sizes, axis=0)
     if not total.any():
-        return EDGES, []
+        return np.array([-12.0, 0.0]), [np.zeros(1) for _ in sizes]
     cumulated = np.cumsum(total) / total.sum()
     first, last = int((cumulated > 0.005).argmax()), int(np.flatnonzero(total)[-1]) + 1
     edges = np.log10(EDGES[len(EDGES) // 2 :])[first : last + 1]
