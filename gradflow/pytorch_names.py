@@ -1,6 +1,7 @@
 """Errors for names and arguments of PyTorch that gradflow does not have: they say what to write instead.
 
-These names do not exist in gradflow: `hasattr` is False for all of them, and `dir` does not list them.
+The tables have the names that are typed most. None of them exists in gradflow: `hasattr` is False, and `dir` of a
+module or an object does not list it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ FUNCTIONS = {
     "BoolTensor": "gradflow.tensor(data, dtype=gradflow.bool)",
     "FloatTensor": "gradflow.tensor(data)",
     "LongTensor": "gradflow.tensor(data, dtype=gradflow.int64)",
-    "Size": "tuple: Tensor.shape is a tuple of integers",
+    "Size": "a plain tuple: Tensor.shape is one",
     "absolute": "gradflow.abs",
     "addmm": "x @ w + b, or gradflow.linear(x, weight, bias)",
     "allclose": "none: compare with gradflow.testing.assert_agree, or the .numpy() of both with numpy.allclose",
     "as_tensor": "gradflow.asarray",
     "autocast": "none: convert model and data to 'float16' or 'bfloat16' with Module.to and Tensor.to",
-    "bernoulli": "gradflow.random.uniform(shape) < p",
+    "bernoulli": "(gradflow.random.uniform(shape) < p).astype('float32')",
     "bmm": "gradflow.matmul, or the operator @",
     "cat": "gradflow.concat(arrays, axis)",
-    "chunk": "gradflow.split(x, pieces, axis)",
+    "chunk": "gradflow.split(x, pieces, axis), for pieces of equal length",
     "clamp": "gradflow.clip(x, min, max)",
     "clone": "Tensor.clone",
     "compile": "none: gradflow.capture records a training step and replays it without the Python in between",
@@ -47,18 +48,18 @@ FUNCTIONS = {
     "empty_like": "none: gradflow.zeros_like, whose memory is also set",
     "eq": "gradflow.equal, or the operator ==",
     "erf": "none: gradflow.gelu and gradflow.tanh are the nearest",
-    "flatten": "Tensor.flatten() for one axis, gradflow.nn.Flatten for all but the first, or gradflow.reshape",
+    "flatten": "Tensor.flatten() into one axis, gradflow.nn.Flatten for all but the first, or gradflow.reshape",
     "float": "gradflow.float32",
     "from_numpy": "gradflow.asarray, which shares the memory, or gradflow.tensor, which copies it",
     "func": "gradflow itself: gradflow.grad, gradflow.vjp, gradflow.jvp, gradflow.jacobian, gradflow.hessian",
     "gather": "gradflow.take_along_axis(x, indices, axis)",
     "ge": "gradflow.greater_equal, or the operator >=",
-    "get_default_device": "gradflow.current_device",
+    "get_default_device": "gradflow.current_device()",
     "gt": "gradflow.greater, or the operator >",
     "half": "gradflow.float16",
-    "hstack": "gradflow.concat(arrays, axis=1)",
+    "hstack": "gradflow.concat(arrays, axis=1), for vectors gradflow.concat(arrays, axis=0)",
     "index_select": "gradflow.take(x, indices, axis)",
-    "inference_mode": "gradflow.no_grad",
+    "inference_mode": "with gradflow.no_grad(): ...",
     "get_rng_state": "gradflow.random.default_generator.state_dict()",
     "int": "gradflow.int32",
     "isclose": "none: compare with gradflow.testing.assert_agree, or the .numpy() of both with numpy.isclose",
@@ -75,22 +76,22 @@ FUNCTIONS = {
     "ne": "gradflow.not_equal, or the operator !=",
     "neg": "gradflow.negative, or the operator -",
     "nonzero": "none: its shape depends on values; index with the mask itself, or gradflow.where(mask, x, y)",
-    "norm": "gradflow.sqrt(gradflow.sum(gradflow.square(x)))",
+    "norm": "gradflow.sqrt(gradflow.sum(gradflow.square(x))), whose gradient at 0 is NaN",
     "normal": "gradflow.random.normal",
     "numel": "Tensor.size",
     "permute": "gradflow.permute_dims(x, axes)",
     "pow": "gradflow.power, or the operator **",
     "rand": "gradflow.random.uniform(shape)",
-    "randint": "gradflow.random.uniform(shape, low=..., high=...).astype('int64')",
+    "randint": "gradflow.floor(gradflow.random.uniform(shape, low=..., high=...)).astype('int64')",
     "randn": "gradflow.random.normal(shape)",
     "randn_like": "gradflow.random.normal(x.shape)",
     "randperm": "gradflow.random.permutation(n)",
     "repeat_interleave": "gradflow.repeat(x, repeats, axis)",
     "reciprocal": "1 / x",
     "rsqrt": "1 / gradflow.sqrt(x)",
-    "set_default_device": "gradflow.use_device",
+    "set_default_device": "with gradflow.use_device(device): ..., which ends with the block",
     "set_default_dtype": "none: the default dtype is gradflow.float32; pass dtype=, or Module.to('float64')",
-    "set_grad_enabled": "gradflow.no_grad() or gradflow.enable_grad()",
+    "set_grad_enabled": "with gradflow.no_grad(): ... or with gradflow.enable_grad(): ..., which end with the block",
     "set_rng_state": "gradflow.random.default_generator.load_state_dict(state)",
     "sort": "gradflow.take_along_axis(x, gradflow.argsort(x, axis), axis)",
     "sub": "gradflow.subtract, or the operator -",
@@ -102,33 +103,63 @@ FUNCTIONS = {
     "utils": "gradflow.data.Batches for DataLoader, gradflow.checkpoint for checkpoint",
     "tril": "none: multiply by gradflow.arange(n)[:, None] >= gradflow.arange(n)",
     "triu": "none: multiply by gradflow.arange(n)[:, None] <= gradflow.arange(n)",
+    "amax": "gradflow.max(x, axis)",
+    "amin": "gradflow.min(x, axis)",
+    "bincount": "gradflow.sum(gradflow.one_hot(labels, classes), axis=0)",
+    "cdist": "none: gradflow.sqrt of the sum of squares of x[:, None] - y[None, :]",
+    "lerp": "x + weight * (y - x)",
+    "linalg": "none: use numpy.linalg on Tensor.numpy(), without gradients",
+    "log10": "gradflow.log(x) / math.log(10)",
+    "log2": "gradflow.log(x) / math.log(2)",
+    "median": "none: sort with gradflow.argsort and gradflow.take_along_axis, and take the middle",
+    "movedim": "gradflow.moveaxis(x, source, destination)",
+    "multinomial": "none: compare gradflow.random.uniform with the gradflow.cumulative_sum of the probabilities",
+    "roll": "gradflow.concat([x[-n:], x[:-n]])",
+    "scatter": "none: gradflow.where, or x[indices] = values under gradflow.no_grad",
+    "tensordot": "none: gradflow.reshape to matrices, and gradflow.matmul",
+    "unique": "none: its shape depends on values; use numpy.unique on Tensor.numpy()",
+    "inf": "float('inf')",
+    "nan": "float('nan')",
+    "pi": "math.pi",
+    "cosh": "(gradflow.exp(x) + gradflow.exp(-x)) / 2",
+    "sinh": "(gradflow.exp(x) - gradflow.exp(-x)) / 2",
+    "tan": "gradflow.sin(x) / gradflow.cos(x)",
     "vmap": "none: write operations for the whole batch; gradflow.jacobian and gradflow.hessian batch by themselves",
-    "vstack": "gradflow.concat(arrays, axis=0)",
+    "vstack": "gradflow.concat(arrays, axis=0), for vectors gradflow.stack(arrays)",
 }
 """For names of `torch`: what to write in gradflow, or "none" and what is nearest."""
 
+_ALSO_METHODS = (
+    "absolute addmm allclose amax amin bernoulli bincount bmm cosh diag div dot eq erf ge gt isclose le lerp log10 "
+    "log2 lt masked_fill median mm movedim mul multinomial mv ne neg nonzero norm numel pow reciprocal "
+    "repeat_interleave roll rsqrt scatter sinh sub tan tril triu true_divide unique"
+)
+"""The names of `FUNCTIONS` that are methods of `torch.Tensor`, too, with the same answer."""
+
 METHODS = {
-    "add": "gradflow.add, or the operator +",
-    "add_": "the operator +=",
+    **{name: FUNCTIONS[name] for name in _ALSO_METHODS.split()},
+    "add_": "x += y, in place for a leaf under gradflow.no_grad; else x becomes a new tensor",
     "bool": "Tensor.astype('bool')",
-    "chunk": "Tensor.split(pieces, axis)",
+    "chunk": "Tensor.split(pieces, axis), for pieces of equal length",
     "clamp": "Tensor.clip(min, max)",
     "clamp_": "Tensor.copy_(x.clip(min, max)) under gradflow.no_grad",
+    "bfloat16": "Tensor.astype('bfloat16')",
+    "byte": "Tensor.astype('uint8')",
+    "clamp_max": "Tensor.clip(max=max)",
     "clamp_min": "Tensor.clip(min)",
     "contiguous": "none: leave it out, since operations take tensors of any strides",
     "cuda": "Tensor.to('cuda')",
     "cumsum": "Tensor.cumulative_sum(axis)",
     "data": "Tensor.detach()",
-    "detach_": "Tensor.detach()",
+    "detach_": "x = x.detach(): Tensor.detach does not change the tensor itself",
     "dim": "Tensor.ndim",
-    "div": "gradflow.divide, or the operator /",
-    "div_": "the operator /=",
+    "div_": "x /= y, in place for a leaf under gradflow.no_grad; else x becomes a new tensor",
     "double": "Tensor.astype('float64')",
     "element_size": "Tensor.dtype.itemsize",
-    "eq": "gradflow.equal, or the operator ==",
     "expand": "Tensor.broadcast_to(shape)",
     "expand_as": "Tensor.broadcast_to(other.shape)",
-    "fill_": "Tensor.copy_(value)",
+    "equal": "gradflow.all(x == y).item()",
+    "fill_": "Tensor.copy_(value) under gradflow.no_grad",
     "float": "Tensor.astype('float32')",
     "gather": "Tensor.take_along_axis(indices, axis)",
     "get_device": "Tensor.device",
@@ -136,36 +167,32 @@ METHODS = {
     "half": "Tensor.astype('float16')",
     "index_select": "Tensor.take(indices, axis)",
     "int": "Tensor.astype('int32')",
+    "is_contiguous": "none: leave it out, since operations take tensors of any strides",
     "is_cuda": "Tensor.device.type == 'cuda'",
     "is_floating_point": "Tensor.dtype.is_floating",
     "long": "Tensor.astype('int64')",
-    "masked_fill": "gradflow.where(mask, value, x)",
+    "masked_select": "x[mask]",
     "masked_fill_": "x[mask] = value under gradflow.no_grad",
-    "mm": "Tensor.matmul, or the operator @",
-    "mul": "gradflow.multiply, or the operator *",
-    "mul_": "the operator *=",
+    "mul_": "x *= y, in place for a leaf under gradflow.no_grad; else x becomes a new tensor",
     "ndimension": "Tensor.ndim",
     "nelement": "Tensor.size",
+    "new_full": "gradflow.full(shape, value, x.dtype, x.device)",
     "new_ones": "gradflow.ones(shape, x.dtype, x.device)",
     "new_tensor": "gradflow.tensor(data, x.dtype, x.device)",
     "new_zeros": "gradflow.zeros(shape, x.dtype, x.device)",
-    "norm": "gradflow.sqrt(gradflow.sum(gradflow.square(x)))",
     "normal_": "gradflow.nn.init.normal_",
-    "numel": "Tensor.size",
     "permute": "Tensor.permute_dims(*axes)",
-    "pow": "gradflow.power, or the operator **",
     "repeat": "gradflow.tile(x, repetitions)",
-    "repeat_interleave": "gradflow.repeat(x, repeats, axis)",
     "scatter_": "none: assign with x[indices] = values under gradflow.no_grad; gradflow.one_hot makes one-hot rows",
     "share_memory_": "none: gradflow trains in one process",
     "sort": "Tensor.argsort(axis), the indices; Tensor.take_along_axis(indices, axis) takes the values",
     "stride": "none: how the elements lie in memory is the backend's affair",
-    "sub": "gradflow.subtract, or the operator -",
-    "sub_": "the operator -=",
+    "sub_": "x -= y, in place for a leaf under gradflow.no_grad; else x becomes a new tensor",
     "t": "Tensor.T",
     "topk": "Tensor.argsort(descending=True)[..., :k], the indices",
     "transpose": "Tensor.swapaxes(axis1, axis2)",
     "type": "Tensor.astype(dtype)",
+    "type_as": "Tensor.astype(other.dtype)",
     "uniform_": "gradflow.nn.init.uniform_",
     "unsqueeze": "Tensor.expand_dims(axis)",
     "view": "Tensor.reshape(*shape), which is a view where it can be",
@@ -204,19 +231,29 @@ _RECURRENT = "none: gradflow trains multilayer perceptrons; derive a cell from g
 _ATTENTION = "none: derive one from gradflow.nn.Module, with gradflow.matmul and gradflow.softmax"
 _PARALLEL = "none: gradflow trains on one device"
 
+_CONVOLUTIONS = (
+    "Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d AvgPool1d AvgPool2d MaxPool1d MaxPool2d AdaptiveAvgPool1d "
+    "AdaptiveAvgPool2d"
+)
+
 NN = {
-    **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm", "InstanceNorm1d"), _BATCH_NORM),
-    **dict.fromkeys(("Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "MaxPool2d", "AvgPool2d"), _CONVOLUTION),
-    **dict.fromkeys(("GRU", "LSTM", "RNN"), _RECURRENT),
-    **dict.fromkeys(("MultiheadAttention", "Transformer"), _ATTENTION),
+    **dict.fromkeys(
+        ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d"), _BATCH_NORM
+    ),
+    **dict.fromkeys(_CONVOLUTIONS.split(), _CONVOLUTION),
+    **dict.fromkeys(("GRU", "GRUCell", "LSTM", "LSTMCell", "RNN", "RNNCell"), _RECURRENT),
+    **dict.fromkeys(("MultiheadAttention", "Transformer", "TransformerEncoder", "TransformerEncoderLayer"), _ATTENTION),
     "BCELoss": "gradflow.nn.BCEWithLogitsLoss, without the sigmoid in front of it: it is part of the loss",
+    "CosineSimilarity": "none: gradflow.sum(x * y, axis) by the product of the norms",
     "DataParallel": _PARALLEL,
     "Dropout1d": "gradflow.nn.Dropout",
     "Dropout2d": "gradflow.nn.Dropout",
     "Embedding": "none: gradflow.nn.Linear of gradflow.one_hot(labels, classes), or weight[labels] of a parameter",
     "Hardtanh": "none: gradflow.clip(x, -1, 1) in the forward of a module, or gradflow.nn.Tanh",
-    "KLDivLoss": "none: gradflow.nn.CrossEntropyLoss with probabilities differs from it by a constant",
+    "KLDivLoss": "none: gradflow.nn.CrossEntropyLoss of probabilities differs by a constant from reduction='batchmean'",
+    "LogSigmoid": "none: -gradflow.softplus(-x) in the forward of a module",
     "Mish": "none: gradflow.nn.SiLU and gradflow.nn.GELU are the nearest",
+    "ParameterDict": "none: assign each gradflow.nn.Parameter to an attribute",
     "ModuleDict": "none: gradflow.nn.ModuleList, or attributes",
     "PReLU": "none: gradflow.nn.LeakyReLU(negative_slope), whose slope is not trained",
     "ParameterList": "none: assign each gradflow.nn.Parameter to an attribute",
@@ -233,9 +270,10 @@ FUNCTIONAL = {
     "batch_norm": "none: gradflow.layer_norm normalizes each sample, independently of the others in its batch",
     "binary_cross_entropy": "gradflow.binary_cross_entropy_with_logits, of the values in front of the sigmoid",
     "embedding": "weight[labels]",
+    "logsigmoid": "-gradflow.softplus(-x)",
     "hardtanh": "gradflow.clip(x, -1, 1)",
-    "kl_div": "none: gradflow.cross_entropy with probabilities differs from it by a constant",
-    "normalize": "none: divide by gradflow.sqrt(gradflow.sum(gradflow.square(x), axis, keepdims=True))",
+    "kl_div": "none: gradflow.cross_entropy with probabilities differs by a constant from reduction='batchmean'",
+    "normalize": "none: divide by gradflow.sqrt(gradflow.sum(gradflow.square(x), axis, keepdims=True) + 1e-24)",
     "relu6": "gradflow.clip(x, 0, 6)",
     "scaled_dot_product_attention": "none: combine gradflow.matmul and gradflow.softmax",
     "smooth_l1_loss": "gradflow.huber_loss, which is equal to it for beta=1",
@@ -261,19 +299,20 @@ OPTIM = {
     "NAdam": "none: gradflow.optim.Adam, or gradflow.optim.SGD with nesterov=True",
     "RAdam": "none: gradflow.optim.Adam with gradflow.optim.schedules.warmup",
     "Rprop": "none: gradflow.optim.RMSprop is the nearest",
-    "lr_scheduler": "gradflow.optim.schedules: an optimizer takes a schedule as its lr. StepLR is "
-    "gradflow.optim.schedules.step, CosineAnnealingLR gradflow.optim.schedules.cosine, OneCycleLR "
-    "gradflow.optim.schedules.one_cycle, LinearLR gradflow.optim.schedules.warmup, LambdaLR any function of the step",
+    "lr_scheduler": "gradflow.optim.schedules: an optimizer takes a schedule, a function of the step, as its lr",
 }
 """For names of `torch.optim`, as `FUNCTIONS`."""
 
 SCHEDULES = {
-    "ConstantLR": "gradflow.optim.schedules.constant",
+    "ConstantLR": "none: it lowers the first rates; gradflow.optim.schedules.warmup raises them step by step",
     "CosineAnnealingLR": "gradflow.optim.schedules.cosine",
     "ExponentialLR": "gradflow.optim.schedules.step(lr, every=1, factor=gamma)",
     "LambdaLR": "any function of the step: pass it to the optimizer as its lr",
-    "LinearLR": "gradflow.optim.schedules.warmup",
+    "LinearLR": "gradflow.optim.schedules.warmup(schedule, steps), around another schedule",
+    "MultiStepLR": "a function of the step: pass it to the optimizer as its lr",
     "OneCycleLR": "gradflow.optim.schedules.one_cycle",
+    "ReduceLROnPlateau": "none: change the lr in Optimizer.param_groups when the loss stays",
+    "SequentialLR": "a function of the step that calls one schedule after another: pass it as lr",
     "StepLR": "gradflow.optim.schedules.step",
 }
 """For names of `torch.optim.lr_scheduler`, as `FUNCTIONS`."""
@@ -283,6 +322,9 @@ AUTOGRAD = {
     "Variable": "gradflow.tensor(data, requires_grad=True)",
     "detect_anomaly": "gradflow.detect_anomaly",
     "functional": "gradflow itself: gradflow.vjp, gradflow.jvp, gradflow.jacobian, gradflow.hessian, gradflow.hvp",
+    "enable_grad": "gradflow.enable_grad",
+    "no_grad": "gradflow.no_grad",
+    "set_grad_enabled": FUNCTIONS["set_grad_enabled"],
     "grad": "gradflow.gradients(outputs, inputs)",
     "gradcheck": "gradflow.gradcheck",
     "set_detect_anomaly": "gradflow.detect_anomaly",
@@ -303,6 +345,7 @@ MODULES: dict[str, Mapping[str, str]] = {
 _INPUT = "leave the name out: gradflow takes it by position"
 _FUSED = "leave it out: one kernel updates all parameters"
 KEYWORDS = {
+    "approximate": "leave it out: gradflow computes the tanh form",
     "amsgrad": "gradflow has no AMSGrad",
     "capturable": _FUSED,
     "dim": "gradflow says axis=",
@@ -310,26 +353,24 @@ KEYWORDS = {
     "end_dim": "gradflow says end_axis=",
     "foreach": _FUSED,
     "fused": _FUSED,
+    "ignore_index": "leave out the samples, or give their class the weight 0",
     "inplace": "operations make new tensors, so leave it out",
     "input": _INPUT,
     "keepdim": "gradflow says keepdims=",
     "maximize": "minimize the negative of the loss",
-    "other": _INPUT,
-    "out": "operations make new tensors, so leave it out",
     "params": "gradflow says parameters=",
     "reduce": "use reduction=",
     "size_average": "use reduction=",
-    "split_size_or_sections": "gradflow takes the number of pieces, or the indices at which they start",
     "start_dim": "gradflow says start_axis=",
-    "tensors": _INPUT,
     "unbiased": "use correction=1 for True, correction=0 for False (default)",
 }
 """For arguments of PyTorch's functions and classes: what to do instead."""
 
 
 def _hint(name: str, text: str) -> str:
-    nearest = text.removeprefix("none: ")
-    return f"PyTorch's {name} is {text}" if nearest is text else f"gradflow has no {name}: {nearest}"
+    if text.startswith("none: "):
+        return f"gradflow has no {name}: {text.removeprefix('none: ')}"
+    return f"PyTorch's {name} is {text}"
 
 
 def hints_of(module: str, functions: Iterable[str] = ()) -> Callable[[str], NoReturn]:
@@ -413,9 +454,9 @@ def explains_arguments(cls: _Class) -> _Class:
                 signature.bind(self, *arguments, **options)
             except TypeError as error:
                 own = list(signature.parameters)[1:]
-                advice = "".join(f"; {name}: {KEYWORDS[name]}" for name in options if name in KEYWORDS)
+                advice = "".join(f"; for {name}: {KEYWORDS[name]}" for name in options if name in KEYWORDS)
                 takes = f"takes {', '.join(own)}" if own else "takes no arguments"
-                raise TypeError(f"{cls.__name__} {takes}: {error}{advice}") from None
+                raise TypeError(f"{cls.__name__}: {error}; it {takes}{advice}") from None
             raise
 
     cls.__init__ = __init__  # type: ignore[misc]

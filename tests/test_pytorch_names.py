@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from functools import reduce
 from inspect import signature
@@ -107,6 +108,28 @@ def test_the_names_are_pytorchs() -> None:
     optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)])
     objects = {"Tensor": torch.ones(2), "Module": torch.nn.Linear(2, 2), "Optimizer": optimizer}
     assert [(kind, name) for kind, name, _ in ATTRIBUTES if name not in dir(objects[kind])] == []
+
+
+def test_functions_that_are_no_methods_are_named() -> None:
+    x: Any = gf.ones(2)
+    with pytest.raises(AttributeError, match=r"no attribute 'where'; PyTorch's where is gradflow.where$"):
+        _ = x.where
+    for name in gf.ops.__all__:
+        if not hasattr(x, name):
+            with pytest.raises(AttributeError, match=rf"gradflow\.|{METHODS.get(name)}"):
+                getattr(x, name)
+
+
+def test_hints_are_pytorchs_numbers() -> None:
+    torch = pytest.importorskip("torch")
+    a, b = [1.0, 2.0], [3.0, 4.0]
+    x, y, tx, ty = gf.tensor(a), gf.tensor(b), torch.tensor(a), torch.tensor(b)
+    assert gf.stack([x, y]).tolist() == torch.vstack([tx, ty]).tolist()
+    assert gf.concat([x, y], axis=0).tolist() == torch.hstack([tx, ty]).tolist()
+    assert gf.concat([x[-1:], x[:-1]]).tolist() == torch.roll(tx, 1).tolist()
+    drawn = gf.floor(gf.random.uniform(1000, low=-2, high=2)).astype("int64").numpy()
+    assert {*drawn.tolist()} == {-2, -1, 0, 1}
+    assert (gf.log(x) / math.log(2)).tolist() == pytest.approx(torch.log2(tx).tolist())
 
 
 def test_size_is_an_int() -> None:

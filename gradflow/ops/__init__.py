@@ -18,7 +18,12 @@ from gradflow.ops.losses import *  # noqa: F403
 from gradflow.ops.network import *  # noqa: F403
 from gradflow.ops.reductions import *  # noqa: F403
 from gradflow.ops.shape import *  # noqa: F403
+from gradflow.pytorch_names import METHODS as _METHODS
+from gradflow.pytorch_names import hints_at as _hints_at
+from gradflow.tensor import Tensor as _Tensor
 
 if not _typing.TYPE_CHECKING:  # type checkers follow the imports above: a list that is not written out hides them
     _MODULES = (activations, creation, elementwise, indexing, losses, network, reductions, shape)
     __all__ = [name for module in _MODULES for name in module.__all__]
+
+    _hints_at({name: f"gradflow.{name}" for name in {*__all__} - {*dir(_Tensor), *_METHODS}})(_Tensor)
