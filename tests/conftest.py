@@ -19,6 +19,7 @@ from devices import BACKENDS, DEVICES, LIBRARIES, OTHERS, require
 
 import gradflow as gf
 from gradflow.autograd.hooks import hooked_nodes
+from gradflow.drawing.recorder import Recorder
 
 
 def _number(argument: str) -> int:
@@ -101,6 +102,16 @@ def other_device(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     gf.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _recorders_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in a recorder, which a trace only notes, fails the test."""
+
+    def fail(_recorder: Recorder, error: Exception) -> None:
+        raise error
+
+    monkeypatch.setattr(Recorder, "failed", fail)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -541,7 +541,93 @@ def test_a_product_of_a_vector_is_one_step(device: str) -> None:
     assert all(close(found[name], g) for name, g in zip(("W", "x"), expected, strict=True))
 
 
+# ---------------------------------------------------------------------- the program that is observed
+
+
+def test_a_failure_of_the_recorder_ends_the_recording_and_not_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # see conftest.py
+    x = gf.tensor(2.0, requires_grad=True)
+    for method in ("local_derivatives", "name_values"):
+        with pytest.MonkeyPatch.context() as patch:
+            where = "tracing" if method == "name_values" else "recorder"
+            patch.setattr(f"gradflow.drawing.{where}.{method}", lambda *_: {}["no"])
+            with gf.trace() as trace:
+                y = x * x
+                y.backward()
+                z = y * 3.0
+        assert (x.grad.item(), z.item()) == (4, 12)
+        assert "the recording ended here: KeyError: 'no'" in str(trace)
+        assert trace.graph.steps[0].operation == "multiply"
+        x.grad = None
+    monkeypatch.setattr("gradflow.drawing.recorder.local_derivatives", lambda *_: {}["no"])
+    with pytest.raises(KeyError):
+        gf.explain(x * x)
+
+
+def test_keys_that_cannot_be_printed_name_nothing() -> None:
+    class Key:
+        def __repr__(self) -> str:
+            raise ValueError("no text")
+
+    weights = {Key(): gf.ones(2), "a": gf.ones(2), 3: gf.ones(2)}
+    with gf.trace() as trace:
+        for w in list(weights.values()):
+            w * 2.0
+        del w
+    assert formulas(trace.graph) == ["v2 = v1 * 2", "v3 = weights['a'] * 2", "v4 = weights[3] * 2"]
+
+
+def test_a_rule_of_a_user_runs_once(device: str) -> None:
+    calls: list[int] = []
+
+    def rule(F: Any, g: Any, _out: Any, _x: Any) -> Any:
+        calls.append(1)
+        return F.multiply(g, 2.0)
+
+    twice = gf.operation("twice", lambda F, x: F.multiply(x, 2.0), rule)
+    x = gf.tensor([1.0, 2.0], requires_grad=True)
+    with gf.trace() as trace:
+        twice(x).sum().backward()
+    assert len(calls) == 1
+    assert gradients(trace.graph)["x"] == [2, 2]
+
+
+def test_explain_keeps_no_gradient_of_a_result(device: str) -> None:
+    y = x = leaf([1.0, 2.0])
+    alive: list[weakref.ref[Any]] = []
+    most = 0
+
+    def rule(F: Any, g: Any, _out: Any, _x: Any) -> Any:
+        nonlocal most
+        most = max(most, sum(each() is not None for each in alive))
+        result = F.multiply(g, 2.0)
+        alive.append(weakref.ref(result))
+        return result
+
+    double = gf.operation("double", lambda F, x: F.multiply(x, 2.0), rule)
+    for _ in range(8):
+        y = double(y)
+    assert gradients(gf.explain(y).graph)["x"] == [256, 256]
+    assert most <= 2
+    assert x.grad is None
+
+
 # ---------------------------------------------------------------------- objects and errors
+
+
+def test_a_trace_that_was_read_keeps_no_model(device: str) -> None:
+    model = gf.nn.Sequential(gf.nn.Linear(2, 2), gf.nn.Dropout(0.5))
+    with gf.trace() as trace:
+        model(gf.ones((1, 2)))[gf.tensor([0], "int64")].sum().backward()
+        recorder = gf.autograd.grad_mode.current_observer.get()
+        options = [value for s in recorder.steps for value in s.parameters.values()]
+    assert not any(hasattr(value, "shape") for value in options)
+    del recorder
+    assert len(trace.graph.steps) == 4
+    found = weakref.ref(model)
+    del model
+    gc.collect()
+    assert found() is None
 
 
 def test_a_trace_keeps_nothing_alive() -> None:

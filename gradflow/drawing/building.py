@@ -42,7 +42,7 @@ def graph_of(recorder: Recorder, modules: Mapping[int, str], output: Seen | None
         i for i, seen in enumerate(recorder.values)
         if (seen is output if output is not None else seen.step is not None and i not in used)
     )  # fmt: skip
-    return Graph(values, steps, outputs, "", passes)
+    return Graph(values, steps, outputs, recorder.note or "", passes)
 
 
 def _read(forward: Summary | float | None) -> Numbers | None:
@@ -186,6 +186,7 @@ class _Boxes:
     def __init__(self, modules: Mapping[int, str]) -> None:
         self.modules = modules
         self.calls: dict[tuple[int, ...], list[int]] = {}
+        self.names: dict[tuple[int, int], str] = {}  # by a module and the one that called it
 
     def path(self, calls: tuple[Call, ...]) -> tuple[str, ...]:
         """The names of the boxes around a step, the outermost first."""
@@ -199,10 +200,16 @@ class _Boxes:
                 numbers.append(call.number)
             again = numbers.index(call.number)
             within = (*key, call.number)
-            name = "checkpoint" if call.module is None else self._name(call.module, outer)
+            name = "checkpoint" if call.module is None else self._name_of(call.module, outer)
             outer = call.module or outer
             names.append(f"{name}, call {again + 1}" if again else name)
         return tuple(names)
+
+    def _name_of(self, module: Module, outer: Module | None) -> str:
+        key = id(module), id(outer)
+        if key not in self.names:
+            self.names[key] = self._name(module, outer)
+        return self.names[key]
 
     def _name(self, module: Module, outer: Module | None) -> str:
         inside = () if outer is None else outer.named_modules()

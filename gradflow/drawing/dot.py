@@ -7,7 +7,7 @@ computed it to those that use it. So the forward value is above the line and the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -42,6 +42,7 @@ def to_dot(graph: Graph, *, local: bool = False, roles: bool = False) -> str:
     for step in graph.steps:
         for index in step.inputs:
             uses[index].append(step)
+    parts = _parts(graph)
     root = _Box()
     edges: list[str] = []
     for value in graph.values:
@@ -50,7 +51,7 @@ def to_dot(graph: Graph, *, local: bool = False, roles: bool = False) -> str:
             continue
         start = value.step if value.step is not None else used[0].index if used else 0
         near = [step for step in used if step.index - start <= _FAR]
-        root.at(_box_of_value(graph, value, near)).nodes += _nodes(graph, value)
+        root.at(_box_of_value(graph, value, near)).nodes += _nodes(graph, value, parts.get(value.index, ()))
         edges += _edges(graph, value, near)
         for step in used[len(near) :]:
             reference = f"reference-{value.index}-{step.index}"
@@ -147,7 +148,7 @@ def _is_bare(graph: Graph, value: Value) -> bool:
     return number and value.name is None and value.index not in graph.outputs
 
 
-def _nodes(graph: Graph, value: Value) -> Iterator[str]:
+def _nodes(graph: Graph, value: Value, parts: Sequence[Numbers]) -> Iterator[str]:
     """The source of a value, unless a step computed it, and its numbers."""
     bare = _is_bare(graph, value)
     if value.step is None:
@@ -160,10 +161,10 @@ def _nodes(graph: Graph, value: Value) -> Iterator[str]:
         yield _node(f"source-{value.index}", f"source {value.kind}", **look)
     if not bare:
         kind = f"value {value.kind}"
-        yield _node(f"value-{value.index}", kind, shape="plain", label=f"<{_numbers(graph, value)}>")
+        yield _node(f"value-{value.index}", kind, shape="plain", label=f"<{_numbers(value, parts)}>")
 
 
-def _numbers(graph: Graph, value: Value) -> str:
+def _numbers(value: Value, parts: Sequence[Numbers]) -> str:
     """The table of a value: its name and forward value above the line, its gradient below."""
     forward, gradient = value.forward, value.gradient
     name = [] if value.step is None else [Span(cut(value.label), "ink" if value.name else "muted")]
@@ -172,7 +173,7 @@ def _numbers(graph: Graph, value: Value) -> str:
     if gradient is not None:
         same = forward is not None and signature(forward) == signature(gradient)
         below = _lines(gradient, "gradient", [], with_signature=not same)
-        below[-1 if warning(gradient) is None else -2].append(Span(_sum(graph, value), "gradient", 10))
+        below[-1 if warning(gradient) is None else -2].append(Span(_sum(parts), "gradient", 10))
     return table(above, below)
 
 
@@ -188,14 +189,21 @@ def _lines(numbers: Numbers, color: str, name: list[Span], with_signature: bool 
     return lines + ([[Span(f" ! {marked} ", "page", 11, bold=True, background="ink")]] if marked else [])
 
 
-def _sum(graph: Graph, value: Value) -> str:
+def _parts(graph: Graph) -> dict[int, list[Numbers]]:
+    """By the index of a value, what it received in the last backward pass that reached it."""
+    parts: dict[int, list[Numbers]] = {}
+    for each in graph.passes:
+        parts |= {index: [*each.elsewhere.get(index, ())] for index in each.gradients}
+        for (step, i), part in each.received.items():
+            parts.setdefault(graph.steps[step].inputs[i], []).append(part)
+    return parts
+
+
+def _sum(parts: Sequence[Numbers]) -> str:
     """What to write behind the gradient of a value that is used more than once: of what it is the sum."""
-    last = next((each for each in reversed(graph.passes) if value.index in each.gradients), None)
-    received = {} if last is None else last.received
-    parts = [part for (step, i), part in received.items() if graph.steps[step].inputs[i] == value.index]
     if len(parts) < 2:
         return ""
-    if len(parts) > 3 or value.shape:
+    if len(parts) > 3 or parts[0].shape:
         return f" sum of {len(parts)}"
     return " = " + " + ".join(short(part.values) for part in parts)
 

@@ -29,27 +29,24 @@ _ELEMENTWISE = (ELEMENTWISE | ACTIVATIONS.keys() | {"power", "copy", "astype", "
 
 
 def local_derivatives(
-    node: Node, out: Any, values: Sequence[Any], summaries: Summaries
+    node: Node, out: Any, values: Sequence[Any], summaries: Summaries, custom: bool
 ) -> list[tuple[Form, Summary | None] | None]:
     """For each argument of a node, the form of its local derivative and its numbers, unless it is too large.
 
     out, values: what the rules read, see `saved_values`. An argument without a gradient has None.
+    custom: whether the rules of a user's operation may run again for this.
     """
     forms: list[Form | None] = [None if parent is None else form_of(node, parent) for parent in node.parents]
+    if is_custom(node.op) and not custom:
+        forms = [form and "implicit" for form in forms]
     formed: list[Any] = [None] * len(forms)
     size = math.prod(node.shape)
     if any(form in ("number", "diagonal") and size <= LARGEST for form in forms):
         ones = node.backend.ones(node.shape, dtype=_dtype_of_gradients(node))
-        formed = _products(node, ones, out, values, node.backend)
+        formed = _formed(node, ones, out, values, node.backend)
     if "full" in forms:
         units = Batch(_unit_vectors(node.backend, node.shape, _dtype_of_gradients(node)))
-        try:
-            rows = _products(node, units, out, values, batched(node.backend))
-        except Exception:
-            if not is_custom(node.op):
-                raise
-            rows = [None] * len(forms)  # a user's rule that works on arrays, not on batches
-            forms = ["implicit" if form == "full" else form for form in forms]
+        rows = _formed(node, units, out, values, batched(node.backend))
         formed = [row if form == "full" else one for form, row, one in zip(forms, rows, formed, strict=True)]
     result: list[tuple[Form, Summary | None] | None] = []
     for form, numbers, parent in zip(forms, formed, node.parents, strict=True):
@@ -57,7 +54,9 @@ def local_derivatives(
             result.append(None)
             continue
         summary = None
-        if numbers is not None and form != "implicit":
+        if numbers is None or form == "implicit":
+            form = "implicit" if form == "full" else form
+        else:
             array = numbers.values if isinstance(numbers, Batch) else numbers
             shape = (*node.shape, *parent.shape) if form == "full" else parent.shape
             summary = summaries.add(parent.backend.reshape(array, shape), parent.backend)
@@ -88,6 +87,16 @@ def _unit_vectors(F: Backend, shape: tuple[int, ...], dtype: Any) -> Any:
     places = F.arange(n, dtype=F.dtypes["int64"])
     units = F.equal(F.reshape(places, (n, 1)), F.reshape(places, (1, n)))
     return F.reshape(F.astype(units, dtype), (n, *shape))
+
+
+def _formed(node: Node, g: Any, out: Any, values: Sequence[Any], F: Any) -> list[Any]:
+    """`_products`, or only None where a user's rule fails: one that runs once, or on arrays and not on batches."""
+    try:
+        return _products(node, g, out, values, F)
+    except Exception:
+        if not is_custom(node.op):
+            raise
+        return [None] * len(node.parents)
 
 
 def _products(node: Node, g: Any, out: Any, values: Sequence[Any], F: Any) -> list[Any]:

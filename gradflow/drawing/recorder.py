@@ -12,9 +12,10 @@ which `detach` shares. The recorder keeps none of them alive. A tensor that was 
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 from gradflow.autograd.batching import Batch
 from gradflow.autograd.graph import Node, Operation, nodes_from
@@ -117,11 +118,37 @@ class _Running:
     at_checkpoint = False
 
 
-class Recorder(Forwarder):
-    """Records operations and backward passes. `other` is the observer to which it forwards everything, or None."""
+_Method = TypeVar("_Method", bound=Callable[..., None])
 
-    def __init__(self, other: Observer | None = None) -> None:
+
+def _guarded(method: _Method) -> _Method:
+    """A method of a `Recorder` that first forwards its call. An error in it ends the recording, not the program."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def guarded(self: Recorder, *arguments: Any) -> None:
+        getattr(self.other, name)(*arguments)
+        if self.note is None:
+            try:
+                method(self, *arguments)
+            except Exception as error:
+                self.failed(error)
+
+    return cast(_Method, guarded)
+
+
+class Recorder(Forwarder):
+    """Records operations and backward passes.
+
+    other: the observer to which it forwards everything (default None).
+    guest: whether it observes a program of the user, which it must not disturb (default False): no rule of a user's
+        operation runs again for the local derivatives, and an error in the recorder ends the recording, with a `note`.
+    """
+
+    def __init__(self, other: Observer | None = None, guest: bool = False) -> None:
         super().__init__(other)
+        self.guest = guest
+        self.note: str | None = None  # why the recording ended early
         self.summaries = Summaries()
         self.places = Places()
         self.values: list[Seen] = []
@@ -135,6 +162,14 @@ class Recorder(Forwarder):
         self._last: int | None = None  # the step whose rule ran last
         self._inside: dict[int, list[int]] = {}  # the steps in a call of `checkpoint`, by the number of the call
         self._checkpoints: weakref.WeakKeyDictionary[Node, list[int]] = weakref.WeakKeyDictionary()
+
+    def failed(self, error: Exception) -> None:
+        """End the recording with a note, because of an error in the recorder; or raise it, unless it is a guest."""
+        if not self.guest:
+            raise error
+        self.note = f"the recording ended here: {type(error).__name__}: {error}"
+        if self._running:
+            self.passes[-1].failed = True
 
     # ------------------------------------------------------------------ values
 
@@ -194,8 +229,8 @@ class Recorder(Forwarder):
 
     # ------------------------------------------------------------------ forward
 
+    @_guarded
     def forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, parameters: dict[str, Any]) -> None:
-        super().forward(op, inputs, out, parameters)
         if op is IDENTITY:  # see `stands_for`
             return
         running = self._running[-1] if self._running else None
@@ -214,8 +249,7 @@ class Recorder(Forwarder):
             kind: Kind = "constant" if out._node is None else "result"
             value = self._new(kind, out.shape, self.summaries.add(out.array, out.backend), step)
             recorded_by = None if running is None else self._last
-            shown = {name: x for name, x in parameters.items() if name != "residual"}  # which may be large
-            self.steps.append(Applied(op, indices, value, shown, place, recorded_by))
+            self.steps.append(Applied(op, indices, value, _described(parameters), place, recorded_by))
         self._register(out, self.steps[step].output)
         if isinstance(out._node, Node):
             self._steps[out._node] = step
@@ -223,8 +257,8 @@ class Recorder(Forwarder):
             if call.module is None:
                 self._inside.setdefault(call.number, []).append(step)
 
+    @_guarded
     def stands_for(self, stand_in: Tensor, original: Tensor) -> None:
-        super().stands_for(stand_in, original)
         index = self._value(original)
         assert index is not None
         self._register(stand_in, index)
@@ -249,7 +283,8 @@ class Recorder(Forwarder):
             if isinstance(node, Node):
                 self.values[index].step = self._steps[node] = len(self.steps)
                 inputs = tuple([self._input_of(node, i) for i in range(len(node.parents))])
-                self.steps.append(Applied(node.op, inputs, index, node.parameters or {}, Place((), None), None))
+                parameters = _described(node.parameters or {})
+                self.steps.append(Applied(node.op, inputs, index, parameters, Place((), None), None))
 
     def _kept_summary(self, node: Node | Leaf, arrays: dict[Node | Leaf, Any]) -> Summary | None:
         return self.summaries.add(arrays[node], node.backend) if node in arrays else None
@@ -265,19 +300,19 @@ class Recorder(Forwarder):
 
     # ------------------------------------------------------------------ backward
 
+    @_guarded
     def before_backward(self) -> None:
-        super().before_backward()
         if not self._running:
             self.passes.append(Pass())
         self._running.append(_Running(hidden=bool(self._running) and self._running[-1].is_in_step()))
 
+    @_guarded
     def visit(self, node: Node | Leaf) -> None:
-        super().visit(node)
         running = self._running[-1]
         running.node, running.at_checkpoint = node, False
 
+    @_guarded
     def gradient(self, node: Node | Leaf, gradient: Any) -> None:
-        super().gradient(node, gradient)
         if self._running[-1].hidden:
             return
         current = self.passes[-1]
@@ -296,8 +331,8 @@ class Recorder(Forwarder):
         if isinstance(node, Node):
             self._last = self._steps.get(node, self._last)
 
+    @_guarded
     def before_rules(self, node: Node, g: Any, out: Any, values: Sequence[Any]) -> None:
-        super().before_rules(node, g, out, values)
         running = self._running[-1]
         if running.hidden:
             return
@@ -306,12 +341,12 @@ class Recorder(Forwarder):
             self.passes[-1].steps.append(step)
             if not isinstance(g, (Tensor, Batch)) and not self.steps[step].local:
                 with observe(None):
-                    self.steps[step].local = local_derivatives(node, out, values, self.summaries)
+                    self.steps[step].local = local_derivatives(node, out, values, self.summaries, not self.guest)
         running.again = iter(self._checkpoints.get(node, ()))
         running.at_checkpoint = node.op is CHECKPOINT and node not in self._checkpoints
 
+    @_guarded
     def received(self, node: Node, argument: int, gradient: Any) -> None:
-        super().received(node, argument, gradient)
         parent, current = node.parents[argument], self.passes[-1]
         if self._running[-1].hidden or (node not in self._steps and parent not in self._nodes):
             return
@@ -321,20 +356,20 @@ class Recorder(Forwarder):
         elif not self._checkpoints.get(node):  # the steps of a checkpoint that was seen have received it
             current.elsewhere.setdefault(self._nodes[parent], []).append(summary)
 
+    @_guarded
     def changed_by_hooks(self, node: Node | Leaf, gradient: Any) -> None:
-        super().changed_by_hooks(node, gradient)
         if node in self._nodes and not self._running[-1].hidden:
             self.passes[-1].before_hooks[self._nodes[node]] = self._summary(gradient, node.backend)
 
+    @_guarded
     def after_backward(self) -> None:
         self._running.pop()
-        super().after_backward()
 
+    @_guarded
     def backward_failed(self) -> None:
         if self._running:
             self.passes[-1].failed = True
         del self._running[-1:]
-        super().backward_failed()
 
     def _is_recorded(self, step: int | None) -> bool:
         """Whether a step is one that a recorded backward pass computed."""
@@ -343,6 +378,17 @@ class Recorder(Forwarder):
     def _summary(self, gradient: Any, backend: Backend) -> Summary:
         values = gradient.values if isinstance(gradient, Batch) else gradient
         return self.summaries.add(getattr(values, "array", values), backend)
+
+
+def _described(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters as formulas show them: without what only rules read, and without the arrays of indices."""
+    return {name: _named(value) for name, value in parameters.items() if name not in ("residual", "segment")}
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple([_named(part) for part in value])
+    return "indices" if hasattr(value, "dtype") and not isinstance(value, type) else value
 
 
 def _is(reference: weakref.ref[Tensor] | None, x: Tensor) -> bool:

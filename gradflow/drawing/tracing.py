@@ -38,7 +38,7 @@ class Trace(Picture):
     def __enter__(self) -> Self:
         if self._mode is not None:
             raise RuntimeError("a trace records one `with`: call gradflow.trace() again for another")
-        self._mode = _Recording(Recorder(current_observer.get()))
+        self._mode = _Recording(Recorder(current_observer.get(), guest=True))
         self._mode.__enter__()
         return self
 
@@ -47,14 +47,18 @@ class Trace(Picture):
         self._mode.__exit__(*error)
         recorder, self._mode.recorder = self._mode.recorder, Recorder()  # which keeps arrays and modules alive
         recorder.places.forget()
-        modules = name_values(recorder, self._names, variables(user_frame()))
+        modules: dict[int, str] = {}
+        try:
+            modules = name_values(recorder, self._names, variables(user_frame()))
+        except Exception as failure:  # in code of the user, such as an object that pretends to be a tensor
+            recorder.failed(failure)
         self._names = {}
 
         def read() -> Graph:
             from gradflow.drawing.building import graph_of
 
             graph = graph_of(recorder, modules)
-            if not graph.steps:
+            if not graph.steps and not graph.title:
                 graph.title = "no operation was recorded in the `with`"
             return graph
 
