@@ -161,6 +161,68 @@ def test_formulas_at_ties_and_with_a_correction() -> None:
         assert [each and each.values for each in shown.received] == received
 
 
+def test_formulas_are_those_of_the_rules() -> None:
+    """Labels become one-hot rows, batches are summed, nothing is summed for an empty array, and every layer has one."""
+    x, w = gf.ones((2, 3), requires_grad=True), gf.ones((3, 4), requires_grad=True)
+    b = gf.ones(3, requires_grad=True)
+    batch, v = gf.ones((5, 2, 3), requires_grad=True), gf.ones(3, requires_grad=True)
+    labels, chances = (
+        gf.tensor([0, 2], dtype="int64"),
+        gf.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], requires_grad=True),
+    )
+    empty = gf.zeros(0, requires_grad=True)
+    names = {"x": x, "w": w, "b": b, "batch": batch, "v": v, "labels": labels, "chances": chances, "empty": empty}
+
+    def rules(y: gf.Tensor) -> list[str]:
+        """The formulas of what the inputs of the last step receive, without their left sides."""
+        return [each.partition(" = ")[2] for each in gf.explain(y, **names).graph.steps[-1].rule if each is not None]
+
+    losses = gf.cross_entropy(x, labels), gf.cross_entropy(x, chances)
+    assert rules(losses[0]) == ["dy/dy * (softmax(x) - one_hot(labels)) / n"]
+    assert rules(losses[1]) == [
+        "dy/dy * (softmax(x) - chances) / n", "dy/dy * (-log_softmax(x) / n)"
+    ]  # fmt: skip
+    assert rules(batch @ w) == ["dy/dy @ w^T", "sum(batch^T @ dy/dy)"]
+    assert rules(x @ w) == ["dy/dy @ w^T", "x^T @ dy/dy"]
+    assert rules(batch @ v) == ["dy/dy @ v^T", "sum(batch^T @ dy/dy)"]
+    assert rules(empty.sum()) == ["dy/dy * 1"]
+    assert rules(x * v) == ["dy/dy * v", "sum(dy/dy * x)"]
+    assert rules(gf.layer_norm(x, 3, v, b))[1:] == [
+        "sum(dy/dy * layer_norm(x)) over the rows", "sum(dy/dy) over the rows"
+    ]  # fmt: skip
+    normed = gf.explain(gf.layer_norm(x, 3)).graph.steps[-1]
+    assert normed.formula == "v1 = layer_norm(x)"
+    assert rules(gf.layer_norm(x, 3)) == [
+        "(dy/dy - mean(dy/dy) - layer_norm(x) * mean(dy/dy * layer_norm(x))) / sqrt(var(x) + 1e-05)"
+    ]
+    model = gf.nn.MLP([3, 2, 1], activation="tanh")
+    fused = gf.explain(model(x)).graph.steps[-1]
+    assert fused.formula.startswith("v1 = tanh(x @ ")
+    assert " * dv1" not in "".join(map(str, fused.rule))
+
+
+def test_what_a_scatter_adds_is_told() -> None:
+    x = gf.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    with gf.trace() as trace:
+        y = x[gf.tensor([0, 2], dtype="int64")]
+        z = gf.take_along_axis(x, gf.tensor([1, 1], dtype="int64"), axis=0)
+        (g,) = gf.gradients((y * y * z).sum(), [x], create_graph=True)
+        (g * g).sum().backward()
+    text = str(trace)
+    assert "added at [indices] to" in text
+    assert "scatter_add_along_axis(" in text
+    assert not any(" * dv" in line.partition(" = ")[2] and line.count("/d") == 3 for line in text.splitlines())
+
+
+def test_roles_say_what_the_local_derivative_says() -> None:
+    a, b = gf.tensor([1.0, 2.0], requires_grad=True), gf.tensor([3.0, -4.0], requires_grad=True)
+    for y, role in (
+        (a + b, "distributes"), (a.sum(), "distributes"), (a - b, "scales"), (a.mean(), "scales"),
+        (gf.leaky_relu(b), "scales"), (gf.relu(b), "routes"),
+    ):  # fmt: skip
+        assert gf.explain(y).graph.steps[-1].role == role
+
+
 def test_a_given_gradient_is_the_seed(device: str) -> None:
     x = gf.tensor([1.0, 2.0], requires_grad=True)
     y = x * x

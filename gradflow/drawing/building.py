@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,11 +103,12 @@ def _known(summary: Summary) -> Numbers:
 
 def _text(applied: Applied, recorder: Recorder) -> Text:
     """The text of an operation. An axis is not told where it is all axes."""
-    first = next((i for i in applied.inputs if i is not None), None)
+    shapes = [None if i is None else recorder.values[i].shape for i in applied.inputs]
+    first = next((shape for shape in shapes if shape is not None), None)
     options = applied.parameters
-    if first is not None and options.get("axis") == tuple(range(len(recorder.values[first].shape))):
+    if first is not None and options.get("axis") == tuple(range(len(first))):
         options = {**options, "axis": None}
-    return text_of(applied.op, len(applied.inputs), options)
+    return text_of(applied.op, shapes, options)
 
 
 def _places(applied: Applied) -> list[int]:
@@ -170,14 +170,22 @@ def _rule(applied: Applied, argument: int, text: Text, labels: list[str], values
     rule = rule_of(text, argument, names, out, upstream, applied.parameters)
     if rule is None:
         rule = f"{upstream} * {derivative(out, labels[index])}"
-    elif text.rules == (None,) and _is_broadcast(values[index], values[applied.output]):
+    elif _is_broadcast(applied, argument, text, values):
         rule = f"sum({rule})"
     return f"{derivative(root, labels[index])} = {rule}"
 
 
-def _is_broadcast(x: Value, out: Value) -> bool:
-    """Whether an elementwise operation broadcast an input: what it receives is then summed."""
-    return math.prod(x.shape) < math.prod(out.shape)
+def _is_broadcast(applied: Applied, argument: int, text: Text, values: list[Value]) -> bool:
+    """Whether an elementwise operation, or a product of batches, broadcast an input: what it gets is then summed."""
+    shapes = [() if i is None else values[i].shape for i in applied.inputs]
+    x, out = shapes[argument], values[applied.output].shape
+    if applied.op.name == "matmul":
+        matrix = sum(min(len(shape), 2) - 1 for shape in shapes)  # the axes of the result that are no batch
+        x, out = x[:-2], out[: len(out) - matrix]
+    elif text.rules != (None,):
+        return False
+    padded = (1,) * (len(out) - len(x)) + x
+    return padded != out and len(padded) == len(out) and all(n in (1, m) for n, m in zip(padded, out, strict=True))
 
 
 class _Boxes:

@@ -123,6 +123,42 @@ def _linear(options: dict[str, Any]) -> Text:
     )
 
 
+def _perceptron(options: dict[str, Any]) -> Text:
+    """Layers in each other; of more than three layers only their arguments."""
+    arity, activation = len(options["shapes"]), options["activation"]
+    back = "{g} through the layers behind"
+    hidden = "{0}"
+    for i in range(1, arity - 2, 2):
+        hidden = f"{activation}({hidden} @ {{{i}}}^T + {{{i + 1}}})"
+    last = (f"{{g}}^T @ {hidden}", "sum({g}) over the rows")
+    formula = f"{hidden} @ {{{arity - 2}}}^T + {{{arity - 1}}}"
+    if arity > 7:
+        formula, last = "", (back, last[1])
+    return Text("perceptron", formula, (None,), "mixes", ("{g} through all layers", *[back] * (arity - 3), *last))
+
+
+_UPSTREAM, _NORMALIZED = "{g} * {1}", "layer_norm({0})"
+_LAYER_NORM = Text(
+    "layer_norm",
+    f"{_NORMALIZED} * {{1}} + {{2}}",
+    (None,),
+    "mixes",
+    (
+        f"({_UPSTREAM} - mean({_UPSTREAM}) - {_NORMALIZED} * mean({_UPSTREAM} * {_NORMALIZED}))"
+        " / sqrt(var({0}) + {epsilon})",
+        f"sum({{g}} * {_NORMALIZED}) over the rows",
+        "sum({g}) over the rows",
+    ),
+)
+
+
+def _scatter_add(options: dict[str, Any]) -> Text:
+    where = _index_text(options)
+    if len(options["shapes"]) == 1:
+        return Text("scatter_add", f"{{0}} added at [{where}] to zeros", (None,), "moves", (f"{{g}}[{where}]",))
+    return Text("scatter_add", f"{{1}} added at [{where}] to {{0}}", (None,), "moves", ("{g}", f"{{g}}[{where}]"))
+
+
 def _loss(value: str, *local: str) -> Callable[[dict[str, Any]], Text]:
     def text(options: dict[str, Any]) -> Text:
         reduction = options.get("reduction", "mean")
@@ -134,7 +170,9 @@ def _loss(value: str, *local: str) -> Callable[[dict[str, Any]], Text]:
 
 def _cross_entropy(options: dict[str, Any]) -> Text:
     scale = " / n" if options.get("reduction", "mean") == "mean" else ""
-    local = (f"(softmax({{0}}) - {{1}}){scale}", f"-log_softmax({{0}}){scale}")
+    logits, target = options["shapes"][:2]
+    probabilities = "{1}" if len(target) == len(logits) else "one_hot({1})"
+    local = (f"(softmax({{0}}) - {probabilities}){scale}", f"(-log_softmax({{0}}){scale})")
     return Text("cross_entropy", "cross_entropy({0}, {1})", local, "scales")
 
 
@@ -144,7 +182,7 @@ _SHARE = "[{0} = {out}] / sum([{0} = {out}])"
 TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     # elementwise, two arguments
     "add": Text("+", "{0} + {1}", ("1",), "distributes"),
-    "subtract": Text("-", "{0} - {1}", ("1", "(-1)"), "distributes"),
+    "subtract": Text("-", "{0} - {1}", ("1", "(-1)"), "scales"),
     "multiply": Text("*", "{0} * {1}", ("{1}", "{0}"), "switches"),
     "divide": Text("/", "{0} / {1}", ("1 / {1}", "(-{out} / {1})"), "scales"),
     "power": Text("^", "{0} ^ {1}", ("{1} * {0}^({1} - 1)", "{out} * log({0})"), "scales"),
@@ -190,10 +228,10 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     "ceil": _scales("ceil({0})", "0"),
     "round": _scales("round({0})", "0"),
     "relu": _routes("relu({0})", "[{0} > 0]"),
-    "leaky_relu": _routes("leaky_relu({0})", "([{0} > 0] + {parameter} * [{0} <= 0])"),
+    "leaky_relu": _scales("leaky_relu({0})", "([{0} > 0] + {parameter} * [{0} <= 0])"),
     "elu": _scales("elu({0})", "([{0} > 0] + ({out} + {parameter}) * [{0} <= 0])"),
     "clip": _clip,
-    "dropout": _routes("dropout({0}, {p})", "[kept] / (1 - {p})"),
+    "dropout": _scales("dropout({0}, {p})", "[kept] / (1 - {p})"),
     # shapes and places
     "copy": _moves("copy({0})", "{g}"),
     "astype": _moves("astype({0})", "{g}"),
@@ -210,10 +248,14 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     ),
     "getitem": _index,
     "take": _index,
-    "take_along_axis": _routes("take_along_axis({0}, {1})", None),
+    "take_along_axis": Text(
+        "take_along_axis", "take_along_axis({0}, {1})", (None,), "routes", ("scatter_add_along_axis({g}, {1})",)
+    ),
+    "scatter_add": _scatter_add,
+    "scatter_add_along_axis": _moves("scatter_add_along_axis({0}, {1})", "take_along_axis({g}, {1})"),
     # reductions
     "sum": _reduction("sum", "1", "distributes"),
-    "mean": _reduction("mean", "(1 / n)", "distributes"),
+    "mean": _reduction("mean", "(1 / n)", "scales"),
     "max": _reduction("max", _SHARE, "routes"),
     "min": _reduction("min", _SHARE, "routes"),
     "prod": _reduction("prod", "(the product of the others)", "scales"),
@@ -226,18 +268,23 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     # layers and losses
     "matmul": Text("@", "{0} @ {1}", (None,), "mixes", ("{g} @ {1}^T", "{0}^T @ {g}")),
     "linear": _linear,
+    "perceptron": _perceptron,
+    "layer_norm": _LAYER_NORM,
     "mse_loss": _loss("({0} - {1})^2", "2 * ({0} - {1})", "(-2) * ({0} - {1})"),
     "cross_entropy": _cross_entropy,
 }
 
 
-def text_of(op: Operation, arity: int, options: dict[str, Any]) -> Text:
-    """The text of an operation, a generic one if the table has none."""
+def text_of(op: Operation, shapes: Sequence[tuple[int, ...] | None], options: dict[str, Any]) -> Text:
+    """The text of an operation, a generic one if the table has none.
+
+    shapes: of the arguments, None for one that is not there.
+    """
     found = Text(op.name, "") if is_custom(op) else TEXTS.get(op.name, Text(op.name, "", role="mixes"))
-    text = found if isinstance(found, Text) else found(options)
+    text = found if isinstance(found, Text) else found({**options, "shapes": shapes})
     if not text.formula:
         name = op.name.replace("{", "{{").replace("}", "}}")
-        text = text._replace(formula=f"{name}({', '.join(f'{{{i}}}' for i in range(arity))})")
+        text = text._replace(formula=f"{name}({', '.join(f'{{{i}}}' for i in range(len(shapes)))})")
     return text
 
 
@@ -266,5 +313,6 @@ def rule_of(
 def _filled(template: str, labels: Sequence[str | None], out: str, g: str, options: dict[str, Any]) -> str:
     for i, label in enumerate(labels):
         if label is None:
-            template = template.replace(f" + {{{i}}}", "").replace(f", {{{i}}}", "")
+            for sign in (" +", " *", ","):
+                template = template.replace(f"{sign} {{{i}}}", "")
     return template.format(*labels, **{**options, "out": out, "g": g})
