@@ -592,7 +592,7 @@ def test_a_rule_of_a_user_runs_once(device: str) -> None:
     assert gradients(trace.graph)["x"] == [2, 2]
 
 
-def test_explain_keeps_no_gradient_of_a_result(device: str) -> None:
+def test_explain_keeps_no_gradient_of_a_result() -> None:
     y = x = leaf([1.0, 2.0])
     alive: list[weakref.ref[Any]] = []
     most = 0
