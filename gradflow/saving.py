@@ -86,6 +86,8 @@ def save(path: FilePath, tree: Any) -> None:
     >>> model.load_state_dict(state["model"])
     Incompatible(missing_keys=[], unexpected_keys=[])
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"save takes a path and then a tree; got {type(path).__name__} as the path")
     write_file(path, to_bytes(tree))
 
 

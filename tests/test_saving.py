@@ -671,3 +671,9 @@ def test_pickled_tensors_of_a_gpu_open_where_there_is_none() -> None:
         device = "cuda:0"
     with pytest.warns(UserWarning, match=f"a pickled tensor opens on the cpu: device '{device}'"):
         assert function(cls, values, device, requires_grad).device == "cpu"
+
+
+def test_arguments_in_the_order_of_pytorch(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="save takes a path and then a tree; got dict as the path"):
+        gf.save({"epoch": 1}, tmp_path / "state.safetensors")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
