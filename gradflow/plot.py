@@ -52,11 +52,11 @@ def epochs(epochs: Iterable[Epoch], title: str = "") -> Figure:
     imported_extra("matplotlib", "matplotlib", "train", "gf.plot")
     if not isinstance(epochs, Iterable):
         hint = ": pass trainer.history" if hasattr(epochs, "history") else ""
-        raise TypeError(f"plot.epochs takes a list of epochs; got a {type(epochs).__name__}{hint}")
+        raise TypeError(f"plot.epochs takes a list of epochs; got {type(epochs).__name__}{hint}")
     history = list(epochs)
     wrong = [e for e in history if not isinstance(e, Epoch)]
     if wrong:
-        raise TypeError(f"plot.epochs takes epochs, such as trainer.history; got a {type(wrong[0]).__name__}")
+        raise TypeError(f"plot.epochs takes epochs, such as trainer.history; got {type(wrong[0]).__name__}")
     if not history:
         raise ValueError("plot.epochs needs at least one epoch; got none: train first")
     with own_settings():
@@ -80,7 +80,8 @@ def boundary(model: Any, x: Any, y: Any) -> Figure:
     spaced.
 
     Raises ValueError for inputs other than two, targets that do not fit, and outputs that are not finite; TypeError for
-    a model that does not return a tensor; ModuleNotFoundError without matplotlib, of the extra `train`.
+    what is no model, and a model that does not return a tensor; ModuleNotFoundError without matplotlib, of the extra
+    `train`.
 
     >>> import gradflow as gf
     >>> x = gf.random.normal((50, 2), generator=gf.Generator(0))
@@ -89,6 +90,10 @@ def boundary(model: Any, x: Any, y: Any) -> Figure:
     ['0', '1', '2']
     """
     imported_extra("matplotlib", "matplotlib", "train", "gf.plot")
+    if isinstance(model, type):
+        raise TypeError(f"boundary takes a model; got the class {model.__name__}: create one, {model.__name__}(...)")
+    if not callable(model) and not hasattr(model, "predict_proba"):
+        raise TypeError(f"boundary takes a module, a function of a tensor or a Predictor; got {type(model).__name__}")
     points, targets = _array("x", x), _array("y", y)
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise ValueError(f"boundary draws models of two inputs: x must have the shape (n, 2); got {points.shape}")
@@ -131,7 +136,11 @@ def _array(name: str, values: Any) -> Any:
         found = values.detach().numpy() if isinstance(values, gf.Tensor) else np.asarray(values)
     except ValueError as error:
         raise ValueError(f"{name} is not an array: {error}") from None
-    return found.astype(np.float64) if name == "x" and found.dtype.kind in "fiub" else found
+    if name == "y":
+        return found
+    if found.dtype.kind not in "fiub":
+        raise ValueError(f"x must have numbers; got an array of {found.dtype}")
+    return found.astype(np.float64)
 
 
 def _outputs(model: Callable[..., Any], points: Any) -> Any:
@@ -142,7 +151,7 @@ def _outputs(model: Callable[..., Any], points: Any) -> Any:
     with mode, naming("the model does not take two inputs"):
         out = model(gf.tensor(points, dtype, device))
     if not isinstance(out, gf.Tensor):
-        raise TypeError(f"the model must return a tensor; got a {type(out).__name__}")
+        raise TypeError(f"the model must return a tensor; got {type(out).__name__}")
     if out.ndim not in (1, 2) or len(out) != len(points):
         raise ValueError(f"the model must return one row for each sample; got {out.shape} for {len(points)} samples")
     return gf.astype(out, "float32").numpy() if out.dtype.itemsize < 4 else out.numpy()

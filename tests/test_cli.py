@@ -597,6 +597,17 @@ def test_a_picture_that_cannot_be_drawn_is_one_line(command: Any, monkeypatch: p
     assert {p.name for p in Path("runs/iris-1").iterdir()} == FILES - {"curves.png"}
 
 
+@needs_extra
+def test_layers_whose_units_are_all_dead_are_warned_of(command: Any) -> None:
+    options = ("--hidden", "8,8", "--epochs", "3", "--optimizer", "sgd", "--clip-norm", "1e4", "--lr", "1000")
+    ended = command("train", "iris", *options, "--quiet")
+    assert ended.status == 0
+    dead = r"all units of layers? \d( and \d)? are dead, so no gradient passes: try a lower learning rate"
+    assert re.fullmatch(f"gradflow: warning: {dead}\n", ended.err)
+    assert " of the first model are dead" in command("train", "iris", *options, "--ensemble", "2").err
+    assert command("train", "iris", *QUICK, "--quiet").err == ""
+
+
 # ---------------------------------------------------------------------- training that ends early
 
 

@@ -78,8 +78,8 @@ def test_epochs_takes_what_a_loop_yields(tmp_path: Path) -> None:
     ("given", "error", "words"),
     [
         ([], ValueError, "at least one epoch; got none"),
-        ([1, 2], TypeError, "takes epochs, such as trainer.history; got a int"),
-        (5, TypeError, "takes a list of epochs; got a int"),
+        ([1, 2], TypeError, "takes epochs, such as trainer.history; got int"),
+        (5, TypeError, "takes a list of epochs; got int"),
     ],
 )
 def test_epochs_refuses_other_things(given: Any, error: type[Exception], words: str) -> None:
@@ -90,7 +90,7 @@ def test_epochs_refuses_other_things(given: Any, error: type[Exception], words: 
 def test_a_trainer_has_a_history() -> None:
     from tests.trainers import make
 
-    with pytest.raises(TypeError, match=r"got a Trainer: pass trainer\.history"):
+    with pytest.raises(TypeError, match=r"got Trainer: pass trainer\.history"):
         gf.plot.epochs(make())  # type: ignore[arg-type]
 
 
@@ -188,6 +188,8 @@ def test_one_class_and_one_sample_have_no_boundary() -> None:
         (nn.Linear(2, 2), X, [0.5] * 60, r"integers in \[0, 2\)"),
         (nn.Linear(2, 1), X, ["a"] * 60, "numbers for a model with one output"),
         (nn.Linear(2, 1), [[1.0, np.nan]], [0], "x has a number that is not finite"),
+        (nn.Linear(2, 1), [["a", "b"]], [0], "x must have numbers; got an array of <U1"),
+        (nn.Linear(2, 1), [[None, {}]], [0], "x must have numbers; got an array of object"),
         (nn.Linear(2, 1), [[1.0], [2.0, 3.0]], [0], "x is not an array"),
         (lambda x: gf.log(x[:, 0]), np.ones((5, 2)) - 1, [0] * 5, r"not finite, such as at \(-0.5, -0.5\)"),
         (lambda x: gf.sum(x), X, [0] * 60, "one row for each sample"),
@@ -199,8 +201,12 @@ def test_boundary_refuses_what_it_cannot_draw(model: Any, x: Any, y: Any, words:
 
 
 def test_boundary_needs_a_function_of_tensors() -> None:
-    with pytest.raises(TypeError, match="must return a tensor; got a ndarray"):
+    with pytest.raises(TypeError, match="must return a tensor; got ndarray"):
         gf.plot.boundary(lambda x: x.numpy(), X, [0] * 60)
+    with pytest.raises(TypeError, match=r"got the class MLP: create one, MLP\(...\)"):
+        gf.plot.boundary(nn.MLP, X, [0] * 60)
+    with pytest.raises(TypeError, match="a function of a tensor or a Predictor; got NoneType"):
+        gf.plot.boundary(None, X, [0] * 60)
 
 
 def test_a_predictor_of_more_inputs_is_refused() -> None:

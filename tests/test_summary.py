@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import re
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gradflow as gf
@@ -28,6 +30,32 @@ class Twice(nn.Module):
 
     def forward(self, x: gf.Tensor) -> gf.Tensor:
         return self.shared(self.shared(x)) @ self.mixing
+
+
+class Chain(nn.Module):
+    """Calls the only layer of each block, one after another."""
+
+    def __init__(self, blocks: nn.Sequential) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    def forward(self, x: gf.Tensor) -> gf.Tensor:
+        for block in self.blocks:
+            for layer in block.children():
+                x = layer(x)
+        return x
+
+
+class Products(nn.Module):
+    """Multiplies matrices; the work of one product does not grow with the batch, that of another with its square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(gf.ones((4, 6)))
+
+    def forward(self, x: gf.Tensor) -> gf.Tensor:
+        h = x @ (self.w @ gf.matrix_transpose(self.w))
+        return h @ gf.matrix_transpose(h)
 
 
 class Pair(nn.Module):
@@ -80,6 +108,15 @@ def test_a_layer_that_is_called_twice_counts_its_parameters_once() -> None:
     assert "not called" in str(found)
 
 
+@pytest.mark.parametrize("batch", [1, 3, 8, 100])
+def test_products_may_be_constant_or_grow_with_the_square_of_the_batch(batch: int) -> None:
+    found = nn.summary(Products(), 4, batch)
+    assert found.multiply_adds == 4 * 6 * 4 + 4 * 4 + 4
+    assert found.batch_multiply_adds == 4 * 6 * 4 + batch * 4 * 4 + batch * batch * 4
+    assert found.layers[0].outputs == ((batch, batch),)
+    assert f"; {found.batch_multiply_adds:,} for the batch" in str(found)
+
+
 def test_parameters_that_two_layers_have_count_once() -> None:
     one, two = nn.Linear(3, 3), nn.Linear(3, 3)
     two.weight = one.weight
@@ -108,6 +145,27 @@ def test_frozen_parameters_have_no_gradients() -> None:
     assert (found.memory["cpu"].parameters, found.memory["cpu"].gradients) == (4 * 23, 4 * 8)
     assert "8 are trained, 15 are frozen" in str(found)
     assert nn.summary(model.requires_grad_(False), 4).memory["cpu"].activations == 0
+
+
+def test_an_optimizer_keeps_gradients_of_frozen_parameters_too() -> None:
+    """What the device counts, so the summary tells it."""
+
+    def in_use() -> int:
+        gc.collect()
+        return gf.memory_stats("fake")["current"] or 0
+
+    before = in_use()
+    model = nn.MLP([50, 100, 10], device="fake")
+    model[0].requires_grad_(False)
+    optimizer = optim.Adam(model.parameters())
+    model(gf.ones((4, 50), device="fake")).sum().backward()
+    optimizer.step()
+    lasting = in_use() - before
+    for given in (optim.Adam, optimizer):
+        found = nn.summary(model, 50, optimizer=given).memory["fake:0"]
+        assert found.gradients == found.parameters
+        assert 0 <= lasting - (found.parameters + found.gradients + found.optimizer) <= 4 * PADDING
+    assert nn.summary(model, 50).memory["fake:0"].gradients == 4 * 1010
 
 
 def test_float64_and_float16_have_their_bytes() -> None:
@@ -259,6 +317,32 @@ def test_nothing_is_changed() -> None:
     assert state() == before
 
 
+class Keeping(nn.Module):
+    """Keeps its last outputs, as one does to look at them, and what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.lock = nn.Linear(3, 3), threading.Lock()
+        self.last: Any = None
+        self.all = list[gf.Tensor]()
+
+    def forward(self, x: gf.Tensor) -> gf.Tensor:
+        with self.lock:
+            self.last = self.layer(x)
+        self.all.append(self.last)
+        return self.last
+
+
+def test_a_module_may_keep_what_it_computed_and_what_cannot_be_copied() -> None:
+    model = Keeping()
+    first = nn.summary(nn.Sequential(model), 3, 5)
+    output = model(gf.ones((2, 3)))
+    assert nn.summary(nn.Sequential(model), 3, 5) == first
+    assert model.last is output
+    assert len(model.all) == 1
+    assert not output.is_leaf
+
+
 def test_training_mode_decides_the_memory_of_a_step() -> None:
     model = nn.MLP([8, 16, 4], dropout=0.5)
     training = nn.summary(model, 8).memory
@@ -284,7 +368,16 @@ def test_the_table_fits_80_columns() -> None:
     text = str(nn.summary(deep, 3, 65_536, optimizer=optim.RMSprop))
     assert max(map(len, text.splitlines())) <= 80
     assert "..." in text
-    assert "long_name_0 " in text
+
+
+def test_siblings_whose_names_are_cut_have_different_rows() -> None:
+    model = nn.Module()
+    model.blocks = nn.Sequential(nn.Module(), nn.Module())
+    for block in model.blocks:
+        block.attention_projection_with_a_long_name = nn.Linear(3, 3)
+    rows = [line for line in str(nn.summary(Chain(model.blocks), 3, 65_536)).splitlines() if " Linear " in line]
+    assert len({row.split()[0] for row in rows}) == len(rows) == 2
+    assert all("..." in row and len(row) <= 80 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -350,8 +443,22 @@ def test_the_error_that_ended_the_pass_names_its_layer() -> None:
         nn.summary(OwnCall(), 4)
 
 
-def test_a_notebook_shows_the_table() -> None:
-    shown: list[str] = []
+def test_a_prompt_and_a_notebook_show_the_table() -> None:
     found = nn.summary(nn.MLP([4, 3]), 4)
-    found._repr_pretty_(type("Printer", (), {"text": staticmethod(shown.append)}), False)
-    assert shown == [str(found)]
+    assert repr(found) == str(found)
+    assert "parameters: 15 are trained, 0 are frozen" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.ones((200, 4)), "got ndarray of shape (200, 4); of the samples in it: (4,)"),
+        (gf.ones((200, 4), device="cpu"), "got Tensor of shape (200, 4); of the samples in it: (4,)"),
+        ([[0.5] * 4] * 200, "got [[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]"),
+    ],
+)
+def test_samples_instead_of_their_shape_are_told_in_one_line(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        nn.summary(nn.MLP([4, 3]), given)
+    assert len(str(raised.value)) < 500
+    assert "\n" not in str(raised.value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import gradflow as gf
 from gradflow.backend import ACTIVATIONS
 from gradflow.backend.registry import describe_device
-from gradflow.cli.output import FAILED, UsageError, print_error, print_note
+from gradflow.cli.output import FAILED, UsageError, print_error, print_note, print_warning
 from gradflow.data.built_in import DATASETS
 from gradflow.text import printable
 from gradflow.training.epoch import Epoch, Step
@@ -235,6 +235,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise OSError(f"{error}; the run is saved in {result.folder}") from None
         if result.omitted:
             print_note(f"not written: {result.omitted}")
+        if dead := _dead(run):
+            print_warning(f"all units of {dead} are dead, so no gradient passes: try a lower learning rate")
         return 0 if stop is None else 128 + stop
 
 
@@ -398,6 +400,16 @@ def _outcome(result: Result) -> str:
         return f"{until}{score and f': {score}'}; {where}; to go on: gradflow train --resume {result.folder}"
     best = f" (best: {result.best[0].epoch})" if result.settings.ensemble == 1 else " in all"
     return f"{score or 'trained'} after {done} epoch{'s' * (done > 1)}{best} in {result.seconds:.1f} s; {where}"
+
+
+def _dead(run: Run) -> str:
+    """Return the layers whose units were all dead when they were last watched, in words; "" if there are none."""
+    from gradflow.training.report.layers import dead_layers
+    from gradflow.training.report.markup import listed
+
+    lost = dead_layers(run.members.snapshots)
+    model = " of the first model" if run.plan.settings.ensemble > 1 else ""
+    return f"layer{'s' * (len(lost) > 1)} {listed(lost)}{model}" if lost else ""
 
 
 def _differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> str:

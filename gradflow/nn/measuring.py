@@ -116,9 +116,20 @@ def sample(shape: tuple[int, ...], dtype: DType, device: Any, batch: int) -> Ten
 
 
 def _twin(model: Module) -> Module:
-    """Return a copy of a model that shares its parameters and nothing else, in training mode and without hooks."""
-    hooks = {id(m._forward_hooks): None for m in model.modules() if m._forward_hooks is not None}
-    twin: Module = copy.deepcopy(model, {**{id(p): p for p in model.parameters()}, **hooks})
+    """Return a copy of a model that shares its parameters, in training mode and without hooks.
+
+    Computed tensors that it keeps are copied without their graphs. It shares what cannot be copied, such as a file.
+    """
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
+    memo |= {id(m._forward_hooks): None for m in model.modules() if m._forward_hooks is not None}
+    values = {id(x): x for m in model.modules() for _, x in flatten(vars(m)) if not isinstance(x, Module)}
+    memo |= {key: x.detach().clone() for key, x in values.items() if isinstance(x, Tensor) and not x.is_leaf}
+    for key in values.keys() - memo.keys():
+        try:
+            copy.deepcopy(values[key], {**memo})  # a copy that fails leaves parts of copies in the memo
+        except Exception:
+            memo[key] = values[key]
+    twin: Module = copy.deepcopy(model, memo)
     return twin.train()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from gradflow.backend.registry import current_device
@@ -19,8 +21,8 @@ from gradflow.shapes import is_sequence
 from gradflow.tensor import Tensor
 from gradflow.text import printable
 
-_SMALL, _LARGE = 8, 16
-"""The sizes of the two batches that are measured. What grows with the batch grows in proportion."""
+_MEASURED = (8, 16, 24)
+"""The sizes of the batches that are measured. A count is a polynomial of the batch size, of degree 2 at most."""
 _WIDEST = 80  # characters of a line
 
 
@@ -56,6 +58,8 @@ class LayerSummary:
 class StepMemory:
     """The bytes that a training step keeps on one device: until its backward pass, and from step to step.
 
+    gradients: of the parameters that require grad; with an optimizer, of all that it has, since it keeps memory for the
+        gradients of the frozen ones too.
     activations: what the forward pass of the batch saves for the backward pass, the batch included where it is saved.
 
     >>> import gradflow as gf
@@ -76,14 +80,15 @@ class StepMemory:
         return self.parameters + self.buffers + self.gradients + self.optimizer + self.activations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
-    """A model in numbers; `str` gives a table of at most 80 columns.
+    """A model in numbers; `str` and `repr` give a table of 80 columns, or more where it must.
 
     type: the name of its class. inputs: the shape and dtype of each input, for the batch. batch_size: of the batch.
     layers: the modules that have parameters of their own, multiply matrices, or have no submodules, in the order in
         which they are registered.
-    memory: what a training step keeps, by device. optimizer: the name of the optimizer's class, or None.
+    memory: what a training step keeps, by device. batch_multiply_adds: in the forward pass of the batch.
+    optimizer: the name of the optimizer's class, or None.
     parameters, trainable, bytes, multiply_adds: sums over the layers.
 
     >>> import gradflow as gf
@@ -97,6 +102,7 @@ class Summary:
     batch_size: int
     layers: tuple[LayerSummary, ...]
     memory: dict[str, StepMemory]
+    batch_multiply_adds: int
     optimizer: str | None = None
     parameters: int = field(init=False)
     trainable: int = field(init=False)
@@ -107,9 +113,8 @@ class Summary:
         for name in ("parameters", "trainable", "bytes", "multiply_adds"):
             object.__setattr__(self, name, sum(getattr(layer, name) for layer in self.layers))
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Show the table in a notebook."""
-        printer.text(str(self))
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         given = " and ".join(f"{shape}, {dtype}" for shape, dtype in self.inputs)
@@ -139,7 +144,7 @@ class Summary:
             "",
             *_table(rows, 3),
             "",
-            f"multiply-adds: of the forward pass of one sample; {self.batch_size * self.multiply_adds:,} for the batch",
+            f"multiply-adds: of the forward pass of one sample; {self.batch_multiply_adds:,} for the batch",
             f"parameters: {self.trainable:,} are trained, {frozen:,} are frozen",
             "",
             *_table(memory, 1),
@@ -164,12 +169,12 @@ def summary(
     optimizer: an optimizer, or what makes one from parameters, such as `gradflow.optim.Adam`; it decides how much state
         there is (default, none).
 
-    The model runs in training mode on two small batches of ones (zeros for integers) where its parameters are, as a
-    copy: the model, its buffers and random generators stay as they were. What grows with the batch is taken to grow in
-    proportion. Only products of matrices count as multiply-adds (`linear`, `matmul`). Memory is what is kept from step
-    to step, and from the forward to the backward pass: the elements of these arrays, without the padding with which an
-    optimizer aligns parameters (less than 2 kB each). The peak is higher, by gradients of activations and the temporary
-    arrays of kernels. Forward hooks are not called.
+    The model runs in training mode on three small batches of ones (zeros for integers) where its parameters are, as a
+    copy: the model, its buffers and random generators stay as they were. From these, counts are continued to the batch:
+    they may be constant, and grow with the batch and with its square. Only products of matrices count as multiply-adds
+    (`linear`, `matmul`). Memory is what is kept from step to step, and from the forward to the backward pass: the
+    elements of these arrays, without the padding with which an optimizer aligns parameters (less than 2 kB each). The
+    peak is higher, by gradients of activations and the temporary arrays of kernels. Forward hooks are not called.
 
     Raises TypeError for anything but a module, and for inputs of a dtype that it does not take; ValueError for inputs
     of a shape that it does not take, naming the layer.
@@ -209,34 +214,36 @@ def summary(
     def inputs(batch: int) -> list[Tensor]:
         return [sample(shape, kind, device, batch) for shape, kind in zip(shapes, dtypes, strict=True)]
 
-    few, many = (calls(model, inputs(batch)) for batch in (_SMALL, _LARGE))
+    measured = [calls(model, inputs(batch)) for batch in _MEASURED]
     layers, counted = [], set[int]()
     for name, module in model.named_modules():
         own = [p for p in module._parameters.values() if p is not None]
-        if own or few[name].multiply_adds or not any(True for _ in module.children()):
+        of = [found[name] for found in measured]
+        if own or of[0].multiply_adds or not any(True for _ in module.children()):
             new = [p for p in own if id(p) not in counted]
             counted |= {id(p) for p in own}
-            outputs = zip(few[name].outputs, many[name].outputs, strict=False)
+            outputs = zip(*(each.outputs for each in of), strict=False)
             layers.append(
                 LayerSummary(
                     name,
                     type(module).__name__,
-                    tuple(tuple(map(_at(batch_size), a, b)) for a, b in outputs),
-                    few[name].count,
+                    tuple(tuple(map(_at(batch_size), *shapes)) for shapes in outputs),
+                    of[0].count,
                     sum(p.size for p in new),
                     sum(p.size for p in new if p.requires_grad),
                     sum(map(_bytes, new)),
-                    _at(1)(few[name].multiply_adds, many[name].multiply_adds),
+                    _at(1)(*(each.multiply_adds for each in of)),
                 )
             )
+    products = _at(batch_size)(*(sum(each.multiply_adds for each in found.values()) for found in measured))
     memory, kind = _lasting(model, optimizer)
-    before, after = (kept(model, inputs(batch)) for batch in (_SMALL, _LARGE))
-    for place in after:
-        memory[place, "activations"] = _at(batch_size)(before.get(place, 0), after[place])
+    saved = [kept(model, inputs(batch)) for batch in _MEASURED]
+    for place in saved[-1]:
+        memory[place, "activations"] = _at(batch_size)(*(each.get(place, 0) for each in saved))
     places = dict.fromkeys(place for place, _ in memory)
     steps = {here: StepMemory(**{part: n for (place, part), n in memory.items() if place == here}) for here in places}
     given = tuple(((batch_size, *shape), dtype.name) for shape, dtype in zip(shapes, dtypes, strict=True))
-    return Summary(type(model).__name__, given, batch_size, tuple(layers), steps, kind)
+    return Summary(type(model).__name__, given, batch_size, tuple(layers), steps, products, kind)
 
 
 def _lasting(model: Module, optimizer: Any) -> tuple[Counter[tuple[str, str]], str | None]:
@@ -268,9 +275,11 @@ def _bytes(x: Tensor) -> int:
     return x.size * x.dtype.itemsize
 
 
-def _at(batch: int) -> Callable[[int, int], int]:
-    """Return what continues a count to a batch of this size, from those of the two measured batches."""
-    return lambda few, many: few + math.ceil((many - few) * (batch - _SMALL) / (_LARGE - _SMALL))
+def _at(batch: int) -> Callable[[int, int, int], int]:
+    """Return what continues a count to a batch of this size, from those of the measured batches: Newton's formula."""
+    first, step = _MEASURED[0], _MEASURED[1] - _MEASURED[0]
+    n = Fraction(batch - first, step)
+    return lambda a, b, c: max(0, math.ceil(a + n * (b - a) + n * (n - 1) / 2 * (c - 2 * b + a)))
 
 
 def _shapes(given: Any) -> list[tuple[int, ...]]:
@@ -279,11 +288,19 @@ def _shapes(given: Any) -> list[tuple[int, ...]]:
     try:
         shapes = [tuple(part) if is_sequence(part) else (part,) for part in (given if several else [given])]
         return [tuple(positive("a length", n) for n in shape) for shape in shapes]
-    except ValueError:
+    except (TypeError, ValueError):
         raise ValueError(
             "input_shape is the shape of one sample, such as (784,) or 784, or a sequence of shapes for several "
-            f"inputs, of lengths of at least 1; got {given!r}"
+            f"inputs, of lengths of at least 1; got {_short(given)}"
         ) from None
+
+
+def _short(given: Any) -> str:
+    """Return what was given in one line: of samples, such as an array, only the shape."""
+    shape = getattr(given, "shape", None)
+    if isinstance(shape, tuple):
+        return f"{type(given).__name__} of shape {shape}; of the samples in it: {shape[1:]}"
+    return reprlib.repr(given)
 
 
 def _dtypes(given: Any, inputs: int, default: DType) -> list[DType]:
@@ -311,12 +328,25 @@ def size(n: int) -> str:
 
 def _table(rows: Sequence[Sequence[str]], left: int) -> Iterator[str]:
     """Yield the lines of a table whose first `left` columns are aligned at the left; names that are long are cut."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    widths[0] = max(12, min(widths[0], _WIDEST - sum(widths[1:]) - 3 * (len(widths) - 1)))
-    for name, *cells in rows:
-        tail = 2 * (widths[0] - 3) // 3
-        cut = name if len(name) <= widths[0] else f"{name[: widths[0] - 3 - tail]}...{name[-tail:]}"
+    full, *others = zip(*rows, strict=True)
+    widths = [max(map(len, column)) for column in others]
+    names = _cut(full, max(12, _WIDEST - sum(widths) - 3 * len(widths)))
+    for cells in zip(names, *others, strict=True):
         line = [
-            f"{c:{w}}" if i < left else f"{c:>{w}}" for i, (c, w) in enumerate(zip([cut, *cells], widths, strict=True))
+            f"{c:{w}}" if i < left else f"{c:>{w}}"
+            for i, (c, w) in enumerate(zip(cells, [max(map(len, names)), *widths], strict=True))
         ]
         yield "   ".join(line).rstrip()
+
+
+def _cut(names: Sequence[str], width: int) -> Sequence[str]:
+    """Return names of at most this width, without a part in the middle, chosen so that different names stay different.
+
+    Where no such part does, names stay long.
+    """
+    kept = width - len("...")
+    for head in sorted(range(1, kept), key=lambda head: abs(head - kept // 3)):
+        cut = [name if len(name) <= width else f"{name[:head]}...{name[head - kept :]}" for name in names]
+        if len(set(cut)) == len(set(names)):
+            return cut
+    return names

@@ -103,9 +103,14 @@ def _notes(snapshots: Sequence[Snapshot], names: Sequence[str]) -> Iterator[str]
     for since, zeros in sorted(unreached.items()):
         when = f"from epoch {snapshots[since].epoch} on" if since else "in all epochs"
         yield f"<strong>The gradient is exactly 0 {when}: {_some(zeros)}.</strong>"
-    lost = [text(name) for name, share in snapshots[-1].dead.items() if share == 1]
+    lost = [text(name) for name in dead_layers(snapshots)]
     if lost:
         yield f"<strong>All units are dead, so that no gradient passes: {_some(lost)}.</strong>"
+
+
+def dead_layers(snapshots: Sequence[Snapshot]) -> list[str]:
+    """Return the names of the layers whose units were all dead at last."""
+    return [name for snapshot in snapshots[-1:] for name, share in snapshot.dead.items() if share == 1]
 
 
 def _some(names: Sequence[str]) -> str:
