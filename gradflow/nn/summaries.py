@@ -334,7 +334,7 @@ def _table(rows: Sequence[Sequence[str]], left: int) -> Iterator[str]:
     for cells in zip(names, *others, strict=True):
         line = [
             f"{c:{w}}" if i < left else f"{c:>{w}}"
-            for i, (c, w) in enumerate(zip(cells, [max(map(len, names)), *widths], strict=True))
+            for i, (c, w) in enumerate(zip(cells, [max(12, *map(len, names)), *widths], strict=True))
         ]
         yield "   ".join(line).rstrip()
 
