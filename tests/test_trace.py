@@ -456,6 +456,55 @@ def test_a_name_is_never_that_of_another_value(device: str) -> None:
     assert [v.name for v in trace.graph.values] == ["y", None, None, None, None, None][: len(trace.graph.values)]
 
 
+def test_names_in_containers_and_attributes(device: str) -> None:
+    """Layers in a list are different boxes, a loop's variable names none of them, `self.w` has its name."""
+    nets = [gf.nn.Linear(2, 2) for _ in range(3)]
+    with gf.trace() as trace:
+        h = gf.ones((1, 2))
+        for net in nets:
+            h = net(h)
+    assert [s.module for s in trace.graph.steps] == [(f"nets[{i}] (Linear)",) for i in range(3)]
+    assert {f"nets[{i}].weight" for i in range(3)} <= {v.label for v in trace.graph.values}
+
+    class Model:
+        def __init__(self) -> None:
+            self.w = gf.tensor(2.0, requires_grad=True)
+            self.first, self.second = gf.nn.Linear(1, 1), gf.nn.Linear(1, 1)
+
+        def run(self) -> str:
+            with gf.trace() as trace:
+                y = self.second(self.first(gf.ones((1, 1)))) * self.w
+            assert [s.module for s in trace.graph.steps] == [("self.first (Linear)",), ("self.second (Linear)",), ()]
+            assert y.shape == (1, 1)
+            return trace.graph.steps[-1].formula
+
+    assert Model().run().endswith(" * self.w")
+    leaves = [gf.tensor(float(i), requires_grad=True) for i in range(3)]
+    w, b = gf.tensor(1.0), gf.tensor(2.0)
+    both = [w, b]
+    with gf.trace() as trace:
+        total = w * b
+        for leaf in leaves:
+            total = total + leaf
+    assert len(both) == 2
+    assert [s.formula.partition(" = ")[2] for s in trace.graph.steps] == [
+        "w * b", "v1 + leaves[0]", "v2 + leaves[1]", "v3 + leaves[2]"
+    ]  # fmt: skip
+    with gf.trace() as trace:
+        [gf.nn.Linear(2, 2)(gf.ones((1, 2))) for _ in range(2)]
+    assert [s.module for s in trace.graph.steps] == [("linear (Linear)",), ("linear_2 (Linear)",)]
+
+
+def test_a_changed_value_has_another_label(device: str) -> None:
+    a, w = gf.tensor([1.0, 2.0]), gf.tensor([1.0, 1.0], requires_grad=True)
+    with gf.trace() as trace:
+        before = a * w
+        a += 10.0
+        after = a * w
+    assert before.shape == after.shape
+    assert formulas(trace.graph) == ["before = a * w", "v1 = a + 10", "after = a (2) * w"]
+
+
 def test_given_names_win(device: str) -> None:
     x = gf.tensor(1.0, requires_grad=True)
     layer = gf.nn.Linear(2, 2)

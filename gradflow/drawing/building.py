@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,13 +53,16 @@ def _read(forward: Summary | float | None) -> Numbers | None:
 
 
 def _labels(recorder: Recorder) -> list[str]:
-    """What formulas call each value."""
+    """What formulas call each value. After a change in place `x` is "x (2)"."""
+    versions: Counter[str] = Counter()
     taken = {seen.name for seen in recorder.values}
     fresh = (name for n in itertools.count(1) if (name := f"v{n}") not in taken)
     labels: list[str] = []
     for seen in recorder.values:
         if seen.name is not None:
-            labels.append(seen.name)
+            versions[seen.name] += 1
+            number = versions[seen.name]
+            labels.append(seen.name if number == 1 else f"{seen.name} ({number})")
         elif isinstance(seen.forward, (int, float)):
             labels.append(short(seen.forward) if seen.forward >= 0 else f"({short(seen.forward)})")
         elif seen.gradient_of is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import sys
 from collections.abc import Iterator, Mapping
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 from gradflow.drawing.recorder import Recorder
@@ -41,7 +42,11 @@ def name_values(recorder: Recorder, given: Mapping[str, Any], found: Mapping[str
 
     given: names that were passed, which win. found: variables of the caller.
     """
-    modules = _modules(recorder, given, found)
+    free = {name: value for name, value in found.items() if name not in given}
+    contained = [(name, x) for name, value in free.items() for name, x in _contained(name, value)]
+    last = _loop_variables(free)
+    free = {name: value for name, value in free.items() if id(value) not in last} | dict(contained)
+    modules = _modules(recorder, given, free)
     paths: dict[int, str] = {}
     for name, module in modules:
         for path, inner in module.named_modules():
@@ -51,8 +56,7 @@ def name_values(recorder: Recorder, given: Mapping[str, Any], found: Mapping[str
         for name, module in modules
         for path, parameter in (*module.named_parameters(), *module.named_buffers())
     ]
-    free = {name: value for name, value in found.items() if name not in given}
-    for pairs in (_tensors(given), owners, _tensors(free), _contained(free)):
+    for pairs in (_tensors(given), owners, _tensors(free)):
         for name, tensor in pairs:
             for index in recorder.all_of(tensor):
                 if recorder.values[index].name is None:
@@ -64,14 +68,32 @@ def _tensors(names: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     return ((name, value) for name, value in names.items() if isinstance(value, Tensor))
 
 
-def _contained(names: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in lists, tuples and dicts, with names such as "weights[0]"."""
+def _contained(name: str, value: Any) -> Iterator[tuple[str, Tensor | Module]]:
+    """The tensors and modules in lists, tuples, dicts and attributes, with names such as "weights[0]" and "self.w"."""
+    if isinstance(value, (Tensor, Module, ModuleType)):
+        return
+    if isinstance(value, (list, tuple, dict)):
+        pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
+        items = [(f"{name}[{key!r}]", x) for key, x in pairs if type(key) in (int, str)]
+    else:
+        try:
+            attributes = dict(vars(value))
+        except Exception:  # it has none, or a `__dict__` of its own
+            return
+        items = [(f"{name}.{key}", x) for key, x in attributes.items() if not str(key).startswith("_")]
+    yield from ((name, x) for name, x in items if isinstance(x, (Tensor, Module)))
+
+
+def _loop_variables(names: Mapping[str, Any]) -> set[int]:
+    """The ids of what the variable of a finished loop holds: the last item of a list, the only one with a variable."""
+    own = {id(value) for value in names.values() if isinstance(value, (Tensor, Module))}
+    found = set()
     for name, value in names.items():
         if isinstance(value, (list, tuple, dict)):
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            yield from (
-                (f"{name}[{key!r}]", x) for key, x in items if isinstance(x, Tensor) and isinstance(key, (int, str))
-            )
+            items = [id(x) for _, x in _contained(name, value)]
+            if len(items) > 1 and items[-1] in own and own.isdisjoint(items[:-1]):
+                found.add(items[-1])
+    return found
 
 
 def _modules(recorder: Recorder, given: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[str, Module]]:
@@ -88,5 +110,8 @@ def _modules(recorder: Recorder, given: Mapping[str, Any], found: Mapping[str, A
     covered = {id(child) for _, module in result.values() for child in module.modules()}
     for key, module in outermost.items():
         if key not in covered:
-            result[key] = type(module).__name__.lower(), module
+            kind = type(module).__name__.lower()
+            taken = {name for name, _ in result.values()}
+            numbered = itertools.chain([kind], (f"{kind}_{n}" for n in itertools.count(2)))
+            result[key] = next(name for name in numbered if name not in taken), module
     return list(result.values())
