@@ -505,6 +505,19 @@ def test_a_changed_value_has_another_label(device: str) -> None:
     assert formulas(trace.graph) == ["before = a * w", "v1 = a + 10", "after = a (2) * w"]
 
 
+def test_lines_fit_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    matrix = gf.tensor([[0.12345 * i * j - 0.5 for i in range(4)] for j in range(4)], requires_grad=True)
+    with gf.trace() as trace:
+        product = gf.tanh(matrix @ matrix)
+        product.sum().backward()
+    lines = str(trace).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("    [[") and " ... " in line and line.endswith("]]") for line in lines)
+    monkeypatch.setenv("COLUMNS", "300")
+    assert " ... " not in str(trace)
+
+
 def test_given_names_win(device: str) -> None:
     x = gf.tensor(1.0, requires_grad=True)
     layer = gf.nn.Linear(2, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -87,7 +88,27 @@ def line_of(numbers: Numbers | None) -> str:
 def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
     rows = list(rows)
     width = max((len(row[0]) for row in rows if len(row[0]) <= _WIDEST), default=0)
-    return [f"{row[0]:<{width}} = {' = '.join(row[1:])}" for row in rows]
+    return [_fitted(" = ".join([f"{row[0]:<{width}}", *row[1:-1]]), row[-1]) for row in rows]
+
+
+def _fitted(head: str, numbers: str) -> str:
+    """A formula and its numbers in the width of the terminal: numbers go to the next line, or lose their middle."""
+    width = shutil.get_terminal_size().columns
+    line = f"{head} = {numbers}"
+    if len(line) <= width:
+        return line
+    return f"{head.rstrip()} =\n    {_shortened(numbers, width - 4)}"
+
+
+def _shortened(numbers: str, width: int) -> str:
+    """The numbers of an array that is too long for a line: its first and last ones, as NumPy summarizes."""
+    if len(numbers) <= width or not numbers.startswith("["):
+        return numbers
+    words = numbers.split(" ")
+    kept = (len(words) - 1) // 2
+    while kept > 1 and len(" ".join([*words[:kept], "...", *words[-kept:]])) > width:
+        kept -= 1
+    return " ".join([*words[:kept], "...", *words[-kept:]])
 
 
 def _forward_rows(graph: Graph, steps: Iterable[Step]) -> Iterator[tuple[str, ...]]:
