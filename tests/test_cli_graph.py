@@ -168,7 +168,10 @@ def test_deep_parentheses_and_long_sums_are_computed(command: Any) -> None:
         (("x*2", "<b>=2"), "'<b>=2' is not NAME=VALUE"),
         (("x*2", "x="), "x: the expression is empty"),
         (("x*2", "x=y"), "x must be a number, such as -2 or pi/4, or a list in brackets; got 'y'"),
-        (("x*2", "x=[1,2"), "x is not a list of numbers in brackets: Expecting"),
+        (("x*2", "x=[1,2"), r"x is not a list of numbers such as \[1,2\] or .*: see at character 5 of '\[1,2'"),
+        (("x*2", "x=1,2"), r'at character 2 of .*; a vector needs brackets: x="\[1,2\]"'),
+        (("x*2", "x=[1e400]"), "x is not an array of numbers: 1e400 is too large for float64"),
+        (("+".join("x" * 2002), "x=1", "-o", "big.svg"), "big.svg: a picture has at most 2000 steps"),
         (("x*2", "x=[1,[2]]"), "x is not an array of numbers: .* unequal lengths"),
         (("x*2", 'x=["a"]'), "x is not an array of numbers: .*'a'"),
         (("x*2", "x=[NaN]"), "x is not an array of numbers: NaN is not a number"),
@@ -183,10 +186,9 @@ def test_deep_parentheses_and_long_sums_are_computed(command: Any) -> None:
         (("__import__('os')", "x=1"), "cannot be used at character 12"),
         (
             ("runs/digits-1",),
-            "runs/digits-1 is neither the folder of a run nor an expression with its values: runs has",
+            "there is no folder runs/digits-1; as an expression: runs has no value",
         ),
         (("x*2", "x=1", "--sample", "1"), "--sample is for a run"),
-        (("x*2", "x=1", "--local"), "--local is for pictures: name one with -o graph.svg"),
         (("x*2", "x=1", "--device", "nonsense"), "unknown device 'nonsense'"),
         (("x*2", "x=1", "--nonsense"), "gradflow graph does not know '--nonsense'"),
         (("x*2", "x=1", "-o"), "argument -o/--out: expected one argument"),
@@ -198,6 +200,16 @@ def test_deep_parentheses_and_long_sums_are_computed(command: Any) -> None:
 def test_a_mistake_is_one_line_and_writes_nothing(words: tuple[str, ...], message: str, command: Any) -> None:
     assert_one_line(command("graph", *words), message)
     assert list(Path().iterdir()) == []
+
+
+def test_a_misspelt_folder_gets_the_name_of_one_beside_it(command: Any) -> None:
+    Path("runs/first").mkdir(parents=True)
+    assert_one_line(command("graph", "runs/frist"), r"there is no folder runs/frist; did you mean runs/first\?")
+
+
+def test_without_a_picture_local_prints_the_local_derivatives(command: Any) -> None:
+    ended = command("graph", "(x+y)*z", "x=-2", "y=5", "z=-4", "--local")
+    assert "  df/dz = df/df * v1 = 1 * 3 = 3\n" in ended.out
 
 
 # ---------------------------------------------------------------------- pictures

@@ -401,3 +401,11 @@ def test_a_thousand_steps(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_graph_that_is_too_large_for_graphviz_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at most 2000 steps.*2001.*\.html"):
         to_svg(chain(2001))
+
+
+def test_an_array_without_a_finite_element_is_not_called_empty() -> None:
+    with gf.trace() as trace:
+        gf.tensor([float("nan")] * 100, requires_grad=True) * 2
+    text = to_dot(trace.graph)
+    assert "none&#160;is&#160;finite" in text
+    assert ">empty<" not in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import sys
 import unicodedata
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.cli.output import UsageError, nothing_on_stdout, print_note, print_warning
 from gradflow.cli.predict import check_out, load_model, usage_errors
-from gradflow.text import printable
+from gradflow.text import did_you_mean, printable
 
 if TYPE_CHECKING:
     from gradflow.drawing.tracing import Trace
@@ -40,8 +41,9 @@ examples:
   gradflow graph "sum((W @ x)^2)" W="[[0.1,0.5],[-0.3,0.8]]" x="[0.2,0.4]"
   gradflow graph runs/digits-1 --sample 3 -o digit.svg
 
-Pictures are .svg, .png and .pdf (for these: pip install pygraphviz), .html or
-.dot. -o can be given several times. A picture replaces one of its kind.
+Pictures are .html and .dot, which need nothing else, or .svg, .png and .pdf,
+which need the extra "viz". -o can be given several times. A picture replaces
+one of its kind.
 
 exit status: 0 done; 1 a picture cannot be written; 2 invalid input;
 130 Ctrl-C
@@ -71,8 +73,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("what", nargs="?", metavar="EXPRESSION", help="an expression, or the folder of a run")
     parser.add_argument("values", nargs="*", metavar="NAME=VALUE", help="the values of the names in the expression")
     parser.add_argument("-o", "--out", action="append", default=[], metavar="FILE", help="draw the graph in this file")
-    parser.add_argument("--local", action="store_true", help="draw the local derivatives too")
-    parser.add_argument("--roles", action="store_true", help="draw what each step does to a gradient")
+    parser.add_argument("--local", action="store_true", help="with the local derivatives")
+    parser.add_argument("--roles", action="store_true", help="with what each step does to a gradient")
     parser.add_argument("--sample", type=int, metavar="N", help="the sample of the test part, from 0 (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu (default), auto, cuda, cuda:N or a plug-in's device")
 
@@ -91,7 +93,11 @@ def options_first(words: Sequence[str]) -> list[str]:
             others += left
         elif word in _WITH_VALUE:
             options += [word, *itertools.islice(left, 1)]
-        elif word == "-h" or word.startswith("--") or (word[:2] == "-o" and os.path.splitext(word)[1][1:].isalpha()):
+        elif (
+            word == "-h"
+            or (word[:2] == "--" and word[2:3].isalpha())
+            or (word[:2] == "-o" and os.path.splitext(word)[1][1:].isalpha())
+        ):
             options.append(word)
         else:
             others.append(word)
@@ -100,6 +106,7 @@ def options_first(words: Sequence[str]) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute, print or draw the graph, and return the exit status."""
+    from gradflow.drawing.text import explained
     from gradflow.training.runs.folder import CONFIG, MODEL
 
     if arguments.what is None:
@@ -126,6 +133,8 @@ def run(arguments: argparse.Namespace) -> int:
         if of_run:
             print(title)
         _draw(trace, arguments)
+    elif arguments.local or arguments.roles:
+        print(title, explained(trace.graph), sep="\n\n")
     else:
         print(trace)
     for line in _not_finite(trace):
@@ -141,8 +150,6 @@ def _check_pictures(arguments: argparse.Namespace) -> None:
         if path and suffix not in SUFFIXES:
             raise UsageError(f"-o {path}: the name of a picture ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
         check_out(path, partial(_is_picture, suffix))
-    if (arguments.local or arguments.roles) and not arguments.out:
-        raise UsageError(f"{'--local' if arguments.local else '--roles'} is for pictures: name one with -o graph.svg")
 
 
 def _is_picture(suffix: str, start: bytes) -> bool:
@@ -155,6 +162,8 @@ def _draw(trace: Trace, arguments: argparse.Namespace) -> None:
     for path in arguments.out:
         try:
             save(trace.graph, path, local=arguments.local, roles=arguments.roles)
+        except ValueError as error:  # too many steps for this kind of picture
+            raise UsageError(f"{path}: {error}") from None
         except OSError as error:
             raise OSError(f"cannot write {path}: {error.strerror or error}") from None
         print(f"gradflow: the graph is in {printable(path)}", file=sys.stderr, flush=True)
@@ -193,6 +202,10 @@ def _of_expression(text: str, words: Sequence[str], device: str) -> Trace:
             expression.check(values)
         except ExpressionError as error:
             is_path = not words and (os.path.exists(text) or os.sep in text)
+            if is_path and not os.path.exists(text):
+                raise UsageError(
+                    f"there is no folder {text}{_similar(text) or f'; as an expression: {error}'}"
+                ) from None
             neither = f"{text} is neither the folder of a run nor an expression with its values: " if is_path else ""
             raise UsageError(f"{neither}{error}") from None
         if not values:
@@ -215,6 +228,16 @@ def _of_expression(text: str, words: Sequence[str], device: str) -> Trace:
     if result.shape:
         print_note(f"the result has shape {result.shape}: the gradients are those of the sum of its elements")
     return trace
+
+
+def _similar(path: str) -> str:
+    """The folder beside a missing one that it may be, as a question."""
+    folder, name = os.path.split(path.rstrip(os.sep))
+    try:
+        beside = os.listdir(folder or os.curdir)
+    except OSError:
+        return ""
+    return did_you_mean(path, [os.path.join(folder, each) for each in beside]) if name else ""
 
 
 def _once(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -240,7 +263,7 @@ def _value(given: tuple[str, str], device: str) -> tuple[str, Any]:
     name, text = given
     try:
         if text.lstrip().startswith("["):
-            data = json.loads(text, parse_constant=_refuse, parse_int=float)
+            data = json.loads(text, parse_constant=_refuse, parse_int=_finite, parse_float=_finite)
         else:
             expression = parse(text)
             if set(expression.names) - set(CONSTANTS):
@@ -249,13 +272,22 @@ def _value(given: tuple[str, str], device: str) -> tuple[str, Any]:
             data = number.item()
         return name, gf.tensor(data, dtype="float64", device=device, requires_grad=True)
     except ExpressionError as error:
-        raise UsageError(f"{name}: {error}") from None
+        brackets = f'; a vector needs brackets: {name}="[{text}]"' if "," in text and "(" not in text else ""
+        raise UsageError(f"{name}: {error}{brackets}") from None
     except RecursionError:
         raise UsageError(f"{name} has too many brackets") from None
     except json.JSONDecodeError as error:
-        raise UsageError(f"{name} is not a list of numbers in brackets: {error}") from None
+        at = f"at character {error.pos + 1} of {printable(text[:40])!r}"
+        raise UsageError(f"{name} is not a list of numbers such as [1,2] or [[1,2],[3,4]]: see {at}") from None
     except (ValueError, TypeError) as error:
         raise UsageError(f"{name} is not an array of numbers: {error}") from None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is too large for float64")
+    return number
 
 
 def _refuse(constant: str) -> float:

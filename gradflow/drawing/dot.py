@@ -178,9 +178,9 @@ def _numbers(value: Value, parts: Sequence[Numbers]) -> str:
 
 
 def _lines(numbers: Numbers, color: str, name: list[Span], with_signature: bool = True) -> list[list[Span]]:
-    lines = [[Span(line, color, mono=True)] for line in describe(numbers, _MOST_LINES)] or [
-        [Span("empty", "muted", 10)]
-    ]
+    lines = [[Span(line, color, mono=True)] for line in describe(numbers, _MOST_LINES)]
+    if not lines:  # there are no elements, or none is finite
+        lines = [[Span("none is finite" if numbers.nonfinite else "empty", "muted", 10)]]
     if numbers.shape == ():
         lines[0] = [*name, *([Span(" = ", "muted")] if name else []), *lines[0]]
     elif with_signature or name:

@@ -31,6 +31,18 @@ CONSTANTS = {"pi": math.pi, "e": math.e}
 """The constants. A value of the same name takes the place of one."""
 LONGEST = 100_000
 """The most characters of an expression."""
+LARGEST = 10_000
+"""The most elements of a value, and the largest count that a function takes."""
+_OTHER_NAMES = {
+    "ln": "log(x)", "\N{GREEK SMALL LETTER SIGMA}": "sigmoid(x)", "norm": "sqrt(sum(x^2))", "sqr": "x^2", "pow": "x^2", "dot": "x @ y"
+}  # fmt: skip
+"""What is written here for functions that are called otherwise elsewhere."""
+_OTHER_SIGNS = {
+    "²": "x^2", "³": "x^3", "√": "sqrt(x)", "|": "abs(x)", "·": "x * y", "\N{MULTIPLICATION SIGN}": "x * y", "÷": "x / y",
+    "\N{MINUS SIGN}": "x - y",
+    "<": "relu(x), min(x, y) or max(x, y)", ">": "relu(x), min(x, y) or max(x, y)",
+}  # fmt: skip
+"""What is written here for characters of formulas."""
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)|(?P<name>[^\W\d]\w*)|(?P<sign>\*\*|[-+*/@^(),;=]))"
@@ -136,10 +148,15 @@ class Expression:
         for n, (kind, x) in enumerate(zip(kinds, arguments, strict=False)):
             if kind.startswith("Tensor") or (kind == "Any" and not weak and not n):
                 arguments[n] = _tensor(x, like)
+            elif "int" in kind and isinstance(x, int) and abs(x) > LARGEST:
+                raise ExpressionError(f"{x:,} is more than {LARGEST:,}, {_at(self.text, call.position)}")
         try:
             result = function(*arguments)
         except (TypeError, ValueError, IndexError, OverflowError) as error:
             raise ExpressionError(f"{error}, {_at(self.text, call.position)}") from None
+        if result.size > LARGEST:
+            many = f"a value of {result.size:,} elements; at most {LARGEST:,} are drawn"
+            raise ExpressionError(f"{many}, {_at(self.text, call.position)}")
         return result
 
 
@@ -209,10 +226,23 @@ def _tokens(text: str) -> Iterator[_Token]:
 def _unexpected(text: str, position: int) -> str:
     c, where = text[position], _at(text, position)
     if c == ".":
-        return f"attributes cannot be used {where}: an expression has numbers, names, operators and functions"
+        return f"attributes cannot be used {where}: {_without_attribute(text, position)}"
     if c in "[]":
         return f"an expression has no brackets {where}: give a vector or matrix a name, as in W=[[1,2],[3,4]]"
-    return f"{c!r} cannot be used {where}"
+    return f"{c!r} cannot be used {where}" + (f": write {_OTHER_SIGNS[c]}" if c in _OTHER_SIGNS else "")
+
+
+def _without_attribute(text: str, position: int) -> str:
+    """What to write in place of an attribute, whose dot is at a position."""
+    named = re.compile(r"\.(\w+)").match(text, position)
+    name = named[1] if named else ""
+    before = re.search(r"\w+$", text[:position])
+    what = before[0] if before else "..."
+    if name in ("T", "mT"):
+        return f"write matrix_transpose({what})"
+    if name in functions():
+        return f"write {name}({'x' if what in ('gf', 'np', 'torch', 'math', 'numpy', 'gradflow') else what})"
+    return "an expression has numbers, names, operators and functions"
 
 
 def _at(text: str, position: int) -> str:
@@ -287,6 +317,9 @@ class _Parser:
                     raise self._error("this ( is never closed", self._waiting[-1])
                 self._next -= 1
                 return
+            elif token.text == "=" and (function := next((w.value for w in self._waiting[::-1] if not w.binds), "")):
+                message = f"arguments have no names here: write them in their order, as in {function}(x, 0)"
+                raise self._error(message, token)
             elif token.text == "=":
                 raise self._error("= gives a name to a whole step, as in q = x + y; f = q * z", token)
             else:
@@ -302,7 +335,9 @@ class _Parser:
                 if self._tokens[self._next].text != "(":
                     return (yield Instruction("name", token.text, token.position))
                 if token.text not in functions():
+                    other = _OTHER_NAMES.get(token.text)
                     hint = did_you_mean(token.text, functions()) or f"; a product is {token.text} * (...)"
+                    hint = f"; write {other}" if other else hint
                     raise self._error(f"unknown function {token.text}", token, hint)
                 self._take()
                 if self._tokens[self._next].text == ")":

@@ -64,8 +64,8 @@ def graphviz() -> Any:
     """The module pygraphviz. Raises ImportError, which says what to do, where it cannot be imported."""
     try:
         return imported_extra("pygraphviz", "pygraphviz", "viz", "a picture of a graph")
-    except ModuleNotFoundError:
-        raise
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}; or save it as .html, which needs nothing", name=error.name) from None
     except ImportError as error:  # its wheels hold Graphviz, but not GLib, which small containers lack
         raise ImportError(
             f"pygraphviz cannot be imported: {error}; install the library (GLib is libglib2.0-0 in Debian and Ubuntu), "
