@@ -34,11 +34,13 @@ LONGEST = 100_000
 LARGEST = 10_000
 """The most elements of a value, and the largest count that a function takes."""
 _OTHER_NAMES = {
-    "ln": "log(x)", "\N{GREEK SMALL LETTER SIGMA}": "sigmoid(x)", "norm": "sqrt(sum(x^2))", "sqr": "x^2", "pow": "x^2", "dot": "x @ y"
+    "ln": "log(x)", "\N{GREEK SMALL LETTER SIGMA}": "sigmoid(x)", "norm": "sqrt(sum(x^2))", "sqr": "x^2", "pow": "x^2",
+    "dot": "x @ y",
 }  # fmt: skip
 """What is written here for functions that are called otherwise elsewhere."""
 _OTHER_SIGNS = {
-    "²": "x^2", "³": "x^3", "√": "sqrt(x)", "|": "abs(x)", "·": "x * y", "\N{MULTIPLICATION SIGN}": "x * y", "÷": "x / y",
+    "²": "x^2", "³": "x^3", "√": "sqrt(x)", "|": "abs(x)", "·": "x * y", "\N{MULTIPLICATION SIGN}": "x * y",
+    "÷": "x / y",
     "\N{MINUS SIGN}": "x - y",
     "<": "relu(x), min(x, y) or max(x, y)", ">": "relu(x), min(x, y) or max(x, y)",
 }  # fmt: skip
