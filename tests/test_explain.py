@@ -196,8 +196,11 @@ def test_formulas_are_those_of_the_rules() -> None:
         "(dy/dy - mean(dy/dy) - layer_norm(x) * mean(dy/dy * layer_norm(x))) / sqrt(var(x) + 1e-05)"
     ]
     model = gf.nn.MLP([3, 2, 1], activation="tanh")
-    fused = gf.explain(model(x)).graph.steps[-1]
-    assert fused.formula.startswith("v1 = tanh(x @ ")
+    y = model(x)
+    with gf.trace() as trace:
+        y.backward(gf.ones(y.shape))
+    fused = trace.graph.steps[0]
+    assert fused.formula.startswith("y = tanh(x @ ")
     assert " * dv1" not in "".join(map(str, fused.rule))
 
 
@@ -263,6 +266,87 @@ def test_a_fused_perceptron_is_explained(device: str) -> None:
     found = gradients(gf.explain(y).graph)
     expected = gf.gradients(y, dict(model.named_parameters()), cotangents=gf.ones((2, 1), dtype="float64"))
     assert all(close(found[name], g) for name, g in expected.items())
+
+
+def test_the_layers_of_a_perceptron_are_steps_as_in_a_trace() -> None:
+    """Also where the model runs twice, where a layer is frozen, and where they are asked for under `no_grad`."""
+    model = gf.nn.MLP([2, 3, 3, 1], activation="tanh", dtype="float64")
+    x = gf.tensor([[1.0, 2.0], [3.0, -1.0]], dtype="float64")
+    for frozen in (False, True):
+        for layer in (model[0], model[1]):
+            layer.requires_grad_(not frozen)
+        loss = model(model(x) * x).square().sum()
+        with gf.no_grad():
+            explained, drawn = gf.explain(loss), gf.draw(loss)
+        assert str(explained) == str(gf.explain(loss))
+        with gf.trace() as trace:
+            loss = model(model(x) * x).square().sum()
+            loss.backward()
+        steps = [(s.formula, s.module) for s in trace.graph.steps]
+        assert sum("Linear" in str(module) for _, module in steps) == 6
+        for graph in (explained.graph, drawn.graph):
+            assert [(s.formula, s.module) for s in graph.steps] == steps
+            assert {v.label: v.kind for v in graph.values} == {v.label: v.kind for v in trace.graph.values}
+            assert all(close(forward(graph)[name], each) for name, each in forward(trace.graph).items())
+        expected, found = gradients(trace.graph), gradients(explained.graph)
+        assert found.keys() == expected.keys()
+        assert all(close(found[name], g) for name, g in expected.items())
+        received = [[r and r.values for r in s.received] for s in explained.graph.steps]
+        assert received == [[r and r.values for r in s.received] for s in trace.graph.steps]
+
+
+def test_hooks_of_a_perceptron_run_once_and_trained_parameters_have_names() -> None:
+    model = gf.nn.MLP([2, 3, 1], activation="tanh")
+    model(gf.ones((1, 2))).backward()
+    gf.optim.SGD(model.parameters(), lr=0.1).step()
+    x, calls = gf.ones((1, 2), requires_grad=True), []
+    for tensor in (x, model[0].weight):
+        tensor.register_hook(calls.append)
+    y = model(x)
+    graph = gf.explain(y).graph
+    assert len(calls) == 2
+    assert {v.label for v in graph.values} == {"x", "v1", "y", "0.weight", "0.bias", "1.weight", "1.bias"}
+
+
+def test_a_perceptron_whose_input_was_changed_stays_one_step() -> None:
+    model, x = gf.nn.MLP([2, 3, 1]), gf.ones((1, 2))
+    y = model(x)
+    x.zero_()
+    assert [s.operation for s in gf.draw(y).graph.steps] == ["perceptron"]
+    assert "y" in forward(gf.draw(y).graph)
+    z = model(x)
+    z.backward()
+    assert [s.operation for s in gf.draw(z).graph.steps] == ["perceptron"]
+
+
+def test_values_with_known_inputs_are_computed_again(device: str) -> None:
+    """Others are told, with what shows them."""
+    x, w = gf.tensor(3.0, requires_grad=True), gf.tensor(2.0, requires_grad=True)
+    f = (w * x - 1) ** 2
+    for picture in (gf.draw(f), gf.explain(f)):
+        assert forward(picture.graph)["v1"] == 6
+        hint = "not kept: v3; gradflow.trace() around the computation shows all values"
+        assert str(picture).splitlines()[0] == picture.graph.title == hint
+    g = gf.exp(x * w + w) * 0
+    for picture in (gf.draw(g), gf.explain(g)):
+        assert picture.graph.title == ""
+        assert all(v.forward is not None for v in picture.graph.values)
+    h = x + w
+    for _ in range(5):
+        h = h + 1
+    assert gf.draw(h).graph.title.endswith("and 6 more; gradflow.trace() around the computation shows all values")
+
+
+def test_operations_of_the_user_are_not_run_again() -> None:
+    calls = []
+
+    def doubled(F: Any, x: Any) -> Any:
+        calls.append(x)
+        return F.add(x, x)
+
+    x = gf.tensor(3.0, requires_grad=True)
+    gf.draw(gf.operation("doubled", doubled, lambda F, g, _out, _x: F.add(g, g))(x) + x)
+    assert len(calls) == 1
 
 
 def test_draw_and_explain_need_one_transfer() -> None:

@@ -43,10 +43,10 @@ def draw(output: Tensor, /, **names: Any) -> Drawing:
     output: a tensor that requires grad and was computed from others.
     names: tensors, or modules with parameters, by the name to draw (default: the names of the caller's variables).
 
-    The graph keeps what its gradient rules need, and the caller's variables and the parameters of modules are known
-    too. Other values have a shape and no numbers. The picture has no gradients: what `.grad` holds may be of other
-    functions too, and is only printed. `gradflow.explain` computes those of this graph, and `gradflow.trace` records
-    all values with their gradients.
+    The graph keeps what its gradient rules need. The caller's variables and the parameters of modules are known too,
+    and values are computed again whose inputs are all known. Other values have a shape and no numbers. The picture has
+    no gradients: what `.grad` holds may be of other functions too, and is only printed. `gradflow.explain` computes
+    those of this graph, and `gradflow.trace` records all values with their gradients.
 
     Raises TypeError for something else than a tensor, RuntimeError for a tensor without a graph, ValueError for a graph
     of more than 20,000 steps.
@@ -61,7 +61,7 @@ def draw(output: Tensor, /, **names: Any) -> Drawing:
     node = root_of("draw", output)
     found = variables(user_frame())
     recorder = Recorder()
-    recorder.add_graph([node], known_tensors(output, names, found))
+    recorder.add_graph([node], *known(output, names, found))
     for each in nodes_from([node]):
         holder = each if isinstance(each, Leaf) else retained(each)
         if holder is not None and holder.grad is not None:
@@ -73,6 +73,8 @@ def draw(output: Tensor, /, **names: Any) -> Drawing:
     graph = graph_of(recorder, modules, recorder.seen(node))
     if is_freed(node):
         graph.title = "backward() has freed values of this graph: a gradflow.trace() around both shows all"
+    elif unknown(graph):
+        graph.title = unknown(graph)
     elif any(value.kept is not None for value in graph.values):
         graph.title = "no gradients: gradflow.explain computes those of this graph"
     return Drawing(graph)
@@ -105,12 +107,18 @@ def is_freed(node: Node) -> bool:
     return any(each.op is not None and each.inputs is FREED for each in nodes_from([node]))
 
 
-def known_tensors(output: Tensor, *names: Mapping[str, Any]) -> list[Tensor]:
-    """The output, and the tensors and parameters of modules that have a name."""
-    found = [output]
-    for value in (value for each in names for value in each.values()):
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, Module):
-            found += value.parameters()
-    return found
+def known(output: Tensor, *names: Mapping[str, Any]) -> tuple[list[Tensor], list[Module]]:
+    """The output with the tensors that have a name or belong to modules that do; and these modules."""
+    values = [value for each in names for value in each.values()]
+    modules = [value for value in values if isinstance(value, Module)]
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    return [output, *tensors, *(p for module in modules for p in module.parameters())], modules
+
+
+def unknown(graph: Graph) -> str:
+    """A line that says which values of a graph are not known, or ""."""
+    labels = [value.label for value in graph.values if value.forward is None]
+    more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
+    return f"not kept: {', '.join(labels[:3])}{more}; gradflow.trace() around the computation shows all values" * bool(
+        labels
+    )

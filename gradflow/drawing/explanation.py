@@ -8,7 +8,7 @@ from typing import Any
 from gradflow.autograd.backward import backward
 from gradflow.autograd.graph import nodes_from
 from gradflow.autograd.observers import observe
-from gradflow.drawing.existing import Drawing, is_freed, known_tensors, root_of
+from gradflow.drawing.existing import Drawing, is_freed, known, root_of, unknown
 from gradflow.drawing.names import checked_names, name_values, variables
 from gradflow.drawing.places import user_frame
 from gradflow.drawing.recorder import Recorder
@@ -86,14 +86,16 @@ def explain(output: Tensor | Trace, /, gradient: Tensor | float | None = None, *
         seed = gradient.array
     found = variables(user_frame())
     recorder = Recorder()
-    recorder.add_graph([node], known_tensors(output, names, found))
+    recorder.add_graph([node], *known(output, names, found))
     with observe(recorder):
         backward([node], [seed], retain_graph=True, wanted={each for each in nodes_from([node]) if each.op is None})
     modules = name_values(recorder, names, found)
 
     from gradflow.drawing.building import graph_of
 
-    return Explanation(graph_of(recorder, modules, recorder.seen(node)))
+    graph = graph_of(recorder, modules, recorder.seen(node))
+    graph.title = unknown(graph)
+    return Explanation(graph)
 
 
 def _of_trace(trace: Trace, gradient: Any, names: dict[str, Any]) -> Explanation:

@@ -17,17 +17,29 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
+from gradflow.autograd.backward import backward
 from gradflow.autograd.batching import Batch
+from gradflow.autograd.grad_mode import enable_grad
 from gradflow.autograd.graph import Node, Operation, nodes_from
 from gradflow.autograd.leaf import Leaf
-from gradflow.autograd.memory import Changed
 from gradflow.autograd.observers import Forwarder, Observer, observe
 from gradflow.autograd.saved import FREED
 from gradflow.backend import Backend
 from gradflow.drawing.graph import Kind
+from gradflow.drawing.known import (
+    is_perceptron,
+    kept,
+    layer_by_layer,
+    linear_layers,
+    parameters_in,
+    recomputed,
+    unhooked_inputs,
+    version,
+)
 from gradflow.drawing.local import Form, local_derivatives
-from gradflow.drawing.places import Place, Places
+from gradflow.drawing.places import Call, Place, Places
 from gradflow.drawing.summaries import Summaries, Summary
+from gradflow.nn.module import Module
 from gradflow.nn.parameter import Parameter
 from gradflow.tensor import Tensor
 from gradflow.transforms.recompute import CHECKPOINT
@@ -158,6 +170,7 @@ class Recorder(Forwarder):
         self._owned: dict[int, list[int]] = {}  # values by the ids of their owners
         self._nodes: weakref.WeakKeyDictionary[Node | Leaf, int] = weakref.WeakKeyDictionary()
         self._steps: weakref.WeakKeyDictionary[Node, int] = weakref.WeakKeyDictionary()
+        self._layers: weakref.WeakKeyDictionary[Node, Any] = weakref.WeakKeyDictionary()  # last layer, leaves
         self._running: list[_Running] = []
         self._last: int | None = None  # the step whose rule ran last
         self._inside: dict[int, list[int]] = {}  # the steps in a call of `checkpoint`, by the number of the call
@@ -175,16 +188,16 @@ class Recorder(Forwarder):
 
     def find(self, x: Tensor) -> int | None:
         """The index of the value of a tensor, or None if it was not seen, or was changed in place since."""
-        version = _version(x)
+        current = version(x)
         index = None if x._node is None else self._nodes.get(x._node)
-        if index is not None and self.values[index].version in (None, version):
+        if index is not None and self.values[index].version in (None, current):
             return index
         for key in (id(x), id(x.array)):
             reference, index = self._known.get(key, (None, None))
             known = None if reference is None else reference()
             if known is not None and (known is x or known.array is x.array):
                 assert index is not None
-                if self.values[index].version == version:
+                if self.values[index].version == current:
                     return index
         return None
 
@@ -220,7 +233,7 @@ class Recorder(Forwarder):
         if x._node is not None and (x._node not in self._nodes or isinstance(x._node, Leaf)):
             self._nodes[x._node] = index
         seen = self.values[index]
-        seen.version = _version(x)
+        seen.version = version(x)
         reference = weakref.ref(x)
         if seen.owner is None:
             seen.owner = reference
@@ -269,16 +282,29 @@ class Recorder(Forwarder):
 
     # ------------------------------------------------------------------ a graph that exists
 
-    def add_graph(self, roots: Sequence[Node | Leaf], tensors: Iterable[Tensor] = ()) -> None:
+    def add_graph(
+        self, roots: Sequence[Node | Leaf], tensors: Iterable[Tensor] = (), modules: Iterable[Module] = ()
+    ) -> None:
         """Add the steps that computed the roots, with the values that nodes keep. Those that were seen stay.
 
-        tensors: others whose values are known, such as the caller's variables.
+        tensors: others whose values are known, such as the caller's variables. modules: whose layers have boxes.
+
+        A value that is not kept is computed again where its inputs are known, and a perceptron layer by layer.
         """
+        tensors = list(tensors)
         order = [node for node in reversed(nodes_from(roots)) if node not in self._nodes]
-        arrays = _kept(order, tensors)
+        arrays, trained = kept(order, tensors), parameters_in(order, tensors)
         for node in order:
-            kind: Kind = "input" if node.op is None else "result"
-            index = self._new(kind, tuple(node.shape), self._kept_summary(node, arrays))
+            if is_perceptron(node) and not self.guest:
+                arrays[node] = self._add_layers(node, modules)
+                continue
+            if node not in arrays and isinstance(node, Node) and not self.guest:
+                array = recomputed(node, arrays)
+                if array is not None:
+                    arrays[node] = array
+            kind: Kind = "result" if node.op is not None else "parameter" if node in trained else "input"
+            summary = self.summaries.add(arrays[node], node.backend) if node in arrays else None
+            index = self._new(kind, tuple(node.shape), summary)
             self._nodes[node] = index
             if isinstance(node, Node):
                 self.values[index].step = self._steps[node] = len(self.steps)
@@ -286,8 +312,23 @@ class Recorder(Forwarder):
                 parameters = _described(node.parameters or {})
                 self.steps.append(Applied(node.op, inputs, index, parameters, Place((), None), None))
 
-    def _kept_summary(self, node: Node | Leaf, arrays: dict[Node | Leaf, Any]) -> Summary | None:
-        return self.summaries.add(arrays[node], node.backend) if node in arrays else None
+    def _add_layers(self, node: Node, modules: Iterable[Module]) -> Any:
+        """Add the steps of a perceptron, one for each layer; returns the array of its result."""
+        first, inputs = len(self.steps), unhooked_inputs(node)
+        leaves: set[Any] = set()
+        for x, parent in zip(inputs, node.parents, strict=True):
+            if x._node is not None:
+                self._nodes[x._node] = self._nodes[parent]
+                leaves.add(x._node)
+        with observe(self), enable_grad():
+            out = layer_by_layer(node, inputs)
+        self._layers[node] = out._node, leaves
+        self._nodes[node] = self.steps[-1].output
+        layers = {id(layer.weight): (outer, layer) for each in modules for outer, layer in linear_layers(each)}
+        assert node.inputs is not None
+        for step, weight in zip(self.steps[first:], node.inputs[1::2], strict=True):
+            step.place = Place(tuple([Call(module, node.id) for module in layers.get(id(weight), ())]), None)
+        return out.array
 
     def _input_of(self, node: Node, argument: int) -> int | None:
         parent = node.parents[argument]
@@ -342,13 +383,16 @@ class Recorder(Forwarder):
             if not isinstance(g, (Tensor, Batch)) and not self.steps[step].local:
                 with observe(None):
                     self.steps[step].local = local_derivatives(node, out, values, self.summaries, not self.guest)
+        if node in self._layers:  # what they receive from the perceptron itself is the same
+            last, leaves = self._layers[node]
+            backward([last], [g], retain_graph=True, wanted=leaves)
         running.again = iter(self._checkpoints.get(node, ()))
         running.at_checkpoint = node.op is CHECKPOINT and node not in self._checkpoints
 
     @_guarded
     def received(self, node: Node, argument: int, gradient: Any) -> None:
         parent, current = node.parents[argument], self.passes[-1]
-        if self._running[-1].hidden or (node not in self._steps and parent not in self._nodes):
+        if self._running[-1].hidden or (node not in self._steps and parent not in self._nodes) or node in self._layers:
             return
         summary = self._summary(gradient, parent.backend)
         if node in self._steps:
@@ -393,27 +437,3 @@ def _named(value: Any) -> Any:
 
 def _is(reference: weakref.ref[Tensor] | None, x: Tensor) -> bool:
     return reference is not None and reference() is x
-
-
-def _version(x: Tensor) -> int:
-    return 0 if x._memory is None else x._memory.changed
-
-
-def _kept(order: Iterable[Node | Leaf], tensors: Iterable[Tensor]) -> dict[Node | Leaf, Any]:
-    """The arrays of the values of nodes and leaves, as far as something keeps them unchanged."""
-    arrays: dict[Node | Leaf, Any] = {}
-    used: dict[Node | Leaf, int] = {}  # the first node that uses a value
-    for node in order:
-        if not isinstance(node, Node):
-            continue
-        for parent, x in zip(node.parents, node.inputs or (), strict=False):
-            if isinstance(x, Tensor) and parent is not None and _version(x) <= node.id:
-                arrays[parent] = x.array
-        for parent in node.parents:
-            used.setdefault(parent, node.id)
-        if node.out is not None and node.out.__class__ is not Changed:
-            arrays[node] = node.out
-    for x in tensors:
-        if x._node is not None and _version(x) <= used.get(x._node, x._node.id):
-            arrays.setdefault(x._node, x.array)
-    return arrays

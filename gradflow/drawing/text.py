@@ -51,7 +51,8 @@ def table(graph: Graph) -> str:
 
 def explained(graph: Graph) -> str:
     """The backward passes of a graph, step by step: what each input receives, with the local derivatives."""
-    return "\n\n".join(_explained(graph, backward) for backward in graph.passes)
+    title = [graph.title] if graph.title else []
+    return "\n\n".join([*title, *(_explained(graph, backward) for backward in graph.passes)])
 
 
 def _explained(graph: Graph, backward: Backward) -> str:
