@@ -125,7 +125,7 @@ def _linear(options: dict[str, Any]) -> Text:
 
 def _perceptron(options: dict[str, Any]) -> Text:
     """Layers in each other; of more than three layers only their arguments."""
-    arity, activation = len(options["shapes"]), options["activation"]
+    arity, activation = len(options["shapes"]), options.get("activation", "f")  # a freed node has no parameters
     back = "{g} through the layers behind"
     hidden = "{0}"
     for i in range(1, arity - 2, 2):
