@@ -18,6 +18,7 @@ from gradflow import nn
 from gradflow.drawing.graph import Graph
 from gradflow.drawing.page import to_html
 from gradflow.drawing.page.folding import MOST_OPEN, fold
+from gradflow.drawing.page.playing import Play
 from gradflow.drawing.tracing import trace
 
 HOSTILE = {
@@ -472,3 +473,20 @@ def test_pages_are_dark_where_the_reader_is(chromium: Callable[..., Browser]) ->
     dark = page.value(background)
     page.dark(False)
     assert (dark, page.value(background)) == ("rgb(21, 24, 30)", "rgb(255, 255, 255)")
+
+
+def test_the_numbers_of_a_pass_give_way_to_the_pass_that_differentiates_it() -> None:
+    x = gf.tensor(3.0, requires_grad=True)
+    with gf.trace(x=x) as trace:
+        f = x * x * x
+        f.backward(create_graph=True)
+        slope, x.grad = x.grad, None
+        slope.backward()
+    play = Play(trace.graph)
+    values = {value.name: value.index for value in trace.graph.values}
+    second = play.at[2, None]
+    (first,) = play.gradients(values["f"])
+    assert first[1] == second
+    (_, before, slopes), (_, last, curvature) = play.gradients(values["x"])
+    assert (before, slopes.values) == (second, 27.0)
+    assert (last, curvature.values) == (None, 18.0)

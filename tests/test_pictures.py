@@ -409,3 +409,23 @@ def test_an_array_without_a_finite_element_is_not_called_empty() -> None:
     text = to_dot(trace.graph)
     assert "none&#160;is&#160;finite" in text
     assert ">empty<" not in text
+
+
+@needs_graphviz
+def test_operands_stand_in_their_order() -> None:
+    """The first operand comes from above the second."""
+    x, y = leaf(2.0), leaf([[1.0, 2.0], [3.0, 4.0]])
+    with gf.trace(x=x, y=y) as trace:
+        q = 1 / (1 + gf.exp(-x))
+        _ = (y - q) @ y.T / (x - 3)
+    root = drawn(trace.graph)
+
+    def top(index: int) -> float:
+        (group,) = [g for g in root.iter(f"{SVG}g") if g.get("id") in (f"value-{index}", f"source-{index}")][-1:]
+        return float(next(group.iter(f"{SVG}text")).get("y", ""))
+
+    steps = [step for step in trace.graph.steps if step.symbol in ("/", "-", "@") and len(step.inputs) == 2]
+    assert len(steps) == 5
+    for step in steps:
+        first, second = map(top, step.inputs)
+        assert first < second, step.formula

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from operator import itemgetter
 
 from gradflow.drawing.colors import LIGHT
 from gradflow.drawing.graph import Graph, Numbers, Step, Value
@@ -44,7 +45,7 @@ def to_dot(graph: Graph, *, local: bool = False, roles: bool = False) -> str:
             uses[index].append(step)
     parts = _parts(graph)
     root = _Box()
-    edges: list[str] = []
+    edges: list[tuple[_Place, str]] = []
     for value in graph.values:
         used = uses[value.index]
         if not used and value.index not in graph.outputs and value.step is None:
@@ -56,7 +57,7 @@ def to_dot(graph: Graph, *, local: bool = False, roles: bool = False) -> str:
         for step in used[len(near) :]:
             reference = f"reference-{value.index}-{step.index}"
             root.at(_box_of_step(graph, step)).nodes.append(_reference(reference, value))
-            edges.append(f'"{reference}" -> "step-{step.index}"')
+            edges.append((_place(step, value), f'"{reference}" -> "step-{step.index}"'))
     for step in graph.steps:
         root.at(_box_of_step(graph, step)).nodes.append(_step(graph, step, local, roles))
     for index in dict.fromkeys(graph.outputs):
@@ -72,7 +73,7 @@ def to_dot(graph: Graph, *, local: bool = False, roles: bool = False) -> str:
             f"node [{_attributes({'fontname': SANS, 'fontcolor': LIGHT['ink'], 'color': LIGHT['line']})}]",
             f"edge [{_attributes({'color': LIGHT['line'], 'arrowsize': '0.6'})}]",
             *root.lines("box"),
-            *edges,
+            *(edge for _, edge in sorted(edges, key=itemgetter(0))),  # with `ordering`, operands stand in their order
             "}\n",
         ]
     )
@@ -130,16 +131,25 @@ def _box_of_value(graph: Graph, value: Value, used: list[Step]) -> _Path:
     return tuple(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
 
 
-def _edges(graph: Graph, value: Value, used: list[Step]) -> Iterator[str]:
-    """The line from where a value comes from, through its numbers, to each of its uses."""
+_Place = tuple[int, int]
+
+
+def _place(step: Step, value: Value) -> _Place:
+    """Where a step takes a value: the index of the step, and the place among its inputs."""
+    return step.index, step.inputs.index(value.index)
+
+
+def _edges(graph: Graph, value: Value, used: list[Step]) -> Iterator[tuple[_Place, str]]:
+    """The line from where a value comes from, through its numbers, to each of its uses, with the places of the uses."""
     i = value.index
-    if _is_bare(graph, value):
-        yield from (f'"source-{i}" -> "step-{step.index}"' for step in used)
-        return
-    source = f"source-{i}" if value.step is None else f"step-{value.step}"
-    yield f'"{source}" -> "value-{i}":line:w [arrowhead=none]'
-    ends = [f"step-{step.index}" for step in used] + ([f"out-{i}"] if i in graph.outputs else [])
-    yield from (f'"value-{i}":line:e -> "{end}"' for end in ends)
+    bare = _is_bare(graph, value)
+    tail = f'"source-{i}"' if bare else f'"value-{i}":line:e'
+    if not bare:
+        source = f"source-{i}" if value.step is None else f"step-{value.step}"
+        yield (-1, i), f'"{source}" -> "value-{i}":line:w [arrowhead=none]'
+        if i in graph.outputs:
+            yield (len(graph.steps), i), f'{tail} -> "out-{i}"'
+    yield from ((_place(step, value), f'{tail} -> "step-{step.index}"') for step in used)
 
 
 def _is_bare(graph: Graph, value: Value) -> bool:
@@ -226,6 +236,7 @@ def _step(graph: Graph, step: Step, local: bool, roles: bool) -> str:
         {"shape": "circle", "fixedsize": "true", "width": "0.36"} if small else {"shape": "box", "margin": "0.06,0.03"}
     )
     look |= {"style": "filled" if small else "rounded,filled", "fillcolor": LIGHT["step"], "height": "0.36"}
+    look |= {"ordering": "in"}
     label = symbol.html() if small else table(lines, line=False, align="CENTER")
     return _node(
         f"step-{step.index}", f"step {re.sub(r'[^0-9A-Za-z_]+', '-', step.operation)}", **look, label=f"<{label}>"

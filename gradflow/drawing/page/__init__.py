@@ -136,7 +136,10 @@ def _data(graph: Graph, folding: Folding, play: Play) -> dict[str, Any]:
                 "role": s.role or "",
                 "local": [_local(each) for each in (*s.local, *(None,) * len(s.inputs))][: len(s.inputs)],
                 "received": [
-                    _timed((at, " ".join(_on_edge(numbers, False)[:1])) for at, numbers in play.received(s.index, k))
+                    _timed(
+                        (at, end, " ".join(_on_edge(numbers, False)[:1]))
+                        for at, end, numbers in play.received(s.index, k)
+                    )
                     for k in range(len(s.inputs))
                 ],
                 "card": _step_card(graph, s),
@@ -151,14 +154,14 @@ def _data(graph: Graph, folding: Folding, play: Play) -> dict[str, Any]:
 def _value_data(value: Value, folding: Folding, play: Play) -> dict[str, Any]:
     gradients = list(play.gradients(value.index))
     if not gradients and value.gradient is not None:  # of a pass that was not seen
-        gradients = [(0, value.gradient)]
+        gradients = [(0, None, value.gradient)]
     entry = {
         "name": _clean(value.name or ""),
         "label": _clean(value.label),
         "kind": value.kind,
         "step": value.step,
         "forward": _on_edge(value.forward, True),
-        "gradient": _timed((at, _on_edge(numbers, value.forward is None)) for at, numbers in gradients),
+        "gradient": _timed((at, end, _on_edge(numbers, value.forward is None)) for at, end, numbers in gradients),
         "at": 0 if value.step is None else play.at[0, value.step],
         "bad": any(n is not None and n.nonfinite for n in (value.forward, value.gradient)),
     }
@@ -169,11 +172,14 @@ def _value_data(value: Value, folding: Folding, play: Play) -> dict[str, Any]:
     return entry
 
 
-def _timed(parts: Iterable[tuple[int, Any]]) -> list[tuple[int, int | None, Any]]:
-    """From when to when each of these shows, in the order of the moments: until the next one does."""
+def _timed(parts: Iterable[tuple[int, int | None, Any]]) -> list[tuple[int, int | None, Any]]:
+    """From when to when each of these shows, in the order of the moments: until its end, or the next one."""
     parts = list(parts)
-    ends: list[int | None] = [at for at, _ in parts[1:]]
-    return [(at, end, part) for (at, part), end in zip(parts, [*ends, None], strict=False)]
+    following: list[int | None] = [at for at, _, _ in parts[1:]]
+    return [
+        (at, end if later is None else later if end is None else min(later, end), part)
+        for (at, end, part), later in zip(parts, [*following, None], strict=False)
+    ]
 
 
 def _local(local: Local | None) -> str:

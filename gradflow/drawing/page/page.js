@@ -84,7 +84,8 @@ function showMoment() {
   if (state.started && moment && step !== null) {
     node = elements.get(stepShown(step));
     node.classList.add("now");
-    for (const edge of view.querySelectorAll(`path[data-${turn ? "to" : "from"}="${node.dataset.key}"]`)) edge.classList.add("now");
+    const key = `"${node.dataset.key}"`;  // backward, edges of constants carry nothing
+    for (const edge of view.querySelectorAll(turn ? `path[data-to=${key}][data-gradient]` : `path[data-from=${key}]`)) edge.classList.add("now");
   }
   const cells = moment ? [...rows[moment - 1].cells].map((cell) => cell.textContent) : [];
   const sentence = !moments.length ? "There are no steps." : !moment ? `Before the first of ${moments.length} steps`

@@ -314,7 +314,9 @@ function drawLevel(box, ox, oy, into) {
       d += `C${middle} ${y0} ${middle} ${y1} ${x1} ${y1}H${p[i + 1][0]}`;
     }
     const moment = Math.min(...carried.map((v) => values[v].at));
-    into.append(at(moment, svg("path", { class: carried.length > 1 ? "edge several" : "edge", d, "data-from": from.key, "data-to": to.key })));
+    const look = { class: carried.length > 1 ? "edge several" : "edge", d, "data-from": from.key, "data-to": to.key };
+    if (carried.some((v) => values[v].gradient.length)) look["data-gradient"] = "";
+    into.append(at(moment, svg("path", look)));
   }
   for (const item of box.items) if (item.box) drawOpen(item, item.x + ox, item.y + oy, into);
   for (const item of box.items) {

@@ -66,19 +66,27 @@ class Play:
         for s, rows in backward_steps(self.graph, each):
             self._add(turn, s, [" = ".join(row) for row in rows])
 
-    def gradients(self, value: int) -> Iterator[tuple[int, Numbers]]:
-        """When each gradient of a value is complete, and its numbers."""
+    def _until(self, turn: int) -> int | None:
+        """When the numbers of a backward pass give way to those of one that differentiates it; None if none does."""
+        for later, each in enumerate(self.graph.passes[turn:], turn + 1):
+            if any(self.graph.steps[s].recorded_by is not None for s in each.steps):
+                return self.at[later, None]
+        return None
+
+    def gradients(self, value: int) -> Iterator[tuple[int, int | None, Numbers]]:
+        """From when until when each gradient of a value is complete, and its numbers."""
         for turn, (each, uses) in enumerate(zip(self.graph.passes, self.uses, strict=True), 1):
             if value in each.gradients:
                 steps = [s for s, _ in uses.get(value, ())]
-                yield max((self.at[turn, s] for s in steps), default=self.at[turn, None]), each.gradients[value]
+                complete = max((self.at[turn, s] for s in steps), default=self.at[turn, None])
+                yield complete, self._until(turn), each.gradients[value]
 
-    def received(self, step: int, k: int) -> Iterator[tuple[int, Numbers]]:
-        """When an input receives a part of its gradient from a step, and its numbers, where there are several parts."""
+    def received(self, step: int, k: int) -> Iterator[tuple[int, int | None, Numbers]]:
+        """From when until when an input has a part of its gradient from a step, and its numbers, if it has several."""
         value = self.graph.steps[step].inputs[k]
         for turn, (each, uses) in enumerate(zip(self.graph.passes, self.uses, strict=True), 1):
             if (step, k) in each.received and len(uses[value]) > 1:
-                yield self.at[turn, step], each.received[step, k]
+                yield self.at[turn, step], self._until(turn), each.received[step, k]
 
     def row(self, moment: Moment) -> tuple[str, str, str, str]:
         """The pass, the operation, what it computes, and where."""
