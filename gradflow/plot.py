@@ -79,9 +79,8 @@ def boundary(model: Any, x: Any, y: Any) -> Figure:
     certain the model; lines are where the most probable class changes. Of more than 2000 samples, it shows some, evenly
     spaced.
 
-    Raises ValueError for inputs other than two, targets that do not fit, and outputs that are not finite; TypeError for
-    what is no model, and a model that does not return a tensor; ModuleNotFoundError without matplotlib, of the extra
-    `train`.
+    Raises ValueError for inputs other than two, targets that do not fit, and outputs that are not finite; TypeError if
+    `model` is not a model or does not return a tensor; ModuleNotFoundError without matplotlib, of the extra `train`.
 
     >>> import gradflow as gf
     >>> x = gf.random.normal((50, 2), generator=gf.Generator(0))

@@ -151,7 +151,7 @@ def _local(applied: Applied, argument: int, text: Text, names: list[str | None],
 def _options(parameters: dict[str, Any]) -> dict[str, Any]:
     """The parameters that a reader understands: numbers, strings, and tuples of them."""
     plain = (bool, int, float, str, tuple, list, type(None))
-    return {name: value for name, value in parameters.items() if name != "residual" and isinstance(value, plain)}
+    return {name: value for name, value in parameters.items() if isinstance(value, plain)}
 
 
 def _show(backward: Backward, values: list[Value], steps: list[Step]) -> None:

@@ -118,7 +118,7 @@ def known(output: Tensor, *names: Mapping[str, Any]) -> tuple[list[Tensor], list
 def unknown(graph: Graph) -> str:
     """A line that says which values of a graph are not known, or ""."""
     labels = [value.label for value in graph.values if value.forward is None]
+    if not labels:
+        return ""
     more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
-    return f"not kept: {', '.join(labels[:3])}{more}; gradflow.trace() around the computation shows all values" * bool(
-        labels
-    )
+    return f"not kept: {', '.join(labels[:3])}{more}; gradflow.trace() around the computation shows all values"

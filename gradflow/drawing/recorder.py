@@ -115,19 +115,19 @@ class _Running:
     """A backward pass that is running, perhaps inside another: what it is at.
 
     again: the steps that the second run of a checkpoint repeats, while the pass is at the checkpoint.
-    hidden: whether it is inside a checkpoint whose first run was not seen, which is one step.
+    at_checkpoint: whether it is at a checkpoint whose first run was not seen.
+    hidden: whether it is inside such a checkpoint, which is one step.
     """
 
     def __init__(self, hidden: bool) -> None:
         self.node: Node | Leaf | None = None
         self.again: Iterator[int] = iter(())
+        self.at_checkpoint = False
         self.hidden = hidden
 
     def is_in_step(self) -> bool:
         """Whether what runs now is part of a step."""
         return self.hidden or self.at_checkpoint
-
-    at_checkpoint = False
 
 
 _Method = TypeVar("_Method", bound=Callable[..., None])
