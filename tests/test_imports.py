@@ -27,7 +27,7 @@ BACKENDS = ROOT / "backends"
 
 LAYERS: tuple[set[str], ...] = (
     {"dtypes", "environment", "files", "interception", "modes", "pytorch_names", "shapes", "text", "tree"},
-    {"backend.array_functions", "backend.device", "backend.half_floats", "backend.kernels"},
+    {"backend.array_functions", "backend.device", "backend.half_floats", "backend.kernels", "backend.precision"},
     {"backend.activations", "backend.optimizer_steps", "backend.philox"},
     {"backend.composed"},
     {"backend.contract"},

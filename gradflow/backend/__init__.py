@@ -19,6 +19,7 @@ from gradflow.backend.optimizer_steps import (
     SGDScalars,
 )
 from gradflow.backend.philox import dropout_threshold
+from gradflow.backend.precision import matmul_precision
 from gradflow.backend.sums import AccurateSums
 from gradflow.shapes import axes_of
 
@@ -44,4 +45,5 @@ __all__ = [
     "dropout_threshold",
     "in_float32",
     "kernel",
+    "matmul_precision",
 ]

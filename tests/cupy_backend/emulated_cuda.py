@@ -128,6 +128,7 @@ class Stream:
         self.device_id = State.device
         self.waited_for: list[Event] = []
         self.before: dict[Any, int] = {self: 0}  # how much of the work of each stream its next work comes after
+        self.ptr = State.made_streams
         State.made_streams += 1
 
     def queue(self) -> tuple[Stream, int]:

@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import cublaslt_stand_in
 import ml_dtypes
 import numpy as np
 import pytest
@@ -66,7 +67,9 @@ class ndarray:  # noqa: N801
     ndim = property(lambda self: self._values.ndim)
     size = property(lambda self: self._values.size)
     nbytes = property(lambda self: self._values.nbytes)
+    strides = property(lambda self: self._values.strides)
     flags = property(lambda self: Flags(self._values.flags))
+    data = property(lambda self: types.SimpleNamespace(ptr=self._values.ctypes.data))
 
     @property
     def T(self) -> ndarray:  # noqa: N802
@@ -577,3 +580,4 @@ def install(monkeypatch: pytest.MonkeyPatch, devices: int = 1) -> None:
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(kernels, "_kernels", {})
     monkeypatch.setattr(kernels, "_module", kernels._module.__wrapped__)
+    cublaslt_stand_in.install(monkeypatch)

@@ -1,0 +1,81 @@
+"""cuBLASLt for tests: `cublaslt_stand_in.cpp`, compiled with g++, under the emulated CuPy. EMULATED: no GPU."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gradflow_cupy import cublaslt
+from host_kernels import COMPILER, HERE, NO_COMPILER
+
+_OPTIONS = ("-O3", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Werror")
+_call = cublaslt.call
+
+
+@cache
+def path() -> str:
+    """The path of the compiled library. Raises CublasLtError without a compiler."""
+    if COMPILER is None:
+        raise cublaslt.CublasLtError(NO_COMPILER)
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    library = Path(folder) / "libcublasLt.so"
+    command = [COMPILER, *_OPTIONS, str(HERE / "cublaslt_stand_in.cpp"), "-o", str(library)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return str(library)
+
+
+def number(name: str) -> ctypes.c_int:
+    """The variable `stand_in_NAME` of the library."""
+    return ctypes.c_int.in_dll(ctypes.CDLL(path()), f"stand_in_{name}")
+
+
+@contextlib.contextmanager
+def stand_in(**numbers: int) -> Iterator[None]:
+    """With some variables of the library set to these numbers."""
+    before = {name: number(name).value for name in numbers}
+    try:
+        for name, value in numbers.items():
+            number(name).value = value
+        yield
+    finally:
+        for name, value in before.items():
+            number(name).value = value
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let gradflow_cupy find the stand-in, and the emulated CuPy check the arrays of each product."""
+    monkeypatch.setattr(cublaslt, "find", path)
+    monkeypatch.setattr(cublaslt, "call", call)
+
+
+def call(lt: Any, plan: Any, a: Any, b: Any, out: Any, accumulate: bool, bias: Any, aux: Any) -> int:
+    """`cublaslt.call`, after checks of what the library cannot see: dtypes, shapes, and that nothing overlaps."""
+    import emulated_cupy as emulated  # which imports this module
+
+    read = [emulated._unwrap(x) for x in (a, b, bias) if x is not None]
+    written = [emulated._unwrap(x) for x in (out, aux) if x is not None]
+    for target in written:
+        assert target.dtype == out.dtype
+        assert target.flags.writeable
+        assert not any(np.shares_memory(target, x) for x in read)
+    if bias is not None:
+        assert (bias.shape, bias.dtype) == ((out.shape[1],), out.dtype)
+        assert bias.flags.c_contiguous
+    if aux is not None:
+        assert aux.shape == out.shape
+        assert aux.flags.c_contiguous
+    status = _call(lt, plan, a, b, out, accumulate, bias, aux)
+    assert all(emulated._guarded(x) for x in written), "the product writes beyond an array"
+    return status
