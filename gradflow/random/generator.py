@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from operator import index
 from threading import Lock
 
-from gradflow.interception import forbid_replay
+from gradflow.interception import forbid_replay, opaque_call
 
 _KEY_BITS, _COUNTER_BITS = 128, 256
 _counter_lock = Lock()
@@ -46,6 +46,7 @@ class Generator:
 
     def manual_seed(self, seed: int) -> Generator:
         """Restart the stream with `seed`; returns the generator. Raises ValueError like the constructor."""
+        forbid_replay("{} seeds a random generator")
         try:
             key = -1 if isinstance(seed, bool) else index(seed)
         except TypeError:
@@ -56,9 +57,9 @@ class Generator:
         self.counter = 0
         return self
 
+    @opaque_call
     def draw(self, words: int) -> tuple[int, int]:
         """Reserve that many 64-bit words; returns the key and counter to pass to `Backend.random_bits`."""
-        forbid_replay("{} draws random numbers")
         with _counter_lock:
             key, counter = self.key, self.counter
             self.counter = (counter + (words + 3) // 4) % (1 << _COUNTER_BITS)
@@ -73,6 +74,7 @@ class Generator:
 
     def load_state_dict(self, state: dict[str, str]) -> None:
         """Continue from a state that `state_dict` returned."""
+        forbid_replay("{} sets a random generator")
         self.key, self.counter = int(state["key"]), int(state["counter"])
 
     def __repr__(self) -> str:
@@ -107,13 +109,16 @@ def restored(states: States) -> Iterator[None]:
     """Set generators to the given states inside a `with`, and back to their present states at its end."""
     now = {generator: (generator.key, generator.counter) for generator in states}
     try:
-        _set_states(states)
+        set_states(states)
         yield
     finally:
-        _set_states(now)
+        set_states(now)
 
 
-def _set_states(states: States) -> None:
+def set_states(states: States) -> None:
+    """Set generators to the given states."""
+    if states:
+        forbid_replay("sets random generators back to draw the same numbers again")
     for generator, state in states.items():
         generator.key, generator.counter = state
 

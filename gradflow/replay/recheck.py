@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gradflow.autograd.leaf import Leaf
+from gradflow.random.generator import set_states, states_before
 from gradflow.shapes import unravel
 from gradflow.tensor import Tensor
 from gradflow.tree import flatten
@@ -21,7 +22,9 @@ def run_both(
     """
     leaves = list({*leaves, *(p._node for each in optimizers for p in _parameters(each) if isinstance(p._node, Leaf))})
     restore_all = [*map(_saved, optimizers), *[leaf.saved() for leaf in leaves]]
-    replayed = dict(_values(replay(), optimizers, leaves))
+    with states_before() as states:
+        replayed = dict(_values(replay(), optimizers, leaves))
+    set_states(states)
     for restore in restore_all:
         restore()
     result = step()

@@ -73,6 +73,10 @@ def _copy(x: Tensor) -> Tensor:
     return out
 
 
+class _Number(int):
+    """An integer that a recorded call returned: an argument that is this object refers to the result of that call."""
+
+
 class StepRecorder(Recorder):
     """Records one call of a step. After `run`, `reason` says why `recording` cannot be replayed, or is None.
 
@@ -282,6 +286,8 @@ class StepRecorder(Recorder):
             result = function(*arguments, **options)
             if _is_numpy_bool(result):
                 result = self.backend.asarray(result)
+        if isinstance(recorded, Constant):
+            result = _numbers_marked(result)
         self._register(result, Ref(len(self._calls)))
         self._calls.append(Call(recorded, *given, user_call_site()[1]))
         return result
@@ -293,7 +299,7 @@ class StepRecorder(Recorder):
         if isinstance(result, (tuple, list)):
             for i, part in enumerate(result):
                 self._register(part, Ref(ref.call, f"{ref.path}[{i}]"))
-        elif not hasattr(result, "dtype"):
+        elif not hasattr(result, "dtype") and result.__class__ is not _Number:
             return
         if _is_numpy_bool(result):
             self._refuse("computes a NumPy bool, an object that many results share")
@@ -353,6 +359,13 @@ def _container_subclass(x: Any) -> type | None:
 def _listed(x: Any) -> Any:
     """Convert an iterator or a view of a dict's values to a list, which can be read in each replay."""
     return list(x) if isinstance(x, (Iterator, ValuesView)) else x
+
+
+def _numbers_marked(result: Any) -> Any:
+    """The result of an opaque call with the integers in it as `_Number`s."""
+    if result.__class__ is tuple:
+        return tuple(map(_numbers_marked, result))
+    return _Number(result) if result.__class__ is int else result
 
 
 def _is_numpy_bool(x: Any) -> bool:

@@ -71,13 +71,13 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     for calls that add to them. A call that is recorded keeps all intermediate results alive until its end.
 
     A replay uses the current values of all tensors, and the current learning rates, hyperparameters and state of
-    optimizers. The step is recorded again after a change of anything known to determine its calls: a module that it
-    uses, hooks, `requires_grad`, the parameters in an optimizer's groups, or hyperparameters that the step itself
-    reads.
+    optimizers, and draws the random numbers that the step would draw now (dropout). The step is recorded again after a
+    change of anything known to determine its calls: a module that it uses, hooks, `requires_grad`, the parameters in an
+    optimizer's groups, or hyperparameters that the step itself reads.
 
     A step runs normally, without a replay, if it
 
-    - draws random numbers (dropout) or reads values (`item()`, a tensor in an `if`),
+    - reads values (`item()`, a tensor in an `if`), or seeds or sets a random generator,
     - changes tensors in place, reads or assigns `.grad`, or works on other devices than that of its inputs,
     - changes hyperparameters, reads `Optimizer.steps`, or passes a closure to an optimizer,
     - indexes with a mask, or runs hooks or a custom operation,

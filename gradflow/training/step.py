@@ -72,11 +72,6 @@ def _clip(optimizer: Optimizer, norm: float) -> None:
     clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], norm)
 
 
-def draws(model: nn.Module) -> bool:
-    """Whether the model has dropout, with which a step draws random numbers and cannot be replayed."""
-    return any(isinstance(module, nn.Dropout) and module.p > 0.0 for module in model.modules())
-
-
 def is_own(model: nn.Module, loss: Any) -> bool:
     """Whether model and loss are gradflow's own. A replay does not run the Python of a user's module, hook or loss."""
     return _is_own_loss(loss) and is_own_model(model)

@@ -30,7 +30,7 @@ from gradflow.training.evaluation import Figures, check_adds_up, naming, trial
 from gradflow.training.metrics import ON_DEVICE, better, metric_names
 from gradflow.training.objective import ClassWeight, Loss, check_loss, class_weights_of
 from gradflow.training.progress import Progress
-from gradflow.training.step import TrainingStep, draws, is_own
+from gradflow.training.step import TrainingStep, is_own
 from gradflow.training.watching import Watch
 
 
@@ -53,7 +53,7 @@ class Trainer(SetOnce):
     class_weight: the weights of the classes: "balanced", one number for each class, or a dict of numbers by class
         (others: 1; default None: all 1). They multiply the weights of the samples; together these have mean 1.
     capture: whether to replay the step (see `gradflow.capture`). "auto" (default) does so if the model and the loss are
-        made of gradflow's own, since a replay does not run a user's Python. A model with dropout is never captured.
+        made of gradflow's own, since a replay does not run a user's Python.
     progress: whether to show a bar within each epoch (default False; it needs tqdm, of the extra `train`).
 
     `history` has the finished epochs, `best` is the best of them or None; `captures` says whether steps are captured.
@@ -107,7 +107,7 @@ class Trainer(SetOnce):
             tqdm()
         self.model, self.loss, self.optimizer, self.train, self.validation = model, loss, optimizer, train, validation
         self.monitor, self.clip_norm, self.accumulate, self.progress = monitor, clip_norm, index(accumulate), progress
-        self.captures = bool(capture) and not draws(model) and (capture is True or is_own(model, loss))
+        self.captures = capture is True or (capture == "auto" and is_own(model, loss))
         self.metrics = names
         self.class_weights = (
             None if class_weight is None else class_weights_of(class_weight, loss, train, trial(model, train)[0])
