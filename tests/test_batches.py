@@ -141,11 +141,12 @@ def test_few_rows_are_gathered_where_any_array_is_wide(device: str, keep: str, m
     """Targets and weights count like inputs, so that data on the host needs little memory on the device."""
     monkeypatch.setattr("gradflow.data.loader._GATHERED", 64)
     batches = Batches(np.zeros((40, 1), "float32"), np.zeros((40, 15), "float32"), 2, keep=keep)
-    gathered = []
-    sliced = batches._sliced
-    monkeypatch.setattr(batches, "_sliced", lambda parts: sliced(gathered.append(p[1].shape) or p for p in parts))
+    gathered, sliced, backend = [], batches._sliced, gf.get_backend()
+    take_rows = backend.take_rows
+    monkeypatch.setattr(batches, "_sliced", lambda parts: sliced(gathered.append(p[1].shape[:1]) or p for p in parts))
+    monkeypatch.setattr(backend, "take_rows", lambda x, rows: gathered.append(rows.shape) or take_rows(x, rows))
     assert len(list(batches)) == 20
-    assert gathered == [(4, 15)] * 10
+    assert gathered == [(4,) if keep == "host" else (2, 2)] * 10
 
 
 @pytest.mark.parametrize("keep", ["device", "host"])
@@ -338,6 +339,28 @@ def test_an_epoch_goes_on_from_any_batch(device: str, options: Any, monkeypatch:
     for wrong in (-1, len(batches) + 1, 1.0, True, None):
         with pytest.raises(ValueError, match=f"an epoch has {len(batches)} batches"):
             batches.epoch(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"shuffle": False}, {"drop_last": True, "weights": np.ones(60)}, {"keep": "host"}]
+)
+def test_an_order_is_that_of_the_epoch_whose_numbers_it_draws(device: str, options: Any) -> None:
+    generator = gf.Generator(1)
+    batches = numbered(60, 7, device, generator=generator, **options)
+    before = generator.state_dict()
+    epoch = [label for _, labels, *_ in batches for label in labels.tolist()]
+    after = generator.state_dict()
+    generator.load_state_dict(before)
+    order = batches.order()
+    assert generator.state_dict() == after
+    assert order.tolist()[: batches.samples] == epoch
+    kept = batches.on_device()
+    if batches.kept == "host":
+        assert (kept, str(order.device)) == (None, "cpu")
+    else:
+        assert kept is not None
+        assert kept[:2] == (batches.inputs, batches.targets)
+        assert (len(kept), order.device) == (2 + ("weights" in options), batches.device)
 
 
 # ---------------------------------------------------------------------- weights

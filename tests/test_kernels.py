@@ -21,6 +21,7 @@ import gradflow as gf
 from gradflow.backend import KERNELS, Backend, RMSpropOptions, RMSpropScalars
 from gradflow.testing.conformance.harness import REFERENCE, cast
 from gradflow.testing.conformance.kernel_cases import CASES
+from gradflow.testing.conformance.kernel_cases.gather import take_rows_values
 from gradflow.testing.conformance.kernel_cases.layer_norm import norm_parts
 from gradflow.testing.conformance.kernel_cases.scatter import along
 from gradflow.testing.conformance.kernel_cases.softmax import softmax_parts
@@ -95,6 +96,7 @@ FORMULAS: dict[str, Callable[..., Sequence[Any]]] = {
         sign * 2 * g * (x - target) / (x.size if reduction == "mean" else 1) if need else None
         for sign, need in zip((1, -1), needs, strict=True)
     ],
+    "take_rows": take_rows_values,
     "one_hot": lambda labels, classes, dtype: [np.eye(classes, dtype=dtype)[labels]],
     "scatter_add": scattered,
     "scatter_add_along_axis": lambda values, i, shape, axis: scattered(values, along(i, axis), shape),

@@ -1,7 +1,8 @@
 """The CuPy backend: array functions that differ from the Array API, and device services.
 
 CuPy has NumPy's names but not all keywords of the standard, and creates arrays on its current device. Functions that
-differ are adapted here; all others are CuPy's own. The kernels are in the modules `network`, `losses` and `optimizers`.
+differ are adapted here; all others are CuPy's own. The kernels are in the modules `network`, `losses`, `optimizers` and
+`gather`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Array, Diagnosis, Event, 
 from gradflow.backend.half_floats import widened
 from gradflow.dtypes import DTYPES
 from gradflow_cupy import diagnosis
+from gradflow_cupy.gather import GatherKernels
 from gradflow_cupy.losses import LossKernels
 from gradflow_cupy.memory import PeakCounter
 from gradflow_cupy.optimizers import OptimizerKernels
@@ -46,7 +48,7 @@ def _becomes_zero(value: Any) -> bool:
     return abs(value) < _SMALLEST_NORMAL and (value != 0 or math.copysign(1.0, value) < 0)
 
 
-class CupyBackend(LossKernels, OptimizerKernels):
+class CupyBackend(GatherKernels, LossKernels, OptimizerKernels):
     """CuPy arrays in the memory of one GPU: `cuda:0`, `cuda:1`, ... Creating an object needs CuPy and a GPU.
 
     index: the number of the GPU (default 0). If there are several GPUs, every function runs with this one as CuPy's

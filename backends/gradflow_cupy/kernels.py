@@ -37,6 +37,7 @@ REAL_TYPES = {"f": "float", "d": "double"}
 
 SOURCES: dict[str, tuple[str, ...]] = {
     "activations.cu": ("activate", "activate_backward", "bias_activation", "bias_backward"),
+    "gather.cu": ("take_rows",),
     "layer_norm.cu": ("layer_norm", "layer_norm_backward", "layer_norm_columns"),
     "losses.cu": ("squared_error", "squared_error_backward", "sum_all", "one_hot"),
     "optimizers.cu": ("sgd_step", "adam_step", "rmsprop_step", "square_sums", "clip_factor", "scale_by"),
@@ -46,7 +47,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "sums.cu": ("sum_rows",),
 }
 """The kernels in each source."""
-UNTYPED = ("random_bits",)
+UNTYPED = ("random_bits", "take_rows")
 """The kernels that are not templates."""
 OPTIONS = ("-std=c++17",)
 """Compiler options. Never -use_fast_math: results must agree with the CPU's to a few ulp."""

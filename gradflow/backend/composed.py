@@ -258,7 +258,15 @@ class ComposedKernels(KernelBase):
         gx = self.multiply(difference, self.multiply(g, factor))
         return gx if needs[0] else None, self.negative(gx) if needs[1] else None
 
-    # ------------------------------------------------------------------ kernels: scatter
+    # ------------------------------------------------------------------ kernels: gather and scatter
+
+    @kernel
+    def take_rows(self, arrays: Sequence[Array], rows: Array) -> list[Array]:
+        """For each array x of shape (n, ...), the batches x[rows] as a new array (batches, size, ...).
+
+        rows: (batches, size), indices in [0, n), int64. Along the first axis, each batch is contiguous.
+        """
+        return [self.getitem(x, (rows, ...)) for x in arrays]
 
     @kernel
     def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...], into: Array | None = None) -> Array:

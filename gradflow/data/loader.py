@@ -133,10 +133,8 @@ class Batches(SetOnce):
         """
         if isinstance(first, bool) or not hasattr(first, "__index__") or not 0 <= index(first) <= len(self):
             raise ValueError(f"an epoch has {len(self)} batches; it cannot start at batch {first!r}")
-        data, order = list(self._data().values()), None
-        if self.shuffle:
-            where = self.device if self.kept == "device" else "cpu"
-            order = gf.random.permutation(len(self.inputs), device=where, generator=self.generator)
+        data = list(self._data().values())
+        order = self.order() if self.shuffle else None
         start = index(first) * self.batch_size
         batch_elements = self.batch_size * sum(x.size for x in data) // len(self.inputs)
         step = self.batch_size * max(1, _GATHERED // max(1, batch_elements))  # slicing is cheaper than gathering
@@ -144,11 +142,37 @@ class Batches(SetOnce):
         if self.kept == "host":
             rows = None if order is None else order.backend.host_values(order.array)
             return self._sliced(streamed(gf.get_backend(self.device), data, rows, parts))
-        if order is None:
-            return self._sliced(
-                tuple(x[part] for x in data) for part in ([slice(start, self.samples)] if parts else [])
-            )
-        return self._sliced(tuple(x.take(order[part], axis=0) for x in data) for part in parts)
+        if order is not None:
+            return self._gathered(order, parts)
+        return self._sliced(tuple(x[part] for x in data) for part in ([slice(start, self.samples)] if parts else []))
+
+    def order(self) -> gf.Tensor:
+        """Draw the order of a new epoch: the sample at each position, int64, (number of samples,).
+
+        Without `shuffle`, they are in order, and nothing is drawn. It is on the device if the data is kept there, else
+        on the CPU. With `drop_last`, the epoch ends before the last positions.
+        """
+        n, where = len(self.inputs), self.device if self.kept == "device" else "cpu"
+        if self.shuffle:
+            return gf.random.permutation(n, device=where, generator=self.generator)
+        return gf.arange(n, dtype="int64", device=where)
+
+    def on_device(self) -> tuple[gf.Tensor, ...] | None:
+        """The tensors that batches are gathered from: inputs, targets and weights; None if they are on the host."""
+        return tuple(self._data().values()) if self.kept == "device" else None
+
+    def _gathered(self, order: gf.Tensor, parts: list[slice]) -> Iterator[tuple[gf.Tensor, ...]]:
+        """The batches of each part of an order; they share no memory."""
+        backend, arrays = order.backend, [x.array for x in self._data().values()]
+        for part in parts:
+            whole = part.stop - (part.stop - part.start) % self.batch_size
+            for some in (slice(part.start, whole), slice(whole, part.stop)):
+                size = min(self.batch_size, some.stop - some.start)
+                if size:
+                    rows = backend.reshape(backend.getitem(order.array, (some, ...)), (-1, size))
+                    gathered = backend.take_rows(arrays, rows)
+                    for i in range(rows.shape[0]):
+                        yield tuple(gf.Tensor(backend.getitem(x, (i, ...)), backend) for x in gathered)
 
     def _sliced(self, gathered: Iterator[tuple[gf.Tensor, ...]]) -> Iterator[tuple[gf.Tensor, ...]]:
         """The batches of gathered samples: views, made without the checks of an index, which would take longer."""

@@ -504,7 +504,8 @@ class RawModule:
         def pointer(value: Any, kind: str) -> int:
             """The address of an array. A kernel does not see its dtype and strides, so they are checked here."""
             values = _unwrap(value)
-            assert values.dtype == _ELEMENTS[kind.removeprefix("const ").rstrip("*")], (name, kind, values.dtype)
+            kind = kind.removeprefix("const ").rstrip("*")
+            assert kind == "void" or values.dtype == _ELEMENTS[kind], (name, kind, values.dtype)
             assert values.flags.c_contiguous, (name, kind)
             return int(values.ctypes.data)
 

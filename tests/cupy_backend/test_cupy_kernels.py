@@ -240,6 +240,22 @@ def test_one_hot(backend: Any, reference: Any) -> None:
             both(backend, reference, "one_hot", labels, 3, np.dtype(dtype))
 
 
+def test_take_rows(backend: Any, reference: Any) -> None:
+    """Each batch begins at a multiple of 256 bytes, so that it has the same products wherever it is in an epoch."""
+    rng = np.random.default_rng(7)
+    rows = rng.permutation(60)[:35].reshape(5, 7)
+    labels, mask = np.arange(60), rng.random((60, 3)) < 0.5
+    for arrays in (
+        [numbers((60, 17)), labels, numbers((60,), np.float64)],
+        [numbers((60, 2, 4)), mask, labels.astype(np.int8), numbers((60, 3), np.float16)],
+    ):
+        found, _ = both(backend, reference, "take_rows", arrays, rows)
+        for x in found:
+            assert {(x[i].data.ptr - x.data.ptr) % 256 for i in range(5)} == {0}
+            assert all(x[i].flags.c_contiguous for i in range(5))
+    both(backend, reference, "take_rows", [np.asfortranarray(numbers((60, 17))), np.zeros((60, 0))], rows)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int8", "int64"])
 def test_scatter_add(backend: Any, reference: Any, dtype: str) -> None:
     rows, columns = np.array([2, 0, 2]), np.array([1, 1, 1])

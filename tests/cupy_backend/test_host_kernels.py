@@ -103,6 +103,30 @@ def test_dropout(composed: Any, real: Any, n: int, p: float) -> None:
     assert np.array_equal(back, composed.dropout_backward(x, expected_mask, p))
 
 
+# ------------------------------------------------------------------ batches: exact
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+@pytest.mark.parametrize("width", [1, 2, 4, 8, 16])
+def test_take_rows(size: int, width: int) -> None:
+    """Rows of words of each width; nothing is written between batches, or where there is no array."""
+    rng = np.random.default_rng(size)
+    rows, words, stride = rng.permutation(200)[: 3 * size], (50, 1, 3), size + 2
+    arrays = [rng.integers(0, 256, (200, n * width), np.uint8) for n in words]
+    outs = [np.full((3, stride, n * width), 255, np.uint8) for n in words]
+    parameters: list[Any] = []
+    for x, out, n in zip(arrays, outs, words, strict=True):
+        parameters += [x, out, n, width, stride]
+    # few blocks, so that a block goes through several rows
+    launch("take_rows", None, (2,), (32, 2), rows, rows.size, size, *parameters)
+    for x, out in zip(arrays, outs, strict=True):
+        assert np.array_equal(out[:, :size], x[rows.reshape(3, size)])
+        assert (out[:, size:] == 255).all()
+    outs[0].fill(0)
+    launch("take_rows", None, (2,), (32, 2), rows, rows.size, size, *parameters[:5], *(None, None, 0, 1, 0) * 2)
+    assert np.array_equal(outs[0][:, :size], arrays[0][rows.reshape(3, size)])
+
+
 # ------------------------------------------------------------------ activations and linear layers
 
 

@@ -3,6 +3,7 @@
 from gradflow.testing.conformance.kernel_cases import (
     activations,
     dropout,
+    gather,
     layer_norm,
     linear,
     losses,
@@ -11,6 +12,6 @@ from gradflow.testing.conformance.kernel_cases import (
     softmax,
 )
 
-SUBJECTS = (activations, softmax, linear, layer_norm, losses, dropout, scatter, optimizers)
+SUBJECTS = (activations, softmax, linear, layer_norm, losses, dropout, gather, scatter, optimizers)
 CASES = [case for subject in SUBJECTS for case in subject.CASES]
 """The cases of every kernel."""
