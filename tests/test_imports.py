@@ -111,7 +111,7 @@ HOST = {"numpy"}
 """What the packages above the core, which work on the host, import like the standard library."""
 IN_PLACE_OF_A_DEVICE = {("gradflow.backend.philox", "numpy.random.Philox")}
 """What the core imports of NumPy, in a function: random words for a library that has no arithmetic of uint64."""
-PYTEST_ONLY = ("gradflow.testing.conformance", "gradflow.testing.plugin")
+PYTEST_ONLY = ("gradflow.testing.benchmark", "gradflow.testing.conformance", "gradflow.testing.plugin")
 """What only pytest imports."""
 ALLOWED_OF_BACKENDS = {"gradflow.backend", "gradflow.dtypes", "gradflow.environment"}
 LIBRARIES_OF_BACKENDS = {"gradflow_numpy": {"numpy"}, "gradflow_cupy": set()}
