@@ -93,7 +93,7 @@ LAYERS: tuple[set[str], ...] = (
     {"training.loop"},
     {"training.runs"},
     {"training"},
-    {"plot"},
+    {"benchmarking", "plot"},
     {"cli"},
     {"__main__"},
 )

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import gradflow as gf
 from gradflow.backend.discovery import check_variables
-from gradflow.cli import agree, compare, devices, evaluate, graph, predict, summary, train
+from gradflow.cli import agree, bench, compare, devices, evaluate, graph, predict, summary, train
 from gradflow.cli.output import (
     FAILED,
     INTERRUPTED,
@@ -44,6 +44,7 @@ Train multilayer perceptrons with the same code on the CPU and on a GPU.
   gradflow graph "(x+y)*z" x=1 y=2 z=3 an expression, its values and gradients
   gradflow devices                     which devices can be used, and why not
   gradflow agree                       whether two devices give the same results
+  gradflow bench 784-512-10            how fast each device trains
 """
 
 
@@ -56,6 +57,7 @@ _COMMANDS = {
     "graph": graph,
     "devices": devices,
     "agree": agree,
+    "bench": bench,
 }
 
 

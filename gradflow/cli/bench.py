@@ -1,0 +1,275 @@
+"""`gradflow bench`: a training step timed on several devices and batch sizes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gradflow.backend import ACTIVATIONS
+from gradflow.cli.output import FAILED, INTERRUPTED, UsageError, nothing_on_stdout, print_error, print_note
+from gradflow.cli.predict import check_out, write_out
+from gradflow.environment import imported_extra
+from gradflow.text import did_you_mean, one_line, printable
+from gradflow.training.runs.settings import MOST_LAYERS, MOST_UNITS, OPTIMIZERS
+
+if TYPE_CHECKING:
+    from gradflow.benchmarking.measuring import Cell, Measurement
+
+_MOST_SAMPLES = 1 << 24
+_TIME = "median (quartiles)   "
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+_HELP = """\
+Time the training step of a multilayer perceptron on several devices and batch
+sizes: a step as written (plain), and the same captured by gradflow.capture.
+Print the times, samples per second and memory, and the batch size from which
+a device is faster than the first one.
+
+LAYERS are the widths from the inputs to the outputs. The loss is squared error
+for one output, else cross-entropy; the data is random.
+
+A time is the median of several rounds, with the quartiles. In each round, the
+devices take turns. Samples per second are those of the faster of both ways.
+The memory is what model, optimizer and steps take on the device at their peak,
+without the data, and with the recording of a captured step. On the CPU, it is
+what Python and NumPy allocate.
+
+Defaults are in parentheses.
+"""
+_EXAMPLES = """\
+examples:
+  gradflow bench
+  gradflow bench 784-512-10 --batch 64,256,1024 --devices cpu,cuda
+  gradflow bench 64-64-10 --dtype bfloat16 --out bench.png --out bench.json
+  gradflow bench 64-64-10 --devices cpu,fake     without a GPU
+
+Ctrl-C ends the measurement, and prints and writes what is known so far. A file
+of --out replaces one that this command wrote, and no other.
+
+exit status: 0 done; 1 a measurement failed; 2 invalid input; 130 Ctrl-C
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser of the command line."""
+    parser = commands.add_parser(
+        "bench",
+        help="how fast each device trains, and from which batch size a GPU pays",
+        usage="gradflow bench [LAYERS] [options]",
+        description=_HELP,
+        epilog=_EXAMPLES,
+    )
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add("layers", nargs="?", type=_layers, default="784-512-10", metavar="LAYERS", help="widths (784-512-10)")
+    add("--batch", type=_batches, default="16,64,256,1024,4096", metavar="N,N", help="batch sizes (%(default)s)")
+    add("--devices", type=_names, metavar="A,B", help="cpu, cuda, cuda:N, fake or a plug-in's (cpu and all others)")
+    add("--dtype", type=partial(_one_of, DTYPES), default="float32", metavar="NAME", help=_among(DTYPES, "float32"))
+    add(
+        "--optimizer",
+        type=partial(_one_of, OPTIMIZERS),
+        default="adam",
+        metavar="NAME",
+        help=_among(OPTIMIZERS, "adam"),
+    )
+    add(
+        "--activation",
+        type=partial(_one_of, ACTIVATIONS),
+        default="relu",
+        metavar="NAME",
+        help=_among(ACTIVATIONS, "relu"),
+    )
+    add("--seconds", type=_seconds, default=30.0, metavar="S", help="to measure, about (30)")
+    add("--out", action="append", default=[], metavar="FILE", help="write a .json file, or draw a .png or .svg picture")
+    add("--module", metavar="NAME", help="import this module first: it registers a backend")
+    add("--json", action="store_true", help="print one JSON document instead of the table")
+
+
+def _among(names: Iterable[str], default: str) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last} ({default})"
+
+
+def _one_of(names: Iterable[str], text: str) -> str:
+    if text not in names:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}{did_you_mean(text, names)}")
+    return text
+
+
+def _integers(text: str, between: str, most: int) -> list[int]:
+    parts = text.split(between)
+    if not all(part.isascii() and part.isdecimal() and 1 <= int(part) <= most for part in parts):
+        raise argparse.ArgumentTypeError(f"integers from 1 to {most}, separated by {between!r}; got {text!r}")
+    return [int(part) for part in parts]
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    widths = _integers(text, "-", MOST_UNITS)
+    if not 2 <= len(widths) <= MOST_LAYERS:
+        raise argparse.ArgumentTypeError(f"a perceptron has at least two widths, such as 784-512-10; got {text!r}")
+    return tuple(widths)
+
+
+def _batches(text: str) -> list[int]:
+    return _integers(text, ",", _MOST_SAMPLES)
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(text.split(",")))
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"a number of seconds above 0, at most 3600; got {text!r}")
+    return seconds
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print the table or the document, write the files, and return the exit status."""
+    for path in arguments.out:
+        _check_out(path)
+    with nothing_on_stdout():
+        if arguments.module is not None:
+            try:
+                importlib.import_module(arguments.module)
+            except Exception as error:
+                raise UsageError(f"--module {arguments.module}: {one_line(error)}") from error
+        devices, unusable = _devices(arguments)
+        from gradflow.benchmarking.measuring import Measurement
+        from gradflow.benchmarking.training import Task
+
+        task = Task(arguments.layers, arguments.dtype, arguments.optimizer, arguments.activation)
+        measurement = Measurement(task, devices, arguments.batch, arguments.seconds)
+    for name, why in unusable.items():
+        print_note(f"{name} is left out: {why}")
+    interrupted = _measure(measurement, quiet=arguments.json)
+    _report(measurement, unusable, interrupted, arguments)
+    if interrupted:
+        print_error("interrupted")
+        return INTERRUPTED
+    return FAILED if any(cell.failed for cell in measurement.cells) else 0
+
+
+def _check_out(path: str) -> None:
+    from gradflow.benchmarking import picture
+
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in (".json", ".png", ".svg"):
+        raise UsageError(f"--out {path}: the name must end in .json, .png or .svg")
+    if suffix != ".json":
+        imported_extra("matplotlib", "matplotlib", "train", "a picture")
+    check_out(path, picture.is_ours if suffix != ".json" else lambda start: b'"gradflow bench"' in start)
+
+
+def _devices(arguments: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
+    """Return the devices to measure, and for each that cannot be used, why. Raises UsageError if none can."""
+    import gradflow as gf
+    import gradflow.testing  # registers the device fake
+    from gradflow.backend.discovery import backend_prefixes
+
+    found, unusable = [], {}
+    known = ["cpu", *sorted({*backend_prefixes()} - {"cpu", "fake"})]
+    for name in known if arguments.devices is None else arguments.devices:
+        try:
+            backend = gf.get_backend(gf.choose_device()[0] if name == "auto" else name)
+        except (ValueError, gf.DeviceUnavailableError) as error:
+            unusable[printable(name)] = printable(str(error))
+            continue
+        if not backend.supports(arguments.dtype):
+            unusable[name] = f"it does not support {arguments.dtype}"
+        elif str(backend.device) not in found:
+            found.append(str(backend.device))
+    if not found:
+        raise UsageError("no device can be measured: " + "; ".join(f"{name}: {why}" for name, why in unusable.items()))
+    return found, unusable
+
+
+def _measure(measurement: Measurement, quiet: bool) -> bool:
+    """Measure, and print the table line by line unless `quiet`. Return whether Ctrl-C ended it."""
+    width = max(len("device"), *map(len, measurement.devices))
+    if not quiet:
+        for line in _head(measurement, width):
+            print(line, flush=True)
+    sizes = measurement.run()
+    printed = 0
+    try:
+        for cells in sizes:
+            printed += len(cells)
+            if not quiet:
+                _print_cells(cells, width)
+    except KeyboardInterrupt:
+        if not quiet:
+            _print_cells([cell for cell in measurement.cells[printed:] if cell.times], width)
+        return True
+    return False
+
+
+def _head(measurement: Measurement, width: int) -> Iterator[str]:
+    import gradflow as gf
+
+    task = measurement.task
+    yield f"{task}, {task.parameters:,} parameters"
+    for name in measurement.devices:
+        threads = f", {gf.get_num_threads()} thread{'s' * (gf.get_num_threads() > 1)}" if name == "cpu" else ""
+        yield f"{name:{width}}  {printable(gf.get_backend(name).describe())}{threads}"
+    yield ""
+    yield f"{'':6}  {'':{width}}  {'plain, ms a step':<21}  captured, ms a step"
+    yield f"{'batch':>6}  {'device':{width}}  {_TIME}  {_TIME}  {'samples/s':>9}  {'memory':>7}"
+
+
+def _print_cells(cells: Sequence[Cell], width: int) -> None:
+    from gradflow.benchmarking.measuring import MODES
+    from gradflow.benchmarking.results import best
+    from gradflow.nn.summaries import size
+
+    for cell in cells:
+        times = "  ".join(f"{_time(cell.times.get(mode)):21}" for mode in MODES)
+        seconds = best(cell)
+        rate = "-" if seconds is None else _digits(cell.batch / seconds)
+        memory = "-" if cell.memory is None else size(cell.memory)
+        print(f"{cell.batch:>6}  {cell.device:{width}}  {times}  {rate:>9}  {memory:>7}", flush=True)
+
+
+def _time(times: Sequence[float] | None) -> str:
+    from gradflow.benchmarking.results import summary
+
+    if not times:
+        return "-"
+    median, low, high = (_digits(1e3 * seconds) for seconds in summary(times).values())
+    return f"{median} ({low}-{high})"
+
+
+def _digits(value: float) -> str:
+    """Return a number with three digits, without an exponent."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def _report(
+    measurement: Measurement, unusable: dict[str, str], interrupted: bool, arguments: argparse.Namespace
+) -> None:
+    """Print what the figures say, or the document, and write the files."""
+    from gradflow.benchmarking.picture import picture
+    from gradflow.benchmarking.results import crossovers, document, remarks
+
+    content = json.dumps(document(measurement, unusable, interrupted), indent=2, allow_nan=False) + "\n"
+    if arguments.json:
+        print(content, end="", flush=True)
+    elif found := crossovers(measurement.cells):
+        print("", *found, sep="\n", flush=True)
+    for line in remarks(measurement):
+        print_note(line)
+    for path in arguments.out:
+        kind = os.path.splitext(path)[1].lower().removeprefix(".")
+        write_out(path, content.encode() if kind == "json" else picture(measurement, kind))
+        print(
+            f"gradflow: the {'figures are' if kind == 'json' else 'picture is'} in {printable(path)}", file=sys.stderr
+        )

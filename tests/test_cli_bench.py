@@ -1,0 +1,251 @@
+"""`gradflow bench`: its table, files and errors, what it does without a device, and from where on a device pays."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gradflow as gf
+from gradflow.benchmarking import measuring
+from gradflow.benchmarking.measuring import Cell, Measurement
+from gradflow.benchmarking.results import crossover, crossovers, remarks
+from gradflow.benchmarking.training import Task, Training
+from gradflow.cli import main
+from tests.test_cli import Ended, assert_one_line
+
+QUICK = ("bench", "6-4-3", "--batch", "2,8", "--seconds", "60")
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(measuring, "_TURN", 0.002)
+    monkeypatch.setattr(measuring, "_MOST_ROUNDS", 3)
+    monkeypatch.setattr(measuring, "_PAUSE", 0.0)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*words: str) -> Ended:
+        return Ended(main(words), *capsys.readouterr())
+
+    return run
+
+
+def rows_of(ended: Ended) -> dict[tuple[int, str], Any]:
+    return {(row["batch"], row["device"]): row for row in json.loads(ended.out)["rows"]}
+
+
+# ---------------------------------------------------------------------- what it prints and writes
+
+
+def test_the_table_has_a_line_for_each_size_and_device(command: Any) -> None:
+    ended = command(*QUICK, "--devices", "cpu,fake,nowhere")
+    assert ended.status == 0
+    assert ended.err.startswith("gradflow: note: nowhere is left out: ")
+    head, cpu, fake, empty, _, columns, *lines = ended.out.splitlines()
+    assert head == "6-4-3, relu, cross_entropy, adam, float32, 43 parameters"
+    assert re.fullmatch(r"cpu     \d+ cores? .+, \d+ threads?", cpu)
+    assert re.fullmatch(r"fake:0  .+", fake)
+    assert not empty
+    assert columns.split()[-3:] == ["(quartiles)", "samples/s", "memory"]
+    number = r"\d[\d,.]*"
+    cell = rf"{number} \({number}-{number}\) +"
+    for line, start in zip(lines[:4], ("2  cpu ", "2  fake:0", "8  cpu ", "8  fake:0"), strict=True):
+        assert re.fullmatch(rf" +{start} +{cell}{cell} *{number} +{number} k?B", line), line
+    assert lines[4] == ""
+    assert re.fullmatch(r"fake:0 is faster than cpu (at|from) .+", lines[5])
+    assert len(columns) <= 80
+
+
+def test_the_document_and_the_files(command: Any) -> None:
+    pytest.importorskip("matplotlib")
+    files = ("b.json", "b.png", "b.svg")
+    outs = [word for name in files for word in ("--out", name)]
+    for _ in range(2):  # the second replaces what the first wrote
+        ended = command(*QUICK, "--devices", "cpu,fake", "--json", "--optimizer", "sgd", *outs)
+        assert ended.status == 0
+        document = json.loads(ended.out)
+        assert document == json.loads(Path("b.json").read_text())
+    assert document["layers"] == [6, 4, 3]
+    assert (document["optimizer"], document["dtype"], document["loss"]) == ("sgd", "float32", "cross_entropy")
+    assert [device["device"] for device in document["devices"]] == ["cpu", "fake:0"]
+    assert [each["device"] for each in document["crossovers"]] == ["fake:0"]
+    for row in document["rows"]:
+        fastest = min(row[mode]["median"] for mode in ("plain", "captured"))
+        assert row["plain"]["lower_quartile"] <= row["plain"]["median"] <= row["plain"]["upper_quartile"]
+        assert row["samples_per_second"] == pytest.approx(row["batch"] / fastest)
+        assert row["memory"] > 4 * 43 * 3  # parameters, gradients, momentum
+    assert not document["remarks"]
+    assert Path("b.png").read_bytes().startswith(b"\x89PNG")
+    assert "8" in Path("b.svg").read_text()
+    Path("b.svg").write_text("<svg>mine</svg>")
+    assert_one_line(command(*QUICK, "--out", "b.svg"), "b.svg exists, and this command did not write it")
+
+
+def test_by_default_it_measures_every_device_that_can_be_used(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = command(*QUICK, "--json")
+    usable = [device.type for device in gf.devices() if device.type != "fake"]
+    document = json.loads(ended.out)
+    assert [row["device"].partition(":")[0] for row in document["devices"]] == list(dict.fromkeys(usable))
+    assert ("cuda" in document["unusable"]) == ("cuda" not in usable)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_other_dtypes(command: Any, dtype: str) -> None:
+    ended = command(*QUICK, "--dtype", dtype, "--devices", "cpu", "--json")
+    if not gf.get_backend("cpu").supports(dtype):
+        assert_one_line(ended, f"no device can be measured: cpu: it does not support {dtype}")
+    else:
+        assert ended.status == 0
+        assert all("median" in row["captured"] for row in rows_of(ended).values())
+
+
+def test_one_output_is_a_regression(command: Any) -> None:
+    ended = command("bench", "4-1", "--batch", "2", "--seconds", "0.1", "--devices", "cpu", "--json")
+    assert json.loads(ended.out)["loss"] == "mse_loss"
+    assert json.loads(ended.out)["crossovers"] == []
+
+
+# ---------------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("784", "at least two widths, such as 784-512-10; got '784'"),
+        ("784-x-10", "integers from 1 to 65536, separated by '-'; got '784-x-10'"),
+        ("--batch 64;128", "integers from 1 to 16777216, separated by ','"),
+        ("--batch 0", "integers from 1"),
+        ("--dtype float8", r"'float8' is not one of float32, float64, float16, bfloat16; did you mean float"),
+        ("--optimizer adamm", r"'adamm' is not one of .+; did you mean adam"),
+        ("--activation rely", r"'rely' is not one of .+; did you mean relu"),
+        ("--seconds 0", "seconds above 0"),
+        ("--out b.pdf", r"--out b.pdf: the name must end in .json, .png or .svg"),
+        ("--out nowhere/b.json", "there is no folder nowhere"),
+        ("--devices nowhere", "no device can be measured: nowhere: "),
+        ("--module nowhere", "--module nowhere: ModuleNotFoundError"),
+    ],
+)
+def test_invalid_input_is_one_line_and_status_2(command: Any, words: str, message: str) -> None:
+    assert_one_line(command("bench", *words.split()), message)
+
+
+def test_it_goes_on_where_memory_is_out_and_where_a_device_fails(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Training.plain
+
+    def plain(self: Training, x: Any, y: Any) -> Any:
+        if x.shape[0] == 8:
+            raise MemoryError("8 is too many") if x.device.type == "cpu" else RuntimeError("an illegal\naddress")
+        return known(self, x, y)
+
+    monkeypatch.setattr(Training, "plain", plain)
+    ended = command(*QUICK, "--devices", "cpu,fake", "--json")
+    assert ended.status == 1
+    rows = rows_of(ended)
+    assert rows[8, "cpu"]["plain"] == {"why": "out of memory"}
+    assert rows[8, "fake:0"]["plain"] == {"why": "RuntimeError: an illegal address"}
+    assert rows[2, "cpu"]["samples_per_second"] > 0
+    assert rows[2, "fake:0"]["samples_per_second"] > 0
+    assert "gradflow: note: cpu, batch 8: out of memory\n" in ended.err
+
+
+def test_a_size_that_cannot_fit_is_not_tried(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(gf.get_backend("cpu")), "available_memory", lambda self: 600)
+    ended = command(*QUICK, "--devices", "cpu", "--json")
+    assert ended.status == 0
+    assert rows_of(ended)[2, "cpu"]["plain"]["why"] == "out of memory: it needs more than 620 B, and 600 B are free"
+
+
+def test_without_time_the_first_size_alone_is_measured(command: Any) -> None:
+    ended = command(*QUICK[:-1], "0.000001", "--devices", "cpu", "--json")
+    rows = rows_of(ended)
+    assert rows[2, "cpu"]["plain"]["rounds"] == 1
+    assert rows[8, "cpu"]["plain"]["why"] == "there was no time left of 1e-06 seconds: --seconds gives more"
+
+
+def test_ctrl_c_prints_and_writes_what_is_known(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = []
+
+    def rest() -> None:
+        turns.append(1)
+        if len(turns) == 8:  # 3 rounds of 2 ways at the first size, and 1 at the second
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(measuring, "_rest", rest)
+    ended = command(*QUICK, "--devices", "cpu", "--out", "b.json")
+    assert ended.status == 130
+    assert ended.err.endswith("gradflow: error: interrupted\n")
+    document = json.loads(Path("b.json").read_text())
+    assert document["interrupted"]
+    assert [sum(row.get(mode, {}).get("rounds", 0) for mode in measuring.MODES) for row in document["rows"]] == [6, 1]
+    assert len([line for line in ended.out.splitlines() if " cpu " in line]) == 2
+
+
+def test_ctrl_c_while_memory_is_measured_ends_it(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Measurement, "_measure_memory", stop)
+    ended = command(*QUICK, "--devices", "cpu", "--json")
+    assert ended.status == 130
+    assert json.loads(ended.out)["interrupted"]
+
+
+def test_a_step_that_is_not_replayed_says_why(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Training.plain
+
+    def plain(self: Training, x: Any, y: Any) -> Any:
+        loss = known(self, x, y)
+        loss.item()
+        return loss
+
+    monkeypatch.setattr(Training, "plain", plain)
+    row = rows_of(command(*QUICK, "--devices", "cpu", "--json"))[2, "cpu"]
+    assert "median" in row["plain"]
+    assert re.search("reads a value|item", row["captured"]["why"])
+
+
+def test_other_losses_are_told() -> None:
+    measurement = Measurement(Task((2, 2)), ["cpu", "fake:0"], [4], 1.0)
+    for cell, losses in zip(measurement.cells, ((2.0, 1.0), (2.0, 1.01)), strict=True):
+        cell.losses = losses
+    assert remarks(measurement) == ["fake:0, batch 4: its losses differ from those of cpu: 2, 1.01; 2, 1"]
+
+
+# ---------------------------------------------------------------------- from where on a device pays
+
+
+def test_the_crossover_is_interpolated() -> None:
+    found = crossover("cuda:0", {16: 1.0, 64: 1.0, 256: 1.0}, "cpu", {16: 0.25, 64: 0.5, 256: 2.0})
+    assert (found.batch, found.faster, found.slower) == (130, (256,), (16, 64))  # 128, in two digits
+    assert str(found) == "cuda:0 is faster than cpu from a batch of about 130 on (not at 64, but at 256)"
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ((2.0, 2.0, 2.0), "at every batch size"),
+        ((0.5, 0.5, 1.0), "at no batch size"),
+        ((2.0, 0.5, 0.5), "at 16, but not at 256"),
+        ((2.0, 0.5, 2.0), "from a batch of about 130 on (not at 64, but at 256)"),
+    ],
+)
+def test_where_there_is_no_crossover_it_says_so(others: tuple[float, ...], words: str) -> None:
+    found = crossover("cuda:0", {16: 1.0, 64: 1.0, 256: 1.0}, "cpu", dict(zip((16, 64, 256), others, strict=True)))
+    assert str(found) == f"cuda:0 is faster than cpu {words}"
+
+
+def test_devices_are_compared_in_their_faster_mode_at_the_sizes_that_both_have() -> None:
+    cells = [
+        Cell(16, "cpu", times={"plain": [1.0], "captured": [0.5]}),
+        Cell(16, "cuda:0", times={"plain": [0.8], "captured": [0.6]}),
+        Cell(64, "cpu", times={"plain": [1.0]}),
+        Cell(64, "cuda:0", why={"plain": "out of memory"}),
+    ]
+    (found,) = crossovers(cells)
+    assert (found.faster, found.slower) == ((), (16,))
