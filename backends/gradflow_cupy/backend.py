@@ -20,6 +20,7 @@ from gradflow.backend.half_floats import widened
 from gradflow.dtypes import DTYPES
 from gradflow_cupy import diagnosis
 from gradflow_cupy.gather import GatherKernels
+from gradflow_cupy.linear import PRODUCTS, LinearKernels
 from gradflow_cupy.losses import LossKernels
 from gradflow_cupy.memory import PeakCounter
 from gradflow_cupy.optimizers import OptimizerKernels
@@ -48,7 +49,7 @@ def _becomes_zero(value: Any) -> bool:
     return abs(value) < _SMALLEST_NORMAL and (value != 0 or math.copysign(1.0, value) < 0)
 
 
-class CupyBackend(GatherKernels, LossKernels, OptimizerKernels):
+class CupyBackend(LinearKernels, GatherKernels, LossKernels, OptimizerKernels):
     """CuPy arrays in the memory of one GPU: `cuda:0`, `cuda:1`, ... Creating an object needs CuPy and a GPU.
 
     index: the number of the GPU (default 0). If there are several GPUs, every function runs with this one as CuPy's
@@ -61,9 +62,8 @@ class CupyBackend(GatherKernels, LossKernels, OptimizerKernels):
         import cupy
         import cupyx
         import numpy
-        from cupy import cublas
 
-        self.cupy, self.cupyx, self.cublas, self.numpy = cupy, cupyx, cublas, numpy
+        self.cupy, self.cupyx, self.numpy = cupy, cupyx, numpy
         super().__init__(cupy, index)
         self._cuda_device = cupy.cuda.Device(index)
         self._peak: PeakCounter | None = None
@@ -110,20 +110,6 @@ class CupyBackend(GatherKernels, LossKernels, OptimizerKernels):
             x = self.maximum(x, min)
         return x if max is None else self.minimum(x, max)
 
-    def matmul(self, a: Array, b: Array, /, *, out: Array | None = None) -> Array:
-        if a.dtype not in self.half_dtypes:
-            return self.cupy.matmul(a, b, out=out)
-        # CuPy does not multiply stacks of bfloat16 matrices, and rounds each term of a dot product to the half float
-        gemm = a.ndim == b.ndim == 2 and (a.shape[0] > 1 or b.shape[1] > 1)
-        if gemm and (a.dtype.char == "e" or self._multiplies_bfloat16):
-            return self.cupy.matmul(a, b, out=out)
-        wide = self.dtypes["float32"]
-        product = self.cupy.matmul(a.astype(wide), b.astype(wide)).astype(a.dtype)
-        if out is None:
-            return product
-        out[...] = product
-        return out
-
     @staticmethod
     def reshape(x: Array, /, shape: tuple[int, ...]) -> Array:
         return x.reshape(shape)
@@ -153,7 +139,9 @@ class CupyBackend(GatherKernels, LossKernels, OptimizerKernels):
         properties = self.cupy.cuda.runtime.getDeviceProperties(self.device.index)
         name = properties["name"]
         name = name.decode() if isinstance(name, bytes) else name
-        return f"{name}, {properties['totalGlobalMem'] / 2**30:.0f} GiB, CuPy {self.cupy.__version__}"
+        gib, lt = properties["totalGlobalMem"] / 2**30, self._cublaslt
+        products = f"no cuBLASLt: {self.no_cublaslt}" if lt is None else f"cuBLASLt {lt.version}"
+        return f"{name}, {gib:.0f} GiB, CuPy {self.cupy.__version__}, {products}"
 
     def to_host(self, array: Array) -> Any:
         return self.cupy.asnumpy(array)
@@ -262,6 +250,8 @@ class CupyBackend(GatherKernels, LossKernels, OptimizerKernels):
             function = getattr(getattr(self, name), "__func__", None)  # a static method has none
             function = self._wrapped.get(function, function)
             found[name] = "composed" if function is getattr(Backend, name) else "native"
+            if found[name] == "native" and name in PRODUCTS and self._cublaslt is not None:
+                found[name] = "cublaslt"
         return found
 
     @functools.cached_property
@@ -272,11 +262,6 @@ class CupyBackend(GatherKernels, LossKernels, OptimizerKernels):
     @functools.cached_property
     def _floating(self) -> frozenset[Any]:
         return frozenset(self.dtypes[n] for n in ("bfloat16", "float16", "float32", "float64") if n in self.dtypes)
-
-    @functools.cached_property
-    def _multiplies_bfloat16(self) -> bool:
-        """Whether cuBLAS multiplies bfloat16 on this GPU: compute capability 8.0 or higher."""
-        return int(self._cuda_device.compute_capability) >= 80
 
     @functools.cached_property
     def _wrapped(self) -> dict[Any, Any]:

@@ -1,4 +1,4 @@
-"""Kernels of networks: activations, linear layers, softmax, normalization, dropout, random bits, scatter.
+"""Kernels of networks: activations, softmax, normalization, dropout, random bits, scatter.
 
 They compute in float32 and float64; arrays of any other dtype go to the composed default. Non-contiguous arrays are
 copied first. The residual of a kernel holds exactly what its backward kernel reads.
@@ -10,12 +10,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gradflow.backend import ACTIVATIONS, AccurateSums, Array, Backend, axes_of, dropout_threshold
+from gradflow.backend import AccurateSums, Array, Backend, axes_of, dropout_threshold
 from gradflow_cupy.kernels import (
     SORTED_ROWS,
     kernel_dtype,
     launch,
-    per_cell,
     per_element,
     per_row,
     per_tile,
@@ -34,7 +33,6 @@ class NetworkKernels(AccurateSums):
 
     cupy: Any
     cupyx: Any
-    cublas: Any
 
     def _contiguous(self, x: Array) -> Array:
         return x if x.flags.c_contiguous else self.cupy.ascontiguousarray(x)
@@ -107,82 +105,7 @@ class NetworkKernels(AccurateSums):
         launch(name, dtype, *per_row(rows, columns), x, out, rows, columns)
         return out
 
-    # ------------------------------------------------------------------ linear layers
-
-    def gemm(self, a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
-        if not accumulate:
-            return self.matmul(a, b, out=out)
-        if not a.size or not b.size:
-            return out
-        if kernel_dtype(out, a, b) is None or not out.flags.c_contiguous:
-            return Backend.gemm(self, a, b, out, accumulate)
-        return self.cublas.gemm("N", "N", a, b, out=out, alpha=1.0, beta=1.0)
-
-    def linear(
-        self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
-    ) -> tuple[Array, Any]:
-        dtype = kernel_dtype(x, weight, bias)
-        if dtype is None:
-            return Backend.linear(self, x, weight, bias, activation, parameter)
-        features = weight.shape[0]
-        z = self.cupy.matmul(_as_rows(x), weight.T)
-        out, residual = z, None
-        if activation is not None and ACTIVATIONS[activation].saves == "x":
-            out = self._empty(z.shape, z)
-            residual = z.reshape((*x.shape[:-1], features))
-        if activation is not None or bias is not None:
-            code = IDENTITY if activation is None else CODES[activation]
-            bias = None if bias is None else self._contiguous(bias)
-            rows = z.shape[0]
-            launch("bias_activation", dtype, *per_cell(rows, features), z, bias, out, rows, features, code, parameter)
-        return out.reshape((*x.shape[:-1], features)), residual
-
-    def linear_backward(
-        self,
-        g: Array,
-        out: Array,
-        x: Array,
-        weight: Array,
-        bias: Array | None,
-        activation: str | None,
-        parameter: float,
-        residual: Any,
-        needs: Sequence[bool],
-        into: Sequence[Array | None],
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        dtype = kernel_dtype(g, x, weight, bias)
-        if dtype is None:
-            return Backend.linear_backward(self, g, out, x, weight, bias, activation, parameter, residual, needs, into)
-        saved = None
-        if activation is not None:
-            saved = out if ACTIVATIONS[activation].saves == "out" else residual
-            if saved is None:  # recompute the pre-activation
-                saved = self.linear(x, weight, bias, None, 0.0)[0]
-        need_x, need_weight, need_bias = needs
-        gx = gw = gb = None
-        rows = self._contiguous(_as_rows(g))
-        if need_bias:
-            buffer = into[2] if into[2] is not None and into[2].flags.c_contiguous else None
-            gb = self._empty(weight.shape[:1], rows) if buffer is None else buffer
-            dz = None if saved is None else self._empty(rows.shape, rows)
-            code = IDENTITY if activation is None else CODES[activation]
-            self._sum_rows(dtype, rows, None if saved is None else self._contiguous(saved), dz, gb, code, parameter)
-            rows = rows if dz is None else dz
-            if into[2] is not None and buffer is None:
-                into[2][...] = gb
-                gb = into[2]
-        elif activation is not None:
-            rows = self.activate_backward(rows, _as_rows(saved), activation, parameter)
-        if need_x:
-            buffer = into[0] if x.ndim == 2 else None
-            gx = self.cupy.matmul(rows, weight, out=buffer)
-            gx = gx if x.ndim == 2 else gx.reshape(x.shape)
-            if into[0] is not None and buffer is None:
-                into[0][...] = gx
-                gx = into[0]
-        if need_weight:
-            gw = self.cupy.matmul(rows.T, _as_rows(x), out=into[1])
-        return gx, gw, gb
+    # ------------------------------------------------------------------ sums over rows
 
     def _sum_rows(
         self,
@@ -359,7 +282,8 @@ class NetworkKernels(AccurateSums):
             values, order, targets, n = sums, None, ends, 2 * threads
 
 
-def _as_rows(x: Array) -> Array:
+def as_rows(x: Array) -> Array:
+    """x as a matrix whose columns are its last axis."""
     return x if x.ndim == 2 else x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 

@@ -449,16 +449,6 @@ def matmul(*args: Any, axes: Any = None, axis: Any = None, keepdims: bool = Fals
     return out
 
 
-def _gemm(transa: str, transb: str, a: Any, b: Any, out: Any = None, alpha: float = 1.0, beta: float = 0.0) -> ndarray:
-    assert (transa, transb) == ("N", "N")
-    assert a.ndim == b.ndim == out.ndim == 2
-    assert a.dtype == b.dtype == out.dtype
-    assert a.dtype.char in "fd"
-    values = _unwrap(out)
-    values[...] = alpha * (_unwrap(a) @ _unwrap(b)) + beta * values
-    return out
-
-
 def _add_at(a: Any, slices: Any, value: Any) -> None:
     known = (np.int32, np.int64, np.float16, np.float32, np.float64, np.uint32, np.uint64)
     if a.dtype.type not in known:
@@ -557,7 +547,6 @@ def modules() -> dict[str, types.ModuleType]:
     )
     cupy.__dict__["get_default_memory_pool"] = lambda: pool
     cupy.__dict__["get_default_pinned_memory_pool"] = lambda: pinned_pool
-    cupy.__dict__["cublas"] = types.SimpleNamespace(gemm=_gemm)
     cupy.__dict__["cuda"] = types.SimpleNamespace(
         Device=Device, Event=Event, Stream=Stream, MemoryHook=MemoryHook, runtime=runtime,
         get_current_stream=get_current_stream,
