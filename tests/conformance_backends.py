@@ -62,12 +62,12 @@ class ZeroesGradients(Numpy):
 class ChangesTheGradient(Numpy):
     name = "changes_the_gradient"
 
-    def adam_step(self, parameter: Any, gradient: Any, *others: Any) -> None:
+    def adam_step(self, parameter: Any, gradient: Any, *others: Any, **results: Any) -> None:
         *state, options, scalars = others
         if options.weight_decay:
             gradient += options.weight_decay * parameter
             others = (*state, options._replace(weight_decay=0.0), scalars)
-        super().adam_step(parameter, gradient, *others)
+        super().adam_step(parameter, gradient, *others, **results)
 
 
 @plant("test_array_function[argsort-2x3x4-float32]")
@@ -237,9 +237,9 @@ class ReshapesByForce(Numpy):
 class ForgetsADecay(Numpy):
     name = "forgets_a_decay"
 
-    def adam_step(self, *arguments: Any) -> None:
+    def adam_step(self, *arguments: Any, **results: Any) -> None:
         *arrays, options, scalars = arguments
-        super().adam_step(*arrays, options, scalars._replace(decay_factor=1.0))
+        super().adam_step(*arrays, options, scalars._replace(decay_factor=1.0), **results)
 
 
 # ------------------------------------------------------------------ declarations

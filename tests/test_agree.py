@@ -200,13 +200,15 @@ def shifted_bits(self: Any, key: int, counter: int, n: int) -> Any:
     return Cpu.random_bits(self, key, counter, n + 1)[1:]
 
 
-def late_adam(self: Any, parameter: Any, gradient: Any, mean: Any, square: Any, options: Any, scalars: Any) -> None:
+def late_adam(
+    self: Any, parameter: Any, gradient: Any, mean: Any, square: Any, options: Any, scalars: Any, **results: Any
+) -> None:
     beta1, beta2, *_ = options
     correction1, root = scalars.bias_correction1, scalars.bias_correction2_root
     later = scalars._replace(
         bias_correction1=1 - beta1 * (1 - correction1), bias_correction2_root=math.sqrt(1 - beta2 * (1 - root**2))
     )
-    Cpu.adam_step(self, parameter, gradient, mean, square, options, later)
+    Cpu.adam_step(self, parameter, gradient, mean, square, options, later, **results)
 
 
 FAULTS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {

@@ -289,9 +289,8 @@ def test_the_signatures_are_those_of_the_code() -> None:
         (signature,) = re.findall(rf"^({name}\([^`]*)```", MADE, re.M)
         (node,) = ast.parse(f"def {signature.strip()}: ...").body
         assert isinstance(node, ast.FunctionDef)
-        assert ["self", *(a.arg for a in node.args.args)] == list(
-            inspect.signature(getattr(Backend, name)).parameters
-        )  # fmt: skip
+        named = [a.arg for a in (*node.args.args, *node.args.kwonlyargs)]
+        assert ["self", *named] == list(inspect.signature(getattr(Backend, name)).parameters)
 
 
 def test_a_change_of_the_code_changes_the_page(monkeypatch: pytest.MonkeyPatch) -> None:

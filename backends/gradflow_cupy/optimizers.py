@@ -28,38 +28,66 @@ def flat_dtype(*arrays: Array | None) -> str | None:
     return None
 
 
+_ONES = (1.0,) * 4
+"""The numbers that a kernel gets when it reads the scalars from a row on the device."""
+
+
+def _row_and_numbers(scalars: Any, kind: Any) -> tuple[Array | None, Sequence[float]]:
+    """The row on the device, or None, and the numbers of a step's scalars."""
+    return (None, scalars) if isinstance(scalars, tuple) else (scalars, _ONES[: len(kind._fields)])
+
+
 class OptimizerKernels(Backend):
     """The optimizers' kernels of a CUDA device."""
 
     cupy: Any
 
     def sgd_step(
-        self, parameter: Array, gradient: Array, velocity: Array | None, options: SGDOptions, scalars: SGDScalars
+        self,
+        parameter: Array,
+        gradient: Array,
+        velocity: Array | None,
+        options: SGDOptions,
+        scalars: SGDScalars | Array,
+        *,
+        half: Array | None = None,
+        skip: Array | None = None,
     ) -> None:
         dtype = flat_dtype(parameter, gradient, velocity)
         if dtype is None:
-            return Backend.sgd_step(self, parameter, gradient, velocity, options, scalars)
+            return Backend.sgd_step(self, parameter, gradient, velocity, options, scalars, half=half, skip=skip)
         n = parameter.size
         momentum, dampening, weight_decay, nesterov = options
+        row, (lr, first) = _row_and_numbers(scalars, SGDScalars)
         launch(
             "sgd_step", dtype, *per_element(n),
-            parameter, gradient, velocity, n, momentum, 1.0 - dampening, weight_decay, int(nesterov), *scalars,
+            parameter, gradient, velocity, n, momentum, 1.0 - dampening, weight_decay, int(nesterov), lr, first, row,
+            *self._results(half, skip),
         )  # fmt: skip
         return None
 
     def adam_step(
-        self, parameter: Array, gradient: Array, mean: Array, square: Array, options: AdamOptions, scalars: AdamScalars
+        self,
+        parameter: Array,
+        gradient: Array,
+        mean: Array,
+        square: Array,
+        options: AdamOptions,
+        scalars: AdamScalars | Array,
+        *,
+        half: Array | None = None,
+        skip: Array | None = None,
     ) -> None:
         dtype = flat_dtype(parameter, gradient, mean, square)
         if dtype is None:
-            return Backend.adam_step(self, parameter, gradient, mean, square, options, scalars)
+            return Backend.adam_step(self, parameter, gradient, mean, square, options, scalars, half=half, skip=skip)
         n = parameter.size
         beta1, beta2, epsilon, weight_decay = options
-        lr, bias_correction1, bias_correction2_root, decay_factor = scalars
+        row, (lr, bias_correction1, bias_correction2_root, decay_factor) = _row_and_numbers(scalars, AdamScalars)
         launch(
             "adam_step", dtype, *per_element(n),
             parameter, gradient, mean, square, n, beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon, weight_decay,
-            lr / bias_correction1, 1.0 / bias_correction2_root, decay_factor,
+            lr / bias_correction1, 1.0 / bias_correction2_root, decay_factor, row, *self._results(half, skip),
         )  # fmt: skip
         return None
 
@@ -71,19 +99,29 @@ class OptimizerKernels(Backend):
         mean: Array | None,
         velocity: Array | None,
         options: RMSpropOptions,
-        scalars: RMSpropScalars,
+        scalars: RMSpropScalars | Array,
+        *,
+        half: Array | None = None,
+        skip: Array | None = None,
     ) -> None:
         dtype = flat_dtype(parameter, gradient, square, mean, velocity)
         if dtype is None:
-            return Backend.rmsprop_step(self, parameter, gradient, square, mean, velocity, options, scalars)
+            arrays = parameter, gradient, square, mean, velocity
+            return Backend.rmsprop_step(self, *arrays, options, scalars, half=half, skip=skip)
         n = parameter.size
         alpha, epsilon, weight_decay, momentum = options
+        row, (lr,) = _row_and_numbers(scalars, RMSpropScalars)
         launch(
             "rmsprop_step", dtype, *per_element(n),
-            parameter, gradient, square, mean, velocity, n, alpha, 1.0 - alpha, epsilon, weight_decay, momentum,
-            *scalars,
+            parameter, gradient, square, mean, velocity, n, alpha, 1.0 - alpha, epsilon, weight_decay, momentum, lr,
+            row, *self._results(half, skip),
         )  # fmt: skip
         return None
+
+    def _results(self, half: Array | None, skip: Array | None) -> tuple[Any, ...]:
+        """The last arguments of a step: the half copy, whether it is bfloat16, the skip flag, the finiteness flag."""
+        is_bfloat16 = half is not None and half.dtype.char != "e"
+        return half, int(is_bfloat16), skip, self.nonfinite
 
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
         dtype = flat_dtype(*gradients) if gradients else None

@@ -30,23 +30,49 @@ class OptimizerKernels(Backend):
     """The optimizers' kernels; all change arrays in place."""
 
     def sgd_step(
-        self, parameter: Array, gradient: Array, velocity: Array | None, options: SGDOptions, scalars: SGDScalars
+        self,
+        parameter: Array,
+        gradient: Array,
+        velocity: Array | None,
+        options: SGDOptions,
+        scalars: SGDScalars | Array,
+        *,
+        half: Array | None = None,
+        skip: Array | None = None,
     ) -> None:
         if parameter.dtype == _FLOAT16:
-            return Backend.sgd_step(self, parameter, gradient, velocity, options, scalars)
-        self._pass(sgd, (parameter, gradient, velocity), (*options, *scalars))
+            return Backend.sgd_step(self, parameter, gradient, velocity, options, scalars, half=half, skip=skip)
+        if skip is not None and skip:
+            return None
+        lr, first = scalars
+        self._pass(sgd, (parameter, gradient, velocity), (*options, lr, bool(first)))
+        if half is not None or self.nonfinite is not None:
+            self._finish(gradient, parameter, half)
         return None
 
     def adam_step(
-        self, parameter: Array, gradient: Array, mean: Array, square: Array, options: AdamOptions, scalars: AdamScalars
+        self,
+        parameter: Array,
+        gradient: Array,
+        mean: Array,
+        square: Array,
+        options: AdamOptions,
+        scalars: AdamScalars | Array,
+        *,
+        half: Array | None = None,
+        skip: Array | None = None,
     ) -> None:
         if parameter.dtype == _FLOAT16:
-            return Backend.adam_step(self, parameter, gradient, mean, square, options, scalars)
+            return Backend.adam_step(self, parameter, gradient, mean, square, options, scalars, half=half, skip=skip)
+        if skip is not None and skip:
+            return None
         beta1, beta2, epsilon, weight_decay = options
         lr, bias_correction1, bias_correction2_root, decay_factor = scalars
         scaled_epsilon, scaled_lr = epsilon * bias_correction2_root, lr * bias_correction2_root
         numbers = (beta1, beta2, scaled_epsilon, weight_decay, scaled_lr / bias_correction1, decay_factor)
         self._pass(adam, (parameter, gradient, mean, square), numbers)
+        if half is not None or self.nonfinite is not None:
+            self._finish(gradient, parameter, half)
         return None
 
     def rmsprop_step(
@@ -57,15 +83,31 @@ class OptimizerKernels(Backend):
         mean: Array | None,
         velocity: Array | None,
         options: RMSpropOptions,
-        scalars: RMSpropScalars,
+        scalars: RMSpropScalars | Array,
+        *,
+        half: Array | None = None,
+        skip: Array | None = None,
     ) -> None:
         if parameter.dtype == _FLOAT16:
-            return Backend.rmsprop_step(self, parameter, gradient, square, mean, velocity, options, scalars)
+            arrays = parameter, gradient, square, mean, velocity
+            return Backend.rmsprop_step(self, *arrays, options, scalars, half=half, skip=skip)
+        if skip is not None and skip:
+            return None
         self._pass(rmsprop, (parameter, gradient, square, mean, velocity), (*options, *scalars))
+        if half is not None or self.nonfinite is not None:
+            self._finish(gradient, parameter, half)
         return None
 
+    def _finish(self, gradient: Array, parameter: Array, half: Array | None) -> None:
+        """Round the new parameters to the half copy, if any, and raise the flag `nonfinite`: see `Backend.sgd_step`."""
+        if half is not None:
+            with np.errstate(over="ignore"):  # beyond the largest number, they are infinite
+                half[...] = parameter
+        if self.nonfinite is not None and not (np.isfinite(gradient).all() and np.isfinite(parameter).all()):
+            self.nonfinite[...] = 1
+
     def _pass(self, step: Callable[..., None], arrays: Sequence[Array | None], numbers: Sequence[Any]) -> None:
-        """Call a step of this module with flat arrays of one length (or None) and with its numbers."""
+        """Call a step of this module, or the compiled one of its name."""
         share_out(step, arrays, numbers)
 
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:

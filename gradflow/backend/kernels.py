@@ -34,6 +34,11 @@ class KernelBase:
     """The library's float64, or None."""
     half_dtypes: tuple[Any, ...]
     """The library's float16 and bfloat16, if it has them."""
+    nonfinite: Any = None
+    """None, or a 0-d int32 array on the device that losses and optimizer steps set to 1 for non-finite numbers.
+
+    Whoever wants to know makes it, with a 0, and reads it later, so that nothing waits in between.
+    """
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(

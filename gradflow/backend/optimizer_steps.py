@@ -1,8 +1,8 @@
 """Optimizer steps on flat arrays, and gradient clipping: the composed defaults, and the numbers that they take.
 
 A step takes its arrays, then two tuples of numbers: the options, which stay the same from step to step, and the
-scalars, which change with each. The scalars are a few numbers in a fixed order, so that a replayed step can read them
-from an array on the device, bools as 0 or 1.
+scalars, which change with each. The scalars may also be an array on the device, with the same numbers in the same
+order: a replayed step then reads them there. The defaults compute all results first and store them at the end.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gradflow.backend.array_functions import Array
 from gradflow.backend.half_floats import in_float32
@@ -106,50 +106,79 @@ class OptimizerKernels(KernelBase):
     @kernel
     @functools.partial(in_float32, changes=(0, 2))
     def sgd_step(
-        self, parameter: Array, gradient: Array, velocity: Array | None, options: SGDOptions, scalars: SGDScalars
+        self,
+        parameter: Array,
+        gradient: Array,
+        velocity: Array | None,
+        options: SGDOptions,
+        scalars: SGDScalars | Array,
+        *,
+        half: Array | None = None,
+        skip: Array | None = None,
     ) -> None:
         """Do a step of SGD on flat arrays: `parameter` and `velocity` change, `gradient` does not.
 
         PyTorch's SGD: d = g + weight_decay * p; v = d if `first`, else momentum * v + (1 - dampening) * d;
         p -= lr * (d + momentum * v if nesterov else v). `velocity` is None where momentum is 0.
+
+        In all three steps: `scalars` may be a 1-D float64 array on the device with the same numbers in the same order,
+        bools as 0 or 1; the results are the same, bit for bit. half: a flat float16 or bfloat16 array that gets the new
+        parameters, rounded, where `parameter` is float32. skip: a 0-d int32 array on the device; unless it is 0,
+        nothing changes. Where `nonfinite` is not None, it is set to 1 if an element of `gradient` or of the new
+        `parameter` is not finite, unless the step is skipped.
         """
         momentum, dampening, weight_decay, nesterov = options
+        lr, first = self._numbers(SGDScalars, scalars)
         one_minus_dampening = 1.0 - dampening
         d = gradient
         if weight_decay:
             d = self.add(d, self.multiply(parameter, weight_decay))
+        changes = []
         if velocity is not None:
-            if scalars.first:
-                velocity[...] = d
-            else:
-                velocity[...] = self.add(self.multiply(velocity, momentum), self.multiply(d, one_minus_dampening))
-            d = self.add(d, self.multiply(velocity, momentum)) if nesterov else velocity
-        parameter[...] = self.subtract(parameter, self.multiply(d, scalars.lr))
+            known = first.__class__ is float
+            v = d
+            if not (known and first):
+                v = self.add(self.multiply(velocity, momentum), self.multiply(d, one_minus_dampening))
+                v = v if known else self.where(self.not_equal(first, 0.0), d, v)
+            changes.append((velocity, v))
+            d = self.add(d, self.multiply(v, momentum)) if nesterov else v
+        new = self.subtract(parameter, self.multiply(d, self._weak(lr, parameter)))
+        self._store(gradient, half, skip, (parameter, new), *changes)
 
     @kernel
     @functools.partial(in_float32, changes=(0, 2, 3))
     def adam_step(
-        self, parameter: Array, gradient: Array, mean: Array, square: Array, options: AdamOptions, scalars: AdamScalars
+        self,
+        parameter: Array,
+        gradient: Array,
+        mean: Array,
+        square: Array,
+        options: AdamOptions,
+        scalars: AdamScalars | Array,
+        *,
+        half: Array | None = None,
+        skip: Array | None = None,
     ) -> None:
         """Do a step of Adam or AdamW on flat arrays: all but `gradient` change.
 
         Kingma & Ba 2015, "Adam", algorithm 1, with epsilon as in PyTorch, outside the corrected root; Loshchilov &
         Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2. p *= decay_factor; g += weight_decay * p;
         m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g**2;
-        p -= lr / bias_correction1 * m / (sqrt(v) / bias_correction2_root + epsilon).
+        p -= lr / bias_correction1 * m / (sqrt(v) / bias_correction2_root + epsilon). scalars, half, skip: as in
+        `sgd_step`.
         """
         beta1, beta2, epsilon, weight_decay = options
-        one_minus_beta1, one_minus_beta2 = 1.0 - beta1, 1.0 - beta2
-        if scalars.decay_factor != 1:
-            parameter[...] = self.multiply(parameter, scalars.decay_factor)
+        lr, bias_correction1, bias_correction2_root, decay_factor = self._numbers(AdamScalars, scalars)
+        p, g = parameter, gradient
+        if decay_factor.__class__ is not float or decay_factor != 1:
+            p = self.multiply(p, self._weak(decay_factor, p))
         if weight_decay:
-            gradient = self.add(gradient, self.multiply(parameter, weight_decay))
-        mean[...] = self.add(self.multiply(mean, beta1), self.multiply(gradient, one_minus_beta1))
-        square[...] = self.add(self.multiply(square, beta2), self.multiply(self.square(gradient), one_minus_beta2))
-        corrected_root = self.multiply(self.sqrt(square), 1.0 / scalars.bias_correction2_root)
-        step_size = scalars.lr / scalars.bias_correction1
-        update = self.divide(self.multiply(mean, step_size), self.add(corrected_root, epsilon))
-        parameter[...] = self.subtract(parameter, update)
+            g = self.add(g, self.multiply(p, weight_decay))
+        m = self.add(self.multiply(mean, beta1), self.multiply(g, 1.0 - beta1))
+        v = self.add(self.multiply(square, beta2), self.multiply(self.square(g), 1.0 - beta2))
+        corrected_root = self.multiply(self.sqrt(v), self._weak(1.0 / bias_correction2_root, p))
+        update = self.divide(self.multiply(m, self._weak(lr / bias_correction1, p)), self.add(corrected_root, epsilon))
+        self._store(gradient, half, skip, (parameter, self.subtract(p, update)), (mean, m), (square, v))
 
     @kernel
     @functools.partial(in_float32, changes=(0, 2, 3, 4))
@@ -161,28 +190,57 @@ class OptimizerKernels(KernelBase):
         mean: Array | None,
         velocity: Array | None,
         options: RMSpropOptions,
-        scalars: RMSpropScalars,
+        scalars: RMSpropScalars | Array,
+        *,
+        half: Array | None = None,
+        skip: Array | None = None,
     ) -> None:
         """Do a step of RMSprop on flat arrays: all but `gradient` change.
 
         Tieleman & Hinton 2012, lecture 6.5; centered where `mean` is given (Graves 2013, "Generating Sequences",
         eq. 38-41), with momentum where `velocity` is given; epsilon outside the root, as in PyTorch. A centered mean
-        square that rounding makes negative counts as 0.
+        square that rounding makes negative counts as 0. scalars, half, skip: as in `sgd_step`.
         """
         alpha, epsilon, weight_decay, momentum = options
+        (lr,) = self._numbers(RMSpropScalars, scalars)
         one_minus_alpha = 1.0 - alpha
+        g = gradient
         if weight_decay:
-            gradient = self.add(gradient, self.multiply(parameter, weight_decay))
-        square[...] = self.add(self.multiply(square, alpha), self.multiply(self.square(gradient), one_minus_alpha))
-        average = square
+            g = self.add(g, self.multiply(parameter, weight_decay))
+        s = average = self.add(self.multiply(square, alpha), self.multiply(self.square(g), one_minus_alpha))
+        changes = [(square, s)]
         if mean is not None:
-            mean[...] = self.add(self.multiply(mean, alpha), self.multiply(gradient, one_minus_alpha))
-            average = self.maximum(self.subtract(square, self.square(mean)), 0.0)  # rounding may make it negative
-        update = self.divide(gradient, self.add(self.sqrt(average), epsilon))
+            m = self.add(self.multiply(mean, alpha), self.multiply(g, one_minus_alpha))
+            changes.append((mean, m))
+            average = self.maximum(self.subtract(s, self.square(m)), 0.0)  # rounding may make it negative
+        update = self.divide(g, self.add(self.sqrt(average), epsilon))
         if velocity is not None:
-            velocity[...] = self.add(self.multiply(velocity, momentum), update)
-            update = velocity
-        parameter[...] = self.subtract(parameter, self.multiply(update, scalars.lr))
+            update = self.add(self.multiply(velocity, momentum), update)
+            changes.append((velocity, update))
+        new = self.subtract(parameter, self.multiply(update, self._weak(lr, parameter)))
+        self._store(gradient, half, skip, (parameter, new), *changes)
+
+    def _numbers(self, kind: Any, scalars: Any) -> Any:
+        """The scalars of a step as Python floats, or those in an array on the device as arrays of one element."""
+        if isinstance(scalars, tuple):
+            return kind(*map(float, scalars))
+        return kind(*[self.getitem(scalars, slice(i, i + 1)) for i in range(len(kind._fields))])
+
+    def _weak(self, number: Any, like: Array) -> Any:
+        """A number in float64, rounded to the dtype of an array, as a Python number is in an operation with it."""
+        return number if number.__class__ is float else self.astype(number, like.dtype)
+
+    def _store(self, gradient: Array, half: Array | None, skip: Array | None, *results: tuple[Array, Array]) -> None:
+        """Store the results of a step, each with the array that it is for, the parameter first; see `sgd_step`."""
+        stays = None if skip is None else self.not_equal(skip, 0)
+        new = results[0][1]
+        if half is not None:
+            results = (*results, (half, self.astype(new, half.dtype)))
+        if self.nonfinite is not None:
+            finite = self.logical_and(self.all(self.isfinite(gradient)), self.all(self.isfinite(new)))
+            results = (*results, (self.nonfinite, self.where(finite, self.nonfinite, 1)))
+        for array, value in results:
+            self.setitem(array, ..., value if stays is None else self.where(stays, array, value))
 
     @kernel
     @functools.partial(in_float32, changes=(0,))

@@ -114,6 +114,9 @@ def _signature(node: ast.FunctionDef) -> str:
     for i, default in enumerate(reversed(given.defaults), 1):
         texts[-i] += f" = {ast.unparse(default)}"
     del texts[0]  # self or cls
+    if given.kwonlyargs:
+        named = zip(given.kwonlyargs, given.kw_defaults, strict=True)
+        texts += ["*", *(f"{ast.unparse(a)}{'' if d is None else f' = {ast.unparse(d)}'}" for a, d in named)]
     returned = ast.unparse(node.returns) if node.returns else "None"
     if _kind(node).endswith("A property."):
         return f"{node.name}: {returned}"

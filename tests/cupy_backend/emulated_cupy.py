@@ -469,7 +469,10 @@ def pointer_attributes(ptr: int) -> Any:
     return types.SimpleNamespace(type=1 if State.is_pinned(ptr) else 0)
 
 
-_ELEMENTS = {"float": "float32", "double": "float64", "bool": "bool", "index_t": "int64", "word_t": "uint64"}
+_ELEMENTS: dict[str, tuple[Any, ...]] = {
+    "float": ("float32",), "double": ("float64",), "half_t": ("float16", BFLOAT16), "bool": ("bool",),
+    "int": ("int32",), "index_t": ("int64",), "word_t": ("uint64",),
+}  # fmt: skip
 
 
 class RawModule:
@@ -495,7 +498,7 @@ class RawModule:
             """The address of an array. A kernel does not see its dtype and strides, so they are checked here."""
             values = _unwrap(value)
             kind = kind.removeprefix("const ").rstrip("*")
-            assert kind == "void" or values.dtype == _ELEMENTS[kind], (name, kind, values.dtype)
+            assert kind == "void" or values.dtype in _ELEMENTS[kind], (name, kind, values.dtype)
             assert values.flags.c_contiguous, (name, kind)
             return int(values.ctypes.data)
 

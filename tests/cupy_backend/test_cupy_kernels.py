@@ -334,6 +334,26 @@ def test_optimizer_steps(backend: Any, reference: Any, real: Any) -> None:
                  RMSpropOptions(0.9, 1e-3, 0.01, momentum), RMSpropScalars(0.1), ulp=ulp)  # fmt: skip
 
 
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_a_half_copy_is_rounded_as_numpy_rounds(backend: Any, reference: Any, half: str) -> None:
+    """Around each number that the half float has, the middle between it and the next, and the limits of its range."""
+    native, tiny = np.dtype(backend.dtypes[half]), np.finfo(np.float32).smallest_normal
+    every = np.sort(np.arange(1 << 16).astype(np.uint16).view(native).astype(np.float32))
+    every = every[np.isfinite(every)]
+    values = np.concatenate([every, every[1:] / 2 + every[:-1] / 2, np.float32([65520, 3.4e38, np.inf, -np.inf])])
+    infinite = np.copysign(np.float32(np.inf), values)
+    with np.errstate(over="ignore", under="ignore"):
+        values = np.concatenate([values, np.nextafter(values, np.float32(0)), np.nextafter(values, infinite)])
+    values = np.append(values[(values == 0) | (np.abs(values) >= tiny)], np.float32(np.nan))
+    with np.errstate(over="ignore"):
+        expected = values.astype(native)
+    p, zeros = on_device(backend, values), on_device(backend, np.zeros_like(values))
+    copied = backend.zeros(values.shape, dtype=native)
+    backend.sgd_step(p, zeros, None, SGDOptions(0.0, 0.0, 0.0, False), SGDScalars(0.0, False), half=copied)
+    wide = [x.astype(np.float32) for x in (backend.to_host(copied), expected)]
+    assert np.array_equal(*wide, equal_nan=True)
+
+
 @pytest.mark.parametrize("real", [*REALS, pytest.param(np.float16, id="float16")])
 def test_clip_global_norm(backend: Any, reference: Any, real: Any) -> None:
     for max_norm in (0.5, 1e4):

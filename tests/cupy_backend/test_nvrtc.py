@@ -7,6 +7,7 @@ This needs no driver and no GPU. It proves that the sources are valid CUDA; what
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -95,7 +96,8 @@ def test_kernels_of_float_compute_in_float(nvrtc: Any, source: str) -> None:
             following = ptx.find(".entry", start)
             body = ptx[start:] if following < 0 else ptx[start:following]
             found = re.findall(r"\b(?:add|sub|mul|fma|div|sqrt)\.\w*\.?f64|\bex2\S*f64", body)
-            assert not found, (name, found)
+            by_one_thread = ["div.rn.f64"] * 2 if name == "adam_step<float>" else []  # for all of its block
+            assert not Counter(found) - Counter(by_one_thread), (name, found)
 
 
 def test_the_compiler_keeps_the_errors_of_a_sum(nvrtc: Any) -> None:

@@ -7,6 +7,7 @@ selections must be equal bit for bit. Arguments that the kernel may not change m
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -78,3 +79,94 @@ def test_gradients_below_the_norm_are_left_alone(backend: Backend, dtype: str) -
         chosen.clip_global_norm(gradients, 0.5)
         total = sum(float((chosen.to_host(g).astype("float64") ** 2).sum()) for g in gradients)
         assert abs(np.sqrt(total) - 0.5) < 20 * eps(dtype) + 1e-6
+
+
+STEPS = [
+    case for case in CASES if case.subject.endswith("_step") and case.dtypes == REALS and case.name.startswith("7-")
+]
+"""The cases of optimizer steps on 7 parameters."""
+
+
+def stepped(
+    chosen: Backend, case: Case, dtype: str, on_device: bool = False, broken: int | None = None, **results: Any
+) -> list[Any]:
+    """Do the step of a case, and return the arrays that it may change, on the host.
+
+    on_device: whether its scalars are an array on the device. broken: the argument whose last element is infinite.
+    results: the keyword arguments of the step.
+    """
+    arrays = [chosen.from_host(x) if isinstance(x, np.ndarray) else x for x in cast(case.arguments, dtype)]
+    if on_device:
+        arrays[-1] = chosen.from_host(np.array([float(x) for x in arrays[-1]]))
+    if broken is not None:
+        chosen.setitem(arrays[broken], -1, math.inf)
+    getattr(chosen, case.subject)(*arrays, **results)
+    return [None if arrays[i] is None else chosen.to_host(arrays[i]) for i in case.changes]
+
+
+@about("sgd_step", "adam_step", "rmsprop_step")
+@pytest.mark.parametrize("dtype", REALS)
+@pytest.mark.parametrize("case", STEPS, ids=str)
+def test_a_step_with_its_scalars_on_the_device(backend: Backend, case: Case, dtype: str) -> None:
+    """Gives the same bits as with the same numbers from the host."""
+    for kind, chosen in both(backend):
+        pairs = zip(stepped(chosen, case, dtype), stepped(chosen, case, dtype, on_device=True), strict=True)
+        for expected, found in pairs:
+            if expected is not None:
+                assert_agree(f"{case}, {kind}", found, expected)
+
+
+@about("sgd_step", "adam_step", "rmsprop_step")
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+@pytest.mark.parametrize("case", STEPS, ids=str)
+def test_a_step_with_a_half_copy(backend: Backend, case: Case, half: str) -> None:
+    """The half array gets the new parameters, rounded, and the others get the same bits as without it."""
+    if not backend.supports(half):
+        pytest.skip(f"{backend.device} does not support {half}")
+    for kind, chosen in both(backend):
+        copied = chosen.zeros((7,), dtype=chosen.dtypes[half])
+        expected, found = stepped(chosen, case, "float32"), stepped(chosen, case, "float32", half=copied)
+        for x, y in zip(found, expected, strict=True):
+            if y is not None:
+                assert_agree(f"{case}, {kind}", x, y)
+        rounded = chosen.astype(chosen.from_host(expected[0]), chosen.dtypes[half])
+        wide = chosen.dtypes["float32"]
+        assert_agree(f"{case}, {kind}: the copy", *(chosen.to_host(chosen.astype(x, wide)) for x in (copied, rounded)))
+
+
+@about("sgd_step", "adam_step", "rmsprop_step")
+@pytest.mark.parametrize("case", STEPS, ids=str)
+def test_a_step_that_is_skipped(backend: Backend, case: Case) -> None:
+    """Changes nothing; a flag of 0 changes nothing about a step."""
+    for kind, chosen in both(backend):
+        copied = chosen.zeros((7,), dtype=chosen.dtypes["float16"]) if chosen.supports("float16") else None
+        for flag in (0, 1):
+            skip = chosen.asarray(flag, dtype=chosen.dtypes["int32"])
+            found = stepped(chosen, case, "float32", on_device=True, skip=skip, half=copied if flag else None)
+            given = cast(case.arguments, "float32")
+            expected = [given[i] for i in case.changes] if flag else stepped(chosen, case, "float32")
+            for x, y in zip(found, expected, strict=True):
+                if y is not None:
+                    assert_agree(f"{case}, {kind}, skip {flag}", x, y)
+        if copied is not None:
+            assert not chosen.to_host(copied).any()
+
+
+@about("sgd_step", "adam_step", "rmsprop_step")
+@pytest.mark.parametrize("case", STEPS, ids=str)
+def test_a_step_that_is_not_finite(backend: Backend, case: Case) -> None:
+    """Raises the flag `nonfinite` for an infinite gradient or parameter, unless it is skipped."""
+    for kind, chosen in both(backend):
+        int32 = chosen.dtypes["int32"]
+        for broken, skip, expected in ((None, None, 0), (0, None, 1), (1, None, 1), (1, 0, 1), (1, 1, 0)):
+            flag = None if skip is None else chosen.asarray(skip, dtype=int32)
+            chosen.nonfinite = chosen.zeros((), dtype=int32)
+            try:
+                with np.errstate(all="ignore"):
+                    stepped(chosen, case, "float32", broken=broken, skip=flag)
+                found = int(chosen.to_host(chosen.nonfinite))
+            finally:
+                chosen.nonfinite = None
+            assert found == expected, (
+                f"{case}, {kind}: the flag is {found} with argument {broken} infinite, skip {skip}"
+            )
