@@ -1,4 +1,4 @@
-"""Low-level hooks for `gradflow.capture`: opaque calls and invalidation.
+"""Low-level hooks for `gradflow.capture` and `gradflow.profile`: opaque calls, invalidation, measured calls.
 
 While a thread records a step, the rest of gradflow reports to its recorder what the step does besides calling the
 backend: the objects it reads, creates and changes, the calls to record as a whole (`opaque_call`), and the actions that
@@ -8,6 +8,9 @@ The reported objects are those that decide which calls a step makes: modules (at
 hooks), optimizers, leaves (hooks, gradient buffers), and the arrays of tensors. A tensor is reported by its array: it
 may get another array, or start or stop requiring a gradient. Code that changes such an object calls `invalidate`. This
 advances the version of the object if some `Snapshot` includes it; otherwise it costs one look-up.
+
+While a thread is profiled, operations, modules, backward passes, opaque calls and replays are called through its
+profiler (`measured`). Without one, this costs one test of an empty dict.
 """
 
 from __future__ import annotations
@@ -122,9 +125,54 @@ def opaque_call(function: Callable[_P, _Result]) -> Callable[_P, _Result]:
             if recorder is not None:
                 result: _Result = recorder.opaque_call(function, arguments, options)
                 return result
+        if profilers:
+            return measured("opaque", function, function, *arguments, **options)
         return function(*arguments, **options)
 
     return call
+
+
+# ---------------------------------------------------------------------- calls that a profiler measures
+
+
+class Profiler:
+    """The interface of a profiler of one thread: it makes calls on behalf of the thread, and measures them."""
+
+    def measure(
+        self, kind: str, subject: Any, function: Callable[..., _Result], arguments: Any, options: dict[str, Any]
+    ) -> _Result:
+        """Call a function and return its result. kind: what calls it; subject: for whom, for a name."""
+        raise NotImplementedError
+
+    def prepare(self, backend: Any) -> None:
+        """Called with each backend before its first call."""
+        raise NotImplementedError
+
+    def call(self, backend: Any, name: str, function: Callable[..., _Result], arguments: Any, options: Any) -> _Result:
+        """Call a function of a backend and return its result. name: the name of the function."""
+        raise NotImplementedError
+
+    def visits(self, nodes: Iterable[Any]) -> Iterator[Any]:
+        """Yield the nodes of a backward pass, and measure the time until the next one is asked for."""
+        raise NotImplementedError
+
+
+profilers: dict[int, Profiler] = {}
+"""The profiler of each thread that has one, by the identifier of the thread. Test it before calling `measured`."""
+
+
+def measured(kind: str, subject: Any, function: Callable[..., _Result], /, *arguments: Any, **options: Any) -> _Result:
+    """Call a function through the profiler of this thread, if it has one. See `Profiler.measure`."""
+    profiler = profilers.get(get_ident())
+    if profiler is None:
+        return function(*arguments, **options)
+    return profiler.measure(kind, subject, function, arguments, options)
+
+
+def visited(nodes: Iterable[Any]) -> Iterable[Any]:
+    """The nodes of a backward pass, to be visited through the profiler of this thread, if it has one."""
+    profiler = profilers.get(get_ident()) if profilers else None
+    return nodes if profiler is None else profiler.visits(nodes)
 
 
 # ---------------------------------------------------------------------- invalidation

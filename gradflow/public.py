@@ -40,6 +40,7 @@ from gradflow.dtypes import (
 )
 from gradflow.dtypes import bool_ as bool
 from gradflow.ops.custom import operation
+from gradflow.profiling.profile import profile
 from gradflow.random.generator import Generator, manual_seed
 from gradflow.replay.step import capture
 from gradflow.saving import InvalidFileError, load, save
@@ -93,6 +94,7 @@ __all__ = [
     "memory_stats",
     "no_grad",
     "operation",
+    "profile",
     "register_backend",
     "save",
     "set_num_threads",

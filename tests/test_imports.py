@@ -27,7 +27,14 @@ BACKENDS = ROOT / "backends"
 
 LAYERS: tuple[set[str], ...] = (
     {"dtypes", "environment", "files", "interception", "modes", "pytorch_names", "shapes", "text", "tree"},
-    {"backend.array_functions", "backend.device", "backend.half_floats", "backend.kernels", "backend.precision"},
+    {
+        "backend.array_functions",
+        "backend.device",
+        "backend.half_floats",
+        "backend.kernels",
+        "backend.launches",
+        "backend.precision",
+    },
     {"backend.activations", "backend.optimizer_steps", "backend.philox"},
     {"backend.composed"},
     {"backend.contract"},
@@ -68,6 +75,12 @@ LAYERS: tuple[set[str], ...] = (
     {"replay.plan"},
     {"replay.step"},
     {"replay"},
+    {"profiling.traffic"},
+    {"profiling.spans"},
+    {"profiling.chrome", "profiling.rows", "profiling.wrappers"},
+    {"profiling.table"},
+    {"profiling.profile"},
+    {"profiling"},
     {"nn.parameter", "nn.state"},
     {"nn.module"},
     {"nn.constructors", "nn.functional", "nn.measuring"},

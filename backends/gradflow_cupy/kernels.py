@@ -13,7 +13,7 @@ from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradflow.backend import Array
+from gradflow.backend import Array, launch_counters, launched
 
 THREADS = 256
 """The largest number of threads per block: MAX_THREADS in common.cuh."""
@@ -174,6 +174,8 @@ def launch(name: str, dtype: str | None, grid: Grid, block: Grid, *arguments: An
             arguments = _converted(name, scalars, arguments)
             break
     kernel(grid, block, arguments)
+    if launch_counters:
+        launched(name)
 
 
 def per_element(n: int, at_most: int = MAX_BLOCKS) -> tuple[Grid, Grid]:

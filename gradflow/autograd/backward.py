@@ -41,6 +41,7 @@ from gradflow.autograd.observers import Observer
 from gradflow.autograd.parts import Part, PartsOf, with_parts
 from gradflow.autograd.saved import free, saved_values
 from gradflow.backend import Backend
+from gradflow.interception import measured, profilers, visited
 
 
 def backward(
@@ -70,13 +71,17 @@ def backward(
     """
     observer = current_observer.get()
     if observer is None and namespace is None and wanted is None and to_batched is None and not hooked_nodes:
-        _walk_to_buffers(roots, gradients, retain_graph)
+        if profilers:
+            measured("backward", None, _walk_to_buffers, roots, gradients, retain_graph)
+        else:
+            _walk_to_buffers(roots, gradients, retain_graph)
         return {}
+    how = roots, gradients, retain_graph, namespace, wanted, past_wanted, to_batched, observer
     if observer is None:
-        return _walk(roots, gradients, retain_graph, namespace, wanted, past_wanted, to_batched, None)
+        return measured("backward", None, _walk, *how)
     try:
         observer.before_backward()
-        wanted_gradients = _walk(roots, gradients, retain_graph, namespace, wanted, past_wanted, to_batched, observer)
+        wanted_gradients = measured("backward", None, _walk, *how)
     except BaseException:
         observer.backward_failed()
         raise
@@ -116,7 +121,7 @@ def _walk(
     wanted_gradients: dict[Any, Any] = {}
     for root, g in zip(roots, gradients, strict=True):
         pending[root] = functions_of(root.backend).add(pending[root], g) if root in pending else g
-    for node in order:
+    for node in visited(order):
         if observer is not None:
             observer.visit(node)
         g = pending.pop(node, None)
@@ -214,7 +219,7 @@ def _walk_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], ret
     claimed: list[Leaf] = []
     written: dict[Leaf, Any] = {}  # claimed leaf -> its buffer, which holds the first gradient that reached the leaf
     try:
-        for node in order:
+        for node in visited(order):
             op = node.op
             if op is None:  # a leaf: its gradient is added at the end
                 continue

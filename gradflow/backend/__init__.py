@@ -10,6 +10,7 @@ from gradflow.backend.contract import Backend
 from gradflow.backend.device import Device, Diagnosis, Event, MemoryStats
 from gradflow.backend.half_floats import in_float32
 from gradflow.backend.kernels import KERNELS, kernel
+from gradflow.backend.launches import launch_counters, launched
 from gradflow.backend.optimizer_steps import (
     AdamOptions,
     AdamScalars,
@@ -45,5 +46,7 @@ __all__ = [
     "dropout_threshold",
     "in_float32",
     "kernel",
+    "launch_counters",
+    "launched",
     "matmul_precision",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from gradflow.backend.array_functions import ARRAY_FUNCTIONS, Array
@@ -209,6 +209,13 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
         and `synchronize()` waits for it on the host.
         """
         return Event(self)
+
+    def named_ranges(self) -> tuple[Callable[[str], Any], Callable[[], Any]] | None:
+        """Functions that begin a range with a name, and end it, for the profiler of the device's vendor.
+
+        None, the default, if there are none.
+        """
+        return None
 
     def kernels(self) -> dict[str, str]:
         """For each kernel: "composed", "native", "host", or what compiled it, such as "numba".

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from contextvars import ContextVar
 from numbers import Integral
 from operator import index
@@ -30,6 +31,8 @@ MOST_DEVICES = 4096
 
 DeviceLike = str | Device
 _backends: dict[Device, Backend] = {}
+on_start: list[Callable[[Backend], None]] = []
+"""Functions to be called with each new backend object."""
 _current: ContextVar[Device] = ContextVar("gradflow_device", default=Device("cpu"))  # noqa: B039 (it is frozen)
 
 
@@ -91,7 +94,9 @@ def _start(device: Device, cls: type[Backend]) -> Backend:
             check_name(device.type, backend)
             if vars(backend).get("device") != device:
                 raise TypeError("its __init__(self, index) must call super().__init__(namespace, index)")
-            _backends.setdefault(device, backend)  # unless another thread was faster
+            if _backends.setdefault(device, backend) is backend:  # unless another thread was faster
+                for watch in list(on_start):
+                    watch(backend)
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -11,7 +11,15 @@ from gradflow.autograd.hooks import Handle
 from gradflow.autograd.memory import Memory, clock
 from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.dtypes import DType
-from gradflow.interception import forbid_replay, invalidate, report_creation, report_mode, report_reads
+from gradflow.interception import (
+    forbid_replay,
+    invalidate,
+    measured,
+    profilers,
+    report_creation,
+    report_mode,
+    report_reads,
+)
 from gradflow.nn.parameter import Parameter
 from gradflow.nn.state import Incompatible, load_state
 from gradflow.ops.transfer import device_and_dtype
@@ -135,7 +143,10 @@ class Module:
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Call `forward` and then the forward hooks; returns the result."""
-        output = self.forward(*inputs, **options)
+        if profilers:
+            output = measured("module", self, self.forward, *inputs, **options)
+        else:
+            output = self.forward(*inputs, **options)
         if self._forward_hooks:
             forbid_replay(f"calls a forward hook of {type(self).__name__}")
             for hook in list(self._forward_hooks.values()):

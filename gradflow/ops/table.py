@@ -19,6 +19,7 @@ from gradflow.autograd.graph import Node, Operation
 from gradflow.backend import Backend
 from gradflow.backend.half_floats import widened
 from gradflow.dtypes import DEFAULT, as_dtype, is_number, promote, weak_number
+from gradflow.interception import measured, profilers
 from gradflow.ops.checks import (
     check_bools,
     check_tensors,
@@ -124,7 +125,10 @@ def apply(
         else:
             parents.append(None)
             arrays.append(x)
-    result = op.forward(backend, *arrays, **parameters)
+    if profilers:
+        result = measured("operation", op, op.forward, backend, *arrays, **parameters)
+    else:
+        result = op.forward(backend, *arrays, **parameters)
     if op.residual:
         result, parameters = result[0], {**parameters, "residual": result[1]}
     if to is not None:

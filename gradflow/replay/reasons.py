@@ -47,7 +47,7 @@ def user_call_site() -> tuple[str, str]:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _SKIPPED:
         function, module = frame.f_code.co_name, frame.f_globals["__name__"]
         is_public = (
-            not module.startswith(("gradflow.replay", "gradflow.interception"))
+            not module.startswith(("gradflow.replay", "gradflow.profiling", "gradflow.interception"))
             and function not in _INTERNAL
             and not re.match("<|_[^_]", function)
         )

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, ValuesView
+from functools import partial
 from threading import Lock, get_ident
 from typing import Any
 
@@ -15,7 +16,7 @@ from gradflow.autograd.leaf import Leaf
 from gradflow.autograd.memory import clock
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend
 from gradflow.backend.registry import started_backends
-from gradflow.interception import Recorder, Snapshot, recorders, start, stop
+from gradflow.interception import Recorder, Snapshot, measured, recorders, start, stop
 from gradflow.replay.guards import GroupsGuard, Guards
 from gradflow.replay.program import Call, Constant, Input, NewTensor, Recording, Ref
 from gradflow.replay.reasons import Reason, describe, user_call_site
@@ -252,7 +253,8 @@ class StepRecorder(Recorder):
                 self._check_groups(self._groups_of(first))
             if any(callable(x) for x in (*arguments[1:], *options.values())):
                 self._refuse("passes a closure to an optimizer")
-        return self._call(self._constant(function), function, arguments, options)
+        call = partial(measured, "opaque", function, function)
+        return self._call(self._constant(function), call, arguments, options)
 
     def _groups_of(self, optimizer: Any) -> GroupsGuard:
         found = next((groups for groups in self._groups if groups.optimizer is optimizer), None)

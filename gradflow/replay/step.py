@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar, overload
 from gradflow.autograd.grad_mode import current_observer, is_grad_enabled
 from gradflow.backend import Backend
 from gradflow.backend.registry import current_device, get_backend
-from gradflow.interception import recorders
+from gradflow.interception import measured, profilers, recorders
 from gradflow.ops.checks import check_tensors
 from gradflow.replay import recorder
 from gradflow.replay.plan import PATIENCE, RECORDING, Plan
@@ -160,7 +160,10 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
                     if every and not calls % every:
                         replayed = None  # the check may drop the plan
                         return fallback.check(key, program, inputs, named)
-                    return program.replay(*[x.array for x in given])
+                    arrays = [x.array for x in given]
+                    if profilers:
+                        return measured("replay", (step, backend), program.replay, *arrays)
+                    return program.replay(*arrays)
         replayed = None
         return fallback.run(calls, key, backend, inputs, named, obstacle)
 

@@ -324,6 +324,16 @@ def test_dtypes(backend: Backend) -> None:
         backend.dtype_name(np.dtype("complex64"))
 
 
+@about("named_ranges")
+def test_named_ranges(backend: Backend) -> None:
+    """There are none, or they begin with a name and end."""
+    ranges = backend.named_ranges()
+    if ranges is not None:
+        begin, end = ranges
+        begin("a range")
+        end()
+
+
 @about("kernels")
 def test_kernels(backend: Backend) -> None:
     """Each is "composed", or a word for how it is native."""
