@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
@@ -188,6 +188,13 @@ class Leaf:
         self.slot = GradientSlot(buffer, block)
         self.state = RESERVED if grad is None else ELSEWHERE
         invalidate(self)
+
+    def _stepped(self) -> Iterator[tuple[Any, str]]:
+        """The attributes that a training step changes: see `gradflow.replay.host_state`."""
+        yield self, "_grad"
+        yield self, "state"
+        if self.slot is not None:
+            yield self.slot, "changed"
 
     def mark_filled(self) -> None:
         """Make the values in the buffer the gradient."""

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from gradflow.backend.array_functions import ARRAY_FUNCTIONS, Array
 from gradflow.backend.composed import ComposedKernels
 from gradflow.backend.device import Device, Diagnosis, Event, MemoryStats
+from gradflow.backend.graphs import RecordedStep
 from gradflow.backend.kernels import KERNELS
 from gradflow.backend.optimizer_steps import OptimizerKernels
 from gradflow.backend.philox import RandomKernels
@@ -216,6 +217,13 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
         None, the default, if there are none.
         """
         return None
+
+    def graph(self, step: RecordedStep, inputs: Sequence[Array]) -> Callable[..., Any]:
+        """What replays a recorded step: a function of the arrays of other inputs, like `step.run`, the default.
+
+        inputs: arrays with the shapes and dtypes that all later calls have. See `gradflow.backend.graphs`.
+        """
+        return step.run
 
     def kernels(self) -> dict[str, str]:
         """For each kernel: "composed", "native", "host", or what compiled it, such as "numba".

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gradflow.autograd.memory import clock
 from gradflow.backend import Array
+from gradflow.backend.graphs import MAX_AHEAD, Source, current_rows
 from gradflow.backend.optimizer_steps import SGDOptions, SGDScalars
 from gradflow.interception import opaque_call
 from gradflow.optim.flat import FlatBlock
@@ -73,11 +74,22 @@ class WeightAverage:
         if self._blocks is not self.optimizer._blocks:
             self._follow()
         self.steps += 1
-        rate = (1.0 - self.decay) / (1.0 - self.decay**self.steps)
+        scalars: Any = self.scalars(self.steps)
+        rows = current_rows()
+        if rows is not None:
+            scalars = rows.array(_AverageScalars(self), scalars)
         for block, array in zip(self._blocks, self._arrays, strict=True):
             if block.any_outside:
                 block.copy_in(block.slices)
-            block.backend.sgd_step(array, block.values, None, _TOWARDS, SGDScalars(-rate, True))
+            block.backend.sgd_step(array, block.values, None, _TOWARDS, scalars)
+
+    def scalars(self, steps: int) -> SGDScalars:
+        """Those of the update with this number, counted from 1."""
+        return SGDScalars(-(1.0 - self.decay) / (1.0 - self.decay**steps), True)
+
+    def _stepped(self) -> Iterator[tuple[Any, str]]:
+        """The attribute that an update changes: see `gradflow.replay.host_state`."""
+        yield self, "steps"
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
@@ -140,6 +152,28 @@ class WeightAverage:
             self.steps, self.is_swapped = steps, False
 
         return load
+
+
+class _AverageScalars(Source):
+    """The scalars of the updates of an average."""
+
+    dtype = "float64"
+
+    def __init__(self, average: WeightAverage) -> None:
+        self._average, self._arrays = average, average._arrays
+
+    def begin(self, sources: Sequence[Source]) -> int:
+        self._steps = self._average.steps
+        return MAX_AHEAD
+
+    def row(self, k: int) -> tuple[float, ...]:
+        return self._average.scalars(self._steps + k + 1)
+
+    def is_at(self, k: int) -> bool:
+        return self._average.steps == self._steps + k
+
+    def holds(self) -> bool:
+        return self._average._arrays is self._arrays
 
 
 def _adopt_all(block: FlatBlock) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import is_
 from typing import Any, ClassVar
 
+from gradflow.autograd.leaf import Leaf
+from gradflow.backend.graphs import current_rows
 from gradflow.interception import opaque_call, report_reads
 from gradflow.ops.checks import kind_and_fix
 from gradflow.optim.flat import FlatArrays, FlatBlock, make_blocks
 from gradflow.optim.hyperparameters import checked_number
+from gradflow.optim.scalars import UpdateScalars
 from gradflow.optim.state import check_entries, collect, parts_of, restore
 from gradflow.pytorch_names import OPTIMIZER_METHODS, hints_at
 from gradflow.tensor import Tensor
@@ -332,7 +335,11 @@ class Optimizer:
         """
         loss = None if closure is None else closure()
         self._follow_edits()
-        rates = [group["lr"] if group["lr"].__class__ is float else self._rate(group) for group in self.param_groups]
+        rows = current_rows()
+        rates = [
+            group["lr"] if group["lr"].__class__ is float else self._rate(group, self.steps)
+            for group in self.param_groups
+        ]
         ready = [(block, block.collect_ready()) for block in self._blocks]
         for block, slices in ready:
             for part, run in block.contiguous_runs(slices):
@@ -343,7 +350,11 @@ class Optimizer:
                 names = self.needed_state(group)
                 first = not initialised.issuperset(names)
                 block.record_step(run, initialised.union(names) if first else initialised)
-                self.update(block.arrays(part, names), group, rates[g], steps + 1, first)
+                arrays = block.arrays(part, names)
+                if rows is None:
+                    self.update(arrays, group, rates[g], steps + 1, first)
+                else:
+                    UpdateScalars(self, run, arrays, names).update(rows, group, rates[g], steps + 1, first)
                 if block.any_outside:
                     block.copy_out(run)
         self.steps += 1
@@ -353,12 +364,35 @@ class Optimizer:
     def learning_rates(self) -> list[float]:
         """The learning rate of the next step, for each group."""
         self._follow_parameters()
-        return [self._rate(group) for group in self.param_groups]
+        return [self._rate(group, self.steps) for group in self.param_groups]
 
-    def _rate(self, group: Mapping[str, Any]) -> float:
-        """The learning rate of a group, which has been checked unless it is a schedule."""
+    def _rate(self, group: Mapping[str, Any], steps: int) -> float:
+        """The learning rate of a group, which has been checked unless it is a schedule, after so many steps."""
         lr = group["lr"]
-        return checked_number("lr", lr(self.steps)) if callable(lr) else float(lr)
+        return checked_number("lr", lr(steps)) if callable(lr) else float(lr)
+
+    # ------------------------------------------------------------------ captured steps
+
+    def _stepped(self) -> Iterator[tuple[Any, str]]:
+        """The attributes that a training step changes: see `gradflow.replay.host_state`."""
+        yield self, "steps"
+        for block in self._blocks:
+            yield block, "_known_equal_histories"
+            for s in block.slices:
+                yield s, "history"
+                yield s.tensor, "_node"
+                yield s.tensor._memory, "changed"
+                leaf = s.tensor._frozen_leaf() if s.tensor._node is None else s.tensor._node
+                if isinstance(leaf, Leaf):
+                    yield from leaf._stepped()
+
+    def _graph_obstacle(self) -> str | None:
+        """Why a graph cannot include a step of this optimizer, in words that follow "it"; None: it can."""
+        if not type(self).update.__module__.startswith("gradflow."):
+            return f"uses {type(self).__name__}, whose own `update` may take numbers that change with each step"
+        if any(block.any_outside for block in self._blocks):
+            return "trains a parameter whose memory is shared with another tensor or array"
+        return None
 
     # ------------------------------------------------------------------ state
 

@@ -76,6 +76,13 @@ class step:  # noqa: N801
         return self.lr * self.factor ** (step // self.every)
 
 
+def is_known(rate: float | Schedule) -> bool:
+    """Whether a rate is a number or a schedule of this module, so that the rates of later steps can be computed now."""
+    if type(rate) is warmup:
+        return is_known(rate.schedule)
+    return not callable(rate) or type(rate).__module__ == __name__
+
+
 def _half_cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) * (1.0 + math.cos(math.pi * min(max(fraction, 0.0), 1.0))) / 2.0
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from operator import index
 from threading import Lock
+from typing import Any
 
+from gradflow.backend.graphs import MAX_AHEAD, Source, current_rows
 from gradflow.interception import forbid_replay, opaque_call
 
 _KEY_BITS, _COUNTER_BITS = 128, 256
+_WORD_MASK = (1 << 64) - 1
 _counter_lock = Lock()
 """Held while a counter advances, so that threads never draw the same numbers."""
 
@@ -58,15 +61,25 @@ class Generator:
         return self
 
     @opaque_call
-    def draw(self, words: int) -> tuple[int, int]:
-        """Reserve that many 64-bit words; returns the key and counter to pass to `Backend.random_bits`."""
+    def draw(self, words: int) -> tuple[Any, Any]:
+        """Reserve that many 64-bit words; returns the key and counter to pass to `Backend.random_bits`.
+
+        Integers; for a graph that is captured, None and the array with both.
+        """
         with _counter_lock:
             key, counter = self.key, self.counter
             self.counter = (counter + (words + 3) // 4) % (1 << _COUNTER_BITS)
         used = _used.get()
         if used is not None:
             used.setdefault(self, (key, counter))
+        rows = current_rows()
+        if rows is not None:
+            return None, rows.array(_Drawn(self, (words + 3) // 4), _philox_words(key, counter))
         return key, counter
+
+    def _stepped(self) -> Iterator[tuple[Any, str]]:
+        """The attribute that drawing changes: see `gradflow.replay.host_state`."""
+        yield self, "counter"
 
     def state_dict(self) -> dict[str, str]:
         """The key and counter as decimal strings, since most file formats cannot hold integers of so many bits."""
@@ -79,6 +92,37 @@ class Generator:
 
     def __repr__(self) -> str:
         return f"Generator(key={self.key}, counter={self.counter})"
+
+
+def _philox_words(key: int, counter: int) -> tuple[int, ...]:
+    """What kernels take in place of a key and a counter: 4 words of the counter of the first block, 2 of the key."""
+    first = counter + 1
+    words = [first >> shift for shift in (0, 64, 128, 192)] + [key, key >> 64]
+    return tuple(word & _WORD_MASK for word in words)
+
+
+class _Drawn(Source):
+    """The key and the counter of a draw, as `_philox_words`."""
+
+    dtype = "uint64"
+
+    def __init__(self, generator: Generator, blocks: int) -> None:
+        self.generator, self.blocks = generator, blocks
+
+    def begin(self, sources: Sequence[Source]) -> int:
+        own = [x for x in sources if isinstance(x, _Drawn) and x.generator is self.generator]
+        self.start = self.generator.counter
+        self.first = self.start + sum(x.blocks for x in own[: own.index(self)])
+        self.stride = sum(x.blocks for x in own)
+        self.key = self.generator.key
+        return MAX_AHEAD
+
+    def row(self, k: int) -> tuple[float, ...]:
+        return _philox_words(self.key, self.first + k * self.stride)
+
+    def is_at(self, k: int) -> bool:
+        at = (self.start + k * self.stride) % (1 << _COUNTER_BITS)
+        return self.generator.counter == at and self.generator.key == self.key
 
 
 default_generator = Generator(0)

@@ -39,6 +39,8 @@ class _Candidate(NamedTuple):
 class Plan:
     """The state of a step for one signature of inputs.
 
+    on_report: as for `Program`.
+
     programs: the programs, each for one list of gradient states. Gradient accumulation, for example, alternates
     between calls that begin without gradients and calls that add to them.
     candidates: the recordings since the step last ran normally that have not become programs.
@@ -48,7 +50,8 @@ class Plan:
     next_attempt: the number of the first call that may be recorded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_report: Callable[[str], None]) -> None:
+        self._on_report = on_report
         self.programs: tuple[Program, ...] = ()
         self.candidates: list[_Candidate] = []
         self.reason = RECORDING
@@ -94,7 +97,8 @@ class Plan:
             raise
         reason = recorder.reason
         if reason is None:
-            reason = self._add(recorder.recording, candidates, states)
+            arrays = [x.array for x in (*inputs, *named.values())]
+            reason = self._add(recorder.recording, arrays, candidates, states)
         if reason is None:
             self.reason, self.next_attempt = RECORDING, call + 1
         else:
@@ -102,10 +106,15 @@ class Plan:
         return result
 
     def _add(
-        self, recording: Recording, candidates: list[_Candidate], states: list[list[GradientState | None]]
+        self,
+        recording: Recording,
+        inputs: Sequence[Any],
+        candidates: list[_Candidate],
+        states: list[list[GradientState | None]],
     ) -> Reason | None:
         """Make a program of a recording if it agrees with a candidate; otherwise make it a candidate.
 
+        inputs: the arrays of the inputs.
         states: for each candidate, the states of its gradients at the beginning of the new recording. The recording is
         compared with the last candidate and with the one that began in the same states. Returns the reason if this is a
         failure. A recording in new states is not, since the next one in these states may agree.
@@ -123,7 +132,8 @@ class Plan:
             found = difference(candidate.recording, recording)
             if found is None and None not in now:
                 del candidates[i]
-                return self._add_program(Program(recording, now))  # both have the same leaves, in the same order
+                program = Program(recording, inputs, now, self._on_report)
+                return self._add_program(program)  # both have the same leaves, in the same order
             if candidate.states is None or candidate.states == now:
                 del candidates[i]
                 reason = found or _SHARED

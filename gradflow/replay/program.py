@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from gradflow.autograd.leaf import GradientState
 from gradflow.backend import Backend
 from gradflow.replay.guards import Guards
+from gradflow.replay.host_state import StepState, cells_of
 from gradflow.replay.reasons import Reason, describe
 from gradflow.tensor import Tensor
 
@@ -193,18 +194,87 @@ def compile_replay(recording: Recording) -> Callable[..., Any]:
     return replay
 
 
+def split(recording: Recording) -> tuple[Recording, Recording]:
+    """A recording in two parts: its calls, which end with a tuple of the results' arrays; and the results of these.
+
+    The copies of the results at the end are left out.
+    """
+    calls, copied = list(recording.calls), {}
+    while calls and calls[-1].function == "copy":
+        source = calls.pop().arguments[0]
+        copied[Ref(len(calls))] = source
+    arrays: list[Any] = []
+
+    def part(x: Any) -> Any:
+        if isinstance(x, NewTensor):
+            array: Any = x.array
+            while array in copied:
+                array = copied[array]
+            arrays.append(array)
+            return NewTensor(Input(len(arrays) - 1))
+        if isinstance(x, dict):
+            return {key: part(value) for key, value in x.items()}
+        return type(x)(map(part, x)) if isinstance(x, (tuple, list)) else x
+
+    result = part(recording.result)
+    return (
+        recording._replace(calls=calls, result=tuple(arrays)),
+        recording._replace(calls=[], result=result, input_count=len(arrays)),
+    )
+
+
+class Replayable:
+    """A recording in the form that `Backend.graph` takes: see `RecordedStep`.
+
+    `status`: what a call of the step does.
+    """
+
+    def __init__(self, recording: Recording, on_report: Callable[[str], None]) -> None:
+        self.run = compile_replay(recording)
+        self.status = "replaying"
+        self._recording = recording
+        self._on_report = on_report
+        opaque = [call for call in recording.calls if isinstance(call.function, Constant)]
+        constants = [x.value for call in opaque for x in _leaves((call.arguments, call.options), Constant)]
+        self._objects = list({id(x): x for x in constants}.values())
+
+    def parts(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        calls, results = map(compile_replay, split(self._recording))
+        return calls, results
+
+    def report(self, reason: str) -> None:
+        self.status = f"replaying call by call, since it {reason}"
+        self._on_report(reason)
+
+    def obstacle(self) -> str | None:
+        found = (x._graph_obstacle() for x in self._objects if hasattr(x, "_graph_obstacle"))
+        return next((x for x in found if x is not None), None)
+
+    def host_state(self) -> StepState:
+        return StepState(cells_of(self._objects))
+
+
 class Program:
     """A replayable recording: `replay(*arrays)` makes its calls on other inputs. Only valid if `is_valid()`.
 
+    inputs: the arrays of the inputs of the recorded call.
     states: the gradient states of `guards.leaves` when the recorded step began.
+    on_report: gets the reason if the device cannot replay the recording as a graph, but makes its calls one by one.
     """
 
-    __slots__ = ("guards", "replay", "states")
+    __slots__ = ("guards", "replay", "replayable", "states")
 
-    def __init__(self, recording: Recording, states: list[GradientState | None]) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        inputs: Sequence[Any],
+        states: list[GradientState | None],
+        on_report: Callable[[str], None],
+    ) -> None:
         self.guards = recording.guards
-        self.replay = compile_replay(recording)
         self.states = states
+        self.replayable = Replayable(recording, on_report)
+        self.replay = recording.backend.graph(self.replayable, inputs)
 
     def is_valid(self) -> bool:
         """Whether the step would make the same calls now."""

@@ -156,7 +156,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
             for program in plan.programs:
                 if program.is_valid():
                     if replayed is not plan:
-                        attributes["status"], replayed = "replaying", plan
+                        attributes["status"], replayed = program.replayable.status, plan
                     if every and not calls % every:
                         replayed = None  # the check may drop the plan
                         return fallback.check(key, program, inputs, named)
@@ -248,7 +248,8 @@ class _Fallback:
             each.drop_invalid(call)
         plan = self.plans.get(key)
         if plan is None and len(self.plans) < _MAX_SIGNATURES:
-            plan = self.plans[key] = Plan()
+            # the plan must not refer to this object, which refers to the plans
+            plan = self.plans[key] = Plan(functools.partial(_report, self.attributes, self.logged, _name_of(self.step)))
         return plan
 
     def _report(self, reason: Reason, persistent: bool) -> None:
@@ -257,6 +258,14 @@ class _Fallback:
         if persistent and not reason.expected and reason.kind not in self.logged:
             self.logged.add(reason.kind)
             logger.warning("the captured step %s runs without replay: %s", _name_of(self.step), reason)
+
+
+def _report(attributes: dict[str, Any], logged: set[str], name: str, reason: str) -> None:
+    """Set the status of a step that is replayed call by call, and log the reason once."""
+    attributes["status"] = f"replaying call by call, since it {reason}"
+    if reason not in logged:
+        logged.add(reason)
+        logger.warning("the captured step %s is replayed call by call: it %s", name, reason)
 
 
 def _name_of(step: Any) -> str:

@@ -1,0 +1,120 @@
+"""Graphs: what a device needs of a recorded step to replay it as one graph, and the numbers that change with each step.
+
+A graph repeats the work of the device with the same arguments. What a step changes on the host (gradient states, step
+counts) is a `HostState`; what it takes from the host and what changes from step to step (rates, bias corrections,
+counters of random numbers) comes from a `Source`. While a graph is captured, the code that computes such numbers asks
+`current_rows` for an array on the device in their place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from threading import get_ident
+from typing import Any, Protocol
+
+from gradflow.backend.array_functions import Array
+
+MAX_AHEAD = 1024
+"""The largest number of steps whose numbers are computed ahead."""
+
+
+class HostState(Protocol):
+    """What a step may change on the host, as it was when this was made."""
+
+    def restore(self) -> None:
+        """Set everything back."""
+
+    def difference(self) -> HostDifference:
+        """What has changed since then. Raises NotImplementedError, with words that follow "it", for other changes."""
+
+
+class HostDifference(Protocol):
+    """What a step changes on the host."""
+
+    def applies(self) -> bool:
+        """Whether a step would change the same now."""
+
+    def apply(self) -> None:
+        """Make the changes of one more step."""
+
+
+class RecordedStep(Protocol):
+    """A recorded step, as `Backend.graph` gets it."""
+
+    @property
+    def run(self) -> Callable[..., Any]:
+        """A function of the arrays of the inputs: makes the recorded calls, and returns the results of the step."""
+
+    def parts(self) -> tuple[Callable[..., tuple[Array, ...]], Callable[..., Any]]:
+        """`run` in two parts: a function of the inputs' arrays that makes the calls and returns the arrays of the
+        results, which are not copied; and one that makes the results of such arrays.
+        """
+
+    def report(self, reason: str) -> None:
+        """Report that the calls are made one by one, and why, in words that follow "it"."""
+
+    def obstacle(self) -> str | None:
+        """Why the device must make the calls one by one, in words that follow "it"; None: it need not."""
+
+    def host_state(self) -> HostState:
+        """What the step may change on the host, as it is now."""
+
+
+class Source(ABC):
+    """Numbers that a step takes from the host. The rows of future steps are computed as the plain step computes them.
+
+    dtype: the dtype of the numbers by name, "float64" or "uint64".
+    """
+
+    dtype: str
+
+    @abstractmethod
+    def begin(self, sources: Sequence[Source]) -> int:
+        """Start at the present state of the host, between two steps; how many rows from here on can be computed.
+
+        sources: all sources of the step, in the order in which it takes the numbers.
+        """
+
+    @abstractmethod
+    def row(self, k: int) -> tuple[float, ...]:
+        """The numbers of the step after the next k ones."""
+
+    @abstractmethod
+    def is_at(self, k: int) -> bool:
+        """Whether the host has done k steps since `begin`, and the rows after them are still those of the step."""
+
+    def holds(self) -> bool:
+        """Whether the step makes the same calls as when the graph was captured, apart from these numbers."""
+        return True
+
+
+class Rows(ABC):
+    """The numbers of a step on the device, while a graph of the step is captured."""
+
+    @abstractmethod
+    def array(self, source: Source, numbers: Sequence[float]) -> Array:
+        """A flat array on the device that has the numbers of `source` whenever the step runs.
+
+        numbers: those of the present step.
+        """
+
+
+_rows: dict[int, Rows] = {}
+"""The rows of each thread that captures a graph, by the identifier of the thread."""
+
+
+def current_rows() -> Rows | None:
+    """The rows for the graph that this thread captures, or None."""
+    return _rows.get(get_ident()) if _rows else None
+
+
+@contextlib.contextmanager
+def taking_from(rows: Rows) -> Iterator[None]:
+    """Within the `with`, steps in this thread take their numbers from `rows`."""
+    _rows[get_ident()] = rows
+    try:
+        yield
+    finally:
+        del _rows[get_ident()]

@@ -1,0 +1,99 @@
+"""The scalars of optimizer steps as sources of numbers for a graph: see `gradflow.backend.graphs`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gradflow.backend import Array
+from gradflow.backend.graphs import MAX_AHEAD, Rows, Source
+from gradflow.optim import schedules
+from gradflow.optim.flat import FlatArrays, Slice
+
+if TYPE_CHECKING:
+    from gradflow.optim.optimizer import Optimizer
+
+
+class _Kernels:
+    """Stands for the backend in `Optimizer.update`, which passes scalars to kernels as the last of their arguments."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self._call = call
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def kernel(*arguments: Any, **options: Any) -> None:
+            self._call(name, arguments[:-1], arguments[-1], options)
+
+        return kernel
+
+
+class UpdateScalars(Source):
+    """The scalars that an optimizer's `update` passes to kernels.
+
+    run: the slices that it updates.
+    flat: their arrays.
+    names: those of the state arrays that they need.
+    """
+
+    dtype = "float64"
+
+    def __init__(self, optimizer: Optimizer, run: Sequence[Slice], flat: FlatArrays, names: tuple[str, ...]) -> None:
+        self._optimizer, self._run, self._flat, self._names = optimizer, run, flat, names
+        self._group = run[0].history[0]
+        self._blocks = optimizer._blocks
+        self._fixed = self._hyperparameters()
+        self._checked = optimizer._unedited
+
+    def _hyperparameters(self) -> list[dict[str, Any]]:
+        groups = self._optimizer.param_groups
+        return [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in groups]
+
+    def begin(self, sources: Sequence[Source]) -> int:
+        self._steps, self._history = self._optimizer.steps, self._run[0].history
+        self._rate = self._optimizer.param_groups[self._group]["lr"]
+        return MAX_AHEAD if schedules.is_known(self._rate) else 1
+
+    def row(self, k: int) -> tuple[float, ...]:
+        _, steps, initialised = self._history
+        group = self._optimizer.param_groups[self._group]
+        first = k == 0 and not initialised.issuperset(self._names)
+        return self.numbers(group, self._optimizer._rate(group, self._steps + k), steps + k + 1, first)
+
+    def numbers(self, group: Mapping[str, Any], lr: float, step: int, first: bool) -> tuple[float, ...]:
+        """The scalars of all kernels in an update."""
+        numbers: list[float] = []
+        kernels: Any = _Kernels(lambda name, arguments, scalars, options: numbers.extend(scalars))
+        self._optimizer.update(self._flat._replace(backend=kernels), group, lr, step, first)
+        return tuple(map(float, numbers))
+
+    def update(self, rows: Rows, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
+        """`Optimizer.update`, whose kernels read their scalars from a row."""
+        row = rows.array(self, self.numbers(group, lr, step, first))
+        start = 0
+
+        def call(name: str, arguments: Sequence[Any], scalars: Sequence[float], options: dict[str, Any]) -> None:
+            nonlocal start
+            part: Array = row[start : start + len(scalars)]
+            start += len(scalars)
+            getattr(self._flat.backend, name)(*arguments, part, **options)
+
+        kernels: Any = _Kernels(call)
+        self._optimizer.update(self._flat._replace(backend=kernels), group, lr, step, first)
+
+    def is_at(self, k: int) -> bool:
+        if self._optimizer.steps != self._steps + k:
+            return False
+        if self._optimizer.param_groups[self._group]["lr"] is not self._rate:
+            return False
+        group, steps, initialised = self._history
+        history = (group, steps + k, initialised.union(self._names) if k else initialised)
+        return all(s.history == history for s in self._run)
+
+    def holds(self) -> bool:
+        optimizer = self._optimizer
+        optimizer._follow_edits()
+        if optimizer._unedited is not self._checked:
+            if optimizer._blocks is not self._blocks or self._hyperparameters() != self._fixed:
+                return False
+            self._checked = optimizer._unedited
+        return True

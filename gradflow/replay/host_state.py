@@ -1,0 +1,129 @@
+"""What a step changes on the host: gradient states, step counts, numbers of changes (`HostState`).
+
+All of it is attributes of objects that opaque calls get. A class whose instances change in such a call lists these
+attributes in `_stepped()`: pairs of an object and the name of an attribute. With each step,
+
+- a `counter` of a generator advances by the numbers that the step draws,
+- another integer grows by the same difference, but `Memory.changed` gets the number of the present change,
+- the `history` of a slice of an optimizer counts the step, in its second place,
+- any other attribute has the same value after each step that begins with the same value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gradflow.autograd.leaf import IN_BUFFER
+from gradflow.autograd.memory import clock
+from gradflow.tensor import Tensor
+
+Cell = tuple[Any, str]
+"""An object, and the name of an attribute of it."""
+
+
+def cells_of(objects: Iterable[Any]) -> list[Cell]:
+    """The attributes that a step may change of objects that opaque calls get, each once."""
+    found: dict[tuple[int, str], Cell] = {}
+    for obj in objects:
+        if isinstance(obj, Tensor):
+            obj = obj._frozen_leaf() if obj._node is None else obj._node
+        if hasattr(obj, "_stepped"):
+            for owner, name in obj._stepped():
+                found[id(owner), name] = owner, name
+    return list(found.values())
+
+
+class StepState:
+    """The state of some cells, as it is now."""
+
+    def __init__(self, cells: list[Cell]) -> None:
+        self._cells = cells
+        # every gradient in a buffer gets a tensor until the end, so that `difference` sees where a step drops it
+        self._made = [x for x, name in cells if name == "_grad" and x.state is IN_BUFFER and x._grad is None]
+        for leaf in self._made:
+            leaf.grad  # noqa: B018
+        self._before = [getattr(x, name) for x, name in cells]
+
+    def restore(self) -> None:
+        """As in the contract."""
+        for (x, name), value in zip(self._cells, self._before, strict=True):
+            setattr(x, name, value)
+        self._drop_made()
+
+    def _drop_made(self) -> None:
+        for leaf in self._made:
+            leaf._grad = None
+
+    def difference(self) -> Difference:
+        """As in the contract. Raises NotImplementedError for a gradient outside of a buffer, a new array each time."""
+        changes = [
+            (x, name, before, getattr(x, name))
+            for (x, name), before in zip(self._cells, self._before, strict=True)
+        ]  # fmt: skip
+        for _, name, before, after in changes:
+            if name == "_grad" and after is not None and after is not before:
+                raise NotImplementedError("keeps a gradient outside of the buffers of an optimizer")
+        self._drop_made()
+        return Difference(changes)
+
+
+class Difference:
+    """The changes of a step, as (object, attribute, value before, value after): `apply()` makes them once more."""
+
+    def __init__(self, changes: Iterable[tuple[Any, str, Any, Any]]) -> None:
+        self._expected: list[tuple[Any, str]] = []
+        self._values: list[Any] = []
+        self._memories: list[Any] = []
+        self._cleared: list[Any] = []
+        self._generators: list[tuple[Any, int]] = []
+        self._counts: list[tuple[Any, str, int]] = []
+        self._constants: list[tuple[Any, str, Any]] = []
+        runs: dict[Any, list[Any]] = {}
+        for x, name, before, after in changes:
+            if name == "_grad":
+                if after is None:
+                    self._cleared.append(x)
+                continue
+            if name in ("state", "_node"):
+                self._expected.append((x, name))
+                self._values.append(before)
+            if after is before or after == before:
+                continue
+            if name == "changed":
+                self._memories.append(x)
+            elif name == "counter":
+                self._generators.append((x, 4 * (after - before)))
+            elif name == "history":
+                runs.setdefault((before, after), []).append(x)
+            elif type(after) is int:
+                self._counts.append((x, name, after - before))
+            else:
+                self._constants.append((x, name, after))
+        self._runs = [(slices, after[1] - before[1], after[2]) for (before, after), slices in runs.items()]
+
+    def applies(self) -> bool:
+        """As in the contract."""
+        return [getattr(x, name) for x, name in self._expected] == self._values
+
+    def apply(self) -> None:
+        """As in the contract."""
+        if self._memories:
+            now = clock.change()
+            for memory in self._memories:
+                memory.changed = now
+        for leaf in self._cleared:
+            leaf._grad = None
+            if leaf.slot is not None and leaf.slot.holders:
+                leaf.slot.holders.clear()
+        for x, name, value in self._constants:
+            setattr(x, name, value)
+        for x, name, count in self._counts:
+            setattr(x, name, getattr(x, name) + count)
+        for generator, words in self._generators:
+            generator.draw(words)
+        for slices, steps, initialised in self._runs:
+            group, done, _ = slices[0].history
+            history = group, done + steps, initialised
+            for s in slices:
+                s.history = history
