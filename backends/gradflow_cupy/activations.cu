@@ -55,12 +55,12 @@ __device__ T activation_vjp(T g, T saved, int code, T parameter) {
 
 template <typename T>
 __global__ void activate(const T* x, T* out, index_t n, int code, double parameter) {
-    FOR_EACH_ELEMENT(i, n) out[i] = activation(x[i], code, (T)parameter);
+    FOR_EACH_ELEMENT(i, n) out[i] = T(activation((wide<T>)x[i], code, (wide<T>)parameter));
 }
 
 template <typename T>
 __global__ void activate_backward(const T* g, const T* saved, T* out, index_t n, int code, double parameter) {
-    FOR_EACH_ELEMENT(i, n) out[i] = activation_vjp(g[i], saved[i], code, (T)parameter);
+    FOR_EACH_ELEMENT(i, n) out[i] = T(activation_vjp((wide<T>)g[i], (wide<T>)saved[i], code, (wide<T>)parameter));
 }
 
 // z += bias, and out = activation(z). out may be z; bias may be null.
@@ -69,12 +69,12 @@ __global__ void bias_activation(
     T* z, const T* bias, T* out, index_t rows, index_t columns, int code, double parameter) {
     index_t column = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (column >= columns) return;
-    T shift = bias ? bias[column] : T(0);
+    wide<T> shift = bias ? (wide<T>)bias[column] : 0;
     FOR_EACH_CELL_ROW(row, rows) {
         index_t i = row * columns + column;
-        T value = bias ? z[i] + shift : z[i];
-        if (bias && out != z) z[i] = value;
-        out[i] = activation(value, code, (T)parameter);
+        wide<T> value = bias ? (wide<T>)z[i] + shift : (wide<T>)z[i];
+        if (bias && out != z) z[i] = T(value);
+        out[i] = T(activation(value, code, (wide<T>)parameter));
     }
 }
 
@@ -86,25 +86,25 @@ template <typename T>
 __global__ void bias_backward(
     const T* g, const T* saved, T* dz, T* sums, index_t rows, index_t columns, index_t chunk, int code,
     double parameter) {
-    __shared__ T shared[MAX_THREADS];
+    __shared__ wide<T> shared[MAX_THREADS];
     int lane = threadIdx.x % TILE_COLUMNS, group = threadIdx.x / TILE_COLUMNS, groups = blockDim.x / TILE_COLUMNS;
     index_t column = (index_t)blockIdx.x * TILE_COLUMNS + lane;
     index_t start = (index_t)blockIdx.y * chunk, stop = start + chunk < rows ? start + chunk : rows;
-    Sum<T> total;
+    Sum<wide<T>> total;
     if (column < columns) {
         for (index_t first = start + group; first < stop; first += AT_ONCE * groups) {
-            T value[AT_ONCE], from[AT_ONCE];
+            wide<T> value[AT_ONCE], from[AT_ONCE];
             for (int k = 0; k < AT_ONCE; k++) {
                 index_t row = first + k * groups;
-                value[k] = row < stop ? g[row * columns + column] : T(0);
-                from[k] = row < stop && code != IDENTITY ? saved[row * columns + column] : T(0);
+                value[k] = row < stop ? (wide<T>)g[row * columns + column] : 0;
+                from[k] = row < stop && code != IDENTITY ? (wide<T>)saved[row * columns + column] : 0;
             }
             for (int k = 0; k < AT_ONCE; k++) {
                 index_t row = first + k * groups;
                 if (row >= stop) break;
                 if (code != IDENTITY) {
-                    value[k] = activation_vjp(value[k], from[k], code, (T)parameter);
-                    dz[row * columns + column] = value[k];
+                    value[k] = activation_vjp(value[k], from[k], code, (wide<T>)parameter);
+                    dz[row * columns + column] = T(value[k]);
                 }
                 total.add(value[k]);
             }
@@ -114,6 +114,6 @@ __global__ void bias_backward(
     __syncthreads();
     if (group == 0 && column < columns) {
         for (int k = 1; k < groups; k++) total.add(shared[k * TILE_COLUMNS + lane]);
-        sums[blockIdx.y * columns + column] = total.value();
+        sums[blockIdx.y * columns + column] = T(total.value());
     }
 }

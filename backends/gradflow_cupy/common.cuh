@@ -4,7 +4,22 @@
 // gives the same bits. A block is (x, y) threads, together at most MAX_THREADS: x is a power of two; y is 1, except in
 // kernels that work on y rows at a time, one with each x threads.
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 typedef long long index_t;
+
+// What kernels of T compute in: float for half floats, which are rounded once, when they are stored.
+template <typename T>
+struct Wide {
+    typedef float type;
+};
+template <>
+struct Wide<double> {
+    typedef double type;
+};
+template <typename T>
+using wide = typename Wide<T>::type;
 
 #define MAX_THREADS 256
 #define TILE_COLUMNS 32  // columns per block in kernels that sum over rows: a warp reads adjacent elements

@@ -1,13 +1,14 @@
 """The CUDA sources of this package, their kernels, and how to launch one.
 
-Kernels are templates over the element type. A source is compiled, with all its kernels, when the first of them is
-launched; CuPy caches the binary on disk for later processes. Compiled kernels are kept in a dictionary, so a launch
-costs one look-up on top of CuPy's own launch.
+Kernels are templates over the element type. A source is compiled for an element type, with all its kernels, when the
+first of them is launched; CuPy caches the binary on disk for later processes. Compiled kernels are kept in a
+dictionary, so a launch costs one look-up on top of the driver's launch.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Iterable
 from functools import cache
 from operator import index
 from pathlib import Path
@@ -33,7 +34,9 @@ SORTED_ROWS = 32
 """The number of sorted rows that one thread sums in `scatter_rows`."""
 
 REAL_TYPES = {"f": "float", "d": "double"}
-"""The element types that kernels are compiled for: the C++ type for each dtype character."""
+"""The element types that all kernels are compiled for: the C++ type for each dtype character."""
+ELEMENT_TYPES = {**REAL_TYPES, "e": "__half", "E": "__nv_bfloat16"}
+"""The element types of the kernels in `WITH_HALVES`, which compute half floats in float and round them once."""
 
 SOURCES: dict[str, tuple[str, ...]] = {
     "activations.cu": ("activate", "activate_backward", "bias_activation", "bias_backward"),
@@ -47,6 +50,8 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "sums.cu": ("sum_rows",),
 }
 """The kernels in each source."""
+WITH_HALVES = ("activations.cu",)
+"""The sources whose kernels are also compiled for half floats."""
 UNTYPED = ("random_bits", "take_rows")
 """The kernels that are not templates."""
 OPTIONS = ("-std=c++17",)
@@ -63,12 +68,16 @@ def source_text(source: str) -> str:
     return (folder / "common.cuh").read_text("utf-8") + (folder / source).read_text("utf-8")
 
 
-def expressions(source: str) -> tuple[str, ...]:
-    """The C++ names of the kernels in a source: each template once for each element type."""
-    names: list[str] = []
-    for name in SOURCES[source]:
-        names += [name] if name in UNTYPED else [f"{name}<{real}>" for real in REAL_TYPES.values()]
-    return tuple(names)
+def expression(name: str, dtype: str | None) -> str:
+    """The C++ name of a kernel for the elements with this dtype character; None: of one that is not a template."""
+    return name if dtype is None else f"{name}<{ELEMENT_TYPES[dtype]}>"
+
+
+def expressions(source: str, dtypes: Iterable[str | None] | None = None) -> tuple[str, ...]:
+    """The C++ names of the kernels in a source: each template once for each of the dtype characters (default: all)."""
+    if dtypes is None:
+        dtypes = (None, *(ELEMENT_TYPES if source in WITH_HALVES else REAL_TYPES))
+    return tuple(expression(k, d) for k in SOURCES[source] for d in dtypes if (k in UNTYPED) == (d is None))
 
 
 _KERNEL = re.compile(r"__global__ void (\w+)\(([^)]*)\)")
@@ -128,19 +137,27 @@ _kernels: dict[tuple[str, str | None], tuple[Any, int, tuple[Scalar, ...]]] = {}
 
 
 @cache
-def _module(source: str) -> Any:
+def _module(source: str, dtype: str | None) -> Any:
     import cupy
 
-    return cupy.RawModule(code=source_text(source), options=OPTIONS, name_expressions=expressions(source))
+    return cupy.RawModule(code=source_text(source), options=OPTIONS, name_expressions=expressions(source, (dtype,)))
 
 
-def kernel_dtype(*arrays: Array | None) -> str | None:
-    """The dtype character of the arrays, "f" or "d"; None unless kernels are compiled for it and all arrays have it.
+def _function(name: str, dtype: str | None) -> Any:
+    """A compiled kernel. On a single GPU this is the function of its module: it need not ask for the device."""
+    import cupy
 
-    The first array is not None.
+    kernel = _module(_SOURCE_OF[name], dtype).get_function(expression(name, dtype))
+    return kernel.kernel if cupy.cuda.runtime.getDeviceCount() == 1 else kernel
+
+
+def kernel_dtype(*arrays: Array | None, types: Container[str] = REAL_TYPES) -> str | None:
+    """The dtype character of the arrays; None unless it is one of `types` (default: "f" and "d") and all have it.
+
+    The first array is not None. types: `ELEMENT_TYPES` for kernels in `WITH_HALVES`.
     """
     dtype = arrays[0].dtype  # type: ignore[union-attr]
-    if dtype.char not in REAL_TYPES:
+    if dtype.char not in types:
         return None
     for x in arrays:
         if x is not None and x.dtype is not dtype and x.dtype != dtype:
@@ -160,11 +177,9 @@ def launch(name: str, dtype: str | None, grid: Grid, block: Grid, *arguments: An
         return
     found = _kernels.get((name, dtype))
     if found is None:
-        expression = name if dtype is None else f"{name}<{REAL_TYPES[dtype]}>"
-        kernel = _module(_SOURCE_OF[name]).get_function(expression)
         types = parameter_types(_SOURCE_OF[name])[name]
         scalars = tuple(Scalar(i, *SCALARS[t]) for i, t in enumerate(types) if not t.endswith("*"))
-        found = _kernels[name, dtype] = kernel, len(types), scalars
+        found = _kernels[name, dtype] = _function(name, dtype), len(types), scalars
     kernel, count, scalars = found
     if len(arguments) != count:
         raise TypeError(f"the kernel {name} takes {count} arguments; got {len(arguments)}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from gradflow.backend import AccurateSums, Array, Backend, axes_of, dropout_threshold
 from gradflow_cupy.kernels import (
+    ELEMENT_TYPES,
     SORTED_ROWS,
     kernel_dtype,
     launch,
@@ -69,7 +70,7 @@ class NetworkKernels(AccurateSums):
     # ------------------------------------------------------------------ activations
 
     def activate(self, x: Array, name: str, parameter: float) -> Array:
-        dtype = kernel_dtype(x)
+        dtype = kernel_dtype(x, types=ELEMENT_TYPES)
         if dtype is None:
             return Backend.activate(self, x, name, parameter)
         x = self._contiguous(x)
@@ -78,7 +79,7 @@ class NetworkKernels(AccurateSums):
         return out
 
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
-        dtype = kernel_dtype(g, saved)
+        dtype = kernel_dtype(g, saved, types=ELEMENT_TYPES)
         if dtype is None or g.shape != saved.shape:
             return Backend.activate_backward(self, g, saved, name, parameter)
         g, saved = self._contiguous(g), self._contiguous(saved)

@@ -78,6 +78,7 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
         self.single, self.double = self.dtypes.get("float32"), self.dtypes.get("float64")
         self.half_dtypes = tuple(self.dtypes[n] for n in ("float16", "bfloat16") if n in self.dtypes)
         self._dtype_names = {native: name for name, native in self.dtypes.items()}
+        self._seeds: dict[Any, Array] = {}
         if switch("GRADFLOW_FUSED") is False:
             for kernel_name in KERNELS:
                 setattr(self, kernel_name, getattr(Backend, kernel_name).__get__(self))
@@ -202,6 +203,14 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
     def stream(self) -> contextlib.AbstractContextManager[Any]:
         """A context manager that runs work in a separate stream; without streams, it does nothing."""
         return contextlib.nullcontext()
+
+    def seed(self, dtype: Any) -> Array:
+        """The number 1 as a 0-d array of this dtype, from which `Tensor.backward` starts: the same one in each call.
+
+        Nothing may change it. A backward kernel that finds it as its `g` may return what the forward kernel has made.
+        """
+        found = self._seeds.get(dtype)
+        return self._seeds.setdefault(dtype, self.ones((), dtype=dtype)) if found is None else found
 
     def event(self) -> Event:
         """A new event: `record()` marks a point in the stream of work.

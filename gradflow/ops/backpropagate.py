@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.autograd.backward import backward as walk
+from gradflow.autograd.hooks import hooked_nodes
 from gradflow.ops import namespace
 from gradflow.printing import describe
 from gradflow.tensor import Tensor
@@ -44,7 +45,11 @@ def backward(
                 f"backward() without a gradient is for a tensor with one element; this one has shape {x.shape}: "
                 "reduce it first (mean, sum) or pass gradient="
             )
-        seed = x.backend.ones(x.array.shape, dtype=x.array.dtype)
+        backend, array = x.backend, x.array
+        if array.shape or create_graph or hooked_nodes:  # the kept seed is for nobody who could change it
+            seed = backend.ones(array.shape, dtype=array.dtype)
+        else:
+            seed = backend.seed(array.dtype)
     else:
         if not isinstance(gradient, Tensor):
             raise TypeError(f"gradient must be a Tensor; got {type(gradient).__name__}")

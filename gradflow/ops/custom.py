@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gradflow.autograd.graph import Operation
+from gradflow.backend import Backend
 from gradflow.interception import forbid_replay
 from gradflow.ops.checks import kind_and_fix, mismatch
 from gradflow.ops.table import Rule, apply
@@ -168,6 +169,8 @@ def _checked(name: str, argument: int, rule: Rule, arity: int) -> Rule:
     ]
 
     def checked(F: Any, g: Any, out: Any, *arrays: Any, **parameters: Any) -> Any:
+        if isinstance(F, Backend) and g is F.seed(g.dtype):
+            g = F.copy(g)  # a user's rule may change it
         given = [F, g, out, *arrays]
         for i, message in unread:
             given[i] = _Unread(message, given[i])

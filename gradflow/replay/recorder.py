@@ -33,7 +33,9 @@ _NOT_REPLAYABLE = {
     "setitem": "changes a tensor in place ({})",
 }
 """Backend functions whose calls cannot be replayed, because they synchronise or change an array in place, and why."""
-_INTERCEPTED = (*ARRAY_FUNCTIONS, *KERNELS, "getitem", "copy", "from_host", "from_host_later", "pin", *_NOT_REPLAYABLE)
+_INTERCEPTED = (
+    *ARRAY_FUNCTIONS, *KERNELS, "getitem", "copy", "seed", "from_host", "from_host_later", "pin", *_NOT_REPLAYABLE
+)  # fmt: skip
 recording_lock = Lock()
 """Held by the thread that records. Use it as `recorder.recording_lock`, since a forked child replaces it."""
 _undo: list[Callable[[], None]] = []

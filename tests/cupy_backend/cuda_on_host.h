@@ -24,6 +24,47 @@
 #define __device__
 #define __shared__ static
 
+// Half floats: conversions that round to the nearest, ties to even.
+
+struct __half {
+    unsigned short bits;
+
+    __half() = default;
+    explicit __half(float x) {
+        float size = fabsf(x);
+        int exponent;
+        frexpf(size, &exponent);
+        if (size == 0 || exponent < -13) exponent = -13;  // of subnormal numbers
+        int rounded = (int)nearbyintf(ldexpf(size < 65520 ? size : 0, 11 - exponent));
+        bits = size < 65520 ? (unsigned short)(((exponent + 13) << 10) + rounded) : 0x7c00;
+        if (x != x) bits = 0x7fff;
+        if (signbit(x)) bits |= 0x8000;
+    }
+    explicit operator float() const {
+        int exponent = bits >> 10 & 31, fraction = bits & 1023;
+        float size = exponent ? ldexpf((float)(1024 + fraction), exponent - 25) : ldexpf((float)fraction, -24);
+        if (exponent == 31) size = fraction ? NAN : INFINITY;
+        return bits & 0x8000 ? -size : size;
+    }
+};
+
+struct __nv_bfloat16 {
+    unsigned short bits;
+
+    __nv_bfloat16() = default;
+    explicit __nv_bfloat16(float x) {
+        unsigned int all;
+        memcpy(&all, &x, sizeof all);
+        bits = x != x ? 0x7fff : (unsigned short)((all + 0x7fff + (all >> 16 & 1)) >> 16);
+    }
+    explicit operator float() const {
+        unsigned int all = (unsigned int)bits << 16;
+        float x;
+        memcpy(&x, &all, sizeof x);
+        return x;
+    }
+};
+
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned long long)(((unsigned __int128)a * b) >> 64);
 }

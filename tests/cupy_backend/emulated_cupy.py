@@ -471,8 +471,40 @@ def pointer_attributes(ptr: int) -> Any:
 
 _ELEMENTS: dict[str, tuple[Any, ...]] = {
     "float": ("float32",), "double": ("float64",), "half_t": ("float16", BFLOAT16), "bool": ("bool",),
-    "int": ("int32",), "index_t": ("int64",), "word_t": ("uint64",),
+    "int": ("int32",), "index_t": ("int64",), "word_t": ("uint64",), "__half": ("float16",),
+    "__nv_bfloat16": (BFLOAT16,),
 }  # fmt: skip
+
+
+class Kernel:
+    """A RawKernel, and the function of its module on the only device, which need not ask for the device."""
+
+    def __init__(self, name: str, kinds: tuple[str, ...]) -> None:
+        self.name, self.kinds, self.run = name, kinds, host_kernel(name)
+
+    @property
+    def kernel(self) -> Kernel:
+        assert State.devices == 1, "this is the function on the device that is current now"
+        return self
+
+    def _pointer(self, value: Any, kind: str) -> int:
+        """The address of an array. A kernel does not see its dtype and strides, so they are checked here."""
+        values = _unwrap(value)
+        kind = kind.removeprefix("const ").rstrip("*")
+        assert kind == "void" or values.dtype in _ELEMENTS[kind], (self.name, kind, values.dtype)
+        assert values.flags.c_contiguous, (self.name, kind)
+        return int(values.ctypes.data)
+
+    def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
+        assert type(grid) is type(block) is tuple
+        assert len(args) == len(self.kinds)
+        held = []
+        for a, kind in zip(args, self.kinds, strict=True):
+            assert kind.endswith("*") == (a is None or isinstance(a, ndarray)), (self.name, kind, a)
+            held.append(self._pointer(a, kind) if isinstance(a, ndarray) else a)
+        self.run(grid, block, tuple(held))
+        written = [a for a in args if isinstance(a, ndarray)]
+        assert all(_guarded(a._values) for a in written), f"{self.name} writes beyond an array"
 
 
 class RawModule:
@@ -485,33 +517,19 @@ class RawModule:
         assert not any("fast" in option for option in options)
         self.names = name_expressions
 
-    def get_function(self, name: str) -> Any:
+    def get_function(self, name: str) -> Kernel:
         from gradflow_cupy.kernels import SOURCES, parameter_types
 
         assert name in self.names
-        kernel = host_kernel(name)
         plain, _, real = name.rstrip(">").partition("<")
         kinds = next(parameter_types(source)[plain] for source, names in SOURCES.items() if plain in names)
-        kinds = tuple(re.sub(r"\bT\b", real, kind) for kind in kinds)
+        return Kernel(name, tuple(_concrete(kind, real) for kind in kinds))
 
-        def pointer(value: Any, kind: str) -> int:
-            """The address of an array. A kernel does not see its dtype and strides, so they are checked here."""
-            values = _unwrap(value)
-            kind = kind.removeprefix("const ").rstrip("*")
-            assert kind == "void" or values.dtype in _ELEMENTS[kind], (name, kind, values.dtype)
-            assert values.flags.c_contiguous, (name, kind)
-            return int(values.ctypes.data)
 
-        def launch(grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
-            assert type(grid) is type(block) is tuple
-            assert len(args) == len(kinds)
-            for a, kind in zip(args, kinds, strict=True):
-                assert kind.endswith("*") == (a is None or isinstance(a, ndarray)), (name, kind, a)
-            held = [pointer(a, kind) if isinstance(a, ndarray) else a for a, kind in zip(args, kinds, strict=True)]
-            kernel(grid, block, tuple(held))
-            assert all(_guarded(a._values) for a in args if isinstance(a, ndarray)), f"{name} writes beyond an array"
-
-        return launch
+def _concrete(kind: str, real: str) -> str:
+    """The type of a parameter of a kernel for elements of `real`."""
+    wide = "double" if real == "double" else "float"
+    return re.sub(r"\bT\b", real, kind.replace("wide<T>", wide))
 
 
 def modules() -> dict[str, types.ModuleType]:

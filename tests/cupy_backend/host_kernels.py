@@ -30,13 +30,13 @@ def _symbol(expression: str) -> str:
 def _wrappers(source: str) -> str:
     """A C function for each kernel that takes its arguments as cuLaunchKernel does, by their addresses.
 
-    Kernels of float flush subnormals, as CuPy has them compiled.
+    Kernels that compute in float flush subnormals, as CuPy has them compiled.
     """
     lines = []
     for expression in expressions(source):
         name, _, real = expression.rstrip(">").partition("<")
         types = [re.sub(r"\bT\b", real, t) for t in parameter_types(source)[name]]
-        flush = str(real == "float").lower()
+        flush = str(real != "double").lower()
         values = ", ".join(f"*({t}*)a[{i}]" for i, t in enumerate(types))
         lines.append(
             f'extern "C" int {_symbol(expression)}(const unsigned int* grid, const unsigned int* block, void** a) '
@@ -63,7 +63,8 @@ def _library(source: str) -> ctypes.CDLL:
     assert COMPILER is not None
     with tempfile.TemporaryDirectory() as folder:
         text, library = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
-        text.write_text(f'#include "cuda_on_host.h"\n{_poisoned(source_text(source))}\n{_wrappers(source)}\n')
+        cuda = re.sub("#include <cuda_.*>", "", _poisoned(source_text(source)))
+        text.write_text(f'#include "cuda_on_host.h"\n{cuda}\n{_wrappers(source)}\n')
         command = [COMPILER, *_OPTIONS, f"-I{HERE}", str(text), "-o", str(library)]
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr

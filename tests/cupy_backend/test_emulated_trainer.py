@@ -89,9 +89,9 @@ def calls_of(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     for name, function in list(vars(cupy).items()):
         if callable(function) and not isinstance(function, type):
             monkeypatch.setattr(cupy, name, counted(name, function))
-    get_function = emulated_cupy.RawModule.get_function
+    launch = emulated_cupy.Kernel.__call__
     monkeypatch.setattr(
-        emulated_cupy.RawModule, "get_function", lambda self, name: counted(name, get_function(self, name))
+        emulated_cupy.Kernel, "__call__", lambda self, *arguments: counted(self.name, launch)(self, *arguments)
     )
     return calls
 

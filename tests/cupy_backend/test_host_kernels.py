@@ -10,6 +10,7 @@ import itertools
 import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from gradflow_cupy.kernels import REAL_TYPES, SORTED_ROWS, per_cell, per_element, per_row, per_tile
@@ -452,6 +453,22 @@ def test_races_show(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         kernel(grid, (32,), (x.ctypes.data, 0.0))
         results.add(x.tobytes())
     assert len(results) > 1
+
+
+@pytest.mark.parametrize(("half", "type_"), [("float16", "__half"), ("bfloat16", "__nv_bfloat16")])
+def test_half_floats_are_rounded_as_numpy_rounds(monkeypatch: pytest.MonkeyPatch, half: str, type_: str) -> None:
+    """Every half float, and numbers between two: one halfway goes to the even one."""
+    kernel = planted(monkeypatch, f"to_{half}", f"FOR_EACH_ELEMENT(i, (index_t)y) x[i] = (float){type_}(x[i]);")
+    dtype = np.dtype(getattr(ml_dtypes, half, half))
+    values = np.arange(2**16, dtype=np.uint16).view(dtype).astype(np.float32)
+    values = np.sort(values[np.isfinite(values) & ((values == 0) | (np.abs(values) >= np.finfo(np.float32).tiny))])
+    between = [values[:-1] + (values[1:] - values[:-1]) * np.float32(share) for share in (0.25, 0.5, 0.75)]
+    x = np.concatenate([values, *between, np.asarray([np.inf, -np.inf, 65519.0, 65520.0, np.nan], np.float32)])
+    x = x[(x == 0) | ~(np.abs(x) < np.finfo(np.float32).tiny)]  # others are flushed
+    with np.errstate(over="ignore"):
+        expected = x.astype(dtype).astype(np.float32)
+    kernel(*per_element(x.size), (x.ctypes.data, float(x.size)))
+    assert np.array_equal(x, expected, equal_nan=True)
 
 
 def test_a_number_has_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:

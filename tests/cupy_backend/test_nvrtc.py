@@ -23,6 +23,13 @@ OF_CUPY = ("-ftz=true", "--device-as-default-execution-space")
 """The options that CuPy adds to those of a RawModule, besides include folders."""
 
 
+def includes() -> list[str]:
+    """The include folders that CuPy adds: of cuda_fp16.h and cuda_bf16.h, too."""
+    import cupy
+
+    return [o for o in cupy._core.core.assemble_cupy_compiler_options(()) if o.startswith("-I")]
+
+
 @pytest.fixture(scope="module")
 def nvrtc() -> Any:
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
@@ -39,7 +46,7 @@ def compile_source(nvrtc: Any, source: str, architecture: str) -> tuple[Any, dic
     for name in names:
         nvrtc.addNameExpression(program, name)
     try:
-        nvrtc.compileProgram(program, (f"-arch={architecture}", *OPTIONS, *OF_CUPY))
+        nvrtc.compileProgram(program, (f"-arch={architecture}", *OPTIONS, *OF_CUPY, *includes()))
     except nvrtc.NVRTCError:
         pytest.fail(f"{source} for {architecture}:\n{nvrtc.getProgramLog(program)}", pytrace=False)
     return program, {name: nvrtc.getLoweredName(program, name) for name in names}
