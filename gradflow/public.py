@@ -5,7 +5,7 @@ whose names come from the `__all__` of their modules.
 """
 
 from gradflow.autograd.grad_mode import enable_grad, is_grad_enabled, no_grad
-from gradflow.backend import Device, Diagnosis
+from gradflow.backend import Device, Diagnosis, get_matmul_precision, set_matmul_precision
 from gradflow.backend.device import DeviceMismatchError, DeviceUnavailableError
 from gradflow.backend.registry import (
     choose_device,
@@ -75,6 +75,7 @@ __all__ = [
     "float64",
     "free_memory",
     "get_backend",
+    "get_matmul_precision",
     "get_num_threads",
     "grad",
     "gradcheck",
@@ -97,6 +98,7 @@ __all__ = [
     "profile",
     "register_backend",
     "save",
+    "set_matmul_precision",
     "set_num_threads",
     "synchronize",
     "uint8",

@@ -18,7 +18,7 @@ from ctypes import POINTER, addressof, byref, c_char_p, c_double, c_float, c_int
 from functools import cache
 from typing import Any, NamedTuple
 
-from gradflow.backend import Array, matmul_precision
+from gradflow.backend import Array, get_matmul_precision
 
 WORKSPACE = 32 * 2**20 + 16
 """The bytes of a stream's workspace: NVIDIA recommends 32 MiB for Hopper; some epilogues need 16 bytes more."""
@@ -303,7 +303,7 @@ class CublasLt:
         if target is None or target[0]:
             return False
         compute = CUBLAS_COMPUTE_64F if kind == CUDA_R_64F else CUBLAS_COMPUTE_32F
-        if kind == CUDA_R_32F and matmul_precision() == "tf32":
+        if kind == CUDA_R_32F and get_matmul_precision() == "tf32":
             compute = CUBLAS_COMPUTE_32F_FAST_TF32
         bits = a.data.ptr | b.data.ptr | out.data.ptr | 256
         if bias is not None:

@@ -20,7 +20,7 @@ from gradflow.backend.optimizer_steps import (
     SGDScalars,
 )
 from gradflow.backend.philox import dropout_threshold
-from gradflow.backend.precision import matmul_precision
+from gradflow.backend.precision import get_matmul_precision, set_matmul_precision
 from gradflow.backend.sums import AccurateSums
 from gradflow.shapes import axes_of
 
@@ -44,9 +44,10 @@ __all__ = [
     "SGDScalars",
     "axes_of",
     "dropout_threshold",
+    "get_matmul_precision",
     "in_float32",
     "kernel",
     "launch_counters",
     "launched",
-    "matmul_precision",
+    "set_matmul_precision",
 ]

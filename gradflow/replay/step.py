@@ -10,7 +10,7 @@ from threading import get_ident
 from typing import Any, Protocol, TypeVar, overload
 
 from gradflow.autograd.grad_mode import current_observer, is_grad_enabled
-from gradflow.backend import Backend
+from gradflow.backend import Backend, get_matmul_precision
 from gradflow.backend.registry import current_device, get_backend
 from gradflow.interception import measured, profilers, recorders
 from gradflow.ops.checks import check_tensors
@@ -146,7 +146,7 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
         check_tensors("a captured step", *given)
         backend = given[0].backend if given else get_backend()
         device, signature = current_device(), [(x.array.shape, x.array.dtype) for x in given]
-        key = (backend, device.type, device.index, tuple(named), is_grad_enabled(), *signature)
+        key = (backend, device.type, device.index, tuple(named), is_grad_enabled(), get_matmul_precision(), *signature)
         if len({*given}) < len(given):  # a tensor is given twice
             ids = [*map(id, given)]
             key += tuple(map(ids.index, ids))

@@ -228,3 +228,19 @@ def test_a_library_that_is_not_there(backend: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cublaslt, "find", lambda: str(tmp_path / "libcublasLt.so.13"))
     with pytest.raises(CublasLtError, match=r"cuBLASLt cannot be loaded: .*libcublasLt\.so\.13"):
         CublasLt(backend.cupy, backend.dtypes)
+
+
+def test_tf32(backend: Any) -> None:
+    """Rounds the factors of float32, and those alone; the stand-in keeps 10 bits of their fractions."""
+    exact, rounded = 1 + 2.0**-10, 1 + 2.0**-12
+    try:
+        for dtype in ("float32", "float64"):
+            x = backend.from_host(np.array([[exact, rounded]], dtype))
+            one = backend.from_host(np.ones((2, 2), dtype) * [[1, 0], [0, 1]])
+            gf.set_matmul_precision("tf32")
+            found = backend.to_host(backend.matmul(x, one.astype(dtype)))
+            assert found.tolist() == [[exact, rounded if dtype == "float64" else 1.0]]
+            gf.set_matmul_precision("highest")
+            assert backend.to_host(backend.matmul(x, one.astype(dtype))).tolist() == [[exact, rounded]]
+    finally:
+        gf.set_matmul_precision("highest")
