@@ -170,7 +170,7 @@ class ThreadProfiler(Profiler):
             if self._launches == before and launches(name, arguments):
                 self._launches += 1
             return result
-        events = self._events(backend)
+        events = self._events(backend) if self.origins else None
         self._inside_call = True
         result = None
         span = self.begin("call", name)

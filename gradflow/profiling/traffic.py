@@ -14,40 +14,42 @@ _ONLY_READ = {"sgd_step": 1, "adam_step": 1, "rmsprop_step": 1, "clip_global_nor
 """The functions that change their arguments in place, and the position of the one that they only read."""
 
 
+_PLAIN = frozenset({bool, float, int, slice, str, type(None)})
+
+
 def moved_bytes(backend: Backend, name: str, arguments: Any, options: dict[str, Any], result: Any) -> tuple[int, int]:
-    """The bytes that a call reads and writes: the sizes of its arguments and of its results, each array once."""
+    """The bytes that a call reads and writes: the sizes of its arguments and of its results."""
     if name == "setitem":
         x, _, values = arguments
         part = values if hasattr(values, "dtype") else x  # a number fills x, or a part of unknown size
-        return _size(backend, arguments[1:], set()), _size(backend, part, set())
+        return _size(backend, arguments[1:]), _size(backend, (part,))
     unread = _OUTPUTS.get(name)
     given = arguments if unread is None else (*arguments[:unread], *arguments[unread + 1 :])
-    read = _size(backend, given, set())
-    for key, x in options.items():
-        if key != "out" and key != "into":
-            read += _size(backend, x, set())
-    written = 0 if result is None else _size(backend, result, set())
+    if options:
+        given = (*given, [x for key, x in options.items() if key != "out" and key != "into"])
+    read, written = _size(backend, given), _size(backend, (result,))
     if name in _ONLY_READ:
         position = _ONLY_READ[name]
-        written += read - (0 if position is None else _size(backend, arguments[position], set()))
+        written += read - (0 if position is None else _size(backend, (arguments[position],)))
     return read, written
 
 
-def _size(backend: Backend, x: Any, seen: set[int]) -> int:
-    """The bytes of an array, or of the arrays in tuples and lists, without those that are `seen`; 0 for anything else.
+def _size(backend: Backend, values: Any) -> int:
+    """The bytes of the arrays in a tuple or list, at any depth. An array that follows itself, as in x * x, counts once.
 
-    It runs for each argument of each call that is profiled.
+    This runs twice in each call that is profiled.
     """
-    if x.__class__ is tuple or x.__class__ is list:
-        total = 0
-        for part in x:
-            total += _size(backend, part, seen)
-        return total
-    if not hasattr(x, "dtype") or id(x) in seen:
-        return 0
-    seen.add(id(x))
-    try:
-        n: int = x.nbytes
-    except AttributeError:
-        n = math.prod(x.shape) * DTYPES[backend.dtype_name(x.dtype)].itemsize
-    return n
+    total = 0
+    previous = None
+    for x in values:
+        kind = x.__class__
+        if kind in _PLAIN or x is previous:
+            continue
+        if kind is tuple or kind is list:
+            total += _size(backend, x)
+        elif hasattr(x, "nbytes"):
+            total += x.nbytes
+        elif hasattr(x, "dtype"):
+            total += math.prod(x.shape) * DTYPES[backend.dtype_name(x.dtype)].itemsize
+        previous = x
+    return total
