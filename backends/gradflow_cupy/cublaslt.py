@@ -18,7 +18,7 @@ from ctypes import POINTER, addressof, byref, c_char_p, c_double, c_float, c_int
 from functools import cache
 from typing import Any, NamedTuple
 
-from gradflow.backend import Array, get_matmul_precision
+from gradflow.backend import Array, get_matmul_precision, launch_counters, launched
 
 WORKSPACE = 32 * 2**20 + 16
 """The bytes of a stream's workspace: NVIDIA recommends 32 MiB for Hopper; some epilogues need 16 bytes more."""
@@ -326,6 +326,8 @@ class CublasLt:
             return False
         if status:
             raise failure(self.library, f"cublasLtMatmul of {plan.kind}", status)
+        if launch_counters:
+            launched("product")
         return True
 
     def _make(self, kind: Kind, bias: Array | None, aux: Array | None) -> Plan | None:

@@ -9,12 +9,13 @@ from typing import Any
 
 from gradflow.autograd.memory import clock
 from gradflow.backend import Backend
+from gradflow.backend.graphs import current_rows
 from gradflow.interception import Profiler
 from gradflow.profiling.traffic import moved_bytes
 
 VIEWS = frozenset({
     "reshape", "broadcast_to", "permute_dims", "matrix_transpose", "squeeze", "expand_dims", "empty", "pin",
-    "synchronize",
+    "synchronize", "graph",
 })  # fmt: skip
 """The functions of a backend that launch nothing and move nothing on the device."""
 OPERATIONS = frozenset({"operation", "node", "opaque", "replay"})
@@ -81,8 +82,10 @@ class ThreadProfiler(Profiler):
             self.begin_range, self.end_range = ranges
 
     def _events(self, backend: Backend) -> tuple[Any, Any] | None:
-        """Two new events of an asynchronous backend."""
-        return (backend.event(), backend.event()) if backend in self.origins else None
+        """Two new events of an asynchronous backend; None for others, and while work is captured, not done."""
+        if backend not in self.origins or current_rows() is not None:
+            return None
+        return backend.event(), backend.event()
 
     # ------------------------------------------------------------------ beginning and end of a span
 
@@ -135,7 +138,7 @@ class ThreadProfiler(Profiler):
             name = _opaque_name(function, arguments)
             if name is None:
                 return function(*arguments, **options)
-            if phase != "backward":
+            if phase != "backward" and (function.__module__.startswith("gradflow.optim") or name.endswith("zero_grad")):
                 self.phase = "update"
             span = self.begin(kind, name)
         try:
@@ -167,7 +170,7 @@ class ThreadProfiler(Profiler):
         before = self._launches
         if self._inside_call:
             result = function(*arguments, **options)
-            if self._launches == before and launches(name, arguments):
+            if self._launches == before and _works(name, arguments):
                 self._launches += 1
             return result
         events = self._events(backend) if self.origins else None
@@ -184,8 +187,9 @@ class ThreadProfiler(Profiler):
                 events[1].record()
             self.finish(span)
             self._inside_call = False
-            if launches(name, arguments):
-                span.launches = self._launches - before or 1
+            span.launches = self._launches - before
+            if _works(name, arguments):
+                span.launches = span.launches or 1
                 span.read, span.written = moved_bytes(backend, name, arguments, options, result)
             span.backend, span.events = backend, events
 
@@ -208,8 +212,8 @@ class ThreadProfiler(Profiler):
         return f"{outer.name}.{kind}" if known is None and outer is not None else known[1]  # type: ignore[index]
 
 
-def launches(name: str, arguments: Any) -> bool:
-    """Whether a function of a backend gives the device something to do: not if it returns a view."""
+def _works(name: str, arguments: Any) -> bool:
+    """Whether a function of a backend gives the device something to do itself: not if it returns a view."""
     return name not in VIEWS and (name != "getitem" or _has_array(arguments[1]))
 
 

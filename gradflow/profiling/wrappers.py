@@ -14,6 +14,7 @@ from gradflow.replay import recorder
 
 _SERVICES = (
     "getitem", "setitem", "copy", "to_host", "from_host", "from_host_later", "from_host_ahead", "pin", "synchronize",
+    "graph",
 )  # fmt: skip
 _originals: dict[Backend, dict[str, Any]] = {}
 """For each backend whose functions are wrapped, those that were attributes of the object itself, or None."""

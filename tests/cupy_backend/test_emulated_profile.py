@@ -1,0 +1,148 @@
+"""Profiles on the CuPy backend with an emulated CuPy: launches are those made, and device times are read at the end.
+
+It says nothing about a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import emulated_cupy
+import numpy as np
+import pytest
+from emulated_device import needs_compiler
+from gradflow_cupy import cublaslt
+
+import gradflow as gf
+from gradflow.backend import ARRAY_FUNCTIONS
+
+pytestmark = needs_compiler
+State = emulated_cupy.State
+LAUNCHES_NOTHING = {
+    "empty", "asarray", "reshape", "broadcast_to", "permute_dims", "matrix_transpose", "squeeze", "expand_dims",
+}  # fmt: skip
+
+
+@pytest.fixture
+def made(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what CuPy, cuBLASLt and the kernels launch, from now on."""
+    launches: list[str] = []
+
+    def counted(name: str, function: Any) -> Any:
+        return lambda *arguments, **options: (launches.append(name), function(*arguments, **options))[1]
+
+    for name in {*ARRAY_FUNCTIONS, "array", "asnumpy"} - LAUNCHES_NOTHING:
+        if (function := getattr(cupy, name)) is not None:
+            monkeypatch.setattr(cupy, name, counted(name, function))
+    array, launch = emulated_cupy.ndarray, emulated_cupy.Kernel.__call__
+    monkeypatch.setattr(array, "__setitem__", counted("setitem", array.__setitem__))
+    monkeypatch.setattr(
+        emulated_cupy.Kernel, "__call__", lambda self, *arguments: counted(self.name, launch)(self, *arguments)
+    )
+    monkeypatch.setattr(cublaslt, "call", counted("product", cublaslt.call))
+    return launches
+
+
+def training_step(activation: str = "gelu") -> Any:
+    model = gf.nn.Sequential(
+        gf.nn.Linear(7, 5, activation=activation), gf.nn.LayerNorm(5), gf.nn.Dropout(0.2), gf.nn.Linear(5, 3)
+    )
+    optimizer = gf.optim.Adam(model.parameters(), lr=0.01)
+
+    def step(x: Any, y: Any) -> Any:
+        optimizer.zero_grad()
+        loss = gf.cross_entropy(model(x), y)
+        loss.backward()
+        gf.optim.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_launches_are_those_that_are_made(made: list[str], captured: bool) -> None:
+    with gf.use_device("emulated"):
+        step = gf.capture(training_step()) if captured else training_step()
+        x, y = gf.random.normal((4, 7)), gf.tensor(np.arange(4) % 3)
+        for _ in range(3):
+            step(x, y)
+        made.clear()
+        with gf.profile() as p:
+            for _ in range(2):
+                step(x, y)
+    assert p.total.launches == len(made), sorted(made)
+    assert len(made) > 30
+    assert {row.device for row in p.rows} <= {"emulated:0", ""}
+
+
+def test_device_times_are_read_at_the_end(made: list[str]) -> None:
+    with gf.use_device("emulated"):
+        step = training_step()
+        x, y = gf.random.normal((4, 7)), gf.tensor(np.arange(4) % 3)
+        step(x, y)
+        with gf.profile() as p:
+            before = State.synchronizations, State.transfers
+            step(x, y)
+            assert (State.synchronizations, State.transfers) == before
+        waited = State.synchronizations
+        rows = {(row.name, row.phase): row for row in p.rows}
+    assert waited - before[0] == 1  # at the end of the profile
+    assert State.synchronizations > waited  # for the events
+    for row in rows.values():
+        assert 0 <= row.device_seconds <= p.total.host_seconds
+        assert (row.device_seconds > 0) == (row.launches > 0), row
+    assert rows["linear", "backward"].device_seconds > 0
+    assert p.total.device_seconds == pytest.approx(sum(row.device_seconds for row in p.rows))
+    longest = max(p.rows, key=lambda row: row.device_seconds)
+    assert str(p).splitlines()[1].startswith(longest.name)
+
+
+def test_a_trace_has_a_track_for_the_device(backend: Any, tmp_path: Path) -> None:
+    with gf.use_device("emulated"):
+        step = training_step()
+        x, y = gf.random.normal((4, 7)), gf.tensor(np.arange(4) % 3)
+        with gf.profile() as p:
+            step(x, y)
+    p.save(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    names = {(e["pid"], e["args"]["name"]) for e in events if e["ph"] == "M"}
+    assert {(1, "host"), (2, "device"), (2, "emulated:0")} <= names
+    calls = [e for e in events if e["ph"] == "X" and e["pid"] == 1 and e["cat"] == "call"]
+    on_device = [e for e in events if e["ph"] == "X" and e["pid"] == 2]
+    assert [e["name"] for e in on_device] == [e["name"] for e in calls]
+    for call, work in zip(calls, on_device, strict=True):  # the emulated device works while the host calls
+        assert call["ts"] - 100 <= work["ts"]
+        assert work["ts"] + work["dur"] <= call["ts"] + call["dur"] + 100
+
+
+def test_ranges_of_nvtx(cupy: Any) -> None:
+    """They are nested as the spans are, and all end, also those that an exception leaves."""
+    open_ranges: list[str] = []
+    seen: list[str] = []
+
+    def push(name: str) -> None:
+        open_ranges.append(name)
+        seen.append("/".join(open_ranges))
+
+    cupy.cuda.nvtx = SimpleNamespace(RangePush=push, RangePop=open_ranges.pop)
+    with gf.use_device("emulated"):
+        layer = gf.nn.Linear(2, 3)
+        with gf.profile() as p, p.region("part"):
+            layer(gf.ones((4, 2))).sum().backward()
+            with pytest.raises(ValueError, match="shape"):
+                layer(gf.ones((4, 5)))
+    assert open_ranges == []
+    assert "part/Linear/linear/linear" in seen
+    assert "part/backward/linear/linear_backward" in seen
+
+
+def test_a_backend_that_starts_in_a_profile_is_measured(cupy: Any) -> None:
+    with gf.profile() as p:
+        x = gf.ones((2, 3), device="emulated")
+        _ = x + x
+    assert [(row.name, row.device, row.launches) for row in p.rows][-1] == ("add", "emulated:0", 1)
+    assert "matmul" not in vars(x.backend)  # but in its class: the wrappers are gone
