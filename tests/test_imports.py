@@ -73,6 +73,7 @@ LAYERS: tuple[set[str], ...] = (
     {"replay.program"},
     {"replay.recorder"},
     {"replay.plan"},
+    {"replay.batches"},
     {"replay.step"},
     {"replay"},
     {"profiling.traffic"},

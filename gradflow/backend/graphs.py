@@ -100,6 +100,13 @@ class Rows(ABC):
         numbers: those of the present step.
         """
 
+    def next_step(self) -> None:  # noqa: B027
+        """Begin another step in the same graph: from here on, the arrays have its numbers.
+
+        Calls of `array` return the same arrays as in the first step, in the same order, and the graph takes the numbers
+        of all its steps from the sources of the first. The default does nothing.
+        """
+
 
 _rows: dict[int, Rows] = {}
 """The rows of each thread that captures a graph, by the identifier of the thread."""

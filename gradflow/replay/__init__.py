@@ -36,9 +36,13 @@ through. If another thread changes something the step reads, the recording is re
 buffers of gradients, as a backward pass does: during a replay, no other thread may compute gradients of the same
 leaves. In a forked child, a recording by another thread is undone, since that thread does not exist there.
 
-Read `step` first (what a call does), then `recorder`, `program`, `guards` and `plan`.
+**Several steps.** With the batches of an epoch (`batches`), a device with graphs does several steps at once: `Several`
+is made of a program that ends with the gradients where it begins, and gathers the batch of each step from the data.
+
+Read `step` first (what a call does), then `recorder`, `program`, `guards`, `plan` and `batches`.
 """
 
+from gradflow.replay.batches import CapturedRun
 from gradflow.replay.step import Captured, capture
 
-__all__ = ["Captured", "capture"]
+__all__ = ["Captured", "CapturedRun", "capture"]

@@ -15,6 +15,7 @@ from gradflow.backend.registry import current_device, get_backend
 from gradflow.interception import measured, profilers, recorders
 from gradflow.ops.checks import check_tensors
 from gradflow.replay import recorder
+from gradflow.replay.batches import STEPS, BatchSource, CapturedRun, check_batches
 from gradflow.replay.plan import PATIENCE, RECORDING, Plan
 from gradflow.replay.program import Program
 from gradflow.replay.reasons import Reason
@@ -50,10 +51,24 @@ def capture(step: Callable[..., _Result], *, check: int | None = None) -> Captur
 
 
 @overload
+def capture(
+    step: Callable[..., _Result], *, batches: BatchSource, steps: int | None = None
+) -> CapturedRun[_Result]: ...
+
+
+@overload
 def capture(*, check: int | None = None) -> Callable[[Callable[..., _Result]], Captured[_Result]]: ...
 
 
-def capture(step: Any = ..., *, check: int | None = None) -> Any:
+@overload
+def capture(
+    *, batches: BatchSource, steps: int | None = None
+) -> Callable[[Callable[..., _Result]], CapturedRun[_Result]]: ...
+
+
+def capture(
+    step: Any = ..., *, check: int | None = None, batches: BatchSource | None = None, steps: int | None = None
+) -> Any:
     """Return a function equivalent to `step` that replays recorded backend calls instead of running the step's Python.
 
     step: a function of tensors on one device, such as a batch and its labels, that does a whole training step: it
@@ -63,6 +78,10 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     what both return and change (default None: never). A check synchronises with the device, and needs memory for copies
     of the parameters, gradients and optimizer state. It restores only what `Optimizer.state_dict` contains: an
     optimizer whose `update` changes other attributes differs in a check.
+    batches: the batches of an epoch, such as a `gradflow.data.Batches`, whose tensors are the arguments of the step
+    (default None). Then the result is a `CapturedRun`: `run.epoch()` iterates over an epoch and does several steps at a
+    time, as shown below.
+    steps: with `batches`, how many steps an item of `run.epoch()` is of (default 32).
 
     The first two calls with inputs of given shapes and dtypes run the step and record it. If both make the same calls
     of the backend, later calls replay them. The returned function returns copies of the step's results, which share no
@@ -94,7 +113,12 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     Captured steps that compute gradients of the same leaves are for one thread at a time: while one is replayed,
     another thread must not call `backward()` for these leaves, or gradients are lost.
 
-    Raises TypeError if `step` is not callable, ValueError if `check` is not an integer of at least 1. A call raises
+    With `batches` whose data is on a GPU, the gathering of batches and `steps` steps are one graph, which the host
+    starts with one call. The first steps of a run are done one by one, and so are steps on data that is kept on the
+    host, and all steps on a device without graphs, such as the CPU. The results are equal bit for bit.
+
+    Raises TypeError if `step` is not callable, for `batches` that are none, and for `steps` without batches; ValueError
+    if `check` or `steps` is not an integer of at least 1, or for `check` with batches. A call raises
     TypeError for an input that is not a tensor and DeviceMismatchError for inputs on different devices, both before
     the step begins; any error of the step; TypeError, after the step, for a result that is not a tensor; and
     RuntimeError if a check finds a difference, leaving the state from the step, not from the replay.
@@ -131,8 +155,12 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     if check is not None and (isinstance(check, bool) or not hasattr(check, "__index__") or index(check) < 1):
         raise ValueError(f"check is a number of calls, an integer of at least 1; got {check!r}")
     every = 0 if check is None else index(check)
+    if batches is None and steps is not None:
+        raise TypeError("steps is for a step with batches: pass batches=..., such as a gradflow.data.Batches")
+    if batches is not None:
+        check_batches(batches, steps, check)
     if step is ...:
-        return functools.partial(capture, check=check)
+        return functools.partial(capture, check=check, batches=batches, steps=steps)
     if not callable(step):
         raise TypeError(f"capture takes a function that does a training step; got {type(step).__name__}")
     plans: dict[Any, Plan] = {}
@@ -170,7 +198,9 @@ def capture(step: Any = ..., *, check: int | None = None) -> Any:
     attributes = vars(captured)  # referring to the function itself would close a reference cycle
     attributes["status"] = str(RECORDING)
     fallback = _Fallback(step, plans, attributes)
-    return captured
+    if batches is None:
+        return captured
+    return CapturedRun(captured, lambda: replayed, batches, STEPS if steps is None else index(steps))
 
 
 def _obstacle(given: Sequence[Any]) -> Reason | None:

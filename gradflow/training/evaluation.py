@@ -35,11 +35,22 @@ class Tally:
         if len(self._losses) == _JOINED:
             self._join()
 
+    def add_stacked(self, losses: gf.Tensor, partials: Partial) -> None:
+        """Add batches of equal sizes, whose losses and partials are stacked along a new first axis."""
+        if self._losses:
+            self._join()
+        parts = [gf.reshape(x, (-1, *x.shape[2:])) for x in partials]
+        self._joined.append((_wide(losses), *parts))
+        if len(self._joined) == _JOINED:
+            self._join_all()
+
     def _join(self) -> None:
-        losses = gf.stack(self._losses)
-        losses = losses if losses.dtype is gf.float64 else gf.astype(losses, "float32")
+        losses = _wide(gf.stack(self._losses))
         self._joined.append((losses, *(gf.concat(parts) for parts in zip(*self._partials, strict=True))))
         self._losses, self._partials = [], []
+
+    def _join_all(self) -> None:
+        self._joined = [tuple(gf.concat(parts) for parts in zip(*self._joined, strict=True))]
 
     def results(self) -> tuple[gf.Tensor | None, Partial]:
         """The losses of the batches, (batches,), and what the metrics need; None and () without batches."""
@@ -48,9 +59,13 @@ class Tally:
         if not self._joined:
             return None, ()
         if len(self._joined) > 1:
-            self._joined = [tuple(gf.concat(parts) for parts in zip(*self._joined, strict=True))]
+            self._join_all()
         losses, *partial = self._joined[0]
         return losses, tuple(partial)
+
+
+def _wide(losses: gf.Tensor) -> gf.Tensor:
+    return losses if losses.dtype is gf.float64 else gf.astype(losses, "float32")
 
 
 class Figures:

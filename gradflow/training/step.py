@@ -1,4 +1,4 @@
-"""The training step: the gradient of a batch, and the update; whether they can be captured."""
+"""The training step: the gradient of a batch, and the update; whether they can be captured, and how many at once."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ from typing import Any
 
 import gradflow as gf
 from gradflow import nn
+from gradflow.data import Batches
 from gradflow.interception import opaque_call
 from gradflow.optim import Optimizer, clip_grad_norm_
 from gradflow.optim.averaging import WeightAverage
+from gradflow.replay.batches import CapturedRun, has_graphs
 from gradflow.training.evaluation import Partial
 from gradflow.training.metrics import unwrapped
 from gradflow.training.objective import Objective
 
 Gradient = Callable[..., tuple[gf.Tensor, Partial]]
+_MOST_AT_ONCE = 32
+"""The largest number of steps at once: with more, a GPU gains nothing, and Ctrl-C waits for all of them."""
+_ELEMENTS_AT_ONCE = 1 << 22
+"""The largest number of elements in the batches of steps at once, which are in the memory of the device together."""
+_PRODUCTS_AT_ONCE = 1 << 35
+"""The largest number of samples times parameters in steps at once: tens of milliseconds, even on a slow GPU."""
+_FEW = 64
+"""A step with fewer samples takes about as long, since it reads all parameters."""
 
 
 class TrainingStep:
@@ -24,9 +34,10 @@ class TrainingStep:
     clip_norm: the largest norm of the gradients, or None.
     average: the average of the weights, or None.
     capture: whether to capture `whole` and `gradient`.
+    batches: those of an epoch with a step each, or None.
 
     `whole` and `gradient` return the loss and the result of `partial_of`, without a graph. `scale` is a factor of the
-    gradient, a tensor of shape ().
+    gradient, a tensor of shape (). `run` does several steps at once, where the device gains from it, else it is None.
     """
 
     def __init__(
@@ -38,6 +49,7 @@ class TrainingStep:
         clip_norm: float | None,
         average: WeightAverage | None,
         capture: bool,
+        batches: Batches | None,
     ) -> None:
         def gradient(
             inputs: gf.Tensor, targets: gf.Tensor, weights: gf.Tensor | None = None, *, scale: gf.Tensor | None = None
@@ -60,7 +72,10 @@ class TrainingStep:
             update()
             return results
 
-        self.whole: Gradient = gf.capture(whole) if capture else whole
+        self.run: CapturedRun[tuple[gf.Tensor, Partial]] | None = None
+        if capture and batches is not None and (steps := steps_at_once(model, batches)) > 1:
+            self.run = gf.capture(whole, batches=batches, steps=steps)
+        self.whole: Gradient = self.run.step if self.run is not None else gf.capture(whole) if capture else whole
         self.gradient: Gradient = gf.capture(gradient) if capture else gradient
         self.update = update
         self.zero_grad = optimizer.zero_grad
@@ -70,6 +85,16 @@ class TrainingStep:
 def _clip(optimizer: Optimizer, norm: float) -> None:
     """Clip the gradients of the optimizer's present parameters."""
     clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], norm)
+
+
+def steps_at_once(model: nn.Module, batches: Batches) -> int:
+    """How many steps one call of the host may start: 1 if the device has no graphs, or steps are too large to gain."""
+    data = batches.on_device()
+    if data is None or not has_graphs(gf.get_backend(batches.device)):
+        return 1
+    elements = batches.batch_size * sum(x.size for x in data) // len(data[0])
+    products = max(batches.batch_size, _FEW) * sum(p.size for p in model.parameters())
+    return max(1, min(_MOST_AT_ONCE, _ELEMENTS_AT_ONCE // max(1, elements), _PRODUCTS_AT_ONCE // max(1, products)))
 
 
 def is_own(model: nn.Module, loss: Any) -> bool:

@@ -22,6 +22,7 @@ from gradflow.data.checks import SetOnce
 from gradflow.environment import Interrupts, delayed_interrupts
 from gradflow.optim.averaging import WeightAverage
 from gradflow.random.generator import default_generator, restored
+from gradflow.replay.batches import RunningEpoch
 from gradflow.saving import load, save
 from gradflow.training import checks, trainer_state
 from gradflow.training.bar import Bar, tqdm
@@ -59,8 +60,10 @@ class Trainer(SetOnce):
     `history` has the finished epochs, `best` is the best of them or None; `captures` says whether steps are captured.
     The arguments are attributes, which are set once; hyperparameters can change, in `optimizer.param_groups`.
 
-    Ctrl-C during a step ends the step, and the loop raises KeyboardInterrupt before it does another: an epoch that has
-    ended meanwhile is yielded first. The trainer can be saved then, and can go on. After
+    Where the device has graphs (CUDA), `epochs` does up to 32 captured steps at once, fewer if they are large, so that
+    they take less than about a tenth of a second. Ctrl-C during a step ends the step, or the steps that are done at
+    once with it, and the loop raises KeyboardInterrupt before it does another: an epoch that has ended meanwhile is
+    yielded first. The trainer can be saved then, and can go on. After
     an error within a step, or a second Ctrl-C, the weights may be half updated: the trainer refuses to go on until a
     saved state is loaded.
 
@@ -124,8 +127,9 @@ class Trainer(SetOnce):
         self._average = None if average is None else WeightAverage(optimizer, average)
         objective, metrics_on_train = self._on_train.objective, self._on_train.metrics
         self._step = TrainingStep(
-            model, objective, optimizer, metrics_on_train.partial, clip_norm, self._average, self.captures
-        )
+            model, objective, optimizer, metrics_on_train.partial, clip_norm, self._average, self.captures,
+            train if self.accumulate == 1 else None,
+        )  # fmt: skip
         self._shares: dict[float, gf.Tensor] = {}
         self._progress = Progress()
         self._batches: Iterator[tuple[gf.Tensor, ...]] | None = None  # what is left of the epoch
@@ -175,7 +179,7 @@ class Trainer(SetOnce):
             while self.epoch < n:
                 with delayed_interrupts() as interrupts, _Work(self, interrupts) as work:
                     while not self._is_at_the_end() and not interrupts.pending:
-                        self._update()
+                        self._update(at_once=True)
                     epoch = None if interrupts.pending else self._finish()
                 if epoch is not None:
                     yield epoch
@@ -212,8 +216,11 @@ class Trainer(SetOnce):
                 "a step was interrupted while it changed the weights: load a saved state, or make a new Trainer"
             )
 
-    def _update(self) -> list[gf.Tensor]:
-        """Do one optimizer step and return the losses of its batches."""
+    def _update(self, at_once: bool = False) -> list[gf.Tensor]:
+        """Do one optimizer step and return the losses of its batches.
+
+        at_once: whether to do several steps if they are captured together; then this is the loss of the last one.
+        """
         progress = self._progress
         progress.torn = True
         if self._batches is None:
@@ -225,27 +232,55 @@ class Trainer(SetOnce):
         watch = self._watch_of_step()
         if watch is not None:
             watch.before_step()
-        if self.accumulate == 1:
-            loss, partial = self._step.whole(*next(self._batches))
-            progress.tally.add(loss, partial)
-            progress.batches += 1
-            losses = [loss]
-        else:
-            losses = self._accumulated(self._batches)
+        losses = self._together() if at_once and self._step.run is not None else None
+        if losses is None:
+            losses = self._one_by_one(self._batches)
         if watch is not None:
             watch.after_step()
-        progress.step += 1
         progress.torn = False
         if self.progress:
             self._bar.show(progress.batches, losses[-1])
         return losses
 
+    def _one_by_one(self, batches: Iterator[tuple[gf.Tensor, ...]]) -> list[gf.Tensor]:
+        """Do one optimizer step, and return the losses of its batches."""
+        progress = self._progress
+        if self.accumulate == 1:
+            if isinstance(batches, RunningEpoch):
+                loss, partial = batches.single()
+            else:
+                loss, partial = self._step.whole(*next(batches))
+            progress.tally.add(loss, partial)
+            progress.batches += 1
+            losses = [loss]
+        else:
+            losses = self._accumulated(batches)
+        progress.step += 1
+        return losses
+
+    def _together(self) -> list[gf.Tensor] | None:
+        """Do the next steps at once, and return the loss of the last one; None if they must be done one by one."""
+        progress, running = self._progress, self._batches
+        assert isinstance(running, RunningEpoch)
+        most = len(self._on_train.sizes) - progress.batches - self._is_watched()
+        do = running.together(most)
+        if do is None:
+            return None
+        losses, partials = do()
+        progress.tally.add_stacked(losses, partials)
+        progress.batches += len(losses)
+        progress.step += len(losses)
+        return [losses[-1]]
+
     def _watch_of_step(self) -> Watch | None:
         """The watch, if the next step is the last of an epoch that is watched."""
-        watch = self._watch
-        if watch is None or (self.epoch + 1) % watch.every:
+        if not self._is_watched():
             return None
-        return watch if self._progress.batches + self.accumulate >= len(self._on_train.sizes) else None
+        return self._watch if self._progress.batches + self.accumulate >= len(self._on_train.sizes) else None
+
+    def _is_watched(self) -> bool:
+        """Whether the epoch is watched: its last step."""
+        return self._watch is not None and not (self.epoch + 1) % self._watch.every
 
     def _accumulated(self, batches: Iterator[tuple[gf.Tensor, ...]]) -> list[gf.Tensor]:
         """Do one optimizer step with the gradient of the union of several batches, and return their losses."""
@@ -277,11 +312,12 @@ class Trainer(SetOnce):
         """The batches of the epoch that are left, in the order that was drawn when it began."""
         progress = self._progress
         generator = default_generator if self.train.generator is None else self.train.generator
+        begin = self.train.epoch if self._step.run is None else self._step.run.begin
         if progress.order is None:
             progress.order = generator.key, generator.counter
-            return self.train.epoch()
+            return begin(0)
         with restored({generator: progress.order}):
-            return self.train.epoch(progress.batches)
+            return begin(progress.batches)
 
     def _finish(self) -> Epoch:
         """Validate, read the figures of the epoch, keep the weights if they are the best, and start the next epoch."""

@@ -1,0 +1,36 @@
+"""A stand-in for graphs on a device that has none; it uses what `Backend.graph` gets, and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+import gradflow as gf
+from gradflow.backend import Backend
+from gradflow.replay.batches import Several
+
+
+def give_graphs(monkeypatch: pytest.MonkeyPatch, device: str) -> list[int]:
+    """Give the backend of a device a service `graph`; returns a list that gets the number of steps of each replay.
+
+    A step gets its inputs at places of their own, and its results are copied: a graph does no less.
+    """
+    replays: list[int] = []
+
+    def graph(backend: Backend, step: Any, inputs: Sequence[Any]) -> Callable[..., Any]:
+        calls, results = step.parts()
+        places = [backend.copy(x) for x in inputs]
+        steps = inputs[0].shape[0] if isinstance(step, Several) else 1
+
+        def replay(*arrays: Any) -> Any:
+            replays.append(steps)
+            for place, x in zip(places, arrays, strict=True):
+                backend.setitem(place, ..., x)
+            return results(*map(backend.copy, calls(*places)))
+
+        return replay
+
+    monkeypatch.setattr(type(gf.get_backend(device)), "graph", graph)
+    return replays
