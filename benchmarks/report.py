@@ -35,7 +35,7 @@ class ReportError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One measured row; times are seconds per batch."""
+    """One measured row; times are seconds of one step, or of one epoch."""
 
     workload: str
     size: str
@@ -83,8 +83,8 @@ def rows_of(result: dict[str, Any]) -> list[Row]:
             info, stats = benchmark["extra_info"], benchmark["stats"]
             median, iqr = stats["median"], stats["iqr"]
             described = {key: info[key] for key in ("workload", "size", "batch", "library", "device")}
-            rows.append(Row(**described, median=median, iqr=iqr, samples_per_s=info["batch"] / median))
-        except (KeyError, TypeError, ZeroDivisionError) as error:
+            rows.append(Row(**described, median=median, iqr=iqr, samples_per_s=info["samples_per_s"]))
+        except (KeyError, TypeError) as error:
             raise ReportError(f"it contains a benchmark that is not from the folder benchmarks/: no {error}") from error
     order = {model: i for i, model in enumerate(dict.fromkeys((row.workload, row.size) for row in rows))}
     return sorted(
@@ -123,7 +123,7 @@ def digits(value: float) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """Return the rows as a Markdown table. Times are per batch."""
+    """Return the rows as a Markdown table."""
     lines = [
         "| workload | size | batch | row | median | IQR | samples/s | speed-up |",
         "|---|---|--:|---|--:|--:|--:|--:|",

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks.conftest import Timed
-from benchmarks.workloads import WORKLOADS, Training
+from benchmarks.conftest import Measure
+from benchmarks.workloads import WORKLOADS, Training, Workload
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=str)
-def test_backward(training: Training, timed_training: Timed) -> None:
+def test_backward(workload: Workload, training: Training, measure: Measure) -> None:
     def fresh_graph() -> tuple[Any]:
         training.optimizer.zero_grad()
         return (training.forward(),)
 
-    timed_training(lambda loss: loss.backward(), workload="backward", setup=fresh_graph)
+    measure("backward", lambda loss: loss.backward(), size=workload.size, batch=workload.batch, setup=fresh_graph)
     assert any(gradient.any() for gradient in training.gradients())

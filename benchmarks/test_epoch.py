@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 
-from benchmarks.conftest import Timed
-from benchmarks.workloads import WORKLOADS, Training
+from benchmarks.conftest import Measure
+from benchmarks.workloads import WORKLOADS, Training, Workload
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=str)
-def test_epoch(training: Training, timed_training: Timed) -> None:
-    def start() -> tuple[Any, ...]:
-        training.restore()
-        return ()
-
-    loss = timed_training(training.epoch, workload="epoch", setup=start, steps=training.workload.batches)
+def test_epoch(workload: Workload, training: Training, measure: Measure) -> None:
+    name, batches = f"epoch of {workload.batches} batches", workload.batches
+    loss = measure(name, training.epoch, size=workload.size, batch=workload.batch, batches=batches)
     assert math.isfinite(loss)

@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from benchmarks.conftest import Timed
-from benchmarks.workloads import WORKLOADS, Training
+from benchmarks.conftest import Measure
+from benchmarks.workloads import WORKLOADS, Training, Workload
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=str)
-def test_forward(training: Training, timed_training: Timed) -> None:
-    loss = timed_training(training.forward, workload="forward")
+def test_forward(workload: Workload, training: Training, measure: Measure) -> None:
+    loss = measure("forward", training.forward, size=workload.size, batch=workload.batch)
     assert math.isfinite(float(loss.detach()))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from benchmarks.conftest import Timed
+from benchmarks.conftest import Measure
 
 OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {  # of two matrices, in the syntax of both libraries
     "add": lambda a, b: a + b,
@@ -26,29 +26,9 @@ OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {  # of two matrices, in the 
 @pytest.mark.parametrize("n", [32, 1024])
 @pytest.mark.parametrize("operation", list(OPERATIONS))
 @pytest.mark.benchmark(max_time=0.3)
-def test_operation(operation: str, n: int, library: str, device: str, timed: Timed) -> None:
-    function = OPERATIONS[operation]
+def test_operation(operation: str, n: int, measure: Measure) -> None:
     host = np.random.default_rng(0).standard_normal((2, n, n), dtype=np.float32)
-    a: Any
-    b: Any
-    synchronize: Callable[[], None] = gf.synchronize
-    if library == "gradflow":
-        a, b = (gf.tensor(values).requires_grad_() for values in host)
-    else:
-        import torch
-
-        a, b = (torch.from_numpy(values).to(device).requires_grad_() for values in host)
-        if device != "cpu":
-            synchronize = torch.cuda.synchronize
-    timed(
-        lambda: function(a, b),
-        synchronize=synchronize,
-        workload=operation,
-        size=f"{n}x{n}",
-        batch=n,
-        library=library,
-        device=device,
-    )
-    result = function(a, b).detach().cpu().numpy()
+    a, b = (gf.tensor(values).requires_grad_() for values in host)
+    result = measure(operation, OPERATIONS[operation], a, b, size=f"{n}x{n}", batch=n).detach().cpu().numpy()
     expected = OPERATIONS[operation](*(gf.tensor(values, device="cpu") for values in host)).numpy()
     assert np.allclose(result, expected, rtol=1e-3, atol=1e-3)

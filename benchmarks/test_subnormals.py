@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 import gradflow as gf
-from benchmarks.conftest import Timed
+from benchmarks.conftest import Measure
 
 SIZE, STEPS = 100_000, 10
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
 @pytest.mark.parametrize("numbers", ["normal", "subnormal"])
-def test_step_of_decayed_momentum(optimizer: str, numbers: str, device: str, timed: Timed) -> None:
+def test_step_of_decayed_momentum(optimizer: str, numbers: str, measure: Measure) -> None:
     parameter = gf.nn.Parameter(gf.random.normal((SIZE,)))
     kinds: dict[str, Any] = {"SGD": lambda p: gf.optim.SGD(p, 0.01, momentum=0.9), "Adam": gf.optim.Adam}
     trained = kinds[optimizer]([parameter])
@@ -25,17 +25,10 @@ def test_step_of_decayed_momentum(optimizer: str, numbers: str, device: str, tim
         if isinstance(array, gf.Tensor):
             state["state"][0][name] = array * {"normal": 1.0, "subnormal": 1e-41}[numbers]
 
-    def start() -> tuple[Any, ...]:
+    def start() -> None:
         trained.load_state_dict(state)
         parameter.grad = gf.zeros((SIZE,))
-        return ()
 
-    def steps() -> None:
-        for _ in range(STEPS):
-            trained.step()
-
-    timed(
-        steps, synchronize=lambda: gf.synchronize(device), workload=f"{optimizer}, {numbers} numbers", size=f"{SIZE}",
-        batch=1, library="gradflow", device=device, steps=STEPS, setup=start,
-    )  # fmt: skip
+    name = f"{optimizer}, {numbers} numbers"
+    measure(name, trained.step, size=str(SIZE), batch=1, steps=STEPS, setup=start, torch=None)
     assert gf.isfinite(parameter).all()

@@ -1,8 +1,4 @@
-"""Measurements: warm up, then time a call together with the wait for the device.
-
-A GPU call only queues work: timed without the wait, it would show the time of queueing. So the wait is part of the
-timed call, on every device; it costs 0.1 µs if there is nothing to wait for.
-"""
+"""Times of functions that are called in turn, so that all run under the same load of the machine."""
 
 from __future__ import annotations
 
@@ -11,53 +7,6 @@ import statistics
 import time
 from collections.abc import Callable
 from typing import Any
-
-MAX_ROUNDS = 10_000
-
-
-def measure(
-    benchmark: Any,
-    function: Callable[..., Any],
-    synchronize: Callable[[], Any],
-    setup: Callable[[], tuple[Any, ...]] | None = None,
-    max_time: float = 1.0,
-    min_rounds: int = 5,
-    steps: int = 1,
-) -> Any:
-    """Time `function` with pytest-benchmark's fixture and return its last result.
-
-    benchmark: the fixture. With timing disabled, the function runs once.
-    synchronize: waits for the device.
-    setup: runs untimed before each call and returns its arguments (default: no arguments).
-    max_time, min_rounds: seconds and rounds to measure for, as pytest-benchmark takes them.
-    steps: the steps that one call takes; the recorded times are divided by it (default 1).
-    """
-
-    def timed(*arguments: Any) -> Any:
-        result = function(*arguments)
-        synchronize()
-        return result
-
-    def prepared() -> tuple[tuple[Any, ...], dict[str, Any]]:
-        arguments = setup() if setup else ()
-        synchronize()
-        return arguments, {}
-
-    if not benchmark.enabled:
-        return benchmark.pedantic(timed, setup=prepared)
-    elapsed = 0.0
-    for _ in range(2):  # the first call compiles kernels and fills memory pools; the second is typical
-        start = time.perf_counter()
-        timed(*prepared()[0])
-        elapsed = time.perf_counter() - start
-    if setup is None:
-        result = benchmark(timed)
-    else:
-        rounds = max(min_rounds, min(MAX_ROUNDS, round(max_time / elapsed)))
-        result = benchmark.pedantic(timed, setup=prepared, rounds=rounds)
-    times = benchmark.stats.stats.data
-    times[:] = [seconds / steps for seconds in times]
-    return result
 
 
 def interleaved(

@@ -6,7 +6,6 @@ rows of a group differ in nothing else. `check_equal_work` also compares their g
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -18,7 +17,7 @@ import gradflow as gf
 from benchmarks.machine import threads
 
 STEPS = 10
-"""The training steps of one timed call; each call starts from the same weights."""
+"""The training steps of one round; each round starts from the same weights."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +129,6 @@ class Training:
         """Return the numbers 0 to n - 1 in random order, on the device."""
         raise NotImplementedError
 
-    def restore(self) -> None:
-        """Restore the initial weights and optimizer state, in the same memory."""
-        raise NotImplementedError
-
-    def synchronize(self) -> None:
-        """Wait for the device."""
-        raise NotImplementedError
-
     def gradients(self) -> list[Any]:
         """Return the gradients of all parameters, on the host."""
         raise NotImplementedError
@@ -153,20 +144,12 @@ class GradflowTraining(Training):
         gf.manual_seed(0)
         self.model = gf.nn.MLP(workload.layers, device=device)
         self.optimizer = make_optimizer(gf.optim, workload, list(self.model.parameters()))
-        self._start = self.model.state_dict(), self.optimizer.state_dict()
         self.inputs, self.targets = (gf.tensor(values, device=device) for values in workload.data())
         self.x, self.y = self.inputs[: workload.batch], self.targets[: workload.batch]
         self.loss_function = getattr(gf, workload.loss)
 
     def permutation(self, n: int) -> Any:
         return gf.random.permutation(n, device=self.device)
-
-    def restore(self) -> None:
-        self.model.load_state_dict(self._start[0])
-        self.optimizer.load_state_dict(self._start[1])
-
-    def synchronize(self) -> None:
-        gf.synchronize(self.device)
 
     def gradients(self) -> list[Any]:
         return [p.grad.cpu().numpy() for p in self.model.parameters()]
@@ -187,9 +170,11 @@ class TorchTraining(Training):
         for n, m in pairwise(workload.layers):
             modules += [torch.nn.Linear(n, m), torch.nn.ReLU()]
         self.model = torch.nn.Sequential(*modules[:-1]).to(device)
-        self._torch, self._weights = torch, [w.to(device) for w in weights]
+        with torch.no_grad():
+            for parameter, weight in zip(self.model.parameters(), weights, strict=True):
+                parameter.copy_(weight)
+        self._torch = torch
         self.optimizer = make_optimizer(torch.optim, workload, list(self.model.parameters()))
-        self.restore()
         self.inputs, self.targets = (torch.from_numpy(values).to(device) for values in workload.data())
         self.x, self.y = self.inputs[: workload.batch], self.targets[: workload.batch]
         self.loss_function = getattr(torch.nn.functional, workload.loss)
@@ -197,37 +182,11 @@ class TorchTraining(Training):
     def permutation(self, n: int) -> Any:
         return self._torch.randperm(n, device=self.device)
 
-    def restore(self) -> None:
-        with self._torch.no_grad():
-            for parameter, start in zip(self.model.parameters(), self._weights, strict=True):
-                parameter.copy_(start)
-            for state in self.optimizer.state.values():
-                for value in state.values():
-                    value.zero_()
-
-    def synchronize(self) -> None:
-        if self.device != "cpu":
-            self._torch.cuda.synchronize()
-
     def gradients(self) -> list[Any]:
         return [p.grad.cpu().numpy() for p in self.model.parameters()]
 
 
 TRAININGS: dict[str, type[Training]] = {t.library: t for t in (GradflowTraining, TorchTraining)}
-
-
-def why_not(library: str, device: str) -> str | None:
-    """Return why a library cannot be measured on a device; None if it can."""
-    if library == "gradflow":
-        return None
-    if importlib.util.find_spec("torch") is None:
-        return "PyTorch is not installed; it is in the extra 'peers'"
-    if device != "cpu":
-        import torch
-
-        if not torch.cuda.is_available():
-            return f"PyTorch {torch.__version__} finds no CUDA device"
-    return None
 
 
 def make_optimizer(module: Any, workload: Workload, parameters: list[Any], **options: Any) -> Any:

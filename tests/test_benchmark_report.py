@@ -1,4 +1,4 @@
-"""The benchmarks' report, and that the timed call includes the wait for the device."""
+"""The benchmarks' report, and runs of `benchmarks/`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ import os
 import re
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks import report
 from benchmarks.machine import public_commit_info, public_machine_info
-from benchmarks.timing import measure
 
 
 def benchmark_of(library: str, device: str, batch: int, median: float) -> dict[str, Any]:
     info = {"workload": "train step", "size": "784-128-10", "batch": batch, "steps": 10, "library": library}
     info |= {"device": device, "dtype": "float32", "threads": 2, "versions": {"numpy": "2.4.6"}}
+    info["samples_per_s"] = batch / median
     return {"extra_info": info, "stats": {"median": median, "iqr": 1e-6}}
 
 
@@ -111,59 +108,6 @@ def test_one_batch_size_makes_no_plot(results: Path, capsys: pytest.CaptureFixtu
     assert "no plot" in capsys.readouterr().err
 
 
-class Clock:
-    """The part of pytest-benchmark's fixture that `measure` uses: it notes how long calls take."""
-
-    enabled = True
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.stats = SimpleNamespace(stats=SimpleNamespace(data=self.times))
-
-    def __call__(self, function: Any, *arguments: Any) -> Any:
-        start = time.perf_counter()
-        result = function(*arguments)
-        self.times.append(time.perf_counter() - start)
-        return result
-
-    def pedantic(self, function: Any, setup: Any, rounds: int = 1) -> Any:
-        return [self(function, *setup()[0]) for _ in range(rounds)][-1]
-
-
-@pytest.mark.parametrize("setup", [None, tuple])
-def test_the_wait_for_the_device_is_timed(setup: Any) -> None:
-    """A stand-in for a GPU: a call only starts work that takes 5 ms."""
-    running: list[threading.Timer] = []
-
-    def launch() -> None:
-        running.append(threading.Timer(5e-3, lambda: None))
-        running[-1].start()
-
-    def wait() -> None:
-        while running:
-            running.pop().join()
-
-    clock = Clock()
-    measure(clock, launch, wait, setup, max_time=0.01, min_rounds=2)
-    assert len(clock.times) >= (2 if setup else 1)
-    assert min(clock.times) >= 5e-3
-
-
-def test_the_times_are_those_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(time, "perf_counter", iter(range(100)).__next__)  # each call takes 1 s
-    measure(clock, lambda: None, lambda: None, tuple, max_time=0.0, min_rounds=3, steps=10)
-    assert clock.times == [0.1] * 3
-
-
-def test_setup_is_not_timed_and_makes_the_arguments() -> None:
-    clock = Clock()
-    result = measure(clock, lambda x: x + 1, lambda: None, lambda: (time.sleep(5e-3) or 1,), max_time=0.0, min_rounds=3)
-    assert result == 2
-    assert len(clock.times) == 3
-    assert max(clock.times) < 5e-3
-
-
 def test_nothing_that_names_the_machine_is_kept() -> None:
     info = {"node": "a-host", "release": "kernel", "python_build": "x", "cpu": {"brand_raw": "A processor"}}
     assert "a-host" not in json.dumps(public_machine_info(info))
@@ -193,7 +137,7 @@ def seconds(words: str) -> float:
 def test_the_screen_the_file_and_the_report_give_the_time_of_one_step(tmp_path: Path) -> None:
     """pytest-benchmark's own comparison accepts the file too, grouped by parameter."""
     path = tmp_path / "x.json"
-    words = ["benchmarks/test_train_step.py", "-k", "tiny-32-cpu-gradflow", "--benchmark-max-time=0.1"]
+    words = ["benchmarks/test_train_step.py", "-k", "tiny-32", "--gradflow-devices=cpu", "--benchmark-max-time=0.1"]
     out = run("-m", "pytest", "-p", "no:cacheprovider", *words, f"--benchmark-json={path}")
     unit = re.search(r"Name \(time in (\w+)\)", out)
     row = re.search(r"^test_train_step\S+ +([\d.,]+)", out, re.M)
@@ -204,7 +148,7 @@ def test_the_screen_the_file_and_the_report_give_the_time_of_one_step(tmp_path: 
     assert reported.median == pytest.approx(shown, rel=1e-3)
     (kept,) = json.loads(path.read_text())["benchmarks"]
     assert kept["stats"]["total"] == pytest.approx(kept["stats"]["mean"] * kept["stats"]["rounds"])
-    assert "each of 10 steps" in out
+    assert re.search(r"^train step, 2-16-16-1, batch 32: cpu [\d,]+$", out, re.M)
     compared = run("-m", "pytest_benchmark", "compare", str(path), "--group-by=param:device", "--columns=median")
     assert "benchmark 'device=cpu': 1 tests" in compared
 
@@ -228,7 +172,7 @@ sys.exit(pytest.main(["benchmarks", "-q", "-p", "no:cacheprovider", "--benchmark
 def test_the_benchmarks_run_without_any_peer() -> None:
     out = run("-c", HIDDEN)
     assert re.search(r"^2 passed, 6 skipped", out, re.M), out
-    assert "SKIPPED [2] PyTorch is not installed; it is in the extra 'peers'" in out
+    assert "SKIPPED [4] PyTorch is not installed" in out
 
 
 def test_pytest_alone_does_not_run_benchmarks(pytestconfig: pytest.Config) -> None:

@@ -11,6 +11,8 @@ A test that takes `device_benchmark` runs once for each device, which is current
 
 `torch` is PyTorch on the CPU, `torch:cuda` PyTorch on a GPU; a test runs there if it gives a step of PyTorch. All
 options of pytest-benchmark work: saving, comparing, failing on a regression, histograms.
+
+PYTEST_DONT_REWRITE: it asserts nothing, so it may be imported, for annotations, before pytest loads it.
 """
 
 from __future__ import annotations
@@ -94,6 +96,7 @@ def pytest_benchmark_group_stats(benchmarks: list[dict[str, Any]], group_by: str
                 benchmark["params"] = {name.removeprefix("param:"): None, **(benchmark["params"] or {})}
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the samples per second of each group, with the ratio to its first device."""
     speeds = config.stash.get(_SPEEDS, {})
@@ -102,7 +105,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for group, row in speeds.items():
             first = next(iter(row.values()))
             cells = [
-                f"{name} {_digits(speed)}" + f" ({speed / first:.2f}x)" * (speed != first)
+                f"{name} {_digits(speed)}" + f" ({_digits(speed / first)}x)" * (speed != first)
                 for name, speed in row.items()
             ]
             terminalreporter.write_line(f"{group}: {', '.join(cells)}")
@@ -111,12 +114,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 class DeviceBenchmark:
     """What the fixture `device_benchmark` is: call it once in a test, with the step to measure.
 
-    Attributes: `name`, as in `--gradflow-devices`; `library`, "gradflow" or "PyTorch"; `device`, its device.
+    Attributes: `name`, as in `--gradflow-devices`; `library`, "gradflow" or "PyTorch"; `device`, its device; `called`.
     """
 
     def __init__(self, name: str, benchmark: Any, request: pytest.FixtureRequest) -> None:
         self.name = name
         self.library, self.device = _parts(name)
+        self.called = False
         self._benchmark, self._request = benchmark, request
 
     def __call__(
@@ -145,6 +149,7 @@ class DeviceBenchmark:
 
         Raises TypeError and ValueError for wrong arguments; errors of the step pass through.
         """
+        self.called = True
         if not callable(step):
             raise TypeError(f"device_benchmark(step, *inputs) takes a function; got {step!r}")
         for argument, number in (("batch", 1 if batch is None else batch), ("steps", steps)):
@@ -176,24 +181,20 @@ class DeviceBenchmark:
         benchmark = self._benchmark
         if not benchmark.enabled:
             return benchmark.pedantic(timed, setup=prepared)
-        try:
-            timed(*prepared()[0])
-            before = live_state.saved()
-            first = timed(*prepared()[0])
-            changed += [each for each in before if each.changed()]
-            del before
-            start = time.perf_counter()
-            arguments, _ = prepared()
-            second = timed(*arguments)
-            elapsed = time.perf_counter() - start
-            if not live_state.same(first, second, rtol=1e-4):
-                warnings.warn(
-                    "the step returns another result after its state is restored: it changes something that "
-                    "device_benchmark does not see, which setup= can restore", pytest.PytestWarning, stacklevel=2,
-                )  # fmt: skip
-        except BaseException:
-            benchmark._mode = "device_benchmark(...)"  # else pytest-benchmark warns that it was not used
-            raise
+        timed(*prepared()[0])
+        before = live_state.saved()
+        first = timed(*prepared()[0])
+        changed += [each for each in before if each.changed()]
+        del before
+        start = time.perf_counter()
+        arguments, _ = prepared()
+        second = timed(*arguments)
+        elapsed = time.perf_counter() - start
+        if not live_state.same(first, second, rtol=1e-4):
+            warnings.warn(
+                "the step returns another result after its state is restored: it changes something that "
+                "device_benchmark does not see, which setup= can restore", pytest.PytestWarning, stacklevel=2,
+            )  # fmt: skip
         if benchmark.group is None:
             benchmark.group = self._group(batch, steps)
         if changed or setup:
@@ -258,7 +259,10 @@ def device_benchmark(request: pytest.FixtureRequest, benchmark: Any) -> Iterator
             pytest.fail(f"GRADFLOW_REQUIRE_GPU=1, but {why}", pytrace=False)
         pytest.skip(why)
     with _torch_threads() if library == "PyTorch" else gf.use_device(device):
-        yield DeviceBenchmark(name, benchmark, request)
+        found = DeviceBenchmark(name, benchmark, request)
+        yield found
+    if found.called:
+        benchmark._mode = "device_benchmark(...)"  # after an error, pytest-benchmark would warn that it was not used
 
 
 def versions() -> dict[str, str]:
