@@ -22,7 +22,11 @@ STEPS = 10
 
 @dataclass(frozen=True)
 class Workload:
-    """A perceptron with layers of these widths, its loss, optimizer, batch size, number of batches and dtype."""
+    """A perceptron with layers of these widths, its loss, optimizer, batch size, number of batches and dtype.
+
+    precision: of the products, if it is not that of the dtype: "tf32" for float32 values, or "autocast" for products in
+    bfloat16 with weights, gradients and moments in float32.
+    """
 
     letter: str
     name: str
@@ -32,6 +36,7 @@ class Workload:
     optimizer: str = "SGD"
     batches: int = 32
     dtype: str = "float32"
+    precision: str = ""
 
     @property
     def size(self) -> str:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import platform
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.gpu import rows as gpu_rows
 from benchmarks.gpu.__main__ import main
-from benchmarks.gpu.checks import passed
-from benchmarks.gpu.run import without_paths
-from benchmarks.gpu.tables import ratios
+from benchmarks.gpu.ceilings import PRODUCTS
+from benchmarks.gpu.checks import outcome, passed
+from benchmarks.gpu.paper import precision_of, work
+from benchmarks.gpu.run import tolerance, without_paths
+from benchmarks.gpu.tables import PRECISION, ratios
 from benchmarks.peers.rows import Row
 from benchmarks.peers.run import Cell
-from benchmarks.workloads import TINY
+from benchmarks.workloads import TINY, Workload
 
 BROKEN = """
 from benchmarks.gpu.pytorch import Eager
@@ -43,23 +46,42 @@ def test_a_dry_run_measures_its_rows_and_goes_on_after_a_crash(
         return {**found, "torch-compile": Row("a broken row", "planted:Broken", environment=environment)}
 
     monkeypatch.setattr(gpu_rows, "rows", planted)
-    options = ["--workloads", "t,b", "--rows", "captured,torch,torch-compile", "--rounds", "1", "--no-sanitizer"]
+    options = [
+        "--workloads",
+        "t,b",
+        "--rows",
+        "captured,torch,torch-compile",
+        "--rounds",
+        "1",
+        "--checks",
+        "tests,kit,agree",
+    ]
     assert main([*options, "--turn", "0.01", "--dry-run", "--commit", "c0ffee", "--out", str(tmp_path)]) == 1
     (path,) = tmp_path.glob("dry-run-*.json")
     content = json.loads(path.read_text())
     assert content["dry_run"] in ("emulated", "cpu")
     assert content["commit_info"] == {"id": "c0ffee"}
     assert content["checks"]["tests"]["tests"] == 1
+    assert [content["checks"][name]["status"] for name in ("tests", "kit", "agree")] == [0, 0, 0]
+    ceilings = content["ceilings"]
+    assert ceilings["operations_per_second"]["float32"] > 0
+    assert ceilings["operations_per_second"]["tf32"] > 0
+    assert ceilings["copy_bytes_per_second"] > 0
     assert content["failed"] == [f"a broken row in Adam, {w}: RuntimeError: out of order" for w in "tb"]
     assert all("in step" in trace for trace in content["traces"].values())
     for cell, dtype in zip(content["cells"], ("float32", "bfloat16"), strict=True):
         assert cell["workload"]["dtype"] == dtype
         assert set(cell["rows"]) == {"gradflow", "captured", "torch"}
         assert all(row["median"] > 0 for row in cell["rows"].values())
+        assert all(seconds > 0 for seconds in cell["events"]["gradflow"])
+        assert cell["facts"]["gradflow"]["launches"] > 0
+        assert set(cell["share_of_the_ceilings"]["torch"]) == {"products", "bytes"}
     assert not re.search(r"(?<!\w)/\w", path.read_text()), "a path"
     assert f'"{platform.node()}"' not in path.read_text()
     printed = capfd.readouterr().out
-    assert "| time of the peer / time of gradflow, captured | t | b |" in printed
+    assert "| time of the peer / time of gradflow, captured (aim) | t | b |" in printed
+    assert re.search(r"\| PyTorch eager \| \d\.\d\d \(15\) \| \d\.\d\d \(1\.08\) \|", printed)
+    assert "kit: passed: 1 passed" in printed
     assert "failed: a broken row in Adam, t: RuntimeError: out of order" in printed
 
 
@@ -78,6 +100,38 @@ def test_ratios_are_times_of_the_fastest_peer_divided_by_gradflows() -> None:
     assert set(found) == {"torch.compile"}
     assert found["torch.compile"]["row"] == "torch-tuned"
     assert found["torch.compile"]["median"] == 4.0
+
+
+def test_a_step_on_paper() -> None:
+    step = Workload("x", "tiny", (3, 2, 1), 5, loss="mse_loss", optimizer="Adam")
+    found = work(step)
+    assert found.operations == 2 * 5 * (2 * 3 * 2 + 3 * 2 * 1)  # no gradient of the inputs
+    forward = 5 * 3 + 3 * 2 + 5 * 2 + 5 * 2 + 2 * 1 + 5 * 1
+    weights = 5 * 2 + 5 * 3 + 3 * 2 + 5 * 1 + 5 * 2 + 2 * 1
+    inputs = 5 * 1 + 2 * 1 + 2 * 5 * 2
+    assert found.bytes == 4 * (forward + weights + inputs + 3 * 5 + 7 * 11)
+    half = work(replace(step, precision="autocast"))
+    assert half.operations == found.operations
+    assert half.bytes < found.bytes
+    assert found.least_seconds(
+        {"copy_bytes_per_second": 4.0, "operations_per_second": {"float32": "failed"}}, "float32"
+    ) == {"bytes": found.bytes / 4}
+
+
+def test_every_workload_states_its_precision_and_its_bound() -> None:
+    for workload in gpu_rows.WORKLOADS.values():
+        assert PRECISION[workload.precision or workload.dtype]
+        assert tolerance(workload) > 0
+        assert precision_of(workload) in PRODUCTS
+        assert gpu_rows.tiny(workload).precision == workload.precision
+    assert {*gpu_rows.AIMS} == {"t", "a", "b", "c"}
+    assert all({*aims} <= {*gpu_rows.RATIOS} for aims in gpu_rows.AIMS.values())
+
+
+def test_a_check_that_fails_shows_its_lines() -> None:
+    assert outcome({"status": 0, "last_lines": ["...", "3 passed"]}) == "passed: 3 passed"
+    assert outcome({"status": 1, "last_lines": ["x", "1 failed"]}) == "FAILED\n  x\n  1 failed"
+    assert outcome({"left_out": "it is not installed"}) == "left out: it is not installed"
 
 
 def test_a_skip_is_a_failure() -> None:

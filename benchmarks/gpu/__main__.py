@@ -10,23 +10,26 @@ from typing import Any
 
 import gradflow as gf
 from benchmarks.gpu import rows as _rows
-from benchmarks.gpu.checks import passed, run_sanitizer, run_tests
+from benchmarks.gpu.checks import outcome, passed, run_agree, run_ceilings, run_kit, run_sanitizer, run_tests
+from benchmarks.gpu.queued import to_cpu
 from benchmarks.gpu.run import GpuRun, progress
 from benchmarks.gpu.tables import machine, name_of, text, write
 from benchmarks.peers.options import Parser, cores, count, duration
 from benchmarks.peers.rows import REFERENCE
 
 RESULTS = Path(__file__).parents[1] / "results"
-TESTS, SANITIZER = 150.0, 45.0
-"""The most seconds of the checks; a dry run has fewer."""
+CHECKS = {"tests": (run_tests, 150), "kit": (run_kit, 60), "agree": (run_agree, 30), "sanitizer": (run_sanitizer, 45)}
+"""The checks, and the most seconds of each."""
+CEILINGS = 40
+"""The most seconds that measuring the ceilings takes."""
 
 
 def parser(names: list[str]) -> Parser:
     """Return the parser of the options."""
     found = Parser(prog="python -m benchmarks.gpu", description="Test and time gradflow on a GPU, beside its peers.")
     found.add_argument("--dry-run", action="store_true", help="run every line without a GPU, on the CPU, in tiny sizes")
-    found.add_argument("--no-tests", action="store_true", help="leave out the tests marked gpu")
-    found.add_argument("--no-sanitizer", action="store_true", help="leave out compute-sanitizer")
+    found.add_choice("checks", CHECKS)
+    found.add_argument("--no-checks", dest="checks", action="store_const", const=[], help="leave out all checks")
     found.add_choice("workloads", _rows.WORKLOADS)
     found.add_choice("rows", names)
     found.set_defaults(
@@ -75,20 +78,16 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = {name: row for name, row in _rows.rows(device).items() if name in (REFERENCE, *options.rows)}
     run = GpuRun(chosen, cores(), options.rounds, options.turn, options.limit, options.budget)
     checks: dict[str, Any] = {}
-    for name, check, seconds, leave_out in (
-        ("tests", run_tests, TESTS, options.no_tests),
-        ("sanitizer", run_sanitizer, SANITIZER, options.no_sanitizer),
-    ):
-        if not leave_out:
-            checks[name] = check(seconds, options.dry_run)
-            write(path, facts, checks, run)
-    run.measure_each(workloads, lambda: write(path, facts, checks, run))
-    print(text(run))
+    ceilings: dict[str, Any] = {}
+    for name in options.checks:
+        check, seconds = CHECKS[name]
+        checks[name] = check(seconds, options.dry_run)
+        write(path, facts, checks, run, ceilings)
+    ceilings |= run_ceilings(CEILINGS, to_cpu(device))
+    run.measure_each(workloads, lambda: write(path, facts, checks, run, ceilings))
+    print(text(run, ceilings))
     for name, found in checks.items():
-        if "left_out" in found:
-            print(f"{name}: left out: {found['left_out']}")
-        else:
-            print(f"{name}: {'passed' if passed(found) else 'FAILED'} {found['last_lines']}")
+        print(f"{name}: {outcome(found)}")
     progress(f"done; the figures are in {path}")
     return 1 if run.failed or not all(map(passed, checks.values())) else 0
 

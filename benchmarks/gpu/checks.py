@@ -1,8 +1,9 @@
-"""Before anything is timed: the tests marked `gpu`, and the kernels under compute-sanitizer."""
+"""Before anything is timed: the tests marked `gpu`, the conformance kit, `gradflow agree`, and compute-sanitizer."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ KERNELS = "tests/cupy_backend/test_cupy_kernels.py"
 def run_tests(seconds: float, dry: bool) -> dict[str, Any]:
     """Run the tests marked `gpu`, skips as failures. In a dry run: a few kernels, emulated."""
     chosen = [KERNELS, "-k", "emulated and one_hot"] if dry else ["tests", "-m", "gpu"]
-    parallel = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") and not dry else []
+    parallel = [] if dry else _parallel()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         found = _run(
@@ -32,6 +33,35 @@ def run_tests(seconds: float, dry: bool) -> dict[str, Any]:
             _GPU if not dry else {},
         )
         return {**found, **(_counts(report) if report.exists() else {})}
+
+
+def run_kit(seconds: float, dry: bool) -> dict[str, Any]:
+    """Run the conformance kit on the GPU. In a dry run: a few checks, on the CPU."""
+    kit = ["-p", "gradflow.testing.plugin", "--pyargs", "gradflow.testing.conformance"]
+    chosen = ["--gradflow-backend=cpu", "-k", "test_describe"] if dry else ["--gradflow-backend=cuda", *_parallel()]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        found = _run([*_pytest(), *kit, *chosen, f"--junitxml={report}"], seconds, "the conformance kit", {})
+        counts = _counts(report) if report.exists() else {}
+    counts.pop("skipped", None)  # the kit skips what a backend declares as unsupported
+    return {**found, **counts}
+
+
+def run_agree(seconds: float, dry: bool) -> dict[str, Any]:
+    """Compare the GPU with the CPU by `gradflow agree`. In a dry run: the fake device."""
+    command = [sys.executable, "-m", "gradflow", "agree", "fake" if dry else "cuda"]
+    return _run(command, seconds, "gradflow agree", {})
+
+
+def run_ceilings(seconds: float, device: str) -> dict[str, Any]:
+    """Measure what the device reaches at best, in a process of its own; {} if that fails."""
+    command = [sys.executable, "-m", "benchmarks.gpu.ceilings", device]
+    found = _run(command, seconds, "the ceilings of the device", {})
+    try:
+        ceilings: dict[str, Any] = json.loads(found["last_lines"][-1])
+    except (IndexError, ValueError):
+        return {}
+    return ceilings
 
 
 def run_sanitizer(seconds: float, dry: bool) -> dict[str, Any]:
@@ -45,6 +75,10 @@ def run_sanitizer(seconds: float, dry: bool) -> dict[str, Any]:
 
 
 _GPU = {"GRADFLOW_REQUIRE_GPU": "1"}
+
+
+def _parallel() -> list[str]:
+    return ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
 
 
 def _pytest() -> list[str]:
@@ -90,6 +124,14 @@ def _counts(report: Path) -> dict[str, Any]:
         if skip is not None and skip.get("type") != "pytest.xfail" and case.get("classname"):
             skipped.append(f"{name}: {without_paths(skip.get('message') or '')}")
     return {"tests": count, "failed": failed, "skipped": skipped}
+
+
+def outcome(found: dict[str, Any]) -> str:
+    """Return how a check ended, in words: its last line, or several if it failed."""
+    if "left_out" in found:
+        return f"left out: {found['left_out']}"
+    lines = found["last_lines"]
+    return f"passed: {''.join(lines[-1:])}" if passed(found) else "\n  ".join(["FAILED", *lines])
 
 
 def passed(found: dict[str, Any]) -> bool:

@@ -20,8 +20,43 @@ class Eager(Queued, pytorch.Fused):
     def __init__(self, workload: Workload) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UnavailableError(no_cuda("PyTorch", torch.__version__))
-        torch.set_float32_matmul_precision("highest")
+        torch.set_float32_matmul_precision("high" if workload.precision == "tf32" else "highest")
+        self._autocast = workload.precision == "autocast"
         super().__init__(workload)
+
+    def mark(self) -> Any:
+        if self.device != "cuda":
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds_between(self, first: Any, last: Any) -> float:
+        return float(first.elapsed_time(last)) / 1000.0
+
+    def objective(self) -> Any:
+        """Return model and loss as one module, in mixed precision if the workload is."""
+        return _Objective(self.model, self.loss, self.device if self._autocast else None)
+
+    def compute_loss(self, x: Any, y: Any) -> Any:
+        if not self._autocast:
+            return super().compute_loss(x, y)
+        with torch.autocast(self.device, torch.bfloat16):
+            return super().compute_loss(x, y)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the kernels, copies and fills that a step runs on the GPU, as the profiler counts them."""
+        if self.device != "cuda":
+            return {}
+        from torch.profiler import ProfilerActivity, profile
+
+        self.step(*self.batches[0])
+        self.synchronize()
+        with profile(activities=[ProfilerActivity.CUDA]) as found:
+            self.step(*self.batches[0])
+            self.synchronize()
+        events = [event for event in found.events() if event.device_type.name == "CUDA"]
+        return {"on_the_device": len(events)}
 
     def synchronize(self) -> None:
         if self.device == "cuda":
@@ -31,12 +66,15 @@ class Eager(Queued, pytorch.Fused):
 class _Objective(torch.nn.Module):
     """Model and loss as one module, whose weights torch.compile finds."""
 
-    def __init__(self, model: Any, loss: Any) -> None:
+    def __init__(self, model: Any, loss: Any, autocast: str | None) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.autocast = model, loss, autocast
 
     def forward(self, x: Any, y: Any) -> Any:
-        return self.loss(self.model(x), y)
+        if self.autocast is None:
+            return self.loss(self.model(x), y)
+        with torch.autocast(self.autocast, torch.bfloat16):
+            return self.loss(self.model(x), y)
 
 
 class Compiled(Eager):
@@ -48,7 +86,7 @@ class Compiled(Eager):
         super().__init__(workload)
         torch._dynamo.reset()  # otherwise new shapes would be compiled as dynamic
         mode = self.mode if self.device == "cuda" else "default"  # of the processor, only compiling is the same
-        self.compute_loss = torch.compile(_Objective(self.model, self.loss), fullgraph=True, mode=mode)  # type: ignore[method-assign]
+        self.compute_loss = torch.compile(self.objective(), fullgraph=True, mode=mode)  # type: ignore[method-assign]
         for batch in self.batches[:3]:
             self.step(*batch)
         self.synchronize()
@@ -109,5 +147,5 @@ class CompiledGraph(Graph):
 
     def compute_loss(self, x: Any, y: Any) -> Any:
         if self._compiled is None:
-            self._compiled = torch.compile(_Objective(self.model, self.loss), fullgraph=True)
+            self._compiled = torch.compile(self.objective(), fullgraph=True)
         return self._compiled(x, y)

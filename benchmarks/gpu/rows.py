@@ -7,7 +7,7 @@ from dataclasses import replace
 from benchmarks.peers.rows import REFERENCE, Row
 from benchmarks.workloads import MEDIUM, TINY, Workload
 
-CAPTURED = "captured"
+CAPTURED, STEPS = "captured", "steps"
 RATIOS = {
     "PyTorch eager": ("torch",),
     "torch.compile": ("torch-compile", "torch-tuned"),
@@ -16,8 +16,16 @@ RATIOS = {
     "JAX scan": ("jax-scan",),
 }
 """The peers of gradflow, of several rows the fastest."""
-SLOW = ("torch-tuned", "b32")
-"""The row and the workload measured only if asked for, since they take a minute and longer."""
+SLOW = ("torch-tuned", "b32", "a-tf32", "c-tf32", "b32-tf32", "b-autocast")
+"""The row and the workloads measured only if asked for, since there would not be enough time."""
+
+AIMS: dict[str, dict[str, float]] = {
+    "t": {"PyTorch eager": 15, "torch.compile": 5, "PyTorch, graph by hand": 2, "JAX jit": 4},
+    "a": {"PyTorch eager": 7, "torch.compile": 4, "PyTorch, graph by hand": 1.3, "JAX jit": 2},
+    "b": {"PyTorch eager": 1.08, "torch.compile": 1.02, "PyTorch, graph by hand": 1.0, "JAX jit": 1.02},
+    "c": {"PyTorch eager": 3.5, "torch.compile": 1.5, "PyTorch, graph by hand": 1.1, "JAX jit": 1.3},
+}
+"""By workload and peer: the ratio of its time to gradflow's that is aimed at."""
 
 WORKLOADS = {
     "t": replace(TINY, letter="t", optimizer="Adam"),
@@ -26,6 +34,15 @@ WORKLOADS = {
     "b": Workload("b", "large", (4096, 4096, 4096, 1000), 8192, optimizer="Adam", batches=2, dtype="bfloat16"),
     "b32": Workload("b32", "large", (4096, 4096, 4096, 1000), 8192, optimizer="Adam", batches=2),
 }
+WORKLOADS |= {
+    letter: replace(WORKLOADS[like], letter=letter, precision=precision)
+    for letter, like, precision in (
+        ("a-tf32", "a", "tf32"),
+        ("c-tf32", "c", "tf32"),
+        ("b32-tf32", "b32", "tf32"),
+        ("b-autocast", "b32", "autocast"),
+    )
+}
 """The workloads by letter. In bfloat16, weights, gradients and moments are bfloat16 too, in every row."""
 _SMALL = {"t": (8, 4), "a": (8, 32), "b": (8, 16), "b32": (8, 16), "c": (16, 16)}
 """For a dry run: the batch size and the greatest width."""
@@ -33,7 +50,7 @@ _SMALL = {"t": (8, 4), "a": (8, 32), "b": (8, 16), "b32": (8, 16), "c": (16, 16)
 
 def tiny(workload: Workload) -> Workload:
     """The workload of a dry run: the same layers, loss and dtype, in a tiny size."""
-    batch, width = _SMALL[workload.letter]
+    batch, width = _SMALL[workload.letter.partition("-")[0]]
     return replace(workload, layers=tuple(min(n, width) for n in workload.layers), batch=batch, batches=4)
 
 
@@ -50,6 +67,7 @@ def rows(device: str) -> dict[str, Row]:
     found = {
         REFERENCE: ("gradflow", "ours:Plain", None),
         CAPTURED: ("gradflow, captured", "ours:Captured", None),
+        STEPS: ("gradflow, K steps a graph", "ours:Steps", None),
         "torch": ("PyTorch eager, fused Adam", "pytorch:Eager", "torch"),
         "torch-compile": ("torch.compile, reduce-overhead", "pytorch:Compiled", "torch"),
         "torch-tuned": ("torch.compile, max-autotune", "pytorch:Tuned", "torch"),

@@ -28,6 +28,11 @@ def without_paths(text: str) -> str:
     return re.sub(r"(?<![\w.])/(?:[^\s/\"':]+/)*", "", text)
 
 
+def tolerance(workload: Workload) -> float:
+    """Return by how much the losses of a workload's rows may differ, relative to them."""
+    return RTOL[workload.precision or workload.dtype]
+
+
 class GpuRun(Run):
     """Runs the workloads one after another; each row has `limit` seconds to compile, and the run `budget` in all.
 
@@ -73,13 +78,25 @@ class GpuRun(Run):
                     prepared.remove(name)
                     del cell.turns[name]
                 else:
-                    cell.turns[name].append(found)
+                    by_host, by_events = found
+                    cell.turns[name].append(by_host)
+                    if by_events is not None:
+                        cell.events.setdefault(name, []).append(by_events)
+        self._ask_facts(prepared, cell)
         medians = {name: statistics.median(turns) for name, turns in cell.turns.items()}
         progress("  " + ", ".join(f"{name} {1e6 * median:.1f} us" for name, median in medians.items()))
 
+    def _ask_facts(self, names: list[str], cell: Cell) -> None:
+        """Ask what else is known about a step. It comes last: profilers may slow down what follows."""
+        for name in names:
+            if self._left() > 1:
+                facts = self._ask(name, cell, "facts")
+                if facts:
+                    cell.facts[name] = facts
+
     def _prepare(self, cell: Cell) -> list[str]:
         """Return the rows to time: those whose first losses equal those of the first row that has any."""
-        rtol, found, first = RTOL[cell.workload.dtype], [], None
+        rtol, found, first = tolerance(cell.workload), [], None
         for name in [name for name in self.rows if name in self._workers]:
             start = time.perf_counter()
             losses = self._ask(name, cell, "prepare", cell.task)

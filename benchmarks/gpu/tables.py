@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import gradflow as gf
-from benchmarks.gpu.rows import CAPTURED, RATIOS
-from benchmarks.gpu.run import GpuRun, without_paths
+from benchmarks.gpu.paper import precision_of, work
+from benchmarks.gpu.rows import AIMS, CAPTURED, RATIOS, STEPS
+from benchmarks.gpu.run import GpuRun, tolerance, without_paths
 from benchmarks.machine import about, versions
 from benchmarks.peers.rows import REFERENCE
-from benchmarks.peers.run import RTOL, Cell
+from benchmarks.peers.run import Cell
 from benchmarks.peers.tables import markdown, microseconds, summary
 
 PRECISION = {
     "float32": "float32 products in float32 in every row (JAX at precision 'highest', since its default is TF32)",
+    "tf32": "float32 products in TF32 in every row",
     "bfloat16": "weights, activations, gradients and moments in bfloat16 in every row; no automatic mixed precision",
+    "autocast": "products in bfloat16, weights and moments in float32 in every row (PyTorch and gradflow by autocast)",
 }
 
 
@@ -37,8 +40,15 @@ def ratios(cell: Cell, ours: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def text(run: GpuRun) -> str:
-    """Return the times, the ratios, and what failed or was left out."""
+def shares(cell: Cell, ceilings: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the least times of products and bytes, at the measured ceilings, as shares of each row's time."""
+    least = work(cell.workload).least_seconds(ceilings, precision_of(cell.workload))
+    medians = {name: summary(turns)["median"] for name, turns in cell.turns.items() if turns}
+    return {name: {what: seconds / median for what, seconds in least.items()} for name, median in medians.items()}
+
+
+def text(run: GpuRun, ceilings: dict[str, Any]) -> str:
+    """Return the times, the ratios with their aims, the shares of the ceilings, and what failed or was left out."""
     cells = [cell for cell in run.cells if any(cell.turns.values())]
     head = [
         f"{cell.workload.letter}: {cell.workload.size}, batch {cell.workload.batch}, {cell.workload.loss}, "
@@ -51,23 +61,52 @@ def text(run: GpuRun) -> str:
         for name, row in run.rows.items()
     }
     parts = ["\n".join(head), markdown("µs per step", letters, times)]
-    for ours, title in ((CAPTURED, "gradflow, captured"), (REFERENCE, "gradflow")):
-        found = [ratios(cell, ours) for cell in cells]
-        lines = {label: [f"{each[label]['median']:.2f}" if label in each else "" for each in found] for label in RATIOS}
-        if any(map(any, lines.values())):
-            parts.append(markdown(f"time of the peer / time of {title}", letters, lines))
+    for ours in (STEPS, CAPTURED, REFERENCE):
+        if ours in run.rows:
+            found = [ratios(cell, ours) for cell in cells]
+            lines = {
+                label: [_ratio(cell, each, label) for cell, each in zip(cells, found, strict=True)] for label in RATIOS
+            }
+            if any(map(any, lines.values())):
+                title = f"time of the peer / time of {run.rows[ours].title} (aim)"
+                parts.append(markdown(title, letters, lines))
+    share = [shares(cell, ceilings) for cell in cells]
+    lines = {
+        f"{run.rows[name].title}, {what}": [
+            f"{each[name][what]:.2f}" if what in each.get(name, {}) else "" for each in share
+        ]
+        for name in run.rows
+        for what in ("products", "bytes")
+    }
+    if any(map(any, lines.values())):
+        parts.append(markdown("least time at the measured ceilings / time", letters, lines))
+    facts = [
+        f"{cell.workload.letter}, {run.rows[name].title}: {', '.join(f'{key} {value}' for key, value in shown.items())}"
+        for cell in cells
+        for name, known in cell.facts.items()
+        if (shown := {key: value for key, value in known.items() if key != "kernels"})
+    ]
+    parts += ["\n".join(["a step:", *facts])] if facts else []
     parts += [f"left out: {what}: {why}" for what, why in run.left_out.items()]
     parts += [f"failed: {line}" for line in run.failed]
     return "\n\n".join(parts)
 
 
-def figures(run: GpuRun) -> dict[str, Any]:
+def _ratio(cell: Cell, found: dict[str, dict[str, Any]], label: str) -> str:
+    aim = AIMS.get(cell.workload.letter, {}).get(label)
+    if label not in found:
+        return ""
+    return f"{found[label]['median']:.2f}" + (f" ({aim:g})" if aim else "")
+
+
+def figures(run: GpuRun, ceilings: dict[str, Any]) -> dict[str, Any]:
     """Return the run for a JSON file; times are seconds per step."""
     return {
         "threads": len(run.cores),
         "rounds": run.rounds,
         "turn_seconds": run.seconds,
-        "clock": "the host's, around many queued steps and one wait for the device; median of each turn",
+        "clock": "turns: the host's, around many queued steps and one wait; events: the device's, of the same steps",
+        "ceilings": ceilings,
         "rows": {name: row.title for name, row in run.rows.items()},
         "left_out": run.left_out,
         "failed": run.failed,
@@ -76,13 +115,18 @@ def figures(run: GpuRun) -> dict[str, Any]:
             {
                 "workload": {
                     key: getattr(cell.workload, key)
-                    for key in ("name", "letter", "size", "batch", "batches", "loss", "optimizer", "dtype")
+                    for key in ("name", "letter", "size", "batch", "batches", "loss", "optimizer", "dtype", "precision")
                 },
-                "precision": PRECISION[cell.workload.dtype],
+                "precision": PRECISION[cell.workload.precision or cell.workload.dtype],
                 "losses": cell.losses,
-                "losses_may_differ_by": RTOL[cell.workload.dtype],
+                "losses_may_differ_by": tolerance(cell.workload),
                 "turns": cell.turns,
+                "events": cell.events,
+                "facts": cell.facts,
+                "on_paper": vars(work(cell.workload)),
+                "share_of_the_ceilings": shares(cell, ceilings),
                 "rows": {name: summary(values) for name, values in cell.turns.items() if values},
+                "peer_to_steps": ratios(cell, STEPS),
                 "peer_to_captured": ratios(cell, CAPTURED),
                 "peer_to_plain": ratios(cell, REFERENCE),
             }
@@ -120,7 +164,7 @@ def name_of(facts: dict[str, Any], dry: bool) -> str:
     return f"{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}-{facts['date']}.json"
 
 
-def write(path: Path, facts: dict[str, Any], checks: dict[str, Any], run: GpuRun) -> None:
+def write(path: Path, facts: dict[str, Any], checks: dict[str, Any], run: GpuRun, ceilings: dict[str, Any]) -> None:
     """Write all that is known so far."""
-    content = {**facts, "checks": checks, **figures(run)}
+    content = {**facts, "checks": checks, **figures(run, ceilings)}
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")

@@ -56,7 +56,7 @@ class Jit(Peer):
     """The whole step (loss, gradient, update) in one compiled function that reuses the memory of its arguments."""
 
     def __init__(self, workload: Workload) -> None:
-        loss = partial(compute_loss, {"mse_loss": mse_loss, "cross_entropy": cross_entropy}[workload.loss])
+        loss = partial(self.compute_loss, {"mse_loss": mse_loss, "cross_entropy": cross_entropy}[workload.loss])
         rule = partial({"SGD": sgd, "Adam": adam}[workload.optimizer], **OPTIMIZERS[workload.optimizer])
 
         @partial(jax.jit, donate_argnums=(0, 1))
@@ -70,6 +70,10 @@ class Jit(Peer):
         self._dtype = workload.dtype
         self.batches = [(self._moved(x), self._moved(y)) for x, y in workload.slices()]
         self.restore()
+
+    def compute_loss(self, loss: Any, parameters: Any, x: Any, y: Any) -> Any:
+        """Return the loss of the perceptron."""
+        return compute_loss(loss, parameters, x, y)
 
     def _moved(self, values: Any) -> Any:
         """Values on JAX's device; labels stay integers."""
