@@ -45,11 +45,13 @@ class Profile:
     def __exit__(self, *_: object) -> None:
         if get_ident() != self._thread:
             raise RuntimeError("a profile ends in the thread in which it began")
-        for backend in self._running.origins:
-            type(backend).synchronize(backend)  # without the wrapper, which would measure it
-        end = perf_counter_ns()
-        wrappers.stop()
-        self._end = end
+        try:
+            for backend in self._running.origins:
+                type(backend).synchronize(backend)  # without the wrapper, which would measure it
+        finally:
+            end = perf_counter_ns()
+            wrappers.stop()
+            self._end = end
 
     @property
     def _running(self) -> ThreadProfiler:

@@ -67,7 +67,7 @@ class ThreadProfiler(Profiler):
         self._inside_call = False
         self._launches = 0
         self._paths: dict[int, tuple[Any, str]] = {}  # of the modules in the one that is called first, by id
-        self._changes = [clock.tick()]  # the numbers of the clock at which the region changed, and the regions
+        self._changes = [0]  # the numbers of the clock at which the region changed, and the regions
         self._regions = [""]
 
     def prepare(self, backend: Backend) -> None:

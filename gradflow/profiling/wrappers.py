@@ -26,13 +26,13 @@ def start(profiler: ThreadProfiler) -> None:
     if get_ident() in profilers:
         raise RuntimeError("a profile is running in this thread: end it before the next, or name parts with region()")
     _refuse_recording()
+    for backend in started_backends():
+        profiler.prepare(backend)
     with _lock, recorder.recording_lock:  # a recording wraps the same functions, and unwraps them when it ends
         if not profilers:
             for backend in started_backends():
                 _wrap(backend)
             on_start.append(_started)
-        for backend in started_backends():
-            profiler.prepare(backend)
         profilers[get_ident()] = profiler
         launch_counters[get_ident()] = profiler.launched
 
