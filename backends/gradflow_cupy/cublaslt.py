@@ -253,7 +253,8 @@ class CublasLt:
         self.library = load(find())
         self.handle = c_void_p()
         self.library.cublasLtCreate(byref(self.handle))
-        self.version = int(self.library.cublasLtGetVersion())
+        version = int(self.library.cublasLtGetVersion())
+        self.version = f"{version // 10000}.{version // 100 % 100}.{version % 100}"
         self.types = {dtypes[name]: number for name, number in TYPES.items() if name in dtypes}
         self.plans: dict[tuple[Any, ...], Plan | None] = {}
         self.workspaces: dict[int, Array] = {}

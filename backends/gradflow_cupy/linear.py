@@ -15,7 +15,7 @@ from typing import Any
 from gradflow.backend import ACTIVATIONS, Array, Backend
 from gradflow.environment import switch
 from gradflow_cupy.cublaslt import CublasLt, CublasLtError
-from gradflow_cupy.kernels import kernel_dtype, launch, per_cell, per_element
+from gradflow_cupy.kernels import ELEMENT_TYPES, kernel_dtype, launch, per_cell, per_element
 from gradflow_cupy.network import CODES, IDENTITY, NetworkKernels, as_rows
 
 logger = logging.getLogger("gradflow")
@@ -90,7 +90,7 @@ class LinearKernels(NetworkKernels):
     def linear(
         self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
     ) -> tuple[Array, Any]:
-        dtype = kernel_dtype(x, weight, bias)
+        dtype = kernel_dtype(x, weight, bias, types=ELEMENT_TYPES)
         if dtype is None:
             return Backend.linear(self, x, weight, bias, activation, parameter)
         rows, features = as_rows(x), weight.shape[0]
@@ -128,7 +128,7 @@ class LinearKernels(NetworkKernels):
         needs: Sequence[bool],
         into: Sequence[Array | None],
     ) -> tuple[Array | None, Array | None, Array | None]:
-        dtype = kernel_dtype(g, x, weight, bias)
+        dtype = kernel_dtype(g, x, weight, bias, types=ELEMENT_TYPES)
         if dtype is None:
             return Backend.linear_backward(self, g, out, x, weight, bias, activation, parameter, residual, needs, into)
         saved = None

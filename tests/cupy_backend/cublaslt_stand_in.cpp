@@ -147,14 +147,14 @@ static int destroy(void* object) {
 
 extern "C" {
 
-size_t cublasLtGetVersion() { return 130000; }
+size_t cublasLtGetVersion() { return 130102; }
 
 const char* cublasLtGetStatusString(int status) {
     switch (status) {
         case SUCCESS: return "success";
         case NOT_INITIALIZED: return "the library was not initialized";
-        case INVALID_VALUE: return "an invalid value was passed";
-        case NOT_SUPPORTED: return "the functionality is not supported";
+        case INVALID_VALUE: return "an unsupported value or parameter was passed to the function";
+        case NOT_SUPPORTED: return "the requested functionality is not supported";
         default: return "an error";
     }
 }
