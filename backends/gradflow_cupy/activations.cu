@@ -78,29 +78,24 @@ __global__ void bias_activation(
     }
 }
 
-#define AT_ONCE 4  // rows that a thread loads before it needs the first of them
-
-// dz = the VJP of the activation; sums, (gridDim.y, columns), = the column sums of dz over each chunk of rows.
-// With IDENTITY, sums are those of g; dz and saved are not accessed.
+// dz = the VJP of the activation; sums, (columns,), = the column sums of dz. With IDENTITY, sums are those of g; dz and
+// saved are not accessed.
 template <typename T>
 __global__ void bias_backward(
-    const T* g, const T* saved, T* dz, T* sums, index_t rows, index_t columns, index_t chunk, int code,
+    const T* g, const T* saved, T* dz, T* sums, void* scratch, index_t rows, index_t columns, index_t chunk, int code,
     double parameter) {
-    __shared__ wide<T> shared[MAX_THREADS];
-    int lane = threadIdx.x % TILE_COLUMNS, group = threadIdx.x / TILE_COLUMNS, groups = blockDim.x / TILE_COLUMNS;
-    index_t column = (index_t)blockIdx.x * TILE_COLUMNS + lane;
-    index_t start = (index_t)blockIdx.y * chunk, stop = start + chunk < rows ? start + chunk : rows;
+    index_t column = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
     Sum<wide<T>> total;
     if (column < columns) {
-        for (index_t first = start + group; first < stop; first += AT_ONCE * groups) {
+        FOR_EACH_OF_CHUNK(first, stop, rows, chunk) {
             wide<T> value[AT_ONCE], from[AT_ONCE];
             for (int k = 0; k < AT_ONCE; k++) {
-                index_t row = first + k * groups;
+                index_t row = first + k * blockDim.y;
                 value[k] = row < stop ? (wide<T>)g[row * columns + column] : 0;
                 from[k] = row < stop && code != IDENTITY ? (wide<T>)saved[row * columns + column] : 0;
             }
             for (int k = 0; k < AT_ONCE; k++) {
-                index_t row = first + k * groups;
+                index_t row = first + k * blockDim.y;
                 if (row >= stop) break;
                 if (code != IDENTITY) {
                     value[k] = activation_vjp(value[k], from[k], code, (wide<T>)parameter);
@@ -110,10 +105,6 @@ __global__ void bias_backward(
             }
         }
     }
-    shared[threadIdx.x] = total.value();
-    __syncthreads();
-    if (group == 0 && column < columns) {
-        for (int k = 1; k < groups; k++) total.add(shared[k * TILE_COLUMNS + lane]);
-        sums[blockIdx.y * columns + column] = T(total.value());
-    }
+    wide<T> all[1] = {total.value()};
+    if (sum_columns(all, scratch) && column < columns) sums[column] = T(all[0]);
 }

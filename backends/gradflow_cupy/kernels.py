@@ -20,16 +20,16 @@ THREADS = 256
 """The largest number of threads per block: MAX_THREADS in common.cuh."""
 BLOCKS = 4096
 """The number of blocks that occupies any device several times, so that no more of them are needed."""
-TILE_COLUMNS = 32
-"""The number of columns per block in kernels that sum over rows: TILE_COLUMNS in common.cuh."""
 MAX_BLOCKS = 1 << 16
 """The largest number of blocks per grid; kernels loop over the remaining elements."""
 PARTIAL_BLOCKS = 1024
-"""The largest number of blocks in a sum over all elements; a final launch of one block adds up their partial sums."""
-SUM_THREADS = 1 << 17
-"""The number of threads that share a sum over rows, if there are enough rows."""
-CHUNK_ROWS = 256
-"""The number of rows that one block sums in a sum over rows."""
+"""The largest number of blocks that share one sum: the last one to finish adds up the sums of all."""
+SUM_BLOCKS = 320
+"""The number of blocks in sums over rows, if there are enough of them: twice the multiprocessors of a large GPU."""
+AT_ONCE = 4
+"""The rows that a thread of a sum over rows loads at once: AT_ONCE in common.cuh."""
+SCRATCH_BYTES = 4096 + 2 * (2 * SUM_BLOCKS * 32) * 8
+"""The scratch memory of sums over several blocks: TICKETS in common.cuh, and two sums of 32 columns for each block."""
 SORTED_ROWS = 32
 """The number of sorted rows that one thread sums in `scatter_rows`."""
 
@@ -42,15 +42,15 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "activations.cu": ("activate", "activate_backward", "bias_activation", "bias_backward"),
     "gather.cu": ("take_rows",),
     "layer_norm.cu": ("layer_norm", "layer_norm_backward", "layer_norm_columns"),
-    "losses.cu": ("squared_error", "squared_error_backward", "sum_all", "one_hot"),
-    "optimizers.cu": ("sgd_step", "adam_step", "rmsprop_step", "square_sums", "clip_factor", "scale_by"),
+    "losses.cu": ("squared_error", "one_hot"),
+    "optimizers.cu": ("sgd_step", "adam_step", "rmsprop_step", "square_sums", "scale_by"),
     "philox.cu": ("random_bits", "dropout", "dropout_backward"),
     "scatter.cu": ("scatter_rows",),
-    "softmax.cu": ("softmax", "log_softmax", "cross_entropy", "cross_entropy_backward"),
+    "softmax.cu": ("softmax", "log_softmax", "cross_entropy"),
     "sums.cu": ("sum_rows",),
 }
 """The kernels in each source."""
-WITH_HALVES = ("activations.cu",)
+WITH_HALVES = ("activations.cu", "layer_norm.cu", "losses.cu", "philox.cu", "softmax.cu", "sums.cu")
 """The sources whose kernels are also compiled for half floats."""
 UNTYPED = ("random_bits", "take_rows")
 """The kernels that are not templates."""
@@ -200,14 +200,14 @@ def per_element(n: int, at_most: int = MAX_BLOCKS) -> tuple[Grid, Grid]:
 
 def _block_for(rows: int, columns: int) -> Grid:
     """A block that works on rows: a power of two of threads for each, and several rows if they are narrow and many."""
-    threads = min(1 << (columns - 1).bit_length(), THREADS)
+    threads = min(_power_of_two(columns), THREADS)
     return threads, max(min(THREADS // threads, rows // 512), 1)
 
 
-def per_row(rows: int, columns: int) -> tuple[Grid, Grid]:
+def per_row(rows: int, columns: int, at_most: int = MAX_BLOCKS) -> tuple[Grid, Grid]:
     """Grid and block for a kernel in which the threads of a row work together."""
     block = _block_for(rows, columns)
-    return (min((rows + block[1] - 1) // block[1], MAX_BLOCKS),), block
+    return (min((rows + block[1] - 1) // block[1], at_most),), block
 
 
 def per_cell(rows: int, columns: int) -> tuple[Grid, Grid]:
@@ -217,13 +217,24 @@ def per_cell(rows: int, columns: int) -> tuple[Grid, Grid]:
     return (across, min((rows + block[1] - 1) // block[1], BLOCKS // max(across, 1) or 1)), block
 
 
-def per_tile(rows: int, columns: int) -> tuple[Grid, Grid, int]:
-    """Grid and block for a kernel that sums chunks of rows, and the rows of a chunk."""
-    chunk = max(CHUNK_ROWS, (rows + MAX_BLOCKS - 2) // (MAX_BLOCKS - 1))
-    return ((columns + TILE_COLUMNS - 1) // TILE_COLUMNS, (rows + chunk - 1) // chunk), (THREADS,), chunk
+def per_sum(many: int, rows: int, columns: int, itemsize: int) -> tuple[Grid, Grid, int]:
+    """Grid and block for a kernel that sums the rows of `many` matrices, and the rows that each block sums.
+
+    Threads with the same x sum a column; adjacent ones read adjacent elements, at least the 32 bytes that the GPU loads
+    together. There are SUM_BLOCKS blocks, unless each thread would load fewer than AT_ONCE rows.
+    """
+    outputs = many * columns
+    across = 32 if rows <= 256 else min(_power_of_two(columns), 32)  # short rows stay in the cache until they are read
+    across = min(across, _power_of_two(outputs))
+    while across * itemsize > 32 and (outputs + across - 1) // across < SUM_BLOCKS:
+        across //= 2
+    down = min(THREADS // across, _power_of_two((rows + AT_ONCE - 1) // AT_ONCE))
+    tiles = (outputs + across - 1) // across
+    chunks = min((SUM_BLOCKS + tiles - 1) // tiles, (rows + AT_ONCE * down - 1) // (AT_ONCE * down))
+    chunk = (rows + chunks - 1) // chunks
+    return (tiles, (rows + chunk - 1) // chunk), (across, down), chunk
 
 
-def sum_parts(many: int, rows: int, columns: int) -> int:
-    """The number of partial sums for `sum_rows`: enough to occupy the device, each of at least 64 rows."""
-    enough = max(SUM_THREADS // (many * columns), 32 // columns, 1)  # 32: coalesced reads of narrow matrices
-    return min(enough, (rows + 63) // 64)
+def _power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n > 0."""
+    return 1 << (n - 1).bit_length()

@@ -3,19 +3,23 @@
 // weight and bias may be null. stats, (rows, 2), receives the mean and 1 / sqrt(var + epsilon) of each row.
 template <typename T>
 __global__ void layer_norm(
-    const T* x, const T* weight, const T* bias, T* out, T* stats, index_t rows, index_t columns, double epsilon) {
+    const T* x, const T* weight, const T* bias, T* out, wide<T>* stats, index_t rows, index_t columns,
+    double epsilon) {
     FOR_EACH_ROW(row, rows) {
         const T* in = x + row * columns;
-        Sum<T> total, squares;
-        FOR_EACH_COLUMN(i, columns) total.add(in[i]);
-        T mean = block_sum(total.value()) / (T)columns;
-        FOR_EACH_COLUMN(i, columns) squares.add((in[i] - mean) * (in[i] - mean));
-        T scale = T(1) / sqrt(block_sum(squares.value()) / (T)columns + (T)epsilon);
+        Sum<wide<T>> total, squares;
+        FOR_EACH_COLUMN(i, columns) total.add((wide<T>)in[i]);
+        wide<T> mean = block_sum(total.value()) / (wide<T>)columns;
         FOR_EACH_COLUMN(i, columns) {
-            T value = (in[i] - mean) * scale;
-            if (weight) value *= weight[i];
-            if (bias) value += bias[i];
-            out[row * columns + i] = value;
+            wide<T> centred = (wide<T>)in[i] - mean;
+            squares.add(centred * centred);
+        }
+        wide<T> scale = 1 / sqrt(block_sum(squares.value()) / (wide<T>)columns + (wide<T>)epsilon);
+        FOR_EACH_COLUMN(i, columns) {
+            wide<T> value = ((wide<T>)in[i] - mean) * scale;
+            if (weight) value *= (wide<T>)weight[i];
+            if (bias) value += (wide<T>)bias[i];
+            out[row * columns + i] = T(value);
         }
         if (threadIdx.x == 0) {
             stats[2 * row] = mean;
@@ -26,50 +30,53 @@ __global__ void layer_norm(
 
 template <typename T>
 __global__ void layer_norm_backward(
-    const T* g, const T* x, const T* weight, const T* stats, T* gx, index_t rows, index_t columns) {
+    const T* g, const T* x, const T* weight, const wide<T>* stats, T* gx, index_t rows, index_t columns) {
     FOR_EACH_ROW(row, rows) {
         const T *in = x + row * columns, *gradient = g + row * columns;
-        T mean = stats[2 * row], scale = stats[2 * row + 1];
-        Sum<T> sum_g, sum_gn;
+        wide<T> mean = stats[2 * row], scale = stats[2 * row + 1];
+        Sum<wide<T>> sum_g, sum_gn;
         FOR_EACH_COLUMN(i, columns) {
-            T gn = weight ? gradient[i] * weight[i] : gradient[i];
+            wide<T> gn = (wide<T>)gradient[i] * (weight ? (wide<T>)weight[i] : 1);
             sum_g.add(gn);
-            sum_gn.add(gn * ((in[i] - mean) * scale));
+            sum_gn.add(gn * (((wide<T>)in[i] - mean) * scale));
         }
-        T mean_g = block_sum(sum_g.value()) / (T)columns, mean_gn = block_sum(sum_gn.value()) / (T)columns;
+        wide<T> mean_g = block_sum(sum_g.value()) / (wide<T>)columns;
+        wide<T> mean_gn = block_sum(sum_gn.value()) / (wide<T>)columns;
         FOR_EACH_COLUMN(i, columns) {
-            T gn = weight ? gradient[i] * weight[i] : gradient[i];
-            gx[row * columns + i] = (gn - mean_g - (in[i] - mean) * scale * mean_gn) * scale;
+            wide<T> gn = (wide<T>)gradient[i] * (weight ? (wide<T>)weight[i] : 1);
+            gx[row * columns + i] = T((gn - mean_g - ((wide<T>)in[i] - mean) * scale * mean_gn) * scale);
         }
     }
 }
 
-// sums, (2, gridDim.y, columns), receives the sums of g * normal and of g over each chunk of rows, where normal is the
-// normalized input: the partial gradients of weight and bias.
+// gw and gb, (columns,), receive the sums over rows of g * normal and of g, where normal is the normalized input: the
+// gradients of weight and bias. Either may be null.
 template <typename T>
 __global__ void layer_norm_columns(
-    const T* g, const T* x, const T* stats, T* sums, index_t rows, index_t columns, index_t chunk) {
-    __shared__ T shared_weight[MAX_THREADS], shared_bias[MAX_THREADS];
-    int lane = threadIdx.x % TILE_COLUMNS, group = threadIdx.x / TILE_COLUMNS, groups = blockDim.x / TILE_COLUMNS;
-    index_t column = (index_t)blockIdx.x * TILE_COLUMNS + lane;
-    index_t start = (index_t)blockIdx.y * chunk, stop = start + chunk < rows ? start + chunk : rows;
-    Sum<T> weight, bias;
+    const T* g, const T* x, const wide<T>* stats, T* gw, T* gb, void* scratch, index_t rows, index_t columns,
+    index_t chunk) {
+    index_t column = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    Sum<wide<T>> weight, bias;
     if (column < columns) {
-        for (index_t row = start + group; row < stop; row += groups) {
-            index_t i = row * columns + column;
-            weight.add(g[i] * ((x[i] - stats[2 * row]) * stats[2 * row + 1]));
-            bias.add(g[i]);
+        FOR_EACH_OF_CHUNK(first, stop, rows, chunk) {
+            wide<T> gradient[AT_ONCE], in[AT_ONCE], mean[AT_ONCE], scale[AT_ONCE];
+            for (int k = 0; k < AT_ONCE; k++) {
+                index_t row = first + k * blockDim.y;
+                bool on = row < stop;
+                gradient[k] = on ? (wide<T>)g[row * columns + column] : 0;
+                in[k] = on ? (wide<T>)x[row * columns + column] : 0;
+                mean[k] = on ? stats[2 * row] : 0;
+                scale[k] = on ? stats[2 * row + 1] : 0;
+            }
+            for (int k = 0; k < AT_ONCE; k++) {
+                weight.add(gradient[k] * ((in[k] - mean[k]) * scale[k]));
+                bias.add(gradient[k]);
+            }
         }
     }
-    shared_weight[threadIdx.x] = weight.value();
-    shared_bias[threadIdx.x] = bias.value();
-    __syncthreads();
-    if (group == 0 && column < columns) {
-        for (int k = 1; k < groups; k++) {
-            weight.add(shared_weight[k * TILE_COLUMNS + lane]);
-            bias.add(shared_bias[k * TILE_COLUMNS + lane]);
-        }
-        sums[blockIdx.y * columns + column] = weight.value();
-        sums[(gridDim.y + blockIdx.y) * columns + column] = bias.value();
+    wide<T> sums[2] = {weight.value(), bias.value()};
+    if (sum_columns(sums, scratch) && column < columns) {
+        if (gw) gw[column] = T(sums[0]);
+        if (gb) gb[column] = T(sums[1]);
     }
 }

@@ -1,36 +1,24 @@
-// Squared error, sums of all elements, and one-hot rows.
+// Squared error, and one-hot rows. Cross-entropy is in softmax.cu.
 
-// difference = x - target; partial[block] = the sum of its squares over the elements of that block.
+// Writes the losses, if `losses` is not null, and the gradients for g that are not null: of x and of the target. g is
+// null for 1. each: whether there is a loss for each element, and so an element of g; otherwise there is one, the sum of
+// all squares / divisor. factor: by which the gradient of that sum is multiplied, as well as by g.
 template <typename T>
-__global__ void squared_error(const T* x, const T* target, T* difference, T* partial, index_t n) {
-    Sum<T> terms;
+__global__ void squared_error(
+    const T* x, const T* target, const T* g, int each, double factor, double divisor, T* losses, T* gx, T* gt,
+    void* scratch, int* nonfinite, index_t n) {
+    Sum<wide<T>> squares;
     FOR_EACH_ELEMENT(i, n) {
-        T d = x[i] - target[i];
-        difference[i] = d;
-        terms.add(d * d);
+        wide<T> d = (wide<T>)x[i] - (wide<T>)target[i];
+        wide<T> value = d * ((g ? (wide<T>)g[each ? i : 0] : 1) * (wide<T>)factor);
+        if (gx) gx[i] = T(value);
+        if (gt) gt[i] = T(-value);
+        if (losses && each) store_loss(losses + i, d * d, nonfinite);
+        squares.add(d * d);
     }
-    T total = block_sum(terms.value());
-    if (threadIdx.x == 0) partial[blockIdx.x] = total;
-}
-
-// g has one element (g_stride 0) or n (g_stride 1). gx or gt may be null.
-template <typename T>
-__global__ void squared_error_backward(
-    const T* g, int g_stride, double factor, const T* difference, T* gx, T* gt, index_t n) {
-    FOR_EACH_ELEMENT(i, n) {
-        T value = difference[i] * (g[i * g_stride] * (T)factor);
-        if (gx) gx[i] = value;
-        if (gt) gt[i] = -value;
-    }
-}
-
-// out[block] = the sum of x over the elements of that block / divisor.
-template <typename T>
-__global__ void sum_all(const T* x, T* out, index_t n, double divisor) {
-    Sum<T> terms;
-    FOR_EACH_ELEMENT(i, n) terms.add(x[i]);
-    T total = block_sum(terms.value());
-    if (threadIdx.x == 0) out[blockIdx.x] = total / (T)divisor;
+    if (!losses || each) return;
+    wide<T> total = squares.value();
+    if (sum_grid(total, scratch) && threadIdx.x == 0) store_loss(losses, total / (wide<T>)divisor, nonfinite);
 }
 
 template <typename T>
@@ -38,5 +26,5 @@ __global__ void one_hot(const index_t* labels, T* out, index_t rows, index_t cla
     index_t column = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (column >= classes) return;
     FOR_EACH_CELL_ROW(row, rows)
-        out[row * classes + column] = labels[row] == column ? T(1) : T(0);
+        out[row * classes + column] = labels[row] == column ? T(1.0f) : T(0.0f);
 }

@@ -1,4 +1,8 @@
-"""Loss kernels: one launch computes the terms of a loss and one their sum, without waiting for the device."""
+"""Loss kernels: one launch makes a loss and its gradient for the kept seed, without waiting for the device.
+
+The backward pass from the seed, as of `loss.backward()`, then launches nothing; from another gradient it is one launch,
+which computes everything again, so that nothing is rounded twice.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,8 @@ from typing import Any
 
 from gradflow.backend import Array, Backend
 from gradflow_cupy.kernels import (
+    ELEMENT_TYPES,
     PARTIAL_BLOCKS,
-    REAL_TYPES,
-    THREADS,
     kernel_dtype,
     launch,
     per_cell,
@@ -22,9 +25,12 @@ from gradflow_cupy.network import NetworkKernels
 class LossKernels(NetworkKernels):
     """Loss kernels in CUDA."""
 
+    def _is_seed(self, g: Array) -> bool:
+        return g is self._seeds.get(g.dtype)
+
     def one_hot(self, labels: Array, classes: int, dtype: Any) -> Array:
         dtype = self.cupy.dtype(dtype)
-        if dtype.char not in REAL_TYPES:
+        if dtype.char not in ELEMENT_TYPES:
             return Backend.one_hot(self, labels, classes, dtype)
         labels, rows = self._labels(labels), labels.size
         out = self.cupy.empty((*labels.shape, classes), dtype=dtype)
@@ -32,72 +38,74 @@ class LossKernels(NetworkKernels):
         return out
 
     def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
-        dense = target.ndim == 2
-        dtype = kernel_dtype(logits, target if dense else None)
-        if dtype is None or not logits.size:
-            return Backend.softmax_cross_entropy(self, logits, target, reduction)
-        rows, columns = logits.shape
-        logits = self._contiguous(logits)
-        target = self._contiguous(target) if dense else self._labels(target)
-        losses, stats = self._empty((rows,), logits), self._empty((rows, 2), logits)
-        labels, weights = (None, target) if dense else (target, None)
-        launch("cross_entropy", dtype, *per_row(rows, columns), logits, labels, weights, losses, stats, rows, columns)
-        return self._reduced(dtype, losses, reduction), (stats, target)
+        each = reduction == "none"
+        losses = self._empty(logits.shape[:1] if each else (), logits)
+        gradient = None if each else self._empty(logits.shape, logits)
+        if self._cross_entropy(logits, target, None, reduction, losses, gradient):
+            return losses, gradient
+        return Backend.softmax_cross_entropy(self, logits, target, reduction)
 
     def softmax_cross_entropy_backward(
         self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        dense = target.ndim == 2
-        dtype = kernel_dtype(logits, g, target if dense else None)
-        if residual is None or dtype is None or needs[1] or not needs[0]:
-            return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs)
-        rows, columns = logits.shape
-        logits, g = self._contiguous(logits), self._contiguous(g)
-        stats, target = residual
-        out = self._empty(logits.shape, logits)
-        labels, weights = (None, target) if dense else (target, None)
-        divisor = float(rows) if reduction == "mean" else 1.0
-        launch(
-            "cross_entropy_backward", dtype, *per_row(rows, columns),
-            g, int(g.size > 1), divisor, logits, labels, weights, stats, out, rows, columns,
-        )  # fmt: skip
-        return out, None
+        if needs[0] and not needs[1]:
+            if residual is not None and self._is_seed(g):
+                return residual, None
+            gradient = self._empty(logits.shape, logits)
+            if self._cross_entropy(logits, target, g, reduction, None, gradient):
+                return gradient, None
+        return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs)
 
-    def _reduced(self, dtype: str, losses: Array, reduction: str) -> Array:
-        if reduction == "none":
-            return losses
-        divisor = float(losses.size) if reduction == "mean" else 1.0
-        if losses.size > 16 * THREADS:  # too many for one block
-            grid, block = per_element(losses.size, PARTIAL_BLOCKS)
-            partial = self._empty(grid, losses)
-            launch("sum_all", dtype, grid, block, losses, partial, losses.size, 1.0)
-            losses = partial
-        out = self._empty((), losses)
-        launch("sum_all", dtype, (1,), (THREADS,), losses, out, losses.size, divisor)
-        return out
+    def _cross_entropy(
+        self, logits: Array, target: Array, g: Array | None, reduction: str, losses: Array | None, out: Array | None
+    ) -> bool:
+        """Write the losses and the gradient `out` for `g`; False, with nothing written, for other dtypes."""
+        dense = target.ndim == 2
+        dtype = kernel_dtype(logits, g, target if dense else None, types=ELEMENT_TYPES)
+        if dtype is None or not logits.size:
+            return False
+        rows, columns = logits.shape
+        labels, weights = (None, self._contiguous(target)) if dense else (self._labels(target), None)
+        launch(
+            "cross_entropy", dtype, *per_row(rows, columns, PARTIAL_BLOCKS),
+            self._contiguous(logits), labels, weights, None if g is None else self._contiguous(g),
+            int(reduction == "none"), float(rows) if reduction == "mean" else 1.0, losses, out, self._scratch(),
+            None if losses is None else self.nonfinite, rows, columns,
+        )  # fmt: skip
+        return True
 
     def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
-        dtype = kernel_dtype(x, target)
-        if dtype is None or reduction == "none" or not x.size:
-            return Backend.squared_error(self, x, target, reduction)
-        x, target = self._contiguous(x), self._contiguous(target)
-        n, out, difference = x.size, self._empty((), x), self._empty(x.shape, x)
-        grid, block = per_element(n, PARTIAL_BLOCKS)
-        partial = self._empty(grid, x)
-        launch("squared_error", dtype, grid, block, x, target, difference, partial, n)
-        divisor = float(n) if reduction == "mean" else 1.0
-        launch("sum_all", dtype, (1,), (THREADS,), partial, out, grid[0], divisor)
-        return out, difference
+        each = reduction == "none"
+        losses, gx = self._empty(x.shape if each else (), x), None if each else self._empty(x.shape, x)
+        if self._squared_error(x, target, None, reduction, losses, gx, None):
+            return losses, gx
+        return Backend.squared_error(self, x, target, reduction)[0], None
 
     def squared_error_backward(
         self, g: Array, x: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        dtype = kernel_dtype(x, g, target, residual)
-        if dtype is None or residual is None:
-            return Backend.squared_error_backward(self, g, x, target, reduction, residual, needs)
-        g, residual, n = self._contiguous(g), self._contiguous(residual), x.size
-        factor = 2.0 / max(n, 1) if reduction == "mean" else 2.0
+        if residual is not None and not needs[1] and self._is_seed(g):
+            return residual, None
         gx = self._empty(x.shape, x) if needs[0] else None
         gt = self._empty(x.shape, x) if needs[1] else None
-        launch("squared_error_backward", dtype, *per_element(n), g, int(g.size > 1), factor, residual, gx, gt, n)
-        return gx, gt
+        if self._squared_error(x, target, g, reduction, None, gx, gt):
+            return gx, gt
+        return Backend.squared_error_backward(self, g, x, target, reduction, None, needs)
+
+    def _squared_error(
+        self, x: Array, target: Array, g: Array | None, reduction: str, losses: Array | None, gx: Array | None,
+        gt: Array | None,
+    ) -> bool:  # fmt: skip
+        """Write the losses and the gradients `gx` and `gt` for `g`; False, with nothing written, for other dtypes."""
+        dtype = kernel_dtype(x, g, target, types=ELEMENT_TYPES)
+        if dtype is None or not x.size:
+            return False
+        n = x.size
+        divisor = float(n) if reduction == "mean" else 1.0
+        launch(
+            "squared_error", dtype, *per_element(n, PARTIAL_BLOCKS),
+            self._contiguous(x), self._contiguous(target), None if g is None else self._contiguous(g),
+            int(reduction == "none"), 2.0 / divisor, divisor, losses, gx, gt, self._scratch(),
+            None if losses is None else self.nonfinite, n,
+        )  # fmt: skip
+        return True

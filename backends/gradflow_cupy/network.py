@@ -1,25 +1,28 @@
 """Kernels of networks: activations, softmax, normalization, dropout, random bits, scatter.
 
-They compute in float32 and float64; arrays of any other dtype go to the composed default. Non-contiguous arrays are
-copied first. The residual of a kernel holds exactly what its backward kernel reads.
+They take float32 and float64, and most of them half floats, which they compute in float32 and round once; arrays of any
+other dtype go to the composed default. Non-contiguous arrays are copied first. The residual of a kernel holds exactly
+what its backward kernel reads.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from threading import get_ident
 from typing import Any
 
 from gradflow.backend import AccurateSums, Array, Backend, axes_of, dropout_threshold
 from gradflow_cupy.kernels import (
     ELEMENT_TYPES,
+    SCRATCH_BYTES,
     SORTED_ROWS,
     kernel_dtype,
     launch,
     per_element,
     per_row,
-    per_tile,
-    sum_parts,
+    per_sum,
 )
 
 IDENTITY = 0
@@ -44,11 +47,27 @@ class NetworkKernels(AccurateSums):
     def _empty(self, shape: tuple[int, ...], like: Array) -> Array:
         return self.cupy.empty(shape, dtype=like.dtype)
 
+    @functools.cached_property
+    def _scratches(self) -> dict[tuple[int, int], Array]:
+        return {}
+
+    def _scratch(self) -> Array:
+        """The memory for sums over several blocks, all zeros between launches.
+
+        Each stream has its own, also the one that a graph was captured on: its kernels run one after another. Each
+        thread has, too, since threads may have streams of the same number.
+        """
+        key = self.cupy.cuda.get_current_stream().ptr, get_ident()
+        found = self._scratches.get(key)
+        if found is None:
+            found = self._scratches[key] = self.cupy.zeros((SCRATCH_BYTES,), dtype=self.dtypes["uint8"])
+        return found
+
     # ------------------------------------------------------------------ sums
 
     def sum(self, x: Array, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
-        """As in the contract. Of float32 and float64, in a fixed order: the same input gives the same bits."""
-        dtype = kernel_dtype(x)
+        """As in the contract. Of floats in one launch, in a fixed order: the same input gives the same bits."""
+        dtype = kernel_dtype(x, types=ELEMENT_TYPES)
         axes = axes_of(axis, x.ndim)
         rows = math.prod(x.shape[a] for a in axes)
         if dtype is None or rows <= 32 or not x.size:
@@ -60,12 +79,10 @@ class NetworkKernels(AccurateSums):
         else:
             x = self._contiguous(self.cupy.permute_dims(x, axes + tuple(a for a in range(x.ndim) if a not in axes)))
             many, columns = 1, x.size // rows
-        while rows > 1:
-            parts = sum_parts(many, rows, columns)
-            out = self._empty((many, parts, columns), x)
-            launch("sum_rows", dtype, *per_element(out.size), x, out, many, rows, columns, parts)
-            x, rows = out, parts
-        return x.reshape(shape)
+        grid, block, chunk = per_sum(many, rows, columns, x.dtype.itemsize)
+        out = self._empty(shape, x)
+        launch("sum_rows", dtype, grid, block, x, out, self._scratch(), many, rows, columns, chunk)
+        return out
 
     # ------------------------------------------------------------------ activations
 
@@ -88,13 +105,13 @@ class NetworkKernels(AccurateSums):
         return out
 
     def softmax(self, x: Array, axis: int) -> Array:
-        dtype = kernel_dtype(x)
+        dtype = kernel_dtype(x, types=ELEMENT_TYPES)
         if dtype is None or not _is_last_axis(x, axis):
             return Backend.softmax(self, x, axis)
         return self._rowwise("softmax", dtype, x)
 
     def log_softmax(self, x: Array, axis: int) -> Array:
-        dtype = kernel_dtype(x)
+        dtype = kernel_dtype(x, types=ELEMENT_TYPES)
         if dtype is None or not _is_last_axis(x, axis):
             return Backend.log_softmax(self, x, axis)
         return self._rowwise("log_softmax", dtype, x)
@@ -118,35 +135,32 @@ class NetworkKernels(AccurateSums):
         code: int = IDENTITY,
         parameter: float = 0.0,
     ) -> None:
-        """Write the sum over `rows` to `sums`.
+        """Write the sum over `rows` to `sums`, in one launch.
 
-        With an activation (`code`), first multiply by its derivative, which needs `saved`, and write that to `dz`. Each
-        block sums a chunk of rows; if there are several chunks, further launches add up their sums.
+        With an activation (`code`), first multiply by its derivative, which needs `saved`, and write that to `dz`.
         """
         n, columns = rows.shape
         if not n:
             sums[...] = 0
             return
-        grid, block, chunk = per_tile(n, columns)
-        partial = sums if grid[1] == 1 else self._empty((grid[1], columns), rows)
+        grid, block, chunk = per_sum(1, n, columns, rows.dtype.itemsize)
         launch(
             "bias_backward", dtype, grid, block,
-            rows, saved, dz, partial, n, columns, chunk, code, parameter,
+            rows, saved, dz, sums, self._scratch(), n, columns, chunk, code, parameter,
         )  # fmt: skip
-        if partial is not sums:
-            self._sum_rows(dtype, partial, None, None, sums)
 
     # ------------------------------------------------------------------ normalization
 
     def layer_norm(
         self, x: Array, weight: Array | None, bias: Array | None, axes: tuple[int, ...], epsilon: float
     ) -> tuple[Array, Any]:
-        dtype = kernel_dtype(x, weight, bias)
+        dtype = kernel_dtype(x, weight, bias, types=ELEMENT_TYPES)
         if dtype is None or not x.size:
             return Backend.layer_norm(self, x, weight, bias, axes, epsilon)
         x = self._contiguous(x)
         rows, columns = _rows_and_columns(x, axes)
-        out, stats = self._empty(x.shape, x), self._empty((rows, 2), x)
+        out = self._empty(x.shape, x)
+        stats = self.cupy.empty((rows, 2), dtype=self.double if dtype == "d" else self.single)
         weight = None if weight is None else self._contiguous(weight)
         bias = None if bias is None else self._contiguous(bias)
         launch("layer_norm", dtype, *per_row(rows, columns), x, weight, bias, out, stats, rows, columns, epsilon)
@@ -162,7 +176,7 @@ class NetworkKernels(AccurateSums):
         residual: Any,
         needs: Sequence[bool],
     ) -> tuple[Array | None, Array | None, Array | None]:
-        dtype = kernel_dtype(g, x, weight)
+        dtype = kernel_dtype(g, x, weight, types=ELEMENT_TYPES)
         if isinstance(residual, tuple) or residual is None or dtype is None or not x.size:
             kept = residual if isinstance(residual, tuple) else None
             return Backend.layer_norm_backward(self, g, x, weight, axes, epsilon, kept, needs)
@@ -174,34 +188,37 @@ class NetworkKernels(AccurateSums):
             scale = None if weight is None else self._contiguous(weight)
             launch("layer_norm_backward", dtype, *per_row(rows, columns), g, x, scale, residual, gx, rows, columns)
         if needs[1] or needs[2]:
-            grid, block, chunk = per_tile(rows, columns)
-            partial = self._empty((2, grid[1], columns), x)
-            launch("layer_norm_columns", dtype, grid, block, g, x, residual, partial, rows, columns, chunk)
-            sums = partial[:, 0] if grid[1] == 1 else self._empty((2, columns), x)
-            if grid[1] > 1:
-                self._sum_rows(dtype, partial[0], None, None, sums[0])
-                self._sum_rows(dtype, partial[1], None, None, sums[1])
             shape = tuple(x.shape[a] for a in axes)
-            gw = sums[0].reshape(shape) if needs[1] else None
-            gb = sums[1].reshape(shape) if needs[2] else None
+            gw = self._empty(shape, x) if needs[1] else None
+            gb = self._empty(shape, x) if needs[2] else None
+            grid, block, chunk = per_sum(1, rows, columns, x.dtype.itemsize)
+            launch(
+                "layer_norm_columns", dtype, grid, block,
+                g, x, residual, gw, gb, self._scratch(), rows, columns, chunk,
+            )  # fmt: skip
         return gx, gw, gb
 
     # ------------------------------------------------------------------ randomness
 
     @staticmethod
-    def _philox_words(key: int, counter: int) -> list[int]:
-        """The counter of the first block (`counter` + 1) and the key, as 64-bit words, the lowest first."""
+    def _philox_words(key: int | None, counter: Any) -> tuple[Any, ...]:
+        """The counter of the first block (`counter` + 1) and the key, as 64-bit words, the lowest first.
+
+        And None; or, with the words on the device, zeros and these.
+        """
+        if key is None:
+            return *(0,) * 6, counter
         first = counter + 1
         words = [first >> shift for shift in (0, 64, 128, 192)] + [key, key >> 64]
-        return [word & _WORD_MASK for word in words]
+        return *(word & _WORD_MASK for word in words), None
 
-    def random_bits(self, key: int, counter: int, n: int) -> Array:
+    def random_bits(self, key: int | None, counter: Any, n: int) -> Array:
         out = self.cupy.empty((n,), dtype=self.dtypes["uint64"])
         launch("random_bits", None, *per_element((n + 3) // 4), out, n, *self._philox_words(key, counter))
         return out
 
-    def dropout(self, x: Array, p: float, key: int, counter: int) -> tuple[Array, Any]:
-        dtype = kernel_dtype(x)
+    def dropout(self, x: Array, p: float, key: int | None, counter: Any) -> tuple[Array, Any]:
+        dtype = kernel_dtype(x, types=ELEMENT_TYPES)
         if dtype is None:
             return Backend.dropout(self, x, p, key, counter)
         x = self._contiguous(x)
@@ -214,7 +231,7 @@ class NetworkKernels(AccurateSums):
         return out, mask
 
     def dropout_backward(self, g: Array, mask: Array, p: float) -> Array:
-        dtype = kernel_dtype(g)
+        dtype = kernel_dtype(g, types=ELEMENT_TYPES)
         if dtype is None or g.shape != mask.shape:
             return Backend.dropout_backward(self, g, mask, p)
         g, mask = self._contiguous(g), self._contiguous(mask)

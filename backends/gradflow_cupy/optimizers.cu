@@ -121,19 +121,18 @@ __global__ void rmsprop_step(
     if (nonfinite && !finite) *nonfinite = 1;
 }
 
+// Clipping by the norm of several arrays: one launch for each. sums: the sums of squares of the blocks of earlier
+// launches, `earlier` of them, and of this one. In the last launch, result is not null: its last block adds them up, and
+// result[0] receives the norm, result[1] the factor for the gradients.
 template <typename T>
-__global__ void square_sums(const T* x, T* partial, index_t n) {
-    Sum<T> terms;
+__global__ void square_sums(
+    const T* x, T* sums, T* result, void* scratch, index_t n, index_t earlier, double max_norm) {
+    Sum<T> terms, total;
     FOR_EACH_ELEMENT(i, n) terms.add(x[i] * x[i]);
-    T total = block_sum(terms.value());
-    if (threadIdx.x == 0) partial[blockIdx.x] = total;
-}
-
-// One block. result[0]: the norm; result[1]: the factor for the gradients.
-template <typename T>
-__global__ void clip_factor(const T* partial, T* result, index_t n, double max_norm) {
-    Sum<T> total;
-    FOR_EACH_COLUMN(i, n) total.add(partial[i]);
+    T sum = block_sum(terms.value());
+    if (threadIdx.x == 0) sums[earlier + blockIdx.x] = sum;
+    if (!result || !is_last_block((unsigned int*)scratch, gridDim.x)) return;
+    FOR_EACH_COLUMN(i, earlier + gridDim.x) total.add(((volatile T*)sums)[i]);
     T norm = sqrt(block_sum(total.value()));
     if (threadIdx.x == 0) {
         T factor = (T)max_norm / (norm + T(1e-6));

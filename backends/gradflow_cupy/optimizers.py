@@ -18,7 +18,7 @@ from gradflow.backend import (
     SGDOptions,
     SGDScalars,
 )
-from gradflow_cupy.kernels import PARTIAL_BLOCKS, THREADS, kernel_dtype, launch, per_element
+from gradflow_cupy.kernels import PARTIAL_BLOCKS, kernel_dtype, launch, per_element
 
 
 def flat_dtype(*arrays: Array | None) -> str | None:
@@ -125,17 +125,18 @@ class OptimizerKernels(Backend):
 
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
         dtype = flat_dtype(*gradients) if gradients else None
-        if dtype is None:
+        if dtype is None or not any(g.size for g in gradients):
             return Backend.clip_global_norm(self, gradients, max_norm)
+        gradients = [g for g in gradients if g.size]
         grids = [per_element(g.size, PARTIAL_BLOCKS) for g in gradients]
         blocks = sum(grid[0] for grid, _ in grids)
         native = gradients[0].dtype
-        partial, result = self.cupy.empty((blocks,), dtype=native), self.cupy.empty((2,), dtype=native)
-        start = 0
-        for gradient, (grid, block) in zip(gradients, grids, strict=True):
-            launch("square_sums", dtype, grid, block, gradient, partial[start:], gradient.size)
-            start += grid[0]
-        launch("clip_factor", dtype, (1,), (THREADS,), partial, result, blocks, max_norm)
+        sums, result = self.cupy.empty((blocks,), dtype=native), self.cupy.empty((2,), dtype=native)
+        scratch, earlier = self._scratch(), 0
+        for i, (gradient, (grid, block)) in enumerate(zip(gradients, grids, strict=True), start=1):
+            norm = result if i == len(grids) else None
+            launch("square_sums", dtype, grid, block, gradient, sums, norm, scratch, gradient.size, earlier, max_norm)
+            earlier += grid[0]
         for gradient in gradients:
             launch("scale_by", dtype, *per_element(gradient.size), gradient, result[1:], gradient.size)
         return result[0]

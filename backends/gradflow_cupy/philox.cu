@@ -23,8 +23,12 @@ __device__ inline Block philox(word_t c0, word_t c1, word_t c2, word_t c3, word_
     return Block{{c0, c1, c2, c3}};
 }
 
+// In both kernels, words: the counter of the first block and the key on the device, instead of those that are passed, or
+// null.
+
 __global__ void random_bits(
-    word_t* out, index_t n, word_t c0, word_t c1, word_t c2, word_t c3, word_t k0, word_t k1) {
+    word_t* out, index_t n, word_t c0, word_t c1, word_t c2, word_t c3, word_t k0, word_t k1, const word_t* words) {
+    if (words) c0 = words[0], c1 = words[1], c2 = words[2], c3 = words[3], k0 = words[4], k1 = words[5];
     FOR_EACH_ELEMENT(step, (n + 3) / 4) {
         Block bits = philox(c0, c1, c2, c3, k0, k1, step);
         for (int lane = 0; lane < 4 && 4 * step + lane < n; lane++) out[4 * step + lane] = bits.word[lane];
@@ -35,7 +39,8 @@ __global__ void random_bits(
 template <typename T>
 __global__ void dropout(
     const T* x, T* out, bool* mask, index_t n, unsigned int threshold, double scale, word_t c0, word_t c1, word_t c2,
-    word_t c3, word_t k0, word_t k1) {
+    word_t c3, word_t k0, word_t k1, const word_t* words) {
+    if (words) c0 = words[0], c1 = words[1], c2 = words[2], c3 = words[3], k0 = words[4], k1 = words[5];
     __shared__ unsigned char keep[MAX_THREADS];
     index_t tile = 8 * (index_t)blockDim.x;
     for (index_t start = blockIdx.x * tile; start < n; start += gridDim.x * tile) {
@@ -51,12 +56,12 @@ __global__ void dropout(
         for (index_t k = threadIdx.x; k < tile && start + k < n; k += blockDim.x) {
             bool on = keep[k / 8] >> (k % 8) & 1;
             mask[start + k] = on;
-            out[start + k] = on ? x[start + k] * (T)scale : T(0);
+            out[start + k] = T(on ? (wide<T>)x[start + k] * (wide<T>)scale : 0);
         }
     }
 }
 
 template <typename T>
 __global__ void dropout_backward(const T* g, const bool* mask, T* out, index_t n, double scale) {
-    FOR_EACH_ELEMENT(i, n) out[i] = mask[i] ? g[i] * (T)scale : T(0);
+    FOR_EACH_ELEMENT(i, n) out[i] = T(mask[i] ? (wide<T>)g[i] * (wide<T>)scale : 0);
 }

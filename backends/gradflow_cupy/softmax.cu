@@ -1,18 +1,18 @@
 // Softmax along rows, and softmax cross-entropy. A block computes one row, or several narrow ones.
 
 template <typename T>
-__device__ T row_max(const T* x, index_t columns) {
-    T top = x[0];
+__device__ wide<T> row_max(const T* x, index_t columns) {
+    wide<T> top = (wide<T>)x[0];
     FOR_EACH_COLUMN(i, columns) {
-        if (x[i] > top) top = x[i];
+        if ((wide<T>)x[i] > top) top = (wide<T>)x[i];
     }
     return block_max(top);
 }
 
 template <typename T>
-__device__ T row_total(const T* x, index_t columns, T top) {
-    Sum<T> total;
-    FOR_EACH_COLUMN(i, columns) total.add(exp(x[i] - top));
+__device__ wide<T> row_total(const T* x, index_t columns, wide<T> top) {
+    Sum<wide<T>> total;
+    FOR_EACH_COLUMN(i, columns) total.add(exp((wide<T>)x[i] - top));
     return block_sum(total.value());
 }
 
@@ -20,8 +20,8 @@ template <typename T>
 __global__ void softmax(const T* x, T* out, index_t rows, index_t columns) {
     FOR_EACH_ROW(row, rows) {
         const T* in = x + row * columns;
-        T top = row_max(in, columns), total = row_total(in, columns, top);
-        FOR_EACH_COLUMN(i, columns) out[row * columns + i] = exp(in[i] - top) / total;
+        wide<T> top = row_max(in, columns), total = row_total(in, columns, top);
+        FOR_EACH_COLUMN(i, columns) out[row * columns + i] = T(exp((wide<T>)in[i] - top) / total);
     }
 }
 
@@ -29,58 +29,55 @@ template <typename T>
 __global__ void log_softmax(const T* x, T* out, index_t rows, index_t columns) {
     FOR_EACH_ROW(row, rows) {
         const T* in = x + row * columns;
-        T top = row_max(in, columns), log_total = log(row_total(in, columns, top));
-        FOR_EACH_COLUMN(i, columns) out[row * columns + i] = in[i] - top - log_total;
+        wide<T> top = row_max(in, columns), log_total = log(row_total(in, columns, top));
+        FOR_EACH_COLUMN(i, columns) out[row * columns + i] = T((wide<T>)in[i] - top - log_total);
     }
 }
 
-// stats, (rows, 2), receives the maximum and the sum of exponentials of each row, for the backward pass. The loss of a
-// label out of range is NaN; nothing out of bounds is read.
+// Writes the losses, if `losses` is not null, and the gradient of the logits for g, if `gradient` is not null. The
+// targets are labels, or weights of all classes. g is null for 1. each: whether there is a loss for each row, and so an
+// element of g; otherwise there is one, their sum / divisor. The loss of a label out of range is NaN; nothing out of
+// bounds is read.
 template <typename T>
 __global__ void cross_entropy(
-    const T* logits, const index_t* labels, const T* weights, T* losses, T* stats, index_t rows, index_t columns) {
+    const T* logits, const index_t* labels, const T* weights, const T* g, int each, double divisor, T* losses,
+    T* gradient, void* scratch, int* nonfinite, index_t rows, index_t columns) {
+    Sum<wide<T>> own;  // the losses of the rows that this thread comes first in
     FOR_EACH_ROW(row, rows) {
         const T* in = logits + row * columns;
-        T top = row_max(in, columns), total = row_total(in, columns, top), log_total = log(total), loss;
-        if (weights) {
-            Sum<T> terms;
-            FOR_EACH_COLUMN(i, columns) terms.add(weights[row * columns + i] * (in[i] - top - log_total));
-            loss = -block_sum(terms.value());
-        } else {
-            index_t label = labels[row];
-            bool known = label >= 0 && label < columns;
-            T zero = T(0);
-            loss = known ? log_total - (in[label] - top) : zero / zero;
-        }
-        if (threadIdx.x == 0) {
-            losses[row] = loss;
-            stats[2 * row] = top;
-            stats[2 * row + 1] = total;
-        }
-    }
-}
-
-// g has one element (g_stride 0) or one for each row (g_stride 1); divisor: the number of rows for a mean, else 1.
-template <typename T>
-__global__ void cross_entropy_backward(
-    const T* g, int g_stride, double divisor, const T* logits, const index_t* labels, const T* weights,
-    const T* stats, T* out, index_t rows, index_t columns) {
-    FOR_EACH_ROW(row, rows) {
-        const T* in = logits + row * columns;
-        T scale = g[row * g_stride] / (T)divisor, top = stats[2 * row], total = stats[2 * row + 1];
-        T weight = T(1);
+        wide<T> top = row_max(in, columns), total = row_total(in, columns, top), log_total = log(total);
+        wide<T> weight = 1, loss = 0;
         index_t label = -1;
         if (weights) {
-            Sum<T> part;
-            FOR_EACH_COLUMN(i, columns) part.add(weights[row * columns + i]);
-            weight = block_sum(part.value());
+            Sum<wide<T>> all, terms;
+            FOR_EACH_COLUMN(i, columns) {
+                wide<T> w = (wide<T>)weights[row * columns + i];
+                all.add(w);
+                terms.add(w * ((wide<T>)in[i] - top - log_total));
+            }
+            weight = block_sum(all.value());
+            loss = -block_sum(terms.value());
         } else {
             label = labels[row];
+            bool known = label >= 0 && label < columns;
+            loss = known ? log_total - ((wide<T>)in[label] - top) : loss / loss;
         }
-        FOR_EACH_COLUMN(i, columns) {
-            T p = exp(in[i] - top) / total;
-            T target = weights ? weights[row * columns + i] : (i == label ? T(1) : T(0));
-            out[row * columns + i] = (p * weight - target) * scale;
+        if (gradient) {
+            wide<T> scale = (g ? (wide<T>)g[each ? row : 0] : 1) / (wide<T>)divisor;
+            FOR_EACH_COLUMN(i, columns) {
+                wide<T> target = weights ? (wide<T>)weights[row * columns + i] : (wide<T>)(i == label);
+                gradient[row * columns + i] = T((exp((wide<T>)in[i] - top) / total * weight - target) * scale);
+            }
+        }
+        if (losses && threadIdx.x == 0 && first + threadIdx.y < rows) {
+            if (each)
+                store_loss(losses + row, loss, nonfinite);
+            else
+                own.add(loss);
         }
     }
+    if (!losses || each) return;
+    wide<T> total = own.value();
+    if (sum_grid(total, scratch) && threadIdx.x == 0 && threadIdx.y == 0)
+        store_loss(losses, total / (wide<T>)divisor, nonfinite);
 }

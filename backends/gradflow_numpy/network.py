@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gradflow.backend import ACTIVATIONS, Array, Backend, dropout_threshold, in_float32
+from gradflow.backend.philox import numbers_of_draw
 from gradflow_numpy import sums
 
 _LONGEST_ZEROS = 1 << 16  # the longest row of zeros that is cached
@@ -211,10 +212,11 @@ class NetworkKernels(Backend):
         factor = 2.0 * float(g)
         return np.multiply(residual, factor / max(residual.size, 1) if reduction == "mean" else factor), None
 
-    def random_bits(self, key: int, counter: int, n: int) -> Array:
+    def random_bits(self, key: int | None, counter: Any, n: int) -> Array:
+        key, counter = numbers_of_draw(key, counter)
         return np.random.Philox(key=key, counter=counter).random_raw(n)
 
-    def dropout(self, x: Array, p: float, key: int, counter: int) -> tuple[Array, Any]:
+    def dropout(self, x: Array, p: float, key: int | None, counter: Any) -> tuple[Array, Any]:
         n = x.size
         halves = self.random_bits(key, counter, (n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n]
         mask = (halves >= dropout_threshold(p)).reshape(x.shape)

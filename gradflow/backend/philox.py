@@ -14,11 +14,20 @@ _PHILOX_W = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _U64 = (1 << 64) - 1
 
 
-def _words_of_host(key: int, counter: int, n: int) -> Any:
+def _words_of_host(self: Any, key: int | None, counter: Any, n: int) -> Any:
     """The values of `Backend.random_bits`, computed by NumPy."""
     from numpy.random import Philox  # for libraries without uint64 arithmetic
 
+    key, counter = numbers_of_draw(key, counter if key is not None else self.to_host(counter))
     return Philox(key=key, counter=counter).random_raw(n)
+
+
+def numbers_of_draw(key: int | None, counter: Any) -> tuple[int, int]:
+    """The key and the counter of a draw whose words may be in a NumPy array, as in `Backend.random_bits`."""
+    if key is not None:
+        return key, counter
+    first, key = (sum(int(word) << (64 * i) for i, word in enumerate(part)) for part in (counter[:4], counter[4:]))
+    return key, (first - 1) % (1 << 256)
 
 
 def dropout_threshold(p: float) -> int:
@@ -32,15 +41,16 @@ class RandomKernels(KernelBase):
     # ------------------------------------------------------------------ kernels: randomness
 
     @kernel
-    def random_bits(self, key: int, counter: int, n: int) -> Array:
+    def random_bits(self, key: int | None, counter: Any, n: int) -> Array:
         """n uint64 values: the stream of `numpy.random.Philox(key=key, counter=counter)`, bit for bit.
 
         Philox4x64-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"): value i is lane i % 4 of the
-        block with the counter `counter` + 1 + i // 4. key: 128 bits. counter: 256 bits. If `uint64_works` is false, the
-        default computes them by NumPy on the host.
+        block with the counter `counter` + 1 + i // 4. key: 128 bits. counter: 256 bits. Or key: None, and counter: an
+        array of 6 uint64 words on the device, with the same results: `counter` + 1 in four words, the lowest first, and
+        the key in two. If `uint64_works` is false, the default computes them by NumPy on the host.
         """
         if not self.uint64_works:
-            return self.from_host(_words_of_host(key, counter, n))
+            return self.from_host(_words_of_host(self, key, counter, n))
         blocks = (n + 3) // 4
         u64 = self.dtypes["uint64"]
 
@@ -57,8 +67,12 @@ class RandomKernels(KernelBase):
             high = self.add(self.multiply(a1, m1), self.bitwise_right_shift(middle, half))
             return self.add(high, self.bitwise_right_shift(other, half)), self.multiply(a, constant(m))
 
-        start = counter + 1
-        words = [constant(start >> (64 * i)) for i in range(4)]
+        def key_of(i: int, r: int) -> Array:
+            if key is None:
+                return self.add(counter[4 + i : 5 + i], constant(r * _PHILOX_W[i]))
+            return constant((key >> (64 * i)) + r * _PHILOX_W[i])
+
+        words = [counter[i : i + 1] if key is None else constant((counter + 1) >> (64 * i)) for i in range(4)]
         steps = self.arange(blocks, dtype=u64)
         c = [self.add(words[0], steps)]
         carry = self.astype(self.less(c[0], words[0]), u64)
@@ -66,26 +80,26 @@ class RandomKernels(KernelBase):
             c.append(self.add(word, carry))
             carry = self.astype(self.less(c[-1], word), u64)
         for r in range(10):
-            k0, k1 = constant(key + r * _PHILOX_W[0]), constant((key >> 64) + r * _PHILOX_W[1])
             high0, low0 = multiply_high_low(c[0], _PHILOX_M[0])
             high1, low1 = multiply_high_low(c[2], _PHILOX_M[1])
             c = [
-                self.bitwise_xor(self.bitwise_xor(high1, c[1]), k0), low1,
-                self.bitwise_xor(self.bitwise_xor(high0, c[3]), k1), low0,
+                self.bitwise_xor(self.bitwise_xor(high1, c[1]), key_of(0, r)), low1,
+                self.bitwise_xor(self.bitwise_xor(high0, c[3]), key_of(1, r)), low0,
             ]  # fmt: skip
         return self.reshape(self.stack(c, axis=-1), (-1,))[:n]
 
     @kernel
-    def dropout(self, x: Array, p: float, key: int, counter: int) -> tuple[Array, Any]:
+    def dropout(self, x: Array, p: float, key: int | None, counter: Any) -> tuple[Array, Any]:
         """x / (1 - p) where kept, 0 where dropped (with probability p in [0, 1)); and the mask as the residual.
 
         Element i (in C order) is kept if the 32-bit half i % 2 (the low half first) of word i // 2 of `random_bits` is
-        at least `dropout_threshold(p)`, about p * 2^32. Srivastava et al. 2014, "Dropout", scaled during training. If
-        `uint64_works` is false, the default computes the mask by NumPy on the host.
+        at least `dropout_threshold(p)`, about p * 2^32. key, counter: as for `random_bits`. Srivastava et al. 2014,
+        "Dropout", scaled during training. If `uint64_works` is false, the default computes the mask by NumPy on the
+        host.
         """
         n = math.prod(x.shape)
         if not self.uint64_works:
-            host = _words_of_host(key, counter, (n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n]
+            host = _words_of_host(self, key, counter, (n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n]
             mask = self.from_host((host >= dropout_threshold(p)).reshape(x.shape))
             return self.dropout_backward(x, mask, p), mask
         words = self.random_bits(key, counter, (n + 1) // 2)
@@ -103,7 +117,7 @@ class RandomKernels(KernelBase):
         """g / (1 - p) where the mask is true, 0 elsewhere, as a new array."""
         return self.where(mask, self.multiply(g, 1.0 / (1.0 - p)), 0.0)
 
-    def dropout_factors(self, like: Any, p: float, key: int, counter: int) -> Array:
+    def dropout_factors(self, like: Any, p: float, key: int | None, counter: Any) -> Array:
         """The factors, 0 or 1 / (1 - p), by which `dropout` multiplies an array with the shape and dtype of `like`.
 
         For half floats the factors are float32, since 1 / (1 - p) may be too large for float16.

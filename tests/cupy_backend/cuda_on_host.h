@@ -65,6 +65,14 @@ struct __nv_bfloat16 {
     }
 };
 
+inline void __threadfence() {}
+
+inline unsigned int atomicInc(unsigned int* address, unsigned int top) {
+    unsigned int old = *address;
+    *address = old >= top ? 0 : old + 1;
+    return old;
+}
+
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned long long)(((unsigned __int128)a * b) >> 64);
 }

@@ -288,7 +288,9 @@ def _counted(x: ndarray) -> ndarray:
 
 
 def zeros(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
-    return ndarray(np.zeros(shape, dtype, order))
+    made = empty(shape, dtype, order)
+    made._values[...] = 0
+    return made
 
 
 def ones(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:

@@ -13,7 +13,17 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from gradflow_cupy.kernels import REAL_TYPES, SORTED_ROWS, per_cell, per_element, per_row, per_tile
+from gradflow_cupy.kernels import (
+    ELEMENT_TYPES,
+    PARTIAL_BLOCKS,
+    SCRATCH_BYTES,
+    SORTED_ROWS,
+    SUM_BLOCKS,
+    per_cell,
+    per_element,
+    per_row,
+    per_sum,
+)
 from gradflow_cupy.network import CODES
 from gradflow_numpy import NumpyBackend
 from host_kernels import COMPILER, NO_COMPILER, host_kernel
@@ -35,8 +45,15 @@ def composed() -> NumpyBackend:
 
 
 def launch(name: str, real: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
-    expression = name if real is None else f"{name}<{REAL_TYPES[np.dtype(real).char]}>"
+    expression = name if real is None else f"{name}<{ELEMENT_TYPES[np.dtype(real).char]}>"
     host_kernel(expression)(grid, block, tuple(a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments))
+
+
+def scratch_memory() -> Any:
+    """The scratch memory, its tickets 0 and its sums NaN."""
+    memory = np.full(SCRATCH_BYTES, 0xFF, np.uint8)
+    memory[:4096] = 0
+    return memory
 
 
 def numbers(shape: tuple[int, ...], real: Any, seed: int = 0, scale: float = 3.0) -> Any:
@@ -63,7 +80,8 @@ def assert_ulp(actual: Any, expected: Any, ulp: float = 8, scale: Any = 0.0) -> 
 def test_grids_are_within_the_limits_of_cuda(rows: int, columns: int) -> None:
     """Blocks also suit block sums: their threads are a power of two, at most as many as the shared memory holds."""
     for grid, block, *_ in (
-        per_element(rows * columns), per_row(rows, columns), per_cell(rows, columns), per_tile(rows, columns),
+        per_element(rows * columns), per_row(rows, columns), per_cell(rows, columns),
+        per_sum(1, rows, columns, 4), per_sum(min(rows, 2**30), columns, 1, 8), per_sum(3, rows, columns, 2),
     ):  # fmt: skip
         assert 0 < grid[0] < 2**31
         assert all(0 < n < 2**16 for n in grid[1:])
@@ -81,9 +99,12 @@ def test_random_bits(counter: int, n: int) -> None:
     out = np.zeros(n + 1, np.uint64)
     first, mask = counter + 1, 2**64 - 1
     words = [first >> s & mask for s in (0, 64, 128, 192)] + [key & mask, key >> 64]
-    launch("random_bits", None, *per_element((n + 3) // 4), out, n, *words)
+    launch("random_bits", None, *per_element((n + 3) // 4), out, n, *words, None)
     assert np.array_equal(out[:n], np.random.Philox(key=key, counter=counter).random_raw(n).reshape(-1))
     assert out[n] == 0  # nothing is written beyond the end
+    again = np.zeros_like(out)
+    launch("random_bits", None, *per_element((n + 3) // 4), again, n, *[1] * 6, np.array(words, np.uint64))
+    assert np.array_equal(again, out)
 
 
 @pytest.mark.parametrize("real", REALS)
@@ -95,7 +116,7 @@ def test_dropout(composed: Any, real: Any, n: int, p: float) -> None:
     first = counter + 1
     words = [first >> s & (2**64 - 1) for s in (0, 64, 128, 192)] + [key & (2**64 - 1), key >> 64]
     # few blocks, so that a block goes through several tiles
-    launch("dropout", real, (2,), (256,), x, out, mask, n, dropout_threshold(p), 1 / (1 - p), *words)
+    launch("dropout", real, (2,), (256,), x, out, mask, n, dropout_threshold(p), 1 / (1 - p), *words, None)
     expected, expected_mask = composed.dropout(x, p, key, counter)
     assert np.array_equal(mask, expected_mask)
     assert np.array_equal(out, expected)
@@ -182,20 +203,21 @@ def test_end_of_a_linear_layer(composed: Any, real: Any, shape: Any, name: str |
 
 
 @pytest.mark.parametrize("real", REALS)
-@pytest.mark.parametrize("shape", [*SHAPES, (1000, 40)])
+@pytest.mark.parametrize("shape", [*SHAPES, (1000, 40), (20_000, 3)])
 @pytest.mark.parametrize("name", [None, "silu"])
 def test_bias_backward(composed: Any, real: Any, shape: Any, name: str | None) -> None:
     rows, columns = shape
     g, saved = numbers(shape, real), numbers(shape, real, 1)
-    grid, block, chunk = per_tile(rows, columns)
-    dz, sums = np.zeros_like(g), np.zeros((grid[1], columns), real)
+    grid, block, chunk = per_sum(1, rows, columns, g.itemsize)
+    dz, sums, scratch = np.zeros_like(g), np.zeros(columns, real), scratch_memory()
     code = 0 if name is None else CODES[name]
-    launch("bias_backward", real, grid, block, g, saved, dz, sums, rows, columns, chunk, code, 0.0)
+    launch("bias_backward", real, grid, block, g, saved, dz, sums, scratch, rows, columns, chunk, code, 0.0)
+    assert not scratch[:4096].any()
     expected = g if name is None else composed.activate_backward(g, saved, name, 0.0)
     if name is not None:
         assert_ulp(dz, expected, 16, 1.0)
     total = np.abs(expected.astype(np.float64)).sum(axis=0).max()
-    assert_ulp(sums.sum(axis=0), expected.sum(axis=0), 8, total)
+    assert_ulp(sums, expected.astype(np.float64).sum(axis=0).astype(real), 8, total)
 
 
 # ------------------------------------------------------------------ rows: softmax, cross-entropy, layer norm
@@ -220,25 +242,47 @@ def test_cross_entropy(composed: Any, real: Any, shape: Any, dense: bool, reduct
     labels = np.random.default_rng(1).integers(0, columns, rows)
     target = np.abs(numbers(shape, real, 2)) if dense else labels
     int_target, weights = (None, target) if dense else (target, None)
-    losses, stats, out = np.zeros(rows, real), np.zeros((rows, 2), real), np.zeros(shape, real)
-    launch("cross_entropy", real, *per_row(rows, columns), x, int_target, weights, losses, stats, rows, columns)
-    size = float(np.abs(x).max() * (target.sum(axis=1).max() if dense else 1.0))
-    assert_ulp(losses, composed.softmax_cross_entropy(x, target, "none")[0], 16, size)
-    g = numbers((rows,) if reduction == "none" else (), real, 3)
+    each, scratch, flag = int(reduction == "none"), scratch_memory(), np.zeros(1, np.int32)
+    losses, out = np.full(rows if each else (), np.nan, real), np.full(shape, np.nan, real)
+    grid, block = per_row(rows, columns, PARTIAL_BLOCKS)
     divisor = float(rows) if reduction == "mean" else 1.0
-    launch(
-        "cross_entropy_backward", real, *per_row(rows, columns), g, int(reduction == "none"), divisor, x, int_target,
-        weights, stats, out, rows, columns,
-    )  # fmt: skip
-    expected = composed.softmax_cross_entropy_backward(g, x, target, reduction, None, [True, False])[0]
-    assert_ulp(out, expected, 16, float(np.abs(g).max()) / divisor * (size if dense else 1.0))
+
+    def run(g: Any, losses: Any, out: Any) -> None:
+        arrays = x, int_target, weights, g, each, divisor, losses, out, scratch, flag
+        launch("cross_entropy", real, grid, block, *arrays, rows, columns)
+
+    run(None, losses, None if each else out)
+    assert not flag.any()
+    assert not scratch[:4096].any()
+    size = float(np.abs(x).max() * (target.sum(axis=1).max() if dense else 1.0))
+    assert_ulp(losses, np.asarray(composed.softmax_cross_entropy(x, target, reduction)[0]), 16, size)
+    g = numbers((rows,) if each else (), real, 3)
+    for given in (g,) if each else (None, g):
+        factor = np.ones((), real) if given is None else given
+        if given is not None:
+            run(given, None, out)
+        expected = composed.softmax_cross_entropy_backward(factor, x, target, reduction, None, [True, False])[0]
+        assert_ulp(out, expected, 16, float(np.abs(factor).max()) / divisor * (size if dense else 1.0))
 
 
-def test_a_label_that_is_no_class_makes_a_loss_of_nan() -> None:
-    x, labels = numbers((3, 4), np.float32), np.array([4, -1, 3])
-    losses, stats = np.zeros(3, np.float32), np.zeros((3, 2), np.float32)
-    launch("cross_entropy", np.float32, *per_row(3, 4), x, labels, None, losses, stats, 3, 4)
-    assert np.isnan(losses).tolist() == [True, True, False]
+@pytest.mark.parametrize("each", [True, False])
+def test_a_loss_that_is_not_finite_raises_the_flag(each: bool) -> None:
+    """A label that is no class makes a loss of NaN."""
+    x, flag = numbers((3, 4), np.float32), np.zeros(1, np.int32)
+    for labels, expected in (([3, 0, 1], 0), ([4, -1, 3], 1)):
+        losses = np.zeros(3 if each else (), np.float32)
+        launch(
+            "cross_entropy", np.float32, *per_row(3, 4), x, np.array(labels), None, None, int(each), 1.0, losses, None,
+            scratch_memory(), flag, 3, 4,
+        )  # fmt: skip
+        assert flag[0] == expected
+        assert np.isnan(losses).tolist() == ([label not in range(4) for label in labels] if each else bool(expected))
+    for value, expected in ((1e30, 1), (1e3, 0)):
+        y, loss, flag[0] = np.full(4, value, np.float32), np.zeros(4 if each else (), np.float32), 0
+        zeros, scratch = np.zeros_like(y), scratch_memory()
+        arrays = y, zeros, None, int(each), 1.0, 1.0, loss, None, None, scratch, flag
+        launch("squared_error", np.float32, (1,), (4,), *arrays, 4)
+        assert flag[0] == expected
 
 
 @pytest.mark.parametrize("real", REALS)
@@ -253,12 +297,12 @@ def test_layer_norm(composed: Any, real: Any, shape: Any, affine: bool) -> None:
     expected, residual = composed.layer_norm(x, weight, bias, (1,), 1e-5)
     assert_ulp(out, expected, 16, float(np.abs(expected).max()))
     launch("layer_norm_backward", real, *per_row(*shape), g, x, weight, stats, gx, rows, columns)
-    grid, block, chunk = per_tile(rows, columns)
-    sums = np.zeros((2, grid[1], columns), real)
-    launch("layer_norm_columns", real, grid, block, g, x, stats, sums, rows, columns, chunk)
+    grid, block, chunk = per_sum(1, rows, columns, x.itemsize)
+    gw, gb = np.zeros(columns, real), np.zeros(columns, real)
+    launch("layer_norm_columns", real, grid, block, g, x, stats, gw, gb, scratch_memory(), rows, columns, chunk)
     needs = [True, True, True]
     for actual, value in zip(
-        (gx, sums[0].sum(axis=0), sums[1].sum(axis=0)),
+        (gx, gw, gb),
         composed.layer_norm_backward(g, x, weight, (1,), 1e-5, residual, needs),
         strict=True,
     ):
@@ -271,38 +315,69 @@ def test_layer_norm(composed: Any, real: Any, shape: Any, affine: bool) -> None:
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("n", [1, 255, 1000, 70_000])
 def test_squared_error(composed: Any, real: Any, n: int) -> None:
-    x, target, difference = numbers((n,), real), numbers((n,), real, 1), np.zeros(n, real)
-    grid, block = per_element(n, 16)
-    partial, out = np.zeros(grid, real), np.zeros((), real)
-    launch("squared_error", real, grid, block, x, target, difference, partial, n)
-    launch("sum_all", real, (1,), (256,), partial, out, grid[0], float(n))
-    assert np.array_equal(difference, x - target)
-    expected, residual = composed.squared_error(x, target, "mean")
-    assert_ulp(out, np.asarray(expected), 32)
-    g, gx, gt = numbers((), real), np.zeros(n, real), np.zeros(n, real)
-    launch("squared_error_backward", real, *per_element(n), g, 0, 2.0 / n, residual, gx, gt, n)
-    for actual, value in zip(
-        (gx, gt), composed.squared_error_backward(g, x, target, "mean", residual, [True, True]), strict=True
-    ):
-        assert_ulp(actual, value, 2)
+    x, target, out, scratch = numbers((n,), real), numbers((n,), real, 1), np.zeros((), real), scratch_memory()
+    for g in (None, numbers((), real, 2)):
+        gx, gt = np.zeros(n, real), np.zeros(n, real)
+        arrays = x, target, g, 0, 2.0 / n, float(n), out, gx, gt, scratch, None
+        launch("squared_error", real, *per_element(n, 16), *arrays, n)
+        expected, residual = composed.squared_error(x, target, "mean")
+        assert_ulp(out, np.asarray(expected), 32)
+        given = np.ones((), real) if g is None else g
+        gradients = composed.squared_error_backward(given, x, target, "mean", residual, [True, True])
+        for actual, value in zip((gx, gt), gradients, strict=True):
+            assert_ulp(actual, value, 2)
+    assert not scratch[:4096].any()
+
+
+SUMMED = [
+    (1, 20_000, 1),
+    (1, 10_000, 2),
+    (3, 7000, 1),
+    (5, 600, 7),
+    (1, 70, 300),
+    (700, 40, 1),
+    (900, 300, 1),
+    (1, 1, 5),
+]
 
 
 @pytest.mark.parametrize("real", REALS)
-@pytest.mark.parametrize("parts", [1, 3, 64])
-@pytest.mark.parametrize(("many", "columns"), [(1, 1), (1, 2), (3, 1), (5, 7), (1, 300)])
-def test_sum_rows(many: int, columns: int, parts: int, real: Any) -> None:
-    rows = 20_000 // columns
-    x, out = np.full((many, rows, columns), 0.7, real), np.full((many, parts, columns), np.nan, real)
-    launch("sum_rows", real, *per_element(out.size), x, out, many, rows, columns, parts)
-    expected = [x[:, k::parts].astype("longdouble").sum(1) for k in range(parts)]
-    assert_ulp(out, np.stack(expected, 1).astype(real), 1)
+@pytest.mark.parametrize(("many", "rows", "columns"), SUMMED)
+def test_sum_rows(many: int, rows: int, columns: int, real: Any) -> None:
+    """One launch sums everything, to the last place, and to the same bits in whatever order the blocks run."""
+    x, scratch = numbers((many, rows, columns), real) + 0.7, scratch_memory()
+    x = x.astype(real)
+    grid, block, chunk = per_sum(many, rows, columns, x.itemsize)
+    found = set()
+    for _ in range(3):
+        out = np.full((many, columns), np.nan, real)
+        launch("sum_rows", real, grid, block, x, out, scratch, many, rows, columns, chunk)
+        found.add(out.tobytes())
+        assert not scratch[:4096].any()
+    assert len(found) == 1
+    assert_ulp(out, x.astype("longdouble").sum(1).astype(real), 4, np.abs(x).sum(1).max() / 4)
+
+
+def test_sums_use_enough_blocks() -> None:
+    """At least twice the 132 multiprocessors of an H100, wherever each thread then loads four rows at once."""
+    for many, rows, columns, itemsize in (
+        (1, 8192, 4096, 2), (1, 8192, 1000, 4), (1, 65536, 64, 4), (1, 65536, 10, 4), (1, 2**20, 1, 4),
+        (65536, 1000, 1, 4), (1, 4096, 512, 8),
+    ):  # fmt: skip
+        (across, down), block, chunk = per_sum(many, rows, columns, itemsize)
+        assert across * down >= 264
+        assert chunk >= 4 * block[1] or down == 1
+        assert down == 1 or across * down <= 2 * SUM_BLOCKS
+        assert down == 1 or across < SUM_BLOCKS  # there are more tickets
+    assert per_sum(1, 128, 512, 4)[0] == (64, 1)  # four loads by each thread at once, and no second level
+    assert per_sum(1, 65536, 1, 4)[0] == (1, 64)
 
 
 @pytest.mark.parametrize("real", REALS)
 def test_sums_of_what_is_not_finite(real: Any) -> None:
     x, out = np.ones((100, 4), real), np.zeros((1, 4), real)
     x[3, 1:] = np.inf, -np.inf, np.nan
-    launch("sum_rows", real, *per_element(4), x, out, 1, 100, 4, 1)
+    launch("sum_rows", real, (1, 3), (4, 8), x, out, scratch_memory(), 1, 100, 4, 34)
     assert np.array_equal(out, [[100, np.inf, -np.inf, np.nan]], equal_nan=True)
 
 
@@ -364,13 +439,14 @@ def test_a_thread_adds_few_rows_however_often_an_index_repeats(spread: int) -> N
 def test_the_sums_of_a_thread_do_not_drift(real: Any) -> None:
     """In each kernel with sums, a thread adds 20,000 equal numbers."""
     n = 20_000
-    x, zeros, difference, partial = np.full(n, 0.7, real), np.zeros(n, real), np.zeros(n, real), np.zeros(1, real)
+    x, zeros, partial, scratch = np.full(n, 0.7, real), np.zeros(n, real), np.zeros(1, real), scratch_memory()
     value, one = float(x[0]), np.ones(1)
-    launch("squared_error", real, (1,), (1,), x, zeros, difference, partial, n)
+    arrays = x, zeros, None, 0, 2.0, 1.0, partial, None, None, scratch, None
+    launch("squared_error", real, (1,), (1,), *arrays, n)
     assert_ulp(partial, (n * value**2 * one).astype(real), 4)
-    launch("square_sums", real, (1,), (1,), x, partial, n)
+    launch("square_sums", real, (1,), (1,), x, partial, None, scratch, n, 0, 1.0)
     assert_ulp(partial, (n * value**2 * one).astype(real), 4)
-    launch("sum_all", real, (1,), (1,), x, partial, n, 1.0)
+    launch("sum_rows", real, (1, 1), (1, 1), x, partial, scratch, 1, n, 1, n)
     assert_ulp(partial, (n * value * one).astype(real), 2)
     out, stats = np.zeros(n, real), np.zeros((1, 2), real)
     x[0] = 0.8  # the others are smaller, so that their exponentials are not integers
@@ -380,7 +456,7 @@ def test_the_sums_of_a_thread_do_not_drift(real: Any) -> None:
     x[0] = 0.7
     launch("layer_norm", real, (1,), (1,), x, None, None, out, stats, 1, n, 1.0)
     assert_ulp(stats[0, :1], (value * one).astype(real), 2)
-    launch("bias_backward", real, (1, 1), (32,), x, None, None, partial, n, 1, n, 0, 0.0)
+    launch("bias_backward", real, (1, 1), (1, 1), x, None, None, partial, scratch, n, 1, n, 0, 0.0)
     assert_ulp(partial, (n * value * one).astype(real), 2)
     partial[:] = 0
     scattered(x[:, None], np.zeros(n, np.int64), partial[:, None], n)
@@ -401,13 +477,13 @@ def test_one_hot(composed: Any, real: Any, classes: int) -> None:
 
 @pytest.mark.parametrize("real", REALS)
 def test_clip(composed: Any, real: Any) -> None:
-    x, result = numbers((3000,), real), np.zeros(2, real)
+    x, result, scratch = numbers((3000,), real), np.zeros(2, real), scratch_memory()
     for max_norm in (1.0, 1e9):
         actual, expected = x.copy(), x.copy()
-        grid, block = per_element(x.size, 8)
-        partial = np.zeros(grid, real)
-        launch("square_sums", real, grid, block, actual, partial, x.size)
-        launch("clip_factor", real, (1,), (256,), partial, result, grid[0], max_norm)
+        sums = np.full(5, np.nan, real)
+        launch("square_sums", real, (3,), (256,), actual[:1000], sums, None, scratch, 1000, 0, max_norm)
+        launch("square_sums", real, (2,), (256,), actual[1000:], sums, result, scratch, 2000, 3, max_norm)
+        assert not scratch[:4096].any()
         launch("scale_by", real, *per_element(x.size), actual, result[1:], x.size)
         norm = composed.clip_global_norm([expected], max_norm)
         assert_ulp(result[0], np.asarray(norm), 16)

@@ -37,6 +37,16 @@ def test_random_bits(backend: Backend, key: int, counter: int) -> None:
         for _, chosen in both(backend):
             bits = chosen.random_bits(key, counter, n)
             assert_agree(f"{n} words", chosen.to_host(bits), _philox(key, counter, n))
+            if n in (5, 23):
+                bits = chosen.random_bits(None, _words(chosen, key, counter), n)
+                assert_agree(f"{n} words, from those of the device", chosen.to_host(bits), _philox(key, counter, n))
+
+
+def _words(backend: Backend, key: int, counter: int) -> Any:
+    """The key and the counter on the device, as a kernel takes them from there."""
+    first = counter + 1
+    words = [first >> shift & M64 for shift in (0, 64, 128, 192)] + [key & M64, key >> 64]
+    return backend.from_host(np.array(words, np.uint64))
 
 
 @about("random_bits")
@@ -63,6 +73,8 @@ def test_dropout_masks(backend: Backend, shape: tuple[int, ...], p: float) -> No
         assert_agree("the factor", found, mask / (1 - p), ulp=1)
         back = chosen.dropout_backward(chosen.from_host(ones), residual, p)
         assert_agree("its backward", chosen.to_host(back), found)
+        again, _ = chosen.dropout(chosen.from_host(ones), p, None, _words(chosen, 11, M64))
+        assert_agree("from words of the device", chosen.to_host(again), found)
 
 
 @about("random_bits")
