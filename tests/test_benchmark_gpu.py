@@ -50,7 +50,7 @@ def test_a_dry_run_measures_its_rows_and_goes_on_after_a_crash(
         "--workloads",
         "t,b",
         "--rows",
-        "captured,torch,torch-compile",
+        "captured,steps,torch,torch-compile",
         "--rounds",
         "1",
         "--checks",
@@ -71,11 +71,11 @@ def test_a_dry_run_measures_its_rows_and_goes_on_after_a_crash(
     assert all("in step" in trace for trace in content["traces"].values())
     for cell, dtype in zip(content["cells"], ("float32", "bfloat16"), strict=True):
         assert cell["workload"]["dtype"] == dtype
-        assert set(cell["rows"]) == {"gradflow", "captured", "torch"}
+        assert set(cell["rows"]) == {"gradflow", "captured", "steps", "torch"}
         assert all(row["median"] > 0 for row in cell["rows"].values())
         assert all(seconds > 0 for seconds in cell["events"]["gradflow"])
         assert cell["facts"]["gradflow"]["launches"] > 0
-        assert set(cell["share_of_the_ceilings"]["torch"]) == {"products", "bytes"}
+        assert {*cell["share_of_the_ceilings"]["torch"]} == {"bytes"} | ({"products"} if dtype == "float32" else set())
     assert not re.search(r"(?<!\w)/\w", path.read_text()), "a path"
     assert f'"{platform.node()}"' not in path.read_text()
     printed = capfd.readouterr().out

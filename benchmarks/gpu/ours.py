@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,12 @@ import gradflow as gf
 from benchmarks.gpu.queued import DEVICE, Queued
 from benchmarks.peers import ours
 from benchmarks.peers.peer import UnavailableError
+from benchmarks.peers.worker import CHECKED_STEPS
 from benchmarks.workloads import Workload
+from gradflow.data import Batches
+
+STEPS = 32
+"""The most steps of a graph of `Steps`."""
 
 if DEVICE == "emulated":
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -69,7 +73,7 @@ class Plain(Queued, ours.Gradflow):
     def facts(self) -> dict[str, Any]:
         """Return what a step launches and moves, by gradflow's profile, and which kernels compute it."""
         for _ in range(2):
-            with offered("profile")() as found:
+            with gf.profile() as found:
                 self.step(*self.batches[0])
         total = found.total
         moved = {"bytes_read": total.bytes_read, "bytes_written": total.bytes_written}
@@ -88,15 +92,50 @@ class Captured(Plain):
 
     def turn(self, seconds: float) -> tuple[float, float | None]:
         found = super().turn(seconds)
-        if self._captured.status != "replaying":
-            raise UnavailableError(f"the captured step isn't replayed: {self._captured.status}")
+        check_replayed(self._captured)
         return found
 
 
 class Steps(Plain):
-    """Several steps in one graph, with the batches gathered on the device."""
+    """All batches of the workload, at most 32 steps, in one graph that gathers the batches on the device."""
 
     def __init__(self, workload: Workload) -> None:
-        if "steps" not in inspect.signature(gf.capture).parameters:
-            raise UnavailableError("this version of gradflow.capture takes no steps")
         super().__init__(workload)
+        x, y = (self._moved(values, workload.dtype).numpy() for values in workload.data())
+        batches = Batches(x, y, workload.batch, shuffle=False, device=self.device, keep="device")
+        self.unit = min(STEPS, workload.batches)
+        self._run: Any = gf.capture(super().step, batches=batches, steps=self.unit)
+        for _ in range(3):  # single steps, then graphs
+            self._epoch()
+        self.restore()
+        epochs = -(-CHECKED_STEPS // workload.batches)
+        self._losses = iter([loss for _ in range(epochs) for losses in self._epoch() for loss in losses])
+
+    def step(self, x: Any, y: Any) -> Any:
+        """Return the loss of the next step, of those that were taken together: its batches are `x` and `y`."""
+        return next(self._losses)
+
+    def run(self, count: int) -> None:
+        for _ in range(count // len(self.batches)):
+            self._epoch()
+
+    def turn(self, seconds: float) -> tuple[float, float | None]:
+        found = super().turn(seconds)
+        check_replayed(self._run)
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """Return what all steps of an epoch launch."""
+        self._epoch()
+        with gf.profile() as found:
+            self._epoch()
+        return {"launches_an_epoch": found.total.launches, "steps_an_epoch": len(self.batches)}
+
+    def _epoch(self) -> list[Any]:
+        return list(self._run.epoch())
+
+
+def check_replayed(captured: Any) -> None:
+    """Raise UnavailableError, with the reason, if the last step was not replayed."""
+    if not captured.status.startswith("replaying"):
+        raise UnavailableError(f"the captured step isn't replayed: {captured.status}")
