@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import re
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +21,7 @@ import gradflow as gf
 
 pytest_plugins = ["pytester"]
 pytest.importorskip("pytest_benchmark")
+ROOT = Path(__file__).resolve().parent.parent
 
 CLOCK = """
 now = pending = 0.0
@@ -63,6 +68,16 @@ class Broken(FakeBackend):
 for backend in (Queued, Broken):
     discovery._registered.pop(backend.name, None)
     gf.register_backend(backend.name, backend)
+"""
+
+STRICT = """
+if "strict" not in discovery._registered:
+    import sys
+
+    sys.path.insert(0, {folder!r})
+    from strict import StrictBackend
+
+    gf.register_backend("strict", StrictBackend)
 """
 
 Run = Callable[..., Any]
@@ -323,6 +338,7 @@ def test_plain(benchmark):
     result.assert_outcomes(passed=7)
     result.stdout.fnmatch_lines(["*'device=None': 1 tests*", "*'device=cpu': 3 tests*", "*'device=fake': 3 tests*"])
     assert result.rows[0]["params"] == {"device": "cpu", "shape": "(2, 3)"}
+    assert result.rows[-1]["params"] == {"device": None}
     assert {row["group"] for row in result.rows if row["name"].startswith("test_grouped")} == {"mine"}
 
 
@@ -424,3 +440,84 @@ def test_pytorch_is_optional(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(PEER, "-rs", devices="cpu,torch")
     result.assert_outcomes(passed=2, skipped=2)
     result.stdout.fnmatch_lines(["SKIPPED*PyTorch is not installed"])
+
+
+def shell(pytester: pytest.Pytester, *words: str) -> Any:
+    """Run Python on the project, in a new process."""
+    result = pytester.run(sys.executable, *words)
+    result.text = result.stdout.str() + result.stderr.str()
+    return result
+
+
+@pytest.fixture
+def project(run: Run, pytester: pytest.Pytester) -> None:
+    """A project whose step takes SECONDS, by default 1, on three devices, with a benchmark without device."""
+    pytest.importorskip("array_api_strict")
+    folder = str(Path(__file__).parent / "backends")
+    pytester.makeconftest(CONFTEST + STRICT.format(folder=folder))
+    pytester.makepyfile(
+        test_it="""
+import os
+import clock
+import gradflow as gf
+
+def test_step(device_benchmark):
+    seconds = float(os.environ.get("SECONDS", "1.0"))
+    device_benchmark(lambda x: clock.work(seconds) or gf.exp(x), gf.ones(3), batch=3)
+
+def test_plain(benchmark):
+    benchmark(clock.work, 1.0)
+"""
+    )
+    pytester.makeini(
+        "[pytest]\naddopts = --gradflow-devices=cpu,fake,strict --benchmark-timer=clock.timer "
+        "--benchmark-max-time=0.01 --benchmark-columns=median,rounds"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("project")
+def test_runs_are_saved_and_compared_and_a_regression_fails(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, [ROOT, ROOT / "backends"])))
+    saved = shell(pytester, "-m", "pytest", "--benchmark-save=before")
+    assert saved.ret == 0, saved.text
+    compare = ["--benchmark-compare", "--benchmark-compare-fail=median:5%"]
+    same = shell(pytester, "-m", "pytest", *compare)
+    assert same.ret == 0, same.text
+    assert re.search(r"test_step\[strict\] \(NOW\)", same.text)
+    monkeypatch.setenv("SECONDS", "1.06")
+    slower = shell(pytester, "-m", "pytest", "--benchmark-save=after", *compare)
+    assert slower.ret != 0
+    assert "Performance has regressed" in slower.text
+    for device in ("cpu", "fake", "strict"):
+        assert re.search(rf"test_step\[{device}\] .*- Field 'median' has failed", slower.text), slower.text
+    compared = shell(pytester, "-m", "pytest_benchmark", "compare", "--group-by=param:device", "--columns=median")
+    assert compared.ret == 0, compared.text
+    assert re.findall(r"benchmark 'device=(\w+)': (\d) tests", compared.text) == [
+        ("None", "2"), ("cpu", "2"), ("fake", "2"), ("strict", "2"),
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("project")
+def test_xdist_runs_each_benchmark_once_without_measuring(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("xdist")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, [ROOT, ROOT / "backends"])))
+    result = shell(pytester, "-m", "pytest", "-n", "1")
+    assert result.ret == 0, result.text
+    assert "4 passed" in result.text
+    assert "samples per second" not in result.text
+
+
+def test_histograms_have_a_box_for_each_device(run: Run, pytester: pytest.Pytester) -> None:
+    pytest.importorskip("pygal", reason="pygal, of the extra benchmark, is not installed")
+    source = "def test_step(device_benchmark):\n    device_benchmark(clock.work, 1.0, batch=2)\n"
+    run(source, "--benchmark-histogram=h", devices="cpu,fake").assert_outcomes(passed=2)
+    (picture,) = pytester.path.glob("h-*.svg")
+    assert {f"test_step[{device}]" for device in ("cpu", "fake")} <= set(
+        re.findall(r">(test_step\[\w+\])<", picture.read_text())
+    )

@@ -88,12 +88,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
-def pytest_benchmark_group_stats(benchmarks: list[dict[str, Any]], group_by: str) -> None:
-    """Let `--benchmark-group-by=param:device` group tests without that parameter under None."""
-    for name in group_by.split(","):
-        if name.startswith("param:"):
-            for benchmark in benchmarks:
-                benchmark["params"] = {name.removeprefix("param:"): None, **(benchmark["params"] or {})}
+def pytest_benchmark_group_stats(benchmarks: list[dict[str, Any]]) -> None:
+    """Let `--benchmark-group-by=param:device` group the other benchmarks of the project under None."""
+    _add_device(benchmarks)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
+    """The same for `pytest-benchmark compare`, which reads the file without plug-ins."""
+    _add_device(output_json["benchmarks"])
+
+
+def _add_device(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        row["params"] = {"device": None, **(row["params"] or {})}
 
 
 @pytest.hookimpl(trylast=True)
