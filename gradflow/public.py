@@ -4,6 +4,7 @@ Type checkers need an `__all__` that is written out. In `gradflow/__init__.py`, 
 whose names come from the `__all__` of their modules.
 """
 
+from gradflow.autograd.autocast import autocast
 from gradflow.autograd.grad_mode import enable_grad, is_grad_enabled, no_grad
 from gradflow.backend import Device, Diagnosis, get_matmul_precision, set_matmul_precision
 from gradflow.backend.device import DeviceMismatchError, DeviceUnavailableError
@@ -60,6 +61,7 @@ __all__ = [
     "InvalidFileError",
     "NonFiniteError",
     "Tensor",
+    "autocast",
     "bfloat16",
     "bool",
     "capture",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -201,11 +202,17 @@ def test_dtypes_compare_hash_and_survive_pickling() -> None:
     assert {gf.float32: 1}[as_dtype(np.float32)] == 1
 
 
-def test_a_dtype_that_the_device_lacks_is_named() -> None:
-    with pytest.raises(TypeError, match="device cpu does not support bfloat16"):
-        gf.zeros(2, dtype="bfloat16")
-    with pytest.raises(TypeError, match="device cpu does not support bfloat16"):
-        gf.ones(2).astype(gf.bfloat16)
+def test_a_dtype_that_the_device_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 on the CPU without ml_dtypes, with the extra that has it."""
+    cpu = type(gf.get_backend("cpu"))()
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    for make in (
+        lambda: cpu.native_dtype("bfloat16"), lambda: gf.Tensor(cpu.ones(2), cpu).astype(gf.bfloat16),
+    ):  # fmt: skip
+        with pytest.raises(
+            TypeError, match='device cpu does not support bfloat16 without ml_dtypes from the extra "half"'
+        ):
+            make()
 
 
 # ---------------------------------------------------------------------- half precision

@@ -44,7 +44,7 @@ LAYERS: tuple[set[str], ...] = (
     {"autograd.batching", "autograd.observers", "autograd.saved"},
     {"autograd.graph", "autograd.hooks", "autograd.leaf"},
     {"autograd.fitting"},
-    {"autograd.backward"},
+    {"autograd.autocast", "autograd.backward"},
     {"autograd"},
     {"printing", "tensor_methods"},
     {"tensor"},

@@ -13,7 +13,7 @@ import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from types import MethodType
-from typing import Any
+from typing import Any, ClassVar
 
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Array, Diagnosis, Event, MemoryStats
 from gradflow.backend.half_floats import widened
@@ -57,6 +57,7 @@ class CupyBackend(LinearKernels, GatherKernels, LossKernels, OptimizerKernels):
     """
 
     name = "cuda"
+    dtype_extras: ClassVar[dict[str, tuple[str, str]]] = {"bfloat16": ("ml_dtypes", "half")}
 
     def __init__(self, index: int = 0) -> None:
         import cupy

@@ -8,18 +8,18 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gradflow.backend import Array, Diagnosis, MemoryStats
 from gradflow_numpy import sums
+from gradflow_numpy.half import FLOAT16, bfloat16, is_half
 from gradflow_numpy.network import NetworkKernels
 from gradflow_numpy.optimizers import OptimizerKernels
 from gradflow_numpy.threads import count, set_count
 
 _reduce: Any = np.add.reduce  # has less Python overhead than numpy.sum
-_FLOAT16 = np.dtype(np.float16)
 _LARGEST_FLOAT16 = 65504.0
 
 
@@ -27,6 +27,7 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
     """NumPy arrays in host memory. Its only device is `cpu`."""
 
     name = "cpu"
+    dtype_extras: ClassVar[dict[str, tuple[str, str]]] = {"bfloat16": ("ml_dtypes", "half")}
     getitem: Any = staticmethod(operator.getitem)
     # like numpy.add and so on, but ten times faster for two NumPy scalars, such as sums
     add: Any = staticmethod(operator.add)
@@ -44,7 +45,7 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
     @staticmethod
     def astype(x: Array, dtype: Any, /, *, copy: bool = True) -> Array:
         order = "C" if copy else "K"
-        if dtype == _FLOAT16:
+        if dtype == FLOAT16:
             with np.errstate(over="ignore"):  # inf is right for numbers beyond the largest float16
                 return x.astype(dtype, order, copy=copy)
         return x.astype(dtype, order, copy=copy)
@@ -78,7 +79,7 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
 
     @staticmethod
     def sum(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
-        if x.dtype == _FLOAT16:
+        if x.itemsize == 2 and is_half(x):
             return _rounded(sums.total(x, axis, keepdims), x)
         whole = axis is None or (axis.__class__ is tuple and len(axis) == x.ndim)
         if whole and not keepdims and x.flags.c_contiguous:  # such as a loss
@@ -109,7 +110,18 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
             return np.flip(n - 1 - order, axis=axis)
         return np.argsort(x, axis=axis, kind="stable" if stable else None)
 
+    @staticmethod
+    def matmul(x1: Array, x2: Array, /) -> Array:
+        found = np.matmul(x1, x2)
+        return found if found.itemsize != 4 or x1.itemsize != 2 else _rounded(found, x1)
+
     # ------------------------------------------------------------------ device services
+
+    def supports(self, dtype: str) -> bool:
+        if dtype == "bfloat16" and dtype not in self.dtypes and (found := bfloat16()) is not None:
+            self.dtypes[dtype], self._dtype_names[found] = found, dtype
+            self.half_dtypes = (*self.half_dtypes, found)
+        return dtype in self.dtypes
 
     @classmethod
     def device_count(cls) -> int:
@@ -198,13 +210,14 @@ def _limit_of_container() -> int:
 
 
 def _rounded(result: Array, x: Array) -> Array:
-    """`result` as float16 if x is float16: it was computed in float32."""
-    return result if x.dtype != _FLOAT16 else NumpyBackend.astype(result, _FLOAT16)
+    """`result`, which was computed in float32 if x is of a half float, in the dtype of x then."""
+    return NumpyBackend.astype(result, x.dtype) if x.itemsize == 2 and is_half(x) else result
 
 
 def _limit(limit: Any, dtype: Any) -> Any:
-    """A limit of `clip`. A float beyond float16 becomes a scalar of `dtype`: there, overflow to inf does not warn."""
-    if limit.__class__ is not float or -_LARGEST_FLOAT16 <= limit <= _LARGEST_FLOAT16 or dtype.kind != "f":
+    """A limit of `clip`. A float beyond float16, or for bfloat16, becomes a scalar of `dtype`, which does not warn."""
+    exact = dtype.kind == "f" and -_LARGEST_FLOAT16 <= limit <= _LARGEST_FLOAT16
+    if limit.__class__ is not float or exact or dtype.kind not in "fV":
         return limit
     with np.errstate(over="ignore"):
         return dtype.type(limit)

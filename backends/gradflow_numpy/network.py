@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from gradflow.backend import ACTIVATIONS, Array, Backend, dropout_threshold, in_float32
+from gradflow.backend.half_floats import widened
 from gradflow.backend.philox import numbers_of_draw
 from gradflow_numpy import sums
+from gradflow_numpy.half import is_half
 
 _LONGEST_ZEROS = 1 << 16  # the longest row of zeros that is cached
 _reduce: Any = np.add.reduce  # has less Python overhead than numpy.sum
-_FLOAT16 = np.dtype(np.float16)
 _SMALL = 9216  # largest matrix, in elements, that OpenBLAS multiplies by a vector on one thread
 _ROWS = 1024  # most rows that are summed one after another
 _INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}  # by their size in bytes
@@ -71,7 +72,7 @@ class NetworkKernels(Backend):
         return ACTIVATIONS[name].backward(self, g, saved, parameter)
 
     def softmax(self, x: Array, axis: int) -> Array:
-        if x.dtype == _FLOAT16:
+        if x.itemsize == 2 and is_half(x):
             return Backend.softmax(self, x, axis)
         e = np.asarray(np.subtract(x, x.max(axis=axis, keepdims=True)))
         np.exp(e, out=e)
@@ -79,6 +80,8 @@ class NetworkKernels(Backend):
         return e
 
     def gemm(self, a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
+        if a.itemsize == 2 and is_half(a):
+            return Backend.gemm(self, a, b, out, accumulate)
         if accumulate:
             out += self.product(a, b)
             return out
@@ -87,6 +90,8 @@ class NetworkKernels(Backend):
     def linear(
         self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
     ) -> tuple[Array, Any]:
+        if x.itemsize == 2 and is_half(x):
+            return self._linear_of_halves(x, weight, bias, activation, parameter)
         z = self.product(x, weight.T) if x.ndim == 2 else np.asarray(np.matmul(x, weight.T))
         if bias is not None:
             np.add(z, bias, z)
@@ -95,6 +100,16 @@ class NetworkKernels(Backend):
         if activation == "relu":
             return np.maximum(z, self._zeros_for(z), out=z), None
         return self._activated(z, activation, parameter)
+
+    def _linear_of_halves(
+        self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
+    ) -> tuple[Array, Any]:
+        """`linear` in float32, with the pre-activation rounded."""
+        wide_x, wide_weight, wide_bias = widened((x, weight, bias), self)
+        z = self.astype(self.linear(wide_x, wide_weight, wide_bias, None, 0.0)[0], x.dtype)
+        if activation is None:
+            return z, None
+        return self.activate(z, activation, parameter), z if ACTIVATIONS[activation].saves == "x" else None
 
     def _activated(self, z: Array, activation: str, parameter: float) -> tuple[Array, Any]:
         """The activation of z, which may be overwritten, and the residual of `linear`."""
@@ -120,6 +135,12 @@ class NetworkKernels(Backend):
             if saved is None:  # recompute the pre-activation
                 saved = self.linear(x, weight, bias, None, 0.0)[0]
             g = self.activate_backward(g, saved, activation, parameter)
+        if g.itemsize == 2 and is_half(g):
+            wide_g, wide_x, wide_weight, wide_bias = widened((g, x, weight, bias), self)
+            arguments = wide_g, out, wide_x, wide_weight, wide_bias
+            found = self.linear_backward(*arguments, None, 0.0, None, needs, (None,) * 3)
+            gx, gw, gb = [self._stored(value, g.dtype, buffer) for value, buffer in zip(found, into, strict=True)]
+            return gx, gw, gb
         need_x, need_weight, need_bias = needs
         gx = gw = gb = None
         if need_x:
@@ -134,6 +155,13 @@ class NetworkKernels(Backend):
             else:
                 gb = _sum_of_rows(g, into[2])
         return gx, gw, gb
+
+    def _stored(self, value: Array | None, dtype: Any, buffer: Array | None) -> Array | None:
+        """A float32 gradient in its buffer, if there is one, else rounded to a dtype."""
+        if value is None or buffer is None:
+            return None if value is None else self.astype(value, dtype)
+        buffer[...] = value
+        return buffer
 
     def _constant(self, make: Callable[..., Array], *arguments: Any) -> Array:
         """`make(*arguments)`, cached. Do not change it in place."""
@@ -158,7 +186,7 @@ class NetworkKernels(Backend):
         return hot
 
     def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
-        if logits.dtype == _FLOAT16:
+        if logits.itemsize == 2 and is_half(logits):
             return Backend.softmax_cross_entropy(self, logits, target, reduction)
         n, classes = logits.shape
         shifted = np.subtract(logits, _row_maxima(logits))
@@ -181,7 +209,7 @@ class NetworkKernels(Backend):
     def softmax_cross_entropy_backward(
         self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        if residual is None or not needs[0] or needs[1] or target.ndim == 2 or g.dtype == _FLOAT16:
+        if residual is None or not needs[0] or needs[1] or target.ndim == 2 or (g.itemsize == 2 and is_half(g)):
             return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs)
         if reduction == "mean":
             g = g / logits.shape[0]
@@ -195,7 +223,7 @@ class NetworkKernels(Backend):
         return np.add(starts, labels, dtype=np.int64, casting="unsafe")
 
     def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
-        if x.dtype == _FLOAT16:
+        if x.itemsize == 2 and is_half(x):
             return Backend.squared_error(self, x, target, reduction)
         difference = np.asarray(np.subtract(x, target))
         if reduction == "none":
@@ -207,7 +235,7 @@ class NetworkKernels(Backend):
     def squared_error_backward(
         self, g: Array, x: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
-        if g.ndim or residual is None or not needs[0] or needs[1] or g.dtype == _FLOAT16:
+        if g.ndim or residual is None or not needs[0] or needs[1] or (g.itemsize == 2 and is_half(g)):
             return Backend.squared_error_backward(self, g, x, target, reduction, residual, needs)
         factor = 2.0 * float(g)
         return np.multiply(residual, factor / max(residual.size, 1) if reduction == "mean" else factor), None
@@ -223,14 +251,14 @@ class NetworkKernels(Backend):
         return self.dropout_backward(x, mask, p), mask
 
     def dropout_backward(self, g: Array, mask: Array, p: float) -> Array:
-        if g.dtype == _FLOAT16:
+        if g.itemsize == 2 and is_half(g):
             return Backend.dropout_backward(self, g, mask, p)
         return _masked(np.multiply(g, np.asarray(1.0 / (1.0 - p), g.dtype)), mask)
 
     def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...], into: Array | None = None) -> Array:
         arrays = [k for k in (key if key.__class__ is tuple else (key,)) if k.__class__ is np.ndarray]
         if arrays and not (len(arrays) == 1 and arrays[0].dtype == np.bool_):  # indices may repeat
-            if values.dtype == _FLOAT16:
+            if values.itemsize == 2 and is_half(values):
                 return Backend.scatter_add(self, values, key, shape, into)
             out = np.zeros(shape, values.dtype) if into is None else into
             np.add.at(out, key, values)

@@ -20,9 +20,9 @@ from gradflow.backend import (
     SGDScalars,
 )
 from gradflow_numpy import sums
+from gradflow_numpy.half import is_half
 from gradflow_numpy.threads import share_out
 
-_FLOAT16 = np.dtype(np.float16)
 _CHUNK = 1 << 16  # elements
 
 
@@ -40,7 +40,7 @@ class OptimizerKernels(Backend):
         half: Array | None = None,
         skip: Array | None = None,
     ) -> None:
-        if parameter.dtype == _FLOAT16:
+        if parameter.itemsize == 2 and is_half(parameter):
             return Backend.sgd_step(self, parameter, gradient, velocity, options, scalars, half=half, skip=skip)
         if skip is not None and skip:
             return None
@@ -62,7 +62,7 @@ class OptimizerKernels(Backend):
         half: Array | None = None,
         skip: Array | None = None,
     ) -> None:
-        if parameter.dtype == _FLOAT16:
+        if parameter.itemsize == 2 and is_half(parameter):
             return Backend.adam_step(self, parameter, gradient, mean, square, options, scalars, half=half, skip=skip)
         if skip is not None and skip:
             return None
@@ -88,7 +88,7 @@ class OptimizerKernels(Backend):
         half: Array | None = None,
         skip: Array | None = None,
     ) -> None:
-        if parameter.dtype == _FLOAT16:
+        if parameter.itemsize == 2 and is_half(parameter):
             arrays = parameter, gradient, square, mean, velocity
             return Backend.rmsprop_step(self, *arrays, options, scalars, half=half, skip=skip)
         if skip is not None and skip:
@@ -111,7 +111,7 @@ class OptimizerKernels(Backend):
         share_out(step, arrays, numbers)
 
     def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
-        if gradients[0].dtype == _FLOAT16:
+        if gradients[0].itemsize == 2 and is_half(gradients[0]):
             return Backend.clip_global_norm(self, gradients, max_norm)
         norm = math.sqrt(sum(float(sums.square_total(g.reshape(-1))) for g in gradients))
         factor = min(max_norm / (norm + 1e-6), 1.0)

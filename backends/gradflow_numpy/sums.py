@@ -15,24 +15,28 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from gradflow_numpy.half import FLOAT16, is_half
+
 Array = Any
 _reduce: Any = np.add.reduce  # has less Python overhead than numpy.sum
 _accumulate: Any = np.add.accumulate
-_FLOAT16 = np.dtype(np.float16)
 _FEW = 32  # terms that may be added one after another
 _LONG = 1024  # elements of a row that amortise a call of NumPy's inner loop, and fit the first-level cache
 BLOCK = 2048  # the largest number of elements of a dot product, whose order of summation BLAS chooses
 
 
 def total(x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Array:
-    """The sum of x over `axis`; for float16, computed and returned in float32.
+    """The sum of x over `axis`; for half floats, computed and returned in float32.
 
     The sum of n floating-point numbers is within (20 + log2 n) * eps * sum(|x|) of the exact sum.
     """
+    wide = None
+    if x.itemsize == 2 and is_half(x):
+        wide = np.float32
+        x = x if x.dtype == FLOAT16 else x.astype(wide)
     shape = x.shape
     ndim = len(shape)
     axes: Any = range(ndim) if axis is None else (axis,) if axis.__class__ is int else axis
-    wide = np.float32 if x.dtype == _FLOAT16 else None
     few = (len(axes) == 1 and shape[axes[0]] <= _FEW) or x.size <= _FEW
     if few or ndim == 1 or x.dtype.kind != "f":
         return _reduce(x, axis, wide, None, keepdims)
@@ -88,8 +92,8 @@ def _sum_rows(x: Array, wide: Any) -> Array:
 
 
 def square_total(x: Array) -> Any:
-    """The sum of the squares of a flat array, within the bound of `total`; for float16, in float32."""
-    if x.dtype == _FLOAT16:
+    """The sum of the squares of a flat array, within the bound of `total`; for half floats, in float32."""
+    if x.itemsize == 2 and is_half(x):
         x = x.astype(np.float32)
     if x.size <= BLOCK:
         return np.dot(x, x)
@@ -113,8 +117,8 @@ def variance(x: Array, axis: int | Sequence[int] | None, correction: float, keep
 
 
 def running_total(x: Array, axis: int | None = None) -> Array:
-    """The cumulative sum along `axis`, each number within the bound of `total`; for float16, in float32."""
-    if x.dtype == _FLOAT16:
+    """The cumulative sum along `axis`, each number within the bound of `total`; for half floats, in float32."""
+    if x.itemsize == 2 and is_half(x):
         x = x.astype(np.float32)
     n = x.size if axis is None else x.shape[axis]
     if n <= _FEW or not x.size or x.dtype.kind != "f":

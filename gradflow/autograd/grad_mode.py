@@ -1,4 +1,4 @@
-"""Whether operations are recorded: `no_grad`, `enable_grad`, and the observer of the current context."""
+"""Whether operations are recorded, and how: `no_grad`, `enable_grad`, and the observer and dtype of the context."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from gradflow.modes import BareMode, entered
 
 if TYPE_CHECKING:
     from gradflow.autograd.observers import Observer
+    from gradflow.dtypes import DType
 
 
 class GradMode(Enum):
@@ -17,14 +18,19 @@ class GradMode(Enum):
 
     OFF = "operations are not recorded"
     FAST = "operations are recorded, and may take fast paths"
+    CAST = "operations are recorded without fast paths, since `autocast` converts their inputs"
     OBSERVED = "operations are recorded without fast paths, so that an observer sees each of them"
 
 
-OFF, FAST, OBSERVED = GradMode
+OFF, FAST, CAST, OBSERVED = GradMode
 
 grad_enabled: ContextVar[GradMode] = ContextVar("gradflow_grad_enabled", default=FAST)
 """The mode of the current context."""
 current_observer: ContextVar[Observer | None] = ContextVar("gradflow_observer", default=None)
+autocast_dtype: ContextVar[DType | None] = ContextVar("gradflow_autocast", default=None)
+"""The dtype of the products of this context, or None outside `autocast`."""
+autocasts: list[object] = []
+"""An element for each `autocast` that is entered, in any context: a test of an empty list costs nothing."""
 
 
 class _SetsGradMode(BareMode):
@@ -32,13 +38,13 @@ class _SetsGradMode(BareMode):
     recording: bool
 
     def _values(self) -> tuple[Any, ...]:
-        return (_mode_if(self.recording),)
+        return (mode_if(self.recording),)
 
     def _enter(self, values: tuple[Any, ...]) -> None:
         super()._enter(self._values())  # an observer may have come or gone since a generator paused
 
     def __enter__(self) -> None:  # the same as `_enter`, faster because there is one variable
-        value = _mode_if(self.recording)
+        value = mode_if(self.recording)
         entered.set((self, (value,), (grad_enabled.get(),), entered.get()))
         grad_enabled.set(value)
 
@@ -51,11 +57,13 @@ class _SetsGradMode(BareMode):
             entered.set(latest[3])
 
 
-def _mode_if(recording: bool) -> GradMode:
-    """Return the mode that records operations, or does not: OBSERVED if there is an observer now, else FAST; or OFF."""
+def mode_if(recording: bool) -> GradMode:
+    """Return the mode of a context that records operations, or does not: OFF."""
     if not recording:
         return OFF
-    return FAST if current_observer.get() is None else OBSERVED
+    if current_observer.get() is not None:
+        return OBSERVED
+    return CAST if autocasts and autocast_dtype.get() is not None else FAST
 
 
 class _NoGrad(_SetsGradMode):

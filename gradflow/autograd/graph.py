@@ -34,12 +34,13 @@ class Operation:
         gradient to and then return (the same array, not a view of it).
     saves_parameters: whether parameters are freed together with the saved arrays (default: the value of `residual`).
     view: whether the result shares the memory of the first input (default False).
+    autocast: what inputs are converted to in `gradflow.autocast`: "half", "float32" or None (default): nothing.
     exact: whether the rules only move values or round them once (default False). Other rules (`widens`) compute with
         half floats in float32. A `joint` rule that runs on arrays gets half floats: its kernels convert them.
     """
 
     __slots__ = (
-        "forward", "joint", "joint_reads_inputs", "joint_reads_out", "name", "residual", "rules", "saves",
+        "autocast", "forward", "joint", "joint_reads_inputs", "joint_reads_out", "name", "residual", "rules", "saves",
         "saves_parameters", "view", "widens", "writes_into",
     )  # fmt: skip
 
@@ -56,8 +57,10 @@ class Operation:
         saves_parameters: bool = False,
         view: bool = False,
         exact: bool = False,
+        autocast: str | None = None,
     ) -> None:
         self.name = name
+        self.autocast = autocast
         self.forward = forward
         self.rules = tuple(rules)
         self.joint = joint

@@ -11,7 +11,7 @@ from typing import Any
 
 from gradflow.backend.activations import ACTIVATIONS
 from gradflow.backend.array_functions import Array
-from gradflow.backend.half_floats import in_float32
+from gradflow.backend.half_floats import in_float32, widened
 from gradflow.backend.kernels import KernelBase, kernel
 
 
@@ -72,9 +72,9 @@ class ComposedKernels(KernelBase):
     def gemm(self, a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
         """Write a @ b to `out`, or add it to `out` with `accumulate`; returns `out`.
 
-        The arrays are 2-D; `out` overlaps neither a nor b.
+        The arrays are 2-D; `out` overlaps neither a nor b. Where a and b are half floats, `out` may be float32.
         """
-        product = self.matmul(a, b)
+        product = self.matmul(*(widened((a, b), self) if out.dtype == self.single else (a, b)))
         out[...] = self.add(out, product) if accumulate else product
         return out
 
@@ -108,7 +108,8 @@ class ComposedKernels(KernelBase):
         """The VJP of `linear` for x, weight and bias; None where `needs` is false.
 
         residual: that of `linear`, or None to recompute it. A gradient with a buffer in `into` is written to it, and
-        the buffer is returned. g is not overwritten.
+        the buffer is returned; where g is of half floats, the buffers of weight and bias may be float32, and get
+        gradients that were not rounded to half floats. g is not overwritten.
         """
         if activation is not None:
             if ACTIVATIONS[activation].saves == "out":
@@ -131,7 +132,8 @@ class ComposedKernels(KernelBase):
             else:
                 gw = self.matmul(self.matrix_transpose(rows), columns)
         if need_bias:
-            gb = self.sum(rows, axis=0)
+            wide = into[2] is not None and into[2].dtype == self.single
+            gb = self.sum(widened(rows, self) if wide else rows, axis=0)
             if into[2] is not None:
                 into[2][...] = gb
                 gb = into[2]

@@ -21,7 +21,7 @@ from gradflow.backend.kernels import KERNELS
 from gradflow.backend.optimizer_steps import OptimizerKernels
 from gradflow.backend.philox import RandomKernels
 from gradflow.dtypes import DTYPES, as_dtype
-from gradflow.environment import switch
+from gradflow.environment import DISTRIBUTION, switch, to_install
 
 
 class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
@@ -39,7 +39,8 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
 
     Arrays have `shape`, `dtype` and `ndim`, arithmetic operators, indexing and assignment to an index. Basic slices are
     views; so is the result of `reshape` of a contiguous array. Arithmetic and comparisons may flush subnormal numbers
-    to zero; copies preserve them and the sign of zero. If bfloat16 is supported, every array function supports it.
+    to zero; copies preserve them and the sign of zero. If bfloat16 is supported, every array function supports it; the
+    result for such an array and a Python number may have a wider dtype, and the core rounds it.
     Kernels compute half floats in float32 and round at the end, except matrix products: see
     `gradflow.backend.half_floats`.
 
@@ -59,6 +60,9 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
     or the name of a check ("test_a_view_is_one"). An entry whose checks all pass is an error, so that no entry becomes
     stale.
     """
+
+    dtype_extras: ClassVar[dict[str, tuple[str, str]]] = {}
+    """The dtypes that need a package, each with the package and the extra of gradflow that has it."""
 
     made_by: ClassVar[dict[str, str]] = {}
     """The compiler or library behind native kernels, which `kernels()` reports: {"linear": "numba"}."""
@@ -194,6 +198,16 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
     def supports(self, dtype: str) -> bool:
         """Whether arrays of the dtype with this name work on this device."""
         return dtype in self.dtypes
+
+    def native_dtype(self, name: str) -> Any:
+        """The dtype object of this library with a gradflow name. Raises TypeError if the device does not support it."""
+        if self.supports(name):
+            return self.dtypes[name]
+        text = f"device {self.device} does not support {name}"
+        if name in self.dtype_extras:
+            package, extra = self.dtype_extras[name]
+            text += f' without {package} from the extra "{extra}" of {DISTRIBUTION}; {to_install(extra)}'
+        raise TypeError(text)
 
     def dtype_name(self, native: Any) -> str:
         """The gradflow name of a dtype object of this library; TypeError if it has none (complex numbers)."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradflow import ops
-from gradflow.autograd.grad_mode import FAST, OBSERVED, current_observer, grad_enabled
+from gradflow.autograd.grad_mode import current_observer, grad_enabled, mode_if
 from gradflow.autograd.graph import Node, Operation, nodes_from
 from gradflow.autograd.observers import Observer
 from gradflow.backend import Backend
@@ -138,7 +138,7 @@ def _run(model: Module, inputs: Sequence[Tensor], observer: Observer | None = No
 
     def run() -> Any:
         current_observer.set(observer)
-        grad_enabled.set(FAST if observer is None else OBSERVED)
+        grad_enabled.set(mode_if(recording=True))
         return model(*inputs)
 
     with states_before() as states:

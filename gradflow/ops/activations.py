@@ -25,7 +25,8 @@ def _activation(name: str, doc: str) -> UnaryFunction:
         return F.activate_backward(g, x, name, parameter)
 
     rule = from_out if ACTIVATIONS[name].saves == "out" else from_x
-    op = defop(name, rule, forward=lambda F, x, parameter: F.activate(x, name, parameter))
+    autocast = "float32" if name == "softplus" else None
+    op = defop(name, rule, forward=lambda F, x, parameter: F.activate(x, name, parameter), autocast=autocast)
     default = {"parameter": ACTIVATIONS[name].parameter}
 
     def function(x: Tensor, /) -> Tensor:
@@ -78,11 +79,13 @@ _SOFTMAX = defop(
     "softmax",
     lambda F, g, out, _x, axis: F.multiply(out, F.subtract(g, _dot_along(F, g, out, axis))),
     forward=lambda F, x, axis: F.softmax(x, axis),
+    autocast="float32",
 )
 _LOG_SOFTMAX = defop(
     "log_softmax",
     lambda F, g, out, _x, axis: F.subtract(g, F.multiply(F.exp(out), F.sum(g, axis=axis, keepdims=True))),
     forward=lambda F, x, axis: F.log_softmax(x, axis),
+    autocast="float32",
 )
 
 
@@ -97,6 +100,7 @@ _LOGSUMEXP = defop(
     "logsumexp",
     _logsumexp_rule,
     forward=lambda F, x, axis, keepdims: F.logsumexp(x, axis, keepdims),
+    autocast="float32",
 )
 
 

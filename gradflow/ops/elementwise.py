@@ -95,7 +95,7 @@ def _power_exponent(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
     return F.multiply(F.multiply(g, out), log)
 
 
-_power = binary("power", _power_base, _power_exponent, "", array_name="pow", takes_bools=True)
+_power = binary("power", _power_base, _power_exponent, "", array_name="pow", takes_bools=True, autocast="float32")
 
 
 def power(x1: Any, x2: Any, /) -> Tensor:
@@ -116,10 +116,17 @@ BINARY_OPERATORS["power"] = as_operator(power)
 
 
 negative = unary("negative", lambda F, g, _out, _x: F.negative(g), "-x.", prepare=None, exact=True)
-exp = unary("exp", lambda F, g, out, _x: F.multiply(g, out), "e to the power x.")
-log = unary("log", lambda F, g, _out, x: F.divide(g, x), "The natural logarithm of x.")
-log1p = unary("log1p", lambda F, g, _out, x: F.divide(g, F.add(x, 1.0)), "log(1 + x), accurate for small x.")
-expm1 = unary("expm1", lambda F, g, out, _x: F.multiply(g, F.add(out, 1.0)), "exp(x) - 1, accurate for small x.")
+exp = unary("exp", lambda F, g, out, _x: F.multiply(g, out), "e to the power x.", autocast="float32")
+log = unary("log", lambda F, g, _out, x: F.divide(g, x), "The natural logarithm of x.", autocast="float32")
+log1p = unary(
+    "log1p", lambda F, g, _out, x: F.divide(g, F.add(x, 1.0)), "log(1 + x), accurate for small x.", autocast="float32"
+)
+expm1 = unary(
+    "expm1",
+    lambda F, g, out, _x: F.multiply(g, F.add(out, 1.0)),
+    "exp(x) - 1, accurate for small x.",
+    autocast="float32",
+)
 sqrt = unary("sqrt", lambda F, g, out, _x: F.divide(g, F.multiply(out, 2.0)), "The square root of x.")
 square = unary(
     "square", lambda F, g, _out, x: F.multiply(g, F.multiply(x, 2.0)), "x * x. Bools are converted to int64.",
@@ -194,12 +201,21 @@ def clip(x: Tensor, /, min: float | None = None, max: float | None = None) -> Te
     return apply(_CLIP, (x,), {"min": min, "max": max})
 
 
+_choose = elementwise("where")
+
+
+def _where(F: Any, condition: Any, a: Any, b: Any) -> Any:
+    out = _choose(F, condition, a, b)
+    native = (b if a.__class__ is float else a).dtype
+    return F.astype(out, native) if out.dtype != native and native in F.half_dtypes else out
+
+
 _WHERE = defop(
     "where",
     None,
     lambda F, g, _out, condition, _a, _b: F.where(condition, g, 0.0),
     lambda F, g, _out, condition, _a, _b: F.where(condition, 0.0, g),
-    forward=elementwise("where"),
+    forward=_where,
     exact=True,
 )
 

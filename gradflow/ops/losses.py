@@ -19,7 +19,7 @@ from gradflow.ops.indexing import take, take_along_axis
 from gradflow.ops.reductions import mean
 from gradflow.ops.reductions import sum as sum_
 from gradflow.ops.shape import expand_dims, permute_dims, reshape, squeeze
-from gradflow.ops.table import apply, cast, defop, promoted
+from gradflow.ops.table import apply, are_autocast, cast, defop, promoted
 from gradflow.tensor import Tensor
 
 __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "l1_loss", "mse_loss", "nll_loss"]
@@ -53,7 +53,7 @@ def _in_float32(loss: _Loss) -> _Loss:
         if all(d.itemsize != 2 for d in dtypes):
             return loss(*arguments, **options)
         out = loss(*map(_widened, arguments), **{name: _widened(x) for name, x in options.items()})
-        return cast(out, functools.reduce(promote, dtypes))
+        return out if are_autocast(out) else cast(out, functools.reduce(promote, dtypes))
 
     return wide  # type: ignore[return-value]
 
@@ -81,6 +81,7 @@ _SQUARED_ERROR = defop(
     forward=lambda F, x, target, reduction: F.squared_error(x, target, reduction),
     joint=_squared_error_backward,
     residual=True,
+    autocast="float32",
 )
 
 
@@ -155,6 +156,7 @@ _CROSS_ENTROPY = defop(
     forward=lambda F, logits, target, reduction: F.softmax_cross_entropy(logits, target, reduction),
     joint=_cross_entropy_backward,
     residual=True,
+    autocast="float32",
 )
 
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-from gradflow.autograd.grad_mode import FAST, grad_enabled
+from gradflow.autograd.grad_mode import CAST, FAST, grad_enabled
 from gradflow.backend import ACTIVATIONS
 from gradflow.ops.checks import check_tensors, number
-from gradflow.ops.table import BINARY_OPERATORS, apply, as_operator, defop, floating, promoted
+from gradflow.ops.table import BINARY_OPERATORS, apply, are_autocast, as_operator, defop, floating, promoted
 from gradflow.random.generator import Generator, default_generator
 from gradflow.shapes import check_broadcast, integers
 from gradflow.tensor import Tensor
@@ -65,7 +65,7 @@ def _right_rule(F: Any, g: Any, _out: Any, a: Any, _b: Any) -> Any:
     return F.reshape(found, found.shape[:-1]) if len(_b.shape) == 1 else found
 
 
-_MATMUL = defop("matmul", _left_rule, _right_rule, forward=_product, exact=True)
+_MATMUL = defop("matmul", _left_rule, _right_rule, forward=_product, exact=True, autocast="half")
 
 
 def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
@@ -103,7 +103,9 @@ def _reads_out(parameters: dict[str, Any]) -> bool:
     return activation is not None and ACTIVATIONS[activation].saves == "out"
 
 
-_LINEAR = defop("linear", joint=_linear_backward, joint_reads_out=_reads_out, residual=True, writes_into=True)
+_LINEAR = defop(
+    "linear", joint=_linear_backward, joint_reads_out=_reads_out, residual=True, writes_into=True, autocast="half"
+)
 
 
 def check_activation(name: str) -> None:
@@ -137,7 +139,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
         raise ValueError(
             f"linear: the last axis of x, of shape {x.shape}, must be the last of the weight, of shape {weight.shape}"
         )
-    if x.array.dtype != weight.array.dtype or (bias is not None and bias.array.dtype != weight.array.dtype):
+    if (
+        x.array.dtype != weight.array.dtype or (bias is not None and bias.array.dtype != weight.array.dtype)
+    ) and not are_autocast(x, weight, bias):
         raise _dtypes_differ("linear", x, weight, bias)
     parameter = 0.0
     if activation is not None:
@@ -196,7 +200,14 @@ def _perceptron_backward(
     return results
 
 
-_PERCEPTRON = defop("perceptron", forward=_perceptron, joint=_perceptron_backward, residual=True, writes_into=True)
+_PERCEPTRON = defop(
+    "perceptron",
+    forward=_perceptron,
+    joint=_perceptron_backward,
+    residual=True,
+    writes_into=True,
+    autocast="half",
+)
 
 
 def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) -> Tensor:
@@ -207,7 +218,8 @@ def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) ->
     check_activation(activation)
     parameter = ACTIVATIONS[activation].parameter
     inputs: list[Any] = [x]
-    if grad_enabled.get() is FAST and isinstance(x, Tensor) and x.array.ndim:
+    mode = grad_enabled.get()
+    if (mode is FAST or mode is CAST) and isinstance(x, Tensor) and x.array.ndim:
         dtype, width = x.array.dtype, x.array.shape[-1]
         for weight, bias in layers:
             if weight is None or bias is None:
@@ -216,8 +228,8 @@ def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) ->
             shape = w.shape
             if len(shape) != 2 or shape[1] != width or b.shape != shape[:1]:
                 break
-            if w.dtype is not dtype or b.dtype is not dtype:  # they may still be equal: `linear` compares them
-                break
+            if (w.dtype is not dtype or b.dtype is not dtype) and not (mode is CAST and are_autocast(x, weight, bias)):
+                break  # they may still be equal: `linear` compares them
             width = shape[0]
             inputs += (weight, bias)
         else:
@@ -237,7 +249,7 @@ def _layer_norm_backward(F: Any, g: Any, out: Any, x: Any, weight: Any, bias: An
     return F.layer_norm_backward(g, x, weight, **options)
 
 
-_LAYER_NORM = defop("layer_norm", joint=_layer_norm_backward, residual=True)
+_LAYER_NORM = defop("layer_norm", joint=_layer_norm_backward, residual=True, autocast="float32")
 
 
 def layer_norm(
@@ -269,7 +281,7 @@ def layer_norm(
     for t in (weight, bias):
         if t is not None and t.shape != shape:
             raise ValueError(f"layer_norm over {shape} needs weights of that shape; got {t.shape}")
-        if t is not None and t.dtype != x.dtype:
+        if t is not None and t.dtype != x.dtype and not are_autocast(x, t):
             raise _dtypes_differ("layer_norm", x, weight, bias)
     axes = tuple(range(x.ndim - len(shape), x.ndim))
     return apply(_LAYER_NORM, (floating(x), weight, bias), {"axes": axes, "epsilon": float(eps)})

@@ -96,7 +96,7 @@ def _reduction(name: str, rule: Any, doc: str, needs_float: bool = False, needs_
     needs_elements: whether a reduction of no elements raises ValueError (default True). If False, bools are converted
         to int64.
     """
-    op = defop(name, rule)
+    op = defop(name, rule, autocast="float32" if name in ("sum", "mean", "prod") else None)
     get = attrgetter(name)
     reads_out, which = op.saves[1]
     reads_x = which is not None
@@ -167,6 +167,7 @@ _VAR = defop(
     lambda F, g, _out, x, axis, correction, keepdims: _spread_deviations(
         F, F.multiply(g, 2.0), x, axis, _count(x, axis) - correction
     ),
+    autocast="float32",
 )
 
 
@@ -176,7 +177,7 @@ def _std_rule(F: Any, g: Any, out: Any, x: Any, axis: Axis, correction: float, k
     return _spread_deviations(F, share, x, axis, _count(x, axis) - correction)
 
 
-_STD = defop("std", _std_rule)
+_STD = defop("std", _std_rule, autocast="float32")
 
 
 def _spread_of(op: Any, x: Tensor, axis: Axis, correction: float, keepdims: bool) -> Tensor:
@@ -247,7 +248,7 @@ def _cumulative_sum_rule(F: Any, g: Any, _out: Any, _x: Any, axis: int) -> Any:
     return F.flip(F.cumulative_sum(F.flip(g, axis=axis), axis=axis), axis=axis)
 
 
-_CUMULATIVE_SUM = defop("cumulative_sum", _cumulative_sum_rule)
+_CUMULATIVE_SUM = defop("cumulative_sum", _cumulative_sum_rule, autocast="float32")
 
 
 @refuses_keywords

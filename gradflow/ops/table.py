@@ -14,11 +14,11 @@ from numbers import Integral
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from gradflow.autograd.grad_mode import FAST, OFF, current_observer, grad_enabled
+from gradflow.autograd.grad_mode import FAST, OFF, autocast_dtype, autocasts, current_observer, grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.backend import Backend
 from gradflow.backend.half_floats import widened
-from gradflow.dtypes import DEFAULT, as_dtype, is_number, promote, weak_number
+from gradflow.dtypes import DEFAULT, as_dtype, float32, is_number, promote, weak_number
 from gradflow.interception import measured, profilers
 from gradflow.ops.checks import (
     check_bools,
@@ -80,9 +80,7 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
     target = as_dtype(dtype)
     if x.dtype is target:
         return x
-    if not x.backend.supports(target.name):
-        raise TypeError(f"device {x.device} does not support {target}")
-    native = x.backend.dtypes[target.name]
+    native = x.backend.native_dtype(target.name)
     if not target.is_floating:  # no gradient flows through integers
         out = Tensor(x.backend.astype(x.array, native), x.backend)
         observer = current_observer.get()
@@ -90,6 +88,25 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
             observer.forward(ASTYPE, (x,), out, {"dtype": native})
         return out
     return apply(ASTYPE, (x,), {"dtype": native})
+
+
+def autocast_inputs(op: Operation, inputs: Sequence[Any]) -> Sequence[Any]:
+    """The inputs of an operation as `autocast` converts them, recorded; `inputs` itself if it converts none."""
+    dtype = autocast_dtype.get()
+    if dtype is None:
+        return inputs
+    target = dtype if op.autocast == "half" else float32
+    tensors = [x for x in inputs if isinstance(x, Tensor) and (target is dtype or x.dtype.is_floating)]
+    if all(x.dtype is target for x in tensors) or not are_autocast(*tensors):
+        return inputs
+    return [cast(x, target) if isinstance(x, Tensor) and x.dtype.is_floating else x for x in inputs]
+
+
+def are_autocast(*tensors: Tensor | None) -> bool:
+    """Whether `autocast` converts these tensors: float32 or half floats, in its context."""
+    if autocast_dtype.get() is None:
+        return False
+    return all(x is None or (x.dtype.is_floating and x.dtype.itemsize <= 4) for x in tensors)
 
 
 def floating(x: Tensor) -> Tensor:
@@ -107,6 +124,9 @@ def apply(
     to: the backend of the result, if it is not that of the inputs.
     """
     parameters = parameters or {}
+    given = inputs
+    if autocasts and op.autocast is not None:
+        inputs = autocast_inputs(op, inputs)
     memory = inputs[0]._shared_memory() if op.view else None  # may replace x.array, so it comes first
     backend: Any = None
     arrays, parents = [], []
@@ -137,6 +157,9 @@ def apply(
         out = Tensor(result, backend)
     else:
         saved: tuple[Any, ...] | None
+        if inputs is not given and op.autocast == "half" and current_observer.get() is None:
+            # the walk casts gradients: so those of weights are written to their buffers without being rounded first
+            parents = [x._node if isinstance(x, Tensor) else None for x in given]
         if op.joint is not None:
             saved = tuple(inputs) if op.joint_reads_inputs else None
             reads_out = op.joint_reads_out is not None and op.joint_reads_out(parameters)
@@ -168,15 +191,16 @@ def unary(
     doc: str,
     prepare: Callable[[Tensor], Tensor] | None = floating,
     exact: bool = False,
+    autocast: str | None = None,
 ) -> UnaryFunction:
     """Add the operation `name` of one array, and return the function that applies it to a tensor.
 
     rule: the VJP rule of the argument.
     doc: the docstring of the function.
     prepare: converts a tensor that does not require grad, such as one of integers (default: to the default dtype).
-    exact: see `Operation`.
+    exact, autocast: see `Operation`.
     """
-    op = defop(name, rule, forward=elementwise(name), exact=exact)
+    op = defop(name, rule, forward=elementwise(name), exact=exact, autocast=autocast)
     get = attrgetter(name)
     reads_out, which = op.saves[1]
     reads_x = which is not None
@@ -207,6 +231,7 @@ def binary(
     needs_float: bool = False,
     takes_bools: bool = False,
     exact: bool = False,
+    autocast: str | None = None,
 ) -> BinaryFunction:
     """Add the operation `name` of two arrays that broadcast, and return the function of tensors and numbers.
 
@@ -215,7 +240,7 @@ def binary(
     array_name: the array function, if its name differs.
     needs_float: whether integers are converted to the default dtype (default False).
     takes_bools: whether bools are converted to int64 (default False).
-    exact: see `Operation`.
+    exact, autocast: see `Operation`.
 
     Half floats with a number that they may not represent exactly are computed in float32.
     """
@@ -228,9 +253,11 @@ def binary(
             native = array.dtype
             if native is not F.single and native in F.half_dtypes and not (x.is_integer() and -256.0 <= x <= 256.0):
                 return F.astype(compute(F, *widened((a, b), F)), native)
+            if native is not F.single:  # NumPy gives float32 for bfloat16 and a Python number
+                return F.astype(compute(F, a, b), native, copy=False)
         return compute(F, a, b)
 
-    op = defop(name, first, second, forward=forward, exact=exact)
+    op = defop(name, first, second, forward=forward, exact=exact, autocast=autocast)
     saves = [op.saves[mask] for mask in range(4)]
 
     def make(is_operator: bool) -> BinaryFunction:

@@ -16,10 +16,7 @@ from gradflow.tensor import Tensor
 
 def native_dtype(backend: Backend, dtype: Any) -> Any:
     """The backend's own dtype object. Raises TypeError for a dtype that the device does not support."""
-    name = as_dtype(dtype).name
-    if not backend.supports(name):
-        raise TypeError(f"device {backend.device} does not support {name}")
-    return backend.dtypes[name]
+    return backend.native_dtype(as_dtype(dtype).name)
 
 
 def _moved(F: Backend, x: Any, target: Backend, non_blocking: bool = False) -> Any:

@@ -118,8 +118,7 @@ def _sample(
 ) -> Tensor:
     """A tensor with the values that `values` computes from random 64-bit words, one word for each element."""
     backend = get_backend(device)
-    if not backend.supports(dtype):
-        raise TypeError(f"device {backend.device} does not support {dtype}")
+    backend.native_dtype(dtype)
     shape = shape_from(shape)
     n = math.prod(shape)
     source = backend if backend.uint64_works else get_backend("cpu")

@@ -9,7 +9,7 @@ from operator import index
 from threading import get_ident
 from typing import Any, Protocol, TypeVar, overload
 
-from gradflow.autograd.grad_mode import current_observer, is_grad_enabled
+from gradflow.autograd.grad_mode import autocast_dtype, current_observer, is_grad_enabled
 from gradflow.backend import Backend, get_matmul_precision
 from gradflow.backend.registry import current_device, get_backend
 from gradflow.interception import measured, profilers, recorders
@@ -174,7 +174,8 @@ def capture(
         check_tensors("a captured step", *given)
         backend = given[0].backend if given else get_backend()
         device, signature = current_device(), [(x.array.shape, x.array.dtype) for x in given]
-        key = (backend, device.type, device.index, tuple(named), is_grad_enabled(), get_matmul_precision(), *signature)
+        modes = is_grad_enabled(), autocast_dtype.get(), get_matmul_precision()
+        key = (backend, device.type, device.index, tuple(named), modes, *signature)
         if len({*given}) < len(given):  # a tensor is given twice
             ids = [*map(id, given)]
             key += tuple(map(ids.index, ids))

@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from gradflow.autograd.autocast import autocast
 from gradflow.autograd.backward import backward
 from gradflow.autograd.batching import Batch, batched
-from gradflow.autograd.grad_mode import current_observer, enable_grad, is_grad_enabled
+from gradflow.autograd.grad_mode import autocast_dtype, current_observer, enable_grad, is_grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.autograd.memory import clock
 from gradflow.autograd.observers import Forwarder, observe
@@ -71,6 +72,7 @@ class _Segment:
     """A function, and what is needed to repeat its first run.
 
     tree, leaves: its arguments, nested, and as a list; argument_nodes: their nodes, None for those without a gradient.
+    autocast: the mode `autocast` of the first run.
     states: the states of the random generators before the first run.
     externals: the nodes of other tensors that it read and that require grad.
     version: the number of the clock after the first run.
@@ -83,6 +85,7 @@ class _Segment:
     def __init__(self, function: Callable[..., Any], tree: Any) -> None:
         self.function = function
         self.tree = tree
+        self.autocast = autocast(autocast_dtype.get(), enabled=autocast_dtype.get() is not None)
         self.leaves = [x for _, x in flatten(tree)]
         self.argument_nodes = [x._node if isinstance(x, Tensor) else None for x in self.leaves]
 
@@ -124,7 +127,7 @@ class _Run:
 
     def __init__(self, segment: _Segment, recorded: bool) -> None:
         self.start = clock.tick()
-        with enable_grad():
+        with segment.autocast, enable_grad():
             leaves = [
                 x if node is None else stand_in(x, recorded)
                 for x, node in zip(segment.leaves, segment.argument_nodes, strict=True)

@@ -124,7 +124,7 @@ def test_a_step_with_a_half_copy(backend: Backend, case: Case, half: str) -> Non
     if not backend.supports(half):
         pytest.skip(f"{backend.device} does not support {half}")
     for kind, chosen in both(backend):
-        copied = chosen.zeros((7,), dtype=chosen.dtypes[half])
+        copied = chosen.zeros((7,), dtype=chosen.native_dtype(half))
         expected, found = stepped(chosen, case, "float32"), stepped(chosen, case, "float32", half=copied)
         for x, y in zip(found, expected, strict=True):
             if y is not None:

@@ -1,0 +1,300 @@
+"""Mixed precision: which dtype each operation runs in, against PyTorch, and in captured steps and transforms."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gradflow_numpy import NumpyBackend
+
+import gradflow as gf
+from gradflow import nn
+from gradflow.autograd.grad_mode import FAST, autocasts, grad_enabled
+from gradflow.ops.table import OPERATIONS
+
+HALVES = ("float16", "bfloat16")
+every_half = pytest.mark.parametrize("half", HALVES)
+ULP = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Half a unit in the last place of 1."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    yield
+    assert not autocasts
+    assert grad_enabled.get() is FAST
+
+
+def skip_without(device: str, half: str) -> None:
+    if not gf.get_backend(device).supports(half):
+        pytest.skip(f"{device} has no {half}")
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+# ---------------------------------------------------------------------- which dtype
+
+CALLS: dict[str, Any] = {
+    "matmul": lambda x, w: x @ w, "linear": gf.linear, "layer_norm": lambda x, w: gf.layer_norm(x, 4),
+    "sum": lambda x, w: x.sum(), "mean": lambda x, w: x.mean(axis=0), "prod": lambda x, w: x.prod(),
+    "var": lambda x, w: x.var(), "std": lambda x, w: x.std(), "cumulative_sum": lambda x, w: x.cumulative_sum(axis=0),
+    "exp": lambda x, w: gf.exp(x), "expm1": lambda x, w: gf.expm1(x), "log": lambda x, w: gf.log(x),
+    "log1p": lambda x, w: gf.log1p(x), "power": lambda x, w: x**3, "softplus": lambda x, w: gf.softplus(x),
+    "softmax": lambda x, w: gf.softmax(x), "log_softmax": lambda x, w: gf.log_softmax(x),
+    "logsumexp": lambda x, w: gf.logsumexp(x), "mse_loss": gf.mse_loss,
+    "cross_entropy": lambda x, w: gf.cross_entropy(x, gf.zeros(4, dtype="int64", device=x.device)),
+    "perceptron": lambda x, w: gf.ops.network.perceptron(x, [(w, w[0])] * 2, "relu"),
+}  # fmt: skip
+
+
+def test_the_policy_is_in_the_table() -> None:
+    """Every operation with a policy has a call here; products run in half, the others in float32."""
+    policy = {name: op.autocast for name, op in OPERATIONS.items() if op.autocast is not None}
+    assert set(policy) == set(CALLS)
+    assert {name for name, kind in policy.items() if kind == "half"} == {"matmul", "linear", "perceptron"}
+    assert set(policy.values()) == {"half", "float32"}
+
+
+@every_half
+@pytest.mark.parametrize("name", CALLS)
+def test_an_operation_runs_in_the_dtype_of_its_policy(name: str, half: str, device: str) -> None:
+    skip_without(device, half)
+    w = gf.tensor(np.abs(normal(4, 4)), device=device, requires_grad=True)
+    expected = half if OPERATIONS[name].autocast == "half" else "float32"
+    for dtype in ("float32", half):
+        for recorded in (True, False):
+            x = gf.tensor(np.abs(normal(4, 4, seed=1)), device=device).astype(dtype)
+            x.requires_grad_(recorded)
+            weight = w if recorded else w.detach()
+            with gf.autocast(half):
+                out = CALLS[name](x, weight)
+            assert out.dtype == expected
+            if recorded:
+                (gx,) = gf.gradients(out.sum(), [x])
+                assert gx.dtype == dtype
+    with gf.autocast(half), gf.autocast(half, enabled=False):
+        assert CALLS[name](w, w).dtype == "float32"
+
+
+@every_half
+def test_other_operations_take_the_dtype_that_comes(half: str, device: str) -> None:
+    skip_without(device, half)
+    x, y = gf.ones((2, 2), device=device, requires_grad=True), gf.ones((2, 2), dtype=half, device=device)
+    with gf.autocast(half):
+        assert [z.dtype for z in (x * 2, gf.tanh(x), gf.relu(y), y + 1, x + y, gf.where(y > 0, y, 0.5))] == [
+            "float32", "float32", half, half, "float32", half
+        ]  # fmt: skip
+        assert (
+            gf.ones((2, 2), dtype="float64", device=device) @ gf.ones((2, 2), dtype="float64", device=device)
+        ).dtype == "float64"
+
+
+def test_what_it_takes() -> None:
+    for wrong in ("float32", "int8"):
+        with pytest.raises(ValueError, match=f"autocast takes 'bfloat16' or 'float16'; got '{wrong}'"):
+            gf.autocast(wrong)
+    with pytest.raises(TypeError, match="needs one dtype for all"), gf.autocast("float16"):
+        gf.linear(gf.ones((2, 3), dtype="float64"), gf.ones((2, 3)))
+    with pytest.raises(TypeError, match="needs one dtype for all"):
+        gf.linear(gf.ones((2, 3), dtype="float16"), gf.ones((2, 3)))
+
+
+def test_it_is_a_mode() -> None:
+    x = gf.ones((2, 2), requires_grad=True)
+
+    @gf.autocast("float16")
+    def steps() -> Iterator[Any]:
+        for _ in range(2):
+            yield (x @ x).dtype
+
+    for dtype in steps():
+        assert (dtype, (x @ x).dtype) == ("float16", "float32")
+    with gf.autocast("float16"):
+        with gf.no_grad():
+            assert not (x @ x).requires_grad
+            with gf.enable_grad():
+                assert (x @ x).dtype == "float16"
+            assert (x @ x).dtype == "float16"
+        with gf.use_device("cpu"), gf.detect_anomaly():
+            assert (x @ x).dtype == "float16"
+        assert gf.exp(x @ x).dtype == "float32"
+
+
+# ---------------------------------------------------------------------- against PyTorch
+
+
+def twins(sizes: list[int], activation: str) -> tuple[nn.MLP, Any]:
+    layers: list[Any] = []
+    for n, m in itertools.pairwise(sizes):
+        layers += [torch.nn.Linear(n, m), {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[activation]()]
+    other = torch.nn.Sequential(*layers[:-1])
+    ours = nn.MLP(sizes, activation)
+    parameters = iter(other.parameters())
+    ours.load_state_dict({name: gf.tensor(next(parameters).detach().numpy()) for name in ours.state_dict()})
+    return ours, other
+
+
+@every_half
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse_loss"])
+def test_training_steps_are_those_of_pytorch(half: str, activation: str, loss: str) -> None:
+    """20 steps of SGD: the outputs of the first within 2 half ulp, losses and weights within 16 half ulp."""
+    sizes, unit = [20, 32, 16, 5], ULP[half]
+    ours, theirs = twins(sizes, activation)
+    x, labels = normal(64, 20), np.random.default_rng(1).integers(0, 5, 64)
+    target = labels if loss == "cross_entropy" else normal(64, 5, seed=2)
+    optimizers = (
+        gf.optim.SGD(ours.parameters(), lr=0.1, momentum=0.9),
+        torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9),
+    )
+    for step in range(20):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=getattr(torch, half)):
+            expected = theirs(torch.tensor(x))
+            expected_loss = getattr(torch.nn.functional, loss)(expected, torch.tensor(target))
+        with gf.autocast(half):
+            out = ours(gf.tensor(x))
+            found = getattr(gf, loss)(out, gf.tensor(target))
+        assert (out.dtype, found.dtype) == (half, "float32")
+        if step == 0:
+            wide = out.detach().astype("float32").numpy(), expected.detach().float().numpy()
+            assert np.abs(wide[0] - wide[1]).max() <= 2 * unit * np.abs(wide[1]).max()
+        assert abs(found.item() - expected_loss.item()) <= 16 * unit * abs(expected_loss.item())
+        found.backward()
+        expected_loss.backward()
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert p.grad is not None
+            assert p.grad.dtype == "float32"
+            if step == 0:
+                assert np.abs(p.grad.numpy() - q.grad.numpy()).max() <= 8 * unit * np.abs(q.grad.numpy()).max()
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert np.abs(p.detach().numpy() - q.detach().numpy()).max() <= 16 * unit * np.abs(q.detach().numpy()).max()
+
+
+@every_half
+def test_gradients_in_the_buffers_are_not_rounded(half: str, device: str) -> None:
+    """With an optimizer, weight gradients are the float32 products of half floats: they have more digits than these."""
+    skip_without(device, half)
+    model = nn.MLP([6, 8, 3], device=device)
+    x, g = gf.tensor(normal(16, 6), device=device), gf.tensor(normal(16, 3, seed=1), device=device)
+    optimizer = gf.optim.SGD(model.parameters(), lr=0.0)
+    with gf.autocast(half):
+        out = model(x)
+    out.backward(g.astype(half))
+    rounded = [p.grad.astype(half).astype("float32").tolist() for p in model.parameters()]
+    direct = [p.grad.tolist() for p in model.parameters()]
+    assert direct != rounded
+    optimizer.zero_grad()
+    plain = nn.MLP([6, 8, 3], device=device)
+    plain.load_state_dict(model.state_dict())
+    with gf.autocast(half):
+        plain(x).backward(g.astype(half))
+    assert [p.grad.tolist() for p in plain.parameters()] == rounded
+
+
+# ---------------------------------------------------------------------- with the rest of gradflow
+
+
+def losses_of(half: str, device: str, wrap: Any = None, checkpointed: bool = False) -> list[float]:
+    generator = gf.Generator(3)
+    model = nn.MLP([6, 8, 3], dropout=0.25, device=device, generator=generator)
+    optimizer = gf.optim.Adam(model.parameters(), lr=0.01)
+    x, y = gf.tensor(normal(16, 6), device=device), gf.tensor([i % 3 for i in range(16)], dtype="int64", device=device)
+
+    def step(x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
+        optimizer.zero_grad()
+        with gf.autocast(half):
+            out = gf.checkpoint(model, x) if checkpointed else model(x)
+            loss = gf.cross_entropy(out, y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    run = step if wrap is None else wrap(step)
+    found = [run(x, y).item() for _ in range(6)]
+    if wrap is not None:
+        assert run.status == "replaying"
+    return found
+
+
+@every_half
+def test_a_captured_step_gives_the_same_bits(half: str, device: str) -> None:
+    skip_without(device, half)
+    assert losses_of(half, device, gf.capture) == losses_of(half, device)
+
+
+def test_a_recording_is_for_its_mode() -> None:
+    x, w = gf.ones((2, 2)), gf.ones((2, 2), requires_grad=True)
+    step = gf.capture(lambda x: (x @ w).detach())
+    for _ in range(4):
+        assert step(x).dtype == "float32"
+    with gf.autocast("float16"):
+        for _ in range(4):
+            assert step(x).dtype == "float16"
+    assert step(x).dtype == "float32"
+
+
+@every_half
+def test_a_checkpoint_runs_again_in_its_mode(half: str, device: str) -> None:
+    """Within the rounding of gradients that a checkpoint does not write to the buffers."""
+    skip_without(device, half)
+    found, expected = losses_of(half, device, checkpointed=True), losses_of(half, device)
+    assert found[0] == expected[0]
+    assert found == pytest.approx(expected, rel=8 * ULP[half])
+
+
+@every_half
+def test_higher_derivatives(half: str) -> None:
+    """Within 8 half ulp of those in float64."""
+    w0, x0 = normal(4, 4), normal(3, 4, seed=1)
+
+    def second(dtype: str, mode: Any) -> Any:
+        w = gf.tensor(w0.astype(dtype), requires_grad=True)
+        with mode:
+            loss = (gf.tanh(gf.tensor(x0.astype(dtype)) @ w) ** 2).sum()
+        (first,) = gf.gradients(loss, [w], create_graph=True)
+        (found,) = gf.gradients((first * first).sum(), [w])
+        assert found.dtype == dtype
+        return found.numpy()
+
+    exact, found = second("float64", contextlib.nullcontext()), second("float32", gf.autocast(half))
+    assert np.abs(found - exact).max() <= 32 * ULP[half] * np.abs(exact).max()
+
+
+@every_half
+def test_pictures_show_the_casts(half: str) -> None:
+    w, x = gf.tensor(normal(4, 4), requires_grad=True), gf.tensor(normal(3, 4))
+    with gf.trace() as trace, gf.autocast(half):
+        loss = (x @ w).sum()
+        loss.backward(retain_graph=True)
+    assert w.grad is not None
+    for text in (str(gf.explain(trace)), str(gf.explain(loss)), str(gf.draw(loss))):
+        assert "matmul" in text or "@" in text
+    assert f"{half}" in str(gf.explain(trace))
+
+
+def test_halves_are_multiplied_in_float32_on_the_cpu() -> None:
+    """A sum of 4096 products of 0.01, which float16 would round at each addition."""
+    B = NumpyBackend()
+    for half in HALVES:
+        native = B.native_dtype(half)
+        a = np.full((1, 4096), 0.1).astype(native)
+        exact = float((a.astype(np.float64) @ a.T.astype(np.float64))[0, 0])
+        for found in (B.matmul(a, a.T), B.linear(a, a, None, None, 0.0)[0]):
+            assert found.dtype == native
+            assert abs(float(found[0, 0]) - exact) <= 1.01 * ULP[half] * 2 * exact
+        into = np.zeros((1, 4096), np.float32)
+        g = np.full((1, 1), 3.0).astype(native)
+        _, gw, _ = B.linear_backward(g, g, a, a, None, None, 0.0, None, (False, True, False), (None, into, None))
+        assert gw is into
+        assert np.array_equal(into, 3.0 * a.astype(np.float32))
