@@ -127,7 +127,7 @@ IN_PLACE_OF_A_DEVICE = {("gradflow.backend.philox", "numpy.random.Philox")}
 """What the core imports of NumPy, in a function: random words for a library that has no arithmetic of uint64."""
 PYTEST_ONLY = ("gradflow.testing.benchmark", "gradflow.testing.conformance", "gradflow.testing.plugin")
 """What only pytest imports."""
-ALLOWED_OF_BACKENDS = {"gradflow.backend", "gradflow.dtypes", "gradflow.environment"}
+ALLOWED_OF_BACKENDS = {"gradflow.backend", "gradflow.dtypes", "gradflow.environment", "gradflow.files"}
 LIBRARIES_OF_BACKENDS = {"gradflow_numpy": {"numpy"}, "gradflow_cupy": set()}
 COMPILED = "gradflow_numpy.compiled"
 """What is imported when its first function runs: all of it is made by numba."""

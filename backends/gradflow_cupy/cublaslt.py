@@ -5,47 +5,47 @@ has a handle here, and each of its streams a workspace. Arrays are row-major, as
 a row-major matrix as the transpose of a column-major one, so it is asked for out^T = b^T a^T, and nothing is copied.
 
 What cuBLASLt needs for one kind of product is a `Plan`, which is made once and kept. `call` is the only place where
-`cublasLtMatmul` is called: tests replace it to emulate, count or record products. The constants have their names in
-cuBLASLt's headers. A product of half floats adds up in float32; that of float32 multiplies in TF32 if
-`gradflow.set_matmul_precision("tf32")` says so.
+`cublasLtMatmul` is called: tests replace it to emulate, count or record products. A product of half floats adds up in
+float32; that of float32 multiplies in TF32 if `gradflow.set_matmul_precision("tf32")` says so.
 """
 
 from __future__ import annotations
 
-import ctypes
+import os
 import threading
-from ctypes import POINTER, addressof, byref, c_char_p, c_double, c_float, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from functools import cache
-from typing import Any, NamedTuple
+from ctypes import addressof, byref, c_void_p
+from typing import Any
 
 from gradflow.backend import Array, get_matmul_precision, launch_counters, launched
+from gradflow_cupy.cublaslt_library import (
+    CUBLAS_COMPUTE_32F,
+    CUBLAS_COMPUTE_32F_FAST_TF32,
+    CUBLAS_COMPUTE_64F,
+    CUBLAS_STATUS_NOT_SUPPORTED,
+    CUBLASLT_EPILOGUE_BIAS,
+    CUBLASLT_EPILOGUE_DEFAULT,
+    CUBLASLT_EPILOGUE_GELU_AUX,
+    CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+    CUBLASLT_EPILOGUE_RELU,
+    CUBLASLT_EPILOGUE_RELU_BIAS,
+    CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+    CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER,
+    CUDA_R_16BF,
+    CUDA_R_16F,
+    CUDA_R_32F,
+    CUDA_R_64F,
+    WORKSPACE,
+    Algorithm,
+    Kind,
+    Plan,
+    failure,
+    find,
+    load,
+)
+from gradflow_cupy.tuning import CANDIDATES, VARIABLE, Tuner
 
-WORKSPACE = 32 * 2**20 + 16
-"""The bytes of a stream's workspace: NVIDIA recommends 32 MiB for Hopper; some epilogues need 16 bytes more."""
 MOST_PLANS = 4096
 """The number of plans that are kept; when there are more, all are made again as they are needed."""
-
-CUDA_R_32F, CUDA_R_64F, CUDA_R_16F, CUDA_R_16BF = 0, 1, 2, 14
-CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_64F = 68, 77, 70
-CUBLAS_STATUS_NOT_SUPPORTED = 15
-CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB = 3, 4
-CUBLASLT_MATMUL_DESC_EPILOGUE = 7
-CUBLASLT_MATMUL_DESC_BIAS_POINTER = 8
-CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD = 11, 12
-CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_BIAS = 1, 4
-CUBLASLT_EPILOGUE_RELU, CUBLASLT_EPILOGUE_RELU_BIAS = 2, 6
-CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX_BIAS = 160, 164
-CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES = 1
-CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK = 3
-CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES = 5, 6
-CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES = 7, 8
-CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2
-_ALIGNMENTS = (
-    CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-    CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-    CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-    CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-)
 
 TYPES = {"float32": CUDA_R_32F, "float64": CUDA_R_64F, "float16": CUDA_R_16F, "bfloat16": CUDA_R_16BF}
 EPILOGUES = {
@@ -59,171 +59,6 @@ EPILOGUES = {
 """The epilogue for whether there is a bias, and the activation."""
 _UNKNOWN: Any = object()
 """The plan of a kind that was not seen yet."""
-_SCALES: dict[int, Any] = {CUDA_R_32F: c_float, CUDA_R_64F: c_double}
-"""The types of the factors of a product."""
-
-
-class CublasLtError(RuntimeError):
-    """cuBLASLt is not there, or a call of it failed; the message says which, with the status in words.
-
-    status: what the call returned; 0 if there was none.
-    """
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class Algorithm(ctypes.Structure):
-    """cublasLtMatmulHeuristicResult_t: an algorithm, and the bytes of workspace that it needs."""
-
-    _fields_ = (
-        ("algorithm", c_uint64 * 8),
-        ("workspace", c_size_t),
-        ("state", c_int),
-        ("waves", c_float),
-        ("reserved", c_int * 4),
-    )
-
-
-class Kind(NamedTuple):
-    """What a plan is made for, in cuBLASLt's column-major terms: D (m, n) = op(A) (m, k) op(B) (k, n).
-
-    alignment: a power of two, at most 256, that all pointers are multiples of. aux_ld: 0 without auxiliary output.
-    """
-
-    transpose_a: bool
-    transpose_b: bool
-    m: int
-    n: int
-    k: int
-    lda: int
-    ldb: int
-    ldd: int
-    type: int
-    out_type: int
-    compute: int
-    epilogue: int
-    aux_ld: int
-    alignment: int
-
-
-_OBJECT, _NEW = c_void_p, POINTER(c_void_p)
-_SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "cublasLtCreate": (_NEW,),
-    "cublasLtMatmulDescCreate": (_NEW, c_int, c_int),
-    "cublasLtMatmulDescSetAttribute": (_OBJECT, c_int, c_void_p, c_size_t),
-    "cublasLtMatmulDescDestroy": (_OBJECT,),
-    "cublasLtMatrixLayoutCreate": (_NEW, c_int, c_uint64, c_uint64, ctypes.c_int64),
-    "cublasLtMatrixLayoutDestroy": (_OBJECT,),
-    "cublasLtMatmulPreferenceCreate": (_NEW,),
-    "cublasLtMatmulPreferenceSetAttribute": (_OBJECT, c_int, c_void_p, c_size_t),
-    "cublasLtMatmulPreferenceDestroy": (_OBJECT,),
-    "cublasLtMatmulAlgoGetHeuristic": (*(_OBJECT,) * 7, c_int, POINTER(Algorithm), POINTER(c_int)),
-}
-"""The functions that return a status, which is an error unless it is 0, and their parameters."""
-
-
-def find() -> str:
-    """The path of the library that CuPy uses. Raises CublasLtError if there is none."""
-    try:
-        from cuda.pathfinder import load_nvidia_dynamic_lib
-
-        return str(load_nvidia_dynamic_lib("cublasLt").abs_path)
-    except (ImportError, RuntimeError) as error:
-        raise CublasLtError(f"cuBLASLt was not found: {' '.join(str(error).split())}") from error
-
-
-@cache
-def load(path: str) -> Any:
-    """The library at a path, whose functions raise CublasLtError."""
-    try:
-        library = ctypes.CDLL(path)
-    except OSError as error:
-        raise CublasLtError(f"cuBLASLt cannot be loaded: {error}") from error
-
-    def check(status: int, function: Any, arguments: tuple[Any, ...]) -> None:
-        if status:
-            raise failure(library, function.__name__, status)
-
-    for name, parameters in _SIGNATURES.items():
-        function = getattr(library, name)
-        function.argtypes, function.errcheck = parameters, check
-    library.cublasLtGetVersion.restype = c_size_t
-    library.cublasLtGetStatusString.restype = c_char_p
-    library.cublasLtMatmul.argtypes = [*(c_void_p,) * 14, c_size_t, c_void_p]
-    return library
-
-
-def failure(library: Any, function: str, status: int) -> CublasLtError:
-    """The error for a status, as in "cublasLtMatmul failed: the resource allocation failed (status 3)"."""
-    meaning = library.cublasLtGetStatusString(status).decode()
-    return CublasLtError(f"{function} failed: {meaning} (status {status})", status)
-
-
-class Plan:
-    """The descriptor and the layouts for one kind of product, the algorithm, and the factors 1 and 0."""
-
-    def __init__(self, library: Any, kind: Kind) -> None:
-        self.library, self.kind = library, kind
-        self.a, self.b, self.d, self.descriptor = (c_void_p() for _ in range(4))
-        self.algorithm = Algorithm()
-        double = kind.type == CUDA_R_64F
-        scale = CUDA_R_64F if double else CUDA_R_32F
-        self.one, self.zero = _SCALES[scale](1), _SCALES[scale](0)
-        library.cublasLtMatmulDescCreate(byref(self.descriptor), kind.compute, scale)
-        self.set(CUBLASLT_MATMUL_DESC_TRANSA, c_int(kind.transpose_a))
-        self.set(CUBLASLT_MATMUL_DESC_TRANSB, c_int(kind.transpose_b))
-        self.set(CUBLASLT_MATMUL_DESC_EPILOGUE, c_uint32(kind.epilogue))
-        if kind.aux_ld:
-            self.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, ctypes.c_int64(kind.aux_ld))
-        m, n, k = kind.m, kind.n, kind.k
-        layout = library.cublasLtMatrixLayoutCreate
-        layout(byref(self.a), kind.type, *((k, m) if kind.transpose_a else (m, k)), kind.lda)
-        layout(byref(self.b), kind.type, *((n, k) if kind.transpose_b else (k, n)), kind.ldb)
-        layout(byref(self.d), kind.out_type, m, n, kind.ldd)
-
-    def set(self, attribute: int, value: Any) -> None:
-        """Set an attribute of the descriptor to a number of ctypes."""
-        self.library.cublasLtMatmulDescSetAttribute(self.descriptor, attribute, byref(value), ctypes.sizeof(value))
-
-    def preference(self) -> c_void_p:
-        """A new preference: the workspace, the alignment, and that half floats are never added up in half."""
-        library, kind, made = self.library, self.kind, c_void_p()
-        library.cublasLtMatmulPreferenceCreate(byref(made))
-        wanted: dict[int, Any] = {CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: c_uint64(WORKSPACE)}
-        if kind.out_type in (CUDA_R_16F, CUDA_R_16BF):
-            mask = c_uint32(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE)
-            wanted[CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK] = mask
-        for attribute in range(
-            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES + 1
-        ):
-            wanted[attribute] = c_uint32(kind.alignment)
-        for attribute, value in wanted.items():
-            library.cublasLtMatmulPreferenceSetAttribute(made, attribute, byref(value), ctypes.sizeof(value))
-        return made
-
-    def candidates(self, handle: c_void_p, most: int) -> list[Algorithm]:
-        """The algorithms that cuBLASLt suggests, the one that it expects to be fastest first; none if it has none."""
-        library, results, found = self.library, (Algorithm * most)(), c_int()
-        preference = self.preference()
-        try:
-            library.cublasLtMatmulAlgoGetHeuristic(
-                handle, self.descriptor, self.a, self.b, self.d, self.d, preference, most, results, byref(found)
-            )
-        except CublasLtError as error:
-            if error.status != CUBLAS_STATUS_NOT_SUPPORTED:
-                raise
-        finally:
-            library.cublasLtMatmulPreferenceDestroy(preference)
-        return [result for result in results[: found.value] if not result.state]
-
-    def __del__(self) -> None:
-        if self.descriptor:
-            self.library.cublasLtMatmulDescDestroy(self.descriptor)
-        for layout in (self.a, self.b, self.d):
-            if layout:
-                self.library.cublasLtMatrixLayoutDestroy(layout)
 
 
 def _layout(x: Array) -> tuple[bool, int] | None:
@@ -245,7 +80,8 @@ class CublasLt:
 
     dtypes: the dtype objects of the backend, by gradflow's names.
 
-    Raises CublasLtError if the library is not there or does not start.
+    Raises CublasLtError if the library is not there or does not start, VariableError for a `GRADFLOW_TUNING_FILE`
+    that is something else.
     """
 
     def __init__(self, cupy: Any, dtypes: dict[str, Any]) -> None:
@@ -260,7 +96,13 @@ class CublasLt:
         self.workspaces: dict[int, Array] = {}
         """By the address of the stream. A graph keeps that of its stream."""
         self.lock = threading.Lock()
-        """Held while a plan is made, and while pointers lie in a descriptor."""
+        """Held while pointers lie in a descriptor."""
+        self._tuner: Tuner | None = None
+        if os.environ.get(VARIABLE):
+            properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+            name = properties["name"]
+            name = name.decode() if isinstance(name, bytes) else name
+            self._tuner = Tuner(cupy, os.environ[VARIABLE], f"{name}, cuBLASLt {self.version}")
 
     def product(
         self,
@@ -318,7 +160,7 @@ class CublasLt:
         )  # fmt: skip
         plan = self.plans.get(key, _UNKNOWN)
         if plan is _UNKNOWN:
-            plan = self._make(Kind(*key), bias, aux)
+            plan = self._make(Kind(*key), a, b, out, bias, aux)
         if plan is None:
             return False
         status = call(self, plan, a, b, out, accumulate, bias, aux)
@@ -331,18 +173,27 @@ class CublasLt:
             launched("product")
         return True
 
-    def _make(self, kind: Kind, bias: Array | None, aux: Array | None) -> Plan | None:
-        """Make the plan for a kind of product, with the pointers of a call, which some algorithms are chosen by."""
+    def _make(self, kind: Kind, a: Array, b: Array, out: Array, bias: Array | None, aux: Array | None) -> Plan | None:
+        """Make the plan for a kind of product, for the arrays of a call: their pointers count for some algorithms."""
+        plan = Plan(self.library, kind)
         with self.lock:
-            if len(self.plans) >= MOST_PLANS:
-                self.plans.clear()
-            plan = Plan(self.library, kind)
             _point(plan, bias, aux)
-            found = plan.candidates(self.handle, 1)
-            if found:
-                plan.algorithm = found[0]
-            made = self.plans[kind] = plan if found else None
-            return made
+            found = plan.candidates(self.handle, 1 if self._tuner is None else CANDIDATES)
+        if found:
+            plan.algorithm = found[0]
+        if self._tuner is not None and len(found) > 1:
+            target = self.cupy.empty((kind.n, kind.ldd), dtype=out.dtype)[:, : kind.m]
+            aside = None if aux is None else self.cupy.empty(aux.shape, dtype=aux.dtype)
+
+            def run(algorithm: Algorithm) -> bool:
+                plan.algorithm = algorithm
+                return call(self, plan, a, b, target, False, bias, aside) == 0
+
+            plan.algorithm = self._tuner.choose(kind, found, run)
+        if len(self.plans) >= MOST_PLANS:
+            self.plans.clear()
+        made = self.plans[kind] = plan if found else None
+        return made
 
     def workspace(self, stream: Any) -> Array:
         """The workspace of a stream, made when it is first needed."""

@@ -14,7 +14,8 @@ from typing import Any
 
 from gradflow.backend import ACTIVATIONS, Array, Backend
 from gradflow.environment import switch
-from gradflow_cupy.cublaslt import CublasLt, CublasLtError
+from gradflow_cupy.cublaslt import CublasLt
+from gradflow_cupy.cublaslt_library import CublasLtError
 from gradflow_cupy.kernels import ELEMENT_TYPES, kernel_dtype, launch, per_cell, per_element
 from gradflow_cupy.network import CODES, IDENTITY, NetworkKernels, as_rows
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gradflow_cupy import cublaslt
+from gradflow_cupy import cublaslt, cublaslt_library
 from host_kernels import COMPILER, HERE, NO_COMPILER
 
 _OPTIONS = ("-O3", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Werror")
@@ -26,7 +26,7 @@ _call = cublaslt.call
 def path() -> str:
     """The path of the compiled library. Raises CublasLtError without a compiler."""
     if COMPILER is None:
-        raise cublaslt.CublasLtError(NO_COMPILER)
+        raise cublaslt_library.CublasLtError(NO_COMPILER)
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     library = Path(folder) / "libcublasLt.so"

@@ -131,6 +131,9 @@ class Stream:
         self.ptr = State.made_streams
         State.made_streams += 1
 
+    def is_capturing(self) -> bool:
+        return False
+
     def queue(self) -> tuple[Stream, int]:
         """Queue some work; returns its moment."""
         self.before[self] += 1

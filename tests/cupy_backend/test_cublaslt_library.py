@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from cublaslt_stand_in import path as stand_in_path
 from emulated_device import needs_compiler
-from gradflow_cupy import cublaslt
-from gradflow_cupy.cublaslt import EPILOGUES, WORKSPACE, Algorithm, CublasLtError, Kind, Plan
+from gradflow_cupy import cublaslt_library as cublaslt
+from gradflow_cupy.cublaslt import EPILOGUES, _point
+from gradflow_cupy.cublaslt_library import WORKSPACE, Algorithm, CublasLtError, Kind, Plan
 
 CONSTANTS = sorted(name for name in vars(cublaslt) if name.startswith(("CUBLAS", "CUDA_R_")))
 SCALE = {cublaslt.CUBLAS_COMPUTE_64F: cublaslt.CUDA_R_64F}
@@ -78,7 +79,7 @@ def test_a_plan_is_what_was_asked_for(library: Any) -> None:
     """All attributes of the descriptor and the layouts, read back with their documented sizes."""
     for kind in kinds():
         plan = Plan(library, kind)
-        cublaslt._point(plan, pointing(0x7F0000001230), pointing(0x7F0000004560))
+        _point(plan, pointing(0x7F0000001230), pointing(0x7F0000004560))
         descriptor = reader(library.cublasLtMatmulDescGetAttribute, plan.descriptor)
         scale = SCALE.get(kind.compute, cublaslt.CUDA_R_32F)
         assert (descriptor(0, 4), descriptor(1, 4), descriptor(2, 4)) == (kind.compute, scale, 0), (
