@@ -1,0 +1,173 @@
+"""A Trainer that does several captured steps at once, as on a device with graphs, has the bits of one that does not."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from graphs_of_steps import give_graphs
+from test_resume import Case, losses, outcome
+
+import gradflow as gf
+from gradflow import nn
+from gradflow.data import Batches
+from gradflow.saving import to_bytes
+from gradflow.training import Trainer
+from gradflow.training.step import steps_at_once
+
+pytest.importorskip("safetensors")
+
+CASES = {
+    "adam": Case(batch=4),
+    "accuracy": Case(batch=4, model="sequential", optimizer="adamw", schedule="number"),
+    "clipped": Case(batch=4, optimizer="momentum", average=0.9, clip_norm=0.5, schedule="warm-up"),
+    "weighted": Case(batch=6, weights=True, class_weight="balanced", optimizer="rmsprop"),
+    "dropout": Case(batch=6, dropout=0.3, drop_last=True),
+    "values": Case(batch=5, loss="values", shuffle="no", validation=False),
+    "default order": Case(batch=7, shuffle="default", average=0.5),
+}
+STEPS = 4
+
+
+@pytest.fixture
+def with_graphs(device: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
+    """Return a function that gives the device graphs, of at most four steps, and returns the steps of each replay."""
+
+    def give() -> list[int]:
+        monkeypatch.setattr("gradflow.training.step._MOST_AT_ONCE", STEPS)
+        return give_graphs(monkeypatch, device)
+
+    return give
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_has_the_same_bits(name: str, with_graphs: Callable[[], list[int]]) -> None:
+    """History, weights, best weights, moments, generators; whether epochs or steps are looped over."""
+    case = CASES[name]
+    expected = case.trainer()
+    history = [str(epoch) for epoch in expected.epochs(4)]
+    assert len(history) == 4
+    replays = with_graphs()
+    found = case.trainer()
+    for i, _ in enumerate(found.epochs(4)):
+        if i == 1:
+            list(found.steps(found.step + 2))
+    assert found.history == expected.history
+    assert outcome(found) == outcome(expected)
+    whole = 50 // case.batch
+    assert {n for n in replays if n > 1} == {STEPS, whole % STEPS} - {0, 1}
+    assert sum(n for n in replays if n > 1) >= 2 * (whole - STEPS)
+
+
+@pytest.mark.parametrize("stop", range(0, 26, 5))
+def test_a_run_goes_on_from_each_step(stop: int, with_graphs: Callable[[], list[int]], tmp_path: Path) -> None:
+    """Saved in the middle of what is done at once; loaded with and without graphs."""
+    case = Case(batch=4, average=0.9, dropout=0.2)
+    whole = case.trainer()
+    list(whole.epochs(4))
+    expected = outcome(whole)
+    plain = case.trainer()
+    replays = with_graphs()
+    trainer = case.trainer()
+    losses(trainer, stop)
+    trainer.save(tmp_path / "state.safetensors")
+    for each in (plain, case.trainer(), trainer):
+        each.load(tmp_path / "state.safetensors")
+        list(each.epochs(4))
+        assert outcome(each) == expected
+    assert set(replays) == {1, STEPS}
+
+
+@pytest.mark.skipif(not hasattr(signal, "raise_signal"), reason="no signals")
+@pytest.mark.parametrize("at", [1, 2, 5])
+def test_ctrl_c_ends_after_the_steps_that_are_done_at_once(at: int, with_graphs: Callable[[], list[int]]) -> None:
+    case = Case(batch=4)
+    whole = case.trainer()
+    list(whole.epochs(5))
+    with_graphs()
+    trainer = case.trainer()
+    together = trainer._together
+    calls = itertools.count(1)
+
+    def pressed() -> Any:
+        found = together()
+        if found is not None and next(calls) == at:
+            signal.raise_signal(signal.SIGINT)
+        return found
+
+    vars(trainer)["_together"] = pressed
+    with pytest.raises(KeyboardInterrupt):
+        list(trainer.epochs(5))
+    assert 0 < trainer.step < 5 * 13
+    assert trainer.step % 13 % STEPS == 0
+    list(trainer.epochs(5))
+    assert outcome(trainer) == outcome(whole)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_watched_run_has_the_same_snapshots(every: int, with_graphs: Callable[[], list[int]]) -> None:
+    case = Case(batch=4, drop_last=True)
+    expected = case.trainer()
+    watch = expected.watch(every)
+    list(expected.epochs(4))
+    replays = with_graphs()
+    found = case.trainer()
+    watched = found.watch(every)
+    list(found.epochs(4))
+    assert to_bytes(watched.tree()) == to_bytes(watch.tree())
+    assert outcome(found) == outcome(expected)
+    assert STEPS in replays
+
+
+def test_the_bar_goes_on_by_several_batches(with_graphs: Callable[[], list[int]]) -> None:
+    pytest.importorskip("tqdm")
+    with_graphs()
+    trainer = Case(batch=4).trainer()
+    vars(trainer)["progress"] = True
+    shown: list[int] = []
+    show = trainer._bar.show
+    vars(trainer._bar)["show"] = lambda batches, loss: (shown.append(batches), show(batches, loss))
+    list(trainer.epochs(3))
+    assert shown == [1, 2, 3, *[4, 8, 12, 13] * 3]
+
+
+def test_which_steps_are_done_at_once(with_graphs: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones, of data on a device with graphs; each batch has a step."""
+    batches = Batches(np.zeros((100, 4), "float32"), np.zeros(100), 10)
+    assert steps_at_once(nn.Linear(4, 1), batches) == 1, "without graphs"
+    with_graphs()
+    assert steps_at_once(nn.Linear(4, 1), batches) == STEPS
+    on_host = Batches(np.zeros((100, 4), "float32"), np.zeros(100), 10, keep="host")
+    assert steps_at_once(nn.Linear(4, 1), on_host) == 1
+    monkeypatch.setattr("gradflow.training.step._ELEMENTS_AT_ONCE", 3 * 50)
+    assert steps_at_once(nn.Linear(4, 1), batches) == 3
+    monkeypatch.setattr("gradflow.training.step._PRODUCTS_AT_ONCE", 2 * 64 * 5)
+    assert steps_at_once(nn.Linear(4, 1), batches) == 2
+    monkeypatch.setattr("gradflow.training.step._PRODUCTS_AT_ONCE", 10)
+    assert steps_at_once(nn.Linear(4, 1), batches) == 1
+    trainer = Case(batch=4, accumulate=2).trainer()
+    assert trainer._step.run is None
+    assert Case(batch=4, capture=False).trainer()._step.run is None
+
+
+def test_an_error_in_a_step_ends_the_run(with_graphs: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    with_graphs()
+    trainer: Trainer = Case(batch=4).trainer()
+    list(trainer.epochs(2))
+    assert trainer._step.run is not None
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("broken")
+
+    backend = gf.get_backend(trainer.train.device)
+    monkeypatch.setattr(backend, "take_rows", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        list(trainer.epochs(3))
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="interrupted"):
+        list(trainer.epochs(3))
