@@ -98,7 +98,7 @@ LAYERS: tuple[set[str], ...] = (
     {"training.curves"},
     {"training.report"},
     {"training.bar", "training.objective"},
-    {"training.checks"},
+    {"training.checks", "training.finiteness"},
     {"training.evaluation"},
     {"training.progress", "training.step"},
     {"training.tensorboard", "training.watching"},

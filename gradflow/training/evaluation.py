@@ -104,6 +104,8 @@ class Figures:
             got = f"{value.dtype} of shape {value.shape}" if isinstance(value, gf.Tensor) else type(value).__name__
             raise ValueError(f"the loss must be one floating-point number, averaged over the batch; got {got}")
         self.loss_dtype = value.dtype
+        self.flagged = False
+        """Whether the flag of the device was up when results were last read."""
 
     def tally(self, model: gf.nn.Module) -> Tally:
         """The results of an epoch in evaluation mode. Random generators stay as they were."""
@@ -118,10 +120,19 @@ class Figures:
         return tally
 
     def read(self, tally: Tally) -> tuple[float, dict[str, float]]:
-        """The mean loss over the samples, and the metrics. Reads the results of an epoch from the device."""
+        """The mean loss over the samples, and the metrics. Reads the results of an epoch from the device.
+
+        With the losses, it reads the flag `Backend.nonfinite` into `flagged`.
+        """
         losses, partial = tally.results()
         assert losses is not None
-        total = sum(loss * n for loss, n in zip(losses.tolist(), self.sizes, strict=True))
+        flag = losses.backend.nonfinite
+        if flag is not None:
+            flag = gf.astype(gf.Tensor(flag, losses.backend), losses.dtype)
+            losses = gf.concat([losses, gf.reshape(flag, (1,))])
+        values = losses.tolist()
+        self.flagged = flag is not None and values.pop() != 0.0
+        total = sum(loss * n for loss, n in zip(values, self.sizes, strict=True))
         return total / sum(self.sizes), self.metrics.figures([partial])
 
 

@@ -24,9 +24,9 @@ from gradflow.optim.averaging import WeightAverage
 from gradflow.random.generator import default_generator, restored
 from gradflow.replay.batches import RunningEpoch
 from gradflow.saving import load, save
-from gradflow.training import checks, trainer_state
+from gradflow.training import checks, finiteness, trainer_state
 from gradflow.training.bar import Bar, tqdm
-from gradflow.training.epoch import Epoch, NonFiniteLossError, Step
+from gradflow.training.epoch import Epoch, Step
 from gradflow.training.evaluation import Figures, check_adds_up, naming, trial
 from gradflow.training.metrics import ON_DEVICE, better, metric_names
 from gradflow.training.objective import ClassWeight, Loss, check_loss, class_weights_of
@@ -130,6 +130,7 @@ class Trainer(SetOnce):
             model, objective, optimizer, metrics_on_train.partial, clip_norm, self._average, self.captures,
             train if self.accumulate == 1 else None,
         )  # fmt: skip
+        finiteness.watch_device(train.device)
         self._shares: dict[float, gf.Tensor] = {}
         self._progress = Progress()
         self._batches: Iterator[tuple[gf.Tensor, ...]] | None = None  # what is left of the epoch
@@ -333,12 +334,9 @@ class Trainer(SetOnce):
             metrics: dict[str, float] = {}
             if self._on_validation is not None and validation is not None:
                 loss, metrics = self._on_validation.read(validation)
-            for name, value in (("loss", train_loss), ("validation loss", loss)):
-                if value is not None and not math.isfinite(value):
-                    raise NonFiniteLossError(
-                        f"the {name} became {value} in epoch {number}; try a lower learning rate, or find the "
-                        "operation that made it with gradflow.detect_anomaly() or gradflow.trace()"
-                    )
+            finiteness.check_losses(number, train_loss, loss)
+            if self._on_train.flagged:
+                finiteness.check_weights(number, self.optimizer)
             figures = {"loss": train_loss, **train_metrics} if loss is None else {"loss": loss, **metrics}
             is_best = self._is_best(figures[self.monitor])
             weights = self.model.state_dict() if is_best else progress.best_weights
