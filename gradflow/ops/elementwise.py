@@ -206,8 +206,11 @@ _choose = elementwise("where")
 
 def _where(F: Any, condition: Any, a: Any, b: Any) -> Any:
     out = _choose(F, condition, a, b)
-    native = (b if a.__class__ is float else a).dtype
-    return F.astype(out, native) if out.dtype != native and native in F.half_dtypes else out
+    if (a.__class__ is float) != (b.__class__ is float):
+        native = (b if a.__class__ is float else a).dtype
+        if native in F.half_dtypes:  # NumPy gives float64 for bfloat16 and a Python number
+            return F.astype(out, native, copy=False)
+    return out
 
 
 _WHERE = defop(
