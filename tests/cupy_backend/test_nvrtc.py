@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from gradflow_cupy.kernels import OPTIONS, SOURCES, UNTYPED, expressions, source_text
@@ -21,6 +21,30 @@ ARCHITECTURES = (70, 75, 80, 89, 90, 100, 120)
 
 OF_CUPY = ("-ftz=true", "--device-as-default-execution-space")
 """The options that CuPy adds to those of a RawModule, besides include folders."""
+
+
+VERBOSE = ("--ptxas-options=-v",)
+"""So that the assembler reports what each kernel uses."""
+
+
+class Usage(NamedTuple):
+    """What a kernel uses: registers of a thread, bytes of shared memory of a block, and bytes of registers spilled."""
+
+    registers: int
+    shared: int
+    spilled: int
+
+
+def usages(log: str) -> dict[str, Usage]:
+    """What each kernel uses, by its name in the binary."""
+    found = {}
+    for part in log.split("Compiling entry function '")[1:]:
+        spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", part)
+        registers, shared = re.search(r"Used (\d+) registers", part), re.search(r"(\d+) bytes smem", part)
+        assert registers is not None, part
+        assert len(spills) == 2, part
+        found[part.partition("'")[0]] = Usage(int(registers[1]), int(shared[1]) if shared else 0, sum(map(int, spills)))
+    return found
 
 
 def includes() -> list[str]:
@@ -46,7 +70,7 @@ def compile_source(nvrtc: Any, source: str, architecture: str) -> tuple[Any, dic
     for name in names:
         nvrtc.addNameExpression(program, name)
     try:
-        nvrtc.compileProgram(program, (f"-arch={architecture}", *OPTIONS, *OF_CUPY, *includes()))
+        nvrtc.compileProgram(program, (f"-arch={architecture}", *OPTIONS, *OF_CUPY, *includes(), *VERBOSE))
     except nvrtc.NVRTCError:
         pytest.fail(f"{source} for {architecture}:\n{nvrtc.getProgramLog(program)}", pytrace=False)
     return program, {name: nvrtc.getLoweredName(program, name) for name in names}
@@ -69,7 +93,26 @@ def test_compiles(nvrtc: Any, source: str, architecture: int) -> None:
     assert len(binary) > 1000
     for name, mangled in lowered.items():
         assert mangled.encode() in binary, name
-    assert "warning #" not in nvrtc.getProgramLog(program)  # sm_70 alone is remarked on, as deprecated
+    log = nvrtc.getProgramLog(program)
+    assert "warning #" not in log  # sm_70 alone is remarked on, as deprecated
+    used = {name: usages(log)[mangled] for name, mangled in lowered.items()}
+    for name, usage in used.items():
+        assert not usage.spilled, (name, usage)
+        # so that two blocks of 256 threads fit on a multiprocessor with 65536 registers
+        assert usage.registers <= (128 if "double" in name else 96), (name, usage)
+
+
+def test_what_a_kernel_uses_is_read_from_the_log(nvrtc: Any) -> None:
+    """A kernel with more live values than registers spills some, and that shows."""
+    text = (
+        "__global__ __launch_bounds__(1024) void f(float* x) { float v[96]; for (int i = 0; i < 96; i++) v[i] = x[i]; "
+    )
+    text += "for (int k = 0; k < 96; k++) for (int i = 0; i < 96; i++) v[i] = v[i] * v[(i + k) % 96] + x[k]; "
+    program = nvrtc.createProgram(text + "for (int i = 0; i < 96; i++) x[i] = v[i]; }", "f.cu", (), ())
+    nvrtc.compileProgram(program, ("-arch=sm_90", *VERBOSE))
+    (usage,) = usages(nvrtc.getProgramLog(program)).values()
+    assert usage.spilled > 0
+    assert usage.registers <= 64
 
 
 @pytest.mark.parametrize("source", ["philox.cu", "sums.cu"])
