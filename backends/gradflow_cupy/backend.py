@@ -16,10 +16,12 @@ from types import MethodType
 from typing import Any, ClassVar
 
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Array, Diagnosis, Event, MemoryStats
+from gradflow.backend.graphs import RecordedStep
 from gradflow.backend.half_floats import widened
 from gradflow.dtypes import DTYPES
 from gradflow_cupy import diagnosis
 from gradflow_cupy.gather import GatherKernels
+from gradflow_cupy.graph import StepGraph
 from gradflow_cupy.linear import PRODUCTS, LinearKernels
 from gradflow_cupy.losses import LossKernels
 from gradflow_cupy.memory import PeakCounter
@@ -250,6 +252,10 @@ class CupyBackend(LinearKernels, GatherKernels, LossKernels, OptimizerKernels):
             return nvtx.RangePush, nvtx.RangePop
         except (AttributeError, RuntimeError):  # CuPy was built without it
             return None
+
+    def graph(self, step: RecordedStep, inputs: Sequence[Array]) -> StepGraph:
+        """As in the contract: a CUDA graph."""
+        return StepGraph(self, step)
 
     def kernels(self) -> dict[str, str]:
         from gradflow.backend import Backend

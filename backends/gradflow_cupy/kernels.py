@@ -41,6 +41,7 @@ ELEMENT_TYPES = {**REAL_TYPES, "e": "__half", "E": "__nv_bfloat16"}
 SOURCES: dict[str, tuple[str, ...]] = {
     "activations.cu": ("activate", "activate_backward", "bias_activation", "bias_backward"),
     "gather.cu": ("take_rows",),
+    "graph.cu": ("next_row",),
     "layer_norm.cu": ("layer_norm", "layer_norm_backward", "layer_norm_columns"),
     "losses.cu": ("squared_error", "one_hot"),
     "optimizers.cu": ("sgd_step", "adam_step", "rmsprop_step", "square_sums", "scale_by"),
@@ -52,7 +53,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
 """The kernels in each source."""
 WITH_HALVES = ("activations.cu", "layer_norm.cu", "losses.cu", "philox.cu", "softmax.cu", "sums.cu")
 """The sources whose kernels are also compiled for half floats."""
-UNTYPED = ("random_bits", "take_rows")
+UNTYPED = ("next_row", "random_bits", "take_rows")
 """The kernels that are not templates."""
 OPTIONS = ("-std=c++17",)
 """Compiler options. Never -use_fast_math: results must agree with the CPU's to a few ulp."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from emulated_graphs import queue, unowned
 from gradflow_cupy import cublaslt, cublaslt_library
 from host_kernels import COMPILER, HERE, NO_COMPILER
 
@@ -76,6 +77,13 @@ def call(lt: Any, plan: Any, a: Any, b: Any, out: Any, accumulate: bool, bias: A
     if aux is not None:
         assert aux.shape == out.shape
         assert aux.flags.c_contiguous
-    status = _call(lt, plan, a, b, out, accumulate, bias, aux)
-    assert all(emulated._guarded(x) for x in written), "the product writes beyond an array"
-    return status
+    if plan.algorithm.workspace:
+        lt.workspace(emulated.get_current_stream())
+    held = unowned((a, b, out, accumulate, bias, aux))
+
+    def run() -> int:
+        status = _call(lt, plan, *held)
+        assert all(emulated._guarded(x) for x in written), "the product writes beyond an array"
+        return status
+
+    return queue("product", "product", run, [*read, *written], written) or 0

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import numpy as np
+from emulated_graphs import Capture, Graph, Graphs
 
 
 class CUDARuntimeError(RuntimeError):
@@ -60,6 +61,7 @@ class State:
     @classmethod
     def wait(cls, before: dict[Any, int] | None = None) -> None:
         """Wait for the GPU. The sources of its copies must be unchanged, since it may read them at any time."""
+        Graphs.refuse("a wait")
         cls.synchronizations += 1
         copies = cls.reach(before)
         cls.in_flight = [copy for copy in cls.in_flight if copy not in copies]
@@ -96,6 +98,7 @@ class Event:
         self.time: float | None = None
         self.complete = False
         self.before: dict[Any, int] = {}
+        self.capture: Any = None
 
     @property
     def done(self) -> bool:
@@ -107,6 +110,8 @@ class Event:
             raise CUDARuntimeError(400, f"an event of device {self.device}, a stream of device {stream.device_id}")
         self.time, self.complete = time.perf_counter(), False
         self.before = dict(stream.before)
+        capture = Graphs.capture
+        self.capture = capture if capture is not None and stream in capture.streams else None
 
     def synchronize(self) -> None:
         State.wait(self.before)
@@ -161,10 +166,31 @@ class Stream:
         if event.time is None:
             raise CUDARuntimeError(400, "an event that was not recorded")
         self.waited_for.append(event)
+        capture = Graphs.capture
+        if event.capture is not None and self not in event.capture.streams:
+            assert event.capture is capture
+            capture.streams.append(self)
+        elif capture is not None and self in capture.streams:
+            assert event.capture is capture, "a captured stream waits for work that is not captured"
         self.before |= {s: max(n, self.before.get(s, 0)) for s, n in event.before.items()}
 
     def synchronize(self) -> None:
         State.wait(self.before)
+
+    def begin_capture(self, mode: Any = None) -> None:
+        if self is State.streams[self.device_id][0]:
+            raise CUDARuntimeError(900, "the null stream")
+        assert Graphs.capture is None
+        Graphs.capture = Capture(self)
+
+    def end_capture(self) -> Graph:
+        capture, Graphs.capture = Graphs.capture, None
+        assert capture is not None
+        assert capture.stream is self
+        for other in capture.streams:
+            if self.before.get(other, 0) < other.before[other]:
+                raise CUDARuntimeError(904, "work of another stream that was not waited for")
+        return Graph(capture.nodes)
 
 
 def get_current_stream(device_id: int = -1) -> Stream:

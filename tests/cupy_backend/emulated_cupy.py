@@ -16,6 +16,7 @@ raises an error.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import sys
@@ -42,6 +43,7 @@ from emulated_cuda import (
     get_current_stream,
     get_elapsed_time,
 )
+from emulated_graphs import Graphs, Memory, MemoryPool, allocate, queue, queued, queued_in_place, using_allocator
 from host_kernels import host_kernel
 
 from gradflow.backend import ARRAY_FUNCTIONS, Diagnosis
@@ -50,6 +52,23 @@ from gradflow.backend import ARRAY_FUNCTIONS, Diagnosis
 class Flags:
     def __init__(self, flags: Any) -> None:
         self.c_contiguous = flags.c_contiguous
+
+
+class Pointer:
+    """The address of an array."""
+
+    def __init__(self, array: ndarray) -> None:
+        self._array = array
+
+    ptr = property(lambda self: int(self._array._values.ctypes.data))
+
+    def copy_from_device_async(self, src: Pointer, size: int, stream: Any = None) -> None:
+        target, source = _unwrap(self._array), _unwrap(src._array)
+        assert target.nbytes == source.nbytes == size
+        assert target.flags.c_contiguous
+        assert source.flags.c_contiguous
+        copy = functools.partial(np.copyto, target.reshape(-1).view("u1"), source.reshape(-1).view("u1"))
+        queue("copy", "copy", copy, [source], [target])
 
 
 class ndarray:  # noqa: N801
@@ -61,6 +80,7 @@ class ndarray:  # noqa: N801
         self._values = np.asarray(values)
         self._device = State.device if device is None else device
         self._allocated: Any = None  # the moment, for an array of `empty`
+        self._memory = Memory.of(self._values)
 
     shape = property(lambda self: self._values.shape)
     dtype = property(lambda self: self._values.dtype)
@@ -69,7 +89,7 @@ class ndarray:  # noqa: N801
     nbytes = property(lambda self: self._values.nbytes)
     strides = property(lambda self: self._values.strides)
     flags = property(lambda self: Flags(self._values.flags))
-    data = property(lambda self: types.SimpleNamespace(ptr=self._values.ctypes.data))
+    data = property(lambda self: Pointer(self))
 
     @property
     def T(self) -> ndarray:  # noqa: N802
@@ -89,11 +109,14 @@ class ndarray:  # noqa: N801
     def __len__(self) -> int:
         return len(self._values)
 
+    @queued
     def __getitem__(self, key: Any) -> ndarray:
         if not any(isinstance(part, ndarray) for part in (key if isinstance(key, tuple) else (key,))):
-            return ndarray(self._values[key], self._device)  # a view
+            parts = key if isinstance(key, tuple) else (key,)
+            return ndarray(self._values[parts if Ellipsis in parts else (*parts, ...)], self._device)  # a view
         return ndarray(_unwrap(self)[_wrapped_key(self._values, key)])
 
+    @queued_in_place
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, np.ndarray):
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
@@ -102,17 +125,20 @@ class ndarray:  # noqa: N801
             value = ndarray(_filled((), value, self.dtype))
         _unwrap(self)[raw] = _unwrap(value)
 
+    @queued
     def astype(self, dtype: Any, order: str = "K", copy: bool = True) -> ndarray:
         if not copy and self.dtype == dtype:
             return self
         with np.errstate(all="ignore"):
             return ndarray(_unwrap(self).astype(dtype, order=order, copy=copy))
 
+    @queued
     def reshape(self, *shape: Any) -> ndarray:
         return ndarray(_unwrap(self).reshape(*shape))
 
     def set(self, arr: Any, stream: Any = None) -> None:
         assert (arr.shape, arr.dtype, arr.flags.c_contiguous) == (self.shape, self.dtype, True)
+        Graphs.refuse("a copy from the host")
         stream = get_current_stream() if stream is None else stream
         made, moment = self._allocated
         assert made is stream or stream.before.get(made, 0) >= moment, (
@@ -206,7 +232,7 @@ def _elementwise(function: Callable[..., Any], flush: Callable[[Any], Any] = _fl
 for _name in (
     "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "neg", "eq", "ne", "lt", "le", "gt", "ge",
 ):  # fmt: skip
-    setattr(ndarray, f"__{_name}__", _elementwise(getattr(np.ndarray, f"__{_name}__")))
+    setattr(ndarray, f"__{_name}__", queued(_elementwise(getattr(np.ndarray, f"__{_name}__"))))
 
 
 # ------------------------------------------------------------------ functions with CuPy's signatures
@@ -225,7 +251,8 @@ def _filled(shape: Any, value: Any, dtype: Any) -> Any:
 def array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K", subok: bool = False, ndmin: int = 0,
           *, blocking: bool = False) -> ndarray:  # fmt: skip
     if isinstance(obj, ndarray):
-        return ndarray(np.array(_unwrap(obj), dtype=dtype, copy=copy or None, order=order))
+        return _copied(obj, dtype, copy, order)
+    Graphs.refuse("a copy from the host")
     State.transfers += 1
     values = np.array(obj, dtype=dtype, copy=None)
     if not values.ndim:
@@ -240,6 +267,11 @@ def array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K", subo
     return out
 
 
+@queued
+def _copied(obj: ndarray, dtype: Any, copy: bool, order: str) -> ndarray:
+    return ndarray(np.array(_unwrap(obj), dtype=dtype, copy=copy or None, order=order))
+
+
 def asarray(
     a: Any, dtype: Any = None, order: Any = None, *, copy: bool | None = None, blocking: bool = False
 ) -> ndarray:
@@ -249,12 +281,14 @@ def asarray(
 
 
 def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> Any:
+    Graphs.refuse("a copy to the host")
     State.transfers += 1
     State.wait(get_current_stream().before)
     State.synchronizations -= 1  # counted as a transfer
     return np.array(_unwrap(a), order="C")
 
 
+@queued
 def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
     out = np.asarray(_unwrap(a), dtype=dtype, order="C")
     return ndarray(out)
@@ -266,9 +300,10 @@ GUARD = 64
 
 def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     native, size = np.dtype(dtype), math.prod(shape) if isinstance(shape, tuple) else shape
-    memory = np.full(size * native.itemsize + GUARD, 0xFF, np.uint8)
-    out = memory[:-GUARD].view(native).reshape(shape, order=order)  # type: ignore[call-overload]
-    out.fill(np.nan if out.dtype.kind == "f" else 1)  # uninitialized memory must not look like zeros
+    root, _memory = allocate(size * native.itemsize + GUARD)
+    out = root[:-GUARD].view(native).reshape(shape, order=order)  # type: ignore[call-overload]
+    if Graphs.recording() is None:
+        out.fill(np.nan if out.dtype.kind == "f" else 1)  # uninitialized memory must not look like zeros
     made = ndarray(out)
     made._allocated = get_current_stream().queue()
     return _counted(made)
@@ -436,6 +471,8 @@ def take_along_axis(a: Any, indices: Any, axis: Any) -> ndarray:
 
 def matmul(*args: Any, axes: Any = None, axis: Any = None, keepdims: bool = False, casting: str = "same_kind",
            dtype: Any = None, signature: Any = None, order: str = "K", out: Any = None) -> ndarray:  # fmt: skip
+    if Graphs.recording() is not None:
+        raise NotImplementedError("calling cublas API during stream capture is currently unsupported")
     a, b = args
     if a.dtype == BFLOAT16 and max(a.ndim, b.ndim) > 2:
         raise RuntimeError("the kernel for products of integers, which bfloat16 is taken for, does not compile")
@@ -451,6 +488,7 @@ def matmul(*args: Any, axes: Any = None, axis: Any = None, keepdims: bool = Fals
     return out
 
 
+@queued_in_place
 def _add_at(a: Any, slices: Any, value: Any) -> None:
     known = (np.int32, np.int64, np.float16, np.float32, np.float64, np.uint32, np.uint64)
     if a.dtype.type not in known:
@@ -504,9 +542,14 @@ class Kernel:
         for a, kind in zip(args, self.kinds, strict=True):
             assert kind.endswith("*") == (a is None or isinstance(a, ndarray)), (self.name, kind, a)
             held.append(self._pointer(a, kind) if isinstance(a, ndarray) else a)
-        self.run(grid, block, tuple(held))
-        written = [a for a in args if isinstance(a, ndarray)]
-        assert all(_guarded(a._values) for a in written), f"{self.name} writes beyond an array"
+        pairs = [(a._values, kind) for a, kind in zip(args, self.kinds, strict=True) if isinstance(a, ndarray)]
+        written = [values for values, kind in pairs if not kind.startswith("const ")]
+
+        def run() -> None:
+            self.run(grid, block, tuple(held))
+            assert all(_guarded(values) for values, _ in pairs), f"{self.name} writes beyond an array"
+
+        queue(self.name, "kernel", run, [values for values, _ in pairs], written)
 
 
 class RawModule:
@@ -549,7 +592,7 @@ def modules() -> dict[str, types.ModuleType]:
         elif own is None and name not in ("clip", "astype"):
             own = _elementwise(getattr(np, name))
         if own is not None:
-            setattr(cupy, name, own)
+            setattr(cupy, name, own if name in ("empty", "asarray", "matmul") else queued(own))
     cupy.add.at = _add_at  # type: ignore[attr-defined]
     cupy.clip = cupy.astype = None  # type: ignore[attr-defined]  # CuPy's differ from the Array API's: adapted
     for own in (array, asnumpy, ascontiguousarray, RawModule, ndarray):
@@ -572,7 +615,7 @@ def modules() -> dict[str, types.ModuleType]:
     cupy.__dict__["get_default_pinned_memory_pool"] = lambda: pinned_pool
     cupy.__dict__["cuda"] = types.SimpleNamespace(
         Device=Device, Event=Event, Stream=Stream, MemoryHook=MemoryHook, runtime=runtime,
-        get_current_stream=get_current_stream,
+        get_current_stream=get_current_stream, MemoryPool=MemoryPool, using_allocator=using_allocator,
         get_elapsed_time=get_elapsed_time,
     )  # fmt: skip
     cupyx.__dict__["scatter_add"] = scatter_add

@@ -1,0 +1,268 @@
+"""A captured step as one CUDA graph: `CupyBackend.graph`.
+
+The first call of a `StepGraph` makes the calls of the step in a stream and a memory pool of its own, as the capture
+will: this compiles kernels and chooses the algorithms of products. The second call captures them. From then on, a call
+copies the inputs to their places, launches the graph, and returns copies of its results. What the step changes on the
+host is applied by a `HostDifference`.
+
+The numbers that change from step to step lie in a row on the device, which the first kernel of the graph takes from a
+table there. The host fills the table for 1, 2, 4 and so on steps ahead, and again when something else has changed them.
+
+A graph keeps everything alive that it uses: its pool, the places of inputs and results, the workspaces of products.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from gradflow.backend import Array, launch_counters, launched
+from gradflow.backend.graphs import MAX_AHEAD, HostDifference, RecordedStep, Rows, Source, taking_from
+from gradflow_cupy.kernels import THREADS, launch
+
+if TYPE_CHECKING:
+    from gradflow_cupy.backend import CupyBackend
+
+ROW_WORDS = 4096
+"""The largest number of numbers that change from step to step, in words of 64 bits."""
+TABLE_WORDS = 1 << 17
+"""The size of the table."""
+_USEFUL = 16
+"""If a graph was launched so many times, capturing another one is not in vain."""
+_PATIENCE = 4
+"""After so many graphs in a row that were captured in vain, the step is not captured again."""
+
+
+class FirstRows(Rows):
+    """The rows of a step that is not captured: the numbers are copied to the device one after another."""
+
+    def __init__(self, backend: CupyBackend) -> None:
+        self._backend = backend
+
+    def array(self, source: Source, numbers: Sequence[float]) -> Array:
+        return self._backend.from_host(self._backend.numpy.asarray(numbers, dtype=source.dtype))
+
+
+class GraphRows(Rows):
+    """The table and the row of a graph, and the sources of the numbers in it."""
+
+    def __init__(self, backend: CupyBackend) -> None:
+        self._backend = backend
+        word = backend.dtypes["int64"]
+        self._table = backend.cupy.empty((TABLE_WORDS,), dtype=word)  # not zeros: other streams write to it
+        self._row = backend.cupy.empty((ROW_WORDS,), dtype=word)
+        self._sources: list[Source] = []
+        self._parts: list[tuple[int, Array]] = []  # of each source, the end of its numbers in a row, and their array
+        self._given = 0  # how many sources the present step has asked for
+        self._steps = 0  # how many the graph is of
+        self._filled = self._used = 0
+
+    def next_step(self) -> None:
+        """Begin a step in the graph: its numbers come from the next row."""
+        self._given = 0
+        self._steps += 1
+        launch("next_row", None, (1,), (THREADS,), self._table, self._row)
+
+    def array(self, source: Source, numbers: Sequence[float]) -> Array:
+        if self._given == len(self._sources):
+            start = self._parts[-1][0] if self._parts else 0
+            stop = start + len(numbers)
+            if stop > ROW_WORDS:
+                raise NotImplementedError(f"takes more than {ROW_WORDS} numbers from the host")
+            self._sources.append(source)
+            self._parts.append((stop, self._row[start:stop].view(self._backend.dtypes[source.dtype])))
+        self._given += 1
+        return self._parts[self._given - 1][1]
+
+    def hold(self) -> bool:
+        """Whether the graph still makes the calls of the step."""
+        return all(source.holds() for source in self._sources)
+
+    def prepare(self) -> None:
+        """Make the table have the rows of the next launch. Raises NotImplementedError if they cannot be computed."""
+        is_current = all(source.is_at(self._used) for source in self._sources)
+        if self._used + self._steps > self._filled or not is_current:
+            self._send(max(2 * self._filled, self._steps) if is_current else self._steps)
+
+    def _send(self, wanted: int) -> None:
+        numpy, width = self._backend.numpy, self._parts[-1][0] if self._parts else 0
+        ahead = [source.begin(self._sources) for source in self._sources]
+        if min(ahead, default=self._steps) < self._steps:
+            raise NotImplementedError("has a rate that is a function of the user's, which each step calls")
+        n = min(wanted, (TABLE_WORDS - 2) // max(width, 1), *ahead, MAX_AHEAD)
+        table = numpy.empty((2 + n * width,), dtype="int64")
+        table[0], table[1] = 0, width
+        rows, start = table[2:].reshape(n, width), 0
+        for source, (stop, _) in zip(self._sources, self._parts, strict=True):
+            numbers = numpy.array([source.row(k) for k in range(n)], dtype=source.dtype)
+            rows[:, start:stop] = numbers.view("int64")
+            start = stop
+        _copy(self._backend, self._backend.from_host_later(self._backend.pin(table)), self._table[: table.size])
+        self._filled, self._used = n, 0
+
+    def advance(self) -> None:
+        """The graph was launched."""
+        self._used += self._steps
+
+
+class StepGraph:
+    """Replays a recorded step on a GPU."""
+
+    def __init__(self, backend: CupyBackend, step: RecordedStep) -> None:
+        self._backend, self._step = backend, step
+        self._cuda = backend.cupy.cuda
+        self._lock = Lock()
+        self._next: Callable[[StepGraph, Sequence[Array]], Any] = StepGraph._begin  # a method would be a cycle
+        self._stream: Any = None
+        self._pool: Any = None
+        self._graph: Any = None
+        self._rows: Any = None
+        self._results: Any = None
+        self._places: list[Array] = []
+        self._in_vain = 0
+
+    def __call__(self, *inputs: Array) -> Any:
+        with self._lock, self._backend._cuda_device:
+            return self._next(self, inputs)
+
+    def _call_by_call(self, inputs: Sequence[Array]) -> Any:
+        return self._step.run(*inputs)
+
+    def _give_up(self, reason: str) -> None:
+        """Make the calls one by one from now on, and free everything."""
+        self._next = StepGraph._call_by_call
+        self._step.report(reason)
+        self._free()
+
+    def _free(self) -> None:
+        self._graph = self._rows = self._results = self._pool = None
+        self._places = []
+        products = vars(self._backend).get("_cublaslt")
+        if products is not None and self._stream is not None:
+            products.workspaces.pop(self._stream.ptr, None)
+
+    def __del__(self) -> None:
+        self._free()
+
+    # ------------------------------------------------------------------ capturing
+
+    def _begin(self, inputs: Sequence[Array]) -> Any:
+        """The first call: the step as it will be captured."""
+        reason = self._step.obstacle()
+        if reason is not None:
+            self._give_up(reason)
+            return self._step.run(*inputs)
+        self._calls, self._results_of = self._step.parts()
+        self._stream = self._cuda.Stream(non_blocking=True)
+        self._pool = self._cuda.MemoryPool()
+        before = self._step.host_state()
+        outer = self._last = self._cuda.get_current_stream()
+        self._stream.wait_event(outer.record())
+        try:
+            with self._own(), taking_from(FirstRows(self._backend)):
+                self._places = [self._backend.copy(x) for x in inputs]
+                results = self._calls(*self._places)
+        except BaseException as error:
+            before.restore()
+            if isinstance(error, Exception):
+                self._give_up(_reason(error))
+            raise
+        finally:
+            outer.wait_event(self._stream.record())
+        self._next = StepGraph._replay
+        return self._results_of(*map(self._backend.copy, results))
+
+    @contextlib.contextmanager
+    def _own(self) -> Iterator[None]:
+        """Within the `with`, work is queued in the stream of the graph, and memory comes from its pool."""
+        with self._cuda.using_allocator(self._pool.malloc), self._stream:
+            yield
+
+    def _capture(self) -> bool:
+        """Capture the graph; False, with everything as it was, if that fails."""
+        before = self._step.host_state()
+        try:
+            self._record()
+            self._difference: HostDifference = before.difference()
+        except MemoryError:
+            self._next = StepGraph._call_by_call
+            self._step.report("needs more memory as a graph than there is")
+            self._free()
+            raise
+        except Exception as error:
+            self._give_up(_reason(error))
+            return False
+        finally:
+            before.restore()
+        self._launches = 0
+        return True
+
+    def _record(self) -> None:
+        self._graph = self._results = None  # first, since their memory can be used again
+        with self._own():
+            self._rows = rows = GraphRows(self._backend)
+            self._flag = self._backend.nonfinite
+            self._stream.begin_capture()
+            try:
+                with taking_from(rows):
+                    rows.next_step()
+                    self._results = self._calls(*self._places)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self._stream.end_capture()
+                raise
+            self._graph = self._stream.end_capture()
+
+    # ------------------------------------------------------------------ replaying
+
+    def _is_valid(self) -> bool:
+        """Whether the graph can be launched, captured again if need be."""
+        if self._graph is not None:
+            if self._rows.hold() and self._flag is self._backend.nonfinite:
+                return self._difference.applies()
+            self._in_vain = 0 if self._launches >= _USEFUL else self._in_vain + 1
+            if self._in_vain == _PATIENCE:
+                self._give_up("changes hyperparameters or settings too often")
+                return False
+        return self._capture() and self._difference.applies()
+
+    def _replay(self, inputs: Sequence[Array]) -> Any:
+        if not self._is_valid():
+            return self._step.run(*inputs)
+        backend, stream = self._backend, self._cuda.get_current_stream()
+        if stream != self._last:
+            stream.wait_event(self._last.record())
+            self._last = stream
+        try:
+            self._rows.prepare()
+        except NotImplementedError as error:
+            self._give_up(str(error))
+            return self._step.run(*inputs)
+        for x, place in zip(inputs, self._places, strict=True):
+            _copy(backend, x, place)
+        self._graph.launch(stream)
+        if launch_counters:
+            launched("graph")
+        self._rows.advance()
+        self._launches += 1
+        self._difference.apply()
+        copies = []
+        for x in self._results:
+            out = backend.cupy.empty(x.shape, dtype=x.dtype)
+            _copy(backend, x, out)
+            copies.append(out)
+        return self._results_of(*copies)
+
+
+def _copy(backend: CupyBackend, source: Array, target: Array) -> None:
+    """Copy an array to a contiguous one, in the current stream."""
+    if source.flags.c_contiguous:
+        target.data.copy_from_device_async(source.data, target.nbytes)
+    else:
+        target[...] = source
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, NotImplementedError) else f"cannot be captured: {error!r}"
