@@ -82,16 +82,20 @@ class GraphRows(Rows):
 
     def prepare(self) -> None:
         """Make the table have the rows of the next launch. Raises NotImplementedError if they cannot be computed."""
-        is_current = all(source.is_at(self._used) for source in self._sources)
+        is_current = not self._filled or all(source.is_at(self._used) for source in self._sources)
         if self._used + self._steps > self._filled or not is_current:
             self._send(max(2 * self._filled, self._steps) if is_current else self._steps)
 
     def _send(self, wanted: int) -> None:
         numpy, width = self._backend.numpy, self._parts[-1][0] if self._parts else 0
         ahead = [source.begin(self._sources) for source in self._sources]
-        if min(ahead, default=self._steps) < self._steps:
-            raise NotImplementedError("has a rate that is a function of the user's, which each step calls")
-        n = min(wanted, (TABLE_WORDS - 2) // max(width, 1), *ahead, MAX_AHEAD)
+        most = min(MAX_AHEAD, (TABLE_WORDS - 2) // max(width, 1), *ahead)
+        if most < self._steps:
+            raise NotImplementedError(
+                f"takes numbers from the host that are known for {most} of its {self._steps} steps, such as a rate by a "
+                "function of the user's"
+            )
+        n = min(wanted, most)
         table = numpy.empty((2 + n * width,), dtype="int64")
         table[0], table[1] = 0, width
         rows, start = table[2:].reshape(n, width), 0
