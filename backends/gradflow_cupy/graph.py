@@ -92,8 +92,8 @@ class GraphRows(Rows):
         most = min(MAX_AHEAD, (TABLE_WORDS - 2) // max(width, 1), *ahead)
         if most < self._steps:
             raise NotImplementedError(
-                f"takes numbers from the host that are known for {most} of its {self._steps} steps, such as a rate by a "
-                "function of the user's"
+                f"takes numbers from the host that are known for {most} of its {self._steps} steps, such as a rate by "
+                "a function of the user's"
             )
         n = min(wanted, most)
         table = numpy.empty((2 + n * width,), dtype="int64")
