@@ -14,6 +14,7 @@ from cublaslt_stand_in import stand_in
 from emulated_device import EmulatedBackend, needs_compiler, numbers
 from gradflow_cupy import cublaslt, cublaslt_library, linear
 
+import gradflow as gf
 from gradflow.backend import ACTIVATIONS
 
 pytestmark = needs_compiler
@@ -193,3 +194,41 @@ def test_devices_say_what_computes_products(cupy: Any, monkeypatch: pytest.Monke
     plain = EmulatedBackend(0)
     assert {plain.kernels()[name] for name in linear.PRODUCTS} == {"composed"}
     assert plain.describe().endswith(", no cuBLASLt: GRADFLOW_FUSED=0")
+
+
+# ------------------------------------------------------------------ NaN
+
+
+@pytest.mark.parametrize("zero", [False, True], ids=["NaN stays", "NaN becomes 0"])
+def test_relu_of_nan(backend: Any, zero: bool) -> None:
+    """NVIDIA does not document which: cuBLASLt 13.1 keeps NaN. gradflow's own kernels keep it."""
+    x, w, b = (backend.from_host(numbers(s, seed=i)) for i, s in enumerate([(5, 4), (3, 4), (3,)]))
+    backend.setitem(b, 1, float("nan"))
+    with stand_in(relu_of_nan_is_zero=zero):
+        out, _ = backend.linear(x, w, b, "relu", 0.0)
+    assert np.isnan(backend.to_host(out)[:, 1]).all() != zero
+    assert (backend.to_host(out)[:, 1] == 0).all() == zero
+    assert np.isfinite(backend.to_host(out)[:, [0, 2]]).all()
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "RMSprop"])
+@pytest.mark.parametrize("where", ["input", "0.weight", "0.bias"])
+def test_a_nan_that_relu_hides_from_the_loss_is_seen_by_the_optimizer(backend: Any, where: str, optimizer: str) -> None:
+    """If ReLU made NaN 0, the loss would be finite; the flag is raised by the gradient, or by the new parameter."""
+    with gf.use_device("emulated"), stand_in(relu_of_nan_is_zero=1):
+        gf.manual_seed(0)
+        model = gf.nn.MLP([4, 8, 3])
+        step = getattr(gf.optim, optimizer)(model.parameters(), lr=0.01)
+        x, y = gf.random.normal((6, 4)), gf.tensor(np.arange(6) % 3)
+        for bad in (False, True):
+            if bad:
+                given = x if where == "input" else dict(model.named_parameters())[where]
+                backend.setitem(given.array, (0,) * given.ndim, float("nan"))
+            backend.nonfinite = backend.zeros((), dtype=backend.dtypes["int32"])
+            step.zero_grad()
+            loss = gf.cross_entropy(model(x), y)
+            loss.backward()
+            assert np.isfinite(loss.item())
+            assert not backend.to_host(backend.nonfinite)
+            step.step()
+            assert backend.to_host(backend.nonfinite) == bad
