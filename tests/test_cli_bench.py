@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from gradflow.benchmarking.measuring import Cell, Measurement
 from gradflow.benchmarking.results import crossover, crossovers, remarks
 from gradflow.benchmarking.training import Task, Training
 from gradflow.cli import main
-from tests.test_cli import Ended, assert_one_line
+from tests.test_cli import DEADLINE, Ended, assert_one_line, child_environment, posix
 
 QUICK = ("bench", "6-4-3", "--batch", "2,8", "--seconds", "60")
 
@@ -184,6 +188,24 @@ def test_ctrl_c_prints_and_writes_what_is_known(command: Any, monkeypatch: pytes
     assert document["interrupted"]
     assert [sum(row.get(mode, {}).get("rounds", 0) for mode in measuring.MODES) for row in document["rows"]] == [6, 1]
     assert len([line for line in ended.out.splitlines() if " cpu " in line]) == 2
+
+
+@pytest.mark.slow
+@posix
+def test_ctrl_c_in_a_process(tmp_path: Path) -> None:
+    words = ["-m", "gradflow", "bench", "6-4-3", "--batch", "2,3,4,5,6,7", "--devices", "cpu", "--out", "b.json"]
+    process = subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=child_environment()
+    )
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith(" batch "):
+        pass
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-2:] == ["gradflow: the figures are in b.json", "gradflow: error: interrupted"]
+    assert json.loads(Path("b.json").read_text())["interrupted"]
 
 
 def test_ctrl_c_while_memory_is_measured_ends_it(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:

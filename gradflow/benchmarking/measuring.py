@@ -83,6 +83,7 @@ class Measurement:
             yield cells
 
     def _measure_memory(self) -> None:
+        _ = self.task.model  # drawn now, since that takes memory
         for device in self.devices:
             with _noting(next(cell for cell in self.cells if cell.device == device), "plain"):
                 tiny = Task((2, 2, self.task.layers[-1]), self.task.dtype, self.task.optimizer, self.task.activation)

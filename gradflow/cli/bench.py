@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -202,15 +205,30 @@ def _measure(measurement: Measurement, quiet: bool) -> bool:
     sizes = measurement.run()
     printed = 0
     try:
-        for cells in sizes:
-            printed += len(cells)
-            if not quiet:
-                _print_cells(cells, width)
+        with _raising_ctrl_c():
+            for cells in sizes:
+                printed += len(cells)
+                if not quiet:
+                    _print_cells(cells, width)
     except KeyboardInterrupt:
         if not quiet:
             _print_cells([cell for cell in measurement.cells[printed:] if cell.times], width)
         return True
     return False
+
+
+@contextlib.contextmanager
+def _raising_ctrl_c() -> Iterator[None]:
+    """Inside a `with`, Ctrl-C raises KeyboardInterrupt also in the command, which it would end at once."""
+    known = signal.getsignal(signal.SIGINT)
+    if known is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, known)
 
 
 def _head(measurement: Measurement, width: int) -> Iterator[str]:
