@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import gradflow as gf
-from gradflow.benchmarking import measuring
+from gradflow.benchmarking import DTYPES, measuring
 from gradflow.benchmarking.measuring import Cell, Measurement
 from gradflow.benchmarking.results import crossover, crossovers, remarks
 from gradflow.benchmarking.training import Task, Training
@@ -99,14 +99,26 @@ def test_by_default_it_measures_every_device_that_can_be_used(command: Any, monk
     assert ("cuda" in document["unusable"]) == ("cuda" not in usable)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_other_dtypes(command: Any, dtype: str) -> None:
     ended = command(*QUICK, "--dtype", dtype, "--devices", "cpu", "--json")
-    if not gf.get_backend("cpu").supports(dtype):
-        assert_one_line(ended, f"no device can be measured: cpu: it does not support {dtype}")
+    if "bfloat16" in dtype and not gf.get_backend("cpu").supports("bfloat16"):
+        assert_one_line(ended, "no device can be measured: cpu: it does not support bfloat16")
     else:
         assert ended.status == 0
         assert all("median" in row["captured"] for row in rows_of(ended).values())
+    assert gf.get_matmul_precision() == "highest"
+
+
+def test_a_step_computes_in_what_it_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        gf, "cross_entropy", lambda x, y: (seen.append((x.dtype.name, gf.get_matmul_precision())), x.sum())[1]
+    )
+    for dtype in ("float64", "autocast-float16", "tf32"):
+        for _ in Measurement(Task((3, 4, 2), dtype), ["cpu"], [2], 60.0).run():
+            pass
+    assert {*seen} == {("float64", "highest"), ("float16", "highest"), ("float32", "tf32")}
 
 
 def test_one_output_is_a_regression(command: Any) -> None:
@@ -125,7 +137,7 @@ def test_one_output_is_a_regression(command: Any) -> None:
         ("784-x-10", "integers from 1 to 65536, separated by '-'; got '784-x-10'"),
         ("--batch 64;128", "integers from 1 to 16777216, separated by ','"),
         ("--batch 0", "integers from 1"),
-        ("--dtype float8", r"'float8' is not one of float32, float64, float16, bfloat16; did you mean float"),
+        ("--dtype float8", r"'float8' is not one of float32, .+; did you mean float"),
         ("--optimizer adamm", r"'adamm' is not one of .+; did you mean adam"),
         ("--activation rely", r"'rely' is not one of .+; did you mean relu"),
         ("--seconds 0", "seconds above 0"),

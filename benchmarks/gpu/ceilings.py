@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 import gradflow as gf
-from benchmarks.gpu.ours import set_precision
 
 COPY, WIDTH = 1 << 28, 8192  # values that are copied, and the width of the square matrices
 PRODUCTS = {"float32": ("float32", "highest"), "tf32": ("float32", "tf32"), "bfloat16": ("bfloat16", "highest")}
@@ -38,10 +37,10 @@ def products(device: str, width: int) -> dict[str, Any]:
     backend, found = gf.get_backend(device), {}
     for name, (dtype, precision) in PRODUCTS.items():
         try:
-            set_precision(precision)
+            gf.set_matmul_precision(precision)
             a, b = (gf.random.normal((width, width), device=device).astype(dtype).array for _ in range(2))
             out = backend.empty((width, width), dtype=backend.dtypes[dtype])
-            found[name] = rate(device, lambda a=a, b=b, out=out: backend.matmul(a, b, out=out), 2.0 * width**3)
+            found[name] = rate(device, lambda a=a, b=b, out=out: backend.gemm(a, b, out), 2.0 * width**3)
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
     return found

@@ -23,37 +23,24 @@ if DEVICE == "emulated":
     importlib.import_module("conformance_emulated")  # registers the device
 
 
-def offered(name: str) -> Any:
-    """A public name of gradflow. Raises UnavailableError if this version has none."""
-    if not hasattr(gf, name):
-        raise UnavailableError(f"this version of gradflow has no gradflow.{name}")
-    return getattr(gf, name)
-
-
-def set_precision(precision: str) -> None:
-    """Set the precision of float32 products. Raises UnavailableError for TF32 if this version has none."""
-    if precision == "tf32" or hasattr(gf, "set_matmul_precision"):
-        offered("set_matmul_precision")(precision)
-
-
 class Plain(Queued, ours.Gradflow):
     """A step of gradflow, as written, from the weights that all rows have."""
 
     device = DEVICE
 
     def __init__(self, workload: Workload) -> None:
-        self._autocast = offered("autocast") if workload.precision == "autocast" else None
-        set_precision("tf32" if workload.precision == "tf32" else "highest")
+        gf.set_matmul_precision("tf32" if workload.precision == "tf32" else "highest")
+        self._autocast = workload.precision == "autocast"
         super().__init__(workload)
         weights = [self._moved(w, workload.dtype) for w in workload.weights()]
         self._start = dict(zip(self._start[0], weights, strict=True)), self._start[1]
         self.restore()
 
     def step(self, x: Any, y: Any) -> Any:
-        if self._autocast is None:
+        if not self._autocast:
             return super().step(x, y)
         self.optimizer.zero_grad()
-        with self._autocast("bfloat16"):
+        with gf.autocast("bfloat16"):
             loss = self.loss(self.model(x), y)
         loss.backward()
         self.optimizer.step()

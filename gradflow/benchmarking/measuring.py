@@ -68,6 +68,14 @@ class Measurement:
         Memory is measured from the smallest size to the largest, since the peak that a backend counts never falls, and
         in another thread, since CuPy counts in the thread that began to, where an allocation takes a microsecond more.
         """
+        precision = gf.get_matmul_precision()
+        gf.set_matmul_precision("tf32" if self.task.dtype == "tf32" else "highest")
+        try:
+            yield from self._run()
+        finally:
+            gf.set_matmul_precision(precision)
+
+    def _run(self) -> Iterator[list[Cell]]:
         with ThreadPoolExecutor(1) as thread:
             try:
                 thread.submit(self._measure_memory).result()

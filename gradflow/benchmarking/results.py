@@ -17,7 +17,8 @@ import gradflow as gf
 from gradflow.benchmarking.measuring import MODES, Cell, Measurement
 from gradflow.text import printable
 
-_RTOL = {"float64": 1e-6, "float32": 1e-3, "float16": 0.05, "bfloat16": 0.05}
+_RTOL = {"float64": 1e-6, "float32": 1e-3, "tf32": 0.01}
+"""By how much losses may differ, by dtype, relative to them; half floats by 0.05."""
 
 
 def summary(times: Sequence[float]) -> dict[str, float]:
@@ -110,7 +111,7 @@ def remarks(measurement: Measurement) -> list[str]:
     for cell in measurement.cells:
         first = next(each for each in measurement.cells if each.batch == cell.batch)
         pairs = zip(first.losses, cell.losses, strict=False)
-        if any(abs(a - b) > _RTOL[dtype] * abs(a) for a, b in pairs):
+        if any(abs(a - b) > _RTOL.get(dtype, 0.05) * abs(a) for a, b in pairs):
             losses = f"{', '.join(map('{:.6g}'.format, cell.losses))}; {', '.join(map('{:.6g}'.format, first.losses))}"
             found.append(f"{cell.device}, batch {cell.batch}: its losses differ from those of {first.device}: {losses}")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +22,7 @@ _ALGORITHMS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "rmsprop": "RMSpr
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: a perceptron with layers of these widths, in one dtype, by an optimizer of `OPTIMIZERS`."""
+    """What is trained: a perceptron with layers of these widths, in one of `DTYPES`, by one of `OPTIMIZERS`."""
 
     layers: tuple[int, ...]
     dtype: str = "float32"
@@ -30,6 +31,20 @@ class Task:
 
     def __str__(self) -> str:
         return f"{'-'.join(map(str, self.layers))}, {self.activation}, {self.loss}, {self.optimizer}, {self.dtype}"
+
+    @property
+    def kept(self) -> str:
+        """The dtype of parameters, gradients, moments and data."""
+        return self.dtype if self.dtype in ("float64", "float16", "bfloat16") else "float32"
+
+    @property
+    def product(self) -> str:
+        """The dtype that products need."""
+        return self.kept if self.dtype == "tf32" else self.dtype.removeprefix("autocast-")
+
+    def mode(self) -> AbstractContextManager[Any]:
+        """Return a context manager in which to compute the loss."""
+        return gf.autocast(self.product) if self.dtype.startswith("autocast") else nullcontext()
 
     @property
     def loss(self) -> str:
@@ -43,13 +58,13 @@ class Task:
 
     def least_bytes(self, batch: int) -> int:
         """A lower bound on the bytes of training: parameters, gradients, a moment, and the values of a batch."""
-        return as_dtype(self.dtype).itemsize * (3 * self.parameters + batch * sum(self.layers))
+        return as_dtype(self.kept).itemsize * (3 * self.parameters + batch * sum(self.layers))
 
     @cached_property
     def model(self) -> gf.nn.Module:
         """The model at its start, on the CPU: drawing weights takes more memory than training does."""
         draws = gf.Generator(0)
-        return gf.nn.MLP(self.layers, self.activation, device="cpu", dtype=self.dtype, generator=draws)
+        return gf.nn.MLP(self.layers, self.activation, device="cpu", dtype=self.kept, generator=draws)
 
     def data(self, device: str, batch: int) -> list[tuple[Any, Any]]:
         """Random batches on a device: some processors compute faster with zeros."""
@@ -57,7 +72,7 @@ class Task:
         for _ in range(max(1, min(_MOST_BATCHES, _MOST_VALUES // (batch * self.layers[0])))):
             x = rng.standard_normal((batch, self.layers[0]), dtype=np.float32)
             y = rng.integers(self.layers[-1], size=batch) if self.layers[-1] > 1 else x[:, :1]
-            found.append((gf.tensor(x, self.dtype, device), gf.tensor(y, None if y.ndim == 1 else self.dtype, device)))
+            found.append((gf.tensor(x, self.kept, device), gf.tensor(y, None if y.ndim == 1 else self.kept, device)))
         return found
 
 
@@ -68,6 +83,7 @@ class Training:
     """
 
     def __init__(self, task: Task, device: str) -> None:
+        self._mode = task.mode
         self._model = copy.deepcopy(task.model).to(device)
         self._loss = getattr(gf, task.loss)
         algorithm: Any = getattr(gf.optim, _ALGORITHMS[task.optimizer])
@@ -77,7 +93,8 @@ class Training:
     def plain(self, x: Any, y: Any) -> Any:
         """Take a step and return the loss before it."""
         self._optimizer.zero_grad()
-        loss = self._loss(self._model(x), y)
+        with self._mode():
+            loss = self._loss(self._model(x), y)
         loss.backward()
         self._optimizer.step()
         return loss

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gradflow.backend import ACTIVATIONS
+from gradflow.benchmarking import DTYPES
 from gradflow.cli.output import FAILED, INTERRUPTED, UsageError, nothing_on_stdout, print_error, print_note
 from gradflow.cli.predict import check_out, write_out
 from gradflow.environment import imported_extra
@@ -23,10 +24,10 @@ from gradflow.training.runs.settings import MOST_LAYERS, MOST_UNITS, OPTIMIZERS
 
 if TYPE_CHECKING:
     from gradflow.benchmarking.measuring import Cell, Measurement
+    from gradflow.benchmarking.training import Task
 
 _MOST_SAMPLES = 1 << 24
 _TIME = "median (quartiles)   "
-DTYPES = ("float32", "float64", "float16", "bfloat16")
 _HELP = """\
 Time the training step of a multilayer perceptron on several devices and batch
 sizes: a step as written (plain), and the same captured by gradflow.capture.
@@ -34,7 +35,9 @@ Print the times, samples per second and memory, and the batch size from which
 a device is faster than the first one.
 
 LAYERS are the widths from the inputs to the outputs. The loss is squared error
-for one output, else cross-entropy; the data is random.
+for one output, else cross-entropy; the data is random. --dtype is that of all
+arrays, or tf32 for float32 with products in TF32 on NVIDIA GPUs, or autocast-X
+for float32 with products in X.
 
 A time is the median of several rounds, with the quartiles. In each round, the
 devices take turns. Samples per second are those of the faster of both ways.
@@ -72,30 +75,18 @@ def add_parser(commands: Any) -> None:
     add("layers", nargs="?", type=_layers, default="784-512-10", metavar="LAYERS", help="widths (784-512-10)")
     add("--batch", type=_batches, default="16,64,256,1024,4096", metavar="N,N", help="batch sizes (%(default)s)")
     add("--devices", type=_names, metavar="A,B", help="cpu, cuda, cuda:N, fake or a plug-in's (cpu and all others)")
-    add("--dtype", type=partial(_one_of, DTYPES), default="float32", metavar="NAME", help=_among(DTYPES, "float32"))
-    add(
-        "--optimizer",
-        type=partial(_one_of, OPTIMIZERS),
-        default="adam",
-        metavar="NAME",
-        help=_among(OPTIMIZERS, "adam"),
-    )
-    add(
-        "--activation",
-        type=partial(_one_of, ACTIVATIONS),
-        default="relu",
-        metavar="NAME",
-        help=_among(ACTIVATIONS, "relu"),
-    )
+    for option, names, default in (
+        ("--dtype", DTYPES, "float32"),
+        ("--optimizer", OPTIMIZERS, "adam"),
+        ("--activation", ACTIVATIONS, "relu"),
+    ):
+        *most, last = names
+        among = f"{', '.join(most)} or {last} ({default})"
+        add(option, type=partial(_one_of, names), default=default, metavar="NAME", help=among)
     add("--seconds", type=_seconds, default=30.0, metavar="S", help="to measure, about (30)")
     add("--out", action="append", default=[], metavar="FILE", help="write a .json file, or draw a .png or .svg picture")
     add("--module", metavar="NAME", help="import this module first: it registers a backend")
     add("--json", action="store_true", help="print one JSON document instead of the table")
-
-
-def _among(names: Iterable[str], default: str) -> str:
-    *most, last = names
-    return f"{', '.join(most)} or {last} ({default})"
 
 
 def _one_of(names: Iterable[str], text: str) -> str:
@@ -146,11 +137,11 @@ def run(arguments: argparse.Namespace) -> int:
                 importlib.import_module(arguments.module)
             except Exception as error:
                 raise UsageError(f"--module {arguments.module}: {one_line(error)}") from error
-        devices, unusable = _devices(arguments)
         from gradflow.benchmarking.measuring import Measurement
         from gradflow.benchmarking.training import Task
 
         task = Task(arguments.layers, arguments.dtype, arguments.optimizer, arguments.activation)
+        devices, unusable = _devices(arguments.devices, task)
         measurement = Measurement(task, devices, arguments.batch, arguments.seconds)
     for name, why in unusable.items():
         print_note(f"{name} is left out: {why}")
@@ -173,7 +164,7 @@ def _check_out(path: str) -> None:
     check_out(path, picture.is_ours if suffix != ".json" else lambda start: b'"gradflow bench"' in start)
 
 
-def _devices(arguments: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
+def _devices(named: list[str] | None, task: Task) -> tuple[list[str], dict[str, str]]:
     """Return the devices to measure, and for each that cannot be used, why. Raises UsageError if none can."""
     import gradflow as gf
     import gradflow.testing  # registers the device fake
@@ -181,14 +172,14 @@ def _devices(arguments: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
 
     found, unusable = [], {}
     known = ["cpu", *sorted({*backend_prefixes()} - {"cpu", "fake"})]
-    for name in known if arguments.devices is None else arguments.devices:
+    for name in known if named is None else named:
         try:
             backend = gf.get_backend(gf.choose_device()[0] if name == "auto" else name)
         except (ValueError, gf.DeviceUnavailableError) as error:
             unusable[printable(name)] = printable(str(error))
             continue
-        if not backend.supports(arguments.dtype):
-            unusable[name] = f"it does not support {arguments.dtype}"
+        if not backend.supports(task.product):
+            unusable[name] = f"it does not support {task.product}"
         elif str(backend.device) not in found:
             found.append(str(backend.device))
     if not found:
