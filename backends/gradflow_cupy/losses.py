@@ -37,12 +37,14 @@ class LossKernels(NetworkKernels):
         launch("one_hot", dtype.char, *per_cell(rows, classes), labels, out, rows, classes)
         return out
 
-    def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+    def softmax_cross_entropy(
+        self, logits: Array, target: Array, reduction: str, gradient: bool = True
+    ) -> tuple[Array, Any]:
         each = reduction == "none"
         losses = self._empty(logits.shape[:1] if each else (), logits)
-        gradient = None if each else self._empty(logits.shape, logits)
-        if self._cross_entropy(logits, target, None, reduction, losses, gradient):
-            return losses, gradient
+        out = self._empty(logits.shape, logits) if gradient and not each else None
+        if self._cross_entropy(logits, target, None, reduction, losses, out):
+            return losses, out
         return Backend.softmax_cross_entropy(self, logits, target, reduction)
 
     def softmax_cross_entropy_backward(
@@ -74,9 +76,10 @@ class LossKernels(NetworkKernels):
         )  # fmt: skip
         return True
 
-    def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+    def squared_error(self, x: Array, target: Array, reduction: str, gradient: bool = True) -> tuple[Array, Any]:
         each = reduction == "none"
-        losses, gx = self._empty(x.shape if each else (), x), None if each else self._empty(x.shape, x)
+        losses = self._empty(x.shape if each else (), x)
+        gx = self._empty(x.shape, x) if gradient and not each else None
         if self._squared_error(x, target, None, reduction, losses, gx, None):
             return losses, gx
         return Backend.squared_error(self, x, target, reduction)[0], None

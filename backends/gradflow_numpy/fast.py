@@ -131,7 +131,9 @@ class FastNumpyBackend(NumpyBackend):
         gw = self.product(g.T, x, into[1]) if need_weight else None
         return gx, gw, gb
 
-    def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+    def softmax_cross_entropy(
+        self, logits: Array, target: Array, reduction: str, gradient: bool = True
+    ) -> tuple[Array, Any]:
         if not _are_labels(target) or not _fit(logits):
             return super().softmax_cross_entropy(logits, target, reduction)
         n = logits.shape[0]
@@ -156,7 +158,7 @@ class FastNumpyBackend(NumpyBackend):
         _functions.label_losses_backward(residual, target, factor, result)
         return result, None
 
-    def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+    def squared_error(self, x: Array, target: Array, reduction: str, gradient: bool = True) -> tuple[Array, Any]:
         if reduction == "none" or not _fit(x, target):
             return super().squared_error(x, target, reduction)
         difference = np.empty(x.shape, x.dtype)

@@ -185,7 +185,9 @@ class NetworkKernels(Backend):
         flat[np.arange(flat.shape[0]), labels.reshape(-1)] = 1
         return hot
 
-    def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+    def softmax_cross_entropy(
+        self, logits: Array, target: Array, reduction: str, gradient: bool = True
+    ) -> tuple[Array, Any]:
         if logits.itemsize == 2 and is_half(logits):
             return Backend.softmax_cross_entropy(self, logits, target, reduction)
         n, classes = logits.shape
@@ -222,7 +224,7 @@ class NetworkKernels(Backend):
         starts = self._constant(np.arange, 0, labels.size * classes, classes)
         return np.add(starts, labels, dtype=np.int64, casting="unsafe")
 
-    def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+    def squared_error(self, x: Array, target: Array, reduction: str, gradient: bool = True) -> tuple[Array, Any]:
         if x.itemsize == 2 and is_half(x):
             return Backend.squared_error(self, x, target, reduction)
         difference = np.asarray(np.subtract(x, target))

@@ -197,11 +197,14 @@ class ComposedKernels(KernelBase):
 
     @kernel
     @in_float32
-    def softmax_cross_entropy(self, logits: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+    def softmax_cross_entropy(
+        self, logits: Array, target: Array, reduction: str, gradient: bool = True
+    ) -> tuple[Array, Any]:
         """-sum(target * log_softmax(logits)) along the last axis, reduced over rows; and a residual.
 
         logits: (N, C). target: N integers in [0, C), or weights (N, C) with the dtype of the logits. reduction: "mean"
-        (over N) or "sum", with a 0-d result, or "none", with a result of shape (N,).
+        (over N) or "sum", with a 0-d result, or "none", with a result of shape (N,). gradient: whether there may be a
+        backward pass (default True); if not, a residual is of no use.
         """
         logp = self.log_softmax(logits, axis=-1)
         if target.ndim == 2:
@@ -238,10 +241,10 @@ class ComposedKernels(KernelBase):
 
     @kernel
     @in_float32
-    def squared_error(self, x: Array, target: Array, reduction: str) -> tuple[Array, Any]:
+    def squared_error(self, x: Array, target: Array, reduction: str, gradient: bool = True) -> tuple[Array, Any]:
         """(x - target)^2, reduced over all elements ("mean", "sum") or not ("none"), and a residual.
 
-        x and target have one shape.
+        x and target have one shape. gradient: as for `softmax_cross_entropy`.
         """
         difference = self.subtract(x, target)
         return _reduce(self, self.square(difference), reduction), difference

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any, TypeVar
 
+from gradflow.autograd.grad_mode import OFF, grad_enabled
 from gradflow.dtypes import float32, promote
 from gradflow.interception import opaque_call
 from gradflow.ops.activations import softplus
@@ -78,7 +79,7 @@ def _squared_error_backward(F: Any, g: Any, out: Any, x: Any, target: Any, **opt
 
 _SQUARED_ERROR = defop(
     "mse_loss",
-    forward=lambda F, x, target, reduction: F.squared_error(x, target, reduction),
+    forward=lambda F, x, target, reduction: F.squared_error(x, target, reduction, grad_enabled.get() is not OFF),
     joint=_squared_error_backward,
     residual=True,
     autocast="float32",
@@ -153,7 +154,9 @@ def _cross_entropy_backward(F: Any, g: Any, out: Any, logits: Any, target: Any, 
 
 _CROSS_ENTROPY = defop(
     "cross_entropy",
-    forward=lambda F, logits, target, reduction: F.softmax_cross_entropy(logits, target, reduction),
+    forward=lambda F, logits, target, reduction: F.softmax_cross_entropy(
+        logits, target, reduction, grad_enabled.get() is not OFF
+    ),
     joint=_cross_entropy_backward,
     residual=True,
     autocast="float32",

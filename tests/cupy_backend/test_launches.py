@@ -208,3 +208,29 @@ def test_the_table(launches: list[Launch]) -> None:
         lines.append(f"| {name} | {len(found)} | {products} | {len(found) - products} | {waits} |")
         assert len(found) == 4 * layers + 1 + sum(case.more.values())
     print("\n" + "\n".join(lines))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse_loss"])
+def test_a_loss_makes_its_gradient_only_where_there_may_be_a_backward_pass(launches: list[Launch], loss: str) -> None:
+    """Then it has an array more, and the pass launches nothing from the seed, and one kernel from another gradient."""
+    with gf.use_device("emulated"):
+        x = gf.ones((ROWS, 5), requires_grad=True)
+        target = gf.tensor(np.arange(ROWS) % 5) if loss == "cross_entropy" else gf.zeros((ROWS, 5))
+        x.backend.seed(x.backend.single)  # made once
+        with gf.no_grad():
+            getattr(gf, loss)(x, target)
+            launches.clear()
+            getattr(gf, loss)(x, target)
+        value = getattr(gf, loss)(x, target)
+        evaluated, trained = launches
+        assert trained.moved == evaluated.moved + 4 * ROWS * 5
+        launches.clear()
+        value.backward(retain_graph=True)
+        assert [launch.name for launch in launches] == ["array"]  # the leaf has a copy
+        factor = gf.tensor(2.0)
+        launches.clear()
+        value.backward(factor)
+        assert [launch.name for launch in launches] == [evaluated.name, "add"]
+        assert np.allclose(
+            x.grad.numpy(), 3 * gf.grad(lambda z: getattr(gf, loss)(z, target))(x.detach()).numpy(), rtol=1e-6
+        )
