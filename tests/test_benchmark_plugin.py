@@ -109,9 +109,13 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-TRAINING = """
-import math
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    """PyTorch, imported before `pytester` notes the modules that it removes at its end: it is imported once only."""
+    return pytest.importorskip("torch")
 
+
+TRAINING = """
 def test_step(device_benchmark):
     model = gf.nn.Sequential(gf.nn.Linear(4, 8), gf.nn.ReLU(), gf.nn.Dropout(0.5), gf.nn.Linear(8, 3))
     optimizer = gf.optim.Adam(model.parameters(), lr=0.1)
@@ -130,7 +134,7 @@ def test_step(device_benchmark):
     loss = device_benchmark(step, x, t, batch=16)
     assert loss.item() == losses[-1]
     assert losses[0] != losses[1] == losses[2]         # the state after the first step is restored
-    assert len(losses) >= 3 + 5 and len(set(losses[1:])) == 1
+    assert len(losses) >= 4 + 5 and len(set(losses[1:])) == 1
     assert optimizer.steps == 1
 """
 
@@ -412,8 +416,8 @@ def test_alone(device_benchmark):
 """
 
 
-def test_pytorch_measures_its_own_step(run: Run) -> None:
-    torch = pytest.importorskip("torch")
+@pytest.mark.slow
+def test_pytorch_measures_its_own_step(torch: Any, run: Run) -> None:
     before = torch.get_num_threads()
     result = run(PEER, "-rs", devices="cpu,torch,torch:xpu")
     result.assert_outcomes(passed=3, skipped=3, warnings=0)
@@ -440,6 +444,20 @@ def test_pytorch_is_optional(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(PEER, "-rs", devices="cpu,torch")
     result.assert_outcomes(passed=2, skipped=2)
     result.stdout.fnmatch_lines(["SKIPPED*PyTorch is not installed"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("torch")
+def test_the_example_of_the_page_runs_on_gradflow_and_on_pytorch(run: Run) -> None:
+    page = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    plain, extended = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    call = "    device_benchmark(step, x, t, batch=128)\n"
+    assert plain.endswith(call)
+    result = run(plain.removesuffix(call) + "\n" + extended, "--benchmark-timer=time.perf_counter", devices="cpu,torch")
+    result.assert_outcomes(passed=2, warnings=0)
+    result.stdout.fnmatch_lines(["test_it.py::test_step, batch 128: cpu *, torch *"])
+    result = run(plain, "--benchmark-disable", devices="cpu,fake")
+    result.assert_outcomes(passed=2, warnings=0)
 
 
 def shell(pytester: pytest.Pytester, *words: str) -> Any:
