@@ -417,7 +417,7 @@ def test_alone(device_benchmark):
 
 
 def needs_torch() -> None:
-    """Skip the test without PyTorch, which is not imported: `pytester` would remove it, and it is imported once only."""
+    """Skip the test without PyTorch. It is not imported: `pytester` would remove it, and it imports only once."""
     if not importlib.util.find_spec("torch"):
         pytest.skip("PyTorch is not installed")
 
