@@ -7,6 +7,7 @@ program that ends with the gradients where it begins. On other devices all steps
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import index
@@ -25,6 +26,7 @@ from gradflow.tensor import Tensor
 from gradflow.tree import flatten, rebuild
 
 _Result = TypeVar("_Result")
+logger = logging.getLogger("gradflow")
 STEPS = 32
 """How many steps are done at a time by default. More gain nothing: by then, the device is never idle."""
 _MAX_GRAPHS = 4
@@ -154,15 +156,15 @@ class CapturedRun(Generic[_Result]):
             if found is None and len(self._graphs) == _MAX_GRAPHS:
                 return None
             backend = get_backend(self.batches.device)
-            found = self._graphs[steps] = _Graph(
-                data, backend.graph(Several(backend, program.replayable, data), [rows])
-            )
-        return found.replay
+            several = Several(backend, program.replayable, data)
+            found = self._graphs[steps] = _Graph(several, data, backend.graph(several, [rows]))
+        return None if found.several.refused else found.replay
 
 
 class _Graph(NamedTuple):
-    """data: the arrays that batches are gathered from. replay: does the steps of some rows."""
+    """several: the steps. data: the arrays that batches are gathered from. replay: does the steps of some rows."""
 
+    several: Several
     data: Sequence[Any]
     replay: Callable[..., Any]
 
@@ -171,12 +173,15 @@ class Several:
     """Several steps in the form that `Backend.graph` takes: see `RecordedStep`. Their input is rows of batches.
 
     step: one step, which ends in the gradient states in which it begins. data: what batches are gathered from.
+
+    `refused` says why they are no graph, or is None: then single steps, which may be graphs, are faster.
     """
 
     def __init__(self, backend: Backend, step: Replayable, data: Sequence[Any]) -> None:
         self._backend, self._data = backend, data
         self._calls, self._results = step.parts()
-        self.obstacle, self.host_state, self.report = step.obstacle, step.host_state, step.report
+        self.obstacle, self.host_state = step.obstacle, step.host_state
+        self.refused: str | None = None
 
     def run(self, rows: Any) -> Any:
         """Do a step on each batch of rows, (steps, batch size), and return their results, stacked."""
@@ -184,6 +189,10 @@ class Several:
 
     def parts(self) -> tuple[Callable[..., tuple[Any, ...]], Callable[..., Any]]:
         return self._stacked, self._results
+
+    def report(self, reason: str) -> None:
+        self.refused = reason
+        logger.info("captured steps are replayed one by one, since several of them are no graph: it %s", reason)
 
     def _stacked(self, rows: Any) -> tuple[Any, ...]:
         """Do the steps. What each returns is copied to its place before the next one changes it."""
