@@ -204,10 +204,14 @@ class CublasLt:
 
 
 def _point(plan: Plan, bias: Array | None, aux: Array | None) -> None:
-    if bias is not None:
-        plan.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, c_void_p(bias.data.ptr))
-    if aux is not None:
-        plan.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, c_void_p(aux.data.ptr))
+    """Let the descriptor point to these arrays."""
+    for attribute, array in (
+        (CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias),
+        (CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux),
+    ):
+        if array is not None and plan.pointers.get(attribute) != array.data.ptr:
+            plan.pointers[attribute] = array.data.ptr
+            plan.set(attribute, c_void_p(array.data.ptr))
 
 
 def call(

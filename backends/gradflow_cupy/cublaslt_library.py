@@ -144,6 +144,7 @@ class Plan:
         self.library, self.kind = library, kind
         self.a, self.b, self.d, self.descriptor = (c_void_p() for _ in range(4))
         self.algorithm = Algorithm()
+        self.pointers: dict[int, int] = {}  # those in the descriptor
         double = kind.type == CUDA_R_64F
         scale = CUDA_R_64F if double else CUDA_R_32F
         self.one, self.zero = _SCALES[scale](1), _SCALES[scale](0)

@@ -104,6 +104,7 @@ def seconds(cupy: Any, run: Callable[[], bool]) -> float:
         start = stream.record()
         graph.launch(stream)
         end = stream.record()
+        start.synchronize()
         end.synchronize()
         best = min(best, cupy.cuda.get_elapsed_time(start, end) / 1000.0 / REPEAT)
     return best

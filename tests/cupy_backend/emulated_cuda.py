@@ -137,7 +137,7 @@ class Stream:
         State.made_streams += 1
 
     def is_capturing(self) -> bool:
-        return False
+        return Graphs.capture is not None and self in Graphs.capture.streams
 
     def queue(self) -> tuple[Stream, int]:
         """Queue some work; returns its moment."""

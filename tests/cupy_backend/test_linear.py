@@ -232,3 +232,18 @@ def test_a_nan_that_relu_hides_from_the_loss_is_seen_by_the_optimizer(backend: A
             assert not backend.to_host(backend.nonfinite)
             step.step()
             assert backend.to_host(backend.nonfinite) == bad
+
+
+def test_a_graph_multiplies_with_the_present_precision(backend: Any) -> None:
+    """TF32 keeps 10 bits, so 1 + 2^-12 becomes 1: in a plain step, and in graphs of either precision."""
+    product = gf.capture(lambda x, y: x @ y)
+    x = gf.tensor(np.full((1, 1), 1 + 2.0**-12, np.float32), device="emulated")
+    one = gf.ones((1, 1), device="emulated")
+    try:
+        for precision, expected in (("highest", 1 + 2.0**-12), ("tf32", 1.0), ("highest", 1 + 2.0**-12)):
+            gf.set_matmul_precision(precision)
+            assert (x @ one).item() == expected
+            assert [product(x, one).item() for _ in range(5)] == [expected] * 5
+            assert product.status == "replaying"
+    finally:
+        gf.set_matmul_precision("highest")

@@ -14,6 +14,7 @@ from emulated_device import needs_compiler, numbers
 from gradflow_cupy import tuning
 from gradflow_cupy.cublaslt import CublasLt
 
+import gradflow as gf
 from gradflow.environment import VariableError
 
 pytestmark = needs_compiler
@@ -126,6 +127,35 @@ def test_a_file_that_cannot_be_written(
     times += [3.0, 1.0, 2.0]
     assert multiply(backend)[1] == 1
     assert "the fastest algorithms of products are not kept" in caplog.text
+
+
+def test_a_captured_step_uses_what_the_plain_step_found(backend: Any, file: Path) -> None:
+    """The search itself, with graphs of its own, also where the first products are those of a step to be captured."""
+
+    def losses(captured: bool) -> list[float]:
+        gf.manual_seed(0)
+        with gf.use_device("emulated"):
+            model = gf.nn.MLP([70, 16, 3])
+            optimizer = gf.optim.Adam(model.parameters(), lr=0.01)
+            x, y = gf.random.normal((4, 70)), gf.tensor(np.arange(4) % 3)
+
+            def step(x: Any, y: Any) -> Any:
+                optimizer.zero_grad()
+                loss = gf.cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+                return loss
+
+            run = gf.capture(step) if captured else step
+            found = [run(x, y).item() for _ in range(8)]
+            assert not captured or run.status == "replaying"
+            return found
+
+    first = losses(True)
+    choices = file.read_text()
+    assert len(json.loads(choices)[DEVICE]) == 5, "products of a step"
+    assert losses(False) == first
+    assert file.read_text() == choices
 
 
 def test_the_time_of_a_graph() -> None:
