@@ -80,6 +80,7 @@ LAYERS: tuple[set[str], ...] = (
     {"profiling.spans"},
     {"profiling.chrome", "profiling.rows", "profiling.wrappers"},
     {"profiling.table"},
+    {"profiling.profiles"},
     {"profiling.profile"},
     {"profiling"},
     {"nn.parameter", "nn.state"},

@@ -161,6 +161,18 @@ def test_bytes(device: str) -> None:
     assert row(p, "to_host").bytes_read == 4
 
 
+def test_an_output_is_not_read() -> None:
+    """Neither one that is a keyword, nor one that is a position."""
+    F = gf.get_backend("cpu")
+    a, out = F.ones((2, 3)), F.ones((2, 2))
+    with gf.profile() as p:
+        F.matmul(a, F.matrix_transpose(a), out=out)
+        F.gemm(a, F.matrix_transpose(a), out)
+    for name in ("matmul", "gemm"):
+        itemsize = a.dtype.itemsize
+        assert (row(p, name).bytes_read, row(p, name).bytes_written) == (12 * itemsize, 4 * itemsize)
+
+
 def test_an_optimizer_writes_what_it_changes() -> None:
     weights = gf.ones((10,), requires_grad=True)
     optimizer = gf.optim.Adam([weights])

@@ -13,7 +13,8 @@ its stream, which are read when the profile ends.
 **Then** `rows` sums spans up, `table` prints rows, and `chrome` writes spans as a trace.
 """
 
-from gradflow.profiling.profile import Profile, profile
+from gradflow.profiling.profile import profile
+from gradflow.profiling.profiles import Profile
 from gradflow.profiling.rows import Row
 
 __all__ = ["Profile", "Row", "profile"]

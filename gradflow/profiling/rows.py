@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradflow.profiling.spans import OPERATIONS, Span
+from gradflow.profiling.spans import OPERATIONS, Span, is_asynchronous
 
 
 @dataclass
@@ -81,7 +81,9 @@ def row_of(span: Span) -> Row:
     """The row of one span, with its own numbers alone."""
     device = "" if span.backend is None else str(span.backend.device)
     seconds = (span.end - span.start) / 1e9
-    on_device = seconds if span.kind == "call" else 0.0
+    on_device = 0.0
+    if span.kind == "call" and span.backend is not None and not is_asynchronous(span.backend):
+        on_device = seconds
     if span.events is not None:
         on_device = span.events[1].seconds_since(span.events[0])
     return Row(

@@ -72,7 +72,7 @@ class ThreadProfiler(Profiler):
 
     def prepare(self, backend: Backend) -> None:
         """Called once for each backend, before its first call."""
-        if type(backend).event is not Backend.event:
+        if is_asynchronous(backend):
             backend.synchronize()
             origin = backend.event()
             origin.record()
@@ -210,6 +210,11 @@ class ThreadProfiler(Profiler):
             self._paths = {id(m): (m, f"{kind}.{name}" if name else kind) for name, m in module.named_modules()}
         known = self._paths.get(id(module))
         return f"{outer.name}.{kind}" if known is None and outer is not None else known[1]  # type: ignore[index]
+
+
+def is_asynchronous(backend: Backend) -> bool:
+    """Whether a device works while the host goes on: its backend has events of its own."""
+    return type(backend).event is not Backend.event
 
 
 def _works(name: str, arguments: Any) -> bool:

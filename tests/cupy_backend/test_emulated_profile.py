@@ -18,6 +18,7 @@ from gradflow_cupy import cublaslt
 
 import gradflow as gf
 from gradflow.backend import ARRAY_FUNCTIONS
+from gradflow.backend.graphs import Rows, taking_from
 
 pytestmark = needs_compiler
 State = emulated_cupy.State
@@ -146,3 +147,33 @@ def test_a_backend_that_starts_in_a_profile_is_measured(cupy: Any) -> None:
         _ = x + x
     assert [(row.name, row.device, row.launches) for row in p.rows][-1] == ("add", "emulated:0", 1)
     assert "matmul" not in vars(x.backend)  # but in its class: the wrappers are gone
+
+
+def test_what_is_captured_is_not_between_events(backend: Any) -> None:
+    """The work of a graph is done later: an event in it would have no time."""
+
+    class NoRows(Rows):
+        def array(self, source: Any, numbers: Any) -> Any:
+            raise AssertionError
+
+    with gf.use_device("emulated"), gf.profile() as p:
+        with taking_from(NoRows()):
+            gf.ones(2)
+        gf.zeros(2)
+    assert [(row.name, row.launches, row.device_seconds > 0) for row in p.rows] == [
+        ("ones", 1, False),
+        ("zeros", 1, True),
+    ]
+
+
+def test_a_replay_has_the_time_between_its_events(cupy: Any) -> None:
+    """And not those of its parts, which are within it."""
+    with gf.use_device("emulated"):
+        step = gf.capture(lambda x: (x * 2.0).sum())
+        for _ in range(3):
+            step(gf.ones(3))
+        x = gf.ones(3)
+        with gf.profile() as p:
+            step(x)
+    (row,) = [row for row in p.rows if row.phase == "replay"]
+    assert row.device_seconds > sum(part.device_seconds for part in row.parts) > 0
