@@ -59,6 +59,7 @@ class CupyBackend(LinearKernels, GatherKernels, LossKernels, OptimizerKernels):
     """
 
     name = "cuda"
+    reports_launches = True
     dtype_extras: ClassVar[dict[str, tuple[str, str]]] = {"bfloat16": ("ml_dtypes", "half")}
 
     def __init__(self, index: int = 0) -> None:

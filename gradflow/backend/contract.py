@@ -67,6 +67,9 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
     made_by: ClassVar[dict[str, str]] = {}
     """The compiler or library behind native kernels, which `kernels()` reports: {"linear": "numba"}."""
 
+    reports_launches: ClassVar[bool] = False
+    """Whether native kernels report all that they launch, see `launched`. If not, a profile counts each as one."""
+
     def __init__(self, namespace: Any, index: int = 0) -> None:
         self.device = Device(self.name, index)
         missing = []

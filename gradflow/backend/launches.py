@@ -14,7 +14,8 @@ def launched(name: str) -> None:
 
     name: the name of the kernel.
 
-    A native kernel that reports no launch, and calls no function of its backend that launches, counts as one.
+    Array functions that a kernel calls are counted without a report. A backend whose kernels report everything else
+    says so with `Backend.reports_launches`.
     """
     count = launch_counters.get(get_ident())
     if count is not None:

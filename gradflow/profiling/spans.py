@@ -8,7 +8,7 @@ from time import perf_counter_ns
 from typing import Any
 
 from gradflow.autograd.memory import clock
-from gradflow.backend import Backend
+from gradflow.backend import KERNELS, Backend
 from gradflow.backend.graphs import current_rows
 from gradflow.interception import Profiler
 from gradflow.profiling.traffic import moved_bytes
@@ -18,6 +18,7 @@ VIEWS = frozenset({
     "synchronize", "graph",
 })  # fmt: skip
 """The functions of a backend that launch nothing and move nothing on the device."""
+_KERNELS = frozenset(KERNELS)
 OPERATIONS = frozenset({"operation", "node", "opaque", "replay"})
 """The kinds of spans that are rows of their own. A "call" is one if it is in none of these."""
 
@@ -170,8 +171,8 @@ class ThreadProfiler(Profiler):
         before = self._launches
         if self._inside_call:
             result = function(*arguments, **options)
-            if self._launches == before and _works(name, arguments):
-                self._launches += 1
+            if self._launches == before:
+                self._launches += _launches(backend, name, arguments)
             return result
         events = self._events(backend) if self.origins else None
         self._inside_call = True
@@ -187,11 +188,10 @@ class ThreadProfiler(Profiler):
                 events[1].record()
             self.finish(span)
             self._inside_call = False
-            span.launches = self._launches - before
-            if _works(name, arguments):
-                span.launches = span.launches or 1
+            span.launches = self._launches - before or _launches(backend, name, arguments)
+            if span.launches:
                 span.read, span.written = moved_bytes(backend, name, arguments, options, result)
-            span.backend, span.events = backend, events
+            span.backend, span.events = backend, events if span.launches else None
 
     def launched(self, _kernel: str) -> None:
         """Count the launch of a native kernel: in the call of a backend that makes it, or in the present span."""
@@ -217,9 +217,11 @@ def is_asynchronous(backend: Backend) -> bool:
     return type(backend).event is not Backend.event
 
 
-def _works(name: str, arguments: Any) -> bool:
-    """Whether a function of a backend gives the device something to do itself: not if it returns a view."""
-    return name not in VIEWS and (name != "getitem" or _has_array(arguments[1]))
+def _launches(backend: Backend, name: str, arguments: Any) -> int:
+    """What a function of a backend launches if it has reported nothing: one thing, or none if it returns a view."""
+    if name in VIEWS or (backend.reports_launches and name in _KERNELS):
+        return 0
+    return int(name != "getitem" or _has_array(arguments[1]))
 
 
 def _has_array(key: Any) -> bool:
