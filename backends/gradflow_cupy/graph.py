@@ -266,6 +266,8 @@ def _copy(backend: CupyBackend, source: Array, target: Array) -> None:
         target.data.copy_from_device_async(source.data, target.nbytes)
     else:
         target[...] = source
+    if launch_counters:
+        launched("copy")
 
 
 def _reason(error: BaseException) -> str:

@@ -5,6 +5,7 @@ It says nothing about a GPU.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,10 +65,9 @@ def training_step(activation: str = "gelu") -> Any:
     return step
 
 
-@pytest.mark.parametrize("captured", [False, True])
-def test_launches_are_those_that_are_made(made: list[str], captured: bool) -> None:
+def test_launches_are_those_that_are_made(made: list[str]) -> None:
     with gf.use_device("emulated"):
-        step = gf.capture(training_step()) if captured else training_step()
+        step = training_step()
         x, y = gf.random.normal((4, 7)), gf.tensor(np.arange(4) % 3)
         for _ in range(3):
             step(x, y)
@@ -78,6 +78,38 @@ def test_launches_are_those_that_are_made(made: list[str], captured: bool) -> No
     assert p.total.launches == len(made), sorted(made)
     assert len(made) > 30
     assert {row.device for row in p.rows} <= {"emulated:0", ""}
+
+
+def test_a_step_that_is_one_graph(cupy: Any) -> None:
+    """Four launches: copies of both inputs to their places, the graph, and a copy of the result."""
+    with gf.use_device("emulated"):
+        step = gf.capture(training_step())
+        x, y = gf.random.normal((4, 7)), gf.tensor(np.arange(4) % 3)
+        for _ in range(6):
+            step(x, y)
+        with gf.profile() as p:
+            for _ in range(2):
+                step(x, y)
+    assert step.status == "replaying"
+    (row,) = [row for row in p.rows if row.phase == "replay" and row.name == "step"]
+    tables = sum(part.calls for part in row.parts if part.name == "from_host_later")  # sent and copied to their place
+    assert (row.calls, row.launches - 2 * tables, row.device) == (2, 8, "emulated:0")
+    assert row.device_seconds > 0
+
+
+def test_a_capture_in_a_profile(cupy: Any) -> None:
+    """What is captured is in the profile, without times on the device; the losses are those without a profile."""
+    x, y = gf.random.normal((4, 7), device="emulated"), gf.tensor(np.arange(4) % 3, device="emulated")
+    losses = []
+    for profiled in (False, True):
+        gf.manual_seed(1)
+        with gf.use_device("emulated"):
+            step = gf.capture(training_step())
+            with gf.profile() if profiled else contextlib.nullcontext():
+                found = [step(x, y) for _ in range(6)]
+            assert step.status == "replaying"
+            losses.append([loss.item() for loss in found])
+    assert losses[0] == losses[1]
 
 
 def test_device_times_are_read_at_the_end(made: list[str]) -> None:
