@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib
 import sys
 from pathlib import Path
@@ -82,6 +84,9 @@ class Captured(Plain):
         check_replayed(self._captured)
         return found
 
+    def facts(self) -> dict[str, Any]:
+        return {"graph_nodes": graph_nodes(), **super().facts()}
+
 
 class Steps(Plain):
     """All batches of the workload, at most 32 steps, in one graph that gathers the batches on the device."""
@@ -116,10 +121,28 @@ class Steps(Plain):
         self._epoch()
         with gf.profile() as found:
             self._epoch()
-        return {"launches_an_epoch": found.total.launches, "steps_an_epoch": len(self.batches)}
+        launches = {"launches_an_epoch": found.total.launches, "steps_an_epoch": len(self.batches)}
+        return {"graph_nodes": graph_nodes(), **launches}
 
     def _epoch(self) -> list[Any]:
         return list(self._run.epoch())
+
+
+def graph_nodes() -> list[int]:
+    """Return the number of nodes of each graph of this process."""
+    steps = [each for each in gc.get_objects() if type(each).__name__ == "StepGraph"]
+    return [_nodes(each._graph) for each in steps if each._graph is not None]
+
+
+def _nodes(graph: Any) -> int:
+    """Return the number of nodes of a graph of CuPy's, or of the emulated one."""
+    if DEVICE == "emulated":
+        return len(graph.names)
+    count = ctypes.c_size_t()
+    status = ctypes.CDLL("libcuda.so.1").cuGraphGetNodes(ctypes.c_void_p(graph.graph), None, ctypes.byref(count))
+    if status:
+        raise RuntimeError(f"cuGraphGetNodes: status {status}")
+    return count.value
 
 
 def check_replayed(captured: Any) -> None:
