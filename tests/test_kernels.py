@@ -87,6 +87,12 @@ def rmsprop_values(
     return [p - scalars.lr * (update if velocity is None else velocity), square, mean, velocity]
 
 
+def new_scale(scale: Any, growth: Any, found: Any, growth_factor: float, backoff_factor: float, interval: int) -> Any:
+    if found:
+        return [scale * backoff_factor, 0, 0]
+    return [scale * growth_factor, 0, 0] if growth + 1 == interval else [scale, growth + 1, 0]
+
+
 FORMULAS: dict[str, Callable[..., Sequence[Any]]] = {
     "log_softmax": lambda x, axis: [softmax_parts(x, axis)[0] - softmax_parts(x, axis)[1]],
     "logsumexp": lambda x, axis, keepdims: [np.log(np.exp(x).sum(axis=axis, keepdims=keepdims))],
@@ -101,6 +107,8 @@ FORMULAS: dict[str, Callable[..., Sequence[Any]]] = {
     "scatter_add": scattered,
     "scatter_add_along_axis": lambda values, i, shape, axis: scattered(values, along(i, axis), shape),
     "rmsprop_step": rmsprop_values,
+    "unscale": lambda g, scale, found: [g / scale, int(not np.isfinite(g).all())],
+    "update_scale": new_scale,
 }  # fmt: skip
 """In plain NumPy, kernels that NumPy's backend leaves composed, and those whose indices a narrow dtype may spoil."""
 

@@ -147,3 +147,29 @@ __global__ void scale_by(T* x, const T* factor, index_t n) {
     if (by == T(1)) return;
     FOR_EACH_ELEMENT(i, n) x[i] *= by;
 }
+
+template <typename T>
+__global__ void unscale(T* gradient, const float* scale, int* found, index_t n) {
+    T factor = (T)(1.0f / *scale);
+    bool finite = true;
+    FOR_EACH_ELEMENT(i, n) {
+        T g = gradient[i];
+        finite &= g - g == T(0);
+        gradient[i] = g * factor;
+    }
+    if (!finite) *found = 1;
+}
+
+// One thread.
+__global__ void update_scale(
+    float* scale, int* growth, int* found, double growth_factor, double backoff_factor, index_t interval) {
+    if (*found) {
+        *scale *= (float)backoff_factor;
+        *growth = 0;
+    } else if (++*growth == interval) {
+        float larger = *scale * (float)growth_factor;
+        if (larger - larger == 0.0f) *scale = larger;
+        *growth = 0;
+    }
+    *found = 0;
+}

@@ -118,6 +118,29 @@ class OptimizerKernels(Backend):
         )  # fmt: skip
         return None
 
+    def unscale(self, gradient: Array, scale: Array, found: Array) -> None:
+        dtype = flat_dtype(gradient)
+        if dtype is None:
+            return Backend.unscale(self, gradient, scale, found)
+        launch("unscale", dtype, *per_element(gradient.size), gradient, scale, found, gradient.size)
+        return None
+
+    def update_scale(
+        self, scale: Array, growth: Array, found: Array, growth_factor: float, backoff_factor: float, interval: int
+    ) -> None:
+        launch(
+            "update_scale",
+            None,
+            (1,),
+            (1,),
+            scale,
+            growth,
+            found,
+            float(growth_factor),
+            float(backoff_factor),
+            interval,
+        )
+
     def _results(self, half: Array | None, skip: Array | None) -> tuple[Any, ...]:
         """The last arguments of a step: the half copy, whether it is bfloat16, the skip flag, the finiteness flag."""
         is_bfloat16 = half is not None and half.dtype.char != "e"

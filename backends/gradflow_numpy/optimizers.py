@@ -69,7 +69,7 @@ class OptimizerKernels(Backend):
         beta1, beta2, epsilon, weight_decay = options
         lr, bias_correction1, bias_correction2_root, decay_factor = scalars
         scaled_epsilon, scaled_lr = epsilon * bias_correction2_root, lr * bias_correction2_root
-        numbers = (beta1, beta2, scaled_epsilon, weight_decay, scaled_lr / bias_correction1, decay_factor)
+        numbers = (beta1, beta2, scaled_epsilon, weight_decay, scaled_lr / bias_correction1, float(decay_factor))
         self._pass(adam, (parameter, gradient, mean, square), numbers)
         if half is not None or self.nonfinite is not None:
             self._finish(gradient, parameter, half)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import get_ident
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from gradflow.backend.array_functions import Array
@@ -91,7 +92,12 @@ class Source(ABC):
 
 
 class Rows(ABC):
-    """The numbers of a step on the device, while a graph of the step is captured."""
+    """The numbers of a step on the device, while a graph of the step is captured or the device may skip steps.
+
+    options: further keyword arguments for the kernels that take the numbers.
+    """
+
+    options: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def array(self, source: Source, numbers: Sequence[float]) -> Array:

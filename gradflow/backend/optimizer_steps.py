@@ -130,7 +130,7 @@ class OptimizerKernels(KernelBase):
         momentum, dampening, weight_decay, nesterov = options
         lr, first = self._numbers(SGDScalars, scalars)
         one_minus_dampening = 1.0 - dampening
-        d = gradient
+        d = self._used(gradient, skip)
         if weight_decay:
             d = self.add(d, self.multiply(parameter, weight_decay))
         changes = []
@@ -169,7 +169,7 @@ class OptimizerKernels(KernelBase):
         """
         beta1, beta2, epsilon, weight_decay = options
         lr, bias_correction1, bias_correction2_root, decay_factor = self._numbers(AdamScalars, scalars)
-        p, g = parameter, gradient
+        p, g = parameter, self._used(gradient, skip)
         if decay_factor.__class__ is not float or decay_factor != 1:
             p = self.multiply(p, self._weak(decay_factor, p))
         if weight_decay:
@@ -204,7 +204,7 @@ class OptimizerKernels(KernelBase):
         alpha, epsilon, weight_decay, momentum = options
         (lr,) = self._numbers(RMSpropScalars, scalars)
         one_minus_alpha = 1.0 - alpha
-        g = gradient
+        g = self._used(gradient, skip)
         if weight_decay:
             g = self.add(g, self.multiply(parameter, weight_decay))
         s = average = self.add(self.multiply(square, alpha), self.multiply(self.square(g), one_minus_alpha))
@@ -219,6 +219,46 @@ class OptimizerKernels(KernelBase):
             changes.append((velocity, update))
         new = self.subtract(parameter, self.multiply(update, self._weak(lr, parameter)))
         self._store(gradient, half, skip, (parameter, new), *changes)
+
+    @kernel
+    def unscale(self, gradient: Array, scale: Array, found: Array) -> None:
+        """Divide `gradient` by `scale` in place, and set `found` to 1 if an element of it is not finite.
+
+        scale: 0-d, float32. found: 0-d, int32.
+        """
+        factor = self.divide(1.0, scale)
+        wide = (
+            self.multiply(self.astype(gradient, scale.dtype, copy=False), factor)
+            if (gradient.dtype in self.half_dtypes)
+            else self.multiply(gradient, self.astype(factor, gradient.dtype, copy=False))
+        )
+        self.setitem(found, ..., self.where(self.all(self.isfinite(gradient)), found, 1))
+        self.setitem(gradient, ..., self.astype(wide, gradient.dtype, copy=False))
+
+    @kernel
+    def update_scale(
+        self, scale: Array, growth: Array, found: Array, growth_factor: float, backoff_factor: float, interval: int
+    ) -> None:
+        """Change a loss scale after a step, in place.
+
+        Where `found` is not 0, `scale` is multiplied by `backoff_factor` and `growth` becomes 0. Else `growth` counts
+        the step; once it is `interval`, `scale` is multiplied by `growth_factor`, unless that is infinite, and `growth`
+        becomes 0. Then `found` becomes 0.
+
+        scale: 0-d, float32. growth, found: 0-d, int32.
+        """
+        bad = self.not_equal(found, 0)
+        grown = self.add(growth, 1)
+        due = self.equal(grown, interval)
+        larger = self.multiply(scale, growth_factor)
+        larger = self.where(self.logical_and(due, self.isfinite(larger)), larger, scale)
+        self.setitem(scale, ..., self.where(bad, self.multiply(scale, backoff_factor), larger))
+        self.setitem(growth, ..., self.where(self.logical_or(bad, due), 0, grown))
+        self.setitem(found, ..., 0)
+
+    def _used(self, gradient: Array, skip: Array | None) -> Array:
+        """The gradient of a step; zeros if it is skipped, so that numbers that are not finite do not warn."""
+        return gradient if skip is None else self.where(self.not_equal(skip, 0), 0.0, gradient)
 
     def _numbers(self, kind: Any, scalars: Any) -> Any:
         """The scalars of a step as Python floats, or those in an array on the device as arrays of one element."""

@@ -8,6 +8,7 @@ from gradflow.optim.clip import clip_grad_norm_
 from gradflow.optim.flat import FlatArrays
 from gradflow.optim.hyperparameters import check_numbers
 from gradflow.optim.optimizer import Optimizer
+from gradflow.optim.scaling import GradScaler
 from gradflow.pytorch_names import hints_of
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "FlatArrays",
+    "GradScaler",
     "Optimizer",
     "RMSprop",
     "check_numbers",

@@ -78,7 +78,6 @@ class Optimizer:
     """The names of state arrays without negative numbers, such as means of squares; `load_state_dict` checks them."""
 
     param_groups: list[dict[str, Any]]
-    steps: int
     _blocks: list[FlatBlock]
     _params_in_blocks: list[list[Tensor]]  # group by group
     _unedited: list[Any]  # of each group when it was last checked: all values, then all parameters
@@ -143,7 +142,8 @@ class Optimizer:
         if not given:
             raise ValueError("an optimizer needs at least one parameter; got none")
         self.defaults = dict(defaults)
-        self.steps = 0
+        self._steps = 0
+        self._unsettled: Callable[[], None] | None = None
         self._blocks = []
         groups: list[dict[str, Any]] = []
         for group in given if isinstance(given[0], Mapping) else [{"params": given}]:
@@ -256,10 +256,14 @@ class Optimizer:
 
     def _follow_parameters(self) -> None:
         """Make new blocks if parameters have changed. Hyperparameters are not checked otherwise: the next step does."""
+        if self._unsettled is not None:
+            self._unsettled()
         if not self.has_parameters(self._params_in_blocks):
             self._apply_edits()
 
     def _apply_edits(self) -> None:
+        if self._unsettled is not None and not self.has_parameters(self._params_in_blocks):
+            self._unsettled()
         groups, blocks, complete = self.param_groups, self._blocks, []
         if self.has_parameters(self._params_in_blocks):
             complete = [self._checked(group) for group in groups]
@@ -336,8 +340,10 @@ class Optimizer:
         loss = None if closure is None else closure()
         self._follow_edits()
         rows = current_rows()
+        if rows is None and self._unsettled is not None:
+            self._unsettled()
         rates = [
-            group["lr"] if group["lr"].__class__ is float else self._rate(group, self.steps)
+            group["lr"] if group["lr"].__class__ is float else self._rate(group, self._steps)
             for group in self.param_groups
         ]
         ready = [(block, block.collect_ready()) for block in self._blocks]
@@ -357,8 +363,19 @@ class Optimizer:
                     UpdateScalars(self, run, arrays, names).update(rows, group, rates[g], steps + 1, first)
                 if block.any_outside:
                     block.copy_out(run)
-        self.steps += 1
+        self._steps += 1
         return loss
+
+    @property
+    def steps(self) -> int:
+        """The number of steps so far. Waits for the device after a step of a `GradScaler`, which may skip it."""
+        if self._unsettled is not None:
+            self._unsettled()
+        return self._steps
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        self._steps = value
 
     @property
     def learning_rates(self) -> list[float]:
@@ -375,7 +392,7 @@ class Optimizer:
 
     def _stepped(self) -> Iterator[tuple[Any, str]]:
         """The attributes that a training step changes: see `gradflow.replay.host_state`."""
-        yield self, "steps"
+        yield self, "_steps"
         for block in self._blocks:
             yield block, "_known_equal_histories"
             for s in block.slices:
@@ -486,6 +503,7 @@ class Optimizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._unsettled = None
         groups = [{**group, "params": list(group["params"])} for group in self.param_groups]
         self.defaults = dict(self.defaults)
         self._train(groups, self._new_blocks(groups))

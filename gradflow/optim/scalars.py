@@ -59,6 +59,13 @@ class UpdateScalars(Source):
         first = k == 0 and not initialised.issuperset(self._names)
         return self.numbers(group, self._optimizer._rate(group, self._steps + k), steps + k + 1, first)
 
+    def rows_from(self, steps: int, histories: Mapping[Slice, Any], count: int) -> list[tuple[float, ...]]:
+        """The rows of `count` steps from an earlier state: so many steps, and these histories of the slices."""
+        _, done, initialised = histories[self._run[0]]
+        group, first = self._optimizer.param_groups[self._group], not initialised.issuperset(self._names)
+        rate = self._optimizer._rate
+        return [self.numbers(group, rate(group, steps + k), done + k + 1, first and not k) for k in range(count)]
+
     def numbers(self, group: Mapping[str, Any], lr: float, step: int, first: bool) -> tuple[float, ...]:
         """The scalars of all kernels in an update."""
         numbers: list[float] = []
@@ -75,7 +82,7 @@ class UpdateScalars(Source):
             nonlocal start
             part: Array = row[start : start + len(scalars)]
             start += len(scalars)
-            getattr(self._flat.backend, name)(*arguments, part, **options)
+            getattr(self._flat.backend, name)(*arguments, part, **options, **rows.options)
 
         kernels: Any = _Kernels(call)
         self._optimizer.update(self._flat._replace(backend=kernels), group, lr, step, first)

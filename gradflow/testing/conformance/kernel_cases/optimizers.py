@@ -206,4 +206,26 @@ def half_cases() -> list[Case]:
     return cases
 
 
-CASES = [*optimizer_cases(), *half_cases()]
+def scale_cases() -> list[Case]:
+    cases = []
+    for n, last in itertools.product((0, 1, 7, 4099), (1.0, np.inf, np.nan)):
+        gradient = normal((n,), 60)
+        gradient[-1:] = last
+        cases.append(
+            Case(
+                "unscale", f"{n}-{last}", (gradient, np.array(1024.0), np.array(0, np.int32)),
+                None, in_place("unscale", 0, 2), changes=(0, 2), dtypes=("float32",), special=last != 1.0,
+            )
+        )  # fmt: skip
+    for scale, growth, found in itertools.product((1024.0, 3e38), (0, 4), (0, 1)):
+        given = np.array(scale), np.array(growth, np.int32), np.array(found, np.int32), 2.0, 0.5, 5
+        cases.append(
+            Case(
+                "update_scale", f"{scale}-{growth}-{found}", given, None, in_place("update_scale", 0, 1, 2),
+                changes=(0, 1, 2), dtypes=("float32",), special=scale > 1e38,
+            )
+        )  # fmt: skip
+    return cases
+
+
+CASES = [*optimizer_cases(), *half_cases(), *scale_cases()]

@@ -1,0 +1,327 @@
+"""`GradScaler`: dynamic loss scaling for float16, whose state lies on the device, so that no step waits for it.
+
+A step with a gradient that is not finite is skipped by the optimizer's kernel, which reads a flag on the device. How
+many steps were applied is therefore known to the device alone. The scalars of the next steps (rates, bias corrections)
+lie there in a table, whose row is the number of steps applied since the table was made. `Optimizer.steps` and states
+read that number, which waits for the device.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from gradflow.autograd.leaf import IN_BUFFER
+from gradflow.backend import Array, Backend
+from gradflow.backend.graphs import Rows, Source, current_rows, taking_from
+from gradflow.interception import opaque_call
+from gradflow.ops.checks import check_tensors
+from gradflow.optim import schedules
+from gradflow.optim.algorithms import SGD, Adam, RMSprop
+from gradflow.optim.flat import Slice
+from gradflow.optim.hyperparameters import checked_number
+from gradflow.optim.optimizer import Optimizer
+from gradflow.optim.scalars import UpdateScalars
+from gradflow.tensor import Tensor
+
+AHEAD = 256
+"""The number of steps in a table. After as many, the number of applied steps is read, which waits for the device."""
+_UPDATES = (SGD.update, Adam.update, RMSprop.update)
+"""The updates whose kernels can be skipped on the device."""
+
+
+class AppliedSteps(Rows):
+    """The scalars of an optimizer whose steps the device may skip: see `gradflow.optim.scaling`.
+
+    skip: a 0-d int32 array on the device; while it is not 0, steps change nothing.
+    """
+
+    def __init__(self, optimizer: Optimizer, backend: Backend, skip: Array) -> None:
+        self.options = {"skip": skip}
+        self._backend = backend
+        self._optimizer = weakref.ref(optimizer)  # which refers to this
+        self._applied = backend.zeros((1,), dtype=backend.dtypes["int64"])  # since the tables were made
+        self._tried = 0
+        self._ready: Sequence[Slice] = ()
+        self._tables: list[Array] = []
+        self._used = 0
+        self._checked: Any = None
+        self._base: tuple[int, dict[Slice, Any]] = (0, {})
+        self._length = 0
+
+    def step(self, ready: Sequence[Slice]) -> None:
+        """Do a step of the optimizer, or none if `skip` is not 0. ready: the slices that it will update."""
+        optimizer: Any = self._optimizer()
+        if self._tried and (self._tried >= self._length or list(ready) != list(self._ready)):
+            self.settle()
+        optimizer._follow_edits()
+        if optimizer._unedited is not self._checked:
+            self._checked, self._tables = optimizer._unedited, []
+        if not self._tried:
+            histories = {s: s.history for block in optimizer._blocks for s in block.slices}
+            self._base, self._ready, self._tables = (optimizer._steps, histories), list(ready), []
+            self._backend.setitem(self._applied, ..., 0)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self._length = AHEAD if all(map(schedules.is_known, rates)) else 1
+        optimizer._unsettled = None
+        self._used = 0
+        with taking_from(self):
+            optimizer.step()
+        self._tried += 1
+        F = self._backend
+        applied = F.astype(F.equal(self.options["skip"], 0), self._applied.dtype)
+        F.setitem(self._applied, ..., F.add(self._applied, applied))
+        optimizer._unsettled = self.settle
+
+    def array(self, source: Source, numbers: Sequence[float]) -> Array:
+        assert isinstance(source, UpdateScalars)
+        if self._used == len(self._tables):
+            rows = source.rows_from(*self._base, self._length)
+            self._tables.append(self._backend.asarray(rows, dtype=self._backend.dtypes["float64"]))
+        table = self._tables[self._used]
+        self._used += 1
+        return self._backend.reshape(self._backend.getitem(table, self._applied), (-1,))
+
+    def settle(self) -> None:
+        """Set the step counts of the optimizer to those of the applied steps. Waits for the device."""
+        optimizer: Any = self._optimizer()
+        optimizer._unsettled = None
+        if not self._tried:
+            return
+        applied = int(self._backend.to_host(self._applied)[0])
+        steps, histories = self._base
+        optimizer._steps = steps + applied
+        for block in optimizer._blocks:
+            for s in block.slices:
+                if s in histories and s.history != histories[s]:
+                    _, done, initialised = histories[s]
+                    block.set_history(s, done + applied, s.history[2] if applied else initialised)
+        self._tried = 0
+
+
+class GradScaler:
+    """Scales losses of `gradflow.autocast("float16")`, so that small gradients do not become 0: PyTorch's `GradScaler`.
+
+    init_scale: the first scale (default 65536).
+    growth_factor, growth_interval: after so many steps in a row without a gradient that is not finite, the scale is
+        multiplied by the factor (default 2, after 2000).
+    backoff_factor: what the scale is multiplied by after a step with one, which is skipped (default 0.5).
+    enabled: False: scales nothing, and `step` is the optimizer's own (default True).
+
+    The scale and all that decides lies on the device: no method waits for it but `get_scale`, `state_dict`, and one
+    `step` in 256. `Optimizer.steps`, which counts applied steps, and its `state_dict` wait too. A schedule that is not
+    gradflow's, and an optimizer with an `update` of its own, wait in each step. One scaler serves several optimizers,
+    with parameters on one device. Micikevicius et al. 2018, "Mixed Precision Training", section 3.2.
+
+    Raises ValueError for a number out of range.
+
+    >>> import gradflow as gf
+    >>> model = gf.nn.Linear(3, 1)
+    >>> optimizer, scaler = gf.optim.SGD(model.parameters(), lr=0.1), gf.optim.GradScaler(init_scale=1024.0)
+    >>> with gf.autocast("float16"):
+    ...     loss = model(gf.ones((4, 3))).mean()
+    >>> scaler.scale(loss).backward()
+    >>> scaler.step(optimizer)
+    >>> scaler.update()
+    >>> scaler.get_scale(), optimizer.steps
+    (1024.0, 1)
+    """
+
+    def __init__(
+        self,
+        init_scale: float = 2.0**16,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+        enabled: bool = True,
+    ) -> None:
+        checked_number("init_scale", init_scale)
+        if not init_scale > 0.0 or not growth_factor > 1.0 or not 0.0 < backoff_factor < 1.0 or growth_interval < 1:
+            raise ValueError(
+                "a GradScaler needs init_scale > 0, growth_factor > 1, 0 < backoff_factor < 1, growth_interval >= 1; "
+                f"got {init_scale}, {growth_factor}, {backoff_factor} and {growth_interval}"
+            )
+        self.growth_factor, self.backoff_factor = float(growth_factor), float(backoff_factor)
+        self.growth_interval = growth_interval
+        self.enabled = enabled
+        self._start = float(init_scale), 0
+        self._backend: Any = None
+        self._scale: Any = None
+        self._growth: Any = None
+        self._found: Any = None  # by any optimizer since the last update
+        self._founds: WeakKeyDictionary[Optimizer, Array] = WeakKeyDictionary()
+        self._rows: WeakKeyDictionary[Optimizer, AppliedSteps] = WeakKeyDictionary()
+        self._unscaled: dict[Optimizer, list[Slice]] = {}  # since the last update, with the slices that have gradients
+
+    def _place(self, backend: Backend) -> None:
+        if self._backend is None:
+            single, int32 = backend.dtypes["float32"], backend.dtypes["int32"]
+            self._backend = backend
+            self._scale = backend.full((), self._start[0], dtype=single)
+            self._growth, self._found = backend.full((), self._start[1], dtype=int32), backend.zeros((), dtype=int32)
+        elif backend is not self._backend:
+            raise ValueError(f"this GradScaler is on {self._backend.device}; got a tensor on {backend.device}")
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """`loss` times the scale, to call `backward()` of.
+
+        >>> import gradflow as gf
+        >>> gf.optim.GradScaler(init_scale=8.0).scale(gf.tensor(0.5)).item()
+        4.0
+        """
+        check_tensors("GradScaler.scale", loss)
+        if not self.enabled:
+            return loss
+        self._place(loss.backend)
+        return loss * Tensor(self._scale, self._backend)
+
+    @opaque_call
+    def unscale_(self, optimizer: Optimizer) -> None:
+        """Divide the gradients of an optimizer's parameters by the scale, in place: before they are clipped.
+
+        `step` does it otherwise. Raises RuntimeError for a second call before `update`, or without `scale`.
+
+        >>> import gradflow as gf
+        >>> x = gf.tensor([1.0], requires_grad=True)
+        >>> optimizer, scaler = gf.optim.SGD([x]), gf.optim.GradScaler()
+        >>> scaler.scale(x.sum()).backward()
+        >>> scaler.unscale_(optimizer)
+        >>> x.grad.tolist()
+        [1.0]
+        """
+        if not self.enabled:
+            return
+        if optimizer in self._unscaled:
+            raise RuntimeError("the gradients of this optimizer were unscaled already since the last update()")
+        if self._backend is None:
+            raise RuntimeError("call scaler.scale(loss).backward() before the gradients are unscaled")
+        F, found = self._backend, self._founds.get(optimizer)
+        if found is None:
+            found = self._founds[optimizer] = F.zeros((), dtype=F.dtypes["int32"])
+        F.setitem(found, ..., 0)
+        optimizer._follow_edits()
+        ready: list[Slice] = []
+        for block in optimizer._blocks:
+            self._place(block.backend)
+            slices = block.collect_ready()
+            inside = [s for s in slices if s.tensor._node.state is IN_BUFFER]  # type: ignore[union-attr]
+            for part, _ in block.contiguous_runs(inside):
+                F.unscale(block.gradients[part], self._scale, found)
+            for s in slices:
+                leaf: Any = s.tensor._node
+                if leaf.state is not IN_BUFFER:
+                    F.unscale(leaf.array, self._scale, found)
+                leaf.mark_gradient_changed()
+            ready += slices
+        F.setitem(self._found, ..., F.maximum(self._found, found))
+        self._unscaled[optimizer] = ready
+
+    @opaque_call
+    def step(self, optimizer: Optimizer) -> None:
+        """Do a step of an optimizer, unless one of its gradients is not finite.
+
+        Raises as `Optimizer.step`, and RuntimeError without `scale`.
+
+        >>> import gradflow as gf
+        >>> x = gf.tensor([1.0], requires_grad=True)
+        >>> optimizer, scaler = gf.optim.SGD([x], lr=1.0), gf.optim.GradScaler()
+        >>> scaler.scale(x.sum()).backward()
+        >>> scaler.step(optimizer)
+        >>> x.tolist()
+        [0.0]
+        """
+        if not self.enabled:
+            optimizer.step()
+            return
+        if current_rows() is not None:
+            raise NotImplementedError("skips steps by a GradScaler")
+        if optimizer not in self._unscaled:
+            self.unscale_(optimizer)
+        found, ready = self._founds[optimizer], self._unscaled[optimizer]
+        if type(optimizer).update not in _UPDATES:
+            if not int(self._backend.to_host(found)):
+                optimizer.step()
+            return
+        rows = self._rows.get(optimizer)
+        if rows is None:
+            rows = self._rows[optimizer] = AppliedSteps(optimizer, self._backend, found)
+        rows.step(ready)
+
+    @opaque_call
+    def update(self) -> None:
+        """Change the scale, after the steps of all optimizers: a smaller one if a step was skipped.
+
+        >>> import gradflow as gf
+        >>> x = gf.tensor([1.0], requires_grad=True)
+        >>> optimizer, scaler = gf.optim.SGD([x], lr=1.0), gf.optim.GradScaler(init_scale=8.0)
+        >>> scaler.scale(x.sum() * float("inf")).backward()
+        >>> scaler.step(optimizer)
+        >>> scaler.update()
+        >>> x.tolist(), scaler.get_scale()
+        ([1.0], 4.0)
+        """
+        if self.enabled and self._backend is not None:
+            self._backend.update_scale(
+                self._scale, self._growth, self._found, self.growth_factor, self.backoff_factor, self.growth_interval
+            )
+            self._unscaled = {}
+
+    def get_scale(self) -> float:
+        """The present scale. Waits for the device.
+
+        >>> import gradflow as gf
+        >>> gf.optim.GradScaler().get_scale()
+        65536.0
+        """
+        if not self.enabled:
+            return 1.0
+        return self._start[0] if self._backend is None else float(self._backend.to_host(self._scale))
+
+    def is_enabled(self) -> bool:
+        """Whether losses are scaled.
+
+        >>> import gradflow as gf
+        >>> gf.optim.GradScaler(enabled=False).is_enabled()
+        False
+        """
+        return self.enabled
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is needed to go on, with PyTorch's names; empty if it is not enabled. Waits for the device.
+
+        >>> import gradflow as gf
+        >>> gf.optim.GradScaler().state_dict()["scale"]
+        65536.0
+        """
+        if not self.enabled:
+            return {}
+        growth = self._start[1] if self._backend is None else int(self._backend.to_host(self._growth))
+        return {
+            "scale": self.get_scale(), "growth_factor": self.growth_factor, "backoff_factor": self.backoff_factor,
+            "growth_interval": self.growth_interval, "_growth_tracker": growth,
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from a state that `state_dict` returned. Raises KeyError or ValueError for another.
+
+        >>> import gradflow as gf
+        >>> scaler = gf.optim.GradScaler(init_scale=4.0)
+        >>> scaler.load_state_dict(gf.optim.GradScaler().state_dict())
+        >>> scaler.get_scale()
+        65536.0
+        """
+        if not self.enabled:
+            return
+        names = ("scale", "growth_factor", "backoff_factor", "growth_interval")
+        loaded = GradScaler(*[state_dict[name] for name in names])
+        growth = state_dict["_growth_tracker"]
+        if type(growth) is not int or growth < 0:
+            raise ValueError(f"_growth_tracker is a number of steps, an integer of at least 0; got {growth!r}")
+        self.growth_factor, self.backoff_factor = loaded.growth_factor, loaded.backoff_factor
+        self.growth_interval = loaded.growth_interval
+        self._start = loaded._start[0], growth
+        if self._backend is not None:
+            self._backend.setitem(self._scale, ..., self._start[0])
+            self._backend.setitem(self._growth, ..., growth)

@@ -1,0 +1,230 @@
+"""`GradScaler`: against PyTorch's, skipped steps, counts of applied steps, states, and no waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gradflow as gf
+from gradflow import nn
+from gradflow.optim import schedules
+from gradflow.testing import count_transfers, forbid_sync
+
+OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sgd": ("SGD", {"lr": 0.1}), "momentum": ("SGD", {"lr": 0.1, "momentum": 0.9}), "adam": ("Adam", {"lr": 0.01}),
+    "adamw": ("AdamW", {"lr": 0.01, "weight_decay": 0.1}), "rmsprop": ("RMSprop", {"lr": 0.01}),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """NumPy warns of the numbers that the scaler is for."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+def leaf(device: str = "cpu") -> gf.Tensor:
+    return gf.tensor([1.0, -2.0, 3.0], device=device, requires_grad=True)
+
+
+def backward(scaler: Any, x: Any, bad: bool) -> None:
+    factor = float("inf") if bad else 1.0
+    scaler.scale((x * x).sum() * factor).backward()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("first_is_bad", [False, True])
+def test_steps_and_scales_are_those_of_pytorch(name: str, first_is_bad: bool) -> None:
+    """Scales exactly; parameters within 1e-5, over 24 steps of which some are skipped."""
+    kind, options = OPTIMIZERS[name]
+    x, y = leaf(), torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
+    numbers = {"init_scale": 1024.0, "growth_interval": 5}
+    ours, theirs = gf.optim.GradScaler(**numbers), torch.amp.GradScaler("cpu", **numbers)
+    optimizers = getattr(gf.optim, kind)([x], **options), getattr(torch.optim, kind)([y], **options)
+    for i in range(24):
+        bad = i in (3, 4, 17) or (first_is_bad and not i)
+        for scaler, optimizer, parameter in ((ours, optimizers[0], x), (theirs, optimizers[1], y)):
+            optimizer.zero_grad()
+            backward(scaler, parameter, bad)
+            if i % 3 == 0:
+                scaler.unscale_(optimizer)
+                clip = gf.optim.clip_grad_norm_ if scaler is ours else torch.nn.utils.clip_grad_norm_
+                clip([parameter], 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+        assert ours.get_scale() == theirs.get_scale()
+        assert np.abs(x.detach().numpy() - y.detach().numpy()).max() < 1e-5
+    assert optimizers[0].steps == 21 - first_is_bad
+    assert ours.state_dict() == theirs.state_dict()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("bad", [(), (0,), (2, 3, 9)])
+def test_applied_steps_have_the_bits_of_plain_steps(name: str, bad: tuple[int, ...], device: str) -> None:
+    """Those of the optimizer alone, with a schedule, on the gradients of the applied steps."""
+    kind, options = OPTIMIZERS[name]
+    options = {**options, "lr": schedules.cosine(options["lr"], 20)}
+    x, y = leaf(device), leaf(device)
+    scaled, plain = getattr(gf.optim, kind)([x], **options), getattr(gf.optim, kind)([y], **options)
+    scaler = gf.optim.GradScaler(init_scale=64.0, growth_interval=4)
+    for i in range(12):
+        scaled.zero_grad()
+        backward(scaler, x, i in bad)
+        scaler.step(scaled)
+        scaler.update()
+        if i not in bad:
+            plain.zero_grad()
+            (y * y).sum().backward()
+            plain.step()
+        if i == 6:
+            assert scaled.steps == plain.steps
+    assert x.tolist() == y.tolist()
+    found, expected = scaled.state_dict(), plain.state_dict()
+    assert found["steps"] == expected["steps"] == 12 - len(bad)
+    for key, value in expected["state"][0].items():
+        other = found["state"][0][key]
+        assert (other.tolist() if isinstance(value, gf.Tensor) else other) == (
+            value.tolist() if isinstance(value, gf.Tensor) else value
+        )
+
+
+def test_a_step_waits_for_nothing() -> None:
+    """On the fake device: no transfer to the host and no wait in 20 steps, skipped ones among them."""
+    x = leaf("fake")
+    optimizer, scaler = gf.optim.Adam([x], lr=0.1), gf.optim.GradScaler()
+
+    def step(bad: bool) -> None:
+        optimizer.zero_grad()
+        backward(scaler, x, bad)
+        scaler.step(optimizer)
+        scaler.update()
+
+    step(False)
+    with forbid_sync(), count_transfers() as counts:
+        for i in range(20):
+            step(i == 7)
+    assert (counts.to_host, counts.from_host, counts.synchronizations) == (0, 0, 0)
+    assert (optimizer.steps, scaler.get_scale()) == (20, 32768.0)
+
+
+def test_the_table_is_renewed(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """After as many steps as it has rows, after a changed rate, and where a parameter has no gradient."""
+    monkeypatch.setattr("gradflow.optim.scaling.AHEAD", 3)
+    results = []
+    for scaled in (True, False):
+        x, y = leaf(device), leaf(device)
+        optimizer = gf.optim.Adam([x, y], lr=0.1)
+        scaler = gf.optim.GradScaler(init_scale=4.0, enabled=scaled)
+        for i in range(11):
+            optimizer.zero_grad()
+            if i == 5:
+                optimizer.param_groups[0]["lr"] = 0.05
+            loss = (x * x).sum() if i == 7 else (x * y).sum()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        results.append((x.tolist(), y.tolist(), optimizer.steps))
+    assert results[0] == results[1]
+
+
+def test_several_optimizers_and_accumulated_gradients() -> None:
+    """Only the optimizer with a gradient that is not finite is skipped; the scale is that of all."""
+    x, y = leaf(), leaf()
+    first, second = gf.optim.SGD([x], lr=0.1), gf.optim.SGD([y], lr=0.1)
+    scaler = gf.optim.GradScaler(init_scale=8.0)
+    for _ in range(2):
+        scaler.scale((x * 2.0).sum()).backward()
+    scaler.scale((y * float("nan")).sum()).backward()
+    for optimizer in (first, second):
+        scaler.step(optimizer)
+    scaler.update()
+    assert x.tolist() == pytest.approx([0.6, -2.4, 2.6])
+    assert y.tolist() == [1.0, -2.0, 3.0]
+    assert (first.steps, second.steps, scaler.get_scale()) == (1, 0, 4.0)
+
+
+def test_an_optimizer_with_its_own_update() -> None:
+    class Descent(gf.optim.Optimizer):
+        def update(self, flat: Any, group: Any, lr: float, step: int, first: bool) -> None:
+            flat.parameters[...] -= lr * flat.gradients
+
+    x = leaf()
+    optimizer, scaler = Descent([x], {"lr": 0.5}), gf.optim.GradScaler()
+    for bad in (True, False):
+        optimizer.zero_grad()
+        backward(scaler, x, bad)
+        scaler.step(optimizer)
+        scaler.update()
+    assert (x.tolist(), optimizer.steps) == ([0.0, 0.0, 0.0], 1)
+
+
+def test_a_captured_step_of_float16_gives_the_same_bits(device: str) -> None:
+    if not gf.get_backend(device).supports("float16"):
+        pytest.skip(f"{device} has no float16")
+    results = []
+    for wrap in (lambda step: step, gf.capture):
+        model = nn.MLP([6, 8, 3], device=device, generator=gf.Generator(1))
+        optimizer = gf.optim.Adam(model.parameters(), lr=0.01)
+        scaler = gf.optim.GradScaler(init_scale=2.0**40, growth_interval=3)  # the first steps overflow
+        rng = np.random.default_rng(0)
+        x = gf.tensor(rng.standard_normal((16, 6)).astype(np.float32), device=device)
+        y = gf.tensor(rng.integers(0, 3, 16), device=device)
+
+        def step(x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
+            optimizer.zero_grad()  # noqa: B023
+            with gf.autocast("float16"):
+                loss = gf.cross_entropy(model(x), y)  # noqa: B023
+            scaler.scale(loss).backward()  # noqa: B023
+            scaler.step(optimizer)  # noqa: B023
+            scaler.update()  # noqa: B023
+            return loss
+
+        run = wrap(step)
+        losses = [run(x, y).item() for _ in range(60)]
+        results.append((losses, optimizer.steps, scaler.get_scale()))
+    assert run.status == "replaying"
+    assert results[0] == results[1]
+    assert 0 < results[0][1] < 60
+    assert results[0][0][-1] < results[0][0][0]
+
+
+def test_states() -> None:
+    x = leaf()
+    optimizer, scaler = gf.optim.SGD([x], lr=0.0), gf.optim.GradScaler(init_scale=2.0, growth_interval=3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        backward(scaler, x, False)
+        scaler.step(optimizer)
+        scaler.update()
+    other = gf.optim.GradScaler()
+    other.scale(gf.ones(()))
+    for target in (other, gf.optim.GradScaler()):
+        target.load_state_dict(scaler.state_dict())
+        assert target.state_dict() == scaler.state_dict()
+        backward(target, x, False)
+        target.step(optimizer)
+        target.update()
+        assert target.get_scale() == 4.0
+    assert torch.amp.GradScaler("cpu").state_dict() == gf.optim.GradScaler().state_dict()
+    assert gf.optim.GradScaler(enabled=False).state_dict() == {}
+
+
+def test_errors() -> None:
+    x = leaf()
+    optimizer = gf.optim.SGD([x])
+    for wrong in ({"init_scale": 0.0}, {"growth_factor": 1.0}, {"backoff_factor": 1.0}, {"growth_interval": 0}):
+        with pytest.raises(ValueError, match="a GradScaler needs"):
+            gf.optim.GradScaler(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match=r"call scaler\.scale"):
+        gf.optim.GradScaler().step(optimizer)
+    scaler = gf.optim.GradScaler()
+    backward(scaler, x, False)
+    scaler.unscale_(optimizer)
+    with pytest.raises(RuntimeError, match="were unscaled already"):
+        scaler.unscale_(optimizer)
+    with pytest.raises(ValueError, match="this GradScaler is on cpu; got a tensor on fake"):
+        scaler.scale(gf.ones((), device="fake"))
