@@ -157,12 +157,6 @@ class LinearKernels(NetworkKernels):
             self._multiply(rows, as_rows(x), gw, transpose_a=True)
         return gx, gw, gb
 
-    def _target(self, buffer: Array | None, shape: tuple[int, ...], like: Array) -> Array:
-        """The buffer, if a kernel can write to it, else a new array with the dtype of `like`."""
-        if buffer is not None and buffer.dtype == like.dtype and buffer.flags.c_contiguous:
-            return buffer
-        return self._empty(shape, like)
-
     def _multiply(self, a: Array, b: Array, out: Array, transpose_a: bool = False) -> None:
         """Write a @ b, or a.T @ b, to `out`."""
         if not self._product(a, b, out, transpose_a=transpose_a):

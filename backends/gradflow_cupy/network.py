@@ -175,6 +175,7 @@ class NetworkKernels(AccurateSums):
         epsilon: float,
         residual: Any,
         needs: Sequence[bool],
+        into: Sequence[Array | None] = (None, None, None),
     ) -> tuple[Array | None, Array | None, Array | None]:
         dtype = kernel_dtype(g, x, weight, types=ELEMENT_TYPES)
         if isinstance(residual, tuple) or residual is None or dtype is None or not x.size:
@@ -189,14 +190,20 @@ class NetworkKernels(AccurateSums):
             launch("layer_norm_backward", dtype, *per_row(rows, columns), g, x, scale, residual, gx, rows, columns)
         if needs[1] or needs[2]:
             shape = tuple(x.shape[a] for a in axes)
-            gw = self._empty(shape, x) if needs[1] else None
-            gb = self._empty(shape, x) if needs[2] else None
+            gw = self._target(into[1], shape, x) if needs[1] else None
+            gb = self._target(into[2], shape, x) if needs[2] else None
             grid, block, chunk = per_sum(1, rows, columns, x.dtype.itemsize)
             launch(
                 "layer_norm_columns", dtype, grid, block,
                 g, x, residual, gw, gb, self._scratch(), rows, columns, chunk,
             )  # fmt: skip
         return gx, gw, gb
+
+    def _target(self, buffer: Array | None, shape: tuple[int, ...], like: Array) -> Array:
+        """The buffer, if a kernel can write to it, else a new array with the dtype of `like`."""
+        if buffer is not None and buffer.dtype == like.dtype and buffer.flags.c_contiguous:
+            return buffer
+        return self._empty(shape, like)
 
     # ------------------------------------------------------------------ randomness
 

@@ -164,10 +164,12 @@ class ComposedKernels(KernelBase):
         epsilon: float,
         residual: Any,
         needs: Sequence[bool],
+        into: Sequence[Array | None] = (None, None, None),
     ) -> tuple[Array | None, Array | None, Array | None]:
         """The VJP of `layer_norm` for x, weight and bias; None where `needs` is false.
 
-        residual: that of `layer_norm`, or None to recompute it.
+        residual: that of `layer_norm`, or None to recompute it. A gradient of weight or bias with a buffer in `into`
+        may be written to it; then the buffer is returned.
         """
         normal, scale = residual if residual is not None else _normalize(self, x, axes, epsilon)
         need_x, need_weight, need_bias = needs
@@ -183,6 +185,12 @@ class ComposedKernels(KernelBase):
             gw = self.sum(gw, axis=leading) if leading else gw
         if need_bias:
             gb = self.sum(g, axis=leading) if leading else g
+        if gw is not None and into[1] is not None:
+            into[1][...] = gw
+            gw = into[1]
+        if gb is not None and into[2] is not None:
+            into[2][...] = gb
+            gb = into[2]
         return gx, gw, gb
 
     # ------------------------------------------------------------------ kernels: losses

@@ -249,7 +249,7 @@ def _layer_norm_backward(F: Any, g: Any, out: Any, x: Any, weight: Any, bias: An
     return F.layer_norm_backward(g, x, weight, **options)
 
 
-_LAYER_NORM = defop("layer_norm", joint=_layer_norm_backward, residual=True, autocast="float32")
+_LAYER_NORM = defop("layer_norm", joint=_layer_norm_backward, residual=True, writes_into=True, autocast="float32")
 
 
 def layer_norm(

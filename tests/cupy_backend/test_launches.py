@@ -57,14 +57,14 @@ STEPS = {
     "dropout": Step(layers=lambda width: [gf.nn.Dropout(0.5)], more={"dropout": 2, "dropout_backward": 2}),
     "layer norm": Step(
         layers=lambda width: [gf.nn.LayerNorm(width)],
-        more={"layer_norm": 2, "layer_norm_backward": 2, "layer_norm_columns": 2, "setitem": 4},
+        more={"layer_norm": 2, "layer_norm_backward": 2, "layer_norm_columns": 2},
     ),
     "clipping": Step(clip=True, more={"square_sums": 1, "scale_by": 1, "setitem": 1}),
     "squared error": Step(loss="mse_loss"),
 }
 """Steps of three layers in float32, and what they launch besides the 13 of the first.
 
-"setitem": the gradients of layer norm are copied to the optimizer's buffer; clipping sets that buffer's padding to 0.
+"setitem": clipping sets the padding of the optimizer's buffer to 0.
 """
 
 
@@ -192,7 +192,8 @@ def test_kernels_move_no_more_than_they_must(launches: list[Launch], name: str) 
     moved = Counter[str]()
     for launch in counted(launches, STEPS[name])[0]:
         moved[launch.name] += launch.moved
-    del moved["product"], moved["setitem"]
+    del moved["product"]
+    moved.pop("setitem", None)
     assert moved == least(name)
 
 
