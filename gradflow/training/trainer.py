@@ -60,12 +60,11 @@ class Trainer(SetOnce):
     `history` has the finished epochs, `best` is the best of them or None; `captures` says whether steps are captured.
     The arguments are attributes, which are set once; hyperparameters can change, in `optimizer.param_groups`.
 
-    Where the device has graphs (CUDA), `epochs` does up to 32 captured steps at once, fewer if they are large, so that
-    they take less than about a tenth of a second. Ctrl-C during a step ends the step, or the steps that are done at
-    once with it, and the loop raises KeyboardInterrupt before it does another: an epoch that has ended meanwhile is
-    yielded first. The trainer can be saved then, and can go on. After
-    an error within a step, or a second Ctrl-C, the weights may be half updated: the trainer refuses to go on until a
-    saved state is loaded.
+    On CUDA, `epochs` starts up to 32 captured steps at once, as one graph, and fewer if they are large, so that
+    they take a fraction of a second. Ctrl-C during a step ends the step, or those that were started with it, and the
+    loop raises KeyboardInterrupt before it does another: an epoch that has ended meanwhile is yielded first. The
+    trainer can be saved then, and can go on. After an error within a step, or a second Ctrl-C, the weights may be half
+    updated: the trainer refuses to go on until a saved state is loaded.
 
     Raises TypeError or ValueError for arguments that do not fit, such as data with a NaN, or targets that do not fit
     the outputs of the model.
