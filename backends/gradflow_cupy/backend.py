@@ -254,6 +254,14 @@ class CupyBackend(LinearKernels, GatherKernels, LossKernels, OptimizerKernels):
         except (AttributeError, RuntimeError):  # CuPy was built without it
             return None
 
+    def free_stream(self, address: int) -> None:
+        """Free what the kernels of a stream that is not used again share: the workspace of products, and of sums."""
+        products = vars(self).get("_cublaslt")
+        if products is not None:
+            products.workspaces.pop(address, None)
+        for key in [key for key in self._scratches if key[0] == address]:
+            self._scratches.pop(key, None)
+
     def graph(self, step: RecordedStep, inputs: Sequence[Array]) -> StepGraph:
         """As in the contract: a CUDA graph."""
         return StepGraph(self, step)

@@ -8,7 +8,8 @@ host is applied by a `HostDifference`.
 The numbers that change from step to step lie in a row on the device, which the first kernel of the graph takes from a
 table there. The host fills the table for 1, 2, 4 and so on steps ahead, and again when something else has changed them.
 
-A graph keeps everything alive that it uses: its pool, the places of inputs and results, the workspaces of products.
+A graph keeps everything alive that it uses: its pool, the places of inputs and results, and the memory that kernels
+of its stream share.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.backend import Array, launch_counters, launched
 from gradflow.backend.graphs import MAX_AHEAD, HostDifference, RecordedStep, Rows, Source, taking_from
-from gradflow_cupy.kernels import THREADS, launch
+from gradflow_cupy.kernels import launch
 
 if TYPE_CHECKING:
     from gradflow_cupy.backend import CupyBackend
@@ -63,7 +64,7 @@ class GraphRows(Rows):
         """Begin a step in the graph: its numbers come from the next row."""
         self._given = 0
         self._steps += 1
-        launch("next_row", None, (1,), (THREADS,), self._table, self._row)
+        launch("next_row", None, (1,), (32,), self._table, self._row)
 
     def array(self, source: Source, numbers: Sequence[float]) -> Array:
         if self._given == len(self._sources):
@@ -143,9 +144,8 @@ class StepGraph:
     def _free(self) -> None:
         self._graph = self._rows = self._results = self._pool = None
         self._places = []
-        products = vars(self._backend).get("_cublaslt")
-        if products is not None and self._stream is not None:
-            products.workspaces.pop(self._stream.ptr, None)
+        if self._stream is not None:
+            self._backend.free_stream(self._stream.ptr)
 
     def __del__(self) -> None:
         self._free()
