@@ -104,9 +104,9 @@ def test_each_call_has_its_own_bias(backend: Any, lt: CublasLt) -> None:
     """The pointer lies in the descriptor that calls share."""
     a, b, left, right = operands(3, 4, 5, "float32", False, False)
     x, y, out = backend.from_host(a), backend.from_host(b), backend.empty((3, 4), dtype=backend.dtypes["float32"])
-    shifts = [backend.from_host(np.full(4, shift, np.float32)) for shift in (1, 2, 3)]
-    for shift, bias in enumerate(shifts, 1):
-        assert lt.product(x, y, out, bias=bias)
+    rows = backend.from_host(np.repeat(np.arange(1, 4, dtype=np.float32), 64).reshape(3, 64))  # aligned alike
+    for shift in (1, 2, 3):
+        assert lt.product(x, y, out, bias=rows[shift - 1, :4])
         assert np.allclose(backend.to_host(out), left @ right + shift, atol=1e-5)
     assert len(lt.plans) == 1
 
