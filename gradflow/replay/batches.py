@@ -18,7 +18,7 @@ from gradflow.autograd.grad_mode import current_observer, is_grad_enabled
 from gradflow.backend import Backend, Device, get_matmul_precision
 from gradflow.backend.graphs import current_rows
 from gradflow.backend.registry import current_device, get_backend
-from gradflow.interception import recorders
+from gradflow.interception import measured, recorders
 from gradflow.ops import stack
 from gradflow.replay.plan import Plan
 from gradflow.replay.program import Program, Replayable
@@ -261,7 +261,7 @@ class RunningEpoch:
         return None if replay is None else partial(self._do, replay, rows)
 
     def _do(self, replay: Callable[..., Any], rows: Any) -> Any:
-        results = replay(rows)
+        results = measured("replay", (self._run.step, self._backend), replay, rows)
         self._count(rows.shape[0])
         return results
 
