@@ -104,11 +104,18 @@ def test_compiles(nvrtc: Any, source: str, architecture: int) -> None:
 
 def test_what_a_kernel_uses_is_read_from_the_log(nvrtc: Any) -> None:
     """A kernel with more live values than registers spills some, and that shows."""
-    text = (
-        "__global__ __launch_bounds__(1024) void f(float* x) { float v[96]; for (int i = 0; i < 96; i++) v[i] = x[i]; "
-    )
-    text += "for (int k = 0; k < 96; k++) for (int i = 0; i < 96; i++) v[i] = v[i] * v[(i + k) % 96] + x[k]; "
-    program = nvrtc.createProgram(text + "for (int i = 0; i < 96; i++) x[i] = v[i]; }", "f.cu", (), ())
+    text = """__global__ __launch_bounds__(1024) void f(double* x, int n) {
+        double v[128];
+        #pragma unroll
+        for (int i = 0; i < 128; i++) v[i] = x[i];
+        for (int k = 0; k < n; k++) {
+            #pragma unroll
+            for (int i = 0; i < 128; i++) v[i] = v[i] * v[(i + 1) % 128] + x[k];
+        }
+        #pragma unroll
+        for (int i = 0; i < 128; i++) x[i] = v[i];
+    }"""
+    program = nvrtc.createProgram(text, "f.cu", (), ())
     nvrtc.compileProgram(program, ("-arch=sm_90", *VERBOSE))
     (usage,) = usages(nvrtc.getProgramLog(program)).values()
     assert usage.spilled > 0
