@@ -22,7 +22,6 @@ FUNCTIONS = {
     "addmm": "x @ w + b, or gradflow.linear(x, weight, bias)",
     "allclose": "none: compare with gradflow.testing.assert_agree, or the .numpy() of both with numpy.allclose",
     "as_tensor": "gradflow.asarray",
-    "autocast": "none: convert model and data to 'float16' or 'bfloat16' with Module.to and Tensor.to",
     "bernoulli": "(gradflow.random.uniform(shape) < p).astype('float32')",
     "bmm": "gradflow.matmul, or the operator @",
     "cat": "gradflow.concat(arrays, axis)",
