@@ -106,13 +106,14 @@ def test_arrays_that_nothing_was_compiled_for_give_what_numpy_gives(spoil: str) 
         functions = [f for f in vars(compiled).values() if hasattr(f, "signatures")]
         return sum(len(f.signatures) for f in functions)
 
-    FastNumpyBackend().linear(
-        np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), np.ones(4, np.float32), "relu", 0.0
-    )
-    FastNumpyBackend().linear_backward(
-        np.ones((2, 4), np.float32), np.ones((2, 4), np.float32), np.ones((2, 3), np.float32),
-        np.ones((4, 3), np.float32), np.ones(4, np.float32), "relu", 0.0, None, (True,) * 3, (None,) * 3,
-    )  # fmt: skip
+    for activation in (None, "relu"):  # half floats compute in float32, without the activation
+        FastNumpyBackend().linear(
+            np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), np.ones(4, np.float32), activation, 0.0
+        )
+        FastNumpyBackend().linear_backward(
+            np.ones((2, 4), np.float32), np.ones((2, 4), np.float32), np.ones((2, 3), np.float32),
+            np.ones((4, 3), np.float32), np.ones(4, np.float32), activation, 0.0, None, (True,) * 3, (None,) * 3,
+        )  # fmt: skip
     before = compilations()
     x, w, b, g = spoilt(5, 3), spoilt(4, 3), spoilt(4), spoilt(5, 4)
     plain, fast = NumpyBackend(), FastNumpyBackend()
