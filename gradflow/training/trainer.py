@@ -234,7 +234,18 @@ class Trainer(SetOnce):
             watch.before_step()
         losses = self._together() if at_once and self._step.run is not None else None
         if losses is None:
-            losses = self._one_by_one(self._batches)
+            batches = self._batches
+            if self.accumulate > 1:
+                losses = self._accumulated(batches)
+            else:
+                if isinstance(batches, RunningEpoch):
+                    loss, partial = batches.single()
+                else:
+                    loss, partial = self._step.whole(*next(batches))
+                progress.tally.add(loss, partial)
+                progress.batches += 1
+                losses = [loss]
+            progress.step += 1
         if watch is not None:
             watch.after_step()
         progress.torn = False
@@ -242,27 +253,11 @@ class Trainer(SetOnce):
             self._bar.show(progress.batches, losses[-1])
         return losses
 
-    def _one_by_one(self, batches: Iterator[tuple[gf.Tensor, ...]]) -> list[gf.Tensor]:
-        """Do one optimizer step, and return the losses of its batches."""
-        progress = self._progress
-        if self.accumulate == 1:
-            if isinstance(batches, RunningEpoch):
-                loss, partial = batches.single()
-            else:
-                loss, partial = self._step.whole(*next(batches))
-            progress.tally.add(loss, partial)
-            progress.batches += 1
-            losses = [loss]
-        else:
-            losses = self._accumulated(batches)
-        progress.step += 1
-        return losses
-
     def _together(self) -> list[gf.Tensor] | None:
         """Do the next steps at once, and return the loss of the last one; None if they must be done one by one."""
         progress, running = self._progress, self._batches
         assert isinstance(running, RunningEpoch)
-        most = len(self._on_train.sizes) - progress.batches - self._is_watched()
+        most = len(self._on_train.sizes) - progress.batches - self._is_watched()  # the watched step is done alone
         do = running.together(most)
         if do is None:
             return None
@@ -274,7 +269,7 @@ class Trainer(SetOnce):
 
     def _watch_of_step(self) -> Watch | None:
         """The watch, if the next step is the last of an epoch that is watched."""
-        if not self._is_watched():
+        if self._watch is None or not self._is_watched():
             return None
         return self._watch if self._progress.batches + self.accumulate >= len(self._on_train.sizes) else None
 

@@ -91,14 +91,18 @@ def test_rates_that_change_are_followed(launched: list[list[str]]) -> None:
         assert set(map(steps_of, launched[-6:])) == ({1} if callable(lr) and "lambda" in repr(lr) else {1, 4})
 
 
-def test_nothing_is_waited_for_and_only_numbers_ahead_are_copied(
-    launched: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the tables of numbers that are sent to the device."""
     from gradflow_cupy.graph import GraphRows
 
-    sent: list[int] = []
+    found: list[int] = []
     send = GraphRows._send
-    monkeypatch.setattr(GraphRows, "_send", lambda rows, wanted: (sent.append(wanted), send(rows, wanted)))
+    monkeypatch.setattr(GraphRows, "_send", lambda rows, wanted: (found.append(wanted), send(rows, wanted)))
+    return found
+
+
+def test_nothing_is_waited_for_and_only_numbers_ahead_are_copied(launched: list[list[str]], sent: list[int]) -> None:
     found = Run(dropout=0.2)
     run = gf.capture(found.step, batches=found.batches, steps=4)
     for _ in range(4):  # until the smaller batch has a graph, too
@@ -112,6 +116,24 @@ def test_nothing_is_waited_for_and_only_numbers_ahead_are_copied(
 
 
 # ---------------------------------------------------------------------- the Trainer
+
+
+@pytest.mark.parametrize("accuracy", [False, True])
+def test_an_epoch_is_read_at_its_end_alone(accuracy: bool, launched: list[list[str]], sent: list[int]) -> None:
+    """Losses, with the flag, and metrics, of the training and the validation."""
+    case = Case(batch=4, loss="labels" if accuracy else "values", average=0.9, clip_norm=0.5)
+    trainer = case.trainer()
+    if not accuracy:
+        trainer = Trainer(trainer.model, trainer.loss, trainer.optimizer, trainer.train, trainer.validation)
+    for epoch in range(1, 9):
+        before = State.transfers, State.synchronizations
+        sent.clear()
+        launched.clear()
+        list(trainer.epochs(epoch))
+        if epoch > 4:
+            reads = 4 if accuracy else 2
+            assert (State.transfers - before[0] - len(sent), State.synchronizations - before[1]) == (reads, 0)
+            assert [*map(steps_of, launched)] == [STEPS] * 3 + [1]
 
 
 @pytest.mark.parametrize("name", ["weighted", "clipped", "dropout", "default order"])
