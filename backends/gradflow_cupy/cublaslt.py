@@ -44,6 +44,8 @@ from gradflow_cupy.cublaslt_library import (
 )
 from gradflow_cupy.tuning import CANDIDATES, VARIABLE, Tuner
 
+ALIGNMENT = 256
+"""The alignment of CuPy's arrays that counts: plans for it suit all of them, and have the fastest algorithms."""
 MOST_PLANS = 4096
 """The number of plans that are kept; when there are more, all are made again as they are needed."""
 
@@ -148,7 +150,7 @@ class CublasLt:
         compute = CUBLAS_COMPUTE_64F if kind == CUDA_R_64F else CUBLAS_COMPUTE_32F
         if kind == CUDA_R_32F and get_matmul_precision() == "tf32":
             compute = CUBLAS_COMPUTE_32F_FAST_TF32
-        bits = a.data.ptr | b.data.ptr | out.data.ptr | 256
+        bits = a.data.ptr | b.data.ptr | out.data.ptr | ALIGNMENT
         if bias is not None:
             bits |= bias.data.ptr
         aux_ld = 0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cublaslt_stand_in import number, stand_in
 from emulated_device import needs_compiler, numbers
-from gradflow_cupy import tuning
+from gradflow_cupy import cublaslt, tuning
 from gradflow_cupy.cublaslt import CublasLt
 
 import gradflow as gf
@@ -24,6 +24,7 @@ DEVICE = "EMULATED on the CPU, cuBLASLt 13.1.2"
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(cublaslt, "ALIGNMENT", 16)  # that of NumPy's arrays: all are one kind of product, as with CuPy
     path = tmp_path / "products.json"
     monkeypatch.setenv("GRADFLOW_TUNING_FILE", str(path))
     return path
@@ -121,7 +122,12 @@ def test_another_file_is_refused(backend: Any, file: Path, content: str | None) 
 
 
 def test_a_file_that_cannot_be_written(
-    backend: Any, times: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    backend: Any,
+    file: Path,
+    times: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("GRADFLOW_TUNING_FILE", str(tmp_path / "missing" / "products.json"))
     times += [3.0, 1.0, 2.0]
@@ -151,14 +157,11 @@ def test_a_captured_step_uses_what_the_plain_step_found(backend: Any, file: Path
             assert not captured or run.status == "replaying"
             return found
 
-    def products() -> set[str]:  # without the alignment, which is CuPy's, but not NumPy's, for all arrays alike
-        return {kind.rpartition(",")[0] for kind in json.loads(file.read_text())[DEVICE]}
-
     first = losses(True)
-    assert len(products()) == 5
-    before = products()
+    choices = file.read_text()
+    assert len(json.loads(choices)[DEVICE]) == 5, "products of a step"
     assert losses(False) == first
-    assert products() == before
+    assert file.read_text() == choices
 
 
 def test_the_time_of_a_graph() -> None:
