@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from gradflow.autograd.leaf import IN_BUFFER
 from gradflow.backend import Array, Backend
-from gradflow.backend.graphs import Rows, Source, current_rows, taking_from
+from gradflow.backend.graphs import Rows, Source, taking_from
 from gradflow.interception import opaque_call
 from gradflow.ops.checks import check_tensors
 from gradflow.optim import schedules
@@ -235,8 +235,6 @@ class GradScaler:
         if not self.enabled:
             optimizer.step()
             return
-        if current_rows() is not None:
-            raise NotImplementedError("skips steps by a GradScaler")
         if optimizer not in self._unscaled:
             self.unscale_(optimizer)
         found, ready = self._founds[optimizer], self._unscaled[optimizer]
@@ -248,6 +246,10 @@ class GradScaler:
         if rows is None:
             rows = self._rows[optimizer] = AppliedSteps(optimizer, self._backend, found)
         rows.step(ready)
+
+    def _graph_obstacle(self) -> str | None:
+        """Why a graph cannot include a step of this scaler: see `gradflow.replay.program`."""
+        return "skips steps by a GradScaler, whose numbers are those of applied steps" if self.enabled else None
 
     @opaque_call
     def update(self) -> None:

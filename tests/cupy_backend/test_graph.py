@@ -157,6 +157,12 @@ def test_thousands_of_steps_leave_the_bits_of_the_plain_step(
     assert tables == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024]
 
 
+class Half(Training):
+    def step(self, x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
+        with gf.autocast("bfloat16"):
+            return super().step(x, y)
+
+
 MAKERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "momentum": lambda p: optim.SGD(p, 0.05, momentum=0.9),
     "Adam": lambda p: optim.Adam(p, schedules.cosine(0.05, 20)),
@@ -168,6 +174,18 @@ MAKERS: dict[str, Callable[[Any], optim.Optimizer]] = {
 def test_a_graph_leaves_what_the_plain_step_leaves(make: Any) -> None:
     def scenario(through: Step) -> Training:
         training = Training(through, make, dropout=0.3)
+        for i in range(9):
+            training.run(i)
+        return training
+
+    captured = both(scenario)
+    assert captured.status == "replaying"
+    assert len(graphs()) == 1
+
+
+def test_mixed_precision() -> None:
+    def scenario(through: Step) -> Training:
+        training = Half(through, optim.AdamW, width=8)
         for i in range(9):
             training.run(i)
         return training
@@ -353,7 +371,19 @@ class FromHost(Training):
         return super().step(x * gf.tensor([1.0, 2.0, 3.0]), y)
 
 
+class Scaled(Training):
+    def step(self, x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
+        self.optimizer.zero_grad()
+        self.other = self.other or optim.GradScaler(init_scale=8.0)
+        loss = gf.cross_entropy(self.model(x), y)
+        self.other.scale(loss).backward()
+        self.other.step(self.optimizer)
+        self.other.update()
+        return loss
+
+
 CALLED: dict[str, tuple[Any, Any, str]] = {
+    "a scaler": (Scaled, optim.Adam, "skips steps by a GradScaler"),
     "an update": (Training, SignDescent, "uses SignDescent, whose own `update` may take numbers that change"),
     "shared memory": (Training, shared, "trains a parameter whose memory is shared"),
     "a copy from the host": (FromHost, optim.Adam, r"cannot be captured: CUDARuntimeError\('CUDA error 900"),
