@@ -54,6 +54,8 @@ class GraphRows(Rows):
         word = backend.dtypes["int64"]
         self._table = backend.cupy.empty((TABLE_WORDS,), dtype=word)  # not zeros: other streams write to it
         self._row = backend.cupy.empty((ROW_WORDS,), dtype=word)
+        self._side = backend.cupy.cuda.Stream(non_blocking=True)
+        self._kept: list[Array] = []  # what work in the other stream may still use
         self._sources: list[Source] = []
         self._parts: list[tuple[int, Array]] = []  # of each source, the end of its numbers in a row, and their array
         self._given = 0  # how many sources the present step has asked for
@@ -76,6 +78,18 @@ class GraphRows(Rows):
             self._parts.append((stop, self._row[start:stop].view(self._backend.dtypes[source.dtype])))
         self._given += 1
         return self._parts[self._given - 1][1]
+
+    @contextlib.contextmanager
+    def beside(self, *arrays: Array) -> Iterator[None]:
+        self._side.wait_event(self._backend.cupy.cuda.get_current_stream().record())
+        with self._side:
+            yield
+        self._kept += arrays
+
+    def join(self) -> None:
+        if self._kept:
+            self._backend.cupy.cuda.get_current_stream().wait_event(self._side.record())
+            self._kept.clear()
 
     def hold(self) -> bool:
         """Whether the graph still makes the calls of the step."""
@@ -106,6 +120,10 @@ class GraphRows(Rows):
             start = stop
         _copy(self._backend, self._backend.from_host_later(self._backend.pin(table)), self._table[: table.size])
         self._filled, self._used = n, 0
+
+    def free(self) -> None:
+        """Free what the kernels of its other stream share."""
+        self._backend.free_stream(self._side.ptr)
 
     def advance(self) -> None:
         """The graph was launched."""
@@ -142,6 +160,8 @@ class StepGraph:
         self._free()
 
     def _free(self) -> None:
+        if self._rows is not None:
+            self._rows.free()
         self._graph = self._rows = self._results = self._pool = None
         self._places = []
         if self._stream is not None:

@@ -7,12 +7,14 @@ cuBLASLt's epilogues for the backward pass are not used: measured on an H100, ea
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 from gradflow.backend import ACTIVATIONS, Array, Backend
+from gradflow.backend.graphs import current_rows
 from gradflow.environment import switch
 from gradflow_cupy.cublaslt import CublasLt
 from gradflow_cupy.cublaslt_library import CublasLtError
@@ -148,13 +150,14 @@ class LinearKernels(NetworkKernels):
             rows, gb = rows if dz is None else dz, _stored(gb, into[2])
         elif activation is not None:
             rows = self.activate_backward(rows, as_rows(saved), activation, parameter)
+        if need_weight:  # first, since a graph does it beside what follows
+            gw, graph = self._empty(weight.shape, rows) if into[1] is None else into[1], current_rows()
+            with contextlib.nullcontext() if graph is None or gw is not into[1] else graph.beside(rows, x):
+                self._multiply(rows, as_rows(x), gw, transpose_a=True)
         if need_x:
             gx = into[0] if into[0] is not None and x.ndim == 2 else self._target(into[0], x.shape, rows)
             self._multiply(rows, weight, as_rows(gx))
             gx = _stored(gx, into[0])
-        if need_weight:
-            gw = self._empty(weight.shape, rows) if into[1] is None else into[1]
-            self._multiply(rows, as_rows(x), gw, transpose_a=True)
         return gx, gw, gb
 
     def _multiply(self, a: Array, b: Array, out: Array, transpose_a: bool = False) -> None:

@@ -113,6 +113,16 @@ class Rows(ABC):
         of all its steps from the sources of the first. The default does nothing.
         """
 
+    def beside(self, *arrays: Array) -> contextlib.AbstractContextManager[Any]:
+        """A context manager in which work on these arrays may be done beside what follows, until `join`.
+
+        Nothing may use the results before `join`, or change the arrays. The default does nothing.
+        """
+        return contextlib.nullcontext()
+
+    def join(self) -> None:  # noqa: B027
+        """Let what follows come after all work `beside`."""
+
 
 _rows: dict[int, Rows] = {}
 """The rows of each thread that captures a graph, by the identifier of the thread."""
@@ -121,6 +131,13 @@ _rows: dict[int, Rows] = {}
 def current_rows() -> Rows | None:
     """The rows for the graph that this thread captures, or None."""
     return _rows.get(get_ident()) if _rows else None
+
+
+def join() -> None:
+    """`Rows.join` of the graph that this thread captures."""
+    rows = current_rows()
+    if rows is not None:
+        rows.join()
 
 
 @contextlib.contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from gradflow.autograd.leaf import GradientState
+from gradflow.autograd.leaf import GradientState, mark_filled
 from gradflow.backend import Backend
+from gradflow.backend.graphs import join
 from gradflow.replay.guards import Guards
 from gradflow.replay.host_state import StepState, cells_of
 from gradflow.replay.reasons import Reason, describe
@@ -65,6 +66,8 @@ class Recording(NamedTuple):
     result: Any
     guards: Guards
 
+
+_MARK_FILLED = mark_filled.__wrapped__  # type: ignore[attr-defined]
 
 # ---------------------------------------------------------------------- comparison
 
@@ -163,9 +166,12 @@ def _readable(x: Any) -> str:
     return f"result {x.call + 1}{x.path}" if isinstance(x, Ref) else describe(x.value)
 
 
-def compile_replay(recording: Recording) -> Callable[..., Any]:
-    """A function of the inputs' arrays that makes the recorded calls, and deletes each result after its last use."""
-    scope: dict[str, Any] = {"F": recording.backend, "Tensor": Tensor}
+def compile_replay(recording: Recording, joined: Collection[int] = ()) -> Callable[..., Any]:
+    """A function of the inputs' arrays that makes the recorded calls, and deletes each result after its last use.
+
+    joined: the numbers of the calls before which it calls `join`.
+    """
+    scope: dict[str, Any] = {"F": recording.backend, "Tensor": Tensor, "join": join}
     constants: dict[int, str] = {}
 
     def name(x: Any) -> str:
@@ -180,18 +186,46 @@ def compile_replay(recording: Recording) -> Callable[..., Any]:
         return constant
 
     lines = [f"return {_text(recording.result, name)}"]  # the last line first, so that a result's last use comes first
+    if len(recording.calls) in joined:
+        lines.append("join()")
     live = {ref.call for ref in _leaves(recording.result, Ref)}
     for i, call in reversed([*enumerate(recording.calls)]):
         used = {i, *(ref.call for ref in _leaves((call.arguments, call.options), Ref))}
         if used - live:
             lines.append(f"del {', '.join(f'r{n}' for n in sorted(used - live))}")
         lines.append(f"r{i} = {_text(call, name)}")
+        if i in joined:
+            lines.append("join()")
         live |= used
     inputs = ", ".join(f"i{i}" for i in range(recording.input_count))
     source = "\n    ".join([f"def replay({inputs}):", *reversed(lines)])
     exec(compile(source, "<captured step>", "exec"), scope)
     replay: Callable[..., Any] = scope.pop("replay")  # otherwise the function and its globals form a cycle
     return replay
+
+
+def joins(calls: Sequence[Call]) -> set[int]:
+    """The calls, by number, before which `join` is needed, the number of calls for the end.
+
+    They are the first ones that use gradients which `linear_backward` has written into buffers.
+    """
+    found: set[int] = set()
+    buffers: set[int] = set()
+    for i, call in enumerate(calls):
+        if call.function == "linear_backward":
+            into = call.options["into"] if "into" in call.options else call.arguments[9]
+            given: Any = call.arguments[:9]
+        else:
+            into, given = None, (call.arguments, call.options)
+        if isinstance(call.function, Constant):  # which may read any gradient, unless it only counts them as filled
+            uses = call.function.value is not _MARK_FILLED
+        else:
+            uses = not buffers.isdisjoint(id(x.value) for x in _leaves(given, Constant))
+        if buffers and uses:
+            found.add(i)
+            buffers = set()
+        buffers |= {id(x.value) for x in _leaves(into, Constant)}
+    return {*found, len(calls)} if buffers else found
 
 
 def split(recording: Recording) -> tuple[Recording, Recording]:
@@ -239,8 +273,8 @@ class Replayable:
         self._objects = list({id(x): x for x in constants}.values())
 
     def parts(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        calls, results = map(compile_replay, split(self._recording))
-        return calls, results
+        calls, results = split(self._recording)
+        return compile_replay(calls, joins(calls.calls)), compile_replay(results)
 
     def report(self, reason: str) -> None:
         self.status = f"replaying call by call, since it {reason}"

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 
 class Graphs:
@@ -64,7 +65,7 @@ class Memory:
     """The memory of an array and its views; when the last of them is gone, it is freed."""
 
     def __init__(self, root: Any, pool: MemoryPool | None = None) -> None:
-        self.root, self.pool = root, pool
+        self.root, self.pool, self.stream = root, pool, None if pool is None else current_stream()
         Graphs.memories[id(root)] = weakref.ref(self)
 
     @staticmethod
@@ -82,9 +83,15 @@ class Memory:
             return
         Graphs.memories.pop(id(self.root), None)
         if self.pool is not None:
-            self.pool.free.setdefault(self.root.nbytes, []).append(self.root)
+            self.pool.free.setdefault((self.stream, self.root.nbytes), []).append(self.root)
         elif Graphs.alive and self.root.flags.owndata and self.root.flags.writeable and self.root.dtype != object:
             self.root.reshape(-1).view(np.uint8)[...] = 0xFF
+
+
+def current_stream() -> Any:
+    from emulated_cuda import get_current_stream
+
+    return get_current_stream()
 
 
 class OutOfMemoryError(MemoryError):
@@ -101,7 +108,7 @@ class MemoryPool:
     made: weakref.WeakSet[MemoryPool] = weakref.WeakSet()  # noqa: RUF012
 
     def __init__(self, allocator: Any = None) -> None:
-        self.free: dict[int, list[Any]] = {}
+        self.free: dict[tuple[Any, int], list[Any]] = {}  # CuPy's pool, too, has an arena for each stream
         self.total = 0
         MemoryPool.made.add(self)
 
@@ -110,7 +117,7 @@ class MemoryPool:
             if not MemoryPool.left:
                 raise OutOfMemoryError(f"Out of memory allocating {size} bytes (EMULATED)")
             MemoryPool.left -= 1
-        found = self.free.get(size)
+        found = self.free.get((current_stream(), size))
         if found:
             return found.pop()
         self.total += size
@@ -147,6 +154,14 @@ def allocate(size: int) -> Any:
 # ---------------------------------------------------------------------- captures
 
 
+def overlap(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether any of these arrays lie in the same memory."""
+    ends = [byte_bounds(x) for x in others if x.size]
+    return any(
+        low < stop and start < high for x in some if x.size for low, high in [byte_bounds(x)] for start, stop in ends
+    )
+
+
 class Node(NamedTuple):
     """Work in a graph; `name` is empty for what is no node of CUDA's. `before`: the work of streams that it follows."""
 
@@ -167,19 +182,14 @@ class Capture:
         self.stream, self.streams, self.nodes, self.paused = stream, [stream], [], False
 
     def has_current(self) -> bool:
-        from emulated_cuda import get_current_stream
-
-        return get_current_stream() in self.streams
+        return current_stream() in self.streams
 
     def add(self, name: str, run: Callable[[], Any], reads: Sequence[Any], writes: Sequence[Any]) -> None:
-        from emulated_cuda import get_current_stream
-
-        stream, number = get_current_stream().queue()
-        node = Node(name, run, [*map(root_of, reads)], [*map(root_of, writes)], stream, number, dict(stream.before))
+        stream, number = current_stream().queue()
+        node = Node(name, run, reads, writes, stream, number, dict(stream.before))
         for other in self.nodes:
             if other.stream is not stream and not node.follows(other):
-                shared = {*map(id, other.writes)} & {*map(id, [*node.reads, *node.writes])}
-                shared |= {*map(id, node.writes)} & {*map(id, other.reads)}
+                shared = overlap(other.writes, [*reads, *writes]) or overlap(other.reads, writes)
                 assert not shared, f"{other.name or 'an allocation'} and {name or 'an allocation'} are in no order"
         self.nodes.append(node)
 
@@ -245,11 +255,11 @@ class Graph:
         return [node.name for node in self.nodes if node.name]
 
     def launch(self, stream: Any = None) -> None:
-        from emulated_cuda import State, get_current_stream
+        from emulated_cuda import State
 
         Graphs.refuse("the launch of a graph")
         Graphs.count("graph")
-        State.reach((get_current_stream() if stream is None else stream).before)
+        State.reach((current_stream() if stream is None else stream).before)
         Graphs.launching = Graphs.nested = True
         try:
             for node in self.nodes:

@@ -109,6 +109,11 @@ def graphs() -> list[Graph]:
     return sorted(Graphs.alive, key=lambda each: each.number)
 
 
+def beside(made: Graph) -> list[str]:
+    """The nodes in another stream than the first one."""
+    return [node.name for node in made.nodes if node.stream is not made.nodes[0].stream and node.name]
+
+
 # ---------------------------------------------------------------------- the same bits
 
 
@@ -340,9 +345,28 @@ def test_the_nodes_of_a_step() -> None:
     for i in range(4):
         training.run(i)
     (made,) = graphs()
+    assert beside(made) == ["product"] * 2
     assert Counter(made.names) == {
         "next_row": 1, "product": 5, "cross_entropy<float>": 1, "bias_backward<float>": 2, "adam_step<float>": 1
     }  # fmt: skip
+
+
+def test_gradients_of_weights_are_computed_beside_the_others() -> None:
+    """In another stream, joined before the optimizer, or where a weight that is used twice adds them up."""
+
+    def scenario(through: Step) -> Training:
+        training = Training(through)
+        shared = nn.Linear(3, 3)
+        training.model = nn.Sequential(shared, nn.Tanh(), shared, nn.Linear(3, 2))
+        training.optimizer = optim.SGD(training.model.parameters(), 0.1)
+        for i in range(8):
+            training.run(i)
+        return training
+
+    captured = both(scenario)
+    assert captured.status == "replaying"
+    (made,) = graphs()
+    assert beside(made) == ["product"] * 2
 
 
 # ---------------------------------------------------------------------- what is no graph
