@@ -61,6 +61,7 @@ class SGD(Optimizer):
     """
 
     state_names = ("momentum_buffer",)
+    _passes_options = True
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class SGD(Optimizer):
     def update(self, flat: FlatArrays, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
         options = _sgd_options(group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"])
         velocity = flat.state.get("momentum_buffer")
-        flat.backend.sgd_step(flat.parameters, flat.gradients, velocity, options, SGDScalars(lr, first))
+        flat.backend.sgd_step(flat.parameters, flat.gradients, velocity, options, SGDScalars(lr, first), **flat.options)
 
 
 @explains_arguments
@@ -115,6 +116,7 @@ class Adam(Optimizer):
     """
 
     state_names = ("exp_avg", "exp_avg_sq")
+    _passes_options = True
     nonnegative_state = ("exp_avg_sq",)
     _decoupled = False
 
@@ -146,7 +148,7 @@ class Adam(Optimizer):
         options = _adam_options(beta1, beta2, group["eps"], coupled_decay)
         scalars = AdamScalars.at(step, lr, beta1, beta2, decoupled_decay)
         mean, square = flat.state["exp_avg"], flat.state["exp_avg_sq"]
-        flat.backend.adam_step(flat.parameters, flat.gradients, mean, square, options, scalars)
+        flat.backend.adam_step(flat.parameters, flat.gradients, mean, square, options, scalars, **flat.options)
 
 
 @explains_arguments
@@ -202,6 +204,7 @@ class RMSprop(Optimizer):
     """
 
     state_names = ("square_avg", "grad_avg", "momentum_buffer")
+    _passes_options = True
     nonnegative_state = ("square_avg",)
 
     def __init__(
@@ -234,5 +237,12 @@ class RMSprop(Optimizer):
         state = flat.state
         mean, velocity = state.get("grad_avg"), state.get("momentum_buffer")
         flat.backend.rmsprop_step(
-            flat.parameters, flat.gradients, state["square_avg"], mean, velocity, options, RMSpropScalars(lr)
+            flat.parameters,
+            flat.gradients,
+            state["square_avg"],
+            mean,
+            velocity,
+            options,
+            RMSpropScalars(lr),
+            **flat.options,
         )

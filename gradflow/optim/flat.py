@@ -21,6 +21,7 @@ import math
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gradflow.autograd.leaf import ELSEWHERE, IN_BUFFER
@@ -51,6 +52,7 @@ class FlatArrays(NamedTuple):
     parameters: the values, to be changed in place.
     gradients: the gradients, to be left unchanged.
     state: the state arrays by name, to be changed in place.
+    options: further keyword arguments for the step kernels of the backend.
 
     >>> import gradflow as gf
     >>> class Descent(gf.optim.Optimizer):
@@ -68,6 +70,7 @@ class FlatArrays(NamedTuple):
     parameters: Array
     gradients: Array
     state: Mapping[str, Array]
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 class Slice:
@@ -77,9 +80,10 @@ class Slice:
     history: its group, steps and written state arrays.
     values, gradient: views of the block's arrays, in the parameter's shape.
     outside: whether the tensor keeps its own memory, because that memory is shared.
+    half, half_at: a view of the block's half copy, and the number of the change of the values that it has.
     """
 
-    __slots__ = ("gradient", "history", "index", "outside", "start", "stop", "tensor", "values")
+    __slots__ = ("gradient", "half", "half_at", "history", "index", "outside", "start", "stop", "tensor", "values")
 
     def __init__(self, tensor: Tensor, index: int, start: int, history: History) -> None:
         self.tensor = tensor
@@ -90,6 +94,8 @@ class Slice:
         self.outside = False
         self.values: Array = None
         self.gradient: Array = None
+        self.half: Array = None
+        self.half_at = -1
 
 
 class _SliceMemory(Memory):
@@ -157,6 +163,9 @@ class FlatBlock:
         self.values = backend.zeros((self.size,), dtype=native_dtype)
         self.gradients = backend.zeros((self.size,), dtype=native_dtype)
         self.state: dict[str, Array] = {}
+        self.half: Array = None
+        """The values in a half float, for `autocast`, from its first use on: see `half_copy`."""
+        self._slice_of = {id(s.tensor): s for s in self.slices}
         self._whole_arrays: dict[tuple[str, ...], FlatArrays] = {}
         stops = [0, *(s.stop for s in self.slices)]
         between = [i for stop, s in zip(stops, self.slices, strict=False) for i in range(stop, s.start)]
@@ -182,10 +191,27 @@ class FlatBlock:
         if part is self.whole and (known := self._whole_arrays.get(names)) is not None:
             return known
         state = {name: self.state_array(name)[part] for name in names}
-        arrays = FlatArrays(self.backend, self.values[part], self.gradients[part], state)
+        options: dict[str, Any] = {} if self.half is None else {"half": self.half[part]}
+        arrays = FlatArrays(self.backend, self.values[part], self.gradients[part], state, options)
         if part is self.whole:
             self._whole_arrays[names] = arrays
         return arrays
+
+    def half_copy(self, tensor: Tensor, native_dtype: Any) -> Array:
+        """A parameter in a half float; None for one that is not in this block. Steps write it, other changes here."""
+        s = self._slice_of.get(id(tensor))
+        if s is None or tensor.array is not s.values or self.native_dtype != self.backend.single:
+            return None
+        changed = tensor._memory.changed  # type: ignore[union-attr]  # a slice has one
+        if self.half is None or self.half.dtype != native_dtype:
+            self.half = self.backend.zeros((self.size,), dtype=native_dtype)
+            self._whole_arrays.clear()
+            for each in self.slices:
+                each.half, each.half_at = self.view(self.half, each), -1
+        if s.half_at != changed:
+            self.backend.setitem(s.half, ..., self.backend.astype(s.values, native_dtype))
+            s.half_at = changed
+        return s.half
 
     def zero_gradient_padding(self) -> None:
         """Set the padding of the gradients to zero, after an operation on all of them: zero times NaN is NaN."""

@@ -77,6 +77,9 @@ class Optimizer:
     nonnegative_state: ClassVar[tuple[str, ...]] = ()
     """The names of state arrays without negative numbers, such as means of squares; `load_state_dict` checks them."""
 
+    _passes_options: ClassVar[bool] = False
+    """Whether `update` passes `flat.options` to the kernels, which then write half copies of the parameters."""
+
     param_groups: list[dict[str, Any]]
     _blocks: list[FlatBlock]
     _params_in_blocks: list[list[Tensor]]  # group by group
@@ -361,6 +364,9 @@ class Optimizer:
                     self.update(arrays, group, rates[g], steps + 1, first)
                 else:
                     UpdateScalars(self, run, arrays, names).update(rows, group, rates[g], steps + 1, first)
+                if block.half is not None and self._passes_options:
+                    for s in run:
+                        s.half_at = s.tensor._memory.changed  # type: ignore[union-attr]
                 if block.any_outside:
                     block.copy_out(run)
         self._steps += 1
