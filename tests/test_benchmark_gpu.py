@@ -80,13 +80,13 @@ def test_a_dry_run_measures_its_rows_and_goes_on_after_a_crash(
         assert {*cell["share_of_the_ceilings"]["torch"]} >= ({"products", "bytes"} if dtype == "float32" else {"bytes"})
         if content["dry_run"] == "emulated":
             facts = cell["facts"]["steps"]
-            assert facts["launches_an_epoch"] == 1
+            assert facts["launches_an_epoch"] <= 4  # the order, the graph, and copies of its inputs and results
             assert facts["graph_nodes"][-1] > facts["steps_an_epoch"] * cell["facts"]["gradflow"]["launches"]
     assert not re.search(r"(?<!\w)/\w", path.read_text()), "a path"
     assert f'"{platform.node()}"' not in path.read_text()
     printed = capfd.readouterr().out
     assert "| time of the peer / time of gradflow, K steps a graph (aim) | t | b |" in printed
-    assert re.search(r"\| PyTorch eager \| \d\.\d\d \(15\) \| \d\.\d\d \(1\.08\) \|", printed)
+    assert re.search(r"\| PyTorch eager \| \d+\.\d\d \(15\) \| \d+\.\d\d \(1\.08\) \|", printed)
     assert "kit: passed: 1 passed" in printed
     assert "failed: a broken row in Adam, t: RuntimeError: out of order" in printed
 
