@@ -18,6 +18,7 @@ from gradflow import nn
 from gradflow.data import Batches
 from gradflow.saving import to_bytes
 from gradflow.training import NonFiniteLossError, Trainer
+from gradflow.training.evaluation import Tally
 from gradflow.training.step import steps_at_once
 
 pytest.importorskip("safetensors")
@@ -136,6 +137,16 @@ def test_the_bar_goes_on_by_several_batches(with_graphs: Callable[[], list[int]]
     assert shown == [1, 2, 3, *[4, 8, 12, 13] * 3]
 
 
+def test_results_of_steps_stay_in_order() -> None:
+    tally, one = Tally(), gf.ones((2, 1))
+    tally.add(gf.tensor(1.0), (one,))
+    tally.add_stacked(gf.tensor([2.0, 3.0]), (gf.stack([2.0 * one, 3.0 * one]),))
+    tally.add(gf.tensor(4.0), (4.0 * one[:1],))
+    losses, (partial,) = tally.results()
+    assert losses is not None
+    assert (losses.tolist(), partial.reshape((-1,)).tolist()) == ([1, 2, 3, 4], [1, 1, 2, 2, 3, 3, 4])
+
+
 def test_which_steps_are_done_at_once(with_graphs: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Small ones, of data on a device with graphs; each batch has a step."""
     batches = Batches(np.zeros((100, 4), "float32"), np.zeros(100), 10)
@@ -208,6 +219,7 @@ def test_a_nan_that_an_activation_hides_ends_the_run(with_graphs: Callable[[], l
             list(trainer.epochs(5))
     list(other.epochs(3))  # another run on the device goes on
     assert [epoch.epoch for epoch in other.history] == [1, 2, 3]
+    assert gf.Tensor(other.train.inputs.backend.nonfinite, other.train.inputs.backend).item() == 0
 
 
 def test_a_loss_that_is_not_finite_is_told_as_such(with_graphs: Callable[[], list[int]]) -> None:
