@@ -5,6 +5,7 @@ It says nothing about a GPU.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from emulated_cuda import State
 from emulated_device import needs_compiler
-from emulated_graphs import Graph
+from emulated_graphs import Graph, Graphs
 from test_capture_batches import OPTIONS, Run, plain, values
 from test_resume import Case, losses, outcome
 from test_trainer_together import CASES, STEPS, Hiding
@@ -179,3 +180,19 @@ def test_a_nan_that_an_activation_hides_ends_the_run(launched: list[list[str]]) 
         model.hidden.weight[1] = float("nan")
     with pytest.raises(NonFiniteLossError, match=r"by epoch 4, although the loss is finite, of shape \(4, 3\)"):
         list(trainer.epochs(5))
+
+
+def test_a_run_that_is_gone_leaves_no_graph(launched: list[list[str]]) -> None:
+    """Without the garbage collector: nothing refers to itself."""
+    found = Run()
+    run = gf.capture(found.step, batches=found.batches, steps=4)
+    for _ in range(4):
+        list(run.epoch())
+    before = len(Graphs.alive)
+    gc.collect()
+    gc.disable()
+    try:
+        del run
+        assert len(Graphs.alive) == before - 3, "of 4 steps, of one, and of the smaller batch"
+    finally:
+        gc.enable()
