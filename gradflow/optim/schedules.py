@@ -77,7 +77,13 @@ class step:  # noqa: N801
 
 
 def is_known(rate: float | Schedule) -> bool:
-    """Whether a rate is a number or a schedule of this module, so that the rates of later steps can be computed now."""
+    """Whether a rate is a number or a schedule of this module, so that the rates of later steps can be computed now.
+
+    >>> import gradflow as gf
+    >>> schedules = gf.optim.schedules
+    >>> schedules.is_known(schedules.cosine(0.1, steps=100)), schedules.is_known(lambda step: 0.1)
+    (True, False)
+    """
     if type(rate) is warmup:
         return is_known(rate.schedule)
     return not callable(rate) or type(rate).__module__ == __name__
