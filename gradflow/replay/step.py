@@ -113,6 +113,12 @@ def capture(
     Captured steps that compute gradients of the same leaves are for one thread at a time: while one is replayed,
     another thread must not call `backward()` for these leaves, or gradients are lost.
 
+    On a GPU, what is replayed is one CUDA graph: a call copies the inputs, launches it, and copies the results. Rates
+    are computed ahead, so a schedule must be a pure function of the number of steps; one that is not gradflow's is
+    called before each step. If the calls cannot be one graph, such as those of an optimizer with an `update` of its
+    own, they are made one by one, and `status` is "replaying call by call", with the reason. If there is not enough
+    memory for a graph, MemoryError is raised, the step has not been done, and later calls make its calls one by one.
+
     With `batches` whose data is on a GPU, the gathering of batches and `steps` steps are one graph, which the host
     starts with one call. The first steps of a run are done one by one, and so are steps on data that is kept on the
     host, and all steps on a device without graphs, such as the CPU. The results are equal bit for bit.
