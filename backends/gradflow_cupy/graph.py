@@ -41,6 +41,14 @@ class FirstRows(Rows):
 
     def __init__(self, backend: CupyBackend) -> None:
         self._backend = backend
+        self.steps = 1
+        self.checks: dict[Callable[[int], bool], None] = {}
+
+    def next_step(self) -> None:
+        self.steps += 1
+
+    def before_launch(self, check: Callable[[int], bool]) -> None:
+        self.checks[check] = None
 
     def array(self, source: Source, numbers: Sequence[float]) -> Array:
         return self._backend.from_host(self._backend.numpy.asarray(numbers, dtype=source.dtype))
@@ -56,11 +64,15 @@ class GraphRows(Rows):
         self._row = backend.cupy.empty((ROW_WORDS,), dtype=word)
         self._side = backend.cupy.cuda.Stream(non_blocking=True)
         self._kept: list[Array] = []  # what work in the other stream may still use
+        self.checks: dict[Callable[[int], bool], None] = {}
         self._sources: list[Source] = []
         self._parts: list[tuple[int, Array]] = []  # of each source, the end of its numbers in a row, and their array
         self._given = 0  # how many sources the present step has asked for
         self._steps = 0  # how many the graph is of
         self._filled = self._used = 0
+
+    def before_launch(self, check: Callable[[int], bool]) -> None:
+        self.checks[check] = None
 
     def next_step(self) -> None:
         """Begin a step in the graph: its numbers come from the next row."""
@@ -181,11 +193,15 @@ class StepGraph:
         self._calls, self._results_of = self._step.parts()
         self._stream = self._cuda.Stream(non_blocking=True)
         self._pool = self._cuda.MemoryPool()
-        before = self._step.host_state()
+        return self._first(inputs)
+
+    def _first(self, inputs: Sequence[Array]) -> Any:
+        """Make the calls of the step as it will be captured next."""
+        before, rows = self._step.host_state(), FirstRows(self._backend)
         outer = self._last = self._cuda.get_current_stream()
         self._stream.wait_event(outer.record())
         try:
-            with self._own(), taking_from(FirstRows(self._backend)):
+            with self._own(), taking_from(rows):
                 self._places = [self._backend.copy(x) for x in inputs]
                 results = self._calls(*self._places)
         except BaseException as error:
@@ -195,6 +211,7 @@ class StepGraph:
             raise
         finally:
             outer.wait_event(self._stream.record())
+        self._checks, self._steps = list(rows.checks), rows.steps
         self._next = StepGraph._replay
         return self._results_of(*map(self._backend.copy, results))
 
@@ -238,6 +255,7 @@ class StepGraph:
                     self._stream.end_capture()
                 raise
             self._graph = self._stream.end_capture()
+            self._checks = list(rows.checks)
 
     # ------------------------------------------------------------------ replaying
 
@@ -246,19 +264,29 @@ class StepGraph:
         if self._graph is not None:
             if self._rows.hold() and self._flag is self._backend.nonfinite:
                 return self._difference.applies()
-            self._in_vain = 0 if self._launches >= _USEFUL else self._in_vain + 1
-            if self._in_vain == _PATIENCE:
-                self._give_up("changes hyperparameters or settings too often")
+            if self._is_in_vain():
                 return False
         return self._capture() and self._difference.applies()
 
+    def _is_in_vain(self) -> bool:
+        """Give up if graphs become invalid too often."""
+        self._in_vain = 0 if self._launches >= _USEFUL else self._in_vain + 1
+        if self._in_vain < _PATIENCE:
+            return False
+        self._give_up("changes hyperparameters or settings too often")
+        return True
+
     def _replay(self, inputs: Sequence[Array]) -> Any:
-        if not self._is_valid():
-            return self._step.run(*inputs)
         backend, stream = self._backend, self._cuda.get_current_stream()
         if stream != self._last:
             stream.wait_event(self._last.record())
             self._last = stream
+        if not all(check(self._steps) for check in self._checks):
+            graph, self._graph = self._graph, None
+            if graph is None or not self._is_in_vain():
+                return self._first(inputs)
+        if not self._is_valid():
+            return self._step.run(*inputs)
         try:
             self._rows.prepare()
         except NotImplementedError as error:

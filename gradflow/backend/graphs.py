@@ -99,6 +99,13 @@ class Rows(ABC):
 
     options: Mapping[str, Any] = MappingProxyType({})
 
+    def before_launch(self, check: Callable[[int], bool]) -> None:  # noqa: B027
+        """Call a function of the number of steps in the graph before it is captured, and before each launch.
+
+        It prepares what the graph reads on the device, and returns False if another graph is needed. The default does
+        nothing.
+        """
+
     @abstractmethod
     def array(self, source: Source, numbers: Sequence[float]) -> Array:
         """A flat array on the device that has the numbers of `source` whenever the step runs.

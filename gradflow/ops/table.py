@@ -19,7 +19,7 @@ from gradflow.autograd.graph import Node, Operation
 from gradflow.backend import Backend
 from gradflow.backend.half_floats import widened
 from gradflow.dtypes import DEFAULT, as_dtype, float32, is_number, promote, weak_number
-from gradflow.interception import measured, profilers, recorders
+from gradflow.interception import measured, profilers, report_read
 from gradflow.ops.checks import (
     check_bools,
     check_tensors,
@@ -103,17 +103,15 @@ def autocast_inputs(op: Operation, inputs: Sequence[Any]) -> Sequence[Any]:
 
 
 def _converted(x: Tensor, dtype: Any) -> Tensor:
-    """x in another dtype, recorded: a parameter in a half float from the copy that its optimizer writes, if any.
-
-    A step that is recorded for a replay casts, since its calls must not depend on when the copy was written.
-    """
+    """x in another dtype, recorded: a parameter in a half float from the copy that its optimizer writes, if any."""
     leaf: Any = x._node
-    if leaf is not None and leaf.op is None and leaf.slot is not None and dtype is not float32 and not recorders:
+    if leaf is not None and leaf.op is None and leaf.slot is not None and dtype is not float32:
         block, backend = leaf.slot.block(), x.backend
-        native = backend.native_dtype(dtype.name)
-        array = None if block is None or current_observer.get() is not None else block.half_copy(x, native)
-        if array is not None:
-            out = Tensor(array, backend, Node(ASTYPE, backend, (leaf,), None, None, array, {"dtype": native}))
+        s = None if block is None or current_observer.get() is not None else block.slice_with_half(x)
+        if s is not None:
+            report_read(x.array)
+            array, parameters = block.half_copy(s, dtype.name), {"dtype": backend.native_dtype(dtype.name)}
+            out = Tensor(array, backend, Node(ASTYPE, backend, (leaf,), None, None, array, parameters))
             x._memory.add(out)  # type: ignore[union-attr]  # so that a step before the backward pass raises
             return out
     return cast(x, dtype)

@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 from gradflow.autograd.leaf import ELSEWHERE, IN_BUFFER
 from gradflow.autograd.memory import ONE_REFERENCE, Memory, clock
 from gradflow.backend import Array, Backend
+from gradflow.backend.graphs import current_rows
 from gradflow.dtypes import DTYPES
-from gradflow.interception import invalidate
+from gradflow.interception import invalidate, opaque_call
 from gradflow.tensor import Tensor, is_read_only
 
 _ALIGNMENT = 256  # bytes
@@ -197,21 +198,37 @@ class FlatBlock:
             self._whole_arrays[names] = arrays
         return arrays
 
-    def half_copy(self, tensor: Tensor, native_dtype: Any) -> Array:
-        """A parameter in a half float; None for one that is not in this block. Steps write it, other changes here."""
+    def slice_with_half(self, tensor: Tensor) -> Slice | None:
+        """The slice of a parameter of which this block can have a half copy; None for other tensors."""
         s = self._slice_of.get(id(tensor))
-        if s is None or tensor.array is not s.values or self.native_dtype != self.backend.single:
-            return None
-        changed = tensor._memory.changed  # type: ignore[union-attr]  # a slice has one
-        if self.half is None or self.half.dtype != native_dtype:
-            self.half = self.backend.zeros((self.size,), dtype=native_dtype)
+        return s if s is not None and tensor.array is s.values and self.native_dtype == self.backend.single else None
+
+    @opaque_call
+    def half_copy(self, s: Slice, dtype: str) -> Array:
+        """The values of a slice in a half float. Steps of the optimizer write it; other changes are copied here."""
+        native = self.backend.dtypes[dtype]
+        if self.half is None or self.half.dtype != native:
+            if self.half is not None:
+                invalidate(*[each.values for each in self.slices])  # graphs read and write the last copy
+            self.half = self.backend.zeros((self.size,), dtype=native)
             self._whole_arrays.clear()
             for each in self.slices:
                 each.half, each.half_at = self.view(self.half, each), -1
-        if s.half_at != changed:
-            self.backend.setitem(s.half, ..., self.backend.astype(s.values, native_dtype))
-            s.half_at = changed
+        rows = current_rows()
+        if rows is not None:
+            rows.before_launch(self._update_half)
+        if s.half_at != s.tensor._memory.changed:  # type: ignore[union-attr]  # a slice has one
+            self._update_half()
         return s.half
+
+    def _update_half(self, steps: int = 1) -> bool:
+        """Cast the values again if a parameter was changed otherwise than by a step."""
+        inside = [(s, s.tensor._memory.changed) for s in self.slices if s.tensor.array is s.values]  # type: ignore[union-attr]
+        if any(s.half_at != changed for s, changed in inside):
+            self.backend.setitem(self.half, ..., self.backend.astype(self.values, self.half.dtype))
+            for s, changed in inside:
+                s.half_at = changed
+        return True
 
     def zero_gradient_padding(self) -> None:
         """Set the padding of the gradients to zero, after an operation on all of them: zero times NaN is NaN."""

@@ -403,6 +403,7 @@ class Optimizer:
             yield block, "_known_equal_histories"
             for s in block.slices:
                 yield s, "history"
+                yield s, "half_at"
                 yield s.tensor, "_node"
                 yield s.tensor._memory, "changed"
                 leaf = s.tensor._frozen_leaf() if s.tensor._node is None else s.tensor._node

@@ -4,7 +4,8 @@ All of it is attributes of objects that opaque calls get. A class whose instance
 attributes in `_stepped()`: pairs of an object and the name of an attribute. With each step,
 
 - a `counter` of a generator advances by the numbers that the step draws,
-- another integer grows by the same difference, but `Memory.changed` gets the number of the present change,
+- another integer grows by the same difference, but `Memory.changed` and the `half_at` of a slice of an optimizer get
+  the number of the present change,
 - the `history` of a slice of an optimizer counts the step, in its second place,
 - any other attribute has the same value after each step that begins with the same value.
 """
@@ -74,7 +75,7 @@ class Difference:
     def __init__(self, changes: Iterable[tuple[Any, str, Any, Any]]) -> None:
         self._expected: list[tuple[Any, str]] = []
         self._values: list[Any] = []
-        self._memories: list[Any] = []
+        self._changed: list[tuple[Any, str]] = []
         self._cleared: list[Any] = []
         self._generators: list[tuple[Any, int]] = []
         self._counts: list[tuple[Any, str, int]] = []
@@ -90,8 +91,8 @@ class Difference:
                 self._values.append(before)
             if after is before or after == before:
                 continue
-            if name == "changed":
-                self._memories.append(x)
+            if name in ("changed", "half_at"):
+                self._changed.append((x, name))
             elif name == "counter":
                 self._generators.append((x, 4 * (after - before)))
             elif name == "history":
@@ -108,10 +109,10 @@ class Difference:
 
     def apply(self) -> None:
         """As in the contract."""
-        if self._memories:
+        if self._changed:
             now = clock.change()
-            for memory in self._memories:
-                memory.changed = now
+            for x, name in self._changed:
+                setattr(x, name, now)
         for leaf in self._cleared:
             leaf._grad = None
             if leaf.slot is not None and leaf.slot.holders:

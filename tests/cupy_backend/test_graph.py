@@ -234,6 +234,43 @@ BETWEEN: dict[str, tuple[Callable[[Training], Any], int]] = {
 STATES: list[Any] = []
 
 
+def tenfold(training: Training) -> None:
+    weight = training.model[0].weight
+    with gf.no_grad():
+        weight *= 10.0
+
+
+def other_half(training: Training) -> None:
+    with gf.autocast("float16"):
+        training.model(gf.ones((2, 3)))
+
+
+WEIGHTS: dict[str, tuple[Callable[[Training], Any], int]] = {
+    "another weight": (tenfold, 1),
+    "other weights": (lambda t: t.model.load_state_dict({k: 3.0 * v for k, v in t.model.state_dict().items()}), 1),
+    "a step in float32": (lambda t: Training.step(t, gf.ones((2, 3)), labels(2)), 1),
+    "another half float": (other_half, 2),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_that_change_between_two_calls_are_cast_anew(name: str) -> None:
+    change, count = WEIGHTS[name]
+
+    def scenario(through: Step) -> Training:
+        training = Half(through, width=8)
+        for i in range(14):
+            if i == 7:
+                change(training)
+            training.run(i)
+        return training
+
+    first = next(Graphs.numbers)
+    captured = both(scenario)
+    assert captured.status == "replaying"
+    assert max(each.number for each in graphs()) == first + count
+
+
 @pytest.mark.parametrize("name", BETWEEN)
 def test_what_changes_between_two_calls_is_seen(name: str) -> None:
     change, count = BETWEEN[name]
@@ -350,6 +387,18 @@ def test_the_nodes_of_a_step() -> None:
     assert beside(made) == ["product"] * 2
     assert Counter(made.names) == {
         "next_row": 1, "product": 5, "cross_entropy<float>": 1, "bias_backward<float>": 2, "adam_step<float>": 1
+    }  # fmt: skip
+
+
+def test_the_nodes_of_a_step_in_mixed_precision() -> None:
+    """The plain step launches as much: it casts its input, the losses' input and gradient, but no weights."""
+    training = Half(gf.capture, lambda p: optim.Adam(p, 0.1), width=8)
+    for i in range(4):
+        training.run(i)
+    (made,) = graphs()
+    assert Counter(made.names) == {
+        "next_row": 1, "astype": 3, "product": 5, "cross_entropy<float>": 1, "bias_backward<__nv_bfloat16>": 2,
+        "__setitem__": 2, "adam_step<float>": 1,
     }  # fmt: skip
 
 
