@@ -223,6 +223,10 @@ class StepGraph:
 
     def _capture(self) -> bool:
         """Capture the graph; False, with everything as it was, if that fails."""
+        reason = self._step.obstacle()
+        if reason is not None:
+            self._give_up(reason)
+            return False
         before = self._step.host_state()
         try:
             self._record()

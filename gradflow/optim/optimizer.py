@@ -209,16 +209,20 @@ class Optimizer:
         return checked
 
     def _new_blocks(self, groups: Sequence[Mapping[str, Any]], first_group: int = 0) -> list[FlatBlock]:
-        """Blocks for the parameters of the groups from index `first_group` on."""
+        """Blocks for the parameters of the groups from index `first_group` on, with their state arrays."""
         blocks = make_blocks([group["params"] for group in groups], first_group)
-        names = {name for group in groups for name in self.needed_state(group)}
-        for block in blocks:
-            for name in sorted(names):
-                block.state_array(name)
+        self._make_state(groups, blocks)
         return blocks
+
+    def _make_state(self, groups: Sequence[Mapping[str, Any]], blocks: Sequence[FlatBlock]) -> None:
+        """Make the state arrays that the groups need: here, since a step may be in a graph, which would repeat it."""
+        for name in sorted({name for group in groups for name in self.needed_state(group)}):
+            for block in blocks:
+                block.state_array(name)
 
     def _train(self, groups: list[dict[str, Any]], blocks: list[FlatBlock]) -> None:
         """Train these groups, whose parameters are in these blocks, until `param_groups` is edited."""
+        self._make_state(groups, blocks)
         self.param_groups, self._blocks = groups, blocks
         self._params_in_blocks = [[*group["params"]] for group in groups]
         self._unedited = [x for group in groups for x in (*group.values(), *group["params"])]
@@ -411,7 +415,8 @@ class Optimizer:
                     yield from leaf._stepped()
 
     def _graph_obstacle(self) -> str | None:
-        """Why a graph cannot include a step of this optimizer, in words that follow "it"; None: it can."""
+        """Why a graph cannot include a step of this optimizer, in words that follow "it"; None: it can now."""
+        self._follow_edits()
         if not type(self).update.__module__.startswith("gradflow."):
             return f"uses {type(self).__name__}, whose own `update` may take numbers that change with each step"
         if any(block.any_outside for block in self._blocks):

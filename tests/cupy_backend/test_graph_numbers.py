@@ -1,0 +1,89 @@
+"""Graphs of steps after changes between two calls: their numbers and histories are those of the plain step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from emulated_device import needs_compiler
+from emulated_graphs import Graphs, MemoryPool
+
+import gradflow as gf
+from gradflow import nn, optim
+from gradflow.testing import host
+
+pytestmark = needs_compiler
+
+
+@pytest.fixture(autouse=True)
+def on_emulated(cupy: Any) -> Iterator[None]:
+    with gf.use_device("emulated"):
+        yield
+    Graphs.work, MemoryPool.left = None, None
+
+
+class Layer:
+    """A layer and its optimizer. `finish` ends each step; `change` comes before the call with that number."""
+
+    def __init__(self, make: Callable[[Any], optim.Optimizer]) -> None:
+        gf.manual_seed(0)
+        self.model = nn.Linear(3, 2)
+        self.optimizer = make(self.model.parameters())
+
+    def step(self, x: gf.Tensor) -> gf.Tensor:
+        self.optimizer.zero_grad()
+        loss = self.model(x).square().mean()
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+    def state(self) -> Any:
+        state = self.optimizer.state_dict()
+        entries = [
+            {name: host(x).tobytes() if isinstance(x, gf.Tensor) else x for name, x in entry.items()}
+            for entry in state["state"].values()
+        ]
+        return state["steps"], entries, [host(p).tobytes() for p in self.model.parameters()]
+
+
+def inputs(i: int) -> gf.Tensor:
+    return gf.tensor(np.random.default_rng(i).normal(size=(4, 3)).astype("f4"))
+
+
+def agree(
+    make: Callable[[Any], optim.Optimizer],
+    changes: dict[int, Callable[[Layer], Any]] | None = None,
+    make_step: Callable[[Layer], Any] = lambda layer: layer.step,
+    calls: int = 14,
+) -> None:
+    """Assert that a captured step leaves the bits of the plain one, with these changes before calls, and is a graph."""
+    found: list[list[Any]] = []
+    for through in (lambda step: step, gf.capture):
+        layer, states = Layer(make), []
+        call: Any = through(make_step(layer))
+        for i in range(calls):
+            if changes and i in changes:
+                changes[i](layer)
+            result = call(inputs(i))
+            states.append((host(result).tobytes(), layer.state(), gf.random.default_generator.state_dict()))
+        found.append(states)
+    assert call.status == "replaying"
+    assert Graphs.alive, "no step is a graph"
+    for i, (plain, captured) in enumerate(zip(*found, strict=True)):
+        assert plain == captured, f"call {i}"
+
+
+def edit(**values: Any) -> Callable[[Layer], None]:
+    return lambda layer: layer.optimizer.param_groups[0].update(values)
+
+
+@pytest.mark.parametrize("when", [3, 7])
+@pytest.mark.parametrize(
+    ("make", "changes"),
+    [(lambda p: optim.SGD(p, 0.01), {"momentum": 0.9}), (lambda p: optim.RMSprop(p, 0.01), {"centered": True})],
+)
+def test_state_that_a_new_hyperparameter_needs_is_kept_from_step_to_step(when: int, make: Any, changes: Any) -> None:
+    """Before the step is captured (call 3 does that), and after."""
+    agree(make, {when: edit(**changes)})
