@@ -46,7 +46,8 @@ CALLS: dict[str, Any] = {
     "sum": lambda x, w: x.sum(), "mean": lambda x, w: x.mean(axis=0), "prod": lambda x, w: x.prod(),
     "var": lambda x, w: x.var(), "std": lambda x, w: x.std(), "cumulative_sum": lambda x, w: x.cumulative_sum(axis=0),
     "exp": lambda x, w: gf.exp(x), "expm1": lambda x, w: gf.expm1(x), "log": lambda x, w: gf.log(x),
-    "log1p": lambda x, w: gf.log1p(x), "power": lambda x, w: x**3, "softplus": lambda x, w: gf.softplus(x),
+    "log1p": lambda x, w: gf.log1p(x), "power": lambda x, w: x**3, "square": lambda x, w: x**2,
+    "softplus": lambda x, w: gf.softplus(x),
     "softmax": lambda x, w: gf.softmax(x), "log_softmax": lambda x, w: gf.log_softmax(x),
     "logsumexp": lambda x, w: gf.logsumexp(x), "mse_loss": gf.mse_loss,
     "cross_entropy": lambda x, w: gf.cross_entropy(x, gf.zeros(4, dtype="int64", device=x.device)),
@@ -81,6 +82,17 @@ def test_an_operation_runs_in_the_dtype_of_its_policy(name: str, half: str, devi
                 assert gx.dtype == dtype
     with gf.autocast(half), gf.autocast(half, enabled=False):
         assert CALLS[name](w, w).dtype == "float32"
+
+
+def test_powers_of_half_floats_do_not_overflow(device: str) -> None:
+    """300 * 300 is infinite in float16."""
+    skip_without(device, "float16")
+    for recorded in (True, False):
+        x = gf.full((2, 2), 300.0, dtype="float16", device=device).requires_grad_(recorded)
+        with gf.autocast("float16"):
+            for y in (x**2, x**2.0, x.square(), gf.square(x), gf.power(x, 2)):
+                assert (y.dtype, y.tolist()) == ("float32", [[90000.0] * 2] * 2)
+        assert ((x / 300.0) ** 2).dtype == "float16"
 
 
 @every_half

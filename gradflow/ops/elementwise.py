@@ -130,7 +130,7 @@ expm1 = unary(
 sqrt = unary("sqrt", lambda F, g, out, _x: F.divide(g, F.multiply(out, 2.0)), "The square root of x.")
 square = unary(
     "square", lambda F, g, _out, x: F.multiply(g, F.multiply(x, 2.0)), "x * x. Bools are converted to int64.",
-    prepare=bools_to_int64,
+    prepare=bools_to_int64, autocast="float32",
 )  # fmt: skip
 abs = unary(
     "abs", lambda F, g, _out, x: F.multiply(g, F.sign(x)), "The absolute value of x. Its gradient at 0 is 0.",
