@@ -163,14 +163,16 @@ class _AverageScalars(Source):
         self._average, self._arrays = average, average._arrays
 
     def begin(self, sources: Sequence[Source]) -> int:
-        self._steps = self._average.steps
+        own = [x for x in sources if isinstance(x, _AverageScalars) and x._average is self._average]
+        self._before, self._updates = own.index(self), len(own)
+        self._steps, self._decay = self._average.steps, self._average.decay
         return MAX_AHEAD
 
     def row(self, k: int) -> tuple[float, ...]:
-        return self._average.scalars(self._steps + k + 1)
+        return self._average.scalars(self._steps + k * self._updates + self._before + 1)
 
     def is_at(self, k: int) -> bool:
-        return self._average.steps == self._steps + k
+        return self._average.steps == self._steps + k * self._updates and self._average.decay == self._decay
 
     def holds(self) -> bool:
         return self._average._arrays is self._arrays

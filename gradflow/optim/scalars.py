@@ -39,7 +39,9 @@ class UpdateScalars(Source):
 
     def __init__(self, optimizer: Optimizer, run: Sequence[Slice], flat: FlatArrays, names: tuple[str, ...]) -> None:
         self._optimizer, self._run, self._flat, self._names = optimizer, run, flat, names
-        self._group = run[0].history[0]
+        self._group, _, written = run[0].history
+        self._written = written.union(names)
+        self._call = optimizer._steps  # counts the calls of `step`: a captured step may make several
         self._blocks = optimizer._blocks
         self._fixed = self._hyperparameters()
         self._checked = optimizer._unedited
@@ -49,15 +51,23 @@ class UpdateScalars(Source):
         return [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in groups]
 
     def begin(self, sources: Sequence[Source]) -> int:
-        self._steps, self._history = self._optimizer.steps, self._run[0].history
-        self._rate = self._optimizer.param_groups[self._group]["lr"]
+        optimizer, first = self._optimizer, self._run[0]
+        own = [x for x in sources if isinstance(x, UpdateScalars) and x._optimizer is optimizer]
+        calls = list(dict.fromkeys(x._call for x in own))
+        updates = [x for x in own if first in x._run]
+        self._before, self._stride = calls.index(self._call), len(calls)
+        self._updates_before, self._updates = updates.index(self), len(updates)
+        self._steps, self._history = optimizer.steps, first.history
+        self._rate = optimizer.param_groups[self._group]["lr"]
         return MAX_AHEAD if schedules.is_known(self._rate) else 1
 
     def row(self, k: int) -> tuple[float, ...]:
         _, steps, initialised = self._history
         group = self._optimizer.param_groups[self._group]
-        first = k == 0 and not initialised.issuperset(self._names)
-        return self.numbers(group, self._optimizer._rate(group, self._steps + k), steps + k + 1, first)
+        lr = self._optimizer._rate(group, self._steps + k * self._stride + self._before)
+        step = steps + k * self._updates + self._updates_before + 1
+        first = k == self._updates_before == 0 and not initialised.issuperset(self._names)
+        return self.numbers(group, lr, step, first)
 
     def rows_from(self, steps: int, histories: Mapping[Slice, Any], count: int) -> list[tuple[float, ...]]:
         """The rows of `count` steps from an earlier state: so many steps, and these histories of the slices."""
@@ -88,13 +98,12 @@ class UpdateScalars(Source):
         self._optimizer.update(self._flat._replace(backend=kernels), group, lr, step, first)
 
     def is_at(self, k: int) -> bool:
-        if self._optimizer.steps != self._steps + k:
+        if self._optimizer.steps != self._steps + k * self._stride:
             return False
         if self._optimizer.param_groups[self._group]["lr"] is not self._rate:
             return False
         group, steps, initialised = self._history
-        history = (group, steps + k, initialised.union(self._names) if k else initialised)
-        return all(s.history == history for s in self._run)
+        return self._run[0].history == (group, steps + k * self._updates, self._written if k else initialised)
 
     def holds(self) -> bool:
         optimizer = self._optimizer
@@ -103,4 +112,7 @@ class UpdateScalars(Source):
             if optimizer._blocks is not self._blocks or self._hyperparameters() != self._fixed:
                 return False
             self._checked = optimizer._unedited
-        return True
+        history = self._run[0].history
+        if history[2].union(self._names) != self._written:
+            return False
+        return all(s.history is history or s.history == history for s in self._run)

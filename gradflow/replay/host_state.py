@@ -6,7 +6,7 @@ attributes in `_stepped()`: pairs of an object and the name of an attribute. Wit
 - a `counter` of a generator advances by the numbers that the step draws,
 - another integer grows by the same difference, but `Memory.changed` and the `half_at` of a slice of an optimizer get
   the number of the present change,
-- the `history` of a slice of an optimizer counts the step, in its second place,
+- the `history` of a slice of an optimizer counts the step, in its second place, and its third gets the same value,
 - any other attribute has the same value after each step that begins with the same value.
 """
 
@@ -80,7 +80,7 @@ class Difference:
         self._generators: list[tuple[Any, int]] = []
         self._counts: list[tuple[Any, str, int]] = []
         self._constants: list[tuple[Any, str, Any]] = []
-        runs: dict[Any, list[Any]] = {}
+        self._histories: list[tuple[Any, int, Any]] = []
         for x, name, before, after in changes:
             if name == "_grad":
                 if after is None:
@@ -96,12 +96,11 @@ class Difference:
             elif name == "counter":
                 self._generators.append((x, 4 * (after - before)))
             elif name == "history":
-                runs.setdefault((before, after), []).append(x)
+                self._histories.append((x, after[1] - before[1], after[2]))
             elif type(after) is int:
                 self._counts.append((x, name, after - before))
             else:
                 self._constants.append((x, name, after))
-        self._runs = [(slices, after[1] - before[1], after[2]) for (before, after), slices in runs.items()]
 
     def applies(self) -> bool:
         """As in the contract."""
@@ -123,8 +122,10 @@ class Difference:
             setattr(x, name, getattr(x, name) + count)
         for generator, words in self._generators:
             generator.draw(words)
-        for slices, steps, initialised in self._runs:
-            group, done, _ = slices[0].history
-            history = group, done + steps, initialised
-            for s in slices:
-                s.history = history
+        before: Any = None
+        after, last = None, -1
+        for s, steps, written in self._histories:
+            if s.history is not before or steps != last:
+                before, last = s.history, steps
+                after = before[0], before[1] + steps, written  # most slices share it
+            s.history = after

@@ -12,6 +12,8 @@ from emulated_graphs import Graphs, MemoryPool
 
 import gradflow as gf
 from gradflow import nn, optim
+from gradflow.optim import schedules
+from gradflow.optim.averaging import WeightAverage
 from gradflow.testing import host
 
 pytestmark = needs_compiler
@@ -87,3 +89,89 @@ def edit(**values: Any) -> Callable[[Layer], None]:
 def test_state_that_a_new_hyperparameter_needs_is_kept_from_step_to_step(when: int, make: Any, changes: Any) -> None:
     """Before the step is captured (call 3 does that), and after."""
     agree(make, {when: edit(**changes)})
+
+
+def load(change: Callable[[Any], Any]) -> Callable[[Layer], None]:
+    def loaded(layer: Layer) -> None:
+        state = layer.optimizer.state_dict()
+        change(state)
+        layer.optimizer.load_state_dict(state)
+
+    return loaded
+
+
+def step_of_the_bias(layer: Layer) -> None:
+    """Between two calls, a step that does not train the weights."""
+    layer.optimizer.zero_grad()
+    layer.model(inputs(99)).sum().backward()
+    layer.model.weight.grad = None
+    layer.optimizer.step()
+    layer.model(inputs(99)).sum().backward()
+
+
+def test_parameters_with_unequal_numbers_of_steps() -> None:
+    def adam(p: Any) -> optim.Optimizer:
+        return optim.Adam(p, 0.01)
+
+    agree(adam, {7: load(lambda state: state["state"][1].update(step=1))})
+    agree(adam, {7: step_of_the_bias})
+
+
+def test_state_that_was_not_written_in_the_state_that_is_loaded() -> None:
+    def forget(state: Any) -> None:
+        for entry in state["state"].values():
+            entry["momentum_buffer"] = None
+
+    agree(lambda p: optim.SGD(p, 0.01, momentum=0.9), {7: load(forget)})
+    agree(
+        lambda p: optim.SGD(p, 0.01, momentum=0.9, dampening=0.5),
+        {5: edit(momentum=0.0), 7: load(forget), 9: edit(momentum=0.9)},
+    )
+
+
+def test_runs_with_a_frozen_parameter_between_them_keep_their_own_steps() -> None:
+    """Equal steps when the step is captured, unequal ones later."""
+
+    def adam(p: Any) -> optim.Optimizer:
+        weight, bias = p
+        return optim.Adam([weight, gf.ones(3), bias], 0.01)
+
+    agree(adam, {7: load(lambda state: state["state"][2].update(step=1))})
+
+
+def test_several_steps_of_an_optimizer_in_one_step() -> None:
+    def make_step(layer: Layer) -> Any:
+        def step(x: gf.Tensor) -> gf.Tensor:
+            loss = layer.step(x)
+            layer.optimizer.step()
+            return loss
+
+        return step
+
+    agree(lambda p: optim.Adam(p, schedules.cosine(0.01, 40)), make_step=make_step)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_an_average_with_several_updates_and_another_decay(updates: int) -> None:
+    made: list[WeightAverage] = []
+
+    def make_step(layer: Layer) -> Any:
+        average = WeightAverage(layer.optimizer, 0.9)
+        made.append(average)
+
+        def step(x: gf.Tensor) -> gf.Tensor:
+            loss = layer.step(x)
+            for _ in range(updates):
+                average.update()
+            return loss
+
+        return step
+
+    def change(layer: Layer) -> None:
+        made[-1].decay = 0.5
+
+    agree(lambda p: optim.SGD(p, 0.1), {9: change}, make_step)
+    plain, captured = [each.state_dict() for each in made]
+    assert plain["steps"] == captured["steps"]
+    for a, b in zip(plain["weights"], captured["weights"], strict=True):
+        assert host(a).tobytes() == host(b).tobytes()
