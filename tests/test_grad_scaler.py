@@ -222,9 +222,37 @@ def test_errors() -> None:
     with pytest.raises(RuntimeError, match=r"call scaler\.scale"):
         gf.optim.GradScaler().step(optimizer)
     scaler = gf.optim.GradScaler()
-    backward(scaler, x, False)
-    scaler.unscale_(optimizer)
-    with pytest.raises(RuntimeError, match="were unscaled already"):
-        scaler.unscale_(optimizer)
+    scaler.scale(gf.ones(()))
     with pytest.raises(ValueError, match="this GradScaler is on cpu; got a tensor on fake"):
         scaler.scale(gf.ones((), device="fake"))
+
+
+def test_calls_in_a_wrong_order_raise_and_change_nothing() -> None:
+    """Those that PyTorch refuses."""
+    x, y = leaf(), leaf()
+    optimizer, other = gf.optim.SGD([x], lr=1.0), gf.optim.SGD([y], lr=1.0)
+    scaler = gf.optim.GradScaler(init_scale=4.0, growth_interval=1)
+    scaler.scale((x * 2.0).sum()).backward()
+    with pytest.raises(RuntimeError, match=r"no step since the last update\(\)"):
+        scaler.update()
+    with pytest.raises(RuntimeError, match="no parameter of this optimizer has a gradient"):
+        scaler.step(other)
+    with pytest.raises(RuntimeError, match="no parameter of this optimizer has a gradient"):
+        scaler.unscale_(other)
+    scaler.unscale_(optimizer)
+    with pytest.raises(RuntimeError, match=r"were unscaled already since the last update\(\)"):
+        scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    for call in (scaler.step, scaler.unscale_):
+        with pytest.raises(RuntimeError, match=r"has done a step since the last update\(\)"):
+            call(optimizer)
+    assert (x.tolist(), x.grad.tolist(), scaler.get_scale()) == ([-1.0, -4.0, 1.0], [2.0] * 3, 4.0)
+    scaler.update()
+    with pytest.raises(RuntimeError, match=r"no step since the last update\(\)"):
+        scaler.update()
+    assert (scaler.get_scale(), optimizer.steps) == (8.0, 1)
+    disabled = gf.optim.GradScaler(enabled=False)
+    for _ in range(2):
+        disabled.step(optimizer)
+        disabled.update()
+    assert optimizer.steps == 3

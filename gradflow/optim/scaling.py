@@ -153,7 +153,7 @@ class GradScaler:
         self._found: Any = None  # by any optimizer since the last update
         self._founds: WeakKeyDictionary[Optimizer, Array] = WeakKeyDictionary()
         self._rows: WeakKeyDictionary[Optimizer, AppliedSteps] = WeakKeyDictionary()
-        self._unscaled: dict[Optimizer, list[Slice]] = {}  # since the last update, with the slices that have gradients
+        self._unscaled: dict[Optimizer, list[Slice] | None] = {}  # since the last update: what `step` is to update
 
     def _place(self, backend: Backend) -> None:
         if self._backend is None:
@@ -181,7 +181,8 @@ class GradScaler:
     def unscale_(self, optimizer: Optimizer) -> None:
         """Divide the gradients of an optimizer's parameters by the scale, in place: before they are clipped.
 
-        `step` does it otherwise. Raises RuntimeError for a second call before `update`, or without `scale`.
+        `step` does it otherwise. It does not divide what later backward passes add. Raises RuntimeError for a second
+        call before `update`, after `step`, without `scale`, and without a gradient.
 
         >>> import gradflow as gf
         >>> x = gf.tensor([1.0], requires_grad=True)
@@ -193,6 +194,7 @@ class GradScaler:
         """
         if not self.enabled:
             return
+        self._check_not_stepped(optimizer)
         if optimizer in self._unscaled:
             raise RuntimeError("the gradients of this optimizer were unscaled already since the last update()")
         if self._backend is None:
@@ -215,14 +217,24 @@ class GradScaler:
                     F.unscale(leaf.array, self._scale, found)
                 leaf.mark_gradient_changed()
             ready += slices
+        if not ready:
+            raise RuntimeError("no parameter of this optimizer has a gradient: call scaler.scale(loss).backward()")
         F.setitem(self._found, ..., F.maximum(self._found, found))
-        self._unscaled[optimizer] = ready
+        self._unscaled = {**self._unscaled, optimizer: ready}
+
+    def _check_not_stepped(self, optimizer: Optimizer) -> None:
+        if self._unscaled.get(optimizer, ()) is None:
+            raise RuntimeError(
+                "this optimizer has done a step since the last update(): call scaler.update() once, after the steps of "
+                "all optimizers"
+            )
 
     @opaque_call
     def step(self, optimizer: Optimizer) -> None:
         """Do a step of an optimizer, unless one of its gradients is not finite.
 
-        Raises as `Optimizer.step`, and RuntimeError without `scale`.
+        Raises as `Optimizer.step`, and RuntimeError for a second step before `update`, without `scale`, and without a
+        gradient.
 
         >>> import gradflow as gf
         >>> x = gf.tensor([1.0], requires_grad=True)
@@ -235,17 +247,18 @@ class GradScaler:
         if not self.enabled:
             optimizer.step()
             return
+        self._check_not_stepped(optimizer)
         if optimizer not in self._unscaled:
             self.unscale_(optimizer)
         found, ready = self._founds[optimizer], self._unscaled[optimizer]
-        if type(optimizer).update not in _UPDATES:
-            if not int(self._backend.to_host(found)):
-                optimizer.step()
-            return
-        rows = self._rows.get(optimizer)
-        if rows is None:
-            rows = self._rows[optimizer] = AppliedSteps(optimizer, self._backend, found)
-        rows.step(ready)
+        assert ready is not None
+        if type(optimizer).update in _UPDATES:
+            if optimizer not in self._rows:
+                self._rows[optimizer] = AppliedSteps(optimizer, self._backend, found)
+            self._rows[optimizer].step(ready)
+        elif not int(self._backend.to_host(found)):
+            optimizer.step()
+        self._unscaled = {**self._unscaled, optimizer: None}
 
     def _graph_obstacle(self) -> str | None:
         """Why a graph cannot include a step of this scaler: see `gradflow.replay.program`."""
@@ -254,6 +267,8 @@ class GradScaler:
     @opaque_call
     def update(self) -> None:
         """Change the scale, after the steps of all optimizers: a smaller one if a step was skipped.
+
+        Raises RuntimeError without a step since the last call.
 
         >>> import gradflow as gf
         >>> x = gf.tensor([1.0], requires_grad=True)
@@ -264,11 +279,14 @@ class GradScaler:
         >>> x.tolist(), scaler.get_scale()
         ([1.0], 4.0)
         """
-        if self.enabled and self._backend is not None:
-            self._backend.update_scale(
-                self._scale, self._growth, self._found, self.growth_factor, self.backoff_factor, self.growth_interval
-            )
-            self._unscaled = {}
+        if not self.enabled:
+            return
+        if not self._unscaled:
+            raise RuntimeError("there was no step since the last update(): call scaler.step(optimizer) first")
+        self._backend.update_scale(
+            self._scale, self._growth, self._found, self.growth_factor, self.backoff_factor, self.growth_interval
+        )
+        self._unscaled = {}
 
     def get_scale(self) -> float:
         """The present scale. Waits for the device.
