@@ -50,8 +50,8 @@ class NoneForOneDtype(Numpy):
 class ZeroesGradients(Numpy):
     name = "zeroes_gradients"
 
-    def clip_global_norm(self, gradients: Any, max_norm: float) -> Any:
-        norm = super().clip_global_norm(gradients, max_norm)
+    def clip_global_norm(self, gradients: Any, max_norm: float, padding: Any = ()) -> Any:
+        norm = super().clip_global_norm(gradients, max_norm, padding)
         if norm < max_norm:
             for g in gradients:
                 g[...] = 0

@@ -55,12 +55,21 @@ __device__ T activation_vjp(T g, T saved, int code, T parameter) {
 
 template <typename T>
 __global__ void activate(const T* x, T* out, index_t n, int code, double parameter) {
-    FOR_EACH_ELEMENT(i, n) out[i] = T(activation((wide<T>)x[i], code, (wide<T>)parameter));
+    FOR_EACH_PACK(T, i, n) {
+        Pack<T> xs = load_pack(x, i, n);
+        FOR_EACH_IN_PACK(T, k, i, n) xs.at[k] = T(activation((wide<T>)xs.at[k], code, (wide<T>)parameter));
+        store_pack(out, i, n, xs);
+    }
 }
 
 template <typename T>
 __global__ void activate_backward(const T* g, const T* saved, T* out, index_t n, int code, double parameter) {
-    FOR_EACH_ELEMENT(i, n) out[i] = T(activation_vjp((wide<T>)g[i], (wide<T>)saved[i], code, (wide<T>)parameter));
+    FOR_EACH_PACK(T, i, n) {
+        Pack<T> gs = load_pack(g, i, n), from = load_pack(saved, i, n);
+        FOR_EACH_IN_PACK(T, k, i, n)
+            gs.at[k] = T(activation_vjp((wide<T>)gs.at[k], (wide<T>)from.at[k], code, (wide<T>)parameter));
+        store_pack(out, i, n, gs);
+    }
 }
 
 // z += bias, and out = activation(z). out may be z; bias may be null.

@@ -44,6 +44,49 @@ using wide = typename Wide<T>::type;
 
 #define FOR_EACH_COLUMN(i, columns) for (index_t i = threadIdx.x; i < (columns); i += blockDim.x)
 
+// ---------------------------------------------------------------- several elements at once
+
+// N adjacent elements, in arrays of T 16 bytes of them. Kernels that do the same with each element load and store packs.
+template <typename T, int N = 16 / sizeof(T)>
+struct alignas(N * sizeof(T)) Pack {
+    T at[N];
+};
+
+// The index of the first element of each pack in arrays of n elements, of which the last may be partial.
+#define FOR_EACH_PACK(T, i, n)                                                                              \
+    for (index_t i = ((index_t)blockIdx.x * blockDim.x + threadIdx.x) * (16 / sizeof(T)); i < (n);          \
+         i += (index_t)gridDim.x * blockDim.x * (16 / sizeof(T)))
+
+#define FOR_EACH_IN_PACK(T, k, i, n)                                     \
+    _Pragma("unroll") for (int k = 0; k < (int)(16 / sizeof(T)); k++)    \
+        if (i + k < (n))
+
+template <int N, typename T>
+__device__ bool is_whole_pack(const T* x, index_t i, index_t n) {
+    return i + N <= n && (size_t)x % sizeof(Pack<T, N>) == 0;
+}
+
+// The pack from x[i] on, 0 beyond x[n - 1], and where x is null.
+template <typename T, int N = 16 / sizeof(T)>
+__device__ Pack<T, N> load_pack(const T* x, index_t i, index_t n) {
+    if (x && is_whole_pack<N>(x, i, n)) return *(const Pack<T, N>*)(x + i);
+    Pack<T, N> pack;
+#pragma unroll
+    for (int k = 0; k < N; k++) pack.at[k] = x && i + k < n ? x[i + k] : T(0.0f);
+    return pack;
+}
+
+template <typename T, int N>
+__device__ void store_pack(T* x, index_t i, index_t n, const Pack<T, N>& pack) {
+    if (is_whole_pack<N>(x, i, n)) {
+        *(Pack<T, N>*)(x + i) = pack;
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        if (i + k < n) x[i + k] = pack.at[k];
+}
+
 __device__ inline index_t at_most(index_t i, index_t top) { return i < top ? i : top; }
 
 // A compensated sum: a running sum and the sum of its rounding errors (Knuth 1997, volume 2, section 4.2.2, theorem B).

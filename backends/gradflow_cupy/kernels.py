@@ -51,7 +51,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "sums.cu": ("sum_rows",),
 }
 """The kernels in each source."""
-WITH_HALVES = ("activations.cu", "layer_norm.cu", "losses.cu", "philox.cu", "softmax.cu", "sums.cu")
+WITH_HALVES = ("activations.cu", "layer_norm.cu", "losses.cu", "optimizers.cu", "philox.cu", "softmax.cu", "sums.cu")
 """The sources whose kernels are also compiled for half floats."""
 UNTYPED = ("next_row", "random_bits", "take_rows", "update_scale")
 """The kernels that are not templates."""
@@ -197,6 +197,11 @@ def launch(name: str, dtype: str | None, grid: Grid, block: Grid, *arguments: An
 def per_element(n: int, at_most: int = MAX_BLOCKS) -> tuple[Grid, Grid]:
     """Grid and block for an elementwise kernel of n elements."""
     return (min((n + THREADS - 1) // THREADS, at_most),), (THREADS,)
+
+
+def per_pack(x: Array, at_most: int = MAX_BLOCKS) -> tuple[Grid, Grid]:
+    """Grid and block for a kernel with one thread for each 16 bytes of an array: a `Pack` in common.cuh."""
+    return per_element((x.nbytes + 15) // 16, at_most)
 
 
 def _block_for(rows: int, columns: int) -> Grid:

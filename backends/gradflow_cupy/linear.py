@@ -18,7 +18,7 @@ from gradflow.backend.graphs import current_rows
 from gradflow.environment import switch
 from gradflow_cupy.cublaslt import CublasLt
 from gradflow_cupy.cublaslt_library import CublasLtError
-from gradflow_cupy.kernels import ELEMENT_TYPES, kernel_dtype, launch, per_cell, per_element
+from gradflow_cupy.kernels import ELEMENT_TYPES, kernel_dtype, launch, per_cell, per_pack
 from gradflow_cupy.network import CODES, IDENTITY, NetworkKernels, as_rows
 
 logger = logging.getLogger("gradflow")
@@ -108,7 +108,7 @@ class LinearKernels(NetworkKernels):
         if self._product(rows, weight, z, transpose_b=True, bias=bias, activation=fused, aux=aux):
             if fused != activation:
                 out = self._empty(z.shape, z) if keeps else z
-                launch("activate", dtype, *per_element(z.size), z, out, z.size, code, parameter)
+                launch("activate", dtype, *per_pack(z), z, out, z.size, code, parameter)
             z = z if aux is None else aux
         else:
             self.matmul(rows, weight.T, out=z)

@@ -21,6 +21,7 @@ from gradflow_cupy.kernels import (
     kernel_dtype,
     launch,
     per_element,
+    per_pack,
     per_row,
     per_sum,
 )
@@ -92,7 +93,7 @@ class NetworkKernels(AccurateSums):
             return Backend.activate(self, x, name, parameter)
         x = self._contiguous(x)
         out = self._empty(x.shape, x)
-        launch("activate", dtype, *per_element(x.size), x, out, x.size, CODES[name], parameter)
+        launch("activate", dtype, *per_pack(x), x, out, x.size, CODES[name], parameter)
         return out
 
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
@@ -101,7 +102,7 @@ class NetworkKernels(AccurateSums):
             return Backend.activate_backward(self, g, saved, name, parameter)
         g, saved = self._contiguous(g), self._contiguous(saved)
         out = self._empty(g.shape, g)
-        launch("activate_backward", dtype, *per_element(g.size), g, saved, out, g.size, CODES[name], parameter)
+        launch("activate_backward", dtype, *per_pack(g), g, saved, out, g.size, CODES[name], parameter)
         return out
 
     def softmax(self, x: Array, axis: int) -> Array:
@@ -243,7 +244,7 @@ class NetworkKernels(AccurateSums):
             return Backend.dropout_backward(self, g, mask, p)
         g, mask = self._contiguous(g), self._contiguous(mask)
         out = self._empty(g.shape, g)
-        launch("dropout_backward", dtype, *per_element(g.size), g, mask, out, g.size, 1.0 / (1.0 - p))
+        launch("dropout_backward", dtype, *per_pack(g), g, mask, out, g.size, 1.0 / (1.0 - p))
         return out
 
     # ------------------------------------------------------------------ scatter

@@ -6,58 +6,57 @@
 // parameters, rounded to float16 or bfloat16, or null; skip: unless it points to 0, nothing changes; nonfinite: is set
 // to 1 if a gradient or a new parameter is not finite, or null.
 
-typedef unsigned short half_t;  // the bits of a float16 or bfloat16
+// Half floats are computed in float: parameters, state and gradients are rounded once, when they are stored.
 
-__device__ inline unsigned int bits_of(float x) {
-    unsigned int bits;
-    memcpy(&bits, &x, 4);
-    return bits;
+template <typename H, typename T, int N>
+__device__ void store_rounded(H* half, index_t i, index_t n, const Pack<T, N>& values) {
+    Pack<H, N> rounded;
+#pragma unroll
+    for (int k = 0; k < N; k++) rounded.at[k] = H((float)values.at[k]);
+    store_pack(half, i, n, rounded);
 }
 
-__device__ inline float float_of(unsigned int bits) {
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
+template <typename T, int N>
+__device__ bool is_finite(const Pack<T, N>& values) {
+    bool finite = true;
+#pragma unroll
+    for (int k = 0; k < N; k++) finite &= (wide<T>)values.at[k] - (wide<T>)values.at[k] == 0;
+    return finite;
 }
 
-// The bits of the nearest half float, of two the one whose last bit is 0.
-__device__ inline half_t half_bits(float x, int is_bfloat16) {
-    unsigned int bits = bits_of(x), sign = bits >> 16 & 0x8000u;
-    if (is_bfloat16) return (half_t)(x == x ? (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16 : 0x7fc0u);
-    bits &= 0x7fffffffu;
-    if (x != x) return (half_t)(sign | 0x7e00u);
-    if (bits >= 0x477ff000u) return (half_t)(sign | 0x7c00u);  // 65520 and more: infinity
-    if (bits >= 0x38800000u) return (half_t)(sign | (bits - 0x38000000u + 0xfffu + (bits >> 13 & 1u)) >> 13);
-    // below 2^-14, a multiple of 2^-24: so are the last bits of its sum with 0.5
-    return (half_t)(sign | (bits_of(float_of(bits) + 0.5f) - 0x3f000000u));
-}
-
-// Stores a new parameter; returns whether it and the gradient are finite.
+// Stores new parameters; returns whether they and the gradients are finite.
 template <typename T>
-__device__ inline bool store(
-    T* parameter, index_t i, T value, T gradient, half_t* half, int is_bfloat16) {
-    parameter[i] = value;
-    if (half) half[i] = half_bits((float)value, is_bfloat16);
-    return value - value == T(0) && gradient - gradient == T(0);
+__device__ bool store_parameters(
+    T* parameter, index_t i, index_t n, const Pack<T>& values, const Pack<T>& gradients, void* half, int is_bfloat16) {
+    store_pack(parameter, i, n, values);
+    if (half && is_bfloat16) store_rounded((__nv_bfloat16*)half, i, n, values);
+    if (half && !is_bfloat16) store_rounded((__half*)half, i, n, values);
+    return is_finite(values) && is_finite(gradients);
 }
 
 template <typename T>
 __global__ void sgd_step(
     T* parameter, const T* gradient, T* velocity, index_t n, double momentum, double one_minus_dampening,
-    double weight_decay, int nesterov, double lr, double first, const double* row, half_t* half,
-    int is_bfloat16, const int* skip, int* nonfinite) {
+    double weight_decay, int nesterov, double lr, double first, const double* row, void* half, int is_bfloat16,
+    const int* skip, int* nonfinite) {
+    typedef wide<T> C;
     if (skip && *skip) return;
     if (row) lr = row[0], first = row[1];
     bool finite = true;
-    FOR_EACH_ELEMENT(i, n) {
-        T p = parameter[i], g = gradient[i], d = g;
-        if (weight_decay != 0) d += p * (T)weight_decay;
-        if (velocity) {
-            T v = first != 0 ? d : velocity[i] * (T)momentum + d * (T)one_minus_dampening;
-            velocity[i] = v;
-            d = nesterov ? d + v * (T)momentum : v;
+    FOR_EACH_PACK(T, i, n) {
+        Pack<T> ps = load_pack(parameter, i, n), gs = load_pack(gradient, i, n), vs = load_pack(velocity, i, n);
+        FOR_EACH_IN_PACK(T, k, i, n) {
+            C p = (C)ps.at[k], d = (C)gs.at[k];
+            if (weight_decay != 0) d += p * (C)weight_decay;
+            if (velocity) {
+                C v = first != 0 ? d : (C)vs.at[k] * (C)momentum + d * (C)one_minus_dampening;
+                vs.at[k] = T(v);
+                d = nesterov ? d + v * (C)momentum : v;
+            }
+            ps.at[k] = T(p - d * (C)lr);
         }
-        finite &= store(parameter, i, p - d * (T)lr, g, half, is_bfloat16);
+        if (velocity) store_pack(velocity, i, n, vs);
+        finite &= store_parameters(parameter, i, n, ps, gs, half, is_bfloat16);
     }
     if (nonfinite && !finite) *nonfinite = 1;
 }
@@ -68,7 +67,8 @@ template <typename T>
 __global__ void adam_step(
     T* parameter, const T* gradient, T* mean, T* square, index_t n, double beta1, double one_minus_beta1, double beta2,
     double one_minus_beta2, double epsilon, double weight_decay, double step_size, double root_factor,
-    double decay_factor, const double* row, half_t* half, int is_bfloat16, const int* skip, int* nonfinite) {
+    double decay_factor, const double* row, void* half, int is_bfloat16, const int* skip, int* nonfinite) {
+    typedef wide<T> C;
     __shared__ double quotients[2];
     if (skip && *skip) return;
     if (row) {
@@ -77,16 +77,22 @@ __global__ void adam_step(
         step_size = quotients[0], root_factor = quotients[1], decay_factor = row[3];
     }
     bool finite = true;
-    FOR_EACH_ELEMENT(i, n) {
-        T p = parameter[i], g = gradient[i], d = g;
-        if (decay_factor != 1) p *= (T)decay_factor;
-        if (weight_decay != 0) d += p * (T)weight_decay;
-        T m = mean[i] * (T)beta1 + d * (T)one_minus_beta1;
-        T s = square[i] * (T)beta2 + d * d * (T)one_minus_beta2;
-        mean[i] = m;
-        square[i] = s;
-        p -= m * (T)step_size / (sqrt(s) * (T)root_factor + (T)epsilon);
-        finite &= store(parameter, i, p, g, half, is_bfloat16);
+    FOR_EACH_PACK(T, i, n) {
+        Pack<T> ps = load_pack(parameter, i, n), gs = load_pack(gradient, i, n);
+        Pack<T> ms = load_pack(mean, i, n), ss = load_pack(square, i, n);
+        FOR_EACH_IN_PACK(T, k, i, n) {
+            C p = (C)ps.at[k], d = (C)gs.at[k];
+            if (decay_factor != 1) p *= (C)decay_factor;
+            if (weight_decay != 0) d += p * (C)weight_decay;
+            C m = (C)ms.at[k] * (C)beta1 + d * (C)one_minus_beta1;
+            C s = (C)ss.at[k] * (C)beta2 + d * d * (C)one_minus_beta2;
+            ms.at[k] = T(m);
+            ss.at[k] = T(s);
+            ps.at[k] = T(p - m * (C)step_size / (sqrt(s) * (C)root_factor + (C)epsilon));
+        }
+        store_pack(mean, i, n, ms);
+        store_pack(square, i, n, ss);
+        finite &= store_parameters(parameter, i, n, ps, gs, half, is_bfloat16);
     }
     if (nonfinite && !finite) *nonfinite = 1;
 }
@@ -95,67 +101,90 @@ __global__ void adam_step(
 template <typename T>
 __global__ void rmsprop_step(
     T* parameter, const T* gradient, T* square, T* mean, T* velocity, index_t n, double alpha, double one_minus_alpha,
-    double epsilon, double weight_decay, double momentum, double lr, const double* row, half_t* half,
+    double epsilon, double weight_decay, double momentum, double lr, const double* row, void* half,
     int is_bfloat16, const int* skip, int* nonfinite) {
+    typedef wide<T> C;
     if (skip && *skip) return;
     if (row) lr = row[0];
     bool finite = true;
-    FOR_EACH_ELEMENT(i, n) {
-        T p = parameter[i], g = gradient[i], d = g;
-        if (weight_decay != 0) d += p * (T)weight_decay;
-        T s = square[i] * (T)alpha + d * d * (T)one_minus_alpha;
-        square[i] = s;
-        if (mean) {
-            T m = mean[i] * (T)alpha + d * (T)one_minus_alpha;
-            mean[i] = m;
-            s -= m * m;
-            if (s < T(0)) s = T(0);  // by rounding
+    FOR_EACH_PACK(T, i, n) {
+        Pack<T> ps = load_pack(parameter, i, n), gs = load_pack(gradient, i, n), ss = load_pack(square, i, n);
+        Pack<T> ms = load_pack(mean, i, n), vs = load_pack(velocity, i, n);
+        FOR_EACH_IN_PACK(T, k, i, n) {
+            C p = (C)ps.at[k], d = (C)gs.at[k];
+            if (weight_decay != 0) d += p * (C)weight_decay;
+            C s = (C)ss.at[k] * (C)alpha + d * d * (C)one_minus_alpha;
+            ss.at[k] = T(s);
+            if (mean) {
+                C m = (C)ms.at[k] * (C)alpha + d * (C)one_minus_alpha;
+                ms.at[k] = T(m);
+                s -= m * m;
+                if (s < C(0)) s = C(0);  // by rounding
+            }
+            C update = d / (sqrt(s) + (C)epsilon);
+            if (velocity) {
+                update = (C)vs.at[k] * (C)momentum + update;
+                vs.at[k] = T(update);
+            }
+            ps.at[k] = T(p - update * (C)lr);
         }
-        T update = d / (sqrt(s) + (T)epsilon);
-        if (velocity) {
-            update = velocity[i] * (T)momentum + update;
-            velocity[i] = update;
-        }
-        finite &= store(parameter, i, p - update * (T)lr, g, half, is_bfloat16);
+        store_pack(square, i, n, ss);
+        if (mean) store_pack(mean, i, n, ms);
+        if (velocity) store_pack(velocity, i, n, vs);
+        finite &= store_parameters(parameter, i, n, ps, gs, half, is_bfloat16);
     }
     if (nonfinite && !finite) *nonfinite = 1;
 }
 
 // Clipping by the norm of several arrays: one launch for each. sums: the sums of squares of the blocks of earlier
-// launches, `earlier` of them, and of this one. In the last launch, result is not null: its last block adds them up, and
-// result[0] receives the norm, result[1] the factor for the gradients.
+// launches, `earlier` of them, and of this one. In the last launch, norm is not null: its last block adds them up, and
+// norm receives their root, factor the factor for the gradients.
 template <typename T>
 __global__ void square_sums(
-    const T* x, T* sums, T* result, void* scratch, index_t n, index_t earlier, double max_norm) {
-    Sum<T> terms, total;
-    FOR_EACH_ELEMENT(i, n) terms.add(x[i] * x[i]);
-    T sum = block_sum(terms.value());
+    const T* x, wide<T>* sums, T* norm, wide<T>* factor, void* scratch, index_t n, index_t earlier, double max_norm) {
+    typedef wide<T> C;
+    Sum<C> terms, total;
+    FOR_EACH_PACK(T, i, n) {
+        Pack<T> xs = load_pack(x, i, n);
+        FOR_EACH_IN_PACK(T, k, i, n) terms.add((C)xs.at[k] * (C)xs.at[k]);
+    }
+    C sum = block_sum(terms.value());
     if (threadIdx.x == 0) sums[earlier + blockIdx.x] = sum;
-    if (!result || !is_last_block((unsigned int*)scratch, gridDim.x)) return;
-    FOR_EACH_COLUMN(i, earlier + gridDim.x) total.add(((volatile T*)sums)[i]);
-    T norm = sqrt(block_sum(total.value()));
+    if (!norm || !is_last_block((unsigned int*)scratch, gridDim.x)) return;
+    FOR_EACH_COLUMN(i, earlier + gridDim.x) total.add(((volatile C*)sums)[i]);
+    sum = sqrt(block_sum(total.value()));
     if (threadIdx.x == 0) {
-        T factor = (T)max_norm / (norm + T(1e-6));
-        result[0] = norm;
-        result[1] = factor > T(1) ? T(1) : factor;  // NaN stays NaN
+        C by = (C)max_norm / (sum + C(1e-6));
+        *norm = T(sum);
+        *factor = by > C(1) ? C(1) : by;  // NaN stays NaN
     }
 }
 
+// padding: the indices of `padded` elements that are 0 and stay so, or null.
 template <typename T>
-__global__ void scale_by(T* x, const T* factor, index_t n) {
-    T by = factor[0];
-    if (by == T(1)) return;
-    FOR_EACH_ELEMENT(i, n) x[i] *= by;
+__global__ void scale_by(
+    T* x, const wide<T>* factor, const index_t* padding, void* scratch, index_t n, index_t padded) {
+    wide<T> by = *factor;
+    if (by == 1) return;
+    FOR_EACH_PACK(T, i, n) {
+        Pack<T> xs = load_pack(x, i, n);
+        FOR_EACH_IN_PACK(T, k, i, n) xs.at[k] = T((wide<T>)xs.at[k] * by);
+        store_pack(x, i, n, xs);
+    }
+    // 0 times NaN is NaN
+    if (by == by || !padding || !is_last_block((unsigned int*)scratch, gridDim.x)) return;
+    FOR_EACH_COLUMN(i, padded) x[padding[i]] = T(0.0f);
 }
 
 template <typename T>
 __global__ void unscale(T* gradient, const float* scale, int* found, index_t n) {
-    T factor = (T)(1.0f / *scale);
+    wide<T> factor = (wide<T>)(1.0f / *scale);
     bool finite = true;
-    FOR_EACH_ELEMENT(i, n) {
-        T g = gradient[i];
-        finite &= g - g == T(0);
-        gradient[i] = g * factor;
+    FOR_EACH_PACK(T, i, n) {
+        Pack<T> gs = load_pack(gradient, i, n);
+        finite &= is_finite(gs);
+        FOR_EACH_IN_PACK(T, k, i, n) gs.at[k] = T((wide<T>)gs.at[k] * factor);
+        store_pack(gradient, i, n, gs);
     }
     if (!finite) *found = 1;
 }

@@ -1,6 +1,6 @@
 """The optimizers' CUDA kernels: a step over flat arrays is one launch, and clipping never waits for the norm.
 
-Arrays of other dtypes than float32 and float64, and arrays that are not contiguous, go to the composed default.
+Arrays that are not contiguous, and arrays of several dtypes, go to the composed default.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from gradflow.backend import (
     SGDOptions,
     SGDScalars,
 )
-from gradflow_cupy.kernels import PARTIAL_BLOCKS, kernel_dtype, launch, per_element
+from gradflow_cupy.kernels import ELEMENT_TYPES, PARTIAL_BLOCKS, REAL_TYPES, kernel_dtype, launch, per_pack
 
 
 def flat_dtype(*arrays: Array | None) -> str | None:
     """The dtype character of the arrays; None unless kernels are compiled for it and all arrays are C-contiguous."""
     if all(x is None or x.flags.c_contiguous for x in arrays):
-        return kernel_dtype(*arrays)
+        return kernel_dtype(*arrays, types=ELEMENT_TYPES)
     return None
 
 
@@ -60,7 +60,7 @@ class OptimizerKernels(Backend):
         momentum, dampening, weight_decay, nesterov = options
         row, (lr, first) = _row_and_numbers(scalars, SGDScalars)
         launch(
-            "sgd_step", dtype, *per_element(n),
+            "sgd_step", dtype, *per_pack(parameter),
             parameter, gradient, velocity, n, momentum, 1.0 - dampening, weight_decay, int(nesterov), lr, first, row,
             *self._results(half, skip),
         )  # fmt: skip
@@ -85,7 +85,7 @@ class OptimizerKernels(Backend):
         beta1, beta2, epsilon, weight_decay = options
         row, (lr, bias_correction1, bias_correction2_root, decay_factor) = _row_and_numbers(scalars, AdamScalars)
         launch(
-            "adam_step", dtype, *per_element(n),
+            "adam_step", dtype, *per_pack(parameter),
             parameter, gradient, mean, square, n, beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon, weight_decay,
             lr / bias_correction1, 1.0 / bias_correction2_root, decay_factor, row, *self._results(half, skip),
         )  # fmt: skip
@@ -112,7 +112,7 @@ class OptimizerKernels(Backend):
         alpha, epsilon, weight_decay, momentum = options
         row, (lr,) = _row_and_numbers(scalars, RMSpropScalars)
         launch(
-            "rmsprop_step", dtype, *per_element(n),
+            "rmsprop_step", dtype, *per_pack(parameter),
             parameter, gradient, square, mean, velocity, n, alpha, 1.0 - alpha, epsilon, weight_decay, momentum, lr,
             row, *self._results(half, skip),
         )  # fmt: skip
@@ -122,7 +122,7 @@ class OptimizerKernels(Backend):
         dtype = flat_dtype(gradient)
         if dtype is None:
             return Backend.unscale(self, gradient, scale, found)
-        launch("unscale", dtype, *per_element(gradient.size), gradient, scale, found, gradient.size)
+        launch("unscale", dtype, *per_pack(gradient), gradient, scale, found, gradient.size)
         return None
 
     def update_scale(
@@ -146,20 +146,28 @@ class OptimizerKernels(Backend):
         is_bfloat16 = half is not None and half.dtype.char != "e"
         return half, int(is_bfloat16), skip, self.nonfinite
 
-    def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
+    def clip_global_norm(
+        self, gradients: Sequence[Array], max_norm: float, padding: Sequence[Array | None] = ()
+    ) -> Array:
         dtype = flat_dtype(*gradients) if gradients else None
         if dtype is None or not any(g.size for g in gradients):
-            return Backend.clip_global_norm(self, gradients, max_norm)
+            return Backend.clip_global_norm(self, gradients, max_norm, padding)
+        padding = [p for p, g in zip(padding or [None] * len(gradients), gradients, strict=True) if g.size]
         gradients = [g for g in gradients if g.size]
-        grids = [per_element(g.size, PARTIAL_BLOCKS) for g in gradients]
+        grids = [per_pack(g, PARTIAL_BLOCKS) for g in gradients]
         blocks = sum(grid[0] for grid, _ in grids)
         native = gradients[0].dtype
-        sums, result = self.cupy.empty((blocks,), dtype=native), self.cupy.empty((2,), dtype=native)
-        scratch, earlier = self._scratch(), 0
-        for i, (gradient, (grid, block)) in enumerate(zip(gradients, grids, strict=True), start=1):
-            norm = result if i == len(grids) else None
-            launch("square_sums", dtype, grid, block, gradient, sums, norm, scratch, gradient.size, earlier, max_norm)
+        wide = native if dtype in REAL_TYPES else self.single
+        norm, numbers = self.cupy.empty((), dtype=native), self.cupy.empty((1 + blocks,), dtype=wide)
+        factor, sums, scratch, earlier = numbers[:1], numbers[1:], self._scratch(), 0
+        for gradient, (grid, block) in zip(gradients, grids, strict=True):
+            last = earlier + grid[0] == blocks
+            launch(
+                "square_sums", dtype, grid, block, gradient, sums, norm if last else None, factor, scratch,
+                gradient.size, earlier, max_norm,
+            )  # fmt: skip
             earlier += grid[0]
-        for gradient in gradients:
-            launch("scale_by", dtype, *per_element(gradient.size), gradient, result[1:], gradient.size)
-        return result[0]
+        for gradient, zeros in zip(gradients, padding, strict=True):
+            padded = 0 if zeros is None else zeros.size
+            launch("scale_by", dtype, *per_pack(gradient), gradient, factor, zeros, scratch, gradient.size, padded)
+        return norm

@@ -63,5 +63,10 @@ __global__ void dropout(
 
 template <typename T>
 __global__ void dropout_backward(const T* g, const bool* mask, T* out, index_t n, double scale) {
-    FOR_EACH_ELEMENT(i, n) out[i] = T(mask[i] ? (wide<T>)g[i] * (wide<T>)scale : 0);
+    FOR_EACH_PACK(T, i, n) {
+        Pack<T> gs = load_pack(g, i, n);
+        Pack<bool, 16 / sizeof(T)> on = load_pack<bool, 16 / sizeof(T)>(mask, i, n);
+        FOR_EACH_IN_PACK(T, k, i, n) gs.at[k] = T(on.at[k] ? (wide<T>)gs.at[k] * (wide<T>)scale : 0);
+        store_pack(out, i, n, gs);
+    }
 }

@@ -110,14 +110,20 @@ class OptimizerKernels(Backend):
         """Call a step of this module, or the compiled one of its name."""
         share_out(step, arrays, numbers)
 
-    def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
+    def clip_global_norm(
+        self, gradients: Sequence[Array], max_norm: float, padding: Sequence[Array | None] = ()
+    ) -> Array:
         if gradients[0].itemsize == 2 and is_half(gradients[0]):
-            return Backend.clip_global_norm(self, gradients, max_norm)
+            return Backend.clip_global_norm(self, gradients, max_norm, padding)
         norm = math.sqrt(sum(float(sums.square_total(g.reshape(-1))) for g in gradients))
         factor = min(max_norm / (norm + 1e-6), 1.0)
         if factor < 1.0 or math.isnan(factor):  # NaN scales too, as it does in the composed default
             for g in gradients:
                 g *= factor
+        if math.isnan(factor):
+            for g, zeros in zip(gradients, padding, strict=False):
+                if zeros is not None:
+                    g[zeros] = 0
         with np.errstate(over="ignore"):  # beyond the largest number, the norm is inf
             return np.asarray(norm).astype(gradients[0].dtype)
 

@@ -284,10 +284,14 @@ class OptimizerKernels(KernelBase):
 
     @kernel
     @functools.partial(in_float32, changes=(0,))
-    def clip_global_norm(self, gradients: Sequence[Array], max_norm: float) -> Array:
+    def clip_global_norm(
+        self, gradients: Sequence[Array], max_norm: float, padding: Sequence[Array | None] = ()
+    ) -> Array:
         """Scale the arrays in place by min(1, max_norm / (norm + 1e-6)) and return their previous 2-norm, 0-d.
 
-        The arrays have one dtype, which is that of the norm. A norm of NaN makes all numbers NaN.
+        The arrays have one dtype, which is that of the norm. A norm of NaN makes all numbers NaN, except for padding.
+        padding: for each array, an int64 array of the indices of its elements that are 0 and stay 0, or None.
+
         The norm stays on the device, and nothing waits for it. Pascanu et al. 2013, "On the difficulty of training
         recurrent neural networks", algorithm 1.
         """
@@ -298,4 +302,7 @@ class OptimizerKernels(KernelBase):
         factor = self.minimum(self.divide(max_norm, self.add(norm, 1e-6)), 1.0)
         for gradient in gradients:
             gradient[...] = self.multiply(gradient, self.astype(factor, gradient.dtype, copy=False))
+        for gradient, zeros in zip(gradients, padding, strict=False):
+            if zeros is not None:
+                self.setitem(gradient, zeros, 0.0)
         return self.astype(norm, gradients[0].dtype, copy=False)

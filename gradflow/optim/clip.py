@@ -59,6 +59,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
             "a gradient cannot be clipped in place: its memory is read-only, since it comes from a NumPy array or a "
             "broadcast; copy it with .clone() first"
         )
+    padding = [*[None] * len(arrays), *[block.padding for block in blocks]]
     arrays += [block.gradients for block in blocks]
     converted = arrays  # to the widest dtype
     if len({array.dtype for array in arrays}) > 1:
@@ -66,12 +67,10 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
         converted = [backend.astype(array, backend.dtypes[widest.name]) for array in arrays]
     if max_norm == math.inf:  # clip copies and discard them: inf / inf would make the gradients NaN
         return Tensor(backend.clip_global_norm([backend.copy(array) for array in converted], math.inf), backend)
-    norm = backend.clip_global_norm(converted, float(max_norm))
+    norm = backend.clip_global_norm(converted, float(max_norm), padding)
     if converted is not arrays:
         for array, clipped in zip(arrays, converted, strict=True):
             backend.setitem(array, ..., backend.astype(clipped, array.dtype))
-    for block in blocks:
-        block.zero_gradient_padding()
     for leaf in leaves:
         leaf.mark_gradient_changed()
     return Tensor(norm, backend)

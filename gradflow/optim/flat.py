@@ -170,7 +170,8 @@ class FlatBlock:
         self._whole_arrays: dict[tuple[str, ...], FlatArrays] = {}
         stops = [0, *(s.stop for s in self.slices)]
         between = [i for stop, s in zip(stops, self.slices, strict=False) for i in range(stop, s.start)]
-        self._padding = backend.asarray(between, dtype=backend.dtypes["int64"])
+        self.padding: Array = backend.asarray(between, dtype=backend.dtypes["int64"]) if between else None
+        """The indices of the padding, None if there is none."""
         self.any_outside = False
         self._known_equal_histories = False
         for s in self.slices:
@@ -229,11 +230,6 @@ class FlatBlock:
             for s, changed in inside:
                 s.half_at = changed
         return True
-
-    def zero_gradient_padding(self) -> None:
-        """Set the padding of the gradients to zero, after an operation on all of them: zero times NaN is NaN."""
-        if self._padding.shape[0]:
-            self.backend.setitem(self.gradients, self._padding, 0.0)
 
     def set_history(self, s: Slice, step: int, initialised: frozenset[str]) -> None:
         """Set the steps of a slice so far, and the names of the state arrays that they initialised."""

@@ -19,8 +19,9 @@ HERE = Path(__file__).resolve().parent
 COMPILER = shutil.which("g++")
 NO_COMPILER = "there is no g++ to compile the CUDA sources for the CPU with"
 
+_NOT_OF_C = ("-Wno-unused-variable", "-Wno-unknown-pragmas")
 # no contraction of a * b + c, so that a result that is exact by its formula is exact here
-_OPTIONS = ("-O2", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wno-unused-variable", "-Werror")
+_OPTIONS = ("-O2", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Werror", *_NOT_OF_C)
 
 
 def _symbol(expression: str) -> str:

@@ -28,7 +28,17 @@ from gradflow_cupy.network import CODES
 from gradflow_numpy import NumpyBackend
 from host_kernels import COMPILER, NO_COMPILER, host_kernel
 
-from gradflow.backend import ACTIVATIONS, Backend, dropout_threshold
+from gradflow.backend import (
+    ACTIVATIONS,
+    AdamOptions,
+    AdamScalars,
+    Backend,
+    RMSpropOptions,
+    RMSpropScalars,
+    SGDOptions,
+    SGDScalars,
+    dropout_threshold,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)]
 
@@ -41,7 +51,9 @@ def composed() -> NumpyBackend:
     """NumPy with only the composed defaults."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADFLOW_FUSED", "0")
-        return NumpyBackend()
+        backend = NumpyBackend()
+    assert backend.supports("bfloat16"), "asked for, it is one of the half floats"
+    return backend
 
 
 def launch(name: str, real: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
@@ -444,7 +456,7 @@ def test_the_sums_of_a_thread_do_not_drift(real: Any) -> None:
     arrays = x, zeros, None, 0, 2.0, 1.0, partial, None, None, scratch, None
     launch("squared_error", real, (1,), (1,), *arrays, n)
     assert_ulp(partial, (n * value**2 * one).astype(real), 4)
-    launch("square_sums", real, (1,), (1,), x, partial, None, scratch, n, 0, 1.0)
+    launch("square_sums", real, (1,), (1,), x, partial, None, None, scratch, n, 0, 1.0)
     assert_ulp(partial, (n * value**2 * one).astype(real), 4)
     launch("sum_rows", real, (1, 1), (1, 1), x, partial, scratch, 1, n, 1, n)
     assert_ulp(partial, (n * value * one).astype(real), 2)
@@ -475,19 +487,152 @@ def test_one_hot(composed: Any, real: Any, classes: int) -> None:
 # ------------------------------------------------------------------ optimizers
 
 
+FLOATS = [*REALS, pytest.param(np.float16, id="float16"), pytest.param(ml_dtypes.bfloat16, id="bfloat16")]
+
+
+def wide_dtype(real: Any) -> Any:
+    return real if np.dtype(real).itemsize > 2 else np.float32
+
+
+def per_pack(x: Any) -> Any:
+    return per_element((x.nbytes + 15) // 16)
+
+
+def at_offset(x: Any, offset: int) -> Any:
+    """A copy whose memory starts so many elements after a multiple of 16 bytes, with NaN before and after it."""
+    memory = np.full(x.size + offset + 64, np.nan, x.dtype)
+    start = -memory.ctypes.data % 16 // x.itemsize + offset
+    memory[start : start + x.size] = x
+    return memory[start : start + x.size]
+
+
+@pytest.mark.parametrize("real", FLOATS)
+@pytest.mark.parametrize("n", [1, 8, 1003])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_optimizer_steps(composed: Any, real: Any, n: int, offset: int) -> None:
+    """The bits of the composed default, which computes half floats in float32; nothing beyond the arrays is written."""
+    p, g, v, m = (numbers((n,), real, seed, 1.0) for seed in range(4))
+    s, m = (1 + np.square(numbers((n,), wide_dtype(real), 5, 1.0))).astype(real), (m * real(0.1)).astype(real)
+    sgd, adam, rmsprop = (
+        SGDOptions(0.9, 0.1, 0.01, False),
+        AdamOptions(0.9, 0.999, 1e-8, 0.01),
+        RMSpropOptions(0.9, 1e-8, 0.01, 0.5),
+    )
+    scalars = AdamScalars.at(3, 0.01, 0.9, 0.999, 0.1)
+    steps: list[Any] = [
+        ("sgd_step", [p, g, None], SGDOptions(0.0, 0.0, 0.0, False), SGDScalars(0.1, False),
+         (0.0, 1.0, 0.0, 0, 0.1, 0.0)),
+        ("sgd_step", [p, g, v], sgd, SGDScalars(0.1, False), (0.9, 0.9, 0.01, 0, 0.1, 0.0)),
+        ("sgd_step", [p, g, v], SGDOptions(0.9, 0.0, 0.01, True), SGDScalars(0.1, True), (0.9, 1.0, 0.01, 1, 0.1, 1.0)),
+        ("adam_step", [p, g, m, s], adam, scalars,
+         (0.9, 1 - 0.9, 0.999, 1 - 0.999, 1e-8, 0.01, scalars.lr / scalars.bias_correction1,
+          1 / scalars.bias_correction2_root, scalars.decay_factor)),
+        ("rmsprop_step", [p, g, s, None, None], rmsprop, RMSpropScalars(0.1), (0.9, 1 - 0.9, 1e-8, 0.01, 0.5, 0.1)),
+        ("rmsprop_step", [p, g, s, m, v], rmsprop, RMSpropScalars(0.1), (0.9, 1 - 0.9, 1e-8, 0.01, 0.5, 0.1)),
+    ]  # fmt: skip
+    for name, arrays, options, numbers_, arguments in steps:
+        expected = [None if x is None else x.copy() for x in arrays]
+        getattr(composed, name)(*expected, options, numbers_)
+        for skip in (0, 1):
+            found = [None if x is None else at_offset(x, offset) for x in arrays]
+            flag = np.zeros((), np.int32)
+            launch(name, real, *per_pack(p), *found, n, *arguments, None, None, 0, np.asarray(skip, np.int32), flag)
+            for x, y, before in zip(found, expected, arrays, strict=True):
+                if x is not None:
+                    assert x.tobytes() == (before if skip else y).tobytes()
+                    memory = x.base
+                    assert np.isnan(memory.astype(float)).sum() == memory.size - n
+            assert flag == 0
+
+
+@pytest.mark.parametrize("real", FLOATS[2:])
+def test_a_parameter_that_rounds_to_infinity_raises_the_flag(real: Any) -> None:
+    largest = np.finfo(real).max if real is np.float16 else ml_dtypes.finfo(real).max
+    p, g, flag = np.full(9, largest, real), np.zeros(9, real), np.zeros((), np.int32)
+    g[8] = -largest
+    for gradient, raised in ((np.zeros(9, real), 0), (g, 1)):
+        launch(
+            "sgd_step", real, *per_pack(p), p, gradient, None, 9, 0.0, 1.0, 0.0, 0, 0.5, 0.0, None, None, 0, None, flag
+        )
+        assert flag == raised
+    assert np.isinf(p[8])
+
+
 @pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_the_half_copy_of_a_step(real: Any, half: str) -> None:
+    dtype = np.dtype(getattr(ml_dtypes, half, half))
+    for n, offset in ((1003, 0), (1003, 1), (3, 0)):
+        p, g = at_offset(numbers((n,), real), offset), np.zeros(n, real)
+        copied = at_offset(np.zeros(n, dtype), offset)
+        is_bfloat16 = int(half == "bfloat16")
+        launch(
+            "sgd_step",
+            real,
+            *per_pack(p),
+            p,
+            g,
+            None,
+            n,
+            0.0,
+            1.0,
+            0.0,
+            0,
+            0.0,
+            0.0,
+            None,
+            copied,
+            is_bfloat16,
+            None,
+            None,
+        )
+        assert np.array_equal(copied, p.astype(np.float32).astype(dtype))
+        assert np.isnan(copied.base.astype(float)).sum() == copied.base.size - n
+
+
+@pytest.mark.parametrize("real", FLOATS)
+def test_unscale(composed: Any, real: Any) -> None:
+    """The bits of the composed default; `found` is set by a gradient that is not finite, not by one that overflows."""
+    scale = np.asarray(2.0**-10, np.float32)
+    for x, bad in ((numbers((1003,), real), False), (np.asarray([1.0, np.inf] + [0.0] * 30, real), True)):
+        found, expected = at_offset(x, 1), x.copy()
+        flags = np.zeros((), np.int32), np.zeros((), np.int32)
+        with np.errstate(all="ignore"):
+            Backend.unscale(composed, expected, scale, flags[1])
+        launch("unscale", real, *per_pack(x), found, scale, flags[0], x.size)
+        assert found.tobytes() == expected.tobytes()
+        assert flags[0] == flags[1] == bad
+
+
+@pytest.mark.parametrize("real", FLOATS)
 def test_clip(composed: Any, real: Any) -> None:
-    x, result, scratch = numbers((3000,), real), np.zeros(2, real), scratch_memory()
+    wide, ulp = wide_dtype(real), 16 if np.dtype(real).itemsize > 2 else 1
+    x, norm, scratch = numbers((3000,), real), np.zeros((), real), scratch_memory()
     for max_norm in (1.0, 1e9):
         actual, expected = x.copy(), x.copy()
-        sums = np.full(5, np.nan, real)
-        launch("square_sums", real, (3,), (256,), actual[:1000], sums, None, scratch, 1000, 0, max_norm)
-        launch("square_sums", real, (2,), (256,), actual[1000:], sums, result, scratch, 2000, 3, max_norm)
+        sums, factor = np.full(5, np.nan, wide), np.zeros(1, wide)
+        launch("square_sums", real, (3,), (256,), actual[:1000], sums, None, factor, scratch, 1000, 0, max_norm)
+        launch("square_sums", real, (2,), (256,), actual[1000:], sums, norm, factor, scratch, 2000, 3, max_norm)
+        launch("scale_by", real, *per_pack(x), actual, factor, None, scratch, x.size, 0)
+        expected_norm = np.asarray(composed.clip_global_norm([expected], max_norm))
+        for found, value in ((norm, expected_norm), (actual, expected)):
+            room = ulp * float(ml_dtypes.finfo(real).eps) * np.abs(value.astype(wide))
+            assert (np.abs(found.astype(wide) - value.astype(wide)) <= room).all()
         assert not scratch[:4096].any()
-        launch("scale_by", real, *per_element(x.size), actual, result[1:], x.size)
-        norm = composed.clip_global_norm([expected], max_norm)
-        assert_ulp(result[0], np.asarray(norm), 16)
-        assert_ulp(actual, expected, 16)
+
+
+@pytest.mark.parametrize("real", FLOATS)
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_padding_stays_zero_under_a_norm_of_nan(real: Any, blocks: int) -> None:
+    x, padding, scratch = numbers((5000,), real), np.arange(100, 4900, 7), scratch_memory()
+    x[padding] = 0
+    for factor, zeros in ((0.5, padding), (np.nan, padding), (np.nan, None)):
+        found, factors = x.copy(), np.asarray([factor], wide_dtype(real))
+        launch("scale_by", real, (blocks,), (256,), found, factors, zeros, scratch, x.size, padding.size)
+        expected = np.full_like(x, np.nan) if np.isnan(factor) else (x.astype(factors.dtype) * factors).astype(real)
+        expected[padding] = 0 if zeros is not None else np.nan
+        assert np.array_equal(found.astype(float), expected.astype(float), equal_nan=True)
+        assert not scratch[:4096].any()
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, name: str, body: str) -> Any:

@@ -76,6 +76,14 @@ def compile_source(nvrtc: Any, source: str, architecture: str) -> tuple[Any, dic
     return program, {name: nvrtc.getLoweredName(program, name) for name in names}
 
 
+def bodies(nvrtc: Any, source: str) -> dict[str, str]:
+    """The PTX of each kernel of a source."""
+    program, lowered = compile_source(nvrtc, source, "compute_90")
+    ptx = nvrtc.getPTX(program)
+    ptx = ptx.decode() if isinstance(ptx, bytes) else ptx
+    return {name: ptx[ptx.index(f"entry {mangled}(") :].split(".entry")[0] for name, mangled in lowered.items()}
+
+
 def test_every_generation_is_compiled(nvrtc: Any) -> None:
     """For each generation that the installed NVRTC supports, from Volta on, at least one architecture is tested."""
     known = {number // 10 for number in nvrtc.getSupportedArchs() if number >= 70}
@@ -143,28 +151,45 @@ def test_cupy_compiles(nvrtc: Any, source: str, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_kernels_of_float_compute_in_float(nvrtc: Any, source: str) -> None:
-    """A float kernel calls no double function: a missed overload would silently cost speed."""
-    program, lowered = compile_source(nvrtc, source, "compute_90")
-    ptx = nvrtc.getPTX(program)
-    ptx = ptx.decode() if isinstance(ptx, bytes) else ptx
-    for name, mangled in lowered.items():
-        if "float" in name:
-            start = ptx.index(f"entry {mangled}(")
-            following = ptx.find(".entry", start)
-            body = ptx[start:] if following < 0 else ptx[start:following]
+    """A kernel of float or of half floats calls no double function: a missed overload would silently cost speed."""
+    for name, body in bodies(nvrtc, source).items():
+        if "<" in name and "double" not in name:
             found = re.findall(r"\b(?:add|sub|mul|fma|div|sqrt)\.\w*\.?f64|\bex2\S*f64", body)
-            by_one_thread = ["div.rn.f64"] * 2 if name == "adam_step<float>" else []  # for all of its block
+            by_one_thread = ["div.rn.f64"] * 2 if name.startswith("adam_step") else []  # for all of its block
             assert not Counter(found) - Counter(by_one_thread), (name, found)
 
 
 def test_the_compiler_keeps_the_errors_of_a_sum(nvrtc: Any) -> None:
     """The error of each term takes four subtractions and an addition, which an algebraic optimiser would remove."""
-    program, lowered = compile_source(nvrtc, "sums.cu", "compute_90")
-    ptx = nvrtc.getPTX(program)
-    ptx = ptx.decode() if isinstance(ptx, bytes) else ptx
-    for name, mangled in lowered.items():
-        body = ptx[ptx.index(f"entry {mangled}(") :].split(".entry")[0]
+    for name, body in bodies(nvrtc, "sums.cu").items():
         assert len(re.findall(r"\bsub\.\S*f(?:32|64)\s", body)) >= 4, name
+
+
+PACKED = {
+    "optimizers.cu": {"sgd_step": (3, 2), "adam_step": (4, 3), "rmsprop_step": (5, 4), "square_sums": (1, 0),
+                      "scale_by": (1, 1), "unscale": (1, 1)},
+    "activations.cu": {"activate": (1, 1), "activate_backward": (2, 1)},
+    "philox.cu": {"dropout_backward": (1, 1)},
+}  # fmt: skip
+"""How often these kernels load and store 16 bytes, besides half copies."""
+
+
+@pytest.mark.parametrize("source", PACKED)
+def test_packs_are_loaded_and_stored_at_once(nvrtc: Any, source: str) -> None:
+    for name, body in bodies(nvrtc, source).items():
+        if expected := PACKED[source].get(name.partition("<")[0]):
+            loads, stores = (len(re.findall(rf"{kind}.global.v(?:4.[fu]32|2.f64)", body)) for kind in ("ld", "st"))
+            assert loads >= expected[0], name
+            assert stores >= expected[1], name
+
+
+@pytest.mark.parametrize(("source", "kernel"), [("losses.cu", "squared_error"), ("activations.cu", "bias_backward")])
+def test_blocks_see_what_others_wrote(nvrtc: Any, source: str, kernel: str) -> None:
+    """A block's sum is written before its ticket is drawn, and the last block reads the sums of others from memory."""
+    for name, body in bodies(nvrtc, source).items():
+        if name.startswith(kernel):
+            order = r"st\.volatile\.global", r"(?:membar\.gl|fence\.)", r"atom\.\S*inc", r"ld\.volatile\.global"
+            assert re.search(r"[\s\S]*?".join(order), body), name
 
 
 def test_every_kernel_in_a_source_is_listed() -> None:
