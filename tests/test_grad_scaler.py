@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,6 +92,38 @@ def test_applied_steps_have_the_bits_of_plain_steps(name: str, bad: tuple[int, .
         assert (other.tolist() if isinstance(value, gf.Tensor) else other) == (
             value.tolist() if isinstance(value, gf.Tensor) else value
         )
+
+
+EDITS: dict[str, Any] = {
+    "a rate": lambda o: o.param_groups[0].update(lr=0.05),
+    "a rate by a function": lambda o: o.param_groups[0].update(lr=lambda n: 0.1 / (n + 1)),
+    "momentum": lambda o: o.param_groups[0].update(momentum=0.9),
+    "weight decay": lambda o: o.param_groups[0].update(weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("bad", [(), (0,), (2, 5)])
+def test_edits_between_steps_have_the_bits_of_plain_steps(name: str, bad: tuple[int, ...], device: str) -> None:
+    """Also with a new scaler for some steps, which counts the applied steps of the first one."""
+    x, y = leaf(device), leaf(device)
+    scaled, plain = [gf.optim.SGD([z], lr=0.1, dampening=0.5) for z in (x, y)]
+    scalers = [gf.optim.GradScaler(init_scale=64.0) for _ in range(2)]
+    for i in range(10):
+        if i == 5:
+            EDITS[name](scaled)
+            EDITS[name](plain)
+        scaled.zero_grad()
+        scaler = scalers[i in (3, 4, 7)]
+        backward(scaler, x, i in bad)
+        scaler.step(scaled)
+        scaler.update()
+        if i not in bad:
+            plain.zero_grad()
+            (y * y).sum().backward()
+            plain.step()
+    assert x.tolist() == y.tolist()
+    assert scaled.steps == plain.steps
 
 
 def test_a_step_waits_for_nothing() -> None:
@@ -205,6 +239,9 @@ def test_states() -> None:
     for target in (other, gf.optim.GradScaler()):
         target.load_state_dict(scaler.state_dict())
         assert target.state_dict() == scaler.state_dict()
+    for twin in (copy.deepcopy(scaler), pickle.loads(pickle.dumps(scaler))):
+        assert twin.state_dict() == scaler.state_dict()
+        backward(twin, leaf(), False)
         backward(target, x, False)
         target.step(optimizer)
         target.update()
@@ -216,7 +253,8 @@ def test_states() -> None:
 def test_errors() -> None:
     x = leaf()
     optimizer = gf.optim.SGD([x])
-    for wrong in ({"init_scale": 0.0}, {"growth_factor": 1.0}, {"backoff_factor": 1.0}, {"growth_interval": 0}):
+    for wrong in ({"init_scale": 0.0}, {"growth_factor": 1.0}, {"backoff_factor": 1.0}, {"growth_interval": 0},
+                  {"growth_interval": 2.5}, {"init_scale": 1e39}):  # fmt: skip
         with pytest.raises(ValueError, match="a GradScaler needs"):
             gf.optim.GradScaler(**wrong)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match=r"call scaler\.scale"):

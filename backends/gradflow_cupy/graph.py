@@ -48,7 +48,8 @@ class FirstRows(Rows):
         self.steps += 1
 
     def before_launch(self, check: Callable[[int], bool]) -> None:
-        self.checks[check] = None
+        if self.steps == 1:
+            self.checks[check] = None
 
     def array(self, source: Source, numbers: Sequence[float]) -> Array:
         return self._backend.from_host(self._backend.numpy.asarray(numbers, dtype=source.dtype))
@@ -72,7 +73,8 @@ class GraphRows(Rows):
         self._filled = self._used = 0
 
     def before_launch(self, check: Callable[[int], bool]) -> None:
-        self.checks[check] = None
+        if self._steps == 1:
+            self.checks[check] = None
 
     def next_step(self) -> None:
         """Begin a step in the graph: its numbers come from the next row."""
@@ -285,13 +287,12 @@ class StepGraph:
         if stream != self._last:
             stream.wait_event(self._last.record())
             self._last = stream
-        if not all(check(self._steps) for check in self._checks):
-            graph, self._graph = self._graph, None
-            if graph is None or not self._is_in_vain():
-                return self._first(inputs)
-        if not self._is_valid():
-            return self._step.run(*inputs)
         try:
+            if not all(check(self._steps) for check in self._checks):
+                graph, self._graph = self._graph, None
+                return self._step.run(*inputs) if graph is not None and self._is_in_vain() else self._first(inputs)
+            if not self._is_valid():
+                return self._step.run(*inputs)
             self._rows.prepare()
         except NotImplementedError as error:
             self._give_up(str(error))

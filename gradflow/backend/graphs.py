@@ -102,7 +102,8 @@ class Rows(ABC):
     def before_launch(self, check: Callable[[int], bool]) -> None:  # noqa: B027
         """Call a function of the number of steps in the graph before it is captured, and before each launch.
 
-        It prepares what the graph reads on the device, and returns False if another graph is needed. The default does
+        It prepares what the graph reads on the device, and returns False if another graph is needed; it may raise
+        NotImplementedError, with words that follow "it". The functions of the first step are called. The default does
         nothing.
         """
 
@@ -150,8 +151,12 @@ def join() -> None:
 @contextlib.contextmanager
 def taking_from(rows: Rows) -> Iterator[None]:
     """Within the `with`, steps in this thread take their numbers from `rows`."""
-    _rows[get_ident()] = rows
+    thread, outer = get_ident(), current_rows()
+    _rows[thread] = rows
     try:
         yield
     finally:
-        del _rows[get_ident()]
+        if outer is None:
+            del _rows[thread]
+        else:
+            _rows[thread] = outer

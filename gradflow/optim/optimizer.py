@@ -274,6 +274,9 @@ class Optimizer:
         groups, blocks, complete = self.param_groups, self._blocks, []
         if self.has_parameters(self._params_in_blocks):
             complete = [self._checked(group) for group in groups]
+            for name in {name for group in complete for name in self.needed_state(group)}:
+                for block in blocks:
+                    block.state_array(name)  # here, since a graph must not make them
         else:
             for group in groups:
                 complete.append(self._complete(group, complete))
@@ -347,7 +350,7 @@ class Optimizer:
         loss = None if closure is None else closure()
         self._follow_edits()
         rows = current_rows()
-        if rows is None and self._unsettled is not None:
+        if self._unsettled is not None:
             self._unsettled()
         rates = [
             group["lr"] if group["lr"].__class__ is float else self._rate(group, self._steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +39,18 @@ class UpdateScalars(Source):
     dtype = "float64"
 
     def __init__(self, optimizer: Optimizer, run: Sequence[Slice], flat: FlatArrays, names: tuple[str, ...]) -> None:
-        self._optimizer, self._run, self._flat, self._names = optimizer, run, flat, names
+        self._optimizer_of = weakref.ref(optimizer)  # which may refer to this: see `gradflow.optim.scaling`
+        self._run, self._flat, self._names = run, flat, names
         self._group, _, written = run[0].history
         self._written = written.union(names)
         self._call = optimizer._steps  # counts the calls of `step`: a captured step may make several
         self._blocks = optimizer._blocks
         self._fixed = self._hyperparameters()
         self._checked = optimizer._unedited
+
+    @property
+    def _optimizer(self) -> Any:
+        return self._optimizer_of()
 
     def _hyperparameters(self) -> list[dict[str, Any]]:
         groups = self._optimizer.param_groups

@@ -9,13 +9,14 @@ read that number, which waits for the device.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from gradflow.autograd.leaf import IN_BUFFER
 from gradflow.backend import Array, Backend
-from gradflow.backend.graphs import Rows, Source, taking_from
+from gradflow.backend.graphs import Rows, Source, current_rows, taking_from
 from gradflow.interception import opaque_call
 from gradflow.ops.checks import check_tensors
 from gradflow.optim import schedules
@@ -28,8 +29,18 @@ from gradflow.tensor import Tensor
 
 AHEAD = 256
 """The number of steps in a table. After as many, the number of applied steps is read, which waits for the device."""
+_LARGEST = 2.0**128
 _UPDATES = (SGD.update, Adam.update, RMSprop.update)
 """The updates whose kernels can be skipped on the device."""
+
+
+class _Tables:
+    """The numbers of the next steps that update the slices `ready`: for each update, its source and its table."""
+
+    def __init__(self, ready: list[Slice]) -> None:
+        self.ready = ready
+        self.sources: list[UpdateScalars] = []
+        self.arrays: list[Array] = []
 
 
 class AppliedSteps(Rows):
@@ -42,54 +53,86 @@ class AppliedSteps(Rows):
         self.options = {"skip": skip}
         self._backend = backend
         self._optimizer = weakref.ref(optimizer)  # which refers to this
-        self._applied = backend.zeros((1,), dtype=backend.dtypes["int64"])  # since the tables were made
+        self._applied = backend.zeros((1,), dtype=backend.dtypes["int64"])  # since the tables were filled
         self._tried = 0
-        self._ready: Sequence[Slice] = ()
-        self._tables: list[Array] = []
+        self._unsettled = False
+        self._tables = _Tables([])
         self._used = 0
         self._checked: Any = None
         self._base: tuple[int, dict[Slice, Any]] = (0, {})
         self._length = 0
 
-    def step(self, ready: Sequence[Slice]) -> None:
+    def step(self, ready: list[Slice]) -> None:
         """Do a step of the optimizer, or none if `skip` is not 0. ready: the slices that it will update."""
         optimizer: Any = self._optimizer()
-        if self._tried and (self._tried >= self._length or list(ready) != list(self._ready)):
-            self.settle()
+        tables = self._tables
+        if tables.ready != ready or not self._prepare(tables, 1):
+            tables = _Tables(ready)
+            self._prepare(tables, 1)
+        rows = current_rows()
+        if rows is not None:
+            rows.before_launch(partial(self._prepare, tables))
+        F, self._used, optimizer._unsettled = self._backend, 0, None
+        try:
+            with taking_from(self):
+                optimizer.step()
+            self._tried += 1
+            applied = F.astype(F.equal(self.options["skip"], 0), self._applied.dtype)
+            F.setitem(self._applied, ..., F.add(self._applied, applied))
+        finally:
+            optimizer._unsettled = self.settle
+
+    def _prepare(self, tables: _Tables, steps: int) -> bool:
+        """Make the tables have the numbers of so many steps from here on; False if they are those of other updates.
+
+        Raises NotImplementedError if the numbers of so many steps are not known. Waits for the device where the
+        numbers cannot be computed without the count of applied steps.
+        """
+        optimizer: Any = self._optimizer()
         optimizer._follow_edits()
-        if optimizer._unedited is not self._checked:
-            self._checked, self._tables = optimizer._unedited, []
-        if not self._tried:
+        if not all(source.holds() for source in tables.sources):
+            return False
+        is_new = optimizer._unedited is not self._checked
+        if is_new:
+            rates = [group["lr"] for group in optimizer.param_groups]
+            self._checked, self._length = optimizer._unedited, AHEAD if all(map(schedules.is_known, rates)) else 1
+        if steps > self._length:
+            raise NotImplementedError(
+                f"needs the numbers of {steps} steps ahead, of which a GradScaler knows {self._length}: at most "
+                f"{AHEAD}, and one with a rate by a function of the user's"
+            )
+        if self._unsettled and (tables is not self._tables or self._tried + steps > self._length):
+            self.settle()
+        if not self._unsettled:
+            if optimizer._unsettled is not None:  # another scaler
+                optimizer._unsettled()
             histories = {s: s.history for block in optimizer._blocks for s in block.slices}
-            self._base, self._ready, self._tables = (optimizer._steps, histories), list(ready), []
+            self._base, self._tried, is_new = (optimizer._steps, histories), 0, True
             self._backend.setitem(self._applied, ..., 0)
-        rates = [group["lr"] for group in optimizer.param_groups]
-        self._length = AHEAD if all(map(schedules.is_known, rates)) else 1
-        optimizer._unsettled = None
-        self._used = 0
-        with taking_from(self):
-            optimizer.step()
-        self._tried += 1
-        F = self._backend
-        applied = F.astype(F.equal(self.options["skip"], 0), self._applied.dtype)
-        F.setitem(self._applied, ..., F.add(self._applied, applied))
-        optimizer._unsettled = self.settle
+        self._tables, self._unsettled, optimizer._unsettled = tables, True, self.settle
+        if is_new:
+            for source, array in zip(tables.sources, tables.arrays, strict=True):
+                self._fill(source, array)
+        return True
+
+    def _fill(self, source: UpdateScalars, array: Array) -> None:
+        rows = source.rows_from(*self._base, self._length)
+        self._backend.setitem(array, (slice(0, len(rows)),), self._backend.asarray(rows, dtype=array.dtype))
 
     def array(self, source: Source, numbers: Sequence[float]) -> Array:
         assert isinstance(source, UpdateScalars)
-        if self._used == len(self._tables):
-            rows = source.rows_from(*self._base, self._length)
-            self._tables.append(self._backend.asarray(rows, dtype=self._backend.dtypes["float64"]))
-        table = self._tables[self._used]
+        F, tables, i = self._backend, self._tables, self._used
         self._used += 1
-        return self._backend.reshape(self._backend.getitem(table, self._applied), (-1,))
+        if i == len(tables.arrays):
+            tables.sources.append(source)
+            tables.arrays.append(F.zeros((AHEAD, len(numbers)), dtype=F.dtypes["float64"]))
+            self._fill(source, tables.arrays[i])
+        return F.reshape(F.getitem(tables.arrays[i], self._applied), (-1,))
 
     def settle(self) -> None:
         """Set the step counts of the optimizer to those of the applied steps. Waits for the device."""
         optimizer: Any = self._optimizer()
-        optimizer._unsettled = None
-        if not self._tried:
-            return
+        self._unsettled, optimizer._unsettled = False, None
         applied = int(self._backend.to_host(self._applied)[0])
         steps, histories = self._base
         optimizer._steps = steps + applied
@@ -98,7 +141,6 @@ class AppliedSteps(Rows):
                 if s in histories and s.history != histories[s]:
                     _, done, initialised = histories[s]
                     block.set_history(s, done + applied, s.history[2] if applied else initialised)
-        self._tried = 0
 
 
 class GradScaler:
@@ -138,9 +180,11 @@ class GradScaler:
         enabled: bool = True,
     ) -> None:
         checked_number("init_scale", init_scale)
-        if not init_scale > 0.0 or not growth_factor > 1.0 or not 0.0 < backoff_factor < 1.0 or growth_interval < 1:
+        counts = hasattr(growth_interval, "__index__") and growth_interval >= 1
+        if not 0.0 < init_scale < _LARGEST or not growth_factor > 1.0 or not 0.0 < backoff_factor < 1.0 or not counts:
             raise ValueError(
-                "a GradScaler needs init_scale > 0, growth_factor > 1, 0 < backoff_factor < 1, growth_interval >= 1; "
+                "a GradScaler needs an init_scale > 0 in the range of float32, growth_factor > 1, "
+                "0 < backoff_factor < 1, and an integer growth_interval >= 1; "
                 f"got {init_scale}, {growth_factor}, {backoff_factor} and {growth_interval}"
             )
         self.growth_factor, self.backoff_factor = float(growth_factor), float(backoff_factor)
@@ -260,9 +304,18 @@ class GradScaler:
             optimizer.step()
         self._unscaled = {**self._unscaled, optimizer: None}
 
-    def _graph_obstacle(self) -> str | None:
-        """Why a graph cannot include a step of this scaler: see `gradflow.replay.program`."""
-        return "skips steps by a GradScaler, whose numbers are those of applied steps" if self.enabled else None
+    def _stepped(self) -> Iterator[tuple[Any, str]]:
+        """The attributes that a training step changes: see `gradflow.replay.host_state`."""
+        yield self, "_unscaled"
+        for rows in self._rows.values():
+            yield rows, "_tried"
+
+    def _settings(self) -> tuple[float, float, int]:
+        return self.growth_factor, self.backoff_factor, self.growth_interval
+
+    def _has(self, settings: tuple[float, float, int], steps: int) -> bool:
+        """Whether the settings of a graph are still those of the scaler."""
+        return settings == self._settings()
 
     @opaque_call
     def update(self) -> None:
@@ -283,9 +336,10 @@ class GradScaler:
             return
         if not self._unscaled:
             raise RuntimeError("there was no step since the last update(): call scaler.step(optimizer) first")
-        self._backend.update_scale(
-            self._scale, self._growth, self._found, self.growth_factor, self.backoff_factor, self.growth_interval
-        )
+        rows, settings = current_rows(), self._settings()
+        if rows is not None:
+            rows.before_launch(partial(self._has, settings))
+        self._backend.update_scale(self._scale, self._growth, self._found, *settings)
         self._unscaled = {}
 
     def get_scale(self) -> float:
@@ -322,6 +376,13 @@ class GradScaler:
             "scale": self.get_scale(), "growth_factor": self.growth_factor, "backoff_factor": self.backoff_factor,
             "growth_interval": self.growth_interval, "_growth_tracker": growth,
         }  # fmt: skip
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"enabled": self.enabled, **self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(enabled=state["enabled"])  # type: ignore[misc]
+        self.load_state_dict(state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from a state that `state_dict` returned. Raises KeyError or ValueError for another.

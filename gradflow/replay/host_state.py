@@ -86,7 +86,7 @@ class Difference:
                 if after is None:
                     self._cleared.append(x)
                 continue
-            if name in ("state", "_node"):
+            if name in ("state", "_node", "_unscaled"):
                 self._expected.append((x, name))
                 self._values.append(before)
             if after is before or after == before:

@@ -25,6 +25,7 @@ from gradflow_cupy.graph import GraphRows, StepGraph
 
 import gradflow as gf
 from gradflow import nn, optim
+from gradflow.data import Batches
 from gradflow.optim import schedules
 from gradflow.optim.averaging import WeightAverage
 from gradflow.testing import host
@@ -173,6 +174,88 @@ MAKERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "Adam": lambda p: optim.Adam(p, schedules.cosine(0.05, 20)),
     "groups": lambda p: optim.RMSprop([{"params": [x], "lr": 0.01 * (i + 1)} for i, x in enumerate(p)]),
 }
+
+
+class Scaled(Training):
+    """A step with a scaler, in float16; every third input or so has infinities."""
+
+    def step(self, x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
+        self.optimizer.zero_grad()
+        self.other = self.other or optim.GradScaler(init_scale=2.0**20, growth_interval=3)
+        with gf.autocast("float16"):
+            loss = gf.cross_entropy(self.model(x), y)
+        self.other.scale(loss).backward()
+        self.other.unscale_(self.optimizer)
+        norm = optim.clip_grad_norm_(self.model.parameters(), 0.5)
+        self.other.step(self.optimizer)
+        self.other.update()
+        return loss + norm * 0.0
+
+    @property
+    def left(self) -> list[Any]:
+        """The bits that the steps leave."""
+        state = self.optimizer.state_dict()
+        tensors = [*self.model.parameters(), *[x for e in state["state"].values() for x in e.values()][1::3]]
+        return [self.other.get_scale(), self.optimizer.steps, *[host(x).tobytes() for x in self.model.parameters()],
+                *[host(x).tobytes() for x in tensors if isinstance(x, gf.Tensor)]]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_scaled_steps_are_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """300 steps, one or seven in a graph, of which the device skips some: the bits of plain steps, and no waits."""
+    monkeypatch.setattr(kernels, "THREADS", 32)
+    rng, n = np.random.default_rng(4), 300
+    x, y = rng.normal(size=(4 * n, 3)).astype("f4"), rng.integers(0, 2, 4 * n)
+    x[rng.integers(0, len(x), 50)] = np.inf
+    batches = Batches(gf.tensor(x), gf.tensor(y), batch_size=4)
+
+    def run(through: Step, steps: Callable[[Any], Any]) -> list[Any]:
+        training = Scaled(through, lambda p: optim.Adam(p, schedules.cosine(0.05, 200)), width=8)
+        before = State.synchronizations
+        losses = list(steps(training.call))
+        assert State.synchronizations - before <= 2  # after 256 steps, of which the first graph may not be the last
+        assert getattr(training.call, "status", "replaying") == "replaying"
+        return [b"".join(host(loss).tobytes() for loss in losses), *training.left]
+
+    def one_by_one(call: Any) -> Any:
+        return (call(*batch) for batch in batches.epoch())
+
+    plain = run(lambda step: step, one_by_one)
+    assert 200 < plain[2] < n - 20
+    assert run(gf.capture, one_by_one) == plain
+    assert run(lambda step: gf.capture(step, batches=batches, steps=7), lambda call: call.epoch()) == plain
+
+
+SCALED_BETWEEN: dict[str, Callable[[Scaled], Any]] = {
+    "another rate": lambda t: t.optimizer.param_groups[0].update(lr=0.5),
+    "a rate of the user's": lambda t: t.optimizer.param_groups[0].update(lr=lambda n: 0.1 / (n + 1)),
+    "another hyperparameter": lambda t: t.optimizer.param_groups[0].update(weight_decay=0.1),
+    "momentum": lambda t: t.optimizer.param_groups[0].update(momentum=0.9),
+    "another interval": lambda t: setattr(t.other, "growth_interval", 2),
+    "another scaler's state": lambda t: t.other.load_state_dict(optim.GradScaler(4.0, 3.0, 0.25, 2).state_dict()),
+    "the number of steps": lambda t: t.optimizer.steps,
+    "a plain step": lambda t: Training.step(t, gf.ones((2, 3)), labels(2)),
+    "a scaled step of its own": lambda t: t.step(gf.ones((2, 3)), labels(2)),
+    "a step of some parameters": lambda t: (t.model.zero_grad(), t.model[0].bias.sum().backward(), t.optimizer.step()),
+    "a loaded state": lambda t: t.optimizer.load_state_dict(t.optimizer.state_dict()),
+}
+
+
+@pytest.mark.parametrize("name", SCALED_BETWEEN)
+def test_what_changes_between_two_scaled_steps_is_seen(name: str) -> None:
+    inputs = np.random.default_rng(0).normal(size=(16, 4, 3)).astype("f4")
+    inputs[[1, 6, 8, 11]] = np.inf
+
+    def run(through: Step) -> list[Any]:
+        training = Scaled(through, lambda p: optim.SGD(p, 0.1, dampening=0.5), width=8)
+        for i, x in enumerate(inputs):
+            if i == 9:
+                SCALED_BETWEEN[name](training)
+            training.call(gf.tensor(x), labels(4))
+        assert through is not gf.capture or training.status == "replaying"
+        return training.left
+
+    assert run(gf.capture) == run(lambda step: step)
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
@@ -446,19 +529,7 @@ class FromHost(Training):
         return super().step(x * gf.tensor([1.0, 2.0, 3.0]), y)
 
 
-class Scaled(Training):
-    def step(self, x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
-        self.optimizer.zero_grad()
-        self.other = self.other or optim.GradScaler(init_scale=8.0)
-        loss = gf.cross_entropy(self.model(x), y)
-        self.other.scale(loss).backward()
-        self.other.step(self.optimizer)
-        self.other.update()
-        return loss
-
-
 CALLED: dict[str, tuple[Any, Any, str]] = {
-    "a scaler": (Scaled, optim.Adam, "skips steps by a GradScaler"),
     "an update": (Training, SignDescent, "uses SignDescent, whose own `update` may take numbers that change"),
     "shared memory": (Training, shared, "trains a parameter whose memory is shared"),
     "a copy from the host": (FromHost, optim.Adam, r"cannot be captured: CUDARuntimeError\('CUDA error 900"),
