@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from gradflow_numpy import NumpyBackend
 
 import gradflow as gf
 from gradflow import nn
-from gradflow.autograd.grad_mode import FAST, autocasts, grad_enabled
+from gradflow.autograd.grad_mode import CAST, FAST, autocast_dtype, grad_enabled
 from gradflow.ops.table import OPERATIONS
 
 HALVES = ("float16", "bfloat16")
@@ -26,7 +27,7 @@ ULP = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     yield
-    assert not autocasts
+    assert autocast_dtype.get() is None
     assert grad_enabled.get() is FAST
 
 
@@ -116,6 +117,26 @@ def test_what_it_takes() -> None:
         gf.linear(gf.ones((2, 3), dtype="float64"), gf.ones((2, 3)))
     with pytest.raises(TypeError, match="needs one dtype for all"):
         gf.linear(gf.ones((2, 3), dtype="float16"), gf.ones((2, 3)))
+
+
+def test_a_copied_context_keeps_the_mode() -> None:
+    """Also after the `with` has been left, such as in a task that runs on."""
+    x = gf.ones((2, 2), requires_grad=True)
+
+    def dtypes() -> tuple[str, ...]:
+        with gf.no_grad():
+            inside = (x @ x).dtype
+            with gf.enable_grad():
+                assert grad_enabled.get() is (FAST if inside == "float32" else CAST)
+        return str((x @ x).dtype), str(inside), str(x.sum().dtype)
+
+    before = contextvars.copy_context()
+    with gf.autocast("bfloat16"):
+        copied = contextvars.copy_context()
+        assert before.run(dtypes) == ("float32", "float32", "float32")
+    for _ in range(2):
+        assert copied.run(dtypes) == ("bfloat16", "bfloat16", "float32")
+    assert dtypes() == ("float32", "float32", "float32")
 
 
 def test_it_is_a_mode() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradflow.autograd.grad_mode import OFF, autocast_dtype, autocasts, grad_enabled, mode_if
+from gradflow.autograd.grad_mode import OFF, autocast_dtype, grad_enabled, mode_if
 from gradflow.dtypes import DType, as_dtype
 from gradflow.modes import Mode
 
@@ -56,9 +56,5 @@ class autocast(Mode):  # noqa: N801 (it is used like a function)
     def _enter(self, values: tuple[Any, ...]) -> None:
         recording = grad_enabled.get() is not OFF  # now: a generator may resume elsewhere
         super()._enter((values[0], grad_enabled.get()))
-        autocasts.append(self)
         if recording:
             grad_enabled.set(mode_if(recording=True))
-
-    def _exited(self) -> None:
-        autocasts.pop()

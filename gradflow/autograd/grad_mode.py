@@ -29,8 +29,6 @@ grad_enabled: ContextVar[GradMode] = ContextVar("gradflow_grad_enabled", default
 current_observer: ContextVar[Observer | None] = ContextVar("gradflow_observer", default=None)
 autocast_dtype: ContextVar[DType | None] = ContextVar("gradflow_autocast", default=None)
 """The dtype of the products of this context, or None outside `autocast`."""
-autocasts: list[object] = []
-"""An element for each `autocast` that is entered, in any context: a test of an empty list costs nothing."""
 
 
 class _SetsGradMode(BareMode):
@@ -63,7 +61,7 @@ def mode_if(recording: bool) -> GradMode:
         return OFF
     if current_observer.get() is not None:
         return OBSERVED
-    return CAST if autocasts and autocast_dtype.get() is not None else FAST
+    return CAST if autocast_dtype.get() is not None else FAST
 
 
 class _NoGrad(_SetsGradMode):

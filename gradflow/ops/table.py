@@ -14,11 +14,11 @@ from numbers import Integral
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from gradflow.autograd.grad_mode import FAST, OFF, autocast_dtype, autocasts, current_observer, grad_enabled
+from gradflow.autograd.grad_mode import FAST, OFF, autocast_dtype, current_observer, grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.backend import Backend
 from gradflow.backend.half_floats import widened
-from gradflow.dtypes import DEFAULT, as_dtype, float32, is_number, promote, weak_number
+from gradflow.dtypes import DEFAULT, DType, as_dtype, float32, is_number, promote, weak_number
 from gradflow.interception import measured, profilers, report_read
 from gradflow.ops.checks import (
     check_bools,
@@ -90,11 +90,8 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
     return apply(ASTYPE, (x,), {"dtype": native})
 
 
-def autocast_inputs(op: Operation, inputs: Sequence[Any]) -> Sequence[Any]:
-    """The inputs of an operation as `autocast` converts them, recorded; `inputs` itself if it converts none."""
-    dtype = autocast_dtype.get()
-    if dtype is None:
-        return inputs
+def autocast_inputs(op: Operation, dtype: DType, inputs: Sequence[Any]) -> Sequence[Any]:
+    """The inputs of an operation as `autocast(dtype)` converts them, recorded; `inputs` itself if it converts none."""
     target = dtype if op.autocast == "half" else float32
     tensors = [x for x in inputs if isinstance(x, Tensor) and (target is dtype or x.dtype.is_floating)]
     if all(x.dtype is target for x in tensors) or not are_autocast(*tensors):
@@ -139,9 +136,9 @@ def apply(
     to: the backend of the result, if it is not that of the inputs.
     """
     parameters = parameters or {}
-    given = inputs
-    if autocasts and op.autocast is not None:
-        inputs = autocast_inputs(op, inputs)
+    given, mode = inputs, grad_enabled.get()
+    if mode is not FAST and op.autocast is not None and (dtype := autocast_dtype.get()) is not None:
+        inputs = autocast_inputs(op, dtype, inputs)
     memory = inputs[0]._shared_memory() if op.view else None  # may replace x.array, so it comes first
     backend: Any = None
     arrays, parents = [], []
@@ -168,7 +165,7 @@ def apply(
         result, parameters = result[0], {**parameters, "residual": result[1]}
     if to is not None:
         backend = to
-    if not recorded or grad_enabled.get() is OFF:
+    if not recorded or mode is OFF:
         out = Tensor(result, backend)
     else:
         saved: tuple[Any, ...] | None
