@@ -88,10 +88,10 @@ __global__ void bias_activation(
 }
 
 // dz = the VJP of the activation; sums, (columns,), = the column sums of dz. With IDENTITY, sums are those of g; dz and
-// saved are not accessed.
+// saved are not accessed. wide_sums: where the sums go instead, without being rounded to half floats; or null.
 template <typename T>
 __global__ void bias_backward(
-    const T* g, const T* saved, T* dz, T* sums, void* scratch, index_t rows, index_t columns, index_t chunk, int code,
+    const T* g, const T* saved, T* dz, T* sums, wide<T>* wide_sums, void* scratch, index_t rows, index_t columns, index_t chunk, int code,
     double parameter) {
     index_t column = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
     Sum<wide<T>> total;
@@ -115,5 +115,7 @@ __global__ void bias_backward(
         }
     }
     wide<T> all[1] = {total.value()};
-    if (sum_columns(all, scratch) && column < columns) sums[column] = T(all[0]);
+    if (!sum_columns(all, scratch) || column >= columns) return;
+    if (wide_sums) wide_sums[column] = all[0];
+    else sums[column] = T(all[0]);
 }

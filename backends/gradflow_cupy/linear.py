@@ -143,7 +143,7 @@ class LinearKernels(NetworkKernels):
         gx = gw = gb = None
         rows = self._contiguous(as_rows(g))
         if need_bias:
-            gb = self._target(into[2], weight.shape[:1], rows)
+            gb = self._sums_target(into[2], weight.shape[:1], rows)
             dz = None if saved is None else self._empty(rows.shape, rows)
             code = IDENTITY if activation is None else CODES[activation]
             self._sum_rows(dtype, rows, None if saved is None else self._contiguous(saved), dz, gb, code, parameter)

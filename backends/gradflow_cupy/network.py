@@ -136,7 +136,7 @@ class NetworkKernels(AccurateSums):
         code: int = IDENTITY,
         parameter: float = 0.0,
     ) -> None:
-        """Write the sum over `rows` to `sums`, in one launch.
+        """Write the sum over `rows` to `sums`, in one launch; for half floats, `sums` may be of float32.
 
         With an activation (`code`), first multiply by its derivative, which needs `saved`, and write that to `dz`.
         """
@@ -145,9 +145,10 @@ class NetworkKernels(AccurateSums):
             sums[...] = 0
             return
         grid, block, chunk = per_sum(1, n, columns, rows.dtype.itemsize)
+        outputs = (sums, None) if sums.dtype == rows.dtype else (None, sums)
         launch(
             "bias_backward", dtype, grid, block,
-            rows, saved, dz, sums, self._scratch(), n, columns, chunk, code, parameter,
+            rows, saved, dz, *outputs, self._scratch(), n, columns, chunk, code, parameter,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ normalization
@@ -205,6 +206,12 @@ class NetworkKernels(AccurateSums):
         if buffer is not None and buffer.dtype == like.dtype and buffer.flags.c_contiguous:
             return buffer
         return self._empty(shape, like)
+
+    def _sums_target(self, buffer: Array | None, shape: tuple[int, ...], like: Array) -> Array:
+        """As `_target`, for sums, which may be of float32 where `like` is of half floats."""
+        if buffer is not None and buffer.dtype == self.single and like.dtype in self.half_dtypes:
+            return self._target(buffer, shape, buffer)
+        return self._target(buffer, shape, like)
 
     # ------------------------------------------------------------------ randomness
 

@@ -223,13 +223,27 @@ def test_bias_backward(composed: Any, real: Any, shape: Any, name: str | None) -
     grid, block, chunk = per_sum(1, rows, columns, g.itemsize)
     dz, sums, scratch = np.zeros_like(g), np.zeros(columns, real), scratch_memory()
     code = 0 if name is None else CODES[name]
-    launch("bias_backward", real, grid, block, g, saved, dz, sums, scratch, rows, columns, chunk, code, 0.0)
+    launch("bias_backward", real, grid, block, g, saved, dz, sums, None, scratch, rows, columns, chunk, code, 0.0)
     assert not scratch[:4096].any()
     expected = g if name is None else composed.activate_backward(g, saved, name, 0.0)
     if name is not None:
         assert_ulp(dz, expected, 16, 1.0)
     total = np.abs(expected.astype(np.float64)).sum(axis=0).max()
     assert_ulp(sums, expected.astype(np.float64).sum(axis=0).astype(real), 8, total)
+
+
+@pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16])
+def test_bias_backward_of_half_floats_to_float32(half: Any) -> None:
+    """The sums are not rounded to half floats."""
+    rows, columns = 300, 10
+    g, sums = numbers((rows, columns), half), np.zeros(columns, np.float32)
+    grid, block, chunk = per_sum(1, rows, columns, g.itemsize)
+    launch(
+        "bias_backward", half, grid, block, g, None, None, None, sums, scratch_memory(), rows, columns, chunk, 0, 0.0
+    )
+    exact = g.astype(np.float64).sum(axis=0)
+    assert_ulp(sums, exact.astype(np.float32), 8, np.abs(g.astype(np.float64)).sum(axis=0).max())
+    assert (sums != exact.astype(half).astype(np.float32)).any()
 
 
 # ------------------------------------------------------------------ rows: softmax, cross-entropy, layer norm
@@ -468,7 +482,7 @@ def test_the_sums_of_a_thread_do_not_drift(real: Any) -> None:
     x[0] = 0.7
     launch("layer_norm", real, (1,), (1,), x, None, None, out, stats, 1, n, 1.0)
     assert_ulp(stats[0, :1], (value * one).astype(real), 2)
-    launch("bias_backward", real, (1, 1), (1, 1), x, None, None, partial, scratch, n, 1, n, 0, 0.0)
+    launch("bias_backward", real, (1, 1), (1, 1), x, None, None, partial, None, scratch, n, 1, n, 0, 0.0)
     assert_ulp(partial, (n * value * one).astype(real), 2)
     partial[:] = 0
     scattered(x[:, None], np.zeros(n, np.int64), partial[:, None], n)
