@@ -23,7 +23,7 @@ from gradflow.autograd import observers
 from gradflow.autograd.graph import Node
 from gradflow.autograd.leaf import Leaf, accumulate
 from gradflow.autograd.observers import Observer, observe
-from gradflow.random import generator
+from gradflow.backend import graphs
 from gradflow.tensor import Tensor
 
 
@@ -993,7 +993,7 @@ def test_a_child_forked_while_another_thread_adds_a_gradient_or_draws_does_not_d
     slow = Slow(w.shape)
 
     def hold() -> None:
-        with generator._counter_lock:
+        with graphs.counter_lock:
             accumulate(w._node, slow)
 
     thread = threading.Thread(target=hold)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from gradflow.backend import Array, launch_counters, launched
+from gradflow.backend import Array, graphs, launch_counters, launched
 from gradflow.backend.graphs import MAX_AHEAD, HostDifference, RecordedStep, Rows, Source, taking_from
 from gradflow_cupy.kernels import launch
 
@@ -161,7 +161,7 @@ class StepGraph:
         self._in_vain = 0
 
     def __call__(self, *inputs: Array) -> Any:
-        with self._lock, self._backend._cuda_device:
+        with self._lock, graphs.counter_lock, self._backend._cuda_device:
             return self._next(self, inputs)
 
     def _call_by_call(self, inputs: Sequence[Array]) -> Any:
@@ -199,17 +199,15 @@ class StepGraph:
 
     def _first(self, inputs: Sequence[Array]) -> Any:
         """Make the calls of the step as it will be captured next."""
-        before, rows = self._step.host_state(), FirstRows(self._backend)
+        rows = FirstRows(self._backend)
         outer = self._last = self._cuda.get_current_stream()
         self._stream.wait_event(outer.record())
         try:
             with self._own(), taking_from(rows):
                 self._places = [self._backend.copy(x) for x in inputs]
                 results = self._calls(*self._places)
-        except BaseException as error:
-            before.restore()
-            if isinstance(error, Exception):
-                self._give_up(_reason(error))
+        except Exception as error:  # what the step has done before stays, as in a plain step
+            self._give_up(_reason(error))
             raise
         finally:
             outer.wait_event(self._stream.record())

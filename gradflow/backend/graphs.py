@@ -9,9 +9,10 @@ counters of random numbers) comes from a `Source`. While a graph is captured, th
 from __future__ import annotations
 
 import contextlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from threading import get_ident
+from threading import RLock, get_ident
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -131,6 +132,19 @@ class Rows(ABC):
     def join(self) -> None:  # noqa: B027
         """Let what follows come after all work `beside`."""
 
+
+counter_lock = RLock()
+"""Held while the counter of a generator advances, and by a graph from reading counters until it has advanced them, so
+that threads never draw the same numbers. Use it as `graphs.counter_lock`, since a forked child replaces it."""
+
+
+def _renew_lock() -> None:
+    global counter_lock
+    counter_lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)  # another thread of the parent may have held the lock
 
 _rows: dict[int, Rows] = {}
 """The rows of each thread that captures a graph, by the identifier of the thread."""

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from operator import index
-from threading import Lock
 from typing import Any
 
+from gradflow.backend import graphs
 from gradflow.backend.graphs import MAX_AHEAD, Source, current_rows
 from gradflow.interception import forbid_replay, opaque_call
 
 _KEY_BITS, _COUNTER_BITS = 128, 256
 _WORD_MASK = (1 << 64) - 1
-_counter_lock = Lock()
-"""Held while a counter advances, so that threads never draw the same numbers."""
-
-
-def _renew_lock() -> None:
-    global _counter_lock
-    _counter_lock = Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)  # another thread of the parent may have held the lock
 
 
 class Generator:
@@ -47,6 +35,10 @@ class Generator:
     def __init__(self, seed: int = 0) -> None:
         self.manual_seed(seed)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        forbid_replay(f"sets the {name} of a random generator")
+        super().__setattr__(name, value)
+
     def manual_seed(self, seed: int) -> Generator:
         """Restart the stream with `seed`; returns the generator. Raises ValueError like the constructor."""
         forbid_replay("{} seeds a random generator")
@@ -66,9 +58,9 @@ class Generator:
 
         Integers; for a graph that is captured, None and the array with both.
         """
-        with _counter_lock:
+        with graphs.counter_lock:
             key, counter = self.key, self.counter
-            self.counter = (counter + (words + 3) // 4) % (1 << _COUNTER_BITS)
+            vars(self)["counter"] = (counter + (words + 3) // 4) % (1 << _COUNTER_BITS)
         used = _used.get()
         if used is not None:
             used.setdefault(self, (key, counter))

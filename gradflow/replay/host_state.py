@@ -17,6 +17,7 @@ from typing import Any
 
 from gradflow.autograd.leaf import IN_BUFFER
 from gradflow.autograd.memory import clock
+from gradflow.autograd.wrapping import wrap
 from gradflow.tensor import Tensor
 
 Cell = tuple[Any, str]
@@ -40,10 +41,12 @@ class StepState:
 
     def __init__(self, cells: list[Cell]) -> None:
         self._cells = cells
-        # every gradient in a buffer gets a tensor until the end, so that `difference` sees where a step drops it
-        self._made = [x for x, name in cells if name == "_grad" and x.state is IN_BUFFER and x._grad is None]
+        # every gradient in a buffer is a tensor until the end, so that `difference` sees where a step drops it; not one
+        # that lies in the slot, for which `Leaf.clear` would not reserve the buffer
+        self._made = [x for x, name in cells if name == "_grad" and x.state is IN_BUFFER and not x.is_held()]
         for leaf in self._made:
-            leaf.grad  # noqa: B018
+            leaf.slot.holders.clear()
+            leaf._grad = wrap(leaf.slot.array, leaf.backend)
         self._before = [getattr(x, name) for x, name in cells]
 
     def restore(self) -> None:
@@ -104,7 +107,9 @@ class Difference:
 
     def applies(self) -> bool:
         """As in the contract."""
-        return [getattr(x, name) for x, name in self._expected] == self._values
+        return [getattr(x, name) for x, name in self._expected] == self._values and not any(
+            leaf.slot is not None and leaf.slot.holders and leaf.is_held() for leaf in self._cleared
+        )
 
     def apply(self) -> None:
         """As in the contract."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from emulated_device import needs_compiler
 from emulated_graphs import Graphs, MemoryPool
+from gradflow_cupy.graph import GraphRows, StepGraph
 
 import gradflow as gf
 from gradflow import nn, optim
@@ -175,3 +177,114 @@ def test_an_average_with_several_updates_and_another_decay(updates: int) -> None
     assert plain["steps"] == captured["steps"]
     for a, b in zip(plain["weights"], captured["weights"], strict=True):
         assert host(a).tobytes() == host(b).tobytes()
+
+
+# ---------------------------------------------------------------------- generators of several threads
+
+
+def drawing_step(generator: gf.Generator) -> Any:
+    layer = Layer(lambda p: optim.SGD(p, 0.1))
+
+    @gf.capture
+    def step(x: gf.Tensor) -> gf.Tensor:
+        return layer.step(gf.dropout(x, 0.5, generator=generator))
+
+    return step
+
+
+@pytest.mark.parametrize(("place", "calls"), [((StepGraph, "_record"), 3), ((GraphRows, "prepare"), 6)])
+def test_threads_never_draw_the_numbers_of_a_graph(
+    monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str], calls: int
+) -> None:
+    """A thread that draws while a graph is captured, or before it is launched."""
+    generator = gf.Generator(7)
+    step = drawing_step(generator)
+    for i in range(calls):
+        step(inputs(i))
+    drawn: list[int] = []
+    threads: list[threading.Thread] = []
+    function = getattr(*place)
+
+    def disturbed(self: Any) -> None:
+        function(self)
+        threads.append(threading.Thread(target=lambda: drawn.append(generator.draw(4)[1])))
+        threads[-1].start()
+        threads[-1].join(0.2)
+
+    monkeypatch.setattr(*place, disturbed)
+    before, stride = generator.counter, generator.counter // calls
+    step(inputs(calls))
+    monkeypatch.undo()
+    threads[0].join()
+    assert drawn == [before + stride]
+    assert generator.counter == before + stride + 1
+    step(inputs(calls + 1))
+    assert generator.counter == before + 2 * stride + 1
+
+
+# ---------------------------------------------------------------------- gradients
+
+
+def test_gradients_that_a_graph_clears_at_its_end_leave_their_buffers_for_the_next_ones() -> None:
+    states: list[list[Any]] = []
+    for through in (lambda step: step, gf.capture):
+        layer, found = Layer(lambda p: optim.SGD(p, 0.1)), []
+
+        def backward(x: gf.Tensor, layer: Layer = layer) -> None:
+            layer.model(x).square().mean().backward()
+
+        def update(x: gf.Tensor, layer: Layer = layer) -> None:
+            layer.model(x).square().mean().backward()
+            layer.optimizer.step()
+            layer.optimizer.zero_grad()
+
+        first, last = through(backward), through(update)
+        for i in range(12):
+            if i % 2 and i > 8:
+                assert layer.model.weight.grad is not None  # read, and dropped
+            (last if i % 2 else first)(inputs(i))
+            found.append([*[p._node.state for p in layer.model.parameters()], layer.state()])
+        states.append(found)
+    assert (first.status, last.status) == ("replaying", "replaying")
+    assert states[0] == states[1]
+
+
+def test_a_gradient_that_a_step_clears_without_computing_it_is_its_owners() -> None:
+    held: list[bytes] = []
+    for through in (lambda step: step, gf.capture):
+        layer = Layer(lambda p: optim.SGD(p, 0.1))
+        other = gf.ones(3, requires_grad=True)
+        layer.optimizer.add_param_group({"params": [other]})
+        call = through(layer.step)
+        for i in range(7):
+            (other * float(i)).sum().backward()
+            grad = other.grad if i == 6 else None
+            call(inputs(i))
+        (other * 9.0).sum().backward()
+        held.append(host(grad).tobytes())
+    assert held[0] == held[1]
+
+
+def test_an_error_in_the_first_call_of_a_graph_leaves_what_the_step_has_done() -> None:
+    found: list[Any] = []
+    for through in (lambda step: step, gf.capture):
+        layer, other = Layer(lambda p: optim.Adam(p, 0.1)), gf.ones(3, requires_grad=True)
+        rates = [0.1] * 6
+        second = optim.SGD([other], lambda steps, rates=rates: rates[steps])
+
+        def step(x: gf.Tensor, layer: Layer = layer, other: gf.Tensor = other, second: Any = second) -> None:
+            second.zero_grad()
+            layer.step(x * other)
+            second.step()
+
+        call = through(step)
+        for i in range(6):
+            if i == 2:
+                rates[2] = -1.0
+                with pytest.raises(ValueError, match="lr must be in"):
+                    call(inputs(i))
+                rates[2] = 0.1
+            else:
+                call(inputs(i))
+            found.append((layer.state(), second.steps))
+    assert found[:6] == found[6:]
