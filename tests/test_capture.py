@@ -25,6 +25,7 @@ import gradflow as gf
 from gradflow import nn, optim
 from gradflow.interception import recorders
 from gradflow.optim import schedules
+from gradflow.optim.averaging import WeightAverage
 from gradflow.random import default_generator
 from gradflow.testing import forbid_sync, host
 from gradflow.tree import flatten
@@ -336,6 +337,7 @@ COUNTER = iter(range(1000))
 AS_IT_IS: dict[str, Step] = {
     "a seed": lambda x: gf.dropout(x, 0.5, generator=gf.Generator(3)),
     "a generator that is set": lambda x: gf.dropout(x, 0.5, generator=GENERATOR.load_state_dict(STATE)),
+    "a counter that is set": lambda x: (setattr(GENERATOR, "counter", 2), gf.dropout(x, 0.5, generator=GENERATOR))[1],
     "initial weights": lambda x: x * nn.Linear(2, 3).weight.sum(),
     "a value that is read": lambda x: x * float(x.sum()),
     "a value that is printed": lambda x: x * len(repr(x)),
@@ -1405,6 +1407,7 @@ def test_the_status_is_that_of_the_last_call() -> None:
 REASONS: dict[str, str] = {
     "a seed": r"manual_seed seeds a random generator",
     "a generator that is set": "load_state_dict sets a random generator",
+    "a counter that is set": "sets the counter of a random generator",
     "initial weights": r"changes a tensor of shape \(3, 2\) \(requires_grad_\)",
     "a value that is read": r"reads a value \(item\)",
     "a value that is printed": r"reads a value \(__repr__\)",
@@ -1653,6 +1656,31 @@ def test_a_check_that_finds_nothing_changes_nothing(
     worlds = [train(train(Training(through, make, max_norm=max_norm))) for through in (as_it_is, every(1))]
     assert worlds[0].history == worlds[1].history
     assert worlds[1].call.status == "replaying"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_check_restores_averages_and_scales(scaled: bool, device: str) -> None:
+    found: list[Any] = []
+    for through in (as_it_is, every(2)):
+        w = gf.tensor([1.0, -2.0, 3.0], requires_grad=True)
+        optimizer = optim.SGD([w], 0.1)
+        average = WeightAverage(optimizer, 0.9)
+        scaler = optim.GradScaler(init_scale=8.0, growth_interval=3, enabled=scaled)
+
+        def step(x: gf.Tensor, w: Any = w, optimizer: Any = optimizer, average: Any = average, s: Any = scaler) -> None:
+            optimizer.zero_grad()
+            s.scale((w * x).square().sum()).backward()
+            s.step(optimizer)
+            s.update()
+            average.update()
+
+        call = through(step)
+        for i in range(9):
+            call(gf.full(3, 0.1 * i))
+            state = average.state_dict()
+            found.append((state["steps"], bits(state["weights"][0]), bits(w), scaler.state_dict()))
+    assert found[:9] == found[9:]
+    assert call.status.startswith("replaying")  # type: ignore[attr-defined]
 
 
 def test_a_check_of_gradients_that_add_up(device: str) -> None:

@@ -225,7 +225,7 @@ def test_gradients_that_add_up_are_not_done_together(replays: list[int] | None) 
                 held.append(parameters[0].grad)
             if kind == "modes":
                 each.model.train(i != 4)
-                with gf.no_grad() if i == 3 else gf.enable_grad():
+                with gf.no_grad() if i == 3 else gf.enable_grad(), gf.autocast("float16", enabled=i == 2):
                     found.append(epoch())
             else:
                 found.append(epoch())

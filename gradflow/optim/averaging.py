@@ -153,6 +153,10 @@ class WeightAverage:
 
         return load
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state that `state_dict` returned. Raises ValueError for another."""
+        self.state_loader(state)()
+
 
 class _AverageScalars(Source):
     """The scalars of the updates of an average."""

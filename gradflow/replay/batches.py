@@ -14,7 +14,7 @@ from operator import index
 from threading import get_ident
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from gradflow.autograd.grad_mode import current_observer, is_grad_enabled
+from gradflow.autograd.grad_mode import autocast_dtype, current_observer, is_grad_enabled
 from gradflow.backend import Backend, Device, get_matmul_precision
 from gradflow.backend.graphs import current_rows
 from gradflow.backend.registry import current_device, get_backend
@@ -292,10 +292,15 @@ def _valid(plan: Plan) -> Program | None:
     return next((program for program in plan.programs if program.is_valid()), None)
 
 
+def modes() -> tuple[Any, ...]:
+    """The modes that a step depends on."""
+    return is_grad_enabled(), autocast_dtype.get(), get_matmul_precision()
+
+
 def _modes() -> tuple[Any, ...]:
     """What a step depends on besides its batch and objects, as in the key and the obstacles of a captured step."""
-    device, observer = current_device(), current_observer.get()
-    return device.type, device.index, is_grad_enabled(), get_matmul_precision(), observer, recorders.get(get_ident())
+    device = current_device()
+    return device.type, device.index, modes(), current_observer.get(), recorders.get(get_ident())
 
 
 def _stacked(results: list[Any]) -> Any:

@@ -260,7 +260,7 @@ def split(recording: Recording) -> tuple[Recording, Recording]:
 class Replayable:
     """A recording in the form that `Backend.graph` takes: see `RecordedStep`.
 
-    `status`: what a call of the step does.
+    `status`: what a call of the step does. `objects`: what the opaque calls of the step get.
     """
 
     def __init__(self, recording: Recording, on_report: Callable[[str], None]) -> None:
@@ -270,7 +270,7 @@ class Replayable:
         self._on_report = on_report
         opaque = [call for call in recording.calls if isinstance(call.function, Constant)]
         constants = [x.value for call in opaque for x in _leaves((call.arguments, call.options), Constant)]
-        self._objects = list({id(x): x for x in constants}.values())
+        self.objects = list({id(x): x for x in constants}.values())
 
     def parts(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         calls, results = split(self._recording)
@@ -281,11 +281,11 @@ class Replayable:
         self._on_report(reason)
 
     def obstacle(self) -> str | None:
-        found = (x._graph_obstacle() for x in self._objects if hasattr(x, "_graph_obstacle"))
+        found = (x._graph_obstacle() for x in self.objects if hasattr(x, "_graph_obstacle"))
         return next((x for x in found if x is not None), None)
 
     def host_state(self) -> StepState:
-        return StepState(cells_of(self._objects))
+        return StepState(cells_of(self.objects))
 
 
 class Program:

@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 from gradflow.autograd.leaf import Leaf
-from gradflow.random.generator import set_states, states_before
+from gradflow.random.generator import Generator, set_states, states_before
 from gradflow.shapes import unravel
 from gradflow.tensor import Tensor
 from gradflow.tree import flatten
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """What a step changes besides tensors and optimizers, such as an average of weights or a `GradScaler`."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> None: ...
+
+
 def run_both(
-    replay: Callable[[], Any], step: Callable[[], Any], optimizers: Sequence[Any], leaves: Sequence[Leaf]
+    replay: Callable[[], Any],
+    step: Callable[[], Any],
+    optimizers: Sequence[Any],
+    leaves: Sequence[Leaf],
+    objects: Sequence[Stateful],
 ) -> tuple[Any, str | None]:
     """What `step` returns, and a description of the first difference between `replay` and `step`, or None.
 
-    Compares what they return, the parameters and states of `optimizers`, and the gradients of `leaves` and of these
-    parameters. Afterwards all of these have the values that `step` gave them.
+    Compares what they return, the parameters and states of `optimizers`, the gradients of `leaves` and of these
+    parameters, and the states of `objects`, without generators and `optimizers` among them. Afterwards all of these
+    have the values that `step` gave them.
     """
     leaves = list({*leaves, *(p._node for each in optimizers for p in _parameters(each) if isinstance(p._node, Leaf))})
+    others = [x for x in objects if x not in optimizers and not isinstance(x, Generator)]
     restore_all = [*map(_saved, optimizers), *[leaf.saved() for leaf in leaves]]
+    restore_all += [partial(x.load_state_dict, x.state_dict()) for x in others]
     with states_before() as states:
-        replayed = dict(_values(replay(), optimizers, leaves))
+        replayed = dict(_values(replay(), optimizers, leaves, others))
     set_states(states)
     for restore in restore_all:
         restore()
     result = step()
-    expected = dict(_values(result, optimizers, leaves))
+    expected = dict(_values(result, optimizers, leaves, others))
     names = [*expected, *(name for name in replayed if name not in expected)]
     differences = (_difference(name, replayed.get(name), expected.get(name)) for name in names)
     return result, next((each for each in differences if each is not None), None)
@@ -52,7 +69,9 @@ def _saved(optimizer: Any) -> Callable[[], None]:
     return restore
 
 
-def _values(result: Any, optimizers: Sequence[Any], leaves: Sequence[Leaf]) -> Iterator[tuple[str, Any]]:
+def _values(
+    result: Any, optimizers: Sequence[Any], leaves: Sequence[Leaf], others: Sequence[Stateful]
+) -> Iterator[tuple[str, Any]]:
     """Everything that a step returns or changes, by name, on the host."""
     for path, x in flatten(result, "result"):
         yield path, x.backend.to_host(x.array)
@@ -62,12 +81,19 @@ def _values(result: Any, optimizers: Sequence[Any], leaves: Sequence[Leaf]) -> I
         for j, p in enumerate(_parameters(each)):
             names[p._node] = f"parameter {j} of {optimizer}"
             yield f"parameter {j} of {optimizer}", p.backend.to_host(p.array)
-        for path, x in flatten(each.state_dict()["state"], f"the state of {optimizer}, "):
-            yield path, x.backend.to_host(x.array) if isinstance(x, Tensor) else x
+        yield from _entries(each.state_dict()["state"], f"the state of {optimizer}, ")
     for i, leaf in enumerate(leaves):
         array = leaf.array
         name = names.get(leaf, f"leaf {i} of shape {tuple(leaf.shape)}")
         yield f"the gradient of {name}", None if array is None else leaf.backend.to_host(array)
+    for i, each in enumerate(others):
+        name = type(each).__name__ + (f" {i}" if len(others) > 1 else "")
+        yield from _entries(each.state_dict(), f"the state of {name}, ")
+
+
+def _entries(state: Any, name: str) -> Iterator[tuple[str, Any]]:
+    for path, x in flatten(state, name):
+        yield path, x.backend.to_host(x.array) if isinstance(x, Tensor) else x
 
 
 def _difference(name: str, replayed: Any, expected: Any) -> str | None:

@@ -9,17 +9,17 @@ from operator import index
 from threading import get_ident
 from typing import Any, Protocol, TypeVar, overload
 
-from gradflow.autograd.grad_mode import autocast_dtype, current_observer, is_grad_enabled
-from gradflow.backend import Backend, get_matmul_precision
+from gradflow.autograd.grad_mode import current_observer
+from gradflow.backend import Backend
 from gradflow.backend.registry import current_device, get_backend
 from gradflow.interception import measured, profilers, recorders
 from gradflow.ops.checks import check_tensors
 from gradflow.replay import recorder
-from gradflow.replay.batches import STEPS, BatchSource, CapturedRun, check_batches
+from gradflow.replay.batches import STEPS, BatchSource, CapturedRun, check_batches, modes
 from gradflow.replay.plan import PATIENCE, RECORDING, Plan
 from gradflow.replay.program import Program
 from gradflow.replay.reasons import Reason
-from gradflow.replay.recheck import run_both
+from gradflow.replay.recheck import Stateful, run_both
 from gradflow.replay.recorder import copy_results
 from gradflow.tensor import Tensor
 
@@ -180,8 +180,7 @@ def capture(
         check_tensors("a captured step", *given)
         backend = given[0].backend if given else get_backend()
         device, signature = current_device(), [(x.array.shape, x.array.dtype) for x in given]
-        modes = is_grad_enabled(), autocast_dtype.get(), get_matmul_precision()
-        key = (backend, device.type, device.index, tuple(named), modes, *signature)
+        key = (backend, device.type, device.index, tuple(named), modes(), *signature)
         if len({*given}) < len(given):  # a tensor is given twice
             ids = [*map(id, given)]
             key += tuple(map(ids.index, ids))
@@ -270,6 +269,7 @@ class _Fallback:
             lambda: copy_results(self.step(*inputs, **named)),
             [groups.optimizer for groups in program.guards.groups],
             program.guards.leaves,
+            [x for x in program.replayable.objects if isinstance(x, Stateful)],
         )
         if difference is not None:
             self.plans.pop(key, None)
