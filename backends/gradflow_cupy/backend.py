@@ -257,10 +257,9 @@ class CupyBackend(LinearKernels, GatherKernels, LossKernels, OptimizerKernels):
     def free_stream(self, address: int) -> None:
         """Free what the kernels of a stream that is not used again share: the workspace of products, and of sums."""
         products = vars(self).get("_cublaslt")
-        if products is not None:
-            products.workspaces.pop(address, None)
-        for key in [key for key in self._scratches if key[0] == address]:
-            self._scratches.pop(key, None)
+        for shared in (self._scratches, {} if products is None else products.workspaces):
+            for key in [key for key in shared if key[0] == address]:
+                shared.pop(key, None)
 
     def graph(self, step: RecordedStep, inputs: Sequence[Array]) -> StepGraph:
         """As in the contract: a CUDA graph."""

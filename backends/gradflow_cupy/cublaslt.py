@@ -42,6 +42,7 @@ from gradflow_cupy.cublaslt_library import (
     find,
     load,
 )
+from gradflow_cupy.memory import stream_key
 from gradflow_cupy.tuning import CANDIDATES, VARIABLE, Tuner
 
 ALIGNMENT = 256
@@ -95,8 +96,8 @@ class CublasLt:
         self.version = f"{version // 10000}.{version // 100 % 100}.{version % 100}"
         self.types = {dtypes[name]: number for name, number in TYPES.items() if name in dtypes}
         self.plans: dict[tuple[Any, ...], Plan | None] = {}
-        self.workspaces: dict[int, Array] = {}
-        """By the address of the stream. A graph keeps that of its stream."""
+        self.workspaces: dict[tuple[int, int], Array] = {}
+        """By the key of the stream. A graph keeps that of its stream."""
         self.lock = threading.Lock()
         """Held while pointers lie in a descriptor."""
         self._tuner: Tuner | None = None
@@ -199,9 +200,10 @@ class CublasLt:
 
     def workspace(self, stream: Any) -> Array:
         """The workspace of a stream, made when it is first needed."""
-        found = self.workspaces.get(stream.ptr)
-        if found is None:
-            found = self.workspaces[stream.ptr] = self.cupy.empty((WORKSPACE,), dtype=self.cupy.dtype("uint8"))
+        key = stream_key(stream)
+        found = self.workspaces.get(key)
+        if found is None:  # of two threads, the second to come here uses what the first has made
+            found = self.workspaces.setdefault(key, self.cupy.empty((WORKSPACE,), dtype=self.cupy.dtype("uint8")))
         return found
 
 

@@ -105,9 +105,12 @@ def find() -> str:
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib
 
-        return str(load_nvidia_dynamic_lib("cublasLt").abs_path)
+        path = load_nvidia_dynamic_lib("cublasLt").abs_path
     except (ImportError, RuntimeError) as error:
         raise CublasLtError(f"cuBLASLt was not found: {' '.join(str(error).split())}") from error
+    if path is None:
+        raise CublasLtError("cuBLASLt was loaded from a place that is not known")
+    return str(path)
 
 
 @cache

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from threading import get_ident
 from typing import Any
 
 from gradflow.backend import AccurateSums, Array, Backend, axes_of, dropout_threshold
@@ -25,6 +24,7 @@ from gradflow_cupy.kernels import (
     per_row,
     per_sum,
 )
+from gradflow_cupy.memory import stream_key
 
 IDENTITY = 0
 CODES = {"relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "silu": 5, "sigmoid": 6, "softplus": 7, "tanh": 8}
@@ -55,13 +55,12 @@ class NetworkKernels(AccurateSums):
     def _scratch(self) -> Array:
         """The memory for sums over several blocks, all zeros between launches.
 
-        Each stream has its own, also the one that a graph was captured on: its kernels run one after another. Each
-        thread has, too, since threads may have streams of the same number.
+        Each stream has its own, also the one that a graph was captured on: its kernels run one after another.
         """
-        key = self.cupy.cuda.get_current_stream().ptr, get_ident()
+        key = stream_key(self.cupy.cuda.get_current_stream())
         found = self._scratches.get(key)
-        if found is None:
-            found = self._scratches[key] = self.cupy.zeros((SCRATCH_BYTES,), dtype=self.dtypes["uint8"])
+        if found is None:  # of two threads, the second to come here uses what the first has made
+            found = self._scratches.setdefault(key, self.cupy.zeros((SCRATCH_BYTES,), dtype=self.dtypes["uint8"]))
         return found
 
     # ------------------------------------------------------------------ sums
@@ -141,7 +140,7 @@ class NetworkKernels(AccurateSums):
         With an activation (`code`), first multiply by its derivative, which needs `saved`, and write that to `dz`.
         """
         n, columns = rows.shape
-        if not n:
+        if not rows.size:
             sums[...] = 0
             return
         grid, block, chunk = per_sum(1, n, columns, rows.dtype.itemsize)

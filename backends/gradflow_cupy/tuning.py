@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,29 +43,32 @@ class Tuner:
         self._cupy, self._path, self._device = cupy, path, device
         self._stream: Any = None
         self._known = _read(path).get(device, {})
+        self._lock = threading.Lock()
 
     def choose(self, kind: tuple[int, ...], found: list[Any], run: Callable[[Any], bool]) -> Any:
         """The one of the algorithms in `found` that is known to be the fastest, or is now found to be.
 
         run: queues the product with an algorithm in the current stream; returns whether cuBLASLt could.
         """
-        key = ",".join(str(int(part)) for part in kind)
-        known = self._known.get(key)
-        for each in found:
-            if list(each.algorithm) == known:
-                return each
-        current = self._cupy.cuda.get_current_stream()
-        if current.is_capturing():  # a graph that is being captured cannot wait for the device
-            return found[0]
-        with self._on_a_stream(current):
-            times = [seconds(self._cupy, functools.partial(run, each)) for each in found]
-        best = found[min(range(len(found)), key=times.__getitem__)]
-        if min(times) == float("inf"):
+        with self._lock:  # there is one stream, and one file
+            key = ",".join(str(int(part)) for part in kind)
+            known = self._known.get(key)
+            for each in found:
+                if list(each.algorithm) == known:
+                    return each
+            current = self._cupy.cuda.get_current_stream()
+            if current.is_capturing():  # a graph that is being captured cannot wait for the device
+                return found[0]
+            with self._on_a_stream(current):
+                times = [seconds(self._cupy, functools.partial(run, each)) for each in found]
+            best = found[min(range(len(found)), key=times.__getitem__)]
+            if min(times) == float("inf"):
+                return best
+            self._known[key] = list(best.algorithm)
+            number = found.index(best) + 1
+            logger.info("product %s: algorithm %d of %d takes %.2g s", key, number, len(found), min(times))
+            self._write()
             return best
-        self._known[key] = list(best.algorithm)
-        logger.info("product %s: algorithm %d of %d takes %.2g s", key, found.index(best) + 1, len(found), min(times))
-        self._write()
-        return best
 
     @contextlib.contextmanager
     def _on_a_stream(self, current: Any) -> Iterator[None]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gc
 import itertools
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ml_dtypes
@@ -197,6 +201,72 @@ def test_a_stream_has_one_workspace(backend: Any, lt: CublasLt) -> None:
     with backend.stream():
         assert lt.product(long, long, out, transpose_b=True)
     assert [x.size for x in lt.workspaces.values()] == [cublaslt.WORKSPACE] * 2
+
+
+def of_two_threads(function: Callable[[], Any]) -> list[Any]:
+    with ThreadPoolExecutor(2) as pool:
+        return [future.result() for future in [pool.submit(function), pool.submit(function)]]
+
+
+def test_two_threads_have_one_workspace_in_a_stream(
+    backend: Any, lt: CublasLt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if both find none: that of the second would replace, and free, one that a product is about to use."""
+    stream, both, empty = backend.cupy.cuda.get_current_stream(), threading.Barrier(2), backend.cupy.empty
+    monkeypatch.setattr(backend.cupy, "empty", lambda *args, **options: (empty(*args, **options), both.wait(10))[0])
+    first, second = of_two_threads(lambda: lt.workspace(stream))
+    assert first is second
+
+
+def test_memory_of_a_stream_that_each_thread_has(backend: Any, lt: CublasLt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under one address, but the work of two threads runs at once. That of other streams is shared by all threads."""
+    stream, both = backend.cupy.cuda.get_current_stream(), threading.Barrier(2)
+
+    def found() -> tuple[int, int]:
+        both.wait(10)
+        return id(lt.workspace(stream)), id(backend._scratch())
+
+    for address, number_of_each in ((2, 2), (5, 1)):
+        monkeypatch.setattr(stream, "ptr", address)
+        workspaces, scratches = zip(*of_two_threads(found), strict=True)
+        assert len(set(workspaces)) == len(set(scratches)) == number_of_each
+        backend.free_stream(address)
+        assert all(key[0] != address for key in backend._scratches)
+
+
+def test_streams_share_no_scratch(backend: Any) -> None:
+    scratch = backend._scratch()
+    assert backend._scratch() is scratch
+    with backend.stream():
+        assert backend._scratch() is not scratch
+    assert backend._scratch() is scratch
+
+
+def test_products_of_two_threads_have_their_own_bias(
+    backend: Any, lt: CublasLt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One descriptor points to both: until a product is queued, no other thread changes it."""
+    point, ready = cublaslt._point, threading.Barrier(2)
+
+    def slowly(plan: Any, bias: Any, aux: Any) -> None:
+        point(plan, bias, aux)
+        time.sleep(0.02)  # in which the other thread would point it to its own
+
+    x, zeros = backend.from_host(np.eye(4, dtype=np.float32)), backend.from_host(np.zeros((4, 4), np.float32))
+    out = [backend.empty((4, 4), dtype=backend.dtypes["float32"]) for _ in range(2)]
+    lt.product(x, zeros, out[0], bias=backend.from_host(np.zeros(4, np.float32)))  # makes the plan
+    monkeypatch.setattr(cublaslt, "_point", slowly)
+
+    def multiply(i: int) -> None:
+        bias = backend.from_host(np.full(4, i, np.float32))
+        ready.wait(10)
+        for _ in range(5):
+            assert lt.product(x, zeros, out[i], bias=bias)
+            assert (backend.to_host(out[i]) == i).all()
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(multiply, i) for i in range(2)]:
+            future.result()
 
 
 # ------------------------------------------------------------------ what fails

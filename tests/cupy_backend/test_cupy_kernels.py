@@ -14,6 +14,7 @@ import emulated_cupy
 import numpy as np
 import pytest
 from emulated_device import REALS, agree, needs_compiler, numbers, on_device
+from gradflow_cupy import gather
 
 import gradflow as gf
 from gradflow.backend import (
@@ -254,6 +255,20 @@ def test_take_rows(backend: Any, reference: Any) -> None:
             assert {(x[i].data.ptr - x.data.ptr) % 256 for i in range(5)} == {0}
             assert all(x[i].flags.c_contiguous for i in range(5))
     both(backend, reference, "take_rows", [np.asfortranarray(numbers((60, 17))), np.zeros((60, 0))], rows)
+
+
+def test_take_rows_of_a_view(backend: Any, reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread moves as many bytes at once as divide the row and the address: on a GPU more of them are an error."""
+    seen: list[Any] = []
+    launch = gather.launch
+    monkeypatch.setattr(gather, "launch", lambda *given: (seen.append(given), launch(*given)))
+    memory = backend.zeros((1000,), dtype=backend.dtypes["float32"])
+    start = -memory.data.ptr % 16 // 4
+    rows = backend.from_host(np.asarray([[3, 0, 2]]))
+    for offset, width in ((0, 16), (1, 4), (2, 8), (3, 4), (4, 16)):
+        x = memory[start + offset : start + offset + 40].reshape(10, 4)
+        backend.take_rows([x], rows)
+        assert seen.pop()[10] == width
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int8", "int64"])

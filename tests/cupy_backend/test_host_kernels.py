@@ -618,6 +618,16 @@ def test_unscale(composed: Any, real: Any) -> None:
         assert flags[0] == flags[1] == bad
 
 
+@pytest.mark.parametrize(("scale", "growth", "found"), [*itertools.product((1024.0, 3e38), (0, 3, 4), (0, 1))])
+def test_update_scale(composed: Any, scale: float, growth: int, found: int) -> None:
+    arrays = [np.asarray(scale, np.float32), np.asarray(growth, np.int32), np.asarray(found, np.int32)]
+    expected = [x.copy() for x in arrays]
+    with np.errstate(over="ignore"):
+        Backend.update_scale(composed, *expected, 2.0, 0.5, 5)
+    launch("update_scale", None, (1,), (1,), *arrays, 2.0, 0.5, 5)
+    assert arrays == expected
+
+
 @pytest.mark.parametrize("real", FLOATS)
 def test_clip(composed: Any, real: Any) -> None:
     wide, ulp = wide_dtype(real), 16 if np.dtype(real).itemsize > 2 else 1

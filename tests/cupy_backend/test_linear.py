@@ -247,3 +247,19 @@ def test_a_graph_multiplies_with_the_present_precision(backend: Any) -> None:
             assert product.status == "replaying"
     finally:
         gf.set_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize("shape", [(5, 3, 0), (0, 3, 4), (5, 0, 4), (0, 0, 4), (0, 3, 0)])
+def test_an_empty_layer(cupy: Any, shape: tuple[int, int, int], activation: str | None) -> None:
+    rows, n, features = shape
+    arrays = [numbers((rows, n)), numbers((features, n)), numbers((features,))]
+    found = []
+    for device in ("cpu", "emulated"):
+        tensors = [gf.tensor(a, device=device, requires_grad=True) for a in arrays]
+        y = gf.linear(*tensors, activation=activation)
+        y.sum().backward()
+        found.append([y.detach().numpy(), *(t.grad.numpy() for t in tensors)])
+    for x, expected in zip(*found, strict=True):
+        assert x.shape == expected.shape
+        assert np.allclose(x, expected, atol=1e-6)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 import types
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +108,26 @@ def test_nothing_is_timed_while_a_stream_is_captured(
     monkeypatch.setattr(stream, "is_capturing", lambda self: True)
     assert multiply(backend)[1] == 0
     assert not file.exists()
+
+
+def test_threads_take_turns(backend: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one stream: what another thread queues there would be timed as well. A product is searched for once."""
+    lt, inside, timed = CublasLt(backend.cupy, backend.dtypes), [0], [0]
+
+    def seconds(cupy: Any, run: Callable[[], bool]) -> float:
+        inside[0] += 1
+        assert inside == [1]
+        time.sleep(0.01)
+        inside[0] -= 1
+        timed[0] += 1
+        return 1.0
+
+    monkeypatch.setattr(tuning, "seconds", seconds)
+    x = backend.from_host(numbers((4, 4)))
+    with ThreadPoolExecutor(4) as pool:
+        outs = [backend.empty((4, 4), dtype=np.float32) for _ in range(4)]
+        assert all(pool.map(lambda out: lt.product(x, x, out), outs))
+    assert timed == [3]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": 1}', '{"a": {"1": ["x"]}}', None])
