@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from gradflow.benchmarking import DTYPES, measuring
 from gradflow.benchmarking.measuring import Cell, Measurement
 from gradflow.benchmarking.results import crossover, crossovers, remarks
 from gradflow.benchmarking.training import Task, Training
-from gradflow.cli import main
+from gradflow.cli import bench, main
 from tests.test_cli import DEADLINE, Ended, assert_one_line, child_environment, posix
 
 QUICK = ("bench", "6-4-3", "--batch", "2,8", "--seconds", "60")
@@ -48,9 +49,9 @@ def rows_of(ended: Ended) -> dict[tuple[int, str], Any]:
 
 
 def test_the_table_has_a_line_for_each_size_and_device(command: Any) -> None:
-    ended = command(*QUICK, "--devices", "cpu,fake,nowhere")
+    ended = command(*QUICK, "--devices", "cpu,fake,fake:9")
     assert ended.status == 0
-    assert ended.err.startswith("gradflow: note: nowhere is left out: ")
+    assert ended.err.startswith("gradflow: note: left out: device 'fake:9' does not exist")
     head, cpu, fake, empty, _, columns, *lines = ended.out.splitlines()
     assert head == "6-4-3, relu, cross_entropy, adam, float32, 43 parameters"
     assert re.fullmatch(r"cpu     \d+ cores? .+, \d+ threads?", cpu)
@@ -62,7 +63,7 @@ def test_the_table_has_a_line_for_each_size_and_device(command: Any) -> None:
     for line, start in zip(lines[:4], ("2  cpu ", "2  fake:0", "8  cpu ", "8  fake:0"), strict=True):
         assert re.fullmatch(rf" +{start} +{cell}{cell} *{number} +{number} k?B", line), line
     assert lines[4] == ""
-    assert re.fullmatch(r"fake:0 is faster than cpu (at|from) .+", lines[5])
+    assert re.fullmatch(r"(measured: fake:0 is faster than cpu (at|from) .+|fake:0 beside cpu; unclear .+)", lines[5])
     assert len(columns) <= 80
 
 
@@ -84,7 +85,7 @@ def test_the_document_and_the_files(command: Any) -> None:
         assert row["plain"]["lower_quartile"] <= row["plain"]["median"] <= row["plain"]["upper_quartile"]
         assert row["samples_per_second"] == pytest.approx(row["batch"] / fastest)
         assert row["memory"] > 4 * 43 * 3  # parameters, gradients, momentum
-    assert not document["remarks"]
+    assert all("the times vary" in line for line in document["remarks"])
     assert Path("b.png").read_bytes().startswith(b"\x89PNG")
     assert "8" in Path("b.svg").read_text()
     Path("b.svg").write_text("<svg>mine</svg>")
@@ -103,7 +104,7 @@ def test_by_default_it_measures_every_device_that_can_be_used(command: Any, monk
 def test_other_dtypes(command: Any, dtype: str) -> None:
     ended = command(*QUICK, "--dtype", dtype, "--devices", "cpu", "--json")
     if "bfloat16" in dtype and not gf.get_backend("cpu").supports("bfloat16"):
-        assert_one_line(ended, "no device can be measured: cpu: it does not support bfloat16")
+        assert_one_line(ended, "no device can be measured: device 'cpu' does not support bfloat16")
     else:
         assert ended.status == 0
         assert all("median" in row["captured"] for row in rows_of(ended).values())
@@ -143,7 +144,15 @@ def test_one_output_is_a_regression(command: Any) -> None:
         ("--seconds 0", "seconds above 0"),
         ("--out b.pdf", r"--out b.pdf: the name must end in .json, .png or .svg"),
         ("--out nowhere/b.json", "there is no folder nowhere"),
-        ("--devices nowhere", "no device can be measured: nowhere: "),
+        ("--dtype fp16", "'fp16' is not one of .+; did you mean float16"),
+        ("--dtype fp32", "; did you mean float32"),
+        ("--dtype BFLOAT16", "; did you mean bfloat16"),
+        ("--activation swish", "; did you mean silu"),
+        ("--devices nowhere", "--devices: unknown device 'nowhere'"),
+        ("--devices cpu,nowhere", "--devices: unknown device 'nowhere'"),
+        ("--devices cpu,cuda:x", "--devices: a device is a name like 'cpu', 'cuda' or 'cuda:0'; got 'cuda:x'"),
+        ("--devices cpu,", "--devices: a device is a name like .+; got ''"),
+        ("--devices fake:9", "no device can be measured: device 'fake:9' does not exist"),
         ("--module nowhere", "--module nowhere: ModuleNotFoundError"),
     ],
 )
@@ -177,11 +186,59 @@ def test_a_size_that_cannot_fit_is_not_tried(command: Any, monkeypatch: pytest.M
     assert rows_of(ended)[2, "cpu"]["plain"]["why"] == "out of memory: it needs more than 620 B, and 600 B are free"
 
 
-def test_without_time_the_first_size_alone_is_measured(command: Any) -> None:
-    ended = command(*QUICK[:-1], "0.000001", "--devices", "cpu", "--json")
+def test_without_time_nothing_is_measured(command: Any) -> None:
+    pytest.importorskip("matplotlib")
+    ended = command(*QUICK[:-1], "0.000001", "--devices", "cpu", "--json", "--out", "b.png")
+    why = "no time was left of --seconds 1e-06"
+    assert [row["plain"] for row in rows_of(ended).values()] == [{"why": why}] * 2
+    assert "b.png: no picture is drawn, since nothing was measured" in ended.err
+    assert not Path("b.png").exists()
+
+
+def test_a_size_with_steps_too_slow_for_the_time_is_left_out_before_its_first_step(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+
+    def take(step: Any, data: Any, count: int) -> float:
+        for _ in range(count):
+            step(*data[0])
+        taken.append(data[0][0].shape[0])
+        return 1e-3 * taken[-1]
+
+    monkeypatch.setattr(measuring, "_take", take)
+    ended = command("bench", "6-4-3", "--batch", "16,16384", "--seconds", "60", "--devices", "cpu", "--json")
     rows = rows_of(ended)
-    assert rows[2, "cpu"]["plain"]["rounds"] == 1
-    assert rows[8, "cpu"]["plain"]["why"] == "there was no time left of 1e-06 seconds: --seconds gives more"
+    assert rows[16, "cpu"]["plain"]["rounds"] == 3
+    assert rows[16384, "cpu"]["plain"]["why"] == "no time was left of --seconds 60 for steps of about 16 s"
+    assert {*taken} == {2, 16, 64, 256, 1024}
+
+
+def test_the_first_sizes_leave_the_time_that_the_later_ones_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def take(step: Any, data: Any, count: int) -> float:
+        seconds = 1e-2 * data[0][0].shape[0]
+        now[0] += seconds * count
+        return seconds
+
+    monkeypatch.setattr(measuring, "_take", take)
+    monkeypatch.setattr(measuring, "_MOST_ROUNDS", 1000)
+    monkeypatch.setattr(measuring, "_rest", lambda: None)
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    measurement = Measurement(Task((3, 2)), ["cpu"], [1, 4, 16], 15.0)
+    for _ in measurement.run():
+        pass
+    assert all(len(cell.times[mode]) >= 3 for cell in measurement.cells for mode in cell.times)
+    assert all(cell.times for cell in measurement.cells)
+    assert now[0] < 16.0
+
+
+def test_a_terminal_sees_what_is_measured_now(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    ended = command(*QUICK, "--devices", "cpu")
+    assert "gradflow: memory of batch 8\r" in ended.err
+    assert "gradflow: batch 8, size 2 of 2\r\x1b[K" in ended.err
 
 
 def test_ctrl_c_prints_and_writes_what_is_known(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,32 +311,81 @@ def test_other_losses_are_told() -> None:
 # ---------------------------------------------------------------------- from where on a device pays
 
 
+def rounds(*medians: float, spread: float = 0.01) -> dict[int, list[float]]:
+    return {n: [m - spread, m, m + spread] for n, m in zip((16, 64, 256), medians, strict=False)}
+
+
 def test_the_crossover_is_interpolated() -> None:
-    found = crossover("cuda:0", {16: 1.0, 64: 1.0, 256: 1.0}, "cpu", {16: 0.25, 64: 0.5, 256: 2.0})
+    found = crossover("cuda:0", rounds(1.0, 1.0, 1.0), "cpu", rounds(0.25, 0.5, 2.0))
     assert (found.batch, found.faster, found.slower) == (130, (256,), (16, 64))  # 128, in two digits
-    assert str(found) == "cuda:0 is faster than cpu from a batch of about 130 on (not at 64, but at 256)"
+    assert str(found) == "measured: cuda:0 is faster than cpu from a batch of about 130 on (not at 64, but at 256)"
 
 
 @pytest.mark.parametrize(
     ("others", "words"),
     [
-        ((2.0, 2.0, 2.0), "at every batch size"),
-        ((0.5, 0.5, 1.0), "at no batch size"),
-        ((2.0, 0.5, 0.5), "at 16, but not at 256"),
+        ((2.0, 2.0, 2.0), "at 16, 64, 256"),
+        ((0.5, 0.5, 0.9), "at no batch size (not at 16, 64, 256)"),
+        ((2.0, 0.5, 0.5), "at 16, but not at 64, 256"),
         ((2.0, 0.5, 2.0), "from a batch of about 130 on (not at 64, but at 256)"),
+        ((0.5, 0.5, 1.0), "at no batch size (not at 16, 64); unclear at 256: measure longer (--seconds)"),
+        ((0.5, 2.0, 1.0), "at 64, but not at 16; unclear at 256: measure longer (--seconds)"),
+        ((0.5, 2.0), "from a batch of about 32 on (not at 16, but at 64); not measured at 256"),
     ],
 )
 def test_where_there_is_no_crossover_it_says_so(others: tuple[float, ...], words: str) -> None:
-    found = crossover("cuda:0", {16: 1.0, 64: 1.0, 256: 1.0}, "cpu", dict(zip((16, 64, 256), others, strict=True)))
-    assert str(found) == f"cuda:0 is faster than cpu {words}"
+    found = crossover("cuda:0", rounds(1.0, 1.0, 1.0), "cpu", rounds(*others), (16, 64, 256))
+    assert str(found) == f"measured: cuda:0 is faster than cpu {words}"
+
+
+def test_few_rounds_and_quartiles_that_overlap_are_no_verdict() -> None:
+    few = {16: [1.0, 1.0], 64: [1.0]}
+    unclear = "; unclear at 16, 64: measure longer (--seconds)"
+    assert str(crossover("cuda", few, "cpu", rounds(9.0, 9.0))) == f"cuda beside cpu{unclear}"
+    assert str(crossover("cuda", rounds(1.0, 1.2), "cpu", rounds(1.4, 1.0, spread=0.8))) == f"cuda beside cpu{unclear}"
+
+
+def test_times_that_vary_much_are_told() -> None:
+    measurement = Measurement(Task((2, 2)), ["cpu", "fake:0"], [4, 8], 1.0)
+    for cell, spread in zip(measurement.cells, (0.3, 0.1, 0.3, 0.3), strict=True):
+        cell.times = {"plain": [1.0 - spread, 1.0, 1.0 + spread]}
+    (line,) = remarks(measurement)
+    assert line.startswith("cpu, batch 4, 8; fake:0, batch 8: the times vary by more than 25%: close other programs")
+
+
+def test_the_table_says_how_few_rounds_there_are() -> None:
+    assert bench._time([0.0998]) == "99.8 (1 round)"
+    assert bench._time([0.1, 0.2]) == "150 (2 rounds)"
+    assert bench._time([0.1, 0.2, 0.3]) == "200 (150-250)"
+
+
+@pytest.mark.parametrize("batches", [[8], [4, 8]])
+def test_the_picture_tells_plain_from_captured_and_draws_quartiles(batches: list[int]) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    from gradflow.benchmarking import picture
+
+    measurement = Measurement(Task((2, 2)), ["cpu"], batches, 1.0)
+    for cell in measurement.cells:
+        cell.times = {"plain": [1.0, 2.0, 3.0], "captured": [0.5, 1.0, 1.5]}
+    axes = Figure().add_subplot()
+    picture._draw(axes, measurement)
+    plain, captured = axes.containers
+    assert plain[0].get_markerfacecolor() != captured[0].get_markerfacecolor()
+    (bars,) = plain[2]
+    assert bars.get_segments()[0][:, 1].tolist() == [batches[0] / 2.5, batches[0] / 1.5]
+    assert "logarithmic" in axes.get_ylabel()
+    low, high = axes.get_ylim()
+    assert high >= 9.99 * low
 
 
 def test_devices_are_compared_in_their_faster_mode_at_the_sizes_that_both_have() -> None:
     cells = [
-        Cell(16, "cpu", times={"plain": [1.0], "captured": [0.5]}),
-        Cell(16, "cuda:0", times={"plain": [0.8], "captured": [0.6]}),
-        Cell(64, "cpu", times={"plain": [1.0]}),
+        Cell(16, "cpu", times={"plain": [1.0] * 3, "captured": [0.5] * 3}),
+        Cell(16, "cuda:0", times={"plain": [0.8] * 3, "captured": [0.6] * 3}),
+        Cell(64, "cpu", times={"plain": [1.0] * 3}),
         Cell(64, "cuda:0", why={"plain": "out of memory"}),
     ]
     (found,) = crossovers(cells)
-    assert (found.faster, found.slower) == ((), (16,))
+    assert (found.faster, found.slower, found.missing) == ((), (16,), (64,))

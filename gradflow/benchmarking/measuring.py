@@ -22,9 +22,13 @@ from gradflow.text import one_line
 MODES = ("plain", "captured")
 """The ways to take a step."""
 _TURN, _MOST_STEPS = 0.03, 1000  # seconds of steps that are timed together, and the most of them
-_LEAST_ROUNDS, _MOST_ROUNDS = 3, 50
+LEAST_ROUNDS = 3
+"""The rounds that a comparison needs."""
+_MOST_ROUNDS = 50
 _WARM_UP = 5  # steps; a captured one is recorded twice, then replayed
-_FOR_MEMORY = 0.4  # of all seconds
+_FIRST_BATCH, _GROWTH = 64, 4  # that a step is taken with before larger ones, and how much larger each may be
+_STEPS_FOR_MEMORY = 3 + _WARM_UP
+_STEPS_FOR_TIME = len(MODES) * (_WARM_UP + 2 + 2 * LEAST_ROUNDS)
 _PAUSE = 0.01
 
 
@@ -34,7 +38,7 @@ class Cell:
 
     memory: the bytes that model, optimizer and steps take on the device, at their peak (None: unknown).
     losses: of the first two steps. seconds: of a step, roughly.
-    times: for each of `MODES`, the seconds of a step in each round. steps: how many of them are timed together.
+    times: for each of `MODES`, the seconds of a step in each round. steps: how many are timed together, in the end.
     why: why a mode is not measured; that of "plain" is the reason for both. failed: whether it is an error.
     """
 
@@ -52,11 +56,19 @@ class Cell:
 class Measurement:
     """A task, measured on devices at batch sizes. `cells` is what is known so far.
 
-    seconds: what it takes, about; compiling kernels and loading libraries before it do not count.
+    seconds: what it takes, about; compiling kernels and loading libraries before it do not count. A size whose steps
+    are too slow for that is left out. progress: gets a line on what is done now (default: none is told).
     """
 
-    def __init__(self, task: Task, devices: Sequence[str], batches: Sequence[int], seconds: float) -> None:
-        self.task, self.devices, self.seconds = task, devices, seconds
+    def __init__(
+        self,
+        task: Task,
+        devices: Sequence[str],
+        batches: Sequence[int],
+        seconds: float,
+        progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.task, self.devices, self.seconds, self._progress = task, devices, seconds, progress
         self.cells = [Cell(batch, device) for batch in sorted(set(batches)) for device in devices]
         self._sizes = [list(cells) for _, cells in itertools.groupby(self.cells, key=lambda cell: cell.batch)]
         self._begin = time.monotonic()
@@ -82,13 +94,18 @@ class Measurement:
             finally:
                 self._stopped = True
         for i, cells in enumerate(self._sizes):
-            now = time.monotonic()
-            share = (self._begin + self.seconds - now) / (len(self._sizes) - i)
-            least = sum(cell.seconds for cell in cells) * len(MODES) * (_WARM_UP + 2 * _LEAST_ROUNDS)
-            if i and now + least > self._begin + self.seconds:
-                self._leave_out(cells)
-            self._measure_times([cell for cell in cells if "plain" not in cell.why], now + share)
+            now, least = time.monotonic(), [self._least(cells) for cells in self._sizes[i:]]
+            left = self._begin + self.seconds - now
+            if least[0] > left:
+                self._leave_out(cells, max(cell.seconds for cell in cells))
+            self._progress(f"batch {cells[0].batch}, size {i + 1} of {len(self._sizes)}")
+            share = least[0] + max(0.0, left - sum(least)) / len(least)
+            most = self._begin + self.seconds - sum(least[1:])
+            self._measure_times([cell for cell in cells if "plain" not in cell.why], now + min(share, left), most)
             yield cells
+
+    def _least(self, cells: list[Cell]) -> float:
+        return _STEPS_FOR_TIME * sum(cell.seconds for cell in cells if "plain" not in cell.why)
 
     def _measure_memory(self) -> None:
         _ = self.task.model  # drawn now, since that takes memory
@@ -100,38 +117,60 @@ class Measurement:
                 for mode in MODES:  # compile kernels, load libraries
                     _take(getattr(training, mode), data, _WARM_UP)
                 gf.memory_stats(device)  # CuPy begins to count
-        self._begin, last = time.monotonic(), 0.0
+        self._begin = time.monotonic()
+        steps: dict[str, tuple[int, float]] = {}  # by device: the last batch size, and the seconds of a step
         for cells in self._sizes:
-            begin = time.monotonic()
-            if last and begin + last * 2 - self._begin > _FOR_MEMORY * self.seconds:
-                self._leave_out(cells)
+            self._progress(f"memory of batch {cells[0].batch}")
             for cell in cells:
                 if not self._stopped and "plain" not in cell.why:
-                    self._measure_memory_of(cell)
-            last = time.monotonic() - begin
+                    self._measure_memory_of(cell, steps)
 
-    def _leave_out(self, cells: list[Cell]) -> None:
+    def _leave_out(self, cells: Sequence[Cell], seconds: float) -> None:
+        needed = f" for steps of about {float(f'{seconds:.2g}'):g} s" if seconds else ""
+        why = f"no time was left of --seconds {self.seconds:g}{needed}"
         for cell in cells:
-            cell.why.setdefault("plain", f"there was no time left of {self.seconds:g} seconds: --seconds gives more")
+            cell.why.setdefault("plain", why)
 
-    def _measure_memory_of(self, cell: Cell) -> None:
+    def _too_slow(self, cell: Cell, steps: dict[str, tuple[int, float]]) -> bool:
+        """Whether there is no time for a cell. Takes steps of smaller batches, so that none is taken that is too slow.
+
+        The time of a step grows at most like the batch. Half of the time that is left is for the size's times.
+        """
+        batch, seconds = steps.get(cell.device, (0, 0.0))
+        while True:
+            following = min(max(_FIRST_BATCH, batch * _GROWTH), cell.batch)
+            expected = seconds * following / batch if batch else 0.0
+            left = self._begin + self.seconds - time.monotonic()
+            if expected * _STEPS_FOR_MEMORY > left / 2 or left <= 0:
+                self._leave_out([cell], seconds * cell.batch / batch if batch else 0.0)
+                return True
+            if following == cell.batch or self._stopped:
+                return False
+            batch, data = following, self.task.data(cell.device, following)
+            seconds = _take(Training(self.task, cell.device).plain, data, 1)
+
+    def _measure_memory_of(self, cell: Cell, steps: dict[str, tuple[int, float]]) -> None:
         backend, least = gf.get_backend(cell.device), self.task.least_bytes(cell.batch)
         free = backend.available_memory()
         if free is not None and least > free:
             cell.why["plain"] = f"out of memory: it needs more than {size(least)}, and {size(free)} are free"
             return
         with _noting(cell, "plain"):
+            if self._too_slow(cell, steps):
+                return
             data = self.task.data(cell.device, cell.batch)
             with _peak(cell, backend):
                 training = Training(self.task, cell.device)
                 cell.losses = tuple(training.plain(*data[i % len(data)]).item() for i in range(2))
                 cell.seconds = _take(training.plain, data, 1)
+                steps[cell.device] = cell.batch, cell.seconds
                 with _noting(cell, "captured"):
                     _take(training.captured, data, _WARM_UP)
                     if training.captured.status != "replaying":
                         cell.why["captured"] = training.captured.status
 
-    def _measure_times(self, cells: list[Cell], until: float) -> None:
+    def _measure_times(self, cells: list[Cell], until: float, most: float) -> None:
+        """Measure until a time, but the least number of rounds if they end until `most`."""
         turns = []
         for cell in cells:
             with _noting(cell, "plain"):
@@ -140,9 +179,10 @@ class Measurement:
                     if mode not in cell.why:
                         with _noting(cell, mode):
                             turns.append(_Turn(cell, mode, training, data))
-        order = random.Random(0)
+        order, last = random.Random(0), 0.0
         for i in range(_MOST_ROUNDS):
-            if time.monotonic() > (until if i >= _LEAST_ROUNDS else self._begin + self.seconds) and i:
+            begin = time.monotonic()
+            if i and begin + last > (until if i >= LEAST_ROUNDS else most):
                 break
             order.shuffle(turns)
             for turn in list(turns):
@@ -151,6 +191,7 @@ class Measurement:
                     turn.cell.times.setdefault(turn.mode, []).append(seconds)
                 if turn.mode in turn.cell.why:
                     turns.remove(turn)
+            last = time.monotonic() - begin
 
 
 class _Turn:
@@ -162,8 +203,13 @@ class _Turn:
         self._step: Callable[..., Any] = getattr(training, mode)
         training.restore()
         _take(self._step, data, _WARM_UP)
-        self._count = max(1, min(_MOST_STEPS, round(_TURN / _take(self._step, data, 2))))
-        cell.steps[mode] = self._count
+        self._count = _MOST_STEPS
+        self._take_fewer(_take(self._step, data, 2))
+
+    def _take_fewer(self, seconds: float) -> None:
+        """Take as many steps from now on as fit if one takes so long: no more than before."""
+        self._count = max(1, min(self._count, round(_TURN / seconds)))
+        self.cell.steps[self.mode] = self._count
 
     def __call__(self) -> float:
         _rest()
@@ -171,9 +217,11 @@ class _Turn:
         _take(self._step, self._data, 1)
         gc.disable()
         try:
-            return _take(self._step, self._data, self._count)
+            seconds = _take(self._step, self._data, self._count)
         finally:
             gc.enable()
+        self._take_fewer(seconds)
+        return seconds
 
 
 def _take(step: Callable[..., Any], data: list[Any], count: int) -> float:
@@ -189,7 +237,7 @@ def _take(step: Callable[..., Any], data: list[Any], count: int) -> float:
 
 def _rest() -> None:
     """Sleep until the threads of the turn before sleep too: those of a BLAS spin for a while after a product."""
-    for _ in range(30):
+    for _ in range(10):
         before = time.process_time()
         time.sleep(_PAUSE)
         if time.process_time() - before < _PAUSE / 10:

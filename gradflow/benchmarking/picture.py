@@ -1,13 +1,16 @@
-"""Samples per second by batch size, drawn: a color for each device, solid for captured steps, dashed for plain ones."""
+"""Samples per second by batch size, drawn: a color for each device.
+
+Captured steps have filled markers and solid lines, plain ones open markers and dashed lines. Bars are the quartiles.
+"""
 
 from __future__ import annotations
 
 import io
-import statistics
+import math
 from typing import Any
 
-from gradflow.benchmarking.measuring import MODES, Measurement
-from gradflow.benchmarking.results import crossovers
+from gradflow.benchmarking.measuring import MODES, Cell, Measurement
+from gradflow.benchmarking.results import crossovers, summary
 from gradflow.text import printable
 from gradflow.training.curves import own_settings
 
@@ -26,7 +29,7 @@ def picture(measurement: Measurement, kind: str) -> bytes:
     with own_settings():
         from matplotlib import rc_context
         from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, LogLocator
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
         buffer = io.BytesIO()
         with rc_context({"svg.hashsalt": "gradflow"}):
@@ -34,7 +37,9 @@ def picture(measurement: Measurement, kind: str) -> bytes:
             axes = figure.add_subplot()
             _draw(axes, measurement)
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_minor_locator(LogLocator(subs=(3.0, 4.0, 6.0, 7.0, 8.0, 9.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:,.0f}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
             figure.savefig(buffer, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue().replace(b"?>\n", b"?>\n" + _MARK + b"\n", 1) if kind == "svg" else buffer.getvalue()
 
@@ -42,12 +47,24 @@ def picture(measurement: Measurement, kind: str) -> bytes:
 def _draw(axes: Any, measurement: Measurement) -> None:
     batches = sorted({cell.batch for cell in measurement.cells})
     for i, device in enumerate(measurement.devices):
-        for mode, dash in zip(MODES, ("--", "-"), strict=True):
+        color = _COLORS[i % len(_COLORS)]
+        for mode, dash, face in zip(MODES, ("--", "-"), ("white", color), strict=True):
             timed = [cell for cell in measurement.cells if cell.device == device and cell.times.get(mode)]
-            rates = [cell.batch / statistics.median(cell.times[mode]) for cell in timed]
-            style = {"color": _COLORS[i % len(_COLORS)], "marker": _MARKERS[i % len(_MARKERS)], "linestyle": dash}
-            if timed:
-                axes.plot([cell.batch for cell in timed], rates, label=f"{printable(device)}, {mode}", **style)
+            if not timed:
+                continue
+            rates = [_rates(cell, mode) for cell in timed]
+            axes.errorbar(
+                [cell.batch for cell in timed],
+                [middle for _, middle, _ in rates],
+                [[middle - low for low, middle, _ in rates], [high - middle for _, middle, high in rates]],
+                label=f"{printable(device)}, {mode}",
+                color=color,
+                marker=_MARKERS[i % len(_MARKERS)],
+                markerfacecolor=face,
+                linestyle=dash,
+                capsize=3,
+                elinewidth=1,
+            )
     for found in crossovers(measurement.cells):
         if found.batch is not None:
             color = _COLORS[measurement.devices.index(found.device) % len(_COLORS)]
@@ -57,11 +74,21 @@ def _draw(axes: Any, measurement: Measurement) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
-    axes.minorticks_off()
-    axes.set_xlabel("batch size")
-    axes.set_ylabel("training samples per second")
-    axes.set_title(str(measurement.task), loc="left", fontsize="medium", parse_math=False)
+    axes.xaxis.minorticks_off()
+    axes.set_xlabel("batch size (logarithmic)")
+    axes.set_ylabel("training samples per second (logarithmic)")
+    axes.set_title(f"{measurement.task}; bars: quartiles", loc="left", fontsize="medium", parse_math=False)
     axes.grid(which="major", color="#dddddd")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    low, high = axes.get_ylim()
+    if high < 10 * low:  # so that more than one or two numbers stand at the axis
+        middle = math.sqrt(low * high)
+        axes.set_ylim(middle / math.sqrt(10), middle * math.sqrt(10))
     axes.legend(frameon=False)
+
+
+def _rates(cell: Cell, mode: str) -> tuple[float, float, float]:
+    """Return the samples per second at the lower quartile, the median and the upper quartile."""
+    times = summary(cell.times[mode])
+    return cell.batch / times["upper_quartile"], cell.batch / times["median"], cell.batch / times["lower_quartile"]

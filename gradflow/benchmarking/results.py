@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 import gradflow as gf
-from gradflow.benchmarking.measuring import MODES, Cell, Measurement
+from gradflow.benchmarking.measuring import LEAST_ROUNDS, MODES, Cell, Measurement
 from gradflow.text import printable
 
 _RTOL = {"float64": 1e-6, "float32": 1e-3, "tf32": 0.01}
 """By how much losses may differ, by dtype, relative to them; half floats by 0.05."""
+_WIDE = 0.25  # what quartiles may lie apart by, relative to the median, before it is told
 
 
 def summary(times: Sequence[float]) -> dict[str, float]:
@@ -40,65 +41,105 @@ def best(cell: Cell) -> float | None:
 class Crossover:
     """From which batch size on a device is faster than another one.
 
-    faster, slower: the sizes at which it is. batch: from where on it is faster, interpolated; None if it is faster at
-    all sizes, or not at the largest.
+    faster, slower: the sizes at which it is. unclear: those with too few rounds, or where the quartiles overlap.
+    missing: those that are not measured on both. batch: from where on it is faster, interpolated; None if it is not
+    faster at the largest clear size, slower at none, or unclear at a larger one.
     """
 
     device: str
     reference: str
     batch: int | None
-    faster: tuple[int, ...]
-    slower: tuple[int, ...]
+    faster: tuple[int, ...] = ()
+    slower: tuple[int, ...] = ()
+    unclear: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        head = f"{self.device} is faster than {self.reference}"
-        if not self.slower:
-            return f"{head} at every batch size"
+        if self.faster or self.slower:
+            text = f"measured: {self.device} is faster than {self.reference} {self._where()}"
+        else:
+            text = f"{self.device} beside {self.reference}"
+        if self.unclear:
+            text += f"; unclear at {_listed(self.unclear)}: measure longer (--seconds)"
+        return text + f"; not measured at {_listed(self.missing)}" * bool(self.missing)
+
+    def _where(self) -> str:
         if not self.faster:
-            return f"{head} at no batch size"
+            return f"at no batch size (not at {_listed(self.slower)})"
+        if not self.slower:
+            return f"at {_listed(self.faster)}"
         if self.batch is None:
-            return f"{head} at {', '.join(map(str, self.faster))}, but not at {max(self.slower)}"
-        last = max(self.slower)
-        return f"{head} from a batch of about {self.batch} on (not at {last}, but at {min(self._after(last))})"
-
-    def _after(self, batch: int) -> list[int]:
-        return [n for n in self.faster if n > batch]
+            return f"at {_listed(self.faster)}, but not at {_listed(self.slower)}"
+        low, high = _around(self.faster, self.slower)
+        return f"from a batch of about {self.batch} on (not at {low}, but at {high})"
 
 
-def crossover(device: str, times: Mapping[int, float], reference: str, others: Mapping[int, float]) -> Crossover:
-    """Compare the times of a step by batch size, of a device and of the reference.
+def _around(faster: Sequence[int], slower: Sequence[int]) -> tuple[int, int]:
+    """Return the largest size at which it is slower, and the next one at which it is faster."""
+    low = max(slower)
+    return low, min(n for n in faster if n > low)
 
-    Between two sizes, the logarithm of the ratio is taken as linear in the logarithm of the batch size.
 
-    >>> str(crossover("cuda", {16: 2.0, 64: 2.0}, "cpu", {16: 1.0, 64: 4.0}))
-    'cuda is faster than cpu from a batch of about 32 on (not at 16, but at 64)'
+def _listed(batches: Sequence[int]) -> str:
+    return ", ".join(map(str, batches))
+
+
+Times = Mapping[int, Sequence[float]]
+"""By batch size: the seconds of a step in each round."""
+
+
+def crossover(device: str, times: Times, reference: str, others: Times, batches: Sequence[int] = ()) -> Crossover:
+    """Compare the times of a step by batch size, of a device and of the reference. batches: all sizes.
+
+    A size is clear if both have three rounds or more, and the quartiles of one lie below those of the other. Between
+    two sizes, the logarithm of the ratio of the medians is taken as linear in the logarithm of the batch size.
+
+    >>> fast, slow = [1.0, 1.0, 1.0], [4.0, 4.0, 4.0]
+    >>> print(crossover("cuda", {16: slow, 64: fast}, "cpu", {16: fast, 64: slow}))
+    measured: cuda is faster than cpu from a batch of about 32 on (not at 16, but at 64)
     """
-    ratios = {batch: math.log(times[batch] / others[batch]) for batch in sorted({*times} & {*others})}
-    faster = tuple(batch for batch, ratio in ratios.items() if ratio < 0)
-    slower = tuple(batch for batch, ratio in ratios.items() if ratio >= 0)
+    both = sorted({*times} & {*others})
+    found: dict[int | None, list[int]] = {-1: [], 1: [], None: []}
+    for n in both:
+        found[_clear_order(times[n], others[n])].append(n)
+    faster, slower, unclear = map(tuple, (found[-1], found[1], found[None]))
     batch = None
-    if faster and slower and max(faster) > max(slower):
-        low = max(slower)
-        high = min(n for n in faster if n > low)
-        share = ratios[low] / (ratios[low] - ratios[high])
-        batch = round(float(f"{low * (high / low) ** share:.2g}"))
-    return Crossover(device, reference, batch, faster, slower)
+    if slower and max(faster, default=0) > max(slower) and max(unclear, default=0) < max(faster):
+        low, high = _around(faster, slower)
+        ratios = [math.log(statistics.median(times[n]) / statistics.median(others[n])) for n in (low, high)]
+        batch = round(float(f"{low * (high / low) ** (ratios[0] / (ratios[0] - ratios[1])):.2g}"))
+    return Crossover(device, reference, batch, faster, slower, unclear, tuple(sorted({*batches} - {*both})))
+
+
+def _clear_order(times: Sequence[float], others: Sequence[float]) -> int | None:
+    """Return -1 if `times` are clearly below the others, 1 if above, None if it is not clear."""
+    if min(len(times), len(others)) < LEAST_ROUNDS:
+        return None
+    ours, theirs = summary(times), summary(others)
+    if ours["upper_quartile"] < theirs["lower_quartile"]:
+        return -1
+    return 1 if theirs["upper_quartile"] < ours["lower_quartile"] else None
 
 
 def crossovers(cells: Sequence[Cell]) -> list[Crossover]:
     """Compare each device with the first one, in the faster mode of each."""
-    times: dict[str, dict[int, float]] = {}
+    times: dict[str, dict[int, list[float]]] = {cell.device: {} for cell in cells}
     for cell in cells:
-        seconds = best(cell)
-        if seconds is not None:
-            times.setdefault(cell.device, {})[cell.batch] = seconds
-    first, *others = dict.fromkeys(cell.device for cell in cells)
-    found = [crossover(name, times.get(name, {}), first, times.get(first, {})) for name in others]
-    return [each for each in found if each.faster or each.slower]
+        if cell.times:
+            times[cell.device][cell.batch] = min(cell.times.values(), key=statistics.median)
+    first, *others = times
+    batches = [cell.batch for cell in cells]
+    found = [crossover(name, times[name], first, times[first], batches) for name in others]
+    return [each for each in found if each.faster or each.slower or each.unclear]
+
+
+def _is_wide(times: Sequence[float]) -> bool:
+    each = summary(times)
+    return each["upper_quartile"] - each["lower_quartile"] > _WIDE * each["median"]
 
 
 def remarks(measurement: Measurement) -> list[str]:
-    """Return what was not measured, and why, and where a device computes other losses than the first: one line each."""
+    """Return what was not measured, and why, where times vary, and where losses differ: one line each."""
     found, dtype = [], measurement.task.dtype
     for mode in MODES:
         reasons: dict[tuple[str, str], list[int]] = {}
@@ -108,6 +149,14 @@ def remarks(measurement: Measurement) -> list[str]:
         for (device, why), batches in reasons.items():
             what = f"{device}, batch {', '.join(map(str, batches))}{', captured' * (mode != 'plain')}"
             found.append(f"{what}: {printable(why)}")
+    wide = [cell for cell in measurement.cells if any(map(_is_wide, cell.times.values()))]
+    if wide:
+        where = "; ".join(
+            f"{device}, batch {_listed([cell.batch for cell in wide if cell.device == device])}"
+            for device in dict.fromkeys(cell.device for cell in wide)
+        )
+        advice = "close other programs, measure longer (--seconds), or use fewer threads (OMP_NUM_THREADS=1)"
+        found.append(f"{where}: the times vary by more than {_WIDE:.0%}: {advice}")
     for cell in measurement.cells:
         first = next(each for each in measurement.cells if each.batch == cell.batch)
         pairs = zip(first.losses, cell.losses, strict=False)

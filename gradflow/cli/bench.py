@@ -27,6 +27,16 @@ if TYPE_CHECKING:
     from gradflow.benchmarking.training import Task
 
 _MOST_SAMPLES = 1 << 24
+_ALIASES = {
+    "half": "float16",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "float": "float32",
+    "fp32": "float32",
+    "double": "float64",
+    "fp64": "float64",
+    "swish": "silu",
+}
 _TIME = "median (quartiles)   "
 _HELP = """\
 Time the training step of a multilayer perceptron on several devices and batch
@@ -37,10 +47,13 @@ a device is faster than the first one.
 LAYERS are the widths from the inputs to the outputs. The loss is squared error
 for one output, else cross-entropy; the data is random. --dtype is that of all
 arrays, or tf32 for float32 with products in TF32 on NVIDIA GPUs, or autocast-X
-for float32 with products in X.
+for float32 with products in X. On a CPU, half floats are slower than float32,
+and tf32 is float32.
 
 A time is the median of several rounds, with the quartiles. In each round, the
-devices take turns. Samples per second are those of the faster of both ways.
+devices take turns. A device counts as faster or slower where there are three
+rounds and the quartiles do not overlap; else it is unclear: measure longer.
+Samples per second are those of the faster of both ways.
 The memory is what model, optimizer and steps take on the device at their peak,
 without the data, and with the recording of a captured step. On the CPU, it is
 what Python and NumPy allocate.
@@ -54,8 +67,9 @@ examples:
   gradflow bench 64-64-10 --dtype bfloat16 --out bench.png --out bench.json
   gradflow bench 64-64-10 --devices cpu,fake     without a GPU
 
-Ctrl-C ends the measurement, and prints and writes what is known so far. A file
-of --out replaces one that this command wrote, and no other.
+A size with steps too slow for --seconds is left out. Ctrl-C ends the
+measurement, and prints and writes what is known so far. A file of --out
+replaces an empty one or one that this command wrote, and no other.
 
 exit status: 0 done; 1 a measurement failed; 2 invalid input; 130 Ctrl-C
 """
@@ -91,7 +105,9 @@ def add_parser(commands: Any) -> None:
 
 def _one_of(names: Iterable[str], text: str) -> str:
     if text not in names:
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}{did_you_mean(text, names)}")
+        meant = _ALIASES.get(text.lower(), "")
+        hint = f"; did you mean {meant}?" if meant in names else did_you_mean(text.lower(), names)
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}{hint}")
     return text
 
 
@@ -129,7 +145,7 @@ def _seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table or the document, write the files, and return the exit status."""
-    for path in arguments.out:
+    for path in dict.fromkeys(arguments.out):
         _check_out(path)
     with nothing_on_stdout():
         if arguments.module is not None:
@@ -142,10 +158,11 @@ def run(arguments: argparse.Namespace) -> int:
 
         task = Task(arguments.layers, arguments.dtype, arguments.optimizer, arguments.activation)
         devices, unusable = _devices(arguments.devices, task)
-        measurement = Measurement(task, devices, arguments.batch, arguments.seconds)
-    for name, why in unusable.items():
-        print_note(f"{name} is left out: {why}")
-    interrupted = _measure(measurement, quiet=arguments.json)
+        progress = _Progress()
+        measurement = Measurement(task, devices, arguments.batch, arguments.seconds, progress.show)
+    for why in unusable.values():
+        print_note(f"left out: {why}")
+    interrupted = _measure(measurement, progress, quiet=arguments.json)
     _report(measurement, unusable, interrupted, arguments)
     if interrupted:
         print_error("interrupted")
@@ -175,19 +192,38 @@ def _devices(named: list[str] | None, task: Task) -> tuple[list[str], dict[str, 
     for name in known if named is None else named:
         try:
             backend = gf.get_backend(gf.choose_device()[0] if name == "auto" else name)
-        except (ValueError, gf.DeviceUnavailableError) as error:
-            unusable[printable(name)] = printable(str(error))
+        except ValueError as error:
+            if named is not None:
+                raise UsageError(f"--devices: {error}") from None
+            unusable[name] = printable(str(error))
+            continue
+        except gf.DeviceUnavailableError as error:
+            unusable[name] = printable(str(error))
             continue
         if not backend.supports(task.product):
-            unusable[name] = f"it does not support {task.product}"
+            unusable[name] = f"device {name!r} does not support {task.product}"
         elif str(backend.device) not in found:
             found.append(str(backend.device))
     if not found:
-        raise UsageError("no device can be measured: " + "; ".join(f"{name}: {why}" for name, why in unusable.items()))
+        raise UsageError("no device can be measured: " + "; ".join(unusable.values()))
     return found, unusable
 
 
-def _measure(measurement: Measurement, quiet: bool) -> bool:
+class _Progress:
+    """A line at a terminal's stderr that says what is measured now."""
+
+    def show(self, text: str) -> None:
+        """Write a line in place of the one before."""
+        if sys.stderr.isatty():
+            print(f"\r\x1b[Kgradflow: {text}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _measure(measurement: Measurement, progress: _Progress, quiet: bool) -> bool:
     """Measure, and print the table line by line unless `quiet`. Return whether Ctrl-C ended it."""
     width = max(len("device"), *map(len, measurement.devices))
     if not quiet:
@@ -199,9 +235,11 @@ def _measure(measurement: Measurement, quiet: bool) -> bool:
         with _raising_ctrl_c():
             for cells in sizes:
                 printed += len(cells)
+                progress.clear()
                 if not quiet:
                     _print_cells(cells, width)
     except KeyboardInterrupt:
+        progress.clear()
         if not quiet:
             _print_cells([cell for cell in measurement.cells[printed:] if cell.times], width)
         return True
@@ -249,11 +287,14 @@ def _print_cells(cells: Sequence[Cell], width: int) -> None:
 
 
 def _time(times: Sequence[float] | None) -> str:
+    from gradflow.benchmarking.measuring import LEAST_ROUNDS
     from gradflow.benchmarking.results import summary
 
     if not times:
         return "-"
     median, low, high = (_digits(1e3 * seconds) for seconds in summary(times).values())
+    if len(times) < LEAST_ROUNDS:
+        return f"{median} ({len(times)} round{'s' * (len(times) > 1)})"
     return f"{median} ({low}-{high})"
 
 
@@ -276,8 +317,11 @@ def _report(
         print("", *found, sep="\n", flush=True)
     for line in remarks(measurement):
         print_note(line)
-    for path in arguments.out:
+    for path in dict.fromkeys(arguments.out):
         kind = os.path.splitext(path)[1].lower().removeprefix(".")
+        if kind != "json" and not any(cell.times for cell in measurement.cells):
+            print_note(f"{path}: no picture is drawn, since nothing was measured")
+            continue
         write_out(path, content.encode() if kind == "json" else picture(measurement, kind))
         print(
             f"gradflow: the {'figures are' if kind == 'json' else 'picture is'} in {printable(path)}", file=sys.stderr
