@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import gradflow as gf
 from gradflow.interception import Snapshot
 from gradflow.replay.guards import Guards
-from gradflow.replay.program import Call, Constant, Input, NewTensor, Recording, Ref, compile_replay, difference
+from gradflow.replay.program import Call, Constant, Input, NewTensor, Recording, Ref, compile_replay, difference, split
 
 
 def recording(*calls: Call, result: Any = None, backend: Any = None, inputs: int = 1) -> Recording:
@@ -162,3 +163,17 @@ def test_each_result_is_deleted_after_its_last_use() -> None:
     assert len(program()) == 2
     assert counts == [1, 2, 3, 3, 2, 3]
     assert len(alive) == 0
+
+
+def test_a_split_leaves_nothing_to_the_garbage_collector() -> None:
+    returned = {"a": [NewTensor(Ref(1))], "b": (NewTensor(Ref(0)),)}
+    made = recording(Call("abs", (Input(0),), {}, ""), Call("copy", (Ref(0),), {}, ""), result=returned)
+    gc.collect()
+    gc.disable()
+    try:
+        calls, results = split(made)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+    assert calls.result == (Ref(0), Ref(0))
+    assert results.result == {"a": [NewTensor(Input(0))], "b": (NewTensor(Input(1)),)}

@@ -70,7 +70,7 @@ class GraphRows(Rows):
         self._parts: list[tuple[int, Array]] = []  # of each source, the end of its numbers in a row, and their array
         self._given = 0  # how many sources the present step has asked for
         self._steps = 0  # how many the graph is of
-        self._filled = self._used = 0
+        self._filled = self._used = self._prepared = 0
 
     def before_launch(self, check: Callable[[int], bool]) -> None:
         if self._steps == 1:
@@ -110,10 +110,14 @@ class GraphRows(Rows):
         return all(source.holds() for source in self._sources)
 
     def prepare(self) -> None:
-        """Make the table have the rows of the next launch. Raises NotImplementedError if they cannot be computed."""
+        """Make the table have the rows of the next launch. Raises NotImplementedError if they cannot be computed.
+
+        Until `advance`, the table counts as empty: after an interrupt, it is unknown whether the graph takes a row.
+        """
         is_current = not self._filled or all(source.is_at(self._used) for source in self._sources)
         if self._used + self._steps > self._filled or not is_current:
             self._send(max(2 * self._filled, self._steps) if is_current else self._steps)
+        self._filled, self._prepared = 0, self._filled
 
     def _send(self, wanted: int) -> None:
         numpy, width = self._backend.numpy, self._parts[-1][0] if self._parts else 0
@@ -141,6 +145,7 @@ class GraphRows(Rows):
 
     def advance(self) -> None:
         """The graph was launched."""
+        self._filled = self._prepared
         self._used += self._steps
 
 
@@ -297,12 +302,12 @@ class StepGraph:
             return self._step.run(*inputs)
         for x, place in zip(inputs, self._places, strict=True):
             _copy(backend, x, place)
+        self._difference.apply()  # first: an interrupted step counts, since the graph may have been launched
         self._graph.launch(stream)
         if launch_counters:
             launched("graph")
         self._rows.advance()
         self._launches += 1
-        self._difference.apply()
         copies = []
         for x in self._results:
             out = backend.cupy.empty(x.shape, dtype=x.dtype)

@@ -238,23 +238,24 @@ def split(recording: Recording) -> tuple[Recording, Recording]:
         source = calls.pop().arguments[0]
         copied[Ref(len(calls))] = source
     arrays: list[Any] = []
-
-    def part(x: Any) -> Any:
-        if isinstance(x, NewTensor):
-            array: Any = x.array
-            while array in copied:
-                array = copied[array]
-            arrays.append(array)
-            return NewTensor(Input(len(arrays) - 1))
-        if isinstance(x, dict):
-            return {key: part(value) for key, value in x.items()}
-        return type(x)(map(part, x)) if isinstance(x, (tuple, list)) else x
-
-    result = part(recording.result)
+    result = _collected(recording.result, copied, arrays)
     return (
         recording._replace(calls=calls, result=tuple(arrays)),
         recording._replace(calls=[], result=result, input_count=len(arrays)),
     )
+
+
+def _collected(x: Any, copied: dict[Ref, Any], arrays: list[Any]) -> Any:
+    """A result whose arrays are inputs, which are appended to `arrays`, each the one that it is a copy of."""
+    if isinstance(x, NewTensor):
+        array: Any = x.array
+        while array in copied:
+            array = copied[array]
+        arrays.append(array)
+        return NewTensor(Input(len(arrays) - 1))
+    if isinstance(x, dict):
+        return {key: _collected(value, copied, arrays) for key, value in x.items()}
+    return type(x)(_collected(part, copied, arrays) for part in x) if isinstance(x, (tuple, list)) else x
 
 
 class Replayable:

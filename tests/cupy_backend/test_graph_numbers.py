@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from emulated_device import needs_compiler
-from emulated_graphs import Graphs, MemoryPool
+from emulated_graphs import Graph, Graphs, MemoryPool
 from gradflow_cupy.graph import GraphRows, StepGraph
 
 import gradflow as gf
@@ -179,6 +179,37 @@ def test_an_average_with_several_updates_and_another_decay(updates: int) -> None
         assert host(a).tobytes() == host(b).tobytes()
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_a_step_goes_on_after_an_interrupt_at_the_launch(monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
+    """The interrupted step counts, whether or not its graph was launched; the next ones have their own numbers."""
+    layer, plain = Layer(lambda p: optim.Adam(p, 0.05)), Layer(lambda p: optim.Adam(p, 0.05))
+    call = gf.capture(layer.step)
+    for i in range(8):
+        call(inputs(i)), plain.step(inputs(i))
+    launch = Graph.launch
+
+    def interrupted(self: Graph, stream: Any = None) -> None:
+        if after:
+            launch(self, stream)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Graph, "launch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            call(inputs(8))
+    if after:
+        plain.step(inputs(8))
+    else:
+        state = plain.optimizer.state_dict()
+        for entry in state["state"].values():
+            entry["step"] += 1
+        plain.optimizer.load_state_dict({**state, "steps": 9})
+    for i in range(9, 30):
+        call(inputs(i)), plain.step(inputs(i))
+    assert layer.state() == plain.state()
+    assert call.status == "replaying"
+
+
 # ---------------------------------------------------------------------- generators of several threads
 
 
@@ -211,10 +242,10 @@ def test_threads_never_draw_the_numbers_of_a_graph(
         threads[-1].start()
         threads[-1].join(0.2)
 
-    monkeypatch.setattr(*place, disturbed)
     before, stride = generator.counter, generator.counter // calls
-    step(inputs(calls))
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, disturbed)
+        step(inputs(calls))
     threads[0].join()
     assert drawn == [before + stride]
     assert generator.counter == before + stride + 1
