@@ -919,7 +919,7 @@ def test_help_of_train_names_every_dataset_and_option(command: Any) -> None:
         assert re.search(rf"(?<![\w-]){words}(?![\w-])", out), words
 
 
-@pytest.mark.parametrize("words", [(), ("train",), ("devices",), ("agree",)])
+@pytest.mark.parametrize("words", [(), ("train",), ("devices",), ("agree",), ("bench",)])
 def test_help_fits_a_terminal_of_80_columns(words: tuple[str, ...], command: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert max(map(len, command(*words, "--help").out.splitlines())) <= 80

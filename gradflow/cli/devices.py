@@ -33,7 +33,8 @@ environment:
   GRADFLOW_BACKEND_BLOCK   backends not to load, separated by commas
   GRADFLOW_FAST            0: without kernels compiled by numba; 1: with them
   GRADFLOW_FUSED           0: only kernels composed of array functions
-  GRADFLOW_TUNING_FILE     a file: on CUDA, time 8 algorithms for each product, and keep the fastest there
+  GRADFLOW_TUNING_FILE     on CUDA, time algorithms for each product, and keep
+                           the fastest in this file
 """
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from emulated_graphs import queue, unowned
 from gradflow_cupy import cublaslt, cublaslt_library
-from host_kernels import COMPILER, HERE, NO_COMPILER
+from host_kernels import COMPILER, HERE, NO_COMPILER, compiled
 
 _OPTIONS = ("-O3", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Werror")
 _call = cublaslt.call
@@ -28,13 +23,7 @@ def path() -> str:
     """The path of the compiled library. Raises CublasLtError without a compiler."""
     if COMPILER is None:
         raise cublaslt_library.CublasLtError(NO_COMPILER)
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    library = Path(folder) / "libcublasLt.so"
-    command = [COMPILER, *_OPTIONS, str(HERE / "cublaslt_stand_in.cpp"), "-o", str(library)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return str(library)
+    return str(compiled((HERE / "cublaslt_stand_in.cpp").read_text("utf-8"), *_OPTIONS))
 
 
 def number(name: str) -> ctypes.c_int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import hashlib
 import math
 import re
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from gradflow_cupy.kernels import SOURCES, expressions, parameter_types, source_text
 
 HERE = Path(__file__).resolve().parent
+KEPT = HERE / "__pycache__"
 COMPILER = shutil.which("g++")
 NO_COMPILER = "there is no g++ to compile the CUDA sources for the CPU with"
 
@@ -60,16 +62,31 @@ def _poisoned(text: str) -> str:
 
 
 @cache
-def _library(source: str) -> ctypes.CDLL:
+def compiled(text: str, *options: str) -> Path:
+    """The library of a C++ text. It is kept beside the tests, for the other processes and the next runs.
+
+    The first process that needs it compiles it, while the others wait.
+    """
     assert COMPILER is not None
-    with tempfile.TemporaryDirectory() as folder:
-        text, library = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
-        cuda = re.sub("#include <cuda_.*>", "", _poisoned(source_text(source)))
-        text.write_text(f'#include "cuda_on_host.h"\n{cuda}\n{_wrappers(source)}\n')
-        command = [COMPILER, *_OPTIONS, f"-I{HERE}", str(text), "-o", str(library)]
-        result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        return ctypes.CDLL(str(library))
+    header, version = (HERE / "cuda_on_host.h").read_text("utf-8"), subprocess.check_output([COMPILER, "--version"])
+    key = hashlib.sha256(repr((text, options, header, version)).encode()).hexdigest()[:16]
+    KEPT.mkdir(exist_ok=True)
+    library = KEPT / f"{key}.so"
+    with (KEPT / f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            part = KEPT / f"{key}.part"
+            command = [COMPILER, *options, f"-I{HERE}", "-x", "c++", "-", "-o", str(part)]
+            result = subprocess.run(command, input=text, capture_output=True, text=True)
+            assert result.returncode == 0, result.stderr
+            part.replace(library)
+    return library
+
+
+@cache
+def _library(source: str) -> ctypes.CDLL:
+    cuda = re.sub("#include <cuda_.*>", "", _poisoned(source_text(source)))
+    return ctypes.CDLL(str(compiled(f'#include "cuda_on_host.h"\n{cuda}\n{_wrappers(source)}\n', *_OPTIONS)))
 
 
 def _slot(value: Any) -> Any:

@@ -400,7 +400,7 @@ def test_services_run_on_their_own_device(cupy: Any, monkeypatch: pytest.MonkeyP
 WITHOUT_ARRAYS = {
     "available_memory", "describe", "device_count", "diagnose", "dtype_name", "find_dtypes", "host_values", "kernels",
     "memory_stats", "num_threads", "prepare", "set_num_threads", "stream", "supports", "synchronize", "sigmoid",
-    "dropout_factors", "free_stream", "graph", "named_ranges", "seed",
+    "dropout_factors", "free_stream", "graph", "named_ranges", "native_dtype", "seed",
 }  # fmt: skip
 """The methods that create no array and launch no kernel themselves."""
 
