@@ -187,6 +187,7 @@ CHANGES: dict[str, Callable[[Training], Any]] = {
     "another optimizer": lambda t: setattr(t, "optimizer", optim.SGD(t.model.parameters(), lr=0.2)),
     "a hook": lambda t: t.model[0].register_forward_hook(lambda module, inputs, out: out * 2),
     "a hook on gradients": lambda t: t.model[0].weight.register_hook(lambda g: g * 2),
+    "an array replaced": lambda t: setattr(t.model[0].weight, "array", (t.model[0].weight.detach() * 0.5).array),
     "a gradient held": lambda t: t.history.append(t.model[0].weight.grad.tolist()),
 }
 

@@ -97,6 +97,7 @@ def test_applied_steps_have_the_bits_of_plain_steps(name: str, bad: tuple[int, .
 EDITS: dict[str, Any] = {
     "a rate": lambda o: o.param_groups[0].update(lr=0.05),
     "a rate by a function": lambda o: o.param_groups[0].update(lr=lambda n: 0.1 / (n + 1)),
+    "steps": lambda o: setattr(o, "steps", 20),
     "momentum": lambda o: o.param_groups[0].update(momentum=0.9),
     "weight decay": lambda o: o.param_groups[0].update(weight_decay=0.1),
 }

@@ -70,7 +70,10 @@ class WeightAverage:
 
     @opaque_call
     def update(self) -> None:
-        """Count the present weights, after a step of the optimizer. It can be replayed in a captured step."""
+        """Count the present weights, after a step of the optimizer, also one that a `GradScaler` skips.
+
+        It can be replayed in a captured step.
+        """
         if self._blocks is not self.optimizer._blocks:
             self._follow()
         self.steps += 1

@@ -388,6 +388,8 @@ class Optimizer:
 
     @steps.setter
     def steps(self, value: int) -> None:
+        if self._unsettled is not None:
+            self._unsettled()  # which sets it
         self._steps = value
 
     @property

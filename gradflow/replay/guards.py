@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter, is_
 from typing import Any
 
 from gradflow.autograd.leaf import GradientState, Leaf
 from gradflow.interception import Snapshot
 from gradflow.replay.reasons import describe
+from gradflow.tensor import Tensor
+
+_ARRAY = attrgetter("array")
 
 
 class GroupsGuard:
     """The parameter groups of an optimizer when the guard is created.
 
-    Parameters must stay the same objects in the same order. Hyperparameters may change, because `Optimizer.step` reads
-    them in each replay, unless the step itself reads them too (`hyperparameters_read`).
+    Parameters must stay the same objects in the same order, with the same arrays. Hyperparameters may change, because
+    `Optimizer.step` reads them in each replay, unless the step itself reads them too (`hyperparameters_read`).
     """
 
-    __slots__ = ("hyperparameters", "hyperparameters_read", "optimizer", "parameters")
+    __slots__ = ("arrays", "hyperparameters", "hyperparameters_read", "optimizer", "parameters", "tensors")
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
         given = [group["params"] for group in optimizer.param_groups]
         self.parameters = [list(each) if isinstance(each, list) else each for each in given]
+        self.tensors = [x for each in self.parameters if isinstance(each, list) for x in each if isinstance(x, Tensor)]
+        self.arrays = [*map(_ARRAY, self.tensors)]
         self.hyperparameters = _hyperparameters(optimizer)
         self.hyperparameters_read = False
 
     def hold(self) -> bool:
         """Whether the guard allows a replay now."""
-        return self.has_same_parameters() and (not self.hyperparameters_read or self.has_same_hyperparameters())
+        return (
+            self.has_same_parameters()
+            and all(map(is_, map(_ARRAY, self.tensors), self.arrays))
+            and (not self.hyperparameters_read or self.has_same_hyperparameters())
+        )
 
     def has_same_parameters(self) -> bool:
         """Whether the groups have the same parameters."""

@@ -92,7 +92,7 @@ def capture(
     A replay uses the current values of all tensors, and the current learning rates, hyperparameters and state of
     optimizers, and draws the random numbers that the step would draw now (dropout). The step is recorded again after a
     change of anything known to determine its calls: a module that it uses, hooks, `requires_grad`, the parameters in an
-    optimizer's groups, or hyperparameters that the step itself reads.
+    optimizer's groups and their `array`, or hyperparameters that the step itself reads.
 
     A step runs normally, without a replay, if it
 
