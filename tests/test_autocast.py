@@ -323,6 +323,40 @@ def test_a_checkpoint_runs_again_in_its_mode(half: str, device: str) -> None:
     assert found == pytest.approx(expected, rel=8 * ULP[half])
 
 
+@pytest.mark.filterwarnings("ignore:Using backward")  # PyTorch's, of a cycle
+def test_a_recorded_backward_pass_has_the_dtypes_of_the_forward_pass() -> None:
+    """Also inside of the context, as one that is not recorded; gradients within 8 ulp of PyTorch's outside of it.
+
+    PyTorch's backward pass computes in the dtypes of the context that it is in.
+    """
+    x0, w0 = normal(3, 4), normal(4, 4, seed=1)
+
+    def run(lib: Any, x: Any, w: Any, inside: bool) -> list[Any]:
+        half = lib.autocast("bfloat16") if lib is gf else torch.autocast("cpu", torch.bfloat16)
+        h = lib.tanh(x @ w)  # in float32
+        with half:
+            y = h @ w
+            loss = (y * y).sum()
+            if inside:
+                loss.backward(create_graph=True)
+        if not inside:
+            loss.backward(create_graph=True)
+        first = w.grad
+        w.grad = None
+        (first * first).sum().backward()
+        return [first.detach().numpy(), w.grad.numpy()]
+
+    def ours(inside: bool) -> list[Any]:
+        return run(gf, gf.tensor(x0), gf.tensor(w0, requires_grad=True), inside)
+
+    def theirs(inside: bool) -> list[Any]:
+        return run(torch, torch.tensor(x0), torch.tensor(w0, requires_grad=True), inside)
+
+    assert all(np.array_equal(a, b) for a, b in zip(ours(True), ours(False), strict=True))
+    for a, b in zip(ours(True), theirs(False), strict=True):
+        assert np.abs(a - b).max() <= 8 * ULP["bfloat16"] * np.abs(b).max()
+
+
 @every_half
 def test_higher_derivatives(half: str) -> None:
     """Within 8 half ulp of those in float64."""

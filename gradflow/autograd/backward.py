@@ -32,8 +32,9 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gradflow.autograd.autocast import autocast
 from gradflow.autograd.fitting import fitted, in_float32
-from gradflow.autograd.grad_mode import current_observer
+from gradflow.autograd.grad_mode import autocast_dtype, current_observer
 from gradflow.autograd.graph import Node, nodes_from
 from gradflow.autograd.hooks import hooked_nodes, retain, run_hooks
 from gradflow.autograd.leaf import Leaf, accumulate, claim, mark_filled, release
@@ -76,6 +77,9 @@ def backward(
         else:
             _walk_to_buffers(roots, gradients, retain_graph)
         return {}
+    if namespace is not None and autocast_dtype.get() is not None:
+        with autocast(None, enabled=False):  # a walk that is recorded has the dtypes of the forward pass, too
+            return backward(roots, gradients, retain_graph, namespace, wanted, past_wanted, to_batched)
     how = roots, gradients, retain_graph, namespace, wanted, past_wanted, to_batched, observer
     if observer is None:
         return measured("backward", None, _walk, *how)
