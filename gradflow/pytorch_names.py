@@ -14,6 +14,9 @@ from types import CodeType, FunctionType
 from typing import Any, NoReturn, TypeVar
 
 FUNCTIONS = {
+    "GradScaler": "gradflow.optim.GradScaler",
+    "amp": "gradflow.autocast for autocast, gradflow.optim.GradScaler for GradScaler",
+    "seed": "gradflow.manual_seed(number)",
     "BoolTensor": "gradflow.tensor(data, dtype=gradflow.bool)",
     "FloatTensor": "gradflow.tensor(data)",
     "LongTensor": "gradflow.tensor(data, dtype=gradflow.int64)",
