@@ -473,6 +473,19 @@ def test_the_nodes_of_a_step() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("dtype", "kind"), [("float16", "__half"), ("bfloat16", "__nv_bfloat16")])
+def test_the_nodes_of_a_step_in_half_floats(dtype: str, kind: str) -> None:
+    """Those of float32: nothing is cast."""
+    training = Training(gf.capture)
+    training.model.to(dtype=dtype)
+    training.optimizer = optim.Adam(training.model.parameters(), 0.1)
+    for _ in range(4):
+        training.call(gf.ones((4, 3), dtype=dtype), labels(4))
+    (made,) = graphs()
+    kernels = {f"{name}<{kind}>": n for name, n in {"cross_entropy": 1, "bias_backward": 2, "adam_step": 1}.items()}
+    assert Counter(made.names) == {"next_row": 1, "product": 5, **kernels}
+
+
 def test_the_nodes_of_a_step_in_mixed_precision() -> None:
     """Those of float32, and casts of the input, of the loss's input, and of its gradient; none of weights.
 

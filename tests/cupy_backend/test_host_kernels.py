@@ -532,7 +532,7 @@ def test_optimizer_steps(composed: Any, real: Any, n: int, offset: int) -> None:
         AdamOptions(0.9, 0.999, 1e-8, 0.01),
         RMSpropOptions(0.9, 1e-8, 0.01, 0.5),
     )
-    scalars = AdamScalars.at(3, 0.01, 0.9, 0.999, 0.1)
+    scalars = AdamScalars.at(3, 1.0, 0.9, 0.999, 0.1)
     steps: list[Any] = [
         ("sgd_step", [p, g, None], SGDOptions(0.0, 0.0, 0.0, False), SGDScalars(0.1, False),
          (0.0, 1.0, 0.0, 0, 0.1, 0.0)),
