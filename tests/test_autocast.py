@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from gradflow_numpy import NumpyBackend
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import gradflow as gf
 from gradflow import nn
@@ -402,3 +404,52 @@ def test_halves_are_multiplied_in_float32_on_the_cpu() -> None:
         _, gw, _ = B.linear_backward(g, g, a, a, None, None, 0.0, None, (False, True, False), (None, into, None))
         assert gw is into
         assert np.array_equal(into, 3.0 * a.astype(np.float32))
+
+
+# ---------------------------------------------------------------------- random programs
+
+BLOCKS = ("linear", "matmul", "relu", "tanh", "sigmoid", "add", "times", "scale", "softmax", "skip")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    blocks=st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=6),
+    half=st.sampled_from(["float16", "bfloat16"]),
+    rows=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
+def test_random_programs_are_those_of_pytorch(blocks: list[str], half: str, rows: int, seed: int) -> None:
+    """Losses within 16 half ulp, gradients of weights within 32 in the 2-norm."""
+    width = 4
+    arrays = [normal(width, width, seed=seed + i) / 2 for i in range(len(blocks) + 2)]
+
+    def run(lib: Any, context: Any, leaves: list[Any], x: Any) -> Any:
+        with context:
+            for block, w in zip(blocks, leaves[1:-1], strict=True):
+                if block == "linear":
+                    x = (gf.linear if lib is gf else torch.nn.functional.linear)(x, w, w[0])
+                elif block in ("relu", "tanh", "sigmoid"):
+                    x = getattr(lib, block)(x)
+                elif block == "softmax":
+                    x = gf.softmax(x, axis=-1) if lib is gf else torch.softmax(x, -1)
+                else:
+                    x = {
+                        "matmul": lambda x, w: x @ w, "add": lambda x, w: x + w[0], "times": lambda x, w: x * w[1],
+                        "scale": lambda x, w: x * 0.5, "skip": lambda x, w: x + (x @ w),
+                    }[block](x, w)  # fmt: skip
+            return (x @ leaves[-1]).sum() / rows
+
+    ours = [gf.tensor(a, requires_grad=True) for a in arrays]
+    theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
+    x = normal(rows, width, seed=seed + 99)
+    found = run(gf, gf.autocast(half), ours, gf.tensor(x) @ ours[0])
+    expected = run(torch, torch.autocast("cpu", getattr(torch, half)), theirs, torch.tensor(x) @ theirs[0])
+    unit = ULP[half]
+    assert abs(found.item() - expected.item()) <= 16 * unit * max(1.0, abs(expected.item()))
+    found.backward()
+    expected.backward()
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        if a.grad is not None and b.grad is not None:
+            norm = max(1.0, float(b.grad.norm()))
+            assert np.linalg.norm(a.grad.numpy() - b.grad.numpy()) <= 32 * unit * norm
