@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -264,6 +264,39 @@ def test_errors() -> None:
     scaler.scale(gf.ones(()))
     with pytest.raises(ValueError, match="this GradScaler is on cpu; got a tensor on fake"):
         scaler.scale(gf.ones((), device="fake"))
+
+
+def test_states_that_are_none() -> None:
+    scaler = gf.optim.GradScaler(init_scale=4.0)
+    state = scaler.state_dict()
+    for wrong, error, match in (
+        ({}, KeyError, "lacks scale, .*: it is that of a scaler that is not enabled"),
+        ({"scale": 2.0}, KeyError, "lacks growth_factor, backoff_factor, growth_interval, _growth_tracker'"),
+        ({**state, "growth_factor": "a"}, ValueError, "growth_factor must be a finite number; got 'a'"),
+        ({**state, "growth_interval": 2.5}, ValueError, "an integer growth_interval"),
+        ({**state, "_growth_tracker": -1}, ValueError, "_growth_tracker is a number of steps"),
+    ):
+        with pytest.raises(error, match=match):
+            scaler.load_state_dict(wrong)
+    assert scaler.state_dict() == state
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda scaler: pickle.loads(pickle.dumps(scaler))])
+def test_copies_go_on_by_themselves(copied: Callable[[Any], Any], device: str) -> None:
+    x = leaf(device)
+    optimizer, scaler = gf.optim.SGD([x], lr=0.1), gf.optim.GradScaler(init_scale=4.0, growth_interval=2)
+    backward(scaler, x, False)
+    scaler.step(optimizer)
+    with pytest.raises(RuntimeError, match=r"call scaler.update\(\) first"):
+        copied(scaler)
+    scaler.update()
+    other = copied(scaler)
+    assert other.state_dict() == scaler.state_dict()
+    backward(other, x, False)
+    other.step(optimizer)
+    other.update()
+    assert (other.get_scale(), scaler.get_scale(), optimizer.steps) == (8.0, 4.0, 2)
+    assert not copied(gf.optim.GradScaler(enabled=False)).is_enabled()
 
 
 def test_calls_in_a_wrong_order_raise_and_change_nothing() -> None:

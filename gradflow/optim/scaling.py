@@ -180,6 +180,8 @@ class GradScaler:
         enabled: bool = True,
     ) -> None:
         checked_number("init_scale", init_scale)
+        checked_number("growth_factor", growth_factor)
+        checked_number("backoff_factor", backoff_factor)
         counts = hasattr(growth_interval, "__index__") and growth_interval >= 1
         if not 0.0 < init_scale < _LARGEST or not growth_factor > 1.0 or not 0.0 < backoff_factor < 1.0 or not counts:
             raise ValueError(
@@ -188,7 +190,7 @@ class GradScaler:
                 f"got {init_scale}, {growth_factor}, {backoff_factor} and {growth_interval}"
             )
         self.growth_factor, self.backoff_factor = float(growth_factor), float(backoff_factor)
-        self.growth_interval = growth_interval
+        self.growth_interval = int(growth_interval)
         self.enabled = enabled
         self._start = float(init_scale), 0
         self._backend: Any = None
@@ -378,6 +380,8 @@ class GradScaler:
         }  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._unscaled:
+            raise RuntimeError("a GradScaler cannot be copied between a step and update(): call scaler.update() first")
         return {"enabled": self.enabled, **self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -395,9 +399,13 @@ class GradScaler:
         """
         if not self.enabled:
             return
-        names = ("scale", "growth_factor", "backoff_factor", "growth_interval")
-        loaded = GradScaler(*[state_dict[name] for name in names])
-        growth = state_dict["_growth_tracker"]
+        names = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
+        missing = [name for name in names if name not in state_dict]
+        if missing:
+            kind = "" if state_dict else ": it is that of a scaler that is not enabled"
+            raise KeyError(f"the state of a GradScaler lacks {', '.join(missing)}{kind}")
+        *numbers, growth = [state_dict[name] for name in names]
+        loaded = GradScaler(*numbers)
         if type(growth) is not int or growth < 0:
             raise ValueError(f"_growth_tracker is a number of steps, an integer of at least 0; got {growth!r}")
         self.growth_factor, self.backoff_factor = loaded.growth_factor, loaded.backoff_factor
