@@ -265,6 +265,8 @@ def test_step(device_benchmark):
         ("len, 'x', batch=0", "ValueError: batch must be an integer of at least 1; got 0"),
         ("len, 'x', batch=64.0", "ValueError: batch must be an integer of at least 1; got 64.0"),
         ("len, 'x', steps=True", "ValueError: steps must be an integer of at least 1; got True"),
+        ("len, 'x', setup=4", "TypeError: setup must be a function; got 4"),
+        ("len, 'x', torch=3", "TypeError: torch must be a function; got 3"),
         ("len, setup=lambda: 'x'", "TypeError: setup returns the inputs of the step as a tuple, or None; got 'x'"),
         ("lambda: 1 / 0", "ZeroDivisionError: division by zero"),
         ("len, 1, 2", "TypeError: len() takes exactly one argument (2 given)"),

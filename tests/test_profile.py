@@ -414,7 +414,7 @@ def test_profiles_are_not_nested() -> None:
 def test_use_before_inside_and_after(tmp_path: Path) -> None:
     p = gf.profile()
     assert repr(p) == "<profile, not started>"
-    with pytest.raises(RuntimeError, match="has not ended"):
+    with pytest.raises(RuntimeError, match="has not begun"):
         str(p)
     with pytest.raises(RuntimeError, match="not running"), p.region("a"):
         pass
@@ -424,6 +424,8 @@ def test_use_before_inside_and_after(tmp_path: Path) -> None:
             with pytest.raises(RuntimeError, match="has not ended"):
                 read()
         with pytest.raises(TypeError, match="string; got 3"), p.region(3):
+            pass
+        with pytest.raises(ValueError, match="the name of a region is empty"), p.region(""):
             pass
     with pytest.raises(RuntimeError, match="not running"), p.region("a"):
         pass

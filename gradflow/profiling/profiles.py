@@ -62,7 +62,8 @@ class Profile:
     @property
     def _ended(self) -> ThreadProfiler:
         if self._profiler is None or not self._end:
-            raise RuntimeError("the profile has not ended: read it after `with gradflow.profile() as p:`")
+            state = "begun" if self._profiler is None else "ended"
+            raise RuntimeError(f"the profile has not {state}: read it after `with gradflow.profile() as p:`")
         return self._profiler
 
     @contextlib.contextmanager
@@ -71,10 +72,13 @@ class Profile:
 
         Regions may be nested: the name of the inner one is then "outer/inner".
 
-        Raises TypeError for a name that is not a string; RuntimeError in another thread, and outside of the profile.
+        Raises TypeError for a name that is not a string, ValueError for an empty one; RuntimeError in another thread,
+        and outside of the profile.
         """
         if not isinstance(name, str):
             raise TypeError(f"the name of a region is a string; got {name!r}")
+        if not name:
+            raise ValueError("the name of a region is empty; give it one, such as 'evaluation'")
         profiler = self._running
         if get_ident() != self._thread:
             raise RuntimeError("a region is for the thread that is profiled: use it there")
@@ -126,8 +130,9 @@ class Profile:
     def save(self, path: FilePath) -> None:
         """Write all spans to a JSON file, which chrome://tracing and ui.perfetto.dev open.
 
-        There is a track of the host, and one for each device that works asynchronously. Raises OSError if the file
-        cannot be written, RuntimeError before the profile has ended.
+        There is a track of the host, and one for each device that works asynchronously. A file that is there is
+        replaced, and folders that are missing are made. Raises OSError if the file cannot be written, RuntimeError
+        before the profile has ended.
         """
         profiler = self._ended
         write_file(path, chrome_trace(profiler.spans, profiler.origins, self._start))

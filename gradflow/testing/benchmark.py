@@ -161,6 +161,9 @@ class DeviceBenchmark:
         self.called = True
         if not callable(step):
             raise TypeError(f"device_benchmark(step, *inputs) takes a function; got {step!r}")
+        for argument, function in (("setup", setup), ("torch", torch)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{argument} must be a function; got {function!r}")
         for argument, number in (("batch", 1 if batch is None else batch), ("steps", steps)):
             if isinstance(number, bool) or not hasattr(number, "__index__") or index(number) < 1:
                 raise ValueError(f"{argument} must be an integer of at least 1; got {number!r}")
