@@ -375,6 +375,7 @@ def test_everything_runs_on_its_own_device(cupy: Any, monkeypatch: pytest.Monkey
         assert second.linear(array, array, None, "gelu", 0.0)[0]._device == 1
 
 
+@pytest.mark.slow
 def test_services_run_on_their_own_device(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With two devices, of which the first is the current one."""
     monkeypatch.setattr(emulated_cupy.State, "devices", 2)

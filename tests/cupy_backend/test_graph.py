@@ -336,6 +336,7 @@ WEIGHTS: dict[str, tuple[Callable[[Training], Any], int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_weights_that_change_between_two_calls_are_cast_anew(name: str) -> None:
     change, count = WEIGHTS[name]
@@ -447,6 +448,7 @@ def test_checks_of_graphs_find_nothing() -> None:
 # ---------------------------------------------------------------------- what is queued
 
 
+@pytest.mark.slow
 def test_a_replay_is_one_launch_and_the_copies_of_inputs_and_results(tables: list[int]) -> None:
     training = Training(gf.capture, dropout=0.2)
     x, y = gf.ones((4, 3)), labels(4)

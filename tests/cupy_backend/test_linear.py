@@ -88,6 +88,7 @@ def test_a_step_of_two_layers(
         assert np.abs(backend.to_host(a).astype(np.float64) - e).max() <= bound, i
 
 
+@pytest.mark.slow
 def test_other_kinds_of_layers(backend: Any, reference: Any, launches: list[str]) -> None:
     """Without a bias, of vectors and stacks of them, of strided and empty inputs: what the composed default gives."""
     for shape, name, has_bias in itertools.product(
