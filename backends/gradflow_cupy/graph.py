@@ -58,6 +58,8 @@ class FirstRows(Rows):
 class GraphRows(Rows):
     """The table and the row of a graph, and the sources of the numbers in it."""
 
+    captures = True
+
     def __init__(self, backend: CupyBackend) -> None:
         self._backend = backend
         word = backend.dtypes["int64"]

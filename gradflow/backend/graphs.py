@@ -96,9 +96,11 @@ class Rows(ABC):
     """The numbers of a step on the device, while a graph of the step is captured or the device may skip steps.
 
     options: further keyword arguments for the kernels that take the numbers.
+    captures: whether the calls are captured, not made.
     """
 
     options: Mapping[str, Any] = MappingProxyType({})
+    captures = False
 
     def before_launch(self, check: Callable[[int], bool]) -> None:  # noqa: B027
         """Call a function of the number of steps in the graph before it is captured, and before each launch.

@@ -70,6 +70,7 @@ class AppliedSteps(Rows):
             tables = _Tables(ready)
             self._prepare(tables, 1)
         rows = current_rows()
+        self.captures = rows is not None and rows.captures
         if rows is not None:
             rows.before_launch(partial(self._prepare, tables))
         F, self._used, optimizer._unsettled = self._backend, 0, None

@@ -84,7 +84,7 @@ class ThreadProfiler(Profiler):
 
     def _events(self, backend: Backend) -> tuple[Any, Any] | None:
         """Two new events of an asynchronous backend; None for others, and while work is captured, not done."""
-        if backend not in self.origins or current_rows() is not None:
+        if backend not in self.origins or _is_captured():
             return None
         return backend.event(), backend.event()
 
@@ -195,6 +195,8 @@ class ThreadProfiler(Profiler):
 
     def launched(self, _kernel: str) -> None:
         """Count the launch of a native kernel: in the call of a backend that makes it, or in the present span."""
+        if _is_captured():
+            return
         self._launches += 1
         if not self._inside_call and self.span is not None:
             self.span.launches += 1
@@ -219,9 +221,15 @@ def is_asynchronous(backend: Backend) -> bool:
 
 def _launches(backend: Backend, name: str, arguments: Any) -> int:
     """What a function of a backend launches if it has reported nothing: one thing, or none if it returns a view."""
-    if name in VIEWS or (backend.reports_launches and name in _KERNELS):
+    if name in VIEWS or (backend.reports_launches and name in _KERNELS) or _is_captured():
         return 0
     return int(name != "getitem" or _has_array(arguments[1]))
+
+
+def _is_captured() -> bool:
+    """Whether this thread captures what it launches in a graph, which does nothing yet."""
+    rows = current_rows()
+    return rows is not None and rows.captures
 
 
 def _has_array(key: Any) -> bool:

@@ -98,18 +98,36 @@ def test_a_step_that_is_one_graph(cupy: Any) -> None:
 
 
 def test_a_capture_in_a_profile(cupy: Any) -> None:
-    """What is captured is in the profile, without times on the device; the losses are those without a profile."""
+    """What is captured is in the profile, without launches and times; the losses are those without a profile."""
     x, y = gf.random.normal((4, 7), device="emulated"), gf.tensor(np.arange(4) % 3, device="emulated")
     losses = []
     for profiled in (False, True):
         gf.manual_seed(1)
         with gf.use_device("emulated"):
             step = gf.capture(training_step())
-            with gf.profile() if profiled else contextlib.nullcontext():
+            with gf.profile() if profiled else contextlib.nullcontext() as p:
                 found = [step(x, y) for _ in range(6)]
             assert step.status == "replaying"
             losses.append([loss.item() for loss in found])
     assert losses[0] == losses[1]
+    (replays,) = [row for row in p.rows if row.phase == "replay" and row.name == "step"]
+    (update,) = [part for part in replays.parts if part.name == "adam_step"]
+    assert (update.calls, update.launches) == (2, 1)  # once before the graph is captured, and once into it
+
+
+def test_a_step_that_may_be_skipped_is_timed(cupy: Any) -> None:
+    x = gf.tensor([1.0, 2.0], device="emulated", requires_grad=True)
+    optimizer, scaler = gf.optim.Adam([x], lr=0.1), gf.optim.GradScaler(init_scale=4.0)
+    for _ in range(2):
+        optimizer.zero_grad()
+        with gf.profile() as p:
+            scaler.scale((x * x).sum()).backward()
+            scaler.step(optimizer)
+        scaler.update()
+    updates = [part for row in p.rows for part in row.parts if part.name == "adam_step"]
+    updates += [row for row in p.rows if row.phase == "update"]
+    assert updates
+    assert all(row.device_seconds > 0 for row in updates if row.launches)
 
 
 def test_device_times_are_read_at_the_end(made: list[str]) -> None:
@@ -185,6 +203,8 @@ def test_what_is_captured_is_not_between_events(backend: Any) -> None:
     """The work of a graph is done later: an event in it would have no time."""
 
     class NoRows(Rows):
+        captures = True
+
         def array(self, source: Any, numbers: Any) -> Any:
             raise AssertionError
 
@@ -193,7 +213,7 @@ def test_what_is_captured_is_not_between_events(backend: Any) -> None:
             gf.ones(2)
         gf.zeros(2)
     assert [(row.name, row.launches, row.device_seconds > 0) for row in p.rows] == [
-        ("ones", 1, False),
+        ("ones", 0, False),
         ("zeros", 1, True),
     ]
 
