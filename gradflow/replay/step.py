@@ -96,7 +96,7 @@ def capture(
 
     A step runs normally, without a replay, if it
 
-    - reads values (`item()`, a tensor in an `if`), or seeds or sets a random generator,
+    - reads values (`item()`, a tensor in an `if`), or seeds or sets a random generator or its `counter` or `key`,
     - changes tensors in place, reads or assigns `.grad`, or works on other devices than that of its inputs,
     - changes hyperparameters, reads `Optimizer.steps`, or passes a closure to an optimizer,
     - indexes with a mask, or runs hooks or a custom operation,
@@ -108,7 +108,8 @@ def capture(
 
     As with CUDA graphs, the rest of the step's Python does not run in a replay. What it would read, such as a flag or a
     counter, has the value from the recording, and what it would write, such as a list of losses, does not change.
-    Work in other threads and on arrays taken from `tensor.array` is not recorded. `check` finds such mistakes.
+    Work in other threads and on arrays taken from `tensor.array` is not recorded. `check` finds such mistakes. On a
+    GPU, a schedule may be called more than once for a step, and an error that it raises comes before the step begins.
 
     Captured steps that compute gradients of the same leaves are for one thread at a time: while one is replayed,
     another thread must not call `backward()` for these leaves, or gradients are lost.
