@@ -63,7 +63,10 @@ def test_the_table_has_a_line_for_each_size_and_device(command: Any) -> None:
     for line, start in zip(lines[:4], ("2  cpu ", "2  fake:0", "8  cpu ", "8  fake:0"), strict=True):
         assert re.fullmatch(rf" +{start} +{cell}{cell} *{number} +{number} [kM]?B", line), line
     assert lines[4] == ""
-    assert re.fullmatch(r"(measured: fake:0 is faster than cpu (at|from) .+|fake:0 beside cpu; unclear .+)", lines[5])
+    assert re.fullmatch(
+        r"(measured: fake:0 is (faster|slower) than cpu (at|from) .+|fake:0 beside cpu; unclear .+)",
+        lines[5],
+    )
     assert len(columns) <= 80
 
 
@@ -325,18 +328,18 @@ def test_the_crossover_is_interpolated() -> None:
 @pytest.mark.parametrize(
     ("others", "words"),
     [
-        ((2.0, 2.0, 2.0), "at 16, 64, 256"),
-        ((0.5, 0.5, 0.9), "at no batch size (not at 16, 64, 256)"),
-        ((2.0, 0.5, 0.5), "at 16, but not at 64, 256"),
-        ((2.0, 0.5, 2.0), "from a batch of about 130 on (not at 64, but at 256)"),
-        ((0.5, 0.5, 1.0), "at no batch size (not at 16, 64); unclear at 256: measure longer (--seconds)"),
-        ((0.5, 2.0, 1.0), "at 64, but not at 16; unclear at 256: measure longer (--seconds)"),
-        ((0.5, 2.0), "from a batch of about 32 on (not at 16, but at 64); not measured at 256"),
+        ((2.0, 2.0, 2.0), "faster than cpu at 16, 64, 256"),
+        ((0.5, 0.5, 0.9), "slower than cpu at 16, 64, 256"),
+        ((2.0, 0.5, 0.5), "faster than cpu at 16, but not at 64, 256"),
+        ((2.0, 0.5, 2.0), "faster than cpu from a batch of about 130 on (not at 64, but at 256)"),
+        ((0.5, 0.5, 1.0), "slower than cpu at 16, 64; unclear at 256: measure longer (--seconds)"),
+        ((0.5, 2.0, 1.0), "faster than cpu at 64, but not at 16; unclear at 256: measure longer (--seconds)"),
+        ((0.5, 2.0), "faster than cpu from a batch of about 32 on (not at 16, but at 64); not measured at 256"),
     ],
 )
 def test_where_there_is_no_crossover_it_says_so(others: tuple[float, ...], words: str) -> None:
     found = crossover("cuda:0", rounds(1.0, 1.0, 1.0), "cpu", rounds(*others), (16, 64, 256))
-    assert str(found) == f"measured: cuda:0 is faster than cpu {words}"
+    assert str(found) == f"measured: cuda:0 is {words}"
 
 
 def test_few_rounds_and_quartiles_that_overlap_are_no_verdict() -> None:
@@ -351,6 +354,7 @@ def test_times_that_vary_much_are_told() -> None:
     for cell, spread in zip(measurement.cells, (0.3, 0.1, 0.3, 0.3), strict=True):
         cell.times = {"plain": [1.0 - spread, 1.0, 1.0 + spread]}
     (line,) = remarks(measurement)
+    assert ("OMP_NUM_THREADS=1" in line) == (gf.get_num_threads() > 1)
     assert line.startswith("cpu, batch 4, 8; fake:0, batch 8: the times vary by more than 25%: close other programs")
 
 

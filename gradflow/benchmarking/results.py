@@ -55,7 +55,9 @@ class Crossover:
     missing: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        if self.faster or self.slower:
+        if self.slower and not self.faster:
+            text = f"measured: {self.device} is slower than {self.reference} at {_listed(self.slower)}"
+        elif self.faster:
             text = f"measured: {self.device} is faster than {self.reference} {self._where()}"
         else:
             text = f"{self.device} beside {self.reference}"
@@ -64,8 +66,6 @@ class Crossover:
         return text + f"; not measured at {_listed(self.missing)}" * bool(self.missing)
 
     def _where(self) -> str:
-        if not self.faster:
-            return f"at no batch size (not at {_listed(self.slower)})"
         if not self.slower:
             return f"at {_listed(self.faster)}"
         if self.batch is None:
@@ -155,7 +155,9 @@ def remarks(measurement: Measurement) -> list[str]:
             f"{device}, batch {_listed([cell.batch for cell in wide if cell.device == device])}"
             for device in dict.fromkeys(cell.device for cell in wide)
         )
-        advice = "close other programs, measure longer (--seconds), or use fewer threads (OMP_NUM_THREADS=1)"
+        advice = "close other programs, or measure longer (--seconds)"
+        if gf.get_num_threads() > 1:
+            advice += "; one thread is often steadier (OMP_NUM_THREADS=1)"
         found.append(f"{where}: the times vary by more than {_WIDE:.0%}: {advice}")
     for cell in measurement.cells:
         first = next(each for each in measurement.cells if each.batch == cell.batch)
