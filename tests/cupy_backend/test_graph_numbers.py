@@ -319,3 +319,27 @@ def test_an_error_in_the_first_call_of_a_graph_leaves_what_the_step_has_done() -
                 call(inputs(i))
             found.append((layer.state(), second.steps))
     assert found[:6] == found[6:]
+
+
+def test_a_graph_refuses_a_second_step_of_a_scaler(cupy: Any) -> None:
+    """As the plain step does, and goes on after `update`."""
+    x = gf.tensor([1.0, 2.0], device="emulated", requires_grad=True)
+    optimizer, scaler = gf.optim.SGD([x], lr=0.25), gf.optim.GradScaler(init_scale=4.0)
+
+    @gf.capture
+    def step() -> None:
+        optimizer.zero_grad()
+        scaler.scale(x.sum()).backward()
+        scaler.step(optimizer)
+
+    with gf.use_device("emulated"):
+        for _ in range(7):
+            step()
+            scaler.update()
+        step()
+        assert step.status == "replaying"
+        with pytest.raises(RuntimeError, match="has done a step since"):
+            step()
+        scaler.update()
+        step()
+    assert (step.status, optimizer.steps, x.tolist()) == ("replaying", 9, [1.0 - 9 * 0.25, 2.0 - 9 * 0.25])
