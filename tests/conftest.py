@@ -87,6 +87,12 @@ def _current(device: str) -> Iterator[str]:
         yield device
 
 
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    """PyTorch; without it the test is skipped."""
+    return pytest.importorskip("torch")
+
+
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of a device, current during the test."""

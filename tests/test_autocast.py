@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from gradflow_numpy import NumpyBackend
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -165,7 +164,7 @@ def test_it_is_a_mode() -> None:
 # ---------------------------------------------------------------------- against PyTorch
 
 
-def twins(sizes: list[int], activation: str) -> tuple[nn.MLP, Any]:
+def twins(torch: Any, sizes: list[int], activation: str) -> tuple[nn.MLP, Any]:
     torch.manual_seed(0)
     layers: list[Any] = []
     for n, m in itertools.pairwise(sizes):
@@ -180,10 +179,10 @@ def twins(sizes: list[int], activation: str) -> tuple[nn.MLP, Any]:
 @every_half
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse_loss"])
-def test_training_steps_are_those_of_pytorch(half: str, activation: str, loss: str) -> None:
+def test_training_steps_are_those_of_pytorch(torch: Any, half: str, activation: str, loss: str) -> None:
     """8 steps of SGD: the outputs of the first within 2 half ulp, losses within 16, weights within 32 half ulp."""
     sizes, unit = [20, 32, 16, 5], ULP[half]
-    ours, theirs = twins(sizes, activation)
+    ours, theirs = twins(torch, sizes, activation)
     x, labels = normal(64, 20), np.random.default_rng(1).integers(0, 5, 64)
     target = labels if loss == "cross_entropy" else normal(64, 5, seed=2)
     optimizers = (
@@ -326,7 +325,7 @@ def test_a_checkpoint_runs_again_in_its_mode(half: str, device: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Using backward")  # PyTorch's, of a cycle
-def test_a_recorded_backward_pass_has_the_dtypes_of_the_forward_pass() -> None:
+def test_a_recorded_backward_pass_has_the_dtypes_of_the_forward_pass(torch: Any) -> None:
     """Also inside of the context, as one that is not recorded; gradients within 8 ulp of PyTorch's outside of it.
 
     PyTorch's backward pass computes in the dtypes of the context that it is in.
@@ -418,7 +417,7 @@ BLOCKS = ("linear", "matmul", "relu", "tanh", "sigmoid", "add", "times", "scale"
     rows=st.integers(1, 5),
     seed=st.integers(0, 1000),
 )
-def test_random_programs_are_those_of_pytorch(blocks: list[str], half: str, rows: int, seed: int) -> None:
+def test_random_programs_are_those_of_pytorch(torch: Any, blocks: list[str], half: str, rows: int, seed: int) -> None:
     """Losses within 16 half ulp, gradients of weights within 32 in the 2-norm."""
     width = 4
     arrays = [normal(width, width, seed=seed + i) / 2 for i in range(len(blocks) + 2)]
