@@ -325,7 +325,7 @@ def test_a_checkpoint_runs_again_in_its_mode(half: str, device: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Using backward")  # PyTorch's, of a cycle
-def test_a_recorded_backward_pass_has_the_dtypes_of_the_forward_pass(torch: Any) -> None:
+def test_a_recorded_backward_pass_is_that_of_pytorch_outside_of_the_context(torch: Any) -> None:
     """Also inside of the context, as one that is not recorded; gradients within 8 ulp of PyTorch's outside of it.
 
     PyTorch's backward pass computes in the dtypes of the context that it is in.
