@@ -216,8 +216,9 @@ def _rounded(result: Array, x: Array) -> Array:
 
 def _limit(limit: Any, dtype: Any) -> Any:
     """A limit of `clip`. A float beyond float16, or for bfloat16, becomes a scalar of `dtype`, which does not warn."""
-    exact = dtype.kind == "f" and -_LARGEST_FLOAT16 <= limit <= _LARGEST_FLOAT16
-    if limit.__class__ is not float or exact or dtype.kind not in "fV":
+    if limit.__class__ is not float or dtype.kind not in "fV":
+        return limit
+    if dtype.kind == "f" and -_LARGEST_FLOAT16 <= limit <= _LARGEST_FLOAT16:
         return limit
     with np.errstate(over="ignore"):
         return dtype.type(limit)

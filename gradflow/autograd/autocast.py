@@ -33,7 +33,7 @@ class autocast(Mode):  # noqa: N801 (it is used like a function)
     >>> import gradflow as gf
     >>> model = gf.nn.Linear(3, 2)
     >>> with gf.autocast("float16"):
-    ...     y = model(gf.ones(4, 3))
+    ...     y = model(gf.ones((4, 3)))
     ...     loss = (y * y).sum()
     >>> y.dtype, loss.dtype
     (gradflow.float16, gradflow.float32)

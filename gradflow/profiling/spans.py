@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter_ns
@@ -72,12 +73,13 @@ class ThreadProfiler(Profiler):
         self._regions = [""]
 
     def prepare(self, backend: Backend) -> None:
-        """Called once for each backend, before its first call."""
+        """Called once for each backend, before its first call. One without working events is as one without any."""
         if is_asynchronous(backend):
-            backend.synchronize()
-            origin = backend.event()
-            origin.record()
-            self.origins[backend] = origin, perf_counter_ns()
+            with contextlib.suppress(NotImplementedError):
+                backend.synchronize()
+                origin = backend.event()
+                origin.record()
+                self.origins[backend] = origin, perf_counter_ns()
         ranges = backend.named_ranges()
         if ranges is not None:
             self.begin_range, self.end_range = ranges

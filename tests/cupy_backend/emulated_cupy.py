@@ -24,6 +24,7 @@ import types
 import warnings
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 import cublaslt_stand_in
 import ml_dtypes
@@ -296,11 +297,14 @@ def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
 
 GUARD = 64
 """Guard bytes after the memory of an array of `empty`, NaN as floating-point numbers: no kernel may write there."""
+_memories: WeakValueDictionary[int, Any] = WeakValueDictionary()
+"""The memory of arrays of `empty`, with its guard bytes, by id."""
 
 
 def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     native, size = np.dtype(dtype), math.prod(shape) if isinstance(shape, tuple) else shape
     root, _memory = allocate(size * native.itemsize + GUARD)
+    _memories[id(root)] = root
     out = root[:-GUARD].view(native).reshape(shape, order=order)  # type: ignore[call-overload]
     if Graphs.recording() is None:
         out.fill(np.nan if out.dtype.kind == "f" else 1)  # uninitialized memory must not look like zeros
@@ -313,7 +317,7 @@ def _guarded(values: Any) -> bool:
     """Whether the guard bytes after the memory of `values` are unchanged."""
     while isinstance(values.base, np.ndarray):
         values = values.base
-    return values.dtype != np.uint8 or bool((values[-GUARD:] == 0xFF).all())
+    return id(values) not in _memories or bool((values[-GUARD:] == 0xFF).all())
 
 
 def _counted(x: ndarray) -> ndarray:
