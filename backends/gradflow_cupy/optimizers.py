@@ -128,18 +128,7 @@ class OptimizerKernels(Backend):
     def update_scale(
         self, scale: Array, growth: Array, found: Array, growth_factor: float, backoff_factor: float, interval: int
     ) -> None:
-        launch(
-            "update_scale",
-            None,
-            (1,),
-            (1,),
-            scale,
-            growth,
-            found,
-            float(growth_factor),
-            float(backoff_factor),
-            interval,
-        )
+        launch("update_scale", None, (1,), (1,), scale, growth, found, growth_factor, backoff_factor, interval)
 
     def _results(self, half: Array | None, skip: Array | None) -> tuple[Any, ...]:
         """The last arguments of a step: the half copy, whether it is bfloat16, the skip flag, the finiteness flag."""

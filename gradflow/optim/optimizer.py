@@ -269,15 +269,12 @@ class Optimizer:
             self._apply_edits()
 
     def _apply_edits(self) -> None:
-        if self._unsettled is not None and not self.has_parameters(self._params_in_blocks):
-            self._unsettled()
         groups, blocks, complete = self.param_groups, self._blocks, []
         if self.has_parameters(self._params_in_blocks):
             complete = [self._checked(group) for group in groups]
-            for name in {name for group in complete for name in self.needed_state(group)}:
-                for block in blocks:
-                    block.state_array(name)  # here, since a graph must not make them
         else:
+            if self._unsettled is not None:
+                self._unsettled()
             for group in groups:
                 complete.append(self._complete(group, complete))
             places = {id(s.tensor): (block, s) for block in self._blocks for s in block.slices}
