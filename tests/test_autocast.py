@@ -240,7 +240,7 @@ def test_gradients_in_the_buffers_are_not_rounded(half: str, device: str) -> Non
 @every_half
 @pytest.mark.parametrize("kind", ["SGD", "Adam", "RMSprop"])
 def test_the_optimizer_writes_the_half_weights(kind: str, half: str, device: str) -> None:
-    """Each step writes them, and other changes are cast anew; a step before the backward pass raises."""
+    """Each step writes the half copies; after any other change, they are cast again. A step before backward raises."""
     skip_without(device, half)
     w = gf.tensor(normal(4, 4), device=device, requires_grad=True)
     x = gf.tensor(np.eye(4, dtype=np.float32), device=device)

@@ -163,7 +163,7 @@ def overlap(some: Sequence[Any], others: Sequence[Any]) -> bool:
 
 
 class Node(NamedTuple):
-    """Work in a graph; `name` is empty for what is no node of CUDA's. `before`: the work of streams that it follows."""
+    """Work in a graph. `name`: empty if CUDA makes no node of it. `before`: the work of streams that it waits for."""
 
     name: str
     run: Callable[[], Any]

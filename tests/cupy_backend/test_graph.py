@@ -526,7 +526,7 @@ def test_gradients_of_weights_are_computed_beside_the_others() -> None:
     assert beside(made) == ["product"] * 2
 
 
-# ---------------------------------------------------------------------- what is no graph
+# ---------------------------------------------------------------------- steps without a graph
 
 
 class SignDescent(optim.Optimizer):
