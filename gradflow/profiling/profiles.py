@@ -125,7 +125,8 @@ class Profile:
         """
         if by not in ("operation", "region"):
             raise ValueError(f"a table is by 'operation' or by 'region'; got {by!r}")
-        return table(self.rows, self.total, bool(self._ended.origins), by)
+        asynchronous = any(span.events is not None for span in self._ended.spans)
+        return table(self.rows, self.total, asynchronous, by)
 
     def save(self, path: FilePath) -> None:
         """Write all spans to a JSON file, which chrome://tracing and ui.perfetto.dev open.

@@ -14,7 +14,8 @@ NOTHING = "nothing was measured"
 def table(rows: Sequence[Row], total: Row, asynchronous: bool, by: str) -> str:
     """The rows as a table, those that took longest first.
 
-    asynchronous: whether the device's time counts, instead of the host's. by: "operation", or "region".
+    asynchronous: whether events of a device have timed some of it; then the device's time counts, else the host's.
+    by: "operation", or "region".
     """
     devices = sorted({row.device for row in rows if row.device})
     keys = ("name" if by == "operation" else "region", "phase", *(("device",) if len(devices) > 1 else ()))

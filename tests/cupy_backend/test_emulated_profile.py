@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +151,18 @@ def test_device_times_are_read_at_the_end(made: list[str]) -> None:
     assert p.total.device_seconds == pytest.approx(sum(row.device_seconds for row in p.rows))
     longest = max(p.rows, key=lambda row: row.device_seconds)
     assert str(p).splitlines()[1].startswith(longest.name)
+
+
+def test_a_device_that_does_nothing_does_not_sort_the_table(backend: Any) -> None:
+    """What ran on the CPU alone is sorted by the time on the host, though another device could be timed."""
+    pause = gf.operation("pause", lambda F, x: (time.sleep(0.02), F.copy(x))[1], lambda F, g, _out, _x: g)
+    x = gf.ones(200_000)
+    with gf.profile() as p:
+        pause(gf.ones(1))
+        x.exp()
+    rows = {row.name: row for row in p.rows}
+    assert rows["pause"].device_seconds < rows["exp"].device_seconds  # the order by the device's time would differ
+    assert str(p).splitlines()[1].startswith(max(p.rows, key=lambda row: row.self_seconds).name)
 
 
 def test_a_trace_has_a_track_for_the_device(backend: Any, tmp_path: Path) -> None:
