@@ -147,7 +147,7 @@ def test_a_step_waits_for_nothing() -> None:
 
 def test_the_table_is_renewed(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     """After as many steps as it has rows, after a changed rate, and where a parameter has no gradient."""
-    monkeypatch.setattr("gradflow.optim.scaling.AHEAD", 3)
+    monkeypatch.setattr("gradflow.optim.applied_steps.AHEAD", 3)
     results = []
     for scaled in (True, False):
         x, y = leaf(device), leaf(device)

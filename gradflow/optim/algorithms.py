@@ -13,8 +13,9 @@ from typing import Any
 from gradflow.backend import AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars, SGDOptions, SGDScalars
 from gradflow.dtypes import float64
 from gradflow.optim.flat import FlatArrays
+from gradflow.optim.groups import Parameters
 from gradflow.optim.hyperparameters import check_numbers, checked_number
-from gradflow.optim.optimizer import Optimizer, Parameters
+from gradflow.optim.optimizer import Optimizer
 from gradflow.optim.schedules import Schedule
 from gradflow.pytorch_names import explains_arguments
 

@@ -39,7 +39,7 @@ class UpdateScalars(Source):
     dtype = "float64"
 
     def __init__(self, optimizer: Optimizer, run: Sequence[Slice], flat: FlatArrays, names: tuple[str, ...]) -> None:
-        self._optimizer_of = weakref.ref(optimizer)  # which may refer to this: see `gradflow.optim.scaling`
+        self._optimizer_of = weakref.ref(optimizer)  # which may refer to this: see `AppliedSteps`
         self._run, self._flat, self._names = run, flat, names
         self._group, _, written = run[0].history
         self._written = written.union(names)
