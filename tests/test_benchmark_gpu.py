@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import re
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import checks
 from benchmarks.gpu import rows as gpu_rows
+from benchmarks.gpu import run as gpu_run
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.ceilings import PRODUCTS
 from benchmarks.gpu.checks import outcome, passed
 from benchmarks.gpu.ours import Captured, check_replayed
 from benchmarks.gpu.paper import precision_of, work
-from benchmarks.gpu.run import tolerance, without_paths
-from benchmarks.gpu.tables import PRECISION, ratios
+from benchmarks.gpu.run import GpuRun, tolerance, without_paths
+from benchmarks.gpu.tables import PRECISION, new_path, ratios
 from benchmarks.peers.peer import UnavailableError
 from benchmarks.peers.rows import Row
 from benchmarks.peers.run import Cell
@@ -89,6 +94,138 @@ def test_a_dry_run_measures_its_rows_and_goes_on_after_a_crash(
     assert re.search(r"\| PyTorch eager \| \d+\.\d\d \(15\) \| \d+\.\d\d \(1\.08\) \|", printed)
     assert "kit: passed: 1 passed" in printed
     assert "failed: a broken row in Adam, t: RuntimeError: out of order" in printed
+
+
+PLANTED = """
+import time
+
+
+class Good:
+    trains, loss, batches = True, 1.0, [()]
+
+    def __init__(self, workload):
+        self.letter = workload.letter
+
+    def step(self):
+        return self
+
+    def item(self):
+        return self.loss
+
+    def turn(self, seconds):
+        return 0.001, None
+
+    def facts(self):
+        return {"letter": self.letter}
+
+
+class Wrong(Good):
+    loss = 2.0
+
+
+class Diverges(Good):
+    loss = float("nan")
+
+
+class Hangs(Good):
+    def __init__(self, workload):
+        super().__init__(workload)
+        time.sleep(1000 if self.letter == "t" else 0)
+
+
+class Stalls(Good):
+    def turn(self, seconds):
+        time.sleep(1000 if self.letter == "t" else 0)
+        return 0.002, None
+"""
+
+
+@pytest.mark.slow
+def test_rows_that_hang_fail_or_disagree_stop_no_other_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "planted.py").write_text(PLANTED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(gpu_run, "SPARE", 1.0)
+    names = ("Wrong", "Hangs", "Good", "Diverges", "Stalls", "Missing", "Good")
+    rows = {f"{name}{i}": Row(f"{name}{i}", f"planted:{name}") for i, name in enumerate(names)}
+    rows["import"] = Row("import", "no_such_module:Row")
+    run = GpuRun(rows, [0], 2, 0.001, limit=3, budget=time.perf_counter() - gpu_run._START + 120)
+    written: list[int] = []
+    tiny = gpu_rows.WORKLOADS["t"]
+    try:
+        run.measure_each([tiny, replace(tiny, letter="u")], lambda: written.append(len(run.cells)))
+    finally:
+        assert not run._workers
+    first, second = run.cells
+    assert {name: len(turns) for name, turns in first.turns.items()} == {"Good2": 2, "Good6": 2}
+    assert {name: len(turns) for name, turns in second.turns.items()} == {
+        "Hangs1": 2, "Good2": 2, "Stalls4": 2, "Good6": 2
+    }  # fmt: skip
+    assert second.facts["Good6"] == {"letter": "u"}
+    assert len(written) == 2 * 4  # when rows are ready, after each round, with facts
+    failed = "\n".join(run.failed)
+    assert "Hangs1 in Adam, t: it took too long" in failed
+    assert "Stalls4 in Adam, t: it took too long" in failed
+    assert "Wrong0 is not timed in Adam, t: its losses are [2.0" in failed
+    assert "Diverges3 is not timed in Adam, u: its losses are [nan" in failed
+    assert failed.count("AttributeError") == failed.count("ModuleNotFoundError: No module named 'no_such_module'") == 2
+    assert len(run.failed) == 2 * 4 + 2
+
+
+def test_each_workload_has_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = GpuRun({}, [0], 1, 0.1, limit=100, budget=time.perf_counter() - gpu_run._START + 100)
+    shares: list[float] = []
+    monkeypatch.setattr(run, "_measure", lambda _: shares.append(run._left(run._until)))
+    run.measure_each([gpu_rows.WORKLOADS["t"]] * 4, lambda: None)
+    assert shares == pytest.approx([100 * 2 / 5, 100 / 3, 100 / 2, 100], abs=10)
+    run._end = time.perf_counter()
+    run.measure_each([gpu_rows.WORKLOADS["t"]], lambda: None)
+    assert run.left_out == {"workload t": "no time was left"}
+    assert len(shares) == 4
+
+
+def test_rows_are_compared_with_most_of_them() -> None:
+    assert gpu_run.agreeing({"gradflow": [1.0], "torch": [1.0]}, 1e-4) == ["gradflow", "torch"]
+    assert gpu_run.agreeing({"gradflow": [2.0], "torch": [1.0], "jax": [1.0]}, 1e-4) == ["torch", "jax"]
+    assert gpu_run.agreeing({"gradflow": [2.0], "torch": [1.0]}, 1e-4) == ["gradflow"]
+    assert gpu_run.agreeing({"gradflow": [math.nan], "torch": [1.0]}, 1e-4) == ["torch"]
+    assert gpu_run.agreeing({"gradflow": [math.nan]}, 1e-4) == []
+    assert gpu_run.agreeing({}, 1e-4) == []
+
+
+def test_figures_of_an_earlier_run_stay(tmp_path: Path) -> None:
+    facts = {"gpu": "NVIDIA H100 80GB HBM3, 79 GiB", "date": "2026-11-26"}
+    names = []
+    for _ in range(3):
+        path = new_path(tmp_path, facts, dry=False)
+        path.touch()
+        names.append(path.name)
+    stem = "nvidia-h100-80gb-hbm3-2026-11-26"
+    assert names == [f"{stem}.json", f"{stem}-2.json", f"{stem}-3.json"]
+
+
+@pytest.mark.slow
+def test_a_check_that_takes_too_long_ends_with_all_that_it_started(tmp_path: Path) -> None:
+    """And pytest, interrupted, still reports what it knows."""
+    (tmp_path / "test_slow.py").write_text(
+        "import subprocess, sys, time\n"
+        "def test_fails(): assert False\n"
+        "def test_hangs():\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
+        f"    open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
+        "    time.sleep(1000)\n"
+    )
+    report = tmp_path / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--noconftest", str(tmp_path)]
+    found = checks._run([*command, f"--junitxml={report}"], 4, "a check", {})
+    assert found["status"] == "it took too long"
+    assert checks._counts(report)["failed"] == ["test_slow::test_fails"]
+    child = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    for _ in range(100):
+        if not child.exists() or child.read_text().split()[2] == "Z":
+            break
+        time.sleep(0.02)
+    else:
+        pytest.fail("what the check started runs on")
 
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from benchmarks.gpu import rows as _rows
 from benchmarks.gpu.checks import outcome, passed, run_agree, run_ceilings, run_kit, run_sanitizer, run_tests
 from benchmarks.gpu.queued import to_cpu
 from benchmarks.gpu.run import GpuRun, progress
-from benchmarks.gpu.tables import machine, name_of, text, write
+from benchmarks.gpu.tables import machine, new_path, text, write
 from benchmarks.peers.options import Parser, cores, count, duration
 from benchmarks.peers.rows import REFERENCE
 
@@ -56,7 +57,7 @@ def emulated_or_cpu() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check, measure, print, write; return status 1 if a check or a row failed, 2 if there is no GPU."""
+    """Check, measure, print, write; return status 1 if a check or a row failed, 2 without a GPU, 130 after Ctrl-C."""
     device = "cuda"
     options = parser(list(_rows.rows(device))).parse_args(arguments)
     workloads = [_rows.WORKLOADS[letter] for letter in options.workloads]
@@ -72,25 +73,33 @@ def main(arguments: list[str] | None = None) -> int:
         out = options.out or RESULTS
     out.mkdir(parents=True, exist_ok=True)
     facts = {"dry_run": device, **machine(options.commit)} if options.dry_run else machine(options.commit)
-    path = out / name_of(facts, options.dry_run)
+    path = new_path(out, facts, options.dry_run)
     progress(f"{facts.get('gpu', device)}; figures go to {path}")
 
     chosen = {name: row for name, row in _rows.rows(device).items() if name in (REFERENCE, *options.rows)}
     run = GpuRun(chosen, cores(), options.rounds, options.turn, options.limit, options.budget)
     checks: dict[str, Any] = {}
     ceilings: dict[str, Any] = {}
-    for name in options.checks:
-        check, seconds = CHECKS[name]
-        checks[name] = check(seconds, options.dry_run)
-        write(path, facts, checks, run, ceilings)
-    ceilings |= run_ceilings(CEILINGS, to_cpu(device))
-    run.measure_each(workloads, lambda: write(path, facts, checks, run, ceilings))
+    interrupted = False
+    try:
+        for name in options.checks:
+            check, seconds = CHECKS[name]
+            checks[name] = check(seconds, options.dry_run)
+            write(path, facts, checks, run, ceilings)
+        ceilings |= run_ceilings(CEILINGS, to_cpu(device))
+        run.measure_each(workloads, lambda: write(path, facts, checks, run, ceilings))
+    except KeyboardInterrupt:
+        interrupted = True
     print(text(run, ceilings))
     for name, found in checks.items():
         print(f"{name}: {outcome(found)}")
-    progress(f"done; the figures are in {path}")
+    write(path, facts, checks, run, ceilings)
+    progress(f"{'interrupted' if interrupted else 'done'}; the figures are in {path}")
+    if interrupted:
+        return 130
     return 1 if run.failed or not all(map(passed, checks.values())) else 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as after Ctrl-C, what is known is printed and written
     sys.exit(main())

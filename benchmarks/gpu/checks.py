@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -91,18 +93,20 @@ def _run(command: list[str], seconds: float, what: str, environment: dict[str, s
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, **environment}
-        )
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, **environment},
+            start_new_session=True,
+        )  # fmt: skip
         try:
             status: Any = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
             status = "it took too long"
+            process.send_signal(signal.SIGINT)  # pytest then reports what is known
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with what it has started, which would disturb the next
+            process.wait()
         output.seek(0)
         lines = [without_paths(line) for line in output.read().splitlines() if line.strip()]
     progress(f"  status {status}: {lines[-1] if lines else ''}")

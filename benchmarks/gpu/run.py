@@ -16,6 +16,8 @@ from benchmarks.peers.run import RTOL, Cell, CrashError, LeftOutError, Run, equa
 from benchmarks.workloads import Workload
 
 _START = time.perf_counter()
+SPARE = 15.0
+"""Seconds that are kept for each row that is not ready yet, and those that a turn may take longer than it should."""
 
 
 def progress(text: str) -> None:
@@ -33,10 +35,22 @@ def tolerance(workload: Workload) -> float:
     return RTOL[workload.precision or workload.dtype]
 
 
+def agreeing(losses: dict[str, list[float]], rtol: float) -> list[str]:
+    """Return the rows whose losses are equal: if not all are, most of them; the first ones of as many.
+
+    >>> agreeing({"gradflow": [2.0], "torch": [1.0], "jax": [1.0]}, rtol=1e-4)
+    ['torch', 'jax']
+    """
+    groups = [[name for name, theirs in losses.items() if equal(ours, theirs, rtol)] for ours in losses.values()]
+    return max(groups, key=len, default=[])
+
+
 class GpuRun(Run):
     """Runs the workloads one after another; each row has `limit` seconds to compile, and the run `budget` in all.
 
-    `left_out` and `failed` name rows and workloads; `traces` has the last lines that a crashed row wrote.
+    Each workload has a share of the time, so that a row that hangs in one takes no time from the next; the first one,
+    in which the rows import their libraries, has two. `left_out` and `failed` name rows and workloads; `traces` has the
+    last lines that a crashed row wrote.
     """
 
     def __init__(
@@ -44,14 +58,18 @@ class GpuRun(Run):
     ) -> None:
         super().__init__(rows, cores, rounds, seconds)
         self.limit, self._end = limit, _START + budget
+        self._until = self._end  # for the present workload
         self.traces: dict[str, str] = {}
 
     def measure_each(self, workloads: list[Workload], after: Callable[[], None]) -> None:
-        """Measure the workloads; call `after` after each."""
+        """Measure the workloads; call `after` whenever more is known."""
+        self._after = after
         with ExitStack() as stack:
             stack.callback(self._workers.clear)
-            for workload in workloads:
-                if self._left() < 2 * self.seconds * len(self.rows):
+            for i, workload in enumerate(workloads):
+                shares = 2 if i == 0 else 1
+                self._until = self._end - self._left() * (1 - shares / (len(workloads) - i - 1 + shares))
+                if self._left() < SPARE:
                     self.left_out[f"workload {workload.letter}"] = "no time was left"
                     continue
                 for name, row in self.rows.items():
@@ -62,18 +80,18 @@ class GpuRun(Run):
                         self._start(name, stack)
                 progress(f"{workload.letter}: {workload.size}, batch {workload.batch}, {workload.dtype}")
                 self._measure(self._cell(workload, workload.optimizer))
-                after()
 
     def _measure(self, cell: Cell) -> None:
         prepared = self._prepare(cell)
         cell.turns.update((name, []) for name in prepared)
+        self._after()
         for _ in range(self.rounds):
-            self._order.shuffle(prepared)
-            for name in list(prepared):
-                if self._left() < self.seconds + 1:
-                    self.left_out[f"rounds of {cell}"] = "no time was left"
-                    return
-                found = self._ask(name, cell, "turn", self.seconds)
+            order = self._order.sample(prepared, len(prepared))
+            if self._left(self._until) < 2 * self.seconds * len(order):
+                self.left_out[f"rounds of {cell}"] = "no time was left"
+                break
+            for name in order:
+                found = self._ask(name, cell, SPARE + self.seconds, "turn", self.seconds)
                 if found is None:
                     prepared.remove(name)
                     del cell.turns[name]
@@ -82,44 +100,47 @@ class GpuRun(Run):
                     cell.turns[name].append(by_host)
                     if by_events is not None:
                         cell.events.setdefault(name, []).append(by_events)
+            self._after()
         self._ask_facts(prepared, cell)
-        medians = {name: statistics.median(turns) for name, turns in cell.turns.items()}
+        self._after()
+        medians = {name: statistics.median(turns) for name, turns in cell.turns.items() if turns}
         progress("  " + ", ".join(f"{name} {1e6 * median:.1f} us" for name, median in medians.items()))
 
     def _ask_facts(self, names: list[str], cell: Cell) -> None:
         """Ask what else is known about a step. It comes last: profilers may slow down what follows."""
         for name in names:
             if self._left() > 1:
-                facts = self._ask(name, cell, "facts")
+                facts = self._ask(name, cell, SPARE, "facts")
                 if facts:
                     cell.facts[name] = facts
 
     def _prepare(self, cell: Cell) -> list[str]:
-        """Return the rows to time: those whose first losses equal those of the first row that has any."""
-        rtol, found, first = tolerance(cell.workload), [], None
-        for name in [name for name in self.rows if name in self._workers]:
+        """Return the rows to time: those with equal first losses."""
+        names = [name for name in self.rows if name in self._workers]
+        for i, name in enumerate(names):
             start = time.perf_counter()
-            losses = self._ask(name, cell, "prepare", cell.task)
-            if losses is None:
-                continue
-            progress(f"  {self.rows[name].title} is ready after {time.perf_counter() - start:.1f} s: {losses}")
-            cell.losses[name] = losses
-            first = first or name
-            if equal(cell.losses[first], losses, rtol):
-                found.append(name)
-            else:
-                self.failed.append(
-                    f"{self.rows[name].title} is not timed in {cell}: its losses are {losses}, those of "
-                    f"{self.rows[first].title} {cell.losses[first]}; they may differ by {rtol:g} of them"
-                )
-                progress(f"  {self.failed[-1]}")
+            kept = 2 * self.seconds * self.rounds * len(names) + SPARE * (len(names) - i - 1)
+            losses = self._ask(name, cell, max(self._left(self._until) - kept, SPARE), "prepare", cell.task)
+            if losses is not None:
+                progress(f"  {self.rows[name].title} is ready after {time.perf_counter() - start:.1f} s: {losses}")
+                cell.losses[name] = losses
+        rtol = tolerance(cell.workload)
+        found = agreeing(cell.losses, rtol)
+        for name in [name for name in cell.losses if name not in found]:
+            others = f"those of {self.rows[found[0]].title} {cell.losses[found[0]]}" if found else "no others agree"
+            self.failed.append(
+                f"{self.rows[name].title} is not timed in {cell}: its losses are {cell.losses[name]}, {others}; "
+                f"they may differ by {rtol:g} of them"
+            )
+            progress(f"  {self.failed[-1]}")
         return found
 
-    def _left(self) -> float:
-        return self._end - time.perf_counter()
+    def _left(self, end: float | None = None) -> float:
+        """Return the seconds until a time, or until the end."""
+        return (self._end if end is None else end) - time.perf_counter()
 
-    def _ask(self, name: str, cell: Cell, *command: Any) -> Any:
-        """Return a worker's result; if it has none in time, return None and end the worker."""
+    def _ask(self, name: str, cell: Cell, limit: float, *command: Any) -> Any:  # type: ignore[override]
+        """Return a worker's result; if it has none within these seconds, return None and end the worker."""
         worker, what = self._workers[name], f"{self.rows[name].title} in {cell}"
         late = threading.Event()
 
@@ -127,7 +148,7 @@ class GpuRun(Run):
             late.set()  # before the kill, whose end is awaited below
             worker.kill()
 
-        timer = threading.Timer(max(min(self.limit, self._left()), 1), end)
+        timer = threading.Timer(max(min(limit, self.limit, self._left()), 1), end)
         timer.start()
         try:
             return worker.ask(*command)

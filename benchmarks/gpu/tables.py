@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import re
 import shutil
@@ -19,6 +20,7 @@ from benchmarks.machine import about, versions
 from benchmarks.peers.rows import REFERENCE
 from benchmarks.peers.run import Cell
 from benchmarks.peers.tables import markdown, microseconds, summary
+from gradflow.files import write_file
 
 PRECISION = {
     "float32": "float32 products in float32 in every row (JAX at precision 'highest', since its default is TF32)",
@@ -105,7 +107,8 @@ def figures(run: GpuRun, ceilings: dict[str, Any]) -> dict[str, Any]:
         "threads": len(run.cores),
         "rounds": run.rounds,
         "turn_seconds": run.seconds,
-        "clock": "turns: the host's, around many queued steps and one wait; events: the device's, of the same steps",
+        "clock": "turns: seconds a step by the host's clock, around many queued steps and one wait; "
+        "events: the same by the device's, of the same steps",
         "ceilings": ceilings,
         "rows": {name: row.title for name, row in run.rows.items()},
         "left_out": run.left_out,
@@ -158,13 +161,15 @@ def machine(commit: str | None) -> dict[str, Any]:
     return found
 
 
-def name_of(facts: dict[str, Any], dry: bool) -> str:
-    """The name of the file: the device and the date."""
+def new_path(folder: Path, facts: dict[str, Any], dry: bool) -> Path:
+    """Return a path for the figures, with the device and the date, where no file is yet."""
     device = "dry-run" if dry else facts.get("gpu", "gpu").split(",")[0]
-    return f"{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}-{facts['date']}.json"
+    name = f"{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}-{facts['date']}"
+    names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+    return next(path for path in (folder / f"{each}.json" for each in names) if not path.exists())
 
 
 def write(path: Path, facts: dict[str, Any], checks: dict[str, Any], run: GpuRun, ceilings: dict[str, Any]) -> None:
-    """Write all that is known so far."""
+    """Write all that is known so far; whenever the program ends, the file is whole."""
     content = {**facts, "checks": checks, **figures(run, ceilings)}
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    write_file(path, (json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n").encode())
