@@ -255,11 +255,10 @@ class CupyBackend(LinearKernels, GatherKernels, LossKernels, OptimizerKernels):
             return None
 
     def free_stream(self, address: int) -> None:
-        """Free what the kernels of a stream that is not used again share: the workspace of products, and of sums."""
-        products = vars(self).get("_cublaslt")
-        for shared in (self._scratches, {} if products is None else products.workspaces):
-            for key in [key for key in shared if key[0] == address]:
-                shared.pop(key, None)
+        """Free the memory that the sums of a stream share, which is not used again."""
+        for key in list(self._scratches):  # a copy: another thread may add one
+            if key[0] == address:
+                self._scratches.pop(key, None)
 
     def graph(self, step: RecordedStep, inputs: Sequence[Array]) -> StepGraph:
         """As in the contract: a CUDA graph."""

@@ -1,8 +1,10 @@
 """Matrix products by cuBLASLt, called through ctypes: with bias and activation in the product's own launch.
 
 CuPy refuses its own products while a stream is captured, and its handle has a workspace that is not ours, so a device
-has a handle here, and each of its streams a workspace. Arrays are row-major, as everywhere in gradflow. cuBLASLt reads
-a row-major matrix as the transpose of a column-major one, so it is asked for out^T = b^T a^T, and nothing is copied.
+has a handle here. The workspace of a product comes from CuPy's memory pool, and goes back when the product is queued:
+only later work of the same stream can get it again, and a graph keeps its own pool. Arrays are row-major, as everywhere
+in gradflow. cuBLASLt reads a row-major matrix as the transpose of a column-major one, so it is asked for
+out^T = b^T a^T, and nothing is copied.
 
 What cuBLASLt needs for one kind of product is a `Plan`, which is made once and kept. `call` is the only place where
 `cublasLtMatmul` is called: tests replace it to emulate, count or record products. A product of half floats adds up in
@@ -34,7 +36,6 @@ from gradflow_cupy.cublaslt_library import (
     CUDA_R_16F,
     CUDA_R_32F,
     CUDA_R_64F,
-    WORKSPACE,
     Algorithm,
     Kind,
     Plan,
@@ -42,7 +43,6 @@ from gradflow_cupy.cublaslt_library import (
     find,
     load,
 )
-from gradflow_cupy.memory import stream_key
 from gradflow_cupy.tuning import CANDIDATES, VARIABLE, Tuner
 
 ALIGNMENT = 256
@@ -79,7 +79,7 @@ def _layout(x: Array) -> tuple[bool, int] | None:
 
 
 class CublasLt:
-    """cuBLASLt on CuPy's current device: a handle, the plans, and a workspace for each stream.
+    """cuBLASLt on CuPy's current device: a handle, and the plans.
 
     dtypes: the dtype objects of the backend, by gradflow's names.
 
@@ -96,8 +96,6 @@ class CublasLt:
         self.version = f"{version // 10000}.{version // 100 % 100}.{version % 100}"
         self.types = {dtypes[name]: number for name, number in TYPES.items() if name in dtypes}
         self.plans: dict[tuple[Any, ...], Plan | None] = {}
-        self.workspaces: dict[tuple[int, int], Array] = {}
-        """By the key of the stream. A graph keeps that of its stream."""
         self.lock = threading.Lock()
         """Held while pointers lie in a descriptor."""
         self._tuner: Tuner | None = None
@@ -166,7 +164,7 @@ class CublasLt:
             plan = self._make(Kind(*key), a, b, out, bias, aux)
         if plan is None:
             return False
-        status = call(self, plan, a, b, out, accumulate, bias, aux)
+        status = call(self, plan, a, b, out, accumulate, bias, aux, self._workspace(plan.algorithm.workspace))
         if status == CUBLAS_STATUS_NOT_SUPPORTED:  # some combinations are refused only when they are called
             self.plans[key] = None
             return False
@@ -187,10 +185,11 @@ class CublasLt:
         if self._tuner is not None and len(found) > 1:
             target = self.cupy.empty((kind.n, kind.ldd), dtype=out.dtype)[:, : kind.m]
             aside = None if aux is None else self.cupy.empty(aux.shape, dtype=aux.dtype)
+            workspace = self._workspace(max(algorithm.workspace for algorithm in found))
 
             def run(algorithm: Algorithm) -> bool:
                 plan.algorithm = algorithm
-                return call(self, plan, a, b, target, False, bias, aside) == 0
+                return call(self, plan, a, b, target, False, bias, aside, workspace) == 0
 
             plan.algorithm = self._tuner.choose(kind, found, run)
         if len(self.plans) >= MOST_PLANS:
@@ -198,13 +197,9 @@ class CublasLt:
         made = self.plans[kind] = plan if found else None
         return made
 
-    def workspace(self, stream: Any) -> Array:
-        """The workspace of a stream, made when it is first needed."""
-        key = stream_key(stream)
-        found = self.workspaces.get(key)
-        if found is None:  # of two threads, the second to come here uses what the first has made
-            found = self.workspaces.setdefault(key, self.cupy.empty((WORKSPACE,), dtype=self.cupy.dtype("uint8")))
-        return found
+    def _workspace(self, size: int) -> Array | None:
+        """The memory for so many bytes of workspace, if any."""
+        return self.cupy.empty((size,), dtype=self.cupy.dtype("uint8")) if size else None
 
 
 def _point(plan: Plan, bias: Array | None, aux: Array | None) -> None:
@@ -219,24 +214,24 @@ def _point(plan: Plan, bias: Array | None, aux: Array | None) -> None:
 
 
 def call(
-    lt: CublasLt, plan: Plan, a: Array, b: Array, out: Array, accumulate: bool, bias: Array | None, aux: Array | None
-) -> int:
+    lt: CublasLt, plan: Plan, a: Array, b: Array, out: Array, accumulate: bool, bias: Array | None, aux: Array | None,
+    workspace: Array | None,
+) -> int:  # fmt: skip
     """Queue a product in the current stream; returns cuBLASLt's status. The only caller of `cublasLtMatmul`.
 
-    The arrays are as in `CublasLt.product`, in the layouts of the plan. What emulates a GPU, or records what is queued,
-    replaces this function in its module: `product` looks it up at each call.
+    The arrays are as in `CublasLt.product`, in the layouts of the plan; workspace: bytes, as many as the algorithm of
+    the plan needs. What emulates a GPU, or records what is queued, replaces this function in its module: `product`
+    looks it up at each call.
     """
-    stream = lt.cupy.cuda.get_current_stream()
-    needed = plan.algorithm.workspace
-    workspace = lt.workspace(stream).data.ptr if needed else 0
     beta = plan.one if accumulate else plan.zero
     target = out.data.ptr
+    address, size = (0, 0) if workspace is None else (workspace.data.ptr, workspace.nbytes)
     with lt.lock:
         _point(plan, bias, aux)
         return int(
             lt.library.cublasLtMatmul(
                 lt.handle, plan.descriptor, addressof(plan.one), b.data.ptr, plan.a, a.data.ptr, plan.b,
-                addressof(beta), target, plan.d, target, plan.d, addressof(plan.algorithm), workspace,
-                WORKSPACE if needed else 0, stream.ptr,
+                addressof(beta), target, plan.d, target, plan.d, addressof(plan.algorithm), address, size,
+                lt.cupy.cuda.get_current_stream().ptr,
             )
         )  # fmt: skip

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 WORKSPACE = 32 * 2**20 + 16
-"""The bytes of a stream's workspace: NVIDIA recommends 32 MiB for Hopper; some epilogues need 16 bytes more."""
+"""The bytes of the largest workspace: NVIDIA recommends 32 MiB for Hopper; some epilogues need 16 bytes more."""
 
 CUDA_R_32F, CUDA_R_64F, CUDA_R_16F, CUDA_R_16BF = 0, 1, 2, 14
 CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_64F = 68, 77, 70

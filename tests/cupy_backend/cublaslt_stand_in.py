@@ -50,7 +50,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cublaslt, "call", call)
 
 
-def call(lt: Any, plan: Any, a: Any, b: Any, out: Any, accumulate: bool, bias: Any, aux: Any) -> int:
+def call(lt: Any, plan: Any, a: Any, b: Any, out: Any, accumulate: bool, bias: Any, aux: Any, workspace: Any) -> int:
     """`cublaslt.call`, after checks of what the library cannot see: dtypes, shapes, and that nothing overlaps."""
     import emulated_cupy as emulated  # which imports this module
 
@@ -66,9 +66,9 @@ def call(lt: Any, plan: Any, a: Any, b: Any, out: Any, accumulate: bool, bias: A
     if aux is not None:
         assert aux.shape == out.shape
         assert aux.flags.c_contiguous
-    if plan.algorithm.workspace:
-        lt.workspace(emulated.get_current_stream())
-    held = unowned((a, b, out, accumulate, bias, aux))
+    if workspace is not None:
+        written.append(emulated._unwrap(workspace))
+    held = unowned((a, b, out, accumulate, bias, aux, workspace))
 
     def run() -> int:
         status = _call(lt, plan, *held)

@@ -6,6 +6,7 @@ import gc
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -190,17 +191,48 @@ def test_the_number_of_plans_is_bounded(backend: Any, lt: CublasLt, monkeypatch:
     assert number("objects").value == before, "descriptors, layouts and preferences are destroyed"
 
 
-def test_a_stream_has_one_workspace(backend: Any, lt: CublasLt) -> None:
-    """Made when a product needs it, since two streams may run at once."""
+def test_the_workspace_of_a_product(backend: Any, lt: CublasLt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many bytes as the algorithm needs, or none; nothing is kept, however many streams there are."""
+    call, found = cublaslt.call, []
+
+    def watched(*arguments: Any) -> int:
+        found.append(None if arguments[-1] is None else (arguments[-1].nbytes, weakref.ref(arguments[-1])))
+        return call(*arguments)
+
+    monkeypatch.setattr(cublaslt, "call", watched)
     long, short = (backend.from_host(values((4, n), "float32")) for n in (100, 8))
     out = backend.empty((4, 4), dtype=backend.dtypes["float32"])
     assert lt.product(short, short, out, transpose_b=True)
-    assert not lt.workspaces
-    for _ in range(2):
-        assert lt.product(long, long, out, transpose_b=True)
-    with backend.stream():
-        assert lt.product(long, long, out, transpose_b=True)
-    assert [x.size for x in lt.workspaces.values()] == [cublaslt.WORKSPACE] * 2
+    for _ in range(3):
+        with backend.stream():
+            assert lt.product(long, long, out, transpose_b=True)
+    assert found[0] is None
+    assert [(size, reference()) for size, reference in found[1:]] == [(1024, None)] * 3
+
+
+def test_products_of_two_streams_in_a_graph_share_no_workspace(backend: Any) -> None:
+    """Which those of a long batch need; the emulation finds memory that two streams use in no order."""
+
+    def losses(captured: bool) -> list[float]:
+        gf.manual_seed(0)
+        with gf.use_device("emulated"):
+            model = gf.nn.MLP([70, 66, 66, 3])
+            optimizer = gf.optim.SGD(model.parameters(), lr=0.1)
+            x, y = gf.random.normal((80, 70)), gf.tensor(np.arange(80) % 3)
+
+            def step(x: Any, y: Any) -> Any:
+                optimizer.zero_grad()
+                loss = gf.cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+                return loss
+
+            run = gf.capture(step) if captured else step
+            found = [run(x, y).item() for _ in range(5)]
+            assert not captured or run.status == "replaying"
+            return found
+
+    assert losses(True) == losses(False)
 
 
 def of_two_threads(function: Callable[[], Any]) -> list[Any]:
@@ -208,28 +240,25 @@ def of_two_threads(function: Callable[[], Any]) -> list[Any]:
         return [future.result() for future in [pool.submit(function), pool.submit(function)]]
 
 
-def test_two_threads_have_one_workspace_in_a_stream(
-    backend: Any, lt: CublasLt, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also if both find none: that of the second would replace, and free, one that a product is about to use."""
-    stream, both, empty = backend.cupy.cuda.get_current_stream(), threading.Barrier(2), backend.cupy.empty
-    monkeypatch.setattr(backend.cupy, "empty", lambda *args, **options: (empty(*args, **options), both.wait(10))[0])
-    first, second = of_two_threads(lambda: lt.workspace(stream))
+def test_two_threads_have_one_scratch_in_a_stream(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if both find none: that of the second would replace, and free, one that a kernel is about to use."""
+    both, zeros = threading.Barrier(2), backend.cupy.zeros
+    monkeypatch.setattr(backend.cupy, "zeros", lambda *args, **options: (zeros(*args, **options), both.wait(10))[0])
+    first, second = of_two_threads(backend._scratch)
     assert first is second
 
 
-def test_memory_of_a_stream_that_each_thread_has(backend: Any, lt: CublasLt, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scratch_of_a_stream_that_each_thread_has(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under one address, but the work of two threads runs at once. That of other streams is shared by all threads."""
     stream, both = backend.cupy.cuda.get_current_stream(), threading.Barrier(2)
 
-    def found() -> tuple[int, int]:
+    def found() -> int:
         both.wait(10)
-        return id(lt.workspace(stream)), id(backend._scratch())
+        return id(backend._scratch())
 
     for address, number_of_each in ((2, 2), (5, 1)):
         monkeypatch.setattr(stream, "ptr", address)
-        workspaces, scratches = zip(*of_two_threads(found), strict=True)
-        assert len(set(workspaces)) == len(set(scratches)) == number_of_each
+        assert len(set(of_two_threads(found))) == number_of_each
         backend.free_stream(address)
         assert all(key[0] != address for key in backend._scratches)
 
