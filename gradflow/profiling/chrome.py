@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from gradflow.backend import Backend
@@ -13,14 +13,15 @@ _HOST, _DEVICE = 1, 2
 """The numbers of the processes, which a viewer shows as groups of tracks."""
 
 
-def chrome_trace(spans: Iterable[Span], origins: dict[Backend, tuple[Any, int]], start: int) -> bytes:
-    """The spans as JSON: a track of the host, and one for each asynchronous device. Waits for the events.
+def chrome_trace(spans: Sequence[Span], origins: dict[Backend, tuple[Any, int]], start: int) -> bytes:
+    """The spans as JSON: a track of the host, and one for each device timed by events. Waits for these.
 
     origins: see `ThreadProfiler`. start: the nanoseconds of the host's clock at the beginning.
 
     The "Trace Event Format" of Google: complete events ("X") with microseconds, and metadata ("M").
     """
-    tracks = {backend: i for i, backend in enumerate(origins)}
+    timed = dict.fromkeys(span.backend for span in spans if span.backend is not None and span.events is not None)
+    tracks = {backend: i for i, backend in enumerate(timed)}
     events = [_name("process_name", _HOST, 0, "host"), _name("thread_name", _HOST, 0, "profiled thread")]
     if tracks:
         events.append(_name("process_name", _DEVICE, 0, "device"))

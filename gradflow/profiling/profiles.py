@@ -46,7 +46,7 @@ class Profile:
         if get_ident() != self._thread:
             raise RuntimeError("a profile ends in the thread in which it began")
         try:
-            for backend in self._running.origins:
+            for backend in list(self._running.origins):  # other threads may start backends
                 type(backend).synchronize(backend)  # without the wrapper, which would measure it
         finally:
             end = perf_counter_ns()

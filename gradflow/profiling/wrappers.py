@@ -54,10 +54,11 @@ def _refuse_recording() -> None:
 
 
 def _started(backend: Backend) -> None:
-    _wrap(backend)
-    profiler = profilers.get(get_ident())
-    if profiler is not None:
+    for profiler in list(profilers.values()):  # of all threads: any may use it from now on
         profiler.prepare(backend)
+    with _lock:
+        if profilers:
+            _wrap(backend)
 
 
 def _wrap(backend: Backend) -> None:

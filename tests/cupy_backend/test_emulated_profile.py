@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,6 +184,13 @@ def test_a_trace_has_a_track_for_the_device(backend: Any, tmp_path: Path) -> Non
         assert work["ts"] + work["dur"] <= call["ts"] + call["dur"] + 100
 
 
+def test_a_trace_has_no_track_for_a_device_that_does_nothing(backend: Any, tmp_path: Path) -> None:
+    with gf.profile() as p:
+        gf.ones(3)
+    p.save(tmp_path / "trace.json")
+    assert {e["pid"] for e in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]} == {1}
+
+
 def test_ranges_of_nvtx(cupy: Any) -> None:
     """They are nested as the spans are, and all end, also those that an exception leaves."""
     open_ranges: list[str] = []
@@ -210,6 +218,18 @@ def test_a_backend_that_starts_in_a_profile_is_measured(cupy: Any) -> None:
         _ = x + x
     assert [(row.name, row.device, row.launches) for row in p.rows][-1] == ("add", "emulated:0", 1)
     assert "matmul" not in vars(x.backend)  # but in its class: the wrappers are gone
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_start_of_a_backend_is_no_call(cupy: Any, elsewhere: bool) -> None:
+    """Nor does it matter which thread starts it."""
+    with gf.profile() as p:
+        if elsewhere:
+            thread = threading.Thread(target=gf.get_backend, args=("emulated",))
+            thread.start()
+            thread.join()
+        gf.ones(3, device="emulated")
+    assert [(row.name, row.device_seconds > 0) for row in p.rows] == [("ones", True)]
 
 
 def test_what_is_captured_is_not_between_events(backend: Any) -> None:
