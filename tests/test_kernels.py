@@ -89,8 +89,8 @@ def rmsprop_values(
 
 def new_scale(scale: Any, growth: Any, found: Any, growth_factor: float, backoff_factor: float, interval: int) -> Any:
     if found:
-        return [scale * backoff_factor, 0, 0]
-    return [scale * growth_factor, 0, 0] if growth + 1 == interval else [scale, growth + 1, 0]
+        return [scale * backoff_factor, 0]
+    return [scale * growth_factor, 0] if growth + 1 == interval else [scale, growth + 1]
 
 
 FORMULAS: dict[str, Callable[..., Sequence[Any]]] = {
@@ -109,6 +109,7 @@ FORMULAS: dict[str, Callable[..., Sequence[Any]]] = {
     "rmsprop_step": rmsprop_values,
     "unscale": lambda g, scale, found: [g / scale, int(not np.isfinite(g).all())],
     "update_scale": new_scale,
+    "count_step": lambda count, skip: [count + (skip == 0)],
 }  # fmt: skip
 """In plain NumPy, kernels that NumPy's backend leaves composed, and those whose indices a narrow dtype may spoil."""
 

@@ -44,16 +44,17 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "graph.cu": ("next_row",),
     "layer_norm.cu": ("layer_norm", "layer_norm_backward", "layer_norm_columns"),
     "losses.cu": ("squared_error", "one_hot"),
-    "optimizers.cu": ("sgd_step", "adam_step", "rmsprop_step", "square_sums", "scale_by", "unscale", "update_scale"),
+    "optimizers.cu": ("sgd_step", "adam_step", "rmsprop_step", "square_sums", "scale_by", "unscale", "update_scale",
+                      "count_step"),
     "philox.cu": ("random_bits", "dropout", "dropout_backward"),
     "scatter.cu": ("scatter_rows",),
     "softmax.cu": ("softmax", "log_softmax", "cross_entropy"),
     "sums.cu": ("sum_rows",),
-}
+}  # fmt: skip
 """The kernels in each source."""
 WITH_HALVES = ("activations.cu", "layer_norm.cu", "losses.cu", "optimizers.cu", "philox.cu", "softmax.cu", "sums.cu")
 """The sources whose kernels are also compiled for half floats."""
-UNTYPED = ("next_row", "random_bits", "take_rows", "update_scale")
+UNTYPED = ("count_step", "next_row", "random_bits", "take_rows", "update_scale")
 """The kernels that are not templates."""
 OPTIONS = ("-std=c++17",)
 """Compiler options. Never -use_fast_math: results must agree with the CPU's to a few ulp."""

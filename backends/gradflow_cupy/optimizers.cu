@@ -191,7 +191,7 @@ __global__ void unscale(T* gradient, const float* scale, int* found, index_t n) 
 
 // One thread.
 __global__ void update_scale(
-    float* scale, int* growth, int* found, double growth_factor, double backoff_factor, index_t interval) {
+    float* scale, int* growth, const int* found, double growth_factor, double backoff_factor, index_t interval) {
     if (*found) {
         *scale *= (float)backoff_factor;
         *growth = 0;
@@ -200,5 +200,9 @@ __global__ void update_scale(
         if (larger - larger == 0.0f) *scale = larger;
         *growth = 0;
     }
-    *found = 0;
+}
+
+// One thread.
+__global__ void count_step(index_t* count, const int* skip) {
+    if (!*skip) ++*count;
 }

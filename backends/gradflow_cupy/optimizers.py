@@ -130,6 +130,9 @@ class OptimizerKernels(Backend):
     ) -> None:
         launch("update_scale", None, (1,), (1,), scale, growth, found, growth_factor, backoff_factor, interval)
 
+    def count_step(self, count: Array, skip: Array) -> None:
+        launch("count_step", None, (1,), (1,), count, skip)
+
     def _results(self, half: Array | None, skip: Array | None) -> tuple[Any, ...]:
         """The last arguments of a step: the half copy, whether it is bfloat16, the skip flag, the finiteness flag."""
         is_bfloat16 = half is not None and half.dtype.char != "e"

@@ -243,7 +243,7 @@ class OptimizerKernels(KernelBase):
 
         Where `found` is not 0, `scale` is multiplied by `backoff_factor` and `growth` becomes 0. Else `growth` counts
         the step; once it is `interval`, `scale` is multiplied by `growth_factor`, unless that is infinite, and `growth`
-        becomes 0. Then `found` becomes 0.
+        becomes 0.
 
         scale: 0-d, float32. growth, found: 0-d, int32.
         """
@@ -254,7 +254,14 @@ class OptimizerKernels(KernelBase):
         larger = self.where(self.logical_and(due, self.isfinite(larger)), larger, scale)
         self.setitem(scale, ..., self.where(bad, self.multiply(scale, backoff_factor), larger))
         self.setitem(growth, ..., self.where(self.logical_or(bad, due), 0, grown))
-        self.setitem(found, ..., 0)
+
+    @kernel
+    def count_step(self, count: Array, skip: Array) -> None:
+        """Add 1 to `count` in place, unless `skip` is not 0.
+
+        count: int64, of shape (1,). skip: 0-d, int32.
+        """
+        self.setitem(count, ..., self.where(self.equal(skip, 0), self.add(count, 1), count))
 
     def _used(self, gradient: Array, skip: Array | None) -> Array:
         """The gradient of a step; zeros if it is skipped, so that numbers that are not finite do not warn."""

@@ -63,13 +63,12 @@ class AppliedSteps(Rows):
         self.captures = rows is not None and rows.captures
         if rows is not None:
             rows.before_launch(partial(self._prepare, tables))
-        F, self._used, optimizer._unsettled = self._backend, 0, None
+        self._used, optimizer._unsettled = 0, None
         try:
             with taking_from(self):
                 optimizer.step()
             self._tried += 1
-            applied = F.astype(F.equal(self.options["skip"], 0), self._applied.dtype)
-            F.setitem(self._applied, ..., F.add(self._applied, applied))
+            self._backend.count_step(self._applied, self.options["skip"])
         finally:
             optimizer._unsettled = self.settle
 

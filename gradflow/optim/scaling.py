@@ -77,8 +77,7 @@ class GradScaler:
         self._backend: Any = None
         self._scale: Any = None
         self._growth: Any = None
-        self._found: Any = None  # by any optimizer since the last update
-        self._founds: WeakKeyDictionary[Optimizer, Array] = WeakKeyDictionary()
+        self._found: WeakKeyDictionary[Optimizer, Array] = WeakKeyDictionary()  # not 0: its last step was skipped
         self._rows: WeakKeyDictionary[Optimizer, AppliedSteps] = WeakKeyDictionary()
         self._unscaled: dict[Optimizer, list[Slice] | None] = {}  # since the last update: what `step` is to update
 
@@ -87,7 +86,7 @@ class GradScaler:
             single, int32 = backend.dtypes["float32"], backend.dtypes["int32"]
             self._backend = backend
             self._scale = backend.full((), self._start[0], dtype=single)
-            self._growth, self._found = backend.full((), self._start[1], dtype=int32), backend.zeros((), dtype=int32)
+            self._growth = backend.full((), self._start[1], dtype=int32)
         elif backend is not self._backend:
             raise ValueError(f"this GradScaler is on {self._backend.device}; got a tensor on {backend.device}")
 
@@ -126,9 +125,9 @@ class GradScaler:
             raise RuntimeError("the gradients of this optimizer were unscaled already since the last update()")
         if self._backend is None:
             raise RuntimeError("call scaler.scale(loss).backward() before the gradients are unscaled")
-        F, found = self._backend, self._founds.get(optimizer)
+        F, found = self._backend, self._found.get(optimizer)
         if found is None:
-            found = self._founds[optimizer] = F.zeros((), dtype=F.dtypes["int32"])
+            found = self._found[optimizer] = F.zeros((), dtype=F.dtypes["int32"])
         F.setitem(found, ..., 0)
         optimizer._follow_edits()
         ready: list[Slice] = []
@@ -146,7 +145,6 @@ class GradScaler:
             ready += slices
         if not ready:
             raise RuntimeError("no parameter of this optimizer has a gradient: call scaler.scale(loss).backward()")
-        F.setitem(self._found, ..., F.maximum(self._found, found))
         self._unscaled = {**self._unscaled, optimizer: ready}
 
     def _check_not_stepped(self, optimizer: Optimizer) -> None:
@@ -177,7 +175,7 @@ class GradScaler:
         self._check_not_stepped(optimizer)
         if optimizer not in self._unscaled:
             self.unscale_(optimizer)
-        found, ready = self._founds[optimizer], self._unscaled[optimizer]
+        found, ready = self._found[optimizer], self._unscaled[optimizer]
         assert ready is not None
         if type(optimizer).update in _UPDATES:
             if optimizer not in self._rows:
@@ -222,7 +220,10 @@ class GradScaler:
         rows, settings = current_rows(), self._settings()
         if rows is not None:
             rows.before_launch(partial(self._has, settings))
-        self._backend.update_scale(self._scale, self._growth, self._found, *settings)
+        found, *others = [self._found[optimizer] for optimizer in self._unscaled]
+        for other in others:
+            found = self._backend.maximum(found, other)
+        self._backend.update_scale(self._scale, self._growth, found, *settings)
         self._unscaled = {}
 
     def get_scale(self) -> float:

@@ -628,6 +628,13 @@ def test_update_scale(composed: Any, scale: float, growth: int, found: int) -> N
     assert arrays == expected
 
 
+@pytest.mark.parametrize("skip", [0, 1])
+def test_count_step(skip: int) -> None:
+    count = np.asarray([2**40], np.int64)
+    launch("count_step", None, (1,), (1,), count, np.asarray(skip, np.int32))
+    assert count == 2**40 + 1 - skip
+
+
 @pytest.mark.parametrize("real", FLOATS)
 def test_clip(composed: Any, real: Any) -> None:
     wide, ulp = wide_dtype(real), 16 if np.dtype(real).itemsize > 2 else 1

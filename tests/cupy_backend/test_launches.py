@@ -92,6 +92,8 @@ def launches(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
     array, launch = emulated_cupy.ndarray, emulated_cupy.Kernel.__call__
     monkeypatch.setattr(array, "__setitem__", counted("setitem", array.__setitem__))
     monkeypatch.setattr(cublaslt, "call", counted("product", cublaslt.call))
+    view, gather = array.__getitem__, counted("gather", array.__getitem__)
+    monkeypatch.setattr(array, "__getitem__", lambda x, key: (gather if isinstance(key, array) else view)(x, key))
 
     def run(kernel: emulated_cupy.Kernel, grid: Any, block: Any, arguments: Any) -> None:
         name, moved = kernel.name.partition("<")[0], 0
@@ -155,6 +157,26 @@ def test_launches_of_a_training_step(launches: list[Launch], name: str) -> None:
     assert Counter(launch.name for launch in found) == {**expected, **case.more}
     assert len(found) == 4 * layers + 1 + sum(case.more.values())
     assert waits == 0
+
+
+def test_launches_of_a_scaled_step(launches: list[Launch]) -> None:
+    """Eight more: three scale the loss and its gradient, one makes the flag 0; no transfer and no wait."""
+    found = []
+    with gf.use_device("emulated"):
+        x, target, model = gf.ones((4, 3)), gf.zeros((4, 2)), gf.nn.Linear(3, 2)
+        for enabled in (True, False):
+            optimizer, scaler = gf.optim.Adam(model.parameters()), gf.optim.GradScaler(enabled=enabled)
+            for _ in range(3):
+                launches.clear()
+                before = State.transfers + State.synchronizations
+                optimizer.zero_grad()
+                scaler.scale(gf.mse_loss(model(x), target)).backward()
+                scaler.step(optimizer)
+                scaler.update()
+            assert State.transfers + State.synchronizations == before
+            found.append(Counter(launch.name for launch in launches))
+    scaled = ["multiply", "multiply", "squared_error", "setitem", "unscale", "gather", "count_step", "update_scale"]
+    assert found[0] == found[1] + Counter(scaled)
 
 
 def least(name: str) -> Counter[str]:

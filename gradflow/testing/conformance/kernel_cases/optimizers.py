@@ -221,10 +221,13 @@ def scale_cases() -> list[Case]:
         given = np.array(scale), np.array(growth, np.int32), np.array(found, np.int32), 2.0, 0.5, 5
         cases.append(
             Case(
-                "update_scale", f"{scale}-{growth}-{found}", given, None, in_place("update_scale", 0, 1, 2),
-                changes=(0, 1, 2), dtypes=("float32",), special=scale > 1e38,
+                "update_scale", f"{scale}-{growth}-{found}", given, None, in_place("update_scale", 0, 1),
+                changes=(0, 1), dtypes=("float32",), special=scale > 1e38,
             )
         )  # fmt: skip
+    for skip in (0, 1):
+        counted = np.array([5], np.int64), np.array(skip, np.int32)
+        cases.append(Case("count_step", str(skip), counted, None, in_place("count_step", 0), changes=(0,)))
     return cases
 
 
