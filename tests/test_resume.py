@@ -108,6 +108,7 @@ class Case:
     drop_last: bool = False
     shuffle: str = "own"
     validation: bool = True
+    autocast: str | None = None
 
     def trainer(self) -> Trainer:
         """Return a new trainer, the same each time, on the current device."""
@@ -121,11 +122,15 @@ class Case:
             weights=WEIGHTS if self.weights else None, keep=self.keep,
         )  # fmt: skip
         validation = Batches(INPUTS[:20], targets[:20], 12) if self.validation else None  # shuffled, too
-        return Trainer(
+        trainer = Trainer(
             model, loss, optimizer, train, validation, metrics=metrics, clip_norm=self.clip_norm,
-            accumulate=self.accumulate, average=self.average, capture=self.capture,
+            accumulate=self.accumulate, average=self.average, capture=self.capture, autocast=self.autocast,
             class_weight=self.class_weight if self.loss == "labels" else None,
         )  # fmt: skip
+        if trainer.scaler is not None:  # so that some steps overflow, early and late
+            state = {**trainer.scaler.state_dict(), "scale": 2.0**22, "growth_interval": 2}
+            trainer.scaler.load_state_dict(state)
+        return trainer
 
 
 CASES = strategies.builds(
@@ -146,6 +151,7 @@ CASES = strategies.builds(
     drop_last=strategies.booleans(),
     shuffle=strategies.sampled_from(["own", "default", "no"]),
     validation=strategies.booleans(),
+    autocast=strategies.sampled_from([None, None, "bfloat16", "float16"]),
 )
 
 

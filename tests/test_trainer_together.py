@@ -30,6 +30,8 @@ CASES = {
     "weighted": Case(batch=6, weights=True, class_weight="balanced", optimizer="rmsprop"),
     "dropout": Case(batch=6, dropout=0.3, drop_last=True),
     "values": Case(batch=5, loss="values", shuffle="no", validation=False),
+    "float16": Case(batch=4, autocast="float16", optimizer="momentum", clip_norm=0.5, average=0.9),
+    "bfloat16": Case(batch=4, autocast="bfloat16"),
     "default order": Case(batch=7, shuffle="default", average=0.5),
 }
 STEPS = 4
@@ -47,9 +49,11 @@ def with_graphs(device: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], li
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_run_has_the_same_bits(name: str, with_graphs: Callable[[], list[int]]) -> None:
+def test_a_run_has_the_same_bits(name: str, device: str, with_graphs: Callable[[], list[int]]) -> None:
     """History, weights, best weights, moments, generators; whether epochs or steps are looped over."""
     case = CASES[name]
+    if case.autocast is not None and not gf.get_backend(device).supports(case.autocast):
+        pytest.skip(f"{device} has no {case.autocast}")
     expected = case.trainer()
     history = [str(epoch) for epoch in expected.epochs(4)]
     assert len(history) == 4
@@ -92,16 +96,16 @@ def test_ctrl_c_ends_after_the_steps_that_are_done_at_once(at: int, with_graphs:
     list(whole.epochs(5))
     with_graphs()
     trainer = case.trainer()
-    together = trainer._together
+    together = trainer._updates.together
     calls = itertools.count(1)
 
-    def pressed() -> Any:
-        found = together()
+    def pressed(*arguments: Any) -> Any:
+        found = together(*arguments)
         if found is not None and next(calls) == at:
             signal.raise_signal(signal.SIGINT)
         return found
 
-    vars(trainer)["_together"] = pressed
+    vars(trainer._updates)["together"] = pressed
     with pytest.raises(KeyboardInterrupt):
         list(trainer.epochs(5))
     assert 0 < trainer.step < 5 * 13

@@ -20,6 +20,7 @@ class Epoch:
     validation_loss, validation_metrics: after the epoch, without dropout; None and {} without validation.
     stale: the number of epochs since the best; 0 for the best so far.
     seconds: the time of the epoch with its validation. samples_per_second: training samples in this time.
+    skipped: how many of its steps changed nothing, because gradients overflowed float16; 0 unless `autocast` is that.
 
     >>> import gradflow as gf
     >>> from gradflow.data import Batches
@@ -42,6 +43,7 @@ class Epoch:
     stale: int
     seconds: float = field(compare=False)
     samples_per_second: float = field(compare=False)
+    skipped: int = 0
 
     def __str__(self) -> str:
         parts = [f"epoch {self.epoch}: {_figures(self.train_loss, self.train_metrics)}"]
@@ -49,6 +51,8 @@ class Epoch:
             parts.append(f"validation {_figures(self.validation_loss, self.validation_metrics)}")
         parts.append(f"rate {self.learning_rate:.3g}")
         parts.append(f"{self.samples_per_second:,.0f} samples/s")
+        if self.skipped:
+            parts.append(f"{self.skipped} step{'s' * (self.skipped > 1)} skipped")
         parts.append(f"stale {self.stale}" if self.stale else "best")
         return "; ".join(parts)
 

@@ -25,11 +25,12 @@ def watch_device(device: gf.Device) -> None:
         backend.nonfinite = backend.zeros((), dtype=backend.dtypes["int32"])
 
 
-def check_losses(epoch: int, train: float, validation: float | None) -> None:
+def check_losses(epoch: int, train: float, validation: float | None, autocast: str | None) -> None:
     """Raise NonFiniteLossError unless the losses of an epoch are finite."""
+    advice = "try bfloat16 or float32, since float16 ends at 65504; else " if autocast == "float16" else ""
     for name, value in (("loss", train), ("validation loss", validation)):
         if value is not None and not math.isfinite(value):
-            raise NonFiniteLossError(f"the {name} became {value} in epoch {epoch}; {_ADVICE}")
+            raise NonFiniteLossError(f"the {name} became {value} in epoch {epoch}; {advice}{_ADVICE}")
 
 
 def check_weights(epoch: int, optimizer: Optimizer) -> None:

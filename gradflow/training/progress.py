@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -10,6 +11,7 @@ from typing import Any
 import gradflow as gf
 from gradflow.training.epoch import Epoch
 from gradflow.training.evaluation import Tally
+from gradflow.training.metrics import better
 
 
 @dataclass
@@ -22,6 +24,7 @@ class Progress:
     Of the epoch that is running:
     batches: how many are done. tally: their results. seconds: the time so far.
     order: the key and counter of the generator of the order before it drew the order, or None before that.
+    applied: the steps of the optimizer before the epoch: fewer than `step` says if some were skipped.
 
     Of what runs now, and not saved:
     torn: whether weights may be half changed. since: the time from which on nothing is counted in `seconds` yet.
@@ -35,6 +38,7 @@ class Progress:
     tally: Tally = field(default_factory=Tally)
     seconds: float = 0.0
     order: tuple[int, int] | None = None
+    applied: int = 0
     torn: bool = False
     since: float = 0.0
 
@@ -42,6 +46,20 @@ class Progress:
         """Count the time until now."""
         now = time.perf_counter()
         self.seconds, self.since = self.seconds + now - self.since, now
+
+    def is_best(self, monitor: str, figures: Mapping[str, float]) -> bool:
+        """Whether the monitored figure is better than that of the best epoch so far.
+
+        figures: those of the validation if there is one, else of the training.
+        """
+        best = self.best
+        if best is None:
+            return not math.isnan(figures[monitor])
+        if best.validation_loss is None:
+            so_far = {"loss": best.train_loss, **best.train_metrics}
+        else:
+            so_far = {"loss": best.validation_loss, **best.validation_metrics}
+        return better(monitor) * (figures[monitor] - so_far[monitor]) > 0.0
 
     def finish_epoch(self, epoch: Epoch, is_best: bool, weights: dict[str, gf.Tensor] | None) -> None:
         """Add a finished epoch with the weights of the best, and be before the first batch of the next one."""
@@ -63,6 +81,7 @@ class Progress:
             "partials": list(partials),
             "seconds": self.seconds,
             "order": None if self.order is None else list(self.order),
+            "applied": self.applied,
         }
 
     @classmethod
@@ -109,8 +128,8 @@ class Progress:
         seconds = tree.get("seconds")
         if type(seconds) is not float or not seconds >= 0.0:
             raise damaged("seconds", seconds)
-        step = count(tree, "step")
-        return cls(step, history, history[best - 1] if best else None, kept, done, tally, seconds, order)
+        step, applied = count(tree, "step"), count({"applied": 0, **tree}, "applied")
+        return cls(step, history, history[best - 1] if best else None, kept, done, tally, seconds, order, applied)
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {"int": int, "float": float, "float | None": (float, type(None))}
@@ -124,6 +143,8 @@ def history_of(tree: Mapping[str, Any]) -> list[Epoch]:
 def _epoch(entry: Any, number: int) -> Epoch:
     """The epoch that `asdict` made an entry of."""
     names = [f.name for f in fields(Epoch)]
+    if isinstance(entry, dict):
+        entry = {"skipped": 0, **entry}  # which earlier versions did not save
     if not isinstance(entry, dict) or sorted(entry) != sorted(names) or entry["epoch"] != number:
         raise damaged("history", entry)
     for f in fields(Epoch):

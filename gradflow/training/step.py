@@ -15,6 +15,7 @@ from gradflow.replay.batches import CapturedRun, has_graphs
 from gradflow.training.evaluation import Partial
 from gradflow.training.metrics import unwrapped
 from gradflow.training.objective import Objective
+from gradflow.training.precision import Precision
 
 Gradient = Callable[..., tuple[gf.Tensor, Partial]]
 _MOST_AT_ONCE = 32
@@ -33,11 +34,13 @@ class TrainingStep:
     partial_of: what the metrics need of a batch, see `Metrics.partial`.
     clip_norm: the largest norm of the gradients, or None.
     average: the average of the weights, or None.
+    precision: in which dtype to compute.
     capture: whether to capture `whole` and `gradient`.
     batches: those of an epoch with a step each, or None.
 
     `whole` and `gradient` return the loss and the result of `partial_of`, without a graph. `scale` is a factor of the
     gradient, a tensor of shape (). `run` does several steps at once, where the device gains from it, else it is None.
+    `scales_loss` says whether the gradients are those of a scaled loss until `update`.
     """
 
     def __init__(
@@ -48,21 +51,31 @@ class TrainingStep:
         partial_of: Callable[..., Partial],
         clip_norm: float | None,
         average: WeightAverage | None,
+        precision: Precision,
         capture: bool,
         batches: Batches | None,
     ) -> None:
+        mode, scaler = precision.mode, precision.scaler
+
         def gradient(
             inputs: gf.Tensor, targets: gf.Tensor, weights: gf.Tensor | None = None, *, scale: gf.Tensor | None = None
         ) -> tuple[gf.Tensor, Partial]:
-            outputs = model(inputs)
-            loss = objective(outputs, targets, weights)
-            loss.backward(scale)
+            with mode:
+                outputs = model(inputs)
+                loss = objective(outputs, targets, weights)
+            (loss if scaler is None else scaler.scale(loss)).backward(scale)
             return loss.detach(), partial_of(outputs.detach(), targets, weights)
 
         def update() -> None:
             if clip_norm is not None:
+                if scaler is not None:
+                    scaler.unscale_(optimizer)
                 _clip(optimizer, clip_norm)
-            optimizer.step()
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
             if average is not None:
                 average.update()
 
@@ -78,6 +91,7 @@ class TrainingStep:
         self.whole: Gradient = self.run.step if self.run is not None else gf.capture(whole) if capture else whole
         self.gradient: Gradient = gf.capture(gradient) if capture else gradient
         self.update = update
+        self.scales_loss = scaler is not None
         self.zero_grad = optimizer.zero_grad
 
 

@@ -7,32 +7,29 @@ end of the epoch, so the host never waits for a GPU between two steps.
 from __future__ import annotations
 
 import contextlib
-import functools
-import math
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from operator import index
 from typing import Any
 
 import gradflow as gf
-from gradflow.autograd.grad_mode import grad_enabled
 from gradflow.data import Batches
 from gradflow.data.checks import SetOnce
-from gradflow.environment import Interrupts, delayed_interrupts
+from gradflow.environment import delayed_interrupts
 from gradflow.optim.averaging import WeightAverage
-from gradflow.random.generator import default_generator, restored
-from gradflow.replay.batches import RunningEpoch
 from gradflow.saving import load, save
 from gradflow.training import checks, finiteness, trainer_state
 from gradflow.training.bar import Bar, tqdm
 from gradflow.training.epoch import Epoch, Step
 from gradflow.training.evaluation import Figures, check_adds_up, naming, trial
-from gradflow.training.metrics import ON_DEVICE, better, metric_names
+from gradflow.training.metrics import ON_DEVICE, metric_names
 from gradflow.training.objective import ClassWeight, Loss, check_loss, class_weights_of
+from gradflow.training.precision import Precision
 from gradflow.training.progress import Progress
 from gradflow.training.step import TrainingStep, is_own
+from gradflow.training.updates import Updates
 from gradflow.training.watching import Watch
+from gradflow.training.work import Work
 
 
 class Trainer(SetOnce):
@@ -53,6 +50,9 @@ class Trainer(SetOnce):
         the averaged weights are evaluated, and kept as the best.
     class_weight: the weights of the classes: "balanced", one number for each class, or a dict of numbers by class
         (others: 1; default None: all 1). They multiply the weights of the samples; together these have mean 1.
+    autocast: "bfloat16" or "float16": passes compute their products in it, as in `gradflow.autocast` (default None: as
+        the model is). With float16, losses are scaled by a `gradflow.optim.GradScaler`, the attribute `scaler`: a step
+        whose gradients overflow changes nothing, and counts in `Epoch.skipped`. Half floats are slow on a CPU.
     capture: whether to replay the step (see `gradflow.capture`). "auto" (default) does so if the model and the loss are
         made of gradflow's own, since a replay does not run a user's Python.
     progress: whether to show a bar within each epoch (default False; it needs tqdm, of the extra `train`).
@@ -96,6 +96,7 @@ class Trainer(SetOnce):
         accumulate: int = 1,
         average: float | None = None,
         class_weight: ClassWeight = None,
+        autocast: str | None = None,
         capture: bool | str = "auto",
         progress: bool = False,
     ) -> None:
@@ -111,10 +112,30 @@ class Trainer(SetOnce):
         self.monitor, self.clip_norm, self.accumulate, self.progress = monitor, clip_norm, index(accumulate), progress
         self.captures = capture is True or (capture == "auto" and is_own(model, loss))
         self.metrics = names
+        self._precision = Precision(autocast, train.device)
+        self.autocast, self.scaler = self._precision.autocast, self._precision.scaler
+        with self._precision.mode:
+            self._try(class_weight)
+        self._average = None if average is None else WeightAverage(optimizer, average)
+        objective, metrics_on_train = self._on_train.objective, self._on_train.metrics
+        self._step = TrainingStep(
+            model, objective, optimizer, metrics_on_train.partial, clip_norm, self._average, self._precision,
+            self.captures, train if self.accumulate == 1 else None,
+        )  # fmt: skip
+        finiteness.watch_device(train.device)
+        self._updates = Updates(self._step, self._on_train, self.accumulate)
+        self._progress = Progress()
+        self._bar = Bar(len(train))
+        self._watch: Watch | None = None
+
+    def _try(self, class_weight: ClassWeight) -> None:
+        """Make the figures of training and validation, which tries the model with some samples of each."""
+        model, loss, train, validation = self.model, self.loss, self.train, self.validation
         self.class_weights = (
             None if class_weight is None else class_weights_of(class_weight, loss, train, trial(model, train)[0])
         )
         """The weight of each class, or None."""
+        names = self.metrics
         on_train = names if validation is None else [name for name in names if name in ON_DEVICE]
         self._on_train = Figures(model, loss, train, on_train, self.class_weights)
         self._on_validation = None
@@ -123,18 +144,6 @@ class Trainer(SetOnce):
                 self._on_validation = Figures(model, loss, validation.in_order(), names, self.class_weights)
         if self.accumulate > 1:
             check_adds_up(model, self._on_train)
-        self._average = None if average is None else WeightAverage(optimizer, average)
-        objective, metrics_on_train = self._on_train.objective, self._on_train.metrics
-        self._step = TrainingStep(
-            model, objective, optimizer, metrics_on_train.partial, clip_norm, self._average, self.captures,
-            train if self.accumulate == 1 else None,
-        )  # fmt: skip
-        finiteness.watch_device(train.device)
-        self._shares: dict[float, gf.Tensor] = {}
-        self._progress = Progress()
-        self._batches: Iterator[tuple[gf.Tensor, ...]] | None = None  # what is left of the epoch
-        self._bar = Bar(len(train))
-        self._watch: Watch | None = None
 
     # ------------------------------------------------------------------ where it stands
 
@@ -177,7 +186,7 @@ class Trainer(SetOnce):
     def _epochs(self, n: int) -> Iterator[Epoch]:
         with contextlib.closing(self._bar):
             while self.epoch < n:
-                with delayed_interrupts() as interrupts, _Work(self, interrupts) as work:
+                with delayed_interrupts() as interrupts, Work(self, interrupts) as work:
                     while not self._is_at_the_end() and not interrupts.pending:
                         self._update(at_once=True)
                     epoch = None if interrupts.pending else self._finish()
@@ -196,11 +205,11 @@ class Trainer(SetOnce):
             delayed_interrupts() as interrupts,
         ):  # once: it takes as long as a short step
             while self.step < n or self._is_at_the_end():
-                with _Work(self, interrupts) as work:
+                with Work(self, interrupts) as work:
                     if self._is_at_the_end():  # an error ended the validation after the last step
                         self._finish()
                         continue
-                    number, loss = self.epoch + 1, self._union(self._update())
+                    number, loss = self.epoch + 1, self._updates.union(self._progress, self._update())
                     finished = self._finish() if self._is_at_the_end() else None
                 yield Step(self.step, number, loss, finished)
                 if work.pressed:
@@ -221,51 +230,25 @@ class Trainer(SetOnce):
 
         at_once: whether to do several steps if they are captured together; then this is the loss of the last one.
         """
-        progress = self._progress
+        progress, watch = self._progress, self._watch_of_step()
         progress.torn = True
-        if self._batches is None:
-            self._batches = self._open()
+        if not progress.batches:
+            progress.applied = self.optimizer.steps
         if not self.model.training:
             self.model.train()
         if self.progress:
             self._bar.open(self.epoch + 1, progress.batches)
-        watch = self._watch_of_step()
         if watch is not None:
             watch.before_step()
-        losses = self._together() if at_once and self._step.run is not None else None
-        if losses is None:
-            batches = self._batches
-            if self.accumulate > 1:
-                losses = self._accumulated(batches)
-            else:
-                if isinstance(batches, RunningEpoch):
-                    loss, partial = batches.single()
-                else:
-                    loss, partial = self._step.whole(*next(batches))
-                progress.tally.add(loss, partial)
-                progress.batches += 1
-                losses = [loss]
-            progress.step += 1
+        most = len(self._on_train.sizes) - progress.batches - self._is_watched()  # the watched step is done alone
+        with self._precision.overflows():
+            losses = self._updates.do(progress, most if at_once else 1)
         if watch is not None:
             watch.after_step()
         progress.torn = False
         if self.progress:
             self._bar.show(progress.batches, losses[-1])
         return losses
-
-    def _together(self) -> list[gf.Tensor] | None:
-        """Do the next steps at once, and return the loss of the last one; None if they must be done one by one."""
-        progress, running = self._progress, self._batches
-        assert isinstance(running, RunningEpoch)
-        most = len(self._on_train.sizes) - progress.batches - self._is_watched()  # the watched step is done alone
-        do = running.together(most)
-        if do is None:
-            return None
-        losses, partials = do()
-        progress.tally.add_stacked(losses, partials)
-        progress.batches += len(losses)
-        progress.step += len(losses)
-        return [losses[-1]]
 
     def _watch_of_step(self) -> Watch | None:
         """The watch, if the next step is the last of an epoch that is watched."""
@@ -277,89 +260,43 @@ class Trainer(SetOnce):
         """Whether the epoch is watched: its last step."""
         return self._watch is not None and not (self.epoch + 1) % self._watch.every
 
-    def _accumulated(self, batches: Iterator[tuple[gf.Tensor, ...]]) -> list[gf.Tensor]:
-        """Do one optimizer step with the gradient of the union of several batches, and return their losses."""
-        progress, losses = self._progress, []
-        scales = self._scales(progress.batches)
-        self._step.zero_grad()
-        for scale in scales:
-            loss, partial = self._step.gradient(*next(batches), scale=scale)
-            progress.tally.add(loss, partial)
-            losses.append(loss)
-        self._step.update()
-        progress.batches += len(losses)
-        return losses
-
-    def _union(self, losses: list[gf.Tensor]) -> gf.Tensor:
-        """The loss of the union of the last batches."""
-        if len(losses) == 1:
-            return losses[0]
-        return functools.reduce(gf.add, map(gf.multiply, losses, self._scales(self._progress.batches - len(losses))))
-
-    def _scales(self, first: int) -> list[gf.Tensor]:
-        """The share of each batch in the union of a step that begins with batch `first`, on the device."""
-        sizes = self._on_train.sizes[first : first + self.accumulate]
-        for share in {n / sum(sizes) for n in sizes} - self._shares.keys():
-            self._shares[share] = gf.tensor(share, self._on_train.loss_dtype, self.train.device)
-        return [self._shares[n / sum(sizes)] for n in sizes]
-
-    def _open(self) -> Iterator[tuple[gf.Tensor, ...]]:
-        """The batches of the epoch that are left, in the order that was drawn when it began."""
-        progress = self._progress
-        generator = default_generator if self.train.generator is None else self.train.generator
-        begin = self.train.epoch if self._step.run is None else self._step.run.begin
-        if progress.order is None:
-            progress.order = generator.key, generator.counter
-            return begin(0)
-        with restored({generator: progress.order}):
-            return begin(progress.batches)
-
     def _finish(self) -> Epoch:
         """Validate, read the figures of the epoch, keep the weights if they are the best, and start the next epoch."""
         progress, number = self._progress, self.epoch + 1
         rate = self.optimizer.param_groups[0]["lr"]
-        rate = float(rate(self.optimizer.steps - 1) if callable(rate) else rate)
+        rate = float(rate(max(0, self.optimizer.steps - 1)) if callable(rate) else rate)
         if self._watch is not None:
             self._watch.finish_epoch(number, progress.step, rate)
         with self._averaged():
-            validation = None if self._on_validation is None else self._on_validation.tally(self.model)
+            with self._precision.mode:
+                validation = None if self._on_validation is None else self._on_validation.tally(self.model)
             train_loss, train_metrics = self._on_train.read(progress.tally)
             loss: float | None = None
             metrics: dict[str, float] = {}
             if self._on_validation is not None and validation is not None:
                 loss, metrics = self._on_validation.read(validation)
-            finiteness.check_losses(number, train_loss, loss)
+            finiteness.check_losses(number, train_loss, loss, self.autocast)
+            self._precision.check_scale(number)
             if self._on_train.flagged:
                 finiteness.check_weights(number, self.optimizer)
             figures = {"loss": train_loss, **train_metrics} if loss is None else {"loss": loss, **metrics}
-            is_best = self._is_best(figures[self.monitor])
+            is_best = progress.is_best(self.monitor, figures)
             weights = self.model.state_dict() if is_best else progress.best_weights
         stale = 0 if is_best else number - (0 if progress.best is None else progress.best.epoch)
         progress.count_time()
         seconds = progress.seconds
         speed = self.train.samples / seconds
-        epoch = Epoch(number, progress.step, rate, train_loss, train_metrics, loss, metrics, stale, seconds, speed)
+        tried = progress.step - (progress.history[-1].step if progress.history else 0)
+        skipped = self._precision.skipped(self.optimizer, progress.applied, tried)
+        epoch = Epoch(
+            number, progress.step, rate, train_loss, train_metrics, loss, metrics, stale, seconds, speed, skipped
+        )
         progress.torn = True
         progress.finish_epoch(epoch, is_best, weights)
-        self._batches = None
+        self._updates.forget()
         progress.torn = False
         self._bar.close()
         return epoch
-
-    def _is_best(self, value: float) -> bool:
-        """Whether a value of the monitored figure is better than that of the best epoch so far."""
-        if self._best_value is None:
-            return not math.isnan(value)
-        return better(self.monitor) * (value - self._best_value) > 0.0
-
-    @property
-    def _best_value(self) -> float | None:
-        best = self.best
-        if best is None:
-            return None
-        if self.validation is None:
-            return best.train_loss if self.monitor == "loss" else best.train_metrics[self.monitor]
-        return best.validation_loss if self.monitor == "loss" else best.validation_metrics[self.monitor]
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         """Give the model the averaged weights inside a `with`, if there are any."""
@@ -374,9 +311,10 @@ class Trainer(SetOnce):
         Raises TypeError or ValueError for batches that do not fit.
         """
         checks.check_batches("batches", batches)
-        figures = Figures(self.model, self.loss, batches.in_order(), self.metrics, self.class_weights)
-        with delayed_interrupts(), self._averaged():
-            tally = figures.tally(self.model)
+        with self._precision.mode:
+            figures = Figures(self.model, self.loss, batches.in_order(), self.metrics, self.class_weights)
+            with delayed_interrupts(), self._averaged():
+                tally = figures.tally(self.model)
         loss, metrics = figures.read(tally)
         return {"loss": loss, **metrics}
 
@@ -461,38 +399,8 @@ class Trainer(SetOnce):
     def _go_on_from(self, progress: Progress, watch: Watch | None) -> None:
         """Be where a saved state was; the weights, the optimizer and the watch are already."""
         self._bar.close()
-        self._progress, self._batches, self._watch = progress, None, watch
-
-
-class _Work:
-    """A `with` in which the trainer works: Ctrl-C is delayed, and the time is added to that of the epoch.
-
-    pressed: after the `with`, whether Ctrl-C was pressed in it. If it ends with an error, KeyboardInterrupt follows it.
-
-    Another KeyboardInterrupt, such as of a second Ctrl-C, comes at any line, also in the end of a `no_grad`: gradients
-    are enabled again if they were, and the trainer must not go on.
-    """
-
-    __slots__ = ("interrupts", "mode", "pressed", "trainer")
-
-    def __init__(self, trainer: Trainer, interrupts: Interrupts) -> None:
-        self.trainer, self.interrupts = trainer, interrupts
-
-    def __enter__(self) -> _Work:
-        self.trainer._check_whole()
-        self.interrupts.delayed = True
-        self.mode = grad_enabled.get()
-        self.trainer._progress.since = time.perf_counter()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is not None and not issubclass(kind, Exception):
-            self.trainer._progress.torn = True
-            grad_enabled.set(self.mode)
-        self.trainer._progress.count_time()
-        self.pressed = self.interrupts.end()
-        if self.pressed and kind is not None:
-            raise KeyboardInterrupt
+        self._progress, self._watch = progress, watch
+        self._updates.forget()
 
 
 def _count(name: str, n: Any) -> int:

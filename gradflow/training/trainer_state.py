@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from gradflow.optim import GradScaler
 from gradflow.training.checks import generator_places, generators_of
 from gradflow.training.objective import describe_loss, in_words
 from gradflow.training.progress import Progress, damaged, generator_state, listed, names_of, part, weights_of
@@ -22,6 +23,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "training": [name for name, module in trainer.model.named_modules() if module.training],
         "optimizer": trainer.optimizer.state_dict(),
         "average": None if trainer._average is None else trainer._average.state_dict(),
+        "scaler": None if trainer.scaler is None else trainer.scaler.state_dict(),
         "generators": [[g.key, g.counter] for g in _generators(trainer)],
         "progress": trainer._progress.tree(),
         "watch": None if trainer._watch is None else trainer._watch.tree(),
@@ -62,6 +64,9 @@ def restore(trainer: Trainer, state: Any) -> None:
     try:
         load_optimizer = trainer.optimizer.state_loader(optimizer_state, finite=False)
         load_average = None if average is None else average.state_loader(average_state)
+        scaler = None if trainer.scaler is None else GradScaler()
+        if scaler is not None:
+            scaler.load_state_dict(part(state, "scaler"))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"the saved state is damaged: {error}") from error
 
@@ -74,6 +79,8 @@ def restore(trainer: Trainer, state: Any) -> None:
     load_optimizer()
     if load_average is not None:
         load_average()
+    if trainer.scaler is not None and scaler is not None:
+        trainer.scaler.load_state_dict(scaler.state_dict())
     if load_watch is not None:
         load_watch()
     for name, parameter in parameters.items():
@@ -108,6 +115,7 @@ def _run(trainer: Trainer) -> dict[str, Any]:
         "accumulate": trainer.accumulate,
         "average": None if trainer._average is None else trainer._average.decay,
         "class_weight": trainer.class_weights,
+        "autocast": trainer.autocast,
         "batch_size": train.batch_size,
         "shuffle": train.shuffle,
         "drop_last": train.drop_last,
@@ -121,7 +129,7 @@ def _run(trainer: Trainer) -> dict[str, Any]:
 def _check_same(saved: dict[str, Any], own: dict[str, Any]) -> None:
     """Raise ValueError for the first difference between two runs."""
     for name, value in own.items():
-        if name not in saved or saved[name] != value:
+        if saved.get(name) != value:
             before = saved.get(name)
             if isinstance(before, dict) and isinstance(value, dict):
                 keys = [k for k in [*before, *value] if before.get(k) != value.get(k)]

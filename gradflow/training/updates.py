@@ -1,0 +1,107 @@
+"""The optimizer steps of an epoch: each from one batch, or from the union of several; or several steps at once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import gradflow as gf
+from gradflow.data import Batches
+from gradflow.dtypes import promote
+from gradflow.random.generator import default_generator, restored
+from gradflow.replay.batches import RunningEpoch
+from gradflow.training.evaluation import Figures
+from gradflow.training.progress import Progress
+from gradflow.training.step import TrainingStep
+
+
+class Updates:
+    """The steps of the epoch that runs. Each counts in the `Progress` that it is given.
+
+    step: what does a step. figures: those of the batches of an epoch. accumulate: the batches of a step.
+    """
+
+    def __init__(self, step: TrainingStep, figures: Figures, accumulate: int) -> None:
+        self._step, self._accumulate = step, accumulate
+        self._train: Batches = figures.batches
+        self._sizes, self._loss_dtype = figures.sizes, figures.loss_dtype
+        if step.scales_loss:  # a scaled loss is at least float32
+            self._loss_dtype = promote(self._loss_dtype, gf.float32)
+        self._shares: dict[float, gf.Tensor] = {}
+        self._batches: Iterator[tuple[gf.Tensor, ...]] | None = None  # what is left of the epoch
+
+    def forget(self) -> None:
+        """Let the next step be of the epoch in which the progress is then."""
+        self._batches = None
+
+    def do(self, progress: Progress, most: int = 1) -> list[gf.Tensor]:
+        """Do one optimizer step and return the losses of its batches.
+
+        most: do up to so many steps if they are captured together; then this is the loss of the last one.
+        """
+        if self._batches is None:
+            self._batches = self._open(progress)
+        losses = self.together(progress, most) if most > 1 and self._step.run is not None else None
+        if losses is not None:
+            return losses
+        batches = self._batches
+        if self._accumulate > 1:
+            losses = self._accumulated(progress, batches)
+        else:
+            if isinstance(batches, RunningEpoch):
+                loss, partial = batches.single()
+            else:
+                loss, partial = self._step.whole(*next(batches))
+            progress.tally.add(loss, partial)
+            progress.batches += 1
+            losses = [loss]
+        progress.step += 1
+        return losses
+
+    def together(self, progress: Progress, most: int) -> list[gf.Tensor] | None:
+        """Do the next steps at once, and return the loss of the last one; None if they must be done one by one."""
+        running = self._batches
+        assert isinstance(running, RunningEpoch)
+        do = running.together(most)
+        if do is None:
+            return None
+        losses, partials = do()
+        progress.tally.add_stacked(losses, partials)
+        progress.batches += len(losses)
+        progress.step += len(losses)
+        return [losses[-1]]
+
+    def _accumulated(self, progress: Progress, batches: Iterator[tuple[gf.Tensor, ...]]) -> list[gf.Tensor]:
+        """Do one optimizer step with the gradient of the union of several batches, and return their losses."""
+        losses, scales = [], self._scales(progress.batches)
+        self._step.zero_grad()
+        for scale in scales:
+            loss, partial = self._step.gradient(*next(batches), scale=scale)
+            progress.tally.add(loss, partial)
+            losses.append(loss)
+        self._step.update()
+        progress.batches += len(losses)
+        return losses
+
+    def union(self, progress: Progress, losses: list[gf.Tensor]) -> gf.Tensor:
+        """The loss of the union of the last batches."""
+        if len(losses) == 1:
+            return losses[0]
+        return functools.reduce(gf.add, map(gf.multiply, losses, self._scales(progress.batches - len(losses))))
+
+    def _scales(self, first: int) -> list[gf.Tensor]:
+        """The share of each batch in the union of a step that begins with batch `first`, on the device."""
+        sizes = self._sizes[first : first + self._accumulate]
+        for share in {n / sum(sizes) for n in sizes} - self._shares.keys():
+            self._shares[share] = gf.tensor(share, self._loss_dtype, self._train.device)
+        return [self._shares[n / sum(sizes)] for n in sizes]
+
+    def _open(self, progress: Progress) -> Iterator[tuple[gf.Tensor, ...]]:
+        """The batches of the epoch that are left, in the order that was drawn when it began."""
+        generator = default_generator if self._train.generator is None else self._train.generator
+        begin = self._train.epoch if self._step.run is None else self._step.run.begin
+        if progress.order is None:
+            progress.order = generator.key, generator.counter
+            return begin(0)
+        with restored({generator: progress.order}):
+            return begin(progress.batches)
