@@ -234,7 +234,10 @@ class CupyBackend(LinearKernels, GatherKernels, LossKernels, OptimizerKernels):
         """
         with self._cuda_device:
             outer = self.cupy.cuda.get_current_stream()
-            inner = self._streams.pop() if self._streams else self.cupy.cuda.Stream(non_blocking=True)
+            try:
+                inner = self._streams.pop()
+            except IndexError:
+                inner = self.cupy.cuda.Stream(non_blocking=True)
             inner.wait_event(outer.record())
             try:
                 with inner:
@@ -242,6 +245,19 @@ class CupyBackend(LinearKernels, GatherKernels, LossKernels, OptimizerKernels):
             finally:
                 outer.wait_event(inner.record())
                 self._streams.append(inner)
+
+    def seed(self, dtype: Any) -> Array:
+        """As in the contract. It is there before this returns, since work in any stream may read it next."""
+        found = self._seeds.get(dtype)
+        if found is None:
+            with (
+                self._cuda_device,
+                self.cupy.cuda.Stream(non_blocking=True) as own,
+            ):  # so that nothing else is waited for
+                made = self.ones((), dtype=dtype)
+                own.synchronize()
+            found = self._seeds.setdefault(dtype, made)
+        return found
 
     def event(self) -> Event:
         return CudaEvent(self)

@@ -77,8 +77,10 @@ class Tuner:
             self._stream = self._cupy.cuda.Stream(non_blocking=True)
         self._stream.wait_event(current.record())
         with self._stream:
-            yield
-        self._stream.synchronize()
+            try:
+                yield
+            finally:  # what was queued uses memory that is freed then
+                self._stream.synchronize()
 
     def _write(self) -> None:
         """Add the choices to the file, which other processes may have written since."""
@@ -123,7 +125,7 @@ def _read(path: str) -> Choices:
         for device, kinds in choices.items():
             if not all(isinstance(n, int) for numbers in kinds.values() for n in numbers):
                 raise TypeError(device)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         wanted = "must be unset, or name a new file or one that gradflow has written"
         raise VariableError(f"{VARIABLE} {wanted}; {path}: {error}; type: unset {VARIABLE}") from None
     return choices  # type: ignore[no-any-return]

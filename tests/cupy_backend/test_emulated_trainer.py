@@ -79,6 +79,7 @@ def test_an_epoch_is_read_at_its_end_alone(
 def test_streamed_data_is_waited_for_only_to_fill_a_buffer_again(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of five batches of two arrays, one is copied ahead, and the first two fill new buffers."""
     monkeypatch.setattr("gradflow.data.loader._GATHERED", 1)  # each batch is copied on its own
+    backend.seed(backend.single)  # made once, and waited for
     with gf.use_device("emulated"):
         trainer, found = trainer_of(keep="host"), []
         before = State.transfers, State.synchronizations

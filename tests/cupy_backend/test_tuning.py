@@ -130,7 +130,7 @@ def test_threads_take_turns(backend: Any, file: Path, monkeypatch: pytest.Monkey
     assert timed == [3]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": 1}', '{"a": {"1": ["x"]}}', None])
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": 1}', '{"a": {"1": ["x"]}}', "[" * 100_000, None])
 def test_another_file_is_refused(backend: Any, file: Path, content: str | None) -> None:
     """Before anything is computed, and it stays as it is."""
     if content is None:
