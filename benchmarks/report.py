@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from gradflow.text import three_digits
 from gradflow.training.curves import own_settings
 
 BASE = ("gradflow", "cpu")
@@ -117,11 +118,6 @@ def _seconds(value: float) -> str:
     return f"{value / 1e-9:.3g} ns"
 
 
-def digits(value: float) -> str:
-    """Return a number with three digits, without an exponent."""
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def table(rows: list[Row]) -> str:
     """Return the rows as a Markdown table."""
     lines = [
@@ -134,7 +130,7 @@ def table(rows: list[Row]) -> str:
         for row in found:
             speed_up = f"{base / row.median:.2f}" if base else ""
             cells = [*group, " ".join(row.backend), _seconds(row.median), _seconds(row.iqr) + "*" * row.disturbed]
-            lines.append("| " + " | ".join(map(str, [*cells, digits(row.samples_per_s), speed_up])) + " |")
+            lines.append("| " + " | ".join(map(str, [*cells, three_digits(row.samples_per_s), speed_up])) + " |")
     if any(row.disturbed for row in rows):
         lines += [
             "",

@@ -19,8 +19,8 @@ from benchmarks.peers.options import Parser, duration
 from benchmarks.peers.ours import Captured, Gradflow
 from benchmarks.peers.tables import markdown
 from benchmarks.peers.worker import turn
-from benchmarks.report import digits
 from benchmarks.workloads import LARGE, WORKLOADS, Workload
+from gradflow.text import three_digits
 
 PARTS = ("zero_grad", "forward", "loss", "backward", "optimizer")
 
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{described}, {blas()} - {gf.get_backend('cpu').describe()}, {threads()} threads, float32")
     workloads = [replace(each, optimizer="Adam", batches=4) for each in (*WORKLOADS, LARGE)]
     found = {each.letter: parts(each, seconds) for each in workloads}
-    lines = {name: [digits(1e6 * each[name]) for each in found.values()] for name in next(iter(found.values()))}
+    lines = {name: [three_digits(1e6 * each[name]) for each in found.values()] for name in next(iter(found.values()))}
     print("\n".join(f"{each.letter}: {each.size}, batch {each.batch}" for each in workloads))
     print(markdown("Adam, µs", list(found), lines))
     return 0

@@ -18,8 +18,8 @@ from benchmarks.machine import blas
 from benchmarks.peers.options import Parser, cores, duration
 from benchmarks.peers.ours import Gradflow
 from benchmarks.peers.worker import rest
-from benchmarks.report import digits
 from benchmarks.workloads import LARGE, MEDIUM, SMALL, Workload
+from gradflow.text import three_digits
 
 
 def alive() -> int | None:
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             gf.set_num_threads(n)
             rest()
             step, used = measure(replace(workload, optimizer="Adam", batches=4), seconds)
-            print(f"| {workload.size} | {n} | {digits(1e6 * step)} | {used:.2f} | {alive()} |", flush=True)
+            print(f"| {workload.size} | {n} | {three_digits(1e6 * step)} | {used:.2f} | {alive()} |", flush=True)
             exceeded |= used > n + 0.05
     return int(exceeded)
 

@@ -1,4 +1,4 @@
-"""Text for messages: text from other sources made safe to print on one line, and suggestions for misspelt names."""
+"""Text for messages: text from other sources made safe to print on one line, suggestions for misspelt names, digits."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def one_line(error: BaseException) -> str:
         message = f"an error that cannot be shown ({type(failure).__name__})"
     message = message if len(message) <= 400 else f"{message[:400]} ..."
     return f"{type(error).__name__}: {message}".rstrip(": ")
+
+
+def three_digits(value: float) -> str:
+    """The number with three digits, and with separators where it has more; without an exponent.
+
+    >>> three_digits(1234567), three_digits(99.96), three_digits(0.5)
+    ('1,230,000', '100', '0.500')
+    """
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -14,9 +14,10 @@ import pytest
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.rows import ROWS, Row
 from benchmarks.peers.run import Cell, equal
-from benchmarks.peers.tables import ratios, summary
+from benchmarks.peers.tables import ratios
 from benchmarks.peers.worker import first_losses, make
 from benchmarks.workloads import TINY
+from gradflow.benchmarking.results import summary
 
 TINY_RUN = ["--workloads", "T", "--rounds", "1", "--turn", "0.01", "--threads", "1"]
 PLANTED = """

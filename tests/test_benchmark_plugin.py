@@ -142,7 +142,7 @@ def test_step(device_benchmark):
 def test_a_test_runs_on_each_device_and_its_row_is_described(run: Run) -> None:
     result = run(TRAINING, devices="cpu,fake")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["*samples per second*", "test_it.py::test_step, batch 16: cpu 32, fake 32*"])
+    result.stdout.fnmatch_lines(["*samples per second*", "test_it.py::test_step, batch 16: cpu 32.0, fake 32.0*"])
     assert [row["name"] for row in result.rows] == ["test_step[cpu]", "test_step[fake]"]
     for row, device in zip(result.rows, ("cpu", "fake"), strict=True):
         info = row["extra_info"]

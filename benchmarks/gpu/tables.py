@@ -19,7 +19,8 @@ from benchmarks.gpu.run import GpuRun, tolerance, without_paths
 from benchmarks.machine import about, versions
 from benchmarks.peers.rows import REFERENCE
 from benchmarks.peers.run import Cell
-from benchmarks.peers.tables import markdown, microseconds, summary
+from benchmarks.peers.tables import markdown, microseconds
+from gradflow.benchmarking.results import summary
 from gradflow.files import write_file
 
 PRECISION = {

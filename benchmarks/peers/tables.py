@@ -10,15 +10,10 @@ from typing import Any
 from benchmarks.machine import about, versions
 from benchmarks.peers.rows import RATIOS, ROWS
 from benchmarks.peers.run import Cell, Run
-from benchmarks.report import digits
+from gradflow.benchmarking.results import summary
+from gradflow.text import three_digits
 
 _OURS = ("gradflow", "gradflow-fast")
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    """Return the median and the quartiles of the rounds."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return {"median": middle, "lower_quartile": low, "upper_quartile": high}
 
 
 def ratios(cell: Cell) -> dict[str, dict[str, Any]]:
@@ -71,7 +66,7 @@ def text(run: Run) -> str:
 
 def microseconds(cell: Cell, name: str) -> str:
     """Return a row's time of a step, as text; "" if it was not timed."""
-    return digits(1e6 * statistics.median(cell.turns[name])) if name in cell.turns else ""
+    return three_digits(1e6 * statistics.median(cell.turns[name])) if name in cell.turns else ""
 
 
 def left_out(run: Run) -> str:

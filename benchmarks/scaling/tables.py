@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from benchmarks.peers.run import Cell, Run
 from benchmarks.peers.tables import markdown, microseconds, ratios
-from benchmarks.report import digits
 from benchmarks.scaling.sweeps import OPTIMIZER, Sweep
+from gradflow.text import three_digits
 
 PEER = "torch-fused"
 MIB = 2**20
@@ -43,7 +43,7 @@ def memory_table(run: Run) -> str:
     peaks, faults = {}, {}
     for label, cell in watched(run).items():
         peak = {name: found["peak_bytes"] for name, found in cell.memory.items()}
-        peaks[label] = [digits(peak[name] / MIB) if name in peak else "" for name in run.rows]
+        peaks[label] = [three_digits(peak[name] / MIB) if name in peak else "" for name in run.rows]
         peaks[label] += [f"{peak[name] / peak[PEER]:.2f}" if {name, PEER} <= {*peak} else "" for name in ours]
         faults[label] = [
             f"{cell.memory[name]['page_faults_a_step']:,.0f}" if name in cell.memory else "" for name in run.rows

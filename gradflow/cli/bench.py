@@ -19,7 +19,7 @@ from gradflow.benchmarking import DTYPES
 from gradflow.cli.output import FAILED, INTERRUPTED, UsageError, nothing_on_stdout, print_error, print_note
 from gradflow.cli.predict import check_out, write_out
 from gradflow.environment import imported_extra
-from gradflow.text import did_you_mean, one_line, printable
+from gradflow.text import did_you_mean, one_line, printable, three_digits
 from gradflow.training.runs.settings import MOST_LAYERS, MOST_UNITS, OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def _print_cells(cells: Sequence[Cell], width: int) -> None:
     for cell in cells:
         times = "  ".join(f"{_time(cell.times.get(mode)):21}" for mode in MODES)
         seconds = best(cell)
-        rate = "-" if seconds is None else _digits(cell.batch / seconds)
+        rate = "-" if seconds is None else three_digits(cell.batch / seconds)
         memory = "-" if cell.memory is None else size(cell.memory)
         print(f"{cell.batch:>6}  {cell.device:{width}}  {times}  {rate:>9}  {memory:>7}", flush=True)
 
@@ -292,15 +292,10 @@ def _time(times: Sequence[float] | None) -> str:
 
     if not times:
         return "-"
-    median, low, high = (_digits(1e3 * seconds) for seconds in summary(times).values())
+    median, low, high = (three_digits(1e3 * seconds) for seconds in summary(times).values())
     if len(times) < LEAST_ROUNDS:
         return f"{median} ({len(times)} round{'s' * (len(times) > 1)})"
     return f"{median} ({low}-{high})"
-
-
-def _digits(value: float) -> str:
-    """Return a number with three digits, without an exponent."""
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def _report(

@@ -35,7 +35,7 @@ import pytest
 import gradflow as gf
 from gradflow.environment import imported_extra
 from gradflow.testing import host, live_state
-from gradflow.text import one_line
+from gradflow.text import one_line, three_digits
 
 MAX_ROUNDS = 10_000
 _SPEEDS = pytest.StashKey[dict[str, dict[str, float]]]()
@@ -114,7 +114,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for group, row in speeds.items():
             first = next(iter(row.values()))
             cells = [
-                f"{name} {_digits(speed)}" + f" ({_digits(speed / first)}x)" * (speed != first)
+                f"{name} {three_digits(speed)}" + f" ({three_digits(speed / first)}x)" * (speed != first)
                 for name, speed in row.items()
             ]
             terminalreporter.write_line(f"{group}: {', '.join(cells)}")
@@ -343,8 +343,3 @@ def _to_torch(value: Any, device: str) -> Any:
     torch = importlib.import_module("torch")
     tensor = torch.tensor(array, device=device, dtype=getattr(torch, str(value.dtype)))
     return tensor.requires_grad_(getattr(value, "requires_grad", False))
-
-
-def _digits(value: float) -> str:
-    """A number with three digits, without an exponent."""
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
