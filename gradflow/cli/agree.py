@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from typing import Any
 
+from gradflow.cli.options import add_json, add_module, import_module
 from gradflow.cli.output import FAILED, UsageError, nothing_on_stdout
-from gradflow.text import one_line
 
 _HELP = """\
 Run operations, the forward and backward pass of a model and short training
@@ -42,8 +41,8 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument("devices", nargs="*", metavar="DEVICE", help="cpu, cuda, cuda:N, fake or a plug-in's device")
-    parser.add_argument("--module", metavar="NAME", help="import this module first: it registers a backend")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    add_module(parser)
+    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,11 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gradflow.testing import compare_devices
 
     with nothing_on_stdout():
-        if arguments.module is not None:
-            try:
-                importlib.import_module(arguments.module)
-            except Exception as error:
-                raise UsageError(f"--module {arguments.module}: {one_line(error)}") from error
+        import_module(arguments.module)
         try:
             pair = compare_devices.choose(arguments.devices)
         except (ValueError, RuntimeError) as error:

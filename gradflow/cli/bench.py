@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import json
 import os
 import signal
@@ -16,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.backend import ACTIVATIONS
 from gradflow.benchmarking import DTYPES
+from gradflow.cli.options import add_json, add_module, check_out, import_module, write_out
 from gradflow.cli.output import FAILED, INTERRUPTED, UsageError, nothing_on_stdout, print_error, print_note
-from gradflow.cli.predict import check_out, write_out
 from gradflow.environment import imported_extra
-from gradflow.text import did_you_mean, one_line, printable, three_digits
+from gradflow.text import did_you_mean, printable, three_digits
 from gradflow.training.runs.settings import MOST_LAYERS, MOST_UNITS, OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -99,8 +98,8 @@ def add_parser(commands: Any) -> None:
         add(option, type=partial(_one_of, names), default=default, metavar="NAME", help=among)
     add("--seconds", type=_seconds, default=30.0, metavar="S", help="to measure, about (30)")
     add("--out", action="append", default=[], metavar="FILE", help="write a .json file, or draw a .png or .svg picture")
-    add("--module", metavar="NAME", help="import this module first: it registers a backend")
-    add("--json", action="store_true", help="print one JSON document instead of the table")
+    add_module(parser)
+    add_json(parser)
 
 
 def _one_of(names: Iterable[str], text: str) -> str:
@@ -148,11 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in dict.fromkeys(arguments.out):
         _check_out(path)
     with nothing_on_stdout():
-        if arguments.module is not None:
-            try:
-                importlib.import_module(arguments.module)
-            except Exception as error:
-                raise UsageError(f"--module {arguments.module}: {one_line(error)}") from error
+        import_module(arguments.module)
         from gradflow.benchmarking.measuring import Measurement
         from gradflow.benchmarking.training import Task
 

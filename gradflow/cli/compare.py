@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradflow.cli.evaluate import finite
+from gradflow.cli.options import add_json, check_out, write_out
 from gradflow.cli.output import UsageError
-from gradflow.cli.predict import check_out, write_out
 from gradflow.text import printable
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="the folders of two or more runs")
     parser.add_argument("--out", metavar="FILE", help="draw the curves of all runs in this PNG file")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the tables")
+    add_json(parser, "the tables")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import gradflow as gf
 from gradflow.backend.discovery import backend_prefixes, backend_source, discovery_notes
 from gradflow.backend.registry import describe_device, devices_of
+from gradflow.cli.options import add_json
 from gradflow.cli.output import INVALID, nothing_on_stdout, print_error
 from gradflow.text import printable
 
@@ -42,7 +43,7 @@ def add_parser(commands: Any) -> None:
     """Add the command to the parser of the command line."""
     parser = commands.add_parser("devices", help="list the devices, and why some cannot be used", description=_HELP)
     parser.set_defaults(run=run)
-    parser.add_argument("--json", action="store_true", help="print the same as one JSON object")
+    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

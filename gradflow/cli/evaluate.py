@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from gradflow.cli.options import add_device, add_folder, add_json
 from gradflow.cli.output import UsageError, print_note
-from gradflow.cli.predict import add_device, load, usage_errors, warnings_on_a_line
+from gradflow.cli.predict import load, usage_errors, warnings_on_a_line
 from gradflow.text import printable
 
 if TYPE_CHECKING:
@@ -55,9 +56,9 @@ def add_parser(commands: Any) -> None:
         epilog=_EXAMPLES,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("folder", metavar="FOLDER", help="the folder of a run, or its model.safetensors")
+    add_folder(parser)
     parser.add_argument("data", metavar="DATA", help="a file or folder with inputs and targets, or a dataset's name")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    add_json(parser)
     add_device(parser)
 
 

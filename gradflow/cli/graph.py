@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from gradflow.cli.options import check_out
 from gradflow.cli.output import UsageError, nothing_on_stdout, print_note, print_warning
-from gradflow.cli.predict import check_out, load_model, usage_errors
+from gradflow.cli.predict import load_model, usage_errors
 from gradflow.text import did_you_mean, printable
 
 if TYPE_CHECKING:

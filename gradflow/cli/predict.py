@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from gradflow.cli.options import add_device, add_folder, check_out, write_out
 from gradflow.cli.output import UsageError, nothing_on_stdout, print_note, print_warning
 from gradflow.text import printable
 
@@ -55,15 +55,10 @@ def add_parser(commands: Any) -> None:
         epilog=_EXAMPLES,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("folder", metavar="FOLDER", help="the folder of a run, or its model.safetensors")
+    add_folder(parser)
     parser.add_argument("inputs", metavar="INPUTS", help="a file or folder with inputs")
     parser.add_argument("--out", metavar="FILE", help="write the CSV to this file (default: print it)")
     add_device(parser)
-
-
-def add_device(parser: Any) -> None:
-    """Add the option --device."""
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or a plug-in's device")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -201,37 +196,3 @@ def without_formula(text: str) -> str:
     except ValueError:
         return f"'{text}"
     return text
-
-
-def write_out(out: str, content: bytes) -> None:
-    """Write the file of --out. Raises OSError, which says what could not be written, and why."""
-    from gradflow.files import write_file
-
-    try:
-        write_file(out, content)
-    except OSError as error:
-        raise OSError(f"cannot write {out}: {error.strerror or error}") from None
-
-
-def check_out(out: str, is_ours: Callable[[bytes], bool]) -> None:
-    """Raise UsageError for an --out that cannot be written, or that is a file which must not be replaced.
-
-    is_ours: tells from the first bytes of a file whether this command may have written it.
-    """
-    from gradflow.files import open_file
-
-    if not out:
-        raise UsageError("--out is empty; it must name a file")
-    folder = os.path.dirname(out) or os.curdir
-    if not os.path.isdir(folder):
-        raise UsageError(f"--out {out}: there is no folder {folder}")
-    if not os.path.lexists(out):
-        return
-    try:
-        with open_file(out) as file:
-            start = file.read(256)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not a regular file"
-        raise UsageError(f"--out {out} cannot be replaced: {why}") from None
-    if start and not is_ours(start):
-        raise UsageError(f"--out {out} exists, and this command did not write it: remove it, or choose another file")

@@ -8,8 +8,9 @@ import json
 import os
 from typing import Any
 
+from gradflow.cli.options import add_device, add_folder, add_json
 from gradflow.cli.output import print_note
-from gradflow.cli.predict import add_device, load_model, usage_errors
+from gradflow.cli.predict import load_model, usage_errors
 from gradflow.text import printable
 
 _HELP = """\
@@ -38,8 +39,8 @@ def add_parser(commands: Any) -> None:
         epilog=_EXAMPLES,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("folder", metavar="FOLDER", help="the folder of a run, or its model.safetensors")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the tables")
+    add_folder(parser)
+    add_json(parser, "the tables")
     add_device(parser)
 
 
