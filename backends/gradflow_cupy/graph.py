@@ -15,6 +15,8 @@ of its stream share.
 from __future__ import annotations
 
 import contextlib
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -41,47 +43,48 @@ class FirstRows(Rows):
 
     def __init__(self, backend: CupyBackend) -> None:
         self._backend = backend
-        self.steps = 1
-        self.checks: dict[Callable[[int], bool], None] = {}
+        self._steps = 0  # how many the graph is of
+        self._checks: Counter[tuple[Callable[..., bool], tuple[Any, ...]]] = Counter()
 
     def next_step(self) -> None:
-        self.steps += 1
+        self._steps += 1
 
-    def before_launch(self, check: Callable[[int], bool]) -> None:
-        if self.steps == 1:
-            self.checks[check] = None
+    def before_launch(self, check: Callable[..., bool], *arguments: Any) -> None:
+        if self._steps == 1:
+            self._checks[check, arguments] += 1
+
+    def check(self) -> bool:
+        """Whether a graph of these calls can be launched now, as far as `before_launch` says."""
+        return all(check(self._steps * count, *arguments) for (check, arguments), count in self._checks.items())
 
     def array(self, source: Source, numbers: Sequence[float]) -> Array:
         return self._backend.from_host(self._backend.numpy.asarray(numbers, dtype=source.dtype))
 
 
-class GraphRows(Rows):
-    """The table and the row of a graph, and the sources of the numbers in it."""
+class GraphRows(FirstRows):
+    """The table and the row of a graph, and the sources of the numbers in it.
+
+    side: the stream of the work `beside`.
+    """
 
     captures = True
 
-    def __init__(self, backend: CupyBackend) -> None:
-        self._backend = backend
+    def __init__(self, backend: CupyBackend, side: Any) -> None:
+        super().__init__(backend)
         word = backend.dtypes["int64"]
         self._table = backend.cupy.empty((TABLE_WORDS,), dtype=word)  # not zeros: other streams write to it
         self._row = backend.cupy.empty((ROW_WORDS,), dtype=word)
-        self._side = backend.cupy.cuda.Stream(non_blocking=True)
+        self._side = side
         self._kept: list[Array] = []  # what work in the other stream may still use
-        self.checks: dict[Callable[[int], bool], None] = {}
         self._sources: list[Source] = []
         self._parts: list[tuple[int, Array]] = []  # of each source, the end of its numbers in a row, and their array
         self._given = 0  # how many sources the present step has asked for
-        self._steps = 0  # how many the graph is of
         self._filled = self._used = self._prepared = 0
-
-    def before_launch(self, check: Callable[[int], bool]) -> None:
-        if self._steps == 1:
-            self.checks[check] = None
 
     def next_step(self) -> None:
         """Begin a step in the graph: its numbers come from the next row."""
+        super().next_step()
         self._given = 0
-        self._steps += 1
         launch("next_row", None, (1,), (32,), self._table, self._row)
 
     def array(self, source: Source, numbers: Sequence[float]) -> Array:
@@ -141,10 +144,6 @@ class GraphRows(Rows):
         _copy(self._backend, self._backend.from_host_later(self._backend.pin(table)), self._table[: table.size])
         self._filled, self._used = n, 0
 
-    def free(self) -> None:
-        """Free what the kernels of its other stream share."""
-        self._backend.free_stream(self._side.ptr)
-
     def advance(self) -> None:
         """The graph was launched."""
         self._filled = self._prepared
@@ -160,6 +159,7 @@ class StepGraph:
         self._lock = Lock()
         self._next: Callable[[StepGraph, Sequence[Array]], Any] = StepGraph._begin  # a method would be a cycle
         self._stream: Any = None
+        self._side: Any = None
         self._pool: Any = None
         self._graph: Any = None
         self._rows: Any = None
@@ -181,12 +181,12 @@ class StepGraph:
         self._free()
 
     def _free(self) -> None:
-        if self._rows is not None:
-            self._rows.free()
-        self._graph = self._rows = self._results = self._pool = None
+        self._graph = self._rows = self._results = None
         self._places = []
-        if self._stream is not None:
-            self._backend.free_stream(self._stream.ptr)
+        if self._pool is not None:
+            with self._backend._cuda_device:
+                self._backend.free_stream(self._stream.ptr)
+                self._pool.free_all_blocks()  # which a pool does not do when it is deleted
 
     def __del__(self) -> None:
         self._free()
@@ -200,7 +200,7 @@ class StepGraph:
             self._give_up(reason)
             return self._step.run(*inputs)
         self._calls, self._results_of = self._step.parts()
-        self._stream = self._cuda.Stream(non_blocking=True)
+        self._stream, self._side = (self._cuda.Stream(non_blocking=True) for _ in range(2))
         self._pool = self._cuda.MemoryPool()
         return self._first(inputs)
 
@@ -211,6 +211,7 @@ class StepGraph:
         self._stream.wait_event(outer.record())
         try:
             with self._own(), taking_from(rows):
+                rows.next_step()
                 self._places = [self._backend.copy(x) for x in inputs]
                 results = self._calls(*self._places)
         except Exception as error:  # what the step has done before stays, as in a plain step
@@ -218,7 +219,7 @@ class StepGraph:
             raise
         finally:
             outer.wait_event(self._stream.record())
-        self._checks, self._steps = list(rows.checks), rows.steps
+        self._rows = rows
         self._next = StepGraph._replay
         return self._results_of(*map(self._backend.copy, results))
 
@@ -234,39 +235,39 @@ class StepGraph:
         if reason is not None:
             self._give_up(reason)
             return False
-        before = self._step.host_state()
+        before, failure = self._step.host_state(), ""
         try:
-            self._record()
+            rows, results, graph = self._record()
             self._difference: HostDifference = before.difference()
-        except MemoryError:
-            self._next = StepGraph._call_by_call
-            self._step.report("needs more memory as a graph than there is")
-            self._free()
+            self._rows, self._results, self._graph, self._launches = rows, results, graph, 0
+        except MemoryError as error:
+            traceback.clear_frames(error.__traceback__)  # so that the memory in use there is freed now
+            self._give_up("needs more memory as a graph than there is")
             raise
         except Exception as error:
-            self._give_up(_reason(error))
-            return False
+            failure = _reason(error)
         finally:
             before.restore()
-        self._launches = 0
-        return True
+        if failure:  # now that the arrays of the calls that raised it are freed
+            self._give_up(failure)
+        return not failure
 
-    def _record(self) -> None:
+    def _record(self) -> tuple[GraphRows, Sequence[Array], Any]:
+        """The numbers of a graph, its results, and the graph."""
         self._graph = self._results = None  # first, since their memory can be used again
         with self._own():
-            self._rows = rows = GraphRows(self._backend)
+            rows = GraphRows(self._backend, self._side)
             self._flag = self._backend.nonfinite
             self._stream.begin_capture()
             try:
                 with taking_from(rows):
                     rows.next_step()
-                    self._results = self._calls(*self._places)
+                    results = self._calls(*self._places)
             except BaseException:
                 with contextlib.suppress(Exception):
                     self._stream.end_capture()
                 raise
-            self._graph = self._stream.end_capture()
-            self._checks = list(rows.checks)
+            return rows, results, self._stream.end_capture()
 
     # ------------------------------------------------------------------ replaying
 
@@ -293,7 +294,7 @@ class StepGraph:
             stream.wait_event(self._last.record())
             self._last = stream
         try:
-            if not all(check(self._steps) for check in self._checks):
+            if not self._rows.check():
                 graph, self._graph = self._graph, None
                 return self._step.run(*inputs) if graph is not None and self._is_in_vain() else self._first(inputs)
             if not self._is_valid():

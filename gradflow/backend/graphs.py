@@ -102,12 +102,12 @@ class Rows(ABC):
     options: Mapping[str, Any] = MappingProxyType({})
     captures = False
 
-    def before_launch(self, check: Callable[[int], bool]) -> None:  # noqa: B027
-        """Call a function of the number of steps in the graph before it is captured, and before each launch.
+    def before_launch(self, check: Callable[..., bool], *arguments: Any) -> None:  # noqa: B027
+        """Call a function before the graph is captured, and before each launch.
 
-        It prepares what the graph reads on the device, and returns False if another graph is needed; it may raise
-        NotImplementedError, with words that follow "it". The functions of the first step are called. The default does
-        nothing.
+        Its arguments are how often a launch does what asks for this call, and `arguments`. It prepares what the graph
+        reads on the device, and returns False if another graph is needed; it may raise NotImplementedError, with words
+        that follow "it". The functions of the first step are called, each once. The default does nothing.
         """
 
     @abstractmethod

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from gradflow.backend import Array, Backend
@@ -56,13 +55,13 @@ class AppliedSteps(Rows):
         """Do a step of the optimizer, or none if `skip` is not 0. ready: the slices that it will update."""
         optimizer: Any = self._optimizer()
         tables = self._tables
-        if tables.ready != ready or not self._prepare(tables, 1):
+        if tables.ready != ready or not self._prepare(1, tables):
             tables = _Tables(ready)
-            self._prepare(tables, 1)
+            self._prepare(1, tables)
         rows = current_rows()
         self.captures = rows is not None and rows.captures
         if rows is not None:
-            rows.before_launch(partial(self._prepare, tables))
+            rows.before_launch(self._prepare, tables)
         self._used, optimizer._unsettled = 0, None
         try:
             with taking_from(self):
@@ -72,7 +71,7 @@ class AppliedSteps(Rows):
         finally:
             optimizer._unsettled = self.settle
 
-    def _prepare(self, tables: _Tables, steps: int) -> bool:
+    def _prepare(self, steps: int, tables: _Tables) -> bool:
         """Make the tables have the numbers of so many steps from here on; False if they are those of other updates.
 
         Raises NotImplementedError if the numbers of so many steps are not known. Waits for the device where the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -194,7 +193,7 @@ class GradScaler:
     def _settings(self) -> tuple[float, float, int]:
         return self.growth_factor, self.backoff_factor, self.growth_interval
 
-    def _has(self, settings: tuple[float, float, int], steps: int) -> bool:
+    def _has(self, steps: int, settings: tuple[float, float, int]) -> bool:
         """Whether the settings of a graph are still those of the scaler."""
         return settings == self._settings()
 
@@ -219,7 +218,7 @@ class GradScaler:
             raise RuntimeError("there was no step since the last update(): call scaler.step(optimizer) first")
         rows, settings = current_rows(), self._settings()
         if rows is not None:
-            rows.before_launch(partial(self._has, settings))
+            rows.before_launch(self._has, settings)
         found, *others = [self._found[optimizer] for optimizer in self._unscaled]
         for other in others:
             found = self._backend.maximum(found, other)

@@ -126,6 +126,11 @@ class MemoryPool:
     def total_bytes(self) -> int:
         return self.total
 
+    def free_all_blocks(self) -> None:
+        """Free the memory that is not in use. CuPy's pool does not do it when it is deleted."""
+        self.total -= sum(size * len(roots) for (_, size), roots in self.free.items())
+        self.free.clear()
+
 
 class using_allocator:  # noqa: N801
     def __init__(self, allocator: Any = None) -> None:

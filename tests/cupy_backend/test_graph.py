@@ -97,9 +97,38 @@ class Training:
         return str(self.call.status)  # type: ignore[attr-defined]
 
 
+def plain_step(step: Step) -> Step:
+    return step
+
+
+def run_each(trainings: list[Any], calls: range) -> None:
+    for i in calls:
+        for training in trainings:
+            training.run(i)
+
+
+def scenario_of(
+    calls: int,
+    *arguments: Any,
+    cls: Any = Training,
+    between: Callable[[int, Any], Any] = lambda i, t: None,
+    **options: Any,
+) -> Callable[[Step], Training]:
+    """A training of so many calls, before each of which `between` gets its number and the training."""
+
+    def scenario(through: Step) -> Training:
+        training: Training = cls(through, *arguments, **options)
+        for i in range(calls):
+            between(i, training)
+            training.run(i)
+        return training
+
+    return scenario
+
+
 def both(scenario: Callable[[Step], Training]) -> Training:
     """The captured training of a scenario, after a comparison with the plain one."""
-    plain, captured = scenario(lambda step: step), scenario(gf.capture)
+    plain, captured = scenario(plain_step), scenario(gf.capture)
     assert plain.found == captured.found
     assert len({str(each[1]) for each in plain.found}) >= len(plain.found) - 1, "a step changes nothing"
     return captured
@@ -157,7 +186,7 @@ def test_thousands_of_steps_leave_the_bits_of_the_plain_step(
         assert through is not gf.capture or call.status == "replaying"
         return found
 
-    plain, captured = run(lambda step: step), run(gf.capture)
+    plain, captured = run(plain_step), run(gf.capture)
     assert plain == captured
     assert len(set(plain)) > 2500
     assert tables == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024]
@@ -200,6 +229,36 @@ class Scaled(Training):
                 *[host(x).tobytes() for x in tensors if isinstance(x, gf.Tensor)]]  # fmt: skip
 
 
+def adam_with_cosine(parameters: Any) -> optim.Optimizer:
+    return optim.Adam(parameters, schedules.cosine(0.05, 200))
+
+
+class Twice(Scaled):
+    """Two steps of the scaler in a step, after one without the other."""
+
+    def __init__(self, through: Step) -> None:
+        super().__init__(through, adam_with_cosine, width=8)
+        self.other = optim.GradScaler(4.0)
+        super().step(gf.ones((4, 3)), labels(4))
+
+    def step(self, x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
+        return super().step(x, y) + super().step(0.5 * x, y)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_a_table_of_scaled_steps_has_rows_for_all_in_a_graph(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    monkeypatch.setattr("gradflow.optim.applied_steps.AHEAD", 16)
+    rng = np.random.default_rng(4)
+    batches = Batches(gf.tensor(rng.normal(size=(120, 3)).astype("f4")), labels(120), batch_size=4)
+    plain = Twice(plain_step)
+    for batch in batches.epoch():
+        plain.call(*batch)
+    captured = Twice(lambda step: gf.capture(step, batches=batches, steps=together))
+    list(captured.call.epoch())  # type: ignore[attr-defined]
+    assert captured.status == "replaying"
+    assert captured.left == plain.left
+
+
 @pytest.mark.slow
 def test_scaled_steps_are_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """300 steps, one or seven in a graph, of which the device skips some: the bits of plain steps, and no waits."""
@@ -210,7 +269,7 @@ def test_scaled_steps_are_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = Batches(gf.tensor(x), gf.tensor(y), batch_size=4)
 
     def run(through: Step, steps: Callable[[Any], Any]) -> list[Any]:
-        training = Scaled(through, lambda p: optim.Adam(p, schedules.cosine(0.05, 200)), width=8)
+        training = Scaled(through, adam_with_cosine, width=8)
         before = State.synchronizations
         losses = list(steps(training.call))
         assert State.synchronizations - before <= 2  # after 256 steps, of which the first graph may not be the last
@@ -220,7 +279,7 @@ def test_scaled_steps_are_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     def one_by_one(call: Any) -> Any:
         return (call(*batch) for batch in batches.epoch())
 
-    plain = run(lambda step: step, one_by_one)
+    plain = run(plain_step, one_by_one)
     assert 200 < plain[2] < n - 20
     assert run(gf.capture, one_by_one) == plain
     assert run(lambda step: gf.capture(step, batches=batches, steps=7), lambda call: call.epoch()) == plain
@@ -255,47 +314,33 @@ def test_what_changes_between_two_scaled_steps_is_seen(name: str) -> None:
         assert through is not gf.capture or training.status == "replaying"
         return training.left
 
-    assert run(gf.capture) == run(lambda step: step)
+    assert run(gf.capture) == run(plain_step)
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_a_graph_leaves_what_the_plain_step_leaves(make: Any) -> None:
-    def scenario(through: Step) -> Training:
-        training = Training(through, make, dropout=0.3)
-        for i in range(9):
-            training.run(i)
-        return training
-
-    captured = both(scenario)
+    captured = both(scenario_of(9, make, dropout=0.3))
     assert captured.status == "replaying"
     assert len(graphs()) == 1
 
 
 def test_mixed_precision() -> None:
-    def scenario(through: Step) -> Training:
-        training = Half(through, optim.AdamW, width=8)
-        for i in range(9):
-            training.run(i)
-        return training
-
-    captured = both(scenario)
+    captured = both(scenario_of(9, optim.AdamW, width=8, cls=Half))
     assert captured.status == "replaying"
     assert len(graphs()) == 1
+
+
+class Adding(Training):
+    """Its step adds to the gradients that it finds."""
+
+    def step(self, x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
+        return self.update(x, y)
 
 
 def test_gradients_that_add_up() -> None:
     """Two graphs: for calls that begin without gradients, and for those that add to them."""
 
-    def scenario(through: Step) -> Training:
-        training = Training(through)
-        training.call = through(training.update)
-        for i in range(16):
-            if i % 3 == 0:
-                training.optimizer.zero_grad()
-            training.run(i)
-        return training
-
-    captured = both(scenario)
+    captured = both(scenario_of(16, cls=Adding, between=lambda i, t: i % 3 or t.optimizer.zero_grad()))
     assert captured.status == "replaying"
     assert len(graphs()) == 2
 
@@ -340,17 +385,8 @@ WEIGHTS: dict[str, tuple[Callable[[Training], Any], int]] = {
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_weights_that_change_between_two_calls_are_cast_anew(name: str) -> None:
     change, count = WEIGHTS[name]
-
-    def scenario(through: Step) -> Training:
-        training = Half(through, width=8)
-        for i in range(14):
-            if i == 7:
-                change(training)
-            training.run(i)
-        return training
-
     first = next(Graphs.numbers)
-    captured = both(scenario)
+    captured = both(scenario_of(14, width=8, cls=Half, between=lambda i, t: i == 7 and change(t)))
     assert captured.status == "replaying"
     assert max(each.number for each in graphs()) == first + count
 
@@ -359,18 +395,14 @@ def test_weights_that_change_between_two_calls_are_cast_anew(name: str) -> None:
 def test_what_changes_between_two_calls_is_seen(name: str) -> None:
     change, count = BETWEEN[name]
 
-    def scenario(through: Step) -> Training:
-        training = Training(through, lambda p: optim.Adam(p, 0.05), dropout=0.2)
-        for i in range(14):
-            if i == 2:
-                STATES.append(training.optimizer.state_dict())
-            if i == 7:
-                change(training)
-            training.run(i)
-        return training
+    def between(i: int, training: Training) -> None:
+        if i == 2:
+            STATES.append(training.optimizer.state_dict())
+        if i == 7:
+            change(training)
 
     first = next(Graphs.numbers)
-    captured = both(scenario)
+    captured = both(scenario_of(14, lambda p: optim.Adam(p, 0.05), dropout=0.2, between=between))
     assert captured.status == "replaying"
     assert max(each.number for each in graphs()) == first + count
 
@@ -389,21 +421,18 @@ def test_a_gradient_of_a_parameter_that_the_step_does_not_use() -> None:
             training.found.append((i, [host(other).tobytes()], host(training.model[0].bias).tobytes()))
         return training
 
-    plain, captured = scenario(lambda step: step), scenario(gf.capture)
+    plain, captured = scenario(plain_step), scenario(gf.capture)
     assert plain.found == captured.found
 
 
 def test_a_rate_by_a_function_of_the_user_is_asked_for_in_each_step(tables: list[int]) -> None:
     rate = 0.1
 
-    def scenario(through: Step) -> Training:
+    def between(i: int, training: Training) -> None:
         nonlocal rate
-        training = Training(through, lambda p: optim.SGD(p, lambda steps: rate / (1 + steps)))
-        for i in range(10):
-            rate = 0.1 * i
-            training.run(i)
-        return training
+        rate = 0.1 * i
 
+    scenario = scenario_of(10, lambda p: optim.SGD(p, lambda steps: rate / (1 + steps)), between=between)
     assert both(scenario).status == "replaying"
     assert tables == [1] * 7
 
@@ -434,15 +463,8 @@ def test_graphs_side_by_side_and_shapes_and_streams() -> None:
 
 
 def test_checks_of_graphs_find_nothing() -> None:
-    training = Training(lambda step: gf.capture(step, check=2), dropout=0.4)
-    plain = Training(lambda step: step, dropout=0.4)
-    for i in range(10):
-        training.run(i)
-    gf.manual_seed(1)
-    plain = Training(lambda step: step, dropout=0.4)
-    for i in range(10):
-        plain.run(i)
-    assert training.found == plain.found
+    scenario = scenario_of(10, dropout=0.4)
+    assert scenario(lambda step: gf.capture(step, check=2)).found == scenario(plain_step).found
 
 
 # ---------------------------------------------------------------------- what is queued
@@ -493,7 +515,7 @@ def test_the_nodes_of_a_step_in_mixed_precision() -> None:
 
     The plain step launches as much.
     """
-    plain = Half(lambda step: step, lambda p: optim.Adam(p, 0.1), width=8)
+    plain = Half(plain_step, lambda p: optim.Adam(p, 0.1), width=8)
     training = Half(gf.capture, lambda p: optim.Adam(p, 0.1), width=8)
     x, y = gf.ones((4, 3)), labels(4)
     for _ in range(4):
@@ -511,16 +533,13 @@ def test_the_nodes_of_a_step_in_mixed_precision() -> None:
 def test_gradients_of_weights_are_computed_beside_the_others() -> None:
     """In another stream, joined before the optimizer, or where a weight that is used twice adds them up."""
 
-    def scenario(through: Step) -> Training:
-        training = Training(through)
-        shared = nn.Linear(3, 3)
-        training.model = nn.Sequential(shared, nn.Tanh(), shared, nn.Linear(3, 2))
-        training.optimizer = optim.SGD(training.model.parameters(), 0.1)
-        for i in range(8):
-            training.run(i)
-        return training
+    def between(i: int, training: Training) -> None:
+        if not i:
+            shared = nn.Linear(3, 3)
+            training.model = nn.Sequential(shared, nn.Tanh(), shared, nn.Linear(3, 2))
+            training.optimizer = optim.SGD(training.model.parameters(), 0.1)
 
-    captured = both(scenario)
+    captured = both(scenario_of(8, between=between))
     assert captured.status == "replaying"
     (made,) = graphs()
     assert beside(made) == ["product"] * 2
@@ -563,14 +582,8 @@ CALLED: dict[str, tuple[Any, Any, str]] = {
 def test_what_cannot_be_captured_is_called(name: str, caplog: pytest.LogCaptureFixture) -> None:
     cls, make, reason = CALLED[name]
 
-    def scenario(through: Step) -> Training:
-        training: Training = cls(through, make)
-        for i in range(8):
-            training.run(i)
-        return training
-
     with caplog.at_level(logging.WARNING, "gradflow"):
-        training = both(scenario)
+        training = both(scenario_of(8, make, cls=cls))
     assert training.status.startswith("replaying call by call, since it ")
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(training.status)
@@ -598,9 +611,8 @@ def test_a_gradient_outside_of_a_buffer_is_called() -> None:
 
 @pytest.mark.parametrize("after", [0, 3, 7])
 def test_out_of_memory_is_an_error_and_leaves_everything_as_it_was(after: int) -> None:
-    plain, training = Training(lambda step: step), Training(gf.capture)
-    for i in range(3):
-        plain.run(i), training.run(i)
+    plain, training = Training(plain_step), Training(gf.capture)
+    run_each([plain, training], range(3))
     MemoryPool.left = after
     with pytest.raises(MemoryError, match="Out of memory"):
         training.run(3)
@@ -608,19 +620,12 @@ def test_out_of_memory_is_an_error_and_leaves_everything_as_it_was(after: int) -
     assert Graphs.capture is None
     gc.collect()
     assert not [pool for pool in MemoryPool.made if pool.total_bytes()]
-    for i in range(3, 8):
-        plain.run(i), training.run(i)
+    run_each([plain, training], range(3, 8))
     assert training.found == plain.found
     assert "as a graph" in training.status
 
 
 def test_a_capture_that_fails_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    def scenario(through: Step) -> Training:
-        training = Training(through, dropout=0.2)
-        for i in range(8):
-            training.run(i)
-        return training
-
     end = Stream.end_capture
 
     def fails(self: Stream) -> Any:
@@ -628,33 +633,30 @@ def test_a_capture_that_fails_leaves_everything_as_it_was(monkeypatch: pytest.Mo
         raise CUDARuntimeError(901, "the capture is invalid")
 
     monkeypatch.setattr(Stream, "end_capture", fails)
-    assert "the capture is invalid" in both(scenario).status
+    training = both(scenario_of(8, dropout=0.2))
+    assert "the capture is invalid" in training.status
+    gc.collect()  # earlier tests
+    assert not [pool for pool in MemoryPool.made if pool.total_bytes()]
 
 
 def test_an_interrupt_while_a_step_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, training = Training(lambda step: step), Training(gf.capture)
-    for i in range(3):
-        plain.run(i), training.run(i)
+    plain, training = Training(plain_step), Training(gf.capture)
+    run_each([plain, training], range(3))
     with monkeypatch.context() as patch:
         patch.setattr(graph.GraphRows, "next_step", lambda self: exec("raise KeyboardInterrupt"))
         with pytest.raises(KeyboardInterrupt):
             training.run(3)
     assert Graphs.capture is None
-    for i in range(3, 8):
-        plain.run(i), training.run(i)
+    run_each([plain, training], range(3, 8))
     assert training.found == plain.found
     assert training.status == "replaying"
 
 
 def test_hyperparameters_that_change_in_each_step_are_not_captured_each_time() -> None:
-    def scenario(through: Step) -> Training:
-        training = Training(through, lambda p: optim.SGD(p, 0.1, momentum=0.5))
-        for i in range(12):
-            training.optimizer.param_groups[0]["momentum"] = 0.5 + 0.01 * i
-            training.run(i)
-        return training
+    def between(i: int, training: Training) -> None:
+        training.optimizer.param_groups[0]["momentum"] = 0.5 + 0.01 * i
 
-    assert "too often" in both(scenario).status
+    assert "too often" in both(scenario_of(12, lambda p: optim.SGD(p, 0.1, momentum=0.5), between=between)).status
 
 
 # ---------------------------------------------------------------------- how long a graph lives
@@ -668,20 +670,18 @@ def test_a_graph_is_freed_with_its_step() -> None:
     (made,) = map(weakref.ref, graphs())
     pools = [pool for pool in MemoryPool.made if pool.total_bytes()]
     assert len(pools) == 1
-    pool = weakref.ref(pools.pop())
     gc.disable()
     try:
         del model, optimizer, step, call
         assert made() is None
-        assert pool() is None
+        assert not pools[0].total_bytes()
     finally:
         gc.enable()
 
 
 def test_a_graph_outlives_its_model() -> None:
-    training, plain = Training(gf.capture), Training(lambda step: step)
-    for i in range(5):
-        training.run(i), plain.run(i)
+    training, plain = Training(gf.capture), Training(plain_step)
+    run_each([plain, training], range(5))
     call = training.call
     del training
     gc.collect()
