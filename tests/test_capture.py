@@ -1665,8 +1665,8 @@ def test_a_check_restores_averages_and_scales(scaled: bool, device: str) -> None
     for through in (as_it_is, every(2)):
         w = gf.tensor([1.0, -2.0, 3.0], requires_grad=True)
         optimizer = optim.SGD([w], 0.1)
-        average = WeightAverage(optimizer, 0.9)
         scaler = optim.GradScaler(init_scale=8.0, growth_interval=3, enabled=scaled)
+        average = WeightAverage(optimizer, 0.9, scaler)
 
         def step(x: gf.Tensor, w: Any = w, optimizer: Any = optimizer, average: Any = average, s: Any = scaler) -> None:
             optimizer.zero_grad()

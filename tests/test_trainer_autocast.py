@@ -129,6 +129,8 @@ def test_averaged_weights_are_evaluated() -> None:
         x, y = gf.tensor(INPUTS[:20]), gf.tensor(LABELS[:20])
         assert abs(gf.cross_entropy(trainer.model(x), y).item() - last.validation_loss) < 0.1  # type: ignore[operator]
     assert sum(e.skipped for e in trainer.history) > 0
+    assert trainer._average is not None
+    assert trainer._average.steps == trainer.optimizer.steps
 
 
 # ---------------------------------------------------------------------- skipped steps, and errors

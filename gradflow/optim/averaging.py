@@ -14,6 +14,7 @@ from gradflow.interception import opaque_call
 from gradflow.optim.flat import FlatBlock
 from gradflow.optim.hyperparameters import checked_number
 from gradflow.optim.optimizer import Optimizer
+from gradflow.optim.scaling import GradScaler
 from gradflow.tensor import Tensor
 
 _TOWARDS = SGDOptions(momentum=0.0, dampening=0.0, weight_decay=-1.0, nesterov=False)
@@ -25,6 +26,8 @@ class WeightAverage:
 
     optimizer: its parameters are averaged.
     decay: a number in (0, 1).
+    scaler: what does the steps of the optimizer, if it is not the optimizer itself: an update after a step that it
+        skips changes nothing (default None).
 
     In update t = 1, 2, ... the average moves by r * (weights - average), r = (1 - decay) / (1 - decay^t): the moving
     average with the correction of Adam's means (Kingma and Ba 2015, "Adam", section 3), so that the first weights do
@@ -32,12 +35,15 @@ class WeightAverage:
     would stand still.
     """
 
-    def __init__(self, optimizer: Optimizer, decay: float) -> None:
+    def __init__(self, optimizer: Optimizer, decay: float, scaler: GradScaler | None = None) -> None:
         if not 0.0 < checked_number("the decay of an average", decay) < 1.0:
             raise ValueError(f"the decay of an average is in (0, 1); got {decay!r}")
         self.optimizer = optimizer
         self.decay = float(decay)
-        self.steps = 0
+        self._scaler = scaler
+        self._steps = 0
+        self._applied: Array = None  # the number of updates, on the device, if a step may be skipped there
+        self._row: Array = None  # the scalars of an update, likewise
         self.is_swapped = False
         """Whether the parameters have their averages now, or are half way between."""
         self._blocks: list[FlatBlock] = []
@@ -70,21 +76,44 @@ class WeightAverage:
 
     @opaque_call
     def update(self) -> None:
-        """Count the present weights, after a step of the optimizer, also one that a `GradScaler` skips.
-
-        It can be replayed in a captured step.
-        """
+        """Count the present weights, after a step of the optimizer. It can be replayed in a captured step."""
         if self._blocks is not self.optimizer._blocks:
             self._follow()
-        self.steps += 1
-        scalars: Any = self.scalars(self.steps)
-        rows = current_rows()
-        if rows is not None:
-            scalars = rows.array(_AverageScalars(self), scalars)
+        skip = None if self._scaler is None else self._scaler._skip_of(self.optimizer)
+        scalars = self._next_scalars() if skip is None else self._count(skip)
         for block, array in zip(self._blocks, self._arrays, strict=True):
             if block.any_outside:
                 block.copy_in(block.slices)
-            block.backend.sgd_step(array, block.values, None, _TOWARDS, scalars)
+            block.backend.sgd_step(array, block.values, None, _TOWARDS, scalars, skip=skip)
+
+    def _next_scalars(self) -> Any:
+        self.steps += 1
+        scalars, rows = self.scalars(self.steps), current_rows()
+        return scalars if rows is None else rows.array(_AverageScalars(self), scalars)
+
+    def _count(self, skip: Array) -> Array:
+        """Count an update on the device, unless `skip` is not 0, and return its scalars, as `scalars` computes them."""
+        F = self._blocks[0].backend
+        double = F.dtypes["float64"]
+        if self._applied is None:
+            self._applied = F.full((1,), self._steps, dtype=F.dtypes["int64"])
+            self._row = F.ones((len(SGDScalars._fields),), dtype=double)
+        F.count_step(self._applied, skip)
+        updates = F.maximum(F.astype(self._applied, double), 1.0)  # not 0, if the first ones are skipped
+        correction = F.subtract(1.0, F.pow(self.decay, updates))
+        F.setitem(self._row, (slice(0, 1),), F.divide(self.decay - 1.0, correction))
+        return self._row
+
+    @property
+    def steps(self) -> int:
+        """The number of updates. Waits for the device after one with a `GradScaler`, whose steps may be skipped."""
+        return self._steps if self._applied is None else int(self._blocks[0].backend.to_host(self._applied)[0])
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        self._steps = value
+        if self._applied is not None:
+            self._blocks[0].backend.setitem(self._applied, ..., value)
 
     def scalars(self, steps: int) -> SGDScalars:
         """Those of the update with this number, counted from 1."""
@@ -92,7 +121,7 @@ class WeightAverage:
 
     def _stepped(self) -> Iterator[tuple[Any, str]]:
         """The attribute that an update changes: see `gradflow.replay.host_state`."""
-        yield self, "steps"
+        yield self, "_steps"
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:

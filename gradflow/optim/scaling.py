@@ -146,6 +146,10 @@ class GradScaler:
             raise RuntimeError("no parameter of this optimizer has a gradient: call scaler.scale(loss).backward()")
         self._unscaled = {**self._unscaled, optimizer: ready}
 
+    def _skip_of(self, optimizer: Optimizer) -> Array | None:
+        """A flag on the device, which is not 0 if the last step of the optimizer was skipped; None before a step."""
+        return self._found.get(optimizer)
+
     def _check_not_stepped(self, optimizer: Optimizer) -> None:
         if self._unscaled.get(optimizer, ()) is None:
             raise RuntimeError(

@@ -116,7 +116,7 @@ class Trainer(SetOnce):
         self.autocast, self.scaler = self._precision.autocast, self._precision.scaler
         with self._precision.mode:
             self._try(class_weight)
-        self._average = None if average is None else WeightAverage(optimizer, average)
+        self._average = None if average is None else WeightAverage(optimizer, average, self.scaler)
         objective, metrics_on_train = self._on_train.objective, self._on_train.metrics
         self._step = TrainingStep(
             model, objective, optimizer, metrics_on_train.partial, clip_norm, self._average, self._precision,

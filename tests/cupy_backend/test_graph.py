@@ -206,11 +206,14 @@ MAKERS: dict[str, Callable[[Any], optim.Optimizer]] = {
 
 
 class Scaled(Training):
-    """A step with a scaler, in float16; every third input or so has infinities."""
+    """A step with a scaler and an average, in float16; every third input or so has infinities."""
+
+    average: Any = None
 
     def step(self, x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
         self.optimizer.zero_grad()
         self.other = self.other or optim.GradScaler(init_scale=2.0**20, growth_interval=3)
+        self.average = self.average or WeightAverage(self.optimizer, 0.9, self.other)
         with gf.autocast("float16"):
             loss = gf.cross_entropy(self.model(x), y)
         self.other.scale(loss).backward()
@@ -218,14 +221,16 @@ class Scaled(Training):
         norm = optim.clip_grad_norm_(self.model.parameters(), 0.5)
         self.other.step(self.optimizer)
         self.other.update()
+        self.average.update()
         return loss + norm * 0.0
 
     @property
     def left(self) -> list[Any]:
         """The bits that the steps leave."""
-        state = self.optimizer.state_dict()
-        tensors = [*self.model.parameters(), *[x for e in state["state"].values() for x in e.values()][1::3]]
-        return [self.other.get_scale(), self.optimizer.steps, *[host(x).tobytes() for x in self.model.parameters()],
+        state, average = self.optimizer.state_dict(), self.average.state_dict()
+        tensors = [*average["weights"], *[x for e in state["state"].values() for x in e.values()][1::3]]
+        return [self.other.get_scale(), self.optimizer.steps, average["steps"],
+                *[host(x).tobytes() for x in self.model.parameters()],
                 *[host(x).tobytes() for x in tensors if isinstance(x, gf.Tensor)]]  # fmt: skip
 
 
