@@ -1134,6 +1134,21 @@ def test_an_mlp_grows_by_the_next_number() -> None:
     assert [name for name, _ in row.append(nn.ReLU()).named_children()] == ["1", "2"]
 
 
+@pytest.mark.parametrize("shape", [(3, 0), (2, 3, 0), (0,), (2, 0, 4)], ids=str)
+@pytest.mark.parametrize("features", [0, 5])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_linear_layer_without_inputs_rows_or_outputs(
+    device: str, shape: tuple[int, ...], features: int, create_graph: bool
+) -> None:
+    shapes = shape, (features, shape[-1]), (features,)
+    x, weight, bias = (gf.zeros(s, requires_grad=True) for s in shapes)
+    out = gf.linear(x, weight, bias)
+    assert out.shape == (*shape[:-1], features)
+    out.sum().backward(create_graph=create_graph)
+    assert (x.grad.shape, weight.grad.shape) == shapes[:2]
+    assert bias.grad.tolist() == [math.prod(shape[:-1])] * features
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_the_activation_of_an_mlp_may_be_changed(device: str, dropout: float) -> None:
     model = nn.MLP([3, 4, 5, 2], dropout=dropout).eval()

@@ -6,6 +6,7 @@ compute in place on arrays that they created themselves, for large ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -146,7 +147,8 @@ class NetworkKernels(Backend):
         if need_x:
             gx = self.product(g, weight, into[0]) if g.ndim == 2 else np.matmul(g, weight, out=into[0])
         if g.ndim != 2:
-            g, x = g.reshape(-1, weight.shape[0]), x.reshape(-1, weight.shape[1])
+            n = math.prod(g.shape[:-1])
+            g, x = g.reshape(n, weight.shape[0]), x.reshape(n, weight.shape[1])
         if need_weight:
             gw = self.product(g.T, x, into[1])
         if need_bias:

@@ -117,7 +117,8 @@ class ComposedKernels(KernelBase):
             else:
                 saved = residual if residual is not None else _affine(self, x, weight, bias)
             g = self.activate_backward(g, saved, activation, parameter)
-        rows = self.reshape(g, (-1, weight.shape[0])) if g.ndim != 2 else g
+        n = math.prod(g.shape[:-1])
+        rows = self.reshape(g, (n, weight.shape[0])) if g.ndim != 2 else g
         need_x, need_weight, need_bias = needs
         gx = gw = gb = None
         if need_x:
@@ -126,7 +127,7 @@ class ComposedKernels(KernelBase):
                 into[0][...] = gx
                 gx = into[0]
         if need_weight:
-            columns = self.reshape(x, (-1, weight.shape[1])) if x.ndim != 2 else x
+            columns = self.reshape(x, (n, weight.shape[1])) if x.ndim != 2 else x
             if into[1] is not None:
                 gw = self.gemm(self.matrix_transpose(rows), columns, into[1])
             else:
