@@ -183,6 +183,19 @@ def test_each_workload_has_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) 
     assert len(shares) == 4
 
 
+def test_a_workload_whose_share_is_used_up_has_three_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GpuRun, "_prepare", lambda *_: ["torch"])
+    monkeypatch.setattr(GpuRun, "_ask", lambda *command: (1.0, None) if "turn" in command else {})
+    run = GpuRun({"torch": gpu_rows.rows("cuda")["torch"]}, [0], 5, 0.1, limit=100, budget=0)
+    run._after = lambda: None
+    for left, rounds in ((0.0, 3), (100.0, 5)):
+        now = time.perf_counter()
+        run._end, run._until = now + 100, now + left
+        run._measure(run._cell(gpu_rows.WORKLOADS["t"], "Adam"))
+        assert len(run.cells[-1].turns["torch"]) == rounds
+    assert run.left_out == {"rounds of Adam, t": "no time was left"}
+
+
 def test_rows_are_compared_with_most_of_them() -> None:
     assert gpu_run.agreeing({"gradflow": [1.0], "torch": [1.0]}, 1e-4) == ["gradflow", "torch"]
     assert gpu_run.agreeing({"gradflow": [2.0], "torch": [1.0], "jax": [1.0]}, 1e-4) == ["torch", "jax"]

@@ -62,6 +62,7 @@ class ThreadProfiler(Profiler):
         self.origins: dict[Backend, tuple[Any, int]] = {}
         self.begin_range: Callable[[str], Any] | None = None
         self.end_range: Callable[[], Any] = lambda: None
+        self._open_ranges = 0
         self.span: Span | None = None  # the innermost now
         self.phase = "forward"
         self.region = ""
@@ -97,6 +98,7 @@ class ThreadProfiler(Profiler):
         span = self.span = Span(kind, name, self.phase, self.region, self.span)
         self.spans.append(span)
         if self.begin_range is not None:
+            self._open_ranges += 1
             self.begin_range(name)
         span.start = perf_counter_ns()
         return span
@@ -104,7 +106,8 @@ class ThreadProfiler(Profiler):
     def finish(self, span: Span) -> None:
         """End a span, and those inside it that an exception has left."""
         span.end = perf_counter_ns()
-        if self.begin_range is not None:
+        if self._open_ranges:  # if the backend started inside the span, this has no range
+            self._open_ranges -= 1
             self.end_range()
         self.span = span.outer
 

@@ -212,6 +212,17 @@ def test_ranges_of_nvtx(cupy: Any) -> None:
     assert "part/backward/linear/linear_backward" in seen
 
 
+def test_a_backend_that_starts_in_a_region_ends_no_range_of_others(cupy: Any) -> None:
+    open_ranges = ["the user's"]
+    cupy.cuda.nvtx = SimpleNamespace(RangePush=open_ranges.append, RangePop=open_ranges.pop)
+    with gf.profile() as p:
+        with p.region("part"):
+            gf.ones(2, device="emulated")
+        with p.region("next"):
+            assert open_ranges == ["the user's", "next"]
+    assert open_ranges == ["the user's"]
+
+
 def test_a_backend_that_starts_in_a_profile_is_measured(cupy: Any) -> None:
     with gf.profile() as p:
         x = gf.ones((2, 3), device="emulated")
