@@ -1684,6 +1684,29 @@ def test_a_check_restores_averages_and_scales(scaled: bool, device: str) -> None
     assert call.status.startswith("replaying")  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_check_restores_the_half_copies_of_autocast(dtype: str) -> None:
+    """The step itself does not run on the copies that the replay wrote."""
+    found = []
+    for through in (as_it_is, every(2)):
+        gf.manual_seed(0)
+        model = nn.MLP([3, 4, 2])
+        optimizer = optim.Adam(model.parameters(), lr=0.1)
+
+        def step(x: gf.Tensor, y: gf.Tensor, model: Any = model, optimizer: Any = optimizer) -> gf.Tensor:
+            optimizer.zero_grad()
+            with gf.autocast(dtype):
+                loss = gf.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        call, x, y = through(step), gf.random.normal((5, 3)), gf.tensor([0, 1, 1, 0, 1], dtype="int64")
+        found.append([bits(call(x, y)) for _ in range(12)])
+    assert found[0] == found[1]
+    assert call.status == "replaying"  # type: ignore[attr-defined]
+
+
 def test_a_check_of_gradients_that_add_up(device: str) -> None:
     def scenario(through: Callable[[Step], Step]) -> Training:
         training = Training(through)

@@ -64,7 +64,7 @@ def _saved(optimizer: Any) -> Callable[[], None]:
         optimizer.load_state_dict(state)
         optimizer.param_groups = groups  # the same dicts, which the user may hold
         for p, values in parameters:
-            p.backend.setitem(p.array, ..., values)
+            p._assign(values)  # which also tells those that keep a copy of the values
 
     return restore
 
