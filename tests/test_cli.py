@@ -319,6 +319,7 @@ def test_the_note_on_a_config_names_each_difference(command: Any, monkeypatch: p
         ("train iris --clip-norm 0", "clip_norm must be above 0; got 0.0"),
         ("train iris --average 1", "average must be above 0 and below 1; got 1.0"),
         ("train iris --accumulate 0", "accumulate must be an integer of at least 1"),
+        ("train iris --autocast half", "unknown autocast 'half'; there are bfloat16, float16"),
         ("train iris --class-weight heavy", "unknown class_weight 'heavy'; the only one is balanced"),
         ("train iris --ensemble 1001", "ensemble must be an integer from 1 to 1000; got 1001"),
         ("train iris --patience 0", "patience must be an integer of at least 1"),

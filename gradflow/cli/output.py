@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,22 @@ def print_note(message: str) -> None:
 def print_warning(message: str) -> None:
     """Print on one line of stderr what may be a mistake."""
     print(f"gradflow: warning: {printable(message)}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def warnings_logged() -> Iterator[None]:
+    """Inside a `with`, print each warning that gradflow logs as a note."""
+    logger, handler = logging.getLogger("gradflow"), _Notes(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print_note(record.getMessage())
 
 
 def harden_streams() -> None:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import gradflow as gf
 from gradflow.backend import ACTIVATIONS
 from gradflow.backend.registry import describe_device
-from gradflow.cli.output import FAILED, UsageError, print_error, print_note, print_warning
+from gradflow.cli.output import FAILED, UsageError, print_error, print_note, print_warning, warnings_logged
 from gradflow.data.built_in import DATASETS
 from gradflow.text import printable
 from gradflow.training.epoch import Epoch, Step
+from gradflow.training.precision import AUTOCASTS
 from gradflow.training.runs.folder import refuse_used, unfinished_config
 from gradflow.training.runs.settings import (
     OPTIMIZERS,
@@ -140,6 +141,7 @@ def add_parser(commands: Any) -> None:
     course("--accumulate", type=int, metavar="N", help=f"batches per step ({default.accumulate})")
     course("--clip-norm", type=float, metavar="X", help="largest norm of the gradient (any)")
     course("--average", type=float, metavar="D", help="decay of a moving average of the weights, as 0.999 (none)")
+    course("--autocast", metavar="DTYPE", help=f"{_names(AUTOCASTS)} for matrix products: mixed precision (float32)")
     course("--epochs", type=int, metavar="N", help=f"passes over the training samples ({default.epochs})")
     course("--patience", type=int, metavar="N", help="stop after N epochs without an improvement (never)")
     course("--seed", type=int, metavar="N", help=f"of split, weights, shuffles and dropout ({default.seed})")
@@ -209,9 +211,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Train a model, print its progress, and return the exit status."""
     from gradflow.training.runs.stopping import Stopping, reason
 
-    run = _prepared(arguments)
-    progress = _Progress(run, arguments)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings_logged())
+        run = _prepared(arguments)
+        progress = _Progress(run, arguments)
         stopping = stack.enter_context(Stopping(restore=not arguments.whole_process))
         stack.enter_context(run)
         stack.callback(progress.close)
@@ -235,6 +238,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise OSError(f"{error}; the run is saved in {result.folder}") from None
         if result.omitted:
             print_note(f"not written: {result.omitted}")
+        if skipped := sum(epoch.skipped for history in result.histories for epoch in history):
+            print_note(f"{skipped} step{'s' * (skipped > 1)} changed nothing, because gradients overflowed float16")
         if dead := _dead(run):
             print_warning(f"all units of {dead} are dead, so no gradient passes: try a lower learning rate")
         return 0 if stop is None else 128 + stop
@@ -381,7 +386,8 @@ def _setup_lines(run: Run, arguments: argparse.Namespace) -> Iterator[str]:
     sizes = "-".join(map(str, plan.sizes))
     parameters = sum(p.size for p in run.members.trainer.model.parameters())
     models = f"{plan.settings.ensemble} times " if plan.settings.ensemble > 1 else ""
-    yield f"model: {models}{sizes}, {plan.settings.activation}, {parameters} parameters"
+    half = f", products in {plan.settings.autocast}" if plan.settings.autocast else ""
+    yield f"model: {models}{sizes}, {plan.settings.activation}, {parameters} parameters{half}"
     yield f"folder: {run.folder}; Ctrl-C stops and saves"
     if arguments.resume is not None:
         yield f"from: {run.start}"

@@ -7,8 +7,6 @@ import functools
 import logging
 from typing import Any
 
-import numpy as np
-
 import gradflow as gf
 from gradflow.optim import GradScaler, Optimizer
 from gradflow.training.epoch import NonFiniteLossError
@@ -46,7 +44,11 @@ class Precision:
 
     def overflows(self) -> contextlib.AbstractContextManager[Any]:
         """A context of steps in which NumPy does not warn of gradients that overflow, if such steps are skipped."""
-        return contextlib.nullcontext() if self.scaler is None else np.errstate(over="ignore", invalid="ignore")
+        if self.scaler is None:
+            return contextlib.nullcontext()
+        from numpy import errstate
+
+        return errstate(over="ignore", invalid="ignore")
 
     def skipped(self, optimizer: Optimizer, before: int, tried: int) -> int:
         """How many of the steps that were tried were skipped. before: the steps of the optimizer before them."""

@@ -129,6 +129,11 @@ def _the_training(data: ReportData) -> Iterator[str]:
         yield f"The weights are an exponential moving average with decay {settings['average']:g}."
     if settings.get("class_weight"):
         yield "Rare classes count more: each class is weighted by the inverse of its frequency."
+    if settings.get("autocast"):
+        yield f"Matrix products were computed in {text(settings['autocast'])}, and all else in float32."
+        skipped = sum(epoch.skipped for history in data.histories for epoch in history)
+        if skipped:
+            yield f"{count(skipped, 'step')} changed nothing, because gradients overflowed."
     if settings.get("patience"):
         yield f"It was to end after {count(settings['patience'], 'epoch')} without a better one."
     done = [len(history) for history in data.histories]

@@ -181,4 +181,5 @@ def _epoch(row: dict[Any, Any], before: Sequence[Epoch]) -> Epoch:
         stale=0 if improved else before[-1].stale + 1,
         seconds=math.nan,
         samples_per_second=math.nan,
+        skipped=int(row.get("skipped_steps", 0)),
     )

@@ -117,9 +117,15 @@ def with_absolute_paths(settings: Settings) -> Settings:
 def plan(settings: Settings) -> Plan:
     """Return the plan of a run: choose its device, load its data and split it.
 
-    Raises SettingsError for a device that cannot be used here, and like `load` and `Dataset.split`.
+    Raises SettingsError for a device that cannot be used here or lacks the dtype of `autocast`, and like `load` and
+    `Dataset.split`.
     """
     settings, reason = resolve_device(settings)
+    if settings.autocast is not None:
+        try:
+            gf.get_backend(settings.device).native_dtype(settings.autocast)
+        except TypeError as error:
+            raise SettingsError(f"autocast: {error}") from None
     dataset = load(settings.dataset)
     if settings.class_weight is not None and not dataset.is_classification:
         raise SettingsError(f"class_weight needs classes; the targets of {dataset.name} are floats: a regression")
@@ -169,6 +175,7 @@ def make_trainer(plan: Plan, member: int) -> Trainer:
         accumulate=settings.accumulate,
         average=settings.average,
         class_weight=settings.class_weight,
+        autocast=settings.autocast,
     )
 
 

@@ -85,13 +85,15 @@ def metrics_csv(plan: Plan, histories: Sequence[Sequence[Epoch]]) -> bytes:
     header = ["epoch", "step", "learning_rate", *(f"train_{name}" for name in figures)]
     if plan.split.validation:
         header += [f"validation_{name}" for name in figures]
+    scales = plan.settings.autocast == "float16"
+    header += ["skipped_steps"] * scales
     rows = [header]
     for history in histories:
         for e in history:
             values: list[Any] = [e.epoch, e.step, e.learning_rate, e.train_loss, e.train_metrics[plan.metric]]
             if plan.split.validation:
                 values += [e.validation_loss, e.validation_metrics[plan.metric]]
-            rows.append(list(map(repr, values)))
+            rows.append([*map(repr, values), *[str(e.skipped)] * scales])
     if plan.settings.ensemble > 1:
         numbers = ["member", *(str(n) for n, history in enumerate(histories, 1) for _ in history)]
         rows = [[number, *row] for number, row in zip(numbers, rows, strict=True)]

@@ -18,6 +18,7 @@ from gradflow.backend import ACTIVATIONS
 from gradflow.data.built_in import DATASETS
 from gradflow.files import read_file
 from gradflow.text import did_you_mean
+from gradflow.training.precision import AUTOCASTS
 
 OPTIMIZERS: dict[str, dict[str, float]] = {
     "adamw": {"lr": 0.002, "weight_decay": 0.01},
@@ -71,6 +72,7 @@ class Settings:
     accumulate: batches per step (default 1). clip_norm: the largest norm of the gradient (default None: any).
     average: the decay of a moving average of the weights, which is then what is kept (default None: no average).
     class_weight: "balanced" to weight each class by the inverse of its frequency (default None: equal weights).
+    autocast: "bfloat16" or "float16" for the products of training (default None: float32); see `Trainer`.
     epochs: passes through the training samples (default 40). patience: how many epochs without an improvement end
         training (default None: train for all epochs).
     ensemble: how many models to train, whose predictions are averaged (default 1).
@@ -103,6 +105,7 @@ class Settings:
     clip_norm: float | None = None
     average: float | None = None
     class_weight: str | None = None
+    autocast: str | None = None
     epochs: int = 40
     patience: int | None = None
     ensemble: int = 1
@@ -122,6 +125,8 @@ class Settings:
         _one_of("schedule", self.schedule, SCHEDULES)
         if self.class_weight is not None:
             _one_of("class_weight", self.class_weight, CLASS_WEIGHTS)
+        if self.autocast is not None:
+            _one_of("autocast", self.autocast, AUTOCASTS)
         self._check_hidden()
         self._choose_defaults()
         for name, low, high in _INTEGERS:
