@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import index
 from typing import Any
 
 import gradflow as gf
@@ -49,6 +50,13 @@ def norm_of(clip_norm: Any) -> float | None:
     if norm == 0.0:
         raise ValueError(f"clip_norm must be above 0; got {clip_norm!r}")
     return norm
+
+
+def count(name: str, n: Any) -> int:
+    """A number of epochs or steps. Raises ValueError unless it is an integer of at least 0."""
+    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 0:
+        raise ValueError(f"{name} takes a number of {name}, an integer of at least 0; got {n!r}")
+    return index(n)
 
 
 def check_batches(name: str, batches: Any) -> None:

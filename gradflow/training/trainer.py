@@ -181,7 +181,7 @@ class Trainer(SetOnce):
         Raises NonFiniteLossError after an epoch with a loss that is not finite, RuntimeError after a step that was
         interrupted (see `Trainer`).
         """
-        return self._epochs(_count("epochs", n))
+        return self._epochs(checks.count("epochs", n))
 
     def _epochs(self, n: int) -> Iterator[Epoch]:
         with contextlib.closing(self._bar):
@@ -197,7 +197,7 @@ class Trainer(SetOnce):
 
     def steps(self, n: int) -> Iterator[Step]:
         """Train until `n` optimizer steps are done in all, and yield each. Raises as `epochs`."""
-        return self._steps(_count("steps", n))
+        return self._steps(checks.count("steps", n))
 
     def _steps(self, n: int) -> Iterator[Step]:
         with (
@@ -230,7 +230,10 @@ class Trainer(SetOnce):
 
         at_once: whether to do several steps if they are captured together; then this is the loss of the last one.
         """
-        progress, watch = self._progress, self._watch_of_step()
+        progress = self._progress
+        left = len(self._on_train.sizes) - progress.batches
+        is_watched = self._watch is not None and not (self.epoch + 1) % self._watch.every  # the last step of the epoch
+        watch = self._watch if is_watched and left <= self.accumulate else None
         progress.torn = True
         if not progress.batches:
             progress.applied = self.optimizer.steps
@@ -240,25 +243,14 @@ class Trainer(SetOnce):
             self._bar.open(self.epoch + 1, progress.batches)
         if watch is not None:
             watch.before_step()
-        most = len(self._on_train.sizes) - progress.batches - self._is_watched()  # the watched step is done alone
         with self._precision.overflows():
-            losses = self._updates.do(progress, most if at_once else 1)
+            losses = self._updates.do(progress, left - is_watched if at_once else 1)  # the watched step is done alone
         if watch is not None:
             watch.after_step()
         progress.torn = False
         if self.progress:
             self._bar.show(progress.batches, losses[-1])
         return losses
-
-    def _watch_of_step(self) -> Watch | None:
-        """The watch, if the next step is the last of an epoch that is watched."""
-        if self._watch is None or not self._is_watched():
-            return None
-        return self._watch if self._progress.batches + self.accumulate >= len(self._on_train.sizes) else None
-
-    def _is_watched(self) -> bool:
-        """Whether the epoch is watched: its last step."""
-        return self._watch is not None and not (self.epoch + 1) % self._watch.every
 
     def _finish(self) -> Epoch:
         """Validate, read the figures of the epoch, keep the weights if they are the best, and start the next epoch."""
@@ -267,14 +259,15 @@ class Trainer(SetOnce):
         rate = float(rate(max(0, self.optimizer.steps - 1)) if callable(rate) else rate)
         if self._watch is not None:
             self._watch.finish_epoch(number, progress.step, rate)
+        on_validation = self._on_validation
         with self._averaged():
             with self._precision.mode:
-                validation = None if self._on_validation is None else self._on_validation.tally(self.model)
+                validation = None if on_validation is None else on_validation.tally(self.model)
             train_loss, train_metrics = self._on_train.read(progress.tally)
             loss: float | None = None
             metrics: dict[str, float] = {}
-            if self._on_validation is not None and validation is not None:
-                loss, metrics = self._on_validation.read(validation)
+            if on_validation is not None and validation is not None:
+                loss, metrics = on_validation.read(validation)
             finiteness.check_losses(number, train_loss, loss, self.autocast)
             self._precision.check_scale(number)
             if self._on_train.flagged:
@@ -401,9 +394,3 @@ class Trainer(SetOnce):
         self._bar.close()
         self._progress, self._watch = progress, watch
         self._updates.forget()
-
-
-def _count(name: str, n: Any) -> int:
-    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 0:
-        raise ValueError(f"{name} takes a number of {name}, an integer of at least 0; got {n!r}")
-    return index(n)
