@@ -8,15 +8,16 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import __main__ as gpu_main
 from benchmarks.gpu import checks
 from benchmarks.gpu import rows as gpu_rows
 from benchmarks.gpu import run as gpu_run
-from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.ceilings import PRODUCTS
 from benchmarks.gpu.checks import outcome, passed
 from benchmarks.gpu.ours import Captured, check_replayed
@@ -63,7 +64,7 @@ def test_a_dry_run_measures_its_rows_and_goes_on_after_a_crash(
         "--checks",
         "tests,kit,agree",
     ]
-    assert main([*options, "--turn", "0.01", "--dry-run", "--commit", "c0ffee", "--out", str(tmp_path)]) == 1
+    assert gpu_main.main([*options, "--turn", "0.01", "--dry-run", "--commit", "c0ffee", "--out", str(tmp_path)]) == 1
     (path,) = tmp_path.glob("dry-run-*.json")
     content = json.loads(path.read_text())
     assert content["dry_run"] in ("emulated", "cpu")
@@ -205,6 +206,23 @@ def test_rows_are_compared_with_most_of_them() -> None:
     assert gpu_run.agreeing({}, 1e-4) == []
 
 
+def test_an_interrupted_run_prints_and_writes_what_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(run: GpuRun, workloads: list[Workload], _: Callable[[], None]) -> None:
+        run._cell(workloads[0], "Adam").turns["torch"] = [1e-6, 2e-6, 3e-6]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GpuRun, "measure_each", interrupted)
+    monkeypatch.setattr(gpu_main, "run_ceilings", lambda *_: {"copy_bytes_per_second": 1e12})
+    assert gpu_main.main(["--dry-run", "--no-checks", "--out", str(tmp_path)]) == 130
+    (path,) = tmp_path.iterdir()
+    content = json.loads(path.read_text())
+    assert content["ceilings"] == {"copy_bytes_per_second": 1e12}
+    assert content["cells"][0]["rows"]["torch"]["median"] == 2e-6
+    assert "| PyTorch eager, fused Adam | 2.00 |" in capfd.readouterr().out
+
+
 def test_figures_of_an_earlier_run_stay(tmp_path: Path) -> None:
     facts = {"gpu": "NVIDIA H100 80GB HBM3, 79 GiB", "date": "2026-11-26"}
     names = []
@@ -246,7 +264,7 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
     if gf.diagnose("cuda").usable:
         pytest.skip("there is a GPU")
-    assert main([]) == 2
+    assert gpu_main.main([]) == 2
     assert capsys.readouterr().err.startswith("no CUDA device: ")
 
 

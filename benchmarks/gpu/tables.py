@@ -63,7 +63,7 @@ def text(run: GpuRun, ceilings: dict[str, Any]) -> str:
         row.title: [microseconds(cell, name) if cell.turns.get(name) else "" for cell in cells]
         for name, row in run.rows.items()
     }
-    parts = ["\n".join(head), markdown("µs per step", letters, times)]
+    parts = ["\n".join(head), markdown("µs per step, median", letters, times)]
     for ours in (STEPS, CAPTURED, REFERENCE):
         if ours in run.rows:
             found = [ratios(cell, ours) for cell in cells]
