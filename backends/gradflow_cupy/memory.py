@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from threading import get_ident
 from typing import Any
 
 
@@ -32,12 +31,3 @@ class PeakCounter:
 
         self._hook = Hook()
         self._hook.__enter__()
-
-
-_PER_THREAD = 2
-"""The address of the default stream of a thread, cudaStreamPerThread: each thread has another under it."""
-
-
-def stream_key(stream: Any) -> tuple[int, int]:
-    """What tells a stream from the others, for memory that its kernels share, since they run one after another."""
-    return stream.ptr, get_ident() if stream.ptr == _PER_THREAD else 0

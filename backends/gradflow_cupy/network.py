@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from threading import get_ident
 from typing import Any
 
 from gradflow.backend import AccurateSums, Array, Backend, axes_of, dropout_threshold
@@ -24,13 +25,14 @@ from gradflow_cupy.kernels import (
     per_row,
     per_sum,
 )
-from gradflow_cupy.memory import stream_key
 
 IDENTITY = 0
 CODES = {"relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "silu": 5, "sigmoid": 6, "softplus": 7, "tanh": 8}
 """The number of each activation, as in `enum Activation` of activations.cu."""
 
 _WORD_MASK = (1 << 64) - 1
+_PER_THREAD = 2
+"""The address of the default stream of a thread, cudaStreamPerThread: each thread has another under it."""
 
 
 class NetworkKernels(AccurateSums):
@@ -57,7 +59,8 @@ class NetworkKernels(AccurateSums):
 
         Each stream has its own, also the one that a graph was captured on: its kernels run one after another.
         """
-        key = stream_key(self.cupy.cuda.get_current_stream())
+        address = self.cupy.cuda.get_current_stream().ptr
+        key = address, get_ident() if address == _PER_THREAD else 0
         found = self._scratches.get(key)
         if found is None:  # of two threads, the second to come here uses what the first has made
             found = self._scratches.setdefault(key, self.cupy.zeros((SCRATCH_BYTES,), dtype=self.dtypes["uint8"]))
