@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from gradflow.autograd.memory import clock
@@ -93,7 +94,9 @@ class WeightAverage:
 
     def _count(self, skip: Array) -> Array:
         """Count an update on the device, unless `skip` is not 0, and return its scalars, as `scalars` computes them."""
-        F = self._blocks[0].backend
+        F, rows = self._blocks[0].backend, current_rows()
+        if rows is not None:
+            rows.before_launch(partial(self._has, self._arrays, self.decay))
         double = F.dtypes["float64"]
         if self._applied is None:
             self._applied = F.full((1,), self._steps, dtype=F.dtypes["int64"])
@@ -103,6 +106,10 @@ class WeightAverage:
         correction = F.subtract(1.0, F.pow(self.decay, updates))
         F.setitem(self._row, (slice(0, 1),), F.divide(self.decay - 1.0, correction))
         return self._row
+
+    def _has(self, arrays: list[Array], decay: float, steps: int) -> bool:
+        """Whether the arrays and the decay of a graph are still those of the average."""
+        return self._arrays is arrays and self.decay == decay
 
     @property
     def steps(self) -> int:
