@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -62,6 +63,48 @@ def test_steps_and_scales_are_those_of_pytorch(torch: Any, name: str, first_is_b
         assert np.abs(x.detach().numpy() - y.detach().numpy()).max() < 1e-5
     assert optimizers[0].steps == 21 - first_is_bad
     assert ours.state_dict() == theirs.state_dict()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_overflows_of_two_optimizers_are_those_of_pytorch(torch: Any, seed: int) -> None:
+    """Parameters without a gradient, an empty group, clipping, either order, one optimizer alone, and loaded states."""
+    rng = random.Random(seed)
+    scales = {"init_scale": 2.0 ** rng.randint(-2, 20), "growth_interval": rng.randint(1, 4), "backoff_factor": 0.9}
+    kinds = [rng.choice(list(OPTIMIZERS.values())) for _ in range(2)]
+    steps = [
+        ([rng.choice([1.0, 2.0, -1.0, float("inf"), float("nan")]) for _ in range(4)], [rng.random() < 0.8, True] * 2,
+         rng.choice([(0, 1), (1, 0), (0,), (1,)]), rng.random() < 0.5, rng.random() < 0.2)
+        for _ in range(20)
+    ]  # fmt: skip
+
+    def run(library: Any, make: Callable[[], Any], optim: Any, clip: Any) -> list[Any]:
+        leaves = [library.tensor([float(i), -1.0, 0.5], requires_grad=True) for i in range(4)]
+        groups = [[{"params": [x]} for x in leaves[k : k + 2]] + [{"params": []}] for k in (0, 2)]
+        optimizers = [getattr(optim, kind)(g, **options) for g, (kind, options) in zip(groups, kinds, strict=True)]
+        scaler, found = make(), []
+        for factors, used, order, clips, loads in steps:
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            terms = [(x * x).sum() * f for x, f, use in zip(leaves, factors, used, strict=True) if use]
+            scaler.scale(sum(terms[1:], terms[0])).backward()
+            for k in order:
+                if clips:
+                    scaler.unscale_(optimizers[k])
+                    clip(leaves[2 * k : 2 * k + 2], 1.0)
+            for k in order:
+                scaler.step(optimizers[k])
+            scaler.update()
+            if loads:
+                state, scaler = scaler.state_dict(), make()
+                scaler.load_state_dict(state)
+            found.append((scaler.state_dict(), np.array([x.tolist() for x in leaves])))
+        return found
+
+    theirs = run(torch, lambda: torch.amp.GradScaler("cpu", **scales), torch.optim, torch.nn.utils.clip_grad_norm_)
+    ours = run(gf, lambda: gf.optim.GradScaler(**scales), gf.optim, gf.optim.clip_grad_norm_)
+    for (state, values), (expected_state, expected) in zip(ours, theirs, strict=True):
+        assert state == expected_state
+        assert np.abs(values - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -294,10 +337,14 @@ def test_a_new_state_is_that_of_pytorch(torch: Any) -> None:
 def test_errors() -> None:
     x = leaf()
     optimizer = gf.optim.SGD([x])
-    for wrong in ({"init_scale": 0.0}, {"growth_factor": 1.0}, {"backoff_factor": 1.0}, {"growth_interval": 0},
-                  {"growth_interval": 2.5}, {"init_scale": 1e39}):  # fmt: skip
-        with pytest.raises(ValueError, match="a GradScaler needs"):
-            gf.optim.GradScaler(**wrong)  # type: ignore[arg-type]
+    for name, wrong in (("init_scale", 0.0), ("init_scale", -1), ("init_scale", 1e39), ("growth_factor", 1.0),
+                        ("backoff_factor", 1.0), ("growth_interval", 0), ("growth_interval", 2.5)):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^{name} must be .*; got {wrong}$".replace("+", r"\+")):
+            gf.optim.GradScaler(**{name: wrong})  # type: ignore[arg-type]
+    for method in ("step", "unscale_"):
+        for thing in (None, nn.Linear(1, 1), [optimizer]):
+            with pytest.raises(TypeError, match=f"^GradScaler.{method} takes an optimizer; got "):
+                getattr(gf.optim.GradScaler(), method)(thing)
     with pytest.raises(RuntimeError, match=r"call scaler\.scale"):
         gf.optim.GradScaler().step(optimizer)
     scaler = gf.optim.GradScaler()
@@ -313,8 +360,10 @@ def test_states_that_are_none() -> None:
         ({}, KeyError, "lacks scale, .*: it is that of a scaler that is not enabled"),
         ({"scale": 2.0}, KeyError, "lacks growth_factor, backoff_factor, growth_interval, _growth_tracker'"),
         ({**state, "growth_factor": "a"}, ValueError, "growth_factor must be a finite number; got 'a'"),
-        ({**state, "growth_interval": 2.5}, ValueError, "an integer growth_interval"),
-        ({**state, "_growth_tracker": -1}, ValueError, "_growth_tracker is a number of steps"),
+        ({**state, "growth_interval": 2.5}, ValueError, "^growth_interval must be an integer"),
+        ({**state, "_growth_tracker": -1}, ValueError, "^_growth_tracker must be an integer"),
+        ({**state, "scale": -1.0}, ValueError, r"^scale must be in \(0, "),
+        (None, TypeError, "takes a state dict"),
     ):
         with pytest.raises(error, match=match):
             scaler.load_state_dict(wrong)

@@ -193,10 +193,10 @@ __global__ void unscale(T* gradient, const float* scale, int* found, index_t n) 
 __global__ void update_scale(
     float* scale, int* growth, const int* found, double growth_factor, double backoff_factor, index_t interval) {
     if (*found) {
-        *scale *= (float)backoff_factor;
+        *scale = (float)(*scale * backoff_factor);
         *growth = 0;
     } else if (++*growth == interval) {
-        float larger = *scale * (float)growth_factor;
+        float larger = (float)(*scale * growth_factor);
         if (larger - larger == 0.0f) *scale = larger;
         *growth = 0;
     }

@@ -250,9 +250,11 @@ class OptimizerKernels(KernelBase):
         bad = self.not_equal(found, 0)
         grown = self.add(growth, 1)
         due = self.equal(grown, interval)
-        larger = self.multiply(scale, growth_factor)
+        wide = self.astype(scale, self.dtypes["float64"])  # as in PyTorch
+        larger = self.astype(self.multiply(wide, growth_factor), scale.dtype)
+        smaller = self.astype(self.multiply(wide, backoff_factor), scale.dtype)
         larger = self.where(self.logical_and(due, self.isfinite(larger)), larger, scale)
-        self.setitem(scale, ..., self.where(bad, self.multiply(scale, backoff_factor), larger))
+        self.setitem(scale, ..., self.where(bad, smaller, larger))
         self.setitem(growth, ..., self.where(self.logical_or(bad, due), 0, grown))
 
     @kernel

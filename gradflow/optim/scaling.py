@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,17 +11,45 @@ from gradflow.autograd.leaf import IN_BUFFER
 from gradflow.backend import Array, Backend
 from gradflow.backend.graphs import current_rows
 from gradflow.interception import opaque_call
-from gradflow.ops.checks import check_tensors
+from gradflow.ops.checks import check_tensors, kind_of
 from gradflow.optim.algorithms import SGD, Adam, RMSprop
 from gradflow.optim.applied_steps import AppliedSteps
 from gradflow.optim.flat import Slice
 from gradflow.optim.hyperparameters import checked_number
 from gradflow.optim.optimizer import Optimizer
 from gradflow.tensor import Tensor
+from gradflow.tree import check_state
 
 _LARGEST = 2.0**128
 _UPDATES = (SGD.update, Adam.update, RMSprop.update)
 """The updates whose kernels can be skipped on the device."""
+
+
+def _between(name: str, value: Any, low: float, high: float) -> float:
+    """`value` as a float. Raises ValueError unless it is a number in (low, high)."""
+    if not low < checked_number(name, value, -math.inf) < high:
+        raise ValueError(f"{name} must be in ({low:g}, {high:g}); got {value!r}")
+    return float(value)
+
+
+def _count(name: str, value: Any, low: int) -> int:
+    """`value` as an int. Raises ValueError unless it is an integer in [low, 2**31)."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not low <= value < 2**31:
+        raise ValueError(f"{name} must be an integer in [{low}, 2**31); got {value!r}")
+    return int(value)
+
+
+def _checked_settings(growth_factor: Any, backoff_factor: Any, growth_interval: Any) -> tuple[float, float, int]:
+    return (
+        _between("growth_factor", growth_factor, 1.0, math.inf),
+        _between("backoff_factor", backoff_factor, 0.0, 1.0),
+        _count("growth_interval", growth_interval, 1),
+    )
+
+
+def _check_optimizer(method: str, given: Any) -> None:
+    if not isinstance(given, Optimizer):
+        raise TypeError(f"GradScaler.{method} takes an optimizer; got {kind_of(given)}")
 
 
 class GradScaler:
@@ -59,20 +88,11 @@ class GradScaler:
         growth_interval: int = 2000,
         enabled: bool = True,
     ) -> None:
-        checked_number("init_scale", init_scale)
-        checked_number("growth_factor", growth_factor)
-        checked_number("backoff_factor", backoff_factor)
-        counts = hasattr(growth_interval, "__index__") and growth_interval >= 1
-        if not 0.0 < init_scale < _LARGEST or not growth_factor > 1.0 or not 0.0 < backoff_factor < 1.0 or not counts:
-            raise ValueError(
-                "a GradScaler needs an init_scale > 0 in the range of float32, growth_factor > 1, "
-                "0 < backoff_factor < 1, and an integer growth_interval >= 1; "
-                f"got {init_scale}, {growth_factor}, {backoff_factor} and {growth_interval}"
-            )
-        self.growth_factor, self.backoff_factor = float(growth_factor), float(backoff_factor)
-        self.growth_interval = int(growth_interval)
+        self._start = _between("init_scale", init_scale, 0.0, _LARGEST), 0
+        self.growth_factor, self.backoff_factor, self.growth_interval = _checked_settings(
+            growth_factor, backoff_factor, growth_interval
+        )
         self.enabled = enabled
-        self._start = float(init_scale), 0
         self._backend: Any = None
         self._scale: Any = None
         self._growth: Any = None
@@ -117,6 +137,7 @@ class GradScaler:
         >>> x.grad.tolist()
         [1.0]
         """
+        _check_optimizer("unscale_", optimizer)
         if not self.enabled:
             return
         self._check_not_stepped(optimizer)
@@ -161,8 +182,8 @@ class GradScaler:
     def step(self, optimizer: Optimizer) -> None:
         """Do a step of an optimizer, unless one of its gradients is not finite.
 
-        Raises as `Optimizer.step`, and RuntimeError for a second step before `update`, without `scale`, and without a
-        gradient.
+        Raises as `Optimizer.step`, TypeError for anything else, and RuntimeError for a second step before `update`,
+        without `scale`, and without a gradient.
 
         >>> import gradflow as gf
         >>> x = gf.tensor([1.0], requires_grad=True)
@@ -172,6 +193,7 @@ class GradScaler:
         >>> x.tolist()
         [0.0]
         """
+        _check_optimizer("step", optimizer)
         if not self.enabled:
             optimizer.step()
             return
@@ -274,7 +296,7 @@ class GradScaler:
         self.load_state_dict(state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue from a state that `state_dict` returned. Raises KeyError or ValueError for another.
+        """Continue from a state that `state_dict` returned. Raises TypeError, KeyError or ValueError for another.
 
         >>> import gradflow as gf
         >>> scaler = gf.optim.GradScaler(init_scale=4.0)
@@ -282,6 +304,7 @@ class GradScaler:
         >>> scaler.get_scale()
         65536.0
         """
+        check_state(state_dict)
         if not self.enabled:
             return
         names = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
@@ -289,13 +312,10 @@ class GradScaler:
         if missing:
             kind = "" if state_dict else ": it is that of a scaler that is not enabled"
             raise KeyError(f"the state of a GradScaler lacks {', '.join(missing)}{kind}")
-        *numbers, growth = [state_dict[name] for name in names]
-        loaded = GradScaler(*numbers)
-        if type(growth) is not int or growth < 0:
-            raise ValueError(f"_growth_tracker is a number of steps, an integer of at least 0; got {growth!r}")
-        self.growth_factor, self.backoff_factor = loaded.growth_factor, loaded.backoff_factor
-        self.growth_interval = loaded.growth_interval
-        self._start = loaded._start[0], growth
+        scale, *settings, growth = [state_dict[name] for name in names]
+        start = _between("scale", scale, 0.0, _LARGEST), _count("_growth_tracker", growth, 0)
+        self.growth_factor, self.backoff_factor, self.growth_interval = _checked_settings(*settings)
+        self._start = start
         if self._backend is not None:
             self._backend.setitem(self._scale, ..., self._start[0])
             self._backend.setitem(self._growth, ..., growth)

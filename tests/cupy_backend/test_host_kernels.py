@@ -623,8 +623,8 @@ def test_update_scale(composed: Any, scale: float, growth: int, found: int) -> N
     arrays = [np.asarray(scale, np.float32), np.asarray(growth, np.int32), np.asarray(found, np.int32)]
     expected = [x.copy() for x in arrays]
     with np.errstate(over="ignore"):
-        Backend.update_scale(composed, *expected, 2.0, 0.5, 5)
-    launch("update_scale", None, (1,), (1,), *arrays, 2.0, 0.5, 5)
+        Backend.update_scale(composed, *expected, 1.7, 0.9, 5)
+    launch("update_scale", None, (1,), (1,), *arrays, 1.7, 0.9, 5)
     assert arrays == expected
 
 
