@@ -283,7 +283,11 @@ def test_a_captured_row_is_timed_only_while_it_is_replayed(monkeypatch: pytest.M
     assert by_host > 0
     assert by_events is not None
     assert by_events > 0
-    assert row.facts()["graph_nodes"] == []
+    facts = row.facts()
+    assert facts["graph_nodes"] == []
+    assert {*facts} == {"status", "graph_nodes", "launches"}
+    assert facts["status"] == "replaying"
+    assert facts["launches"] > 0
     row._captured.status = "it reads a value"
     with pytest.raises(UnavailableError, match="isn't replayed: it reads a value"):
         check_replayed(row._captured)

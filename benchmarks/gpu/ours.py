@@ -85,7 +85,12 @@ class Captured(Plain):
         return found
 
     def facts(self) -> dict[str, Any]:
-        return {"graph_nodes": graph_nodes(), **super().facts()}
+        """Return how steps are replayed, the nodes of the graph, and the launches of a replay, with its copies.
+
+        Without the bytes: those that a graph moves are not counted.
+        """
+        launches = super().facts()["launches"]
+        return {"status": self._captured.status, "graph_nodes": graph_nodes(), "launches": launches}
 
 
 class Steps(Plain):
@@ -117,12 +122,12 @@ class Steps(Plain):
         return found
 
     def facts(self) -> dict[str, Any]:
-        """Return what all steps of an epoch launch."""
+        """Return how steps are replayed, the nodes of the graphs, and what all steps of an epoch launch."""
         self._epoch()
         with gf.profile() as found:
             self._epoch()
         launches = {"launches_an_epoch": found.total.launches, "steps_an_epoch": len(self.batches)}
-        return {"graph_nodes": graph_nodes(), **launches}
+        return {"status": self._run.status, "graph_nodes": graph_nodes(), **launches}
 
     def _epoch(self) -> list[Any]:
         return list(self._run.epoch())
