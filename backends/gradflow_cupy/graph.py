@@ -202,6 +202,7 @@ class StepGraph:
         self._calls, self._results_of = self._step.parts()
         self._stream, self._side = (self._cuda.Stream(non_blocking=True) for _ in range(2))
         self._pool = self._cuda.MemoryPool()
+        self._backend.cupy.get_default_memory_pool().free_all_blocks()  # which another pool cannot use
         return self._first(inputs)
 
     def _first(self, inputs: Sequence[Array]) -> Any:
@@ -294,15 +295,17 @@ class StepGraph:
             stream.wait_event(self._last.record())
             self._last = stream
         try:
-            if not self._rows.check():
-                graph, self._graph = self._graph, None
-                return self._step.run(*inputs) if graph is not None and self._is_in_vain() else self._first(inputs)
-            if not self._is_valid():
-                return self._step.run(*inputs)
-            self._rows.prepare()
+            is_same = self._rows.check()
+            if is_same:
+                if not self._is_valid():
+                    return self._step.run(*inputs)
+                self._rows.prepare()
         except NotImplementedError as error:
             self._give_up(str(error))
             return self._step.run(*inputs)
+        if not is_same:
+            graph, self._graph = self._graph, None
+            return self._step.run(*inputs) if graph is not None and self._is_in_vain() else self._first(inputs)
         for x, place in zip(inputs, self._places, strict=True):
             _copy(backend, x, place)
         self._difference.apply()  # first: an interrupted step counts, since the graph may have been launched

@@ -687,6 +687,13 @@ def test_a_graph_is_freed_with_its_step() -> None:
         gc.enable()
 
 
+def test_memory_that_cupy_keeps_is_there_for_a_graph(cupy: Any) -> None:
+    pool = cupy.get_default_memory_pool()
+    assert pool.spare
+    Training(gf.capture).run(0).run(1).run(2)
+    assert not pool.spare
+
+
 def test_a_graph_outlives_its_model() -> None:
     training, plain = Training(gf.capture), Training(plain_step)
     run_each([plain, training], range(5))

@@ -1,0 +1,25 @@
+"""Random training runs: a captured run has the bits of a plain one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from captured_runs import RandomRun
+
+import gradflow as gf
+
+hypothesis = pytest.importorskip("hypothesis")
+given, strategies = hypothesis.given, hypothesis.strategies
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of infinities, which a scaler skips
+def test_a_random_run_has_the_same_bits(random_examples: Callable[[int], Any], device: str) -> None:
+    @random_examples(8)
+    @given(seed=strategies.integers(0, 2**31))
+    def check(seed: int) -> None:
+        assert RandomRun(seed, gf.capture).run(30) == RandomRun(seed).run(30)
+
+    check()
