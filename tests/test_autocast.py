@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -111,9 +112,17 @@ def test_other_operations_take_the_dtype_that_comes(half: str, device: str) -> N
 
 
 def test_what_it_takes() -> None:
-    for wrong in ("float32", "int8"):
-        with pytest.raises(ValueError, match=f"autocast takes 'bfloat16' or 'float16'; got '{wrong}'"):
+    for wrong in ("float32", "int8", "bf16", "cuda", gf.float32, None, 16, ["float16"]):
+        with pytest.raises(ValueError, match=re.escape(f"autocast takes 'bfloat16' or 'float16'; got {wrong!r}")):
             gf.autocast(wrong)
+    with pytest.raises(ValueError, match="got 'bf16'"):
+        gf.autocast("bf16", enabled=False)
+    for enabled in ("no", None, 2):
+        with pytest.raises(ValueError, match=f"enabled is True or False; got {enabled!r}"):
+            gf.autocast("float16", enabled=enabled)  # type: ignore[arg-type]
+    for dtype in (gf.float16, np.float16, np.dtype("float16")):
+        assert gf.autocast(dtype).dtype is gf.float16
+    assert gf.autocast(None, enabled=False).dtype is gf.autocast("float16", enabled=False).dtype is None
     with pytest.raises(TypeError, match="needs one dtype for all"), gf.autocast("float16"):
         gf.linear(gf.ones((2, 3), dtype="float64"), gf.ones((2, 3)))
     with pytest.raises(TypeError, match="needs one dtype for all"):
@@ -271,6 +280,36 @@ def test_the_optimizer_writes_the_half_weights(kind: str, half: str, device: str
     optimizer.step()
     with pytest.raises(RuntimeError, match="was changed in place"):
         out.sum().backward()
+
+
+@every_half
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "RMSprop"])
+@pytest.mark.parametrize("change", ["in place", "another array"])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_step_that_is_skipped_leaves_the_half_weights_right(kind: str, half: str, change: str, device: str) -> None:
+    """Also of weights that were changed between the forward pass and the step."""
+    skip_without(device, half)
+    w = gf.tensor(normal(4, 4), device=device, requires_grad=True)
+    x = gf.tensor(np.eye(4, dtype=np.float32), device=device)
+    optimizer, scaler = getattr(gf.optim, kind)([w], lr=0.1), gf.optim.GradScaler(4.0)
+
+    def product() -> gf.Tensor:
+        with gf.autocast(half):
+            return x @ w
+
+    for scale in (1.0, float("inf")):
+        optimizer.zero_grad()
+        scaler.scale(product().sum() * scale).backward()
+        if scale > 1.0:
+            if change == "in place":
+                with gf.no_grad():
+                    w *= 3.0
+            else:
+                w.array = (w.detach() * 3.0).array
+        scaler.step(optimizer)
+        scaler.update()
+        assert product().tolist() == w.detach().astype(half).tolist()
+    assert optimizer.steps == 1
 
 
 # ---------------------------------------------------------------------- with the rest of gradflow

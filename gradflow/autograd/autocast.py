@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.autograd.grad_mode import OFF, autocast_dtype, grad_enabled, mode_if
-from gradflow.dtypes import DType, as_dtype
+from gradflow.dtypes import DType, bfloat16, float16
 from gradflow.modes import Mode
 
 
 class autocast(Mode):  # noqa: N801 (it is used like a function)
     """Computes matrix products in a half float, inside a `with` or a decorated function: mixed precision.
 
-    dtype: "bfloat16" or "float16".
+    dtype: "bfloat16" or "float16"; with `enabled=False` also None.
     enabled: False to compute a part of such a context without it (default True).
 
     Matrix products and linear layers convert their inputs to `dtype`, add up in float32, and return `dtype`. Sums,
@@ -28,7 +28,7 @@ class autocast(Mode):  # noqa: N801 (it is used like a function)
     outside. float16 needs a `gradflow.optim.GradScaler`, since small gradients would become 0; bfloat16 needs none. On
     the CPU, bfloat16 needs the extra `half`. Micikevicius et al. 2018, "Mixed Precision Training".
 
-    Raises ValueError for another dtype.
+    Raises ValueError for another dtype, and unless `enabled` is True or False.
 
     >>> import gradflow as gf
     >>> model = gf.nn.Linear(3, 2)
@@ -45,9 +45,11 @@ class autocast(Mode):  # noqa: N801 (it is used like a function)
     variables = (autocast_dtype, grad_enabled)
 
     def __init__(self, dtype: Any, enabled: bool = True) -> None:
-        chosen = None if not enabled and dtype is None else as_dtype(dtype)
-        if chosen is not None and chosen.name not in ("bfloat16", "float16"):
-            raise ValueError(f"autocast takes 'bfloat16' or 'float16'; got {str(chosen)!r}")
+        if enabled not in (True, False):
+            raise ValueError(f"enabled is True or False; got {enabled!r}")
+        chosen = next((half for half in (bfloat16, float16) if half == dtype), None)
+        if chosen is None and (enabled or dtype is not None):
+            raise ValueError(f"autocast takes 'bfloat16' or 'float16'; got {dtype!r}")
         self.dtype: DType | None = chosen if enabled else None
 
     def _values(self) -> tuple[Any, ...]:

@@ -62,6 +62,9 @@ class AppliedSteps(Rows):
         self.captures = rows is not None and rows.captures
         if rows is not None:
             rows.before_launch(self._prepare, tables)
+        for block in optimizer._blocks:
+            if block.half is not None:
+                block._update_half()  # which a step that is skipped does not write
         self._used, optimizer._unsettled = 0, None
         try:
             with taking_from(self):

@@ -262,6 +262,7 @@ class FlatBlock:
             tensor._shared_memory()  # so that `record_step` can mark it changed
             return
         self.backend.setitem(s.values, ..., tensor.array)
+        s.half_at = -1
         array, tensor.array = tensor.array, s.values
         invalidate(array)
         tensor._memory = _SliceMemory(0 if tensor._memory is None else tensor._memory.changed)
