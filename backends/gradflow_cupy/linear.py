@@ -84,9 +84,7 @@ class LinearKernels(NetworkKernels):
         return int(self._cuda_device.compute_capability) >= 80
 
     def gemm(self, a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
-        if not accumulate:
-            return self.matmul(a, b, out=out)
-        if not a.size or not b.size or self._product(a, b, out, accumulate=True):
+        if self._product(a, b, out, accumulate=accumulate):
             return out
         return Backend.gemm(self, a, b, out, accumulate)
 
@@ -163,7 +161,7 @@ class LinearKernels(NetworkKernels):
     def _multiply(self, a: Array, b: Array, out: Array, transpose_a: bool = False) -> None:
         """Write a @ b, or a.T @ b, to `out`."""
         if not self._product(a, b, out, transpose_a=transpose_a):
-            self.matmul(a.T if transpose_a else a, b, out=out)
+            Backend.gemm(self, a.T if transpose_a else a, b, out)
 
 
 def _stored(x: Array, buffer: Array | None) -> Array:

@@ -183,6 +183,22 @@ def test_without_an_algorithm(
     assert all("products are computed by CuPy" in text and "cannot be loaded" in text for text in warned)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_float32_results_of_half_floats_without_an_algorithm(backend: Any, dtype: str) -> None:
+    """They are not rounded to half floats on the way, as they are not by cuBLASLt."""
+    x, weight, g = (rounded(shape, dtype, i) for i, shape in enumerate(((5, 7), (3, 7), (5, 3))))
+    arrays = [backend.astype(backend.from_host(values), backend.dtypes[dtype]) for values in (x, weight, g)]
+    with stand_in(status=15):
+        out = backend.empty((5, 3), dtype=backend.single)
+        backend.gemm(arrays[0], backend.matrix_transpose(arrays[1]), out)
+        buffers = None, backend.empty((3, 7), dtype=backend.single), None
+        gw = backend.linear_backward(
+            arrays[2], None, *arrays[:2], None, None, 0.0, None, (False, True, False), buffers
+        )[1]  # fmt: skip
+    for found, expected in ((out, x @ weight.T), (gw, g.T @ x)):
+        assert np.allclose(backend.to_host(found), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_devices_say_what_computes_products(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = EmulatedBackend(0)
     assert {name for name, how in backend.kernels().items() if how == "cublaslt"} == set(linear.PRODUCTS)
