@@ -108,7 +108,7 @@ def test_by_default_it_measures_every_device_that_can_be_used(command: Any, monk
 def test_other_dtypes(command: Any, dtype: str) -> None:
     ended = command(*QUICK, "--dtype", dtype, "--devices", "cpu", "--json")
     if "bfloat16" in dtype and not gf.get_backend("cpu").supports("bfloat16"):
-        assert_one_line(ended, "no device can be measured: device 'cpu' does not support bfloat16")
+        assert_one_line(ended, "no device can be measured: device cpu does not support bfloat16 without ml_dtypes")
     else:
         assert ended.status == 0
         assert all("median" in row["captured"] for row in rows_of(ended).values())
@@ -156,6 +156,7 @@ def test_one_output_is_a_regression(command: Any) -> None:
         ("--devices cpu,nowhere", "--devices: unknown device 'nowhere'"),
         ("--devices cpu,cuda:x", "--devices: a device is a name like 'cpu', 'cuda' or 'cuda:0'; got 'cuda:x'"),
         ("--devices cpu,", "--devices: a device is a name like .+; got ''"),
+        ("--devices fake --dtype bfloat16", "no device can be measured: device fake:0 does not support bfloat16"),
         ("--devices fake:9", "no device can be measured: device 'fake:9' does not exist"),
         ("--module nowhere", "--module nowhere: ModuleNotFoundError"),
     ],

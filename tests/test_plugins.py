@@ -543,3 +543,9 @@ def test_the_help_names_all_that_is_in_the_json(report: Any) -> None:
     names = keys(found) - set(gf.memory_stats("cpu"))
     assert {"prefix", "code", "fix", "device", "notes"} <= names
     assert [name for name in names if not re.search(rf"\b{name}\b", help_text)] == []
+
+
+def test_the_fake_device_is_defined_by_the_testing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(discovery._registered, "fake", raising=False)
+    with pytest.raises(ValueError, match=r"unknown device 'fake'; .*; in Python, import gradflow.testing defines it"):
+        discovery.find("fake")

@@ -171,10 +171,10 @@ def find(prefix: str) -> type[Backend] | Diagnosis:
     known = prefix in _FIRST_PARTY or prefix in _registered
     claims = [] if known else _claims(prefix) if _may_be_claimed(prefix) else []
     if not known and not claims:
-        raise ValueError(
-            f"unknown device {prefix!r}; there are {', '.join(backend_prefixes())} (and auto); "
-            "type gradflow devices to see which can be used"
-        )
+        advice = "type gradflow devices to see which can be used"
+        if prefix == "fake":
+            advice = "in Python, import gradflow.testing defines it"
+        raise ValueError(f"unknown device {prefix!r}; there are {', '.join(backend_prefixes())} (and auto); {advice}")
     blocked = _blocked()
     if prefix in blocked:
         return Diagnosis(

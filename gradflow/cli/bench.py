@@ -195,9 +195,12 @@ def _devices(named: list[str] | None, task: Task) -> tuple[list[str], dict[str, 
         except gf.DeviceUnavailableError as error:
             unusable[name] = printable(str(error))
             continue
-        if not backend.supports(task.product):
-            unusable[name] = f"device {name!r} does not support {task.product}"
-        elif str(backend.device) not in found:
+        try:
+            backend.native_dtype(task.product)
+        except TypeError as error:
+            unusable[name] = printable(str(error))
+            continue
+        if str(backend.device) not in found:
             found.append(str(backend.device))
     if not found:
         raise UsageError("no device can be measured: " + "; ".join(unusable.values()))
