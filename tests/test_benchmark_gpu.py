@@ -220,7 +220,9 @@ def test_an_interrupted_run_prints_and_writes_what_it_knows(
     content = json.loads(path.read_text())
     assert content["ceilings"] == {"copy_bytes_per_second": 1e12}
     assert content["cells"][0]["rows"]["torch"]["median"] == 2e-6
-    assert "| PyTorch eager, fused Adam | 2.00 |" in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert "| PyTorch eager, fused Adam | 2.00 |" in printed
+    assert "2-4-4-1, batch 8, mse_loss, Adam; float32 products in float32 in every row (JAX at" in printed
 
 
 def test_figures_of_an_earlier_run_stay(tmp_path: Path) -> None:

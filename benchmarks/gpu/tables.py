@@ -55,7 +55,7 @@ def text(run: GpuRun, ceilings: dict[str, Any]) -> str:
     cells = [cell for cell in run.cells if any(cell.turns.values())]
     head = [
         f"{cell.workload.letter}: {cell.workload.size}, batch {cell.workload.batch}, {cell.workload.loss}, "
-        f"{cell.workload.optimizer}, {cell.workload.dtype}"
+        f"{cell.workload.optimizer}; {_precision(cell)}"
         for cell in cells
     ]
     letters = [cell.workload.letter for cell in cells]
@@ -95,6 +95,10 @@ def text(run: GpuRun, ceilings: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _precision(cell: Cell) -> str:
+    return PRECISION[cell.workload.precision or cell.workload.dtype]
+
+
 def _ratio(cell: Cell, found: dict[str, dict[str, Any]], label: str) -> str:
     aim = AIMS.get(cell.workload.letter, {}).get(label)
     if label not in found:
@@ -121,7 +125,7 @@ def figures(run: GpuRun, ceilings: dict[str, Any]) -> dict[str, Any]:
                     key: getattr(cell.workload, key)
                     for key in ("name", "letter", "size", "batch", "batches", "loss", "optimizer", "dtype", "precision")
                 },
-                "precision": PRECISION[cell.workload.precision or cell.workload.dtype],
+                "precision": _precision(cell),
                 "losses": cell.losses,
                 "losses_may_differ_by": tolerance(cell.workload),
                 "turns": cell.turns,
