@@ -18,7 +18,7 @@ from gradflow.data import Batches
 from gradflow.optim import schedules
 from gradflow.optim.averaging import WeightAverage
 
-CALLS = ("train", "train", "train", "add", "add", "update", "evaluate", "overflow", "epoch")
+CALLS = ("train", "train", "train", "accumulate", "accumulate", "add", "evaluate", "overflow", "epoch")
 """What a run draws a few of, and then calls again and again."""
 RATES: tuple[Callable[[], Any], ...] = (
     lambda: 0.05,
@@ -144,7 +144,9 @@ class RandomRun:
         p.requires_grad_(not p.requires_grad)
 
     def gradient(self) -> None:
-        self.parameter().grad = None
+        p = self.parameter()
+        if p.requires_grad:
+            p.grad = None
 
     def clear(self) -> None:
         for optimizer in self.optimizers:
@@ -209,6 +211,12 @@ class RandomRun:
             else:
                 for batch in self.batches.epoch():
                     self.found.append(self.bits(self.train(*batch)))
+            return
+        if name == "accumulate":
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            for each in ("add", "add", "update"):
+                self.call(each)
             return
         x, y = self.batch(4 if self.random.random() < 0.9 else 3)
         if name == "overflow":
