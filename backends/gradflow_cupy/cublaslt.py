@@ -138,14 +138,14 @@ class CublasLt:
         if not (rows and columns):
             return True
         first, second, target = _layout(a), _layout(b), _layout(out)
+        if target is None or target[0]:
+            return False
         if first is None:
             a = self.cupy.ascontiguousarray(a)
             first = False, a.shape[1]
         if second is None:
             b = self.cupy.ascontiguousarray(b)
             second = False, b.shape[1]
-        if target is None or target[0]:
-            return False
         compute = CUBLAS_COMPUTE_64F if kind == CUDA_R_64F else CUBLAS_COMPUTE_32F
         if kind == CUDA_R_32F and get_matmul_precision() == "tf32":
             compute = CUBLAS_COMPUTE_32F_FAST_TF32
