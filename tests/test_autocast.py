@@ -416,6 +416,35 @@ def test_higher_derivatives(half: str) -> None:
 
 
 @every_half
+@pytest.mark.parametrize("inside", [True, False])
+def test_transforms_of_a_function_in_half(half: str, inside: bool) -> None:
+    """In the `with`, or of a function that is decorated with it: float32, within 8 half ulp of those in float64."""
+    w0, x0 = normal(4, 4) / 2, normal(3, 4, seed=1)
+
+    def loss(w: gf.Tensor, x: gf.Tensor) -> gf.Tensor:
+        return (gf.tanh(x @ w) ** 2).sum() + (gf.linear(x, w, w[0]) ** 2).mean()
+
+    def run(dtype: str, mode: Any) -> dict[str, Any]:
+        w, x = gf.tensor(w0.astype(dtype)), gf.tensor(x0.astype(dtype))
+        f: Any = loss if inside else mode(loss)
+        with mode if inside else contextlib.nullcontext():
+            return {
+                "grad": gf.grad(f)(w, x),
+                "gradients of gradients": gf.grad(lambda w: (gf.grad(f)(w, x) ** 2).sum())(w),
+                "vjp": gf.vjp(f, w, x)[1](gf.ones((), dtype=dtype))[0],
+                "jvp": gf.jvp(f, (w, x), (w, x))[1],
+                "hvp": gf.hvp(f, (w, x), (w, x))[0],
+                "jacobian": gf.jacobian(lambda w: f(w, x) * w[0])(w),
+                "hessian": gf.hessian(f)(w, x),
+            }
+
+    exact, found = run("float64", gf.autocast(None, enabled=False)), run("float32", gf.autocast(half))
+    for name, x in found.items():
+        assert x.dtype == "float32"
+        assert np.abs(x.numpy() - exact[name].numpy()).max() <= 8 * ULP[half] * np.abs(exact[name].numpy()).max(), name
+
+
+@every_half
 def test_pictures_show_the_casts(half: str) -> None:
     w, x = gf.tensor(normal(4, 4), requires_grad=True), gf.tensor(normal(3, 4))
     with gf.trace() as trace, gf.autocast(half):

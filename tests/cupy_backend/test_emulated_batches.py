@@ -138,7 +138,7 @@ def test_an_epoch_is_read_at_its_end_alone(accuracy: bool, launched: list[list[s
             assert [*map(steps_of, launched)] == [STEPS] * 3 + [1]
 
 
-@pytest.mark.parametrize("name", ["weighted", "clipped", "dropout", "default order"])
+@pytest.mark.parametrize("name", ["weighted", "clipped", "dropout", "default order", "float16", "bfloat16"])
 def test_a_trainer_has_the_same_bits(name: str, launched: list[list[str]]) -> None:
     case = CASES[name]
     expected, found = Case(**{**vars(case), "capture": False}).trainer(), case.trainer()
@@ -147,6 +147,7 @@ def test_a_trainer_has_the_same_bits(name: str, launched: list[list[str]]) -> No
         list(trainer.epochs(4))
     assert found.history == expected.history
     assert outcome(found) == outcome(expected)
+    assert (sum(epoch.skipped for epoch in found.history) > 0) == (name == "float16")
     steps = [steps_of(names) for names in launched]
     if name == "clipped":  # its rate is a user's function
         assert max(steps) == 1

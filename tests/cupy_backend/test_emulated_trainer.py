@@ -188,6 +188,8 @@ def test_only_a_loop_over_steps_computes_the_loss_of_a_union(
     [
         Case(model="table", capture=True, optimizer="momentum", loss="values", keep="host"),
         Case(model="table", dropout=0.3, accumulate=2, average=0.9, clip_norm=0.5, weights=True),
+        Case(autocast="float16", capture=True, average=0.9, clip_norm=0.5),
+        Case(autocast="float16", accumulate=2, optimizer="momentum"),
     ],
 )
 def test_a_run_goes_on_with_the_same_bits(cupy: Any, case: Case, tmp_path: Path) -> None:
