@@ -102,6 +102,16 @@ def test_an_item_has_the_results_of_several_steps(replays: list[int] | None) -> 
     assert run.status == "replaying"
 
 
+def test_the_status_is_that_of_whole_batches() -> None:
+    """Not that of the smaller last batch, which is recorded for itself, and later."""
+    found = Run()
+    run = gf.capture(found.step, batches=found.batches, steps=3)
+    assert run.status == run.step.status
+    for _ in run.epoch():
+        pass
+    assert (run.status, run.step.status) == ("replaying", "recording")
+
+
 @pytest.mark.parametrize("steps", [2, 5])
 def test_an_epoch_goes_on_from_any_batch(steps: int, replays: list[int] | None) -> None:
     expected, found = Run(), Run()
@@ -286,7 +296,7 @@ def test_a_step_without_results(replays: list[int] | None) -> None:
 def test_what_is_refused(device: str) -> None:
     found = Run()
     for options, kind, message in (
-        ({"batches": [1, 2]}, TypeError, "batches are those of an epoch, such as a gradflow.data.Batches; got list"),
+        ({"batches": [1, 2]}, TypeError, r"such as gradflow.data.Batches\(inputs, targets, batch_size\); got list"),
         ({"batches": found.batches, "steps": 0}, ValueError, "steps is a number of steps, .* got 0"),
         ({"batches": found.batches, "steps": True}, ValueError, "steps is a number of steps, .* got True"),
         ({"batches": found.batches, "steps": 2.0}, ValueError, "steps is a number of steps, .* got 2.0"),

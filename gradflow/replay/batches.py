@@ -62,7 +62,10 @@ class BatchSource(Protocol):
 def check_batches(batches: Any, steps: Any, check: Any) -> None:
     """Raise TypeError or ValueError for arguments of `capture` that do not fit."""
     if not isinstance(batches, BatchSource):
-        raise TypeError(f"batches are those of an epoch, such as a gradflow.data.Batches; got {type(batches).__name__}")
+        raise TypeError(
+            "batches are those of an epoch, such as gradflow.data.Batches(inputs, targets, batch_size); "
+            f"got {type(batches).__name__}"
+        )
     if steps is not None and (isinstance(steps, bool) or not hasattr(steps, "__index__") or index(steps) < 1):
         raise ValueError(f"steps is a number of steps, an integer of at least 1; got {steps!r}")
     if check is not None:
@@ -100,6 +103,7 @@ class CapturedRun(Generic[_Result]):
         self.batches = batches
         self.steps = steps
         self._replayed = replayed
+        self._status = ""
         self._steady: Program | None = None
         self._modes: Any = None
         self._graphs: dict[int, _Graph] = {}
@@ -107,8 +111,8 @@ class CapturedRun(Generic[_Result]):
 
     @property
     def status(self) -> str:
-        """What the last call of `step` did: see `gradflow.capture`."""
-        return str(self.step.status)
+        """What the last step on a whole batch did, as `status` of `gradflow.capture`."""
+        return self._status or str(self.step.status)
 
     def epoch(self, first: int = 0) -> Iterator[_Result]:
         """Do the steps of a new epoch, from batch `first` on (default 0), and yield their results, several at a time.
@@ -244,9 +248,11 @@ class RunningEpoch:
 
     def single(self) -> Any:
         """Do the step on the next batch, and return its result."""
-        if self._order is None:
-            return self._run.step(*next(self))
-        return self._run.single(*next(self))
+        run, batch = self._run, next(self)
+        result = run.step(*batch) if self._order is None else run.single(*batch)
+        if len(batch[0]) == run.batches.batch_size:
+            run._status = str(run.step.status)
+        return result
 
     def together(self, most: int) -> Callable[[], Any] | None:
         """What does the next steps at once and returns their results, stacked; None if they must be done one by one.
