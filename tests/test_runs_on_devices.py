@@ -26,6 +26,7 @@ BOUND = 6 * 17 * EPS * 20
         Case(model="table", capture=True, optimizer="momentum"),
         Case(model="table", dropout=0.3, accumulate=2, average=0.9, clip_norm=0.5, weights=True),
         Case(capture=True, keep="host", average=0.9, class_weight="balanced"),
+        Case(autocast="float16", capture=True, average=0.9, clip_norm=0.5),
     ],
 )
 def test_a_run_goes_on_with_the_same_bits(device: str, case: Case, tmp_path: Path) -> None:

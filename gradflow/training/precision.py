@@ -42,14 +42,6 @@ class Precision:
         if self.autocast == "float16":
             self.scaler = GradScaler()
 
-    def overflows(self) -> contextlib.AbstractContextManager[Any]:
-        """A context of steps in which NumPy does not warn of gradients that overflow, if such steps are skipped."""
-        if self.scaler is None:
-            return contextlib.nullcontext()
-        from numpy import errstate
-
-        return errstate(over="ignore", invalid="ignore")
-
     def skipped(self, optimizer: Optimizer, before: int, tried: int) -> int:
         """How many of the steps that were tried were skipped. before: the steps of the optimizer before them."""
         return 0 if self.scaler is None else before + tried - optimizer.steps

@@ -243,8 +243,7 @@ class Trainer(SetOnce):
             self._bar.open(self.epoch + 1, progress.batches)
         if watch is not None:
             watch.before_step()
-        with self._precision.overflows():
-            losses = self._updates.do(progress, left - is_watched if at_once else 1)  # the watched step is done alone
+        losses = self._updates.do(progress, left - is_watched if at_once else 1)  # the watched step is done alone
         if watch is not None:
             watch.after_step()
         progress.torn = False

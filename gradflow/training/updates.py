@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
+import numpy as np
+
 import gradflow as gf
 from gradflow.data import Batches
 from gradflow.dtypes import promote
@@ -39,16 +41,22 @@ class Updates:
 
         most: do up to so many steps if they are captured together; then this is the loss of the last one.
         """
-        if self._batches is None:
-            self._batches = self._open(progress)
-        losses = self.together(progress, most) if most > 1 and self._step.run is not None else None
-        if losses is not None:
-            return losses
+        if not self._step.scales_loss:
+            return self._do(progress, most)
+        with np.errstate(over="ignore", invalid="ignore"):  # a step with gradients that overflow is skipped
+            return self._do(progress, most)
+
+    def _do(self, progress: Progress, most: int) -> list[gf.Tensor]:
         batches = self._batches
+        if batches is None:
+            batches = self._batches = self._open(progress)
         if self._accumulate > 1:
             losses = self._accumulated(progress, batches)
         else:
             if isinstance(batches, RunningEpoch):
+                several = self.together(progress, most) if most > 1 else None
+                if several is not None:
+                    return several
                 loss, partial = batches.single()
             else:
                 loss, partial = self._step.whole(*next(batches))
