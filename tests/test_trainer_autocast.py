@@ -188,7 +188,6 @@ def test_a_loss_that_overflows_forward_is_an_error(device: str) -> None:
         list(trainer("bfloat16").epochs(1))
 
 
-@pytest.mark.filterwarnings("ignore:divide by zero")
 def test_a_scale_that_falls_below_the_floor_is_an_error(device: str) -> None:
     """Gradients that are never finite, with a finite loss: 31 steps are skipped, then training ends at the epoch."""
 
@@ -205,6 +204,18 @@ def test_a_scale_that_falls_below_the_floor_is_an_error(device: str) -> None:
         list(trainer.epochs(9))
     assert [epoch.skipped for epoch in trainer.history] == [5] * 6
     assert equal(weights_of(trainer), before)
+
+
+def test_a_scale_that_becomes_0_is_an_error() -> None:
+    """In an epoch of many steps, without a warning of a division."""
+    model = nn.Linear(4, 3)
+    trainer = Trainer(
+        model, lambda out, y: gf.cross_entropy(out, y) + gf.sum(gf.sqrt(out * 0.0)), optim.Adam(model.parameters()),
+        Batches(INPUTS, LABELS, 1), autocast="float16",
+    )  # fmt: skip
+    with pytest.raises(NonFiniteLossError, match="the scale of the loss fell to 0, below"):
+        list(overflowing(trainer, 2.0**-100).epochs(1))
+    assert trainer.optimizer.steps == 0
 
 
 @pytest.mark.parametrize("wrong", ["float32", "half", "", 16, True, ["float16"]])

@@ -43,7 +43,9 @@ class Updates:
         """
         if not self._step.scales_loss:
             return self._do(progress, most)
-        with np.errstate(over="ignore", invalid="ignore"):  # a step with gradients that overflow is skipped
+        with np.errstate(
+            over="ignore", invalid="ignore", divide="ignore"
+        ):  # a step whose gradients overflow is skipped
             return self._do(progress, most)
 
     def _do(self, progress: Progress, most: int) -> list[gf.Tensor]:
