@@ -44,15 +44,29 @@ def test_a_run_says_what_it_computes_in(half: str, tmp_path: Path, capfd: pytest
     for name in ("metrics.csv", "model.safetensors"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     assert tomllib.loads((folders[0] / "config.toml").read_text())["settings"]["autocast"] == half
-    assert (
-        f"Matrix products were computed in {half}, and all else in float32." in (folders[0] / "report.html").read_text()
-    )
+    report = (folders[0] / "report.html").read_text()
+    assert f"Training was in mixed precision: layers ran in {half}; losses, sums" in report
     header = (folders[0] / "metrics.csv").read_text().split("\n")[0]
     assert header.endswith(",skipped_steps") == (half == "float16")
     predictor, x = load_run(folders[0]), np.ones((1, 4), np.float32)
     for member in predictor.members:
         assert {p.dtype.name for p in member.parameters()} == {"float32"}
     assert predictor.predict_proba(x).dtype == np.float32
+
+
+def test_none_turns_a_setting_of_a_repeated_run_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"autocast": "float16", "average": 0.9, "class_weight": "balanced", "clip_norm": 1.0, "patience": 2}
+    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert main(["train", "iris", *OPTIONS, *words, "--out", str(tmp_path / "first")]) == 0
+    off = [word if word.startswith("--") else "none" for word in words]
+    assert main(["train", "--config", str(tmp_path / "first"), *off, "--out", str(tmp_path / "off")]) == 0
+    first, second = (
+        tomllib.loads((tmp_path / name / "config.toml").read_text())["settings"] for name in ("first", "off")
+    )
+    assert given.items() <= first.items()
+    assert not given.keys() & second.keys()
+    assert main(["train", "iris", "--clip-norm", "nothing"]) == 2
+    assert "--clip-norm: invalid float value: 'nothing'" in capsys.readouterr().err
 
 
 def test_skipped_steps_are_told(overflowing: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,8 @@ examples:
 exit status: 0 done; 1 training or writing failed; 2 invalid input; 130 Ctrl-C,
 143 SIGTERM, 129 SIGHUP
 """
+_OPTIONAL = ("autocast", "average", "class_weight", "clip_norm", "patience")
+"""The settings that "none" turns off, for a run that is repeated otherwise."""
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -123,7 +125,11 @@ def add_parser(commands: Any) -> None:
     )
     data("--test-file", metavar="PATH", help="data to test on, instead of a share")
     data("--validation-file", metavar="PATH", help="data to choose the best epoch by, instead of a share")
-    data("--class-weight", metavar="RULE", help="balanced: all classes weigh the same in the loss (equal samples do)")
+    data(
+        "--class-weight",
+        metavar="RULE",
+        help="balanced: all classes weigh the same in the loss; none: all samples do (none)",
+    )
 
     model = parser.add_argument_group("model").add_argument
     model("--hidden", type=_widths, metavar="N,N", help=f"widths of the hidden layers, or none ({widths})")
@@ -139,13 +145,33 @@ def add_parser(commands: Any) -> None:
     course("--weight-decay", type=float, metavar="W", help=f"at least 0 ({_own_defaults('weight_decay')})")
     course("--batch-size", type=int, metavar="N", help=f"samples per batch, at most all of them ({default.batch_size})")
     course("--accumulate", type=int, metavar="N", help=f"batches per step ({default.accumulate})")
-    course("--clip-norm", type=float, metavar="X", help="largest norm of the gradient (any)")
-    course("--average", type=float, metavar="D", help="decay of a moving average of the weights, as 0.999 (none)")
-    course("--autocast", metavar="DTYPE", help=f"{_names(AUTOCASTS)} for matrix products: mixed precision (float32)")
+    course("--clip-norm", type=_or_none(float), metavar="X", help="largest norm of the gradient, or none (none)")
+    course(
+        "--average",
+        type=_or_none(float),
+        metavar="D",
+        help="decay of a moving average of the weights, as 0.999, or none (none)",
+    )
+    course("--autocast", metavar="DTYPE", help=f"mixed precision: products in {_names(AUTOCASTS)}, or none (none)")
     course("--epochs", type=int, metavar="N", help=f"passes over the training samples ({default.epochs})")
-    course("--patience", type=int, metavar="N", help="stop after N epochs without an improvement (never)")
+    course(
+        "--patience",
+        type=_or_none(int),
+        metavar="N",
+        help="stop after N epochs without an improvement, or none: never (none)",
+    )
     course("--seed", type=int, metavar="N", help=f"of split, weights, shuffles and dropout ({default.seed})")
     course("--device", metavar="NAME", help="cpu, cuda, cuda:N or auto: cuda if usable, else cpu (auto)")
+
+
+def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a function that makes a value of a text, and leaves "none", which `_settings` takes for no value."""
+
+    def parse(text: str) -> Any:
+        return text if text == "none" else kind(text)
+
+    parse.__name__ = kind.__name__  # in the message of argparse
+    return parse
 
 
 def _seconds(text: str) -> float:
@@ -184,6 +210,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, Any]]:
                 if name in given:
                     settings.pop(other, None)
     settings.update(given)
+    settings = {name: value for name, value in settings.items() if value != "none" or name not in _OPTIONAL}
     if "dataset" not in settings:
         raise UsageError("train needs data, such as gradflow train digits (see gradflow train --help)")
     made = Settings(**settings)

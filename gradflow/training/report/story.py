@@ -130,7 +130,9 @@ def _the_training(data: ReportData) -> Iterator[str]:
     if settings.get("class_weight"):
         yield "Rare classes count more: each class is weighted by the inverse of its frequency."
     if settings.get("autocast"):
-        yield f"Matrix products were computed in {text(settings['autocast'])}, and all else in float32."
+        half = text(settings["autocast"])
+        yield f"Training was in mixed precision: layers ran in {half}; losses, sums and the optimizer in float32."
+        yield "The test figures are computed in float32."
         skipped = sum(epoch.skipped for history in data.histories for epoch in history)
         if skipped:
             yield f"{count(skipped, 'step')} changed nothing, because gradients overflowed."
