@@ -248,7 +248,8 @@ def test_a_check_that_takes_too_long_ends_with_all_that_it_started(tmp_path: Pat
         "    time.sleep(1000)\n"
     )
     report = tmp_path / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--noconftest", str(tmp_path)]
+    words = f"-m pytest -q -p no:cacheprovider --noconftest --rootdir={tmp_path} {tmp_path}"
+    command = [sys.executable, *words.split()]
     found = checks._run([*command, f"--junitxml={report}"], 4, "a check", {})
     assert found["status"] == "it took too long"
     assert checks._counts(report)["failed"] == ["test_slow::test_fails"]
