@@ -225,6 +225,7 @@ def test_quiet_prints_only_the_last_line(command: Any) -> None:
 # ---------------------------------------------------------------------- repeating a run
 
 
+@pytest.mark.slow
 @needs_extra
 def test_the_same_seed_gives_the_same_bytes(command: Any) -> None:
     for out, seed in (("a", "3"), ("b", "3"), ("c", "4")):
@@ -549,6 +550,7 @@ def test_a_variable_that_means_nothing_is_one_line(
     assert tree() == set()
 
 
+@pytest.mark.slow
 def test_a_library_that_is_told_nonsense_says_so_too() -> None:
     code = "import gradflow as gf\ntry:\n    gf.ones(2)\nexcept gf.DeviceUnavailableError as e:\n    print(e)"
     for variable in ("GRADFLOW_FUSED", "GRADFLOW_FAST"):
@@ -601,6 +603,7 @@ def test_a_picture_that_cannot_be_drawn_is_one_line(command: Any, monkeypatch: p
     assert {p.name for p in Path("runs/iris-1").iterdir()} == FILES - {"curves.png"}
 
 
+@pytest.mark.slow
 @needs_extra
 def test_layers_whose_units_are_all_dead_are_warned_of(command: Any) -> None:
     options = ("--hidden", "8,8", "--epochs", "3", "--optimizer", "sgd", "--clip-norm", "1e4", "--lr", "1000")

@@ -70,6 +70,7 @@ def test_the_table_has_a_line_for_each_size_and_device(command: Any) -> None:
     assert len(columns) <= 80
 
 
+@pytest.mark.slow
 def test_the_document_and_the_files(command: Any) -> None:
     pytest.importorskip("matplotlib")
     files = ("b.json", "b.png", "b.svg")
@@ -95,6 +96,7 @@ def test_the_document_and_the_files(command: Any) -> None:
     assert_one_line(command(*QUICK, "--out", "b.svg"), "b.svg exists, and this command did not write it")
 
 
+@pytest.mark.slow
 def test_by_default_it_measures_every_device_that_can_be_used(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = command(*QUICK, "--json")
     usable = {device.type for device in gf.devices()}

@@ -74,6 +74,7 @@ def test_a_mutated_state_is_refused_in_one_line_or_is_the_same(
     assert [m for m in messages if not m.isprintable() or not re.match("cannot go on from .+", m)] == []
 
 
+@pytest.mark.slow
 def test_a_crafted_state_is_refused_in_one_line_or_goes_on(folder: Path, tmp_path: Path, random_examples: Any) -> None:
     """It has a checksum that fits, so its numbers are believed where they are possible."""
     tree, path, random = gf.load(folder / CHECKPOINT), tmp_path / CHECKPOINT, np.random.default_rng(0)

@@ -86,6 +86,7 @@ def together(actions: list[Callable[[], int]]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["empty", "new", "new parents"])
 def test_of_two_runs_one_is_admitted_into_a_folder(kind: str, tmp_path: Path) -> None:
     def claim() -> int:
@@ -105,6 +106,7 @@ def test_of_two_runs_one_is_admitted_into_a_folder(kind: str, tmp_path: Path) ->
         assert names(out) == {"config.toml"}
 
 
+@pytest.mark.slow
 def test_runs_that_start_together_have_folders_of_their_own(tmp_path: Path) -> None:
     def claim() -> int:
         with RunFolder.claim(None, tmp_path / "runs" / "iris") as folder:
@@ -293,6 +295,7 @@ def test_parts_that_a_killed_run_left_are_removed(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- going on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -80,6 +80,7 @@ def test_skipped_steps_are_told(overflowing: None, tmp_path: Path, capfd: pytest
     assert [epoch.skipped for epoch in read_record(folder).histories[0]] == skipped
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_with_the_same_bits(overflowing: None, tmp_path: Path) -> None:
     settings = Settings("iris", hidden=(8,), epochs=12, device="cpu", autocast="float16", batch_size=16)
     with Run.new(settings, tmp_path / "whole") as run:

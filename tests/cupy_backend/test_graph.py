@@ -250,6 +250,7 @@ class Twice(Scaled):
         return super().step(x, y) + super().step(0.5 * x, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 3])
 def test_a_table_of_scaled_steps_has_rows_for_all_in_a_graph(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
     monkeypatch.setattr("gradflow.optim.applied_steps.AHEAD", 16)
