@@ -94,6 +94,7 @@ LAYERS: tuple[set[str], ...] = (
     {"drawing"},
     {"public"},
     {"data", "testing"},
+    {"tables"},
     {"training.epoch", "training.host_metrics", "training.layers"},
     {"training.metrics"},
     {"training.curves"},
