@@ -1,5 +1,6 @@
 """What `gradflow.tables` offers; it is imported when it is used first."""
 
+from gradflow.tables.reading import read_chunks, read_table
 from gradflow.tables.table import Column, Table
 
-__all__ = ["Column", "Table"]
+__all__ = ["Column", "Table", "read_chunks", "read_table"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,11 @@ from gradflow.text import did_you_mean
 
 Array = npt.NDArray[Any]
 
-KINDS = {"number": np.float64, "text": np.int32, "date": np.dtype("datetime64[us]")}
-"""The kinds of columns, with the dtype of their values."""
+Kinds = Mapping[str, str | None]
+"""What columns are, by name, as `Column.reads_as` tells it; None where the values tell."""
+
+KINDS = ("number", "text", "date")
+"""The kinds of columns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +78,33 @@ class Column:
         return replace(self, values=self.values[rows])
 
 
+def text_column(name: str, codes: Array, levels: Sequence[str]) -> Column:
+    """Return a column of texts, whose levels are sorted.
+
+    codes: (rows,); the place of each text in `levels`, which are distinct and in any order; -1 where it is missing.
+    """
+    order = sorted(range(len(levels)), key=levels.__getitem__)
+    place = np.empty(len(levels) + 1, np.int32)
+    place[order] = np.arange(len(levels))
+    place[-1] = -1
+    return Column(name, "text", place[codes], levels=tuple(levels[i] for i in order))
+
+
+def no_column(name: str, names: Sequence[str], source: str) -> DataError:
+    """Return the error of a column that is asked for, and not one of `names`."""
+    return DataError(f"{source} has no column {name!r}; it has {listed(names)}{did_you_mean(name, names)}")
+
+
+def check_names(names: Sequence[str], source: str) -> None:
+    """Raise DataError if two columns have the same name, or one has none."""
+    for place, name in enumerate(names):
+        if not name:
+            raise DataError(f"{source}: column {place + 1} has no name")
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise DataError(f"{source}: two columns are called {twice!r}: rename one")
+
+
 class Table:
     """A table of named columns.
 
@@ -104,8 +134,7 @@ class Table:
         try:
             return self._by_name[name]
         except KeyError:
-            known = f"it has {listed([repr(n) for n in self.names])}{did_you_mean(name, self.names)}"
-            raise DataError(f"{self.source} has no column {name!r}; {known}") from None
+            raise no_column(name, self.names, self.source) from None
 
     def __repr__(self) -> str:
         return f"<Table {self.source!r}: {len(self)} rows, {len(self.columns)} columns>"

@@ -1,0 +1,365 @@
+"""The cells of one column of a CSV file, read chunk by chunk as numbers, texts or dates.
+
+The first cells suggest what a column holds; the whole column decides. A column of numbers in which a few cells are none
+is an error that names the first of them: more often than a column of texts, it is a mistake in the file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradflow.data.inputs import DataError
+from gradflow.tables.dates import is_unreadable_date, read_date
+from gradflow.tables.numbers import AS_NAN, MARKERS, NAN, digits_of, read_number, split_sign
+from gradflow.tables.table import Column, text_column
+
+Array = npt.NDArray[Any]
+Where = Callable[[int], str]
+
+EXACT = 2.0**53
+"""float64 holds every whole number below this one."""
+
+_NAT = int(np.iinfo(np.int64).min)
+_REMEMBERED = 1 << 16
+"""The most distinct dates that are not read again."""
+
+_SLASHED = ("d/m/Y", "m/d/Y")
+_POWERS = [10.0**k for k in range(1, 17)]
+
+
+def shown(cell: str) -> str:
+    """Return a cell for a message; a long one is cut."""
+    return repr(cell if len(cell) <= 40 else f"{cell[:40]}...")
+
+
+def kind_of(cell: str, comma: bool) -> str:
+    """Return "number", "date", "text", or "missing" for a mark of a missing value.
+
+    comma: whether the decimal mark is a comma.
+    """
+    value = read_number(split_sign(cell)[1], comma) if cell else NAN
+    if value is None:
+        return "date" if read_date(cell.strip()) else "text"
+    return "number" if value == value else "missing"
+
+
+def guessed(cells: Sequence[str], comma: bool) -> str:
+    """Return what a column seems to hold, by some of its cells: "number", "date" or "text"."""
+    tally = Counter(kind_of(cell, comma) for cell in cells)
+    del tally["missing"]
+    return next((kind for kind in ("date", "text") if 2 * tally[kind] >= max(1, tally.total())), "number")
+
+
+class OtherKind(Exception):  # noqa: N818 - no error: the column is read again
+    """A column turned out to be of another kind than it seemed, perhaps with a note for the user."""
+
+    def __init__(self, kind: str, *notes: str) -> None:
+        self.kind, self.notes = kind, notes
+
+
+class Cells:
+    """The cells of a column so far.
+
+    name: of the column. source: of the file, for messages. where: returns the place of a row, such as "line 3".
+    comma: whether the decimal mark is a comma. given: whether the kind was given, so that every cell must fit.
+    start: the first row. `rows` is the next one.
+    """
+
+    kind = ""
+
+    def __init__(self, name: str, source: str, where: Where, comma: bool, given: bool, start: int = 0) -> None:
+        self.name, self.source, self.where, self.comma, self.given = name, source, where, comma, given
+        self.rows = start
+        self.parts: list[Array] = []
+        self.tally: Counter[str] = Counter()
+        self.first_odd: tuple[int, str] | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about how the column was read."""
+        return []
+
+    def add(self, cells: Sequence[str]) -> None:
+        """Read the cells of the next rows. Raises DataError for a cell that does not fit, if the kind was given."""
+        raise NotImplementedError
+
+    def column(self) -> Column:
+        """Return the column of all cells.
+
+        Raises DataError for cells that fit no kind, or not each other; OtherKind if the column must be read again.
+        """
+        raise NotImplementedError
+
+    def error(self, row: int, what: str, remedy: str = "") -> DataError:
+        """Return an error about a cell. remedy: what else the user can do than to leave the column out."""
+        remedies = "" if self.given else f": {remedy}leave the column out (--ignore {self.name}), or take it as text"
+        remedies += "" if self.given else f" (--categorical {self.name})"
+        return DataError(f"{self.source}, {self.where(row)}, column {self.name!r}: {what}{remedies}")
+
+    def odd(self, cells: Sequence[str], strange: set[str]) -> None:
+        """Count the cells of the next rows that are not of the kind of the column, which are the `strange` ones."""
+        for row, cell in enumerate(cells, self.rows) if strange else ():
+            if cell in strange:
+                if self.given:
+                    raise self.error(row, f"{shown(cell)} is no {self.kind}, as all values of this column must be")
+                self.first_odd = self.first_odd or (row, cell)
+                self.tally[kind_of(cell, self.comma)] += 1
+
+    def judged(self) -> str:
+        """Return what the column is, by its cells; raises DataError if most of them, but not all, are of one kind."""
+        total = self.tally.total()
+        for kind in ("number", "date"):
+            if 2 * self.tally[kind] > total > self.tally[kind]:
+                assert self.first_odd
+                row, cell = self.first_odd
+                what = f"{shown(cell)} is no {kind}, and {self.tally[kind]} of {total} values of the column are"
+                raise self.error(row, what, "correct it, ")
+        return next((kind for kind in ("number", "date") if self.tally[kind] == total), "text")
+
+    def joined(self) -> Array:
+        """Return the values of all rows, of which no copy is kept."""
+        parts, self.parts = self.parts, []
+        return np.concatenate(parts, axis=-1)
+
+
+class NumberCells(Cells):
+    """A column of numbers."""
+
+    kind = "number"
+
+    def __init__(self, *options: Any) -> None:
+        super().__init__(*options)
+        self.sign: str | None = None
+        self.unusable: tuple[int, str] | None = None
+        self.leading_zero: tuple[int, str] | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        return [f"{self.name} is read without the sign {self.sign}"] if self.sign else []
+
+    def add(self, cells: Sequence[str]) -> None:
+        text = "".join(cells)
+        values = None if self.sign else self._plain(cells, text)
+        if values is None:
+            values = self._careful(cells)
+        there = values[~np.isnan(values)]
+        self.tally["number"] += len(there)
+        if len(there):
+            self.sign = self.sign or ""
+            self._check_huge(cells, values)
+            self._check_zeros(cells, values, there, text)
+        self.parts.append(values)
+        self.rows += len(cells)
+
+    def _plain(self, cells: Sequence[str], text: str) -> Array | None:
+        """Return the numbers if Python's `float` reads all cells as `read_number` does, else None."""
+        if "_" in text or not text.isascii():
+            return None
+        if self.comma:
+            if "." in text or "\n" in text:
+                return None
+            cells = "\n".join(cells).replace(",", ".").split("\n")
+        try:
+            return np.fromiter(map(float, cells), np.float64, len(cells))
+        except ValueError:
+            pass
+        try:
+            return np.fromiter(map(float, map(AS_NAN.get, cells, cells)), np.float64, len(cells))
+        except ValueError:
+            return None
+
+    def _careful(self, cells: Sequence[str]) -> Array:
+        """Return the numbers, NaN for missing ones and for other cells, which are counted."""
+        if self.sign is None:
+            signed = (split_sign(cell) for cell in cells)
+            self.sign = next((sign for sign, rest in signed if kind_of(rest, self.comma) == "number"), None)
+        read = {cell: self._read(cell) for cell in set(cells)}
+        self.odd(cells, {cell for cell, value in read.items() if value is None})
+        return np.array([NAN if (value := read[cell]) is None else value for cell in cells], np.float64)
+
+    def _read(self, cell: str) -> float | None:
+        value = read_number(cell, self.comma)
+        if not self.sign or (value is not None and value != value):
+            return value
+        sign, rest = split_sign(cell)
+        return read_number(rest, self.comma) if sign == self.sign and rest.strip() else None
+
+    def _check_huge(self, cells: Sequence[str], values: Array) -> None:
+        """Note the first infinite number, or whole one that float64 does not hold; a given kind allows none."""
+        for i in [] if self.unusable else np.flatnonzero(np.abs(values) >= EXACT).tolist():
+            digits = digits_of(cells[i], self.comma)
+            if np.isinf(values[i]) or (digits and int(digits) != abs(int(values[i]))):
+                self.unusable = self.rows + i, cells[i]
+                if self.given:
+                    self._refuse_unusable()
+                return
+
+    def _check_zeros(self, cells: Sequence[str], values: Array, there: Array, text: str) -> None:
+        """Note the first whole number with a leading zero."""
+        whole = there == np.floor(there)
+        if self.leading_zero or self.given or not whole.any():
+            return
+        if whole.all() and "e" not in text and "E" not in text:
+            size = np.abs(there)
+            shortest = len(there) + sum(np.count_nonzero(size >= power) for power in _POWERS)
+            shortest += np.count_nonzero(there < 0)
+            if shortest == len(text) - sum(len(cells[i]) for i in np.flatnonzero(np.isnan(values)).tolist()):
+                return  # numbers with leading zeros are longer
+        for i in np.flatnonzero(values == np.floor(values)).tolist():
+            digits = digits_of(cells[i], self.comma) if "0" in cells[i][:3] else None
+            if digits and digits[0] == "0" and len(digits) > 1:
+                self.leading_zero = self.rows + i, cells[i]
+                return
+
+    def _refuse_unusable(self) -> None:
+        if self.unusable:
+            row, cell = self.unusable
+            what = "a number that float64 does not hold" if digits_of(cell, self.comma) else "no finite number"
+            raise self.error(row, f"{shown(cell)} is {what}")
+
+    def column(self) -> Column:
+        if not self.given:
+            kind = self.judged()
+            if kind != "number":
+                raise OtherKind(kind)
+            if self.leading_zero:
+                row, cell = self.leading_zero
+                raise OtherKind(
+                    "text", f"{self.name} has leading zeros ({cell.strip()} in {self.where(row)}): it is text"
+                )
+        self._refuse_unusable()
+        return Column(self.name, "number", self.joined())
+
+
+class TextCells(Cells):
+    """A column of texts, without the white space at both ends. Only the empty cell is missing."""
+
+    kind = "text"
+
+    def __init__(self, *options: Any) -> None:
+        super().__init__(*options)
+        self.levels: dict[str, int] = {}
+        self.codes: dict[str, int] = {}
+
+    def add(self, cells: Sequence[str]) -> None:
+        try:
+            self.parts.append(np.fromiter(map(self.codes.__getitem__, cells), np.int32, len(cells)))
+        except KeyError:
+            for cell in set(cells).difference(self.codes):
+                level = cell.strip()
+                self.codes[cell] = self.levels.setdefault(level, len(self.levels)) if level else -1
+            self.add(cells)
+        else:
+            self.rows += len(cells)
+
+    def column(self) -> Column:
+        codes, levels = self.joined(), list(self.levels)
+        if not self.given:
+            self.count(codes, levels)
+            self.judged()
+            self.refuse_unreadable(codes, levels)
+        return text_column(self.name, codes, levels)
+
+    def count(self, codes: Array, levels: Sequence[str]) -> None:
+        """Count how many of all cells are numbers, dates and texts, and find the first that differs from most of them.
+
+        codes: (rows,); the place of each text in `levels`; -1 where it is missing.
+        """
+        kinds = [kind_of(level, self.comma) for level in levels]
+        for kind, count in zip(kinds, np.bincount(codes[codes >= 0], minlength=len(levels)).tolist(), strict=True):
+            self.tally[kind] += count
+        del self.tally["missing"]
+        most = max(("number", "date"), key=self.tally.__getitem__)
+        self.first_odd = self._first(codes, levels, [kind not in (most, "missing") for kind in kinds])
+
+    def refuse_unreadable(self, codes: Array, levels: Sequence[str]) -> None:
+        """Raise DataError if most texts are dates in a form that is not read. Arguments as for `count`."""
+        unreadable = [is_unreadable_date(level) for level in levels]
+        first = self._first(codes, levels, unreadable)
+        if first and 2 * np.array([*unreadable, False])[codes].sum() > self.tally.total():
+            raise self.error(first[0], f"{shown(first[1])} seems to be a date that is not read", "write 2023-12-31, ")
+
+    @staticmethod
+    def _first(codes: Array, levels: Sequence[str], chosen: Sequence[bool]) -> tuple[int, str] | None:
+        """Return the first row with one of the chosen levels, and the level; None if there is none."""
+        there = np.array([*chosen, False])[codes]
+        row = int(there.argmax()) if len(there) else 0
+        return (row, levels[codes[row]]) if there.any() else None
+
+
+class DateCells(Cells):
+    """A column of dates, all in one layout."""
+
+    kind = "date"
+
+    def __init__(self, *options: Any, layout: str = "") -> None:
+        super().__init__(*options)
+        self.layout = layout
+        self.read: dict[str, tuple[int, int]] = {}
+        self.strange: set[str] = set()
+        self.layouts: dict[str, tuple[int, str]] = {}
+        self.impossible: dict[int, tuple[int, str]] = {}
+        self.ambiguous: tuple[int, str] | None = None
+
+    def add(self, cells: Sequence[str]) -> None:
+        if len(self.read) > _REMEMBERED:
+            self.read.clear()
+        for cell in dict.fromkeys(cells):
+            if cell not in self.read:
+                self.read[cell] = self._read(cell, cells)
+        self.odd(cells, self.strange)
+        values = np.array([self.read[cell] for cell in cells], np.int64).T
+        self.tally["date"] += int(np.count_nonzero((values != _NAT).any(axis=0)))
+        self.parts.append(values)
+        self.rows += len(cells)
+
+    def _read(self, cell: str, cells: Sequence[str]) -> tuple[int, int]:
+        """Return the microseconds of a date with the day first and with the month first; note what it tells."""
+        date = read_date(cell.strip())
+        if date is None:
+            self.strange |= {cell} if cell.strip().lower() not in MARKERS else set()
+            return _NAT, _NAT
+        orders = date.day_first, date.month_first
+        impossible = [order for order, value in enumerate(orders) if value is None and order not in self.impossible]
+        ambiguous = None not in orders and orders[0] != orders[1] and self.ambiguous is None
+        if date.layout not in self.layouts or impossible or ambiguous:
+            place = self.rows + cells.index(cell), cell
+            self.layouts.setdefault(date.layout, place)
+            self.impossible |= dict.fromkeys(impossible, place)
+            self.ambiguous = place if ambiguous else self.ambiguous
+        return tuple(_NAT if value is None else value for value in orders)  # type: ignore[return-value]
+
+    def column(self) -> Column:
+        if not self.given and self.judged() != "date":
+            raise OtherKind("text")
+        if len(self.layouts) > 1:
+            self._refuse_two(*list(self.layouts.values())[:2])
+        values, order = self.joined(), self._order()
+        layout = next(iter(self.layouts), "").split(" ")[0]
+        layout = _SLASHED[order] if layout == "/" else layout
+        return Column(self.name, "date", values[order].view("datetime64[us]"), layout=layout)
+
+    def _order(self) -> int:
+        """Return 0 if the day comes before the month in dates with slashes, 1 if it comes after it."""
+        if self.layout in _SLASHED:
+            order = _SLASHED.index(self.layout)
+            if order in self.impossible:
+                row, cell = self.impossible[order]
+                raise self.error(row, f"{shown(cell)} is no date {self.layout}, as all values of this column must be")
+            return order
+        if len(self.impossible) == 2:
+            self._refuse_two(*sorted(self.impossible.values()))
+        if self.ambiguous and not self.impossible:
+            row, cell = self.ambiguous
+            what = f"in {shown(cell)}, day and month may be in either order, and no other of these dates tells in which"
+            raise self.error(row, what, "write dates as 2023-12-31, ")
+        return int(0 in self.impossible)
+
+    def _refuse_two(self, first: tuple[int, str], second: tuple[int, str]) -> None:
+        what = f"{shown(second[1])} and, in {self.where(first[0])}, {shown(first[1])} are dates in two forms"
+        raise self.error(second[0], what, "write all as 2023-12-31, ")

@@ -1,0 +1,182 @@
+"""The rows of a CSV file in chunks of cells, its separator and the names of its columns; errors name the line."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from gradflow.data.inputs import DataError
+from gradflow.files import FilePath
+from gradflow.tables.cells import kind_of, shown
+from gradflow.tables.lines import Lines, open_lines
+from gradflow.tables.numbers import decimal_comma
+from gradflow.tables.table import check_names
+
+SEPARATORS = ",;\t|"
+
+_SAMPLE_LINES, _SAMPLE_CHARACTERS = 100, 1 << 18
+_CHUNK_CELLS, _CHUNK_CHARACTERS = 1 << 17, 1 << 23
+_INDEX = ("", "Unnamed: 0")
+"""Names of a first column of row numbers: as pandas writes them, and as it reads and writes them again."""
+
+Rows = list[list[str]]
+
+
+class CsvFile:
+    """A CSV file. It is opened anew for each pass over its rows.
+
+    path: the file. header: whether its first line has the names of the columns.
+
+    `names` are those of the columns, `notes` what the user should know, `comma` is whether the decimal mark is a comma.
+
+    Raises DataError, which names the file and the line, for a file that is no table.
+    """
+
+    def __init__(self, path: FilePath, header: bool = True) -> None:
+        self.path, self._header, self._skipped, self._fields = os.fspath(path), header, 0, 0
+        self.notes: list[str] = []
+        with open_lines(path) as lines:
+            sample, cut = self._sample(lines)
+        self._separator = separator_of(sample, cut)
+        rows = parsed(sample, cut, self._separator)
+        if len(rows) < 1 + header:
+            with open_lines(path) as lines:
+                rows += [row for _, row in itertools.islice(self._rows(lines), 1)]  # raises if a quote is not closed
+            if len(rows) < 1 + header:
+                raise DataError(f"{path} has no rows below the names of its columns, in line {self._skipped + 1}")
+        names = [name.strip() for name in rows[0]] if header else [f"column{i + 1}" for i in range(len(rows[0]))]
+        data = rows[header:]
+        self.comma = decimal_comma(itertools.chain.from_iterable(data), self._separator == ";")
+        self._trailing = not data[0][-1].strip() and (
+            len(data[0]) == len(names) + 1 or (len(data[0]) == len(names) > 1 and not names[-1])
+        )
+        if self._trailing:
+            names = names[: len(data[0]) - 1]
+            self.notes.append("every row ends in a separator")
+        self._fields = len(names) + self._trailing
+        if header and _is_data(names, data, self.comma):
+            cells = ", ".join(shown(name) for name in names[:3])
+            advice = "add a line with the names of the columns, or say that there is none (--no-header)"
+            raise DataError(f"{path}, line {self._skipped + 1}: {cells} seem to be values, not names: {advice}")
+        self._places = {name: place for place, name in enumerate(names)}
+        if len(names) > 1 and names[0] in _INDEX:
+            del self._places[names.pop(0)]
+            self.notes.append("the first column has no name: it is left out, as row numbers are")
+        check_names(names, f"{path}, line {self._skipped + 1}")
+
+    def _sample(self, lines: Lines) -> tuple[list[str], bool]:
+        """Return the first lines from the names on, and whether more follow; count comments and blank lines above."""
+        sample: list[str] = []
+        for line in lines:
+            if not sample and (not line.strip() or line[0] == "#"):
+                self._skipped += 1
+                continue
+            sample.append(line)
+            if len(sample) == _SAMPLE_LINES or lines.characters > _SAMPLE_CHARACTERS:
+                return sample, True
+        if not sample:
+            raise DataError(f"{self.path} is empty")
+        return sample, False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._places)
+
+    def where(self, row: int) -> str:
+        """Return the place of a row for messages, such as "line 3"."""
+        with open_lines(self.path) as lines:
+            return f"line {next(itertools.islice(self._rows(lines), row, None))[0]}"
+
+    def chunks(self, names: Iterable[str]) -> Iterator[list[Sequence[str]]]:
+        """Yield the cells of these columns in some rows, then in the next ones.
+
+        Raises DataError, with the line, for rows with fewer or more fields, and quotes that do not close.
+        """
+        places = [self._places[name] for name in names]
+        most = max(1, _CHUNK_CELLS // self._fields)
+        with open_lines(self.path) as lines:
+            seen, starts, rows = 0, list[int](), list[list[str]]()
+            for line, row in self._rows(lines):
+                starts.append(line)
+                rows.append(row)
+                if len(rows) == most or lines.characters - seen > _CHUNK_CHARACTERS:
+                    yield self._columns(rows, starts, places)
+                    seen, starts, rows = lines.characters, [], []
+            if rows:
+                yield self._columns(rows, starts, places)
+
+    def _rows(self, lines: Lines) -> Iterator[tuple[int, list[str]]]:
+        """Yield the rows below the names, and the line in which each begins; blank lines are left out."""
+        reader = _reader(itertools.islice(lines, self._skipped, None), self._separator, strict=True)
+        line, in_header = self._skipped + 1, self._header
+        try:
+            for row in reader:
+                if len(row) > 1 or (row and (self._fields == 1 or row[0].strip())):
+                    if not in_header:
+                        yield line, row
+                    in_header = False
+                line = self._skipped + reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(f"{self.path}, line {line}: {_explained(str(error))}") from None
+
+    def _columns(self, rows: Rows, lines: list[int], places: list[int]) -> list[Sequence[str]]:
+        for line, row in zip(lines, rows, strict=True):
+            if len(row) != self._fields or (self._trailing and row[-1].strip()):
+                had = f"{len(row)} field{'s' * (len(row) != 1)}"
+                expected = f"{self._fields} are expected{', the last one empty' * self._trailing}"
+                what = f"{had}, and {expected}: is a separator missing, or one in a text not quoted?"
+                raise DataError(f"{self.path}, line {line}: {what}")
+        columns = list(zip(*rows, strict=True))
+        return [columns[place] for place in places]
+
+
+def separator_of(lines: Sequence[str], cut: bool) -> str:
+    """Return the separator by which most rows have as many fields as there are names; of several, that of most names.
+
+    lines: its first lines. cut: whether more follow.
+    """
+    best, most = SEPARATORS[0], (0.0, 1)
+    for separator in SEPARATORS:
+        names, *rows = parsed(lines, cut, separator) or [[]]
+        fit = sum(len(row) - (not row[-1]) <= len(names) <= len(row) for row in rows) / max(1, len(rows))
+        if len(names) > 1 and (fit, len(names)) > most:
+            best, most = separator, (fit, len(names))
+    return best
+
+
+def parsed(lines: Sequence[str], cut: bool, separator: str) -> Rows:
+    """Return the rows in the first lines of a file up to one that cannot be read, and without one that is cut."""
+    rows: Rows = []
+    try:
+        rows.extend(row for row in _reader(lines, separator, strict=False) if row)
+    except csv.Error:
+        return rows
+    return rows[:-1] if cut and len(rows) > 2 else rows
+
+
+def _reader(lines: Iterable[str], separator: str, strict: bool) -> Any:
+    return csv.reader(lines, delimiter=separator, strict=strict, skipinitialspace=True)
+
+
+def _is_data(names: Sequence[str], rows: Rows, comma: bool) -> bool:
+    """Return whether the first row has values like those of the other rows, with a number or a date among them."""
+    kinds = [kind_of(name, comma) for name in names]
+    if not {"number", "date"} & set(kinds):
+        return False
+    for place, kind in enumerate(kinds):
+        below = {kind_of(row[place], comma) for row in rows if place < len(row)} - {"missing"}
+        if kind != "missing" and not (below == {kind} or (kind == "text" and kind in below)):
+            return False
+    return True
+
+
+def _explained(error: str) -> str:
+    """Return what an error of Python's `csv` means."""
+    if "unexpected end" in error:
+        return "a quote opens here that never closes"
+    if "field larger" in error:
+        return f"a cell has more than {csv.field_size_limit():,} characters: is a quote not closed?"
+    return f"a quote inside quotes must be doubled ({error})"

@@ -1,0 +1,87 @@
+"""The lines of a text file, which may be compressed by gzip, in UTF-8 or UTF-16, or no text at all."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import re
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+from gradflow.data.inputs import DataError
+from gradflow.data.reading import reading
+from gradflow.files import FilePath, open_file
+
+GZIP = b"\x1f\x8b"
+LONGEST = 1 << 22
+"""The most characters of a line."""
+
+_EXCEL = (b"PK\x03\x04", b"PK\x05\x06", b"\xd0\xcf\x11\xe0")
+_HTML = (b"<!doctype html", b"<html", b"<?xml", b"<!--")
+_UTF8 = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class Lines:
+    """The lines of a text file, each with "\\n" at its end. `characters`: how many were read so far."""
+
+    def __init__(self, file: io.TextIOBase, path: FilePath) -> None:
+        self.characters = 0
+        self._iterator = self._read(file, path)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._iterator
+
+    def _read(self, file: io.TextIOBase, path: FilePath) -> Iterator[str]:
+        number = 0
+        while line := file.readline(LONGEST):
+            number += 1
+            self.characters += len(line)
+            if "\0" in line:
+                raise DataError(f"{path}, line {number}: a zero byte: the file is damaged, or not saved as UTF-8")
+            if len(line) == LONGEST and line[-1] != "\n":
+                raise DataError(f"{path}, line {number} has more than {LONGEST:,} characters: is this a CSV file?")
+            yield line
+
+
+@contextlib.contextmanager
+def open_lines(path: FilePath) -> Iterator[Lines]:
+    """Yield the lines of a file, in memory for one line; lines may end in any of the usual ways.
+
+    Raises DataError, in the `with`, for a file that is no regular file or no text, with the line and the byte where it
+    is not UTF-8.
+    """
+    with reading(path):
+        try:
+            with open_file(path) as raw, _text(raw, path) as text:
+                yield Lines(text, path)
+        except UnicodeDecodeError as error:
+            raise _undecodable(path, error) from None
+
+
+def _text(raw: BinaryIO, path: FilePath, errors: str = "strict") -> io.TextIOBase:
+    """Return the text in a file. Raises DataError for known formats that are no text."""
+    file = cast(io.BufferedReader, raw)
+    if file.peek(2).startswith(GZIP):
+        file = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw)))
+    head = file.peek(64)
+    if head.startswith(_EXCEL):
+        raise DataError(f"{path} is an Excel workbook or another zip archive: export the table as CSV")
+    if head.removeprefix(_UTF8).lstrip().lower().startswith(_HTML):
+        raise DataError(f"{path} is HTML, not CSV: perhaps an error page in place of a download")
+    if head.startswith(_UTF8):
+        file.read(len(_UTF8))
+    return io.TextIOWrapper(file, "utf-16" if head.startswith(_UTF16) else "utf-8", errors)
+
+
+def _undecodable(path: FilePath, error: UnicodeDecodeError) -> DataError:
+    """Return the error of a file that is not in its encoding."""
+    if error.encoding.startswith("utf-16"):
+        return DataError(f"{path} begins as UTF-16, but is damaged or cut off: {error.reason}")
+    with open_file(path) as raw, _text(raw, path, "surrogateescape") as text:
+        for number, line in enumerate(Lines(text, path), 1):
+            if found := re.search("[\udc80-\udcff]", line):
+                where = f"{path}, line {number}: the byte 0x{ord(found[0]) - 0xDC00:02X} is not UTF-8"
+                return DataError(f"{where}: save the file as UTF-8; it may be Latin-1 or Windows-1252")
+    raise AssertionError(f"{path} was changed while it was read")

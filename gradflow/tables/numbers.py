@@ -1,0 +1,93 @@
+"""Numbers as texts: decimal points and commas, thousands, signs of currencies, marks of missing values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+MARKERS = {"", "na", "n/a", "n.a.", "#n/a", "<na>", "nan", "-nan", "nat", "null", "none", "?", "-", "--", "."}
+"""Cells that are missing values in a column of numbers or dates, in upper or lower case.
+
+Among texts only the empty cell is missing: NA is also a country, and "?" becomes a level of its own.
+"""
+
+SIGNS = "%$€£¥"
+"""Signs that are left out if all numbers of a column have the same one."""
+
+NAN = float("nan")
+AS_NAN = {form: NAN for marker in MARKERS for form in (marker, marker.upper(), marker.capitalize())} | {"NaN": NAN}
+"""NaN for the usual forms of MARKERS."""
+
+_INFINITE = {sign + word for sign in ("", "+", "-") for word in ("inf", "infinity")}
+_SPACES = " \xa0\u202f'"
+_NUMBER = {
+    comma: re.compile(
+        rf"[+-]?(?=[{mark}]?[0-9])(?:[1-9][0-9]{{0,2}}(?:(?P<by>[{by}{_SPACES}])[0-9]{{3}}(?:(?P=by)[0-9]{{3}})*)|[0-9]*)"
+        rf"(?P<fraction>[{mark}][0-9]*)?(?P<exponent>[eE][+-]?[0-9]+)?"
+    ).fullmatch
+    for comma, mark, by in ((False, ".", ","), (True, ",", "."))
+}
+
+
+def read_number(cell: str, comma: bool) -> float | None:
+    """Return the number in a cell, perhaps infinite; NaN for a mark of a missing value, None for other text.
+
+    comma: whether the decimal mark is a comma; else it is a point, and commas separate thousands. Spaces and
+    apostrophes separate thousands, too.
+
+    >>> read_number("1,234.5", comma=False), read_number("1.234,5", comma=True), read_number("abc", comma=False)
+    (1234.5, 1234.5, None)
+    """
+    cell = cell.strip()
+    found = _NUMBER[comma](cell)
+    if found:
+        by = found["by"]
+        return float((cell.replace(by, "") if by else cell).replace(",", "."))
+    lower = cell.lower()
+    return NAN if lower in MARKERS else float(lower) if lower in _INFINITE else None
+
+
+def digits_of(cell: str, comma: bool) -> str | None:
+    """Return the digits of a whole number as it is written, None for anything else.
+
+    >>> digits_of("-01,234", comma=False), digits_of("-1,234", comma=False), digits_of("1.0", comma=False)
+    (None, '1234', None)
+    """
+    found = _NUMBER[comma](split_sign(cell)[1].strip())
+    if not found or found["fraction"] or found["exponent"]:
+        return None
+    return "".join(c for c in found[0] if c.isdigit())
+
+
+def split_sign(cell: str) -> tuple[str, str]:
+    """Return which of SIGNS a cell has, "" for none, and the cell without it.
+
+    >>> split_sign("-$5"), split_sign("5 %"), split_sign("5")
+    (('$', '-5'), ('%', '5 '), ('', '5'))
+    """
+    cell = cell.strip()
+    for at in (0, len(cell) - 1, 1 if cell[:1] in ("+", "-") else 0):
+        if cell[at : at + 1] and cell[at] in SIGNS:
+            return cell[at], cell[:at] + cell[at + 1 :]
+    return "", cell
+
+
+def decimal_comma(cells: Iterable[str], semicolons: bool) -> bool:
+    """Return whether the decimal mark of a file is the comma.
+
+    cells: some of its cells. semicolons: whether they separate its fields.
+
+    Numbers decide that have only one reading, such as 2,5 and 1.234.567. If there are none, or for either mark, the
+    comma is the decimal mark of files with semicolons, unless 1.234 is a number of theirs and 1,234 is not.
+
+    >>> decimal_comma(["2,5"], False), decimal_comma(["1,234"], False), decimal_comma(["1,234"], True)
+    (True, False, True)
+    """
+    by_point = by_comma = point = False
+    for cell in cells:
+        cell = cell.strip()
+        as_point, as_comma = _NUMBER[False](cell), _NUMBER[True](cell)
+        by_point |= bool(as_point and not as_comma)
+        by_comma |= bool(as_comma and not as_point)
+        point |= bool(as_point and "." in cell)
+    return by_comma and (semicolons or not by_point) if by_comma or by_point else semicolons and not point
