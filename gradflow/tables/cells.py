@@ -313,7 +313,7 @@ class DateCells(Cells):
             if cell not in self.read:
                 self.read[cell] = self._read(cell, cells)
         self.odd(cells, self.strange)
-        values = np.array([self.read[cell] for cell in cells], np.int64).T
+        values = np.array([self.read[cell] for cell in cells], np.int64).reshape(-1, 2).T
         self.tally["date"] += int(np.count_nonzero((values != _NAT).any(axis=0)))
         self.parts.append(values)
         self.rows += len(cells)

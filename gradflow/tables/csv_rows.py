@@ -6,7 +6,7 @@ import csv
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from gradflow.data.inputs import DataError
 from gradflow.files import FilePath
@@ -18,7 +18,7 @@ from gradflow.tables.table import check_names
 SEPARATORS = ",;\t|"
 
 _SAMPLE_LINES, _SAMPLE_CHARACTERS = 100, 1 << 18
-_CHUNK_CELLS, _CHUNK_CHARACTERS = 1 << 17, 1 << 23
+_CHUNK_CELLS, _CHUNK_CHARACTERS, _STEP = 1 << 14, 1 << 23, 64
 _INDEX = ("", "Unnamed: 0")
 """Names of a first column of row numbers: as pandas writes them, and as it reads and writes them again."""
 
@@ -98,23 +98,45 @@ class CsvFile:
         places = [self._places[name] for name in names]
         most = max(1, _CHUNK_CELLS // self._fields)
         with open_lines(self.path) as lines:
-            seen, starts, rows = 0, list[int](), list[list[str]]()
-            for line, row in self._rows(lines):
-                starts.append(line)
-                rows.append(row)
-                if len(rows) == most or lines.characters - seen > _CHUNK_CHARACTERS:
-                    yield self._columns(rows, starts, places)
-                    seen, starts, rows = lines.characters, [], []
-            if rows:
-                yield self._columns(rows, starts, places)
+            reader = self._reader(lines)
+            if self._header:
+                self._next(reader, lines, 1)
+            while rows := self._next(reader, lines, most):
+                columns = self._columns(rows)
+                yield [columns[place] for place in places]
+
+    def _reader(self, lines: Lines) -> Any:
+        return _reader(itertools.islice(lines, self._skipped, None), self._separator, strict=True)
+
+    def _next(self, reader: Any, lines: Lines, most: int) -> Rows:
+        """Return the next rows, but for empty lines; none at the end of the file."""
+        rows, start = list[list[str]](), lines.characters
+        try:
+            while not rows or (len(rows) < most and lines.characters - start < _CHUNK_CHARACTERS):
+                some = list(itertools.islice(reader, min(_STEP, most - len(rows))))
+                if not some:
+                    break
+                rows += some if all(some) else [row for row in some if row]
+        except csv.Error:
+            self._find_error()
+        return rows
+
+    def _columns(self, rows: Rows) -> list[Sequence[str]]:
+        """Return the cells of each column."""
+        if set(map(len, rows)) != {self._fields}:
+            rows = [row for row in rows if not self._is_blank(row)]
+        columns: list[Sequence[str]] = list(zip(*rows, strict=False)) or [()] * self._fields
+        if set(map(len, rows)) - {self._fields} or (self._trailing and any(map(str.strip, columns[-1]))):
+            self._find_error()
+        return columns
 
     def _rows(self, lines: Lines) -> Iterator[tuple[int, list[str]]]:
-        """Yield the rows below the names, and the line in which each begins; blank lines are left out."""
-        reader = _reader(itertools.islice(lines, self._skipped, None), self._separator, strict=True)
+        """Yield the rows below the names, and the line in which each begins. It is slow, and for errors."""
+        reader = self._reader(lines)
         line, in_header = self._skipped + 1, self._header
         try:
             for row in reader:
-                if len(row) > 1 or (row and (self._fields == 1 or row[0].strip())):
+                if not self._is_blank(row):
                     if not in_header:
                         yield line, row
                     in_header = False
@@ -122,15 +144,19 @@ class CsvFile:
         except csv.Error as error:
             raise DataError(f"{self.path}, line {line}: {_explained(str(error))}") from None
 
-    def _columns(self, rows: Rows, lines: list[int], places: list[int]) -> list[Sequence[str]]:
-        for line, row in zip(lines, rows, strict=True):
-            if len(row) != self._fields or (self._trailing and row[-1].strip()):
-                had = f"{len(row)} field{'s' * (len(row) != 1)}"
-                expected = f"{self._fields} are expected{', the last one empty' * self._trailing}"
-                what = f"{had}, and {expected}: is a separator missing, or one in a text not quoted?"
-                raise DataError(f"{self.path}, line {line}: {what}")
-        columns = list(zip(*rows, strict=True))
-        return [columns[place] for place in places]
+    def _find_error(self) -> NoReturn:
+        """Raise DataError for the first row that is wrong."""
+        with open_lines(self.path) as lines:
+            for line, row in self._rows(lines):
+                if len(row) != self._fields or (self._trailing and row[-1].strip()):
+                    had = f"{len(row)} field{'s' * (len(row) != 1)}"
+                    expected = f"{self._fields} are expected{', the last one empty' * self._trailing}"
+                    what = f"{had}, and {expected}: is a separator missing, or one in a text not quoted?"
+                    raise DataError(f"{self.path}, line {line}: {what}")
+        raise DataError(f"{self.path} was changed while it was read")
+
+    def _is_blank(self, row: list[str]) -> bool:
+        return not row or (len(row) == 1 < self._fields and not row[0].strip())
 
 
 def separator_of(lines: Sequence[str], cut: bool) -> str:

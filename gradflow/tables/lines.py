@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, cast
 
 from gradflow.data.inputs import DataError
@@ -14,8 +15,10 @@ from gradflow.data.reading import reading
 from gradflow.files import FilePath, open_file
 
 GZIP = b"\x1f\x8b"
-LONGEST = 1 << 22
-"""The most characters of a line."""
+LONGEST = 1 << 20
+"""The most characters of a line, or a few more."""
+
+_BLOCK = 1 << 16
 
 _EXCEL = (b"PK\x03\x04", b"PK\x05\x06", b"\xd0\xcf\x11\xe0")
 _HTML = (b"<!doctype html", b"<html", b"<?xml", b"<!--")
@@ -24,25 +27,30 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Lines:
-    """The lines of a text file, each with "\\n" at its end. `characters`: how many were read so far."""
+    """The lines of a text, each with a line feed at its end; they are read in blocks. `characters`: how many so far."""
 
     def __init__(self, file: io.TextIOBase, path: FilePath) -> None:
         self.characters = 0
-        self._iterator = self._read(file, path)
+        self._lines = itertools.chain.from_iterable(self._blocks(file, path))
 
     def __iter__(self) -> Iterator[str]:
-        return self._iterator
+        return self._lines
 
-    def _read(self, file: io.TextIOBase, path: FilePath) -> Iterator[str]:
-        number = 0
-        while line := file.readline(LONGEST):
-            number += 1
-            self.characters += len(line)
-            if "\0" in line:
+    def _blocks(self, file: io.TextIOBase, path: FilePath) -> Iterator[Iterable[str]]:
+        """Yield some lines, then the next ones. Raises DataError for a zero byte and a line that is too long."""
+        number, rest = 1, ""
+        while block := file.read(_BLOCK):
+            self.characters += len(block)
+            whole, feed, rest = (rest + block).rpartition("\n")
+            if "\0" in block:
+                number += (whole + feed + rest).partition("\0")[0].count("\n")
                 raise DataError(f"{path}, line {number}: a zero byte: the file is damaged, or not saved as UTF-8")
-            if len(line) == LONGEST and line[-1] != "\n":
+            if len(rest) > LONGEST:
+                number += whole.count("\n") + len(feed)
                 raise DataError(f"{path}, line {number} has more than {LONGEST:,} characters: is this a CSV file?")
-            yield line
+            number += whole.count("\n") + len(feed)
+            yield io.StringIO(whole + feed)
+        yield [rest] if rest else []
 
 
 @contextlib.contextmanager
