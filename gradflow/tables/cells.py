@@ -42,9 +42,12 @@ def kind_of(cell: str, comma: bool) -> str:
 
     comma: whether the decimal mark is a comma.
     """
-    value = read_number(split_sign(cell)[1], comma) if cell else NAN
+    value = read_number(cell, comma)
     if value is None:
-        return "date" if read_date(cell.strip()) else "text"
+        signed = read_number(split_sign(cell)[1], comma)
+        if signed is None or signed != signed:
+            return "date" if read_date(cell.strip()) else "text"
+        return "number"
     return "number" if value == value else "missing"
 
 
@@ -106,20 +109,26 @@ class Cells:
         for row, cell in enumerate(cells, self.rows) if strange else ():
             if cell in strange:
                 if self.given:
-                    raise self.error(row, f"{shown(cell)} is no {self.kind}, as all values of this column must be")
+                    raise self.error(row, f"{shown(cell)} is not a {self.kind}, as all values of this column must be")
                 self.first_odd = self.first_odd or (row, cell)
-                self.tally[kind_of(cell, self.comma)] += 1
+                kind = kind_of(cell, self.comma)
+                self.tally["text" if kind == self.kind else kind] += 1  # a number with another sign
 
     def judged(self) -> str:
-        """Return what the column is, by its cells; raises DataError if most of them, but not all, are of one kind."""
+        """Return the kind of most cells, "text" if there is none.
+
+        Raises DataError if most cells, but not all, are numbers or dates, unless a column of these will tell.
+        """
         total = self.tally.total()
-        for kind in ("number", "date"):
-            if 2 * self.tally[kind] > total > self.tally[kind]:
-                assert self.first_odd
-                row, cell = self.first_odd
-                what = f"{shown(cell)} is no {kind}, and {self.tally[kind]} of {total} values of the column are"
-                raise self.error(row, what, "correct it, ")
-        return next((kind for kind in ("number", "date") if self.tally[kind] == total), "text")
+        if not total:
+            return self.kind
+        most = next((kind for kind in ("number", "date") if 2 * self.tally[kind] > total), "text")
+        if most != "text" and self.kind in (most, "text") and self.tally[most] < total:
+            assert self.first_odd
+            row, cell = self.first_odd
+            what = f"{shown(cell)} is not a {most}, and {self.tally[most]} of {total} values of the column are"
+            raise self.error(row, what, "correct it, ")
+        return most
 
     def joined(self) -> Array:
         """Return the values of all rows, of which no copy is kept."""
@@ -219,7 +228,7 @@ class NumberCells(Cells):
     def _refuse_unusable(self) -> None:
         if self.unusable:
             row, cell = self.unusable
-            what = "a number that float64 does not hold" if digits_of(cell, self.comma) else "no finite number"
+            what = "a number that float64 does not hold" if digits_of(cell, self.comma) else "not a finite number"
             raise self.error(row, f"{shown(cell)} is {what}")
 
     def column(self) -> Column:
@@ -335,8 +344,8 @@ class DateCells(Cells):
         return tuple(_NAT if value is None else value for value in orders)  # type: ignore[return-value]
 
     def column(self) -> Column:
-        if not self.given and self.judged() != "date":
-            raise OtherKind("text")
+        if not self.given and (kind := self.judged()) != "date":
+            raise OtherKind(kind)
         if len(self.layouts) > 1:
             self._refuse_two(*list(self.layouts.values())[:2])
         values, order = self.joined(), self._order()
@@ -350,7 +359,9 @@ class DateCells(Cells):
             order = _SLASHED.index(self.layout)
             if order in self.impossible:
                 row, cell = self.impossible[order]
-                raise self.error(row, f"{shown(cell)} is no date {self.layout}, as all values of this column must be")
+                raise self.error(
+                    row, f"{shown(cell)} is not a date {self.layout}, as all values of this column must be"
+                )
             return order
         if len(self.impossible) == 2:
             self._refuse_two(*sorted(self.impossible.values()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from gradflow.data.inputs import DataError
+from gradflow.environment import physical_memory
 from gradflow.files import FilePath
 from gradflow.tables.cells import Cells, DateCells, NumberCells, OtherKind, TextCells, guessed
 from gradflow.tables.csv_rows import CsvFile
@@ -22,17 +24,19 @@ class CsvSource:
         self.source, self.names, self.notes = self._file.path, self._file.names, self._file.notes
 
     def read(self, kinds: Kinds) -> list[Column]:
-        """Return these columns. One that turns out to be of another kind than it seemed is read a second time."""
+        """Return these columns. Those that turn out to be of another kind than it seemed are read again."""
         columns: dict[str, Column] = {}
-        again: dict[str, str] = {}
-        for name, cells in self._filled(kinds, given=True):
-            try:
-                columns[name] = cells.column()
-                self.notes += cells.notes
-            except OtherKind as other:
-                again[name] = other.kind
-                self.notes += other.notes
-        columns |= {name: cells.column() for name, cells in self._filled(again, given=False)}
+        unread, given = dict(kinds), True
+        while unread:
+            again: dict[str, str | None] = {}
+            for name, cells in self._filled(unread, given):
+                try:
+                    columns[name] = cells.column()
+                    self.notes += cells.notes
+                except OtherKind as other:
+                    again[name] = other.kind
+                    self.notes += other.notes
+            unread, given = again, False
         return [columns[name] for name in kinds]
 
     def chunks(self, kinds: Kinds, rows: int) -> Iterator[list[Column]]:
@@ -51,10 +55,13 @@ class CsvSource:
     def _filled(self, kinds: Kinds, given: bool) -> Iterator[tuple[str, Cells]]:
         """Yield the cells of each column, after all rows were read; no reference to them is kept."""
         cells = list[Cells]()
-        for chunk in self._file.chunks(kinds) if kinds else ():
+        most = physical_memory() / 2
+        for chunk in self._file.chunks(kinds):
             cells = cells or self._empty(kinds, chunk, given, 0)
             for each, part in zip(cells, chunk, strict=True):
                 each.add(part)
+            if 8 * len(cells) * cells[0].rows > most:
+                raise DataError(f"{self.source} needs more memory than there is")
         for name in kinds:
             yield name, cells.pop(0)
 

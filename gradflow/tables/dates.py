@@ -15,6 +15,7 @@ _YEAR_LAST = re.compile(rf"(?P<a>\d\d?)(?P<mark>[./-])(?P<b>\d\d?)(?P=mark)(?P<y
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?"
 _UNREADABLE = re.compile(
     r"(?:\d\d?[/-]\d\d?[/-]\d\d|\d\d\.\d\d\.\d\d"  # a year of two digits
+    r"|\d{4}[/-](?:0[1-9]|1[0-2])"  # a month
     rf"|\d\d?\.?[\s-]{_MONTH},?[\s-](?:\d\d){{1,2}}"  # 31 Dec 2023
     rf"|{_MONTH}\s\d\d?,?\s\d{{4}})"  # December 31, 2023
     r"(?:[\s,T]{1,2}\d\d?:\d\d.{0,20})?",
@@ -66,7 +67,7 @@ def read_date(cell: str) -> Date | None:
 
 
 def is_unreadable_date(cell: str) -> bool:
-    """Whether a text is a date in a form that is not read: with a year of two digits or the name of a month."""
+    """Whether a text is a date that is not read: without a day, with two digits of the year, or the name of the month."""
     return _UNREADABLE.fullmatch(cell) is not None
 
 

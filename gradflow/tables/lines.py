@@ -77,7 +77,7 @@ def _text(raw: BinaryIO, path: FilePath, errors: str = "strict") -> io.TextIOBas
     if head.startswith(_EXCEL):
         raise DataError(f"{path} is an Excel workbook or another zip archive: export the table as CSV")
     if head.removeprefix(_UTF8).lstrip().lower().startswith(_HTML):
-        raise DataError(f"{path} is HTML, not CSV: perhaps an error page in place of a download")
+        raise DataError(f"{path} is HTML or XML, not CSV: perhaps an error page in place of a download")
     if head.startswith(_UTF8):
         file.read(len(_UTF8))
     return io.TextIOWrapper(file, "utf-16" if head.startswith(_UTF16) else "utf-8", errors)

@@ -99,7 +99,8 @@ def check_names(names: Sequence[str], source: str) -> None:
     """Raise DataError if two columns have the same name, or one has none."""
     for place, name in enumerate(names):
         if not name:
-            raise DataError(f"{source}: column {place + 1} has no name")
+            which = f"column after {names[place - 1]!r}" if place else "first column"
+            raise DataError(f"{source}: the {which} has no name")
     if len(set(names)) < len(names):
         twice = next(name for place, name in enumerate(names) if name in names[:place])
         raise DataError(f"{source}: two columns are called {twice!r}: rename one")

@@ -155,7 +155,7 @@ class TypedColumn:
     def _check_number(self, row: int, value: Any) -> None:
         """Raise DataError for an infinite number, and for a whole one that float64 does not hold."""
         if not np.isfinite(value):
-            raise self.error(row, f"{value} is no finite number")
+            raise self.error(row, f"{value} is not a finite number")
         if not isinstance(value, float) and int(float(value)) != value:
             raise self.error(row, f"{value} is a number that float64 does not hold")
 
