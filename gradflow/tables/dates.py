@@ -67,7 +67,7 @@ def read_date(cell: str) -> Date | None:
 
 
 def is_unreadable_date(cell: str) -> bool:
-    """Whether a text is a date that is not read: without a day, with two digits of the year, or the name of the month."""
+    """Whether a text is a date that is not read: without a day, with two digits of the year, or with a named month."""
     return _UNREADABLE.fullmatch(cell) is not None
 
 

@@ -75,6 +75,7 @@ def _pandas_column(series: Any, column: TypedColumn) -> Column:
     if missing.all():
         return column.empty(len(series))
     if hasattr(series, "cat"):
+        column.kind = column.kind or "text"
         return column.texts(series.cat.codes.to_numpy(), [str(level) for level in series.cat.categories])
     if kind == "b":
         return column.bools(series.to_numpy(bool, na_value=False), missing)
@@ -82,8 +83,8 @@ def _pandas_column(series: Any, column: TypedColumn) -> Column:
         return column.numbers(series.to_numpy(f"{kind}8", na_value=0), missing)
     if kind == "f":
         return column.numbers(series.to_numpy(np.float64, na_value=np.nan), missing)
-    if kind == "M":
-        naive = series if getattr(series.dt, "tz", None) is None else series.dt.tz_convert("UTC").dt.tz_localize(None)
+    if kind == "M" and not hasattr(series.dtype, "pyarrow_dtype"):
+        naive = series.dt.tz_convert(None) if getattr(series.dtype, "tz", None) else series
         return column.dates(naive.to_numpy("datetime64[us]").view(np.int64))
     if kind in "cm":
         raise column.refused(str(series.dtype))
@@ -104,6 +105,8 @@ def _polars_column(series: Any, column: TypedColumn) -> Column:
         return column.dates(series.dt.epoch("us").fill_null(NAT).to_numpy().copy())
     if dtype.is_nested() or str(dtype).partition("(")[0] in ("Binary", "Duration", "Object", "Time"):
         raise column.refused(str(dtype))
+    if str(dtype).partition("(")[0] in ("Categorical", "Enum"):
+        column.kind = column.kind or "text"
     return column.objects(series.to_list())
 
 

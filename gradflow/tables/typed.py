@@ -95,7 +95,7 @@ class TypedColumn:
             return self.empty(len(values))
         if self.kind == "text":
             levels, codes = np.unique(values, return_inverse=True)  # NaT is the last one
-            return self.texts(codes, ["" if np.isnat(level) else str(level) for level in levels])
+            return self.texts(codes, [_as_text(level) for level in levels])
         self._check_kind("date")
         return Column(self.name, "date", values, layout="Y-m-d")
 
@@ -129,14 +129,14 @@ class TypedColumn:
     def objects(self, values: Sequence[Any]) -> Column:
         """Return a column of Python objects of one kind. Raises DataError for several kinds, and other objects."""
         kinds = [None if _is_missing(value) else _kind_of(value) for value in values]
-        first = next((kind for kind in kinds if kind), None)
+        first = next((kind for kind in kinds if kind is not None), None)
         if first is None:
             return self.empty(len(values))
         for row, (kind, value) in enumerate(zip(kinds, values, strict=True)):
             if kind == "":
                 raise self.refused(type(value).__name__)
-            if kind and kind != first and self.kind != "text":
-                raise self.error(row, f"{shown(str(value))} is a {kind}, and values above are of the kind {first}")
+            if kind not in (None, first) and self.kind != "text":
+                raise self.error(row, f"{shown(str(value))} is a {kind}, and values above are {first}s")
         missing = np.array([kind is None for kind in kinds])
         if first == "bool" and self.kind != "text":
             return self.bools(np.array([bool(value) for value in values]) & ~missing, missing)
@@ -161,7 +161,7 @@ class TypedColumn:
 
     def _number(self, row: int, value: Any) -> float:
         try:
-            number = float(value)
+            number = np.nan if _is_missing(value) else float(value)
         except OverflowError:
             raise self.error(row, "a number that float64 does not hold") from None
         if abs(number) >= EXACT:
@@ -196,9 +196,11 @@ def _kind_of(value: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """Return a value as a text; whole numbers have no fraction, so that 1 and 1.0 are the same."""
+    """Return a value as a text: whole numbers without a fraction, dates at midnight without a time, "" for NaT."""
     if isinstance(value, (float, np.floating)) and value == np.floor(value) and np.isfinite(value):
         return str(int(value))
+    if isinstance(value, np.datetime64):
+        return "" if np.isnat(value) else str(value).removesuffix(".000000").removesuffix("T00:00:00")
     return str(value)
 
 
