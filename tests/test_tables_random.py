@@ -138,7 +138,7 @@ def test_a_random_table_in_a_random_dialect_comes_back_equal(
 
 NUMBERS = st.one_of(
     st.text("0123456789.,eE+-_ '%$\u0661naif", max_size=6),
-    st.integers(-(2**60), 2**60).map(str),
+    st.integers(2**53, 2**60).map(str),
     st.integers(0, 10**9).map("{:,}".format),
     st.floats().map(str),
     st.from_regex("[ +-]?0[0-9]{1,3}", fullmatch=True),
@@ -191,7 +191,7 @@ def _is_lost(cell: str, value: float, comma: bool) -> bool:
 
 TABLES = (
     b'id,size,price,day,kind,zip\n1,2.5,"1,234",2024-01-31,cat,01234\n2,,"2,345.5",2024-02-01,"d""og, \nold",00501\n'
-    b"3,NA,12,,?,10001\n4,1e3,7%,2024-02-03,,99999\n",
+    b"3,NA,12,,?,10001\n4,1e3,7,2024-02-03,,99999\n",
     "größe;preis;tag;art\n1,5;1.234,5 €;31.12.2023;Bär\n2;5 €;01.01.2024;Wal\n\n".encode(),
     "# exported\na\tb\td\n1\t12/31/2023\tx\n2\t1/2/2024\ty\n".encode("utf-16"),
     gzip.compress(b"a|b\n" + b"1|x\n2|y\n" * 300),
@@ -203,6 +203,8 @@ def test_a_mutated_file_gives_our_error_or_values(
     content: bytes, random_examples: Callable[[int], Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    assert len(read_table(path)) > 1
     outcomes = {"values": 0, "refused": 0}
     for what, mutant in mutants(content, random_examples(150).max_examples):
         path.write_bytes(mutant)
