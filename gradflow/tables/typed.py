@@ -142,7 +142,7 @@ class TypedColumn:
             return self.bools(np.array([bool(value) for value in values]) & ~missing, missing)
         if first == "number" and self.kind != "text":
             return self.numbers(np.array([self._number(row, v) for row, v in enumerate(values)], np.float64), missing)
-        if first == "date" and self.kind != "text":
+        if set(kinds) <= {None, "date"}:
             return self.dates(np.array([NAT if _is_missing(value) else _microseconds(value) for value in values]))
         levels: dict[str, int] = {}
         codes = [-1 if _is_missing(value) else levels.setdefault(_as_text(value), len(levels)) for value in values]
