@@ -224,8 +224,8 @@ def test_a_frame_of_polars(pl: Any) -> None:
         "i": pl.Series([1, None], dtype=pl.Int8), "big": pl.Series([1, None], dtype=pl.Int128),
         "f": [1.5, float("nan")], "s": [" a", None], "b": [True, None], "d": [DAY, None], "t": [None, NOON],
         "dec": [Decimal("0.5"), None], "c": pl.Series(["1", None], dtype=pl.Categorical),
-        "en": pl.Series([None, "x"], dtype=pl.Enum(["y", "x"])), "z": pl.Series([NOON, NOON]).dt.replace_time_zone("Europe/Berlin"),
-        "e": [None, None],
+        "en": pl.Series([None, "x"], dtype=pl.Enum(["y", "x"])),
+        "z": pl.Series([NOON, NOON]).dt.replace_time_zone("Europe/Berlin"), "e": [None, None],
     })  # fmt: skip
     table = read_table(frame)
     check(table, {
