@@ -43,6 +43,8 @@ def kind_of(cell: str, comma: bool) -> str:
     comma: whether the decimal mark is a comma.
     """
     value = read_number(cell, comma)
+    if value is None and cell[:1].isalpha():
+        return "text"
     if value is None:
         signed = read_number(split_sign(cell)[1], comma)
         if signed is None or signed != signed:
@@ -202,26 +204,28 @@ class NumberCells(Cells):
         """Note the first infinite number, or whole one that float64 does not hold; a given kind allows none."""
         for i in [] if self.unusable else np.flatnonzero(np.abs(values) >= EXACT).tolist():
             digits = digits_of(cells[i], self.comma)
-            if np.isinf(values[i]) or (digits and int(digits) != abs(int(values[i]))):
+            if np.isinf(values[i]) or (digits and int(digits.lstrip("0")) != abs(int(values[i]))):
                 self.unusable = self.rows + i, cells[i]
                 if self.given:
                     self._refuse_unusable()
                 return
 
     def _check_zeros(self, cells: Sequence[str], values: Array, there: Array, text: str) -> None:
-        """Note the first whole number with a leading zero."""
+        """Note the first whole number with a leading zero, such as 007; most columns show at a glance that none has."""
         whole = there == np.floor(there)
         if self.leading_zero or self.given or not whole.any():
             return
+        others = "".join([cells[i] for i in np.flatnonzero(np.isnan(values)).tolist()])
+        mark = "," if self.comma else "."
+        if text.count(mark) - others.count(mark) == len(there):
+            return  # all are written with a fraction
         if whole.all() and "e" not in text and "E" not in text:
-            size = np.abs(there)
-            shortest = len(there) + sum(np.count_nonzero(size >= power) for power in _POWERS)
-            shortest += np.count_nonzero(there < 0)
-            if shortest == len(text) - sum(len(cells[i]) for i in np.flatnonzero(np.isnan(values)).tolist()):
-                return  # numbers with leading zeros are longer
+            digits = len(there) + sum(np.count_nonzero(np.abs(there) >= power) for power in _POWERS)
+            if digits + np.count_nonzero(there < 0) == len(text) - len(others):
+                return  # all are written as briefly as possible
         for i in np.flatnonzero(values == np.floor(values)).tolist():
-            digits = digits_of(cells[i], self.comma) if "0" in cells[i][:3] else None
-            if digits and digits[0] == "0" and len(digits) > 1:
+            number = split_sign(cells[i])[1].strip().lstrip("+-")
+            if number[:1] == "0" and len(digits_of(number, self.comma) or "") > 1:
                 self.leading_zero = self.rows + i, cells[i]
                 return
 

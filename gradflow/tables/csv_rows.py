@@ -18,7 +18,9 @@ from gradflow.tables.table import check_names
 SEPARATORS = ",;\t|"
 
 _SAMPLE_LINES, _SAMPLE_CHARACTERS = 100, 1 << 18
-_CHUNK_CELLS, _CHUNK_CHARACTERS, _STEP = 1 << 14, 1 << 23, 64
+_CHUNK_CELLS, _CHUNK_ROWS, _CHUNK_CHARACTERS, _STEP = 1 << 14, 256, 1 << 22, 64
+"""A chunk has about so many cells, which then stay in the cache, but some rows, and not many more characters."""
+
 _INDEX = ("", "Unnamed: 0")
 """Names of a first column of row numbers: as pandas writes them, and as it reads and writes them again."""
 
@@ -96,7 +98,7 @@ class CsvFile:
         Raises DataError, with the line, for rows with fewer or more fields, and quotes that do not close.
         """
         places = [self._places[name] for name in names]
-        most = max(1, _CHUNK_CELLS // self._fields)
+        most = max(_CHUNK_ROWS, _CHUNK_CELLS // self._fields)
         with open_lines(self.path) as lines:
             reader = self._reader(lines)
             if self._header:
