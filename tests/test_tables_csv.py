@@ -151,6 +151,7 @@ REFUSED = {
     "no values": ("a,b\n,NA\n,\n", ["all columns are empty"]),
     "comments alone": ("# nothing\n\n", ["is empty"]),
     "a zero byte": (b"a,b\n1,2\n3,\x004\n", ["line 3", "zero byte"]),
+    "a zero byte far below": (b"a,b\n" + b"1,2\n" * 30_000 + b"\x00", ["line 30002", "zero byte"]),
     "UTF-16 without a mark": ("a,b\n1,2\n".encode("utf-16-le"), ["line 1", "UTF-8"]),
     "UTF-16 that is cut off": ("a,b\n1,2\n".encode("utf-16")[:-1], ["UTF-16", "cut off"]),
     "Latin-1": (
@@ -161,6 +162,7 @@ REFUSED = {
     "a cell of 1 MB": (b"a,b\n1,x\n2," + b"y" * 1_000_000, ["line 3", "131,072 characters"]),
     "a quoted cell of 1 MB": (b'a,b\n1,x\n2,"' + b"y\n" * 500_000 + b'"\n', ["line 3", "131,072 characters"]),
     "a line without end": (b"a,b\n1,2\n" + b"y," * 1_000_000, ["line 3", "1,048,576 characters"]),
+    "a line without end far below": (b"a,b\n" + b"1,2\n" * 30_000 + b"y" * 2_000_000, ["line 30002", "characters"]),
     "XML": ('\n<?xml version="1.0"?><a/>', ["XML"]),
     "a damaged gzip file": (gzip.compress(b"a,b\n" + b"1,2\n" * 10_000)[:-20], ["damaged or cut off"]),
     "a gzip file with a wrong checksum": (gzip.compress(b"a,b\n1,2\n")[:-8] + b"01234567", ["damaged"]),
@@ -200,6 +202,15 @@ def test_a_column_of_numbers_becomes_texts_by_its_first_leading_zero(write: Call
     table = read_table(write("a,b\n" + "17,x\n?,x\n" * 20_000 + "007,y\n"))
     assert table["a"].levels == ("007", "17", "?")
     assert table.notes == ("a has leading zeros (007 in line 40002): it is text",)
+
+
+@pytest.mark.parametrize("others", ["n.a.", "1e5", "1.5", "10000", "-5", "  +12 ", "$3"])
+def test_a_leading_zero_is_found_among_numbers_in_other_forms(others: str, write: Callable[[str], Path]) -> None:
+    sign = "$" if "$" in others else ""
+    for zeros in (f"{sign}0001", f"  +{sign}0001"):
+        table = read_table(write(f"a,b\n{others},x\n{zeros},y\n"))
+        assert table["a"].kind == "text"
+        assert "leading zeros" in table.notes[0]
 
 
 def test_a_column_is_what_its_values_are_however_late_they_come(write: Callable[[str], Path]) -> None:
@@ -293,7 +304,8 @@ def test_given_kinds_choose_and_order_the_columns(write: Callable[[str], Path]) 
 @pytest.mark.parametrize(
     ("cell", "kind", "words"),
     [("x", "number", "'x' is not a number"), ("inf", "number", "finite"), ("9007199254740993", "number", "float64"),
-     ("5", "date", "'5' is not a date"), ("31.12.2024", "date", "two forms")],
+     ("0" * 5_000 + "9007199254740993", "number", "float64"), ("5", "date", "'5' is not a date"),
+     ("31.12.2024", "date", "two forms")],
 )  # fmt: skip
 def test_a_cell_that_is_not_of_the_given_kind_is_named(
     cell: str, kind: str, words: str, write: Callable[[str], Path]
@@ -356,6 +368,17 @@ def test_a_file_that_grows_when_it_is_read_is_refused_in_little_memory(
     tracemalloc.start()
     try:
         assert "line 3" in refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_long_rows_are_read_a_few_at_a_time(write: Callable[[bytes], Path]) -> None:
+    rows = b"".join(b"%d,%b\n" % (i, b"y" * 100_000) for i in range(500))
+    path = write(gzip.compress(b"a,b\n" + rows, 1))
+    tracemalloc.start()
+    try:
+        assert len(read_table(path, ignore=["b"])) == 500
         assert tracemalloc.get_traced_memory()[1] < 30_000_000
     finally:
         tracemalloc.stop()

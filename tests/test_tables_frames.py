@@ -16,6 +16,8 @@ from mutations import mutants
 
 from gradflow.data import DataError
 from gradflow.tables import Table, read_chunks, read_table
+from gradflow.tables.parquet import ParquetSource
+from gradflow.tables.typed import TypedColumn
 
 NOON = datetime.datetime(2024, 1, 31, 12)
 DAY = datetime.date(2024, 1, 31)
@@ -275,6 +277,15 @@ def test_a_parquet_file_goes_through_in_row_groups(parquet: Callable[..., Path])
     message = refusal(parquet({"a": [1, 2, 3, 2**53 + 1]}), kinds={"a": "number"})
     assert "row 3" in message
     assert "9007199254740993" in message
+
+
+def test_chunks_of_texts_have_dictionaries_of_their_own(pa: Any, parquet: Callable[..., Path]) -> None:
+    source = ParquetSource(parquet({"a": ["x"]}))
+    plain = pa.chunked_array([["x", None], ["y", "x"]])
+    encoded = pa.chunked_array([pa.array(["x", None]).dictionary_encode(), pa.array(["y", "x"]).dictionary_encode()])
+    for values in (plain, encoded):
+        column = source._column(values, TypedColumn("a", None, "file", 0, []))
+        assert column.texts() == ["x", None, "y", "x"]
 
 
 def test_a_parquet_file_that_is_refused(pa: Any, parquet: Callable[..., Path]) -> None:

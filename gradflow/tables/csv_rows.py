@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import os
@@ -41,9 +42,9 @@ class CsvFile:
         self.path, self._header, self._skipped, self._fields = os.fspath(path), header, 0, 0
         self.notes: list[str] = []
         with open_lines(path) as lines:
-            sample, cut = self._sample(lines)
-        self._separator = separator_of(sample, cut)
-        rows = parsed(sample, cut, self._separator)
+            sample = self._sample(lines)
+        self._separator = separator_of(sample)
+        rows = parsed(sample, self._separator)
         if len(rows) < 1 + header:
             with open_lines(path) as lines:
                 rows += [row for _, row in itertools.islice(self._rows(lines), 1)]  # raises if a quote is not closed
@@ -69,8 +70,8 @@ class CsvFile:
             self.notes.append("the first column has no name: it is left out, as row numbers are")
         check_names(names, f"{path}, line {self._skipped + 1}")
 
-    def _sample(self, lines: Lines) -> tuple[list[str], bool]:
-        """Return the first lines from the names on, and whether more follow; count comments and blank lines above."""
+    def _sample(self, lines: Lines) -> list[str]:
+        """Return the first lines from the names on; count the comments and blank lines above."""
         sample: list[str] = []
         for line in lines:
             if not sample and (not line.strip() or line[0] == "#"):
@@ -78,10 +79,10 @@ class CsvFile:
                 continue
             sample.append(line)
             if len(sample) == _SAMPLE_LINES or lines.characters > _SAMPLE_CHARACTERS:
-                return sample, True
+                break
         if not sample:
             raise DataError(f"{self.path} is empty")
-        return sample, False
+        return sample
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -161,28 +162,26 @@ class CsvFile:
         return not row or (len(row) == 1 < self._fields and not row[0].strip())
 
 
-def separator_of(lines: Sequence[str], cut: bool) -> str:
+def separator_of(lines: Sequence[str]) -> str:
     """Return the separator by which most rows have as many fields as there are names; of several, that of most names.
 
-    lines: its first lines. cut: whether more follow.
+    lines: the first ones of a file.
     """
     best, most = SEPARATORS[0], (0.0, 1)
     for separator in SEPARATORS:
-        names, *rows = parsed(lines, cut, separator) or [[]]
+        names, *rows = parsed(lines, separator) or [[]]
         fit = sum(len(row) - (not row[-1]) <= len(names) <= len(row) for row in rows) / max(1, len(rows))
         if len(names) > 1 and (fit, len(names)) > most:
             best, most = separator, (fit, len(names))
     return best
 
 
-def parsed(lines: Sequence[str], cut: bool, separator: str) -> Rows:
-    """Return the rows in the first lines of a file up to one that cannot be read, and without one that is cut."""
+def parsed(lines: Sequence[str], separator: str) -> Rows:
+    """Return the rows in the first lines of a file, up to one that cannot be read; the last one may be cut off."""
     rows: Rows = []
-    try:
+    with contextlib.suppress(csv.Error):
         rows.extend(row for row in _reader(lines, separator, strict=False) if row)
-    except csv.Error:
-        return rows
-    return rows[:-1] if cut and len(rows) > 2 else rows
+    return rows
 
 
 def _reader(lines: Iterable[str], separator: str, strict: bool) -> Any:

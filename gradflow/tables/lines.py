@@ -45,8 +45,7 @@ class Lines:
             if "\0" in block:
                 number += (whole + feed + rest).partition("\0")[0].count("\n")
                 raise DataError(f"{path}, line {number}: a zero byte: the file is damaged, or not saved as UTF-8")
-            if len(rest) > LONGEST:
-                number += whole.count("\n") + len(feed)
+            if len(rest) > LONGEST:  # longer than a block: this one had no line feed
                 raise DataError(f"{path}, line {number} has more than {LONGEST:,} characters: is this a CSV file?")
             number += whole.count("\n") + len(feed)
             yield io.StringIO(whole + feed)
