@@ -126,6 +126,15 @@ def test_the_sign_that_is_left_out_is_told(write: Callable[[str], Path]) -> None
     assert read_table(write("a,b\n12%,x\n3%,y\n")).notes == ("a is read without the sign %",)
 
 
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [("a;b\n2,5;x\n", "2,5 is read with a decimal comma"), ('a,b\n"2,5",x\n', "2,5 is read with a decimal comma"),
+     ("a;b\n1.234;x\n", "1.234 is read with a decimal point"), ("a;b\n2.5;x\n", ""), ("a,b\n1.234,x\n", "")],
+)  # fmt: skip
+def test_a_decimal_mark_that_is_not_usual_is_told(content: str, note: str, write: Callable[[str], Path]) -> None:
+    assert read_table(write(content)).notes == ((note,) if note else ())
+
+
 REFUSED = {
     "some numbers have another sign": ("p,y\n12%,a\n5.5,b\n3%,a\n", ["line 3", "'p'", "'5.5'", "2 of 3"]),
     "infinite": ("p,y\n1,a\ninf,b\n2,a\n", ["line 3", "'inf' is not a finite number", "--ignore p"]),
@@ -186,6 +195,7 @@ def test_categorical_and_ignore_are_the_way_out(write: Callable[[str], Path]) ->
     assert table["b"].levels == ("1", "9007199254740993", "inf")
     assert "did you mean b?" in refusal(path, ignore=["bb"])
     assert "all columns are left out" in refusal(path, ignore=["a", "b", "c"])
+    assert "all columns are left out" in refusal(path, kinds={})
 
 
 # ---------------------------------------------------------------------- texts, dates, names, lines

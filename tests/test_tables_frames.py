@@ -125,6 +125,9 @@ def test_given_kinds_convert_what_can_be_converted() -> None:
 REFUSED = {
     "a whole number beyond 2**53": ([1, 2**53 + 1], ["row 1", "9007199254740993", "float64", "--categorical a"]),
     "a number beyond floats": ([1, 10**400], ["row 1", "float64"]),
+    "NumPy's whole number beyond 2**53": ([np.int64(1), np.int64(2**53 + 1)], ["row 1", "float64"]),
+    "a decimal beyond 2**53": ([Decimal(1), Decimal(2**53 + 1)], ["row 1", "float64"]),
+    "an infinite decimal": ([Decimal(1), Decimal("inf")], ["row 1", "finite"]),
     "an infinite number": ([1.0, -np.inf], ["row 1", "-inf is not a finite number"]),
     "numbers and a text": ([1, None, "x"], ["row 2", "'x' is a text, and values above are numbers"]),
     "a number and bools": ([True, 1], ["row 1", "'1' is a number, and values above are bools"]),
@@ -182,7 +185,8 @@ def test_a_frame_of_pandas(pd: Any) -> None:
         "s": ["a", None], "S": pd.array([" a", ""], "string"), "o": pd.Series([1, None], dtype=object),
         "c": pd.Categorical(["y", None], ["x", "y"]), "ci": pd.Categorical([2, 1]), "d": days,
         "z": days.tz_localize("Europe/Berlin"), "t": ["2024-01-31", "2024-02-01"], "e": [None, None],
-        "py": pd.Series([DAY, None], dtype=object), 7: pd.arrays.SparseArray([0.0, 1.0]),
+        "py": pd.Series([DAY, None], dtype=object), "ob": pd.Series([pd.NA, True], dtype=object),
+        "ot": pd.Series([pd.Timestamp("2024-01-31T12Z"), pd.NaT], dtype=object), 7: pd.arrays.SparseArray([0.0, 1.0]),
     })  # fmt: skip
     frame.index = pd.Index(["p", "q"], name="index")
     table = read_table(frame)
@@ -190,7 +194,7 @@ def test_a_frame_of_pandas(pd: Any) -> None:
         "i": [1, 2], "f": [1.5, None], "u": [1, 2**63], "I": [1, None], "F": [None, 1.5], "b": ["True", "False"],
         "B": [None, "True"], "s": ["a", None], "S": ["a", None], "o": [1, None], "c": ["y", None], "ci": ["2", "1"],
         "d": ["2024-01-31", None], "z": ["2024-01-30T23", None], "t": ["2024-01-31", "2024-02-01"],
-        "py": ["2024-01-31", None], "7": [0, 1],
+        "py": ["2024-01-31", None], "ob": [None, "True"], "ot": ["2024-01-31T12", None], "7": [0, 1],
     })  # fmt: skip
     assert table.source == "the frame of pandas"
     assert table.notes[0] == "e is empty and left out"

@@ -52,7 +52,8 @@ class CsvFile:
                 raise DataError(f"{path} has no rows below the names of its columns, in line {self._skipped + 1}")
         names = [name.strip() for name in rows[0]] if header else [f"column{i + 1}" for i in range(len(rows[0]))]
         data = rows[header:]
-        self.comma = decimal_comma(itertools.chain.from_iterable(data), self._separator == ";")
+        self.comma, shows = decimal_comma(itertools.chain.from_iterable(data), self._separator == ";")
+        self.notes += [f"{shows} is read with a decimal {'comma' if self.comma else 'point'}"] if shows else []
         self._trailing = not data[0][-1].strip() and (
             len(data[0]) == len(names) + 1 or (len(data[0]) == len(names) > 1 and not names[-1])
         )

@@ -72,22 +72,28 @@ def split_sign(cell: str) -> tuple[str, str]:
     return "", cell
 
 
-def decimal_comma(cells: Iterable[str], semicolons: bool) -> bool:
-    """Return whether the decimal mark of a file is the comma.
+def decimal_comma(cells: Iterable[str], semicolons: bool) -> tuple[bool, str]:
+    """Return whether the decimal mark of a file is the comma, and a number of which the user should know that, or "".
 
     cells: some of its cells. semicolons: whether they separate its fields.
 
     Numbers decide that have only one reading, such as 2,5 and 1.234.567. If there are none, or for either mark, the
     comma is the decimal mark of files with semicolons, unless 1.234 is a number of theirs and 1,234 is not.
 
-    >>> decimal_comma(["2,5"], False), decimal_comma(["1,234"], False), decimal_comma(["1,234"], True)
-    (True, False, True)
+    >>> decimal_comma(["2,5"], False), decimal_comma(["1,234"], False), decimal_comma(["1.234"], True)
+    ((True, '2,5'), (False, ''), (False, '1.234'))
     """
-    by_point = by_comma = point = False
+    by_point = by_comma = False
+    pointed = comma = ""
     for cell in cells:
         cell = cell.strip()
         as_point, as_comma = _NUMBER[False](cell), _NUMBER[True](cell)
         by_point |= bool(as_point and not as_comma)
         by_comma |= bool(as_comma and not as_point)
-        point |= bool(as_point and "." in cell)
-    return by_comma and (semicolons or not by_point) if by_comma or by_point else semicolons and not point
+        pointed = pointed or (cell if as_point and "." in cell else "")
+        comma = comma or (cell if as_comma and "," in cell else "")
+    if by_comma or by_point:
+        chosen = by_comma and (semicolons or not by_point)
+    else:
+        chosen = semicolons and (bool(comma) or not pointed)
+    return chosen, comma if chosen else pointed if semicolons and not by_point else ""

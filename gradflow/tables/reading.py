@@ -63,7 +63,7 @@ def read_table(
     ...         _ = file.write("height;animal\\n0,25;cat\\n?;dog\\n")
     ...     table = read_table(path)
     >>> table["height"].values, table["animal"].texts(), table.notes
-    (array([0.25,  nan]), ['cat', 'dog'], ('1 missing in height',))
+    (array([0.25,  nan]), ['cat', 'dog'], ('0,25 is read with a decimal comma', '1 missing in height'))
     """
     opened = _opened(source, header)
     columns = opened.read(_chosen(opened, kinds, ignore, categorical))
@@ -115,9 +115,8 @@ def _chosen(
     for kind in (kinds or {}).values():
         if kind.partition(" ")[0] not in KINDS:
             raise ValueError(f"columns are read as {listed(KINDS)}; got {kind!r}")
-    chosen: Kinds = kinds or {
-        name: "text" if name in categorical else None for name in source.names if name not in ignore
-    }
+    chosen: Kinds = {name: "text" if name in categorical else None for name in source.names if name not in ignore}
+    chosen = chosen if kinds is None else kinds
     if not chosen:
         raise DataError(f"{source.source}: all columns are left out")
     return chosen

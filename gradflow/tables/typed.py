@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -139,7 +140,9 @@ class TypedColumn:
                 raise self.error(row, f"{shown(str(value))} is a {kind}, and values above are {first}s")
         missing = np.array([kind is None for kind in kinds])
         if first == "bool" and self.kind != "text":
-            return self.bools(np.array([bool(value) for value in values]) & ~missing, missing)
+            return self.bools(
+                np.array([kind is not None and bool(v) for kind, v in zip(kinds, values, strict=True)]), missing
+            )
         if first == "number" and self.kind != "text":
             return self.numbers(np.array([self._number(row, v) for row, v in enumerate(values)], np.float64), missing)
         if set(kinds) <= {None, "date"}:
@@ -154,7 +157,7 @@ class TypedColumn:
 
     def _check_number(self, row: int, value: Any) -> None:
         """Raise DataError for an infinite number, and for a whole one that float64 does not hold."""
-        if not np.isfinite(value):
+        if not math.isfinite(value):
             raise self.error(row, f"{value} is not a finite number")
         if not isinstance(value, float) and int(float(value)) != value:
             raise self.error(row, f"{value} is a number that float64 does not hold")
@@ -165,7 +168,7 @@ class TypedColumn:
         except OverflowError:
             raise self.error(row, "a number that float64 does not hold") from None
         if abs(number) >= EXACT:
-            self._check_number(row, value if isinstance(value, (int, Decimal)) else number)
+            self._check_number(row, value if isinstance(value, (numbers.Integral, Decimal)) else number)
         return number
 
     def _read(self, reader: type[Cells], codes: Array, levels: list[str]) -> Column:
@@ -178,7 +181,7 @@ class TypedColumn:
         cells = reader(self.name, self.source, where, False, bool(self.kind), **options)
         cells.add(levels)
         column = cells.column()
-        gap = np.array([np.nan]).astype(column.values.dtype)
+        gap: Any = np.nan if column.kind == "number" else np.datetime64("NaT")
         return Column(self.name, column.kind, np.append(column.values, gap)[codes], layout=column.layout)
 
 
