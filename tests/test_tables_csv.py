@@ -274,6 +274,8 @@ def test_a_single_column_has_empty_cells_in_quotes_and_blank_lines_beside_them(w
 
 def test_names_that_are_numbers_are_names_if_the_columns_differ_from_them(write: Callable[[str], Path]) -> None:
     assert read_table(write("id,2019,2020\n1,2,3\n")).names == ("id", "2019", "2020")
+    assert read_table(write("0,1,2,kind\n1,2,3,x\n")).names == ("0", "1", "2", "kind")
+    assert "--no-header" in refusal(write("1,2,3\n4,5,6\n"))
 
 
 def test_without_a_header_columns_are_numbered(write: Callable[[str], Path]) -> None:
@@ -383,6 +385,7 @@ def test_a_file_that_grows_when_it_is_read_is_refused_in_little_memory(
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_long_rows_are_read_a_few_at_a_time(write: Callable[[bytes], Path]) -> None:
     rows = b"".join(b"%d,%b\n" % (i, b"y" * 100_000) for i in range(500))
     path = write(gzip.compress(b"a,b\n" + rows, 1))
@@ -399,6 +402,7 @@ def test_a_table_larger_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch, 
     assert "more memory" in refusal(write(gzip.compress(b"a,b\n" + b"1,2\n" * 100_000)))
 
 
+@pytest.mark.slow
 def test_a_table_takes_little_more_memory_than_its_values(write: Callable[[str], Path]) -> None:
     rows = [f"{i * 7 % 1000},{i / 8},{'' if i % 10 else i},level {i % 50}" for i in range(50_000)]
     path = write("a,b,c,d\n" + "\n".join(rows))

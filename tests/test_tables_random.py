@@ -115,6 +115,7 @@ def check(table: Table, columns: dict[str, tuple[str, list[Any]]]) -> None:
             np.testing.assert_array_equal(column.values, np.array(values, "datetime64[us]"))
 
 
+@pytest.mark.slow
 def test_a_random_table_in_a_random_dialect_comes_back_equal(
     random_examples: Callable[[int], Any], tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ NUMBERS = st.one_of(
 )
 
 
+@pytest.mark.slow
 def test_columns_of_numbers_are_read_as_their_cells_are(random_examples: Callable[[int], Any]) -> None:
     """Also where all cells of a column are converted at once."""
     shown = {"same": 0, "refused": 0, "text": 0}

@@ -190,8 +190,14 @@ def _reader(lines: Iterable[str], separator: str, strict: bool) -> Any:
 
 
 def _is_data(names: Sequence[str], rows: Rows, comma: bool) -> bool:
-    """Return whether the first row has values like those of the other rows, with a number or a date among them."""
+    """Return whether the first row has values like those of the other rows, with a number or a date among them.
+
+    0, 1, 2 and so on are names, which pandas gives to the columns of an array.
+    """
     kinds = [kind_of(name, comma) for name in names]
+    numbers = [name for name, kind in zip(names, kinds, strict=True) if kind == "number"]
+    if len(numbers) > 2 and numbers == [str(i) for i in range(len(numbers))]:
+        return False
     if not {"number", "date"} & set(kinds):
         return False
     for place, kind in enumerate(kinds):
