@@ -283,6 +283,12 @@ def test_a_parquet_file_goes_through_in_row_groups(parquet: Callable[..., Path])
     assert "9007199254740993" in message
 
 
+def test_an_index_that_pandas_wrote_is_left_out(parquet: Callable[..., Path]) -> None:
+    table = read_table(parquet({"a": [1, 2], "__index_level_0__": [7, 3]}))
+    assert table.names == ("a",)
+    assert table.notes == ("the index that pandas wrote is left out",)
+
+
 def test_chunks_of_texts_have_dictionaries_of_their_own(pa: Any, parquet: Callable[..., Path]) -> None:
     source = ParquetSource(parquet({"a": ["x"]}))
     plain = pa.chunked_array([["x", None], ["y", "x"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,8 @@ from gradflow.tables.typed import NAT, TypedColumn
 PARQUET = b"PAR1"
 """The first bytes of a Parquet file."""
 
+_INDEX = re.compile(r"__index_level_\d+__").fullmatch
+
 
 class ParquetSource:
     """A Parquet file as a source of columns.
@@ -32,7 +35,10 @@ class ParquetSource:
         parquet = imported_extra("pyarrow.parquet", "pyarrow", "data")
         with self._reading():
             self._file = parquet.ParquetFile(self.source)
-            self.names: tuple[str, ...] = tuple(self._file.schema_arrow.names)
+            names = list(self._file.schema_arrow.names)
+        self.names = tuple(name for name in names if not _INDEX(name))
+        if len(self.names) < len(names):
+            self.notes.append("the index that pandas wrote is left out")
         check_names(self.names, self.source)
         if not self._file.metadata.num_rows:
             raise DataError(f"{self.source} has no rows")
