@@ -181,7 +181,7 @@ class TypedColumn:
         cells = reader(self.name, self.source, where, False, bool(self.kind), **options)
         cells.add(levels)
         column = cells.column()
-        gap: Any = np.nan if column.kind == "number" else np.datetime64("NaT")
+        gap: Any = np.nan if column.kind == "number" else np.datetime64("NaT", "us")
         return Column(self.name, column.kind, np.append(column.values, gap)[codes], layout=column.layout)
 
 
