@@ -158,6 +158,7 @@ REFUSED = {
     "more fields after a trailing separator": ("a,b\n1,2,\n3,4,5\n", ["line 3", "the last one empty"]),
     "no names but dates": ("2024-01-01,x\n2024-01-02,y\n", ["line 1", "--no-header"]),
     "no values": ("a,b\n,NA\n,\n", ["all columns are empty"]),
+    "names in a comment": ("# x\n#a,b\nx,y\nz,y\n", ["line 2", "remove the #"]),
     "comments alone": ("# nothing\n\n", ["is empty"]),
     "a zero byte": (b"a,b\n1,2\n3,\x004\n", ["line 3", "zero byte"]),
     "a zero byte far below": (b"a,b\n" + b"1,2\n" * 30_000 + b"\x00", ["line 30002", "zero byte"]),
@@ -165,7 +166,7 @@ REFUSED = {
     "UTF-16 that is cut off": ("a,b\n1,2\n".encode("utf-16")[:-1], ["UTF-16", "cut off"]),
     "Latin-1": (
         "a,b\n1,x\n2,caf\xe9\n".encode("latin-1"),
-        ["line 3", "0xE9", "Windows-1252", "save the file as UTF-8"],
+        ["line 3", "0xE9", "iconv -f WINDOWS-1252"],
     ),
     "Latin-1 far below": (b"a,b\n" + b"1,x\r\n" * 30_000 + b"2,\xfc\n", ["line 30002", "0xFC"]),
     "a cell of 1 MB": (b"a,b\n1,x\n2," + b"y" * 1_000_000, ["line 3", "131,072 characters"]),

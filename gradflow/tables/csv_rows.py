@@ -42,9 +42,14 @@ class CsvFile:
         self.path, self._header, self._skipped, self._fields = os.fspath(path), header, 0, 0
         self.notes: list[str] = []
         with open_lines(path) as lines:
-            sample = self._sample(lines)
+            comment, sample = self._sample(lines)
         self._separator = separator_of(sample)
         rows = parsed(sample, self._separator)
+        if rows and 1 < len(rows[0]) == len((parsed([comment], self._separator) or [[]])[0]):
+            advice = f"remove the # if these are the names of the columns, and the {self._separator!r} if they are not"
+            raise DataError(
+                f"{path}, line {self._skipped}: a comment has as many fields as the line below it: {advice}"
+            )
         if len(rows) < 1 + header:
             with open_lines(path) as lines:
                 rows += [row for _, row in itertools.islice(self._rows(lines), 1)]  # raises if a quote is not closed
@@ -71,19 +76,20 @@ class CsvFile:
             self.notes.append("the first column has no name: it is left out, as row numbers are")
         check_names(names, f"{path}, line {self._skipped + 1}")
 
-    def _sample(self, lines: Lines) -> list[str]:
-        """Return the first lines from the names on; count the comments and blank lines above."""
-        sample: list[str] = []
+    def _sample(self, lines: Lines) -> tuple[str, list[str]]:
+        """Return the line above the names, if it is a comment, and the first ones from the names on."""
+        above, sample = "#", list[str]()
         for line in lines:
             if not sample and (not line.strip() or line[0] == "#"):
                 self._skipped += 1
+                above = line if line.strip() else "#"
                 continue
             sample.append(line)
             if len(sample) == _SAMPLE_LINES or lines.characters > _SAMPLE_CHARACTERS:
                 break
         if not sample:
             raise DataError(f"{self.path} is empty")
-        return sample
+        return above, sample
 
     @property
     def names(self) -> tuple[str, ...]:

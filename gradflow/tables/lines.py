@@ -54,7 +54,7 @@ class Lines:
 
 @contextlib.contextmanager
 def open_lines(path: FilePath) -> Iterator[Lines]:
-    """Yield the lines of a file, in memory for one line; lines may end in any of the usual ways.
+    """Yield the lines of a file, in memory for some of them; they may end in any of the usual ways.
 
     Raises DataError, in the `with`, for a file that is no regular file or no text, with the line and the byte where it
     is not UTF-8.
@@ -90,5 +90,7 @@ def _undecodable(path: FilePath, error: UnicodeDecodeError) -> DataError:
         for number, line in enumerate(Lines(text, path), 1):
             if found := re.search("[\udc80-\udcff]", line):
                 where = f"{path}, line {number}: the byte 0x{ord(found[0]) - 0xDC00:02X} is not UTF-8"
-                return DataError(f"{where}: save the file as UTF-8; it may be Latin-1 or Windows-1252")
-    raise AssertionError(f"{path} was changed while it was read")
+                return DataError(
+                    f"{where}: save the file as UTF-8, if it is Windows-1252: iconv -f WINDOWS-1252 -t UTF-8"
+                )
+    return DataError(f"{path} was changed while it was read")
