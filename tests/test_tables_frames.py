@@ -203,6 +203,14 @@ def test_a_frame_of_pandas(pd: Any) -> None:
     assert len(parts) == 2
 
 
+def test_a_table_shares_no_memory_with_a_frame(pd: Any) -> None:
+    arrays = [np.array(["2024-01-31"], "datetime64[us]"), np.ones(1), np.ones(1, np.int32)]
+    frame = pd.DataFrame({str(i): array for i, array in enumerate(arrays)}, copy=False)
+    for source in (frame, dict(zip("abc", arrays, strict=True))):
+        table = read_table(source)
+        assert not any(np.shares_memory(column.values, array) for column in table.columns for array in arrays)
+
+
 def test_a_frame_of_pandas_that_is_refused(pd: Any) -> None:
     assert "two columns are called 'a'" in refusal(pd.DataFrame([[1, 2]], columns=["a", "a"]))
     assert "row 1" in refusal(pd.DataFrame({"a": [1, "x"]}))

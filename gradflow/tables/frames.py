@@ -102,7 +102,7 @@ def _polars_column(series: Any, column: TypedColumn) -> Column:
     if str(dtype) == "Boolean":
         return column.bools(series.fill_null(False).to_numpy(), missing)
     if str(dtype).partition("(")[0] in ("Date", "Datetime"):
-        return column.dates(series.dt.epoch("us").fill_null(NAT).to_numpy().copy())
+        return column.dates(series.dt.epoch("us").fill_null(NAT).to_numpy())
     if dtype.is_nested() or str(dtype).partition("(")[0] in ("Binary", "Duration", "Object", "Time"):
         raise column.refused(str(dtype))
     if str(dtype).partition("(")[0] in ("Categorical", "Enum"):

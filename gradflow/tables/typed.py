@@ -91,7 +91,7 @@ class TypedColumn:
 
     def dates(self, microseconds: Array) -> Column:
         """Return a column of dates, of microseconds since 1970 (rows,) as int64, NAT where they are missing."""
-        values = microseconds.view("datetime64[us]")
+        values = microseconds.view("datetime64[us]").copy()  # not the memory of a frame
         if np.isnat(values).all():
             return self.empty(len(values))
         if self.kind == "text":
