@@ -87,7 +87,7 @@ LAYERS: tuple[set[str], ...] = (
     {"nn.module"},
     {"nn.constructors", "nn.functional", "nn.measuring"},
     {"nn.activations", "nn.containers", "nn.init", "nn.losses", "nn.summaries"},
-    {"nn.layers"},
+    {"nn.columns", "nn.embedding", "nn.layers"},
     {"nn.perceptron"},
     {"nn", "optim"},  # the core up to here
     {"saving"},

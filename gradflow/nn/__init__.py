@@ -15,7 +15,9 @@ from gradflow.nn.activations import (
     Softplus,
     Tanh,
 )
+from gradflow.nn.columns import ColumnLinear, PiecewiseLinear
 from gradflow.nn.containers import ModuleList, Sequential
+from gradflow.nn.embedding import Embedding
 from gradflow.nn.functional import functional_call
 from gradflow.nn.layers import Dropout, Flatten, Identity, LayerNorm, Linear
 from gradflow.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss
@@ -32,8 +34,10 @@ __all__ = [
     "GELU",
     "MLP",
     "BCEWithLogitsLoss",
+    "ColumnLinear",
     "CrossEntropyLoss",
     "Dropout",
+    "Embedding",
     "Flatten",
     "HuberLoss",
     "Identity",
@@ -48,6 +52,7 @@ __all__ = [
     "ModuleList",
     "NLLLoss",
     "Parameter",
+    "PiecewiseLinear",
     "ReLU",
     "Sequential",
     "SiLU",

@@ -9,6 +9,7 @@ from typing import Any
 import gradflow as gf
 from gradflow.data import Batches
 from gradflow.dtypes import as_dtype
+from gradflow.nn.embedding import index_error
 from gradflow.optim.hyperparameters import checked_number
 from gradflow.random.generator import Generator, default_generator
 from gradflow.text import did_you_mean
@@ -103,6 +104,13 @@ def check_labels(loss: Loss, outputs: gf.Tensor, batches: Batches) -> None:
     classes = outputs.shape[min(1, outputs.ndim - 1)]
     if not 0 <= lowest <= highest < classes:
         raise ValueError(f"labels for {classes} outputs must be in [0, {classes}); got {lowest} to {highest}")
+
+
+def check_embedded(module: gf.nn.Module, inputs: tuple[gf.Tensor, ...], _output: gf.Tensor) -> None:
+    """Raise IndexError for indices that an `Embedding` was given and lacks. A forward hook; reads their range."""
+    lowest, highest = _range(inputs[0])
+    if not 0 <= lowest <= highest < module.num_embeddings:
+        raise index_error(module.num_embeddings, lowest if lowest < 0 else highest)
 
 
 _ROUNDING = 1e-6

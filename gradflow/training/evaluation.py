@@ -6,11 +6,13 @@ import contextlib
 import contextvars
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 import gradflow as gf
 from gradflow.data import Batches
 from gradflow.interception import temporary_change
 from gradflow.random.generator import restored
-from gradflow.training.checks import check_labels, generators_of
+from gradflow.training.checks import check_embedded, check_labels, generators_of
 from gradflow.training.metrics import Metrics
 from gradflow.training.objective import Loss, Objective, divides_by_weights
 
@@ -75,7 +77,8 @@ class Figures:
     names: see `Metrics`.
 
     Raises TypeError or ValueError for batches that the model does not take, targets that do not fit the outputs, a loss
-    that is not one number, and labels out of range, since kernels on a GPU do not check labels.
+    that is not one number, and labels out of range; IndexError for indices that an `Embedding` lacks. On a GPU, kernels
+    check neither labels nor indices.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Figures:
         self.sizes = [batches.batch_size] * full + [rest] * (rest > 0)
         """The number of samples in each batch of an epoch."""
         outputs, targets, *weights = trial(model, batches)
+        check_indices(model, batches)
         check_labels(loss, outputs, batches)
         with (
             naming(f"the targets do not fit the outputs of the model (tried with {len(targets)} samples)"),
@@ -175,6 +179,30 @@ def trial(model: gf.nn.Module, batches: Batches, samples: int = 2) -> tuple[gf.T
     if not isinstance(outputs, gf.Tensor):
         raise TypeError(f"the model must return a tensor; got {type(outputs).__name__}")
     return outputs, *others
+
+
+def check_indices(model: gf.nn.Module, batches: Batches) -> None:
+    """Raise IndexError for inputs with indices out of the range of an `Embedding` in the model.
+
+    The lowest and the highest value of each input are tried, as two samples, and the resulting indices are read.
+    """
+    embeddings = [module for module in model.modules() if isinstance(module, gf.nn.Embedding)]
+    if not embeddings:
+        return
+    x = batches.inputs
+    if isinstance(x, gf.Tensor):
+        extremes = gf.stack([gf.min(x, axis=0), gf.max(x, axis=0)])
+    else:
+        extremes = gf.tensor(np.stack([x.min(axis=0), x.max(axis=0)]), device=batches.device)
+    with without_draws(model), evaluating(model), temporary_change(*embeddings):
+        before = [module._forward_hooks for module in embeddings]
+        try:
+            for module in embeddings:
+                object.__setattr__(module, "_forward_hooks", {0: check_embedded})
+            model(extremes)
+        finally:
+            for module, hooks in zip(embeddings, before, strict=True):
+                object.__setattr__(module, "_forward_hooks", hooks)
 
 
 def without_draws(model: gf.nn.Module) -> contextlib.AbstractContextManager[None]:
