@@ -125,10 +125,11 @@ class ColumnLinear(Module):
         k, n, m = self.weight.shape
         if x.shape[-2:] != (k, n):
             raise ValueError(f"ColumnLinear of {k} columns takes (..., {k}, {n}); got {x.shape}")
-        rows = x if x.ndim == 3 else ops.reshape(x, (-1, k, n))
-        products = ops.swapaxes(ops.swapaxes(rows, 0, 1) @ self.weight, 0, 1)
-        out = products if self.bias is None else products + self.bias
-        return out if x.ndim == 3 else ops.reshape(out, (*x.shape[:-1], m))
+        stack = ops.swapaxes(ops.reshape(x, (-1, k, n)), 0, 1) @ self.weight
+        out = ops.reshape(ops.swapaxes(stack, 0, 1), (-1, k * m))  # in order in memory, as what follows needs it
+        if self.bias is not None:
+            out = out + ops.reshape(self.bias, (k * m,))
+        return ops.reshape(out, (*x.shape[:-1], m))
 
     def extra_repr(self) -> str:
         sizes = f"columns={self.columns}, in_features={self.in_features}, out_features={self.out_features}"

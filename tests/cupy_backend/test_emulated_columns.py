@@ -1,4 +1,7 @@
-"""The layers of columns on the CuPy backend with an emulated CuPy. It says nothing about a GPU."""
+"""The layers of columns, and the first module of a table's model, on the CuPy backend with an emulated CuPy.
+
+This says nothing about a GPU.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ import pytest
 from emulated_device import needs_compiler
 
 import gradflow as gf
+from tests.test_column_inputs import (  # noqa: F401
+    test_captured_steps_of_a_table_give_the_same_bits,
+    test_features_and_gradients_are_those_of_each_column,
+)
 from tests.test_column_layers import (  # noqa: F401
     test_a_trainer_refuses_indices_out_of_range_before_it_trains,
     test_captured_steps_give_the_same_bits,

@@ -1,0 +1,103 @@
+"""The first module of the model of a table: from its columns, as numbers and codes, to the inputs of a perceptron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import gradflow as gf
+from gradflow.backend.registry import DeviceLike
+
+MOST_ONE_HOT = 32
+"""Columns of categories with at most so many levels become one-hot, those with more an embedding."""
+LIMIT = 10.0
+"""Numbers that are not encoded in bins are clipped to so many standard deviations."""
+
+
+class ColumnInputs(gf.nn.Module):
+    """Encodes the columns of a table, (rows, columns), as features, (rows, out_features).
+
+    numbers: how many columns of numbers there are; they come first, centered and scaled.
+    indicators: how many columns of 0 and 1 follow (default 0); they stay as they are.
+    levels: for each column of categories, which come last, the number of its levels (default: no such columns). Its
+        values are the codes 0, 1, ..., levels - 1, as floats.
+    edges: for each column of numbers, the edges of its bins. Numbers then become relu(W e + b), where e is their
+        `PiecewiseLinear` encoding, and W and b belong to their column. None (default): they are clipped to `LIMIT`.
+    width: the features of each column of numbers that has edges (default 16).
+    embedding_dim: the features of each column of categories with more than `MOST_ONE_HOT` levels (default 16); columns
+        with fewer become one-hot.
+    device, dtype, generator: as for `gradflow.nn.Linear`.
+
+    Gorishniy et al. 2022, "On Embeddings for Numerical Features in Tabular Deep Learning", section 3.
+
+    >>> import gradflow as gf
+    >>> from gradflow.tables.inputs import ColumnInputs
+    >>> inputs = ColumnInputs(numbers=1, indicators=1, levels=[3])
+    >>> inputs(gf.tensor([[0.5, 1.0, 2.0], [-99.0, 0.0, 0.0]])).tolist()
+    [[0.5, 1.0, 0.0, 0.0, 1.0], [-10.0, 0.0, 1.0, 0.0, 0.0]]
+    """
+
+    def __init__(
+        self,
+        numbers: int,
+        indicators: int = 0,
+        levels: Sequence[int] = (),
+        edges: Sequence[Sequence[float]] | None = None,
+        width: int = 16,
+        embedding_dim: int = 16,
+        device: DeviceLike | None = None,
+        dtype: Any = None,
+        generator: gf.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.numbers = numbers
+        self.columns = numbers + indicators + len(levels)
+        self.out_features = numbers
+        self.encode = self.linear = self.embed = None
+        if edges:
+            self.encode = gf.nn.PiecewiseLinear(edges, device, dtype)
+            self.linear = gf.nn.ColumnLinear(numbers, self.encode.bins, width, True, device, dtype, generator)
+            self.out_features = numbers * width
+        places = {numbers + i: [1] for i in range(indicators)}  # for each column, the values that have a feature
+        embedded = []
+        for i, count in enumerate(levels, numbers + indicators):
+            if count <= MOST_ONE_HOT:
+                places[i] = list(range(count))
+            else:
+                embedded.append((i, count))
+        hot = [(column, value) for column, values in places.items() for value in values]
+        self.out_features += len(hot) + len(embedded) * embedding_dim
+        where: Any = {"dtype": "int64", "device": device}
+        self.register_buffer("hot_columns", gf.tensor([column for column, _ in hot], **where) if hot else None)
+        self.register_buffer("hot_values", gf.tensor([value for _, value in hot], dtype, device) if hot else None)
+        self.register_buffer("embedded_columns", gf.tensor([i for i, _ in embedded], **where) if embedded else None)
+        starts = [0, *accumulate(count for _, count in embedded)]
+        self.register_buffer("embedded_starts", gf.tensor(starts[:-1], **where) if embedded else None)
+        if embedded:
+            self.embed = gf.nn.Embedding(starts[-1], embedding_dim, device, dtype, generator)
+
+    def forward(self, x: gf.Tensor) -> gf.Tensor:
+        """x: (rows, columns); the result: (rows, out_features)."""
+        parts = []
+        if self.numbers:
+            numbers = x[:, : self.numbers]
+            if self.encode is None or self.linear is None:
+                parts.append(gf.clip(numbers, -LIMIT, LIMIT))
+            else:
+                parts.append(_flat(gf.relu(self.linear(self.encode(numbers)))))
+        if self.hot_columns is not None:
+            hot = gf.equal(gf.take(x, self.hot_columns, axis=1), self.hot_values)
+            parts.append(gf.astype(hot, x.dtype))
+        if self.embed is not None:
+            codes = gf.astype(gf.take(x, self.embedded_columns, axis=1), "int64") + self.embedded_starts
+            parts.append(_flat(self.embed(codes)))
+        return parts[0] if len(parts) == 1 else gf.concat(parts, axis=1)
+
+    def extra_repr(self) -> str:
+        return f"columns={self.columns}, out_features={self.out_features}"
+
+
+def _flat(x: gf.Tensor) -> gf.Tensor:
+    rows, columns, width = x.shape
+    return gf.reshape(x, (rows, columns * width))
