@@ -65,8 +65,10 @@ _UNKNOWN: Any = object()
 
 
 def _layout(x: Array) -> tuple[bool, int] | None:
-    """Whether the 2-D array x is stored by columns, and its leading dimension; None if it is stored in neither way."""
-    (rows, columns), (down, right), size = x.shape, x.strides, x.dtype.itemsize
+    """Whether a matrix, or each of a stack, is stored by columns, and its leading dimension; None for neither way."""
+    (rows, columns), (down, right), size = x.shape[-2:], x.strides[-2:], x.dtype.itemsize
+    if x.ndim == 3 and (x.strides[0] < 0 or x.strides[0] % size):
+        return None
     if right == size or columns == 1:
         leading = columns if rows == 1 else down // size
         if leading >= columns and (rows == 1 or not down % size):
@@ -120,7 +122,8 @@ class CublasLt:
     ) -> bool:
         """Write activation(a @ b + bias) to `out`, in the current stream; False if cuBLASLt has no algorithm for it.
 
-        Where it returns False, nothing was written. All arrays are 2-D, except `bias`.
+        Where it returns False, nothing was written. All arrays are 2-D, except `bias`; or a, b and out are stacks of
+        equally many matrices, and there is neither bias nor activation.
 
         a, b: of one dtype, (M, K) and (K, N), or (K, M) and (N, K) to be transposed. They may be strided; what is
             stored neither by rows nor by columns is copied.
@@ -130,34 +133,38 @@ class CublasLt:
         activation: None, "relu", or "gelu", the tanh form, which needs `aux`.
         aux: (M, N) like `out`, to which the input of "gelu" is written.
         """
-        rows, columns = out.shape
-        inner = a.shape[0] if transpose_a else a.shape[1]
+        rows, columns = out.shape[-2:]
+        inner = a.shape[-2] if transpose_a else a.shape[-1]
         kind, out_kind = self.types.get(a.dtype), self.types.get(out.dtype)
         if kind is None or out_kind is None or b.dtype != a.dtype or not inner:
             return False
-        if not (rows and columns):
+        if not out.size:
             return True
         first, second, target = _layout(a), _layout(b), _layout(out)
         if target is None or target[0]:
             return False
         if first is None:
             a = self.cupy.ascontiguousarray(a)
-            first = False, a.shape[1]
+            first = False, a.shape[-1]
         if second is None:
             b = self.cupy.ascontiguousarray(b)
-            second = False, b.shape[1]
+            second = False, b.shape[-1]
         compute = CUBLAS_COMPUTE_64F if kind == CUDA_R_64F else CUBLAS_COMPUTE_32F
         if kind == CUDA_R_32F and get_matmul_precision() == "tf32":
             compute = CUBLAS_COMPUTE_32F_FAST_TF32
         bits = a.data.ptr | b.data.ptr | out.data.ptr | ALIGNMENT
         if bias is not None:
             bits |= bias.data.ptr
-        aux_ld = 0
+        aux_ld, stack = 0, ()
         if aux is not None:
             aux_ld, bits = aux.shape[1], bits | aux.data.ptr
+        if out.ndim == 3:
+            steps = [x.strides[0] for x in (b, a, out)]
+            bits |= steps[0] | steps[1] | steps[2]
+            stack = len(out), *(step // x.dtype.itemsize for step, x in zip(steps, (b, a, out), strict=True))
         key = (
             second[0] != transpose_b, first[0] != transpose_a, columns, rows, inner, second[1], first[1], target[1],
-            kind, out_kind, compute, EPILOGUES[bias is not None, activation], aux_ld, bits & -bits,
+            kind, out_kind, compute, EPILOGUES[bias is not None, activation], aux_ld, bits & -bits, stack,
         )  # fmt: skip
         plan = self.plans.get(key, _UNKNOWN)
         if plan is _UNKNOWN:
@@ -182,7 +189,7 @@ class CublasLt:
             found = plan.candidates(self.handle, 1 if self._tuner is None else CANDIDATES)
         if found:
             plan.algorithm = found[0]
-        if self._tuner is not None and len(found) > 1:
+        if self._tuner is not None and len(found) > 1 and not kind.stack:
             target = self.cupy.empty((kind.n, kind.ldd), dtype=out.dtype)[:, : kind.m]
             aside = None if aux is None else self.cupy.empty(aux.shape, dtype=aux.dtype)
             workspace = self._workspace(max(algorithm.workspace for algorithm in found))
@@ -191,7 +198,7 @@ class CublasLt:
                 plan.algorithm = algorithm
                 return call(self, plan, a, b, target, False, bias, aside, workspace) == 0
 
-            plan.algorithm = self._tuner.choose(kind, found, run)
+            plan.algorithm = self._tuner.choose(kind[:-1], found, run)
         if len(self.plans) >= MOST_PLANS:
             self.plans.clear()
         made = self.plans[kind] = plan if found else None

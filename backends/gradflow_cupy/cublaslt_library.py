@@ -23,6 +23,7 @@ CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD 
 CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_BIAS = 1, 4
 CUBLASLT_EPILOGUE_RELU, CUBLASLT_EPILOGUE_RELU_BIAS = 2, 6
 CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX_BIAS = 160, 164
+CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET = 5, 6
 CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES = 1
 CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK = 3
 CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES = 5, 6
@@ -66,6 +67,7 @@ class Kind(NamedTuple):
     """What a plan is made for, in cuBLASLt's column-major terms: D (m, n) = op(A) (m, k) op(B) (k, n).
 
     alignment: a power of two, at most 256, that all pointers are multiples of. aux_ld: 0 without auxiliary output.
+    stack: for stacks of matrices, how many there are, and the elements from one to the next in A, B and D; else ().
     """
 
     transpose_a: bool
@@ -82,6 +84,7 @@ class Kind(NamedTuple):
     epilogue: int
     aux_ld: int
     alignment: int
+    stack: tuple[int, ...] = ()
 
 
 _OBJECT, _NEW = c_void_p, POINTER(c_void_p)
@@ -91,6 +94,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cublasLtMatmulDescSetAttribute": (_OBJECT, c_int, c_void_p, c_size_t),
     "cublasLtMatmulDescDestroy": (_OBJECT,),
     "cublasLtMatrixLayoutCreate": (_NEW, c_int, c_uint64, c_uint64, ctypes.c_int64),
+    "cublasLtMatrixLayoutSetAttribute": (_OBJECT, c_int, c_void_p, c_size_t),
     "cublasLtMatrixLayoutDestroy": (_OBJECT,),
     "cublasLtMatmulPreferenceCreate": (_NEW,),
     "cublasLtMatmulPreferenceSetAttribute": (_OBJECT, c_int, c_void_p, c_size_t),
@@ -162,6 +166,12 @@ class Plan:
         layout(byref(self.a), kind.type, *((k, m) if kind.transpose_a else (m, k)), kind.lda)
         layout(byref(self.b), kind.type, *((n, k) if kind.transpose_b else (k, n)), kind.ldb)
         layout(byref(self.d), kind.out_type, m, n, kind.ldd)
+        for made, offset in zip((self.a, self.b, self.d), kind.stack[1:], strict=False):
+            for attribute, value in (
+                (CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, c_int(kind.stack[0])),
+                (CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, ctypes.c_int64(offset)),
+            ):
+                library.cublasLtMatrixLayoutSetAttribute(made, attribute, byref(value), ctypes.sizeof(value))
 
     def set(self, attribute: int, value: Any) -> None:
         """Set an attribute of the descriptor to a number of ctypes."""

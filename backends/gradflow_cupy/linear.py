@@ -28,9 +28,6 @@ PRODUCTS = ("gemm", "linear", "linear_backward")
 AUX_WIDTH = 8
 """The number of columns of which cuBLASLt stores the input of GELU is a multiple of this."""
 
-_STACKED = 64
-"""The matrices of stacks up to this length are multiplied one by one: a capture refuses CuPy's batched product."""
-
 
 class LinearKernels(NetworkKernels):
     """Matrix products and linear layers."""
@@ -65,9 +62,9 @@ class LinearKernels(NetworkKernels):
                 target = self._empty(shape, a) if out is None else out
                 if self._product(a, b, target):
                     return target
-        elif out is None and a.ndim == b.ndim == 3 and len(a) <= _STACKED and (len(a), a.shape[2]) == b.shape[:2]:
+        elif out is None and a.ndim == b.ndim == 3 and (len(a), a.shape[2]) == b.shape[:2] and a.dtype == b.dtype:
             target = self._empty((*a.shape[:2], b.shape[2]), a)
-            if all(self._product(*matrices) for matrices in zip(a, b, target, strict=True)):
+            if self._product(a, b, target):
                 return target
         found = self._product_of_cupy(a, b)
         if out is None:

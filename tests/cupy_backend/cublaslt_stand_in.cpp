@@ -15,13 +15,14 @@ enum { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, NOT_SUPPORTED = 15 }
 enum { R_32F = 0, R_64F = 1, R_16F = 2, R_16BF = 14 };
 enum { COMPUTE_64F = 70, COMPUTE_32F = 68, COMPUTE_TF32 = 77 };
 enum { TRANSA = 3, TRANSB = 4, EPILOGUE = 7, BIAS_POINTER = 8, AUX_POINTER = 11, AUX_LD = 12 };
+enum { BATCH_COUNT = 5, BATCH_OFFSET = 6 };
 enum { WORKSPACE = 1, SCHEMES = 3, ALIGNMENT_A = 5, ALIGNMENT_D = 8 };
 
 typedef std::map<int, uint64_t> Attributes;
 
 struct Handle { uint64_t magic = 0x4841; };
 struct Descriptor { int compute, scale; Attributes set; };
-struct Layout { int type; uint64_t rows, columns; int64_t ld; };
+struct Layout { int type; uint64_t rows, columns; int64_t ld; Attributes set; };
 struct Preference { Attributes set; };
 struct Result { uint64_t algorithm[8]; size_t workspace; int state; float waves; int reserved[4]; };
 
@@ -108,6 +109,9 @@ static int read(const Attributes& set, int which, void* value, size_t size, size
     return SUCCESS;
 }
 
+static uint64_t count(const Layout* l) { return get(l->set, BATCH_COUNT, 1); }
+static int64_t offset(const Layout* l) { return (int64_t)get(l->set, BATCH_OFFSET); }
+
 // m, n, k and whether everything fits together as the headers say.
 static int fits(const Descriptor* d, const Layout* A, const Layout* B, const Layout* C, const Layout* D, uint64_t* mnk) {
     bool ta = get(d->set, TRANSA), tb = get(d->set, TRANSB);
@@ -116,7 +120,8 @@ static int fits(const Descriptor* d, const Layout* A, const Layout* B, const Lay
     if (k != (tb ? B->columns : B->rows) || D->rows != m || D->columns != n || !m || !n || !k) return INVALID_VALUE;
     if (C != D) return NOT_SUPPORTED;
     for (const Layout* l : {A, B, D})
-        if (l->ld < (int64_t)l->rows) return INVALID_VALUE;
+        if (l->ld < (int64_t)l->rows || count(l) != count(D) || !count(l)) return INVALID_VALUE;
+    if (count(D) > 1 && (epilogue != 1 || offset(D) < D->ld * (int64_t)D->columns)) return NOT_SUPPORTED;
     bool half = A->type == R_16F || A->type == R_16BF;
     if (A->type != B->type || !(D->type == A->type || (half && D->type == R_32F))) return NOT_SUPPORTED;
     if (d->scale != (A->type == R_64F ? R_64F : R_32F)) return NOT_SUPPORTED;
@@ -176,10 +181,13 @@ int cublasLtMatmulDescGetAttribute(void* d, int which, void* value, size_t size,
 int cublasLtMatrixLayoutCreate(void** out, int type, uint64_t rows, uint64_t columns, int64_t ld) {
     return make<Layout>(out, type, rows, columns, ld);
 }
+int cublasLtMatrixLayoutSetAttribute(void* l, int which, const void* value, size_t size) {
+    return put(((Layout*)l)->set, which, value, size, {{BATCH_COUNT, 4}, {BATCH_OFFSET, 8}});
+}
 int cublasLtMatrixLayoutDestroy(void* l) { return destroy<Layout>(l); }
 int cublasLtMatrixLayoutGetAttribute(void* l, int which, void* value, size_t size, size_t* written) {
     Layout* of = (Layout*)l;
-    Attributes all = {{0, (uint64_t)of->type}, {2, of->rows}, {3, of->columns}, {4, (uint64_t)of->ld}};
+    Attributes all = {{BATCH_COUNT, count(of)}, {BATCH_OFFSET, (uint64_t)offset(of)}, {0, (uint64_t)of->type}, {2, of->rows}, {3, of->columns}, {4, (uint64_t)of->ld}};
     return read(all, which, value, size, written);
 }
 
@@ -249,6 +257,12 @@ int cublasLtMatmul(void* handle, void* descriptor, const void* alpha, const void
         return d->compute == COMPUTE_TF32 ? (double)float_of((bits_of((float)value) + 0x1000) & 0xFFFFE000) : value;
     };
     std::vector<double> left(k * m), sums(m);
+    for (uint64_t each = 0; each < count(D); each++) {
+    if (each) {
+        a = (const char*)a + offset(A) * size_of(A->type), b = (const char*)b + offset(B) * size_of(B->type);
+        c = out = (char*)out + offset(D) * size_of(D->type);
+        if (((uint64_t)a | (uint64_t)b | (uint64_t)out) % alignment) return INVALID_VALUE;
+    }
     for (uint64_t p = 0; p < k; p++)
         for (uint64_t i = 0; i < m; i++) left[p * m + i] = ta ? element(a, A, p, i) : element(a, A, i, p);
     for (uint64_t j = 0; j < n; j++) {
@@ -266,6 +280,7 @@ int cublasLtMatmul(void* handle, void* descriptor, const void* alpha, const void
             if (has_gelu(epilogue)) value = gelu(value);
             store(out, i + j * D->ld, D->type, value);
         }
+    }
     }
     stand_in_products++;
     return SUCCESS;

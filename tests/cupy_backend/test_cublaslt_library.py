@@ -67,10 +67,10 @@ def kinds() -> list[Kind]:
     ):  # fmt: skip
         for epilogue in EPILOGUES.values() if type_ != F64 else [cublaslt.CUBLASLT_EPILOGUE_DEFAULT]:
             aux_ld = 512 if epilogue & 128 else 0
-            for ta, tb in ((True, False), (False, False), (False, True)):
+            for ta, tb, stack in ((True, False, ()), (False, False, ()), (False, True, (7, 2**35, 0, 2000))):
                 shape = 500, 3, 2**33  # a length that does not fit in 32 bits
                 found.append(
-                    Kind(ta, tb, *shape, 2**34, 2**34 + 1, 600, type_, out_type, compute, epilogue, aux_ld, 16)
+                    Kind(ta, tb, *shape, 2**34, 2**34 + 1, 600, type_, out_type, compute, epilogue, aux_ld, 16, stack)
                 )
     return found
 
@@ -92,14 +92,16 @@ def test_a_plan_is_what_was_asked_for(library: Any) -> None:
         assert descriptor(cublaslt.CUBLASLT_MATMUL_DESC_BIAS_POINTER, 8) == 0x7F0000001230
         assert descriptor(cublaslt.CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, 8) == 0x7F0000004560
         m, n, k = kind.m, kind.n, kind.k
-        for layout, shape in (
-            (plan.a, (kind.type, *((k, m) if kind.transpose_a else (m, k)), kind.lda)),
-            (plan.b, (kind.type, *((n, k) if kind.transpose_b else (k, n)), kind.ldb)),
-            (plan.d, (kind.out_type, m, n, kind.ldd)),
+        count, *offsets = kind.stack or (1, 0, 0, 0)
+        for layout, shape, offset in (
+            (plan.a, (kind.type, *((k, m) if kind.transpose_a else (m, k)), kind.lda), offsets[0]),
+            (plan.b, (kind.type, *((n, k) if kind.transpose_b else (k, n)), kind.ldb), offsets[1]),
+            (plan.d, (kind.out_type, m, n, kind.ldd), offsets[2]),
         ):
             read = reader(library.cublasLtMatrixLayoutGetAttribute, layout)
             assert (read(0, 4), read(2, 8), read(3, 8), read(4, 8)) == shape
             assert read(1, 4) == 0, "stored by columns"
+            assert (read(5, 4), read(6, 8)) == (count, offset)
 
 
 def pointing(address: int) -> Any:
