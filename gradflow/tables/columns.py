@@ -1,0 +1,266 @@
+"""What stands between a table and a network: how each column is treated, learned from the training rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import gradflow as gf
+from gradflow.backend.registry import DeviceLike
+from gradflow.data.inputs import DataError, listed
+from gradflow.data.labels import Label
+from gradflow.tables.entries import entries, entry
+from gradflow.tables.inputs import ColumnInputs
+from gradflow.tables.learning import learn_category, learn_numbers
+from gradflow.tables.table import Table, no_column
+from gradflow.tables.task import Target, check_kind
+from gradflow.tables.treatments import Category, LeftOut, Numbers, Treatment, treatment_from_dict
+
+Array = npt.NDArray[Any]
+
+ENCODINGS = ("auto", "piecewise", "standard")
+"""How numbers are encoded: by bins, or as they are, standardized; "auto" takes bins if there are enough rows."""
+
+PIECEWISE_ROWS = 1000
+"""From so many training rows on, numbers are encoded by bins, by default. Bins of few rows follow their noise."""
+
+
+class Columns:
+    """How the columns of a table become the inputs and targets of a network, as `Columns.learn` has learned.
+
+    task: "classes" or "values". target: the name of the column that is predicted.
+    classes: the names of the classes, and labels: they as they are in the data; () for values.
+    outputs: the number of classes, or 1.
+    kinds: what `read_table` needs to read the inputs in another file. target_kind: the same for the target.
+    width: the number of raw columns. places: for each column that is used, its raw columns.
+    encoding: of numbers, "piecewise" or "standard".
+    notes: the task, what is left out and why, and what dates became; one sentence each.
+
+    >>> from gradflow.tables import Columns, read_table
+    >>> table = read_table({
+    ...     "height": [30, 25, 70, None, 20, 60], "fur": ["long", "short"] * 3, "weight": [4, 3.5, 20, 4, 3, 15],
+    ... })
+    >>> columns = Columns.learn(table, "weight")
+    >>> columns.kinds, columns.task, columns.width
+    ({'height': 'number', 'fur': 'text'}, 'values', 3)
+    >>> print(columns.encode(table)[2:4].round(2))  # height, whether it is missing, fur
+    [[ 1.44  0.    0.  ]
+     [-0.55  1.    1.  ]]
+    >>> columns.module().out_features
+    4
+    """
+
+    def __init__(self, target: Target, treatments: Sequence[Treatment], rows: int) -> None:
+        self._target, self._treatments, self._rows = target, tuple(treatments), rows
+        self._used = [treatment for treatment in treatments if not isinstance(treatment, LeftOut)]
+        self.task, self.target, self.classes, self.outputs = target.task, target.name, target.classes, target.outputs
+        self.labels: tuple[Label, ...] = target.labels
+        self.kinds = {treatment.name: treatment.kind for treatment in self._used}
+        self.target_kind = {target.name: target.kind}
+        self.notes = (target.note, *(treatment.note for treatment in treatments if treatment.note))
+        self._widths = [sum(treatment.widths[block] for treatment in self._used) for block in range(3)]
+        self.width = sum(self._widths)
+        starts = [0, self._widths[0], self._widths[0] + self._widths[1]]
+        self.places: dict[str, tuple[int, ...]] = {}
+        for treatment in self._used:
+            own: list[int] = []
+            for block, count in enumerate(treatment.widths):
+                own += range(starts[block], starts[block] + count)
+                starts[block] += count
+            self.places[treatment.name] = tuple(own)
+        self._edges = [
+            part.edges for treatment in self._used if isinstance(treatment, Numbers) for part in treatment.parts
+        ]
+        self.encoding = "piecewise" if any(self._edges) else "standard"
+
+    def __repr__(self) -> str:
+        return f"Columns({len(self._used)} columns to predict {self.target!r}, {self.task}, {self.encoding})"
+
+    @classmethod
+    def learn(
+        cls,
+        table: Table,
+        target: str,
+        task: str | None = None,
+        categorical: Iterable[str] = (),
+        ignore: Iterable[str] = (),
+        encoding: str = "auto",
+        rows: Any = None,
+        weights: Any = None,
+    ) -> Columns:
+        """Return how the columns of a table are treated.
+
+        table: of which rows are learned from; every row needs a target.
+        target: the name of the column that is predicted.
+        task: "classes" or "values"; see `Target.learn` for the default.
+        categorical: names of columns of numbers or dates that are categories.
+        ignore: names of columns that are not used.
+        encoding: "piecewise" encodes numbers by bins, those of a decision tree on the column alone, at most 64;
+            "standard" clips them to 10 standard deviations; "auto" takes bins from 1,000 rows on.
+        rows: the indices of the rows to learn from (default: all).
+        weights: one number of at least 0 for each of `rows` (default: equal). Rows of weight 0 are as if not there.
+
+        Numbers are centered and scaled; missing ones become the median, and an indicator tells of them if training had
+        any. Texts become codes: rare levels share one, levels that training did not have get it, too, and missing is a
+        level if training had it. Dates become numbers: days since 1970, year, and the places in the year, the week and
+        the day as sine and cosine. Columns without values or with the same one in all rows are left out, as are whole
+        numbers that number the rows.
+
+        Raises DataError for names that the table does not have, for at least 50 texts in a column that nearly all
+        differ, for targets that do not fit, and if no column is left; ValueError for other arguments.
+        """
+        if encoding not in ENCODINGS:
+            raise ValueError(f"encoding must be {', '.join(map(repr, ENCODINGS))}; got {encoding!r}")
+        categorical, ignore = set(categorical), set(ignore)
+        for name in [target, *categorical, *ignore]:
+            if name not in table:
+                raise no_column(name, table.names, table.source)
+        table = table if rows is None else table.take(rows)
+        if weights is not None:
+            weights = _checked_weights(weights, len(table))
+            table, weights = table.take(weights > 0), weights[weights > 0]
+        if not len(table):
+            raise DataError(f"{table.source}: there are no rows to learn from")
+        learned = Target.learn(table, target, task)
+        bins = encoding == "piecewise" or (encoding == "auto" and len(table) >= PIECEWISE_ROWS)
+        targets = _targets_of_bins(learned, table) if bins else None
+        treatments: list[Treatment] = []
+        for column in table.columns:
+            if column.name == target:
+                continue
+            if column.name in ignore:
+                treatments.append(LeftOut(column.name, column.reads_as, "it is ignored"))
+            elif column.kind == "text" or column.name in categorical:
+                treatments.append(learn_category(column, table.source, weights))
+            else:
+                treatments.append(learn_numbers(column, table.source, targets, weights))
+        made = cls(learned, treatments, len(table))
+        if not made.width:
+            reasons = listed([treatment.note for treatment in treatments if treatment.note])
+            raise DataError(f"{table.source}: there are no columns to learn from{': ' * bool(reasons)}{reasons}")
+        return made
+
+    def encode(self, table: Table) -> npt.NDArray[np.float32]:
+        """Return the raw columns of a table, float32 (rows, width), for `module`: finite numbers, indicators, codes.
+
+        Columns may be in any order, and there may be more. Raises DataError for one that is missing, or of another
+        kind than in training: `read_table` takes `kinds`.
+        """
+        raw = np.empty((len(table), self.width), np.float32)
+        for treatment in self._used:
+            column = table[treatment.name]
+            check_kind(column, treatment.kind, table.source)
+            raw[:, self.places[treatment.name]] = treatment.encode(column)
+        return raw
+
+    def targets(self, table: Table) -> Array:
+        """Return the targets of a table: codes of classes, int64 (rows,), or values, float64 (rows, 1).
+
+        Raises DataError for classes that training did not have, and for gaps.
+        """
+        return self._target.targets(table)
+
+    def decode(self, outputs: Array) -> list[Any]:
+        """Return the labels of the largest outputs (rows, classes), or values, of (rows, 1), as they are."""
+        return self._target.decode(outputs)
+
+    def told(self, table: Table) -> Counter[str]:
+        """Return in how many rows columns are otherwise than in training, for each column and way.
+
+        These are levels that training did not have, or only rarely; missing values in columns that had none; and
+        numbers and dates outside of the training range. Parts of a table are added up with `+`.
+
+        >>> from gradflow.tables import Columns, read_table
+        >>> columns = Columns.learn(read_table({"a": [1, 2, 4], "b": [1.5, 2, 3]}), "b")
+        >>> for what, count in columns.told(read_table({"a": [2, 5, 6, None]})).items():
+        ...     print(count, what)
+        2 a is outside of the training range, 1 to 4
+        1 a is missing, which it never was in training: 2 is used
+        """
+        found: Counter[str] = Counter()
+        for treatment in self._used:
+            found += treatment.told(table[treatment.name])
+        return found
+
+    def module(
+        self,
+        width: int = 16,
+        embedding_dim: int = 16,
+        device: DeviceLike | None = None,
+        dtype: Any = None,
+        generator: gf.Generator | None = None,
+    ) -> ColumnInputs:
+        """Return a new first module of a network, from raw columns to features; the arguments are its own."""
+        levels = [treatment.count for treatment in self._used if isinstance(treatment, Category)]
+        edges = self._edges if self.encoding == "piecewise" else None
+        numbers, indicators, _ = self._widths
+        return ColumnInputs(numbers, indicators, levels, edges, width, embedding_dim, device, dtype, generator)
+
+    def describe(self) -> list[dict[str, str]]:
+        """Return the columns as they are understood, also those left out, in the order of the table.
+
+        Each is a dict of texts: column, its name; kind; treatment; missing, how many were, "" if unknown; values, such
+        as "17 to 90" or "3 levels: blue, green, red".
+        """
+        told = []
+        for treatment in self._treatments:
+            how, values = treatment.described()
+            missing = "" if isinstance(treatment, LeftOut) else f"{treatment.missing:,}"
+            kind = treatment.kind.partition(" ")[0]
+            told.append(
+                {"column": treatment.name, "kind": kind, "treatment": how, "missing": missing, "values": values}
+            )
+        return told
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of this as plain numbers, texts, dicts and lists, as JSON has them, without loss."""
+        columns = [treatment.to_dict() for treatment in self._treatments]
+        return {"kind": "columns", "rows": self._rows, "target": self._target.to_dict(), "columns": columns}
+
+    @classmethod
+    def from_dict(cls, tree: Any) -> Columns:
+        """Return the columns of `to_dict`. Raises ValueError for anything else."""
+        try:
+            if entry(tree, "kind", str) != "columns":
+                raise ValueError(f"of the kind {tree['kind']!r}")
+            treatments = [treatment_from_dict(column) for column in entries(tree, "columns", dict)]
+            made = cls(Target.from_dict(entry(tree, "target", dict)), treatments, entry(tree, "rows", int))
+            names = [made.target, *(treatment.name for treatment in treatments)]
+            if len(set(names)) < len(names):
+                raise ValueError("two columns have the same name")
+            if not made.width:
+                raise ValueError("there are no columns to learn from")
+            if any(made._edges) and not all(made._edges):
+                raise ValueError("either all columns of numbers have bins, or none has")
+        except ValueError as error:
+            raise ValueError(f"these are not the columns of a table: {error}") from None
+        return made
+
+
+def sentences(found: Counter[str], rows: int) -> list[str]:
+    """Return what `Columns.told` found in so many rows, in sentences.
+
+    >>> from collections import Counter
+    >>> from gradflow.tables.columns import sentences
+    >>> sentences(Counter({"a is outside of the training range, 1 to 4": 2}), 1000)
+    ['a is outside of the training range, 1 to 4: 2 of 1,000 rows']
+    """
+    return [f"{what}: {count:,} of {rows:,} rows" for what, count in found.items()]
+
+
+def _checked_weights(weights: Any, rows: int) -> npt.NDArray[np.float64]:
+    """Return weights as float64 (rows,). Raises ValueError unless they are finite, at least 0, and not all 0."""
+    values = np.asarray(weights, np.float64)
+    if values.shape != (rows,) or not (np.isfinite(values).all() and (values >= 0).all() and values.any()):
+        raise ValueError(f"weights are {rows} finite numbers of at least 0, not all 0; got shape {values.shape}")
+    return values
+
+
+def _targets_of_bins(target: Target, table: Table) -> Array:
+    """Return the targets that bins are learned for: values, or one-hot rows; of two classes, one column is enough."""
+    targets = target.targets(table)
+    return np.eye(target.outputs, dtype=np.uint8)[targets] if target.outputs > 2 else targets

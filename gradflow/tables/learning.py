@@ -1,0 +1,124 @@
+"""How each column of a table is treated, learned from its training rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradflow.data.inputs import DataError
+from gradflow.tables.bins import column_edges
+from gradflow.tables.table import Column
+from gradflow.tables.treatments import Category, LeftOut, Numbers, Part, Treatment, as_texts, numbers_of
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+MOST_BINS = 64
+"""The bins of a column of numbers, at most."""
+IDENTIFIER_ROWS = 50
+"""From so many rows on, texts of which nearly all differ are refused, and numbers that number the rows left out."""
+_NEARLY_ALL = 0.9
+_RARE = 5
+_RARE_SHARE = 0.01
+
+
+def learn_numbers(column: Column, source: str, targets: Array | None, weights: Floats | None) -> Treatment:
+    """Return the treatment of numbers or dates.
+
+    source: for messages. targets: those of `column_edges`, for bins; None for no bins.
+    weights: of the rows, above 0; None if they are equal.
+
+    Raises DataError for numbers that are too large for their deviation.
+    """
+    there = ~column.missing
+    missing = int((~there).sum())
+    if missing == len(column):
+        return LeftOut(column.name, column.reads_as, "it is empty")
+    if missing:
+        weights = None if weights is None else weights[there]
+        targets = None if targets is None else targets[there]
+    learned = []
+    for name, values in numbers_of(column.take(there) if missing else column).items():
+        part = _learn_part(name, values, targets, weights)
+        if part is not None and not np.isfinite(part.deviation):
+            raise DataError(
+                f"{source}: the numbers in column {column.name!r} are too large for their deviation: divide them first"
+            )
+        learned += [part] if part else []
+    if not learned and not missing:
+        return LeftOut(column.name, column.reads_as, "it is the same in all rows")
+    if not missing and column.whole and _numbers_the_rows(column.values):
+        return LeftOut(column.name, column.reads_as, "it seems to number the rows")
+    return Numbers(column.name, column.reads_as, tuple(learned), missing)
+
+
+def learn_category(column: Column, source: str, weights: Floats | None) -> Treatment:
+    """Return the treatment of categories.
+
+    source: for messages. weights: of the rows, above 0; None if they are equal.
+
+    Levels with fewer than 5 rows, in small tables with fewer than 1% of the rows, but always those with one, are rare.
+    Weights count as rows if they are 1 on average. Raises DataError for at least 50 texts that nearly all differ.
+    """
+    texts = as_texts(column)
+    there = texts.values >= 0
+    present, missing = int(there.sum()), int((~there).sum())
+    codes = texts.values[there]
+    used = np.flatnonzero(np.bincount(codes, minlength=len(texts.levels)))
+    if len(used) < 2 and not (present and missing):
+        return LeftOut(column.name, column.reads_as, "it is the same in all rows" if present else "it is empty")
+    if len(used) > _NEARLY_ALL * present:
+        if present >= IDENTIFIER_ROWS:
+            raise DataError(
+                f"{source}: {len(used):,} of {present:,} texts in column {column.name!r} differ: it seems to identify "
+                f"the rows, and tells nothing about others: leave it out (--ignore {column.name})"
+            )
+        return LeftOut(column.name, column.reads_as, "nearly all of its texts differ")
+    shares = None if weights is None else weights[there] / weights.mean()
+    counts = np.bincount(codes, shares, len(texts.levels))[used]
+    kept = counts >= min(_RARE, max(2, _RARE_SHARE * len(column)))
+    rare = not kept.all()
+    levels: list[str | None] = [texts.levels[code] for code in used[kept]]
+    if not rare:
+        levels.insert(0, levels.pop(int(counts.argmax())))
+    levels += [None] if missing else []
+    if len(levels) + rare < 2:
+        return LeftOut(column.name, column.reads_as, "all of its texts are rare")
+    return Category(column.name, column.reads_as, tuple(levels), rare, missing)
+
+
+def _learn_part(name: str, values: Floats, targets: Array | None, weights: Floats | None) -> Part | None:
+    """Return the scale and the bins of numbers without gaps, None if they are all equal."""
+    low, high = float(values.min()), float(values.max())
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = float(np.average(values, weights=weights))
+        mean += float(np.average(values - mean, weights=weights))
+        deviation = float(np.sqrt(np.average(np.square(values - mean), weights=weights)))
+    if low == high or deviation <= np.finfo(np.float64).eps * abs(mean):
+        return None
+    part = Part(name, _median(values, weights), mean, deviation, low, high)
+    if targets is None or not np.isfinite(deviation):
+        return part
+    edges = column_edges(part.scaled(values), targets, MOST_BINS, max(2, len(values) // 1000), weights)
+    return Part(**{**vars(part), "edges": tuple(edges.tolist())})
+
+
+def _median(values: Floats, weights: Floats | None) -> float:
+    """Return the median; with whole weights, that of values that are repeated so many times."""
+    if weights is None:
+        return float(np.median(values))
+    order = np.argsort(values, kind="stable")
+    passed = np.cumsum(weights[order])
+    half = passed[-1] / 2
+    below, above = (order[np.searchsorted(passed, half, side)] for side in ("left", "right"))
+    return float(values[below] / 2 + values[above] / 2)
+
+
+def _numbers_the_rows(values: Floats) -> bool:
+    """Whether whole numbers are those of rows, from about 0 or 1 on, in any order, perhaps without some rows."""
+    n, low, high = len(values), values.min(), values.max()
+    if n < IDENTIFIER_ROWS or not 0 <= low <= 20 or high - low >= 2.5 * n:
+        return False
+    return len(np.unique(values)) == n
