@@ -30,7 +30,9 @@ PIECEWISE_ROWS = 1000
 
 
 class Columns:
-    """How the columns of a table become the inputs and targets of a network, as `Columns.learn` has learned.
+    """How the columns of a table become the inputs and targets of a network.
+
+    `Columns.learn` and `Columns.from_dict` make it, of a `Target` and the treatments of the other columns.
 
     task: "classes" or "values". target: the name of the column that is predicted.
     classes: the names of the classes, and labels: they as they are in the data; () for values.
@@ -54,8 +56,8 @@ class Columns:
     4
     """
 
-    def __init__(self, target: Target, treatments: Sequence[Treatment], rows: int) -> None:
-        self._target, self._treatments, self._rows = target, tuple(treatments), rows
+    def __init__(self, target: Target, treatments: Sequence[Treatment]) -> None:
+        self._target, self._treatments = target, tuple(treatments)
         self._used = [treatment for treatment in treatments if not isinstance(treatment, LeftOut)]
         self.task, self.target, self.classes, self.outputs = target.task, target.name, target.classes, target.outputs
         self.labels: tuple[Label, ...] = target.labels
@@ -102,7 +104,8 @@ class Columns:
         encoding: "piecewise" encodes numbers by bins, those of a decision tree on the column alone, at most 64;
             "standard" clips them to 10 standard deviations; "auto" takes bins from 1,000 rows on.
         rows: the indices of the rows to learn from (default: all).
-        weights: one number of at least 0 for each of `rows` (default: equal). Rows of weight 0 are as if not there.
+        weights: one number of at least 0 for each of `rows` (default: equal). Of rows of weight
+            0, only the classes are learned.
 
         Numbers are centered and scaled; missing ones become the median, and an indicator tells of them if training had
         any. Texts become codes: rare levels share one, levels that training did not have get it, too, and missing is a
@@ -120,12 +123,12 @@ class Columns:
             if name not in table:
                 raise no_column(name, table.names, table.source)
         table = table if rows is None else table.take(rows)
-        if weights is not None:
-            weights = _checked_weights(weights, len(table))
-            table, weights = table.take(weights > 0), weights[weights > 0]
         if not len(table):
             raise DataError(f"{table.source}: there are no rows to learn from")
         learned = Target.learn(table, target, task)
+        if weights is not None:
+            weights = _checked_weights(weights, len(table))
+            table, weights = table.take(weights > 0), weights[weights > 0]
         bins = encoding == "piecewise" or (encoding == "auto" and len(table) >= PIECEWISE_ROWS)
         targets = _targets_of_bins(learned, table) if bins else None
         treatments: list[Treatment] = []
@@ -138,7 +141,7 @@ class Columns:
                 treatments.append(learn_category(column, table.source, weights))
             else:
                 treatments.append(learn_numbers(column, table.source, targets, weights))
-        made = cls(learned, treatments, len(table))
+        made = cls(learned, treatments)
         if not made.width:
             reasons = listed([treatment.note for treatment in treatments if treatment.note])
             raise DataError(f"{table.source}: there are no columns to learn from{': ' * bool(reasons)}{reasons}")
@@ -219,7 +222,7 @@ class Columns:
     def to_dict(self) -> dict[str, Any]:
         """Return all of this as plain numbers, texts, dicts and lists, as JSON has them, without loss."""
         columns = [treatment.to_dict() for treatment in self._treatments]
-        return {"kind": "columns", "rows": self._rows, "target": self._target.to_dict(), "columns": columns}
+        return {"kind": "columns", "target": self._target.to_dict(), "columns": columns}
 
     @classmethod
     def from_dict(cls, tree: Any) -> Columns:
@@ -228,7 +231,7 @@ class Columns:
             if entry(tree, "kind", str) != "columns":
                 raise ValueError(f"of the kind {tree['kind']!r}")
             treatments = [treatment_from_dict(column) for column in entries(tree, "columns", dict)]
-            made = cls(Target.from_dict(entry(tree, "target", dict)), treatments, entry(tree, "rows", int))
+            made = cls(Target.from_dict(entry(tree, "target", dict)), treatments)
             names = [made.target, *(treatment.name for treatment in treatments)]
             if len(set(names)) < len(names):
                 raise ValueError("two columns have the same name")

@@ -31,7 +31,7 @@ def with_target(table: Table, name: str) -> Table:
     >>> from gradflow.tables.task import with_target
     >>> table = with_target(read_table({"a": [1, 2, 3], "y": [5.5, None, 7.5]}), "y")
     >>> len(table), table.notes[-1]
-    (2, '1 of 3 rows has no y and is left out')
+    (2, 'rows without y are left out: 1 of 3')
     """
     missing = table[name].missing
     count = int(missing.sum())
@@ -39,11 +39,8 @@ def with_target(table: Table, name: str) -> Table:
         return table
     if count == len(table):
         raise DataError(f"{table.source}: no row has a value in the column of targets, {name!r}")
-    told = "has no {} and is" if count == 1 else "have no {} and are"
-    kept = table.take(~missing)
-    return Table(
-        kept.columns, kept.source, [*kept.notes, f"{count:,} of {len(table):,} rows {told.format(name)} left out"]
-    )
+    note = f"rows without {name} are left out: {count:,} of {len(table):,}"
+    return Table(table.take(~missing).columns, table.source, [*table.notes, note])
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Target:
     >>> table = read_table({"size": [1.5, 2.5, 3.5], "animal": ["cat", "dog", "cat"]})
     >>> animal = Target.learn(table, "animal")
     >>> animal.task, animal.classes, animal.targets(table).tolist(), animal.note
-    ('classes', ('cat', 'dog'), [0, 1, 0], 'animal has 2 classes, as it holds texts')
+    ('classes', ('cat', 'dog'), [0, 1, 0], 'animal is predicted as one of 2 classes')
     """
 
     name: str
@@ -82,37 +79,26 @@ class Target:
             raise ValueError(f"task must be {' or '.join(map(repr, TASKS))}; got {task!r}")
         column = table[name]
         what = f"{table.source}: the target {name!r}"
-        _check_no_gaps(column, what)
-        distinct = np.unique(column.values)
-        few = column.whole and len(distinct) <= max(2, min(FEW_LABELS, len(table) // ROWS_OF_A_CLASS))
         if column.kind == "date":
             raise DataError(f"{what} holds dates: make numbers of them, or take them as text (--categorical {name})")
-        if column.kind == "text":
-            if task == "values":
-                raise DataError(f"{what} holds texts, such as {column.texts()[0]!r}: --task values needs numbers")
-            labels, note = (
-                [column.levels[code] for code in distinct],
-                f"{name} has {len(distinct)} classes, as it holds texts",
-            )
-        elif task == "classes" or (task is None and few):
+        if column.kind == "text" and task == "values":
+            raise DataError(f"{what} holds texts: values to be predicted are numbers")
+        _check_no_gaps(column, what)
+        distinct = np.unique(column.values)
+        if column.kind == "number":
+            few = column.whole and len(distinct) <= max(2, min(FEW_LABELS, len(table) // ROWS_OF_A_CLASS))
+            if task == "values" or (task is None and not few):
+                other = " (--task classes predicts classes)" * column.whole
+                return cls(name, column.reads_as, (), f"{name} is predicted as a number{other}")
             if not column.whole:
-                raise DataError(
-                    f"{what} holds numbers that are not whole: for classes, take them as text (--categorical {name})"
-                )
-            labels = [int(value) for value in distinct]
-            note = f"{name} has {len(distinct)} classes, as it holds few whole numbers (--task values: regression)"
-        else:
-            return cls(
-                name,
-                column.reads_as,
-                (),
-                f"{name} is predicted as a number" + ", by regression (--task classes: classes)" * column.whole,
-            )
+                raise DataError(f"{what} holds numbers with fractions: take them as text (--categorical {name})")
+        labels = _labels(column, distinct)
         if len(labels) < 2:
-            raise DataError(f"{what} is {labels[0]!r} in all rows; at least two classes are needed")
+            raise DataError(f"{what} is {labels[0]!r} in all rows: at least two classes are needed")
         if len(labels) > max(FEW_LABELS, len(table) / 2):
             raise DataError(f"{what} has {len(labels):,} different values in {len(table):,} rows: these are no classes")
-        return cls(name, column.reads_as, tuple(labels), note)
+        other = " (--task values predicts a number)" * (column.kind == "number")
+        return cls(name, column.reads_as, labels, f"{name} is predicted as one of {len(labels)} classes{other}")
 
     @property
     def task(self) -> str:
@@ -141,9 +127,7 @@ class Target:
         if not self.labels:
             return column.values[:, None]
         distinct, places = np.unique(column.values, return_inverse=True)
-        labels: list[Label] = [
-            column.levels[code] if column.kind == "text" else _label(code) for code in distinct.tolist()
-        ]
+        labels = _labels(column, distinct)
         return codes_among(labels, list(map(str, labels)), self.labels, self.classes, what)[places]
 
     def decode(self, outputs: npt.NDArray[Any]) -> list[Any]:
@@ -190,6 +174,8 @@ def _check_no_gaps(column: Column, what: str) -> None:
         raise DataError(f"{what} is missing in {count:,} of {len(column):,} rows: leave them out")
 
 
-def _label(value: float) -> Label:
-    """Return a number as a label: one that is not whole is no label, and is told as it is."""
-    return int(value) if value == int(value) else str(value)
+def _labels(column: Column, values: npt.NDArray[Any]) -> tuple[Label, ...]:
+    """Return values of a column as labels: texts, or numbers, whole ones as int, others as text."""
+    if column.kind == "text":
+        return tuple(column.levels[code] for code in values)
+    return tuple(int(value) if value == int(value) else str(value) for value in values.tolist())

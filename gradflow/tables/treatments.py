@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradflow.data.inputs import listed
 from gradflow.tables.date_parts import DAYS, PARTS, day_text, parts_of_dates
 from gradflow.tables.entries import entries, entry
 from gradflow.tables.inputs import MOST_ONE_HOT
@@ -189,7 +188,9 @@ class Category:
         """Return in how many rows this column is otherwise than in training, for each way."""
         texts, known = as_texts(column), set(self.levels)
         unknown = np.array([level not in known for level in texts.levels] + [False])
-        found = Counter({f"{self.name} has a level that training had not, or rarely": int(unknown[texts.values].sum())})
+        found = Counter(
+            {f"{self.name} has a level that was rare or absent in training": int(unknown[texts.values].sum())}
+        )
         if None not in known:
             what = "a rare level" if self.rare else repr(self.levels[0])
             count = int((texts.values < 0).sum())
@@ -200,7 +201,8 @@ class Category:
         """Return how the column is treated, and its values."""
         levels = sorted(level for level in self.levels if level is not None)
         levels += ["rare ones"] * self.rare + ["missing"] * (None in self.levels)
-        return "one-hot" if self.count <= MOST_ONE_HOT else "embedding", f"{len(levels)} levels: {listed(levels)}"
+        shown = ", ".join(levels[:10]) + ", ..." * (len(levels) > 10)
+        return "one-hot" if self.count <= MOST_ONE_HOT else "embedding", f"{len(levels)} levels: {shown}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return this as plain texts, numbers and lists."""
