@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gradflow.tables.date_parts import DAYS, PARTS, day_text, parts_of_dates
 from gradflow.tables.entries import entries, entry
 from gradflow.tables.inputs import MOST_ONE_HOT
-from gradflow.tables.table import Column
+from gradflow.tables.table import KINDS, Column
 from gradflow.tables.typed import TypedColumn
 
 Array = npt.NDArray[Any]
@@ -140,7 +140,7 @@ class Numbers:
     @classmethod
     def from_dict(cls, tree: Any) -> Numbers:
         """Return the treatment of `to_dict`. Raises ValueError for anything else."""
-        name, kind, missing = entry(tree, "name", str), entry(tree, "kind", str), entry(tree, "missing", int)
+        name, kind, missing = entry(tree, "name", str), _kind(tree), entry(tree, "missing", int)
         parts = tuple(map(Part.from_dict, entries(tree, "parts", dict)))
         names = [part.name for part in parts]
         if kind.startswith("date"):
@@ -214,7 +214,7 @@ class Category:
         levels = entry(tree, "levels", list)
         if any(level is not None and type(level) is not str for level in levels) or len(set(levels)) < len(levels):
             raise ValueError("the levels of a category are texts that differ")
-        name, kind, rare = entry(tree, "name", str), entry(tree, "kind", str), entry(tree, "rare", bool)
+        name, kind, rare = entry(tree, "name", str), _kind(tree), entry(tree, "rare", bool)
         made = cls(name, kind, tuple(levels), rare, entry(tree, "missing", int))
         if made.count < 2 or made.missing < 0:
             raise ValueError("a category has at least two levels")
@@ -247,7 +247,7 @@ class LeftOut:
     @classmethod
     def from_dict(cls, tree: Any) -> LeftOut:
         """Return the treatment of `to_dict`. Raises ValueError for anything else."""
-        return cls(entry(tree, "name", str), entry(tree, "kind", str), entry(tree, "reason", str))
+        return cls(entry(tree, "name", str), _kind(tree), entry(tree, "reason", str))
 
 
 Treatment = Numbers | Category | LeftOut
@@ -260,6 +260,14 @@ def treatment_from_dict(tree: Any) -> Treatment:
     if treatment not in _TREATMENTS:
         raise ValueError(f"there is no treatment {treatment!r} of columns")
     return _TREATMENTS[treatment].from_dict(tree)
+
+
+def _kind(tree: Any) -> str:
+    """Return the kind of a column. Raises ValueError for an unknown one."""
+    kind: str = entry(tree, "kind", str)
+    if kind.partition(" ")[0] not in KINDS:
+        raise ValueError(f"there is no kind {kind!r} of columns")
+    return kind
 
 
 def numbers_of(column: Column) -> dict[str, Floats]:

@@ -1,0 +1,369 @@
+"""`Columns`: numbers, indicators, codes of categories and parts of dates, learned from the training rows."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gradflow as gf
+from gradflow.data import DataError
+from gradflow.tables import Columns, Table, read_table
+from gradflow.tables.columns import sentences
+from gradflow.tables.date_parts import PARTS, day_text, parts_of_dates
+
+N = 60
+
+
+def table_of(**columns: Any) -> Table:
+    """A table with a target y of values, of the length of the other columns."""
+    rows = len(next(iter(columns.values())))
+    return read_table({**columns, "y": np.arange(rows) + 0.5})
+
+
+def learned(**columns: Any) -> Columns:
+    return Columns.learn(table_of(**columns), "y")
+
+
+def treatment(columns: Columns, name: str) -> dict[str, str]:
+    return next(row for row in columns.describe() if row["column"] == name)
+
+
+def test_numbers_are_centered_in_float64() -> None:
+    times = 1.7e9 + np.arange(1000) / 8
+    columns = learned(time=times)
+    raw = columns.encode(table_of(time=times))[:, 0]
+    assert len(np.unique(times.astype(np.float32))) < 100 < len(np.unique(raw)) == 1000
+    np.testing.assert_allclose(raw, (times - times.mean()) / times.std(), rtol=1e-6)
+
+
+def test_missing_numbers_are_the_median_with_an_indicator() -> None:
+    columns = learned(a=[1.0, None, 2.0, 30.0, None], b=[1, 2, 3, 4, 6])
+    raw = columns.encode(table_of(a=[2.0, None], b=[3, 3]))
+    assert columns.places == {"a": (0, 2), "b": (1,)}
+    assert raw[0, 0] == raw[1, 0]
+    assert raw[:, 2].tolist() == [0, 1]
+    present = np.array([1, 2, 30])
+    assert raw[0, 0] == np.float32((2 - present.mean()) / present.std())
+
+
+def test_a_number_with_gaps_that_is_otherwise_constant_is_an_indicator() -> None:
+    columns = learned(a=[1, None, 1, 1], b=[1, 2, 3, 5])
+    assert columns.encode(table_of(a=[1, None], b=[1, 1]))[:, columns.places["a"]].tolist() == [[0], [1]]
+    assert treatment(columns, "a")["treatment"] == "indicator of missing values"
+
+
+def test_columns_that_tell_nothing_are_left_out_and_told() -> None:
+    rng = np.random.default_rng(0)
+    table = table_of(
+        same=[7] * N, word=["x"] * N, row=np.arange(1, N + 1), shuffled=rng.permutation(N), used=rng.normal(size=N),
+        late=[None] * (N - 1) + [1.0], words=[None] * (N - 1) + ["a"], day=["2024-01-01"] * N,
+    )  # fmt: skip
+    columns = Columns.learn(table, "y", ignore=["late"], rows=np.arange(N - 1))
+    assert set(columns.kinds) == {"used"}
+    assert columns.notes == (
+        "y is predicted as a number",
+        "same is left out: it is the same in all rows",
+        "word is left out: it is the same in all rows",
+        "row is left out: it seems to number the rows",
+        "shuffled is left out: it seems to number the rows",
+        "late is left out: it is ignored",
+        "words is left out: it is empty",
+        "day is left out: it is the same in all rows",
+    )
+    assert columns.encode(read_table({"used": [0.0]})).shape == (1, 1)  # others are not asked for
+    told = [(row["column"], row["treatment"]) for row in columns.describe()]
+    assert told == [(name, "standardized" if name == "used" else "left out") for name in table.names[:-1]]
+
+
+@pytest.mark.parametrize("values", [np.arange(1950, 1950 + N), np.arange(N) * 3, np.arange(N) // 2, np.arange(49)])
+def test_numbers_that_do_not_number_the_rows_are_used(values: Any) -> None:
+    assert "a" in learned(a=values).kinds
+
+
+def test_no_columns_left_is_an_error_that_says_why() -> None:
+    with pytest.raises(DataError, match="the dict: there are no columns to learn from: a is left out: it is the same"):
+        learned(a=[1, 1, 1])
+    with pytest.raises(DataError, match=r"the dict: there are no columns to learn from$"):
+        Columns.learn(read_table({"y": [1.5, 2, 3]}), "y")
+
+
+def test_texts_that_all_differ_identify_rows() -> None:
+    names = [f"name {i}" for i in range(N)]
+    with pytest.raises(DataError, match=r"60 of 60 texts in column 'id' differ: .* \(--ignore id\)$"):
+        learned(id=names, a=range(N))
+    assert set(Columns.learn(table_of(id=names, a=np.arange(N) / 2), "y", ignore=["id"]).kinds) == {"a"}
+    columns = learned(id=names[:49], a=np.arange(49) / 2)
+    assert "id is left out: nearly all of its texts differ" in columns.notes
+    assert "id" in learned(id=names[:50] + names[:10], a=np.arange(N) / 2).kinds  # 50 of 60
+
+
+def test_rare_and_unknown_levels_share_a_code_and_missing_is_a_level() -> None:
+    texts = ["red"] * 30 + ["blue"] * 20 + ["mauve", "pink"] + [None] * 3
+    columns = learned(color=texts)
+    raw = columns.encode(table_of(color=["blue", "red", None, "mauve", "pink", "lilac"]))
+    assert raw[:, 0].tolist() == [1, 2, 3, 0, 0, 0]
+    assert treatment(columns, "color") == {
+        "column": "color", "kind": "text", "treatment": "one-hot", "missing": "3",
+        "values": "4 levels: blue, red, rare ones, missing",
+    }  # fmt: skip
+
+
+def test_without_rare_levels_what_is_unknown_counts_as_the_most_frequent_level() -> None:
+    columns = learned(color=["red"] * 30 + ["blue"] * 20)
+    raw = columns.encode(table_of(color=["blue", "red", None, "lilac"]))
+    assert raw[:, 0].tolist() == [1, 0, 0, 0]
+    assert columns.module().out_features == 2
+
+
+@pytest.mark.parametrize(("rows", "count", "kept"), [(100, 1, 0), (100, 2, 1), (300, 2, 0), (300, 3, 1), (9000, 5, 1)])
+def test_levels_are_rare_below_5_rows_and_1_percent(rows: int, count: int, kept: int) -> None:
+    texts = ["a", "b"] * ((rows - count) // 2) + ["rare"] * count
+    columns = learned(color=texts)
+    assert ("rare," in treatment(columns, "color")["values"] + ",") == kept
+
+
+def test_many_levels_are_an_embedding() -> None:
+    texts = [f"level {i % 40}" for i in range(400)]
+    columns = learned(code=texts)
+    assert treatment(columns, "code")["treatment"] == "embedding"
+    assert columns.module(embedding_dim=7).out_features == 7
+
+
+def test_bools_are_two_levels() -> None:
+    columns = learned(old=[True, False, True, True, False])
+    assert columns.kinds == {"old": "text"}
+    assert columns.encode(table_of(old=[False, True]))[:, 0].tolist() == [1, 0]
+
+
+def test_numbers_may_be_categories() -> None:
+    table = table_of(code=[10, 20, 10, None, 20, 10, 1.5, 1.5], a=range(8))
+    columns = Columns.learn(table, "y", categorical=["code"])
+    assert columns.kinds["code"] == "number"
+    assert treatment(columns, "code")["values"] == "4 levels: 1.5, 10, 20, missing"
+    assert columns.encode(table)[:, 1].tolist() == [0, 2, 0, 3, 2, 0, 1, 1]
+
+
+def test_dates_become_parts_and_constant_parts_are_left_out() -> None:
+    days = [f"2024-{1 + i % 6:02d}-{1 + i:02d}" for i in range(20)]
+    columns = learned(day=[*days, None])
+    assert columns.notes[1] == "day is taken apart: days, month, weekday"
+    assert len(columns.places["day"]) == 1 + 2 + 2 + 1
+    assert treatment(columns, "day")["values"] == "2024-01-01 to 2024-06-18"
+    raw = columns.encode(table_of(day=["2024-01-08", "2024-06-03", None]))
+    np.testing.assert_allclose(raw[0, 3:5], raw[1, 3:5])  # Mondays
+    assert raw[:, 5].tolist() == [0, 0, 1]
+
+
+def test_parts_of_dates_are_those_of_the_calendar() -> None:
+    dates = np.array(["1969-12-31T18:00", "2000-02-29", "2024-07-01T06:30:15.5", "NaT"], "datetime64[us]")
+    parts = parts_of_dates(dates)
+    assert tuple(parts) == PARTS
+    np.testing.assert_array_equal(parts["days"], [-0.25, 11016, 19905 + (6.5 * 3600 + 15.5) / 86400, np.nan])
+    np.testing.assert_array_equal(parts["year"], [1969, 2000, 2024, np.nan])
+    turns = {
+        "month": (11 / 12, 1 / 12, 6 / 12),
+        "weekday": (2 / 7, 1 / 7, 0),
+        "hour": (18 / 24, 0, (6.5 + 15.5 / 3600) / 24),
+    }
+    for cycle, places in turns.items():
+        for of, function in (("sine", math.sin), ("cosine", math.cos)):
+            expected = [function(2 * math.pi * place) for place in places]
+            np.testing.assert_allclose(parts[f"{cycle} ({of})"], [*expected, np.nan], atol=1e-12)
+    assert [day_text(day) for day in parts["days"][:3]] == ["1969-12-31 18:00:00", "2000-02-29", "2024-07-01 06:30:15"]
+
+
+def test_what_differs_from_training_is_counted() -> None:
+    columns = learned(
+        age=[20, 30, 41], color=["red", "red", "blue"], gap=[1, None, 3],
+        day=["2024-01-01", "2024-01-03", "2024-05-01"],
+    )  # fmt: skip
+    new = table_of(
+        age=[19, 20, 42, None], color=["red", "pink", None, None], gap=[1, None, None, 3],
+        day=["2024-01-01", "2023-12-31", "2024-05-01", "2025-01-01"],
+    )  # fmt: skip
+    expected = {
+        "age is outside of the training range, 20 to 41": 2,
+        "age is missing, which it never was in training: 30 is used": 1,
+        "color has a level that was rare or absent in training": 1,
+        "color is missing, which it never was in training: it counts as a rare level": 2,
+        "day is outside of the training range, 2024-01-01 to 2024-05-01": 2,
+    }
+    found = columns.told(new)
+    assert found == expected
+    assert columns.told(new.take([0, 1])) + columns.told(new.take([2, 3])) == expected
+    assert sentences(found, 4)[0] == "age is outside of the training range, 20 to 41: 2 of 4 rows"
+
+
+@pytest.mark.parametrize(
+    ("rows", "encoding", "expected"),
+    [
+        (999, "auto", "standard"), (1000, "auto", "piecewise"), (1000, "standard", "standard"),
+        (20, "piecewise", "piecewise"),
+    ],
+)  # fmt: skip
+def test_bins_are_for_many_rows(rows: int, encoding: str, expected: str) -> None:
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=rows)
+    table = read_table({"a": a, "b": rng.integers(0, 2, rows), "y": np.sin(3 * a)})
+    columns = Columns.learn(table, "y", encoding=encoding)
+    assert columns.encoding == expected
+    assert columns.module(width=5).out_features == (10 if expected == "piecewise" else 2)
+    bins = treatment(columns, "a")["treatment"]
+    assert bins == ("64 bins" if rows == 1000 and expected == "piecewise" else bins)
+    assert (bins == "standardized") == (expected == "standard")
+
+
+def test_bins_are_those_of_the_targets() -> None:
+    a = np.arange(2000) / 7
+    for y in ((a > 100) * 5.5, np.where(a > 100, "high", "low"), np.array(["x", "y", "z"])[1 * (a > 50) + (a > 100)]):
+        columns = Columns.learn(read_table({"a": a, "y": y}), "y")
+        part = columns.to_dict()["columns"][0]["parts"][0]
+        cuts = np.array(part["edges"][1:-1]) * part["deviation"] + part["mean"]
+        np.testing.assert_allclose(cuts, [50, 100][-len(cuts) :], atol=1 / 7)
+
+
+def test_numbers_beyond_the_training_range_stay_at_its_ends_in_bins() -> None:
+    a = np.arange(2000) / 7
+    columns = Columns.learn(read_table({"a": a, "y": np.sin(a)}), "y")
+    raw = columns.encode(read_table({"a": [-1e300, 0, a[-1], 1e300]}))[:, 0]
+    assert raw[0] == raw[1] < raw[2] == raw[3]
+    features = columns.module()(gf.tensor(raw[:, None])).detach().numpy()
+    assert (features[0] == features[1]).all()
+    assert (features[2] == features[3]).all()
+
+
+def test_weights_count_as_rows() -> None:
+    rng = np.random.default_rng(0)
+    a, weights = rng.normal(size=N), rng.integers(0, 4, N)
+    table = table_of(a=a, b=np.where(rng.random(N) < 0.3, np.nan, a), color=rng.choice(["r", "g", "b"], N))
+    weighted = Columns.learn(table, "y", weights=weights).to_dict()["columns"]
+    repeated = Columns.learn(table.take(np.repeat(np.arange(N), weights)), "y").to_dict()["columns"]
+    for one, other in zip(weighted[:2], repeated[:2], strict=True):
+        one, other = one["parts"][0], other["parts"][0]
+        assert (one["median"], one["low"], one["high"]) == (other["median"], other["low"], other["high"])
+        np.testing.assert_allclose([one["mean"], one["deviation"]], [other["mean"], other["deviation"]], rtol=1e-12)
+    assert weighted[2] == repeated[2]
+
+
+def test_weights_decide_on_rare_levels_and_bins() -> None:
+    a = np.arange(2000) / 7
+    table = read_table({"a": a, "c": ["x", "y"] * 997 + ["z"] * 6, "y": np.where(a > 250, 9.5, 1.0 * (a > 100))})
+    light = np.where(a > 250, 1e-9, 7.0)
+    plain, weighted = Columns.learn(table, "y"), Columns.learn(table, "y", weights=light)
+    assert "z" in treatment(plain, "c")["values"]
+    assert "z" not in treatment(weighted, "c")["values"]
+    assert (treatment(plain, "a")["treatment"], treatment(weighted, "a")["treatment"]) == ("3 bins", "3 bins")
+    with pytest.raises(ValueError, match="weights are 2000 finite numbers of at least 0, not all 0"):
+        Columns.learn(table, "y", weights=light - 1)
+
+
+def test_wrong_arguments_are_refused_by_name() -> None:
+    table = table_of(age=[1, 2, 4], size=[1, 5, 2])
+    for arguments in ({"target": "z"}, {"target": "y", "ignore": ["z"]}, {"target": "y", "categorical": ["z"]}):
+        with pytest.raises(DataError, match="the dict has no column 'z'; it has age, size, y"):
+            Columns.learn(table, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="encoding must be 'auto', 'piecewise', 'standard'; got 'bins'"):
+        Columns.learn(table, "y", encoding="bins")
+    with pytest.raises(DataError, match="the dict: there are no rows to learn from"):
+        Columns.learn(table, "y", rows=[])
+    with pytest.raises(DataError, match="the numbers in column 'age' are too large for their deviation"):
+        learned(age=[1e200, -1e200, 0])
+
+
+def test_another_table_needs_the_columns_and_kinds() -> None:
+    columns = learned(age=[1, 2, 4], color=["r", "r", "b"])
+    with pytest.raises(DataError, match="the dict has no column 'age'"):
+        columns.encode(read_table({"color": ["r"]}))
+    with pytest.raises(DataError, match=r"column 'color' holds numbers, and texts are expected: .*kinds=columns.kinds"):
+        columns.encode(read_table({"color": [1], "age": [2]}))
+
+
+def test_another_file_is_read_with_the_kinds(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(
+        "zip,day,size,y\n" + "01,2024-01-01,1.5,a\n02,2024-01-05,,b\n02,2024-03-02,3,b\n"
+    )
+    (tmp_path / "new.csv").write_text("size,more,day,zip\n,?,2024-01-03,1\n2,?,2024-01-05,02\n")
+    train = read_table(tmp_path / "train.csv")
+    columns = Columns.learn(train, "y")
+    assert columns.kinds == {"zip": "text", "day": "date Y-m-d", "size": "number"}
+    assert columns.kinds | columns.target_kind == {name: train[name].reads_as for name in train.names}
+    new = read_table(tmp_path / "new.csv", kinds=columns.kinds)
+    raw = columns.encode(new)
+    assert raw.shape == (2, columns.width)
+    assert raw[:, columns.places["zip"]].tolist() == [[0], [1]]
+
+
+def rich() -> Columns:
+    rng = np.random.default_rng(0)
+    return learned(
+        a=rng.normal(size=30), b=[None, *rng.normal(size=29)], color=["r", "g", None] * 10, same=[1] * 30,
+        day=[f"2024-01-{day:02d} 10:00" for day in range(1, 31)],
+    )  # fmt: skip
+
+
+def places_of(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        yield from places_of(value, (*path, key))
+
+
+def changed(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
+    tree = copy.deepcopy(tree)
+    at = tree
+    for key in path[:-1]:
+        at = at[key]
+    if value is KeyError:
+        del at[path[-1]]
+    else:
+        at[path[-1]] = value
+    return tree
+
+
+def test_from_dict_takes_what_to_dict_gave_and_refuses_other_types() -> None:
+    tree = json.loads(json.dumps(rich().to_dict()))
+    assert Columns.from_dict(tree).to_dict() == rich().to_dict()
+    raw = table_of(a=[1.0, None], b=[None, 2.0], color=["r", "x"], day=["2024-01-01", None])
+    refused, values = 0, (None, "?", -1, 1.5, True, [], {}, [[]], float("nan"), float("inf"), 10**400, KeyError)
+    for path, value in itertools.product(list(places_of(tree))[1:], values):
+        try:
+            columns = Columns.from_dict(changed(tree, path, value))
+        except ValueError:
+            refused += 1
+            continue
+        columns.module()
+        columns.describe()
+        if set(columns.kinds) <= set(raw.names):
+            assert np.isfinite(columns.encode(raw)).all()
+            columns.told(raw)
+    assert refused > 500
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("kind",), "standardizer", "of the kind 'standardizer'"),
+        (("columns", 0, "treatment"), "other", "there is no treatment 'other'"),
+        (("columns", 0, "parts", 0, "deviation"), 0.0, "deviations are above 0"),
+        (("columns", 0, "parts", 0, "edges"), [0.0, 1.0], "either all columns of numbers have bins, or none has"),
+        (("columns", 0, "parts", 0, "edges"), [0.0, 1e-50], "the edges of bins are at least two, and increase"),
+        (("columns", 0, "parts", 0, "name"), "days", "the numbers of a column of the kind 'number' do not fit it"),
+        (("columns", 0, "name"), "b", "two columns have the same name"),
+        (("columns", 0, "name"), "y", "two columns have the same name"),
+        (("columns", 2, "levels"), ["r", "r"], "the levels of a category are texts that differ"),
+        (("columns", 2, "levels"), ["r"], "a category has at least two levels"),
+        (("columns",), [], "there are no columns to learn from"),
+        (("target", "labels"), [1], "the labels of the target are at least two, and differ"),
+        (("target", "kind"), "date", "targets are numbers or texts, not 'date'"),
+    ],
+)
+def test_from_dict_says_what_is_wrong(path: tuple[Any, ...], value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^these are not the columns of a table: .*{message}"):
+        Columns.from_dict(changed(rich().to_dict(), path, value))
