@@ -15,7 +15,7 @@ import pytest
 
 import gradflow as gf
 from gradflow.data import DataError
-from gradflow.tables import Columns, Table, read_table
+from gradflow.tables import Columns, Table, learning, read_table
 from gradflow.tables.columns import sentences
 from gradflow.tables.date_parts import PARTS, day_text, parts_of_dates
 
@@ -64,7 +64,8 @@ def test_columns_that_tell_nothing_are_left_out_and_told() -> None:
     rng = np.random.default_rng(0)
     table = table_of(
         same=[7] * N, word=["x"] * N, row=np.arange(1, N + 1), shuffled=rng.permutation(N), used=rng.normal(size=N),
-        late=[None] * (N - 1) + [1.0], words=[None] * (N - 1) + ["a"], day=["2024-01-01"] * N,
+        tiny=[1e-200, 2e-200] * (N // 2), late=[None] * (N - 1) + [1.0], words=[None] * (N - 1) + ["a"],
+        day=["2024-01-01"] * N,
     )  # fmt: skip
     columns = Columns.learn(table, "y", ignore=["late"], rows=np.arange(N - 1))
     assert set(columns.kinds) == {"used"}
@@ -74,6 +75,7 @@ def test_columns_that_tell_nothing_are_left_out_and_told() -> None:
         "word is left out: it is the same in all rows",
         "row is left out: it seems to number the rows",
         "shuffled is left out: it seems to number the rows",
+        "tiny is left out: it is the same in all rows",
         "late is left out: it is ignored",
         "words is left out: it is empty",
         "day is left out: it is the same in all rows",
@@ -100,6 +102,8 @@ def test_texts_that_all_differ_identify_rows() -> None:
     with pytest.raises(DataError, match=r"60 of 60 texts in column 'id' differ: .* \(--ignore id\)$"):
         learned(id=names, a=range(N))
     assert set(Columns.learn(table_of(id=names, a=np.arange(N) / 2), "y", ignore=["id"]).kinds) == {"a"}
+    with pytest.raises(DataError, match="50 of 50 texts"):
+        learned(id=names[:50] + [None] * 9, a=np.arange(59) / 2)
     columns = learned(id=names[:49], a=np.arange(49) / 2)
     assert "id is left out: nearly all of its texts differ" in columns.notes
     assert "id" in learned(id=names[:50] + names[:10], a=np.arange(N) / 2).kinds  # 50 of 60
@@ -160,6 +164,8 @@ def test_dates_become_parts_and_constant_parts_are_left_out() -> None:
     raw = columns.encode(table_of(day=["2024-01-08", "2024-06-03", None]))
     np.testing.assert_allclose(raw[0, 3:5], raw[1, 3:5])  # Mondays
     assert raw[:, 5].tolist() == [0, 0, 1]
+    halves = learned(day=["2024-01-01", "2024-07-01", "2024-07-08"]).to_dict()["columns"][0]["parts"]
+    assert [part["name"] for part in halves] == ["days", "month (cosine)"]
 
 
 def test_parts_of_dates_are_those_of_the_calendar() -> None:
@@ -225,9 +231,38 @@ def test_bins_are_those_of_the_targets() -> None:
     a = np.arange(2000) / 7
     for y in ((a > 100) * 5.5, np.where(a > 100, "high", "low"), np.array(["x", "y", "z"])[1 * (a > 50) + (a > 100)]):
         columns = Columns.learn(read_table({"a": a, "y": y}), "y")
-        part = columns.to_dict()["columns"][0]["parts"][0]
-        cuts = np.array(part["edges"][1:-1]) * part["deviation"] + part["mean"]
+        cuts = cuts_of(columns)
         np.testing.assert_allclose(cuts, [50, 100][-len(cuts) :], atol=1 / 7)
+
+
+def cuts_of(columns: Columns) -> Any:
+    """The inner edges of the bins of the first column, in its own units."""
+    part = columns.to_dict()["columns"][0]["parts"][0]
+    return np.array(part["edges"][1:-1]) * part["deviation"] + part["mean"]
+
+
+def test_bins_of_three_classes_are_not_those_of_their_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "MOST_BINS", 2)
+    a = np.arange(2000) / 7
+    y = np.where(a > 100, "b", np.random.default_rng(0).choice(["a", "c"], 2000))
+    np.testing.assert_allclose(cuts_of(Columns.learn(read_table({"a": a, "y": y}), "y")), [100], atol=1 / 7)
+
+
+def test_bins_are_learned_from_rows_without_gaps() -> None:
+    a = np.where(np.arange(2000) % 3 > 0, np.arange(2000) / 7, np.nan)
+    weights = np.where(np.isnan(a), 100, 1)
+    table = read_table({"a": a, "y": np.where(np.arange(2000) < 700, 1.5, 9.5)})
+    for options in ({}, {"weights": weights}):
+        np.testing.assert_allclose(cuts_of(Columns.learn(table, "y", **options)), [100], atol=2 / 7)
+
+
+def test_bins_have_at_least_a_thousandth_of_the_rows() -> None:
+    rng = np.random.default_rng(0)
+    columns = Columns.learn(read_table({"a": rng.normal(size=5000), "y": rng.normal(size=5000)}), "y")
+    part = columns.to_dict()["columns"][0]["parts"][0]
+    rng = np.random.default_rng(0)
+    counts, _ = np.histogram((rng.normal(size=5000) - part["mean"]) / part["deviation"], part["edges"])
+    assert 5 <= counts.min() < 20
 
 
 def test_numbers_beyond_the_training_range_stay_at_its_ends_in_bins() -> None:
@@ -255,12 +290,12 @@ def test_weights_count_as_rows() -> None:
 
 def test_weights_decide_on_rare_levels_and_bins() -> None:
     a = np.arange(2000) / 7
-    table = read_table({"a": a, "c": ["x", "y"] * 997 + ["z"] * 6, "y": np.where(a > 250, 9.5, 1.0 * (a > 100))})
-    light = np.where(a > 250, 1e-9, 7.0)
+    table = read_table({"a": a, "c": ["x", "y"] * 997 + ["z"] * 6, "y": np.where(a > 250, 3.5, 1.0 * (a > 100))})
+    light = np.where(a > 250, 1e-13, 7.0)
     plain, weighted = Columns.learn(table, "y"), Columns.learn(table, "y", weights=light)
     assert "z" in treatment(plain, "c")["values"]
     assert "z" not in treatment(weighted, "c")["values"]
-    assert (treatment(plain, "a")["treatment"], treatment(weighted, "a")["treatment"]) == ("3 bins", "3 bins")
+    assert (treatment(plain, "a")["treatment"], treatment(weighted, "a")["treatment"]) == ("3 bins", "2 bins")
     with pytest.raises(ValueError, match="weights are 2000 finite numbers of at least 0, not all 0"):
         Columns.learn(table, "y", weights=light - 1)
 
@@ -355,6 +390,10 @@ def test_from_dict_takes_what_to_dict_gave_and_refuses_other_types() -> None:
         (("columns", 0, "parts", 0, "edges"), [0.0, 1.0], "either all columns of numbers have bins, or none has"),
         (("columns", 0, "parts", 0, "edges"), [0.0, 1e-50], "the edges of bins are at least two, and increase"),
         (("columns", 0, "parts", 0, "name"), "days", "the numbers of a column of the kind 'number' do not fit it"),
+        (("columns", 4, "parts", 0, "name"), "year", "the numbers of a column of the kind 'date Y-m-d' do not fit it"),
+        (("columns", 4, "parts", 2, "name"), "weekday (sine)", "the numbers of a column of the kind 'date Y-m-d' do"),
+        (("columns", 0, "missing"), True, "the entry 'missing' is of the type bool, not int"),
+        (("columns", 2, "missing"), -1, "a category has at least two levels, and no fewer than 0 missing values"),
         (("columns", 0, "name"), "b", "two columns have the same name"),
         (("columns", 0, "name"), "y", "two columns have the same name"),
         (("columns", 2, "levels"), ["r", "r"], "the levels of a category are texts that differ"),

@@ -64,7 +64,7 @@ ENCODINGS = st.sampled_from(["standard", "piecewise"])
 
 
 def test_the_table_learned_from_is_encoded_as_finite_numbers(random_examples: Draw) -> None:
-    @random_examples(40)
+    @random_examples(25)
     @given(tables(), ENCODINGS)
     def holds(table: Table, encoding: str) -> None:
         columns = learned(table, encoding=encoding)
@@ -86,7 +86,7 @@ def test_the_table_learned_from_is_encoded_as_finite_numbers(random_examples: Dr
 
 
 def test_columns_come_back_from_json_and_encode_any_table_alike(random_examples: Draw) -> None:
-    @random_examples(40)
+    @random_examples(25)
     @given(tables(), ENCODINGS, st.data())
     def holds(table: Table, encoding: str, data: Any) -> None:
         columns = learned(table, encoding=encoding)
@@ -121,7 +121,7 @@ def test_columns_come_back_from_json_and_encode_any_table_alike(random_examples:
 
 
 def test_rows_are_all_that_is_learned_from(random_examples: Draw) -> None:
-    @random_examples(40)
+    @random_examples(25)
     @given(tables(), ENCODINGS, st.data())
     def holds(table: Table, encoding: str, data: Any) -> None:
         rows = data.draw(st.lists(st.integers(0, len(table) - 1), min_size=2, unique=True))
@@ -133,7 +133,7 @@ def test_rows_are_all_that_is_learned_from(random_examples: Draw) -> None:
 
 
 def test_a_column_that_is_missing_is_named(random_examples: Draw) -> None:
-    @random_examples(40)
+    @random_examples(25)
     @given(tables(), ENCODINGS)
     def holds(table: Table, encoding: str) -> None:
         columns = learned(table, encoding=encoding)
@@ -145,7 +145,7 @@ def test_a_column_that_is_missing_is_named(random_examples: Draw) -> None:
 
 
 def test_equal_weights_and_rows_of_weight_0_do_not_matter(random_examples: Draw) -> None:
-    @random_examples(40)
+    @random_examples(25)
     @given(tables(), st.data())
     def holds(table: Table, data: Any) -> None:
         weights = np.array(data.draw(st.lists(st.sampled_from([0.0, 2.0]), min_size=len(table), max_size=len(table))))

@@ -88,6 +88,12 @@ def test_a_class_that_training_did_not_have_is_refused(known: list[Any], other: 
         columns.targets(read_table({"y": [known[0], other]}))
 
 
+def test_a_target_of_another_kind_is_refused() -> None:
+    columns = Columns.learn(read_table({"x": [1.5, 2, 4], "y": ["a", "b", "a"]}), "y")
+    with pytest.raises(DataError, match="the dict: column 'y' holds numbers, and texts are expected"):
+        columns.targets(read_table({"y": [1, 2]}))
+
+
 def test_outputs_are_decoded_as_labels() -> None:
     scores = np.array([[0.1, 2.0, 0.3], [9.0, 0.0, 0.0]])
     assert learned([3, 4, 5] * 5).decode(scores) == [4, 3]

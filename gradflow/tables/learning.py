@@ -94,9 +94,8 @@ def _learn_part(name: str, values: Floats, targets: Array | None, weights: Float
     low, high = float(values.min()), float(values.max())
     with np.errstate(over="ignore", invalid="ignore"):
         mean = float(np.average(values, weights=weights))
-        mean += float(np.average(values - mean, weights=weights))
         deviation = float(np.sqrt(np.average(np.square(values - mean), weights=weights)))
-    if low == high or deviation <= np.finfo(np.float64).eps * abs(mean):
+    if low == high or not deviation:
         return None
     part = Part(name, _median(values, weights), mean, deviation, low, high)
     if targets is None or not np.isfinite(deviation):

@@ -217,7 +217,7 @@ class Category:
         name, kind, rare = entry(tree, "name", str), _kind(tree), entry(tree, "rare", bool)
         made = cls(name, kind, tuple(levels), rare, entry(tree, "missing", int))
         if made.count < 2 or made.missing < 0:
-            raise ValueError("a category has at least two levels")
+            raise ValueError("a category has at least two levels, and no fewer than 0 missing values")
         return made
 
 
