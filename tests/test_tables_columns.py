@@ -290,14 +290,23 @@ def test_weights_count_as_rows() -> None:
 
 def test_weights_decide_on_rare_levels_and_bins() -> None:
     a = np.arange(2000) / 7
-    table = read_table({"a": a, "c": ["x", "y"] * 997 + ["z"] * 6, "y": np.where(a > 250, 3.5, 1.0 * (a > 100))})
-    light = np.where(a > 250, 1e-13, 7.0)
+    table = read_table({"a": a, "c": ["x", "y"] * 997 + ["z"] * 6, "y": np.where(a > 250, 1.001, 1.0 * (a > 100))})
+    light = np.where(a > 250, 1e-6, 7.0)
     plain, weighted = Columns.learn(table, "y"), Columns.learn(table, "y", weights=light)
     assert "z" in treatment(plain, "c")["values"]
     assert "z" not in treatment(weighted, "c")["values"]
     assert (treatment(plain, "a")["treatment"], treatment(weighted, "a")["treatment"]) == ("3 bins", "2 bins")
     with pytest.raises(ValueError, match="weights are 2000 finite numbers of at least 0, not all 0"):
         Columns.learn(table, "y", weights=light - 1)
+
+
+def test_rows_of_negligible_weight_do_not_count() -> None:
+    a = np.arange(2000) / 7
+    table, weights = read_table({"a": a, "y": np.sin(a)}), np.exp(-a)
+    used = np.where(weights > 1e-8 * weights.mean(), weights, 0)
+    weighted = Columns.learn(table, "y", encoding="piecewise", weights=weights)
+    assert 100 < np.count_nonzero(used) < 200
+    assert weighted.to_dict() == Columns.learn(table, "y", encoding="piecewise", weights=used).to_dict()
 
 
 def test_wrong_arguments_are_refused_by_name() -> None:

@@ -25,6 +25,9 @@ Array = npt.NDArray[Any]
 ENCODINGS = ("auto", "piecewise", "standard")
 """How numbers are encoded: by bins, or as they are, standardized; "auto" takes bins if there are enough rows."""
 
+NEGLIGIBLE = 1e-8
+"""Rows of a smaller weight, relative to the mean, are as if they had none: sums would lose it to rounding."""
+
 PIECEWISE_ROWS = 1000
 """From so many training rows on, numbers are encoded by bins, by default. Bins of few rows follow their noise."""
 
@@ -128,7 +131,8 @@ class Columns:
         learned = Target.learn(table, target, task)
         if weights is not None:
             weights = _checked_weights(weights, len(table))
-            table, weights = table.take(weights > 0), weights[weights > 0]
+            used = weights > NEGLIGIBLE * weights.mean()
+            table, weights = table.take(used), weights[used]
         bins = encoding == "piecewise" or (encoding == "auto" and len(table) >= PIECEWISE_ROWS)
         targets = _targets_of_bins(learned, table) if bins else None
         treatments: list[Treatment] = []
