@@ -63,7 +63,7 @@ def test_a_number_with_gaps_that_is_otherwise_constant_is_an_indicator() -> None
 def test_columns_that_tell_nothing_are_left_out_and_told() -> None:
     rng = np.random.default_rng(0)
     table = table_of(
-        same=[7] * N, word=["x"] * N, row=np.arange(1, N + 1), shuffled=rng.permutation(N), used=rng.normal(size=N),
+        same=[0.1] * N, word=["x"] * N, row=np.arange(1, N + 1), shuffled=rng.permutation(N), used=rng.normal(size=N),
         tiny=[1e-200, 2e-200] * (N // 2), late=[None] * (N - 1) + [1.0], words=[None] * (N - 1) + ["a"],
         day=["2024-01-01"] * N,
     )  # fmt: skip
@@ -87,7 +87,11 @@ def test_columns_that_tell_nothing_are_left_out_and_told() -> None:
 
 @pytest.mark.parametrize("values", [np.arange(1950, 1950 + N), np.arange(N) * 3, np.arange(N) // 2, np.arange(49)])
 def test_numbers_that_do_not_number_the_rows_are_used(values: Any) -> None:
-    assert "a" in learned(a=values).kinds
+    assert "a" in learned(a=values, b=values / 7).kinds
+
+
+def test_numbers_of_rows_are_used_if_there_is_nothing_else() -> None:
+    assert set(learned(a=np.arange(N)).kinds) == {"a"}
 
 
 def test_no_columns_left_is_an_error_that_says_why() -> None:
@@ -197,9 +201,9 @@ def test_what_differs_from_training_is_counted() -> None:
     )  # fmt: skip
     expected = {
         "age is outside of the training range, 20 to 41": 2,
-        "age is missing, which it never was in training: 30 is used": 1,
+        "age is missing, which it never was in training, and counts as 30": 1,
         "color has a level that was rare or absent in training": 1,
-        "color is missing, which it never was in training: it counts as a rare level": 2,
+        "color is missing, which it never was in training, and counts as a rare level": 2,
         "day is outside of the training range, 2024-01-01 to 2024-05-01": 2,
     }
     found = columns.told(new)

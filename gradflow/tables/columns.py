@@ -15,7 +15,7 @@ from gradflow.data.inputs import DataError, listed
 from gradflow.data.labels import Label
 from gradflow.tables.entries import entries, entry
 from gradflow.tables.inputs import ColumnInputs
-from gradflow.tables.learning import learn_category, learn_numbers
+from gradflow.tables.learning import learn_category, learn_numbers, numbers_the_rows
 from gradflow.tables.table import Table, no_column
 from gradflow.tables.task import Target, check_kind
 from gradflow.tables.treatments import Category, LeftOut, Numbers, Treatment, treatment_from_dict
@@ -113,8 +113,8 @@ class Columns:
         Numbers are centered and scaled; missing ones become the median, and an indicator tells of them if training had
         any. Texts become codes: rare levels share one, levels that training did not have get it, too, and missing is a
         level if training had it. Dates become numbers: days since 1970, year, and the places in the year, the week and
-        the day as sine and cosine. Columns without values or with the same one in all rows are left out, as are whole
-        numbers that number the rows.
+        the day as sine and cosine. Columns without values or with the same one in all rows are left out, as are those
+        that seem to number the rows, if there are others.
 
         Raises DataError for names that the table does not have, for at least 50 texts in a column that nearly all
         differ, for targets that do not fit, and if no column is left; ValueError for other arguments.
@@ -136,11 +136,16 @@ class Columns:
         bins = encoding == "piecewise" or (encoding == "auto" and len(table) >= PIECEWISE_ROWS)
         targets = _targets_of_bins(learned, table) if bins else None
         treatments: list[Treatment] = []
+        numbering = {column.name for column in table.columns if numbers_the_rows(column)} - categorical
+        if numbering >= set(table.names) - ignore - {target}:
+            numbering = set()
         for column in table.columns:
             if column.name == target:
                 continue
             if column.name in ignore:
                 treatments.append(LeftOut(column.name, column.reads_as, "it is ignored"))
+            elif column.name in numbering:
+                treatments.append(LeftOut(column.name, column.reads_as, "it seems to number the rows"))
             elif column.kind == "text" or column.name in categorical:
                 treatments.append(learn_category(column, table.source, weights))
             else:
@@ -186,7 +191,7 @@ class Columns:
         >>> for what, count in columns.told(read_table({"a": [2, 5, 6, None]})).items():
         ...     print(count, what)
         2 a is outside of the training range, 1 to 4
-        1 a is missing, which it never was in training: 2 is used
+        1 a is missing, which it never was in training, and counts as 2
         """
         found: Counter[str] = Counter()
         for treatment in self._used:

@@ -49,8 +49,6 @@ def learn_numbers(column: Column, source: str, targets: Array | None, weights: F
         learned += [part] if part else []
     if not learned and not missing:
         return LeftOut(column.name, column.reads_as, "it is the same in all rows")
-    if not missing and column.whole and _numbers_the_rows(column.values):
-        return LeftOut(column.name, column.reads_as, "it seems to number the rows")
     return Numbers(column.name, column.reads_as, tuple(learned), missing)
 
 
@@ -89,6 +87,19 @@ def learn_category(column: Column, source: str, weights: Floats | None) -> Treat
     return Category(column.name, column.reads_as, tuple(levels), rare, missing)
 
 
+def numbers_the_rows(column: Column) -> bool:
+    """Whether a column holds the numbers of rows, from about 0 or 1 on, in any order, perhaps without some rows.
+
+    These are at least 50 whole numbers that all differ and fill two fifths of their range.
+    """
+    values, n = column.values, len(column)
+    if n < IDENTIFIER_ROWS or not column.whole or column.missing.any():
+        return False
+    if not 0 <= values.min() <= 20 or values.max() >= 20 + 2.5 * n:
+        return False
+    return len(np.unique(values)) == n
+
+
 def _learn_part(name: str, values: Floats, targets: Array | None, weights: Floats | None) -> Part | None:
     """Return the scale and the bins of numbers without gaps, None if they are all equal."""
     low, high = float(values.min()), float(values.max())
@@ -113,11 +124,3 @@ def _median(values: Floats, weights: Floats | None) -> float:
     half = passed[-1] / 2
     below, above = (order[np.searchsorted(passed, half, side)] for side in ("left", "right"))
     return float(values[below] / 2 + values[above] / 2)
-
-
-def _numbers_the_rows(values: Floats) -> bool:
-    """Whether whole numbers are those of rows, from about 0 or 1 on, in any order, perhaps without some rows."""
-    n, low, high = len(values), values.min(), values.max()
-    if n < IDENTIFIER_ROWS or not 0 <= low <= 20 or high - low >= 2.5 * n:
-        return False
-    return len(np.unique(values)) == n

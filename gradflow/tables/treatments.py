@@ -113,7 +113,7 @@ class Numbers:
             found[f"{self.name} is outside of the training range, {self._range}"] = outside
             if not self.missing:
                 median = self._shown(first.median)
-                found[f"{self.name} is missing, which it never was in training: {median} is used"] = int(
+                found[f"{self.name} is missing, which it never was in training, and counts as {median}"] = int(
                     column.missing.sum()
                 )
         return +found
@@ -194,7 +194,7 @@ class Category:
         if None not in known:
             what = "a rare level" if self.rare else repr(self.levels[0])
             count = int((texts.values < 0).sum())
-            found[f"{self.name} is missing, which it never was in training: it counts as {what}"] = count
+            found[f"{self.name} is missing, which it never was in training, and counts as {what}"] = count
         return +found
 
     def described(self) -> tuple[str, str]:
