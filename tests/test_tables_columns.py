@@ -85,13 +85,23 @@ def test_columns_that_tell_nothing_are_left_out_and_told() -> None:
     assert told == [(name, "standardized" if name == "used" else "left out") for name in table.names[:-1]]
 
 
-@pytest.mark.parametrize("values", [np.arange(1950, 1950 + N), np.arange(N) * 3, np.arange(N) // 2, np.arange(49)])
+@pytest.mark.parametrize(
+    "values", [np.arange(1950, 1950 + N), np.arange(N) * 3, np.arange(N) // 2, np.arange(49), np.arange(N) - 1]
+)
 def test_numbers_that_do_not_number_the_rows_are_used(values: Any) -> None:
     assert "a" in learned(a=values, b=values / 7).kinds
 
 
+def test_numbers_of_rows_have_no_gaps() -> None:
+    assert "a" in learned(a=[None, *range(N)], b=np.arange(N + 1) / 7).kinds
+
+
 def test_numbers_of_rows_are_used_if_there_is_nothing_else() -> None:
     assert set(learned(a=np.arange(N)).kinds) == {"a"}
+    table = table_of(a=np.arange(N), b=np.arange(N) / 2)
+    assert set(Columns.learn(table, "y", ignore=["b"]).kinds) == {"a"}
+    with pytest.raises(DataError, match="60 of 60 texts in column 'a' differ"):
+        Columns.learn(table, "y", categorical=["a"])
 
 
 def test_no_columns_left_is_an_error_that_says_why() -> None:

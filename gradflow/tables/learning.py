@@ -88,16 +88,15 @@ def learn_category(column: Column, source: str, weights: Floats | None) -> Treat
 
 
 def numbers_the_rows(column: Column) -> bool:
-    """Whether a column holds the numbers of rows, from about 0 or 1 on, in any order, perhaps without some rows.
+    """Whether a column holds the numbers of rows, in any order, perhaps without some rows.
 
-    These are at least 50 whole numbers that all differ and fill two fifths of their range.
+    These are at least 50 whole numbers from 0 on that all differ, and are two fifths of those up to the greatest.
     """
     values, n = column.values, len(column)
-    if n < IDENTIFIER_ROWS or not column.whole or column.missing.any():
+    if n < IDENTIFIER_ROWS or not column.whole:
         return False
-    if not 0 <= values.min() <= 20 or values.max() >= 20 + 2.5 * n:
-        return False
-    return len(np.unique(values)) == n
+    within = values.min() >= 0 and values.max() <= 2.5 * n  # False if there are gaps
+    return bool(within and len(np.unique(values)) == n)
 
 
 def _learn_part(name: str, values: Floats, targets: Array | None, weights: Floats | None) -> Part | None:
