@@ -24,7 +24,7 @@ class ColumnInputs(gf.nn.Module):
         values are the codes 0, 1, ..., levels - 1, as floats.
     edges: for each column of numbers, the edges of its bins. Numbers then become relu(W e + b), where e is their
         `PiecewiseLinear` encoding, and W and b belong to their column. None (default): they are clipped to `LIMIT`.
-    width: the features of each column of numbers that has edges (default 16).
+    width: the features of each column of numbers that has edges (default 24).
     embedding_dim: the features of each column of categories with more than `MOST_ONE_HOT` levels (default 16); columns
         with fewer become one-hot.
     device, dtype, generator: as for `gradflow.nn.Linear`.
@@ -44,7 +44,7 @@ class ColumnInputs(gf.nn.Module):
         indicators: int = 0,
         levels: Sequence[int] = (),
         edges: Sequence[Sequence[float]] | None = None,
-        width: int = 16,
+        width: int = 24,
         embedding_dim: int = 16,
         device: DeviceLike | None = None,
         dtype: Any = None,
@@ -93,9 +93,6 @@ class ColumnInputs(gf.nn.Module):
             codes = gf.astype(gf.take(x, self.embedded_columns, axis=1), "int64") + self.embedded_starts
             parts.append(_flat(self.embed(codes)))
         return parts[0] if len(parts) == 1 else gf.concat(parts, axis=1)
-
-    def extra_repr(self) -> str:
-        return f"columns={self.columns}, out_features={self.out_features}"
 
 
 def _flat(x: gf.Tensor) -> gf.Tensor:
