@@ -131,7 +131,7 @@ def changed(tree: Any, *path: Any, value: Any) -> Any:
     ("path", "value", "words"),
     [
         (["format"], "something", "not a model file"),
-        (["version"], 2, "format 2, written by gradflow 0.1.0; upgrade"),
+        (["version"], 3, "format 3, written by gradflow 0.1.0; upgrade"),
         (["version"], "1", "'version' is str, not int"),
         (["architecture"], [], "'architecture' is list, not dict"),
         (["architecture", "sizes"], [4, 9, 3], "0.weight must be a tensor of shape (9, 4); got (8, 4)"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import os
 import shutil
 import sys
@@ -16,6 +17,9 @@ from gradflow.backend import ACTIVATIONS
 from gradflow.backend.registry import describe_device
 from gradflow.cli.output import FAILED, UsageError, print_error, print_note, print_warning, warnings_logged
 from gradflow.data.built_in import DATASETS
+from gradflow.tables.columns import ENCODINGS
+from gradflow.tables.dataset import TARGETS
+from gradflow.tables.task import TASKS
 from gradflow.text import printable
 from gradflow.training.epoch import Epoch, Step
 from gradflow.training.precision import AUTOCASTS
@@ -39,8 +43,9 @@ Train a multilayer perceptron on a dataset that comes with scikit-learn, or on
 data of your own. Nothing is downloaded.
 
 {datasets}
-  PATH           an .npz file of arrays, a folder of IDX files such as MNIST's,
-                 or CIFAR-10's binary files
+  PATH           a table: CSV, TSV, perhaps compressed by gzip, or Parquet;
+                 or an .npz file of arrays, a folder of IDX files such as
+                 MNIST's, or CIFAR-10's binary files
 
 A fifth of the samples, the same share of each class, is held out for testing;
 a fifth of the others chooses the best epoch, whose weights are kept. The run
@@ -61,6 +66,7 @@ examples:
   gradflow train digits --device cuda --batch-size 256 --seed 3
   gradflow train arrays.npz --hidden 64 --optimizer sgd --lr 0.1 --patience 20
   gradflow train diabetes --hidden 32 --ensemble 5 --out runs/regression
+  gradflow train adult.csv --target income --ignore id
 
   go on with a run; repeat it; repeat it with another seed:
   gradflow train --resume runs/digits-1
@@ -83,6 +89,11 @@ def _widths(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(
             f"widths are integers separated by commas, such as 256,128; got {text!r}"
         ) from None
+
+
+def _column_list(text: str) -> list[str]:
+    """Return names that are separated by commas; a name with a comma is in quotes, as in CSV."""
+    return [name for name in next(csv.reader([text]), []) if name]
 
 
 def add_parser(commands: Any) -> None:
@@ -130,6 +141,21 @@ def add_parser(commands: Any) -> None:
         metavar="RULE",
         help="balanced: all classes weigh the same in the loss; none: all samples do (none)",
     )
+
+    table = parser.add_argument_group("tables").add_argument
+    table("--target", metavar="NAME", help=f"column to predict ({', '.join(TARGETS)}, or else the last one)")
+    table("--task", metavar="TASK", help=f"{_names(TASKS)} to predict (by the values of the target)")
+    table("--ignore", type=_column_list, action="extend", metavar="NAME,NAME", help="columns to leave out (none)")
+    table(
+        "--categorical",
+        type=_column_list,
+        action="extend",
+        metavar="NAME,NAME",
+        help="columns of numbers that are names of categories (none)",
+    )
+    table("--weight-column", metavar="NAME", help="column with the weights of the rows (equal weights)")
+    table("--no-header", dest="header", action="store_false", default=None, help="the first line is a row: column1, ...")
+    table("--encoding", metavar="NAME", help=f"of numbers: {_names(ENCODINGS)} ({default.encoding}: by the rows)")
 
     model = parser.add_argument_group("model").add_argument
     model("--hidden", type=_widths, metavar="N,N", help=f"widths of the hidden layers, or none ({widths})")
@@ -293,8 +319,7 @@ def _prepared(arguments: argparse.Namespace) -> Run:
                 from gradflow.data import load
 
                 load(path)  # which says what is wrong
-        epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
-        line = f"training on {settings.dataset}: {epochs}, seed {settings.seed}"
+        line = f"training on {settings.dataset}: {_goal(settings)}, seed {settings.seed}"
     if not arguments.quiet:
         print(printable(line), flush=True)
 
@@ -311,6 +336,17 @@ def _prepared(arguments: argparse.Namespace) -> Run:
         raise
     run.recorded = recorded
     return run
+
+
+def _goal(settings: Settings) -> str:
+    """Return the column that is predicted, for a table, and else the number of epochs."""
+    from gradflow.tables.dataset import target_in
+    from gradflow.training.runs.sources import is_table
+
+    if not is_table(settings.dataset):
+        return f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
+    target, why = target_in(settings.dataset, settings.target, [*settings.ignore, settings.weight_column], settings.header)
+    return f"predicting {target}{f', {why} (another: --target NAME)' * bool(why)}"
 
 
 class _Progress:
@@ -403,12 +439,11 @@ def _setup_lines(run: Run, arguments: argparse.Namespace) -> Iterator[str]:
     reason = "as in the run" if arguments.device is None and plan.reason == "as requested" else plan.reason
     yield f"device: {backend.device}, {describe_device(backend.device)[0]} ({printable(reason)})"
     data, split = plan.dataset, plan.split
-    kind = f"{len(data.classes)} classes" if data.is_classification else "regression"
-    samples, features = data.inputs.shape
     uses = {"train": split.train, "validate": split.validation, "test": split.test}
     parts = ", ".join(f"{len(part)} {'samples ' * (use == 'train')}to {use} on" for use, part in uses.items() if part)
     name = os.path.relpath(data.name) if Path(data.name).is_relative_to(Path.cwd()) else data.name
-    yield f"data: {printable(name)}, {samples} samples of {features} features, {kind}"
+    yield f"data: {printable(name)}, {printable(data.describe())}"
+    yield from map(printable, plan.inputs.describe())
     yield f"parts: {parts}"
     sizes = "-".join(map(str, plan.sizes))
     parameters = sum(p.size for p in run.members.trainer.model.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from gradflow.data.checks import hash_values
 from gradflow.data.inputs import DataError, as_rows, check_finite, check_names, checked_inputs, image_shape_of, listed
 from gradflow.data.labels import FEW_LABELS, Label, checked_targets, codes_among, encode
 from gradflow.data.reading import Samples, reading
+from gradflow.data.scaling import Standardizer
 from gradflow.environment import imported_extra
 from gradflow.files import FilePath, open_file
 from gradflow.ops.host import array_from_host
@@ -149,6 +151,28 @@ class Dataset:
         """The width of the output layer for this dataset: the number of classes or of target columns."""
         return len(self.classes) if self.is_classification else int(self.targets.shape[1])
 
+    def describe(self) -> str:
+        """Return what the samples are, in a few words."""
+        kind = f"{len(self.classes)} classes" if self.classes else "regression"
+        return f"{len(self.inputs)} samples of {self.inputs.shape[1]} features, {kind}"
+
+    @property
+    def weights(self) -> Array | None:
+        """The weights of the samples: None, since all count the same."""
+        return None
+
+    def rows(self, indices: splits.Rows) -> Array:
+        """Return the inputs of some samples."""
+        return self.inputs[indices]
+
+    def learn_inputs(self, train: splits.Rows) -> Standardizer:
+        """Return the scale of the inputs of some samples."""
+        return Standardizer.fit(self.inputs, train, splits.LIMIT)
+
+    def encode(self, learned: Standardizer, indices: splits.Rows) -> npt.NDArray[np.float32]:
+        """Return the inputs of some samples on a scale."""
+        return learned.apply(self.inputs, indices)
+
     @property
     def notes(self) -> list[str]:
         """What is in the data and may be meant otherwise than it is taken, each in one sentence."""
@@ -271,6 +295,23 @@ def load(name: FilePath) -> Dataset:
         test=None if test is None else (test.inputs, test.targets),
     )
     return replace(made, unused=tuple(main.unused))
+
+
+def holds_arrays(name: FilePath) -> bool:
+    """Return whether `load` takes what this names: a dataset, a folder, or a file of arrays. Raises DataError.
+
+    >>> from gradflow.data.datasets import holds_arrays
+    >>> holds_arrays("digits")
+    True
+    """
+    if name in DATASETS or os.path.isdir(name) or os.fspath(name).endswith(".bin"):
+        return True
+    with reading(name), open_file(name) as file:
+        start = file.read(8)
+        if start.startswith(images.GZIP_MAGIC):
+            file.seek(0)
+            start = gzip.GzipFile(fileobj=file).read(8)
+    return start.startswith((*arrays.NPZ_MAGIC, arrays.NPY_MAGIC, b"\0\0"))
 
 
 def load_inputs(path: FilePath) -> Samples:

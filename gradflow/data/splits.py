@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from gradflow.data.inputs import DataError
+from gradflow.data.labels import Label
 from gradflow.data.scaling import Standardizer
 from gradflow.environment import imported_extra
-
-if TYPE_CHECKING:
-    from gradflow.data.datasets import Dataset
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
@@ -33,11 +31,58 @@ LIMIT = 3.0
 """The standard deviations to which inputs are clipped: a pixel that hardly varied in training may be huge elsewhere."""
 
 
+class Splittable(Protocol):
+    """What can be split: a `Dataset`, or a table with a target."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+
+    @property
+    def targets(self) -> Array:
+        """The codes of the classes, int64 (samples,), or values, floats (samples, columns)."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, () for regression."""
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The label of each class."""
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether the targets are codes of classes."""
+
+    @property
+    def test(self) -> Self | None:
+        """Its own test set, or None."""
+
+    @property
+    def weights(self) -> Array | None:
+        """The weights of the samples, (samples,), or None."""
+
+    def like(self, other: Self) -> Self:
+        """Return it with its classes encoded as in `other`."""
+
+    def rows(self, indices: Rows) -> Any:
+        """Return the inputs of some samples as they are in the data."""
+
+    def learn_inputs(self, train: Rows) -> Any:
+        """Return what makes inputs of the network, learned from these samples."""
+
+    def encode(self, learned: Any, indices: Rows) -> npt.NDArray[np.float32]:
+        """Return the inputs of the network for some samples, by what `learn_inputs` of the training data returned."""
+
+
+Data = TypeVar("Data", bound=Splittable)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Part:
     """Samples of a split, ready for `Batches`.
 
-    inputs: float32 (samples, features), standardized and clipped to `LIMIT` deviations.
+    inputs: float32 (samples, features), standardized and clipped to `LIMIT` deviations; of a table, its raw columns.
     targets: codes of classes, int64 (samples,), or float32 (samples, columns), standardized.
     dataset: where the samples come from, with the classes encoded as in the training set.
     indices: their rows in `dataset`, int64 (samples,).
@@ -50,7 +95,7 @@ class Part:
 
     inputs: npt.NDArray[np.float32]
     targets: npt.NDArray[np.float32] | npt.NDArray[np.int64]
-    dataset: Dataset
+    dataset: Any
     indices: Rows
 
     def __repr__(self) -> str:
@@ -61,14 +106,20 @@ class Part:
         return len(self.indices)
 
     @property
-    def raw_inputs(self) -> Array:
-        """The inputs as they are in the dataset."""
-        return self.dataset.inputs[self.indices]
+    def raw_inputs(self) -> Any:
+        """The inputs as they are in the dataset: an array, or a table."""
+        return self.dataset.rows(self.indices)
+
+    @property
+    def weights(self) -> Array | None:
+        """The weights of the samples, (samples,), or None."""
+        weights = self.dataset.weights
+        return None if weights is None else weights[self.indices]
 
     @property
     def raw_targets(self) -> Array:
         """The targets as they are in the data: the labels of the classes, or values in their own units."""
-        targets = self.dataset.targets[self.indices]
+        targets: Array = self.dataset.targets[self.indices]
         return np.array(self.dataset.labels)[targets] if self.dataset.is_classification else targets
 
 
@@ -76,7 +127,8 @@ class Part:
 class Split:
     """The parts of a dataset: `train`, and `validation` and `test` where there are any.
 
-    input_scale: the `Standardizer` of the inputs. target_scale: that of the targets in regression, otherwise None.
+    input_scale: the `Standardizer` of the inputs; of a table, its `gradflow.tables.Columns`.
+    target_scale: the `Standardizer` of the targets in regression, otherwise None.
 
     >>> from gradflow.data import Dataset
     >>> data = Dataset.from_arrays([[float(i)] for i in range(20)], [i % 2 for i in range(20)])
@@ -88,7 +140,7 @@ class Split:
     train: Part
     validation: Part | None
     test: Part | None
-    input_scale: Standardizer
+    input_scale: Any
     target_scale: Standardizer | None
 
     def __repr__(self) -> str:
@@ -99,12 +151,12 @@ class Split:
 
 
 def split(
-    dataset: Dataset,
+    dataset: Data,
     seed: int,
     test: float | None = None,
     validation: float = VALIDATION_SHARE,
-    test_set: Dataset | None = None,
-    validation_set: Dataset | None = None,
+    test_set: Data | None = None,
+    validation_set: Data | None = None,
 ) -> Split:
     """Return a split of a dataset; see `Dataset.split`."""
     for name, share in (("test", test), ("validation", validation)):
@@ -112,12 +164,12 @@ def split(
             raise ValueError(f"the {name} share must be at least 0 and below 1; got {share!r}")
     if test_set is None and test is None:
         test_set = dataset.test
-    train = np.arange(len(dataset.inputs))
-    parts: dict[str, tuple[Dataset, Rows] | None] = {"validation": None, "test": None}
+    train = np.arange(len(dataset.targets))
+    parts: dict[str, tuple[Splittable, Rows] | None] = {"validation": None, "test": None}
     shares = {"test": TEST_SHARE if test is None else test, "validation": validation}
     for name, own in (("test", test_set), ("validation", validation_set)):
         if own is not None:
-            parts[name] = own.like(dataset), np.arange(len(own.inputs))
+            parts[name] = own.like(dataset), np.arange(len(own.targets))
         elif shares[name]:
             train, held_out = _hold_out(dataset, train, shares[name], seed, name)
             parts[name] = dataset, held_out
@@ -125,20 +177,22 @@ def split(
         only = dataset.classes[dataset.targets[train[0]]]
         raise DataError(f"{dataset.name}: all training samples are of the class {only!r}; at least two are needed")
     try:
-        input_scale = Standardizer.fit(dataset.inputs, train, LIMIT)
+        input_scale = dataset.learn_inputs(train)
         target_scale = None if dataset.is_classification else Standardizer.fit(dataset.targets, train)
+    except DataError:
+        raise
     except ValueError as error:
         raise DataError(f"{dataset.name}: {error}") from None
 
-    def part(source: Dataset, rows: Rows) -> Part:
+    def part(source: Splittable, rows: Rows) -> Part:
         targets = source.targets[rows] if target_scale is None else target_scale.apply(source.targets, rows)
-        return Part(input_scale.apply(source.inputs, rows), targets, source, rows)
+        return Part(source.encode(input_scale, rows), targets, source, rows)
 
     held = {name: None if found is None else part(*found) for name, found in parts.items()}
     return Split(part(dataset, train), held["validation"], held["test"], input_scale, target_scale)
 
 
-def _hold_out(dataset: Dataset, rows: Rows, share: float, seed: int, what: str) -> tuple[Rows, Rows]:
+def _hold_out(dataset: Splittable, rows: Rows, share: float, seed: int, what: str) -> tuple[Rows, Rows]:
     """Return the rows that stay and those held out, a share of all and of each class."""
     labels = dataset.targets[rows] if dataset.is_classification else None
     n, taken = len(rows), math.ceil(share * len(rows))  # as scikit-learn rounds

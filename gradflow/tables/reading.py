@@ -98,6 +98,16 @@ def read_chunks(source: Any, kinds: Mapping[str, str], *, rows: int = 65_536, he
         yield Table(columns, opened.source, opened.notes)
 
 
+def column_names(source: Any, header: bool = True) -> tuple[str, ...]:
+    """Return the names of the columns in a file or a frame; arguments, and what it raises, as for `read_table`.
+
+    >>> from gradflow.tables.reading import column_names
+    >>> column_names({"height": [0.25], "animal": ["cat"]})
+    ('height', 'animal')
+    """
+    return _opened(source, header).names
+
+
 def _opened(source: Any, header: bool) -> Source:
     """Return a file or a frame as a source of columns."""
     if not isinstance(source, (str, os.PathLike)):

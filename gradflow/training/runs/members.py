@@ -99,11 +99,9 @@ class Members:
         """Return what predicts with these weights of one or more models."""
         return Predictor.from_split(list(map(self._model, weights)), self.plan.split)
 
-    def _model(self, weights: dict[str, gf.Tensor]) -> gf.nn.MLP:
-        settings = self.plan.settings
-        model = gf.nn.MLP(
-            self.plan.sizes, settings.activation, settings.dropout, settings.device, generator=gf.Generator(0)
-        )
+    def _model(self, weights: dict[str, gf.Tensor]) -> gf.nn.Module:
+        settings, how = self.plan.settings, {"device": self.plan.settings.device, "generator": gf.Generator(0)}
+        model = self.plan.inputs.model(self.plan.sizes, settings.activation, settings.dropout, **how)
         model.load_state_dict(weights)
         return model
 

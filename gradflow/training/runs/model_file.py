@@ -7,7 +7,6 @@ are known to fit its sizes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import gradflow as gf
@@ -15,21 +14,27 @@ from gradflow.backend import ACTIVATIONS
 from gradflow.backend.registry import DeviceLike
 from gradflow.data.scaling import Standardizer
 from gradflow.text import printable
+from gradflow.training.runs.inputs import Inputs, inputs_of, learned_from
 
-FORMAT, VERSION = "gradflow model", 1
-"""What the content of a model file says it is, and the version of the format that this gradflow writes."""
+FORMAT, VERSION = "gradflow model", 2
+"""What the content of a model file says it is, and the newest version of the format: 2 is that of tables."""
 
 _MOST_SHOWN = 3  # names in an error message
 _LONGEST = 60  # characters of each
 
 
 def build_model(
-    sizes: Sequence[int], activation: str, dropout: float, state: Mapping[str, gf.Tensor], device: DeviceLike
-) -> gf.nn.MLP:
-    """Return a new MLP in evaluation mode with these parameters. The global generator is not used."""
-    dtype = state["0.weight"].dtype
-    model = gf.nn.MLP(sizes, activation, dropout, device, dtype, gf.Generator(0))
-    model.load_state_dict(state)
+    inputs: Inputs,
+    sizes: Sequence[int],
+    activation: str,
+    dropout: float,
+    state: Mapping[str, gf.Tensor],
+    device: DeviceLike,
+) -> gf.nn.Module:
+    """Return a new network in evaluation mode with these parameters. The global generator is not used."""
+    dtype = state[f"{inputs.prefix}0.weight"].dtype
+    model = inputs.model(sizes, activation, dropout, device=device, dtype=dtype, generator=gf.Generator(0))
+    model.load_state_dict({**model.state_dict(), **state})
     return model.eval()
 
 
@@ -53,20 +58,24 @@ def arguments(tree: Any) -> dict[str, Any]:
         raise ValueError(f"unknown activation {some([activation])}; there are {', '.join(ACTIVATIONS)}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1; got {dropout}")
+    targets, image_shape = tree.get("targets"), tree.get("image_shape")
+    features = _all(tree, "features", str)
+    image_shape = None if image_shape is None else _all(tree, "image_shape", int)
+    learned = learned_from(_entry(tree, "inputs", dict))
+    inputs = inputs_of(learned, features, image_shape)
     states = _entry(tree, "members", list)
     for state in states:
-        _check_state(state, sizes)
-    targets, image_shape = tree.get("targets"), tree.get("image_shape")
+        _check_state(state, inputs, sizes)
     return {
-        "inputs": Standardizer.from_state(_entry(tree, "inputs", dict)),
+        "inputs": learned,
         "targets": None if targets is None else Standardizer.from_state(_entry(tree, "targets", dict)),
         "classes": _all(tree, "classes", str),
         "labels": _entry(tree, "labels", list),
-        "features": _all(tree, "features", str),
+        "features": features,
         "columns": _all(tree, "columns", str),
-        "image_shape": None if image_shape is None else _all(tree, "image_shape", int),
+        "image_shape": image_shape,
         "score": _entry(tree, "score", dict),
-        "members": [build_model(sizes, activation, dropout, state, "cpu") for state in states],
+        "members": [build_model(inputs, sizes, activation, dropout, state, "cpu") for state in states],
     }
 
 
@@ -85,22 +94,21 @@ def _all(tree: dict[Any, Any], name: str, kind: type) -> list[Any]:
     return values
 
 
-def _check_state(state: Any, sizes: Sequence[int]) -> None:
-    """Raise ValueError unless these are the parameters of an MLP of these sizes, finite and of one dtype."""
+def _check_state(state: Any, inputs: Inputs, sizes: Sequence[int]) -> None:
+    """Raise ValueError unless these are the parameters of a network of these sizes, finite and of one dtype."""
     if not isinstance(state, dict):
         raise ValueError("each member must be a dict of weights by name")
-    expected: dict[str, tuple[int, ...]] = {}
-    for i, (n, m) in enumerate(pairwise(sizes)):
-        expected |= {f"{i}.weight": (m, n), f"{i}.bias": (m,)}
+    expected = inputs.shapes(sizes)
     if set(state) != set(expected):
         different = sorted(map(str, set(state) ^ set(expected)))
         raise ValueError(f"the weights do not fit {len(sizes) - 1} layers: {some(different, str)}")
+    dtype = getattr(next(iter(state.values())), "dtype", None)
     for name, shape in expected.items():
         value = state[name]
         if not isinstance(value, gf.Tensor) or value.shape != shape:
             found = value.shape if isinstance(value, gf.Tensor) else type(value).__name__
             raise ValueError(f"{name} must be a tensor of shape {shape}; got {found}")
-        if not value.dtype.is_floating or value.dtype != state["0.weight"].dtype:
+        if not value.dtype.is_floating or value.dtype != dtype:
             raise ValueError(f"weights must have one floating-point dtype; {name} is {value.dtype}")
         if not bool(gf.all(gf.isfinite(value))):
             raise ValueError(f"{name} contains a non-finite number")

@@ -5,8 +5,6 @@ That is the weights, the architecture, the scales of the inputs and targets, and
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -17,14 +15,15 @@ import numpy.typing as npt
 
 import gradflow as gf
 from gradflow.backend.registry import DeviceLike
-from gradflow.data.inputs import DataError, as_array, checked_inputs
+from gradflow.data.inputs import DataError, as_array
 from gradflow.data.labels import Label, checked_targets, encode_as
 from gradflow.data.scaling import Standardizer
 from gradflow.data.splits import Split
+from gradflow.tables import Columns
 from gradflow.text import printable
 from gradflow.training.metrics import figures_of
-from gradflow.training.runs.model_file import FORMAT, VERSION, arguments, build_model, some
-from gradflow.training.runs.plausible import doubt
+from gradflow.training.runs.inputs import inputs_of
+from gradflow.training.runs.model_file import FORMAT, arguments, build_model, some
 
 CLASS_FIGURES = ("accuracy", "balanced_accuracy", "f1", "auroc", "log_loss", "calibration_error")
 VALUE_FIGURES = ("r2", "rmse", "mae")
@@ -44,8 +43,9 @@ class Predictor:
     """Predicts from inputs as they are in the data: labels as they are there, or values in their units.
 
     members: trained MLPs of one architecture, which are copied. Several are an ensemble: their probabilities are
-        averaged, or their values in a regression.
-    inputs: the scale of the inputs, with one mean and deviation for each feature.
+        averaged, or their values in a regression. Those of tables are an `nn.Sequential` of what `Columns.module`
+        makes and an MLP.
+    inputs: the scale of the inputs, with one mean and deviation for each feature; or the `Columns` of a table.
     targets: the scale of the targets, with one mean and deviation for each output; None (default) for classification.
     classes: the name of each class, in the order of the outputs (default, none: a regression).
     labels: the label of each class as it is in the data: a string, an integer or a bool (default, `classes`).
@@ -68,8 +68,8 @@ class Predictor:
 
     def __init__(
         self,
-        members: Sequence[gf.nn.MLP],
-        inputs: Standardizer,
+        members: Sequence[gf.nn.Module],
+        inputs: Standardizer | Columns,
         targets: Standardizer | None = None,
         *,
         classes: Sequence[Label] = (),
@@ -80,7 +80,8 @@ class Predictor:
         score: Mapping[str, Any] | None = None,
         device: DeviceLike | None = None,
     ) -> None:
-        kinds = {_architecture(member) for member in members}
+        self._inputs = inputs_of(inputs, features, image_shape)
+        kinds = {_architecture(self._inputs.perceptron(member)) for member in members}
         if len(kinds) != 1:
             raise ValueError(f"the members must be models of one architecture; got {len(kinds)} architectures")
         (architecture,) = kinds
@@ -89,7 +90,7 @@ class Predictor:
         self.inputs, self.targets = inputs, targets
         self.classes = tuple(map(str, classes))
         self.labels = tuple(map(_plain, labels or classes))
-        self.features, self.columns = tuple(features), tuple(columns)
+        self.features, self.columns = self._inputs.features, tuple(columns)
         self.image_shape = None if image_shape is None else tuple(image_shape)
         self.score = dict(score or {})
         if (targets is None) == (not self.classes):
@@ -99,23 +100,19 @@ class Predictor:
             ("labels", len(self.labels), len(self.classes)),
             ("different labels", len(set(self.labels)), len(self.classes)),
             ("different classes", len(set(self.classes)), len(self.classes)),
-            ("means of inputs", len(inputs.mean), width),
+            ("means of inputs", self._inputs.width, width),
             ("means of targets", len(targets.mean) if targets else outputs, outputs),
-            ("names of features", len(self.features) or width, width),
             ("names of target columns", len(self.columns) or outputs, outputs),
         ):
             if count != expected:
                 raise ValueError(
                     f"a model with {width} inputs and {outputs} outputs has {expected} {what}; got {count}"
                 )
-        image = self.image_shape or (width, 1)
-        if len(image) not in (2, 3) or min(image) < 1 or math.prod(image) != width:
-            raise ValueError(f"images of shape {self.image_shape} do not fit {width} inputs")
         self.device = next(members[0].parameters()).device if device is None else gf.get_backend(device).device
-        self.members = [build_model(*architecture, m.state_dict(), self.device) for m in members]
+        self.members = [build_model(self._inputs, *architecture, m.state_dict(), self.device) for m in members]
 
     @classmethod
-    def from_split(cls, members: Sequence[gf.nn.MLP], split: Split) -> Self:
+    def from_split(cls, members: Sequence[gf.nn.Module], split: Split) -> Self:
         """Return the Predictor of models that were trained on a split: with its scales, and the names in its data.
 
         Raises ValueError for models that do not fit the split.
@@ -139,7 +136,9 @@ class Predictor:
         """Return the predicted label of each input, or its values for a regression, as a NumPy array.
 
         x: inputs as they are in the data, not scaled: an array or nested lists of real numbers of any dtype, of shape
-            (n, features), or (n, height, width) or (n, height, width, channels) for images.
+            (n, features), or (n, height, width) or (n, height, width, channels) for images. For a model of a table:
+            what `read_table` takes, such as the path of a file or a frame, or a `Table`; its columns may be in any
+            order, and there may be more.
 
         Labels are those of the data, (n,). Values are float32, (n,) or (n, outputs) if there are several, in the units
         of the data. Batches pass through the models one by one, so the memory needed is bounded. Raises DataError, a
@@ -165,52 +164,46 @@ class Predictor:
 
     def _averages(self, x: Any) -> Array:
         """Return the average over the members of their probabilities or standardized values, float64 (n, outputs)."""
-        rows = self._rows(x)
-        results = np.zeros((len(rows), self.sizes[-1]), np.float64)
+        found = []
+        for part in self._inputs.parts(x):  # in this frame: a warning of it names the line that calls predict
+            found.append(self._averages_of(part))
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _averages_of(self, samples: Any) -> Array:
+        """Return the averages for one of the parts of `Inputs.parts`."""
+        results = np.zeros((len(samples), self.sizes[-1]), np.float64)
         count = max(1, _BATCH_VALUES // sum(self.sizes))
         dtype = next(self.members[0].parameters()).dtype
         with gf.no_grad(), np.errstate(all="ignore"):  # a GPU does not warn either
-            for start in range(0, len(rows), count):
-                part = slice(start, start + count)
-                inputs = gf.tensor(self.inputs.apply(rows[part]), dtype=dtype, device=self.device)
+            for start in range(0, len(samples), count):
+                rows = slice(start, start + count)
+                inputs = gf.tensor(self._inputs.encode(samples, rows), dtype=dtype, device=self.device)
                 outputs = gf.stack([member(inputs) for member in self.members])
                 for of_member in (gf.softmax(outputs, axis=-1) if self.classes else outputs).numpy():  # one read
-                    results[part] += of_member
+                    results[rows] += of_member
         results /= len(self.members)
         return results
 
-    def _rows(self, x: Any) -> Array:
-        """Return inputs as an array of finite numbers, (n, features). Raises DataError."""
-        width = self.sizes[0]
-        try:
-            shape = np.shape(x)
-        except ValueError:  # of lists of unequal lengths, as `checked_inputs` says
-            shape = ()
-        if shape == self.image_shape or (shape == (width,) and width > 1):
-            raise DataError(f"x is one sample of shape {shape}; predict takes several: add an axis, as in x[None]")
-        rows = checked_inputs(x, "x", self.features, width)
-        if why := doubt(rows, self.inputs):
-            warnings.warn(why, stacklevel=4)  # at the line that calls predict
-        return rows
-
-    def evaluate(self, x: Any, y: Any) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any = None) -> dict[str, float]:
         """Return the figures of the predictions for inputs whose labels or values are known, by name.
 
         x: as for `predict`.
         y: the labels as they are in the data, or the names of the classes, (n,); one-hot rows; or values, floats or
-            integers (n,) or (n, outputs), in their units.
+            integers (n,) or (n, outputs), in their units. None (default) for a table that holds them.
 
         Raises DataError, which names it, for an unknown label, and for what does not fit the model.
         """
         return self.figures(*self.with_targets(x, y))
 
-    def with_targets(self, x: Any, y: Any) -> tuple[Array, Array]:
+    def with_targets(self, x: Any, y: Any = None) -> tuple[Array, Array]:
         """Return what a figure compares: the outputs for the inputs x, and their targets y, as `evaluate` takes them.
 
         For classes, probabilities (n, classes) and the codes of the labels, int64 (n,); for a regression, the predicted
         and the known values, (n, outputs). Raises as `evaluate`.
         """
-        if self.classes:
+        if y is None:
+            x, targets = self._inputs.known(x)
+        elif self.classes:
             targets = encode_as(y, self.labels, self.classes, "y")
         else:
             values = np.asanyarray(as_array(y, "y: the targets"))
@@ -233,11 +226,11 @@ class Predictor:
         """Return the content of a model file, for `gradflow.save`."""
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": self._inputs.version,
             "gradflow": gf.__version__,
             "architecture": {"sizes": list(self.sizes), "activation": self.activation, "dropout": self.dropout},
-            "members": [member.state_dict() for member in self.members],
-            "inputs": self.inputs.state(),
+            "members": [{name: p.detach() for name, p in m.named_parameters()} for m in self.members],
+            "inputs": self._inputs.state(),
             "targets": None if self.targets is None else self.targets.state(),
             "classes": list(self.classes),
             "labels": list(self.labels),
@@ -308,8 +301,6 @@ def _why_no_model(path: Path) -> str:
 
 def _architecture(model: gf.nn.MLP) -> tuple[tuple[int, ...], str, float]:
     """Return the sizes, the activation and the dropout of an MLP. Raises TypeError or ValueError for another module."""
-    if type(model) is not gf.nn.MLP:
-        raise TypeError(f"a Predictor takes models of the class nn.MLP; got {type(model).__name__}")
     layers = [layer for layer in model.children() if type(layer) is gf.nn.Linear]
     activations = [*[model.activation] * (len(model.sizes) - 2), None]
     others = [m for m in model.modules() if type(m) not in _KINDS or m._forward_hooks or "forward" in vars(m)]

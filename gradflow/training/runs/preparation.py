@@ -9,14 +9,17 @@ import importlib.util
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import gradflow as gf
-from gradflow.data import DATASETS, Batches, Dataset, Split, load
+from gradflow.data import DATASETS, Batches, Part, Split
+from gradflow.data.splits import split as split_data
 from gradflow.environment import DISTRIBUTION, delayed_interrupts, physical_memory, to_install
+from gradflow.training.runs.inputs import Inputs, inputs_of
 from gradflow.training.runs.settings import Settings, SettingsError
+from gradflow.training.runs.sources import Data, load_data
 from gradflow.training.trainer import Trainer
 
 EXTRA_MODULES = {
@@ -51,15 +54,20 @@ class Plan:
 
     settings: Settings
     reason: str
-    dataset: Dataset
+    dataset: Data
     split: Split
     data_hash: str
     notes: tuple[str, ...] = ()
 
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What stands between the data and the network."""
+        return inputs_of(self.split.input_scale)
+
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The widths of the layers, from the inputs to the outputs."""
-        return (self.dataset.inputs.shape[1], *self.settings.hidden, self.dataset.outputs)
+        """The widths of the layers of the perceptron, from its inputs to its outputs."""
+        return (self.inputs.width, *self.settings.hidden, self.dataset.outputs)
 
     @property
     def metric(self) -> str:
@@ -120,21 +128,22 @@ def plan(settings: Settings) -> Plan:
     Raises SettingsError for a device that cannot be used here or lacks the dtype of `autocast`, and like `load` and
     `Dataset.split`.
     """
-    settings, reason = resolve_device(settings)
+    here, reason = resolve_device(settings)
     if settings.autocast is not None:
         try:
-            gf.get_backend(settings.device).native_dtype(settings.autocast)
+            gf.get_backend(here.device).native_dtype(settings.autocast)
         except TypeError as error:
             raise SettingsError(f"autocast: {error}") from None
-    dataset = load(settings.dataset)
+    settings, dataset, own = load_data(settings)
+    settings = replace(settings, device=here.device)
     if settings.class_weight is not None and not dataset.is_classification:
-        raise SettingsError(f"class_weight needs classes; the targets of {dataset.name} are floats: a regression")
-    own = {name: load(path) for name in ("test", "validation") if (path := getattr(settings, f"{name}_file"))}
+        raise SettingsError(f"class_weight needs classes; the targets of {dataset.name} are values: a regression")
     assert settings.validation is not None  # chosen by `Settings`
-    split = dataset.split(settings.seed, settings.test, settings.validation, own.get("test"), own.get("validation"))
+    split = split_data(dataset, settings.seed, settings.test, settings.validation, own.get("test"), own.get("validation"))
     hashes = [dataset.fingerprint, *(f"{name} {data.fingerprint}" for name, data in own.items())]
     data_hash = hashes[0] if not own else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
     notes = [note for data in (dataset, *own.values()) for note in data.notes]
+    notes += inputs_of(split.input_scale).notes
     notes += [
         f"{data.name} is the data that is trained on: figures on it are not those of unseen data"
         for data in own.values()
@@ -151,15 +160,17 @@ def make_trainer(plan: Plan, member: int) -> Trainer:
     settings, split, device = plan.settings, plan.split, plan.settings.device
     seed = settings.seed + member * _MEMBER_STREAM
     shuffles, draws = gf.Generator(seed + _SHUFFLE_STREAM), gf.Generator(seed)
-    train = Batches(split.train.inputs, split.train.targets, settings.batch_size, shuffles, device=device)
-    held = split.validation
-    validation = (
-        None if held is None else Batches(held.inputs, held.targets, VALIDATION_BATCH, shuffle=False, device=device)
-    )
+
+    def batches(part: Part, size: int, generator: gf.Generator | None) -> Batches:
+        shuffle = generator is not None
+        return Batches(part.inputs, part.targets, size, generator, shuffle, device=device, weights=part.weights)
+
+    train = batches(split.train, settings.batch_size, shuffles)
+    validation = None if split.validation is None else batches(split.validation, VALIDATION_BATCH, None)
     try:
         if device == "cpu" and _least_memory(plan.sizes, min(settings.batch_size, train.samples)) > physical_memory():
             raise MemoryError
-        model = gf.nn.MLP(plan.sizes, settings.activation, settings.dropout, device=device, generator=draws)
+        model = plan.inputs.model(plan.sizes, settings.activation, settings.dropout, device=device, generator=draws)
         optimizer = make_optimizer(settings, model, settings.epochs * steps_per_epoch(settings, train))
     except MemoryError:
         widths = ", ".join(map(str, settings.hidden))

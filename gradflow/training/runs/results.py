@@ -10,6 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from gradflow.data import Part
+from gradflow.tables import Columns
 from gradflow.training.epoch import Epoch, best_of
 from gradflow.training.metrics import figures_of
 from gradflow.training.report import ReportData
@@ -154,13 +155,13 @@ def report_data(
         histories=result.histories,
         snapshots=members.snapshots,
         assessed="test" if split.test else "validation",
-        inputs=None if part is None else part.raw_inputs,
+        inputs=None if part is None or isinstance(split.input_scale, Columns) else part.raw_inputs,
         targets=None if part is None else part.targets if data.is_classification else part.raw_targets,
         outputs=outputs,
         rows=None if part is None else part.indices,
         features=data.features,
-        means=split.input_scale.mean,
-        deviations=split.input_scale.deviation,
+        means=getattr(split.input_scale, "mean", None),
+        deviations=getattr(split.input_scale, "deviation", None),
         image_shape=data.image_shape,
         classes=data.classes,
         columns=data.columns,

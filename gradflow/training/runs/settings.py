@@ -9,7 +9,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from gradflow.backend import ACTIVATIONS
 from gradflow.data.built_in import DATASETS
 from gradflow.files import read_file
+from gradflow.tables.columns import ENCODINGS
+from gradflow.tables.task import TASKS
 from gradflow.text import did_you_mean
 from gradflow.training.precision import AUTOCASTS
 
@@ -34,6 +36,11 @@ SCHEDULES = ("cosine", "constant")
 
 CLASS_WEIGHTS = ("balanced",)
 """The rules for the weights of classes."""
+
+TABLE_SETTINGS = ("target", "task", "ignore", "categorical", "weight_column", "header", "encoding")
+"""The settings that only tables have."""
+
+_OPEN: Any = None  # the default of settings that `Settings.left_open` names
 
 VALIDATION_SHARE = 0.2
 """The share of the samples, without those for testing, that is held out for validation by default."""
@@ -78,6 +85,14 @@ class Settings:
     ensemble: how many models to train, whose predictions are averaged (default 1).
     seed: in [0, 2^32) (default 0); it determines the split, the initial weights, the shuffles and the dropout masks.
 
+    For a table, the defaults of those in `left_open` are others: see `gradflow.training.runs.sources`. And it has:
+    target: the name of the column to predict (default: target, label, class or y if there is one, else the last).
+    task: a name in `TASKS` (default: what the values of the target suggest).
+    ignore, categorical: the names of columns to leave out, and of numbers that are names of categories (default none).
+    weight_column: the name of the column with the weights of the rows (default None: equal weights).
+    header: whether the first line has the names of the columns (default True).
+    encoding: how numbers enter the model, a name in `ENCODINGS` (default "auto").
+
     Raises SettingsError, which names the setting, for an invalid value.
 
     >>> from gradflow.training import Settings
@@ -92,26 +107,37 @@ class Settings:
     validation: float | None = None
     test_file: str | None = None
     validation_file: str | None = None
-    hidden: tuple[int, ...] = (256, 128)
+    hidden: tuple[int, ...] = _OPEN
     activation: str = "relu"
-    dropout: float = 0.2
+    dropout: float = _OPEN
     optimizer: str = "adamw"
     lr: float | None = None
     momentum: float | None = None
     weight_decay: float | None = None
     schedule: str = "cosine"
-    batch_size: int = 64
+    batch_size: int = _OPEN
     accumulate: int = 1
     clip_norm: float | None = None
     average: float | None = None
     class_weight: str | None = None
     autocast: str | None = None
-    epochs: int = 40
+    epochs: int = _OPEN
     patience: int | None = None
     ensemble: int = 1
     seed: int = 0
+    target: str | None = None
+    task: str | None = None
+    ignore: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    weight_column: str | None = None
+    header: bool = True
+    encoding: str = "auto"
+    left_open: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The names of the settings that were not given, whose defaults depend on the data."""
 
     def __post_init__(self) -> None:
+        left_open = frozenset(name for name in (*_DEFAULTS, "lr", "weight_decay", "average") if getattr(self, name) is None)
+        object.__setattr__(self, "left_open", left_open)
         for name in PLACES:
             value = getattr(self, name)
             if value is None and name.endswith("_file"):
@@ -127,7 +153,11 @@ class Settings:
             _one_of("class_weight", self.class_weight, CLASS_WEIGHTS)
         if self.autocast is not None:
             _one_of("autocast", self.autocast, AUTOCASTS)
+        for name, default in _DEFAULTS.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
         self._check_hidden()
+        self._check_table()
         self._choose_defaults()
         for name, low, high in _INTEGERS:
             if getattr(self, name) is not None:
@@ -146,6 +176,23 @@ class Settings:
         hidden = tuple(_integer("each width in hidden", width, 1, MOST_UNITS) for width in self.hidden)
         object.__setattr__(self, "hidden", hidden)
 
+    def _check_table(self) -> None:
+        """Check what only tables have."""
+        for name in ("ignore", "categorical"):
+            names = getattr(self, name)
+            if not isinstance(names, (tuple, list)) or not all(isinstance(column, str) for column in names):
+                raise SettingsError(f"{name} must be a list of names of columns; got {names!r}")
+            object.__setattr__(self, name, tuple(names))
+        for name in ("target", "weight_column"):
+            column = getattr(self, name)
+            if column is not None and not isinstance(column, str):
+                raise SettingsError(f"{name} must be the name of a column; got {column!r}")
+        if self.task is not None:
+            _one_of("task", self.task, TASKS)
+        _one_of("encoding", self.encoding, ENCODINGS)
+        if not isinstance(self.header, bool):
+            raise SettingsError(f"header must be true or false; got {self.header!r}")
+
     def _choose_defaults(self) -> None:
         for part in ("test", "validation"):
             share, file = getattr(self, part), getattr(self, f"{part}_file")
@@ -162,12 +209,22 @@ class Settings:
             raise SettingsError(f"{self.optimizer} has no momentum; {takers} have")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as a dict for TOML, without those that are None."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["hidden"] = list(self.hidden)
-        return {name: value for name, value in values.items() if value is not None}
+        """Return the settings as a dict for TOML, without those that are None, or that are for tables and not used."""
+        values = {name: getattr(self, name) for name in SETTING_NAMES}
+        left_out = {*TABLE_SETTINGS} - {*self.of_tables}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None and name not in left_out
+        }
+
+    @property
+    def of_tables(self) -> list[str]:
+        """The names of the settings that only tables have and that are not their defaults."""
+        return [name for name in TABLE_SETTINGS if getattr(self, name) != _FIELDS[name].default]
 
 
+_DEFAULTS: dict[str, Any] = {"hidden": (256, 128), "dropout": 0.2, "batch_size": 64, "epochs": 40}
 _INTEGERS = (
     ("batch_size", 1, None),
     ("accumulate", 1, None),
@@ -184,7 +241,8 @@ _NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     *((name, lambda x: 0 <= x < 1, "at least 0 and below 1") for name in ("dropout", "momentum", "test", "validation")),
 )
 
-SETTING_NAMES = tuple(f.name for f in fields(Settings))
+_FIELDS = {f.name: f for f in fields(Settings) if f.init}
+SETTING_NAMES = tuple(_FIELDS)
 PLACES = ("dataset", "device", "test_file", "validation_file")
 """The settings that may change when a run goes on: where, and where its data lies."""
 _TABLES = ("data", "environment", "result")
