@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 FilePath = str | os.PathLike[str]
@@ -17,10 +17,10 @@ _RELATIVE = {os.open, os.rename, os.stat, os.unlink} <= os.supports_dir_fd
 """Whether files can be named relative to an open folder, as on POSIX."""
 
 
-def write_file(path: FilePath, content: bytes, folder: int | None = None) -> None:
+def write_file(path: FilePath, content: bytes | Iterable[bytes], folder: int | None = None) -> None:
     """Write a file such that at any moment, also after a crash, its old or its new content is there as a whole.
 
-    path: the file; with `folder`, its name in that folder.
+    path: the file; with `folder`, its name in that folder. content: all of it, or its parts one after another.
     folder: the descriptor of an open folder, on POSIX. If the folder is moved, or a link takes its place, the file is
     still written into it.
 
@@ -41,7 +41,7 @@ def write_file(path: FilePath, content: bytes, folder: int | None = None) -> Non
             _check_replaceable(prefix + name, where)
             try:
                 with open(prefix + part, "xb", opener=_opener("O_NOFOLLOW", where=where)) as file:
-                    file.write(content)
+                    file.writelines([content] if isinstance(content, bytes) else content)
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(prefix + part, prefix + name, src_dir_fd=where, dst_dir_fd=where)

@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from gradflow.cli.options import add_device, add_folder, add_json
+from gradflow.cli.options import add_device, add_folder, add_json, add_no_header
 from gradflow.cli.output import UsageError, print_note
-from gradflow.cli.predict import load, usage_errors, warnings_on_a_line
+from gradflow.cli.predict import Told, load, load_model, usage_errors, warnings_on_a_line
 from gradflow.text import printable
 
 if TYPE_CHECKING:
@@ -23,14 +23,16 @@ print the figures, with 95 % bootstrap intervals where they have one.
 
 FOLDER is the folder of a run, or its model.safetensors. DATA is an npz file
 with arrays X and y (or inputs and labels), a folder of IDX files or of
-CIFAR-10's binary files, or the name of a dataset. Where there is a test part,
-that part is evaluated. Labels are as in the data that the run was trained on,
+CIFAR-10's binary files, or the name of a dataset; or, for a run that was trained
+on a table, a table with the same columns. Where there is a test part, that part
+is evaluated. Labels are as in the data that the run was trained on,
 or the names of its classes.
 """
 _EXAMPLES = """\
 examples:
   gradflow evaluate runs/digits-1 held_out.npz
   gradflow evaluate runs/digits-1 held_out.npz --json
+  gradflow evaluate runs/adult-1 held_out.csv
 
 exit status: 0 done; 2 invalid input; 130 Ctrl-C
 """
@@ -59,12 +61,14 @@ def add_parser(commands: Any) -> None:
     add_folder(parser)
     parser.add_argument("data", metavar="DATA", help="a file or folder with inputs and targets, or a dataset's name")
     add_json(parser)
+    add_no_header(parser)
     add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the figures, and return the exit status."""
-    predictor, samples = load(arguments.folder, arguments.data, arguments.device)
+    predictor = load_model(arguments.folder, arguments.device)
+    samples = load(predictor, arguments.data, arguments.header)
     if samples.targets is None:
         raise UsageError(f"{arguments.data} has no labels or values to compare with: it needs an array y or labels")
     with usage_errors(arguments.data), warnings_on_a_line():
@@ -85,6 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(printable(f"{arguments.folder} ({predictor.describe()}) on {samples_of}"))
         for line in _table(predictor, figures, classes):
             print(line)
+    told = Told(predictor)
+    for _ in told.of([samples.inputs]):
+        pass
+    told.print(arguments.data)
     if _trained_on(arguments.folder, arguments.data):
         note = f"{arguments.folder} was trained on a part of {arguments.data}, so these are not figures of unseen data"
         print_note(note)
@@ -157,11 +165,12 @@ def _trained_on(folder: str, data: str) -> bool:
     """Return whether the data has the hash of that which the run was trained on."""
     import os
 
-    from gradflow.data import load as load_data
-    from gradflow.training import read_config
+    from gradflow.training import Settings, read_config
+    from gradflow.training.runs.sources import load_data
 
     with contextlib.suppress(ValueError, OSError):  # also if it is no folder of a run, or the data has no labels
-        recorded = read_config(os.path.join(folder, "config.toml")).get("data", {}).get("hash")
-        dataset = load_data(data)
-        return dataset.test is None and dataset.fingerprint == recorded
+        content = read_config(os.path.join(folder, "config.toml"))
+        own = dict.fromkeys(("test_file", "validation_file"))
+        _, dataset, _ = load_data(Settings(**content["settings"] | own | {"dataset": data}))
+        return dataset.test is None and dataset.fingerprint == content.get("data", {}).get("hash")
     return False

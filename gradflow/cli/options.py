@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gradflow.cli.output import UsageError
@@ -40,7 +40,13 @@ def import_module(name: str | None) -> None:
             raise UsageError(f"--module {name}: {one_line(error)}") from error
 
 
-def write_out(out: str, content: bytes) -> None:
+def add_no_header(parser: Any) -> None:
+    """Add the option --no-header."""
+    what = "of a table: the first line is a row, and the columns are column1, ..."
+    parser.add_argument("--no-header", dest="header", action="store_false", default=None, help=what)
+
+
+def write_out(out: str, content: bytes | Iterable[bytes]) -> None:
     """Write the file of --out. Raises OSError, which says what could not be written, and why."""
     from gradflow.files import write_file
 

@@ -6,16 +6,18 @@ import argparse
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gradflow.cli.options import add_device, add_folder, check_out, write_out
+from gradflow.cli.options import add_device, add_folder, add_no_header, check_out, write_out
 from gradflow.cli.output import UsageError, nothing_on_stdout, print_note, print_warning
 from gradflow.text import printable
 
 if TYPE_CHECKING:
     from gradflow.data.reading import Samples
+    from gradflow.tables import Columns
     from gradflow.training import Predictor
 
 _HELP = """\
@@ -27,12 +29,18 @@ data that the run was trained on, not scaled: a file of NumPy's (.npy, or .npz
 with an array X or inputs; labels in it are ignored), an IDX file, a folder of
 IDX files or of CIFAR-10's binary files, or the name of a dataset. Where there
 is a test part, that part is predicted.
+
+For a run that was trained on a table, INPUTS is a file of any kind that
+`gradflow train` takes as a table, of any length. Its columns are found by
+their names, in any order; there may be more, and the target may be missing.
+What training never saw is counted, and told at the end.
 """
 _EXAMPLES = """\
 examples:
   gradflow predict runs/digits-1 new.npz
   gradflow predict runs/digits-1 new.npy --out predictions.csv
   gradflow predict runs/mnist-1 t10k-images-idx3-ubyte --device cpu
+  gradflow predict runs/adult-1 new.csv --out predictions.csv
 
 The file of --out appears when it is complete. It replaces a file that an
 earlier `gradflow predict` wrote, and no other. A class whose name a
@@ -58,6 +66,7 @@ def add_parser(commands: Any) -> None:
     add_folder(parser)
     parser.add_argument("inputs", metavar="INPUTS", help="a file or folder with inputs")
     parser.add_argument("--out", metavar="FILE", help="write the CSV to this file (default: print it)")
+    add_no_header(parser)
     add_device(parser)
 
 
@@ -65,21 +74,71 @@ def run(arguments: argparse.Namespace) -> int:
     """Predict, print or write the predictions, and return the exit status."""
     if arguments.out is not None:
         check_out(arguments.out, lambda start: start.lstrip(b'"').startswith(b"prediction"))
-    predictor, samples = load(arguments.folder, arguments.inputs, arguments.device)
-    with usage_errors(), warnings_on_a_line():
-        rows = table(predictor, samples.inputs)
+    predictor = load_model(arguments.folder, arguments.device)
+    source, parts = _parts(predictor, arguments.inputs, arguments.header)
+    told = Told(predictor)
+    lines = table(predictor, told.of(parts))
     if arguments.out is None:
-        for text in rows:
+        for text in lines:
             sys.stdout.write(text)
         sys.stdout.flush()
     else:
-        write_out(arguments.out, "".join(rows).encode("utf-8", "surrogatepass"))
+        write_out(arguments.out, (text.encode("utf-8", "surrogatepass") for text in lines))
+    told.print(arguments.inputs)
     where = "" if arguments.out is None else f"; written to {arguments.out}"
-    n = len(samples.inputs)
-    part = "" if samples.source == arguments.inputs else f" for {samples.source}"
+    n = told.rows
+    part = "" if source == arguments.inputs else f" for {source}"
     what = f"{n} prediction{'s' * (n != 1)}{part} of {arguments.folder} ({predictor.describe()})"
     print(f"gradflow: {printable(what + where)}", file=sys.stderr, flush=True)
     return 0
+
+
+class Told:
+    """Counts the samples that pass, and what is in the rows of tables that was not in those of the training."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._found: Counter[str] = Counter()
+        self._notes: tuple[str, ...] = ()
+        self.rows = 0
+
+    def of(self, parts: Iterable[Any]) -> Iterator[Any]:
+        """Yield the parts of the inputs."""
+        for part in parts:
+            yield part
+            self.rows += len(part)
+            self._found += self._predictor.told(part)
+            self._notes = getattr(part, "notes", ())
+
+    def print(self, source: str) -> None:
+        """Print the notes."""
+        from gradflow.tables.columns import sentences
+
+        for note in (*self._notes, *sentences(self._found, self.rows)):
+            print_note(f"{source}: {note}")
+
+
+def _parts(predictor: Predictor, data: str, header: bool | None) -> tuple[str, Iterable[Any]]:
+    """Return what the inputs are called, and their parts, of a table one after another."""
+    from gradflow.tables import Columns, read_chunks
+
+    if not isinstance(predictor.inputs, Columns):
+        samples = load(predictor, data, header)
+        return samples.source, [samples.inputs]
+    with usage_errors():
+        note_unused(predictor.inputs, data, header)
+    return data, read_chunks(data, predictor.inputs.kinds, header=header is None)
+
+
+def note_unused(columns: Columns, data: str, header: bool | None) -> None:
+    """Tell of columns in a file that the training had not."""
+    from gradflow.data.inputs import listed
+    from gradflow.tables.reading import column_names
+
+    known = [column["column"] for column in columns.describe()]
+    unused = [name for name in column_names(data, header is None) if name not in (*known, columns.target)]
+    if unused:
+        print_note(f"{data}: not used: {listed(unused)}")
 
 
 def load_model(folder: str, device: str) -> Predictor:
@@ -100,18 +159,37 @@ def load_model(folder: str, device: str) -> Predictor:
     return predictor
 
 
-def load(folder: str, data: str, device: str) -> tuple[Predictor, Samples]:
-    """Return the model of a run, and samples that it takes. Raises UsageError if one of them cannot be used."""
+def load(predictor: Predictor, data: str, header: bool | None) -> Samples:
+    """Return samples that a model takes, those of a table with their targets. Raises UsageError for others."""
     from gradflow.data.inputs import check_names, checked_inputs, listed
+    from gradflow.tables import Columns
 
-    predictor = load_model(folder, device)
     with nothing_on_stdout(), usage_errors():
+        if isinstance(predictor.inputs, Columns):
+            return _of_table(predictor.inputs, data, header)
+        if header is not None:
+            raise UsageError("--no-header is for tables; this run was trained on arrays")
         samples = _samples(data)
         inputs = checked_inputs(samples.inputs, data, predictor.features, predictor.sizes[0])
         check_names(samples.features, predictor.features, data)
     if samples.unused:
         print_note(f"{data}: not used: {listed(samples.unused)}")
-    return predictor, replace(samples, inputs=inputs)
+    return replace(samples, inputs=inputs)
+
+
+def _of_table(columns: Columns, data: str, header: bool | None) -> Samples:
+    """Return the rows of a file that have a target, with their targets as they are in the data."""
+    import numpy as np
+
+    from gradflow.data.reading import Samples
+    from gradflow.tables import read_table
+    from gradflow.tables.task import with_target
+
+    note_unused(columns, data, header)
+    read = read_table(data, kinds=columns.kinds | columns.target_kind, header=header is None)
+    rows = with_target(read, columns.target)
+    targets = columns.targets(rows)
+    return Samples(data, rows, np.array(columns.labels)[targets] if columns.classes else targets)  # type: ignore[arg-type]
 
 
 def _samples(data: str) -> Samples:
@@ -152,23 +230,30 @@ def warnings_on_a_line() -> Iterator[None]:
         yield
 
 
-def table(predictor: Predictor, inputs: Any) -> Iterator[str]:
-    """Yield the lines of a CSV table of the predictions, a header first, many at once. Predicts when called."""
+def table(predictor: Predictor, parts: Iterable[Any]) -> Iterator[str]:
+    """Yield the lines of a CSV table of the predictions, many at once. A header comes with those of the first part."""
     import numpy as np
 
+    names = np.array([_cell(without_formula(name)) for name in predictor.classes], object)
     if predictor.classes:
-        numbers = predictor.predict_proba(inputs)
-        names = np.array([_cell(without_formula(name)) for name in predictor.classes], object)
         header = ["prediction", *(f"p({without_formula(name)})" for name in predictor.classes)]
-        return _lines(header, numbers, names[numbers.argmax(axis=1)])
-    numbers = predictor.predict(inputs).reshape(len(inputs), -1)
-    outputs = range(numbers.shape[1])
-    header = [f"prediction({name})" for name in predictor.columns or outputs] if len(outputs) > 1 else ["prediction"]
-    return _lines(header, numbers)
+    else:
+        outputs = predictor.columns or range(predictor.sizes[-1])
+        header = [f"prediction({name})" for name in outputs] if len(outputs) > 1 else ["prediction"]
+    text = ",".join(map(_cell, header)) + "\n"
+    with usage_errors(), warnings_on_a_line():
+        for part in parts:
+            if predictor.classes:
+                numbers = predictor.predict_proba(part)
+                first = names[numbers.argmax(axis=1)]
+            else:
+                numbers, first = predictor.predict(part).reshape(len(part), -1), None
+            for lines in _lines(numbers, first):
+                yield text + lines
+                text = ""
 
 
-def _lines(header: Sequence[str], numbers: Any, first: Any = None) -> Iterator[str]:
-    yield ",".join(map(_cell, header)) + "\n"
+def _lines(numbers: Any, first: Any = None) -> Iterator[str]:
     for start in range(0, len(numbers), _ROWS):
         part = slice(start, start + _ROWS)
         rows = numbers[part].astype(str).tolist()  # the fewest digits that give the same float32

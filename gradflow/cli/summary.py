@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings = Settings(**read_config(config)["settings"]) if os.path.exists(config) else None
         optimizer = None if settings is None else make_optimizer(settings, model, 1)
         batch_size = 1 if settings is None else settings.batch_size
-        found = gf.nn.summary(model, predictor.sizes[0], batch_size, optimizer=optimizer)
+        found = gf.nn.summary(model, predictor.width, batch_size, optimizer=optimizer)
     if arguments.json:
         document = {"folder": arguments.folder, "members": len(predictor.members), **dataclasses.asdict(found)}
         document["inputs"] = [{"shape": shape, "dtype": dtype} for shape, dtype in found.inputs]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import gradflow as gf
 from gradflow.backend import ACTIVATIONS
 from gradflow.backend.registry import describe_device
+from gradflow.cli.options import add_no_header
 from gradflow.cli.output import FAILED, UsageError, print_error, print_note, print_warning, warnings_logged
 from gradflow.data.built_in import DATASETS
 from gradflow.tables.columns import ENCODINGS
@@ -142,7 +143,8 @@ def add_parser(commands: Any) -> None:
         help="balanced: all classes weigh the same in the loss; none: all samples do (none)",
     )
 
-    table = parser.add_argument_group("tables").add_argument
+    tables = parser.add_argument_group("tables")
+    table = tables.add_argument
     table("--target", metavar="NAME", help=f"column to predict ({', '.join(TARGETS)}, or else the last one)")
     table("--task", metavar="TASK", help=f"{_names(TASKS)} to predict (by the values of the target)")
     table("--ignore", type=_column_list, action="extend", metavar="NAME,NAME", help="columns to leave out (none)")
@@ -154,7 +156,7 @@ def add_parser(commands: Any) -> None:
         help="columns of numbers that are names of categories (none)",
     )
     table("--weight-column", metavar="NAME", help="column with the weights of the rows (equal weights)")
-    table("--no-header", dest="header", action="store_false", default=None, help="the first line is a row: column1, ...")
+    add_no_header(tables)
     table("--encoding", metavar="NAME", help=f"of numbers: {_names(ENCODINGS)} ({default.encoding}: by the rows)")
 
     model = parser.add_argument_group("model").add_argument
@@ -345,7 +347,9 @@ def _goal(settings: Settings) -> str:
 
     if not is_table(settings.dataset):
         return f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
-    target, why = target_in(settings.dataset, settings.target, [*settings.ignore, settings.weight_column], settings.header)
+    target, why = target_in(
+        settings.dataset, settings.target, [*settings.ignore, settings.weight_column], settings.header
+    )
     return f"predicting {target}{f', {why} (another: --target NAME)' * bool(why)}"
 
 
@@ -449,7 +453,7 @@ def _setup_lines(run: Run, arguments: argparse.Namespace) -> Iterator[str]:
     parameters = sum(p.size for p in run.members.trainer.model.parameters())
     models = f"{plan.settings.ensemble} times " if plan.settings.ensemble > 1 else ""
     half = f", products in {plan.settings.autocast}" if plan.settings.autocast else ""
-    yield f"model: {models}{sizes}, {plan.settings.activation}, {parameters} parameters{half}"
+    yield f"model: {models}{plan.inputs.prelude}{sizes}, {plan.settings.activation}, {parameters} parameters{half}"
     yield f"folder: {run.folder}; Ctrl-C stops and saves"
     if arguments.resume is not None:
         yield f"from: {run.start}"

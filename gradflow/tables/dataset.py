@@ -116,7 +116,7 @@ class TableDataset:
 
     @cached_property
     def weights(self) -> Array | None:
-        """The weights of the rows, (rows,), or None. Raises DataError unless they are numbers of at least 0, not all 0."""
+        """The weights of the rows, (rows,), or None. Raises DataError unless they are numbers of at least 0."""
         if self.weight_column is None or self.weight_column not in self.table:
             return None
         column, name = self.table[self.weight_column], f"{self.name}: the weights in {self.weight_column}"

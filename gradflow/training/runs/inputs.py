@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -33,6 +34,8 @@ class Inputs(Protocol):
     """The version of the format of model files that has it first."""
     prefix: str
     """What the names of the perceptron's parameters begin with."""
+    prelude: str
+    """What stands before the perceptron, in words."""
 
     @property
     def columns(self) -> int:
@@ -58,6 +61,9 @@ class Inputs(Protocol):
 
     def known(self, x: Any) -> tuple[Any, Array]:
         """Return those inputs whose targets come with them, as one part, and the targets. Raises DataError."""
+
+    def told(self, part: Any) -> Counter[str]:
+        """Return what is in a part that was not in training, and in how many samples."""
 
     def encode(self, part: Any, rows: slice) -> npt.NDArray[np.float32]:
         """Return some of the inputs in a part as the network takes them."""
@@ -96,7 +102,7 @@ class ArrayInputs:
     scale: with one mean and deviation for each feature. features: their names, or (). image_shape: that of images.
     """
 
-    version, prefix = 1, ""
+    version, prefix, prelude = 1, "", ""
     notes = ()
 
     def __init__(
@@ -106,7 +112,9 @@ class ArrayInputs:
         self.image_shape = None if image_shape is None else tuple(image_shape)
         self.width = self.columns = len(scale.mean)
         if len(self.features or scale.mean) != self.width:
-            raise ValueError(f"a model with {self.width} inputs has {self.width} names of features; got {len(features)}")
+            raise ValueError(
+                f"a model with {self.width} inputs has {self.width} names of features; got {len(features)}"
+            )
         image = self.image_shape or (self.width, 1)
         if len(image) not in (2, 3) or min(image) < 1 or math.prod(image) != self.width:
             raise ValueError(f"images of shape {image_shape} do not fit {self.width} inputs")
@@ -132,6 +140,10 @@ class ArrayInputs:
         """Raise TypeError: an array does not hold its targets."""
         raise TypeError("arrays of inputs come without their labels or values: give these as y")
 
+    def told(self, part: Array) -> Counter[str]:
+        """Return nothing: `parts` warns."""
+        return Counter()
+
     def encode(self, part: Array, rows: slice) -> npt.NDArray[np.float32]:
         """Return some rows on the scale."""
         return self.scale.apply(part[rows])
@@ -156,7 +168,7 @@ class ArrayInputs:
 
 
 class TableInputs:
-    """Columns of tables, which a `ColumnInputs` before the perceptron takes. columns: what was learned of them."""
+    """Columns of tables, which a `ColumnInputs` before the perceptron takes. learned: what was learned of them."""
 
     version, prefix = 2, "1."
 
@@ -164,6 +176,7 @@ class TableInputs:
         self.learned = learned
         self.features = tuple(learned.kinds)
         self.notes = learned.notes[1:]  # the first is the task
+        self.prelude = f"{len(self.features)} column{'s' * (len(self.features) > 1)}, "
 
     @property
     def columns(self) -> int:
@@ -196,6 +209,10 @@ class TableInputs:
         table = x if isinstance(x, Table) else read_table(x, kinds=self.learned.kinds | self.learned.target_kind)
         table = with_target(table, self.learned.target)
         return table, self.learned.targets(table)
+
+    def told(self, part: Table) -> Counter[str]:
+        """Return what `Columns.told` does."""
+        return self.learned.told(part)
 
     def encode(self, part: Table, rows: slice) -> npt.NDArray[np.float32]:
         """Return some rows as raw columns."""

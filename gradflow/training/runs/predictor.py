@@ -5,6 +5,7 @@ That is the weights, the architecture, the scales of the inputs and targets, and
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -128,7 +129,13 @@ class Predictor:
         """Return what predicts in a few words."""
         kind = f"{len(self.classes)} classes" if self.classes else "regression"
         many = f"{len(self.members)} times " if len(self.members) > 1 else ""
-        return f"{many}{'-'.join(map(str, self.sizes))}, {self.activation}, {kind}, on {self.device}"
+        sizes = "-".join(map(str, self.sizes))
+        return f"{many}{self._inputs.prelude}{sizes}, {self.activation}, {kind}, on {self.device}"
+
+    @property
+    def width(self) -> int:
+        """The columns of the arrays that the members take, (n, width): the features, or the raw columns of a table."""
+        return self._inputs.columns
 
     # ------------------------------------------------------------------ predictions
 
@@ -161,6 +168,13 @@ class Predictor:
         if not self.classes:
             raise TypeError("this model predicts values, not classes, so there are no probabilities: call predict")
         return self._averages(x).astype(np.float32)
+
+    def told(self, part: Any) -> Counter[str]:
+        """Return what is in rows that was not in those of the training, and in how many, as `Columns.told` does.
+
+        part: a `Table` that the model takes. For arrays, of which `predict` warns, this returns nothing.
+        """
+        return self._inputs.told(part)
 
     def _averages(self, x: Any) -> Array:
         """Return the average over the members of their probabilities or standardized values, float64 (n, outputs)."""

@@ -139,7 +139,9 @@ def plan(settings: Settings) -> Plan:
     if settings.class_weight is not None and not dataset.is_classification:
         raise SettingsError(f"class_weight needs classes; the targets of {dataset.name} are values: a regression")
     assert settings.validation is not None  # chosen by `Settings`
-    split = split_data(dataset, settings.seed, settings.test, settings.validation, own.get("test"), own.get("validation"))
+    split = split_data(
+        dataset, settings.seed, settings.test, settings.validation, own.get("test"), own.get("validation")
+    )
     hashes = [dataset.fingerprint, *(f"{name} {data.fingerprint}" for name, data in own.items())]
     data_hash = hashes[0] if not own else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
     notes = [note for data in (dataset, *own.values()) for note in data.notes]

@@ -136,7 +136,9 @@ class Settings:
     """The names of the settings that were not given, whose defaults depend on the data."""
 
     def __post_init__(self) -> None:
-        left_open = frozenset(name for name in (*_DEFAULTS, "lr", "weight_decay", "average") if getattr(self, name) is None)
+        left_open = frozenset(
+            name for name in (*_DEFAULTS, "lr", "weight_decay", "average") if getattr(self, name) is None
+        )
         object.__setattr__(self, "left_open", left_open)
         for name in PLACES:
             value = getattr(self, name)

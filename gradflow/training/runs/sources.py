@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from gradflow.data import Dataset, load
 from gradflow.data.datasets import holds_arrays
 from gradflow.tables.dataset import TableDataset, load_table
-from gradflow.training.runs.settings import TABLE_SETTINGS, Settings, SettingsError
+from gradflow.training.runs.settings import Settings, SettingsError
 
 Data: TypeAlias = Dataset | TableDataset
 
