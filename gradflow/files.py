@@ -35,19 +35,20 @@ def write_file(path: FilePath, content: bytes | Iterable[bytes], folder: int | N
     head, name = os.path.split(path)
     if folder is not None and head:
         raise ValueError(f"in an open folder, a file is written by its name; got {path!r}")
-    part = f".gradflow-{secrets.token_hex(8)}.part"
+    beside = f".gradflow-{secrets.token_hex(8)}.part"
     try:
         with _opened(head, folder) as (prefix, where):
             _check_replaceable(prefix + name, where)
             try:
-                with open(prefix + part, "xb", opener=_opener("O_NOFOLLOW", where=where)) as file:
-                    file.writelines([content] if isinstance(content, bytes) else content)
+                with open(prefix + beside, "xb", opener=_opener("O_NOFOLLOW", where=where)) as file:
+                    for part in [content] if isinstance(content, bytes) else content:
+                        file.write(part)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(prefix + part, prefix + name, src_dir_fd=where, dst_dir_fd=where)
+                os.replace(prefix + beside, prefix + name, src_dir_fd=where, dst_dir_fd=where)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    os.unlink(prefix + part, dir_fd=where)
+                    os.unlink(prefix + beside, dir_fd=where)
                 raise
             if where is not None:
                 _sync_folder(where)

@@ -212,7 +212,7 @@ def test_class_weights_of_values_are_refused(tmp_path: Path, capsys: pytest.Capt
     words = ["train", "diabetes", "--class-weight", "balanced", "--quiet", "--out", str(tmp_path / "run")]
     assert main(words) == 2
     assert capsys.readouterr().err == (
-        "gradflow: error: class_weight needs classes; the targets of diabetes are floats: a regression\n"
+        "gradflow: error: class_weight needs classes; the targets of diabetes are values: a regression\n"
     )
     assert names(tmp_path) == set()
 

@@ -23,9 +23,9 @@ print the figures, with 95 % bootstrap intervals where they have one.
 
 FOLDER is the folder of a run, or its model.safetensors. DATA is an npz file
 with arrays X and y (or inputs and labels), a folder of IDX files or of
-CIFAR-10's binary files, or the name of a dataset; or, for a run that was trained
-on a table, a table with the same columns. Where there is a test part, that part
-is evaluated. Labels are as in the data that the run was trained on,
+CIFAR-10's binary files, or the name of a dataset; for a run that was trained on
+a table, it is a table with the same columns. Where there is a test part, that
+part is evaluated. Labels are as in the data that the run was trained on,
 or the names of its classes.
 """
 _EXAMPLES = """\

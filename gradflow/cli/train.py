@@ -18,9 +18,7 @@ from gradflow.backend.registry import describe_device
 from gradflow.cli.options import add_no_header
 from gradflow.cli.output import FAILED, UsageError, print_error, print_note, print_warning, warnings_logged
 from gradflow.data.built_in import DATASETS
-from gradflow.tables.columns import ENCODINGS
-from gradflow.tables.dataset import TARGETS
-from gradflow.tables.task import TASKS
+from gradflow.tables.choices import ENCODINGS, TARGETS, TASKS
 from gradflow.text import printable
 from gradflow.training.epoch import Epoch, Step
 from gradflow.training.precision import AUTOCASTS
@@ -342,11 +340,14 @@ def _prepared(arguments: argparse.Namespace) -> Run:
 
 def _goal(settings: Settings) -> str:
     """Return the column that is predicted, for a table, and else the number of epochs."""
+    epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
+    if settings.dataset in DATASETS:  # without slow imports
+        return epochs
     from gradflow.tables.dataset import target_in
     from gradflow.training.runs.sources import is_table
 
     if not is_table(settings.dataset):
-        return f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
+        return epochs
     target, why = target_in(
         settings.dataset, settings.target, [*settings.ignore, settings.weight_column], settings.header
     )

@@ -13,6 +13,7 @@ import gradflow as gf
 from gradflow.backend.registry import DeviceLike
 from gradflow.data.inputs import DataError, listed
 from gradflow.data.labels import Label
+from gradflow.tables.choices import ENCODINGS
 from gradflow.tables.entries import entries, entry
 from gradflow.tables.inputs import ColumnInputs
 from gradflow.tables.learning import learn_category, learn_numbers, numbers_the_rows
@@ -21,9 +22,6 @@ from gradflow.tables.task import Target, check_kind
 from gradflow.tables.treatments import Category, LeftOut, Numbers, Treatment, treatment_from_dict
 
 Array = npt.NDArray[Any]
-
-ENCODINGS = ("auto", "piecewise", "standard")
-"""How numbers are encoded: by bins, or as they are, standardized; "auto" takes bins if there are enough rows."""
 
 NEGLIGIBLE = 1e-8
 """Rows of a smaller weight, relative to the mean, are as if they had none: sums would lose it to rounding."""

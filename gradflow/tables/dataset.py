@@ -16,15 +16,13 @@ from gradflow.data.checks import hash_values
 from gradflow.data.inputs import DataError
 from gradflow.data.labels import Label
 from gradflow.files import FilePath
+from gradflow.tables.choices import TARGETS
 from gradflow.tables.columns import Columns
 from gradflow.tables.reading import column_names, read_table
 from gradflow.tables.table import Table, no_column
 from gradflow.tables.task import Target, with_target
 
 Array = npt.NDArray[Any]
-
-TARGETS = ("target", "label", "class", "y")
-"""The names, in upper or lower case, of a column that is the target where none is given."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,11 +10,9 @@ import numpy.typing as npt
 
 from gradflow.data.inputs import DataError
 from gradflow.data.labels import FEW_LABELS, Label, codes_among
+from gradflow.tables.choices import TASKS
 from gradflow.tables.entries import entries, entry
 from gradflow.tables.table import Column, Table
-
-TASKS = ("classes", "values")
-"""What can be predicted: classes, or numbers, by regression."""
 
 ROWS_OF_A_CLASS = 5
 """More than two distinct whole numbers are classes, by default, if they have so many rows each, on average."""

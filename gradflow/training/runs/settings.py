@@ -17,8 +17,7 @@ from typing import Any
 from gradflow.backend import ACTIVATIONS
 from gradflow.data.built_in import DATASETS
 from gradflow.files import read_file
-from gradflow.tables.columns import ENCODINGS
-from gradflow.tables.task import TASKS
+from gradflow.tables.choices import ENCODINGS, TASKS
 from gradflow.text import did_you_mean
 from gradflow.training.precision import AUTOCASTS
 
