@@ -6,10 +6,55 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 
 from gradflow.training.curves import History
 from gradflow.training.layers import Snapshot
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """How much worse the predictions are if the values of a column are shuffled.
+
+    column: its name. losses: for each shuffle, the log loss or the RMSE, less that without a shuffle.
+    """
+
+    column: str
+    losses: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Dependence:
+    """The mean prediction if a column has the same value in all rows.
+
+    column: its name. values: (points,), numbers or years, increasing; or the names of levels. year: whether they are
+    years. means: (points, outputs), probabilities or values in their units.
+    """
+
+    column: str
+    values: npt.NDArray[np.float64] | Sequence[str]
+    means: npt.NDArray[np.float64]
+    year: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class TableFacts:
+    """What a report tells of a table.
+
+    target: the name of the column that is predicted. task: one sentence on it.
+    columns: the others, as `gradflow.tables.Columns.describe` tells them. parameters: how many the model has.
+    rows: how many of the assessed ones these are computed from; importance: of each column, the largest first;
+    dependence: on the most important columns.
+    """
+
+    target: str
+    task: str
+    columns: Sequence[Mapping[str, str]]
+    parameters: int
+    rows: int = 0
+    importance: Sequence[Importance] = ()
+    dependence: Sequence[Dependence] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,6 +74,7 @@ class ReportData:
     features: their names, () if unknown. means, deviations: (features,), of the training samples.
     image_shape: (height, width) or (height, width, channels) if the inputs are images.
     classes: the names of the classes, () for regression. columns: those of the target values, () if they have none.
+    table: what more there is to tell of a table, None for arrays.
     seconds: how long the training took. stopped: why it ended before its last epoch, "" if it did not.
     command: what repeats the run in a shell.
     """
@@ -52,6 +98,7 @@ class ReportData:
     image_shape: tuple[int, ...] | None = None
     classes: Sequence[str] = ()
     columns: Sequence[str] = ()
+    table: TableFacts | None = None
     seconds: float = 0.0
     stopped: str = ""
     command: str = ""

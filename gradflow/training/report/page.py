@@ -22,6 +22,7 @@ from gradflow.training.report.results import (
     regression_sections,
 )
 from gradflow.training.report.story import lead, notices, story
+from gradflow.training.report.tables import table_sections
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _MOST_TOLD = 10  # members of an ensemble
@@ -77,6 +78,8 @@ def _sections(data: ReportData, figures: Sequence[Figure]) -> Iterator[tuple[str
         yield "layers", "Inside the network", _layers(data)
     if figures:
         yield from classification_sections(data) if data.classes else regression_sections(data)
+    if data.table is not None:
+        yield from table_sections(data, data.table)
     yield "repeat", "Environment and how to repeat it", _repeat(data)
 
 

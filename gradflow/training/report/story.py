@@ -26,7 +26,7 @@ def lead(data: ReportData, figures: Sequence[Figure]) -> str:
         task = f"tell{s} {count(len(data.classes), 'class')} of {dataset} apart"
     else:
         values = "a value" if data.sizes[-1] == 1 else f"{data.sizes[-1]} values"
-        task = f"predict{s} {values} of {dataset} from {count(data.sizes[0], 'feature')}"
+        task = f"predict{s} {values} of {dataset} from {_features(data)}"
     if not figures or data.targets is None:
         return f"{what} that {task}."
     main, n = figures[0], len(data.targets)
@@ -69,10 +69,15 @@ def _notice(strong: str, rest: str) -> str:
     return f'<p class="notice"><strong>{strong}</strong>{rest}</p>'
 
 
+def _features(data: ReportData) -> str:
+    """Return the number of features, or of the columns of a table that are used."""
+    return count(data.sizes[0], "feature") if data.table is None else count(len(data.features), "column")
+
+
 def _the_data(data: ReportData) -> Iterator[str]:
     train, validation, test = data.counts
     if data.image_shape is None:
-        inputs = count(data.sizes[0], "feature")
+        inputs = _features(data)
     else:
         height, width, *channels = data.image_shape
         inputs = f"{height}{TIMES}{width} pixels{f' in {channels[0]} channels' if channels else ''}"
@@ -85,6 +90,10 @@ def _the_data(data: ReportData) -> Iterator[str]:
     if test:
         parts.append(f"{test:,} {'was' if test == 1 else 'were'} set aside and used for nothing but this report")
     yield f"{listed(parts)}." if len(parts) > 1 else "All of them trained the model."
+    if data.table is not None:
+        yield f"The task: {name(data.table.task)}."
+        yield "How columns become inputs was learned from the training rows alone."
+        return
     yield "Inputs are standardized by the mean and the standard deviation of the training samples,"
     yield f"and clipped at {LIMIT:g} standard deviations: beyond them, predictions do not change."
 
@@ -103,10 +112,13 @@ def _the_model(data: ReportData) -> Iterator[str]:
         if hidden
         else (f"linear model of {data.sizes[0]} inputs and {count(data.sizes[-1], 'output')}")
     )
-    parameters = count(sum((n + 1) * m for n, m in pairwise(data.sizes)), "parameter")
+    before, total = "", sum((n + 1) * m for n, m in pairwise(data.sizes))
+    if data.table is not None:
+        before, total = f"The columns become {data.sizes[0]} features, each by itself. ", data.table.parameters
+    parameters = count(total, "parameter")
     activation = str(settings.get("activation", ""))
     activated = f", {text(_ACTIVATIONS.get(activation, activation))} between them" if activation and hidden else ""
-    yield f"{subject} is a {kind}{activated}, and has {parameters}."
+    yield f"{before}{subject} is a {kind}{activated}, and has {parameters}."
     if settings.get("dropout") and hidden:
         yield f"In training, {percent(settings['dropout'])} of the hidden values are dropped."
 
@@ -129,6 +141,9 @@ def _the_training(data: ReportData) -> Iterator[str]:
         yield f"The weights are an exponential moving average with decay {settings['average']:g}."
     if settings.get("class_weight"):
         yield "Rare classes count more: each class is weighted by the inverse of its frequency."
+    if settings.get("weight_column"):
+        weights = name(settings["weight_column"])
+        yield f"Rows count by their weights in {weights} in training and validation, and equally in the figures."
     if settings.get("autocast"):
         half = text(settings["autocast"])
         yield f"Training was in mixed precision: layers ran in {half}; losses, sums and the optimizer in float32."

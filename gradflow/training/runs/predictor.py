@@ -185,18 +185,25 @@ class Predictor:
 
     def _averages_of(self, samples: Any) -> Array:
         """Return the averages for one of the parts of `Inputs.parts`."""
-        results = np.zeros((len(samples), self.sizes[-1]), np.float64)
+        results = np.empty((len(samples), self.sizes[-1]), np.float64)
         count = max(1, _BATCH_VALUES // sum(self.sizes))
+        for start in range(0, len(samples), count):
+            rows = slice(start, start + count)
+            results[rows] = self.averages(self._inputs.encode(samples, rows))
+        return results
+
+    def averages(self, encoded: Array) -> Array:
+        """Return the averages of the members' probabilities, or of their standardized values, float64 (n, outputs).
+
+        encoded: (n, width), as the members take them, in one batch.
+        """
         dtype = next(self.members[0].parameters()).dtype
         with gf.no_grad(), np.errstate(all="ignore"):  # a GPU does not warn either
-            for start in range(0, len(samples), count):
-                rows = slice(start, start + count)
-                inputs = gf.tensor(self._inputs.encode(samples, rows), dtype=dtype, device=self.device)
-                outputs = gf.stack([member(inputs) for member in self.members])
-                for of_member in (gf.softmax(outputs, axis=-1) if self.classes else outputs).numpy():  # one read
-                    results[rows] += of_member
-        results /= len(self.members)
-        return results
+            inputs = gf.tensor(encoded, dtype=dtype, device=self.device)
+            outputs = gf.stack([member(inputs) for member in self.members])
+            each = (gf.softmax(outputs, axis=-1) if self.classes else outputs).numpy()  # one read
+        found: Array = each.sum(axis=0, dtype=np.float64) / len(self.members)
+        return found
 
     def evaluate(self, x: Any, y: Any = None) -> dict[str, float]:
         """Return the figures of the predictions for inputs whose labels or values are known, by name.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,17 @@ from gradflow.data import Part
 from gradflow.tables import Columns
 from gradflow.training.epoch import Epoch, best_of
 from gradflow.training.metrics import figures_of
-from gradflow.training.report import ReportData
+from gradflow.training.report import ReportData, TableFacts
+from gradflow.training.runs.importance import dependence, importance, some_rows
 from gradflow.training.runs.members import Members
 from gradflow.training.runs.predictor import CLASS_FIGURES, VALUE_FIGURES, Predictor
 from gradflow.training.runs.preparation import Plan
 from gradflow.training.runs.settings import Settings
 
 Array = npt.NDArray[Any]
+
+_MOST_SHOWN = 5
+"""For how many columns the report shows how predictions depend on them."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,23 @@ def result_table(result: Result) -> dict[str, Any]:
     return table
 
 
+def _table_facts(members: Members, result: Result, part: Part | None) -> TableFacts | None:
+    """Return what the report tells of a table, None for arrays. part: what is assessed."""
+    columns = members.plan.split.input_scale
+    if not isinstance(columns, Columns):
+        return None
+    parameters = sum(p.size for p in members.trainer.model.parameters())
+    facts = TableFacts(columns.target, columns.notes[0], columns.describe(), parameters)
+    if part is None:
+        return facts
+    rows = some_rows(result.predictor, len(part))
+    table = part.raw_inputs.take(rows)
+    targets = part.targets[rows] if members.plan.dataset.is_classification else part.raw_targets[rows]
+    ranked = importance(result.predictor, table, targets)
+    tried = (dependence(result.predictor, table, each.column) for each in ranked[:_MOST_SHOWN])
+    return replace(facts, rows=len(rows), importance=ranked, dependence=[each for each in tried if each is not None])
+
+
 def _each(values: list[Any]) -> Any:
     return values[0] if len(values) == 1 else values
 
@@ -159,10 +180,11 @@ def report_data(
         targets=None if part is None else part.targets if data.is_classification else part.raw_targets,
         outputs=outputs,
         rows=None if part is None else part.indices,
-        features=data.features,
+        features=result.predictor.features,
         means=getattr(split.input_scale, "mean", None),
         deviations=getattr(split.input_scale, "deviation", None),
         image_shape=data.image_shape,
+        table=_table_facts(members, result, part),
         classes=data.classes,
         columns=data.columns,
         seconds=result.seconds,
