@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     told = Told(predictor)
     for _ in told.of([samples.inputs]):
         pass
-    told.print(arguments.data)
+    told.print(arguments.data, arguments.header)
     if _trained_on(arguments.folder, arguments.data):
         note = f"{arguments.folder} was trained on a part of {arguments.data}, so these are not figures of unseen data"
         print_note(note)

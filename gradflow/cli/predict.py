@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
     else:
         write_out(arguments.out, (text.encode("utf-8", "surrogatepass") for text in lines))
-    told.print(arguments.inputs)
+    told.print(arguments.inputs, arguments.header)
     where = "" if arguments.out is None else f"; written to {arguments.out}"
     n = told.rows
     part = "" if source == arguments.inputs else f" for {source}"
@@ -110,12 +110,21 @@ class Told:
             self._found += self._predictor.told(part)
             self._notes = getattr(part, "notes", ())
 
-    def print(self, source: str) -> None:
-        """Print the notes."""
+    def print(self, data: str, header: bool | None) -> None:
+        """Print the notes on the rows of a table, also which of the columns in its file are not used."""
+        from gradflow.data.inputs import listed
+        from gradflow.tables import Columns
         from gradflow.tables.columns import sentences
+        from gradflow.tables.reading import column_names
 
-        for note in (*self._notes, *sentences(self._found, self.rows)):
-            print_note(f"{source}: {note}")
+        columns = self._predictor.inputs
+        if not isinstance(columns, Columns):
+            return
+        known = {columns.target, *(column["column"] for column in columns.describe())}
+        unused = [name for name in column_names(data, header is None) if name not in known]
+        notes = [f"not used: {listed(unused)}"] if unused else []
+        for note in (*notes, *self._notes, *sentences(self._found, self.rows)):
+            print_note(f"{data}: {note}")
 
 
 def _parts(predictor: Predictor, data: str, header: bool | None) -> tuple[str, Iterable[Any]]:
@@ -125,20 +134,7 @@ def _parts(predictor: Predictor, data: str, header: bool | None) -> tuple[str, I
     if not isinstance(predictor.inputs, Columns):
         samples = load(predictor, data, header)
         return samples.source, [samples.inputs]
-    with usage_errors():
-        note_unused(predictor.inputs, data, header)
     return data, read_chunks(data, predictor.inputs.kinds, header=header is None)
-
-
-def note_unused(columns: Columns, data: str, header: bool | None) -> None:
-    """Tell of columns in a file that the training had not."""
-    from gradflow.data.inputs import listed
-    from gradflow.tables.reading import column_names
-
-    known = [column["column"] for column in columns.describe()]
-    unused = [name for name in column_names(data, header is None) if name not in (*known, columns.target)]
-    if unused:
-        print_note(f"{data}: not used: {listed(unused)}")
 
 
 def load_model(folder: str, device: str) -> Predictor:
@@ -185,7 +181,6 @@ def _of_table(columns: Columns, data: str, header: bool | None) -> Samples:
     from gradflow.tables import read_table
     from gradflow.tables.task import with_target
 
-    note_unused(columns, data, header)
     read = read_table(data, kinds=columns.kinds | columns.target_kind, header=header is None)
     rows = with_target(read, columns.target)
     targets = columns.targets(rows)

@@ -15,7 +15,7 @@ from gradflow.data.inputs import DataError, listed
 from gradflow.data.labels import Label
 from gradflow.tables.choices import ENCODINGS
 from gradflow.tables.entries import entries, entry
-from gradflow.tables.inputs import ColumnInputs
+from gradflow.tables.inputs import MOST_ONE_HOT, ColumnInputs
 from gradflow.tables.learning import learn_category, learn_numbers, numbers_the_rows
 from gradflow.tables.table import Table, no_column
 from gradflow.tables.task import Target, check_kind
@@ -209,6 +209,16 @@ class Columns:
         edges = self._edges if self.encoding == "piecewise" else None
         numbers, indicators, _ = self._widths
         return ColumnInputs(numbers, indicators, levels, edges, width, embedding_dim, device, dtype, generator)
+
+    def module_shapes(self, width: int = 16, embedding_dim: int = 16) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter of `module` by its name, without making it."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.encoding == "piecewise":
+            numbers, bins = len(self._edges), max(map(len, self._edges)) - 1
+            shapes |= {"linear.weight": (numbers, bins, width), "linear.bias": (numbers, width)}
+        counts = [treatment.count for treatment in self._used if isinstance(treatment, Category)]
+        embedded = sum(count for count in counts if count > MOST_ONE_HOT)
+        return shapes | ({"embed.weight": (embedded, embedding_dim)} if embedded else {})
 
     def describe(self) -> list[dict[str, str]]:
         """Return the columns as they are understood, also those left out, in the order of the table.

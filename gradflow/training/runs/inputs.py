@@ -186,10 +186,7 @@ class TableInputs:
     @cached_property
     def width(self) -> int:
         """The features that become of the raw columns."""
-        return self._first(generator=gf.Generator(0), device="cpu").out_features
-
-    def _first(self, **how: Any) -> ColumnInputs:
-        return self.learned.module(**how)
+        return self.learned.module(generator=gf.Generator(0), device="cpu").out_features
 
     def describe(self) -> list[str]:
         """Return the task and how it is changed, and the columns by their kinds."""
@@ -220,7 +217,7 @@ class TableInputs:
 
     def model(self, sizes: Sequence[int], activation: str, dropout: float, **how: Any) -> gf.nn.Module:
         """Return a new `ColumnInputs`, followed by a perceptron."""
-        return gf.nn.Sequential(self._first(**how), gf.nn.MLP(sizes, activation, dropout, **how))
+        return gf.nn.Sequential(self.learned.module(**how), gf.nn.MLP(sizes, activation, dropout, **how))
 
     def perceptron(self, model: gf.nn.Module) -> gf.nn.MLP:
         """Return the perceptron after the `ColumnInputs`."""
@@ -232,8 +229,8 @@ class TableInputs:
 
     def shapes(self, sizes: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the parameters of both modules."""
-        first = self._first(generator=gf.Generator(0), device="cpu").named_parameters()
-        return {f"0.{name}": p.shape for name, p in first} | _of_perceptron(sizes, self.prefix)
+        first = self.learned.module_shapes()
+        return {f"0.{name}": shape for name, shape in first.items()} | _of_perceptron(sizes, self.prefix)
 
     def state(self) -> dict[str, Any]:
         """Return what was learned of the columns."""

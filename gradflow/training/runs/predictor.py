@@ -109,6 +109,8 @@ class Predictor:
                 raise ValueError(
                     f"a model with {width} inputs and {outputs} outputs has {expected} {what}; got {count}"
                 )
+        if isinstance(inputs, Columns) and self.labels != tuple(inputs.labels):
+            raise ValueError("the labels of the model are not those of its columns")
         self.device = next(members[0].parameters()).device if device is None else gf.get_backend(device).device
         self.members = [build_model(self._inputs, *architecture, m.state_dict(), self.device) for m in members]
 
@@ -232,9 +234,10 @@ class Predictor:
             if targets.dtype.kind != "f" or targets.shape[1] != self.sizes[-1]:
                 columns = f"{self.sizes[-1]} column{'s' * (self.sizes[-1] > 1)}"
                 raise DataError(f"y must be numbers in {columns}; got {targets.dtype} of shape {targets.shape}")
-        if len(x) != len(targets):
-            raise DataError(f"each input needs one target; got {len(x)} inputs and {len(targets)} targets")
-        return (self.predict_proba(x) if self.classes else self.predict(x).reshape(targets.shape)), targets
+        outputs = self.predict_proba(x) if self.classes else self.predict(x).reshape(-1, self.sizes[-1])
+        if len(outputs) != len(targets):
+            raise DataError(f"each input needs one target; got {len(outputs)} inputs and {len(targets)} targets")
+        return outputs, targets
 
     def figures(self, outputs: Any, targets: Any) -> dict[str, float]:
         """Return the figures of `evaluate` of what `with_targets` returns."""
