@@ -318,7 +318,7 @@ def test_the_note_on_a_config_names_each_difference(command: Any, monkeypatch: p
         ),
         ("train iris --validation 1", "validation must be at least 0 and below 1; got 1.0"),
         ("train iris --clip-norm 0", "clip_norm must be above 0; got 0.0"),
-        ("train iris --average 1", "average must be above 0 and below 1; got 1.0"),
+        ("train iris --average 1", "average must be at least 0 and below 1; got 1.0"),
         ("train iris --accumulate 0", "accumulate must be an integer of at least 1"),
         ("train iris --autocast half", "unknown autocast 'half'; there are bfloat16, float16"),
         ("train iris --class-weight heavy", "unknown class_weight 'heavy'; the only one is balanced"),

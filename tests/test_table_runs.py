@@ -19,6 +19,7 @@ from gradflow.training import Run, Settings, SettingsError, load_run, resume, tr
 from gradflow.training.runs.importance import dependence, importance
 from gradflow.training.runs.predictor import MODEL_FILE, Predictor
 from gradflow.training.runs.preparation import plan
+from gradflow.training.runs.sources import table_defaults
 from tests.mutations import changed_tree, mutants
 
 for package in ("safetensors", "sklearn", "tomli_w"):
@@ -197,6 +198,23 @@ def test_a_run_on_other_rows_does_not_go_on(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", columns)
     with pytest.raises(SettingsError, match=r"is not the data that .+ was trained on: its hash differs"):
         resume(tmp_path / "run")
+
+
+def test_the_defaults_of_tables_depend_on_their_rows(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.csv", table())
+    found = plan(Settings(data, target="buys", device="cpu", hidden=(8,))).settings
+    defaults = table_defaults(300)
+    assert {name: getattr(found, name) for name in defaults} == defaults
+    assert found.hidden == (8,)
+    assert {name for name, value in table_defaults(100_000).items() if value != defaults[name]} >= {"epochs", "lr"}
+    given = dict.fromkeys(("validation", "dropout", "lr", "weight_decay"), 0.25) | {"epochs": 3, "average": 0.0}
+    found = plan(Settings(data, target="buys", device="cpu", **given)).settings  # type: ignore[arg-type]
+    assert {name: getattr(found, name) for name in given} == given
+    assert plan(Settings(data, target="buys", device="cpu", optimizer="sgd")).settings.lr == 0.05
+    again = Settings(**found.to_dict())
+    assert (again, again.left_open) == (found, frozenset())
+    other = plan(Settings(data, target="buys", device="cpu", validation_file=data)).settings
+    assert (other.validation, other.batch_size) == (0.0, defaults["batch_size"])
 
 
 def test_the_settings_of_arrays_are_as_they_were(tmp_path: Path) -> None:

@@ -72,6 +72,6 @@ def run(arguments: argparse.Namespace) -> int:
         print_note(f"this is one of {len(predictor.members)} models, which are trained one after another")
     if settings is None:
         print_note(f"there is no {CONFIG} beside the model, so the batch is one sample, and there is no optimizer")
-    elif settings.average is not None:
+    elif settings.average:
         print_note("the moving average of the weights takes as much memory again as the parameters")
     return 0

@@ -186,7 +186,7 @@ def make_trainer(plan: Plan, member: int) -> Trainer:
         metrics=[plan.metric],
         clip_norm=settings.clip_norm,
         accumulate=settings.accumulate,
-        average=settings.average,
+        average=settings.average or None,
         class_weight=settings.class_weight,
         autocast=settings.autocast,
     )

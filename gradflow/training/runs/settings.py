@@ -76,7 +76,7 @@ class Settings:
     optimizer: a name in `OPTIMIZERS` (default "adamw"). lr, momentum, weight_decay: its hyperparameters.
     schedule: a name in `SCHEDULES` (default "cosine"). batch_size: samples per batch (default 64).
     accumulate: batches per step (default 1). clip_norm: the largest norm of the gradient (default None: any).
-    average: the decay of a moving average of the weights, which is then what is kept (default None: no average).
+    average: the decay of a moving average of the weights, which is then what is kept (default None, or 0: no average).
     class_weight: "balanced" to weight each class by the inverse of its frequency (default None: equal weights).
     autocast: "bfloat16" or "float16" for the products of training (default None: float32); see `Trainer`.
     epochs: passes through the training samples (default 40). patience: how many epochs without an improvement end
@@ -135,10 +135,8 @@ class Settings:
     """The names of the settings that were not given, whose defaults depend on the data."""
 
     def __post_init__(self) -> None:
-        left_open = frozenset(
-            name for name in (*_DEFAULTS, "lr", "weight_decay", "average") if getattr(self, name) is None
-        )
-        object.__setattr__(self, "left_open", left_open)
+        by_data = (*_DEFAULTS, "lr", "weight_decay", "average", "validation")
+        object.__setattr__(self, "left_open", frozenset(name for name in by_data if getattr(self, name) is None))
         for name in PLACES:
             value = getattr(self, name)
             if value is None and name.endswith("_file"):
@@ -238,8 +236,10 @@ _NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("lr", lambda x: x > 0, "above 0"),
     ("weight_decay", lambda x: x >= 0, "0 or more"),
     ("clip_norm", lambda x: x > 0, "above 0"),
-    ("average", lambda x: 0 < x < 1, "above 0 and below 1"),
-    *((name, lambda x: 0 <= x < 1, "at least 0 and below 1") for name in ("dropout", "momentum", "test", "validation")),
+    *(
+        (name, lambda x: 0 <= x < 1, "at least 0 and below 1")
+        for name in ("average", "dropout", "momentum", "test", "validation")
+    ),
 )
 
 _FIELDS = {f.name: f for f in fields(Settings) if f.init}
