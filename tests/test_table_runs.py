@@ -16,7 +16,8 @@ from gradflow.data import DataError
 from gradflow.tables import Columns, read_table
 from gradflow.tables.dataset import load_table, target_in
 from gradflow.training import Run, Settings, SettingsError, load_run, resume, train
-from gradflow.training.runs.importance import dependence, importance
+from gradflow.training.runs import importance as shuffling
+from gradflow.training.runs.importance import amount, dependence, importance
 from gradflow.training.runs.predictor import MODEL_FILE, Predictor
 from gradflow.training.runs.preparation import plan
 from gradflow.training.runs.sources import table_defaults
@@ -356,6 +357,22 @@ def test_importance_finds_the_columns_that_matter(runs: Path) -> None:
     assert np.abs(found["noise"]).max() < 1.0  # the deviation of prices is 14
     again = importance(predictor, columns, targets)
     assert all((each.losses == found[each.column]).all() for each in again)  # seeded
+
+
+def test_large_models_of_many_columns_are_shuffled_less(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = load_run(runs / "values")
+    parameters = sum(p.size for p in predictor.members[0].parameters())
+    assert [len(amount(predictor, rows)[0]) for rows in (60, 5000)] == [60, 2000]
+    monkeypatch.setattr(shuffling, "_PRODUCTS", 1000 * parameters * 3)
+    rows, times = amount(predictor, 5000)
+    assert (len(rows), times, rows[0], rows[-1]) == (500, 2, 0, 4999)
+    monkeypatch.setattr(shuffling, "_TOO_MANY", 0)
+    train(Settings(str(runs / "people.csv"), target="price", **SMALL | {"epochs": 1}), tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "There are too many columns to find out how much each of them matters." in page
+    assert "How predictions depend" not in page
 
 
 def test_dependence_is_the_mean_prediction_by_value(runs: Path) -> None:

@@ -25,8 +25,9 @@ _LONGEST = 22  # characters of a name in a figure
 def table_sections(data: ReportData, facts: TableFacts) -> Iterator[tuple[str, str, str]]:
     """Yield the sections on a table, each as (identifier, heading, markup)."""
     yield "columns", "The columns", _columns(facts)
-    if facts.importance:
-        yield "importance", "How much each column matters", _importance(data, facts)
+    if data.outputs is not None and len(data.outputs):
+        many = "<p>There are too many columns to find out how much each of them matters.</p>"
+        yield "importance", "How much each column matters", _importance(data, facts) if facts.importance else many
     if facts.dependence:
         yield "dependence", "How predictions depend on the columns", _dependence(data, facts)
 

@@ -15,31 +15,33 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 SHUFFLES = 5
-"""How often each column is shuffled."""
+"""How often each column is shuffled, at most: less often, in fewer rows, in large models of many columns."""
 MOST_ROWS, LEAST_ROWS = 2000, 100
-"""The rows that are used, evenly spaced: the largest number, and the least, of large models of many columns."""
+"""How many rows are used, evenly spaced, at most and at least."""
 POINTS, LEVELS = 21, 12
 """For how many values of numbers, and for how many levels at most, the mean prediction is computed."""
 
 _SEED = 0
-_PRODUCTS = 2e10  # multiplications in all, about a second of one core
+_PRODUCTS = 5e10  # multiplications that may take place in all, some seconds of one core
+_TOO_MANY = 1e12
 
 
-def some_rows(predictor: Predictor, rows: int) -> Array:
-    """Return which of so many rows are used."""
-    weights = sum(p.size for member in predictor.members for p in member.parameters())
-    most = int(_PRODUCTS / (weights * SHUFFLES * len(predictor.features)))
-    wanted = min(rows, max(LEAST_ROWS, min(MOST_ROWS, most)))
-    return np.linspace(0, rows - 1, wanted).astype(np.int64)
+def amount(predictor: Predictor, rows: int) -> tuple[Array, int]:
+    """Return which of so many rows are used, and how often each column is shuffled: 0 times if that took minutes."""
+    weights = sum(p.size for member in predictor.members for p in member.parameters()) * len(predictor.features)
+    shuffled = int(_PRODUCTS / weights)  # rows, in all shuffles of a column
+    times = max(1, min(SHUFFLES, shuffled // (4 * LEAST_ROWS)))
+    used = min(rows, max(LEAST_ROWS, min(MOST_ROWS, shuffled // times)))
+    return np.linspace(0, rows - 1, used).astype(np.int64), times if weights * used <= _TOO_MANY else 0
 
 
-def importance(predictor: Predictor, table: Table, targets: Array) -> list[Importance]:
+def importance(predictor: Predictor, table: Table, targets: Array, times: int = SHUFFLES) -> list[Importance]:
     """Return the permutation importance of each column of a table, the largest first.
 
-    targets: codes of classes (rows,), or values (rows, 1).
+    targets: codes of classes (rows,), or values (rows, 1). times: how often each column is shuffled, at least once; an
+    indicator of its missing values is shuffled with it.
 
-    A column is shuffled `SHUFFLES` times, with an indicator of its missing values. Breiman 2001, "Random Forests",
-    section 10.
+    Breiman 2001, "Random Forests", section 10.
     """
     columns = _columns(predictor)
     encoded = columns.encode(table)
@@ -48,7 +50,7 @@ def importance(predictor: Predictor, table: Table, targets: Array) -> list[Impor
     found = []
     for name, places in columns.places.items():
         losses = []
-        for _ in range(SHUFFLES):
+        for _ in range(times):
             shuffled = encoded.copy()
             shuffled[:, places] = encoded[generator.permutation(len(encoded))][:, places]
             losses.append(_loss(predictor.averages(shuffled), predictor, targets) - before)

@@ -14,7 +14,7 @@ from gradflow.tables import Columns
 from gradflow.training.epoch import Epoch, best_of
 from gradflow.training.metrics import figures_of
 from gradflow.training.report import ReportData, TableFacts
-from gradflow.training.runs.importance import dependence, importance, some_rows
+from gradflow.training.runs.importance import amount, dependence, importance
 from gradflow.training.runs.members import Members
 from gradflow.training.runs.predictor import CLASS_FIGURES, VALUE_FIGURES, Predictor
 from gradflow.training.runs.preparation import Plan
@@ -147,10 +147,12 @@ def _table_facts(members: Members, result: Result, part: Part | None) -> TableFa
     facts = TableFacts(columns.target, columns.notes[0], columns.describe(), parameters)
     if part is None:
         return facts
-    rows = some_rows(result.predictor, len(part))
+    rows, times = amount(result.predictor, len(part))
+    if not times:
+        return facts
     table = part.raw_inputs.take(rows)
     targets = part.targets[rows] if members.plan.dataset.is_classification else part.raw_targets[rows]
-    ranked = importance(result.predictor, table, targets)
+    ranked = importance(result.predictor, table, targets, times)
     tried = (dependence(result.predictor, table, each.column) for each in ranked[:_MOST_SHOWN])
     return replace(facts, rows=len(rows), importance=ranked, dependence=[each for each in tried if each is not None])
 
