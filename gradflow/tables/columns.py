@@ -15,7 +15,7 @@ from gradflow.data.inputs import DataError, listed
 from gradflow.data.labels import Label
 from gradflow.tables.choices import ENCODINGS
 from gradflow.tables.entries import entries, entry
-from gradflow.tables.inputs import MOST_ONE_HOT, ColumnInputs
+from gradflow.tables.inputs import EMBEDDING_DIM, MOST_ONE_HOT, WIDTH, ColumnInputs
 from gradflow.tables.learning import learn_category, learn_numbers, numbers_the_rows
 from gradflow.tables.table import Table, no_column
 from gradflow.tables.task import Target, check_kind
@@ -198,8 +198,8 @@ class Columns:
 
     def module(
         self,
-        width: int = 16,
-        embedding_dim: int = 16,
+        width: int = WIDTH,
+        embedding_dim: int = EMBEDDING_DIM,
         device: DeviceLike | None = None,
         dtype: Any = None,
         generator: gf.Generator | None = None,
@@ -210,7 +210,7 @@ class Columns:
         numbers, indicators, _ = self._widths
         return ColumnInputs(numbers, indicators, levels, edges, width, embedding_dim, device, dtype, generator)
 
-    def module_shapes(self, width: int = 16, embedding_dim: int = 16) -> dict[str, tuple[int, ...]]:
+    def module_shapes(self, width: int = WIDTH, embedding_dim: int = EMBEDDING_DIM) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter of `module` by its name, without making it."""
         shapes: dict[str, tuple[int, ...]] = {}
         if self.encoding == "piecewise":

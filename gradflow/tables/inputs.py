@@ -11,6 +11,8 @@ from gradflow.backend.registry import DeviceLike
 
 MOST_ONE_HOT = 32
 """Columns of categories with at most so many levels become one-hot, those with more an embedding."""
+WIDTH, EMBEDDING_DIM = 24, 16
+"""The features of each column of numbers that has bins, and of each embedding, by default."""
 LIMIT = 10.0
 """Numbers that are not encoded in bins are clipped to so many standard deviations."""
 
@@ -44,8 +46,8 @@ class ColumnInputs(gf.nn.Module):
         indicators: int = 0,
         levels: Sequence[int] = (),
         edges: Sequence[Sequence[float]] | None = None,
-        width: int = 24,
-        embedding_dim: int = 16,
+        width: int = WIDTH,
+        embedding_dim: int = EMBEDDING_DIM,
         device: DeviceLike | None = None,
         dtype: Any = None,
         generator: gf.Generator | None = None,
