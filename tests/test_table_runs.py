@@ -204,10 +204,16 @@ def test_a_run_on_other_rows_does_not_go_on(tmp_path: Path) -> None:
 def test_the_defaults_of_tables_depend_on_their_rows(tmp_path: Path) -> None:
     data = write(tmp_path / "a.csv", table())
     found = plan(Settings(data, target="buys", device="cpu", hidden=(8,))).settings
-    defaults = table_defaults(300)
+    defaults = table_defaults(216, classes=True)
     assert {name: getattr(found, name) for name in defaults} == defaults
     assert found.hidden == (8,)
-    assert {name for name, value in table_defaults(100_000).items() if value != defaults[name]} >= {"epochs", "lr"}
+    california, adult = table_defaults(14_861, classes=False), table_defaults(35_166, classes=True)
+    assert [california[name] for name in ("batch_size", "epochs", "dropout")] == [128, 54, 0.1]
+    assert [adult[name] for name in ("batch_size", "epochs", "dropout")] == [256, 23, 0.3]
+    assert {name for name, value in table_defaults(100_000, classes=True).items() if value != defaults[name]} >= {
+        "epochs",
+        "lr",
+    }
     given = dict.fromkeys(("validation", "dropout", "lr", "weight_decay"), 0.25) | {"epochs": 3, "average": 0.0}
     found = plan(Settings(data, target="buys", device="cpu", **given)).settings  # type: ignore[arg-type]
     assert {name: getattr(found, name) for name in given} == given
