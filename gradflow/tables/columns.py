@@ -26,8 +26,11 @@ Array = npt.NDArray[Any]
 NEGLIGIBLE = 1e-8
 """Rows of a smaller weight, relative to the mean, are as if they had none: sums would lose it to rounding."""
 
-PIECEWISE_ROWS = 1000
-"""From so many training rows on, numbers are encoded by bins, by default. Bins of few rows follow their noise."""
+PIECEWISE_ROWS, ROWS_OF_A_COLUMN = 1000, 100
+"""From so many training rows on, and so many for each column, numbers are encoded by bins, by default.
+
+Bins of few rows follow their noise, and many columns are often parts of one thing, such as the pixels of an image.
+"""
 
 
 class Columns:
@@ -103,7 +106,8 @@ class Columns:
         categorical: names of columns of numbers or dates that are categories.
         ignore: names of columns that are not used.
         encoding: "piecewise" encodes numbers by bins, those of a decision tree on the column alone, at most 64;
-            "standard" clips them to 10 standard deviations; "auto" takes bins from 1,000 rows on.
+            "standard" clips them to 10 standard deviations; "auto" takes bins from 1,000 rows on, if there are 100
+            for each column.
         rows: the indices of the rows to learn from (default: all).
         weights: one number of at least 0 for each of `rows` (default: equal). Of rows of weight
             0, only the classes are learned.
@@ -131,7 +135,7 @@ class Columns:
             weights = _checked_weights(weights, len(table))
             used = weights > NEGLIGIBLE * weights.mean()
             table, weights = table.take(used), weights[used]
-        bins = encoding == "piecewise" or (encoding == "auto" and len(table) >= PIECEWISE_ROWS)
+        bins = takes_bins(encoding, table)
         targets = _targets_of_bins(learned, table) if bins else None
         treatments: list[Treatment] = []
         numbering = {column.name for column in table.columns if numbers_the_rows(column)} - categorical
@@ -259,6 +263,12 @@ class Columns:
         except ValueError as error:
             raise ValueError(f"these are not the columns of a table: {error}") from None
         return made
+
+
+def takes_bins(encoding: str, table: Table) -> bool:
+    """Whether the numbers of a training table are encoded by bins. encoding: one of `ENCODINGS`."""
+    enough = len(table) >= max(PIECEWISE_ROWS, ROWS_OF_A_COLUMN * len(table.columns))
+    return encoding == "piecewise" or (encoding == "auto" and enough)
 
 
 def sentences(found: Counter[str], rows: int) -> list[str]:

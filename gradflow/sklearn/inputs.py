@@ -1,0 +1,109 @@
+"""From what scikit-learn calls X, an array or a frame, to a table, and what is learned of its columns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils.validation import validate_data
+
+import gradflow as gf
+from gradflow.data.inputs import DataError, listed
+from gradflow.tables import Column, Columns, Table, read_table
+from gradflow.tables.columns import NEGLIGIBLE, takes_bins
+from gradflow.tables.learning import learn_category, learn_numbers
+from gradflow.tables.task import Target
+
+Array = npt.NDArray[Any]
+
+_NO_TARGET = Target("y", "number", (), "")
+"""In place of the target, since it is no column here."""
+
+
+def read_inputs(estimator: Any, X: Any, least: int = 1, columns: Columns | None = None) -> Table:
+    """Return X as a table.
+
+    estimator: whose `n_features_in_` and `feature_names_in_` are set, or, with `columns`, are checked.
+    X: an array of numbers (rows, features), NaN where they are missing; or a frame of pandas or polars.
+    least: the least number of rows.
+    columns: of the training, whose names those of X get, by position (default: X is that of the training).
+
+    Raises ValueError or TypeError like scikit-learn's `check_array`, DataError for a frame that `read_table` refuses.
+    """
+    new = columns is None
+    if hasattr(X, "columns") and hasattr(X, "dtypes"):
+        validate_data(estimator, X, reset=new, skip_check_array=True)
+        if len(X) < least:
+            raise ValueError(f"Found a frame with {len(X)} sample(s) while a minimum of {least} is required.")
+        own = [str(name).strip() for name in X.columns]
+        if columns is None:
+            return _renamed(read_table(X), {})
+        names = [told["column"] for told in columns.describe()]
+        kinds = {mine: columns.kinds[name] for mine, name in zip(own, names, strict=True) if name in columns.kinds}
+        return _renamed(read_table(X, kinds=kinds), dict(zip(own, names, strict=True)))
+    array = validate_data(
+        estimator, X, reset=new, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=least
+    )
+    if columns is None:
+        names = [f"x{i}" for i in range(array.shape[1])]
+    else:
+        names = [told["column"] for told in columns.describe()]
+        others = [name for name, kind in columns.kinds.items() if kind != "number"]
+        if others:
+            raise ValueError(f"X is an array of numbers, but columns of texts or dates are needed: {listed(others)}")
+    return Table([Column(name, "number", array[:, i]) for i, name in enumerate(names)], "X")
+
+
+def _renamed(table: Table, names: dict[str, str]) -> Table:
+    """Return a table that is called X, with other names for some columns."""
+    columns = [replace(column, name=names.get(column.name, column.name)) for column in table.columns]
+    return Table(columns, "X", table.notes)
+
+
+def learn_columns(table: Table, targets: Array, weights: Array | None, encoding: str) -> Columns:
+    """Return how the columns of X are treated: as `Columns.learn` does, but whole numbers that number the rows stay.
+
+    targets: (rows,) or (rows, outputs), as `column_edges` takes them.
+    weights: (rows,), above 0; None if they are equal.
+    encoding: one of `gradflow.tables.columns.ENCODINGS`.
+
+    Raises DataError for a column that cannot be used, and if none is left.
+    """
+    if weights is not None:
+        used = weights > NEGLIGIBLE * weights.mean()
+        table, targets, weights = table.take(used), targets[used], weights[used]
+    known = targets if takes_bins(encoding, table) else None
+    treatments = [
+        learn_category(column, table.source, weights)
+        if column.kind == "text"
+        else learn_numbers(column, table.source, known, weights)
+        for column in table.columns
+    ]
+    columns = Columns(_NO_TARGET, treatments)
+    if not columns.width:
+        raise DataError(f"X: there are no columns to learn from: {listed([each.note for each in treatments])}")
+    return columns
+
+
+def hold_out(groups: Array, share: float, generator: gf.Generator) -> tuple[Array, Array]:
+    """Return the indices of the rows that stay, and of those held out: a share of each group, rounded down.
+
+    groups: (rows,). generator: draws which.
+
+    Raises ValueError if no row is held out.
+
+    >>> import numpy as np
+    >>> import gradflow as gf
+    >>> from gradflow.sklearn.inputs import hold_out
+    >>> stay, held = hold_out(np.array(["a"] * 10 + ["b"] * 5), 0.2, gf.Generator(0))
+    >>> len(stay), (held < 10).sum(), (held >= 10).sum()
+    (12, 2, 1)
+    """
+    order = gf.random.permutation(len(groups), device="cpu", generator=generator).numpy()
+    parts = [order[groups[order] == group] for group in np.unique(groups)]
+    held = np.concatenate([part[: int(share * len(part))] for part in parts])
+    if not len(held):
+        raise ValueError(f"validation_fraction={share} of {len(groups)} samples leaves none: set early_stopping=False")
+    return np.setdiff1d(order, held), np.sort(held)
