@@ -95,7 +95,7 @@ LAYERS: tuple[set[str], ...] = (
     {"public"},
     {"data", "testing"},
     {"tables"},
-    {"training.epoch", "training.host_metrics", "training.layers"},
+    {"training.epoch", "training.host_metrics", "training.layers", "training.threads"},
     {"training.metrics"},
     {"training.curves"},
     {"training.report"},
@@ -110,6 +110,7 @@ LAYERS: tuple[set[str], ...] = (
     {"training.loop"},
     {"training.runs"},
     {"training"},
+    {"sklearn"},
     {"benchmarking", "plot"},
     {"cli"},
     {"__main__"},
@@ -132,6 +133,8 @@ PYTEST_ONLY = ("gradflow.testing.benchmark", "gradflow.testing.conformance", "gr
 """What only pytest imports."""
 ALLOWED_OF_BACKENDS = {"gradflow.backend", "gradflow.dtypes", "gradflow.environment", "gradflow.files"}
 LIBRARIES_OF_BACKENDS = {"gradflow_numpy": {"numpy"}, "gradflow_cupy": set()}
+ESTIMATORS = "gradflow.sklearn."
+"""The modules of this package are imported when a name of it is used first: its classes extend scikit-learn's."""
 COMPILED = "gradflow_numpy.compiled"
 """What is imported when its first function runs: all of it is made by numba."""
 
@@ -332,6 +335,8 @@ def test_optional_packages_are_imported_in_functions(name: str) -> None:
     allowed = LIBRARIES_OF_BACKENDS.get(package, HOST if unit(name) not in CORE else set())
     if name.startswith(PYTEST_ONLY):
         allowed = allowed | {"pytest"}
+    if name.startswith(ESTIMATORS):
+        allowed = allowed | {"sklearn"}
     if name == COMPILED:
         allowed = allowed | {"numba"}
     found = {
@@ -342,7 +347,7 @@ def test_optional_packages_are_imported_in_functions(name: str) -> None:
 
 
 def test_everything_is_imported_with_numpy_alone() -> None:
-    names = [name for name in TREES if not name.endswith("__main__") and name != COMPILED]
+    names = [name for name in TREES if not name.endswith("__main__") and not name.startswith((COMPILED, ESTIMATORS))]
     optional = {"cupy", "cupyx", "matplotlib", "numba", "safetensors", "sklearn", "threadpoolctl", "tomli_w", "tqdm"}
     code = f"""
 def refused(package):

@@ -17,7 +17,49 @@ from gradflow.sklearn.estimator import Array, Perceptron
 
 
 class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
-    """X."""
+    """A multilayer perceptron that classifies, with the interface of scikit-learn.
+
+    The parameters are those of `sklearn.neural_network.MLPClassifier` where they have the same name; docs/sklearn.md
+    lists the differences. Inputs need no preprocessing: numbers are scaled, gaps are filled and told by an indicator,
+    and texts in a frame are categories.
+
+    hidden_layer_sizes: the widths of the hidden layers, or one width; () for none (default (100,)).
+    activation: "relu" (default), "tanh", "logistic", "identity", or another activation of `nn.MLP`.
+    learning_rate_init: the learning rate, which is constant (default 0.001).
+    batch_size: samples per batch (default "auto": 200, or all if there are fewer).
+    max_iter: the largest number of epochs (default 200).
+    shuffle: whether each epoch has a new order (default True).
+    random_state: a seed, an integer of at least 0; or a `RandomState`, from which one is drawn (default None: a new
+        seed each time). Global generators are neither read nor changed.
+    tol, n_iter_no_change: training ends when the loss has not fallen by `tol` for more than so many epochs (default
+        1e-4 and 10): the loss of the validation if there is one, else that of the training. The weights of the epoch
+        in which it is lowest are kept.
+    early_stopping: whether to validate (default "auto": from 1,000 samples on). What is validated and kept are then
+        averages of the weights over the last few hundred steps.
+    validation_fraction: the share of the samples that is held out for it, in (0, 1) (default 0.1), of each class.
+    warm_start: whether `fit` goes on with the weights of the last call (default False).
+    verbose: whether to print the figures of each epoch (default False).
+    dropout: the probability of dropping a hidden unit, at least 0 and below 1 (default 0).
+    weight_decay: that of `optim.AdamW` (default 0.01).
+    class_weight: "balanced", or a dict of numbers by label (others: 1); they multiply the weights of the samples
+        (default None: all 1).
+    encoding: how numbers enter the network, "standard" or "piecewise"; "auto" (default) chooses by the number of
+        samples; see `gradflow.tables.Columns`.
+    dtype: "float32" (default) or "float64", of the parameters and predictions.
+    device: such as "cuda:0" (default "auto": a GPU that can be used, else the CPU).
+
+    After `fit`, `classes_` are the labels, `n_iter_` is the number of epochs, `loss_` the last training loss,
+    `loss_curve_` all of them, `validation_scores_` the accuracy of the validation after each epoch, `columns_` how the
+    columns are treated, and `model_` the trained module. A pickle holds the weights as `gradflow.save` writes them, and
+    opens on a machine without the device of the training, too.
+
+    >>> from sklearn.datasets import load_iris
+    >>> from gradflow.sklearn import MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> classifier = MLPClassifier(learning_rate_init=0.02, random_state=0).fit(X, y)
+    >>> classifier.predict(X[[0, 75, 149]]), classifier.predict_proba(X[:1]).shape
+    (array([0, 1, 2]), (1, 3))
+    """
 
     _loss = staticmethod(gf.cross_entropy)
     _metric = "accuracy"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Real
 from typing import Any, Self
 
@@ -25,6 +26,8 @@ from gradflow.sklearn.network import Network, device_of
 from gradflow.tables import Columns, Table
 from gradflow.tables.columns import ENCODINGS
 from gradflow.training import Trainer
+from gradflow.training.epoch import Epoch
+from gradflow.training.threads import thread_limit
 
 Array = npt.NDArray[Any]
 
@@ -134,16 +137,17 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]
         optimizer = self._network.new_optimizer(self.learning_rate_init, self.weight_decay)
         trainer = self._trainer(table, y, weights, stay, held, optimizer)
         best, waited = math.inf, 0
-        for epoch in trainer.epochs(self.max_iter):
-            loss = epoch.train_loss if epoch.validation_loss is None else epoch.validation_loss
-            self._tell(epoch.train_loss, epoch.validation_metrics)
-            waited = 0 if loss < best - self.tol else waited + 1
-            best = min(best, loss)
-            if waited > self.n_iter_no_change:
-                break
-        else:
+        with self._computing(trainer):
+            for epoch in trainer.epochs(self.max_iter):
+                loss = epoch.train_loss if epoch.validation_loss is None else epoch.validation_loss
+                self._tell(epoch)
+                waited = 0 if loss < best - self.tol else waited + 1
+                best = min(best, loss)
+                if waited > self.n_iter_no_change:
+                    break
+        if waited <= self.n_iter_no_change:
             warnings.warn(
-                f"after {self.max_iter} epochs, the loss may still fall: raise max_iter or learning_rate_init",
+                f"after max_iter={self.max_iter} epochs, the loss still falls: raise max_iter or learning_rate_init",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -160,8 +164,9 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]
         own = self._network
         own.optimizer = own.optimizer or own.new_optimizer(self.learning_rate_init, self.weight_decay)
         trainer = self._trainer(table, y, weights, np.arange(len(table)), None, own.optimizer)
-        for epoch in trainer.epochs(1):
-            self._tell(epoch.train_loss, {})
+        with self._computing(trainer):
+            for epoch in trainer.epochs(1):
+                self._tell(epoch)
         own.model.eval()
         return self
 
@@ -172,7 +177,7 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         if not known:
             self.__dict__.pop("_network", None)  # an error below leaves no estimator of two trainings
-        table = read_inputs(self, X, 1 if known else 2, self._network.columns if known else None)
+        table = read_inputs(self, X, 1 if known else 2, self._network if known else None)
         y = self._checked_targets(y)
         check_consistent_length(X, y)
         if sample_weight is None:
@@ -237,15 +242,23 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]
             own.model, self._loss, optimizer, train, validation, metrics=metrics, average=_AVERAGE, capture=True
         )
 
-    def _tell(self, loss: float, metrics: dict[str, float]) -> None:
+    @contextlib.contextmanager
+    def _computing(self, trainer: Trainer) -> Iterator[None]:
+        """Train inside a `with`: on one thread if the model is small; the loss tells of numbers that are not finite."""
+        own = self._network
+        with thread_limit(own.device.type, own.sizes, trainer.train.batch_size), np.errstate(all="ignore"):
+            yield
+
+    def _tell(self, epoch: Epoch) -> None:
         """Count an epoch."""
+        scores = epoch.validation_metrics.values()
         self.n_iter_ += 1
-        self.loss_ = loss
-        self.loss_curve_.append(loss)
-        self.validation_scores_ += metrics.values()
+        self.loss_ = epoch.train_loss
+        self.loss_curve_.append(epoch.train_loss)
+        self.validation_scores_ += scores
         if self.verbose:
-            score = "".join(f", validation score = {value:.6f}" for value in metrics.values())
-            print(f"Iteration {self.n_iter_}, loss = {loss:.8f}{score}")
+            score = "".join(f", validation score = {value:.6f}" for value in scores)
+            print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}{score}")
 
     def _check_parameters(self) -> None:
         """Raise ValueError for the first parameter that is invalid, except those that the network checks."""
@@ -293,7 +306,7 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]
         """The outputs of the network for X. Raises NotFittedError before `fit`."""
         check_is_fitted(self)
         own = self._network
-        return own.outputs(own.columns.encode(read_inputs(self, X, columns=own.columns)).astype(own.dtype))
+        return own.outputs(own.columns.encode(read_inputs(self, X, known=own)).astype(own.dtype))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_network")

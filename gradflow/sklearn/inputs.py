@@ -11,6 +11,7 @@ from sklearn.utils.validation import validate_data
 
 import gradflow as gf
 from gradflow.data.inputs import DataError, listed
+from gradflow.sklearn.network import Network
 from gradflow.tables import Column, Columns, Table, read_table
 from gradflow.tables.columns import NEGLIGIBLE, takes_bins
 from gradflow.tables.learning import learn_category, learn_numbers
@@ -22,44 +23,34 @@ _NO_TARGET = Target("y", "number", (), "")
 """In place of the target, since it is no column here."""
 
 
-def read_inputs(estimator: Any, X: Any, least: int = 1, columns: Columns | None = None) -> Table:
+def read_inputs(estimator: Any, X: Any, least: int = 1, known: Network | None = None) -> Table:
     """Return X as a table.
 
-    estimator: whose `n_features_in_` and `feature_names_in_` are set, or, with `columns`, are checked.
+    estimator: whose `n_features_in_` and `feature_names_in_` are set, or, with `known`, are checked.
     X: an array of numbers (rows, features), NaN where they are missing; or a frame of pandas or polars.
     least: the least number of rows.
-    columns: of the training, whose names those of X get, by position (default: X is that of the training).
+    known: the network whose columns those of X are, by position (default: X is what a new one is made for).
 
     Raises ValueError or TypeError like scikit-learn's `check_array`, DataError for a frame that `read_table` refuses.
     """
-    new = columns is None
+    kinds = {} if known is None else known.columns.kinds
     if hasattr(X, "columns") and hasattr(X, "dtypes"):
-        validate_data(estimator, X, reset=new, skip_check_array=True)
+        validate_data(estimator, X, reset=known is None, skip_check_array=True)
         if len(X) < least:
             raise ValueError(f"Found a frame with {len(X)} sample(s) while a minimum of {least} is required.")
         own = [str(name).strip() for name in X.columns]
-        if columns is None:
-            return _renamed(read_table(X), {})
-        names = [told["column"] for told in columns.describe()]
-        kinds = {mine: columns.kinds[name] for mine, name in zip(own, names, strict=True) if name in columns.kinds}
-        return _renamed(read_table(X, kinds=kinds), dict(zip(own, names, strict=True)))
+        names = dict(zip(own, own if known is None else known.names, strict=True))
+        wanted = None if known is None else {name: kinds[names[name]] for name in own if names[name] in kinds}
+        table = read_table(X, kinds=wanted)
+        return Table([replace(column, name=names[column.name]) for column in table.columns], "X", table.notes)
     array = validate_data(
-        estimator, X, reset=new, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=least
+        estimator, X, reset=known is None, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=least
     )
-    if columns is None:
-        names = [f"x{i}" for i in range(array.shape[1])]
-    else:
-        names = [told["column"] for told in columns.describe()]
-        others = [name for name, kind in columns.kinds.items() if kind != "number"]
-        if others:
-            raise ValueError(f"X is an array of numbers, but columns of texts or dates are needed: {listed(others)}")
-    return Table([Column(name, "number", array[:, i]) for i, name in enumerate(names)], "X")
-
-
-def _renamed(table: Table, names: dict[str, str]) -> Table:
-    """Return a table that is called X, with other names for some columns."""
-    columns = [replace(column, name=names.get(column.name, column.name)) for column in table.columns]
-    return Table(columns, "X", table.notes)
+    others = [name for name, kind in kinds.items() if kind != "number"]
+    if others:
+        raise ValueError(f"X is an array of numbers, but columns of texts or dates are needed: {listed(others)}")
+    labels = [f"x{i}" for i in range(array.shape[1])] if known is None else known.names
+    return Table([Column(name, "number", array[:, i]) for i, name in enumerate(labels)], "X")
 
 
 def learn_columns(table: Table, targets: Array, weights: Array | None, encoding: str) -> Columns:
@@ -98,8 +89,8 @@ def hold_out(groups: Array, share: float, generator: gf.Generator) -> tuple[Arra
     >>> import gradflow as gf
     >>> from gradflow.sklearn.inputs import hold_out
     >>> stay, held = hold_out(np.array(["a"] * 10 + ["b"] * 5), 0.2, gf.Generator(0))
-    >>> len(stay), (held < 10).sum(), (held >= 10).sum()
-    (12, 2, 1)
+    >>> len(stay), held.tolist()
+    (12, [0, 2, 11])
     """
     order = gf.random.permutation(len(groups), device="cpu", generator=generator).numpy()
     parts = [order[groups[order] == group] for group in np.unique(groups)]

@@ -36,7 +36,8 @@ class Network:
     widths: of the hidden layers, and the number of outputs. activation: a name of scikit-learn's or gradflow's.
     dropout, dtype: as for `nn.MLP`.
 
-    `optimizer` is that of `partial_fit`, or None. Raises ValueError for arguments that do not fit.
+    `names` are those of the columns. `optimizer` is that of `partial_fit`, or None. Raises ValueError for arguments
+    that do not fit.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Network:
         dtype: str,
     ) -> None:
         self.columns, self.device, self.generator = columns, device, generator
+        self.names = [column["column"] for column in columns.describe()]
         self.architecture = {"widths": widths, "activation": activation, "dropout": dropout, "dtype": dtype}
         self.optimizer: gf.optim.AdamW | None = None
         inputs = columns.module(device=device, dtype=dtype, generator=generator)
@@ -61,6 +63,11 @@ class Network:
                 if isinstance(layer, gf.nn.Linear):
                     layer.activation = None
         self.model = gf.nn.Sequential(inputs, perceptron)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The widths of all layers of the perceptron."""
+        return tuple(self.model[1].sizes)
 
     @property
     def dtype(self) -> str:

@@ -14,7 +14,47 @@ from gradflow.sklearn.estimator import Array, Perceptron
 
 
 class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
-    """X."""
+    """A multilayer perceptron for regression, with the interface of scikit-learn.
+
+    The parameters are those of `sklearn.neural_network.MLPRegressor` where they have the same name; docs/sklearn.md
+    lists the differences. Neither inputs nor targets need preprocessing: numbers are scaled, gaps are filled and told
+    by an indicator, and texts in a frame are categories. The loss is the mean squared error of the scaled targets.
+
+    hidden_layer_sizes: the widths of the hidden layers, or one width; () for none (default (100,)).
+    activation: "relu" (default), "tanh", "logistic", "identity", or another activation of `nn.MLP`.
+    learning_rate_init: the learning rate, which is constant (default 0.001).
+    batch_size: samples per batch (default "auto": 200, or all if there are fewer).
+    max_iter: the largest number of epochs (default 200).
+    shuffle: whether each epoch has a new order (default True).
+    random_state: a seed, an integer of at least 0; or a `RandomState`, from which one is drawn (default None: a new
+        seed each time). Global generators are neither read nor changed.
+    tol, n_iter_no_change: training ends when the loss has not fallen by `tol` for more than so many epochs (default
+        1e-4 and 10): the loss of the validation if there is one, else that of the training. The weights of the epoch
+        in which it is lowest are kept.
+    early_stopping: whether to validate (default "auto": from 1,000 samples on). What is validated and kept are then
+        averages of the weights over the last few hundred steps.
+    validation_fraction: the share of the samples that is held out for it, in (0, 1) (default 0.1).
+    warm_start: whether `fit` goes on with the weights of the last call (default False).
+    verbose: whether to print the figures of each epoch (default False).
+    dropout: the probability of dropping a hidden unit, at least 0 and below 1 (default 0).
+    weight_decay: that of `optim.AdamW` (default 0.01).
+    encoding: how numbers enter the network, "standard" or "piecewise"; "auto" (default) chooses by the number of
+        samples; see `gradflow.tables.Columns`.
+    dtype: "float32" (default) or "float64", of the parameters and predictions.
+    device: such as "cuda:0" (default "auto": a GPU that can be used, else the CPU).
+
+    After `fit`, `n_iter_` is the number of epochs, `loss_` the last training loss, `loss_curve_` all of them,
+    `validation_scores_` the R² of the validation after each epoch, `columns_` how the columns are treated, and `model_`
+    the trained module. A pickle holds the weights as `gradflow.save` writes them, and opens on a machine without the
+    device of the training, too.
+
+    >>> import numpy as np
+    >>> from gradflow.sklearn import MLPRegressor
+    >>> X = np.linspace(-3, 3, 200)[:, None]
+    >>> regressor = MLPRegressor(learning_rate_init=0.02, random_state=0).fit(X, np.sin(X[:, 0]))
+    >>> regressor.score(X, np.sin(X[:, 0])) > 0.99
+    True
+    """
 
     _loss = staticmethod(gf.mse_loss)
     _metric = "r2"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -34,7 +33,6 @@ EXTRA_MODULES = {
 VALIDATION_BATCH = 4096
 """The batch size for the validation samples."""
 
-_SMALL_PRODUCT = 1 << 25  # multiplications, about a millisecond of one core
 _SHUFFLE_STREAM = 1 << 64  # added to the seed: shuffles use other keys than weights and masks
 _MEMBER_STREAM = 1 << 32  # added for each member of an ensemble: seeds are below
 
@@ -200,20 +198,6 @@ def steps_per_epoch(settings: Settings, train: Batches) -> int:
 def _least_memory(sizes: tuple[int, ...], batch: int) -> int:
     """Return a lower bound on the bytes that training takes: weights, gradients, moments, a batch's hidden values."""
     return 4 * (3 * sum(n * m for n, m in itertools.pairwise(sizes)) + batch * sum(sizes))
-
-
-def thread_limit(plan: Plan) -> contextlib.AbstractContextManager[Any]:
-    """Return a context with one BLAS thread if the model is on the CPU and its products are small.
-
-    A second thread does not make these faster, and on a busy machine waiting for it made a run ten times as long.
-    """
-    largest = max(n * m for n, m in itertools.pairwise(plan.sizes)) * plan.settings.batch_size
-    if not plan.settings.device.startswith("cpu") or largest > _SMALL_PRODUCT:
-        return contextlib.nullcontext()
-    from threadpoolctl import threadpool_limits  # comes with scikit-learn
-
-    limit: contextlib.AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
-    return limit
 
 
 def make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.optim.Optimizer:

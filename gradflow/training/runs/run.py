@@ -39,11 +39,12 @@ from gradflow.training.runs.folder import (
     unfinished_config,
 )
 from gradflow.training.runs.members import Members
-from gradflow.training.runs.preparation import plan, require_extra, thread_limit
+from gradflow.training.runs.preparation import plan, require_extra
 from gradflow.training.runs.records import config_toml, environment, metrics_csv
 from gradflow.training.runs.results import Result, describe, report_data, result_of, result_table
 from gradflow.training.runs.settings import PLACES, Settings, SettingsError, check_places
 from gradflow.training.runs.stopping import Stopping, reason
+from gradflow.training.threads import thread_limit
 
 _SHARE = 100
 """Saving takes at most one part in so many of the time."""
@@ -159,7 +160,8 @@ class Run:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(thread_limit(self.plan))
+            settings = self.plan.settings
+            stack.enter_context(thread_limit(settings.device, self.plan.sizes, settings.batch_size))
             stack.enter_context(np.errstate(all="ignore"))  # a non-finite loss reports divergence
             self.environment = environment(gf.get_backend(self.plan.settings.device).device)
             if self._folder is None:
