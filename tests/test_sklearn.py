@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -34,6 +37,7 @@ from tests.test_cli import child_environment
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "sklearn.md").read_text("utf-8")
 QUICK: dict[str, Any] = {"hidden_layer_sizes": (16,), "learning_rate_init": 0.02, "max_iter": 60, "random_state": 0}
 X, Y = load_iris(return_X_y=True)
 NAMES = np.array(["setosa", "versicolor", "virginica"])[Y]
@@ -134,6 +138,8 @@ def test_bins_are_learned_where_there_are_enough_rows() -> None:
     auto, standard = (regressor(encoding=e, max_iter=20).fit(x, y) for e in ("auto", "standard"))
     assert (auto.columns_.encoding, standard.columns_.encoding) == ("piecewise", "standard")
     assert auto.score(x, y) > standard.score(x, y) + 0.3
+    wide = regressor(max_iter=1).fit(np.random.default_rng(0).normal(size=(1500, 20)), y)
+    assert wide.columns_.encoding == "standard"
 
 
 def test_weights_of_classes() -> None:
@@ -493,3 +499,13 @@ def test_without_scikit_learn_the_extra_is_named() -> None:
     code = "import sys; sys.modules['sklearn'] = None; import gradflow.sklearn as s; s.MLPClassifier"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=child_environment())
     assert 'gradflow.sklearn needs scikit-learn from the extra "train"' in done.stderr.splitlines()[-1]
+
+
+def test_the_frame_of_the_page() -> None:
+    pytest.importorskip("pandas")
+    (code,) = re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL)
+    code, shown = re.sub(r" +# .*", "", code), re.findall(r"  # (.*)", code)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, {"MLPRegressor": MLPRegressor})
+    assert printed.getvalue().splitlines() == shown
