@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import gradflow as gf
 import gradflow.testing
-from gradflow.sklearn import MLPClassifier, MLPRegressor
+from gradflow.sklearn import MLPClassifier, MLPRegressor, estimator
 from gradflow.sklearn.inputs import hold_out
 from tests.devices import require
 from tests.test_cli import child_environment
@@ -491,8 +491,35 @@ def test_data_that_does_not_fit() -> None:
         model.predict(X)
     with pytest.raises(ValueError, match="partial_fit a dict"):
         classifier(class_weight="balanced").partial_fit(X, Y, classes=[0, 1, 2])
+
+
+def test_a_training_that_diverges_leaves_no_estimator() -> None:
+    model = regressor(warm_start=True).fit(X, LINE[:, 0]).set_params(learning_rate_init=1e30)
     with pytest.raises(gf.training.NonFiniteLossError):
-        regressor(learning_rate_init=1e30).fit(X, LINE[:, 0])
+        model.fit(X, LINE[:, 0])
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+
+
+def test_ctrl_c_keeps_the_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(_model: Any, epoch: Any) -> None:
+        if epoch.epoch == 20:
+            raise KeyboardInterrupt
+
+    model = classifier()
+    monkeypatch.setattr(MLPClassifier, "_tell", press)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y)
+    assert model.score(X, Y) > 0.8
+    assert not model.model_.training
+
+
+def test_warm_start_validates_on_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(estimator, "hold_out", lambda *words: found.append(hold_out(*words)) or found[-1])
+    model = classifier(warm_start=True, early_stopping=True, max_iter=2)
+    model.fit(X, Y).fit(X, Y)
+    np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
 def test_without_scikit_learn_the_extra_is_named() -> None:

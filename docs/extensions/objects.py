@@ -11,7 +11,14 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-MEMBERS = ["   :members:", "   :inherited-members: Backend, Module, Optimizer, Tensor, tuple"]
+OF_ESTIMATORS = ("get_metadata_routing", "score", "set_fit_request", "set_partial_fit_request", "set_score_request")
+"""What scikit-learn adds to each of its estimators, and documents itself."""
+
+MEMBERS = [
+    "   :members:",
+    "   :inherited-members: Backend, BaseEstimator, Module, Optimizer, Tensor, tuple",
+    f"   :exclude-members: {', '.join(OF_ESTIMATORS)}",
+]
 """Members of a class, with those of its bases up to one that the reference shows itself."""
 
 

@@ -98,3 +98,8 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
 
     def _bin_targets(self, targets: Array) -> Array:
         return targets
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = self.dtype == "float64"  # scikit-learn expects float64 of what has this tag
+        return tags
