@@ -32,6 +32,7 @@ import gradflow as gf
 import gradflow.testing
 from gradflow.sklearn import MLPClassifier, MLPRegressor, estimator
 from gradflow.sklearn.inputs import hold_out
+from gradflow.training.threads import thread_limit
 from tests.devices import require
 from tests.test_cli import child_environment
 
@@ -326,7 +327,7 @@ def test_a_pickle_has_the_bytes_of_a_saved_state() -> None:
         assert b"Tensor" not in content
         assert b'"gradflow' in content
         again = pickle.loads(content)
-        np.testing.assert_array_equal(model.predict(X), again.predict(X))
+        np.testing.assert_array_equal(model._outputs(X), again._outputs(X))
         assert again.get_params() == model.get_params()
         assert again.loss_curve_ == model.loss_curve_
     new = classifier()
@@ -378,11 +379,28 @@ def test_the_same_on_a_device(device: str) -> None:
         classifier(device="nowhere").fit(X, Y)
 
 
-def test_threads_may_train_at_once() -> None:
-    def threads() -> list[int]:
-        return [library["num_threads"] for library in threadpool_info()]
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
-    before, found = threads(), {}
+
+def test_small_networks_train_on_one_thread() -> None:
+    """The last of several that overlap restores what the first one found."""
+    with threadpool_limits(2, "blas"):
+        first, second = (thread_limit("cpu", (4, 16, 3), 150) for _ in range(2))
+        with contextlib.ExitStack() as stack:
+            with first:
+                stack.enter_context(second)
+                assert blas_threads() == {1}
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
+        with thread_limit("cpu", (1000, 1000, 3), 150), thread_limit("cuda:0", (4, 3), 1):
+            assert blas_threads() == {2}
+        classifier(max_iter=1).fit(X, Y)
+        assert blas_threads() == {2}
+
+
+def test_threads_may_train_at_once() -> None:
+    found = {}
 
     def work(seed: int) -> None:
         found[seed] = classifier(random_state=seed, max_iter=20, dropout=0.1).fit(X, Y).predict_proba(X)
@@ -392,7 +410,7 @@ def test_threads_may_train_at_once() -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    assert threads() == before
+    assert len(found) == 4
     for seed, probabilities in found.items():
         alone = classifier(random_state=seed, max_iter=20, dropout=0.1).fit(X, Y).predict_proba(X)
         np.testing.assert_allclose(probabilities, alone, rtol=1e-5, atol=1e-6)
