@@ -319,7 +319,7 @@ def test_global_generators_are_neither_read_nor_changed(state: int | None) -> No
 
 def test_a_pickle_has_the_bytes_of_a_saved_state() -> None:
     for model in (
-        classifier().fit(X, NAMES),
+        classifier(dropout=0.2).fit(X, NAMES),
         regressor().fit(X, LINE[:, 0]),
         classifier(activation="identity").fit(X, Y),
     ):
