@@ -44,8 +44,9 @@ def read_inputs(estimator: Any, X: Any, least: int = 1, known: Network | None = 
         table = read_table(X, kinds=wanted)
         return Table([replace(column, name=names[column.name]) for column in table.columns], "X", table.notes)
     array = validate_data(
-        estimator, X, reset=known is None, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=least
-    )
+        estimator, X, reset=known is None, dtype=np.float64, order="F", ensure_all_finite="allow-nan",
+        ensure_min_samples=least,
+    )  # fmt: skip
     others = [name for name, kind in kinds.items() if kind != "number"]
     if others:
         raise ValueError(f"X is an array of numbers, but columns of texts or dates are needed: {listed(others)}")
