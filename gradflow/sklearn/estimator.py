@@ -24,7 +24,7 @@ from gradflow.sklearn import network
 from gradflow.sklearn.inputs import hold_out, learn_columns, read_inputs
 from gradflow.sklearn.network import Network, device_of
 from gradflow.tables import Columns, Table
-from gradflow.tables.columns import ENCODINGS
+from gradflow.tables.choices import ENCODINGS
 from gradflow.training import Trainer
 from gradflow.training.epoch import Epoch
 from gradflow.training.threads import thread_limit
