@@ -211,7 +211,7 @@ def test_a_run_that_reached_nothing_leaves_nothing(tmp_path: Path) -> None:
         ("lr", 0.0), ("lr", -1.0), ("lr", float("nan")), ("lr", float("inf")), ("lr", "0.1"),
         ("momentum", 0.9), ("weight_decay", -1.0), ("weight_decay", float("nan")), ("dropout", 1.0), ("dropout", -0.1),
         ("dropout", float("nan")), ("batch_size", 0), ("batch_size", 2.0), ("epochs", 0), ("epochs", True),
-        ("test", 1.0), ("test", -0.1), ("validation", 1.0), ("clip_norm", 0.0), ("average", 0.0), ("average", 1.0),
+        ("test", 1.0), ("test", -0.1), ("validation", 1.0), ("clip_norm", 0.0), ("average", -0.1), ("average", 1.0),
         ("accumulate", 0), ("class_weight", "all"), ("class_weight", 3), ("patience", 0), ("ensemble", 0),
         ("ensemble", 1001), ("epochs", 1_000_001), ("hidden", (65_537,)), ("hidden", (1,) * 1001),
         ("seed", -1), ("seed", 1 << 32), ("device", 3),
