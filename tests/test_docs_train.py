@@ -1,4 +1,4 @@
-"""The page on training is true: its snippets run in order, and what it shows is what they print, up to numbers."""
+"""The pages on training and tables are true: their snippets run in order and print what is shown, up to numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
-BLOCKS, README_BLOCKS = (re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL) for page in (PAGE, README))
+TABLES = (ROOT / "docs" / "tables.md").read_text(encoding="utf-8")
+BLOCKS, TABLES_BLOCKS, README_BLOCKS = (
+    re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL) for page in (PAGE, TABLES, README)
+)
 EXAMPLE = re.compile(r'^\$ (python -c "[^"]*"|.*)\n((?:(?!\$ ).*\n)*)', re.MULTILINE)
 """A command in a block, and what it prints."""
 
@@ -85,16 +88,20 @@ def run_command(command: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_the_examples_print_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("blocks", [BLOCKS, TABLES_BLOCKS], ids=["train", "tables"])
+def test_the_examples_print_what_the_page_shows(
+    blocks: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.setenv("GRADFLOW_DEVICE", "cpu")
     scope: dict[str, object] = {}
     printed = io.StringIO()
-    for language, text in BLOCKS:
+    for language, text in blocks:
         if language == "python":
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
-                exec(compile(text, "docs/train.md", "exec"), scope)
+                exec(compile(text, "a page", "exec"), scope)
             promised = re.findall(r"^print\(.*?\) +# (.*)$", text, re.MULTILINE)
             if promised:
                 assert printed.getvalue().splitlines() == promised
