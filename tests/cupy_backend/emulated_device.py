@@ -10,6 +10,7 @@ import pytest
 from gradflow_cupy import CupyBackend
 from host_kernels import COMPILER, NO_COMPILER
 
+import gradflow as gf
 from gradflow.backend import Backend, Diagnosis
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
@@ -44,6 +45,27 @@ def on_device(backend: Backend, x: Any) -> Any:
     if x.ndim == 2 and not x.flags.c_contiguous:
         return backend.matrix_transpose(backend.from_host(x.T))
     return backend.from_host(x)
+
+
+def losses_of(sizes: list[int], rows: int, optimizer: Any, calls: int, captured: bool) -> list[float]:
+    """The losses of so many steps of an MLP on one batch, plain or captured. optimizer: makes it of the parameters."""
+    gf.manual_seed(0)
+    with gf.use_device("emulated"):
+        model = gf.nn.MLP(sizes)
+        update = optimizer(model.parameters())
+        x, y = gf.random.normal((rows, sizes[0])), gf.tensor(np.arange(rows) % sizes[-1])
+
+        def step(x: Any, y: Any) -> Any:
+            update.zero_grad()
+            loss = gf.cross_entropy(model(x), y)
+            loss.backward()
+            update.step()
+            return loss
+
+        run = gf.capture(step) if captured else step
+        found = [run(x, y).item() for _ in range(calls)]
+        assert not captured or run.status == "replaying"
+        return found
 
 
 def agree(backend: Backend, actual: Any, expected: Any, ulp: float = 32) -> None:

@@ -9,13 +9,14 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from cublaslt_stand_in import number, stand_in
-from emulated_device import needs_compiler
+from emulated_device import losses_of, needs_compiler
 from gradflow_cupy import cublaslt
 from gradflow_cupy.cublaslt import CublasLt
 from gradflow_cupy.cublaslt_library import CublasLtError
@@ -237,25 +238,7 @@ def test_the_workspace_of_a_product(backend: Any, lt: CublasLt, monkeypatch: pyt
 def test_products_of_two_streams_in_a_graph_share_no_workspace(backend: Any) -> None:
     """Which those of a long batch need; the emulation finds memory that two streams use in no order."""
 
-    def losses(captured: bool) -> list[float]:
-        gf.manual_seed(0)
-        with gf.use_device("emulated"):
-            model = gf.nn.MLP([70, 66, 66, 3])
-            optimizer = gf.optim.SGD(model.parameters(), lr=0.1)
-            x, y = gf.random.normal((80, 70)), gf.tensor(np.arange(80) % 3)
-
-            def step(x: Any, y: Any) -> Any:
-                optimizer.zero_grad()
-                loss = gf.cross_entropy(model(x), y)
-                loss.backward()
-                optimizer.step()
-                return loss
-
-            run = gf.capture(step) if captured else step
-            found = [run(x, y).item() for _ in range(5)]
-            assert not captured or run.status == "replaying"
-            return found
-
+    losses = partial(losses_of, [70, 66, 66, 3], 80, partial(gf.optim.SGD, lr=0.1), 5)
     assert losses(True) == losses(False)
 
 

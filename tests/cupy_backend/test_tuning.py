@@ -7,13 +7,14 @@ import time
 import types
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from cublaslt_stand_in import number, stand_in
-from emulated_device import needs_compiler, numbers
+from emulated_device import losses_of, needs_compiler, numbers
 from gradflow_cupy import cublaslt, tuning
 from gradflow_cupy.cublaslt import CublasLt
 
@@ -161,25 +162,7 @@ def test_a_file_that_cannot_be_written(
 def test_a_captured_step_uses_what_the_plain_step_found(backend: Any, file: Path) -> None:
     """The search itself, with graphs of its own, also where the first products are those of a step to be captured."""
 
-    def losses(captured: bool) -> list[float]:
-        gf.manual_seed(0)
-        with gf.use_device("emulated"):
-            model = gf.nn.MLP([70, 16, 3])
-            optimizer = gf.optim.Adam(model.parameters(), lr=0.01)
-            x, y = gf.random.normal((4, 70)), gf.tensor(np.arange(4) % 3)
-
-            def step(x: Any, y: Any) -> Any:
-                optimizer.zero_grad()
-                loss = gf.cross_entropy(model(x), y)
-                loss.backward()
-                optimizer.step()
-                return loss
-
-            run = gf.capture(step) if captured else step
-            found = [run(x, y).item() for _ in range(8)]
-            assert not captured or run.status == "replaying"
-            return found
-
+    losses = partial(losses_of, [70, 16, 3], 4, partial(gf.optim.Adam, lr=0.01), 8)
     first = losses(True)
     choices = file.read_text()
     assert len(json.loads(choices)[DEVICE]) == 5, "products of a step"
