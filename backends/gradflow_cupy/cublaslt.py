@@ -1,10 +1,10 @@
 """Matrix products by cuBLASLt, called through ctypes: with bias and activation in the product's own launch.
 
-CuPy refuses its own products while a stream is captured, and its handle has a workspace that is not ours, so a device
-has a handle here. The workspace of a product comes from CuPy's memory pool, and goes back when the product is queued:
-only later work of the same stream can get it again, and a graph keeps its own pool. Arrays are row-major, as everywhere
-in gradflow. cuBLASLt reads a row-major matrix as the transpose of a column-major one, so it is asked for
-out^T = b^T a^T, and nothing is copied.
+CuPy refuses its own products while a stream is captured, and its cuBLAS handle has a workspace that is not ours, so
+this module creates one cuBLASLt handle for each device. The workspace of a product is allocated from CuPy's memory
+pool, and freed as soon as the product is queued: only later work of the same stream can reuse it, and a graph keeps its
+own pool. Arrays are row-major, as everywhere in gradflow. cuBLASLt reads a row-major matrix as the transpose of a
+column-major one, so it is asked for out^T = b^T a^T, and nothing is copied.
 
 What cuBLASLt needs for one kind of product is a `Plan`, which is made once and kept. `call` is the only place where
 `cublasLtMatmul` is called: tests replace it to emulate, count or record products. A product of half floats adds up in

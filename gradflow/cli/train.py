@@ -70,8 +70,8 @@ examples:
 exit status: 0 done; 1 training or writing failed; 2 invalid input; 130 Ctrl-C,
 143 SIGTERM, 129 SIGHUP
 """
-_OPTIONAL = ("autocast", "average", "class_weight", "clip_norm", "patience")
-"""The settings that "none" turns off, for a run that is repeated otherwise."""
+_OFF = {"autocast": None, "average": 0.0, "class_weight": None, "clip_norm": None, "patience": None}
+"""The values of settings that "none" turns off: for an average, None would be the default, which a table has."""
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -231,9 +231,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, Any]]:
                 if name in given:
                     settings.pop(other, None)
     settings.update(given)
-    if settings.get("average") == "none":
-        settings["average"] = 0.0  # for a table, no value would be its default
-    settings = {name: value for name, value in settings.items() if value != "none" or name not in _OPTIONAL}
+    settings = {name: _OFF.get(name, value) if value == "none" else value for name, value in settings.items()}
     if "dataset" not in settings:
         raise UsageError("train needs data, such as gradflow train digits (see gradflow train --help)")
     made = Settings(**settings)

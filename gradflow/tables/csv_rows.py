@@ -29,7 +29,7 @@ Rows = list[list[str]]
 
 
 class CsvFile:
-    """A CSV file. It is opened anew for each pass over its rows.
+    """A CSV file. Each pass over its rows opens the file again.
 
     path: the file. header: whether its first line has the names of the columns.
 
