@@ -71,8 +71,8 @@ def interrupted(words: list[str]) -> str:
     return out
 
 
-def run_command(command: str) -> str:
-    """The output of a command of the page, stdout first, without progress bars."""
+def run_command(command: str, notes: bool = True) -> str:
+    """The output of a command of a page, stdout first, without progress bars."""
     words = shlex.split(command, comments=True)
     words[0] = {"python": sys.executable}.get(words[0], words[0])
     if words[0] != "gradflow":
@@ -82,8 +82,8 @@ def run_command(command: str) -> str:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         assert main(words[1:]) == 0, err.getvalue()
-    notes = [line for line in re.split(r"[\r\n]+", err.getvalue()) if line.startswith("gradflow: ")]
-    return out.getvalue() + "".join(f"{note}\n" for note in notes)
+    told = [line for line in re.split(r"[\r\n]+", err.getvalue()) if line.startswith("gradflow: ")] if notes else []
+    return out.getvalue() + "".join(f"{note}\n" for note in told)
 
 
 @pytest.mark.slow
@@ -119,10 +119,15 @@ def test_the_readme_and_the_page_on_commands_show_what_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.setenv("GRADFLOW_DEVICE", "cpu")
     _, setup, shown = README_BLOCKS[0][1].split("\n", 2)
     assert setup.endswith(".venv/bin/gradflow train digits")
     assert_shows(shown, run_command("gradflow train digits"))
+    activate, *examples = EXAMPLE.findall(README_BLOCKS[1][1])
+    assert activate == (". .venv/bin/activate", "")
+    for command, shown in examples:
+        assert_shows(shown, run_command(command, notes=False))
     (words,) = re.findall(r"The labels may be words:\n\n```console\n(.*?)```", COMMANDS, re.DOTALL)
     activate, *examples = EXAMPLE.findall(words)
     assert activate == (". .venv/bin/activate", "")
