@@ -190,6 +190,17 @@ def test_a_bad_cell_is_told_with_its_line(command: Any) -> None:
     assert not Path("p.csv").exists()
 
 
+def test_what_helps_is_named_as_it_is_typed(command: Any) -> None:
+    names = [f"name {i}" for i in range(100)]
+    write(Path("a.csv"), {"full name": names, "a": list(range(100)), "y": [i % 7 / 2 for i in range(100)]})
+    ended = command("train", "a.csv", *QUICK)
+    assert_one_line(ended, r"texts in column 'full name' differ.+leave it out \(--ignore 'full name'\)$")
+    with pytest.raises(ValueError, match=r"leave it out \(ignore=\['full name'\]\)$"):
+        plan(Settings("a.csv", device="cpu"))
+    write(Path("b.csv"), {'a,"b"': [1, 2, "x"], "y": [1, 2, 3]})
+    assert_one_line(command("train", "b.csv", *QUICK), re.escape("""(--ignore '"a,""b""\"')"""))
+
+
 def test_settings_of_tables_are_refused_for_arrays(command: Any) -> None:
     assert_one_line(command("train", "iris", "--ignore", "a"), "ignore is a setting of tables, and iris holds arrays")
 

@@ -113,7 +113,7 @@ def test_no_columns_left_is_an_error_that_says_why() -> None:
 
 def test_texts_that_all_differ_identify_rows() -> None:
     names = [f"name {i}" for i in range(N)]
-    with pytest.raises(DataError, match=r"60 of 60 texts in column 'id' differ: .* \(--ignore id\)$"):
+    with pytest.raises(DataError, match=r"60 of 60 texts in column 'id' differ: .* \(ignore=\['id'\]\)$"):
         learned(id=names, a=range(N))
     assert set(Columns.learn(table_of(id=names, a=np.arange(N) / 2), "y", ignore=["id"]).kinds) == {"a"}
     with pytest.raises(DataError, match="50 of 50 texts"):

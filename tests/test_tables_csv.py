@@ -137,7 +137,7 @@ def test_a_decimal_mark_that_is_not_usual_is_told(content: str, note: str, write
 
 REFUSED = {
     "some numbers have another sign": ("p,y\n12%,a\n5.5,b\n3%,a\n", ["line 3", "'p'", "'5.5'", "2 of 3"]),
-    "infinite": ("p,y\n1,a\ninf,b\n2,a\n", ["line 3", "'inf' is not a finite number", "--ignore p"]),
+    "infinite": ("p,y\n1,a\ninf,b\n2,a\n", ["line 3", "'inf' is not a finite number", "ignore=['p']"]),
     "too large": ("p,y\n1,a\n1e400,b\n2,a\n", ["line 3", "'1e400' is not a finite number"]),
     "underscores": ("p,y\n1,a\n1_000,b\n2,a\n", ["line 3", "'1_000' is not a number"]),
     "other digits": ("p,y\n1,a\n\u0661,b\n2,a\n", ["line 3", "is not a number"]),
@@ -147,7 +147,10 @@ REFUSED = {
     "day and month in any order": ("d\n3/4/2023\n1/2/2024\n", ["line 2", "'3/4/2023'", "day and month"]),
     "day and month in both orders": ("d\n13/4/2023\n1/22/2024\n", ["line 3", "'1/22/2024'", "line 2", "two forms"]),
     "dates with and without time zones": ("d\n2024-01-31T10:00Z\n2024-01-31T10:00\n", ["line 3", "two forms"]),
-    "years of two digits": ("d\n31.12.23\n01.01.24\n", ["line 2", "'31.12.23' seems to be a date", "--categorical d"]),
+    "years of two digits": (
+        "d\n31.12.23\n01.01.24\n",
+        ["line 2", "'31.12.23' seems to be a date", "categorical=['d']"],
+    ),
     "months as words": ("d\n31-Dec-2023\nJanuary 1 2024\n", ["line 2", "seems to be a date"]),
     "months": ("d\n2024-01\n2024-02\n", ["line 2", "seems to be a date"]),
     "an empty name": ("a,,c\n1,2,3\n", ["line 1", "the column after 'a' has no name"]),
@@ -156,7 +159,7 @@ REFUSED = {
     "lines counted in quotes": ('a,b\n"x\n\ny",2\n\n3\n', ["line 6", "1 field,"]),
     "only one row ends in a separator": ("a,b\n1,2,\n3,4\n", ["line 3", "2 fields", "3 are expected"]),
     "more fields after a trailing separator": ("a,b\n1,2,\n3,4,5\n", ["line 3", "the last one empty"]),
-    "no names but dates": ("2024-01-01,x\n2024-01-02,y\n", ["line 1", "--no-header"]),
+    "no names but dates": ("2024-01-01,x\n2024-01-02,y\n", ["line 1", "--no-header, in Python header=False"]),
     "no values": ("a,b\n,NA\n,\n", ["all columns are empty"]),
     "names in a comment": ("# x\n#a,b\nx,y\nz,y\n", ["line 2", "remove the #"]),
     "comments alone": ("# nothing\n\n", ["is empty"]),
@@ -328,7 +331,7 @@ def test_a_cell_that_is_not_of_the_given_kind_is_named(
     for read in (refusal(path, kinds={"a": kind}), chunk_refusal(path, {"a": kind})):
         assert "line 3, column 'a'" in read
         assert words in read
-        assert "--ignore" not in read or kind == "date"
+        assert "ignore" not in read or kind == "date"
 
 
 def chunk_refusal(path: Path, kinds: dict[str, str]) -> str:

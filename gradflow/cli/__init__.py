@@ -27,6 +27,7 @@ from gradflow.cli.output import (
     print_error,
 )
 from gradflow.environment import VariableError
+from gradflow.tables.options import options_as
 from gradflow.text import did_you_mean
 from gradflow.training.epoch import NonFiniteLossError
 from gradflow.training.runs.settings import SETTING_NAMES, SettingsError
@@ -120,7 +121,8 @@ def _run(argv: Sequence[str] | None) -> int:
         arguments = parse(argv)
         arguments.whole_process = argv is None  # which has nothing left to do afterwards
         check_variables()
-        status: int = arguments.run(arguments)
+        with options_as("flags"):
+            status: int = arguments.run(arguments)
         return status
     except SystemExit as stop:  # of --help and --version
         return int(stop.code or 0)

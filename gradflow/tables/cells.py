@@ -16,6 +16,7 @@ import numpy.typing as npt
 from gradflow.data.inputs import DataError
 from gradflow.tables.dates import is_unreadable_date, read_date
 from gradflow.tables.numbers import AS_NAN, MARKERS, NAN, digits_of, read_number, split_sign
+from gradflow.tables.options import option
 from gradflow.tables.table import Column, text_column
 
 Array = npt.NDArray[Any]
@@ -102,9 +103,11 @@ class Cells:
 
     def error(self, row: int, what: str, remedy: str = "") -> DataError:
         """Return an error about a cell. remedy: what else the user can do than to leave the column out."""
-        remedies = "" if self.given else f": {remedy}leave the column out (--ignore {self.name}), or take it as text"
-        remedies += "" if self.given else f" (--categorical {self.name})"
-        return DataError(f"{self.source}, {self.where(row)}, column {self.name!r}: {what}{remedies}")
+        ignored, as_text = option("ignore", self.name), option("categorical", self.name)
+        remedies = f": {remedy}leave the column out{ignored}, or take it as text{as_text}"
+        return DataError(
+            f"{self.source}, {self.where(row)}, column {self.name!r}: {what}{'' if self.given else remedies}"
+        )
 
     def odd(self, cells: Sequence[str], strange: set[str]) -> None:
         """Count the cells of the next rows that are not of the kind of the column, which are the `strange` ones."""

@@ -68,7 +68,8 @@ class CsvFile:
         self._fields = len(names) + self._trailing
         if header and _is_data(names, data, self.comma):
             cells = ", ".join(shown(name) for name in names[:3])
-            advice = "add a line with the names of the columns, or say that there is none (--no-header)"
+            advice = "add a line with the names of the columns, or say that there is none"
+            advice += " (--no-header, in Python header=False)"
             raise DataError(f"{path}, line {self._skipped + 1}: {cells} seem to be values, not names: {advice}")
         self._places = {name: place for place, name in enumerate(names)}
         if len(names) > 1 and names[0] in _INDEX:

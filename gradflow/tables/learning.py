@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from gradflow.data.inputs import DataError
 from gradflow.tables.bins import column_edges
+from gradflow.tables.options import option
 from gradflow.tables.table import Column
 from gradflow.tables.treatments import Category, LeftOut, Numbers, Part, Treatment, as_texts, numbers_of
 
@@ -71,7 +72,7 @@ def learn_category(column: Column, source: str, weights: Floats | None) -> Treat
         if present >= IDENTIFIER_ROWS:
             raise DataError(
                 f"{source}: {len(used):,} of {present:,} texts in column {column.name!r} differ: it seems to identify "
-                f"the rows, and tells nothing about others: leave it out (--ignore {column.name})"
+                f"the rows, and tells nothing about others: leave it out{option('ignore', column.name)}"
             )
         return LeftOut(column.name, column.reads_as, "nearly all of its texts differ")
     shares = None if weights is None else weights[there] / weights.mean()

@@ -12,6 +12,7 @@ from gradflow.data.inputs import DataError
 from gradflow.data.labels import FEW_LABELS, Label, codes_among
 from gradflow.tables.choices import TASKS
 from gradflow.tables.entries import entries, entry
+from gradflow.tables.options import option
 from gradflow.tables.table import Column, Table
 
 ROWS_OF_A_CLASS = 5
@@ -78,7 +79,9 @@ class Target:
         column = table[name]
         what = f"{table.source}: the target {name!r}"
         if column.kind == "date":
-            raise DataError(f"{what} holds dates: make numbers of them, or take them as text (--categorical {name})")
+            raise DataError(
+                f"{what} holds dates: make numbers of them, or take them as text{option('categorical', name)}"
+            )
         if column.kind == "text" and task == "values":
             raise DataError(f"{what} holds texts: values to be predicted are numbers")
         _check_no_gaps(column, what)
@@ -86,16 +89,16 @@ class Target:
         if column.kind == "number":
             few = column.whole and len(distinct) <= max(2, min(FEW_LABELS, len(table) // ROWS_OF_A_CLASS))
             if task == "values" or (task is None and not few):
-                other = " (--task classes predicts classes)" * column.whole
+                other = option("task", "classes", "predicts classes") * column.whole
                 return cls(name, column.reads_as, (), f"{name} is predicted as a number{other}")
             if not column.whole:
-                raise DataError(f"{what} holds numbers with fractions: take them as text (--categorical {name})")
+                raise DataError(f"{what} holds numbers with fractions: take them as text{option('categorical', name)}")
         labels = _labels(column, distinct)
         if len(labels) < 2:
             raise DataError(f"{what} is {labels[0]!r} in all rows: at least two classes are needed")
         if len(labels) > max(FEW_LABELS, len(table) / 2):
             raise DataError(f"{what} has {len(labels):,} different values in {len(table):,} rows: these are no classes")
-        other = " (--task values predicts a number)" * (column.kind == "number")
+        other = option("task", "values", "predicts a number") * (column.kind == "number")
         return cls(name, column.reads_as, labels, f"{name} is predicted as one of {len(labels)} classes{other}")
 
     @property

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from gradflow.data.inputs import DataError
 from gradflow.tables.cells import EXACT, Cells, DateCells, NumberCells, TextCells, shown
+from gradflow.tables.options import option
 from gradflow.tables.table import Column, text_column
 
 Array = npt.NDArray[Any]
@@ -46,7 +47,8 @@ class TypedColumn:
         return f"row {self.start + row} (counted from 0)"
 
     def error(self, row: int, what: str) -> DataError:
-        remedies = f": leave the column out (--ignore {self.name}), or take it as text (--categorical {self.name})"
+        ignored, as_text = option("ignore", self.name), option("categorical", self.name)
+        remedies = f": leave the column out{ignored}, or take it as text{as_text}"
         return DataError(
             f"{self.source}, {self.where(row)}, column {self.name!r}: {what}{'' if self.kind else remedies}"
         )
@@ -54,7 +56,7 @@ class TypedColumn:
     def refused(self, type_name: str) -> DataError:
         """Return the error of a column whose values have a type that cannot be used."""
         what = f"column {self.name!r} holds values of the type {type_name}, which are neither numbers, texts nor dates"
-        return DataError(f"{self.source}: {what}: leave it out (--ignore {self.name})")
+        return DataError(f"{self.source}: {what}: leave it out{option('ignore', self.name)}")
 
     def empty(self, rows: int) -> Column:
         """Return a column without values."""
