@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import pickle
 import re
 import subprocess
@@ -38,7 +37,6 @@ from tests.test_cli import child_environment
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "sklearn.md").read_text("utf-8")
 QUICK: dict[str, Any] = {"hidden_layer_sizes": (16,), "learning_rate_init": 0.02, "max_iter": 60, "random_state": 0}
 X, Y = load_iris(return_X_y=True)
 NAMES = np.array(["setosa", "versicolor", "virginica"])[Y]
@@ -175,6 +173,15 @@ def test_gaps_are_filled_and_told() -> None:
     assert without.predict(np.full((1, 4), np.nan)).shape == (1,)
 
 
+def test_a_column_that_cannot_be_used_is_to_be_dropped() -> None:
+    """No message names an argument or a flag that the estimators do not have."""
+    frame = pytest.importorskip("pandas").DataFrame(table())
+    for column in ([f"name {i}" for i in range(200)], [1, "x"] * 100, [[1]] * 200):
+        with pytest.raises(gf.data.DataError, match=r"column 'new'.*: leave (it|the column) out") as error:
+            classifier().fit(frame.assign(new=column), frame["color"])
+        assert not re.search("ignore|categorical", str(error.value))
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_frames_with_texts_and_dates(library: str) -> None:
     x, y = frames(library)
@@ -253,6 +260,10 @@ def test_warm_start_goes_on() -> None:
     losses = [model.fit(X, Y).loss_ for _ in range(3)]
     assert losses[0] > losses[1] > losses[2]
     assert model.n_iter_ == len(model.loss_curve_) == 15
+    with pytest.raises(ValueError, match="hidden_layer_sizes has changed"):
+        clone(model).fit(X, Y).set_params(hidden_layer_sizes=(8,)).fit(X, Y)
+    with pytest.raises(ValueError, match="dropout has changed"):
+        clone(model).fit(X, Y).set_params(dropout=0.1).partial_fit(X, Y)
     with pytest.raises(ValueError, match=r"no classes: \[9\]"):
         model.fit(X, np.full(150, 9))
     assert model.score(X, Y) > 0.5
@@ -458,6 +469,47 @@ def test_parameters_have_the_names_and_defaults_of_scikit_learn() -> None:
         assert {name for name in shared if own[name] != other[name]} == {"early_stopping"}
 
 
+@pytest.mark.filterwarnings("ignore:.*sample size. It is going to be clipped:UserWarning")
+def test_a_grid_for_scikit_learn_serves_as_it_is() -> None:
+    """All values that scikit-learn takes for the parameters that both have, but for a share of 0 to validate on."""
+    grid = {
+        "hidden_layer_sizes": [(8,), [8, 4], np.array([8, 4]), 8, ()],
+        "activation": ["identity", "logistic", "tanh", "relu"],
+        "learning_rate_init": [0.1, np.float32(0.01)],
+        "batch_size": ["auto", 32, np.int64(1000)],
+        "max_iter": [1, np.int64(2)],
+        "validation_fraction": [0.1, 0.3],
+        "early_stopping": [True, False, np.True_],
+        "random_state": [None, 3, np.int64(3), np.random.RandomState(3)],
+        "n_iter_no_change": [5, np.inf],
+        "tol": [0.0, 1],
+        "shuffle": [True, False],
+        "warm_start": [True, False],
+        "verbose": [False, 0],
+    }
+    theirs, ours = (make_pipeline(StandardScaler(), make(max_iter=2)) for make in (TheirClassifier, MLPClassifier))
+    for name, values in grid.items():
+        for value in values:
+            for model in (theirs, ours):
+                clone(model).set_params(**{f"mlpclassifier__{name}": value}).fit(X, NAMES)
+
+
+def test_parameters_of_scikit_learn_that_are_not_here_name_what_to_use() -> None:
+    words = "parameters of scikit-learn's that MLPClassifier does not have: "
+    with pytest.raises(TypeError, match=re.escape(words + "alpha (use weight_decay), solver (leave it out: ")):
+        MLPClassifier(solver="adam", alpha=1e-4)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=re.escape(words + "alpha (use weight_decay)")):
+        make_pipeline(MLPClassifier()).set_params(mlpclassifier__alpha=1e-4)
+    for ours, theirs in ((MLPClassifier(), TheirClassifier()), (MLPRegressor(), TheirRegressor())):
+        for name in theirs.get_params().keys() - ours.get_params().keys():
+            with pytest.raises(TypeError, match=rf"does not have: {name} \("):
+                type(ours)(**{name: 1})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'alhpa'"):
+        MLPClassifier(alhpa=1)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="Invalid parameter 'alhpa'"):
+        MLPClassifier().set_params(alhpa=1)
+
+
 # ---------------------------------------------------------------------- errors
 
 
@@ -470,6 +522,7 @@ def test_parameters_have_the_names_and_defaults_of_scikit_learn() -> None:
         ({"batch_size": 0}, "batch_size must be 'auto' or at least 1; got 0"),
         ({"max_iter": 0}, "max_iter must be an integer of at least 1; got 0"),
         ({"n_iter_no_change": 1.5}, "n_iter_no_change must be"),
+        ({"shuffle": "no"}, "shuffle must be True or False; got 'no'"),
         ({"tol": -1}, "tol must be a number of at least 0; got -1"),
         ({"early_stopping": "yes"}, "early_stopping must be"),
         ({"validation_fraction": 1.0}, "validation_fraction must be above 0 and below 1"),
@@ -480,6 +533,7 @@ def test_parameters_have_the_names_and_defaults_of_scikit_learn() -> None:
         ({"weight_decay": -1.0}, "weight_decay must be"),
         ({"class_weight": "even"}, "class_weight"),
         ({"class_weight": {7: 1.0}}, "are not in class_weight"),
+        ({"class_weight": {1: -1.0}}, "class_weight must hold finite numbers of at least 0"),
         ({"random_state": -1}, "Seed must be"),
     ],
 )
@@ -494,10 +548,13 @@ def test_data_that_does_not_fit() -> None:
         model.predict(X)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         model.fit(X, Y[:-1])
-    with pytest.raises(ValueError, match="at least two classes are needed"):
+    with pytest.raises(ValueError, match=r"at least two classes are needed; all samples are of the class 0\.0$"):
         model.fit(X, np.zeros(150))
     with pytest.raises(ValueError, match="infinity"):
         model.fit(np.where(X > 5, np.inf, X), Y)
+    for dtype, large in (("float32", 1e39), ("float64", 1e200)):
+        with pytest.raises(ValueError, match=f"y has values that are too large for {dtype}: divide them first"):
+            regressor(dtype=dtype).fit(X, LINE[:, 0] * large)
     with pytest.raises(ValueError, match="there are no columns to learn from: x0 is left out"):
         model.fit(np.ones((150, 2)), Y)
     model.fit(X, Y)
@@ -544,13 +601,3 @@ def test_without_scikit_learn_the_extra_is_named() -> None:
     code = "import sys; sys.modules['sklearn'] = None; import gradflow.sklearn as s; s.MLPClassifier"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=child_environment())
     assert 'gradflow.sklearn needs scikit-learn from the extra "train"' in done.stderr.splitlines()[-1]
-
-
-def test_the_frame_of_the_page() -> None:
-    pytest.importorskip("pandas")
-    (code,) = re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL)
-    code, shown = re.sub(r" +# .*", "", code), re.findall(r"  # (.*)", code)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(code, {"MLPRegressor": MLPRegressor})
-    assert printed.getvalue().splitlines() == shown

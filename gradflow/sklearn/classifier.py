@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 import gradflow as gf
+from gradflow.sklearn.absent import naming_absent
 from gradflow.sklearn.estimator import Array, Perceptron
 
 
@@ -64,6 +65,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
     _loss = staticmethod(gf.cross_entropy)
     _metric = "accuracy"
 
+    @naming_absent
     def __init__(
         self,
         hidden_layer_sizes: int | Sequence[int] = (100,),
@@ -157,7 +159,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
     def _learn_targets(self, y: Array, weights: Array | None) -> int:
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
-            raise ValueError(f"at least two classes are needed; all samples are of the class {self.classes_[0]!r}")
+            raise ValueError(
+                f"at least two classes are needed; all samples are of the class {self.classes_.tolist()[0]!r}"
+            )
         return len(self.classes_)
 
     def _groups(self, y: Array) -> Array:
@@ -181,5 +185,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
             factors = totals.sum() / (len(totals) * np.maximum(totals, np.finfo(float).tiny))
         else:
             factors = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
+            if not (np.isfinite(factors).all() and (factors >= 0).all()):
+                raise ValueError(f"class_weight must hold finite numbers of at least 0; got {self.class_weight}")
         found: Array = factors[targets] * (1.0 if weights is None else weights)
         return found

@@ -21,6 +21,7 @@ import gradflow as gf
 from gradflow.backend import ACTIVATIONS
 from gradflow.data import Batches
 from gradflow.sklearn import network
+from gradflow.sklearn.absent import absence, naming_absent
 from gradflow.sklearn.inputs import hold_out, learn_columns, read_inputs
 from gradflow.sklearn.network import Network, device_of
 from gradflow.tables import Columns, Table
@@ -47,6 +48,7 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]
     _loss: Callable[..., gf.Tensor]
     _metric: str
 
+    @naming_absent
     def __init__(
         self,
         hidden_layer_sizes: int | Sequence[int] = (100,),
@@ -87,6 +89,14 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]
         self.encoding = encoding
         self.dtype = dtype
         self.device = device
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters of the estimator, and return it. Raises ValueError for a name that is none."""
+        message = absence(self, params)
+        if message:
+            raise ValueError(message)
+        super().set_params(**params)
+        return self
 
     # ------------------------------------------------------------------ of the kind of target
 
@@ -175,7 +185,9 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]
         self._check_parameters()
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
-        if not known:
+        if known:
+            self._check_architecture()
+        else:
             self.__dict__.pop("_network", None)  # an error below leaves no estimator of two trainings
         table = read_inputs(self, X, 1 if known else 2, self._network if known else None)
         y = self._checked_targets(y)
@@ -203,15 +215,29 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]
             self.classes_ = classes
         outputs = len(classes) if classes is not None else self._learn_targets(y, weights)
         columns = learn_columns(table, self._bin_targets(self._targets(y)), weights, self.encoding)
-        sizes = self.hidden_layer_sizes
-        hidden = sizes if isinstance(sizes, Iterable) else [sizes]
-        widths = [int(width) for width in (*hidden, outputs)]
-        self._network = Network(
-            columns, device_of(self.device), generator, widths, self.activation, float(self.dropout), self.dtype
-        )
+        self._network = Network(columns, device_of(self.device), generator, **self._architecture(outputs))
         self.n_iter_: int = 0
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] = []
+
+    def _architecture(self, outputs: int) -> dict[str, Any]:
+        """Those arguments of `Network` that it keeps."""
+        sizes = self.hidden_layer_sizes
+        hidden = sizes if isinstance(sizes, Iterable) else [sizes]
+        widths = [int(width) for width in (*hidden, outputs)]
+        return {
+            "widths": widths, "activation": self.activation, "dropout": float(self.dropout), "dtype": self.dtype,
+        }  # fmt: skip
+
+    def _check_architecture(self) -> None:
+        """Raise ValueError if the parameters call for another network than the one that is there."""
+        there: dict[str, Any] = self._network.architecture
+        for name, value in self._architecture(there["widths"][-1]).items():
+            if value != there[name]:
+                own = "hidden_layer_sizes" if name == "widths" else name
+                raise ValueError(
+                    f"{own} has changed, and the network is to be trained on: set it back, or make a new one"
+                )
 
     def _trainer(
         self,
@@ -291,8 +317,11 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]
         check("hidden_layer_sizes", are_widths, "the widths of the hidden layers, integers of at least 1")
         check("activation", self.activation in names, f"one of {', '.join(names)}")
         check("batch_size", self.batch_size == "auto" or is_count(self.batch_size), "'auto' or at least 1")
-        for name in ("max_iter", "n_iter_no_change"):
-            check(name, is_count(getattr(self, name)), "an integer of at least 1")
+        check("max_iter", is_count(self.max_iter), "an integer of at least 1")
+        waits = is_count(self.n_iter_no_change) or self.n_iter_no_change == math.inf
+        check("n_iter_no_change", waits, "an integer of at least 1, or infinite")
+        for name in ("shuffle", "warm_start"):
+            check(name, getattr(self, name) in (True, False), "True or False")
         check("tol", is_number(self.tol) and self.tol >= 0, "a number of at least 0")
         check("early_stopping", self.early_stopping in (True, False, "auto"), "True, False or 'auto'")
         share = self.validation_fraction

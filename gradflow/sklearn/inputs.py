@@ -15,6 +15,7 @@ from gradflow.sklearn.network import Network
 from gradflow.tables import Column, Columns, Table, read_table
 from gradflow.tables.columns import NEGLIGIBLE, takes_bins
 from gradflow.tables.learning import learn_category, learn_numbers
+from gradflow.tables.options import options_as
 from gradflow.tables.task import Target
 
 Array = npt.NDArray[Any]
@@ -23,6 +24,7 @@ _NO_TARGET = Target("y", "number", (), "")
 """In place of the target, since it is no column here."""
 
 
+@options_as("none")
 def read_inputs(estimator: Any, X: Any, least: int = 1, known: Network | None = None) -> Table:
     """Return X as a table.
 
@@ -54,6 +56,7 @@ def read_inputs(estimator: Any, X: Any, least: int = 1, known: Network | None = 
     return Table([Column(name, "number", array[:, i]) for i, name in enumerate(labels)], "X")
 
 
+@options_as("none")
 def learn_columns(table: Table, targets: Array, weights: Array | None, encoding: str) -> Columns:
     """Return how the columns of X are treated: as `Columns.learn` does, but whole numbers that number the rows stay.
 

@@ -80,8 +80,11 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
     def _learn_targets(self, y: Array, weights: Array | None) -> int:
         self._outputs_have_an_axis = y.ndim == 2
         values = y.reshape(len(y), -1)
-        self._mean = np.average(values, axis=0, weights=weights)
-        self._deviation = np.sqrt(np.average(np.square(values - self._mean), axis=0, weights=weights))
+        with np.errstate(over="ignore"):
+            self._mean = np.average(values, axis=0, weights=weights)
+            self._deviation = np.sqrt(np.average(np.square(values - self._mean), axis=0, weights=weights))
+        if not np.isfinite(self._deviation).all() or np.abs(values).max() > np.finfo(self.dtype).max:
+            raise ValueError(f"y has values that are too large for {self.dtype}: divide them first")
         constant = self._deviation <= np.finfo(np.float64).eps * np.abs(self._mean)
         self._deviation[constant] = 1.0
         return values.shape[1]
