@@ -93,10 +93,10 @@ def test_every_kind_of_column_may_be_absent(case: str) -> None:
     assert inputs(gf.zeros((0, columns))).shape == (0, features)
 
 
-def trained(through: Callable[[Any], Any], syncs: bool = True) -> list[bytes]:
+def trained(through: Callable[[Any], Any], syncs: bool = True, dtype: str = "float32") -> list[bytes]:
     gf.manual_seed(0)
-    inputs = ColumnInputs(2, 1, LEVELS, EDGES)
-    model = nn.Sequential(inputs, nn.MLP([inputs.out_features, 8, 2]))
+    inputs = ColumnInputs(2, 1, LEVELS, EDGES, dtype=dtype)
+    model = nn.Sequential(inputs, nn.MLP([inputs.out_features, 8, 2], dtype=dtype))
     optimizer = optim.AdamW(model.parameters(), lr=0.01)
 
     def step(x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
@@ -108,7 +108,7 @@ def trained(through: Callable[[Any], Any], syncs: bool = True) -> list[bytes]:
 
     call = through(step)
     for i in range(6):
-        x, y = gf.tensor(raw(i).astype("float32")), gf.tensor(np.arange(ROWS) % 2)
+        x, y = gf.tensor(raw(i).astype(dtype)), gf.tensor(np.arange(ROWS) % 2)
         if syncs:
             call(x, y)
         else:
@@ -116,11 +116,13 @@ def trained(through: Callable[[Any], Any], syncs: bool = True) -> list[bytes]:
                 call(x, y)
     if through is gf.capture:
         assert call.status == "replaying" or "a Size to the backend" in call.status, call.status  # PyTorch's shapes
+    assert {str(p.dtype) for p in model.parameters()} == {dtype}
     return [host(p).tobytes() for p in model.parameters()]
 
 
-def test_captured_steps_of_a_table_give_the_same_bits(device: str) -> None:
-    assert trained(gf.capture) == trained(lambda step: step)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_captured_steps_of_a_table_give_the_same_bits(device: str, dtype: str) -> None:
+    assert trained(gf.capture, dtype=dtype) == trained(lambda step: step, dtype=dtype)
 
 
 @pytest.mark.parametrize("through", [gf.capture, lambda step: step], ids=["captured", "plain"])
@@ -136,11 +138,16 @@ def test_the_state_of_one_is_taken_by_another_of_the_same_columns() -> None:
     assert other(x).tolist() == one(x).tolist()
 
 
-def test_a_trainer_refuses_codes_beyond_the_levels() -> None:
+def test_a_trainer_captures_steps_of_a_table_and_refuses_codes_beyond_the_levels() -> None:
     inputs = ColumnInputs(2, 1, LEVELS)
     model = nn.Sequential(inputs, nn.Linear(inputs.out_features, 1))
     x = raw().astype("float32")
+
+    def trainer() -> Trainer:
+        train = Batches(x, np.zeros((ROWS, 1), "float32"), 8)
+        return Trainer(model, gf.mse_loss, optim.SGD(model.parameters(), 0.1), train)
+
+    assert trainer().captures
     x[7, -1] = 50
-    train = Batches(x, np.zeros((ROWS, 1), "float32"), 8)
     with pytest.raises(IndexError, match=r"an Embedding of 90 vectors needs indices in \[0, 90\); got 90$"):
-        Trainer(model, gf.mse_loss, optim.SGD(model.parameters(), 0.1), train)
+        trainer()

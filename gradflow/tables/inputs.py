@@ -71,9 +71,9 @@ class ColumnInputs(gf.nn.Module):
         hot = [(column, value) for column, values in places.items() for value in values]
         self.out_features += len(hot) + len(embedded) * embedding_dim
         where: Any = {"dtype": "int64", "device": device}
-        self.register_buffer("hot_columns", gf.tensor([column for column, _ in hot], **where) if hot else None)
+        taken = [column for column, _ in [*hot, *embedded]]
+        self.register_buffer("taken", gf.tensor(taken, **where) if taken else None)
         self.register_buffer("hot_values", gf.tensor([value for _, value in hot], dtype, device) if hot else None)
-        self.register_buffer("embedded_columns", gf.tensor([i for i, _ in embedded], **where) if embedded else None)
         starts = [0, *accumulate(count for _, count in embedded)]
         self.register_buffer("embedded_starts", gf.tensor(starts[:-1], **where) if embedded else None)
         if embedded:
@@ -88,12 +88,14 @@ class ColumnInputs(gf.nn.Module):
                 parts.append(gf.clip(numbers, -LIMIT, LIMIT))
             else:
                 parts.append(_flat(gf.relu(self.linear(self.encode(numbers)))))
-        if self.hot_columns is not None:
-            hot = gf.equal(gf.take(x, self.hot_columns, axis=1), self.hot_values)
-            parts.append(gf.astype(hot, x.dtype))
-        if self.embed is not None:
-            codes = gf.astype(gf.take(x, self.embedded_columns, axis=1), "int64") + self.embedded_starts
-            parts.append(_flat(self.embed(codes)))
+        if self.taken is not None:
+            taken, hot = gf.take(x, self.taken, axis=1), 0
+            if self.hot_values is not None:
+                hot = len(self.hot_values)
+                parts.append(gf.astype(gf.equal(taken[:, :hot], self.hot_values), x.dtype))
+            if self.embed is not None:
+                codes = gf.astype(taken[:, hot:], "int64") + self.embedded_starts
+                parts.append(_flat(self.embed(codes)))
         return parts[0] if len(parts) == 1 else gf.concat(parts, axis=1)
 
 

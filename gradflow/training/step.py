@@ -123,7 +123,7 @@ def is_own_model(model: nn.Module) -> bool:
 
 def _is_own(module: nn.Module) -> bool:
     hooked = module._forward_hooks or any(getattr(p._node, "hooks", None) for p in module.parameters())
-    return type(module).__module__.startswith("gradflow.nn.") and not hooked and "forward" not in vars(module)
+    return type(module).__module__.startswith("gradflow.") and not hooked and "forward" not in vars(module)
 
 
 def _is_own_loss(loss: Any) -> bool:
