@@ -15,7 +15,15 @@ import numpy.typing as npt
 
 from gradflow.data.inputs import DataError
 from gradflow.tables.dates import is_unreadable_date, read_date
-from gradflow.tables.numbers import AS_NAN, MARKERS, NAN, digits_of, read_number, split_sign
+from gradflow.tables.numbers import (
+    AS_NAN,
+    NAN,
+    digits_of,
+    is_unreadable_number,
+    read_number,
+    split_sign,
+    unit_of,
+)
 from gradflow.tables.options import option
 from gradflow.tables.table import Column, text_column
 
@@ -25,11 +33,6 @@ Where = Callable[[int], str]
 EXACT = 2.0**53
 """float64 holds every whole number below this one."""
 
-_NAT = int(np.iinfo(np.int64).min)
-_REMEMBERED = 1 << 16
-"""The most distinct dates that are not read again."""
-
-_SLASHED = ("d/m/Y", "m/d/Y")
 _POWERS = [10.0**k for k in range(1, 17)]
 
 
@@ -259,8 +262,14 @@ class TextCells(Cells):
 
     def __init__(self, *options: Any) -> None:
         super().__init__(*options)
+        self.unit = ""
         self.levels: dict[str, int] = {}
         self.codes: dict[str, int] = {}
+
+    @property
+    def notes(self) -> list[str]:
+        what = f"{self.name} is text, as its numbers have the unit {self.unit}: without it they are read as numbers"
+        return [what] if self.unit else []
 
     def add(self, cells: Sequence[str]) -> None:
         try:
@@ -278,7 +287,10 @@ class TextCells(Cells):
         if not self.given:
             self.count(codes, levels)
             self.judged()
-            self.refuse_unreadable(codes, levels)
+            self.refuse_unreadable_dates(codes, levels)
+            self._refuse_unreadable_numbers(codes, levels)
+            self.unit = next((unit_of(level, self.comma) for level in levels), "")
+            self.unit *= all(unit_of(level, self.comma) == self.unit for level in levels)
         return text_column(self.name, codes, levels)
 
     def count(self, codes: Array, levels: Sequence[str]) -> None:
@@ -293,12 +305,23 @@ class TextCells(Cells):
         most = max(("number", "date"), key=self.tally.__getitem__)
         self.first_odd = self._first(codes, levels, [kind not in (most, "missing") for kind in kinds])
 
-    def refuse_unreadable(self, codes: Array, levels: Sequence[str]) -> None:
+    def refuse_unreadable_dates(self, codes: Array, levels: Sequence[str]) -> None:
         """Raise DataError if most texts are dates in a form that is not read. Arguments as for `count`."""
         unreadable = [is_unreadable_date(level) for level in levels]
+        self._refuse(codes, levels, unreadable, 0, "a date or a time", "dates as 2023-12-31 and times as numbers")
+
+    def _refuse_unreadable_numbers(self, codes: Array, levels: Sequence[str]) -> None:
+        unreadable = [is_unreadable_number(level, self.comma) for level in levels]
+        self._refuse(
+            codes, levels, unreadable, self.tally["number"], "a number", f"it as -1234{',' if self.comma else '.'}5"
+        )
+
+    def _refuse(
+        self, codes: Array, levels: Sequence[str], unreadable: Sequence[bool], others: int, what: str, form: str
+    ) -> None:
         first = self._first(codes, levels, unreadable)
-        if first and 2 * np.array([*unreadable, False])[codes].sum() > self.tally.total():
-            raise self.error(first[0], f"{shown(first[1])} seems to be a date that is not read", "write 2023-12-31, ")
+        if first and 2 * (others + np.array([*unreadable, False])[codes].sum()) > self.tally.total():
+            raise self.error(first[0], f"{shown(first[1])} seems to be {what} that is not read", f"write {form}, ")
 
     @staticmethod
     def _first(codes: Array, levels: Sequence[str], chosen: Sequence[bool]) -> tuple[int, str] | None:
@@ -306,78 +329,3 @@ class TextCells(Cells):
         there = np.array([*chosen, False])[codes]
         row = int(there.argmax()) if len(there) else 0
         return (row, levels[codes[row]]) if there.any() else None
-
-
-class DateCells(Cells):
-    """A column of dates, all in one layout."""
-
-    kind = "date"
-
-    def __init__(self, *options: Any, layout: str = "") -> None:
-        super().__init__(*options)
-        self.layout = layout
-        self.read: dict[str, tuple[int, int]] = {}
-        self.strange: set[str] = set()
-        self.layouts: dict[str, tuple[int, str]] = {}
-        self.impossible: dict[int, tuple[int, str]] = {}
-        self.ambiguous: tuple[int, str] | None = None
-
-    def add(self, cells: Sequence[str]) -> None:
-        if len(self.read) > _REMEMBERED:
-            self.read.clear()
-        for cell in dict.fromkeys(cells):
-            if cell not in self.read:
-                self.read[cell] = self._read(cell, cells)
-        self.odd(cells, self.strange)
-        values = np.array([self.read[cell] for cell in cells], np.int64).reshape(-1, 2).T
-        self.tally["date"] += int(np.count_nonzero((values != _NAT).any(axis=0)))
-        self.parts.append(values)
-        self.rows += len(cells)
-
-    def _read(self, cell: str, cells: Sequence[str]) -> tuple[int, int]:
-        """Return the microseconds of a date with the day first and with the month first; note what it tells."""
-        date = read_date(cell.strip())
-        if date is None:
-            self.strange |= {cell} if cell.strip().lower() not in MARKERS else set()
-            return _NAT, _NAT
-        orders = date.day_first, date.month_first
-        impossible = [order for order, value in enumerate(orders) if value is None and order not in self.impossible]
-        ambiguous = None not in orders and orders[0] != orders[1] and self.ambiguous is None
-        if date.layout not in self.layouts or impossible or ambiguous:
-            place = self.rows + cells.index(cell), cell
-            self.layouts.setdefault(date.layout, place)
-            self.impossible |= dict.fromkeys(impossible, place)
-            self.ambiguous = place if ambiguous else self.ambiguous
-        return tuple(_NAT if value is None else value for value in orders)  # type: ignore[return-value]
-
-    def column(self) -> Column:
-        if not self.given and (kind := self.judged()) != "date":
-            raise OtherKind(kind)
-        if len(self.layouts) > 1:
-            self._refuse_two(*list(self.layouts.values())[:2])
-        values, order = self.joined(), self._order()
-        layout = next(iter(self.layouts), "").split(" ")[0]
-        layout = _SLASHED[order] if layout == "/" else layout
-        return Column(self.name, "date", values[order].view("datetime64[us]"), layout=layout)
-
-    def _order(self) -> int:
-        """Return 0 if the day comes before the month in dates with slashes, 1 if it comes after it."""
-        if self.layout in _SLASHED:
-            order = _SLASHED.index(self.layout)
-            if order in self.impossible:
-                row, cell = self.impossible[order]
-                raise self.error(
-                    row, f"{shown(cell)} is not a date {self.layout}, as all values of this column must be"
-                )
-            return order
-        if len(self.impossible) == 2:
-            self._refuse_two(*sorted(self.impossible.values()))
-        if self.ambiguous and not self.impossible:
-            row, cell = self.ambiguous
-            what = f"in {shown(cell)}, day and month may be in either order, and no other of these dates tells in which"
-            raise self.error(row, what, "write dates as 2023-12-31, ")
-        return int(0 in self.impossible)
-
-    def _refuse_two(self, first: tuple[int, str], second: tuple[int, str]) -> None:
-        what = f"{shown(second[1])} and, in {self.where(first[0])}, {shown(first[1])} are dates in two forms"
-        raise self.error(second[0], what, "write all as 2023-12-31, ")

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from gradflow.data.inputs import DataError
 from gradflow.environment import physical_memory
 from gradflow.files import FilePath
-from gradflow.tables.cells import Cells, DateCells, NumberCells, OtherKind, TextCells, guessed
+from gradflow.tables.cells import Cells, NumberCells, OtherKind, TextCells, guessed
 from gradflow.tables.csv_rows import CsvFile
+from gradflow.tables.date_cells import DateCells
 from gradflow.tables.table import Column, Kinds
 
 _CELLS: dict[str, type[Cells]] = {"number": NumberCells, "text": TextCells}

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -17,6 +18,8 @@ from gradflow.tables.numbers import decimal_comma
 from gradflow.tables.table import check_names
 
 SEPARATORS = ",;\t|"
+_TOLD = re.compile(rf'"?sep=([{SEPARATORS}])"?[{SEPARATORS}]*\n?', re.IGNORECASE).fullmatch
+"""A first line of Excel's that tells the separator."""
 
 _SAMPLE_LINES, _SAMPLE_CHARACTERS = 100, 1 << 18
 _CHUNK_CELLS, _CHUNK_ROWS, _CHUNK_CHARACTERS, _STEP = 1 << 14, 256, 1 << 22, 64
@@ -41,10 +44,13 @@ class CsvFile:
     def __init__(self, path: FilePath, header: bool = True) -> None:
         self.path, self._header, self._skipped, self._fields = os.fspath(path), header, 0, 0
         self.notes: list[str] = []
+        self._separator = ""
         with open_lines(path) as lines:
             comment, sample = self._sample(lines)
-        self._separator = separator_of(sample)
+        self._separator = self._separator or separator_of(sample)
         rows = parsed(sample, self._separator)
+        if _has_spaces(rows):
+            raise DataError(f"{path}: its fields seem to be separated by spaces: separate them by commas")
         if rows and 1 < len(rows[0]) == len((parsed([comment], self._separator) or [[]])[0]):
             advice = f"remove the # if these are the names of the columns, and the {self._separator!r} if they are not"
             raise DataError(
@@ -68,8 +74,8 @@ class CsvFile:
         self._fields = len(names) + self._trailing
         if header and _is_data(names, data, self.comma):
             cells = ", ".join(shown(name) for name in names[:3])
-            advice = "add a line with the names of the columns, or say that there is none"
-            advice += " (--no-header, in Python header=False)"
+            advice = "add a line with the names of the columns, say that there is none (--no-header, in Python"
+            advice += " header=False), or, if these are names, begin one with a letter"
             raise DataError(f"{path}, line {self._skipped + 1}: {cells} seem to be values, not names: {advice}")
         self._places = {name: place for place, name in enumerate(names)}
         if len(names) > 1 and names[0] in _INDEX:
@@ -81,9 +87,12 @@ class CsvFile:
         """Return the line above the names, if it is a comment, and the first ones from the names on."""
         above, sample = "#", list[str]()
         for line in lines:
-            if not sample and (not line.strip() or line[0] == "#"):
+            told = None if sample else _TOLD(line)
+            if told:
+                self._separator = told[1]
+            if told or (not sample and (not line.strip() or line[0] == "#")):
                 self._skipped += 1
-                above = line if line.strip() else "#"
+                above = line if line[0] == "#" else "#"
                 continue
             sample.append(line)
             if len(sample) == _SAMPLE_LINES or lines.characters > _SAMPLE_CHARACTERS:
@@ -161,7 +170,8 @@ class CsvFile:
             for line, row in self._rows(lines):
                 if len(row) != self._fields or (self._trailing and row[-1].strip()):
                     had = f"{len(row)} field{'s' * (len(row) != 1)}"
-                    expected = f"{self._fields} are expected{', the last one empty' * self._trailing}"
+                    which = "the last one empty" if self._trailing else f"as in line {self._skipped + 1}"
+                    expected = f"{self._fields} {'is' if self._fields == 1 else 'are'} expected, {which}"
                     what = f"{had}, and {expected}: is a separator missing, or one in a text not quoted?"
                     raise DataError(f"{self.path}, line {line}: {what}")
         raise DataError(f"{self.path} was changed while it was read")
@@ -171,16 +181,20 @@ class CsvFile:
 
 
 def separator_of(lines: Sequence[str]) -> str:
-    """Return the separator by which most rows have as many fields as there are names; of several, that of most names.
+    """Return the separator by which most rows have as many fields as there are names.
 
     lines: the first ones of a file.
+
+    Of several, it is one that leaves no other separator in the names, but decimal commas in a file without names; of
+    several again, that of most names.
     """
-    best, most = SEPARATORS[0], (0.0, 1)
+    best, most = SEPARATORS[0], (0.0, False, 1)
     for separator in SEPARATORS:
         names, *rows = parsed(lines, separator) or [[]]
         fit = sum(len(row) - (not row[-1]) <= len(names) <= len(row) for row in rows) / max(1, len(rows))
-        if len(names) > 1 and (fit, len(names)) > most:
-            best, most = separator, (fit, len(names))
+        clean = not any(set(name) & set(SEPARATORS) and kind_of(name, True) != "number" for name in names)
+        if len(names) > 1 and (fit, clean, len(names)) > most:
+            best, most = separator, (fit, clean, len(names))
     return best
 
 
@@ -192,6 +206,21 @@ def parsed(lines: Sequence[str], separator: str) -> Rows:
     return rows
 
 
+def _has_spaces(rows: Rows) -> bool:
+    """Return whether each row is one field of as many words as there are names, of which most are numbers."""
+    names, *words = [row[0].split() for row in rows if len(row) == 1] or [[]]
+    return (
+        len(names) > 1
+        and 1 < len(rows) == 1 + len(words)
+        and all(
+            len(row) == len(names)
+            and 2 * sum(kind_of(word, False) == "number" for word in row) > len(row)
+            and kind_of(" ".join(row), False) != "number"
+            for row in words
+        )
+    )
+
+
 def _reader(lines: Iterable[str], separator: str, strict: bool) -> Any:
     return csv.reader(lines, delimiter=separator, strict=strict, skipinitialspace=True)
 
@@ -199,11 +228,12 @@ def _reader(lines: Iterable[str], separator: str, strict: bool) -> Any:
 def _is_data(names: Sequence[str], rows: Rows, comma: bool) -> bool:
     """Return whether the first row has values like those of the other rows, with a number or a date among them.
 
-    0, 1, 2 and so on are names, which pandas gives to the columns of an array.
+    0, 1, 2 and so on are names, which pandas gives to the columns of an array, and so are years in a row.
     """
     kinds = [kind_of(name, comma) for name in names]
     numbers = [name for name, kind in zip(names, kinds, strict=True) if kind == "number"]
-    if len(numbers) > 2 and numbers == [str(i) for i in range(len(numbers))]:
+    first = int(numbers[0]) if len(numbers) > 2 and numbers[0].isdecimal() else -1
+    if (first == 0 or 1800 <= first < 2100) and numbers == [str(first + i) for i in range(len(numbers))]:
         return False
     if not {"number", "date"} & set(kinds):
         return False
@@ -220,4 +250,4 @@ def _explained(error: str) -> str:
         return "a quote opens here that never closes"
     if "field larger" in error:
         return f"a cell has more than {csv.field_size_limit():,} characters: is a quote not closed?"
-    return f"a quote inside quotes must be doubled ({error})"
+    return f"a quote inside quotes must be doubled, and a separator must follow the last one ({error})"

@@ -20,8 +20,21 @@ LONGEST = 1 << 20
 
 _BLOCK = 1 << 16
 
-_EXCEL = (b"PK\x03\x04", b"PK\x05\x06", b"\xd0\xcf\x11\xe0")
-_HTML = (b"<!doctype html", b"<html", b"<?xml", b"<!--")
+_EXCEL = "an Excel workbook or another zip archive: export the table as CSV"
+_HTML = "HTML or XML, not CSV: perhaps an error page in place of a download"
+_JSON = "JSON, not CSV: export the table as CSV"
+_COMPRESSED = "compressed in a way that is not read: decompress it, or compress it by gzip, once"
+_FORMATS = {
+    b"PK\x03\x04": _EXCEL, b"PK\x05\x06": _EXCEL, b"\xd0\xcf\x11\xe0": _EXCEL,
+    GZIP: _COMPRESSED, b"BZh9": _COMPRESSED, b"\xfd7zXZ": _COMPRESSED, b"\x28\xb5\x2f\xfd": _COMPRESSED,
+    b"<!doctypehtml": _HTML, b"<html": _HTML, b"<?xml": _HTML, b"<!--": _HTML,
+    b'{"': _JSON, b"[{": _JSON, b"[[": _JSON,
+    b"@relation": "ARFF, not CSV: export the table as CSV",
+    b"%PDF": "PDF, not CSV: export the table as CSV",
+    b"versionhttps://git-lfs": "a pointer to a file that is not here: git lfs pull downloads it",
+}  # fmt: skip
+"""The first bytes of other files, as they are, or in lower case and without white space; and what these files are."""
+
 _UTF8 = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -73,10 +86,10 @@ def _text(raw: BinaryIO, path: FilePath, errors: str = "strict") -> io.TextIOBas
     if file.peek(2).startswith(GZIP):
         file = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw)))
     head = file.peek(64)
-    if head.startswith(_EXCEL):
-        raise DataError(f"{path} is an Excel workbook or another zip archive: export the table as CSV")
-    if head.removeprefix(_UTF8).lstrip().lower().startswith(_HTML):
-        raise DataError(f"{path} is HTML or XML, not CSV: perhaps an error page in place of a download")
+    text = b"".join(head.removeprefix(_UTF8).lower().split())
+    for first, what in _FORMATS.items():
+        if head.startswith(first) or text.startswith(first):
+            raise DataError(f"{path} is {what}")
     if head.startswith(_UTF8):
         file.read(len(_UTF8))
     return io.TextIOWrapper(file, "utf-16" if head.startswith(_UTF16) else "utf-8", errors)
@@ -89,8 +102,7 @@ def _undecodable(path: FilePath, error: UnicodeDecodeError) -> DataError:
     with open_file(path) as raw, _text(raw, path, "surrogateescape") as text:
         for number, line in enumerate(Lines(text, path), 1):
             if found := re.search("[\udc80-\udcff]", line):
-                where = f"{path}, line {number}: the byte 0x{ord(found[0]) - 0xDC00:02X} is not UTF-8"
-                return DataError(
-                    f"{where}: save the file as UTF-8, if it is Windows-1252: iconv -f WINDOWS-1252 -t UTF-8"
-                )
+                what = f"line {number}: the byte 0x{ord(found[0]) - 0xDC00:02X} is not UTF-8"
+                advice = "save the file as UTF-8; for a file in Windows-1252: iconv -f WINDOWS-1252 -t UTF-8"
+                return DataError(f"{path}, {what}: {advice}")
     return DataError(f"{path} was changed while it was read")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-MARKERS = {"", "na", "n/a", "n.a.", "#n/a", "<na>", "nan", "-nan", "nat", "null", "none", "?", "-", "--", "."}
+MARKERS = {
+    "", "na", "n/a", "n.a.", "#n/a", "<na>", "nan", "-nan", "nat", "null", "none", "?", "-", "--", ".", "..",
+    "\u2013", "\u2014", "\\n",
+}  # fmt: skip
 """Cells that are missing values in a column of numbers or dates, in upper or lower case.
 
 Among texts only the empty cell is missing: NA is also a country, and "?" becomes a level of its own.
@@ -18,6 +21,7 @@ NAN = float("nan")
 AS_NAN = {form: NAN for marker in MARKERS for form in (marker, marker.upper(), marker.capitalize())} | {"NaN": NAN}
 """NaN for the usual forms of MARKERS."""
 
+_MINUS = "\u2212"
 _INFINITE = {sign + word for sign in ("", "+", "-") for word in ("inf", "infinity")}
 _SPACES = " \xa0\u202f'"
 _NUMBER = {
@@ -27,6 +31,10 @@ _NUMBER = {
     ).fullmatch
     for comma, mark, by in ((False, ".", ","), (True, ",", "."))
 }
+_BOOKED = re.compile(r"\((?P<inside>.+)\)|(?P<before>.+)-").fullmatch
+_MEASURED = re.compile(
+    r"(?P<currency>[A-Z]{3} )?(?P<number>[^A-Za-z]*[0-9][.,]?)\s?(?P<unit>[^\W\d_]\D{0,9}|\xb0\D?)?"
+).fullmatch
 
 
 def read_number(cell: str, comma: bool) -> float | None:
@@ -38,7 +46,7 @@ def read_number(cell: str, comma: bool) -> float | None:
     >>> read_number("1,234.5", comma=False), read_number("1.234,5", comma=True), read_number("abc", comma=False)
     (1234.5, 1234.5, None)
     """
-    cell = cell.strip()
+    cell = cell.strip().replace(_MINUS, "-")
     found = _NUMBER[comma](cell)
     if found:
         by = found["by"]
@@ -65,11 +73,37 @@ def split_sign(cell: str) -> tuple[str, str]:
     >>> split_sign("-$5"), split_sign("5 %"), split_sign("5")
     (('$', '-5'), ('%', '5 '), ('', '5'))
     """
-    cell = cell.strip()
+    cell = cell.strip().replace(_MINUS, "-")
     for at in (0, len(cell) - 1, 1 if cell[:1] in ("+", "-") else 0):
         if cell[at : at + 1] and cell[at] in SIGNS:
             return cell[at], cell[:at] + cell[at + 1 :]
     return "", cell
+
+
+def is_unreadable_number(cell: str, comma: bool) -> bool:
+    """Whether a text is a number that is not read: with the other decimal mark, or with its minus as in accounts.
+
+    >>> [is_unreadable_number(cell, comma=False) for cell in ("2,5", "(2.5)", "2.5-", "2.5")]
+    [True, True, True, False]
+    """
+    rest = split_sign(cell)[1]
+    if read_number(rest, comma) is not None:
+        return False
+    booked = _BOOKED(rest)
+    number = read_number((booked["inside"] or booked["before"]) if booked else rest, comma if booked else not comma)
+    return number is not None and number == number
+
+
+def unit_of(cell: str, comma: bool) -> str:
+    """Return the unit of a number, "" for other texts.
+
+    >>> [unit_of(cell, comma=False) for cell in ("2.5 kg", "2kg", "EUR 2.50", "2", "kg")]
+    ['kg', 'kg', 'EUR', '', '']
+    """
+    found = _MEASURED(cell)
+    if not found or read_number(found["number"], comma) is None or bool(found["currency"]) == bool(found["unit"]):
+        return ""
+    return (found["currency"] or found["unit"]).strip()
 
 
 def decimal_comma(cells: Iterable[str], semicolons: bool) -> tuple[bool, str]:
@@ -86,7 +120,7 @@ def decimal_comma(cells: Iterable[str], semicolons: bool) -> tuple[bool, str]:
     by_point = by_comma = False
     pointed = comma = ""
     for cell in cells:
-        cell = cell.strip()
+        cell = split_sign(cell)[1].strip()
         as_point, as_comma = _NUMBER[False](cell), _NUMBER[True](cell)
         by_point |= bool(as_point and not as_comma)
         by_comma |= bool(as_comma and not as_point)

@@ -52,9 +52,9 @@ def read_table(
     space around values is left out. Numbers may have separators of thousands, and a percent or currency sign if all of
     the column have it. Columns of whole numbers with leading zeros are texts. In numbers and dates, the empty cell, NA,
     ?, - and the like are missing values; among texts, only the empty cell is. Dates are written as 2023-12-31,
-    31.12.2023, or with slashes in one order that the column tells, perhaps with a time. Columns of frames and Parquet
-    files have the types that they have there; bools become the texts False and True, and texts that are all dates
-    become dates. Columns without values are left out.
+    31.12.2023, or with slashes in one order that the column tells, perhaps with a time; those in other forms, and times
+    without a date, are an error. Columns of frames and Parquet files have the types that they have there; bools become
+    the texts False and True, and texts that are all dates become dates. Columns without values are left out.
 
     Raises DataError, with the file, the line and the cell, for what can only be read by guessing.
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradflow.data.inputs import DataError
-from gradflow.tables.cells import EXACT, Cells, DateCells, NumberCells, TextCells, shown
+from gradflow.tables.cells import EXACT, Cells, NumberCells, TextCells, shown
+from gradflow.tables.date_cells import DateCells
 from gradflow.tables.options import option
 from gradflow.tables.table import Column, text_column
 
@@ -126,7 +127,7 @@ class TypedColumn:
             self.notes.append(f"{self.name} is text, by its type, but most of its values are numbers")
             cells.tally["text"] += cells.tally.pop("number")
         cells.judged()
-        cells.refuse_unreadable(codes, texts)
+        cells.refuse_unreadable_dates(codes, texts)
         return text_column(self.name, codes, texts)
 
     def objects(self, values: Sequence[Any]) -> Column:
