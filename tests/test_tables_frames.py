@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mutations import mutants
+from table_files import refusal
 
 from gradflow.data import DataError
 from gradflow.tables import Table, read_chunks, read_table
@@ -67,13 +68,6 @@ def check(table: Table, expected: dict[str, list[Any]]) -> None:
             np.testing.assert_array_equal(column.values, np.array(values, np.float64), name)
 
 
-def refusal(source: Any, **options: Any) -> str:
-    with pytest.raises(DataError) as error:
-        read_table(source, **options)
-    assert str(error.value).isprintable()
-    return str(error.value)
-
-
 # ---------------------------------------------------------------------- dicts
 
 
@@ -89,6 +83,7 @@ def test_a_dict_of_sequences() -> None:
         "days": [DAY, None, NOON.replace(tzinfo=datetime.timezone(datetime.timedelta(hours=2)))],
         "dates as texts": ["2024-01-31", "", "2024-02-01"],
         "numbers as texts": ["1", "2", "x"],
+        "masked": np.ma.array([1, 2, 3], mask=[False, True, False]),
         "nothing": [None, float("nan"), None],
     }
     table = read_table(columns)
@@ -96,7 +91,7 @@ def test_a_dict_of_sequences() -> None:
         "range": [0, 1, 2], "floats": [1, None, 2], "texts": ["x", None, "y"], "bools": ["True", "False", "True"],
         "dates": ["2024-01-31", None, "2024-02-01T10"], "mixed numbers": [1, 2.5, None], "decimals": [0.5, None, 2],
         "days": ["2024-01-31", None, "2024-01-31T10"], "dates as texts": ["2024-01-31", None, "2024-02-01"],
-        "numbers as texts": ["1", "2", "x"],
+        "numbers as texts": ["1", "2", "x"], "masked": [1, None, 3],
     })  # fmt: skip
     assert "numbers as texts is text, by its type, but most of its values are numbers" in table.notes
     assert "nothing is empty and left out" in table.notes
@@ -159,6 +154,9 @@ def test_frames_that_are_none() -> None:
     assert "no rows" in refusal({"a": []})
     assert "no columns" in refusal({})
     assert "two columns are called 'a'" in refusal({"a": [1], "a ": [1]})
+    for values in ("abc", 1, {1, 2}, {"x": 1}):
+        with pytest.raises(TypeError, match="column 'a' of the dict is expected to be a sequence; got"):
+            read_table({"a": values, "b": [1, 2]})
     for source in (None, [1, 2], 3):
         with pytest.raises(TypeError, match="a path, a frame of pandas or polars, or a dict"):
             read_table(source)
@@ -289,6 +287,26 @@ def test_a_parquet_file_goes_through_in_row_groups(parquet: Callable[..., Path])
     message = refusal(parquet({"a": [1, 2, 3, 2**53 + 1]}), kinds={"a": "number"})
     assert "row 3" in message
     assert "9007199254740993" in message
+
+
+@pytest.mark.parametrize("row_group_size", [10_000, 500_000])
+def test_parts_of_a_parquet_file_take_little_memory(row_group_size: int, pa: Any, parquet: Callable[..., Path]) -> None:
+    """However large the file and its row groups are."""
+    numbers = np.random.default_rng(0).normal(size=500_000)
+    path = parquet({"a": numbers, "b": numbers}, row_group_size=row_group_size, use_dictionary=False)
+    usual, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.system_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        parts = sum(1 for _ in read_chunks(path, {"a": "number", "b": "number"}, rows=10_000))
+    finally:
+        pa.set_memory_pool(usual)
+    assert parts == 50
+    assert path.stat().st_size > 8_000_000
+    assert pool.max_memory() < 4_000_000
+
+
+def test_a_date_that_microseconds_do_not_hold_is_refused(pa: Any, parquet: Callable[..., Path]) -> None:
+    assert "out of bounds timestamp" in refusal(parquet({"a": pa.array([2**62], pa.timestamp("ms"))}))
 
 
 def test_an_index_that_pandas_wrote_is_left_out(parquet: Callable[..., Path]) -> None:

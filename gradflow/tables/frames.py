@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class FrameSource:
         elif self._library == "polars":
             names, values = frame.columns, frame.get_columns()
         elif isinstance(frame, Mapping):
-            names, values = list(frame), [v if isinstance(v, np.ndarray) else list(v) for v in frame.values()]
+            names, values = list(frame), [_sequence(name, column) for name, column in frame.items()]
         else:
             wanted = "a path, a frame of pandas or polars, or a dict from names to sequences"
             raise TypeError(f"a table is read from {wanted}; got {type(frame).__name__}")
@@ -62,6 +62,15 @@ class FrameSource:
             else:
                 made.append(_sequence_column(values[start:stop], column))
         return made
+
+
+def _sequence(name: Any, values: Any) -> Any:
+    """Return what a dict holds for a column as an array or a list. Raises TypeError for what has no order of rows."""
+    if isinstance(values, np.ma.MaskedArray):
+        return values.tolist()  # with None where it is masked
+    if isinstance(values, (str, bytes, Set, Mapping)) or not isinstance(values, Iterable):
+        raise TypeError(f"column {name!r} of the dict is expected to be a sequence; got {type(values).__name__}")
+    return values if isinstance(values, np.ndarray) else list(values)
 
 
 def _library_of(frame: Any) -> str:

@@ -20,6 +20,9 @@ from gradflow.tables.typed import NAT, TypedColumn
 PARQUET = b"PAR1"
 """The first bytes of a Parquet file."""
 
+_BUFFER = 1 << 16
+"""How many bytes of a column are read from the file at once."""
+
 _INDEX = re.compile(r"__index_level_\d+__").fullmatch
 
 
@@ -34,7 +37,8 @@ class ParquetSource:
         self._pyarrow = imported_extra("pyarrow", "pyarrow", "data", f"{self.source}, a Parquet file,")
         parquet = imported_extra("pyarrow.parquet", "pyarrow", "data")
         with self._reading():
-            self._file = parquet.ParquetFile(self.source)
+            # read in small blocks when they are needed; by default, pyarrow reads all row groups at once
+            self._file = parquet.ParquetFile(self.source, pre_buffer=False, buffer_size=_BUFFER)
             names = list(self._file.schema_arrow.names)
         self.names = tuple(name for name in names if not _INDEX(name))
         if len(self.names) < len(names):
@@ -72,7 +76,7 @@ class ParquetSource:
             with reading(self.source):
                 yield
         except self._pyarrow.ArrowException as error:
-            raise DataError(f"{self.source} is damaged: {error}") from None
+            raise DataError(f"{self.source} cannot be read: {error}") from None
 
     def _column(self, values: Any, column: TypedColumn) -> Column:
         """Return an array of Arrow's, perhaps in chunks, as a column."""
@@ -90,7 +94,7 @@ class ParquetSource:
         if is_.is_floating(kind):
             return column.numbers(np.asarray(values.cast(pa.float64()).fill_null(0)), missing)
         if is_.is_timestamp(kind) or is_.is_date(kind):
-            dates = values.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False)
+            dates = values.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=getattr(kind, "unit", "") != "ns")
             return column.dates(np.asarray(dates.cast(pa.int64()).fill_null(NAT)))
         if is_.is_dictionary(kind) or _is_text(is_, kind):
             codes, levels = [], list[str | None]()
