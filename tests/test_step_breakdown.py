@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import gradflow as gf
-from benchmarks import epoch_share, import_time, step_breakdown, threads, trainer
+from benchmarks import epoch_share, import_time, reading, step_breakdown, threads, trainer
 from benchmarks.peers.options import cores
 from benchmarks.workloads import TINY
 
@@ -59,6 +59,11 @@ def test_the_share_of_the_step_in_an_epoch_is_measured() -> None:
     assert re.search(r"^the training step is 0\.\d\d of the time", done.stdout, re.MULTILINE)
 
 
+def test_the_time_and_memory_of_reading_a_csv_file_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert reading.main(["20"]) == 0
+    assert re.fullmatch(r"20 rows of 32 columns, 0 MB:\n0\.\d\d s \(of 5: .*\), \d+ MB\n", capsys.readouterr().out)
+
+
 def test_the_trainer_and_the_bare_loop_that_are_timed_have_equal_losses() -> None:
     both = trainer.Both(replace(TINY, batches=4))
     both.check_equal()
@@ -66,7 +71,7 @@ def test_the_trainer_and_the_bare_loop_that_are_timed_have_equal_losses() -> Non
     assert trainer.saved(both.trainer)[0] > 4 * TINY.parameters
 
 
-@pytest.mark.parametrize("command", [step_breakdown, threads, epoch_share, import_time, trainer])
+@pytest.mark.parametrize("command", [step_breakdown, threads, epoch_share, import_time, reading, trainer])
 def test_a_wrong_argument_is_one_line_and_status_2(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         command.main(["many"])
