@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,16 +75,29 @@ def test_a_run_is_the_same_wherever_the_data_is_kept(
     check_kept(Case(capture=capture, weights=True, batch=7), 20)
 
 
+def a_table() -> str:
+    """Write a file with numbers, of which some are missing, and categories of 3 and of 40 levels; return its name."""
+    rng, lines = np.random.default_rng(0), ["size,gap,color,city,y"]
+    for i in range(240):
+        size, color = rng.normal(), rng.integers(3)
+        lines.append(f"{size:.4f},{'' if i % 7 == 0 else i * i % 53},c{color},t{i % 40},{'ny'[int(size + color > 1)]}")
+    Path("table.csv").write_text("\n".join(lines), encoding="utf-8")
+    return "table.csv"
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["iris", "table"])
 def test_the_command_trains_on_a_device_and_predicts_on_the_cpu(
-    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    device: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for package in ("sklearn", "matplotlib", "tomli_w", "tqdm"):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
-    assert main(("train", "iris", "--epochs", "2", "--hidden", "8", "--device", device, "--out", "run")) == 0
-    assert main(("predict", "run", "iris", "--device", "cpu", "--out", "p.csv")) == 0
-    assert len(Path("p.csv").read_text(encoding="utf-8").splitlines()) == 151
-    x = gf.data.load("iris").inputs
+    name, options = (kind, []) if kind == "iris" else (a_table(), ["--encoding", "piecewise"])
+    train = ["train", name, "--epochs", "2", "--hidden", "8", "--device", device, "--out", "run"]
+    assert main([*train, *options]) == 0
+    assert main(("predict", "run", name, "--device", "cpu", "--out", "p.csv")) == 0
+    x: Any = gf.data.load("iris").inputs if kind == "iris" else name
     there, here = load_run("run", device).predict_proba(x), load_run("run", "cpu").predict_proba(x)
+    assert len(Path("p.csv").read_text(encoding="utf-8").splitlines()) == len(here) + 1 == (151, 241)[kind == "table"]
     np.testing.assert_allclose(here, there, rtol=1e-5, atol=1e-7)
