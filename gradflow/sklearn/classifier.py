@@ -46,7 +46,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         (default None: all 1).
     encoding: how numbers enter the network, "standard" or "piecewise"; "auto" (default) chooses by the number of
         samples; see `gradflow.tables.Columns`.
-    dtype: "float32" (default) or "float64", of the parameters and predictions.
+    dtype: "float32" (default) or "float64", of the parameters and the probabilities.
     device: such as "cuda:0" (default "auto": a GPU that can be used, else the CPU).
 
     After `fit`, `classes_` are the labels, `n_iter_` is the number of epochs, `loss_` the last training loss,

@@ -40,7 +40,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
     weight_decay: that of `optim.AdamW` (default 0.01).
     encoding: how numbers enter the network, "standard" or "piecewise"; "auto" (default) chooses by the number of
         samples; see `gradflow.tables.Columns`.
-    dtype: "float32" (default) or "float64", of the parameters and predictions.
+    dtype: "float32" (default) or "float64", of the parameters.
     device: such as "cuda:0" (default "auto": a GPU that can be used, else the CPU).
 
     After `fit`, `n_iter_` is the number of epochs, `loss_` the last training loss, `loss_curve_` all of them,
@@ -68,9 +68,8 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
         return self._fit_part(X, y, sample_weight)
 
     def predict(self, X: Any) -> Array:
-        """Return the predictions, (samples,), or (samples, outputs) if y was so in training."""
-        outputs = self._outputs(X)
-        values: Array = (outputs * self._deviation + self._mean).astype(outputs.dtype)
+        """Return the predictions, float64 (samples,), or (samples, outputs) if y was so in training."""
+        values: Array = self._outputs(X) * self._deviation + self._mean  # float64: float32 may not tell them apart
         return values if self._outputs_have_an_axis else values[:, 0]
 
     def _checked_targets(self, y: Any) -> Array:
@@ -83,8 +82,8 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
         with np.errstate(over="ignore"):
             self._mean = np.average(values, axis=0, weights=weights)
             self._deviation = np.sqrt(np.average(np.square(values - self._mean), axis=0, weights=weights))
-        if not np.isfinite(self._deviation).all() or np.abs(values).max() > np.finfo(self.dtype).max:
-            raise ValueError(f"y has values that are too large for {self.dtype}: divide them first")
+        if not np.isfinite(self._deviation).all():
+            raise ValueError("y has values that are too large for their deviation: divide them first")
         constant = self._deviation <= np.finfo(np.float64).eps * np.abs(self._mean)
         self._deviation[constant] = 1.0
         return values.shape[1]
@@ -104,5 +103,5 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = self.dtype == "float64"  # scikit-learn expects float64 of what has this tag
+        tags.target_tags.multi_output = True
         return tags
