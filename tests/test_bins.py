@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradflow.tables.bins import column_edges, quantile_edges, tree_cuts
+import gradflow as gf
+from gradflow import nn
+from gradflow.tables.bins import are_edges, column_edges, quantile_edges, tree_cuts
 
 
 def column(kind: str) -> tuple[Any, Any, Any, Any]:
@@ -43,6 +45,59 @@ def test_a_weight_counts_like_so_many_rows() -> None:
     x, y, _, w = column("regression")
     cuts = tree_cuts(x, y, 20, 1, w.astype("float64"))
     np.testing.assert_array_equal(cuts, tree_cuts(np.repeat(x, w), np.repeat(y, w), 20))
+
+
+LIGHT = np.exp(-np.arange(2000) / 7)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        np.full(2000, 1e308), np.full(2000, 5e-324), LIGHT, LIGHT[::-1], LIGHT * 1e-180,
+        10.0 ** np.random.default_rng(0).uniform(-20, 0, 2000), np.where(np.arange(2000) > 700, 1e-100, 1e100),
+    ],
+    ids=["huge", "tiny", "falling", "rising", "tiny and falling", "random", "two"],
+)  # fmt: skip
+def test_light_rows_beside_heavy_ones_are_told_apart(weights: Any) -> None:
+    """Warnings are errors: no sum overflows, and none of the light rows is lost in that of the heavy ones."""
+    x = np.arange(2000.0)
+    np.testing.assert_array_equal(tree_cuts(x, x > 700, 8, 1, weights), [700.5])
+    assert column_edges(x, np.ones(2000), 4, 1, weights)[[0, -1]].tolist() == [0, 1999]
+
+
+@pytest.mark.parametrize("unit", [1.7e308, 1e200, 1e-200, 5e-324])
+def test_targets_may_be_of_any_size(unit: float) -> None:
+    x = np.arange(2000.0)
+    np.testing.assert_array_equal(tree_cuts(x, np.where(x > 700, unit, -unit), 8), [700.5])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_edges_are_of_the_dtype_of_the_column(dtype: str) -> None:
+    values = np.repeat(1 + np.array([0, 1, 2, 3]) * 1e-9, 10).astype(dtype)
+    values[0] = 0.0
+    edges = column_edges(values, np.arange(40) // 10 % 2 * 1.0, 8)
+    assert edges.dtype == dtype
+    assert len(edges) == {"float32": 3, "float64": 5}[dtype]
+    assert are_edges(edges.tolist(), dtype)
+
+
+def test_all_bins_are_so_wide_that_they_have_a_finite_scale() -> None:
+    """Also if rows differ by subnormal numbers."""
+    tiny = np.finfo(np.float32).tiny
+    x = np.repeat(np.array([-1, 0, tiny / 8, tiny / 4, tiny / 2, 1], np.float32), 10)
+    edges = column_edges(x, np.arange(60) // 10 % 2 * 1.0, 8)
+    assert are_edges(edges.tolist(), "float32")
+    encode = nn.PiecewiseLinear([edges.tolist()])
+    assert np.isfinite(encode.scales.numpy()).all()
+    assert np.isfinite(encode(gf.tensor(x[:, None])).numpy()).all()
+    for wrong in ([0.0], [0.0, 0.0], [0.0, 1e-45], [0.0, 1e39], [1.0, 0.0]):
+        assert not are_edges(wrong, "float32")
+
+
+def test_rows_of_hardly_any_weight_are_within_the_edges() -> None:
+    x, weights = np.arange(20000.0) == 7, np.ones(20000)
+    weights[7] = 1e-13
+    assert column_edges(1.0 * x, np.zeros(20000), 8, 2, weights).tolist() == [0.0, 1.0]
 
 
 def test_the_edges_enclose_the_column() -> None:
