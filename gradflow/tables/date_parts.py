@@ -11,6 +11,7 @@ Floats = npt.NDArray[np.float64]
 
 DAYS = "days"
 _DAY = 86_400_000_000  # microseconds
+_LAST = 9.2e18  # microseconds of the last dates that are shown
 _CYCLES = ("month", "weekday", "hour")
 PARTS = (DAYS, "year", *(f"{cycle} ({of})" for cycle in _CYCLES for of in ("sine", "cosine")))
 """The names of the parts: days since 1970, with their fraction; the year; and the sine and cosine of what recurs."""
@@ -52,4 +53,6 @@ def day_text(days: float) -> str:
     >>> day_text(0.0), day_text(19723.5)
     ('1970-01-01', '2024-01-01 12:00:00')
     """
-    return str(np.datetime64(round(days * _DAY), "us"))[:19].removesuffix("T00:00:00").replace("T", " ")
+    microseconds = round(min(max(days * _DAY, -_LAST), _LAST))
+    text = str(np.datetime_as_string(np.datetime64(microseconds, "us"), unit="s", casting="unsafe"))
+    return text.removesuffix("T00:00:00").replace("T", " ")
