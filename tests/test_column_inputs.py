@@ -12,7 +12,7 @@ from devices import OTHERS, require
 import gradflow as gf
 from gradflow import nn, optim
 from gradflow.data import Batches
-from gradflow.tables.inputs import ColumnInputs
+from gradflow.tables.inputs import ColumnInputs, InputSettings
 from gradflow.testing import forbid_sync, host
 from gradflow.training import Trainer
 
@@ -60,7 +60,7 @@ def expected(inputs: ColumnInputs, x: Any, torch: Any) -> tuple[Any, list[Any]]:
 
 @pytest.mark.parametrize("edges", [None, EDGES], ids=["numbers", "bins"])
 def test_features_and_gradients_are_those_of_each_column(device: str, torch: Any, edges: Any) -> None:
-    inputs = ColumnInputs(2, 1, LEVELS, edges, width=4, embedding_dim=3, dtype="float64")
+    inputs = ColumnInputs(2, 1, LEVELS, edges, InputSettings(width=4, embedding_dim=3), dtype="float64")
     x = raw()
     x[0, 1] = -50.0
     found = inputs(gf.tensor(x))
@@ -76,10 +76,11 @@ def test_features_and_gradients_are_those_of_each_column(device: str, torch: Any
 
 CASES: dict[str, tuple[dict[str, Any], int, int]] = {
     "numbers": ({"numbers": 3}, 3, 3),
-    "bins": ({"numbers": 2, "edges": EDGES, "width": 5}, 2, 10),
+    "bins": ({"numbers": 2, "edges": EDGES, "settings": InputSettings(width=5)}, 2, 10),
     "indicators": ({"numbers": 1, "indicators": 2}, 3, 3),
     "categories": ({"numbers": 0, "levels": [2, 32]}, 2, 34),
-    "embeddings": ({"numbers": 0, "levels": [33, 100], "embedding_dim": 7}, 2, 14),
+    "embeddings": ({"numbers": 0, "levels": [33, 100], "settings": InputSettings(embedding_dim=7)}, 2, 14),
+    "wider one-hot": ({"numbers": 0, "levels": [33, 35], "settings": InputSettings(most_one_hot=34)}, 2, 49),
     "all": ({"numbers": 2, "indicators": 1, "levels": LEVELS, "edges": EDGES}, 7, 48 + 1 + 5 + 32),
 }
 
@@ -91,6 +92,11 @@ def test_every_kind_of_column_may_be_absent(case: str) -> None:
     assert (inputs.columns, inputs.out_features) == (columns, features)
     assert inputs(gf.zeros((5, columns))).shape == (5, features)
     assert inputs(gf.zeros((0, columns))).shape == (0, features)
+
+
+def test_numbers_without_bins_are_clipped_to_the_limit() -> None:
+    for settings, limit in ((InputSettings(), 10.0), (InputSettings(limit=2.5), 2.5)):
+        assert ColumnInputs(2, settings=settings)(gf.tensor([[-99.0, 1.0]])).tolist() == [[-limit, 1.0]]
 
 
 def trained(through: Callable[[Any], Any], syncs: bool = True, dtype: str = "float32") -> list[bytes]:

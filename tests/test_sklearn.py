@@ -143,6 +143,18 @@ def test_bins_are_learned_where_there_are_enough_rows() -> None:
     assert wide.columns_.encoding == "standard"
 
 
+@pytest.mark.parametrize("encoding", ["standard", "piecewise"])
+def test_in_float64_numbers_keep_what_float32_cannot_tell_apart(encoding: str) -> None:
+    x = 1.7e9 + np.arange(100.0)[:, None] * 1e6
+    near = np.array([[x[50, 0]], [x[50, 0] + 1e-3]])
+    for dtype, different in (("float32", False), ("float64", True)):
+        model = regressor(encoding=encoding, dtype=dtype, max_iter=2).fit(x, np.arange(100.0))
+        model = pickle.loads(pickle.dumps(model))
+        one, other = model.predict(near)
+        assert (one != other) == different
+        assert {str(p.dtype) for p in model.model_.parameters()} == {dtype}
+
+
 def test_weights_of_classes() -> None:
     x, y = make_moons(300, noise=0.4, random_state=0)
     rare = np.concatenate([np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:15]])

@@ -15,6 +15,7 @@ import gradflow as gf
 from gradflow.data import DataError
 from gradflow.tables import Columns, read_table
 from gradflow.tables.dataset import load_table, target_in
+from gradflow.tables.inputs import InputSettings
 from gradflow.training import Run, Settings, SettingsError, load_run, resume, train
 from gradflow.training.runs import importance as shuffling
 from gradflow.training.runs.importance import amount, dependence, importance
@@ -296,8 +297,8 @@ def test_a_model_file_holds_the_columns_and_no_buffers(runs: Path) -> None:
     assert (runs / "again.safetensors").read_bytes() == (runs / "values" / MODEL_FILE).read_bytes()
 
 
-def rich(rows: int = 1600) -> Predictor:
-    """A model with bins, an indicator of missing values, one-hot levels and an embedding."""
+def rich(rows: int = 1600, **options: Any) -> Predictor:
+    """A model with bins, an indicator of missing values, one-hot levels and an embedding. options: of `Columns`."""
     draw = np.random.default_rng(0)
     columns: dict[str, Any] = {
         "size": [None if i % 50 == 0 else float(v) for i, v in enumerate(draw.normal(size=rows))],
@@ -305,9 +306,10 @@ def rich(rows: int = 1600) -> Predictor:
         "street": [f"street {i % 40}" for i in range(rows)],
         "y": draw.integers(0, 2, rows).tolist(),
     }
-    split = load_table(columns).split(seed=0)
-    first = split.input_scale.module(generator=gf.Generator(0))
-    return Predictor.from_split([gf.nn.Sequential(first, gf.nn.MLP([first.out_features, 8, 2]))], split)
+    learned = Columns.learn(read_table(columns), "y", **options)
+    first = learned.module(generator=gf.Generator(0))
+    perceptron = gf.nn.MLP([first.out_features, 8, 2], dtype=learned.dtype, generator=gf.Generator(1))
+    return Predictor([gf.nn.Sequential(first, perceptron)], learned, labels=[0, 1], classes=["0", "1"])
 
 
 def test_bins_and_embeddings_come_back_from_a_model_file(tmp_path: Path) -> None:
@@ -320,6 +322,39 @@ def test_bins_and_embeddings_come_back_from_a_model_file(tmp_path: Path) -> None
     assert repr(found) == repr(predictor)
     shapes = predictor.inputs.module_shapes()  # type: ignore[union-attr]
     assert shapes == {name: p.shape for name, p in predictor.members[0][0].named_parameters()}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("encoding", ["piecewise", "standard"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_model_file_of_other_widths_opens(encoding: str, dtype: str, tmp_path: Path) -> None:
+    settings = InputSettings(width=5, embedding_dim=3, most_one_hot=3, limit=0.5)
+    predictor = rich(encoding=encoding, dtype=dtype, settings=settings)
+    gf.save(tmp_path / MODEL_FILE, predictor.tree())
+    found = load_run(tmp_path)
+    assert found.inputs.settings == settings  # type: ignore[union-attr]
+    assert found.sizes[0] == (5 if encoding == "piecewise" else 1) + 1 + 3 + 3  # size, its indicator, kind, street
+    x = {"size": [0.7, 0.9, 0.3, None], "kind": ["a"] * 4, "street": ["street 3"] * 4}
+    expected = predictor.predict_proba(x)
+    assert found.predict_proba(x).tobytes() == expected.tobytes()
+    assert (expected[0] == expected[1]).all() == (encoding == "standard")  # beyond the limit
+    assert expected[0, 0] != expected[2, 0]
+
+
+def test_a_model_file_that_does_not_tell_its_widths_opens() -> None:
+    predictor = rich()
+    tree = predictor.tree()
+    settings, dtype = tree["inputs"].pop("settings"), tree["inputs"].pop("dtype")
+    assert (settings, dtype) == ({"width": 24, "embedding_dim": 16, "most_one_hot": 32, "limit": 10.0}, "float32")
+    x = {"size": [0.5, None, 9.0], "kind": ["a", "z", None], "street": ["street 3", "elsewhere", None]}
+    assert Predictor.from_tree(tree).predict_proba(x).tobytes() == predictor.predict_proba(x).tobytes()
+
+
+def test_a_file_that_tells_of_huge_widths_is_refused_before_its_model_is_built() -> None:
+    tree = rich().tree()
+    for name in ("width", "embedding_dim"):
+        changed = {**tree["inputs"], "settings": {**tree["inputs"]["settings"], name: 10**12}}
+        with pytest.raises(gf.InvalidFileError, match="must be a tensor of shape"):
+            Predictor.from_tree({**tree, "inputs": changed})
 
 
 @pytest.mark.parametrize("way", ["tree", "bytes"])

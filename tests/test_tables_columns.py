@@ -15,9 +15,10 @@ import pytest
 
 import gradflow as gf
 from gradflow.data import DataError
-from gradflow.tables import Columns, Table, learning, read_table
+from gradflow.tables import Column, Columns, Table, learning, read_table
 from gradflow.tables.columns import sentences
 from gradflow.tables.date_parts import PARTS, day_text, parts_of_dates
+from gradflow.tables.inputs import InputSettings
 
 N = 60
 
@@ -44,6 +45,65 @@ def test_numbers_are_centered_in_float64() -> None:
     np.testing.assert_allclose(raw, (times - times.mean()) / times.std(), rtol=1e-6)
 
 
+def test_float64_keeps_what_float32_cannot_tell_apart() -> None:
+    times = 1.7e9 + np.arange(2000) % 2 * 1e-6 + np.arange(2000) * 1e6
+    table = read_table({"time": times, "y": np.where(times < times[1000], 1.5, 9.5)})
+    columns = Columns.learn(table, "y", encoding="standard", dtype="float64")
+    raw = columns.encode(table)
+    assert raw.dtype == np.float64
+    np.testing.assert_allclose(raw[:, 0] * times.std() + times.mean(), times, rtol=1e-15)
+    with_bins = Columns.learn(table, "y", dtype="float64")
+    np.testing.assert_allclose(cuts_of(with_bins), [(times[999] + times[1000]) / 2], rtol=1e-15)
+    assert with_bins.module(device="cpu").encode.starts.dtype == "float64"  # type: ignore[union-attr]
+    back = Columns.from_dict(json.loads(json.dumps(with_bins.to_dict())))
+    assert back.encode(table).tobytes() == with_bins.encode(table).tobytes()
+    near = read_table(
+        {"a": np.where(np.arange(2000) > 900, 1.0, 1.0 + 1e-12) + (np.arange(2000) == 5), "y": table["y"].values}
+    )
+    bins = [
+        len(Columns.learn(near, "y", dtype=dtype).to_dict()["columns"][0]["parts"][0]["edges"]) - 1
+        for dtype in ("float32", "float64")
+    ]
+    assert bins[0] < bins[1]
+
+
+@pytest.mark.parametrize("unit", [1e-320, 1e-200, 1.0, 1e200, 5e305])
+def test_numbers_are_scaled_however_large_they_are(unit: float) -> None:
+    values = np.array([-100.0, 20, 30, 40, 50]) * unit
+    for encoding in ("standard", "piecewise"):
+        columns = Columns.learn(table_of(a=[*values, None]), "y", encoding=encoding)
+        raw = columns.encode(table_of(a=[*values, None]))[:, 0]
+        expected = (np.array([-100, 20, 30, 40, 50, 30]) - 8) / np.array([-100, 20, 30, 40, 50]).std()
+        np.testing.assert_allclose(raw, expected, rtol=1e-3 if unit < 1e-300 else 1e-6)
+
+
+def test_weights_may_be_of_any_size() -> None:
+    rng = np.random.default_rng(0)
+    a, weights = rng.normal(size=2000), rng.random(2000)
+    table = read_table({"a": a, "b": rng.choice(["r", "g"], 2000), "y": np.sin(3 * a)})
+    expected = Columns.learn(table, "y", weights=weights).to_dict()
+    for power in (-1000, 1020):
+        assert Columns.learn(table, "y", weights=np.ldexp(weights, power)).to_dict() == expected
+
+
+def test_columns_are_encoded_in_groups_like_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    gaps = np.where(rng.random((N, 9)) < 0.3, np.nan, rng.normal(size=(N, 9)))
+    days = [f"1{i % 10}69-0{1 + i % 9}-11 0{i % 7}:30" for i in range(N)]
+    same = [None, *[1.0] * (N - 1)]
+    table = table_of(**{f"x{i}": gaps[:, i] for i in range(9)}, day=days, color=["r", "g", "b"] * 20, same=same)
+    columns = Columns.learn(table, "y")
+    raw, told = columns.encode(table), columns.told(table)
+    for rows in (table, table.take(slice(0, 1)), table.take([])):
+        for at_once in (1, 3 * N, 10**9):
+            monkeypatch.setattr("gradflow.tables.columns._AT_ONCE", at_once)
+            assert columns.encode(rows).tobytes() == raw[: len(rows)].tobytes()
+            assert columns.told(table) == told
+    for i in range(9):
+        alone = Columns.learn(table_of(a=gaps[:, i]), "y").encode(table_of(a=gaps[:, i]))
+        assert alone.tobytes() == raw[:, columns.places[f"x{i}"]].tobytes()
+
+
 def test_missing_numbers_are_the_median_with_an_indicator() -> None:
     columns = learned(a=[1.0, None, 2.0, 30.0, None], b=[1, 2, 3, 4, 6])
     raw = columns.encode(table_of(a=[2.0, None], b=[3, 3]))
@@ -64,7 +124,7 @@ def test_columns_that_tell_nothing_are_left_out_and_told() -> None:
     rng = np.random.default_rng(0)
     table = table_of(
         same=[0.1] * N, word=["x"] * N, row=np.arange(1, N + 1), shuffled=rng.permutation(N), used=rng.normal(size=N),
-        tiny=[1e-200, 2e-200] * (N // 2), late=[None] * (N - 1) + [1.0], words=[None] * (N - 1) + ["a"],
+        late=[None] * (N - 1) + [1.0], words=[None] * (N - 1) + ["a"],
         day=["2024-01-01"] * N,
     )  # fmt: skip
     columns = Columns.learn(table, "y", ignore=["late"], rows=np.arange(N - 1))
@@ -75,7 +135,6 @@ def test_columns_that_tell_nothing_are_left_out_and_told() -> None:
         "word is left out: it is the same in all rows",
         "row is left out: it seems to number the rows",
         "shuffled is left out: it seems to number the rows",
-        "tiny is left out: it is the same in all rows",
         "late is left out: it is ignored",
         "words is left out: it is empty",
         "day is left out: it is the same in all rows",
@@ -150,9 +209,12 @@ def test_levels_are_rare_below_5_rows_and_1_percent(rows: int, count: int, kept:
 
 def test_many_levels_are_an_embedding() -> None:
     texts = [f"level {i % 40}" for i in range(400)]
-    columns = learned(code=texts)
+    columns = Columns.learn(table_of(code=texts), "y", settings=InputSettings(embedding_dim=7))
     assert treatment(columns, "code")["treatment"] == "embedding"
-    assert columns.module(embedding_dim=7).out_features == 7
+    assert columns.module().out_features == columns.out_features == 7
+    columns = Columns.learn(table_of(code=texts), "y", settings=InputSettings(most_one_hot=40))
+    assert treatment(columns, "code")["treatment"] == "one-hot"
+    assert columns.module().out_features == columns.out_features == 40
 
 
 def test_bools_are_two_levels() -> None:
@@ -200,6 +262,42 @@ def test_parts_of_dates_are_those_of_the_calendar() -> None:
     assert [day_text(day) for day in parts["days"][:3]] == ["1969-12-31 18:00:00", "2000-02-29", "2024-07-01 06:30:15"]
 
 
+def test_the_earliest_and_the_latest_dates_are_encoded_and_shown() -> None:
+    dates = np.array(
+        ["0001-01-01", "1582-10-15T00:00:01", "1969-12-31T23:59:59.999999", "9999-12-31"], "datetime64[us]"
+    )
+    ends = np.array([np.iinfo(np.int64).min + 1, np.iinfo(np.int64).max, -1, 0], np.int64).view("datetime64[us]")
+    for values, shown in (
+        (dates, "0001-01-01 to 9999-12-31"),
+        (ends, "-289567-08-09 12:26:40 to 293506-05-25 11:33:20"),
+    ):
+        table = Table([Column("day", "date", np.tile(values, 9)), Column("y", "number", np.arange(36.0))], "here")
+        for encoding in ("standard", "piecewise"):
+            columns = Columns.learn(table, "y", encoding=encoding)
+            raw = columns.encode(table)
+            assert np.isfinite(raw).all()
+            assert len(np.unique(raw[:, 0])) >= 3
+            assert (np.diff(raw[np.argsort(values), 0]) >= 0).all()
+            assert treatment(columns, "day")["values"] == shown
+            assert not columns.told(table)
+
+
+def test_a_part_of_a_table_of_many_levels_is_encoded_like_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    table = Table([
+        Column("c", "text", rng.integers(-1, 100_000, 5000).astype(np.int32), tuple(f"{i:06}" for i in range(100_000))),
+        Column("y", "number", rng.normal(size=5000)),
+    ], "here")  # fmt: skip
+    repeated = table.take(np.repeat(np.arange(800), 6))
+    columns = Columns.learn(repeated, "y")
+    codes = columns.encode(table)[:, 0]
+    assert len(np.unique(codes)) > 700
+    assert [columns.encode(table.take([i])).item() for i in range(0, 5000, 100)] == codes[::100].tolist()
+    told = columns.told(table)
+    assert told == {"c has a level that was rare or absent in training": told.total()}
+    assert told == sum((columns.told(table.take(slice(i, i + 1000))) for i in range(0, 5000, 1000)), type(told)())
+
+
 def test_what_differs_from_training_is_counted() -> None:
     columns = learned(
         age=[20, 30, 41], color=["red", "red", "blue"], gap=[1, None, 3],
@@ -233,9 +331,9 @@ def test_bins_are_for_many_rows(rows: int, encoding: str, expected: str) -> None
     rng = np.random.default_rng(0)
     a = rng.normal(size=rows)
     table = read_table({"a": a, "b": rng.integers(0, 2, rows), "y": np.sin(3 * a)})
-    columns = Columns.learn(table, "y", encoding=encoding)
+    columns = Columns.learn(table, "y", encoding=encoding, settings=InputSettings(width=5))
     assert columns.encoding == expected
-    assert columns.module(width=5).out_features == (10 if expected == "piecewise" else 2)
+    assert columns.module().out_features == columns.out_features == (10 if expected == "piecewise" else 2)
     bins = treatment(columns, "a")["treatment"]
     assert bins == ("64 bins" if rows == 1000 and expected == "piecewise" else bins)
     assert (bins == "standardized") == (expected == "standard")
@@ -332,8 +430,12 @@ def test_wrong_arguments_are_refused_by_name() -> None:
         Columns.learn(table, "y", encoding="bins")
     with pytest.raises(DataError, match="the dict: there are no rows to learn from"):
         Columns.learn(table, "y", rows=[])
-    with pytest.raises(DataError, match="the numbers in column 'age' are too large for their deviation"):
-        learned(age=[1e200, -1e200, 0])
+    with pytest.raises(ValueError, match="dtype must be 'float32' or 'float64'; got 'float16'"):
+        Columns.learn(table, "y", dtype="float16")
+    with pytest.raises(
+        DataError, match=r"column 'age' go from -1e\+308 to 1\.7e\+308, too far for float64: divide them"
+    ):
+        learned(age=[1.7e308, -1e308, 0])
 
 
 def test_another_table_needs_the_columns_and_kinds() -> None:
@@ -411,7 +513,10 @@ def test_from_dict_takes_what_to_dict_gave_and_refuses_other_types() -> None:
         (("columns", 0, "treatment"), "other", "there is no treatment 'other'"),
         (("columns", 0, "parts", 0, "deviation"), 0.0, "deviations are above 0"),
         (("columns", 0, "parts", 0, "edges"), [0.0, 1.0], "either all columns of numbers have bins, or none has"),
-        (("columns", 0, "parts", 0, "edges"), [0.0, 1e-50], "the edges of bins are at least two, and increase"),
+        (("dtype",), "float16", "there are no columns of the dtype 'float16'"),
+        (("settings", "width"), 0, "widths are at least 1, and the limit is above 0"),
+        (("settings", "limit"), 0.0, "widths are at least 1, and the limit is above 0"),
+        (("settings",), {}, "the entry 'width' is missing"),
         (("columns", 0, "parts", 0, "name"), "days", "the numbers of a column of the kind 'number' do not fit it"),
         (("columns", 4, "parts", 0, "name"), "year", "the numbers of a column of the kind 'date Y-m-d' do not fit it"),
         (("columns", 4, "parts", 2, "name"), "weekday (sine)", "the numbers of a column of the kind 'date Y-m-d' do"),

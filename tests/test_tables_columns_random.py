@@ -73,10 +73,11 @@ def test_the_table_learned_from_is_encoded_as_finite_numbers(random_examples: Dr
         assert np.isfinite(raw).all()
         assert sorted(place for places in columns.places.values() for place in places) == list(range(columns.width))
         assert all(what.endswith("was rare or absent in training") for what in columns.told(table))
-        module = columns.module(width=3)
+        module = columns.module()
         with gf.no_grad():
             features = module(gf.tensor(raw))
-        assert features.shape == (len(table), module.out_features)
+        assert features.shape == (len(table), module.out_features) == (len(table), columns.out_features)
+        assert {name: p.shape for name, p in module.named_parameters()} == columns.module_shapes()
         assert np.isfinite(features.numpy()).all()
         targets = columns.targets(table)
         assert len(targets) == len(table)

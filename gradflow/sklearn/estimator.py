@@ -214,7 +214,7 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]
         if classes is not None:
             self.classes_ = classes
         outputs = len(classes) if classes is not None else self._learn_targets(y, weights)
-        columns = learn_columns(table, self._bin_targets(self._targets(y)), weights, self.encoding)
+        columns = learn_columns(table, self._bin_targets(self._targets(y)), weights, self.encoding, self.dtype)
         self._network = Network(columns, device_of(self.device), generator, **self._architecture(outputs))
         self.n_iter_: int = 0
         self.loss_curve_: list[float] = []
@@ -250,7 +250,7 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]
     ) -> Trainer:
         """A trainer on some rows, which validates on others, if there are any."""
         own = self._network
-        x, targets = own.columns.encode(table).astype(own.dtype, copy=False), self._targets(y)
+        x, targets = own.columns.encode(table), self._targets(y)
         targets = targets if targets.dtype.kind == "i" else targets.astype(own.dtype)
         weights = self._all_weights(targets, weights)
 
@@ -347,7 +347,7 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]
         """The outputs of the network for X. Raises NotFittedError before `fit`."""
         check_is_fitted(self)
         own = self._network
-        return own.outputs(own.columns.encode(read_inputs(self, X, known=own)).astype(own.dtype, copy=False))
+        return own.outputs(own.columns.encode(read_inputs(self, X, known=own)))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_network")

@@ -13,7 +13,7 @@ import gradflow as gf
 from gradflow.data.inputs import DataError, listed
 from gradflow.sklearn.network import Network
 from gradflow.tables import Column, Columns, Table, read_table
-from gradflow.tables.columns import NEGLIGIBLE, takes_bins
+from gradflow.tables.columns import takes_bins, weighing
 from gradflow.tables.learning import learn_category, learn_numbers
 from gradflow.tables.options import options_as
 from gradflow.tables.task import Target
@@ -57,26 +57,26 @@ def read_inputs(estimator: Any, X: Any, least: int = 1, known: Network | None = 
 
 
 @options_as("none")
-def learn_columns(table: Table, targets: Array, weights: Array | None, encoding: str) -> Columns:
+def learn_columns(table: Table, targets: Array, weights: Array | None, encoding: str, dtype: str) -> Columns:
     """Return how the columns of X are treated: as `Columns.learn` does, but whole numbers that number the rows stay.
 
     targets: (rows,) or (rows, outputs), as `column_edges` takes them.
     weights: (rows,), above 0; None if they are equal.
-    encoding: one of `gradflow.tables.columns.ENCODINGS`.
+    encoding, dtype: as for `Columns.learn`.
 
     Raises DataError for a column that cannot be used, and if none is left.
     """
     if weights is not None:
-        used = weights > NEGLIGIBLE * weights.mean()
-        table, targets, weights = table.take(used), targets[used], weights[used]
-    known = targets if takes_bins(encoding, table) else None
+        used, weights = weighing(weights)
+        table, targets = table.take(used), targets[used]
+    known = targets if takes_bins(encoding, len(table), len(table.columns)) else None
     treatments = [
         learn_category(column, table.source, weights)
         if column.kind == "text"
-        else learn_numbers(column, table.source, known, weights)
+        else learn_numbers(column, table.source, known, weights, dtype)
         for column in table.columns
     ]
-    columns = Columns(_NO_TARGET, treatments)
+    columns = Columns(_NO_TARGET, treatments, dtype=dtype)
     if not columns.width:
         raise DataError(f"X: there are no columns to learn from: {listed([each.note for each in treatments])}")
     return columns

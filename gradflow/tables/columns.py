@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ import gradflow as gf
 from gradflow.backend.registry import DeviceLike
 from gradflow.data.inputs import DataError, listed
 from gradflow.data.labels import Label
+from gradflow.tables.bins import are_edges
 from gradflow.tables.choices import ENCODINGS
 from gradflow.tables.entries import entries, entry
-from gradflow.tables.inputs import EMBEDDING_DIM, MOST_ONE_HOT, WIDTH, ColumnInputs
+from gradflow.tables.inputs import DEFAULTS, ColumnInputs, InputSettings
 from gradflow.tables.learning import learn_category, learn_numbers, numbers_the_rows
-from gradflow.tables.table import Table, no_column
+from gradflow.tables.scales import Scales, magnitude
+from gradflow.tables.table import Column, Table, no_column
 from gradflow.tables.task import Target, check_kind
 from gradflow.tables.treatments import Category, LeftOut, Numbers, Treatment, treatment_from_dict
 
@@ -32,6 +35,10 @@ PIECEWISE_ROWS, ROWS_OF_A_COLUMN = 1000, 100
 Bins of few rows follow their noise, and many columns are often parts of one thing, such as the pixels of an image.
 """
 
+_DTYPES = ("float32", "float64")
+_EARLIER = InputSettings(width=24, embedding_dim=16, most_one_hot=32, limit=10.0)  # of files that do not tell them
+_AT_ONCE = 1 << 18  # the numbers that are scaled at once: few enough for the cache
+
 
 class Columns:
     """How the columns of a table become the inputs and targets of a network.
@@ -44,6 +51,7 @@ class Columns:
     kinds: what `read_table` needs to read the inputs in another file. target_kind: the same for the target.
     width: the number of raw columns. places: for each column that is used, its raw columns.
     encoding: of numbers, "piecewise" or "standard".
+    settings, dtype: of the first module of the network. out_features: how many features it makes of the raw columns.
     notes: the task, what is left out and why, and what dates became; one sentence each.
 
     >>> from gradflow.tables import Columns, read_table
@@ -60,7 +68,13 @@ class Columns:
     4
     """
 
-    def __init__(self, target: Target, treatments: Sequence[Treatment]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        treatments: Sequence[Treatment],
+        settings: InputSettings = DEFAULTS,
+        dtype: str = "float32",
+    ) -> None:
         self._target, self._treatments = target, tuple(treatments)
         self._used = [treatment for treatment in treatments if not isinstance(treatment, LeftOut)]
         self.task, self.target, self.classes, self.outputs = target.task, target.name, target.classes, target.outputs
@@ -68,9 +82,10 @@ class Columns:
         self.kinds = {treatment.name: treatment.kind for treatment in self._used}
         self.target_kind = {target.name: target.kind}
         self.notes = (target.note, *(treatment.note for treatment in treatments if treatment.note))
+        self.settings, self.dtype = settings, dtype
         self._widths = [sum(treatment.widths[block] for treatment in self._used) for block in range(3)]
         self.width = sum(self._widths)
-        starts = [0, self._widths[0], self._widths[0] + self._widths[1]]
+        starts = [0, *accumulate(self._widths[:2])]
         self.places: dict[str, tuple[int, ...]] = {}
         for treatment in self._used:
             own: list[int] = []
@@ -78,10 +93,14 @@ class Columns:
                 own += range(starts[block], starts[block] + count)
                 starts[block] += count
             self.places[treatment.name] = tuple(own)
-        self._edges = [
-            part.edges for treatment in self._used if isinstance(treatment, Numbers) for part in treatment.parts
-        ]
+        self._numbers = [treatment for treatment in self._used if isinstance(treatment, Numbers)]
+        self._categories = [treatment for treatment in self._used if isinstance(treatment, Category)]
+        parts = [part for treatment in self._numbers for part in treatment.parts]
+        self._scales, self._edges = Scales(parts, dtype), [part.edges for part in parts]
         self.encoding = "piecewise" if any(self._edges) else "standard"
+        of_numbers = settings.width if self.encoding == "piecewise" else 1
+        of_levels = [n if n <= settings.most_one_hot else settings.embedding_dim for n in self._levels]
+        self.out_features = len(parts) * of_numbers + self._widths[1] + sum(of_levels)
 
     def __repr__(self) -> str:
         return f"Columns({len(self._used)} columns to predict {self.target!r}, {self.task}, {self.encoding})"
@@ -97,6 +116,8 @@ class Columns:
         encoding: str = "auto",
         rows: Any = None,
         weights: Any = None,
+        settings: InputSettings = DEFAULTS,
+        dtype: str = "float32",
     ) -> Columns:
         """Return how the columns of a table are treated.
 
@@ -111,6 +132,8 @@ class Columns:
         rows: the indices of the rows to learn from (default: all).
         weights: one number of at least 0 for each of `rows` (default: equal). Of rows of weight
             0, only the classes are learned.
+        settings: the widths of the features that `module` makes, see `gradflow.tables.inputs.InputSettings`.
+        dtype: "float32" (default) or "float64", of the network. Numbers that it cannot tell apart are in one bin.
 
         Numbers are centered and scaled; missing ones become the median, and an indicator tells of them if training had
         any. Texts become codes: rare levels share one, levels that training did not have get it, too, and missing is a
@@ -123,6 +146,8 @@ class Columns:
         """
         if encoding not in ENCODINGS:
             raise ValueError(f"encoding must be {', '.join(map(repr, ENCODINGS))}; got {encoding!r}")
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype must be {' or '.join(map(repr, _DTYPES))}; got {dtype!r}")
         categorical, ignore = set(categorical), set(ignore)
         for name in [target, *categorical, *ignore]:
             if name not in table:
@@ -132,10 +157,9 @@ class Columns:
             raise DataError(f"{table.source}: there are no rows to learn from")
         learned = Target.learn(table, target, task)
         if weights is not None:
-            weights = _checked_weights(weights, len(table))
-            used = weights > NEGLIGIBLE * weights.mean()
-            table, weights = table.take(used), weights[used]
-        bins = takes_bins(encoding, table)
+            used, weights = weighing(_checked_weights(weights, len(table)))
+            table = table.take(used)
+        bins = takes_bins(encoding, len(table), len({*table.names} - ignore) - 1)
         targets = _targets_of_bins(learned, table) if bins else None
         treatments: list[Treatment] = []
         numbering = {column.name for column in table.columns if numbers_the_rows(column)} - categorical
@@ -151,25 +175,48 @@ class Columns:
             elif column.kind == "text" or column.name in categorical:
                 treatments.append(learn_category(column, table.source, weights))
             else:
-                treatments.append(learn_numbers(column, table.source, targets, weights))
-        made = cls(learned, treatments)
+                treatments.append(learn_numbers(column, table.source, targets, weights, dtype))
+        made = cls(learned, treatments, settings, dtype)
         if not made.width:
             reasons = listed([treatment.note for treatment in treatments if treatment.note])
             raise DataError(f"{table.source}: there are no columns to learn from{': ' * bool(reasons)}{reasons}")
         return made
 
-    def encode(self, table: Table) -> npt.NDArray[np.float32]:
-        """Return the raw columns of a table, float32 (rows, width), for `module`: finite numbers, indicators, codes.
+    def encode(self, table: Table) -> Array:
+        """Return the raw columns of a table, (rows, width) of `dtype`, for `module`: finite numbers, indicators, codes.
 
         Columns may be in any order, and there may be more. Raises DataError for one that is missing, or of another
         kind than in training: `read_table` takes `kinds`.
         """
-        raw = np.empty((len(table), self.width), np.float32)
-        for treatment in self._used:
-            column = table[treatment.name]
-            check_kind(column, treatment.kind, table.source)
-            raw[:, self.places[treatment.name]] = treatment.encode(column)
+        columns = self._columns(table)
+        raw = np.empty((len(table), self.width), self.dtype)
+        numbers, indicators, _ = self._widths
+        for places, values in self._values(columns):
+            raw[:, places] = self._scales.apply(values, places).T
+        with_gaps = [treatment for treatment in self._numbers if treatment.missing]
+        for place, treatment in enumerate(with_gaps, numbers):
+            raw[:, place] = columns[treatment.name].missing
+        for place, category in enumerate(self._categories, numbers + indicators):
+            raw[:, place] = category.codes(columns[category.name])
         return raw
+
+    def _columns(self, table: Table) -> dict[str, Column]:
+        """Return the columns that are used, checked."""
+        columns = {treatment.name: table[treatment.name] for treatment in self._used}
+        for treatment in self._used:
+            check_kind(columns[treatment.name], treatment.kind, table.source)
+        return columns
+
+    def _values(self, columns: Mapping[str, Column]) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+        """Yield the numbers of some columns after others, (numbers, rows), and their places."""
+        values: list[npt.NDArray[np.float64]] = []
+        start = 0
+        for treatment in self._numbers:
+            values += treatment.numbers(columns[treatment.name])
+            if values and (treatment is self._numbers[-1] or len(values) * len(values[0]) >= _AT_ONCE):
+                yield slice(start, start + len(values)), np.concatenate(values).reshape(len(values), -1)
+                start += len(values)
+                values = []
 
     def targets(self, table: Table) -> Array:
         """Return the targets of a table: codes of classes, int64 (rows,), or values, float64 (rows, 1).
@@ -196,33 +243,43 @@ class Columns:
         1 a is missing, which it never was in training, and counts as 2
         """
         found: Counter[str] = Counter()
+        columns = self._columns(table)
+        outside, missing = np.zeros((2, self._widths[0]), np.int64)
+        for places, values in self._values(columns):
+            outside[places] = self._scales.outside(values, places).sum(axis=1)
+            missing[places] = np.isnan(values).sum(axis=1)
         for treatment in self._used:
-            found += treatment.told(table[treatment.name])
+            first = self.places[treatment.name][0]
+            if isinstance(treatment, Category):
+                found.update(treatment.told(columns[treatment.name]))
+            elif treatment.parts and (outside[first] or missing[first]):
+                found.update(treatment.told(int(outside[first]), int(missing[first])))
         return found
 
     def module(
-        self,
-        width: int = WIDTH,
-        embedding_dim: int = EMBEDDING_DIM,
-        device: DeviceLike | None = None,
-        dtype: Any = None,
-        generator: gf.Generator | None = None,
+        self, device: DeviceLike | None = None, dtype: Any = None, generator: gf.Generator | None = None
     ) -> ColumnInputs:
-        """Return a new first module of a network, from raw columns to features; the arguments are its own."""
-        levels = [treatment.count for treatment in self._used if isinstance(treatment, Category)]
+        """Return a new first module of a network, from raw columns to features.
+
+        dtype: of its parameters (default, that of the raw columns). device, generator: as for `gradflow.nn.Linear`.
+        """
         edges = self._edges if self.encoding == "piecewise" else None
         numbers, indicators, _ = self._widths
-        return ColumnInputs(numbers, indicators, levels, edges, width, embedding_dim, device, dtype, generator)
+        how: Any = (device, dtype or self.dtype, generator)
+        return ColumnInputs(numbers, indicators, self._levels, edges, self.settings, *how)
 
-    def module_shapes(self, width: int = WIDTH, embedding_dim: int = EMBEDDING_DIM) -> dict[str, tuple[int, ...]]:
+    @property
+    def _levels(self) -> list[int]:
+        return [category.count for category in self._categories]
+
+    def module_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter of `module` by its name, without making it."""
         shapes: dict[str, tuple[int, ...]] = {}
         if self.encoding == "piecewise":
-            numbers, bins = len(self._edges), max(map(len, self._edges)) - 1
+            numbers, bins, width = len(self._edges), max(map(len, self._edges)) - 1, self.settings.width
             shapes |= {"linear.weight": (numbers, bins, width), "linear.bias": (numbers, width)}
-        counts = [treatment.count for treatment in self._used if isinstance(treatment, Category)]
-        embedded = sum(count for count in counts if count > MOST_ONE_HOT)
-        return shapes | ({"embed.weight": (embedded, embedding_dim)} if embedded else {})
+        embedded = sum(count for count in self._levels if count > self.settings.most_one_hot)
+        return shapes | ({"embed.weight": (embedded, self.settings.embedding_dim)} if embedded else {})
 
     def describe(self) -> list[dict[str, str]]:
         """Return the columns as they are understood, also those left out, in the order of the table.
@@ -232,7 +289,7 @@ class Columns:
         """
         told = []
         for treatment in self._treatments:
-            how, values = treatment.described()
+            how, values = treatment.described(self.settings.most_one_hot)
             missing = "" if isinstance(treatment, LeftOut) else f"{treatment.missing:,}"
             kind = treatment.kind.partition(" ")[0]
             told.append(
@@ -243,7 +300,8 @@ class Columns:
     def to_dict(self) -> dict[str, Any]:
         """Return all of this as plain numbers, texts, dicts and lists, as JSON has them, without loss."""
         columns = [treatment.to_dict() for treatment in self._treatments]
-        return {"kind": "columns", "target": self._target.to_dict(), "columns": columns}
+        own = {"settings": vars(self.settings).copy(), "dtype": self.dtype}
+        return {"kind": "columns", "target": self._target.to_dict(), "columns": columns, **own}
 
     @classmethod
     def from_dict(cls, tree: Any) -> Columns:
@@ -252,7 +310,11 @@ class Columns:
             if entry(tree, "kind", str) != "columns":
                 raise ValueError(f"of the kind {tree['kind']!r}")
             treatments = [treatment_from_dict(column) for column in entries(tree, "columns", dict)]
-            made = cls(Target.from_dict(entry(tree, "target", dict)), treatments)
+            settings = InputSettings.from_dict(tree["settings"]) if "settings" in tree else _EARLIER
+            dtype = entry({"dtype": _DTYPES[0], **tree}, "dtype", str)
+            if dtype not in _DTYPES:
+                raise ValueError(f"there are no columns of the dtype {dtype!r}")
+            made = cls(Target.from_dict(entry(tree, "target", dict)), treatments, settings, dtype)
             names = [made.target, *(treatment.name for treatment in treatments)]
             if len(set(names)) < len(names):
                 raise ValueError("two columns have the same name")
@@ -260,15 +322,30 @@ class Columns:
                 raise ValueError("there are no columns to learn from")
             if any(made._edges) and not all(made._edges):
                 raise ValueError("either all columns of numbers have bins, or none has")
+            if not all(are_edges(edges, dtype) for edges in made._edges if edges):
+                raise ValueError(f"the edges of bins are at least two, and increase as {dtype}")
         except ValueError as error:
             raise ValueError(f"these are not the columns of a table: {error}") from None
         return made
 
 
-def takes_bins(encoding: str, table: Table) -> bool:
-    """Whether the numbers of a training table are encoded by bins. encoding: one of `ENCODINGS`."""
-    enough = len(table) >= max(PIECEWISE_ROWS, ROWS_OF_A_COLUMN * len(table.columns))
+def takes_bins(encoding: str, rows: int, columns: int) -> bool:
+    """Whether numbers are encoded by bins, with so many training rows and columns. encoding: one of `ENCODINGS`."""
+    enough = rows >= max(PIECEWISE_ROWS, ROWS_OF_A_COLUMN * columns)
     return encoding == "piecewise" or (encoding == "auto" and enough)
+
+
+def weighing(weights: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Return which rows have a weight that counts, and the weights of these rows, in a unit that no sum overflows.
+
+    >>> import numpy as np
+    >>> from gradflow.tables.columns import weighing
+    >>> weighing(np.array([3e300, 1.0, 0.0, 2e300]))[0]
+    array([ True, False, False,  True])
+    """
+    weights = weights / magnitude(weights)
+    used = weights > NEGLIGIBLE * weights.mean()
+    return used, weights[used]
 
 
 def sentences(found: Counter[str], rows: int) -> list[str]:

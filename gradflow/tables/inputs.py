@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import gradflow as gf
 from gradflow.backend.registry import DeviceLike
+from gradflow.tables.entries import entry
 
-MOST_ONE_HOT = 32
-"""Columns of categories with at most so many levels become one-hot, those with more an embedding."""
-WIDTH, EMBEDDING_DIM = 24, 16
-"""The features of each column of numbers that has bins, and of each embedding, by default."""
-LIMIT = 10.0
-"""Numbers that are not encoded in bins are clipped to so many standard deviations."""
+
+@dataclass(frozen=True)
+class InputSettings:
+    """How `ColumnInputs` makes features of columns.
+
+    width: the features of each column of numbers that has bins (default 24).
+    embedding_dim: the features of each column of categories that is embedded (default 16).
+    most_one_hot: columns of categories with at most so many levels become one-hot, those with more are embedded
+        (default 32).
+    limit: numbers that have no bins are clipped to so many standard deviations (default 10.0).
+    """
+
+    width: int = 24
+    embedding_dim: int = 16
+    most_one_hot: int = 32
+    limit: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.embedding_dim < 1 or self.most_one_hot < 0 or not self.limit > 0:
+            raise ValueError(f"widths are at least 1, and the limit is above 0; got {self}")
+
+    @classmethod
+    def from_dict(cls, tree: Any) -> InputSettings:
+        """Return the settings of a dict of them. Raises ValueError for anything else."""
+        sizes = {name: entry(tree, name, int) for name in ("width", "embedding_dim", "most_one_hot")}
+        return cls(**sizes, limit=entry(tree, "limit", float))
+
+
+DEFAULTS = InputSettings()
+"""The settings that new models have."""
 
 
 class ColumnInputs(gf.nn.Module):
@@ -25,10 +51,8 @@ class ColumnInputs(gf.nn.Module):
     levels: for each column of categories, which come last, the number of its levels (default: no such columns). Its
         values are the codes 0, 1, ..., levels - 1, as floats.
     edges: for each column of numbers, the edges of its bins. Numbers then become relu(W e + b), where e is their
-        `PiecewiseLinear` encoding, and W and b belong to their column. None (default): they are clipped to `LIMIT`.
-    width: the features of each column of numbers that has edges (default 24).
-    embedding_dim: the features of each column of categories with more than `MOST_ONE_HOT` levels (default 16); columns
-        with fewer become one-hot.
+        `PiecewiseLinear` encoding, and W and b belong to their column. None (default): they are clipped.
+    settings: the widths of these features; see `InputSettings`.
     device, dtype, generator: as for `gradflow.nn.Linear`.
 
     Gorishniy et al. 2022, "On Embeddings for Numerical Features in Tabular Deep Learning", section 3.
@@ -46,30 +70,29 @@ class ColumnInputs(gf.nn.Module):
         indicators: int = 0,
         levels: Sequence[int] = (),
         edges: Sequence[Sequence[float]] | None = None,
-        width: int = WIDTH,
-        embedding_dim: int = EMBEDDING_DIM,
+        settings: InputSettings = DEFAULTS,
         device: DeviceLike | None = None,
         dtype: Any = None,
         generator: gf.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.numbers = numbers
+        self.numbers, self.limit = numbers, settings.limit
         self.columns = numbers + indicators + len(levels)
         self.out_features = numbers
         self.encode = self.linear = self.embed = None
         if edges:
             self.encode = gf.nn.PiecewiseLinear(edges, device, dtype)
-            self.linear = gf.nn.ColumnLinear(numbers, self.encode.bins, width, True, device, dtype, generator)
-            self.out_features = numbers * width
+            self.linear = gf.nn.ColumnLinear(numbers, self.encode.bins, settings.width, True, device, dtype, generator)
+            self.out_features = numbers * settings.width
         places = {numbers + i: [1] for i in range(indicators)}  # for each column, the values that have a feature
         embedded = []
         for i, count in enumerate(levels, numbers + indicators):
-            if count <= MOST_ONE_HOT:
+            if count <= settings.most_one_hot:
                 places[i] = list(range(count))
             else:
                 embedded.append((i, count))
         hot = [(column, value) for column, values in places.items() for value in values]
-        self.out_features += len(hot) + len(embedded) * embedding_dim
+        self.out_features += len(hot) + len(embedded) * settings.embedding_dim
         where: Any = {"dtype": "int64", "device": device}
         taken = [column for column, _ in [*hot, *embedded]]
         self.register_buffer("taken", gf.tensor(taken, **where) if taken else None)
@@ -77,7 +100,7 @@ class ColumnInputs(gf.nn.Module):
         starts = [0, *accumulate(count for _, count in embedded)]
         self.register_buffer("embedded_starts", gf.tensor(starts[:-1], **where) if embedded else None)
         if embedded:
-            self.embed = gf.nn.Embedding(starts[-1], embedding_dim, device, dtype, generator)
+            self.embed = gf.nn.Embedding(starts[-1], settings.embedding_dim, device, dtype, generator)
 
     def forward(self, x: gf.Tensor) -> gf.Tensor:
         """x: (rows, columns); the result: (rows, out_features)."""
@@ -85,7 +108,7 @@ class ColumnInputs(gf.nn.Module):
         if self.numbers:
             numbers = x[:, : self.numbers]
             if self.encode is None or self.linear is None:
-                parts.append(gf.clip(numbers, -LIMIT, LIMIT))
+                parts.append(gf.clip(numbers, -self.limit, self.limit))
             else:
                 parts.append(_flat(gf.relu(self.linear(self.encode(numbers)))))
         if self.taken is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from gradflow.data.inputs import DataError
 from gradflow.tables.bins import column_edges
 from gradflow.tables.options import option
+from gradflow.tables.scales import Scales, magnitude
 from gradflow.tables.table import Column
 from gradflow.tables.treatments import Category, LeftOut, Numbers, Part, Treatment, as_texts, numbers_of
 
@@ -21,17 +23,18 @@ MOST_BINS = 64
 IDENTIFIER_ROWS = 50
 """From so many rows on, texts of which nearly all differ are refused, and numbers that number the rows left out."""
 _NEARLY_ALL = 0.9
+_SMALLEST = 5e-324  # deviations are above 0
 _RARE = 5
 _RARE_SHARE = 0.01
 
 
-def learn_numbers(column: Column, source: str, targets: Array | None, weights: Floats | None) -> Treatment:
+def learn_numbers(column: Column, source: str, targets: Array | None, weights: Floats | None, dtype: str) -> Treatment:
     """Return the treatment of numbers or dates.
 
     source: for messages. targets: those of `column_edges`, for bins; None for no bins.
-    weights: of the rows, above 0; None if they are equal.
+    weights: of the rows, above 0; None if they are equal. dtype: of what the bins are for, see `Columns.learn`.
 
-    Raises DataError for numbers that are too large for their deviation.
+    Raises DataError for numbers whose differences are infinite.
     """
     there = ~column.missing
     missing = int((~there).sum())
@@ -41,13 +44,16 @@ def learn_numbers(column: Column, source: str, targets: Array | None, weights: F
         weights = None if weights is None else weights[there]
         targets = None if targets is None else targets[there]
     learned = []
-    for name, values in numbers_of(column.take(there) if missing else column).items():
-        part = _learn_part(name, values, targets, weights)
-        if part is not None and not np.isfinite(part.deviation):
+    for name, values in numbers_of(column.kind, column.values[there] if missing else column.values).items():
+        low, high = float(values.min()), float(values.max())
+        if not np.isfinite(high - low):
             raise DataError(
-                f"{source}: the numbers in column {column.name!r} are too large for their deviation: divide them first"
+                f"{source}: the numbers in column {column.name!r} go from {low:g} to {high:g}, too far for float64: "
+                "divide them first"
             )
-        learned += [part] if part else []
+        if low < high:
+            part = Part(name, *_scale(values, weights), low=low, high=high)
+            learned.append(part if targets is None else _with_bins(part, values, targets, weights, dtype))
     if not learned and not missing:
         return LeftOut(column.name, column.reads_as, "it is the same in all rows")
     return Numbers(column.name, column.reads_as, tuple(learned), missing)
@@ -100,19 +106,20 @@ def numbers_the_rows(column: Column) -> bool:
     return bool(within and len(np.unique(values)) == n)
 
 
-def _learn_part(name: str, values: Floats, targets: Array | None, weights: Floats | None) -> Part | None:
-    """Return the scale and the bins of numbers without gaps, None if they are all equal."""
-    low, high = float(values.min()), float(values.max())
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = float(np.average(values, weights=weights))
-        deviation = float(np.sqrt(np.average(np.square(values - mean), weights=weights)))
-    if low == high or not deviation:
-        return None
-    part = Part(name, _median(values, weights), mean, deviation, low, high)
-    if targets is None or not np.isfinite(deviation):
-        return part
-    edges = column_edges(part.scaled(values), targets, MOST_BINS, max(2, len(values) // 1000), weights)
-    return Part(**{**vars(part), "edges": tuple(edges.tolist())})
+def _scale(values: Floats, weights: Floats | None) -> tuple[float, float, float]:
+    """Return the median, the mean and the deviation of numbers without gaps, which are not all equal."""
+    unit = magnitude(values)
+    values = values / unit
+    mean = np.average(values, weights=weights)
+    deviation = np.sqrt(np.average(np.square(values - mean), weights=weights))
+    return _median(values, weights) * unit, float(mean * unit), max(float(deviation * unit), _SMALLEST)
+
+
+def _with_bins(part: Part, values: Floats, targets: Array, weights: Floats | None, dtype: str) -> Part:
+    """Return a part with the bins that are learned of its values."""
+    scaled = Scales([part], dtype).apply(values[None])[0]
+    edges = column_edges(scaled, targets, MOST_BINS, max(2, len(values) // 1000), weights)
+    return replace(part, edges=tuple(edges.tolist()))
 
 
 def _median(values: Floats, weights: Floats | None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ class Column:
 
         rows: their indices, a slice, or a bool for each row.
         """
-        return replace(self, values=self.values[rows])
+        return Column(self.name, self.kind, self.values[rows], self.levels, self.layout)
 
 
 def text_column(name: str, codes: Array, levels: Sequence[str]) -> Column:
@@ -150,4 +150,6 @@ class Table:
 
         rows: their indices, a slice, or a bool for each row.
         """
+        if not isinstance(rows, slice) and len(rows):
+            rows = np.asarray(rows)
         return Table([column.take(rows) for column in self.columns], self.source, self.notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,11 @@ import numpy.typing as npt
 
 from gradflow.tables.date_parts import DAYS, PARTS, day_text, parts_of_dates
 from gradflow.tables.entries import entries, entry
-from gradflow.tables.inputs import MOST_ONE_HOT
 from gradflow.tables.table import KINDS, Column
 from gradflow.tables.typed import TypedColumn
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
-Raw = npt.NDArray[np.float32]
-
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -39,18 +36,6 @@ class Part:
     high: float
     edges: tuple[float, ...] = ()
 
-    def scaled(self, values: Floats) -> Raw:
-        """Return numbers (rows,), NaN where they are missing, on the scale.
-
-        They are centered in float64. With bins, numbers beyond the range count as its ends.
-        """
-        values = np.where(np.isnan(values), self.median, values)
-        if self.edges:
-            values = np.clip(values, self.low, self.high)
-        with np.errstate(over="ignore"):
-            scaled = (values - self.mean) / self.deviation
-        return np.clip(scaled, -_LARGEST, _LARGEST).astype(np.float32)
-
     def to_dict(self) -> dict[str, Any]:
         """Return this as plain texts, numbers and lists."""
         return {**vars(self), "edges": list(self.edges)}
@@ -64,10 +49,6 @@ class Part:
             raise ValueError(f"dates have no part {name!r}")
         if not (numbers["deviation"] > 0 and numbers["low"] <= numbers["high"]):
             raise ValueError("deviations are above 0, and ranges do not decrease")
-        with np.errstate(over="ignore"):
-            single = np.array(edges, np.float32)
-        if edges and (len(edges) < 2 or not np.isfinite(single).all() or not (single[1:] > single[:-1]).all()):
-            raise ValueError("the edges of bins are at least two, and increase as float32")
         return cls(name=name, edges=edges, **numbers)
 
 
@@ -96,30 +77,28 @@ class Numbers:
         parts = list(dict.fromkeys(part.name.partition(" (")[0] for part in self.parts))
         return f"{self.name} is taken apart: {', '.join(parts)}" if self.kind.startswith("date") else ""
 
-    def encode(self, column: Column) -> Raw:
-        """Return the numbers (rows, parts), and the indicator, if there is one, in another column."""
-        values = numbers_of(column)
-        made = [part.scaled(values[part.name]) for part in self.parts]
-        made += [column.missing.astype(np.float32)] if self.missing else []
-        return np.stack(made, axis=1)
+    def numbers(self, column: Column) -> list[Floats]:
+        """Return the numbers (rows,) of each part, not scaled; NaN where they are missing."""
+        if not self.parts:
+            return []
+        values = numbers_of(column.kind, column.values)
+        return [values[part.name] for part in self.parts]
 
-    def told(self, column: Column) -> Counter[str]:
-        """Return in how many rows this column is otherwise than in training, for each way."""
+    def told(self, outside: int, missing: int) -> Counter[str]:
+        """Return in how many rows this column is otherwise than in training, for each way.
+
+        outside, missing: in how many rows its first part is outside of its range, or missing.
+        """
         found: Counter[str] = Counter()
-        if self.parts:
-            first = self.parts[0]
-            values = numbers_of(column)[first.name]
-            outside = int(((values < first.low) | (values > first.high)).sum())
+        if outside:
             found[f"{self.name} is outside of the training range, {self._range}"] = outside
-            if not self.missing:
-                median = self._shown(first.median)
-                found[f"{self.name} is missing, which it never was in training, and counts as {median}"] = int(
-                    column.missing.sum()
-                )
-        return +found
+        if missing and not self.missing:
+            median = self._shown(self.parts[0].median)
+            found[f"{self.name} is missing, which it never was in training, and counts as {median}"] = missing
+        return found
 
-    def described(self) -> tuple[str, str]:
-        """Return how the column is treated, and its values."""
+    def described(self, most_one_hot: int) -> tuple[str, str]:
+        """Return how the column is treated, and its values. most_one_hot: see `InputSettings`."""
         bins = sorted({len(part.edges) - 1 for part in self.parts if part.edges})
         treatment = "standardized" if self.parts else "indicator of missing values"
         if bins:
@@ -177,36 +156,47 @@ class Category:
         """The number of codes."""
         return len(self.levels) + self.rare
 
-    def encode(self, column: Column) -> Raw:
-        """Return the codes (rows, 1)."""
+    @cached_property
+    def _code(self) -> dict[str | None, int]:
+        """The code of each level."""
+        return {level: code for code, level in enumerate(self.levels, self.rare)}
+
+    def codes(self, column: Column) -> Array:
+        """Return the codes, whole numbers (rows,)."""
+        codes = self._codes(column)
+        return np.maximum(codes, 0, out=codes)
+
+    def _codes(self, column: Column) -> npt.NDArray[np.int64]:
+        """Return the codes, -1 for levels that have none, -2 for missing values that have none."""
         texts = as_texts(column)
-        place = {level: code for code, level in enumerate(self.levels, self.rare)}
-        codes = np.array([place.get(level, 0) for level in (*texts.levels, None)], np.float32)
-        return codes[texts.values][:, None]
+        codes = np.empty(len(texts.levels) + 1, np.int64)
+        for level in np.flatnonzero(np.bincount(texts.values + 1)) - 1:  # a part of a table may have few of its levels
+            codes[level] = self._code.get(texts.levels[level], -1) if level >= 0 else self._code.get(None, -2)
+        return codes[texts.values]
 
     def told(self, column: Column) -> Counter[str]:
         """Return in how many rows this column is otherwise than in training, for each way."""
-        texts, known = as_texts(column), set(self.levels)
-        unknown = np.array([level not in known for level in texts.levels] + [False])
-        found = Counter(
-            {f"{self.name} has a level that was rare or absent in training": int(unknown[texts.values].sum())}
+        codes, what = self._codes(column), "a rare level" if self.rare else repr(self.levels[0])
+        return +Counter(
+            {
+                f"{self.name} has a level that was rare or absent in training": int((codes == -1).sum()),
+                f"{self.name} is missing, which it never was in training, and counts as {what}": int(
+                    (codes == -2).sum()
+                ),
+            }
         )
-        if None not in known:
-            what = "a rare level" if self.rare else repr(self.levels[0])
-            count = int((texts.values < 0).sum())
-            found[f"{self.name} is missing, which it never was in training, and counts as {what}"] = count
-        return +found
 
-    def described(self) -> tuple[str, str]:
-        """Return how the column is treated, and its values."""
+    def described(self, most_one_hot: int) -> tuple[str, str]:
+        """Return how the column is treated, and its values. most_one_hot: see `InputSettings`."""
         levels = sorted(level for level in self.levels if level is not None)
         levels += ["rare ones"] * self.rare + ["missing"] * (None in self.levels)
         shown = ", ".join(levels[:10]) + ", ..." * (len(levels) > 10)
-        return "one-hot" if self.count <= MOST_ONE_HOT else "embedding", f"{len(levels)} levels: {shown}"
+        return "one-hot" if self.count <= most_one_hot else "embedding", f"{len(levels)} levels: {shown}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return this as plain texts, numbers and lists."""
-        return {"treatment": "category", **vars(self), "levels": list(self.levels)}
+        plain = {"name": self.name, "kind": self.kind, "levels": list(self.levels), "rare": self.rare}
+        return {"treatment": "category", **plain, "missing": self.missing}
 
     @classmethod
     def from_dict(cls, tree: Any) -> Category:
@@ -236,7 +226,7 @@ class LeftOut:
         """What the user should know, one sentence."""
         return f"{self.name} is left out: {self.reason}"
 
-    def described(self) -> tuple[str, str]:
+    def described(self, most_one_hot: int) -> tuple[str, str]:
         """Return how the column is treated, and its values."""
         return "left out", self.reason
 
@@ -270,9 +260,9 @@ def _kind(tree: Any) -> str:
     return kind
 
 
-def numbers_of(column: Column) -> dict[str, Floats]:
-    """Return the numbers of a column, by the names of their parts; NaN where they are missing."""
-    return parts_of_dates(column.values) if column.kind == "date" else {"": column.values}
+def numbers_of(kind: str, values: Array) -> dict[str, Floats]:
+    """Return the numbers of a column of numbers or dates, by the names of their parts; NaN where they are missing."""
+    return parts_of_dates(values) if kind == "date" else {"": values}
 
 
 def as_texts(column: Column) -> Column:

@@ -9,7 +9,6 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -65,7 +64,7 @@ class Inputs(Protocol):
     def told(self, part: Any) -> Counter[str]:
         """Return what is in a part that was not in training, and in how many samples."""
 
-    def encode(self, part: Any, rows: slice) -> npt.NDArray[np.float32]:
+    def encode(self, part: Any, rows: slice) -> Array:
         """Return some of the inputs in a part as the network takes them."""
 
     def model(self, sizes: Sequence[int], activation: str, dropout: float, **how: Any) -> gf.nn.Module:
@@ -183,10 +182,10 @@ class TableInputs:
         """The raw columns."""
         return self.learned.width
 
-    @cached_property
+    @property
     def width(self) -> int:
         """The features that become of the raw columns."""
-        return self.learned.module(generator=gf.Generator(0), device="cpu").out_features
+        return self.learned.out_features
 
     def describe(self) -> list[str]:
         """Return the task and how it is changed, and the columns by their kinds."""
@@ -211,7 +210,7 @@ class TableInputs:
         """Return what `Columns.told` does."""
         return self.learned.told(part)
 
-    def encode(self, part: Table, rows: slice) -> npt.NDArray[np.float32]:
+    def encode(self, part: Table, rows: slice) -> Array:
         """Return some rows as raw columns."""
         return self.learned.encode(part.take(rows))
 
