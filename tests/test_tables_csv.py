@@ -158,6 +158,11 @@ REFUSED = {
         ["line 2", "'31.12.23' seems to be a date", "categorical=['d']"],
     ),
     "months as words": ("d\n31-Dec-2023\nJanuary 1 2024\n", ["line 2", "seems to be a date"]),
+    "dates in two forms, far apart": (
+        "d\n" + "2024-01-31\n" * 20_000 + "31.12.2023\n",
+        ["line 20002", "line 2,", "two forms"],
+    ),
+    "the year 0": ("d\n0000-01-01\n2024-02-01\n2024-02-03\n", ["line 2", "not a date", "2 of 3"]),
     "times": ("d\n10:30\n11:30:05\n", ["line 2", "'10:30' seems to be a date or a time"]),
     "names of time zones": ("d\n2024-01-31 10:00 CET\n2024-01-31 11:00 CET\n", ["line 2", "seems to be a date"]),
     "quarters and weeks": ("d\n2024-Q1\n2024-W01\nQ1 2024\n", ["line 2", "'2024-Q1' seems to be a date"]),

@@ -294,15 +294,13 @@ def test_parts_of_a_parquet_file_take_little_memory(row_group_size: int, pa: Any
     """However large the file and its row groups are."""
     numbers = np.random.default_rng(0).normal(size=500_000)
     path = parquet({"a": numbers, "b": numbers}, row_group_size=row_group_size, use_dictionary=False)
-    usual, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.system_memory_pool())
-    pa.set_memory_pool(pool)
-    try:
-        parts = sum(1 for _ in read_chunks(path, {"a": "number", "b": "number"}, rows=10_000))
-    finally:
-        pa.set_memory_pool(usual)
-    assert parts == 50
+    before, taken = pa.total_allocated_bytes(), list[int]()
+    for part in read_chunks(path, {"a": "number", "b": "number"}, rows=10_000):
+        assert len(part) == 10_000
+        taken.append(pa.total_allocated_bytes() - before)
+    assert len(taken) == 50
     assert path.stat().st_size > 8_000_000
-    assert pool.max_memory() < 4_000_000
+    assert max(taken) < 4_000_000
 
 
 def test_a_date_that_microseconds_do_not_hold_is_refused(pa: Any, parquet: Callable[..., Path]) -> None:

@@ -23,6 +23,7 @@ from gradflow.tables.numbers import (
     read_number,
     split_sign,
     unit_of,
+    with_points,
 )
 from gradflow.tables.options import option
 from gradflow.tables.table import Column, text_column
@@ -177,10 +178,11 @@ class NumberCells(Cells):
         """Return the numbers if Python's `float` reads all cells as `read_number` does, else None."""
         if "_" in text or not text.isascii():
             return None
-        if self.comma:
-            if "." in text or "\n" in text:
+        if self.comma or "," in text:
+            plain = with_points(cells, self.comma)
+            if plain is None:
                 return None
-            cells = "\n".join(cells).replace(",", ".").split("\n")
+            cells = plain
         try:
             return np.fromiter(map(float, cells), np.float64, len(cells))
         except ValueError:
@@ -227,6 +229,8 @@ class NumberCells(Cells):
             return  # all are written with a fraction
         if whole.all() and "e" not in text and "E" not in text:
             digits = len(there) + sum(np.count_nonzero(np.abs(there) >= power) for power in _POWERS)
+            by = "." if self.comma else ","
+            others += by * (text.count(by) - others.count(by))
             if digits + np.count_nonzero(there < 0) == len(text) - len(others):
                 return  # all are written as briefly as possible
         for i in np.flatnonzero(values == np.floor(values)).tolist():
@@ -290,7 +294,7 @@ class TextCells(Cells):
             self.refuse_unreadable_dates(codes, levels)
             self._refuse_unreadable_numbers(codes, levels)
             self.unit = next((unit_of(level, self.comma) for level in levels), "")
-            self.unit *= all(unit_of(level, self.comma) == self.unit for level in levels)
+            self.unit *= bool(self.unit) and all(unit_of(level, self.comma) == self.unit for level in levels)
         return text_column(self.name, codes, levels)
 
     def count(self, codes: Array, levels: Sequence[str]) -> None:

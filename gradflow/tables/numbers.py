@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MARKERS = {
     "", "na", "n/a", "n.a.", "#n/a", "<na>", "nan", "-nan", "nat", "null", "none", "?", "-", "--", ".", "..",
@@ -31,6 +31,10 @@ _NUMBER = {
     ).fullmatch
     for comma, mark, by in ((False, ".", ","), (True, ",", "."))
 }
+_GROUPED = {
+    comma: re.compile(rf"(?:(?:[+-]?(?:0|[1-9][0-9]{{0,2}}(?:[{by}][0-9]{{3}})*)(?:[{mark}][0-9]*)?)?\n)*").fullmatch
+    for comma, mark, by in ((False, ".", ","), (True, ",", "."))
+}
 _BOOKED = re.compile(r"\((?P<inside>.+)\)|(?P<before>.+)-").fullmatch
 _MEASURED = re.compile(
     r"(?P<currency>[A-Z]{3} )?(?P<number>[^A-Za-z]*[0-9][.,]?)\s?(?P<unit>[^\W\d_]\D{0,9}|\xb0\D?)?"
@@ -53,6 +57,20 @@ def read_number(cell: str, comma: bool) -> float | None:
         return float((cell.replace(by, "") if by else cell).replace(",", "."))
     lower = cell.lower()
     return NAN if lower in MARKERS else float(lower) if lower in _INFINITE else None
+
+
+def with_points(cells: Sequence[str], comma: bool) -> Sequence[str] | None:
+    """Return cells with decimal points and without separators of thousands; None if that needs a look at each.
+
+    >>> with_points(["1,234.5", "", "2"], comma=False), with_points(["1,23", "2"], comma=False)
+    (['1234.5', '', '2'], None)
+    """
+    text = "\n".join(cells)
+    mark, by = (",", ".") if comma else (".", ",")
+    if by in text and not _GROUPED[comma](text + "\n"):
+        return None
+    plain = text.replace(by, "").replace(mark, ".").split("\n")
+    return plain if len(plain) == len(cells) else None
 
 
 def digits_of(cell: str, comma: bool) -> str | None:
@@ -86,6 +104,8 @@ def is_unreadable_number(cell: str, comma: bool) -> bool:
     >>> [is_unreadable_number(cell, comma=False) for cell in ("2,5", "(2.5)", "2.5-", "2.5")]
     [True, True, True, False]
     """
+    if cell[:1].isalpha():
+        return False
     rest = split_sign(cell)[1]
     if read_number(rest, comma) is not None:
         return False
