@@ -93,6 +93,19 @@ def test_values_are_in_the_units_of_the_targets(outputs: int, device: str) -> No
         predictor.predict_proba(x)
 
 
+def test_values_with_a_large_mean_keep_their_digits(device: str) -> None:
+    """Such as times in seconds since 1970: in float32, 1.7e9 and 1.7e9 + 50 are the same."""
+    members = regressor().members
+    predictor = Predictor(members, scale(4), Standardizer(np.array([1.7e9]), np.array([100.0])))
+    wanted = by_hand(predictor, samples(30))[0][:, 0] * 100 + 1.7e9
+    found = predictor.predict(samples(30))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found - 1.7e9, wanted - 1.7e9, atol=1e-3)
+    assert predictor.evaluate(samples(30), wanted)["r2"] > 1 - 1e-6
+    huge = Predictor(members, scale(4), Standardizer(np.array([1e300]), np.array([1e299])))
+    assert np.isfinite(huge.predict(samples(30))).all()
+
+
 def test_dropout_is_off_and_the_models_given_are_left_alone(device: str) -> None:
     model = nn.MLP([4, 8, 3], dropout=0.5)
     drawn = gf.random.normal((2,)).tolist()

@@ -149,17 +149,21 @@ class Predictor:
             what `read_table` takes, such as the path of a file or a frame, or a `Table`; its columns may be in any
             order, and there may be more.
 
-        Labels are those of the data, (n,). Values are float32, (n,) or (n, outputs) if there are several, in the units
-        of the data. Batches pass through the models one by one, so the memory needed is bounded. Raises DataError, a
-        ValueError, which names the place, for inputs of another width, not finite, or not numbers. Warns of 10 or more
-        inputs that are probably on another scale than those of the training.
+        Labels are those of the data, (n,). Values are (n,), or (n, outputs) if there are several, in the units of the
+        data; float32, or float64 where neighbors in float32 are more than a thousandth of a deviation apart. Batches
+        pass through the models one by one, so the memory needed is bounded. Raises DataError, a ValueError, which names
+        the place, for inputs of another width, not finite, or not numbers. Warns of 10 or more inputs that are probably
+        on another scale than those of the training.
         """
         if self.classes:
             labels = np.array(self.labels, None if len(set(map(type, self.labels))) == 1 else object)
             found: Array = labels[self._averages(x).argmax(axis=1)]
             return found
         assert self.targets is not None
-        values = self.targets.undo(self._averages(x)).astype(np.float32)
+        values = self.targets.undo(self._averages(x))
+        with np.errstate(over="ignore"):  # infinite, if float32 does not hold the mean at all
+            apart = np.spacing(np.abs(self.targets.mean).astype(np.float32))
+        values = values.astype(np.float32 if (apart < 1e-3 * self.targets.deviation).all() else np.float64)
         return values[:, 0] if values.shape[1] == 1 else values
 
     def predict_proba(self, x: Any) -> Array:
