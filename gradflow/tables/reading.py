@@ -121,9 +121,9 @@ def _chosen(
     source: Source, kinds: Mapping[str, str] | None, ignore: Iterable[str] = (), categorical: Iterable[str] = ()
 ) -> Kinds:
     """Return the columns to read, with their kinds. Raises DataError for names that the source does not have."""
-    ignore, categorical = tuple(ignore), tuple(categorical)
+    ignore, categorical, known = tuple(ignore), tuple(categorical), set(source.names)
     for name in [*(kinds or ()), *ignore, *categorical]:
-        if name not in source.names:
+        if name not in known:
             raise no_column(name, source.names, source.source)
     for kind in (kinds or {}).values():
         if kind.partition(" ")[0] not in KINDS:
