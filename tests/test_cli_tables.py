@@ -224,11 +224,8 @@ def test_predictions_are_those_of_the_rows_in_order(command: Any) -> None:
     assert [row[0] for row in found] == [("no", "yes")[i] for i in probabilities.argmax(axis=1)]
 
 
-def test_a_file_goes_through_in_parts(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    columns = table()
-    columns["age"][0] = columns["age"][299] = 200
-    write(Path("new.csv"), columns, ["age", "town", "noise"])
-    whole = command("predict", "run", "new.csv")
+def read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the commands read 300 rows in parts of 70."""
     reading = tables.read_chunks
 
     def in_parts(*arguments: Any, **options: Any) -> Any:
@@ -236,12 +233,39 @@ def test_a_file_goes_through_in_parts(command: Any, monkeypatch: pytest.MonkeyPa
         return (part.take(slice(start, start + 70)) for start in range(0, 300, 70))
 
     monkeypatch.setattr(tables, "read_chunks", in_parts)
+
+
+def test_a_file_goes_through_in_parts(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = table()
+    columns["age"][0] = columns["age"][299] = 200
+    write(Path("new.csv"), columns, ["age", "town", "noise"])
+    whole = command("predict", "run", "new.csv")
+    evaluated = json.loads(command("evaluate", "run", "people.csv", "--json").out)
+    read_in_parts(monkeypatch)
     parts = command("predict", "run", "new.csv")
     assert rows(parts.out)[0] == rows(whole.out)[0]
     numbers = [np.array([row[1:] for row in rows(ended.out)[1:]], float) for ended in (whole, parts)]
     np.testing.assert_allclose(numbers[0], numbers[1], rtol=1e-4)
     assert parts.err == whole.err
     assert [note for note in notes(parts) if note.endswith(": 2 of 300 rows")]
+    again = json.loads(command("evaluate", "run", "people.csv", "--json").out)
+    for name, figure in evaluated["figures"].items():
+        assert again["figures"][name]["value"] == pytest.approx(figure["value"], rel=1e-4)
+    assert (again["samples"], again["classes"]) == (300, evaluated["classes"])
+
+
+def test_rows_without_a_target_are_counted_over_all_parts(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = table()
+    columns["buys"][:100] = [None] * 100  # the first part, and some of the second
+    columns["buys"][250:] = [None] * 50  # the last
+    write(Path("gaps.csv"), columns)
+    read_in_parts(monkeypatch)
+    ended = command("evaluate", "run", "gaps.csv", "--json")
+    assert json.loads(ended.out)["samples"] == 150
+    assert "gaps.csv: rows without buys are left out: 150 of 300" in notes(ended)
+    columns["buys"] = [None] * 300
+    write(Path("gaps.csv"), columns)
+    assert_one_line(command("evaluate", "run", "gaps.csv"), r"gaps\.csv: no row has a value in the column of .+'buys'")
 
 
 def test_what_training_never_saw_is_counted(command: Any) -> None:

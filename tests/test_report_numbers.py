@@ -59,6 +59,8 @@ def test_intervals_are_those_of_a_slow_bootstrap(monkeypatch: pytest.MonkeyPatch
     targets, outputs = probabilities(25, classes)
     outputs = outputs.round(1) + 0.01  # ties
     outputs /= outputs.sum(axis=1, keepdims=True)
+    order = np.argsort(outputs[:, 1], kind="stable")  # that of the samples to which the weights of two classes belong
+    targets, outputs = targets[order], outputs[order]
     drawn = [np.repeat(np.arange(25), w.astype(int)) for weights in resamples(25) for w in weights]
     assert len(drawn) == 60
     names = ["accuracy", "balanced_accuracy", "f1", *(["auroc"] if classes == 2 else []), "log_loss"]

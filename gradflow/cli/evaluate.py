@@ -68,11 +68,9 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the figures, and return the exit status."""
     predictor = load_model(arguments.folder, arguments.device)
-    samples = load(predictor, arguments.data, arguments.header)
-    if samples.targets is None:
-        raise UsageError(f"{arguments.data} has no labels or values to compare with: it needs an array y or labels")
-    with usage_errors(arguments.data), warnings_on_a_line():
-        outputs, targets = predictor.with_targets(samples.inputs, samples.targets)
+    told = Told(predictor)
+    source, outputs, targets = _compared(predictor, arguments.data, arguments.header, told)
+    with usage_errors(arguments.data):
         figures = list(_figures(predictor, outputs, targets))
     classes = _classes(predictor, outputs, targets) if predictor.classes else []
     if arguments.json:
@@ -85,18 +83,37 @@ def run(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(finite(document), indent=2, allow_nan=False))
     else:
-        samples_of = f"{len(targets)} sample{'s' * (len(targets) != 1)} of {samples.source}"
+        samples_of = f"{len(targets)} sample{'s' * (len(targets) != 1)} of {source}"
         print(printable(f"{arguments.folder} ({predictor.describe()}) on {samples_of}"))
         for line in _table(predictor, figures, classes):
             print(line)
-    told = Told(predictor)
-    for _ in told.of([samples.inputs]):
-        pass
     told.print(arguments.data, arguments.header)
-    if _trained_on(arguments.folder, arguments.data):
+    if _trained_on(arguments.folder, arguments.data, len(targets)):
         note = f"{arguments.folder} was trained on a part of {arguments.data}, so these are not figures of unseen data"
         print_note(note)
     return 0
+
+
+def _compared(predictor: Predictor, data: str, header: bool | None, told: Told) -> tuple[str, Any, Any]:
+    """Return what the samples are called, the outputs for them, and their targets. A table goes through in parts."""
+    import numpy as np
+
+    from gradflow.tables import Columns, read_chunks
+    from gradflow.tables.task import rows_with_target
+
+    columns = predictor.inputs
+    with warnings_on_a_line():
+        if isinstance(columns, Columns):
+            with usage_errors():
+                parts = read_chunks(data, columns.kinds | columns.target_kind, header=header is None)
+                known = [predictor.with_targets(part) for part in told.of(rows_with_target(parts, columns.target))]
+            outputs, targets = (np.concatenate(each) for each in zip(*known, strict=True))
+            return data, outputs, targets
+        samples = load(predictor, data, header)
+        if samples.targets is None:
+            raise UsageError(f"{data} has no labels or values to compare with: it needs an array y or labels")
+        with usage_errors(data):
+            return samples.source, *predictor.with_targets(samples.inputs, samples.targets)
 
 
 def finite(x: Any) -> Any:
@@ -161,8 +178,8 @@ def _text(name: str, value: float) -> str:
     return f"{100 * value:.2f} %" if name in _PERCENT else f"{value:.4f}" if abs(value) < 1e4 else f"{value:.6g}"
 
 
-def _trained_on(folder: str, data: str) -> bool:
-    """Return whether the data has the hash of that which the run was trained on."""
+def _trained_on(folder: str, data: str, samples: int) -> bool:
+    """Return whether this is the data that the run was trained on, which is read again if it has as many samples."""
     import os
 
     from gradflow.training import Settings, read_config
@@ -170,7 +187,10 @@ def _trained_on(folder: str, data: str) -> bool:
 
     with contextlib.suppress(ValueError, OSError):  # also if it is no folder of a run, or the data has no labels
         content = read_config(os.path.join(folder, "config.toml"))
+        recorded = content.get("data", {})
+        if sum(count for count in recorded.values() if isinstance(count, int)) not in (0, samples):
+            return False
         own = dict.fromkeys(("test_file", "validation_file"))
         _, dataset, _ = load_data(Settings(**content["settings"] | own | {"dataset": data}))
-        return dataset.test is None and dataset.fingerprint == content.get("data", {}).get("hash")
+        return dataset.test is None and dataset.fingerprint == recorded.get("hash")
     return False

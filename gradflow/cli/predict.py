@@ -17,7 +17,6 @@ from gradflow.text import printable
 
 if TYPE_CHECKING:
     from gradflow.data.reading import Samples
-    from gradflow.tables import Columns
     from gradflow.training import Predictor
 
 _HELP = """\
@@ -156,13 +155,10 @@ def load_model(folder: str, device: str) -> Predictor:
 
 
 def load(predictor: Predictor, data: str, header: bool | None) -> Samples:
-    """Return samples that a model takes, those of a table with their targets. Raises UsageError for others."""
+    """Return samples that a model of arrays takes. Raises UsageError for others."""
     from gradflow.data.inputs import check_names, checked_inputs, listed
-    from gradflow.tables import Columns
 
     with nothing_on_stdout(), usage_errors():
-        if isinstance(predictor.inputs, Columns):
-            return _of_table(predictor.inputs, data, header)
         if header is not None:
             raise UsageError("--no-header is for tables; this run was trained on arrays")
         samples = _samples(data)
@@ -171,20 +167,6 @@ def load(predictor: Predictor, data: str, header: bool | None) -> Samples:
     if samples.unused:
         print_note(f"{data}: not used: {listed(samples.unused)}")
     return replace(samples, inputs=inputs)
-
-
-def _of_table(columns: Columns, data: str, header: bool | None) -> Samples:
-    """Return the rows of a file that have a target, with their targets as they are in the data."""
-    import numpy as np
-
-    from gradflow.data.reading import Samples
-    from gradflow.tables import read_table
-    from gradflow.tables.task import with_target
-
-    read = read_table(data, kinds=columns.kinds | columns.target_kind, header=header is None)
-    rows = with_target(read, columns.target)
-    targets = columns.targets(rows)
-    return Samples(data, rows, np.array(columns.labels)[targets] if columns.classes else targets)  # type: ignore[arg-type]
 
 
 def _samples(data: str) -> Samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +33,25 @@ def with_target(table: Table, name: str) -> Table:
     >>> len(table), table.notes[-1]
     (2, 'rows without y are left out: 1 of 3')
     """
-    missing = table[name].missing
-    count = int(missing.sum())
-    if not count:
-        return table
-    if count == len(table):
-        raise DataError(f"{table.source}: no row has a value in the column of targets, {name!r}")
-    note = f"rows without {name} are left out: {count:,} of {len(table):,}"
-    return Table(table.take(~missing).columns, table.source, [*table.notes, note])
+    return next(rows_with_target([table], name))
+
+
+def rows_with_target(parts: Iterable[Table], name: str) -> Iterator[Table]:
+    """Yield the rows that have a target, of the parts of a table. A note of the last part tells how many have none.
+
+    name: of the column of targets. Raises DataError if no row of any part has one.
+    """
+    rows = without = 0
+    for part in parts:
+        missing = part[name].missing
+        rows, without = rows + len(part), without + int(missing.sum())
+        if not without:
+            yield part
+        elif without < rows:
+            note = f"rows without {name} are left out: {without:,} of {rows:,}"
+            yield Table(part.take(~missing).columns, part.source, [*part.notes, note])
+    if rows and without == rows:
+        raise DataError(f"{part.source}: no row has a value in the column of targets, {name!r}")
 
 
 @dataclass(frozen=True)

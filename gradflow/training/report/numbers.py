@@ -54,6 +54,9 @@ def classification_figures(targets: Integers, probabilities: npt.NDArray[Any]) -
     """
     probabilities = np.asarray(probabilities, np.float64)
     classes = probabilities.shape[1]
+    if classes == 2:  # sorted once, and not for each resample
+        order, ties = _ranked(probabilities[:, 1])
+        targets, probabilities = targets[order], probabilities[order]
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     hits = predicted == targets
     losses = -np.log(np.maximum(probabilities[np.arange(len(targets)), targets], np.finfo(np.float64).eps))
@@ -69,14 +72,15 @@ def classification_figures(targets: Integers, probabilities: npt.NDArray[Any]) -
         found = {"accuracy": right.sum(axis=1) / n}
         found |= {"balanced accuracy": recall.sum(axis=1) / (actual > 0).sum(axis=1), "F1": mean_f1}
         if classes == 2:
-            found["AUROC"] = _auroc(weights, targets == 1, probabilities[:, 1])
+            found["AUROC"] = _auroc(weights, targets == 1, ties)
         return found | {"log loss": weights @ losses / n}
 
     shares = {"accuracy", "balanced accuracy", "F1"}
     *shown, log_loss = _with_intervals(len(targets), figures, percent=shares)
     if classes > 2:
         once = np.ones((1, len(targets)))
-        areas = [_auroc(once, targets == c, probabilities[:, c])[0] for c in range(classes)]
+        ranked = (_ranked(scores) for scores in probabilities.T)
+        areas = [_auroc(once, targets[order] == c, ties)[0] for c, (order, ties) in enumerate(ranked)]
         shown.append(Figure("AUROC", float(np.mean(areas)), np.nan, np.nan))
     error = float(np.abs(np.bincount(bins, gaps)).sum() / len(targets))
     return [*shown, log_loss, Figure("calibration error", error, np.nan, np.nan, percent=True)]
@@ -147,12 +151,19 @@ def _sums(weights: Floats, groups: Integers, count: int) -> Floats:
     return np.stack([np.bincount(groups, row, count) for row in weights])
 
 
-def _auroc(weights: Floats, positive: npt.NDArray[np.bool_], scores: npt.NDArray[Any]) -> Floats:
-    """Return the share of pairs of a positive and a negative sample that the scores order rightly; a tie is half."""
+def _ranked(scores: Floats) -> tuple[Integers, Integers]:
+    """Return the order in which scores increase, and where in it a score begins that is greater than the one before."""
     order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    above = np.add.reduceat(weights[:, order] * positive[order], starts, axis=1)
-    below = np.add.reduceat(weights[:, order] * ~positive[order], starts, axis=1)
+    return order, np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+
+
+def _auroc(weights: Floats, positive: npt.NDArray[np.bool_], ties: Integers) -> Floats:
+    """Return the share of pairs of a positive and a negative sample that scores order rightly; a tie is half.
+
+    The samples are in the order of their scores; ties: where the score changes, from `_ranked`.
+    """
+    above = np.add.reduceat(weights * positive, ties, axis=1)
+    below = np.add.reduceat(weights * ~positive, ties, axis=1)
     pairs = above.sum(axis=1) * below.sum(axis=1)
     ordered = (above * (np.cumsum(below, axis=1) - below / 2)).sum(axis=1)
     return np.where(pairs, ordered / np.where(pairs, pairs, 1), np.nan)

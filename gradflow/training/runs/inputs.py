@@ -18,9 +18,9 @@ import numpy.typing as npt
 import gradflow as gf
 from gradflow.data import Standardizer
 from gradflow.data.inputs import DataError, checked_inputs, listed
-from gradflow.tables import Columns, Table, read_chunks, read_table
+from gradflow.tables import Columns, Table, read_chunks
 from gradflow.tables.inputs import ColumnInputs
-from gradflow.tables.task import with_target
+from gradflow.tables.task import rows_with_target
 from gradflow.training.runs.plausible import doubt
 
 Array = npt.NDArray[Any]
@@ -58,8 +58,8 @@ class Inputs(Protocol):
     def parts(self, x: Any) -> Iterator[Any]:
         """Yield inputs as users give them, checked, in parts that fit in memory. Raises DataError."""
 
-    def known(self, x: Any) -> tuple[Any, Array]:
-        """Return those inputs whose targets come with them, as one part, and the targets. Raises DataError."""
+    def known(self, x: Any) -> Iterator[tuple[Any, Array]]:
+        """Yield like `parts`, with their targets, those inputs whose targets come with them. Raises DataError."""
 
     def told(self, part: Any) -> Counter[str]:
         """Return what is in a part that was not in training, and in how many samples."""
@@ -135,7 +135,7 @@ class ArrayInputs:
             warnings.warn(why, stacklevel=4)  # at the line that calls predict
         yield rows
 
-    def known(self, x: Any) -> tuple[Any, Array]:
+    def known(self, x: Any) -> Iterator[tuple[Array, Array]]:
         """Raise TypeError: an array does not hold its targets."""
         raise TypeError("arrays of inputs come without their labels or values: give these as y")
 
@@ -200,11 +200,11 @@ class TableInputs:
         """Yield the rows of a table, of a file in parts."""
         yield from [x] if isinstance(x, Table) else read_chunks(x, self.learned.kinds)
 
-    def known(self, x: Any) -> tuple[Table, Array]:
-        """Return the rows of a table, or of a file, that have a target, and the targets."""
-        table = x if isinstance(x, Table) else read_table(x, kinds=self.learned.kinds | self.learned.target_kind)
-        table = with_target(table, self.learned.target)
-        return table, self.learned.targets(table)
+    def known(self, x: Any) -> Iterator[tuple[Table, Array]]:
+        """Yield the rows of a table, of a file in parts, that have a target, and the targets."""
+        kinds = self.learned.kinds | self.learned.target_kind
+        for part in rows_with_target([x] if isinstance(x, Table) else read_chunks(x, kinds), self.learned.target):
+            yield part, self.learned.targets(part)
 
     def told(self, part: Table) -> Counter[str]:
         """Return what `Columns.told` does."""

@@ -216,7 +216,8 @@ class Predictor:
 
         x: as for `predict`.
         y: the labels as they are in the data, or the names of the classes, (n,); one-hot rows; or values, floats or
-            integers (n,) or (n, outputs), in their units. None (default) for a table that holds them.
+            integers (n,) or (n, outputs), in their units. None (default) for a table that holds them: rows without one
+            are left out, and a file goes through in parts, so the memory needed is that of the outputs.
 
         Raises DataError, which names it, for an unknown label, and for what does not fit the model.
         """
@@ -229,8 +230,10 @@ class Predictor:
         and the known values, (n, outputs). Raises as `evaluate`.
         """
         if y is None:
-            x, targets = self._inputs.known(x)
-        elif self.classes:
+            known = [(self._outputs(part), targets) for part, targets in self._inputs.known(x)]
+            outputs, targets = (np.concatenate(each) for each in zip(*known, strict=True))
+            return outputs, targets
+        if self.classes:
             targets = encode_as(y, self.labels, self.classes, "y")
         else:
             values = np.asanyarray(as_array(y, "y: the targets"))
@@ -238,10 +241,14 @@ class Predictor:
             if targets.dtype.kind != "f" or targets.shape[1] != self.sizes[-1]:
                 columns = f"{self.sizes[-1]} column{'s' * (self.sizes[-1] > 1)}"
                 raise DataError(f"y must be numbers in {columns}; got {targets.dtype} of shape {targets.shape}")
-        outputs = self.predict_proba(x) if self.classes else self.predict(x).reshape(-1, self.sizes[-1])
+        outputs = self._outputs(x)
         if len(outputs) != len(targets):
             raise DataError(f"each input needs one target; got {len(outputs)} inputs and {len(targets)} targets")
         return outputs, targets
+
+    def _outputs(self, x: Any) -> Array:
+        """Return probabilities, or values (n, outputs), float32."""
+        return self.predict_proba(x) if self.classes else self.predict(x).reshape(-1, self.sizes[-1])
 
     def figures(self, outputs: Any, targets: Any) -> dict[str, float]:
         """Return the figures of `evaluate` of what `with_targets` returns."""
