@@ -11,7 +11,7 @@ import numpy as np
 
 from gradflow.training.epoch import Epoch
 from gradflow.training.layers import Snapshot, Spread, histograms
-from gradflow.training.report import ReportData
+from gradflow.training.report import Dependence, Importance, ReportData, TableFacts
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -99,6 +99,32 @@ def measured(n: int = 200, columns: int = 1, columns_named: Sequence[str] = (), 
         "sizes": (12, 32, columns), "histories": [history(metric="r2")], "columns": columns_named,
     }  # fmt: skip
     return classified(n, **(given | other))
+
+
+def of_table(columns: Sequence[str], levels: Sequence[str], outputs: int = 2, shuffles: int = 5) -> TableFacts:
+    """What is told of a table with these columns: the first is one of dates, the second of texts."""
+    rng = np.random.default_rng(0)
+    told = [
+        {"column": c, "kind": "text", "treatment": "one-hot", "missing": "1,234", "values": f"9 levels: {c}, {c}, ..."}
+        for c in columns
+    ]
+    importance = [Importance(c, rng.normal(3.0 / i, 0.2, shuffles)) for i, c in enumerate(columns, 1)]
+    values = [np.linspace(17800.0, 18500.0, 21), levels, *[np.linspace(-1e7, 2e7, 21)] * 3]
+    dependence = [
+        Dependence(
+            c, v, rng.dirichlet(np.ones(outputs), len(v)) if outputs > 1 else rng.normal(size=(len(v), 1)), not i
+        )
+        for i, (c, v) in enumerate(zip(columns, values, strict=False))
+    ]
+    return TableFacts(HOSTILE[0], "one of the classes", told, 1234, 300, importance, dependence)
+
+
+WIDE_NAMES = (
+    "MARITAL_STATUS_OF_THE_HOUSEHOLD",
+    "日本語のとても長いカテゴリ名ですよ本当に",
+    "mmmmmmmmmmmmmmmmmmmmmmmmmmmmm",
+    "W" * 40,
+)
 
 
 class Page(HTMLParser):
@@ -193,5 +219,10 @@ CASES = {
     "three values": measured(columns=3),
     "one value": measured(n=1),
     "huge values": measured(targets=1e300 * np.arange(200)[:, None], outputs=1e300 * np.arange(1, 201)[:, None]),
+    "a table": classified(k=3, n=60, inputs=None, table=of_table(["day", "town", *WIDE_NAMES], WIDE_NAMES, 3)),
+    "a hostile table": classified(k=2, n=60, inputs=None, table=of_table(HOSTILE, HOSTILE)),
+    "a wide table": measured(
+        inputs=None, table=of_table([f"the column with the number {i}" for i in range(300)], ["a", "b"], 1, shuffles=1)
+    ),
     "equal values": measured(targets=np.ones((200, 1)), outputs=np.ones((200, 1))),
 }  # fmt: skip

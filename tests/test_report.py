@@ -21,6 +21,7 @@ from gradflow.training.layers import Spread, histograms
 from gradflow.training.report import report_html
 from gradflow.training.report.figures import MOST_POINTS
 from gradflow.training.report.layers import layers_section
+from gradflow.training.report.tables import date_ticks
 from tests.reports import CASES, HOSTILE, Page, classified, history, measured, shown, snapshots
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -65,16 +66,33 @@ def test_the_page_is_accessible(pages: dict[str, str], case: str) -> None:
 
 
 def test_text_from_outside_is_escaped(pages: dict[str, str]) -> None:
-    for case in ("hostile", "hostile columns"):
+    for case in ("hostile", "hostile columns", "a hostile table"):
         html, page = pages[case], Page(pages[case])
         assert "<script" not in html
         assert "onerror=alert" not in html.replace(escape(HOSTILE[1]), "")
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", html)
         assert HOSTILE[0] in page.text
         assert HOSTILE[1] in page.text
+        assert "&amp;lt;" not in html  # escaped twice
     named = [name for name in (HOSTILE[3], HOSTILE[4], HOSTILE[5]) if f"<bdi>{name}</bdi>" in pages["hostile"]]
     assert len(named) == 3
     assert HOSTILE[6] not in re.sub("<pre>.*?</pre>|<div.*?facts.*?</div>", "", pages["hostile"])  # cut
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "labels"),
+    [
+        ("2019-01-01", "2020-08-05", ["2019-01", "2019-07", "2020-01", "2020-07"]),
+        ("1903-01-01", "2026-01-01", ["1950", "2000"]),
+        ("2021-03-04", "2021-03-09", ["2021-03-04", "2021-03-06", "2021-03-08"]),
+        ("2021-03-04T10:01", "2021-03-04T10:14", ["03-04 10:05", "03-04 10:10"]),
+    ],
+)
+def test_axes_of_dates_have_round_dates(first: str, last: str, labels: list[str]) -> None:
+    low, high = np.array([first, last], "datetime64[us]").astype(float) / 86_400e6
+    ticks = date_ticks(low, high)
+    assert [label for _, label in ticks] == labels
+    assert low <= ticks[0][0] < ticks[-1][0] <= high
 
 
 def test_equal_data_give_equal_text() -> None:
@@ -202,8 +220,12 @@ addEventListener("load", () => {
     const page = frame.contentDocument, root = page.documentElement;
     const clipped = [...page.querySelectorAll("body *")].filter((e) => !e.closest(".scroll, pre, svg, .matrix")
         && e.getBoundingClientRect().right > root.clientWidth + 1).map((e) => e.outerHTML.slice(0, 80));
+    const outside = [...page.querySelectorAll("svg[role=img] text")].filter((e) => {
+      const own = e.getBoundingClientRect(), figure = e.closest("svg").getBoundingClientRect();
+      return own.left < figure.left - 12 || own.right > figure.right + 12;  // less than the margin of the page
+    }).map((e) => e.textContent);
     return {
-      width: root.clientWidth, scrolls: root.scrollWidth, clipped,
+      width: root.clientWidth, scrolls: root.scrollWidth, clipped, outside,
       loaded: frame.contentWindow.performance.getEntriesByType("resource").map((e) => e.name),
       headings: [...page.querySelectorAll("h1, h2, h3")].map((e) => e.textContent),
       heights: [...page.querySelectorAll("svg[role=img], img")].map((e) => e.getBoundingClientRect().height),
@@ -230,7 +252,9 @@ def in_browser(pages: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
         for _, html in shown
         for width in (360, 1280)
     )
-    (folder / "all.html").write_text(f'<!doctype html><pre id="found"></pre>{frames}{MEASURE}', "utf-8")
+    (folder / "all.html").write_text(
+        f'<!doctype html><meta charset="utf-8"><pre id="found"></pre>{frames}{MEASURE}', "utf-8"
+    )
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
                "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--dump-dom",
                "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}"]  # fmt: skip
@@ -251,6 +275,7 @@ def test_the_page_in_a_browser(in_browser: Any, pages: dict[str, str], case: str
     assert width - 20 <= page["width"] <= width
     assert page["scrolls"] == page["width"]
     assert page["clipped"] == []
+    assert page["outside"] == []
     assert page["loaded"] == []
     assert len(page["headings"]) == len(Page(pages[case]).headings) >= 3
     assert all(height > 50 for height in page["heights"])

@@ -6,6 +6,7 @@ import csv
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 import gradflow as gf
 from gradflow.data import DataError
-from gradflow.tables import Columns, read_table
+from gradflow.tables import Column, Columns, Table, read_table
 from gradflow.tables.dataset import load_table, target_in
 from gradflow.tables.inputs import InputSettings
 from gradflow.training import Run, Settings, SettingsError, load_run, resume, train
@@ -446,3 +447,18 @@ def test_the_report_tells_of_the_table(runs: Path) -> None:
     values = (runs / "values" / "report.html").read_text("utf-8")
     assert "growth of the RMSE" in values
     assert "mean price" in values
+
+
+def test_dates_are_tried_on_all_weekdays() -> None:
+    days = np.datetime64("2021-01-04", "us") + np.arange(420) * np.timedelta64(1, "D")
+    data = Table([Column("day", "date", days), Column("y", "number", np.arange(420.0))], "days")
+    columns = Columns.learn(data, "y", encoding="standard")
+    sunday = columns.encode(data.take([6]))[:, -2:]  # sine and cosine of the weekday
+
+    def averages(encoded: Any) -> Any:  # of a model that predicts 1 on Sundays, else 0
+        return np.isclose(encoded[:, -2:], sunday, atol=1e-3).all(axis=1)[:, None].astype(float)
+
+    found = dependence(SimpleNamespace(inputs=columns, targets=None, averages=averages), data, "day")  # type: ignore[arg-type]
+    assert found is not None
+    assert (found.dates, len(found.values)) == (True, 21)
+    np.testing.assert_allclose(found.means, 1 / 7, atol=0.06)  # a single day each: 0 or 1

@@ -28,14 +28,14 @@ class Importance:
 class Dependence:
     """The mean prediction if a column has the same value in all rows.
 
-    column: its name. values: (points,), numbers or years, increasing; or the names of levels. year: whether they are
-    years. means: (points, outputs), probabilities or values in their units.
+    column: its name. values: (points,), numbers, or days since 1970, increasing; or the names of levels. dates: whether
+    they are days. means: (points, outputs), probabilities or values in their units.
     """
 
     column: str
     values: npt.NDArray[np.float64] | Sequence[str]
     means: npt.NDArray[np.float64]
-    year: bool = False
+    dates: bool = False
 
 
 @dataclass(frozen=True, eq=False)

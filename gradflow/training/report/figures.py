@@ -7,7 +7,6 @@ import math
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from gradflow.training.curves import Curve, Panel
 from gradflow.training.host_metrics import BINS
+from gradflow.training.report.markup import text
 from gradflow.training.report.numbers import Bins, Floats
 
 MOST_POINTS = 2000
@@ -183,7 +183,7 @@ def picture(pixels: npt.NDArray[Any], shape: Sequence[int], low: float, high: fl
 
 def svg(height: int, description: str, parts: Iterable[str]) -> str:
     """Return a figure of the usual width. description: what it shows, for screen readers."""
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(description)}">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{text(description)}">{"".join(parts)}</svg>'
 
 
 def axes(x: Axis, y: Axis, height: int, x_label: str, y_label: str) -> str:
@@ -193,9 +193,9 @@ def axes(x: Axis, y: Axis, height: int, x_label: str, y_label: str) -> str:
     parts += [f'<text class="end" x="{LEFT - 6}" y="{y(v) + 3.5:.1f}">{label}</text>' for v, label in y.ticks]
     parts += [f'<text class="middle" x="{x(v):.1f}" y="{bottom + 14}">{label}</text>' for v, label in x.ticks]
     parts.append(f'<path class="axis" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>')
-    parts.append(f'<text class="middle" x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{height - 5}">{escape(x_label)}</text>')
+    parts.append(f'<text class="middle" x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{height - 5}">{text(x_label)}</text>')
     if y_label:
-        parts.append(f'<text x="0" y="10">{escape(y_label)}</text>')  # above the numbers, however wide they are
+        parts.append(f'<text x="0" y="10">{text(y_label)}</text>')  # above the numbers, however wide they are
     return "".join(parts)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
+from bisect import bisect
 from collections.abc import Iterator, Sequence
-from html import escape
+from itertools import accumulate
 
 import numpy as np
 
 from gradflow.training.report.data import Dependence, Importance, ReportData, TableFacts
 from gradflow.training.report.figures import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Axis, axes, svg
-from gradflow.training.report.markup import Number, count, name, table, text
+from gradflow.training.report.markup import Number, name, table, text
 from gradflow.training.report.numbers import Floats
 
 MOST_BARS = 30
@@ -19,7 +21,13 @@ MOST_LINES = 4
 """How many classes a figure has lines for, at most: those that are predicted most."""
 
 _BAR, _NAMES, _LEVELS = 18, 150, 110
-_LONGEST = 22  # characters of a name in a figure
+_LONGEST, _LONGEST_LEVEL = 21, 15  # characters of a name in a figure, and of a level
+_STEPS = [
+    *(("m", n) for n in (1, 5, 15)), *(("h", n) for n in (1, 3, 6, 12)), *(("D", n) for n in (1, 2, 7, 14)),
+    *(("M", n) for n in (1, 3, 6)), *(("Y", n * 10**power) for power in range(4) for n in (1, 2, 5)),
+]  # fmt: skip
+"""The steps between ticks of dates."""
+_MOST_DATES = 4
 
 
 def table_sections(data: ReportData, facts: TableFacts) -> Iterator[tuple[str, str, str]]:
@@ -46,9 +54,10 @@ def _importance(data: ReportData, facts: TableFacts) -> str:
     shown = facts.importance[:MOST_BARS]
     measure = "log loss" if data.classes else "RMSE"
     several = len(shown[0].losses)
+    spread = f": the mean of {several} shuffles, with the least and the largest" if several > 1 else ""
     notes = [
         f"By how much the {measure} grows if the values of one column are shuffled among {facts.rows:,} "
-        f"{data.assessed} rows: the mean of {count(several, 'shuffle')}, with the least and the largest.",
+        f"{data.assessed} rows{spread}.",
         "Columns that tell the same share what they matter: the model falls back on the others.",
     ]
     if len(shown) < len(facts.importance):
@@ -69,7 +78,7 @@ def _bars(shown: Sequence[Importance], measure: str) -> str:
     for i, (each, mean) in enumerate(zip(shown, means, strict=True)):
         y = TOP + _BAR * i
         left, right = sorted((x(0), x(mean)))
-        parts.append(f'<text class="end" x="{_NAMES - 6}" y="{y + 13}">{_cut(each.column)}</text>')
+        parts.append(f'<text class="end" x="{_NAMES - 6}" y="{y + 13}">{text(_short(each.column))}</text>')
         parts.append(f'<rect class="bar" x="{left:.1f}" y="{y + 3}" width="{right - left:.1f}" height="{_BAR - 6}"/>')
         ends = f"M{x(float(each.losses.min())):.1f} {y + _BAR / 2}H{x(float(each.losses.max())):.1f}"
         parts.append(f'<path class="whisker" d="{ends}"/>')
@@ -91,8 +100,8 @@ def _dependence(data: ReportData, facts: TableFacts) -> str:
         what = f"prediction of {name(facts.target)}"
     note = (
         f"The mean {what} if a column had the same value in all {facts.rows:,} {data.assessed} rows, and the other "
-        "columns their own: for the columns that matter most, numbers from their 1st to their 99th percentile, and "
-        "the most frequent levels. It tells what the model does, not what causes what."
+        "columns their own: for the columns that matter most, numbers and dates from their 1st to their 99th "
+        "percentile, and the most frequent levels. It tells what the model does, not what causes what."
     )
     if len(data.classes) > 2 and len(shown) < len(data.classes):
         note += f" Shown are the {len(shown)} classes of {len(data.classes)} that are predicted most."
@@ -113,18 +122,24 @@ def _chart(data: ReportData, facts: TableFacts, each: Dependence, shown: Sequenc
     low, high = float(means.min()), float(means.max())
     if data.classes:
         low, high = min(low, max(0.0, high - 0.05)), max(high, min(1.0, low + 0.05))
+    elif data.outputs is not None:
+        more = max(0.0, 0.05 * float(np.ptp(data.outputs)) - (high - low)) / 2
+        low, high = low - more, high + more
     pad = (high - low) * 0.06
     ends = (low - pad, high + pad)
-    label = "mean probability" if data.classes else f"mean {facts.target}"
+    label = "mean probability" if data.classes else f"mean {_short(facts.target, 2 * _LONGEST)}"
     told = f"{label} by {each.column}, from {means[0, 0]:.3g} to {means[-1, 0]:.3g}"
     if isinstance(each.values, np.ndarray):
-        return _lines(each.values, means, ends, (_cut(each.column) + ", year" * each.year, label), told)
+        return _lines(each.values, means, ends, (_short(each.column, 2 * _LONGEST), label), told, each.dates)
     return _dots(each.values, means, ends, label, told)
 
 
-def _lines(values: Floats, means: Floats, ends: tuple[float, float], labels: tuple[str, str], told: str) -> str:
+def _lines(
+    values: Floats, means: Floats, ends: tuple[float, float], labels: tuple[str, str], told: str, dates: bool
+) -> str:
     height = 220
     x = Axis(float(values[0]), float(values[-1]), LEFT + 4, WIDTH - RIGHT - 4)
+    x.ticks = date_ticks(x.low, x.high) if dates else x.ticks
     y = Axis(*ends, height - BOTTOM, 26)
     parts = [axes(x, y, height, *labels)]
     for j in range(means.shape[1]):
@@ -142,14 +157,14 @@ def _dots(levels: Sequence[str], means: Floats, ends: tuple[float, float], label
     ]
     for i, level in enumerate(levels):
         y = TOP + _BAR * i + _BAR / 2
-        parts.append(f'<text class="end" x="{_LEVELS - 6}" y="{y + 4}">{_cut(level, 16)}</text>')
+        parts.append(f'<text class="end" x="{_LEVELS - 6}" y="{y + 4}">{text(_short(level, _LONGEST_LEVEL))}</text>')
         parts += [
             f'<circle style="fill:{_color(j, means.shape[1])}" cx="{x(float(mean)):.1f}" cy="{y}" r="3.5"/>'
             for j, mean in enumerate(means[i])
         ]
     parts.append(f'<path class="axis" d="M{_LEVELS} {height - BOTTOM}H{WIDTH - RIGHT}"/>')
     middle = (_LEVELS + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="middle" x="{middle:.1f}" y="{height - 5}">{escape(label)}</text>')
+    parts.append(f'<text class="middle" x="{middle:.1f}" y="{height - 5}">{text(label)}</text>')
     return svg(height, told, parts)
 
 
@@ -168,6 +183,26 @@ def _color(j: int, n: int) -> str:
     return f"color-mix(in oklab, var(--accent), var(--second) {share}%)"
 
 
-def _cut(words: str, most: int = _LONGEST) -> str:
-    """Return a name for a figure, cut if it is long."""
-    return text(words if len(words) <= most else words[: most - 1] + "…")
+def date_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """Return at most 4 round dates in a range of days since 1970, in days, with their labels."""
+    ends = (np.array([low, high]) * 86_400e6).astype("datetime64[us]")
+    for unit, step in _STEPS:
+        origin = 1970 if unit == "Y" else 0
+        first, last = (ends.astype(f"datetime64[{unit}]").astype(np.int64) + origin).tolist()
+        numbers = range(first - first % step, last + 1, step)
+        if len(numbers) <= _MOST_DATES + 1:  # the first may lie before the range
+            break
+    dates = (np.array(numbers, np.int64) - origin).astype(f"datetime64[{unit}]")
+    labels = [str(date)[5:].replace("T", " ") for date in dates.astype("datetime64[m]")] if unit in "mh" else dates
+    days = dates.astype("datetime64[us]").astype(np.float64) / 86_400e6
+    return [(day, str(label)) for day, label in zip(days.tolist(), labels, strict=True) if low <= day <= high]
+
+
+def _short(words: str, most: int = _LONGEST) -> str:
+    """Return a name for a figure, cut if it is wide; letters count as wide as they are in most fonts."""
+    widths = (
+        2.0 if unicodedata.east_asian_width(c) in "WF" else 1.7 if c in "mwMW@%" else 1.3 if c.isupper() else 1.0
+        for c in words
+    )
+    ends = list(accumulate(widths))
+    return words if not ends or ends[-1] <= most else words[: bisect(ends, most - 1)] + "…"

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradflow.tables import Column, Columns, Table
+from gradflow.tables.date_parts import DAYS, parts_of_dates
 from gradflow.training.report import Dependence, Importance
 from gradflow.training.runs.predictor import Predictor
 
@@ -18,8 +19,12 @@ SHUFFLES = 5
 """How often each column is shuffled, at most: less often, in fewer rows, in large models of many columns."""
 MOST_ROWS, LEAST_ROWS = 2000, 100
 """How many rows are used, evenly spaced, at most and at least."""
-POINTS, LEVELS = 21, 12
-"""For how many values of numbers, and for how many levels at most, the mean prediction is computed."""
+POINTS, LEVELS, DATES = 21, 12, 84
+"""For how many values of numbers, and for how many levels at most, the mean prediction is computed.
+
+If there are more dates than values, each value stands for so many around it, since a few would hit weekdays and hours
+by chance.
+"""
 
 _SEED = 0
 _PRODUCTS = 5e10  # multiplications that may take place in all, some seconds of one core
@@ -67,20 +72,21 @@ def dependence(predictor: Predictor, table: Table, name: str) -> Dependence | No
     tried = _tried(table[name])
     if tried is None:
         return None
-    encoded = columns.encode(table)
-    first = table.take(np.zeros(len(tried), np.int64))
-    each = columns.encode(Table([tried if c.name == name else c for c in first.columns], table.source))
-    places = columns.places[name]
+    many = DATES if tried.kind == "date" and len(tried) == POINTS else 1
+    every = _spread(tried, many) if many > 1 else tried
+    first = table.take(np.zeros(len(every), np.int64))
+    each = columns.encode(Table([every if c.name == name else c for c in first.columns], table.source))
+    encoded, places = columns.encode(table), columns.places[name]
+    turns = np.arange(len(encoded)) % many
     means = []
-    for row in each:
-        encoded[:, places] = row[list(places)]
+    for start in range(0, len(each), many):
+        encoded[:, places] = each[start + turns][:, places]
         outputs = predictor.averages(encoded)
         means.append((outputs if predictor.targets is None else predictor.targets.undo(outputs)).mean(axis=0))
     if tried.kind == "text":
         return Dependence(name, [tried.levels[code] for code in tried.values], np.array(means))
-    years = 1970 + tried.values.astype("datetime64[us]").astype(np.float64) / (86_400e6 * 365.2425)
-    values = years if tried.kind == "date" else tried.values
-    return Dependence(name, values, np.array(means), tried.kind == "date")
+    dates = tried.kind == "date"
+    return Dependence(name, parts_of_dates(tried.values)[DAYS] if dates else tried.values, np.array(means), dates)
 
 
 def _columns(predictor: Predictor) -> Columns:
@@ -105,6 +111,15 @@ def _tried(column: Column) -> Column | None:
         distinct = np.linspace(low, high, POINTS)
     values = distinct.astype(np.int64).astype("datetime64[us]") if column.kind == "date" else distinct
     return Column(column.name, column.kind, values.astype(column.values.dtype), layout=column.layout)
+
+
+def _spread(dates: Column, many: int) -> Column:
+    """Return dates at equal distances, each replaced by many that are spread over the distance to the next."""
+    generator = np.random.Generator(np.random.PCG64(_SEED))
+    times = dates.values.astype(np.int64)
+    shares = (np.arange(many) + generator.random((len(times), many))) / many - 0.5
+    spread = times[:, None] + (shares * (times[1] - times[0])).astype(np.int64)
+    return Column(dates.name, dates.kind, spread.ravel().astype(dates.values.dtype), layout=dates.layout)
 
 
 def _loss(outputs: Floats, predictor: Predictor, targets: Array) -> float:
