@@ -172,11 +172,41 @@ def test_other_files_hold_the_same_table(kind: str, command: Any) -> None:
         (("--target", "buys", "--weight-column", "town"), "the weights in town must be numbers"),
         (("--target", "price", "--class-weight", "balanced"), "class_weight needs classes"),
         (("--target", "buys", "--test-file", "none.csv"), r"none\.csv does not exist"),
+        (("--numeric", "nois"), r"no column 'nois'.+did you mean noise\?"),
+        (("--numeric", "town"), "column 'town' holds texts, so it cannot be numeric"),
+        (("--weight-column", "noise", "--ignore", "noise"), "noise weighs the rows, so it cannot be ignored, too"),
     ],
 )
 def test_what_cannot_be_trained_on_is_one_line(words: tuple[str, ...], message: str, command: Any) -> None:
     assert_one_line(command("train", "people.csv", *QUICK, *words), message)
     assert not Path("runs").exists()
+
+
+def test_a_target_or_weights_without_values_are_said_to_be_empty(command: Any) -> None:
+    write(Path("a.csv"), table() | {"none": [None] * 300})
+    assert_one_line(command("train", "a.csv", "--target", "none", *QUICK), r"a\.csv: column 'none' is empty")
+    words = ("--target", "buys", "--weight-column", "none", *QUICK)
+    assert_one_line(command("train", "a.csv", *words), r"a\.csv: column 'none' is empty")
+    assert not Path("runs").exists()
+
+
+def test_a_column_that_numbers_the_rows_is_kept_where_it_is_named(command: Any) -> None:
+    days = list(range(1, 301))
+    write(Path("a.csv"), {"day": days, "noise": table()["noise"], "sold": [0.5 * day for day in days]})
+    note = "day is left out: it seems to number the rows (--numeric day keeps it)"
+    assert note in notes(command("train", "a.csv", *QUICK, "--out", "without"))
+    assert notes(command("train", "a.csv", *QUICK, "--numeric", "day", "--out", "with")) == []
+    assert load_run("with").features == ("day", "noise")
+    assert settings_of("with")["numeric"] == ["day"]
+    assert command("train", "--config", "with", "--out", "again").status == 0
+    assert Path("with", "model.safetensors").read_bytes() == Path("again", "model.safetensors").read_bytes()
+
+
+def test_weights_are_not_among_the_columns(command: Any) -> None:
+    write(Path("a.csv"), table() | {"trust": [1.0, 2.0, 3.0] * 100})
+    words = ("--target", "buys", "--ignore", "price", "--weight-column", "trust", *QUICK, "--out", "weighted")
+    assert [note for note in notes(command("train", "a.csv", *words)) if "trust" in note] == []
+    assert load_run("weighted").features == ("age", "town", "noise")
 
 
 def test_a_bad_cell_is_told_with_its_line(command: Any) -> None:
@@ -284,6 +314,12 @@ def test_what_training_never_saw_is_counted(command: Any) -> None:
         assert any(re.fullmatch(f"new.csv: {words}", note) for note in told), told
     assert len(told) == 3
     assert notes(command("predict", "run", "people.csv")) == ["people.csv: not used: price"]
+
+
+@pytest.mark.parametrize("out", ["p.parquet", "p.csv.gz", "P.XLSX"])
+def test_predictions_are_not_written_as_csv_under_the_name_of_another_format(out: str, command: Any) -> None:
+    assert_one_line(command("predict", "run", "people.csv", "--out", out), "predictions are written as CSV")
+    assert not Path(out).exists()
 
 
 def test_values_are_predicted_in_their_units(command: Any) -> None:

@@ -53,7 +53,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="figures of a trained model on other data",
-        usage="gradflow evaluate FOLDER DATA [--json] [--device DEVICE]",
+        usage="gradflow evaluate FOLDER DATA [--json] [--no-header] [--device DEVICE]",
         description=_HELP,
         epilog=_EXAMPLES,
     )

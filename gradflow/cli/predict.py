@@ -49,6 +49,7 @@ with an apostrophe before it.
 exit status: 0 done; 1 the file cannot be written; 2 invalid input;
 130 Ctrl-C
 """
+_OTHER_FILES = (".parquet", ".gz", ".xlsx", ".npy", ".npz", ".json")
 _ROWS = 4096  # that become text at once
 
 
@@ -57,7 +58,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "predict",
         help="predict with a trained model",
-        usage="gradflow predict FOLDER INPUTS [--out FILE.csv] [--device DEVICE]",
+        usage="gradflow predict FOLDER INPUTS [--out FILE.csv] [--no-header] [--device DEVICE]",
         description=_HELP,
         epilog=_EXAMPLES,
     )
@@ -72,6 +73,8 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Predict, print or write the predictions, and return the exit status."""
     if arguments.out is not None:
+        if arguments.out.lower().endswith(_OTHER_FILES):
+            raise UsageError(f"--out {arguments.out}: predictions are written as CSV, such as predictions.csv")
         check_out(arguments.out, lambda start: start.lstrip(b'"').startswith(b"prediction"))
     predictor = load_model(arguments.folder, arguments.device)
     source, parts = _parts(predictor, arguments.inputs, arguments.header)

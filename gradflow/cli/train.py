@@ -52,7 +52,9 @@ From time to time, the state is saved as checkpoint.safetensors. Ctrl-C, SIGTERM
 and SIGHUP stop the run and save; --resume goes on with the same bits, also
 after a crash.
 
-Defaults are in parentheses.
+Defaults are in parentheses. For a table, those of --validation, --batch-size,
+--epochs, --lr, --weight-decay, --dropout and --average depend on its rows;
+config.toml has those of a run.
 """
 _EXAMPLES = """\
 examples:
@@ -60,7 +62,8 @@ examples:
   gradflow train digits --device cuda --batch-size 256 --seed 3
   gradflow train arrays.npz --hidden 64 --optimizer sgd --lr 0.1 --patience 20
   gradflow train diabetes --hidden 32 --ensemble 5 --out runs/regression
-  gradflow train adult.csv --target income --ignore id
+  gradflow train adult.csv --target income --weight-column fnlwgt
+  gradflow train sales.csv --target sold --ignore id --test-file sales-2026.csv
 
   go on with a run; repeat it; repeat it with another seed:
   gradflow train --resume runs/digits-1
@@ -147,6 +150,13 @@ def add_parser(commands: Any) -> None:
         action="extend",
         metavar="NAME,NAME",
         help="columns of numbers that are names of categories (none)",
+    )
+    table(
+        "--numeric",
+        type=_column_list,
+        action="extend",
+        metavar="NAME,NAME",
+        help="columns of numbers to use even if they seem to number the rows (none)",
     )
     table("--weight-column", metavar="NAME", help="column with the weights of the rows (equal weights)")
     add_no_header(tables)

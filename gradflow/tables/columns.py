@@ -118,6 +118,7 @@ class Columns:
         weights: Any = None,
         settings: InputSettings = DEFAULTS,
         dtype: str = "float32",
+        numeric: Iterable[str] = (),
     ) -> Columns:
         """Return how the columns of a table are treated.
 
@@ -134,12 +135,13 @@ class Columns:
             0, only the classes are learned.
         settings: the widths of the features that `module` makes, see `gradflow.tables.inputs.InputSettings`.
         dtype: "float32" (default) or "float64", of the network. Numbers that it cannot tell apart are in one bin.
+        numeric: names of columns of numbers that are used as such, even if they seem to number the rows.
 
         Numbers are centered and scaled; missing ones become the median, and an indicator tells of them if training had
         any. Texts become codes: rare levels share one, levels that training did not have get it, too, and missing is a
         level if training had it. Dates become numbers: days since 1970, year, and the places in the year, the week and
         the day as sine and cosine. Columns without values or with the same one in all rows are left out, as are those
-        that seem to number the rows, if there are others.
+        that seem to number the rows and are not `numeric`, if there are others.
 
         Raises DataError for names that the table does not have, for at least 50 texts in a column that nearly all
         differ, for targets that do not fit, and if no column is left; ValueError for other arguments.
@@ -148,10 +150,14 @@ class Columns:
             raise ValueError(f"encoding must be {', '.join(map(repr, ENCODINGS))}; got {encoding!r}")
         if dtype not in _DTYPES:
             raise ValueError(f"dtype must be {' or '.join(map(repr, _DTYPES))}; got {dtype!r}")
-        categorical, ignore = set(categorical), set(ignore)
-        for name in [target, *categorical, *ignore]:
+        categorical, numeric, ignore = set(categorical), set(numeric), set(ignore)
+        for name in [target, *categorical, *numeric, *ignore]:
             if name not in table:
                 raise no_column(name, table.names, table.source)
+        for name in numeric:
+            if name in categorical or table[name].kind != "number":
+                kind = "categories" if name in categorical else f"{table[name].kind}s"
+                raise DataError(f"{table.source}: column {name!r} holds {kind}, so it cannot be numeric")
         table = table if rows is None else table.take(rows)
         if not len(table):
             raise DataError(f"{table.source}: there are no rows to learn from")
@@ -162,7 +168,7 @@ class Columns:
         bins = takes_bins(encoding, len(table), len({*table.names} - ignore) - 1)
         targets = _targets_of_bins(learned, table) if bins else None
         treatments: list[Treatment] = []
-        numbering = {column.name for column in table.columns if numbers_the_rows(column)} - categorical
+        numbering = {column.name for column in table.columns if numbers_the_rows(column)} - categorical - numeric
         if numbering >= set(table.names) - ignore - {target}:
             numbering = set()
         for column in table.columns:
@@ -171,7 +177,8 @@ class Columns:
             if column.name in ignore:
                 treatments.append(LeftOut(column.name, column.reads_as, "it is ignored"))
             elif column.name in numbering:
-                treatments.append(LeftOut(column.name, column.reads_as, "it seems to number the rows"))
+                why = f"it seems to number the rows (--numeric {column.name} keeps it)"
+                treatments.append(LeftOut(column.name, column.reads_as, why))
             elif column.kind == "text" or column.name in categorical:
                 treatments.append(learn_category(column, table.source, weights))
             else:

@@ -31,7 +31,7 @@ class TableDataset:
 
     table: the rows that have a target. target: the column to predict. weight_column: the name of that with the weights
         of the rows, or None.
-    categorical, encoding: see `Columns.learn`. header: whether its file has the names of the columns.
+    categorical, numeric, encoding: see `Columns.learn`. header: whether its file has the names of the columns.
 
     >>> import numpy as np
     >>> from gradflow.tables.dataset import load_table
@@ -46,6 +46,7 @@ class TableDataset:
     categorical: tuple[str, ...] = ()
     encoding: str = "auto"
     header: bool = True
+    numeric: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"TableDataset({self.name!r}, {self.describe()})"
@@ -144,15 +145,16 @@ class TableDataset:
 
     def learn_inputs(self, train: splits.Rows) -> Columns:
         """Return what is learned from some rows."""
+        used = [column for column in self.table.columns if column.name != self.weight_column]
         return Columns.learn(
-            self.table,
+            Table(used, self.table.source),
             self.target.name,
             self.target.task,
             self.categorical,
-            () if self.weight_column is None else (self.weight_column,),
-            self.encoding,
+            encoding=self.encoding,
             rows=train,
             weights=None if self.weights is None else self.weights[train],
+            numeric=self.numeric,
         )
 
     def encode(self, learned: Columns, indices: splits.Rows) -> npt.NDArray[np.float32]:
@@ -195,20 +197,35 @@ def load_table(
     weight_column: str | None = None,
     header: bool = True,
     encoding: str = "auto",
+    numeric: Sequence[str] = (),
 ) -> TableDataset:
     """Return the table in a file or a frame, with its target.
 
     source, ignore, categorical, header: as for `read_table`.
     target: the name of the column to predict (default: see `target_in`).
-    task, encoding: as for `Columns.learn`.
+    task, numeric, encoding: as for `Columns.learn`.
     weight_column: the name of a column of numbers that weigh the rows, at least 0 (default: all rows weigh the same).
 
     Raises DataError for a table that cannot be used.
     """
     name, _ = target_in(source, target, (*ignore, weight_column), header)
-    table = with_target(read_table(source, ignore=ignore, categorical=categorical, header=header), name)
+    read = read_table(source, ignore=ignore, categorical=categorical, header=header)
+    for needed in (name, weight_column):
+        if needed is not None and needed not in read:
+            _why_not_there(needed, column_names(source, header), ignore, read.source)
+    table = with_target(read, name)
     learned = Target.learn(table, name, task)
-    return TableDataset(table, learned, weight_column, tuple(categorical), encoding, header)
+    categories = tuple(column for column in categorical if column in table)  # empty ones are left out
+    return TableDataset(table, learned, weight_column, categories, encoding, header, tuple(numeric))
+
+
+def _why_not_there(name: str, names: Sequence[str], ignore: Sequence[str], source: str) -> None:
+    """Raise DataError for a target or weights that are not in a table, of which the names of all columns are given."""
+    if name not in names:
+        raise no_column(name, names, source)
+    if name in ignore:
+        raise DataError(f"{source}: {name} weighs the rows, so it cannot be ignored, too")
+    raise DataError(f"{source}: column {name!r} is empty")
 
 
 def target_in(

@@ -36,7 +36,7 @@ SCHEDULES = ("cosine", "constant")
 CLASS_WEIGHTS = ("balanced",)
 """The rules for the weights of classes."""
 
-TABLE_SETTINGS = ("target", "task", "ignore", "categorical", "weight_column", "header", "encoding")
+TABLE_SETTINGS = ("target", "task", "ignore", "categorical", "numeric", "weight_column", "header", "encoding")
 """The settings that only tables have."""
 
 _OPEN: Any = None  # the default of settings that `Settings.left_open` names
@@ -88,6 +88,7 @@ class Settings:
     target: the name of the column to predict (default: target, label, class or y if there is one, else the last).
     task: a name in `TASKS` (default: what the values of the target suggest).
     ignore, categorical: the names of columns to leave out, and of numbers that are names of categories (default none).
+    numeric: the names of columns of numbers to use as such, even if they seem to number the rows (default none).
     weight_column: the name of the column with the weights of the rows (default None: equal weights).
     header: whether the first line has the names of the columns (default True).
     encoding: how numbers enter the model, a name in `ENCODINGS` (default "auto").
@@ -128,6 +129,7 @@ class Settings:
     task: str | None = None
     ignore: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
+    numeric: tuple[str, ...] = ()
     weight_column: str | None = None
     header: bool = True
     encoding: str = "auto"
@@ -177,7 +179,7 @@ class Settings:
 
     def _check_table(self) -> None:
         """Check what only tables have."""
-        for name in ("ignore", "categorical"):
+        for name in ("ignore", "categorical", "numeric"):
             names = getattr(self, name)
             if not isinstance(names, (tuple, list)) or not all(isinstance(column, str) for column in names):
                 raise SettingsError(f"{name} must be a list of names of columns; got {names!r}")

@@ -54,11 +54,11 @@ def load_data(settings: Settings) -> tuple[Settings, Data, dict[str, Data]]:
             settings.weight_column,
             settings.header,
             settings.encoding,
+            settings.numeric,
         )
         return _completed(settings, data), data, {name: data.read_like(path) for name, path in files.items()}
     if settings.of_tables:
         raise SettingsError(f"{settings.of_tables[0]} is a setting of tables, and {settings.dataset} holds arrays")
-    settings = replace(settings, average=settings.average or None)
     return settings, load(settings.dataset), {name: load(path) for name, path in files.items()}
 
 
