@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ def magnitude(values: Array) -> float:
     (4.0, 1.0)
     """
     largest = float(np.abs(values).max())
-    return float(np.ldexp(1.0, np.frexp(largest)[1] - 1)) if largest else 1.0
+    return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 1.0
 
 
 class Scales:
