@@ -77,7 +77,7 @@ def test_train_tells_what_it_understood(command: Any) -> None:
     assert "data: a.csv, 300 rows of 5 columns, 2 classes" in lines
     assert "task: buys is predicted as one of 2 classes" in lines
     assert "columns: left out: id, same; numbers: age, noise; texts: town" in lines
-    assert "parts: 216 samples to train on, 24 to validate on, 60 to test on" in lines
+    assert "parts: 240 samples to train on, 60 to test on" in lines
     assert "model: 3 columns, 7-16-2, relu, 162 parameters" in lines
     assert [note.partition(":")[0] for note in notes(ended) if " is left out" in note] == [
         "id is left out",

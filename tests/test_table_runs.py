@@ -22,7 +22,7 @@ from gradflow.training.runs import importance as shuffling
 from gradflow.training.runs.importance import amount, dependence, importance
 from gradflow.training.runs.predictor import MODEL_FILE, Predictor
 from gradflow.training.runs.preparation import plan
-from gradflow.training.runs.sources import table_defaults
+from gradflow.training.runs.sources import VALIDATED_ROWS, table_defaults
 from tests.mutations import changed_tree, mutants
 
 for package in ("safetensors", "sklearn", "tomli_w"):
@@ -85,7 +85,7 @@ def test_a_run_learns_classes_and_values(runs: Path) -> None:
 
 def test_everything_is_learned_from_the_training_rows_alone(tmp_path: Path) -> None:
     columns = table()
-    settings = {"target": "buys", "ignore": ("price",), **SMALL}
+    settings = {"target": "buys", "ignore": ("price",), "validation": 0.1, **SMALL}
     split = plan(Settings(write(tmp_path / "a.csv", columns), **settings)).split
     held_out = [*split.test.indices, *split.validation.indices]  # type: ignore[union-attr]
     for row in held_out:
@@ -206,16 +206,35 @@ def test_a_run_on_other_rows_does_not_go_on(tmp_path: Path) -> None:
 def test_the_defaults_of_tables_depend_on_their_rows(tmp_path: Path) -> None:
     data = write(tmp_path / "a.csv", table())
     found = plan(Settings(data, target="buys", device="cpu", hidden=(8,))).settings
-    defaults = table_defaults(216, classes=True)
+    defaults = table_defaults(240, classes=True, hidden=(8,))
     assert {name: getattr(found, name) for name in defaults} == defaults
     assert found.hidden == (8,)
-    california, adult = table_defaults(14_861, classes=False), table_defaults(35_166, classes=True)
-    assert [california[name] for name in ("batch_size", "epochs", "dropout")] == [128, 54, 0.1]
-    assert [adult[name] for name in ("batch_size", "epochs", "dropout")] == [256, 23, 0.3]
-    assert {name for name, value in table_defaults(100_000, classes=True).items() if value != defaults[name]} >= {
-        "epochs",
-        "lr",
-    }
+    assert (defaults["validation"], defaults["weight_decay"], defaults["dropout"]) == (0.0, 0.12, 0.5)
+    assert defaults["average"] == round(1 - 10 / (8 * 60), 3)
+    decays = [table_defaults(240, True, hidden)["weight_decay"] for hidden in [(), (64, 32), (256, 128), (512,)]]
+    assert decays == [0.1, 1.0, 4.0, 4.0]
+    california, adult = table_defaults(16_512, classes=False), table_defaults(39_073, classes=True)
+    names = ("validation", "batch_size", "epochs", "lr", "weight_decay", "dropout", "average")
+    assert [california[name] for name in names] == [0.1, 128, 54, 0.003, 0.1, 0.1, 0.995]
+    assert [adult[name] for name in names] == [0.1, 256, 23, 0.003, 0.1, 0.3, 0.995]
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_the_defaults_of_tables_change_little_by_little(classes: bool) -> None:
+    """From a row more, no number changes by more than a tenth, but where validation begins, or batches double."""
+    before = table_defaults(1, classes)
+    for rows in range(2, 20_000):
+        now = table_defaults(rows, classes)
+        if rows != VALIDATED_ROWS:
+            steady = [name for name in now if name not in ("batch_size", "average")]
+            assert all(now[name] == pytest.approx(before[name], rel=0.1) for name in steady)
+            assert now["weight_decay"] <= before["weight_decay"]
+        assert 0.8 < now["average"] <= 0.995
+        before = now
+
+
+def test_what_is_given_stays_as_it_is_for_a_table(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.csv", table())
     given = dict.fromkeys(("validation", "dropout", "lr", "weight_decay"), 0.25) | {"epochs": 3, "average": 0.0}
     found = plan(Settings(data, target="buys", device="cpu", **given)).settings  # type: ignore[arg-type]
     assert {name: getattr(found, name) for name in given} == given
@@ -223,7 +242,7 @@ def test_the_defaults_of_tables_depend_on_their_rows(tmp_path: Path) -> None:
     again = Settings(**found.to_dict())
     assert (again, again.left_open) == (found, frozenset())
     other = plan(Settings(data, target="buys", device="cpu", validation_file=data)).settings
-    assert (other.validation, other.batch_size) == (0.0, defaults["batch_size"])
+    assert (other.validation, other.batch_size) == (0.0, 32)
 
 
 def test_the_settings_of_arrays_are_as_they_were(tmp_path: Path) -> None:

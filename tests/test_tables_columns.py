@@ -339,6 +339,16 @@ def test_bins_are_for_many_rows(rows: int, encoding: str, expected: str) -> None
     assert (bins == "standardized") == (expected == "standard")
 
 
+def test_bins_need_100_rows_for_each_column_of_numbers() -> None:
+    rng = np.random.default_rng(0)
+    table = {f"n{i}": rng.normal(size=1000) for i in range(10)} | {f"t{i}": ["a", "b"] * 500 for i in range(9)}
+    read = read_table(table | {"more": rng.normal(size=1000), "y": rng.normal(size=1000)})
+    assert Columns.learn(read, "y").encoding == "standard"
+    assert Columns.learn(read, "y", ignore=["more"]).encoding == "piecewise"
+    codes = read_table(table | {"more": rng.integers(0, 3, 1000), "y": rng.normal(size=1000)})
+    assert Columns.learn(codes, "y", categorical=["more"]).encoding == "piecewise"
+
+
 def test_bins_are_those_of_the_targets() -> None:
     a = np.arange(2000) / 7
     for y in ((a > 100) * 5.5, np.where(a > 100, "high", "low"), np.array(["x", "y", "z"])[1 * (a > 50) + (a > 100)]):

@@ -69,7 +69,8 @@ def learn_columns(table: Table, targets: Array, weights: Array | None, encoding:
     if weights is not None:
         used, weights = weighing(weights)
         table, targets = table.take(used), targets[used]
-    known = targets if takes_bins(encoding, len(table), len(table.columns)) else None
+    numbers = sum(column.kind != "text" for column in table.columns)
+    known = targets if takes_bins(encoding, len(table), numbers) else None
     treatments = [
         learn_category(column, table.source, weights)
         if column.kind == "text"

@@ -30,7 +30,7 @@ NEGLIGIBLE = 1e-8
 """Rows of a smaller weight, relative to the mean, are as if they had none: sums would lose it to rounding."""
 
 PIECEWISE_ROWS, ROWS_OF_A_COLUMN = 1000, 100
-"""From so many training rows on, and so many for each column, numbers are encoded by bins, by default.
+"""From so many training rows on, and so many for each column of numbers, these are encoded by bins, by default.
 
 Bins of few rows follow their noise, and many columns are often parts of one thing, such as the pixels of an image.
 """
@@ -129,7 +129,7 @@ class Columns:
         ignore: names of columns that are not used.
         encoding: "piecewise" encodes numbers by bins, those of a decision tree on the column alone, at most 64;
             "standard" clips them to 10 standard deviations; "auto" takes bins from 1,000 rows on, if there are 100
-            for each column.
+            for each column of numbers.
         rows: the indices of the rows to learn from (default: all).
         weights: one number of at least 0 for each of `rows` (default: equal). Of rows of weight
             0, only the classes are learned.
@@ -165,7 +165,9 @@ class Columns:
         if weights is not None:
             used, weights = weighing(_checked_weights(weights, len(table)))
             table = table.take(used)
-        bins = takes_bins(encoding, len(table), len({*table.names} - ignore) - 1)
+        others = {target} | ignore | categorical
+        numbers = sum(column.kind != "text" and column.name not in others for column in table.columns)
+        bins = takes_bins(encoding, len(table), numbers)
         targets = _targets_of_bins(learned, table) if bins else None
         treatments: list[Treatment] = []
         numbering = {column.name for column in table.columns if numbers_the_rows(column)} - categorical - numeric
@@ -337,7 +339,10 @@ class Columns:
 
 
 def takes_bins(encoding: str, rows: int, columns: int) -> bool:
-    """Whether numbers are encoded by bins, with so many training rows and columns. encoding: one of `ENCODINGS`."""
+    """Whether numbers are encoded by bins, with so many training rows, and so many columns of numbers or dates.
+
+    encoding: one of `ENCODINGS`.
+    """
     enough = rows >= max(PIECEWISE_ROWS, ROWS_OF_A_COLUMN * columns)
     return encoding == "piecewise" or (encoding == "auto" and enough)
 

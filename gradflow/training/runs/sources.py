@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -15,27 +16,54 @@ from gradflow.training.runs.settings import Settings, SettingsError
 
 Data: TypeAlias = Dataset | TableDataset
 
-VALIDATION_SHARE = 0.1
-"""The share of a table's rows, without those for testing, that is held out for validation by default."""
+VALIDATION_SHARE, VALIDATED_ROWS = 0.1, 500
+"""The share of a table's rows, without those for testing, that is held out for validation by default, and from how many
+of these rows on: which epoch is the best on fewer than 50 rows is chance, and training on them is worth more."""
 
-FEW_ROWS, SAMPLES = 2_000, 800_000
-"""Up to how many training rows a table is small, and how many samples a model is trained on if there are more."""
+SAMPLES = 800_000
+"""How many samples a model of a large table is trained on."""
+
+ROWS_OF_DECAY, WIDTH_OF_DECAY = 1_400, 256
+"""The default weight decay is the first by the number of rows, at most 4, and less in proportion to the widest layer if
+that is narrower than the second, but at least 0.1.
+
+Weights then forget over about as many epochs, however many steps an epoch has (Wang and Aitchison 2024, "How to set
+AdamW's weight decay as you scale model and dataset size"). Those of a narrower layer have to be larger.
+"""
 
 
-def table_defaults(rows: int, classes: bool) -> dict[str, Any]:
+def table_defaults(
+    rows: int, classes: bool, hidden: Sequence[int] = (256, 128), validation: float | None = None
+) -> dict[str, Any]:
     """Return the defaults of the settings that are others for a table than for arrays.
 
-    rows: those that a model is trained on. classes: whether these are predicted.
+    rows: without those for testing. classes: whether these are predicted. hidden: the widths of the layers.
+    validation: the share of `rows` that is held out (default None: as this function returns it).
 
-    Measured on Adult, California housing and diamonds, and on four tables of 178 to 1,797 rows.
+    A table of few rows has few steps, so its rate is larger. Its classes have more dropout: no validation ends what is
+    learned of wrong labels. The average of the weights remembers a tenth of the steps, 200 at most. Labels are not
+    smoothed, which made the log loss larger.
+
+    Measured on Adult, California housing and diamonds, whole and 200 to 4,000 of their rows; on digits, breast-cancer,
+    wine, iris and diabetes; and on synthetic tables.
     """
-    common = {"validation": VALIDATION_SHARE, "average": 0.995}
-    if rows <= FEW_ROWS:
-        return common | {"batch_size": 32, "epochs": 60, "lr": 0.001, "weight_decay": 0.3, "dropout": 0.5}
-    batch_size = 2 ** min(8, max(5, round(math.log2(rows / 100))))
-    epochs = min(60, max(10, round(SAMPLES / rows)))
-    dropout = 0.3 if classes else 0.1
-    return common | {"batch_size": batch_size, "epochs": epochs, "lr": 0.003, "weight_decay": 0.1, "dropout": dropout}
+    few = rows < VALIDATED_ROWS
+    if validation is None:
+        validation = 0.0 if few else VALIDATION_SHARE
+    trained = max(1, round(rows * (1 - validation)))
+    batch_size = 2 ** min(8, max(5, round(math.log2(trained / 100))))
+    epochs = min(60, max(10, round(SAMPLES / trained)))
+    steps = epochs * math.ceil(trained / batch_size)
+    decay = min(4.0, ROWS_OF_DECAY / trained) * min(1.0, max(hidden, default=0) / WIDTH_OF_DECAY)
+    return {
+        "validation": validation,
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "lr": 0.01 if few else 0.003,
+        "weight_decay": round(max(0.1, decay), 2),
+        "dropout": (0.5 if few else 0.3) if classes else 0.1,
+        "average": round(min(0.995, 1 - 10 / steps), 3),
+    }
 
 
 def load_data(settings: Settings) -> tuple[Settings, Data, dict[str, Data]]:
@@ -70,11 +98,11 @@ def is_table(dataset: str) -> bool:
 def _completed(settings: Settings, data: TableDataset) -> Settings:
     """Return the settings with the target and the task of the data, and with the defaults of tables."""
     test = TEST_SHARE if settings.test is None and settings.test_file is None else settings.test or 0.0
-    validation = VALIDATION_SHARE if "validation" in settings.left_open else settings.validation or 0.0
-    defaults = table_defaults(round(len(data.table) * (1 - test) * (1 - validation)), data.is_classification)
+    is_open = "validation" in settings.left_open and settings.validation_file is None
+    validation = None if is_open else settings.validation
+    rows = round(len(data.table) * (1 - test))
+    defaults = table_defaults(rows, data.is_classification, settings.hidden, validation)
     if settings.optimizer != "adamw":
         defaults = {name: value for name, value in defaults.items() if name not in ("lr", "weight_decay")}
-    if settings.validation_file is not None:
-        defaults.pop("validation")
     chosen = {name: value for name, value in defaults.items() if name in settings.left_open}
     return replace(settings, target=data.target.name, task=data.target.task, **chosen)
