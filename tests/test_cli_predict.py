@@ -121,10 +121,10 @@ def test_out_is_written_whole_and_replaces_only_predictions(command: Any) -> Non
     assert command("predict", "run", "new.npy", "--out", "p.csv").status == 0
     assert len(rows(Path("p.csv").read_text())) == 4
     assert set(os.listdir()) == {"run", "new.npy", "p.csv"}
-    before = Path("new.npy").read_bytes()
-    message = "--out new.npy exists, and this command did not write it"
-    assert_one_line(command("predict", "run", "new.npy", "--out", "new.npy"), message)
-    assert Path("new.npy").read_bytes() == before
+    Path("data.csv").write_text("a,b\n1,2\n")
+    message = "--out data.csv exists, and this command did not write it"
+    assert_one_line(command("predict", "run", "new.npy", "--out", "data.csv"), message)
+    assert Path("data.csv").read_text() == "a,b\n1,2\n"
     assert predictor.classes == tuple(NAMES)
 
 

@@ -58,7 +58,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "predict",
         help="predict with a trained model",
-        usage="gradflow predict FOLDER INPUTS [--out FILE.csv] [--no-header] [--device DEVICE]",
+        usage="gradflow predict FOLDER INPUTS [--out FILE.csv] [--no-header]\n"
+        "                        [--device DEVICE]",
         description=_HELP,
         epilog=_EXAMPLES,
     )

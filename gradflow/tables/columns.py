@@ -19,6 +19,7 @@ from gradflow.tables.choices import ENCODINGS
 from gradflow.tables.entries import entries, entry
 from gradflow.tables.inputs import DEFAULTS, ColumnInputs, InputSettings
 from gradflow.tables.learning import learn_category, learn_numbers, numbers_the_rows
+from gradflow.tables.options import option
 from gradflow.tables.scales import Scales, magnitude
 from gradflow.tables.table import Column, Table, no_column
 from gradflow.tables.task import Target, check_kind
@@ -179,7 +180,7 @@ class Columns:
             if column.name in ignore:
                 treatments.append(LeftOut(column.name, column.reads_as, "it is ignored"))
             elif column.name in numbering:
-                why = f"it seems to number the rows (--numeric {column.name} keeps it)"
+                why = "it seems to number the rows" + option("numeric", column.name, "keeps it")
                 treatments.append(LeftOut(column.name, column.reads_as, why))
             elif column.kind == "text" or column.name in categorical:
                 treatments.append(learn_category(column, table.source, weights))

@@ -28,7 +28,7 @@ def options_as(style: Style) -> Iterator[None]:
 def option(name: str, value: str, effect: str = "") -> str:
     """Return " (OPTION EFFECT)", to be added to a message; "" where there are no options.
 
-    name: of the option. value: what it is set to; for `ignore` and `categorical`, the name of a column.
+    name: of the option. value: what it is set to; for `ignore`, `categorical` and `numeric`, the name of a column.
     effect: what it does, if the message does not say so.
 
     >>> from gradflow.tables.options import option, options_as
@@ -38,7 +38,7 @@ def option(name: str, value: str, effect: str = "") -> str:
     ...     option("ignore", "first name"), option("task", "values", "predicts a number")
     (" (--ignore 'first name')", ' (--task values predicts a number)')
     """
-    style, lists = _STYLE.get(), name in ("ignore", "categorical")
+    style, lists = _STYLE.get(), name in ("ignore", "categorical", "numeric")
     if style == "none":
         return ""
     if style == "flags":
