@@ -109,7 +109,7 @@ def of_table(columns: Sequence[str], levels: Sequence[str], outputs: int = 2, sh
         for c in columns
     ]
     importance = [Importance(c, rng.normal(3.0 / i, 0.2, shuffles)) for i, c in enumerate(columns, 1)]
-    values = [np.linspace(17800.0, 18500.0, 21), levels, *[np.linspace(-1e7, 2e7, 21)] * 3]
+    values = [np.linspace(17800.0, 18500.0, 21), levels, np.array([7.0]), *[np.linspace(-1e7, 2e7, 21)] * 2]
     dependence = [
         Dependence(
             c, v, rng.dirichlet(np.ones(outputs), len(v)) if outputs > 1 else rng.normal(size=(len(v), 1)), not i

@@ -144,7 +144,11 @@ def _lines(
     parts = [axes(x, y, height, *labels)]
     for j in range(means.shape[1]):
         points = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in zip(values.tolist(), means[:, j].tolist(), strict=True))
-        parts.append(f'<path class="layer" style="stroke:{_color(j, means.shape[1])}" d="M{points}"/>')
+        color = _color(j, means.shape[1])
+        parts.append(f'<path class="layer" style="stroke:{color}" d="M{points}"/>')
+        if len(values) == 1:
+            at = f'cx="{x(float(values[0])):.1f}" cy="{y(float(means[0, j])):.1f}"'
+            parts.append(f'<circle style="fill:{color}" {at} r="3.5"/>')
     return svg(height, told, parts)
 
 
