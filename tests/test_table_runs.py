@@ -192,14 +192,14 @@ def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path, runs: Path) ->
 
 def test_a_run_on_other_rows_does_not_go_on(tmp_path: Path) -> None:
     columns = table()
-    data = write(tmp_path / "a.csv", columns)
-    run = Run.new(Settings(data, target="buys", **SMALL), tmp_path / "run")
+    data, test = write(tmp_path / "a.csv", columns), write(tmp_path / "test.csv", table(80, seed=5))
+    run = Run.new(Settings(data, target="buys", test_file=test, **SMALL), tmp_path / "run")
     with run:
         next(run.steps())
         run.finish("interrupted")
     columns["noise"][0] += 0.001
     write(tmp_path / "a.csv", columns)
-    with pytest.raises(SettingsError, match=r"is not the data that .+ was trained on: its hash differs"):
+    with pytest.raises(SettingsError, match=r"a\.csv with .+test\.csv is not the data that .+: its hash differs"):
         resume(tmp_path / "run")
 
 

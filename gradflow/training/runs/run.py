@@ -116,7 +116,10 @@ class Run:
             check_places(settings, places, f"gradflow train --resume {path}")
             members = Members(plan(settings))
             if members.plan.data_hash != content["data"].get("hash"):
-                raise SettingsError(f"{settings.dataset} is not the data that {path} was trained on: its hash differs")
+                files = filter(None, (settings.dataset, settings.test_file, settings.validation_file))
+                raise SettingsError(
+                    f"{' with '.join(files)} is not the data that {path} was trained on: its hash differs"
+                )
             run = cls(members, None, folder)
             run.recorded = content.get("environment", {})
             if (folder.path / CHECKPOINT).exists():
