@@ -54,15 +54,15 @@ class Span:
 class ThreadProfiler(Profiler):
     """Measures what one thread does, from its creation on: `spans`, in the order in which they began.
 
-    origins: for each asynchronous backend, an event and the time of the host when that was recorded.
+    origins: for each asynchronous backend, an event and the time of the host right after the device reached it, so that
+        no work of the device seems to begin before its call.
     """
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.origins: dict[Backend, tuple[Any, int]] = {}
-        self.begin_range: Callable[[str], Any] | None = None
-        self.end_range: Callable[[], Any] = lambda: None
-        self._open_ranges = 0
+        self.ranges: tuple[Callable[[str], Any], Callable[[], Any]] | None = None  # of the last backend that has any
+        self._open_ranges: list[Callable[[], Any]] = []  # what ends each of them
         self.span: Span | None = None  # the innermost now
         self.phase = "forward"
         self.region = ""
@@ -77,13 +77,11 @@ class ThreadProfiler(Profiler):
         """Called once for each backend, before its first call. One without working events is as one without any."""
         if is_asynchronous(backend):
             with contextlib.suppress(NotImplementedError):
-                backend.synchronize()
                 origin = backend.event()
                 origin.record()
+                backend.synchronize()  # before the clock is read: the device may reach the event much later
                 self.origins[backend] = origin, perf_counter_ns()
-        ranges = backend.named_ranges()
-        if ranges is not None:
-            self.begin_range, self.end_range = ranges
+        self.ranges = backend.named_ranges() or self.ranges
 
     def _events(self, backend: Backend) -> tuple[Any, Any] | None:
         """Two new events of an asynchronous backend; None for others, and while work is captured, not done."""
@@ -97,9 +95,10 @@ class ThreadProfiler(Profiler):
         """Begin a span inside the present one."""
         span = self.span = Span(kind, name, self.phase, self.region, self.span)
         self.spans.append(span)
-        if self.begin_range is not None:
-            self._open_ranges += 1
-            self.begin_range(name)
+        if self.ranges is not None:
+            begin_range, end_range = self.ranges
+            self._open_ranges.append(end_range)
+            begin_range(name)
         span.start = perf_counter_ns()
         return span
 
@@ -107,8 +106,7 @@ class ThreadProfiler(Profiler):
         """End a span, and those inside it that an exception has left."""
         span.end = perf_counter_ns()
         if self._open_ranges:  # if the backend started inside the span, this has no range
-            self._open_ranges -= 1
-            self.end_range()
+            self._open_ranges.pop()()
         self.span = span.outer
 
     def enter_region(self, region: str) -> None:

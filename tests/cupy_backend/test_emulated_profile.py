@@ -184,6 +184,35 @@ def test_a_trace_has_a_track_for_the_device(backend: Any, tmp_path: Path) -> Non
         assert work["ts"] + work["dur"] <= call["ts"] + call["dur"] + 100
 
 
+def test_a_device_that_is_late_is_late_in_a_trace(
+    backend: Any, cupy: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No work begins before its call, also if the device was busy with other programs when the profile began."""
+    record, wait = cupy.cuda.Event.record, State.wait
+    busy_until = 0.0
+
+    def recorded(event: Any, *arguments: Any) -> None:
+        nonlocal busy_until
+        record(event, *arguments)
+        busy_until = busy_until or event.time + 0.05
+        event.time = max(event.time, busy_until)
+
+    def waited(*arguments: Any) -> None:
+        time.sleep(max(0.0, busy_until - time.perf_counter()))
+        wait(*arguments)
+
+    monkeypatch.setattr(cupy.cuda.Event, "record", recorded)
+    monkeypatch.setattr(State, "wait", waited)
+    with gf.profile() as p:
+        x = gf.ones((2, 3), device="emulated")
+        _ = x + x
+    p.save(tmp_path / "trace.json")
+    events = [e for e in json.loads((tmp_path / "trace.json").read_text())["traceEvents"] if e["ph"] == "X"]
+    calls, works = ([e for e in events if e["pid"] == pid and e["args"].get("launches")] for pid in (1, 2))
+    assert [e["name"] for e in works] == [e["name"] for e in calls] == ["ones", "add"]
+    assert all(call["ts"] <= work["ts"] for call, work in zip(calls, works, strict=True))
+
+
 def test_a_trace_has_no_track_for_a_device_that_does_nothing(backend: Any, tmp_path: Path) -> None:
     with gf.profile() as p:
         gf.ones(3)
@@ -221,6 +250,22 @@ def test_a_backend_that_starts_in_a_region_ends_no_range_of_others(cupy: Any) ->
         with p.region("next"):
             assert open_ranges == ["the user's", "next"]
     assert open_ranges == ["the user's"]
+
+
+def test_a_range_ends_where_it_began(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if a backend with ranges of its own starts inside it."""
+    monkeypatch.setattr(State, "devices", 2)
+    first, second = ["the user's"], ["another's"]
+    cupy.cuda.nvtx = SimpleNamespace(RangePush=first.append, RangePop=first.pop)
+    gf.get_backend("emulated:0")
+    with gf.profile() as p:
+        with p.region("part"):
+            cupy.cuda.nvtx = SimpleNamespace(RangePush=second.append, RangePop=second.pop)
+            gf.ones(2, device="emulated:1")
+            assert first == ["the user's", "part"]
+        with p.region("next"):
+            assert (first, second) == (["the user's"], ["another's", "next"])
+    assert (first, second) == (["the user's"], ["another's"])
 
 
 def test_a_backend_that_starts_in_a_profile_is_measured(cupy: Any) -> None:
