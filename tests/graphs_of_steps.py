@@ -1,4 +1,4 @@
-"""A stand-in for graphs on a device that has none; it uses what `Backend.graph` gets, and counts."""
+"""A stand-in for graphs, which uses what `Backend.graph` gets, and counts; and a device without graphs."""
 
 from __future__ import annotations
 
@@ -36,3 +36,10 @@ def give_graphs(monkeypatch: pytest.MonkeyPatch, device: str) -> list[int]:
     monkeypatch.setattr(type(backend), "graph", graph)
     monkeypatch.setattr(backend, "nonfinite", None)  # a Trainer makes it
     return replays
+
+
+def take_graphs(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """Make the backend of a device, such as CUDA, one without graphs."""
+    backend = gf.get_backend(device)
+    monkeypatch.setattr(type(backend), "graph", Backend.graph)
+    monkeypatch.setattr(backend, "nonfinite", None)

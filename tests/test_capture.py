@@ -12,7 +12,7 @@ import re
 import threading
 import tracemalloc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from gradflow.interception import recorders
 from gradflow.optim import schedules
 from gradflow.optim.averaging import WeightAverage
 from gradflow.random import default_generator
+from gradflow.replay.batches import has_graphs
 from gradflow.testing import forbid_sync, host
 from gradflow.tree import flatten
 
@@ -115,8 +116,14 @@ MAKERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "AdamW": lambda p: optim.AdamW(p, lr=0.05),
     "RMSprop": lambda p: optim.RMSprop(p, lr=0.05, momentum=0.5, centered=True),
     "a schedule": lambda p: optim.Adam(p, lr=schedules.warmup(schedules.cosine(0.1, steps=6), steps=2)),
-    "groups": lambda p: optim.SGD([{"params": list(p)[:2], "lr": 0.3}, {"params": list(p)[2:]}], lr=0.1),
+    "groups": lambda p: optim.SGD([{"params": part, "lr": lr} for part, lr in zip(halves(p), (0.3, 0.1), strict=True)]),
 }
+
+
+def halves(parameters: Iterable[gf.Tensor]) -> tuple[list[gf.Tensor], list[gf.Tensor]]:
+    """Return the first two parameters, and the others."""
+    first, second, *others = parameters
+    return [first, second], others
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
@@ -1657,6 +1664,15 @@ def test_a_check_that_finds_nothing_changes_nothing(
     worlds = [train(train(Training(through, make, max_norm=max_norm))) for through in (as_it_is, every(1))]
     assert worlds[0].history == worlds[1].history
     assert worlds[1].call.status == "replaying"  # type: ignore[attr-defined]
+
+
+def test_a_check_of_gradients_without_an_optimizer(device: str) -> None:
+    """They add up outside of an optimizer's buffers, which a graph cannot do: a device with graphs makes the calls."""
+    worlds = [train(Training(through, lambda p: optim.SGD(halves(p)[0], lr=0.1))) for through in (as_it_is, every(1))]
+    assert worlds[0].history == worlds[1].history
+    outside = ", since it keeps a gradient outside of the buffers of an optimizer"
+    by_call = f"replaying call by call{outside}" if has_graphs(gf.get_backend(device)) else "replaying"
+    assert worlds[1].call.status == by_call  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("scaled", [False, True])

@@ -18,7 +18,9 @@ from gradflow.backend.registry import on_start, started_backends
 from gradflow.data import Batches
 from gradflow.interception import profilers
 from gradflow.profiling import Row
+from gradflow.profiling.spans import is_asynchronous
 from gradflow.profiling.table import table
+from gradflow.replay.batches import has_graphs
 from gradflow.testing import count_transfers
 from gradflow.training import Trainer
 
@@ -195,12 +197,15 @@ def test_sums_of_times(device: str) -> None:
     assert p.total.self_seconds <= p.total.host_seconds
     for each in p.rows:
         assert 0 <= each.self_seconds <= each.host_seconds + 1e-12
-        assert each.device_seconds <= each.self_seconds + 1e-9  # a clock for both
+        if not is_asynchronous(gf.get_backend(device)):
+            assert each.device_seconds <= each.self_seconds + 1e-9  # a clock for both
         assert each.device_seconds == pytest.approx(
             sum(part.device_seconds for part in each.parts) or each.device_seconds
         )
         assert each.launches == (sum(part.launches for part in each.parts) or each.launches)
     assert math.fsum(row.launches for row in p.rows) == p.total.launches
+    # one after another, and the end waits for the last; an event of CUDA is exact to about 0.5 us
+    assert p.total.device_seconds <= p.total.host_seconds + 1e-6 * p.total.launches
 
 
 def test_a_slow_operation() -> None:
@@ -296,7 +301,12 @@ def test_observers_see_what_they_see_without() -> None:
 
 @pytest.mark.parametrize("start", [0, 5])
 def test_captured_steps(device: str, start: int) -> None:
-    """Also a step that is recorded while it is profiled; a replay calls the functions that the step does."""
+    """Also a step that is recorded while it is profiled; a replay calls the functions that the step does.
+
+    On a device with graphs, the first replay calls them, the second one captures them without launches of their own,
+    and from then on, a replay launches copies of both inputs, the graph, and a copy of the result; and the table of
+    numbers for some steps, when it is due, is sent and copied to its place.
+    """
     plain, (x, y) = training_step(network()), batch()
     with gf.profile() as expected:
         plain(x, y)
@@ -312,9 +322,16 @@ def test_captured_steps(device: str, start: int) -> None:
     replay = row(p, "step", "replay")
     assert replay.calls == (4 if start else 2)
     assert replay.device_seconds > 0
-    assert {part.name for part in replay.parts} >= {"linear", "linear_backward", "adam_step", "clip_global_norm"}
-    copies = sum(part.launches for part in replay.parts if part.name == "copy")  # of the result
-    assert replay.launches - copies == replay.calls * expected.total.launches
+    parts = {part.name: part for part in replay.parts}
+    graphs = has_graphs(gf.get_backend(device))
+    called = 0 if graphs and start else 1 if graphs else replay.calls
+    if called:
+        assert {*parts} >= {"linear", "linear_backward", "adam_step", "clip_global_norm"}
+    moving = {"copy", "from_host", "from_host_later"}  # inputs, results and numbers
+    assert sum(part.launches for part in parts.values() if part.name not in moving) == called * expected.total.launches
+    tables = parts["from_host_later"].calls if "from_host_later" in parts else 0
+    own = (4 * (replay.calls - called) + tables) if graphs else 0
+    assert replay.launches - sum(part.launches for part in parts.values()) == own
     if not start:
         assert calls(p)["linear", "backward"] == 4
         assert calls(p)["Adam.step", "update"] == 2

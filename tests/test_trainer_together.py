@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphs_of_steps import give_graphs
+from graphs_of_steps import give_graphs, take_graphs
 from test_resume import INPUTS, VALUES, Case, losses, outcome
 
 import gradflow as gf
 from gradflow import nn
 from gradflow.data import Batches
+from gradflow.replay.batches import has_graphs
 from gradflow.saving import to_bytes
 from gradflow.training import NonFiniteLossError, Trainer
 from gradflow.training.evaluation import Tally
@@ -48,6 +49,12 @@ def with_graphs(device: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], li
     return give
 
 
+@pytest.fixture
+def without_graphs(device: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function that takes the graphs of the device, if it has any."""
+    return lambda: take_graphs(monkeypatch, device)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_has_the_same_bits(name: str, device: str, with_graphs: Callable[[], list[int]]) -> None:
     """History, weights, best weights, moments, generators; whether epochs or steps are looped over."""
@@ -70,13 +77,17 @@ def test_a_run_has_the_same_bits(name: str, device: str, with_graphs: Callable[[
 
 
 @pytest.mark.parametrize("stop", range(0, 26, 5))
-def test_a_run_goes_on_from_each_step(stop: int, with_graphs: Callable[[], list[int]], tmp_path: Path) -> None:
-    """Saved in the middle of what is done at once; loaded with and without graphs."""
+def test_a_run_goes_on_from_each_step(
+    stop: int, with_graphs: Callable[[], list[int]], without_graphs: Callable[[], None], tmp_path: Path
+) -> None:
+    """Saved in the middle of what is done at once; loaded with and without graphs. The whole run has the device's."""
     case = Case(batch=4, average=0.9, dropout=0.0 if gf.current_device().type == "strict" else 0.2)  # slow there
     whole = case.trainer()
     list(whole.epochs(4))
     expected = outcome(whole)
+    without_graphs()
     plain = case.trainer()
+    assert plain._step.run is None
     replays = with_graphs()
     trainer = case.trainer()
     losses(trainer, stop)
@@ -151,9 +162,16 @@ def test_results_of_steps_stay_in_order() -> None:
     assert (losses.tolist(), partial.reshape((-1,)).tolist()) == ([1, 2, 3, 4], [1, 1, 2, 2, 3, 3, 4])
 
 
-def test_which_steps_are_done_at_once(with_graphs: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_steps_are_done_at_once(
+    device: str,
+    with_graphs: Callable[[], list[int]],
+    without_graphs: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Small ones, of data on a device with graphs; each batch has a step."""
     batches = Batches(np.zeros((100, 4), "float32"), np.zeros(100), 10)
+    assert steps_at_once(nn.Linear(4, 1), batches) == (32 if has_graphs(gf.get_backend(device)) else 1)
+    without_graphs()
     assert steps_at_once(nn.Linear(4, 1), batches) == 1, "without graphs"
     with_graphs()
     assert steps_at_once(nn.Linear(4, 1), batches) == STEPS
@@ -235,6 +253,7 @@ def test_a_loss_that_is_not_finite_is_told_as_such(with_graphs: Callable[[], lis
         list(trainer.epochs(5))
 
 
-def test_a_device_without_graphs_is_not_watched(device: str) -> None:
+def test_a_device_without_graphs_is_not_watched(device: str, without_graphs: Callable[[], None]) -> None:
+    without_graphs()
     hiding_trainer()
     assert gf.get_backend(device).nonfinite is None
