@@ -6,6 +6,7 @@ The constants have their names in NVIDIA's headers (`tests/cupy_backend/test_cub
 from __future__ import annotations
 
 import ctypes
+import math
 from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from typing import Any, NamedTuple
@@ -145,7 +146,7 @@ def failure(library: Any, function: str, status: int) -> CublasLtError:
 
 
 class Plan:
-    """The descriptor and the layouts for one kind of product, the algorithm, and the factors 1 and 0."""
+    """The descriptor and the layouts for one kind of product, the algorithm, and the factors 1, 0 and NaN."""
 
     def __init__(self, library: Any, kind: Kind) -> None:
         self.library, self.kind = library, kind
@@ -154,7 +155,7 @@ class Plan:
         self.pointers: dict[int, int] = {}  # those in the descriptor
         double = kind.type == CUDA_R_64F
         scale = CUDA_R_64F if double else CUDA_R_32F
-        self.one, self.zero = _SCALES[scale](1), _SCALES[scale](0)
+        self.one, self.zero, self.nan = map(_SCALES[scale], (1, 0, math.nan))
         library.cublasLtMatmulDescCreate(byref(self.descriptor), kind.compute, scale)
         self.set(CUBLASLT_MATMUL_DESC_TRANSA, c_int(kind.transpose_a))
         self.set(CUBLASLT_MATMUL_DESC_TRANSB, c_int(kind.transpose_b))

@@ -50,7 +50,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cublaslt, "call", call)
 
 
-def call(lt: Any, plan: Any, a: Any, b: Any, out: Any, accumulate: bool, bias: Any, aux: Any, workspace: Any) -> int:
+def call(
+    lt: Any, plan: Any, a: Any, b: Any, out: Any, accumulate: bool, bias: Any, aux: Any, workspace: Any, *factor: Any
+) -> int:  # fmt: skip
     """`cublaslt.call`, after checks of what the library cannot see: dtypes, shapes, and that nothing overlaps."""
     import emulated_cupy as emulated  # which imports this module
 
@@ -71,7 +73,7 @@ def call(lt: Any, plan: Any, a: Any, b: Any, out: Any, accumulate: bool, bias: A
     held = unowned((a, b, out, accumulate, bias, aux, workspace))
 
     def run() -> int:
-        status = _call(lt, plan, *held)
+        status = _call(lt, plan, *held, *factor)
         assert all(emulated._guarded(x) for x in written), "the product writes beyond an array"
         return status
 

@@ -495,7 +495,7 @@ def test_training(cupy: Any, monkeypatch: pytest.MonkeyPatch, optimizer: str, pl
 
     expected, _ = train("cpu")
     found, transfers = train(place)
-    assert transfers == [1] + [0] * 9
+    assert transfers == [2] + [0] * 9  # the labels, and a trial of the product with ReLU
     assert found == pytest.approx(expected, rel=1e-4)
     assert found[-1] < found[0]
     assert gf.get_backend(place).device == Device(place)

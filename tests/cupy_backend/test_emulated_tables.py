@@ -43,8 +43,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def trainer_of(data: str, device: str, **options: Any) -> Trainer:
     """Return a trainer with ten whole batches in an epoch."""
-    chosen = {"hidden": (16, 8), "batch_size": 16, "epochs": EPOCHS, "dropout": 0.0, "average": 0.0, **options}
-    return make_trainer(plan(Settings(data, device=device, **chosen)), 0)
+    chosen = {"hidden": (16, 8), "batch_size": 16, "epochs": EPOCHS, "validation": 0.1, "dropout": 0.0, "average": 0.0}
+    return make_trainer(plan(Settings(data, device=device, **(chosen | options))), 0)
 
 
 def trained(trainer: Trainer) -> Trainer:

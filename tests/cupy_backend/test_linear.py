@@ -30,6 +30,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     call, launch = cublaslt.call, linear.launch
 
     def counted(lt: Any, plan: Any, *arguments: Any) -> int:
+        if len(arguments) > 7:  # a trial with NaN
+            return call(lt, plan, *arguments)
         seen.append(names[plan.kind.epilogue].removeprefix("CUBLASLT_EPILOGUE_"))
         return call(lt, plan, *arguments)
 
@@ -217,38 +219,26 @@ def test_devices_say_what_computes_products(cupy: Any, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("zero", [False, True], ids=["NaN stays", "NaN becomes 0"])
-def test_relu_of_nan(backend: Any, zero: bool) -> None:
-    """NVIDIA does not document which: cuBLASLt 13.1 keeps NaN. gradflow's own kernels keep it."""
+def test_relu_of_nan(backend: Any, launches: list[str], zero: bool) -> None:
+    """NaN stays NaN, also where an algorithm of cuBLASLt makes it 0: ReLU is a launch of its own then."""
     x, w, b = (backend.from_host(numbers(s, seed=i)) for i, s in enumerate([(5, 4), (3, 4), (3,)]))
     backend.setitem(b, 1, float("nan"))
     with stand_in(relu_of_nan_is_zero=zero):
         out, _ = backend.linear(x, w, b, "relu", 0.0)
-    assert np.isnan(backend.to_host(out)[:, 1]).all() != zero
-    assert (backend.to_host(out)[:, 1] == 0).all() == zero
-    assert np.isfinite(backend.to_host(out)[:, [0, 2]]).all()
+        assert np.isnan(backend.to_host(out)[:, 1]).all()
+        assert np.isfinite(backend.to_host(out)[:, [0, 2]]).all()
+    assert launches == (["DEFAULT", "bias_activation"] if zero else ["RELU_BIAS"])
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "RMSprop"])
 @pytest.mark.parametrize("where", ["input", "0.weight", "0.bias"])
-def test_a_nan_that_relu_hides_from_the_loss_is_seen_by_the_optimizer(backend: Any, where: str, optimizer: str) -> None:
-    """If ReLU made NaN 0, the loss would be finite; the flag is raised by the gradient, or by the new parameter."""
+def test_a_nan_before_relu_reaches_the_loss(backend: Any, where: str) -> None:
     with gf.use_device("emulated"), stand_in(relu_of_nan_is_zero=1):
-        gf.manual_seed(0)
-        model = gf.nn.MLP([4, 8, 3])
-        step = getattr(gf.optim, optimizer)(model.parameters(), lr=0.01)
+        model = gf.nn.MLP([4, 8, 3], generator=gf.Generator(0))
         x, y = gf.random.normal((6, 4)), gf.tensor(np.arange(6) % 3)
-        for bad in (False, True):
-            if bad:
-                given = x if where == "input" else dict(model.named_parameters())[where]
-                backend.setitem(given.array, (0,) * given.ndim, float("nan"))
-            backend.nonfinite = backend.zeros((), dtype=backend.dtypes["int32"])
-            step.zero_grad()
-            loss = gf.cross_entropy(model(x), y)
-            loss.backward()
-            assert np.isfinite(loss.item())
-            assert not backend.to_host(backend.nonfinite)
-            step.step()
-            assert backend.to_host(backend.nonfinite) == bad
+        assert np.isfinite(gf.cross_entropy(model(x), y).item())
+        given = x if where == "input" else dict(model.named_parameters())[where]
+        backend.setitem(given.array, (0,) * given.ndim, float("nan"))
+        assert np.isnan(gf.cross_entropy(model(x), y).item())
 
 
 def test_a_graph_multiplies_with_the_present_precision(backend: Any) -> None:
