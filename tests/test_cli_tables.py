@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_train_tells_what_it_understood(command: Any) -> None:
 
 
 def test_a_target_that_is_given_is_told_and_recorded(command: Any) -> None:
-    ended = command("train", "people.csv", "--target", "price", *QUICK, "--out", "run2", "--ignore", 'buys,"noise"')
+    ended = command("train", "people.csv", "--target", "price", *QUICK, "--out", "run2", "--ignore", 'buys, "noise"')
     first, *lines = ended.out.splitlines()
     assert first == "training on people.csv: predicting price, seed 0"
     assert "task: price is predicted as a number" in lines
@@ -167,7 +168,16 @@ def test_other_files_hold_the_same_table(kind: str, command: Any) -> None:
         (("--weight-column", "weight"), "no column 'weight'"),
         (("--target", "age", "--ignore", "age"), "age is to be predicted, so it cannot be left out"),
         (("--ignore", "age,town,noise,buys,price"), "all columns are left out"),
-        (("--task", "regression"), "unknown task 'regression'; there are classes, values"),
+        (("--task", "regression"), r"unknown task 'regression'; did you mean values\?$"),
+        (("--task", "classification"), r"unknown task 'classification'; did you mean classes\?$"),
+        (("--task", "numbers"), "unknown task 'numbers'; there are classes, values$"),
+        (("--ignore", "age", "town"), "got people.csv and town; names are joined by commas: --ignore age,town$"),
+        (("--numeric", "a b", "age", "--quiet"), "got people.csv and age; .+: --numeric 'a b,age'$"),
+        (("--target", "price", "age"), "train takes one dataset; got people.csv and age$"),
+        (
+            ("--target", "price", "--ignore", "buys", "--task", "classes"),
+            r"no classes: predict a number \(--task values\)$",
+        ),
         (("--target", "buys", "--task", "values"), "the target 'buys' holds texts"),
         (("--target", "buys", "--weight-column", "town"), "the weights in town must be numbers"),
         (("--target", "price", "--class-weight", "balanced"), "class_weight needs classes"),
@@ -224,11 +234,51 @@ def test_what_helps_is_named_as_it_is_typed(command: Any) -> None:
     names = [f"name {i}" for i in range(100)]
     write(Path("a.csv"), {"full name": names, "a": list(range(100)), "y": [i % 7 / 2 for i in range(100)]})
     ended = command("train", "a.csv", *QUICK)
-    assert_one_line(ended, r"texts in column 'full name' differ.+leave it out \(--ignore 'full name'\)$")
+    assert_one_line(
+        ended,
+        r"in column 'full name', all 80 texts of the training rows differ.+leave it out \(--ignore 'full name'\)$",
+    )
     with pytest.raises(ValueError, match=r"leave it out \(ignore=\['full name'\]\)$"):
         plan(Settings("a.csv", device="cpu"))
     write(Path("b.csv"), {'a,"b"': [1, 2, "x"], "y": [1, 2, 3]})
     assert_one_line(command("train", "b.csv", *QUICK), re.escape("""(--ignore '"a,""b""\"')"""))
+
+
+def test_blanks_around_names_are_left_out_unless_they_are_in_quotes(command: Any) -> None:
+    words = ("train", "people.csv", "--target", "buys", *QUICK, "--quiet")
+    assert command(*words, "--ignore", " price , noise", "--out", "run2").status == 0
+    assert settings_of("run2")["ignore"] == ["price", "noise"]
+    assert_one_line(command(*words, "--ignore", '" price",noise'), "has no column ' price'")
+
+
+def test_a_workbook_is_not_taken_for_arrays(command: Any) -> None:
+    with zipfile.ZipFile("book.xlsx", "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    what = r"book\.xlsx is an Excel workbook or another zip archive: export the table as CSV$"
+    assert_one_line(command("train", "book.xlsx"), what)
+    assert_one_line(command("train", "book.xlsx", "--target", "churn"), what)
+    assert_one_line(command("predict", "run", "book.xlsx"), what)
+    np.savez("a.npz", a=np.ones(3))
+    assert_one_line(command("train", "a.npz"), r"a\.npz has no array X.+numpy\.savez")
+    np.savez("none.npz")
+    assert_one_line(command("train", "none.npz"), r"none\.npz has no array X.+numpy\.savez")
+
+
+def test_a_note_on_a_file_that_is_given_twice_is_told_once(command: Any) -> None:
+    words = ("train", "people.csv", "--target", "buys", "--test-file", "people.csv", *QUICK)
+    told = notes(command(*words))
+    assert [note for note in told if " missing in " in note] == ["people.csv: 34 missing in age, 18 missing in town"]
+    assert len(told) == 2  # the other: it is what is trained on
+
+
+@pytest.mark.parametrize("name", ["predict", "evaluate"])
+def test_a_run_after_its_data_is_told(name: str, command: Any) -> None:
+    for run in ("run", "run/model.safetensors"):
+        right = f"gradflow {name} {run} people.csv"
+        assert_one_line(command(name, "people.csv", run), f"error: people.csv is data, not a run; .+: {right}$")
+    assert_one_line(command(name, "iris", "run"), f"the run comes first: gradflow {name} run iris$")
+    assert_one_line(command(name, "none", "run"), "none does not exist; it must be the folder of a run")
 
 
 def test_settings_of_tables_are_refused_for_arrays(command: Any) -> None:

@@ -19,6 +19,7 @@ from gradflow.tables import Column, Columns, Table, learning, read_table
 from gradflow.tables.columns import sentences
 from gradflow.tables.date_parts import PARTS, day_text, parts_of_dates
 from gradflow.tables.inputs import InputSettings
+from gradflow.tables.options import options_as
 
 N = 60
 
@@ -159,7 +160,7 @@ def test_numbers_of_rows_are_used_if_there_is_nothing_else() -> None:
     assert set(learned(a=np.arange(N)).kinds) == {"a"}
     table = table_of(a=np.arange(N), b=np.arange(N) / 2)
     assert set(Columns.learn(table, "y", ignore=["b"]).kinds) == {"a"}
-    with pytest.raises(DataError, match="60 of 60 texts in column 'a' differ"):
+    with pytest.raises(DataError, match="in column 'a', all 60 texts of the training rows differ"):
         Columns.learn(table, "y", categorical=["a"])
 
 
@@ -172,14 +173,50 @@ def test_no_columns_left_is_an_error_that_says_why() -> None:
 
 def test_texts_that_all_differ_identify_rows() -> None:
     names = [f"name {i}" for i in range(N)]
-    with pytest.raises(DataError, match=r"60 of 60 texts in column 'id' differ: .* \(ignore=\['id'\]\)$"):
+    with pytest.raises(
+        DataError, match=r"in column 'id', all 60 texts of the training rows differ: .* \(ignore=\['id'\]\)$"
+    ):
         learned(id=names, a=range(N))
     assert set(Columns.learn(table_of(id=names, a=np.arange(N) / 2), "y", ignore=["id"]).kinds) == {"a"}
-    with pytest.raises(DataError, match="50 of 50 texts"):
+    with pytest.raises(DataError, match="all 50 texts"):
         learned(id=names[:50] + [None] * 9, a=np.arange(59) / 2)
+    with pytest.raises(DataError, match="59 of the 60 texts"):
+        learned(id=[*names[:59], names[0]], a=np.arange(60) / 2)
     columns = learned(id=names[:49], a=np.arange(49) / 2)
     assert "id is left out: nearly all of its texts differ" in columns.notes
     assert "id" in learned(id=names[:50] + names[:10], a=np.arange(N) / 2).kinds  # 50 of 60
+
+
+CODES = [8001, 10115, 20095, 50667, 60311, 80331, 90210]
+
+
+def test_whole_numbers_that_may_be_names_are_told() -> None:
+    table = table_of(zip=[*(CODES * 9)[:59], None], a=np.arange(60) / 7)
+    note = "zip has 7 different whole numbers, from 8001 to 90210, in 59 rows: if they are names, take them as text"
+    assert Columns.learn(table, "y").notes[1:] == (f"{note} (categorical=['zip'])",)
+    with options_as("flags"):
+        assert Columns.learn(table, "y").notes[1:] == (f"{note} (--categorical zip)",)
+    for options in ({"categorical": ["zip"]}, {"numeric": ["zip"]}, {"ignore": ["zip"]}):
+        assert "whole numbers" not in "".join(Columns.learn(table, "y", **options).notes)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (CODES * 7)[:49],  # few rows
+        [c + 0.5 for c in CODES] * 9,
+        [1200, 5017] * 30,
+        [*range(20), 0] * 3,
+        [1900, 1931, 1960, 1999, 2024] * 12,
+        [18, 25, 33, 47, 90] * 12,
+        [1, 2, 3, 4, 5] * 12,
+        [9, 19, 49, 199, 999] * 12,  # prices
+        [20_000, 35_000, 50_000, 120_000] * 15,  # salaries
+        [1001 + 997 * i for i in range(21)] * 3,
+    ],
+)
+def test_other_numbers_are_no_names(values: list[float]) -> None:
+    assert learned(a=values).notes[1:] == ()
 
 
 def test_rare_and_unknown_levels_share_a_code_and_missing_is_a_level() -> None:

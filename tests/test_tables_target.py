@@ -54,9 +54,21 @@ def test_the_task_is_what_the_values_are(values: list[Any], task: str | None, no
         (["2024-01-01", "2024-01-02"], None, "the target 'y' holds dates"),
         (["a", "b"], "values", "the target 'y' holds texts"),
         ([0.5, 1.5, 0.5], "classes", r"holds numbers with fractions: take them as text \(categorical=\['y'\]\)"),
+        (
+            [i / 7 for i in range(1, 91) for _ in (0, 1)],
+            "classes",
+            "has 90 different values with fractions in 180 rows: "
+            r"these are no classes: predict a number \(task='values'\)$",
+        ),
+        (list(range(30)), "classes", r"has 30 different values in 30 rows: .*: predict a number \(task='values'\)$"),
+        ([1.5, 1.5], "classes", "the target 'y' is '1.5' in all rows"),
         (["a", "a"], None, "the target 'y' is 'a' in all rows: at least two classes"),
         ([1, 1], "classes", "the target 'y' is 1 in all rows"),
-        ([f"text {i}" for i in range(30)], None, "the target 'y' has 30 different values in 30 rows: these are no"),
+        (
+            [f"text {i}" for i in range(30)],
+            None,
+            "the target 'y' has 30 different values in 30 rows: these are no classes$",
+        ),
         ([1.5, None, 2], None, "the target 'y' is missing in 1 of 3 rows: leave them out"),
     ],
 )

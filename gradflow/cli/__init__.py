@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -99,13 +101,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if command == "train" and unknown in options:
             raise UsageError(f"{unknown} goes after the command: gradflow train DATASET {unknown} ...")
         if command == "train" and not unknown.startswith("-"):
-            widths = "; widths are separated by commas: --hidden 32,16" if unknown.isdecimal() else ""
-            raise UsageError(f"train takes one dataset; got {arguments.dataset} and {unknown}{widths}")
+            hint = _joined_by_commas(words, words.index(unknown))
+            raise UsageError(f"train takes one dataset; got {arguments.dataset} and {unknown}{hint}")
         prog = f"gradflow {command}" if command else "gradflow"
         raise UsageError(f"{prog} does not know {unknown!r}{hint} (see {prog} --help)")
     if command is None:
         raise UsageError("no command given; try gradflow train digits, or gradflow --help")
     return arguments
+
+
+def _joined_by_commas(words: Sequence[str], place: int) -> str:
+    """Return the hint for a word that seems to go on with the list of an option; "" if it does not."""
+    start = max((i for i, word in enumerate(words[:place]) if word.startswith("-")), default=place)
+    if words[start] in ("--ignore", "--categorical", "--numeric"):
+        names = itertools.takewhile(lambda word: not (word.startswith("-") or os.path.exists(word)), words[start + 1 :])
+        return f"; names are joined by commas: {words[start]} {shlex.quote(','.join(names))}"
+    return "; widths are separated by commas: --hidden 32,16" if words[place].isdecimal() else ""
 
 
 def _did_you_mean_option(word: str, options: Sequence[str]) -> str:

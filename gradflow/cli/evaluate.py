@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.cli.options import add_device, add_folder, add_json, add_no_header
 from gradflow.cli.output import UsageError, print_note
-from gradflow.cli.predict import Told, load, load_model, usage_errors, warnings_on_a_line
+from gradflow.cli.predict import Told, check_order, load, load_model, usage_errors, warnings_on_a_line
 from gradflow.text import printable
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the figures, and return the exit status."""
+    check_order(arguments.command, arguments.folder, arguments.data)
     predictor = load_model(arguments.folder, arguments.device)
     told = Told(predictor)
     source, outputs, targets = _compared(predictor, arguments.data, arguments.header, told)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import shlex
 import sys
 import warnings
 from collections import Counter
@@ -77,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.out.lower().endswith(_OTHER_FILES):
             raise UsageError(f"--out {arguments.out}: predictions are written as CSV, such as predictions.csv")
         check_out(arguments.out, lambda start: start.lstrip(b'"').startswith(b"prediction"))
+    check_order(arguments.command, arguments.folder, arguments.inputs)
     predictor = load_model(arguments.folder, arguments.device)
     source, parts = _parts(predictor, arguments.inputs, arguments.header)
     told = Told(predictor)
@@ -138,6 +141,19 @@ def _parts(predictor: Predictor, data: str, header: bool | None) -> tuple[str, I
         samples = load(predictor, data, header)
         return samples.source, [samples.inputs]
     return data, read_chunks(data, predictor.inputs.kinds, header=header is None)
+
+
+def check_order(command: str, folder: str, data: str) -> None:
+    """Raise UsageError if the data of a command comes before its run."""
+    from gradflow.data import DATASETS
+    from gradflow.training.runs.folder import MODEL
+
+    def is_run(path: str) -> bool:
+        return path.endswith(".safetensors") or os.path.exists(os.path.join(path, MODEL))
+
+    if is_run(data) and not is_run(folder) and (folder in DATASETS or os.path.exists(folder)):
+        right = shlex.join(["gradflow", command, data, folder])
+        raise UsageError(f"{folder} is data, not a run; the run comes first: {right}")
 
 
 def load_model(folder: str, device: str) -> Predictor:

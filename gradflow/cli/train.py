@@ -89,8 +89,9 @@ def _widths(text: str) -> tuple[int, ...]:
 
 
 def _column_list(text: str) -> list[str]:
-    """Return names that are separated by commas; a name with a comma is in quotes, as in CSV."""
-    return [name for name in next(csv.reader([text]), []) if name]
+    """Return names that are separated by commas; a name with a comma, or blanks around it, is in quotes, as in CSV."""
+    names = next(csv.reader([text], skipinitialspace=True), [])
+    return [name for name in (names if '"' in text else map(str.strip, names)) if name]
 
 
 def add_parser(commands: Any) -> None:

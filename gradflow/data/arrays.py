@@ -28,6 +28,16 @@ NPY_MAGIC = b"\x93NUMPY"
 _SAVE = "save it with numpy.savez(file, X=inputs, y=targets)"
 
 
+def is_npz(file: BinaryIO) -> bool:
+    """Return whether a zip archive is an npz file, which holds arrays or nothing; others may be workbooks of Excel.
+
+    Raises zipfile.BadZipFile for a file that is damaged.
+    """
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+    return not names or any(name.endswith(".npy") for name in names)
+
+
 def read_npz(path: FilePath) -> tuple[Samples, Samples | None]:
     """Return the samples of an npz file, and its test part, if it has one.
 

@@ -311,7 +311,9 @@ def holds_arrays(name: FilePath) -> bool:
         if start.startswith(images.GZIP_MAGIC):
             file.seek(0)
             start = gzip.GzipFile(fileobj=file).read(8)
-    return start.startswith((*arrays.NPZ_MAGIC, arrays.NPY_MAGIC, b"\0\0"))
+        elif start.startswith(arrays.NPZ_MAGIC):
+            return arrays.is_npz(file)
+    return start.startswith((arrays.NPY_MAGIC, b"\0\0"))
 
 
 def load_inputs(path: FilePath) -> Samples:

@@ -18,7 +18,7 @@ from gradflow.tables.bins import are_edges
 from gradflow.tables.choices import ENCODINGS
 from gradflow.tables.entries import entries, entry
 from gradflow.tables.inputs import DEFAULTS, ColumnInputs, InputSettings
-from gradflow.tables.learning import learn_category, learn_numbers, numbers_the_rows
+from gradflow.tables.learning import learn_category, learn_numbers, may_be_names, numbers_the_rows
 from gradflow.tables.options import option
 from gradflow.tables.scales import Scales, magnitude
 from gradflow.tables.table import Column, Table, no_column
@@ -53,7 +53,8 @@ class Columns:
     width: the number of raw columns. places: for each column that is used, its raw columns.
     encoding: of numbers, "piecewise" or "standard".
     settings, dtype: of the first module of the network. out_features: how many features it makes of the raw columns.
-    notes: the task, what is left out and why, and what dates became; one sentence each.
+    notes: the task, what is left out and why, what dates became, and, of `learn`, which numbers may be names; one
+        sentence each.
 
     >>> from gradflow.tables import Columns, read_table
     >>> table = read_table({
@@ -136,7 +137,8 @@ class Columns:
             0, only the classes are learned.
         settings: the widths of the features that `module` makes, see `gradflow.tables.inputs.InputSettings`.
         dtype: "float32" (default) or "float64", of the network. Numbers that it cannot tell apart are in one bin.
-        numeric: names of columns of numbers that are used as such, even if they seem to number the rows.
+        numeric: names of columns of numbers that are used as such, even if they seem to number the rows; they get no
+            note that they may be names.
 
         Numbers are centered and scaled; missing ones become the median, and an indicator tells of them if training had
         any. Texts become codes: rare levels share one, levels that training did not have get it, too, and missing is a
@@ -171,6 +173,7 @@ class Columns:
         bins = takes_bins(encoding, len(table), numbers)
         targets = _targets_of_bins(learned, table) if bins else None
         treatments: list[Treatment] = []
+        hints = []
         numbering = {column.name for column in table.columns if numbers_the_rows(column)} - categorical - numeric
         if numbering >= set(table.names) - ignore - {target}:
             numbering = set()
@@ -186,7 +189,10 @@ class Columns:
                 treatments.append(learn_category(column, table.source, weights))
             else:
                 treatments.append(learn_numbers(column, table.source, targets, weights, dtype))
+                if column.kind == "number" and column.name not in numeric and (hint := may_be_names(column)):
+                    hints.append(hint)
         made = cls(learned, treatments, settings, dtype)
+        made.notes += tuple(hints)
         if not made.width:
             reasons = listed([treatment.note for treatment in treatments if treatment.note])
             raise DataError(f"{table.source}: there are no columns to learn from{': ' * bool(reasons)}{reasons}")

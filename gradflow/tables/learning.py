@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from gradflow.tables.bins import column_edges
 from gradflow.tables.options import option
 from gradflow.tables.scales import Scales, magnitude
 from gradflow.tables.table import Column
-from gradflow.tables.treatments import Category, LeftOut, Numbers, Part, Treatment, as_texts, numbers_of
+from gradflow.tables.treatments import Category, LeftOut, Numbers, Part, Treatment, as_texts, numbers_of, shown_number
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -26,6 +27,7 @@ _NEARLY_ALL = 0.9
 _SMALLEST = 5e-324  # deviations are above 0
 _RARE = 5
 _RARE_SHARE = 0.01
+_SMALLEST_CODE, _FEWEST_CODES, _MOST_CODES, _FAR_APART, _ROUND = 1000, 3, 20, 50, 10
 
 
 def learn_numbers(column: Column, source: str, targets: Array | None, weights: Floats | None, dtype: str) -> Treatment:
@@ -76,8 +78,9 @@ def learn_category(column: Column, source: str, weights: Floats | None) -> Treat
         return LeftOut(column.name, column.reads_as, "it is the same in all rows" if present else "it is empty")
     if len(used) > _NEARLY_ALL * present:
         if present >= IDENTIFIER_ROWS:
+            count = f"all {present:,}" if len(used) == present else f"{len(used):,} of the {present:,}"
             raise DataError(
-                f"{source}: {len(used):,} of {present:,} texts in column {column.name!r} differ: it seems to identify "
+                f"{source}: in column {column.name!r}, {count} texts of the training rows differ: it seems to identify "
                 f"the rows, and tells nothing about others: leave it out{option('ignore', column.name)}"
             )
         return LeftOut(column.name, column.reads_as, "nearly all of its texts differ")
@@ -104,6 +107,28 @@ def numbers_the_rows(column: Column) -> bool:
         return False
     within = values.min() >= 0 and values.max() <= 2.5 * n  # False if there are gaps
     return bool(within and len(np.unique(values)) == n)
+
+
+def may_be_names(column: Column) -> str:
+    """Return a note on numbers that may be names, such as postal codes; "" for others.
+
+    These are at least 50 whole numbers from 1000 on, of 3 to 20 values that are far apart, on average 50 or more; and
+    not round, as prices and salaries are: no number of 10 or more divides them all.
+    """
+    values = column.values[~column.missing]
+    if len(values) < IDENTIFIER_ROWS or values.min() < _SMALLEST_CODE or not column.whole:
+        return ""
+    if len(np.unique(values[:1000])) > _MOST_CODES:  # before all of many rows are sorted
+        return ""
+    codes = np.unique(values)
+    low, high = codes[0], codes[-1]
+    few_far_apart = _FEWEST_CODES <= len(codes) <= _MOST_CODES and high - low >= _FAR_APART * len(codes)
+    if not few_far_apart or math.gcd(*map(int, codes)) >= _ROUND:
+        return ""
+    return (
+        f"{column.name} has {len(codes)} different whole numbers, from {shown_number(low)} to {shown_number(high)}, in "
+        f"{len(values):,} rows: if they are names, take them as text{option('categorical', column.name)}"
+    )
 
 
 def _scale(values: Floats, weights: Floats | None) -> tuple[float, float, float]:

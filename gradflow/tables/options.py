@@ -42,7 +42,8 @@ def option(name: str, value: str, effect: str = "") -> str:
     if style == "none":
         return ""
     if style == "flags":
-        quoted = '"' + value.replace('"', '""') + '"' if lists and set(value) & {",", '"'} else value
+        special = lists and (set(value) & {",", '"'} or value != value.strip())
+        quoted = '"' + value.replace('"', '""') + '"' if special else value
         typed = f"--{name} {shlex.quote(quoted)}"
     else:
         typed = f"{name}={[value] if lists else value!r}"

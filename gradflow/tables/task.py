@@ -83,8 +83,8 @@ class Target:
         task: "classes" or "values". Default: texts are classes; whole numbers are classes if there are only two, or at
             most 20, each in five rows on average; all other numbers are values.
 
-        Raises DataError for gaps, for dates, for a task that does not fit, for a single class, and for texts or whole
-        numbers that are hardly classes, because more than half of the rows, and more than 20, have one of their own.
+        Raises DataError for gaps, for dates, for a task that does not fit, for a single class, for classes of numbers
+        with fractions, and for values that are hardly classes: more than 20, and more than half as many as the rows.
         """
         if task not in (None, *TASKS):
             raise ValueError(f"task must be {' or '.join(map(repr, TASKS))}; got {task!r}")
@@ -103,13 +103,16 @@ class Target:
             if task == "values" or (task is None and not few):
                 other = option("task", "classes", "predicts classes") * column.whole
                 return cls(name, column.reads_as, (), f"{name} is predicted as a number{other}")
-            if not column.whole:
-                raise DataError(f"{what} holds numbers with fractions: take them as text{option('categorical', name)}")
         labels = _labels(column, distinct)
         if len(labels) < 2:
             raise DataError(f"{what} is {labels[0]!r} in all rows: at least two classes are needed")
-        if len(labels) > max(FEW_LABELS, len(table) / 2):
-            raise DataError(f"{what} has {len(labels):,} different values in {len(table):,} rows: these are no classes")
+        fractions = column.kind == "number" and not column.whole
+        if len(labels) > (FEW_LABELS if fractions else max(FEW_LABELS, len(table) / 2)):
+            count = f"{len(labels):,} different values{' with fractions' * fractions} in {len(table):,} rows"
+            advice = f": predict a number{option('task', 'values')}" if column.kind == "number" else ""
+            raise DataError(f"{what} has {count}: these are no classes{advice}")
+        if fractions:
+            raise DataError(f"{what} holds numbers with fractions: take them as text{option('categorical', name)}")
         other = option("task", "values", "predicts a number") * (column.kind == "number")
         return cls(name, column.reads_as, labels, f"{name} is predicted as one of {len(labels)} classes{other}")
 

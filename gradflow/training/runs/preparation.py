@@ -149,7 +149,8 @@ def plan(settings: Settings) -> Plan:
         for data in own.values()
         if data.fingerprint == dataset.fingerprint
     ]
-    return Plan(with_absolute_paths(settings), reason, dataset, split, data_hash, tuple(notes))
+    once = tuple(dict.fromkeys(notes))  # a file that is given twice has the same notes twice
+    return Plan(with_absolute_paths(settings), reason, dataset, split, data_hash, once)
 
 
 def make_trainer(plan: Plan, member: int) -> Trainer:

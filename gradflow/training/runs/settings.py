@@ -330,11 +330,16 @@ def check_unicode(path: str, what: str) -> None:
         raise SettingsError(f"{what}: the path {path} is not UTF-8, so config.toml cannot name it: rename it") from None
 
 
+_MEANT = {"classification": "classes", "regression": "values"}
+"""The tasks by other names, for messages."""
+
+
 def _one_of(name: str, value: Any, known: Iterable[str]) -> None:
     names = list(known)
     if value not in names:
+        meant = _MEANT.get(str(value))
         there_are = f"the only one is {names[0]}" if len(names) == 1 else f"there are {', '.join(names)}"
-        raise SettingsError(f"unknown {name} {value!r}; {there_are}")
+        raise SettingsError(f"unknown {name} {value!r}; {f'did you mean {meant}?' if meant in names else there_are}")
 
 
 def _integer(name: str, value: Any, low: int, high: int | None = None) -> int:
