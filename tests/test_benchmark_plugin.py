@@ -5,6 +5,7 @@ A clock that only the steps advance replaces the timer, so times are exact.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -24,6 +25,8 @@ pytest_plugins = ["pytester"]
 pytest.importorskip("pytest_benchmark")
 ROOT = Path(__file__).resolve().parent.parent
 gf.diagnose("cuda")  # imports CuPy, where it is installed, before `pytester` notes which modules to remove
+with contextlib.suppress(ImportError):
+    import pygal  # noqa: F401 - it replaces the finder of metadata in `sys.meta_path`, which `pytester` would restore
 
 CLOCK = """
 now = pending = 0.0
