@@ -65,6 +65,18 @@ def test_the_page_is_accessible(pages: dict[str, str], case: str) -> None:
     )
 
 
+def test_a_table_comes_after_its_figures_and_its_rows_count_as_in_the_file(pages: dict[str, str]) -> None:
+    page = Page(pages["a table"])
+    links = [str(a["href"]) for a in page.found("a")]
+    assert links[:5] == ["#figures", "#columns", "#importance", "#dependence", "#training"]
+    given = replace(CASES["a table"], rows=None, settings={**CASES["a table"].settings, "test_file": "x/new.csv"})
+    told = Page(report_html(given))
+    assert "Rows of new.csv count from 1, without the header, blank lines and rows that have no" in told.text
+    assert given.targets is not None
+    rows = told.table("row", "actual", "predicted", "probability")
+    assert [row[1] for row in rows] == [f"class {given.targets[int(row[0]) - 1]}" for row in rows]
+
+
 def test_text_from_outside_is_escaped(pages: dict[str, str]) -> None:
     for case in ("hostile", "hostile columns", "a hostile table"):
         html, page = pages[case], Page(pages[case])
@@ -107,7 +119,9 @@ def test_the_report_of_a_run_tells_its_figures(name: str, tmp_path: Path) -> Non
     page = Page((tmp_path / "run" / "report.html").read_text("utf-8"))
     rows = {row[0]: row[1] for row in page.table("figure", "value", "95\u202f% interval")}
     if name == "iris":
-        assert rows["accuracyshare of the samples whose class is predicted"] == shown(result.figures["accuracy"])
+        assert rows["accuracyshare of the samples whose class is predicted correctly"] == shown(
+            result.figures["accuracy"]
+        )
     else:
         r2 = next(float(value.replace("\u2212", "-")) for row, value in rows.items() if row.startswith("R²"))
         assert r2 == pytest.approx(result.figures["r2"], abs=0.01)

@@ -38,7 +38,7 @@ def test_a_run_says_what_it_computes_in(half: str, tmp_path: Path, capfd: pytest
     folders = [tmp_path / "first", tmp_path / "again"]
     assert main(["train", "iris", *OPTIONS, "--autocast", half, "--ensemble", "2", "--out", str(folders[0])]) == 0
     out, err = capfd.readouterr()
-    assert f"model: 2 times 4-8-3, relu, 67 parameters, products in {half}\n" in out
+    assert f"models: 2, each 4-8-3, relu, 67 parameters, products in {half}\n" in out
     assert err.count("gradflow: note: ") == err.count("half precision is slow on the cpu") == 1
     assert main(["train", "--config", str(folders[0]), "--out", str(folders[1]), "--quiet"]) == 0
     for name in ("metrics.csv", "model.safetensors"):

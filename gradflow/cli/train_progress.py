@@ -118,9 +118,9 @@ def _setup_lines(run: Run, arguments: argparse.Namespace) -> Iterator[str]:
     yield f"parts: {parts}"
     sizes = "-".join(map(str, plan.sizes))
     parameters = sum(p.size for p in run.members.trainer.model.parameters())
-    models = f"{plan.settings.ensemble} times " if plan.settings.ensemble > 1 else ""
+    model = f"models: {plan.settings.ensemble}, each " if plan.settings.ensemble > 1 else "model: "
     half = f", products in {plan.settings.autocast}" if plan.settings.autocast else ""
-    yield f"model: {models}{plan.inputs.prelude}{sizes}, {plan.settings.activation}, {parameters} parameters{half}"
+    yield f"{model}{plan.inputs.prelude}{sizes}, {plan.settings.activation}, {parameters} parameters{half}"
     yield f"folder: {run.folder}; Ctrl-C stops and saves"
     if arguments.resume is not None:
         yield f"from: {run.start}"

@@ -71,15 +71,15 @@ def _sections(data: ReportData, figures: Sequence[Figure]) -> Iterator[tuple[str
     """Yield the sections, each as (identifier, heading, markup)."""
     if figures:
         yield "figures", f"Figures on the {data.assessed} samples", figures_section(data, figures)
-    yield "training", "What was trained on what", story(data)
+    if data.table is not None:
+        yield from table_sections(data, data.table)
+    yield "training", "Data and training", story(data)
     if any(data.histories):
         yield "curves", "Curves", _curves(data)
     if data.snapshots:
         yield "layers", "Inside the network", _layers(data)
     if figures:
         yield from classification_sections(data) if data.classes else regression_sections(data)
-    if data.table is not None:
-        yield from table_sections(data, data.table)
     yield "repeat", "Environment and how to repeat it", _repeat(data)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ _UNUSUAL = 3  # features
 _RESIDUAL = f"actual {MINUS} predicted"
 
 _MEANINGS = {
-    "accuracy": "share of the samples whose class is predicted",
+    "accuracy": "share of the samples whose class is predicted correctly",
     "balanced accuracy": "mean over the classes of the share that is right, so that rare classes count as much",
     "F1": "harmonic mean of precision and recall, {of}",
     "AUROC": "how often a sample of {area}; 0.5 is chance, 1 is best",
@@ -306,12 +307,17 @@ def _largest_errors(
 
 
 def _row_numbers(data: ReportData) -> Sequence[int]:
-    """Return the row in the data of each assessed sample."""
-    found: list[int] = range(len(_assessed(data)[0])) if data.rows is None else data.rows.tolist()  # type: ignore[assignment]
+    """Return the row in the data of each assessed sample, as `_counted` says that they are counted."""
+    rows = np.arange(len(_assessed(data)[0])) if data.rows is None else data.rows
+    found: list[int] = (rows + (data.table is not None)).tolist()
     return found
 
 
 def _counted(data: ReportData) -> str:
+    if data.table is not None:
+        file = Path(data.settings.get(f"{data.assessed}_file") or data.dataset).name
+        left_out = f"without the header, blank lines and rows that have no {name(data.table.target)}"
+        return f"Rows of {name(file)} count from 1, {left_out}."
     numbered = bool(_unusual_head(data)) and not data.features and _pictures(data, []) is None
     return f"Rows {'and features ' if numbered else ''}count from 0."
 

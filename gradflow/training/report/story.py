@@ -1,4 +1,4 @@
-"""The sentences of a report: what was trained on what, and what a reader must know before the figures."""
+"""The sentences of a report: on the data and the training, and what a reader must know before the figures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def notices(data: ReportData, finite: bool) -> Iterator[str]:
 
 
 def story(data: ReportData) -> str:
-    """Return what was trained on what, in three paragraphs."""
+    """Return three paragraphs: on the data, the model and the training."""
     return "".join(f"<p>{' '.join(part)}</p>" for part in (_the_data(data), _the_model(data), _the_training(data)))
 
 

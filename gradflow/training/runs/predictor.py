@@ -130,7 +130,7 @@ class Predictor:
     def describe(self) -> str:
         """Return what predicts in a few words."""
         kind = f"{len(self.classes)} classes" if self.classes else "regression"
-        many = f"{len(self.members)} times " if len(self.members) > 1 else ""
+        many = f"{len(self.members)} models, each " if len(self.members) > 1 else ""
         sizes = "-".join(map(str, self.sizes))
         return f"{many}{self._inputs.prelude}{sizes}, {self.activation}, {kind}, on {self.device}"
 
