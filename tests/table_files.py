@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,3 +17,10 @@ def refusal(source: Any, **options: Any) -> str:
         read_table(source, **options)
     assert str(error.value).isprintable()
     return str(error.value)
+
+
+def written(folder: Path, content: str | bytes) -> Path:
+    """The path of a CSV file that is written to a folder."""
+    path = folder / "table.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from table_files import refusal
+from table_files import refusal, written
 
 from gradflow.data import DataError
 from gradflow.tables import Column, Table, read_chunks, read_table
@@ -73,13 +74,7 @@ def test_one_bad_cell_late_in_a_column_is_named(tmp_path: Path) -> None:
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str | bytes], Path]:
     """Write a CSV file."""
-
-    def written(content: str | bytes) -> Path:
-        path = tmp_path / "table.csv"
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return written
+    return partial(written, tmp_path)
 
 
 # ---------------------------------------------------------------------- numbers

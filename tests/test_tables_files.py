@@ -8,10 +8,11 @@ import lzma
 import os
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from table_files import refusal
+from table_files import refusal, written
 
 from gradflow.tables import read_table
 
@@ -19,13 +20,7 @@ from gradflow.tables import read_table
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str | bytes], Path]:
     """Write a file."""
-
-    def written(content: str | bytes) -> Path:
-        path = tmp_path / "table.csv"
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return written
+    return partial(written, tmp_path)
 
 
 REFUSED = {
