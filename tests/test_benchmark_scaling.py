@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.peers.run import Run
 from benchmarks.scaling import __main__ as command
 from benchmarks.scaling import sweeps
 from benchmarks.scaling.__main__ import main
@@ -63,6 +64,14 @@ def test_what_would_not_fit_at_all_is_left_out_with_the_reason(
     printed = capsys.readouterr().out
     assert re.search(r"^\| 1 \| [\d.,]+ \|$", printed, re.MULTILINE)
     assert "left out: depth 2: it needs about 0.0 GiB of memory, 0.0 are free" in printed
+
+
+def test_memory_that_was_free_before_is_drawn_on_the_logarithmic_axis(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(Run, "_ask", lambda *arguments: {"peak_bytes": 0.0, "page_faults_a_step": 0.0})
+    assert main([*TINY_RUN, "--sweeps", "memory", "--plot", str(tmp_path / "plot.svg")]) == 0
 
 
 def test_without_figures_there_is_no_plot(

@@ -69,7 +69,7 @@ def draw_times(axes: Any, run: Run, sweep: sweeps.Sweep) -> None:
 
 
 def draw_memory(axes: Any, run: Run) -> None:
-    """Draw the peak memory of the workloads."""
+    """Draw the peak memory of the workloads, at least a page of 4 KiB: memory freed before may be enough for a step."""
     cells = watched(run)
     for i, (row, described) in enumerate(run.rows.items()):
         shift = 0.2 * (i - (len(run.rows) - 1) / 2)
@@ -77,7 +77,7 @@ def draw_memory(axes: Any, run: Run) -> None:
             x + shift: cell.memory[row]["peak_bytes"] for x, cell in enumerate(cells.values()) if row in cell.memory
         }
         style = {**STYLES[row], "linestyle": ""}
-        axes.plot(points.keys(), [peak / MIB for peak in points.values()], label=described.title, **style)
+        axes.plot(points.keys(), [max(peak, 4096) / MIB for peak in points.values()], label=described.title, **style)
     axes.set_xticks(range(len(cells)), [cell.workload.letter.replace(" ", "\n") for cell in cells.values()])
     axes.set_xlabel("workload")
     axes.set_ylabel("peak memory of training [MiB]")
