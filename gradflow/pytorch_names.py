@@ -24,6 +24,10 @@ FUNCTIONS = {
     "absolute": "gradflow.abs",
     "addmm": "x @ w + b, or gradflow.linear(x, weight, bias)",
     "allclose": "none: compare with gradflow.testing.assert_agree, or the .numpy() of both with numpy.allclose",
+    "arccos": "gradflow.acos",
+    "arcsin": "gradflow.asin",
+    "arctan": "gradflow.atan",
+    "arctan2": "gradflow.atan2",
     "as_tensor": "gradflow.asarray",
     "bernoulli": "(gradflow.random.uniform(shape) < p).astype('float32')",
     "bmm": "gradflow.matmul, or the operator @",
@@ -49,7 +53,7 @@ FUNCTIONS = {
     "empty": "none: gradflow.zeros, whose memory is also set",
     "empty_like": "none: gradflow.zeros_like, whose memory is also set",
     "eq": "gradflow.equal, or the operator ==",
-    "erf": "none: gradflow.gelu and gradflow.tanh are the nearest",
+    "fix": "gradflow.trunc",
     "flatten": "Tensor.flatten() into one axis, gradflow.nn.Flatten for all but the first, or gradflow.reshape",
     "float": "gradflow.float32",
     "from_numpy": "gradflow.asarray, which shares the memory, or gradflow.tensor, which copies it",
@@ -114,8 +118,6 @@ FUNCTIONS = {
     "cdist": "none: gradflow.sqrt of the sum of squares of x[:, None] - y[None, :]",
     "lerp": "x + weight * (y - x)",
     "linalg": "none: use numpy.linalg on Tensor.numpy(), without gradients",
-    "log10": "gradflow.log(x) / math.log(10)",
-    "log2": "gradflow.log(x) / math.log(2)",
     "median": "none: sort with gradflow.argsort and gradflow.take_along_axis, and take the middle",
     "movedim": "gradflow.moveaxis(x, source, destination)",
     "multinomial": "none: compare gradflow.random.uniform with the gradflow.cumulative_sum of the probabilities",
@@ -126,18 +128,15 @@ FUNCTIONS = {
     "inf": "float('inf')",
     "nan": "float('nan')",
     "pi": "math.pi",
-    "cosh": "(gradflow.exp(x) + gradflow.exp(-x)) / 2",
-    "sinh": "(gradflow.exp(x) - gradflow.exp(-x)) / 2",
-    "tan": "gradflow.sin(x) / gradflow.cos(x)",
     "vmap": "none: write operations for the whole batch; gradflow.jacobian and gradflow.hessian batch by themselves",
     "vstack": "gradflow.concat(arrays, axis=0), for vectors gradflow.stack(arrays)",
 }
 """For names of `torch`: what to write in gradflow, or "none" and what is nearest."""
 
 _ALSO_METHODS = (
-    "absolute addmm allclose amax amin bernoulli bincount bmm cosh diag div dot eq erf ge gt isclose le lerp log10 "
-    "log2 lt masked_fill median mm movedim mul multinomial mv ne neg nonzero norm numel pow reciprocal "
-    "repeat_interleave roll rsqrt scatter sinh sub tan tril triu true_divide unique"
+    "absolute addmm allclose amax amin arccos arcsin arctan arctan2 bernoulli bincount bmm diag div dot eq fix "
+    "ge gt isclose le lerp lt masked_fill median mm movedim mul multinomial mv ne neg nonzero norm numel "
+    "pow reciprocal repeat_interleave roll rsqrt scatter sub tril triu true_divide unique"
 )
 """The names of `FUNCTIONS` that are methods of `torch.Tensor`, too, with the same answer."""
 
@@ -351,7 +350,6 @@ MODULES: dict[str, Mapping[str, str]] = {
 _INPUT = "leave the name out: gradflow takes it by position"
 _FUSED = "leave it out: one kernel updates all parameters"
 KEYWORDS = {
-    "approximate": "leave it out: gradflow computes the tanh form",
     "amsgrad": "gradflow has no AMSGrad",
     "capturable": _FUSED,
     "dim": "gradflow says axis=",

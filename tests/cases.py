@@ -118,6 +118,10 @@ _BINARY: dict[str, tuple[Any, Any, str]] = {
     "power": (gf.power, lambda T: T.pow, "positive"),
     "maximum": (gf.maximum, lambda T: T.maximum, "apart"),
     "minimum": (gf.minimum, lambda T: T.minimum, "apart"),
+    "atan2": (gf.atan2, lambda T: T.atan2, "any"),
+    "logaddexp": (gf.logaddexp, lambda T: T.logaddexp, "any"),
+    "floor_divide": (gf.floor_divide, lambda T: lambda a, b: T.div(a, b, rounding_mode="floor"), "positive"),
+    "remainder": (gf.remainder, lambda T: T.remainder, "positive"),
 }
 
 
@@ -187,6 +191,17 @@ _UNARY: dict[str, tuple[Any, Callable[..., np.ndarray]]] = {
     "square": (lambda T: T.square, normal),
     "abs": (lambda T: T.abs, lambda *s: normal(*s, away=0.1)),
     "sign": (lambda T: T.sign, lambda *s: normal(*s, away=0.1)),
+    "log2": (lambda T: T.log2, positive),
+    "log10": (lambda T: T.log10, positive),
+    "exp2": (lambda T: T.exp2, normal),
+    "tan": (lambda T: T.tan, lambda *s: np.tanh(normal(*s))),
+    "asin": (lambda T: T.asin, lambda *s: np.tanh(normal(*s)) * 0.9),
+    "acos": (lambda T: T.acos, lambda *s: np.tanh(normal(*s)) * 0.9),
+    "atan": (lambda T: T.atan, normal),
+    "sinh": (lambda T: T.sinh, normal),
+    "cosh": (lambda T: T.cosh, normal),
+    "erf": (lambda T: T.erf, normal),
+    "trunc": (lambda T: T.trunc, distinct),
     "floor": (lambda T: T.floor, distinct),
     "ceil": (lambda T: T.ceil, distinct),
     "round": (lambda T: T.round, distinct),
@@ -217,6 +232,14 @@ case("leaky_relu with a slope", lambda x: gf.leaky_relu(x, 0.2), lambda T, x: T.
      normal(4, away=0.1))  # fmt: skip
 case("elu with alpha", lambda x: gf.elu(x, 0.7), lambda T, x: T.nn.functional.elu(x, 0.7), normal(4, away=0.1))
 case("softplus far out", gf.softplus, lambda T, x: T.logaddexp(x, T.zeros_like(x)), np.array([-30.0, -5.0, 12.0, 30.0]))
+case("gelu in its exact form", lambda x: gf.gelu(x, "none"), lambda T, x: T.nn.functional.gelu(x), normal(2, 5))
+case("logaddexp with a number", lambda x: gf.logaddexp(0.5, x), lambda T, x: T.logaddexp(x, T.full_like(x, 0.5)),
+     normal(3))  # fmt: skip
+case("logaddexp with ties", gf.logaddexp, lambda T, a, b: T.logaddexp(a, b), np.array([1.0, 2.0]), np.array([1.0, 2.0]))
+case("remainder of negative numbers", lambda x: x % 0.7, lambda T, x: x % 0.7, np.array([-1.0, 1.0, -2.5, 0.3]))
+case("remainder of a number", lambda x: 2.5 % x, lambda T, x: T.remainder(T.full_like(x, 2.5), x), positive(3))
+case("floor_divide by operators", lambda x: (x // 0.7) + (3.3 // x),
+     lambda T, x: T.floor(x / 0.7) + T.floor(3.3 / x) + x * 0, positive(3))  # fmt: skip
 case("clip", lambda x: gf.clip(x, -0.5, 0.75), lambda T, x: T.clamp(x, -0.5, 0.75), distinct(3, 4))
 case("clip below", lambda x: gf.clip(x, min=0), lambda T, x: T.clamp(x, min=0), distinct(5))
 case("clip above", lambda x: gf.clip(x, max=0.3), lambda T, x: T.clamp(x, max=0.3), distinct(5))
@@ -443,10 +466,12 @@ case("matmul of a vector with itself", lambda x: x @ x, lambda T, x: x @ x, norm
 def _torch_activation(T: Any, name: str | None, z: Any) -> Any:
     if name is None:
         return z
-    return T.nn.functional.gelu(z, approximate="tanh") if name == "gelu" else getattr(T.nn.functional, name)(z)
+    if name in ("gelu", "gelu_exact"):
+        return T.nn.functional.gelu(z, approximate="tanh" if name == "gelu" else "none")
+    return getattr(T.nn.functional, name)(z)
 
 
-for _activation in (None, "relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "softplus", "tanh"):
+for _activation in (None, "relu", "leaky_relu", "elu", "gelu", "gelu_exact", "silu", "sigmoid", "softplus", "tanh"):
     for _x in ((3,), (4, 3), (2, 2, 3)):
         for _bias in (True, False):
             case(

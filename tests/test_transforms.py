@@ -505,7 +505,7 @@ FUSED: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[tuple[int, 
         lambda x, w, b, name=name: _activate(name, x @ w.T + b),
         ((3, 4), (2, 4), (2,)),
     )
-    for name in ("relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "softplus", "tanh")
+    for name in ("relu", "leaky_relu", "elu", "gelu", "gelu_exact", "silu", "sigmoid", "softplus", "tanh")
 }
 
 
@@ -518,6 +518,7 @@ def _activate(name: str, z: Any) -> Any:
         "leaky_relu": lambda: gf.where(positive, z, z * 0.01),
         "elu": lambda: gf.where(positive, z, gf.exp(small) - 1),
         "gelu": lambda: z * 0.5 * (gf.tanh((z + z * z * z * 0.044715) * math.sqrt(2 / math.pi)) + 1),
+        "gelu_exact": lambda: z * 0.5 * (gf.erf(z * math.sqrt(0.5)) + 1),
         "silu": lambda: z / (gf.exp(-z) + 1),
         "sigmoid": lambda: 1 / (gf.exp(-z) + 1),
         "softplus": lambda: gf.log(gf.exp(z) + 1),

@@ -1,7 +1,8 @@
 // Activations, bias and activation of a linear layer, and their backward passes. The formulas are those of
-// gradflow.backend.ACTIVATIONS; the numbers of the activations are those of gradflow_cupy.network.CODES.
+// gradflow.backend.ACTIVATIONS; the numbers of the activations are those of gradflow_cupy.network.CODES. ERF, which is not
+// one of them, is for the kernel `activate` alone.
 
-enum Activation { IDENTITY, RELU, LEAKY_RELU, ELU, GELU, SILU, SIGMOID, SOFTPLUS, TANH };
+enum Activation { IDENTITY, RELU, LEAKY_RELU, ELU, GELU, SILU, SIGMOID, SOFTPLUS, TANH, GELU_EXACT, ERF };
 
 template <typename T>
 __device__ T sigmoid(T x) {
@@ -17,6 +18,11 @@ __device__ T gelu_tanh(T x) {
 }
 
 template <typename T>
+__device__ T normal_cdf(T x) {
+    return (erf(x * T(0.7071067811865476)) + T(1)) * T(0.5);
+}
+
+template <typename T>
 __device__ T activation(T x, int code, T parameter) {
     switch (code) {
         case RELU: return x > T(0) ? x : (x == x ? T(0) : x);  // NaN stays NaN
@@ -27,6 +33,8 @@ __device__ T activation(T x, int code, T parameter) {
         case SIGMOID: return sigmoid(x);
         case SOFTPLUS: return (x > T(0) ? x : T(0)) + log1p(exp(-fabs(x)));
         case TANH: return tanh(x);
+        case GELU_EXACT: return x * normal_cdf(x);
+        case ERF: return erf(x);
         default: return x;
     }
 }
@@ -41,6 +49,11 @@ __device__ T activation_vjp(T g, T saved, int code, T parameter) {
             T t = gelu_tanh(saved);
             T inner = (saved * saved * T(3 * GELU_B) + T(1)) * T(GELU_A);
             return g * ((t + T(1) + saved * (T(1) - t * t) * inner) * T(0.5));
+        }
+        case GELU_EXACT: {
+            T density = exp(saved * saved * T(-0.5)) * T(0.3989422804014327);
+            T near = saved > T(64) ? T(64) : (saved < T(-64) ? T(-64) : saved);  // 0 times infinity would be NaN
+            return g * (normal_cdf(saved) + near * density);
         }
         case SILU: {
             T s = sigmoid(saved);

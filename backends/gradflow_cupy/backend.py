@@ -28,7 +28,7 @@ from gradflow_cupy.memory import PeakCounter
 from gradflow_cupy.optimizers import OptimizerKernels
 
 _WITH_PYTHON_FLOATS = (
-    "add", "subtract", "multiply", "divide", "pow", "maximum", "minimum",
+    "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "pow", "atan2", "maximum", "minimum",
     "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
 )  # fmt: skip
 """The binary functions that support bfloat16, but return float32 for a bfloat16 array and a Python float."""

@@ -27,8 +27,12 @@ from gradflow_cupy.kernels import (
 )
 
 IDENTITY = 0
-CODES = {"relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "silu": 5, "sigmoid": 6, "softplus": 7, "tanh": 8}
+CODES = {"relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "silu": 5, "sigmoid": 6, "softplus": 7, "tanh": 8,
+         "gelu_exact": 9}  # fmt: skip
 """The number of each activation, as in `enum Activation` of activations.cu."""
+
+ERF = 10
+"""The number of the error function, which the kernel of activations computes, too."""
 
 _WORD_MASK = (1 << 64) - 1
 _PER_THREAD = 2
@@ -93,9 +97,16 @@ class NetworkKernels(AccurateSums):
         dtype = kernel_dtype(x, types=ELEMENT_TYPES)
         if dtype is None:
             return Backend.activate(self, x, name, parameter)
+        return self._mapped(x, dtype, CODES[name], parameter)
+
+    def erf(self, x: Array) -> Array:
+        dtype = kernel_dtype(x, types=ELEMENT_TYPES)
+        return Backend.erf(self, x) if dtype is None else self._mapped(x, dtype, ERF, 0.0)
+
+    def _mapped(self, x: Array, dtype: str, code: int, parameter: float) -> Array:
         x = self._contiguous(x)
         out = self._empty(x.shape, x)
-        launch("activate", dtype, *per_pack(x), x, out, x.size, CODES[name], parameter)
+        launch("activate", dtype, *per_pack(x), x, out, x.size, code, parameter)
         return out
 
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:

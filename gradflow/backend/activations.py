@@ -48,6 +48,16 @@ def _gelu_backward(F: Any, g: Array, x: Array, _p: float) -> Array:
     return F.multiply(g, slope)
 
 
+def _normal_cdf(F: Any, x: Array) -> Array:
+    return F.multiply(F.add(F.erf(F.multiply(x, math.sqrt(0.5))), 1.0), 0.5)
+
+
+def _gelu_exact_backward(F: Any, g: Array, x: Array, _p: float) -> Array:
+    density = F.multiply(F.exp(F.multiply(F.square(x), -0.5)), math.sqrt(0.5 / math.pi))
+    near = F.clip(x, -64.0, 64.0)  # beyond, the density is 0, and 0 times infinity would be NaN
+    return F.multiply(g, F.add(_normal_cdf(F, x), F.multiply(near, density)))
+
+
 def _silu_backward(F: Any, g: Array, x: Array, p: float) -> Array:
     s = F.sigmoid(x)
     return F.multiply(g, F.multiply(s, F.add(F.multiply(x, F.subtract(1.0, s)), 1.0)))
@@ -71,6 +81,9 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "gelu": Activation(  # Hendrycks & Gimpel 2016, "Gaussian Error Linear Units", section 2: the tanh form
         lambda F, x, p: F.multiply(F.multiply(x, 0.5), F.add(_gelu_tanh(F, x), 1.0)), _gelu_backward, "x"
+    ),
+    "gelu_exact": Activation(  # the same paper: x Phi(x)
+        lambda F, x, p: F.multiply(x, _normal_cdf(F, x)), _gelu_exact_backward, "x"
     ),
     "silu": Activation(lambda F, x, p: F.multiply(x, F.sigmoid(x)), _silu_backward, "x"),
     "sigmoid": Activation(

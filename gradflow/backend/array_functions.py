@@ -8,12 +8,14 @@ Array = Any
 """An array of a backend's own library."""
 
 _UNARY = (
-    "abs", "negative", "exp", "log", "log1p", "expm1", "sqrt", "square", "sign", "sin", "cos", "tanh", "floor", "ceil",
-    "round", "isfinite", "isinf", "isnan", "logical_not",
+    "abs", "negative", "exp", "log", "log1p", "expm1", "log2", "log10", "sqrt", "square", "sign", "sin", "cos", "tan",
+    "asin", "acos", "atan", "sinh", "cosh", "tanh", "floor", "ceil", "trunc", "round", "isfinite", "isinf", "isnan",
+    "logical_not",
 )  # fmt: skip
 _BINARY = (
-    "add", "subtract", "multiply", "divide", "pow", "maximum", "minimum", "equal", "not_equal", "less", "less_equal",
-    "greater", "greater_equal", "logical_and", "logical_or", "bitwise_and", "bitwise_xor", "bitwise_right_shift",
+    "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "pow", "atan2", "maximum", "minimum", "equal",
+    "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "bitwise_and",
+    "bitwise_xor", "bitwise_right_shift",
 )  # fmt: skip
 
 FUNCTION_GROUPS: dict[str, dict[str, str]] = {

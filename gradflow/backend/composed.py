@@ -11,6 +11,7 @@ from typing import Any
 
 from gradflow.backend.activations import ACTIVATIONS
 from gradflow.backend.array_functions import Array
+from gradflow.backend.erf import erf
 from gradflow.backend.half_floats import in_float32, widened
 from gradflow.backend.kernels import KernelBase, kernel
 
@@ -38,6 +39,12 @@ class ComposedKernels(KernelBase):
     def sigmoid(self, x: Array) -> Array:
         """1 / (1 + exp(-x)) without overflow."""
         return self.activate(x, "sigmoid", 0.0)
+
+    @kernel
+    @in_float32
+    def erf(self, x: Array) -> Array:
+        """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, of every element, as a new array."""
+        return erf(self, x)
 
     @kernel
     @in_float32

@@ -25,7 +25,7 @@ Form = Literal["number", "diagonal", "full", "implicit"]
 
 LARGEST = 1024
 """Jacobians with more elements are not formed, nor diagonals with more."""
-_ELEMENTWISE = (ELEMENTWISE | ACTIVATIONS.keys() | {"power", "copy", "astype", "dropout"}) - {"pow"}
+_ELEMENTWISE = (ELEMENTWISE | ACTIVATIONS.keys() | {"power", "copy", "astype", "dropout", "erf", "logaddexp"}) - {"pow"}
 
 
 def local_derivatives(

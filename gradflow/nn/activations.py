@@ -6,6 +6,7 @@ from typing import Any
 
 from gradflow import ops
 from gradflow.nn.module import Module
+from gradflow.ops.activations import check_approximation
 from gradflow.pytorch_names import explains_arguments
 from gradflow.tensor import Tensor
 
@@ -59,17 +60,33 @@ class Tanh(_Activation):
 
 
 @explains_arguments
-class GELU(_Activation):
-    """The Gaussian error linear unit, elementwise, in its tanh form (Hendrycks & Gimpel 2016).
+class GELU(Module):
+    """The Gaussian error linear unit, elementwise (Hendrycks & Gimpel 2016).
 
-    0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))).
+    approximate: "tanh" (default) for 0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))), or "none" for the exact
+    0.5 * x * (1 + erf(x / sqrt(2))), which is PyTorch's default.
+
+    Raises ValueError for another word.
 
     >>> import gradflow as gf
-    >>> [round(y, 3) for y in gf.nn.GELU()(gf.tensor([-1.0, 0.0, 1.0])).tolist()]
-    [-0.159, 0.0, 0.841]
+    >>> x = gf.tensor([-1.0, 0.0, 1.0])
+    >>> [round(y, 4) for y in gf.nn.GELU()(x).tolist()]
+    [-0.1588, 0.0, 0.8412]
+    >>> [round(y, 4) for y in gf.nn.GELU(approximate="none")(x).tolist()]
+    [-0.1587, 0.0, 0.8413]
     """
 
-    function = staticmethod(ops.gelu)
+    def __init__(self, approximate: str = "tanh") -> None:
+        super().__init__()
+        check_approximation(approximate)
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activation of each element; the result has the shape of x."""
+        return ops.gelu(x, self.approximate)
+
+    def extra_repr(self) -> str:
+        return f"approximate={self.approximate!r}"
 
 
 @explains_arguments

@@ -38,11 +38,34 @@ def _activation(name: str, doc: str) -> UnaryFunction:
 
 relu = _activation("relu", "max(x, 0). Its gradient at 0 is 0.")
 sigmoid = _activation("sigmoid", "1 / (1 + exp(-x)), without overflow.")
-gelu = _activation("gelu", "x * Phi(x), Phi the normal CDF in its tanh approximation (Hendrycks & Gimpel 2016).")
 silu = _activation("silu", "x * sigmoid(x).")
 softplus = _activation("softplus", "log(1 + exp(x)), without overflow.")
+_GELU = {"tanh": _activation("gelu", ""), "none": _activation("gelu_exact", "")}
 for _name in ("leaky_relu", "elu"):
     _activation(_name, "")
+
+
+def gelu(x: Tensor, /, approximate: str = "tanh") -> Tensor:
+    """x * Phi(x), Phi the cumulative distribution of a normal variable (Hendrycks & Gimpel 2016).
+
+    approximate: "tanh" (default) for 0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))), or "none" for the exact
+    0.5 * x * (1 + erf(x / sqrt(2))), PyTorch's default. Raises ValueError for another word.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([-3.0, -1.0, 1.0, 3.0])
+    >>> [f"{y:.4f}" for y in gf.gelu(x).tolist()]
+    ['-0.0036', '-0.1588', '0.8412', '2.9964']
+    >>> [f"{y:.4f}" for y in gf.gelu(x, approximate="none").tolist()]
+    ['-0.0040', '-0.1587', '0.8413', '2.9960']
+    """
+    check_approximation(approximate)
+    return _GELU[approximate](x)
+
+
+def check_approximation(approximate: str) -> None:
+    """Raise ValueError unless this is a form of GELU."""
+    if not isinstance(approximate, str) or approximate not in _GELU:
+        raise ValueError(f"approximate of gelu is 'tanh' or 'none', the exact form; got {approximate!r}")
 
 
 def leaky_relu(x: Tensor, /, negative_slope: float = 0.01) -> Tensor:

@@ -7,6 +7,10 @@ EXAMPLES = {
     >>> x.grad.tolist()
     [-1.0, 0.0, 1.0]
     """,
+    "acos": """
+    >>> [f"{y:.4f}" for y in gf.acos(gf.tensor([1.0, 0.0])).tolist()]
+    ['0.0000', '1.5708']
+    """,
     "add": """
     >>> x = gf.tensor([1.0, 2.0], requires_grad=True)
     >>> gf.add(x, 10.0).sum().backward()
@@ -30,6 +34,18 @@ EXAMPLES = {
     >>> gf.argmin(gf.tensor([[3.0, 1.0], [2.0, 4.0]])).item()
     1
     """,
+    "asin": """
+    >>> [f"{y:.4f}" for y in gf.asin(gf.tensor([0.0, 1.0])).tolist()]
+    ['0.0000', '1.5708']
+    """,
+    "atan": """
+    >>> [f"{y:.4f}" for y in gf.atan(gf.tensor([0.0, 1.0, float("inf")])).tolist()]
+    ['0.0000', '0.7854', '1.5708']
+    """,
+    "atan2": """
+    >>> [f"{y:.4f}" for y in gf.atan2(gf.tensor([0.0, 1.0, -1.0]), gf.tensor([1.0, 0.0, -1.0])).tolist()]
+    ['0.0000', '1.5708', '-2.3562']
+    """,
     "ceil": """
     >>> gf.ceil(gf.tensor([-1.5, 1.5])).tolist()
     [-1.0, 2.0]
@@ -38,6 +54,10 @@ EXAMPLES = {
     >>> gf.cos(gf.tensor([0.0, 3.14159265])).tolist()
     [1.0, -1.0]
     """,
+    "cosh": """
+    >>> [f"{y:.4f}" for y in gf.cosh(gf.tensor([0.0, 1.0])).tolist()]
+    ['1.0000', '1.5431']
+    """,
     "divide": """
     >>> gf.divide(gf.tensor([1, 2], dtype="int64"), 2)
     tensor([0.5, 1. ], dtype=float32, device=cpu)
@@ -45,6 +65,10 @@ EXAMPLES = {
     "equal": """
     >>> gf.equal(gf.tensor([1.0, 2.0]), 2).tolist()
     [False, True]
+    """,
+    "erf": """
+    >>> [f"{y:.4f}" for y in gf.erf(gf.tensor([-1.0, 0.0, 1.0, 10.0])).tolist()]
+    ['-0.8427', '0.0000', '0.8427', '1.0000']
     """,
     "exp": """
     >>> x = gf.tensor(1.0, requires_grad=True)
@@ -61,9 +85,10 @@ EXAMPLES = {
     >>> gf.floor(gf.tensor([-1.5, 1.5])).tolist()
     [-2.0, 1.0]
     """,
-    "gelu": """
-    >>> [f"{y:.3f}" for y in gf.gelu(gf.tensor([-3.0, -1.0, 1.0, 3.0])).tolist()]
-    ['-0.004', '-0.159', '0.841', '2.996']
+    "floor_divide": """
+    >>> x = gf.tensor([-7.0, 7.0])
+    >>> gf.floor_divide(x, 2).tolist(), (x // 2).tolist()
+    ([-4.0, 3.0], [-4.0, 3.0])
     """,
     "greater": """
     >>> (gf.tensor([1.0, 2.0, 3.0]) > 2.0).tolist()
@@ -100,10 +125,18 @@ EXAMPLES = {
     >>> x.grad.item()
     0.25
     """,
+    "log10": """
+    >>> gf.log10(gf.tensor([1.0, 1000.0])).tolist()
+    [0.0, 3.0]
+    """,
     "log1p": """
     >>> x = gf.tensor(1e-8)
     >>> gf.log1p(x).item() > 0.0, gf.log(1.0 + x).item() > 0.0
     (True, False)
+    """,
+    "log2": """
+    >>> gf.log2(gf.tensor([1.0, 8.0, 0.5])).tolist()
+    [0.0, 3.0, -1.0]
     """,
     "logical_and": """
     >>> x = gf.tensor([1.0, 2.0, 3.0])
@@ -174,6 +207,11 @@ EXAMPLES = {
     >>> x.grad.tolist()
     [0.0, 0.0, 1.0]
     """,
+    "remainder": """
+    >>> x = gf.tensor([-7.0, 7.0])
+    >>> gf.remainder(x, 3).tolist(), (x % -3).tolist()
+    ([2.0, 1.0], [-1.0, -2.0])
+    """,
     "round": """
     >>> gf.round(gf.tensor([0.5, 1.5, 2.5])).tolist()
     [0.0, 2.0, 2.0]
@@ -199,6 +237,10 @@ EXAMPLES = {
     >>> x.grad.item()
     1.0
     """,
+    "sinh": """
+    >>> [f"{y:.4f}" for y in gf.sinh(gf.tensor([0.0, 1.0])).tolist()]
+    ['0.0000', '1.1752']
+    """,
     "softplus": """
     >>> [f"{y:.3f}" for y in gf.softplus(gf.tensor([-100.0, 0.0, 100.0])).tolist()]
     ['0.000', '0.693', '100.000']
@@ -221,6 +263,10 @@ EXAMPLES = {
     >>> x = gf.tensor([[1.0, 2.0], [3.0, 4.0]])
     >>> gf.sum(x).item(), x.sum(axis=0).tolist(), x.sum(axis=1, keepdims=True).shape
     (10.0, [4.0, 6.0], (2, 1))
+    """,
+    "tan": """
+    >>> gf.tan(gf.tensor([0.0, 0.78539816])).tolist()
+    [0.0, 1.0]
     """,
     "tanh": """
     >>> gf.tanh(gf.tensor([-100.0, 0.0, 100.0])).tolist()

@@ -15,7 +15,8 @@ from gradflow.tensor import Tensor
 from gradflow.tensor_methods import TensorMethods
 
 _OPERATORS = {
-    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power", "matmul": "matmul",
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "floordiv": "floor_divide",
+    "mod": "remainder", "pow": "power", "matmul": "matmul",
     "and": "logical_and", "or": "logical_or", "xor": "logical_xor",
 }  # fmt: skip
 _SYMBOLS = {"add": "+=", "sub": "-=", "mul": "*=", "truediv": "/=", "pow": "**="}

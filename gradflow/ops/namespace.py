@@ -13,6 +13,7 @@ from typing import Any
 from gradflow.backend import Backend
 from gradflow.ops.activations import *  # noqa: F403
 from gradflow.ops.creation import *  # noqa: F403
+from gradflow.ops.elementary import *  # noqa: F403
 from gradflow.ops.elementwise import *  # noqa: F403
 from gradflow.ops.elementwise import copy as copy
 from gradflow.ops.elementwise import power as pow  # noqa: F401

@@ -18,9 +18,9 @@ from gradflow.backend import AccurateSums, Array, Diagnosis, MemoryStats
 _BINARY = {
     name: getattr(torch, {"equal": "eq"}.get(name, name))
     for name in (
-        "add", "subtract", "multiply", "divide", "pow", "maximum", "minimum", "equal", "not_equal", "less",
-        "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "bitwise_and", "bitwise_xor",
-        "bitwise_right_shift",
+        "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "pow", "atan2", "maximum",
+        "minimum", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and",
+        "logical_or", "bitwise_and", "bitwise_xor", "bitwise_right_shift",
     )
 }  # fmt: skip
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)

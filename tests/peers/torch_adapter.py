@@ -106,6 +106,13 @@ shared("round", gf.round)
 shared("sin", gf.sin)
 shared("cos", gf.cos)
 shared("tanh", gf.tanh)
+for _name in ("log2", "log10", "exp2", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "trunc", "remainder"):
+    shared(_name, getattr(gf, _name))
+shared("erf", gf.erf)
+shared("logaddexp", gf.logaddexp)
+shared("floor_divide", gf.floor_divide)
+shared("__rmod__", gf.Tensor.__rmod__)
+shared("div:floor_rounding", lambda x, y, rounding_mode: gf.floor_divide(x, y))
 shared("sigmoid", gf.sigmoid)
 shared("nn.functional.hardtanh", lambda x, min_val=-1.0, max_val=1.0: gf.clip(x, min_val, max_val))
 shared("nn.functional.relu6", lambda x: gf.clip(x, 0, 6))
@@ -145,11 +152,7 @@ shared("bool", lambda x: gf.astype(x, "bool"), MEMORY_FORMAT)
 shared("nn.functional.relu", lambda x, inplace=False: gf.relu(x))
 shared("nn.functional.leaky_relu", lambda x, negative_slope=0.01, inplace=False: gf.leaky_relu(x, negative_slope))
 shared("nn.functional.elu", lambda x, alpha=1.0, inplace=False: gf.elu(x, alpha))
-shared(
-    "nn.functional.gelu",
-    lambda x, approximate: gf.gelu(x),
-    Exclusion("gradflow's GELU is the tanh form", lambda x, approximate="none": approximate == "none"),
-)
+shared("nn.functional.gelu", lambda x, approximate="none": gf.gelu(x, approximate))
 shared("nn.functional.silu", lambda x, inplace=False: gf.silu(x))
 shared("nn.functional.logsigmoid", lambda x: -gf.softplus(-x))
 shared("softmax", gf.softmax, AXIS_OF_0D, NO_ELEMENTS)

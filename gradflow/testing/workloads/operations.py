@@ -20,9 +20,9 @@ def workloads() -> Iterator[Workload]:
     yield Workload("element by element", _exact_elementwise, exact=True)
     for name in ("add", "subtract", "multiply", "divide", "square", "sqrt"):
         yield Workload("element by element", partial(_elementwise, name, 1))
-    for name in ("exp", "log", "log1p", "expm1", "sin", "cos", "tanh", "sigmoid", "power"):
+    for name in ("exp", "log", "log1p", "expm1", "sin", "cos", "tanh", "sigmoid", "power", *_FURTHER):
         yield Workload("element by element", partial(_elementwise, name, 4))
-    for name in ("leaky_relu", "elu", "gelu", "silu", "softplus"):
+    for name in ("leaky_relu", "elu", "gelu", "gelu_exact", "silu", "softplus"):
         yield Workload("activations", partial(_activation, name))
     yield Workload("reductions", _exact_reductions, exact=True)
     yield Workload("reductions", _reductions)
@@ -51,7 +51,7 @@ def _exact_elementwise(at: Place) -> list[Check]:
         return leaf.grad
 
     found: dict[str, Callable[[], Any]] = {}
-    for name in ("abs", "negative", "sign", "floor", "ceil", "round"):
+    for name in ("abs", "negative", "sign", "floor", "ceil", "round", "trunc"):
         found[name] = partial(getattr(gf, name), x * 2)
     for name in ("maximum", "minimum", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal"):
         found[name] = partial(getattr(gf, name), a, b)
@@ -60,6 +60,8 @@ def _exact_elementwise(at: Place) -> list[Check]:
     for name in ("logical_and", "logical_or", "logical_xor"):
         found[name] = partial(getattr(gf, name), x > 0, y > 0)
     found["logical_not"] = lambda: gf.logical_not(x > 0)
+    found["floor_divide"] = lambda: a // (gf.abs(b) + 0.75)
+    found["remainder"] = lambda: gf.round(a % (gf.abs(b) + 1))
     found["clip"] = lambda: gf.clip(x, -0.5, 1.0)
     found["where"] = lambda: gf.where(y > 0, x, 0.0)
     found["astype int32"] = lambda: gf.astype(x * 100, "int32")
@@ -68,13 +70,15 @@ def _exact_elementwise(at: Place) -> list[Check]:
     return [Check(name, value) for name, value in found.items()]
 
 
-_BINARY = {"add", "subtract", "multiply", "divide", "power"}
-_OF_POSITIVE = {"log", "log1p", "sqrt", "power"}
+_FURTHER = ("log2", "log10", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh")
+_BINARY = {"add", "subtract", "multiply", "divide", "power", "atan2"}
+_OF_POSITIVE = {"log", "log1p", "sqrt", "power", "log2", "log10"}
 
 
 def _elementwise(name: str, ulps: float, at: Place) -> list[Check]:
     values = np.random.default_rng(1).normal(size=4096) * 3
-    x = at.tensor(np.abs(values) if name in _OF_POSITIVE else values, grad=True)
+    values = np.abs(values) if name in _OF_POSITIVE else np.tanh(values / 3) if name in ("asin", "acos") else values
+    x = at.tensor(values, grad=True)
     g = at.normal((4096,), 2)
     out = getattr(gf, name)(x, at.normal((4096,), 3)) if name in _BINARY else getattr(gf, name)(x)
     out.backward(g)
@@ -91,7 +95,7 @@ def _elementwise(name: str, ulps: float, at: Place) -> list[Check]:
 def _activation(name: str, at: Place) -> list[Check]:
     """About ten operations each, whose intermediate values are at most 1 + |x|^3: the bound is 16 eps times that."""
     x, g = at.normal((4096,), 1, scale=2, grad=True), at.normal((4096,), 2)
-    out = getattr(gf, name)(x)
+    out = gf.gelu(x, approximate="none") if name == "gelu_exact" else getattr(gf, name)(x)
     out.backward(g)
     power = 3 if name == "gelu" else 1
     size = "(1 + |x|^3)" if name == "gelu" else "(1 + |x|)"

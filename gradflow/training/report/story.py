@@ -12,7 +12,9 @@ from gradflow.training.report.markup import LEVEL, NONE, TIMES, count, duration,
 from gradflow.training.report.numbers import Figure
 
 _OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "rmsprop": "RMSprop"}
-_ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "elu": "ELU", "selu": "SELU"}
+_ACTIVATIONS = {
+    "relu": "ReLU", "gelu": "GELU", "gelu_exact": "exact GELU", "silu": "SiLU", "elu": "ELU", "selu": "SELU"
+}  # fmt: skip
 
 
 def lead(data: ReportData, figures: Sequence[Figure]) -> str:

@@ -17,14 +17,15 @@ PARAMETERS = [*((name, ACTIVATIONS[name].parameter) for name in ACTIVATIONS), ("
 
 
 def activation_bound(e: float, x: Any, name: str, parameter: float) -> Sequence[Any]:
-    # the tanh form of GELU adds 1 and tanh, which nearly cancel for negative x
+    # both forms of GELU add 1 to a number that is nearly -1 for negative x
     value = np.abs(ACTIVATIONS[name].forward(REFERENCE, x, parameter))
-    return [8 * e * (value + (np.abs(x) if name == "gelu" else 0.0))]
+    return [8 * e * (value + (np.abs(x) if "gelu" in name else 0.0))]
 
 
 def slope_bound(e: float, g: Any, x: Any, name: str | None) -> Any:
     """Return the bound for the VJP of an activation at x: the terms of the slope, which may cancel, times g."""
-    size = {"gelu": 1 + np.abs(x) + np.abs(x) ** 3 / 8, "silu": 1 + np.abs(x)}.get(name or "", 1.0)
+    one = 1 + np.abs(x)
+    size = {"gelu": one + np.abs(x) ** 3 / 8, "gelu_exact": one, "silu": one}.get(name or "", 1.0)
     return 16 * e * np.abs(g) * size
 
 
@@ -70,4 +71,17 @@ def half_cases() -> list[Case]:
     return cases
 
 
-CASES = [*activation_cases(), *half_cases()]
+def erf_bound(e: float, x: Any) -> Sequence[Any]:
+    return [8 * e * np.abs(REFERENCE.erf(x))]
+
+
+def erf_cases() -> list[Case]:
+    cases = []
+    values = {name_of(shape): normal(shape, 3, 2.0) for shape in [(3, 5), (0, 5), (1, 33), ()]}
+    values |= {"small": np.array([1e-30, -1e-8, 1e-4, 0.46875, 0.47, -0.5]), "special": SPECIAL}
+    for title, x in values.items():
+        cases.append(Case("erf", title, (x,), erf_bound, special=title == "special"))
+    return cases
+
+
+CASES = [*activation_cases(), *half_cases(), *erf_cases()]
