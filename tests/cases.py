@@ -20,8 +20,9 @@ from gradflow.ops import creation
 from gradflow.ops.network import perceptron
 
 NONDIFFERENTIABLE = {
-    *creation.__all__, "all", "any", "argmax", "argmin", "argsort", "equal", "greater", "greater_equal", "isfinite",
-    "isinf", "isnan", "less", "less_equal", "logical_and", "logical_not", "logical_or", "logical_xor", "not_equal",
+    *creation.__all__, "all", "allclose", "any", "argmax", "argmin", "argsort", "equal", "greater", "greater_equal",
+    "isclose", "isfinite", "isinf", "isnan", "less", "less_equal", "logical_and", "logical_not", "logical_or",
+    "logical_xor", "not_equal", "unique_counts", "unique_inverse", "unique_values",
 }  # fmt: skip
 """The public operations whose results do not require grad."""
 
@@ -98,6 +99,21 @@ def probabilities(*shape: int) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------- element by element, two operands
+
+
+def torch_quantile(T: Any, x: Any, q: float, axis: Any) -> Any:
+    """PyTorch's quantile, which takes one axis or none."""
+    if isinstance(axis, tuple):
+        x, axis = T.movedim(x, axis, tuple(range(-len(axis), 0))).flatten(-len(axis)), -1
+    return T.quantile(x, q, axis)
+
+
+def torch_put(T: Any, x: Any, index: Any, values: Any) -> Any:
+    """What `x.at[index].set(values)` returns."""
+    out = x.clone()
+    out[index] = values
+    return out
+
 
 SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "same shape": ((2, 3), (2, 3)),
@@ -307,6 +323,46 @@ def _reduction(name: str, in_torch: Any, make: Any) -> None:
 for _name, _pair in _REDUCTIONS.items():
     _reduction(_name, *_pair)
 
+for _ord in (2, 1, 3, 2.5, math.inf, -math.inf):
+    case(f"norm {_ord}", lambda x, o=_ord: gf.norm(x, o), lambda T, x, o=_ord: T.linalg.vector_norm(x, o),
+         distinct(2, 3))  # fmt: skip
+case("norm over an axis", lambda x: x.norm(axis=-1, keepdims=True),
+     lambda T, x: T.linalg.vector_norm(x, 2, 1, keepdim=True), distinct(2, 3))  # fmt: skip
+case("norm 0", lambda x: gf.norm(x, 0) * x, lambda T, x: T.linalg.vector_norm(x, 0) * x, normal(2, 3))
+case("norm over two axes", lambda x: gf.norm(x, axis=(0, 2)), lambda T, x: T.linalg.vector_norm(x, 2, (0, 2)),
+     normal(2, 3, 2))  # fmt: skip
+case("norm of no elements", lambda x: gf.norm(x, axis=1), lambda T, x: T.linalg.vector_norm(x, 2, 1), normal(0, 3))
+case("norm of ties", lambda x: gf.norm(x, math.inf), lambda T, x: T.linalg.vector_norm(x, math.inf),
+     np.array([1.0, -1.0, 0.5]), smooth=False)  # fmt: skip
+for _shape, _axis in (((5,), 0), ((2, 6), 1), ((7, 2), 0), ((3, 1), -1), ((2, 0), 1)):
+    case(f"cumulative_prod of {_shape} along axis {_axis}", lambda x, a=_axis: gf.cumulative_prod(x, axis=a),
+         lambda T, x, a=_axis: T.cumprod(x, a), positive(*_shape))  # fmt: skip
+case(
+    "cumulative_prod with zeros", gf.cumulative_prod, lambda T, x: T.cumprod(x, 0), np.array([2.0, 0.0, 3.0, 0.0, 1.5])
+)
+for _axis in (0, -1):
+    case(f"sort along axis {_axis}", lambda x, a=_axis: gf.sort(x, axis=a), lambda T, x, a=_axis: T.sort(x, a)[0],
+         distinct(3, 4))  # fmt: skip
+case("sort descending", lambda x: x.sort(descending=True), lambda T, x: T.sort(x, descending=True)[0], distinct(5))
+case("sort of no elements", gf.sort, lambda T, x: T.sort(x)[0], normal(2, 0))
+case("topk", lambda x: gf.topk(x, 2)[0], lambda T, x: T.topk(x, 2)[0], distinct(3, 4))
+case("topk smallest", lambda x: gf.topk(x, 2, axis=0, largest=False)[0],
+     lambda T, x: T.topk(x, 2, 0, largest=False)[0], distinct(3, 4))  # fmt: skip
+case("topk of none", lambda x: gf.topk(x, 0)[0], lambda T, x: T.topk(x, 0)[0], normal(3))
+for _shape, _axis in (((5,), None), ((2, 4), 1), ((2, 3, 2), (0, 2)), ((), None)):
+    for _name, _q in (("median", 0.5), ("quantile", 0.3)):
+        case(f"{_name} of {_shape} over {_axis}",
+             lambda x, a=_axis, q=_q: gf.median(x, axis=a) if q == 0.5 else gf.quantile(x, q, axis=a),
+             lambda T, x, a=_axis, q=_q: torch_quantile(T, x, q, a), distinct(*_shape))  # fmt: skip
+case("quantile several", lambda x: gf.quantile(x, [0.0, 0.35, 1.0], axis=0, keepdims=True),
+     lambda T, x: T.quantile(x, T.tensor([0.0, 0.35, 1.0], dtype=x.dtype), 0, keepdim=True),
+     distinct(5, 2))  # fmt: skip
+for _name in ("softmax", "log_softmax"):
+    case(f"{_name} over two axes", lambda x, n=_name: getattr(gf, n)(x, axis=(0, -1)),
+         lambda T, x, n=_name: getattr(T, n)(x.transpose(1, 2).reshape(4, 3), 0).reshape(2, 2, 3).transpose(1, 2),
+         normal(2, 3, 2))  # fmt: skip
+    case(f"{_name} over all axes", lambda x, n=_name: getattr(gf, n)(x, axis=(0, 1)),
+         lambda T, x, n=_name: getattr(T, n)(x.reshape(-1), 0).reshape(x.shape), normal(2, 3))  # fmt: skip
 case("sum of no elements", lambda x: gf.sum(x, axis=0), lambda T, x: T.sum(x, 0), normal(0, 3))
 case("sum over no axis", lambda x: gf.sum(x, axis=()), lambda T, x: x * 1, normal(2, 3))
 case("prod of no elements", lambda x: gf.prod(x, axis=0), lambda T, x: T.prod(x, 0), normal(0, 3))
@@ -440,7 +496,73 @@ case("getitem by an empty array", lambda x, i: x[i], lambda T, x, i: x[i], norma
 case("getitem of a getitem", lambda x: x[1:][0][1:], lambda T, x: x[1:][0][1:], normal(3, 4))
 case("getitem by a 0-d tensor", lambda x, i: x[i], lambda T, x, i: x[i], normal(3, 2), np.array(1))
 
+# ---------------------------------------------------------------------- changed copies
+
+_i, _j = np.array([2, 0]), np.array([[0], [1]])
+case("x.at a slice", lambda x, v: x.at[1:, 0].set(v), lambda T, x, v: torch_put(T, x, (slice(1, None), 0), v),
+     normal(3, 2), normal(2), covers="scatter")  # fmt: skip
+case("x.at a slice, a number", lambda x: x.at[..., 1].set(2.0), lambda T, x: torch_put(T, x, (..., 1), 2.0),
+     normal(3, 2), covers="scatter")  # fmt: skip
+case("x.at an integer, broadcast", lambda x, v: x.at[0].set(v), lambda T, x, v: torch_put(T, x, 0, v), normal(3, 2),
+     normal(), covers="scatter")  # fmt: skip
+case("x.at an array", lambda x, v, i: x.at[i].set(v), lambda T, x, v, i: torch_put(T, x, i, v), normal(3, 2),
+     normal(2, 2), _i, covers="scatter")  # fmt: skip
+case("x.at an array, broadcast", lambda x, v, i: x.at[i, :].set(v), lambda T, x, v, i: torch_put(T, x, i, v),
+     normal(3, 2), normal(1, 2), _i, covers="scatter")  # fmt: skip
+case("x.at two arrays", lambda x, v, i, j: x.at[j, i].set(v), lambda T, x, v, i, j: torch_put(T, x, (j, i), v),
+     normal(2, 3), normal(2, 2), _i, _j, covers="scatter")  # fmt: skip
+case("x.at repeated indices", lambda x, v, i: x.at[i].set(v), lambda T, x, v, i: torch_put(T, x, i[1:], v[1:]),
+     normal(3), normal(3), np.array([1, 0, 1]), covers="scatter")  # fmt: skip
+case("x.at a mask", lambda x, v, m: x.at[m].set(v), lambda T, x, v, m: torch_put(T, x, m, v), normal(2, 3), normal(3),
+     _mask, covers="scatter")  # fmt: skip
+case("x.at no rows", lambda x, v: x.at[3:].set(v), lambda T, x, v: torch_put(T, x, slice(3, None), v), normal(3, 2),
+     normal(0, 2), covers="scatter")  # fmt: skip
+case("x.at an array, added", lambda x, v, i: x.at[i].add(v),
+     lambda T, x, v, i: x.index_add(0, i, v.broadcast_to(3, 2)), normal(3, 2), normal(2), np.array([1, 0, 1]),
+     covers="scatter")  # fmt: skip
+case("x.at a slice, added", lambda x, v: x.at[1:].add(v), lambda T, x, v: T.cat([x[:1], x[1:] + v]), normal(3, 2),
+     normal(2, 2), covers="scatter")  # fmt: skip
+case("x.at a mask, added", lambda x, v, m: x.at[m].add(v), lambda T, x, v, m: torch_put(T, x, m, x[m] + v),
+     normal(2, 3), normal(3), _mask, covers="scatter")  # fmt: skip
+_indices = np.array([[2, 0], [1, 2]])
+case("gather", lambda x, i: gf.gather(x, i, axis=1), lambda T, x, i: T.gather(x, 1, i), normal(3, 3), _indices)
+case("gather along axis 0", lambda x, i: x.gather(i, axis=0), lambda T, x, i: T.gather(x, 0, i), normal(3, 3), _indices)
+case("scatter", lambda x, v, i: gf.scatter(x, i, v, axis=1), lambda T, x, v, i: T.scatter(x, 1, i, v), normal(3, 3),
+     normal(2, 2), _indices)  # fmt: skip
+case("scatter a number", lambda x, i: x.scatter(i, 0.5, axis=0), lambda T, x, i: T.scatter(x, 0, i, 0.5), normal(3, 3),
+     _indices)  # fmt: skip
+case("scatter, added", lambda x, v, i: gf.scatter(x, i, v, axis=0, add=True),
+     lambda T, x, v, i: T.scatter_add(x, 0, i, v), normal(3, 3), normal(2, 2), np.array([[0, 1], [0, 1]]),
+     covers="scatter")  # fmt: skip
+case(
+    "masked_fill", lambda x, m: gf.masked_fill(x, m, 2.0), lambda T, x, m: T.masked_fill(x, m, 2.0), normal(2, 3), _mask
+)
+case("masked_fill with a tensor", lambda x, m, v: x.masked_fill(m, v), lambda T, x, m, v: T.masked_fill(x, m, v),
+     normal(2, 3), _mask[0], normal())  # fmt: skip
+case("nan_to_num", lambda x: gf.nan_to_num(x, 1.0, 2.0, 3.0), lambda T, x: T.nan_to_num(x, 1.0, 2.0, 3.0),
+     np.array([1.5, math.nan, math.inf, -math.inf]), smooth=False)  # fmt: skip
+case("roll", lambda x: gf.roll(x, 2), lambda T, x: T.roll(x, 2), normal(2, 3))
+case("roll along axes", lambda x: x.roll((1, -1), axis=(0, 1)), lambda T, x: T.roll(x, (1, -1), (0, 1)), normal(2, 3))
+case("roll of no elements", lambda x: gf.roll(x, 1, axis=0), lambda T, x: T.roll(x, 1, 0), normal(0, 3))
+for _k in (0, 1, -2):
+    case(f"diag {_k} of a vector", lambda x, k=_k: gf.diag(x, k), lambda T, x, k=_k: T.diag(x, k), normal(3))
+    case(f"diag {_k} of a matrix", lambda x, k=_k: gf.diag(x, k), lambda T, x, k=_k: T.diag(x, k), normal(3, 4))
+    case(f"tril {_k}", lambda x, k=_k: gf.tril(x, k), lambda T, x, k=_k: T.tril(x, k), normal(2, 3, 4))
+    case(f"triu {_k}", lambda x, k=_k: gf.triu(x, k), lambda T, x, k=_k: T.triu(x, k), normal(4, 3))
+case("diag of no elements", gf.diag, lambda T, x: T.diag(x), normal(0))
+
 # ---------------------------------------------------------------------- products
+
+_EINSUMS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "ij,jk->ik": ((2, 3), (3, 4)), "ij,jk": ((2, 3), (3, 2)), "ij->ji": ((2, 3),), "ij->": ((2, 3),), "ii": ((3, 3),),
+    "ii->i": ((3, 3),), "iij->ji": ((2, 2, 3),), "i,j->ji": ((2,), (3,)), "bij,bjk->bik": ((2, 2, 3), (2, 3, 2)),
+    "bn,anm,bm->ba": ((2, 3), (3, 3, 2), (2, 2)), "...ij,...jk->...ik": ((2, 1, 2, 3), (3, 3, 2)),
+    "ij,jk->ki": ((2, 0), (0, 3)),
+}  # fmt: skip
+for _what, _shapes in _EINSUMS.items():
+    case(f"einsum {_what}", lambda *xs, s=_what: gf.einsum(s, *xs), lambda T, *xs, s=_what: T.einsum(s, *xs),
+         *(normal(*shape) for shape in _shapes))  # fmt: skip
+case("einsum of a matrix with itself", lambda x: gf.einsum("ij,kj->ik", x, x), lambda T, x: x @ x.T, normal(2, 3))
 
 _PRODUCTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "of vectors": ((3,), (3,)),

@@ -53,7 +53,7 @@ CALLS: dict[str, Any] = {
     "softplus": lambda x, w: gf.softplus(x), "log2": lambda x, w: gf.log2(x), "log10": lambda x, w: gf.log10(x),
     "tan": lambda x, w: gf.tan(x), "asin": lambda x, w: gf.asin(x / 4), "acos": lambda x, w: gf.acos(x / 4),
     "sinh": lambda x, w: gf.sinh(x), "cosh": lambda x, w: gf.cosh(x),
-    "softmax": lambda x, w: gf.softmax(x), "log_softmax": lambda x, w: gf.log_softmax(x),
+    "norm": lambda x, w: gf.norm(x), "softmax": lambda x, w: gf.softmax(x), "log_softmax": lambda x, w: gf.log_softmax(x),
     "logsumexp": lambda x, w: gf.logsumexp(x), "mse_loss": gf.mse_loss,
     "cross_entropy": lambda x, w: gf.cross_entropy(x, gf.zeros(4, dtype="int64", device=x.device)),
     "perceptron": lambda x, w: gf.ops.network.perceptron(x, [(w, w[0])] * 2, "relu"),

@@ -188,10 +188,14 @@ def test_a_captured_step_zeroes_gradients() -> None:
 
 CALLS: dict[str, Any] = {
     **{f"x.{name}": lambda x, name=name, **given: getattr(x, name)(**given) for name in (
-        "all", "any", "argmax", "argmin", "argsort", "cumulative_sum", "log_softmax", "logsumexp", "max", "mean", "min",
-        "prod", "softmax", "squeeze", "std", "sum", "unbind", "var",
+        "all", "any", "argmax", "argmin", "argsort", "cumulative_prod", "cumulative_sum", "log_softmax", "logsumexp",
+        "max", "mean", "median", "min", "norm", "prod", "softmax", "sort", "squeeze", "std", "sum", "unbind", "var",
     )},
     "concat": lambda x, **given: gf.concat([x, x], **given),
+    "gather": lambda x, **given: x.gather(x, **given),
+    "quantile": lambda x, **given: x.quantile(0.5, **given),
+    "scatter": lambda x, **given: x.scatter(x, 0.0, **given),
+    "topk": lambda x, **given: x.topk(1, **given),
     "expand_dims": lambda x, **given: gf.expand_dims(x, 0, **given),
     "repeat": lambda x, **given: gf.repeat(x, 2, **given),
     "split": lambda x, **given: x.split(2, **given),
@@ -209,7 +213,7 @@ def test_dim_is_refused_with_a_hint(name: str) -> None:
         CALLS[name](gf.ones((2, 2)), dim=0)
 
 
-@pytest.mark.parametrize("name", ["any", "argmax", "logsumexp", "max", "mean", "std", "sum", "var"])
+@pytest.mark.parametrize("name", ["any", "argmax", "logsumexp", "max", "mean", "median", "norm", "std", "sum", "var"])
 def test_keepdim_is_refused_with_a_hint(name: str) -> None:
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'keepdim': gradflow says keepdims=$"):
         CALLS[f"x.{name}"](gf.ones((2, 2)), axis=0, keepdim=True)
@@ -220,6 +224,10 @@ def test_other_keywords_are_refused_with_a_hint() -> None:
     for call, hinted in {
         "x.std(unbiased=False)": "correction=1 for True, correction=0",
         "x.flip(dims=(0,))": "gradflow says axis=",
+        "x.roll(1, dims=0)": "gradflow says axis=",
+        "x.diag(diagonal=1)": "gradflow says k=",
+        "x.tril(diagonal=1)": "gradflow says k=",
+        "x.triu(diagonal=1)": "gradflow says k=",
         "nn.Softmax(dim=1)": "gradflow says axis=",
         "nn.ReLU(inplace=True)": "so leave it out",
         "optim.Adam([x], amsgrad=True)": "gradflow has no AMSGrad",
@@ -244,6 +252,7 @@ def test_every_function_with_an_axis_refuses_dim() -> None:
     for name in gf.ops.__all__:
         function = getattr(gf, name)
         if "axis" in signature(function).parameters:
-            assert (
-                "dim" in KEYWORDS.keys() & signature(function, follow_wrapped=False).parameters.keys() or name == "flip"
+            assert "dim" in KEYWORDS.keys() & signature(function, follow_wrapped=False).parameters.keys() or name in (
+                "flip",
+                "roll",
             )

@@ -34,7 +34,7 @@ LONGEST = 100_000
 LARGEST = 10_000
 """The most elements of a value, and the largest count that a function takes."""
 _OTHER_NAMES = {
-    "ln": "log(x)", "\N{GREEK SMALL LETTER SIGMA}": "sigmoid(x)", "norm": "sqrt(sum(x^2))", "sqr": "x^2", "pow": "x^2",
+    "ln": "log(x)", "\N{GREEK SMALL LETTER SIGMA}": "sigmoid(x)", "sqr": "x^2", "pow": "x^2",
     "dot": "x @ y",
 }  # fmt: skip
 """What is written here for functions that are called otherwise elsewhere."""

@@ -159,6 +159,12 @@ def _scatter_add(options: dict[str, Any]) -> Text:
     return Text("scatter_add", f"{{1}} added at [{where}] to {{0}}", (None,), "moves", ("{g}", f"{{g}}[{where}]"))
 
 
+def _put(options: dict[str, Any]) -> Text:
+    where = _index_text(options)
+    rules = (f"{{g}}, but 0 at [{where}]", f"{{g}}[{where}]")
+    return Text("put", f"{{0}} with {{1}} at [{where}]", (None,), "routes", rules)
+
+
 def _loss(value: str, *local: str) -> Callable[[dict[str, Any]], Text]:
     def text(options: dict[str, Any]) -> Text:
         reduction = options.get("reduction", "mean")
@@ -266,6 +272,7 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     "take_along_axis": Text(
         "take_along_axis", "take_along_axis({0}, {1})", (None,), "routes", ("scatter_add_along_axis({g}, {1})",)
     ),
+    "put": _put,
     "scatter_add": _scatter_add,
     "scatter_add_along_axis": _moves("scatter_add_along_axis({0}, {1})", "take_along_axis({g}, {1})"),
     # reductions
@@ -276,6 +283,7 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     "prod": _reduction("prod", "(the product of the others)", "scales"),
     "var": _deviation("var", "2 * ({0} - mean({0})) / <n>"),
     "std": _deviation("std", "({0} - mean({0})) / (<n> * {out})"),
+    "norm": _reduction("norm", "{0} / {out}", "scales"),
     "logsumexp": _reduction("logsumexp", "exp({0} - {out})", "scales"),
     "softmax": _along("softmax", "diag({out}) - {out} {out}^T", "{out} * ({g} - sum({g} * {out}))"),
     "log_softmax": _along("log_softmax", "I - 1 exp({out})^T", "{g} - exp({out}) * sum({g})"),

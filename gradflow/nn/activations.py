@@ -160,7 +160,7 @@ class ELU(Module):
 
 
 class _AlongAxis(Module):
-    def __init__(self, axis: int = -1) -> None:
+    def __init__(self, axis: int | tuple[int, ...] = -1) -> None:
         super().__init__()
         self.axis = axis
 
@@ -172,7 +172,7 @@ class _AlongAxis(Module):
 class Softmax(_AlongAxis):
     """exp(x) / sum(exp(x)), summed along an axis.
 
-    axis: the axis along which results sum to 1 (default -1, the last).
+    axis: the axis along which results sum to 1 (default -1, the last), or a tuple of axes.
 
     >>> import gradflow as gf
     >>> gf.nn.Softmax(axis=0)(gf.tensor([[1.0, 0.0], [1.0, 1000.0]])).tolist()
@@ -188,7 +188,7 @@ class Softmax(_AlongAxis):
 class LogSoftmax(_AlongAxis):
     """The logarithm of softmax(x), computed without overflow.
 
-    axis: the axis of the softmax (default -1, the last).
+    axis: the axis of the softmax (default -1, the last), or a tuple of axes.
 
     >>> import gradflow as gf
     >>> gf.nn.LogSoftmax()(gf.tensor([[1000.0, 0.0]])).tolist()

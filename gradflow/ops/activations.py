@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from gradflow.backend import ACTIVATIONS
@@ -94,20 +95,35 @@ def _with_parameter(name: str, x: Tensor, parameter: float) -> Tensor:
     return apply(OPERATIONS[name], (floating(x),), {"parameter": number(f"{what} of {name}", parameter)})
 
 
-def _dot_along(F: Any, a: Any, b: Any, axis: int) -> Any:
+def _dot_along(F: Any, a: Any, b: Any, axis: Any) -> Any:
     return F.sum(F.multiply(a, b), axis=axis, keepdims=True)
+
+
+def _over_axes(kernel: str) -> Callable[..., Any]:
+    """A `forward` that calls a kernel of one axis; of several axes, it makes one, the last."""
+
+    def forward(F: Any, x: Any, axis: int | tuple[int, ...]) -> Any:
+        if not isinstance(axis, tuple):
+            return getattr(F, kernel)(x, axis)
+        kept = tuple(a for a in range(x.ndim) if a not in axis)
+        moved = F.permute_dims(x, kept + axis)
+        rows = F.reshape(moved, (*(x.shape[a] for a in kept), math.prod(x.shape[a] for a in axis)))
+        out = F.reshape(getattr(F, kernel)(rows, len(kept)), moved.shape)
+        return F.permute_dims(out, tuple(sorted(range(x.ndim), key=(kept + axis).__getitem__)))
+
+    return forward
 
 
 _SOFTMAX = defop(
     "softmax",
     lambda F, g, out, _x, axis: F.multiply(out, F.subtract(g, _dot_along(F, g, out, axis))),
-    forward=lambda F, x, axis: F.softmax(x, axis),
+    forward=_over_axes("softmax"),
     autocast="float32",
 )
 _LOG_SOFTMAX = defop(
     "log_softmax",
     lambda F, g, out, _x, axis: F.subtract(g, F.multiply(F.exp(out), F.sum(g, axis=axis, keepdims=True))),
-    forward=lambda F, x, axis: F.log_softmax(x, axis),
+    forward=_over_axes("log_softmax"),
     autocast="float32",
 )
 
@@ -128,8 +144,10 @@ _LOGSUMEXP = defop(
 
 
 @refuses_keywords
-def softmax(x: Tensor, /, axis: int = -1, dim: None = None) -> Tensor:
-    """exp(x) / sum(exp(x)) along `axis`, without overflow. Raises ValueError for an axis without elements.
+def softmax(x: Tensor, /, axis: int | tuple[int, ...] = -1, dim: None = None) -> Tensor:
+    """exp(x) / sum(exp(x)) along `axis`, or over the axes of a tuple, without overflow.
+
+    Raises ValueError for an axis without elements.
 
     >>> import gradflow as gf
     >>> x = gf.tensor([[0.0, 0.0], [1000.0, 0.0]])
@@ -142,8 +160,10 @@ def softmax(x: Tensor, /, axis: int = -1, dim: None = None) -> Tensor:
 
 
 @refuses_keywords
-def log_softmax(x: Tensor, /, axis: int = -1, dim: None = None) -> Tensor:
-    """log(softmax(x)) along `axis`, finite for every finite x. Raises ValueError for an axis without elements.
+def log_softmax(x: Tensor, /, axis: int | tuple[int, ...] = -1, dim: None = None) -> Tensor:
+    """log(softmax(x)) along `axis`, or over the axes of a tuple, finite for every finite x.
+
+    Raises ValueError for an axis without elements.
 
     >>> import gradflow as gf
     >>> gf.log_softmax(gf.tensor([1000.0, 0.0])).tolist()
@@ -154,10 +174,15 @@ def log_softmax(x: Tensor, /, axis: int = -1, dim: None = None) -> Tensor:
     return _along(_LOG_SOFTMAX, x, axis)
 
 
-def _along(op: Any, x: Tensor, axis: int) -> Tensor:
+def _along(op: Any, x: Tensor, axis: int | tuple[int, ...]) -> Tensor:
     check_tensors(op.name, x)
-    axis = one_axis(op.name, axis, x.ndim)
-    if x.shape[axis] == 0:
+    if isinstance(axis, (tuple, list)):
+        axis = normalize_axes(axis, x.ndim)
+        empty = 0 in (x.shape[a] for a in axis)
+    else:
+        axis = one_axis(op.name, axis, x.ndim)
+        empty = x.shape[axis] == 0
+    if empty:
         raise ValueError(f"{op.name} of no elements is undefined: the shape is {x.shape}, the axis {axis}")
     return apply(op, (floating(x),), {"axis": axis})
 

@@ -10,6 +10,7 @@ from gradflow.ops.backpropagate import backward
 from gradflow.ops.in_place import copy_, in_place_operator, set_item, zero_
 from gradflow.ops.indexing import index
 from gradflow.ops.table import BINARY_OPERATORS, COMPARISONS
+from gradflow.ops.updates import At
 from gradflow.shapes import is_sequence
 from gradflow.tensor import Tensor
 from gradflow.tensor_methods import TensorMethods
@@ -122,7 +123,7 @@ def _not_for_numpy(name: str) -> TypeError:
 
 
 for _name in vars(TensorMethods):
-    if not _name.startswith("__") and _name not in _METHODS:
+    if not _name.startswith("__") and _name not in {*_METHODS, "at"}:
         _set(_name, getattr(namespace, _name))
 for _name, _function in _METHODS.items():
     _set(_name, _method(_name, _function))
@@ -139,6 +140,7 @@ _set("__neg__", namespace.negative)
 _set("__pos__", lambda self: self)
 _set("__abs__", namespace.abs)
 _set("__invert__", namespace.logical_not)
+_set("at", property(At, doc=At.__doc__))
 _set("__getitem__", index)
 _set("__array_ufunc__", _array_ufunc)
 _set("__array_function__", _array_function)

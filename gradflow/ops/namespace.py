@@ -12,6 +12,7 @@ from typing import Any
 
 from gradflow.backend import Backend
 from gradflow.ops.activations import *  # noqa: F403
+from gradflow.ops.aggregates import *  # noqa: F403
 from gradflow.ops.creation import *  # noqa: F403
 from gradflow.ops.elementary import *  # noqa: F403
 from gradflow.ops.elementwise import *  # noqa: F403
@@ -21,10 +22,13 @@ from gradflow.ops.indexing import *  # noqa: F403
 from gradflow.ops.indexing import getitem as getitem
 from gradflow.ops.indexing import scatter_add as scatter_add
 from gradflow.ops.indexing import scatter_add_along_axis as scatter_add_along_axis
+from gradflow.ops.matrices import *  # noqa: F403
 from gradflow.ops.network import *  # noqa: F403
 from gradflow.ops.network import dropout_factors as dropout_factors
+from gradflow.ops.ordering import *  # noqa: F403
 from gradflow.ops.reductions import *  # noqa: F403
 from gradflow.ops.shape import *  # noqa: F403
+from gradflow.ops.updates import *  # noqa: F403
 
 _F: Any = sys.modules[__name__]
 

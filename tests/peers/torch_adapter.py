@@ -127,7 +127,9 @@ def _clamp(x: Any, low: Any = None, high: Any = None) -> Any:
 
 shared("clamp", _clamp)
 shared("where", lambda x, condition, other: gf.where(condition, x, other))
-shared("masked_fill", lambda x, mask, value: gf.where(mask, value, x))
+shared("masked_fill", gf.masked_fill)
+shared("isclose", gf.isclose)
+shared("nan_to_num", lambda x, nan=None, **limits: gf.nan_to_num(x, 0.0 if nan is None else nan, **limits))
 shared("eq", gf.equal)
 shared("ne", gf.not_equal)
 shared("lt", gf.less)
@@ -215,6 +217,61 @@ shared("var_mean", lambda x, dim=None, **kw: (_deviation(gf.var)(x, dim, **kw), 
 shared("std_mean", lambda x, dim=None, **kw: (_deviation(gf.std)(x, dim, **kw), _mean_like(x, dim, **kw)))
 shared("logsumexp", _reduction(gf.logsumexp), AXIS_OF_0D)
 shared("cumsum", gf.cumulative_sum, AXIS_OF_0D, DTYPE)
+shared("cumprod", gf.cumulative_prod, AXIS_OF_0D, DTYPE)
+OF_0D = Exclusion("a 0-d tensor has no axes in gradflow", lambda x, *args, **kwargs: x.ndim == 0)
+
+
+def _sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> tuple[Any, Any]:
+    return gf.sort(x, dim, descending), gf.argsort(x, axis=dim, descending=descending)
+
+
+def _quantile(x: Any, q: Any, dim: Any = None, keepdim: bool = False, interpolation: str = "linear") -> Any:
+    return gf.quantile(x, q.tolist() if isinstance(q, gf.Tensor) else q, dim, keepdim)
+
+
+def _norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
+    p = 2 if p == "fro" else options.get("ord", p)
+    return gf.norm(x, p, tuple(dim) if isinstance(dim, list) else dim, keepdim)
+
+
+def _unique(x: Any, sorted: bool, return_inverse: bool, return_counts: bool, dim: None) -> list[Any]:
+    parts = [gf.unique_values(x)]
+    parts += [gf.unique_inverse(x)[1]] if return_inverse else []
+    return [*parts, gf.unique_counts(x)[1]] if return_counts else parts
+
+
+shared("sort", _sort, OF_0D)
+shared("msort", lambda x: gf.sort(x, 0))
+shared("topk", lambda x, k, dim=-1, largest=True, sorted=True: gf.topk(x, k, dim, largest), OF_0D)
+shared(
+    "median",
+    lambda x, dim=None, keepdim=False: gf.median(x, dim, keepdim),
+    AXIS_OF_0D,
+    Exclusion(
+        "of an even number of elements, PyTorch takes the lower one in the middle, gradflow the mean of the two",
+        lambda x, dim=None, keepdim=False: (x.numel() if dim is None or not x.ndim else x.shape[dim]) % 2 == 0,
+    ),
+    take=lambda out: out[0] if isinstance(out, tuple) else out,
+)
+shared(
+    "quantile",
+    _quantile,
+    Exclusion(AXIS_OF_0D.reason, lambda x, q, dim=None, **kwargs: x.ndim == 0 and dim is not None),
+    Exclusion(
+        "q is a number in gradflow, so it has no gradient",
+        lambda x, q, dim=None, **_: (
+            not isinstance(q, float) and x.ndim > 0 and (x.numel() if dim is None else x.shape[dim]) > 1
+        ),
+    ),
+)
+shared("norm", _norm, AXIS_OF_0D)
+shared("norm:fro norm:inf", _norm)
+shared("linalg.vector_norm", lambda x, ord=2, dim=None, keepdim=False, **kw: _norm(x, ord, dim, keepdim), AXIS_OF_0D)
+shared(
+    "unique",
+    _unique,
+    Exclusion("gradflow has no unique rows", lambda x, dim=None, **kwargs: dim is not None and x.ndim > 1),
+)
 shared(
     "argsort",
     lambda x, dim=-1, descending=False, stable=False: gf.argsort(x, axis=dim, descending=descending),
@@ -231,6 +288,7 @@ def _mean_like(x: Any, dim: Any, keepdim: bool = False, **_: Any) -> Any:
 shared("matmul mm bmm mv dot", gf.matmul)
 shared("__rmatmul__", gf.Tensor.__rmatmul__)
 shared("outer", gf.outer)
+shared("einsum", lambda operands, subscripts: gf.einsum(subscripts, *operands))
 shared("nn.functional.linear", gf.linear)
 NEGATIVE_EPS = Exclusion(
     "gradflow raises for a negative eps, which may make NaN",
@@ -305,6 +363,10 @@ shared("hstack", lambda xs: gf.concat(xs, axis=0 if xs[0].ndim == 1 else 1))
 shared("split split:list_args split_with_sizes", _split)
 shared("chunk", lambda x, chunks, dim=0: _split(x, -(-x.shape[dim] // chunks), dim))
 shared("unbind", lambda x, dim=0: [_select(x, dim, i) for i in range(x.shape[dim])])
+shared("roll", lambda x, shifts, dims=None: gf.roll(x, shifts, dims))
+shared("diag", gf.diag)
+shared("tril", gf.tril)
+shared("triu", gf.triu)
 shared("flip", lambda x, dims: gf.flip(x, axis=tuple(dims)))
 shared("fliplr", lambda x: gf.flip(x, axis=1))
 shared("flipud", lambda x: gf.flip(x, axis=0))
@@ -338,7 +400,19 @@ shared("select", _select)
 shared("narrow", _narrow)
 shared("index_select", lambda x, dim, index: gf.take(x, index, axis=dim), AXIS_OF_0D)
 shared("take", lambda x, index: gf.take(gf.reshape(x, -1), index))
-shared("gather", lambda x, dim, index: gf.take_along_axis(x, index, axis=dim), Exclusion(OTHER_LENGTHS, _other_lengths))
+shared(
+    "gather",
+    lambda x, dim, index: gf.gather(x, index, axis=dim),
+    Exclusion("gradflow's indices have as many axes as x", lambda x, dim, index: x.ndim != index.ndim or not x.ndim),
+)
+shared("scatter", lambda x, dim, index, values: gf.scatter(x, index, values, dim), OF_0D)
+shared("scatter_add", lambda x, dim, index, values: gf.scatter(x, index, values, dim, add=True), OF_0D)
+shared(
+    "index_put",
+    lambda x, indices, values, accumulate: (
+        x.at[tuple(indices)].add(values) if accumulate else x.at[tuple(indices)].set(values)
+    ),
+)
 shared(
     "take_along_dim",
     lambda x, index, dim=None: gf.take_along_axis(x, index, axis=dim),
