@@ -7,6 +7,7 @@ are compared with plain NumPy, and the results of `kernels()` with the native ke
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -93,7 +94,14 @@ def new_scale(scale: Any, growth: Any, found: Any, growth_factor: float, backoff
     return [scale * growth_factor, 0] if growth + 1 == interval else [scale, growth + 1]
 
 
+def put_values(x: Any, key: Any, values: Any) -> Sequence[Any]:
+    out = x.copy()
+    out[key] = values
+    return [out]
+
+
 FORMULAS: dict[str, Callable[..., Sequence[Any]]] = {
+    "erf": lambda x: [np.vectorize(math.erf, otypes=["f8"])(x)],
     "log_softmax": lambda x, axis: [softmax_parts(x, axis)[0] - softmax_parts(x, axis)[1]],
     "logsumexp": lambda x, axis, keepdims: [np.log(np.exp(x).sum(axis=axis, keepdims=keepdims))],
     "layer_norm": lambda *arguments: [layer_norm_value(*arguments)],
@@ -104,6 +112,7 @@ FORMULAS: dict[str, Callable[..., Sequence[Any]]] = {
     ],
     "take_rows": take_rows_values,
     "one_hot": lambda labels, classes, dtype: [np.eye(classes, dtype=dtype)[labels]],
+    "put": put_values,
     "scatter_add": scattered,
     "scatter_add_along_axis": lambda values, i, shape, axis: scattered(values, along(i, axis), shape),
     "rmsprop_step": rmsprop_values,

@@ -180,6 +180,13 @@ class Batching:
             return self._one_by_one(self.F.getitem, x, key)
         return Batch(self.F.getitem(x.values, (slice(None), *key)))
 
+    def put(self, x: Any, key: Any, values: Any) -> Any:
+        if not isinstance(x, Batch):
+            return self.F.put(x, key, values)
+        if not _keeps_place(key):
+            return self._one_by_one(self.F.put, x, key=key, values=values)
+        return Batch(self.F.put(x.values, (slice(None), *key), values))
+
     def scatter_add(self, values: Any, key: Any, shape: tuple[int, ...], into: Any = None) -> Any:
         if not isinstance(values, Batch):
             return self.F.scatter_add(values, key, shape, into)

@@ -290,6 +290,16 @@ class ComposedKernels(KernelBase):
         return [self.getitem(x, (rows, ...)) for x in arrays]
 
     @kernel
+    def put(self, x: Array, key: Any, values: Array | float) -> Array:
+        """A new array: x with `values` at `key`, broadcast: an array with the dtype of x, or a Python number.
+
+        key: as for `setitem`. Where indices repeat, any of their values may stay.
+        """
+        out = self.copy(x)
+        self.setitem(out, key, values)
+        return out
+
+    @kernel
     def scatter_add(self, values: Array, key: Any, shape: tuple[int, ...], into: Array | None = None) -> Array:
         """Zeros of `shape` with `values` added at `key`, where repeated indices add up: the VJP of `getitem`.
 

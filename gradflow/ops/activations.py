@@ -108,7 +108,7 @@ def _over_axes(kernel: str) -> Callable[..., Any]:
         kept = tuple(a for a in range(x.ndim) if a not in axis)
         moved = F.permute_dims(x, kept + axis)
         rows = F.reshape(moved, (*(x.shape[a] for a in kept), math.prod(x.shape[a] for a in axis)))
-        out = F.reshape(getattr(F, kernel)(rows, len(kept)), moved.shape)
+        out = F.reshape(getattr(F, kernel)(rows, len(kept)), tuple(moved.shape))
         return F.permute_dims(out, tuple(sorted(range(x.ndim), key=(kept + axis).__getitem__)))
 
     return forward

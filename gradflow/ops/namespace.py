@@ -29,6 +29,7 @@ from gradflow.ops.ordering import *  # noqa: F403
 from gradflow.ops.reductions import *  # noqa: F403
 from gradflow.ops.shape import *  # noqa: F403
 from gradflow.ops.updates import *  # noqa: F403
+from gradflow.ops.updates import put as put
 
 _F: Any = sys.modules[__name__]
 

@@ -14,7 +14,7 @@ from gradflow.ops.in_place import set_item
 from gradflow.ops.indexing import index, parts, take_along_axis
 from gradflow.ops.reductions import argsort, cumulative_sum
 from gradflow.ops.shape import concat, permute_dims, reshape, stack
-from gradflow.ops.table import floating
+from gradflow.ops.table import bools_to_int64, floating
 from gradflow.pytorch_names import refuse, refuses_keywords
 from gradflow.shapes import Axis, integers, is_sequence, normalize_axes, one_axis
 from gradflow.tensor import Tensor
@@ -144,7 +144,7 @@ def _runs(name: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x flattened and sorted, the indices that sort it, and whether each element differs from the one before."""
     check_tensors(name, x)
     flat = reshape(x.detach(), -1)
-    order = argsort(flat)
+    order = argsort(bools_to_int64(flat))
     ordered = index(flat, order)
     first = ones(min(flat.size, 1), dtype="bool", device=x.device)
     return ordered, order, concat([first, not_equal(index(ordered, slice(1, None)), index(ordered, slice(0, -1)))])

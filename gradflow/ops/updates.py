@@ -20,27 +20,23 @@ from gradflow.tensor import Tensor
 __all__ = ["gather", "masked_fill", "scatter"]
 
 
-def _put_forward(F: Any, x: Any, values: Any, _changed: Any, winners: Any, _stays: Any, key: Any) -> Any:
-    out = F.copy(x)
+def _put_forward(F: Any, x: Any, values: Any, winners: Any, _stays: Any, key: Any) -> Any:
     if winners is not None:
-        flat = F.reshape(F.broadcast_to(values, winners.shape), (-1,))
-        values = F.reshape(F.getitem(flat, (F.reshape(winners, (-1,)), ...)), winners.shape)
-    F.setitem(out, key, values)
-    return out
+        shape = tuple(winners.shape)
+        flat = F.reshape(F.broadcast_to(values, shape), (-1,))
+        values = F.reshape(F.getitem(flat, (F.reshape(winners, (-1,)), ...)), shape)
+    return F.put(x, key, values)
 
 
-def _put_values_rule(
-    F: Any, g: Any, _out: Any, _x: Any, _values: Any, _changed: Any, _winners: Any, stays: Any, key: Any
-) -> Any:
+def _put_values_rule(F: Any, g: Any, _out: Any, _x: Any, _values: Any, _winners: Any, stays: Any, key: Any) -> Any:
     chosen = F.getitem(g, key)
     return chosen if stays is None else F.where(stays, chosen, 0.0)
 
 
 _PUT = defop(
     "put",
-    lambda F, g, _out, _x, _values, changed, _winners, _stays, key: F.where(changed, 0.0, g),
+    lambda F, g, _out, _x, _values, _winners, _stays, key: F.put(g, key, 0.0),
     _put_values_rule,
-    None,
     None,
     None,
     forward=_put_forward,
@@ -48,17 +44,13 @@ _PUT = defop(
 )
 
 
-def _put(x: Tensor, key: Any, values: Any) -> Tensor:
+def put(x: Tensor, key: Any, values: Any) -> Tensor:
     """A copy of x with `values`, a tensor or a number of its dtype, at a key from `raw_key`."""
-    F, changed, winners, stays = x.backend, None, None, None
+    F, winners, stays = x.backend, None, None
     try:
-        if x._node is not None and is_grad_enabled():
-            mask = F.zeros(x.shape, dtype=F.dtypes["bool"])
-            F.setitem(mask, key, True)
-            changed = Tensor(mask, F)
         if isinstance(values, Tensor) and values._node is not None and is_grad_enabled() and _may_repeat(key):
             winners, stays = _winners(F, x, key)
-        return apply(_PUT, (x, values, changed, winners, stays), {"key": key})
+        return apply(_PUT, (x, values, winners, stays), {"key": key})
     except IndexError:
         explain_index(F, x.shape, key)
         raise
@@ -78,11 +70,9 @@ def _winners(F: Any, x: Tensor, key: Any) -> tuple[Tensor, Tensor]:
     The values are numbered, and the numbers are written to the elements. Where an element has several values, one of
     the numbers remains; then that value is written for all of them, so that their order no longer matters.
     """
-    chosen = F.getitem(x.array, key)
-    numbers = F.reshape(F.arange(math.prod(chosen.shape), dtype=F.dtypes["int64"]), chosen.shape)
-    written = F.zeros(x.shape, dtype=F.dtypes["int64"])
-    F.setitem(written, key, numbers)
-    winners = F.getitem(written, key)
+    shape = tuple(F.getitem(x.array, key).shape)
+    numbers = F.reshape(F.arange(math.prod(shape), dtype=F.dtypes["int64"]), shape)
+    winners = F.getitem(F.put(F.zeros(x.shape, dtype=F.dtypes["int64"]), key, numbers), key)
     return Tensor(winners, F), Tensor(F.equal(winners, numbers), F)
 
 
@@ -125,7 +115,7 @@ class Place:
         >>> y.tolist(), x.grad.tolist(), v.grad.tolist()
         ([[3.0, 4.0], [1.0, 1.0]], [[0.0, 0.0], [2.0, 2.0]], [6.0, 8.0])
         """
-        return _put(self._x, self._key, _values_for("at[...].set", self._x, values))
+        return put(self._x, self._key, _values_for("at[...].set", self._x, values))
 
     def add(self, values: Any) -> Tensor:
         """A copy of x with `values` added at the index. Recorded: both x and the values get gradients.
@@ -247,6 +237,8 @@ def masked_fill(x: Tensor, mask: Tensor, value: Any, /) -> Tensor:
     0.0
     """
     check_tensors("masked_fill", x, mask)
+    if mask.dtype.kind != "bool":
+        raise TypeError(f"masked_fill takes a bool mask; got {mask.dtype}: make one with a comparison")
     value = _values_for("masked_fill", x, value)
     if isinstance(value, Tensor) and value.ndim:
         raise ValueError(f"masked_fill takes a number, or a tensor without axes; got the shape {value.shape}")

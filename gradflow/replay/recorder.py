@@ -188,7 +188,7 @@ class StepRecorder(Recorder):
                 return function(*arguments, **options)
             if name in _NOT_REPLAYABLE:
                 self._refuse(_NOT_REPLAYABLE[name])
-            elif name in ("getitem", "scatter_add") and self._has_mask([*arguments[1:], *options.values()]):
+            elif name in ("getitem", "put", "scatter_add") and self._has_mask([*arguments[1:], *options.values()]):
                 self._refuse("indexes with a mask")
             return self._call(name, function, arguments, options)
 

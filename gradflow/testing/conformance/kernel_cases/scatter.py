@@ -1,4 +1,4 @@
-"""Cases of `scatter_add` and `scatter_add_along_axis`."""
+"""Cases of `put`, `scatter_add` and `scatter_add_along_axis`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ def scatter_cases() -> list[Case]:
         cases.append(Case("scatter_add", name, arguments))
         arguments += (normal(shape, 31),)
         cases.append(Case("scatter_add", f"{name}-into", arguments, scatter_bound, run_scatter, changes=(3,)))
+        cases.append(Case("put", name, (arguments[3], key, arguments[0])))
+        cases.append(Case("put", f"{name}-number", (arguments[3], key, 1.5)))
+    cases.append(Case("put", "arrays", (normal((4, 3), 33), (np.array([2, 0]), ...), normal((1, 3), 34))))
+    cases.append(Case("put", "arrays apart", (normal((2, 3, 4), 33), (np.array([1, 0]), ..., np.array([3, 0])), 2.0)))
     repeated: dict[str, tuple[Any, tuple[int, ...]]] = {
         "array": (np.array([0, 2, 2, -1]), (4, 3)), "table": (np.array([[0, 1], [1, 1], [3, 0]]), (4, 3)),
         "one": (np.array([1, 1, 1, 1, 0]), (4,)), "two": ((np.array([0, 1, 1]), np.array([2, 0, 0])), (4, 3)),
