@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NUMPY_NATIVE = {
     "activate", "activate_backward", "softmax", "gemm", "linear", "linear_backward", "one_hot",
     "softmax_cross_entropy", "softmax_cross_entropy_backward", "squared_error", "random_bits", "dropout",
-    "dropout_backward", "scatter_add", "sgd_step", "adam_step", "rmsprop_step", "clip_global_norm",
+    "dropout_backward", "erf", "scatter_add", "sgd_step", "adam_step", "rmsprop_step", "clip_global_norm",
     "squared_error_backward",
 }  # fmt: skip
 NATIVE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gradflow.backend import ACTIVATIONS, Array, Backend, dropout_threshold, in_float32
+from gradflow.backend.erf import erf
 from gradflow.backend.half_floats import widened
 from gradflow.backend.philox import numbers_of_draw
 from gradflow_numpy import sums
@@ -21,6 +22,7 @@ from gradflow_numpy.half import is_half
 _LONGEST_ZEROS = 1 << 16  # the longest row of zeros that is cached
 _reduce: Any = np.add.reduce  # has less Python overhead than numpy.sum
 _SMALL = 9216  # largest matrix, in elements, that OpenBLAS multiplies by a vector on one thread
+_BLOCK = 32768  # elements at once in functions of many steps, so that these stay in the cache
 _ROWS = 1024  # most rows that are summed one after another
 _INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}  # by their size in bytes
 
@@ -52,6 +54,14 @@ class NetworkKernels(Backend):
             out = _sigmoid(x)
             return np.multiply(out, x, out=out)
         return ACTIVATIONS[name].forward(self, x, parameter)
+
+    @in_float32
+    def erf(self, x: Array) -> Array:
+        out = np.empty(x.shape, x.dtype)
+        flat, source = out.reshape(-1), np.ascontiguousarray(x).reshape(-1)
+        for i in range(0, flat.size, _BLOCK):
+            flat[i : i + _BLOCK] = erf(self, source[i : i + _BLOCK])
+        return out
 
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
         if name == "relu":

@@ -65,7 +65,7 @@ def _refuse_recorded(x: Tensor, what: str) -> None:
     """Raise RuntimeError for a tensor that requires grad, unless under `no_grad`."""
     if x._node is not None and is_grad_enabled():
         kind = "a leaf that requires grad" if x.is_leaf else "a tensor that is part of a graph"
-        new = "make a new tensor with gradflow.where(mask, value, x), which is recorded, or "
+        new = "make a changed copy with x = x.at[key].set(value), which is recorded, or "
         raise RuntimeError(
             f"{what} would change {kind} in place; {new * (what == 'item assignment')}"
             "do it inside `with gradflow.no_grad():`"
@@ -106,7 +106,7 @@ def set_item(x: Tensor, key: Any, value: Any, /) -> None:
     if isinstance(value, Tensor):
         if value._node is not None and is_grad_enabled():
             raise RuntimeError(
-                "item assignment is not recorded, and the value requires grad: use gradflow.where, or detach()"
+                "item assignment is not recorded, and the value requires grad: use x = x.at[key].set(value) or detach()"
             )
         if value.backend is not x.backend:
             raise mismatch("item assignment", (x, value))

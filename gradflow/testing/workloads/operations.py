@@ -118,6 +118,10 @@ def _exact_reductions(at: Place) -> list[Check]:
     for name in ("any", "all"):
         found[name] = partial(getattr(gf, name), x > 5, axis=0)
     found["argsort"] = lambda: gf.argsort(x, axis=1)
+    found["sort, descending"] = lambda: gf.sort(x, axis=0, descending=True)
+    found["topk"] = lambda: gf.concat([part.astype("float32") for part in gf.topk(x, 7, axis=1)], axis=1)
+    found["median"] = lambda: gf.median(x, axis=1)
+    found["largest norm"] = lambda: gf.norm(x, np.inf, axis=0)
     found["argsort, descending"] = lambda: gf.argsort(x, axis=0, descending=True)
     found["sum of integers"] = lambda: gf.sum(gf.astype(x, "int32"), axis=0)
     return [Check(name, value) for name, value in found.items()]
@@ -140,6 +144,9 @@ def _reductions(at: Place) -> list[Check]:
             "std", gf.std(x, axis=1), "that of var / (2 std)",
             lambda: spread / (2 * f64(x).std(axis=1)) + 2 * EPS * f64(x).std(axis=1),
         ),
+        Check("norm", gf.norm(x, axis=1), "K eps norm", lambda: k * EPS * np.linalg.norm(f64(x), axis=1)),
+        Check("cumulative_prod", gf.cumulative_prod(factors, axis=1), "K eps |prod|, K = 8",
+              lambda: 8 * EPS * np.abs(np.cumprod(f64(factors), axis=1))),
         Check("prod", gf.prod(factors, axis=1), "K eps |prod|, K = 8",
               lambda: 8 * EPS * np.abs(f64(factors).prod(axis=1))),
         Check("cumulative_sum", gf.cumulative_sum(x, axis=1), label, lambda: k * EPS * np.cumsum(a, axis=1)),
@@ -180,6 +187,12 @@ def _selection(at: Place) -> list[Check]:
         "x[booleans]": lambda: x[x > 0],
         "x[slices] = 0": changed,
         "one_hot": lambda: gf.one_hot(labels, 5),
+        "gather": lambda: gf.gather(x, order[:3], axis=1),
+        "scatter": lambda: gf.scatter(x, gf.argsort(x[:, :3], axis=1), 1.0, axis=1),
+        "x.at[integers].set": lambda: x.at[rows[1:]].set(x[:3]),
+        "masked_fill": lambda: gf.masked_fill(x, x > 0, -1.0),
+        "tril": lambda: gf.tril(x, 1),
+        "roll": lambda: gf.roll(x, (2, -3), axis=(0, 2)),
     }
     return [Check(name, value) for name, value in found.items()]
 
