@@ -61,6 +61,8 @@ CALLS: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "flip": [(X, {"axis": (0, 1)}), (X, {"axis": 0})],
     "take_along_axis": [(X, INDICES[:, :2], {"axis": 1})],
     "matmul": [(X, Y.T), (X[None], Y.T), (np.ones((0, 3), np.float32), X), (X[:, :0], Y[:0])],
+    "log2": [(np.abs(X),)], "log10": [(np.abs(X),)], "asin": [(np.tanh(X),)], "acos": [(np.tanh(X),)],
+    "floor_divide": [(X, Y), (X, 0.5), (0.5, X)], "remainder": [(X, Y), (X, 0.5)], "atan2": [(X, Y), (X, 0.5)],
     "log": [(np.abs(X),)], "log1p": [(np.abs(X),)], "sqrt": [(np.abs(X),)],
     "logical_and": [(X > 0, Y > 0)], "logical_or": [(X > 0, Y > 0)], "logical_not": [(X > 0,)],
     "bitwise_and": [(U, U[:1])], "bitwise_xor": [(U, U[:1])],
@@ -121,7 +123,7 @@ def test_bfloat16_is_there_with_ml_dtypes(backend: Any, monkeypatch: pytest.Monk
 # ------------------------------------------------------------------ services
 
 
-COMPOSED = {"logsumexp", "scatter_add_along_axis"}
+COMPOSED = {"logsumexp", "put", "scatter_add_along_axis"}
 
 
 def test_which_kernels_are_native(backend: Any) -> None:
