@@ -113,6 +113,13 @@ def test_a_captured_step_replays_them(device: str) -> None:
     assert captured.status == "replaying"
 
 
+def test_a_step_that_sets_by_a_mask_is_not_replayed() -> None:
+    step = gf.capture(lambda x: x.at[x > 0].set(9.0))
+    for _ in range(4):
+        assert step(gf.tensor([1.0, -1.0])).tolist() == [9.0, -1.0]
+    assert step.status.startswith("indexes with a mask")
+
+
 def test_nothing_waits_for_the_device() -> None:
     with gf.use_device("fake"):
         x, v = gf.ones((4, 3), requires_grad=True), gf.ones((2, 3), requires_grad=True)

@@ -53,9 +53,8 @@ def isclose(x1: Any, x2: Any, /, rtol: float = 1e-5, atol: float = 1e-8, equal_n
     like = x1 if isinstance(x1, Tensor) else x2
     same, a, b = equal(x1, x2), _wide(x1, like), _wide(x2, like)
     left, right = where(same, 0.0, a), where(same, 0.0, b)  # the difference of two infinities would be NaN
-    finite = isfinite(right)
-    limit = add(multiply(abs(where(finite, right, 0.0)), float(rtol)), float(atol))
-    close = logical_or(same, logical_and(less_equal(abs(subtract(left, right)), limit), finite))
+    limit = add(multiply(abs(where(isfinite(right), right, 0.0)), float(rtol)), float(atol))
+    close = logical_or(same, less_equal(abs(subtract(left, right)), limit))
     return logical_or(close, logical_and(isnan(a), isnan(b))) if equal_nan else close
 
 
