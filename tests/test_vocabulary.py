@@ -21,6 +21,43 @@ def gradient(y: gf.Tensor, x: gf.Tensor) -> Any:
     return gf.gradients(y.sum(), [x])[0].tolist()
 
 
+THIRD: dict[str, Any] = {
+    "norm": (lambda x: gf.norm(x, axis=1), lambda T: lambda x: T.linalg.vector_norm(x, 2, 1)),
+    "norm 3": (lambda x: gf.norm(x, 3), lambda T: lambda x: T.linalg.vector_norm(x, 3)),
+    "cumulative_prod": (lambda x: gf.cumulative_prod(x, 1), lambda T: lambda x: T.cumprod(x, 1)),
+    "einsum": (lambda x: gf.einsum("ij,kj,kl->il", x, x, x), lambda T: lambda x: T.einsum("ij,kj,kl->il", x, x, x)),
+    "sort": (lambda x: gf.sort(x**4, 0), lambda T: lambda x: T.sort(x**4, 0)[0]),
+    "quantile": (lambda x: gf.quantile(x, 0.3, axis=1) ** 4, lambda T: lambda x: T.quantile(x, 0.3, 1) ** 4),
+    "softmax": (lambda x: gf.softmax(x, axis=(0, 1)), lambda T: lambda x: T.softmax(x.reshape(-1), 0).reshape(x.shape)),
+    "tril": (lambda x: gf.tril(x**4) * gf.roll(x, 1), lambda T: lambda x: T.tril(x**4) * T.roll(x, 1)),
+    "set": (
+        lambda x: x.at[gf.tensor([0], dtype="int64")].set(x[1] ** 4) * x,
+        lambda T: lambda x: T.stack([x[1] ** 4, x[1]]) * x,
+    ),
+    "scatter": (
+        lambda x: gf.scatter(x, gf.tensor([[2, 2]] * 2, dtype="int64"), x[:, :2] ** 4, add=True) ** 2,
+        lambda T: lambda x: T.scatter_add(x, 1, T.tensor([[2, 2]] * 2), x[:, :2] ** 4) ** 2,
+    ),
+}
+"""gradflow's and PyTorch's function of a matrix (2, 3)."""
+
+
+@pytest.mark.parametrize("name", THIRD)
+def test_derivatives_to_the_third_order_are_those_of_torch(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    ours, find = THIRD[name]
+    values, weights = (
+        np.random.default_rng(0).uniform(0.5, 1.5, (2, 3)),
+        np.random.default_rng(1).normal(size=(3, 2, 3)),
+    )
+    x, t = leaf(values), torch.tensor(values, requires_grad=True)
+    y, z = ours(x).sum(), find(torch)(t).sum()
+    for w in weights:
+        (y,), (z,) = gf.gradients(y, [x], create_graph=True), torch.autograd.grad(z, t, create_graph=True)
+        np.testing.assert_allclose(y.detach().numpy(), z.detach().numpy(), rtol=1e-11, atol=1e-12)
+        y, z = (y * gf.tensor(w)).sum(), (z * torch.tensor(w)).sum()
+
+
 # ---------------------------------------------------------------------- norms and running products
 
 
