@@ -153,7 +153,10 @@ def test_unique_values(device: str) -> None:
         [], [], [], [], []
     ]  # fmt: skip
     assert gf.unique_values(gf.tensor([NAN, 1.0, NAN], device=device)).shape == (3,)
-    assert gf.unique_values(gf.tensor([True, False, True], device=device)).tolist() == [False, True]
+    flags = gf.tensor([True, False, True], device=device)
+    assert gf.unique_values(flags).tolist() == [False, True]
+    assert gf.sort(flags).tolist() == [False, True, True]
+    assert gf.topk(flags, 2)[1].tolist() == [0, 2]
     assert not gf.unique_values(leaf([1.0], device)).requires_grad
 
 

@@ -37,7 +37,7 @@ def sort(x: Tensor, /, axis: int = -1, descending: bool = False, dim: None = Non
         refuse("sort", dim=dim)
     check_tensors("sort", x)
     axis = one_axis("sort", axis, x.ndim)
-    return take_along_axis(x, argsort(x, axis, descending), axis)
+    return take_along_axis(x, argsort(bools_to_int64(x), axis, descending), axis)
 
 
 @refuses_keywords
@@ -59,7 +59,7 @@ def topk(x: Tensor, k: int, /, axis: int = -1, largest: bool = True, dim: None =
     (k,) = integers("k of topk", k)
     if not 0 <= k <= x.shape[axis]:
         raise ValueError(f"topk: k is in [0, {x.shape[axis]}], the number of elements along axis {axis}; got {k}")
-    indices = copy(parts(argsort(x, axis, largest), axis, [(0, k)])[0])
+    indices = copy(parts(argsort(bools_to_int64(x), axis, largest), axis, [(0, k)])[0])
     return take_along_axis(x, indices, axis), indices
 
 
