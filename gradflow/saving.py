@@ -45,7 +45,9 @@ _DTYPES = {
 
 
 class InvalidFileError(ValueError):
-    """A file is not one that `gradflow.load` reads; the message is one line that names the file and says why.
+    """A file is not one that `gradflow.load` reads; the message names the file and says why, on one line.
+
+    For a pickle and a zip archive, such as PyTorch's `.pt` files, two more lines convert a file of `torch.save`.
 
     >>> import gradflow as gf
     >>> import os, tempfile
@@ -118,7 +120,8 @@ def load(path: FilePath, device: DeviceLike | None = None) -> Any:
                 raise InvalidFileError(f"{path} is not a whole safetensors file{_guess(start)}")
             content = start + file.read()
     except ValueError as error:
-        raise InvalidFileError(printable(str(error))) from None
+        convert = _convert(os.fspath(path)) if isinstance(error, InvalidFileError) and _guess(start) else ""
+        raise InvalidFileError(printable(str(error)) + convert) from None
     return from_bytes(content, str(path), device)
 
 
@@ -288,20 +291,17 @@ def _built(
 
 def _tensor(part: dict[str, Any], device: DeviceLike | None) -> Tensor:
     """A tensor from its dtype, shape and bytes."""
-    import numpy as np
-
-    name = _DTYPES[part["dtype"]]
+    name, cpu = _DTYPES[part["dtype"]], get_backend("cpu")
     supported = get_backend(device).supports(name)
+    values = cpu.asarray(memoryview(part["data"]))  # of uint8
     if name == "bool":
-        values = np.frombuffer(part["data"], "uint8") != 0
+        values = values != 0
     elif name != "bfloat16":
-        values = np.frombuffer(part["data"], name)
+        values = values.view(name)
     elif supported:
-        import ml_dtypes
-
-        values = np.frombuffer(part["data"], ml_dtypes.bfloat16)
+        values = values.view(cpu.native_dtype(name))
     else:
-        values = (np.frombuffer(part["data"], "uint16").astype("uint32") << 16).view("float32")
+        values = (values.view("uint16").astype("uint32") << 16).view("float32")
     if not supported and name in ("float16", "bfloat16"):
         values = values.astype("float32")
     try:
@@ -318,8 +318,16 @@ def _guess(content: bytes) -> str:
     return ", but perhaps a pickle, which gradflow does not load" if content.startswith(b"\x80") else ""
 
 
+def _convert(path: str) -> str:
+    """Two lines that convert a file of `torch.save`, after those that announce them."""
+    converted = os.path.splitext(path)[0] + ".safetensors"
+    return (
+        "; where PyTorch is installed, these two lines convert a state dict that torch.save has written:"
+        "\n    import torch, safetensors.torch"
+        f"\n    safetensors.torch.save_file(torch.load({path!r}, map_location='cpu'), {converted!r})"
+    )
+
+
 def _safetensors(what: str) -> Any:
     imported_extra("safetensors.numpy", "safetensors", "train", what)
-    import safetensors
-
-    return safetensors
+    return imported_extra("safetensors", "safetensors", "train", what)

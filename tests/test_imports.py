@@ -84,6 +84,7 @@ LAYERS: tuple[set[str], ...] = (
     {"profiling.profiles"},
     {"profiling.profile"},
     {"profiling"},
+    {"saving"},
     {"nn.parameter", "nn.state"},
     {"nn.module"},
     {"nn.constructors", "nn.functional", "nn.measuring"},
@@ -91,7 +92,6 @@ LAYERS: tuple[set[str], ...] = (
     {"nn.columns", "nn.embedding", "nn.layers"},
     {"nn.perceptron"},
     {"nn", "optim"},  # the core up to here
-    {"saving"},
     {"drawing"},
     {"public"},
     {"data", "testing"},

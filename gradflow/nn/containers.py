@@ -91,5 +91,11 @@ class Sequential(_ModuleSequence):
             x = module(x)  # type: ignore[misc]  # a module may have been set to None, as in PyTorch: this raises
         return x
 
+    def _in_torch(self) -> Iterator[tuple[str, Module | None]]:
+        position = 0
+        for module in self._modules.values():
+            yield str(position), module
+            position += 1 if module is None else module._places_in_torch
+
     def _of(self, modules: Sequence[Any]) -> Any:
         return Sequential(*modules)

@@ -65,6 +65,10 @@ class Linear(Module):
     in_features = read_only("in_features", lambda self: self.weight.shape[1], "The width of the input.")
     out_features = read_only("out_features", lambda self: self.weight.shape[0], "The width of the result.")
 
+    @property
+    def _places_in_torch(self) -> int:  # type: ignore[override]
+        return 1 if self.activation is None else 2
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in_features); the result: (..., out_features)."""
         return ops.linear(x, self.weight, self.bias, self.activation)

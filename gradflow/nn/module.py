@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from gradflow.autograd.grad_mode import no_grad
@@ -11,6 +11,7 @@ from gradflow.autograd.hooks import Handle
 from gradflow.autograd.memory import Memory, clock
 from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.dtypes import DType
+from gradflow.files import FilePath
 from gradflow.interception import (
     forbid_replay,
     invalidate,
@@ -21,9 +22,10 @@ from gradflow.interception import (
     report_reads,
 )
 from gradflow.nn.parameter import Parameter
-from gradflow.nn.state import Incompatible, load_state
+from gradflow.nn.state import Incompatible, load_state, matched, names_of_torch, warn_of_gelu
 from gradflow.ops.transfer import device_and_dtype
 from gradflow.pytorch_names import MODULE_METHODS, hints_at
+from gradflow.saving import load, save
 from gradflow.tensor import Tensor
 
 _REGISTRIES = {"_parameters": "a parameter", "_buffers": "a buffer", "_modules": "a module"}
@@ -57,6 +59,7 @@ class Module:
     _modules: dict[str, Module | None]
     _transient: set[str]  # the names of buffers that are not in the state dict
     _forward_hooks: dict[int, Callable[..., Any]] | None = None
+    _places_in_torch = 1  # how many modules of a PyTorch `Sequential` do the same
 
     def __init__(self) -> None:
         report_creation(self)
@@ -403,14 +406,18 @@ class Module:
 
     # ------------------------------------------------------------------ state dicts
 
-    def _state(self) -> dict[str, Tensor]:
-        """The tensors of the state dict; a shared one appears under each of its names."""
-        found: dict[str, Tensor] = {}
-        for prefix, module in self.named_modules(remove_duplicate=False):
-            kept = {name: buffer for name, buffer in module._buffers.items() if name not in module._transient}
-            for name, tensor in (module._parameters | kept).items():
-                if tensor is not None:
-                    found[f"{prefix}.{name}" if prefix else name] = tensor
+    def _in_torch(self) -> Iterable[tuple[str, Module | None]]:
+        """The direct submodules by the names that they have in the PyTorch module of the same layers."""
+        return self._modules.items()
+
+    def _state(self, prefix: str = "", in_torch: bool = False) -> dict[str, Tensor]:
+        """The tensors of the state dict; a shared one appears under each of its names. in_torch: with PyTorch's."""
+        kept = {name: buffer for name, buffer in self._buffers.items() if name not in self._transient}
+        tensors = self._parameters | kept
+        found = {f"{prefix}{name}": tensor for name, tensor in tensors.items() if tensor is not None}
+        for name, module in self._in_torch() if in_torch else self._modules.items():
+            if module is not None:
+                found |= module._state(f"{prefix}{name}.", in_torch)
         return found
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -449,6 +456,62 @@ class Module:
         True
         """
         return load_state(type(self).__name__, self._state(), state, strict)
+
+    def save(self, path: FilePath, names: str | None = None) -> None:
+        """Write all parameters and persistent buffers to a safetensors file, as `gradflow.save` does.
+
+        path: the file, which then is whole, or what it was before if there is an error.
+        names: None for the names of `state_dict` (default), or "torch" for those that PyTorch gives the same layers: in
+        a `Sequential` and an `MLP`, an activation that is part of a `Linear` has a number of its own, as dropout has.
+
+        Raises ValueError for other names, OSError, and ModuleNotFoundError without safetensors.
+
+        >>> import gradflow as gf
+        >>> import tempfile
+        >>> model = gf.nn.MLP([4, 8, 3], dropout=0.1)  # Linear, ReLU, Dropout, Linear
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(f"{folder}/weights.safetensors", names="torch")
+        ...     list(gf.load(f"{folder}/weights.safetensors"))
+        ['0.weight', '0.bias', '3.weight', '3.bias']
+        """
+        in_torch = names_of_torch("save", names)
+        state = self._state(in_torch=in_torch)
+        save(path, {name: tensor.detach() for name, tensor in state.items()} if in_torch else state)
+
+    def load(self, path: FilePath, names: str | None = None) -> Self:
+        """Copy the tensors in a safetensors file into parameters and buffers; returns the module.
+
+        path: a file of `save`, or of the state dict of a PyTorch module, see below.
+        names: None if its names are those of `state_dict` (default), or "torch" for PyTorch's.
+
+        With "torch", submodules with a number are matched in order, whatever the numbers are, and those in nested
+        sequences as if there was one; names of attributes, weights and buffers must be equal. The module keeps its
+        dtypes and devices: values of another floating dtype are rounded to nearest, and overflow to infinity. A file
+        says nothing about activations, eps and dropout; a model with the tanh form of GELU warns, since PyTorch's
+        default is the exact one.
+
+        Everything is checked before anything changes. Raises like `load_state_dict` and `gradflow.load`; with "torch",
+        StateError or ValueError shows the tensors of both sides where they do not fit.
+
+        In PyTorch, the two directions are `safetensors.torch.save_file(model.state_dict(), path)` and
+        `model.load_state_dict(safetensors.torch.load_file(path))`.
+
+        >>> import gradflow as gf
+        >>> import tempfile
+        >>> one, two = gf.nn.MLP([4, 8, 3], dropout=0.1), gf.nn.MLP([4, 8, 3])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     one.save(f"{folder}/weights.safetensors", names="torch")
+        ...     _ = two.load(f"{folder}/weights.safetensors", names="torch")
+        >>> (one[-1].weight == two[-1].weight).all().item()
+        True
+        """
+        in_torch = names_of_torch("load", names)
+        state = load(path, "cpu")
+        if in_torch:
+            state = matched(path, type(self).__name__, self._state(), state)
+            warn_of_gelu(self.modules())
+        self.load_state_dict(state)
+        return self
 
     # ------------------------------------------------------------------ as text
 
