@@ -54,7 +54,7 @@ LAYERS: tuple[set[str], ...] = (
     {"ops.checks", "ops.examples", "ops.host"},
     {"ops.table"},
     {"ops.activations", "ops.custom", "ops.elementwise", "ops.reductions", "ops.transfer"},
-    {"ops.creation", "ops.elementary"},
+    {"ops.creation", "ops.elementary", "ops.exchange"},
     {"ops.indexing"},
     {"ops.shape"},
     {"ops.network"},

@@ -37,7 +37,7 @@ _WITHOUT_BFLOAT16 = ("where", "round", "argsort")
 
 _SERVICES = (
     "to_host", "from_host", "from_host_later", "from_host_ahead", "pin", "free_memory", "getitem", "setitem", "copy",
-    "event",
+    "event", "from_dlpack", "to_dlpack",
 )  # fmt: skip
 """The services that use CuPy's current device."""
 
@@ -59,6 +59,7 @@ class CupyBackend(LinearKernels, GatherKernels, LossKernels, OptimizerKernels):
     """
 
     name = "cuda"
+    dlpack_type = 2
     reports_launches = True
     dtype_extras: ClassVar[dict[str, tuple[str, str]]] = {"bfloat16": ("ml_dtypes", "half")}
 
@@ -197,6 +198,9 @@ class CupyBackend(LinearKernels, GatherKernels, LossKernels, OptimizerKernels):
         if isinstance(values, float) and _becomes_zero(values):
             values = self.full((), values, dtype=x.dtype)
         x[key] = values
+
+    def from_dlpack(self, x: Any) -> Array:
+        return self.cupy.from_dlpack(x)
 
     def synchronize(self) -> None:
         self._cuda_device.synchronize()

@@ -27,6 +27,7 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
     """NumPy arrays in host memory. Its only device is `cpu`."""
 
     name = "cpu"
+    dlpack_type = 1
     dtype_extras: ClassVar[dict[str, tuple[str, str]]] = {"bfloat16": ("ml_dtypes", "half")}
     getitem: Any = staticmethod(operator.getitem)
     # like numpy.add and so on, but ten times faster for two NumPy scalars, such as sums
@@ -156,6 +157,9 @@ class NumpyBackend(NetworkKernels, OptimizerKernels):
 
     def host_values(self, array: Array) -> Any:
         return array
+
+    def from_dlpack(self, x: Any) -> Array:
+        return np.from_dlpack(x)
 
     def copy(self, x: Array) -> Array:
         return np.array(x, order="C")

@@ -66,6 +66,12 @@ class Memory:
             node.out = Changed(self.changed)
 
 
+class ForeignMemory(Memory):
+    """Memory of an array of another library, which may change it without a record."""
+
+    __slots__ = ()
+
+
 class Changed:
     """Replaces a saved result that was changed in place; `version` is the number of that change."""
 

@@ -67,6 +67,9 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
     made_by: ClassVar[dict[str, str]] = {}
     """The compiler or library behind native kernels, which `kernels()` reports: {"linear": "numba"}."""
 
+    dlpack_type: ClassVar[int | None] = None
+    """DLPack's number of this kind of device (1: CPU, 2: CUDA); None if its arrays are not exchanged through DLPack."""
+
     reports_launches: ClassVar[bool] = False
     """Whether native kernels report all that they launch, see `launched`. If not, a profile counts each as one."""
 
@@ -143,6 +146,20 @@ class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
         deleted unused. The default copies immediately.
         """
         return [self.from_host(x) for x in values], Event(self)
+
+    def to_dlpack(self, array: Array, stream: Any, max_version: tuple[int, int] | None, copy: bool | None) -> Any:
+        """A DLPack capsule of the memory of `array`, on this device; used only with a `dlpack_type`.
+
+        The arguments are those of `__dlpack__` in the Array API standard; by default, that of the array is called.
+        """
+        return array.__dlpack__(stream=stream, max_version=max_version, copy=copy)
+
+    def from_dlpack(self, x: Any) -> Array:
+        """An array in the memory of x, an array of another library on this device, which has `__dlpack__`.
+
+        Used only with a `dlpack_type`. An error that it raises becomes a BufferError.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a dlpack_type, but no from_dlpack")
 
     @abstractmethod
     def synchronize(self) -> None:

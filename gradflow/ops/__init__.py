@@ -15,6 +15,7 @@ from gradflow.ops import (
     creation,
     elementary,
     elementwise,
+    exchange,
     indexing,
     losses,
     matrices,
@@ -31,6 +32,7 @@ from gradflow.ops.closeness import *  # noqa: F403
 from gradflow.ops.creation import *  # noqa: F403
 from gradflow.ops.elementary import *  # noqa: F403
 from gradflow.ops.elementwise import *  # noqa: F403
+from gradflow.ops.exchange import *  # noqa: F403
 from gradflow.ops.indexing import *  # noqa: F403
 from gradflow.ops.losses import *  # noqa: F403
 from gradflow.ops.matrices import *  # noqa: F403
@@ -45,7 +47,7 @@ from gradflow.tensor import Tensor as _Tensor
 
 if not _typing.TYPE_CHECKING:  # type checkers follow the imports above: a list that is not written out hides them
     _MODULES = (
-        activations, aggregates, closeness, creation, elementary, elementwise, indexing, losses, matrices, network,
+        activations, aggregates, closeness, creation, elementary, elementwise, exchange, indexing, losses, matrices, network,
         ordering, reductions, shape, updates,
     )  # fmt: skip
     __all__ = [name for module in _MODULES for name in module.__all__]

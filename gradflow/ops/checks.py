@@ -48,8 +48,9 @@ def kind_and_fix(x: Any) -> str:
     kind, library = kind_of(x), type(x).__module__.partition(".")[0]
     if x is None:
         return kind
-    values = "x.detach().cpu().numpy()" if library == "torch" else "..."
-    return f"{kind}: make a tensor of it with gradflow.tensor({values}, device=...)"
+    if library == "torch":
+        return f"{kind}: make a tensor of it with gradflow.from_dlpack(x.detach()), in the same memory"
+    return f"{kind}: make a tensor of it with gradflow.tensor(..., device=...)"
 
 
 def explain_elementwise(name: str, F: Any, arrays: Sequence[Any]) -> None:

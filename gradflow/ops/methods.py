@@ -7,6 +7,7 @@ from typing import Any
 
 from gradflow.ops import namespace, transfer
 from gradflow.ops.backpropagate import backward
+from gradflow.ops.exchange import cuda_array_interface, dlpack, dlpack_device
 from gradflow.ops.in_place import copy_, in_place_operator, set_item, zero_
 from gradflow.ops.indexing import index
 from gradflow.ops.table import BINARY_OPERATORS, COMPARISONS
@@ -57,6 +58,8 @@ def _sequence(values: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 _METHODS: dict[str, Any] = {
+    "__dlpack__": dlpack,
+    "__dlpack_device__": dlpack_device,
     "__setitem__": set_item,
     "backward": backward,
     "clone": namespace.copy,
@@ -142,5 +145,6 @@ _set("__abs__", namespace.abs)
 _set("__invert__", namespace.logical_not)
 _set("at", property(At, doc=At.__doc__))
 _set("__getitem__", index)
+_set("__cuda_array_interface__", property(cuda_array_interface))
 _set("__array_ufunc__", _array_ufunc)
 _set("__array_function__", _array_function)

@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gradflow.autograd.leaf import ELSEWHERE, IN_BUFFER
-from gradflow.autograd.memory import ONE_REFERENCE, Memory, clock
+from gradflow.autograd.memory import ONE_REFERENCE, ForeignMemory, Memory, clock
 from gradflow.backend import Array, Backend
 from gradflow.backend.graphs import current_rows
 from gradflow.dtypes import DTYPES
@@ -115,6 +115,8 @@ def _is_shared(tensor: Tensor) -> bool:
     """
     if not hasattr(tensor.array, "__setitem__"):  # a NumPy scalar
         return False
+    if isinstance(tensor._memory, ForeignMemory):
+        return not is_read_only(tensor.array)
     if tensor._memory is not None and sys.getrefcount(tensor._memory) > ONE_REFERENCE:  # aliases and views share it
         return True
     if isinstance(tensor._memory, _SliceMemory):  # in a block, without an alias

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from emulated_graphs import Capture, Graph, Graphs
@@ -45,6 +46,7 @@ class State:
     in_flight: list[Copy] = []  # noqa: RUF012
     streams: dict[int, list[Any]] = {}  # noqa: RUF012  # of each device, the current one last
     made_streams = 0
+    by_pointer: WeakValueDictionary[int, Any] = WeakValueDictionary()  # noqa: RUF012  # all streams
 
     @classmethod
     def is_pinned(cls, address: int) -> bool:
@@ -135,6 +137,7 @@ class Stream:
         self.before: dict[Any, int] = {self: 0}  # how much of the work of each stream its next work comes after
         self.ptr = State.made_streams
         State.made_streams += 1
+        State.by_pointer[self.ptr] = self
 
     def is_capturing(self) -> bool:
         return Graphs.capture is not None and self in Graphs.capture.streams

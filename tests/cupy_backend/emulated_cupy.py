@@ -102,6 +102,27 @@ class ndarray:  # noqa: N801
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self._device
+
+    def __dlpack__(
+        self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None
+    ) -> Any:
+        """The consumer's stream waits for the current one. The capsule is NumPy's, since the memory is the host's."""
+        assert dl_device in (None, self.__dlpack_device__())
+        if stream not in (None, -1):
+            State.by_pointer[stream].wait_event(get_current_stream().record())
+        return _unwrap(self).__dlpack__(max_version=max_version, copy=copy)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        values = _unwrap(self)
+        strides = None if values.flags.c_contiguous else values.strides
+        return {
+            "shape": values.shape, "typestr": values.dtype.str, "data": (values.ctypes.data, False), "version": 3,
+            "strides": strides, "stream": get_current_stream().ptr,
+        }  # fmt: skip
+
     def _refuse(self, *_: Any) -> Any:
         raise AssertionError("the value of an array was asked for: that would wait for the GPU")
 
@@ -287,6 +308,23 @@ def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, bl
     State.wait(get_current_stream().before)
     State.synchronizations -= 1  # counted as a transfer
     return np.array(_unwrap(a), order="C")
+
+
+class _Capsule:
+    def __init__(self, capsule: Any) -> None:
+        self.__dlpack__ = lambda **_: capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
+def from_dlpack(array: Any, *, device: Any = None, copy: bool | None = None) -> ndarray:
+    kind, index = array.__dlpack_device__()
+    if kind not in (2, 13):
+        raise RuntimeError("CuPy is built against CUDA, different from the backend of the incoming tensor")
+    stream = get_current_stream().ptr
+    capsule = array.__dlpack__(stream=stream, max_version=(1, 0), dl_device=device, copy=copy)
+    return ndarray(np.from_dlpack(_Capsule(capsule)), index)
 
 
 @queued
@@ -599,7 +637,7 @@ def modules() -> dict[str, types.ModuleType]:
             setattr(cupy, name, own if name in ("empty", "asarray", "matmul") else queued(own))
     cupy.add.at = _add_at  # type: ignore[attr-defined]
     cupy.clip = cupy.astype = None  # type: ignore[attr-defined]  # CuPy's differ from the Array API's: adapted
-    for own in (array, asnumpy, ascontiguousarray, RawModule, ndarray):
+    for own in (array, asnumpy, ascontiguousarray, from_dlpack, RawModule, ndarray):
         setattr(cupy, own.__name__, own)
     for name in ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16",
                  "float32", "float64", "dtype"):  # fmt: skip

@@ -14,7 +14,7 @@ _Test = TypeVar("_Test", bound=Callable[..., None])
 SERVICES = (
     "device_count", "diagnose", "to_host", "from_host", "synchronize", "memory_stats", "describe", "supports",
     "dtype_name", "stream", "event", "kernels", "getitem", "setitem", "copy", "host_values", "pin", "from_host_later",
-    "from_host_ahead", "available_memory", "free_memory", "prepare", "named_ranges",
+    "from_host_ahead", "available_memory", "free_memory", "prepare", "named_ranges", "to_dlpack", "from_dlpack",
 )  # fmt: skip
 """The methods of a backend that are neither array functions nor kernels."""
 

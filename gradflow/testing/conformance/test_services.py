@@ -185,6 +185,42 @@ def test_values_are_copied_ahead(backend: Backend, dtype: str) -> None:
         assert_agree("from_host_ahead", backend.to_host(array), x)
 
 
+class _Capsule:
+    """An array of another library, as `from_dlpack` sees it."""
+
+    def __init__(self, backend: Backend, array: Any) -> None:
+        self.backend, self.array = backend, array
+
+    def __dlpack__(
+        self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None
+    ) -> Any:
+        return self.backend.to_dlpack(self.array, stream, max_version, copy)
+
+    def __dlpack_device__(self) -> tuple[int | None, int]:
+        return self.backend.dlpack_type, self.backend.device.index
+
+
+@about("to_dlpack", "from_dlpack")
+@pytest.mark.parametrize("dtype", [*ALL])
+@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+def test_memory_is_exchanged_through_dlpack(backend: Backend, shape: tuple[int, ...], dtype: str) -> None:
+    """An array comes back with its values, dtype and layout, in the same memory, which what took it keeps alive."""
+    if backend.dlpack_type is None:
+        pytest.skip("the backend has no dlpack_type")
+    x = _values(shape, dtype)
+    given = backend.from_host(x)
+    taken = backend.from_dlpack(_Capsule(backend, given))
+    assert taken.dtype == backend.dtypes[dtype]
+    assert_agree("from_dlpack", backend.to_host(taken), x)
+    if x.size:
+        backend.setitem(taken, ..., backend.from_host(np.zeros_like(x)))
+        assert not backend.to_host(given).any(), "from_dlpack has copied"
+    if len(shape) > 1:
+        turned = backend.permute_dims(backend.from_host(x), tuple(range(len(shape)))[::-1])
+        del given
+        assert_agree("from_dlpack", backend.to_host(backend.from_dlpack(_Capsule(backend, turned))), x.T)
+
+
 # ---------------------------------------------------------------------- waiting, memory, time
 
 
