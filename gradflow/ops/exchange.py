@@ -11,7 +11,7 @@ from typing import Any
 from gradflow.autograd.memory import ForeignMemory
 from gradflow.backend import Backend
 from gradflow.backend.registry import DeviceLike, get_backend
-from gradflow.dtypes import as_dtype
+from gradflow.dtypes import DTYPES, as_dtype
 from gradflow.interception import forbid_replay
 from gradflow.ops.checks import kind_of
 from gradflow.ops.transfer import to_device
@@ -36,12 +36,12 @@ def from_dlpack(x: Any, /, device: DeviceLike | None = None, copy: bool | None =
 
     Without a copy, each sees what is written through the other, but gradflow notices only its own in-place changes:
     what another library overwrites between the forward and the backward pass makes gradients wrong, without an error.
-    Where x is read-only, as JAX's arrays are, the tensor cannot be changed in place. On CUDA, the current streams of
-    both libraries wait for each other as the standard says.
+    Where x is read-only on the CPU, as JAX's arrays are, the tensor cannot be changed in place; CuPy has no read-only
+    arrays. On CUDA, the current streams of both libraries wait for each other as the standard says.
 
-    Raises TypeError for other objects; BufferError for an x that requires a gradient, for a dtype that gradflow or
-    DLPack lacks (complex numbers, bfloat16), for a kind of device without a backend, and for `copy=False` with another
-    device.
+    Raises TypeError for other objects; BufferError for an x that requires a gradient, for a dtype that gradflow or its
+    array library does not exchange (complex numbers; bfloat16 on the CPU), for a kind of device without a backend, and
+    for `copy=False` with another device.
 
     >>> import gradflow as gf
     >>> import numpy as np
@@ -64,11 +64,10 @@ def from_dlpack(x: Any, /, device: DeviceLike | None = None, copy: bool | None =
     try:
         array = source.from_dlpack(x)
         as_dtype(source.dtype_name(array.dtype))
-    except BufferError:
-        raise
-    except (RuntimeError, TypeError, ValueError) as error:
-        dtype = getattr(x, "dtype", "this dtype")
-        raise BufferError(f"from_dlpack cannot take a {kind_of(x)} of {dtype}: {error}; convert it first") from error
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        dtype = str(getattr(x, "dtype", "")).rpartition(".")[2]
+        fix = "" if dtype in DTYPES and dtype != "bfloat16" else "; convert it to float32 first"
+        raise BufferError(f"from_dlpack cannot take a {kind_of(x)} of {dtype}: {error}{fix}") from error
     if target is not None and target is not source:
         if copy is False:
             raise BufferError(f"from_dlpack: the array is on {source.device}, so {target.device} needs a copy of it")
@@ -114,8 +113,8 @@ def dlpack(
     The memory stays that of the tensor until `Module.to` moves a parameter; an optimizer that is created later leaves
     it where it is. Later backward passes use that of a gradient again.
 
-    Raises BufferError for a tensor that requires grad, for bfloat16, for a tensor with reversed axes, which PyTorch and
-    JAX do not take, and for a device whose arrays are not exchanged.
+    Raises BufferError for a tensor that requires grad, for bfloat16 on the CPU, for a tensor with reversed axes, which
+    PyTorch and JAX do not take, and for a device whose arrays are not exchanged.
     """
     forbid_replay("gives its memory to another library ({})")
     place = _exported_place(self)
@@ -124,12 +123,14 @@ def dlpack(
             raise BufferError(f"a {describe(self)} cannot be exported to DLPack's device {wanted} without a copy")
         moved = to_device(self, _backend_at(wanted).device)
         return dlpack(moved, stream=None if wanted[0] == _CPU else stream, max_version=max_version)
-    if self.dtype.name == "bfloat16":
-        raise BufferError("NumPy and CuPy do not export bfloat16: convert it with .astype('float32')")
     self._shared_memory()  # which makes an array of a NumPy scalar
     if not copy and any(step < 0 for step in getattr(self.array, "strides", ())):
         raise BufferError("a tensor with reversed axes is not exported without a copy: use .clone()")
-    return self.backend.to_dlpack(self.array, stream=stream, max_version=max_version, copy=copy)
+    try:
+        return self.backend.to_dlpack(self.array, stream=stream, max_version=max_version, copy=copy)
+    except BufferError as error:
+        fix = "; convert it with .astype('float32') first" if self.dtype.name == "bfloat16" else ""
+        raise BufferError(f"a {describe(self)} is not exported: {error}{fix}") from error
 
 
 def dlpack_device(self: Tensor) -> tuple[int, int]:

@@ -103,9 +103,8 @@ def test_what_is_not_exported(cuda: Any) -> None:
     for export in (lambda: cuda.from_dlpack(x), lambda: x.__cuda_array_interface__):
         with pytest.raises(BufferError, match=r"use \.detach\(\)"):
             export()
-    for y in (gf.ones(3, "bfloat16", "emulated"), gf.ones(3, device="emulated").flip()):
-        with pytest.raises(BufferError, match=r"bfloat16|reversed axes"):
-            cuda.from_dlpack(y)
+    with pytest.raises(BufferError, match="reversed axes"):
+        cuda.from_dlpack(gf.ones(3, device="emulated").flip())
 
 
 def test_the_cuda_array_interface_is_that_of_the_array(cuda: Any) -> None:
