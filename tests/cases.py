@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 import gradflow as gf
-from gradflow.ops import creation
+from gradflow.ops import creation, exchange
 from gradflow.ops.network import perceptron
 
 NONDIFFERENTIABLE = {
-    *creation.__all__, "all", "allclose", "any", "argmax", "argmin", "argsort", "equal", "greater", "greater_equal",
-    "isclose", "isfinite", "isinf", "isnan", "less", "less_equal", "logical_and", "logical_not", "logical_or",
-    "logical_xor", "not_equal", "unique_counts", "unique_inverse", "unique_values",
+    *creation.__all__, *exchange.__all__, "all", "allclose", "any", "argmax", "argmin", "argsort", "equal", "greater",
+    "greater_equal", "isclose", "isfinite", "isinf", "isnan", "less", "less_equal", "logical_and", "logical_not",
+    "logical_or", "logical_xor", "not_equal", "unique_counts", "unique_inverse", "unique_values",
 }  # fmt: skip
 """The public operations whose results do not require grad."""
 

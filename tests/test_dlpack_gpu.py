@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import gradflow as gf
 from gradflow.dtypes import DTYPES
 from tests.devices import require_gpu
+from tests.test_cli import child_environment
 
 pytestmark = pytest.mark.gpu
 
@@ -82,15 +85,22 @@ def test_other_libraries_take_the_memory(torch: Any) -> None:
     assert gf.from_dlpack(torch.ones(3).pin_memory()).device == "cpu"
 
 
-def test_memory_is_shared_with_jax(torch: Any) -> None:
-    jax = pytest.importorskip("jax", exc_type=ImportError)
-    try:
-        theirs = jax.device_put(np.ones(3, np.float32), jax.devices("gpu")[0])
-    except RuntimeError:
-        pytest.skip("this JAX has no GPU")
-    x = gf.from_dlpack(theirs)
-    assert (x.device, x.tolist()) == (gf.Device("cuda"), [1.0] * 3)
-    assert jax.numpy.from_dlpack(x * 2).tolist() == [2.0] * 3
+WITH_JAX = """
+import jax
+import gradflow as gf
+
+assert jax.default_backend() == "gpu"
+x = gf.from_dlpack(jax.numpy.ones(3))
+print(x.device, x.tolist(), jax.numpy.from_dlpack(x * 2).tolist())
+"""
+
+
+def test_memory_is_shared_with_jax() -> None:
+    require_gpu()
+    pytest.importorskip("jax_cuda13_plugin", exc_type=ImportError)
+    environment = child_environment(XLA_PYTHON_CLIENT_PREALLOCATE="false")
+    done = subprocess.run([sys.executable, "-c", WITH_JAX], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["cuda:0 [1.0, 1.0, 1.0] [2.0, 2.0, 2.0]"], done.stderr
 
 
 def test_an_optimizer_keeps_the_memory_of_pytorch(torch: Any) -> None:

@@ -478,7 +478,7 @@ def test_pad_refuses_other_widths(widths: Any) -> None:
         (lambda: gf.ones((2, 3, 4)) @ gf.ones((3, 4, 3)), r"matmul of shapes \(2, 3, 4\) and \(3, 4, 3\), all axes"),
         (lambda: gf.where(gf.ones(2) > 0, None, 1), "where takes tensors and Python numbers; got None$"),
         (lambda: gf.where(gf.ones(2) > 0, 1, "a"), "where takes tensors and Python numbers; got str"),
-        (lambda: gf.ones(2) + np.ones(2), r"got numpy\.ndarray: make a tensor of it with gradflow\.tensor"),
+        (lambda: gf.exp(np.ones(2)), r"got numpy\.ndarray: make a tensor of it with gradflow\.tensor"),
         (lambda: gf.exp([1.0]), r"exp takes tensors; got list: make a tensor of it"),
         (lambda: gf.ones((2, 3)).sum(0, 1), "keepdims of sum is True or False; got 1"),
         (lambda: gf.sum(gf.ones((2, 3)), (0, 1), (1, 2)), r"got \(1, 2\): pass several axes as one tuple"),
@@ -749,7 +749,7 @@ def test_repeat_tile_and_moved_axes_as_numpy(shape: tuple[int, ...], data: Any) 
 def test_arguments_of_the_wrong_type_are_refused() -> None:
     x = gf.ones((2, 3))
     for call in (
-        lambda: gf.exp(1.0), lambda: gf.add(1, 2), lambda: gf.add(x, np.ones(3)), lambda: gf.add(x, [1.0]),
+        lambda: gf.exp(1.0), lambda: gf.add(1, 2), lambda: gf.add(x, np.ma.ones(3)), lambda: gf.add(x, [1.0]),
         lambda: gf.matmul(x, 2.0), lambda: gf.where(x, x, x), lambda: gf.where(True, x, x), lambda: gf.concat([x, 1.0]),
         lambda: gf.linear(x, gf.ones((2, 3), dtype="float64")), lambda: gf.clip(x, gf.tensor(0.0)),
         lambda: gf.nll_loss(x, x[:, 0]), lambda: gf.one_hot(x, 3), lambda: gf.mse_loss(x, 0.0),

@@ -67,7 +67,9 @@ def from_dlpack(x: Any, /, device: DeviceLike | None = None, copy: bool | None =
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         dtype = str(getattr(x, "dtype", "")).rpartition(".")[2]
         fix = "" if dtype in DTYPES and dtype != "bfloat16" else "; convert it to float32 first"
-        raise BufferError(f"from_dlpack cannot take a {kind_of(x)} of {dtype}: {error}{fix}") from error
+        raise BufferError(
+            f"from_dlpack cannot take a {kind_of(x)} of {dtype}: {str(error).rstrip('.')}{fix}"
+        ) from error
     if target is not None and target is not source:
         if copy is False:
             raise BufferError(f"from_dlpack: the array is on {source.device}, so {target.device} needs a copy of it")
@@ -130,7 +132,7 @@ def dlpack(
         return self.backend.to_dlpack(self.array, stream=stream, max_version=max_version, copy=copy)
     except BufferError as error:
         fix = "; convert it with .astype('float32') first" if self.dtype.name == "bfloat16" else ""
-        raise BufferError(f"a {describe(self)} is not exported: {error}{fix}") from error
+        raise BufferError(f"a {describe(self)} is not exported: {str(error).rstrip('.')}{fix}") from error
 
 
 def dlpack_device(self: Tensor) -> tuple[int, int]:

@@ -96,6 +96,28 @@ def array_from_host(data: Any) -> Any:
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
+def host_operand(name: str, other: Any, x: Tensor) -> Any:
+    """What the operation `name` takes for `other` beside the tensor x: a tensor for a NumPy array, else `other` itself.
+
+    An array without axes is a number, as NumPy's scalars are. The array is copied if the graph may keep it, so that it
+    can be changed before the backward pass.
+
+    Raises TypeError for an array beside a tensor on another device, and for one that does not hold numbers.
+    """
+    if type(other).__name__ != "ndarray" or type(other) is not numpy_array():  # subclasses have rules of their own
+        return other
+    cpu = _cpu()
+    if x.backend is not cpu:
+        raise TypeError(
+            f"{name} got a NumPy array and a tensor on {x.device}: copy the array to the device, once and not in each "
+            f"step, with gradflow.tensor(..., device='{x.device}')"
+        )
+    values = array_from_host(other)
+    if not values.ndim:
+        return values.item()
+    return Tensor(cpu.copy(values) if x._node is not None else values, cpu)
+
+
 # ---------------------------------------------------------------------- error messages
 
 

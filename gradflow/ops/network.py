@@ -14,7 +14,16 @@ from typing import Any
 from gradflow.autograd.grad_mode import CAST, FAST, grad_enabled
 from gradflow.backend import ACTIVATIONS
 from gradflow.ops.checks import check_tensors, number
-from gradflow.ops.table import BINARY_OPERATORS, apply, are_autocast, as_operator, defop, floating, promoted
+from gradflow.ops.table import (
+    BINARY_OPERATORS,
+    apply,
+    are_autocast,
+    as_operator,
+    defop,
+    floating,
+    promoted,
+    with_arrays,
+)
 from gradflow.random.generator import Generator, default_generator
 from gradflow.shapes import check_broadcast, integers
 from gradflow.tensor import Tensor
@@ -80,6 +89,7 @@ def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
     >>> w.grad.tolist()
     [[1.0], [2.0]]
     """
+    x1, x2 = with_arrays("matmul", x1, x2)
     check_tensors("matmul", x1, x2)
     if not x1.ndim or not x2.ndim:
         raise ValueError(f"matmul needs at least one axis on each side; got shapes {x1.shape} and {x2.shape}")

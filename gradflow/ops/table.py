@@ -30,6 +30,7 @@ from gradflow.ops.checks import (
     mismatch,
 )
 from gradflow.ops.examples import EXAMPLES
+from gradflow.ops.host import host_operand
 from gradflow.tensor import Tensor
 
 OPERATIONS: dict[str, Operation] = {}
@@ -301,6 +302,7 @@ def binary(
                     out = array if reads_out else None
                     return Tensor(array, backend, Node(op, backend, (p, q), saved, out, array, None))
             try:
+                x1, x2 = with_arrays(name, x1, x2)
                 if takes_bools:
                     x1, x2 = bools_to_int64(x1), bools_to_int64(x2)
                 return apply(op, promoted(name, x1, x2, needs_float))
@@ -330,6 +332,7 @@ def nondifferentiable_binary(
     op = Operation(name, compute)
 
     def function(x1: Any, x2: Any, /) -> Tensor:
+        x1, x2 = with_arrays(name, x1, x2)
         if of_bools:
             check_bools(name, x1, x2)
         try:
@@ -398,6 +401,13 @@ def nondifferentiable_unary(name: str, doc: str, of_bools: bool = False) -> Unar
         return out
 
     return named(function, name, doc)
+
+
+def with_arrays(name: str, x1: Any, x2: Any) -> tuple[Any, Any]:
+    """Two operands of the operation `name`; a NumPy array beside a tensor on the CPU as a tensor of its dtype."""
+    if isinstance(x1, Tensor):
+        return x1, x2 if isinstance(x2, Tensor) else host_operand(name, x2, x1)
+    return (host_operand(name, x1, x2), x2) if isinstance(x2, Tensor) else (x1, x2)
 
 
 def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[Any, Any]:
