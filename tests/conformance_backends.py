@@ -144,6 +144,14 @@ class LendsItsBuffers(Numpy):
         return [np.asarray(x) for x in values], super().event()
 
 
+@plant("test_memory_is_exchanged_through_dlpack[float32]")
+class CopiesWhatItTakes(Numpy):
+    name = "copies_what_it_takes"
+
+    def from_dlpack(self, x: Any) -> Any:
+        return np.from_dlpack(x, copy=True)
+
+
 @plant("test_python_numbers[float]")
 class ShortensNumbers(Numpy):
     name = "shortens_numbers"

@@ -202,23 +202,23 @@ class _Capsule:
 
 @about("to_dlpack", "from_dlpack")
 @pytest.mark.parametrize("dtype", [*ALL])
-@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
-def test_memory_is_exchanged_through_dlpack(backend: Backend, shape: tuple[int, ...], dtype: str) -> None:
+def test_memory_is_exchanged_through_dlpack(backend: Backend, dtype: str) -> None:
     """An array comes back with its values, dtype and layout, in the same memory, which what took it keeps alive."""
     if backend.dlpack_type is None:
         pytest.skip("the backend has no dlpack_type")
-    x = _values(shape, dtype)
-    given = backend.from_host(x)
-    taken = backend.from_dlpack(_Capsule(backend, given))
-    assert taken.dtype == backend.dtypes[dtype]
-    assert_agree("from_dlpack", backend.to_host(taken), x)
-    if x.size:
-        backend.setitem(taken, ..., backend.from_host(np.zeros_like(x)))
-        assert not backend.to_host(given).any(), "from_dlpack has copied"
-    if len(shape) > 1:
+    for shape in SHAPES:
+        x = _values(shape, dtype)
+        given = backend.from_host(x)
+        taken = backend.from_dlpack(_Capsule(backend, given))
+        assert taken.dtype == backend.dtypes[dtype]
+        assert_agree("from_dlpack", backend.to_host(taken), x)
+        if x.size:
+            backend.setitem(taken, ..., backend.from_host(np.zeros_like(x)))
+            assert not backend.to_host(given).any(), "from_dlpack has copied"
         turned = backend.permute_dims(backend.from_host(x), tuple(range(len(shape)))[::-1])
-        del given
-        assert_agree("from_dlpack", backend.to_host(backend.from_dlpack(_Capsule(backend, turned))), x.T)
+        taken = backend.from_dlpack(_Capsule(backend, turned))
+        del given, turned
+        assert_agree("from_dlpack", backend.to_host(taken), x.T)
 
 
 # ---------------------------------------------------------------------- waiting, memory, time
