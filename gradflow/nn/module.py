@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from gradflow.autograd.grad_mode import no_grad
@@ -11,7 +11,6 @@ from gradflow.autograd.hooks import Handle
 from gradflow.autograd.memory import Memory, clock
 from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.dtypes import DType
-from gradflow.files import FilePath
 from gradflow.interception import (
     forbid_replay,
     invalidate,
@@ -22,10 +21,9 @@ from gradflow.interception import (
     report_reads,
 )
 from gradflow.nn.parameter import Parameter
-from gradflow.nn.state import Incompatible, load_state, matched, names_of_torch, warn_of_gelu
+from gradflow.nn.state import Stateful
 from gradflow.ops.transfer import device_and_dtype
 from gradflow.pytorch_names import MODULE_METHODS, hints_at
-from gradflow.saving import load, save
 from gradflow.tensor import Tensor
 
 _REGISTRIES = {"_parameters": "a parameter", "_buffers": "a buffer", "_modules": "a module"}
@@ -36,7 +34,7 @@ _OWN = {*_REGISTRIES, "_transient", "_forward_hooks"}
 
 @hints_at(MODULE_METHODS)
 @report_reads
-class Module:
+class Module(Stateful):
     """A function with parameters: the base class of all layers, losses and models.
 
     Subclasses call `super().__init__()`, assign parameters and modules to attributes, and define `forward`. The
@@ -55,11 +53,8 @@ class Module:
 
     training: bool
     _parameters: dict[str, Parameter | None]
-    _buffers: dict[str, Tensor | None]
     _modules: dict[str, Module | None]
-    _transient: set[str]  # the names of buffers that are not in the state dict
     _forward_hooks: dict[int, Callable[..., Any]] | None = None
-    _places_in_torch = 1  # how many modules of a PyTorch `Sequential` do the same
 
     def __init__(self) -> None:
         report_creation(self)
@@ -402,115 +397,6 @@ class Module:
                     setattr(module, name, buffer.to(device=device, dtype=dtype))
                 elif buffer is not None and device is not None:
                     setattr(module, name, buffer.to(device=device))
-        return self
-
-    # ------------------------------------------------------------------ state dicts
-
-    def _in_torch(self) -> Iterable[tuple[str, Module | None]]:
-        """The direct submodules by the names that they have in the PyTorch module of the same layers."""
-        return self._modules.items()
-
-    def _state(self, prefix: str = "", in_torch: bool = False) -> dict[str, Tensor]:
-        """The tensors of the state dict; a shared one appears under each of its names. in_torch: with PyTorch's."""
-        kept = {name: buffer for name, buffer in self._buffers.items() if name not in self._transient}
-        tensors = self._parameters | kept
-        found = {f"{prefix}{name}": tensor for name, tensor in tensors.items() if tensor is not None}
-        for name, module in self._in_torch() if in_torch else self._modules.items():
-            if module is not None:
-                found |= module._state(f"{prefix}{name}.", in_torch)
-        return found
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Copies of all parameters and persistent buffers by dotted name, for `load_state_dict`.
-
-        A tensor that is used in several places appears under each of its names, as one copy.
-
-        >>> import gradflow as gf
-        >>> layer = gf.nn.Linear(2, 1)
-        >>> state = layer.state_dict()
-        >>> gf.nn.init.zeros_(layer.weight)
-        tensor([[0., 0.]], dtype=float32, device=cpu, requires_grad=True)
-        >>> sorted(state), state["weight"].tolist() == layer.weight.tolist()
-        (['bias', 'weight'], False)
-        """
-        state = self._state()
-        with no_grad():
-            copies = {id(tensor): tensor.detach().clone() for tensor in state.values()}
-        return {name: copies[id(tensor)] for name, tensor in state.items()}
-
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Incompatible:
-        """Copy values into parameters and buffers by name; returns the missing and unexpected names.
-
-        state: tensors of any device, or NumPy arrays, by dotted name.
-        strict: whether missing or unexpected names are an error (default True).
-
-        Everything is checked before anything changes. Raises StateError, a KeyError, for missing or unexpected names if
-        `strict`; ValueError for another shape, or for different values of one parameter that has several names (PyTorch
-        uses the last); TypeError for integers in place of floating-point numbers, and the reverse.
-
-        >>> import gradflow as gf
-        >>> one, two = gf.nn.Linear(2, 1), gf.nn.Linear(2, 1)
-        >>> two.load_state_dict(one.state_dict())
-        Incompatible(missing_keys=[], unexpected_keys=[])
-        >>> (one(gf.ones(2)) == two(gf.ones(2))).item()
-        True
-        """
-        return load_state(type(self).__name__, self._state(), state, strict)
-
-    def save(self, path: FilePath, names: str | None = None) -> None:
-        """Write all parameters and persistent buffers to a safetensors file, as `gradflow.save` does.
-
-        path: the file, which then is whole, or what it was before if there is an error.
-        names: None for the names of `state_dict` (default), or "torch" for those that PyTorch gives the same layers: in
-        a `Sequential` and an `MLP`, an activation that is part of a `Linear` has a number of its own, as dropout has.
-
-        Raises ValueError for other names, OSError, and ModuleNotFoundError without safetensors.
-
-        >>> import gradflow as gf
-        >>> import tempfile
-        >>> model = gf.nn.MLP([4, 8, 3], dropout=0.1)  # Linear, ReLU, Dropout, Linear
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     model.save(f"{folder}/weights.safetensors", names="torch")
-        ...     list(gf.load(f"{folder}/weights.safetensors"))
-        ['0.weight', '0.bias', '3.weight', '3.bias']
-        """
-        in_torch = names_of_torch("save", names)
-        state = self._state(in_torch=in_torch)
-        save(path, {name: tensor.detach() for name, tensor in state.items()} if in_torch else state)
-
-    def load(self, path: FilePath, names: str | None = None) -> Self:
-        """Copy the tensors in a safetensors file into parameters and buffers; returns the module.
-
-        path: a file of `save`, or of the state dict of a PyTorch module, see below.
-        names: None if its names are those of `state_dict` (default), or "torch" for PyTorch's.
-
-        With "torch", submodules with a number are matched in order, whatever the numbers are, and those in nested
-        sequences as if there was one; names of attributes, weights and buffers must be equal. The module keeps its
-        dtypes and devices: values of another floating dtype are rounded to nearest, and overflow to infinity. A file
-        says nothing about activations, eps and dropout; a model with the tanh form of GELU warns, since PyTorch's
-        default is the exact one.
-
-        Everything is checked before anything changes. Raises like `load_state_dict` and `gradflow.load`; with "torch",
-        StateError or ValueError shows the tensors of both sides where they do not fit.
-
-        In PyTorch, the two directions are `safetensors.torch.save_file(model.state_dict(), path)` and
-        `model.load_state_dict(safetensors.torch.load_file(path))`.
-
-        >>> import gradflow as gf
-        >>> import tempfile
-        >>> one, two = gf.nn.MLP([4, 8, 3], dropout=0.1), gf.nn.MLP([4, 8, 3])
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     one.save(f"{folder}/weights.safetensors", names="torch")
-        ...     _ = two.load(f"{folder}/weights.safetensors", names="torch")
-        >>> (one[-1].weight == two[-1].weight).all().item()
-        True
-        """
-        in_torch = names_of_torch("load", names)
-        state = load(path, "cpu")
-        if in_torch:
-            state = matched(path, type(self).__name__, self._state(), state)
-            warn_of_gelu(self.modules())
-        self.load_state_dict(state)
         return self
 
     # ------------------------------------------------------------------ as text
