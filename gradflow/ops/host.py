@@ -104,7 +104,7 @@ def host_operand(name: str, other: Any, x: Tensor) -> Any:
 
     Raises TypeError for an array beside a tensor on another device, and for one that does not hold numbers.
     """
-    if type(other).__name__ != "ndarray" or type(other) is not numpy_array():  # subclasses have rules of their own
+    if type(other).__name__ != "ndarray" or type(other) is not numpy_array():  # subclasses have other operators
         return other
     cpu = _cpu()
     if x.backend is not cpu:
