@@ -91,7 +91,7 @@ def test_random_perceptrons_have_the_same_logits(random_examples: Callable[[int]
 
     path = tmp_path / "weights.safetensors"
 
-    @random_examples(12)
+    @random_examples(30)
     @given(st.data(), st.sampled_from(sorted(ACTIVATIONS)), st.booleans(), st.integers(0, 2**31))
     def check(data: Any, activation: str, dropout: bool, seed: int) -> None:
         sizes, p = data.draw(st.lists(st.integers(1, 9), min_size=2, max_size=14)), 0.5 * dropout
@@ -146,7 +146,7 @@ def test_random_sequences_have_the_same_logits(random_examples: Callable[[int], 
             n = m
         return ours, theirs, vectors
 
-    @random_examples(12)
+    @random_examples(30)
     @given(st.data(), st.integers(0, 2**31))
     def check(data: Any, seed: int) -> None:
         torch.manual_seed(seed)

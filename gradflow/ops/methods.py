@@ -103,7 +103,7 @@ def _equality(operator: Any) -> Any:
 
 
 def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-    """A NumPy scalar or array in `x * tensor` calls the reflected operator; other functions of NumPy raise TypeError."""
+    """For a NumPy scalar or array in `x * tensor`, the reflected operator; other functions of NumPy raise TypeError."""
     name, other = _REFLECTED.get(ufunc.__name__), inputs[0]
     if name is None or method != "__call__" or isinstance(other, Tensor) or options:
         raise _not_for_numpy(ufunc.__name__)
