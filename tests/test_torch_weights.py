@@ -296,6 +296,14 @@ def test_both_sides_are_shown_where_they_do_not_fit_and_nothing_changes(case: st
     assert equal(model.state_dict(), before)
 
 
+def test_names_that_are_not_those_of_the_model_may_be_those_of_pytorch(tmp_path: Path) -> None:
+    path = to_file(torch_mlp([4, 8, 3]), tmp_path / "w")
+    with pytest.raises(
+        nn.StateError, match=r'missing: 1\.weight.*; if the file has the names of PyTorch, pass names="torch"'
+    ):
+        nn.MLP([4, 8, 3]).load(path)
+
+
 def test_integers_in_place_of_weights_are_refused(tmp_path: Path) -> None:
     files.save_file({"0.weight": torch.ones(3, 2), "0.bias": torch.ones(3, dtype=torch.int64)}, tmp_path / "w")
     model = nn.Sequential(nn.Linear(2, 3))

@@ -281,5 +281,8 @@ class Stateful:
         if in_torch:
             state = matched(path, type(self).__name__, self._state(), state)
             warn_of_gelu(self)
-        self.load_state_dict(state)
+        try:
+            self.load_state_dict(state)
+        except StateError as error:
+            raise StateError(f'{error}; if the file has the names of PyTorch, pass names="torch" to load') from None
         return self
