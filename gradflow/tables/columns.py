@@ -78,25 +78,25 @@ class Columns:
         dtype: str = "float32",
     ) -> None:
         self._target, self._treatments = target, tuple(treatments)
-        self._used = [treatment for treatment in treatments if not isinstance(treatment, LeftOut)]
+        self.used = [treatment for treatment in treatments if not isinstance(treatment, LeftOut)]
         self.task, self.target, self.classes, self.outputs = target.task, target.name, target.classes, target.outputs
         self.labels: tuple[Label, ...] = target.labels
-        self.kinds = {treatment.name: treatment.kind for treatment in self._used}
+        self.kinds = {treatment.name: treatment.kind for treatment in self.used}
         self.target_kind = {target.name: target.kind}
         self.notes = (target.note, *(treatment.note for treatment in treatments if treatment.note))
         self.settings, self.dtype = settings, dtype
-        self._widths = [sum(treatment.widths[block] for treatment in self._used) for block in range(3)]
+        self._widths = [sum(treatment.widths[block] for treatment in self.used) for block in range(3)]
         self.width = sum(self._widths)
         starts = [0, *accumulate(self._widths[:2])]
         self.places: dict[str, tuple[int, ...]] = {}
-        for treatment in self._used:
+        for treatment in self.used:
             own: list[int] = []
             for block, count in enumerate(treatment.widths):
                 own += range(starts[block], starts[block] + count)
                 starts[block] += count
             self.places[treatment.name] = tuple(own)
-        self._numbers = [treatment for treatment in self._used if isinstance(treatment, Numbers)]
-        self._categories = [treatment for treatment in self._used if isinstance(treatment, Category)]
+        self._numbers = [treatment for treatment in self.used if isinstance(treatment, Numbers)]
+        self._categories = [treatment for treatment in self.used if isinstance(treatment, Category)]
         parts = [part for treatment in self._numbers for part in treatment.parts]
         self._scales, self._edges = Scales(parts, dtype), [part.edges for part in parts]
         self.encoding = "piecewise" if any(self._edges) else "standard"
@@ -105,7 +105,7 @@ class Columns:
         self.out_features = len(parts) * of_numbers + self._widths[1] + sum(of_levels)
 
     def __repr__(self) -> str:
-        return f"Columns({len(self._used)} columns to predict {self.target!r}, {self.task}, {self.encoding})"
+        return f"Columns({len(self.used)} columns to predict {self.target!r}, {self.task}, {self.encoding})"
 
     @classmethod
     def learn(
@@ -218,8 +218,8 @@ class Columns:
 
     def _columns(self, table: Table) -> dict[str, Column]:
         """Return the columns that are used, checked."""
-        columns = {treatment.name: table[treatment.name] for treatment in self._used}
-        for treatment in self._used:
+        columns = {treatment.name: table[treatment.name] for treatment in self.used}
+        for treatment in self.used:
             check_kind(columns[treatment.name], treatment.kind, table.source)
         return columns
 
@@ -264,7 +264,7 @@ class Columns:
         for places, values in self._values(columns):
             outside[places] = self._scales.outside(values, places).sum(axis=1)
             missing[places] = np.isnan(values).sum(axis=1)
-        for treatment in self._used:
+        for treatment in self.used:
             first = self.places[treatment.name][0]
             if isinstance(treatment, Category):
                 found.update(treatment.told(columns[treatment.name]))
