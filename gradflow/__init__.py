@@ -12,6 +12,7 @@ from gradflow.public import *  # noqa: F403
 
 if _typing.TYPE_CHECKING:
     from gradflow import data as data
+    from gradflow import onnx as onnx
     from gradflow import plot as plot
     from gradflow import testing as testing
     from gradflow import training as training
@@ -24,7 +25,7 @@ __version__ = "0.1.0"
 if not _typing.TYPE_CHECKING:  # type checkers follow the imports above
     _WHEN_USED = {
         "draw": "drawing.existing", "explain": "drawing.explanation", "trace": "drawing.tracing",
-        "data": "data", "plot": "plot", "testing": "testing", "training": "training",
+        "data": "data", "onnx": "onnx", "plot": "plot", "testing": "testing", "training": "training",
     }  # fmt: skip
     """What is imported when it is first used: names, and their modules."""
 

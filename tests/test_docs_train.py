@@ -25,13 +25,14 @@ PAGE = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
 TABLES = (ROOT / "docs" / "tables.md").read_text(encoding="utf-8")
-BLOCKS, TABLES_BLOCKS, README_BLOCKS = (
-    re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL) for page in (PAGE, TABLES, README)
+ONNX = (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8")
+BLOCKS, TABLES_BLOCKS, ONNX_BLOCKS, README_BLOCKS = (
+    re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL) for page in (PAGE, TABLES, ONNX, README)
 )
 EXAMPLE = re.compile(r'^\$ (python -c "[^"]*"|.*)\n((?:(?!\$ ).*\n)*)', re.MULTILINE)
 """A command in a block, and what it prints."""
 
-for package in ("matplotlib", "pygraphviz", "safetensors", "sklearn", "tensorboardX", "tomli_w", "tqdm"):
+for package in ("matplotlib", "onnx", "pygraphviz", "safetensors", "sklearn", "tensorboardX", "tomli_w", "tqdm"):
     pytest.importorskip(package, exc_type=ImportError)
 
 
@@ -88,7 +89,7 @@ def run_command(command: str, notes: bool = True) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("blocks", [BLOCKS, TABLES_BLOCKS], ids=["train", "tables"])
+@pytest.mark.parametrize("blocks", [BLOCKS, TABLES_BLOCKS, ONNX_BLOCKS], ids=["train", "tables", "onnx"])
 def test_the_examples_print_what_the_page_shows(
     blocks: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ import gradflow as gf
 PACKAGES = (
     "gradflow", "gradflow.nn", "gradflow.nn.functional", "gradflow.nn.init", "gradflow.optim",
     "gradflow.optim.schedules", "gradflow.random", "gradflow.data", "gradflow.tables", "gradflow.training",
-    "gradflow.sklearn", "gradflow.testing",
+    "gradflow.onnx", "gradflow.sklearn", "gradflow.testing",
 )  # fmt: skip
 METHODS_OF = (gf.Tensor, *gf.nn.Module.__mro__[:2], *gf.optim.Optimizer.__mro__[:2])
 """The classes whose methods have examples of their own."""

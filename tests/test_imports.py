@@ -111,7 +111,7 @@ LAYERS: tuple[set[str], ...] = (
     {"training.loop"},
     {"training.runs"},
     {"training"},
-    {"sklearn"},
+    {"onnx", "sklearn"},
     {"benchmarking", "plot"},
     {"cli"},
     {"__main__"},

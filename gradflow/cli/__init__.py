@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import gradflow as gf
 from gradflow.backend.discovery import check_variables
-from gradflow.cli import agree, bench, compare, devices, evaluate, graph, predict, summary, train
+from gradflow.cli import agree, bench, compare, devices, evaluate, export, graph, predict, summary, train
 from gradflow.cli.output import (
     FAILED,
     INTERRUPTED,
@@ -43,6 +43,7 @@ Train multilayer perceptrons with the same code on the CPU and on a GPU.
   gradflow predict FOLDER new.npz      what a trained model predicts
   gradflow evaluate FOLDER test.npz    how good it is on other samples
   gradflow compare FOLDER FOLDER       what differs between two runs
+  gradflow export FOLDER --onnx FILE   the model, for programs without gradflow
   gradflow summary FOLDER              its layers, and the memory of training it
   gradflow graph "(x+y)*z" x=1 y=2 z=3 an expression, its values and gradients
   gradflow devices                     which devices can be used, and why not
@@ -56,6 +57,7 @@ _COMMANDS = {
     "predict": predict,
     "evaluate": evaluate,
     "compare": compare,
+    "export": export,
     "summary": summary,
     "graph": graph,
     "devices": devices,

@@ -56,18 +56,18 @@ def write_out(out: str, content: bytes | Iterable[bytes]) -> None:
         raise OSError(f"cannot write {out}: {error.strerror or error}") from None
 
 
-def check_out(out: str, is_ours: Callable[[bytes], bool]) -> None:
-    """Raise UsageError for an --out that cannot be written, or that is a file which must not be replaced.
+def check_out(out: str, is_ours: Callable[[bytes], bool], option: str = "--out") -> None:
+    """Raise UsageError for an `option` that cannot be written, or that is a file which must not be replaced.
 
     is_ours: tells from the first bytes of a file whether this command may have written it.
     """
     from gradflow.files import open_file
 
     if not out:
-        raise UsageError("--out is empty; it must name a file")
+        raise UsageError(f"{option} is empty; it must name a file")
     folder = os.path.dirname(out) or os.curdir
     if not os.path.isdir(folder):
-        raise UsageError(f"--out {out}: there is no folder {folder}")
+        raise UsageError(f"{option} {out}: there is no folder {folder}")
     if not os.path.lexists(out):
         return
     try:
@@ -75,6 +75,6 @@ def check_out(out: str, is_ours: Callable[[bytes], bool]) -> None:
             start = file.read(256)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not a regular file"
-        raise UsageError(f"--out {out} cannot be replaced: {why}") from None
+        raise UsageError(f"{option} {out} cannot be replaced: {why}") from None
     if start and not is_ours(start):
-        raise UsageError(f"--out {out} exists, and this command did not write it: remove it, or choose another file")
+        raise UsageError(f"{option} {out} exists, and this command did not write it: remove it, or choose another file")

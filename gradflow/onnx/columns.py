@@ -35,7 +35,10 @@ def add_columns(graph: Graph, columns: Columns) -> str:
     Numbers are float64, NaN where they are missing; texts are strings, "" where they are missing; dates are int64
     microseconds since 1970, the least int64 where they are missing. All have the shape (batch, 1).
     """
-    numbers, parts, indicators, codes = [], [], [], []
+    numbers: list[str] = []
+    indicators: list[str] = []
+    codes: list[str] = []
+    parts: list[Part] = []
     for treatment in columns.used:
         kind = treatment.kind.partition(" ")[0]
         x = graph.input(treatment.name, INPUT_TYPES[kind], ["batch", 1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,7 @@ from gradflow.tables.inputs import ColumnInputs
 from gradflow.training import Predictor, load_run
 
 
-def export(
-    model: Module | Predictor | str | Path, path: str | Path, shape: Sequence[int] | None = None
-) -> None:
+def export(model: Module | Predictor | str | Path, path: str | Path, shape: Sequence[int] | None = None) -> None:
     """Write a model as an ONNX file: opset 17, IR version 8, any number of samples.
 
     model: a module, whose "input" and "output" have the dtype of its parameters; or a `Predictor`, or the folder of a
@@ -30,11 +29,11 @@ def export(
     shape: of one input of a module; default: that of its first layer, if it is linear.
 
     A module is written as it is in evaluation mode. A Predictor is written with everything between raw inputs and
-    predictions, ensembles too. Its inputs, of arrays: "input", float64 (batch, features), or (batch, height, width, ...)
-    of images. Of tables: one for each column that is used, by its name, (batch, 1): float64 numbers, NaN where they are
-    missing; strings, "" where they are missing; dates as int64 microseconds since 1970, the least int64 where they are
-    missing. Its outputs: "label" (batch,) and "probabilities", float32 (batch, classes); or "values", float32
-    (batch, outputs).
+    predictions, also as an ensemble. The inputs of one for arrays are "input", float64 (batch, features), or images,
+    float64 (batch, height, width) or (batch, height, width, channels). One for tables has an input for each column that
+    is used, by its name, (batch, 1): numbers are float64, NaN where they are missing; texts are strings, "" where they
+    are missing; dates are int64 microseconds since 1970, the least int64 where they are missing. The outputs are
+    "label", (batch,), and "probabilities", float32 (batch, classes); or "values", float32 (batch, outputs).
 
     Raises TypeError for modules that have no counterpart, ModuleNotFoundError without the extra onnx.
 
@@ -46,12 +45,14 @@ def export(
     """
     if isinstance(model, (str, os.PathLike)):
         model = load_run(Path(model), "cpu")
-    graph = _of_predictor(model) if isinstance(model, Predictor) else _of_module(model, shape)
-    write_file(path, graph.model(_described(model)).SerializeToString())
+    write_file(path, exported(model, shape).SerializeToString())
 
 
-def _described(model: Module | Predictor) -> str:
-    return model.describe() if isinstance(model, Predictor) else type(model).__name__
+def exported(model: Module | Predictor, shape: Sequence[int] | None = None) -> Any:
+    """Return what `export` writes, as an `onnx.ModelProto`; arguments and errors are its own."""
+    if isinstance(model, Predictor):
+        return _of_predictor(model).model(model.describe())
+    return _of_module(model, shape).model(type(model).__name__)
 
 
 def _new_graph(module: Module) -> Graph:
@@ -72,12 +73,12 @@ def _of_module(module: Module, shape: Sequence[int] | None) -> Graph:
         shape = [getattr(first, widths[type(first)])]
     dtype = np.dtype(np.int64) if isinstance(first, Embedding) else graph.dtype
     parameter = next(module.parameters(), None)
-    like = {"dtype": dtype.name, "device": None if parameter is None else parameter.device}
+    one = gf.zeros((1, *shape), dtype.name, None if parameter is None else parameter.device)
     training = [m for m in module.modules() if m.training]
     module.eval()
     try:
         with gf.no_grad():
-            result = module(gf.zeros((1, *shape), **like))
+            result = module(one)
     finally:
         for each in training:
             each.training = True
@@ -114,8 +115,8 @@ def _of_predictor(predictor: Predictor) -> Graph:
 def _add_classes(graph: Graph, predictor: Predictor, probabilities: str) -> None:
     """Add the outputs of classes: the label of the largest probability, and the probabilities."""
     kinds = set(map(type, predictor.labels))
-    dtype = {(int,): np.int64, (bool,): np.bool_}.get(tuple(kinds), np.object_)
-    labels = predictor.labels if dtype is not np.object_ else predictor.classes
+    dtype: Any = np.int64 if kinds == {int} else np.bool_ if kinds == {bool} else np.object_
+    labels = predictor.classes if dtype is np.object_ else predictor.labels
     code = graph.add("ArgMax", probabilities, axis=1, keepdims=0)
     graph.output("label", graph.add("Gather", graph.constant(labels, dtype), code), dtype, ["batch"])
     shape: list[int | str] = ["batch", len(predictor.classes)]

@@ -46,7 +46,8 @@ def _exports(*kinds: type) -> Callable[[Exporter], Exporter]:
 
 def _values(tensor: gf.Tensor, graph: Graph) -> np.ndarray[Any, Any]:
     """A parameter or buffer on the host, in the dtype of the graph."""
-    return tensor.detach().numpy().astype(graph.dtype)
+    values: np.ndarray[Any, Any] = tensor.detach().numpy().astype(graph.dtype)
+    return values
 
 
 # ---------------------------------------------------------------------- activations
@@ -118,7 +119,9 @@ def _identity(graph: Graph, module: nn.Module, x: str) -> str:
 @_exports(nn.Flatten)
 def _flatten(graph: Graph, module: nn.Flatten, x: str) -> str:
     if module.start_axis < 0 or module.end_axis != -1:
-        raise TypeError("a Flatten that ONNX can hold merges all axes from one on: start_axis of at least 0, end_axis -1")
+        raise TypeError(
+            "a Flatten that ONNX can hold merges all axes from one on: start_axis of at least 0, end_axis -1"
+        )
     return graph.add("Reshape", x, graph.constant([0] * module.start_axis + [-1], np.int64))  # 0: as in the input
 
 
