@@ -18,7 +18,7 @@ from gradflow.data import Dataset, Standardizer
 from gradflow.onnx import export
 from gradflow.onnx.modules import _EXPORTERS as EXPORTERS
 from gradflow.tables import Columns, read_table
-from gradflow.tables.inputs import ColumnInputs
+from gradflow.tables.inputs import ColumnInputs, InputSettings
 from gradflow.training import Predictor
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -69,7 +69,7 @@ def modules(dtype: str) -> dict[type, tuple[nn.Module, tuple[int, ...]]]:
         nn.Embedding: (nn.Embedding(6, 3, dtype=dtype), (4,)),
         nn.PiecewiseLinear: (nn.PiecewiseLinear(edges, dtype=dtype), (2,)),
         nn.ColumnLinear: (nn.ColumnLinear(3, 4, 2, dtype=dtype), (3, 4)),
-        ColumnInputs: (ColumnInputs(2, 1, [3, 40], edges, width=4, embedding_dim=5, dtype=dtype), (5,)),
+        ColumnInputs: (ColumnInputs(2, 1, [3, 40], edges, InputSettings(width=4, embedding_dim=5), dtype=dtype), (5,)),
     }
 
 
@@ -181,7 +181,7 @@ def test_a_run_gives_values_in_their_units(tmp_path: Path) -> None:
     export(predictor, tmp_path / "m.onnx")
     x = np.random.default_rng(1).normal(1.7e9, 1e3, (9, 3))
     for (values,) in run(tmp_path / "m.onnx", {"input": x}):
-        assert_equal(values, predictor.predict(x))
+        assert_equal(values.astype(np.float32), predictor.predict(x))
 
 
 def test_a_run_on_images_takes_images(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_run_takes_the_columns_of_a_table_as_they_are(encoding: str, tmp_path:
     new["day"][:2] = ["2100-12-31T12:30:00", "0001-01-01"]
     rows = read_table(new, kinds=columns.kinds)
     for (values,) in run(tmp_path / "m.onnx", feeds(rows)):
-        assert_equal(values[:, 0], predictor.predict(rows))
+        assert_equal(values[:, 0].astype(np.float32), predictor.predict(rows))
 
 
 def feeds(rows: Any) -> dict[str, Any]:

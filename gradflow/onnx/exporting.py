@@ -33,7 +33,7 @@ def export(model: Module | Predictor | str | Path, path: str | Path, shape: Sequ
     float64 (batch, height, width) or (batch, height, width, channels). One for tables has an input for each column that
     is used, by its name, (batch, 1): numbers are float64, NaN where they are missing; texts are strings, "" where they
     are missing; dates are int64 microseconds since 1970, the least int64 where they are missing. The outputs are
-    "label", (batch,), and "probabilities", float32 (batch, classes); or "values", float32 (batch, outputs).
+    "label", (batch,), and "probabilities", float32 (batch, classes); or "values", float64 (batch, outputs).
 
     Raises TypeError for modules that have no counterpart, ModuleNotFoundError without the extra onnx.
 
@@ -108,7 +108,7 @@ def _of_predictor(predictor: Predictor) -> Graph:
     assert predictor.targets is not None
     scaled = graph.add("Mul", mean, graph.constant(predictor.targets.deviation, np.float64))
     values = graph.add("Add", scaled, graph.constant(predictor.targets.mean, np.float64))
-    graph.output("values", graph.cast(values, np.float32), np.float32, ["batch", predictor.sizes[-1]])
+    graph.output("values", values, np.float64, ["batch", predictor.sizes[-1]])
     return graph
 
 

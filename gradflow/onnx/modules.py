@@ -180,15 +180,19 @@ def _column_inputs(graph: Graph, module: ColumnInputs, x: str) -> str:
     if module.numbers:
         numbers = chosen(range(module.numbers))
         if module.encode is None or module.linear is None:
-            parts.append(graph.add("Min", graph.add("Max", numbers, graph.number(-module.limit)), graph.number(module.limit)))
+            parts.append(
+                graph.add("Min", graph.add("Max", numbers, graph.number(-module.limit)), graph.number(module.limit))
+            )
         else:
             encoded = add_module(graph, module.encode, numbers)
             parts.append(graph.add("Flatten", graph.add("Relu", add_module(graph, module.linear, encoded))))
-    if module.hot_columns is not None:
+    hot = 0 if module.hot_values is None else len(module.hot_values)
+    taken = [] if module.taken is None else module.taken.tolist()
+    if module.hot_values is not None:
         values = graph.constant(_values(module.hot_values, graph))
-        parts.append(graph.cast(graph.add("Equal", chosen(module.hot_columns.numpy()), values)))
+        parts.append(graph.cast(graph.add("Equal", chosen(taken[:hot]), values)))
     if module.embed is not None:
-        codes = graph.cast(chosen(module.embedded_columns.numpy()), np.int64)
+        codes = graph.cast(chosen(taken[hot:]), np.int64)
         indices = graph.add("Add", codes, graph.constant(module.embedded_starts.numpy(), np.int64))
         parts.append(graph.add("Flatten", add_module(graph, module.embed, indices)))
     return graph.add("Concat", *parts, axis=1)
