@@ -12,6 +12,7 @@ from gradflow.public import *  # noqa: F403
 
 if _typing.TYPE_CHECKING:
     from gradflow import data as data
+    from gradflow import distributed as distributed
     from gradflow import onnx as onnx
     from gradflow import plot as plot
     from gradflow import testing as testing
@@ -25,7 +26,8 @@ __version__ = "0.1.0"
 if not _typing.TYPE_CHECKING:  # type checkers follow the imports above
     _WHEN_USED = {
         "draw": "drawing.existing", "explain": "drawing.explanation", "trace": "drawing.tracing",
-        "data": "data", "onnx": "onnx", "plot": "plot", "testing": "testing", "training": "training",
+        "data": "data", "distributed": "distributed", "onnx": "onnx", "plot": "plot", "testing": "testing",
+        "training": "training",
     }  # fmt: skip
     """What is imported when it is first used: names, and their modules."""
 

@@ -245,16 +245,16 @@ class NetworkKernels(AccurateSums):
         launch("random_bits", None, *per_element((n + 3) // 4), out, n, *self._philox_words(key, counter))
         return out
 
-    def dropout(self, x: Array, p: float, key: int | None, counter: Any) -> tuple[Array, Any]:
+    def dropout(self, x: Array, p: float, key: int | None, counter: Any, skip: int = 0) -> tuple[Array, Any]:
         dtype = kernel_dtype(x, types=ELEMENT_TYPES)
         if dtype is None:
-            return Backend.dropout(self, x, p, key, counter)
+            return Backend.dropout(self, x, p, key, counter, skip)
         x = self._contiguous(x)
         out, mask = self._empty(x.shape, x), self.cupy.empty(x.shape, dtype=self.dtypes["bool"])
-        grid = per_element((x.size + 7) // 8)
+        grid = per_element((x.size + skip + 7) // 8 if x.size else 0)
         launch(
             "dropout", dtype, *grid,
-            x, out, mask, x.size, dropout_threshold(p), 1.0 / (1.0 - p), *self._philox_words(key, counter),
+            x, out, mask, x.size, skip, dropout_threshold(p), 1.0 / (1.0 - p), *self._philox_words(key, counter),
         )  # fmt: skip
         return out, mask
 

@@ -35,15 +35,16 @@ __global__ void random_bits(
     }
 }
 
-// Each thread computes the bits of 8 adjacent elements; then the block writes its tile with coalesced writes.
+// Each thread computes the bits of 8 adjacent elements; then the block writes its tile with coalesced writes. The bits
+// are those of an array whose first `skip` elements, less than 8, come before x.
 template <typename T>
 __global__ void dropout(
-    const T* x, T* out, bool* mask, index_t n, unsigned int threshold, double scale, word_t c0, word_t c1, word_t c2,
+    const T* x, T* out, bool* mask, index_t n, index_t skip, unsigned int threshold, double scale, word_t c0, word_t c1, word_t c2,
     word_t c3, word_t k0, word_t k1, const word_t* words) {
     if (words) c0 = words[0], c1 = words[1], c2 = words[2], c3 = words[3], k0 = words[4], k1 = words[5];
     __shared__ unsigned char keep[MAX_THREADS];
     index_t tile = 8 * (index_t)blockDim.x;
-    for (index_t start = blockIdx.x * tile; start < n; start += gridDim.x * tile) {
+    for (index_t start = blockIdx.x * tile; start < n + skip; start += gridDim.x * tile) {
         Block bits = philox(c0, c1, c2, c3, k0, k1, start / 8 + threadIdx.x);
         unsigned int kept = 0;
         for (int lane = 0; lane < 4; lane++) {
@@ -53,10 +54,12 @@ __global__ void dropout(
         __syncthreads();  // until the previous tile is written
         keep[threadIdx.x] = (unsigned char)kept;
         __syncthreads();
-        for (index_t k = threadIdx.x; k < tile && start + k < n; k += blockDim.x) {
+        for (index_t k = threadIdx.x; k < tile && start + k < n + skip; k += blockDim.x) {
             bool on = keep[k / 8] >> (k % 8) & 1;
-            mask[start + k] = on;
-            out[start + k] = T(on ? (wide<T>)x[start + k] * (wide<T>)scale : 0);
+            index_t i = start + k - skip;
+            if (i < 0) continue;
+            mask[i] = on;
+            out[i] = T(on ? (wide<T>)x[i] * (wide<T>)scale : 0);
         }
     }
 }

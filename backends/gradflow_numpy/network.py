@@ -258,9 +258,9 @@ class NetworkKernels(Backend):
         key, counter = numbers_of_draw(key, counter)
         return np.random.Philox(key=key, counter=counter).random_raw(n)
 
-    def dropout(self, x: Array, p: float, key: int | None, counter: Any) -> tuple[Array, Any]:
-        n = x.size
-        halves = self.random_bits(key, counter, (n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n]
+    def dropout(self, x: Array, p: float, key: int | None, counter: Any, skip: int = 0) -> tuple[Array, Any]:
+        n = skip + x.size
+        halves = self.random_bits(key, counter, (n + 1) // 2).astype("<u8", copy=False).view("<u4")[skip:n]
         mask = (halves >= dropout_threshold(p)).reshape(x.shape)
         return self.dropout_backward(x, mask, p), mask
 

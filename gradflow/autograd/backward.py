@@ -29,6 +29,7 @@ them converted for batches.
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ from gradflow.autograd.fitting import fitted, in_float32
 from gradflow.autograd.grad_mode import autocast_dtype, current_observer
 from gradflow.autograd.graph import Node, nodes_from
 from gradflow.autograd.hooks import hooked_nodes, retain, run_hooks
-from gradflow.autograd.leaf import Leaf, accumulate, claim, mark_filled, release
+from gradflow.autograd.leaf import Leaf, accumulate, arrivals, claim, mark_filled, release
 from gradflow.autograd.observers import Observer
 from gradflow.autograd.parts import Part, PartsOf, with_parts
 from gradflow.autograd.saved import free, saved_values
@@ -220,6 +221,8 @@ def _walk_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], ret
     for root, g in zip(roots, gradients, strict=True):
         pending[root] = root.backend.add(pending[root], g) if root in pending else g
     order = nodes_from(roots)
+    on_arrival = arrivals.get()
+    uses = None if on_arrival is None else Counter(p for node in order for p in node.parents)  # those left to visit
     claimed: list[Leaf] = []
     written: dict[Leaf, Any] = {}  # claimed leaf -> its buffer, which holds the first gradient that reached the leaf
     try:
@@ -275,6 +278,11 @@ def _walk_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], ret
                 pending[parent] = result if earlier is None else parent.backend.add(earlier, result)
             if saves and not retain_graph:
                 free(node)
+            if uses is not None:
+                uses.subtract(parents)
+                for parent in parents:
+                    if parent in written and not uses[parent] and not (parent in pending or (parts and parent in parts)):
+                        on_arrival(parent)  # type: ignore[misc]
         for leaf, collected in parts.items() if parts else ():
             g = pending.get(leaf, written.get(leaf))
             pending[leaf] = with_parts(g, collected, leaf.backend)

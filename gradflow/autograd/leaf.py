@@ -6,6 +6,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from enum import Enum
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,14 @@ class GradientState(Enum):
 
 
 EMPTY, RESERVED, CLAIMED, IN_BUFFER, ELSEWHERE = GradientState
+
+
+arrivals: ContextVar[Callable[[Leaf], None] | None] = ContextVar("gradflow_arrivals", default=None)
+"""What a backward pass of this context calls with each leaf whose buffer holds the whole gradient of the pass, or None.
+
+It is called during the pass, as soon as no other operation adds to the gradient. Leaves whose gradient is not written
+straight to their buffer are left out.
+"""
 
 
 class GradientSlot(Memory):

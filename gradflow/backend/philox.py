@@ -89,24 +89,25 @@ class RandomKernels(KernelBase):
         return self.reshape(self.stack(c, axis=-1), (-1,))[:n]
 
     @kernel
-    def dropout(self, x: Array, p: float, key: int | None, counter: Any) -> tuple[Array, Any]:
+    def dropout(self, x: Array, p: float, key: int | None, counter: Any, skip: int = 0) -> tuple[Array, Any]:
         """x / (1 - p) where kept, 0 where dropped (with probability p in [0, 1)); and the mask as the residual.
 
-        Element i (in C order) is kept if the 32-bit half i % 2 (the low half first) of word i // 2 of `random_bits` is
-        at least `dropout_threshold(p)`, about p * 2^32. key, counter: as for `random_bits`. Srivastava et al. 2014,
-        "Dropout", scaled during training. If `uint64_works` is false, the default computes the mask by NumPy on the
-        host.
+        Element i (in C order) is kept if the 32-bit half j % 2 (the low half first) of word j // 2 of `random_bits` is
+        at least `dropout_threshold(p)`, about p * 2^32, for j = i + skip. key, counter: as for `random_bits`. skip: from
+        0 to 7, the elements of a larger array that come before x in its first block (default 0). Srivastava et al.
+        2014, "Dropout", scaled during training. If `uint64_works` is false, the default computes the mask by NumPy on
+        the host.
         """
-        n = math.prod(x.shape)
+        n = skip + math.prod(x.shape)
         if not self.uint64_works:
-            host = _words_of_host(self, key, counter, (n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n]
+            host = _words_of_host(self, key, counter, (n + 1) // 2).astype("<u8", copy=False).view("<u4")[skip:n]
             mask = self.from_host((host >= dropout_threshold(p)).reshape(x.shape))
             return self.dropout_backward(x, mask, p), mask
         words = self.random_bits(key, counter, (n + 1) // 2)
         u64 = self.dtypes["uint64"]
         low = self.bitwise_and(words, self.full((), 0xFFFFFFFF, dtype=u64))
         high = self.bitwise_right_shift(words, self.full((), 32, dtype=u64))
-        halves = self.reshape(self.stack([low, high], axis=-1), (-1,))[:n]
+        halves = self.reshape(self.stack([low, high], axis=-1), (-1,))[skip:n]
         keep = self.greater_equal(halves, self.full((), dropout_threshold(p), dtype=u64))
         mask = self.reshape(keep, x.shape)
         return self.dropout_backward(x, mask, p), mask
@@ -117,10 +118,10 @@ class RandomKernels(KernelBase):
         """g / (1 - p) where the mask is true, 0 elsewhere, as a new array."""
         return self.where(mask, self.multiply(g, 1.0 / (1.0 - p)), 0.0)
 
-    def dropout_factors(self, like: Any, p: float, key: int | None, counter: Any) -> Array:
+    def dropout_factors(self, like: Any, p: float, key: int | None, counter: Any, skip: int = 0) -> Array:
         """The factors, 0 or 1 / (1 - p), by which `dropout` multiplies an array with the shape and dtype of `like`.
 
         For half floats the factors are float32, since 1 / (1 - p) may be too large for float16.
         """
         dtype = self.single if like.dtype in self.half_dtypes else like.dtype
-        return self.dropout(self.ones(like.shape, dtype=dtype), p, key, counter)[0]
+        return self.dropout(self.ones(like.shape, dtype=dtype), p, key, counter, *[skip] * (skip > 0))[0]

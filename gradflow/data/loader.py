@@ -16,6 +16,7 @@ from gradflow.backend.registry import DeviceLike
 from gradflow.data.checks import SetOnce, check_finite, fingerprint, host_array, weights_of
 from gradflow.data.streaming import streamed
 from gradflow.ops.transfer import native_dtype
+from gradflow.random.shares import Share, share_of
 
 _GATHERED = 1 << 18
 """The largest number of elements that are gathered at once, for several batches."""
@@ -90,6 +91,7 @@ class Batches(SetOnce):
         self.generator = generator
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self._ranks: tuple[int, int] | None = None
         self._results: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -120,6 +122,20 @@ class Batches(SetOnce):
         vars(other).update(shuffle=False, drop_last=False)
         return other
 
+    def shared(self, rank: int, size: int) -> Batches:
+        """Return batches of the same data, which is not copied: of each batch, the share of one of `size` ranks.
+
+        Every rank draws the order of the whole epoch, so that all have the same without exchanging it.
+        """
+        other = copy.copy(self)
+        vars(other).update(_ranks=(rank, size))
+        return other
+
+    def share(self, number: int) -> Share:
+        """The share of batch `number` of an epoch that `epoch` has: the whole batch, unless the batches are `shared`."""
+        total = min(self.batch_size, self.samples - number * self.batch_size)
+        return share_of(total, *self._ranks or (0, 1))
+
     def __iter__(self) -> Iterator[tuple[gf.Tensor, ...]]:
         return self.epoch()
 
@@ -139,9 +155,14 @@ class Batches(SetOnce):
         batch_elements = self.batch_size * sum(x.size for x in data) // len(self.inputs)
         step = self.batch_size * max(1, _GATHERED // max(1, batch_elements))  # slicing is cheaper than gathering
         parts = [slice(i, min(i + step, self.samples)) for i in range(start, self.samples, step)]
+        if self._ranks is not None:
+            parts = [self._positions(i) for i in range(index(first), len(self))]
         if self.kept == "host":
             rows = None if order is None else order.backend.host_values(order.array)
-            return self._sliced(streamed(gf.get_backend(self.device), data, rows, parts))
+            streaming = streamed(gf.get_backend(self.device), data, rows, parts)
+            return self._sliced(streaming) if self._ranks is None else streaming
+        if self._ranks is not None:
+            return (self._rows(data, order, part) for part in parts)
         if order is not None:
             return self._gathered(order, parts)
         return self._sliced(tuple(x[part] for x in data) for part in ([slice(start, self.samples)] if parts else []))
@@ -160,6 +181,15 @@ class Batches(SetOnce):
     def on_device(self) -> tuple[gf.Tensor, ...] | None:
         """The tensors that batches are gathered from: inputs, targets and weights; None if they are on the host."""
         return tuple(self._data().values()) if self.kept == "device" else None
+
+    def _positions(self, number: int) -> slice:
+        """The positions in an epoch of the share of a batch."""
+        share, start = self.share(number), number * self.batch_size
+        return slice(start + share.first, start + share.first + share.rows)
+
+    def _rows(self, data: list[gf.Tensor], order: gf.Tensor | None, part: slice) -> tuple[gf.Tensor, ...]:
+        """The samples at some positions of an epoch."""
+        return tuple(x[part] if order is None else x[order[part]] for x in data)
 
     def _gathered(self, order: gf.Tensor, parts: list[slice]) -> Iterator[tuple[gf.Tensor, ...]]:
         """The batches of each part of an order; they share no memory."""

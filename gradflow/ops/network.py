@@ -25,6 +25,7 @@ from gradflow.ops.table import (
     with_arrays,
 )
 from gradflow.random.generator import Generator, default_generator
+from gradflow.random.shares import current_share
 from gradflow.shapes import check_broadcast, integers
 from gradflow.tensor import Tensor
 
@@ -334,10 +335,13 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Generat
         return x
     generator = default_generator if generator is None else generator
     x = floating(x)
-    key, counter = generator.draw((x.size + 1) // 2)
-    return apply(_DROPOUT, (x,), {"p": float(p), "key": key, "counter": counter})
+    share = current_share.get()
+    if share is None:
+        key, counter = generator.draw((x.size + 1) // 2)
+        return apply(_DROPOUT, (x,), {"p": float(p), "key": key, "counter": counter})
+    return apply(_DROPOUT, (x,), {"p": float(p), **share.draw(generator, x.shape, x.size)})
 
 
-def dropout_factors(like: Any, p: float, key: int, counter: int) -> Tensor:
+def dropout_factors(like: Any, p: float, key: int, counter: int, skip: int = 0) -> Tensor:
     """The factors by which `dropout` multiplies a tensor like `like`: see `Backend.dropout_factors`."""
-    return Tensor(like.backend.dropout_factors(like, p, key, counter), like.backend)
+    return Tensor(like.backend.dropout_factors(like, p, key, counter, *[skip] * (skip > 0)), like.backend)

@@ -53,10 +53,11 @@ class Generator:
         return self
 
     @opaque_call
-    def draw(self, words: int) -> tuple[Any, Any]:
+    def draw(self, words: int, skipped: int = 0) -> tuple[Any, Any]:
         """Reserve that many 64-bit words; returns the key and counter to pass to `Backend.random_bits`.
 
-        Integers; for a graph that is captured, None and the array with both.
+        Integers; for a graph that is captured, None and the array with both. skipped: how many blocks of 4 words are
+        before those that the counter is for (default 0).
         """
         with graphs.counter_lock:
             key, counter = self.key, self.counter
@@ -64,10 +65,10 @@ class Generator:
         used = _used.get()
         if used is not None:
             used.setdefault(self, (key, counter))
-        rows = current_rows()
+        rows, at = current_rows(), (counter + skipped) % (1 << _COUNTER_BITS)
         if rows is not None:
-            return None, rows.array(_Drawn(self, (words + 3) // 4), _philox_words(key, counter))
-        return key, counter
+            return None, rows.array(_Drawn(self, (words + 3) // 4, skipped), _philox_words(key, at))
+        return key, at
 
     def _stepped(self) -> Iterator[tuple[Any, str]]:
         """The attribute that drawing changes: see `gradflow.replay.host_state`."""
@@ -98,13 +99,13 @@ class _Drawn(Source):
 
     dtype = "uint64"
 
-    def __init__(self, generator: Generator, blocks: int) -> None:
-        self.generator, self.blocks = generator, blocks
+    def __init__(self, generator: Generator, blocks: int, skipped: int) -> None:
+        self.generator, self.blocks, self.skipped = generator, blocks, skipped
 
     def begin(self, sources: Sequence[Source]) -> int:
         own = [x for x in sources if isinstance(x, _Drawn) and x.generator is self.generator]
         self.start = self.generator.counter
-        self.first = self.start + sum(x.blocks for x in own[: own.index(self)])
+        self.first = self.start + self.skipped + sum(x.blocks for x in own[: own.index(self)])
         self.stride = sum(x.blocks for x in own)
         self.key = self.generator.key
         return MAX_AHEAD

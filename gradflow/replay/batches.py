@@ -20,6 +20,7 @@ from gradflow.backend.graphs import current_rows
 from gradflow.backend.registry import current_device, get_backend
 from gradflow.interception import measured, recorders
 from gradflow.ops import stack
+from gradflow.random.shares import current_share
 from gradflow.replay.plan import Plan
 from gradflow.replay.program import Program, Replayable
 from gradflow.tensor import Tensor
@@ -300,7 +301,7 @@ def _valid(plan: Plan) -> Program | None:
 
 def modes() -> tuple[Any, ...]:
     """The modes that a step depends on."""
-    return is_grad_enabled(), autocast_dtype.get(), get_matmul_precision()
+    return is_grad_enabled(), autocast_dtype.get(), get_matmul_precision(), current_share.get()
 
 
 def _modes() -> tuple[Any, ...]:

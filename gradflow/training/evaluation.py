@@ -10,11 +10,13 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.data import Batches
+from gradflow.distributed import Communicator
 from gradflow.interception import temporary_change
 from gradflow.random.generator import restored
 from gradflow.training.checks import check_embedded, check_labels, generators_of
 from gradflow.training.metrics import Metrics
 from gradflow.training.objective import Loss, Objective, divides_by_weights
+from gradflow.training.shares import Shares
 
 Partial = tuple[gf.Tensor, ...]
 """What the metrics need of a batch; see `Metrics.partial`."""
@@ -52,7 +54,8 @@ class Tally:
         self._losses, self._partials = [], []
 
     def _join_all(self) -> None:
-        self._joined = [tuple(gf.concat(parts) for parts in zip(*self._joined, strict=True))]
+        losses, partial = _concatenated(self._joined)
+        self._joined = [(losses, *partial)]
 
     def results(self) -> tuple[gf.Tensor | None, Partial]:
         """The losses of the batches, (batches,), and what the metrics need; None and () without batches."""
@@ -70,11 +73,38 @@ def _wide(losses: gf.Tensor) -> gf.Tensor:
     return losses if losses.dtype is gf.float64 else gf.astype(losses, "float32")
 
 
+class SharedTally(Tally):
+    """A tally of the batches of which several ranks compute a share each.
+
+    shares: those of this rank. losses, partial: what is known of the first batches as a whole.
+
+    `results` exchanges what has been added since, so all ranks call it at the same time.
+    """
+
+    def __init__(self, shares: Shares, losses: gf.Tensor | None = None, partial: Partial = ()) -> None:
+        super().__init__()
+        self._shares, self._whole = shares, [] if losses is None else [(losses, *partial)]
+
+    def results(self) -> tuple[gf.Tensor | None, Partial]:
+        losses, partial = super().results()
+        if losses is not None:
+            first = sum(len(known[0]) for known in self._whole)
+            self._whole.append(self._shares.joined(first, losses, partial))
+            self._joined = []
+        return _concatenated(self._whole) if self._whole else (None, ())
+
+
+def _concatenated(several: Sequence[tuple[gf.Tensor, ...]]) -> tuple[gf.Tensor, Partial]:
+    losses, *partial = [gf.concat(parts) for parts in zip(*several, strict=True)]
+    return losses, tuple(partial)
+
+
 class Figures:
     """How the figures of batches are computed: with their `objective` and their `metrics`.
 
     model: whose outputs are tried for two samples, see `trial`. loss, batches, class_weights: see `Objective`.
     names: see `Metrics`.
+    communicator: of the ranks that compute a share of each batch (default None: one process computes all).
 
     Raises TypeError or ValueError for batches that the model does not take, targets that do not fit the outputs, a loss
     that is not one number, and labels out of range; IndexError for indices that an `Embedding` lacks. On a GPU, kernels
@@ -88,6 +118,7 @@ class Figures:
         batches: Batches,
         names: Sequence[str] = (),
         class_weights: Sequence[float] | None = None,
+        communicator: Communicator | None = None,
     ) -> None:
         self.batches = batches
         self.objective = Objective(loss, batches, class_weights)
@@ -108,15 +139,24 @@ class Figures:
             got = f"{value.dtype} of shape {value.shape}" if isinstance(value, gf.Tensor) else type(value).__name__
             raise ValueError(f"the loss must be one floating-point number, averaged over the batch; got {got}")
         self.loss_dtype = value.dtype
+        self.shares: Shares | None = None
+        """What this rank computes, if there are several."""
+        if communicator is not None:
+            self.shares = Shares(communicator, batches, [x.shape[0] != len(targets) for x in self.partial])
+            self.batches = self.shares.batches
         self.flagged = False
         """Whether the flag of the device was up when results were last read."""
+
+    def new_tally(self, losses: gf.Tensor | None = None, partial: Partial = ()) -> Tally:
+        """A tally that has the results of some batches already."""
+        return Tally(losses, partial) if self.shares is None else SharedTally(self.shares, losses, partial)
 
     def tally(self, model: gf.nn.Module) -> Tally:
         """The results of an epoch in evaluation mode. Random generators stay as they were."""
         return contextvars.copy_context().run(self._tally, model)  # also an interrupt leaves no mode set
 
     def _tally(self, model: gf.nn.Module) -> Tally:
-        tally = Tally()
+        tally = self.new_tally()
         with without_draws(model), evaluating(model):
             for inputs, targets, *weights in self.batches:
                 outputs = model(inputs)
@@ -140,8 +180,11 @@ class Figures:
         return total / sum(self.sizes), self.metrics.figures([partial])
 
 
-def check_adds_up(model: gf.nn.Module, figures: Figures) -> None:
-    """Raise ValueError unless the loss of a union of batches is the mean of their losses. Tries some samples."""
+def check_adds_up(model: gf.nn.Module, figures: Figures, needed: str = "accumulate") -> None:
+    """Raise ValueError unless the loss of a union of batches is the mean of their losses. Tries some samples.
+
+    needed: what needs it (default "accumulate").
+    """
     tried = trial(model, figures.batches, 16)
     n = len(tried[0])
     parts = [slice(0, n), slice(0, (n + 2) // 3), slice((n + 2) // 3, n)]
@@ -157,7 +200,7 @@ def check_adds_up(model: gf.nn.Module, figures: Figures) -> None:
         reason = f"this one is {whole / n:.4g} for {n} samples, but {apart / n:.4g} on average for two parts of them"
     if reason:
         raise ValueError(
-            f"accumulate needs a loss whose mean over a union of batches is the mean of theirs; {reason}. For weights "
+            f"{needed} needs a loss whose mean over a union of batches is the mean of theirs; {reason}. For weights "
             "of classes, pass class_weight to the Trainer instead"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -27,20 +27,25 @@ class Progress:
     applied: the steps of the optimizer before the epoch: fewer than `step` says if some were skipped.
 
     Of what runs now, and not saved:
+    new_tally: makes the tally of an epoch.
     torn: whether weights may be half changed. since: the time from which on nothing is counted in `seconds` yet.
     """
 
+    new_tally: Callable[..., Tally] = Tally
     step: int = 0
     history: list[Epoch] = field(default_factory=list)
     best: Epoch | None = None
     best_weights: dict[str, gf.Tensor] | None = None
     batches: int = 0
-    tally: Tally = field(default_factory=Tally)
+    tally: Tally = field(init=False)
     seconds: float = 0.0
     order: tuple[int, int] | None = None
     applied: int = 0
     torn: bool = False
     since: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.tally = self.new_tally()
 
     def count_time(self) -> None:
         """Count the time until now."""
@@ -66,7 +71,7 @@ class Progress:
         self.history.append(epoch)
         if is_best:
             self.best, self.best_weights = epoch, weights
-        self.batches, self.tally, self.seconds, self.order = 0, Tally(), 0.0, None
+        self.batches, self.tally, self.seconds, self.order = 0, self.new_tally(), 0.0, None
 
     def tree(self) -> dict[str, Any]:
         """A tree for `gradflow.save`."""
@@ -93,17 +98,19 @@ class Progress:
         batches: int,
         accumulate: int,
         partials: Sequence[gf.Tensor],
+        new_tally: Callable[..., Tally] = Tally,
     ) -> Progress:
         """What `tree` returned, on a device. The other arguments are what it must fit.
 
         weights: the state dict of the model. batches: those of an epoch. partials: what the metrics need of a batch.
+        new_tally: makes a tally that has some results already.
 
         Raises ValueError for what it cannot have returned.
         """
         done = count(tree, "batches")
         if done > batches or (done % accumulate and done != batches):
             raise damaged("batches", done)
-        tally = Tally()
+        tally = new_tally()
         if done:
             losses = tensor_of("losses", tree.get("losses"), (done,), ("float32", "float64"))
             given = listed(tree, "partials")
@@ -112,7 +119,7 @@ class Progress:
             for x, like in zip(given, partials, strict=True):
                 rows = x.shape[:1] if isinstance(x, gf.Tensor) else ()
                 tensor_of("partials", x, (*rows, *like.shape[1:]), (like.dtype.name,))
-            tally = Tally(losses.to(device=device), tuple(x.to(device=device) for x in given))
+            tally = new_tally(losses.to(device=device), tuple(x.to(device=device) for x in given))
         history = history_of(tree)
         best, kept = tree.get("best"), None
         if best is not None:
@@ -129,7 +136,9 @@ class Progress:
         if type(seconds) is not float or not seconds >= 0.0:
             raise damaged("seconds", seconds)
         step, applied = count(tree, "step"), count({"applied": 0, **tree}, "applied")
-        return cls(step, history, history[best - 1] if best else None, kept, done, tally, seconds, order, applied)
+        made = cls(new_tally, step, history, history[best - 1] if best else None, kept, done, seconds, order, applied)
+        made.tally = tally
+        return made
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {"int": int, "float": float, "float | None": (float, type(None))}

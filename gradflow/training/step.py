@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import gradflow as gf
 from gradflow import nn
 from gradflow.data import Batches
+from gradflow.distributed.reduction import GradientReduction
 from gradflow.interception import opaque_call
 from gradflow.optim import Optimizer, clip_grad_norm_
 from gradflow.optim.averaging import WeightAverage
@@ -37,6 +39,7 @@ class TrainingStep:
     precision: in which dtype to compute.
     capture: whether to capture `whole` and `gradient`.
     batches: those of an epoch with a step each, or None.
+    reduction: what sums the gradients over ranks, or None.
 
     `whole` and `gradient` return the loss and the result of `partial_of`, without a graph. `scale` is a factor of the
     gradient, a tensor of shape (). `run` does several steps at once, where the device gains from it, else it is None.
@@ -54,6 +57,7 @@ class TrainingStep:
         precision: Precision,
         capture: bool,
         batches: Batches | None,
+        reduction: GradientReduction | None = None,
     ) -> None:
         mode, scaler = precision.mode, precision.scaler
 
@@ -67,6 +71,8 @@ class TrainingStep:
             return loss.detach(), partial_of(outputs.detach(), targets, weights)
 
         def update() -> None:
+            if reduction is not None:
+                reduction.finish()
             if clip_norm is not None:
                 if scaler is not None:
                     scaler.unscale_(optimizer)
@@ -79,9 +85,10 @@ class TrainingStep:
             if average is not None:
                 average.update()
 
-        def whole(*batch: gf.Tensor) -> tuple[gf.Tensor, Partial]:
+        def whole(*batch: gf.Tensor, **scale: gf.Tensor) -> tuple[gf.Tensor, Partial]:
             optimizer.zero_grad()
-            results = gradient(*batch)
+            with contextlib.nullcontext() if reduction is None else reduction.during_backward():
+                results = gradient(*batch, **scale)
             update()
             return results
 

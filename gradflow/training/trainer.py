@@ -15,10 +15,12 @@ from typing import Any
 import gradflow as gf
 from gradflow.data import Batches
 from gradflow.data.checks import SetOnce
+from gradflow.distributed import Communicator
+from gradflow.distributed.reduction import GradientReduction
 from gradflow.environment import delayed_interrupts
 from gradflow.optim.averaging import WeightAverage
 from gradflow.saving import load, save
-from gradflow.training import checks, finiteness, trainer_state
+from gradflow.training import checks, finiteness, ranks, trainer_state
 from gradflow.training.bar import Bar, tqdm
 from gradflow.training.epoch import Epoch, Step
 from gradflow.training.evaluation import Figures, check_adds_up, naming, trial
@@ -56,6 +58,8 @@ class Trainer(SetOnce):
     capture: whether to replay the step (see `gradflow.capture`). "auto" (default) does so if the model and the loss are
         made of gradflow's own, since a replay does not run a user's Python.
     progress: whether to show a bar within each epoch (default False; it needs tqdm, of the extra `train`).
+    communicator: of the processes that train together, such as `gradflow.distributed.world()`: each has all data, and
+        computes its share of each batch (default None: one process). All have the same figures; rank 0 writes files.
 
     `history` has the finished epochs, `best` is the best of them or None; `captures` says whether steps are captured.
     The arguments are attributes, which are set once; hyperparameters can change, in `optimizer.param_groups`.
@@ -99,6 +103,7 @@ class Trainer(SetOnce):
         autocast: str | None = None,
         capture: bool | str = "auto",
         progress: bool = False,
+        communicator: Communicator | None = None,
     ) -> None:
         check_loss(loss)
         checks.check_parts(model, optimizer, train, validation, accumulate)
@@ -109,7 +114,8 @@ class Trainer(SetOnce):
         if progress:
             tqdm()
         self.model, self.loss, self.optimizer, self.train, self.validation = model, loss, optimizer, train, validation
-        self.monitor, self.clip_norm, self.accumulate, self.progress = monitor, clip_norm, index(accumulate), progress
+        self.monitor, self.clip_norm, self.accumulate = monitor, clip_norm, index(accumulate)
+        self.communicator, self.progress = communicator, progress and (communicator is None or not communicator.rank)
         self.captures = capture is True or (capture == "auto" and is_own(model, loss))
         self.metrics = names
         self._precision = Precision(autocast, train.device)
@@ -117,14 +123,17 @@ class Trainer(SetOnce):
         with self._precision.mode:
             self._try(class_weight)
         self._average = None if average is None else WeightAverage(optimizer, average, self.scaler)
+        if communicator is not None:
+            ranks.join(self, communicator)
         objective, metrics_on_train = self._on_train.objective, self._on_train.metrics
         self._step = TrainingStep(
             model, objective, optimizer, metrics_on_train.partial, clip_norm, self._average, self._precision,
-            self.captures, train if self.accumulate == 1 else None,
+            self.captures, train if self.accumulate == 1 and communicator is None else None,
+            None if communicator is None else GradientReduction(communicator, optimizer),
         )  # fmt: skip
         finiteness.watch_device(train.device)
         self._updates = Updates(self._step, self._on_train, self.accumulate)
-        self._progress = Progress()
+        self._progress = Progress(self._on_train.new_tally)
         self._bar = Bar(len(train))
         self._watch: Watch | None = None
 
@@ -137,13 +146,17 @@ class Trainer(SetOnce):
         """The weight of each class, or None."""
         names = self.metrics
         on_train = names if validation is None else [name for name in names if name in ON_DEVICE]
-        self._on_train = Figures(model, loss, train, on_train, self.class_weights)
+        self._on_train = Figures(model, loss, train, on_train, self.class_weights, self.communicator)
         self._on_validation = None
         if validation is not None:
             with naming("validation"):
-                self._on_validation = Figures(model, loss, validation.in_order(), names, self.class_weights)
+                self._on_validation = Figures(
+                    model, loss, validation.in_order(), names, self.class_weights, self.communicator
+                )
         if self.accumulate > 1:
             check_adds_up(model, self._on_train)
+        elif self.communicator is not None and self.communicator.size > 1:
+            check_adds_up(model, self._on_train, "training by several ranks")
 
     # ------------------------------------------------------------------ where it stands
 
@@ -254,6 +267,8 @@ class Trainer(SetOnce):
     def _finish(self) -> Epoch:
         """Validate, read the figures of the epoch, keep the weights if they are the best, and start the next epoch."""
         progress, number = self._progress, self.epoch + 1
+        if self.communicator is not None:
+            ranks.check_generators(self, self.communicator)
         rate = self.optimizer.param_groups[0]["lr"]
         rate = float(rate(max(0, self.optimizer.steps - 1)) if callable(rate) else rate)
         if self._watch is not None:
@@ -364,9 +379,12 @@ class Trainer(SetOnce):
         """Write all that is needed to go on with the same bits to a file, which is then whole; see `gradflow.save`.
 
         At any step, in the middle of an epoch, too. Of random generators, it has the default one, that of `train` and
-        those that are attributes of modules. Raises RuntimeError after a step that was interrupted.
+        those that are attributes of modules. With a communicator, all ranks call it, and rank 0 writes the file.
+        Raises RuntimeError after a step that was interrupted.
         """
-        save(path, self.state_dict())
+        state = self.state_dict()
+        if self.communicator is None or not self.communicator.rank:
+            save(path, state)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from the state in a file, which a trainer with the same arguments saved, here or on another device.

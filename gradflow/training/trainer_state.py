@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def collect(trainer: Trainer) -> dict[str, Any]:
     """The state as a tree for `gradflow.save`, in which nothing changes later."""
     return {
-        "run": _run(trainer),
+        "run": run_of(trainer),
         "model": trainer.model.state_dict(),
         "trainable": [name for name, p in trainer.model.named_parameters() if p.requires_grad],
         "training": [name for name, module in trainer.model.named_modules() if module.training],
@@ -34,7 +34,7 @@ def restore(trainer: Trainer, state: Any) -> None:
     """Go on from a state that `collect` returned. Checks everything before anything changes; raises ValueError."""
     if not isinstance(state, Mapping) or not isinstance(state.get("run"), dict):
         raise ValueError("this is not the state of a trainer: it is what Trainer.save writes to a file")
-    _check_same(state["run"], _run(trainer))
+    check_same(state["run"], run_of(trainer), "the saved state is of another run: {} was {}, and is {} here")
     own = trainer.model._state()
     weights = weights_of("model", state.get("model"), own)
     parameters, modules = dict(trainer.model.named_parameters()), dict(trainer.model.named_modules())
@@ -50,8 +50,9 @@ def restore(trainer: Trainer, state: Any) -> None:
         raise damaged("generators", state["generators"])
     figures = trainer._on_train
     progress = Progress.from_tree(
-        part(state, "progress"), trainer.train.device, own, len(figures.sizes), trainer.accumulate, figures.partial
-    )
+        part(state, "progress"), trainer.train.device, own, len(figures.sizes), trainer.accumulate, figures.partial,
+        figures.new_tally,
+    )  # fmt: skip
     watch, watched = trainer._watch, None if state.get("watch") is None else part(state, "watch")
     if watched is not None and watch is None:  # the run was watched, so it is from here on
         watch = trainer._new_watch()
@@ -98,7 +99,7 @@ def _generators(trainer: Trainer) -> Any:
     return generators_of(trainer.model, trainer.train)
 
 
-def _run(trainer: Trainer) -> dict[str, Any]:
+def run_of(trainer: Trainer) -> dict[str, Any]:
     """What two runs have in common if one goes on with the state of the other."""
     model, groups, train, validation = trainer.model, trainer.optimizer.param_groups, trainer.train, trainer.validation
     places = [*map(id, generator_places(model, train))]
@@ -126,12 +127,12 @@ def _run(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _check_same(saved: dict[str, Any], own: dict[str, Any]) -> None:
-    """Raise ValueError for the first difference between two runs."""
+def check_same(saved: dict[str, Any], own: dict[str, Any], message: str) -> None:
+    """Raise ValueError for the first difference between two runs: the message with its name and both values."""
     for name, value in own.items():
         if saved.get(name) != value:
             before = saved.get(name)
             if isinstance(before, dict) and isinstance(value, dict):
                 keys = [k for k in [*before, *value] if before.get(k) != value.get(k)]
                 name, before, value = f"{name}: {keys[0]}", before.get(keys[0]), value.get(keys[0])
-            raise ValueError(f"the saved state is of another run: {name} was {before!r}, and is {value!r} here")
+            raise ValueError(message.format(name, repr(before), repr(value)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ import gradflow as gf
 from gradflow.data import Batches
 from gradflow.dtypes import promote
 from gradflow.random.generator import default_generator, restored
+from gradflow.random.shares import sharing
 from gradflow.replay.batches import RunningEpoch
 from gradflow.training.evaluation import Figures
 from gradflow.training.progress import Progress
@@ -27,9 +29,10 @@ class Updates:
         self._step, self._accumulate = step, accumulate
         self._train: Batches = figures.batches
         self._sizes, self._loss_dtype = figures.sizes, figures.loss_dtype
+        self._shares = figures.shares
         if step.scales_loss:  # a scaled loss is at least float32
             self._loss_dtype = promote(self._loss_dtype, gf.float32)
-        self._shares: dict[float, gf.Tensor] = {}
+        self._parts: dict[float, gf.Tensor] = {}
         self._batches: Iterator[tuple[gf.Tensor, ...]] | None = None  # what is left of the epoch
 
     def forget(self) -> None:
@@ -60,6 +63,10 @@ class Updates:
                 if several is not None:
                     return several
                 loss, partial = batches.single()
+            elif self._shares is not None:
+                [scale] = self._scales(progress.batches)
+                with sharing(self._shares.of(progress.batches)):
+                    loss, partial = self._step.whole(*next(batches), scale=scale)
             else:
                 loss, partial = self._step.whole(*next(batches))
             progress.tally.add(loss, partial)
@@ -85,8 +92,9 @@ class Updates:
         """Do one optimizer step with the gradient of the union of several batches, and return their losses."""
         losses, scales = [], self._scales(progress.batches)
         self._step.zero_grad()
-        for scale in scales:
-            loss, partial = self._step.gradient(*next(batches), scale=scale)
+        for i, scale in enumerate(scales, progress.batches):
+            with contextlib.nullcontext() if self._shares is None else sharing(self._shares.of(i)):
+                loss, partial = self._step.gradient(*next(batches), scale=scale)
             progress.tally.add(loss, partial)
             losses.append(loss)
         self._step.update()
@@ -95,16 +103,21 @@ class Updates:
 
     def union(self, progress: Progress, losses: list[gf.Tensor]) -> gf.Tensor:
         """The loss of the union of the last batches."""
-        if len(losses) == 1:
+        if len(losses) == 1 and self._shares is None:
             return losses[0]
-        return functools.reduce(gf.add, map(gf.multiply, losses, self._scales(progress.batches - len(losses))))
+        loss = functools.reduce(gf.add, map(gf.multiply, losses, self._scales(progress.batches - len(losses))))
+        return loss if self._shares is None else self._shares.loss(loss)
 
     def _scales(self, first: int) -> list[gf.Tensor]:
-        """The share of each batch in the union of a step that begins with batch `first`, on the device."""
+        """The part of each batch in the union of a step that begins with batch `first`, on the device.
+
+        Of several ranks, each has a part of each batch.
+        """
         sizes = self._sizes[first : first + self._accumulate]
-        for share in {n / sum(sizes) for n in sizes} - self._shares.keys():
-            self._shares[share] = gf.tensor(share, self._loss_dtype, self._train.device)
-        return [self._shares[n / sum(sizes)] for n in sizes]
+        own = sizes if self._shares is None else [self._shares.of(first + i).counted for i in range(len(sizes))]
+        for part in {n / sum(sizes) for n in own} - self._parts.keys():
+            self._parts[part] = gf.tensor(part, self._loss_dtype, self._train.device)
+        return [self._parts[n / sum(sizes)] for n in own]
 
     def _open(self, progress: Progress) -> Iterator[tuple[gf.Tensor, ...]]:
         """The batches of the epoch that are left, in the order that was drawn when it began."""

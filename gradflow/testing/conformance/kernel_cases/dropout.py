@@ -28,6 +28,13 @@ def dropout_cases() -> list[Case]:
         )  # fmt: skip
         mask = np.asarray(np.random.default_rng(24).random(shape) >= p)
         cases.append(Case("dropout_backward", f"{name_of(shape)}-{p}", (x, mask, p)))
+    for shape, skip in itertools.product([(), (1,), (7,), (3, 5), (0, 5), (2049,)], [1, 5, 7]):
+        cases.append(
+            Case(
+                "dropout", f"{name_of(shape)}-from-{skip}", (normal(shape, 23), 0.5, KEY, 2**64 - 3, skip),
+                call=lambda B, *arguments: B.dropout(*arguments),
+            )
+        )  # fmt: skip
     half = int(np.random.Philox(key=KEY, counter=3).random_raw(2)[1]) & 0xFFFFFFFF  # element 2 is at the threshold
     cases.append(
         Case(
