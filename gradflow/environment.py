@@ -141,6 +141,12 @@ def imported_extra(module: str, package: str, extra: str, what: str = "this") ->
         raise ModuleNotFoundError(f"{needed}; {to_install(extra)}", name=error.name) from None
 
 
+def launched_processes() -> int:
+    """How many processes a launcher such as `mpiexec` has started together, this one included; 1 without a launcher."""
+    told = [os.environ.get(name, "") for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")]  # MPICH, Intel MPI; Open MPI
+    return max([int(n) for n in told if n.isdigit()], default=1)
+
+
 def physical_memory() -> float:
     """The bytes of memory of this machine, infinity if unknown.
 

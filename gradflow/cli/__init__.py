@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import gradflow as gf
 from gradflow.backend.discovery import check_variables
-from gradflow.cli import agree, bench, compare, devices, evaluate, export, graph, predict, summary, train
+from gradflow.cli import agree, bench, compare, devices, evaluate, export, graph, predict, ranks, summary, train
 from gradflow.cli.output import (
     FAILED,
     INTERRUPTED,
@@ -160,7 +160,8 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _failed(message: str, status: int = FAILED) -> int:
-    print_error(message)
+    print_error(ranks.named(message))
+    ranks.end(status)
     return status
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.backend import ACTIVATIONS
 from gradflow.cli.options import add_no_header
 from gradflow.cli.output import FAILED, UsageError, print_error, print_note, print_warning, warnings_logged
+from gradflow.cli.ranks import together
 from gradflow.cli.train_progress import Progress
 from gradflow.data.built_in import DATASETS
 from gradflow.tables.choices import ENCODINGS, TARGETS, TASKS
@@ -29,6 +30,7 @@ from gradflow.training.runs.settings import (
 )
 
 if TYPE_CHECKING:
+    from gradflow.distributed import Communicator
     from gradflow.training.runs.results import Result
     from gradflow.training.runs.run import Run
 
@@ -122,6 +124,12 @@ def add_parser(commands: Any) -> None:
         help="between saves (1 before the first; then 1%% of the time goes to saving)",
     )
     add("--keep", action="store_true", help="keep checkpoint.safetensors at the end")
+    add(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="with mpiexec: without a sign of life from a process, after which all end (30)",
+    )
     add("--quiet", action="store_true", help="print only the last line, notes and errors")
 
     data = parser.add_argument_group("data").add_argument
@@ -271,20 +279,28 @@ def run(arguments: argparse.Namespace) -> int:
     from gradflow.training.runs.stopping import Stopping, reason
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings_logged())
-        run = _prepared(arguments)
+        communicator = stack.enter_context(together(arguments.timeout))
+        if communicator is None or not communicator.rank:
+            stack.enter_context(warnings_logged())
+        else:
+            arguments.quiet = True
+        run = _prepared(arguments, communicator)
+        stopping = Stopping(restore=not arguments.whole_process)
+        if not run.is_first:
+            with stopping, run:
+                for _ in run.steps(arguments.save_every, stopping):
+                    pass
+                run.leave(reason(run.stop), arguments.keep)
+            return 0
         progress = Progress(run, arguments)
-        stopping = stack.enter_context(Stopping(restore=not arguments.whole_process))
+        stack.enter_context(stopping)
         stack.enter_context(run)
         stack.callback(progress.close)
         progress.start()
-        stop = None
-        for step in run.steps(arguments.save_every):
+        for step in run.steps(arguments.save_every, stopping):
             progress.step(step)
-            stop = stopping.signal
-            if stop is not None:
-                break
         progress.close()
+        stop = run.stop
         result = run.finish(reason(stop), arguments.keep)
         if result.failed:
             print_error(_outcome(result))
@@ -304,7 +320,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0 if stop is None else 128 + stop
 
 
-def _prepared(arguments: argparse.Namespace) -> Run:
+def _prepared(arguments: argparse.Namespace, communicator: Communicator | None) -> Run:
     """Return the run that the arguments ask for. What can be wrong is told first, then that it starts.
 
     The line comes before slow imports, such as that of scikit-learn.
@@ -318,7 +334,7 @@ def _prepared(arguments: argparse.Namespace) -> Run:
         line = f"resuming {arguments.resume}"
     else:
         settings, recorded = _settings(arguments)
-        if arguments.out is not None:
+        if arguments.out is not None and (communicator is None or not communicator.rank):
             refuse_used(arguments.out)
         for path in (settings.dataset, settings.test_file, settings.validation_file):
             if path is not None and path not in DATASETS and not os.path.exists(path):
@@ -334,8 +350,8 @@ def _prepared(arguments: argparse.Namespace) -> Run:
 
     try:
         if arguments.resume is not None:
-            return Run.resumed(arguments.resume, **_given(arguments))
-        run = Run.new(settings, arguments.out)
+            return Run.resumed(arguments.resume, communicator, **_given(arguments))
+        run = Run.new(settings, arguments.out, communicator)
     except DeviceError as error:
         if arguments.device is None and (arguments.resume or arguments.config):
             raise UsageError(f"{error}; on a device of this machine: --device auto") from None

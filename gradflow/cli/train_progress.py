@@ -121,6 +121,8 @@ def _setup_lines(run: Run, arguments: argparse.Namespace) -> Iterator[str]:
     model = f"models: {plan.settings.ensemble}, each " if plan.settings.ensemble > 1 else "model: "
     half = f", products in {plan.settings.autocast}" if plan.settings.autocast else ""
     yield f"{model}{plan.inputs.prelude}{sizes}, {plan.settings.activation}, {parameters} parameters{half}"
+    if plan.communicator is not None:
+        yield f"processes: {plan.communicator.size}; each computes its share of a batch"
     yield f"folder: {run.folder}; Ctrl-C stops and saves"
     if arguments.resume is not None:
         yield f"from: {run.start}"

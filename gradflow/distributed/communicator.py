@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +49,10 @@ class Communicator(ABC):
     """The number of this process."""
     size: int
     """The number of processes."""
+    local_rank: int = 0
+    """The number of this process among those on its machine (default: it is alone there)."""
+    local_size: int = 1
+    """The number of processes on this machine."""
 
     @abstractmethod
     def start_sum(self, array: Array) -> Pending:
@@ -63,6 +68,10 @@ class Communicator(ABC):
     @abstractmethod
     def barrier(self) -> None:
         """Wait until all ranks have called this."""
+
+    def watching(self) -> AbstractContextManager[None]:
+        """A `with` around training, in which this rank may be watched: see `gradflow.distributed.world`."""
+        return nullcontext()
 
     # ------------------------------------------------------------------ made of these
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
@@ -14,25 +12,21 @@ import numpy as np
 from gradflow.distributed.communicator import Array, Communicator, Pending
 from gradflow.distributed.faults import Watch, end_for_missing, end_job, end_on_errors
 from gradflow.distributed.mpi import MPICommunicator
-from gradflow.environment import imported_extra
+from gradflow.environment import imported_extra, launched_processes, to_install
 
 TIMEOUT = 30.0
 """The seconds without a sign of life after which a job ends."""
-_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-"""Where launchers put the number of processes that they start: MPICH and Intel MPI; Open MPI; Slurm's srun."""
 
 
 class World(Communicator):
-    """All processes of a job: arrays on the host are exchanged by MPI, those on CUDA devices by NCCL.
-
-    `local_rank` is the number of this process on its machine. See `world`.
-    """
+    """All processes of a job: arrays on the host are exchanged by MPI, those on CUDA devices by NCCL. See `world`."""
 
     def __init__(self, mpi: Any, timeout: float) -> None:
         self._mpi, self._watch = mpi, Watch(timeout)
         self._host = MPICommunicator(mpi, timeout, functools.partial(end_for_missing, mpi), self._watch.alive)
         self.rank, self.size = self._host.rank, self._host.size
-        self.local_rank = int(mpi.COMM_WORLD.Split_type(mpi.COMM_TYPE_SHARED).Get_rank())
+        machine = mpi.COMM_WORLD.Split_type(mpi.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = machine.Get_rank(), machine.Get_size()
 
     @cached_property
     def _device(self) -> Communicator:
@@ -53,7 +47,7 @@ class World(Communicator):
         self._host.barrier()
 
     def watching(self) -> AbstractContextManager[None]:
-        """Print where this rank stands if it takes part in nothing for the timeout inside a `with`."""
+        """Inside a `with`, print where this rank stands if it takes part in nothing for the timeout."""
         return self._watch.watching()
 
     def end(self, status: int) -> None:
@@ -62,11 +56,6 @@ class World(Communicator):
 
     def __repr__(self) -> str:
         return f"World(rank={self.rank}, size={self.size})"
-
-
-def launched(environment: Mapping[str, str] = os.environ) -> int:
-    """Return how many processes a launcher such as `mpiexec` has started, this one included; 1 without one."""
-    return max([int(n) for name in _SIZES if (n := environment.get(name, "")).isdigit()], default=1)
 
 
 @functools.cache
@@ -87,10 +76,13 @@ def world(timeout: float = TIMEOUT) -> World:
     """
     if not timeout > 0:
         raise ValueError(f"the timeout is a number of seconds above 0; got {timeout!r}")
-    mpi = imported_extra("mpi4py.MPI", "mpi4py", "mpi", "training by several processes")
-    if mpi.COMM_WORLD.Get_size() == 1 < launched():
+    try:
+        mpi = imported_extra("mpi4py.MPI", "mpi4py", "mpi", "training by several processes")
+    except RuntimeError as error:  # mpi4py does not bring a library of MPI
+        raise RuntimeError(f"{str(error).splitlines()[0]}; the extra brings one: {to_install('mpi')}") from None
+    if mpi.COMM_WORLD.Get_size() == 1 < launched_processes():
         raise RuntimeError(
-            f"the launcher has started {launched()} processes, of which mpi4py sees one: it uses the library of another "
+            f"the launcher has started {launched_processes()} processes, of which mpi4py sees one: it uses the library of another "
             "MPI; start them with the mpiexec that belongs to it"
         )
     end_on_errors(mpi)

@@ -197,7 +197,7 @@ class Trainer(SetOnce):
         return self._epochs(checks.count("epochs", n))
 
     def _epochs(self, n: int) -> Iterator[Epoch]:
-        with contextlib.closing(self._bar):
+        with contextlib.closing(self._bar), self._watching():
             while self.epoch < n:
                 with delayed_interrupts() as interrupts, Work(self, interrupts) as work:
                     while not self._is_at_the_end() and not interrupts.pending:
@@ -215,6 +215,7 @@ class Trainer(SetOnce):
     def _steps(self, n: int) -> Iterator[Step]:
         with (
             contextlib.closing(self._bar),
+            self._watching(),
             delayed_interrupts() as interrupts,
         ):  # once: it takes as long as a short step
             while self.step < n or self._is_at_the_end():
@@ -227,6 +228,9 @@ class Trainer(SetOnce):
                 yield Step(self.step, number, loss, finished)
                 if work.pressed:
                     raise KeyboardInterrupt
+
+    def _watching(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.communicator is None else self.communicator.watching()
 
     def _is_at_the_end(self) -> bool:
         """Whether all batches of the epoch are done."""

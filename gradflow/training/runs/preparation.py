@@ -15,9 +15,11 @@ from typing import Any
 import gradflow as gf
 from gradflow.data import DATASETS, Batches, Part, Split
 from gradflow.data.splits import split as split_data
+from gradflow.distributed import Communicator
 from gradflow.environment import DISTRIBUTION, delayed_interrupts, physical_memory, to_install
+from gradflow.training.ranks import check_alike
 from gradflow.training.runs.inputs import Inputs, inputs_of
-from gradflow.training.runs.settings import Settings, SettingsError
+from gradflow.training.runs.settings import PLACES, Settings, SettingsError
 from gradflow.training.runs.sources import Data, load_data
 from gradflow.training.trainer import Trainer
 
@@ -48,6 +50,7 @@ class Plan:
     settings: with the device that was chosen, and absolute paths. reason: why it was chosen.
     dataset, split: the data, and its parts. data_hash: of all of it, in hex digits.
     notes: what is in the data and may be meant otherwise than it is taken.
+    communicator: of the processes that train together, or None.
     """
 
     settings: Settings
@@ -56,6 +59,7 @@ class Plan:
     split: Split
     data_hash: str
     notes: tuple[str, ...] = ()
+    communicator: Communicator | None = None
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -89,16 +93,22 @@ def require_extra() -> None:
             importlib.import_module(module)
 
 
-def resolve_device(settings: Settings) -> tuple[Settings, str]:
+def resolve_device(settings: Settings, local_rank: int = 0) -> tuple[Settings, str]:
     """Return the settings with the full name of an existing device, and one line that says why it was chosen.
+
+    local_rank: which of the processes on this machine this is (default 0): each has a GPU of its own, unless the
+        settings name one.
 
     Raises DeviceError, with the diagnosis, for a device that cannot be used.
     """
     if settings.device == "auto":
         device, reason = auto_device()
-        return replace(settings, device=str(device)), reason
+        if not local_rank or device.type == "cpu":
+            return replace(settings, device=str(device)), reason
+        settings = replace(settings, device=device.type)
+    name = settings.device if ":" in settings.device or not local_rank else f"{settings.device}:{local_rank}"
     try:
-        return replace(settings, device=str(gf.get_backend(settings.device).device)), "as requested"
+        return replace(settings, device=str(gf.get_backend(name).device)), "as requested"
     except (ValueError, gf.DeviceUnavailableError) as error:
         raise DeviceError(str(error)) from None
 
@@ -120,13 +130,15 @@ def with_absolute_paths(settings: Settings) -> Settings:
     return replace(settings, **paths)
 
 
-def plan(settings: Settings) -> Plan:
+def plan(settings: Settings, communicator: Communicator | None = None) -> Plan:
     """Return the plan of a run: choose its device, load its data and split it.
+
+    communicator: of the processes that train together (default None). They compare their settings and data.
 
     Raises SettingsError for a device that cannot be used here or lacks the dtype of `autocast`, and like `load` and
     `Dataset.split`.
     """
-    here, reason = resolve_device(settings)
+    here, reason = resolve_device(settings, 0 if communicator is None else communicator.local_rank)
     if settings.autocast is not None:
         try:
             gf.get_backend(here.device).native_dtype(settings.autocast)
@@ -149,8 +161,14 @@ def plan(settings: Settings) -> Plan:
         for data in own.values()
         if data.fingerprint == dataset.fingerprint
     ]
+    if communicator is not None:
+        own = {name: value for name, value in settings.to_dict().items() if name not in PLACES}
+        try:
+            check_alike(communicator, {"the setting": own, "the hash of the data": data_hash})
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
     once = tuple(dict.fromkeys(notes))  # a file that is given twice has the same notes twice
-    return Plan(with_absolute_paths(settings), reason, dataset, split, data_hash, once)
+    return Plan(with_absolute_paths(settings), reason, dataset, split, data_hash, once, communicator)
 
 
 def make_trainer(plan: Plan, member: int) -> Trainer:
@@ -188,6 +206,7 @@ def make_trainer(plan: Plan, member: int) -> Trainer:
         average=settings.average or None,
         class_weight=settings.class_weight,
         autocast=settings.autocast,
+        communicator=plan.communicator,
     )
 
 

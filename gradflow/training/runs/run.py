@@ -21,6 +21,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.data import DATASETS
+from gradflow.distributed import Communicator
 from gradflow.saving import load, to_bytes
 from gradflow.text import one_line, printable
 from gradflow.training.curves import run_png
@@ -44,6 +45,7 @@ from gradflow.training.runs.records import config_toml, environment, metrics_csv
 from gradflow.training.runs.results import Result, describe, report_data, result_of, result_table
 from gradflow.training.runs.settings import PLACES, Settings, SettingsError, check_places
 from gradflow.training.runs.stopping import Stopping, reason
+from gradflow.training.runs.turns import Turns
 from gradflow.training.threads import thread_limit
 
 _SHARE = 100
@@ -83,38 +85,48 @@ class Run:
         self.recorded: Mapping[str, Any] = {}
         self._out, self._folder = out, folder
         self._earlier_seconds, self._failure, self._saved = 0.0, "", _NOTHING
+        communicator = self.plan.communicator
+        self.is_first = communicator is None or not communicator.rank
+        """Whether this process writes the folder: the only one, or rank 0 of several."""
+        self.stop: signal.Signals | None = None
+        """The signal that ended `steps`, or None."""
+        self._turns = None if communicator is None else Turns(communicator)
         self._contexts = contextlib.ExitStack()
 
     @classmethod
-    def new(cls, settings: Settings, out: str | Path | None = None) -> Self:
+    def new(
+        cls, settings: Settings, out: str | Path | None = None, communicator: Communicator | None = None
+    ) -> Self:
         """Return a run of these settings, ready to start.
 
         out: a new or empty folder (default: the first of runs/<dataset>-1, -2, ... that does not exist).
+        communicator: of the processes that train together (default None: this one alone). Rank 0 has the folder.
 
         Raises SettingsError for settings that cannot be used here, DataError for data that cannot, and
         ModuleNotFoundError without the extra `train`.
         """
-        if out is not None:
+        if out is not None and (communicator is None or not communicator.rank):
             refuse_used(out)
         require_extra()
-        return cls(Members(plan(settings)), out)
+        return cls(Members(plan(settings, communicator)), out)
 
     @classmethod
-    def resumed(cls, path: str | Path, **places: str) -> Self:
+    def resumed(cls, path: str | Path, communicator: Communicator | None = None, **places: str) -> Self:
         """Return the run in a folder, ready to go on from its last saved state.
 
+        communicator: as for `new`; there may be another number of processes than before. All read the folder.
         places: the `device` where to go on, and the `dataset`, `test_file` and `validation_file` if the data lies
             elsewhere now (default: those of the run).
 
         Raises SettingsError if the run is finished or is going on elsewhere, or for other data; and like `new`.
         """
         require_extra()
-        folder = RunFolder.reopen(path)
+        folder = RunFolder.reopen(path) if communicator is None or not communicator.rank else None
         try:
-            content = unfinished_config(folder.path)
+            content = unfinished_config(path)
             settings = Settings(**content["settings"] | places)
             check_places(settings, places, f"gradflow train --resume {path}")
-            members = Members(plan(settings))
+            members = Members(plan(settings, communicator))
             if members.plan.data_hash != content["data"].get("hash"):
                 files = filter(None, (settings.dataset, settings.test_file, settings.validation_file))
                 raise SettingsError(
@@ -122,10 +134,12 @@ class Run:
                 )
             run = cls(members, None, folder)
             run.recorded = content.get("environment", {})
-            if (folder.path / CHECKPOINT).exists():
-                run._load(folder.path / CHECKPOINT)
+            checkpoint = Path(path) / CHECKPOINT
+            if checkpoint.exists():
+                run._load(checkpoint)
         except BaseException:
-            folder.__exit__(None, None, None)
+            if folder is not None:
+                folder.__exit__(None, None, None)
             raise
         return run
 
@@ -164,10 +178,13 @@ class Run:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             settings = self.plan.settings
-            stack.enter_context(thread_limit(settings.device, self.plan.sizes, settings.batch_size))
+            processes = 1 if self.plan.communicator is None else self.plan.communicator.local_size
+            stack.enter_context(thread_limit(settings.device, self.plan.sizes, settings.batch_size, processes))
             stack.enter_context(np.errstate(all="ignore"))  # a non-finite loss reports divergence
             self.environment = environment(gf.get_backend(self.plan.settings.device).device)
-            if self._folder is None:
+            if not self.is_first:
+                pass
+            elif self._folder is None:
                 self._folder = RunFolder.claim(self._out, Path("runs") / run_name(self.plan.settings))
                 stack.enter_context(self._folder)
                 self._write(CONFIG, config_toml(self.plan, self.environment, {}))
@@ -187,11 +204,12 @@ class Run:
         """How long the run has been training, with its earlier parts as far as they were saved."""
         return self._earlier_seconds + time.monotonic() - self._began
 
-    def steps(self, save_every: float | None = None) -> Iterator[Step]:
+    def steps(self, save_every: float | None = None, stopping: Stopping | None = None) -> Iterator[Step]:
         """Train, and yield each step; between two steps, save the state from time to time.
 
         save_every: the seconds between two saves, and before the first (default: 1 before the first; then at least 5,
             and 100 times what the last one took).
+        stopping: a signal that it has noted ends the training after the step (default None). `stop` is the signal.
 
         A non-finite loss ends training, and is told in the result. Raises NonFiniteLossError if there is none because
         the loss is not finite in the first epoch, and OSError, which says what is saved, if the state cannot be saved.
@@ -201,7 +219,12 @@ class Run:
             for step in self.members.steps():
                 yield step
                 began = time.monotonic()
-                if began >= due:
+                is_due, self.stop = began >= due, None if stopping is None else stopping.signal
+                if self._turns is not None:
+                    is_due, self.stop = self._turns.decide(is_due, self.stop)
+                if self.stop is not None:
+                    return
+                if is_due:
                     self._save_state()
                     now = time.monotonic()
                     due = now + (max(_SOONEST, _SHARE * (now - began)) if save_every is None else save_every)
@@ -209,6 +232,11 @@ class Run:
             if not self.members.histories:
                 raise NonFiniteLossError(f"{error}; {self._saved}") from None
             self._failure = str(error)
+
+    def leave(self, stopped: str = "", keep: bool = False) -> None:
+        """Do what another process than the first does instead of `finish`, with equal arguments."""
+        if stopped or keep:
+            self._save_state()
 
     def finish(self, stopped: str = "", keep: bool = False) -> Result:
         """Write what the run reached, and return it.
@@ -256,6 +284,8 @@ class Run:
             "members": self.members.state_dict(),
             "seconds": self.seconds,
         }
+        if not self.is_first:
+            return
         self._write(CHECKPOINT, to_bytes(state))
         self._saved = self._saved_state()
         self._write(METRICS, metrics_csv(self.plan, self.members.histories))
@@ -347,12 +377,9 @@ def resume(folder: str | Path, **places: str) -> Result:
 
 def _trained(run: Run) -> Result:
     with Stopping() as stopping, run:
-        stop = None
-        for _ in run.steps():
-            stop = stopping.signal
-            if stop is not None:
-                break
-        result = run.finish(reason(stop))
-    if stop is not None and stop != signal.SIGINT:
-        signal.raise_signal(stop)
+        for _ in run.steps(stopping=stopping):
+            pass
+        result = run.finish(reason(run.stop))
+    if run.stop is not None and run.stop != signal.SIGINT:
+        signal.raise_signal(run.stop)
     return result

@@ -1,0 +1,55 @@
+"""`gradflow train` by several processes, which `mpiexec` has started: the first one prints, and an error ends all."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gradflow.environment import launched_processes
+
+if TYPE_CHECKING:
+    from gradflow.distributed.world import World
+
+_worlds: list[World] = []
+"""The processes that train together, if this is one of several."""
+_PATIENCE = 2.0
+"""The seconds that others leave to the first one to print an error that all have, and to end all."""
+
+
+@contextlib.contextmanager
+def together(timeout: float | None) -> Iterator[World | None]:
+    """Train with the other processes inside a `with`; None if there are none. Only the first prints on standard output.
+
+    timeout: see `gradflow.distributed.world` (default None: its default).
+    """
+    if launched_processes() == 1:
+        yield None
+        return
+    from gradflow.distributed.world import TIMEOUT, world
+
+    found = world(TIMEOUT if timeout is None else timeout)
+    _worlds.append(found)
+    with contextlib.ExitStack() as stack:
+        if found.rank:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))  # noqa: PTH123
+            logging.getLogger("gradflow").setLevel(logging.ERROR)
+        yield found
+    _worlds.clear()
+
+
+def named(message: str) -> str:
+    """Return an error as this process prints it, after the first one had time to do so."""
+    if not _worlds or not _worlds[0].rank:
+        return message
+    time.sleep(_PATIENCE)
+    return f"rank {_worlds[0].rank}: {message}"
+
+
+def end(status: int) -> None:
+    """End the other processes with this exit status, after an error."""
+    if _worlds:
+        _worlds[0].end(status)
