@@ -281,7 +281,11 @@ def _walk_to_buffers(roots: Sequence[Node | Leaf], gradients: Sequence[Any], ret
             if uses is not None:
                 uses.subtract(parents)
                 for parent in parents:
-                    if parent in written and not uses[parent] and not (parent in pending or (parts and parent in parts)):
+                    if (
+                        parent in written
+                        and not uses[parent]
+                        and not (parent in pending or (parts and parent in parts))
+                    ):
                         on_arrival(parent)  # type: ignore[misc]
         for leaf, collected in parts.items() if parts else ():
             g = pending.get(leaf, written.get(leaf))

@@ -94,9 +94,7 @@ class Run:
         self._contexts = contextlib.ExitStack()
 
     @classmethod
-    def new(
-        cls, settings: Settings, out: str | Path | None = None, communicator: Communicator | None = None
-    ) -> Self:
+    def new(cls, settings: Settings, out: str | Path | None = None, communicator: Communicator | None = None) -> Self:
         """Return a run of these settings, ready to start.
 
         out: a new or empty folder (default: the first of runs/<dataset>-1, -2, ... that does not exist).
