@@ -93,10 +93,10 @@ class RandomKernels(KernelBase):
         """x / (1 - p) where kept, 0 where dropped (with probability p in [0, 1)); and the mask as the residual.
 
         Element i (in C order) is kept if the 32-bit half j % 2 (the low half first) of word j // 2 of `random_bits` is
-        at least `dropout_threshold(p)`, about p * 2^32, for j = i + skip. key, counter: as for `random_bits`. skip: from
-        0 to 7, the elements of a larger array that come before x in its first block (default 0). Srivastava et al.
-        2014, "Dropout", scaled during training. If `uint64_works` is false, the default computes the mask by NumPy on
-        the host.
+        at least `dropout_threshold(p)`, about p * 2^32, for j = i + skip. key, counter: as for `random_bits`. skip: how
+        many elements of a larger array, 0 to 7, come before x in its first block (default 0). Srivastava et al. 2014,
+        "Dropout", scaled during training. If `uint64_works` is false, the default computes the mask by NumPy on the
+        host.
         """
         n = skip + math.prod(x.shape)
         if not self.uint64_works:

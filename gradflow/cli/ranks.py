@@ -35,7 +35,7 @@ def together(timeout: float | None) -> Iterator[World | None]:
     _worlds.append(found)
     with contextlib.ExitStack() as stack:
         if found.rank:
-            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))  # noqa: PTH123
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             logging.getLogger("gradflow").setLevel(logging.ERROR)
         yield found
     _worlds.clear()

@@ -132,7 +132,7 @@ class Batches(SetOnce):
         return other
 
     def share(self, number: int) -> Share:
-        """The share of batch `number` of an epoch that `epoch` has: the whole batch, unless the batches are `shared`."""
+        """The share of batch `number` that an epoch has: the whole batch, unless the batches are `shared`."""
         total = min(self.batch_size, self.samples - number * self.batch_size)
         return share_of(total, *self._ranks or (0, 1))
 

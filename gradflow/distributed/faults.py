@@ -1,6 +1,6 @@
 """The end of a job: a rank that raises, stands still or is missed ends all of them, and none waits for ever.
 
-- A rank that raises prints its traceback and ends the job. One that dies is noticed by `mpiexec`, which ends the others.
+- A rank that raises prints its traceback and ends the job. If one dies, `mpiexec` notices it and ends the others.
 - A rank that takes part in nothing for `timeout` seconds prints where it stands, see `Watch`.
 - A rank that has waited for the others for as long ends the job, and says which of them are missing.
 """

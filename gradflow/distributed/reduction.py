@@ -42,7 +42,7 @@ class GradientReduction:
         self.buckets: list[Bucket] = []
         self._trained: list[Leaf] = []  # of which the buckets were made
         self._blocks: list[FlatBlock] = []
-        self._agreed: list[bool] | None = None  # which of them had a gradient in the first step
+        self._agreed: list[bool | None] | None = None  # which of them had a gradient in the first step; None: on some
         self._started: list[Pending] = []
         self._missing: list[set[Leaf]] = []
 
@@ -61,7 +61,7 @@ class GradientReduction:
         """Make the buckets of the present parameters."""
         self.optimizer._follow_edits()
         blocks = self.optimizer._blocks
-        trained = [s.tensor._node for block in blocks for s in block.slices if s.tensor._node is not None]
+        trained: list[Any] = [s.tensor._node for block in blocks for s in block.slices if s.tensor._node is not None]
         if blocks is not self._blocks or trained != self._trained:
             self._trained, self._blocks, self._agreed = trained, blocks, None
             self.buckets = [bucket for block in reversed(blocks) for bucket in _buckets(block)]
@@ -120,18 +120,17 @@ class GradientReduction:
 
     def _check(self, present: list[bool]) -> None:
         """Compare which parameters have a gradient with the first step, and that one with the other ranks."""
-        others, agreed = "in an earlier step", self._agreed
-        if agreed is None:
+        where = "in the first step"
+        if self._agreed is None:
+            where = "on all ranks"
             counts = np.array(present, np.int64)
             self.communicator.sum_on_host(counts)
-            others, agreed = "on another rank", [n == self.communicator.size * has for n, has in zip(counts, present)]
-            agreed = [has if same else not has for same, has in zip(agreed, present, strict=True)]
-            self._agreed = agreed
-        if agreed != present:
-            i = next(i for i, (a, b) in enumerate(zip(agreed, present, strict=True)) if a != b)
+            self._agreed = [n > 0 if n in (0, self.communicator.size) else None for n in counts.tolist()]
+        differing = [leaf for leaf, a, b in zip(self._trained, self._agreed, present, strict=True) if a is not b]
+        if differing:
             raise RuntimeError(
-                f"a parameter of shape {tuple(self._trained[i].shape)} has {'a' if present[i] else 'no'} gradient here, "
-                f"unlike {others}: ranks train together only if each step gives all of them the same gradients"
+                f"a parameter of shape {tuple(differing[0].shape)} has a gradient here and not {where}, or the other "
+                "way round: ranks train together only if each step gives the same parameters a gradient on all of them"
             )
 
 

@@ -82,8 +82,8 @@ def world(timeout: float = TIMEOUT) -> World:
         raise RuntimeError(f"{str(error).splitlines()[0]}; the extra brings one: {to_install('mpi')}") from None
     if mpi.COMM_WORLD.Get_size() == 1 < launched_processes():
         raise RuntimeError(
-            f"the launcher has started {launched_processes()} processes, of which mpi4py sees one: it uses the library of another "
-            "MPI; start them with the mpiexec that belongs to it"
+            f"the launcher has started {launched_processes()} processes, of which mpi4py sees one: it uses the library "
+            "of another MPI; start them with the mpiexec that belongs to it"
         )
     end_on_errors(mpi)
     return World(mpi, float(timeout))

@@ -370,7 +370,7 @@ def resume(folder: str | Path, **places: str) -> Result:
     ''
     finished
     """
-    return _trained(Run.resumed(folder, **places))
+    return _trained(Run.resumed(folder, None, **places))
 
 
 def _trained(run: Run) -> Result:
