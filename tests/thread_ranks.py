@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from gradflow.distributed import Communicator
 
 
@@ -18,6 +16,7 @@ class Group:
         self.size, self.barrier = size, threading.Barrier(size, timeout=60)
         self.given: dict[int, dict[int, Any]] = {}
         self.lock = threading.Condition()
+        self.failed = False  # whether a rank has raised, for which the others need not wait
 
 
 class ThreadRank(Communicator):
@@ -60,8 +59,8 @@ class _Sum:
 
 def taken(group: Group, number: int) -> list[Any]:
     with group.lock:
-        arrived = group.lock.wait_for(lambda: len(group.given[number]) == group.size, timeout=60)
-    assert arrived, "a rank is missing"
+        group.lock.wait_for(lambda: len(group.given[number]) == group.size or group.failed, timeout=60)
+    assert len(group.given[number]) == group.size, "a rank is missing"
     arrays = [group.given[number][rank] for rank in range(group.size)]
     assert len({(x.shape, x.dtype) for x in arrays}) == 1, f"ranks exchange different arrays: {arrays}"
     return arrays
@@ -73,10 +72,12 @@ def run_ranks(size: int, work: Callable[[Communicator], Any]) -> list[Any]:
 
     def run(rank: int) -> None:
         try:
-            with np.errstate(all="warn"):
-                results[rank] = work(ThreadRank(group, rank))
+            results[rank] = work(ThreadRank(group, rank))
         except BaseException as error:
             errors.append(error)
+            with group.lock:
+                group.failed = True
+                group.lock.notify_all()
 
     threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(size)]
     for thread in threads:
