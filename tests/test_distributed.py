@@ -17,38 +17,11 @@ from gradflow.distributed import reduction
 from gradflow.interception import opaque_call
 from gradflow.random.shares import Share, share_of, sharing
 from gradflow.training import Trainer
+from tests.mpi_ranks import LABELS, OPTIONS, X, bits, trained, trainer_of
 from tests.thread_ranks import ThreadRank, run_ranks
 
-X = np.random.default_rng(0).normal(size=(37, 5))
-LABELS = np.random.default_rng(1).integers(0, 3, 37)
-STEPS = 20
-
-
-def trainer_of(communicator: Any, dtype: str = "float64", **options: Any) -> Trainer:
-    """A trainer with 4 batches in an epoch, the last of 7 samples, and dropout."""
-    g = gf.Generator(3)
-    model = gf.nn.MLP([5, 16, 3], "tanh", dropout=0.3, generator=g, dtype=dtype)
-    train = Batches(X.astype(dtype), LABELS, options.pop("batch_size", 10), gf.Generator(1))
-    validation = Batches(X[:9].astype(dtype), LABELS[:9], 4, shuffle=False)
-    optimizer = gf.optim.AdamW(model.parameters(), lr=options.pop("lr", 0.01))
-    options = {"metrics": ["accuracy", "log_loss"], **options}
-    return Trainer(model, gf.cross_entropy, optimizer, train, validation, communicator=communicator, **options)
-
-
-def trained(communicator: Any, **options: Any) -> tuple[list[float], list[Any], bytes]:
-    """The losses of 20 steps, the figures of the epochs, and the bits of the weights."""
-    trainer = trainer_of(communicator, **options)
-    losses = [step.loss.item() for step in trainer.steps(STEPS)]
-    figures = [
-        [epoch.train_loss, *epoch.train_metrics.values(), epoch.validation_loss, *epoch.validation_metrics.values()]
-        for epoch in trainer.history
-    ]
-    return losses, figures, bits(trainer)
-
-
-def bits(trainer: Trainer) -> bytes:
-    return b"".join(x.numpy().tobytes() for x in trainer.model.state_dict().values())
-
+METRICS = ["accuracy", "log_loss"]
+"""One that is summed on the device, and one of the outputs of all samples, in their order."""
 
 # ---------------------------------------------------------------------- shares
 
@@ -105,20 +78,12 @@ def test_a_mask_without_an_axis_of_the_batch_is_refused() -> None:
 # ---------------------------------------------------------------------- training
 
 
-OPTIONS: list[dict[str, Any]] = [
-    {},
-    {"capture": False},
-    {"accumulate": 3},
-    {"average": 0.9, "clip_norm": 0.1, "class_weight": "balanced"},
-]
-
-
 @pytest.mark.parametrize("options", OPTIONS)
 def test_ranks_train_as_one_process_does(options: dict[str, Any]) -> None:
     """The losses of 20 steps to 1e-12, and equal bits on all ranks; with 11 ranks, some have no sample of a batch."""
-    losses, figures, _ = trained(None, **options)
+    losses, figures, _ = trained(None, metrics=METRICS, **options)
     for size in (1, 2, 11):
-        ranks = run_ranks(size, lambda rank: trained(rank, **options))
+        ranks = run_ranks(size, lambda rank: trained(rank, metrics=METRICS, **options))
         assert len({(*own, weights) for own, _, weights in ranks}) == 1
         np.testing.assert_allclose(ranks[0][0], losses, rtol=0, atol=1e-12)
         np.testing.assert_allclose(ranks[0][1], figures, rtol=0, atol=1e-12)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _worlds: list[World] = []
 """The processes that train together, if this is one of several."""
-_PATIENCE = 2.0
+_PATIENCE = 1.0
 """The seconds that others leave to the first one to print an error that all have, and to end all."""
 
 

@@ -93,22 +93,23 @@ def require_extra() -> None:
             importlib.import_module(module)
 
 
-def resolve_device(settings: Settings, local_rank: int = 0) -> tuple[Settings, str]:
+def resolve_device(settings: Settings, local_rank: int | None = None) -> tuple[Settings, str]:
     """Return the settings with the full name of an existing device, and one line that says why it was chosen.
 
-    local_rank: which of the processes on this machine this is (default 0): each has a GPU of its own, unless the
-        settings name one.
+    local_rank: the number of this process if several on this machine train together (default None): each has the
+        device of this number, unless that is the CPU.
 
     Raises DeviceError, with the diagnosis, for a device that cannot be used.
     """
-    if settings.device == "auto":
+    name, reason = settings.device, "as requested"
+    if name == "auto":
         device, reason = auto_device()
-        if not local_rank or device.type == "cpu":
-            return replace(settings, device=str(device)), reason
-        settings = replace(settings, device=device.type)
-    name = settings.device if ":" in settings.device or not local_rank else f"{settings.device}:{local_rank}"
+        name = str(device)
+    kind = name.partition(":")[0]
+    if local_rank is not None and kind != "cpu":
+        name = f"{kind}:{local_rank}"
     try:
-        return replace(settings, device=str(gf.get_backend(name).device)), "as requested"
+        return replace(settings, device=str(gf.get_backend(name).device)), reason
     except (ValueError, gf.DeviceUnavailableError) as error:
         raise DeviceError(str(error)) from None
 
@@ -138,7 +139,8 @@ def plan(settings: Settings, communicator: Communicator | None = None) -> Plan:
     Raises SettingsError for a device that cannot be used here or lacks the dtype of `autocast`, and like `load` and
     `Dataset.split`.
     """
-    here, reason = resolve_device(settings, 0 if communicator is None else communicator.local_rank)
+    local_rank = communicator.local_rank if communicator is not None and communicator.local_size > 1 else None
+    here, reason = resolve_device(settings, local_rank)
     if settings.autocast is not None:
         try:
             gf.get_backend(here.device).native_dtype(settings.autocast)

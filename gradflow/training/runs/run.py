@@ -161,7 +161,8 @@ class Run:
                 f"cannot go on from {checkpoint}: {CONFIG} was changed since it was saved: {was}; "
                 f"to train with other settings: gradflow train --config {checkpoint.parent}"
             )
-        self._saved = self._saved_state()
+        if self.is_first:
+            self._saved = self._saved_state()
 
     def _fixed_settings(self) -> dict[str, Any]:
         """Return the settings without those that may change when a run goes on."""
