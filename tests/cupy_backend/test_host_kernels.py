@@ -121,15 +121,15 @@ def test_random_bits(counter: int, n: int) -> None:
 
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("n", [1, 7, 8, 2048, 2049, 5003])
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.999])
-def test_dropout(composed: Any, real: Any, n: int, p: float) -> None:
+@pytest.mark.parametrize(("p", "skip"), [(0.0, 0), (0.1, 0), (0.5, 0), (0.5, 3), (0.999, 7)])
+def test_dropout(composed: Any, real: Any, n: int, p: float, skip: int) -> None:
     x, key, counter = numbers((n,), real), 2**100 + 3, 2**64 - 3
     out, mask = np.zeros_like(x), np.zeros(n, np.bool_)
     first = counter + 1
     words = [first >> s & (2**64 - 1) for s in (0, 64, 128, 192)] + [key & (2**64 - 1), key >> 64]
     # few blocks, so that a block goes through several tiles
-    launch("dropout", real, (2,), (256,), x, out, mask, n, dropout_threshold(p), 1 / (1 - p), *words, None)
-    expected, expected_mask = composed.dropout(x, p, key, counter)
+    launch("dropout", real, (2,), (256,), x, out, mask, n, skip, dropout_threshold(p), 1 / (1 - p), *words, None)
+    expected, expected_mask = composed.dropout(x, p, key, counter, skip)
     assert np.array_equal(mask, expected_mask)
     assert np.array_equal(out, expected)
     back = np.zeros_like(x)
