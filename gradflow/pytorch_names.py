@@ -45,7 +45,6 @@ FUNCTIONS = {
     "cumsum": "gradflow.cumulative_sum",
     "default_generator": "gradflow.random.default_generator",
     "device": "gradflow.Device('cuda:0'), or the text 'cuda:0' wherever a device is expected",
-    "distributed": "none: gradflow trains on one device",
     "div": "gradflow.divide, or the operator /",
     "dot": "gradflow.matmul, or the operator @",
     "double": "gradflow.float64",
