@@ -97,7 +97,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments, rest = build_parser().parse_known_args(words)
     if rest:
         unknown = next((word for word in rest if word.startswith("-")), rest[0])
-        own = ["config", "resume", "out", "save-every", "keep", "quiet"]
+        own = ["config", "resume", "out", "save-every", "keep", "timeout", "quiet"]
         options = [f"--{name.replace('_', '-')}" for name in (*own, *SETTING_NAMES[1:])]
         hint = _did_you_mean_option(unknown, options) if command == "train" else ""
         if command == "train" and unknown in options:
