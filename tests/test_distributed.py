@@ -244,22 +244,30 @@ def test_other_data_on_a_rank_is_refused() -> None:
         run_ranks(2, work)
 
 
-def test_numbers_that_ranks_draw_apart_are_noticed() -> None:
-    class Noisy(gf.nn.Module):
+@pytest.mark.parametrize("what", ["the state of a random generator", "the checksum of buffer: mean"])
+def test_what_ranks_do_apart_is_noticed(what: str) -> None:
+    """Numbers that a model draws for its samples alone, and buffers that it computes of them."""
+
+    class Apart(gf.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.layer, self.generator = gf.nn.Linear(5, 3, generator=gf.Generator(0)), gf.Generator(1)
+            self.register_buffer("mean", gf.zeros(()))
 
         def forward(self, x: gf.Tensor) -> gf.Tensor:
-            return self.layer(x + 0.1 * gf.random.normal(x.shape, generator=self.generator))
+            if "generator" in what:
+                x = x + 0.1 * gf.random.normal(x.shape, generator=self.generator)
+            elif self.training:
+                self.mean = x.mean()
+            return self.layer(x)
 
     def work(rank: Any) -> None:
-        model = Noisy()
+        model = Apart()
         optimizer = gf.optim.SGD(model.parameters(), lr=0.1)
         batches = Batches(X.astype("float32"), LABELS, 7, gf.Generator(0))
         [*Trainer(model, gf.cross_entropy, optimizer, batches, communicator=rank).epochs(1)]
 
-    with pytest.raises(RuntimeError, match="different random numbers in this epoch"):
+    with pytest.raises(RuntimeError, match=f"the ranks have gone apart in this epoch: {what} is"):
         run_ranks(2, work)
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from gradflow.cli.output import UsageError
 from gradflow.environment import launched_processes
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def together(timeout: float | None) -> Iterator[World | None]:
 
     timeout: see `gradflow.distributed.world` (default None: its default).
     """
+    if timeout == 0:
+        raise UsageError("--timeout must be above 0")
     if launched_processes() == 1:
         yield None
         return

@@ -65,7 +65,7 @@ def world(timeout: float = TIMEOUT) -> World:
     timeout: the seconds that a rank waits for the others before it ends the job (default 30); at least as long as
         ranks may be apart, such as while rank 0 writes a large file.
 
-    From here on, an exception that nothing catches ends all processes, after its traceback. Called again with the same
+    From here on, an exception that nothing catches ends all of several processes, after its traceback. Called again with the same
     timeout, it returns the same. Raises ModuleNotFoundError, which says what to type, without the extra `mpi`, and
     ValueError unless the timeout is above 0, and RuntimeError if the launcher belongs to another MPI.
 
@@ -85,5 +85,6 @@ def world(timeout: float = TIMEOUT) -> World:
             f"the launcher has started {launched_processes()} processes, of which mpi4py sees one: it uses the library "
             "of another MPI; start them with the mpiexec that belongs to it"
         )
-    end_on_errors(mpi)
+    if mpi.COMM_WORLD.Get_size() > 1:
+        end_on_errors(mpi)
     return World(mpi, float(timeout))

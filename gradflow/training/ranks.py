@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import gradflow as gf
@@ -51,13 +52,20 @@ def check_alike(communicator: Communicator, own: dict[str, Any]) -> None:
         raise ValueError(error)
 
 
-def check_generators(trainer: Trainer, communicator: Communicator) -> None:
-    """Raise RuntimeError, on all ranks, if their random generators are in different states after an epoch."""
-    states = [f"{g.key}, {g.counter}" for g in generators_of(trainer.model, trainer.train)]
+def check_epoch(trainer: Trainer, communicator: Communicator) -> None:
+    """Raise RuntimeError, on all ranks, if random generators or buffers of the model differ after an epoch."""
+    found = {
+        "the state of a random generator": [
+            f"{g.key}, {g.counter}" for g in generators_of(trainer.model, trainer.train)
+        ],
+        "the checksum of buffer": {
+            name: zlib.crc32(x.backend.to_host(x.array).tobytes()) for name, x in trainer.model.named_buffers()
+        },
+    }
     try:
-        check_alike(communicator, {"the state of the random generators": states})
+        check_alike(communicator, found)
     except ValueError as error:
         raise RuntimeError(
-            f"the ranks have drawn different random numbers in this epoch, so the next one would differ: {error}; in "
-            "a model of several ranks, only dropout draws by the place in the batch"
+            f"the ranks have gone apart in this epoch: {error}; in a model of several ranks, only dropout draws by the "
+            "place in the batch, and buffers may not depend on the samples of a rank"
         ) from None

@@ -272,7 +272,7 @@ class Trainer(SetOnce):
         """Validate, read the figures of the epoch, keep the weights if they are the best, and start the next epoch."""
         progress, number = self._progress, self.epoch + 1
         if self.communicator is not None:
-            ranks.check_generators(self, self.communicator)
+            ranks.check_epoch(self, self.communicator)
         rate = self.optimizer.param_groups[0]["lr"]
         rate = float(rate(max(0, self.optimizer.steps - 1)) if callable(rate) else rate)
         if self._watch is not None:
