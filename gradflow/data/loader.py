@@ -189,7 +189,12 @@ class Batches(SetOnce):
 
     def _rows(self, data: list[gf.Tensor], order: gf.Tensor | None, part: slice) -> tuple[gf.Tensor, ...]:
         """The samples at some positions of an epoch."""
-        return tuple(x[part] if order is None else x[order[part]] for x in data)
+        if order is None:
+            return tuple(x[part] for x in data)
+        F = order.backend
+        rows = F.reshape(F.getitem(order.array, (part, ...)), (1, -1))
+        gathered = F.take_rows([x.array for x in data], rows)
+        return tuple(gf.Tensor(F.getitem(x, (0, ...)), F) for x in gathered)
 
     def _gathered(self, order: gf.Tensor, parts: list[slice]) -> Iterator[tuple[gf.Tensor, ...]]:
         """The batches of each part of an order; they share no memory."""

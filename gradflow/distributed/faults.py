@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import os
 import sys
 import time
 import traceback
@@ -21,6 +20,7 @@ import numpy as np
 
 FAILED = 1
 """The exit status of a job that a rank has ended."""
+_STANDARD_ERROR = 2  # a descriptor, which a thread in C can write to
 _TAG = 7116
 """Of the messages by which ranks that wait know each other."""
 
@@ -100,13 +100,4 @@ class Watch:
             self._until = 0.0
         elif time.monotonic() > self._until:
             self._until = time.monotonic() + self._timeout / 10  # starting the thread takes time
-            faulthandler.dump_traceback_later(self._timeout, file=_standard_error())
-
-
-def _standard_error() -> Any:
-    """What `faulthandler` can write to: a file with a descriptor."""
-    try:
-        sys.stderr.fileno()
-    except (AttributeError, OSError, ValueError):
-        return os.fdopen(os.dup(2), "w", closefd=True)
-    return sys.stderr
+            faulthandler.dump_traceback_later(self._timeout, file=_STANDARD_ERROR)

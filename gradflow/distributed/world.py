@@ -65,9 +65,9 @@ def world(timeout: float = TIMEOUT) -> World:
     timeout: the seconds that a rank waits for the others before it ends the job (default 30); at least as long as
         ranks may be apart, such as while rank 0 writes a large file.
 
-    From here on, an exception that nothing catches ends all of several processes, after its traceback. Called again with the same
-    timeout, it returns the same. Raises ModuleNotFoundError, which says what to type, without the extra `mpi`, and
-    ValueError unless the timeout is above 0, and RuntimeError if the launcher belongs to another MPI.
+    From here on, an exception that nothing catches ends all of several processes, after its traceback. Called again
+    with the same timeout, it returns the same. Raises ModuleNotFoundError, which says what to type, without the extra
+    `mpi`, ValueError unless the timeout is above 0, and RuntimeError if the launcher belongs to another MPI.
 
     >>> import gradflow as gf
     >>> world = gf.distributed.world()  # doctest: +SKIP
