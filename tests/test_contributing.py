@@ -27,10 +27,11 @@ ALL_SLOW = {
     "tests/cupy_backend/test_emulated_bench.py", "tests/cupy_backend/test_emulated_columns.py",
     "tests/cupy_backend/test_graph_random.py", "tests/cupy_backend/test_host_kernels.py",
     "tests/cupy_backend/test_launches.py", "tests/cupy_backend/test_nvrtc.py", "tests/test_capture_random.py",
-    "tests/test_mnist.py", "tests/test_trainer_interrupts.py", "tests/test_training_vs_torch.py",
+    "tests/test_distributed_mpi.py", "tests/test_mnist.py", "tests/test_trainer_interrupts.py",
+    "tests/test_training_vs_torch.py",
 }  # fmt: skip
 """The test files without a fast test, other than those of `tests/peers`: they compile kernels, need PyTorch, fetch
-data, try each line or train at random."""
+data, start processes, try each line or train at random."""
 
 
 @pytest.mark.parametrize("command", COMMANDS)

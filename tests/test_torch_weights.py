@@ -28,6 +28,7 @@ ACTIVATIONS = {
     "tanh": (nn.Tanh, torch.nn.Tanh),
     "softplus": (nn.Softplus, torch.nn.Softplus),
     "gelu": (nn.GELU, lambda: torch.nn.GELU(approximate="tanh")),
+    "gelu_exact": (lambda: nn.GELU(approximate="none"), torch.nn.GELU),
 }
 """The activations by name, as modules of gradflow and of PyTorch."""
 STEEPEST = 1.13
@@ -339,7 +340,9 @@ def test_files_of_torch_save_are_refused_with_two_lines_that_convert_them(zipped
 @pytest.mark.filterwarnings("default:this model has the tanh form of GELU")
 def test_the_tanh_form_of_gelu_warns(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     path = to_file(torch_mlp([4, 8, 3]), tmp_path / "w")
-    nn.MLP([4, 8, 3]).load(path, names="torch")
+    for activation in ("relu", "gelu_exact"):
+        nn.MLP([4, 8, 3], activation).load(path, names="torch")
+    nn.Sequential(nn.Linear(4, 8), nn.GELU(approximate="none"), nn.Linear(8, 3)).load(path, names="torch")
     assert not recwarn.list
     gelus = (
         nn.MLP([4, 8, 3], "gelu"),

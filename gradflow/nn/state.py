@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 from gradflow.autograd.grad_mode import no_grad
 from gradflow.files import FilePath
 from gradflow.ops import all as all_
-from gradflow.ops import asarray, equal, gelu, isnan, where
+from gradflow.ops import asarray, equal, isnan, where
 from gradflow.saving import load, save
 from gradflow.tensor import Tensor
 from gradflow.tree import check_state
@@ -157,10 +157,11 @@ def names_of_torch(method: str, names: str | None) -> bool:
 def warn_of_gelu(module: Any) -> None:
     """Warn, on behalf of `Module.load`, if a layer computes the tanh form of GELU, which PyTorch's default is not."""
     layers = module.modules()
-    if any(getattr(m, "function", None) is gelu or getattr(m, "activation", None) == "gelu" for m in layers):
+    if any(getattr(m, "approximate", None) == "tanh" or getattr(m, "activation", None) == "gelu" for m in layers):
         warnings.warn(
-            'this model has the tanh form of GELU, which is nn.GELU(approximate="tanh") in PyTorch; the weights of a '
-            "model with PyTorch's default, the exact form, give other results here",
+            'this model has the tanh form of GELU, which is nn.GELU(approximate="tanh") in PyTorch; for weights of a '
+            'model with PyTorch\'s default, the exact form, give nn.GELU(approximate="none"), or the activation '
+            '"gelu_exact", here, too',
             stacklevel=3,
         )
 

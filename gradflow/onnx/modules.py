@@ -78,12 +78,20 @@ def add_activation(graph: Graph, name: str, x: str, parameter: float = 0.0) -> s
         inner = graph.add("Mul", graph.add("Add", x, cube), number(math.sqrt(2 / math.pi)))
         factor = graph.add("Add", graph.add("Tanh", inner), number(1.0))
         return graph.add("Mul", graph.add("Mul", x, number(0.5)), factor)
+    if name == "gelu_exact":
+        factor = graph.add("Add", graph.add("Erf", graph.add("Mul", x, number(math.sqrt(0.5)))), number(1.0))
+        return graph.add("Mul", graph.add("Mul", x, number(0.5)), factor)
     raise TypeError(f"the activation {name!r} has no counterpart in ONNX here")
 
 
-@_exports(nn.ReLU, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.Softplus)
+@_exports(nn.ReLU, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.Softplus)
 def _activation(graph: Graph, module: Any, x: str) -> str:
     return add_activation(graph, type(module).__name__.lower(), x)
+
+
+@_exports(nn.GELU)
+def _gelu(graph: Graph, module: nn.GELU, x: str) -> str:
+    return add_activation(graph, "gelu" if module.approximate == "tanh" else "gelu_exact", x)
 
 
 @_exports(nn.LeakyReLU)

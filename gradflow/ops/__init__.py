@@ -47,8 +47,8 @@ from gradflow.tensor import Tensor as _Tensor
 
 if not _typing.TYPE_CHECKING:  # type checkers follow the imports above: a list that is not written out hides them
     _MODULES = (
-        activations, aggregates, closeness, creation, elementary, elementwise, exchange, indexing, losses, matrices, network,
-        ordering, reductions, shape, updates,
+        activations, aggregates, closeness, creation, elementary, elementwise, exchange, indexing, losses, matrices,
+        network, ordering, reductions, shape, updates,
     )  # fmt: skip
     __all__ = [name for module in _MODULES for name in module.__all__]
 
