@@ -101,13 +101,12 @@ def _of_predictor(predictor: Predictor) -> Graph:
     if predictor.classes:
         members = [graph.add("Softmax", member, axis=-1) for member in members]
     total = graph.add("Sum", *(graph.cast(member, np.float64) for member in members))
-    mean = graph.add("Div", total, graph.number(len(members), np.float64))
+    mean = graph.add("Div", total, np.float64(len(members)))
     if predictor.classes:
         _add_classes(graph, predictor, mean)
         return graph
     assert predictor.targets is not None
-    scaled = graph.add("Mul", mean, graph.constant(predictor.targets.deviation, np.float64))
-    values = graph.add("Add", scaled, graph.constant(predictor.targets.mean, np.float64))
+    values = graph.add("Add", graph.add("Mul", mean, predictor.targets.deviation), predictor.targets.mean)
     graph.output("values", values, np.float64, ["batch", predictor.sizes[-1]])
     return graph
 
@@ -118,6 +117,6 @@ def _add_classes(graph: Graph, predictor: Predictor, probabilities: str) -> None
     dtype: Any = np.int64 if kinds == {int} else np.bool_ if kinds == {bool} else np.object_
     labels = predictor.classes if dtype is np.object_ else predictor.labels
     code = graph.add("ArgMax", probabilities, axis=1, keepdims=0)
-    graph.output("label", graph.add("Gather", graph.constant(labels, dtype), code), dtype, ["batch"])
+    graph.output("label", graph.add("Gather", np.array(labels, dtype), code), dtype, ["batch"])
     shape: list[int | str] = ["batch", len(predictor.classes)]
     graph.output("probabilities", graph.cast(probabilities, np.float32), np.float32, shape)

@@ -13,18 +13,19 @@ from gradflow.environment import imported_extra
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
 """The versions of the operators, of those of ai.onnx.ml, and of the format: all runtimes since 2022 read them."""
 
-Array = npt.NDArray[Any]
+Operand = str | float | npt.NDArray[Any] | np.generic
+"""The name of a value; or a constant: an array, a number of NumPy's, or one of Python's in the dtype of the graph."""
 
 
 class Graph:
-    """Nodes, constants, inputs and outputs. A value is known by its name.
+    """Nodes, constants, inputs and outputs. A value is known by its name. Inputs are added first.
 
     dtype: of the floating-point numbers that the network computes with, "float32" or "float64".
 
     >>> from gradflow.onnx.graph import Graph
     >>> graph = Graph("float32")
     >>> x = graph.input("x", np.float32, ["batch", 2])
-    >>> graph.output("y", graph.add("Mul", x, graph.number(2.0)), np.float32, ["batch", 2])
+    >>> graph.output("y", graph.add("Mul", x, 2.0), np.float32, ["batch", 2])
     >>> [node.op_type for node in graph.model().graph.node]
     ['Mul', 'Identity']
     """
@@ -36,27 +37,17 @@ class Graph:
         self._constants: list[Any] = []
         self._named: dict[tuple[Any, ...], str] = {}
         self._inputs: list[Any] = []
+        self._taken: set[str] = set()
         self._outputs: list[Any] = []
         self._ml = False
 
-    def add(self, operator: str, *values: str, domain: str = "", **attributes: Any) -> str:
-        """Add a node with one result, and return its name."""
-        name = f"{operator.lower()}_{len(self._nodes)}"
-        self._add(operator, values, name, domain, attributes)
+    def add(self, operator: str, *operands: Operand, domain: str = "", **attributes: Any) -> str:
+        """Add a node with one result, and return its name. Equal constants are added once."""
+        name = self._unused(f"{operator.lower()}_{len(self._nodes)}")
+        self._add(
+            operator, [x if isinstance(x, str) else self._constant(x) for x in operands], name, domain, attributes
+        )
         return name
-
-    def constant(self, values: Any, dtype: Any = None) -> str:
-        """Add an array, and return its name; equal arrays are added once. dtype: default, that of the graph."""
-        array = np.asarray(values, self.dtype if dtype is None else dtype)
-        key = (array.dtype.str, array.shape, array.tobytes() if array.dtype != object else tuple(array.tolist()))
-        if key not in self._named:
-            self._named[key] = f"constant_{len(self._named)}"
-            self._constants.append(self._onnx.numpy_helper.from_array(array, self._named[key]))
-        return self._named[key]
-
-    def number(self, value: float, dtype: Any = None) -> str:
-        """Add one number, and return its name. dtype: default, that of the graph."""
-        return self.constant(value, dtype)
 
     def cast(self, value: str, dtype: Any = None) -> str:
         """Return the name of a value in another dtype (default: that of the graph)."""
@@ -65,10 +56,12 @@ class Graph:
     def input(self, name: str, dtype: Any, shape: list[int | str]) -> str:
         """Add an input, and return its name. shape: with the names of lengths that vary."""
         self._inputs.append(self._onnx.helper.make_tensor_value_info(name, self._type(dtype), shape))
+        self._taken.add(name)
         return name
 
     def output(self, name: str, value: str, dtype: Any, shape: list[int | str]) -> None:
-        """Make a value an output of this name."""
+        """Make a value an output of this name, with a "_" after it if an input has it."""
+        name = self._unused(name)
         self._add("Identity", [value], name, "", {})
         self._outputs.append(self._onnx.helper.make_tensor_value_info(name, self._type(dtype), shape))
 
@@ -84,10 +77,24 @@ class Graph:
         self._onnx.checker.check_model(model, full_check=True)
         return model
 
-    def _add(self, operator: str, values: Any, result: str, domain: str, attributes: dict[str, Any]) -> None:
+    def _constant(self, value: Any) -> str:
+        typed = isinstance(value, (np.ndarray, np.generic))
+        array = np.asarray(value) if typed else np.asarray(value, self.dtype)
+        key = (array.dtype.str, array.shape, array.tobytes() if array.dtype != object else tuple(array.tolist()))
+        if key not in self._named:
+            self._named[key] = self._unused(f"constant_{len(self._named)}")
+            self._constants.append(self._onnx.numpy_helper.from_array(array, self._named[key]))
+        return self._named[key]
+
+    def _unused(self, name: str) -> str:
+        """A name that no input has."""
+        while name in self._taken:
+            name += "_"
+        return name
+
+    def _add(self, operator: str, values: list[str], result: str, domain: str, attributes: dict[str, Any]) -> None:
         self._ml = self._ml or domain == "ai.onnx.ml"
-        node = self._onnx.helper.make_node(operator, list(values), [result], domain=domain, **attributes)
-        self._nodes.append(node)
+        self._nodes.append(self._onnx.helper.make_node(operator, values, [result], domain=domain, **attributes))
 
     def _type(self, dtype: Any) -> int:
         found: int = self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import gradflow as gf
 from gradflow import nn
 from gradflow.backend import ACTIVATIONS
+from gradflow.onnx.functions import ArrayFunctions
 from gradflow.onnx.graph import Graph
 from gradflow.tables.inputs import ColumnInputs
 
@@ -46,42 +46,21 @@ def _exports(*kinds: type) -> Callable[[Exporter], Exporter]:
 
 def _values(tensor: gf.Tensor, graph: Graph) -> np.ndarray[Any, Any]:
     """A parameter or buffer on the host, in the dtype of the graph."""
-    values: np.ndarray[Any, Any] = tensor.detach().numpy().astype(graph.dtype)
+    values: np.ndarray[Any, Any] = tensor.detach().cpu().numpy().astype(graph.dtype)
     return values
 
 
 # ---------------------------------------------------------------------- activations
 
 
+_OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
+
+
 def add_activation(graph: Graph, name: str, x: str, parameter: float = 0.0) -> str:
     """Add an activation by its name, and return the name of its result. parameter: of leaky_relu and elu."""
-    number = graph.number
-    if name == "relu":
-        return graph.add("Relu", x)
-    if name == "sigmoid":
-        return graph.add("Sigmoid", x)
-    if name == "tanh":
-        return graph.add("Tanh", x)
-    if name == "silu":
-        return graph.add("Mul", x, graph.add("Sigmoid", x))
-    if name == "softplus":  # max(x, 0) + log(1 + exp(-|x|)): the operator overflows in some runtimes
-        power = graph.add("Exp", graph.add("Neg", graph.add("Abs", x)))
-        return graph.add("Add", graph.add("Relu", x), graph.add("Log", graph.add("Add", power, number(1.0))))
-    if name == "leaky_relu":  # attributes of operators are float32, constants are not
-        below = graph.add("Mul", graph.add("Min", x, number(0.0)), number(parameter))
-        return graph.add("Add", graph.add("Relu", x), below)
-    if name == "elu":
-        below = graph.add("Sub", graph.add("Exp", graph.add("Min", x, number(0.0))), number(1.0))
-        return graph.add("Add", graph.add("Relu", x), graph.add("Mul", below, number(parameter)))
-    if name == "gelu":  # its tanh form; the operator came with a later version
-        cube = graph.add("Mul", graph.add("Mul", graph.add("Mul", x, x), x), number(0.044715))
-        inner = graph.add("Mul", graph.add("Add", x, cube), number(math.sqrt(2 / math.pi)))
-        factor = graph.add("Add", graph.add("Tanh", inner), number(1.0))
-        return graph.add("Mul", graph.add("Mul", x, number(0.5)), factor)
-    if name == "gelu_exact":
-        factor = graph.add("Add", graph.add("Erf", graph.add("Mul", x, number(math.sqrt(0.5)))), number(1.0))
-        return graph.add("Mul", graph.add("Mul", x, number(0.5)), factor)
-    raise TypeError(f"the activation {name!r} has no counterpart in ONNX here")
+    if name in _OPERATORS:
+        return graph.add(_OPERATORS[name], x)
+    return str(ACTIVATIONS[name].forward(ArrayFunctions(graph), x, parameter))
 
 
 @_exports(nn.ReLU, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.Softplus)
@@ -106,7 +85,14 @@ def _elu(graph: Graph, module: nn.ELU, x: str) -> str:
 
 @_exports(nn.Softmax, nn.LogSoftmax)
 def _softmax(graph: Graph, module: Any, x: str) -> str:
-    return graph.add(type(module).__name__, x, axis=module.axis)
+    if isinstance(module.axis, int):
+        return graph.add(type(module).__name__, x, axis=module.axis)
+    centered = graph.add("Sub", x, graph.add("ReduceMax", x, axes=module.axis))
+    powers = graph.add("Exp", centered)
+    total = graph.add("ReduceSum", powers, np.array(module.axis))
+    if type(module) is nn.Softmax:
+        return graph.add("Div", powers, total)
+    return graph.add("Sub", centered, graph.add("Log", total))
 
 
 # ---------------------------------------------------------------------- layers
@@ -130,14 +116,14 @@ def _flatten(graph: Graph, module: nn.Flatten, x: str) -> str:
         raise TypeError(
             "a Flatten that ONNX can hold merges all axes from one on: start_axis of at least 0, end_axis -1"
         )
-    return graph.add("Reshape", x, graph.constant([0] * module.start_axis + [-1], np.int64))  # 0: as in the input
+    return graph.add("Reshape", x, np.array([0] * module.start_axis + [-1]))  # 0: as in the input
 
 
 @_exports(nn.Linear)
 def _linear(graph: Graph, module: nn.Linear, x: str) -> str:
-    y = graph.add("MatMul", x, graph.constant(_values(module.weight, graph).T))
+    y = graph.add("MatMul", x, _values(module.weight, graph).T)
     if module.bias is not None:
-        y = graph.add("Add", y, graph.constant(_values(module.bias, graph)))
+        y = graph.add("Add", y, _values(module.bias, graph))
     if module.activation is None:
         return y
     return add_activation(graph, module.activation, y, ACTIVATIONS[module.activation].parameter)
@@ -148,15 +134,15 @@ def _layer_norm(graph: Graph, module: nn.LayerNorm, x: str) -> str:
     axes = list(range(-len(module.normalized_shape), 0))
     centered = graph.add("Sub", x, graph.add("ReduceMean", x, axes=axes))
     variance = graph.add("ReduceMean", graph.add("Mul", centered, centered), axes=axes)
-    y = graph.add("Div", centered, graph.add("Sqrt", graph.add("Add", variance, graph.number(module.eps))))
+    y = graph.add("Div", centered, graph.add("Sqrt", graph.add("Add", variance, module.eps)))
     if module.weight is not None:
-        y = graph.add("Mul", y, graph.constant(_values(module.weight, graph)))
-    return y if module.bias is None else graph.add("Add", y, graph.constant(_values(module.bias, graph)))
+        y = graph.add("Mul", y, _values(module.weight, graph))
+    return y if module.bias is None else graph.add("Add", y, _values(module.bias, graph))
 
 
 @_exports(nn.Embedding)
 def _embedding(graph: Graph, module: nn.Embedding, x: str) -> str:
-    return graph.add("Gather", graph.constant(_values(module.weight, graph)), x)
+    return graph.add("Gather", _values(module.weight, graph), x)
 
 
 # ---------------------------------------------------------------------- columns of tables
@@ -165,42 +151,38 @@ def _embedding(graph: Graph, module: nn.Embedding, x: str) -> str:
 @_exports(nn.PiecewiseLinear)
 def _piecewise_linear(graph: Graph, module: nn.PiecewiseLinear, x: str) -> str:
     starts, scales, least, greatest = (
-        graph.constant(_values(each, graph)) for each in (module.starts, module.scales, module.least, module.greatest)
+        _values(each, graph) for each in (module.starts, module.scales, module.least, module.greatest)
     )
-    y = graph.add("Sub", graph.add("Unsqueeze", x, graph.constant([-1], np.int64)), starts)
-    return graph.add("Min", graph.add("Max", graph.add("Mul", y, scales), least), greatest)
+    y = graph.add("Mul", graph.add("Sub", graph.add("Unsqueeze", x, np.array([-1])), starts), scales)
+    return ArrayFunctions(graph).clip(y, least, greatest)
 
 
 @_exports(nn.ColumnLinear)
 def _column_linear(graph: Graph, module: nn.ColumnLinear, x: str) -> str:
     """One product for each column: (rows, columns, n) to (rows, columns, m)."""
-    y = graph.add("MatMul", graph.add("Transpose", x, perm=[1, 0, 2]), graph.constant(_values(module.weight, graph)))
-    y = graph.add("Transpose", y, perm=[1, 0, 2])
-    return y if module.bias is None else graph.add("Add", y, graph.constant(_values(module.bias, graph)))
+    y = graph.add("Einsum", x, _values(module.weight, graph), equation="rcn,cnm->rcm")
+    return y if module.bias is None else graph.add("Add", y, _values(module.bias, graph))
 
 
 @_exports(ColumnInputs)
 def _column_inputs(graph: Graph, module: ColumnInputs, x: str) -> str:
     def chosen(columns: Any) -> str:
-        return graph.add("Gather", x, graph.constant(columns, np.int64), axis=1)
+        return graph.add("Gather", x, np.array(columns), axis=1)
 
     parts = []
     if module.numbers:
         numbers = chosen(range(module.numbers))
         if module.encode is None or module.linear is None:
-            parts.append(
-                graph.add("Min", graph.add("Max", numbers, graph.number(-module.limit)), graph.number(module.limit))
-            )
+            parts.append(ArrayFunctions(graph).clip(numbers, -module.limit, module.limit))
         else:
             encoded = add_module(graph, module.encode, numbers)
             parts.append(graph.add("Flatten", graph.add("Relu", add_module(graph, module.linear, encoded))))
-    hot = 0 if module.hot_values is None else len(module.hot_values)
     taken = [] if module.taken is None else module.taken.tolist()
+    hot = 0 if module.hot_values is None else len(module.hot_values)
     if module.hot_values is not None:
-        values = graph.constant(_values(module.hot_values, graph))
-        parts.append(graph.cast(graph.add("Equal", chosen(taken[:hot]), values)))
+        parts.append(graph.cast(graph.add("Equal", chosen(taken[:hot]), _values(module.hot_values, graph))))
     if module.embed is not None:
         codes = graph.cast(chosen(taken[hot:]), np.int64)
-        indices = graph.add("Add", codes, graph.constant(module.embedded_starts.numpy(), np.int64))
+        indices = graph.add("Add", codes, module.embedded_starts.cpu().numpy())
         parts.append(graph.add("Flatten", add_module(graph, module.embed, indices)))
     return graph.add("Concat", *parts, axis=1)
