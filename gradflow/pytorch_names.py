@@ -197,7 +197,7 @@ METHODS = {
 """For attributes of `torch.Tensor`, as `FUNCTIONS`."""
 
 MODULE_METHODS = {
-    "add_module": "assigning the module to an attribute, or gradflow.nn.Sequential and gradflow.nn.ModuleList",
+    "add_module": "assigning the module to an attribute, or gradflow.nn.ModuleList and gradflow.nn.ModuleDict",
     "bfloat16": "Module.to('bfloat16')",
     "compile": "none: gradflow.capture records a training step and replays it without the Python in between",
     "cpu": "Module.to('cpu')",
@@ -209,7 +209,7 @@ MODULE_METHODS = {
     "half": "Module.to('float16')",
     "register_forward_pre_hook": "none: Module.register_forward_hook sees the inputs and the output",
     "register_full_backward_hook": "none: Tensor.register_hook on the output or an input sees its gradient",
-    "register_module": "assigning the module to an attribute, or gradflow.nn.Sequential and gradflow.nn.ModuleList",
+    "register_module": "assigning the module to an attribute, or gradflow.nn.ModuleList and gradflow.nn.ModuleDict",
     "type": "Module.to(dtype)",
 }
 """For methods of `torch.nn.Module`, as `FUNCTIONS`."""
@@ -249,10 +249,8 @@ NN = {
     "KLDivLoss": "none: gradflow.nn.CrossEntropyLoss of probabilities differs by a constant from reduction='batchmean'",
     "LogSigmoid": "none: -gradflow.softplus(-x) in the forward of a module",
     "Mish": "none: gradflow.nn.SiLU and gradflow.nn.GELU are the nearest",
-    "ParameterDict": "none: assign each gradflow.nn.Parameter to an attribute",
-    "ModuleDict": "none: gradflow.nn.ModuleList, or attributes",
+    "ParameterDict": "none: gradflow.nn.ParameterList, or assign each gradflow.nn.Parameter to an attribute",
     "PReLU": "none: gradflow.nn.LeakyReLU(negative_slope), whose slope is not trained",
-    "ParameterList": "none: assign each gradflow.nn.Parameter to an attribute",
     "RMSNorm": "none: gradflow.nn.LayerNorm",
     "ReLU6": "none: gradflow.clip(x, 0, 6) in the forward of a module, or gradflow.nn.ReLU",
     "SELU": "none: gradflow.nn.ELU",

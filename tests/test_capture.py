@@ -1017,6 +1017,7 @@ USED: dict[str, Change] = {
     "a parameter": lambda w: w.parts.head.register_parameter("weight", nn.Parameter(gf.ones((2, 5)))),
     "a parameter that goes": lambda w: w.parts.head.register_parameter("bias", None),
     "a layer appended": lambda w: w.parts.body.append(nn.Tanh()),
+    "a layer inserted": lambda w: w.parts.body.insert(1, nn.Tanh()),
     "a layer of a perceptron": lambda w: setattr(w.parts.body, "1", nn.Linear(6, 5)),
     "an activation within a perceptron": lambda w: setattr(w.parts.body[0], "activation", "relu"),
     "evaluation": lambda w: w.parts.train(not w.parts.training),

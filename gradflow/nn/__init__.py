@@ -16,7 +16,7 @@ from gradflow.nn.activations import (
     Tanh,
 )
 from gradflow.nn.columns import ColumnLinear, PiecewiseLinear
-from gradflow.nn.containers import ModuleList, Sequential
+from gradflow.nn.containers import ModuleDict, ModuleList, ParameterList, Sequential
 from gradflow.nn.embedding import Embedding
 from gradflow.nn.functional import functional_call
 from gradflow.nn.layers import Dropout, Flatten, Identity, LayerNorm, Linear
@@ -49,9 +49,11 @@ __all__ = [
     "LogSoftmax",
     "MSELoss",
     "Module",
+    "ModuleDict",
     "ModuleList",
     "NLLLoss",
     "Parameter",
+    "ParameterList",
     "PiecewiseLinear",
     "ReLU",
     "Sequential",

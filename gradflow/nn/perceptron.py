@@ -62,17 +62,24 @@ class MLP(Sequential):
             setattr(self, str(i), Linear(n, m, True, None if last else activation, device, dtype, generator))
             if dropout and not last:
                 setattr(self, f"dropout{i}", Dropout(dropout, generator))
-        self._sizes = widths
         self._activation = activation
 
-    sizes = read_only("sizes", lambda self: self._sizes, "The widths of all layers, the inputs first.")
+    @property
+    def _linear(self) -> list[Linear]:
+        return [module for module in self._modules.values() if isinstance(module, Linear)]
+
+    sizes = read_only(
+        "sizes",
+        lambda self: (*[x.in_features for x in self._linear], *[x.out_features for x in self._linear[-1:]]),
+        "The widths of all layers, the inputs first.",
+    )
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Incompatible:
         """Like `Module.load_state_dict`; the error for layers numbered 0, 2, 4, ... says how to rename them."""
         try:
             return super().load_state_dict(state, strict)
         except StateError as error:
-            names = [f"{2 * i}.{kind}" for i in range(len(self._sizes) - 1) for kind in ("weight", "bias")]
+            names = [f"{2 * i}.{kind}" for i in range(len(self._linear)) for kind in ("weight", "bias")]
             if set(state) != set(names):
                 raise
             raise StateError(
@@ -90,7 +97,7 @@ class MLP(Sequential):
     def activation(self, name: str) -> None:
         check_activation(name)
         self._activation = name
-        for layer in [module for module in self._modules.values() if isinstance(module, Linear)][:-1]:
+        for layer in self._linear[:-1]:
             layer.activation = name
 
     def forward(self, x: Any) -> Any:
