@@ -4,7 +4,7 @@ While a thread records a step, the rest of gradflow reports to its recorder what
 backend: the objects it reads, creates and changes, the calls to record as a whole (`opaque_call`), and the actions that
 cannot be replayed (`forbid_replay`). Without a recorder, a report costs one test of an empty dict.
 
-The reported objects are those that decide which calls a step makes: modules (attributes, training mode, forward
+The reported objects are those that decide which calls a step makes: modules (attributes, training mode,
 hooks), optimizers, leaves (hooks, gradient buffers), and the arrays of tensors. A tensor is reported by its array: it
 may get another array, or start or stop requiring a gradient. Code that changes such an object calls `invalidate`. This
 advances the version of the object if some `Snapshot` includes it; otherwise it costs one look-up.

@@ -207,8 +207,7 @@ MODULE_METHODS = {
     "get_parameter": "dict(Module.named_parameters())[name]",
     "get_submodule": "dict(Module.named_modules())[name]",
     "half": "Module.to('float16')",
-    "register_forward_pre_hook": "none: Module.register_forward_hook sees the inputs and the output",
-    "register_full_backward_hook": "none: Tensor.register_hook on the output or an input sees its gradient",
+    "register_full_backward_pre_hook": "none: Tensor.register_hook on the result of the module changes its gradient",
     "register_module": "assigning the module to an attribute, or gradflow.nn.ModuleList and gradflow.nn.ModuleDict",
     "type": "Module.to(dtype)",
 }
@@ -255,7 +254,7 @@ NN = {
     "ReLU6": "none: gradflow.clip(x, 0, 6) in the forward of a module, or gradflow.nn.ReLU",
     "SELU": "none: gradflow.nn.ELU",
     "SmoothL1Loss": "gradflow.nn.HuberLoss, which is equal to it for beta=1",
-    "utils": "gradflow.optim.clip_grad_norm_ for clip_grad_norm_",
+    "utils": "gradflow.optim.clip_grad_norm_, gradflow.nn.parameters_to_vector and gradflow.nn.vector_to_parameters",
 }
 """For names of `torch.nn`, as `FUNCTIONS`."""
 

@@ -1040,6 +1040,10 @@ WITHOUT_EFFECT = [USED["a move and back"], USED["another optimizer for the same 
 HOOKS: dict[str, Change] = {
     "a forward hook": lambda w: w.parts.head.register_forward_hook(lambda module, inputs, out: out * 2),
     "a forward hook within a perceptron": lambda w: w.parts.body[1].register_forward_hook(lambda m, i, out: out * 2),
+    "a hook before a module": lambda w: w.parts.head.register_forward_pre_hook(lambda module, inputs: inputs[0] * 2),
+    "a hook on the gradients of a module": lambda w: w.parts.body[1].register_full_backward_hook(
+        lambda module, inputs, outputs: inputs[0] * 2
+    ),
     "a hook on a parameter": lambda w: w.parts.body[0].weight.register_hook(lambda g: g * 2),
 }
 """Hooks on what the step uses, with which it runs normally."""

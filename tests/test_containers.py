@@ -171,3 +171,28 @@ def test_the_parameters_of_a_list_are_replaced_by_functional_call() -> None:
         dict(Sum().named_parameters()), gf.tensor([1.0, 2.0])
     )
     assert {name: g.tolist() for name, g in gradients.items()} == {"factors.0": [2.0, 4.0], "factors.1": [1.0, 2.0]}
+
+
+# ---------------------------------------------------------------------- parameters as a vector
+
+
+def test_parameters_as_a_vector_are_pytorchs_and_are_recorded(device: str) -> None:
+    model = nn.MLP([2, 3, 1])
+    vector = nn.parameters_to_vector(model.parameters())
+    gf.sum(vector * gf.arange(vector.size)).backward()
+    assert vector.tolist() == [v for p in model.parameters() for v in p.flatten().tolist()]
+    assert [v for p in model.parameters() for v in p.grad.flatten().tolist()] == list(range(13))  # type: ignore[union-attr]
+    nn.vector_to_parameters(vector * 2, model.parameters())
+    assert nn.parameters_to_vector(model.parameters()).tolist() == [2 * v for v in vector.tolist()]
+    assert model(gf.ones((1, 2))).requires_grad
+
+
+def test_a_vector_that_does_not_fit_changes_nothing() -> None:
+    model = nn.Linear(2, 1)
+    before = model.state_dict()
+    for wrong in (gf.zeros(2), gf.zeros(4), gf.zeros((1, 3))):
+        with pytest.raises(ValueError, match="needs a vector of 3 elements"):
+            nn.vector_to_parameters(wrong, model.parameters())
+    with pytest.raises(ValueError, match="needs at least one parameter"):
+        nn.parameters_to_vector([])
+    assert {k: v.tolist() for k, v in model.state_dict().items()} == {k: v.tolist() for k, v in before.items()}

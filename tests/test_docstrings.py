@@ -19,7 +19,7 @@ PACKAGES = (
     "gradflow.optim.schedules", "gradflow.random", "gradflow.data", "gradflow.tables", "gradflow.training",
     "gradflow.onnx", "gradflow.sklearn", "gradflow.testing",
 )  # fmt: skip
-METHODS_OF = (gf.Tensor, *gf.nn.Module.__mro__[:2], *gf.optim.Optimizer.__mro__[:2])
+METHODS_OF = (gf.Tensor, *gf.nn.Module.__mro__[:3], *gf.optim.Optimizer.__mro__[:2])
 """The classes whose methods have examples of their own."""
 
 

@@ -25,6 +25,7 @@ from gradflow.nn.module import Module
 from gradflow.nn.parameter import Parameter
 from gradflow.nn.perceptron import MLP
 from gradflow.nn.state import StateError
+from gradflow.nn.vectors import parameters_to_vector, vector_to_parameters
 
 if TYPE_CHECKING:
     from gradflow.nn.summaries import LayerSummary, StepMemory, Summary, summary
@@ -67,7 +68,9 @@ __all__ = [
     "Tanh",
     "functional_call",
     "init",
+    "parameters_to_vector",
     "summary",
+    "vector_to_parameters",
 ]
 
 # Pickles of earlier versions look for these where they were defined then.

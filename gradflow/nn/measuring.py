@@ -15,6 +15,7 @@ from gradflow.autograd.graph import Node, Operation, nodes_from
 from gradflow.autograd.observers import Observer
 from gradflow.backend import Backend
 from gradflow.dtypes import DTYPES, DType
+from gradflow.nn.hooks import HOOKS
 from gradflow.nn.module import Module
 from gradflow.random.generator import states_before
 from gradflow.tensor import Tensor
@@ -121,7 +122,9 @@ def _twin(model: Module) -> Module:
     Computed tensors that it keeps are copied without their graphs. It shares what cannot be copied, such as a file.
     """
     memo: dict[int, Any] = {id(p): p for p in model.parameters()}
-    memo |= {id(m._forward_hooks): None for m in model.modules() if m._forward_hooks is not None}
+    memo |= {
+        id(hooks): None for m in model.modules() for hooks in (getattr(m, kind) for kind in HOOKS) if hooks is not None
+    }
     values = {id(x): x for m in model.modules() for _, x in flatten(vars(m)) if not isinstance(x, Module)}
     memo |= {key: x.detach().clone() for key, x in values.items() if isinstance(x, Tensor) and not x.is_leaf}
     for key in values.keys() - memo.keys():

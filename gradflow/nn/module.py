@@ -7,19 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from gradflow.autograd.grad_mode import no_grad
-from gradflow.autograd.hooks import Handle
 from gradflow.autograd.memory import Memory, clock
 from gradflow.backend.registry import DeviceLike, get_backend
 from gradflow.dtypes import DType
-from gradflow.interception import (
-    forbid_replay,
-    invalidate,
-    measured,
-    profilers,
-    report_creation,
-    report_mode,
-    report_reads,
-)
+from gradflow.interception import invalidate, report_creation, report_mode, report_reads
+from gradflow.nn.hooks import HOOKS, Hookable
 from gradflow.nn.parameter import Parameter
 from gradflow.nn.state import Stateful
 from gradflow.ops.transfer import device_and_dtype
@@ -28,13 +20,13 @@ from gradflow.tensor import Tensor
 
 _REGISTRIES = {"_parameters": "a parameter", "_buffers": "a buffer", "_modules": "a module"}
 """The dicts of a module that hold its parameters, buffers and modules by name, and what error messages call these."""
-_OWN = {*_REGISTRIES, "_transient", "_forward_hooks"}
+_OWN = {*_REGISTRIES, "_transient", *HOOKS}
 """The attributes that a copy of a module does not share with it."""
 
 
 @hints_at(MODULE_METHODS)
 @report_reads
-class Module(Stateful):
+class Module(Stateful, Hookable):
     """A function with parameters: the base class of all layers, losses and models.
 
     Subclasses call `super().__init__()`, assign parameters and modules to attributes, and define `forward`. The
@@ -54,7 +46,6 @@ class Module(Stateful):
     training: bool
     _parameters: dict[str, Parameter | None]
     _modules: dict[str, Module | None]
-    _forward_hooks: dict[int, Callable[..., Any]] | None = None
 
     def __init__(self) -> None:
         report_creation(self)
@@ -138,36 +129,6 @@ class Module(Stateful):
         [2.0, 4.0]
         """
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
-
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
-        """Call `forward` and then the forward hooks; returns the result."""
-        if profilers:
-            output = measured("module", self, self.forward, *inputs, **options)
-        else:
-            output = self.forward(*inputs, **options)
-        if self._forward_hooks:
-            forbid_replay(f"calls a forward hook of {type(self).__name__}")
-            for hook in list(self._forward_hooks.values()):
-                result = hook(self, inputs, output)
-                if result is not None:
-                    output = result
-        return output
-
-    def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> Handle:
-        """Call `hook(module, inputs, output)` after each `forward`; a result other than None replaces the output.
-
-        Returns a handle. Its `remove()`, or the end of a `with` statement on it, removes the hook.
-
-        >>> import gradflow as gf
-        >>> layer, sizes = gf.nn.Linear(2, 3), []
-        >>> with layer.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape)):
-        ...     _ = layer(gf.ones((4, 2)))
-        >>> sizes
-        [(4, 3)]
-        """
-        hooks = {} if self._forward_hooks is None else self._forward_hooks
-        object.__setattr__(self, "_forward_hooks", hooks)
-        return Handle(hooks, hook, self)
 
     def __copy__(self) -> Self:
         """A shallow copy: it shares parameters, buffers and modules, but has its own registries of them."""

@@ -105,7 +105,7 @@ class MLP(Sequential):
         left, layers, activation = len(self._modules), [], self._activation
         for module in self._modules.values():
             left -= 1
-            if module.__class__ is not Linear or module._forward_hooks or "forward" in module.__dict__:
+            if module.__class__ is not Linear or module._hooked or "forward" in module.__dict__:
                 break
             if module.activation != (activation if left else None):
                 break

@@ -31,7 +31,7 @@ def add_module(graph: Graph, module: nn.Module, x: str) -> str:
     if exporter is None:
         known = ", ".join(sorted(kind.__name__ for kind in _EXPORTERS))
         raise TypeError(f"{type(module).__name__} has no counterpart in ONNX here; these modules have: {known}")
-    if module._forward_hooks or "forward" in vars(module):
+    if module._hooked or "forward" in vars(module):
         raise TypeError(f"a {type(module).__name__} has hooks or a forward of its own, which ONNX cannot hold")
     return exporter(graph, module, x)
 

@@ -129,7 +129,7 @@ def is_own_model(model: nn.Module) -> bool:
 
 
 def _is_own(module: nn.Module) -> bool:
-    hooked = module._forward_hooks or any(getattr(p._node, "hooks", None) for p in module.parameters())
+    hooked = module._hooked or any(getattr(p._node, "hooks", None) for p in module.parameters())
     return type(module).__module__.startswith("gradflow.") and not hooked and "forward" not in vars(module)
 
 

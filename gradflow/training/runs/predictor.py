@@ -338,7 +338,7 @@ def _architecture(model: gf.nn.MLP) -> tuple[tuple[int, ...], str, float]:
     """Return the sizes, the activation and the dropout of an MLP. Raises TypeError or ValueError for another module."""
     layers = [layer for layer in model.children() if type(layer) is gf.nn.Linear]
     activations = [*[model.activation] * (len(model.sizes) - 2), None]
-    others = [m for m in model.modules() if type(m) not in _KINDS or m._forward_hooks or "forward" in vars(m)]
+    others = [m for m in model.modules() if type(m) not in _KINDS or m._hooked or "forward" in vars(m)]
     if [layer.activation for layer in layers] != activations or others:
         raise ValueError("a Predictor takes an MLP as it was made; this one has other layers or activations, or hooks")
     return model.sizes, model.activation, float(model.dropout0.p) if hasattr(model, "dropout0") else 0.0
