@@ -13,7 +13,7 @@ import pytest
 import gradflow as gf
 import gradflow.testing  # the device "fake"
 from gradflow import nn
-from gradflow.testing import eps, product_bound
+from tests.bounds import perceptron_bound
 from tests.test_saving import equal
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
@@ -31,8 +31,6 @@ ACTIVATIONS = {
     "gelu_exact": (lambda: nn.GELU(approximate="none"), torch.nn.GELU),
 }
 """The activations by name, as modules of gradflow and of PyTorch."""
-STEEPEST = 1.13
-"""The largest slope of an activation, which is that of GELU."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:this model has the tanh form of GELU")
 
@@ -72,19 +70,6 @@ def assert_equal_logits(one: Any, other: Any, x: Any) -> None:
     assert np.abs(logits(one, x) - expected).max() <= 1e-12 * max(1.0, np.abs(expected).max())
 
 
-def float32_bound(model: Any, x: Any) -> Any:
-    """A bound on the error of each logit of a float32 MLP: of the products, passed on through the later layers."""
-    h, error = x.astype("float64"), np.zeros(x.shape)
-    for layer in model.double():
-        if isinstance(layer, torch.nn.Linear):
-            w, b = (p.detach().numpy() for p in (layer.weight, layer.bias))
-            error = error @ np.abs(w.T) + product_bound(h, w.T) + eps() * (np.abs(h) @ np.abs(w.T) + np.abs(b))
-        h = logits(layer, h)
-        if not isinstance(layer, torch.nn.Linear | torch.nn.Dropout):
-            error = STEEPEST * error + 8 * eps() * (1 + np.abs(h))
-    return error
-
-
 def test_random_perceptrons_have_the_same_logits(random_examples: Callable[[int], Any], tmp_path: Path) -> None:
     """Both ways; also more than ten layers, whose names are not in the order of the text."""
     from hypothesis import given
@@ -108,10 +93,11 @@ def test_random_perceptrons_have_the_same_logits(random_examples: Callable[[int]
 
         single = torch_mlp(sizes, activation, p)
         ours = nn.MLP(sizes, activation, p).load(to_file(single, path), names="torch")
-        found = logits(ours, x.astype("float32"))
-        x = x.astype("float32").astype("float64")
-        bound = float32_bound(single, x)  # which converts it to float64
-        assert (np.abs(found - logits(single, x)) <= bound).all()
+        x = x.astype("float32")
+        found = logits(ours, x)
+        expected, bound = perceptron_bound(ours, x)
+        assert (np.abs(found - expected) <= bound).all()
+        assert (np.abs(logits(single, x) - expected) <= bound).all()
 
     check()
 

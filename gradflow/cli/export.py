@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from gradflow.cli.options import add_folder, check_out, write_out
+from gradflow.cli.output import UsageError
 from gradflow.cli.predict import load_model, usage_errors
 from gradflow.text import printable
 
@@ -50,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     from gradflow.onnx.exporting import exported
 
     out = arguments.onnx
+    if out and not out.endswith(".onnx"):
+        raise UsageError(f"--onnx {out}: the name of an ONNX file ends in .onnx")
     check_out(out, lambda start: start.startswith(_START), "--onnx")
     predictor = load_model(arguments.folder, "cpu")
     with usage_errors(arguments.folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.files import write_file
-from gradflow.nn import MLP, Embedding, Linear, Module, PiecewiseLinear, Sequential
+from gradflow.nn import MLP, Dropout, Embedding, Identity, LayerNorm, Linear, Module, PiecewiseLinear, Sequential
 from gradflow.onnx.columns import add_columns, add_scale
 from gradflow.onnx.graph import Graph
 from gradflow.onnx.modules import add_module
@@ -19,23 +20,33 @@ from gradflow.tables import Columns
 from gradflow.tables.inputs import ColumnInputs
 from gradflow.training import Predictor, load_run
 
+_WITHOUT_SHAPE = (Sequential, MLP, Dropout, Identity)
+"""The modules that do not tell the shape of an input, but those in or after them may."""
+_SHAPES: dict[type, str] = {
+    Linear: "in_features", LayerNorm: "normalized_shape", ColumnInputs: "columns", PiecewiseLinear: "columns",
+}  # fmt: skip
+"""The attribute that tells the shape of one input."""
 
-def export(model: Module | Predictor | str | Path, path: str | Path, shape: Sequence[int] | None = None) -> None:
+
+def export(model: Module | Predictor | str | Path, path: str | Path, shape: Sequence[int] | int | None = None) -> None:
     """Write a model as an ONNX file: opset 17, IR version 8, any number of samples.
 
-    model: a module, whose "input" and "output" have the dtype of its parameters; or a `Predictor`, or the folder of a
-        run or its model file.
+    model: a module, whose "input" and "output" have the dtype of its parameters (float32 for half floats), or indices
+        as the input of an `Embedding`; or a `Predictor`, or the folder of a run or its model file.
     path: of the file, which is replaced as a whole.
-    shape: of one input of a module; default: that of its first layer, if it is linear.
+    shape: of one input of a module; default: that of its first layer, if this tells it.
 
     A module is written as it is in evaluation mode. A Predictor is written with everything between raw inputs and
     predictions, also as an ensemble. The inputs of one for arrays are "input", float64 (batch, features), or images,
     float64 (batch, height, width) or (batch, height, width, channels). One for tables has an input for each column that
-    is used, by its name, (batch, 1): numbers are float64, NaN where they are missing; texts are strings, "" where they
-    are missing; dates are int64 microseconds since 1970, the least int64 where they are missing. The outputs are
-    "label", (batch,), and "probabilities", float32 (batch, classes); or "values", float64 (batch, outputs).
+    is used, by its name, (batch, 1): numbers are float64, NaN where they are missing; texts and bools are strings, ""
+    where they are missing; dates are int64 microseconds since 1970, the least int64 where they are missing. The outputs
+    are "label", (batch,), as `Predictor.predict` returns them, and "probabilities", float32 (batch, classes); or
+    "values", float64 (batch, outputs). An output gets a "_" after its name if a column has it. The metadata of the file
+    has the names of the classes, features and output columns, if there are any, as JSON.
 
-    Raises TypeError for modules that have no counterpart, ModuleNotFoundError without the extra onnx.
+    Raises TypeError for modules that have no counterpart and without the shape, ModuleNotFoundError without the extra
+    onnx.
 
     >>> import tempfile
     >>> import gradflow as gf
@@ -48,11 +59,17 @@ def export(model: Module | Predictor | str | Path, path: str | Path, shape: Sequ
     write_file(path, exported(model, shape).SerializeToString())
 
 
-def exported(model: Module | Predictor, shape: Sequence[int] | None = None) -> Any:
+def exported(model: Module | Predictor, shape: Sequence[int] | int | None = None) -> Any:
     """Return what `export` writes, as an `onnx.ModelProto`; arguments and errors are its own."""
-    if isinstance(model, Predictor):
-        return _of_predictor(model).model(model.describe())
-    return _of_module(model, shape).model(type(model).__name__)
+    if isinstance(model, Module):
+        return _of_module(model, shape).model(type(model).__name__)
+    if not isinstance(model, Predictor):
+        raise TypeError(f"export takes a module, a Predictor or the folder of a run; got {type(model).__name__}")
+    if shape is not None:
+        raise TypeError("export takes a shape for a module only: a run knows that of its inputs")
+    names = {name: getattr(model, name) for name in ("classes", "features", "columns")}
+    metadata = {name: json.dumps(values) for name, values in names.items() if values}
+    return _of_predictor(model).model(model.describe(), metadata)
 
 
 def _new_graph(module: Module) -> Graph:
@@ -61,29 +78,31 @@ def _new_graph(module: Module) -> Graph:
     return Graph("float64" if dtypes == {"float64"} else "float32")
 
 
-def _of_module(module: Module, shape: Sequence[int] | None) -> Graph:
-    if not isinstance(module, Module):
-        raise TypeError(f"export takes a module, a Predictor or the folder of a run; got {type(module).__name__}")
+def _of_module(module: Module, shape: Sequence[int] | int | None) -> Graph:
     graph = _new_graph(module)
-    first = next(m for m in module.modules() if type(m) not in (Sequential, MLP))
+    y = add_module(graph, module, "input")
+    first = next((m for m in module.modules() if type(m) not in _WITHOUT_SHAPE), module)
     if shape is None:
-        widths = {Linear: "in_features", ColumnInputs: "columns", PiecewiseLinear: "columns"}
-        if type(first) not in widths:
+        if type(first) not in _SHAPES:
             raise TypeError(f"export needs the shape of one input of a model that begins with {type(first).__name__}")
-        shape = [getattr(first, widths[type(first)])]
-    dtype = np.dtype(np.int64) if isinstance(first, Embedding) else graph.dtype
+        shape = getattr(first, _SHAPES[type(first)])
+    one = np.atleast_1d(np.array(shape, np.int64)).tolist()
     parameter = next(module.parameters(), None)
-    one = gf.zeros((1, *shape), dtype.name, None if parameter is None else parameter.device)
+    indices = isinstance(first, Embedding)
+    dtype = "int64" if indices else graph.dtype.name if parameter is None else parameter.dtype
+    samples = gf.zeros((2, *one), dtype, None if parameter is None else parameter.device)
     training = [m for m in module.modules() if m.training]
     module.eval()
     try:
         with gf.no_grad():
-            result = module(one)
+            result = module(samples)
     finally:
         for each in training:
             each.training = True
-    x = graph.input("input", dtype, ["batch", *shape])
-    graph.output("output", add_module(graph, module, x), graph.dtype, ["batch", *result.shape[1:]])
+    if result.shape[:1] != (2,):
+        raise TypeError(f"a model in ONNX has one output for each sample; for 2, this one has the shape {result.shape}")
+    graph.input("input", np.int64 if indices else graph.dtype, ["batch", *one])
+    graph.output("output", y, graph.dtype, ["batch", *result.shape[1:]])
     return graph
 
 

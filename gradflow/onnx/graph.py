@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,11 @@ class Graph:
         self._add("Identity", [value], name, "", {})
         self._outputs.append(self._onnx.helper.make_tensor_value_info(name, self._type(dtype), shape))
 
-    def model(self, doc: str = "") -> Any:
-        """Return the whole as an `onnx.ModelProto`, which ONNX's full checker accepts. doc: what it is."""
+    def model(self, doc: str = "", metadata: Mapping[str, str] | None = None) -> Any:
+        """Return the whole as an `onnx.ModelProto`, which ONNX's full checker accepts.
+
+        doc: what it is. metadata: what the file says of it besides, by name.
+        """
         helper = self._onnx.helper
         graph = helper.make_graph(self._nodes, "gradflow", self._inputs, self._outputs, self._constants)
         versions = [helper.make_opsetid("", OPSET)] + [helper.make_opsetid("ai.onnx.ml", ML_OPSET)] * self._ml
@@ -74,6 +78,7 @@ class Graph:
             graph, opset_imports=versions, ir_version=IR_VERSION, producer_name="gradflow",
             producer_version=gf.__version__, doc_string=doc,
         )  # fmt: skip
+        helper.set_model_props(model, dict(metadata or {}))
         self._onnx.checker.check_model(model, full_check=True)
         return model
 

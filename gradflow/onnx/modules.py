@@ -112,11 +112,13 @@ def _identity(graph: Graph, module: nn.Module, x: str) -> str:
 
 @_exports(nn.Flatten)
 def _flatten(graph: Graph, module: nn.Flatten, x: str) -> str:
-    if module.start_axis < 0 or module.end_axis != -1:
-        raise TypeError(
-            "a Flatten that ONNX can hold merges all axes from one on: start_axis of at least 0, end_axis -1"
-        )
-    return graph.add("Reshape", x, np.array([0] * module.start_axis + [-1]))  # 0: as in the input
+    start, end = module.start_axis, module.end_axis
+    if (start, end) == (1, -1):
+        return graph.add("Flatten", x)
+    after = [] if end == -1 else [graph.add("Shape", x, start=end + 1)]
+    return graph.add(
+        "Reshape", x, graph.add("Concat", graph.add("Shape", x, end=start), np.array([-1]), *after, axis=0)
+    )
 
 
 @_exports(nn.Linear)
