@@ -220,7 +220,7 @@ OPTIMIZER_METHODS = {
 }
 """For attributes of `torch.optim.Optimizer`, as `FUNCTIONS`."""
 
-_BATCH_NORM = "none: gradflow.nn.LayerNorm normalizes each sample, independently of the others in its batch"
+_IMAGE_NORM = "none: gradflow.nn.BatchNorm1d normalizes over a batch, gradflow.nn.LayerNorm each sample by itself"
 _CONVOLUTION = "none: gradflow trains multilayer perceptrons; gradflow.nn.Flatten and gradflow.nn.Linear take images"
 _RECURRENT = "none: gradflow trains multilayer perceptrons; derive a cell from gradflow.nn.Module"
 _ATTENTION = "none: derive one from gradflow.nn.Module, with gradflow.matmul and gradflow.softmax"
@@ -232,9 +232,7 @@ _CONVOLUTIONS = (
 )
 
 NN = {
-    **dict.fromkeys(
-        ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d"), _BATCH_NORM
-    ),
+    **dict.fromkeys(("BatchNorm2d", "BatchNorm3d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d"), _IMAGE_NORM),
     **dict.fromkeys(_CONVOLUTIONS.split(), _CONVOLUTION),
     **dict.fromkeys(("GRU", "GRUCell", "LSTM", "LSTMCell", "RNN", "RNNCell"), _RECURRENT),
     **dict.fromkeys(("MultiheadAttention", "Transformer", "TransformerEncoder", "TransformerEncoderLayer"), _ATTENTION),
@@ -250,7 +248,6 @@ NN = {
     "Mish": "none: gradflow.nn.SiLU and gradflow.nn.GELU are the nearest",
     "ParameterDict": "none: gradflow.nn.ParameterList, or assign each gradflow.nn.Parameter to an attribute",
     "PReLU": "none: gradflow.nn.LeakyReLU(negative_slope), whose slope is not trained",
-    "RMSNorm": "none: gradflow.nn.LayerNorm",
     "ReLU6": "none: gradflow.clip(x, 0, 6) in the forward of a module, or gradflow.nn.ReLU",
     "SELU": "none: gradflow.nn.ELU",
     "SmoothL1Loss": "gradflow.nn.HuberLoss, which is equal to it for beta=1",
@@ -260,7 +257,6 @@ NN = {
 
 FUNCTIONAL = {
     **dict.fromkeys(("avg_pool2d", "conv1d", "conv2d", "max_pool2d"), _CONVOLUTION),
-    "batch_norm": "none: gradflow.layer_norm normalizes each sample, independently of the others in its batch",
     "binary_cross_entropy": "gradflow.binary_cross_entropy_with_logits, of the values in front of the sigmoid",
     "embedding": "gradflow.take(weight, indices, axis=0), or the module gradflow.nn.Embedding",
     "logsigmoid": "-gradflow.softplus(-x)",

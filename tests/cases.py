@@ -667,6 +667,21 @@ case("layer_norm without weights", lambda x: gf.layer_norm(x, (4,)), lambda T, x
      normal(3, 4))  # fmt: skip
 case("layer_norm without a bias", lambda x, w: gf.layer_norm(x, (4,), w),
      lambda T, x, w: T.nn.functional.layer_norm(x, (4,), w), normal(3, 4), normal(4))  # fmt: skip
+case("rms_norm", lambda x, w: gf.rms_norm(x, (4,), w), lambda T, x, w: T.nn.functional.rms_norm(x, (4,), w),
+     normal(3, 4), normal(4))  # fmt: skip
+case("rms_norm over two axes", lambda x: gf.rms_norm(x, (2, 3), eps=0.1),
+     lambda T, x: T.nn.functional.rms_norm(x, (2, 3), None, 0.1), normal(2, 2, 3))  # fmt: skip
+case("batch_norm", lambda x, w, b: gf.batch_norm(x, None, None, w, b, training=True),
+     lambda T, x, w, b: T.nn.functional.batch_norm(x, None, None, w, b, True), normal(5, 4), normal(4),
+     normal(4))  # fmt: skip
+case("batch_norm without weights", lambda x: gf.batch_norm(x, training=True, eps=0.1),
+     lambda T, x: T.nn.functional.batch_norm(x, None, None, training=True, eps=0.1), normal(5, 4))  # fmt: skip
+case("batch_norm of several places", lambda x, w: gf.batch_norm(x, None, None, w, training=True),
+     lambda T, x, w: T.nn.functional.batch_norm(x, None, None, w, training=True), normal(2, 3, 2),
+     normal(3))  # fmt: skip
+case("batch_norm by running statistics", lambda x, m, v, w, b: gf.batch_norm(x, m, v * v + 1.0, w, b),
+     lambda T, x, m, v, w, b: T.nn.functional.batch_norm(x, m, v * v + 1.0, w, b), normal(5, 4), normal(4), normal(4),
+     normal(4), normal(4), constant=(1, 2))  # fmt: skip
 case("layer_norm of a vector", lambda x, w, b: gf.layer_norm(x, (4,), w, b),
      lambda T, x, w, b: T.nn.functional.layer_norm(x, (4,), w, b), normal(4), normal(4), normal(4))  # fmt: skip
 

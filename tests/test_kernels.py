@@ -70,6 +70,13 @@ def layer_norm_slopes(g: Any, x: Any, weight: Any, axes: Any, epsilon: float, ne
     return [part if need else None for part, need in zip(found, needs, strict=True)]
 
 
+def moved(running: Any, mean: Any, variance: Any, momentum: float | None) -> Sequence[Any]:
+    means, variances, count = running
+    count = None if count is None else count + 1
+    rate = momentum if momentum is not None else 1 / count
+    return [means + rate * (mean - means), variances + rate * (variance - variances), count]
+
+
 def scattered(values: Any, key: Any, shape: tuple[int, ...], into: Any = None) -> Sequence[Any]:
     out = np.zeros(shape) if into is None else into.copy()
     np.add.at(out, key, values)
@@ -106,6 +113,18 @@ FORMULAS: dict[str, Callable[..., Sequence[Any]]] = {
     "logsumexp": lambda x, axis, keepdims: [np.log(np.exp(x).sum(axis=axis, keepdims=keepdims))],
     "layer_norm": lambda *arguments: [layer_norm_value(*arguments)],
     "layer_norm_backward": layer_norm_slopes,
+    "batch_norm": lambda x, weight, bias, running, momentum: [
+        layer_norm_value(x, weight, bias, (0,), 1e-5),
+        *([] if running is None else moved(running, x.mean(axis=0), x.var(axis=0, ddof=1), momentum)),
+    ],
+    "batch_norm_backward": lambda g, x, weight, needs, keep: [
+        found if i == 0 or not need else exact
+        for i, (found, need, exact) in enumerate(zip(
+            layer_norm_slopes(g, x, weight, (0,), 1e-5, needs, keep), needs,
+            (None, (g * norm_parts(0.0, x, (0,), 1e-5)[0]).sum(axis=0), g.sum(axis=0)), strict=True
+        ))
+    ],
+    "move_statistics": lambda *arguments: [new for new in moved(*arguments) if new is not None],
     "squared_error_backward": lambda g, x, target, reduction, needs, keep: [
         sign * 2 * g * (x - target) / (x.size if reduction == "mean" else 1) if need else None
         for sign, need in zip((1, -1), needs, strict=True)

@@ -65,6 +65,8 @@ def modules(dtype: str) -> dict[type, tuple[nn.Module, tuple[int, ...]]]:
         nn.MLP: (nn.MLP([5, 7, 3], "silu", 0.5, dtype=dtype), (5,)),
         nn.Linear: (nn.Linear(5, 3, activation="elu", dtype=dtype), (4, 5)),
         nn.LayerNorm: (nn.LayerNorm((3, 5), dtype=dtype), (3, 5)),
+        nn.RMSNorm: (nn.RMSNorm((3, 5), dtype=dtype), (3, 5)),
+        nn.BatchNorm1d: (nn.BatchNorm1d(3, dtype=dtype), (3, 5)),
         nn.Embedding: (nn.Embedding(6, 3, dtype=dtype), (4,)),
         nn.PiecewiseLinear: (nn.PiecewiseLinear(edges, dtype=dtype), (2,)),
         nn.ColumnLinear: (nn.ColumnLinear(3, 4, 2, dtype=dtype), (3, 4)),
@@ -91,6 +93,8 @@ def test_a_module_gives_the_same_outputs(kind: type, dtype: str, tmp_path: Path)
     if not list(module.parameters()):  # their dtype is that of what is before them
         module = nn.Sequential(nn.Linear(shape[-1], shape[-1], dtype=dtype), module)
     module.train()
+    if kind is nn.BatchNorm1d:
+        module(gf.tensor(x, dtype=dtype))  # moves its running statistics
     export(module, tmp_path / "m.onnx", shape)
     assert all(each.training for each in module.modules())
     operators = {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}

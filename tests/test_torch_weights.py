@@ -128,6 +128,13 @@ def test_random_sequences_have_the_same_logits(random_examples: Callable[[int], 
                 ours += [nn.LayerNorm(m, elementwise_affine=affine, dtype="float64"), nn.Identity()]
                 theirs += [torch.nn.LayerNorm(m, elementwise_affine=affine), torch.nn.Identity()]
             if draw(st.booleans()):
+                ours += [nn.RMSNorm(m, dtype="float64")]
+                theirs += [torch.nn.RMSNorm(m)]
+            if vectors is None and draw(st.booleans()):
+                affine = draw(st.booleans())
+                ours += [nn.BatchNorm1d(m, affine=affine, dtype="float64")]
+                theirs += [torch.nn.BatchNorm1d(m, affine=affine)]
+            if draw(st.booleans()):
                 ours += [nn.Dropout(0.5), nn.Flatten(-1)]
                 theirs += [torch.nn.Dropout(0.5), torch.nn.Flatten(-1)]
             n = m
@@ -146,11 +153,13 @@ def test_random_sequences_have_the_same_logits(random_examples: Callable[[int], 
 
         cut = data.draw(st.integers(0, len(theirs)))
         nested = torch.nn.Sequential(torch.nn.Sequential(*theirs[:cut]), *theirs[cut:]).double()
+        nested(torch.tensor(x))  # in training mode, which moves running statistics
         model = nn.Sequential(*ours).load(to_file(nested, path), names="torch")
         assert_equal_logits(model, nested, x)
 
         for parameter in model.parameters():
             nn.init.normal_(parameter)
+        model.train()(gf.tensor(x))
         model.save(path, names="torch")
         assert_equal_logits(from_file(torch.nn.Sequential(*theirs).double(), path), model, x)
         nn.Sequential(nn.Sequential(model, nn.Tanh()), nn.Linear(1, 1)).save(path, names="torch")

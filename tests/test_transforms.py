@@ -207,7 +207,7 @@ def twice_projected(case: Case) -> tuple[Callable[..., gf.Tensor], list[gf.Tenso
 
 
 class _Torch:
-    """PyTorch, but layer norm by its formula, since the built-in third derivative differs from it (in version 2.13)."""
+    """PyTorch, but layer and batch norm by their formulas: the built-in third derivatives differ (in version 2.13)."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
@@ -215,6 +215,8 @@ class _Torch:
     def __getattr__(self, name: str) -> Any:
         if name == "layer_norm":
             return self._layer_norm
+        if name == "batch_norm":
+            return self._batch_norm
         found = getattr(self._module, name)
         return _Torch(found) if name in ("nn", "functional") else found
 
@@ -224,6 +226,17 @@ class _Torch:
         y = (x - x.mean(axes, keepdim=True)) / torch.sqrt(x.var(axes, correction=0, keepdim=True) + eps)
         y = y if w is None else y * w
         return y if b is None else y + b
+
+    @staticmethod
+    def _batch_norm(
+        x: Any, mean: Any, var: Any, w: Any = None, b: Any = None, training: bool = False, *_: Any, eps: float = 1e-5
+    ) -> Any:
+        axes, shape = [i for i in range(x.ndim) if i != 1], (-1, *(1,) * (x.ndim - 2))
+        if training:
+            mean, var = x.mean(axes), x.var(axes, correction=0)
+        y = (x - mean.reshape(shape)) / torch.sqrt(var.reshape(shape) + eps)
+        y = y if w is None else y * w.reshape(shape)
+        return y if b is None else y + b.reshape(shape)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from gradflow_cupy.graph import StepGraph
 from gradflow_cupy.linear import PRODUCTS, LinearKernels
 from gradflow_cupy.losses import LossKernels
 from gradflow_cupy.memory import PeakCounter
+from gradflow_cupy.normalization import NormalizationKernels
 from gradflow_cupy.optimizers import OptimizerKernels
 
 _WITH_PYTHON_FLOATS = (
@@ -51,7 +52,7 @@ def _becomes_zero(value: Any) -> bool:
     return abs(value) < _SMALLEST_NORMAL and (value != 0 or math.copysign(1.0, value) < 0)
 
 
-class CupyBackend(LinearKernels, GatherKernels, LossKernels, OptimizerKernels):
+class CupyBackend(LinearKernels, NormalizationKernels, GatherKernels, LossKernels, OptimizerKernels):
     """CuPy arrays in the memory of one GPU: `cuda:0`, `cuda:1`, ... Creating an object needs CuPy and a GPU.
 
     index: the number of the GPU (default 0). If there are several GPUs, every function runs with this one as CuPy's

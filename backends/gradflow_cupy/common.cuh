@@ -180,7 +180,7 @@ __device__ bool sum_grid(C& sum, void* scratch) {
     return true;
 }
 
-// Replaces N sums of each thread by those over the y threads with the same x, in the first of these.
+// Replaces N sums of each thread by those over the y threads with the same x.
 template <typename C, int N>
 __device__ void sum_groups(C (&sums)[N]) {
     __shared__ C all[N * MAX_THREADS];
@@ -196,7 +196,7 @@ __device__ void sum_groups(C (&sums)[N]) {
             }
         __syncthreads();
     }
-    for (int k = 0; k < N; k++) sums[k] = all[k * MAX_THREADS + thread];
+    for (int k = 0; k < N; k++) sums[k] = all[k * MAX_THREADS + threadIdx.x];
 }
 
 // Replaces N sums of each thread by those over all threads of the grid with the same column, which is given by x: over

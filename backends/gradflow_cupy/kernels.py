@@ -42,8 +42,9 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "activations.cu": ("activate", "activate_backward", "bias_activation", "bias_backward"),
     "gather.cu": ("take_rows",),
     "graph.cu": ("next_row",),
-    "layer_norm.cu": ("layer_norm", "layer_norm_backward", "layer_norm_columns"),
     "losses.cu": ("squared_error", "one_hot"),
+    "normalization.cu": ("layer_norm", "layer_norm_backward", "layer_norm_columns", "batch_norm",
+                         "batch_norm_backward"),
     "optimizers.cu": ("sgd_step", "adam_step", "rmsprop_step", "square_sums", "scale_by", "unscale", "update_scale",
                       "count_step"),
     "philox.cu": ("random_bits", "dropout", "dropout_backward"),
@@ -52,7 +53,9 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "sums.cu": ("sum_rows",),
 }  # fmt: skip
 """The kernels in each source."""
-WITH_HALVES = ("activations.cu", "layer_norm.cu", "losses.cu", "optimizers.cu", "philox.cu", "softmax.cu", "sums.cu")
+WITH_HALVES = (
+    "activations.cu", "losses.cu", "normalization.cu", "optimizers.cu", "philox.cu", "softmax.cu", "sums.cu"
+)  # fmt: skip
 """The sources whose kernels are also compiled for half floats."""
 UNTYPED = ("count_step", "next_row", "random_bits", "take_rows", "update_scale")
 """The kernels that are not templates."""
@@ -240,6 +243,13 @@ def per_sum(many: int, rows: int, columns: int, itemsize: int) -> tuple[Grid, Gr
     chunks = min((SUM_BLOCKS + tiles - 1) // tiles, (rows + AT_ONCE * down - 1) // (AT_ONCE * down))
     chunk = (rows + chunks - 1) // chunks
     return (tiles, (rows + chunk - 1) // chunk), (across, down), chunk
+
+
+def per_columns(rows: int, columns: int, itemsize: int) -> tuple[Grid, Grid]:
+    """Grid and block for a kernel in which the threads with the same x share a column: the 32 bytes of `per_sum`."""
+    across = min(32 // itemsize, _power_of_two(columns))
+    down = min(THREADS // across, _power_of_two((rows + AT_ONCE - 1) // AT_ONCE))
+    return ((columns + across - 1) // across,), (across, down)
 
 
 def _power_of_two(n: int) -> int:

@@ -1,4 +1,4 @@
-"""Kernels of networks: activations, softmax, normalization, dropout, random bits, scatter.
+"""Kernels of networks: activations, softmax, dropout, random bits, scatter.
 
 They take float32 and float64, and most of them half floats, which they compute in float32 and round once; arrays of any
 other dtype go to the composed default. Non-contiguous arrays are copied first. The residual of a kernel holds exactly
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from threading import get_ident
 from typing import Any
 
@@ -164,56 +163,6 @@ class NetworkKernels(AccurateSums):
             rows, saved, dz, *outputs, self._scratch(), n, columns, chunk, code, parameter,
         )  # fmt: skip
 
-    # ------------------------------------------------------------------ normalization
-
-    def layer_norm(
-        self, x: Array, weight: Array | None, bias: Array | None, axes: tuple[int, ...], epsilon: float
-    ) -> tuple[Array, Any]:
-        dtype = kernel_dtype(x, weight, bias, types=ELEMENT_TYPES)
-        if dtype is None or not x.size:
-            return Backend.layer_norm(self, x, weight, bias, axes, epsilon)
-        x = self._contiguous(x)
-        rows, columns = _rows_and_columns(x, axes)
-        out = self._empty(x.shape, x)
-        stats = self.cupy.empty((rows, 2), dtype=self.double if dtype == "d" else self.single)
-        weight = None if weight is None else self._contiguous(weight)
-        bias = None if bias is None else self._contiguous(bias)
-        launch("layer_norm", dtype, *per_row(rows, columns), x, weight, bias, out, stats, rows, columns, epsilon)
-        return out, stats
-
-    def layer_norm_backward(
-        self,
-        g: Array,
-        x: Array,
-        weight: Array | None,
-        axes: tuple[int, ...],
-        epsilon: float,
-        residual: Any,
-        needs: Sequence[bool],
-        into: Sequence[Array | None] = (None, None, None),
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        dtype = kernel_dtype(g, x, weight, types=ELEMENT_TYPES)
-        if isinstance(residual, tuple) or residual is None or dtype is None or not x.size:
-            kept = residual if isinstance(residual, tuple) else None
-            return Backend.layer_norm_backward(self, g, x, weight, axes, epsilon, kept, needs)
-        g, x = self._contiguous(g), self._contiguous(x)
-        rows, columns = _rows_and_columns(x, axes)
-        gx = gw = gb = None
-        if needs[0]:
-            gx = self._empty(x.shape, x)
-            scale = None if weight is None else self._contiguous(weight)
-            launch("layer_norm_backward", dtype, *per_row(rows, columns), g, x, scale, residual, gx, rows, columns)
-        if needs[1] or needs[2]:
-            shape = tuple(x.shape[a] for a in axes)
-            gw = self._target(into[1], shape, x) if needs[1] else None
-            gb = self._target(into[2], shape, x) if needs[2] else None
-            grid, block, chunk = per_sum(1, rows, columns, x.dtype.itemsize)
-            launch(
-                "layer_norm_columns", dtype, grid, block,
-                g, x, residual, gw, gb, self._scratch(), rows, columns, chunk,
-            )  # fmt: skip
-        return gx, gw, gb
-
     def _target(self, buffer: Array | None, shape: tuple[int, ...], like: Array) -> Array:
         """The buffer, if a kernel can write to it, else a new array with the dtype of `like`."""
         if buffer is not None and buffer.dtype == like.dtype and buffer.flags.c_contiguous:
@@ -335,9 +284,3 @@ def as_rows(x: Array) -> Array:
 
 def _is_last_axis(x: Array, axis: int) -> bool:
     return bool(x.ndim) and axis in (-1, x.ndim - 1) and x.shape[-1] > 0
-
-
-def _rows_and_columns(x: Array, axes: tuple[int, ...]) -> tuple[int, int]:
-    """The numbers of rows and columns of x as a matrix whose columns are the trailing `axes`."""
-    columns = math.prod(x.shape[a] for a in axes)
-    return x.size // columns, columns

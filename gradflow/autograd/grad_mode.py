@@ -29,6 +29,8 @@ grad_enabled: ContextVar[GradMode] = ContextVar("gradflow_grad_enabled", default
 current_observer: ContextVar[Observer | None] = ContextVar("gradflow_observer", default=None)
 autocast_dtype: ContextVar[DType | None] = ContextVar("gradflow_autocast", default=None)
 """The dtype of the products of this context, or None outside `autocast`."""
+repeating: ContextVar[bool] = ContextVar("gradflow_repeating", default=False)
+"""Whether this context computes again what it has computed before, so that it must not count as another batch."""
 
 
 class _SetsGradMode(BareMode):

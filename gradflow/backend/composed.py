@@ -1,4 +1,4 @@
-"""The kernels of activations, layers, losses and indexing, composed of array functions.
+"""The kernels of activations, linear layers, losses and indexing, composed of array functions.
 
 Each default is the specification of its kernel: shapes, dtypes, and which arrays are new.
 """
@@ -17,7 +17,7 @@ from gradflow.backend.kernels import KernelBase, kernel
 
 
 class ComposedKernels(KernelBase):
-    """The composed kernels of activations, layers, losses and indexing."""
+    """The composed kernels of activations, linear layers, losses and indexing."""
 
     # ------------------------------------------------------------------ kernels: activations
 
@@ -145,60 +145,6 @@ class ComposedKernels(KernelBase):
             if into[2] is not None:
                 into[2][...] = gb
                 gb = into[2]
-        return gx, gw, gb
-
-    @kernel
-    @in_float32
-    def layer_norm(
-        self, x: Array, weight: Array | None, bias: Array | None, axes: tuple[int, ...], epsilon: float
-    ) -> tuple[Array, Any]:
-        """(x - mean) / sqrt(var + epsilon) over the trailing `axes`, times weight plus bias; and a residual.
-
-        weight, bias: arrays with the shape of those axes, or None. The residual shares no memory with the result. Ba et
-        al. 2016, "Layer Normalization", eq. 4.
-        """
-        normal, scale = _normalize(self, x, axes, epsilon)
-        out = self.copy(normal) if weight is None else self.multiply(normal, weight)
-        return (out if bias is None else self.add(out, bias)), (normal, scale)
-
-    @kernel
-    @in_float32
-    def layer_norm_backward(
-        self,
-        g: Array,
-        x: Array,
-        weight: Array | None,
-        axes: tuple[int, ...],
-        epsilon: float,
-        residual: Any,
-        needs: Sequence[bool],
-        into: Sequence[Array | None] = (None, None, None),
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        """The VJP of `layer_norm` for x, weight and bias; None where `needs` is false.
-
-        residual: that of `layer_norm`, or None to recompute it. A gradient of weight or bias with a buffer in `into`
-        may be written to it; then the buffer is returned.
-        """
-        normal, scale = residual if residual is not None else _normalize(self, x, axes, epsilon)
-        need_x, need_weight, need_bias = needs
-        leading = tuple(range(x.ndim - len(axes)))
-        gx = gw = gb = None
-        if need_x:
-            gn = g if weight is None else self.multiply(g, weight)
-            mean_g = self.mean(gn, axis=axes, keepdims=True)
-            mean_gn = self.mean(self.multiply(gn, normal), axis=axes, keepdims=True)
-            gx = self.multiply(self.subtract(self.subtract(gn, mean_g), self.multiply(normal, mean_gn)), scale)
-        if need_weight:
-            gw = self.multiply(g, normal)
-            gw = self.sum(gw, axis=leading) if leading else gw
-        if need_bias:
-            gb = self.sum(g, axis=leading) if leading else g
-        if gw is not None and into[1] is not None:
-            into[1][...] = gw
-            gw = into[1]
-        if gb is not None and into[2] is not None:
-            into[2][...] = gb
-            gb = into[2]
         return gx, gw, gb
 
     # ------------------------------------------------------------------ kernels: losses
@@ -338,13 +284,6 @@ class ComposedKernels(KernelBase):
 def _affine(F: Any, x: Array, weight: Array, bias: Array | None) -> Array:
     z = F.matmul(x, F.matrix_transpose(weight))
     return z if bias is None else F.add(z, bias)
-
-
-def _normalize(F: Any, x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array]:
-    centred = F.subtract(x, F.mean(x, axis=axes, keepdims=True))
-    variance = F.mean(F.square(centred), axis=axes, keepdims=True)
-    scale = F.divide(1.0, F.sqrt(F.add(variance, epsilon)))
-    return F.multiply(centred, scale), scale
 
 
 def _reduce(F: Any, losses: Array, reduction: str) -> Array:

@@ -2,7 +2,7 @@
 
 `Backend` has three tiers: array functions, device services and kernels; its docstring explains them. This module
 defines the services. The array functions are listed in `gradflow.backend.array_functions`; the kernels, with their
-composed defaults, are in `composed`, `philox` and `optimizer_steps`.
+composed defaults, are in `composed`, `normalization`, `philox` and `optimizer_steps`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from gradflow.backend.composed import ComposedKernels
 from gradflow.backend.device import Device, Diagnosis, Event, MemoryStats
 from gradflow.backend.graphs import RecordedStep
 from gradflow.backend.kernels import KERNELS
+from gradflow.backend.normalization import NormalizationKernels
 from gradflow.backend.optimizer_steps import OptimizerKernels
 from gradflow.backend.philox import RandomKernels
 from gradflow.dtypes import DTYPES, as_dtype
 from gradflow.environment import DISTRIBUTION, switch, to_install
 
 
-class Backend(ComposedKernels, RandomKernels, OptimizerKernels, ABC):
+class Backend(ComposedKernels, NormalizationKernels, RandomKernels, OptimizerKernels, ABC):
     """The base class of backends. An object serves one device of one array library.
 
     1. *Array functions*, required: the functions of `ARRAY_FUNCTIONS`, with the names and semantics of the Array API.

@@ -151,6 +151,23 @@ _LAYER_NORM = Text(
     ),
 )
 
+_BATCH_NORM = _LAYER_NORM._replace(
+    symbol="batch_norm",
+    formula="batch_norm({0}) * {1} + {2}",
+    rules=tuple(None if r is None else r.replace("layer_norm(", "batch_norm(") for r in _LAYER_NORM.rules),
+)
+_ROOT_MEAN = "rms_norm({0})"
+_RMS_NORM = Text(
+    "rms_norm",
+    f"{_ROOT_MEAN} * {{1}}",
+    (None,),
+    "mixes",
+    (
+        f"({_UPSTREAM} - {_ROOT_MEAN} * mean({_UPSTREAM} * {_ROOT_MEAN})) / sqrt(mean({{0}}^2) + {{epsilon}})",
+        f"sum({{g}} * {_ROOT_MEAN}) over the rows",
+    ),
+)
+
 
 def _scatter_add(options: dict[str, Any]) -> Text:
     where = _index_text(options)
@@ -293,6 +310,8 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     "linear": _linear,
     "perceptron": _perceptron,
     "layer_norm": _LAYER_NORM,
+    "rms_norm": _RMS_NORM,
+    "batch_norm": _BATCH_NORM,
     "mse_loss": _loss("({0} - {1})^2", "2 * ({0} - {1})", "(-2) * ({0} - {1})"),
     "cross_entropy": _cross_entropy,
 }

@@ -19,9 +19,10 @@ from gradflow.nn.columns import ColumnLinear, PiecewiseLinear
 from gradflow.nn.containers import ModuleDict, ModuleList, ParameterList, Sequential
 from gradflow.nn.embedding import Embedding
 from gradflow.nn.functional import functional_call
-from gradflow.nn.layers import Dropout, Flatten, Identity, LayerNorm, Linear
+from gradflow.nn.layers import Dropout, Flatten, Identity, Linear
 from gradflow.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss
 from gradflow.nn.module import Module
+from gradflow.nn.normalization import BatchNorm1d, LayerNorm, RMSNorm
 from gradflow.nn.parameter import Parameter
 from gradflow.nn.perceptron import MLP
 from gradflow.nn.state import StateError
@@ -35,6 +36,7 @@ __all__ = [
     "GELU",
     "MLP",
     "BCEWithLogitsLoss",
+    "BatchNorm1d",
     "ColumnLinear",
     "CrossEntropyLoss",
     "Dropout",
@@ -56,6 +58,7 @@ __all__ = [
     "Parameter",
     "ParameterList",
     "PiecewiseLinear",
+    "RMSNorm",
     "ReLU",
     "Sequential",
     "SiLU",
@@ -75,7 +78,8 @@ __all__ = [
 
 # Pickles of earlier versions look for these where they were defined then.
 for _class in (
-    ELU, GELU, MLP, LeakyReLU, LogSoftmax, ModuleList, ReLU, Sequential, SiLU, Sigmoid, Softmax, Softplus, Tanh
+    ELU, GELU, MLP, LayerNorm, LeakyReLU, LogSoftmax, ModuleList, ReLU, Sequential, SiLU, Sigmoid, Softmax, Softplus,
+    Tanh,
 ):  # fmt: skip
     setattr(layers, _class.__name__, _class)
 for _moved in (StateError, functional_call):

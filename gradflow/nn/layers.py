@@ -1,9 +1,8 @@
-"""Layers: linear maps, dropout, normalization and flattening, with PyTorch's names."""
+"""Layers: linear maps, dropout and flattening, with PyTorch's names."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gradflow import ops
@@ -12,7 +11,7 @@ from gradflow.nn import init
 from gradflow.nn.constructors import positive, read_only
 from gradflow.nn.module import Module
 from gradflow.nn.parameter import Parameter
-from gradflow.ops.network import check_activation, check_dropout, check_epsilon
+from gradflow.ops.network import check_activation, check_dropout
 from gradflow.pytorch_names import explains_arguments
 from gradflow.random.generator import Generator
 from gradflow.shapes import normalize_axes
@@ -105,51 +104,6 @@ class Dropout(Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
-
-
-@explains_arguments
-class LayerNorm(Module):
-    """(x - mean) / sqrt(variance + eps) * weight + bias; mean and variance are over the trailing axes.
-
-    normalized_shape: the lengths of these axes, or of the last axis alone; each at least 1.
-    eps: added to the variance, at least 0 (default 1e-5).
-    elementwise_affine: whether there are a weight, which starts at 1, and a bias, which starts at 0, both of shape
-        normalized_shape (default True).
-    device, dtype: of the parameters (default, the current device and float32).
-
-    Ba et al. 2016. Raises ValueError for a length below 1 or a negative eps.
-
-    >>> import gradflow as gf
-    >>> layer = gf.nn.LayerNorm(2)
-    >>> [[round(v, 3) for v in row] for row in layer(gf.tensor([[1.0, 3.0], [10.0, 30.0]])).tolist()]
-    [[-1.0, 1.0], [-1.0, 1.0]]
-    """
-
-    def __init__(
-        self,
-        normalized_shape: int | Sequence[int],
-        eps: float = 1e-5,
-        elementwise_affine: bool = True,
-        device: DeviceLike | None = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        lengths = normalized_shape if isinstance(normalized_shape, Iterable) else (normalized_shape,)
-        shape = self.normalized_shape = tuple(positive("a length of normalized_shape", n) for n in lengths)
-        if not shape:
-            raise ValueError("normalized_shape must have at least one length; got none")
-        check_epsilon(eps)
-        self.eps = eps
-        affine = elementwise_affine
-        self.register_parameter("weight", Parameter(ops.ones(shape, dtype, device)) if affine else None)
-        self.register_parameter("bias", Parameter(ops.zeros(shape, dtype, device)) if affine else None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (..., *normalized_shape); the result has the shape of x."""
-        return ops.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-
-    def extra_repr(self) -> str:
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.weight is not None}"
 
 
 @explains_arguments

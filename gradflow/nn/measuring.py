@@ -95,8 +95,9 @@ def kept(model: Module, inputs: Sequence[Tensor]) -> dict[str, int]:
 
     The inputs count where they are kept; parameters do not. Memory that several nodes keep counts once.
     """
-    owned = {id(_root(p.array)) for p in model.parameters()}
-    output = _run(_twin(model), inputs)
+    twin = _twin(model)
+    owned = {id(_root(x.array)) for x in (*twin.parameters(), *twin.buffers())}
+    output = _run(twin, inputs)
     roots = [x._node for _, x in flatten(output) if isinstance(x, Tensor) and x._node is not None]
     memories: dict[int, Any] = {}
     found: dict[str, int] = {}

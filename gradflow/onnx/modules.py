@@ -142,6 +142,27 @@ def _layer_norm(graph: Graph, module: nn.LayerNorm, x: str) -> str:
     return y if module.bias is None else graph.add("Add", y, _values(module.bias, graph))
 
 
+@_exports(nn.RMSNorm)
+def _rms_norm(graph: Graph, module: nn.RMSNorm, x: str) -> str:
+    eps = module.eps if module.eps is not None else np.finfo(graph.dtype).eps
+    square = graph.add("ReduceMean", graph.add("Mul", x, x), axes=list(range(-len(module.normalized_shape), 0)))
+    y = graph.add("Div", x, graph.add("Sqrt", graph.add("Add", square, float(eps))))
+    return y if module.weight is None else graph.add("Mul", y, _values(module.weight, graph))
+
+
+@_exports(nn.BatchNorm1d)
+def _batch_norm(graph: Graph, module: nn.BatchNorm1d, x: str) -> str:
+    if module.running_mean is None or module.running_var is None:
+        raise TypeError("a BatchNorm1d without running statistics has no counterpart in ONNX: it depends on the batch")
+    mean = _values(module.running_mean, graph)
+    weight = np.ones_like(mean) if module.weight is None else _values(module.weight, graph)
+    bias = np.zeros_like(mean) if module.bias is None else _values(module.bias, graph)
+    variance = (module.running_var.numpy().astype(np.float64) + module.eps).astype(
+        graph.dtype
+    )  # attributes are float32
+    return graph.add("BatchNormalization", x, weight, bias, mean, variance, epsilon=0.0)
+
+
 @_exports(nn.Embedding)
 def _embedding(graph: Graph, module: nn.Embedding, x: str) -> str:
     return graph.add("Gather", _values(module.weight, graph), x)

@@ -20,6 +20,7 @@ from gradflow.ops import (
     losses,
     matrices,
     network,
+    normalization,
     ordering,
     reductions,
     shape,
@@ -37,6 +38,7 @@ from gradflow.ops.indexing import *  # noqa: F403
 from gradflow.ops.losses import *  # noqa: F403
 from gradflow.ops.matrices import *  # noqa: F403
 from gradflow.ops.network import *  # noqa: F403
+from gradflow.ops.normalization import *  # noqa: F403
 from gradflow.ops.ordering import *  # noqa: F403
 from gradflow.ops.reductions import *  # noqa: F403
 from gradflow.ops.shape import *  # noqa: F403
@@ -48,7 +50,7 @@ from gradflow.tensor import Tensor as _Tensor
 if not _typing.TYPE_CHECKING:  # type checkers follow the imports above: a list that is not written out hides them
     _MODULES = (
         activations, aggregates, closeness, creation, elementary, elementwise, exchange, indexing, losses, matrices,
-        network, ordering, reductions, shape, updates,
+        network, normalization, ordering, reductions, shape, updates,
     )  # fmt: skip
     __all__ = [name for module in _MODULES for name in module.__all__]
 

@@ -25,6 +25,7 @@ from gradflow.ops.indexing import scatter_add_along_axis as scatter_add_along_ax
 from gradflow.ops.matrices import *  # noqa: F403
 from gradflow.ops.network import *  # noqa: F403
 from gradflow.ops.network import dropout_factors as dropout_factors
+from gradflow.ops.normalization import *  # noqa: F403
 from gradflow.ops.ordering import *  # noqa: F403
 from gradflow.ops.reductions import *  # noqa: F403
 from gradflow.ops.shape import *  # noqa: F403
@@ -40,5 +41,6 @@ half_dtypes: tuple[Any, ...] = ()
 activate_backward = functools.partial(Backend.activate_backward, _F)
 linear_backward = functools.partial(Backend.linear_backward, _F)
 layer_norm_backward = functools.partial(Backend.layer_norm_backward, _F)
+batch_norm_backward = functools.partial(Backend.batch_norm_backward, _F)
 softmax_cross_entropy_backward = functools.partial(Backend.softmax_cross_entropy_backward, _F)
 squared_error_backward = functools.partial(Backend.squared_error_backward, _F)

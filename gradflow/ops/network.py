@@ -1,4 +1,4 @@
-"""The layers of networks: matrix products, linear layers, normalization, dropout.
+"""The layers of networks: matrix products, linear layers, dropout.
 
 Their results and gradients are kernels of the backend, which may be fused. For higher derivatives, the composed default
 of the same kernel runs on tensors (`gradflow.ops.namespace`).
@@ -6,9 +6,7 @@ of the same kernel runs on tensors (`gradflow.ops.namespace`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 from gradflow.autograd.grad_mode import CAST, FAST, grad_enabled
@@ -26,10 +24,10 @@ from gradflow.ops.table import (
 )
 from gradflow.random.generator import Generator, default_generator
 from gradflow.random.shares import current_share
-from gradflow.shapes import check_broadcast, integers
+from gradflow.shapes import check_broadcast
 from gradflow.tensor import Tensor
 
-__all__ = ["dropout", "layer_norm", "linear", "matmul"]
+__all__ = ["dropout", "linear", "matmul"]
 
 
 def _product(F: Any, a: Any, b: Any) -> Any:
@@ -153,7 +151,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     if (
         x.array.dtype != weight.array.dtype or (bias is not None and bias.array.dtype != weight.array.dtype)
     ) and not are_autocast(x, weight, bias):
-        raise _dtypes_differ("linear", x, weight, bias)
+        raise dtypes_differ("linear", x, [("weight", weight), ("bias", bias)])
     parameter = 0.0
     if activation is not None:
         check_activation(activation)
@@ -161,9 +159,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     return apply(_LINEAR, (x, weight, bias), {"activation": activation, "parameter": parameter})
 
 
-def _dtypes_differ(name: str, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> TypeError:
-    """The error of a layer whose input and weights have different dtypes."""
-    given = [(what, t) for what, t in (("weight", weight), ("bias", bias)) if t is not None]
+def dtypes_differ(name: str, x: Tensor, weights: Sequence[tuple[str, Tensor | None]]) -> TypeError:
+    """The error of a layer whose input and weights, given with what they are, have different dtypes."""
+    given = [(what, t) for what, t in weights if t is not None]
     kinds = " and ".join(f"its {what} {t.dtype}" for what, t in given)
     first = given[0][1].dtype
     if any(t.dtype != first for _, t in given):
@@ -248,54 +246,6 @@ def perceptron(x: Tensor, layers: Sequence[tuple[Any, Any]], activation: str) ->
     for weight, bias in layers[:-1]:  # observed, not recorded, or with arguments for which `linear` raises
         x = linear(x, weight, bias, activation)
     return linear(x, *layers[-1])
-
-
-def check_epsilon(eps: float) -> None:
-    """Raise ValueError for an eps that is negative or non-finite."""
-    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0.0 <= eps < math.inf:
-        raise ValueError(f"eps is a finite number >= 0; got {eps!r}")
-
-
-def _layer_norm_backward(F: Any, g: Any, out: Any, x: Any, weight: Any, bias: Any, **options: Any) -> Any:
-    return F.layer_norm_backward(g, x, weight, **options)
-
-
-_LAYER_NORM = defop("layer_norm", joint=_layer_norm_backward, residual=True, writes_into=True, autocast="float32")
-
-
-def layer_norm(
-    x: Tensor,
-    normalized_shape: int | Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * weight + bias, with the mean and the variance over the last axes of x.
-
-    normalized_shape: the lengths of those axes.
-    weight, bias: of that shape and the dtype of x, or None.
-    eps: a number >= 0 (default 1e-5).
-
-    Ba et al. 2016, "Layer Normalization", eq. 4. Raises ValueError for shapes that do not fit or a negative eps,
-    TypeError for different dtypes.
-
-    >>> import gradflow as gf
-    >>> y = gf.layer_norm(gf.tensor([[1.0, 3.0], [10.0, 30.0]]), 2)
-    >>> [[round(v, 3) for v in row] for row in y.tolist()]
-    [[-1.0, 1.0], [-1.0, 1.0]]
-    """
-    check_tensors("layer_norm", x, *[t for t in (weight, bias) if t is not None])
-    check_epsilon(eps)
-    shape = integers("normalized_shape", normalized_shape)
-    if not shape or x.shape[-len(shape) :] != shape:
-        raise ValueError(f"layer_norm over {shape} needs an input whose last axes are these; its shape is {x.shape}")
-    for t in (weight, bias):
-        if t is not None and t.shape != shape:
-            raise ValueError(f"layer_norm over {shape} needs weights of that shape; got {t.shape}")
-        if t is not None and t.dtype != x.dtype and not are_autocast(x, t):
-            raise _dtypes_differ("layer_norm", x, weight, bias)
-    axes = tuple(range(x.ndim - len(shape), x.ndim))
-    return apply(_LAYER_NORM, (floating(x), weight, bias), {"axes": axes, "epsilon": float(eps)})
 
 
 def _dropout_backward(F: Any, g: Any, out: Any, x: Any, needs: Any, residual: Any, **how: Any) -> Any:

@@ -34,6 +34,7 @@ from gradflow.backend import (
     contract,
     device,
     kernels,
+    normalization,
     optimizer_steps,
     philox,
 )
@@ -58,7 +59,7 @@ def array_functions() -> Iterator[str]:
 
 def methods() -> Iterator[str]:
     """Yield the lines on the attributes, services and kernels of `Backend`, under the headings of the source."""
-    sources = (kernels, contract, composed, philox, optimizer_steps)
+    sources = (kernels, contract, composed, normalization, philox, optimizer_steps)
     classes = {name: found for module in sources for name, found in _classes(module)}
     yield from ("### Attributes", "")
     for cls in (kernels.KernelBase, Backend, *Backend.__bases__):

@@ -14,7 +14,7 @@ from typing import Any
 from gradflow.autograd.autocast import autocast
 from gradflow.autograd.backward import backward
 from gradflow.autograd.batching import Batch, batched
-from gradflow.autograd.grad_mode import autocast_dtype, current_observer, enable_grad, is_grad_enabled
+from gradflow.autograd.grad_mode import autocast_dtype, current_observer, enable_grad, is_grad_enabled, repeating
 from gradflow.autograd.graph import Node, Operation
 from gradflow.autograd.memory import clock
 from gradflow.autograd.observers import Forwarder, observe
@@ -179,8 +179,12 @@ def _run_again(F: Any, g: Any, out: Any, *parents: Any, needs: Any, segment: _Se
     segment.check_unchanged(segment.leaves, watcher.start)
     batch = isinstance(g, Batch)
     recorded = isinstance(g.values if batch else g, Tensor)
-    with restored(segment.states), observe(watcher):
-        run = _Run(segment, recorded)
+    token = repeating.set(True)
+    try:
+        with restored(segment.states), observe(watcher):
+            run = _Run(segment, recorded)
+    finally:
+        repeating.reset(token)
     externals = [] if run.flat is None else run.external_nodes()
     if run.flat is None or run.flat.shape != g.shape or externals != segment.externals:
         raise RuntimeError(

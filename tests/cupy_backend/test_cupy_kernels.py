@@ -51,7 +51,7 @@ def both(backend: Any, reference: Any, name: str, *arguments: Any, ulp: float = 
     with np.errstate(all="ignore"):
         expected = getattr(Backend, name)(reference, *copies, **options)
     compared = (actual, expected)
-    if name in ("softmax_cross_entropy", "squared_error", "layer_norm", "linear"):
+    if name in ("softmax_cross_entropy", "squared_error", "layer_norm", "batch_norm", "linear"):
         compared = (actual[0], np.asarray(expected[0]))  # residuals are each backend's own
     if name in ("dropout", "random_bits", "one_hot", "dropout_backward"):
         ulp = 0
@@ -208,6 +208,20 @@ def test_layer_norm(backend: Any, reference: Any, real: Any, affine: bool) -> No
         for residual in (actual[1], None):
             found = backend.layer_norm_backward(*moved, axes, 1e-5, residual, needs)
             agree(backend, found, expected, 256)
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm(backend: Any, reference: Any, real: Any, affine: bool) -> None:
+    for x in (numbers((5, 7), real), numbers((600, 3), real), numbers((7, 5), real).T):
+        columns = x.shape[1:]
+        weight, bias = (numbers(columns, real, 1), numbers(columns, real, 2)) if affine else (None, None)
+        actual, (_, kept) = both(backend, reference, "batch_norm", x, weight, bias, 1e-5)
+        g, needs = numbers(x.shape, real, 3), [True, affine, affine]
+        expected = Backend.batch_norm_backward(reference, g, x, weight, 1e-5, kept, needs)
+        moved = [on_device(backend, a) for a in (g, x, weight)]
+        for residual in (actual[1], None):
+            agree(backend, backend.batch_norm_backward(*moved, 1e-5, residual, needs), expected, 256)
 
 
 @pytest.mark.parametrize("real", [*REALS, pytest.param(np.float16, id="float16")])

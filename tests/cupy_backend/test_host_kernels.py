@@ -20,6 +20,7 @@ from gradflow_cupy.kernels import (
     SORTED_ROWS,
     SUM_BLOCKS,
     per_cell,
+    per_columns,
     per_element,
     per_row,
     per_sum,
@@ -313,25 +314,52 @@ def test_a_loss_that_is_not_finite_raises_the_flag(each: bool) -> None:
 
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("shape", [(3, 10), (5, 32), (2, 700), (300, 3), (600, 40)])
-@pytest.mark.parametrize("affine", [True, False])
-def test_layer_norm(composed: Any, real: Any, shape: Any, affine: bool) -> None:
+@pytest.mark.parametrize(("affine", "centred"), [(True, True), (False, True), (True, False)])
+def test_layer_norm(composed: Any, real: Any, shape: Any, affine: bool, centred: bool) -> None:
     rows, columns = shape
     x, g = numbers(shape, real), numbers(shape, real, 1)
     weight, bias = (numbers((columns,), real, 2), numbers((columns,), real, 3)) if affine else (None, None)
     out, stats, gx = np.zeros(shape, real), np.zeros((rows, 2), real), np.zeros(shape, real)
-    launch("layer_norm", real, *per_row(*shape), x, weight, bias, out, stats, rows, columns, 1e-5)
-    expected, residual = composed.layer_norm(x, weight, bias, (1,), 1e-5)
+    launch("layer_norm", real, *per_row(*shape), x, weight, bias, out, stats, rows, columns, 1e-5, int(centred))
+    expected, residual = composed.layer_norm(x, weight, bias, (1,), 1e-5, centred)
     assert_ulp(out, expected, 16, float(np.abs(expected).max()))
-    launch("layer_norm_backward", real, *per_row(*shape), g, x, weight, stats, gx, rows, columns)
+    launch("layer_norm_backward", real, *per_row(*shape), g, x, weight, stats, gx, rows, columns, int(centred))
     grid, block, chunk = per_sum(1, rows, columns, x.itemsize)
     gw, gb = np.zeros(columns, real), np.zeros(columns, real)
     launch("layer_norm_columns", real, grid, block, g, x, stats, gw, gb, scratch_memory(), rows, columns, chunk)
     needs = [True, True, True]
     for actual, value in zip(
         (gx, gw, gb),
-        composed.layer_norm_backward(g, x, weight, (1,), 1e-5, residual, needs),
+        composed.layer_norm_backward(g, x, weight, (1,), 1e-5, residual, needs, centred=centred),
         strict=True,
     ):
+        assert_ulp(actual, value, 64, float(np.abs(value).max()) + np.sqrt(rows))
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("shape", [(2, 1), (5, 32), (300, 3), (700, 9)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm(composed: Any, real: Any, shape: Any, affine: bool) -> None:
+    """Affine with a momentum, and else with the mean of all batches so far."""
+    rows, columns = shape
+    x, g, momentum = numbers(shape, real), numbers(shape, real, 1), 0.1 if affine else None
+    weight, bias = (numbers((columns,), real, 2), numbers((columns,), real, 3)) if affine else (None, None)
+    running = [numbers((columns,), real, 4), numbers((columns,), real, 5), np.array(3)]
+    moved, scratch, grid = [each.copy() for each in running], scratch_memory(), per_columns(rows, columns, x.itemsize)
+    out, stats, gx, gw, gb = (np.zeros(s, real) for s in (shape, (columns, 2), shape, columns, columns))
+    launch(
+        "batch_norm", real, *grid, x, weight, bias, out, stats, *moved, scratch, rows, columns, 1e-5,
+        -1.0 if momentum is None else momentum,
+    )  # fmt: skip
+    expected, residual = composed.batch_norm(x, weight, bias, 1e-5, tuple(running), momentum)
+    assert_ulp(out, expected, 16, float(np.abs(expected).max()))
+    for actual, value in zip(moved[:2], running[:2], strict=True):
+        assert_ulp(actual, value, 16, float(np.abs(value).max()))
+    assert moved[2] == running[2] == 4
+    assert not scratch[:4096].any()
+    launch("batch_norm_backward", real, *grid, g, x, weight, stats, gx, gw, gb, rows, columns)
+    found = composed.batch_norm_backward(g, x, weight, 1e-5, residual, [True] * 3)
+    for actual, value in zip((gx, gw, gb), found, strict=True):
         assert_ulp(actual, value, 64, float(np.abs(value).max()) + np.sqrt(rows))
 
 

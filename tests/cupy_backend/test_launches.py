@@ -60,6 +60,13 @@ STEPS = {
         layers=lambda width: [gf.nn.LayerNorm(width)],
         more={"layer_norm": 2, "layer_norm_backward": 2, "layer_norm_columns": 2},
     ),
+    "RMS norm": Step(
+        layers=lambda width: [gf.nn.RMSNorm(width)],
+        more={"layer_norm": 2, "layer_norm_backward": 2, "layer_norm_columns": 2},
+    ),
+    "batch norm": Step(
+        layers=lambda width: [gf.nn.BatchNorm1d(width)], more={"batch_norm": 2, "batch_norm_backward": 2}
+    ),
     "clipping": Step(clip=True, more={"square_sums": 1, "scale_by": 1}),
     "squared error": Step(loss="mse_loss"),
     "float16": Step(dtype="float16"),
@@ -184,7 +191,8 @@ def least(name: str) -> Counter[str]:
     case, found = STEPS[name], Counter[str]()
     size = 4 if case.dtype == "float32" else 2
     hidden, classes = sum(ROWS * width for width in WIDTHS[1:-1]), ROWS * WIDTHS[-1]
-    sizes = [width for width in WIDTHS[1:-1] for _ in "wb"] if "layer_norm" in case.more else []
+    per_layer = 1 if name == "RMS norm" else 2 * ("layer_norm" in case.more or "batch_norm" in case.more)
+    sizes = [width for width in WIDTHS[1:-1] for _ in range(per_layer)]
     sizes += [k for n, m in itertools.pairwise(WIDTHS) for k in (n * m, m)]
     parameters = sum(-(-size * k // 256) * 256 for k in sizes[:-1]) + size * sizes[-1]  # each starts at 256 bytes
     states = {"SGD": 3, "Adam": 7, "RMSprop": 5}[case.optimizer]
@@ -200,9 +208,13 @@ def least(name: str) -> Counter[str]:
         found["dropout"] = found["dropout_backward"] = (4 * 2 + 1) * hidden
     if "layer_norm" in case.more:
         stats, weights = 4 * 2 * ROWS * (len(WIDTHS) - 2), 4 * sum(WIDTHS[1:-1])
-        found["layer_norm"] = 4 * 2 * hidden + stats + 2 * weights
+        found["layer_norm"] = 4 * 2 * hidden + stats + per_layer * weights
         found["layer_norm_backward"] = 4 * 3 * hidden + stats + weights
-        found["layer_norm_columns"] = 4 * 2 * hidden + stats + 2 * weights
+        found["layer_norm_columns"] = 4 * 2 * hidden + stats + per_layer * weights
+    if "batch_norm" in case.more:
+        columns = 4 * sum(WIDTHS[1:-1])  # weight, bias, two running statistics, and two of the batch
+        found["batch_norm"] = 4 * 2 * hidden + 6 * columns + 8 * (len(WIDTHS) - 2)
+        found["batch_norm_backward"] = 4 * 3 * hidden + 5 * columns
     if case.clip:
         blocks, padding = -(-parameters // 16 // 256), 8 * (parameters // size - sum(sizes))
         found["square_sums"], found["scale_by"] = parameters + size + 4 * (blocks + 1), 2 * parameters + 4 + padding
@@ -213,7 +225,7 @@ def least(name: str) -> Counter[str]:
 def test_kernels_move_no_more_than_they_must(launches: list[Launch], name: str) -> None:
     """Of tanh, as of other activations in place, the product's result is read and overwritten: one array, counted once.
 
-    Two kernels read their rows twice or three times, from the cache: cross_entropy and layer_norm.
+    Some kernels read their rows twice or three times, from the cache: cross_entropy, layer_norm and batch_norm.
     """
     moved = Counter[str]()
     for launch in counted(launches, STEPS[name])[0]:

@@ -296,6 +296,16 @@ NEGATIVE_EPS = Exclusion(
 )
 shared("nn.functional.layer_norm", gf.layer_norm, NEGATIVE_EPS)
 shared("native_layer_norm", gf.layer_norm, NEGATIVE_EPS, take=lambda out: out[0], order=1)  # its second needs a weight
+shared("nn.functional.rms_norm", gf.rms_norm, NEGATIVE_EPS)
+shared(
+    "nn.functional.batch_norm",
+    gf.batch_norm,
+    Exclusion("gradflow raises where there are no values to normalize over", lambda x, *args, **kwargs: not x.numel()),
+    Exclusion(
+        "gradflow raises for a momentum outside [0, 1]",
+        lambda *args, training=False, momentum=0.1, **kwargs: training and not 0 <= momentum <= 1,
+    ),
+)
 shared("nn.functional.embedding", lambda weight, indices: gf.take(weight, indices, axis=0))
 shared(
     "nn.functional.one_hot",

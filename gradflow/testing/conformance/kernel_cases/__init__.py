@@ -2,6 +2,7 @@
 
 from gradflow.testing.conformance.kernel_cases import (
     activations,
+    batch_norm,
     dropout,
     gather,
     layer_norm,
@@ -12,6 +13,6 @@ from gradflow.testing.conformance.kernel_cases import (
     softmax,
 )
 
-SUBJECTS = (activations, softmax, linear, layer_norm, losses, dropout, gather, scatter, optimizers)
+SUBJECTS = (activations, softmax, linear, layer_norm, batch_norm, losses, dropout, gather, scatter, optimizers)
 CASES = [case for subject in SUBJECTS for case in subject.CASES]
 """The cases of every kernel."""

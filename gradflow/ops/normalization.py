@@ -1,0 +1,271 @@
+"""Normalization: of each sample over its last axes (layer norm, RMS norm), and of each channel over a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+from gradflow.autograd.grad_mode import repeating
+from gradflow.dtypes import float32, float64
+from gradflow.interception import opaque_call
+from gradflow.ops.checks import check_tensors, number
+from gradflow.ops.elementwise import sqrt
+from gradflow.ops.network import dtypes_differ
+from gradflow.ops.shape import permute_dims, reshape
+from gradflow.ops.table import apply, are_autocast, cast, defop, floating
+from gradflow.shapes import integers
+from gradflow.tensor import Tensor
+
+__all__ = ["batch_norm", "layer_norm", "rms_norm"]
+
+
+def check_epsilon(eps: float) -> None:
+    """Raise ValueError for an eps that is negative or non-finite."""
+    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0.0 <= eps < math.inf:
+        raise ValueError(f"eps is a finite number >= 0; got {eps!r}")
+
+
+def _layer_norm_backward(F: Any, g: Any, out: Any, x: Any, weight: Any, bias: Any, **options: Any) -> Any:
+    return F.layer_norm_backward(g, x, weight, **options)
+
+
+_LAYER_NORM = defop("layer_norm", joint=_layer_norm_backward, residual=True, writes_into=True, autocast="float32")
+
+
+def layer_norm(
+    x: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias, with the mean and the variance over the last axes of x.
+
+    normalized_shape: the lengths of those axes.
+    weight, bias: of that shape and the dtype of x, or None.
+    eps: a number >= 0 (default 1e-5).
+
+    Ba et al. 2016, "Layer Normalization", eq. 4. Raises ValueError for shapes that do not fit or a negative eps,
+    TypeError for different dtypes.
+
+    >>> import gradflow as gf
+    >>> y = gf.layer_norm(gf.tensor([[1.0, 3.0], [10.0, 30.0]]), 2)
+    >>> [[round(v, 3) for v in row] for row in y.tolist()]
+    [[-1.0, 1.0], [-1.0, 1.0]]
+    """
+    axes = _checked_axes("layer_norm", x, normalized_shape, [("weight", weight), ("bias", bias)])
+    check_epsilon(eps)
+    return apply(_LAYER_NORM, (floating(x), weight, bias), {"axes": axes, "epsilon": float(eps)})
+
+
+def _checked_axes(
+    name: str, x: Tensor, normalized_shape: int | Sequence[int], weights: Sequence[tuple[str, Tensor | None]]
+) -> tuple[int, ...]:
+    """The last axes of x, of this shape, over which it is normalized."""
+    given = [t for _, t in weights if t is not None]
+    check_tensors(name, x, *given)
+    shape = integers("normalized_shape", normalized_shape)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ValueError(f"{name} over {shape} needs an input whose last axes are these; its shape is {x.shape}")
+    for t in given:
+        if t.shape != shape:
+            raise ValueError(f"{name} over {shape} needs weights of that shape; got {t.shape}")
+        if t.dtype != x.dtype and not are_autocast(x, t):
+            raise dtypes_differ(name, x, weights)
+    return tuple(range(x.ndim - len(shape), x.ndim))
+
+
+def _rms_norm(F: Any, x: Any, weight: Any, axes: tuple[int, ...], epsilon: float) -> Any:
+    return F.layer_norm(x, weight, None, axes, epsilon, centred=False)
+
+
+def _rms_norm_backward(F: Any, g: Any, out: Any, x: Any, weight: Any, needs: Any, into: Any, **options: Any) -> Any:
+    more = {"needs": (*needs, False), "into": (*into, None), "centred": False}
+    return F.layer_norm_backward(g, x, weight, **options, **more)[:2]
+
+
+_RMS_NORM = defop(
+    "rms_norm", forward=_rms_norm, joint=_rms_norm_backward, residual=True, writes_into=True, autocast="float32"
+)
+
+
+def rms_norm(
+    x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight, with the mean over the last axes of x.
+
+    normalized_shape: the lengths of those axes.
+    weight: of that shape and the dtype of x, or None.
+    eps: a number >= 0; by default the distance from 1 to the next number: 2^-52 in float64, and else 2^-23, that of
+        float32, in which half floats are computed.
+
+    Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", eq. 4. Raises as `layer_norm`.
+
+    >>> import gradflow as gf
+    >>> [round(v, 3) for v in gf.rms_norm(gf.tensor([3.0, 4.0]), 2).tolist()]
+    [0.849, 1.131]
+    """
+    axes = _checked_axes("rms_norm", x, normalized_shape, [("weight", weight)])
+    if eps is None:
+        eps = 2.0**-52 if x.dtype is float64 else 2.0**-23
+    check_epsilon(eps)
+    return apply(_RMS_NORM, (floating(x), weight), {"axes": axes, "epsilon": float(eps)})
+
+
+# ---------------------------------------------------------------------- over a batch
+
+
+def check_momentum(momentum: float | None) -> None:
+    """Raise ValueError or TypeError unless it is None, or a number in [0, 1]."""
+    if momentum is not None and not 0.0 <= number("momentum", momentum) <= 1.0:
+        raise ValueError(f"momentum is a number in [0, 1], or None; got {momentum!r}")
+
+
+def _batch_norm_backward(
+    F: Any, g: Any, out: Any, x: Any, weight: Any, bias: Any, running: Any, momentum: Any, **options: Any
+) -> Any:
+    return F.batch_norm_backward(g, x, weight, **options)
+
+
+_BATCH_NORM = defop("batch_norm", joint=_batch_norm_backward, residual=True, writes_into=True)
+
+
+class _Moving:
+    """The running statistics that a step moves: what `gradflow.capture` needs to know of them."""
+
+    def __init__(self, *tensors: Tensor | None) -> None:
+        self.tensors = [x for x in tensors if x is not None]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Moving) and [*map(id, self.tensors)] == [*map(id, other.tensors)]
+
+    __hash__ = object.__hash__
+
+    def _stepped(self) -> Iterator[tuple[Any, str]]:
+        """The attributes that a move changes: see `gradflow.replay.host_state`."""
+        for x in self.tensors:
+            yield x._shared_memory(), "changed"
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {str(i): x.clone() for i, x in enumerate(self.tensors)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for x, value in zip(self.tensors, state.values(), strict=True):
+            x._assign(value.array)
+
+
+@opaque_call
+def _record_move(moving: _Moving) -> None:
+    for x in moving.tensors:
+        x._bump()
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    num_batches_tracked: Tensor | None = None,
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias, with the mean and the variance of each channel of a batch.
+
+    x: (N, C), or (N, C, ...): C channels, each with the values of all N samples.
+    running_mean, running_var: (C,), or None for both. They take the place of mean and variance, unless `training`.
+    weight, bias: (C,), or None.
+    training: whether to normalize by the batch (default False). Then the running statistics r are updated in place,
+        without a gradient: r = (1 - momentum) * r + momentum * new, with the unbiased variance of the batch.
+    momentum: a number in [0, 1] (default 0.1), or None for 1 / num_batches_tracked: then r is the mean of all so far.
+    eps: a number >= 0 (default 1e-5).
+    num_batches_tracked: the number of updates, an int64 tensor of shape (), which grows by 1 in each; or None.
+
+    All have the dtype of x; for half floats, the others may be float32, in which it is computed anyway.
+
+    Ioffe and Szegedy 2015, "Batch Normalization", algorithms 1 and 2. Raises ValueError for shapes that do not fit, for
+    a single value per channel in training, and without running statistics otherwise; TypeError for different dtypes.
+
+    >>> import gradflow as gf
+    >>> x, mean, var = gf.tensor([[1.0, 10.0], [3.0, 30.0]]), gf.zeros(2), gf.ones(2)
+    >>> [[round(v, 3) for v in row] for row in gf.batch_norm(x, mean, var, training=True).tolist()]
+    [[-1.0, -1.0], [1.0, 1.0]]
+    >>> [[round(v, 2) for v in r.tolist()] for r in (mean, var)]
+    [[0.2, 2.0], [1.1, 20.9]]
+    """
+    own = [(what, t) for what, t in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight),
+                                     ("bias", bias)) if t is not None]  # fmt: skip
+    check_tensors("batch_norm", x, *[t for _, t in own], *[num_batches_tracked] * (num_batches_tracked is not None))
+    check_epsilon(eps)
+    x = floating(x)
+    _check_batch(x, own, running_mean, running_var, num_batches_tracked)
+    half = x.dtype.itemsize == 2
+    weight, bias = (t if t is None or not half else cast(t, float32) for t in (weight, bias))
+    if not training:
+        if running_mean is None or running_var is None:
+            raise ValueError("batch_norm needs running_mean and running_var, unless training=True")
+        return _by_statistics(x, running_mean, running_var, weight, bias, eps)
+    check_momentum(momentum)
+    if momentum is None and running_mean is not None and num_batches_tracked is None:
+        raise ValueError("batch_norm with momentum=None needs num_batches_tracked, whose inverse it is then")
+    channels = x.shape[1]
+    if x.size <= channels:
+        raise ValueError(
+            f"batch_norm in training needs more than one value per channel; an input of shape {x.shape} has "
+            f"{x.size // max(channels, 1)}: use a larger batch, or evaluation mode"
+        )
+    statistics = running_mean, running_var, num_batches_tracked
+    moving = None if running_mean is None or repeating.get() else _Moving(*statistics)
+    running = None if moving is None else tuple(map(_writable, statistics))
+    options = {"running": running, "momentum": None if momentum is None else float(momentum), "epsilon": float(eps)}
+    out = _of_rows(x, lambda rows: apply(_BATCH_NORM, (rows, weight, bias), options))
+    if moving is not None:
+        _record_move(moving)
+    return out
+
+
+def _check_batch(
+    x: Tensor, own: Sequence[tuple[str, Tensor]], mean: Tensor | None, variance: Tensor | None, count: Tensor | None
+) -> None:
+    if x.ndim < 2:
+        raise ValueError(f"batch_norm needs an input of shape (N, C) or (N, C, ...); got {x.shape}")
+    if (mean is None) is not (variance is None):
+        raise ValueError("batch_norm needs both running_mean and running_var, or neither")
+    for what, t in own:
+        if t.shape != x.shape[1:2]:
+            raise ValueError(f"batch_norm of shape {x.shape} needs a {what} of shape {x.shape[1:2]}; got {t.shape}")
+        if t.dtype is not x.dtype and not (x.dtype.itemsize == 2 and t.dtype is float32):
+            raise dtypes_differ("batch_norm", x, own)
+    if count is not None and (count.shape, count.dtype.name) != ((), "int64"):
+        raise ValueError(f"num_batches_tracked is an int64 tensor of shape (); got {count.dtype} {count.shape}")
+
+
+def _writable(x: Tensor | None) -> Any:
+    """The array of a tensor, which can be changed in place."""
+    if x is not None and not hasattr(x.array, "__setitem__"):  # a NumPy scalar
+        x.array = x.backend.copy(x.array)
+    return None if x is None else x.array
+
+
+def _of_rows(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """A function of (rows, channels) applied to (N, channels, ...)."""
+    if x.ndim == 2:
+        return function(x)
+    last = permute_dims(x, (0, *range(2, x.ndim), 1))
+    out = reshape(function(reshape(last, (-1, last.shape[-1]))), last.shape)
+    return permute_dims(out, (0, x.ndim - 1, *range(1, x.ndim - 1)))
+
+
+def _by_statistics(
+    x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """Normalize by statistics that are given."""
+    shape = (-1, *(1,) * (x.ndim - 2))
+    dtype = float32 if x.dtype.itemsize == 2 else x.dtype
+    scale = 1.0 / sqrt(cast(variance, dtype) + eps)
+    scale = scale if weight is None else scale * weight
+    out = (cast(x, dtype) - reshape(cast(mean, dtype), shape)) * reshape(scale, shape)
+    return cast(out if bias is None else out + reshape(bias, shape), x.dtype)
