@@ -245,6 +245,10 @@ def test_what_another_library_overwrites_a_graph_does_not_notice(torch: Any) -> 
     x[0] = 20.0
     with pytest.raises(RuntimeError, match="was changed in place after it was saved"):
         loss.backward()
+    loss = (x * w).sum()
+    gf.from_dlpack(x)[0] = 20.0
+    with pytest.raises(RuntimeError, match="was changed in place after it was saved"):
+        loss.backward()
     loss = (gf.from_dlpack(theirs, copy=True) * w).sum()
     theirs[0] = 30.0
     w.grad = None

@@ -42,6 +42,7 @@ def test_gradients_and_in_place_operators() -> None:
     x, w = gf.tensor([[1.0, 2.0]], requires_grad=True), np.array([[3.0], [4.0]], np.float32)
     loss = (x @ w).sum() * np.array(2.0)  # without axes, it is a number
     w[...] = 0.0  # before the backward pass
+    assert (gf.ones(2, device="fake") * np.array(2.0)).tolist() == (np.array(2.0) * gf.ones(2, device="fake")).tolist()
     loss.backward()
     assert x.grad is not None
     assert (loss.dtype, loss.item(), x.grad.tolist()) == (gf.float32, 22.0, [[6.0, 8.0]])

@@ -215,6 +215,14 @@ def test_a_shared_parameter_has_each_of_its_names_in_the_file(tmp_path: Path) ->
     assert list(files.load_file(tmp_path / "w")) == ["0.bias", "0.weight", "2.bias", "2.weight"]
     assert model.load(tmp_path / "w", names="torch")[1].weight is model[0].weight
 
+    theirs = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3), torch.nn.Tanh())
+    theirs[2].weight = theirs[0].weight
+    files.save_model(theirs, tmp_path / "w")  # which writes the weight once
+    x = np.ones((1, 3), "float32")
+    assert np.allclose(logits(model.load(tmp_path / "w", names="torch"), x), logits(theirs, x), rtol=0, atol=1e-6)
+    with pytest.raises(nn.StateError, match=r"> -  +1\.weight"):
+        nn.MLP([3, 3, 3]).load(tmp_path / "w", names="torch")
+
 
 def test_without_names_a_model_comes_back_with_its_own(tmp_path: Path) -> None:
     model = nn.MLP([4, 8, 3], dropout=0.5)

@@ -128,7 +128,8 @@ def _union(*names: Iterable[str]) -> Iterable[str]:
 def matched(path: FilePath, module: str, own: Mapping[str, Tensor], state: Any) -> dict[str, Tensor]:
     """The tensors of a PyTorch state dict by the names that they have in `own`, for `Module.load`.
 
-    path, module: the file and the name of the class, for error messages.
+    path, module: the file and the name of the class, for error messages. A tensor that `own` shares may be there once,
+    as safetensors.torch.save_model writes it.
 
     Raises StateError if a tensor has no counterpart, ValueError if the shapes of two differ, and for a file of anything
     but tensors.
@@ -137,6 +138,8 @@ def matched(path: FilePath, module: str, own: Mapping[str, Tensor], state: Any) 
         raise ValueError(f"{path} does not hold the tensors of a state dict by name: read it with gradflow.load")
     in_order = sorted(state, key=lambda name: [(int(p), "") if p.isdecimal() else (-1, p) for p in name.split(".")])
     pairs = list(_pairs(_Node.of(in_order), _Node.of(own)))
+    shared = {id(own[b]): a for a, b in pairs if a is not None and b is not None}
+    pairs = [(shared.get(id(own[b])) if a is None and b is not None else a, b) for a, b in pairs]
     fits = [a is not None and b is not None and state[a].shape == own[b].shape for a, b in pairs]
     if all(fits):
         return {b: state[a] for a, b in pairs}  # type: ignore[misc]

@@ -34,8 +34,9 @@ def from_dlpack(x: Any, /, device: DeviceLike | None = None, copy: bool | None =
     device: that of the tensor (default: where x is). On another device, the tensor is a copy.
     copy: True for memory of its own, False to refuse a copy (default None: only for another device).
 
-    Without a copy, each sees what is written through the other, but gradflow notices only its own in-place changes:
-    what another library overwrites between the forward and the backward pass makes gradients wrong, without an error.
+    Without a copy, each sees what is written through the other, but gradflow notices only in-place changes of this
+    tensor and its views: what another library, or another tensor made of x, overwrites between the forward and the
+    backward pass makes gradients wrong, without an error.
     Where x is read-only on the CPU, as JAX's arrays are, the tensor cannot be changed in place; CuPy has no read-only
     arrays. On CUDA, the current streams of both libraries wait for each other as the standard says.
 
@@ -77,7 +78,8 @@ def from_dlpack(x: Any, /, device: DeviceLike | None = None, copy: bool | None =
     if copy:
         return Tensor(source.copy(array), source)
     out = Tensor(array, source)
-    ForeignMemory().add(out)
+    memory = x._shared_memory() if isinstance(x, Tensor) else ForeignMemory()
+    memory.add(out)
     return out
 
 
@@ -113,7 +115,7 @@ def dlpack(
     copy: True for a copy, False to refuse one (default None: only for another device).
 
     The memory stays that of the tensor until `Module.to` moves a parameter; an optimizer that is created later leaves
-    it where it is. Later backward passes use that of a gradient again.
+    it where it is. Backward passes reuse the memory of a gradient.
 
     Raises BufferError for a tensor that requires grad, for bfloat16 on the CPU, for a tensor with reversed axes, which
     PyTorch and JAX do not take, and for a device whose arrays are not exchanged.

@@ -106,15 +106,15 @@ def host_operand(name: str, other: Any, x: Tensor) -> Any:
     """
     if type(other).__name__ != "ndarray" or type(other) is not numpy_array():  # subclasses have other operators
         return other
+    values = array_from_host(other)
+    if not values.ndim:
+        return values.item()
     cpu = _cpu()
     if x.backend is not cpu:
         raise TypeError(
             f"{name} got a NumPy array and a tensor on {x.device}: copy the array to the device, once and not in each "
             f"step, with gradflow.tensor(..., device='{x.device}')"
         )
-    values = array_from_host(other)
-    if not values.ndim:
-        return values.item()
     return Tensor(cpu.copy(values) if x._node is not None else values, cpu)
 
 
