@@ -89,7 +89,9 @@ def test_the_pythons_that_are_named_are_those_that_ci_runs() -> None:
     assert versions[0] == PROJECT["project"]["requires-python"].removeprefix(">=")
     assert f"export PYENV_VERSION={':'.join(versions)} " in CI
     assert f"for python in {' '.join(f'python{version}' for version in versions[1:])}; do" in CI
-    assert f"CI runs everything on Python {versions[0]} and the fast tests on {' and '.join(versions[1:])}." in PAGE
+    first, between, last = versions
+    assert f"CI runs everything on Python {first}, the fast tests on {last}, and some of them on {between}." in PAGE
+    assert f'if [ "$python" = python{between} ]; then tests=' in CI
 
 
 def test_the_hooks_are_programs_of_the_extra_dev_and_ci_runs_them() -> None:
