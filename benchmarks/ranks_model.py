@@ -44,11 +44,12 @@ def main(path: str) -> None:
 
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     for batch in reversed(BATCHES):
-        axes.plot(GPUS, [100 * efficiency(n, batch) for n in GPUS], marker="o", label=f"{batch:,} samples on each GPU")
+        (line,) = axes.plot(GPUS, [100 * efficiency(n, batch) for n in GPUS], marker="o")
+        last, style = (GPUS[-1], line.get_ydata()[-1]), {"color": line.get_color(), "ha": "right", "va": "top"}
+        axes.annotate(f"{batch:,} samples on each GPU", last, (4, -6), textcoords="offset points", **style)
     axes.set(xscale="log", ylim=(0, 105), xlabel="GPUs", ylabel="efficiency, % (a model, not measured)")
     axes.set_xticks(GPUS, [f"{n:,}" for n in GPUS])
     axes.minorticks_off()
-    axes.legend()
     figure.savefig(path, metadata={"Date": None})
 
 

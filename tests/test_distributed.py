@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 import gradflow as gf
 from gradflow.data import Batches
 from gradflow.distributed import reduction
+from gradflow.distributed.faults import Watch
 from gradflow.interception import opaque_call
 from gradflow.random.shares import Share, share_of, sharing
 from gradflow.training import Trainer
+from gradflow.training.threads import cores_divided
 from tests.mpi_ranks import LABELS, OPTIONS, X, bits, trained, trainer_of
 from tests.thread_ranks import ThreadRank, run_ranks
 
@@ -218,7 +222,7 @@ def test_weights_are_those_of_rank_0() -> None:
     ("options", "message"),
     [
         ({"batch_size": 12}, "batch_size is 10 on rank 0, but 12 on rank 1"),
-        ({"lr": 0.5}, "hyperparameters is .*'lr': '0.01'.* on rank 0, but .*'lr': '0.5'.* on rank 1"),
+        ({"lr": 0.5}, "hyperparameter: lr of group 0 is '0.01' on rank 0, but '0.5' on rank 1"),
         ({"clip_norm": 1.0}, "clip_norm is None on rank 0, but 1.0 on rank 1"),
     ],
 )
@@ -244,7 +248,7 @@ def test_other_data_on_a_rank_is_refused() -> None:
         run_ranks(2, work)
 
 
-@pytest.mark.parametrize("what", ["the state of a random generator", "the checksum of buffer: mean"])
+@pytest.mark.parametrize("what", ["random generator: 2", "checksum: mean"])
 def test_what_ranks_do_apart_is_noticed(what: str) -> None:
     """Numbers that a model draws for its samples alone, and buffers that it computes of them."""
 
@@ -267,8 +271,29 @@ def test_what_ranks_do_apart_is_noticed(what: str) -> None:
         batches = Batches(X.astype("float32"), LABELS, 7, gf.Generator(0))
         [*Trainer(model, gf.cross_entropy, optimizer, batches, communicator=rank).epochs(1)]
 
-    with pytest.raises(RuntimeError, match=f"the ranks have gone apart in this epoch: {what} is"):
+    with pytest.raises(RuntimeError, match=f"the ranks have gone apart: {what} is"):
         run_ranks(2, work)
+
+
+@pytest.mark.parametrize("what", ["hyperparameter: lr of group 0", "step", "checksum: 0.bias"])
+def test_what_one_rank_alone_changes_is_noticed_before_the_next_step(what: str) -> None:
+    """A hyperparameter; what it loads; its weights."""
+
+    def work(rank: Any) -> None:
+        trainer = trainer_of(rank)
+        start = trainer.state_dict()
+        [*trainer.steps(3)]
+        if rank.rank == 1 and what.startswith("h"):
+            trainer.optimizer.param_groups[0]["lr"] = 0.5
+        elif rank.rank == 1 and what == "step":
+            trainer.load_state_dict(start)
+        elif rank.rank == 1:
+            trainer.model.load_state_dict({**trainer.model.state_dict(), "0.bias": gf.ones(16, dtype="float64")})
+        with pytest.raises(RuntimeError, match=f"the ranks have gone apart: {what} is"):
+            [*trainer.steps(4)]
+        assert trainer.step == (0 if rank.rank == 1 and what == "step" else 3)
+
+    run_ranks(2, work)
 
 
 @pytest.mark.parametrize("first", [0, 2])
@@ -305,6 +330,44 @@ def test_a_loss_that_does_not_add_up_is_refused() -> None:
 
     with pytest.raises(ValueError, match="training by several ranks needs a loss whose mean over a union"):
         run_ranks(2, work)
+
+
+# ---------------------------------------------------------------------- the machine
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("", 2), ("4", 4)])
+def test_processes_divide_the_cores(asked: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    before = gf.get_num_threads()
+    gf.set_num_threads(4)
+    try:
+        with cores_divided(2):
+            assert gf.get_num_threads() == threads
+            assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {threads}
+        assert gf.get_num_threads() == 4
+    finally:
+        gf.set_num_threads(before)
+
+
+def test_each_step_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no exchange is on the host, as of GPUs. What prints where a rank stands is put off, not too often."""
+    put_off: list[float] = []
+    monkeypatch.setattr("faulthandler.dump_traceback_later", lambda seconds, file: put_off.append(now))
+    monkeypatch.setattr("gradflow.distributed.faults.time", SimpleNamespace(monotonic=lambda: now))
+    watch = Watch(10.0)
+    monkeypatch.setattr(ThreadRank, "watching", lambda self: watch.watching())
+    monkeypatch.setattr(ThreadRank, "alive", lambda self: watch.alive(waits=False))
+    now = 1.0
+
+    def work(rank: Any) -> None:
+        nonlocal now
+        for step in trainer_of(rank).steps(8):
+            now += 0.75 if step.step < 5 else 2.0
+
+    run_ranks(1, work)
+    assert put_off == [1.0, 2.5, 4.0, 6.0, 8.0, 10.0]
 
 
 # ---------------------------------------------------------------------- communicators

@@ -73,6 +73,9 @@ class Communicator(ABC):
         """A `with` around training, in which this rank may be watched: see `gradflow.distributed.world`."""
         return nullcontext()
 
+    def alive(self) -> None:  # noqa: B027
+        """Note that this rank goes on; called in each step. The default does nothing."""
+
     # ------------------------------------------------------------------ made of these
 
     def all_reduce(self, x: Tensor, mean: bool = False) -> Tensor:

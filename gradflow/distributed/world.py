@@ -50,6 +50,9 @@ class World(Communicator):
         """Inside a `with`, print where this rank stands if it takes part in nothing for the timeout."""
         return self._watch.watching()
 
+    def alive(self) -> None:
+        self._watch.alive(waits=False)
+
     def end(self, status: int) -> None:
         """End all processes of the job with this exit status."""
         end_job(self._mpi, status)
@@ -58,7 +61,6 @@ class World(Communicator):
         return f"World(rank={self.rank}, size={self.size})"
 
 
-@functools.cache
 def world(timeout: float = TIMEOUT) -> World:
     """Return the communicator of all processes that `mpiexec` has started; without it, that of this process alone.
 
@@ -85,6 +87,11 @@ def world(timeout: float = TIMEOUT) -> World:
             f"the launcher has started {launched_processes()} processes, of which mpi4py sees one: it uses the library "
             "of another MPI; start them with the mpiexec that belongs to it"
         )
+    return _world(mpi, float(timeout))
+
+
+@functools.cache
+def _world(mpi: Any, timeout: float) -> World:
     if mpi.COMM_WORLD.Get_size() > 1:
         end_on_errors(mpi)
-    return World(mpi, float(timeout))
+    return World(mpi, timeout)

@@ -6,6 +6,8 @@ import json
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import gradflow as gf
 from gradflow.distributed import Communicator
 from gradflow.training.checks import generators_of
@@ -18,24 +20,26 @@ if TYPE_CHECKING:
 
 def join(trainer: Trainer, communicator: Communicator) -> None:
     """Give all ranks the weights of rank 0. Raises ValueError, on all ranks, if one has other data or settings."""
-    check_alike(communicator, {**run_of(trainer), **_beginning(trainer)})
+    check_alike(communicator, {"version of gradflow": gf.__version__, **run_of(trainer), **_standing(trainer)})
     for x in trainer.model._state().values():
         values = x.backend.copy(x.array)
         communicator.broadcast(values)
         x._assign(values)
 
 
-def _beginning(trainer: Trainer) -> dict[str, Any]:
-    """What ranks have in common when they begin, besides what a saved state has."""
-    groups = trainer.optimizer.param_groups
+def _standing(trainer: Trainer) -> dict[str, Any]:
+    """What ranks have in common besides their weights."""
+    groups, generators = trainer.optimizer.param_groups, generators_of(trainer.model, trainer.train)
     return {
-        "version of gradflow": gf.__version__,
-        "hyperparameters": [
-            {name: in_words(repr(value)) for name, value in group.items() if name != "params"} for group in groups
-        ],
-        "trainable": [name for name, p in trainer.model.named_parameters() if p.requires_grad],
         "steps of the optimizer": trainer.optimizer.steps,
-        "random generators": [[g.key, g.counter] for g in generators_of(trainer.model, trainer.train)],
+        "hyperparameter": {
+            f"{name} of group {i}": in_words(repr(value))
+            for i, group in enumerate(groups)
+            for name, value in group.items()
+            if name != "params"
+        },
+        "trainable": [name for name, p in trainer.model.named_parameters() if p.requires_grad],
+        "random generator": {str(i): f"{g.key}, {g.counter}" for i, g in enumerate(generators)},
     }
 
 
@@ -52,20 +56,19 @@ def check_alike(communicator: Communicator, own: dict[str, Any]) -> None:
         raise ValueError(error)
 
 
-def check_epoch(trainer: Trainer, communicator: Communicator) -> None:
-    """Raise RuntimeError, on all ranks, if random generators or buffers of the model differ after an epoch."""
-    found = {
-        "the state of a random generator": [
-            f"{g.key}, {g.counter}" for g in generators_of(trainer.model, trainer.train)
-        ],
-        "the checksum of buffer": {
-            name: zlib.crc32(x.backend.to_host(x.array).tobytes()) for name, x in trainer.model.named_buffers()
-        },
-    }
+def check_together(trainer: Trainer, communicator: Communicator) -> None:
+    """Raise RuntimeError, on all ranks, unless all stand at the same step, with equal weights and buffers."""
     try:
-        check_alike(communicator, found)
+        # first, since a rank that waits for a GPU misses no other
+        check_alike(communicator, {"step": trainer.step, **_standing(trainer)})
+        check_alike(communicator, {"checksum": {name: _checksum(x) for name, x in trainer.model._state().items()}})
     except ValueError as error:
         raise RuntimeError(
-            f"the ranks have gone apart in this epoch: {error}; in a model of several ranks, only dropout draws by the "
-            "place in the batch, and buffers may not depend on the samples of a rank"
+            f"the ranks have gone apart: {error}; all ranks load the same state and change the same hyperparameters; "
+            "of what a model draws, only dropout goes by the place in the batch, and buffers may not depend on the "
+            "samples of a rank"
         ) from None
+
+
+def _checksum(x: gf.Tensor) -> int:
+    return zlib.crc32(x.backend.to_host(x.array).reshape(-1).view(np.uint8).data)

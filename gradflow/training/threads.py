@@ -1,4 +1,4 @@
-"""One thread for the matrix products of small models."""
+"""How many threads a training uses on the CPU: one for small products, a part of the cores for one of several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+import gradflow as gf
+
 _SMALL_PRODUCT = 1 << 25  # multiplications, about a millisecond of one core
+
+_ASKED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 _lock = threading.Lock()
 _limits: list[Any] = []
@@ -18,23 +22,20 @@ _limits: list[Any] = []
 
 
 @contextlib.contextmanager
-def thread_limit(device: str, sizes: Sequence[int], batch_size: int, processes: int = 1) -> Iterator[None]:
+def thread_limit(device: str, sizes: Sequence[int], batch_size: int) -> Iterator[None]:
     """Give the process one BLAS thread inside a `with`, if the model is on the CPU and its products are small.
 
-    device: its name. sizes: the widths of the layers. processes: how many train on this machine together (default 1):
-    for large products, they divide its cores.
+    device: its name. sizes: the widths of the layers.
 
     A second thread does not make these faster, and on a busy machine waiting for it made a run ten times as long.
     Several threads may do this at once: the last one restores what the first one found.
     """
     largest = max(n * m for n, m in pairwise(sizes)) * batch_size
-    is_small = largest <= _SMALL_PRODUCT
-    if not device.startswith("cpu") or not (is_small or processes > 1):
+    if not device.startswith("cpu") or largest > _SMALL_PRODUCT:
         yield
         return
-    threads = 1 if is_small else max(1, (os.cpu_count() or 1) // processes)
     with _lock:
-        _limits.append(None if _limits else _controller().limit(limits=threads, user_api="blas"))
+        _limits.append(None if _limits else _controller().limit(limits=1, user_api="blas"))
     try:
         yield
     finally:
@@ -42,6 +43,23 @@ def thread_limit(device: str, sizes: Sequence[int], batch_size: int, processes: 
             if len(_limits) == 1:
                 _limits[0].restore_original_limits()
             _limits.pop()
+
+
+@contextlib.contextmanager
+def cores_divided(processes: int) -> Iterator[None]:
+    """Give this process its part of the cores inside a `with`, unless the environment says how many threads it has.
+
+    processes: how many train on this machine together.
+    """
+    if processes == 1 or any(os.environ.get(name) for name in _ASKED):
+        yield
+        return
+    before = gf.get_num_threads()
+    gf.set_num_threads(max(1, before // processes))
+    try:
+        yield
+    finally:
+        gf.set_num_threads(before)
 
 
 @functools.cache

@@ -197,7 +197,7 @@ class Trainer(SetOnce):
         return self._epochs(checks.count("epochs", n))
 
     def _epochs(self, n: int) -> Iterator[Epoch]:
-        with contextlib.closing(self._bar), self._watching():
+        with contextlib.closing(self._bar), self._together():
             while self.epoch < n:
                 with delayed_interrupts() as interrupts, Work(self, interrupts) as work:
                     while not self._is_at_the_end() and not interrupts.pending:
@@ -215,7 +215,7 @@ class Trainer(SetOnce):
     def _steps(self, n: int) -> Iterator[Step]:
         with (
             contextlib.closing(self._bar),
-            self._watching(),
+            self._together(),
             delayed_interrupts() as interrupts,
         ):  # once: it takes as long as a short step
             while self.step < n or self._is_at_the_end():
@@ -229,8 +229,12 @@ class Trainer(SetOnce):
                 if work.pressed:
                     raise KeyboardInterrupt
 
-    def _watching(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self.communicator is None else self.communicator.watching()
+    def _together(self) -> contextlib.AbstractContextManager[None]:
+        """Train with the other ranks inside a `with`, if there are any."""
+        if self.communicator is None:
+            return contextlib.nullcontext()
+        ranks.check_together(self, self.communicator)
+        return self.communicator.watching()
 
     def _is_at_the_end(self) -> bool:
         """Whether all batches of the epoch are done."""
@@ -260,6 +264,8 @@ class Trainer(SetOnce):
             self._bar.open(self.epoch + 1, progress.batches)
         if watch is not None:
             watch.before_step()
+        if self.communicator is not None:
+            self.communicator.alive()
         losses = self._updates.do(progress, left - is_watched if at_once else 1)  # the watched step is done alone
         if watch is not None:
             watch.after_step()
@@ -272,7 +278,7 @@ class Trainer(SetOnce):
         """Validate, read the figures of the epoch, keep the weights if they are the best, and start the next epoch."""
         progress, number = self._progress, self.epoch + 1
         if self.communicator is not None:
-            ranks.check_epoch(self, self.communicator)
+            ranks.check_together(self, self.communicator)
         rate = self.optimizer.param_groups[0]["lr"]
         rate = float(rate(max(0, self.optimizer.steps - 1)) if callable(rate) else rate)
         if self._watch is not None:

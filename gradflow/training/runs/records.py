@@ -20,12 +20,14 @@ from gradflow.training.epoch import Epoch
 from gradflow.training.runs.preparation import Plan
 
 
-def environment(device: gf.Device) -> dict[str, Any]:
+def environment(device: gf.Device, processes: int = 1) -> dict[str, Any]:
     """Return what else than the settings determines a result: if both are equal, two runs are equal bit for bit.
 
-    That is: the versions, the device, which kernels run (so GRADFLOW_FUSED and GRADFLOW_FAST), the BLAS library with
-    the processor type of its kernels and its threads, and the processor that numba compiles for. Raises
-    DeviceUnavailableError if the backend cannot describe its device.
+    processes: how many train together (default 1).
+
+    That is: the versions, the device, the number of processes, which kernels run (so GRADFLOW_FUSED and GRADFLOW_FAST),
+    the BLAS library with the processor type of its kernels and its threads, and the processor that numba compiles for.
+    Raises DeviceUnavailableError if the backend cannot describe its device.
     """
     kernels = Counter(gf.get_backend(device).kernels().values())
     found: dict[str, Any] = {
@@ -35,6 +37,7 @@ def environment(device: gf.Device) -> dict[str, Any]:
         "scikit_learn": version("scikit-learn"),
         "machine": f"{platform.system()} {platform.machine()}",
         "device": describe_device(device)[0],
+        "processes": processes,
         "kernels": ", ".join(f"{count} {how}" for how, count in sorted(kernels.items())),
     }
     if device.type == "cuda":

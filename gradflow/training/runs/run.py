@@ -46,7 +46,7 @@ from gradflow.training.runs.results import Result, describe, report_data, result
 from gradflow.training.runs.settings import PLACES, Settings, SettingsError, check_places
 from gradflow.training.runs.stopping import Stopping, reason
 from gradflow.training.runs.turns import Turns
-from gradflow.training.threads import thread_limit
+from gradflow.training.threads import cores_divided, thread_limit
 
 _SHARE = 100
 """Saving takes at most one part in so many of the time."""
@@ -177,10 +177,14 @@ class Run:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             settings = self.plan.settings
-            processes = 1 if self.plan.communicator is None else self.plan.communicator.local_size
-            stack.enter_context(thread_limit(settings.device, self.plan.sizes, settings.batch_size, processes))
+            communicator = self.plan.communicator
+            if communicator is not None:
+                stack.enter_context(cores_divided(communicator.local_size))
+            stack.enter_context(thread_limit(settings.device, self.plan.sizes, settings.batch_size))
             stack.enter_context(np.errstate(all="ignore"))  # a non-finite loss reports divergence
-            self.environment = environment(gf.get_backend(self.plan.settings.device).device)
+            self.environment = environment(
+                gf.get_backend(self.plan.settings.device).device, 1 if communicator is None else communicator.size
+            )
             if not self.is_first:
                 pass
             elif self._folder is None:
