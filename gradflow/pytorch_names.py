@@ -282,11 +282,8 @@ INIT = {
 OPTIM = {
     "ASGD": "none: gradflow.optim.SGD, and gradflow.training.Settings(average=...) averages the weights",
     "Adadelta": "none: gradflow.optim.RMSprop is the nearest",
-    "Adagrad": "none: gradflow.optim.RMSprop is the nearest",
     "Adamax": "none: gradflow.optim.Adam is the nearest",
     "LBFGS": "none: gradflow.optim.Adam, or gradflow.optim.SGD with all data as one batch",
-    "NAdam": "none: gradflow.optim.Adam, or gradflow.optim.SGD with nesterov=True",
-    "RAdam": "none: gradflow.optim.Adam with gradflow.optim.schedules.warmup",
     "Rprop": "none: gradflow.optim.RMSprop is the nearest",
     "lr_scheduler": "gradflow.optim.schedules: an optimizer takes a schedule, a function of the step, as its lr",
 }
@@ -335,7 +332,6 @@ MODULES: dict[str, Mapping[str, str]] = {
 _INPUT = "leave the name out: gradflow takes it by position"
 _FUSED = "leave it out: one kernel updates all parameters"
 KEYWORDS = {
-    "amsgrad": "gradflow has no AMSGrad",
     "capturable": _FUSED,
     "dim": "gradflow says axis=",
     "diagonal": "gradflow says k=",
@@ -344,10 +340,10 @@ KEYWORDS = {
     "foreach": _FUSED,
     "fused": _FUSED,
     "ignore_index": "leave out the samples, or give their class the weight 0",
+    "initial_accumulator_value": "leave it out: the sums of Adagrad start at 0",
     "inplace": "operations make new tensors, so leave it out",
     "input": _INPUT,
     "keepdim": "gradflow says keepdims=",
-    "maximize": "minimize the negative of the loss",
     "params": "gradflow says parameters=",
     "reduce": "use reduction=",
     "size_average": "use reduction=",

@@ -33,6 +33,8 @@ OPTIMIZERS: tuple[Callable[[Any, Any], optim.Optimizer], ...] = (
     optim.Adam,
     optim.AdamW,
     lambda p, lr: optim.RMSprop(p, lr, momentum=0.5, centered=True),
+    lambda p, lr: optim.AdamW(p, lr, amsgrad=True, maximize=True),
+    optim.NAdam,
 )
 
 

@@ -115,6 +115,11 @@ MAKERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "Adam": lambda p: optim.Adam(p, lr=0.05, weight_decay=0.01),
     "AdamW": lambda p: optim.AdamW(p, lr=0.05),
     "RMSprop": lambda p: optim.RMSprop(p, lr=0.05, momentum=0.5, centered=True),
+    "Adam amsgrad": lambda p: optim.Adam(p, lr=0.05, amsgrad=True, maximize=True),
+    "Adagrad": lambda p: optim.Adagrad(p, lr=0.05, lr_decay=0.1),
+    "NAdam": lambda p: optim.NAdam(p, lr=0.05),
+    "RAdam": lambda p: optim.RAdam(p, lr=0.05, weight_decay=0.1, decoupled_weight_decay=True),
+    "Lion": lambda p: optim.Lion(p, lr=0.05, weight_decay=0.1),
     "a schedule": lambda p: optim.Adam(p, lr=schedules.warmup(schedules.cosine(0.1, steps=6), steps=2)),
     "groups": lambda p: optim.SGD([{"params": part, "lr": lr} for part, lr in zip(halves(p), (0.3, 0.1), strict=True)]),
 }

@@ -20,6 +20,7 @@ from gradflow.testing import count_transfers, forbid_sync
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("SGD", {"lr": 0.1}), "momentum": ("SGD", {"lr": 0.1, "momentum": 0.9}), "adam": ("Adam", {"lr": 0.01}),
     "adamw": ("AdamW", {"lr": 0.01, "weight_decay": 0.1}), "rmsprop": ("RMSprop", {"lr": 0.01}),
+    "nadam": ("NAdam", {"lr": 0.01, "maximize": True}),
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ NUMPY_NATIVE = {
     "activate", "activate_backward", "softmax", "gemm", "linear", "linear_backward", "one_hot",
     "softmax_cross_entropy", "softmax_cross_entropy_backward", "squared_error", "random_bits", "dropout",
     "dropout_backward", "erf", "scatter_add", "sgd_step", "adam_step", "rmsprop_step", "clip_global_norm",
-    "squared_error_backward",
+    "moment_step", "squared_error_backward",
 }  # fmt: skip
 NATIVE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
 """The devices whose backends have kernels of their own."""

@@ -30,7 +30,12 @@ MAKERS: dict[str, Callable[[Any], Optimizer]] = {
     "AdamW": lambda p: AdamW(p, lr=0.01),
     "RMSprop": lambda p: RMSprop(p, lr=0.01),
     "RMSprop all": lambda p: RMSprop(p, lr=0.01, momentum=0.5, centered=True, weight_decay=0.01),
-    "Lion": lambda p: Lion(p, lr=0.01, weight_decay=0.1),
+    "AdamW amsgrad": lambda p: AdamW(p, lr=0.01, amsgrad=True, maximize=True),
+    "Adagrad": lambda p: optim.Adagrad(p, lr=0.1, lr_decay=0.1, weight_decay=0.01),
+    "NAdam": lambda p: optim.NAdam(p, lr=0.01, weight_decay=0.01),
+    "RAdam": lambda p: optim.RAdam(p, lr=0.01, weight_decay=0.01, decoupled_weight_decay=True),
+    "Lion": lambda p: optim.Lion(p, lr=0.01, weight_decay=0.1),
+    "Lion of the page": lambda p: Lion(p, lr=0.01, weight_decay=0.1),
 }
 every_optimizer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
@@ -653,7 +658,7 @@ def test_a_constructor_that_raises_leaves_the_parameters_unchanged() -> None:
 
 def test_repr() -> None:
     assert repr(SGD([parameter([1.0])], lr=0.1)) == (
-        "SGD(1 parameters, lr=0.1, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False)"
+        "SGD(1 parameters, lr=0.1, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False)"
     )
 
 
@@ -786,7 +791,7 @@ def _put(state: dict[str, Any], value: Any, *path: Any) -> None:
         (lambda s: _put(s, gf.tensor([1.0, math.nan]), "state", 3, "exp_avg_sq"), ValueError),
         (lambda s: _put(s, gf.tensor([1.0, math.inf]), "state", 3, "exp_avg"), ValueError),
         (lambda s: _put(s, gf.tensor([1, 2], dtype="int64"), "state", 3, "exp_avg"), TypeError),
-        (lambda s: _put(s, gf.tensor([1.0, 2.0]), "state", 3, "max_exp_avg_sq"), ValueError),
+        (lambda s: _put(s, gf.tensor([1.0, 2.0]), "state", 3, "square_avg"), ValueError),
         (lambda s: _put(s, None, "state", 3, "momentum_buffer"), ValueError),
         (lambda s: _put(s, 0.5, "param_groups", 0, "momentum"), ValueError),
         (lambda s: s["param_groups"].append(s["param_groups"][0]), ValueError),
@@ -1486,7 +1491,7 @@ def test_an_invalid_hyperparameter_set_between_steps_raises_before_anything_chan
     assert optimizer.steps == 2
 
 
-@pytest.mark.parametrize("make", [Adam, AdamW, RMSprop])
+@pytest.mark.parametrize("make", [Adam, AdamW, RMSprop, optim.Adagrad, optim.NAdam, optim.RAdam])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_an_eps_that_is_zero_in_the_dtype_raises(make: Any, dtype: str) -> None:
     """The step of a zero gradient was NaN, and so was the padding."""

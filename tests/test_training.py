@@ -206,7 +206,7 @@ def test_a_run_that_reached_nothing_leaves_nothing(tmp_path: Path) -> None:
     ("setting", "value"),
     [
         ("dataset", ""), ("dataset", 3), ("test_file", ""), ("test_file", "a\0b"),
-        ("activation", "step"), ("optimizer", "lion"), ("schedule", "linear"),
+        ("activation", "step"), ("optimizer", "lamb"), ("schedule", "linear"),
         ("hidden", (0,)), ("hidden", (2, -1)), ("hidden", 8), ("hidden", ("8",)), ("hidden", (True,)),
         ("lr", 0.0), ("lr", -1.0), ("lr", float("nan")), ("lr", float("inf")), ("lr", "0.1"),
         ("momentum", 0.9), ("weight_decay", -1.0), ("weight_decay", float("nan")), ("dropout", 1.0), ("dropout", -0.1),

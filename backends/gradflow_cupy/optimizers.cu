@@ -136,6 +136,55 @@ __global__ void rmsprop_step(
     if (nonfinite && !finite) *nonfinite = 1;
 }
 
+// mean, square, largest: null where the step has none.
+template <typename T>
+__global__ void moment_step(
+    T* parameter, const T* gradient, T* mean, T* square, T* largest, index_t n, double mean_decay,
+    double one_minus_mean_decay, double square_decay, double square_gain, double weight_decay, double lr,
+    double from_mean, double from_gradient, double root_factor, double epsilon, double decay_factor, const double* row,
+    void* half, int is_bfloat16, const int* skip, int* nonfinite) {
+    typedef wide<T> C;
+    if (skip && *skip) return;
+    if (row) {
+        lr = row[0], from_mean = row[1], from_gradient = row[2];
+        root_factor = row[3], epsilon = row[4], decay_factor = row[5];
+    }
+    bool finite = true;
+    FOR_EACH_PACK(T, i, n) {
+        Pack<T> ps = load_pack(parameter, i, n), gs = load_pack(gradient, i, n), ms = load_pack(mean, i, n);
+        Pack<T> ss = load_pack(square, i, n), ws = load_pack(largest, i, n);
+        FOR_EACH_IN_PACK(T, k, i, n) {
+            C p = (C)ps.at[k], g = (C)gs.at[k];
+            if (decay_factor != 1) p *= (C)decay_factor;
+            if (weight_decay != 0) g += p * (C)weight_decay;
+            C d = g * (C)from_gradient;
+            if (mean) {
+                C m = (C)ms.at[k];
+                d = m * (C)from_mean + d;
+                ms.at[k] = T(m * (C)mean_decay + g * (C)one_minus_mean_decay);
+            }
+            if (square) {
+                C s = (C)ss.at[k] * (C)square_decay + g * g * (C)square_gain;
+                ss.at[k] = T(s);
+                if (largest) {
+                    C w = (C)ws.at[k];
+                    s = w >= s || w != w ? w : s;  // NaN stays
+                    ws.at[k] = T(s);
+                }
+                d /= sqrt(s) * (C)root_factor + (C)epsilon;
+            } else {
+                d = d > C(0) ? C(1) : d < C(0) ? C(-1) : d;  // NaN stays
+            }
+            ps.at[k] = T(p - d * (C)lr);
+        }
+        if (mean) store_pack(mean, i, n, ms);
+        if (square) store_pack(square, i, n, ss);
+        if (largest) store_pack(largest, i, n, ws);
+        finite &= store_parameters(parameter, i, n, ps, gs, half, is_bfloat16);
+    }
+    if (nonfinite && !finite) *nonfinite = 1;
+}
+
 // Clipping by the norm of several arrays: one launch for each. sums: the sums of squares of the blocks of earlier
 // launches, `earlier` of them, and of this one. In the last launch, norm is not null: its last block adds them up, and
 // norm receives their root, factor the factor for the gradients.

@@ -13,6 +13,8 @@ from gradflow.backend import (
     AdamScalars,
     Array,
     Backend,
+    MomentOptions,
+    MomentScalars,
     RMSpropOptions,
     RMSpropScalars,
     SGDOptions,
@@ -28,7 +30,7 @@ def flat_dtype(*arrays: Array | None) -> str | None:
     return None
 
 
-_ONES = (1.0,) * 4
+_ONES = (1.0,) * 6
 """The numbers that a kernel gets when it reads the scalars from a row on the device."""
 
 
@@ -114,6 +116,32 @@ class OptimizerKernels(Backend):
         launch(
             "rmsprop_step", dtype, *per_pack(parameter),
             parameter, gradient, square, mean, velocity, n, alpha, 1.0 - alpha, epsilon, weight_decay, momentum, lr,
+            row, *self._results(half, skip),
+        )  # fmt: skip
+        return None
+
+    def moment_step(
+        self,
+        parameter: Array,
+        gradient: Array,
+        mean: Array | None,
+        square: Array | None,
+        largest: Array | None,
+        options: MomentOptions,
+        scalars: MomentScalars | Array,
+        *,
+        half: Array | None = None,
+        skip: Array | None = None,
+    ) -> None:
+        arrays = parameter, gradient, mean, square, largest
+        dtype = flat_dtype(*arrays)
+        if dtype is None:
+            return Backend.moment_step(self, *arrays, options, scalars, half=half, skip=skip)
+        mean_decay, square_decay, square_gain, weight_decay = options
+        row, numbers = _row_and_numbers(scalars, MomentScalars)
+        launch(
+            "moment_step", dtype, *per_pack(parameter),
+            *arrays, parameter.size, mean_decay, 1.0 - mean_decay, square_decay, square_gain, weight_decay, *numbers,
             row, *self._results(half, skip),
         )  # fmt: skip
         return None

@@ -229,3 +229,36 @@ def rmsprop(
             update += momentum * velocity[i]
             velocity[i] = update
         parameter[i] -= lr * update
+
+
+@_compiled
+def moments(
+    parameter: Any, gradient: Any, mean: Any, square: Any, largest: Any, mean_decay: float, square_decay: float,
+    square_gain: float, weight_decay: float, lr: float, from_mean: float, from_gradient: float, root_factor: float,
+    epsilon: float, decay_factor: float,
+) -> None:  # fmt: skip
+    """`Backend.moment_step`."""
+    real = parameter.dtype.type
+    mean_gain = real(1 - mean_decay)
+    mean_decay, square_decay, square_gain = real(mean_decay), real(square_decay), real(square_gain)
+    weight_decay, lr, from_mean, from_gradient = real(weight_decay), real(lr), real(from_mean), real(from_gradient)
+    root_factor, epsilon, decay_factor = real(root_factor), real(epsilon), real(decay_factor)
+    for i in range(parameter.size):
+        p, g = decay_factor * parameter[i], gradient[i]
+        if weight_decay != 0:
+            g += weight_decay * p
+        d = from_gradient * g
+        if mean is not None:
+            d += from_mean * mean[i]
+            mean[i] = mean_decay * mean[i] + mean_gain * g
+        if square is None:
+            d = np.sign(d)
+        else:
+            s = square_decay * square[i] + square_gain * (g * g)
+            square[i] = s
+            if largest is not None:
+                if s > largest[i] or s != s:  # NaN stays
+                    largest[i] = s
+                s = largest[i]
+            d /= root_factor * np.sqrt(s) + epsilon
+        parameter[i] = p - lr * d

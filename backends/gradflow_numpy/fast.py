@@ -65,7 +65,7 @@ class FastNumpyBackend(NumpyBackend):
     made_by: ClassVar[dict[str, str]] = dict.fromkeys(
         (
             "linear", "linear_backward", "softmax_cross_entropy", "softmax_cross_entropy_backward", "squared_error",
-            "sgd_step", "adam_step", "rmsprop_step",
+            "sgd_step", "adam_step", "rmsprop_step", "moment_step",
         ),
         "numba",
     )  # fmt: skip

@@ -14,6 +14,8 @@ from gradflow.backend import (
     AdamScalars,
     Array,
     Backend,
+    MomentOptions,
+    MomentScalars,
     RMSpropOptions,
     RMSpropScalars,
     SGDOptions,
@@ -94,6 +96,29 @@ class OptimizerKernels(Backend):
         if skip is not None and skip:
             return None
         self._pass(rmsprop, (parameter, gradient, square, mean, velocity), (*options, *scalars))
+        if half is not None or self.nonfinite is not None:
+            self._finish(gradient, parameter, half)
+        return None
+
+    def moment_step(
+        self,
+        parameter: Array,
+        gradient: Array,
+        mean: Array | None,
+        square: Array | None,
+        largest: Array | None,
+        options: MomentOptions,
+        scalars: MomentScalars | Array,
+        *,
+        half: Array | None = None,
+        skip: Array | None = None,
+    ) -> None:
+        arrays = parameter, gradient, mean, square, largest
+        if parameter.itemsize == 2 and is_half(parameter):
+            return Backend.moment_step(self, *arrays, options, scalars, half=half, skip=skip)
+        if skip is not None and skip:
+            return None
+        self._pass(moments, arrays, (*options, *map(float, scalars)))
         if half is not None or self.nonfinite is not None:
             self._finish(gradient, parameter, half)
         return None
@@ -235,6 +260,31 @@ def rmsprop(
         else:
             np.multiply(t, lr, t)
         np.subtract(p, t, p)
+
+
+def moments(
+    parameter: Array, gradient: Array, mean: Array | None, square: Array | None, largest: Array | None,
+    mean_decay: float, square_decay: float, square_gain: float, weight_decay: float, lr: float, from_mean: float,
+    from_gradient: float, root_factor: float, epsilon: float, decay_factor: float,
+) -> None:  # fmt: skip
+    """`Backend.moment_step`, chunk by chunk."""
+    for p, g, m, s, w in _chunks(parameter, gradient, mean, square, largest):
+        if decay_factor != 1:
+            np.multiply(p, decay_factor, p)
+        if weight_decay:
+            g = g + weight_decay * p
+        d = g * from_gradient
+        if m is not None:
+            d += from_mean * m
+            np.multiply(m, mean_decay, m)
+            np.add(m, (1 - mean_decay) * g, m)
+        if s is None:
+            np.sign(d, d)
+        else:
+            np.multiply(s, square_decay, s)
+            np.add(s, square_gain * (g * g), s)
+            d /= root_factor * np.sqrt(s if w is None else np.maximum(w, s, out=w)) + epsilon
+        np.subtract(p, lr * d, p)
 
 
 def _chunks(*arrays: Array | None) -> Sequence[Sequence[Any]]:

@@ -14,6 +14,8 @@ from gradflow.backend.launches import launch_counters, launched
 from gradflow.backend.optimizer_steps import (
     AdamOptions,
     AdamScalars,
+    MomentOptions,
+    MomentScalars,
     RMSpropOptions,
     RMSpropScalars,
     SGDOptions,
@@ -38,6 +40,8 @@ __all__ = [
     "Diagnosis",
     "Event",
     "MemoryStats",
+    "MomentOptions",
+    "MomentScalars",
     "RMSpropOptions",
     "RMSpropScalars",
     "SGDOptions",

@@ -98,6 +98,37 @@ class RMSpropScalars(NamedTuple):
     lr: float
 
 
+class MomentOptions(NamedTuple):
+    """The options of `moment_step`.
+
+    mean_decay: the decay factor of the running mean of the gradient.
+    square_decay, square_gain: the factors of the squares so far and of the square of the gradient in their sum.
+    weight_decay: the factor of the parameter that is added to the gradient.
+    """
+
+    mean_decay: float
+    square_decay: float
+    square_gain: float
+    weight_decay: float
+
+
+class MomentScalars(NamedTuple):
+    """The scalars of `moment_step`.
+
+    lr: the learning rate.
+    from_mean, from_gradient: the factors, in the direction of the step, of the mean before it and of the gradient.
+    root_factor, epsilon: the root of the squares times the one, plus the other, divides the direction.
+    decay_factor: the factor applied to the parameter before the update: 1 - lr * weight_decay if it is decoupled.
+    """
+
+    lr: float
+    from_mean: float
+    from_gradient: float
+    root_factor: float
+    epsilon: float
+    decay_factor: float
+
+
 class OptimizerKernels(KernelBase):
     """Optimizer steps composed of array functions; all change arrays in place."""
 
@@ -121,7 +152,7 @@ class OptimizerKernels(KernelBase):
         PyTorch's SGD: d = g + weight_decay * p; v = d if `first`, else momentum * v + (1 - dampening) * d;
         p -= lr * (d + momentum * v if nesterov else v). `velocity` is None where momentum is 0.
 
-        In all three steps: `scalars` may be a 1-D float64 array on the device with the same numbers in the same order,
+        In all steps: `scalars` may be a 1-D float64 array on the device with the same numbers in the same order,
         bools as 0 or 1; the results are the same, bit for bit. half: a flat float16 or bfloat16 array that gets the new
         parameters, rounded, where `parameter` is float32. skip: a 0-d int32 array on the device; unless it is 0,
         nothing changes. Where `nonfinite` is not None, it is set to 1 if an element of `gradient` or of the new
@@ -218,6 +249,55 @@ class OptimizerKernels(KernelBase):
             update = self.add(self.multiply(velocity, momentum), update)
             changes.append((velocity, update))
         new = self.subtract(parameter, self.multiply(update, self._weak(lr, parameter)))
+        self._store(gradient, half, skip, (parameter, new), *changes)
+
+    @kernel
+    @functools.partial(in_float32, changes=(0, 2, 3, 4))
+    def moment_step(
+        self,
+        parameter: Array,
+        gradient: Array,
+        mean: Array | None,
+        square: Array | None,
+        largest: Array | None,
+        options: MomentOptions,
+        scalars: MomentScalars | Array,
+        *,
+        half: Array | None = None,
+        skip: Array | None = None,
+    ) -> None:
+        """Do a step along moments of the gradient on flat arrays: all but `gradient` change.
+
+        The step of Adagrad, NAdam, RAdam, Lion, and Adam with the largest squares (AMSGrad), by their options.
+        p *= decay_factor; g += weight_decay * p; d = from_mean * m + from_gradient * g;
+        m = mean_decay * m + (1 - mean_decay) * g; v = square_decay * v + square_gain * g**2;
+        w = max(w, v), where `largest` is given, else v; p -= lr * d / (root_factor * sqrt(w) + epsilon).
+        Without a `mean`, d = from_gradient * g. Without a `square`, p -= lr * sign(d). scalars, half, skip: as in
+        `sgd_step`.
+        """
+        mean_decay, square_decay, square_gain, weight_decay = options
+        lr, from_mean, from_gradient, root_factor, epsilon, decay_factor = self._numbers(MomentScalars, scalars)
+        p, g = parameter, self._used(gradient, skip)
+        if decay_factor.__class__ is not float or decay_factor != 1:
+            p = self.multiply(p, self._weak(decay_factor, p))
+        if weight_decay:
+            g = self.add(g, self.multiply(p, weight_decay))
+        direction = self.multiply(g, self._weak(from_gradient, p))
+        changes = []
+        if mean is not None:
+            direction = self.add(self.multiply(mean, self._weak(from_mean, p)), direction)
+            changes.append((mean, self.add(self.multiply(mean, mean_decay), self.multiply(g, 1.0 - mean_decay))))
+        if square is None:
+            direction = self.sign(direction)
+        else:
+            v = self.add(self.multiply(square, square_decay), self.multiply(self.square(g), square_gain))
+            changes.append((square, v))
+            if largest is not None:
+                v = self.maximum(largest, v)
+                changes.append((largest, v))
+            root = self.multiply(self.sqrt(v), self._weak(root_factor, p))
+            direction = self.divide(direction, self.add(root, self._weak(epsilon, p)))
+        new = self.subtract(p, self.multiply(direction, self._weak(lr, p)))
         self._store(gradient, half, skip, (parameter, new), *changes)
 
     @kernel

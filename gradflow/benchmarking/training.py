@@ -13,11 +13,10 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.dtypes import as_dtype
-from gradflow.training.runs.settings import OPTIMIZERS
+from gradflow.training.runs.settings import OPTIMIZER_CLASSES, OPTIMIZERS
 
 _RATE = 1e-3
 _MOST_BATCHES, _MOST_VALUES = 8, 1 << 24  # different batches, and the inputs of all of them
-_ALGORITHMS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "rmsprop": "RMSprop"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Training:
         self._mode = task.mode
         self._model = copy.deepcopy(task.model).to(device)
         self._loss = getattr(gf, task.loss)
-        algorithm: Any = getattr(gf.optim, _ALGORITHMS[task.optimizer])
+        algorithm = OPTIMIZER_CLASSES[task.optimizer]
         self._optimizer = algorithm(self._model.parameters(), **{**OPTIMIZERS[task.optimizer], "lr": _RATE})
         self.captured = gf.capture(self.plain)
 

@@ -1,6 +1,7 @@
 """The optimizers SGD, Adam, AdamW and RMSprop, with PyTorch's names, defaults and formulas.
 
-The formulas are those of the kernels `sgd_step`, `adam_step` and `rmsprop_step` of `gradflow.backend`.
+The formulas are those of the kernels `sgd_step`, `adam_step` and `rmsprop_step` of `gradflow.backend`, and of
+`moment_step` for AMSGrad.
 """
 
 from __future__ import annotations
@@ -10,30 +11,28 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gradflow.backend import AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars, SGDOptions, SGDScalars
-from gradflow.dtypes import float64
+from gradflow.backend import (
+    AdamOptions,
+    AdamScalars,
+    MomentOptions,
+    MomentScalars,
+    RMSpropOptions,
+    RMSpropScalars,
+    SGDOptions,
+    SGDScalars,
+)
 from gradflow.optim.flat import FlatArrays
 from gradflow.optim.groups import Parameters
-from gradflow.optim.hyperparameters import check_numbers, checked_number
+from gradflow.optim.hyperparameters import check_betas, check_eps, check_numbers
 from gradflow.optim.optimizer import Optimizer
 from gradflow.optim.schedules import Schedule
 from gradflow.pytorch_names import explains_arguments
 
-_SMALLEST32, _SMALLEST64 = 2.0**-126, 2.0**-1022
-"""The smallest normal numbers of float32 and float64. Steps of half floats are computed in float32."""
-
 # options stay the same from step to step, and looking them up is faster than making them
 _sgd_options: Callable[..., SGDOptions] = functools.lru_cache(SGDOptions)
 _adam_options: Callable[..., AdamOptions] = functools.lru_cache(AdamOptions)
+_moment_options: Callable[..., MomentOptions] = functools.lru_cache(MomentOptions)
 _rmsprop_options: Callable[..., RMSpropOptions] = functools.lru_cache(RMSpropOptions)
-
-
-def _check_eps(group: dict[str, Any], factor: float = 1.0) -> None:
-    """Raise ValueError if eps times a factor rounds to 0 in the dtype of a parameter: a step would divide 0 by 0."""
-    check_numbers(group, "eps")
-    least = group["eps"] * factor
-    if least < _SMALLEST64 or (least < _SMALLEST32 and any(t.dtype != float64 for t in group["params"])):
-        raise ValueError(f"eps must be above 0, also in the dtype of the parameters; got {group['eps']!r}")
 
 
 @explains_arguments
@@ -46,6 +45,7 @@ class SGD(Optimizer):
     dampening: each step adds 1 - dampening times the gradient to the velocity (default 0).
     weight_decay: L2 penalty: weight_decay * p is added to the gradient of a parameter p (default 0).
     nesterov: Nesterov's momentum, which needs momentum > 0 and dampening 0 (default False).
+    maximize: whether to go up the gradient instead of down (default False).
 
     Raises ValueError for a hyperparameter out of range, and whatever `Optimizer` raises.
 
@@ -72,9 +72,12 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
         defaults = {
-            "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay, "nesterov": nesterov
+            "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay, "nesterov": nesterov,
+            "maximize": maximize,
         }  # fmt: skip
         super().__init__(parameters, defaults)
 
@@ -103,6 +106,8 @@ class Adam(Optimizer):
     (default (0.9, 0.999)).
     eps: what is added to the root of the mean square before dividing by it, above 0 in the dtype (default 1e-8).
     weight_decay: L2 penalty: weight_decay * p is added to the gradient of a parameter p (default 0).
+    amsgrad: whether to divide by the root of the largest mean square so far (Reddi et al. 2018) (default False).
+    maximize: whether to go up the gradient instead of down (default False).
 
     Raises ValueError for a hyperparameter out of range, TypeError for betas that are not two numbers, and
     whatever `Optimizer` raises.
@@ -116,9 +121,9 @@ class Adam(Optimizer):
     [0.9, 0.9]
     """
 
-    state_names = ("exp_avg", "exp_avg_sq")
+    state_names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
     _passes_options = True
-    nonnegative_state = ("exp_avg_sq",)
+    nonnegative_state = ("exp_avg_sq", "max_exp_avg_sq")
     _decoupled = False
 
     def __init__(
@@ -128,27 +133,39 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        defaults = {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
+            "maximize": maximize,
+        }  # fmt: skip
+        super().__init__(parameters, defaults)
 
     def check_hyperparameters(self, group: dict[str, Any]) -> None:
-        try:
-            betas = tuple(group["betas"])
-        except TypeError:
-            raise TypeError(f"betas are two numbers, such as (0.9, 0.999); got {group['betas']!r}") from None
-        if len(betas) != 2:
-            raise ValueError(f"betas are two numbers, such as (0.9, 0.999); got {betas}")
-        group["betas"] = tuple(checked_number("each of betas", beta, 0.0, 1.0) for beta in betas)
+        check_betas(group)
         check_numbers(group, "weight_decay")
-        _check_eps(group, math.sqrt(1.0 - group["betas"][1]))
+        check_eps(group, math.sqrt(1.0 - group["betas"][1]))
+
+    def needed_state(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        return self.state_names if group["amsgrad"] else self.state_names[:2]
 
     def update(self, flat: FlatArrays, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
         beta1, beta2 = group["betas"]
         decay = group["weight_decay"]
         coupled_decay, decoupled_decay = (0.0, decay) if self._decoupled else (decay, 0.0)
-        options = _adam_options(beta1, beta2, group["eps"], coupled_decay)
         scalars = AdamScalars.at(step, lr, beta1, beta2, decoupled_decay)
         mean, square = flat.state["exp_avg"], flat.state["exp_avg_sq"]
+        if group["amsgrad"]:
+            arrays = flat.parameters, flat.gradients, mean, square, flat.state["max_exp_avg_sq"]
+            _, correction1, correction2_root, factor = scalars
+            from_mean, from_gradient = beta1 / correction1, (1.0 - beta1) / correction1
+            numbers = MomentScalars(lr, from_mean, from_gradient, 1.0 / correction2_root, group["eps"], factor)
+            amsgrad = _moment_options(beta1, beta2, 1.0 - beta2, coupled_decay)
+            flat.backend.moment_step(*arrays, amsgrad, numbers, **flat.options)
+            return
+        options = _adam_options(beta1, beta2, group["eps"], coupled_decay)
         flat.backend.adam_step(flat.parameters, flat.gradients, mean, square, options, scalars, **flat.options)
 
 
@@ -177,8 +194,11 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(parameters, lr, betas, eps, weight_decay)
+        super().__init__(parameters, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
 
 
 @explains_arguments
@@ -192,6 +212,7 @@ class RMSprop(Optimizer):
     weight_decay: L2 penalty: weight_decay * p is added to the gradient of a parameter p (default 0).
     momentum: the factor by which the velocity decays each step, at least 0 (default 0: no velocity).
     centered: divide by the standard deviation of the gradient instead of its root mean square (default False).
+    maximize: whether to go up the gradient instead of down (default False).
 
     Raises ValueError for a hyperparameter out of range, and whatever `Optimizer` raises.
 
@@ -217,17 +238,19 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         centered: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum,
-            "centered": centered,
+            "centered": centered, "maximize": maximize,
         }  # fmt: skip
         super().__init__(parameters, defaults)
 
     def check_hyperparameters(self, group: dict[str, Any]) -> None:
         check_numbers(group, "alpha", high=1.0)
         check_numbers(group, "weight_decay", "momentum")
-        _check_eps(group)
+        check_eps(group)
 
     def needed_state(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         names = ("square_avg", "grad_avg") if group["centered"] else ("square_avg",)

@@ -38,6 +38,9 @@ class Optimizer(ParameterGroups):
     Frozen parameters have a place in the buffers of gradients and state, too. The buffers live as long as any of their
     parameters, even without the optimizer.
 
+    A group whose hyperparameter `maximize` is true goes up the gradient: `update` gets the negative of its gradients,
+    which takes one more pass over them.
+
     `param_groups` is the list of groups, each a dict with "params" and all hyperparameters. Changes to it are checked
     and take effect at the next step; a parameter moved to another group keeps its state. `steps` counts the calls of
     `step`.
@@ -163,6 +166,8 @@ class Optimizer(ParameterGroups):
                 first = not initialised.issuperset(names)
                 block.record_step(run, initialised.union(names) if first else initialised)
                 arrays = block.arrays(part, names)
+                if group.get("maximize"):
+                    arrays = arrays._replace(gradients=block.backend.negative(arrays.gradients))
                 if rows is None:
                     self.update(arrays, group, rates[g], steps + 1, first)
                 else:

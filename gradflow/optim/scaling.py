@@ -16,12 +16,13 @@ from gradflow.optim.algorithms import SGD, Adam, RMSprop
 from gradflow.optim.applied_steps import AppliedSteps
 from gradflow.optim.flat import Slice
 from gradflow.optim.hyperparameters import checked_number
+from gradflow.optim.moments import Adagrad, Lion, NAdam, RAdam
 from gradflow.optim.optimizer import Optimizer
 from gradflow.tensor import Tensor
 from gradflow.tree import check_state
 
 _LARGEST = 2.0**128
-_UPDATES = (SGD.update, Adam.update, RMSprop.update)
+_UPDATES = (SGD.update, Adam.update, RMSprop.update, Adagrad.update, NAdam.update, RAdam.update, Lion.update)
 """The updates whose kernels can be skipped on the device."""
 
 

@@ -10,7 +10,7 @@ from gradflow.dtypes import DTYPES
 
 _OUTPUTS = {"gemm": 2, "linear_backward": 9, "scatter_add": 3}
 """The functions with a positional argument that is written and not read, and its position."""
-_ONLY_READ = {"sgd_step": 1, "adam_step": 1, "rmsprop_step": 1, "clip_global_norm": None}
+_ONLY_READ = {"sgd_step": 1, "adam_step": 1, "rmsprop_step": 1, "moment_step": 1, "clip_global_norm": None}
 """The functions that change their arguments in place, and the position of the one that they only read."""
 
 

@@ -26,6 +26,8 @@ from gradflow.backend import (
     Backend,
     Diagnosis,
     MemoryStats,
+    MomentOptions,
+    MomentScalars,
     RMSpropOptions,
     RMSpropScalars,
     SGDOptions,
@@ -43,7 +45,9 @@ from gradflow.backend.array_functions import FUNCTION_GROUPS
 BEGIN = "<!-- made by python -m gradflow.testing.contract_docs: do not edit from here -->"
 END = "<!-- to here -->"
 
-OPTIONS = (SGDOptions, SGDScalars, AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars)
+OPTIONS = (
+    SGDOptions, SGDScalars, AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars, MomentOptions, MomentScalars,
+)  # fmt: skip
 """The types of the options and scalars of optimizer steps."""
 
 

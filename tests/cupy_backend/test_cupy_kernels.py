@@ -27,6 +27,7 @@ from gradflow.backend import (
     SGDOptions,
     SGDScalars,
 )
+from gradflow.testing.conformance.kernel_cases.optimizers import MOMENTS
 
 pytestmark = pytest.mark.slow
 
@@ -361,6 +362,10 @@ def test_optimizer_steps(backend: Any, reference: Any, real: Any) -> None:
             s += 1
             both(backend, reference, "rmsprop_step", p, g, s, m if centred else None, v if momentum else None,
                  RMSpropOptions(0.9, 1e-3, 0.01, momentum), RMSpropScalars(0.1), ulp=ulp)  # fmt: skip
+    for names, *numbers_ in MOMENTS.values():
+        p, g, m, s, w = state(0, 0, 0, 1, 1)
+        given = [x if name in names.split() else None for name, x in {"mean": m, "square": s, "largest": w}.items()]
+        both(backend, reference, "moment_step", p, g, *given, *numbers_, ulp=ulp)
 
 
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])

@@ -40,6 +40,7 @@ from gradflow.backend import (
     SGDScalars,
     dropout_threshold,
 )
+from gradflow.testing.conformance.kernel_cases.optimizers import MOMENTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)]
 
@@ -571,6 +572,12 @@ def test_optimizer_steps(composed: Any, real: Any, n: int, offset: int) -> None:
           1 / scalars.bias_correction2_root, scalars.decay_factor)),
         ("rmsprop_step", [p, g, s, None, None], rmsprop, RMSpropScalars(0.1), (0.9, 1 - 0.9, 1e-8, 0.01, 0.5, 0.1)),
         ("rmsprop_step", [p, g, s, m, v], rmsprop, RMSpropScalars(0.1), (0.9, 1 - 0.9, 1e-8, 0.01, 0.5, 0.1)),
+    ]  # fmt: skip
+    state = {"mean": m, "square": s, "largest": s[::-1].copy()}
+    steps += [
+        ("moment_step", [p, g, *[x if each in names.split() else None for each, x in state.items()]], *numbers_,
+         (numbers_[0][0], 1 - numbers_[0][0], *numbers_[0][1:], *numbers_[1]))
+        for names, *numbers_ in MOMENTS.values()
     ]  # fmt: skip
     for name, arrays, options, numbers_, arguments in steps:
         expected = [None if x is None else x.copy() for x in arrays]

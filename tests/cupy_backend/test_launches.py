@@ -27,7 +27,7 @@ ROWS = 48
 LAUNCHES_NOTHING = ("empty", "asarray", "reshape", "broadcast_to", "permute_dims", "matrix_transpose", "squeeze",
                     "expand_dims", "flip")  # fmt: skip
 """The functions of CuPy that only make arrays or views."""
-IN_PLACE = ("sgd_step", "adam_step", "rmsprop_step", "scale_by")
+IN_PLACE = ("sgd_step", "adam_step", "rmsprop_step", "moment_step", "scale_by")
 """The kernels that read what they write."""
 
 
@@ -52,6 +52,7 @@ STEPS = {
     "relu": Step(),
     "relu, SGD": Step(optimizer="SGD"),
     "relu, RMSprop": Step(optimizer="RMSprop"),
+    "relu, NAdam": Step(optimizer="NAdam"),
     "gelu": Step("gelu", more={"activate": 2}),
     "tanh": Step("tanh", more={"activate": 2}),
     "silu": Step("silu", more={"activate": 2}),
@@ -160,7 +161,8 @@ def test_launches_of_a_training_step(launches: list[Launch], name: str) -> None:
     found, waits = counted(launches, case)
     layers = len(WIDTHS) - 1
     loss = "squared_error" if case.loss == "mse_loss" else case.loss
-    expected = {"product": 3 * layers - 1, "bias_backward": layers, loss: 1, f"{case.optimizer.lower()}_step": 1}
+    update = "moment_step" if case.optimizer == "NAdam" else f"{case.optimizer.lower()}_step"
+    expected = {"product": 3 * layers - 1, "bias_backward": layers, loss: 1, update: 1}
     assert Counter(launch.name for launch in found) == {**expected, **case.more}
     assert len(found) == 4 * layers + 1 + sum(case.more.values())
     assert waits == 0
@@ -195,8 +197,8 @@ def least(name: str) -> Counter[str]:
     sizes = [width for width in WIDTHS[1:-1] for _ in range(per_layer)]
     sizes += [k for n, m in itertools.pairwise(WIDTHS) for k in (n * m, m)]
     parameters = sum(-(-size * k // 256) * 256 for k in sizes[:-1]) + size * sizes[-1]  # each starts at 256 bytes
-    states = {"SGD": 3, "Adam": 7, "RMSprop": 5}[case.optimizer]
-    found[f"{case.optimizer.lower()}_step"] = states * parameters
+    states = {"SGD": 3, "Adam": 7, "NAdam": 7, "RMSprop": 5}[case.optimizer]
+    found["moment_step" if case.optimizer == "NAdam" else f"{case.optimizer.lower()}_step"] = states * parameters
     if case.loss == "cross_entropy":
         found["cross_entropy"] = size * (2 * classes + 1) + 8 * ROWS
     else:

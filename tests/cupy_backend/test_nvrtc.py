@@ -166,7 +166,8 @@ def test_the_compiler_keeps_the_errors_of_a_sum(nvrtc: Any) -> None:
 
 
 PACKED = {
-    "optimizers.cu": {"sgd_step": (3, 2), "adam_step": (4, 3), "rmsprop_step": (5, 4), "square_sums": (1, 0),
+    "optimizers.cu": {"sgd_step": (3, 2), "adam_step": (4, 3), "rmsprop_step": (5, 4), "moment_step": (5, 4),
+                      "square_sums": (1, 0),
                       "scale_by": (1, 1), "unscale": (1, 1)},
     "activations.cu": {"activate": (1, 1), "activate_backward": (2, 1)},
     "philox.cu": {"dropout_backward": (1, 1)},

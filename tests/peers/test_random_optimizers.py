@@ -6,6 +6,7 @@ gradient and state array perturbed at random by a few roundings of the dtype und
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from gradflow import optim  # noqa: E402
 from gradflow.testing import eps, host  # noqa: E402
 
 SHAPES = [(), (3,), (2, 3), (70,), (0, 2)]
-NAMES = ["SGD", "Adam", "AdamW", "RMSprop"]
+NAMES = ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "NAdam", "RAdam"]
 LARGE = {"float64": 1e3, "float32": 1e3, "float16": 30.0}
 """The scale of large gradients, whose squares do not overflow the dtype."""
 
@@ -37,6 +38,8 @@ def settings_of(draw: Any, name: str, dtype: str) -> dict[str, Any]:
     # in float16 a tiny mean square becomes 0, and a small epsilon alone would decide the step
     small = [1e-2, 1e-3] if dtype == "float16" else [1e-8, 1e-3]
     chosen = {"lr": one_of(0.1, 0.01, 0.0), "weight_decay": one_of(0.0, 0.1)}
+    if draw(st.booleans()):
+        chosen["maximize"] = True
     if name == "SGD":
         chosen["momentum"] = one_of(0.0, 0.9)
         if chosen["momentum"] and draw(st.booleans()):
@@ -46,15 +49,25 @@ def settings_of(draw: Any, name: str, dtype: str) -> dict[str, Any]:
     elif name == "RMSprop":
         chosen |= {"alpha": one_of(0.99, 0.5), "momentum": one_of(0.0, 0.9), "centered": one_of(False, True)}
         chosen["eps"] = one_of(*small)
+    elif name == "Adagrad":
+        chosen |= {"lr_decay": one_of(0.0, 0.1), "eps": one_of(*small)}
     else:
         chosen |= {"betas": one_of((0.9, 0.999), (0.0, 0.9), (0.5, 0.5)), "eps": one_of(*small)}
+        if name in ("NAdam", "RAdam"):
+            chosen["decoupled_weight_decay"] = one_of(False, True)
+        else:
+            chosen["amsgrad"] = one_of(False, True)
     return chosen
 
 
 def changes_of(draw: Any, name: str) -> dict[str, Any]:
     """Draw a hyperparameter that may change during a history, whatever the others are."""
     options = {"lr": [0.02, 0.0], "weight_decay": [0.0, 0.01]}
-    options |= {"SGD": {"dampening": [0.0]}, "RMSprop": {"alpha": [0.9]}}.get(name, {"betas": [(0.8, 0.9)]})
+    own: dict[str, dict[str, Any]] = {
+        "SGD": {"dampening": [0.0]}, "RMSprop": {"alpha": [0.9]}, "Adagrad": {"lr_decay": [0.2]},
+        "NAdam": {},  # PyTorch keeps the product of the earlier momenta
+    }  # fmt: skip
+    options |= own.get(name, {"betas": [(0.8, 0.9)]})
     key = draw(st.sampled_from(sorted(options)))
     return {key: draw(st.sampled_from(options[key]))}
 
@@ -171,7 +184,7 @@ class Theirs(Ours):
                 if x is not None:
                     self.perturb(x)
             for k, v in optimizer.state.get(p, {}).items():
-                if k in ("exp_avg_sq", "square_avg"):
+                if k in ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"):
                     v.abs_()
 
     def values(self) -> list[np.ndarray]:
@@ -211,6 +224,15 @@ def live(history: History, library: Ours) -> list[list[np.ndarray]]:
             library.clip()
         states.append([x.copy() for x in library.values()])
     return states
+
+
+@pytest.fixture(autouse=True)
+def _float64() -> Iterator[None]:
+    """PyTorch's NAdam keeps its product of momenta in the default dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])

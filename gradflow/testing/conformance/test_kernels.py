@@ -104,7 +104,7 @@ def stepped(
     return [None if arrays[i] is None else chosen.to_host(arrays[i]) for i in case.changes]
 
 
-@about("sgd_step", "adam_step", "rmsprop_step")
+@about("sgd_step", "adam_step", "rmsprop_step", "moment_step")
 @pytest.mark.parametrize("dtype", REALS)
 @pytest.mark.parametrize("case", STEPS, ids=str)
 def test_a_step_with_its_scalars_on_the_device(backend: Backend, case: Case, dtype: str) -> None:
@@ -116,7 +116,7 @@ def test_a_step_with_its_scalars_on_the_device(backend: Backend, case: Case, dty
                 assert_agree(f"{case}, {kind}", found, expected)
 
 
-@about("sgd_step", "adam_step", "rmsprop_step")
+@about("sgd_step", "adam_step", "rmsprop_step", "moment_step")
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
 @pytest.mark.parametrize("case", STEPS, ids=str)
 def test_a_step_with_a_half_copy(backend: Backend, case: Case, half: str) -> None:
@@ -134,7 +134,7 @@ def test_a_step_with_a_half_copy(backend: Backend, case: Case, half: str) -> Non
         assert_agree(f"{case}, {kind}: the copy", *(chosen.to_host(chosen.astype(x, wide)) for x in (copied, rounded)))
 
 
-@about("sgd_step", "adam_step", "rmsprop_step")
+@about("sgd_step", "adam_step", "rmsprop_step", "moment_step")
 @pytest.mark.parametrize("case", STEPS, ids=str)
 def test_a_step_that_is_skipped(backend: Backend, case: Case) -> None:
     """Changes nothing; a flag of 0 changes nothing about a step."""
@@ -152,7 +152,7 @@ def test_a_step_that_is_skipped(backend: Backend, case: Case) -> None:
             assert not chosen.to_host(copied).any()
 
 
-@about("sgd_step", "adam_step", "rmsprop_step")
+@about("sgd_step", "adam_step", "rmsprop_step", "moment_step")
 @pytest.mark.parametrize("case", STEPS, ids=str)
 def test_a_step_that_is_not_finite(backend: Backend, case: Case) -> None:
     """Raises the flag `nonfinite` for an infinite gradient or parameter, unless it is skipped."""

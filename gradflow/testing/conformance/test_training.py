@@ -22,6 +22,9 @@ OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "Adam": lambda p: optim.Adam(p, lr=0.01, weight_decay=0.01),
     "AdamW": lambda p: optim.AdamW(p, lr=0.01),
     "RMSprop": lambda p: optim.RMSprop(p, lr=0.01),
+    "Adam amsgrad": lambda p: optim.Adam(p, lr=0.01, amsgrad=True),
+    "Adagrad": lambda p: optim.Adagrad(p, lr=0.05),
+    "NAdam": lambda p: optim.NAdam(p, lr=0.01),
     "RMSprop centred": lambda p: optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
 }
 LOSS_BOUND = {"float64": 1e-10, "float32": 1e-4}

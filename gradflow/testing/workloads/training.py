@@ -18,6 +18,7 @@ OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
     "adam": lambda p: optim.Adam(p, lr=0.01, weight_decay=1e-3),
     "adamw": lambda p: optim.AdamW(p, lr=0.01),
     "rmsprop": lambda p: optim.RMSprop(p, lr=0.005, momentum=0.5),
+    "nadam": lambda p: optim.NAdam(p, lr=0.005),
 }
 
 INPUTS, CLASSES, SAMPLES, BATCH, EPOCHS = 20, 4, 160, 32, 4

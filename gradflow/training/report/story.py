@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from gradflow import optim
 from gradflow.data.splits import LIMIT
 from gradflow.training.epoch import best_of
 from gradflow.training.report.data import ReportData
 from gradflow.training.report.markup import LEVEL, NONE, TIMES, count, duration, listed, name, number, percent, text
 from gradflow.training.report.numbers import Figure
 
-_OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "rmsprop": "RMSprop"}
 _ACTIVATIONS = {
     "relu": "ReLU", "gelu": "GELU", "gelu_exact": "exact GELU", "silu": "SiLU", "elu": "ELU", "selu": "SELU"
 }  # fmt: skip
+_OPTIMIZERS = {name.lower(): name for name in optim.__all__}
 
 
 def lead(data: ReportData, figures: Sequence[Figure]) -> str:

@@ -19,7 +19,7 @@ from gradflow.distributed import Communicator
 from gradflow.environment import DISTRIBUTION, delayed_interrupts, physical_memory, to_install
 from gradflow.training.ranks import check_alike
 from gradflow.training.runs.inputs import Inputs, inputs_of
-from gradflow.training.runs.settings import PLACES, Settings, SettingsError
+from gradflow.training.runs.settings import OPTIMIZER_CLASSES, PLACES, Settings, SettingsError
 from gradflow.training.runs.sources import Data, load_data
 from gradflow.training.trainer import Trainer
 
@@ -224,12 +224,6 @@ def _least_memory(sizes: tuple[int, ...], batch: int) -> int:
 
 def make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.optim.Optimizer:
     """Return the optimizer of a model that is trained for so many steps."""
-    kinds: dict[str, Callable[..., gf.optim.Optimizer]] = {
-        "adamw": gf.optim.AdamW,
-        "adam": gf.optim.Adam,
-        "sgd": gf.optim.SGD,
-        "rmsprop": gf.optim.RMSprop,
-    }
     courses: dict[str, Callable[..., Any]] = {
         "constant": gf.optim.schedules.constant,
         "cosine": partial(gf.optim.schedules.cosine, steps=steps),
@@ -237,4 +231,4 @@ def make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.op
     options: dict[str, Any] = {"lr": courses[settings.schedule](settings.lr), "weight_decay": settings.weight_decay}
     if settings.momentum is not None:
         options["momentum"] = settings.momentum
-    return kinds[settings.optimizer](model.parameters(), **options)
+    return OPTIMIZER_CLASSES[settings.optimizer](model.parameters(), **options)

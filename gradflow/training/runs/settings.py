@@ -14,6 +14,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from gradflow import optim
 from gradflow.backend import ACTIVATIONS
 from gradflow.data.built_in import DATASETS
 from gradflow.files import read_file
@@ -26,8 +27,17 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
     "adam": {"lr": 0.002, "weight_decay": 0.0},
     "sgd": {"lr": 0.05, "weight_decay": 0.0, "momentum": 0.9},
     "rmsprop": {"lr": 0.0005, "weight_decay": 0.0, "momentum": 0.0},
+    "adagrad": {"lr": 0.02, "weight_decay": 0.0},
+    "nadam": {"lr": 0.002, "weight_decay": 0.0},
+    "radam": {"lr": 0.005, "weight_decay": 0.0},
+    "lion": {"lr": 0.0003, "weight_decay": 0.01},
 }
 """The optimizers by name, with their defaults; those without a default momentum have no such setting."""
+
+OPTIMIZER_CLASSES: dict[str, Callable[..., optim.Optimizer]] = {
+    name.lower(): getattr(optim, name) for name in optim.__all__ if name.lower() in OPTIMIZERS
+}
+"""Their classes in `gradflow.optim`."""
 
 SCHEDULES = ("cosine", "constant")
 """The schedules of the learning rate: down to 0 along half a cosine over the whole run, or constant."""

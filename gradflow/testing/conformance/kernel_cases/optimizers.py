@@ -1,4 +1,4 @@
-"""Cases of `sgd_step`, `adam_step`, `rmsprop_step` and `clip_global_norm`."""
+"""Cases of `sgd_step`, `adam_step`, `rmsprop_step`, `moment_step` and `clip_global_norm`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.backend import AdamOptions, AdamScalars, RMSpropOptions, RMSpropScalars, SGDOptions, SGDScalars
+from gradflow.backend import (
+    AdamOptions,
+    AdamScalars,
+    MomentOptions,
+    MomentScalars,
+    RMSpropOptions,
+    RMSpropScalars,
+    SGDOptions,
+    SGDScalars,
+)
 from gradflow.testing.conformance.harness import Case
 from gradflow.testing.conformance.kernel_cases.inputs import half_case, in_place, normal
 
@@ -86,6 +95,43 @@ def rmsprop_bound(
     return [4 * e * (np.abs(p) + lr * update) + lr * change, *bounds]
 
 
+MOMENTS: dict[str, tuple[str, MomentOptions, MomentScalars]] = {
+    "adagrad": ("square", MomentOptions(0.0, 1.0, 1.0, 0.0), MomentScalars(0.1, 0.0, 1.0, 1.0, 1e-10, 1.0)),
+    "amsgrad": (
+        "mean square largest", MomentOptions(0.9, 0.999, 0.001, 0.1), MomentScalars(0.1, 3.3, 0.4, 18.0, 1e-8, 1.0)
+    ),
+    "nadam": ("mean square", MomentOptions(0.9, 0.99, 0.01, 0.1), MomentScalars(0.1, 0.6, 0.7, 5.8, 1e-8, 1.0)),
+    "radam-first": ("mean square", MomentOptions(0.9, 0.99, 0.01, 0.0), MomentScalars(0.1, 3.3, 0.4, 0.0, 1.0, 0.99)),
+    "lion": ("mean", MomentOptions(0.99, 0.0, 0.0, 0.0), MomentScalars(0.01, 0.9, 0.1, 0.0, 0.0, 0.999)),
+}  # fmt: skip
+"""The state arrays of a step, its options and its scalars."""
+
+
+def moment_bound(
+    e: float, p: Any, g: Any, mean: Any, square: Any, largest: Any, options: MomentOptions, scalars: MomentScalars
+) -> Sequence[Any]:  # fmt: skip
+    mean_decay, square_decay, square_gain, decay = options
+    size, g = np.abs(g) + decay * np.abs(p), g + decay * scalars.decay_factor * p
+    direction, error = scalars.from_gradient * g, 6 * e * scalars.from_gradient * size
+    bounds = [None, None, None]
+    if mean is not None:
+        direction, error = direction + scalars.from_mean * mean, error + 6 * e * scalars.from_mean * np.abs(mean)
+        bounds[0] = 6 * e * (mean_decay * np.abs(mean) + (1 - mean_decay) * size)
+    if square is None:
+        change = np.where(np.abs(direction) > error, 4 * e, 2.0)
+    else:
+        square = square_decay * square + square_gain * g**2
+        root, root_error = root_bound(e, 4 * e * size, square, square_gain)
+        bounds[1] = 2 * root * root_error + root_error**2 + 4 * e * square
+        if largest is not None:
+            bounds[2] = bounds[1]
+            root = np.sqrt(np.maximum(largest, square))
+        denominator = scalars.root_factor * root + scalars.epsilon
+        relative = scalars.root_factor * (root_error + 4 * e * root) / denominator + 8 * e
+        change = error / denominator + np.abs(direction) / denominator * relative
+    return [8 * e * np.abs(p) + 2 * scalars.lr * change, *bounds]
+
+
 def run_clip(B: Any, gradients: list[Any], max_norm: float) -> Sequence[Any]:
     return [B.clip_global_norm(gradients, max_norm), *gradients]
 
@@ -154,6 +200,15 @@ def optimizer_cases() -> list[Case]:
             )
             for with_velocity in (False, True)
         ]  # fmt: skip
+        state = {"mean": v * 0.3, "square": normal((n,), 34) ** 2, "largest": normal((n,), 42) ** 2}
+        cases += [
+            Case(
+                "moment_step", f"{n}-{title}",
+                (p, g, *[x if name in names.split() else None for name, x in state.items()], *numbers),
+                moment_bound, in_place("moment_step", 0, 2, 3, 4), changes=(0, 2, 3, 4),
+            )
+            for title, (names, *numbers) in MOMENTS.items()
+        ]  # fmt: skip
     several = [normal((3, 5), 36), normal((4,), 37), normal((), 38), normal((0, 2), 39), normal((2, 3, 4), 40)]
     for (name, gradients), max_norm in itertools.product(
         {"one": several[:1], "several": several, "zeros": [np.zeros(4)], "empty": several[3:4],
@@ -202,6 +257,13 @@ def half_cases() -> list[Case]:
                 in_place("rmsprop_step", 0, 2, 3, 4), changes=(0, 2, 3, 4),
             )
         )  # fmt: skip
+    _, *numbers = MOMENTS["amsgrad"]
+    cases.append(
+        half_case(
+            "moment_step", "small", (p, small, zeros, zeros, zeros, *numbers), in_place("moment_step", 0, 2, 3, 4),
+            changes=(0, 2, 3, 4),
+        )
+    )  # fmt: skip
     cases.append(half_case("clip_global_norm", "far", ([far, far[:2]], 1e-4), run_clip, changes=(0,)))
     return cases
 
