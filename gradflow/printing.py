@@ -18,6 +18,8 @@ def describe(t: Tensor) -> str:
 
 def tensor_text(t: Tensor) -> str:
     """The values of a tensor as NumPy prints them, its dtype and its device. Waits for the device."""
+    if hasattr(t.array, "level"):
+        return f"tensor(one of {t.array.level.count} in vmap, shape={t.shape}, dtype={t.dtype}, device={t.device})"
     text = repr(t.backend.to_host(t.array))
     found = _ARRAY_TEXT.match(text)
     values = (found.group(1) if found else text).replace("\n", "\n ")

@@ -48,6 +48,7 @@ from gradflow.saving import InvalidFileError, load, save
 from gradflow.tensor import Tensor
 from gradflow.transforms.derivatives import grad, gradients, jvp, value_and_grad, vjp
 from gradflow.transforms.jacobians import hessian, hvp, jacobian
+from gradflow.transforms.mapping import vmap
 from gradflow.transforms.recompute import checkpoint
 
 __all__ = [
@@ -110,4 +111,5 @@ __all__ = [
     "use_device",
     "value_and_grad",
     "vjp",
+    "vmap",
 ]

@@ -56,7 +56,7 @@ FUNCTIONS = {
     "flatten": "Tensor.flatten() into one axis, gradflow.nn.Flatten for all but the first, or gradflow.reshape",
     "float": "gradflow.float32",
     "from_numpy": "gradflow.asarray, which shares the memory, or gradflow.tensor, which copies it",
-    "func": "gradflow itself: gradflow.grad, gradflow.vjp, gradflow.jvp, gradflow.jacobian, gradflow.hessian",
+    "func": "gradflow itself: gradflow.grad, gradflow.vmap, gradflow.vjp, gradflow.jvp, gradflow.jacobian",
     "ge": "gradflow.greater_equal, or the operator >=",
     "get_default_device": "gradflow.current_device()",
     "get_float32_matmul_precision": "gradflow.get_matmul_precision()",
@@ -118,7 +118,6 @@ FUNCTIONS = {
     "inf": "float('inf')",
     "nan": "float('nan')",
     "pi": "math.pi",
-    "vmap": "none: write operations for the whole batch; gradflow.jacobian and gradflow.hessian batch by themselves",
     "vstack": "gradflow.concat(arrays, axis=0), for vectors gradflow.stack(arrays)",
 }
 """For names of `torch`: what to write in gradflow, or "none" and what is nearest."""

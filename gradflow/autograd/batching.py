@@ -1,8 +1,11 @@
-"""Gradient rules on a batch of gradients at once: the same rules, run with another `F`.
+"""Functions on a batch at once: the same rules, and the same operations, run with another `F`.
 
 A `Batch` is an array or a tensor with an additional first axis, which rules do not see. `Batching` has the functions of
 a namespace `F` (a backend, or `gradflow.ops.namespace`) for batches: each shifts its axes by one and calls the function
 of `F`. Non-batch arguments (saved inputs, numbers) are passed on unchanged and are shared by the whole batch.
+
+Backward passes run the rules on a batch of gradients, for `jacobian`. `gradflow.autograd.mapping` runs operations on
+batches of their inputs, for `vmap`.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ from typing import Any
 from gradflow.backend import KERNELS, Backend
 from gradflow.backend.array_functions import ELEMENTWISE, FUNCTION_GROUPS
 
-_ALONG_AXES = frozenset({*FUNCTION_GROUPS["Reductions"], "cumulative_sum", "flip"})
+_ALONG_AXES = frozenset({*FUNCTION_GROUPS["Reductions"], "flip"})
+_ALONG_ONE_AXIS = frozenset(FUNCTION_GROUPS["Along one axis"])
 
 
-class Batch:
-    """An array or tensor whose first axis runs over the batch. `shape` and `ndim` describe one element."""
+class Elements:
+    """An array or tensor whose first axis runs over a batch. `shape` and `ndim` describe one element."""
 
     __slots__ = ("dtype", "ndim", "shape", "values")
 
@@ -28,12 +32,21 @@ class Batch:
         self.ndim = len(self.shape)
         self.dtype = getattr(values, "array", values).dtype
 
+    caller = "a gradient rule"
+    """What calls functions on it, for the error of arithmetic operators."""
+
     def _refuse(self, *_: Any) -> Any:
-        raise TypeError("a gradient rule calls functions of F only: F.multiply(g, x) rather than g * x")
+        raise TypeError(f"{self.caller} calls functions of F only: F.multiply(g, x) rather than g * x")
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
     __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __neg__ = __abs__ = __getitem__ = _refuse
     __array_ufunc__ = None
+
+
+class Batch(Elements):
+    """A batch of gradients."""
+
+    __slots__ = ()
 
 
 @functools.lru_cache(maxsize=64)
@@ -50,12 +63,22 @@ class Batching:
     def __init__(self, F: Any) -> None:
         self.F = F
 
+    def is_batch(self, x: Any) -> bool:
+        """Whether x is one of the batches that these functions are for."""
+        return isinstance(x, Batch)
+
+    def batch(self, values: Any) -> Any:
+        """A batch of these values."""
+        return Batch(values)
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """Return the function `name` of `F` for batches, created at its first use."""
         if name in ELEMENTWISE:
             function = functools.partial(self._elementwise, getattr(self.F, name))
         elif name in _ALONG_AXES:
             function = functools.partial(self._along_axes, getattr(self.F, name))
+        elif name in _ALONG_ONE_AXIS:
+            function = functools.partial(self._along_one_axis, getattr(self.F, name))
         elif name in KERNELS:
             function = functools.partial(self._kernel, getattr(self.F, name, None), getattr(Backend, name))
         else:
@@ -64,104 +87,123 @@ class Batching:
         return function
 
     def _elementwise(self, function: Callable[..., Any], *inputs: Any) -> Any:
-        batches = [x for x in inputs if isinstance(x, Batch)]
+        batches = [x for x in inputs if self.is_batch(x)]
         if not batches:
             return function(*inputs)
         ndim = max(x.ndim for x in inputs if hasattr(x, "ndim"))
-        return Batch(function(*[self._with_axes(x, ndim) if isinstance(x, Batch) else x for x in inputs]))
+        return self.batch(function(*[self._with_axes(x, ndim) if self.is_batch(x) else x for x in inputs]))
 
-    def _with_axes(self, x: Batch, ndim: int) -> Any:
+    def _with_axes(self, x: Any, ndim: int) -> Any:
         """Return the values with axes of length 1 after the batch axis, so that elements broadcast to `ndim` axes."""
         if x.ndim >= ndim:
             return x.values
         return self.F.reshape(x.values, (x.values.shape[0], *(1,) * (ndim - x.ndim), *x.shape))
 
     def _along_axes(self, function: Callable[..., Any], x: Any, axis: Any = None, **options: Any) -> Any:
-        if not isinstance(x, Batch):
+        if not self.is_batch(x):
             return function(x, axis=axis, **options)
         if axis is None:
             axis = tuple(range(x.ndim))
         if axis == () and not x.ndim:  # of a number: the number itself
-            return Batch(function(self.F.reshape(x.values, (-1, 1)), axis=1, **options | {"keepdims": False}))
-        return Batch(function(x.values, axis=_shift(axis), **options))
+            return self.batch(function(self.F.reshape(x.values, (-1, 1)), axis=1, **options | {"keepdims": False}))
+        return self.batch(function(x.values, axis=_shift(axis), **options))
+
+    def _along_one_axis(self, function: Callable[..., Any], x: Any, axis: Any = None, **options: Any) -> Any:
+        if axis is None or not self.is_batch(x):
+            return self._one_by_one(function, x, axis=axis, **options)
+        return self.batch(function(x.values, axis=_shift(axis), **options))
 
     def _kernel(self, function: Any, default: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        if any(isinstance(x, Batch) for x in inputs):
+        if any(self.is_batch(x) for x in (*inputs, *options.values())):
             return default(self, *inputs, **options)
         return function(*inputs, **options)
 
     def _one_by_one(self, function: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
         """Call a function that has no batched form for each element of the batch."""
-        lengths = [x.values.shape[0] for x in inputs if isinstance(x, Batch)]
-        if not lengths:
+        length = self._length((inputs, options))
+        if length is None:
             return function(*inputs, **options)
-        each = [
-            function(*[x.values[i, ...] if isinstance(x, Batch) else x for x in inputs], **options)
-            for i in range(lengths[0])
-        ]
-        return Batch(self.F.stack(each, axis=0))
+        each = [function(*self._element(inputs, i), **self._element(options, i)) for i in range(length)]
+        return self.batch(self.F.stack(each, axis=0))
+
+    def _length(self, x: Any) -> int | None:
+        """The length of the first batch among the arguments of a function, or None."""
+        if self.is_batch(x):
+            return int(x.values.shape[0])
+        parts = x.values() if isinstance(x, dict) else x if isinstance(x, (tuple, list)) else ()
+        return next((n for n in map(self._length, parts) if n is not None), None)
+
+    def _element(self, x: Any, i: int) -> Any:
+        """Arguments of a function with element i in place of each batch."""
+        if self.is_batch(x):
+            return self.F.getitem(x.values, (i, ...))
+        if isinstance(x, dict):
+            return {name: self._element(part, i) for name, part in x.items()}
+        return type(x)(self._element(part, i) for part in x) if type(x) in (tuple, list) else x
 
     # ------------------------------------------------------------------ shapes
 
     def reshape(self, x: Any, shape: Sequence[int]) -> Any:
-        if not isinstance(x, Batch):
+        if not self.is_batch(x):
             return self.F.reshape(x, shape)
         if x.shape == tuple(shape):
             return x
-        return Batch(self.F.reshape(x.values, (x.values.shape[0], *shape)))
+        return self.batch(self.F.reshape(x.values, (x.values.shape[0], *shape)))
 
     def broadcast_to(self, x: Any, shape: Sequence[int]) -> Any:
-        if not isinstance(x, Batch):
+        if not self.is_batch(x):
             return self.F.broadcast_to(x, shape)
-        return Batch(self.F.broadcast_to(self._with_axes(x, len(shape)), (x.values.shape[0], *shape)))
+        return self.batch(self.F.broadcast_to(self._with_axes(x, len(shape)), (x.values.shape[0], *shape)))
 
     def permute_dims(self, x: Any, axes: Sequence[int]) -> Any:
-        if not isinstance(x, Batch):
+        if not self.is_batch(x):
             return self.F.permute_dims(x, axes)
-        return Batch(self.F.permute_dims(x.values, (0, *(a % x.ndim + 1 for a in axes))))
+        return self.batch(self.F.permute_dims(x.values, (0, *(a % x.ndim + 1 for a in axes))))
 
     def expand_dims(self, x: Any, axis: Any) -> Any:
-        if not isinstance(x, Batch):
+        if not self.is_batch(x):
             return self.F.expand_dims(x, axis=axis)
-        return Batch(self.F.expand_dims(x.values, axis=_shift(axis)))
+        return self.batch(self.F.expand_dims(x.values, axis=_shift(axis)))
 
     def squeeze(self, x: Any, axis: Any) -> Any:
-        if not isinstance(x, Batch):
+        if not self.is_batch(x):
             return self.F.squeeze(x, axis=axis)
-        return Batch(self.F.squeeze(x.values, axis=_shift(axis)))
+        return self.batch(self.F.squeeze(x.values, axis=_shift(axis)))
 
     def concat(self, arrays: Sequence[Any], axis: int = 0) -> Any:
-        lengths = [x.values.shape[0] for x in arrays if isinstance(x, Batch)]
+        lengths = [x.values.shape[0] for x in arrays if self.is_batch(x)]
         if not lengths:
             return self.F.concat(arrays, axis=axis)
-        values = [x.values if isinstance(x, Batch) else self.F.broadcast_to(x, (lengths[0], *x.shape)) for x in arrays]
-        return Batch(self.F.concat(values, axis=_shift(axis)))
+        values = [x.values if self.is_batch(x) else self.F.broadcast_to(x, (lengths[0], *x.shape)) for x in arrays]
+        return self.batch(self.F.concat(values, axis=_shift(axis)))
 
     def stack(self, arrays: Sequence[Any], axis: int = 0) -> Any:
         return self.concat([self.expand_dims(x, axis) for x in arrays], axis)
 
     # ------------------------------------------------------------------ values
 
-    def astype(self, x: Any, dtype: Any) -> Any:
-        return Batch(self.F.astype(x.values, dtype)) if isinstance(x, Batch) else self.F.astype(x, dtype)
+    def astype(self, x: Any, dtype: Any, **options: Any) -> Any:
+        if not self.is_batch(x):
+            return self.F.astype(x, dtype, **options)
+        return self.batch(self.F.astype(x.values, dtype, **options))
 
     def zeros_like(self, x: Any) -> Any:
-        return Batch(self.F.zeros_like(x.values)) if isinstance(x, Batch) else self.F.zeros_like(x)
+        return self.batch(self.F.zeros_like(x.values)) if self.is_batch(x) else self.F.zeros_like(x)
 
     def ones_like(self, x: Any) -> Any:
-        return Batch(self.F.ones_like(x.values)) if isinstance(x, Batch) else self.F.ones_like(x)
+        return self.batch(self.F.ones_like(x.values)) if self.is_batch(x) else self.F.ones_like(x)
 
     # ------------------------------------------------------------------ products and selection
 
     def matrix_transpose(self, x: Any) -> Any:
-        return Batch(self.F.matrix_transpose(x.values)) if isinstance(x, Batch) else self.F.matrix_transpose(x)
+        return self.batch(self.F.matrix_transpose(x.values)) if self.is_batch(x) else self.F.matrix_transpose(x)
 
     def matmul(self, a: Any, b: Any) -> Any:
-        if isinstance(a, Batch) and a.ndim == b.ndim == 2 and not isinstance(b, Batch):
+        if self.is_batch(a) and a.ndim == b.ndim == 2 and not self.is_batch(b):
             count, rows, inner = a.values.shape  # one large product instead of many
             product = self.F.matmul(self.F.reshape(a.values, (count * rows, inner)), b)
-            return Batch(self.F.reshape(product, (count, rows, b.shape[1])))
-        if not isinstance(a, Batch) and not isinstance(b, Batch):
+            return self.batch(self.F.reshape(product, (count, rows, b.shape[1])))
+        if not self.is_batch(a) and not self.is_batch(b):
             return self.F.matmul(a, b)
         if a.ndim == 1:
             out = self.matmul(self.reshape(a, (1, *a.shape)), b)
@@ -170,47 +212,76 @@ class Batching:
             out = self.matmul(a, self.reshape(b, (*b.shape, 1)))
             return self.reshape(out, out.shape[:-1])
         ndim = max(a.ndim, b.ndim)
-        left, right = (self._with_axes(x, ndim) if isinstance(x, Batch) else x for x in (a, b))
-        return Batch(self.F.matmul(left, right))
+        left, right = (self._with_axes(x, ndim) if self.is_batch(x) else x for x in (a, b))
+        return self.batch(self.F.matmul(left, right))
 
     def getitem(self, x: Any, key: Any) -> Any:
-        if not isinstance(x, Batch):
+        if self._length(key) is not None:
+            places = self._places(x, key)
+            return self._one_by_one(self.F.getitem, x, key) if places is None else self.batch(self.F.getitem(*places))
+        if not self.is_batch(x):
             return self.F.getitem(x, key)
         if not _keeps_place(key):
             return self._one_by_one(self.F.getitem, x, key)
-        return Batch(self.F.getitem(x.values, (slice(None), *key)))
+        return self.batch(self.F.getitem(x.values, (slice(None), *key)))
+
+    def _places(self, x: Any, key: Any) -> tuple[Any, Any] | None:
+        """All values of x and one key for all elements, for a key that begins with batches of integers; or None."""
+        if not isinstance(key, tuple) or not _keeps_place(key) or not hasattr(key[0], "shape"):
+            return None
+        arrays = [k for k in key if hasattr(k, "shape")]
+        ndim = max(k.ndim for k in arrays)
+        key = tuple(self._with_axes(k, ndim) if self.is_batch(k) else k for k in key)
+        if not self.is_batch(x):
+            return x, key
+        count = x.values.shape[0]
+        steps = self.F.reshape(self.F.arange(count, dtype=self.F.dtypes["int64"]), (count, *(1,) * ndim))
+        return x.values, (steps, *key)
 
     def put(self, x: Any, key: Any, values: Any) -> Any:
-        if not isinstance(x, Batch):
+        if self._length(key) is not None or not _keeps_place(key):
+            return self._one_by_one(self.F.put, x, key, values)
+        if not self.is_batch(x) and not self.is_batch(values):
             return self.F.put(x, key, values)
-        if not _keeps_place(key):
-            return self._one_by_one(self.F.put, x, key=key, values=values)
-        return Batch(self.F.put(x.values, (slice(None), *key), values))
+        x = self._repeated(x, self._length((x, values)))
+        if self.is_batch(values):
+            values = self._with_axes(values, len(self.F.getitem(x.values, (0, *key)).shape))
+        return self.batch(self.F.put(x.values, (slice(None), *key), values))
 
     def scatter_add(self, values: Any, key: Any, shape: tuple[int, ...], into: Any = None) -> Any:
-        if not isinstance(values, Batch):
-            return self.F.scatter_add(values, key, shape, into)
-        if not _keeps_place(key):
+        batches = self.is_batch(values) or self.is_batch(into)
+        if self._length(key) is not None or (batches and not _keeps_place(key)):
             whole = self._one_by_one(self.F.scatter_add, values, key, shape)
             return whole if into is None else self.add(into, whole)
-        shape, into = (values.values.shape[0], *shape), None if into is None else into.values
-        return Batch(self.F.scatter_add(values.values, (slice(None), *key), shape, into))
+        if not batches:
+            return self.F.scatter_add(values, key, shape, into)
+        count = self._length((values, into))
+        values = self._repeated(values, count)
+        if into is not None and not self.is_batch(into):
+            return self.add(into, self.scatter_add(values, key, shape))
+        whole = self.F.scatter_add(
+            values.values, (slice(None), *key), (count, *shape), None if into is None else into.values
+        )
+        return self.batch(whole)
 
     def take_along_axis(self, x: Any, indices: Any, axis: int) -> Any:
-        if not isinstance(x, Batch):
+        count = self._length((x, indices))
+        if count is None:
             return self.F.take_along_axis(x, indices, axis=axis)
-        count = x.values.shape[0]
-        return Batch(self.F.take_along_axis(x.values, self._repeated(indices, count), axis=_shift(axis)))
+        x, indices = self._repeated(x, count), self._repeated(indices, count)
+        return self.batch(self.F.take_along_axis(x.values, indices.values, axis=_shift(axis)))
 
     def scatter_add_along_axis(self, values: Any, indices: Any, shape: tuple[int, ...], axis: int) -> Any:
-        if not isinstance(values, Batch):
+        count = self._length((values, indices))
+        if count is None:
             return self.F.scatter_add_along_axis(values, indices, shape, axis)
-        count = values.values.shape[0]
-        indices = self._repeated(indices, count)
-        return Batch(self.F.scatter_add_along_axis(values.values, indices, (count, *shape), _shift(axis)))
+        values, indices = self._repeated(values, count), self._repeated(indices, count)
+        whole = self.F.scatter_add_along_axis(values.values, indices.values, (count, *shape), _shift(axis))
+        return self.batch(whole)
 
-    def _repeated(self, indices: Any, count: int) -> Any:
-        return self.F.broadcast_to(indices, (count, *indices.shape))
+    def _repeated(self, x: Any, count: int | None) -> Any:
+        """x itself, if it is a batch; else one that repeats it."""
+        return x if self.is_batch(x) else self.batch(self.F.broadcast_to(x, (count, *x.shape)))
 
 
 def _shift(axis: Any) -> Any:

@@ -17,6 +17,7 @@ from gradflow.autograd.batching import Batch
 from gradflow.autograd.grad_mode import OBSERVED, OFF, current_observer, grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.autograd.leaf import Leaf
+from gradflow.autograd.mapping import Level, device_array, device_backend
 from gradflow.autograd.observers import Forwarder, Observer, observe
 from gradflow.backend import Backend
 from gradflow.modes import BareMode
@@ -191,6 +192,7 @@ class _Detector(Forwarder):
     def _note(self, head: str, result: Tensor, inputs: tuple[Any, ...], line: Any, inside: str) -> None:
         if not result.dtype.is_floating:
             return
+        result, inputs = _on_device(result), tuple((name, _on_device(x)) for name, x in inputs)
         F = result.backend
         finite = F.all(F.isfinite(result.array))
         self.finite[F] = finite if F not in self.finite else F.logical_and(self.finite[F], finite)
@@ -213,6 +215,13 @@ class _Detector(Forwarder):
 def _as_tensor(x: Any, backend: Backend) -> Any:
     x = x.values if isinstance(x, Batch) else x
     return x if isinstance(x, Tensor) or type(x) in (float, int) else Tensor(x, backend)  # numpy.float64 is a float
+
+
+def _on_device(x: Any) -> Any:
+    """A tensor inside `vmap` as one of all examples; anything else unchanged."""
+    if not isinstance(x, Tensor) or not isinstance(x.backend, Level):
+        return x
+    return Tensor(device_array(x.array), device_backend(x.backend))
 
 
 def _user_frame() -> FrameType:

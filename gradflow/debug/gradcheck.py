@@ -9,6 +9,7 @@ from gradflow import random
 from gradflow.autograd.batching import Batch
 from gradflow.autograd.grad_mode import no_grad
 from gradflow.autograd.graph import Node, Operation
+from gradflow.autograd.mapping import device_array, device_backend
 from gradflow.autograd.observers import Observer, observe
 from gradflow.ops.creation import tensor
 from gradflow.printing import describe
@@ -282,4 +283,4 @@ def _text_of_any(x: Any, node: Node) -> str:
         if x is None or isinstance(x, (int, float)) or not hasattr(x, "dtype") or hasattr(x, "parents"):
             return ""
         x = Tensor(x, node.backend)
-    return _text(x)
+    return _text(Tensor(device_array(x.array), device_backend(x.backend)))

@@ -6,6 +6,7 @@ from typing import Any
 
 from gradflow.autograd.backward import backward as walk
 from gradflow.autograd.hooks import hooked_nodes
+from gradflow.autograd.mapping import current_level
 from gradflow.ops import namespace
 from gradflow.printing import describe
 from gradflow.tensor import Tensor
@@ -33,6 +34,8 @@ def backward(
     (-4.0, -4.0)
     """
     node = x._node
+    if current_level.get() is not None:
+        raise RuntimeError("inside vmap, there is no backward(): use gradflow.grad, for gradients of each example")
     if node is None:
         raise RuntimeError(
             f"backward() on a {describe(x)} that does not require grad: "

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
+from gradflow.autograd.batching import Batch
+from gradflow.autograd.grad_mode import OFF, grad_enabled
+from gradflow.autograd.graph import Node, Operation
+from gradflow.autograd.mapping import Level, device_backend
 from gradflow.backend.device import DeviceMismatchError
 from gradflow.dtypes import as_dtype, is_number
 from gradflow.shapes import check_broadcast
@@ -15,6 +19,11 @@ from gradflow.tensor import Tensor
 def mismatch(name: str, inputs: Sequence[Any]) -> DeviceMismatchError:
     """The error of the operation `name` for tensors on different devices."""
     tensors = [x for x in inputs if isinstance(x, Tensor)]
+    if len({device_backend(x.backend) for x in tensors}) == 1:
+        raise RuntimeError(
+            f"{name} got a tensor of a vmap that has ended, or would change one from outside in place: return what is "
+            "computed inside, and use x.at[index].set(values), which makes a changed copy"
+        )
     each = ", ".join(f"{x.shape} {x.dtype} on {x.device}" for x in tensors)
     return DeviceMismatchError(
         f"{name} got tensors on different devices: {each}; move one with .to('{tensors[0].device}')"
@@ -26,8 +35,46 @@ def check_tensors(name: str, *inputs: Any) -> None:
     for x in inputs:
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} takes tensors; got {kind_and_fix(x)}")
-        if x.backend is not inputs[0].backend:
+        first = inputs[0].backend
+        if x.backend is not first and device_backend(x.backend) is not device_backend(first):
             raise mismatch(name, inputs)
+
+
+def _shared(F: Any, g: Any, _out: Any, _x: Any, level: Level) -> Any:
+    if isinstance(g, Batch):
+        return Batch(_shared(F.F, g.values, None, None, level))
+    return F.sum_of_examples(g, level) if isinstance(g, Tensor) else level.total(g)
+
+
+SHARE = Operation("vmap", lambda F, x, level: x, [_shared], view=True)
+"""A tensor from outside of a `vmap`, inside: the same for all examples."""
+
+
+def lifted(name: str, x: Tensor, level: Any) -> Tensor:
+    """x as a tensor inside a `vmap`, at its level, if it is one from outside. Raises as `mismatch` for the others."""
+    if x.backend is level:
+        return x
+    if x.backend is not level.F:
+        if not isinstance(level.F, Level):
+            raise mismatch(name, (Tensor(level.F.zeros(()), level), x))
+        x = lifted(name, x, level.F)
+    memory, recorded = x._shared_memory(), x._node is not None and grad_enabled.get() is not OFF
+    node = Node(SHARE, level, (x._node,), None, None, x.array, {"level": level}) if recorded else None
+    out = Tensor(x.array, level, node)
+    memory.add(out)
+    return out
+
+
+def on_one_backend(name: str, inputs: Sequence[Any]) -> list[Any]:
+    """Inputs of the operation `name`, of which tensors from outside of a `vmap` come to the level of those inside.
+
+    Raises DeviceMismatchError for tensors on different devices.
+    """
+    levels = [x.backend for x in inputs if isinstance(x, Tensor) and isinstance(x.backend, Level)]
+    if not levels or len({device_backend(x.backend) for x in inputs if isinstance(x, Tensor)}) > 1:
+        raise mismatch(name, inputs)
+    level = max(levels, key=lambda level: level.depth)
+    return [lifted(name, x, level) if isinstance(x, Tensor) else x for x in inputs]
 
 
 def number(name: str, given: Any) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from gradflow.autograd.graph import Operation
 from gradflow.backend import Backend
 from gradflow.interception import forbid_replay
-from gradflow.ops.checks import kind_and_fix, mismatch
+from gradflow.ops.checks import check_tensors, kind_and_fix
 from gradflow.ops.table import Rule, apply
 from gradflow.tensor import Tensor
 
@@ -78,8 +78,7 @@ def operation(name: str, forward: Callable[..., Any], *rules: Rule) -> Callable[
                 raise TypeError(f"{name} takes tensors and numbers; argument {i} ({inputs[i]}) is {kind_and_fix(x)}")
         if not tensors:
             raise TypeError(f"{name} needs at least one tensor; got only numbers")
-        if any(x.backend is not tensors[0].backend for x in tensors):
-            raise mismatch(name, arguments)
+        check_tensors(name, *tensors)
         forbid_replay(f"calls a custom operation ({name})")  # its Python may do anything
         recorded = any(
             rule is not None and isinstance(x, Tensor) and x.requires_grad

@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from gradflow.dtypes import as_dtype, is_number, weak_number
-from gradflow.ops.checks import check_tensors, kind_and_fix, kind_of, mismatch
+from gradflow.ops.checks import check_tensors, kind_and_fix, kind_of
 from gradflow.ops.table import (
     BINARY_OPERATORS,
     UnaryFunction,
@@ -249,8 +249,6 @@ def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
                 raise TypeError(f"where takes tensors and Python numbers; got {kind_and_fix(x)}")
         x1, x2 = float(x1), float(x2)
         x1 = Tensor(condition.backend.full((), x1, dtype=condition.backend.dtypes["float32"]), condition.backend)
-    if isinstance(x1, Tensor) and x1.backend is not condition.backend:
-        raise mismatch("where", (condition, x1, x2))
     return apply(_WHERE, (condition, x1, x2))
 
 

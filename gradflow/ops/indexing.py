@@ -8,8 +8,9 @@ from typing import Any
 
 from gradflow.autograd.grad_mode import FAST, OFF, current_observer, grad_enabled
 from gradflow.autograd.graph import Node, Operation
+from gradflow.autograd.mapping import Level
 from gradflow.autograd.parts import Part, key_of_range
-from gradflow.ops.checks import check_tensors, mismatch
+from gradflow.ops.checks import check_tensors, on_one_backend
 from gradflow.ops.host import array_from_host
 from gradflow.ops.table import apply, defop
 from gradflow.pytorch_names import refuse, refuses_keywords
@@ -170,7 +171,7 @@ def _raw_part(x: Tensor, part: Any) -> Any:
         raise IndexError("True and False are not indices: use 0 or 1, or a tensor of bools as a mask")
     if isinstance(part, Tensor):
         if part.backend is not x.backend:
-            raise mismatch("indexing", (x, part))
+            x, part = on_one_backend("indexing", (x, part))
         if part.dtype.is_floating:
             raise IndexError(
                 f"an index tensor holds integers or bools; this one is {part.dtype}: create it with dtype='int64' "
@@ -226,6 +227,15 @@ def _as_lists(part: Any) -> Any:
     return part if isinstance(part, bool) else _index(part)
 
 
+def beside(x: Tensor, *others: Any) -> Tensor:
+    """x, at the level of the innermost `vmap` that these other arguments, or parts of an index, come from."""
+    for other in others:
+        for part in other if isinstance(other, tuple) else (other,):
+            if isinstance(part, Tensor) and isinstance(part.backend, Level) and part.backend is not x.backend:
+                x, _ = on_one_backend("indexing", (x, part))
+    return x
+
+
 def _is_basic(key: Any) -> bool:
     return not any(hasattr(p, "dtype") for p in (key if isinstance(key, tuple) else (key,)))
 
@@ -242,6 +252,7 @@ def index(x: Tensor, key: Any, /) -> Tensor:
         shape = x.array.shape
         if shape and -shape[0] <= key < shape[0]:
             return parts(x, 0, [(key, None)])[0]
+    x = beside(x, key)
     return getitem(x, raw_key(x, key))
 
 
@@ -307,6 +318,7 @@ def take(x: Tensor, indices: Any, /, axis: int | None = None, dim: None = None) 
         axis = 0
     if isinstance(indices, (slice, tuple)) or indices is None or indices is Ellipsis:
         raise IndexError(f"take needs integers; got {indices!r}")
+    x = beside(x, indices)
     part = _raw_part(x, indices)
     if _is_mask(x, part):
         raise IndexError("take needs integers; got bools: select with x[mask] instead")

@@ -22,6 +22,7 @@ from gradflow.ops.indexing import *  # noqa: F403
 from gradflow.ops.indexing import getitem as getitem
 from gradflow.ops.indexing import scatter_add as scatter_add
 from gradflow.ops.indexing import scatter_add_along_axis as scatter_add_along_axis
+from gradflow.ops.mapping import sum_of_examples as sum_of_examples
 from gradflow.ops.matrices import *  # noqa: F403
 from gradflow.ops.network import *  # noqa: F403
 from gradflow.ops.network import dropout_factors as dropout_factors

@@ -66,10 +66,10 @@ def _product_of_others(F: Any, x: Any) -> Any:
     if n <= 1:
         return F.ones_like(x)
     half = n // 2
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    a, b, rest = (F.getitem(x, (..., slice(*ends))) for ends in ((half,), (half, 2 * half), (2 * half, None)))
     others = _product_of_others(F, F.concat([F.multiply(a, b), rest], axis=-1))
-    pairs = others[..., :half]
-    return F.concat([F.multiply(pairs, b), F.multiply(pairs, a), others[..., half:]], axis=-1)
+    pairs, others = F.getitem(others, (..., slice(half))), F.getitem(others, (..., slice(half, None)))
+    return F.concat([F.multiply(pairs, b), F.multiply(pairs, a), others], axis=-1)
 
 
 def _prod_rule(F: Any, g: Any, _out: Any, x: Any, axis: Axis, keepdims: bool) -> Any:

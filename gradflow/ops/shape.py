@@ -316,7 +316,7 @@ def _listed(shapes: Iterable[Any]) -> str:
 
 def _joined(op: Operation, tensors: list[Tensor], parameters: dict[str, Any]) -> Tensor:
     """`apply`, faster for thousands of tensors: for an operation that saves none of them."""
-    if grad_enabled.get() is not FAST:
+    if grad_enabled.get() is not FAST or any(x.backend is not tensors[0].backend for x in tensors):
         return apply(op, tensors, parameters)
     backend, parents = tensors[0].backend, tuple([x._node for x in tensors])
     result = op.forward(backend, *[x.array for x in tensors], **parameters)
@@ -373,8 +373,7 @@ def _interior(pad_width: Sequence[tuple[int, int]], shape: Sequence[int]) -> tup
 
 def _pad_forward(F: Any, x: Any, pad_width: tuple[tuple[int, int], ...], value: float) -> Any:
     out = F.full(tuple(n + a + b for n, (a, b) in zip(x.shape, pad_width, strict=True)), value, dtype=x.dtype)
-    F.setitem(out, _interior(pad_width, x.shape), x)
-    return out
+    return F.put(out, _interior(pad_width, x.shape), x)
 
 
 _PAD = defop(

@@ -27,7 +27,7 @@ from gradflow.ops.checks import (
     is_bool,
     is_foreign,
     kind_and_fix,
-    mismatch,
+    on_one_backend,
 )
 from gradflow.ops.examples import EXAMPLES
 from gradflow.ops.host import host_operand
@@ -148,7 +148,7 @@ def apply(
         if isinstance(x, Tensor):
             if x.backend is not backend:
                 if backend is not None:
-                    raise mismatch(op.name, inputs)
+                    return apply(op, on_one_backend(op.name, given), parameters, to)
                 backend = x.backend
             node = x._node
             if node is not None:
@@ -421,7 +421,7 @@ def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[An
     one, two = isinstance(x1, Tensor), isinstance(x2, Tensor)
     if one and two:
         if x1.backend is not x2.backend:
-            raise mismatch(name, (x1, x2))
+            x1, x2 = on_one_backend(name, (x1, x2))
         if x1.array.dtype is x2.array.dtype and (not needs_float or x1.dtype.is_floating):
             return x1, x2
         dtype = promote(x1.dtype, x2.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.autograd.batching import Batch
+from gradflow.autograd.mapping import Level, device_backend
 from gradflow.backend import Backend, Device
 from gradflow.backend.discovery import backend_prefixes
 from gradflow.backend.registry import DeviceLike, get_backend
@@ -43,8 +44,10 @@ def to_device(x: Tensor, /, device: DeviceLike, non_blocking: bool = False) -> T
     """
     check_tensors("to", x)
     target = get_backend(device)
-    if target is x.backend:
+    if target is device_backend(x.backend):
         return x
+    if target is not x.backend and isinstance(x.backend, Level):
+        raise RuntimeError(f"inside vmap, tensors stay on their device: move them to {target.device} before")
     native_dtype(target, x.dtype)
     return apply(_TO_DEVICE, (x,), {"target": target, "non_blocking": non_blocking}, target)
 

@@ -7,10 +7,18 @@ from typing import Any
 
 from gradflow.autograd.grad_mode import is_grad_enabled
 from gradflow.dtypes import is_number, weak_number
-from gradflow.ops.checks import check_tensors, mismatch
+from gradflow.ops.checks import check_tensors, on_one_backend
 from gradflow.ops.creation import arange, tensor
 from gradflow.ops.elementwise import add, where
-from gradflow.ops.indexing import explain_assignment, explain_index, parts, raw_key, scatter_add, take_along_axis
+from gradflow.ops.indexing import (
+    beside,
+    explain_assignment,
+    explain_index,
+    parts,
+    raw_key,
+    scatter_add,
+    take_along_axis,
+)
 from gradflow.ops.shape import broadcast_to, reshape
 from gradflow.ops.table import apply, cast, defop
 from gradflow.pytorch_names import refuse, refuses_keywords
@@ -80,7 +88,7 @@ def _values_for(what: str, x: Tensor, values: Any) -> Any:
     """Values of any kind as a tensor of the dtype and device of x, or a number that its dtype can hold."""
     if isinstance(values, Tensor):
         if values.backend is not x.backend:
-            raise mismatch(what, (x, values))
+            x, values = on_one_backend(what, (x, values))
         return cast(values, x.dtype)
     return weak_number(what, values, x.dtype) if is_number(values) else tensor(values, x.dtype, x.device)
 
@@ -97,7 +105,8 @@ class Place:
     __slots__ = ("_key", "_x")
 
     def __init__(self, x: Tensor, key: Any) -> None:
-        self._x, self._key = x, raw_key(x, key)
+        self._x = beside(x, key)
+        self._key = raw_key(self._x, key)
 
     def set(self, values: Any) -> Tensor:
         """A copy of x with `values` at the index. Recorded: both x and the values get gradients.

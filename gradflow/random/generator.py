@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from operator import index
 from typing import Any
 
+from gradflow.autograd.mapping import current_level
 from gradflow.backend import graphs
 from gradflow.backend.graphs import MAX_AHEAD, Source, current_rows
 from gradflow.interception import forbid_replay, opaque_call
@@ -59,6 +60,11 @@ class Generator:
         Integers; for a graph that is captured, None and the array with both. skipped: how many blocks of 4 words are
         before those that the counter is for (default 0).
         """
+        if current_level.get() is not None:
+            raise RuntimeError(
+                "inside vmap, no random numbers are drawn: draw them outside for all examples, and pass them as an "
+                "argument; model.eval() turns dropout off"
+            )
         with graphs.counter_lock:
             key, counter = self.key, self.counter
             vars(self)["counter"] = (counter + (words + 3) // 4) % (1 << _COUNTER_BITS)

@@ -12,6 +12,7 @@ its cotangent (Christianson 1992), and `jacobian` computes many rows, or columns
 
 from gradflow.transforms.derivatives import grad, gradients, jvp, value_and_grad, vjp
 from gradflow.transforms.jacobians import hessian, hvp, jacobian
+from gradflow.transforms.mapping import vmap
 from gradflow.transforms.recompute import checkpoint
 
-__all__ = ["checkpoint", "grad", "gradients", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"]
+__all__ = ["checkpoint", "grad", "gradients", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp", "vmap"]

@@ -9,6 +9,7 @@ from typing import Any
 from gradflow.autograd.backward import backward
 from gradflow.autograd.grad_mode import is_grad_enabled
 from gradflow.autograd.graph import nodes_from
+from gradflow.autograd.mapping import current_level
 from gradflow.ops import namespace
 from gradflow.ops.elementwise import copy
 from gradflow.printing import describe
@@ -130,6 +131,13 @@ def gradients(
         given = [cotangent_of_ones(y) for _, y in ys]
     else:
         given = matching_tensors("gradients", "cotangent", cotangents, outputs)
+    level = current_level.get()
+    for path, x in xs:
+        if level is not None and x.backend is not level:
+            raise RuntimeError(
+                f"gradients: {path} comes from outside of this vmap, so it has one gradient, not one for each example: "
+                "use gradflow.grad"
+            )
     roots, ends = [node_of(y) for _, y in ys], {node_of(x) for _, x in xs}
     found: dict[Any, Any] = dict.fromkeys(nodes_from(roots, ends, past_ends=True))
     if ends <= found.keys():

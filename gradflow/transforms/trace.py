@@ -11,7 +11,9 @@ from gradflow.autograd.batching import Batch, batched
 from gradflow.autograd.grad_mode import current_observer, enable_grad, is_grad_enabled
 from gradflow.autograd.graph import Node, Operation
 from gradflow.autograd.leaf import Leaf
+from gradflow.autograd.mapping import current_level, device_backend
 from gradflow.ops import namespace
+from gradflow.ops.checks import lifted
 from gradflow.ops.creation import tensor
 from gradflow.ops.elementwise import copy
 from gradflow.ops.table import apply
@@ -147,6 +149,9 @@ class Trace:
 
 def stand_in(x: Tensor, recorded: bool) -> Tensor:
     """A tensor that shares the values of x: a new leaf; or if `recorded` and x needs a gradient, an operation on x."""
+    level = current_level.get()
+    if level is not None and device_backend(x.backend) is device_backend(level):
+        x = lifted("vmap", x, level)
     if recorded and x._node is not None:
         out = apply(IDENTITY, (x,))
     else:

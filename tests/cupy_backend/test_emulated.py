@@ -503,6 +503,17 @@ def test_training(cupy: Any, monkeypatch: pytest.MonkeyPatch, optimizer: str, pl
     assert gf.get_backend(place).device == Device(place)
 
 
+def test_gradients_of_each_sample(backend: Any) -> None:
+    """`vmap` runs the operations and their rules on batches of CuPy's arrays."""
+
+    def gradients(device: str) -> Any:
+        w, x = gf.tensor(X, device=device), gf.tensor(Y, device=device)
+        loss = gf.grad(lambda w, x: gf.cross_entropy((w @ x)[None], gf.argmax(x)[None] % 3))
+        return gf.vmap(loss, (None, 0))(w, x).tolist()
+
+    assert np.allclose(gradients("emulated"), gradients("cpu"), rtol=1e-5, atol=1e-6)
+
+
 def test_the_stand_in_keeps_to_itself() -> None:
     for name in ("cupy", "cupyx"):
         module = sys.modules.get(name)
