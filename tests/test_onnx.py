@@ -110,10 +110,11 @@ def test_a_module_gives_the_same_outputs(kind: type, dtype: str, tmp_path: Path)
         (nn.Sequential(nn.Linear(3, 3), nn.Softmax((1, 2))), (2, 3)),
         (nn.Sequential(nn.Linear(3, 3), nn.LogSoftmax((-1, -2))), (2, 3)),
         (nn.Sequential(nn.Dropout(0.5), nn.LayerNorm(3), nn.Flatten(-1)), None),
+        (nn.Sequential(nn.BatchNorm1d(3), nn.RMSNorm(3)), None),
         (nn.Sequential(nn.Flatten(1, 2), nn.Linear(3, 2)), (4, 2, 3)),
         (nn.Sequential(nn.Flatten(-2), nn.Linear(6, 2)), (4, 2, 3)),
         (nn.Sequential(nn.Embedding(1, 3), nn.Flatten(), nn.Linear(6, 2)), (2,)),
-        (nn.MLP([3, 4, 2], device="fake"), None),
+        (nn.Sequential(nn.MLP([3, 4, 2], device="fake"), nn.BatchNorm1d(2, device="fake")), None),
     ],
     ids=str,
 )
@@ -276,6 +277,8 @@ def test_a_run_takes_the_columns_of_a_table_as_they_are(encoding: str, tmp_path:
     model = nn.Sequential(columns.module(), nn.MLP([columns.module().out_features, 16, 1]))
     predictor = Predictor([model], columns, Standardizer(np.array([7.0]), np.array([3.0])))
     export(predictor, tmp_path / "m.onnx")
+    versions = [(each.domain, each.version) for each in onnx.load(tmp_path / "m.onnx").opset_import]
+    assert versions == [("", 17), ("ai.onnx.ml", 3)]
 
     new = a_table(60)
     new["holiday"][:2] = ["2022-12-25", "NaT"]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 import gradflow as gf
-from gradflow.files import write_file
-from gradflow.nn import MLP, Dropout, Embedding, Identity, LayerNorm, Linear, Module, PiecewiseLinear, Sequential
+from gradflow import nn
+from gradflow.files import FilePath, write_file
 from gradflow.onnx.columns import add_columns, add_scale
 from gradflow.onnx.graph import Graph
 from gradflow.onnx.modules import add_module
@@ -20,15 +20,16 @@ from gradflow.tables import Columns
 from gradflow.tables.inputs import ColumnInputs
 from gradflow.training import Predictor, load_run
 
-_WITHOUT_SHAPE = (Sequential, MLP, Dropout, Identity)
+_WITHOUT_SHAPE = (nn.Sequential, nn.MLP, nn.Dropout, nn.Identity)
 """The modules that do not tell the shape of an input, but those in or after them may."""
 _SHAPES: dict[type, str] = {
-    Linear: "in_features", LayerNorm: "normalized_shape", ColumnInputs: "columns", PiecewiseLinear: "columns",
+    nn.Linear: "in_features", nn.LayerNorm: "normalized_shape", nn.RMSNorm: "normalized_shape",
+    nn.BatchNorm1d: "num_features", nn.PiecewiseLinear: "columns", ColumnInputs: "columns",
 }  # fmt: skip
 """The attribute that tells the shape of one input."""
 
 
-def export(model: Module | Predictor | str | Path, path: str | Path, shape: Sequence[int] | int | None = None) -> None:
+def export(model: nn.Module | Predictor | FilePath, path: FilePath, shape: Sequence[int] | int | None = None) -> None:
     """Write a model as an ONNX file: opset 17, IR version 8, any number of samples.
 
     model: a module, whose "input" and "output" have the dtype of its parameters (float32 for half floats), or indices
@@ -59,9 +60,9 @@ def export(model: Module | Predictor | str | Path, path: str | Path, shape: Sequ
     write_file(path, exported(model, shape).SerializeToString())
 
 
-def exported(model: Module | Predictor, shape: Sequence[int] | int | None = None) -> Any:
+def exported(model: nn.Module | Predictor, shape: Sequence[int] | int | None = None) -> Any:
     """Return what `export` writes, as an `onnx.ModelProto`; arguments and errors are its own."""
-    if isinstance(model, Module):
+    if isinstance(model, nn.Module):
         return _of_module(model, shape).model(type(model).__name__)
     if not isinstance(model, Predictor):
         raise TypeError(f"export takes a module, a Predictor or the folder of a run; got {type(model).__name__}")
@@ -72,13 +73,13 @@ def exported(model: Module | Predictor, shape: Sequence[int] | int | None = None
     return _of_predictor(model).model(model.describe(), metadata)
 
 
-def _new_graph(module: Module) -> Graph:
+def _new_graph(module: nn.Module) -> Graph:
     """A graph that computes in the dtype of a module: in float32 if that is shorter."""
     dtypes = {parameter.dtype.name for parameter in module.parameters()}
     return Graph("float64" if dtypes == {"float64"} else "float32")
 
 
-def _of_module(module: Module, shape: Sequence[int] | int | None) -> Graph:
+def _of_module(module: nn.Module, shape: Sequence[int] | int | None) -> Graph:
     graph = _new_graph(module)
     y = add_module(graph, module, "input")
     first = next((m for m in module.modules() if type(m) not in _WITHOUT_SHAPE), module)
@@ -88,7 +89,7 @@ def _of_module(module: Module, shape: Sequence[int] | int | None) -> Graph:
         shape = getattr(first, _SHAPES[type(first)])
     one = np.atleast_1d(np.array(shape, np.int64)).tolist()
     parameter = next(module.parameters(), None)
-    indices = isinstance(first, Embedding)
+    indices = isinstance(first, nn.Embedding)
     dtype = "int64" if indices else graph.dtype.name if parameter is None else parameter.dtype
     samples = gf.zeros((2, *one), dtype, None if parameter is None else parameter.device)
     training = [m for m in module.modules() if m.training]

@@ -157,10 +157,8 @@ def _batch_norm(graph: Graph, module: nn.BatchNorm1d, x: str) -> str:
     mean = _values(module.running_mean, graph)
     weight = np.ones_like(mean) if module.weight is None else _values(module.weight, graph)
     bias = np.zeros_like(mean) if module.bias is None else _values(module.bias, graph)
-    variance = (module.running_var.numpy().astype(np.float64) + module.eps).astype(
-        graph.dtype
-    )  # attributes are float32
-    return graph.add("BatchNormalization", x, weight, bias, mean, variance, epsilon=0.0)
+    variance = module.running_var.cpu().numpy().astype(np.float64) + module.eps  # as an attribute, eps is float32
+    return graph.add("BatchNormalization", x, weight, bias, mean, variance.astype(graph.dtype), epsilon=0.0)
 
 
 @_exports(nn.Embedding)
