@@ -235,36 +235,30 @@ NN = {
     **dict.fromkeys(_CONVOLUTIONS.split(), _CONVOLUTION),
     **dict.fromkeys(("GRU", "GRUCell", "LSTM", "LSTMCell", "RNN", "RNNCell"), _RECURRENT),
     **dict.fromkeys(("MultiheadAttention", "Transformer", "TransformerEncoder", "TransformerEncoderLayer"), _ATTENTION),
-    "BCELoss": "gradflow.nn.BCEWithLogitsLoss, without the sigmoid in front of it: it is part of the loss",
     "CosineSimilarity": "none: gradflow.sum(x * y, axis) by the product of the norms",
     "DataParallel": _PARALLEL,
     "Dropout1d": "gradflow.nn.Dropout",
     "Dropout2d": "gradflow.nn.Dropout",
     "EmbeddingBag": "none: gradflow.nn.Embedding, and the sum or the mean of its result",
     "Hardtanh": "none: gradflow.clip(x, -1, 1) in the forward of a module, or gradflow.nn.Tanh",
-    "KLDivLoss": "none: gradflow.nn.CrossEntropyLoss of probabilities differs by a constant from reduction='batchmean'",
     "LogSigmoid": "none: -gradflow.softplus(-x) in the forward of a module",
     "Mish": "none: gradflow.nn.SiLU and gradflow.nn.GELU are the nearest",
     "ParameterDict": "none: gradflow.nn.ParameterList, or assign each gradflow.nn.Parameter to an attribute",
     "PReLU": "none: gradflow.nn.LeakyReLU(negative_slope), whose slope is not trained",
     "ReLU6": "none: gradflow.clip(x, 0, 6) in the forward of a module, or gradflow.nn.ReLU",
     "SELU": "none: gradflow.nn.ELU",
-    "SmoothL1Loss": "gradflow.nn.HuberLoss, which is equal to it for beta=1",
     "utils": "gradflow.optim.clip_grad_norm_, gradflow.nn.parameters_to_vector and gradflow.nn.vector_to_parameters",
 }
 """For names of `torch.nn`, as `FUNCTIONS`."""
 
 FUNCTIONAL = {
     **dict.fromkeys(("avg_pool2d", "conv1d", "conv2d", "max_pool2d"), _CONVOLUTION),
-    "binary_cross_entropy": "gradflow.binary_cross_entropy_with_logits, of the values in front of the sigmoid",
     "embedding": "gradflow.take(weight, indices, axis=0), or the module gradflow.nn.Embedding",
     "logsigmoid": "-gradflow.softplus(-x)",
     "hardtanh": "gradflow.clip(x, -1, 1)",
-    "kl_div": "none: gradflow.cross_entropy with probabilities differs by a constant from reduction='batchmean'",
     "normalize": "none: divide by gradflow.sqrt(gradflow.sum(gradflow.square(x), axis, keepdims=True) + 1e-24)",
     "relu6": "gradflow.clip(x, 0, 6)",
     "scaled_dot_product_attention": "none: combine gradflow.matmul and gradflow.softmax",
-    "smooth_l1_loss": "gradflow.huber_loss, which is equal to it for beta=1",
 }
 """For names of `torch.nn.functional`, as `FUNCTIONS`; its other functions are functions of `gradflow`."""
 
@@ -338,7 +332,6 @@ KEYWORDS = {
     "end_dim": "gradflow says end_axis=",
     "foreach": _FUSED,
     "fused": _FUSED,
-    "ignore_index": "leave out the samples, or give their class the weight 0",
     "initial_accumulator_value": "leave it out: the sums of Adagrad start at 0",
     "inplace": "operations make new tensors, so leave it out",
     "input": _INPUT,

@@ -705,7 +705,7 @@ case("copy", lambda x: x.clone(), lambda T, x: x.clone(), normal(2, 2), covers="
 
 # ---------------------------------------------------------------------- losses
 
-for _name in ("mse_loss", "l1_loss", "huber_loss"):
+for _name in ("mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss"):
     for _reduction_name in ("mean", "sum", "none"):
         case(f"{_name} {_reduction_name}", lambda x, y, n=_name, r=_reduction_name: getattr(gf, n)(x, y, reduction=r),
              lambda T, x, y, n=_name, r=_reduction_name: getattr(T.nn.functional, n)(x, y, reduction=r),
@@ -723,6 +723,28 @@ case("huber_loss with delta", lambda x, y: gf.huber_loss(x, y, delta=0.5),
      lambda T, x, y: T.nn.functional.huber_loss(x, y, delta=0.5), distinct(3, 4), distinct(3, 4) + 0.15)  # fmt: skip
 case("huber_loss at zero error", lambda x, y: gf.huber_loss(x, y, reduction="sum"),
      lambda T, x, y: T.sum((x - y) ** 2 / 2), np.array([0.5, -2.0]), np.array([0.5, -2.0]))  # fmt: skip
+
+case("smooth_l1_loss with beta", lambda x, y: gf.smooth_l1_loss(x, y, beta=0.5),
+     lambda T, x, y: T.nn.functional.smooth_l1_loss(x, y, beta=0.5), distinct(3, 4), distinct(3, 4) + 0.15)  # fmt: skip
+for _reduction_name in ("sum", "none", "batchmean"):  # PyTorch's warns of "mean"
+    for _log in (False, True):
+        case(f"kl_div {_reduction_name}{' of logarithms' if _log else ''}",
+             lambda x, t, r=_reduction_name, log=_log: gf.kl_div(x, t, r, log_target=log),
+             lambda T, x, t, r=_reduction_name, log=_log: T.nn.functional.kl_div(x, t, reduction=r, log_target=log),
+             normal(3, 4), probabilities(3, 4))  # fmt: skip
+for _full, _shape, _reduction_name in [(False, (3, 4), "mean"), (True, (3,), "none"), (True, (3, 1), "sum")]:
+    case(f"gaussian_nll_loss {_reduction_name}, variances {_shape}",
+         lambda x, t, v, f=_full, r=_reduction_name: gf.gaussian_nll_loss(x, t, v, f, reduction=r),
+         lambda T, x, t, v, f=_full, r=_reduction_name: T.nn.functional.gaussian_nll_loss(x, t, v, f, reduction=r),
+         normal(3, 4), normal(3, 4), positive(*_shape))  # fmt: skip
+for _reduction_name in ("mean", "sum", "none"):
+    case(f"binary_cross_entropy {_reduction_name}",
+         lambda x, t, r=_reduction_name: gf.binary_cross_entropy(x, t, reduction=r),
+         lambda T, x, t, r=_reduction_name: T.nn.functional.binary_cross_entropy(x, t, reduction=r),
+         probabilities(3, 4), probabilities(3, 4))  # fmt: skip
+case("binary_cross_entropy, weights", lambda x, t, w: gf.binary_cross_entropy(x, t, w),
+     lambda T, x, t, w: -((t * T.log(x) + (1 - t) * T.log1p(-x)) * w).mean(),
+     probabilities(3, 4), probabilities(3, 4), positive(4))  # fmt: skip
 
 _SHAPES_OF_LOGITS = {"of a vector": (4,), "": (3, 4), "of 3 axes": (2, 4, 3), "of 4 axes": (2, 3, 2, 2)}
 for _what, _shape in _SHAPES_OF_LOGITS.items():
@@ -796,6 +818,22 @@ def torch_bce(T: Any, x: Any, t: Any, w: Any, p: Any, reduction: str) -> Any:
     if w is not None:
         losses = losses * w
     return losses if reduction == "none" else losses.sum() if reduction == "sum" else losses.mean()
+
+
+def torch_ignoring(name: str, T: Any, x: Any, t: Any, w: Any = None, **options: Any) -> Any:
+    return getattr(T.nn.functional, name)(x, t, weight=None if w is None else w.detach(), ignore_index=1, **options)
+
+
+for _name, _how in [
+    ("nll_loss", {}), ("cross_entropy", {}), ("cross_entropy", {"label_smoothing": 0.2}),
+    ("nll_loss", {"reduction": "none"}), ("cross_entropy", {"reduction": "none"}),
+]:  # fmt: skip
+    for _weights in ([], [positive(3)]):
+        case(f"{_name} but one label, {_how}, {len(_weights)} weights",
+             lambda x, t, w=None, n=_name, o=_how: getattr(gf, n)(x, t, weight=w, ignore_index=1, **o),
+             lambda T, x, t, w=None, n=_name, o=_how: torch_ignoring(n, T, x, t, w, **o),
+             normal(3, 3, 2), np.array([[0, 1], [2, 1], [0, 0]]), *_weights,
+             constant=(1, 2), covers=_name)  # fmt: skip
 
 
 _BCE = "binary_cross_entropy_with_logits"

@@ -68,7 +68,7 @@ LAYERS: tuple[set[str], ...] = (
     {"ops.network"},
     {"ops.normalization"},
     {"ops.in_place", "ops.losses"},
-    {"ops.aggregates", "ops.closeness", "ops.matrices", "ops.ordering", "ops.updates"},
+    {"ops.aggregates", "ops.closeness", "ops.likelihoods", "ops.matrices", "ops.ordering", "ops.updates"},
     {"ops.namespace"},
     {"ops.backpropagate"},
     {"ops.methods"},

@@ -649,14 +649,18 @@ LABELS = [1, 0, 2, 1]
     [
         (nn.MSELoss, gf.mse_loss, "values"),
         (nn.L1Loss, gf.l1_loss, "values"),
+        (lambda r: nn.SmoothL1Loss(r, 0.4), lambda x, t, reduction: gf.smooth_l1_loss(x, t, reduction, 0.4), "values"),
+        (lambda r: nn.KLDivLoss(r, True), lambda x, t, reduction: gf.kl_div(x, t, reduction, True), "values"),
         (lambda r: nn.HuberLoss(r, delta=0.4), lambda x, t, reduction: gf.huber_loss(x, t, reduction, 0.4), "values"),
         (lambda r: nn.BCEWithLogitsLoss(reduction=r),
          lambda x, t, reduction: gf.binary_cross_entropy_with_logits(x, t, reduction=reduction), "shares"),
-        (lambda r: nn.CrossEntropyLoss(reduction=r, label_smoothing=0.1),
-         lambda x, t, reduction: gf.cross_entropy(x, t, reduction=reduction, label_smoothing=0.1), "labels"),
-        (lambda r: nn.NLLLoss(reduction=r), lambda x, t, reduction: gf.nll_loss(x, t, reduction=reduction), "labels"),
+        (lambda r: nn.CrossEntropyLoss(reduction=r, label_smoothing=0.1, ignore_index=1),
+         lambda x, t, reduction: gf.cross_entropy(x, t, reduction=reduction, label_smoothing=0.1, ignore_index=1),
+         "labels"),
+        (lambda r: nn.NLLLoss(reduction=r, ignore_index=1),
+         lambda x, t, reduction: gf.nll_loss(x, t, reduction=reduction, ignore_index=1), "labels"),
     ],
-    ids=["mse", "l1", "huber", "bce", "cross-entropy", "nll"],
+    ids=["mse", "l1", "smooth-l1", "kl", "huber", "bce", "cross-entropy", "nll"],
 )  # fmt: skip
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_a_loss_is_its_function(device: str, module: Any, function: Any, kind: str, reduction: str) -> None:
@@ -716,6 +720,86 @@ def test_a_label_out_of_range_is_named(
     weight = gf.ones((3,)) if weighted else None
     with pytest.raises(ValueError, match=says):
         loss(gf.zeros(shape), gf.tensor(labels, dtype="int64"), weight)
+
+
+@pytest.mark.parametrize("options", [{}, {"weight": [1.0, 2.0, 3.0]}, {"label_smoothing": 0.1}], ids=str)
+@pytest.mark.parametrize("ignored", [[1, 3], [0, 1, 2, 3]], ids=["some", "all"])
+def test_labels_that_are_ignored_are_as_in_pytorch(device: str, options: dict[str, Any], ignored: list[int]) -> None:
+    """The mean is that of the other labels: NaN, with gradients of 0, if there are none."""
+    torch = pytest.importorskip("torch")
+    values, labels = np.random.default_rng(0).normal(size=(4, 3)), np.array(LABELS)
+    labels[ignored] = -100
+    for reduction in ("mean", "none"):
+        x, y = gf.tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)
+        ours = {k: gf.tensor(v, "float64") if k == "weight" else v for k, v in options.items()}
+        theirs = {k: torch.tensor(v, dtype=y.dtype) if k == "weight" else v for k, v in options.items()}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            loss = gf.cross_entropy(x, gf.tensor(labels), reduction=reduction, **ours)
+            loss.sum().backward()
+        expected = torch.nn.functional.cross_entropy(y, torch.tensor(labels), reduction=reduction, **theirs)
+        expected.sum().backward()
+        np.testing.assert_allclose(host(loss), expected.detach().numpy(), rtol=1e-14)
+        np.testing.assert_allclose(host(x.grad), y.grad.numpy(), rtol=1e-13, atol=1e-16)
+
+
+def test_ignore_index_is_an_integer_for_labels() -> None:
+    x, labels = gf.zeros((2, 3)), gf.tensor([-1, 7], dtype="int64")
+    with pytest.raises(ValueError, match=r"\[0, 3\); got 7 at index 1"):
+        gf.cross_entropy(x, labels, ignore_index=-1)
+    for loss in (gf.cross_entropy, gf.nll_loss):
+        with pytest.raises(TypeError, match="ignore_index is a label"):
+            loss(x, labels, ignore_index=1.0)
+    with pytest.raises(ValueError, match="ignore_index=0 with integer labels; got float32"):
+        gf.cross_entropy(x, x, ignore_index=0)
+    unsigned = gf.tensor([2, 0], dtype="uint8")  # which does not hold -100
+    assert_agree("loss", gf.cross_entropy(x, unsigned), host(gf.cross_entropy(x, unsigned.astype("int64"))))
+
+
+@pytest.mark.filterwarnings("error")
+def test_binary_cross_entropy_at_its_ends_is_pytorchs(device: str) -> None:
+    torch = pytest.importorskip("torch")
+    values, targets = np.array([0, 0, 1, 1, 0.3, 1e-8]), np.array([0, 1, 0, 1, 0.4, 0.2])
+    for dtype in ("float64", "float32"):
+        x, y = gf.tensor(values, dtype, requires_grad=True), torch.tensor(values.astype(dtype), requires_grad=True)
+        t = targets.astype(dtype)
+        loss = gf.binary_cross_entropy(x, gf.tensor(t), reduction="none")
+        loss.sum().backward()
+        expected = torch.nn.functional.binary_cross_entropy(y, torch.tensor(t), reduction="none")
+        expected.sum().backward()
+        np.testing.assert_allclose(host(loss), expected.detach().numpy(), rtol=3e-7)
+        np.testing.assert_allclose(host(x.grad), y.grad.numpy(), rtol=3e-7)
+
+
+def test_the_variance_of_a_normal_distribution_is_at_least_eps_but_has_a_gradient(device: str) -> None:
+    torch = pytest.importorskip("torch")
+    values = np.array([0.0, 1e-8, 0.5, 2.0])
+    v, w = gf.tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)
+    ones = np.ones(4)
+    gf.gaussian_nll_loss(gf.tensor(ones), gf.tensor(3 * ones), v).backward()
+    torch.nn.functional.gaussian_nll_loss(torch.tensor(ones), torch.tensor(3 * ones), w).backward()
+    np.testing.assert_allclose(host(v.grad), w.grad.numpy(), rtol=1e-14)
+
+
+def test_losses_of_distributions_explain_what_does_not_fit() -> None:
+    ones = gf.ones((2, 3))
+    for call, says in (
+        (lambda: gf.binary_cross_entropy(ones * 2, ones), "as its input; got numbers from 2 to 2: apply gradflow.sig"),
+        (lambda: gf.binary_cross_entropy(ones, ones * -1), "as its target; got numbers from -1 to -1"),
+        (lambda: gf.gaussian_nll_loss(ones, ones, -ones), "variances >= 0; got -1"),
+        (lambda: gf.gaussian_nll_loss(ones, ones, gf.ones(3)), "or one for each row; got shape"),
+        (lambda: gf.gaussian_nll_loss(ones, ones, ones, eps=0), "finite eps > 0"),
+        (lambda: gf.kl_div(ones, ones[0]), "equal shapes"),
+        (lambda: gf.kl_div(ones.sum(), ones.sum(), "batchmean"), "length of the first axis"),
+        (lambda: nn.MSELoss("batchmean"), "reductions mean, sum, none"),
+        (lambda: nn.SmoothL1Loss(beta=-1), "beta >= 0"),
+        (lambda: gf.smooth_l1_loss(ones, ones, beta=math.inf), "finite beta >= 0"),
+        (lambda: nn.GaussianNLLLoss(eps=0), "eps > 0"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            call()
+    with gf.autocast("bfloat16"), pytest.raises(RuntimeError, match="use binary_cross_entropy_with_logits"):
+        gf.binary_cross_entropy(ones, ones)
+    assert gf.smooth_l1_loss(ones, ones * 3, beta=0).item() == gf.l1_loss(ones, ones * 3).item()
 
 
 def test_labels_of_every_integer_dtype(device: str) -> None:

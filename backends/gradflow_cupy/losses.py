@@ -21,6 +21,9 @@ from gradflow_cupy.kernels import (
 )
 from gradflow_cupy.network import NetworkKernels
 
+NO_LABEL = -(1 << 63)
+"""What the kernel takes for `ignored` where no label is ignored."""
+
 
 class LossKernels(NetworkKernels):
     """Loss kernels in CUDA."""
@@ -38,29 +41,37 @@ class LossKernels(NetworkKernels):
         return out
 
     def softmax_cross_entropy(
-        self, logits: Array, target: Array, reduction: str, gradient: bool = True
+        self, logits: Array, target: Array, reduction: str, gradient: bool = True, ignore_index: int | None = None
     ) -> tuple[Array, Any]:
         each = reduction == "none"
         losses = self._empty(logits.shape[:1] if each else (), logits)
         out = self._empty(logits.shape, logits) if gradient and not each else None
-        if self._cross_entropy(logits, target, None, reduction, losses, out):
+        if self._cross_entropy(logits, target, None, reduction, ignore_index, losses, out):
             return losses, out
-        return Backend.softmax_cross_entropy(self, logits, target, reduction)
+        return Backend.softmax_cross_entropy(self, logits, target, reduction, ignore_index=ignore_index)
 
     def softmax_cross_entropy_backward(
-        self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
+        self,
+        g: Array,
+        logits: Array,
+        target: Array,
+        reduction: str,
+        residual: Any,
+        needs: Sequence[bool],
+        ignore_index: int | None = None,
     ) -> tuple[Array | None, Array | None]:
         if needs[0] and not needs[1]:
             if residual is not None and self._is_seed(g):
                 return residual, None
             gradient = self._empty(logits.shape, logits)
-            if self._cross_entropy(logits, target, g, reduction, None, gradient):
+            if self._cross_entropy(logits, target, g, reduction, ignore_index, None, gradient):
                 return gradient, None
-        return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs)
+        return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs, ignore_index)
 
     def _cross_entropy(
-        self, logits: Array, target: Array, g: Array | None, reduction: str, losses: Array | None, out: Array | None
-    ) -> bool:
+        self, logits: Array, target: Array, g: Array | None, reduction: str, ignore_index: int | None,
+        losses: Array | None, out: Array | None,
+    ) -> bool:  # fmt: skip
         """Write the losses and the gradient `out` for `g`; False, with nothing written, for other dtypes."""
         dense = target.ndim == 2
         dtype = kernel_dtype(logits, g, target if dense else None, types=ELEMENT_TYPES)
@@ -68,11 +79,12 @@ class LossKernels(NetworkKernels):
             return False
         rows, columns = logits.shape
         labels, weights = (None, self._contiguous(target)) if dense else (self._labels(target), None)
+        divisor = 1.0 if reduction != "mean" else float(rows) if ignore_index is None else 0.0
         launch(
             "cross_entropy", dtype, *per_row(rows, columns, PARTIAL_BLOCKS),
             self._contiguous(logits), labels, weights, None if g is None else self._contiguous(g),
-            int(reduction == "none"), float(rows) if reduction == "mean" else 1.0, losses, out, self._scratch(),
-            None if losses is None else self.nonfinite, rows, columns,
+            int(reduction == "none"), divisor, NO_LABEL if ignore_index is None else ignore_index, losses, out,
+            self._scratch(), None if losses is None else self.nonfinite, rows, columns,
         )  # fmt: skip
         return True
 

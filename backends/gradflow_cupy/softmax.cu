@@ -36,12 +36,19 @@ __global__ void log_softmax(const T* x, T* out, index_t rows, index_t columns) {
 
 // Writes the losses, if `losses` is not null, and the gradient of the logits for g, if `gradient` is not null. The
 // targets are labels, or weights of all classes. g is null for 1. each: whether there is a loss for each row, and so an
-// element of g; otherwise there is one, their sum / divisor. The loss of a label out of range is NaN; nothing out of
-// bounds is read.
+// element of g; otherwise there is one, their sum / divisor. The rows of the label `ignored` have losses and gradients
+// of 0; a divisor of 0 stands for the number of the other rows. The loss of another label out of range is NaN; nothing
+// out of bounds is read.
 template <typename T>
 __global__ void cross_entropy(
-    const T* logits, const index_t* labels, const T* weights, const T* g, int each, double divisor, T* losses,
-    T* gradient, void* scratch, int* nonfinite, index_t rows, index_t columns) {
+    const T* logits, const index_t* labels, const T* weights, const T* g, int each, double divisor, index_t ignored,
+    T* losses, T* gradient, void* scratch, int* nonfinite, index_t rows, index_t columns) {
+    if (divisor == 0) {  // each block counts all labels: it needs their number for its first gradient
+        int kept = 0;
+        for (index_t i = threadIdx.y * blockDim.x + threadIdx.x; i < rows; i += blockDim.x * blockDim.y)
+            kept += labels[i] != ignored;
+        divisor = whole_block_sum(kept);
+    }
     Sum<wide<T>> own;  // the losses of the rows that this thread comes first in
     FOR_EACH_ROW(row, rows) {
         const T* in = logits + row * columns;
@@ -60,10 +67,13 @@ __global__ void cross_entropy(
         } else {
             label = labels[row];
             bool known = label >= 0 && label < columns;
-            loss = known ? log_total - ((wide<T>)in[label] - top) : loss / loss;
+            if (label == ignored)
+                weight = 0, label = -1;
+            else
+                loss = known ? log_total - ((wide<T>)in[label] - top) : loss / loss;
         }
         if (gradient) {
-            wide<T> scale = (g ? (wide<T>)g[each ? row : 0] : 1) / (wide<T>)divisor;
+            wide<T> scale = (g ? (wide<T>)g[each ? row : 0] : 1) / (wide<T>)(divisor == 0 ? 1 : divisor);
             FOR_EACH_COLUMN(i, columns) {
                 wide<T> target = weights ? (wide<T>)weights[row * columns + i] : (wide<T>)(i == label);
                 gradient[row * columns + i] = T((exp((wide<T>)in[i] - top) / total * weight - target) * scale);

@@ -111,16 +111,22 @@ def less_row_maximum(x: Any, result: Any) -> None:
 
 
 @_compiled
-def label_losses(shifted: Any, e: Any, labels: Any, losses: Any) -> Any:
-    """losses = log(sum(e)) - shifted[label] for each row, and e /= its sum; returns the sum of the losses in float64.
+def label_losses(shifted: Any, e: Any, labels: Any, ignored: int, losses: Any) -> Any:
+    """losses = log(sum(e)) - shifted[label] for each row, or 0 for the label `ignored`, and e /= its sum.
+
+    Returns the sum of the losses in float64, and the number of rows with other labels.
 
     shifted, e = exp(shifted): (n, m); labels, losses: (n,).
     """
+    count = 0
     for i in range(e.shape[0]):
         total = e.dtype.type(0)
         for j in range(e.shape[1]):
             total += e[i, j]
-        losses[i] = np.log(total) - shifted[i, labels[i]]
+        losses[i] = 0
+        if labels[i] != ignored:
+            losses[i] = np.log(total) - shifted[i, labels[i]]
+            count += 1
         scale = e.dtype.type(1) / total
         for j in range(e.shape[1]):
             e[i, j] *= scale
@@ -130,14 +136,25 @@ def label_losses(shifted: Any, e: Any, labels: Any, losses: Any) -> Any:
         for i in range(k * _ROWS, min((k + 1) * _ROWS, losses.size)):
             whole += losses[i]
         sums[k] = whole
-    return _in_pairs(sums)
+    return _in_pairs(sums), count
 
 
 @_compiled
-def label_losses_backward(p: Any, labels: Any, factor: float, result: Any) -> None:
-    """result = (p - one_hot(labels)) * factor; p, result: (n, m), labels: (n,)."""
-    c = p.dtype.type(factor)
+def label_losses_backward(p: Any, labels: Any, ignored: int, g: float, mean: bool, result: Any) -> None:
+    """result = (p - one_hot(labels)) * g, and 0 in the rows of the label `ignored`.
+
+    p, result: (n, m), labels: (n,). mean: whether g is divided by the number of rows with other labels.
+    """
+    count = 0
+    if mean:
+        for i in range(labels.size):
+            if labels[i] != ignored:
+                count += 1
+    c = p.dtype.type(g / max(count, 1))
     for i in range(p.shape[0]):
+        if labels[i] == ignored:
+            result[i] = 0
+            continue
         for j in range(p.shape[1]):
             result[i, j] = p[i, j] * c
         result[i, labels[i]] -= c

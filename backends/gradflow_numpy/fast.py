@@ -59,6 +59,10 @@ def _are_labels(target: Array) -> bool:
     return target.ndim == 1 and target.dtype == np.int64 and bool(target.flags.carray)
 
 
+def _ignored(ignore_index: int | None) -> int:
+    return -1 if ignore_index is None else ignore_index  # -1 is no label
+
+
 class FastNumpyBackend(NumpyBackend):
     """NumPy arrays in host memory, with kernels compiled by numba and, on Intel processors, products by MKL."""
 
@@ -132,30 +136,39 @@ class FastNumpyBackend(NumpyBackend):
         return gx, gw, gb
 
     def softmax_cross_entropy(
-        self, logits: Array, target: Array, reduction: str, gradient: bool = True
+        self, logits: Array, target: Array, reduction: str, gradient: bool = True, ignore_index: int | None = None
     ) -> tuple[Array, Any]:
         if not _are_labels(target) or not _fit(logits):
-            return super().softmax_cross_entropy(logits, target, reduction)
-        n = logits.shape[0]
-        shifted, losses = np.empty(logits.shape, logits.dtype), np.empty(n, logits.dtype)
+            return super().softmax_cross_entropy(logits, target, reduction, ignore_index=ignore_index)
+        shifted, losses = np.empty(logits.shape, logits.dtype), np.empty(logits.shape[0], logits.dtype)
         _functions.less_row_maximum(logits, shifted)
         p = np.exp(shifted)
-        total = _functions.label_losses(shifted, p, target, losses)
+        total, count = _functions.label_losses(shifted, p, target, _ignored(ignore_index), losses)
         if reduction == "none":
             return losses, p
-        return np.asarray(total / n if reduction == "mean" else total, logits.dtype), p
+        if reduction == "mean":
+            total = total / count if count else np.nan
+        return np.asarray(total, logits.dtype), p
 
     def softmax_cross_entropy_backward(
-        self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
+        self,
+        g: Array,
+        logits: Array,
+        target: Array,
+        reduction: str,
+        residual: Any,
+        needs: Sequence[bool],
+        ignore_index: int | None = None,
     ) -> tuple[Array | None, Array | None]:
         if (
             g.ndim or residual is None or not needs[0] or needs[1] or g.dtype != residual.dtype
             or not _are_labels(target) or not _fit(residual)
         ):  # fmt: skip
-            return super().softmax_cross_entropy_backward(g, logits, target, reduction, residual, needs)
-        factor = float(g) / (logits.shape[0] if reduction == "mean" else 1)
+            return super().softmax_cross_entropy_backward(g, logits, target, reduction, residual, needs, ignore_index)
         result = np.empty(residual.shape, residual.dtype)
-        _functions.label_losses_backward(residual, target, factor, result)
+        _functions.label_losses_backward(
+            residual, target, _ignored(ignore_index), float(g), reduction == "mean", result
+        )
         return result, None
 
     def squared_error(self, x: Array, target: Array, reduction: str, gradient: bool = True) -> tuple[Array, Any]:

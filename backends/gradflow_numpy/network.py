@@ -198,11 +198,14 @@ class NetworkKernels(Backend):
         return hot
 
     def softmax_cross_entropy(
-        self, logits: Array, target: Array, reduction: str, gradient: bool = True
+        self, logits: Array, target: Array, reduction: str, gradient: bool = True, ignore_index: int | None = None
     ) -> tuple[Array, Any]:
         if logits.itemsize == 2 and is_half(logits):
-            return Backend.softmax_cross_entropy(self, logits, target, reduction)
+            return Backend.softmax_cross_entropy(self, logits, target, reduction, ignore_index=ignore_index)
         n, classes = logits.shape
+        kept, count = _kept(target, ignore_index)
+        if kept is not None:
+            target = np.where(kept, target, 0)
         shifted = np.subtract(logits, _row_maxima(logits))
         p = np.exp(shifted)
         if p.size <= _SMALL:
@@ -215,18 +218,32 @@ class NetworkKernels(Backend):
             losses = self.sum(target * (log_total - shifted), axis=1)
         else:
             losses = np.subtract(log_total.reshape(n), shifted.reshape(-1).take(self._label_positions(target, classes)))
+        if kept is not None:
+            losses = np.where(kept, losses, 0)
         if reduction == "none":
             return losses, p
         loss = _reduce(losses)
-        return np.asarray(loss / n if reduction == "mean" else loss, logits.dtype), p
+        if reduction == "mean":
+            loss = loss / count if count else np.nan
+        return np.asarray(loss, logits.dtype), p
 
     def softmax_cross_entropy_backward(
-        self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
+        self,
+        g: Array,
+        logits: Array,
+        target: Array,
+        reduction: str,
+        residual: Any,
+        needs: Sequence[bool],
+        ignore_index: int | None = None,
     ) -> tuple[Array | None, Array | None]:
         if residual is None or not needs[0] or needs[1] or target.ndim == 2 or (g.itemsize == 2 and is_half(g)):
-            return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs)
+            return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs, ignore_index)
+        kept, count = _kept(target, ignore_index)
         if reduction == "mean":
-            g = g / logits.shape[0]
+            g = g / max(count, 1)
+        if kept is not None:
+            g, target = np.where(kept, g, 0), np.where(kept, target, 0)
         gl = np.multiply(residual, g.reshape(-1, 1), order="C")
         gl.reshape(-1)[self._label_positions(target, logits.shape[1])] -= g
         return gl.astype(logits.dtype, copy=False), None
@@ -300,6 +317,16 @@ def _sum_of_rows(g: Array, out: Array | None) -> Array:
         return total.astype(g.dtype, copy=False)
     out[...] = total
     return out
+
+
+def _kept(labels: Array, ignore_index: int | None) -> tuple[Array | None, int]:
+    """Which rows do not have the label `ignore_index`, or None if that are all, and their number."""
+    n = labels.shape[0]
+    if ignore_index is None:
+        return None, n
+    kept = np.not_equal(labels, ignore_index)
+    count = int(np.count_nonzero(kept))
+    return (None if count == n else kept), count
 
 
 def _row_maxima(x: Array) -> Array:

@@ -160,33 +160,56 @@ class ComposedKernels(KernelBase):
     @kernel
     @in_float32
     def softmax_cross_entropy(
-        self, logits: Array, target: Array, reduction: str, gradient: bool = True
+        self, logits: Array, target: Array, reduction: str, gradient: bool = True, ignore_index: int | None = None
     ) -> tuple[Array, Any]:
         """-sum(target * log_softmax(logits)) along the last axis, reduced over rows; and a residual.
 
         logits: (N, C). target: N integers in [0, C), or weights (N, C) with the dtype of the logits. reduction: "mean"
         (over N) or "sum", with a 0-d result, or "none", with a result of shape (N,). gradient: whether there may be a
-        backward pass (default True); if not, a residual is of no use.
+        backward pass (default True); if not, a residual is of no use. ignore_index: a label that the dtype of the
+        labels holds, or None. The loss and the gradients of its rows are 0, and the mean is that of the other rows, or
+        NaN if there are none.
         """
+        kept = None if ignore_index is None else self.not_equal(target, ignore_index)
+        if kept is not None:
+            target = self.where(kept, target, 0)
         logp = self.log_softmax(logits, axis=-1)
         if target.ndim == 2:
             terms = self.multiply(target, logp)
         else:  # not a product: the log-probability of another class may be -inf, and 0 * -inf is NaN
             terms = self.where(self.one_hot(target, logits.shape[1], self.dtypes["bool"]), logp, 0.0)
         losses = self.negative(self.sum(terms, axis=-1))
-        return _reduce(self, losses, reduction), None
+        if kept is None:
+            return _reduce(self, losses, reduction), None
+        losses = self.where(kept, losses, 0.0)
+        if reduction != "mean":
+            return _reduce(self, losses, reduction), None
+        count = self.sum(self.astype(kept, losses.dtype))
+        total = self.where(self.equal(count, 0.0), math.nan, self.sum(losses))
+        return self.divide(total, self.maximum(count, 1.0)), None
 
     @kernel
     @in_float32
     def softmax_cross_entropy_backward(
-        self, g: Array, logits: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
+        self,
+        g: Array,
+        logits: Array,
+        target: Array,
+        reduction: str,
+        residual: Any,
+        needs: Sequence[bool],
+        ignore_index: int | None = None,
     ) -> tuple[Array | None, Array | None]:
         """The VJP of `softmax_cross_entropy` for logits and target; None where `needs` is false.
 
         residual: that of `softmax_cross_entropy`, or None to recompute it.
         """
+        kept = None if ignore_index is None else self.not_equal(target, ignore_index)
         if reduction == "mean":
-            g = self.divide(g, float(logits.shape[0]))
+            rows: Any = float(logits.shape[0])
+            g = self.divide(g, rows if kept is None else self.maximum(self.sum(self.astype(kept, g.dtype)), 1.0))
+        if kept is not None:
+            g, target = self.where(kept, g, 0.0), self.where(kept, target, 0)
         g = self.reshape(g, (-1, 1))
         need_logits, need_target = needs
         gl = gt = None

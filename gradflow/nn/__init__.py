@@ -20,7 +20,18 @@ from gradflow.nn.containers import ModuleDict, ModuleList, ParameterList, Sequen
 from gradflow.nn.embedding import Embedding
 from gradflow.nn.functional import functional_call
 from gradflow.nn.layers import Dropout, Flatten, Identity, Linear
-from gradflow.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss
+from gradflow.nn.losses import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    GaussianNLLLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+    SmoothL1Loss,
+)
 from gradflow.nn.module import Module
 from gradflow.nn.normalization import BatchNorm1d, LayerNorm, RMSNorm
 from gradflow.nn.parameter import Parameter
@@ -35,6 +46,7 @@ __all__ = [
     "ELU",
     "GELU",
     "MLP",
+    "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "ColumnLinear",
@@ -42,8 +54,10 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GaussianNLLLoss",
     "HuberLoss",
     "Identity",
+    "KLDivLoss",
     "L1Loss",
     "LayerNorm",
     "LayerSummary",
@@ -63,6 +77,7 @@ __all__ = [
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SmoothL1Loss",
     "Softmax",
     "Softplus",
     "StateError",

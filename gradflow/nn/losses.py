@@ -18,7 +18,8 @@ from gradflow.tensor import Tensor
 class _Loss(Module):
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
-        check_reduction(type(self).__name__, reduction)
+        if not (reduction == "batchmean" and isinstance(self, KLDivLoss)):
+            check_reduction(type(self).__name__, reduction)
         self.reduction = reduction
 
     def extra_repr(self) -> str:
@@ -91,6 +92,32 @@ class HuberLoss(_Loss):
 
 
 @explains_arguments
+class SmoothL1Loss(_Loss):
+    """e^2 / (2 beta) where |e| < beta, else |e| - beta / 2, for each element's error e = input - target.
+
+    reduction: "mean" over all elements (default), "sum" or "none".
+    beta: where the loss changes from quadratic to linear, at least 0 (default 1); else ValueError. 0 makes `L1Loss`.
+
+    See `gradflow.smooth_l1_loss`.
+
+    >>> import gradflow as gf
+    >>> loss = gf.nn.SmoothL1Loss(reduction="none", beta=0.5)
+    >>> loss(gf.tensor([0.5, 10.0]), gf.zeros(2)).tolist()
+    [0.25, 9.75]
+    """
+
+    def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
+        super().__init__(reduction)
+        if not beta >= 0:
+            raise ValueError(f"SmoothL1Loss needs beta >= 0; got {beta}")
+        self.beta = beta
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """input, target: of one shape. The result has shape (), or theirs for reduction "none"."""
+        return ops.smooth_l1_loss(input, target, self.reduction, self.beta)
+
+
+@explains_arguments
 class CrossEntropyLoss(_Loss):
     """-sum(p * log(softmax(input))) over the classes, where p is the target; see `gradflow.cross_entropy`.
 
@@ -98,6 +125,7 @@ class CrossEntropyLoss(_Loss):
     reduction: "mean" (default; for labels, divides by the sum of their weights), "sum" or "none".
     label_smoothing: the share in [0, 1] of the target that is spread evenly over all classes (default 0); else
         ValueError.
+    ignore_index: the label of samples that do not count (default -100).
 
     >>> import gradflow as gf
     >>> loss = gf.nn.CrossEntropyLoss(weight=gf.tensor([1.0, 3.0]), reduction="none")
@@ -105,16 +133,23 @@ class CrossEntropyLoss(_Loss):
     [0.6931, 2.0794]
     """
 
-    def __init__(self, weight: Tensor | None = None, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+    ) -> None:
         super().__init__(reduction)
         if not 0.0 <= label_smoothing <= 1.0:
             raise ValueError(f"label_smoothing must be in [0, 1]; got {label_smoothing}")
         self.register_buffer("weight", weight)
         self.label_smoothing = label_smoothing
+        self.ignore_index = ignore_index
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """input: logits (N, C), (C,) or (N, C, ...). target: integer labels, without the axis C, or probabilities."""
-        return ops.cross_entropy(input, target, self.weight, self.reduction, self.label_smoothing)
+        return ops.cross_entropy(input, target, self.weight, self.reduction, self.label_smoothing, self.ignore_index)
 
 
 @explains_arguments
@@ -123,6 +158,7 @@ class NLLLoss(_Loss):
 
     weight: (C,), a factor for the loss of each class, or None (default).
     reduction: "mean" (default; divides by the sum of the labels' weights), "sum" or "none".
+    ignore_index: the label of samples that do not count (default -100).
 
     >>> import gradflow as gf
     >>> log_probabilities = gf.nn.LogSoftmax()(gf.zeros((1, 4)))
@@ -130,13 +166,14 @@ class NLLLoss(_Loss):
     1.3863
     """
 
-    def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
+    def __init__(self, weight: Tensor | None = None, reduction: str = "mean", ignore_index: int = -100) -> None:
         super().__init__(reduction)
         self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """input: log-probabilities (N, C), (C,) or (N, C, ...). target: integer labels, without the axis C."""
-        return ops.nll_loss(input, target, self.weight, self.reduction)
+        return ops.nll_loss(input, target, self.weight, self.reduction, self.ignore_index)
 
 
 @explains_arguments
@@ -163,3 +200,74 @@ class BCEWithLogitsLoss(_Loss):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """input: logits. target: probabilities of its shape. The result has shape (), or theirs for "none"."""
         return ops.binary_cross_entropy_with_logits(input, target, self.weight, self.reduction, self.pos_weight)
+
+
+@explains_arguments
+class BCELoss(_Loss):
+    """-(y * log(p) + (1 - y) * log(1 - p)) for each element, where p is the input and y the target: probabilities.
+
+    `BCEWithLogitsLoss` of the values in front of a sigmoid is more accurate, and runs under `autocast`.
+
+    weight: a factor for the loss of each element, of a shape that broadcasts to the input's, or None (default).
+    reduction: "mean" over all elements (default), "sum" or "none".
+
+    See `gradflow.binary_cross_entropy`.
+
+    >>> import gradflow as gf
+    >>> round(gf.nn.BCELoss()(gf.tensor([0.5, 0.75]), gf.tensor([1.0, 1.0])).item(), 4)
+    0.4904
+    """
+
+    def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """input, target: probabilities of one shape. The result has shape (), or theirs for "none"."""
+        return ops.binary_cross_entropy(input, target, self.weight, self.reduction)
+
+
+@explains_arguments
+class KLDivLoss(_Loss):
+    """target * (log(target) - input) for each element, where input are log-probabilities; see `gradflow.kl_div`.
+
+    reduction: "mean" over all elements (default), "batchmean" (the sum divided by the samples), "sum" or "none".
+    log_target: whether targets are log-probabilities, too (default False).
+
+    >>> import gradflow as gf
+    >>> loss = gf.nn.KLDivLoss(reduction="batchmean")
+    >>> round(loss(gf.log(gf.tensor([[0.25, 0.75]])), gf.tensor([[0.5, 0.5]])).item(), 4)
+    0.1438
+    """
+
+    def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
+        super().__init__(reduction)
+        self.log_target = log_target
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """input: log-probabilities. target: of its shape. The result has shape (), or theirs for "none"."""
+        return ops.kl_div(input, target, self.reduction, self.log_target)
+
+
+@explains_arguments
+class GaussianNLLLoss(_Loss):
+    """(log(var) + (input - target)^2 / var) / 2 for each element; see `gradflow.gaussian_nll_loss`.
+
+    full: whether to add the constant log(2 pi) / 2 (default False).
+    eps: what smaller variances are replaced by, above 0 (default 1e-6); else ValueError.
+    reduction: "mean" over all elements (default), "sum" or "none".
+
+    >>> import gradflow as gf
+    >>> gf.nn.GaussianNLLLoss()(gf.tensor([1.0, 2.0]), gf.tensor([1.0, 4.0]), gf.ones(2)).item()
+    1.0
+    """
+
+    def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        if not eps > 0:
+            raise ValueError(f"GaussianNLLLoss needs eps > 0; got {eps}")
+        self.full, self.eps = full, eps
+
+    def forward(self, input: Tensor, target: Tensor, var: Tensor) -> Tensor:
+        """input, target: of one shape. var: of that shape, or one for each row. The result has shape (), or theirs."""
+        return ops.gaussian_nll_loss(input, target, var, self.full, self.eps, self.reduction)

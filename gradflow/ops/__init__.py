@@ -17,6 +17,7 @@ from gradflow.ops import (
     elementwise,
     exchange,
     indexing,
+    likelihoods,
     losses,
     matrices,
     network,
@@ -35,6 +36,7 @@ from gradflow.ops.elementary import *  # noqa: F403
 from gradflow.ops.elementwise import *  # noqa: F403
 from gradflow.ops.exchange import *  # noqa: F403
 from gradflow.ops.indexing import *  # noqa: F403
+from gradflow.ops.likelihoods import *  # noqa: F403
 from gradflow.ops.losses import *  # noqa: F403
 from gradflow.ops.matrices import *  # noqa: F403
 from gradflow.ops.network import *  # noqa: F403
@@ -49,8 +51,8 @@ from gradflow.tensor import Tensor as _Tensor
 
 if not _typing.TYPE_CHECKING:  # type checkers follow the imports above: a list that is not written out hides them
     _MODULES = (
-        activations, aggregates, closeness, creation, elementary, elementwise, exchange, indexing, losses, matrices,
-        network, normalization, ordering, reductions, shape, updates,
+        activations, aggregates, closeness, creation, elementary, elementwise, exchange, indexing, likelihoods, losses,
+        matrices, network, normalization, ordering, reductions, shape, updates,
     )  # fmt: skip
     __all__ = [name for module in _MODULES for name in module.__all__]
 

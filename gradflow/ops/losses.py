@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from itertools import product
+from numbers import Integral
 from typing import Any, TypeVar
 
 from gradflow.autograd.grad_mode import OFF, grad_enabled
@@ -13,9 +14,9 @@ from gradflow.dtypes import float32, promote
 from gradflow.interception import opaque_call
 from gradflow.ops.activations import softplus
 from gradflow.ops.checks import check_tensors, number
-from gradflow.ops.creation import one_hot
+from gradflow.ops.creation import one_hot, ones_like
 from gradflow.ops.elementwise import abs as abs_
-from gradflow.ops.elementwise import add, astype, divide, less, multiply, negative, square, subtract, where
+from gradflow.ops.elementwise import add, astype, divide, less, multiply, negative, not_equal, square, subtract, where
 from gradflow.ops.indexing import take, take_along_axis
 from gradflow.ops.reductions import mean
 from gradflow.ops.reductions import sum as sum_
@@ -23,13 +24,17 @@ from gradflow.ops.shape import expand_dims, permute_dims, reshape, squeeze
 from gradflow.ops.table import apply, are_autocast, cast, defop, promoted
 from gradflow.tensor import Tensor
 
-__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "l1_loss", "mse_loss", "nll_loss"]
+__all__ = [
+    "binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "l1_loss", "mse_loss", "nll_loss",
+    "smooth_l1_loss",
+]  # fmt: skip
 
 _Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def _check(name: str, input: Tensor, target: Tensor, reduction: str) -> None:
+def check_pair(name: str, input: Tensor, target: Tensor, reduction: str) -> None:
+    """Raise TypeError or ValueError unless a loss can compare these: tensors of one shape."""
     check_reduction(name, reduction)
     check_tensors(name, input, target)
     if input.array.shape != target.array.shape:
@@ -45,7 +50,7 @@ def check_reduction(name: str, reduction: str) -> None:
         raise ValueError(f"{name} takes the reductions {', '.join(REDUCTIONS)}; got {reduction!r}")
 
 
-def _in_float32(loss: _Loss) -> _Loss:
+def in_float32(loss: _Loss) -> _Loss:
     """Decorate a loss: half floats are computed in float32 and rounded at the end, since sums may overflow float16."""
 
     @functools.wraps(loss)
@@ -67,7 +72,8 @@ def _widened(x: Any) -> Any:
     return cast(x, float32) if _is_half(x) else x
 
 
-def _reduced(losses: Tensor, reduction: str) -> Tensor:
+def reduced(losses: Tensor, reduction: str) -> Tensor:
+    """Their mean or their sum, or the losses themselves for "none"."""
     if reduction == "none":
         return losses
     return mean(losses) if reduction == "mean" else sum_(losses)
@@ -101,14 +107,14 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     >>> loss.item(), x.grad.tolist()
     (2.0, [0.0, -2.0])
     """
-    _check("mse_loss", input, target, reduction)
+    check_pair("mse_loss", input, target, reduction)
     input, target = promoted("mse_loss", input, target, True)
     if reduction == "mean" and 0 in input.array.shape:
         raise ValueError("the mean of no losses is undefined: the input is empty")
     return apply(_SQUARED_ERROR, (input, target), {"reduction": reduction})
 
 
-@_in_float32
+@in_float32
 def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """The mean absolute error. Arguments and errors as for `mse_loss`.
 
@@ -116,12 +122,12 @@ def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     >>> gf.l1_loss(gf.tensor([1.0, 2.0]), gf.tensor([1.0, 4.0]), reduction="none").tolist()
     [0.0, 2.0]
     """
-    _check("l1_loss", input, target, reduction)
+    check_pair("l1_loss", input, target, reduction)
     input, target = promoted("l1_loss", input, target, True)
-    return _reduced(abs_(subtract(input, target)), reduction)
+    return reduced(abs_(subtract(input, target)), reduction)
 
 
-@_in_float32
+@in_float32
 def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Half the squared error where |error| < delta, else delta * (|error| - delta / 2).
 
@@ -137,15 +143,41 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
     if not 0 < number("delta of huber_loss", delta) < math.inf:
         advice = ": use half of mse_loss, which is the same" if delta == math.inf else ""
         raise ValueError(f"huber_loss needs a finite delta > 0; got {delta}{advice}")
-    _check("huber_loss", input, target, reduction)
-    input, target = promoted("huber_loss", input, target, True)
+    return _huber("huber_loss", input, target, reduction, delta, delta)
+
+
+@in_float32
+def smooth_l1_loss(input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+    """The squared error / (2 beta) where |error| < beta, else |error| - beta / 2: `huber_loss` / beta.
+
+    input, target, reduction: as for `mse_loss`.
+    beta: a finite number >= 0 (default 1.0); for 0 it is `l1_loss`.
+
+    Girshick 2015, "Fast R-CNN", equation 3. Raises ValueError for an invalid beta, and as `mse_loss`.
+
+    >>> import gradflow as gf
+    >>> gf.smooth_l1_loss(gf.tensor([0.5, 10.0]), gf.zeros(2), reduction="none", beta=0.5).tolist()
+    [0.25, 9.75]
+    """
+    if not 0 <= number("beta of smooth_l1_loss", beta) < math.inf:
+        raise ValueError(f"smooth_l1_loss needs a finite beta >= 0; got {beta}")
+    if beta == 0:
+        return l1_loss(input, target, reduction)
+    return _huber("smooth_l1_loss", input, target, reduction, beta, 1.0)
+
+
+def _huber(name: str, input: Tensor, target: Tensor, reduction: str, delta: float, slope: float) -> Tensor:
+    """The loss that is quadratic where |error| < delta, and linear elsewhere, where its derivative is +-slope."""
+    check_pair(name, input, target, reduction)
+    input, target = promoted(name, input, target, True)
     difference = subtract(input, target)
     size = abs_(difference)
     near = less(size, delta)
     # `difference` and not `size`, whose second derivative at 0 is 0; `where` avoids infinities, since 0 * inf is NaN
     inner = where(near, difference, 0.0)
-    outer = multiply(subtract(size, 0.5 * delta), delta)
-    return _reduced(where(near, multiply(square(inner), 0.5), outer), reduction)
+    outer = subtract(size, 0.5 * delta)
+    outer = outer if slope == 1.0 else multiply(outer, slope)
+    return reduced(where(near, multiply(square(inner), 0.5 * slope / delta), outer), reduction)
 
 
 def _cross_entropy_backward(F: Any, g: Any, out: Any, logits: Any, target: Any, **options: Any) -> Any:
@@ -154,8 +186,8 @@ def _cross_entropy_backward(F: Any, g: Any, out: Any, logits: Any, target: Any, 
 
 _CROSS_ENTROPY = defop(
     "cross_entropy",
-    forward=lambda F, logits, target, reduction: F.softmax_cross_entropy(
-        logits, target, reduction, grad_enabled.get() is not OFF
+    forward=lambda F, logits, target, reduction, **options: F.softmax_cross_entropy(
+        logits, target, reduction, grad_enabled.get() is not OFF, **options
     ),
     joint=_cross_entropy_backward,
     residual=True,
@@ -181,8 +213,13 @@ def _classes_last(name: str, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     return reshape(rows, (rows.size // shape[1], shape[1])), rows.shape[:-1]
 
 
-def _check_labels(name: str, target: Tensor, shape: tuple[int, ...], classes: int) -> Tensor:
-    """The labels as a vector. Their values are checked on the CPU only: elsewhere that would wait for the device."""
+def _check_labels(
+    name: str, target: Tensor, shape: tuple[int, ...], classes: int, ignore_index: int
+) -> tuple[Tensor, int | None]:
+    """The labels as a vector, and `ignore_index`, or None if their dtype does not hold it.
+
+    Their values are checked on the CPU only: elsewhere that would wait for the device.
+    """
     if target.dtype.kind not in ("int", "uint", "bool") or (target.dtype.kind == "bool" and target.shape == shape):
         raise TypeError(
             f"{name} takes integer labels; got {target.dtype}: make them with gradflow.tensor(labels, dtype='int64')"
@@ -196,18 +233,51 @@ def _check_labels(name: str, target: Tensor, shape: tuple[int, ...], classes: in
             f"{name} needs labels of shape {shape} for this input; got {target.dtype} {target.shape}{advice}"
         )
     if target.size and target.backend.device.type == "cpu":
-        _check_values(name, target, classes)
-    return target if target.ndim == 1 else reshape(target, (target.size,))
+        _check_values(name, target, classes, ignore_index)
+    low, high = target.dtype.limits
+    ignored = ignore_index if low <= ignore_index <= high else None
+    return (target if target.ndim == 1 else reshape(target, (target.size,))), ignored
 
 
 @opaque_call
-def _check_values(name: str, target: Tensor, classes: int) -> None:
+def _check_values(name: str, target: Tensor, classes: int, ignore_index: int) -> None:
     values = target.backend.host_values(target.array)
-    if values.astype("uint64").max() >= classes:  # negative labels become huge
-        places = zip(product(*map(range, values.shape)), values.reshape(-1).tolist(), strict=True)
-        place, label = next((p, v) for p, v in places if not 0 <= v < classes)
-        at = f" at index {place[0] if len(place) == 1 else place}" if place else ""
-        raise ValueError(f"{name} of {classes} classes needs labels in [0, {classes}); got {label}{at}")
+    positive = values.astype("uint64")  # negative labels become huge
+    if positive.max() >= classes:
+        wrong = (positive >= classes) & (values != ignore_index)
+        if wrong.any():
+            places = product(*map(range, values.shape))
+            place = next(p for p, w in zip(places, wrong.reshape(-1).tolist(), strict=True) if w)
+            at, label = f" at index {place[0] if len(place) == 1 else place}" if place else "", values[place].item()
+            raise ValueError(f"{name} of {classes} classes needs labels in [0, {classes}); got {label}{at}")
+
+
+def _check_ignore_index(ignore_index: Any) -> int:
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral):
+        raise TypeError(f"ignore_index is a label, an integer; got {ignore_index!r}")
+    return int(ignore_index)
+
+
+def _known(labels: Tensor, ignored: int | None) -> Tensor:
+    """The labels, with 0 in place of `ignored`."""
+    return labels if ignored is None else where(not_equal(labels, ignored), labels, 0)
+
+
+def _averaged(
+    losses: Tensor, labels: Tensor, weight: Tensor | None, reduction: str, shape: tuple[int, ...], ignored: int | None
+) -> Tensor:
+    """The losses of labels, reduced: 0 for the label `ignored`. The mean divides by the weights of the other labels.
+
+    The losses are multiplied by the weights already.
+    """
+    kept = None if ignored is None else not_equal(labels, ignored)
+    losses = losses if kept is None else where(kept, losses, 0.0)
+    if reduction == "none":
+        return reshape(losses, shape)
+    if reduction == "sum" or (weight is None and kept is None):
+        return reduced(losses, reduction)
+    factors = ones_like(losses) if weight is None else take(weight, _known(labels, ignored))
+    return divide(sum_(losses), sum_(factors if kept is None else where(kept, factors, 0.0)))
 
 
 def cross_entropy(
@@ -216,6 +286,7 @@ def cross_entropy(
     weight: Tensor | None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    ignore_index: int = -100,
 ) -> Tensor:
     """The cross-entropy of softmax(input) relative to `target`, finite for every finite logit.
 
@@ -226,6 +297,8 @@ def cross_entropy(
     reduction: "mean" over the batch (default), "sum" or "none".
     label_smoothing: in [0, 1] (default 0), the probability that is spread over all classes (Szegedy et al. 2016,
     "Rethinking the Inception Architecture", section 7).
+    ignore_index: a label (default -100) whose loss and gradients are 0. The mean is that of the other labels, NaN if
+    there are none.
 
     Raises ValueError or TypeError for arguments that do not fit. Labels are checked on the CPU only.
 
@@ -240,25 +313,33 @@ def cross_entropy(
     check_tensors("cross_entropy", *((input, target) if weight is None else (input, target, weight)))
     if not 0.0 <= number("label_smoothing", label_smoothing) <= 1.0:
         raise ValueError(f"label_smoothing is a share in [0, 1]; got {label_smoothing}")
+    ignore_index = _check_ignore_index(ignore_index)
     if (weight is not None or label_smoothing) and _is_half(input):  # otherwise the kernel computes in float32
-        return _cross_entropy_in_float32(input, target, weight, reduction, label_smoothing)
+        return _cross_entropy_in_float32(input, target, weight, reduction, label_smoothing, ignore_index)
     rows, shape = _classes_last("cross_entropy", input)
     n, classes = rows.shape
     if reduction == "mean" and not n:
         raise ValueError("the mean of no losses is undefined: the input is empty")
     if weight is not None and weight.shape != (classes,):
         raise ValueError(f"cross_entropy of {classes} classes needs a weight of shape ({classes},); got {weight.shape}")
-    divisor: Any = None
+    options: dict[str, Any] = {"reduction": reduction}
+    labels: Tensor | None = None
+    ignored: int | None = None
     if not target.dtype.is_floating:
-        target = labels = _check_labels("cross_entropy", target, shape, classes)
-        if weight is not None and not label_smoothing:
+        labels, ignored = _check_labels("cross_entropy", target, shape, classes, ignore_index)
+        if ignored is not None:
+            options["ignore_index"] = ignored
+        if not label_smoothing:
+            if weight is None:
+                loss = apply(_CROSS_ENTROPY, (rows, labels), options)
+                return reshape(loss, shape) if reduction == "none" else loss
             # the weight multiplies the loss: if it multiplied the target, 0 * inf would be NaN
-            losses = apply(_CROSS_ENTROPY, (rows, labels), {"reduction": "none"})
-            return _weighted(losses, take(weight, labels), reduction, shape)
-        if label_smoothing:
-            target = one_hot(labels, classes, input.dtype)
-            if weight is not None and reduction == "mean":
-                divisor, reduction = sum_(take(weight, labels)), "sum"
+            losses = apply(_CROSS_ENTROPY, (rows, labels), {**options, "reduction": "none"})
+            losses = multiply(losses, take(weight, _known(labels, ignored)))
+            return _averaged(losses, labels, weight, reduction, shape, ignored)
+        target = one_hot(_known(labels, ignored), classes, input.dtype)
+    elif ignore_index >= 0:
+        raise ValueError(f"cross_entropy takes ignore_index={ignore_index} with integer labels; got {target.dtype}")
     elif target.shape == input.shape:
         target = astype(_classes_last("cross_entropy", target)[0], input.dtype)
     else:
@@ -270,29 +351,24 @@ def cross_entropy(
         target = add(multiply(target, 1.0 - label_smoothing), label_smoothing / classes)
     if weight is not None:
         target = multiply(target, weight)
+    if labels is not None and (ignored is not None or weight is not None):
+        losses = apply(_CROSS_ENTROPY, (rows, target), {"reduction": "none"})
+        return _averaged(losses, labels, weight, reduction, shape, ignored)
     loss = apply(_CROSS_ENTROPY, (rows, target), {"reduction": reduction})
-    if divisor is not None:
-        loss = divide(loss, divisor)
     return reshape(loss, shape) if reduction == "none" else loss
 
 
-_cross_entropy_in_float32 = _in_float32(cross_entropy)
+_cross_entropy_in_float32 = in_float32(cross_entropy)
 
 
-def _weighted(losses: Tensor, factors: Tensor, reduction: str, shape: tuple[int, ...]) -> Tensor:
-    """Losses times the weights of their labels, reduced. The mean divides by the sum of the weights."""
-    losses = multiply(losses, factors)
-    if reduction == "none":
-        return reshape(losses, shape)
-    return divide(sum_(losses), sum_(factors)) if reduction == "mean" else sum_(losses)
-
-
-@_in_float32
-def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
+@in_float32
+def nll_loss(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean", ignore_index: int = -100
+) -> Tensor:
     """The negative log-likelihood: -input at each label.
 
     input: log-probabilities, such as those of `log_softmax`.
-    target: integer labels. Shapes, weight, reduction and errors are those of `cross_entropy`.
+    target: integer labels. Shapes, weight, reduction, ignore_index and errors are those of `cross_entropy`.
 
     >>> import gradflow as gf
     >>> probabilities = gf.tensor([[0.5, 0.25, 0.25]])
@@ -307,14 +383,15 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, reduct
         raise ValueError("the mean of no losses is undefined: the input is empty")
     if weight is not None and weight.shape != (rows.shape[1],):
         raise ValueError(f"nll_loss of {rows.shape[1]} classes needs a weight of that many; got shape {weight.shape}")
-    labels = _check_labels("nll_loss", target, shape, rows.shape[1])
-    losses = negative(squeeze(take_along_axis(rows, expand_dims(labels, 1), axis=1), 1))
+    labels, ignored = _check_labels("nll_loss", target, shape, rows.shape[1], _check_ignore_index(ignore_index))
+    known = _known(labels, ignored)
+    losses = negative(squeeze(take_along_axis(rows, expand_dims(known, 1), axis=1), 1))
     if weight is not None:
-        return _weighted(losses, take(weight, labels), reduction, shape)
-    return reshape(losses, shape) if reduction == "none" else _reduced(losses, reduction)
+        losses = multiply(losses, take(weight, known))
+    return _averaged(losses, labels, weight, reduction, shape, ignored)
 
 
-@_in_float32
+@in_float32
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -337,11 +414,11 @@ def binary_cross_entropy_with_logits(
     >>> round(loss.item(), 3), logits.grad.tolist()
     (100.693, [-0.5, 1.0])
     """
-    _check("binary_cross_entropy_with_logits", input, target, reduction)
+    check_pair("binary_cross_entropy_with_logits", input, target, reduction)
     positive = multiply(target, softplus(negative(input)))  # softplus(-x) = -log(sigmoid(x))
     if pos_weight is not None:
         positive = multiply(positive, pos_weight)
     losses = add(positive, multiply(subtract(1.0, target), softplus(input)))
     if weight is not None:
         losses = multiply(losses, weight)
-    return _reduced(losses, reduction)
+    return reduced(losses, reduction)

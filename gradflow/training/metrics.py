@@ -8,8 +8,8 @@ There are four kinds:
   `cross_entropy` with floating-point targets.
 - "binary": logits of class 1 and targets above 0.5 for class 1, of the same shape. The loss is
   `binary_cross_entropy_with_logits`. A figure of several columns is the mean of their figures.
-- "values": outputs and targets of the same shape. The losses are `mse_loss`, `l1_loss` and `huber_loss`, or one of the
-  user's with floating-point targets.
+- "values": outputs and targets of the same shape. The losses are `mse_loss`, `l1_loss`, `smooth_l1_loss` and
+  `huber_loss`, or another one with floating-point targets.
 
 Other shapes raise an error: outputs and targets are never broadcast. Accuracy, R² and RMSE are summed on the device,
 batch by batch. The others come from `host_metrics`, with one transfer of all outputs.
@@ -58,6 +58,7 @@ _LOSSES = (
     (gf.binary_cross_entropy_with_logits, gf.nn.BCEWithLogitsLoss, "binary"),
     (gf.mse_loss, gf.nn.MSELoss, "values"),
     (gf.l1_loss, gf.nn.L1Loss, "values"),
+    (gf.smooth_l1_loss, gf.nn.SmoothL1Loss, "values"),
     (gf.huber_loss, gf.nn.HuberLoss, "values"),
 )
 

@@ -168,6 +168,7 @@ def run(name: str, info: Any) -> tuple[int, Counter[str]]:
     return ran, excluded
 
 
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")  # of PyTorch's kl_div
 @pytest.mark.parametrize("name", SHARED)
 def test_samples_of_torch(name: str, infos: dict[str, Any], record_property: Callable[[str, object], None]) -> None:
     assert name in infos, "PyTorch has no such OpInfo"

@@ -431,14 +431,19 @@ shared(
 
 # ---------------------------------------------------------------------- losses
 
-IGNORE_INDEX = option("ignore_index", "gradflow's labels are all in [0, classes)")
-
 shared("nn.functional.mse_loss", gf.mse_loss)
 shared("nn.functional.l1_loss", gf.l1_loss)
 shared("nn.functional.huber_loss", gf.huber_loss)
-shared("nn.functional.smooth_l1_loss", gf.huber_loss, option("beta", "another parameter than delta"))
-shared("nn.functional.cross_entropy", gf.cross_entropy, IGNORE_INDEX)
-shared("nn.functional.nll_loss", gf.nll_loss, IGNORE_INDEX)
+shared("nn.functional.smooth_l1_loss", gf.smooth_l1_loss)
+shared("nn.functional.binary_cross_entropy", gf.binary_cross_entropy, order=1)  # PyTorch's second derivative is inexact
+shared("nn.functional.kl_div", gf.kl_div)
+shared(
+    "nn.functional.gaussian_nll_loss",
+    gf.gaussian_nll_loss,
+    Exclusion("gradflow's losses refuse unequal shapes", lambda x, target, var, **options: x.shape != target.shape),
+)
+shared("nn.functional.cross_entropy", gf.cross_entropy)
+shared("nn.functional.nll_loss", gf.nll_loss)
 shared("nn.functional.binary_cross_entropy_with_logits", gf.binary_cross_entropy_with_logits)
 
 # ---------------------------------------------------------------------- making tensors

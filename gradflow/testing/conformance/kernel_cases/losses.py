@@ -30,11 +30,14 @@ def loss_bound(e: float, logits: Any, target: Any, reduction: str) -> Sequence[A
     return [total / len(rows) if reduction == "mean" else total]
 
 
-def run_loss_backward(B: Any, g: Any, logits: Any, target: Any, reduction: str, needs: Any, keep: bool) -> Any:
-    residual = B.softmax_cross_entropy(logits, target, reduction)[1] if keep else None
-    found = B.softmax_cross_entropy_backward(g, logits, target, reduction, residual, needs)
+def run_loss_backward(
+    B: Any, g: Any, logits: Any, target: Any, reduction: str, needs: Any, keep: bool, ignored: int | None = None
+) -> Any:
+    residual = B.softmax_cross_entropy(logits, target, reduction, ignore_index=ignored)[1] if keep else None
+    arguments = g, logits, target, reduction, residual, needs, ignored
+    found = B.softmax_cross_entropy_backward(*arguments)
     assert [f is not None for f in found] == list(needs)
-    again = B.softmax_cross_entropy_backward(g, logits, target, reduction, residual, needs)
+    again = B.softmax_cross_entropy_backward(*arguments)
     for x, y in zip(found, again, strict=True):  # a second pass (retain_graph) has the same residual
         assert x is None or np.array_equal(B.to_host(x), B.to_host(y)), "the residual was changed"
     return list(found)
@@ -50,6 +53,24 @@ def loss_backward_bound(
     gl = g * e * (total * p * (np.abs(shifted) + 2 * n + 16) + (n + 8) * t)
     gt = g * e * (6 * np.abs(shifted) + 6 * log_total + n + 8)
     return [bound if need else None for bound, need in zip((gl, gt), needs, strict=True)]
+
+
+def ignoring_bound(e: float, x: Any, labels: Any, reduction: str, ignored: int) -> Sequence[Any]:
+    """The bound for the rows of other labels; the others are exactly 0."""
+    kept, bound = labels != ignored, np.zeros(len(x))
+    found = loss_bound(e, x[kept], labels[kept], reduction)[0] if kept.any() else 0.0
+    bound[kept] = found
+    return [bound if reduction == "none" else found]
+
+
+def ignoring_backward_bound(
+    e: float, g: Any, x: Any, labels: Any, reduction: str, needs: Any, keep: bool, ignored: int
+) -> Sequence[Any]:
+    kept, bound = labels != ignored, np.zeros(x.shape)
+    if kept.any():
+        g = g[kept] if g.ndim else g
+        bound[kept] = loss_backward_bound(e, g, x[kept], labels[kept], reduction, needs, keep)[0]
+    return [bound, None]
 
 
 def loss_cases() -> list[Case]:
@@ -114,6 +135,27 @@ def loss_cases() -> list[Case]:
             lambda e, *_: [32 * e, None], run_loss_backward,
         )
     )  # fmt: skip
+    for ignored, rows, every, reduction in [
+        *[(ignored, rows, 3, how) for ignored, rows in [(-100, 700), (1, 4)] for how in ("mean", "sum", "none")],
+        (-100, 4, 1, "mean"),
+    ]:
+        x, labels = normal((rows, 5), 23, 6.0), np.arange(rows) % 2 * 2
+        labels[::every] = ignored
+        title = f"{rows}x5-but-{ignored}-{reduction}{'' if every > 1 else '-of-none'}"
+        cases.append(
+            Case(
+                "softmax_cross_entropy", title, (x, labels, reduction, ignored), ignoring_bound,
+                lambda B, x, labels, how, ignored: [B.softmax_cross_entropy(x, labels, how, ignore_index=ignored)[0]],
+                special=every == 1,
+            )
+        )  # fmt: skip
+        g = normal((rows,) if reduction == "none" else (), 24)
+        for keep in (True, False):
+            arguments = (g, x, labels, reduction, (True, False), keep, ignored)
+            how = f"{title}{'' if keep else '-recompute'}"
+            cases.append(
+                Case("softmax_cross_entropy_backward", how, arguments, ignoring_backward_bound, run_loss_backward)
+            )
     far = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]])
     cases.append(
         Case(
