@@ -81,13 +81,14 @@ def check(world: World, folder: Path) -> None:
         (folder / f"{world.size}.json").write_text(json.dumps({"results": results, "weights": bits(trainer).hex()}))
 
 
-def fault(world: World, how: str) -> None:
-    """Train, and let the last rank fail in step 20."""
+def fault(world: World, how: str, path: str) -> None:
+    """Train, save the state after each step, and let the last rank fail after step 20."""
     x = np.ones((64, 4), np.float32)
     model = gf.nn.MLP([4, 8, 1], generator=gf.Generator(0))
     optimizer = gf.optim.SGD(model.parameters(), lr=0.1)
     trainer = Trainer(model, gf.mse_loss, optimizer, Batches(x, x[:, :1], 16), communicator=world)
     for step in trainer.steps(10**6):
+        trainer.save(path)
         if step.step == 20 and world.rank == world.size - 1:
             stand_still(how)
 
@@ -106,4 +107,4 @@ if __name__ == "__main__":
     if what == "check":
         check(gf.distributed.world(), Path(sys.argv[2]))
     else:
-        fault(gf.distributed.world(timeout=1.0), what)
+        fault(gf.distributed.world(timeout=2.0), what, sys.argv[2])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
 import gradflow as gf
+from gradflow.cli import main
 from gradflow.data import Batches
-from gradflow.distributed import reduction
+from gradflow.distributed import Communicator, reduction
 from gradflow.distributed.faults import Watch
 from gradflow.interception import opaque_call
 from gradflow.random.shares import Share, share_of, sharing
@@ -233,6 +236,40 @@ def test_other_settings_on_a_rank_are_refused_by_all(options: dict[str, Any], me
         return str(caught.value)
 
     assert len({*run_ranks(3, error)}) == 1
+
+
+def test_an_error_of_the_command_that_all_ranks_have_is_named_and_ends_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here on rank 1 of 2, whose settings differ from those of rank 0; that one prints it first, and has the folder."""
+
+    class Second(Communicator):
+        rank, size = 1, 2
+        statuses: ClassVar[list[int]] = []
+
+        def start_sum(self, array: Any) -> Any: ...
+        def broadcast(self, array: Any, root: int = 0) -> None: ...
+        def barrier(self) -> None: ...
+        def text_of(self, text: str, root: int = 0) -> str:
+            return text.replace('"epochs": 2', '"epochs": 1')
+
+        def first_error(self, error: str) -> str:
+            return error
+
+        def end(self, status: int) -> None:
+            self.statuses.append(status)
+
+    monkeypatch.chdir(tmp_path)
+    np.savez("data.npz", X=X, y=LABELS)
+    monkeypatch.setattr("gradflow.cli.ranks.launched_processes", lambda: 2)
+    monkeypatch.setattr("gradflow.cli.ranks._PATIENCE", 0.0)
+    monkeypatch.setattr("gradflow.cli.ranks._worlds", [])
+    monkeypatch.setattr(import_module("gradflow.distributed.world"), "world", lambda timeout: Second())
+    assert main(["train", "data.npz", "--epochs", "2"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, Second.statuses) == ("", [2])
+    assert err == "gradflow: error: rank 1: the setting: epochs is 1 on rank 0, but 2 on rank 1\n"
+    assert not (tmp_path / "runs").exists()
 
 
 def test_other_data_on_a_rank_is_refused() -> None:
