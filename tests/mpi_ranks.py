@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import gradflow as gf
+from gradflow import nn
 from gradflow.data import Batches
 from gradflow.distributed.world import World
 from gradflow.training import Trainer
@@ -23,11 +24,17 @@ STEPS = 20
 
 
 def trainer_of(communicator: Any, dtype: str = "float64", **options: Any) -> Trainer:
-    """A trainer with 4 batches in an epoch, the last of 7 samples, and dropout."""
+    """A trainer with 4 batches in an epoch, the last of 7 samples, and dropout.
+
+    norms: whether there are layers of batch norm, one of them without running statistics (default False).
+    """
     g = gf.Generator(3)
     model = gf.nn.MLP([5, 16, 3], "tanh", dropout=0.3, generator=g, dtype=dtype)
+    if options.pop("norms", False):
+        norms = [nn.BatchNorm1d(16, dtype=dtype), nn.BatchNorm1d(3, track_running_stats=False, dtype=dtype)]
+        model = nn.Sequential(*model[:1], norms[0], *model[1:], norms[1])
     train = Batches(X.astype(dtype), LABELS, options.pop("batch_size", 10), gf.Generator(1))
-    validation = Batches(X[:9].astype(dtype), LABELS[:9], 4, shuffle=False)
+    validation = Batches(X[:9].astype(dtype), LABELS[:9], 5, shuffle=False)
     optimizer = gf.optim.AdamW(model.parameters(), lr=options.pop("lr", 0.01))
     options = {"metrics": ["accuracy"], **options}
     return Trainer(model, gf.cross_entropy, optimizer, train, validation, communicator=communicator, **options)
@@ -51,7 +58,8 @@ def bits(trainer: Trainer) -> bytes:
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"capture": False},
-    {"accumulate": 3},
+    {"norms": True},
+    {"norms": True, "accumulate": 3},
     {"average": 0.9, "clip_norm": 0.1, "class_weight": "balanced"},
 ]
 

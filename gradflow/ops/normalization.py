@@ -8,13 +8,16 @@ from numbers import Real
 from typing import Any
 
 from gradflow.autograd.grad_mode import repeating
+from gradflow.autograd.graph import Operation
 from gradflow.dtypes import float32, float64
 from gradflow.interception import opaque_call
 from gradflow.ops.checks import check_tensors, number
-from gradflow.ops.elementwise import sqrt
+from gradflow.ops.elementwise import sqrt, square
 from gradflow.ops.network import dtypes_differ
+from gradflow.ops.reductions import sum as sum_
 from gradflow.ops.shape import permute_dims, reshape
 from gradflow.ops.table import apply, are_autocast, cast, defop, floating
+from gradflow.random.shares import Share, current_share
 from gradflow.shapes import integers
 from gradflow.tensor import Tensor
 
@@ -211,17 +214,16 @@ def batch_norm(
     check_momentum(momentum)
     if momentum is None and running_mean is not None and num_batches_tracked is None:
         raise ValueError("batch_norm with momentum=None needs num_batches_tracked, whose inverse it is then")
-    channels = x.shape[1]
-    if x.size <= channels:
-        raise ValueError(
-            f"batch_norm in training needs more than one value per channel; an input of shape {x.shape} has "
-            f"{x.size // max(channels, 1)}: use a larger batch, or evaluation mode"
-        )
+    share = current_share.get()
+    n = _values_per_channel(x, share)
     statistics = running_mean, running_var, num_batches_tracked
     moving = None if running_mean is None or repeating.get() else _Moving(*statistics)
     running = None if moving is None else tuple(map(_writable, statistics))
-    options = {"running": running, "momentum": None if momentum is None else float(momentum), "epsilon": float(eps)}
-    out = _of_rows(x, lambda rows: apply(_BATCH_NORM, (rows, weight, bias), options))
+    if share is not None and share.communicator is not None:
+        out = _over_ranks(x, n, share, running, weight, bias, momentum, eps)
+    else:
+        options = {"running": running, "momentum": None if momentum is None else float(momentum), "epsilon": float(eps)}
+        out = _of_rows(x, lambda rows: apply(_BATCH_NORM, (rows, weight, bias), options))
     if moving is not None:
         _record_move(moving)
     return out
@@ -241,6 +243,24 @@ def _check_batch(
             raise dtypes_differ("batch_norm", x, own)
     if count is not None and (count.shape, count.dtype.name) != ((), "int64"):
         raise ValueError(f"num_batches_tracked is an int64 tensor of shape (); got {count.dtype} {count.shape}")
+
+
+def _values_per_channel(x: Tensor, share: Share | None) -> int:
+    """How many values each channel has in the batch, also those of other ranks."""
+    rows, n = x.shape[0], x.size // max(x.shape[1], 1)
+    if share is not None:
+        if rows % share.rows:
+            raise ValueError(
+                f"statistics of a batch of {share.total} samples, of which this rank has {share.rows}, need a tensor "
+                f"whose first axis is the batch; got shape {x.shape}"
+            )
+        n = n // share.rows * share.total
+    if n < 2:
+        raise ValueError(
+            f"batch_norm in training needs more than one value per channel; an input of shape {x.shape} has {n}: use "
+            "larger batches, without a last one of one sample (drop_last), or evaluation mode"
+        )
+    return n
 
 
 def _writable(x: Tensor | None) -> Any:
@@ -269,3 +289,51 @@ def _by_statistics(
     scale = scale if weight is None else scale * weight
     out = (cast(x, dtype) - reshape(cast(mean, dtype), shape)) * reshape(scale, shape)
     return cast(out if bias is None else out + reshape(bias, shape), x.dtype)
+
+
+# ---------------------------------------------------------------------- over a batch that several ranks share
+
+
+@opaque_call
+def _all_reduce(x: Tensor, communicator: Any) -> Tensor:
+    total: Tensor = communicator.all_reduce(x)
+    return total
+
+
+def _of_all_ranks(F: Any, x: Any, communicator: Any) -> Any:
+    return _all_reduce(Tensor(x, F), communicator).array
+
+
+def _sum_rule(F: Any, g: Any, _out: Any, _x: Any, communicator: Any) -> Any:
+    """The sum counts in the losses of all ranks, so its gradient is that of all of them."""
+    return _sum_over_ranks(g, communicator) if isinstance(g, Tensor) else _of_all_ranks(F, g, communicator)
+
+
+_SUM_OVER_RANKS = Operation("sum_over_ranks", _of_all_ranks, [_sum_rule])
+
+
+def _sum_over_ranks(x: Tensor, communicator: Any) -> Tensor:
+    """The sum of the tensors of all ranks, recorded. All ranks come to the same sums in the same order."""
+    return apply(_SUM_OVER_RANKS, (x,), {"communicator": communicator})
+
+
+def _over_ranks(
+    x: Tensor,
+    n: int,
+    share: Share,
+    running: Any,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    """Normalize by the statistics of all ranks, of n values per channel. A sample that does not count adds nothing."""
+    axes, shape = (0, *range(2, x.ndim)), (-1, *(1,) * (x.ndim - 2))
+    wide, part = cast(x, float32) if x.dtype.itemsize == 2 else x, (1.0 if share.counted else 0.0) / n
+    mean = _sum_over_ranks(sum_(wide, axis=axes) * part, share.communicator)
+    squares = sum_(square(wide - reshape(mean, shape)), axis=axes)
+    variance = _sum_over_ranks(squares * part, share.communicator)
+    if running is not None:
+        F = x.backend
+        F.move_statistics(running, mean.array, F.multiply(variance.array, n / (n - 1.0)), momentum)
+    return _by_statistics(x, mean, variance, weight, bias, eps)

@@ -1,8 +1,8 @@
-"""A rank's share of a batch, for which a dropout mask is the part of the mask that the whole batch would get.
+"""A rank's share of a batch, whose dropout masks and statistics are those of the whole batch.
 
 Where several ranks train one model, each computes some samples of a batch. A mask is drawn for all of them, by their
 places in the batch, so it does not depend on the number of ranks: each rank computes its part, and the generators of
-all ranks advance by the whole.
+all ranks advance by the whole. Statistics of a batch are summed over the ranks.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ class Share(NamedTuple):
 
     counted: how many of them count: all, or 0. A rank without a sample of its own computes the first one of the batch,
     which does not count, so that no operation gets an empty batch.
+    communicator: the `Communicator` of the ranks (default None: there is no exchange).
     """
 
     first: int
     rows: int
     total: int
     counted: int
+    communicator: Any = None
 
     def draw(self, generator: Generator, shape: tuple[int, ...], size: int) -> dict[str, Any]:
         """Reserve the numbers of a mask of the whole batch; the arguments of `Backend.dropout` for that of the share.

@@ -13,6 +13,7 @@ from gradflow.data import Batches
 from gradflow.distributed import Communicator
 from gradflow.interception import temporary_change
 from gradflow.random.generator import restored
+from gradflow.random.shares import sharing
 from gradflow.training.checks import check_embedded, check_labels, generators_of
 from gradflow.training.metrics import Metrics
 from gradflow.training.objective import Loss, Objective, divides_by_weights
@@ -158,8 +159,9 @@ class Figures:
     def _tally(self, model: gf.nn.Module) -> Tally:
         tally = self.new_tally()
         with without_draws(model), evaluating(model):
-            for inputs, targets, *weights in self.batches:
-                outputs = model(inputs)
+            for i, (inputs, targets, *weights) in enumerate(self.batches):
+                with contextlib.nullcontext() if self.shares is None else sharing(self.shares.of(i)):
+                    outputs = model(inputs)
                 tally.add(self.objective(outputs, targets, *weights), self.metrics.partial(outputs, targets, *weights))
         return tally
 

@@ -65,8 +65,8 @@ def check_together(trainer: Trainer, communicator: Communicator) -> None:
     except ValueError as error:
         raise RuntimeError(
             f"the ranks have gone apart: {error}; all ranks load the same state and change the same hyperparameters; "
-            "of what a model draws, only dropout goes by the place in the batch, and buffers may not depend on the "
-            "samples of a rank"
+            "of what a model draws, only dropout goes by the place in the batch, and of buffers, only those of "
+            "nn.BatchNorm1d may depend on samples"
         ) from None
 
 

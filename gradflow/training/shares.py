@@ -29,7 +29,7 @@ class Shares:
 
     def of(self, number: int) -> Share:
         """The share in batch `number` of an epoch."""
-        return self.batches.share(number)
+        return self.batches.share(number)._replace(communicator=self.communicator)
 
     def joined(self, first: int, losses: gf.Tensor, partial: Sequence[gf.Tensor]) -> tuple[gf.Tensor, ...]:
         """The losses of whole batches, from batch `first` on, and their partials, from those of all ranks.

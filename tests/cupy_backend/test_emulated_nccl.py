@@ -79,8 +79,10 @@ class Doubling(Host):
         self.calls.append("broadcast")
 
 
-def trained(lr: float, capture: bool, communicator: Any) -> tuple[Trainer, list[float]]:
-    model = gf.nn.MLP([4, 8, 3], "tanh", generator=gf.Generator(1))
+def trained(lr: float, capture: bool, communicator: Any, norm: bool = False) -> tuple[Trainer, list[float]]:
+    model: Any = gf.nn.MLP([4, 8, 3], "tanh", generator=gf.Generator(1))
+    if norm:
+        model = gf.nn.Sequential(model[0], gf.nn.BatchNorm1d(8), *model[1:])
     train = Batches(INPUTS, LABELS, 14, gf.Generator(2))
     optimizer = gf.optim.SGD(model.parameters(), lr=lr)
     trainer = Trainer(model, gf.cross_entropy, optimizer, train, capture=capture, communicator=communicator)
@@ -105,6 +107,21 @@ def test_gradients_are_summed_before_the_step(cupy: Any, capture: bool, monkeypa
         assert sums < 4 * trainer.step
     else:
         assert sums == 4 * trainer.step
+
+
+def test_statistics_of_a_batch_are_summed_in_the_graph(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With them, 4 sums more in each step, a captured training has the bits of one that is not."""
+    found = []
+    with gf.use_device("emulated"):
+        for capture in (False, True):
+            communicator = Doubling(cupy, monkeypatch)
+            trainer, losses = trained(0.1, capture, communicator, norm=True)
+            found.append([losses, *[x.numpy().tolist() for x in trainer.model.state_dict().values()]])
+            if not capture:
+                assert communicator.calls.count("sum") == (4 + 1) * trainer.step
+    assert trainer._step.whole.status == "replaying"  # type: ignore[attr-defined]
+    assert communicator.calls.count("sum") < 5 * trainer.step
+    assert found[0] == found[1]
 
 
 def test_values_on_a_device_are_summed(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
