@@ -20,8 +20,8 @@ _OPERATORS = {
 class ArrayFunctions:
     """A namespace of array functions that add operators to a graph, for formulas that are written for arrays.
 
-    Names of values take the place of arrays. Runtimes have neither "Erf" in float64 nor what they make of "Sigmoid" and
-    a product there: these are composed.
+    Names of values take the place of arrays. In float64, "erf" and "sigmoid" are composed: onnxruntime has no "Erf" of
+    that dtype, and 1.20 fuses "Sigmoid" and "Mul" into an operator that lacks it.
 
     >>> from gradflow.backend import ACTIVATIONS
     >>> from gradflow.onnx.functions import ArrayFunctions
