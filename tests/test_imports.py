@@ -58,6 +58,7 @@ LAYERS: tuple[set[str], ...] = (
     {"tensor"},
     {"random.generator", "random.quantile"},
     {"random.sampling", "random.shares"},
+    {"random.discrete"},
     {"random"},
     {"ops.checks", "ops.examples", "ops.host"},
     {"ops.table"},

@@ -249,6 +249,115 @@ def test_random_numbers_are_floating() -> None:
         assert function((2,)).dtype == gf.float32
 
 
+# ---------------------------------------------------------------------- integers
+
+
+def chi_square(counts: np.ndarray, p: np.ndarray) -> float:
+    """Pearson's statistic in standard deviations above its mean, which is the degrees of freedom."""
+    expected = counts.sum() * p
+    degrees = len(p) - 1
+    return float((((counts - expected) ** 2 / expected).sum() - degrees) / math.sqrt(2 * degrees))
+
+
+def test_random_integers_are_the_words_modulo_their_number(device: str) -> None:
+    words = philox(0, 0, 6).tolist()
+    for low, high, dtype in [
+        (-3, 4, "int64"), (0, 1, "uint8"), (-128, 128, "int8"), (-(2**63), 2**63, "int64"), (2**63, 2**64, "uint64"),
+        (0, 2**64, "uint64"), (-5, 2**63 - 9, "int64"),
+    ]:  # fmt: skip
+        gf.manual_seed(0)
+        found = gf.random.randint((2, 3), low=low, high=high, dtype=dtype)
+        assert found.dtype == dtype
+        assert found.numpy().reshape(-1).tolist() == [low + word % (high - low) for word in words]
+
+
+def test_random_integers_are_equally_likely() -> None:
+    counts = np.bincount(gf.random.randint(70_000, low=-3, high=4).numpy() + 3)
+    assert abs(chi_square(counts, np.full(7, 1 / 7))) < 4
+
+
+def test_bernoulli_numbers_have_their_probabilities(device: str) -> None:
+    p = gf.tensor([[0.0, 0.25], [0.9, 1.0]], requires_grad=True)
+    mean = np.mean([gf.random.bernoulli(p).numpy() for _ in range(400)], axis=0)
+    assert mean[0, 0] == 0
+    assert mean[1, 1] == 1
+    assert np.all(np.abs(mean - [[0, 0.25], [0.9, 1]]) < 5 * 0.5 / 20)
+    drawn = gf.random.bernoulli(p)
+    assert (drawn.shape, drawn.dtype, drawn.device, drawn.requires_grad) == (p.shape, p.dtype, p.device, False)
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_categories_are_drawn_by_their_weights(replacement: bool) -> None:
+    """Without replacement, the second of two has the probabilities of the remaining categories."""
+    weights = np.array([1.0, 0.0, 2.0, 5.0])
+    p = weights / weights.sum()
+    rows = gf.tensor(np.tile(weights, (20_000, 1)), "float32")
+    pairs = gf.random.multinomial(rows, 2, replacement=replacement).numpy()
+    assert pairs.dtype == np.int64
+    rest = 1.0 if replacement else 1 - p[:, None]
+    both = p[:, None] * p / rest * (1 - (not replacement) * np.eye(4))
+    counts = np.bincount(pairs[:, 0] * 4 + pairs[:, 1], minlength=16)
+    possible = both.reshape(-1) > 0
+    assert not counts[~possible].any()
+    assert abs(chi_square(counts[possible], both.reshape(-1)[possible])) < 4
+
+
+def test_categories_are_the_same_on_every_device(device: str) -> None:
+    values = np.random.default_rng(0).random((5, 300)) * (np.arange(300) % 3 > 0)
+    for replacement in (True, False):
+        gf.manual_seed(1)
+        found = gf.random.multinomial(gf.tensor(values), 150, replacement=replacement).numpy()
+        with gf.use_device("cpu"):
+            gf.manual_seed(1)
+            expected = gf.random.multinomial(gf.tensor(values), 150, replacement=replacement).numpy()
+        assert np.array_equal(found, expected)
+        assert (np.take_along_axis(values, found, 1) > 0).all()
+        assert replacement or all(len(set(row)) == 150 for row in found.tolist())
+    assert gf.random.multinomial(gf.tensor(values[0]), 3).shape == (3,)
+
+
+def test_random_integers_explain_what_does_not_fit() -> None:
+    x, before = gf.tensor([0.5, 0.5]), gf.random.default_generator.state_dict()
+    for call, error, says in (
+        (lambda: gf.random.randint(2, low=3, high=3), ValueError, "low < high"),
+        (lambda: gf.random.randint(2, high=1.5), ValueError, "integers low < high"),  # type: ignore[arg-type]
+        (lambda: gf.random.randint(2, high=300, dtype="uint8"), ValueError, "from 0 to 255 for uint8"),
+        (lambda: gf.random.randint(2, high=3, dtype="float32"), TypeError, "integer dtype; got float32"),
+        (lambda: gf.random.bernoulli(0.5), TypeError, "got float"),  # type: ignore[arg-type]
+        (lambda: gf.random.bernoulli(x.astype("int64")), TypeError, "got int64"),
+        (lambda: gf.random.bernoulli(x * 3), ValueError, "numbers from 1.5 to 1.5"),
+        (lambda: gf.random.bernoulli(x * math.nan), ValueError, "numbers from nan to nan"),
+        (lambda: gf.random.multinomial(x, 3), ValueError, "at most 2, the categories"),
+        (lambda: gf.random.multinomial(x, 0), ValueError, "at least 1"),
+        (lambda: gf.random.multinomial(x[None, None], 1), ValueError, "shape"),
+        (lambda: gf.random.multinomial(-x, 1), ValueError, "finite weights >= 0"),
+        (lambda: gf.random.multinomial(x / 0.0, 1), ValueError, "to inf"),
+        (lambda: gf.random.multinomial(x * 0, 1, replacement=True), ValueError, "a weight above 0 in each row"),
+        (lambda: gf.random.multinomial(gf.tensor([1.0, 0.0]), 2), ValueError, "2 weights above 0 in each row"),
+    ):  # fmt: skip
+        with np.errstate(divide="ignore"), pytest.raises(error, match=says):
+            call()
+    assert gf.random.default_generator.state_dict() == before
+
+
+def test_a_captured_step_draws_new_integers(device: str) -> None:
+    weights = gf.tensor([0.1, 0.4, 0.5])
+
+    def step() -> gf.Tensor:
+        first = gf.random.randint(3, low=-5, high=50).astype("float32")
+        second = gf.random.multinomial(weights, 3).astype("float32") + gf.random.multinomial(
+            weights, 3, replacement=True
+        )
+        return first + 100 * second + 1000 * gf.random.bernoulli(weights)
+
+    gf.manual_seed(0)
+    expected = [step().tolist() for _ in range(6)]
+    captured = gf.capture(step)
+    gf.manual_seed(0)
+    assert [captured().tolist() for _ in range(6)] == expected
+    assert len({tuple(row) for row in expected}) == 6
+
+
 # ---------------------------------------------------------------------- dropout
 
 
@@ -335,6 +444,9 @@ DRAWS: dict[str, Any] = {
     "normal": lambda: gf.random.normal((7,), std=2.0),
     "normal float16": lambda: gf.random.normal((7,), dtype="float16"),
     "nothing": lambda: gf.random.normal((0, 3)),
+    "randint": lambda: gf.random.randint((3, 5), low=-4, high=9, dtype="int8"),
+    "bernoulli": lambda: gf.random.bernoulli(gf.full((3, 5), 0.5)),
+    "multinomial": lambda: gf.random.multinomial(gf.tensor([[0.1, 0.4, 0.5]] * 3), 2),
     "permutation": lambda: gf.random.permutation(11),
     "dropout": lambda: gf.dropout(gf.ones((3, 3)), 0.4),
     "weights": lambda: gf.nn.MLP([3, 4, 2], "tanh").state_dict()["0.weight"],

@@ -6,7 +6,18 @@ computed from them in float64 by operations that IEEE 754 rounds exactly (+, -, 
 the same to the last bit, too.
 """
 
+from gradflow.random.discrete import bernoulli, multinomial, randint
 from gradflow.random.generator import Generator, default_generator, manual_seed
 from gradflow.random.sampling import normal, permutation, uniform
 
-__all__ = ["Generator", "default_generator", "manual_seed", "normal", "permutation", "uniform"]
+__all__ = [
+    "Generator",
+    "bernoulli",
+    "default_generator",
+    "manual_seed",
+    "multinomial",
+    "normal",
+    "permutation",
+    "randint",
+    "uniform",
+]

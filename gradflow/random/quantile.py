@@ -40,7 +40,7 @@ def normal_quantile(p: Array, F: Backend) -> Array:
     """
     q = F.subtract(p, 0.5)
     centre = F.multiply(q, _ratio(F.subtract(0.180625, F.square(q)), _CENTRE, F))
-    r = F.sqrt(F.negative(_log(F.subtract(0.5, F.abs(q)), F)))
+    r = F.sqrt(F.negative(log_of_half(F.subtract(0.5, F.abs(q)), F)))
     outer = F.where(
         F.less_equal(r, 5.0),
         _ratio(F.subtract(r, 1.6), _MIDDLE, F),
@@ -50,8 +50,8 @@ def normal_quantile(p: Array, F: Backend) -> Array:
     return F.where(F.less_equal(F.abs(q), 0.425), centre, outer)
 
 
-def _log(p: Array, F: Backend) -> Array:
-    """The logarithm of float64 p in [2^-53, 1/2]: p is scaled into [1/2, 1), where a series of atanh converges."""
+def log_of_half(p: Array, F: Backend) -> Array:
+    """The logarithm of float64 p in [2^-63, 1/2]: p is scaled into [1/2, 1), where a series of atanh converges."""
     exponent = F.zeros_like(p)  # p = scaled / 2^exponent
     for step in (32, 16, 8, 4, 2, 1):
         small = F.less(p, 2.0**-step)

@@ -45,7 +45,7 @@ def uniform(
     def values(F: Backend, words: Array) -> Array:
         return F.add(F.multiply(unit_interval(words, F), float(high) - float(low)), float(low))
 
-    return _sample(shape, _floating(dtype), device, generator, values)
+    return sample(shape, _floating(dtype), device, generator, values)
 
 
 def normal(
@@ -78,7 +78,7 @@ def normal(
     def values(F: Backend, words: Array) -> Array:
         return F.add(F.multiply(normal_quantile(unit_interval(words, F), F), float(std)), float(mean))
 
-    return _sample(shape, _floating(dtype), device, generator, values)
+    return sample(shape, _floating(dtype), device, generator, values)
 
 
 def permutation(n: int, *, device: DeviceLike | None = None, generator: Generator | None = None) -> Tensor:
@@ -91,7 +91,7 @@ def permutation(n: int, *, device: DeviceLike | None = None, generator: Generato
     >>> sorted(order.tolist())
     [0, 1, 2, 3, 4]
     """
-    return _sample((n,), "int64", device, generator, lambda F, words: F.argsort(words, axis=-1, stable=True))
+    return sample((n,), "int64", device, generator, lambda F, words: F.argsort(words, axis=-1, stable=True))
 
 
 def unit_interval(words: Array, F: Backend) -> Array:
@@ -109,7 +109,7 @@ def _floating(dtype: Any) -> str:
     return found.name
 
 
-def _sample(
+def sample(
     shape: int | Sequence[int],
     dtype: str,
     device: DeviceLike | None,
