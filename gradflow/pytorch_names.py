@@ -247,7 +247,8 @@ NN = {
     "PReLU": "none: gradflow.nn.LeakyReLU(negative_slope), whose slope is not trained",
     "ReLU6": "none: gradflow.clip(x, 0, 6) in the forward of a module, or gradflow.nn.ReLU",
     "SELU": "none: gradflow.nn.ELU",
-    "utils": "gradflow.optim.clip_grad_norm_, gradflow.nn.parameters_to_vector and gradflow.nn.vector_to_parameters",
+    "utils": "gradflow.optim.clip_grad_norm_, gradflow.optim.clip_grad_value_, gradflow.nn.parameters_to_vector and "
+    "gradflow.nn.vector_to_parameters",
 }
 """For names of `torch.nn`, as `FUNCTIONS`."""
 

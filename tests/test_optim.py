@@ -18,7 +18,7 @@ from twin import twin_device
 
 import gradflow as gf
 from gradflow import nn, optim
-from gradflow.optim import SGD, Adam, AdamW, Optimizer, RMSprop, clip_grad_norm_, schedules
+from gradflow.optim import SGD, Adam, AdamW, Optimizer, RMSprop, clip_grad_norm_, clip_grad_value_, schedules
 from gradflow.testing import assert_agree, eps, host
 
 MAKERS: dict[str, Callable[[Any], Optimizer]] = {
@@ -1292,6 +1292,69 @@ def test_clipping_of_mixed_devices_raises() -> None:
         a.grad, b.grad = gf.ones((1,)), gf.ones((1,), device=twin)
         with pytest.raises(gf.DeviceMismatchError, match="clip_grad_norm_"):
             clip_grad_norm_([a, b], 1.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_norm_that_is_not_finite_raises_if_asked(device: str, bad: float) -> None:
+    """Before anything changes, as in PyTorch; a finite one is clipped as without the question."""
+    p, q = parameter([1.0, 2.0]), parameter([3.0])
+    SGD([p], lr=0.1)
+    (p.sum() * 2 + q.sum() * bad).backward()
+    with pytest.raises(RuntimeError, match=r"^the norm of the gradients is (nan|inf): .+nothing was clipped"):
+        clip_grad_norm_(iter([p, q]), 1.0, error_if_nonfinite=True)
+    np.testing.assert_array_equal(host(p.grad), [2, 2])
+    np.testing.assert_array_equal(host(q.grad), [bad])
+    assert clip_grad_norm_([p], 1.0, error_if_nonfinite=True).item() == pytest.approx(math.sqrt(8))
+    np.testing.assert_allclose(host(p.grad), [math.sqrt(0.5)] * 2, rtol=1e-6)
+
+
+def test_a_captured_step_that_asks_whether_the_norm_is_finite_runs_normally(device: str) -> None:
+    p = parameter([1.0, 2.0])
+    optimizer = SGD([p], lr=0.1)
+
+    @gf.capture
+    def step(factor: gf.Tensor) -> gf.Tensor:
+        optimizer.zero_grad()
+        loss = (p * factor).sum()
+        loss.backward()
+        clip_grad_norm_([p], 1.0, error_if_nonfinite=True)
+        optimizer.step()
+        return loss
+
+    for _ in range(3):
+        step(gf.ones((2,)))
+    assert "reads a value (clip_grad_norm_)" in step.status
+    before = host(p).copy()
+    with pytest.raises(RuntimeError, match="the norm of the gradients is inf"):
+        step(gf.full((2,), math.inf))
+    assert_agree("parameter", p, before)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_clipping_by_value_is_pytorchs(device: str, dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    rng, theirs = np.random.default_rng(0), []
+    inside, outside, frozen = (
+        parameter(np.zeros(70), dtype),
+        parameter(np.zeros((2, 3)), dtype),
+        parameter([1.0], dtype),
+    )
+    optimizer = SGD([inside, frozen], lr=0.0)
+    for p in (inside, outside):
+        g = rng.normal(size=p.shape).astype(dtype)
+        g[..., :3] = [math.nan, math.inf, -math.inf]
+        p.grad = gf.tensor(g)
+        theirs.append(torch.zeros(p.shape, dtype=getattr(torch, dtype), requires_grad=True))
+        theirs[-1].grad = torch.from_numpy(g.copy())
+    with np.errstate(invalid="ignore"):
+        optimizer.step()  # copies the gradient into the buffer
+    clip_grad_value_([inside, outside, frozen], 0.4)
+    torch.nn.utils.clip_grad_value_(theirs, 0.4)
+    for p, q in zip((inside, outside), theirs, strict=True):
+        np.testing.assert_array_equal(host(p.grad), q.grad.numpy())
+    for wrong in (-1.0, math.nan, math.inf, "1"):
+        with pytest.raises(ValueError, match="clip_value"):
+            clip_grad_value_(inside, wrong)
 
 
 # ---------------------------------------------------------------------- memory

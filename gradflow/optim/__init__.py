@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from gradflow.optim import schedules
 from gradflow.optim.algorithms import SGD, Adam, AdamW, RMSprop
-from gradflow.optim.clip import clip_grad_norm_
+from gradflow.optim.clip import clip_grad_norm_, clip_grad_value_
 from gradflow.optim.flat import FlatArrays
 from gradflow.optim.hyperparameters import check_numbers
 from gradflow.optim.moments import Adagrad, Lion, NAdam, RAdam
@@ -26,6 +26,7 @@ __all__ = [
     "RMSprop",
     "check_numbers",
     "clip_grad_norm_",
+    "clip_grad_value_",
     "schedules",
 ]
 

@@ -1,10 +1,11 @@
-"""Clipping of gradients by their global norm, without waiting for the device."""
+"""Clipping of gradients by their global norm or by value, without waiting for the device."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from gradflow.autograd.leaf import IN_BUFFER, Leaf
 from gradflow.backend import Array
@@ -16,13 +17,27 @@ from gradflow.optim.flat import FlatBlock
 from gradflow.optim.hyperparameters import checked_number
 from gradflow.tensor import Tensor, is_read_only
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-@opaque_call
-def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
+
+def _named(name: str) -> Callable[[_Function], _Function]:
+    """Decorate what does the work of a public function, to be called by its name in profiles."""
+
+    def rename(function: _Function) -> _Function:
+        function.__name__ = name
+        return function
+
+    return rename
+
+
+def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, error_if_nonfinite: bool = False) -> Tensor:
     """Scale all gradients in place so that their global 2-norm is at most `max_norm`, and return their previous norm.
 
     parameters: a tensor or several, on one device. Those without a gradient do not count; one given twice counts once.
     max_norm: the largest norm allowed, at least 0. `math.inf` changes nothing: it only measures the norm.
+    error_if_nonfinite: whether to raise RuntimeError for a norm that is infinite or NaN, before anything changes
+        (default False). This measures a copy of the gradients first and waits for the device, so a captured step that
+        asks for it runs normally.
 
     The norm is a tensor of shape (), of the widest dtype of the gradients and on their device: reading it waits for the
     device, clipping does not. It is 0 if there are no gradients. Pascanu et al. 2013, "On the difficulty of training
@@ -45,20 +60,79 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
     """
     if max_norm != math.inf:
         checked_number("max_norm", max_norm)
+    tensors = _distinct(parameters)
+    if error_if_nonfinite:
+        norm = _clip_norm(tensors, math.inf)
+        if not math.isfinite(value := float(norm.backend.to_host(norm.array))):
+            raise RuntimeError(
+                f"the norm of the gradients is {value}: a gradient is not finite, or their squares overflow "
+                f"{norm.dtype}; nothing was clipped (error_if_nonfinite)"
+            )
+    return _clip_norm(tensors, max_norm)
+
+
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
+    """Limit each element of the gradients to [-clip_value, clip_value], in place.
+
+    parameters: a tensor or several. Those without a gradient do not count.
+    clip_value: the largest absolute value allowed, at least 0.
+
+    NaN stays NaN. Nothing waits for the device. Raises ValueError for another `clip_value` and for a read-only
+    gradient.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([0.0, 0.0], requires_grad=True)
+    >>> (x * gf.tensor([3.0, -0.5])).sum().backward()
+    >>> gf.optim.clip_grad_value_([x], clip_value=1.0)
+    >>> x.grad.tolist()
+    [1.0, -0.5]
+    """
+    _clip_value(_distinct(parameters), checked_number("clip_value", clip_value))
+
+
+def _distinct(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    tensors = list({id(t): t for t in given}.values())
-    leaves = [leaf for t in tensors if (leaf := _leaf(t)) is not None and leaf.array is not None]
+    return list({id(t): t for t in given}.values())
+
+
+def _leaves(tensors: list[Tensor]) -> list[Leaf]:
+    """The leaves that have a gradient."""
+    return [leaf for t in tensors if (leaf := _leaf(t)) is not None and leaf.array is not None]
+
+
+def _check_writable(arrays: Iterable[Array]) -> None:
+    if any(map(is_read_only, arrays)):
+        raise ValueError(
+            "a gradient cannot be clipped in place: its memory is read-only, since it comes from a NumPy array or a "
+            "broadcast; copy it with .clone() first"
+        )
+
+
+@opaque_call
+@_named("clip_grad_value_")
+def _clip_value(tensors: list[Tensor], limit: float) -> None:
+    leaves = _leaves(tensors)
+    for backend in dict.fromkeys(leaf.backend for leaf in leaves):
+        blocks, arrays = _joined([leaf for leaf in leaves if leaf.backend is backend])
+        _check_writable(arrays)
+        for array in [*arrays, *[block.gradients for block in blocks]]:
+            backend.setitem(array, ..., backend.clip(array, -limit, limit))
+    for leaf in leaves:
+        leaf.mark_gradient_changed()
+
+
+@opaque_call
+@_named("clip_grad_norm_")
+def _clip_norm(tensors: list[Tensor], max_norm: float) -> Tensor:
+    leaves = _leaves(tensors)
     if not leaves:
         return zeros((), device=tensors[0].device if tensors else None)
     backend = leaves[0].backend
     if len({leaf.backend for leaf in leaves}) > 1:
         raise mismatch("clip_grad_norm_", [t for t in tensors if _leaf(t) in leaves])
     blocks, arrays = _joined(leaves)
-    if max_norm != math.inf and any(map(is_read_only, arrays)):
-        raise ValueError(
-            "a gradient cannot be clipped in place: its memory is read-only, since it comes from a NumPy array or a "
-            "broadcast; copy it with .clone() first"
-        )
+    if max_norm != math.inf:
+        _check_writable(arrays)
     padding = [*[None] * len(arrays), *[block.padding for block in blocks]]
     arrays += [block.gradients for block in blocks]
     converted = arrays  # to the widest dtype
