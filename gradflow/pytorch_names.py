@@ -287,11 +287,11 @@ SCHEDULES = {
     "ConstantLR": "none: it lowers the first rates; gradflow.optim.schedules.warmup raises them step by step",
     "CosineAnnealingLR": "gradflow.optim.schedules.cosine",
     "ExponentialLR": "gradflow.optim.schedules.step(lr, every=1, factor=gamma)",
-    "LambdaLR": "any function of the step: pass it to the optimizer as its lr",
+    "LambdaLR": "any function of the step: pass it to the optimizer as its lr, or one to each parameter group",
     "LinearLR": "gradflow.optim.schedules.warmup(schedule, steps), around another schedule",
     "MultiStepLR": "a function of the step: pass it to the optimizer as its lr",
     "OneCycleLR": "gradflow.optim.schedules.one_cycle",
-    "ReduceLROnPlateau": "none: change the lr in Optimizer.param_groups when the loss stays",
+    "ReduceLROnPlateau": "gradflow.optim.schedules.plateau: a function of the losses so far",
     "SequentialLR": "a function of the step that calls one schedule after another: pass it as lr",
     "StepLR": "gradflow.optim.schedules.step",
 }

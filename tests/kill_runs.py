@@ -28,8 +28,8 @@ from gradflow.training import load_run
 
 CASES = (
     "iris --hidden 16 --epochs 200 --dropout 0.3",
-    "wine --hidden 24,12 --epochs 150 --dropout 0.2 --average 0.95 --schedule constant",
-    "iris --hidden 8 --epochs 60 --dropout 0.1 --ensemble 3",
+    "wine --hidden 24,12 --epochs 150 --dropout 0.2 --average 0.95 --schedule plateau",
+    "iris --hidden 8 --epochs 60 --dropout 0.1 --ensemble 3 --optimizer nadam",
     "wine --hidden 16 --epochs 100 --dropout 0 --accumulate 3 --batch-size 16 --optimizer sgd",
     "breast-cancer --hidden 16 --epochs 40 --clip-norm 0.5 --class-weight balanced",
     "diabetes --hidden 12 --epochs 80 --optimizer rmsprop --patience 40 --lr 0.001",

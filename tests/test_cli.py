@@ -345,7 +345,7 @@ def test_the_note_on_a_config_names_each_difference(command: Any, monkeypatch: p
         ("train iris --epochs 0", "epochs must be an integer from 1 to 1000000; got 0"),
         ("train iris --activation step", "unknown activation 'step'; there are relu, "),
         ("train iris --optimizer lamb", "unknown optimizer 'lamb'; there are adamw, "),
-        ("train iris --schedule linear", "unknown schedule 'linear'; there are cosine, constant"),
+        ("train iris --schedule linear", "unknown schedule 'linear'; there are cosine, constant, plateau"),
         ("train iris --hidden 0", "each width in hidden must be an integer from 1"),
         ("train iris --hidden 8,-8", "each width in hidden .+ got -8"),
         ("train iris --hidden a,b", "widths are integers separated by commas, such as 256,128; got 'a,b'"),

@@ -76,11 +76,14 @@ OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
     "adam": optim.Adam,
     "adamw": partial(optim.AdamW, weight_decay=0.1),
     "rmsprop": partial(optim.RMSprop, momentum=0.5, centered=True),
+    "nadam": optim.NAdam,
+    "amsgrad": partial(optim.Adam, amsgrad=True),
 }
 SCHEDULES: dict[str, Any] = {
     "number": 0.02,
     "cosine": optim.schedules.cosine(0.05, 40),
     "warm-up": lambda step: 0.002 * min(step + 1, 10),
+    "plateau": 0.05,
 }
 LOSSES: dict[str, tuple[Any, Any, int, list[str]]] = {
     "labels": (gf.cross_entropy, LABELS, 3, ["accuracy"]),
@@ -124,6 +127,7 @@ class Case:
         validation = Batches(INPUTS[:20], targets[:20], 12) if self.validation else None  # shuffled, too
         trainer = Trainer(
             model, loss, optimizer, train, validation, metrics=metrics, clip_norm=self.clip_norm,
+            schedule=optim.schedules.plateau(0.05, patience=0) if self.schedule == "plateau" else None,
             accumulate=self.accumulate, average=self.average, capture=self.capture, autocast=self.autocast,
             class_weight=self.class_weight if self.loss == "labels" else None,
         )  # fmt: skip

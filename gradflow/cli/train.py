@@ -180,7 +180,7 @@ def add_parser(commands: Any) -> None:
     course = parser.add_argument_group("training").add_argument
     course("--optimizer", metavar="NAME", help=f"{_names(OPTIMIZERS)} ({default.optimizer})")
     course("--lr", type=float, metavar="RATE", help=f"initial learning rate ({_own_defaults('lr')})")
-    course("--schedule", metavar="NAME", help=f"{_names(SCHEDULES)}: whether the rate falls to 0 ({default.schedule})")
+    course("--schedule", metavar="NAME", help=f"{_names(SCHEDULES)}: how the rate falls ({default.schedule})")
     course("--momentum", type=float, metavar="M", help=f"at least 0, below 1 ({_own_defaults('momentum')})")
     course("--weight-decay", type=float, metavar="W", help=f"at least 0 ({_own_defaults('weight_decay')})")
     course("--batch-size", type=int, metavar="N", help=f"samples per batch, at most all of them ({default.batch_size})")

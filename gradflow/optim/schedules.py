@@ -2,7 +2,7 @@
 
 Each is a frozen dataclass whose instances are callable, so that it can be printed, compared and pickled. Any function
 of the steps can serve as a schedule, too. All raise ValueError for a rate that is negative or non-finite, and for a
-number of steps that is not an integer of at least 1.
+number of steps that is not an integer of at least 1. `plateau` is a function of the figures of the epochs instead.
 
 >>> schedule = warmup(cosine(0.1, steps=100), steps=10)
 >>> [round(schedule(step), 3) for step in (0, 5, 10, 60, 110)]
@@ -12,7 +12,7 @@ number of steps that is not an integer of at least 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
@@ -180,6 +180,78 @@ class one_cycle:  # noqa: N801
         if step <= top:
             return _half_cosine(start, self.peak, step / top if top else 1.0)
         return _half_cosine(self.peak, start / self.final_divisor, (step - top) / (self.steps - 1.0 - top))
+
+
+@dataclass(frozen=True)
+class plateau:  # noqa: N801
+    """A rate that falls when a figure stops improving: PyTorch's ReduceLROnPlateau as a function of the figures so far.
+
+    lr: the first learning rate.
+    mode: "min" if lower figures are better (default), or "max".
+    factor: what the rate is multiplied by, in [0, 1) (default 0.1).
+    patience: how many epochs in a row without an improvement leave the rate as it is (default 10).
+    threshold, threshold_mode: how much better than the best an improvement is: by a share of the best with "rel"
+        (default), else by a difference, with "abs" (default 1e-4).
+    cooldown: after the rate has fallen, so many epochs do not count as without an improvement (default 0).
+    min_lr: the lowest rate (default 0).
+    eps: the rate stays if it would fall by no more than this (default 1e-8).
+
+    It is no `lr` of an optimizer, since it knows no steps: `Trainer(..., schedule=plateau(0.1))` sets the rate of each
+    epoch; in a loop of yours, `group["lr"] = schedule(losses)` does. It keeps no state, so a resumed run has the same
+    rates. Raises ValueError for arguments out of range, and TypeError when it is called with a step.
+
+    >>> import gradflow as gf
+    >>> schedule = gf.optim.schedules.plateau(0.1, patience=1, factor=0.5)
+    >>> schedule([]), schedule([3.0, 2.0, 2.0]), schedule([3.0, 2.0, 2.0, 2.0])
+    (0.1, 0.1, 0.05)
+    """
+
+    lr: float
+    mode: str = "min"
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    threshold_mode: str = "rel"
+    cooldown: int = 0
+    min_lr: float = 0.0
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _check(1, lr=self.lr, factor=self.factor, threshold=self.threshold, min_lr=self.min_lr, eps=self.eps)
+        for name, count in {"patience": self.patience, "cooldown": self.cooldown}.items():
+            if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
+                raise ValueError(f"{name} is a number of epochs, an integer of at least 0; got {count!r}")
+        if self.factor >= 1.0:
+            raise ValueError(f"plateau needs a factor below 1; got {self.factor!r}")
+        if self.mode not in ("min", "max") or self.threshold_mode not in ("rel", "abs"):
+            got = f"{self.mode!r} and {self.threshold_mode!r}"
+            raise ValueError(f'plateau needs mode "min" or "max" and threshold_mode "rel" or "abs"; got {got}')
+
+    def __call__(self, history: Iterable[float]) -> float:
+        """The rate after epochs with these figures, in order."""
+        if isinstance(history, Real):
+            raise TypeError(
+                f"plateau takes the figures of all epochs so far, not a step; got {history!r}: pass it to "
+                "Trainer(schedule=...), and a number to the optimizer as its lr"
+            )
+        rate, best, stale, cooling = float(self.lr), math.inf if self.mode == "min" else -math.inf, 0, 0
+        for figure in map(float, history):
+            if self._is_better(figure, best):
+                best, stale = figure, 0
+            else:
+                stale += 1
+            if cooling:
+                cooling, stale = cooling - 1, 0
+            if stale > self.patience:
+                lower = max(rate * self.factor, self.min_lr)
+                rate = lower if rate - lower > self.eps else rate
+                cooling, stale = self.cooldown, 0
+        return rate
+
+    def _is_better(self, figure: float, best: float) -> bool:
+        if self.mode == "min":
+            return figure < (best * (1.0 - self.threshold) if self.threshold_mode == "rel" else best - self.threshold)
+        return figure > (best * (1.0 + self.threshold) if self.threshold_mode == "rel" else best + self.threshold)
 
 
 if not TYPE_CHECKING:

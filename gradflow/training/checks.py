@@ -45,6 +45,20 @@ def check_parts(model: Any, optimizer: Any, train: Any, validation: Any, accumul
                 )
 
 
+def check_schedule(schedule: Any, optimizer: gf.optim.Optimizer) -> None:
+    """Raise TypeError or ValueError for a schedule of epochs that is none, or that would replace one of steps."""
+    if schedule is None:
+        return
+    if not callable(schedule):
+        raise TypeError(
+            f"schedule is a function of the figures so far, such as schedules.plateau(0.1); got {schedule!r}"
+        )
+    if any(callable(group["lr"]) for group in optimizer.param_groups):
+        raise ValueError(
+            "the optimizer has a schedule of steps as its lr: give it a number, which the trainer's schedule replaces"
+        )
+
+
 def norm_of(clip_norm: Any) -> float | None:
     """The largest norm as a float, or None. Raises ValueError unless it is a finite number above 0."""
     norm = None if clip_norm is None else checked_number("clip_norm", clip_norm)

@@ -45,6 +45,12 @@ class Epoch:
     samples_per_second: float = field(compare=False)
     skipped: int = 0
 
+    def figure(self, name: str) -> float:
+        """Return "loss" or a metric by its name: of the validation if there is one, else of the training."""
+        if self.validation_loss is None:
+            return self.train_loss if name == "loss" else self.train_metrics[name]
+        return self.validation_loss if name == "loss" else self.validation_metrics[name]
+
     def __str__(self) -> str:
         parts = [f"epoch {self.epoch}: {_figures(self.train_loss, self.train_metrics)}"]
         if self.validation_loss is not None:

@@ -60,11 +60,7 @@ class Progress:
         best = self.best
         if best is None:
             return not math.isnan(figures[monitor])
-        if best.validation_loss is None:
-            so_far = {"loss": best.train_loss, **best.train_metrics}
-        else:
-            so_far = {"loss": best.validation_loss, **best.validation_metrics}
-        return better(monitor) * (figures[monitor] - so_far[monitor]) > 0.0
+        return better(monitor) * (figures[monitor] - best.figure(monitor)) > 0.0
 
     def finish_epoch(self, epoch: Epoch, is_best: bool, weights: dict[str, gf.Tensor] | None) -> None:
         """Add a finished epoch with the weights of the best, and be before the first batch of the next one."""

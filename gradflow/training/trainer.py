@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import index
 from typing import Any
 
@@ -19,6 +19,7 @@ from gradflow.distributed import Communicator
 from gradflow.distributed.reduction import GradientReduction
 from gradflow.environment import delayed_interrupts
 from gradflow.optim.averaging import WeightAverage
+from gradflow.optim.hyperparameters import checked_number
 from gradflow.saving import load, save
 from gradflow.training import checks, finiteness, ranks, trainer_state
 from gradflow.training.bar import Bar, tqdm
@@ -55,6 +56,9 @@ class Trainer(SetOnce):
     autocast: "bfloat16" or "float16": passes compute their products in it, as in `gradflow.autocast` (default None: as
         the model is). With float16, losses are scaled by a `gradflow.optim.GradScaler`, the attribute `scaler`: a step
         whose gradients overflow changes nothing, and counts in `Epoch.skipped`. Half floats are slow on a CPU.
+    schedule: the learning rate of each epoch: a function of the figures that `monitor` names, a list with one for each
+        finished epoch, such as `gradflow.optim.schedules.plateau(0.1)`. It sets the "lr" of all parameter groups before
+        the first step of an epoch (default None: the rates are the optimizer's, numbers or functions of the step).
     capture: whether to replay the step (see `gradflow.capture`). "auto" (default) does so if the model and the loss are
         made of gradflow's own, since a replay does not run a user's Python.
     progress: whether to show a bar within each epoch (default False; it needs tqdm, of the extra `train`).
@@ -101,6 +105,7 @@ class Trainer(SetOnce):
         average: float | None = None,
         class_weight: ClassWeight = None,
         autocast: str | None = None,
+        schedule: Callable[[Sequence[float]], float] | None = None,
         capture: bool | str = "auto",
         progress: bool = False,
         communicator: Communicator | None = None,
@@ -111,10 +116,11 @@ class Trainer(SetOnce):
         checks.check_monitor(monitor, names)
         if capture not in (True, False, "auto"):
             raise ValueError(f"capture is True, False or 'auto'; got {capture!r}")
+        checks.check_schedule(schedule, optimizer)
         if progress:
             tqdm()
         self.model, self.loss, self.optimizer, self.train, self.validation = model, loss, optimizer, train, validation
-        self.monitor, self.clip_norm, self.accumulate = monitor, clip_norm, index(accumulate)
+        self.monitor, self.clip_norm, self.accumulate, self.schedule = monitor, clip_norm, index(accumulate), schedule
         self.communicator, self.progress = communicator, progress and (communicator is None or not communicator.rank)
         self.captures = capture is True or (capture == "auto" and is_own(model, loss))
         self.metrics = names
@@ -258,6 +264,7 @@ class Trainer(SetOnce):
         progress.torn = True
         if not progress.batches:
             progress.applied = self.optimizer.steps
+            self._set_rate()
         if not self.model.training:
             self.model.train()
         if self.progress:
@@ -273,6 +280,15 @@ class Trainer(SetOnce):
         if self.progress:
             self._bar.show(progress.batches, losses[-1])
         return losses
+
+    def _set_rate(self) -> None:
+        """Set the learning rates of the epoch that begins, if they depend on those before."""
+        if self.schedule is not None:
+            figures = [epoch.figure(self.monitor) for epoch in self._progress.history]
+            rate = checked_number("the rate of the schedule", self.schedule(figures))
+            for group in self.optimizer.param_groups:
+                if group["lr"] != rate:
+                    group["lr"] = rate
 
     def _finish(self) -> Epoch:
         """Validate, read the figures of the epoch, keep the weights if they are the best, and start the next epoch."""

@@ -110,6 +110,7 @@ def run_of(trainer: Trainer) -> dict[str, Any]:
         "optimizer": type(trainer.optimizer).__name__,
         "parameter groups": [len(group["params"]) for group in groups],
         "learning rate": [in_words(repr(group["lr"])) if callable(group["lr"]) else "number" for group in groups],
+        "schedule": None if trainer.schedule is None else in_words(repr(trainer.schedule)),
         "metrics": list(trainer.metrics),
         "monitor": trainer.monitor,
         "clip_norm": trainer.clip_norm,

@@ -129,7 +129,10 @@ def _the_model(data: ReportData) -> Iterator[str]:
 def _the_training(data: ReportData) -> Iterator[str]:
     settings = data.settings
     optimizer = str(settings["optimizer"])
-    falls = ", which falls to 0 along half a cosine," if settings.get("schedule") == "cosine" else ""
+    falls = {
+        "cosine": ", which falls to 0 along half a cosine,",
+        "plateau": ", which is halved after 5 epochs without a better loss,",
+    }.get(str(settings.get("schedule")), "")
     options = [f"a learning rate of {settings['lr']:g}{falls}"]
     options += [f"momentum {settings['momentum']:g}"] if settings.get("momentum") else []
     options += [f"weight decay {settings['weight_decay']:g}"] if settings.get("weight_decay") else []

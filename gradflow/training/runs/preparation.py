@@ -208,6 +208,7 @@ def make_trainer(plan: Plan, member: int) -> Trainer:
         average=settings.average or None,
         class_weight=settings.class_weight,
         autocast=settings.autocast,
+        schedule=plateau_of(settings),
         communicator=plan.communicator,
     )
 
@@ -222,11 +223,18 @@ def _least_memory(sizes: tuple[int, ...], batch: int) -> int:
     return 4 * (3 * sum(n * m for n, m in itertools.pairwise(sizes)) + batch * sum(sizes))
 
 
+def plateau_of(settings: Settings) -> gf.optim.schedules.plateau | None:
+    """Return the schedule of a trainer, which is a function of the losses; None if the optimizer has one of steps."""
+    lr: Any = settings.lr
+    return gf.optim.schedules.plateau(lr, factor=0.5, patience=4) if settings.schedule == "plateau" else None
+
+
 def make_optimizer(settings: Settings, model: gf.nn.Module, steps: int) -> gf.optim.Optimizer:
     """Return the optimizer of a model that is trained for so many steps."""
     courses: dict[str, Callable[..., Any]] = {
         "constant": gf.optim.schedules.constant,
         "cosine": partial(gf.optim.schedules.cosine, steps=steps),
+        "plateau": float,  # and `Trainer` has the schedule
     }
     options: dict[str, Any] = {"lr": courses[settings.schedule](settings.lr), "weight_decay": settings.weight_decay}
     if settings.momentum is not None:

@@ -39,8 +39,9 @@ OPTIMIZER_CLASSES: dict[str, Callable[..., optim.Optimizer]] = {
 }
 """Their classes in `gradflow.optim`."""
 
-SCHEDULES = ("cosine", "constant")
-"""The schedules of the learning rate: down to 0 along half a cosine over the whole run, or constant."""
+SCHEDULES = ("cosine", "constant", "plateau")
+"""The schedules of the learning rate: down to 0 along half a cosine over the whole run; constant; or a half of it after
+each 5 epochs without a better validation loss (training loss without validation)."""
 
 
 CLASS_WEIGHTS = ("balanced",)
