@@ -196,3 +196,48 @@ def test_a_vector_that_does_not_fit_changes_nothing() -> None:
     with pytest.raises(ValueError, match="needs at least one parameter"):
         nn.parameters_to_vector([])
     assert {k: v.tolist() for k, v in model.state_dict().items()} == {k: v.tolist() for k, v in before.items()}
+
+
+# ---------------------------------------------------------------------- what other parts make of them
+
+
+def test_weights_go_to_pytorchs_containers_and_back(tmp_path: Any) -> None:
+    torch = pytest.importorskip("torch")
+    files = pytest.importorskip("safetensors.torch")
+
+    def model(library: Any, ones: Any) -> Any:
+        module = library.Module()
+        module.heads = library.ModuleDict({"a": library.Linear(2, 3), "b": library.Linear(2, 1)})
+        module.factors = library.ParameterList([ones(2), ones((2, 2))])
+        return module
+
+    mine, theirs = model(nn, gf.ones), model(torch.nn, torch.ones)
+    path = str(tmp_path / "weights.safetensors")
+    files.save_file(theirs.state_dict(), path)
+    mine.load(path, names="torch")
+    for name, value in theirs.state_dict().items():
+        assert mine.state_dict()[name].tolist() == value.tolist()
+    nn.vector_to_parameters(nn.parameters_to_vector(mine.parameters()) * 2, mine.parameters())
+    mine.save(path, names="torch")
+    theirs.load_state_dict(files.load_file(path))
+    assert {name: x.tolist() for name, x in mine.state_dict().items()} == {
+        name: x.tolist() for name, x in theirs.state_dict().items()
+    }
+
+
+def test_a_summary_counts_their_parameters_and_calls_no_hooks() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(2, 3)})
+            self.factors = nn.ParameterList([gf.ones(3), gf.ones(3)])
+
+        def forward(self, x: Any) -> Any:
+            return sum(factor * head(x) for factor, head in zip(self.factors, self.heads.values(), strict=True))
+
+    model, called = Model(), []
+    model.heads["a"].register_forward_pre_hook(lambda *_: called.append(1))
+    model.heads["b"].register_full_backward_hook(lambda *_: called.append(2))
+    summary = nn.summary(model, 2)
+    assert (summary.parameters, [layer.name for layer in summary.layers]) == (24, ["heads.a", "heads.b", "factors"])
+    assert not called

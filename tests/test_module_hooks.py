@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -154,3 +156,18 @@ def test_hooks_belong_to_a_copy_and_a_fused_perceptron_is_undone() -> None:
     pytest.importorskip("onnx")
     with pytest.raises(TypeError, match="has hooks or a forward of its own"):
         gf.onnx.export(model, "unused.onnx")
+
+
+def test_a_call_with_hooks_makes_no_reference_cycle() -> None:
+    layer, x = nn.Linear(2, 2), gf.ones((1, 2), requires_grad=True)
+    layer.register_full_backward_hook(lambda m, i, o: i[0] * 2)
+    gc.disable()
+    try:
+        y = layer(x)
+        node: Any = y._node
+        nodes = [weakref.ref(each) for each in (node, node.parents[0], node.parents[0].parents[0])]
+        y.sum().backward()
+        del y, node
+        assert [each() for each in nodes] == [None, None, None]
+    finally:
+        gc.enable()

@@ -45,8 +45,8 @@ class Hookable:
                 inputs = result if isinstance(result, tuple) else (result,)
         call = None
         if self._backward_hooks and is_grad_enabled():
-            call = _Call(self, list(self._backward_hooks.values()), inputs)
-            inputs = call.inputs
+            call = _Call(self, list(self._backward_hooks.values()))
+            inputs = call.with_inputs(inputs)
         output = measured("module", self, self.forward, *inputs, **options)
         for hook in list((self._forward_hooks or {}).values()):
             result = hook(self, inputs, output)
@@ -125,21 +125,23 @@ class _Call:
     """A call of a module that has backward hooks.
 
     The tensors among its arguments, and those among its results, each go through one operation, whose rules run the
-    hooks. Several of them go as one, joined.
-
-    inputs: the arguments to call `forward` with.
+    hooks. Several of them go as one, joined. It keeps their shapes and not themselves, since their nodes refer to it.
     """
 
-    def __init__(self, module: Any, hooks: Sequence[Callable[..., Any]], inputs: tuple[Any, ...]) -> None:
+    def __init__(self, module: Any, hooks: Sequence[Callable[..., Any]]) -> None:
         self.module = module
         self.hooks = hooks
         self.grad_output: Any = None  # from its rule until that of the inputs
-        self.inputs_hold, given = self._through(_INPUTS, "arguments", inputs)
-        self.inputs = tuple(given)
+        self.inputs_hold: list[tuple[int, ...] | None] = []
         self.outputs_hold: list[tuple[int, ...] | None] = []
 
+    def with_inputs(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments to call `forward` with, connected to the hooks."""
+        self.inputs_hold, through = self._through(_INPUTS, "arguments", inputs)
+        return tuple(through)
+
     def with_outputs(self, output: Any) -> Any:
-        """The output of the module, connected to its hooks."""
+        """The output of the module, connected to the hooks."""
         self.outputs_hold, through = self._through(_OUTPUTS, "results", [x for _, x in flatten(output)])
         return rebuild(output, through)
 
