@@ -46,7 +46,7 @@ class RandomRun:
         self.captures = through is not as_it_is
         gf.manual_seed(seed)
         activation = draw.choice(["relu", "tanh", "gelu", "silu"])
-        layers = [nn.Linear(3, 6), nn.LayerNorm(6), nn.Dropout(0.2)]
+        layers = [nn.Linear(3, 6), nn.LayerNorm(6), nn.BatchNorm1d(6), nn.Dropout(0.2)]
         layers = [x for x in layers if isinstance(x, nn.Linear) or draw.random() < 0.5]
         self.model = nn.Sequential(*layers, nn.MLP([6, 5, 2], activation, dropout=draw.choice([0.0, 0.3])))
         parameters = list(self.model.parameters())
@@ -128,7 +128,8 @@ class RandomRun:
         self.model.train(not self.model.training)
 
     def weights(self) -> None:
-        self.model.load_state_dict({name: 0.9 * x for name, x in self.model.state_dict().items()})
+        state = self.model.state_dict().items()
+        self.model.load_state_dict({name: 0.9 * x if x.dtype.is_floating else x for name, x in state})
 
     def weight(self) -> None:
         with gf.no_grad():
@@ -182,8 +183,8 @@ class RandomRun:
         parameters = list(self.model.parameters())
         entries = [x.state_dict() for x in (*self.optimizers, self.scaler, *filter(None, [self.average]))]
         self.found.append([
-            self.bits(parameters), self.bits([p.grad for p in parameters]), self.bits(entries),
-            gf.random.default_generator.state_dict(),
+            self.bits([*parameters, *self.model.buffers()]), self.bits([p.grad for p in parameters]),
+            self.bits(entries), gf.random.default_generator.state_dict(),
         ])  # fmt: skip
 
     # ------------------------------------------------------------------ a run

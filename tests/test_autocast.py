@@ -46,6 +46,7 @@ def normal(*shape: int, seed: int = 0) -> Any:
 
 CALLS: dict[str, Any] = {
     "matmul": lambda x, w: x @ w, "linear": gf.linear, "layer_norm": lambda x, w: gf.layer_norm(x, 4),
+    "rms_norm": lambda x, w: gf.rms_norm(x, 4, w[0]),
     "sum": lambda x, w: x.sum(), "mean": lambda x, w: x.mean(axis=0), "prod": lambda x, w: x.prod(),
     "var": lambda x, w: x.var(), "std": lambda x, w: x.std(), "cumulative_sum": lambda x, w: x.cumulative_sum(axis=0),
     "exp": lambda x, w: gf.exp(x), "expm1": lambda x, w: gf.expm1(x), "log": lambda x, w: gf.log(x),

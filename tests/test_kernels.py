@@ -32,7 +32,7 @@ NUMPY_NATIVE = {
     "activate", "activate_backward", "softmax", "gemm", "linear", "linear_backward", "one_hot",
     "softmax_cross_entropy", "softmax_cross_entropy_backward", "squared_error", "random_bits", "dropout",
     "dropout_backward", "erf", "scatter_add", "sgd_step", "adam_step", "rmsprop_step", "clip_global_norm",
-    "moment_step", "squared_error_backward",
+    "moment_step", "squared_error_backward", "batch_norm", "batch_norm_backward",
 }  # fmt: skip
 NATIVE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
 """The devices whose backends have kernels of their own."""
@@ -113,17 +113,6 @@ FORMULAS: dict[str, Callable[..., Sequence[Any]]] = {
     "logsumexp": lambda x, axis, keepdims: [np.log(np.exp(x).sum(axis=axis, keepdims=keepdims))],
     "layer_norm": lambda *arguments: [layer_norm_value(*arguments)],
     "layer_norm_backward": layer_norm_slopes,
-    "batch_norm": lambda x, weight, bias, running, momentum: [
-        layer_norm_value(x, weight, bias, (0,), 1e-5),
-        *([] if running is None else moved(running, x.mean(axis=0), x.var(axis=0, ddof=1), momentum)),
-    ],
-    "batch_norm_backward": lambda g, x, weight, needs, keep: [
-        found if i == 0 or not need else exact
-        for i, (found, need, exact) in enumerate(zip(
-            layer_norm_slopes(g, x, weight, (0,), 1e-5, needs, keep), needs,
-            (None, (g * norm_parts(0.0, x, (0,), 1e-5)[0]).sum(axis=0), g.sum(axis=0)), strict=True
-        ))
-    ],
     "move_statistics": lambda *arguments: [new for new in moved(*arguments) if new is not None],
     "squared_error_backward": lambda g, x, target, reduction, needs, keep: [
         sign * 2 * g * (x - target) / (x.size if reduction == "mean" else 1) if need else None

@@ -15,7 +15,7 @@ import numpy as np
 from gradflow.backend import Array, Diagnosis, MemoryStats
 from gradflow_numpy import sums
 from gradflow_numpy.half import FLOAT16, bfloat16, is_half
-from gradflow_numpy.network import NetworkKernels
+from gradflow_numpy.normalization import NormalizationKernels
 from gradflow_numpy.optimizers import OptimizerKernels
 from gradflow_numpy.threads import count, set_count
 
@@ -23,7 +23,7 @@ _reduce: Any = np.add.reduce  # has less Python overhead than numpy.sum
 _LARGEST_FLOAT16 = 65504.0
 
 
-class NumpyBackend(NetworkKernels, OptimizerKernels):
+class NumpyBackend(NormalizationKernels, OptimizerKernels):
     """NumPy arrays in host memory. Its only device is `cpu`."""
 
     name = "cpu"

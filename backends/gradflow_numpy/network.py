@@ -21,7 +21,7 @@ from gradflow_numpy.half import is_half
 
 _LONGEST_ZEROS = 1 << 16  # the longest row of zeros that is cached
 _reduce: Any = np.add.reduce  # has less Python overhead than numpy.sum
-_SMALL = 9216  # largest matrix, in elements, that OpenBLAS multiplies by a vector on one thread
+SMALL = 9216  # largest matrix, in elements, that OpenBLAS multiplies by a vector on one thread
 _BLOCK = 32768  # elements at once in functions of many steps, so that these stay in the cache
 _ROWS = 1024  # most rows that are summed one after another
 _INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}  # by their size in bytes
@@ -162,10 +162,10 @@ class NetworkKernels(Backend):
         if need_weight:
             gw = self.product(g.T, x, into[1])
         if need_bias:
-            if g.size <= _SMALL:
+            if g.size <= SMALL:
                 gb = self.product(self._constant(np.full, g.shape[0], 1, g.dtype), g, into[2])
             else:
-                gb = _sum_of_rows(g, into[2])
+                gb = sum_of_rows(g, into[2])
         return gx, gw, gb
 
     def _stored(self, value: Array | None, dtype: Any, buffer: Array | None) -> Array | None:
@@ -208,7 +208,7 @@ class NetworkKernels(Backend):
             target = np.where(kept, target, 0)
         shifted = np.subtract(logits, _row_maxima(logits))
         p = np.exp(shifted)
-        if p.size <= _SMALL:
+        if p.size <= SMALL:
             total = self.product(p, self._constant(np.full, classes, 1, p.dtype)).reshape(n, 1)
         else:
             total = self.sum(p, axis=1, keepdims=True)
@@ -310,7 +310,7 @@ class NetworkKernels(Backend):
         return into
 
 
-def _sum_of_rows(g: Array, out: Array | None) -> Array:
+def sum_of_rows(g: Array, out: Array | None) -> Array:
     """The sum of g over its rows, as accurate as a matrix product; float16 is summed in float32."""
     total = sums.total(g, 0) if g.shape[0] > _ROWS else _reduce(g, 0, np.result_type(g, np.float32))
     if out is None:
@@ -347,7 +347,7 @@ def _sigmoid(x: Array) -> Array:
 
 def _is_not_zero(x: Array) -> Array:
     """Where x is not 0. For small arrays a cast is faster than a comparison, which first converts the 0 to an array."""
-    return x.astype(np.bool_) if x.size <= _SMALL else np.not_equal(x, 0)
+    return x.astype(np.bool_) if x.size <= SMALL else np.not_equal(x, 0)
 
 
 def _masked(x: Array, mask: Array) -> Array:
