@@ -6,6 +6,7 @@ Each array library has its own dtype objects. gradflow's are names that a backen
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from numbers import Real
 from typing import Any
 
@@ -80,8 +81,8 @@ DTYPES: dict[str, DType] = {
     )
 }  # fmt: skip
 
-DEFAULT = float32
-"""The default dtype: that of Python numbers, and of integers in floating-point operations."""
+default_dtype: ContextVar[DType] = ContextVar("gradflow_dtype", default=float32)
+"""The default dtype of the context: that of Python numbers, and of integers in floating-point operations."""
 
 _PYTHON_TYPES: dict[object, DType] = {float: float32, int: int64, bool: bool_}
 
@@ -89,7 +90,8 @@ _PYTHON_TYPES: dict[object, DType] = {float: float32, int: int64, bool: bool_}
 def as_dtype(dtype: Any) -> DType:
     """The gradflow dtype that `dtype` names.
 
-    dtype: a gradflow dtype, a name, a dtype of another library, or a Python type (float, int, bool).
+    dtype: a gradflow dtype, a name, a dtype of another library, or a Python type: float, for the default dtype, int or
+    bool.
 
     Raises TypeError for unknown dtypes and for complex ones.
 
@@ -99,7 +101,7 @@ def as_dtype(dtype: Any) -> DType:
     if isinstance(dtype, DType):
         return dtype
     if isinstance(dtype, type) and dtype in _PYTHON_TYPES:
-        return _PYTHON_TYPES[dtype]
+        return default_dtype.get() if dtype is float else _PYTHON_TYPES[dtype]
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", None)
     if not isinstance(name, str):
         name = str(dtype)

@@ -24,6 +24,7 @@ from gradflow.backend.registry import (
 )
 from gradflow.debug.anomaly import NonFiniteError, detect_anomaly
 from gradflow.debug.gradcheck import GradcheckError, gradcheck, gradgradcheck
+from gradflow.default_dtype import current_dtype, use_dtype
 from gradflow.dtypes import (
     DType,
     bfloat16,
@@ -69,6 +70,7 @@ __all__ = [
     "checkpoint",
     "choose_device",
     "current_device",
+    "current_dtype",
     "detect_anomaly",
     "devices",
     "diagnose",
@@ -109,6 +111,7 @@ __all__ = [
     "uint32",
     "uint64",
     "use_device",
+    "use_dtype",
     "value_and_grad",
     "vjp",
     "vmap",

@@ -29,6 +29,7 @@ BACKENDS = ROOT / "backends"
 LAYERS: tuple[set[str], ...] = (
     {"dtypes", "environment", "files", "interception", "modes", "pytorch_names", "shapes", "text", "tree"},
     {
+        "default_dtype",
         "backend.array_functions",
         "backend.device",
         "backend.half_floats",

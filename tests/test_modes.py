@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gradflow as gf
@@ -32,6 +33,7 @@ MODES = {
     "no_grad": Case(gf.no_grad, lambda: not gf.is_grad_enabled(), gf.enable_grad),
     "enable_grad": Case(gf.enable_grad, gf.is_grad_enabled, gf.no_grad),
     "use_device": Case(lambda: gf.use_device("fake:1"), lambda: str(gf.current_device()) == "fake:1", None),
+    "use_dtype": Case(lambda: gf.use_dtype("float64"), lambda: gf.current_dtype() is gf.float64, None),
     "detect_anomaly": Case(gf.detect_anomaly, lambda: current_observer.get() is not None, None),
     "forbid_sync": Case(forbid_sync, _forbidden.get, lambda: forbid_sync(False)),
 }
@@ -247,7 +249,13 @@ def test_no_mode_of_a_decorated_body_holds_while_it_pauses(case: Case, asynchron
     other = gf.use_device("fake:1") if case.make is not MODES["use_device"].make else forbid_sync()
 
     def state() -> tuple[Any, ...]:
-        return gf.is_grad_enabled(), str(gf.current_device()), current_observer.get(), _forbidden.get()
+        return (
+            gf.is_grad_enabled(),
+            gf.current_dtype(),
+            str(gf.current_device()),
+            current_observer.get(),
+            _forbidden.get(),
+        )
 
     @types.coroutine
     def pause() -> Any:
@@ -412,3 +420,61 @@ def test_forbid_sync_decorates() -> None:
     with pytest.raises(SyncError):
         next(body)
     assert gf.tensor(1.0).item() == 1.0
+
+
+def test_use_dtype_is_the_dtype_of_what_is_made_without_one(device: str) -> None:
+    whole = gf.tensor([1, 4], dtype="int64")
+    with gf.use_dtype("float64") as dtype:
+        assert dtype is gf.current_dtype() is gf.float64
+        model = gf.nn.Sequential(gf.nn.Linear(2, 3), gf.nn.LayerNorm(3), gf.nn.PiecewiseLinear([[0.0, 0.5, 1.0]] * 3))
+        made = {
+            "tensor": gf.tensor([1, 2.5]), "zeros": gf.zeros(2), "eye": gf.eye(2), "full": gf.full(2, 1.0),
+            "linspace": gf.linspace(0, 1, 3), "arange": gf.arange(0.5), "asarray": gf.asarray(1.0),
+            "one_hot": gf.one_hot(whole, 5), "sqrt": gf.sqrt(whole), "mean": gf.mean(whole), "divide": whole / 2,
+            "two": whole / whole, "float": whole.astype(float), "uniform": gf.random.uniform(2),
+            "normal": gf.random.normal(2), "batches": next(iter(gf.data.Batches([[1.0]], [2.0], 1)))[0],
+            **model.state_dict(),
+        }  # fmt: skip
+        kept = [
+            gf.tensor(np.ones(2, np.float32)), gf.tensor([True]), gf.arange(3), gf.zeros(2, "float16"),
+            gf.tensor(np.ones(2, np.float32)) + 1.5, gf.mse_loss(*(gf.ones(2, "float32"),) * 2),
+        ]  # fmt: skip
+    assert {name for name, x in made.items() if x.dtype is not gf.float64} == set()
+    assert [str(x.dtype) for x in kept] == ["float32", "bool", "int64", "float16", "float32", "float32"]
+    assert gf.current_dtype() is gf.zeros(1).dtype is gf.float32
+    assert gf.nn.PiecewiseLinear([[0.0, 1.0]]).starts.dtype is gf.float32
+
+
+def test_the_default_dtype_is_that_of_the_context() -> None:
+    with gf.use_dtype("float64"):
+        thread = threading.Thread(target=lambda: found.append(gf.current_dtype()))
+        found: list[Any] = []
+        thread.start()
+        thread.join()
+        assert found == [gf.float32]
+        with gf.use_dtype(gf.float16):
+            assert gf.zeros(1).dtype is gf.float16
+    with pytest.raises(TypeError, match="floating-point dtype; got int64"):
+        gf.use_dtype("int64")
+    assert repr(gf.use_dtype("float64")) == "use_dtype('float64')"
+
+
+def test_captured_steps_and_checkpoints_keep_the_default_dtype_they_were_recorded_with(device: str) -> None:
+    x = gf.tensor([2, 3], dtype="int64")
+    captured = gf.capture(lambda: gf.sqrt(x) * gf.random.uniform(2))
+    for _ in range(4):
+        assert captured().dtype is gf.float32
+        with gf.use_dtype("float64"):
+            assert captured().dtype is gf.float64
+    weight = gf.ones(2, "float64", requires_grad=True)
+    seen: list[Any] = []
+
+    def segment(w: gf.Tensor) -> gf.Tensor:
+        made = gf.ones(2)
+        seen.append(made.dtype)
+        return w * made
+
+    with gf.use_dtype("float64"):
+        loss = gf.checkpoint(segment, weight).sum()
+    loss.backward()
+    assert seen == [gf.float64] * 2

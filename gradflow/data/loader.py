@@ -26,7 +26,7 @@ class Batches(SetOnce):
     """An iterable of batches on a device: pairs of inputs and targets, or triples with weights. One pass is an epoch.
 
     inputs, targets: arrays, lists or tensors with the samples along their first axis. Dtypes stay; lists of numbers
-        become float32.
+        become that of `use_dtype` (float32).
     batch_size: samples per batch. The last batch of an epoch may be smaller.
     generator: draws the order of each epoch (default: gradflow's global generator).
     shuffle: whether each epoch has a new order (default True).

@@ -9,6 +9,7 @@ from typing import Any
 
 from gradflow import ops
 from gradflow.backend.registry import DeviceLike
+from gradflow.dtypes import default_dtype
 from gradflow.nn import init
 from gradflow.nn.constructors import positive, read_only
 from gradflow.nn.module import Module
@@ -63,7 +64,7 @@ class PiecewiseLinear(Module):
             for name, row in values.items():
                 rows[name].append(row + [0.0] * (bins - used))
         for name, table in rows.items():
-            self.register_buffer(name, ops.tensor(table, dtype or "float32", device))
+            self.register_buffer(name, ops.tensor(table, default_dtype.get() if dtype is None else dtype, device))
 
     columns = read_only("columns", lambda self: self.starts.shape[0], "The number of columns.")
     bins = read_only("bins", lambda self: self.starts.shape[1], "The largest number of bins of a column.")

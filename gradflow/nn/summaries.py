@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from gradflow.backend.registry import current_device
-from gradflow.dtypes import DEFAULT, DType, as_dtype
+from gradflow.dtypes import DType, as_dtype, default_dtype
 from gradflow.nn.constructors import positive
 from gradflow.nn.measuring import calls, kept, sample
 from gradflow.nn.module import Module
@@ -208,7 +208,7 @@ def summary(
     batch_size = positive("batch_size", batch_size)
     shapes = _shapes(input_shape)
     first = next((p for p in model.parameters() if p.dtype.is_floating), None)
-    dtypes = _dtypes(dtype, len(shapes), DEFAULT if first is None else first.dtype)
+    dtypes = _dtypes(dtype, len(shapes), default_dtype.get() if first is None else first.dtype)
     device = current_device() if first is None else first.device
 
     def inputs(batch: int) -> list[Tensor]:

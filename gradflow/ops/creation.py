@@ -9,7 +9,7 @@ from typing import Any
 
 from gradflow.backend import Array, Backend
 from gradflow.backend.registry import DeviceLike, get_backend
-from gradflow.dtypes import DEFAULT, DType, as_dtype, weak_number
+from gradflow.dtypes import DType, as_dtype, default_dtype, weak_number
 from gradflow.interception import opaque_call
 from gradflow.ops.checks import check_tensors, number
 from gradflow.ops.host import array_from_host, array_from_numbers, checked_cast, dtype_of, numpy_array
@@ -28,7 +28,8 @@ def tensor(data: Any, dtype: Any = None, device: DeviceLike | None = None, requi
     """A new tensor with a C-contiguous copy of `data`.
 
     data: a number, nested sequences of numbers, a NumPy array, or a tensor.
-    dtype: by default float32 for Python numbers (also integers), bool for bools, else the dtype of the array or tensor.
+    dtype: by default that of `use_dtype` (float32) for Python numbers, also integers, bool for bools, else the dtype of
+    the array or tensor.
     device: by default that of a tensor, else the current device.
     requires_grad: whether the tensor requires grad (default False).
 
@@ -104,7 +105,7 @@ def _filled(
     if isinstance(dtype, Real):
         raise TypeError(f"{name} takes its shape as one tuple, like (2, 3); got the number {dtype} as the dtype")
     backend = get_backend(device)
-    dtype = as_dtype(DEFAULT if dtype is None else dtype)
+    dtype = as_dtype(default_dtype.get() if dtype is None else dtype)
     numbers = [weak_number(name, x, dtype) for x in fill]
     array = getattr(backend, name)(shape_from(shape), *numbers, dtype=native_dtype(backend, dtype))
     return Tensor(array, backend).requires_grad_(requires_grad)
@@ -115,7 +116,8 @@ def zeros(
 ) -> Tensor:
     """A tensor of zeros.
 
-    shape: an integer or a sequence of integers. dtype: float32 by default. device: the current one by default.
+    shape: an integer or a sequence of integers. dtype: that of `use_dtype` by default (float32). device: the current
+    one by default.
     requires_grad: whether the tensor requires grad (default False).
 
     >>> import gradflow as gf
@@ -202,7 +204,7 @@ def eye(n_rows: int, n_cols: int | None = None, /, dtype: Any = None, device: De
     rows, columns = shape_from((n_rows, n_rows if n_cols is None else n_cols))
     i64 = backend.dtypes["int64"]
     hit = backend.equal(backend.reshape(backend.arange(rows, dtype=i64), (-1, 1)), backend.arange(columns, dtype=i64))
-    return Tensor(backend.astype(hit, native_dtype(backend, DEFAULT if dtype is None else dtype)), backend)
+    return Tensor(backend.astype(hit, native_dtype(backend, default_dtype.get() if dtype is None else dtype)), backend)
 
 
 def linspace(start: float, stop: float, /, num: int, dtype: Any = None, device: DeviceLike | None = None) -> Tensor:
@@ -226,7 +228,7 @@ def linspace(start: float, stop: float, /, num: int, dtype: Any = None, device: 
         backend.multiply(backend.subtract(1.0, fraction), low),
         backend.multiply(fraction, high),
     )
-    native = native_dtype(backend, DEFAULT if dtype is None else dtype)
+    native = native_dtype(backend, default_dtype.get() if dtype is None else dtype)
     return Tensor(backend.astype(backend.add(first, last), native), backend)
 
 
@@ -251,7 +253,7 @@ def arange(
     if not step:
         raise ValueError("arange needs a step other than 0")
     whole = all(isinstance(v, Integral) for v in (start, stop, step))
-    chosen: DType = as_dtype(dtype) if dtype is not None else as_dtype("int64" if whole else DEFAULT)
+    chosen: DType = as_dtype(dtype) if dtype is not None else as_dtype("int64") if whole else default_dtype.get()
     if chosen.kind in ("int", "uint"):
         start, step = weak_number("arange", start, chosen), weak_number("arange", step, as_dtype("int64"))
         if not math.isfinite(stop):
@@ -264,7 +266,7 @@ def arange(
     return Tensor(backend.arange(start, stop, step, dtype=native_dtype(backend, chosen)), backend)
 
 
-def one_hot(labels: Tensor, classes: int, dtype: Any = "float32") -> Tensor:
+def one_hot(labels: Tensor, classes: int, dtype: Any = None) -> Tensor:
     """1 at each label and 0 elsewhere, of shape (..., classes).
 
     labels: integers in [0, classes); their values are not checked. classes: the number of classes. dtype: float32 by
@@ -278,5 +280,5 @@ def one_hot(labels: Tensor, classes: int, dtype: Any = "float32") -> Tensor:
     (classes,) = shape_from((classes,), "classes of one_hot")
     if labels.dtype.kind not in ("int", "uint"):
         raise TypeError(f"one_hot takes integer labels; got {labels.dtype}")
-    native = labels.backend.dtypes[as_dtype(dtype).name]
+    native = native_dtype(labels.backend, default_dtype.get() if dtype is None else dtype)
     return Tensor(labels.backend.one_hot(labels.array, classes, native), labels.backend)

@@ -14,7 +14,7 @@ from typing import Any
 
 from gradflow.backend import Backend
 from gradflow.backend.registry import get_backend
-from gradflow.dtypes import DEFAULT, DTYPES, DType, bool_, weak_number
+from gradflow.dtypes import DTYPES, DType, bool_, default_dtype, weak_number
 from gradflow.tensor import Tensor
 
 _LISTS = (list, tuple, range)
@@ -52,7 +52,7 @@ def checked_cast(values: Any, dtype: DType) -> Any:
 
 
 def array_from_numbers(data: Any, dtype: DType | None) -> Any:
-    """A new NumPy array of a number or nested lists of numbers; by default of float32, or of bool for bools.
+    """A new NumPy array of a number or nested lists of numbers; by default of the default dtype, or of bool for bools.
 
     Raises TypeError or ValueError for anything but numbers, and as `weak_number`.
     """
@@ -75,7 +75,7 @@ def array_from_numbers(data: Any, dtype: DType | None) -> Any:
                 raise ValueError(f"an integer in a tensor has at most 64 bits; for {item}, write a float")
         _refuse(array, array)
     if dtype is None:
-        dtype = bool_ if array.dtype.kind == "b" else DEFAULT
+        dtype = bool_ if array.dtype.kind == "b" else default_dtype.get()
     rounded = array.dtype.kind == "f" and any(issubclass(kind, Integral) for kind in kinds)  # by NumPy, to float64
     if rounded and dtype.kind in ("int", "uint") and array.size and not cpu.abs(array).max() < 1 << 53:
         numbers = chain.from_iterable(_levels(data))

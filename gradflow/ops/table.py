@@ -18,7 +18,7 @@ from gradflow.autograd.grad_mode import FAST, OFF, autocast_dtype, current_obser
 from gradflow.autograd.graph import Node, Operation
 from gradflow.backend import Backend
 from gradflow.backend.half_floats import widened
-from gradflow.dtypes import DEFAULT, DType, as_dtype, float32, is_number, promote, weak_number
+from gradflow.dtypes import DType, as_dtype, default_dtype, float32, is_number, promote, weak_number
 from gradflow.interception import measured, profilers, report_read
 from gradflow.ops.checks import (
     check_bools,
@@ -124,7 +124,7 @@ def are_autocast(*tensors: Tensor | None) -> bool:
 
 def floating(x: Tensor) -> Tensor:
     """x itself if it is floating-point, else x in the default dtype."""
-    return x if x.dtype.is_floating else cast(x, DEFAULT)
+    return x if x.dtype.is_floating else cast(x, default_dtype.get())
 
 
 def apply(
@@ -426,7 +426,7 @@ def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[An
             return x1, x2
         dtype = promote(x1.dtype, x2.dtype)
         if needs_float and not dtype.is_floating:
-            dtype = DEFAULT
+            dtype = default_dtype.get()
         return cast(x1, dtype), cast(x2, dtype)
     tensor, other = (x1, x2) if one else (x2, x1)
     if not isinstance(tensor, Tensor) or not is_number(other):
@@ -436,7 +436,7 @@ def promoted(name: str, x1: Any, x2: Any, needs_float: bool = False) -> tuple[An
     if dtype.is_floating:
         weak: Any = float(other)
     elif needs_float or not (isinstance(other, Integral) or is_bool(other)):
-        tensor, weak = cast(tensor, DEFAULT), float(other)
+        tensor, weak = cast(tensor, default_dtype.get()), float(other)
     else:
         if dtype.kind == "bool" and not is_bool(other):
             tensor = cast(tensor, "int64")

@@ -8,7 +8,7 @@ from typing import Any
 
 from gradflow.backend import Array, Backend
 from gradflow.backend.registry import DeviceLike, get_backend
-from gradflow.dtypes import DEFAULT, as_dtype
+from gradflow.dtypes import as_dtype, default_dtype
 from gradflow.random.generator import Generator, default_generator
 from gradflow.random.quantile import normal_quantile
 from gradflow.shapes import shape_from
@@ -28,7 +28,7 @@ def uniform(
 
     shape: an integer or a sequence of integers.
     low, high: finite bounds, low <= high (default 0 and 1); rounding to `dtype` may give the bounds themselves.
-    dtype: a floating-point dtype (default float32).
+    dtype: a floating-point dtype (default, that of `use_dtype`: float32).
     device: default, the current device.
     generator: default, `gradflow.random.default_generator`.
 
@@ -102,8 +102,8 @@ def unit_interval(words: Array, F: Backend) -> Array:
 
 
 def _floating(dtype: Any) -> str:
-    """The name of a dtype, float32 by default; TypeError unless it is floating-point."""
-    found = as_dtype(DEFAULT if dtype is None else dtype)
+    """The name of a dtype, by default the default dtype; TypeError unless it is floating-point."""
+    found = as_dtype(default_dtype.get() if dtype is None else dtype)
     if not found.is_floating:
         raise TypeError(f"random numbers must be floating-point; got {found}")
     return found.name

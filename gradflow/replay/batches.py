@@ -18,6 +18,7 @@ from gradflow.autograd.grad_mode import autocast_dtype, current_observer, is_gra
 from gradflow.backend import Backend, Device, get_matmul_precision
 from gradflow.backend.graphs import current_rows
 from gradflow.backend.registry import current_device, get_backend
+from gradflow.dtypes import default_dtype
 from gradflow.interception import measured, recorders
 from gradflow.ops import stack
 from gradflow.random.shares import current_share
@@ -301,7 +302,7 @@ def _valid(plan: Plan) -> Program | None:
 
 def modes() -> tuple[Any, ...]:
     """The modes that a step depends on."""
-    return is_grad_enabled(), autocast_dtype.get(), get_matmul_precision(), current_share.get()
+    return is_grad_enabled(), autocast_dtype.get(), default_dtype.get(), get_matmul_precision(), current_share.get()
 
 
 def _modes() -> tuple[Any, ...]:
