@@ -242,12 +242,13 @@ def test_a_run_gives_values_in_their_units(tmp_path: Path) -> None:
 
 def test_a_run_on_images_takes_images(tmp_path: Path) -> None:
     predictor = Predictor(
-        [nn.MLP([8, 4, 2])], Standardizer(np.zeros(8), np.ones(8)), classes=["a", "b"], image_shape=(2, 4)
+        [nn.MLP([8, 4, 2])], Standardizer(np.zeros(8), np.ones(8), limit=0.5), classes=["a", "b"], image_shape=(2, 4)
     )
     export(predictor, tmp_path / "m.onnx")
     x = np.random.default_rng(1).normal(size=(5, 2, 4))
-    for label, _ in run(tmp_path / "m.onnx", {"input": x}):
+    for label, probabilities in run(tmp_path / "m.onnx", {"input": x}):
         assert label.tolist() == predictor.predict(x).tolist()
+        assert_equal(probabilities, predictor.predict_proba(x))
 
 
 def a_table(n: int = 300) -> dict[str, Any]:
@@ -258,10 +259,10 @@ def a_table(n: int = 300) -> dict[str, Any]:
         "unix time": (1.7e9 + rng.integers(0, 10**6, n)).tolist(),
         "gap": [None if i % 7 == 0 else float(v) for i, v in enumerate(rng.normal(size=n))],
         "color": [None if i % 9 == 0 else str(c) for i, c in enumerate(rng.choice(["red", "green", "blue"], n))],
-        "city": [f"c{int(c)}" for c in rng.integers(0, 40, n)],
+        "city": [f"c{int(c)}" for c in rng.zipf(1.5, n).clip(0, 60)],  # of which many are rare
         "code": rng.integers(1, 6, n).tolist(),
         "label": [None if i % 8 == 0 else bool(v) for i, v in enumerate(rng.random(n) < 0.5)],
-        "holiday": rng.choice(np.array(["2020-12-25", "2021-01-01", "2021-04-04"], "datetime64[us]"), n),
+        "holiday": rng.choice(np.array(["2020-12-25", "2021-01-01", "NaT", "2021-04-04"], "datetime64[us]"), n),
         "sub_1": rng.normal(size=n).tolist(),
         "day": [None if i % 11 == 0 else str(d) for i, d in enumerate(days)],
         "target": rng.normal(7, 3, n).tolist(),
@@ -274,6 +275,7 @@ def test_a_run_takes_the_columns_of_a_table_as_they_are(encoding: str, tmp_path:
     table = read_table(a_table())
     columns = Columns.learn(table, "target", "values", categorical=["code", "holiday"], encoding=encoding)
     assert columns.kinds["day"].startswith("date")
+    assert any(getattr(treatment, "rare", False) for treatment in columns.used)
     model = nn.Sequential(columns.module(), nn.MLP([columns.module().out_features, 16, 1]))
     predictor = Predictor([model], columns, Standardizer(np.array([7.0]), np.array([3.0])))
     export(predictor, tmp_path / "m.onnx")
