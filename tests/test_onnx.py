@@ -70,7 +70,10 @@ def modules(dtype: str) -> dict[type, tuple[nn.Module, tuple[int, ...]]]:
         nn.Embedding: (nn.Embedding(6, 3, dtype=dtype), (4,)),
         nn.PiecewiseLinear: (nn.PiecewiseLinear(edges, dtype=dtype), (2,)),
         nn.ColumnLinear: (nn.ColumnLinear(3, 4, 2, dtype=dtype), (3, 4)),
-        ColumnInputs: (ColumnInputs(2, 1, [3, 40], edges, InputSettings(width=4, embedding_dim=5), dtype=dtype), (5,)),
+        ColumnInputs: (
+            ColumnInputs(2, 1, [3, 40, 35], edges, InputSettings(width=4, embedding_dim=5), dtype=dtype),
+            (6,),
+        ),
     }
 
 
@@ -89,7 +92,7 @@ def test_a_module_gives_the_same_outputs(kind: type, dtype: str, tmp_path: Path)
     if kind is nn.Embedding:
         x = rng.integers(0, 6, (6, *shape))
     if kind is ColumnInputs:
-        x[:, 2:] = [[1, 0, 39], [0, 1, 0], [1, 2, 7], [0, 0, 1], [1, 1, 2], [0, 2, 3]]
+        x[:, 2:] = [[1, 0, 39, 2], [0, 1, 0, 34], [1, 2, 7, 0], [0, 0, 1, 1], [1, 1, 2, 5], [0, 2, 3, 7]]
     if not list(module.parameters()):  # their dtype is that of what is before them
         module = nn.Sequential(nn.Linear(shape[-1], shape[-1], dtype=dtype), module)
     module.train()

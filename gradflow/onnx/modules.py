@@ -46,7 +46,7 @@ def _exports(*kinds: type) -> Callable[[Exporter], Exporter]:
 
 def _values(tensor: gf.Tensor, graph: Graph) -> np.ndarray[Any, Any]:
     """A parameter or buffer on the host, in the dtype of the graph."""
-    values: np.ndarray[Any, Any] = tensor.detach().cpu().numpy().astype(graph.dtype)
+    values: np.ndarray[Any, Any] = tensor.detach().numpy().astype(graph.dtype)
     return values
 
 
@@ -157,7 +157,7 @@ def _batch_norm(graph: Graph, module: nn.BatchNorm1d, x: str) -> str:
     mean = _values(module.running_mean, graph)
     weight = np.ones_like(mean) if module.weight is None else _values(module.weight, graph)
     bias = np.zeros_like(mean) if module.bias is None else _values(module.bias, graph)
-    variance = module.running_var.cpu().numpy().astype(np.float64) + module.eps  # as an attribute, eps is float32
+    variance = module.running_var.numpy().astype(np.float64) + module.eps  # as an attribute, eps is float32
     return graph.add("BatchNormalization", x, weight, bias, mean, variance.astype(graph.dtype), epsilon=0.0)
 
 
@@ -204,6 +204,6 @@ def _column_inputs(graph: Graph, module: ColumnInputs, x: str) -> str:
         parts.append(graph.cast(graph.add("Equal", chosen(taken[:hot]), _values(module.hot_values, graph))))
     if module.embed is not None:
         codes = graph.cast(chosen(taken[hot:]), np.int64)
-        indices = graph.add("Add", codes, module.embedded_starts.cpu().numpy())
+        indices = graph.add("Add", codes, module.embedded_starts.numpy())
         parts.append(graph.add("Flatten", add_module(graph, module.embed, indices)))
     return graph.add("Concat", *parts, axis=1)
