@@ -132,6 +132,7 @@ TRANSFORMS: dict[str, Callable[[gf.Tensor], gf.Tensor]] = {
     "vmap": lambda x: gf.vmap(lambda y: x * y.sum())(X),
     "vmap of a gradient": lambda x: gf.vmap(gf.grad(lambda y: (x * layer(y)).sum()))(X * x),
     "checkpoint": gf.jacobian(lambda x: gf.checkpoint(layer, x)),
+    "a checkpoint of a gradient": lambda x: gf.checkpoint(lambda y: gf.grad(lambda w: layer(w @ y).sum())(W)[0], x),
     "a custom operation": gf.grad(lambda x: softsign(x).sum()),
     "gradients": lambda x: gf.gradients(layer(x).sum(), x) if x.requires_grad else x,
     "a network": lambda x: MODEL(x),

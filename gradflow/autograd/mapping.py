@@ -9,7 +9,8 @@ Levels nest: the backend below a level is that of a device, or the level of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -88,6 +89,16 @@ class Level(Batching):
 
 current_level: ContextVar[Level | None] = ContextVar("gradflow_vmap", default=None)
 """The level of the innermost `vmap` of this context, or None."""
+
+
+@contextlib.contextmanager
+def at_level(level: Level | None) -> Iterator[None]:
+    """Be inside the `vmap` of this level, or inside none, within a `with`."""
+    token = current_level.set(level)
+    try:
+        yield
+    finally:
+        current_level.reset(token)
 
 
 def device_backend(backend: Any) -> Any:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from gradflow.autograd.mapping import Level, Mapped, current_level, device_backend
+from gradflow.autograd.mapping import Level, Mapped, at_level, current_level, device_backend
 from gradflow.interception import forbid_replay
 from gradflow.ops.checks import check_tensors, lifted
 from gradflow.ops.mapping import all_examples, one_example
@@ -74,11 +74,8 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
         check_tensors("vmap", *mapped)
         level = Level(mapped[0].backend, next(iter(lengths.values())))
         inside = [x if axis is None else one_example(x, level) for x, axis in zip(given, axes, strict=True)]
-        token = current_level.set(level)
-        try:
+        with at_level(level):
             output = f(*rebuild(arguments, inside), **options)
-        finally:
-            current_level.reset(token)
         results = flatten(output)
         places = _axes_of("out_axes", out_axes, output, "result")
         return rebuild(output, [_outside(path, y, a, level) for (path, y), a in zip(results, places, strict=True)])

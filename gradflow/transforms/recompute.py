@@ -16,6 +16,7 @@ from gradflow.autograd.backward import backward
 from gradflow.autograd.batching import Batch, batched
 from gradflow.autograd.grad_mode import autocast_dtype, current_observer, enable_grad, is_grad_enabled, repeating
 from gradflow.autograd.graph import Node, Operation
+from gradflow.autograd.mapping import at_level, current_level
 from gradflow.autograd.memory import clock
 from gradflow.autograd.observers import Forwarder, observe
 from gradflow.default_dtype import current_dtype, use_dtype
@@ -73,7 +74,7 @@ class _Segment:
     """A function, and what is needed to repeat its first run.
 
     tree, leaves: its arguments, nested, and as a list; argument_nodes: their nodes, None for those without a gradient.
-    autocast, use_dtype: these modes of the first run.
+    autocast, use_dtype, level: these modes of the first run, and the `vmap` that it was in.
     states: the states of the random generators before the first run.
     externals: the nodes of other tensors that it read and that require grad.
     version: the number of the clock after the first run.
@@ -88,6 +89,7 @@ class _Segment:
         self.tree = tree
         self.autocast = autocast(autocast_dtype.get(), enabled=autocast_dtype.get() is not None)
         self.use_dtype = use_dtype(current_dtype())
+        self.level = current_level.get()
         self.leaves = [x for _, x in flatten(tree)]
         self.argument_nodes = [x._node if isinstance(x, Tensor) else None for x in self.leaves]
 
@@ -129,7 +131,7 @@ class _Run:
 
     def __init__(self, segment: _Segment, recorded: bool) -> None:
         self.start = clock.tick()
-        with segment.autocast, segment.use_dtype, enable_grad():
+        with segment.autocast, segment.use_dtype, at_level(segment.level), enable_grad():
             leaves = [
                 x if node is None else stand_in(x, recorded)
                 for x, node in zip(segment.leaves, segment.argument_nodes, strict=True)
