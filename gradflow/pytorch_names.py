@@ -241,13 +241,9 @@ NN = {
     "Dropout1d": "gradflow.nn.Dropout",
     "Dropout2d": "gradflow.nn.Dropout",
     "EmbeddingBag": "none: gradflow.nn.Embedding, and the sum or the mean of its result",
-    "Hardtanh": "none: gradflow.clip(x, -1, 1) in the forward of a module, or gradflow.nn.Tanh",
     "LogSigmoid": "none: -gradflow.softplus(-x) in the forward of a module",
-    "Mish": "none: gradflow.nn.SiLU and gradflow.nn.GELU are the nearest",
     "ParameterDict": "none: gradflow.nn.ParameterList, or assign each gradflow.nn.Parameter to an attribute",
-    "PReLU": "none: gradflow.nn.LeakyReLU(negative_slope), whose slope is not trained",
-    "ReLU6": "none: gradflow.clip(x, 0, 6) in the forward of a module, or gradflow.nn.ReLU",
-    "SELU": "none: gradflow.nn.ELU",
+    "ReLU6": "gradflow.nn.Hardtanh(0.0, 6.0)",
     "utils": "gradflow.optim.clip_grad_norm_, gradflow.optim.clip_grad_value_, gradflow.nn.parameters_to_vector and "
     "gradflow.nn.vector_to_parameters",
 }
@@ -257,9 +253,8 @@ FUNCTIONAL = {
     **dict.fromkeys(("avg_pool2d", "conv1d", "conv2d", "max_pool2d"), _CONVOLUTION),
     "embedding": "gradflow.take(weight, indices, axis=0), or the module gradflow.nn.Embedding",
     "logsigmoid": "-gradflow.softplus(-x)",
-    "hardtanh": "gradflow.clip(x, -1, 1)",
     "normalize": "none: divide by gradflow.sqrt(gradflow.sum(gradflow.square(x), axis, keepdims=True) + 1e-24)",
-    "relu6": "gradflow.clip(x, 0, 6)",
+    "relu6": "gradflow.hardtanh(x, 0.0, 6.0)",
     "scaled_dot_product_attention": "none: combine gradflow.matmul and gradflow.softmax",
 }
 """For names of `torch.nn.functional`, as `FUNCTIONS`; its other functions are functions of `gradflow`."""

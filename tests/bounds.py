@@ -10,8 +10,8 @@ import gradflow as gf
 from gradflow import nn
 from gradflow.testing import eps, product_bound
 
-STEEPEST = 1.13
-"""The largest slope of an activation, which is that of GELU."""
+STEEPEST = 1.76
+"""The largest slope of an activation, which is that of SELU."""
 
 
 def perceptron_bound(model: nn.MLP, x: Any, dtype: str = "float32") -> tuple[Any, Any]:

@@ -46,7 +46,7 @@ class RandomRun:
         self.captures = through is not as_it_is
         gf.manual_seed(seed)
         activation = draw.choice(["relu", "tanh", "gelu", "silu"])
-        layers = [nn.Linear(3, 6), nn.LayerNorm(6), nn.BatchNorm1d(6), nn.Dropout(0.2)]
+        layers = [nn.Linear(3, 6), nn.LayerNorm(6), nn.BatchNorm1d(6), nn.PReLU(6), nn.Dropout(0.2)]
         layers = [x for x in layers if isinstance(x, nn.Linear) or draw.random() < 0.5]
         self.model = nn.Sequential(*layers, nn.MLP([6, 5, 2], activation, dropout=draw.choice([0.0, 0.3])))
         parameters = list(self.model.parameters())

@@ -236,10 +236,15 @@ _UNARY: dict[str, tuple[Any, Callable[..., np.ndarray]]] = {
     "gelu": (lambda T: lambda x: T.nn.functional.gelu(x, approximate="tanh"), normal),
     "silu": (lambda T: T.nn.functional.silu, normal),
     "softplus": (lambda T: T.nn.functional.softplus, normal),
+    "selu": (lambda T: T.nn.functional.selu, lambda *s: normal(*s, away=0.1)),
+    "mish": (lambda T: T.nn.functional.mish, normal),
+    "softsign": (lambda T: T.nn.functional.softsign, lambda *s: normal(*s, away=0.1)),
+    "hardtanh": (lambda T: T.nn.functional.hardtanh, distinct),
 }
 
 
-_FURTHER_UNARY = ("log2", "log10", "exp2", "tan", "asin", "acos", "atan", "sinh", "cosh", "erf", "trunc")
+_FURTHER_UNARY = ("log2", "log10", "exp2", "tan", "asin", "acos", "atan", "sinh", "cosh", "erf", "trunc", "selu",
+                  "mish", "softsign", "hardtanh")  # fmt: skip
 
 
 def _unary(name: str, in_torch: Any, make: Any) -> None:
@@ -256,6 +261,18 @@ for _name in ("abs", "sign", "relu"):
 case("leaky_relu with a slope", lambda x: gf.leaky_relu(x, 0.2), lambda T, x: T.nn.functional.leaky_relu(x, 0.2),
      normal(4, away=0.1))  # fmt: skip
 case("elu with alpha", lambda x: gf.elu(x, 0.7), lambda T, x: T.nn.functional.elu(x, 0.7), normal(4, away=0.1))
+case("hardtanh with limits", lambda x: gf.hardtanh(x, -0.5, 2), lambda T, x: T.nn.functional.hardtanh(x, -0.5, 2.0),
+     distinct(2, 5))  # fmt: skip
+case("hardtanh at its limits", gf.hardtanh, lambda T, x: T.nn.functional.hardtanh(x), np.array([-1.0, 0.5, 1.0]),
+     smooth=False)  # fmt: skip
+_PRELUS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "with one slope": ((2, 3), (1,)), "with a 0-d slope": ((3,), ()), "of 0-d": ((), (1,)),
+    "of channels": ((2, 3), (3,)), "of channels with places": ((2, 3, 2), (3,)), "of no elements": ((0, 3), (3,)),
+}  # fmt: skip
+for _what, (_x, _w) in _PRELUS.items():
+    case(f"prelu {_what}", gf.prelu, lambda T, x, w: T.nn.functional.prelu(x, w), normal(*_x, away=0.1), normal(*_w))
+case("glu", gf.glu, lambda T, x: T.nn.functional.glu(x), normal(2, 4))
+case("glu along axis 0", lambda x: gf.glu(x, axis=0), lambda T, x: T.nn.functional.glu(x, 0), normal(2, 3))
 case("softplus far out", gf.softplus, lambda T, x: T.logaddexp(x, T.zeros_like(x)), np.array([-30.0, -5.0, 12.0, 30.0]))
 case("gelu in its exact form", lambda x: gf.gelu(x, "none"), lambda T, x: T.nn.functional.gelu(x), normal(2, 5))
 case("logaddexp with a number", lambda x: gf.logaddexp(0.5, x), lambda T, x: T.logaddexp(x, T.full_like(x, 0.5)),
@@ -602,15 +619,21 @@ def _torch_activation(T: Any, name: str | None, z: Any) -> Any:
     return getattr(T.nn.functional, name)(z)
 
 
+def _linear(activation: str | None, shape: tuple[int, ...], bias: bool) -> None:
+    case(
+        f"linear {activation}, x of {len(shape)} axes, {'with' if bias else 'no'} bias",
+        lambda x, w, b=None: gf.linear(x, w, b, activation=activation),
+        lambda T, x, w, b=None: _torch_activation(T, activation, T.nn.functional.linear(x, w, b)),
+        *(normal(*s) for s in [shape, (2, 3), (2,)][: 3 if bias else 2]),
+    )
+
+
 for _activation in (None, "relu", "leaky_relu", "elu", "gelu", "gelu_exact", "silu", "sigmoid", "softplus", "tanh"):
     for _x in ((3,), (4, 3), (2, 2, 3)):
         for _bias in (True, False):
-            case(
-                f"linear {_activation}, x of {len(_x)} axes, {'with' if _bias else 'no'} bias",
-                lambda x, w, b=None, a=_activation: gf.linear(x, w, b, activation=a),
-                lambda T, x, w, b=None, a=_activation: _torch_activation(T, a, T.nn.functional.linear(x, w, b)),
-                *(normal(*s) for s in [_x, (2, 3), (2,)][: 3 if _bias else 2]),
-            )  # fmt: skip
+            _linear(_activation, _x, _bias)
+for _activation in ("selu", "mish", "softsign", "hardtanh"):
+    _linear(_activation, (4, 3), True)
 case("linear of no rows", gf.linear, lambda T, x, w, b: T.nn.functional.linear(x, w, b), normal(0, 3), normal(2, 3),
      normal(2))  # fmt: skip
 case("linear of a tensor with itself", lambda x: gf.linear(x, x, activation="tanh"),

@@ -58,6 +58,7 @@ CALLS: dict[str, Any] = {
     "log_softmax": lambda x, w: gf.log_softmax(x),
     "logsumexp": lambda x, w: gf.logsumexp(x), "mse_loss": gf.mse_loss,
     "cross_entropy": lambda x, w: gf.cross_entropy(x, gf.zeros(4, dtype="int64", device=x.device)),
+    "prelu": lambda x, w: gf.prelu(x, w[0]),
     "perceptron": lambda x, w: gf.ops.network.perceptron(x, [(w, w[0])] * 2, "relu"),
 }  # fmt: skip
 
@@ -66,7 +67,7 @@ def test_the_policy_is_in_the_table() -> None:
     """Every operation with a policy has a call here; products run in half, the others in float32."""
     policy = {name: op.autocast for name, op in OPERATIONS.items() if op.autocast is not None}
     assert set(policy) == set(CALLS)
-    assert {name for name, kind in policy.items() if kind == "half"} == {"matmul", "linear", "perceptron"}
+    assert {name for name, kind in policy.items() if kind == "half"} == {"matmul", "linear", "perceptron", "prelu"}
     assert set(policy.values()) == {"half", "float32"}
 
 

@@ -589,6 +589,9 @@ def test_repr() -> None:
     )
     assert repr(nn.LayerNorm((2, 3))) == "LayerNorm((2, 3), eps=1e-05, elementwise_affine=True)"
     assert repr(nn.LeakyReLU(0.2)) == "LeakyReLU(negative_slope=0.2)"
+    assert repr(nn.PReLU(3)) == "PReLU(num_parameters=3)"
+    assert repr(nn.Hardtanh()) == "Hardtanh(min_val=-1.0, max_val=1.0)"
+    assert repr(nn.GLU()) == "GLU(axis=-1)"
     assert repr(nn.ELU()) == "ELU(alpha=1.0)"
     assert repr(nn.Softmax(axis=0)) == "Softmax(axis=0)"
     assert repr(nn.MSELoss()) == "MSELoss()"
@@ -622,6 +625,11 @@ def test_linear_is_the_affine_map_and_its_activation(device: str, activation: st
         (nn.Softplus(), gf.softplus),
         (nn.LeakyReLU(0.3), lambda x: gf.leaky_relu(x, 0.3)),
         (nn.ELU(0.7), lambda x: gf.elu(x, 0.7)),
+        (nn.SELU(), gf.selu),
+        (nn.Mish(), gf.mish),
+        (nn.Softsign(), gf.softsign),
+        (nn.Hardtanh(-0.5, 2), lambda x: gf.hardtanh(x, -0.5, 2)),
+        (nn.PReLU(4, 0.5), lambda x: gf.prelu(x, gf.full((4,), 0.5))),
         (nn.Softmax(), lambda x: gf.softmax(x, -1)),
         (nn.Softmax(0), lambda x: gf.softmax(x, 0)),
         (nn.LogSoftmax(1), lambda x: gf.log_softmax(x, 1)),
@@ -966,6 +974,8 @@ def test_the_same_seed_gives_the_same_model(device: str) -> None:
         lambda: nn.CrossEntropyLoss(label_smoothing=1.5),
         lambda: nn.HuberLoss(delta=0.0),
         lambda: nn.HuberLoss(delta=-1.0),
+        lambda: nn.PReLU(0),
+        lambda: nn.Hardtanh(1.0, 0.0),
     ],
 )
 def test_settings_out_of_range_are_refused_by_the_constructor(make: Callable[[], Any]) -> None:
@@ -985,6 +995,10 @@ def test_settings_out_of_range_are_refused_by_the_constructor(make: Callable[[],
         (lambda: nn.Linear(2, 2)(np.ones((3, 2), dtype=np.float32)), TypeError),
         (lambda: nn.LayerNorm(3)(gf.ones((2, 4))), ValueError),
         (lambda: nn.LayerNorm(3)(gf.ones((2, 3), dtype="float64")), TypeError),
+        (lambda: nn.PReLU(2)(gf.ones((2, 3))), ValueError),
+        (lambda: gf.prelu(gf.ones((2, 3)), gf.ones((1, 3))), ValueError),
+        (lambda: nn.GLU()(gf.ones((2, 3))), ValueError),
+        (lambda: nn.GLU()(gf.ones(())), (ValueError, IndexError)),
         (lambda: nn.Softmax(2)(gf.ones((2, 3))), (ValueError, IndexError)),
         (lambda: nn.MSELoss()(gf.ones((2, 1)), gf.ones((2,))), ValueError),
         (lambda: nn.CrossEntropyLoss()(gf.ones((2, 3)), gf.ones((2,))), ValueError),

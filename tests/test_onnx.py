@@ -56,7 +56,10 @@ def modules(dtype: str) -> dict[type, tuple[nn.Module, tuple[int, ...]]]:
     """A module of each kind, and the shape of one input."""
     edges = [[-1.0, 0.0, 2.0], [0.0, 1.0, 1.5]]
     plain = (nn.ReLU, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.Softplus, nn.Softmax, nn.LogSoftmax, nn.Identity)
-    return {kind: (kind(), (5,)) for kind in plain} | {
+    return {kind: (kind(), (5,)) for kind in (*plain, nn.SELU, nn.Mish, nn.Softsign)} | {
+        nn.Hardtanh: (nn.Hardtanh(-0.5, 2), (5,)),
+        nn.PReLU: (nn.PReLU(3, dtype=dtype), (3, 5)),
+        nn.GLU: (nn.GLU(), (4,)),
         nn.LeakyReLU: (nn.LeakyReLU(0.3), (5,)),
         nn.ELU: (nn.ELU(1.7), (5,)),
         nn.Dropout: (nn.Dropout(0.5), (5,)),

@@ -36,7 +36,7 @@ def check_finite(what: str, function: Any, *inputs: gf.Tensor) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "sigmoid", "softplus", "tanh", "silu", "gelu",
-                                  "elu", "relu", "leaky_relu"])  # fmt: skip
+                                  "elu", "relu", "leaky_relu", "selu", "mish", "softsign", "glu"])  # fmt: skip
 def test_functions_of_logits_of_ten_thousand_are_finite(name: str, dtype: str, device: str) -> None:
     function = getattr(gf, name)
     check_finite(name, (lambda x: function(x, axis=1)) if name == "logsumexp" else function, logits(dtype, device))
@@ -199,7 +199,8 @@ def test_gradients_at_kinks_are_what_the_conventions_say() -> None:
     assert gradient(lambda x: gf.minimum(x, 0.0), 0.0) == 0.5
 
 
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "tanh", "sigmoid"])
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "tanh", "sigmoid", "selu",
+                                  "mish", "softsign", "hardtanh"])  # fmt: skip
 def test_nan_stays_nan(name: str) -> None:
     assert math.isnan(getattr(gf, name)(gf.tensor(math.nan)).item())
 
@@ -239,6 +240,9 @@ AT_NAN: dict[str, tuple[Any, list[list[float]], list[list[float]]]] = {
     "relu": (gf.relu, [BROKEN], [[3.0, 3.0, 0.0]]),
     "leaky_relu": (lambda x: gf.leaky_relu(x, 0.5), [BROKEN], [[1.5, 3.0, 1.5]]),
     "elu": (lambda x: gf.elu(x, 2.0), [BROKEN], [[3.0, 3.0, 6 * math.exp(-1)]]),
+    "selu": (gf.selu, [BROKEN], [[3 * 1.0507009873554805] * 2 + [3 * 1.7580993408473766 * math.exp(-1)]]),
+    "hardtanh": (gf.hardtanh, [[NAN, 0.5, -1.0]], [[3.0, 3.0, 0.0]]),
+    "prelu": (gf.prelu, [BROKEN, [0.5]], [[1.5, 3.0, 1.5], [NAN]]),
     "clip": (lambda x: gf.clip(x, -1.0, 1.0), [BROKEN], [[0.0, 0.0, 3.0]]),
     "maximum": (gf.maximum, [[NAN, 2.0, NAN, 1.0], [1.0, NAN, NAN, 2.0]], [[3.0, 3.0, 3.0, 0.0], [3.0] * 4]),
     "minimum": (gf.minimum, [[NAN, 2.0, NAN, 1.0], [1.0, NAN, NAN, 2.0]], [[3.0] * 4, [3.0, 3.0, 3.0, 0.0]]),
@@ -261,6 +265,7 @@ def test_pytorch_gives_these_gradients_at_nan(name: str) -> None:
     function = {
         "relu": torch.relu, "leaky_relu": lambda x: torch.nn.functional.leaky_relu(x, 0.5),
         "elu": lambda x: torch.nn.functional.elu(x, 2.0), "clip": lambda x: torch.clip(x, -1.0, 1.0),
+        "selu": torch.selu, "hardtanh": torch.nn.functional.hardtanh, "prelu": torch.prelu,
         "maximum": torch.maximum, "minimum": torch.minimum, "max": torch.amax, "min": torch.amin,
     }[name]  # fmt: skip
     _, inputs, expected = AT_NAN[name]

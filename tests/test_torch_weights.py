@@ -27,6 +27,10 @@ ACTIVATIONS = {
     "sigmoid": (nn.Sigmoid, torch.nn.Sigmoid),
     "tanh": (nn.Tanh, torch.nn.Tanh),
     "softplus": (nn.Softplus, torch.nn.Softplus),
+    "selu": (nn.SELU, torch.nn.SELU),
+    "mish": (nn.Mish, torch.nn.Mish),
+    "softsign": (nn.Softsign, torch.nn.Softsign),
+    "hardtanh": (nn.Hardtanh, torch.nn.Hardtanh),
     "gelu": (nn.GELU, lambda: torch.nn.GELU(approximate="tanh")),
     "gelu_exact": (lambda: nn.GELU(approximate="none"), torch.nn.GELU),
 }
@@ -134,6 +138,10 @@ def test_random_sequences_have_the_same_logits(random_examples: Callable[[int], 
                 affine = draw(st.booleans())
                 ours += [nn.BatchNorm1d(m, affine=affine, dtype="float64")]
                 theirs += [torch.nn.BatchNorm1d(m, affine=affine)]
+            if draw(st.booleans()):
+                slopes = draw(st.sampled_from([1, m if vectors is None else 2]))  # of an embedding, axis 1 is 2 long
+                ours += [nn.PReLU(slopes, dtype="float64")]
+                theirs += [torch.nn.PReLU(slopes, init=0.1)]
             if draw(st.booleans()):
                 ours += [nn.Dropout(0.5), nn.Flatten(-1)]
                 theirs += [torch.nn.Dropout(0.5), torch.nn.Flatten(-1)]

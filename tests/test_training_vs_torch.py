@@ -44,6 +44,10 @@ TORCH_ACTIVATIONS = {
     "silu": torch.nn.SiLU,
     "sigmoid": torch.nn.Sigmoid,
     "softplus": torch.nn.Softplus,
+    "selu": torch.nn.SELU,
+    "mish": torch.nn.Mish,
+    "softsign": torch.nn.Softsign,
+    "hardtanh": torch.nn.Hardtanh,
     "tanh": torch.nn.Tanh,
 }
 MODULES = {
@@ -55,6 +59,10 @@ MODULES = {
     "silu": nn.SiLU,
     "sigmoid": nn.Sigmoid,
     "softplus": nn.Softplus,
+    "selu": nn.SELU,
+    "mish": nn.Mish,
+    "softsign": nn.Softsign,
+    "hardtanh": nn.Hardtanh,
     "tanh": nn.Tanh,
 }
 

@@ -18,6 +18,7 @@ from gradflow.autograd import grad_mode
 from gradflow.autograd.batching import Batch, Batching, batched
 from gradflow.autograd.graph import Node
 from gradflow.autograd.observers import Observer, observe
+from gradflow.backend import ACTIVATIONS
 from gradflow.backend.array_functions import ELEMENTWISE
 from gradflow.ops import namespace as tensor_functions
 from gradflow.random import generator
@@ -518,7 +519,7 @@ FUSED: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[tuple[int, 
         lambda x, w, b, name=name: _activate(name, x @ w.T + b),
         ((3, 4), (2, 4), (2,)),
     )
-    for name in ("relu", "leaky_relu", "elu", "gelu", "gelu_exact", "silu", "sigmoid", "softplus", "tanh")
+    for name in ACTIVATIONS
 }
 
 
@@ -530,6 +531,10 @@ def _activate(name: str, z: Any) -> Any:
         "relu": lambda: gf.where(positive, z, z * 0.0),
         "leaky_relu": lambda: gf.where(positive, z, z * 0.01),
         "elu": lambda: gf.where(positive, z, gf.exp(small) - 1),
+        "selu": lambda: gf.where(positive, z, (gf.exp(small) - 1) * 1.6732632423543772) * 1.0507009873554805,
+        "mish": lambda: z * gf.tanh(gf.log(gf.exp(z) + 1)),
+        "hardtanh": lambda: gf.clip(z, -1, 1),
+        "softsign": lambda: z / (gf.where(positive, z, -z) + 1),
         "gelu": lambda: z * 0.5 * (gf.tanh((z + z * z * z * 0.044715) * math.sqrt(2 / math.pi)) + 1),
         "gelu_exact": lambda: z * 0.5 * (gf.erf(z * math.sqrt(0.5)) + 1),
         "silu": lambda: z / (gf.exp(-z) + 1),

@@ -2,7 +2,8 @@
 // gradflow.backend.ACTIVATIONS; the numbers of the activations are those of gradflow_cupy.network.CODES. ERF, which is not
 // one of them, is for the kernel `activate` alone.
 
-enum Activation { IDENTITY, RELU, LEAKY_RELU, ELU, GELU, SILU, SIGMOID, SOFTPLUS, TANH, GELU_EXACT, ERF };
+enum Activation { IDENTITY, RELU, LEAKY_RELU, ELU, GELU, SILU, SIGMOID, SOFTPLUS, TANH, GELU_EXACT, SELU, MISH,
+                  HARDTANH, SOFTSIGN, ERF };
 
 template <typename T>
 __device__ T sigmoid(T x) {
@@ -22,6 +23,13 @@ __device__ T normal_cdf(T x) {
     return (erf(x * T(0.7071067811865476)) + T(1)) * T(0.5);
 }
 
+constexpr double SELU_SCALE = 1.0507009873554805, SELU_ALPHA = 1.6732632423543772;
+
+template <typename T>
+__device__ T tanh_softplus(T s, T q) {  // s = sigmoid(x), q = 1 - s
+    return s * (q + T(1)) / (q * q + T(1));
+}
+
 template <typename T>
 __device__ T activation(T x, int code, T parameter) {
     switch (code) {
@@ -34,6 +42,13 @@ __device__ T activation(T x, int code, T parameter) {
         case SOFTPLUS: return (x > T(0) ? x : T(0)) + log1p(exp(-fabs(x)));
         case TANH: return tanh(x);
         case GELU_EXACT: return x * normal_cdf(x);
+        case SELU: return x > T(0) ? x * T(SELU_SCALE) : expm1(x) * T(SELU_SCALE * SELU_ALPHA);
+        case MISH: {
+            T s = sigmoid(x);
+            return x * tanh_softplus(s, T(1) - s);
+        }
+        case HARDTANH: return x > T(1) ? T(1) : (x < T(-1) ? T(-1) : x);  // NaN stays NaN
+        case SOFTSIGN: return x / (fabs(x) + T(1));
         case ERF: return erf(x);
         default: return x;
     }
@@ -58,6 +73,16 @@ __device__ T activation_vjp(T g, T saved, int code, T parameter) {
         case SILU: {
             T s = sigmoid(saved);
             return g * (s * (saved * (T(1) - s) + T(1)));
+        }
+        case SELU: return g * (saved <= T(0) ? exp(saved) * T(SELU_SCALE * SELU_ALPHA) : T(SELU_SCALE));
+        case MISH: {
+            T s = sigmoid(saved), q = T(1) - s, sech = q * T(2) / (q * q + T(1));
+            return g * (saved * s * (sech * sech) + tanh_softplus(s, q));
+        }
+        case HARDTANH: return fabs(saved) >= T(1) ? T(0) : g;  // g where saved is NaN
+        case SOFTSIGN: {
+            T bottom = fabs(saved) + T(1);
+            return g / (bottom * bottom);
         }
         case SIGMOID: return g * saved * (T(1) - saved);
         case SOFTPLUS: return g * sigmoid(saved);

@@ -27,10 +27,10 @@ from gradflow_cupy.kernels import (
 
 IDENTITY = 0
 CODES = {"relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "silu": 5, "sigmoid": 6, "softplus": 7, "tanh": 8,
-         "gelu_exact": 9}  # fmt: skip
+         "gelu_exact": 9, "selu": 10, "mish": 11, "hardtanh": 12, "softsign": 13}  # fmt: skip
 """The number of each activation, as in `enum Activation` of activations.cu."""
 
-ERF = 10
+ERF = 14
 """The number of the error function, which the kernel of activations computes, too."""
 
 _WORD_MASK = (1 << 64) - 1

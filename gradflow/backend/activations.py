@@ -63,6 +63,28 @@ def _silu_backward(F: Any, g: Array, x: Array, p: float) -> Array:
     return F.multiply(g, F.multiply(s, F.add(F.multiply(x, F.subtract(1.0, s)), 1.0)))
 
 
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+
+
+def _selu_backward(F: Any, g: Array, x: Array, _p: float) -> Array:
+    below = F.multiply(F.exp(F.minimum(x, 0.0)), SELU_SCALE * SELU_ALPHA)
+    return F.multiply(g, F.where(F.less_equal(x, 0), below, SELU_SCALE))
+
+
+def _mish_parts(F: Any, x: Array) -> tuple[Array, Array, Array, Array]:
+    """s = sigmoid(x), q = 1 - s, 1 + q^2, and tanh(softplus(x)) = (1 - q^2) / (1 + q^2), without cancellation."""
+    s = F.sigmoid(x)
+    q = F.subtract(1.0, s)
+    bottom = F.add(F.square(q), 1.0)
+    return s, q, bottom, F.divide(F.multiply(s, F.add(q, 1.0)), bottom)
+
+
+def _mish_backward(F: Any, g: Array, x: Array, _p: float) -> Array:
+    s, q, bottom, t = _mish_parts(F, x)
+    sech2 = F.square(F.divide(F.multiply(q, 2.0), bottom))
+    return F.multiply(g, F.add(F.multiply(F.multiply(x, s), sech2), t))
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "relu": Activation(
         lambda F, x, p: F.maximum(x, 0.0), lambda F, g, out, p: F.where(F.equal(out, 0), 0.0, g), "out"
@@ -79,6 +101,15 @@ ACTIVATIONS: dict[str, Activation] = {
         "x",
         1.0,
     ),
+    "selu": Activation(  # Klambauer et al. 2017, "Self-Normalizing Neural Networks", eq. 2
+        lambda F, x, p: F.where(
+            F.greater(x, 0),
+            F.multiply(x, SELU_SCALE),
+            F.multiply(F.expm1(F.minimum(x, 0.0)), SELU_SCALE * SELU_ALPHA),
+        ),
+        _selu_backward,
+        "x",
+    ),
     "gelu": Activation(  # Hendrycks & Gimpel 2016, "Gaussian Error Linear Units", section 2: the tanh form
         lambda F, x, p: F.multiply(F.multiply(x, 0.5), F.add(_gelu_tanh(F, x), 1.0)), _gelu_backward, "x"
     ),
@@ -86,12 +117,23 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda F, x, p: F.multiply(x, _normal_cdf(F, x)), _gelu_exact_backward, "x"
     ),
     "silu": Activation(lambda F, x, p: F.multiply(x, F.sigmoid(x)), _silu_backward, "x"),
+    "mish": Activation(lambda F, x, p: F.multiply(x, _mish_parts(F, x)[3]), _mish_backward, "x"),
     "sigmoid": Activation(
         _sigmoid, lambda F, g, out, p: F.multiply(F.multiply(g, out), F.subtract(1.0, out)), "out"
     ),
     "softplus": Activation(_softplus, lambda F, g, x, p: F.multiply(g, F.sigmoid(x)), "x"),
     "tanh": Activation(
         lambda F, x, p: F.tanh(x), lambda F, g, out, p: F.multiply(g, F.subtract(1.0, F.square(out))), "out"
+    ),
+    "hardtanh": Activation(
+        lambda F, x, p: F.clip(x, -1.0, 1.0),
+        lambda F, g, out, p: F.where(F.greater_equal(F.abs(out), 1.0), 0.0, g),
+        "out",
+    ),
+    "softsign": Activation(
+        lambda F, x, p: F.divide(x, F.add(F.abs(x), 1.0)),
+        lambda F, g, x, p: F.divide(g, F.square(F.add(F.abs(x), 1.0))),
+        "x",
     ),
 }  # fmt: skip
 """The activations of the kernels `activate` and `linear`, by name."""

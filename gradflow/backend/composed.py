@@ -32,7 +32,7 @@ class ComposedKernels(KernelBase):
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
         """The VJP of `activate`, as a new array. `saved`: its input or output, according to `ACTIVATIONS[name].saves`.
 
-        Where `saved` is NaN, relu and elu return g, so that NaN does not look like a dead unit.
+        Where `saved` is NaN, relu, elu and hardtanh return g, so that NaN does not look like a dead unit.
         """
         return ACTIVATIONS[name].backward(self, g, saved, parameter)
 

@@ -261,6 +261,9 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     "silu": _scales("silu({0})", "sigmoid({0}) * (1 + {0} * (1 - sigmoid({0})))"),
     "gelu": _scales("gelu({0})", "gelu'({0})"),
     "gelu_exact": _scales("gelu_exact({0})", "gelu_exact'({0})"),
+    "mish": _scales("mish({0})", "mish'({0})"),
+    "selu": _scales("selu({0})", "selu'({0})"),
+    "softsign": _scales("softsign({0})", "1 / (1 + |{0}|)^2"),
     "sign": _scales("sign({0})", "0"),
     "floor": _scales("floor({0})", "0"),
     "ceil": _scales("ceil({0})", "0"),
@@ -269,6 +272,8 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     "leaky_relu": _scales("leaky_relu({0})", "([{0} > 0] + {parameter} * [{0} <= 0])"),
     "elu": _scales("elu({0})", "([{0} > 0] + ({out} + {parameter}) * [{0} <= 0])"),
     "clip": _clip,
+    "hardtanh": _routes("hardtanh({0}, {min_val}, {max_val})", "[{min_val} < {0} < {max_val}]"),
+    "prelu": Text("prelu", "prelu({0}, {1})", ("([{0} > 0] + {1} * [{0} <= 0])", "{0} * [{0} <= 0]"), "scales"),
     "dropout": _scales("dropout({0}, {p})", "[kept] / (1 - {p})"),
     # shapes and places
     "copy": _moves("copy({0})", "{g}"),

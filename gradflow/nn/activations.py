@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow import ops
+from gradflow.backend.registry import DeviceLike
+from gradflow.nn.constructors import positive, read_only
 from gradflow.nn.module import Module
-from gradflow.ops.activations import check_approximation
+from gradflow.nn.parameter import Parameter
+from gradflow.ops.activations import check_approximation, check_limits
 from gradflow.pytorch_names import explains_arguments
 from gradflow.tensor import Tensor
 
@@ -102,6 +105,72 @@ class SiLU(_Activation):
 
 
 @explains_arguments
+class Mish(_Activation):
+    """x * tanh(softplus(x)), elementwise (Misra 2019).
+
+    >>> import gradflow as gf
+    >>> [round(y, 3) for y in gf.nn.Mish()(gf.tensor([-1.0, 0.0, 1.0])).tolist()]
+    [-0.303, 0.0, 0.865]
+    """
+
+    function = staticmethod(ops.mish)
+
+
+@explains_arguments
+class SELU(_Activation):
+    """scale * x where x > 0, else scale * alpha * (exp(x) - 1); elementwise (Klambauer et al. 2017).
+
+    With scale = 1.0507... and alpha = 1.6733..., layers whose weights start with mean 0 and variance 1 / in_features
+    keep mean 0 and variance 1.
+
+    >>> import gradflow as gf
+    >>> [round(y, 3) for y in gf.nn.SELU()(gf.tensor([-100.0, 0.0, 1.0])).tolist()]
+    [-1.758, 0.0, 1.051]
+    """
+
+    function = staticmethod(ops.selu)
+
+
+@explains_arguments
+class Softsign(_Activation):
+    """x / (1 + |x|), elementwise (Bergstra et al. 2009).
+
+    >>> import gradflow as gf
+    >>> gf.nn.Softsign()(gf.tensor([-1.0, 0.0, 3.0])).tolist()
+    [-0.5, 0.0, 0.75]
+    """
+
+    function = staticmethod(ops.softsign)
+
+
+@explains_arguments
+class Hardtanh(Module):
+    """x limited to [min_val, max_val], elementwise; the gradient at the limits is 0 (Collobert 2004).
+
+    min_val, max_val: the limits (default -1 and 1); 0 and 6 make PyTorch's ReLU6.
+
+    Raises ValueError if min_val > max_val, TypeError unless both are numbers.
+
+    >>> import gradflow as gf
+    >>> gf.nn.Hardtanh(0.0, 6.0)(gf.tensor([-1.0, 2.0, 7.0])).tolist()
+    [0.0, 2.0, 6.0]
+    """
+
+    def __init__(self, min_val: float = -1.0, max_val: float = 1.0) -> None:
+        super().__init__()
+        check_limits(min_val, max_val)
+        self.min_val = min_val
+        self.max_val = max_val
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activation of each element; the result has the shape of x."""
+        return ops.hardtanh(x, self.min_val, self.max_val)
+
+    def extra_repr(self) -> str:
+        return f"min_val={self.min_val}, max_val={self.max_val}"
+
+
+@explains_arguments
 class Softplus(_Activation):
     """log(1 + exp(x)), elementwise (Dugas et al. 2001).
 
@@ -159,6 +228,40 @@ class ELU(Module):
         return f"alpha={self.alpha}"
 
 
+@explains_arguments
+class PReLU(Module):
+    """x where x > 0, else weight * x, with slopes that are learned (He et al. 2015, "Delving Deep into Rectifiers").
+
+    num_parameters: 1 for one slope (default), or the length of axis 1 of the inputs for one slope for each channel.
+    init: the slopes at the start (default 0.25).
+    device, dtype: of the slopes (default, the current device and float32).
+
+    Parameter: weight, (num_parameters,). Weight decay pulls it to 0, which makes the module a ReLU. Raises ValueError
+    for num_parameters below 1.
+
+    >>> import gradflow as gf
+    >>> layer = gf.nn.PReLU(2)
+    >>> layer(gf.tensor([[-4.0, 8.0]])).tolist(), layer.weight.tolist()
+    ([[-1.0, 8.0]], [0.25, 0.25])
+    """
+
+    def __init__(
+        self, num_parameters: int = 1, init: float = 0.25, device: DeviceLike | None = None, dtype: Any = None
+    ) -> None:
+        super().__init__()
+        n = positive("num_parameters", num_parameters)
+        self.weight = Parameter(ops.full((n,), float(init), dtype, device))
+
+    num_parameters = read_only("num_parameters", lambda self: self.weight.shape[0], "The number of slopes.")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activation of each element; the result has the shape of x."""
+        return ops.prelu(x, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"num_parameters={self.num_parameters}"
+
+
 class _AlongAxis(Module):
     def __init__(self, axis: int | tuple[int, ...] = -1) -> None:
         super().__init__()
@@ -198,3 +301,27 @@ class LogSoftmax(_AlongAxis):
     def forward(self, x: Tensor) -> Tensor:
         """The logarithm of the softmax of x, of its shape."""
         return ops.log_softmax(x, self.axis)
+
+
+@explains_arguments
+class GLU(Module):
+    """a * sigmoid(b), where a and b are the halves of x along an axis (Dauphin et al. 2017).
+
+    axis: the axis that is halved (default -1, the last); its length is even.
+
+    >>> import gradflow as gf
+    >>> model = gf.nn.Sequential(gf.nn.Linear(4, 2 * 8), gf.nn.GLU())
+    >>> model(gf.ones((5, 4))).shape
+    (5, 8)
+    """
+
+    def __init__(self, axis: int = -1) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The first half of x times the sigmoid of the second, half as long along the axis as x."""
+        return ops.glu(x, self.axis)
+
+    def extra_repr(self) -> str:
+        return f"axis={self.axis}"

@@ -46,9 +46,15 @@ class Graph:
         """Add a node with one result, and return its name. Equal constants are added once."""
         name = self._unused(f"{operator.lower()}_{len(self._nodes)}")
         self._add(
-            operator, [x if isinstance(x, str) else self._constant(x) for x in operands], name, domain, attributes
+            operator, [x if isinstance(x, str) else self._constant(x) for x in operands], [name], domain, attributes
         )
         return name
+
+    def halves(self, value: str, axis: int) -> list[str]:
+        """Add a node that halves a value along an axis, and return the names of the halves."""
+        names = [self._unused(f"{half}_{len(self._nodes)}") for half in ("first", "second")]
+        self._add("Split", [value], names, "", {"axis": axis})
+        return names
 
     def cast(self, value: str, dtype: Any = None) -> str:
         """Return the name of a value in another dtype (default: that of the graph)."""
@@ -63,7 +69,7 @@ class Graph:
     def output(self, name: str, value: str, dtype: Any, shape: list[int | str]) -> None:
         """Make a value an output of this name, with a "_" after it if an input has it."""
         name = self._unused(name)
-        self._add("Identity", [value], name, "", {})
+        self._add("Identity", [value], [name], "", {})
         self._outputs.append(self._onnx.helper.make_tensor_value_info(name, self._type(dtype), shape))
 
     def model(self, doc: str = "", metadata: Mapping[str, str] | None = None) -> Any:
@@ -97,9 +103,11 @@ class Graph:
             name += "_"
         return name
 
-    def _add(self, operator: str, values: list[str], result: str, domain: str, attributes: dict[str, Any]) -> None:
+    def _add(
+        self, operator: str, values: list[str], results: list[str], domain: str, attributes: dict[str, Any]
+    ) -> None:
         self._ml = self._ml or domain == "ai.onnx.ml"
-        self._nodes.append(self._onnx.helper.make_node(operator, values, [result], domain=domain, **attributes))
+        self._nodes.append(self._onnx.helper.make_node(operator, values, results, domain=domain, **attributes))
 
     def _type(self, dtype: Any) -> int:
         found: int = self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -63,7 +63,7 @@ def add_activation(graph: Graph, name: str, x: str, parameter: float = 0.0) -> s
     return str(ACTIVATIONS[name].forward(ArrayFunctions(graph), x, parameter))
 
 
-@_exports(nn.ReLU, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.Softplus)
+@_exports(nn.ReLU, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.Softplus, nn.SELU, nn.Mish, nn.Softsign)
 def _activation(graph: Graph, module: Any, x: str) -> str:
     return add_activation(graph, type(module).__name__.lower(), x)
 
@@ -81,6 +81,27 @@ def _leaky_relu(graph: Graph, module: nn.LeakyReLU, x: str) -> str:
 @_exports(nn.ELU)
 def _elu(graph: Graph, module: nn.ELU, x: str) -> str:
     return add_activation(graph, "elu", x, module.alpha)
+
+
+@_exports(nn.Hardtanh)
+def _hardtanh(graph: Graph, module: nn.Hardtanh, x: str) -> str:
+    return ArrayFunctions(graph).clip(x, module.min_val, module.max_val)
+
+
+@_exports(nn.PReLU)
+def _prelu(graph: Graph, module: nn.PReLU, x: str) -> str:
+    slopes: Any = _values(module.weight, graph)
+    if module.num_parameters > 1:  # reshaped to (channels, 1, ..., 1), which broadcasts along axis 1
+        further = graph.add("Sub", graph.add("Shape", graph.add("Shape", x)), np.array([2]))
+        shape = graph.add("Concat", np.array(slopes.shape), graph.add("Expand", np.int64(1), further), axis=0)
+        slopes = graph.add("Reshape", slopes, shape)
+    return graph.add("Where", graph.add("Greater", x, 0.0), x, graph.add("Mul", x, slopes))
+
+
+@_exports(nn.GLU)
+def _glu(graph: Graph, module: nn.GLU, x: str) -> str:
+    a, b = graph.halves(x, module.axis)
+    return graph.add("Mul", a, ArrayFunctions(graph).sigmoid(b))
 
 
 @_exports(nn.Softmax, nn.LogSoftmax)

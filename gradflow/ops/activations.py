@@ -8,13 +8,16 @@ from typing import Any
 
 from gradflow.backend import ACTIVATIONS
 from gradflow.ops.checks import check_tensors, keepdims_flag, number
-from gradflow.ops.table import OPERATIONS, UnaryFunction, apply, defop, floating, named
+from gradflow.ops.elementwise import multiply
+from gradflow.ops.shape import reshape, split
+from gradflow.ops.table import OPERATIONS, UnaryFunction, apply, are_autocast, defop, floating, named, promoted
 from gradflow.pytorch_names import refuse, refuses_keywords
 from gradflow.shapes import Axis, normalize_axes, one_axis
 from gradflow.tensor import Tensor
 
 __all__ = [
-    "elu", "gelu", "leaky_relu", "log_softmax", "logsumexp", "relu", "sigmoid", "silu", "softmax", "softplus",
+    "elu", "gelu", "glu", "hardtanh", "leaky_relu", "log_softmax", "logsumexp", "mish", "prelu", "relu", "selu",
+    "sigmoid", "silu", "softmax", "softplus", "softsign",
 ]  # fmt: skip
 
 
@@ -41,6 +44,9 @@ relu = _activation("relu", "max(x, 0). Its gradient at 0 is 0.")
 sigmoid = _activation("sigmoid", "1 / (1 + exp(-x)), without overflow.")
 silu = _activation("silu", "x * sigmoid(x).")
 softplus = _activation("softplus", "log(1 + exp(x)), without overflow.")
+mish = _activation("mish", "x * tanh(softplus(x)) (Misra 2019).")
+softsign = _activation("softsign", "x / (1 + |x|).")
+selu = _activation("selu", "1.0507 * x where x > 0, else 1.0507 * 1.6733 * (exp(x) - 1) (Klambauer et al. 2017).")
 _GELU = {"tanh": _activation("gelu", ""), "none": _activation("gelu_exact", "")}
 for _name in ("leaky_relu", "elu"):
     _activation(_name, "")
@@ -95,6 +101,94 @@ def _with_parameter(name: str, x: Tensor, parameter: float) -> Tensor:
     check_tensors(name, x)
     what = "negative_slope" if name == "leaky_relu" else "alpha"
     return apply(OPERATIONS[name], (floating(x),), {"parameter": number(f"{what} of {name}", parameter)})
+
+
+def hardtanh(x: Tensor, /, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    """x limited to [min_val, max_val]. Unlike that of `clip`, its gradient at the limits is 0, as in PyTorch.
+
+    Raises ValueError if min_val > max_val.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([-2.0, -0.5, 1.0], requires_grad=True)
+    >>> y = gf.hardtanh(x)
+    >>> y.sum().backward()
+    >>> y.tolist(), x.grad.tolist()
+    ([-1.0, -0.5, 1.0], [0.0, 1.0, 0.0])
+    """
+    check_tensors("hardtanh", x)
+    return apply(_HARDTANH, (floating(x),), check_limits(min_val, max_val))
+
+
+def check_limits(min_val: float, max_val: float) -> dict[str, float]:
+    """The limits of hardtanh by name; ValueError unless min_val <= max_val, TypeError unless both are numbers."""
+    limits = {"min_val": number("min_val of hardtanh", min_val), "max_val": number("max_val of hardtanh", max_val)}
+    if not min_val <= max_val:
+        raise ValueError(f"hardtanh needs min_val <= max_val; got min_val={min_val}, max_val={max_val}")
+    return limits
+
+
+_HARDTANH = defop(
+    "hardtanh",
+    lambda F, g, out, _x, min_val, max_val: F.where(  # g where it is NaN
+        F.logical_or(F.less_equal(out, min_val), F.greater_equal(out, max_val)), 0.0, g
+    ),
+    forward=lambda F, x, min_val, max_val: F.clip(x, min_val, max_val),
+)
+_PRELU = defop(
+    "prelu",
+    lambda F, g, _out, x, weight: F.where(F.greater(x, 0), g, F.multiply(g, weight)),
+    lambda F, g, _out, x, weight: F.where(F.greater(x, 0), 0.0, F.multiply(g, x)),
+    forward=lambda F, x, weight: F.where(F.greater(x, 0), x, F.multiply(x, weight)),
+    autocast="half",
+)
+
+
+def prelu(x: Tensor, /, weight: Tensor) -> Tensor:
+    """x where x > 0, else weight * x, with a slope that is learned (He et al. 2015, "Delving Deep into Rectifiers").
+
+    x: of any shape.
+    weight: one slope, of shape () or (1,), or (n,): one for each of the n channels of x, along axis 1.
+
+    Raises ValueError for a weight of another shape.
+
+    >>> import gradflow as gf
+    >>> x = gf.tensor([[-1.0, -1.0], [3.0, -2.0]])
+    >>> gf.prelu(x, gf.tensor([0.25, 0.5])).tolist()
+    [[-0.25, -0.5], [3.0, -1.0]]
+    """
+    check_tensors("prelu", x, weight)
+    channels = x.shape[1] if x.ndim > 1 else 1
+    if weight.ndim > 1 or weight.size not in (1, channels):
+        one_each = f", or ({channels},), one slope for each channel" if channels != 1 else ""
+        raise ValueError(
+            f"prelu of x of shape {x.shape} needs a weight of shape () or (1,){one_each}; got {weight.shape}"
+        )
+    if weight.size == 1 and not x.ndim:
+        weight = reshape(weight, ())
+    elif weight.size > 1 and x.ndim > 2:
+        weight = reshape(weight, (channels,) + (1,) * (x.ndim - 2))
+    x, weight = floating(x), floating(weight)
+    return apply(_PRELU, (x, weight) if are_autocast(x, weight) else promoted("prelu", x, weight))
+
+
+@refuses_keywords
+def glu(x: Tensor, /, axis: int = -1, dim: None = None) -> Tensor:
+    """a * sigmoid(b), where a and b are the halves of x along `axis` (Dauphin et al. 2017): half as long there as x.
+
+    Raises ValueError for an odd length.
+
+    >>> import gradflow as gf
+    >>> gf.glu(gf.tensor([[1.0, 2.0, 0.0, 100.0]])).tolist()
+    [[0.5, 2.0]]
+    """
+    if dim is not None:
+        refuse("glu", dim=dim)
+    check_tensors("glu", x)
+    axis = one_axis("glu", axis, x.ndim)
+    if x.shape[axis] % 2:
+        raise ValueError(f"glu needs an axis of even length, to halve it; the shape is {x.shape}, the axis {axis}")
+    a, b = split(floating(x), 2, axis)
+    return multiply(a, sigmoid(b))
 
 
 def _dot_along(F: Any, a: Any, b: Any, axis: Any) -> Any:

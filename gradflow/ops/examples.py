@@ -187,6 +187,10 @@ EXAMPLES = {
     >>> x.grad.item(), y.grad.item()
     (5.0, -2.0)
     """,
+    "mish": """
+    >>> [f"{y:.3f}" for y in gf.mish(gf.tensor([-3.0, -1.0, 1.0, 3.0])).tolist()]
+    ['-0.146', '-0.303', '0.865', '2.987']
+    """,
     "negative": """
     >>> gf.negative(gf.tensor([1.0, -2.0])).tolist()
     [-1.0, 2.0]
@@ -216,6 +220,10 @@ EXAMPLES = {
     >>> gf.round(gf.tensor([0.5, 1.5, 2.5])).tolist()
     [0.0, 2.0, 2.0]
     """,
+    "selu": """
+    >>> [f"{y:.3f}" for y in gf.selu(gf.tensor([-100.0, -1.0, 1.0])).tolist()]
+    ['-1.758', '-1.111', '1.051']
+    """,
     "sigmoid": """
     >>> x = gf.tensor(1.0, requires_grad=True)
     >>> y = gf.sigmoid(x)
@@ -244,6 +252,10 @@ EXAMPLES = {
     "softplus": """
     >>> [f"{y:.3f}" for y in gf.softplus(gf.tensor([-100.0, 0.0, 100.0])).tolist()]
     ['0.000', '0.693', '100.000']
+    """,
+    "softsign": """
+    >>> gf.softsign(gf.tensor([-3.0, 0.0, 1.0])).tolist()
+    [-0.75, 0.0, 0.5]
     """,
     "sqrt": """
     >>> gf.sqrt(gf.tensor([4.0, 9.0])).tolist()

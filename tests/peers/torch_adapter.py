@@ -114,8 +114,6 @@ shared("floor_divide", gf.floor_divide)
 shared("__rmod__", gf.Tensor.__rmod__)
 shared("div:floor_rounding", lambda x, y, rounding_mode: gf.floor_divide(x, y))
 shared("sigmoid", gf.sigmoid)
-shared("nn.functional.hardtanh", lambda x, min_val=-1.0, max_val=1.0: gf.clip(x, min_val, max_val))
-shared("nn.functional.relu6", lambda x: gf.clip(x, 0, 6))
 
 
 def _clamp(x: Any, low: Any = None, high: Any = None) -> Any:
@@ -156,6 +154,13 @@ shared("nn.functional.leaky_relu", lambda x, negative_slope=0.01, inplace=False:
 shared("nn.functional.elu", lambda x, alpha=1.0, inplace=False: gf.elu(x, alpha))
 shared("nn.functional.gelu", lambda x, approximate="none": gf.gelu(x, approximate))
 shared("nn.functional.silu", lambda x, inplace=False: gf.silu(x))
+shared("nn.functional.selu", lambda x, inplace=False: gf.selu(x))
+shared("nn.functional.mish", lambda x, inplace=False: gf.mish(x))
+shared("nn.functional.softsign", gf.softsign)
+shared("nn.functional.hardtanh", lambda x, min_val=-1.0, max_val=1.0, inplace=False: gf.hardtanh(x, min_val, max_val))
+shared("nn.functional.relu6", lambda x, inplace=False: gf.hardtanh(x, 0, 6))
+shared("nn.functional.prelu", gf.prelu)
+shared("nn.functional.glu", lambda x, dim=-1: gf.glu(x, dim))
 shared("nn.functional.logsigmoid", lambda x: -gf.softplus(-x))
 shared("softmax", gf.softmax, AXIS_OF_0D, NO_ELEMENTS)
 shared("log_softmax", gf.log_softmax, AXIS_OF_0D, NO_ELEMENTS)

@@ -85,6 +85,10 @@ EXPRESSIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "trigonometry": (lambda x: gf.sin(x) * gf.cos(x) + gf.tanh(x), (X,)),
     "choice": (lambda x, y: gf.where(x > y, gf.maximum(x, y), x * 2.0) + gf.clip(y, -0.5, 0.5), (X, Y)),
     "activations": (lambda x: gf.gelu(x) + gf.silu(x) + gf.softplus(x) + gf.sigmoid(x) + gf.elu(x) + gf.relu(x), (X,)),
+    "further activations": (
+        lambda x, w: gf.selu(x) + gf.mish(x) + gf.softsign(x) + gf.hardtanh(x) * gf.prelu(x, w) * gf.glu(gf.tile(x, 2)),
+        (X, Y[0]),
+    ),
     "reductions": (lambda x: x.sum(axis=0) + x.mean() + x.max(axis=1).sum() + gf.prod(x, axis=1).sum(), (X,)),
     "spread": (lambda x: gf.var(x, axis=1) + gf.std(x, axis=1, correction=1.0), (X,)),
     "scan": (lambda x: gf.cumulative_sum(x, axis=1) * x, (X,)),

@@ -22,7 +22,7 @@ def workloads() -> Iterator[Workload]:
         yield Workload("element by element", partial(_elementwise, name, 1))
     for name in ("exp", "log", "log1p", "expm1", "sin", "cos", "tanh", "sigmoid", "power", *_FURTHER):
         yield Workload("element by element", partial(_elementwise, name, 4))
-    for name in ("leaky_relu", "elu", "gelu", "gelu_exact", "silu", "softplus"):
+    for name in ("leaky_relu", "elu", "selu", "gelu", "gelu_exact", "silu", "mish", "softplus", "softsign", "hardtanh"):
         yield Workload("activations", partial(_activation, name))
     yield Workload("reductions", _exact_reductions, exact=True)
     yield Workload("reductions", _reductions)

@@ -13,7 +13,8 @@ from gradflow.training.report.markup import LEVEL, NONE, TIMES, count, duration,
 from gradflow.training.report.numbers import Figure
 
 _ACTIVATIONS = {
-    "relu": "ReLU", "gelu": "GELU", "gelu_exact": "exact GELU", "silu": "SiLU", "elu": "ELU", "selu": "SELU"
+    "relu": "ReLU", "gelu": "GELU", "gelu_exact": "exact GELU", "silu": "SiLU", "elu": "ELU", "selu": "SELU",
+    "mish": "Mish"
 }  # fmt: skip
 _OPTIMIZERS = {name.lower(): name for name in optim.__all__}
 
