@@ -261,9 +261,7 @@ FUNCTIONAL = {
 
 INIT = {
     "eye_": "Tensor.copy_(gradflow.eye(n)) under gradflow.no_grad",
-    "orthogonal_": "none: gradflow.nn.init.xavier_uniform_ keeps variances alike",
     "sparse_": "none: gradflow.nn.init.normal_",
-    "trunc_normal_": "none: gradflow.nn.init.normal_ or gradflow.nn.init.uniform_",
     "xavier_normal": "gradflow.nn.init.xavier_normal_",
     "xavier_uniform": "gradflow.nn.init.xavier_uniform_",
 }

@@ -1088,6 +1088,62 @@ def test_normal_initializers_are_quantiles_of_the_generators_numbers(device: str
     assert host(t).std() == pytest.approx(std, rel=0.1)
 
 
+TRUNCATED = [(0.0, 1.0, -2.0, 2.0), (0.5, 2.0, -0.3, 4.0), (0.0, 1.0, -math.inf, 0.0), (-1.0, 0.5, 1.0, math.inf)]
+
+
+@pytest.mark.parametrize(("mean", "std", "a", "b"), TRUNCATED)
+def test_truncated_normal_numbers_are_quantiles_between_those_of_the_limits(
+    device: str, mean: float, std: float, a: float, b: float
+) -> None:
+    from statistics import NormalDist
+
+    t = gf.zeros(SHAPE, dtype="float64")
+    assert init.trunc_normal_(t, mean, std, a, b, gf.Generator(7)) is t
+    normal = NormalDist(mean, std)
+    low, high = normal.cdf(a), normal.cdf(b)
+    expected = np.array([normal.inv_cdf(low + u * (high - low)) for u in uniforms(7, t.size)])
+    np.testing.assert_allclose(host(t).reshape(-1), expected, rtol=1e-9, atol=1e-13)
+    assert a <= host(t).min() <= host(t).max() <= b
+    single = init.trunc_normal_(gf.zeros(SHAPE), mean, std, a, b, gf.Generator(7))
+    assert_agree("float32", single, host(t).astype("float32"))
+
+
+def test_truncated_normal_numbers_are_distributed_as_pytorchs() -> None:
+    """The largest distance of the distribution functions of n numbers each is below 1.95 sqrt(2 / n) in 99.9%."""
+    torch = pytest.importorskip("torch")
+    n = 20_000
+    ours = init.trunc_normal_(gf.zeros(n), 0.3, 0.5, -0.2, 1.5, gf.Generator(1)).numpy()
+    theirs = torch.nn.init.trunc_normal_(torch.zeros(n), 0.3, 0.5, -0.2, 1.5, torch.Generator().manual_seed(1)).numpy()
+    places = np.concatenate([ours, theirs])
+    distance = np.searchsorted(np.sort(ours), places) - np.searchsorted(np.sort(theirs), places)
+    assert np.abs(distance).max() / n < 1.95 * math.sqrt(2 / n)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (40, 40), (30, 50), (50, 7), (4, 3, 5), (64, 1)])
+def test_orthogonal_weights_are_the_q_of_normal_numbers(device: str, shape: tuple[int, ...]) -> None:
+    """The Q of a QR decomposition whose R has a positive diagonal, which is unique, as PyTorch computes it."""
+    t = gf.zeros(shape, dtype="float64")
+    assert init.orthogonal_(t, 2.0, gf.Generator(7)) is t
+    found = host(t).reshape(shape[0], -1) / 2.0
+    n, m = found.shape
+    gram = found @ found.T if n < m else found.T @ found
+    np.testing.assert_allclose(gram, np.eye(min(n, m)), atol=1e-14)
+    numbers = gf.random.normal((max(n, m), min(n, m)), dtype="float64", device="cpu", generator=gf.Generator(7))
+    q, r = np.linalg.qr(numbers.numpy())
+    expected = q * np.sign(np.diag(r))
+    np.testing.assert_allclose(found, expected.T if n < m else expected, atol=1e-12)
+    single = init.orthogonal_(gf.zeros(shape), 2.0, gf.Generator(7))
+    assert_agree("float32", single, host(t).astype("float32"))
+
+
+def test_orthogonal_weights_favour_no_direction() -> None:
+    """Each entry has mean 0 and variance 1 / n, also on the diagonal, which a QR without signs makes negative."""
+    found = np.array([init.orthogonal_(gf.zeros((4, 4)), generator=gf.Generator(i)).numpy() for i in range(500)])
+    np.testing.assert_allclose(found.mean(axis=0), 0.0, atol=5 * 0.5 / math.sqrt(500))
+    np.testing.assert_allclose((found**2).mean(axis=0), 0.25, atol=5 * 0.25 / math.sqrt(500))
+    assert init.orthogonal_(gf.zeros((0, 3))).shape == (0, 3)
+
+
 def test_constants(device: str) -> None:
     p = nn.Parameter(gf.random.normal((3, 2)))
     assert init.constant_(p, 2.5) is p
@@ -1132,6 +1188,10 @@ def test_gains() -> None:
         lambda: init.kaiming_normal_(gf.zeros((3, 3)), mode="fan"),
         lambda: init.kaiming_uniform_(gf.zeros((3, 3)), nonlinearity="gelu"),
         lambda: init.normal_(gf.zeros((3,)), std=-1.0),
+        lambda: init.orthogonal_(gf.zeros((3,))),
+        lambda: init.trunc_normal_(gf.zeros((3,)), std=0.0),
+        lambda: init.trunc_normal_(gf.zeros((3,)), a=1.0, b=1.0),
+        lambda: init.trunc_normal_(gf.zeros((3,)), a=5.0, b=9.0),
     ],
 )
 def test_initializers_refuse_invalid_arguments(fill: Callable[[], Any]) -> None:

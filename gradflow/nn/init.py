@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from gradflow import random
+from gradflow import ops, random
 from gradflow.autograd.grad_mode import no_grad
 from gradflow.pytorch_names import hints_of
 from gradflow.random.generator import Generator
+from gradflow.random.quantile import normal_quantile
 from gradflow.tensor import Tensor
 
 _GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3.0, "relu": math.sqrt(2.0), "selu": 0.75}
@@ -202,6 +203,79 @@ def kaiming_normal_(
     True
     """
     return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
+    """Fill a weight with `gain` times a random matrix whose rows are orthonormal, or whose columns are, if it is tall.
+
+    tensor: (out, in, *kernel), at least two axes: the matrix is (out, in * kernel).
+    gain: see `calculate_gain` (default 1). generator: draws the numbers (default, the global generator).
+
+    Orthonormalizes normal random numbers, so that every orthogonal matrix is as likely as any other (Saxe et al. 2013).
+    Computed on the CPU in float64, then copied to the device. Raises ValueError for fewer than two axes.
+
+    >>> import gradflow as gf
+    >>> weight = gf.nn.init.orthogonal_(gf.zeros((2, 5), dtype="float64"), gain=2.0)
+    >>> gf.allclose(weight @ weight.T, 4.0 * gf.eye(2, dtype="float64")).item()
+    True
+    """
+    if tensor.ndim < 2:
+        raise ValueError(f"orthogonal_ needs a weight of at least two axes (out, in); the shape is {tensor.shape}")
+    if not tensor.size:
+        return tensor
+    rows, columns = tensor.shape[0], tensor.size // tensor.shape[0]
+    options: Any = {"dtype": "float64", "device": "cpu", "generator": generator}
+    with no_grad():
+        a = random.normal((max(rows, columns), min(rows, columns)), **options).T
+        q = _orthonormal(_orthonormal(a))  # the second time removes rounding errors of the first
+        return tensor.copy_(ops.reshape(q.T if rows >= columns else q, tensor.shape) * gain)
+
+
+def _orthonormal(rows: Tensor) -> Tensor:
+    """The method of Gram and Schmidt by halves, so by large products: the Q of a = QR, for the rows of a transposed.
+
+    The diagonal of R is positive, which makes Q unique.
+    """
+    n = rows.shape[0]
+    if n == 1:
+        return rows / ops.norm(rows)
+    first, rest = _orthonormal(rows[: n // 2]), rows[n // 2 :]
+    return ops.concat([first, _orthonormal(rest - (rest @ first.T) @ first)])
+
+
+def trunc_normal_(
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Fill a tensor from N(mean, std^2), restricted to [a, b].
+
+    a, b: the limits themselves, not multiples of std (default -2 and 2); they may be infinite.
+    generator: draws the numbers (default, the global generator).
+
+    Transforms uniform numbers by the inverse of the distribution, one for each element. Raises ValueError unless a < b,
+    std > 0 and some of [a, b] is less than 5 std from the mean.
+
+    >>> import gradflow as gf
+    >>> weight = gf.nn.init.trunc_normal_(gf.zeros(10000), std=0.02, a=-0.04, b=0.04, generator=gf.Generator(0))
+    >>> weight.max().item() <= 0.04, round(weight.std().item(), 3)
+    (True, 0.018)
+    """
+    if not (math.isfinite(mean) and 0.0 < std < math.inf and a < b):
+        raise ValueError(f"trunc_normal_ needs a finite mean, std > 0 and a < b; got {mean=}, {std=}, {a=}, {b=}")
+    low, high = (a - mean) / std, (b - mean) / std
+    if low >= 5.0 or high <= -5.0:
+        raise ValueError(
+            f"trunc_normal_ needs limits less than 5 standard deviations from the mean; got {mean=}, {std=}, {a=}, {b=}"
+        )
+    low, high = (math.erfc(-limit / math.sqrt(2.0)) / 2.0 for limit in (low, high))
+    options: Any = {"dtype": "float64", "device": tensor.device, "generator": generator}
+    with no_grad():
+        p = ops.clip(random.uniform(tensor.shape, low=low, high=high, **options), 2.0**-53, 1.0 - 2.0**-53)
+        return tensor.copy_(ops.clip(normal_quantile(p, ops) * std + mean, a, b))
 
 
 if not TYPE_CHECKING:

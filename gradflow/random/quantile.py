@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-from gradflow.backend import Array, Backend
+from gradflow.backend import Array
 
 # Wichura 1988, "Algorithm AS 241: The Percentage Points of the Normal Distribution", routine PPND16. Each entry holds
 # the coefficients of a numerator and a denominator, the highest power first.
@@ -32,8 +33,10 @@ _TAIL = (
 )  # fmt: skip
 
 
-def normal_quantile(p: Array, F: Backend) -> Array:
+def normal_quantile(p: Array, F: Any) -> Array:
     """The x such that a standard normal variable is below x with probability p (float64 in [2^-53, 1 - 2^-53]).
+
+    F: the backend of an array, or `gradflow.ops` for a tensor.
 
     By Wichura's rational approximations, with r = sqrt(-log(min(p, 1 - p))): in the centre where |p - 1/2| <= 0.425,
     in the middle where r <= 5, and in the tail. Accurate to about 3e-15.
@@ -50,7 +53,7 @@ def normal_quantile(p: Array, F: Backend) -> Array:
     return F.where(F.less_equal(F.abs(q), 0.425), centre, outer)
 
 
-def log_of_half(p: Array, F: Backend) -> Array:
+def log_of_half(p: Array, F: Any) -> Array:
     """The logarithm of float64 p in [2^-63, 1/2]: p is scaled into [1/2, 1), where a series of atanh converges."""
     exponent = F.zeros_like(p)  # p = scaled / 2^exponent
     for step in (32, 16, 8, 4, 2, 1):
@@ -62,11 +65,11 @@ def log_of_half(p: Array, F: Backend) -> Array:
     return F.subtract(F.multiply(F.multiply(s, series), 2.0), F.multiply(F.add(exponent, 0.5), math.log(2)))
 
 
-def _ratio(x: Array, coefficients: tuple[Sequence[float], Sequence[float]], F: Backend) -> Array:
+def _ratio(x: Array, coefficients: tuple[Sequence[float], Sequence[float]], F: Any) -> Array:
     return F.divide(_horner(x, coefficients[0], F), _horner(x, coefficients[1], F))
 
 
-def _horner(x: Array, coefficients: Sequence[float], F: Backend) -> Array:
+def _horner(x: Array, coefficients: Sequence[float], F: Any) -> Array:
     """The value of a polynomial at x by Horner's method; coefficients: the highest power first."""
     total = F.add(F.multiply(x, coefficients[0]), coefficients[1])
     for c in coefficients[2:]:
