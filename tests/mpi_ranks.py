@@ -113,6 +113,7 @@ def stand_still(how: str) -> None:
 if __name__ == "__main__":
     what = sys.argv[1]
     if what == "check":
+        assert gf.distributed.world() is gf.distributed.world(30)
         check(gf.distributed.world(), Path(sys.argv[2]))
     else:
         fault(gf.distributed.world(timeout=2.0), what, sys.argv[2])

@@ -22,7 +22,7 @@ from gradflow.distributed import Communicator, reduction
 from gradflow.distributed.faults import Watch
 from gradflow.interception import opaque_call
 from gradflow.random.shares import Share, share_of, sharing
-from gradflow.training import Trainer
+from gradflow.training import Run, Settings, Trainer
 from gradflow.training.threads import cores_divided
 from tests.mpi_ranks import LABELS, OPTIONS, X, bits, trained, trainer_of
 from tests.thread_ranks import ThreadRank, run_ranks
@@ -174,6 +174,29 @@ def test_sums_begin_during_the_backward_pass_with_the_last_layer(
     assert run_ranks(1, work) == ["replaying"]
 
 
+def test_runs_on_tables_train_as_in_one_process(tmp_path: Path) -> None:
+    """An ensemble, which stops early, on a table with weights, by steps of several batches and averages of weights."""
+    r = np.random.default_rng(0)
+    rows = [f"{x:.3f},{'xyz'[i % 3]},{w:.3f},{x > 0.3}" for i, (x, w) in enumerate(r.uniform(0, 1, (80, 2)))]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,w,y", *rows]))
+    settings = Settings(
+        str(tmp_path / "t.csv"), target="y", weight_column="w", ensemble=2, patience=1, epochs=5, validation=0.3,
+        lr=0.3, hidden=(8,), dropout=0.2, batch_size=10, accumulate=2, average=0.5, clip_norm=0.1, device="cpu",
+    )  # fmt: skip
+
+    def figures(rank: Any) -> list[list[Any]]:
+        with Run.new(settings, tmp_path / f"{0 if rank is None else rank.size}", rank) as run:
+            for _ in run.steps():
+                pass
+        epochs = [epoch for history in run.members.histories for epoch in history]
+        return [[e.epoch, e.train_loss, e.validation_loss, *e.validation_metrics.values()] for e in epochs]
+
+    alone, ranks = figures(None), run_ranks(3, figures)
+    assert 2 < len(alone) < 10
+    assert ranks[0] == ranks[1] == ranks[2]
+    np.testing.assert_allclose(ranks[0], alone, rtol=0, atol=1e-5)
+
+
 # ---------------------------------------------------------------------- going on with another number of ranks
 
 
@@ -215,10 +238,8 @@ def test_weights_are_those_of_rank_0() -> None:
         batches = Batches(X.astype("float32"), LABELS, 8, gf.Generator(0))
         return bits(Trainer(model, gf.cross_entropy, optimizer, batches, communicator=rank))
 
-    own = bits_of = run_ranks(3, first_bits)
     expected = gf.nn.Linear(5, 3, generator=gf.Generator(0)).state_dict().values()
-    assert {*own} == {b"".join(x.numpy().tobytes() for x in expected)}
-    assert len(bits_of) == 3
+    assert {*run_ranks(3, first_bits)} == {b"".join(x.numpy().tobytes() for x in expected)}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Iterator
@@ -39,7 +38,6 @@ def together(timeout: float | None) -> Iterator[World | None]:
     with contextlib.ExitStack() as stack:
         if found.rank:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-            logging.getLogger("gradflow").setLevel(logging.ERROR)
         yield found
     _worlds.clear()
 

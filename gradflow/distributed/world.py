@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
@@ -67,9 +68,11 @@ def world(timeout: float = TIMEOUT) -> World:
     timeout: the seconds that a rank waits for the others before it ends the job (default 30); at least as long as
         ranks may be apart, such as while rank 0 writes a large file.
 
-    From here on, an exception that nothing catches ends all of several processes, after its traceback. Called again
-    with the same timeout, it returns the same. Raises ModuleNotFoundError, which says what to type, without the extra
-    `mpi`, ValueError unless the timeout is above 0, and RuntimeError if the launcher belongs to another MPI.
+    From here on, an exception that nothing catches ends all of several processes, after its traceback, and rank 0 alone
+    logs warnings. Called again with the same timeout, it returns the same.
+
+    Raises ModuleNotFoundError, which says what to type, without the extra `mpi`, ValueError unless the timeout is above
+    0, and RuntimeError if the launcher belongs to another MPI.
 
     >>> import gradflow as gf
     >>> world = gf.distributed.world()  # doctest: +SKIP
@@ -92,6 +95,9 @@ def world(timeout: float = TIMEOUT) -> World:
 
 @functools.cache
 def _world(mpi: Any, timeout: float) -> World:
-    if mpi.COMM_WORLD.Get_size() > 1:
+    found = World(mpi, timeout)
+    if found.size > 1:
         end_on_errors(mpi)
-    return World(mpi, timeout)
+    if found.rank:
+        logging.getLogger("gradflow").setLevel(logging.ERROR)
+    return found
