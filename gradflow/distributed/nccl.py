@@ -41,15 +41,14 @@ class NCCLCommunicator(Communicator):
     def start_sum(self, array: Any) -> _Queued:
         data = array.data.ptr
         self._begin()
-        self._nccl_ranks.allReduce(
-            data, data, array.size, self._type_of(array), self._nccl.NCCL_SUM, self._stream.ptr
-        )  # fmt: skip
+        kind = getattr(self._nccl, _TYPES[array.dtype.name])
+        self._nccl_ranks.allReduce(data, data, array.size, kind, self._nccl.NCCL_SUM, self._stream.ptr)
         return _Queued(self._cuda, self._stream.record())
 
     def broadcast(self, array: Any, root: int = 0) -> None:
         data = array.data.ptr
         self._begin()
-        self._nccl_ranks.broadcast(data, data, array.size, self._type_of(array), root, self._stream.ptr)
+        self._nccl_ranks.broadcast(data, data, array.nbytes, self._nccl.NCCL_UINT8, root, self._stream.ptr)
         _Queued(self._cuda, self._stream.record()).wait()
 
     def barrier(self) -> None:
@@ -58,9 +57,6 @@ class NCCLCommunicator(Communicator):
     def _begin(self) -> None:
         """Make the stream wait for what is queued so far."""
         self._stream.wait_event(self._cuda.get_current_stream().record())
-
-    def _type_of(self, array: Any) -> int:
-        return int(getattr(self._nccl, _TYPES[array.dtype.name]))
 
 
 class _Queued:

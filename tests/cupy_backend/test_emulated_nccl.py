@@ -124,6 +124,16 @@ def test_statistics_of_a_batch_are_summed_in_the_graph(cupy: Any, monkeypatch: p
     assert found[0] == found[1]
 
 
+def test_values_of_any_dtype_are_broadcast_as_bytes(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    communicator = Doubling(cupy, monkeypatch)
+    monkeypatch.setattr(communicator, "broadcast", lambda *call: calls.append(call))
+    with gf.use_device("emulated"):
+        for dtype in ("bool", "float64"):
+            communicator.device.broadcast(gf.ones(3, dtype=dtype).array)
+    assert [call[2:5] for call in calls] == [(3, 6, 0), (24, 6, 0)]  # 6: UINT8
+
+
 def test_values_on_a_device_are_summed(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with gf.use_device("emulated"):
         assert Doubling(cupy, monkeypatch).all_reduce(gf.tensor([1.0, 2.0])).tolist() == [2.0, 4.0]
