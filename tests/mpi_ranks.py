@@ -90,14 +90,14 @@ def check(world: World, folder: Path) -> None:
 
 
 def fault(world: World, how: str, path: str) -> None:
-    """Train, save the state after each step, and let the last rank fail after step 20."""
+    """Train, save the state after each step, and let a rank fail after step 20: the last, or the first to sleep."""
     x = np.ones((64, 4), np.float32)
     model = gf.nn.MLP([4, 8, 1], generator=gf.Generator(0))
     optimizer = gf.optim.SGD(model.parameters(), lr=0.1)
     trainer = Trainer(model, gf.mse_loss, optimizer, Batches(x, x[:, :1], 16), communicator=world)
     for step in trainer.steps(10**6):
         trainer.save(path)
-        if step.step == 20 and world.rank == world.size - 1:
+        if step.step == 20 and world.rank == (0 if how == "sleep" else world.size - 1):
             stand_still(how)
 
 

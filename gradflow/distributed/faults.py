@@ -58,12 +58,10 @@ def end_for_missing(mpi: Any, world: Any, what: str) -> None:
         missing -= {r for r in missing if world.Iprobe(r, _TAG)}
         time.sleep(0.01)
     del sent
-    if len(missing) == 1:
-        lost = f"rank {missing.pop()} gave no sign of life"
-    elif missing:
-        lost = f"ranks {', '.join(map(str, sorted(missing)))} gave no sign of life"
+    if missing:
+        lost = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, sorted(missing)))} gave no sign of life"
     else:
-        lost = "all ranks wait, for different things: they do not call the same functions in the same order"
+        lost = "all wait, for different things: all ranks call the same functions in the same order, as Trainer.save"
     if rank == min({rank, *others} - missing):
         print(f"rank {rank} {what}, and ends the job: {lost}", file=sys.stderr, flush=True)
     else:
