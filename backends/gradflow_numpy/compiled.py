@@ -274,8 +274,8 @@ def moments(
             s = square_decay * square[i] + square_gain * (g * g)
             square[i] = s
             if largest is not None:
-                if s > largest[i] or s != s:  # NaN stays
-                    largest[i] = s
-                s = largest[i]
+                w = largest[i]
+                s = w if w >= s else s  # NaN of the squares stays; no branch, so that all elements are rounded alike
+                largest[i] = s
             d /= root_factor * np.sqrt(s) + epsilon
         parameter[i] = p - lr * d
