@@ -452,6 +452,11 @@ OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
     "adamw": lambda p: optim.AdamW(p, lr=0.01),
     "rmsprop": lambda p: optim.RMSprop(p, lr=0.01),
     "centred rmsprop": lambda p: optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
+    "amsgrad, up": lambda p: optim.Adam(p, lr=0.01, amsgrad=True, maximize=True),
+    "adagrad": lambda p: optim.Adagrad(p, lr=0.01),
+    "nadam": lambda p: optim.NAdam(p, lr=0.01),
+    "radam": lambda p: optim.RAdam(p, lr=0.01),
+    "lion": lambda p: optim.Lion(p, lr=0.01),
 }
 CLASSES = 4
 LOSSES: dict[str, tuple[Callable[..., Any], str]] = {
