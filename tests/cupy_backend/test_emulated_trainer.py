@@ -38,6 +38,19 @@ def trainer_of(capture: bool = False, weights: Any = None, keep: str = "device",
     return Trainer(model, gf.cross_entropy, optimizer, train, validation, capture=capture, **options)
 
 
+def test_the_rates_of_a_plateau_reach_captured_steps(backend: Any) -> None:
+    """With the bits of steps that are not captured, also of several at once; the rate falls more than once."""
+    histories = []
+    with gf.use_device("emulated"):
+        for capture in (False, True):
+            schedule = optim.schedules.plateau(0.05, factor=0.5, patience=0, threshold=0.3)
+            trainer = trainer_of(capture, schedule=schedule)
+            list(trainer.epochs(8))
+            histories.append(trainer.history)
+    assert histories[0] == histories[1]
+    assert len({epoch.learning_rate for epoch in histories[0]}) > 2
+
+
 # ---------------------------------------------------------------------- what is read, waited for and launched
 
 OPTIONS: list[dict[str, Any]] = [
@@ -188,7 +201,7 @@ def test_only_a_loop_over_steps_computes_the_loss_of_a_union(
     [
         Case(model="table", capture=True, optimizer="momentum", loss="values", keep="host"),
         Case(model="table", dropout=0.3, accumulate=2, average=0.9, clip_norm=0.5, weights=True),
-        Case(autocast="float16", capture=True, average=0.9, clip_norm=0.5),
+        Case(autocast="float16", capture=True, average=0.9, clip_norm=0.5, optimizer="nadam", schedule="plateau"),
         Case(autocast="float16", accumulate=2, optimizer="momentum"),
     ],
 )
