@@ -171,10 +171,11 @@ def test_edits_between_steps_have_the_bits_of_plain_steps(name: str, bad: tuple[
     assert scaled.steps == plain.steps
 
 
-def test_a_step_waits_for_nothing() -> None:
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "RMSprop", "Adagrad", "NAdam", "RAdam", "Lion"])
+def test_a_step_waits_for_nothing(kind: str) -> None:
     """On the fake device: no transfer to the host and no wait in 20 steps, skipped ones among them."""
     x = leaf("fake")
-    optimizer, scaler = gf.optim.Adam([x], lr=0.1), gf.optim.GradScaler()
+    optimizer, scaler = getattr(gf.optim, kind)([x], lr=0.1), gf.optim.GradScaler()
 
     def step(bad: bool) -> None:
         optimizer.zero_grad()

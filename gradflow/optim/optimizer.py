@@ -68,7 +68,7 @@ class Optimizer(ParameterGroups):
     """The names of state arrays without negative numbers, such as means of squares; `load_state_dict` checks them."""
 
     _passes_options: ClassVar[bool] = False
-    """Whether `update` passes `flat.options` to the kernels, which then write half copies of the parameters."""
+    """Whether `update` passes `flat.options` to the kernels, which then write half copies, and may skip the step."""
 
     _steps = 0
 

@@ -12,18 +12,14 @@ from gradflow.backend import Array, Backend
 from gradflow.backend.graphs import current_rows
 from gradflow.interception import opaque_call
 from gradflow.ops.checks import check_tensors, kind_of
-from gradflow.optim.algorithms import SGD, Adam, RMSprop
 from gradflow.optim.applied_steps import AppliedSteps
 from gradflow.optim.flat import Slice
 from gradflow.optim.hyperparameters import checked_number
-from gradflow.optim.moments import Adagrad, Lion, NAdam, RAdam
 from gradflow.optim.optimizer import Optimizer
 from gradflow.tensor import Tensor
 from gradflow.tree import check_state
 
 _LARGEST = 2.0**128
-_UPDATES = (SGD.update, Adam.update, RMSprop.update, Adagrad.update, NAdam.update, RAdam.update, Lion.update)
-"""The updates whose kernels can be skipped on the device."""
 
 
 def _between(name: str, value: Any, low: float, high: float) -> float:
@@ -203,7 +199,7 @@ class GradScaler:
             self.unscale_(optimizer)
         found, ready = self._found[optimizer], self._unscaled[optimizer]
         assert ready is not None
-        if type(optimizer).update in _UPDATES:
+        if optimizer._passes_options and type(optimizer).update.__module__.startswith("gradflow."):
             if optimizer not in self._rows:
                 self._rows[optimizer] = AppliedSteps(optimizer, self._backend, found)
             self._rows[optimizer].step(ready)
