@@ -13,7 +13,7 @@ import gradflow as gf
 from gradflow import optim
 from gradflow.testing import host
 
-STEPS = 150
+STEPS = 100
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "Adagrad": ("Adagrad", {}),
     "Adagrad all": ("Adagrad", {"lr_decay": 0.1, "weight_decay": 0.1, "eps": 1e-3, "maximize": True}),

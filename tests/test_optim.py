@@ -31,11 +31,8 @@ MAKERS: dict[str, Callable[[Any], Optimizer]] = {
     "RMSprop": lambda p: RMSprop(p, lr=0.01),
     "RMSprop all": lambda p: RMSprop(p, lr=0.01, momentum=0.5, centered=True, weight_decay=0.01),
     "AdamW amsgrad": lambda p: AdamW(p, lr=0.01, amsgrad=True, maximize=True),
-    "Adagrad": lambda p: optim.Adagrad(p, lr=0.1, lr_decay=0.1, weight_decay=0.01),
     "NAdam": lambda p: optim.NAdam(p, lr=0.01, weight_decay=0.01),
-    "RAdam": lambda p: optim.RAdam(p, lr=0.01, weight_decay=0.01, decoupled_weight_decay=True),
-    "Lion": lambda p: optim.Lion(p, lr=0.01, weight_decay=0.1),
-    "Lion of the page": lambda p: Lion(p, lr=0.01, weight_decay=0.1),
+    "Lion": lambda p: Lion(p, lr=0.01, weight_decay=0.1),
 }
 every_optimizer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 

@@ -35,7 +35,7 @@ def test_the_rates_are_pytorchs(random_examples: Any) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
 
-    @random_examples(200)
+    @random_examples(100)
     @given(OPTIONS, st.lists(FIGURES, max_size=30))
     def check(options: dict[str, Any], history: list[float]) -> None:
         optimizer.param_groups[0]["lr"] = 0.1
