@@ -17,6 +17,7 @@ def workloads() -> Iterator[Workload]:
     """Yield the workloads of this file."""
     yield Workload("normalization and losses", _softmax)
     yield Workload("normalization and losses", _layer_norm)
+    yield Workload("normalization and losses", _batch_norm)
     for loss in (_cross_entropy, _squared_error, _absolute_errors, _binary_cross_entropy):
         yield Workload("normalization and losses", loss)
     yield Workload("a perceptron of 20-64-32-4", _model)
@@ -37,17 +38,32 @@ def _softmax(at: Place) -> list[Check]:
 
 
 def _layer_norm(at: Place) -> list[Check]:
+    weight, bias = at.tensor(np.ones(257), grad=True), at.tensor(np.zeros(257))
+    return _norm(at, "layer_norm", 1, weight, lambda x: gf.layer_norm(x, (257,), weight, bias))
+
+
+def _batch_norm(at: Place) -> list[Check]:
+    weight, bias = at.tensor(np.ones(30), grad=True), at.tensor(np.zeros(30))
+    return _norm(
+        at, "batch_norm", 0, weight, lambda x: gf.batch_norm(x, weight=weight, bias=bias, training=True)
+    )  # fmt: skip
+
+
+def _norm(
+    at: Place, name: str, axis: int, weight: gf.Tensor, normalize: Callable[[gf.Tensor], gf.Tensor]
+) -> list[Check]:
     """Means of K = 257 terms: K eps times the largest deviation bounds the error of the centred values."""
     k = 257
-    x, g = at.tensor(np.random.default_rng(1).normal(size=(30, k)) + 0.5, grad=True), at.normal((30, k), 2)
-    weight = at.tensor(np.ones(k), grad=True)
-    out = gf.layer_norm(x, (k,), weight, at.tensor(np.zeros(k)))
+    shape = (30, k) if axis else (k, 30)
+    x, g = at.tensor(np.random.default_rng(1).normal(size=shape) + 0.5, grad=True), at.normal(shape, 2)
+    out = normalize(x)
     out.backward(g)
 
     def sizes() -> tuple[Any, Any, Any, Any]:
         a, v = f64(x), f64(g)
-        scale = 1 / np.sqrt(a.var(axis=1, keepdims=True) + 1e-5)
-        return v, (a - a.mean(axis=1, keepdims=True)) * scale, np.abs(a).max(axis=1, keepdims=True) * scale, scale
+        scale = 1 / np.sqrt(a.var(axis=axis, keepdims=True) + 1e-5)
+        largest = np.abs(a).max(axis=axis, keepdims=True)
+        return v, (a - a.mean(axis=axis, keepdims=True)) * scale, largest * scale, scale
 
     def of_output() -> Any:
         _, normal, size, _ = sizes()
@@ -55,7 +71,8 @@ def _layer_norm(at: Place) -> list[Check]:
 
     def of_gradient() -> Any:
         v, normal, size, scale = sizes()
-        return k * EPS * np.abs(v).max(axis=1, keepdims=True) * scale * (1 + np.abs(normal)) * (1 + size)
+        largest = np.abs(v).max(axis=axis, keepdims=True)
+        return k * EPS * largest * scale * (1 + np.abs(normal)) * (1 + size)
 
     def of_weight() -> Any:
         v, normal, size, _ = sizes()
@@ -63,9 +80,9 @@ def _layer_norm(at: Place) -> list[Check]:
 
     label = f"K eps (largest deviation), K = {k}"
     return [
-        Check("layer_norm", out, label, of_output),
-        Check("layer_norm: gradient of x", x.grad, label, of_gradient),
-        Check("layer_norm: gradient of the weight", weight.grad, label, of_weight),
+        Check(name, out, label, of_output),
+        Check(f"{name}: gradient of x", x.grad, label, of_gradient),
+        Check(f"{name}: gradient of the weight", weight.grad, label, of_weight),
     ]
 
 
