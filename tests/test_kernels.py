@@ -113,6 +113,9 @@ FORMULAS: dict[str, Callable[..., Sequence[Any]]] = {
     "logsumexp": lambda x, axis, keepdims: [np.log(np.exp(x).sum(axis=axis, keepdims=keepdims))],
     "layer_norm": lambda *arguments: [layer_norm_value(*arguments)],
     "layer_norm_backward": layer_norm_slopes,
+    "normalize_columns": lambda x, mean, variance, weight, bias: [
+        (x - mean) / np.sqrt(variance + 1e-5) * (1.0 if weight is None else weight) + (0.0 if bias is None else bias)
+    ],
     "move_statistics": lambda *arguments: [new for new in moved(*arguments) if new is not None],
     "squared_error_backward": lambda g, x, target, reduction, needs, keep: [
         sign * 2 * g * (x - target) / (x.size if reduction == "mean" else 1) if need else None

@@ -44,7 +44,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "graph.cu": ("next_row",),
     "losses.cu": ("squared_error", "one_hot"),
     "normalization.cu": ("layer_norm", "layer_norm_backward", "layer_norm_columns", "batch_norm",
-                         "batch_norm_backward"),
+                         "batch_norm_backward", "normalize_columns"),
     "optimizers.cu": ("sgd_step", "adam_step", "rmsprop_step", "moment_step", "square_sums", "scale_by", "unscale",
                       "update_scale", "count_step"),
     "philox.cu": ("random_bits", "dropout", "dropout_backward"),

@@ -188,3 +188,19 @@ __global__ void batch_norm_backward(
         }
     }
 }
+
+// Normalizes each column by the mean and the variance that are given. weight and bias may be null.
+template <typename T>
+__global__ void normalize_columns(
+    const T* x, const wide<T>* mean, const wide<T>* variance, const wide<T>* weight, const wide<T>* bias, T* out,
+    index_t rows, index_t columns, double epsilon) {
+    index_t column = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (column >= columns) return;
+    wide<T> centre = mean[column], factor = 1 / sqrt(variance[column] + (wide<T>)epsilon);
+    if (weight) factor *= weight[column];
+    wide<T> shift = bias ? bias[column] : 0;
+    FOR_EACH_CELL_ROW(row, rows) {
+        index_t i = row * columns + column;
+        out[i] = T(((wide<T>)x[i] - centre) * factor + shift);
+    }
+}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradflow.backend import Array, Backend
-from gradflow_cupy.kernels import ELEMENT_TYPES, kernel_dtype, launch, per_columns, per_row, per_sum
+from gradflow_cupy.kernels import ELEMENT_TYPES, kernel_dtype, launch, per_cell, per_columns, per_row, per_sum
 from gradflow_cupy.network import NetworkKernels
 
 
@@ -135,6 +135,19 @@ class NormalizationKernels(NetworkKernels):
             g, x, weight, residual, gx, gw, gb, rows, columns,
         )  # fmt: skip
         return gx, gw, gb
+
+    def normalize_columns(
+        self, x: Array, mean: Array, variance: Array, weight: Array | None, bias: Array | None, epsilon: float
+    ) -> Array:
+        dtype = kernel_dtype(x, types=ELEMENT_TYPES)
+        wide = self.double if dtype == "d" else self.single
+        given = [a if a is None else self._contiguous(a) for a in (mean, variance, weight, bias)]
+        if dtype is None or not x.size or any(a is not None and a.dtype != wide for a in given):
+            return Backend.normalize_columns(self, x, mean, variance, weight, bias, epsilon)
+        x = self._contiguous(x)
+        out = self._empty(x.shape, x)
+        launch("normalize_columns", dtype, *per_cell(*x.shape), x, *given, out, *x.shape, epsilon)
+        return out
 
 
 def _rows_and_columns(x: Array, axes: tuple[int, ...]) -> tuple[int, int]:

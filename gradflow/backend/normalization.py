@@ -111,6 +111,28 @@ class NormalizationKernels(KernelBase):
         return gx, gw, gb
 
     @kernel
+    def normalize_columns(
+        self,
+        x: Array,
+        mean: Array,
+        variance: Array,
+        weight: Array | None,
+        bias: Array | None,
+        epsilon: float,
+    ) -> Array:
+        """(x - mean) / sqrt(variance + epsilon) for each column of x, times weight plus bias, as a new array.
+
+        x: (rows, columns). The others: (columns,), with the dtype of x, but of float32 where x is of half floats;
+        weight and bias may be None.
+        """
+        wide = self.astype(x, self.single) if x.dtype in self.half_dtypes else x
+        scale = self.divide(1.0, self.sqrt(self.add(variance, epsilon)))
+        scale = scale if weight is None else self.multiply(scale, weight)
+        out = self.multiply(self.subtract(wide, mean), scale)
+        out = out if bias is None else self.add(out, bias)
+        return out if wide is x else self.astype(out, x.dtype)
+
+    @kernel
     def move_statistics(self, running: Running, mean: Array, variance: Array, momentum: float | None) -> None:
         """Move running means and variances to those of a batch, in place.
 

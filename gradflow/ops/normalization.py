@@ -12,7 +12,7 @@ from gradflow.autograd.graph import Operation
 from gradflow.dtypes import float32, float64
 from gradflow.interception import opaque_call
 from gradflow.ops.checks import check_tensors, number
-from gradflow.ops.elementwise import sqrt, square
+from gradflow.ops.elementwise import square
 from gradflow.ops.network import dtypes_differ
 from gradflow.ops.reductions import sum as sum_
 from gradflow.ops.shape import permute_dims, reshape
@@ -279,16 +279,55 @@ def _of_rows(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     return permute_dims(out, (0, x.ndim - 1, *range(1, x.ndim - 1)))
 
 
+def _factors(F: Any, variance: Any, weight: Any, epsilon: float) -> tuple[Any, Any]:
+    """1 / sqrt(variance + epsilon), and that times the weight."""
+    scale = F.divide(1.0, F.sqrt(F.add(variance, epsilon)))
+    return scale, scale if weight is None else F.multiply(scale, weight)
+
+
+def _rule_of_x(
+    F: Any, g: Any, _out: Any, _x: Any, _mean: Any, variance: Any, weight: Any, _bias: Any, epsilon: float
+) -> Any:
+    return F.multiply(g, _factors(F, variance, weight, epsilon)[1])
+
+
+def _rule_of_mean(
+    F: Any, g: Any, _out: Any, _x: Any, _mean: Any, variance: Any, weight: Any, _bias: Any, epsilon: float
+) -> Any:
+    return F.multiply(g, F.negative(_factors(F, variance, weight, epsilon)[1]))
+
+
+def _rule_of_variance(
+    F: Any, g: Any, _out: Any, x: Any, mean: Any, variance: Any, weight: Any, _bias: Any, epsilon: float
+) -> Any:
+    scale, factor = _factors(F, variance, weight, epsilon)
+    return F.multiply(F.multiply(g, F.subtract(x, mean)), F.multiply(F.multiply(F.square(scale), factor), -0.5))
+
+
+def _rule_of_weight(
+    F: Any, g: Any, _out: Any, x: Any, mean: Any, variance: Any, _weight: Any, _bias: Any, epsilon: float
+) -> Any:
+    return F.multiply(F.multiply(g, F.subtract(x, mean)), _factors(F, variance, None, epsilon)[0])
+
+
+_NORMALIZE_COLUMNS = defop(
+    "normalize_columns",
+    _rule_of_x,
+    _rule_of_mean,
+    _rule_of_variance,
+    _rule_of_weight,
+    lambda F, g, _out, _x, _mean, _variance, _weight, _bias, epsilon: g,
+)
+
+
 def _by_statistics(
     x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
     """Normalize by statistics that are given."""
-    shape = (-1, *(1,) * (x.ndim - 2))
-    dtype = float32 if x.dtype.itemsize == 2 else x.dtype
-    scale = 1.0 / sqrt(cast(variance, dtype) + eps)
-    scale = scale if weight is None else scale * weight
-    out = (cast(x, dtype) - reshape(cast(mean, dtype), shape)) * reshape(scale, shape)
-    return cast(out if bias is None else out + reshape(bias, shape), x.dtype)
+    if x.dtype.itemsize == 2:
+        mean, variance = cast(mean, float32), cast(variance, float32)
+    given = mean, variance, weight, bias
+    return _of_rows(x, lambda rows: apply(_NORMALIZE_COLUMNS, (rows, *given), {"epsilon": float(eps)}))
 
 
 # ---------------------------------------------------------------------- over a batch that several ranks share

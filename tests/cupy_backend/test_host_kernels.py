@@ -358,6 +358,9 @@ def test_batch_norm(composed: Any, real: Any, shape: Any, affine: bool) -> None:
         assert_ulp(actual, value, 16, float(np.abs(value).max()))
     assert moved[2] == running[2] == 4
     assert not scratch[:4096].any()
+    given = *running[:2], weight, bias
+    launch("normalize_columns", real, *per_cell(rows, columns), x, *given, out, rows, columns, 9.0)
+    assert_ulp(out, composed.normalize_columns(x, *given, 9.0), 16, float(np.abs(x).max()))
     launch("batch_norm_backward", real, *grid, g, x, weight, stats, gx, gw, gb, rows, columns)
     found = composed.batch_norm_backward(g, x, weight, 1e-5, residual, [True] * 3)
     for actual, value in zip((gx, gw, gb), found, strict=True):
@@ -509,7 +512,7 @@ def test_the_sums_of_a_thread_do_not_drift(real: Any) -> None:
     expected = np.exp(x.astype("float64") - 0.8)
     assert_ulp(out, (expected / expected.sum()).astype(real), 4)
     x[0] = 0.7
-    launch("layer_norm", real, (1,), (1,), x, None, None, out, stats, 1, n, 1.0)
+    launch("layer_norm", real, (1,), (1,), x, None, None, out, stats, 1, n, 1.0, 1)
     assert_ulp(stats[0, :1], (value * one).astype(real), 2)
     launch("bias_backward", real, (1, 1), (1, 1), x, None, None, partial, None, scratch, n, 1, n, 0, 0.0)
     assert_ulp(partial, (n * value * one).astype(real), 2)

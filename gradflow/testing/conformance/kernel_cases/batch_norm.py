@@ -1,4 +1,4 @@
-"""Cases of `batch_norm`, `batch_norm_backward` and `move_statistics`."""
+"""Cases of `batch_norm`, `batch_norm_backward`, `normalize_columns` and `move_statistics`."""
 
 from __future__ import annotations
 
@@ -87,6 +87,29 @@ def batch_norm_cases() -> list[Case]:
     return cases
 
 
+def run_normalize_columns(B: Any, x: Any, *given: Any) -> Sequence[Any]:
+    return [B.normalize_columns(x, *_wide(B, given), 1e-5)]
+
+
+def normalize_columns_bound(e: float, x: Any, mean: Any, variance: Any, weight: Any, bias: Any) -> Sequence[Any]:
+    size = (np.abs(x) + np.abs(mean)) / np.sqrt(variance + 1e-5) * (1.0 if weight is None else np.abs(weight))
+    return [12 * e * (size + (0.0 if bias is None else np.abs(bias)))]
+
+
+def normalize_columns_cases() -> list[Case]:
+    cases = []
+    for shape in ((5, 3), (1, 20), (0, 2)):
+        x, (mean, variance, weight, bias) = normal(shape, 19), (normal(shape[1:], seed) for seed in range(20, 24))
+        for title, weights in (("affine", (weight, bias)), ("plain", (None, None))):
+            cases.append(
+                Case(
+                    "normalize_columns", f"{name_of(shape)}-{title}", (x, mean, variance**2 + 0.5, *weights),
+                    normalize_columns_bound, run_normalize_columns,
+                )
+            )  # fmt: skip
+    return cases
+
+
 def run_move_statistics(B: Any, running: Any, mean: Any, variance: Any, momentum: float | None) -> Sequence[Any]:
     assert B.move_statistics(running, mean, variance, momentum) is None
     return [r for r in running if r is not None]
@@ -108,4 +131,4 @@ def move_statistics_cases() -> list[Case]:
     ]  # fmt: skip
 
 
-CASES = [*batch_norm_cases(), *move_statistics_cases()]
+CASES = [*batch_norm_cases(), *normalize_columns_cases(), *move_statistics_cases()]
