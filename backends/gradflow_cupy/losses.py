@@ -41,14 +41,20 @@ class LossKernels(NetworkKernels):
         return out
 
     def softmax_cross_entropy(
-        self, logits: Array, target: Array, reduction: str, gradient: bool = True, ignore_index: int | None = None
+        self,
+        logits: Array,
+        target: Array,
+        reduction: str,
+        gradient: bool = True,
+        ignore_index: int | None = None,
+        smoothing: float = 0.0,
     ) -> tuple[Array, Any]:
         each = reduction == "none"
         losses = self._empty(logits.shape[:1] if each else (), logits)
         out = self._empty(logits.shape, logits) if gradient and not each else None
-        if self._cross_entropy(logits, target, None, reduction, ignore_index, losses, out):
+        if self._cross_entropy(logits, target, None, reduction, ignore_index, smoothing, losses, out):
             return losses, out
-        return Backend.softmax_cross_entropy(self, logits, target, reduction, ignore_index=ignore_index)
+        return Backend.softmax_cross_entropy(self, logits, target, reduction, True, ignore_index, smoothing)
 
     def softmax_cross_entropy_backward(
         self,
@@ -59,18 +65,20 @@ class LossKernels(NetworkKernels):
         residual: Any,
         needs: Sequence[bool],
         ignore_index: int | None = None,
+        smoothing: float = 0.0,
     ) -> tuple[Array | None, Array | None]:
         if needs[0] and not needs[1]:
             if residual is not None and self._is_seed(g):
                 return residual, None
             gradient = self._empty(logits.shape, logits)
-            if self._cross_entropy(logits, target, g, reduction, ignore_index, None, gradient):
+            if self._cross_entropy(logits, target, g, reduction, ignore_index, smoothing, None, gradient):
                 return gradient, None
-        return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs, ignore_index)
+        arguments = g, logits, target, reduction, None, needs, ignore_index, smoothing
+        return Backend.softmax_cross_entropy_backward(self, *arguments)
 
     def _cross_entropy(
         self, logits: Array, target: Array, g: Array | None, reduction: str, ignore_index: int | None,
-        losses: Array | None, out: Array | None,
+        smoothing: float, losses: Array | None, out: Array | None,
     ) -> bool:  # fmt: skip
         """Write the losses and the gradient `out` for `g`; False, with nothing written, for other dtypes."""
         dense = target.ndim == 2
@@ -83,8 +91,8 @@ class LossKernels(NetworkKernels):
         launch(
             "cross_entropy", dtype, *per_row(rows, columns, PARTIAL_BLOCKS),
             self._contiguous(logits), labels, weights, None if g is None else self._contiguous(g),
-            int(reduction == "none"), divisor, NO_LABEL if ignore_index is None else ignore_index, losses, out,
-            self._scratch(), None if losses is None else self.nonfinite, rows, columns,
+            int(reduction == "none"), divisor, NO_LABEL if ignore_index is None else ignore_index,
+            float(smoothing), losses, out, self._scratch(), None if losses is None else self.nonfinite, rows, columns,
         )  # fmt: skip
         return True
 

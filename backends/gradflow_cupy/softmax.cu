@@ -37,12 +37,12 @@ __global__ void log_softmax(const T* x, T* out, index_t rows, index_t columns) {
 // Writes the losses, if `losses` is not null, and the gradient of the logits for g, if `gradient` is not null. The
 // targets are labels, or weights of all classes. g is null for 1. each: whether there is a loss for each row, and so an
 // element of g; otherwise there is one, their sum / divisor. The rows of the label `ignored` have losses and gradients
-// of 0; a divisor of 0 stands for the number of the other rows. The loss of another label out of range is NaN; nothing
-// out of bounds is read.
+// of 0; a divisor of 0 stands for the number of the other rows. smoothing is the share of a label that all classes get.
+// The loss of another label out of range is NaN; nothing out of bounds is read.
 template <typename T>
 __global__ void cross_entropy(
     const T* logits, const index_t* labels, const T* weights, const T* g, int each, double divisor, index_t ignored,
-    T* losses, T* gradient, void* scratch, int* nonfinite, index_t rows, index_t columns) {
+    double smoothing, T* losses, T* gradient, void* scratch, int* nonfinite, index_t rows, index_t columns) {
     if (divisor == 0) {  // each block counts all labels: it needs their number for its first gradient
         int kept = 0;
         for (index_t i = threadIdx.y * blockDim.x + threadIdx.x; i < rows; i += blockDim.x * blockDim.y)
@@ -53,7 +53,7 @@ __global__ void cross_entropy(
     FOR_EACH_ROW(row, rows) {
         const T* in = logits + row * columns;
         wide<T> top = row_max(in, columns), total = row_total(in, columns, top), log_total = log(total);
-        wide<T> weight = 1, loss = 0;
+        wide<T> weight = 1, loss = 0, spread = (wide<T>)smoothing / (wide<T>)columns, rest = 1 - (wide<T>)smoothing;
         index_t label = -1;
         if (weights) {
             Sum<wide<T>> all, terms;
@@ -67,15 +67,20 @@ __global__ void cross_entropy(
         } else {
             label = labels[row];
             bool known = label >= 0 && label < columns;
+            if (smoothing > 0) {
+                Sum<wide<T>> terms;
+                FOR_EACH_COLUMN(i, columns) terms.add(log_total - ((wide<T>)in[i] - top));
+                loss = block_sum(terms.value()) * spread;
+            }
             if (label == ignored)
-                weight = 0, label = -1;
+                loss = weight = spread = rest = 0;
             else
-                loss = known ? log_total - ((wide<T>)in[label] - top) : loss / loss;
+                loss = known ? rest * (log_total - ((wide<T>)in[label] - top)) + loss : (loss - loss) / (loss - loss);
         }
         if (gradient) {
             wide<T> scale = (g ? (wide<T>)g[each ? row : 0] : 1) / (wide<T>)(divisor == 0 ? 1 : divisor);
             FOR_EACH_COLUMN(i, columns) {
-                wide<T> target = weights ? (wide<T>)weights[row * columns + i] : (wide<T>)(i == label);
+                wide<T> target = weights ? (wide<T>)weights[row * columns + i] : (i == label ? rest : 0) + spread;
                 gradient[row * columns + i] = T((exp((wide<T>)in[i] - top) / total * weight - target) * scale);
             }
         }

@@ -136,10 +136,16 @@ class FastNumpyBackend(NumpyBackend):
         return gx, gw, gb
 
     def softmax_cross_entropy(
-        self, logits: Array, target: Array, reduction: str, gradient: bool = True, ignore_index: int | None = None
+        self,
+        logits: Array,
+        target: Array,
+        reduction: str,
+        gradient: bool = True,
+        ignore_index: int | None = None,
+        smoothing: float = 0.0,
     ) -> tuple[Array, Any]:
-        if not _are_labels(target) or not _fit(logits):
-            return super().softmax_cross_entropy(logits, target, reduction, ignore_index=ignore_index)
+        if smoothing or not _are_labels(target) or not _fit(logits):
+            return super().softmax_cross_entropy(logits, target, reduction, gradient, ignore_index, smoothing)
         shifted, losses = np.empty(logits.shape, logits.dtype), np.empty(logits.shape[0], logits.dtype)
         _functions.less_row_maximum(logits, shifted)
         p = np.exp(shifted)
@@ -159,12 +165,14 @@ class FastNumpyBackend(NumpyBackend):
         residual: Any,
         needs: Sequence[bool],
         ignore_index: int | None = None,
+        smoothing: float = 0.0,
     ) -> tuple[Array | None, Array | None]:
         if (
             g.ndim or residual is None or not needs[0] or needs[1] or g.dtype != residual.dtype
-            or not _are_labels(target) or not _fit(residual)
+            or smoothing or not _are_labels(target) or not _fit(residual)
         ):  # fmt: skip
-            return super().softmax_cross_entropy_backward(g, logits, target, reduction, residual, needs, ignore_index)
+            arguments = g, logits, target, reduction, residual, needs, ignore_index, smoothing
+            return super().softmax_cross_entropy_backward(*arguments)
         result = np.empty(residual.shape, residual.dtype)
         _functions.label_losses_backward(
             residual, target, _ignored(ignore_index), float(g), reduction == "mean", result

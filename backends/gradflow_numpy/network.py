@@ -198,10 +198,16 @@ class NetworkKernels(Backend):
         return hot
 
     def softmax_cross_entropy(
-        self, logits: Array, target: Array, reduction: str, gradient: bool = True, ignore_index: int | None = None
+        self,
+        logits: Array,
+        target: Array,
+        reduction: str,
+        gradient: bool = True,
+        ignore_index: int | None = None,
+        smoothing: float = 0.0,
     ) -> tuple[Array, Any]:
         if logits.itemsize == 2 and is_half(logits):
-            return Backend.softmax_cross_entropy(self, logits, target, reduction, ignore_index=ignore_index)
+            return Backend.softmax_cross_entropy(self, logits, target, reduction, gradient, ignore_index, smoothing)
         n, classes = logits.shape
         kept, count = _kept(target, ignore_index)
         if kept is not None:
@@ -217,7 +223,10 @@ class NetworkKernels(Backend):
         if target.ndim == 2:
             losses = self.sum(target * (log_total - shifted), axis=1)
         else:
-            losses = np.subtract(log_total.reshape(n), shifted.reshape(-1).take(self._label_positions(target, classes)))
+            own = shifted.reshape(-1).take(self._label_positions(target, classes))
+            if smoothing:
+                own = own * (1.0 - smoothing) + self.sum(shifted, axis=1) * (smoothing / classes)
+            losses = np.subtract(log_total.reshape(n), own)
         if kept is not None:
             losses = np.where(kept, losses, 0)
         if reduction == "none":
@@ -236,16 +245,19 @@ class NetworkKernels(Backend):
         residual: Any,
         needs: Sequence[bool],
         ignore_index: int | None = None,
+        smoothing: float = 0.0,
     ) -> tuple[Array | None, Array | None]:
         if residual is None or not needs[0] or needs[1] or target.ndim == 2 or (g.itemsize == 2 and is_half(g)):
-            return Backend.softmax_cross_entropy_backward(self, g, logits, target, reduction, None, needs, ignore_index)
+            arguments = g, logits, target, reduction, None, needs, ignore_index, smoothing
+            return Backend.softmax_cross_entropy_backward(self, *arguments)
         kept, count = _kept(target, ignore_index)
         if reduction == "mean":
             g = g / max(count, 1)
         if kept is not None:
             g, target = np.where(kept, g, 0), np.where(kept, target, 0)
-        gl = np.multiply(residual, g.reshape(-1, 1), order="C")
-        gl.reshape(-1)[self._label_positions(target, logits.shape[1])] -= g
+        p = residual - smoothing / logits.shape[1] if smoothing else residual
+        gl = np.multiply(p, g.reshape(-1, 1), order="C")
+        gl.reshape(-1)[self._label_positions(target, logits.shape[1])] -= g * (1.0 - smoothing) if smoothing else g
         return gl.astype(logits.dtype, copy=False), None
 
     def _label_positions(self, labels: Array, classes: int) -> Array:

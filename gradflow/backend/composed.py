@@ -160,7 +160,13 @@ class ComposedKernels(KernelBase):
     @kernel
     @in_float32
     def softmax_cross_entropy(
-        self, logits: Array, target: Array, reduction: str, gradient: bool = True, ignore_index: int | None = None
+        self,
+        logits: Array,
+        target: Array,
+        reduction: str,
+        gradient: bool = True,
+        ignore_index: int | None = None,
+        smoothing: float = 0.0,
     ) -> tuple[Array, Any]:
         """-sum(target * log_softmax(logits)) along the last axis, reduced over rows; and a residual.
 
@@ -168,7 +174,7 @@ class ComposedKernels(KernelBase):
         (over N) or "sum", with a 0-d result, or "none", with a result of shape (N,). gradient: whether there may be a
         backward pass (default True); if not, a residual is of no use. ignore_index: a label that the dtype of the
         labels holds, or None. The loss and the gradients of its rows are 0, and the mean is that of the other rows, or
-        NaN if there are none.
+        NaN if there are none. smoothing: the share in [0, 1] of each label that is spread evenly over all classes.
         """
         kept = None if ignore_index is None else self.not_equal(target, ignore_index)
         if kept is not None:
@@ -178,6 +184,9 @@ class ComposedKernels(KernelBase):
             terms = self.multiply(target, logp)
         else:  # not a product: the log-probability of another class may be -inf, and 0 * -inf is NaN
             terms = self.where(self.one_hot(target, logits.shape[1], self.dtypes["bool"]), logp, 0.0)
+            if smoothing:
+                spread = self.multiply(logp, smoothing / logits.shape[1])
+                terms = self.add(self.multiply(terms, 1.0 - smoothing), spread)
         losses = self.negative(self.sum(terms, axis=-1))
         if kept is None:
             return _reduce(self, losses, reduction), None
@@ -199,6 +208,7 @@ class ComposedKernels(KernelBase):
         residual: Any,
         needs: Sequence[bool],
         ignore_index: int | None = None,
+        smoothing: float = 0.0,
     ) -> tuple[Array | None, Array | None]:
         """The VJP of `softmax_cross_entropy` for logits and target; None where `needs` is false.
 
@@ -218,7 +228,10 @@ class ComposedKernels(KernelBase):
             if target.ndim == 2:
                 p = self.subtract(self.multiply(p, self.sum(target, axis=-1, keepdims=True)), target)
             else:
-                p = self.subtract(p, self.one_hot(target, logits.shape[1], logits.dtype))
+                hot = self.one_hot(target, logits.shape[1], logits.dtype)
+                if smoothing:
+                    hot = self.add(self.multiply(hot, 1.0 - smoothing), smoothing / logits.shape[1])
+                p = self.subtract(p, hot)
             gl = self.multiply(p, g)
         if need_target:
             gt = self.multiply(self.negative(self.log_softmax(logits, axis=-1)), g)

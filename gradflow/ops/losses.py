@@ -253,7 +253,7 @@ def _check_values(name: str, target: Tensor, classes: int, ignore_index: int) ->
 
 
 def _check_ignore_index(ignore_index: Any) -> int:
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral):
+    if ignore_index.__class__ is not int and (isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral)):
         raise TypeError(f"ignore_index is a label, an integer; got {ignore_index!r}")
     return int(ignore_index)
 
@@ -329,10 +329,12 @@ def cross_entropy(
         labels, ignored = _check_labels("cross_entropy", target, shape, classes, ignore_index)
         if ignored is not None:
             options["ignore_index"] = ignored
+        if weight is None:
+            if label_smoothing:
+                options["smoothing"] = label_smoothing
+            loss = apply(_CROSS_ENTROPY, (rows, labels), options)
+            return reshape(loss, shape) if reduction == "none" else loss
         if not label_smoothing:
-            if weight is None:
-                loss = apply(_CROSS_ENTROPY, (rows, labels), options)
-                return reshape(loss, shape) if reduction == "none" else loss
             # the weight multiplies the loss: if it multiplied the target, 0 * inf would be NaN
             losses = apply(_CROSS_ENTROPY, (rows, labels), {**options, "reduction": "none"})
             losses = multiply(losses, take(weight, _known(labels, ignored)))
@@ -351,7 +353,7 @@ def cross_entropy(
         target = add(multiply(target, 1.0 - label_smoothing), label_smoothing / classes)
     if weight is not None:
         target = multiply(target, weight)
-    if labels is not None and (ignored is not None or weight is not None):
+    if labels is not None:
         losses = apply(_CROSS_ENTROPY, (rows, target), {"reduction": "none"})
         return _averaged(losses, labels, weight, reduction, shape, ignored)
     loss = apply(_CROSS_ENTROPY, (rows, target), {"reduction": reduction})

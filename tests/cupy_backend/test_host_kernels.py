@@ -276,7 +276,7 @@ def test_cross_entropy(composed: Any, real: Any, shape: Any, dense: bool, reduct
     divisor = float(rows) if reduction == "mean" else 1.0
 
     def run(g: Any, losses: Any, out: Any) -> None:
-        arrays = x, int_target, weights, g, each, divisor, -100, losses, out, scratch, flag
+        arrays = x, int_target, weights, g, each, divisor, -100, 0.0, losses, out, scratch, flag
         launch("cross_entropy", real, grid, block, *arrays, rows, columns)
 
     run(None, losses, None if each else out)
@@ -300,8 +300,8 @@ def test_a_loss_that_is_not_finite_raises_the_flag(each: bool) -> None:
     for labels, expected in (([3, 0, 1], 0), ([4, -1, 3], 1)):
         losses = np.zeros(3 if each else (), np.float32)
         launch(
-            "cross_entropy", np.float32, *per_row(3, 4), x, np.array(labels), None, None, int(each), 1.0, -100, losses,
-            None, scratch_memory(), flag, 3, 4,
+            "cross_entropy", np.float32, *per_row(3, 4), x, np.array(labels), None, None, int(each), 1.0, -100, 0.0,
+            losses, None, scratch_memory(), flag, 3, 4,
         )  # fmt: skip
         assert flag[0] == expected
         assert np.isnan(losses).tolist() == ([label not in range(4) for label in labels] if each else bool(expected))

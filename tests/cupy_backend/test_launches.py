@@ -250,6 +250,16 @@ def test_the_table(launches: list[Launch]) -> None:
     print("\n" + "\n".join(lines))
 
 
+def test_cross_entropy_of_smoothed_and_ignored_labels_is_one_launch(launches: list[Launch]) -> None:
+    with gf.use_device("emulated"):
+        x, labels = gf.ones((ROWS, 5), requires_grad=True), gf.tensor(np.arange(ROWS) % 6 - 1)
+        x.backend.seed(x.backend.single)  # made once
+        gf.cross_entropy(x, labels, label_smoothing=0.1, ignore_index=-1)
+        launches.clear()
+        gf.cross_entropy(x, labels, label_smoothing=0.1, ignore_index=-1).backward()
+        assert [launch.name for launch in launches] == ["cross_entropy", "array"]  # the leaf has a copy
+
+
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse_loss"])
 def test_a_loss_makes_its_gradient_only_where_there_may_be_a_backward_pass(launches: list[Launch], loss: str) -> None:
     """Then it has an array more, and the pass launches nothing from the seed, and one kernel from another gradient."""

@@ -31,10 +31,10 @@ def loss_bound(e: float, logits: Any, target: Any, reduction: str) -> Sequence[A
 
 
 def run_loss_backward(
-    B: Any, g: Any, logits: Any, target: Any, reduction: str, needs: Any, keep: bool, ignored: int | None = None
+    B: Any, g: Any, logits: Any, target: Any, reduction: str, needs: Any, keep: bool, *options: Any
 ) -> Any:
-    residual = B.softmax_cross_entropy(logits, target, reduction, ignore_index=ignored)[1] if keep else None
-    arguments = g, logits, target, reduction, residual, needs, ignored
+    residual = B.softmax_cross_entropy(logits, target, reduction, True, *options)[1] if keep else None
+    arguments = g, logits, target, reduction, residual, needs, *options
     found = B.softmax_cross_entropy_backward(*arguments)
     assert [f is not None for f in found] == list(needs)
     again = B.softmax_cross_entropy_backward(*arguments)
@@ -55,21 +55,29 @@ def loss_backward_bound(
     return [bound if need else None for bound, need in zip((gl, gt), needs, strict=True)]
 
 
-def ignoring_bound(e: float, x: Any, labels: Any, reduction: str, ignored: int) -> Sequence[Any]:
+def ignoring_bound(
+    e: float, x: Any, labels: Any, reduction: str, ignored: int, smoothing: float = 0.0
+) -> Sequence[Any]:
     """The bound for the rows of other labels; the others are exactly 0."""
     kept, bound = labels != ignored, np.zeros(len(x))
-    found = loss_bound(e, x[kept], labels[kept], reduction)[0] if kept.any() else 0.0
+    target = smoothed(labels[kept], x.shape[1], smoothing) if smoothing else labels[kept]
+    found = loss_bound(e, x[kept], target, reduction)[0] if kept.any() else 0.0
     bound[kept] = found
     return [bound if reduction == "none" else found]
 
 
+def smoothed(labels: Any, classes: int, smoothing: float) -> Any:
+    return np.eye(classes)[labels] * (1 - smoothing) + smoothing / classes
+
+
 def ignoring_backward_bound(
-    e: float, g: Any, x: Any, labels: Any, reduction: str, needs: Any, keep: bool, ignored: int
+    e: float, g: Any, x: Any, labels: Any, reduction: str, needs: Any, keep: bool, ignored: int, smoothing: float = 0.0
 ) -> Sequence[Any]:
     kept, bound = labels != ignored, np.zeros(x.shape)
     if kept.any():
         g = g[kept] if g.ndim else g
-        bound[kept] = loss_backward_bound(e, g, x[kept], labels[kept], reduction, needs, keep)[0]
+        target = smoothed(labels[kept], x.shape[1], smoothing) if smoothing else labels[kept]
+        bound[kept] = loss_backward_bound(e, g, x[kept], target, reduction, needs, keep)[0]
     return [bound, None]
 
 
@@ -136,7 +144,7 @@ def loss_cases() -> list[Case]:
         )
     )  # fmt: skip
     for ignored, rows, every, reduction in [
-        *[(ignored, rows, 3, how) for ignored, rows in [(-100, 700), (1, 4)] for how in ("mean", "sum", "none")],
+        *[(ignored, rows, 3, how) for ignored, rows in [(-100, 300), (1, 4)] for how in ("mean", "sum", "none")],
         (-100, 4, 1, "mean"),
     ]:
         x, labels = normal((rows, 5), 23, 6.0), np.arange(rows) % 2 * 2
@@ -156,6 +164,26 @@ def loss_cases() -> list[Case]:
             cases.append(
                 Case("softmax_cross_entropy_backward", how, arguments, ignoring_backward_bound, run_loss_backward)
             )
+    for rows, smoothing, reduction in [(4, 0.1, "mean"), (300, 0.25, "none"), (4, 1.0, "sum")]:
+        x, labels = normal((rows, 5), 25, 6.0), np.arange(rows) % 2 * 2
+        labels[::3] = -100
+        title = f"{rows}x5-smoothed-{smoothing}"
+        cases.append(
+            Case(
+                "softmax_cross_entropy", title, (x, labels, reduction, -100, smoothing), ignoring_bound,
+                lambda B, x, labels, how, *options: [B.softmax_cross_entropy(x, labels, how, True, *options)[0]],
+            )
+        )  # fmt: skip
+        g = normal((rows,) if reduction == "none" else (), 26)
+        for keep in (True, False):
+            how = f"{title}{'' if keep else '-recompute'}"
+            cases.append(
+                Case(
+                    "softmax_cross_entropy_backward", how,
+                    (g, x, labels, reduction, (True, False), keep, -100, smoothing),
+                    ignoring_backward_bound, run_loss_backward,
+                )
+            )  # fmt: skip
     far = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]])
     cases.append(
         Case(
