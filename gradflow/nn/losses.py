@@ -125,7 +125,8 @@ class CrossEntropyLoss(_Loss):
     reduction: "mean" (default; for labels, divides by the sum of their weights), "sum" or "none".
     label_smoothing: the share in [0, 1] of the target that is spread evenly over all classes (default 0); else
         ValueError.
-    ignore_index: the label of samples that do not count (default -100).
+    ignore_index: the label of samples that do not count (default -100). `Trainer`, whose metrics count all samples,
+        takes labels of classes only: it ignores the samples that `gradflow.data.Batches` gives the weight 0.
 
     >>> import gradflow as gf
     >>> loss = gf.nn.CrossEntropyLoss(weight=gf.tensor([1.0, 3.0]), reduction="none")

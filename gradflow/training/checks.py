@@ -117,7 +117,8 @@ def check_labels(loss: Loss, outputs: gf.Tensor, batches: Batches) -> None:
     lowest, highest = _range(targets)
     classes = outputs.shape[min(1, outputs.ndim - 1)]
     if not 0 <= lowest <= highest < classes:
-        raise ValueError(f"labels for {classes} outputs must be in [0, {classes}); got {lowest} to {highest}")
+        advice = ": give samples that do not count a label in this range and the weight 0" if lowest < 0 else ""
+        raise ValueError(f"labels for {classes} outputs must be in [0, {classes}); got {lowest} to {highest}{advice}")
 
 
 def check_embedded(module: gf.nn.Module, inputs: tuple[gf.Tensor, ...], _output: gf.Tensor) -> None:
