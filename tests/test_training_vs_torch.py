@@ -46,8 +46,6 @@ TORCH_ACTIVATIONS = {
     "softplus": torch.nn.Softplus,
     "selu": torch.nn.SELU,
     "mish": torch.nn.Mish,
-    "softsign": torch.nn.Softsign,
-    "hardtanh": torch.nn.Hardtanh,
     "tanh": torch.nn.Tanh,
 }
 MODULES = {
@@ -61,8 +59,6 @@ MODULES = {
     "softplus": nn.Softplus,
     "selu": nn.SELU,
     "mish": nn.Mish,
-    "softsign": nn.Softsign,
-    "hardtanh": nn.Hardtanh,
     "tanh": nn.Tanh,
 }
 
