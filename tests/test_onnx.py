@@ -204,6 +204,14 @@ def test_a_model_that_onnx_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_of_more_than_2_gib_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradflow.onnx.graph.MOST_BYTES", 40)
+    export(nn.Linear(4, 2), tmp_path / "m.onnx")  # 10 numbers of 4 bytes
+    with pytest.raises(ValueError, match=r"holds less than 2 GiB; the numbers of this model take 60 bytes"):
+        export(nn.Linear(4, 3), tmp_path / "n.onnx")
+    assert not (tmp_path / "n.onnx").exists()
+
+
 # ---------------------------------------------------------------------- runs
 
 

@@ -46,8 +46,8 @@ def export(model: nn.Module | Predictor | FilePath, path: FilePath, shape: Seque
     "values", float64 (batch, outputs). An output gets a "_" after its name if a column has it. The metadata of the file
     has the names of the classes, features and output columns, if there are any, as JSON.
 
-    Raises TypeError for modules that have no counterpart and without the shape, ModuleNotFoundError without the extra
-    onnx.
+    Raises TypeError for modules that have no counterpart and without the shape, ValueError for weights of 2 GiB and
+    more, OSError, and ModuleNotFoundError without the extra onnx.
 
     >>> import tempfile
     >>> import gradflow as gf

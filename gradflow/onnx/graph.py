@@ -14,6 +14,9 @@ from gradflow.environment import imported_extra
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
 """The versions of the operators, of those of ai.onnx.ml, and of the format: all runtimes since 2022 read them."""
 
+MOST_BYTES = 2**31 - 2**20
+"""The most bytes of constants: Protocol Buffers, the format of the file, ends at 2 GiB."""
+
 Operand = str | float | npt.NDArray[Any] | np.generic
 """The name of a value; or a constant: an array, a number of NumPy's, or one of Python's in the dtype of the graph."""
 
@@ -41,6 +44,7 @@ class Graph:
         self._taken: set[str] = set()
         self._outputs: list[Any] = []
         self._ml = False
+        self._bytes = 0
 
     def add(self, operator: str, *operands: Operand, domain: str = "", **attributes: Any) -> str:
         """Add a node with one result, and return its name. Equal constants are added once."""
@@ -76,7 +80,13 @@ class Graph:
         """Return the whole as an `onnx.ModelProto`, which ONNX's full checker accepts.
 
         doc: what it is. metadata: what the file says of it besides, by name.
+
+        Raises ValueError for constants of 2 GiB and more, which a file cannot hold.
         """
+        if self._bytes > MOST_BYTES:
+            raise ValueError(
+                f"an ONNX file holds less than 2 GiB; the numbers of this model take {self._bytes:,} bytes"
+            )
         helper = self._onnx.helper
         graph = helper.make_graph(self._nodes, "gradflow", self._inputs, self._outputs, self._constants)
         versions = [helper.make_opsetid("", OPSET)] + [helper.make_opsetid("ai.onnx.ml", ML_OPSET)] * self._ml
@@ -94,6 +104,7 @@ class Graph:
         key = (array.dtype.str, array.shape, array.tobytes() if array.dtype != object else tuple(array.tolist()))
         if key not in self._named:
             self._named[key] = self._unused(f"constant_{len(self._named)}")
+            self._bytes += array.nbytes
             self._constants.append(self._onnx.numpy_helper.from_array(array, self._named[key]))
         return self._named[key]
 
