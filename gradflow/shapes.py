@@ -46,6 +46,14 @@ def integers(name: str, given: Any) -> tuple[int, ...]:
         raise TypeError(f"{name} takes integers; got {given!r}") from None
 
 
+def integer(name: str, given: Any) -> int:
+    """An integer of any library as a Python int. Raises TypeError for anything else."""
+    try:
+        return index(given)
+    except TypeError:
+        raise TypeError(f"{name} is an integer; got {given!r}") from None
+
+
 def shape_from(given: Any, name: str = "a shape") -> tuple[int, ...]:
     """A shape from an integer or a sequence of integers. Raises ValueError if they are not integers >= 0."""
     try:

@@ -138,8 +138,11 @@ def check_bools(name: str, *inputs: Any) -> None:
 
 def keepdims_flag(name: str, keepdims: Any) -> bool:
     """`keepdims` as a bool. Raises TypeError for anything else, such as an integer meant as a second axis."""
-    if type(keepdims).__name__ != "bool":
-        raise TypeError(
-            f"keepdims of {name} is True or False; got {keepdims!r}: pass several axes as one tuple, as in axis=(0, 1)"
-        )
-    return bool(keepdims)
+    return flag(f"keepdims of {name}", keepdims, ": pass several axes as one tuple, as in axis=(0, 1)")
+
+
+def flag(name: str, given: Any, advice: str = "") -> bool:
+    """A flag as a bool. Raises TypeError for anything else."""
+    if not is_bool(given):
+        raise TypeError(f"{name} is True or False; got {given!r}{advice}")
+    return bool(given)

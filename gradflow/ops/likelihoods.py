@@ -8,7 +8,7 @@ from typing import Any
 from gradflow.autograd.grad_mode import autocast_dtype
 from gradflow.backend import Array
 from gradflow.interception import opaque_call
-from gradflow.ops.checks import check_tensors, number
+from gradflow.ops.checks import check_tensors, flag, number
 from gradflow.ops.elementwise import add, divide, equal, exp, less, log, multiply, square, subtract, where
 from gradflow.ops.losses import check_pair, in_float32, reduced
 from gradflow.ops.reductions import sum as sum_
@@ -116,16 +116,17 @@ def kl_div(input: Tensor, target: Tensor, reduction: str = "mean", log_target: b
     >>> round(gf.kl_div(gf.log(q), p, reduction="batchmean").item(), 4)
     0.1438
     """
-    check_pair("kl_div", input, target, "sum" if reduction == "batchmean" else reduction)
-    if reduction == "batchmean" and not (input.shape and input.shape[0]):
+    over_batch = isinstance(reduction, str) and reduction == "batchmean"
+    check_pair("kl_div", input, target, "sum" if over_batch else reduction)
+    if over_batch and not (input.shape and input.shape[0]):
         raise ValueError(f'"batchmean" divides by the length of the first axis; got shape {input.shape}')
     input, target = promoted("kl_div", input, target, True)
-    if log_target:
+    if flag("log_target of kl_div", log_target):
         losses = multiply(exp(target), subtract(target, input))
     else:
         positive = where(equal(target, 0.0), 1.0, target)  # 0 * log(0) is 0
         losses = multiply(target, subtract(log(positive), input))
-    return divide(sum_(losses), float(input.shape[0])) if reduction == "batchmean" else reduced(losses, reduction)
+    return divide(sum_(losses), float(input.shape[0])) if over_batch else reduced(losses, reduction)
 
 
 @in_float32
@@ -168,7 +169,9 @@ def gaussian_nll_loss(
     fixed = var.detach()
     var = where(less(fixed, eps), add(subtract(var, fixed), eps), var)
     losses = multiply(add(log(var), divide(square(subtract(input, target)), var)), 0.5)
-    return reduced(add(losses, 0.5 * math.log(2 * math.pi)) if full else losses, reduction)
+    if flag("full of gaussian_nll_loss", full):
+        losses = add(losses, 0.5 * math.log(2 * math.pi))
+    return reduced(losses, reduction)
 
 
 @opaque_call

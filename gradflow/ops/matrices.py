@@ -16,7 +16,7 @@ from gradflow.ops.reductions import sum
 from gradflow.ops.shape import permute_dims, reshape
 from gradflow.ops.table import bools_to_int64, cast
 from gradflow.pytorch_names import refuse, refuses_keywords
-from gradflow.shapes import integers
+from gradflow.shapes import integer
 from gradflow.tensor import Tensor
 
 __all__ = ["diag", "einsum", "tril", "triu"]
@@ -37,7 +37,7 @@ def diag(x: Tensor, /, k: int = 0, diagonal: None = None) -> Tensor:
     if diagonal is not None:
         refuse("diag", diagonal=diagonal)
     check_tensors("diag", x)
-    (k,) = integers("k of diag", k)
+    k = integer("k of diag", k)
     if x.ndim == 1:
         columns = x.size + abs(k)
         places = _diagonal(k, columns, x.size)
@@ -88,7 +88,7 @@ def triu(x: Tensor, /, k: int = 0, diagonal: None = None) -> Tensor:
 
 def _triangle(name: str, x: Tensor, k: int) -> Tensor:
     check_tensors(name, x)
-    (k,) = integers(f"k of {name}", k)
+    k = integer(f"k of {name}", k)
     if x.ndim < 2:
         raise ValueError(f"{name} takes a tensor of two or more axes; the shape is {x.shape}")
     rows, columns = x.shape[-2:]

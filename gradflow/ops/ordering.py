@@ -16,7 +16,7 @@ from gradflow.ops.reductions import argsort, cumulative_sum
 from gradflow.ops.shape import concat, permute_dims, reshape, stack
 from gradflow.ops.table import bools_to_int64, floating
 from gradflow.pytorch_names import refuse, refuses_keywords
-from gradflow.shapes import Axis, integers, is_sequence, normalize_axes, one_axis
+from gradflow.shapes import Axis, integer, integers, is_sequence, normalize_axes, one_axis
 from gradflow.tensor import Tensor
 
 __all__ = ["median", "quantile", "roll", "sort", "topk", "unique_counts", "unique_inverse", "unique_values"]
@@ -56,7 +56,7 @@ def topk(x: Tensor, k: int, /, axis: int = -1, largest: bool = True, dim: None =
         refuse("topk", dim=dim)
     check_tensors("topk", x)
     axis = one_axis("topk", axis, x.ndim)
-    (k,) = integers("k of topk", k)
+    k = integer("k of topk", k)
     if not 0 <= k <= x.shape[axis]:
         raise ValueError(f"topk: k is in [0, {x.shape[axis]}], the number of elements along axis {axis}; got {k}")
     indices = copy(parts(argsort(bools_to_int64(x), axis, largest), axis, [(0, k)])[0])
