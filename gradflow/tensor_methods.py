@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradflow.backend.registry import DeviceLike
-    from gradflow.ops.updates import At
+    from gradflow.ops.places import At
     from gradflow.shapes import Axis
     from gradflow.tensor import Tensor
 

@@ -69,7 +69,7 @@ LAYERS: tuple[set[str], ...] = (
     {"ops.shape"},
     {"ops.activations", "ops.network"},
     {"ops.normalization"},
-    {"ops.in_place", "ops.losses"},
+    {"ops.in_place", "ops.losses", "ops.places"},
     {"ops.aggregates", "ops.closeness", "ops.likelihoods", "ops.matrices", "ops.ordering", "ops.updates"},
     {"ops.namespace"},
     {"ops.backpropagate"},

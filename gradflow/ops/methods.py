@@ -10,8 +10,8 @@ from gradflow.ops.backpropagate import backward
 from gradflow.ops.exchange import cuda_array_interface, dlpack, dlpack_device
 from gradflow.ops.in_place import copy_, in_place_operator, set_item, zero_
 from gradflow.ops.indexing import index
+from gradflow.ops.places import At
 from gradflow.ops.table import BINARY_OPERATORS, COMPARISONS
-from gradflow.ops.updates import At
 from gradflow.shapes import is_sequence
 from gradflow.tensor import Tensor
 from gradflow.tensor_methods import TensorMethods

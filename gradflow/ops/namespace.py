@@ -28,10 +28,10 @@ from gradflow.ops.network import *  # noqa: F403
 from gradflow.ops.network import dropout_factors as dropout_factors
 from gradflow.ops.normalization import *  # noqa: F403
 from gradflow.ops.ordering import *  # noqa: F403
+from gradflow.ops.places import put as put
 from gradflow.ops.reductions import *  # noqa: F403
 from gradflow.ops.shape import *  # noqa: F403
 from gradflow.ops.updates import *  # noqa: F403
-from gradflow.ops.updates import put as put
 
 _F: Any = sys.modules[__name__]
 
