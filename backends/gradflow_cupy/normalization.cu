@@ -140,10 +140,10 @@ __global__ void batch_norm(
         stats[2 * column] = mean;
         stats[2 * column + 1] = scale;
         if (means) {
-            double rate = momentum >= 0 ? momentum : 1.0 / (double)(*count + 1);
+            wide<T> rate = momentum >= 0 ? (wide<T>)momentum : 1 / (wide<T>)(*count + 1);
             variance = sum[0] / (wide<T>)(rows - 1);
-            means[column] = means[column] * (wide<T>)(1 - rate) + mean * (wide<T>)rate;
-            variances[column] = variances[column] * (wide<T>)(1 - rate) + variance * (wide<T>)rate;
+            means[column] = means[column] * (1 - rate) + mean * rate;
+            variances[column] = variances[column] * (1 - rate) + variance * rate;
         }
     }
     if (count && is_last_block((unsigned int*)scratch, gridDim.x) && threadIdx.x == 0 && threadIdx.y == 0)

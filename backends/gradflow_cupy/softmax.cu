@@ -44,10 +44,10 @@ __global__ void cross_entropy(
     const T* logits, const index_t* labels, const T* weights, const T* g, int each, double divisor, index_t ignored,
     double smoothing, T* losses, T* gradient, void* scratch, int* nonfinite, index_t rows, index_t columns) {
     if (divisor == 0) {  // each block counts all labels: it needs their number for its first gradient
-        int kept = 0;
+        index_t kept = 0;
         for (index_t i = threadIdx.y * blockDim.x + threadIdx.x; i < rows; i += blockDim.x * blockDim.y)
             kept += labels[i] != ignored;
-        divisor = whole_block_sum(kept);
+        divisor = (double)whole_block_sum(kept);
     }
     Sum<wide<T>> own;  // the losses of the rows that this thread comes first in
     FOR_EACH_ROW(row, rows) {
