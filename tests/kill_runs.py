@@ -97,6 +97,8 @@ def kill_one(case: str, folder: Path, seconds: float, chance: random.Random) -> 
         time.sleep(chance.uniform(0, 0.8 * seconds))
         os.kill(child, signal.SIGKILL)
         status = ended(child)
+        if begun and status == 2 and finished(folder):
+            return moments
         assert status in (0, -signal.SIGKILL), f"status {status} of {start}"
         saved = check_whole(folder)
         assert saved >= steps or status == 0, f"step {steps} was saved before, {saved} now"
@@ -107,11 +109,13 @@ def kill_one(case: str, folder: Path, seconds: float, chance: random.Random) -> 
     begun = (folder / "config.toml").exists()
     start = ["--resume", str(folder)] if begun else [*case.split(), "--out", str(folder)]
     status = ended(forked("train", *start, *OPTIONS[0 if not begun else 2 :]))
-    if status == 2 and begun:  # killed between the last file and the end of the process
-        assert "result" in tomllib.loads((folder / "config.toml").read_text())
-    else:
-        assert status == 0, f"status {status} of {start}"
+    assert status == 0 or (begun and status == 2 and finished(folder)), f"status {status} of {start}"
     return moments
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run wrote its last file; it may have been killed between that and the end of the process."""
+    return "result" in tomllib.loads((folder / "config.toml").read_text())
 
 
 def kill_runs(runs: int, seed: int, say: Callable[[str], None] = print) -> None:

@@ -216,7 +216,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None =
 
     >>> import gradflow as gf
     >>> weight = gf.nn.init.orthogonal_(gf.zeros((2, 5), dtype="float64"), gain=2.0)
-    >>> gf.allclose(weight @ weight.T, 4.0 * gf.eye(2, dtype="float64")).item()
+    >>> gf.allclose(weight @ weight.T, 4.0 * gf.eye(2, dtype="float64"))
     True
     """
     if tensor.ndim < 2:
