@@ -324,8 +324,8 @@ class Tensor(TensorMethods):
             if not is_read_only(self.array):
                 raise
             raise ValueError(
-                "this tensor cannot be changed in place: its memory is read-only, since it comes from a NumPy array or "
-                "a broadcast; copy it with gradflow.tensor(...) or .clone() first"
+                "this tensor cannot be changed in place: its memory is read-only, since it comes from an array of "
+                "another library or a broadcast; copy it with gradflow.tensor(...) or .clone() first"
             ) from None
         self._bump()
 

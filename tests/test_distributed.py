@@ -293,6 +293,18 @@ def test_an_error_of_the_command_that_all_ranks_have_is_named_and_ends_them(
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_command_says_in_one_line_that_the_launcher_is_of_another_mpi(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def world(timeout: float) -> Any:
+        raise RuntimeError("it uses the library of another MPI")
+
+    monkeypatch.setattr("gradflow.cli.ranks.launched_processes", lambda: 2)
+    monkeypatch.setattr(import_module("gradflow.distributed.world"), "world", world)
+    assert main(["train", "digits"]) == 2
+    assert capsys.readouterr() == ("", "gradflow: error: it uses the library of another MPI\n")
+
+
 def test_other_data_on_a_rank_is_refused() -> None:
     def work(rank: Any) -> None:
         model = gf.nn.Linear(5, 3, generator=gf.Generator(0))

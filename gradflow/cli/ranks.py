@@ -33,7 +33,10 @@ def together(timeout: float | None) -> Iterator[World | None]:
         return
     from gradflow.distributed.world import TIMEOUT, world
 
-    found = world(TIMEOUT if timeout is None else timeout)
+    try:
+        found = world(TIMEOUT if timeout is None else timeout)
+    except RuntimeError as error:  # no library of MPI, or another one than the launcher's
+        raise UsageError(str(error)) from None
     _worlds.append(found)
     with contextlib.ExitStack() as stack:
         if found.rank:

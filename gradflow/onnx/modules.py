@@ -30,7 +30,10 @@ def add_module(graph: Graph, module: nn.Module, x: str) -> str:
     exporter = _EXPORTERS.get(type(module))
     if exporter is None:
         known = ", ".join(sorted(kind.__name__ for kind in _EXPORTERS))
-        raise TypeError(f"{type(module).__name__} has no counterpart in ONNX here; these modules have: {known}")
+        raise TypeError(
+            f"{type(module).__name__} has no counterpart in ONNX here; write the model as a Sequential of modules that "
+            f"have one: {known}"
+        )
     if module._hooked or "forward" in vars(module):
         raise TypeError(f"a {type(module).__name__} has hooks or a forward of its own, which ONNX cannot hold")
     return exporter(graph, module, x)

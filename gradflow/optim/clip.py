@@ -103,8 +103,8 @@ def _leaves(tensors: list[Tensor]) -> list[Leaf]:
 def _check_writable(arrays: Iterable[Array]) -> None:
     if any(map(is_read_only, arrays)):
         raise ValueError(
-            "a gradient cannot be clipped in place: its memory is read-only, since it comes from a NumPy array or a "
-            "broadcast; copy it with .clone() first"
+            "a gradient cannot be clipped in place: its memory is read-only, since it comes from an array of another "
+            "library or a broadcast; copy it with .clone() first"
         )
 
 

@@ -136,8 +136,8 @@ def _is_shared(tensor: Tensor) -> bool:
 def _check_writable(tensor: Tensor, index: int) -> None:
     if is_read_only(tensor.array) and _is_shared(tensor):
         raise ValueError(
-            f"parameter {index}, of shape {tensor.shape}, cannot be trained: its memory is read-only: it belongs to a "
-            "NumPy array or a broadcast; make the parameter with gradflow.tensor(...) or .clone()"
+            f"parameter {index}, of shape {tensor.shape}, cannot be trained: its memory is read-only: it belongs to an "
+            "array of another library or a broadcast; make the parameter with gradflow.tensor(...) or .clone()"
         )
 
 
