@@ -246,8 +246,14 @@ def per_sum(many: int, rows: int, columns: int, itemsize: int) -> tuple[Grid, Gr
 
 
 def per_columns(rows: int, columns: int, itemsize: int) -> tuple[Grid, Grid]:
-    """Grid and block for a kernel in which the threads with the same x share a column: the 32 bytes of `per_sum`."""
+    """Grid and block for a kernel in which the threads with the same x share a column.
+
+    A block has the columns of the 32 bytes that the GPU loads together, or fewer where there would be fewer blocks than
+    multiprocessors: several blocks then load the same bytes, but from the cache.
+    """
     across = min(32 // itemsize, _power_of_two(columns))
+    while across > 1 and (columns + across - 1) // across < SUM_BLOCKS // 2:
+        across //= 2
     down = min(THREADS // across, _power_of_two((rows + AT_ONCE - 1) // AT_ONCE))
     return ((columns + across - 1) // across,), (across, down)
 
