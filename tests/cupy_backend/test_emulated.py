@@ -123,7 +123,7 @@ def test_bfloat16_is_there_with_ml_dtypes(backend: Any, monkeypatch: pytest.Monk
 # ------------------------------------------------------------------ services
 
 
-COMPOSED = {"logsumexp", "put", "scatter_add_along_axis"}
+COMPOSED = {"logsumexp", "move_statistics", "put", "scatter_add_along_axis"}
 
 
 def test_which_kernels_are_native(backend: Any) -> None:
