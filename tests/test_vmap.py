@@ -136,6 +136,7 @@ TRANSFORMS: dict[str, Callable[[gf.Tensor], gf.Tensor]] = {
     "a custom operation": gf.grad(lambda x: softsign(x).sum()),
     "gradients": lambda x: gf.gradients(layer(x).sum(), x) if x.requires_grad else x,
     "a network": lambda x: MODEL(x),
+    "a NumPy array": lambda x: x * np.arange(3.0) @ np.eye(3),
     "an index that differs": lambda x: X[gf.argmax(x)],
     "elements that differ": lambda x: W[0].at[gf.argsort(x)[:2]].add(x[:2]),
     "a mask": lambda x: x.at[x > 0].set(5.0),
@@ -148,6 +149,7 @@ softsign = gf.operation(
     lambda F, g, _out, x: F.divide(g, F.square(F.add(F.abs(x), 1.0))),
 )
 MODEL = nn.MLP([3, 4, 2], dtype="float64")
+NORM = nn.BatchNorm1d(3, dtype="float64")
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -215,6 +217,17 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "random": (lambda: gf.vmap(lambda x: x + gf.random.normal((3,)))(X), RuntimeError, "no random numbers are drawn"),
     "dropout": (lambda: gf.vmap(nn.Dropout(0.5))(X), RuntimeError, r"model.eval\(\) turns dropout off"),
     "in place": (lambda: gf.vmap(lambda x: x.zero_())(X), RuntimeError, "cannot be changed in place"),
+    "in place from outside": (
+        lambda: gf.vmap(changes_outside)(X),
+        RuntimeError,
+        "would change one from outside in place",
+    ),
+    "batch norm": (
+        lambda: gf.vmap(NORM)(X[None]),
+        RuntimeError,
+        r"leaves its running statistics alone after .*eval\(\)",
+    ),
+    "dlpack": (lambda: gf.vmap(gf.from_dlpack)(X), RuntimeError, "cannot be read"),
     "assigned": (lambda: gf.vmap(assigned)(X), RuntimeError, "would change one from outside in place"),
     "backward": (
         lambda: gf.vmap(lambda w: w.sum().backward())(leaf()),
@@ -234,7 +247,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "an axis": (lambda: gf.vmap(layer, 2)(X), ValueError, "axis 2 is out of range"),
     "no axis": (lambda: gf.vmap(lambda x: x)(X[0, 0]), ValueError, "has no axes for the examples"),
     "out_axes": (lambda: gf.vmap(layer, 0, None)(X), ValueError, "result depends on the example"),
-    "a number": (lambda: gf.vmap(gf.add)(X, 1.0), TypeError, r"argument\[1\] is float: give it None in in_axes"),
+    "a number": (
+        lambda: gf.vmap(gf.add)(X, 1.0),
+        TypeError,
+        r"argument\[1\] is float: make .* or give it None in in_axes",
+    ),
     "no tensor": (lambda: gf.vmap(lambda x: 1.0)(X), TypeError, "returns tensors; result is float"),
     "a tensor": (lambda: gf.vmap(X), TypeError, "vmap takes a function"),  # type: ignore[arg-type]
 }
@@ -249,6 +266,12 @@ def assigned(x: gf.Tensor) -> gf.Tensor:
     out = gf.zeros(3, dtype="float64")
     out[0] = x[0]
     return out
+
+
+def changes_outside(x: gf.Tensor) -> gf.Tensor:
+    total = gf.zeros(3, dtype="float64")
+    total += x
+    return total
 
 
 def outer_gradient(x: gf.Tensor) -> gf.Tensor:
@@ -274,6 +297,10 @@ def test_what_cannot_run_for_all_examples_at_once_is_refused_with_advice(name: s
 def test_tools_see_all_examples(capsys: Any) -> None:
     gf.vmap(lambda x: (print(x), x)[1])(X)
     assert capsys.readouterr().out == "tensor(one of 4 in vmap, shape=(3,), dtype=float64, device=cpu)\n"
+    w = gf.tensor([1.0, 2.0], requires_grad=True)
+    y = gf.vmap(lambda x: (w * x).sum())(gf.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    assert "v2 = v1 * v3 = (not kept)\nv4 = sum(v2) = (not kept)\ny = vmap(v4) = [1 2]" in str(gf.draw(y))
+    assert "v1 = vmap(w) = (not kept)   (moves: " in str(gf.explain(y.sum()))
     gf.gradgradcheck(gf.vmap(layer), X[:2].clone().requires_grad_())
     with pytest.raises(gf.NonFiniteError, match=r"multiply gave inf at index \(0, 0\)"), gf.detect_anomaly():
         gf.vmap(lambda x: x * float("inf"))(X.abs())

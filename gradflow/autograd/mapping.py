@@ -68,11 +68,12 @@ class Level(Batching):
 
     def to_host(self, array: Any) -> Any:
         if self.is_batch(array):
-            raise RuntimeError(
-                "inside vmap, a tensor has other values for each example, so they cannot be read (item, tolist, numpy, "
-                "float, bool, if): use gradflow.where in place of if, and read values outside of vmap"
-            )
+            raise _no_values()
         return self.F.to_host(array)
+
+    @property
+    def dlpack_type(self) -> int:
+        raise _no_values()
 
     def host_values(self, array: Any) -> Any:
         """The values of all examples, to check them."""
@@ -116,4 +117,14 @@ def device_array(array: Any) -> Any:
 
 
 def _no_change() -> RuntimeError:
-    return RuntimeError("inside vmap, tensors cannot be changed in place: x.at[index].set(values) makes a changed copy")
+    return RuntimeError(
+        "inside vmap, tensors cannot be changed in place: x.at[index].set(values) makes a changed copy, and batch norm "
+        "leaves its running statistics alone after model.eval() or with track_running_stats=False"
+    )
+
+
+def _no_values() -> RuntimeError:
+    return RuntimeError(
+        "inside vmap, a tensor has other values for each example, so they cannot be read (item, tolist, numpy, float, "
+        "bool, if): use gradflow.where in place of if, and read values outside of vmap"
+    )

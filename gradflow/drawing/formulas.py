@@ -279,6 +279,7 @@ TEXTS: dict[str, Text | Callable[[dict[str, Any]], Text]] = {
     "copy": _moves("copy({0})", "{g}"),
     "astype": _moves("astype({0})", "{g}"),
     "to_device": _moves("to_device({0})", "{g}"),
+    "vmap": _moves("vmap({0})", "vmap({g})"),
     "reshape": _moves("reshape({0}, {shape})", "reshape({g})"),
     "permute_dims": _moves("permute_dims({0}, {axes})", "permute_dims({g})"),
     "matrix_transpose": _moves("{0}^T", "{g}^T", "T"),

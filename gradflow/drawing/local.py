@@ -67,7 +67,7 @@ def local_derivatives(
 def form_of(node: Node, parent: Any) -> Form:
     """The form of the local derivative of a node by one of its parents."""
     rows, columns = math.prod(node.shape), math.prod(parent.shape)
-    if node.op is CHECKPOINT:  # its rule runs it again
+    if node.op is CHECKPOINT or node.op.name == "vmap":  # its rule runs it again, or sums over all examples
         return "implicit"
     if rows == columns == 1:
         return "number"

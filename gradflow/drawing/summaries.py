@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gradflow.autograd.mapping import device_array, device_backend
 from gradflow.backend import Array, Backend
 from gradflow.drawing.graph import Numbers
 from gradflow.dtypes import DTYPES
@@ -37,7 +38,8 @@ class Summaries:
         self._waiting: dict[Backend, list[tuple[Summary, Array]]] = {}
 
     def add(self, array: Array, backend: Backend) -> Summary:
-        """Summarize an array on its device. Does not wait for the device."""
+        """Summarize an array on its device: inside `vmap`, that of all examples. Does not wait for the device."""
+        array, backend = device_array(array), device_backend(backend)
         summary = Summary(array, backend)
         small = math.prod(summary.shape) <= IN_FULL
         kept = backend.copy(array) if small else _statistics(array, backend)

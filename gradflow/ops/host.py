@@ -12,6 +12,7 @@ from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
+from gradflow.autograd.mapping import device_backend
 from gradflow.backend import Backend
 from gradflow.backend.registry import get_backend
 from gradflow.dtypes import DTYPES, DType, bool_, default_dtype, weak_number
@@ -110,7 +111,7 @@ def host_operand(name: str, other: Any, x: Tensor) -> Any:
     if not values.ndim:
         return values.item()
     cpu = _cpu()
-    if x.backend is not cpu:
+    if device_backend(x.backend) is not cpu:
         raise TypeError(
             f"{name} got a NumPy array and a tensor on {x.device}: copy the array to the device, once and not in each "
             f"step, with gradflow.tensor(..., device='{x.device}')"

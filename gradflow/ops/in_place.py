@@ -86,6 +86,8 @@ def in_place_operator(function: Callable[[Any, Any], Tensor], symbol: str) -> Ca
                 _refuse_recorded(x, symbol)
             return function(x, other)
         out = function(x, other)
+        if out.backend is not x.backend:
+            raise mismatch(symbol, (x, out))
         if out.shape != x.shape or out.dtype != x.dtype:
             raise ValueError(
                 f"{symbol} would turn a {describe(x)} into a {describe(out)}; write x = x {symbol[:-1]} ... instead"

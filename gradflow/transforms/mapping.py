@@ -8,7 +8,7 @@ from typing import Any
 
 from gradflow.autograd.mapping import Level, Mapped, at_level, current_level, device_backend
 from gradflow.interception import forbid_replay
-from gradflow.ops.checks import check_tensors, lifted
+from gradflow.ops.checks import check_tensors, kind_and_fix, lifted
 from gradflow.ops.mapping import all_examples, one_example
 from gradflow.ops.shape import moveaxis
 from gradflow.shapes import one_axis
@@ -57,13 +57,13 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
                 continue
             if not isinstance(x, Tensor):
                 raise TypeError(
-                    f"vmap takes tensors along in_axes; argument{path} is {kind_of(x)}: give it None in in_axes"
+                    f"vmap takes tensors along in_axes; argument{path} is {kind_and_fix(x)}, or give it None in in_axes"
                 )
             if outer is not None:
                 x = lifted("vmap", x, outer)
             if not x.ndim:
                 raise ValueError(f"vmap: argument{path} has no axes for the examples: give it None in in_axes")
-            given.append(moveaxis(x, one_axis("vmap", axis, x.ndim), 0))
+            given.append(_moved(x, one_axis("vmap", axis, x.ndim), 0))
             lengths[path] = given[-1].shape[0]
         if not lengths:
             raise ValueError("vmap needs an argument with an axis for the examples; all in_axes are None")
@@ -93,7 +93,11 @@ def _outside(path: str, y: Any, axis: int | None, level: Level) -> Tensor:
     if axis is None and isinstance(y.array, Mapped) and y.array.level is level:
         raise ValueError(f"vmap: result{path} depends on the example, so out_axes cannot be None for it")
     whole = all_examples(y, level)
-    return whole[0] if axis is None else moveaxis(whole, 0, one_axis("vmap", axis, whole.ndim))
+    return whole[0] if axis is None else _moved(whole, 0, one_axis("vmap", axis, whole.ndim))
+
+
+def _moved(x: Tensor, source: int, to: int) -> Tensor:
+    return x if source == to else moveaxis(x, source, to)
 
 
 def _axes_of(name: str, axes: Any, tree: Any, what: str) -> list[int | None]:
