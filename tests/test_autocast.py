@@ -54,20 +54,23 @@ CALLS: dict[str, Any] = {
     "softplus": lambda x, w: gf.softplus(x), "log2": lambda x, w: gf.log2(x), "log10": lambda x, w: gf.log10(x),
     "tan": lambda x, w: gf.tan(x), "asin": lambda x, w: gf.asin(x / 4), "acos": lambda x, w: gf.acos(x / 4),
     "sinh": lambda x, w: gf.sinh(x), "cosh": lambda x, w: gf.cosh(x),
-    "norm": lambda x, w: gf.norm(x), "softmax": lambda x, w: gf.softmax(x),
+    "norm": lambda x, w: gf.norm(x), "norm inf": lambda x, w: gf.norm(x, float("inf")),
+    "softmax": lambda x, w: gf.softmax(x),
     "log_softmax": lambda x, w: gf.log_softmax(x),
     "logsumexp": lambda x, w: gf.logsumexp(x), "mse_loss": gf.mse_loss,
     "cross_entropy": lambda x, w: gf.cross_entropy(x, gf.zeros(4, dtype="int64", device=x.device)),
     "prelu": lambda x, w: gf.prelu(x, w[0]),
     "perceptron": lambda x, w: gf.ops.network.perceptron(x, [(w, w[0])] * 2, "relu"),
+    "cumulative_prod": lambda x, w: gf.cumulative_prod(x, 0), "kl_div": gf.kl_div,
 }  # fmt: skip
+PRODUCTS = {"matmul", "linear", "perceptron", "prelu"}
 
 
 def test_the_policy_is_in_the_table() -> None:
-    """Every operation with a policy has a call here; products run in half, the others in float32."""
+    """Every operation with a policy has a call here, as have compositions; products run in half, others in float32."""
     policy = {name: op.autocast for name, op in OPERATIONS.items() if op.autocast is not None}
-    assert set(policy) == set(CALLS)
-    assert {name for name, kind in policy.items() if kind == "half"} == {"matmul", "linear", "perceptron", "prelu"}
+    assert set(policy) == set(CALLS) - {"norm", "norm inf", "cumulative_prod", "kl_div"}
+    assert {name for name, kind in policy.items() if kind == "half"} == PRODUCTS
     assert set(policy.values()) == {"half", "float32"}
 
 
@@ -76,7 +79,7 @@ def test_the_policy_is_in_the_table() -> None:
 def test_an_operation_runs_in_the_dtype_of_its_policy(name: str, half: str, device: str) -> None:
     skip_without(device, half)
     w = gf.tensor(np.abs(normal(4, 4)), device=device, requires_grad=True)
-    expected = half if OPERATIONS[name].autocast == "half" else "float32"
+    expected = half if name in PRODUCTS else "float32"
     for dtype in ("float32", half):
         for recorded in (True, False):
             x = gf.tensor(np.abs(normal(4, 4, seed=1)), device=device).astype(dtype)

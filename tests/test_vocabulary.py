@@ -61,7 +61,7 @@ def test_derivatives_to_the_third_order_are_those_of_torch(name: str) -> None:
 # ---------------------------------------------------------------------- norms and running products
 
 
-@pytest.mark.parametrize("order", [1, 1.5, 2, 3, INF, -INF])
+@pytest.mark.parametrize("order", [1, 1.5, 2, 3, -1, INF, -INF])
 def test_the_subgradient_of_a_norm_of_zeros_is_0_to_the_third_order(order: float, device: str) -> None:
     x = leaf(np.zeros((2, 3)), device)
     y = gf.norm(x, order, axis=1)
@@ -78,6 +78,7 @@ def test_norms_of_special_values(device: str) -> None:
     assert np.isnan(gf.norm(x).item())
     assert gf.norm(x[0], -1).item() == pytest.approx(12 / 7)
     assert gf.norm(x[0], 0).item() == 2.0
+    assert gf.norm(gf.full((3,), 100.0, dtype="float16"), 3).item() == pytest.approx(3 ** (1 / 3) * 100, rel=1e-3)
     assert gf.norm(gf.tensor([3, 4], dtype="int64", device=device)).dtype == "float32"
     assert gf.norm(gf.ones((2, 3), device=device), axis=(0, 1), keepdims=True).shape == (1, 1)
     with pytest.raises(ValueError, match="ord of norm is a number; got NaN"):

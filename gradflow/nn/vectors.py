@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from gradflow.autograd.grad_mode import no_grad
 from gradflow.ops import concat, reshape
+from gradflow.ops.checks import check_tensors
 from gradflow.tensor import Tensor
 
 
@@ -35,7 +36,7 @@ def vector_to_parameters(vector: Tensor, parameters: Iterable[Tensor]) -> None:
     vector: of shape (n,), on the device of the parameters, which have n elements together.
     parameters: tensors, such as `module.parameters()`.
 
-    Everything is checked before anything changes. Raises ValueError for another shape.
+    Everything is checked before anything changes. Raises ValueError for another shape, TypeError for what is no tensor.
 
     >>> import gradflow as gf
     >>> model = gf.nn.Linear(2, 1)
@@ -43,6 +44,7 @@ def vector_to_parameters(vector: Tensor, parameters: Iterable[Tensor]) -> None:
     >>> model.weight.tolist(), model.bias.tolist()
     ([[1.0, 2.0]], [3.0])
     """
+    check_tensors("vector_to_parameters", vector)
     tensors = list(parameters)
     total = sum(p.size for p in tensors)
     if vector.shape != (total,):

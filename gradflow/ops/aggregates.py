@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gradflow.backend.half_floats import widened
 from gradflow.ops.checks import check_tensors, keepdims_flag, number
 from gradflow.ops.elementwise import abs, copy, equal, multiply, not_equal, power, where
 from gradflow.ops.indexing import parts
 from gradflow.ops.reductions import max, min, sum
 from gradflow.ops.shape import concat
-from gradflow.ops.table import apply, cast, defop, floating
+from gradflow.ops.table import apply, cast, defop, floating, in_float32
 from gradflow.pytorch_names import refuse, refuses_keywords
 from gradflow.shapes import Axis, normalize_axes, one_axis
 from gradflow.tensor import Tensor
@@ -20,8 +19,7 @@ __all__ = ["cumulative_prod", "norm"]
 
 
 def _norm_forward(F: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
-    wide = widened(x, F)
-    return F.astype(F.sqrt(F.sum(F.square(wide), axis=axis, keepdims=keepdims)), x.dtype, copy=False)
+    return F.sqrt(F.sum(F.square(x), axis=axis, keepdims=keepdims))
 
 
 def _norm_rule(F: Any, g: Any, out: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
@@ -30,9 +28,10 @@ def _norm_rule(F: Any, g: Any, out: Any, x: Any, axis: tuple[int, ...], keepdims
     return F.multiply(x, F.reshape(share, tuple(1 if i in axis else n for i, n in enumerate(x.shape))))
 
 
-_NORM = defop("norm", _norm_rule, forward=_norm_forward, autocast="float32")
+_NORM = defop("norm", _norm_rule, forward=_norm_forward)
 
 
+@in_float32
 @refuses_keywords
 def norm(
     x: Tensor, /, ord: float = 2, axis: Axis = None, keepdims: bool = False, dim: None = None, keepdim: None = None
@@ -43,7 +42,7 @@ def norm(
         the magnitudes; inf and -inf: the largest and the smallest; 0: how many elements are not 0.
     keepdims: whether the axes stay, with length 1 (default False).
 
-    Where the norm is 0, its derivatives of every order are 0, a subgradient (if ord > 0). For inf and -inf, ties share
+    Where the norm is 0, its derivatives of every order are 0, a subgradient. For inf and -inf, ties share
     the gradient equally. Raises TypeError for an order that is no number, ValueError for NaN, and for an infinite order
     where there are no elements.
 
@@ -75,13 +74,12 @@ def norm(
 
 
 def _power_of_size(x: Tensor, exponent: float) -> Tensor:
-    """x to a power for x >= 0; if that is positive, with derivatives of 0 at 0."""
-    if exponent < 0:
-        return power(x, exponent)
+    """x to a power for x >= 0, with derivatives of 0 at 0."""
     zero = equal(x, 0)
-    return where(zero, 0.0, power(where(zero, 1.0, x), exponent))
+    return where(zero, 0.0 if exponent > 0 else math.inf, power(where(zero, 1.0, x), exponent))
 
 
+@in_float32
 @refuses_keywords
 def cumulative_prod(x: Tensor, /, axis: int | None = None, dim: None = None) -> Tensor:
     """The running product along `axis`. Its gradient is also correct where elements are 0.
@@ -103,16 +101,13 @@ def cumulative_prod(x: Tensor, /, axis: int | None = None, dim: None = None) -> 
         if x.ndim != 1:
             raise ValueError(f"cumulative_prod needs an axis for a tensor of {x.ndim} axes")
         axis = 0
-    axis, kind, dtype = one_axis("cumulative_prod", axis, x.ndim), x.dtype.kind, x.dtype
+    axis, kind = one_axis("cumulative_prod", axis, x.ndim), x.dtype.kind
     if kind != "float":
         x = cast(x, "uint64" if kind == "uint" else "int64")
-    elif dtype.itemsize < 4:
-        x = cast(x, "float32")
     n, step = x.shape[axis], 1
     while step < n:
         first, later = parts(x, axis, [(0, step), (step, n)])
         (before,) = parts(x, axis, [(0, n - step)])
         x = concat([first, multiply(later, before)], axis)
         step *= 2
-    out = cast(x, dtype) if kind == "float" else x
-    return copy(out) if n <= 1 and kind == "float" else out
+    return copy(x) if n <= 1 and kind == "float" else x

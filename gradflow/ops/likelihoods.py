@@ -10,10 +10,10 @@ from gradflow.backend import Array
 from gradflow.interception import opaque_call
 from gradflow.ops.checks import check_tensors, flag, number
 from gradflow.ops.elementwise import add, divide, equal, exp, less, log, multiply, square, subtract, where
-from gradflow.ops.losses import check_pair, in_float32, reduced
+from gradflow.ops.losses import check_pair, reduced
 from gradflow.ops.reductions import sum as sum_
 from gradflow.ops.shape import expand_dims
-from gradflow.ops.table import apply, defop, promoted
+from gradflow.ops.table import apply, defop, in_float32, promoted
 from gradflow.tensor import Tensor
 
 __all__ = ["binary_cross_entropy", "gaussian_nll_loss", "kl_div"]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from itertools import product
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any
 
 from gradflow.autograd.grad_mode import OFF, grad_enabled
-from gradflow.dtypes import float32, promote
 from gradflow.interception import opaque_call
 from gradflow.ops.activations import softplus
 from gradflow.ops.checks import check_tensors, number
@@ -21,7 +18,7 @@ from gradflow.ops.indexing import take, take_along_axis
 from gradflow.ops.reductions import mean
 from gradflow.ops.reductions import sum as sum_
 from gradflow.ops.shape import expand_dims, permute_dims, reshape, squeeze
-from gradflow.ops.table import apply, are_autocast, cast, defop, promoted
+from gradflow.ops.table import apply, defop, in_float32, is_half, promoted
 from gradflow.tensor import Tensor
 
 __all__ = [
@@ -29,7 +26,6 @@ __all__ = [
     "smooth_l1_loss",
 ]  # fmt: skip
 
-_Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -48,28 +44,6 @@ def check_reduction(name: str, reduction: str) -> None:
     """Raise ValueError unless `reduction` is the name of a reduction."""
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"{name} takes the reductions {', '.join(REDUCTIONS)}; got {reduction!r}")
-
-
-def in_float32(loss: _Loss) -> _Loss:
-    """Decorate a loss: half floats are computed in float32 and rounded at the end, since sums may overflow float16."""
-
-    @functools.wraps(loss)
-    def wide(*arguments: Any, **options: Any) -> Tensor:
-        dtypes = [x.dtype for x in (*arguments, *options.values()) if isinstance(x, Tensor) and x.dtype.is_floating]
-        if all(d.itemsize != 2 for d in dtypes):
-            return loss(*arguments, **options)
-        out = loss(*map(_widened, arguments), **{name: _widened(x) for name, x in options.items()})
-        return out if are_autocast(out) else cast(out, functools.reduce(promote, dtypes))
-
-    return wide  # type: ignore[return-value]
-
-
-def _is_half(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.dtype.is_floating and x.dtype.itemsize == 2
-
-
-def _widened(x: Any) -> Any:
-    return cast(x, float32) if _is_half(x) else x
 
 
 def reduced(losses: Tensor, reduction: str) -> Tensor:
@@ -314,7 +288,7 @@ def cross_entropy(
     if not 0.0 <= number("label_smoothing", label_smoothing) <= 1.0:
         raise ValueError(f"label_smoothing is a share in [0, 1]; got {label_smoothing}")
     ignore_index = _check_ignore_index(ignore_index)
-    if (weight is not None or label_smoothing) and _is_half(input):  # otherwise the kernel computes in float32
+    if (weight is not None or label_smoothing) and is_half(input):  # otherwise the kernel computes in float32
         return _cross_entropy_in_float32(input, target, weight, reduction, label_smoothing, ignore_index)
     rows, shape = _classes_last("cross_entropy", input)
     n, classes = rows.shape

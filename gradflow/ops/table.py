@@ -7,6 +7,7 @@ tensors that have a fast path for the most frequent case: recorded, no observers
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -191,6 +192,32 @@ def apply(
     if observer is not None:
         observer.forward(op, inputs, out, parameters)
     return out
+
+
+def is_half(x: Any) -> bool:
+    """Whether x is a tensor of half floats."""
+    return isinstance(x, Tensor) and x.dtype.is_floating and x.dtype.itemsize == 2
+
+
+def in_float32(function: _Function) -> _Function:
+    """Decorate a function: half floats are computed in float32, since sums may overflow float16.
+
+    The result is rounded to the dtype of the inputs, unless under `autocast`.
+    """
+
+    def wide(x: Any) -> Any:
+        return cast(x, float32) if is_half(x) else x
+
+    @functools.wraps(function)
+    def computed(*arguments: Any, **options: Any) -> Tensor:
+        given = (*arguments, *options.values())
+        if not any(map(is_half, given)):
+            return function(*arguments, **options)
+        out = function(*map(wide, arguments), **{name: wide(x) for name, x in options.items()})
+        dtypes = [x.dtype for x in given if isinstance(x, Tensor) and x.dtype.is_floating]
+        return out if are_autocast(out) else cast(out, functools.reduce(promote, dtypes))
+
+    return computed  # type: ignore[return-value]
 
 
 def bools_to_int64(x: Any) -> Any:

@@ -277,11 +277,7 @@ shared(
     _unique,
     Exclusion("gradflow has no unique rows", lambda x, dim=None, **kwargs: dim is not None and x.ndim > 1),
 )
-shared(
-    "argsort",
-    lambda x, dim=-1, descending=False, stable=False: gf.argsort(x, axis=dim, descending=descending),
-    Exclusion("a 0-d tensor has no axes in gradflow", lambda x, *args, **kwargs: x.ndim == 0),
-)
+shared("argsort", lambda *args, **options: _sort(*args, **options)[1], OF_0D)
 
 
 def _mean_like(x: Any, dim: Any, keepdim: bool = False, **_: Any) -> Any:
