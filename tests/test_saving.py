@@ -612,7 +612,7 @@ def test_a_mutated_file_is_refused_or_has_the_same_values(request: pytest.Fixtur
         except gf.InvalidFileError as error:
             same, message = None, str(error)
         assert same is not False, (i, what)
-        assert message.isprintable(), (i, what)
+        assert message.replace("\n    ", "").isprintable(), (i, what)  # but for the lines that convert a pickle
         outcomes["same" if same else what] += 1
     print(outcomes)
     assert outcomes["same"] > 0

@@ -468,6 +468,9 @@ LOSSES: dict[str, tuple[Callable[..., Any], str]] = {
     "mse_loss": (gf.mse_loss, "shares"),
     "l1_loss": (gf.l1_loss, "shares"),
     "huber_loss": (gf.huber_loss, "shares"),
+    "smooth_l1_loss": (gf.smooth_l1_loss, "shares"),
+    "gaussian_nll_loss": (lambda x, t: gf.gaussian_nll_loss(x, t, gf.exp(x)), "shares"),
+    "binary_cross_entropy": (lambda x, t: gf.binary_cross_entropy(gf.sigmoid(x), t), "shares"),
 }
 
 

@@ -49,15 +49,14 @@ class Case:
 CASES: list[Case] = []
 
 NO_COUNTERPART: dict[str, str] = {
-    "log2 log10 exp2 tan sinh cosh arcsin arccos arctan arcsinh arccosh arctanh sinc": "elementary functions that "
-    "gradflow does not have",
-    "mod remainder arctan2 hypot logaddexp logaddexp2 fmax fmin fabs": "likewise; fabs is abs",
+    "arcsinh arccosh arctanh sinc": "elementary functions that gradflow does not have",
+    "mod hypot logaddexp2 fmax fmin fabs": "likewise; mod is remainder, fabs is abs",
     "rad2deg deg2rad degrees radians": "factors of units",
     "real imag conj angle real_if_close": "no complex numbers, and so none of the complex halves of the other tests",
     "trace": "not among the operations: gf.trace records a computational graph",
-    "kron cross diag diagflat make_diagonal tril triu gradient": "not among the operations",
-    "partition msort": "only argsort, which `sort by argsort` uses",
-    "r_ c_ array_box frexp nan_to_num select": "of NumPy's interface; `where` stands for the last two below",
+    "kron cross diagflat make_diagonal gradient": "not among the operations",
+    "partition msort": "only sort and argsort",
+    "r_ c_ array_box frexp select": "of NumPy's interface; `where` stands for the last two below",
     "array_split rollaxis row_stack column_stack atleast_1d atleast_2d atleast_3d": "other names for split, "
     "permute_dims, concat and expand_dims",
 }
@@ -138,6 +137,11 @@ for _name, _theirs, _points in [
             lambda x, f=_theirs: getattr(anp, f)(x),
             _values,
         )
+for _name, _theirs in {
+    "log2": "log2", "log10": "log10", "exp2": "exp2", "tan": "tan", "sinh": "sinh", "cosh": "cosh", "asin": "arcsin",
+    "acos": "arccos", "atan": "arctan", "nan_to_num": "nan_to_num",
+}.items():  # fmt: skip
+    case(_name, lambda x, f=_name: getattr(gf, f)(x), lambda x, f=_theirs: getattr(anp, f)(x), [[0.3], [0.8]])
 case("reciprocal", lambda x: 1 / x, lambda x: 1 / x, 0.7)
 case("+x", lambda x: +x * x, lambda x: x * x, 0.7)
 
@@ -166,6 +170,21 @@ for _symbol, _f in {
     case(f"tensor {_symbol} number", lambda x, f=_f: f(x, 1.5), lambda x, f=_f: f(x, 1.5), R(3))
     case(f"number {_symbol} tensor", lambda x, f=_f: f(2, x), lambda x, f=_f: f(2, x), R(3))
     case(f"x {_symbol} x", lambda x, f=_f: f(x, x), lambda x, f=_f: f(x, x), R(2, 3))
+for _name, _theirs in {"remainder": "remainder", "atan2": "arctan2", "logaddexp": "logaddexp"}.items():
+    case(
+        _name,
+        lambda x, y, f=_name: getattr(gf, f)(x, y),
+        lambda x, y, f=_theirs: getattr(anp, f)(x, y),
+        [[0.7, -1.6], [2.5, 0.4]],
+        [0.6, 1.3],
+    )
+for _name in ("diag", "tril", "triu"):
+    case(
+        f"{_name} of a matrix",
+        lambda x, f=_name: getattr(gf, f)(x, 1) ** 3,
+        lambda x, f=_name: getattr(anp, f)(x, 1) ** 3,
+        R(4, 4),
+    )
 _gap = [np.sqrt(x**2 + 0.5) for x in PAIRS]
 sweep("/", lambda x, y: x / y, lambda x, y: x / y, _gap, _gap)
 sweep("/ of negative", lambda x, y: x / y, lambda x, y: x / y, PAIRS, [-x for x in _gap])
