@@ -72,7 +72,7 @@ def world(timeout: float = TIMEOUT) -> World:
     logs warnings. Called again with the same timeout, it returns the same.
 
     Raises ModuleNotFoundError, which says what to type, without the extra `mpi`, ValueError unless the timeout is above
-    0, and RuntimeError if the launcher belongs to another MPI.
+    0, and RuntimeError if there is no library of MPI, or the launcher belongs to another one.
 
     >>> import gradflow as gf
     >>> world = gf.distributed.world()  # doctest: +SKIP
