@@ -145,6 +145,16 @@ def test_figures_of_binary_logits_are_those_of_scikit_learn(
     assert found == pytest.approx(expected_of_labels(np.stack([1 - p, p], 1), labels, weights), rel=1e-6)
 
 
+def test_figures_of_probabilities_of_two_classes_are_those_of_their_logits(weights: Any, device: str) -> None:
+    p = np.array([0.0, 1.0, 0.5, *np.random.default_rng(0).random(N - 3)])
+    with np.errstate(divide="ignore"):
+        logits = np.log(p) - np.log1p(-p)
+    targets = np.arange(N) % 3 == 1
+    found = figures(CLASSIFICATION, nn.BCELoss(), p, targets, weights)
+    assert found == figures(CLASSIFICATION, BINARY, logits, targets, weights)
+    assert 0.0 < found["accuracy"] < 1.0
+
+
 def test_figures_of_several_binary_columns_are_their_means(weights: Any, device: str) -> None:
     outputs, targets = draw((N, 3)), draw((N, 3), 1) > 0
     found = figures(CLASSIFICATION, BINARY, outputs, targets, weights)
@@ -210,6 +220,7 @@ def test_kinds() -> None:
         (nn.NLLLoss(), whole, "classes"),
         (nn.BCEWithLogitsLoss(), whole, "binary"),
         (BINARY, truth, "binary"),
+        (nn.BCELoss(), real, "binary"),
         (gf.mse_loss, whole, "values"),
         (nn.L1Loss(), real, "values"),
         (functools.partial(gf.huber_loss, delta=2.0), real, "values"),

@@ -7,7 +7,8 @@ There are four kinds:
 - "probabilities": logits (n, C) or (n, C, ...), and class probabilities or one-hot rows of the same shape. The loss is
   `cross_entropy` with floating-point targets.
 - "binary": logits of class 1 and targets above 0.5 for class 1, of the same shape. The loss is
-  `binary_cross_entropy_with_logits`. A figure of several columns is the mean of their figures.
+  `binary_cross_entropy_with_logits`, or `binary_cross_entropy`, whose outputs are probabilities in place of logits. A
+  figure of several columns is the mean of their figures.
 - "values": outputs and targets of the same shape. The losses are `mse_loss`, `l1_loss`, `smooth_l1_loss` and
   `huber_loss`, or another one with floating-point targets.
 
@@ -56,6 +57,7 @@ _LOSSES = (
     (gf.cross_entropy, gf.nn.CrossEntropyLoss, "classes or probabilities"),
     (gf.nll_loss, gf.nn.NLLLoss, "classes"),
     (gf.binary_cross_entropy_with_logits, gf.nn.BCEWithLogitsLoss, "binary"),
+    (gf.binary_cross_entropy, gf.nn.BCELoss, "binary"),
     (gf.mse_loss, gf.nn.MSELoss, "values"),
     (gf.l1_loss, gf.nn.L1Loss, "values"),
     (gf.smooth_l1_loss, gf.nn.SmoothL1Loss, "values"),
@@ -157,6 +159,7 @@ class Metrics:
         if not self.names:
             return
         self.kind = kind_of(loss, batches.targets)
+        self._are_probabilities = known_loss(loss)[0] == gf.binary_cross_entropy.__name__
         task = "regression" if self.kind == "values" else "classification"
         for name in self.names:
             if METRICS[name][0] != task:
@@ -192,7 +195,7 @@ class Metrics:
         if weights is not None and len(self._host_names) < len(self.names):
             parts.append(weights)
         if "accuracy" in self.names:  # for each sample: `figures` sums once an epoch, since a sum takes long in a step
-            right = _matches(self.kind, outputs, targets)
+            right = _matches(self.kind, outputs, targets, threshold=0.5 if self._are_probabilities else 0.0)
             parts.append(_weighted(right if right.ndim == 1 else gf.sum(gf.reshape(right, (n, -1)), axis=1), weights))
         if "r2" in self.names or "rmse" in self.names:
             values, wanted = gf.reshape(_wide(outputs), (n, -1)), gf.reshape(_wide(targets), (n, -1))
@@ -231,7 +234,10 @@ class Metrics:
             if "r2" in self.names:
                 found["r2"] = _r2(total, sums) if self._samples > 1 and total else math.nan
         if self._host_names:
-            found |= host_figures(self._host_names, self.kind, *values[own:])
+            outputs, *rest = values[own:]
+            found |= host_figures(
+                self._host_names, self.kind, _logits(outputs) if self._are_probabilities else outputs, *rest
+            )
         return {name: found[name] for name in self.names}
 
 
@@ -254,7 +260,7 @@ def figures_of(
         if ((outputs < 0) | (outputs > 1)).any():
             raise ValueError(f"probabilities must be in [0, 1]; got {outputs.min()} to {outputs.max()}")
         with np.errstate(divide="ignore"):  # logits, of which the probabilities are those that were given
-            outputs = np.log(outputs) - np.log1p(-outputs) if kind == "binary" else np.log(outputs)
+            outputs = _logits(outputs) if kind == "binary" else np.log(outputs)
     batches = Batches(outputs, targets, len(outputs), shuffle=False, device="cpu", weights=weights)
     metrics = Metrics(names, kind, batches)
     return metrics.figures([metrics.partial(batches.inputs, batches.targets, batches.weights)])
@@ -298,10 +304,16 @@ def _check_shapes(kind: str, shape: tuple[int, ...], targets: gf.Tensor, weights
         raise ValueError(f"metrics need one weight for each of the {n} samples; got shape {weights.shape}")
 
 
-def _matches(kind: str, outputs: gf.Tensor, targets: gf.Tensor) -> gf.Tensor:
-    """Whether each prediction is right."""
+def _logits(probabilities: Any) -> Any:
+    """The logits of probabilities of class 1, infinite for 0 and 1; NumPy arrays."""
+    with np.errstate(divide="ignore"):
+        return np.log(probabilities) - np.log1p(-probabilities)
+
+
+def _matches(kind: str, outputs: gf.Tensor, targets: gf.Tensor, threshold: float) -> gf.Tensor:
+    """Whether each prediction is right; class 1 of two is predicted above the threshold."""
     if kind == "binary":
-        return gf.equal(gf.greater(outputs, 0.0), gf.greater(_wide(targets), 0.5))
+        return gf.equal(gf.greater(outputs, threshold), gf.greater(_wide(targets), 0.5))
     labels = gf.argmax(targets, axis=1) if kind == "probabilities" else gf.astype(targets, "int64")
     return gf.equal(gf.argmax(outputs, axis=1), labels)
 
