@@ -2025,3 +2025,21 @@ def test_a_step_that_forks_goes_on_in_both() -> None:
         os._exit(0 if result.item() == 2.0 and not recorders else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
     assert result.item() == 2.0
+
+
+def test_a_replay_checks_the_probabilities_and_variances_that_it_computes() -> None:
+    model = nn.Linear(2, 1)
+
+    def loss(x: gf.Tensor, y: gf.Tensor) -> gf.Tensor:
+        p = model(x)
+        return gf.binary_cross_entropy(p, y) + gf.gaussian_nll_loss(y, x[:, :1], p)
+
+    with gf.no_grad():
+        model.weight.copy_(gf.tensor([[0.5, 0.0]]))
+        model.bias.copy_(0.0)
+    step, x, y = gf.capture(loss), gf.ones((3, 2)), gf.ones((3, 1))
+    for _ in range(4):
+        step(x, y)
+    assert step.status == "replaying"
+    with pytest.raises(ValueError, match="as its input; got numbers from 2 to 2"):
+        step(x * 4, y)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from gradflow.autograd.grad_mode import autocast_dtype
-from gradflow.backend import Array
+from gradflow.backend import Array, Backend
 from gradflow.interception import opaque_call
 from gradflow.ops.checks import check_tensors, flag, number
 from gradflow.ops.elementwise import add, divide, equal, exp, less, log, multiply, square, subtract, where
@@ -50,8 +50,8 @@ _BINARY_CROSS_ENTROPY = defop(
 
 
 @opaque_call
-def _check_probabilities(name: str, x: Tensor) -> None:
-    values = x.backend.host_values(x.array)
+def _check_probabilities(name: str, backend: Backend, x: Array) -> None:
+    values = backend.host_values(x)
     low, high = values.min().item(), values.max().item()
     if not (low >= 0 and high <= 1):  # also for NaN
         advice = ": apply gradflow.sigmoid, or use binary_cross_entropy_with_logits" if name == "input" else ""
@@ -92,8 +92,8 @@ def binary_cross_entropy(
         )
     input, target = promoted("binary_cross_entropy", input, target, True)
     if input.size and input.backend.device.type == "cpu":
-        _check_probabilities("input", input)
-        _check_probabilities("target", target)
+        _check_probabilities("input", input.backend, input.array)
+        _check_probabilities("target", target.backend, target.array)
     losses = apply(_BINARY_CROSS_ENTROPY, (input, target))
     return reduced(losses if weight is None else multiply(losses, weight), reduction)
 
@@ -163,7 +163,7 @@ def gaussian_nll_loss(
             f"shape {var.shape}"
         )
     if var.size and var.backend.device.type == "cpu":
-        _check_variances(var)
+        _check_variances(var.backend, var.array)
     input, target = promoted("gaussian_nll_loss", input, target, True)
     input, var = promoted("gaussian_nll_loss", input, var, True)
     fixed = var.detach()
@@ -175,7 +175,7 @@ def gaussian_nll_loss(
 
 
 @opaque_call
-def _check_variances(var: Tensor) -> None:
-    least = var.backend.host_values(var.array).min().item()
+def _check_variances(backend: Backend, var: Array) -> None:
+    least = backend.host_values(var).min().item()
     if least < 0:
         raise ValueError(f"gaussian_nll_loss needs variances >= 0; got {least:g}: apply gradflow.softplus or exp")
