@@ -286,9 +286,18 @@ OF_MANY: dict[str, Any] = {
     "huber_loss": _pairs("huber_loss", delta=0.5),
     "huber_loss, large delta": _pairs("huber_loss", delta=1e5),
     "binary_cross_entropy": lambda x: gf.binary_cross_entropy_with_logits(x, (gf.flip(x) > 0).astype(x.dtype)),
+    "smooth_l1_loss": _pairs("smooth_l1_loss", beta=0.5),
+    "binary_cross_entropy of probabilities": lambda x: gf.binary_cross_entropy(
+        x * 0.0625 + 0.5, (gf.flip(x.detach()) > 0).astype(x.dtype)
+    ),
+    "kl_div": lambda x: gf.kl_div(x, gf.abs(gf.flip(x.detach()))),
+    "gaussian_nll_loss": lambda x: gf.gaussian_nll_loss(
+        x, gf.zeros_like(x), gf.clip(gf.abs(gf.flip(x.detach())), min=0.25)
+    ),
     "nll_loss": _rows("nll_loss"),
     "nll_loss, weighted": _rows("nll_loss", weight=WEIGHT),
     "cross_entropy": _rows("cross_entropy"),
+    "cross_entropy, a label ignored": _rows("cross_entropy", ignore_index=2),
     "cross_entropy, weighted": _rows("cross_entropy", weight=WEIGHT),
     "cross_entropy, smoothed": _rows("cross_entropy", label_smoothing=0.1),
     "cross_entropy, both": _rows("cross_entropy", weight=WEIGHT, label_smoothing=0.1),

@@ -18,7 +18,8 @@ def workloads() -> Iterator[Workload]:
     yield Workload("normalization and losses", _softmax)
     yield Workload("normalization and losses", _layer_norm)
     yield Workload("normalization and losses", _batch_norm)
-    for loss in (_cross_entropy, _squared_error, _absolute_errors, _binary_cross_entropy):
+    yield Workload("normalization and losses", _rms_norm)
+    for loss in (_cross_entropy, _squared_error, _absolute_errors, _binary_cross_entropy, _likelihoods):
         yield Workload("normalization and losses", loss)
     yield Workload("a perceptron of 20-64-32-4", _model)
 
@@ -86,6 +87,27 @@ def _norm(
     ]
 
 
+def _rms_norm(at: Place) -> list[Check]:
+    """A mean of K = 257 squares, and in the gradient one of K products."""
+    k, eps = 257, 1e-5
+    x, g, weight = at.normal((30, k), 1, grad=True), at.normal((30, k), 2), at.tensor(np.ones(k), grad=True)
+    out = gf.rms_norm(x, (k,), weight, eps)
+    out.backward(g)
+
+    def of_gradient() -> Any:
+        a, v = f64(x), np.abs(f64(g))
+        scale = 1 / np.sqrt((a**2).mean(axis=1, keepdims=True) + eps)
+        normal = np.abs(a) * scale
+        return 2 * k * EPS * scale * (v + normal * (v * normal).mean(axis=1, keepdims=True))
+
+    return [
+        Check("rms_norm", out, f"K eps |out|, K = {k}", lambda: k * EPS * np.abs(f64(out))),
+        Check("rms_norm: gradient of x", x.grad, f"2 K eps of its terms, K = {k}", of_gradient),
+        Check("rms_norm: gradient of the weight", weight.grad, f"K eps sum|g out|, K = {k}",
+              lambda: k * EPS * np.abs(f64(g) * f64(out)).sum(axis=0)),
+    ]  # fmt: skip
+
+
 def _cross_entropy(at: Place) -> list[Check]:
     """Each loss is within C eps (1 + the range of its logits), C = 10 classes; gradients are at most 1/N."""
     n, classes = 200, 10
@@ -119,13 +141,17 @@ def _squared_error(at: Place) -> list[Check]:
 
 def _absolute_errors(at: Place) -> list[Check]:
     x, y = at.normal((20, 50), 1, grad=True), at.normal((20, 50), 2)
-    huber, absolute = gf.huber_loss(x, y), gf.l1_loss(x, y)
+    huber, absolute, smooth = gf.huber_loss(x, y), gf.l1_loss(x, y), gf.smooth_l1_loss(x, y, beta=0.5)
     label = "K eps mean|x - y|, K = 1004"
 
     def bound() -> Any:
         return 1004 * EPS * np.abs(f64(x) - f64(y)).mean()
 
-    return [Check("huber_loss", huber, label, bound), Check("l1_loss", absolute, label, bound)]
+    return [
+        Check("huber_loss", huber, label, bound),
+        Check("l1_loss", absolute, label, bound),
+        Check("smooth_l1_loss", smooth, label, bound),
+    ]
 
 
 def _binary_cross_entropy(at: Place) -> list[Check]:
@@ -138,6 +164,34 @@ def _binary_cross_entropy(at: Place) -> list[Check]:
         Check("binary_cross_entropy_with_logits", loss, "K eps mean (1 + |x|), K = 1000",
               lambda: times_size(n + 16, x).mean()),
         Check("binary_cross_entropy: gradient", x.grad, "16 eps (1 + |x|) / N", lambda: times_size(16, x) / n),
+    ]  # fmt: skip
+
+
+def _likelihoods(at: Place) -> list[Check]:
+    """Means of K = 1000 logarithms and quotients, whose sizes are in the bounds."""
+    n, rng = 1000, np.random.default_rng(1)
+    p, target = at.tensor(rng.uniform(0.05, 0.95, n), grad=True), at.tensor(rng.uniform(0.05, 0.95, n))
+    x, var = at.normal((n,), 2, grad=True), at.tensor(rng.uniform(0.5, 2.0, n), grad=True)
+    binary, divergence = gf.binary_cross_entropy(p, target), gf.kl_div(x, target)
+    gaussian = gf.gaussian_nll_loss(x, target, var)
+    gf.add(binary, gaussian).backward()
+
+    def mean_of(sizes: Callable[[], Any]) -> Callable[[], Any]:
+        return lambda: (n + 16) * EPS * (1 + sizes()).mean()
+
+    def quotient() -> Any:
+        return (f64(x) - f64(target)) ** 2 / f64(var)
+
+    label = "K eps mean of sizes, K = 1016"
+    return [
+        Check("binary_cross_entropy", binary, label, mean_of(lambda: -np.log(f64(p)) - np.log1p(-f64(p)))),
+        Check("kl_div", divergence, label, mean_of(lambda: np.abs(np.log(f64(target))) + np.abs(f64(x)))),
+        Check("gaussian_nll_loss", gaussian, label, mean_of(lambda: np.abs(np.log(f64(var))) + quotient())),
+        Check("binary_cross_entropy of p: gradient", p.grad, "16 eps / (p (1 - p) N)",
+              lambda: 16 * EPS / (f64(p) * (1 - f64(p)) * n)),
+        Check("gaussian_nll_loss: gradient", x.grad, "8 ulp", 8.0),
+        Check("gaussian_nll_loss: gradient of var", var.grad, "16 eps (1 + quotient) / (var N)",
+              lambda: 16 * EPS * (1 + quotient()) / (f64(var) * n)),
     ]  # fmt: skip
 
 

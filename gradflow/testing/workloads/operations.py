@@ -24,6 +24,7 @@ def workloads() -> Iterator[Workload]:
         yield Workload("element by element", partial(_elementwise, name, 4))
     for name in ("leaky_relu", "elu", "selu", "gelu", "gelu_exact", "silu", "mish", "softplus", "softsign", "hardtanh"):
         yield Workload("activations", partial(_activation, name))
+    yield Workload("activations", _gated)
     yield Workload("reductions", _exact_reductions, exact=True)
     yield Workload("reductions", _reductions)
     yield Workload("selection and moves", _selection, exact=True)
@@ -105,6 +106,31 @@ def _activation(name: str, at: Place) -> list[Check]:
             f"{name}: gradient", x.grad, f"16 eps {size} |g|", lambda: times_size(16, x, power) * np.abs(f64(g))
         ),
     ]  # fmt: skip
+
+
+def _gated(at: Place) -> list[Check]:
+    """A product with the sigmoid of the other half; and one with a weight of each column, which adds up K = 50 rows."""
+    x, g = at.normal((50, 40), 1, grad=True), at.normal((50, 20), 2)
+    gated = gf.glu(x)
+    gated.backward(g)
+    y, weight = at.normal((50, 40), 3, grad=True), at.tensor(np.linspace(-1, 1, 40), grad=True)
+    sloped = gf.prelu(y, weight)
+    sloped.backward(at.normal((50, 40), 4))
+
+    def of_gradient() -> Any:
+        a, v = np.abs(f64(x)[:, :20]), np.abs(f64(g))
+        return 16 * EPS * np.concatenate([v, v * a], axis=1)
+
+    def of_weight() -> Any:
+        return sum_bound(np.minimum(f64(y), 0) * f64(at.normal((50, 40), 4)), axis=0)
+
+    return [
+        Check("glu", gated, "16 eps |a|", lambda: 16 * EPS * np.abs(f64(x)[:, :20])),
+        Check("glu: gradient", x.grad, "16 eps |g| max(1, |a|)", of_gradient),
+        Check("prelu", sloped, "1 ulp", 1.0),
+        Check("prelu: gradient of x", y.grad, "1 ulp", 1.0),
+        Check("prelu: gradient of the weight", weight.grad, "K eps sum|g x|, K = 50", of_weight),
+    ]
 
 
 # ---------------------------------------------------------------------- reductions

@@ -20,6 +20,13 @@ OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
     "rmsprop": lambda p: optim.RMSprop(p, lr=0.005, momentum=0.5),
     "nadam": lambda p: optim.NAdam(p, lr=0.005),
 }
+FURTHER: dict[str, Callable[..., optim.Optimizer]] = {
+    "amsgrad": lambda p: optim.Adam(p, lr=0.01, amsgrad=True),
+    "radam": lambda p: optim.RAdam(p, lr=0.01),
+    "adagrad": lambda p: optim.Adagrad(p, lr=0.05, lr_decay=0.01),
+    "lion": lambda p: optim.Lion(p, lr=0.001, weight_decay=0.1),
+}
+"""Optimizers that take single steps only. Runs with Lion differ: it rounds a sum near 0 to -1 or 1."""
 
 INPUTS, CLASSES, SAMPLES, BATCH, EPOCHS = 20, 4, 160, 32, 4
 STEPS = EPOCHS * SAMPLES // BATCH
@@ -27,7 +34,7 @@ STEPS = EPOCHS * SAMPLES // BATCH
 
 def workloads() -> Iterator[Workload]:
     """Yield the workloads of this file."""
-    for name in OPTIMIZERS:
+    for name in (*OPTIMIZERS, *FURTHER):
         yield Workload("optimizers", partial(_optimizer, name))
     yield Workload(f"training, {STEPS} steps", _start_of_training, exact=True)
     for name in OPTIMIZERS:
@@ -41,7 +48,7 @@ def _optimizer(name: str, at: Place) -> list[Check]:
     Gradients are kept away from 0, where Adam and RMSprop would divide one rounding error by another.
     """
     p = at.normal((1000,), 1, grad=True)
-    optimizer = OPTIMIZERS[name]([p])
+    optimizer = (OPTIMIZERS | FURTHER)[name]([p])
     for step in range(10):
         g = np.random.default_rng(step + 2).normal(size=1000)
         p.grad = at.tensor(np.sign(g) * (np.abs(g) + 0.1))
