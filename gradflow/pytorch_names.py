@@ -182,7 +182,7 @@ METHODS = {
     "scatter_": "x = x.scatter(indices, values, axis); gradflow.one_hot makes one-hot rows",
     "scatter_reduce": FUNCTIONS["scatter_reduce"],
     "scatter_add": "Tensor.scatter(indices, values, axis, add=True)",
-    "share_memory_": "none: gradflow trains in one process",
+    "share_memory_": "none: each process of gradflow.distributed has its own parameters",
     "stride": "none: how the elements lie in memory is the backend's affair",
     "sub_": "x -= y, in place for a leaf under gradflow.no_grad; else x becomes a new tensor",
     "t": "Tensor.T",
@@ -224,7 +224,7 @@ _IMAGE_NORM = "none: gradflow.nn.BatchNorm1d normalizes over a batch, gradflow.n
 _CONVOLUTION = "none: gradflow trains multilayer perceptrons; gradflow.nn.Flatten and gradflow.nn.Linear take images"
 _RECURRENT = "none: gradflow trains multilayer perceptrons; derive a cell from gradflow.nn.Module"
 _ATTENTION = "none: derive one from gradflow.nn.Module, with gradflow.matmul and gradflow.softmax"
-_PARALLEL = "none: gradflow trains on one device"
+_PARALLEL = "none: Trainer(..., communicator=gradflow.distributed.world()), started with mpiexec"
 
 _CONVOLUTIONS = (
     "Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d AvgPool1d AvgPool2d MaxPool1d MaxPool2d AdaptiveAvgPool1d "
@@ -327,10 +327,12 @@ KEYWORDS = {
     "end_dim": "gradflow says end_axis=",
     "foreach": _FUSED,
     "fused": _FUSED,
+    "in_dims": "gradflow says in_axes=",
     "initial_accumulator_value": "leave it out: the sums of Adagrad start at 0",
     "inplace": "operations make new tensors, so leave it out",
     "input": _INPUT,
     "keepdim": "gradflow says keepdims=",
+    "out_dims": "gradflow says out_axes=",
     "params": "gradflow says parameters=",
     "reduce": "use reduction=",
     "size_average": "use reduction=",

@@ -136,6 +136,8 @@ def test_what_does_not_fit_is_refused() -> None:
     refused = pytest.raises(TypeError, match="a backward hook of Product needs arguments of one dtype")
     with layer.register_full_backward_hook(lambda *_: None), refused:
         layer(x, y)
+    with pytest.raises(TypeError, match="a hook is a function; got int"):
+        layer.register_forward_pre_hook(3)
     for wrong in (1.0, gf.ones(3), (gf.ones(2),), (gf.ones(2), gf.ones(2), None)):
         with layer.register_full_backward_hook(lambda m, i, o, wrong=wrong: wrong):
             a, b = layer(x, x)

@@ -229,13 +229,15 @@ def test_other_keywords_are_refused_with_a_hint() -> None:
         "x.tril(diagonal=1)": "gradflow says k=",
         "x.triu(diagonal=1)": "gradflow says k=",
         "nn.Softmax(dim=1)": "gradflow says axis=",
+        "gf.vmap(gf.sum, in_dims=1)": "gradflow says in_axes=",
+        "gf.vmap(gf.sum, out_dims=1)": "gradflow says out_axes=",
         "nn.ReLU(inplace=True)": "so leave it out",
         "optim.Adagrad([x], initial_accumulator_value=0.1)": "start at 0",
         "optim.SGD(params=[x])": "gradflow says parameters=",
         "optim.AdamW([x], fused=True)": "one kernel updates all",
     }.items():
         with pytest.raises(TypeError, match=hinted):
-            eval(call, {"x": x, "nn": nn, "optim": optim})
+            eval(call, {"gf": gf, "x": x, "nn": nn, "optim": optim})
 
 
 @pytest.mark.parametrize("name", ["sum", "softmax", "std", "stack", "any", "argmax", "flip"])

@@ -113,6 +113,8 @@ class Hookable:
         return self._register_hook("_backward_hooks", hook)
 
     def _register_hook(self, kind: str, hook: Callable[..., Any]) -> Handle:
+        if not callable(hook):
+            raise TypeError(f"a hook is a function; got {type(hook).__name__}")
         hooks = {} if getattr(self, kind) is None else getattr(self, kind)
         object.__setattr__(self, kind, hooks)
         return Handle(hooks, hook, self)

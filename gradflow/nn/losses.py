@@ -10,7 +10,7 @@ import inspect
 
 from gradflow import ops
 from gradflow.nn.module import Module
-from gradflow.ops.losses import check_reduction
+from gradflow.ops.losses import check_ignore_index, check_reduction
 from gradflow.pytorch_names import explains_arguments
 from gradflow.tensor import Tensor
 
@@ -146,7 +146,7 @@ class CrossEntropyLoss(_Loss):
             raise ValueError(f"label_smoothing must be in [0, 1]; got {label_smoothing}")
         self.register_buffer("weight", weight)
         self.label_smoothing = label_smoothing
-        self.ignore_index = ignore_index
+        self.ignore_index = check_ignore_index(ignore_index)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """input: logits (N, C), (C,) or (N, C, ...). target: integer labels, without the axis C, or probabilities."""
@@ -170,7 +170,7 @@ class NLLLoss(_Loss):
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean", ignore_index: int = -100) -> None:
         super().__init__(reduction)
         self.register_buffer("weight", weight)
-        self.ignore_index = ignore_index
+        self.ignore_index = check_ignore_index(ignore_index)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """input: log-probabilities (N, C), (C,) or (N, C, ...). target: integer labels, without the axis C."""

@@ -226,7 +226,7 @@ def _check_values(name: str, target: Tensor, classes: int, ignore_index: int) ->
             raise ValueError(f"{name} of {classes} classes needs labels in [0, {classes}); got {label}{at}")
 
 
-def _check_ignore_index(ignore_index: Any) -> int:
+def check_ignore_index(ignore_index: Any) -> int:
     if ignore_index.__class__ is not int and (isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral)):
         raise TypeError(f"ignore_index is a label, an integer; got {ignore_index!r}")
     return int(ignore_index)
@@ -287,7 +287,7 @@ def cross_entropy(
     check_tensors("cross_entropy", *((input, target) if weight is None else (input, target, weight)))
     if not 0.0 <= number("label_smoothing", label_smoothing) <= 1.0:
         raise ValueError(f"label_smoothing is a share in [0, 1]; got {label_smoothing}")
-    ignore_index = _check_ignore_index(ignore_index)
+    ignore_index = check_ignore_index(ignore_index)
     if (weight is not None or label_smoothing) and is_half(input):  # otherwise the kernel computes in float32
         return _cross_entropy_in_float32(input, target, weight, reduction, label_smoothing, ignore_index)
     rows, shape = _classes_last("cross_entropy", input)
@@ -359,7 +359,7 @@ def nll_loss(
         raise ValueError("the mean of no losses is undefined: the input is empty")
     if weight is not None and weight.shape != (rows.shape[1],):
         raise ValueError(f"nll_loss of {rows.shape[1]} classes needs a weight of that many; got shape {weight.shape}")
-    labels, ignored = _check_labels("nll_loss", target, shape, rows.shape[1], _check_ignore_index(ignore_index))
+    labels, ignored = _check_labels("nll_loss", target, shape, rows.shape[1], check_ignore_index(ignore_index))
     known = _known(labels, ignored)
     losses = negative(squeeze(take_along_axis(rows, expand_dims(known, 1), axis=1), 1))
     if weight is not None:

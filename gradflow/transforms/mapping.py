@@ -11,13 +11,17 @@ from gradflow.interception import forbid_replay
 from gradflow.ops.checks import check_tensors, kind_and_fix, lifted
 from gradflow.ops.mapping import all_examples, one_example
 from gradflow.ops.shape import moveaxis
+from gradflow.pytorch_names import refuse, refuses_keywords
 from gradflow.shapes import one_axis
 from gradflow.tensor import Tensor
 from gradflow.transforms.arguments import check_function, kind_of
 from gradflow.tree import flatten, rebuild
 
 
-def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., Any]:
+@refuses_keywords
+def vmap(
+    f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0, in_dims: None = None, out_dims: None = None
+) -> Callable[..., Any]:
     """A function that calls `f` for each example of a batch, all at once: each operation runs once, on the batch.
 
     f: a function of tensors, or of nested tuples, lists and dicts of them, that returns such. It is written for one
@@ -42,6 +46,8 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
     >>> gf.vmap(gf.grad(loss), in_axes=(None, 0))(w, x).tolist()
     [[2.0, 0.0], [0.0, 4.0], [6.0, 6.0]]
     """
+    if in_dims is not None or out_dims is not None:
+        refuse("vmap", in_dims=in_dims, out_dims=out_dims)
     check_function("vmap", f)
 
     @functools.wraps(f, updated=())
