@@ -227,6 +227,7 @@ def _check_values(name: str, target: Tensor, classes: int, ignore_index: int) ->
 
 
 def check_ignore_index(ignore_index: Any) -> int:
+    """Return it as an int. Raises TypeError unless it is an integer."""
     if ignore_index.__class__ is not int and (isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral)):
         raise TypeError(f"ignore_index is a label, an integer; got {ignore_index!r}")
     return int(ignore_index)
