@@ -304,7 +304,8 @@ def test_the_note_on_a_config_names_each_difference(command: Any, monkeypatch: p
         ("trian iris", r"unknown command 'trian'; did you mean train\? \(see gradflow --help\)"),
         (
             "fly",
-            "unknown command 'fly'; there are train, predict, evaluate, compare, summary, graph, devices, agree, bench",
+            "unknown command 'fly'; there are train, predict, evaluate, compare, export, summary, graph, devices, "
+            "agree, bench",
         ),
         ("--nonsense", "does not know '--nonsense'"),
         ("--quiet train iris", "--quiet goes after the command: gradflow train DATASET --quiet"),
