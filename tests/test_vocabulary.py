@@ -78,7 +78,6 @@ def test_norms_of_special_values(device: str) -> None:
     assert np.isnan(gf.norm(x).item())
     assert gf.norm(x[0], -1).item() == pytest.approx(12 / 7)
     assert gf.norm(x[0], 0).item() == 2.0
-    assert gf.norm(gf.full((3,), 100.0, dtype="float16"), 3).item() == pytest.approx(3 ** (1 / 3) * 100, rel=1e-3)
     assert gf.norm(gf.tensor([3, 4], dtype="int64", device=device)).dtype == "float32"
     assert gf.norm(gf.ones((2, 3), device=device), axis=(0, 1), keepdims=True).shape == (1, 1)
     with pytest.raises(ValueError, match="ord of norm is a number; got NaN"):
@@ -88,6 +87,7 @@ def test_norms_of_special_values(device: str) -> None:
 
 
 def test_half_floats_do_not_overflow_in_a_norm() -> None:
+    assert gf.norm(gf.full((3,), 100.0, dtype="float16"), 3).item() == pytest.approx(3 ** (1 / 3) * 100, rel=1e-3)
     assert gf.norm(gf.full((4,), 300.0, dtype="float16")).item() == 600.0
     products = gf.cumulative_prod(gf.tensor([300.0, 300.0, 0.001], dtype="float16"))
     assert products.dtype == "float16"
