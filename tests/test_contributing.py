@@ -89,9 +89,17 @@ def test_the_pythons_that_are_named_are_those_that_ci_runs() -> None:
     assert versions[0] == PROJECT["project"]["requires-python"].removeprefix(">=")
     assert f"export PYENV_VERSION={':'.join(versions)} " in CI
     assert f"for python in {' '.join(f'python{version}' for version in versions[1:])}; do" in CI
-    first, between, last = versions
-    assert f"CI runs everything on Python {first}, the fast tests on {last}, and some of them on {between}." in PAGE
-    assert f'if [ "$python" = python{between} ]; then tests=' in CI
+    others = " and ".join(versions[1:])
+    assert f"CI runs everything on Python {versions[0]}, and a part of the fast tests on {others}." in PAGE
+
+
+def test_ci_runs_the_tests_that_need_pytorch_beside_it() -> None:
+    step = CI.partition("torch==")[2].partition("\nstep ")[0]
+    named = set(re.findall(r"\w+", step))
+    needed = re.compile(r'^ *torch = pytest\.importorskip\("torch"', re.MULTILINE)
+    files = [path.stem for path in ROOT.glob("tests/test_*.py") if needed.search(path.read_text("utf-8"))]
+    assert "test_torch_weights" in files
+    assert [name for name in files if not {name, name.removeprefix("test_")} & named] == []
 
 
 def test_the_hooks_are_programs_of_the_extra_dev_and_ci_runs_them() -> None:
