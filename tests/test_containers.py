@@ -6,6 +6,7 @@ import copy
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gradflow as gf
@@ -193,6 +194,8 @@ def test_a_vector_that_does_not_fit_changes_nothing() -> None:
     for wrong in (gf.zeros(2), gf.zeros(4), gf.zeros((1, 3))):
         with pytest.raises(ValueError, match="needs a vector of 3 elements"):
             nn.vector_to_parameters(wrong, model.parameters())
+    with pytest.raises(TypeError, match="vector_to_parameters takes tensors; got"):
+        nn.vector_to_parameters(gf.ones(3), [*model.parameters(), np.zeros(0)])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="needs at least one parameter"):
         nn.parameters_to_vector([])
     assert {k: v.tolist() for k, v in model.state_dict().items()} == {k: v.tolist() for k, v in before.items()}

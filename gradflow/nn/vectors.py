@@ -36,7 +36,8 @@ def vector_to_parameters(vector: Tensor, parameters: Iterable[Tensor]) -> None:
     vector: of shape (n,), on the device of the parameters, which have n elements together.
     parameters: tensors, such as `module.parameters()`.
 
-    Everything is checked before anything changes. Raises ValueError for another shape, TypeError for what is no tensor.
+    Everything is checked before anything changes. Raises ValueError if the length of the vector does not fit, and
+    TypeError for anything but tensors.
 
     >>> import gradflow as gf
     >>> model = gf.nn.Linear(2, 1)
@@ -44,8 +45,8 @@ def vector_to_parameters(vector: Tensor, parameters: Iterable[Tensor]) -> None:
     >>> model.weight.tolist(), model.bias.tolist()
     ([[1.0, 2.0]], [3.0])
     """
-    check_tensors("vector_to_parameters", vector)
     tensors = list(parameters)
+    check_tensors("vector_to_parameters", vector, *tensors)
     total = sum(p.size for p in tensors)
     if vector.shape != (total,):
         raise ValueError(f"vector_to_parameters needs a vector of {total} elements; got shape {vector.shape}")

@@ -43,7 +43,7 @@ def norm(
     keepdims: whether the axes stay, with length 1 (default False).
 
     Where the norm is 0, its derivatives of every order are 0, a subgradient. For inf and -inf, ties share
-    the gradient equally. Raises TypeError for an order that is no number, ValueError for NaN, and for an infinite order
+    the gradient equally. Raises TypeError for an order of another type, ValueError for NaN, and for an infinite order
     where there are no elements.
 
     >>> import gradflow as gf

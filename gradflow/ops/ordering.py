@@ -93,7 +93,7 @@ def quantile(
     keepdims: whether the axes stay, with length 1 (default False).
 
     NaN if any element is NaN. Integers are converted to float32. Raises ValueError where there are no elements or for a
-    q outside of [0, 1], TypeError for a q that is no number.
+    q outside of [0, 1], TypeError for a q that is not a number.
 
     >>> import gradflow as gf
     >>> x = gf.tensor([4.0, 1.0, 3.0, 2.0, 5.0])

@@ -196,9 +196,10 @@ class plateau:  # noqa: N801
     min_lr: the lowest rate (default 0).
     eps: the rate stays if it would fall by no more than this (default 1e-8).
 
-    It is no `lr` of an optimizer, since it knows no steps: `Trainer(..., schedule=plateau(0.1))` sets the rate of each
-    epoch; in a loop of yours, `group["lr"] = schedule(losses)` does. It keeps no state, so a resumed run has the same
-    rates. Raises ValueError for arguments out of range, and TypeError when it is called with a step.
+    The `lr` of an optimizer is a function of the step, so it cannot be this one: `Trainer(..., schedule=plateau(0.1))`
+    sets the rate of each epoch; in a loop of yours, `group["lr"] = schedule(losses)` does. It keeps no state, so a
+    resumed run has the same rates. Raises ValueError for arguments out of range, and TypeError when it is called with
+    a step.
 
     >>> import gradflow as gf
     >>> schedule = gf.optim.schedules.plateau(0.1, patience=1, factor=0.5)

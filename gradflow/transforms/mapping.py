@@ -36,7 +36,8 @@ def vmap(
     batched form run once for each example.
 
     Inside, these raise RuntimeError: reading values (`item`, `if`, masks as an index), changes in place, drawing random
-    numbers, and `backward()`. Raises ValueError for axes or lengths that do not fit, TypeError for what is no tensor.
+    numbers, and `backward()`. Raises ValueError for axes or lengths that do not fit, TypeError for a mapped argument or
+    a result that is not a tensor.
 
     >>> import gradflow as gf
     >>> w, x = gf.tensor([1.0, 2.0]), gf.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
