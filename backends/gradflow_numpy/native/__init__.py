@@ -1,0 +1,9 @@
+"""Native code for the CPU, made by LLVM through llvmlite (the extra `fast`).
+
+- `llvm`: compiles a group of kernels for this processor, and keeps the object file for later processes.
+- `emit`: what kernels are written in: values with operators, loops, vectors of the processor's width.
+- `kernels`: what a kernel is, how its arguments are passed, and `launch`.
+- `tiles`: the three products of a linear layer.
+- `threads`: runs kernels on several threads.
+- `lowering`: a recorded step as one program of kernels.
+"""
