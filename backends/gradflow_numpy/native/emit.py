@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from operator import index
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -27,7 +28,10 @@ class Target(NamedTuple):
 
 
 class Value:
-    """A scalar or a vector: floats, integers, or booleans. Numbers and scalars become vectors where needed."""
+    """A scalar or a vector: floats, integers, or booleans. Numbers and scalars become vectors where needed.
+
+    Integers are signed, `//` and `%` of them round towards zero as in C, and `>>` fills with zeros.
+    """
 
     __slots__ = ("fn", "ir")
     __hash__ = None  # type: ignore[assignment]
@@ -44,6 +48,9 @@ class Value:
     def element(self) -> Any:
         """The type of the elements, or of the scalar."""
         return self.type.element if isinstance(self.type, ir.VectorType) else self.type
+
+    def __bool__(self) -> bool:
+        raise TypeError("a value is not known while code is emitted: use `when` or `select`")
 
     def _both(self, other: Any) -> tuple[Value, Value]:
         other = other if isinstance(other, Value) else self.fn.constant(other, self.element)
@@ -101,7 +108,6 @@ class Value:
         return self._binary(other, "", "shl")
 
     def __rshift__(self, other: Any) -> Value:
-        """A logical shift."""
         return self._binary(other, "", "lshr")
 
     def __and__(self, other: Any) -> Value:
@@ -148,12 +154,12 @@ class Value:
         return self._compare(other, "!=")
 
     def as_float(self, element: Any) -> Value:
-        """Converted to a float type, from a signed integer or another float."""
+        """Converted to a float type, from a signed integer, a boolean (0 or 1) or another float."""
         to, b = self._like(element), self.fn.builder
         if self.element == element:
             return self
         if self.element not in _BITS:
-            return Value(self.fn, b.sitofp(self.ir, to))
+            return Value(self.fn, (b.uitofp if self.element == I1 else b.sitofp)(self.ir, to))
         return Value(self.fn, (b.fpext if element == F64 else b.fptrunc)(self.ir, to))
 
     def as_integer(self, element: Any) -> Value:
@@ -228,7 +234,7 @@ class Function:
     def constant(self, value: Any, element: Any = None) -> Value:
         """A scalar; by default of the type `real`."""
         element = self.real if element is None else element
-        return Value(self, ir.Constant(element, float(value) if element in _BITS else int(value)))
+        return Value(self, ir.Constant(element, float(value) if element in _BITS else index(value)))
 
     def integer(self, value: int) -> Value:
         return self.constant(value, I64)
@@ -261,7 +267,8 @@ class Function:
 
         result: the type of the result, if it is not that of the values.
         """
-        widest = next((x for x in values if isinstance(x, Value) and isinstance(x.type, ir.VectorType)), values[0])
+        given = [x for x in values if isinstance(x, Value)]
+        widest = next((x for x in given if isinstance(x.type, ir.VectorType)), given[0])
         values = tuple(widest._both(x)[1] for x in values)
         kind = widest.type
         return self.call(f"llvm.{name}.{_suffix(kind)}", kind if result is None else result, *values)

@@ -55,7 +55,7 @@ class Kernel:
         found = self._addresses.get(dtype)
         if found is None:
             library = _library(self.group, np.dtype(dtype).name)
-            found = self._addresses[dtype] = library.address(self.name)
+            found = self._addresses[dtype] = library.address(_symbol(self.name))
         return found
 
 
@@ -68,7 +68,12 @@ def kernel(
 
 @functools.cache
 def _library(group: str, dtype: str) -> llvm.Library:
-    return llvm.compiled(f"{group}-{dtype}", lambda: module_text(group, dtype, target()))
+    name = f"{group}-{dtype}-{8 * target().vector_bytes}"
+    return llvm.compiled(name, lambda: module_text(group, dtype, target()))
+
+
+def _symbol(name: str) -> str:
+    return f"kernel_{name}"  # else a kernel `exp` would be what LLVM calls for exp
 
 
 def module_text(group: str, dtype: str, target: Any) -> str:
@@ -80,7 +85,7 @@ def module_text(group: str, dtype: str, target: Any) -> str:
     module = ir.Module(group)
     real = emit.F32 if dtype == "float32" else emit.F64
     for each in _GROUPS[group]:
-        fn = emit.Function(module, each.name, [emit.I64] * 4, real, target)
+        fn = emit.Function(module, _symbol(each.name), [emit.I64] * 4, real, target)
         arguments, start, stop, scratch = fn.parameters
         given = []
         for i, letter in enumerate(each.access):
