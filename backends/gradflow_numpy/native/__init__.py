@@ -4,6 +4,6 @@
 - `emit`: what kernels are written in: values with operators, loops, vectors of the processor's width.
 - `kernels`: what a kernel is, how its arguments are passed, and `launch`.
 - `tiles`: the three products of a linear layer.
-- `threads`: runs kernels on several threads.
+- `threads`: runs kernels on several threads, which share the work as `sharing` says.
 - `lowering`: a recorded step as one program of kernels.
 """

@@ -18,18 +18,16 @@ A launch while a step is captured is also added to the program of the step: see 
 
 from __future__ import annotations
 
-import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from threading import get_ident
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradflow_numpy.native import llvm
+from gradflow_numpy.native import llvm, threads
+from gradflow_numpy.native.threads import SCRATCH as SCRATCH
 
-SCRATCH = 1 << 20
-"""The size in bytes of the memory that each thread has for kernels."""
 _GROUPS: dict[str, list[Kernel]] = {}
 
 
@@ -45,6 +43,7 @@ class Kernel:
     def __init__(self, group: str, name: str, access: str, build: Callable[..., None], multiple: int = 1) -> None:
         self.group, self.name, self.access, self.build, self.multiple = group, name, access, build, multiple
         _GROUPS.setdefault(group, []).append(self)
+        self.kinds = sum(1 << i for i, letter in enumerate(access + "f") if letter == "f")  # as `threads` takes them
         self._addresses: dict[Any, int] = {}
 
     def __repr__(self) -> str:
@@ -128,6 +127,18 @@ class Launch(NamedTuple):
     cost: float
     arguments: tuple[Any, ...]
 
+    def words(self) -> Any:
+        """The arguments as 64-bit integers, in an array of NumPy."""
+        out = np.zeros(len(self.arguments), np.int64)
+        for i, (letter, x) in enumerate(zip(self.kernel.access, self.arguments, strict=True)):
+            if letter == "i":
+                out[i] = x
+            elif letter == "f":
+                out[i : i + 1].view(np.float64)[0] = x
+            else:
+                out[i] = 0 if x is None else x.__array_interface__["data"][0]
+        return out
+
 
 recorders: dict[int, Callable[[Launch], None]] = {}
 """What gets each launch of a thread that captures a step, by the identifier of the thread."""
@@ -141,22 +152,6 @@ def launch(kernel: Kernel, dtype: Any, items: int, cost: float, *arguments: Any)
     """
     if recorders and (record := recorders.get(get_ident())) is not None:
         record(Launch(kernel, dtype, items, cost, arguments))
-    given = words(kernel, arguments)
-    _FUNCTION(kernel.address(dtype))(given.ctypes.data, 0, items, _scratch.ctypes.data)
-
-
-_FUNCTION = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
-_scratch = np.empty(SCRATCH, np.uint8)
-
-
-def words(kernel: Kernel, arguments: Sequence[Any]) -> Any:
-    """The arguments as 64-bit integers, in an array of NumPy."""
-    out = np.zeros(len(arguments), np.int64)
-    for i, (letter, x) in enumerate(zip(kernel.access, arguments, strict=True)):
-        if letter == "i":
-            out[i] = x
-        elif letter == "f":
-            out[i : i + 1].view(np.float64)[0] = x
-        else:
-            out[i] = 0 if x is None else x.__array_interface__["data"][0]
-    return out
+    work = items * cost
+    size = 0 if work < threads.SMALL else threads.chunk_size(items, work, kernel.multiple)
+    threads.pool().launch(kernel.address(dtype), kernel.kinds, items, size, *arguments)
