@@ -214,7 +214,7 @@ def test_threads_that_sleep_are_woken() -> None:
         else:
             pytest.fail("a thread does not work")
         deadline = time.monotonic() + 30
-        while not threads.pool()._sleeping:
+        while not threads.pool()._slots[0, 0]:
             assert time.monotonic() < deadline, "a thread does not sleep"
             time.sleep(0.01)
 

@@ -8,6 +8,8 @@ A *run* is a table of chunks, numbered level by level. Words of the `CONTROL` bl
 - DONE: how many of its chunks are done. The owner of a chunk first waits for all chunks of earlier levels: they have
   been claimed before, by threads that wait for even earlier ones at most.
 - ACTIVE: how many workers are wanted; a worker with a number not below it returns from `serve`.
+- for each worker, whether it sleeps (1), and the lock of the interpreter's library that it waits for then. Whoever
+  changes 1 to 0 releases the lock.
 - LOCK: 1 while a thread runs chunks for others to share, with the memory SCRATCH. Another thread that wants to run
   something meanwhile does all of it alone, with memory of its own.
 """
@@ -26,7 +28,9 @@ from gradflow_numpy.native.emit import F64, I32, I64, Function, Target, Value
 # words of the control block, in bytes: those that change often are in different lines of the cache
 LOCK, TICKET, DONE, ACTIVE = 0, 64, 128, 192
 RUN, SCRATCH, NONE, NDARRAY = 256, 264, 272, 280
-CONTROL = 320
+WORKERS, WORKER = 320, 64  # for each worker: whether it sleeps, and a lock
+MOST_WORKERS = 255
+CONTROL = WORKERS + WORKER * MOST_WORKERS
 
 # words of a run: the number of chunks and the addresses of its tables
 CHUNKS, CHUNK_TABLE, PIECE_TABLE, OPERATION_TABLE, STATUS = 0, 8, 16, 24, 32
@@ -42,7 +46,7 @@ AT_ONCE, ALONE, SHARED = 0, 1, 2
 
 SPINS = 2000
 """How often a waiting thread looks before it lets other threads have the core between looks."""
-PATIENCE = 4000
+PATIENCE = 8000
 """How often an idle worker looks before it sleeps."""
 
 API = (
@@ -55,13 +59,15 @@ API = (
     "PyLong_FromLongLong",
     "PyMem_RawFree",
     "PyMem_RawMalloc",
+    "PyThread_acquire_lock",
+    "PyThread_release_lock",
     "PyType_IsSubtype",
 )
 """What is called of the interpreter."""
 
 
 def module_text(target: Target, scratch: int, head: int) -> str:
-    """The LLVM IR of the functions `serve(control, scratch, number)`, `launch` and `run`.
+    """The LLVM IR of `serve(control, scratch, number)`, `wake(control, workers)`, `launch` and `run`.
 
     `launch(function, kinds, items, size, *arguments)` and `run(program, *inputs)` are functions for Python
     (METH_FASTCALL) whose `self` is the control block, an array. `kinds` has a bit for each argument, 1 for a number,
@@ -77,6 +83,7 @@ def module_text(target: Target, scratch: int, head: int) -> str:
 
     function("perform", 3, _perform, ir.VoidType())
     function("assist", 2, _assist)
+    function("wake", 2, _wake, ir.VoidType())
     function("execute", 3, functools.partial(_execute, scratch_bytes=scratch), ir.VoidType())
     function("serve", 3, _serve, ir.VoidType())
     function("address", 2, functools.partial(_address, head=head))
@@ -136,6 +143,7 @@ def _execute(fn: Function, control: Value, run: Value, mode: Value, scratch_byte
             fn.store(run, control + RUN)
             _set(fn, control + DONE, fn.integer(0))
             _set(fn, control + TICKET, chunks << 32)
+            fn.call("wake", ir.VoidType(), control, _atomic(fn, control + ACTIVE))
             with fn.repeat_while(lambda: fn.call("assist", I64, control, scratch) != 0):
                 pass
             _wait(fn, lambda: _atomic(fn, control + DONE) < chunks)
@@ -152,17 +160,32 @@ def _execute(fn: Function, control: Value, run: Value, mode: Value, scratch_byte
 
 
 def _serve(fn: Function, control: Value, scratch: Value, number: Value) -> None:
-    """What a worker does until there has been nothing to do for a while, or it is not wanted."""
-    idle = fn.variable(fn.integer(0))
+    """What a worker does as long as it is wanted."""
+    worker, idle = control + WORKERS + number * WORKER, fn.variable(fn.integer(0))
     with (
-        fn.repeat_while(lambda: (idle.get() < PATIENCE) & (number < _atomic(fn, control + ACTIVE))),
+        fn.repeat_while(lambda: number < _atomic(fn, control + ACTIVE)),
         fn.when_else(fn.call("assist", I64, control, scratch) != 0) as (busy, free),
     ):
         with busy:
             idle.set(fn.integer(0))
-        with free:
-            _rest(fn, idle.get())
-            idle.set(idle.get() + 1)
+        with free, fn.when_else(idle.get() < PATIENCE) as (look, sleep):
+            with look:
+                _rest(fn, idle.get())
+                idle.set(idle.get() + 1)
+            with sleep:
+                _set(fn, worker, fn.integer(1))
+                with fn.when(number >= _atomic(fn, control + ACTIVE)):  # whoever changed this may have missed the 1
+                    fn.call("wake", ir.VoidType(), control, number + 1)
+                fn.call("PyThread_acquire_lock", I32, _word(fn, worker, 8), fn.constant(1, I32))
+                idle.set(fn.integer(0))
+
+
+def _wake(fn: Function, control: Value, workers: Value) -> None:
+    """Wake the first workers, if they sleep."""
+    with fn.loop(0, workers) as i:
+        worker = control + WORKERS + i * WORKER
+        with fn.when(_atomic(fn, worker) == 1), fn.when(_compare_and_set(fn, worker, fn.integer(1), fn.integer(0))):
+            fn.call("PyThread_release_lock", ir.VoidType(), _word(fn, worker, 8))
 
 
 # ---------------------------------------------------------------------- calls by Python

@@ -9,7 +9,6 @@ interpreter, or while another thread has them.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
 import functools
 import math
@@ -62,20 +61,18 @@ class Pool:
         ):
             self._control[place // 8] = word
         self._active = self._control[sharing.ACTIVE // 8 :]
+        self._slots = self._control[sharing.WORKERS // 8 :].reshape(sharing.MOST_WORKERS, -1)
         self.launch = _python_function("launch", self._control)
         self.run = _python_function("run", self._control)
-        self._workers: list[tuple[threading.Thread, threading.Lock]] = []
-        self._sleeping: list[threading.Lock] = []
+        self._workers: list[threading.Thread] = []
         self._resizing = threading.Lock()
         self._count = 1
         self._ended = False
 
     def ready(self) -> None:
-        """Have the threads that `count` says, none of them asleep."""
+        """Have the threads that `count` says."""
         if self._count != count():
             self._resize(count())
-        while self._sleeping:
-            _release(self._sleeping.pop())
 
     def end(self) -> None:
         """End all workers; there will be no others."""
@@ -85,38 +82,39 @@ class Pool:
     def _resize(self, n: int) -> None:
         with self._resizing:
             self._count = n
-            workers = 0 if self._ended else n - 1
+            workers = 0 if self._ended else min(n - 1, len(self._slots))
             self._active[0] = workers
+            _native("wake", 2)(self._control.ctypes.data, len(self._workers))
             surplus = self._workers[workers:]
             del self._workers[workers:]
-            for thread, awake in surplus:
-                _release(awake)
-                thread.join(timeout=10)
-            while len(self._workers) < workers:
-                awake = threading.Lock()
-                arguments = (len(self._workers), awake)
-                thread = threading.Thread(target=self._work, args=arguments, name="gradflow", daemon=True)
+            for worker in surplus:
+                worker.join(timeout=10)
+            for number in range(len(self._workers), workers):
+                if not self._slots[number, 1]:
+                    self._slots[number, 1] = _held_lock()
+                worker = threading.Thread(target=self._work, args=(number,), name="gradflow", daemon=True)
                 try:
-                    thread.start()
+                    worker.start()
                 except RuntimeError:  # no more threads can be started, or the interpreter is ending
                     break
-                self._workers.append((thread, awake))
+                self._workers.append(worker)
 
-    def _work(self, number: int, awake: threading.Lock) -> None:
-        control, scratch = self._control.ctypes.data, _memory(SCRATCH)
-        serve = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(_library().address("serve"))
-        awake.acquire()
-        while True:
-            serve(control, scratch.ctypes.data, number)
-            if number >= self._active[0]:
-                return
-            self._sleeping.append(awake)
-            awake.acquire()
+    def _work(self, number: int) -> None:
+        scratch = _memory(SCRATCH)
+        _native("serve", 3)(self._control.ctypes.data, scratch.ctypes.data, number)
 
 
-def _release(lock: threading.Lock) -> None:
-    with contextlib.suppress(RuntimeError):  # it is not locked
-        lock.release()
+def _held_lock() -> int:
+    """A lock of the interpreter's library, which this thread holds."""
+    allocate, acquire = ctypes.pythonapi.PyThread_allocate_lock, ctypes.pythonapi.PyThread_acquire_lock
+    allocate.restype, acquire.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_int)
+    lock = int(allocate())
+    acquire(lock, 1)
+    return lock
+
+
+def _native(name: str, parameters: int) -> Callable[..., None]:
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * parameters)(_library().address(name))
 
 
 def _memory(size: int) -> Any:
