@@ -6,6 +6,7 @@ import datetime
 import importlib.util
 import os
 import platform
+import subprocess
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +16,7 @@ import gradflow as gf
 
 _PACKAGES = {
     "cupy": ("cupy-cuda12x", "cupy-cuda13x"), "numpy": ("numpy",), "torch": ("torch",), "autograd": ("autograd",),
-    "jax": ("jax",), "mkl": ("mkl",), "numba": ("numba",),
+    "jax": ("jax",), "llvmlite": ("llvmlite",), "numba": ("numba",),
 }  # fmt: skip
 
 
@@ -76,6 +77,14 @@ def public_machine_info(machine_info: dict[str, Any]) -> dict[str, Any]:
 def public_commit_info(commit_info: dict[str, Any]) -> dict[str, Any]:
     """Return the commit and whether files differ from it, from pytest-benchmark's `commit_info`."""
     return {key: commit_info.get(key) for key in ("id", "time", "dirty")}
+
+
+def commit_of(checkout: Path) -> str | None:
+    """Return the commit of a checkout; None if git does not know it."""
+    done = subprocess.run(
+        ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
 
 
 def about() -> dict[str, Any]:

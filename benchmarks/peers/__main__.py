@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 
 from benchmarks.peers.options import Parser, cores
-from benchmarks.peers.rows import REFERENCE, ROWS
+from benchmarks.peers.rows import BEFORE, ROWS, chosen
 from benchmarks.peers.run import Run
 from benchmarks.peers.tables import head, text, write
 from benchmarks.workloads import LARGE, OPTIMIZERS, WORKLOADS
@@ -20,11 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
     known = {workload.letter: replace(workload, batches=BATCHES) for workload in (*WORKLOADS, LARGE)}
     parser.add_choice("workloads", known)
     parser.add_choice("optimizers", sorted(OPTIMIZERS))
-    parser.add_choice("rows", ROWS)
+    parser.add_choice("rows", [*ROWS, *BEFORE])
+    parser.add_before()
     parser.add_run(rounds=9, turn=0.2)
     options = parser.parse_args(arguments)
-    rows = {name: row for name, row in ROWS.items() if name in (REFERENCE, *options.rows)}
-    run = Run(rows, cores()[: options.threads], options.rounds, options.turn)
+    run = Run(chosen(options.rows, options.before), cores()[: options.threads], options.rounds, options.turn)
     run.measure([known[letter] for letter in options.workloads], options.optimizers)
     print(f"{head(run)}\n\n{text(run)}")
     if options.json:

@@ -63,17 +63,33 @@ def file(argument: str) -> Path:
     return path
 
 
+def checkout(argument: str) -> Path:
+    """Argument type: a folder that has a gradflow and its backends."""
+    path = Path(argument)
+    if not (path / "gradflow" / "__init__.py").is_file() or not (path / "backends").is_dir():
+        raise argparse.ArgumentTypeError(f"{argument} is not a checkout of gradflow")
+    return path
+
+
 class Parser(argparse.ArgumentParser):
     """A parser with these options, which prints errors on one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{message} (see {self.prog} --help)\n")
 
-    def add_choice(self, name: str, known: Iterable[str]) -> None:
+    def add_choice(self, name: str, known: Iterable[str], default: Iterable[str] | None = None) -> None:
         """Add an option for some of the known names (default: all)."""
         known = list(known)
+        default = known if default is None else list(default)
+        told = "" if default == known else f" (default: {','.join(default)})"
         self.add_argument(
-            f"--{name}", type=some_of(known), default=known, metavar="A,B", help=f"some of {','.join(known)}"
+            f"--{name}", type=some_of(known), default=default, metavar="A,B", help=f"some of {','.join(known)}{told}"
+        )
+
+    def add_before(self) -> None:
+        """Add the option for a checkout of another commit, to compare with."""
+        self.add_argument(
+            "--before", type=checkout, metavar="CHECKOUT", help="also measure the gradflow of this checkout, in turn"
         )
 
     def add_run(self, rounds: int, turn: float) -> None:

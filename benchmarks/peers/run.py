@@ -46,7 +46,13 @@ class Worker:
         inherited = {name: value for name, value in os.environ.items() if name not in _FORCED}
         self._stderr = stderr
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.peers.worker", row.where],
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.peers.worker",
+                row.where,
+                *([str(row.checkout)] if row.checkout else []),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

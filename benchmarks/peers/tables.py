@@ -7,28 +7,30 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import about, versions
-from benchmarks.peers.rows import RATIOS, ROWS
+from benchmarks.machine import about, commit_of, versions
+from benchmarks.peers.rows import RATIOS, ROWS, before_name
 from benchmarks.peers.run import Cell, Run
 from gradflow.benchmarking.results import summary
 from gradflow.text import three_digits
 
-_OURS = ("gradflow", "gradflow-fast")
+_OURS = ("gradflow", "gradflow-fast", "captured-fast")
 
 
 def ratios(cell: Cell) -> dict[str, dict[str, Any]]:
     """Return gradflow's rows divided by their peers, round by round: summaries, and the name of the peer's row."""
     found = {}
-    for label, names in RATIOS.items():
-        present = [name for name in names if name in cell.turns]
-        if not present:
-            continue
-        best = min(present, key=lambda name: statistics.median(cell.turns[name]))
-        for ours in _OURS:
-            if ours in cell.turns:
-                values = [a / b for a, b in zip(cell.turns[ours], cell.turns[best], strict=True)]
-                found[f"{ROWS[ours].title} / {label}"] = {**summary(values), "row": best}
+    for label, ours in _ratios():
+        present = [name for name in RATIOS.get(label, (before_name(ours),)) if name in cell.turns]
+        if present and ours in cell.turns:
+            best = min(present, key=lambda name: statistics.median(cell.turns[name]))
+            values = [a / b for a, b in zip(cell.turns[ours], cell.turns[best], strict=True)]
+            found[f"{ROWS[ours].title} / {label}"] = {**summary(values), "row": best}
     return found
+
+
+def _ratios() -> list[tuple[str, str]]:
+    """The labels of ratios with gradflow's row of each, in the order of the table."""
+    return [(label, ours) for label in ("before", *RATIOS) for ours in _OURS]
 
 
 def markdown(title: str, columns: list[str], lines: dict[str, list[str]]) -> str:
@@ -55,7 +57,7 @@ def text(run: Run) -> str:
         times = {row.title: [microseconds(cell, name) for cell in cells] for name, row in run.rows.items()}
         parts.append(markdown(f"{optimizer}, µs per step", letters, times))
         found = [ratios(cell) for cell in cells]
-        labels = [f"{ROWS[ours].title} / {label}" for label in RATIOS for ours in _OURS]
+        labels = [f"{ROWS[ours].title} / {label}" for label, ours in _ratios()]
         lines = {label: [f"{each[label]['median']:.2f}" if label in each else "" for each in found] for label in labels}
         if any(map(any, lines.values())):
             parts.append(markdown(f"{optimizer}, ratio", letters, lines))
@@ -83,6 +85,7 @@ def figures(run: Run) -> dict[str, Any]:
         "rounds": run.rounds,
         "turn_seconds": run.seconds,
         "rows": {name: row.title for name, row in run.rows.items()},
+        "before": next((commit_of(row.checkout) for row in run.rows.values() if row.checkout), None),
         "left_out": run.left_out,
         "cells": [
             {

@@ -1,4 +1,6 @@
-"""The process of one row: `python -m benchmarks.peers.worker MODULE:CLASS`.
+"""The process of one row: `python -m benchmarks.peers.worker MODULE:CLASS [CHECKOUT]`.
+
+With a checkout, it measures the gradflow that is there, by the code of this folder.
 
 It reads commands from standard input, one JSON list per line, and answers each with one line: `{"result": ...}`, or
 `{"left_out": reason}` if the row cannot be measured here.
@@ -15,6 +17,7 @@ import statistics
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,12 +43,17 @@ def first_losses(peer: Peer) -> list[float] | None:
 
 
 def turn(peer: Peer, seconds: float) -> float:
-    """Return the median time of a step, starting from the initial weights. Garbage collection is off, as in timeit.
+    """Return the median time of a step: see `times`."""
+    return statistics.median(times(peer, seconds))
+
+
+def times(peer: Peer, seconds: float) -> list[float]:
+    """Return the times of steps, starting from the initial weights. Garbage collection is off, as in timeit.
 
     If a step takes longer than these seconds, one step warms up and one is timed.
     """
     batches = itertools.cycle(peer.batches)
-    times: list[float] = []
+    found: list[float] = []
     gc.collect()
     gc.disable()
     peer.restore()
@@ -55,18 +63,18 @@ def turn(peer: Peer, seconds: float) -> float:
         if time.perf_counter() > end:
             break
     end = time.perf_counter() + seconds
-    while not times or (len(times) < MAX_STEPS and time.perf_counter() < end):
+    while not found or (len(found) < MAX_STEPS and time.perf_counter() < end):
         batch = next(batches)
         start = time.perf_counter()
         peer.step(*batch)
-        times.append(time.perf_counter() - start)
+        found.append(time.perf_counter() - start)
     gc.enable()
     rest()
-    return statistics.median(times)
+    return found
 
 
 def rest() -> None:
-    """Sleep until the threads of this process sleep too: those of OpenBLAS and MKL spin for 0.1 s and longer."""
+    """Sleep until the threads of this process sleep too: those of a BLAS spin for 0.1 s and longer."""
     for _ in range(50):
         before = time.process_time()
         time.sleep(PAUSE)
@@ -80,8 +88,10 @@ def make(where: str, workload: Workload) -> Peer:
     return getattr(importlib.import_module(module), name)(workload)
 
 
-def main(where: str) -> None:
+def main(where: str, checkout: str | None = None) -> None:
     """Answer commands until the input ends. What libraries print goes to stderr, since stdout has the answers."""
+    if checkout:
+        sys.path[:0] = [checkout, str(Path(checkout, "backends"))]  # `benchmarks`, imported already, is still this one
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     sys.stdout = sys.stderr  # stderr is not buffered until the end
@@ -100,6 +110,8 @@ def main(where: str) -> None:
                 answer["result"] = peer.facts()
             except Exception as error:  # the times are there already
                 answer["result"] = {"unknown": f"{type(error).__name__}: {error}"}
+        elif command == "times":
+            answer["result"] = times(peer, *arguments)
         elif command == "turn":
             answer["result"] = getattr(peer, "turn", partial(turn, peer))(*arguments)
         else:
@@ -121,4 +133,4 @@ def main(where: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
