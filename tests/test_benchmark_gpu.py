@@ -20,10 +20,11 @@ from benchmarks.gpu import rows as gpu_rows
 from benchmarks.gpu import run as gpu_run
 from benchmarks.gpu.ceilings import PRODUCTS
 from benchmarks.gpu.checks import outcome, passed
-from benchmarks.gpu.ours import Captured, check_replayed
+from benchmarks.gpu.ours import Captured
 from benchmarks.gpu.paper import precision_of, work
 from benchmarks.gpu.run import GpuRun, tolerance, without_paths
 from benchmarks.gpu.tables import PRECISION, new_path, ratios
+from benchmarks.peers.ours import check_replayed
 from benchmarks.peers.peer import UnavailableError
 from benchmarks.peers.rows import Row
 from benchmarks.peers.run import Cell

@@ -12,16 +12,25 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers.__main__ import main
-from benchmarks.peers.rows import ROWS, Row
+from benchmarks.peers.ours import Captured, Gradflow
+from benchmarks.peers.peer import UnavailableError
+from benchmarks.peers.rows import ROWS, Row, chosen
 from benchmarks.peers.run import Cell, equal
 from benchmarks.peers.tables import ratios
 from benchmarks.peers.worker import first_losses, make
 from benchmarks.workloads import TINY
+from gradflow import Tensor
 from gradflow.benchmarking.results import summary
 
+ROOT = Path(__file__).parents[1]
 TINY_RUN = ["--workloads", "T", "--rounds", "1", "--turn", "0.01", "--threads", "1"]
 PLANTED = """
+from pathlib import Path
+
+import gradflow
+import gradflow_numpy
 from benchmarks.peers.numpy_plain import PlainNumpy
+from benchmarks.peers.peer import UnavailableError
 
 
 class Wrong(PlainNumpy):
@@ -34,6 +43,11 @@ class Broken(PlainNumpy):
     def step(self, x, y):
         print("hello from a library")
         raise RuntimeError("out of order")
+
+
+class Where(PlainNumpy):
+    def __init__(self, workload):
+        raise UnavailableError(f"{Path(gradflow.__file__).parent}, {Path(gradflow_numpy.__file__).parents[1]}")
 """
 
 
@@ -102,12 +116,63 @@ def test_a_row_whose_library_is_missing_is_left_out(
     assert reason in capsys.readouterr().out
 
 
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Another checkout, whose gradflow is this one's."""
+    for name in ("gradflow", "backends"):
+        (tmp_path / name).symlink_to(ROOT / name, target_is_directory=True)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_rows_before_measure_the_gradflow_of_the_other_checkout(
+    checkout: Path, plant: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(ROWS, "gradflow-fast", Row("a row", "planted:Where"))
+    names = "gradflow-fast,gradflow-fast-before"
+    assert main([*TINY_RUN, "--optimizers", "SGD", "--rows", names, "--before", str(checkout)]) == 0
+    printed = capsys.readouterr().out
+    assert f"left out: a row: {ROOT / 'gradflow'}, {ROOT / 'backends'}" in printed
+    assert f"left out: a row, before: {checkout / 'gradflow'}, {checkout / 'backends'}" in printed
+
+
+@pytest.mark.slow
+def test_a_row_is_divided_by_the_same_row_before(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("gradflow-fast", "captured-fast"):
+        monkeypatch.setitem(ROWS, name, replace(ROWS[name], package=None, environment={}))
+    path = tmp_path / "figures.json"
+    options = ["--optimizers", "SGD", "--rows", "captured-fast,captured-fast-before", "--json", str(path)]
+    assert main([*TINY_RUN, *options, "--before", str(checkout)]) == 0
+    assert re.search(r"^\| gradflow fast, captured / before \| \d+\.\d\d \|$", capsys.readouterr().out, re.MULTILINE)
+    content = json.loads(path.read_text())
+    assert content["before"] is None  # git does not know it
+    assert content["cells"][0]["ratios"]["gradflow fast, captured / before"]["row"] == "captured-fast-before"
+
+
+def test_without_another_checkout_there_are_no_rows_before() -> None:
+    assert {*chosen(["captured-fast", "captured-fast-before"])} == {"gradflow", "captured-fast"}
+    assert {*chosen(["captured-fast-before"], Path())} == {"gradflow", "captured-fast-before"}
+
+
+def test_a_captured_row_that_is_not_replayed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reads(self: Gradflow, x: Tensor, y: Tensor) -> Tensor:
+        loss = self.loss(self.model(x), y)
+        return loss if loss.item() else y
+
+    monkeypatch.setattr(Gradflow, "step", reads)
+    with pytest.raises(UnavailableError, match="the captured step isn't replayed: "):
+        Captured(TINY)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
         ("--workloads", "T,X"),
         ("--optimizers", "adagrad"),
         ("--rows", "numpy,"),
+        ("--before", "no/such/folder"),
         ("--rounds", "0"),
         ("--turn", "nan"),
         ("--threads", "100000"),

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import platform
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.peers.run import Run
+from benchmarks.peers.rows import ROWS
+from benchmarks.peers.run import Cell, Run
 from benchmarks.scaling import __main__ as command
 from benchmarks.scaling import sweeps
 from benchmarks.scaling.__main__ import main
+from benchmarks.scaling.tables import slower
 from benchmarks.workloads import TINY
 
 TINY_RUN = ["--rounds", "1", "--turn", "0.01", "--threads", "1"]
@@ -45,6 +48,19 @@ def test_a_run_gives_tables_figures_and_a_plot(tmp_path: Path, capsys: pytest.Ca
     assert f'"{platform.node()}"' not in content
     assert ElementTree.parse(plot).getroot().tag == "{http://www.w3.org/2000/svg}svg"
     assert "<dc:date>" not in plot.read_text()
+
+
+def test_numbers_outside_of_the_given_ones_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY_RUN, "--sweeps", "depth", "--from", "2", "--to", "2"]) == 0
+    assert re.findall(r"^\| ([12]) \|", capsys.readouterr().out, re.MULTILINE) == ["2"]
+
+
+def test_where_gradflow_is_slower_than_before_is_said() -> None:
+    run = Run(ROWS, [0], 3, 0.1)
+    for letter, times in (("a", [1.2, 1.1, 1.3]), ("b", [1.2, 0.8, 1.0])):
+        turns = {"gradflow-fast": times, "gradflow-fast-before": [1.0] * 3, "torch": [0.1] * 3}
+        run.cells.append(Cell(replace(TINY, letter=letter), "Adam", turns))
+    assert slower(run) == "slower than before: a: gradflow fast / before 1.20"
 
 
 @pytest.mark.slow
@@ -91,6 +107,7 @@ def test_without_figures_there_is_no_plot(
         ("--rounds", "0"),
         ("--turn", "nan"),
         ("--threads", "100000"),
+        ("--from", "0"),
         ("--json", "no/such/folder/figures.json"),
         ("--plot", "no/such/folder/plot.svg"),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 import gradflow as gf
 from benchmarks.gpu.queued import DEVICE, Queued
 from benchmarks.peers import ours
-from benchmarks.peers.peer import UnavailableError
+from benchmarks.peers.ours import check_replayed
 from benchmarks.peers.worker import CHECKED_STEPS
 from benchmarks.workloads import Workload
 from gradflow.data import Batches
@@ -148,9 +148,3 @@ def _nodes(graph: Any) -> int:
     if status:
         raise RuntimeError(f"cuGraphGetNodes: status {status}")
     return count.value
-
-
-def check_replayed(captured: Any) -> None:
-    """Raise UnavailableError, with the reason, if the last step was not replayed."""
-    if not captured.status.startswith("replaying"):
-        raise UnavailableError(f"the captured step isn't replayed: {captured.status}")

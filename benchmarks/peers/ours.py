@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from typing import Any
 
 import gradflow as gf
-from benchmarks.peers.peer import Peer
+from benchmarks.peers.peer import Peer, UnavailableError
+from benchmarks.peers.worker import CHECKED_STEPS
 from benchmarks.workloads import Workload, make_optimizer
 from gradflow import nn, optim
 
@@ -40,11 +42,21 @@ class Gradflow(Peer):
 
 
 class Captured(Gradflow):
-    """The same step, captured."""
+    """The same step, captured, and replayed from the first one that is measured on."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
-        self._captured = gf.capture(super().step)
+        self._captured: Any = gf.capture(super().step)
+        for batch in islice(cycle(self.batches), CHECKED_STEPS):
+            self.step(*batch)
+        check_replayed(self._captured)
+        self.restore()
 
     def step(self, x: Any, y: Any) -> Any:
         return self._captured(x, y)
+
+
+def check_replayed(captured: Any) -> None:
+    """Raise UnavailableError, with the reason, if the last step was not replayed."""
+    if not captured.status.startswith("replaying"):
+        raise UnavailableError(f"the captured step isn't replayed: {captured.status}")

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.roofline.tables import GIGA
 from gradflow.training.curves import own_settings
 
-_STYLES = {
+STYLES = {
     "gradflow fast": ("#d55e00", "s", "gradflow fast"),
     "NumPy's BLAS": ("#777777", "^", "NumPy's BLAS"),
     "gradflow fast, captured": ("#d55e00", "s", None),
@@ -88,8 +88,8 @@ def _draw_points(axes: Any, found: list[dict[str, Any]]) -> None:
     letters: dict[int, tuple[float, float, list[str]]] = {}
     for each in found:
         x, highest = each["operations"] / each["bytes"], 0.0
-        for title in (title for title in _STYLES if title in each["seconds"]):
-            color, marker, label = _STYLES[title]
+        for title in (title for title in STYLES if title in each["seconds"]):
+            color, marker, label = STYLES[title]
             seconds = each["seconds"][title]
             rates = [each["operations"] / time / GIGA for time in _list(seconds)]
             highest = max(highest, *rates)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.rows import Row
 from benchmarks.peers.run import Run
 from benchmarks.scaling import sweeps
 from benchmarks.scaling.tables import MIB, timed, watched
@@ -16,9 +17,10 @@ from gradflow.training.curves import own_settings
 STYLES = {
     "gradflow": {"color": "#0072b2", "marker": "o", "linestyle": "-"},
     "gradflow-fast": {"color": "#d55e00", "marker": "s", "linestyle": "-"},
+    "captured-fast": {"color": "#009e73", "marker": "D", "linestyle": "-"},
     "torch-fused": {"color": "#777777", "marker": "^", "linestyle": "--"},
 }
-"""By row: a colour-blind safe colour, and a marker for readers who see no colours."""
+"""By row that is drawn: a colour-blind safe colour, and a marker for readers who see no colours."""
 
 
 def plot(run: Run, names: list[str], path: Path) -> None:
@@ -55,10 +57,14 @@ def _draw(run: Run, names: list[str], path: Path) -> None:
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
+def _drawn(run: Run) -> dict[str, Row]:
+    return {name: row for name, row in run.rows.items() if name in STYLES}
+
+
 def draw_times(axes: Any, run: Run, sweep: sweeps.Sweep) -> None:
     """Draw the time of a step by the number of a sweep."""
     cells = timed(run, sweep)
-    for row, described in run.rows.items():
+    for row, described in _drawn(run).items():
         points = {value: statistics.median(cell.turns[row]) for value, cell in cells.items() if row in cell.turns}
         axes.plot(points.keys(), [1e6 * seconds for seconds in points.values()], label=described.title, **STYLES[row])
     axes.set_xscale("log", base=2)
@@ -71,8 +77,9 @@ def draw_times(axes: Any, run: Run, sweep: sweeps.Sweep) -> None:
 def draw_memory(axes: Any, run: Run) -> None:
     """Draw the peak memory of the workloads, at least a page of 4 KiB: memory freed before may be enough for a step."""
     cells = watched(run)
-    for i, (row, described) in enumerate(run.rows.items()):
-        shift = 0.2 * (i - (len(run.rows) - 1) / 2)
+    rows = _drawn(run)
+    for i, (row, described) in enumerate(rows.items()):
+        shift = 0.2 * (i - (len(rows) - 1) / 2)
         points = {
             x + shift: cell.memory[row]["peak_bytes"] for x, cell in enumerate(cells.values()) if row in cell.memory
         }

@@ -9,7 +9,7 @@ from benchmarks.workloads import LARGE, MEDIUM, SMALL, Workload
 BATCHES = [4**n for n in range(9)]
 WIDTHS = [16, 64, 256, 1024, 4096, 8192]
 DEPTHS = [1, 2, 5, 10, 20, 50, 100, 200]
-ROWS = ("gradflow", "gradflow-fast", "torch-fused")
+ROWS = ("gradflow", "gradflow-fast", "captured-fast", "torch-fused")
 OPTIMIZER = "Adam"
 TOGETHER = 2 * 1024**3
 """Up to this many bytes the rows take turns; larger workloads are measured one row after another."""

@@ -36,6 +36,16 @@ def time_table(run: Run, sweep: Sweep) -> str:
     return f"µs per step, {OPTIMIZER}\n\n{markdown(sweep.label, [*titles, *labels], lines)}"
 
 
+def slower(run: Run) -> str:
+    """Return where gradflow is slower than before in three quarters of the rounds, and how much; "" if nowhere."""
+    lines = []
+    for cell in run.cells:
+        for label, found in ratios(cell).items():
+            if label.endswith("before") and found["lower_quartile"] > 1:
+                lines.append(f"slower than before: {cell.workload.letter}: {label} {found['median']:.2f}")
+    return "\n".join(lines)
+
+
 def memory_table(run: Run) -> str:
     """Return tables of the rows' peaks and page faults, and of gradflow's peaks divided by PyTorch's."""
     titles = [row.title for row in run.rows.values()]
