@@ -15,6 +15,7 @@ from gradflow.backend import Array
 from gradflow.environment import delayed_interrupts
 from gradflow_numpy import mkl
 from gradflow_numpy.backend import NumpyBackend
+from gradflow_numpy.native.activations import ActivationKernels
 from gradflow_numpy.threads import share_out
 
 _COMPILED = (np.dtype(np.float32), np.dtype(np.float64))
@@ -63,16 +64,19 @@ def _ignored(ignore_index: int | None) -> int:
     return -1 if ignore_index is None else ignore_index  # -1 is no label
 
 
-class FastNumpyBackend(NumpyBackend):
+class FastNumpyBackend(ActivationKernels):
     """NumPy arrays in host memory, with kernels compiled by numba and, on Intel processors, products by MKL."""
 
-    made_by: ClassVar[dict[str, str]] = dict.fromkeys(
-        (
-            "linear", "linear_backward", "softmax_cross_entropy", "softmax_cross_entropy_backward", "squared_error",
-            "sgd_step", "adam_step", "rmsprop_step", "moment_step",
+    made_by: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("activate", "activate_backward", "erf"), "llvmlite"),
+        **dict.fromkeys(
+            (
+                "linear", "linear_backward", "softmax_cross_entropy", "softmax_cross_entropy_backward",
+                "squared_error", "sgd_step", "adam_step", "rmsprop_step", "moment_step",
+            ),
+            "numba",
         ),
-        "numba",
-    )  # fmt: skip
+    }  # fmt: skip
 
     def __init__(self, index: int = 0) -> None:
         super().__init__(index)

@@ -42,7 +42,7 @@ def _format(x: Value) -> _Format:
 def exp(fn: Function, x: Value) -> Value:
     """e to the power x."""
     f = _format(x)
-    x = fn.select(x < f.lowest, f.lowest, fn.select(x > f.highest, f.highest, x))
+    x = _at_least(fn, _at_most(fn, x, f.highest), f.lowest)
     less, n = _exponential(fn, x)
     n = n + 2 * f.bias
     first = n >> 1  # two factors: 2^n itself may be subnormal or infinite
@@ -54,7 +54,7 @@ def expm1(fn: Function, x: Value) -> Value:
     """exp(x) - 1, accurate near 0."""
     f = _format(x)
     far = -(f.mantissa + 3) * math.log(2)  # below, it is -1
-    out = _expm1(fn, fn.select(x < far, far, fn.select(x > f.highest, f.highest, x)))
+    out = _expm1(fn, _at_least(fn, _at_most(fn, x, f.highest), far))
     return fn.select(_size(fn, x) < 2.0 ** -(f.mantissa + 1), x, out)  # keeps subnormals and the sign of 0
 
 
@@ -144,9 +144,19 @@ def tanh(fn: Function, x: Value) -> Value:
     """The hyperbolic tangent."""
     f = _format(x)
     size = _size(fn, x)
-    one = (f.mantissa + 3) * math.log(2) / 2  # beyond, it is 1
-    t = _expm1(fn, fn.select(size > one, one, size) * 2.0)
+    one = (f.mantissa + 6) * math.log(2) / 2  # beyond, it is 1, and t + 2 is t
+    t = _expm1(fn, _at_most(fn, size, one) * 2.0)
     return fn.intrinsic("copysign", t / (t + 2.0), x)
+
+
+def _at_most(fn: Function, x: Value, limit: float) -> Value:
+    """The smaller of the two; NaN where x is NaN."""
+    return fn.select(x > limit, limit, x)
+
+
+def _at_least(fn: Function, x: Value, limit: float) -> Value:
+    """The larger of the two; NaN where x is NaN."""
+    return fn.select(x < limit, limit, x)
 
 
 def _size(fn: Function, x: Value) -> Value:
