@@ -34,9 +34,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 # ---------------------------------------------------------------------- which backend
 
 
-SHOW = (
-    "import gradflow as gf; b = gf.get_backend('cpu'); print(type(b).__name__, b.kernels()['adam_step'], b.describe())"
-)
+SHOW = "import gradflow as gf; b = gf.get_backend('cpu'); print(type(b).__name__, b.kernels()['linear'], b.describe())"
 
 
 @needs_numba
@@ -268,9 +266,8 @@ def test_what_errstate_says_holds_in_all_threads() -> None:
     assert seen == {"MainThread", "gradflow"}
 
 
-@needs_numba
-@pytest.mark.parametrize("backend", [NumpyBackend(), FastNumpyBackend()], ids=["plain", "fast"])
-def test_a_step_in_parts_gives_the_same_bits(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_in_parts_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = NumpyBackend()
     monkeypatch.setattr(threads, "_count", 2)
     rng = np.random.default_rng(0)
     start = [rng.standard_normal(10_007).astype(np.float32) for _ in range(3)]
@@ -278,7 +275,6 @@ def test_a_step_in_parts_gives_the_same_bits(backend: Any, monkeypatch: pytest.M
     for part in (20_000, 1_000, 333):
         monkeypatch.setattr(threads, "_PART", part)
         monkeypatch.setattr("gradflow_numpy.optimizers.share_out", threads._run_on_threads)
-        monkeypatch.setattr("gradflow_numpy.fast.share_out", threads._run_on_threads)
         arrays = [*(a.copy() for a in start), np.abs(start[0])]
         backend.adam_step(*arrays, AdamOptions(0.9, 0.999, 1e-8, 0.0), AdamScalars.at(3, 1e-2, 0.9, 0.999, 0.1))
         backend.sgd_step(*arrays[:3], SGDOptions(0.9, 0.0, 0.1, True), SGDScalars(0.1, False))
@@ -343,7 +339,7 @@ def close_together() -> Any:
 @pytest.mark.parametrize("columns", [1, 2, 5, 16, 33])
 @pytest.mark.parametrize("function", [
     "add_bias", "add_bias_relu", "relu_backward_bias", "sum_rows", "less_row_maximum", "label_losses",
-    "label_losses_backward", "squared_difference", "sgd", "adam", "rmsprop",
+    "label_losses_backward", "squared_difference",
 ])  # fmt: skip
 def test_results_do_not_depend_on_where_arrays_lie(function: str, columns: int) -> None:
     """Bit for bit, so that the same training gives the same weights: compilers use other loops for nearby arrays."""
@@ -361,9 +357,6 @@ def test_results_do_not_depend_on_where_arrays_lie(function: str, columns: int) 
         "label_losses": (-x, y, labels, 1, losses),
         "label_losses_backward": (x, labels, 1, 0.3, True, y),
         "squared_difference": (*flat[:2], flat[2]),
-        "sgd": (*flat[:3], 0.1, 0.9, 0.5, True, 0.1, False),
-        "adam": (*flat, 0.1, 0.9, 0.99, 1e-8, 0.9, 0.1),
-        "rmsprop": (*flat, None, 0.1, 0.9, 1e-8, 0.1, 0.0),
     }[function]
 
     def results(place: Any, order: int) -> Any:

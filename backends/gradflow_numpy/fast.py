@@ -6,7 +6,7 @@ imported when the first compiled kernel runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,8 @@ from gradflow.environment import delayed_interrupts
 from gradflow_numpy import mkl
 from gradflow_numpy.backend import NumpyBackend
 from gradflow_numpy.native.activations import ActivationKernels
-from gradflow_numpy.threads import share_out
+from gradflow_numpy.native.clipping import ClippingKernels
+from gradflow_numpy.native.optimizers import OptimizerKernels
 
 _COMPILED = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -64,15 +65,15 @@ def _ignored(ignore_index: int | None) -> int:
     return -1 if ignore_index is None else ignore_index  # -1 is no label
 
 
-class FastNumpyBackend(ActivationKernels):
+class FastNumpyBackend(ActivationKernels, OptimizerKernels, ClippingKernels):
     """NumPy arrays in host memory, with kernels compiled by numba and, on Intel processors, products by MKL."""
 
     made_by: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("activate", "activate_backward", "erf"), "llvmlite"),
+        **dict.fromkeys(("sgd_step", "adam_step", "rmsprop_step", "moment_step", "clip_global_norm"), "llvmlite"),
         **dict.fromkeys(
             (
-                "linear", "linear_backward", "softmax_cross_entropy", "softmax_cross_entropy_backward",
-                "squared_error", "sgd_step", "adam_step", "rmsprop_step", "moment_step",
+                "linear", "linear_backward", "softmax_cross_entropy", "softmax_cross_entropy_backward", "squared_error",
             ),
             "numba",
         ),
@@ -189,9 +190,3 @@ class FastNumpyBackend(ActivationKernels):
         difference = np.empty(x.shape, x.dtype)
         total = _functions.squared_difference(x.reshape(-1), target.reshape(-1), difference.reshape(-1))
         return np.asarray(total / x.size if reduction == "mean" else total, x.dtype), difference
-
-    def _pass(self, step: Callable[..., None], arrays: Sequence[Array | None], numbers: Sequence[Any]) -> None:
-        if _fit(*[a for a in arrays if a is not None]):
-            share_out(getattr(_functions, step.__name__), arrays, numbers)
-        else:
-            super()._pass(step, arrays, numbers)

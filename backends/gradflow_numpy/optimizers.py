@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class OptimizerKernels(Backend):
         if skip is not None and skip:
             return None
         lr, first = scalars
-        self._pass(sgd, (parameter, gradient, velocity), (*options, lr, bool(first)))
+        share_out(sgd, (parameter, gradient, velocity), (*options, lr, bool(first)))
         if half is not None or self.nonfinite is not None:
             self._finish(gradient, parameter, half)
         return None
@@ -72,7 +72,7 @@ class OptimizerKernels(Backend):
         lr, bias_correction1, bias_correction2_root, decay_factor = scalars
         scaled_epsilon, scaled_lr = epsilon * bias_correction2_root, lr * bias_correction2_root
         numbers = (beta1, beta2, scaled_epsilon, weight_decay, scaled_lr / bias_correction1, float(decay_factor))
-        self._pass(adam, (parameter, gradient, mean, square), numbers)
+        share_out(adam, (parameter, gradient, mean, square), numbers)
         if half is not None or self.nonfinite is not None:
             self._finish(gradient, parameter, half)
         return None
@@ -95,7 +95,7 @@ class OptimizerKernels(Backend):
             return Backend.rmsprop_step(self, *arrays, options, scalars, half=half, skip=skip)
         if skip is not None and skip:
             return None
-        self._pass(rmsprop, (parameter, gradient, square, mean, velocity), (*options, *scalars))
+        share_out(rmsprop, (parameter, gradient, square, mean, velocity), (*options, *scalars))
         if half is not None or self.nonfinite is not None:
             self._finish(gradient, parameter, half)
         return None
@@ -118,7 +118,7 @@ class OptimizerKernels(Backend):
             return Backend.moment_step(self, *arrays, options, scalars, half=half, skip=skip)
         if skip is not None and skip:
             return None
-        self._pass(moments, arrays, (*options, *map(float, scalars)))
+        share_out(moments, arrays, (*options, *map(float, scalars)))
         if half is not None or self.nonfinite is not None:
             self._finish(gradient, parameter, half)
         return None
@@ -130,10 +130,6 @@ class OptimizerKernels(Backend):
                 half[...] = parameter
         if self.nonfinite is not None and not (np.isfinite(gradient).all() and np.isfinite(parameter).all()):
             self.nonfinite[...] = 1
-
-    def _pass(self, step: Callable[..., None], arrays: Sequence[Array | None], numbers: Sequence[Any]) -> None:
-        """Call a step of this module, or the compiled one of its name."""
-        share_out(step, arrays, numbers)
 
     def clip_global_norm(
         self, gradients: Sequence[Array], max_norm: float, padding: Sequence[Array | None] = ()

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
-F32, F64 = ir.FloatType(), ir.DoubleType()
+F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 POINTER = ir.PointerType()
-_NAMES = {I8: "i8", I16: "i16", I32: "i32", I64: "i64", F32: "f32", F64: "f64"}
-_BITS = {F32: 32, F64: 64}
+_NAMES = {I8: "i8", I16: "i16", I32: "i32", I64: "i64", F16: "f16", F32: "f32", F64: "f64"}
+_BITS = {F16: 16, F32: 32, F64: 64}
 
 
 class Target(NamedTuple):
@@ -160,7 +160,8 @@ class Value:
             return self
         if self.element not in _BITS:
             return Value(self.fn, (b.uitofp if self.element == I1 else b.sitofp)(self.ir, to))
-        return Value(self.fn, (b.fpext if element == F64 else b.fptrunc)(self.ir, to))
+        widens = _BITS[element] > _BITS[self.element]
+        return Value(self.fn, (b.fpext if widens else b.fptrunc)(self.ir, to))
 
     def as_integer(self, element: Any) -> Value:
         """Converted to an integer type, from a float (towards zero), a signed integer or a boolean (0 or 1)."""
@@ -284,6 +285,11 @@ class Function:
         """x * y + z, rounded once."""
         return self.intrinsic("fma", x, y, z)
 
+    def any(self, mask: Value) -> Value:
+        """Whether a lane of a vector of booleans is true."""
+        bits = ir.IntType(mask.type.count)
+        return Value(self, self.builder.icmp_unsigned("!=", self.builder.bitcast(mask.ir, bits), bits(0)))
+
     def sqrt(self, x: Value) -> Value:
         return self.intrinsic("sqrt", x)
 
@@ -292,7 +298,7 @@ class Function:
     def load(self, address: Value, kind: Any = None, mask: Value | None = None) -> Value:
         """The value of a type at an address (default: a vector of `real`); masked lanes are 0 and not read."""
         kind = ir.VectorType(self.real, self.lanes) if kind is None else kind
-        pointer = self._pointer(address)
+        pointer = self.pointer(address)
         if mask is None:
             element = kind.element if isinstance(kind, ir.VectorType) else kind
             return Value(self, self.builder.load(pointer.ir, align=_align(element), typ=kind))
@@ -302,14 +308,15 @@ class Function:
 
     def store(self, value: Value, address: Value, mask: Value | None = None) -> None:
         """Write a value to an address, only its lanes in the mask."""
-        pointer = self._pointer(address)
+        pointer = self.pointer(address)
         if mask is None:
             self.builder.store(value.ir, pointer.ir, align=_align(value.element))
         else:
             align = self.constant(_align(value.element), I32)
             self.call(f"llvm.masked.store.{_suffix(value.type)}.p0", ir.VoidType(), value, pointer, align, mask)
 
-    def _pointer(self, address: Value) -> Value:
+    def pointer(self, address: Value) -> Value:
+        """An address as LLVM's own functions take it."""
         return Value(self, self.builder.inttoptr(address.ir, POINTER))
 
     def first_lanes(self, n: Value, lanes: int | None = None) -> Value:
@@ -363,13 +370,16 @@ class Function:
         with self.builder.if_else(condition.ir) as both:
             yield both
 
-    def each(self, start: Value, stop: Value, body: Callable[[Value, Value | None], None]) -> None:
+    def each(
+        self, start: Value, stop: Value, body: Callable[[Value, Value | None], None], lanes: int | None = None
+    ) -> None:
         """The code for the elements start to stop, a vector at a time: `body(i, mask)`, with a mask at the end only."""
-        whole = stop - (stop - start) % self.lanes
-        with self.loop(start, whole, self.lanes) as i:
+        lanes = self.lanes if lanes is None else lanes
+        whole = stop - (stop - start) % lanes
+        with self.loop(start, whole, lanes) as i:
             body(i, None)
         with self.when(whole < stop):
-            body(whole, self.first_lanes(stop - whole))
+            body(whole, self.first_lanes(stop - whole, lanes))
 
     def finish(self, result: Value | None = None) -> None:
         """Return from the function, at the end of its code."""
