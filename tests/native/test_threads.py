@@ -265,8 +265,8 @@ import numpy as np
 from gradflow_numpy.threads import set_count
 from kernels_for_threads import folds, folded
 set_count(3)
-program, x, out = folds(np.float32, 3000, 30, 1000.0)
-expected = folded(x, 30)
+program, x, out = folds(np.float32, 3000, 10, 1000.0)
+expected = folded(x, 10)
 def check():
     out[:] = 0
     program.run()
