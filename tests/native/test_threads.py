@@ -224,7 +224,7 @@ def test_work_is_done_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyP
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refused)
-    monkeypatch.setattr(threads, "_pool", None)
+    monkeypatch.setattr(threads, "current", None)
     set_count(3)
     program, x, out = folds(np.float32, 500, 20, COSTLY)
     program.run()

@@ -154,4 +154,5 @@ def launch(kernel: Kernel, dtype: Any, items: int, cost: float, *arguments: Any)
         record(Launch(kernel, dtype, items, cost, arguments))
     work = items * cost
     size = 0 if work < threads.SMALL else threads.chunk_size(items, work, kernel.multiple)
-    threads.pool().launch(kernel.address(dtype), kernel.kinds, items, size, *arguments)
+    function = kernel._addresses.get(dtype) or kernel.address(dtype)
+    (threads.current or threads.pool()).launch(function, kernel.kinds, items, size, arguments)

@@ -61,6 +61,8 @@ API = (
     "PyMem_RawMalloc",
     "PyThread_acquire_lock",
     "PyThread_release_lock",
+    "PyTuple_GetItem",
+    "PyTuple_Size",
     "PyType_IsSubtype",
 )
 """What is called of the interpreter."""
@@ -69,9 +71,9 @@ API = (
 def module_text(target: Target, scratch: int, head: int) -> str:
     """The LLVM IR of `serve(control, scratch, number)`, `wake(control, workers)`, `launch` and `run`.
 
-    `launch(function, kinds, items, size, *arguments)` and `run(program, *inputs)` are functions for Python
-    (METH_FASTCALL) whose `self` is the control block, an array. `kinds` has a bit for each argument, 1 for a number,
-    and one more bit that is 1. size: the items of a chunk, or 0: AT_ONCE.
+    `launch(function, kinds, items, size, arguments)` and `run(program, inputs)` are functions for Python
+    (METH_FASTCALL) whose `self` is the control block, an array; arguments and inputs are tuples. `kinds` has a bit for
+    each argument, 1 for a number, and one more bit that is 1. size: the items of a chunk, or 0: AT_ONCE.
 
     scratch: the bytes of a thread's memory. head: the bytes at the beginning of every object of the interpreter.
     """
@@ -198,11 +200,13 @@ def _launch(fn: Function, control: Value, objects: Value, count: Value, head: in
     size = fn.select(mode == SHARED, size, items)
     chunks = fn.select(items == 0, 0, (items + size - 1) / fn.select(items == 0, 1, size))
 
+    given = _word(fn, objects, 32)
+    count = fn.call("PyTuple_Size", I64, given)
     arguments = _memory(fn, count)
-    fits = (kinds >> (count - 4)) == 1
-    with fn.when(fits), fn.loop(4, count) as i:
-        x, place = _word(fn, objects + 8 * i), arguments + 8 * (i - 4)
-        with fn.when_else(((kinds >> (i - 4)) & 1) == 1) as (number, other):
+    fits = (kinds >> count) == 1
+    with fn.when(fits), fn.loop(0, count) as i:
+        x, place = fn.call("PyTuple_GetItem", I64, given, i), arguments + 8 * i
+        with fn.when_else(((kinds >> i) & 1) == 1) as (number, other):
             with number:
                 fn.store(fn.call("PyFloat_AsDouble", F64, x), place)
             with other:
@@ -225,7 +229,7 @@ def _run(fn: Function, control: Value, objects: Value, count: Value, head: int) 
     program = _word(fn, _word(fn, objects), head)
     with fn.loop(0, _word(fn, program, PATCHES)) as i:
         patch = _word(fn, program, PATCH_TABLE) + i * PATCH
-        given = _word(fn, objects + 8 + 8 * _word(fn, patch, 8))
+        given = fn.call("PyTuple_GetItem", I64, _word(fn, objects, 8), _word(fn, patch, 8))
         fn.store(fn.call("address", I64, control, given) + _word(fn, patch, 16), _word(fn, patch))
     status = _word(fn, program, STATUS)
     with fn.when(status != 0):

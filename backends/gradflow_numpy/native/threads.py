@@ -123,30 +123,31 @@ def _memory(size: int) -> Any:
     return words[-(words.ctypes.data // 8) % 8 :][: size // 8]
 
 
-_pool: Pool | None = None
+current: Pool | None = None
+"""The pool of this process, once there is one: see `pool`."""
 _making = threading.Lock()
 
 
 def pool() -> Pool:
     """The pool of this process."""
-    global _pool
-    if _pool is None:
+    global current
+    if current is None:
         with _making:
-            if _pool is None:
-                _pool = Pool()
-    return _pool
+            if current is None:
+                current = Pool()
+    return current
 
 
 def _forked() -> None:
     """In a forked child there are no workers, and the old pool may be in use for ever."""
-    global _pool, _making
-    _pool, _making = None, threading.Lock()
+    global current, _making
+    current, _making = None, threading.Lock()
 
 
 @atexit.register
 def _end() -> None:
-    if _pool is not None:
-        _pool.end()
+    if current is not None:
+        current.end()
 
 
 if hasattr(os, "register_at_fork"):
@@ -278,7 +279,7 @@ class Program:
             self._divide(count())
         if self._shared:
             pool().ready()
-        return pool().run(self._image, *inputs)
+        return pool().run(self._image, inputs)
 
     def _divide(self, threads: int) -> None:
         """Lay out the chunks."""
