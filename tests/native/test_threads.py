@@ -310,7 +310,8 @@ for i in range(20):
 
 @pytest.mark.slow
 def test_work_is_done_after_the_threads_have_ended_at_the_end_of_the_interpreter() -> None:
-    in_process("import atexit\natexit.register(lambda: check())\n" + BUSY)
+    after = "check(); assert 'gradflow' not in [t.name for t in threading.enumerate()]"
+    in_process(f"import atexit\n@atexit.register\ndef _(): {after}\n" + BUSY)
 
 
 @pytest.mark.slow
