@@ -144,5 +144,8 @@ def test_the_bits_depend_neither_on_the_ranges_of_items_nor_on_the_width(name: s
     out = np.zeros_like(x)
     words = kernels.Launch(kernel, x.dtype, 29, 1.0, (x, p, out, 11)).words()
     for start, stop in ((20, 29), (0, 1), (1, 4), (4, 4), (4, 20)):
+        before = out.copy()
         function(words.ctypes.data, start, stop, 0)
+        assert np.array_equal(out[:start], before[:start])
+        assert np.array_equal(out[stop:], before[stop:])
     assert out.tobytes() == expected.tobytes()
