@@ -33,11 +33,15 @@ def _products(figures: dict[str, Any]) -> str:
     lines, titles = {}, {title: None for each in figures["products"] for title in each["seconds"]}
     for each in figures["products"]:
         rates = [
-            " / ".join(f"{each['operations'] / seconds[name] / GIGA:.0f}" for name in PRODUCTS) if seconds else ""
+            " / ".join(_two_digits(each["operations"] / seconds[name] / GIGA) for name in PRODUCTS) if seconds else ""
             for seconds in (each["seconds"].get(title) for title in titles)
         ]
         lines[f"{each['rows']} x {each['inputs']} x {each['outputs']}"] = rates
     return f"GFLOP/s: {' / '.join(PRODUCTS)}\n\n{markdown('rows x inputs x outputs', list(titles), lines)}"
+
+
+def _two_digits(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 9.95 else f"{rate:.2g}"
 
 
 def _steps(figures: dict[str, Any]) -> str:
