@@ -17,7 +17,10 @@ from gradflow_numpy import mkl
 from gradflow_numpy.backend import NumpyBackend
 from gradflow_numpy.native.activations import ActivationKernels
 from gradflow_numpy.native.clipping import ClippingKernels
+from gradflow_numpy.native.dropout import DropoutKernels
+from gradflow_numpy.native.losses import LossKernels
 from gradflow_numpy.native.optimizers import OptimizerKernels
+from gradflow_numpy.native.squares import SquaredErrorKernels
 
 _COMPILED = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -56,27 +59,18 @@ def _fit(*arrays: Array) -> bool:
     return True
 
 
-def _are_labels(target: Array) -> bool:
-    """Whether these are labels that the compiled functions can take."""
-    return target.ndim == 1 and target.dtype == np.int64 and bool(target.flags.carray)
-
-
-def _ignored(ignore_index: int | None) -> int:
-    return -1 if ignore_index is None else ignore_index  # -1 is no label
-
-
-class FastNumpyBackend(ActivationKernels, OptimizerKernels, ClippingKernels):
+class FastNumpyBackend(
+    ActivationKernels, LossKernels, SquaredErrorKernels, DropoutKernels, OptimizerKernels, ClippingKernels
+):
     """NumPy arrays in host memory, with kernels compiled by numba and, on Intel processors, products by MKL."""
 
     made_by: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("activate", "activate_backward", "erf"), "llvmlite"),
         **dict.fromkeys(("sgd_step", "adam_step", "rmsprop_step", "moment_step", "clip_global_norm"), "llvmlite"),
-        **dict.fromkeys(
-            (
-                "linear", "linear_backward", "softmax_cross_entropy", "softmax_cross_entropy_backward", "squared_error",
-            ),
-            "numba",
-        ),
+        **dict.fromkeys(("softmax_cross_entropy", "softmax_cross_entropy_backward"), "llvmlite"),
+        **dict.fromkeys(("softmax", "log_softmax", "squared_error", "squared_error_backward"), "llvmlite"),
+        **dict.fromkeys(("random_bits", "dropout", "dropout_backward"), "llvmlite"),
+        **dict.fromkeys(("linear", "linear_backward"), "numba"),
     }  # fmt: skip
 
     def __init__(self, index: int = 0) -> None:
@@ -139,54 +133,3 @@ class FastNumpyBackend(ActivationKernels, OptimizerKernels, ClippingKernels):
         gx = self.product(g, weight, into[0]) if need_x else None
         gw = self.product(g.T, x, into[1]) if need_weight else None
         return gx, gw, gb
-
-    def softmax_cross_entropy(
-        self,
-        logits: Array,
-        target: Array,
-        reduction: str,
-        gradient: bool = True,
-        ignore_index: int | None = None,
-        smoothing: float = 0.0,
-    ) -> tuple[Array, Any]:
-        if smoothing or not _are_labels(target) or not _fit(logits):
-            return super().softmax_cross_entropy(logits, target, reduction, gradient, ignore_index, smoothing)
-        shifted, losses = np.empty(logits.shape, logits.dtype), np.empty(logits.shape[0], logits.dtype)
-        _functions.less_row_maximum(logits, shifted)
-        p = np.exp(shifted)
-        total, count = _functions.label_losses(shifted, p, target, _ignored(ignore_index), losses)
-        if reduction == "none":
-            return losses, p
-        if reduction == "mean":
-            total = total / count if count else np.nan
-        return np.asarray(total, logits.dtype), p
-
-    def softmax_cross_entropy_backward(
-        self,
-        g: Array,
-        logits: Array,
-        target: Array,
-        reduction: str,
-        residual: Any,
-        needs: Sequence[bool],
-        ignore_index: int | None = None,
-        smoothing: float = 0.0,
-    ) -> tuple[Array | None, Array | None]:
-        if (
-            g.ndim or residual is None or not needs[0] or needs[1] or g.dtype != residual.dtype
-            or smoothing or not _are_labels(target) or not _fit(residual)
-        ):  # fmt: skip
-            arguments = g, logits, target, reduction, residual, needs, ignore_index, smoothing
-            return super().softmax_cross_entropy_backward(*arguments)
-        result = np.empty(residual.shape, residual.dtype)
-        _functions.label_losses_backward(
-            residual, target, _ignored(ignore_index), float(g), reduction == "mean", result
-        )
-        return result, None
-
-    def squared_error(self, x: Array, target: Array, reduction: str, gradient: bool = True) -> tuple[Array, Any]:
-        if reduction == "none" or not _fit(x, target):
-            return super().squared_error(x, target, reduction)
-        difference = np.empty(x.shape, x.dtype)
-        total = _functions.squared_difference(x.reshape(-1), target.reshape(-1), difference.reshape(-1))
-        return np.asarray(total / x.size if reduction == "mean" else total, x.dtype), difference

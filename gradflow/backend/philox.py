@@ -30,6 +30,13 @@ def numbers_of_draw(key: int | None, counter: Any) -> tuple[int, int]:
     return key, (first - 1) % (1 << 256)
 
 
+def philox_words(key: int, counter: int) -> tuple[int, ...]:
+    """The words of such an array: 4 of the counter of the first block, 2 of the key."""
+    first = counter + 1
+    words = [first >> shift for shift in (0, 64, 128, 192)] + [key, key >> 64]
+    return tuple(word & _U64 for word in words)
+
+
 def dropout_threshold(p: float) -> int:
     """The smallest 32-bit value that dropout keeps, for the probability p in [0, 1) of dropping."""
     return min(round(p * 2**32), 2**32 - 1)

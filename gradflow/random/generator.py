@@ -11,10 +11,10 @@ from typing import Any
 from gradflow.autograd.mapping import current_level
 from gradflow.backend import graphs
 from gradflow.backend.graphs import MAX_AHEAD, Source, current_rows
+from gradflow.backend.philox import philox_words
 from gradflow.interception import forbid_replay, opaque_call
 
 _KEY_BITS, _COUNTER_BITS = 128, 256
-_WORD_MASK = (1 << 64) - 1
 
 
 class Generator:
@@ -73,7 +73,7 @@ class Generator:
             used.setdefault(self, (key, counter))
         rows, at = current_rows(), (counter + skipped) % (1 << _COUNTER_BITS)
         if rows is not None:
-            return None, rows.array(_Drawn(self, (words + 3) // 4, skipped), _philox_words(key, at))
+            return None, rows.array(_Drawn(self, (words + 3) // 4, skipped), philox_words(key, at))
         return key, at
 
     def _stepped(self) -> Iterator[tuple[Any, str]]:
@@ -93,15 +93,8 @@ class Generator:
         return f"Generator(key={self.key}, counter={self.counter})"
 
 
-def _philox_words(key: int, counter: int) -> tuple[int, ...]:
-    """What kernels take in place of a key and a counter: 4 words of the counter of the first block, 2 of the key."""
-    first = counter + 1
-    words = [first >> shift for shift in (0, 64, 128, 192)] + [key, key >> 64]
-    return tuple(word & _WORD_MASK for word in words)
-
-
 class _Drawn(Source):
-    """The key and the counter of a draw, as `_philox_words`."""
+    """The key and the counter of a draw, as `philox_words`."""
 
     dtype = "uint64"
 
@@ -117,7 +110,7 @@ class _Drawn(Source):
         return MAX_AHEAD
 
     def row(self, k: int) -> tuple[float, ...]:
-        return _philox_words(self.key, self.first + k * self.stride)
+        return philox_words(self.key, self.first + k * self.stride)
 
     def is_at(self, k: int) -> bool:
         at = (self.start + k * self.stride) % (1 << _COUNTER_BITS)
