@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
-from emitting import TARGETS, compiled, run
+from emitting import TARGETS, assert_same, compiled, rows, run
 from gradflow_numpy.native import emit
 from gradflow_numpy.native.emit import F32, F64, I1, I32, I64, Function, Target, Value
 from llvmlite import ir
@@ -32,42 +32,6 @@ def pairs(values: list[Any], dtype: str) -> tuple[Any, Any]:
     """Each of 16 values with each of 16."""
     x = np.array(values, dtype)
     return np.repeat(x, 16), np.tile(x, 16)
-
-
-def rows(
-    target: Target,
-    real: Any,
-    arrays: list[Any],
-    results: list[Callable[..., Value]],
-    dtype: str,
-    kind: Any = None,
-    vectors: bool = True,
-) -> Any:
-    """A row for each function of values, of its results for the elements of the arrays; `kind`: their type."""
-    n = len(arrays[0])
-    out = np.zeros((len(results), n), dtype)
-    element = real if kind is None else kind
-    lanes = target.vector_bytes // arrays[0].itemsize if vectors else 1
-
-    def build(fn: Function, *addresses: Value) -> None:
-        with fn.loop(0, n, lanes) as i:
-            at = [a + i * x.itemsize for a, x in zip(addresses, arrays, strict=False)]
-            given = [fn.load(a, ir.VectorType(element, lanes) if vectors else element) for a in at]
-            for k, result in enumerate(results):
-                fn.store(result(*given), addresses[-1] + (i + k * n) * out.itemsize)
-
-    run(build, target, *arrays, out, real=real)
-    return out
-
-
-def assert_same(found: Any, expected: Any, names: Any) -> None:
-    """Equal bits, but for NaN, whose bits are free."""
-    for row, other, name in zip(found, expected, names, strict=True):
-        other = np.asarray(other, row.dtype)
-        nan = np.isnan(row) if row.dtype.kind == "f" else np.zeros(row.shape, bool)
-        if row.dtype.kind == "f":
-            np.testing.assert_array_equal(nan, np.isnan(other), name)
-        np.testing.assert_array_equal(row[~nan].view(f"i{row.itemsize}"), other[~nan].view(f"i{row.itemsize}"), name)
 
 
 # ---------------------------------------------------------------------- floats
