@@ -15,8 +15,8 @@ def _is_installed(module: str) -> bool:
 
 
 _wanted = switch("GRADFLOW_FAST")
-_fast = _is_installed("numba") if _wanted is None else _wanted
+_fast = _is_installed("llvmlite") if _wanted is None else _wanted
 CpuBackend: type[NumpyBackend] = FastNumpyBackend if _fast else NumpyBackend
-"""The backend of the device `cpu`: the fast one if numba is installed, unless GRADFLOW_FAST=0."""
+"""The backend of the device `cpu`: the fast one if llvmlite is installed, unless GRADFLOW_FAST=0."""
 
 __all__ = ["CpuBackend", "FastNumpyBackend", "NumpyBackend"]

@@ -74,7 +74,13 @@ def has(feature: str) -> bool:
 
 @functools.cache
 def _llvm() -> Any:
-    import llvmlite.binding as llvm
+    try:
+        import llvmlite.binding as llvm
+    except Exception as error:
+        raise ImportError(
+            f"llvmlite, of the extra 'fast', cannot be imported ({' '.join(str(error).split())}): repair its "
+            "installation, or set GRADFLOW_FAST=0 to use NumPy's kernels"
+        ) from error
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

@@ -1,0 +1,146 @@
+"""Linear layers by the kernels of `products`, which are used for all shapes: see `rule`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gradflow.backend import ACTIVATIONS, Array
+from gradflow_numpy.native import products
+from gradflow_numpy.native.base import NativeKernels, fits
+from gradflow_numpy.native.kernels import launch
+
+_FEW = 16
+"""For fewer rows, x W^T is computed without a copy of W."""
+_TRANSPOSED = 1 << 13
+"""The bytes of a weight that each thread transposes for itself; a larger one is packed once."""
+_STRIDED = 1 << 16
+"""The bytes of the second factor that tiles read where it lies; a larger one is packed, for at least `_PACKED` rows."""
+_PACKED = 32
+_RATE = 160.0
+"""About how many bytes of numbers are multiplied and added in a nanosecond on one thread."""
+
+
+def rule() -> str:
+    """Which products are computed how, in words: all that rounds them otherwise than on another machine."""
+    return f"tiles; dot products for x W^T with fewer than {_FEW} rows"
+
+
+def _pack(b: Array, columns: int, inner: int, turned: bool) -> Array:
+    panels = np.empty(products.packed_shape(columns, inner, b.itemsize), b.dtype)
+    cost = 2 * inner * b.itemsize  # of about 16 columns
+    launch(products.pack, b.dtype, panels.shape[0], cost, b, panels, columns, inner, turned)
+    return panels
+
+
+class LinearKernels(NativeKernels):
+    """`gemm`, `linear`, and its VJP."""
+
+    def gemm(self, a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
+        dtype = out.dtype
+        inner, columns = b.shape
+        if (
+            not fits(out) or a.dtype != dtype or b.dtype != dtype or not (a.flags.aligned and b.flags.aligned)
+            or a.shape != (out.shape[0], inner) or columns != out.shape[1]
+        ):  # fmt: skip
+            return self.numpy.gemm(a, b, out, accumulate)
+        size = b.itemsize
+        if b.flags.c_contiguous or (b.strides[1] == size and b.strides[0] >= columns * size):
+            turned, row = False, columns * size if inner == 1 else b.strides[0]
+        elif inner == 1 or b.strides[0] == size:
+            turned, row = True, b.strides[1]
+        else:
+            return self.numpy.gemm(a, b, out, accumulate)
+        kernel = products.added_product if accumulate else products.product
+        cost = inner * columns * size / _RATE
+        launch(kernel, dtype, out.shape[0], cost, a, *a.strides, b, row, turned, out, columns, inner)
+        return out
+
+    def linear(
+        self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
+    ) -> tuple[Array, Any]:
+        dtype = x.dtype
+        if not (x.ndim and fits(x) and fits(weight, dtype) and (bias is None or fits(bias, dtype))):
+            return self.numpy.linear(x, weight, bias, activation, parameter)
+        outputs, inputs = weight.shape
+        if x.shape[-1] != inputs or not (bias is None or bias.shape == (outputs,)):
+            return self.numpy.linear(x, weight, bias, activation, parameter)
+        shape = x.shape[:-1]
+        n = shape[0] if len(shape) == 1 else math.prod(shape)
+        z = np.empty((*shape, outputs), dtype)
+        relu = activation == "relu"
+        cost = weight.nbytes / _RATE
+        if n < _FEW:
+            launch(
+                products.forward_few, dtype, outputs, 2 * n * inputs * x.itemsize / _RATE, x, weight, bias, z, inputs,
+                outputs, n, relu,
+            )  # fmt: skip
+        else:
+            packed = weight.nbytes > _TRANSPOSED
+            b = _pack(weight, outputs, inputs, True) if packed else weight
+            launch(products.forward, dtype, n, cost, x, b, bias, z, inputs, outputs, packed, relu)
+        if relu or activation is None:
+            return z, None
+        return self.activate(z, activation, parameter), z if ACTIVATIONS[activation].saves == "x" else None
+
+    def linear_backward(
+        self,
+        g: Array,
+        out: Array,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        activation: str | None,
+        parameter: float,
+        residual: Any,
+        needs: Sequence[bool],
+        into: Sequence[Array | None],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        dtype = g.dtype
+        saved: Any = None
+        if activation is not None:
+            saved = out if ACTIVATIONS[activation].saves == "out" else residual
+        recomputed = bias if activation is not None and saved is None else None
+        arrays = [weight, x, *[a for a in (saved, recomputed, *into) if a is not None]]
+        if not (fits(g) and all([fits(a, dtype) for a in arrays])):  # noqa: C419 (faster)
+            return self.numpy.linear_backward(g, out, x, weight, bias, activation, parameter, residual, needs, into)
+        if activation is not None and saved is None:  # recompute the pre-activation
+            saved = self.linear(x, weight, bias, None, 0.0)[0]
+        outputs, inputs = weight.shape
+        n = g.shape[0] if g.ndim == 2 else math.prod(g.shape[:-1])
+        need_x, need_weight, need_bias = needs
+        gx, gw, gb = into
+        cost = weight.nbytes / _RATE
+        if activation == "relu":
+            masked: Any = np.empty(g.shape, dtype)
+        else:
+            if activation is not None:
+                g = self.activate_backward(g, saved, activation, parameter)
+            masked = saved = None
+        if need_x and gx is None:
+            gx = np.empty(x.shape, dtype)
+        if need_x or masked is not None:
+            packed = need_x and weight.nbytes > _STRIDED and n >= _PACKED
+            b = _pack(weight, inputs, outputs, False) if packed else weight
+            launch(
+                products.backward_rows, dtype, n, cost, g, saved, masked, b, gx if need_x else None, outputs, inputs,
+                packed,
+            )  # fmt: skip
+            if masked is not None:
+                g = masked
+        if need_weight and gw is None:
+            gw = np.empty(weight.shape, dtype)
+        if need_bias and gb is None:
+            gb = np.empty(outputs, dtype)
+        if need_weight or need_bias:
+            packed = need_weight and x.nbytes > _STRIDED and outputs >= _PACKED
+            b = _pack(x, inputs, n, False) if packed else x
+            cost = n * (inputs + 4) * x.itemsize / _RATE
+            launch(
+                products.backward_outputs, dtype, outputs, cost, g, b, gw if need_weight else None,
+                gb if need_bias else None, n, outputs, inputs, packed,
+            )  # fmt: skip
+        return gx if need_x else None, gw if need_weight else None, gb if need_bias else None
