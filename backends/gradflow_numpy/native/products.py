@@ -35,9 +35,10 @@ def _choose(fn: Any, condition: Any, x: Factor, y: Factor) -> Factor:
     return Factor(*[fn.select(condition, one, other) for one, other in zip(x, y, strict=True)])
 
 
-def packed_shape(columns: int, inner: int, itemsize: int) -> tuple[int, int, int]:
-    """The shape of B (inner, columns) as `pack` makes it."""
-    wide = parallel(target()) * target().vector_bytes // itemsize
+def packed_shape(columns: int, inner: int, itemsize: int, made_for: Any = None) -> tuple[int, int, int]:
+    """The shape of B (inner, columns) as `pack` makes it; made_for: another target than this processor."""
+    made_for = target() if made_for is None else made_for
+    wide = parallel(made_for) * made_for.vector_bytes // itemsize
     return -(-columns // wide), -(-inner // _ALIGNED) * _ALIGNED, wide
 
 
