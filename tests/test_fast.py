@@ -1,4 +1,4 @@
-"""The extra `fast`: kernels compiled by llvmlite against those of plain NumPy, products by MKL, and what chooses them."""
+"""The extra `fast`: native kernels against those of plain NumPy, products by MKL, and what chooses them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def test_they_are_not_chosen_with_gradflow_fast_0_or_without_llvmlite() -> None:
         "import gradflow as gf; ", "import gradflow as gf\n"
     )
     hidden = (
-        "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *p: None if n == 'llvmlite' else f(n, *p)\n"
+        "import importlib.util as u; f = u.find_spec\n"
+        "u.find_spec = lambda n, *p: None if n == 'llvmlite' else f(n, *p)\n"
     )
     for done in (run(SHOW, GRADFLOW_FAST="0"), run(hidden + without, GRADFLOW_FAST="")):
         assert done.returncode == 0, done.stderr
@@ -60,7 +61,7 @@ def test_they_are_not_chosen_with_gradflow_fast_0_or_without_llvmlite() -> None:
         assert "llvmlite" not in description
 
 
-def test_a_llvmlite_that_cannot_be_imported_is_told_with_what_to_do() -> None:
+def test_an_llvmlite_that_cannot_be_imported_is_told_with_what_to_do() -> None:
     done = run(
         "import sys; sys.modules['llvmlite'] = None\nimport gradflow as gf\nm = gf.nn.MLP([2, 2])\nm(gf.ones((1, 2)))",
         GRADFLOW_FAST="1",

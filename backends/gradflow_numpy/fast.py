@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from gradflow.backend import Array
 from gradflow.environment import delayed_interrupts
@@ -19,7 +19,12 @@ from gradflow_numpy.native.squares import SquaredErrorKernels
 
 
 class FastNumpyBackend(
-    LinearKernels, ActivationKernels, LossKernels, SquaredErrorKernels, DropoutKernels, OptimizerKernels,
+    LinearKernels,
+    ActivationKernels,
+    LossKernels,
+    SquaredErrorKernels,
+    DropoutKernels,
+    OptimizerKernels,
     ClippingKernels,
 ):
     """NumPy arrays in host memory, with native kernels and, on Intel processors, other products by MKL."""

@@ -101,6 +101,7 @@ def module_text(group: str, dtype: str, target: Any) -> str:
 @functools.cache
 def target() -> Any:
     """What kernels are made for on this processor: see `emit.Target`."""
+    llvm.processor()  # before anything else of llvmlite, for its message where that is missing
     from gradflow_numpy.native.emit import Target
 
     if llvm.has("avx512f") and llvm.has("avx512vl"):

@@ -62,6 +62,7 @@ def _call(fn: Any, name: str, *values: Any) -> None:
 
 
 def smaller(fn: Any, x: Any, y: Any) -> Any:
+    """The smaller one of two integers."""
     return fn.select(x < y, x, y)
 
 
