@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NO_LABEL = -(1 << 63)
 """What kernels take for `ignored` where no label is ignored."""
+_TOGETHER = 32  # the rows of a backward pass that are scaled at once, before each label's part
 _COUNTED = 4096  # the largest batch whose labels each range of a backward pass counts
 
 
@@ -130,44 +131,39 @@ def label_losses_backward(
     """
     from gradflow_numpy.native.emit import I64
 
-    share = smoothing / classes.as_float(fn.real)
-    own = 1.0 - smoothing
+    share, own = smoothing / classes.as_float(fn.real), 1.0 - smoothing
     factor = fn.variable(fn.constant(1.0))
+    with fn.when(reduced != 0):
+        factor.set(fn.load(g, fn.real))
+    with fn.when(reduced == 2):
+        count = fn.variable(fn.integer(0))
+        with fn.when_else(counted == 0) as (here, before):
+            with here:
+                count.set(_count(fn, labels, n, lambda x: x != ignored))
+            with before:
+                count.set(fn.load(counted, I64))
+        divisor = fn.select(count.get() > 1, count.get(), 1)
+        factor.set(factor.get() / divisor.as_float(fn.real))
 
-    def scale(first: Value, last: Value) -> None:
-        def some(i: Value, mask: Value | None) -> None:
-            at = i * fn.size
-            fn.store((fn.load(p + at, mask=mask) - share) * factor.get(), out + at, mask)
+    def scale(i: Value, mask: Value | None) -> None:
+        at = i * fn.size
+        fn.store((fn.load(p + at, mask=mask) - share) * factor.get(), out + at, mask)
 
-        fn.each(first, last, some)
-
-    with fn.when_else(reduced == 0) as (each, together):
-        with each, fn.loop(start, stop) as i:
-            factor.set(fn.load(g + i * fn.size, fn.real))
-            scale(i * classes, (i + 1) * classes)
-        with together:
-            factor.set(fn.load(g, fn.real))
-            with fn.when(reduced == 2):
-                count = fn.variable(fn.integer(0))
-                with fn.when_else(counted == 0) as (here, before):
-                    with here:
-                        count.set(_count(fn, labels, n, lambda x: x != ignored))
-                    with before:
-                        count.set(fn.load(counted, I64))
-                divisor = fn.select(count.get() > 1, count.get(), 1)
-                factor.set(factor.get() / divisor.as_float(fn.real))
-            scale(start * classes, stop * classes)
-    with fn.loop(start, stop) as i:
-        label = fn.load(labels + i * 8, I64)
+    step = fn.select(reduced == 0, fn.integer(1), _TOGETHER)
+    with fn.loop(start, stop, step) as first:
+        last = fn.select(first + step < stop, first + step, stop)
         with fn.when(reduced == 0):
-            factor.set(fn.load(g + i * fn.size, fn.real))
-        with fn.when_else(label == ignored) as (unused, used):
-            with unused:
-                zero = fn.vector(0.0)
-                fn.each(i * classes, (i + 1) * classes, lambda k, mask: fn.store(zero, out + k * fn.size, mask))
-            with used, fn.when((label >= 0) & (label < classes)):
-                place = out + (i * classes + label) * fn.size
-                fn.store(fn.load(place, fn.real) - factor.get() * own, place)
+            factor.set(fn.load(g + first * fn.size, fn.real))
+        fn.each(first * classes, last * classes, scale)
+        with fn.loop(first, last) as i:
+            label, row = fn.load(labels + i * 8, I64), i * classes
+            with fn.when_else(label == ignored) as (unused, used):
+                with unused:
+                    zero = fn.vector(0.0)
+                    fn.each(row, row + classes, lambda k, mask: fn.store(zero, out + k * fn.size, mask))
+                with used, fn.when((label >= 0) & (label < classes)):
+                    place = out + (row + label) * fn.size
+                    fn.store(fn.load(place, fn.real) - factor.get() * own, place)
 
 
 @kernel("losses", "rrRwiii")

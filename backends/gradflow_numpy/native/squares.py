@@ -5,7 +5,8 @@ The total is a kernel of its own, of one item, so that rows can go through the l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,14 +29,18 @@ def differences(
 ) -> None:  # fmt: skip
     """out = x - target, and its squares if they are wanted; an item has `inner` elements."""
 
-    def some(i: Value, mask: Value | None) -> None:
+    def some(i: Value, mask: Value | None, squared: bool) -> None:
         at = i * fn.size
         difference = fn.load(x + at, mask=mask) - fn.load(target + at, mask=mask)
         fn.store(difference, out + at, mask)
-        with fn.when(squares != 0):
+        if squared:
             fn.store(difference * difference, squares + at, mask)
 
-    fn.each(start * inner, stop * inner, some)
+    with fn.when_else(squares == 0) as (alone, both):
+        with alone:
+            fn.each(start * inner, stop * inner, partial(some, squared=False))
+        with both:
+            fn.each(start * inner, stop * inner, partial(some, squared=True))
 
 
 @kernel("squares", "rRwwiii")
@@ -49,18 +54,19 @@ def differences_backward(
     divisor = fn.select(reduced == 2, n.as_float(F64), fn.constant(1.0, F64))
     whole = (fn.load(g, fn.real).as_float(F64) * 2.0 / divisor).as_float(fn.real)
 
-    def some(i: Value, mask: Value | None) -> None:
-        at = i * fn.size
-        factor = fn.variable(fn.vector(whole))
-        with fn.when(reduced == 0):
-            factor.set(fn.load(g + at, mask=mask) * 2.0)
-        slope = fn.load(difference + at, mask=mask) * factor.get()
-        with fn.when(gx != 0):
-            fn.store(slope, gx + at, mask)
-        with fn.when(gt != 0):
-            fn.store(-slope, gt + at, mask)
+    def write(out: Value, factor: Callable[[Value, Value | None], Value]) -> None:
+        def some(i: Value, mask: Value | None) -> None:
+            at = i * fn.size
+            fn.store(fn.load(difference + at, mask=mask) * factor(at, mask), out + at, mask)
 
-    fn.each(start * inner, stop * inner, some)
+        fn.each(start * inner, stop * inner, some)
+
+    for out, sign in ((gx, 2.0), (gt, -2.0)):
+        with fn.when(out != 0), fn.when_else(reduced == 0) as (each, together):
+            with each:
+                write(out, lambda at, mask, sign=sign: fn.load(g + at, mask=mask) * sign)
+            with together:
+                write(out, lambda at, mask, sign=sign: fn.vector(whole * (sign / 2)))
 
 
 @kernel("squares", "RWii")
