@@ -75,6 +75,15 @@ def test_dropout_drops_what_numpys_does(shape: tuple[int, ...], dtype: str) -> N
             np.testing.assert_array_equal(gradient, PLAIN.dropout_backward(x, mask, p))
 
 
+@dtypes
+def test_bits_at_the_threshold_are_kept_and_those_below_dropped(dtype: str) -> None:
+    halves = np.random.Philox(key=3, counter=4).random_raw(8).astype("<u8").view("<u4")
+    x = np.ones(16, dtype)
+    for half in halves.tolist():
+        mask = NATIVE.dropout(x, half / 2**32, 3, 4)[1]
+        np.testing.assert_array_equal(mask, halves >= half)
+
+
 @targets
 @dtypes
 def test_targets_and_parts_give_the_same_bits(target: Any, dtype: str) -> None:
