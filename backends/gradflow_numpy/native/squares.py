@@ -5,7 +5,7 @@ The total is a kernel of its own, of one item, so that rows can go through the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -54,19 +54,17 @@ def differences_backward(
     divisor = fn.select(reduced == 2, n.as_float(F64), fn.constant(1.0, F64))
     whole = (fn.load(g, fn.real).as_float(F64) * 2.0 / divisor).as_float(fn.real)
 
-    def write(out: Value, factor: Callable[[Value, Value | None], Value]) -> None:
-        def some(i: Value, mask: Value | None) -> None:
-            at = i * fn.size
-            fn.store(fn.load(difference + at, mask=mask) * factor(at, mask), out + at, mask)
+    def some(i: Value, mask: Value | None, out: Value, sign: float, together: bool) -> None:
+        at = i * fn.size
+        factor = fn.vector(whole * sign) if together else fn.load(g + at, mask=mask) * (2.0 * sign)
+        fn.store(fn.load(difference + at, mask=mask) * factor, out + at, mask)
 
-        fn.each(start * inner, stop * inner, some)
-
-    for out, sign in ((gx, 2.0), (gt, -2.0)):
+    for out, sign in ((gx, 1.0), (gt, -1.0)):
         with fn.when(out != 0), fn.when_else(reduced == 0) as (each, together):
             with each:
-                write(out, lambda at, mask, sign=sign: fn.load(g + at, mask=mask) * sign)
+                fn.each(start * inner, stop * inner, partial(some, out=out, sign=sign, together=False))
             with together:
-                write(out, lambda at, mask, sign=sign: fn.vector(whole * (sign / 2)))
+                fn.each(start * inner, stop * inner, partial(some, out=out, sign=sign, together=True))
 
 
 @kernel("squares", "RWii")
