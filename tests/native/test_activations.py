@@ -116,7 +116,7 @@ def test_every_activation_is_one_kernel_forward_and_one_backward(name: str) -> N
 @pytest.mark.parametrize("name", ["gelu_exact", "silu", "mish", "relu"])  # whose formulas use other kernels
 def test_what_does_not_fit_launches_no_kernel_at_all(name: str) -> None:
     whole, half = normal((4, 6), "float32"), normal((4, 6), "float16")
-    for x in (whole.T, whole[:, ::2], half, np.float32(0.5), np.broadcast_to(whole[0, :1], (4, 6))):
+    for x in (whole.T, whole[:, ::2], half, np.broadcast_to(whole[0, :1], (4, 6))):
         assert launches(native.activate, x, name, 0.0) == 0
         assert launches(native.activate_backward, x, x, name, 0.0) == 0
         assert np.array_equal(native.activate(x, name, 0.0), numpy.activate(x, name, 0.0))

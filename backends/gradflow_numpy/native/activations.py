@@ -10,7 +10,7 @@ import numpy as np
 
 from gradflow.backend import ACTIVATIONS, Array
 from gradflow.backend.erf import erf
-from gradflow_numpy.native.base import NativeKernels, fits, items_of
+from gradflow_numpy.native.base import NativeKernels, as_array, fits, items_of
 from gradflow_numpy.native.elementwise import elementwise
 from gradflow_numpy.native.kernels import Kernel, launch
 
@@ -97,6 +97,7 @@ class ActivationKernels(NativeKernels):
     """`activate`, its VJP, and `erf`."""
 
     def activate(self, x: Array, name: str, parameter: float) -> Array:
+        x = as_array(x)
         if not fits(x):
             return self.numpy.activate(x, name, parameter)
         out = np.empty(x.shape, x.dtype)
@@ -105,6 +106,7 @@ class ActivationKernels(NativeKernels):
         return out
 
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
+        g, saved = as_array(g), as_array(saved)
         if not fits(saved) or not fits(g, saved.dtype) or g.shape != saved.shape:
             return self.numpy.activate_backward(g, saved, name, parameter)
         out = np.empty(g.shape, g.dtype)
@@ -113,6 +115,7 @@ class ActivationKernels(NativeKernels):
         return out
 
     def erf(self, x: Array) -> Array:
+        x = as_array(x)
         if not fits(x):
             return self.numpy.erf(x)
         out = np.empty(x.shape, x.dtype)

@@ -20,6 +20,11 @@ def fits(x: Any, dtype: Any = None) -> bool:
     return x.dtype in _DTYPES if dtype is None else bool(x.dtype == dtype)
 
 
+def as_array(x: Any) -> Any:
+    """An array of a scalar of NumPy: what NumPy makes of 0-d arrays, where a captured step has arrays."""
+    return np.asarray(x) if isinstance(x, np.generic) else x
+
+
 def items_of(x: Array) -> tuple[int, int]:
     """The length of the first axis, and the number of elements in each of its items; (1, 1) for a 0-d array."""
     if not x.ndim:

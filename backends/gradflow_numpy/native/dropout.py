@@ -8,7 +8,7 @@ import numpy as np
 
 from gradflow.backend import Array, dropout_threshold
 from gradflow.backend.philox import philox_words
-from gradflow_numpy.native.base import NativeKernels, fits, items_of
+from gradflow_numpy.native.base import NativeKernels, as_array, fits, items_of
 from gradflow_numpy.native.kernels import kernel, launch
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ class DropoutKernels(NativeKernels):
         return out[:n]
 
     def dropout(self, x: Array, p: float, key: int | None, counter: Any, skip: int = 0) -> tuple[Array, Any]:
+        x = as_array(x)
         if not fits(x):
             return self.numpy.dropout(x, p, key, counter, skip)
         out, mask = np.empty(x.shape, x.dtype), np.empty(x.shape, np.bool_)
@@ -156,6 +157,7 @@ class DropoutKernels(NativeKernels):
         return out, mask
 
     def dropout_backward(self, g: Array, mask: Array, p: float) -> Array:
+        g, mask = as_array(g), as_array(mask)
         if not fits(g) or mask.shape != g.shape or not mask.flags.c_contiguous:
             return self.numpy.dropout_backward(g, mask, p)
         out = np.empty(g.shape, g.dtype)

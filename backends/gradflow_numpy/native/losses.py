@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradflow.backend import Array
-from gradflow_numpy.native.base import NativeKernels, fits
+from gradflow_numpy.native.base import NativeKernels, as_array, fits
 from gradflow_numpy.native.kernels import kernel, launch
 from gradflow_numpy.native.squares import REDUCED
 
@@ -277,6 +277,7 @@ class LossKernels(NativeKernels):
         ignore_index: int | None = None,
         smoothing: float = 0.0,
     ) -> tuple[Array | None, Array | None]:
+        g = as_array(g)
         labels = target if _are_labels(target) else None
         if (
             not needs[0] or needs[1] or not logits.size or not fits(residual) or not fits(g, residual.dtype)

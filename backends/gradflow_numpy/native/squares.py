@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradflow.backend import Array
-from gradflow_numpy.native.base import NativeKernels, fits, items_of
+from gradflow_numpy.native.base import NativeKernels, as_array, fits, items_of
 from gradflow_numpy.native.kernels import kernel, launch
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class SquaredErrorKernels(NativeKernels):
     """Squared errors by native kernels."""
 
     def squared_error(self, x: Array, target: Array, reduction: str, gradient: bool = True) -> tuple[Array, Any]:
+        x, target = as_array(x), as_array(target)
         if x.shape != target.shape or not fits(x) or not fits(target, x.dtype):
             return self.numpy.squared_error(x, target, reduction, gradient)
         dtype, n, (items, inner) = x.dtype, x.size, items_of(x)
@@ -99,6 +100,7 @@ class SquaredErrorKernels(NativeKernels):
     def squared_error_backward(
         self, g: Array, x: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
+        g, residual = as_array(g), as_array(residual)
         if not fits(residual) or not fits(g, residual.dtype):
             return self.numpy.squared_error_backward(g, x, target, reduction, residual, needs)
         dtype, n, (items, inner) = residual.dtype, residual.size, items_of(residual)
