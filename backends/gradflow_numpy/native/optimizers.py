@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import platform
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,10 +28,11 @@ from gradflow.backend import (
     SGDOptions,
     SGDScalars,
 )
-from gradflow_numpy.native.base import NativeKernels, fits
+from gradflow_numpy.native.base import NativeKernels
 from gradflow_numpy.native.kernels import Kernel, kernel, launch
 
 _FLUSH = 0x8040  # bits of MXCSR: flush results to zero, treat operands as zero
+_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _Update = Callable[..., Sequence[Any]]
 """A function of a vector of each array, or None, that returns the new values of each; None: no change."""
 
@@ -322,23 +324,30 @@ class OptimizerKernels(NativeKernels):
     def _step(
         self, formula: Any, cost: float, arrays: Sequence[Any], options: Any, scalars: Any, half: Any, skip: Any
     ) -> None:
-        if isinstance(scalars, tuple):
-            scalars = np.array(scalars, np.float64)
-        parameter, watched = arrays[0], self.nonfinite is not None
+        if scalars.__class__ is not np.ndarray:
+            scalars = np.frombuffer(array("d", scalars))
+        parameter, nonfinite = arrays[0], self.nonfinite
         dtype, size = parameter.dtype, parameter.size
-        step = step_kernel(formula, tuple([a is not None for a in arrays]), tuple(map(bool, options)), watched)
-        launch(step, dtype, size, cost, *arrays, float64s(options), scalars, skip, self.nonfinite)
+        case = tuple([a is not None for a in arrays]), nonfinite is not None
+        step, numbers = _prepared(formula, options, *case)
+        launch(step, dtype, size, cost, *arrays, numbers, scalars, skip, nonfinite)
         if half is not None:
             launch(round_to_half, dtype, size, 0.2, parameter, half, int(half.dtype == np.float16), skip)
 
 
 def fit(arrays: Sequence[Array | None]) -> bool:
     """Whether kernels take these arrays together."""
-    first = arrays[0]
+    dtype = arrays[0].dtype  # type: ignore[union-attr]
     for a in arrays:
-        if a is not None and not fits(a, first.dtype):  # type: ignore[union-attr]
+        if a is not None and not (a.__class__ is np.ndarray and a.flags.carray and a.dtype == dtype):
             return False
-    return fits(first)
+    return dtype in _DTYPES
+
+
+@functools.lru_cache(maxsize=256)
+def _prepared(formula: Any, options: Any, given: tuple[bool, ...], watched: bool) -> tuple[Kernel, Array]:
+    """The kernel of a step, and its options as it takes them."""
+    return step_kernel(formula, given, tuple(map(bool, options)), watched), float64s(options)
 
 
 @functools.lru_cache(maxsize=64)
