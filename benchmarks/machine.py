@@ -16,7 +16,7 @@ import gradflow as gf
 
 _PACKAGES = {
     "cupy": ("cupy-cuda12x", "cupy-cuda13x"), "numpy": ("numpy",), "torch": ("torch",), "autograd": ("autograd",),
-    "jax": ("jax",), "llvmlite": ("llvmlite",), "numba": ("numba",),
+    "jax": ("jax",), "llvmlite": ("llvmlite",),
 }  # fmt: skip
 
 

@@ -160,7 +160,7 @@ import pytest
 class Finder(importlib.machinery.PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        hidden = name.partition(".")[0] in ("torch", "jax", "autograd", "numba", "cupy", "expecttest")
+        hidden = name.partition(".")[0] in ("torch", "jax", "autograd", "llvmlite", "cupy", "expecttest")
         return None if hidden else super().find_spec(name, path, target)
 
 sys.meta_path[:] = [Finder if f is importlib.machinery.PathFinder else f for f in sys.meta_path]

@@ -291,7 +291,7 @@ def test_the_note_on_a_config_names_each_difference(command: Any, monkeypatch: p
     monkeypatch.delitem(registry._backends, gf.Device("cpu"))
     out = command("train", "--config", "first/config.toml").out
     different = re.escape(f"recorded run's: kernels {recorded['kernels']} then, {len(KERNELS)} composed now")
-    assert re.search(rf"{different}(; numba_target \S+ then, none now)?$", out, re.M), out
+    assert re.search(rf"{different}(; llvm_target \S+ then, none now)?$", out, re.M), out
 
 
 # ---------------------------------------------------------------------- mistakes
@@ -815,7 +815,7 @@ def assert_interrupted(process: subprocess.Popen[bytes]) -> str:
 EARLY = [
     "gradflow", "gradflow.tensor", "numpy", "gradflow.training", "argparse", "sklearn.base", "tqdm", "tomli_w._writer",
 ]  # fmt: skip
-LATE = ["gradflow_numpy.backend", "numba", "llvmlite.binding", "gradflow_numpy.compiled"]
+LATE = ["gradflow_numpy.backend", "llvmlite.binding", "gradflow_numpy.native.emit"]
 
 
 @pytest.mark.slow
@@ -825,7 +825,7 @@ LATE = ["gradflow_numpy.backend", "numba", "llvmlite.binding", "gradflow_numpy.c
 def test_ctrl_c_during_an_import(imported: str) -> None:
     """Before the run starts, it ends at once."""
     if imported not in ["gradflow_numpy.backend", *EARLY]:
-        pytest.importorskip("numba")
+        pytest.importorskip("llvmlite")
     with entered(imported, *LONG) as process:
         said = assert_interrupted(process)
     assert said == "gradflow: error: interrupted"

@@ -1,4 +1,4 @@
-"""The extra `fast`: native kernels against those of plain NumPy, products by MKL, and what chooses them."""
+"""The extra `fast`: native kernels against those of plain NumPy, and what chooses them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from typing import Any
 import gradflow_numpy
 import numpy as np
 import pytest
-from gradflow_numpy import FastNumpyBackend, NumpyBackend, mkl, subnormals, threads
+from gradflow_numpy import FastNumpyBackend, NumpyBackend, subnormals, threads
 
 import gradflow as gf
 from gradflow.backend import AdamOptions, AdamScalars, SGDOptions, SGDScalars
 
 HAS_LLVMLITE = importlib.util.find_spec("llvmlite") is not None
 needs_llvmlite = pytest.mark.skipif(not HAS_LLVMLITE, reason="llvmlite, of the extra 'fast', is not installed")
-needs_mkl = pytest.mark.skipif(mkl.library() is None, reason="MKL, of the extra 'fast', is not installed")
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -68,6 +67,20 @@ def test_an_llvmlite_that_cannot_be_imported_is_told_with_what_to_do() -> None:
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ImportError: llvmlite, of the extra 'fast', cannot be imported")
+    assert "GRADFLOW_FAST=0" in done.stderr.splitlines()[-1]
+
+
+@needs_llvmlite
+def test_on_a_processor_without_wide_vectors_numpys_kernels_are_chosen_or_the_reason_is_told() -> None:
+    without = (
+        "from numpy._core import _multiarray_umath as u\n"
+        "u.__cpu_features__.update(dict.fromkeys(('AVX2', 'ASIMD'), False))\n"
+    )
+    done = run(without + SHOW.replace("import gradflow as gf; ", "import gradflow as gf\n"), GRADFLOW_FAST="")
+    assert done.stdout.startswith("NumpyBackend native"), done.stderr
+    done = run(f"{without}import gradflow as gf\ngf.gelu(gf.ones(2))", GRADFLOW_FAST="1")
+    assert done.returncode == 1
+    assert "RuntimeError: the extra 'fast' makes code for AVX2" in done.stderr
     assert "GRADFLOW_FAST=0" in done.stderr.splitlines()[-1]
 
 
@@ -125,40 +138,6 @@ def test_not_a_number_stays_what_it_is(activation: str | None) -> None:
             b.softmax_cross_entropy(logits, labels, "none")[0] for b in (FastNumpyBackend(), NumpyBackend())
         )
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-# ---------------------------------------------------------------------- products by MKL
-
-
-@needs_mkl
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("layout", ["CC", "CF", "FC", "FF"])
-@pytest.mark.parametrize("buffer", [False, True])
-def test_a_product_by_mkl_is_numpys(dtype: str, layout: str, buffer: bool) -> None:
-    rng = np.random.default_rng(0)
-    a, b = (
-        np.require(rng.standard_normal(shape).astype(dtype), requirements=[how])
-        for shape, how in zip(((70, 80), (80, 90)), layout, strict=True)
-    )
-    out = np.full((70, 90), np.nan, dtype) if buffer else None
-    found = mkl.multiply(a, b, out)
-    assert found is not None
-    assert not buffer or found is out
-    assert found.dtype == dtype
-    bound = 80 * np.finfo(dtype).eps * (np.abs(a) @ np.abs(b))
-    assert (np.abs(found - a.astype("float64") @ b.astype("float64")) <= bound).all()
-
-
-@needs_mkl
-def test_what_is_not_for_mkl_is_left_to_numpy() -> None:
-    large = np.ones((128, 128), np.float32)
-    assert mkl.multiply(large[:8, :8], large[:8, :8]) is None  # too small
-    assert mkl.multiply(large.astype("float16"), large.astype("float16")) is None
-    assert mkl.multiply(large, large.astype("float64")) is None
-    assert mkl.multiply(np.ones((128, 256), np.float32)[:, ::2], large) is None
-    assert mkl.multiply(large, large, np.empty((256, 128), np.float32)[::2]) is None
-    buffer = np.empty((256, 128), np.float32)[::2]
-    np.testing.assert_array_equal(FastNumpyBackend().product_by_mkl(large, large, buffer), np.full((128, 128), 128.0))
 
 
 # ---------------------------------------------------------------------- threads

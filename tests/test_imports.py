@@ -153,8 +153,6 @@ ALLOWED_OF_BACKENDS = {"gradflow.backend", "gradflow.dtypes", "gradflow.environm
 LIBRARIES_OF_BACKENDS = {"gradflow_numpy": {"numpy"}, "gradflow_cupy": set()}
 ESTIMATORS = "gradflow.sklearn."
 """The modules of this package are imported when a name of it is used first: its classes extend scikit-learn's."""
-COMPILED = "gradflow_numpy.compiled"
-"""What is imported when its first function runs: all of it is made by numba."""
 EMITTING = tuple(f"gradflow_numpy.native.{name}" for name in ("emit", "formulas", "rows", "sharing", "sums"))
 """What is imported when the first kernel is compiled: code that writes code."""
 
@@ -357,8 +355,6 @@ def test_optional_packages_are_imported_in_functions(name: str) -> None:
         allowed = allowed | {"pytest"}
     if name.startswith(ESTIMATORS):
         allowed = allowed | {"sklearn"}
-    if name == COMPILED:
-        allowed = allowed | {"numba"}
     if name in EMITTING:
         allowed = allowed | {"llvmlite"}
     found = {
@@ -369,23 +365,9 @@ def test_optional_packages_are_imported_in_functions(name: str) -> None:
 
 
 def test_everything_is_imported_with_numpy_alone() -> None:
-    names = [
-        name
-        for name in TREES
-        if not name.endswith("__main__") and not name.startswith((COMPILED, ESTIMATORS, *EMITTING))
-    ]
-    optional = {
-        "cupy",
-        "cupyx",
-        "llvmlite",
-        "matplotlib",
-        "numba",
-        "safetensors",
-        "sklearn",
-        "threadpoolctl",
-        "tomli_w",
-        "tqdm",
-    }
+    left_out = (*EMITTING, ESTIMATORS)
+    names = [name for name in TREES if not name.endswith("__main__") and not name.startswith(left_out)]
+    optional = {"cupy", "cupyx", "llvmlite", "matplotlib", "safetensors", "sklearn", "threadpoolctl", "tomli_w", "tqdm"}
     code = f"""
 def refused(package):
     return package in {optional}

@@ -379,7 +379,7 @@ def test_what_a_package_prints_is_not_in_the_report(report: Any, faulty: list[Pa
     assert re.search(r"^loud:0 +yes +\\x1b\[1ma loud toy$", table, re.M)
     assert found["by"]["loud"]["devices"][1]["description"] == "\\x1b[1ma loud toy"
     command = "from gradflow.cli import main; main(['agree', 'cpu', 'loud', '--json'])"
-    out, err = run(command, *faulty, GRADFLOW_FAST="0")  # numba reads the entry points of all packages
+    out, err = run(command, *faulty)
     assert json.loads(out)["devices"][1]["name"] == "loud:0"
     for words in ("hello from loud", "and from below", "and from a child", "louder"):
         assert words in err

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from gradflow.backend import Array
 from gradflow.environment import delayed_interrupts
-from gradflow_numpy import mkl
-from gradflow_numpy.backend import NumpyBackend
 from gradflow_numpy.native import kernels
 from gradflow_numpy.native.activations import ActivationKernels
 from gradflow_numpy.native.clipping import ClippingKernels
@@ -27,7 +24,7 @@ class FastNumpyBackend(
     OptimizerKernels,
     ClippingKernels,
 ):
-    """NumPy arrays in host memory, with native kernels and, on Intel processors, other products by MKL."""
+    """NumPy arrays in host memory, with native kernels."""
 
     made_by: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("activate", "activate_backward", "erf"), "llvmlite"),
@@ -38,12 +35,6 @@ class FastNumpyBackend(
         **dict.fromkeys(("gemm", "linear", "linear_backward"), "llvmlite"),
     }  # fmt: skip
 
-    def __init__(self, index: int = 0) -> None:
-        super().__init__(index)
-        self._by_mkl = mkl.is_intel() and mkl.library() is not None
-        if self._by_mkl:
-            self.product = self.product_by_mkl  # type: ignore[method-assign]
-
     def prepare(self) -> None:
         with delayed_interrupts():
             kernels.target()  # imports llvmlite
@@ -51,10 +42,4 @@ class FastNumpyBackend(
     def describe(self) -> str:
         from importlib.metadata import version
 
-        products = f", other products by MKL {version('mkl')}" if self._by_mkl else ""
-        return f"{super().describe()}, llvmlite {version('llvmlite')}, layers by {rule()}{products}"
-
-    def product_by_mkl(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """Like `product`, by MKL where MKL is faster."""
-        result = mkl.multiply(a, b, out)
-        return NumpyBackend.product(self, a, b, out) if result is None else result
+        return f"{super().describe()}, llvmlite {version('llvmlite')}, layers by {rule()}"

@@ -23,7 +23,7 @@ RTOL = {"float32": 1e-4, "bfloat16": 2e-2, "tf32": 5e-3, "autocast": 2e-2}
 _ROOT = Path(__file__).parents[2]
 _FORCED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
 """Variables that change a library's choice of kernels; they are removed from the environment of every row."""
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class LeftOutError(Exception):

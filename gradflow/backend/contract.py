@@ -66,7 +66,7 @@ class Backend(ComposedKernels, NormalizationKernels, RandomKernels, OptimizerKer
     """The dtypes that need a package, each with the package and the extra of gradflow that has it."""
 
     made_by: ClassVar[dict[str, str]] = {}
-    """The compiler or library behind native kernels, which `kernels()` reports: {"linear": "numba"}."""
+    """The compiler or library behind native kernels, which `kernels()` reports: {"linear": "llvmlite"}."""
 
     dlpack_type: ClassVar[int | None] = None
     """DLPack's number of this kind of device (1: CPU, 2: CUDA); None if its arrays are not exchanged through DLPack."""
@@ -270,7 +270,7 @@ class Backend(ComposedKernels, NormalizationKernels, RandomKernels, OptimizerKer
         return step.run
 
     def kernels(self) -> dict[str, str]:
-        """For each kernel: "composed", "native", "host", or what compiled it, such as "numba".
+        """For each kernel: "composed", "native", "host", or what compiled it, such as "llvmlite".
 
         "host": NumPy computes it on the host, because `uint64_works` is false.
         """

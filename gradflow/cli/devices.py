@@ -32,7 +32,7 @@ With --json, print one object:
 environment:
   GRADFLOW_DEVICE          the device that "auto" chooses
   GRADFLOW_BACKEND_BLOCK   backends not to load, separated by commas
-  GRADFLOW_FAST            0: without kernels compiled by numba; 1: with them
+  GRADFLOW_FAST            0: without kernels compiled by llvmlite; 1: with them
   GRADFLOW_FUSED           0: only kernels composed of array functions
   GRADFLOW_TUNING_FILE     on CUDA, time algorithms for each product, and keep
                            the fastest in this file

@@ -19,6 +19,7 @@ A launch while a step is captured is also added to the program of the step: see 
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any, NamedTuple
@@ -67,6 +68,11 @@ def kernel(
 
 @functools.cache
 def _library(group: str, dtype: str) -> llvm.Library:
+    if not is_supported():
+        raise RuntimeError(
+            "the extra 'fast' makes code for AVX2 with FMA and F16C, AVX-512 or NEON, and this processor has none of "
+            "them: unset GRADFLOW_FAST, or set GRADFLOW_FAST=0, to use NumPy's kernels"
+        )
     name = f"{group}-{dtype}-{8 * target().vector_bytes}"
     return llvm.compiled(name, lambda: module_text(group, dtype, target()))
 
@@ -113,10 +119,12 @@ def target() -> Any:
 
 @functools.cache
 def is_supported() -> bool:
-    """Whether this processor has what kernels are made for: AVX2 with FMA, AVX-512, or 64-bit ARM's NEON."""
-    import platform
+    """Whether this processor has what kernels are made for: AVX2 with FMA and F16C, or 64-bit ARM's NEON.
 
-    return (llvm.has("avx2") and llvm.has("fma")) or platform.machine().lower() in ("aarch64", "arm64")
+    NumPy knows, while llvmlite takes a quarter of a second to import.
+    """
+    has = importlib.import_module("numpy._core._multiarray_umath").__cpu_features__  # as numpy.show_runtime does
+    return all(map(has.get, ("AVX2", "FMA3", "F16C"))) or bool(has.get("ASIMD"))
 
 
 class Launch(NamedTuple):

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gradflow.environment import delayed_interrupts
+
 _DIGEST = hashlib.sha256().digest_size
 _MONTH = 30 * 24 * 3600.0
 
@@ -75,13 +77,14 @@ def has(feature: str) -> bool:
 @functools.cache
 def _llvm() -> Any:
     try:
-        import llvmlite.binding as llvm
+        with delayed_interrupts():
+            import llvmlite.binding as llvm
     except Exception as error:
+        reason = " ".join(str(error).split())
         raise ImportError(
-            f"llvmlite, of the extra 'fast', cannot be imported ({' '.join(str(error).split())}): repair its "
-            "installation, or set GRADFLOW_FAST=0 to use NumPy's kernels"
+            f"llvmlite, of the extra 'fast', cannot be imported ({reason}): repair its installation, or set "
+            "GRADFLOW_FAST=0 to use NumPy's kernels"
         ) from error
-
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import sys
 from collections import Counter
@@ -26,7 +25,8 @@ def environment(device: gf.Device, processes: int = 1) -> dict[str, Any]:
     processes: how many train together (default 1).
 
     That is: the versions, the device, the number of processes, which kernels run (so GRADFLOW_FUSED and GRADFLOW_FAST),
-    the BLAS library with the processor type of its kernels and its threads, and the processor that numba compiles for.
+    the BLAS library with the processor type of its kernels and its threads, and the processor that llvmlite compiles
+    for.
     Raises DeviceUnavailableError if the backend cannot describe its device.
     """
     kernels = Counter(gf.get_backend(device).kernels().values())
@@ -42,8 +42,8 @@ def environment(device: gf.Device, processes: int = 1) -> dict[str, Any]:
     }
     if device.type == "cuda":
         found["cupy"] = sys.modules["cupy"].__version__
-    if "numba" in kernels:
-        found["numba_target"] = _numba_target()
+    if "llvmlite" in kernels:
+        found["llvm_target"] = _llvm_target()
     with contextlib.suppress(ImportError):  # comes with scikit-learn
         from threadpoolctl import threadpool_info
 
@@ -54,12 +54,12 @@ def environment(device: gf.Device, processes: int = 1) -> dict[str, Any]:
     return found
 
 
-def _numba_target() -> str:
-    """Return the processor that numba compiles for, with NUMBA_CPU_NAME and NUMBA_CPU_FEATURES applied."""
-    from llvmlite.binding import get_host_cpu_name
+def _llvm_target() -> str:
+    """Return the processor that llvmlite compiles for, and which vectors it has."""
+    from llvmlite.binding import get_host_cpu_features, get_host_cpu_name
 
-    words = [os.environ.get("NUMBA_CPU_NAME") or get_host_cpu_name(), os.environ.get("NUMBA_CPU_FEATURES", "")]
-    return " ".join(filter(None, words))
+    features = get_host_cpu_features()
+    return " ".join([get_host_cpu_name(), *[name for name in ("avx2", "avx512f", "neon") if features.get(name)]])
 
 
 def config_toml(plan: Plan, surroundings: Mapping[str, Any], result: Mapping[str, Any]) -> bytes:
