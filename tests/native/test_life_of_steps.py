@@ -38,6 +38,39 @@ def run_python(code: str, timeout: int = 120) -> str:
 # ---------------------------------------------------------------------- threads
 
 
+@slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_eight_threads_train_their_own_models(threads: int) -> None:
+    before = gf.get_num_threads()
+    expected = [plain(12, seed) for seed in range(8)]
+    gf.set_num_threads(threads)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            trainings = [Training(seed=seed) for seed in range(8)]
+            found = list(pool.map(lambda training: training.run(12), trainings))
+        assert found == expected
+        for training in trainings:
+            training.run(3)  # no other thread records
+            assert training.step.status == "replaying"
+    finally:
+        gf.set_num_threads(before)
+
+
+@slow
+def test_the_number_of_threads_may_change_between_steps() -> None:
+    before = gf.get_num_threads()
+    training, other = Training(), Training(lambda step: step)
+    try:
+        for n in (1, 2, 3, 2, 1, 8, 1):
+            gf.set_num_threads(n)
+            found = training.run(3)
+            gf.set_num_threads(1)
+            assert found == other.run(3)
+        assert training.step.status == "replaying"
+    finally:
+        gf.set_num_threads(before)
+
+
 def test_a_training_goes_on_in_another_thread() -> None:
     training = Training()
     training.run(5)
