@@ -3,7 +3,7 @@
 - `llvm`: compiles a group of kernels for this processor, and keeps the object file for later processes.
 - `emit`: what kernels are written in: values with operators, loops, vectors of the processor's width.
 - `kernels`: what a kernel is, how its arguments are passed, and `launch`.
-- `tiles`: the three products of a linear layer.
+- `tiles`: matrix products in tiles; `products`: the kernels of a linear layer; `linear`: which of them is used when.
 - `threads`: runs kernels on several threads, which share the work as `sharing` says.
 - `lowering`: a recorded step as one program of kernels.
 """

@@ -18,8 +18,9 @@ _FEW = 16
 _TRANSPOSED = 1 << 13
 """The bytes of a weight that each thread transposes for itself; a larger one is packed once."""
 _STRIDED = 1 << 16
-"""The bytes of the second factor that tiles read where it lies; a larger one is packed, for at least `_PACKED` rows."""
-_PACKED = 32
+"""The bytes of a weight or of x that tiles read where it lies; a larger one is packed, if it is used often enough."""
+_USES = 8, 32
+"""The rows for which a weight is packed, and the outputs for which x is."""
 _RATE = 160.0
 """About how many bytes of numbers are multiplied and added in a nanosecond on one thread."""
 
@@ -123,7 +124,7 @@ class LinearKernels(NativeKernels):
         if need_x and gx is None:
             gx = np.empty(x.shape, dtype)
         if need_x or masked is not None:
-            packed = need_x and weight.nbytes > _STRIDED and n >= _PACKED
+            packed = need_x and weight.nbytes > _STRIDED and n >= _USES[0]
             b = _pack(weight, inputs, outputs, False) if packed else weight
             launch(
                 products.backward_rows, dtype, n, cost, g, saved, masked, b, gx if need_x else None, outputs, inputs,
@@ -136,7 +137,7 @@ class LinearKernels(NativeKernels):
         if need_bias and gb is None:
             gb = np.empty(outputs, dtype)
         if need_weight or need_bias:
-            packed = need_weight and x.nbytes > _STRIDED and outputs >= _PACKED
+            packed = need_weight and x.nbytes > _STRIDED and outputs >= _USES[1]
             b = _pack(x, inputs, n, False) if packed else x
             cost = n * (inputs + 4) * x.itemsize / _RATE
             launch(
