@@ -13,7 +13,8 @@ import pytest
 import gradflow as gf
 from gradflow.interception import Snapshot
 from gradflow.replay.guards import Guards
-from gradflow.replay.program import Call, Constant, Input, NewTensor, Recording, Ref, compile_replay, difference, split
+from gradflow.replay.program import compile_replay, difference, split
+from gradflow.replay.recording import Call, Constant, Input, NewTensor, Recording, Ref
 
 
 def recording(*calls: Call, result: Any = None, backend: Any = None, inputs: int = 1) -> Recording:

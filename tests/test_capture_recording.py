@@ -19,7 +19,7 @@ import gradflow as gf
 from gradflow import optim
 from gradflow.backend import ARRAY_FUNCTIONS
 from gradflow.interception import opaque_call, recorders
-from gradflow.replay import reasons, recorder
+from gradflow.replay import interception, reasons
 from gradflow.replay.plan import Plan
 from gradflow.replay.program import Program
 from gradflow.replay.recorder import StepRecorder
@@ -119,7 +119,7 @@ def test_an_interrupt_while_a_recording_begins_leaves_nothing_behind(
     with pytest.raises(KeyboardInterrupt):
         captured(gf.ones(2))
     assert vars(backend) == before
-    assert recorder._undo == []
+    assert interception._undo == []
     for _ in range(3):
         captured(gf.ones(2))
     assert captured.status == "replaying"

@@ -54,6 +54,17 @@ class RecordedStep(Protocol):
         results, which are not copied; and one that makes the results of such arrays.
         """
 
+    def trace_obstacle(self) -> str | None:
+        """Why `trace` is not possible, in words that follow "it", or None."""
+
+    def trace(self, make: Callable[..., Any], *inputs: Array) -> tuple[Array, ...] | None:
+        """Do the step, and return the arrays of the results, which are not copied; None, at once, if that must wait.
+
+        make: `make(name, function, arguments, options)` makes each call of the backend, and returns its result, which
+        is what later calls get. It is also called for those within calls that the recording has as one, such as a step
+        of an optimizer, and for other functions that only check values.
+        """
+
     def report(self, reason: str) -> None:
         """Report that the calls are made one by one, and why, in words that follow "it"."""
 

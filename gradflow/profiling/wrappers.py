@@ -10,7 +10,7 @@ from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend, launch_counters
 from gradflow.backend.registry import on_start, started_backends
 from gradflow.interception import profilers, recorders
 from gradflow.profiling.spans import ThreadProfiler
-from gradflow.replay import recorder
+from gradflow.replay import interception
 
 _SERVICES = (
     "getitem", "setitem", "copy", "to_host", "from_host", "from_host_later", "from_host_ahead", "pin", "synchronize",
@@ -28,7 +28,7 @@ def start(profiler: ThreadProfiler) -> None:
     _refuse_recording()
     for backend in started_backends():
         profiler.prepare(backend)
-    with _lock, recorder.recording_lock:  # a recording wraps the same functions, and unwraps them when it ends
+    with _lock, interception.recording_lock:  # a recording wraps the same functions, and unwraps them when it ends
         if not profilers:
             for backend in started_backends():
                 _wrap(backend)
@@ -40,7 +40,7 @@ def start(profiler: ThreadProfiler) -> None:
 def stop() -> None:
     """End the profile of this thread."""
     _refuse_recording()
-    with _lock, recorder.recording_lock:
+    with _lock, interception.recording_lock:
         del profilers[get_ident()], launch_counters[get_ident()]
         if not profilers:
             on_start.remove(_started)

@@ -34,7 +34,7 @@ is dropped: when a guard fails, a check finds a difference, or the captured func
 memory than a normal call: it keeps all results alive until the call ends, because it identifies arrays by their ids.
 
 **Threads and forks.** All threads share the backends whose functions a recording wraps. So only one thread at a time
-records, with `recorder.recording_lock`; other threads run their steps normally, and the wrappers pass their calls
+records, with `interception.recording_lock`; other threads run their steps normally, and the wrappers pass their calls
 through. If another thread changes something the step reads, the recording is rejected. A replay does not claim the
 buffers of gradients, as a backward pass does: during a replay, no other thread may compute gradients of the same
 leaves. In a forked child, a recording by another thread is undone, since that thread does not exist there.

@@ -75,8 +75,8 @@ def check_batches(batches: Any, steps: Any, check: Any) -> None:
 
 
 def has_graphs(backend: Backend) -> bool:
-    """Whether a recorded step becomes a graph on the device."""
-    return type(backend).graph is not Backend.graph
+    """Whether a recorded step becomes a graph on a device other than the CPU, where to start a step costs little."""
+    return type(backend).graph is not Backend.graph and backend.device.type != "cpu"
 
 
 class CapturedRun(Generic[_Result]):
@@ -195,6 +195,12 @@ class Several:
 
     def parts(self) -> tuple[Callable[..., tuple[Any, ...]], Callable[..., Any]]:
         return self._stacked, self._results
+
+    def trace_obstacle(self) -> str:
+        return "is several steps"
+
+    def trace(self, make: Callable[..., Any], *inputs: Any) -> None:
+        """As in the contract: not possible."""
 
     def report(self, reason: str) -> None:
         self.refused = reason

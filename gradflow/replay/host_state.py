@@ -36,6 +36,11 @@ def cells_of(objects: Iterable[Any]) -> list[Cell]:
     return list(found.values())
 
 
+def _is_unread(leaf: Any) -> bool:
+    """Whether the gradient of a leaf is in a buffer, and no tensor is made of it."""
+    return leaf.state is IN_BUFFER and not leaf.is_held()
+
+
 class StepState:
     """The state of some cells, as it is now."""
 
@@ -43,10 +48,10 @@ class StepState:
         self._cells = cells
         # every gradient in a buffer is a tensor until the end, so that `difference` sees where a step drops it; not one
         # that lies in the slot, for which `Leaf.clear` would not reserve the buffer
-        self._made = [x for x, name in cells if name == "_grad" and x.state is IN_BUFFER and not x.is_held()]
-        for leaf in self._made:
+        self._made = [(x, wrap(x.slot.array, x.backend)) for x, name in cells if name == "_grad" and _is_unread(x)]
+        for leaf, grad in self._made:
             leaf.slot.holders.clear()
-            leaf._grad = wrap(leaf.slot.array, leaf.backend)
+            leaf._grad = grad
         self._before = [getattr(x, name) for x, name in cells]
 
     def restore(self) -> None:
@@ -56,8 +61,9 @@ class StepState:
         self._drop_made()
 
     def _drop_made(self) -> None:
-        for leaf in self._made:
-            leaf._grad = None
+        for leaf, grad in self._made:
+            if leaf._grad is grad:
+                leaf._grad = None
 
     def difference(self) -> Difference:
         """As in the contract. Raises NotImplementedError for a gradient outside of a buffer, a new array each time."""
@@ -65,10 +71,10 @@ class StepState:
             (x, name, before, getattr(x, name))
             for (x, name), before in zip(self._cells, self._before, strict=True)
         ]  # fmt: skip
+        self._drop_made()
         for _, name, before, after in changes:
             if name == "_grad" and after is not None and after is not before:
                 raise NotImplementedError("keeps a gradient outside of the buffers of an optimizer")
-        self._drop_made()
         return Difference(changes)
 
 

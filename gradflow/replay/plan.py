@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from gradflow.autograd.leaf import GradientState
 from gradflow.backend import Backend
-from gradflow.replay.program import Program, Recording, difference
+from gradflow.replay.program import Program, difference
 from gradflow.replay.reasons import Reason
 from gradflow.replay.recorder import StepRecorder
+from gradflow.replay.recording import Recording
 
 PATIENCE = 3
 """From this many failures in a row on, the step is recorded less and less often, and the reason is logged."""

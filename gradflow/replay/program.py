@@ -3,69 +3,17 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any
 
 from gradflow.autograd.leaf import GradientState, mark_filled
-from gradflow.backend import Backend
 from gradflow.backend.graphs import join
-from gradflow.replay.guards import Guards
+from gradflow.replay import tracing
 from gradflow.replay.host_state import StepState, cells_of
 from gradflow.replay.reasons import Reason, describe
+from gradflow.replay.recording import Call, Constant, Input, NewTensor, Recording, Ref, leaves, parts_of
 from gradflow.tensor import Tensor
-
-
-class Input(NamedTuple):
-    """The array of an input of the step."""
-
-    position: int
-
-
-class Ref(NamedTuple):
-    """The result of a call, numbered from 0, or the part of it at `path`, Python source such as "[1]" or ".array"."""
-
-    call: int
-    path: str = ""
-
-
-class NewTensor(NamedTuple):
-    """A tensor without a graph, to be created around an array."""
-
-    array: Input | Ref
-
-
-class Constant:
-    """An object from before the step, such as the array of a parameter or an optimizer."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-class Call(NamedTuple):
-    """A call of a backend function, given by its name, or of an opaque function.
-
-    Arguments are None, `...`, bools, numbers, strings, the classes above, and tuples, lists, dicts and slices of these.
-    """
-
-    function: str | Constant
-    arguments: tuple[Any, ...]
-    options: dict[str, Any]
-    place: str
-    """The file and the line of the step that makes the call; ignored in comparisons."""
-
-
-class Recording(NamedTuple):
-    """What a step did in one call; the result has the form of an argument."""
-
-    backend: Backend
-    input_count: int
-    calls: Sequence[Call]
-    result: Any
-    guards: Guards
-
 
 _MARK_FILLED = mark_filled.__wrapped__  # type: ignore[attr-defined]
 
@@ -85,7 +33,7 @@ def difference(before: Recording, after: Recording) -> Reason | None:
 def _difference_at(place: str, a: Any, b: Any) -> Reason:
     texts = ["no call" if x is None else _text(x, _readable) for x in (a, b)]
     if texts[0] == texts[1]:  # two objects with the same description
-        pairs = zip(_leaves(a, Constant), _leaves(b, Constant), strict=False)
+        pairs = zip(leaves(a, Constant), leaves(b, Constant), strict=False)
         other = next((describe(y.value) for x, y in pairs if not _is_same(x, y)), "argument")
         texts[1] = f"the same with another {other.removeprefix('a ')}"
     return Reason("two recordings differ", f" at {place}: {texts[0]}, then {texts[1]}")
@@ -96,7 +44,7 @@ def _is_same(a: Any, b: Any) -> bool:
     if type(a) is not type(b):
         return False
     if isinstance(a, (tuple, list, dict, slice)):
-        parts, others = _parts(a), _parts(b)
+        parts, others = parts_of(a), parts_of(b)
         return len(parts) == len(others) and all(map(_is_same, parts, others))
     return _is_same_object(a.value, b.value) if isinstance(a, Constant) else repr(a) == repr(b)
 
@@ -115,24 +63,6 @@ def _is_same_object(a: Any, b: Any) -> bool:
         return False
 
 
-def _parts(x: Any) -> Sequence[Any]:
-    """The elements of a tuple, list, dict (keys, then values) or slice; none for other objects."""
-    if isinstance(x, slice):
-        return x.start, x.stop, x.step
-    if isinstance(x, dict):
-        return *x, *x.values()
-    return x if isinstance(x, (tuple, list)) else ()
-
-
-def _leaves(x: Any, cls: type) -> Iterator[Any]:
-    """The instances of a class within an argument."""
-    if isinstance(x, cls):
-        yield x
-    else:
-        for part in _parts(x):
-            yield from _leaves(part, cls)
-
-
 # ---------------------------------------------------------------------- Python
 
 
@@ -145,7 +75,7 @@ def _text(x: Any, name: Callable[[Any], str]) -> str:
         return name(x)
     if isinstance(x, NewTensor):
         return f"Tensor({name(x.array)}, F)"
-    parts = [_text(part, name) for part in _parts(x)]
+    parts = [_text(part, name) for part in parts_of(x)]
     if isinstance(x, tuple):
         return f"({', '.join(parts)}{',' * (len(parts) == 1)})"
     if isinstance(x, list):
@@ -188,9 +118,9 @@ def compile_replay(recording: Recording, joined: Collection[int] = ()) -> Callab
     lines = [f"return {_text(recording.result, name)}"]  # the last line first, so that a result's last use comes first
     if len(recording.calls) in joined:
         lines.append("join()")
-    live = {ref.call for ref in _leaves(recording.result, Ref)}
+    live = {ref.call for ref in leaves(recording.result, Ref)}
     for i, call in reversed([*enumerate(recording.calls)]):
-        used = {i, *(ref.call for ref in _leaves((call.arguments, call.options), Ref))}
+        used = {i, *(ref.call for ref in leaves((call.arguments, call.options), Ref))}
         if used - live:
             lines.append(f"del {', '.join(f'r{n}' for n in sorted(used - live))}")
         lines.append(f"r{i} = {_text(call, name)}")
@@ -220,11 +150,11 @@ def joins(calls: Sequence[Call]) -> set[int]:
         if isinstance(call.function, Constant):  # which may read any gradient, unless it only counts them as filled
             uses = call.function.value is not _MARK_FILLED
         else:
-            uses = not buffers.isdisjoint(id(x.value) for x in _leaves(given, Constant))
+            uses = not buffers.isdisjoint(id(x.value) for x in leaves(given, Constant))
         if buffers and uses:
             found.add(i)
             buffers = set()
-        buffers |= {id(x.value) for x in _leaves(into, Constant)}
+        buffers |= {id(x.value) for x in leaves(into, Constant)}
     return {*found, len(calls)} if buffers else found
 
 
@@ -270,12 +200,18 @@ class Replayable:
         self._recording = recording
         self._on_report = on_report
         opaque = [call for call in recording.calls if isinstance(call.function, Constant)]
-        constants = [x.value for call in opaque for x in _leaves((call.arguments, call.options), Constant)]
+        constants = [x.value for call in opaque for x in leaves((call.arguments, call.options), Constant)]
         self.objects = list({id(x): x for x in constants}.values())
 
     def parts(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         calls, results = split(self._recording)
         return compile_replay(calls, joins(calls.calls)), compile_replay(results)
+
+    def trace_obstacle(self) -> str | None:
+        return tracing.obstacle(self._recording)
+
+    def trace(self, make: tracing.Make, *inputs: Any) -> Any:
+        return tracing.trace(split(self._recording)[0], make, inputs)
 
     def report(self, reason: str) -> None:
         self.status = f"replaying call by call, since it {reason}"

@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, ValuesView
 from functools import partial
-from threading import Lock, get_ident
 from typing import Any
 
 from gradflow.autograd.grad_mode import current_observer
 from gradflow.autograd.graph import Node
 from gradflow.autograd.leaf import Leaf
 from gradflow.autograd.memory import clock
-from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend
+from gradflow.backend import Backend
 from gradflow.backend.registry import started_backends
-from gradflow.interception import Recorder, Snapshot, measured, recorders, start, stop
+from gradflow.interception import Snapshot, measured
 from gradflow.replay.guards import GroupsGuard, Guards
-from gradflow.replay.program import Call, Constant, Input, NewTensor, Recording, Ref
+from gradflow.replay.interception import NOT_REPLAYABLE, Interceptor
 from gradflow.replay.reasons import Reason, describe, user_call_site
+from gradflow.replay.recording import Call, Constant, Input, NewTensor, Recording, Ref
 from gradflow.tensor import Tensor
 from gradflow.tree import flatten, map_tree
-
-_NOT_REPLAYABLE = {
-    "to_host": "reads a value ({})",
-    "host_values": "reads a value ({})",
-    "synchronize": "waits for the device ({})",
-    "event": "uses an event of the device ({})",
-    "from_host_ahead": "copies values from the host ahead ({})",
-    "stream": "uses a stream of the device ({})",
-    "setitem": "changes a tensor in place ({})",
-}
-"""Backend functions whose calls cannot be replayed, because they synchronise or change an array in place, and why."""
-_INTERCEPTED = (
-    *ARRAY_FUNCTIONS, *KERNELS, "getitem", "copy", "seed", "from_host", "from_host_later", "pin", *_NOT_REPLAYABLE
-)  # fmt: skip
-recording_lock = Lock()
-"""Held by the thread that records. Use it as `recorder.recording_lock`, since a forked child replaces it."""
-_undo: list[Callable[[], None]] = []
-"""While a thread records, the function that restores the backends."""
-
-
-def _forget_other_threads() -> None:
-    """Clean up in a forked child, where only the forking thread survives, if another thread was recording."""
-    global recording_lock
-    if get_ident() not in recorders:
-        while _undo:
-            _undo.pop()()
-        recorders.clear()
-        stop()
-        recording_lock = Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_other_threads)
 
 
 def copy_results(result: Any) -> Any:
@@ -80,7 +45,7 @@ class _Number(int):
     """An integer that a recorded call returned: an argument that is this object refers to the result of that call."""
 
 
-class StepRecorder(Recorder):
+class StepRecorder(Interceptor):
     """Records one call of a step. After `run`, `reason` says why `recording` cannot be replayed, or is None.
 
     call_number: the number of the call, among all calls of the step.
@@ -90,6 +55,7 @@ class StepRecorder(Recorder):
     recording: Recording
 
     def __init__(self, backend: Backend, call_number: int, optimizers: Iterable[Any]) -> None:
+        super().__init__()
         self.backend = backend
         self.call_number = call_number
         self.reason: Reason | None = None
@@ -102,7 +68,6 @@ class StepRecorder(Recorder):
         self._read: dict[int, Any] = {}  # objects from before the step
         self._created: dict[int, Any] = {}  # modules and other objects that the step creates
         self._changed: list[Any] = []
-        self._paused = False  # whether to ignore reports, because a recorded call or the recorder itself makes them
         self._start = clock.tick()
 
     def run(self, step: Callable[..., Any], inputs: Sequence[Tensor], named: dict[str, Tensor]) -> Any:
@@ -110,7 +75,7 @@ class StepRecorder(Recorder):
         given = [*inputs, *named.values()]
         views = self._views_of(given)
         try:
-            with self._intercepting():
+            with self.intercepting(dict.fromkeys([self.backend, *started_backends()])):
                 result = step(*views[: len(inputs)], **dict(zip(named, views[len(inputs) :], strict=True)))
                 if not self._calls:
                     self._refuse(f"calls nothing on {self.backend.device}", with_line=False)
@@ -153,54 +118,18 @@ class StepRecorder(Recorder):
                 views[id(x)] = view
         return [views[id(x)] for x in given]
 
-    @contextlib.contextmanager
-    def _intercepting(self) -> Iterator[None]:
-        """Within the `with`, record this thread's calls of the backend; calls of other backends forbid the replay."""
-        backends = dict.fromkeys([self.backend, *started_backends()])
-        originals = [(vars(each), {name: vars(each).get(name) for name in _INTERCEPTED}) for each in backends]
-
-        def undo() -> None:
-            for own, functions in originals:
-                for name, function in functions.items():  # one by one, since other threads call them meanwhile
-                    if function is None:
-                        own.pop(name, None)
-                    else:
-                        own[name] = function
-
-        try:
-            _undo.append(undo)
-            for each in backends:
-                for name in _INTERCEPTED:
-                    setattr(each, name, self._intercepted(each, name, getattr(each, name)))
-            start(self)
-            yield
-        finally:
-            stop()
-            undo()
-            _undo.clear()
-
-    def _intercepted(self, backend: Backend, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            if self._paused or recorders.get(get_ident()) is not self:
-                return function(*arguments, **options)
-            if backend is not self.backend:
-                self._refuse(f"also uses {backend.device} ({{}})")
-                return function(*arguments, **options)
-            if name in _NOT_REPLAYABLE:
-                self._refuse(_NOT_REPLAYABLE[name])
-            elif name in ("getitem", "put", "scatter_add") and self._has_mask([*arguments[1:], *options.values()]):
-                self._refuse("indexes with a mask")
-            return self._call(name, function, arguments, options)
-
-        return call
-
-    @contextlib.contextmanager
-    def _ignoring_reports(self) -> Iterator[None]:
-        self._paused = True
-        try:
-            yield
-        finally:
-            self._paused = False
+    def on_call(
+        self, backend: Backend, name: str, function: Callable[..., Any], arguments: tuple[Any, ...], options: Any
+    ) -> Any:
+        """Call a function of a backend and record the call; calls of other backends forbid the replay."""
+        if backend is not self.backend:
+            self._refuse(f"also uses {backend.device} ({{}})")
+            return function(*arguments, **options)
+        if name in NOT_REPLAYABLE:
+            self._refuse(NOT_REPLAYABLE[name])
+        elif name in ("getitem", "put", "scatter_add") and self._has_mask([*arguments[1:], *options.values()]):
+            self._refuse("indexes with a mask")
+        return self._call(name, function, arguments, options)
 
     def _has_mask(self, key: Any) -> bool:
         """Whether an index contains a mask, which makes the size of the result depend on values."""
@@ -227,7 +156,7 @@ class StepRecorder(Recorder):
             if attribute == "steps":
                 self._refuse("reads the step count of an optimizer")
             elif attribute in ("param_groups", "learning_rates"):
-                with self._ignoring_reports():
+                with self.ignoring_reports():
                     self._groups_of(obj).hyperparameters_read = True
 
     def on_create(self, obj: Any) -> None:
@@ -245,7 +174,7 @@ class StepRecorder(Recorder):
             return function(*arguments, **options)
         arguments, options = tuple(map(_listed, arguments)), {name: _listed(x) for name, x in options.items()}
         first = arguments[0] if arguments else None
-        with self._ignoring_reports():
+        with self.ignoring_reports():
             leaves = [x for x in (first if isinstance(first, list) else [first]) if isinstance(x, Leaf)]
             self._leaves += leaves
             for leaf in leaves:
@@ -286,7 +215,7 @@ class StepRecorder(Recorder):
     def _call(self, recorded: str | Constant, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
         """Call `function` and record the call, with `recorded` as the `function` of the `Call`."""
         given = tuple(map(self._argument, arguments)), {key: self._argument(x) for key, x in options.items()}
-        with self._ignoring_reports():
+        with self.ignoring_reports():
             result = function(*arguments, **options)
             if _is_numpy_bool(result):
                 result = self.backend.asarray(result)

@@ -14,7 +14,7 @@ from gradflow.backend import Backend
 from gradflow.backend.registry import current_device, get_backend
 from gradflow.interception import measured, profilers, recorders
 from gradflow.ops.checks import check_tensors
-from gradflow.replay import recorder
+from gradflow.replay import interception
 from gradflow.replay.batches import STEPS, BatchSource, CapturedRun, check_batches, modes
 from gradflow.replay.plan import PATIENCE, RECORDING, Plan
 from gradflow.replay.program import Program
@@ -242,7 +242,7 @@ class _Fallback:
     ) -> Any:
         """Run the step in call number `call`, and record it if it is due. Returns copies of its results."""
         reason, persistent = obstacle or _OTHER_THREAD, True
-        if obstacle is None and recorder.recording_lock.acquire(blocking=False):
+        if obstacle is None and interception.recording_lock.acquire(blocking=False):
             try:
                 plan = self._plan(call, key)
                 if plan is None:
@@ -255,7 +255,7 @@ class _Fallback:
                 else:
                     reason, persistent = plan.reason, plan.failures >= PATIENCE
             finally:
-                recorder.recording_lock.release()
+                interception.recording_lock.release()
         plan = self.plans.get(key)
         if plan is not None:
             plan.candidates = []  # a program needs recordings in a row
