@@ -48,3 +48,11 @@ def require(device: str) -> None:
         pytest.importorskip(LIBRARIES[device], reason=f"{LIBRARIES[device]}, of the device {device}, is not installed")
         module, name = BACKENDS[device]
         gf.register_backend(device, getattr(importlib.import_module(module), name))
+
+
+def replays(status: str) -> bool:
+    """Whether a captured step with this status was replayed, and as a graph if the device has them.
+
+    On the CPU, the status also says what a replay does in Python, in words after a comma.
+    """
+    return status.split(",")[0] == "replaying"

@@ -34,6 +34,7 @@ def give_graphs(monkeypatch: pytest.MonkeyPatch, device: str) -> list[int]:
 
     backend = gf.get_backend(device)
     monkeypatch.setattr(type(backend), "graph", graph)
+    monkeypatch.setattr(type(backend), "graphs_of_several", True)
     monkeypatch.setattr(backend, "nonfinite", None)  # a Trainer makes it
     return replays
 

@@ -23,6 +23,7 @@ from gradflow.replay import interception, reasons
 from gradflow.replay.plan import Plan
 from gradflow.replay.program import Program
 from gradflow.replay.recorder import StepRecorder
+from tests.devices import replays
 
 pytestmark = pytest.mark.usefixtures("no_hooks_of_earlier_tests")
 
@@ -65,7 +66,7 @@ def test_calls_on_another_device_by_another_thread_leave_it_replaying() -> None:
         captured = gf.capture(lambda x: x * 2 if pool.submit(lambda: other * 2).result() is not None else x)
         for _ in range(3):
             captured(gf.ones(1))
-    assert captured.status == "replaying"
+    assert replays(captured.status)
 
 
 def test_other_threads_find_all_functions_when_a_recording_ends() -> None:
@@ -122,7 +123,7 @@ def test_an_interrupt_while_a_recording_begins_leaves_nothing_behind(
     assert interception._undo == []
     for _ in range(3):
         captured(gf.ones(2))
-    assert captured.status == "replaying"
+    assert replays(captured.status)
 
 
 # ---------------------------------------------------------------------- inputs, arguments and results
@@ -162,7 +163,7 @@ def test_a_step_that_asks_whether_two_inputs_are_one_tensor() -> None:
         assert captured(x, x, y).tolist() == [2.0, 2.0]
         assert captured(x, y, y).tolist() == [30.0, 30.0]
         assert captured(x, y, gf.zeros(2)).tolist() == [11.0, 11.0]
-    assert captured.status == "replaying"
+    assert replays(captured.status)
 
 
 def test_an_argument_whose_comparison_fails() -> None:
@@ -238,7 +239,7 @@ def test_nan_as_an_argument_is_replayed() -> None:
     captured = gf.capture(lambda x: x * float("nan"))
     for _ in range(3):
         captured(gf.ones(2))
-    assert captured.status == "replaying"
+    assert replays(captured.status)
 
 
 # ---------------------------------------------------------------------- reasons, and trying again
@@ -268,7 +269,7 @@ def test_gradient_accumulation_is_replayed(period: int) -> None:
 
     plain, (values, seen) = train_by_parts(as_it_is), train_by_parts(gf.capture)
     assert values == plain[0]
-    assert set(seen[10:]) == {"replaying"}
+    assert all(map(replays, seen[10:]))
 
 
 def test_the_status_of_calls_between_two_recordings_is_the_reason(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
+from gradflow.backend import Array
+from gradflow.backend.graphs import RecordedStep
 from gradflow.environment import delayed_interrupts
 from gradflow_numpy.native import kernels
 from gradflow_numpy.native.activations import ActivationKernels
@@ -35,9 +38,18 @@ class FastNumpyBackend(
         **dict.fromkeys(("gemm", "linear", "linear_backward"), "llvmlite"),
     }  # fmt: skip
 
+    graphs_of_several = False
+
     def prepare(self) -> None:
         with delayed_interrupts():
             kernels.target()  # imports llvmlite
+
+    def graph(self, step: RecordedStep, inputs: Sequence[Array]) -> Callable[..., Any]:
+        if not kernels.is_supported():
+            return step.run
+        from gradflow_numpy.native.step import NativeStep
+
+        return NativeStep(self, step)
 
     def describe(self) -> str:
         from importlib.metadata import version

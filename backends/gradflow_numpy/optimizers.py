@@ -46,7 +46,7 @@ class OptimizerKernels(Backend):
             return Backend.sgd_step(self, parameter, gradient, velocity, options, scalars, half=half, skip=skip)
         if skip is not None and skip:
             return None
-        lr, first = scalars
+        lr, first = map(float, scalars)
         share_out(sgd, (parameter, gradient, velocity), (*options, lr, bool(first)))
         if half is not None or self.nonfinite is not None:
             self._finish(gradient, parameter, half)
@@ -69,9 +69,9 @@ class OptimizerKernels(Backend):
         if skip is not None and skip:
             return None
         beta1, beta2, epsilon, weight_decay = options
-        lr, bias_correction1, bias_correction2_root, decay_factor = scalars
+        lr, bias_correction1, bias_correction2_root, decay_factor = map(float, scalars)
         scaled_epsilon, scaled_lr = epsilon * bias_correction2_root, lr * bias_correction2_root
-        numbers = (beta1, beta2, scaled_epsilon, weight_decay, scaled_lr / bias_correction1, float(decay_factor))
+        numbers = (beta1, beta2, scaled_epsilon, weight_decay, scaled_lr / bias_correction1, decay_factor)
         share_out(adam, (parameter, gradient, mean, square), numbers)
         if half is not None or self.nonfinite is not None:
             self._finish(gradient, parameter, half)
@@ -95,7 +95,7 @@ class OptimizerKernels(Backend):
             return Backend.rmsprop_step(self, *arrays, options, scalars, half=half, skip=skip)
         if skip is not None and skip:
             return None
-        share_out(rmsprop, (parameter, gradient, square, mean, velocity), (*options, *scalars))
+        share_out(rmsprop, (parameter, gradient, square, mean, velocity), (*options, *map(float, scalars)))
         if half is not None or self.nonfinite is not None:
             self._finish(gradient, parameter, half)
         return None

@@ -74,6 +74,9 @@ class Backend(ComposedKernels, NormalizationKernels, RandomKernels, OptimizerKer
     reports_launches: ClassVar[bool] = False
     """Whether native kernels report all that they launch, see `launched`. If not, a profile counts each as one."""
 
+    graphs_of_several: ClassVar[bool] = True
+    """Whether `graph` also takes several steps, which one call of the host starts: worth it where that takes time."""
+
     def __init__(self, namespace: Any, index: int = 0) -> None:
         self.device = Device(self.name, index)
         missing = []

@@ -68,6 +68,9 @@ class RecordedStep(Protocol):
     def report(self, reason: str) -> None:
         """Report that the calls are made one by one, and why, in words that follow "it"."""
 
+    def note(self, words: str) -> None:
+        """Tell how the step is replayed, in words that follow "replaying"; nobody need be warned of it."""
+
     def obstacle(self) -> str | None:
         """Why the device must make the calls one by one, in words that follow "it"; None: it need not."""
 

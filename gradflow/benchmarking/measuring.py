@@ -166,7 +166,7 @@ class Measurement:
                 steps[cell.device] = cell.batch, cell.seconds
                 with _noting(cell, "captured"):
                     _take(training.captured, data, _WARM_UP)
-                    if training.captured.status != "replaying":
+                    if training.captured.status.split(",")[0] != "replaying":
                         cell.why["captured"] = training.captured.status
 
     def _measure_times(self, cells: list[Cell], until: float, most: float) -> None:

@@ -75,8 +75,8 @@ def check_batches(batches: Any, steps: Any, check: Any) -> None:
 
 
 def has_graphs(backend: Backend) -> bool:
-    """Whether a recorded step becomes a graph on a device other than the CPU, where to start a step costs little."""
-    return type(backend).graph is not Backend.graph and backend.device.type != "cpu"
+    """Whether one or several recorded steps become a graph on the device."""
+    return type(backend).graph is not Backend.graph and backend.graphs_of_several
 
 
 class CapturedRun(Generic[_Result]):
@@ -195,6 +195,9 @@ class Several:
 
     def parts(self) -> tuple[Callable[..., tuple[Any, ...]], Callable[..., Any]]:
         return self._stacked, self._results
+
+    def note(self, words: str) -> None:
+        pass
 
     def trace_obstacle(self) -> str:
         return "is several steps"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from gradflow.autograd.leaf import GradientState
 from gradflow.backend import Backend
-from gradflow.replay.program import Program, difference
+from gradflow.replay.program import OnReport, Program, difference
 from gradflow.replay.reasons import Reason
 from gradflow.replay.recorder import StepRecorder
 from gradflow.replay.recording import Recording
@@ -51,7 +51,7 @@ class Plan:
     next_attempt: the number of the first call that may be recorded.
     """
 
-    def __init__(self, on_report: Callable[[str], None]) -> None:
+    def __init__(self, on_report: OnReport) -> None:
         self._on_report = on_report
         self.programs: tuple[Program, ...] = ()
         self.candidates: list[_Candidate] = []

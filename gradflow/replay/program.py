@@ -15,6 +15,8 @@ from gradflow.replay.reasons import Reason, describe
 from gradflow.replay.recording import Call, Constant, Input, NewTensor, Recording, Ref, leaves, parts_of
 from gradflow.tensor import Tensor
 
+OnReport = Callable[[str, str | None], None]
+"""Gets the new status of a step that is replayed, and the reason for a warning, if there is one."""
 _MARK_FILLED = mark_filled.__wrapped__  # type: ignore[attr-defined]
 
 # ---------------------------------------------------------------------- comparison
@@ -194,7 +196,7 @@ class Replayable:
     `status`: what a call of the step does. `objects`: what the opaque calls of the step get.
     """
 
-    def __init__(self, recording: Recording, on_report: Callable[[str], None]) -> None:
+    def __init__(self, recording: Recording, on_report: OnReport) -> None:
         self.run = compile_replay(recording)
         self.status = "replaying"
         self._recording = recording
@@ -214,8 +216,12 @@ class Replayable:
         return tracing.trace(split(self._recording)[0], make, inputs)
 
     def report(self, reason: str) -> None:
-        self.status = f"replaying call by call, since it {reason}"
-        self._on_report(reason)
+        self.note(f" call by call, since it {reason}")
+        self._on_report(self.status, reason)
+
+    def note(self, words: str) -> None:
+        self.status = f"replaying{words}"
+        self._on_report(self.status, None)
 
     def obstacle(self) -> str | None:
         found = (x._graph_obstacle() for x in self.objects if hasattr(x, "_graph_obstacle"))
@@ -230,7 +236,7 @@ class Program:
 
     inputs: the arrays of the inputs of the recorded call.
     states: the gradient states of `guards.leaves` when the recorded step began.
-    on_report: gets the reason if the device cannot replay the recording as a graph, but makes its calls one by one.
+    on_report: gets the status once the backend has found out how it replays the recording.
     """
 
     __slots__ = ("guards", "replay", "replayable", "states")
@@ -240,7 +246,7 @@ class Program:
         recording: Recording,
         inputs: Sequence[Any],
         states: list[GradientState | None],
-        on_report: Callable[[str], None],
+        on_report: OnReport,
     ) -> None:
         self.guards = recording.guards
         self.states = states

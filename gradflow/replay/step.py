@@ -199,6 +199,7 @@ def capture(
                     if profilers:
                         return measured("replay", (step, backend), program.replay, *arrays)
                     return program.replay(*arrays)
+                del program  # what it holds would count as shared
         replayed = None
         return fallback.run(calls, key, backend, inputs, named, obstacle)
 
@@ -298,10 +299,10 @@ class _Fallback:
             logger.warning("the captured step %s runs without replay: %s", _name_of(self.step), reason)
 
 
-def _report(attributes: dict[str, Any], logged: set[str], name: str, reason: str) -> None:
-    """Set the status of a step that is replayed call by call, and log the reason once."""
-    attributes["status"] = f"replaying call by call, since it {reason}"
-    if reason not in logged:
+def _report(attributes: dict[str, Any], logged: set[str], name: str, status: str, reason: str | None) -> None:
+    """Set the status of a step that is replayed, and log the reason why that is call by call once, if one is given."""
+    attributes["status"] = status
+    if reason is not None and reason not in logged:
         logged.add(reason)
         logger.warning("the captured step %s is replayed call by call: it %s", name, reason)
 

@@ -177,7 +177,7 @@ def test_a_step_that_fails_leaves_what_a_plain_one_leaves() -> None:
         assert left[0] == left[1]
         assert len(left[0]) == 6
     assert trainings[0].run(6) == trainings[1].run(6)
-    assert trainings[0].step.status == "replaying"
+    assert trainings[0].step.status.startswith("replaying")
 
 
 @pytest.mark.parametrize("wrong", [10, -1])
@@ -221,7 +221,7 @@ steps(20_000)
 before, threads = used()
 steps(100_000)
 after, threads_after = used()
-assert training.step.status == "replaying"
+assert training.step.status.startswith("replaying")
 assert threads_after == threads, (threads, threads_after)
 assert after - before < 1_600_000, (before, after)
 """,

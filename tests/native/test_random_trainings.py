@@ -33,7 +33,7 @@ def test_a_difference_is_found_and_made_simple(monkeypatch: pytest.MonkeyPatch) 
 
         def wrong(*given: gf.Tensor) -> Any:
             result = captured(*given)
-            broken_here = captured.status == "replaying" and given[0].shape[0] > 2
+            broken_here = captured.status.startswith("replaying") and given[0].shape[0] > 2
             wrong.status = captured.status  # type: ignore[attr-defined]
             return [x * (1 + 1e-6) for x in result] if broken_here else result
 

@@ -28,40 +28,45 @@ class Access(NamedTuple):
     by_items: Any
 
 
-def levels(launches: Sequence[Launch], after_first: Iterable[int] = ()) -> list[list[list[int]]]:
+def levels(launches: Sequence[Launch], checks: int = 0, held: Iterable[int] = ()) -> list[list[list[int]]]:
     """The launches by their numbers, in groups, in levels. Launches of a group are in the given order.
 
-    after_first: the launches that must not be in the first level.
+    held: the launches that must be in later levels than the first `checks` ones.
     """
     touched = [accesses(each) for each in launches]
     edges = sorted({edge for each in touched for access in each for edge in access[:2]})
     part_at = {edge: i for i, edge in enumerate(edges)}
-    writers: list[tuple[int, Access] | None] = [None] * len(edges)  # of each part of memory between two edges
+    # of each part of memory between two edges: what the last launch that writes there does, and later ones that read
+    writer: list[list[tuple[int, Access]]] = [[] for _ in edges]
     readers: list[list[tuple[int, Access]]] = [[] for _ in edges]
-    held = set(after_first)
+    held = set(held)
     level_of: list[int] = []
     for i, (launch, own) in enumerate(zip(launches, touched, strict=True)):
-        level = 1 if i in held else 0
+        level = 1 + max(level_of[:checks]) if checks and i in held else 0
+        parts: dict[int, list[Access]] = {}
         for access in own:
             for part in range(part_at[access.start], part_at[access.stop]):
-                writer = writers[part]
-                before = [] if writer is None else [writer]
-                for j, other in before + readers[part] if access.writes else before:
-                    same = other.by_items is not None and other[:2] == access[:2] and other.by_items == access.by_items
-                    joins = same and launches[j].items == launch.items
-                    level = max(level, level_of[j] + (0 if joins else 1))
-        for access in own:
-            for part in range(part_at[access.start], part_at[access.stop]):
-                if access.writes:
-                    writers[part] = i, access
-                    readers[part] = []
-                else:
-                    readers[part].append((i, access))
+                parts.setdefault(part, []).append(access)
+                for j, other in [*writer[part], *readers[part]] if access.writes else writer[part]:
+                    if access.writes or other.writes:
+                        joins = launches[j].items == launch.items and _is_by_items(access, other)
+                        level = max(level, level_of[j] if joins else level_of[j] + 1)
+        for part, here in parts.items():
+            now = [(i, access) for access in here]
+            if any(access.writes for access in here):
+                writer[part], readers[part] = now, []
+            else:
+                readers[part] += now
         level_of.append(level)
     found: list[dict[int, list[int]]] = [{} for _ in range(max(level_of, default=-1) + 1)]
     for i, level in enumerate(level_of):
         found[level].setdefault(launches[i].items, []).append(i)
     return [list(groups.values()) for groups in found]
+
+
+def _is_by_items(a: Access, b: Access) -> bool:
+    """Whether of two launches of equally many items, each item uses the same memory of the array in both."""
+    return a.by_items is not None and (a.start, a.stop, a.by_items) == (b.start, b.stop, b.by_items)
 
 
 def accesses(launch: Launch) -> list[Access]:
@@ -70,7 +75,9 @@ def accesses(launch: Launch) -> list[Access]:
     for letter, x in zip(launch.kernel.access, launch.arguments, strict=True):
         if letter not in "if" and x is not None and x.size:
             start, stop = bounds(x)
-            by_items = x.strides[0] * x.shape[0] // launch.items if letter in "rwu" and x.ndim and launch.items else None
+            by_items = (
+                x.strides[0] * x.shape[0] // launch.items if letter in "rwu" and x.ndim and launch.items else None
+            )
             found.append(Access(start, stop, letter not in "rR", by_items))
     return found
 

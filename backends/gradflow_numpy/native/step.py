@@ -1,0 +1,255 @@
+"""A captured step on the CPU: `FastNumpyBackend.graph`.
+
+The first call of a `NativeStep` does the step and traces it; from then on, a call does what `lower` has made of the
+trace. What the step changes on the host is applied by a `HostDifference`, and the numbers that change from step to step
+are in a row of memory, which each step gets from a table that is computed ahead.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradflow.backend import Array, graphs
+from gradflow.backend.graphs import MAX_AHEAD, RecordedStep, Rows, Source, taking_from
+from gradflow_numpy.native.levels import root
+from gradflow_numpy.native.lowering import Lowered, Trace, lower
+from gradflow_numpy.native.threads import Program
+
+if TYPE_CHECKING:
+    from gradflow_numpy.fast import FastNumpyBackend
+
+ROW_WORDS = 4096
+"""The largest number of numbers that change from step to step, in words of 64 bits."""
+_USEFUL = 16
+"""If a trace was replayed so many times, tracing again is not in vain."""
+_PATIENCE = 4
+"""After so many traces in a row that were in vain, the step is not traced again."""
+
+
+class StepRows(Rows):
+    """The numbers of the steps: those of the present one in a row, those of the next ones in a table."""
+
+    def __init__(self) -> None:
+        self.row = np.zeros(ROW_WORDS, np.int64)
+        self.sources: list[Source] = []
+        self._stops = [0]
+        self._table: Any = ()
+        self._used = 0
+        self._checks: Counter[tuple[Callable[..., bool], tuple[Any, ...]]] = Counter()
+
+    def before_launch(self, check: Callable[..., bool], *arguments: Any) -> None:
+        self._checks[check, arguments] += 1
+
+    def array(self, source: Source, numbers: Sequence[float]) -> Array:
+        start, stop = self._stops[-1], self._stops[-1] + len(numbers)
+        if stop > ROW_WORDS:
+            raise NotImplementedError(f"takes more than {ROW_WORDS} numbers from the host")
+        self.sources.append(source)
+        self._stops.append(stop)
+        part = self.row[start:stop].view(source.dtype)
+        part[:] = numbers
+        return part
+
+    def hold(self) -> bool:
+        """Whether the step still makes the same calls."""
+        for source in self.sources:
+            if not source.holds():
+                return False
+        return not self._checks or all(check(n, *arguments) for (check, arguments), n in self._checks.items())
+
+    def prepare(self) -> None:
+        """Make the row that of the next step."""
+        used, known = self._used, len(self._table)
+        is_current = True
+        if known:
+            for source in self.sources:
+                if not source.is_at(used):
+                    is_current = False
+        if used == known or not is_current:
+            self._compute(2 * known if is_current else 1)
+            used = 0
+        if self.sources:
+            self.row[: self._stops[-1]] = self._table[used]
+
+    def advance(self) -> None:
+        """The step was done."""
+        self._used += 1
+
+    def _compute(self, wanted: int) -> None:
+        most = min([MAX_AHEAD, *[source.begin(self.sources) for source in self.sources]])
+        n = max(min(wanted, most), 1)
+        table, self._table = np.empty((n, self._stops[-1]), np.int64), ()
+        for source, start, stop in zip(self.sources, self._stops, self._stops[1:], strict=False):
+            rows = [source.row(k) for k in range(n)]
+            table[:, start:stop] = np.array(rows, source.dtype).view(np.int64)
+        self._table, self._used = table, 0
+
+
+class NativeStep:
+    """Replays a recorded step by native programs."""
+
+    def __init__(self, backend: FastNumpyBackend, step: RecordedStep) -> None:
+        self._backend, self._step = backend, step
+        self._next: Callable[[NativeStep, Sequence[Array]], Any] = NativeStep._begin  # a method would be a cycle
+        self._in_vain = self._replays = 0
+        self._results_of: Any = None
+        self._difference: Any = None
+        self._lowered: Any = None
+        self._rows: Any = None
+        self._results: Any = None
+        self._renew_lock()
+        _steps.add(self)
+
+    def _renew_lock(self) -> None:
+        self._lock = Lock()
+
+    def __call__(self, *inputs: Array) -> Any:
+        for x in inputs:
+            if not x.flags.carray:  # which other kernels may take than those of the trace
+                return self._step.run(*inputs)
+        with self._lock:
+            return self._next(self, inputs)
+
+    def _call_by_call(self, inputs: Sequence[Array]) -> Any:
+        return self._step.run(*inputs)
+
+    def _give_up(self, reason: str) -> None:
+        """Make the calls one by one from now on, and free everything."""
+        self._next = NativeStep._call_by_call
+        self._step.note(f", in Python, since it {reason}")
+        self._rows = self._lowered = self._results = self._difference = None
+
+    def _begin(self, inputs: Sequence[Array]) -> Any:
+        """The first call."""
+        self._results_of = self._step.parts()[1]
+        return self._trace(inputs)
+
+    def _trace(self, inputs: Sequence[Array]) -> Any:
+        """Do the step, and trace it, if that is possible."""
+        step = self._step
+        reason = step.obstacle() or step.trace_obstacle()
+        if reason is not None:
+            self._give_up(reason)
+            return step.run(*inputs)
+        places = [np.array(x) for x in inputs]
+        rows, trace, before = StepRows(), Trace(), step.host_state()
+        try:
+            with taking_from(rows):
+                results = step.trace(trace.make, *places)
+        finally:
+            try:
+                self._difference = before.difference()
+            except NotImplementedError as error:
+                reason = str(error)
+        if results is None:  # another thread records
+            return step.run(*inputs)
+        found = self._results_of(*map(np.array, results))
+        try:
+            if reason is not None:
+                raise NotImplementedError(reason)
+            self._lowered = lower(trace.calls, places, rows.row, results)
+        except NotImplementedError as error:
+            self._give_up(str(error))
+            return found
+        self._use(rows, results)
+        return found
+
+    def _use(self, rows: StepRows, results: Sequence[Array]) -> None:
+        """Replay what was traced from now on."""
+        parts = self._lowered.parts
+        if not any(isinstance(part, Program) for part in parts):
+            self._next = NativeStep._call_by_call
+            return
+        self._rows = rows
+        self._results = results
+        self._flag = self._backend.nonfinite
+        self._draws = any(source.dtype == "uint64" for source in rows.sources)
+        self._replays = 0
+        self._next = NativeStep._replay
+        names = self._lowered.names_in_python()
+        listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+        self._step.note(f", with {listed} in Python" if names else "")
+
+    def _replay(self, inputs: Sequence[Array]) -> Any:
+        rows = self._rows
+        try:
+            if not (rows.hold() and self._backend.nonfinite is self._flag):
+                return self._step.run(*inputs) if self._is_in_vain() else self._trace(inputs)
+            with graphs.counter_lock if self._draws else nullcontext():
+                if not self._difference.applies():
+                    return self._step.run(*inputs)
+                try:
+                    rows.prepare()
+                except Exception:  # such as that of a schedule: the plain step raises it later
+                    return self._step.run(*inputs)
+                status = 0
+                try:
+                    status = self._run(inputs)
+                finally:
+                    if not status:
+                        self._difference.apply()
+                        rows.advance()
+        except NotImplementedError as error:
+            self._give_up(str(error))
+            return self._step.run(*inputs)
+        if status:
+            return self._step.run(*inputs)
+        self._replays += 1
+        return self._results_of(*[x.copy() for x in self._results])
+
+    def _run(self, inputs: Sequence[Array]) -> int:
+        """Do the parts; returns a number other than 0 if the step stopped before it changed anything it keeps."""
+        lowered: Lowered = self._lowered
+        parts, places, copied, kept = lowered
+        given = list(inputs)
+        for i, x in enumerate(inputs):
+            if i in copied or _is_kept(x, kept):
+                np.copyto(places[i], x)
+                given[i] = places[i]
+        for part in parts:
+            if isinstance(part, Program):
+                status = part.run(*given[: part._inputs])
+                if status:
+                    return status
+            else:
+                try:
+                    part.run()
+                except Exception:
+                    if part.may_raise:
+                        return 1
+                    raise
+        return 0
+
+    def _is_in_vain(self) -> bool:
+        """Give up if traces become invalid too often."""
+        self._in_vain = 0 if self._replays >= _USEFUL else self._in_vain + 1
+        if self._in_vain < _PATIENCE:
+            return False
+        self._give_up("changes hyperparameters or settings too often")
+        return True
+
+
+def _is_kept(x: Array, kept: set[int]) -> bool:
+    """Whether the step may change the memory of an input."""
+    owner = root(x)
+    return id(owner) in kept or owner.__class__ is not np.ndarray
+
+
+_steps: weakref.WeakSet[NativeStep] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for step in _steps:
+        step._renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)  # another thread of the parent may have held one
