@@ -194,6 +194,20 @@ def test_a_label_that_is_no_class_fails_as_in_a_plain_step(wrong: int) -> None:
     assert trainings[0].run(3) == trainings[1].run(3)
 
 
+def test_inputs_that_kernels_do_not_take_have_the_bits_of_a_plain_step() -> None:
+    """Strided and read-only arrays go to NumPy's functions, in a plain step as in a captured one."""
+    trainings = [Training(through) for through in (gf.capture, lambda step: step)]
+    whole = gf.random.normal((40, 64))
+    labels = gf.tensor([1, 2] * 32, dtype="int64")
+    read_only = whole.T.numpy().copy()
+    read_only.flags.writeable = False
+    kinds = [whole.T.clone(), whole.T, gf.from_dlpack(read_only), whole.T[::-1]]
+    for k in (0, 0, 0, 0, 1, 2, 3, 0, 1, 0, 1, 1, 1, 0):
+        losses = [training.step(kinds[k], labels).detach().numpy() for training in trainings]
+        assert losses[0].tobytes() == losses[1].tobytes()
+    assert trainings[0].run(1) == trainings[1].run(1)
+
+
 # ---------------------------------------------------------------------- long runs
 
 
