@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -120,6 +121,46 @@ def test_parent_and_children_of_a_fork_go_on(end: str) -> None:
     run_python("import warnings\nwarnings.simplefilter('ignore', DeprecationWarning)\n" + _FORK.format(end=end))
 
 
+_FORK_DURING_STEPS = """
+import os, threading
+import numpy as np
+import gradflow as gf
+from perceptrons import Training
+
+gf.set_num_threads(2)
+training, others = Training(), [Training(seed=1), Training(seed=2)]
+for each in (training, *others):
+    each.run(4)
+for each in others:
+    threading.Thread(target=each.run, args=(10**9,), daemon=True).start()
+children, expected = [], Training(lambda step: step)
+expected.run(4)
+for _ in range(10):
+    receive, send = os.pipe()
+    child = os.fork()
+    if not child:
+        found = training.run(3)
+        for each in others:  # perhaps in the middle of a step
+            each.numbers = np.random.default_rng(0)  # the lock of the old one may be held for ever
+            each.run(2)
+        os.write(send, found[:12])
+        os._exit(0)
+    os.close(send)
+    children.append((child, receive))
+losses = expected.run(3)[:12]
+for child, receive in children:
+    assert os.read(receive, 12) == losses
+    assert os.waitpid(child, 0)[1] == 0
+assert training.run(3)[:12] == losses
+"""
+
+
+@slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_fork_may_come_while_other_threads_train() -> None:
+    run_python("import warnings\nwarnings.simplefilter('ignore', DeprecationWarning)\n" + _FORK_DURING_STEPS)
+
+
 _END = """
 import sys, threading, time
 import gradflow as gf
@@ -192,6 +233,35 @@ def test_a_label_that_is_no_class_fails_as_in_a_plain_step(wrong: int) -> None:
         errors.append((type(error.value), str(error.value)))
     assert errors[0] == errors[1]
     assert trainings[0].run(3) == trainings[1].run(3)
+
+
+_INTERRUPTED = """
+import random, signal, sys
+import gradflow as gf
+from perceptrons import Training
+
+gf.set_num_threads(2)
+sys.unraisablehook = lambda _: None  # an interrupt in a destructor
+training, draw = Training(), random.Random(0)
+training.run(5)
+interrupts = 0
+for _ in range(200):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.0002, 0.004))
+        training.run(100)
+    except KeyboardInterrupt:
+        interrupts += 1
+training.run(5)
+assert training.step.status.startswith("replaying"), training.step.status
+assert interrupts > 100
+"""
+
+
+@slow
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that sends signals")
+def test_a_training_goes_on_after_interrupts_at_any_time() -> None:
+    begin = "import signal\nsignal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+    run_python(begin + _INTERRUPTED)
 
 
 def test_inputs_that_kernels_do_not_take_have_the_bits_of_a_plain_step() -> None:
