@@ -138,7 +138,7 @@ class GraphRows(FirstRows):
         table[0], table[1] = 0, width
         rows, start = table[2:].reshape(n, width), 0
         for source, (stop, _) in zip(self._sources, self._parts, strict=True):
-            numbers = numpy.array([source.row(k) for k in range(n)], dtype=source.dtype)
+            numbers = numpy.array(source.rows(n), dtype=source.dtype)
             rows[:, start:stop] = numbers.view("int64")
             start = stop
         _copy(self._backend, self._backend.from_host_later(self._backend.pin(table)), self._table[: table.size])

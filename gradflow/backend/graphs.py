@@ -94,8 +94,8 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def row(self, k: int) -> tuple[float, ...]:
-        """The numbers of the step after the next k ones."""
+    def rows(self, n: int) -> list[tuple[float, ...]]:
+        """The numbers of the next n steps."""
 
     @abstractmethod
     def is_at(self, k: int) -> bool:

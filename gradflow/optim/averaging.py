@@ -211,8 +211,9 @@ class _AverageScalars(Source):
         self._steps, self._decay = self._average.steps, self._average.decay
         return MAX_AHEAD
 
-    def row(self, k: int) -> tuple[float, ...]:
-        return self._average.scalars(self._steps + k * self._updates + self._before + 1)
+    def rows(self, n: int) -> list[tuple[float, ...]]:
+        first = self._steps + self._before + 1
+        return [self._average.scalars(first + k * self._updates) for k in range(n)]
 
     def is_at(self, k: int) -> bool:
         return self._average.steps == self._steps + k * self._updates and self._average.decay == self._decay

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from gradflow.backend import Array
@@ -13,6 +14,9 @@ from gradflow.optim.flat import FlatArrays, Slice
 
 if TYPE_CHECKING:
     from gradflow.optim.optimizer import Optimizer
+
+
+_HISTORY = attrgetter("history")
 
 
 class _Kernels:
@@ -45,6 +49,10 @@ class UpdateScalars(Source):
         self._written = written.union(names)
         self._call = optimizer._steps  # counts the calls of `step`: a captured step may make several
         self._blocks = optimizer._blocks
+        self._numbers: list[float] = []
+        numbers = self._numbers  # a reference to this object would be a cycle
+        kernels: Any = _Kernels(lambda name, arguments, scalars, options: numbers.extend(scalars))
+        self._collector = flat._replace(backend=kernels)
         self._fixed = self._hyperparameters()
         self._checked = optimizer._unedited
 
@@ -67,13 +75,18 @@ class UpdateScalars(Source):
         self._rate = optimizer.param_groups[self._group]["lr"]
         return MAX_AHEAD if schedules.is_known(self._rate) else 1
 
-    def row(self, k: int) -> tuple[float, ...]:
+    def rows(self, n: int) -> list[tuple[float, ...]]:
         _, steps, initialised = self._history
-        group = self._optimizer.param_groups[self._group]
-        lr = self._optimizer._rate(group, self._steps + k * self._stride + self._before)
-        step = steps + k * self._updates + self._updates_before + 1
-        first = k == self._updates_before == 0 and not initialised.issuperset(self._names)
-        return self.numbers(group, lr, step, first)
+        optimizer, numbers = self._optimizer, self.numbers
+        group = optimizer.param_groups[self._group]
+        steps, done = steps + self._updates_before + 1, self._steps + self._before
+        lr = group["lr"] if group["lr"].__class__ is float else None
+        first = self._updates_before == 0 and not initialised.issuperset(self._names)
+        found = []
+        for k in range(n):
+            rate = optimizer._rate(group, done + k * self._stride) if lr is None else lr
+            found.append(numbers(group, rate, steps + k * self._updates, first and not k))
+        return found
 
     def rows_from(self, steps: int, histories: Mapping[Slice, Any], count: int) -> list[tuple[float, ...]]:
         """The rows of `count` steps from an earlier state: so many steps, and these histories of the slices."""
@@ -84,10 +97,9 @@ class UpdateScalars(Source):
 
     def numbers(self, group: Mapping[str, Any], lr: float, step: int, first: bool) -> tuple[float, ...]:
         """The scalars of all kernels in an update."""
-        numbers: list[float] = []
-        kernels: Any = _Kernels(lambda name, arguments, scalars, options: numbers.extend(scalars))
-        self._optimizer.update(self._flat._replace(backend=kernels), group, lr, step, first)
-        return tuple(map(float, numbers))
+        self._numbers.clear()
+        self._optimizer_of().update(self._collector, group, lr, step, first)  # type: ignore[union-attr]
+        return tuple(map(float, self._numbers))
 
     def update(self, rows: Rows, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
         """`Optimizer.update`, whose kernels read their scalars from a row."""
@@ -118,7 +130,9 @@ class UpdateScalars(Source):
             if optimizer._blocks is not self._blocks or self._hyperparameters() != self._fixed:
                 return False
             self._checked = optimizer._unedited
-        history = self._run[0].history
-        if history[2].union(self._names) != self._written:
+        run = self._run
+        history = run[0].history
+        written = history[2]
+        if written is not self._written and written.union(self._names) != self._written:
             return False
-        return all(s.history is history or s.history == history for s in self._run)
+        return [*map(_HISTORY, run)].count(history) == len(run)

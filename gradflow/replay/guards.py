@@ -11,7 +11,7 @@ from gradflow.interception import Snapshot
 from gradflow.replay.reasons import describe
 from gradflow.tensor import Tensor
 
-_ARRAY = attrgetter("array")
+_ARRAY, _STATE, _HOLDERS = attrgetter("array"), attrgetter("state"), attrgetter("slot.holders")
 
 
 class GroupsGuard:
@@ -81,7 +81,12 @@ class Guards:
         return self.snapshot.is_current() and all(map(GroupsGuard.hold, self.groups))
 
     def gradient_states(self) -> list[GradientState | None]:
-        """The state of each leaf's gradient now."""
+        """The state of each leaf's gradient now: see `gradient_state`."""
+        try:
+            if not any(map(_HOLDERS, self.leaves)):
+                return [*map(_STATE, self.leaves)]
+        except AttributeError:  # a leaf without a slot
+            pass
         return [gradient_state(leaf) for leaf in self.leaves]
 
     def describe_change(self) -> str:

@@ -13,6 +13,7 @@ attributes in `_stepped()`: pairs of an object and the name of an attribute. Wit
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 from gradflow.autograd.leaf import IN_BUFFER
@@ -78,13 +79,16 @@ class StepState:
         return Difference(changes)
 
 
+_HELD = attrgetter("slot.holders")
+
+
 class Difference:
     """The changes of a step, as (object, attribute, value before, value after): `apply()` makes them once more."""
 
     def __init__(self, changes: Iterable[tuple[Any, str, Any, Any]]) -> None:
-        self._expected: list[tuple[Any, str]] = []
-        self._values: list[Any] = []
-        self._changed: list[tuple[Any, str]] = []
+        expected: dict[str, list[tuple[Any, Any]]] = {}
+        self._changed: list[Any] = []
+        self._half_at: list[Any] = []
         self._cleared: list[Any] = []
         self._generators: list[tuple[Any, int]] = []
         self._counts: list[tuple[Any, str, int]] = []
@@ -96,12 +100,13 @@ class Difference:
                     self._cleared.append(x)
                 continue
             if name in ("state", "_node", "_unscaled"):
-                self._expected.append((x, name))
-                self._values.append(before)
+                expected.setdefault(name, []).append((x, before))
             if after is before or after == before:
                 continue
-            if name in ("changed", "half_at"):
-                self._changed.append((x, name))
+            if name == "changed":
+                self._changed.append(x)
+            elif name == "half_at":
+                self._half_at.append(x)
             elif name == "counter":
                 self._generators.append((x, 4 * (after - before)))
             elif name == "history":
@@ -110,22 +115,30 @@ class Difference:
                 self._counts.append((x, name, after - before))
             else:
                 self._constants.append((x, name, after))
+        self._with_slots = [leaf for leaf in self._cleared if leaf.slot is not None]
+        self._expected = [
+            (attrgetter(name), [x for x, _ in pairs], [value for _, value in pairs]) for name, pairs in expected.items()
+        ]
 
     def applies(self) -> bool:
         """As in the contract."""
-        return [getattr(x, name) for x, name in self._expected] == self._values and not any(
-            leaf.slot is not None and leaf.slot.holders and leaf.is_held() for leaf in self._cleared
-        )
+        for get, objects, values in self._expected:
+            if [*map(get, objects)] != values:
+                return False
+        return not (any(map(_HELD, self._with_slots)) and any(leaf.is_held() for leaf in self._with_slots))
 
     def apply(self) -> None:
         """As in the contract."""
-        if self._changed:
+        if self._changed or self._half_at:
             now = clock.change()
-            for x, name in self._changed:
-                setattr(x, name, now)
+            for x in self._changed:
+                x.changed = now
+            for x in self._half_at:
+                x.half_at = now
         for leaf in self._cleared:
             leaf._grad = None
-            if leaf.slot is not None and leaf.slot.holders:
+        if any(map(_HELD, self._with_slots)):
+            for leaf in self._with_slots:
                 leaf.slot.holders.clear()
         for x, name, value in self._constants:
             setattr(x, name, value)

@@ -256,4 +256,4 @@ class Program:
     def is_valid(self) -> bool:
         """Whether the step would make the same calls now."""
         guards = self.guards
-        return guards.hold() and guards.gradient_states() == self.states
+        return guards.gradient_states() == self.states and guards.hold()

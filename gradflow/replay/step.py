@@ -172,30 +172,31 @@ def capture(
         raise TypeError(f"capture takes a function that does a training step; got {type(step).__name__}")
     plans: dict[Any, Plan] = {}
     calls = 0
-    replayed: Plan | None = None  # the plan of the last call, if that was a replay
+    replayed: Plan | None = None  # the plan of the last call, if that was a replay, and its key
+    replayed_key: Any = None
 
     @functools.wraps(step, updated=())  # without the attributes of the step, which may be a module
     def captured(*inputs: Any, **named: Any) -> Any:
-        nonlocal calls, replayed
+        nonlocal calls, replayed, replayed_key
         given = (*inputs, *named.values()) if named else inputs
         check_tensors("a captured step", *given)
         backend = given[0].backend if given else get_backend()
-        device, signature = current_device(), [(x.array.shape, x.array.dtype) for x in given]
-        key = (backend, device.type, device.index, tuple(named), modes(), *signature)
+        device, arrays = current_device(), [x.array for x in given]
+        key = (backend, device.type, device.index, tuple(named), modes(), *[(x.shape, x.dtype) for x in arrays])
         if len({*given}) < len(given):  # a tensor is given twice
             ids = [*map(id, given)]
             key += tuple(map(ids.index, ids))
-        plan, obstacle = plans.get(key), _obstacle(given)
+        plan = replayed if replayed is not None and key == replayed_key else plans.get(key)
+        obstacle = _obstacle(given)
         calls += 1
         if plan is not None and obstacle is None:
             for program in plan.programs:
                 if program.is_valid():
                     if replayed is not plan:
-                        attributes["status"], replayed = program.replayable.status, plan
+                        attributes["status"], replayed, replayed_key = program.replayable.status, plan, key
                     if every and not calls % every:
                         replayed = None  # the check may drop the plan
                         return fallback.check(key, program, inputs, named)
-                    arrays = [x.array for x in given]
                     if profilers:
                         return measured("replay", (step, backend), program.replay, *arrays)
                     return program.replay(*arrays)

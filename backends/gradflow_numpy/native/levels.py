@@ -84,11 +84,16 @@ def accesses(launch: Launch) -> list[Access]:
 
 def bounds(x: Any) -> tuple[int, int]:
     """The first address of the memory of an array, and the one after the last."""
-    start = x.__array_interface__["data"][0]
+    start = address(x)
     if x.flags.c_contiguous:
         return start, start + x.nbytes
     ends = [(n - 1) * stride for n, stride in zip(x.shape, x.strides, strict=True)]
     return start + sum(min(e, 0) for e in ends), start + sum(max(e, 0) for e in ends) + x.itemsize
+
+
+def address(x: Any) -> int:
+    """The address of the first element of an array."""
+    return int(x.__array_interface__["data"][0])
 
 
 def root(x: np.ndarray[Any, Any]) -> Any:

@@ -25,7 +25,7 @@ from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Array
 from gradflow_numpy.native import kernels
 from gradflow_numpy.native.elementwise import ELEMENTWISE, launch_elementwise
 from gradflow_numpy.native.kernels import Launch
-from gradflow_numpy.native.levels import levels, root
+from gradflow_numpy.native.levels import address, levels, root
 from gradflow_numpy.native.losses import check_labels
 from gradflow_numpy.native.threads import Group, Input, Program
 
@@ -65,8 +65,9 @@ class PythonCall:
 class Lowered(NamedTuple):
     """A step as programs and Python calls, in this order.
 
-    places: of each input, where the trace had it. copied: the inputs that must be copied there. kept: what owns memory
-    that the step changes and does not own (by id).
+    places: of each input, where the trace had it. copied: the inputs that must be copied there, by number; the number
+    after the last one stands for the row of numbers. kept: the ids of what owns memory that the step changes, but does
+    not own.
     """
 
     parts: list[Program | PythonCall]
@@ -131,7 +132,8 @@ def _arrays(x: Any) -> Iterator[Array]:
 def lower(calls: Sequence[Call], places: list[Array], row: Array, results: Sequence[Array]) -> Lowered:
     """The parts of a step. Raises NotImplementedError, with words that follow "it", for what is no longer true later.
 
-    places: the inputs as the calls got them. row: what has the numbers that change. results: the results of the step.
+    places: the inputs as the calls got them. row: what had the numbers that change; programs get the address of the
+    present ones after the inputs. results: the results of the step.
     """
     lowering = _Lowering(calls, places, row)
     for i, call in enumerate(calls):
@@ -143,11 +145,11 @@ class _Lowering:
     """Memory is known by what owns it: see `root`."""
 
     def __init__(self, calls: Sequence[Call], places: list[Array], row: Array) -> None:
-        self._places = places
-        self._input_of = {id(root(x)): i for i, x in enumerate(places)}
+        self._places = [*places, row]
+        self._input_of = {id(x): i for i, x in enumerate(self._places)}
         self._writers: dict[int, set[int]] = {}
         self._kept: set[int] = set()
-        made = {id(row)}
+        made: set[int] = set()
         for i, call in enumerate(calls):
             changed = _owners(_changed(call))
             for owner in changed:
@@ -206,7 +208,7 @@ class _Lowering:
         assert isinstance(first, list)
         first[:0] = self._checks
         parts = [self._program(x) if isinstance(x, list) else x for x in self._segments if x]
-        return Lowered(parts, self._places, self._copied, self._kept)
+        return Lowered(parts, self._places[:-1], self._copied, self._kept)
 
     def _program(self, launches: list[Launch]) -> Program:
         held = [i for i, each in enumerate(launches) if not self._kept.isdisjoint(_owners(_written(each)))]
@@ -217,7 +219,7 @@ class _Lowering:
     def _argument(self, x: Any) -> Any:
         """An argument of a launch: an `Input` for an array that is part of one."""
         i = self._input_of.get(id(root(x))) if isinstance(x, np.ndarray) else None
-        return x if i is None else Input(i, _address(x) - _address(self._places[i]))
+        return x if i is None else Input(i, address(x) - address(self._places[i]))
 
 
 def _written(launch: Launch) -> list[Array]:
@@ -251,7 +253,3 @@ def _leaves(x: Any) -> Iterator[Any]:
     else:
         for part in parts:
             yield from _leaves(part)
-
-
-def _address(x: Array) -> int:
-    return int(x.__array_interface__["data"][0])

@@ -11,16 +11,16 @@ import os
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from threading import Lock
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradflow.backend import Array, graphs
 from gradflow.backend.graphs import MAX_AHEAD, RecordedStep, Rows, Source, taking_from
-from gradflow_numpy.native.levels import root
-from gradflow_numpy.native.lowering import Lowered, Trace, lower
+from gradflow.interception import profilers
+from gradflow_numpy.native.levels import address, root
+from gradflow_numpy.native.lowering import Trace, lower
 from gradflow_numpy.native.threads import Program
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class StepRows(Rows):
         self.row = np.zeros(ROW_WORDS, np.int64)
         self.sources: list[Source] = []
         self._stops = [0]
-        self._table: Any = ()
-        self._used = 0
+        self._table = np.empty((0, 0), np.int64)
+        self._address = self._width = self._known = self._used = 0
         self._checks: Counter[tuple[Callable[..., bool], tuple[Any, ...]]] = Counter()
 
     def before_launch(self, check: Callable[..., bool], *arguments: Any) -> None:
@@ -65,9 +65,9 @@ class StepRows(Rows):
                 return False
         return not self._checks or all(check(n, *arguments) for (check, arguments), n in self._checks.items())
 
-    def prepare(self) -> None:
-        """Make the row that of the next step."""
-        used, known = self._used, len(self._table)
+    def prepare(self) -> int:
+        """The address of the row of the next step."""
+        used, known = self._used, self._known
         is_current = True
         if known:
             for source in self.sources:
@@ -76,8 +76,11 @@ class StepRows(Rows):
         if used == known or not is_current:
             self._compute(2 * known if is_current else 1)
             used = 0
-        if self.sources:
-            self.row[: self._stops[-1]] = self._table[used]
+        return self._address + used * self._width
+
+    def write(self) -> None:
+        """Copy the row of the next step to `row`."""
+        self.row[: self._stops[-1]] = self._table[self._used]
 
     def advance(self) -> None:
         """The step was done."""
@@ -86,11 +89,12 @@ class StepRows(Rows):
     def _compute(self, wanted: int) -> None:
         most = min([MAX_AHEAD, *[source.begin(self.sources) for source in self.sources]])
         n = max(min(wanted, most), 1)
-        table, self._table = np.empty((n, self._stops[-1]), np.int64), ()
+        self._known = self._used = 0
+        table = np.zeros((n, self._stops[-1]), np.int64)
         for source, start, stop in zip(self.sources, self._stops, self._stops[1:], strict=False):
-            rows = [source.row(k) for k in range(n)]
-            table[:, start:stop] = np.array(rows, source.dtype).view(np.int64)
-        self._table, self._used = table, 0
+            table[:, start:stop] = np.array(source.rows(n), source.dtype).view(np.int64)
+        self._table, self._known = table, n
+        self._address, self._width = address(table), table.strides[0]
 
 
 class NativeStep:
@@ -115,6 +119,8 @@ class NativeStep:
         for x in inputs:
             if not x.flags.carray:  # which other kernels may take than those of the trace
                 return self._step.run(*inputs)
+        if profilers and get_ident() in profilers:  # which sees the calls of the backend
+            return self._step.run(*inputs)
         with self._lock:
             return self._next(self, inputs)
 
@@ -125,6 +131,9 @@ class NativeStep:
         """Make the calls one by one from now on, and free everything."""
         self._next = NativeStep._call_by_call
         self._step.note(f", in Python, since it {reason}")
+        self._free()
+
+    def _free(self) -> None:
         self._rows = self._lowered = self._results = self._difference = None
 
     def _begin(self, inputs: Sequence[Array]) -> Any:
@@ -134,6 +143,8 @@ class NativeStep:
 
     def _trace(self, inputs: Sequence[Array]) -> Any:
         """Do the step, and trace it, if that is possible."""
+        self._free()
+        self._next = NativeStep._trace
         step = self._step
         reason = step.obstacle() or step.trace_obstacle()
         if reason is not None:
@@ -168,8 +179,7 @@ class NativeStep:
         if not any(isinstance(part, Program) for part in parts):
             self._next = NativeStep._call_by_call
             return
-        self._rows = rows
-        self._results = results
+        self._rows, self._results = rows, results
         self._flag = self._backend.nonfinite
         self._draws = any(source.dtype == "uint64" for source in rows.sources)
         self._replays = 0
@@ -179,44 +189,55 @@ class NativeStep:
         self._step.note(f", with {listed} in Python" if names else "")
 
     def _replay(self, inputs: Sequence[Array]) -> Any:
-        rows = self._rows
         try:
-            if not (rows.hold() and self._backend.nonfinite is self._flag):
+            if not self._rows.hold() or self._backend.nonfinite is not self._flag:
                 return self._step.run(*inputs) if self._is_in_vain() else self._trace(inputs)
-            with graphs.counter_lock if self._draws else nullcontext():
-                if not self._difference.applies():
-                    return self._step.run(*inputs)
-                try:
-                    rows.prepare()
-                except Exception:  # such as that of a schedule: the plain step raises it later
-                    return self._step.run(*inputs)
-                status = 0
-                try:
-                    status = self._run(inputs)
-                finally:
-                    if not status:
-                        self._difference.apply()
-                        rows.advance()
         except NotImplementedError as error:
             self._give_up(str(error))
             return self._step.run(*inputs)
-        if status:
+        if self._draws:
+            with graphs.counter_lock:
+                done = self._do(inputs)
+        else:
+            done = self._do(inputs)
+        if not done:
             return self._step.run(*inputs)
         self._replays += 1
         return self._results_of(*[x.copy() for x in self._results])
 
-    def _run(self, inputs: Sequence[Array]) -> int:
+    def _do(self, inputs: Sequence[Array]) -> bool:
+        """Do the step, or nothing if it must be done call by call; returns whether it was done."""
+        if not self._difference.applies():
+            return False
+        try:
+            row = self._rows.prepare()
+        except Exception:  # such as that of a schedule: the plain step raises it later
+            return False
+        status = 0
+        try:
+            status = self._run([*inputs, row])
+        finally:
+            if not status:  # an interrupted step counts
+                self._difference.apply()
+                self._rows.advance()
+        return not status
+
+    def _run(self, given: list[Any]) -> int:
         """Do the parts; returns a number other than 0 if the step stopped before it changed anything it keeps."""
-        lowered: Lowered = self._lowered
-        parts, places, copied, kept = lowered
-        given = list(inputs)
-        for i, x in enumerate(inputs):
-            if i in copied or _is_kept(x, kept):
-                np.copyto(places[i], x)
-                given[i] = places[i]
+        parts, places, copied, kept = self._lowered
+        for i, place in enumerate(places):
+            x = given[i]
+            owner = x.base
+            if owner.__class__ is not np.ndarray or owner.base is not None:
+                owner = root(x)
+            if i in copied or id(owner) in kept or owner.__class__ is not np.ndarray:
+                np.copyto(place, x)
+                given[i] = place
+        if len(places) in copied:
+            self._rows.write()
         for part in parts:
-            if isinstance(part, Program):
-                status = part.run(*given[: part._inputs])
+            if part.__class__ is Program:
+                status: int = part.run(*given[: part._inputs])
                 if status:
                     return status
             else:
@@ -235,12 +256,6 @@ class NativeStep:
             return False
         self._give_up("changes hyperparameters or settings too often")
         return True
-
-
-def _is_kept(x: Array, kept: set[int]) -> bool:
-    """Whether the step may change the memory of an input."""
-    owner = root(x)
-    return id(owner) in kept or owner.__class__ is not np.ndarray
 
 
 _steps: weakref.WeakSet[NativeStep] = weakref.WeakSet()
