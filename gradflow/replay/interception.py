@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from threading import Lock, get_ident
+from threading import RLock, get_ident
 from typing import Any
 
 from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Backend
@@ -24,22 +24,42 @@ NOT_REPLAYABLE = {
 _INTERCEPTED = (
     *ARRAY_FUNCTIONS, *KERNELS, "getitem", "copy", "seed", "from_host", "from_host_later", "pin", *NOT_REPLAYABLE
 )  # fmt: skip
-recording_lock = Lock()
-"""Held by the thread that records or traces. Use it as `interception.recording_lock`, since a forked child replaces it.
-"""
+recording_lock = RLock()
+"""Held by the thread that records or traces: see `recording`. Use it as `interception.recording_lock`, since a forked
+child replaces it."""
 _undo: list[Callable[[], None]] = []
 """While a thread intercepts calls, the function that restores the backends."""
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[bool]:
+    """Hold `recording_lock` within the `with`, unless another thread does; gives whether this one holds it.
+
+    Ctrl-C may come between any two instructions: so all that this thread holds is released, whatever it knows of it.
+    """
+    lock = recording_lock
+    try:
+        yield lock.acquire(blocking=False)
+    finally:
+        with contextlib.suppress(RuntimeError):  # none is left, or it is another thread's
+            while True:
+                lock.release()
+
+
+def _restore_backends() -> None:
+    while _undo:
+        _undo[-1]()  # which may be done twice, if Ctrl-C comes
+        _undo.pop()
 
 
 def _forget_other_threads() -> None:
     """Clean up in a forked child, where only the forking thread survives, if another thread was recording."""
     global recording_lock
     if get_ident() not in recorders:
-        while _undo:
-            _undo.pop()()
+        _restore_backends()
         recorders.clear()
         stop()
-        recording_lock = Lock()
+        recording_lock = RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -70,6 +90,7 @@ class Interceptor(Recorder):
     @contextlib.contextmanager
     def intercepting(self, backends: Iterable[Backend]) -> Iterator[None]:
         """Within the `with`, this thread reports to this recorder, which makes its calls of the backends."""
+        _restore_backends()  # if Ctrl-C stopped that at the end of the last one
         originals = [(vars(each), {name: vars(each).get(name) for name in _INTERCEPTED}) for each in backends]
 
         def undo() -> None:
@@ -89,8 +110,7 @@ class Interceptor(Recorder):
             yield
         finally:
             stop()
-            undo()
-            _undo.clear()
+            _restore_backends()
 
     def _intercepted(self, backend: Backend, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:

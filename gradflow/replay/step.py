@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from operator import index
 from threading import get_ident
 from typing import Any, Protocol, TypeVar, overload
@@ -244,8 +245,8 @@ class _Fallback:
     ) -> Any:
         """Run the step in call number `call`, and record it if it is due. Returns copies of its results."""
         reason, persistent = obstacle or _OTHER_THREAD, True
-        if obstacle is None and interception.recording_lock.acquire(blocking=False):
-            try:
+        with interception.recording() if obstacle is None else nullcontext(False) as is_free:
+            if is_free:
                 plan = self._plan(call, key)
                 if plan is None:
                     reason = _TOO_MANY_SIGNATURES
@@ -256,8 +257,6 @@ class _Fallback:
                         self._report(plan.reason, plan.failures >= PATIENCE)
                 else:
                     reason, persistent = plan.reason, plan.failures >= PATIENCE
-            finally:
-                interception.recording_lock.release()
         plan = self.plans.get(key)
         if plan is not None:
             plan.candidates = []  # a program needs recordings in a row

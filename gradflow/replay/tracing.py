@@ -30,14 +30,12 @@ def trace(recording: Recording, make: Make, inputs: Sequence[Any]) -> Any:
     An opaque call of an object that lists what it changes on the host (`_stepped`) is made as it is; others, which
     check values, are made by `make`. Returns None, at once, if another thread records.
     """
-    if not interception.recording_lock.acquire(blocking=False):
-        return None
-    try:
+    with interception.recording() as is_free:
+        if not is_free:
+            return None
         tracer = _Tracer(make)
         with tracer.intercepting([recording.backend]):
             return _Evaluation(recording.backend, inputs).run(recording, tracer)
-    finally:
-        interception.recording_lock.release()
 
 
 class _Tracer(Interceptor):
