@@ -222,12 +222,15 @@ class Training:
 
 
 def bits(tree: Any) -> Any:
-    """A tree with the bytes of tensors."""
+    """A tree with the bytes of tensors; of NaN, there is one."""
     if isinstance(tree, dict):
         return {key: bits(x) for key, x in tree.items()}
     if isinstance(tree, (list, tuple)):
         return [bits(x) for x in tree]
-    return tree.detach().numpy().tobytes() if isinstance(tree, gf.Tensor) else tree
+    if not isinstance(tree, gf.Tensor):
+        return tree
+    x = tree.detach().numpy()
+    return np.where(np.isnan(x), np.nan, x).tobytes()  # whose sign depends on the order of operands
 
 
 def first_difference(a: Any, b: Any, place: str = "") -> str | None:
