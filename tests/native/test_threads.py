@@ -109,6 +109,16 @@ def test_chunks_start_at_multiples_of_the_kernels() -> None:
         assert not (out % 64).any()
 
 
+@pytest.mark.parametrize("items", [0, 1, 64, 65, 128, 1000])
+def test_the_chunks_of_a_group_differ_by_one_multiple_at_most(items: int) -> None:
+    group = Group([Launch(who, np.float32, items, COSTLY, (np.ones(items, np.int64), 0))])
+    found = threads._ranges(group, max(items, 1) * COSTLY / 6)
+    sizes = [-(-(stop - start) // who.multiple) for start, stop, _ in found]
+    assert [i for start, stop, _ in found for i in range(start, stop)] == list(range(items))
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1
+    assert sizes == sorted(sizes, reverse=True)  # the last ones are the small ones
+
+
 @pytest.mark.parametrize("items", [3, 3000])
 def test_a_program_reads_the_inputs_that_it_is_given(items: int) -> None:
     program, x, out = folds(np.float32, items, 2, COSTLY, Input(1, 8))

@@ -16,6 +16,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -320,13 +321,14 @@ def _work(group: Group) -> float:
 
 
 def _ranges(group: Group, work: float) -> list[tuple[int, int, float]]:
-    """Start, stop, and work of ranges of a group's items, of about as much work each."""
+    """Start, stop, and work of ranges of a group's items, of about as much work each, the larger ones first."""
     items, total = group.launches[0].items, _work(group)
-    parts = max(round(total / work), 1)
     multiple = math.lcm(*(launch.kernel.multiple for launch in group.launches))
-    size = -(-items // (parts * multiple)) * multiple
-    ranges = [(start, min(start + size, items)) for start in range(0, items, max(size, 1))]
-    return [(start, stop, total * (stop - start) / items) for start, stop in ranges]
+    units = -(-items // multiple)
+    parts = max(min(round(total / work), units), 1)
+    size, larger = divmod(units, parts)
+    starts = [min((i * size + min(i, larger)) * multiple, items) for i in range(parts + 1)]
+    return [(start, stop, total * (stop - start) / items) for start, stop in pairwise(starts) if start < stop]
 
 
 def _table(rows: list[Any]) -> Any:
