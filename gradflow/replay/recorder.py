@@ -87,6 +87,8 @@ class StepRecorder(Interceptor):
                 _set_leaf(x, view)
         for groups in self._groups:
             self._check_groups(groups, with_line=False)
+        if any(x._shared_memory().changed > self._start for x in given):
+            self._refuse("changes the memory of an input", with_line=False)
         for obj in self._changed:
             if id(obj) in used:
                 self._refuse(f"changes {describe(obj)}, which it also reads", with_line=False)

@@ -7,6 +7,7 @@ then on, all arrays stay where they are. `lower` turns the calls into parts of t
 - a call that launched kernels: the same launches, at the same addresses;
 - a view, such as a reshape: nothing;
 - a check of labels that are an input: a kernel that sets the status, and stops the step before it changes anything;
+- another check of an input: Python makes it before all else;
 - any other call: Python calls the function again, and copies its result to the place of the first one.
 
 The launches between two Python calls are a `Program` of `levels`. It gets the addresses of the inputs, but those that
@@ -161,6 +162,7 @@ class _Lowering:
         self._constants: set[int] = set()
         self._segments: list[list[Launch] | PythonCall] = [[]]
         self._checks: list[Launch] = []
+        self._python_checks: list[PythonCall] = []
         self._status = np.zeros(1, np.int64)
         self._copied: set[int] = set()
         self._has_changed = False  # whether a call before has written to memory that the step does not own
@@ -200,7 +202,14 @@ class _Lowering:
         if any(x.__class__ in (int, float) for x in _leaves(call.result)):
             raise NotImplementedError(f"computes a number of Python by {call.name}")
         self._copied |= {self._input_of[owner] for owner in given if owner in self._input_of}
-        self._segments.append(PythonCall(call, not self._has_changed))
+        if call.name in _PURE or call.name in _KERNELS:
+            self._segments.append(PythonCall(call, not self._has_changed))
+        elif given <= self._input_of.keys() | self._constants:  # a check that can come before all else
+            self._python_checks.append(PythonCall(call, True))
+        elif self._has_changed:  # what it raises would leave another state than in the plain step
+            raise NotImplementedError(f"calls {call.name} after it has changed something")
+        else:
+            self._segments.append(PythonCall(call, True))
 
     def finish(self, results: Sequence[Array]) -> Lowered:
         self._copied |= {self._input_of[id(root(x))] for x in results if id(root(x)) in self._input_of}
@@ -208,7 +217,7 @@ class _Lowering:
         assert isinstance(first, list)
         first[:0] = self._checks
         parts = [self._program(x) if isinstance(x, list) else x for x in self._segments if x]
-        return Lowered(parts, self._places[:-1], self._copied, self._kept)
+        return Lowered([*self._python_checks, *parts], self._places[:-1], self._copied, self._kept)
 
     def _program(self, launches: list[Launch]) -> Program:
         held = [i for i, each in enumerate(launches) if not self._kept.isdisjoint(_owners(_written(each)))]

@@ -230,7 +230,9 @@ class NativeStep:
             owner = x.base
             if owner.__class__ is not np.ndarray or owner.base is not None:
                 owner = root(x)
-            if i in copied or id(owner) in kept or owner.__class__ is not np.ndarray:
+            if id(owner) in kept:  # the step may read it again after a change
+                return 1
+            if i in copied or owner.__class__ is not np.ndarray:  # memory of another library may be anything
                 np.copyto(place, x)
                 given[i] = place
         if len(places) in copied:

@@ -1,0 +1,127 @@
+"""Steps in which plain and captured could differ: they raise in the middle, or read an input that they change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from gradflow_numpy.fast import FastNumpyBackend
+from gradflow_numpy.native.kernels import is_supported
+
+import gradflow as gf
+from gradflow import nn, optim
+
+pytestmark = pytest.mark.skipif(
+    not isinstance(gf.get_backend("cpu"), FastNumpyBackend) or not is_supported(), reason="needs the extra fast"
+)
+Step = Callable[..., gf.Tensor]
+
+
+def bits(x: gf.Tensor) -> bytes:
+    return x.detach().numpy().tobytes()
+
+
+def trained(
+    make: Callable[[], tuple[list[gf.Tensor], list[optim.Optimizer], Step]],
+    inputs: Callable[[int, list[gf.Tensor]], list[gf.Tensor]],
+    capture: bool,
+) -> tuple[list[Any], str]:
+    """What 12 steps return or raise, and leave; and the status of the last one."""
+    gf.manual_seed(0)
+    parameters, optimizers, step = make()
+    run, found = gf.capture(step) if capture else step, []
+    for i in range(12):
+        result: Any
+        try:
+            result = bits(run(*inputs(i, parameters)))
+        except (IndexError, ValueError) as error:
+            result = repr(error)
+        state = [bits(p) for p in parameters], [p.grad is None for p in parameters], [each.steps for each in optimizers]
+        found.append((result, state))
+    return found, getattr(run, "status", "")
+
+
+def assert_same(make: Any, inputs: Any, errors: int, status: str) -> None:
+    plain, (captured, found) = trained(make, inputs, False)[0], trained(make, inputs, True)
+    assert plain == captured
+    assert sum(isinstance(result, str) for result, _ in plain) == errors
+    assert found.startswith(status)
+
+
+def two_embeddings() -> Any:
+    """The second embedding comes after the gradients of the first."""
+    table = nn.Embedding(10, 4)
+    parameters = list(table.parameters())
+    optimizer = optim.Adam(parameters, lr=0.1)
+
+    def step(i: gf.Tensor, j: gf.Tensor) -> gf.Tensor:
+        optimizer.zero_grad()
+        gf.mse_loss(gf.tanh(table(i)), gf.ones((8, 4))).backward()
+        loss = gf.mse_loss(table(j), gf.ones((8, 4)))
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return parameters, [optimizer], step
+
+
+def two_losses() -> Any:
+    """The labels of the second loss are computed, after the step of the first optimizer."""
+    a, b = nn.Linear(4, 3), nn.Linear(4, 3)
+    optimizers = [optim.Adam(list(x.parameters()), lr=0.1) for x in (a, b)]
+
+    def step(x: gf.Tensor, labels: gf.Tensor) -> gf.Tensor:
+        for each in optimizers:
+            each.zero_grad()
+        a(x).square().mean().backward()
+        optimizers[0].step()
+        loss = gf.cross_entropy(b(x), labels * 1)
+        loss.backward()
+        optimizers[1].step()
+        return loss
+
+    return [*a.parameters(), *b.parameters()], optimizers, step
+
+
+def test_an_index_that_is_none_changes_nothing_even_after_gradients() -> None:
+    def indices(i: int, _: Any) -> list[gf.Tensor]:
+        rng = np.random.default_rng(i)
+        a, b = rng.integers(0, 10, (2, 8))
+        b[3] = 10 if i == 7 else b[3]
+        return [gf.tensor(a), gf.tensor(b)]
+
+    assert_same(two_embeddings, indices, 1, "replaying, with _check_range")
+
+
+def test_labels_that_are_computed_and_wrong_leave_what_the_plain_step_leaves() -> None:
+    def batch(i: int, _: Any) -> list[gf.Tensor]:
+        rng = np.random.default_rng(i)
+        labels = rng.integers(0, 3, 8)
+        labels[3] = 3 if i == 7 else labels[3]
+        return [gf.tensor(rng.normal(size=(8, 4)).astype("f4")), gf.tensor(labels)]
+
+    status = "replaying, in Python, since it calls check_label_values after it has changed something"
+    assert_same(two_losses, batch, 1, status)
+
+
+@pytest.mark.parametrize("first", [0, 6])
+def test_an_input_may_be_a_parameter_and_is_read_after_the_step(first: int) -> None:
+    def make() -> Any:
+        weight = gf.random.normal((4, 4)).requires_grad_()
+        optimizer = optim.SGD([weight], lr=0.1)
+
+        def step(x: gf.Tensor) -> gf.Tensor:
+            optimizer.zero_grad()
+            (x @ weight).square().mean().backward()
+            optimizer.step()
+            return x * 2.0
+
+        return [weight], [optimizer], step
+
+    def parameter(i: int, parameters: list[gf.Tensor]) -> list[gf.Tensor]:
+        return [parameters[0].detach() if i >= first else gf.full((4, 4), float(i))]
+
+    status = "replaying, with " if first else "changes the memory of an input"
+    assert_same(make, parameter, 0, status)
