@@ -27,7 +27,8 @@ list of gradient states. Shapes, dtypes, the device and the grad mode select the
 tracked; use `check` to detect changes to them (`run_both`).
 
 **Graphs.** A `Program` asks its backend for what replays its calls (`Backend.graph`). On CUDA this is one graph of
-the calls of `Replayable.parts`; `host_state` applies what a step changes on the host.
+the calls of `Replayable.parts`; the fast backend of the CPU traces the calls (`tracing`) and makes native programs of
+them. `host_state` applies what a step changes on the host.
 
 **Memory.** A program deletes each result after its last use, and returns copies. It keeps its constants alive until it
 is dropped: when a guard fails, a check finds a difference, or the captured function dies. A recording needs much more

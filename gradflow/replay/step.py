@@ -35,7 +35,11 @@ class Captured(Protocol[_Result_co]):
     """A captured step: called like the step itself."""
 
     status: str
-    """What the last call did: "recording", "replaying", or why the step ran normally."""
+    """What the last call did: "recording", "replaying", or why the step ran normally.
+
+    "replaying, ..." says how, where that is not the fastest way: with which functions in Python on the CPU, or why call
+    by call.
+    """
 
     def __call__(self, *inputs: Any, **named: Any) -> _Result_co: ...
 
@@ -121,6 +125,11 @@ def capture(
     own, they are made one by one, and `status` is "replaying call by call", with the reason. If there is not enough
     memory for a graph, MemoryError is raised, the step has not been done, and later calls make its calls one by one.
 
+    On a CPU with the extra `fast`, a replay is one call of native code for everything that has a kernel there. What has
+    none is called from Python in between, and `status` names it: "replaying, with sum and where in Python"; or Python
+    makes all calls, and `status` says why. Rates are computed ahead here, too. For inputs that are read-only or not
+    contiguous, Python makes all calls.
+
     With `batches` whose data is on a GPU, the gathering of batches and `steps` steps are one graph, which the host
     starts with one call. The first steps of a run are done one by one, and so are steps on data that is kept on the
     host, and all steps on a device without graphs, such as the CPU. The results are equal bit for bit.
@@ -137,13 +146,13 @@ def capture(
     >>> @gf.capture
     ... def step(x):
     ...     optimizer.zero_grad()
-    ...     loss = (w * x).sum()
+    ...     loss = gf.mse_loss(w, x)
     ...     loss.backward()
     ...     optimizer.step()
     ...     return loss
-    >>> x = gf.tensor([1.0, 1.0])
+    >>> x = gf.tensor([1.0, 0.0])
     >>> [step(x).item() for _ in range(4)]
-    [3.0, 2.0, 1.0, 0.0]
+    [2.0, 0.5, 0.125, 0.03125]
     >>> step.status
     'replaying'
 

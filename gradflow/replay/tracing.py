@@ -20,7 +20,7 @@ def obstacle(recording: Recording) -> str | None:
     """Why a recording cannot be traced, in words that follow "it": an opaque call with unknown effects; or None."""
     for call in recording.calls:
         if isinstance(call.function, Constant) and not _is_stepped(call) and not _only_checks(call):
-            return f"calls {_name(call.function.value)} of an object whose changes are not known"
+            return f"calls {_name(call.function.value)}, whose changes are not known"
     return None
 
 

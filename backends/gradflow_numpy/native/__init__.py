@@ -5,5 +5,6 @@
 - `kernels`: what a kernel is, how its arguments are passed, and `launch`.
 - `tiles`: matrix products in tiles; `products`: the kernels of a linear layer; `linear`: which of them is used when.
 - `threads`: runs kernels on several threads, which share the work as `sharing` says.
-- `lowering`: a recorded step as one program of kernels.
+- `lowering`: a traced step as programs of kernels, with Python calls in between; `levels`: which kernels run at the
+  same time; `step`: what replays a captured step.
 """

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradflow.backend import Array, graphs
+from gradflow.backend import Array, graphs, launch_counters
 from gradflow.backend.graphs import MAX_AHEAD, RecordedStep, Rows, Source, taking_from
-from gradflow.interception import profilers
 from gradflow_numpy.native.levels import address, root
 from gradflow_numpy.native.lowering import Trace, lower
 from gradflow_numpy.native.threads import Program
@@ -119,7 +118,7 @@ class NativeStep:
         for x in inputs:
             if not x.flags.carray:  # which other kernels may take than those of the trace
                 return self._step.run(*inputs)
-        if profilers and get_ident() in profilers:  # which sees the calls of the backend
+        if launch_counters and get_ident() in launch_counters:  # which sees the calls of the backend
             return self._step.run(*inputs)
         with self._lock:
             return self._next(self, inputs)
