@@ -161,7 +161,9 @@ class ParameterGroups:
         if len(groups) != len(parameters):
             return False
         for group, expected in zip(groups, parameters):  # noqa: B905 (this runs in every step)
-            tensors = listed_params(group)
+            tensors = group["params"]
+            if tensors.__class__ is not list:
+                tensors = listed_params(group)
             if len(tensors) != len(expected) or not all(map(is_, tensors, expected)):
                 return False
         return True

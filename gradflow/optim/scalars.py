@@ -26,9 +26,12 @@ class _Kernels:
         self._call = call
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        def kernel(*arguments: Any, **options: Any) -> None:
-            self._call(name, arguments[:-1], arguments[-1], options)
+        call = self._call
 
+        def kernel(*arguments: Any, **options: Any) -> None:
+            call(name, arguments[:-1], arguments[-1], options)
+
+        vars(self)[name] = kernel  # for the next call
         return kernel
 
 

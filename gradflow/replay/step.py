@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from operator import index
+from operator import attrgetter, index
 from threading import get_ident
 from typing import Any, Protocol, TypeVar, overload
 
@@ -27,6 +27,7 @@ from gradflow.tensor import Tensor
 _Result = TypeVar("_Result")
 _Result_co = TypeVar("_Result_co", covariant=True)
 logger = logging.getLogger("gradflow")
+_SIGNATURE = attrgetter("shape", "dtype")
 _MAX_SIGNATURES = 16
 """The largest number of signatures of inputs for which one step is recorded; with others it runs normally."""
 
@@ -192,8 +193,8 @@ def capture(
         check_tensors("a captured step", *given)
         backend = given[0].backend if given else get_backend()
         device, arrays = current_device(), [x.array for x in given]
-        key = (backend, device.type, device.index, tuple(named), modes(), *[(x.shape, x.dtype) for x in arrays])
-        if len({*given}) < len(given):  # a tensor is given twice
+        key = (backend, device.type, device.index, tuple(named), modes(), *map(_SIGNATURE, arrays))
+        if len(given) > 1 and len({*given}) < len(given):  # a tensor is given twice
             ids = [*map(id, given)]
             key += tuple(map(ids.index, ids))
         plan = replayed if replayed is not None and key == replayed_key else plans.get(key)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradflow.backend import ACTIVATIONS, Array
 from gradflow.backend.erf import erf
-from gradflow_numpy.native.base import NativeKernels, as_array, fits, items_of
+from gradflow_numpy.native.base import NativeKernels, as_array, fit, fits, items_of
 from gradflow_numpy.native.elementwise import elementwise
 from gradflow_numpy.native.kernels import Kernel, launch
 
@@ -107,7 +107,7 @@ class ActivationKernels(NativeKernels):
 
     def activate_backward(self, g: Array, saved: Array, name: str, parameter: float) -> Array:
         g, saved = as_array(g), as_array(saved)
-        if not fits(saved) or not fits(g, saved.dtype) or g.shape != saved.shape:
+        if not fit((saved, g)) or g.shape != saved.shape:
             return self.numpy.activate_backward(g, saved, name, parameter)
         out = np.empty(g.shape, g.dtype)
         items, inner = items_of(g)

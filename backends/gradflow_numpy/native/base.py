@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,15 @@ def fits(x: Any, dtype: Any = None) -> bool:
     if x.__class__ is not np.ndarray or not x.flags.carray:
         return False
     return x.dtype in _DTYPES if dtype is None else bool(x.dtype == dtype)
+
+
+def fit(arrays: Sequence[Any]) -> bool:
+    """Whether kernels take these arrays together: whether each that is not None `fits` the dtype of the first."""
+    dtype = arrays[0].dtype
+    for x in arrays:
+        if x is not None and not (x.__class__ is np.ndarray and x.flags.carray and x.dtype == dtype):
+            return False
+    return dtype in _DTYPES
 
 
 def as_array(x: Any) -> Any:

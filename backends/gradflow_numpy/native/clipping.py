@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from gradflow.backend import Array
-from gradflow_numpy.native.base import NativeKernels
+from gradflow_numpy.native.base import NativeKernels, fit
 from gradflow_numpy.native.kernels import kernel, launch
-from gradflow_numpy.native.optimizers import fit, float64s
+from gradflow_numpy.native.optimizers import float64s
 
 _GROUP = "clipping"
 _BLOCK = 2048  # elements whose squares are an item's sum

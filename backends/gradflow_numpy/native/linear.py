@@ -10,7 +10,7 @@ import numpy as np
 
 from gradflow.backend import ACTIVATIONS, Array
 from gradflow_numpy.native import products
-from gradflow_numpy.native.base import NativeKernels, fits
+from gradflow_numpy.native.base import NativeKernels, fit, fits
 from gradflow_numpy.native.kernels import launch
 
 _FEW = 16
@@ -64,7 +64,7 @@ class LinearKernels(NativeKernels):
         self, x: Array, weight: Array, bias: Array | None, activation: str | None, parameter: float
     ) -> tuple[Array, Any]:
         dtype = x.dtype
-        if not (x.ndim and fits(x) and fits(weight, dtype) and (bias is None or fits(bias, dtype))):
+        if not (x.ndim and fit((x, weight, bias))):
             return self.numpy.linear(x, weight, bias, activation, parameter)
         outputs, inputs = weight.shape
         if x.shape[-1] != inputs or not (bias is None or bias.shape == (outputs,)):
@@ -105,13 +105,13 @@ class LinearKernels(NativeKernels):
         if activation is not None:
             saved = out if ACTIVATIONS[activation].saves == "out" else residual
         recomputed = bias if activation is not None and saved is None else None
-        arrays = [weight, x, *[a for a in (saved, recomputed, *into) if a is not None]]
-        if not (fits(g) and all([fits(a, dtype) for a in arrays])):  # noqa: C419 (faster)
+        if not fit((g, weight, x, saved, recomputed, *into)):
             return self.numpy.linear_backward(g, out, x, weight, bias, activation, parameter, residual, needs, into)
         if activation is not None and saved is None:  # recompute the pre-activation
             saved = self.linear(x, weight, bias, None, 0.0)[0]
         outputs, inputs = weight.shape
-        n = g.shape[0] if g.ndim == 2 else math.prod(g.shape[:-1])
+        shape = g.shape
+        n = shape[0] if len(shape) == 2 else math.prod(shape[:-1])
         need_x, need_weight, need_bias = needs
         gx, gw, gb = into
         cost = weight.nbytes / _RATE

@@ -28,11 +28,10 @@ from gradflow.backend import (
     SGDOptions,
     SGDScalars,
 )
-from gradflow_numpy.native.base import NativeKernels
+from gradflow_numpy.native.base import NativeKernels, fit
 from gradflow_numpy.native.kernels import Kernel, kernel, launch
 
 _FLUSH = 0x8040  # bits of MXCSR: flush results to zero, treat operands as zero
-_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _Update = Callable[..., Sequence[Any]]
 """A function of a vector of each array, or None, that returns the new values of each; None: no change."""
 
@@ -333,15 +332,6 @@ class OptimizerKernels(NativeKernels):
         launch(step, dtype, size, cost, *arrays, numbers, scalars, skip, nonfinite)
         if half is not None:
             launch(round_to_half, dtype, size, 0.2, parameter, half, int(half.dtype == np.float16), skip)
-
-
-def fit(arrays: Sequence[Array | None]) -> bool:
-    """Whether kernels take these arrays together."""
-    dtype = arrays[0].dtype  # type: ignore[union-attr]
-    for a in arrays:
-        if a is not None and not (a.__class__ is np.ndarray and a.flags.carray and a.dtype == dtype):
-            return False
-    return dtype in _DTYPES
 
 
 @functools.lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradflow.backend import Array
-from gradflow_numpy.native.base import NativeKernels, as_array, fits, items_of
+from gradflow_numpy.native.base import NativeKernels, as_array, fit, items_of
 from gradflow_numpy.native.kernels import kernel, launch
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class SquaredErrorKernels(NativeKernels):
 
     def squared_error(self, x: Array, target: Array, reduction: str, gradient: bool = True) -> tuple[Array, Any]:
         x, target = as_array(x), as_array(target)
-        if x.shape != target.shape or not fits(x) or not fits(target, x.dtype):
+        if x.shape != target.shape or not fit((x, target)):
             return self.numpy.squared_error(x, target, reduction, gradient)
         dtype, n, (items, inner) = x.dtype, x.size, items_of(x)
         difference = np.empty(x.shape, dtype)
@@ -101,10 +101,11 @@ class SquaredErrorKernels(NativeKernels):
         self, g: Array, x: Array, target: Array, reduction: str, residual: Any, needs: Sequence[bool]
     ) -> tuple[Array | None, Array | None]:
         g, residual = as_array(g), as_array(residual)
-        if not fits(residual) or not fits(g, residual.dtype):
+        if residual is None or not fit((residual, g)):
             return self.numpy.squared_error_backward(g, x, target, reduction, residual, needs)
         dtype, n, (items, inner) = residual.dtype, residual.size, items_of(residual)
-        gx, gt = (np.empty(residual.shape, dtype) if need else None for need in needs)
+        gx = np.empty(residual.shape, dtype) if needs[0] else None
+        gt = np.empty(residual.shape, dtype) if needs[1] else None
         arguments = residual, g, gx, gt, inner, n, REDUCED[reduction]
         launch(differences_backward, dtype, items, 0.2 * inner, *arguments)
         return gx, gt

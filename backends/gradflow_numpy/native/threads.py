@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 SCRATCH = 1 << 20
 """The size in bytes of the memory that each thread has for kernels."""
-SMALL = 10_000
-"""Work of less than so many nanoseconds is done by the calling thread."""
+SMALL = 20_000
+"""Work of less than so many nanoseconds is done by the calling thread: another one costs about 4000 to have."""
 SHORT = 30_000
 """Work of one thread of less than so many nanoseconds is done with the lock of the interpreter."""
 _CHUNK = 4_000
