@@ -2,4 +2,4 @@
 
 import importlib.util
 
-collect_ignore = [] if importlib.util.find_spec("llvmlite") else ["backends/gradflow_numpy/native", "tests/native"]
+collect_ignore = [] if importlib.util.find_spec("llvmlite") else ["backends/gradflow_numpy/native"]

@@ -60,6 +60,8 @@ collect_ignore = [
 ]
 if not importlib.util.find_spec("torch"):
     collect_ignore.append("peers/random_programs.py")  # doctests would import it
+if importlib.util.find_spec("llvmlite") is None:
+    collect_ignore += [f"native/{name}.py" for name in ("emitting", "kernel_parts", "kernel_runs")]
 collect_ignore.append("conformance_emulated.py")  # replaces CuPy by the emulated one when imported
 
 
